@@ -1,0 +1,279 @@
+//! One type per identity, so that an account can never stand where an intent belongs.
+//! Every id is checked when it is made: what holds one needs no further care with keys, headers or file names.
+
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest id in bytes. Dojo's are 26 long; the limit bounds Redis keys, headers and log lines.
+pub const MAX_ID_BYTES: usize = 128;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    #[error("{what} is empty")]
+    Empty { what: &'static str },
+    #[error("{what} is {bytes} bytes long; at most {MAX_ID_BYTES} are allowed")]
+    TooLong { what: &'static str, bytes: usize },
+    #[error("{what} {text:?} has the character {found:?}; only A-Z a-z 0-9 _ - are allowed")]
+    Character { what: &'static str, text: String, found: char },
+    #[error("{what} {text:?} does not start with {prefix:?}")]
+    Prefix { what: &'static str, text: String, prefix: &'static str },
+    #[error("{text:?} is no entry id; write it as MILLISECONDS-SEQUENCE, for example 1700000000000-0")]
+    Entry { text: String },
+    #[error("{text:?} is no delivery id; write it as ENTRY:ENDPOINT, for example 1700000000000-0:ep_x")]
+    Delivery { text: String },
+}
+
+fn check(what: &'static str, prefix: &'static str, text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty { what });
+    }
+    if text.len() > MAX_ID_BYTES {
+        return Err(IdError::TooLong { what, bytes: text.len() });
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if let Some(found) = text.chars().find(|c| !allowed(*c)) {
+        return Err(IdError::Character { what, text: text.to_owned(), found });
+    }
+    if !text.starts_with(prefix) {
+        return Err(IdError::Prefix { what, text: text.to_owned(), prefix });
+    }
+    Ok(())
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn new(text: &str) -> Result<Self, IdError> {
+                check($what, $prefix, text)?;
+                Ok(Self(text.into()))
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                Self::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// An event's own id; the `webhook-id` of every attempt, so the receiver's idempotency key.
+    EventId, "the event id", ""
+);
+id!(
+    /// A merchant, `acc_…`.
+    AccountId, "the account id", ""
+);
+id!(
+    /// A payment intent, `pi_…`.
+    IntentId, "the payment intent id", ""
+);
+id!(
+    /// A registered URL of an account, `ep_…`.
+    EndpointId, "the endpoint id", "ep_"
+);
+
+/// The id of an entry in the Redis stream: milliseconds, then a number within the millisecond.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct EntryId {
+    pub ms: u64,
+    pub seq: u64,
+}
+
+impl EntryId {
+    pub const ZERO: Self = Self { ms: 0, seq: 0 };
+
+    /// The id just before this one: a range that starts after it includes this one.
+    pub fn before(self) -> Self {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Self { ms: self.ms, seq },
+            None if self.ms > 0 => Self { ms: self.ms - 1, seq: u64::MAX },
+            None => Self::ZERO,
+        }
+    }
+
+    /// Fixed width, so that the order of the text is the order of the ids.
+    pub fn padded(self) -> String {
+        format!("{:020}-{:020}", self.ms, self.seq)
+    }
+
+    /// `herald-sequence`: a decimal number that grows with the entry id and fits a signed 64-bit column.
+    /// Redis hands out sequence numbers far below a million within a millisecond; a producer that writes its
+    /// own larger ones gets equal, never falling, numbers.
+    pub fn sequence(self) -> u64 {
+        const PER_MS: u64 = 1_000_000;
+        let sequence = self.ms.saturating_mul(PER_MS).saturating_add(self.seq.min(PER_MS - 1));
+        sequence.min(i64::MAX as u64)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let bad = || IdError::Entry { text: text.chars().take(64).collect() };
+        let number = |part: &str| match part.bytes().all(|b| b.is_ascii_digit()) {
+            true => part.parse::<u64>().map_err(|_| bad()),
+            false => Err(bad()),
+        };
+        let (ms, seq) = text.split_once('-').ok_or_else(bad)?;
+        Ok(Self { ms: number(ms)?, seq: number(seq)? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// One event owed to one endpoint: the entry and the endpoint, written `ENTRY:ENDPOINT`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeliveryId {
+    pub entry: EntryId,
+    pub endpoint: EndpointId,
+}
+
+impl FromStr for DeliveryId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (entry, endpoint) =
+            text.split_once(':').ok_or_else(|| IdError::Delivery { text: text.chars().take(64).collect() })?;
+        Ok(Self { entry: entry.parse()?, endpoint: endpoint.parse()? })
+    }
+}
+
+impl TryFrom<String> for DeliveryId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<DeliveryId> for String {
+    fn from(id: DeliveryId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.entry, self.endpoint)
+    }
+}
+
+impl fmt::Debug for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Serialises an [`EntryId`] as its text.
+impl Serialize for EntryId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EntryId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_could_break_a_key_or_a_header_is_refused() {
+        for bad in ["", "a.b", "a b", "a\r\nb", "a:b", "a{b}", "é"] {
+            assert!(EventId::new(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(EventId::new(&"x".repeat(MAX_ID_BYTES)).is_ok());
+        assert!(EventId::new(&"x".repeat(MAX_ID_BYTES + 1)).is_err());
+        assert!(EndpointId::new("acc_1").is_err());
+    }
+
+    #[test]
+    fn padded_entry_ids_sort_like_entry_ids() {
+        let mut ids = [(9, 10), (10, 0), (9, 9), (u64::MAX, u64::MAX), (0, 1)].map(|(ms, seq)| EntryId { ms, seq });
+        ids.sort();
+        let padded: Vec<_> = ids.iter().map(|id| id.padded()).collect();
+        assert!(padded.is_sorted());
+    }
+
+    #[test]
+    fn the_sequence_grows_and_fits_a_signed_column() {
+        let low = EntryId { ms: 1_700_000_000_000, seq: 41 };
+        let high = EntryId { ms: 1_700_000_000_000, seq: 42 };
+        assert_eq!(low.sequence(), 1_700_000_000_000_000_041);
+        assert!(low.sequence() < high.sequence());
+        assert_eq!(EntryId { ms: u64::MAX, seq: u64::MAX }.sequence(), i64::MAX as u64);
+    }
+
+    #[test]
+    fn the_id_before_a_first_of_its_millisecond_is_the_last_of_the_one_before() {
+        assert_eq!(EntryId { ms: 5, seq: 0 }.before(), EntryId { ms: 4, seq: u64::MAX });
+        assert_eq!(EntryId { ms: 5, seq: 3 }.before(), EntryId { ms: 5, seq: 2 });
+        assert_eq!(EntryId::ZERO.before(), EntryId::ZERO);
+    }
+
+    #[test]
+    fn a_delivery_id_survives_its_text() {
+        let id: DeliveryId = "1700000000000-3:ep_a".parse().unwrap();
+        assert_eq!(id.to_string(), "1700000000000-3:ep_a");
+        assert!("1700000000000-3".parse::<DeliveryId>().is_err());
+        assert!("+1-3:ep_a".parse::<DeliveryId>().is_err());
+    }
+}

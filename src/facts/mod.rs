@@ -1,0 +1,10 @@
+//! What Herald knows, as plain values: events, endpoints, deliveries, outcomes, and the decisions that need nothing else.
+//! Never touches a socket, a clock or a source of randomness; time and chance are passed in.
+
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod id;
+pub mod outcome;
+pub mod retry;
+pub mod signing;

@@ -1,0 +1,219 @@
+//! The classified result of one attempt. A failure of a receiver is data, never an error of ours, and it is
+//! recognised by its type, never by its text.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Which part of the TLS handshake went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsFailure {
+    /// The certificate is for another name.
+    WrongName,
+    /// The certificate has expired or is not valid yet.
+    Expired,
+    /// No trusted authority signed the certificate.
+    UnknownIssuer,
+    /// The certificate is revoked, malformed or otherwise refused.
+    BadCertificate,
+    /// The receiver speaks no TLS that we speak, or broke the handshake.
+    Handshake,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// 2xx.
+    Delivered {
+        status: u16,
+    },
+    /// 3xx: never followed.
+    Redirected {
+        status: u16,
+    },
+    /// 410: the receiver wants no more.
+    Gone,
+    /// 429, 502, 503, 504: the receiver, or what stands before it, asks for less.
+    Throttled {
+        status: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "opt_ms", rename = "retry_after_ms")]
+        retry_after: Option<Duration>,
+    },
+    /// Any other 4xx.
+    Rejected {
+        status: u16,
+    },
+    /// Any other 5xx.
+    ServerFailed {
+        status: u16,
+    },
+    /// The host's name could not be resolved.
+    DnsFailed,
+    /// Nothing listens, or no way leads there.
+    ConnectFailed,
+    /// No connection within the time for it.
+    ConnectTimedOut,
+    Tls {
+        failure: TlsFailure,
+    },
+    /// Connected, but no complete response head within the attempt's time.
+    ResponseTimedOut,
+    /// The connection ended before the response head was complete.
+    Reset,
+    /// What came back is not HTTP, or its head is larger than we read.
+    Garbled,
+    /// The address guard refused the URL or every address it resolved to.
+    AddressRefused,
+    /// The request could not be built from the endpoint's settings.
+    Unsendable,
+}
+
+impl Outcome {
+    /// A stable name for logs, metrics and filters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Delivered { .. } => "delivered",
+            Self::Redirected { .. } => "redirected",
+            Self::Gone => "gone",
+            Self::Throttled { .. } => "throttled",
+            Self::Rejected { .. } => "rejected",
+            Self::ServerFailed { .. } => "server_failed",
+            Self::DnsFailed => "dns_failed",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimedOut => "connect_timed_out",
+            Self::Tls { .. } => "tls_failed",
+            Self::ResponseTimedOut => "response_timed_out",
+            Self::Reset => "reset",
+            Self::Garbled => "garbled",
+            Self::AddressRefused => "address_refused",
+            Self::Unsendable => "unsendable",
+        }
+    }
+
+    pub fn is_delivered(&self) -> bool {
+        matches!(self, Self::Delivered { .. })
+    }
+
+    /// The receiver, not the request, is in trouble: this is what opens a breaker.
+    pub fn is_receiver_trouble(&self) -> bool {
+        match self {
+            Self::Throttled { .. }
+            | Self::ServerFailed { .. }
+            | Self::DnsFailed
+            | Self::ConnectFailed
+            | Self::ConnectTimedOut
+            | Self::Tls { .. }
+            | Self::ResponseTimedOut
+            | Self::Reset
+            | Self::Garbled
+            | Self::AddressRefused => true,
+            Self::Delivered { .. }
+            | Self::Redirected { .. }
+            | Self::Gone
+            | Self::Rejected { .. }
+            | Self::Unsendable => false,
+        }
+    }
+
+    /// Why no retry will mend this by itself, said to those who read the attempt. The policy is followed all the same.
+    pub fn needs_a_person(&self) -> Option<&'static str> {
+        match self {
+            Self::Redirected { .. } => Some("redirects are never followed: register the URL it leads to"),
+            Self::Gone => Some("the receiver says that this URL is gone: the endpoint is disabled"),
+            Self::Rejected { status: 401 | 403 } => {
+                Some("the receiver refuses us: check its signature secret and its access rules")
+            }
+            Self::Rejected { status: 404 | 405 } => Some("the receiver does not know this URL or takes no POST there"),
+            Self::Rejected { status: 413 } => Some("the receiver takes no body of this size"),
+            Self::Tls { .. } => Some("the receiver's certificate or TLS set-up must be mended"),
+            Self::AddressRefused => Some("the URL leads to an address that Herald never connects to"),
+            Self::Unsendable => Some("the endpoint's URL or headers make no valid request: update the endpoint"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Delivered { status }
+            | Self::Redirected { status }
+            | Self::Throttled { status, .. }
+            | Self::Rejected { status }
+            | Self::ServerFailed { status } => write!(f, "{} ({status})", self.name()),
+            Self::Tls { failure } => write!(f, "tls_failed ({failure:?})"),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+/// What became of the response's body. It never changes the outcome: the status line alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BodyEnd {
+    /// Read to its end, or there was none to read.
+    #[default]
+    Complete,
+    /// Longer than we read; the rest was dropped with the connection.
+    Cut,
+    /// Still arriving when its time was over.
+    TimedOut,
+    /// Ended before its announced length, or could not be decoded.
+    Broken,
+}
+
+/// One attempt as it is remembered: in the record, the dead letter and the attempt log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// 1 for the first attempt of the delivery.
+    pub number: u32,
+    /// Wall-clock start, milliseconds since 1970.
+    pub at_ms: u64,
+    pub outcome: Outcome,
+    pub timing: Timing,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub body_end: BodyEnd,
+    /// First bytes of the response's body as text, at most [`MAX_SNIPPET_BYTES`]; for operators only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub snippet: String,
+    /// Names the cause behind the outcome (an address, a library's error), for operators only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// First bytes of a response that an attempt keeps. Enough for an error page's title, too little to fill Redis.
+pub const MAX_SNIPPET_BYTES: usize = 256;
+
+/// Where an attempt's time went, in microseconds. A stage that did not happen (a kept-alive connection) is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timing {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_us: Option<u64>,
+    /// TCP and TLS together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_us: Option<u64>,
+    /// From the start to the response's head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_us: Option<u64>,
+    /// From the start to the end.
+    pub total_us: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+mod opt_ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|d| d.as_millis() as u64).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+}

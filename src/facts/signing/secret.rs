@@ -1,0 +1,89 @@
+//! A signing secret: `whsec_` + base64 of the key. Shown once, when it is made; never by `Debug`.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a secret that Herald makes.
+const KEY_BYTES: usize = 32;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    #[error("a secret is empty or longer than 256 characters")]
+    Length,
+    #[error("a secret may only have visible ASCII characters")]
+    Characters,
+    #[error("a secret that starts with whsec_ must go on with the base64 of 24 to 64 bytes")]
+    Base64,
+}
+
+/// The secret as it is shown to the merchant. With the prefix `whsec_` the rest is base64 of the key of the standard
+/// scheme; any other text (Dojo's) is itself the key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SecretText(String);
+
+impl SecretText {
+    pub fn new(text: String) -> Result<Self, SecretError> {
+        if text.is_empty() || text.len() > 256 {
+            return Err(SecretError::Length);
+        }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(SecretError::Characters);
+        }
+        if let Some(rest) = text.strip_prefix("whsec_") {
+            let key = STANDARD.decode(rest).map_err(|_| SecretError::Base64)?;
+            if !(24..=64).contains(&key.len()) {
+                return Err(SecretError::Base64);
+            }
+        }
+        Ok(Self(text))
+    }
+
+    /// Makes a secret from random bytes that the caller drew from the operating system.
+    pub fn from_random(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(format!("whsec_{}", STANDARD.encode(bytes)))
+    }
+
+    /// The text itself. Call it only to sign, to store, or to show a new secret to its owner.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The key of the standard scheme.
+    pub(super) fn standard_key(&self) -> Vec<u8> {
+        let decoded = self.0.strip_prefix("whsec_").and_then(|rest| STANDARD.decode(rest).ok());
+        decoded.unwrap_or_else(|| self.0.clone().into_bytes())
+    }
+}
+
+impl TryFrom<String> for SecretText {
+    type Error = SecretError;
+    fn try_from(text: String) -> Result<Self, SecretError> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("secret(hidden)")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    pub value: SecretText,
+    /// Milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// From here on it signs no more; none means never. Milliseconds since 1970.
+    #[serde(default)]
+    pub expires_at_ms: Option<u64>,
+}
+
+impl Secret {
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_none_or(|end| now_ms < end)
+    }
+}

@@ -1,0 +1,4 @@
+//! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
+//! `ARCHITECTURE.md` follows an event through these modules.
+
+pub mod facts;
