@@ -89,13 +89,11 @@ pub enum DeadReason {
     Deleted,
     /// An operator released its chain.
     Released,
-    /// Its record can not be read by this Herald.
-    Unreadable,
 }
 
 impl DeadReason {
-    pub const ALL: [Self; 7] =
-        [Self::Exhausted, Self::Expired, Self::Gone, Self::Disabled, Self::Deleted, Self::Released, Self::Unreadable];
+    pub const ALL: [Self; 6] =
+        [Self::Exhausted, Self::Expired, Self::Gone, Self::Disabled, Self::Deleted, Self::Released];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -105,7 +103,6 @@ impl DeadReason {
             Self::Disabled => "disabled",
             Self::Deleted => "deleted",
             Self::Released => "released",
-            Self::Unreadable => "unreadable",
         }
     }
 }

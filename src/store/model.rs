@@ -1,0 +1,577 @@
+//! What the scripts mean, in plain Rust: one partition's state and every call on it. This is the specification:
+//! differential tests hold the scripts against it, and the simulator runs on it at memory speed.
+//! Never waits, fails or loses an answer; whoever drives it adds that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::protocol::{
+    Answer, Call, Content, Entry, Failure, Item, Kept, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, Request,
+    RequestKind, Settlement, Start, Term, Unfinished,
+};
+use crate::facts::{
+    delivery::Chain,
+    event::MAX_EVENT_BYTES,
+    id::{DeliveryId, EndpointId, EntryId, IntentId},
+};
+
+/// The group that Herald reads with, and the one consumer name that every owner uses.
+pub const GROUP: &str = "herald";
+pub const CONSUMER: &str = "herald";
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    pub now_ms: u64,
+    /// Redis is at `maxmemory`: what only adds is refused, what settles is not.
+    pub full: bool,
+    pub stream: Stream,
+    pub lease: Option<Lease>,
+    pub cursor: Option<EntryId>,
+    pub registry: Option<String>,
+    pub records: BTreeMap<DeliveryId, Bytes>,
+    pub due: BTreeMap<DeliveryId, u64>,
+    pub claimed: BTreeSet<DeliveryId>,
+    pub endpoints: BTreeMap<EndpointId, Chains>,
+    pub dead: BTreeMap<DeliveryId, (u64, Bytes)>,
+    pub quarantine: BTreeMap<EntryId, Quarantined>,
+    pub inbox: Inbox,
+    pub answers: BTreeMap<EntryId, String>,
+    pub log: Vec<Bytes>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stream {
+    pub exists: bool,
+    pub entries: BTreeMap<EntryId, Vec<(Bytes, Bytes)>>,
+    pub last_generated: EntryId,
+    pub groups: BTreeMap<String, Group>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Group {
+    pub last_delivered: EntryId,
+    /// Entry → consumer.
+    pub pending: BTreeMap<EntryId, String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    pub value: String,
+    pub until_ms: u64,
+}
+
+/// The unfinished of one endpoint.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chains {
+    pub unfinished: u64,
+    pub counts: BTreeMap<String, u64>,
+    pub heads: BTreeMap<String, EntryId>,
+    pub held: BTreeSet<(IntentId, EntryId)>,
+    pub backlog: BTreeSet<EntryId>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quarantined {
+    pub body: Bytes,
+    pub cut: bool,
+    pub error: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inbox {
+    pub requests: BTreeMap<EntryId, (Asked, Bytes)>,
+    pub last: u64,
+}
+
+/// A request as its sender writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    Redeliver(DeliveryId),
+    Discard(DeliveryId),
+    Release(EndpointId, IntentId),
+    Requeue(EntryId),
+    DiscardQuarantined(EntryId),
+    AcceptRegistry(String),
+}
+
+impl Model {
+    /// `XADD` with one field `event`.
+    pub fn publish(&mut self, id: EntryId, body: Bytes) {
+        self.add_entry(id, vec![(Bytes::from_static(b"event"), body)]);
+    }
+
+    pub fn add_entry(&mut self, id: EntryId, fields: Vec<(Bytes, Bytes)>) {
+        self.stream.exists = true;
+        self.stream.entries.insert(id, fields);
+        self.stream.last_generated = id;
+    }
+
+    /// What another process appends to the inbox.
+    pub fn ask(&mut self, asked: Asked, mark: Bytes) -> EntryId {
+        self.inbox.last += 1;
+        let id = EntryId { ms: self.inbox.last, seq: 0 };
+        self.inbox.requests.insert(id, (asked, mark));
+        id
+    }
+
+    pub fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
+        if self.lease.as_ref().is_some_and(|lease| lease.until_ms <= self.now_ms) {
+            self.lease = None;
+        }
+        if let Call::Acquire { term, previous, ttl_ms } = call {
+            return Ok(self.acquire(term, previous, *ttl_ms));
+        }
+        if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(term_of(call).as_str()) {
+            return Ok(Answer::Lost);
+        }
+        if self.full && matches!(call, Call::Read { .. } | Call::ClaimForeign { .. }) {
+            return Err(Failure::Full);
+        }
+        Ok(self.fenced(call))
+    }
+
+    fn fenced(&mut self, call: &Call) -> Answer {
+        match call {
+            Call::Acquire { .. } => Answer::Lost,
+            Call::Renew { ttl_ms, .. } => {
+                let until_ms = self.now_ms + ttl_ms;
+                self.lease.iter_mut().for_each(|lease| lease.until_ms = until_ms);
+                Answer::Renewed
+            }
+            Call::Release { .. } => {
+                self.lease = None;
+                Answer::Released
+            }
+            Call::Recover { max, .. } => self.recover(*max),
+            Call::Open { start, registry, .. } => self.open(*start, registry),
+            Call::Counts { .. } => Answer::Counts {
+                counts: self
+                    .endpoints
+                    .iter()
+                    .filter(|(_, c)| c.unfinished > 0)
+                    .map(|(e, c)| (e.clone(), c.sum()))
+                    .collect(),
+                cursor: 0,
+            },
+            Call::Read { from, max, .. } => self.read(*from, *max),
+            Call::Ask { chains, records, .. } => self.asked(chains, records),
+            Call::Settle { settlement, .. } => self.settle(settlement),
+            Call::Claim { max, .. } => self.claim(*max),
+            Call::Backlog { endpoint, after, max, .. } => {
+                let parked = self.endpoints.get(endpoint).map(|chains| chains.backlog.clone()).unwrap_or_default();
+                let after = (std::ops::Bound::Excluded(*after), std::ops::Bound::Unbounded);
+                let kept = parked.range(after).take(*max).map(|entry| self.kept(*entry, endpoint)).collect();
+                Answer::Backlog { kept, now_ms: self.now_ms }
+            }
+            Call::TakeHeads { endpoint, max, .. } => self.take_heads(endpoint, *max),
+            Call::ClaimForeign { max, .. } => self.claim_foreign(*max),
+            Call::Inbox { after, max, .. } => self.requests(*after, *max),
+            Call::Trim { retain_ms, ignores, .. } => self.trim(*retain_ms, ignores),
+            Call::ExpireDead { max_age_ms, max_count, max, .. } => self.expire_dead(*max_age_ms, *max_count, *max),
+        }
+    }
+
+    fn acquire(&mut self, term: &Term, previous: &[Term], ttl_ms: u64) -> Answer {
+        match &self.lease {
+            Some(lease) if !previous.iter().any(|own| own.as_str() == lease.value) => {
+                Answer::Taken { by: Term::owner_of(&lease.value).to_owned(), left_ms: lease.until_ms - self.now_ms }
+            }
+            _ => {
+                self.lease = Some(Lease { value: term.as_str().to_owned(), until_ms: self.now_ms + ttl_ms });
+                Answer::Acquired { now_ms: self.now_ms }
+            }
+        }
+    }
+
+    fn recover(&mut self, max: usize) -> Answer {
+        let moved: Vec<_> = self.claimed.iter().take(max).cloned().collect();
+        for id in &moved {
+            self.claimed.remove(id);
+            self.due.insert(id.clone(), self.now_ms);
+        }
+        Answer::Recovered { moved: moved.len() }
+    }
+
+    /// A lost group starts again from the cursor. A stream whose newest entry is older than the cursor is another
+    /// stream than the one that the cursor is about, so it is read from its beginning.
+    fn open(&mut self, start: Start, registry: &str) -> Answer {
+        let bound = self.registry.get_or_insert_with(|| registry.to_owned()).clone();
+        let last_generated = self.stream.last_generated;
+        let made_after = match (self.stream.groups.contains_key(GROUP), self.cursor, start) {
+            (true, ..) => None,
+            (false, Some(cursor), _) if last_generated < cursor => Some(EntryId::ZERO),
+            (false, Some(cursor), _) => Some(cursor),
+            (false, None, Start::Oldest) => Some(EntryId::ZERO),
+            (false, None, Start::Newest) => Some(last_generated),
+            (false, None, Start::After(id)) => Some(id),
+        };
+        if let Some(last_delivered) = made_after {
+            self.stream.exists = true;
+            self.stream.groups.insert(GROUP.to_owned(), Group { last_delivered, ..Group::default() });
+            self.cursor = Some(last_delivered);
+        }
+        let last_delivered = self.stream.groups[GROUP].last_delivered;
+        Answer::Opened { made_after, last_delivered, last_generated, registry: bound }
+    }
+
+    fn read(&mut self, from: ReadFrom, max: usize) -> Answer {
+        let Some(group) = self.stream.groups.get_mut(GROUP) else { return Answer::NoGroup };
+        let ids: Vec<EntryId> = match from {
+            ReadFrom::Pending(after) => {
+                let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+                group
+                    .pending
+                    .range(after)
+                    .filter(|(_, owner)| *owner == CONSUMER)
+                    .map(|(id, _)| *id)
+                    .take(max)
+                    .collect()
+            }
+            ReadFrom::New => {
+                let after = (std::ops::Bound::Excluded(group.last_delivered), std::ops::Bound::Unbounded);
+                self.stream.entries.range(after).map(|(id, _)| *id).take(max).collect()
+            }
+        };
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for id in ids {
+            let content = self.stream.entries.get(&id).map_or(Content::Trimmed, |fields| content_of(fields));
+            bytes += content_bytes(&content);
+            if from == ReadFrom::New {
+                group.last_delivered = id;
+                group.pending.insert(id, CONSUMER.to_owned());
+            }
+            entries.push(Entry { id, content });
+            if bytes >= MAX_READ_BYTES {
+                break;
+            }
+        }
+        Answer::Entries { entries, now_ms: self.now_ms }
+    }
+
+    fn asked(&self, chains: &[(EndpointId, IntentId)], records: &[DeliveryId]) -> Answer {
+        let count = |(endpoint, intent): &(EndpointId, IntentId)| {
+            let counts = self.endpoints.get(endpoint).map(|chains| &chains.counts);
+            let of = |field: &str| counts.and_then(|counts| counts.get(field)).copied().unwrap_or(0);
+            (of(intent.as_str()), of(&format!("~{intent}")))
+        };
+        let known = |id: &DeliveryId| self.records.contains_key(id) || self.dead.contains_key(id);
+        Answer::Asked { chains: chains.iter().map(count).collect(), records: records.iter().map(known).collect() }
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> Answer {
+        if settlement.len() > MAX_BATCH {
+            return Answer::BadItem { at: 0, why: format!("a batch holds at most {MAX_BATCH}") };
+        }
+        settlement.items.iter().for_each(|item| self.apply(item));
+        let group = self.stream.groups.get_mut(GROUP);
+        let group_missing = group.is_none();
+        if let Some(group) = group {
+            settlement.acks.iter().for_each(|id| drop(group.pending.remove(id)));
+            let lowest = group.pending.keys().next();
+            self.cursor = Some(lowest.map_or(settlement.last_read, |id| id.before()));
+        }
+        self.log.extend(settlement.log.iter().cloned());
+        let touched: BTreeSet<_> = settlement.items.iter().filter_map(endpoint_of).collect();
+        Answer::Settled {
+            now_ms: self.now_ms,
+            next_due_ms: self.next_due(),
+            counts: touched.into_iter().map(|endpoint| (endpoint.clone(), self.sum(endpoint))).collect(),
+            group_missing,
+        }
+    }
+
+    fn apply(&mut self, item: &Item) {
+        match item {
+            Item::Finish { id, chain } => self.finish(id, chain),
+            Item::Keep { id, chain, place, record } => match self.records.insert(id.clone(), record.clone()) {
+                Some(_) => self.place(id, chain, *place),
+                None => self.begin(id, chain, *place),
+            },
+            Item::Move { id, chain, place } if self.records.contains_key(id) => self.place(id, chain, *place),
+            Item::Move { .. } => {}
+            Item::Bury { id, chain, letter } => {
+                self.dead.insert(id.clone(), (self.now_ms, letter.clone()));
+                self.finish(id, chain);
+            }
+            Item::Revive { id, chain, record } => {
+                if self.dead.remove(id).is_some() && !self.records.contains_key(id) {
+                    self.records.insert(id.clone(), record.clone());
+                    self.begin(id, chain, Place::Held);
+                }
+            }
+            Item::Discard { id } => drop(self.dead.remove(id)),
+            Item::Quarantine { entry, body, cut, error } => {
+                let quarantined = Quarantined { body: body.clone(), cut: *cut, error: error.clone() };
+                self.quarantine.entry(*entry).or_insert(quarantined);
+            }
+            Item::Requeue { entry } => {
+                if self.quarantine.get(entry).is_some_and(|quarantined| !quarantined.cut) {
+                    let body = self.quarantine.remove(entry).expect("it was just looked up").body;
+                    let last = self.stream.last_generated;
+                    let id = EntryId { ms: self.now_ms, seq: 0 }.max(EntryId { ms: last.ms, seq: last.seq + 1 });
+                    self.publish(id, body);
+                }
+            }
+            Item::DiscardQuarantined { entry } => drop(self.quarantine.remove(entry)),
+            Item::Bind { registry } => self.registry = Some(registry.clone()),
+            Item::Reply { request, answer } => {
+                if self.inbox.requests.remove(request).is_some() {
+                    self.answers.insert(*request, answer.clone());
+                }
+            }
+        }
+    }
+
+    /// A new record joins its chain.
+    fn begin(&mut self, id: &DeliveryId, chain: &Chain, place: Place) {
+        let now = self.now_ms;
+        let chains = self.endpoints.entry(id.endpoint.clone()).or_default();
+        chains.unfinished += 1;
+        *chains.counts.entry(chain.count_field()).or_default() += 1;
+        let free = !chains.heads.contains_key(&chain.head_field());
+        match (free, place) {
+            (false, _) => drop(chains.held.insert((chain.intent().clone(), id.entry))),
+            (true, Place::Held) => {
+                chains.heads.insert(chain.head_field(), id.entry);
+                self.due.insert(id.clone(), now);
+            }
+            (true, place) => {
+                chains.heads.insert(chain.head_field(), id.entry);
+                self.put(id, place);
+            }
+        }
+    }
+
+    /// A record that is there changes its place, if it is its chain's head: what is held stays held.
+    fn place(&mut self, id: &DeliveryId, chain: &Chain, place: Place) {
+        let chains = self.endpoints.entry(id.endpoint.clone()).or_default();
+        if place != Place::Held && chains.heads.get(&chain.head_field()) == Some(&id.entry) {
+            self.lift(id);
+            self.put(id, place);
+        }
+    }
+
+    fn put(&mut self, id: &DeliveryId, place: Place) {
+        match place {
+            Place::DueIn(ms) => drop(self.due.insert(id.clone(), self.now_ms + ms)),
+            Place::Claimed => drop(self.claimed.insert(id.clone())),
+            Place::Backlog => drop(self.endpoints.entry(id.endpoint.clone()).or_default().backlog.insert(id.entry)),
+            Place::Held => unreachable!("only what has a head before it is held"),
+        }
+    }
+
+    fn lift(&mut self, id: &DeliveryId) {
+        self.due.remove(id);
+        self.claimed.remove(id);
+        if let Some(chains) = self.endpoints.get_mut(&id.endpoint) {
+            chains.backlog.remove(&id.entry);
+        }
+    }
+
+    fn finish(&mut self, id: &DeliveryId, chain: &Chain) {
+        if self.records.remove(id).is_none() {
+            return;
+        }
+        self.lift(id);
+        let now = self.now_ms;
+        let chains = self.endpoints.get_mut(&id.endpoint).expect("a record is counted");
+        chains.unfinished -= 1;
+        let count = chains.counts.get_mut(&chain.count_field()).expect("a record is counted");
+        *count -= 1;
+        if *count == 0 {
+            chains.counts.remove(&chain.count_field());
+        }
+        if chains.heads.get(&chain.head_field()) != Some(&id.entry) {
+            chains.held.remove(&(chain.intent().clone(), id.entry));
+            return;
+        }
+        chains.heads.remove(&chain.head_field());
+        let Chain::Intent(intent) = chain else { return };
+        let first = (intent.clone(), EntryId::ZERO);
+        let next = chains.held.range(first..).next().filter(|(of, _)| of == intent).cloned();
+        if let Some((_, entry)) = &next {
+            chains.held.remove(&(intent.clone(), *entry));
+            chains.heads.insert(chain.head_field(), *entry);
+            self.due.insert(DeliveryId { entry: *entry, endpoint: id.endpoint.clone() }, now);
+        }
+    }
+
+    fn claim(&mut self, max: usize) -> Answer {
+        let mut due: Vec<_> =
+            self.due.iter().filter(|(_, at)| **at <= self.now_ms).map(|(id, at)| (*at, id.clone())).collect();
+        due.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.to_string().cmp(&b.1.to_string())));
+        let mut bytes = 0;
+        let mut kept = Vec::new();
+        for (_, id) in due.into_iter().take(max) {
+            self.due.remove(&id);
+            self.claimed.insert(id.clone());
+            let record = self.records.get(&id).cloned();
+            bytes += record.as_ref().map_or(0, Bytes::len);
+            kept.push((id, record));
+            if bytes >= MAX_READ_BYTES {
+                break;
+            }
+        }
+        Answer::Claimed { kept, now_ms: self.now_ms, next_due_ms: self.next_due() }
+    }
+
+    fn take_heads(&mut self, endpoint: &EndpointId, max: usize) -> Answer {
+        let heads: Vec<EntryId> =
+            self.endpoints.get(endpoint).map(|c| c.heads.values().copied().collect()).unwrap_or_default();
+        let ids = heads.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
+        let ids: Vec<_> = ids.filter(|id| !self.claimed.contains(id)).take(max).collect();
+        for id in &ids {
+            self.lift(id);
+            self.claimed.insert(id.clone());
+        }
+        let kept = ids.into_iter().map(|id| self.kept(id.entry, endpoint)).collect();
+        Answer::Heads { kept, now_ms: self.now_ms }
+    }
+
+    fn claim_foreign(&mut self, max: usize) -> Answer {
+        let Some(group) = self.stream.groups.get_mut(GROUP) else { return Answer::NoGroup };
+        let foreign: Vec<EntryId> =
+            group.pending.iter().filter(|(_, owner)| *owner != CONSUMER).map(|(id, _)| *id).take(max).collect();
+        foreign.iter().for_each(|id| drop(group.pending.insert(*id, CONSUMER.to_owned())));
+        Answer::ClaimedForeign { count: foreign.len(), lowest: foreign.first().copied() }
+    }
+
+    fn requests(&self, after: EntryId, max: usize) -> Answer {
+        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let letter = |id: &DeliveryId| self.dead.get(id).map(|(_, letter)| letter.clone());
+        let what = |asked: &Asked| match asked {
+            Asked::Redeliver(id) => RequestKind::Redeliver { id: id.clone(), letter: letter(id) },
+            Asked::Discard(id) => RequestKind::Discard { id: id.clone(), letter: letter(id) },
+            Asked::Release(endpoint, intent) => {
+                let entry = self.endpoints.get(endpoint).and_then(|chains| chains.heads.get(intent.as_str()));
+                let head = entry.map(|entry| self.kept(*entry, endpoint));
+                RequestKind::Release { endpoint: endpoint.clone(), intent: intent.clone(), head }
+            }
+            Asked::Requeue(entry) => {
+                let found = self.quarantine.get(entry);
+                RequestKind::Requeue { entry: *entry, exists: found.is_some(), cut: found.is_some_and(|q| q.cut) }
+            }
+            Asked::DiscardQuarantined(entry) => {
+                RequestKind::DiscardQuarantined { entry: *entry, exists: self.quarantine.contains_key(entry) }
+            }
+            Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
+        };
+        let requests = self.inbox.requests.range(after).take(max);
+        let requests = requests.map(|(id, (asked, mark))| Request { id: *id, what: what(asked), mark: mark.clone() });
+        Answer::Requests { requests: requests.collect() }
+    }
+
+    fn trim(&mut self, retain_ms: u64, ignores: &[String]) -> Answer {
+        let counted = self.stream.groups.iter().filter(|(name, _)| !ignores.contains(name));
+        let passed = counted.map(|(_, group)| match group.pending.keys().next() {
+            Some(lowest) => lowest.before(),
+            None => group.last_delivered,
+        });
+        let Some(passed) = passed.min() else { return Answer::Trimmed { count: 0 } };
+        let old = EntryId { ms: self.now_ms.saturating_sub(retain_ms), seq: 0 };
+        let before = self.stream.entries.len();
+        self.stream.entries.retain(|id, _| *id > passed || *id >= old);
+        Answer::Trimmed { count: (before - self.stream.entries.len()) as u64 }
+    }
+
+    fn expire_dead(&mut self, max_age_ms: u64, max_count: u64, max: usize) -> Answer {
+        let mut oldest: Vec<_> = self.dead.iter().map(|(id, (at, _))| (*at, id.clone())).collect();
+        oldest.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.to_string().cmp(&b.1.to_string())));
+        let surplus = oldest.len().saturating_sub(max_count as usize);
+        let limit = self.now_ms.saturating_sub(max_age_ms);
+        let gone = oldest.into_iter().enumerate().filter(|(at, (died, _))| *at < surplus || *died < limit).take(max);
+        let gone: Vec<_> = gone.map(|(_, (_, id))| id).collect();
+        gone.iter().for_each(|id| drop(self.dead.remove(id)));
+        Answer::ExpiredDead { count: gone.len() as u64 }
+    }
+
+    fn kept(&self, entry: EntryId, endpoint: &EndpointId) -> Kept {
+        let id = DeliveryId { entry, endpoint: endpoint.clone() };
+        let record = self.records.get(&id).cloned();
+        (id, record)
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        self.due.values().min().copied()
+    }
+
+    fn sum(&self, endpoint: &EndpointId) -> Unfinished {
+        self.endpoints.get(endpoint).map(Chains::sum).unwrap_or_default()
+    }
+}
+
+impl Chains {
+    fn sum(&self) -> Unfinished {
+        Unfinished { records: self.unfinished, parked: self.backlog.len() as u64 }
+    }
+}
+
+/// The endpoint whose counts an item may change.
+fn endpoint_of(item: &Item) -> Option<&EndpointId> {
+    match item {
+        Item::Finish { id, .. }
+        | Item::Keep { id, .. }
+        | Item::Move { id, .. }
+        | Item::Bury { id, .. }
+        | Item::Revive { id, .. } => Some(&id.endpoint),
+        Item::Discard { .. }
+        | Item::Quarantine { .. }
+        | Item::Requeue { .. }
+        | Item::DiscardQuarantined { .. }
+        | Item::Bind { .. }
+        | Item::Reply { .. } => None,
+    }
+}
+
+/// The term that a call carries.
+pub fn term_of(call: &Call) -> &Term {
+    match call {
+        Call::Acquire { term, .. }
+        | Call::Renew { term, .. }
+        | Call::Release { term }
+        | Call::Recover { term, .. }
+        | Call::Open { term, .. }
+        | Call::Counts { term, .. }
+        | Call::Read { term, .. }
+        | Call::Ask { term, .. }
+        | Call::Settle { term, .. }
+        | Call::Claim { term, .. }
+        | Call::Backlog { term, .. }
+        | Call::TakeHeads { term, .. }
+        | Call::ClaimForeign { term, .. }
+        | Call::Inbox { term, .. }
+        | Call::Trim { term, .. }
+        | Call::ExpireDead { term, .. } => term,
+    }
+}
+
+/// What a read returns of an entry's fields. Anything longer than an event may be is cut there.
+fn content_of(fields: &[(Bytes, Bytes)]) -> Content {
+    let field = |name: &[u8]| fields.iter().find(|(field, _)| field.as_ref() == name).map(|(_, value)| value);
+    match field(b"event") {
+        Some(body) => Content::Event {
+            body: body.slice(..body.len().min(MAX_EVENT_BYTES)),
+            traceparent: field(b"traceparent").map(|text| text.slice(..text.len().min(MAX_TRACEPARENT_BYTES))),
+            full_bytes: body.len(),
+        },
+        None => {
+            let parts: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
+            let mut preview = parts.join(&b' ');
+            preview.truncate(MAX_EVENT_BYTES);
+            Content::NoEvent { preview: preview.into() }
+        }
+    }
+}
+
+/// A `traceparent` of W3C's version 00 has 55 characters; a longer one is none.
+pub const MAX_TRACEPARENT_BYTES: usize = 128;
+
+fn content_bytes(content: &Content) -> usize {
+    match content {
+        Content::Event { body, .. } => body.len(),
+        Content::NoEvent { preview } => preview.len(),
+        Content::Trimmed => 0,
+    }
+}

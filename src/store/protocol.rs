@@ -1,0 +1,368 @@
+//! The calls that the owner of a partition makes of Redis, and their answers. Two things speak this protocol: the
+//! scripts (`partition.rs`) and the plain Rust model that specifies them (`model.rs`).
+//!
+//! One call, one script, one atomic step. Every call that takes or changes state carries the term's value and is
+//! answered [`Answer::Lost`] when the lease no longer holds it. Never decides anything: that is `dispatch`.
+
+use bytes::Bytes;
+
+use crate::facts::{
+    delivery::Chain,
+    id::{DeliveryId, EndpointId, EntryId, IntentId},
+};
+
+/// Most items, acknowledgements and log lines together in one [`Settlement`]: bounds how long a script holds Redis.
+pub const MAX_BATCH: usize = 500;
+
+/// What one read may return in bytes; reached by few large events or many small ones.
+pub const MAX_READ_BYTES: usize = 1024 * 1024;
+
+/// The value of the lease: random for each term, followed by the owner's name for those who look.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Term(String);
+
+impl Term {
+    pub fn new(random: u128, owner: &str) -> Self {
+        Self(format!("{random:032x} {owner}"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The owner's name within a lease's value.
+    pub fn owner_of(value: &str) -> &str {
+        value.split_once(' ').map_or(value, |(_, owner)| owner)
+    }
+}
+
+/// Where the group starts the very first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    #[default]
+    Oldest,
+    Newest,
+    After(EntryId),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// What was read but not acknowledged, after this id.
+    Pending(EntryId),
+    /// What no consumer of the group has read.
+    New,
+}
+
+/// Where a record stands. Of each chain exactly one is anywhere but held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its next attempt is so many milliseconds from now, by Redis' clock.
+    DueIn(u64),
+    /// The owner has it in memory.
+    Claimed,
+    /// Behind the head of its chain.
+    Held,
+    /// In its endpoint's backlog.
+    Backlog,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// Delivered, or owed no more. Its record, if it has one, goes, and the next of its chain becomes due.
+    Finish { id: DeliveryId, chain: Chain },
+    /// Its record is written and stands at `place`. A new record that is to be held but finds no head before it
+    /// becomes the head and is due at once; a new one that is to be the head but finds one is held.
+    Keep { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
+    /// Its record stays and changes its place. Nothing happens to a delivery without record.
+    Move { id: DeliveryId, chain: Chain, place: Place },
+    /// Given up: the letter is written and indexed, then as [`Item::Finish`].
+    Bury { id: DeliveryId, chain: Chain, letter: Bytes },
+    /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Nothing happens without
+    /// the letter.
+    Revive { id: DeliveryId, chain: Chain, record: Bytes },
+    /// A dead letter goes for good.
+    Discard { id: DeliveryId },
+    /// An entry that is no valid event.
+    Quarantine { entry: EntryId, body: Bytes, cut: bool, error: String },
+    /// A quarantined entry goes back to the stream's end; one that was cut stays.
+    Requeue { entry: EntryId },
+    /// A quarantined entry goes for good.
+    DiscardQuarantined { entry: EntryId },
+    /// The partition belongs to this registry from now on.
+    Bind { registry: String },
+    /// A request was dealt with: it leaves the inbox, and its sender finds the answer.
+    Reply { request: EntryId, answer: String },
+}
+
+/// Everything that becomes durable in one step, in this order: items, acknowledgements, log, cursor.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settlement {
+    pub items: Vec<Item>,
+    pub acks: Vec<EntryId>,
+    /// Lines of the attempt log.
+    pub log: Vec<Bytes>,
+    /// The last entry that this owner read: the cursor when nothing is pending.
+    pub last_read: EntryId,
+}
+
+impl Settlement {
+    pub fn len(&self) -> usize {
+        self.items.len() + self.acks.len() + self.log.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// Takes the lease when it is free or holds one of `previous`, values that this worker itself wrote.
+    Acquire {
+        term: Term,
+        previous: Vec<Term>,
+        ttl_ms: u64,
+    },
+    Renew {
+        term: Term,
+        ttl_ms: u64,
+    },
+    Release {
+        term: Term,
+    },
+    /// Moves up to `max` of what is claimed back to due, now.
+    Recover {
+        term: Term,
+        max: usize,
+    },
+    /// Makes the group where it is missing and binds the partition to `registry` where it is bound to none.
+    Open {
+        term: Term,
+        start: Start,
+        registry: String,
+    },
+    /// What is unfinished per endpoint, a page at a time.
+    Counts {
+        term: Term,
+        cursor: u64,
+    },
+    Read {
+        term: Term,
+        from: ReadFrom,
+        max: usize,
+    },
+    /// How many unfinished records these intents have, and which deliveries have a record or a dead letter.
+    Ask {
+        term: Term,
+        chains: Vec<(EndpointId, IntentId)>,
+        records: Vec<DeliveryId>,
+    },
+    Settle {
+        term: Term,
+        settlement: Settlement,
+    },
+    /// Moves up to `max` of what is due to claimed.
+    Claim {
+        term: Term,
+        max: usize,
+    },
+    /// Looks at an endpoint's backlog after an entry; nothing moves.
+    Backlog {
+        term: Term,
+        endpoint: EndpointId,
+        after: EntryId,
+        max: usize,
+    },
+    /// Moves up to `max` heads of an endpoint's chains, due or in the backlog, to claimed.
+    TakeHeads {
+        term: Term,
+        endpoint: EndpointId,
+        max: usize,
+    },
+    /// Takes over what other consumers of the group have pending.
+    ClaimForeign {
+        term: Term,
+        max: usize,
+    },
+    /// Requests after this one, with what each is about.
+    Inbox {
+        term: Term,
+        after: EntryId,
+        max: usize,
+    },
+    /// Trims what every group is past and is older than `retain_ms`.
+    Trim {
+        term: Term,
+        retain_ms: u64,
+        ignores: Vec<String>,
+    },
+    /// Drops up to `max` dead letters beyond a limit of retention.
+    ExpireDead {
+        term: Term,
+        max_age_ms: u64,
+        max_count: u64,
+        max: usize,
+    },
+}
+
+/// An entry of the stream as it was read. Values longer than an event may be are cut.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    Event {
+        body: Bytes,
+        traceparent: Option<Bytes>,
+        full_bytes: usize,
+    },
+    /// It has no field `event`; its fields, for the quarantine.
+    NoEvent {
+        preview: Bytes,
+    },
+    /// It was trimmed while pending.
+    Trimmed,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub id: EntryId,
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unfinished {
+    /// Records, wherever they stand.
+    pub records: u64,
+    /// Of these, in the backlog.
+    pub parked: u64,
+}
+
+/// A record as a call returned it; `None` where the id stands in a set but the record is gone.
+pub type Kept = (DeliveryId, Option<Bytes>);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub id: EntryId,
+    pub what: RequestKind,
+    /// The `Mark` of who asked, as JSON.
+    pub mark: Bytes,
+}
+
+/// What is asked, with what Redis holds of it now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RequestKind {
+    Redeliver {
+        id: DeliveryId,
+        letter: Option<Bytes>,
+    },
+    Discard {
+        id: DeliveryId,
+        letter: Option<Bytes>,
+    },
+    Release {
+        endpoint: EndpointId,
+        intent: IntentId,
+        head: Option<(DeliveryId, Option<Bytes>)>,
+    },
+    Requeue {
+        entry: EntryId,
+        exists: bool,
+        cut: bool,
+    },
+    DiscardQuarantined {
+        entry: EntryId,
+        exists: bool,
+    },
+    AcceptRegistry {
+        registry: String,
+    },
+    /// Not readable: it is answered with this text.
+    Unknown {
+        why: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The lease does not hold the call's term. Nothing was changed.
+    Lost,
+    /// The group is not there. Nothing was changed.
+    NoGroup,
+    /// An item can not be applied; nothing was changed.
+    BadItem {
+        at: usize,
+        why: String,
+    },
+    Acquired {
+        now_ms: u64,
+    },
+    Taken {
+        by: String,
+        left_ms: u64,
+    },
+    Renewed,
+    Released,
+    Recovered {
+        moved: usize,
+    },
+    Opened {
+        made_after: Option<EntryId>,
+        last_delivered: EntryId,
+        last_generated: EntryId,
+        registry: String,
+    },
+    Counts {
+        counts: Vec<(EndpointId, Unfinished)>,
+        cursor: u64,
+    },
+    Entries {
+        entries: Vec<Entry>,
+        now_ms: u64,
+    },
+    /// Per chain asked: unfinished in order, and unfinished without; per record asked: whether there is one.
+    Asked {
+        chains: Vec<(u64, u64)>,
+        records: Vec<bool>,
+    },
+    Settled {
+        now_ms: u64,
+        next_due_ms: Option<u64>,
+        counts: Vec<(EndpointId, Unfinished)>,
+        group_missing: bool,
+    },
+    Claimed {
+        kept: Vec<Kept>,
+        now_ms: u64,
+        next_due_ms: Option<u64>,
+    },
+    Backlog {
+        kept: Vec<Kept>,
+        now_ms: u64,
+    },
+    Heads {
+        kept: Vec<Kept>,
+        now_ms: u64,
+    },
+    ClaimedForeign {
+        count: usize,
+        lowest: Option<EntryId>,
+    },
+    Requests {
+        requests: Vec<Request>,
+    },
+    Trimmed {
+        count: u64,
+    },
+    ExpiredDead {
+        count: u64,
+    },
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// No answer came, or too late. The call may have been carried out, or may still be.
+    Unknown(String),
+    /// Redis is full and refused before anything was changed.
+    Full,
+    /// The script failed. What it changed before is not known.
+    Script(String),
+}
