@@ -1,5 +1,6 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod dispatch;
 pub mod facts;
 pub mod store;

@@ -217,3 +217,18 @@ mod opt_ms {
         Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
     }
 }
+
+/// What was sent, for a dead letter: signatures and secret headers are masked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SentRequest {
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+}
+
+/// What one attempt brought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempted {
+    pub report: AttemptReport,
+    /// Only of an attempt that did not deliver: the fast path does not pay for it.
+    pub request: Option<SentRequest>,
+}

@@ -1,0 +1,278 @@
+//! One endpoint's lane in the partition's owner: the heads that may go, how many may be in flight, and when.
+//! Bounded: what does not fit is for the caller to park. Never touches Redis, chains or another lane.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::breaker::{Breaker, BreakerSettings, BreakerView};
+use crate::facts::{
+    endpoint::{Endpoint, EndpointState},
+    id::EntryId,
+    outcome::Outcome,
+    retry::{DeadReason, RetryPolicy},
+};
+
+/// In flight at most in a new or recovering lane; grows by one with each success.
+const FIRST_WINDOW: u32 = 4;
+
+/// A lane may queue what it gets rid of in this time: enough to stay busy, too little to be felt by others.
+const QUEUE_MS: u64 = 250;
+
+/// A slow lane may still queue this many, so that a burst does not travel through Redis.
+const MIN_QUOTA: usize = 32;
+
+/// How long a lane is watched before its rate counts.
+const RATE_WINDOW_MS: u64 = 100;
+
+/// What must wait longer than this is better off in the backlog.
+const PATIENCE_MS: u64 = 1_000;
+
+/// How long a throttled lane rests when the receiver does not say.
+const THROTTLE_MS: u64 = 1_000;
+
+/// How long a receiver may make us rest: after this the next delivery asks again.
+const MAX_THROTTLE_MS: u64 = 300_000;
+
+pub type JobId = u64;
+
+/// What the registry says of the endpoint.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    Serving(Arc<Endpoint>),
+    Paused(Arc<Endpoint>),
+    /// Takes nothing any more.
+    Ended(DeadReason),
+    /// The registry can not be asked with certainty: nothing is sent and nothing is given up.
+    Unknown,
+}
+
+impl Standing {
+    pub fn of(endpoint: Arc<Endpoint>) -> Self {
+        match endpoint.status {
+            EndpointState::Enabled => Self::Serving(endpoint),
+            EndpointState::Paused(_) => Self::Paused(endpoint),
+            EndpointState::Disabled(_) => Self::Ended(DeadReason::Disabled),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// The next outcome opens it.
+    Busy,
+    /// Opens at this time.
+    Later(u64),
+    /// Opens when the registry says so.
+    Shut,
+}
+
+#[derive(Debug)]
+pub struct Lane {
+    pub standing: Standing,
+    pub policy: RetryPolicy,
+    pub queue: VecDeque<JobId>,
+    pub in_flight: u32,
+    /// In Redis, as the last answer said.
+    pub unfinished: u64,
+    pub parked: u64,
+    /// The backlog was looked at up to here …
+    pub drained_to: EntryId,
+    /// … and there was no more.
+    pub drained: bool,
+    /// The registry does not know yet that the receiver answered 410 to this revision.
+    pub gone_at: Option<u64>,
+    /// Flags of the lists that the core keeps lanes in.
+    pub is_ready: bool,
+    pub is_hungry: bool,
+    pub alarm_at: Option<u64>,
+    breaker: Breaker,
+    window: u32,
+    not_before: u64,
+    tokens: f64,
+    tokens_at: u64,
+    /// Deliveries a second while it had work; infinite until it is known.
+    rate: f64,
+    watched_since: u64,
+    done_since: u32,
+}
+
+impl Lane {
+    pub fn new(standing: Standing, policy: RetryPolicy, now: u64) -> Self {
+        Self {
+            standing,
+            policy,
+            queue: VecDeque::new(),
+            in_flight: 0,
+            unfinished: 0,
+            parked: 0,
+            drained_to: EntryId::ZERO,
+            drained: false,
+            gone_at: None,
+            is_ready: false,
+            is_hungry: false,
+            alarm_at: None,
+            breaker: Breaker::default(),
+            window: FIRST_WINDOW,
+            not_before: 0,
+            tokens: 1.0,
+            tokens_at: now,
+            rate: f64::INFINITY,
+            watched_since: now,
+            done_since: 0,
+        }
+    }
+
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match &self.standing {
+            Standing::Serving(endpoint) | Standing::Paused(endpoint) => Some(endpoint),
+            Standing::Ended(_) | Standing::Unknown => None,
+        }
+    }
+
+    /// The reason for which everything unfinished ends.
+    pub fn ended(&self) -> Option<DeadReason> {
+        match &self.standing {
+            Standing::Ended(reason) => Some(*reason),
+            Standing::Serving(endpoint) | Standing::Paused(endpoint) if self.gone_at == Some(endpoint.revision) => {
+                Some(DeadReason::Gone)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn gate(&self, now: u64) -> Gate {
+        let Standing::Serving(endpoint) = &self.standing else { return Gate::Shut };
+        if self.ended().is_some() {
+            return Gate::Shut;
+        }
+        let limit = match self.breaker.view(now) {
+            BreakerView::Open { until } => return Gate::Later(until),
+            BreakerView::HalfOpen => 1,
+            BreakerView::Closed => self.window.min(u32::from(endpoint.max_in_flight)).max(1),
+        };
+        if now < self.not_before {
+            return Gate::Later(self.not_before);
+        }
+        if self.in_flight >= limit {
+            return Gate::Busy;
+        }
+        match endpoint.rate_limit {
+            Some(rate) if self.tokens_by(now, rate) < 1.0 => {
+                let missing = 1.0 - self.tokens_by(now, rate);
+                Gate::Later(now + (missing * 1_000.0 / f64::from(rate.max(1))).ceil().max(1.0) as u64)
+            }
+            _ => Gate::Open,
+        }
+    }
+
+    /// Whether a new head is better parked than queued. `share` is what the lane may queue of what all lanes may.
+    pub fn should_park(&self, now: u64, share: usize) -> bool {
+        let shut = match self.gate(now) {
+            Gate::Open | Gate::Busy => false,
+            Gate::Later(at) => at > now + PATIENCE_MS,
+            Gate::Shut => true,
+        };
+        let probing = self.breaker.view(now) == BreakerView::HalfOpen;
+        let room = match probing {
+            true => usize::from(self.in_flight == 0),
+            false => self.quota(now).min(share).max(1),
+        };
+        shut || self.queue.len() >= room
+    }
+
+    /// How many more of the backlog it can take now.
+    pub fn appetite(&self, now: u64) -> usize {
+        if self.parked == 0 || self.drained {
+            return 0;
+        }
+        let room = match (self.gate(now), self.breaker.view(now)) {
+            (Gate::Shut, _) | (_, BreakerView::Open { .. }) => 0,
+            (Gate::Later(at), _) if at > now + PATIENCE_MS => 0,
+            (_, BreakerView::HalfOpen) => usize::from(self.in_flight == 0),
+            _ => 2 * self.window as usize,
+        };
+        room.saturating_sub(self.queue.len())
+    }
+
+    pub fn started(&mut self, now: u64) {
+        if self.in_flight == 0 {
+            (self.watched_since, self.done_since) = (now, 0);
+        }
+        self.in_flight += 1;
+        if let Standing::Serving(endpoint) = &self.standing
+            && let Some(rate) = endpoint.rate_limit
+        {
+            self.tokens = self.tokens_by(now, rate) - 1.0;
+            self.tokens_at = now;
+        }
+    }
+
+    /// Tells whether the outcome opened the breaker.
+    pub fn ended_attempt(&mut self, now: u64, outcome: &Outcome, settings: &BreakerSettings, chance: f64) -> bool {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.done_since += 1;
+        let watched = now.saturating_sub(self.watched_since);
+        if watched >= RATE_WINDOW_MS {
+            self.rate = f64::from(self.done_since) * 1_000.0 / watched as f64;
+            (self.watched_since, self.done_since) = (now, 0);
+        }
+        if !outcome.is_receiver_trouble() {
+            if self.breaker.view(now) != BreakerView::Closed {
+                self.window = 1;
+            }
+            self.breaker.succeeded();
+            let most = self.endpoint().map_or(FIRST_WINDOW, |endpoint| u32::from(endpoint.max_in_flight));
+            self.window = (self.window + 1).min(most.max(1));
+            return false;
+        }
+        self.window = (self.window / 2).max(1);
+        if let Outcome::Throttled { retry_after, .. } = outcome {
+            let rest = retry_after.map_or(THROTTLE_MS, |asked| asked.as_millis().min(MAX_THROTTLE_MS.into()) as u64);
+            self.not_before = self.not_before.max(now + rest);
+        }
+        self.breaker.failed(now, settings, chance)
+    }
+
+    /// An attempt that was in flight is not waited for any more.
+    pub fn forget_attempt(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Something was parked at `entry`: the backlog must be looked at from there.
+    pub fn was_parked(&mut self, entry: EntryId) {
+        self.drained = false;
+        if entry <= self.drained_to {
+            self.drained_to = entry.before();
+        }
+    }
+
+    /// Starts over with a new term: what was in memory is read again. What was learnt of the receiver stays, and so do
+    /// the attempts that are in flight.
+    pub fn reset(&mut self) {
+        self.queue.clear();
+        (self.unfinished, self.parked) = (0, 0);
+        (self.drained_to, self.drained) = (EntryId::ZERO, false);
+        (self.is_ready, self.is_hungry, self.alarm_at) = (false, false, None);
+    }
+
+    pub fn is_breaker_closed(&self, now: u64) -> bool {
+        self.breaker.view(now) == BreakerView::Closed
+    }
+
+    /// What it can get rid of in [`QUEUE_MS`], as far as that is known.
+    fn quota(&self, now: u64) -> usize {
+        let watched = now.saturating_sub(self.watched_since);
+        let rate = match self.in_flight > 0 && watched >= RATE_WINDOW_MS {
+            true => f64::from(self.done_since) * 1_000.0 / watched as f64,
+            false => self.rate,
+        };
+        let quota = rate * QUEUE_MS as f64 / 1_000.0;
+        if quota >= usize::MAX as f64 { usize::MAX } else { (quota as usize).max(MIN_QUOTA) }
+    }
+
+    /// A full second's worth may be saved up.
+    fn tokens_by(&self, now: u64, rate: u32) -> f64 {
+        let rate = f64::from(rate.max(1));
+        (self.tokens + now.saturating_sub(self.tokens_at) as f64 * rate / 1_000.0).min(rate)
+    }
+}

@@ -1,0 +1,9 @@
+//! The engine: decides for each delivery of a partition when it goes and what becomes of it.
+//!
+//! A **job** is a delivery in memory. A **lane** queues the jobs of one endpoint that are heads of their chains.
+//! An **operation** is a change that waits to be settled.
+
+pub mod breaker;
+pub mod core;
+pub mod lane;
+pub mod partition;
