@@ -1,4 +1,8 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod clock;
+pub mod config;
 pub mod facts;
+pub mod service;
+pub mod telemetry;
