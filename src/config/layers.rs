@@ -79,7 +79,10 @@ const ENV_HINT: &str = " (if Kubernetes sets it for a service named herald: enab
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     BuiltIn,
-    File { path: Arc<str>, line: usize },
+    File {
+        path: Arc<str>,
+        line: usize,
+    },
     Env(&'static str),
     /// A variable that is no setting.
     UnknownEnv,

@@ -155,7 +155,10 @@ impl Config {
             log: log?,
             shutdown: shutdown?,
             limits: limits?,
-            rows: KEYS.iter().filter_map(|key| Some(row(key.name, key.showing, reader.0.values.get(key.name)?))).collect(),
+            rows: KEYS
+                .iter()
+                .filter_map(|key| Some(row(key.name, key.showing, reader.0.values.get(key.name)?)))
+                .collect(),
         })
     }
 }

@@ -152,7 +152,8 @@ impl Reader {
     /// wrong value does not hide another; then all of them together.
     pub fn retry(&mut self) -> Option<RetrySettings> {
         let defaults = RetrySettings::default();
-        let alone = |settings: RetrySettings| RetryPolicy::try_new(settings).map(|_| ()).map_err(|error| error.to_string());
+        let alone =
+            |settings: RetrySettings| RetryPolicy::try_new(settings).map(|_| ()).map_err(|error| error.to_string());
         let initial = self.one("retry.initial", |text| {
             let initial = duration(text)?;
             alone(RetrySettings { initial, max_interval: defaults.max_interval.max(initial), ..defaults })?;
@@ -194,7 +195,9 @@ impl Reader {
         // Only initial and max_interval depend on each other.
         match RetryPolicy::try_new(settings) {
             Ok(_) => Some(settings),
-            Err(error) => self.refuse("retry.max_interval", error.to_string()),
+            Err(error) => {
+                self.refuse("retry.max_interval", format!("{error} (retry.initial is {})", compact(settings.initial)))
+            }
         }
     }
 
