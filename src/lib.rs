@@ -1,6 +1,10 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod clock;
+pub mod config;
 pub mod dispatch;
 pub mod facts;
+pub mod service;
 pub mod store;
+pub mod telemetry;

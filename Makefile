@@ -1,0 +1,29 @@
+# The few commands of the project. `make test` is the gate, here as in CI.
+
+# rustup puts cargo here; a fresh shell may not have it on its path yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# Passed on by `make demo ARGS="--for 20s"`.
+ARGS ?=
+
+.PHONY: demo test check fmt setup
+
+# Redis of its own, the dispatcher and five sample merchants, in this terminal.
+demo: setup
+	cargo run --release -- demo $(ARGS)
+
+# Everything that must hold before a change is merged.
+test: check
+	cargo test --locked
+
+# What needs no test run: the form and the lints.
+check: setup
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt:
+	cargo fmt
+
+# Installs what the machine lacks; silent when nothing is missing.
+setup:
+	@deploy/setup

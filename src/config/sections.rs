@@ -1,0 +1,296 @@
+//! What each part of Herald is configured with: small typed structs, each read from its keys and checked against the
+//! bounds that `deploy/herald.toml` documents. A reader goes on after an error, so that all of them are found.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    error::ConfigError,
+    layers::{Given, KEYS, Layers, Showing, Written, shorten},
+    values::{self, AdminToken, DAY, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
+};
+use crate::{
+    facts::retry::{RetryPolicy, RetrySettings},
+    telemetry::logging::{LogFilter, LogFormat},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    pub url: RedisUrl,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamConfig {
+    pub name: String,
+    pub partitions: u16,
+    pub start: Start,
+    /// How long finished entries stay before they are trimmed.
+    pub retain: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseConfig {
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    pub allow_http: bool,
+    pub allow_networks: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptConfig {
+    /// The whole attempt.
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// PEM file of further authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    pub filter: LogFilter,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutdownConfig {
+    /// What SIGTERM gives to what is in flight.
+    pub grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Bodies in memory, bytes.
+    pub body_bytes: u64,
+    pub attempt_log_entries: u64,
+    pub dead_letters: DeadLetterLimits,
+    pub breaker: BreakerLimits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterLimits {
+    pub max_count: u64,
+    pub max_age: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerLimits {
+    /// Failures in a row that open it.
+    pub threshold: u32,
+    pub cooldown: Duration,
+    pub max_cooldown: Duration,
+}
+
+/// Takes values out of the layers and notes what is wrong with them.
+pub(super) struct Reader(pub Layers);
+
+const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+impl Reader {
+    pub fn redis(&mut self) -> Option<RedisConfig> {
+        Some(RedisConfig { url: self.one("redis.url", RedisUrl::from_str)? })
+    }
+
+    pub fn stream(&mut self) -> Option<StreamConfig> {
+        let name = self.one("stream.name", values::stream_name);
+        let partitions = self.one("stream.partitions", |text| match number_in(1..=u64::from(u16::MAX))(text)? {
+            1 => Ok(1),
+            _ => Err("must be 1: routing to more partitions comes with a later version".to_owned()),
+        });
+        let start = self.one("stream.start", Start::from_str);
+        let retain = self.one("stream.retain", duration_in(Duration::ZERO..=365 * DAY));
+        Some(StreamConfig { name: name?, partitions: partitions?, start: start?, retain: retain? })
+    }
+
+    pub fn lease(&mut self) -> Option<LeaseConfig> {
+        Some(LeaseConfig { ttl: self.one("lease.ttl", duration_in(secs(1)..=secs(60)))? })
+    }
+
+    pub fn listen(&mut self) -> Option<SocketAddr> {
+        self.one("listen", |text| {
+            text.parse().map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8080".to_owned())
+        })
+    }
+
+    pub fn admin_token(&mut self) -> Option<Option<AdminToken>> {
+        self.one("admin_token", values::admin_token)
+    }
+
+    /// Known, so that nobody who sets it believes in a seal that is not there.
+    pub fn master_key_file(&mut self) -> Option<()> {
+        self.one("master_key_file", |text| match text {
+            "" => Ok(()),
+            _ => Err("sealing endpoint secrets is not supported in this version; leave it empty".to_owned()),
+        })
+    }
+
+    pub fn guard(&mut self) -> Option<GuardConfig> {
+        /// Each resolved address of each attempt is held against all of them.
+        const MAX_NETWORKS: usize = 64;
+        let allow_http = self.one("guard.allow_http", values::truth);
+        let allow_networks = self.many("guard.allow_networks", MAX_NETWORKS, values::network);
+        Some(GuardConfig { allow_http: allow_http?, allow_networks: allow_networks? })
+    }
+
+    pub fn attempt(&mut self) -> Option<AttemptConfig> {
+        let timeout = self.one("attempt.timeout", duration_in(ms(100)..=secs(120)));
+        let connect_timeout = self.one("attempt.connect_timeout", duration_in(ms(50)..=secs(120)));
+        let ca_file = self.one("attempt.ca_file", values::path);
+        Some(AttemptConfig { timeout: timeout?, connect_timeout: connect_timeout?, ca_file: ca_file? })
+    }
+
+    /// The policy alone knows its bounds. Each value is tried alone first, with the others out of its way, so that one
+    /// wrong value does not hide another; then all of them together.
+    pub fn retry(&mut self) -> Option<RetrySettings> {
+        let defaults = RetrySettings::default();
+        let alone =
+            |settings: RetrySettings| RetryPolicy::try_new(settings).map(|_| ()).map_err(|error| error.to_string());
+        let initial = self.one("retry.initial", |text| {
+            let initial = duration(text)?;
+            alone(RetrySettings { initial, max_interval: defaults.max_interval.max(initial), ..defaults })?;
+            Ok(initial)
+        });
+        let multiplier = self.one("retry.multiplier", |text| {
+            let multiplier = decimal(text)?;
+            alone(RetrySettings { multiplier, ..defaults })?;
+            Ok(multiplier)
+        });
+        let max_interval = self.one("retry.max_interval", |text| {
+            let max_interval = duration(text)?;
+            alone(RetrySettings { max_interval, initial: defaults.initial.min(max_interval).max(ms(1)), ..defaults })?;
+            Ok(max_interval)
+        });
+        let jitter = self.one("retry.jitter", |text| {
+            let jitter = decimal(text)?;
+            alone(RetrySettings { jitter, ..defaults })?;
+            Ok(jitter)
+        });
+        let max_attempts = self.one("retry.max_attempts", |text| {
+            let max_attempts = number_in(1..=u64::from(u32::MAX))(text)? as u32;
+            alone(RetrySettings { max_attempts, ..defaults })?;
+            Ok(max_attempts)
+        });
+        let max_age = self.one("retry.max_age", |text| {
+            let max_age = duration(text)?;
+            alone(RetrySettings { max_age, ..defaults })?;
+            Ok(max_age)
+        });
+        let settings = RetrySettings {
+            initial: initial?,
+            multiplier: multiplier?,
+            max_interval: max_interval?,
+            jitter: jitter?,
+            max_attempts: max_attempts?,
+            max_age: max_age?,
+        };
+        // Only initial and max_interval depend on each other.
+        match RetryPolicy::try_new(settings) {
+            Ok(_) => Some(settings),
+            Err(error) => {
+                self.refuse("retry.max_interval", format!("{error} (retry.initial is {})", compact(settings.initial)))
+            }
+        }
+    }
+
+    pub fn log(&mut self) -> Option<LogConfig> {
+        let filter = self.one("log.filter", LogFilter::from_str);
+        let format = self.one("log.format", LogFormat::from_str);
+        Some(LogConfig { filter: filter?, format: format? })
+    }
+
+    pub fn shutdown(&mut self) -> Option<ShutdownConfig> {
+        Some(ShutdownConfig { grace: self.one("shutdown.grace", duration_in(secs(1)..=secs(600)))? })
+    }
+
+    pub fn limits(&mut self) -> Option<LimitsConfig> {
+        // One read takes up to 1 MiB: fewer than four would stop and go.
+        let body_bytes = self.one("limits.body_bytes", number_in(4 << 20..=64 << 30));
+        let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
+        let (dead_letters, breaker) = (self.dead_letters(), self.breaker());
+        Some(LimitsConfig {
+            body_bytes: body_bytes?,
+            attempt_log_entries: attempt_log_entries?,
+            dead_letters: dead_letters?,
+            breaker: breaker?,
+        })
+    }
+
+    fn dead_letters(&mut self) -> Option<DeadLetterLimits> {
+        let max_count = self.one("limits.dead_letters.max_count", number_in(1..=10_000_000));
+        let max_age = self.one("limits.dead_letters.max_age", duration_in(secs(1)..=3650 * DAY));
+        Some(DeadLetterLimits { max_count: max_count?, max_age: max_age? })
+    }
+
+    fn breaker(&mut self) -> Option<BreakerLimits> {
+        let threshold = self.one("limits.breaker.threshold", number_in(1..=1000));
+        let cooldown = self.one("limits.breaker.cooldown", duration_in(ms(100)..=secs(3600)));
+        let max_cooldown = self.one("limits.breaker.max_cooldown", duration_in(ms(100)..=DAY));
+        let limits = BreakerLimits { threshold: threshold? as u32, cooldown: cooldown?, max_cooldown: max_cooldown? };
+        match limits.max_cooldown >= limits.cooldown {
+            true => Some(limits),
+            false => self.refuse(
+                "limits.breaker.max_cooldown",
+                format!("must not be shorter than limits.breaker.cooldown ({})", compact(limits.cooldown)),
+            ),
+        }
+    }
+
+    /// A value of its own.
+    fn one<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let parsed = match &self.given(key).written {
+            Written::One(text) => parse(text),
+            Written::Many(_) => Err("takes one value, not a list".to_owned()),
+            Written::Other(kind) => Err(format!("takes text, a number or true and false, not a value of type {kind}")),
+        };
+        parsed.map_or_else(|problem| self.refuse(key, problem), Some)
+    }
+
+    /// A list: a TOML array, or one text with commas. Every item that is wrong is named.
+    fn many<T>(&mut self, key: &'static str, max: usize, parse: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        let items: Vec<String> = match &self.given(key).written {
+            Written::Many(items) => items.clone(),
+            Written::One(text) if text.trim().is_empty() => Vec::new(),
+            Written::One(text) => text.split(',').map(str::to_owned).collect(),
+            Written::Other(kind) => return self.refuse(key, format!("takes a list, not a value of type {kind}")),
+        };
+        if items.len() > max {
+            return self.refuse(key, format!("takes at most {max} items, not {}", items.len()));
+        }
+        let mut problems = Vec::new();
+        let parsed = items
+            .iter()
+            .filter_map(|item| {
+                parse(item).map_err(|problem| problems.push(format!("{:?} {problem}", shorten(item.trim())))).ok()
+            })
+            .collect();
+        match problems.is_empty() {
+            true => Some(parsed),
+            false => self.refuse(key, problems.join("; ")),
+        }
+    }
+
+    fn given(&self, key: &'static str) -> &Given {
+        self.0.values.get(key).expect("the built-in default has every key: a test holds it")
+    }
+
+    fn refuse<T>(&mut self, key: &'static str, problem: String) -> Option<T> {
+        let given = self.given(key);
+        let is_plain = KEYS.iter().any(|known| known.name == key && known.showing == Showing::Plain);
+        let shown = match &given.written {
+            Written::One(text) if is_plain => format!(" = {:?}", shorten(text)),
+            _ => String::new(),
+        };
+        let error = ConfigError::Bad { key, origin: given.origin.clone(), shown, problem };
+        self.0.errors.push(error);
+        None
+    }
+}

@@ -1,0 +1,301 @@
+use std::{path::PathBuf, time::Duration};
+
+use super::{values::compact, *};
+use crate::{facts::retry::RetryPolicy, telemetry::logging::LogFormat};
+
+fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
+    given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let file = (!file.is_empty()).then(|| ConfigFile { path: "herald.toml".to_owned(), text: file.to_owned() });
+    Config::load(Sources { file, env: pairs(env), flags: pairs(flags) })
+}
+
+fn refused(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+    load(file, env, flags).expect_err("it was taken").to_string()
+}
+
+fn row(config: &Config, key: &str) -> (String, String) {
+    let row = config.show().iter().find(|row| row.key == key).unwrap();
+    (row.value.clone(), row.origin.to_string())
+}
+
+/// DESIGN section 7, name by name.
+#[test]
+fn the_built_in_default_is_the_table_of_the_design() {
+    let config = load("", &[], &[]).unwrap();
+    for (env, expected) in [
+        ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
+        ("HERALD_STREAM", "payment-intents"),
+        ("HERALD_PARTITIONS", "1"),
+        ("HERALD_START", "0"),
+        ("HERALD_RETAIN", "0s"),
+        ("HERALD_LEASE", "5s"),
+        ("HERALD_LISTEN", "127.0.0.1:8080"),
+        ("HERALD_ADMIN_TOKEN", ""),
+        ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_ALLOW_HTTP", "false"),
+        ("HERALD_ALLOW_NETWORKS", ""),
+        ("HERALD_ATTEMPT_TIMEOUT", "15s"),
+        ("HERALD_RETRY_INITIAL", "5s"),
+        ("HERALD_RETRY_MULTIPLIER", "4"),
+        ("HERALD_RETRY_MAX_INTERVAL", "12h"),
+        ("HERALD_RETRY_JITTER", "0.2"),
+        ("HERALD_RETRY_MAX_ATTEMPTS", "12"),
+        ("HERALD_RETRY_MAX_AGE", "72h"),
+        ("HERALD_LOG", "info"),
+        ("HERALD_LOG_FORMAT", "auto"),
+    ] {
+        let key = KEYS.iter().find(|key| key.env == Some(env)).unwrap_or_else(|| panic!("{env} is not known"));
+        assert_eq!(row(&config, key.name), (expected.to_owned(), "built-in default".to_owned()), "{env}");
+    }
+    assert_eq!(KEYS.iter().filter(|key| key.env.is_some()).count(), 20);
+}
+
+#[test]
+fn the_built_in_default_has_every_key_with_its_variable_named_beside_it() {
+    let config = load("", &[], &[]).unwrap();
+    let shown: Vec<_> = config.show().iter().map(|row| row.key).collect();
+    assert_eq!(shown, KEYS.map(|key| key.name));
+    for env in KEYS.iter().filter_map(|key| key.env) {
+        let named = DEFAULT_TOML.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).any(|word| word == env);
+        assert!(named, "{env} is not in deploy/herald.toml");
+    }
+}
+
+#[test]
+fn the_built_in_default_means_what_it_says() {
+    let config = load("", &[], &[]).unwrap();
+    assert_eq!(config.retry, RetrySettings::default());
+    assert_eq!(config.stream.start, Start::Oldest);
+    assert_eq!((config.stream.partitions, config.stream.retain), (1, Duration::ZERO));
+    assert_eq!((config.lease.ttl, config.attempt.timeout), (Duration::from_secs(5), Duration::from_secs(15)));
+    assert_eq!((config.attempt.connect_timeout, &config.attempt.ca_file), (Duration::from_secs(5), &None));
+    assert_eq!((config.guard.allow_http, config.guard.allow_networks.len()), (false, 0));
+    assert_eq!((config.admin_token, config.log.format), (None, LogFormat::Auto));
+    assert_eq!(config.shutdown.grace, Duration::from_secs(20));
+    let limits = config.limits;
+    assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
+    assert_eq!(
+        (limits.dead_letters.max_count, limits.dead_letters.max_age),
+        (1_000_000, Duration::from_secs(2_592_000))
+    );
+    let breaker = limits.breaker;
+    assert_eq!(breaker.threshold, 5);
+    assert_eq!((breaker.cooldown, breaker.max_cooldown), (Duration::from_secs(5), Duration::from_secs(300)));
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let file = "[lease]\nttl = \"2s\"\n\n[stream]\nname = \"f\"\nretain = \"1h\"";
+    let env = [("HERALD_LEASE", "3s"), ("HERALD_STREAM", "e"), ("HOME", "/root"), ("HERALD_CONFIG", "/etc/herald")];
+    let config = load(file, &env, &[("lease.ttl", "4s"), ("lease.ttl", "6s")]).unwrap();
+    assert_eq!(row(&config, "lease.ttl"), ("6s".into(), "flag".into()));
+    assert_eq!(row(&config, "stream.name"), ("e".into(), "HERALD_STREAM".into()));
+    assert_eq!(row(&config, "stream.retain"), ("1h".into(), "herald.toml:6".into()));
+    assert_eq!(row(&config, "stream.start"), ("0".into(), "built-in default".into()));
+    assert_eq!((config.lease.ttl, config.stream.name.as_str()), (Duration::from_secs(6), "e"));
+}
+
+#[test]
+fn every_error_is_in_one_message_with_its_origin() {
+    let file = "colour = 1\n[lease]\nttl = 5\ntll = \"5s\"\n[stream]\npartitions = 4\nstart = 2022-02-01\n[typo]\n";
+    let env =
+        [("HERALD_LEASSE", "5s"), ("HERALD_ALLOW_NETWORKS", "10.0.0.0/8, here,0.0.0.0/0"), ("HERALD_LOG", "inof")];
+    let flags = [("retry.jiter", "1"), ("retry.jitter", "7"), ("retry.max_age", "0s"), ("listen", "localhost:80")];
+    let message = refused(file, &env, &flags);
+    for part in [
+        "the configuration is wrong in 13 places:",
+        "herald.toml:1: there is no setting colour; the nearest is ",
+        "herald.toml:3: lease.ttl = \"5\": is no duration; write it with units",
+        "herald.toml:4: there is no setting lease.tll; the nearest is lease.ttl",
+        "herald.toml:6: stream.partitions = \"4\": must be 1: routing to more partitions comes with a later version",
+        "herald.toml:7: stream.start: takes text, a number or true and false, not a value of type datetime",
+        "herald.toml:8: there is no setting typo; the nearest is ",
+        "environment: there is no setting HERALD_LEASSE; the nearest is HERALD_LEASE",
+        "HERALD_ALLOW_NETWORKS: guard.allow_networks = ",
+        "\"here\" is no network; write it as CIDR, for example 10.1.0.0/16; \"0.0.0.0/0\" would switch the whole",
+        "HERALD_LOG: log.filter = \"inof\": \"inof\" is no level",
+        "flag: there is no setting retry.jiter; the nearest is retry.jitter",
+        "flag: retry.jitter = \"7\": retry jitter 7 must be between 0 and 1",
+        "flag: retry.max_age = \"0s\": retry max age",
+        "flag: listen = \"localhost:80\": must be an IP address and a port",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in\n{message}");
+    }
+}
+
+#[test]
+fn a_single_error_is_one_line() {
+    let message = refused("", &[("HERALD_LEASE", "0.5s")], &[]);
+    assert_eq!(message, "the configuration is wrong: HERALD_LEASE: lease.ttl = \"0.5s\": must be between 1s and 1m");
+}
+
+#[test]
+fn bounds_hold_for_every_key() {
+    for (key, good, bad) in [
+        ("listen", &["0.0.0.0:1", "[::1]:0"][..], &["8080", "", "localhost:8080"][..]),
+        ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
+        ("master_key_file", &[""], &["/etc/herald/key"]),
+        (
+            "redis.url",
+            &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]"],
+            &["", "h:6379", "http://h", "redis:///1"],
+        ),
+        (
+            "redis.url",
+            &["redis+unix:///r?db=1"],
+            &["redis://h/db", "unix://", "redis-sentinel://h", "redis+cluster://h"],
+        ),
+        ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
+        ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
+        ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
+        ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
+        ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),
+        ("guard.allow_http", &["true", "false"], &["yes", "1", ""]),
+        ("guard.allow_networks", &["", "127.0.0.1/8", "10.0.0.0/8, fd00::/8"], &["127.0.0.1", "::/0", "10.0.0.0/8,"]),
+        ("attempt.timeout", &["100ms", "2m"], &["99ms", "121s"]),
+        ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
+        ("attempt.ca_file", &["", "ca.pem"], &[]),
+        ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
+        ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),
+        ("retry.max_interval", &["5s", "30d"], &["4s", "31d", "0s"]),
+        ("retry.jitter", &["0", "1"], &["-0.1", "1.1", "inf"]),
+        ("retry.max_attempts", &["1", "50"], &["0", "51", "1.5"]),
+        ("retry.max_age", &["1s", "365d"], &["999ms", "366d"]),
+        ("log.filter", &["warn", "info,herald=debug"], &["", "loud"]),
+        ("log.format", &["auto", "text", "json"], &["yaml", ""]),
+        ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
+        ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
+        ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+        ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
+        ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
+        ("limits.breaker.threshold", &["1", "1000"], &["0", "1001"]),
+        ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
+        ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
+    ] {
+        for value in good {
+            let loaded = load("", &[], &[(key, value)]);
+            assert!(loaded.is_ok(), "{key} = {value:?} was refused: {}", loaded.unwrap_err());
+        }
+        for value in bad {
+            let message = refused("", &[], &[(key, value)]);
+            assert!(message.contains(key), "{key} = {value:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn values_of_the_file_may_have_their_own_types() {
+    let file = "[stream]\npartitions = 0x1\n[guard]\nallow_http = true\nallow_networks = [\"10.1.2.3/8\", \"fd00::/8\"]\n\
+                [retry]\nmultiplier = 2\njitter = 0.5\n[limits]\nbody_bytes = 8_388_608\n[limits.breaker]\ncooldown = '1m 30s'";
+    let config = load(file, &[], &[]).unwrap();
+    assert_eq!(config.guard.allow_networks, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+    assert_eq!((config.guard.allow_http, config.retry.multiplier, config.retry.jitter), (true, 2.0, 0.5));
+    assert_eq!((config.limits.body_bytes, config.limits.breaker.cooldown), (8 << 20, Duration::from_secs(90)));
+    assert_eq!(row(&config, "guard.allow_networks").0, "10.1.2.3/8, fd00::/8");
+    assert_eq!(config.limits.dead_letters.max_count, 1_000_000);
+}
+
+#[test]
+fn what_has_the_wrong_shape_is_refused() {
+    for (file, part) in [
+        ("lease = \"5s\"", "herald.toml:1: there is no setting lease; the nearest is "),
+        (
+            "[lease.ttl]\nx = 1",
+            "herald.toml:1: lease.ttl: takes text, a number or true and false, not a value of type table",
+        ),
+        ("[lease]\nttl = [\"5s\"]", "herald.toml:2: lease.ttl: takes one value, not a list"),
+        ("[guard]\nallow_networks = [[\"10.0.0.0/8\"]]", "takes a list, not a value of type array"),
+        ("[guard]\nallow_networks = [10]", "\"10\" is no network"),
+        ("[lease]\nttl = \"1s\"\nttl = \"2s\"", "herald.toml:3: is no TOML: duplicate key"),
+        ("[lease\nttl = \"1s\"", "is no TOML"),
+    ] {
+        let message = refused(file, &[], &[]);
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    let many = format!("[guard]\nallow_networks = [{}]", "'10.0.0.0/8',".repeat(65));
+    assert!(refused(&many, &[], &[]).contains("takes at most 64 items, not 65"));
+}
+
+#[test]
+fn a_broken_file_does_not_hide_what_else_is_wrong() {
+    let message = refused("[lease\n", &[("HERALD_LEASE", "1h")], &[("log.format", "xml")]);
+    assert!(
+        message.contains("is no TOML") && message.contains("lease.ttl") && message.contains("log.format"),
+        "{message}"
+    );
+}
+
+#[test]
+fn values_that_depend_on_each_other_are_checked_together() {
+    let config = load("", &[], &[("retry.initial", "13h"), ("retry.max_interval", "14h")]).unwrap();
+    assert!(RetryPolicy::try_new(config.retry).is_ok());
+    let message = refused("", &[], &[("limits.breaker.cooldown", "10m")]);
+    assert!(message.contains("built-in default: limits.breaker.max_cooldown"), "{message}");
+    assert!(message.contains("must not be shorter than limits.breaker.cooldown (10m)"), "{message}");
+}
+
+#[test]
+fn no_secret_is_ever_shown() {
+    const SECRET: &str = "hunter2hunter2hunter2";
+    let url = format!("redis://worker:{SECRET}@redis.example:6380/2");
+    let config = load("", &[("HERALD_ADMIN_TOKEN", SECRET), ("HERALD_REDIS_URL", &url)], &[]).unwrap();
+    assert_eq!(row(&config, "admin_token"), ("(hidden)".into(), "HERALD_ADMIN_TOKEN".into()));
+    assert_eq!(row(&config, "redis.url").0, "redis://worker:***@redis.example:6380/2");
+    assert_eq!((config.redis.url.reveal(), config.admin_token.as_ref().unwrap().reveal()), (url.as_str(), SECRET));
+    assert!(!format!("{config:?}").contains(SECRET), "{config:?}");
+
+    let socket = load("", &[], &[("redis.url", &format!("unix:///run/redis.sock?user=w&pass={SECRET}&db=1"))]).unwrap();
+    assert_eq!(row(&socket, "redis.url").0, "unix:///run/redis.sock?user=w&pass=***&db=1");
+
+    for (file, env) in [
+        (String::new(), vec![("HERALD_ADMIN_TOKEN", "hunter2é")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis:hunter2@")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis://:hunter2@h:port")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis://:hunter2@h/name")]),
+        ("admin_token = hunter2hunter2hunter2".to_owned(), vec![]),
+        ("admin_token = \"hunter2hunter2hunter2\n".to_owned(), vec![]),
+        ("admin_token = [\"hunter2\"]".to_owned(), vec![]),
+    ] {
+        let message = refused(&file, &env, &[]);
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_that_kubernetes_sets_says_how_to_be_rid_of_it() {
+    let message = refused("", &[("HERALD_PORT_8080_TCP", "tcp://10.0.0.1:8080")], &[]);
+    assert!(message.contains("HERALD_PORT_8080_TCP") && message.contains("enableServiceLinks: false"), "{message}");
+}
+
+#[test]
+fn a_duration_reads_back_as_it_is_shown() {
+    for (text, shown) in [("250ms", "250ms"), ("90s", "1m 30s"), ("30d", "30d"), ("1h 30m", "1h 30m"), ("0s", "0s")] {
+        let value = values::duration(text).unwrap();
+        assert_eq!(compact(value), shown);
+        assert_eq!(values::duration(&compact(value)).unwrap(), value);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_with_its_path() {
+    let Err(errors) = Sources::gather(Some(&PathBuf::from("/nowhere/herald.toml")), Vec::new()) else {
+        panic!("it was read")
+    };
+    assert!(errors.to_string().contains("cannot read the configuration file /nowhere/herald.toml: "), "{errors}");
+}
+
+#[test]
+fn the_named_file_is_read_and_must_be_text_of_a_sensible_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Sources::gather(Some(&path), Vec::new()).map(|sources| sources.file.unwrap().text).map_err(|e| e.to_string())
+    };
+    assert_eq!(written("good.toml", b"[lease]").as_deref(), Ok("[lease]"));
+    assert!(written("binary.toml", b"\xff").unwrap_err().contains("is not UTF-8"));
+    assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1 MiB"));
+}

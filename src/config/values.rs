@@ -1,0 +1,219 @@
+//! Texts into values, with bounds. Each error says what would be right; none repeats the text, for it may be a secret.
+
+use std::{fmt, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+use jiff::{
+    SpanRelativeTo,
+    fmt::friendly::{Designator, SpanParser, SpanPrinter},
+};
+use url::Url;
+
+use crate::facts::id::EntryId;
+
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// `5s`, `250ms`, `1h 30m`, `30d`. Negative spans, months and years are refused.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    static PARSER: SpanParser = SpanParser::new();
+    let span = PARSER.parse_span(text.trim()).ok();
+    let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    exact
+        .and_then(|exact| Duration::try_from(exact).ok())
+        .ok_or_else(|| "is no duration; write it with units, for example 250ms, 5s, 1h 30m or 30d".to_owned())
+}
+
+pub(super) fn duration_in(bounds: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> {
+    move |text| {
+        let value = duration(text)?;
+        match bounds.contains(&value) {
+            true => Ok(value),
+            false => Err(format!("must be between {} and {}", compact(*bounds.start()), compact(*bounds.end()))),
+        }
+    }
+}
+
+/// The shortest usual form, days included: `30d`, `1h 30m`.
+pub(super) fn compact(value: Duration) -> String {
+    static PRINTER: SpanPrinter = SpanPrinter::new().designator(Designator::Compact);
+    match value.as_secs() / DAY.as_secs() {
+        days if days > 0 && value == DAY * days as u32 => format!("{days}d"),
+        _ => PRINTER.unsigned_duration_to_string(&value),
+    }
+}
+
+pub(super) fn number_in(bounds: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| {
+        let value = text.trim().replace('_', "").parse::<u64>().ok();
+        value
+            .filter(|value| bounds.contains(value))
+            .ok_or_else(|| format!("must be a whole number between {} and {}", bounds.start(), bounds.end()))
+    }
+}
+
+pub(super) fn decimal(text: &str) -> Result<f64, String> {
+    text.trim().parse().map_err(|_| "is no number; write it like 4 or 0.2".to_owned())
+}
+
+pub(super) fn truth(text: &str) -> Result<bool, String> {
+    text.trim().parse().map_err(|_| "must be true or false".to_owned())
+}
+
+/// Empty means none.
+pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// The key of a stream: it becomes part of every companion key, and of logs.
+pub(super) fn stream_name(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 256;
+    let fits = !text.is_empty() && text.len() <= MAX_BYTES;
+    match fits && !text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("must be 1 to {MAX_BYTES} bytes without white space")),
+    }
+}
+
+/// Where the group starts the very first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `0`: with the oldest entry.
+    Oldest,
+    /// `$`: with the next new one.
+    New,
+    /// After this entry.
+    After(EntryId),
+}
+
+impl FromStr for Start {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "0" => Ok(Self::Oldest),
+            "$" => Ok(Self::New),
+            id => id
+                .parse()
+                .map(Self::After)
+                .map_err(|_| "must be 0, $ or the id of an entry, for example 1700000000000-0".to_owned()),
+        }
+    }
+}
+
+/// As `XGROUP CREATE` takes it.
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Oldest => f.write_str("0"),
+            Self::New => f.write_str("$"),
+            Self::After(entry) => entry.fmt(f),
+        }
+    }
+}
+
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.trim().parse::<IpNet>();
+    let network = network.map_err(|_| "is no network; write it as CIDR, for example 10.1.0.0/16".to_owned())?;
+    match network.prefix_len() {
+        0 => Err("would switch the whole address guard off; name the networks that are yours".to_owned()),
+        _ => Ok(network.trunc()),
+    }
+}
+
+/// Where Redis is. `Debug` and `Display` leave the password out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// The URL with its password. Call it only to connect.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
+        let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); write {FORMS}"))?;
+        match url.scheme() {
+            "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
+                return Err(format!("names no host; write {FORMS}"));
+            }
+            "redis" | "rediss" => {
+                let database = url.path().trim_start_matches('/');
+                if !database.is_empty() && database.parse::<u16>().is_err() {
+                    return Err("must have the number of a database, or nothing, as its path".to_owned());
+                }
+            }
+            "unix" | "redis+unix" if url.path().trim_matches('/').is_empty() => {
+                return Err(format!("names no socket; write {FORMS}"));
+            }
+            "unix" | "redis+unix" => {}
+            _ => {
+                return Err(format!(
+                    "has a scheme that this version does not support (cluster and sentinel come later); write {FORMS}"
+                ));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MASK: &str = "***";
+        // It was parsed when it was made; should that ever fail, nothing is the safe thing to show.
+        let Ok(mut url) = Url::parse(&self.0) else { return f.write_str(MASK) };
+        if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
+            return f.write_str(MASK);
+        }
+        // unix:///socket?user=…&pass=…
+        let is_secret = |name: &str| name.starts_with("pass");
+        if url.query_pairs().any(|(name, _)| is_secret(&name)) {
+            let shown: Vec<(String, String)> = url
+                .query_pairs()
+                .map(|(name, value)| match is_secret(&name) {
+                    true => (name.into_owned(), MASK.to_owned()),
+                    false => (name.into_owned(), value.into_owned()),
+                })
+                .collect();
+            url.query_pairs_mut().clear().extend_pairs(shown);
+        }
+        write!(f, "{url}")
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The first token with every right. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminToken(String);
+
+impl AdminToken {
+    /// Call it only to compare it with what a caller brings.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("token(hidden)")
+    }
+}
+
+/// Empty means none. Shorter than 16 characters can be guessed.
+pub(super) fn admin_token(text: &str) -> Result<Option<AdminToken>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fits = (16..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    match fits {
+        true => Ok(Some(AdminToken(text.to_owned()))),
+        false => Err("must be 16 to 256 visible ASCII characters, for example from `openssl rand -hex 32`".to_owned()),
+    }
+}

@@ -1,0 +1,5 @@
+//! What Herald says about itself: logs, metrics and whether it is ready. Decides nothing about deliveries.
+
+pub mod logging;
+pub mod metrics;
+pub mod readiness;

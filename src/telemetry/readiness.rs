@@ -1,0 +1,145 @@
+//! Whether this worker should be trusted with traffic, and why not. The engine reports, `/readyz` asks.
+//! Reads no clock and decides nothing else: a worker that is not ready goes on working.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// A backlog of which nothing moves for so long is a stall. Longer than the slowest attempt of the defaults (15 s) and a
+/// take-over (5 s) together, short enough for a pager.
+pub const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<State>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    redis: bool,
+    draining: bool,
+    /// Since when there is a backlog that this worker, as the owner, has to move.
+    backlog_since: Option<Instant>,
+    progressed_at: Option<Instant>,
+}
+
+impl Readiness {
+    /// Not ready until Redis has answered once.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether Redis answered last time.
+    pub fn set_redis(&self, answers: bool) {
+        self.lock().redis = answers;
+    }
+
+    /// The worker is shutting down. There is no way back.
+    pub fn set_draining(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Something was read, sent or settled.
+    pub fn progress(&self, at: Instant) {
+        self.lock().progressed_at = Some(at);
+    }
+
+    /// Whether there is something that this worker could move now. A standby, and an owner of which everything is parked,
+    /// paused or due later, has no backlog in this sense.
+    pub fn backlog(&self, waiting: bool, at: Instant) {
+        let mut state = self.lock();
+        state.backlog_since = waiting.then(|| state.backlog_since.unwrap_or(at));
+    }
+
+    /// Ready, or every reason why not.
+    pub fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
+        self.lock().verdict(now)
+    }
+
+    /// No code panics with this lock held, and each field stands for itself: a poisoned one is still right.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
+        // A backlog that came after a quiet night has not stalled since the last progress of the evening.
+        let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
+        let stalled = still_since.is_some_and(|since| now.saturating_duration_since(since) >= STALLED_AFTER);
+        let reasons: Vec<_> = [
+            (self.draining, "draining: the worker is shutting down"),
+            (!self.redis, "Redis does not answer"),
+            (stalled, "there is a backlog and nothing moves"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, reason)| holds.then_some(reason))
+        .collect();
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => Err(reasons),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const STALLED: &str = "there is a backlog and nothing moves";
+
+    fn with_redis() -> Readiness {
+        let readiness = Readiness::new();
+        readiness.set_redis(true);
+        readiness
+    }
+
+    #[test]
+    fn a_worker_is_ready_once_redis_answers_also_as_a_standby() {
+        let now = clock::now();
+        let readiness = Readiness::new();
+        assert_eq!(readiness.verdict(now), Err(vec!["Redis does not answer"]));
+        readiness.set_redis(true);
+        assert_eq!(readiness.verdict(now + 100 * STALLED_AFTER), Ok(()));
+    }
+
+    #[test]
+    fn every_reason_is_named_and_draining_has_no_way_back() {
+        let now = clock::now();
+        let readiness = Readiness::new();
+        readiness.backlog(true, now);
+        readiness.set_draining();
+        assert_eq!(readiness.verdict(now + STALLED_AFTER).unwrap_err().len(), 3);
+        readiness.set_redis(true);
+        readiness.backlog(false, now);
+        assert_eq!(readiness.verdict(now), Err(vec!["draining: the worker is shutting down"]));
+    }
+
+    #[test]
+    fn a_backlog_stalls_only_when_nothing_moves_for_long_enough() {
+        let now = clock::now();
+        let readiness = with_redis();
+        readiness.backlog(true, now);
+        assert_eq!(readiness.verdict(now + STALLED_AFTER - Duration::from_millis(1)), Ok(()));
+        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED]));
+        readiness.progress(now + STALLED_AFTER);
+        assert_eq!(readiness.verdict(now + STALLED_AFTER), Ok(()));
+        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
+        // Said again, a backlog does not become younger.
+        readiness.backlog(true, now + 2 * STALLED_AFTER);
+        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
+        readiness.backlog(false, now + 2 * STALLED_AFTER);
+        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Ok(()));
+    }
+
+    #[test]
+    fn a_backlog_after_a_quiet_night_is_not_a_stall() {
+        let evening = clock::now();
+        let morning = evening + 1000 * STALLED_AFTER;
+        let readiness = with_redis();
+        readiness.progress(evening);
+        readiness.backlog(true, morning);
+        assert_eq!(readiness.verdict(morning), Ok(()));
+    }
+}
