@@ -494,16 +494,33 @@ async fn a_follower_waits_for_a_redis_that_is_not_there_yet_and_stops_at_once() 
 }
 
 #[tokio::test]
+async fn a_hundred_thousand_endpoints_are_loaded_and_followed() {
+    let redis = TestRedis::start();
+    let mut store = store(&redis).await;
+    store.import(many(100_000, "x"), None, &mark("start")).await.unwrap();
+    let mut follower = Follower::start(&redis).await;
+    assert_eq!(follower.registry.len(), 100_000);
+    let one = store.get(&id("ep_x_4711")).await.unwrap().unwrap();
+    let untouched = follower.registry.endpoints_for(&account("acc_1"));
+    let changed = store.update(one, &mark("one of many")).await.unwrap();
+    assert_eq!(follower.next().await, Change::Endpoint(changed.into()));
+    let same = follower.registry.endpoints_for(&account("acc_1"));
+    assert!(std::sync::Arc::ptr_eq(&untouched, &same), "a change of one account touched another");
+    follower.stop().await;
+}
+
+#[tokio::test]
 async fn a_listener_that_is_too_slow_is_told_to_look_at_everything() {
     let redis = TestRedis::start();
     let mut store = store(&redis).await;
     let mut last = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
+    // More than a listener may be behind.
     for _ in 0..1_100 {
         last = store.update(last, &mark("again")).await.unwrap();
-        // Each version is waited for: a follower that is behind sees only the last form, but as often.
-        soon("the version", follower.registry.refresh_to(follower.registry.version() + 1)).await.unwrap();
     }
+    let (position, _) = store.position().await.unwrap().unwrap();
+    soon("the last version", follower.registry.refresh_to(position.version)).await.unwrap();
     assert_eq!(follower.next().await, Change::Reset);
     assert_eq!(follower.registry.get(&last.id).unwrap().revision, last.revision);
     follower.stop().await;
@@ -543,6 +560,9 @@ async fn errors_of_redis_are_told_apart_by_type() {
     let wrong = RegistryStore::connect(&herald::store::connection::Redis::new(&wrong).unwrap()).await.err().unwrap();
     assert!(matches!(wrong, StoreError::Denied { .. }), "{wrong:?}");
     assert!(!wrong.to_string().contains("hunter2"));
+    let tls = herald::store::connection::Redis::new(&redis.url().replace("redis:", "rediss:")).unwrap();
+    let plain = RegistryStore::connect(&tls).await.err().unwrap();
+    assert!(matches!(plain, StoreError::Unavailable { .. }), "{plain:?}");
     redis.stop();
     let away = connected.position().await;
     assert!(matches!(away, Err(RegistryError::Store(StoreError::Unavailable { .. }))), "{away:?}");

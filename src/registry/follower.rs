@@ -123,8 +123,14 @@ fn lose(shared: &Shared, why: &str) {
 
 async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
     let loaded = match store.load().await {
-        Err(RegistryError::NeverMade) => return Ok(lose(shared, "Redis has no registry")),
-        Err(RegistryError::Damaged(why)) => return Ok(lose(shared, &why)),
+        Err(RegistryError::NeverMade) => {
+            lose(shared, "Redis has no registry");
+            return Ok(());
+        }
+        Err(RegistryError::Damaged(why)) => {
+            lose(shared, &why);
+            return Ok(());
+        }
         loaded => loaded?,
     };
     loaded.unreadable.values().filter(|found| !shared.read().knows_unreadable(&found.id)).for_each(report);

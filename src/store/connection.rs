@@ -4,7 +4,7 @@
 use std::{fmt, fmt::Display, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ToRedisArgs,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, ToRedisArgs,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -101,6 +101,16 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
+/// What a call was for: a verb with its object, completing "cannot …" in an error's message. Written out only for errors.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Subject<'a>(pub &'a str, pub &'a str);
+
+impl Display for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
+    }
+}
+
 /// One multiplexed connection. Clones share it. After [`StoreError::Unavailable`] it is of no more use.
 #[derive(Clone)]
 pub struct Connection {
@@ -108,22 +118,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Runs one command. `subject` completes "cannot …" in an error's message.
+    /// Runs one command. `subject` is a [`Subject`] or one text.
     pub(in crate::store) async fn query<T: FromRedisValue>(
         &mut self,
         subject: impl Display,
         command: &Cmd,
     ) -> Result<T, StoreError> {
         command.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
-    }
-
-    /// Runs several commands that need not be one step.
-    pub(in crate::store) async fn pipeline<T: FromRedisValue>(
-        &mut self,
-        subject: impl Display,
-        commands: &Pipeline,
-    ) -> Result<T, StoreError> {
-        commands.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
     }
 
     /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the one safe repetition.
@@ -140,7 +141,7 @@ impl Connection {
             },
         }
         let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
-        let sha: String = self.query(format_args!("load the script {}", call.script.name), &load).await?;
+        let sha: String = self.query(Subject("load the script", call.script.name), &load).await?;
         if sha != call.script.sha {
             return Err(StoreError::unexpected(
                 subject,

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::{
-    connection::{Connection, Purpose, Redis, Script, ScriptCall},
+    connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
     error::StoreError,
     keys::RegistryKeys,
 };
@@ -135,13 +135,13 @@ impl RegistryStore {
     pub async fn remove(&mut self, id: &EndpointId, seen: Option<u64>, mark: &Mark) -> Result<(), RegistryError> {
         let revision = seen.map(|revision| revision.to_string()).unwrap_or_default();
         let call = change(&REMOVE, &[], None, mark).arg(id.as_str()).arg(revision);
-        let answer = self.connection.run(format_args!("remove the endpoint {id}"), &call).await?;
+        let answer = self.connection.run(Subject("remove the endpoint", id.as_str()), &call).await?;
         verdict(answer, id, seen.unwrap_or_default())
     }
 
     pub async fn get(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, RegistryError> {
         let command = redis::cmd("HGET").arg(RegistryKeys::ENDPOINTS).arg(id.as_str()).to_owned();
-        let json: Option<Vec<u8>> = self.connection.query(format_args!("read the endpoint {id}"), &command).await?;
+        let json: Option<Vec<u8>> = self.connection.query(Subject("read the endpoint", id.as_str()), &command).await?;
         let read = json.map(|json| read_endpoint(id.as_str(), &json)).transpose();
         read.map_err(|_| RegistryError::Unreadable(id.clone()))
     }
@@ -192,7 +192,8 @@ impl RegistryStore {
         let json = endpoint_json(&endpoint)?;
         let id = &endpoint.id;
         let call = change(&PUT, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
-        let answer = self.connection.run(format_args!("{mode} the endpoint {id}"), &call).await?;
+        let object = format!("the endpoint {id}");
+        let answer = self.connection.run(Subject(mode, &object), &call).await?;
         verdict(answer, id, seen)?;
         Ok(endpoint)
     }
