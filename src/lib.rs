@@ -5,6 +5,8 @@ pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod facts;
+pub mod registry;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
