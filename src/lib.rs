@@ -2,3 +2,4 @@
 //! `ARCHITECTURE.md` follows an event through these modules.
 
 pub mod facts;
+pub mod sender;
