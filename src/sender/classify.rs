@@ -162,9 +162,8 @@ pub(super) fn detail(error: &(dyn Error + 'static)) -> String {
 }
 
 pub(super) fn shorten(mut text: String) -> String {
-    if text.len() > MAX_DETAIL_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_DETAIL_BYTES));
-    }
+    let end = (0..=MAX_DETAIL_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
     text
 }
 
