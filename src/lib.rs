@@ -6,6 +6,7 @@ pub mod config;
 pub mod dispatch;
 pub mod facts;
 pub mod registry;
+pub mod sender;
 pub mod service;
 pub mod store;
 pub mod telemetry;
