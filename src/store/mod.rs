@@ -17,8 +17,12 @@
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
 pub mod connection;
+mod decode;
 pub mod error;
 pub mod keys;
 pub mod model;
+pub mod partition;
 pub mod protocol;
 pub mod registry;
+pub mod requests;
+pub mod watch;
