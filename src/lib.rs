@@ -1,6 +1,7 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
