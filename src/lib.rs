@@ -4,6 +4,7 @@
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dispatch;
 pub mod facts;
 pub mod registry;

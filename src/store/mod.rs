@@ -23,6 +23,7 @@ pub mod keys;
 pub mod model;
 pub mod partition;
 pub mod protocol;
+pub mod publisher;
 pub mod registry;
 pub mod requests;
 pub mod watch;

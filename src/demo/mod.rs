@@ -1,0 +1,254 @@
+//! `herald demo`: the whole of Herald at work in one terminal, on a Redis of its own, with five sample merchants.
+//! It judges itself: it ends with an error if a promise broke.
+
+mod ledger;
+mod lifecycle;
+mod merchants;
+mod server;
+mod show;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    ledger::Sums,
+    lifecycle::Intent,
+    merchants::{Merchant, Merchants},
+    server::{OwnRedis, free_port},
+    show::Show,
+};
+use crate::{
+    app, clock,
+    config::{Config, Sources},
+    facts::{
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        id::{AccountId, EndpointId},
+        retry::RetryOverrides,
+        signing::{Secret, SecretText},
+    },
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        publisher::Publisher,
+        registry::RegistryStore,
+        watch::{Gauges, gauges},
+    },
+};
+
+/// Lines that the display may be behind.
+const SAYINGS: usize = 1_024;
+
+/// What the merchants that are alive may take to get the rest, after the last event was published.
+const LAST_ARRIVALS: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// End after this long, for example 20s, with a summary; without it the demo runs until Ctrl-C
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub length: Option<Duration>,
+    /// New payment intents a second, over all merchants
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub rate: u32,
+    /// Repeats a run's intents
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|_| "write a duration like 20s or 2m".to_owned())?;
+    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(|| "it must be longer than nothing".to_owned())
+}
+
+pub async fn run(args: DemoArgs) -> Result<()> {
+    let redis = OwnRedis::start().await?;
+    let ran = with_redis(&args, &redis).await;
+    redis.stop().await;
+    ran
+}
+
+async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> Result<()> {
+    let config = config(&own.url(), free_port().await?)?;
+    let redis = Redis::new(&own.url())?;
+    let keys = PartitionKeys::new(&config.stream.name)?;
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free for the merchants")?;
+    let (port, dead_port) = (socket.local_addr()?.port(), free_port().await?);
+    let secrets = register(&redis, port, dead_port).await?;
+    let (says, mut said) = mpsc::channel(SAYINGS);
+    let (happens, mut happened) = mpsc::channel(SAYINGS);
+    let merchants = Merchants::new(secrets, says);
+    let ending = CancellationToken::new();
+    let serving = tokio::spawn(merchants.clone().serve(socket, ending.clone()));
+    let stopping = CancellationToken::new();
+    let worker = tokio::spawn({
+        let (config, stopping) = (config.clone(), stopping.clone());
+        async move { app::run(&config, stopping, Some(happens)).await }
+    });
+    let mut show = Show::begin(&own.url(), config.listen.port(), own.folder());
+    let publisher = Publisher::new(redis.connect(Purpose::Other).await?, keys.clone());
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let produced = CancellationToken::new();
+    let producing = tokio::spawn(produce(publisher, merchants.clone(), args.rate, seed, produced.clone()));
+    let end = args.length.map(|length| tokio::time::Instant::from_std(clock::now() + length));
+    loop {
+        tokio::select! {
+            Some(said) = said.recv() => show.said(&said),
+            Some(happening) = happened.recv() => show.happened(&happening),
+            () = reached(end) => break,
+            _ = tokio::signal::ctrl_c() => break,
+            () = show.tick() => show.sums(&merchants.ledger.sums()),
+        }
+        if worker.is_finished() {
+            break;
+        }
+    }
+    produced.cancel();
+    producing.await.context("the producer failed")?;
+    show.line("no more events; waiting for the last deliveries");
+    let complete = async {
+        while !merchants.ledger.is_complete() && !worker.is_finished() {
+            tokio::select! {
+                Some(said) = said.recv() => show.said(&said),
+                Some(happening) = happened.recv() => show.happened(&happening),
+                () = sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    };
+    // Whatever is missing then is counted as lost.
+    let _ = timeout(LAST_ARRIVALS, complete).await;
+    stopping.cancel();
+    worker.await.context("the worker failed")??;
+    let left = gauges(&mut redis.connect(Purpose::Other).await?, &keys).await?;
+    ending.cancel();
+    serving.await.context("the merchants failed")?;
+    let sums = merchants.ledger.sums();
+    show.summary(&merchants.ledger, &left, seed);
+    judge(&sums, &left, &merchants)
+}
+
+/// Every event is delivered, or in Redis, or was for an endpoint that was disabled before.
+fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants) -> Result<()> {
+    let dead = merchants.ledger.owed_to(Merchant::Dead);
+    let accounted = left.dead + left.unfinished + left.behind + left.pending;
+    let broken = [
+        (sums.missing > 0, "an event was lost"),
+        (accounted < dead, "an event of the dead merchant is neither a dead letter nor unfinished"),
+        (sums.out_of_order > 0, "an event arrived out of order"),
+        (sums.bad_signatures > 0, "a signature did not verify"),
+        (sums.unknown > 0, "something arrived that nobody published"),
+    ];
+    match broken.iter().find(|(is_broken, _)| *is_broken) {
+        Some((_, promise)) => bail!("{promise}: please report this with the seed above"),
+        None => Ok(()),
+    }
+}
+
+async fn reached(end: Option<tokio::time::Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Quick retries, so that a demo of seconds shows what takes days.
+fn config(redis_url: &str, port: u16) -> Result<Config> {
+    let listen = format!("127.0.0.1:{port}");
+    let flags = [
+        ("redis.url", redis_url),
+        ("listen", listen.as_str()),
+        ("guard.allow_http", "true"),
+        ("guard.allow_networks", "127.0.0.0/8"),
+        ("lease.ttl", "2s"),
+        ("retry.initial", "500ms"),
+        ("retry.multiplier", "2"),
+        ("retry.max_interval", "4s"),
+        ("retry.max_attempts", "6"),
+        ("retry.max_age", "12s"),
+        ("limits.breaker.cooldown", "1s"),
+        ("limits.breaker.max_cooldown", "2s"),
+        ("shutdown.grace", "5s"),
+    ];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    Ok(Config::load(Sources { flags, ..Sources::default() })?)
+}
+
+async fn register(redis: &Redis, port: u16, dead_port: u16) -> Result<HashMap<Merchant, SecretText>> {
+    let mut store = RegistryStore::connect(redis).await?;
+    let mut secrets = HashMap::new();
+    for merchant in Merchant::ALL {
+        let name = merchant.name();
+        let now_ms = clock::wall_ms();
+        let secret = SecretText::from_random(rand::random());
+        secrets.insert(merchant, secret.clone());
+        let port = if merchant == Merchant::Dead { dead_port } else { port };
+        let mark = Mark { by: "demo".to_owned(), why: merchant.temper().to_owned(), at_ms: now_ms };
+        let endpoint = Endpoint {
+            schema: ENDPOINT_SCHEMA,
+            id: EndpointId::new(&format!("ep_{name}"))?,
+            account: AccountId::new(&format!("acc_{name}"))?,
+            url: format!("http://127.0.0.1:{port}/{name}"),
+            description: merchant.temper().to_owned(),
+            event_types: Vec::new(),
+            schemes: vec![Scheme::Standard, Scheme::Dojo],
+            secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
+            ordering: Ordering::Intent,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            rate_limit: None,
+            timeout_ms: None,
+            retry: RetryOverrides::default(),
+            headers: Vec::new(),
+            traceparent: false,
+            status: EndpointState::Enabled,
+            created_at_ms: now_ms,
+            updated_at_ms: now_ms,
+            revision: 0,
+        };
+        store.create(endpoint, &mark).await?;
+    }
+    Ok(secrets)
+}
+
+/// Intents begin at a steady rate; each then takes its steps at random times.
+async fn produce(mut publisher: Publisher, merchants: Arc<Merchants>, rate: u32, seed: u64, cancel: CancellationToken) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (began, pause) = (clock::now(), Duration::from_secs(1) / rate);
+    let mut alive: Vec<(Merchant, Intent, u32)> = Vec::new();
+    // When the intent at this index takes its next step; none is the next intent's beginning.
+    let mut steps: BinaryHeap<Reverse<(Duration, Option<usize>)>> = BinaryHeap::from([Reverse((pause, None))]);
+    while let Some(Reverse((at, index))) = steps.pop() {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = sleep_until((began + at).into()) => {}
+        }
+        let index = index.unwrap_or_else(|| {
+            steps.push(Reverse((at + pause, None)));
+            let merchant = Merchant::ALL[rng.random_range(0..Merchant::ALL.len())];
+            alive.push((merchant, Intent::new(&mut rng), 0));
+            alive.len() - 1
+        });
+        let (merchant, intent, step) = &mut alive[index];
+        if intent.step(&mut rng).is_none() {
+            continue;
+        }
+        let (event, body) = intent.event(&format!("acc_{}", merchant.name()), clock::wall_ms(), &mut rng);
+        merchants.ledger.publish(&event, *merchant, &intent.id, *step, clock::now());
+        *step += 1;
+        if publisher.publish(&body).await.is_err() {
+            merchants.ledger.withdraw(&event);
+        }
+        steps.push(Reverse((at + Duration::from_millis(rng.random_range(200..2_000)), Some(index))));
+    }
+}
