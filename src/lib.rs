@@ -2,4 +2,6 @@
 //! `ARCHITECTURE.md` follows an event through these modules.
 
 pub mod facts;
+pub mod registry;
 pub mod store;
+pub mod tls;

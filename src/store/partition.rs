@@ -8,7 +8,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::{
-    connection::{Connection, Script, ScriptCall},
+    connection::{Connection, Script, ScriptCall, Subject},
     decode,
     error::StoreError,
     keys::PartitionKeys,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::facts::{
     event::MAX_EVENT_BYTES,
-    id::{DeliveryId, EndpointId, EntryId, IntentId},
+    id::{DeliveryId, EndpointId, IntentId},
 };
 
 /// One partition in Redis, as its owner sees it. Cheap to clone.
@@ -51,7 +51,7 @@ impl PartitionStore {
     async fn run(&self, call: &Call, script: ScriptCall<'_>) -> Result<Answer, Failure> {
         let name = call_name(call);
         let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
-        let subject = format_args!("{name} on {}", self.keys.stream());
+        let subject = Subject(verb(call), self.keys.stream());
         let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
         decode::answer(call, value).map_err(|why| Failure::Script(format!("the answer to {name} is malformed: {why}")))
     }
@@ -277,6 +277,28 @@ pub fn call_name(call: &Call) -> &'static str {
         Call::Inbox { .. } => "inbox",
         Call::Trim { .. } => "trim",
         Call::ExpireDead { .. } => "expire_dead",
+    }
+}
+
+/// Completes "cannot … STREAM" in an error's message.
+fn verb(call: &Call) -> &'static str {
+    match call {
+        Call::Acquire { .. } => "take the lease on",
+        Call::Renew { .. } => "renew the lease on",
+        Call::Release { .. } => "release the lease on",
+        Call::Recover { .. } => "recover what was claimed of",
+        Call::Open { .. } => "open the group of",
+        Call::Counts { .. } => "count what is unfinished of",
+        Call::Read { .. } => "read entries of",
+        Call::Ask { .. } => "ask for records of",
+        Call::Settle { .. } => "settle deliveries of",
+        Call::Claim { .. } => "claim what is due of",
+        Call::Backlog { .. } => "look at a backlog of",
+        Call::TakeHeads { .. } => "take an endpoint's heads of",
+        Call::ClaimForeign { .. } => "take over what other consumers hold of",
+        Call::Inbox { .. } => "read the inbox of",
+        Call::Trim { .. } => "trim",
+        Call::ExpireDead { .. } => "expire dead letters of",
     }
 }
 

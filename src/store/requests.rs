@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use super::{connection::Connection, error::StoreError, keys::PartitionKeys, model::Asked};
+use super::{
+    connection::{Connection, Subject},
+    error::StoreError,
+    keys::PartitionKeys,
+    model::Asked,
+};
 use crate::facts::{endpoint::Mark, id::EntryId};
 
 /// Requests that may wait at once. A job that asks for more waits for answers in between; an owner that is away for long
@@ -31,11 +36,11 @@ impl Requests {
     /// Appends a request and returns its id. Not repeated when the answer is lost: asking twice is harmless, but that is
     /// for the asker to say.
     pub async fn ask(&self, asked: &Asked, mark: &Mark) -> Result<EntryId, StoreError> {
-        let subject = format_args!("ask the owner of {}", self.keys.stream());
+        let subject = Subject("ask the owner of", self.keys.stream());
         let mut connection = self.connection.clone();
         let waiting: u64 = connection.query(subject, redis::cmd("XLEN").arg(self.keys.inbox())).await?;
         if waiting >= MAX_WAITING {
-            let cause = format_args!("{waiting} requests wait already; see that a worker owns the partition");
+            let cause = format!("{waiting} requests wait already; see that a worker owns the partition");
             return Err(StoreError::unexpected(subject, cause));
         }
         let mark = serde_json::to_string(mark).expect("a mark of strings and numbers is always JSON");
@@ -48,7 +53,7 @@ impl Requests {
 
     /// The owner's answer; `None` when none came in time. It can be fetched once, within 5 minutes.
     pub async fn await_answer(&self, id: EntryId, timeout: Duration) -> Result<Option<String>, StoreError> {
-        let subject = format_args!("wait for the answer to {id} on {}", self.keys.stream());
+        let subject = Subject("wait for an answer of the owner of", self.keys.stream());
         // To Redis 0 means for ever.
         let seconds = timeout.as_secs_f64().max(0.001);
         let mut command = redis::cmd("BLPOP");

@@ -5,7 +5,13 @@ use std::{collections::HashMap, time::Duration};
 
 use redis::{FromRedisValue, Value};
 
-use super::{connection::Connection, error::StoreError, keys::PartitionKeys, model::GROUP, requests::within};
+use super::{
+    connection::{Connection, Subject},
+    error::StoreError,
+    keys::PartitionKeys,
+    model::GROUP,
+    requests::within,
+};
 use crate::facts::id::EntryId;
 
 /// The server ends a wait by itself; its answer may take this much longer on its way.
@@ -26,7 +32,7 @@ impl Wakeup {
     /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, at the latest
     /// after `block`. Takes nothing: what is there is found by the next call of the owner.
     pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<(), StoreError> {
-        let subject = format_args!("wait for new entries of {}", self.keys.stream());
+        let subject = Subject("wait for new entries of", self.keys.stream());
         // To Redis 0 means for ever.
         let block_ms = block.as_millis().max(1) as u64;
         let mut command = redis::cmd("XREAD");
@@ -37,7 +43,7 @@ impl Wakeup {
     }
 }
 
-/// Cheap numbers of one partition, all of one moment.
+/// Cheap numbers of one partition. Not of one instant: the owner works on meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gauges {
     /// Entries in the stream now.
@@ -73,9 +79,9 @@ pub struct Gauges {
     pub maxmemory_bytes: u64,
 }
 
-/// One pipeline. It must not be interleaved with another owner's changes, so it is a transaction; all keys share a slot.
+/// Two pipelines: the second only where there is a stream.
 pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result<Gauges, StoreError> {
-    let subject = format_args!("look at the numbers of {}", keys.stream());
+    let subject = Subject("look at the numbers of", keys.stream());
     let mut pipeline = redis::pipe();
     pipeline.cmd("TIME");
     pipeline.cmd("EXISTS").arg(keys.stream());
@@ -121,7 +127,7 @@ async fn look_at_stream(
     keys: &PartitionKeys,
     gauges: &mut Gauges,
 ) -> Result<(), StoreError> {
-    let subject = format_args!("look at the stream {}", keys.stream());
+    let subject = Subject("look at the stream", keys.stream());
     let mut pipeline = redis::pipe();
     pipeline.cmd("XINFO").arg("STREAM").arg(keys.stream());
     pipeline.cmd("XINFO").arg("GROUPS").arg(keys.stream());
