@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod facts;
+pub mod sender;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -5,6 +5,6 @@ mod dojo;
 mod secret;
 mod standard;
 
-pub use dojo::dojo_signature;
+pub use dojo::{DojoKey, dojo_signature, dojo_signature_with};
 pub use secret::{Secret, SecretError, SecretText};
-pub use standard::standard_signature;
+pub use standard::{StandardKey, standard_signature, standard_signature_with};

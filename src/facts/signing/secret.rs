@@ -87,3 +87,53 @@ impl Secret {
         self.expires_at_ms.is_none_or(|end| now_ms < end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(text: &str) -> Result<SecretText, SecretError> {
+        SecretText::new(text.to_owned())
+    }
+
+    #[test]
+    fn a_made_secret_is_base64_of_its_bytes_and_is_taken_again() {
+        let made = SecretText::from_random([0xA5; KEY_BYTES]);
+        assert_eq!(made.standard_key(), [0xA5; KEY_BYTES]);
+        assert_eq!(new(made.reveal()).unwrap(), made);
+    }
+
+    #[test]
+    fn a_secret_that_no_verifier_would_take_is_refused() {
+        let encoded = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![1; bytes]));
+        for (text, error) in [
+            (String::new(), SecretError::Length),
+            ("x".repeat(257), SecretError::Length),
+            ("two words".to_owned(), SecretError::Characters),
+            ("line\r\nfeed".to_owned(), SecretError::Characters),
+            ("pässwort".to_owned(), SecretError::Characters),
+            ("whsec_!!!".to_owned(), SecretError::Base64),
+            (encoded(23), SecretError::Base64),
+            (encoded(65), SecretError::Base64),
+        ] {
+            assert_eq!(SecretText::new(text.clone()).unwrap_err(), error, "{text:?}");
+        }
+        assert!(SecretText::new(encoded(24)).is_ok() && SecretText::new(encoded(64)).is_ok());
+    }
+
+    #[test]
+    fn neither_debug_nor_an_error_shows_a_secret() {
+        let secret = Secret { value: new("ws_topsecret").unwrap(), created_at_ms: 0, expires_at_ms: None };
+        assert!(!format!("{secret:?}").contains("topsecret"));
+        let error = serde_json::from_str::<SecretText>("\"whsec_topsecret\"").unwrap_err();
+        assert!(!error.to_string().contains("topsecret"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_signs_up_to_its_expiry_and_not_from_there_on() {
+        let mut secret = Secret { value: new("ws_a").unwrap(), created_at_ms: 0, expires_at_ms: Some(10) };
+        assert!(secret.is_live(9) && !secret.is_live(10));
+        secret.expires_at_ms = None;
+        assert!(secret.is_live(u64::MAX));
+    }
+}

@@ -1,0 +1,132 @@
+//! The edge that speaks HTTP to receivers: it signs and sends one attempt, reads what comes back within bounds and says
+//! what it means. It owns the address guard, the connections and every header that a receiver sees.
+//! Never retries, never decides a delivery's fate, never touches Redis. `reqwest` is named only here.
+//!
+//! The path of an attempt: `request` (what is sent) → `guard` (where to) → `resolver`, `client` and `stages` (how) →
+//! `body` (what is read) → `classify` (what it means), all called from `attempt`.
+
+mod attempt;
+mod body;
+mod classify;
+mod client;
+mod guard;
+mod headers;
+mod request;
+mod resolver;
+mod stages;
+
+use std::{fmt, time::Duration};
+
+use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+pub use guard::{AddressGuard, GuardError, MAX_URL_BYTES};
+pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
+
+use crate::facts::outcome::AttemptReport;
+use request::PreparedEndpoints;
+use resolver::GuardedResolver;
+
+/// Longest that a whole attempt may take, whatever is configured: a lane's place is taken for as long.
+pub const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Clone)]
+pub struct SenderConfig {
+    /// The whole attempt, from resolving to the body's last byte, for endpoints that ask for no other.
+    pub attempt_timeout: Duration,
+    /// Resolving, TCP and TLS together.
+    pub connect_timeout: Duration,
+    pub allow_http: bool,
+    /// Networks that are exempt from the address guard.
+    pub allow_networks: Vec<IpNet>,
+    /// Authorities to trust beside the system's own.
+    pub extra_root_certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Default for SenderConfig {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(10),
+            allow_http: false,
+            allow_networks: Vec::new(),
+            extra_root_certificates: Vec::new(),
+        }
+    }
+}
+
+/// Reads the certificates of a PEM file, for [`SenderConfig::extra_root_certificates`].
+pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SenderError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err(SenderError::NoCertificate),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(SenderError::Pem(error.to_string())),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SenderError {
+    #[error("the {what} must be between 1 ms and {} s", MAX_ATTEMPT_TIMEOUT.as_secs())]
+    Timeout { what: &'static str },
+    #[error("the file of certificate authorities holds no certificate; it must be PEM")]
+    NoCertificate,
+    #[error("the file of certificate authorities is not readable as PEM: {0}")]
+    Pem(String),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[source] rustls::Error),
+    #[error("no receiver could be trusted: {0}; install the system's CA certificates or check the configured CA file")]
+    Roots(#[source] rustls::Error),
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Makes attempts. One serves all endpoints and all tasks; share it behind an `Arc`.
+pub struct Sender {
+    client: reqwest::Client,
+    guard: AddressGuard,
+    prepared: PreparedEndpoints,
+    attempt_timeout: Duration,
+}
+
+impl Sender {
+    pub fn try_new(config: SenderConfig) -> Result<Self, SenderError> {
+        let sensible = Duration::from_millis(1)..=MAX_ATTEMPT_TIMEOUT;
+        for (what, timeout) in
+            [("attempt timeout", config.attempt_timeout), ("connect timeout", config.connect_timeout)]
+        {
+            if !sensible.contains(&timeout) {
+                return Err(SenderError::Timeout { what });
+            }
+        }
+        let guard = AddressGuard::new(config.allow_http, &config.allow_networks);
+        let client = client::build(&config, GuardedResolver::new(guard.clone()))?;
+        Ok(Self { client, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })
+    }
+
+    /// The guard that every attempt passes, for whoever registers endpoints.
+    pub fn guard(&self) -> &AddressGuard {
+        &self.guard
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}
+
+/// An attempt that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempted {
+    pub report: AttemptReport,
+    /// What was sent, for the dead letter. Only of an attempt that was not delivered.
+    pub request: Option<SentRequest>,
+}
+
+/// The URL and headers of an attempt, with signatures and the endpoint's own header values hidden.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentRequest {
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+}

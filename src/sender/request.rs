@@ -1,0 +1,226 @@
+//! The request of an attempt: its URL, headers and signatures, as DESIGN section 6 lists them.
+//! What does not change between attempts is worked out once per endpoint and kept. Never sends.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use url::Url;
+
+use super::{
+    guard::{AddressGuard, GuardError},
+    headers::{HeaderError, parse_headers},
+};
+use crate::facts::{
+    delivery::Delivery,
+    endpoint::{Endpoint, Scheme},
+    id::EndpointId,
+    signing::{DojoKey, Secret, StandardKey, dojo_signature_with, standard_signature_with},
+};
+
+static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+static DOJO_SIGNATURE: HeaderName = HeaderName::from_static("dojo-signature");
+static HERALD_ATTEMPT: HeaderName = HeaderName::from_static("herald-attempt");
+static HERALD_SEQUENCE: HeaderName = HeaderName::from_static("herald-sequence");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+const USER_AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
+
+/// What stands for a value that must not be shown.
+const HIDDEN: &str = "(hidden)";
+
+/// Headers that Herald writes itself; with the endpoint's own they size the map.
+const OWN_HEADERS: usize = 9;
+
+/// Endpoints whose prepared form is kept. At about 1 KiB each this is 8 MiB, and more endpoints than one worker
+/// sends to at a time; the others are prepared anew, which costs microseconds.
+const MAX_PREPARED: usize = 8192;
+
+/// Why no request could be built from an endpoint's settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("the endpoint has no signature scheme, and Herald sends nothing unsigned: give it one")]
+    NoScheme,
+    #[error("none of the endpoint's secrets is live, and Herald sends nothing unsigned: rotate its secret")]
+    NoLiveSecret,
+}
+
+/// An endpoint with everything parsed and checked that its requests need.
+pub(super) struct Prepared {
+    pub(super) url: Url,
+    extra: Vec<(HeaderName, HeaderValue)>,
+    /// Oldest first, as in the endpoint.
+    keys: Vec<Keys>,
+    /// What this was made from. The revision alone would not do: an import can bring another endpoint of the same number.
+    made_from: (String, Vec<(String, String)>, Vec<Secret>),
+}
+
+struct Keys {
+    secret: Secret,
+    standard: StandardKey,
+    dojo: DojoKey,
+}
+
+/// Whether the headers are to be sent or to be shown.
+#[derive(Clone, Copy)]
+enum Use {
+    Send,
+    Show,
+}
+
+impl Prepared {
+    fn try_new(endpoint: &Endpoint, guard: &AddressGuard) -> Result<Self, RequestError> {
+        let keys = |secret: &Secret| Keys {
+            secret: secret.clone(),
+            standard: StandardKey::new(&secret.value),
+            dojo: DojoKey::new(&secret.value),
+        };
+        Ok(Self {
+            url: guard.check_url(&endpoint.url)?,
+            extra: parse_headers(&endpoint.headers)?,
+            keys: endpoint.secrets.iter().map(keys).collect(),
+            made_from: (endpoint.url.clone(), endpoint.headers.clone(), endpoint.secrets.clone()),
+        })
+    }
+
+    fn is_made_from(&self, endpoint: &Endpoint) -> bool {
+        let (url, headers, secrets) = &self.made_from;
+        *url == endpoint.url && *headers == endpoint.headers && *secrets == endpoint.secrets
+    }
+
+    /// The headers of one attempt, signed over the bytes that will be sent.
+    pub(super) fn headers(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        now_ms: u64,
+    ) -> Result<HeaderMap, RequestError> {
+        self.write_headers(delivery, endpoint, now_ms, Use::Send)
+    }
+
+    /// The same headers for people: signatures and the endpoint's own values hidden, as those often are credentials.
+    pub(super) fn headers_to_show(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        now_ms: u64,
+    ) -> Vec<(String, String)> {
+        let headers = self.write_headers(delivery, endpoint, now_ms, Use::Show).unwrap_or_default();
+        let shown = |value: &HeaderValue| match value.is_sensitive() {
+            true => HIDDEN.to_owned(),
+            false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        };
+        headers.iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
+    }
+
+    fn write_headers(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        now_ms: u64,
+        usage: Use,
+    ) -> Result<HeaderMap, RequestError> {
+        let timestamp_s = now_ms / 1000;
+        let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        headers.insert(&WEBHOOK_ID, visible(delivery.event.as_str()));
+        headers.insert(&WEBHOOK_TIMESTAMP, timestamp_s.into());
+        self.sign(&mut headers, delivery, &endpoint.schemes, now_ms, usage)?;
+        headers.insert(&HERALD_ATTEMPT, delivery.next_attempt().into());
+        headers.insert(&HERALD_SEQUENCE, delivery.id.entry.sequence().into());
+        if let Some(value) = delivery.traceparent.as_deref().filter(|_| endpoint.traceparent).and_then(traceparent) {
+            headers.insert(&TRACEPARENT, value);
+        }
+        for (name, value) in &self.extra {
+            headers.insert(name, value.clone());
+        }
+        Ok(headers)
+    }
+
+    fn sign(
+        &self,
+        headers: &mut HeaderMap,
+        delivery: &Delivery,
+        schemes: &[Scheme],
+        now_ms: u64,
+        usage: Use,
+    ) -> Result<(), RequestError> {
+        let live = self.keys.iter().filter(|keys| keys.secret.is_live(now_ms));
+        let Some(newest) = live.clone().next_back() else { return Err(RequestError::NoLiveSecret) };
+        if schemes.is_empty() {
+            return Err(RequestError::NoScheme);
+        }
+        for scheme in schemes {
+            let (name, signature) = match (scheme, usage) {
+                (Scheme::Standard, Use::Show) => (&WEBHOOK_SIGNATURE, String::new()),
+                (Scheme::Dojo, Use::Show) => (&DOJO_SIGNATURE, String::new()),
+                (Scheme::Standard, Use::Send) => {
+                    let keys = live.clone().map(|keys| &keys.standard);
+                    let id = delivery.event.as_str();
+                    (&WEBHOOK_SIGNATURE, standard_signature_with(keys, id, now_ms / 1000, &delivery.body))
+                }
+                (Scheme::Dojo, Use::Send) => (&DOJO_SIGNATURE, dojo_signature_with(&newest.dojo, &delivery.body)),
+            };
+            let mut value = HeaderValue::try_from(signature).expect("a signature is base64 or hex");
+            // Keeps it out of every `Debug` and out of HTTP/2's table of repeated headers.
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        Ok(())
+    }
+}
+
+/// Ids are checked when they are made: letters, digits, `_` and `-`.
+fn visible(id: &str) -> HeaderValue {
+    HeaderValue::from_str(id).expect("an id has no character that a header could not carry")
+}
+
+/// A producer wrote it: what is no plain header value is left out, as it does not concern the payment.
+fn traceparent(text: &str) -> Option<HeaderValue> {
+    /// W3C's version 00 has 55 characters; later ones may append.
+    const MAX_TRACEPARENT_BYTES: usize = 128;
+    let is_plain = text.len() <= MAX_TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_graphic());
+    HeaderValue::from_str(text).ok().filter(|_| is_plain)
+}
+
+/// The prepared form of the endpoints that were sent to lately.
+#[derive(Default)]
+pub(super) struct PreparedEndpoints(Mutex<HashMap<EndpointId, Arc<Prepared>>>);
+
+impl PreparedEndpoints {
+    pub(super) fn get(&self, endpoint: &Endpoint, guard: &AddressGuard) -> Result<Arc<Prepared>, RequestError> {
+        if let Some(kept) = self.lock().get(&endpoint.id)
+            && kept.is_made_from(endpoint)
+        {
+            return Ok(Arc::clone(kept));
+        }
+        let fresh = Arc::new(Prepared::try_new(endpoint, guard)?);
+        let mut kept = self.lock();
+        if kept.len() >= MAX_PREPARED && !kept.contains_key(&endpoint.id) {
+            // Any one will do: what is missed again is prepared again.
+            if let Some(some) = kept.keys().next().cloned() {
+                kept.remove(&some);
+            }
+        }
+        kept.insert(endpoint.id.clone(), Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// The map is whole at every step, so a panic elsewhere while it was locked has left nothing half done.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, Arc<Prepared>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;
