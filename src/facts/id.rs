@@ -115,6 +115,10 @@ id!(
     /// A registered URL of an account, `ep_…`.
     EndpointId, "the endpoint id", "ep_"
 );
+id!(
+    /// A registry of endpoints, `reg_…`. A partition remembers it, so that a wiped Redis is never taken for an empty one.
+    RegistryId, "the registry id", "reg_"
+);
 
 /// The id of an entry in the Redis stream: milliseconds, then a number within the millisecond.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -1,5 +1,24 @@
-//! All of Redis. An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one
-//! uninterrupted spell of ownership, and its value fences every script.
+//! All of Redis: the only folder that names the client library.
+//!
+//! Words used here:
+//!
+//! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell of
+//!   ownership, and its value fences every script.
+//! - A **key** is built in [`keys`] and nowhere else. The stream `S` and its **companion keys** share one hash slot.
+//! - A **script** is one state change (or one consistent look) in Lua, in `scripts/`, each with its KEYS, ARGV and answer
+//!   at its top. It checks the types of its keys and all its arguments before its first write, and answers with words:
+//!   `ok`, or why not. Redis' own errors stay errors.
+//! - A **connection** has a [`connection::Purpose`], which fixes how long it waits for an answer. Nothing is retried
+//!   inside: an answer that did not come may belong to a script that ran, or that is still going to run.
+//! - A [`error::StoreError`] says by its type what a caller can do: wait, make room, ask an operator.
+//! - The **registry** holds the endpoints. Each change gives it a larger **version** and an entry in its **change feed**,
+//!   by which followers keep up. Its id is made once and outlives a restore.
+//!
+//! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
+pub mod connection;
+pub mod error;
+pub mod keys;
 pub mod model;
 pub mod protocol;
+pub mod registry;

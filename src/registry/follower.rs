@@ -1,0 +1,195 @@
+//! The task that keeps the snapshot up to date: looks at the feed whenever it may have something, at least twice a second.
+//! Never gives up: a failure ends both connections, and the next try makes new ones.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Change, Looked, Shared, retry_pause, snapshot::Snapshot};
+use crate::{
+    facts::endpoint::{Endpoint, Mark},
+    store::{
+        connection::Redis,
+        registry::{
+            RegistryError, RegistryStore, Unreadable,
+            feed::{ChangeWait, FeedChange, News, Position},
+        },
+    },
+};
+
+/// A change ends a wait at once. Only what the feed can not tell (a wiped Redis) takes this long to be seen.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(shared: &Shared, redis: Redis, cancel: CancellationToken) {
+    let mut failures = 0;
+    loop {
+        let failed = tokio::select! {
+            () = cancel.cancelled() => break,
+            failed = follow(shared, &redis, &mut failures) => failed,
+        };
+        warn!(error = %failed, failures, "cannot follow the registry of endpoints; trying again");
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(retry_pause(failures, rand::random())) => {}
+        }
+        failures = failures.saturating_add(1);
+    }
+    shared.looked.send_modify(|looked| looked.is_stopped = true);
+}
+
+/// Follows until something fails.
+async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryError {
+    let tried: Result<std::convert::Infallible, RegistryError> = async {
+        let mut store = RegistryStore::connect(redis).await?;
+        let mut wait = ChangeWait::connect(redis).await?;
+        loop {
+            look(shared, &mut store).await?;
+            *failures = 0;
+            match followed_version(shared) {
+                Some(version) => {
+                    // One blocking read at a time: a dropped one would keep the connection for the rest of its time.
+                    let mut change = pin!(wait.wait(version, LOOK_EVERY));
+                    loop {
+                        tokio::select! {
+                            waited = &mut change => break waited?,
+                            () = shared.ask.notified() => look(shared, &mut store).await?,
+                        }
+                    }
+                }
+                // Nothing to wait for, and a feed of a damaged registry would end every wait at once.
+                None => tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = shared.ask.notified() => {}
+                },
+            }
+        }
+    }
+    .await;
+    match tried {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+/// Where to wait for the next change, if the registry is there.
+fn followed_version(shared: &Shared) -> Option<u64> {
+    let snapshot = shared.read();
+    let position = snapshot.position().filter(|_| !snapshot.is_absent());
+    position.map(|position| position.version)
+}
+
+/// Brings the snapshot up to date, then answers everyone who asked before it began.
+async fn look(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
+    let asked = shared.asked.load(std::sync::atomic::Ordering::SeqCst);
+    loop {
+        let known = shared.read().position().cloned();
+        match store.news(known.as_ref()).await? {
+            News::NoRegistry => lose(shared, "Redis has no registry"),
+            News::Damaged(why) => lose(shared, &why),
+            News::Gap(..) => reload(shared, store).await?,
+            News::Changes { changes, .. } if changes.contains(&FeedChange::Reset) => reload(shared, store).await?,
+            News::Changes { position, pause, changes } => {
+                let has_moved = known.as_ref() != Some(&position);
+                shared.apply(position, pause, changes);
+                if has_moved {
+                    continue;
+                }
+            }
+        }
+        break;
+    }
+    shared.looked.send_modify(|looked: &mut Looked| {
+        looked.answered = looked.answered.max(asked);
+        looked.is_loaded = true;
+    });
+    Ok(())
+}
+
+fn lose(shared: &Shared, why: &str) {
+    let is_new = shared.write(Snapshot::lose);
+    if !is_new {
+        return;
+    }
+    match shared.read().position() {
+        Some(Position { id, version }) => error!(
+            registry = %id, version, why,
+            "the registry of endpoints has vanished: the last known endpoints stay, nothing new is read; import a backup"
+        ),
+        None => info!(why, "there is no registry of endpoints yet: events wait in the stream"),
+    }
+    shared.tell(Change::Reset);
+}
+
+async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
+    let loaded = match store.load().await {
+        Err(RegistryError::NeverMade) => {
+            lose(shared, "Redis has no registry");
+            return Ok(());
+        }
+        Err(RegistryError::Damaged(why)) => {
+            lose(shared, &why);
+            return Ok(());
+        }
+        loaded => loaded?,
+    };
+    loaded.unreadable.values().filter(|found| !shared.read().knows_unreadable(&found.id)).for_each(report);
+    // Everything slow, the dropping of the old maps too, happens outside the lock.
+    let fresh = Snapshot::new(loaded, &shared.read());
+    let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
+    let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
+    match old.id() {
+        Some(before) if Some(before) != id.as_ref() => {
+            warn!(%before, registry = ?id, version, endpoints, "Redis has another registry of endpoints; loaded it")
+        }
+        _ => info!(registry = ?id, version, endpoints, "loaded the registry of endpoints"),
+    }
+    drop(old);
+    shared.tell(Change::Reset);
+    Ok(())
+}
+
+fn report(found: &Unreadable) {
+    error!(
+        endpoint = %found.id, account = ?found.account, why = %found.why,
+        "cannot read an endpoint: its account's events wait"
+    );
+}
+
+impl Shared {
+    fn apply(&self, position: Position, pause: Option<Mark>, changes: Vec<FeedChange>) {
+        for change in changes {
+            let told = match change {
+                FeedChange::Put(endpoint) => {
+                    let endpoint: Arc<Endpoint> = Arc::from(endpoint);
+                    self.write(|snapshot| snapshot.put(endpoint.clone()));
+                    Some(Change::Endpoint(endpoint))
+                }
+                FeedChange::Unreadable(found) => {
+                    report(&found);
+                    self.write(|snapshot| snapshot.set_aside(found)).map(Change::Removed)
+                }
+                FeedChange::Removed(id) => self.write(|snapshot| snapshot.remove(&id)).map(Change::Removed),
+                FeedChange::Reset => None,
+            };
+            told.into_iter().for_each(|change| self.tell(change));
+        }
+        let was_absent = self.read().is_absent();
+        if self.write(|snapshot| snapshot.advance(position, pause.clone())) {
+            self.tell(Change::Pause(pause));
+        }
+        if was_absent {
+            info!("the registry of endpoints is back as it was");
+            self.tell(Change::Reset);
+        }
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Snapshot) -> T) -> T {
+        change(&mut self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Nobody listening is no failure.
+    fn tell(&self, change: Change) {
+        let _ = self.changes.send(change);
+    }
+}

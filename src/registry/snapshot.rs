@@ -1,0 +1,163 @@
+//! The maps behind [`super::Registry`]. A change of one endpoint touches that endpoint and its account's list, nothing else.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::RegistryState;
+use crate::{
+    facts::{
+        endpoint::{Endpoint, Mark},
+        id::{AccountId, EndpointId, RegistryId},
+    },
+    store::registry::{
+        Unreadable,
+        feed::{Loaded, Position},
+    },
+};
+
+/// Whether the registry is there. What is known of it stays in the other fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Presence {
+    #[default]
+    NotRead,
+    Absent,
+    Present,
+}
+
+#[derive(Default)]
+pub(super) struct Snapshot {
+    presence: Presence,
+    position: Option<Position>,
+    pause: Option<Mark>,
+    endpoints: HashMap<EndpointId, Arc<Endpoint>>,
+    accounts: HashMap<AccountId, Arc<[Arc<Endpoint>]>>,
+    unreadable: HashMap<String, Option<AccountId>>,
+}
+
+impl Snapshot {
+    /// Endpoints that `old` has in the same form are taken from it: so a reload does not double the memory.
+    pub(super) fn new(loaded: Loaded, old: &Self) -> Self {
+        let shared = |endpoint: Endpoint| match old.endpoints.get(&endpoint.id) {
+            Some(known) if **known == endpoint => known.clone(),
+            _ => Arc::new(endpoint),
+        };
+        let endpoints: HashMap<_, _> =
+            loaded.endpoints.into_iter().map(|(id, endpoint)| (id, shared(endpoint))).collect();
+        let mut accounts: HashMap<AccountId, Vec<Arc<Endpoint>>> = HashMap::new();
+        for endpoint in endpoints.values() {
+            accounts.entry(endpoint.account.clone()).or_default().push(endpoint.clone());
+        }
+        Self {
+            presence: Presence::Present,
+            position: Some(loaded.position),
+            pause: loaded.pause,
+            endpoints,
+            accounts: accounts.into_iter().map(|(account, list)| (account, in_order(list))).collect(),
+            unreadable: loaded.unreadable.into_values().map(|found| (found.id, found.account)).collect(),
+        }
+    }
+
+    pub(super) fn state(&self) -> RegistryState {
+        match (self.presence, &self.position) {
+            (Presence::NotRead, _) => RegistryState::Loading,
+            (Presence::Absent, None) => RegistryState::NeverMade,
+            (Presence::Absent, Some(_)) => RegistryState::Vanished,
+            (Presence::Present, _) if self.endpoints.is_empty() && self.unreadable.is_empty() => RegistryState::Empty,
+            (Presence::Present, _) => RegistryState::Loaded,
+        }
+    }
+
+    pub(super) fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    pub(super) fn id(&self) -> Option<&RegistryId> {
+        self.position.as_ref().map(|position| &position.id)
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.position.as_ref().map_or(0, |position| position.version)
+    }
+
+    pub(super) fn pause(&self) -> Option<&Mark> {
+        self.pause.as_ref()
+    }
+
+    pub(super) fn get(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
+        self.endpoints.get(id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Endpoint>> {
+        self.endpoints.values().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    pub(super) fn endpoints_for(&self, account: &AccountId) -> Arc<[Arc<Endpoint>]> {
+        self.accounts.get(account).cloned().unwrap_or_default()
+    }
+
+    /// One whose account is not known may belong to any.
+    pub(super) fn is_uncertain(&self, account: &AccountId) -> bool {
+        self.unreadable.values().any(|of| of.as_ref().is_none_or(|of| of == account))
+    }
+
+    pub(super) fn unreadable(&self) -> usize {
+        self.unreadable.len()
+    }
+
+    pub(super) fn knows_unreadable(&self, id: &str) -> bool {
+        self.unreadable.contains_key(id)
+    }
+
+    /// The registry is gone or damaged. Answers whether that is new.
+    pub(super) fn lose(&mut self) -> bool {
+        std::mem::replace(&mut self.presence, Presence::Absent) != Presence::Absent
+    }
+
+    /// The registry is there, at this position. Answers whether the pause is another one.
+    pub(super) fn advance(&mut self, position: Position, pause: Option<Mark>) -> bool {
+        self.presence = Presence::Present;
+        self.position = Some(position);
+        let is_new = self.pause != pause;
+        self.pause = pause;
+        is_new
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.presence == Presence::Absent
+    }
+
+    pub(super) fn put(&mut self, endpoint: Arc<Endpoint>) {
+        self.remove(endpoint.id.as_str());
+        let mut list = self.endpoints_for(&endpoint.account).to_vec();
+        list.push(endpoint.clone());
+        self.accounts.insert(endpoint.account.clone(), in_order(list));
+        self.endpoints.insert(endpoint.id.clone(), endpoint);
+    }
+
+    pub(super) fn set_aside(&mut self, unreadable: Unreadable) -> Option<EndpointId> {
+        let removed = self.remove(&unreadable.id);
+        self.unreadable.insert(unreadable.id, unreadable.account);
+        removed
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<EndpointId> {
+        self.unreadable.remove(id);
+        let endpoint = self.endpoints.remove(id)?;
+        let list = self.endpoints_for(&endpoint.account);
+        let rest: Vec<_> = list.iter().filter(|other| other.id != endpoint.id).cloned().collect();
+        match rest.is_empty() {
+            true => self.accounts.remove(&endpoint.account),
+            false => self.accounts.insert(endpoint.account.clone(), rest.into()),
+        };
+        Some(endpoint.id.clone())
+    }
+}
+
+/// By id, so that an account's deliveries are made in the same order by every worker.
+fn in_order(mut list: Vec<Arc<Endpoint>>) -> Arc<[Arc<Endpoint>]> {
+    list.sort_by(|one, other| one.id.cmp(&other.id));
+    list.into()
+}

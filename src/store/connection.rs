@@ -1,0 +1,282 @@
+//! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts.
+//! Never retries what may have run, and never connects again by itself: who uses a connection knows what is at stake.
+
+use std::{fmt, fmt::Display, sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, ToRedisArgs,
+    aio::MultiplexedConnection,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+
+use super::error::StoreError;
+use crate::tls::install_crypto_provider;
+
+/// A server that does not accept, encrypt and greet within this time is as good as away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can hold it for seconds.
+/// Who waits longer for an answer than the default lease lasts waits for nothing.
+const WORK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For people and for loads of a whole registry: slower, and nothing is lost while they wait.
+const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A peer that vanished without a word is noticed after about 20 s on a connection that only waits.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 2;
+
+/// What a connection is for. It fixes how long its caller waits for an answer; the library's own default of 500 ms would
+/// also hit blocking reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Fenced reads and settles.
+    Work,
+    /// Blocking reads: no time limit of its own, the caller sets one around the wait.
+    Wakeup,
+    /// Renewals: an answer later than this is of no use.
+    Lease(Duration),
+    /// Everything else.
+    Other,
+}
+
+impl Purpose {
+    fn response_timeout(self) -> Option<Duration> {
+        match self {
+            Self::Work => Some(WORK_TIMEOUT),
+            Self::Wakeup => None,
+            Self::Lease(timeout) => Some(timeout),
+            Self::Other => Some(OTHER_TIMEOUT),
+        }
+    }
+}
+
+/// Where Redis is and how to get in. Cheap to clone; holds no connection.
+#[derive(Clone)]
+pub struct Redis {
+    client: Client,
+    address: Arc<str>,
+}
+
+impl Redis {
+    /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
+        let info = url.into_connection_info().map_err(unusable)?;
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            install_crypto_provider();
+        }
+        let address = info.addr().to_string().into();
+        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
+        Ok(Self { client, address })
+    }
+
+    /// Host and port or the socket's path, for people. Never the user or the password.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(purpose.response_timeout());
+        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(inner) => Ok(Connection { inner }),
+            Err(error) => Err(StoreError::new(format_args!("connect to {}", self.address), &error)),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis({})", self.address)
+    }
+}
+
+/// Without `nodelay` a small command behind another one waits for the acknowledgement of the first.
+fn tcp_settings() -> TcpSettings {
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
+}
+
+/// What a call was for: a verb with its object, completing "cannot …" in an error's message. Written out only for errors.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Subject<'a>(pub &'a str, pub &'a str);
+
+impl Display for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
+    }
+}
+
+/// One multiplexed connection. Clones share it. After [`StoreError::Unavailable`] it is of no more use.
+#[derive(Clone)]
+pub struct Connection {
+    inner: MultiplexedConnection,
+}
+
+impl Connection {
+    /// Runs one command. `subject` is a [`Subject`] or one text.
+    pub(in crate::store) async fn query<T: FromRedisValue>(
+        &mut self,
+        subject: impl Display,
+        command: &Cmd,
+    ) -> Result<T, StoreError> {
+        command.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
+    }
+
+    /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the one safe repetition.
+    pub(in crate::store) async fn run<T: FromRedisValue>(
+        &mut self,
+        subject: impl Display,
+        call: &ScriptCall<'_>,
+    ) -> Result<T, StoreError> {
+        match call.command.query_async(&mut self.inner).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => match StoreError::new(&subject, &error) {
+                StoreError::NoScript { .. } => {}
+                error => return Err(error),
+            },
+        }
+        let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
+        let sha: String = self.query(Subject("load the script", call.script.name), &load).await?;
+        if sha != call.script.sha {
+            return Err(StoreError::unexpected(
+                subject,
+                format_args!("the script {} got another SHA-1", call.script.name),
+            ));
+        }
+        self.query(subject, &call.command).await
+    }
+
+    /// What `INFO` says of the server.
+    pub async fn server_info(&mut self) -> Result<ServerInfo, StoreError> {
+        let text: String = self.query("ask for the server's state", &redis::cmd("INFO")).await?;
+        ServerInfo::parse(&text)
+    }
+}
+
+/// A Lua script with its hash, made once: `static S: LazyLock<Script> = LazyLock::new(|| Script::new("name", …))`.
+pub(in crate::store) struct Script {
+    name: &'static str,
+    source: &'static str,
+    sha: String,
+}
+
+impl Script {
+    pub(in crate::store) fn new(name: &'static str, source: &'static str) -> Self {
+        Self { name, source, sha: redis::Script::new(source).get_hash().to_owned() }
+    }
+
+    /// Starts a call with its keys. They must all be known here: their number is written before them.
+    pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.sha).arg(keys.len()).arg(keys);
+        ScriptCall { script: self, command }
+    }
+}
+
+pub(in crate::store) struct ScriptCall<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+impl ScriptCall<'_> {
+    pub(in crate::store) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.command.arg(arg);
+        self
+    }
+}
+
+/// The state of the server as far as Herald's promises depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Random for each start of the server: another one means a restart or a failover.
+    pub run_id: String,
+    pub version: String,
+    pub is_primary: bool,
+    pub is_cluster: bool,
+    pub is_loading: bool,
+    pub used_memory_bytes: u64,
+    /// 0 means no limit.
+    pub maxmemory_bytes: u64,
+    pub maxmemory_policy: String,
+    pub aof_enabled: bool,
+    pub aof_last_write_ok: bool,
+    pub evicted_keys: u64,
+    pub connected_replicas: u64,
+    pub uptime_s: u64,
+}
+
+impl ServerInfo {
+    /// Major and minor version; `(0, 0)` for a text that is no version.
+    pub fn major_minor(&self) -> (u32, u32) {
+        let mut parts = self.version.split('.').map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        let field = |name: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+            lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+        };
+        let needed = |name: &str| {
+            field(name)
+                .map(str::to_owned)
+                .ok_or_else(|| StoreError::unexpected("read the answer of INFO", format_args!("it has no {name}")))
+        };
+        let number = |name: &str| field(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        Ok(Self {
+            run_id: needed("run_id")?,
+            version: needed("redis_version")?,
+            is_primary: field("role") == Some("master"),
+            is_cluster: number("cluster_enabled") == 1,
+            is_loading: number("loading") == 1,
+            used_memory_bytes: number("used_memory"),
+            maxmemory_bytes: number("maxmemory"),
+            maxmemory_policy: field("maxmemory_policy").unwrap_or_default().to_owned(),
+            aof_enabled: number("aof_enabled") == 1,
+            aof_last_write_ok: field("aof_last_write_status") == Some("ok"),
+            evicted_keys: number("evicted_keys"),
+            connected_replicas: number("connected_slaves"),
+            uptime_s: number("uptime_in_seconds"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_shows_in_neither_debug_nor_error() {
+        let redis = Redis::new("redis://someone:hunter2@127.0.0.1:1/3").unwrap();
+        assert_eq!(format!("{redis:?}"), "Redis(127.0.0.1:1)");
+        for bad in ["redis://:hunter2@127.0.0.1/x", "http://:hunter2@h", "redis://:hunter2@0.0.0.0", "hunter2"] {
+            let error = Redis::new(bad).expect_err(bad);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_documented_form_of_the_url_is_taken() {
+        for url in
+            ["redis://127.0.0.1:6379", "redis://:p%40@h:1/2", "rediss://localhost:6380", "unix:///tmp/redis.sock"]
+        {
+            Redis::new(url).expect(url);
+        }
+    }
+
+    #[test]
+    fn info_is_read_by_name() {
+        let text = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nrole:master\r\nmaxmemory:100\r\nused_memory:90\r\n\
+                    maxmemory_policy:noeviction\r\naof_enabled:1\r\naof_last_write_status:ok\r\n";
+        let info = ServerInfo::parse(text).unwrap();
+        assert_eq!((info.run_id.as_str(), info.major_minor()), ("abc", (7, 0)));
+        assert_eq!((info.used_memory_bytes, info.maxmemory_bytes), (90, 100));
+        assert!(info.aof_enabled && info.aof_last_write_ok && info.is_primary && !info.is_loading);
+        assert!(ServerInfo::parse("nothing").is_err());
+    }
+}

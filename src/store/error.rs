@@ -1,0 +1,129 @@
+//! What can go wrong with Redis, told apart by type from the error's code, never from its text.
+//! Messages name what was wanted and what to do; none has a password, a key's content or an endpoint's secret.
+
+use std::fmt::Display;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
+    Url { cause: String },
+
+    /// No answer, or a server that can not serve now (loading, read-only, failing over, refusing writes). Whether a script
+    /// ran is unknown: a term ends with this. The connection must be made anew.
+    #[error("cannot {subject}: Redis is unavailable ({cause}); see that it runs and is reachable")]
+    Unavailable { subject: String, cause: String },
+
+    #[error(
+        "cannot {subject}: Redis has reached its maxmemory and refuses writes; raise maxmemory or free memory ({cause})"
+    )]
+    OutOfMemory { subject: String, cause: String },
+
+    /// The script was gone again right after it was loaded.
+    #[error("cannot {subject}: Redis forgot the script; something keeps calling SCRIPT FLUSH ({cause})")]
+    NoScript { subject: String, cause: String },
+
+    #[error("cannot {subject}: a key of Herald has a foreign type; find what else writes to it ({cause})")]
+    WrongType { subject: String, cause: String },
+
+    /// The stream or its consumer group is gone.
+    #[error("cannot {subject}: the consumer group is gone and must be made again ({cause})")]
+    NoGroup { subject: String, cause: String },
+
+    #[error(
+        "cannot {subject}: Redis denies it; check user, password and ACL, see `herald doctor --print-acl` ({cause})"
+    )]
+    Denied { subject: String, cause: String },
+
+    #[error("cannot {subject}: unexpected answer of Redis: {cause}")]
+    Other { subject: String, cause: String },
+}
+
+impl StoreError {
+    /// `subject` completes "cannot …": `renew the lease on payment-intents`.
+    pub(in crate::store) fn new(subject: impl Display, error: &RedisError) -> Self {
+        let (subject, cause) = (subject.to_string(), error.to_string());
+        match Kind::of(error) {
+            Kind::Unavailable => Self::Unavailable { subject, cause },
+            Kind::OutOfMemory => Self::OutOfMemory { subject, cause },
+            Kind::NoScript => Self::NoScript { subject, cause },
+            Kind::WrongType => Self::WrongType { subject, cause },
+            Kind::NoGroup => Self::NoGroup { subject, cause },
+            Kind::Denied => Self::Denied { subject, cause },
+            Kind::Other => Self::Other { subject, cause },
+        }
+    }
+
+    /// For an answer that no script of this version gives.
+    pub(in crate::store) fn unexpected(subject: impl Display, cause: impl Display) -> Self {
+        Self::Other { subject: subject.to_string(), cause: cause.to_string() }
+    }
+}
+
+enum Kind {
+    Unavailable,
+    OutOfMemory,
+    NoScript,
+    WrongType,
+    NoGroup,
+    Denied,
+    Other,
+}
+
+impl Kind {
+    fn of(error: &RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Io => Self::Unavailable,
+            ErrorKind::AuthenticationFailed => Self::Denied,
+            ErrorKind::Server(kind) => match kind {
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly => Self::Unavailable,
+                ServerErrorKind::NoScript => Self::NoScript,
+                ServerErrorKind::NoPerm => Self::Denied,
+                _ => Self::Other,
+            },
+            ErrorKind::Extension => Self::of_code(error.code().unwrap_or_default()),
+            // A broken protocol leaves a connection that can not be used any more, like a broken line.
+            _ if error.is_unrecoverable_error() => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+
+    /// Codes that the client library has no name for.
+    fn of_code(code: &str) -> Self {
+        match code {
+            "OOM" => Self::OutOfMemory,
+            "WRONGTYPE" => Self::WrongType,
+            "NOGROUP" => Self::NoGroup,
+            "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Denied,
+            // A script holds the server; a disk that is full; too few replicas; a failover that ended a blocking call.
+            "BUSY" | "MISCONF" | "NOREPLICAS" | "UNBLOCKED" => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: &str) -> StoreError {
+        StoreError::new("try", &redis::make_extension_error(code.to_owned(), Some("a detail".to_owned())))
+    }
+
+    #[test]
+    fn an_error_is_told_apart_by_its_code() {
+        assert!(matches!(of("OOM"), StoreError::OutOfMemory { .. }));
+        assert!(matches!(of("WRONGTYPE"), StoreError::WrongType { .. }));
+        assert!(matches!(of("NOGROUP"), StoreError::NoGroup { .. }));
+        assert!(matches!(of("NOAUTH"), StoreError::Denied { .. }));
+        assert!(matches!(of("MISCONF"), StoreError::Unavailable { .. }));
+        assert!(matches!(of("SOMETHING"), StoreError::Other { .. }));
+        let io = RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        assert!(matches!(StoreError::new("try", &io), StoreError::Unavailable { .. }));
+    }
+}

@@ -1,0 +1,286 @@
+//! Owns the name of every key. Never reads or writes one.
+//!
+//! The companion keys of the stream `S` carry its hash tag, so that Redis Cluster keeps them in one slot with `S` and one
+//! script may change them together. A stream that has a tag of its own keeps it; its whole name follows the tag then, so
+//! that two streams with one tag stay apart.
+//!
+//! Some scripts touch keys for each endpoint or delivery of a batch. They get [`PartitionKeys::prefix`] as an argument and
+//! build these names themselves (`prefix .. 'held:' .. endpoint`). Redis asks for every key to be declared, and promises
+//! Cluster support only for scripts that do; since all of these keys share the slot of a declared one, such scripts run on
+//! Cluster as it is. Declaring them would cost thousands of arguments a batch.
+
+use crate::facts::id::{DeliveryId, EndpointId};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("the stream's name is empty")]
+    Empty,
+    #[error("the stream's name is {bytes} bytes long; at most {MAX_STREAM_BYTES} are allowed")]
+    TooLong { bytes: usize },
+    #[error("the stream's name {stream:?} starts with \"herald:{{\", as Herald's own keys do; choose another one")]
+    Ours { stream: String },
+    #[error(
+        "the stream's name {stream:?} has a \"}}\" but no hash tag: no other key can share its slot; choose another one"
+    )]
+    Untaggable { stream: String },
+}
+
+/// Longest name of a stream. It is part of every companion key, of log lines and of labels of metrics.
+pub const MAX_STREAM_BYTES: usize = 256;
+
+/// The keys of one partition: its stream and the stream's companions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionKeys {
+    stream: String,
+    prefix: String,
+}
+
+impl PartitionKeys {
+    pub fn new(stream: &str) -> Result<Self, KeyError> {
+        if stream.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if stream.len() > MAX_STREAM_BYTES {
+            return Err(KeyError::TooLong { bytes: stream.len() });
+        }
+        if stream.starts_with("herald:{") {
+            return Err(KeyError::Ours { stream: stream.to_owned() });
+        }
+        let prefix = match hash_tag(stream) {
+            // A colon ends the name, so one inside it must not look like that end: `{t}` has a key `chains:…`, and a
+            // stream may be called `{t}:chains`.
+            Some(tag) => format!("herald:{{{tag}}}:{}:", stream.replace('%', "%25").replace(':', "%3A")),
+            None if stream.contains('}') => return Err(KeyError::Untaggable { stream: stream.to_owned() }),
+            None => format!("herald:{{{stream}}}:"),
+        };
+        Ok(Self { stream: stream.to_owned(), prefix })
+    }
+
+    /// The stream itself, `S`.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// What every companion key starts with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// String with TTL: the term's random value and the owner's name.
+    pub fn lease(&self) -> String {
+        self.key("lease")
+    }
+
+    /// String: every entry up to here is settled.
+    pub fn cursor(&self) -> String {
+        self.key("cursor")
+    }
+
+    /// String: the record of an unfinished delivery.
+    pub fn delivery(&self, id: &DeliveryId) -> String {
+        self.key(&format!("delivery:{id}"))
+    }
+
+    /// Zset: deliveries by the time of their next attempt.
+    pub fn due(&self) -> String {
+        self.key("due")
+    }
+
+    /// Zset: what the owner has taken from `due`.
+    pub fn claimed(&self) -> String {
+        self.key("claimed")
+    }
+
+    /// Hash: chain to the number of its unfinished records.
+    pub fn chains(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("chains:{endpoint}"))
+    }
+
+    /// Hash: chain to the delivery at its head.
+    pub fn heads(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("heads:{endpoint}"))
+    }
+
+    /// Zset: deliveries behind the head of their chain, by entry id.
+    pub fn held(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("held:{endpoint}"))
+    }
+
+    /// Zset: parked deliveries, by entry id.
+    pub fn backlog(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("backlog:{endpoint}"))
+    }
+
+    /// Hash: endpoint to the number of its unfinished records.
+    pub fn unfinished(&self) -> String {
+        self.key("unfinished")
+    }
+
+    /// Zset: all dead letters, by time.
+    pub fn dead(&self) -> String {
+        self.key("dead")
+    }
+
+    /// Zset: an endpoint's dead letters, by time.
+    pub fn dead_of(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("dead:{endpoint}"))
+    }
+
+    /// String: the record of a dead letter.
+    pub fn dead_letter(&self, id: &DeliveryId) -> String {
+        self.key(&format!("dead-letter:{id}"))
+    }
+
+    /// Stream: entries that are no valid event.
+    pub fn quarantine(&self) -> String {
+        self.key("quarantine")
+    }
+
+    /// Stream: what others ask of the owner.
+    pub fn inbox(&self) -> String {
+        self.key("inbox")
+    }
+
+    /// String with TTL: the owner's answer to the inbox's entry `id`.
+    pub fn answer(&self, id: &str) -> String {
+        self.key(&format!("answer:{id}"))
+    }
+
+    /// Stream: the log of attempts, capped.
+    pub fn attempts(&self) -> String {
+        self.key("attempts")
+    }
+
+    /// String: the id of the registry that this partition works with.
+    pub fn registry_id(&self) -> String {
+        self.key("registry-id")
+    }
+
+    /// Hash: counters that outlive a worker.
+    pub fn stats(&self) -> String {
+        self.key("stats")
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+/// The keys of the registry of endpoints. They share one slot of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryKeys;
+
+impl RegistryKeys {
+    /// Hash: endpoint to its JSON.
+    pub const ENDPOINTS: &str = "herald:{herald}:registry";
+    /// Hash: `id`, `version`, `count` (endpoints in the hash), `pause` (a mark as JSON, while all sending is paused).
+    pub const META: &str = "herald:{herald}:registry:meta";
+    /// Stream: the change feed.
+    pub const CHANGES: &str = "herald:{herald}:registry:changes";
+
+    /// Hash with TTL: an import on its way.
+    pub fn staging(token: &str) -> String {
+        format!("{}:staging:{token}", Self::ENDPOINTS)
+    }
+}
+
+/// The hash tag of a key by the rule of Redis Cluster: what stands between the first `{` and the first `}` after it,
+/// unless that is nothing.
+fn hash_tag(key: &str) -> Option<&str> {
+    let (_, rest) = key.split_once('{')?;
+    let (tag, _) = rest.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// CRC16 as in the appendix of the specification of Redis Cluster.
+    fn slot(key: &str) -> u16 {
+        let crc = hash_tag(key).unwrap_or(key).bytes().fold(0u16, |crc, byte| {
+            (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| match crc & 0x8000 {
+                0 => crc << 1,
+                _ => crc << 1 ^ 0x1021,
+            })
+        });
+        crc % 16384
+    }
+
+    fn every_key(keys: &PartitionKeys) -> Vec<String> {
+        let endpoint = EndpointId::new("ep_a").unwrap();
+        let id: DeliveryId = "17-1:ep_a".parse().unwrap();
+        vec![
+            keys.lease(),
+            keys.cursor(),
+            keys.delivery(&id),
+            keys.due(),
+            keys.claimed(),
+            keys.chains(&endpoint),
+            keys.heads(&endpoint),
+            keys.held(&endpoint),
+            keys.backlog(&endpoint),
+            keys.unfinished(),
+            keys.dead(),
+            keys.dead_of(&endpoint),
+            keys.dead_letter(&id),
+            keys.quarantine(),
+            keys.inbox(),
+            keys.answer("lease"),
+            keys.attempts(),
+            keys.registry_id(),
+            keys.stats(),
+        ]
+    }
+
+    #[test]
+    fn the_slot_function_of_these_tests_is_that_of_redis() {
+        assert_eq!(slot("123456789"), 0x31C3);
+        assert_eq!(slot("{user1000}.following"), slot("user1000"));
+    }
+
+    #[test]
+    fn every_companion_key_shares_the_slot_of_its_stream() {
+        for stream in ["payment-intents", "{pay}", "a:{pay}:b", "payments:3", "a{b", "{{x}}"] {
+            let keys = PartitionKeys::new(stream).unwrap();
+            for key in every_key(&keys) {
+                assert_eq!(slot(&key), slot(stream), "{key} of {stream}");
+                assert!(key.starts_with(keys.prefix()));
+            }
+        }
+        let registry = [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x")].map(slot);
+        assert_eq!(registry, [slot(RegistryKeys::ENDPOINTS); 3]);
+    }
+
+    #[test]
+    fn no_two_keys_of_any_two_streams_are_one() {
+        let streams =
+            ["t", "{t}", "{t}:answer", "{t}:dead", "x{t}", "{t}%3Aanswer", "herald", "herald:t", "t:0", "t:1"];
+        let mut seen = HashSet::new();
+        for stream in streams {
+            for key in every_key(&PartitionKeys::new(stream).unwrap()).into_iter().chain([stream.to_owned()]) {
+                assert!(seen.insert(key.clone()), "{key} of {stream} is there twice");
+            }
+        }
+        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES] {
+            assert!(seen.insert(key.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_documented_names_are_the_real_ones() {
+        assert_eq!(PartitionKeys::new("payment-intents").unwrap().lease(), "herald:{payment-intents}:lease");
+        assert_eq!(PartitionKeys::new("pay{x}").unwrap().lease(), "herald:{x}:pay{x}:lease");
+    }
+
+    #[test]
+    fn a_name_whose_slot_can_not_be_shared_is_refused() {
+        assert_eq!(PartitionKeys::new(""), Err(KeyError::Empty));
+        assert!(matches!(PartitionKeys::new("a}b"), Err(KeyError::Untaggable { .. })));
+        assert!(matches!(PartitionKeys::new("a{}b"), Err(KeyError::Untaggable { .. })));
+        assert!(matches!(PartitionKeys::new("herald:{x}:lease"), Err(KeyError::Ours { .. })));
+        assert!(matches!(PartitionKeys::new(&"x".repeat(257)), Err(KeyError::TooLong { .. })));
+    }
+}

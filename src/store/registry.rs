@@ -1,0 +1,260 @@
+//! The registry of endpoints in Redis: create, update, remove, look up, pause everything.
+//! [`bulk`] moves whole registries, [`feed`] follows the changes. Never judges an endpoint's URL or settings: who calls
+//! has done so.
+//!
+//! Every change says who makes it and why, has one script, and gives the registry a larger version.
+
+pub mod bulk;
+pub mod feed;
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use super::{
+    connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
+    error::StoreError,
+    keys::RegistryKeys,
+};
+use crate::facts::{
+    endpoint::{ENDPOINT_SCHEMA, Endpoint, Mark},
+    id::{AccountId, EndpointId, RegistryId},
+};
+
+/// Changes that the feed keeps, about: hours of busy administration, and a few MiB at most. Who is further behind loads
+/// the registry anew.
+const FEED_LENGTH: usize = 10_000;
+
+/// Endpoints of one page or chunk: a millisecond of Redis' time.
+pub const PAGE: usize = 500;
+
+/// Longest JSON of one endpoint. Many headers, event types and secrets fit; a page stays bounded.
+pub const MAX_ENDPOINT_BYTES: usize = 64 * 1024;
+
+/// The first line has the flags; then comes what scripts share, then the script itself.
+macro_rules! registry_script {
+    ($static:ident, $first_line:literal, $($file:literal),+) => {
+        static $static: LazyLock<Script> = LazyLock::new(|| {
+            let source = concat!(
+                $first_line,
+                "\n",
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/scripts/", $file))),+
+            );
+            Script::new(stringify!($static), source)
+        });
+    };
+}
+
+registry_script!(PUT, "#!lua", "registry_change.lua", "registry_put.lua");
+registry_script!(STAGE, "#!lua", "registry_stage.lua");
+registry_script!(SWITCH, "#!lua", "registry_change.lua", "registry_switch.lua");
+// A full Redis must not keep anyone from stopping or removing something.
+registry_script!(REMOVE, "#!lua flags=allow-oom", "registry_change.lua", "registry_remove.lua");
+registry_script!(PAUSE, "#!lua flags=allow-oom", "registry_change.lua", "registry_pause.lua");
+registry_script!(CHANGES, "#!lua flags=no-writes", "registry_changes.lua");
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("endpoint {0} exists already: update it, or create one with another id")]
+    Exists(EndpointId),
+    #[error("there is no endpoint {0}: list the endpoints to find its id")]
+    Missing(EndpointId),
+    #[error(
+        "endpoint {id} was changed meanwhile: it has revision {found}, this change saw {seen}; look again and repeat"
+    )]
+    Stale { id: EndpointId, seen: u64, found: String },
+    #[error("endpoint {id} was written by a newer Herald (schema {found}): change it with that one")]
+    Newer { id: EndpointId, found: String },
+    #[error("what Redis holds as endpoint {0} is not readable: remove it, or import a backup")]
+    Unreadable(EndpointId),
+    #[error(
+        "endpoint {id} takes {bytes} bytes; at most {MAX_ENDPOINT_BYTES} are allowed: give it fewer headers or types"
+    )]
+    TooLarge { id: EndpointId, bytes: usize },
+    #[error("the registry in Redis is damaged ({0}): import a backup of the endpoints")]
+    Damaged(String),
+    #[error("there is no registry in Redis: create an endpoint or import a backup")]
+    NeverMade,
+    #[error(transparent)]
+    Bulk(#[from] bulk::BulkError),
+}
+
+/// What is stored under an endpoint's id but is no endpoint that this Herald knows. Its account's events must not be
+/// treated as owed to nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub id: String,
+    /// Its account, where that much can be read.
+    pub account: Option<AccountId>,
+    /// Without any part of the content: that may be a secret.
+    pub why: String,
+}
+
+/// Some endpoints in no order, and where to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub endpoints: Vec<Endpoint>,
+    pub unreadable: Vec<Unreadable>,
+    /// None after the last page. An endpoint may show on two pages if the registry changes meanwhile.
+    pub next: Option<u64>,
+}
+
+/// The registry through one connection.
+#[derive(Clone)]
+pub struct RegistryStore {
+    connection: Connection,
+}
+
+impl RegistryStore {
+    pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
+        Ok(Self::on(redis.connect(Purpose::Other).await?))
+    }
+
+    pub fn on(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Adds a new endpoint, with revision 1. Answers it as it is stored.
+    pub async fn create(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
+        endpoint.revision = 1;
+        self.put("create", endpoint, 0, mark).await
+    }
+
+    /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change that was made since then wins.
+    /// Answers the endpoint as it is stored, with its next revision.
+    pub async fn update(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
+        let seen = endpoint.revision;
+        endpoint.revision += 1;
+        endpoint.updated_at_ms = mark.at_ms;
+        self.put("update", endpoint, seen, mark).await
+    }
+
+    /// Removes an endpoint. Without `seen` whatever is there goes, also what is not readable.
+    pub async fn remove(&mut self, id: &EndpointId, seen: Option<u64>, mark: &Mark) -> Result<(), RegistryError> {
+        let revision = seen.map(|revision| revision.to_string()).unwrap_or_default();
+        let call = change(&REMOVE, &[], None, mark).arg(id.as_str()).arg(revision);
+        let answer = self.connection.run(Subject("remove the endpoint", id.as_str()), &call).await?;
+        verdict(answer, id, seen.unwrap_or_default())
+    }
+
+    pub async fn get(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, RegistryError> {
+        let command = redis::cmd("HGET").arg(RegistryKeys::ENDPOINTS).arg(id.as_str()).to_owned();
+        let json: Option<Vec<u8>> = self.connection.query(Subject("read the endpoint", id.as_str()), &command).await?;
+        let read = json.map(|json| read_endpoint(id.as_str(), &json)).transpose();
+        read.map_err(|_| RegistryError::Unreadable(id.clone()))
+    }
+
+    /// One page of about [`PAGE`] endpoints, from the start without a cursor.
+    pub async fn list(&mut self, cursor: Option<u64>) -> Result<Page, StoreError> {
+        let mut command = redis::cmd("HSCAN");
+        command.arg(RegistryKeys::ENDPOINTS).arg(cursor.unwrap_or(0)).arg("COUNT").arg(PAGE);
+        let (next, found): (u64, Vec<(String, Vec<u8>)>) =
+            self.connection.query("list the endpoints", &command).await?;
+        let mut page = Page { next: (next != 0).then_some(next), ..Page::default() };
+        for (id, json) in found {
+            match read_endpoint(&id, &json) {
+                Ok(endpoint) => page.endpoints.push(endpoint),
+                Err(unreadable) => page.unreadable.push(unreadable),
+            }
+        }
+        Ok(page)
+    }
+
+    /// Stops all sending. A later mark replaces an earlier one.
+    pub async fn pause_all(&mut self, mark: &Mark) -> Result<(), RegistryError> {
+        self.switch_pause("pause all sending", &to_json(mark), mark).await.map(|_| ())
+    }
+
+    /// Lets sending go on. Answers false if nothing was paused.
+    pub async fn resume_all(&mut self, mark: &Mark) -> Result<bool, RegistryError> {
+        self.switch_pause("resume sending", &[], mark).await
+    }
+
+    async fn switch_pause(&mut self, subject: &str, value: &[u8], mark: &Mark) -> Result<bool, RegistryError> {
+        let answer: Vec<String> = self.connection.run(subject, &change(&PAUSE, &[], None, mark).arg(value)).await?;
+        match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["ok", ..] => Ok(true),
+            ["unchanged"] => Ok(false),
+            ["damaged", why] => Err(RegistryError::Damaged(why.to_owned())),
+            _ => Err(StoreError::unexpected(subject, format_args!("{answer:?}")).into()),
+        }
+    }
+
+    async fn put(
+        &mut self,
+        mode: &'static str,
+        endpoint: Endpoint,
+        seen: u64,
+        mark: &Mark,
+    ) -> Result<Endpoint, RegistryError> {
+        let json = endpoint_json(&endpoint)?;
+        let id = &endpoint.id;
+        let call = change(&PUT, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
+        let object = format!("the endpoint {id}");
+        let answer = self.connection.run(Subject(mode, &object), &call).await?;
+        verdict(answer, id, seen)?;
+        Ok(endpoint)
+    }
+}
+
+/// A call of one of the scripts that change the registry, with the arguments that they share. A registry that is not
+/// made yet gets the given id, or a fresh one.
+fn change<'a>(script: &'a Script, more_keys: &[&str], id: Option<&RegistryId>, mark: &Mark) -> ScriptCall<'a> {
+    let mut keys = vec![RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES];
+    keys.extend(more_keys);
+    let id = id.map_or_else(|| format!("reg_{}", random_token()), RegistryId::to_string);
+    script.keys(&keys).arg(id).arg(&mark.by).arg(&mark.why).arg(mark.at_ms).arg(FEED_LENGTH)
+}
+
+fn verdict(answer: Vec<String>, id: &EndpointId, seen: u64) -> Result<(), RegistryError> {
+    Err(match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ok", ..] => return Ok(()),
+        ["exists"] => RegistryError::Exists(id.clone()),
+        ["missing"] => RegistryError::Missing(id.clone()),
+        ["stale", found] => RegistryError::Stale { id: id.clone(), seen, found: found.to_owned() },
+        ["newer", found] => RegistryError::Newer { id: id.clone(), found: found.to_owned() },
+        ["unreadable"] => RegistryError::Unreadable(id.clone()),
+        ["damaged", why] => RegistryError::Damaged(why.to_owned()),
+        _ => StoreError::unexpected(format_args!("change the endpoint {id}"), format_args!("{answer:?}")).into(),
+    })
+}
+
+fn endpoint_json(endpoint: &Endpoint) -> Result<Vec<u8>, RegistryError> {
+    let json = to_json(endpoint);
+    match json.len() > MAX_ENDPOINT_BYTES {
+        true => Err(RegistryError::TooLarge { id: endpoint.id.clone(), bytes: json.len() }),
+        false => Ok(json),
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them are always JSON")
+}
+
+/// Reads what is stored under `id`. A newer schema and anything that is no endpoint are told apart from its absence.
+fn read_endpoint(id: &str, json: &[u8]) -> Result<Endpoint, Unreadable> {
+    #[derive(Deserialize)]
+    struct Sketch {
+        schema: Option<u64>,
+        account: Option<String>,
+    }
+    let sketch = serde_json::from_slice(json).unwrap_or(Sketch { schema: None, account: None });
+    let account = || sketch.account.as_deref().and_then(|account| AccountId::new(account).ok());
+    let unreadable = |why: String| Unreadable { id: id.chars().take(128).collect(), account: account(), why };
+    if let Some(newer) = sketch.schema.filter(|schema| *schema > u64::from(ENDPOINT_SCHEMA)) {
+        return Err(unreadable(format!("schema {newer} is newer than {ENDPOINT_SCHEMA}: run a newer Herald")));
+    }
+    match serde_json::from_slice::<Endpoint>(json) {
+        Ok(endpoint) if endpoint.id.as_str() == id => Ok(endpoint),
+        Ok(_) => Err(unreadable("it names another id".to_owned())),
+        // The parser's own message may quote a secret.
+        Err(error) => Err(unreadable(format!("it is no endpoint from column {} on", error.column()))),
+    }
+}
+
+/// 128 random bits as hex: no two of them are ever equal.
+fn random_token() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}

@@ -1,0 +1,199 @@
+//! The whole registry at once: export to a file's form, import as one switch. Never half: an import is staged apart, where
+//! nobody looks, and becomes the registry in one script. One that dies on its way leaves only staged data with a TTL.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PAGE, RegistryError, RegistryKeys, RegistryStore, STAGE, SWITCH, change, endpoint_json, random_token};
+use crate::{
+    facts::{
+        endpoint::{Endpoint, Mark},
+        id::{EndpointId, RegistryId},
+    },
+    store::error::StoreError,
+};
+
+/// Version of the file's form. A larger one was written by a newer Herald and is refused, not guessed at.
+pub const EXPORT_SCHEMA: u32 = 1;
+
+/// How long staged data outlives the import's last sign of life: longer than any pause between two chunks.
+const STAGING_TTL_S: u64 = 600;
+
+/// Bytes of JSON of one chunk, apart from its last endpoint: keeps one call at a few milliseconds.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Imports that start again because the registry was changed meanwhile, before the caller hears of it.
+const IMPORT_TRIES: usize = 5;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    #[error("the import has no endpoints: it would remove every one that there is")]
+    Empty,
+    #[error("the import has endpoint {0} twice: remove one of them from the file")]
+    Twice(EndpointId),
+    #[error(
+        "the registry was changed {IMPORT_TRIES} times during the import: repeat it when nobody else changes endpoints"
+    )]
+    Changed,
+    #[error("the staged import was lost on its way ({found} of {expected} endpoints are there): repeat it")]
+    Unstaged { expected: usize, found: String },
+    #[error("the export would leave out endpoints that this Herald can not read ({ids}): export with a newer one")]
+    Unreadable { ids: String },
+    #[error("the file is no export of endpoints (line {line}, column {column})")]
+    File { line: usize, column: usize },
+    #[error("the file has schema {found}; this Herald knows up to {EXPORT_SCHEMA}: import with a newer one")]
+    NewerFile { found: u64 },
+}
+
+/// A backup of the registry with all its secrets: whoever writes it to a disk keeps others from reading it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExportFile {
+    pub schema: u32,
+    pub registry_id: RegistryId,
+    pub version: u64,
+    /// Milliseconds since 1970.
+    pub exported_at_ms: u64,
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl ExportFile {
+    pub fn from_json(json: &[u8]) -> Result<Self, BulkError> {
+        #[derive(Deserialize)]
+        struct Sketch {
+            schema: u64,
+        }
+        // The parser's own message may quote a secret.
+        let bad = |error: serde_json::Error| BulkError::File { line: error.line(), column: error.column() };
+        let Sketch { schema } = serde_json::from_slice(json).map_err(bad)?;
+        match schema > u64::from(EXPORT_SCHEMA) {
+            true => Err(BulkError::NewerFile { found: schema }),
+            false => serde_json::from_slice(json).map_err(bad),
+        }
+    }
+}
+
+/// What an import has led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    pub id: RegistryId,
+    pub version: u64,
+    pub endpoints: usize,
+}
+
+impl RegistryStore {
+    /// The whole registry as it is at one version, in the order of the ids.
+    pub async fn export(&mut self, now_ms: u64) -> Result<ExportFile, RegistryError> {
+        let loaded = self.load().await?;
+        if !loaded.unreadable.is_empty() {
+            let mut ids: Vec<String> = loaded.unreadable.into_keys().collect();
+            ids.sort();
+            ids.truncate(10);
+            return Err(BulkError::Unreadable { ids: ids.join(", ") }.into());
+        }
+        let mut endpoints: Vec<Endpoint> = loaded.endpoints.into_values().collect();
+        endpoints.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(ExportFile {
+            schema: EXPORT_SCHEMA,
+            registry_id: loaded.position.id,
+            version: loaded.position.version,
+            exported_at_ms: now_ms,
+            endpoints,
+        })
+    }
+
+    /// Replaces all endpoints. A registry that exists keeps its id; a new one takes `id`, or a fresh one. Each endpoint
+    /// gets a larger revision than it has in Redis, so that a change that saw the old one is refused.
+    pub async fn import(
+        &mut self,
+        mut endpoints: Vec<Endpoint>,
+        id: Option<RegistryId>,
+        mark: &Mark,
+    ) -> Result<Imported, RegistryError> {
+        if endpoints.is_empty() {
+            return Err(BulkError::Empty.into());
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = endpoints.iter().find(|endpoint| !seen.insert(&endpoint.id)) {
+            return Err(BulkError::Twice(twice.id.clone()).into());
+        }
+        for _ in 0..IMPORT_TRIES {
+            let version = self.version_of_any_registry().await?;
+            let revisions = self.revisions().await?;
+            for endpoint in &mut endpoints {
+                let known = revisions.get(&endpoint.id).copied().unwrap_or(0);
+                endpoint.revision = endpoint.revision.max(known + 1);
+            }
+            let staging = RegistryKeys::staging(&random_token());
+            self.stage(&staging, &endpoints).await?;
+            if let Some(imported) = self.switch(&staging, endpoints.len(), version, id.as_ref(), mark).await? {
+                return Ok(imported);
+            }
+        }
+        Err(BulkError::Changed.into())
+    }
+
+    /// Also of a damaged one, since an import is what mends it. 0 where there is none.
+    async fn version_of_any_registry(&mut self) -> Result<u64, StoreError> {
+        let command = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
+        let version: Option<u64> = self.connection.query("read the registry's version", &command).await?;
+        Ok(version.unwrap_or(0))
+    }
+
+    async fn revisions(&mut self) -> Result<HashMap<EndpointId, u64>, StoreError> {
+        let mut revisions = HashMap::new();
+        let mut cursor = None;
+        loop {
+            let page = self.list(cursor).await?;
+            revisions.extend(page.endpoints.into_iter().map(|endpoint| (endpoint.id, endpoint.revision)));
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(revisions);
+            }
+        }
+    }
+
+    async fn stage(&mut self, staging: &str, endpoints: &[Endpoint]) -> Result<(), RegistryError> {
+        let mut rest = endpoints.iter().peekable();
+        while rest.peek().is_some() {
+            let mut call = STAGE.keys(&[staging]).arg(STAGING_TTL_S);
+            let (mut staged, mut bytes) = (0, 0);
+            while let Some(endpoint) = rest.next_if(|_| staged < PAGE && bytes < CHUNK_BYTES) {
+                let json = endpoint_json(endpoint)?;
+                (staged, bytes) = (staged + 1, bytes + json.len());
+                call = call.arg(endpoint.id.as_str()).arg(json);
+            }
+            let _: u64 = self.connection.run("stage the import of endpoints", &call).await?;
+        }
+        Ok(())
+    }
+
+    /// None if the registry was changed since `version`; the staged data is gone then.
+    async fn switch(
+        &mut self,
+        staging: &str,
+        expected: usize,
+        version: u64,
+        id: Option<&RegistryId>,
+        mark: &Mark,
+    ) -> Result<Option<Imported>, RegistryError> {
+        let subject = "switch to the imported endpoints";
+        let call = change(&SWITCH, &[staging], id, mark).arg(expected).arg(version);
+        let answer: Vec<String> = self.connection.run(subject, &call).await?;
+        let unexpected = || StoreError::unexpected(subject, format_args!("{answer:?}"));
+        match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["ok", version, id] => Ok(Some(Imported {
+                id: RegistryId::new(id).map_err(|_| unexpected())?,
+                version: version.parse().map_err(|_| unexpected())?,
+                endpoints: expected,
+            })),
+            ["changed"] => {
+                let unlink = redis::cmd("UNLINK").arg(staging).to_owned();
+                let _: u64 = self.connection.query("drop the staged import", &unlink).await?;
+                Ok(None)
+            }
+            ["unstaged", found] => Err(BulkError::Unstaged { expected, found: found.to_owned() }.into()),
+            _ => Err(unexpected().into()),
+        }
+    }
+}

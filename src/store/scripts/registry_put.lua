@@ -1,0 +1,33 @@
+-- Creates or updates one endpoint.
+--
+-- KEYS    as in registry_change.lua
+-- ARGV    1 to 5 as there   6 `create` or `update`   7 endpoint's id   8 its JSON   9 revision that the update saw
+--         10 schema of the JSON
+-- answer  {ok, version} | {exists} | {missing} | {stale, revision} | {newer, schema} | {unreadable} | {damaged, why}
+
+local complaint = wrong_type()
+if complaint then return complaint end
+local mode, endpoint, json, seen, schema = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+if (mode ~= 'create' and mode ~= 'update') or endpoint == '' or json == '' or not seen or not schema then
+  return redis.error_reply('ERR a change of an endpoint has bad arguments')
+end
+local damaged = damage()
+if damaged then return { 'damaged', damaged } end
+
+local stored = redis.call('HGET', KEYS[1], endpoint)
+if mode == 'create' then
+  if stored then return { 'exists' } end
+else
+  if not stored then return { 'missing' } end
+  local readable, known = pcall(cjson.decode, stored)
+  if not readable or type(known) ~= 'table' or type(known.revision) ~= 'number' or type(known.schema) ~= 'number' then
+    return { 'unreadable' }
+  end
+  if known.schema > schema then return { 'newer', string.format('%.0f', known.schema) } end
+  if known.revision ~= seen then return { 'stale', string.format('%.0f', known.revision) } end
+end
+
+local version = announce('put', endpoint)
+redis.call('HSET', KEYS[1], endpoint, json)
+count()
+return { 'ok', version }

@@ -1,0 +1,13 @@
+//! Owns which cryptography TLS uses. Never opens a connection.
+
+use std::sync::Once;
+
+/// Makes ring the process's provider for rustls. The Redis client and the HTTP client both use the process's default and
+/// panic without one, so whoever makes a client of either calls this first. Calling it again does nothing.
+pub fn install_crypto_provider() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // An error means that the program around this library has chosen a provider already: that one serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
