@@ -48,7 +48,7 @@ pub enum RegistryState {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     Endpoint(Arc<Endpoint>),
-    /// Removed, or no longer readable.
+    /// Removed, or not readable.
     Removed(EndpointId),
     Pause(Option<Mark>),
     /// Anything may be different: a load, another state, or changes that this listener was too slow for.

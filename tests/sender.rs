@@ -19,10 +19,10 @@ use herald::{
         endpoint::Endpoint,
         event::Event,
         id::EndpointId,
-        outcome::{AttemptReport, BodyEnd, Outcome, TlsFailure},
+        outcome::{AttemptReport, Attempted, BodyEnd, Outcome, TlsFailure},
         signing::{Secret, SecretText},
     },
-    sender::{Attempted, Sender, SenderConfig, certificates_from_pem},
+    sender::{Sender, SenderConfig, certificates_from_pem},
 };
 use receiver::{Authority, Log, Receiver, Seen, self_signed_acceptor};
 use tokio::{

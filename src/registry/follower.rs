@@ -8,7 +8,10 @@ use tracing::{error, info, warn};
 
 use super::{Change, Looked, Shared, retry_pause, snapshot::Snapshot};
 use crate::{
-    facts::endpoint::{Endpoint, Mark},
+    facts::{
+        endpoint::{Endpoint, Mark},
+        id::EndpointId,
+    },
     store::{
         connection::Redis,
         registry::{
@@ -156,23 +159,32 @@ fn report(found: &Unreadable) {
     );
 }
 
+/// Told also of an endpoint that was not readable before: an account that was uncertain may be so no more.
+fn removed(id: &str) -> Change {
+    EndpointId::new(id).map_or(Change::Reset, Change::Removed)
+}
+
 impl Shared {
     fn apply(&self, position: Position, pause: Option<Mark>, changes: Vec<FeedChange>) {
         for change in changes {
-            let told = match change {
+            self.tell(match change {
                 FeedChange::Put(endpoint) => {
                     let endpoint: Arc<Endpoint> = Arc::from(endpoint);
                     self.write(|snapshot| snapshot.put(endpoint.clone()));
-                    Some(Change::Endpoint(endpoint))
+                    Change::Endpoint(endpoint)
                 }
                 FeedChange::Unreadable(found) => {
                     report(&found);
-                    self.write(|snapshot| snapshot.set_aside(found)).map(Change::Removed)
+                    let told = removed(&found.id);
+                    self.write(|snapshot| snapshot.set_aside(found));
+                    told
                 }
-                FeedChange::Removed(id) => self.write(|snapshot| snapshot.remove(&id)).map(Change::Removed),
-                FeedChange::Reset => None,
-            };
-            told.into_iter().for_each(|change| self.tell(change));
+                FeedChange::Removed(id) => {
+                    self.write(|snapshot| snapshot.remove(&id));
+                    removed(&id)
+                }
+                FeedChange::Reset => continue,
+            });
         }
         let was_absent = self.read().is_absent();
         if self.write(|snapshot| snapshot.advance(position, pause.clone())) {

@@ -137,22 +137,20 @@ impl Snapshot {
         self.endpoints.insert(endpoint.id.clone(), endpoint);
     }
 
-    pub(super) fn set_aside(&mut self, unreadable: Unreadable) -> Option<EndpointId> {
-        let removed = self.remove(&unreadable.id);
+    pub(super) fn set_aside(&mut self, unreadable: Unreadable) {
+        self.remove(&unreadable.id);
         self.unreadable.insert(unreadable.id, unreadable.account);
-        removed
     }
 
-    pub(super) fn remove(&mut self, id: &str) -> Option<EndpointId> {
+    pub(super) fn remove(&mut self, id: &str) {
         self.unreadable.remove(id);
-        let endpoint = self.endpoints.remove(id)?;
+        let Some(endpoint) = self.endpoints.remove(id) else { return };
         let list = self.endpoints_for(&endpoint.account);
         let rest: Vec<_> = list.iter().filter(|other| other.id != endpoint.id).cloned().collect();
         match rest.is_empty() {
             true => self.accounts.remove(&endpoint.account),
             false => self.accounts.insert(endpoint.account.clone(), rest.into()),
         };
-        Some(endpoint.id.clone())
     }
 }
 

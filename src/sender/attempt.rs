@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Instant};
 use reqwest::{Method, Request};
 
 use super::{
-    Attempted, MAX_ATTEMPT_TIMEOUT, Sender, SentRequest, body, classify,
+    MAX_ATTEMPT_TIMEOUT, Sender, body, classify,
     request::{Prepared, RequestError},
     stages::{Stages, micros},
 };
 use crate::facts::{
     delivery::Delivery,
     endpoint::Endpoint,
-    outcome::{AttemptReport, BodyEnd, Outcome, Timing},
+    outcome::{AttemptReport, Attempted, BodyEnd, Outcome, SentRequest, Timing},
 };
 
 /// What came of the exchange, before it is made a report.

@@ -23,7 +23,6 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 pub use guard::{AddressGuard, GuardError, MAX_URL_BYTES};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
 
-use crate::facts::outcome::AttemptReport;
 use request::PreparedEndpoints;
 use resolver::GuardedResolver;
 
@@ -114,19 +113,4 @@ impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("guard", &self.guard).finish_non_exhaustive()
     }
-}
-
-/// An attempt that was made.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attempted {
-    pub report: AttemptReport,
-    /// What was sent, for the dead letter. Only of an attempt that was not delivered.
-    pub request: Option<SentRequest>,
-}
-
-/// The URL and headers of an attempt, with signatures and the endpoint's own header values hidden.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentRequest {
-    pub url: String,
-    pub headers: Vec<(String, String)>,
 }

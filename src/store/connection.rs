@@ -4,7 +4,7 @@
 use std::{fmt, fmt::Display, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, ToRedisArgs,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ToRedisArgs,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -125,6 +125,15 @@ impl Connection {
         command: &Cmd,
     ) -> Result<T, StoreError> {
         command.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
+    }
+
+    /// Runs several commands that need not be one step.
+    pub(in crate::store) async fn pipeline<T: FromRedisValue>(
+        &mut self,
+        subject: impl Display,
+        commands: &Pipeline,
+    ) -> Result<T, StoreError> {
+        commands.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
     }
 
     /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the one safe repetition.

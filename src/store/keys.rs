@@ -136,6 +136,11 @@ impl PartitionKeys {
         self.key("quarantine")
     }
 
+    /// Hash: a quarantined entry's id in its stream to its id in the quarantine.
+    pub fn quarantine_index(&self) -> String {
+        self.key("quarantine-index")
+    }
+
     /// Stream: what others ask of the owner.
     pub fn inbox(&self) -> String {
         self.key("inbox")
@@ -227,6 +232,7 @@ mod tests {
             keys.dead_of(&endpoint),
             keys.dead_letter(&id),
             keys.quarantine(),
+            keys.quarantine_index(),
             keys.inbox(),
             keys.answer("lease"),
             keys.attempts(),

@@ -11,14 +11,20 @@
 //! - A **connection** has a [`connection::Purpose`], which fixes how long it waits for an answer. Nothing is retried
 //!   inside: an answer that did not come may belong to a script that ran, or that is still going to run.
 //! - A [`error::StoreError`] says by its type what a caller can do: wait, make room, ask an operator.
+//! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell of
+//!   ownership, and its value fences every script.
 //! - The **registry** holds the endpoints. Each change gives it a larger **version** and an entry in its **change feed**,
 //!   by which followers keep up. Its id is made once and outlives a restore.
 //!
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
 pub mod connection;
+mod decode;
 pub mod error;
 pub mod keys;
 pub mod model;
+pub mod partition;
 pub mod protocol;
 pub mod registry;
+pub mod requests;
+pub mod watch;

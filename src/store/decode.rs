@@ -1,0 +1,257 @@
+//! How the answers of the scripts are read: strictly. An answer that the call's script never gives is an error with a
+//! reason, never a guess. What other processes wrote (the inbox) is checked too, but what is wrong there is their fault
+//! and answered as such.
+
+use std::{str::FromStr, vec};
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::protocol::{Answer, Call, Content, Entry, Kept, Request, RequestKind, Term, Unfinished};
+use crate::facts::id::{DeliveryId, EndpointId, EntryId, IntentId};
+
+type Malformed = String;
+
+pub(super) fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
+    let mut parts = Parts::of(value)?;
+    let word = parts.text()?;
+    let answer = match (word.as_str(), call) {
+        ("LOST", _) => Answer::Lost,
+        ("NOGROUP", Call::Read { .. } | Call::ClaimForeign { .. } | Call::Trim { .. }) => Answer::NoGroup,
+        ("BAD", Call::Settle { .. }) => Answer::BadItem { at: parts.size()?, why: parts.text()? },
+        ("ACQUIRED", Call::Acquire { .. }) => Answer::Acquired { now_ms: parts.number()? },
+        ("TAKEN", Call::Acquire { .. }) => {
+            Answer::Taken { by: Term::owner_of(&parts.text()?).to_owned(), left_ms: parts.number()? }
+        }
+        ("RENEWED", Call::Renew { .. }) => Answer::Renewed,
+        ("RELEASED", Call::Release { .. }) => Answer::Released,
+        ("RECOVERED", Call::Recover { .. }) => Answer::Recovered { moved: parts.size()? },
+        ("OPENED", Call::Open { .. }) => Answer::Opened {
+            made_after: parts.optional(Parts::parsed)?,
+            last_delivered: parts.parsed()?,
+            last_generated: parts.parsed()?,
+            registry: parts.text()?,
+        },
+        ("COUNTS", Call::Counts { .. }) => Answer::Counts { cursor: parts.parsed()?, counts: parts.counts()? },
+        ("ENTRIES", Call::Read { .. }) => {
+            Answer::Entries { now_ms: parts.number()?, entries: parts.until_end(Parts::entry)? }
+        }
+        ("ASKED", Call::Ask { chains, .. }) => asked(&mut parts, chains.len())?,
+        ("SETTLED", Call::Settle { .. }) => Answer::Settled {
+            now_ms: parts.number()?,
+            next_due_ms: parts.optional(Parts::number)?,
+            group_missing: parts.flag()?,
+            counts: parts.counts()?,
+        },
+        ("CLAIMED", Call::Claim { .. }) => Answer::Claimed {
+            now_ms: parts.number()?,
+            next_due_ms: parts.optional(Parts::number)?,
+            kept: parts.until_end(Parts::kept)?,
+        },
+        ("BACKLOG", Call::Backlog { .. }) => {
+            Answer::Backlog { now_ms: parts.number()?, kept: parts.until_end(Parts::kept)? }
+        }
+        ("HEADS", Call::TakeHeads { .. }) => {
+            Answer::Heads { now_ms: parts.number()?, kept: parts.until_end(Parts::kept)? }
+        }
+        ("FOREIGN", Call::ClaimForeign { .. }) => {
+            Answer::ClaimedForeign { count: parts.size()?, lowest: parts.optional(Parts::parsed)? }
+        }
+        ("REQUESTS", Call::Inbox { .. }) => Answer::Requests { requests: parts.until_end(Parts::request)? },
+        ("TRIMMED", Call::Trim { .. }) => Answer::Trimmed { count: parts.number()? },
+        ("EXPIRED", Call::ExpireDead { .. }) => Answer::ExpiredDead { count: parts.number()? },
+        _ => return Err(format!("{word:?} is none of its words")),
+    };
+    parts.end()?;
+    Ok(answer)
+}
+
+/// A question may be asked in parts, so a part has at most its chains; the caller compares the sums.
+fn asked(parts: &mut Parts, chains: usize) -> Result<Answer, Malformed> {
+    let announced = parts.size()?;
+    if announced > chains {
+        return Err(format!("it has {announced} chains where {chains} were asked"));
+    }
+    let chains = (0..announced).map(|_| Ok((parts.number()?, parts.number()?))).collect::<Result<_, Malformed>>()?;
+    Ok(Answer::Asked { chains, records: parts.until_end(Parts::flag)? })
+}
+
+/// The elements of an array, taken one after the other.
+struct Parts(vec::IntoIter<Value>);
+
+impl Parts {
+    fn of(value: Value) -> Result<Self, Malformed> {
+        match value {
+            Value::Array(values) => Ok(Self(values.into_iter())),
+            other => Err(format!("{} where an array belongs", kind(&other))),
+        }
+    }
+
+    fn next(&mut self) -> Result<Value, Malformed> {
+        self.0.next().ok_or_else(|| "it ends too early".to_owned())
+    }
+
+    fn end(&self) -> Result<(), Malformed> {
+        match self.0.as_slice() {
+            [] => Ok(()),
+            rest => Err(format!("it has {} parts too many", rest.len())),
+        }
+    }
+
+    fn is_nil_next(&self) -> bool {
+        matches!(self.0.as_slice().first(), Some(Value::Nil))
+    }
+
+    fn optional<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Malformed>) -> Result<Option<T>, Malformed> {
+        match self.is_nil_next() {
+            true => self.next().map(|_| None),
+            false => read(self).map(Some),
+        }
+    }
+
+    fn until_end<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+        let mut all = Vec::new();
+        while !self.0.as_slice().is_empty() {
+            all.push(read(self)?);
+        }
+        Ok(all)
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        match self.next()? {
+            Value::BulkString(bytes) => Ok(bytes.into()),
+            other => Err(format!("{} where a string belongs", kind(&other))),
+        }
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?.into()).map_err(|_| "a text is not UTF-8".to_owned())
+    }
+
+    fn signed(&mut self) -> Result<i64, Malformed> {
+        match self.next()? {
+            Value::Int(number) => Ok(number),
+            other => Err(format!("{} where a number belongs", kind(&other))),
+        }
+    }
+
+    fn number(&mut self) -> Result<u64, Malformed> {
+        let number = self.signed()?;
+        number.try_into().map_err(|_| format!("{number} where no negative number belongs"))
+    }
+
+    fn size(&mut self) -> Result<usize, Malformed> {
+        let number = self.number()?;
+        number.try_into().map_err(|_| format!("{number} is too large"))
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.signed()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(format!("{other} where 0 or 1 belongs")),
+        }
+    }
+
+    fn parsed<T: FromStr<Err: ToString>>(&mut self) -> Result<T, Malformed> {
+        let bytes = self.bytes()?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| "an id is not UTF-8".to_owned())?;
+        text.parse().map_err(|error: T::Err| error.to_string())
+    }
+
+    fn counts(&mut self) -> Result<Vec<(EndpointId, Unfinished)>, Malformed> {
+        let one =
+            |parts: &mut Self| Ok((parts.parsed()?, Unfinished { records: parts.number()?, parked: parts.number()? }));
+        let mut counts: Vec<(EndpointId, Unfinished)> = self.until_end(one)?;
+        counts.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(counts)
+    }
+
+    fn kept(&mut self) -> Result<Kept, Malformed> {
+        Ok((self.parsed()?, self.optional(Self::bytes)?))
+    }
+
+    fn entry(&mut self) -> Result<Entry, Malformed> {
+        let (id, length) = (self.parsed()?, self.signed()?);
+        let (body, traceparent) = (self.bytes()?, self.optional(Self::bytes)?);
+        let content = match length {
+            -2 => Content::Trimmed,
+            -1 => Content::NoEvent { preview: body },
+            _ => {
+                let full_bytes = length.try_into().map_err(|_| format!("{length} is no length"))?;
+                Content::Event { body, traceparent, full_bytes }
+            }
+        };
+        Ok(Entry { id, content })
+    }
+
+    fn request(&mut self) -> Result<Request, Malformed> {
+        let mut parts = Self::of(self.next()?)?;
+        let id = parts.parsed()?;
+        let mut fields = Self::of(parts.next()?)?;
+        let fields = fields.until_end(|fields| Ok((fields.bytes()?, fields.bytes()?)))?;
+        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
+        let mark = field("mark").cloned().unwrap_or_default();
+        let what = match request_kind(field, &mut parts) {
+            Ok(what) => what,
+            Err(Unreadable::Request(why)) => RequestKind::Unknown { why },
+            Err(Unreadable::Answer(why)) => return Err(why),
+        };
+        Ok(Request { id, what, mark })
+    }
+}
+
+enum Unreadable {
+    /// By whoever asked.
+    Request(String),
+    /// By us.
+    Answer(Malformed),
+}
+
+/// What is asked, from its fields and from what `inbox.lua` found.
+fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts) -> Result<RequestKind, Unreadable> {
+    let text = |name: &str| {
+        let bytes = field(name).ok_or_else(|| Unreadable::Request(format!("the request has no field {name:?}")))?;
+        let text = std::str::from_utf8(bytes);
+        text.map_err(|_| Unreadable::Request(format!("the request's field {name:?} is not UTF-8")))
+    };
+    fn id<T: FromStr<Err: ToString>>(text: &str) -> Result<T, Unreadable> {
+        text.parse().map_err(|error: T::Err| Unreadable::Request(error.to_string()))
+    }
+    let letter = |found: &mut Parts| found.optional(Parts::bytes).map_err(Unreadable::Answer);
+    let flag = |found: &mut Parts| found.flag().map_err(Unreadable::Answer);
+    text("mark")?;
+    match text("op")? {
+        "redeliver" => Ok(RequestKind::Redeliver { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),
+        "discard" => Ok(RequestKind::Discard { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),
+        "release" => {
+            let endpoint = id::<EndpointId>(text("endpoint")?)?;
+            let intent = id::<IntentId>(text("intent")?)?;
+            let head = found.optional(Parts::kept).map_err(Unreadable::Answer)?;
+            Ok(RequestKind::Release { endpoint, intent, head })
+        }
+        "requeue" => {
+            let entry = id::<EntryId>(text("entry")?)?;
+            Ok(RequestKind::Requeue { entry, exists: flag(found)?, cut: flag(found)? })
+        }
+        "discard-quarantined" => {
+            Ok(RequestKind::DiscardQuarantined { entry: id::<EntryId>(text("entry")?)?, exists: flag(found)? })
+        }
+        "accept-registry" => Ok(RequestKind::AcceptRegistry { registry: text("registry")?.to_owned() }),
+        other => Err(Unreadable::Request(format!("no request is called {:?}", shorten(other)))),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) => "a string",
+        Value::Array(_) => "an array",
+        _ => "an unknown value",
+    }
+}

@@ -1,0 +1,336 @@
+//! The protocol on Redis: one call, one script. Owns the scripts of a partition and how their arguments are written;
+//! `decode` owns how their answers are read. Never repeats a script, and never decides anything: `model.rs` says what
+//! each call means.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::{
+    connection::{Connection, Script, ScriptCall, Subject},
+    decode,
+    error::StoreError,
+    keys::PartitionKeys,
+    model::{CONSUMER, GROUP, MAX_TRACEPARENT_BYTES, term_of},
+    protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start},
+};
+use crate::facts::{
+    event::MAX_EVENT_BYTES,
+    id::{DeliveryId, EndpointId, IntentId},
+};
+
+/// One partition in Redis, as its owner sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct PartitionStore {
+    work: Connection,
+    lease: Connection,
+    keys: PartitionKeys,
+    attempt_log_len: u64,
+}
+
+impl PartitionStore {
+    /// Renewals go over `lease`, so that they never queue behind a large answer on `work`. `attempt_log_len` is about how
+    /// many lines the log of attempts keeps.
+    pub fn new(work: Connection, lease: Connection, keys: PartitionKeys, attempt_log_len: u64) -> Self {
+        Self { work, lease, keys, attempt_log_len }
+    }
+
+    pub fn keys(&self) -> &PartitionKeys {
+        &self.keys
+    }
+
+    /// Runs one call. A count above [`MAX_BATCH`] is taken as that: whoever wants more calls again.
+    pub async fn call(&self, call: &Call) -> Result<Answer, Failure> {
+        match call {
+            Call::Ask { chains, records, .. } => self.ask(call, chains, records).await,
+            _ => self.run(call, self.script_call(call)).await,
+        }
+    }
+
+    async fn run(&self, call: &Call, script: ScriptCall<'_>) -> Result<Answer, Failure> {
+        let name = call_name(call);
+        let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
+        let subject = Subject(verb(call), self.keys.stream());
+        let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
+        decode::answer(call, value).map_err(|why| Failure::Script(format!("the answer to {name} is malformed: {why}")))
+    }
+
+    /// Only the owner changes what is asked about, so a question too large for one script may be asked in parts.
+    async fn ask(
+        &self,
+        call: &Call,
+        chains: &[(EndpointId, IntentId)],
+        records: &[DeliveryId],
+    ) -> Result<Answer, Failure> {
+        let parts = chains.len().max(records.len()).div_ceil(MAX_BATCH).max(1);
+        let (mut all_chains, mut all_records) = (Vec::with_capacity(chains.len()), Vec::with_capacity(records.len()));
+        for part in 0..parts {
+            let script = self.ask_part(call, part_of(chains, part), part_of(records, part));
+            match self.run(call, script).await? {
+                Answer::Asked { chains, records } => {
+                    all_chains.extend(chains);
+                    all_records.extend(records);
+                }
+                other => return Ok(other),
+            }
+        }
+        if (all_chains.len(), all_records.len()) != (chains.len(), records.len()) {
+            return Err(Failure::Script("the answer to ask has another length than the question".to_owned()));
+        }
+        Ok(Answer::Asked { chains: all_chains, records: all_records })
+    }
+
+    fn ask_part(&self, call: &Call, chains: &[(EndpointId, IntentId)], records: &[DeliveryId]) -> ScriptCall<'_> {
+        let mut script = self.fenced(&ASK, &[&self.keys.lease()], call).arg(self.keys.prefix()).arg(chains.len());
+        for (endpoint, intent) in chains {
+            script = script.arg(endpoint.as_str()).arg(intent.as_str());
+        }
+        records.iter().fold(script, |script, id| script.arg(id.to_string()))
+    }
+
+    fn fenced(&self, script: &'static Script, keys: &[&str], call: &Call) -> ScriptCall<'static> {
+        script.keys(keys).arg(term_of(call).as_str())
+    }
+
+    fn script_call(&self, call: &Call) -> ScriptCall<'_> {
+        let keys = &self.keys;
+        let (stream, prefix, lease) = (keys.stream(), keys.prefix(), keys.lease());
+        let lease = lease.as_str();
+        match call {
+            Call::Acquire { previous, ttl_ms, .. } => {
+                let script = self.fenced(&ACQUIRE, &[lease], call).arg(ttl_ms);
+                previous.iter().fold(script, |script, term| script.arg(term.as_str()))
+            }
+            Call::Renew { ttl_ms, .. } => self.fenced(&RENEW, &[lease], call).arg(ttl_ms),
+            Call::Release { .. } => self.fenced(&RELEASE, &[lease], call),
+            Call::Recover { max, .. } => {
+                self.fenced(&RECOVER, &[lease, &keys.due(), &keys.claimed()], call).arg(most(*max))
+            }
+            Call::Open { start, registry, .. } => {
+                let script = self.fenced(&OPEN, &[stream, lease, &keys.cursor(), &keys.registry_id()], call);
+                script.arg(start_text(*start)).arg(registry).arg(GROUP)
+            }
+            Call::Counts { cursor, .. } => {
+                self.fenced(&COUNTS, &[lease, &keys.unfinished()], call).arg(prefix).arg(cursor)
+            }
+            Call::Read { from, max, .. } => {
+                let script = self.fenced(&READ, &[stream, lease], call).arg(from_text(*from)).arg(most(*max));
+                script.arg(GROUP).arg(CONSUMER).arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES)
+            }
+            Call::Ask { chains, records, .. } => self.ask_part(call, chains, records),
+            Call::Settle { settlement, .. } => self.settle(call, settlement),
+            Call::Claim { max, .. } => {
+                self.fenced(&CLAIM, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix).arg(most(*max))
+            }
+            Call::Backlog { endpoint, after, max, .. } => {
+                let script = self.fenced(&BACKLOG, &[lease], call).arg(prefix);
+                script.arg(endpoint.as_str()).arg(after.to_string()).arg(most(*max))
+            }
+            Call::TakeHeads { endpoint, max, .. } => {
+                let script = self.fenced(&TAKE_HEADS, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix);
+                script.arg(endpoint.as_str()).arg(most(*max))
+            }
+            Call::ClaimForeign { max, .. } => {
+                let script = self.fenced(&CLAIM_FOREIGN, &[stream, lease, &keys.stats()], call);
+                script.arg(most(*max)).arg(GROUP).arg(CONSUMER)
+            }
+            Call::Inbox { after, max, .. } => {
+                let names = [lease, &keys.inbox(), &keys.quarantine(), &keys.quarantine_index()];
+                self.fenced(&INBOX, &names, call).arg(prefix).arg(after.to_string()).arg(most(*max))
+            }
+            Call::Trim { retain_ms, ignores, .. } => {
+                self.fenced(&TRIM, &[stream, lease], call).arg(retain_ms).arg(GROUP).arg(ignores)
+            }
+            Call::ExpireDead { max_age_ms, max_count, max, .. } => {
+                let script = self.fenced(&EXPIRE_DEAD, &[lease, &keys.dead()], call).arg(prefix);
+                script.arg(max_age_ms).arg(max_count).arg(most(*max))
+            }
+        }
+    }
+
+    fn settle(&self, call: &Call, settlement: &Settlement) -> ScriptCall<'_> {
+        let keys = &self.keys;
+        let names = [
+            keys.stream(),
+            &keys.lease(),
+            &keys.cursor(),
+            &keys.due(),
+            &keys.claimed(),
+            &keys.unfinished(),
+            &keys.dead(),
+            &keys.quarantine(),
+            &keys.quarantine_index(),
+            &keys.inbox(),
+            &keys.attempts(),
+            &keys.registry_id(),
+        ];
+        let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
+        script = script.arg(settlement.last_read.to_string()).arg(self.attempt_log_len);
+        script = script.arg(settlement.acks.len()).arg(settlement.log.len());
+        script = settlement.acks.iter().fold(script, |script, id| script.arg(id.to_string()));
+        script = settlement.log.iter().fold(script, |script, line| script.arg(&line[..]));
+        settlement.items.iter().fold(script, write_item)
+    }
+}
+
+/// The arguments of one item, as `settle.lua` lists them.
+fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
+    let script = script.arg(item_name(item));
+    let body = |script: ScriptCall<'a>, body: &Bytes| script.arg(&body[..]);
+    match item {
+        Item::Finish { id, chain } => script.arg(id.to_string()).arg(chain.count_field()),
+        Item::Keep { id, chain, place, record } => {
+            body(script.arg(id.to_string()).arg(chain.count_field()).arg(place_text(*place)), record)
+        }
+        Item::Move { id, chain, place } => script.arg(id.to_string()).arg(chain.count_field()).arg(place_text(*place)),
+        Item::Bury { id, chain, letter } => body(script.arg(id.to_string()).arg(chain.count_field()), letter),
+        Item::Revive { id, chain, record } => body(script.arg(id.to_string()).arg(chain.count_field()), record),
+        Item::Discard { id } => script.arg(id.to_string()),
+        Item::Quarantine { entry, body: content, cut, error } => {
+            body(script.arg(entry.to_string()), content).arg(u8::from(*cut)).arg(error)
+        }
+        Item::Requeue { entry } | Item::DiscardQuarantined { entry } => script.arg(entry.to_string()),
+        Item::Bind { registry } => script.arg(registry),
+        Item::Reply { request, answer } => script.arg(request.to_string()).arg(answer),
+    }
+}
+
+fn item_name(item: &Item) -> &'static str {
+    match item {
+        Item::Finish { .. } => "finish",
+        Item::Keep { .. } => "keep",
+        Item::Move { .. } => "move",
+        Item::Bury { .. } => "bury",
+        Item::Revive { .. } => "revive",
+        Item::Discard { .. } => "discard",
+        Item::Quarantine { .. } => "quarantine",
+        Item::Requeue { .. } => "requeue",
+        Item::DiscardQuarantined { .. } => "discard-quarantined",
+        Item::Bind { .. } => "bind",
+        Item::Reply { .. } => "reply",
+    }
+}
+
+fn place_text(place: Place) -> String {
+    match place {
+        Place::DueIn(ms) => ms.to_string(),
+        Place::Claimed => "claimed".to_owned(),
+        Place::Held => "held".to_owned(),
+        Place::Backlog => "backlog".to_owned(),
+    }
+}
+
+fn start_text(start: Start) -> String {
+    match start {
+        Start::Oldest => "0".to_owned(),
+        Start::Newest => "$".to_owned(),
+        Start::After(id) => id.to_string(),
+    }
+}
+
+fn from_text(from: ReadFrom) -> String {
+    match from {
+        ReadFrom::Pending(after) => after.to_string(),
+        ReadFrom::New => ">".to_owned(),
+    }
+}
+
+fn most(max: usize) -> usize {
+    max.min(MAX_BATCH)
+}
+
+fn part_of<T>(all: &[T], part: usize) -> &[T] {
+    all.chunks(MAX_BATCH).nth(part).unwrap_or_default()
+}
+
+/// What the errors of the connection mean for a call. Only a script that never started is known to have changed nothing.
+fn failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::OutOfMemory { .. } => Failure::Full,
+        StoreError::Unavailable { .. } | StoreError::NoScript { .. } | StoreError::Url { .. } => {
+            Failure::Unknown(error.to_string())
+        }
+        StoreError::WrongType { .. }
+        | StoreError::NoGroup { .. }
+        | StoreError::Denied { .. }
+        | StoreError::Other { .. } => Failure::Script(error.to_string()),
+    }
+}
+
+/// The call's name for errors and logs; also that of its script.
+pub fn call_name(call: &Call) -> &'static str {
+    match call {
+        Call::Acquire { .. } => "acquire",
+        Call::Renew { .. } => "renew",
+        Call::Release { .. } => "release",
+        Call::Recover { .. } => "recover",
+        Call::Open { .. } => "open",
+        Call::Counts { .. } => "counts",
+        Call::Read { .. } => "read",
+        Call::Ask { .. } => "ask",
+        Call::Settle { .. } => "settle",
+        Call::Claim { .. } => "claim",
+        Call::Backlog { .. } => "backlog",
+        Call::TakeHeads { .. } => "take_heads",
+        Call::ClaimForeign { .. } => "claim_foreign",
+        Call::Inbox { .. } => "inbox",
+        Call::Trim { .. } => "trim",
+        Call::ExpireDead { .. } => "expire_dead",
+    }
+}
+
+/// Completes "cannot … STREAM" in an error's message.
+fn verb(call: &Call) -> &'static str {
+    match call {
+        Call::Acquire { .. } => "take the lease on",
+        Call::Renew { .. } => "renew the lease on",
+        Call::Release { .. } => "release the lease on",
+        Call::Recover { .. } => "recover what was claimed of",
+        Call::Open { .. } => "open the group of",
+        Call::Counts { .. } => "count what is unfinished of",
+        Call::Read { .. } => "read entries of",
+        Call::Ask { .. } => "ask for records of",
+        Call::Settle { .. } => "settle deliveries of",
+        Call::Claim { .. } => "claim what is due of",
+        Call::Backlog { .. } => "look at a backlog of",
+        Call::TakeHeads { .. } => "take an endpoint's heads of",
+        Call::ClaimForeign { .. } => "take over what other consumers hold of",
+        Call::Inbox { .. } => "read the inbox of",
+        Call::Trim { .. } => "trim",
+        Call::ExpireDead { .. } => "expire dead letters of",
+    }
+}
+
+/// The file's first line names the flags and must stay the first; the shared functions come right behind it. Made once
+/// for the life of the process.
+fn assemble(name: &'static str, file: &'static str) -> Script {
+    let (flags, rest) = file.split_once('\n').expect("a script has a first line with its flags");
+    Script::new(name, [flags, include_str!("scripts/shared.lua"), rest].join("\n").leak())
+}
+
+macro_rules! scripts {
+    ($($constant:ident = $name:literal),* $(,)?) => {$(
+        static $constant: LazyLock<Script> =
+            LazyLock::new(|| assemble($name, include_str!(concat!("scripts/", $name, ".lua"))));
+    )*};
+}
+
+scripts! {
+    ACQUIRE = "acquire",
+    RENEW = "renew",
+    RELEASE = "release",
+    RECOVER = "recover",
+    OPEN = "open",
+    COUNTS = "counts",
+    READ = "read",
+    ASK = "ask",
+    SETTLE = "settle",
+    CLAIM = "claim",
+    BACKLOG = "backlog",
+    TAKE_HEADS = "take_heads",
+    CLAIM_FOREIGN = "claim_foreign",
+    INBOX = "inbox",
+    TRIM = "trim",
+    EXPIRE_DEAD = "expire_dead",
+}

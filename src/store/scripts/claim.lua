@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- Moves what is due to claimed, the most overdue first.
+-- KEYS    1 lease  2 due  3 claimed
+-- ARGV    1 term  2 prefix of this partition's keys  3 most to move
+-- Answer  {'CLAIMED', now ms, next due ms or false, id, record or false, id, …} | {'LOST'}
+-- Flags   allow-oom: what is delivered frees memory.
+
+if lost(KEYS[1], ARGV[1]) then
+  return {'LOST'}
+end
+local max = require_count(ARGV[3], 0, MAX_ITEMS)
+require_types(KEYS[2], 'zset', KEYS[3], 'zset')
+
+local now = now_ms()
+local kept = {}
+if max > 0 then
+  kept = with_records(ARGV[2], call('ZRANGE', KEYS[2], '-inf', whole(now), 'BYSCORE', 'LIMIT', 0, whole(max)))
+end
+if #kept > 0 then
+  local ids, scored = {}, {}
+  for i = 1, #kept, 2 do
+    ids[#ids + 1] = kept[i]
+    scored[i], scored[i + 1] = whole(now), kept[i]
+  end
+  call('ZADD', KEYS[3], unpack(scored))
+  call('ZREM', KEYS[2], unpack(ids))
+end
+return {'CLAIMED', now, next_due(KEYS[2]), unpack(kept)}

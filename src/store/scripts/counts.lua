@@ -1,0 +1,18 @@
+#!lua flags=no-writes
+-- What is unfinished per endpoint, a page at a time. An endpoint may come twice.
+-- KEYS    1 lease  2 unfinished
+-- ARGV    1 term  2 prefix of this partition's keys  3 cursor
+-- Answer  {'COUNTS', next cursor or '0', endpoint, records, parked, endpoint, …} | {'LOST'}
+-- Flags   no-writes.
+
+if lost(KEYS[1], ARGV[1]) then
+  return {'LOST'}
+end
+local page = call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
+local answer = {'COUNTS', page[1]}
+for i = 1, #page[2], 2 do
+  local endpoint, at = page[2][i], #answer
+  answer[at + 1], answer[at + 2] = endpoint, tonumber(page[2][i + 1])
+  answer[at + 3] = call('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
+end
+return answer

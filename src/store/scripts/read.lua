@@ -1,0 +1,82 @@
+#!lua flags=
+-- Takes entries for the group: what is pending after an id, or what is new.
+-- KEYS    1 stream  2 lease
+-- ARGV    1 term  2 '>' or the entry id to read the pending after  3 most entries  4 group  5 consumer
+--         6 longest event in bytes  7 longest traceparent
+-- Answer  {'ENTRIES', now ms, id, length, body, traceparent or false, id, …} | {'LOST'} | {'NOGROUP'}
+--         length: of the whole event; -1 when there is no field `event`, then body shows the fields;
+--         -2 when the entry was trimmed while pending
+-- Flags   none, so that a full Redis refuses before anything is taken.
+
+if lost(KEYS[2], ARGV[1]) then
+  return {'LOST'}
+end
+local stream, from, group, consumer = KEYS[1], ARGV[2], ARGV[4], ARGV[5]
+local left = require_count(ARGV[3], 0, MAX_ITEMS)
+local max_event, max_traceparent = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+-- All names and values with blanks between, up to `max_event`.
+local function preview(fields)
+  local parts, bytes = {}, 0
+  for i = 1, #fields do
+    parts[i] = sub(fields[i], 1, max_event)
+    bytes = bytes + #parts[i] + 1
+    if bytes > max_event then
+      break
+    end
+  end
+  return sub(table.concat(parts, ' '), 1, max_event)
+end
+
+local function content(fields)
+  if not fields then
+    return -2, '', false
+  end
+  local body, traceparent
+  for i = 1, #fields, 2 do
+    if fields[i] == 'event' then
+      body = body or fields[i + 1]
+    elseif fields[i] == 'traceparent' then
+      traceparent = traceparent or fields[i + 1]
+    end
+  end
+  if not body then
+    return -1, preview(fields), false
+  end
+  if #body > max_event then
+    return #body, sub(body, 1, max_event), traceparent and sub(traceparent, 1, max_traceparent) or false
+  end
+  return #body, body, traceparent and sub(traceparent, 1, max_traceparent) or false
+end
+
+local answer, bytes, taken = {'ENTRIES', now_ms()}, 0, 0
+local at = 2
+-- What XREADGROUP has handed out can not be given back, so a few are taken first, and then as many as should fit.
+local chunk = 8
+while left > 0 and bytes < MAX_READ_BYTES do
+  chunk = math.min(chunk, left)
+  local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', whole(chunk), 'STREAMS', stream, from)
+  if read and read.err then
+    if sub(read.err, 1, 7) == 'NOGROUP' then
+      return {'NOGROUP'}
+    end
+    error(read)
+  end
+  local entries = read and read[1] and read[1][2] or {}
+  for i = 1, #entries do
+    local length, body, traceparent = content(entries[i][2])
+    answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = entries[i][1], length, body, traceparent
+    at = at + 4
+    bytes = bytes + #body
+  end
+  if #entries < chunk then
+    break
+  end
+  taken, left = taken + #entries, left - #entries
+  if from ~= '>' then
+    from = entries[#entries][1]
+  end
+  local mean = bytes / taken + 1
+  chunk = math.max(1, math.min(32, math.floor((MAX_READ_BYTES - bytes) / mean)))
+end
+return answer

@@ -1,0 +1,345 @@
+#!lua flags=allow-oom
+-- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
+-- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
+--         10 inbox  11 attempts  12 registry-id
+-- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
+--         6 number of acknowledgements  7 number of log lines, then these, then the items, each a name and its arguments:
+--         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
+--         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR | requeue ENTRY |
+--         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER
+--         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
+--         PLACE: held, backlog, claimed, or the milliseconds until it is due
+-- Answer  {'SETTLED', now ms, next due ms or false, group missing 0 or 1, endpoint, records, parked, endpoint, …} |
+--         {'BAD', index of the item from 0, why}, nothing was changed | {'LOST'}
+-- Flags   allow-oom: what is delivered frees memory, and what a full Redis refused to keep would be lost.
+
+if lost(KEYS[2], ARGV[1]) then
+  return {'LOST'}
+end
+local stream, due, claimed, unfinished, dead = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local quarantine, quarantine_index, inbox, attempts, registry_id = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local prefix, group, last_read, log_length = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e6)
+local first_line = 8 + acks
+local first_item = first_line + lines
+
+-- Acknowledgements and log lines first: with items there are few, and without items this is all.
+if first_item - 1 > #ARGV then
+  error({err = 'ERR fewer arguments than announced; nothing was changed'})
+elseif acks + lines > MAX_ITEMS then
+  return {'BAD', 0, 'a batch holds at most ' .. MAX_ITEMS}
+elseif not is_entry(last_read) or not find(log_length, '^%d+$') then
+  error({err = 'ERR the last entry read or the length of the log is malformed; nothing was changed'})
+end
+for i = 8, first_line - 1 do
+  if not is_entry(ARGV[i]) then
+    error({err = 'ERR an acknowledgement is no entry id; nothing was changed'})
+  end
+end
+require_types(stream, 'stream', KEYS[3], 'string', due, 'zset', attempts, 'stream')
+
+-- Part 1: every item is understood and every key it needs is usable, before anything is written.
+
+local known = {}
+local function why_unusable(key, want)
+  if known[key] == nil then
+    known[key] = misfit(key, want) or false
+  end
+  return known[key]
+end
+
+local function check_place(item)
+  local place = item.place
+  if place == 'held' or place == 'backlog' or place == 'claimed' then
+    return
+  elseif not find(place, '^%d+$') or #place > 15 then
+    return 'the place ' .. sub(place, 1, 64) .. ' is not known'
+  end
+  item.due_in = tonumber(place)
+end
+
+local function check_delivery(item)
+  local entry, endpoint = match(item.id, '^(%d+%-%d+):([%w_-]+)$')
+  if not entry or not is_entry(entry) then
+    return sub(item.id, 1, 200) .. ' is no delivery id'
+  end
+  item.entry, item.padded, item.endpoint = entry, pad(entry), endpoint
+  item.record_key, item.letter_key = prefix .. 'delivery:' .. item.id, prefix .. 'dead-letter:' .. item.id
+  item.dead_of = prefix .. 'dead:' .. endpoint
+end
+
+local function check_chain(item)
+  local intent = match(item.chain, '^~?([%w_-]+)$')
+  if not intent then
+    return sub(item.chain, 1, 200) .. ' is no chain'
+  end
+  item.ordered = intent == item.chain
+  -- Chain::count_field, Chain::head_field and the member of `held`. A blank is in no id and sorts before all of their
+  -- characters, so the range of one intent never reaches into that of a longer one.
+  item.head = item.ordered and intent or '~' .. item.entry
+  item.intent, item.held_member = intent, intent .. ' ' .. item.padded
+  local endpoint = item.endpoint
+  item.chains, item.heads = prefix .. 'chains:' .. endpoint, prefix .. 'heads:' .. endpoint
+  item.held, item.backlog = prefix .. 'held:' .. endpoint, prefix .. 'backlog:' .. endpoint
+  return why_unusable(item.chains, 'hash') or why_unusable(item.heads, 'hash') or why_unusable(item.held, 'zset')
+    or why_unusable(item.backlog, 'zset') or why_unusable(item.record_key, 'string')
+    or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash') or nil
+end
+
+local function check_dead(item)
+  return why_unusable(dead, 'zset') or why_unusable(item.dead_of, 'zset') or why_unusable(item.letter_key, 'string')
+end
+
+local function check_quarantined(item)
+  if not is_entry(item.entry) then
+    return sub(item.entry, 1, 64) .. ' is no entry id'
+  end
+  return why_unusable(quarantine, 'stream') or why_unusable(quarantine_index, 'hash')
+end
+
+-- Redis hands out no id after the greatest one.
+local function check_room(key)
+  if call('EXISTS', key) == 1 then
+    local last = by_name(call('XINFO', 'STREAM', key))['last-generated-id']
+    return not after(last) and 'the stream ' .. key .. ' has no id left'
+  end
+end
+
+-- Per name: its arguments, and what to check of them.
+local KINDS = {
+  finish = {{'id', 'chain'}, check_delivery, check_chain},
+  keep = {{'id', 'chain', 'place', 'record'}, check_delivery, check_chain, check_place},
+  move = {{'id', 'chain', 'place'}, check_delivery, check_chain, check_place},
+  bury = {{'id', 'chain', 'letter'}, check_delivery, check_chain, check_dead},
+  revive = {{'id', 'chain', 'record'}, check_delivery, check_chain, check_dead},
+  discard = {{'id'}, check_delivery, check_dead},
+  quarantine = {{'entry', 'body', 'cut', 'error'}, check_quarantined, function() return check_room(quarantine) end},
+  requeue = {{'entry'}, check_quarantined, function() return check_room(stream) end},
+  ['discard-quarantined'] = {{'entry'}, check_quarantined},
+  bind = {{'registry'}, function() return why_unusable(registry_id, 'string') end},
+  reply = {{'request', 'answer'}, function(item)
+    if not is_entry(item.request) then
+      return sub(item.request, 1, 64) .. ' is no entry id'
+    end
+    return why_unusable(inbox, 'stream') or why_unusable(prefix .. 'answer:' .. item.request, 'list')
+  end},
+}
+
+local items = {}
+
+-- nil, or the answer that names the item that can not be applied.
+local function read_items()
+  local at = first_item
+  while at <= #ARGV do
+    local kind, index = KINDS[ARGV[at]], #items
+    if acks + lines + index >= MAX_ITEMS then
+      return {'BAD', 0, 'a batch holds at most ' .. MAX_ITEMS}
+    elseif not kind or at + #kind[1] > #ARGV then
+      return {'BAD', index, sub(ARGV[at], 1, 64) .. ' is no item with its arguments'}
+    end
+    local item = {kind = ARGV[at]}
+    for i, name in ipairs(kind[1]) do
+      item[name] = ARGV[at + i]
+    end
+    for i = 2, #kind do
+      local why = kind[i](item)
+      if why then
+        return {'BAD', index, why}
+      end
+    end
+    items[index + 1] = item
+    at = at + 1 + #kind[1]
+  end
+end
+
+local bad = read_items()
+if bad then
+  return bad
+end
+
+-- Part 2: nothing from here on can fail.
+
+local now = now_ms()
+local now_text = whole(now)
+
+local function put(item)
+  if item.place == 'claimed' then
+    call('ZADD', claimed, now_text, item.id)
+  elseif item.place == 'backlog' then
+    call('ZADD', item.backlog, 0, item.padded)
+  else
+    call('ZADD', due, whole(now + (item.due_in or 0)), item.id)
+  end
+end
+
+local function lift(item)
+  call('ZREM', due, item.id)
+  call('ZREM', claimed, item.id)
+  call('ZREM', item.backlog, item.padded)
+end
+
+local function lower(key, field)
+  if call('HINCRBY', key, field, -1) <= 0 then
+    call('HDEL', key, field)
+  end
+end
+
+-- A new record joins its chain. One that is to be held but has nothing before it is due at once.
+local function begin(item)
+  call('HINCRBY', unfinished, item.endpoint, 1)
+  call('HINCRBY', item.chains, item.chain, 1)
+  if call('HSETNX', item.heads, item.head, item.entry) == 0 then
+    call('ZADD', item.held, 0, item.held_member)
+  else
+    put(item)
+  end
+end
+
+-- A record that is there changes its place if it is its chain's head: what is held stays held.
+local function place(item)
+  if item.place ~= 'held' and call('HGET', item.heads, item.head) == item.entry then
+    lift(item)
+    put(item)
+  end
+end
+
+local function finish(item)
+  if call('DEL', item.record_key) == 0 then
+    return
+  end
+  lift(item)
+  lower(unfinished, item.endpoint)
+  lower(item.chains, item.chain)
+  if call('HGET', item.heads, item.head) ~= item.entry then
+    call('ZREM', item.held, item.held_member)
+    return
+  end
+  call('HDEL', item.heads, item.head)
+  if not item.ordered then
+    return
+  end
+  local range = {item.held, '[' .. item.intent .. ' ', '(' .. item.intent .. '!', 'LIMIT', 0, 1}
+  local next_member = call('ZRANGEBYLEX', unpack(range))[1]
+  if next_member then
+    local entry = unpad(sub(next_member, #item.intent + 2))
+    call('ZREM', item.held, next_member)
+    call('HSET', item.heads, item.head, entry)
+    call('ZADD', due, now_text, entry .. ':' .. item.endpoint)
+  end
+end
+
+local function forget_letter(item)
+  call('ZREM', dead, item.id)
+  call('ZREM', item.dead_of, item.id)
+  return call('DEL', item.letter_key) == 1
+end
+
+-- The quarantined entry's id in the quarantine, and its fields by name; nil when there is none.
+local function quarantined(entry)
+  local at = call('HGET', quarantine_index, entry)
+  local found = at and call('XRANGE', quarantine, at, at)[1]
+  if found then
+    return at, by_name(found[2])
+  end
+end
+
+local function leave_quarantine(entry, at)
+  call('XDEL', quarantine, at)
+  call('HDEL', quarantine_index, entry)
+end
+
+local APPLY = {
+  finish = finish,
+  keep = function(item)
+    local is_new = call('EXISTS', item.record_key) == 0
+    call('SET', item.record_key, item.record)
+    if is_new then
+      begin(item)
+    else
+      place(item)
+    end
+  end,
+  move = function(item)
+    if call('EXISTS', item.record_key) == 1 then
+      place(item)
+    end
+  end,
+  bury = function(item)
+    call('SET', item.letter_key, item.letter)
+    call('ZADD', dead, now_text, item.id)
+    call('ZADD', item.dead_of, now_text, item.id)
+    finish(item)
+  end,
+  revive = function(item)
+    if forget_letter(item) and call('EXISTS', item.record_key) == 0 then
+      call('SET', item.record_key, item.record)
+      item.place = 'held'
+      begin(item)
+    end
+  end,
+  discard = forget_letter,
+  -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.
+  quarantine = function(item)
+    if not quarantined(item.entry) then
+      local at = call('XADD', quarantine, '*', 'entry', item.entry, 'body', item.body, 'cut', item.cut,
+        'error', item.error, 'at', now_text)
+      call('HSET', quarantine_index, item.entry, at)
+    end
+  end,
+  requeue = function(item)
+    local at, found = quarantined(item.entry)
+    if at and found.cut ~= '1' then
+      call('XADD', stream, '*', 'event', found.body)
+      leave_quarantine(item.entry, at)
+    end
+  end,
+  ['discard-quarantined'] = function(item)
+    local at = quarantined(item.entry)
+    if at then
+      leave_quarantine(item.entry, at)
+    end
+  end,
+  bind = function(item)
+    call('SET', registry_id, item.registry)
+  end,
+  -- An answer that nobody fetches within 5 minutes goes: its sender has given up long before.
+  reply = function(item)
+    if call('XDEL', inbox, item.request) == 1 then
+      local answer = prefix .. 'answer:' .. item.request
+      call('RPUSH', answer, item.answer)
+      call('EXPIRE', answer, 300)
+    end
+  end,
+}
+
+for _, item in ipairs(items) do
+  APPLY[item.kind](item)
+end
+
+if acks > 0 then
+  call('XACK', stream, group, unpack(ARGV, 8, first_line - 1))
+end
+for i = first_line, first_item - 1 do
+  call('XADD', attempts, '*', 'a', ARGV[i])
+end
+if lines > 0 then
+  call('XTRIM', attempts, 'MAXLEN', '~', log_length)
+end
+
+-- Without the group nothing is known to be pending, and the cursor stays where it is.
+local summary = redis.pcall('XPENDING', stream, group)
+if not summary.err then
+  call('SET', KEYS[3], summary[2] and before(summary[2]) or last_read)
+end
+
+local answer, touched = {'SETTLED', now, next_due(due), summary.err and 1 or 0}, {}
+for _, item in ipairs(items) do
+  local endpoint = item.chain and item.endpoint
+  if endpoint and not touched[endpoint] then
+    touched[endpoint] = true
+    local at = #answer
+    answer[at + 1], answer[at + 2] = endpoint, tonumber(call('HGET', unfinished, endpoint) or 0)
+    answer[at + 3] = call('ZCARD', item.backlog)
+  end
+end
+return answer

@@ -1,0 +1,139 @@
+-- Put in front of every script, behind its first line. Entry ids are handled as text: both their halves can exceed
+-- 2^53, from where on Lua's numbers skip values.
+
+local MAX_ITEMS = 500
+local MAX_READ_BYTES = 1024 * 1024
+local MAX_U64 = '18446744073709551615'
+
+local call, find, match, sub, rep = redis.call, string.find, string.match, string.sub, string.rep
+
+local function now_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function lost(lease, term)
+  return call('GET', lease) ~= term
+end
+
+-- nil, or why `key` can not be used: it is there and of another type than `want`.
+local function misfit(key, want)
+  local found = call('TYPE', key).ok
+  if found ~= want and found ~= 'none' then
+    return 'the key ' .. key .. ' is a ' .. found .. ', not a ' .. want
+  end
+end
+
+-- For keys that no item is to blame for. Arguments: key, type, key, type, …
+local function require_types(...)
+  local wanted = {...}
+  for i = 1, #wanted, 2 do
+    local why = misfit(wanted[i], wanted[i + 1])
+    if why then
+      error({err = 'WRONGTYPE ' .. why .. '; nothing was changed'})
+    end
+  end
+end
+
+local function require_count(text, least, most)
+  local number = find(text, '^%d+$') and tonumber(text)
+  if not number or number < least or number > most then
+    error({err = 'ERR ' .. text .. ' is not between ' .. whole(least) .. ' and ' .. whole(most)})
+  end
+  return number
+end
+
+local function is_u64(digits)
+  return #digits < 20 or (#digits == 20 and digits <= MAX_U64)
+end
+
+local function is_entry(text)
+  local ms, seq = match(text, '^(%d+)%-(%d+)$')
+  return ms and is_u64(ms) and is_u64(seq)
+end
+
+-- MS-SEQ with both halves 20 wide: the order of the text is the order of the ids.
+local function pad(entry)
+  local ms, seq = match(entry, '^(%d+)%-(%d+)$')
+  return rep('0', 20 - #ms) .. ms .. '-' .. rep('0', 20 - #seq) .. seq
+end
+
+local function unpad(padded)
+  return match(sub(padded, 1, 20), '^0*(%d+)$') .. '-' .. match(sub(padded, 22), '^0*(%d+)$')
+end
+
+-- The next lower number; `digits` is not 0.
+local function less_one(digits)
+  local head, last, zeros = match(digits, '^(%d-)([1-9])(0*)$')
+  local lower = head .. (last - 1) .. rep('9', #zeros)
+  return match(lower, '^0*(%d+)$')
+end
+
+-- The next higher number; `digits` is not the greatest.
+local function plus_one(digits)
+  local head, nines = match(digits, '^(%d-)(9*)$')
+  if head == '' then
+    return '1' .. rep('0', #nines)
+  end
+  return sub(head, 1, -2) .. (sub(head, -1) + 1) .. rep('0', #nines)
+end
+
+local function before(entry)
+  local ms, seq = match(entry, '^(%d+)%-(%d+)$')
+  if seq ~= '0' then
+    return ms .. '-' .. less_one(seq)
+  elseif ms ~= '0' then
+    return less_one(ms) .. '-' .. MAX_U64
+  end
+  return entry
+end
+
+-- nil after the last id there can be.
+local function after(entry)
+  local ms, seq = match(entry, '^(%d+)%-(%d+)$')
+  if seq ~= MAX_U64 then
+    return ms .. '-' .. plus_one(seq)
+  elseif ms ~= MAX_U64 then
+    return plus_one(ms) .. '-0'
+  end
+end
+
+-- The fields of an XINFO answer by name.
+local function by_name(flat)
+  local map = {}
+  for i = 1, #flat, 2 do
+    map[flat[i]] = flat[i + 1]
+  end
+  return map
+end
+
+-- {id, record or false, id, record or false, …} of these delivery ids, up to MAX_READ_BYTES of records.
+-- A record of a wrong type counts as gone. Fetched a few at a time, so that little is fetched in vain.
+local function with_records(prefix, ids)
+  local kept, bytes, at = {}, 0, 1
+  while at <= #ids and bytes < MAX_READ_BYTES do
+    local keys = {}
+    for i = at, math.min(at + 15, #ids) do
+      keys[#keys + 1] = prefix .. 'delivery:' .. ids[i]
+    end
+    for i, record in ipairs(call('MGET', unpack(keys))) do
+      kept[#kept + 1] = ids[at + i - 1]
+      kept[#kept + 1] = record
+      bytes = bytes + (record and #record or 0)
+      if bytes >= MAX_READ_BYTES then
+        break
+      end
+    end
+    at = at + #keys
+  end
+  return kept
+end
+
+local function next_due(due)
+  local first = call('ZRANGE', due, 0, 0, 'WITHSCORES')
+  return first[2] and tonumber(first[2]) or false
+end
