@@ -30,7 +30,7 @@ pub use self::{
     exit::{CliError, ExitCode},
     output::{Format, List, Output, instant, note, when},
 };
-use crate::{app, demo, doctor};
+use crate::{app, demo, doctor, telemetry::logging};
 
 /// Delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 #[derive(Debug, Parser)]
@@ -108,7 +108,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let globals = &cli.globals;
     let context = || Context::new(globals);
     match cli.verb {
-        Verb::Serve => app::serve(context()?.config).await,
+        Verb::Serve => serve(context()?).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Pause(args) => pause::pause(&context()?, args).await,
         Verb::Resume(args) => pause::resume(&context()?, args).await,
@@ -123,6 +123,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),
     }
+}
+
+async fn serve(context: Context) -> anyhow::Result<()> {
+    let log = &context.config.log;
+    logging::init(&log.filter, log.format)?;
+    app::serve(context.config).await
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
