@@ -58,7 +58,7 @@ const LAST_ARRIVALS: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
     /// End after this long, for example 20s, with a summary; without it the demo runs until Ctrl-C
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = crate::cli::duration)]
     pub length: Option<Duration>,
     /// New payment intents a second, over all merchants
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=2000))]
@@ -66,11 +66,6 @@ pub struct DemoArgs {
     /// Repeats a run's intents
     #[arg(long)]
     pub seed: Option<u64>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|_| "write a duration like 20s or 2m".to_owned())?;
-    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(|| "it must be longer than nothing".to_owned())
 }
 
 pub async fn run(args: DemoArgs) -> Result<()> {
