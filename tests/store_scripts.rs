@@ -477,3 +477,15 @@ async fn the_owner_wakes_for_an_entry_and_for_a_request() {
     woken.unwrap();
     wakeup.wait(entry, asked.unwrap(), Duration::from_millis(1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_call_can_be_made_by_any_task() {
+    fn is_send<T: Send>(_: &T) {}
+    let owner = Owner::start().await;
+    let release = Call::Release { term: owner.term() };
+    let call = owner.store.call(&release);
+    is_send(&call);
+    assert_eq!(call.await, Answer::Released);
+    let mut other = owner.redis.redis().connect(Purpose::Other).await.unwrap();
+    is_send(&gauges(&mut other, &owner.keys));
+}

@@ -14,6 +14,7 @@ use herald::{
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 
 type Fields = Vec<(Bytes, Bytes)>;
+type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 pub struct Reader<'a> {
     pub connection: &'a mut MultiplexedConnection,
@@ -123,8 +124,8 @@ impl Reader<'_> {
     }
 
     pub async fn entries(&mut self, key: &str) -> BTreeMap<EntryId, Fields> {
-        let entries: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> = self.ask(&["XRANGE", key, "-", "+"]).await;
-        let fields = |fields: Vec<(Vec<u8>, Vec<u8>)>| fields.into_iter().map(|(f, v)| (f.into(), v.into())).collect();
+        let entries: Vec<(String, RawFields)> = self.ask(&["XRANGE", key, "-", "+"]).await;
+        let fields = |fields: RawFields| fields.into_iter().map(|(f, v)| (f.into(), v.into())).collect();
         entries.into_iter().map(|(id, all)| (parse(&id), fields(all))).collect()
     }
 

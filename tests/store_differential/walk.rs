@@ -437,7 +437,8 @@ impl Walk {
 
     async fn foreign_read(&mut self) -> Step {
         if self.chance.one_in(4) && self.model.stream.exists && !self.model.stream.groups.contains_key("analytics") {
-            self.raw::<()>(&["XGROUP", "CREATE", &self.keys.stream().to_owned(), "analytics", "0"]).await;
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XGROUP", "CREATE", &stream, "analytics", "0"]).await;
             self.model.stream.groups.insert("analytics".to_owned(), Group::default());
         }
         let name = if self.chance.one_in(2) { GROUP } else { "analytics" };
@@ -457,7 +458,8 @@ impl Walk {
     async fn delete_an_entry(&mut self) -> Step {
         let id = self.some_entry();
         if self.model.stream.exists {
-            self.raw::<()>(&["XDEL", &self.keys.stream().to_owned(), &id.to_string()]).await;
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XDEL", &stream, &id.to_string()]).await;
             self.model.stream.entries.remove(&id);
         }
         Ok(())
@@ -465,7 +467,8 @@ impl Walk {
 
     async fn lose_the_group(&mut self) -> Step {
         if self.model.stream.exists {
-            self.raw::<()>(&["XGROUP", "DESTROY", &self.keys.stream().to_owned(), GROUP]).await;
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XGROUP", "DESTROY", &stream, GROUP]).await;
             self.model.stream.groups.remove(GROUP);
         }
         Ok(())
@@ -473,7 +476,8 @@ impl Walk {
 
     async fn lose_the_stream(&mut self) -> Step {
         if self.chance.one_in(3) {
-            self.raw::<()>(&["DEL", &self.keys.stream().to_owned()]).await;
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["DEL", &stream]).await;
             self.model.stream = Stream::default();
         }
         Ok(())
