@@ -471,7 +471,10 @@ impl Core {
     /// Endpoints that wait with something in their backlog.
     pub fn waiting_backlogs(&self, now: u64) -> Vec<EndpointId> {
         let waits = |lane: &Lane| lane.parked > 0 && lane.ended().is_none() && lane.gate(now) != Gate::Open;
-        self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone()).collect()
+        let waiting = self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone());
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_unstable();
+        waiting
     }
 
     pub fn take_wishes(&mut self) -> Vec<Wish> {
@@ -654,11 +657,14 @@ impl Core {
 
     /// Nobody waits for what is in flight any more: it gets its records.
     pub fn abandon_flights(&mut self, now: u64) {
-        for (_, job) in std::mem::take(&mut self.flights) {
+        let mut flights: Vec<(Token, JobId)> = self.flights.drain().collect();
+        flights.sort_unstable();
+        for (_, job) in flights {
             self.give_record(now, job);
             let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
             self.lanes.entry(endpoint).and_modify(Lane::forget_attempt);
         }
+        self.forget_flights();
     }
 
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.

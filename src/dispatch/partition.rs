@@ -355,11 +355,14 @@ impl<D: Directory> Partition<D> {
     /// An endpoint has changed, or, with none named, any may have.
     pub fn registry_changed(&mut self, now: u64, endpoint: Option<&EndpointId>) {
         self.look_at_registry();
-        let changed: Vec<EndpointId> = match endpoint {
+        let mut changed: Vec<EndpointId> = match endpoint {
             Some(endpoint) => vec![endpoint.clone()],
             None => self.core.lanes().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
-        for endpoint in changed.iter().filter(|endpoint| self.core.has_lane(endpoint)).cloned().collect::<Vec<_>>() {
+        // In an order of its own, not of the map's: the same inputs must lead to the same calls.
+        changed.sort_unstable();
+        changed.retain(|endpoint| self.core.has_lane(endpoint));
+        for endpoint in changed {
             let standing = self.directory.standing(&endpoint);
             self.core.stand(now, &endpoint, standing);
         }

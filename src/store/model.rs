@@ -11,7 +11,7 @@ use super::protocol::{
     RequestKind, Settlement, Start, Term, Unfinished,
 };
 use crate::facts::{
-    delivery::Chain,
+    delivery::{Chain, Delivery},
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, IntentId},
 };
@@ -113,6 +113,56 @@ impl Model {
         let id = EntryId { ms: self.inbox.last, seq: 0 };
         self.inbox.requests.insert(id, (asked, mark));
         id
+    }
+
+    /// What must hold between any two calls: every record stands in exactly one place, every chain has one head, and
+    /// what is counted is what is there. Says what does not.
+    pub fn check(&self) -> Result<(), String> {
+        let mut seen: BTreeMap<&EndpointId, Chains> = BTreeMap::new();
+        for (id, record) in &self.records {
+            let delivery = Delivery::from_record(record).map_err(|error| format!("the record of {id}: {error}"))?;
+            let chain = delivery.chain();
+            let chains = self.endpoints.get(&id.endpoint).ok_or_else(|| format!("{id} is not counted"))?;
+            let is_held = chains.held.contains(&(delivery.intent.clone(), id.entry));
+            let places = [
+                self.due.contains_key(id),
+                self.claimed.contains(id),
+                chains.backlog.contains(&id.entry),
+                is_held,
+            ];
+            if places.iter().filter(|stands| **stands).count() != 1 {
+                return Err(format!("{id} stands in [due, claimed, backlog, held] = {places:?}"));
+            }
+            let is_head = chains.heads.get(&chain.head_field()) == Some(&id.entry);
+            if is_head == is_held {
+                return Err(format!("{id} is head: {is_head}, held: {is_held}"));
+            }
+            let sums = seen.entry(&id.endpoint).or_default();
+            sums.unfinished += 1;
+            *sums.counts.entry(chain.count_field()).or_default() += 1;
+            if is_head {
+                sums.heads.insert(chain.head_field(), id.entry);
+            } else {
+                sums.held.insert((delivery.intent.clone(), id.entry));
+            }
+            if places[2] {
+                sums.backlog.insert(id.entry);
+            }
+        }
+        let idle = Chains::default();
+        for (endpoint, chains) in &self.endpoints {
+            let sums = seen.get(endpoint).unwrap_or(&idle);
+            if sums != chains {
+                return Err(format!("{endpoint} says {chains:?}, its records {sums:?}"));
+            }
+            if let Some((intent, _)) = chains.held.iter().find(|(i, _)| !chains.heads.contains_key(i.as_str())) {
+                return Err(format!("{intent} at {endpoint} is held behind no head"));
+            }
+        }
+        match self.due.keys().chain(&self.claimed).find(|id| !self.records.contains_key(*id)) {
+            Some(id) => Err(format!("{id} is due or claimed without a record")),
+            None => Ok(()),
+        }
     }
 
     pub fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
