@@ -100,7 +100,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
             Start::After(entry) => store::protocol::Start::After(entry),
         },
         retain_ms: config.stream.retain.as_millis() as u64,
-        trim_ignores: Vec::new(),
+        trim_ignores: config.stream.trim_ignores.clone(),
         dead_max_age_ms: limits.dead_letters.max_age.as_millis() as u64,
         dead_max_count: limits.dead_letters.max_count,
     };

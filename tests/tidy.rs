@@ -64,7 +64,8 @@ fn each_foreign_system_has_one_place() {
 fn facts_know_nothing_but_facts() {
     for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("facts/")) {
         let code = code(text);
-        for foreign in ["tokio", "tracing", "rand", "crate::store", "crate::sender", "crate::dispatch", "crate::clock"] {
+        for foreign in ["tokio", "tracing", "rand", "crate::store", "crate::sender", "crate::dispatch", "crate::clock"]
+        {
             assert!(!names(&code, foreign), "{path} names {foreign}");
         }
     }

@@ -33,7 +33,7 @@ const fn file_only(name: &'static str) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 30] = [
+pub(super) const KEYS: [Key; 31] = [
     key("listen", "HERALD_LISTEN"),
     Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
     key("master_key_file", "HERALD_MASTER_KEY_FILE"),
@@ -42,6 +42,7 @@ pub(super) const KEYS: [Key; 30] = [
     key("stream.partitions", "HERALD_PARTITIONS"),
     key("stream.start", "HERALD_START"),
     key("stream.retain", "HERALD_RETAIN"),
+    file_only("stream.trim_ignores"),
     key("lease.ttl", "HERALD_LEASE"),
     key("guard.allow_http", "HERALD_ALLOW_HTTP"),
     key("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),

@@ -27,6 +27,8 @@ pub struct StreamConfig {
     pub start: Start,
     /// How long finished entries stay before they are trimmed.
     pub retain: Duration,
+    /// Consumer groups that trimming does not wait for.
+    pub trim_ignores: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +103,8 @@ impl Reader {
     }
 
     pub fn stream(&mut self) -> Option<StreamConfig> {
+        /// A stream with more readers than this has other worries.
+        const MAX_GROUPS: usize = 64;
         let name = self.one("stream.name", values::stream_name);
         let partitions = self.one("stream.partitions", |text| match number_in(1..=u64::from(u16::MAX))(text)? {
             1 => Ok(1),
@@ -108,7 +112,17 @@ impl Reader {
         });
         let start = self.one("stream.start", Start::from_str);
         let retain = self.one("stream.retain", duration_in(Duration::ZERO..=365 * DAY));
-        Some(StreamConfig { name: name?, partitions: partitions?, start: start?, retain: retain? })
+        let trim_ignores = self.many("stream.trim_ignores", MAX_GROUPS, |text| match text.is_empty() {
+            true => Err("is empty; name a consumer group".to_owned()),
+            false => Ok(text.to_owned()),
+        });
+        Some(StreamConfig {
+            name: name?,
+            partitions: partitions?,
+            start: start?,
+            retain: retain?,
+            trim_ignores: trim_ignores?,
+        })
     }
 
     pub fn lease(&mut self) -> Option<LeaseConfig> {

@@ -98,8 +98,17 @@ impl Action {
         use Action::*;
         matches!(
             self,
-            Net { .. } | Renewal { .. } | Crash(_) | Stop(_) | Freeze { .. } | RedisDown { .. } | RollBack
-                | Clock { .. } | DestroyGroup | DeleteLease | ForeignReads(_)
+            Net { .. }
+                | Renewal { .. }
+                | Crash(_)
+                | Stop(_)
+                | Freeze { .. }
+                | RedisDown { .. }
+                | RollBack
+                | Clock { .. }
+                | DestroyGroup
+                | DeleteLease
+                | ForeignReads(_)
         )
     }
 }
@@ -175,8 +184,15 @@ impl Plan {
     }
 
     fn receiver(&self, chance: &mut Chance) -> Action {
-        let manners =
-            [Manner::Healthy, Manner::Fails, Manner::Fails, Manner::Hangs, Manner::Throttles, Manner::Flaky, Manner::Gone];
+        let manners = [
+            Manner::Healthy,
+            Manner::Fails,
+            Manner::Fails,
+            Manner::Hangs,
+            Manner::Throttles,
+            Manner::Flaky,
+            Manner::Gone,
+        ];
         let known = if chance.one_in(3) { manners.len() } else { manners.len() - 1 };
         let manner = manners[chance.below(known as u64) as usize];
         Action::Receiver { endpoint: self.endpoint(chance), manner }

@@ -271,11 +271,25 @@ impl World {
     fn state(&self) -> String {
         let m = &self.model;
         let group = m.stream.groups.get(GROUP);
-        let owners: Vec<_> = self.workers.iter().map(|w| w.partition.as_ref().map(|p| (p.is_owner(), p.tally(), p.core().outbox_len()))).collect();
-        let lanes: Vec<_> = self.workers.iter().filter_map(|w| w.partition.as_ref()).filter(|p| p.is_owner()).flat_map(|p| p.core().lanes().map(|(_, l)| format!("{l:?}"))).collect();
+        let owners: Vec<_> = self
+            .workers
+            .iter()
+            .map(|w| w.partition.as_ref().map(|p| (p.is_owner(), p.tally(), p.core().outbox_len())))
+            .collect();
+        let lanes: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|w| w.partition.as_ref())
+            .filter(|p| p.is_owner())
+            .flat_map(|p| p.core().lanes().map(|(_, l)| format!("{l:?}")))
+            .collect();
         format!(
             "group {group:?}, due {:?}, claimed {:?}, chains {:?}, inbox {:?}, workers {owners:?}, redis {}, {lanes:?}",
-            m.due, m.claimed, m.endpoints, m.inbox.requests.len(), m.now_ms
+            m.due,
+            m.claimed,
+            m.endpoints,
+            m.inbox.requests.len(),
+            m.now_ms
         )
     }
 
@@ -731,7 +745,8 @@ impl World {
         let account = AccountId::new(&format!("acc_{}", plan.account)).unwrap();
         // A worker whose snapshot is behind sends to the endpoints that it knows; only "none at all" is asked about.
         let siblings = (0..self.plan.endpoints.len()).any(|other| {
-            self.plan.endpoints[other].account == plan.account && (other == at || self.ended_until[other] != u64::MAX)
+            self.plan.endpoints[other].account == plan.account
+                && (other == at || self.ended_until[other] != u64::MAX)
                 && (self.now > 0)
         });
         let was_there = self.ended_until[at] != u64::MAX;
@@ -975,7 +990,11 @@ impl World {
         for id in unread.copied().take(count).collect::<Vec<_>>() {
             group.last_delivered = id;
             group.pending.insert(id, "stranger".to_owned());
-            self.ledger.owed.iter_mut().filter(|owed| owed.id.entry == id).for_each(|owed| owed.may_be_overtaken = true);
+            self.ledger
+                .owed
+                .iter_mut()
+                .filter(|owed| owed.id.entry == id)
+                .for_each(|owed| owed.may_be_overtaken = true);
         }
     }
 }
@@ -1007,7 +1026,9 @@ fn addressee(event: &Event) -> Option<usize> {
 fn brings_something(answer: &Result<Answer, Failure>) -> bool {
     match answer {
         Ok(Answer::Entries { entries, .. }) => !entries.is_empty(),
-        Ok(Answer::Claimed { kept, .. } | Answer::Backlog { kept, .. } | Answer::Heads { kept, .. }) => !kept.is_empty(),
+        Ok(Answer::Claimed { kept, .. } | Answer::Backlog { kept, .. } | Answer::Heads { kept, .. }) => {
+            !kept.is_empty()
+        }
         Ok(Answer::Requests { requests }) => !requests.is_empty(),
         Ok(Answer::Settled { .. } | Answer::Asked { .. } | Answer::Renewed) => true,
         _ => false,
