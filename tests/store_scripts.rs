@@ -485,7 +485,7 @@ async fn a_call_can_be_made_by_any_task() {
     let release = Call::Release { term: owner.term() };
     let call = owner.store.call(&release);
     is_send(&call);
-    assert_eq!(call.await, Answer::Released);
+    assert_eq!(call.await, Ok(Answer::Released));
     let mut other = owner.redis.redis().connect(Purpose::Other).await.unwrap();
     is_send(&gauges(&mut other, &owner.keys));
 }
