@@ -18,6 +18,7 @@
 
 pub mod connection;
 mod decode;
+pub mod entries;
 pub mod error;
 pub mod keys;
 pub mod model;
