@@ -20,6 +20,7 @@
 
 pub mod connection;
 mod decode;
+pub mod entries;
 pub mod error;
 pub mod keys;
 pub mod model;

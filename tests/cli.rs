@@ -1,0 +1,440 @@
+//! The command line as its users meet it: the real binary against a real Redis.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    process::{Command, Stdio},
+    thread,
+};
+
+use serde_json::Value;
+use support::TestRedis;
+
+const WHO: [&str; 4] = ["--reason", "a test", "--by", "tester"];
+
+const EVENT: &str = r#"{"id":"evt_1","event":"payment_intent.status_updated","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Captured","captureMode":"Auto"}}"#;
+
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+
+    /// The code, and a message that begins as every message does and holds this.
+    #[track_caller]
+    fn failed(&self, code: i32, says: &str) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(self.stderr.contains("error: ") && self.stderr.contains(says), "{says:?} is not in {}", self.stderr);
+    }
+}
+
+/// Nothing of the environment of whoever runs the tests.
+fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.args(args).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
+    command
+}
+
+fn finish(mut command: Command) -> Done {
+    let output = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+    Done { code: output.status.code().expect("no signal"), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Without any Redis.
+fn alone(args: &[&str]) -> Done {
+    finish(command(args, &[]))
+}
+
+struct Cli {
+    redis: TestRedis,
+}
+
+impl Cli {
+    fn start() -> Self {
+        Self { redis: TestRedis::start() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        command(args, &[("HERALD_REDIS_URL", &self.redis.url())])
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        finish(self.command(args))
+    }
+
+    /// For receivers on the loopback.
+    fn run_private(&self, args: &[&str]) -> Done {
+        let mut command = self.command(args);
+        command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
+        finish(command)
+    }
+
+    fn fed(&self, args: &[&str], input: &str) -> Done {
+        let mut file = tempfile::tempfile().expect("a scratch file can be made");
+        file.write_all(input.as_bytes()).expect("a scratch file can be written");
+        std::io::Seek::rewind(&mut file).expect("a file can be rewound");
+        let mut command = self.command(args);
+        command.stdin(file);
+        finish(command)
+    }
+
+    /// An endpoint at an address that needs no name server. Its id and its secret.
+    fn create(&self, more: &[&str]) -> (String, String) {
+        let args = ["endpoint", "create", "--account", "acc_1", "--url", "https://1.1.1.1/hook"];
+        let created = self.run(&[&args, &WHO[..], more].concat()).ok().json();
+        let text = |name: &str| created[name].as_str().expect("it is a text").to_owned();
+        (text("id"), text("secret"))
+    }
+}
+
+#[test]
+fn a_secret_is_shown_once_and_masked_ever_after() {
+    let cli = Cli::start();
+    let (id, secret) = cli.create(&["--header", "x-key: geheim", "--event", "payment_intent.created"]);
+    assert!(secret.starts_with("whsec_") && secret.len() == "whsec_".len() + 44, "32 bytes as base64");
+    for args in [vec!["endpoint", "list"], vec!["endpoint", "show", &id]] {
+        for format in ["table", "json", "jsonl"] {
+            let shown = cli.run(&[&args[..], &["-o", format]].concat()).ok();
+            assert!(
+                shown.stdout.contains(&id)
+                    && shown.stdout.contains("x-key") == (args[1] == "show" || format != "table")
+            );
+            assert!(!shown.stdout.contains(&secret) && !shown.stdout.contains("geheim"), "{}", shown.stdout);
+        }
+    }
+    let shown = cli.run(&["endpoint", "show", &id]).ok().json();
+    assert_eq!((&shown["state"], &shown["schemes"][1]), (&"enabled".into(), &"dojo".into()));
+    assert_eq!(shown["secrets"][0]["value"], "(hidden)");
+}
+
+#[test]
+fn a_rotation_signs_at_once_and_ends_the_older_secret_after_the_overlap() {
+    let cli = Cli::start();
+    let (id, secret) = cli.create(&[]);
+    let rotated = cli.run(&[&["endpoint", "rotate-secret", &id, "--overlap", "1h"], &WHO[..]].concat()).ok();
+    assert!(rotated.stderr.contains("dojo-signature carries one signature only"), "{}", rotated.stderr);
+    let rotated = rotated.json();
+    assert_ne!(rotated["secret"], secret.as_str());
+    let secrets = rotated["secrets"].as_array().unwrap();
+    let end = secrets[0]["expires_at_ms"].as_u64().unwrap();
+    assert_eq!(end, secrets[1]["created_at_ms"].as_u64().unwrap() + 3_600_000);
+    assert_eq!((secrets.len(), &secrets[1]["expires_at_ms"]), (2, &Value::Null));
+    // Ending the older ones at once takes something away, so it asks.
+    cli.run(&[&["endpoint", "rotate-secret", &id, "--overlap", "0s"], &WHO[..]].concat()).failed(4, "add --yes");
+    let last = cli.run(&[&["endpoint", "rotate-secret", &id, "--overlap", "0s", "--yes"], &WHO[..]].concat()).ok();
+    assert_eq!(last.json()["secrets"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_endpoint_is_updated_paused_disabled_and_deleted_with_who_and_why() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&["--rate-limit", "5"]);
+    let change = |args: &[&str]| cli.run(&[args, &[&id], &WHO[..]].concat());
+    let updated = change(&["endpoint", "update", "--max-in-flight", "3", "--no-rate-limit", "--retry-jitter", "0"]);
+    let updated = updated.ok().json();
+    assert_eq!((&updated["max_in_flight"], &updated["rate_limit"]), (&3.into(), &Value::Null));
+    assert_eq!((&updated["retry"]["jitter"], &updated["revision"]), (&0.0.into(), &2.into()));
+    assert!(change(&["endpoint", "update", "--max-in-flight", "3"]).ok().stderr.contains("nothing was changed"));
+    change(&["endpoint", "update", "--max-in-flight", "0"]).failed(4, "between 1 and 1000");
+    let paused = change(&["endpoint", "pause"]).ok().json();
+    assert_eq!(
+        (&paused["state"], &paused["by"], &paused["why"]),
+        (&"paused".into(), &"tester".into(), &"a test".into())
+    );
+    change(&["endpoint", "enable"]).failed(4, "resume it instead");
+    assert_eq!(change(&["endpoint", "resume"]).ok().json()["state"], "enabled");
+    assert_eq!(change(&["endpoint", "disable", "--yes"]).ok().json()["state"], "disabled");
+    assert_eq!(cli.run(&["endpoint", "list", "--state", "enabled"]).ok().json(), serde_json::json!([]));
+    change(&["endpoint", "delete", "--yes"]).ok();
+    cli.run(&["endpoint", "show", &id]).failed(3, "there is no endpoint");
+}
+
+#[test]
+fn a_change_needs_a_reason_and_a_destructive_one_a_yes() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&[]);
+    cli.run(&["endpoint", "delete", &id, "--yes", "--by", "me"]).failed(2, "--reason");
+    cli.run(&["endpoint", "delete", &id, "--yes", "--reason", "r"]).failed(2, "--by");
+    cli.run(&["endpoint", "delete", &id, "--yes", "--reason", " ", "--by", "me"]).failed(2, "--reason");
+    cli.run(&[&["endpoint", "delete", &id], &WHO[..]].concat()).failed(4, "no terminal to ask on: add --yes");
+    let dry = cli.run(&[&["endpoint", "delete", &id, "--dry-run"], &WHO[..]].concat()).ok();
+    assert!(dry.stderr.contains("dry run: this would delete endpoint"), "{}", dry.stderr);
+    cli.run(&["endpoint", "show", &id]).ok();
+    // The name comes from the environment.
+    let mut command = cli.command(&["endpoint", "pause", &id, "--reason", "r"]);
+    command.env("USER", "anna");
+    assert_eq!(finish(command).ok().json()["by"], "anna");
+}
+
+#[test]
+fn an_export_comes_back_whole_after_everything_is_gone() {
+    let cli = Cli::start();
+    let (kept, secret) = cli.create(&["--header", "x-key: geheim"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("endpoints.json");
+    let file = path.to_str().unwrap();
+    let export = cli.run(&["endpoint", "export", "--file", file]).ok();
+    assert_eq!(export.stdout, "");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    cli.run(&["endpoint", "export", "--file", file]).failed(4, "--force replaces it");
+    assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
+
+    let (added, _) = cli.create(&[]);
+    cli.run(&[&["endpoint", "update", &kept, "--timeout", "3s"], &WHO[..]].concat()).ok();
+    let dry = cli.run(&[&["endpoint", "import", file, "--dry-run"], &WHO[..]].concat()).ok();
+    let mut differences: Vec<(String, String)> = dry
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| (d["id"].as_str().unwrap().to_owned(), format!("{} {}", d["action"].as_str().unwrap(), d["fields"])))
+        .collect();
+    differences.sort();
+    let mut expected =
+        vec![(kept.clone(), "changed [\"timeout_ms\"]".to_owned()), (added.clone(), "removed []".to_owned())];
+    expected.sort();
+    assert_eq!(differences, expected);
+    assert!(dry.stderr.contains("0 added, 1 changed, 1 removed") && !dry.stdout.contains("geheim"), "{}", dry.stderr);
+    cli.run(&["endpoint", "show", &added]).ok();
+
+    let import = [&["endpoint", "import", file, "--yes"], &WHO[..]].concat();
+    cli.run(&import).ok();
+    cli.run(&["endpoint", "show", &added]).failed(3, &added);
+    assert_eq!(cli.run(&["endpoint", "show", &kept]).ok().json()["timeout_ms"], Value::Null);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(cli.redis.command::<()>(&["FLUSHALL"]));
+    cli.run(&["endpoint", "export"]).failed(3, "there is no registry");
+    cli.run(&import).ok();
+    assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
+    let wrong = std::fs::read_to_string(&path).unwrap().replace("https://1.1.1.1", "https://10.0.0.1");
+    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), &wrong).failed(4, "a private network");
+    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), "{}").failed(4, "no export of endpoints");
+}
+
+#[test]
+fn a_url_that_leads_inside_is_refused_with_its_remedy() {
+    let cli = Cli::start();
+    for (url, says) in [
+        ("https://127.1/", "HERALD_ALLOW_NETWORKS"),
+        ("https://169.254.169.254/latest", "link-local"),
+        ("https://[::ffff:10.0.0.1]/", "not global unicast"),
+        ("https://localhost/", "loopback"),
+        ("http://1.1.1.1/", "HERALD_ALLOW_HTTP"),
+        ("https://user:geheim@1.1.1.1/", "user name or password"),
+        ("https://nowhere.invalid/", "cannot be resolved"),
+    ] {
+        let refused = cli.run(&[&["endpoint", "create", "--account", "a", "--url", url], &WHO[..]].concat());
+        refused.failed(4, says);
+        assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
+    }
+    assert_eq!(cli.run(&["endpoint", "list"]).ok().json(), serde_json::json!([]));
+}
+
+#[test]
+fn no_error_repeats_a_secret() {
+    let cli = Cli::start();
+    let create = ["endpoint", "create", "--account", "a", "--url", "https://1.1.1.1/"];
+    for wrong in [
+        ["--secret", "whsec_geheim"],
+        ["--secret", "geheim geheim"],
+        ["--header", "geheim"],
+        ["--header", "Host: geheim"],
+        ["--set", "geheim"],
+        ["--set", "admin_token=geheim"],
+        ["--redis-url", "redis://:geheim@127.0.0.1:1/x"],
+    ] {
+        let refused = cli.run(&[&create, &WHO[..], &wrong].concat());
+        assert!(refused.code == 2 || refused.code == 4, "{wrong:?}: {} {}", refused.code, refused.stderr);
+        assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
+    }
+    let given = cli.fed(&[&create, &WHO[..], &["--secret", "-"]].concat(), "dojo-secret\n").ok();
+    assert_eq!(given.json()["secret"], "dojo-secret");
+}
+
+#[test]
+fn each_kind_of_failure_has_its_code() {
+    alone(&["endpoint", "show"]).failed(2, "<ID>");
+    alone(&["endpoint", "show", "acc_1"]).failed(2, "ep_");
+    alone(&["config", "show", "--set", "lease.ttl=1h"]).failed(2, "lease.ttl");
+    alone(&["endpoint", "list", "--redis-url", "redis://127.0.0.1:1"]).failed(1, "Redis is unavailable");
+    alone(&["event", "publish", "/nowhere/at/all"]).failed(3, "/nowhere/at/all");
+    let help = alone(&["--help"]).ok();
+    assert!(help.stdout.contains("Exit codes:"), "{}", help.stdout);
+    assert!(alone(&["completions", "bash"]).ok().stdout.contains("_herald"));
+}
+
+#[test]
+fn the_configuration_is_shown_with_origins_and_without_secrets() {
+    let env = [("HERALD_ADMIN_TOKEN", "geheim-geheim-geheim"), ("HERALD_REDIS_URL", "redis://u:geheim@h:1")];
+    let shown = finish(command(&["config", "show", "--set", "retry.jitter=0.5", "--stream", "s"], &env)).ok();
+    assert!(!shown.stdout.contains("geheim"), "{}", shown.stdout);
+    let rows = shown.json();
+    let row = |key: &str| rows.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap().clone();
+    assert_eq!(
+        (&row("admin_token")["value"], &row("admin_token")["origin"]),
+        (&"(hidden)".into(), &"HERALD_ADMIN_TOKEN".into())
+    );
+    assert_eq!((&row("stream.name")["value"], &row("stream.name")["origin"]), (&"s".into(), &"flag".into()));
+    assert_eq!(row("retry.jitter")["value"], "0.5");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("herald.toml");
+    std::fs::write(&file, "[lease]\nttl = \"9s\"\ntll = 1\n[retry]\njitter = 7\n").unwrap();
+    let wrong = alone(&["config", "check", "--config", file.to_str().unwrap()]);
+    wrong.failed(2, "lease.tll; the nearest is lease.ttl");
+    wrong.failed(2, "retry.jitter");
+    assert!(alone(&["config", "check"]).ok().stderr.contains("is right"));
+}
+
+#[test]
+fn the_schedule_is_the_policys_own() {
+    let schedule = alone(&["retry-schedule"]).ok().json();
+    assert_eq!((&schedule["ends_by"], &schedule["span_max_ms"]), (&"attempts".into(), &240_126_000.into()));
+    let table = alone(&["retry-schedule", "-o", "table"]).ok().stdout;
+    assert!(table.contains("4s to 6s") && table.contains("after attempt 12 (exhausted)"), "{table}");
+    let short = alone(&["retry-schedule", "-o", "table", "--retry-max-age", "1m", "--retry-jitter", "0"]).ok().stdout;
+    assert!(short.contains("when it is 1m old (expired); attempt 4 is never made"), "{short}");
+    alone(&["retry-schedule", "--retry-max-attempts", "0"]).failed(4, "attempts");
+    let cli = Cli::start();
+    let (id, _) = cli.create(&["--retry-max-attempts", "2"]);
+    let overridden = cli.run(&["retry-schedule", "--endpoint", &id]).ok().json();
+    assert_eq!(overridden["steps"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn events_are_checked_before_the_first_one_is_added() {
+    let cli = Cli::start();
+    let two = format!("{EVENT}\n{}", EVENT.replace("evt_1", "evt_2"));
+    cli.fed(&["event", "publish", "-"], &format!("{two}\n{{}}")).failed(4, "event 3");
+    cli.run(&["event", "show", "evt_1"]).failed(3, "was not found");
+    let published = cli.fed(&["event", "publish", "-"], &two).ok().json();
+    let entry = published[1]["entry"].as_str().unwrap();
+    let shown = cli.run(&["event", "show", entry]).ok().json();
+    assert_eq!((&shown["event"], &shown["problem"]), (&"evt_2".into(), &Value::Null));
+    let found = cli.run(&["event", "show", "evt_1"]).ok();
+    assert_eq!(found.json()["body"], EVENT);
+    assert!(found.stderr.contains("looked at the newest 2 entries of payment-intents, all of it"), "{}", found.stderr);
+    let bounded = cli.run(&["event", "show", "evt_1", "--look", "1"]);
+    bounded.failed(3, "herald delivery list --event");
+    assert!(bounded.stderr.contains("--look looks further"), "{}", bounded.stderr);
+    let sample = cli.run(&["event", "publish", "--sample", "--account", "acc_9", "--status", "refunded"]).ok().json();
+    let shown = cli.run(&["event", "show", sample[0]["entry"].as_str().unwrap()]).ok().json();
+    assert!(shown["body"].as_str().unwrap().contains("\"paymentStatus\":\"Refunded\""), "{shown}");
+    cli.run(&["event", "publish"]).failed(2, "--sample");
+}
+
+#[test]
+fn a_test_event_is_signed_sent_and_told_of_also_when_paused() {
+    let cli = Cli::start();
+    let receiver = Receiver::start("200 OK");
+    let url = format!("http://{}/hook", receiver.address);
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", &url, "--header", "x-key: geheim"];
+    let created = cli.run_private(&[&create, &WHO[..]].concat()).ok().json();
+    let id = created["id"].as_str().unwrap();
+    cli.run_private(&[&["endpoint", "pause", id], &WHO[..]].concat()).ok();
+    let tested = cli.run_private(&["endpoint", "test", id]).ok();
+    assert!(!tested.stdout.contains("geheim"), "{}", tested.stdout);
+    let tested = tested.json();
+    let event = tested["event"].as_str().unwrap();
+    assert!(event.starts_with("evt_test_") && tested["delivered"] == true, "{tested}");
+    let (head, body) = receiver.request();
+    let webhook = standardwebhooks::Webhook::new(created["secret"].as_str().unwrap()).unwrap();
+    webhook.verify(body.as_bytes(), &head).unwrap();
+    assert_eq!(head["webhook-id"], event);
+    assert_eq!(head["x-key"], "geheim");
+    // It is not in the stream.
+    cli.run(&["event", "show", event]).failed(3, "was not found");
+    // Without the exemption the guard stands before test events as well.
+    cli.run(&["endpoint", "test", id]).failed(4, "address_refused");
+}
+
+#[test]
+fn a_test_event_that_fails_says_what_to_do() {
+    let cli = Cli::start();
+    let receiver = Receiver::start("401 Unauthorized");
+    let url = format!("http://{}/hook", receiver.address);
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", &url];
+    let created = cli.run_private(&[&create, &WHO[..]].concat()).ok().json();
+    let tested = cli.run_private(&["endpoint", "test", created["id"].as_str().unwrap()]);
+    tested.failed(1, "rejected (401): the receiver refuses us");
+    assert_eq!(tested.json()["attempt"]["outcome"]["status"], 401);
+    receiver.request();
+}
+
+#[test]
+fn all_sending_is_paused_and_resumed_by_one_switch() {
+    let cli = Cli::start();
+    cli.create(&[]);
+    cli.run(&[&["pause"], &WHO[..]].concat()).failed(2, "--all");
+    cli.run(&[&["pause", "--all"], &WHO[..]].concat()).ok();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mark: String = runtime.block_on(cli.redis.command(&["HGET", "herald:{herald}:registry:meta", "pause"]));
+    assert!(mark.contains("tester") && mark.contains("a test"), "{mark}");
+    assert!(cli.run(&[&["resume", "--all"], &WHO[..]].concat()).ok().stderr.contains("sending goes on"));
+    assert!(cli.run(&[&["resume", "--all"], &WHO[..]].concat()).ok().stderr.contains("nothing was paused"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = command(&["config", "show"], &[]);
+    let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// Takes one request, answers it and keeps it.
+struct Receiver {
+    address: SocketAddr,
+    thread: thread::JoinHandle<String>,
+}
+
+impl Receiver {
+    fn start(status: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut chunk) = (String::new(), [0; 4096]);
+            loop {
+                let bytes = stream.read(&mut chunk).unwrap();
+                request.push_str(std::str::from_utf8(&chunk[..bytes]).unwrap());
+                let whole = request.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                    body.len() == length.parse::<usize>().unwrap()
+                });
+                if whole {
+                    break;
+                }
+                assert!(bytes > 0, "the request ended early: {request}");
+            }
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+            request
+        });
+        Self { address, thread }
+    }
+
+    /// The headers and the body of what came.
+    fn request(self) -> (http::HeaderMap, String) {
+        let request = self.thread.join().unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let headers = headers.map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()));
+        (headers.collect(), body.to_owned())
+    }
+}
