@@ -25,6 +25,7 @@ pub mod keys;
 pub mod model;
 pub mod partition;
 pub mod protocol;
+pub mod queries;
 pub mod registry;
 pub mod requests;
 pub mod watch;
