@@ -13,10 +13,12 @@ mod standing;
 use bytes::Bytes;
 
 pub use self::{
-    dead::{DeadCursor, DeadPage, DeadRange, Letter},
+    dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
     log::{LogFilter, LogLine, LogPage},
-    standing::{ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined},
+    standing::{
+        ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined, StreamLook,
+    },
 };
 use super::{connection::Connection, error::StoreError, keys::PartitionKeys};
 

@@ -17,6 +17,12 @@ pub struct DeadRange {
     pub until_ms: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
 /// Behind the last letter of a page. Letters that come or go meanwhile neither repeat nor hide others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadCursor {
@@ -34,7 +40,6 @@ pub struct Letter {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadPage {
-    /// Oldest first.
     pub letters: Vec<Letter>,
     /// `None` after the last page.
     pub next: Option<DeadCursor>,
@@ -48,15 +53,16 @@ impl Queries {
         self.connection.query("count the dead letters", &command).await
     }
 
-    /// At most `max` letters after the cursor, the oldest first.
+    /// At most `max` letters after the cursor.
     pub async fn dead(
         &mut self,
         range: &DeadRange,
+        order: DeadOrder,
         after: Option<&DeadCursor>,
         max: usize,
     ) -> Result<DeadPage, StoreError> {
         let max = max.clamp(1, MAX_PAGE);
-        let found = self.dead_ids(range, after, max).await?;
+        let found = self.dead_ids(range, order, after, max).await?;
         let next = match found.len() == max {
             true => found.last().map(|(id, at_ms)| DeadCursor { at_ms: *at_ms, id: id.clone() }),
             false => None,
@@ -64,15 +70,6 @@ impl Queries {
         // What is no delivery id was not written by Herald; there is nothing to show of it.
         let ids = found.into_iter().filter_map(|(id, at_ms)| Some((id.parse().ok()?, at_ms))).collect();
         Ok(DeadPage { letters: self.letters(ids).await?, next })
-    }
-
-    /// The newest `max` letters of a range, the newest first.
-    pub async fn newest_dead(&mut self, range: &DeadRange, max: usize) -> Result<Vec<Letter>, StoreError> {
-        let mut command = redis::cmd("ZRANGE");
-        command.arg(self.dead_index(range)).arg(range.until_ms).arg(range.from_ms).arg("BYSCORE").arg("REV");
-        command.arg("LIMIT").arg(0).arg(max.clamp(1, MAX_PAGE)).arg("WITHSCORES");
-        let found: Vec<(String, f64)> = self.connection.query("list the newest dead letters", &command).await?;
-        self.letters(found.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, at as u64))).collect()).await
     }
 
     pub async fn dead_letter(&mut self, id: &DeliveryId) -> Result<Option<Letter>, StoreError> {
@@ -90,20 +87,35 @@ impl Queries {
     async fn dead_ids(
         &mut self,
         range: &DeadRange,
+        order: DeadOrder,
         after: Option<&DeadCursor>,
         max: usize,
     ) -> Result<Vec<(String, u64)>, StoreError> {
-        let from = after.map_or(range.from_ms, |cursor| cursor.at_ms.max(range.from_ms));
-        let is_after = |id: &str, at_ms: u64| after.is_none_or(|after| (at_ms, id) > (after.at_ms, after.id.as_str()));
+        let is_new = |id: &str, at_ms: u64| {
+            after.is_none_or(|after| match order {
+                DeadOrder::OldestFirst => (at_ms, id) > (after.at_ms, after.id.as_str()),
+                DeadOrder::NewestFirst => (at_ms, id) < (after.at_ms, after.id.as_str()),
+            })
+        };
         let (mut found, mut offset) = (Vec::new(), 0);
         while found.len() < max {
             let mut command = redis::cmd("ZRANGE");
-            command.arg(self.dead_index(range)).arg(from).arg(range.until_ms).arg("BYSCORE");
+            command.arg(self.dead_index(range));
+            match order {
+                DeadOrder::OldestFirst => {
+                    let from = after.map_or(range.from_ms, |cursor| cursor.at_ms.max(range.from_ms));
+                    command.arg(from).arg(range.until_ms).arg("BYSCORE");
+                }
+                DeadOrder::NewestFirst => {
+                    let until = after.map_or(range.until_ms, |cursor| cursor.at_ms.min(range.until_ms));
+                    command.arg(until).arg(range.from_ms).arg("BYSCORE").arg("REV");
+                }
+            }
             command.arg("LIMIT").arg(offset).arg(MAX_PAGE).arg("WITHSCORES");
             let page: Vec<(String, f64)> = self.connection.query("list the dead letters", &command).await?;
             let is_last = page.len() < MAX_PAGE;
             offset += page.len();
-            let page = page.into_iter().map(|(id, at)| (id, at as u64)).filter(|(id, at)| is_after(id, *at));
+            let page = page.into_iter().map(|(id, at)| (id, at as u64)).filter(|(id, at)| is_new(id, *at));
             found.extend(page.take(max - found.len()));
             if is_last {
                 break;

@@ -108,6 +108,32 @@ impl Queries {
         self.stream_info(&self.keys.stream().to_owned()).await
     }
 
+    /// `None` where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.
+    pub async fn appendfsync(&mut self) -> Result<Option<String>, StoreError> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET").arg("appendfsync");
+        match self.connection.query::<HashMap<String, String>>("ask how Redis syncs", &command).await {
+            Ok(mut found) => Ok(found.remove("appendfsync")),
+            Err(StoreError::Unavailable { subject, cause }) => Err(StoreError::Unavailable { subject, cause }),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// When the first entry was added that nobody has read, by its id, ms since 1970.
+    pub async fn oldest_unread_ms(&mut self, last_delivered: EntryId) -> Result<Option<u64>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream()).arg(format!("({last_delivered}")).arg("+").arg("COUNT").arg(1);
+        let found: Vec<(String, Value)> = self.connection.query("look for the oldest unread entry", &command).await?;
+        Ok(found.first().and_then(|(id, _)| id.parse::<EntryId>().ok()).map(|id| id.ms))
+    }
+
+    /// What the stream takes in Redis' memory, about; 0 where there is none.
+    pub async fn stream_bytes(&mut self) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("MEMORY");
+        command.arg("USAGE").arg(self.keys.stream());
+        Ok(self.connection.query::<Option<u64>>("weigh the stream", &command).await?.unwrap_or(0))
+    }
+
     /// Every consumer group of the stream; empty where there is no stream.
     pub async fn groups(&mut self) -> Result<Vec<GroupLook>, StoreError> {
         if self.stream().await?.is_none() {
