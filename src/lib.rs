@@ -1,9 +1,13 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dispatch;
+pub mod doctor;
 pub mod facts;
 pub mod registry;
 pub mod sender;

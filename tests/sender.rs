@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -78,7 +78,7 @@ fn impatient(url: &str) -> Endpoint {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+    herald::clock::wall_ms()
 }
 
 async fn attempt(sender: &Sender, endpoint: &Endpoint) -> AttemptReport {

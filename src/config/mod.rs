@@ -23,7 +23,7 @@ pub use self::{
         AttemptConfig, BreakerLimits, DeadLetterLimits, GuardConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig,
         ShutdownConfig, StreamConfig,
     },
-    values::{AdminToken, RedisUrl, Start},
+    values::{AdminToken, RedisUrl, Start, compact, duration as parse_duration},
 };
 use self::{
     layers::{CONFIG_FILE_ENV, ENV_PREFIX, Given, KEYS, Layers, Showing, Written},

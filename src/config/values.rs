@@ -14,7 +14,7 @@ use crate::facts::id::EntryId;
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// `5s`, `250ms`, `1h 30m`, `30d`. Negative spans, months and years are refused.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     static PARSER: SpanParser = SpanParser::new();
     let span = PARSER.parse_span(text.trim()).ok();
     let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
@@ -34,7 +34,7 @@ pub(super) fn duration_in(bounds: RangeInclusive<Duration>) -> impl Fn(&str) -> 
 }
 
 /// The shortest usual form, days included: `30d`, `1h 30m`.
-pub(super) fn compact(value: Duration) -> String {
+pub fn compact(value: Duration) -> String {
     static PRINTER: SpanPrinter = SpanPrinter::new().designator(Designator::Compact);
     match value.as_secs() / DAY.as_secs() {
         days if days > 0 && value == DAY * days as u32 => format!("{days}d"),

@@ -10,6 +10,7 @@ use super::{
     request::{Prepared, RequestError},
     stages::{Stages, micros},
 };
+use crate::clock;
 use crate::facts::{
     delivery::Delivery,
     endpoint::Endpoint,
@@ -36,7 +37,7 @@ impl Sender {
     /// the endpoint's deadline. `now_ms` is the wall clock in milliseconds since 1970: it becomes the timestamp of the
     /// signature and decides which secrets are live. Dropping the future gives the attempt up.
     pub async fn attempt(&self, delivery: &Delivery, endpoint: &Endpoint, now_ms: u64) -> Attempted {
-        let start = Instant::now();
+        let start = clock::now();
         let stages = Arc::new(Stages::default());
         let prepared = self.prepared.get(endpoint, &self.guard);
         let ending = match &prepared {

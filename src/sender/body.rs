@@ -21,7 +21,7 @@ pub(super) struct Body {
 /// Reads until the end, the limit or the deadline, whichever comes first.
 pub(super) async fn read(mut response: reqwest::Response, deadline: Instant) -> Body {
     let deadline = match response.status().is_success() {
-        true => deadline.min(Instant::now() + DELIVERED_BODY_TIMEOUT),
+        true => deadline.min(Instant::from_std(crate::clock::now()) + DELIVERED_BODY_TIMEOUT),
         false => deadline,
     };
     let mut first = Vec::new();

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 tokio::task_local! {
@@ -81,7 +81,7 @@ pub(super) fn micros(duration: Duration) -> u64 {
 /// Notes that the attempt is resolving until the future ends.
 pub(super) async fn while_resolving<F: Future>(resolving: F) -> F::Output {
     let Some(stages) = current() else { return resolving.await };
-    let start = Instant::now();
+    let start = crate::clock::now();
     stages.enter(Stage::Resolving);
     let answer = resolving.await;
     stages.dns_us.store(micros(start.elapsed()) + 1, Relaxed);
@@ -129,7 +129,7 @@ where
 }
 
 async fn while_connecting<F: Future<Output = Result<C, E>>, C, E>(stages: Arc<Stages>, connecting: F) -> Result<C, E> {
-    let start = Instant::now();
+    let start = crate::clock::now();
     stages.enter(Stage::Connecting);
     let mut connecting = pin!(connecting);
     let mut handed_over = false;

@@ -2,8 +2,6 @@
 //!
 //! Words used here:
 //!
-//! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell of
-//!   ownership, and its value fences every script.
 //! - A **key** is built in [`keys`] and nowhere else. The stream `S` and its **companion keys** share one hash slot.
 //! - A **script** is one state change (or one consistent look) in Lua, in `scripts/`, each with its KEYS, ARGV and answer
 //!   at its top. It checks the types of its keys and all its arguments before its first write, and answers with words:

@@ -1,5 +1,7 @@
 //! What several integration tests need: a Redis of their own. Waits for conditions, never for time to pass.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
+// A test waits for another process: it polls, and a safety time-out ends it.
+#![allow(clippy::disallowed_methods)]
 
 use std::{
     io::{Read, Write},

@@ -1,0 +1,166 @@
+//! Puts a worker together from its configuration and runs it until a signal ends it. Wires; decides nothing.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, Start},
+    dispatch::{
+        breaker::BreakerSettings,
+        partition::{Happening, Settings},
+        worker::{Parts, Worker},
+    },
+    facts::retry::RetryPolicy,
+    registry::Registry,
+    sender::{Sender, SenderConfig, certificates_from_pem},
+    service,
+    store::{self, connection::Redis, keys::PartitionKeys},
+    telemetry::{metrics::Metrics, readiness::Readiness},
+    tls::install_crypto_provider,
+};
+
+/// What stopping may take beyond the configured grace: the last settle and the release of the lease.
+const LAST_CALLS: Duration = Duration::from_secs(6);
+
+/// `herald serve`: works until SIGTERM or SIGINT; a second one ends it at once.
+pub async fn serve(config: Config) -> Result<()> {
+    let mut ends = Ends::new()?;
+    let cancel = CancellationToken::new();
+    let serving = run(&config, cancel.clone(), None);
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        name = ends.next() => info!(signal = name, "stopping; once more ends it at once"),
+    }
+    cancel.cancel();
+    tokio::select! {
+        ended = &mut serving => ended,
+        name = ends.next() => bail!("ended by a second {name}: what was in flight is delivered again by the next owner"),
+        () = tokio::time::sleep(config.shutdown.grace + LAST_CALLS) => {
+            bail!("Redis did not take the last changes in time; the next owner delivers again what was in flight")
+        }
+    }
+}
+
+/// The worker, its registry and its service, until cancelled.
+pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
+    install_crypto_provider();
+    let parts = parts(config, listener)?;
+    let (metrics, readiness, registry) = (parts.metrics.clone(), parts.readiness.clone(), parts.registry.clone());
+    let redis = parts.redis.clone();
+    let socket = TcpListener::bind(config.listen).await;
+    let socket = socket.with_context(|| format!("cannot listen on {} (listen, HERALD_LISTEN)", config.listen))?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        redis = redis.address(),
+        stream = config.stream.name,
+        listen = %config.listen,
+        "herald serves"
+    );
+    // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
+    let rest = CancellationToken::new();
+    let following = tokio::spawn(registry.run(redis, rest.clone()));
+    let serving = tokio::spawn(service::serve(socket, readiness, metrics, rest.clone()));
+    Worker::new(parts).run(cancel).await;
+    rest.cancel();
+    for (task, what) in [(following, "the registry's follower"), (serving, "the service")] {
+        if let Err(error) = task.await {
+            warn!(%error, "{what} failed");
+        }
+    }
+    info!("herald has stopped");
+    Ok(())
+}
+
+fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {
+    let redis = Redis::new(config.redis.url.reveal())?;
+    let policy = RetryPolicy::try_new(config.retry)?;
+    let limits = &config.limits;
+    let settings = Settings {
+        owner: owner_name(),
+        policy,
+        breaker: BreakerSettings {
+            threshold: limits.breaker.threshold,
+            cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
+            max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
+        },
+        max_body_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+        lease_ms: config.lease.ttl.as_millis() as u64,
+        start: match config.stream.start {
+            Start::Oldest => store::protocol::Start::Oldest,
+            Start::New => store::protocol::Start::Newest,
+            Start::After(entry) => store::protocol::Start::After(entry),
+        },
+        retain_ms: config.stream.retain.as_millis() as u64,
+        trim_ignores: Vec::new(),
+        dead_max_age_ms: limits.dead_letters.max_age.as_millis() as u64,
+        dead_max_count: limits.dead_letters.max_count,
+    };
+    Ok(Parts {
+        redis,
+        keys: PartitionKeys::new(&config.stream.name)?,
+        settings,
+        attempt_log_len: limits.attempt_log_entries,
+        registry: Registry::new(),
+        sender: Arc::new(sender(config)?),
+        metrics: Metrics::new(),
+        readiness: Readiness::new(),
+        listener,
+        grace: config.shutdown.grace,
+    })
+}
+
+/// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.
+pub fn sender(config: &Config) -> Result<Sender> {
+    install_crypto_provider();
+    let extra_root_certificates = match &config.attempt.ca_file {
+        None => Vec::new(),
+        Some(path) => {
+            let pem = fs::read(path).with_context(|| format!("cannot read {} (attempt.ca_file)", path.display()))?;
+            certificates_from_pem(&pem).with_context(|| format!("{} (attempt.ca_file)", path.display()))?
+        }
+    };
+    let sender = Sender::try_new(SenderConfig {
+        attempt_timeout: config.attempt.timeout,
+        connect_timeout: config.attempt.connect_timeout,
+        allow_http: config.guard.allow_http,
+        allow_networks: config.guard.allow_networks.clone(),
+        extra_root_certificates,
+    })?;
+    Ok(sender)
+}
+
+/// Who holds a lease, for those who look: host and process.
+fn owner_name() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    format!("{}/{}", if host.is_empty() { "herald" } else { &host }, std::process::id())
+}
+
+/// The signals that ask for an end.
+struct Ends {
+    term: Signal,
+    int: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: verbs, their arguments, and how results and errors are shown. Every verb that changes something
+//! records who and why; every destructive one asks first. Never decides anything that another surface would have to
+//! decide as well.
+
+mod args;
+mod chain;
+mod config;
+mod context;
+mod dead_letter;
+mod delivery;
+mod endpoint;
+mod event;
+mod exit;
+mod output;
+mod pause;
+mod quarantine;
+mod retry_schedule;
+
+use std::{io, process};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::{
+    args::Globals,
+    exit::{code_of, message_of},
+};
+pub use self::{
+    args::{Change, Consent, Go, duration},
+    context::Context,
+    exit::{CliError, ExitCode},
+    output::{Format, List, Output, instant, note, when},
+};
+use crate::{app, demo, doctor, telemetry::logging};
+
+/// Delivers status changes of payment intents from a Redis stream to merchants' webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "herald", version, propagate_version = true, after_help = exit::HELP, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the dispatcher until SIGTERM or Ctrl-C
+    Serve,
+    /// See Herald at work: a Redis of its own, five sample merchants and a stream of payment intents
+    Demo(demo::DemoArgs),
+    /// Stop all sending at once; events wait in Redis
+    Pause(pause::PauseArgs),
+    /// Let sending go on
+    Resume(pause::ResumeArgs),
+    /// Endpoints: the URLs that accounts registered
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointVerb),
+    /// Events in the stream
+    #[command(subcommand)]
+    Event(event::EventVerb),
+    /// Deliveries: events owed to endpoints
+    #[command(subcommand)]
+    Delivery(delivery::DeliveryVerb),
+    /// Chains: the unfinished deliveries of one intent to one endpoint
+    #[command(subcommand)]
+    Chain(chain::ChainVerb),
+    /// Dead letters: deliveries that were given up
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetterVerb),
+    /// Stream entries that are no valid event
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineVerb),
+    /// Print the real schedule of retries and its whole span
+    RetrySchedule(retry_schedule::RetryScheduleArgs),
+    /// Check Redis, the stream and what is stuck, with a remedy for each finding
+    Doctor(doctor::DoctorArgs),
+    /// The configuration as it holds
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    /// Print the completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+/// The whole program: reads the arguments, runs the verb, says what went wrong.
+pub fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
+        |runtime| {
+            let done = runtime.block_on(run(cli));
+            // A look-up of a name or a read of stdin that nobody waits for any more must not hold the exit up.
+            runtime.shutdown_background();
+            done
+        },
+    );
+    match done {
+        Ok(()) => ExitCode::Done.into(),
+        Err(error) => {
+            let code = code_of(&error);
+            if code != ExitCode::Done {
+                note(format_args!("error: {}", message_of(&error)));
+            }
+            code.into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let globals = &cli.globals;
+    let context = || Context::new(globals);
+    match cli.verb {
+        Verb::Serve => serve(context()?).await,
+        Verb::Demo(args) => demo::run(args).await,
+        Verb::Pause(args) => pause::pause(&context()?, args).await,
+        Verb::Resume(args) => pause::resume(&context()?, args).await,
+        Verb::Endpoint(verb) => endpoint::run(&context()?, verb).await,
+        Verb::Event(verb) => event::run(&context()?, verb).await,
+        Verb::Delivery(verb) => delivery::run(&context()?, verb).await,
+        Verb::Chain(verb) => chain::run(&context()?, verb).await,
+        Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
+        Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
+        Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
+        Verb::Doctor(args) => doctor::run(&context()?, args).await,
+        Verb::Config(verb) => config::run(&context()?, verb),
+        Verb::Completions { shell } => completions(shell),
+    }
+}
+
+async fn serve(context: Context) -> anyhow::Result<()> {
+    let log = &context.config.log;
+    logging::init(&log.filter, log.format)?;
+    app::serve(context.config).await
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "herald", &mut script);
+    Output::new(Some(Format::Json)).raw(&script)
+}
+
+/// Reads at most `max_bytes` of a file, or of stdin for `-`.
+fn read_input(path: &std::path::Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
+    use anyhow::Context as _;
+    use io::Read;
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().lock().take(max_bytes + 1).read_to_end(&mut bytes),
+        false => std::fs::File::open(path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)),
+    };
+    read.with_context(|| format!("cannot read {shown}"))?;
+    match bytes.len() as u64 > max_bytes {
+        true => Err(CliError::Refused(format!("{shown} is larger than {max_bytes} bytes: split it")).into()),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

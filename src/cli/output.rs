@@ -1,0 +1,196 @@
+//! How results look: tables for people, JSON for programs. Data goes to stdout, talk to stderr.
+//! Never colours anything, so `NO_COLOR` and pipes need no care. A reader that goes away ends a verb without an error.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::exit::OutputClosed;
+
+/// Rows that a table collects before it is printed: columns get their widths from these, and memory stays bounded.
+const TABLE_ROWS: usize = 1000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One JSON document: an object, or an array of them.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    format: Format,
+}
+
+impl Output {
+    /// What was asked for; otherwise a table on a terminal and JSON for anything else.
+    pub fn new(asked: Option<Format>) -> Self {
+        let default = || if io::stdout().is_terminal() { Format::Table } else { Format::Json };
+        Self { format: asked.unwrap_or_else(default) }
+    }
+
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// One thing: its JSON, or its fields as a table of names and values.
+    pub fn one(self, value: &impl Serialize, fields: &[(&str, String)]) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => self.text(&serde_json::to_string_pretty(value)?),
+            Format::Jsonl => self.text(&serde_json::to_string(value)?),
+            Format::Table => {
+                let mut table = plain_table();
+                for (name, text) in fields {
+                    table.add_row([(*name).to_owned(), cell(text)]);
+                }
+                self.text(&trimmed(&table))
+            }
+        }
+    }
+
+    /// Many things, one after the other: each is written when its page is full, so any number of them fits.
+    /// Call [`List::finish`] at the end.
+    pub fn list(self, columns: &[&str]) -> List {
+        List { output: self, columns: columns.iter().map(|column| (*column).to_owned()).collect(), state: State::Empty }
+    }
+
+    /// Text as it is, with a line feed.
+    pub fn text(self, text: &str) -> anyhow::Result<()> {
+        self.raw(text.as_bytes())?;
+        self.raw(b"\n")
+    }
+
+    /// Bytes as they are.
+    pub fn raw(self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+            Err(error) => Err(anyhow::Error::new(error).context("cannot write to stdout")),
+        }
+    }
+}
+
+/// Says something to whoever watches. Nobody watching is no failure.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+enum State {
+    Empty,
+    Rows(Vec<Vec<String>>),
+    /// JSON or a full table was already printed.
+    Begun,
+}
+
+/// A list on its way out.
+pub struct List {
+    output: Output,
+    columns: Vec<String>,
+    state: State,
+}
+
+impl List {
+    /// `cells` is asked only for a table.
+    pub fn push(&mut self, value: &impl Serialize, cells: impl FnOnce() -> Vec<String>) -> anyhow::Result<()> {
+        match self.output.format {
+            Format::Jsonl => self.output.text(&serde_json::to_string(value)?)?,
+            Format::Json => {
+                let before = if matches!(self.state, State::Empty) { "[\n" } else { ",\n" };
+                self.output.raw(format!("{before}{}", serde_json::to_string(value)?).as_bytes())?;
+                self.state = State::Begun;
+            }
+            Format::Table => {
+                let mut rows = match std::mem::replace(&mut self.state, State::Begun) {
+                    State::Rows(rows) => rows,
+                    State::Empty | State::Begun => Vec::new(),
+                };
+                rows.push(cells().iter().map(|text| cell(text)).collect());
+                match rows.len() < TABLE_ROWS {
+                    true => self.state = State::Rows(rows),
+                    false => self.print(rows)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        match (self.output.format, std::mem::replace(&mut self.state, State::Begun)) {
+            (Format::Json, State::Empty) => self.output.text("[]"),
+            (Format::Json, _) => self.output.text("\n]"),
+            (Format::Table, State::Rows(rows)) => self.print(rows),
+            (Format::Table, State::Empty) => self.print(Vec::new()),
+            (Format::Table | Format::Jsonl, _) => Ok(()),
+        }
+    }
+
+    fn print(&self, rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+        let mut table = plain_table();
+        table.set_header(&self.columns);
+        table.add_rows(rows);
+        self.output.text(&trimmed(&table))
+    }
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+/// Without the blanks that end every line of a table, and the one that begins it.
+fn trimmed(table: &Table) -> String {
+    let lines: Vec<String> = table.to_string().lines().map(|line| unindented(line).to_owned()).collect();
+    lines.join("\n")
+}
+
+fn unindented(line: &str) -> &str {
+    line.strip_prefix(' ').unwrap_or(line).trim_end()
+}
+
+/// A stranger's text must not move the cursor of a terminal or break a row.
+fn cell(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// RFC 3339 in UTC, and how long ago or from now on that is: `2026-01-01T00:00:00Z (3m ago)`.
+pub fn when(ms: u64, now_ms: u64) -> String {
+    let apart = crate::config::compact(std::time::Duration::from_secs(now_ms.abs_diff(ms) / 1000));
+    match ms > now_ms {
+        true => format!("{} (in {apart})", instant(ms)),
+        false => format!("{} ({apart} ago)", instant(ms)),
+    }
+}
+
+/// RFC 3339 in UTC, to the second.
+pub fn instant(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).ok();
+    let known = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    known.map_or_else(|| format!("{ms} ms"), |instant| instant.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_its_distance_beside_it() {
+        assert_eq!(when(1_700_000_000_000, 1_700_000_090_000), "2023-11-14T22:13:20Z (1m 30s ago)");
+        assert_eq!(when(1_700_000_060_000, 1_700_000_000_000), "2023-11-14T22:14:20Z (in 1m)");
+        assert_eq!(when(5_000, 5_999), "1970-01-01T00:00:05Z (0s ago)");
+        assert_eq!(instant(u64::MAX), "18446744073709551615 ms");
+    }
+
+    #[test]
+    fn a_strangers_text_stays_in_its_cell() {
+        assert_eq!(cell("a\x1b[2Jb\nc"), "a [2Jb c");
+    }
+}

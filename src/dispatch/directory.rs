@@ -1,0 +1,43 @@
+//! What the partition may believe of the registry's snapshot. Never reads Redis.
+
+use std::sync::Arc;
+
+use super::{
+    lane::Standing,
+    partition::{Directory, RegistryView},
+};
+use crate::{
+    facts::{
+        endpoint::Endpoint,
+        id::{AccountId, EndpointId},
+        retry::DeadReason,
+    },
+    registry::{Registry, RegistryState},
+};
+
+impl Directory for Registry {
+    fn standing(&self, endpoint: &EndpointId) -> Standing {
+        match self.get(endpoint) {
+            Some(endpoint) => Standing::of(endpoint),
+            // Only a registry that was read whole can say that an endpoint is no more.
+            None if is_certain(self) => Standing::Ended(DeadReason::Deleted),
+            None => Standing::Unknown,
+        }
+    }
+
+    fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>> {
+        self.endpoints_for(account).to_vec()
+    }
+
+    fn view(&self) -> RegistryView {
+        RegistryView {
+            id: self.id().map(String::from),
+            is_certain: is_certain(self),
+            is_paused: self.paused_all().is_some(),
+        }
+    }
+}
+
+fn is_certain(registry: &Registry) -> bool {
+    matches!(registry.state(), RegistryState::Loaded | RegistryState::Empty) && registry.unreadable() == 0
+}

@@ -1,0 +1,90 @@
+//! One connection to a partition's state, made anew after it failed. A call that failed is never repeated here: whoever
+//! made it decides what its missing answer means.
+
+use std::time::Duration;
+
+use crate::facts::id::EntryId;
+use crate::store::{
+    connection::{Purpose, Redis},
+    error::StoreError,
+    keys::PartitionKeys,
+    partition::PartitionStore,
+    protocol::{Answer, Call, Failure},
+    watch::Wakeup,
+};
+
+pub struct Link {
+    redis: Redis,
+    keys: PartitionKeys,
+    purpose: Purpose,
+    attempt_log_len: u64,
+    store: Option<PartitionStore>,
+}
+
+impl Link {
+    pub fn new(redis: Redis, keys: PartitionKeys, purpose: Purpose, attempt_log_len: u64) -> Self {
+        Self { redis, keys, purpose, attempt_log_len, store: None }
+    }
+
+    /// Takes itself and gives itself back, so that the call can be awaited beside other things.
+    pub async fn call(mut self, call: Call) -> (Self, Call, Result<Answer, Failure>) {
+        let answer = match self.store().await {
+            Ok(store) => store.call(&call).await,
+            Err(error) => Err(Failure::Unknown(error.to_string())),
+        };
+        if matches!(answer, Err(Failure::Unknown(_))) {
+            self.store = None;
+        }
+        (self, call, answer)
+    }
+
+    async fn store(&mut self) -> Result<&PartitionStore, StoreError> {
+        if self.store.is_none() {
+            let connection = self.redis.connect(self.purpose).await?;
+            // Renewals have a link of their own, so both of this store's ways are the one connection.
+            let store = PartitionStore::new(connection.clone(), connection, self.keys.clone(), self.attempt_log_len);
+            self.store = Some(store);
+        }
+        Ok(self.store.as_ref().expect("it was just made"))
+    }
+}
+
+/// How long one wait for something new lasts. After it the owner looks by itself.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// After a failed wait the next begins so much later: until then the owner looks by itself.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The connection that only waits.
+pub struct Waiter {
+    redis: Redis,
+    keys: PartitionKeys,
+    wakeup: Option<Wakeup>,
+}
+
+impl Waiter {
+    pub fn new(redis: Redis, keys: PartitionKeys) -> Self {
+        Self { redis, keys, wakeup: None }
+    }
+
+    /// Returns when there is something new, when it waited for long, or a little after it failed.
+    pub async fn wait(mut self, last_read: EntryId, inbox_after: EntryId) -> Self {
+        let waited = match self.wakeup().await {
+            Ok(wakeup) => wakeup.wait(last_read, inbox_after, WAIT).await,
+            Err(error) => Err(error),
+        };
+        if waited.is_err() {
+            self.wakeup = None;
+            tokio::time::sleep(PAUSE).await;
+        }
+        self
+    }
+
+    async fn wakeup(&mut self) -> Result<&mut Wakeup, StoreError> {
+        if self.wakeup.is_none() {
+            let connection = self.redis.connect(Purpose::Wakeup).await?;
+            self.wakeup = Some(Wakeup::new(connection, self.keys.clone()));
+        }
+        Ok(self.wakeup.as_mut().expect("it was just made"))
+    }
+}

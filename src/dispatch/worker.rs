@@ -1,0 +1,488 @@
+//! The shell around a partition: makes the calls it chooses, starts the attempts it allows, and tells it what came of
+//! them. Owns the tasks, the connections and the clock; decides nothing.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{MissedTickBehavior, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    core::{Note, Send, Token, Wish},
+    link::{Link, Waiter},
+    partition::{Errand, Happening, Partition, Settings},
+};
+use crate::{
+    clock,
+    facts::{
+        endpoint::{EndpointState, Mark},
+        id::EndpointId,
+        outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+    },
+    registry::{Change, RefreshError, Registry},
+    sender::Sender,
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        protocol::{Answer, Call, Failure},
+        registry::{RegistryError, RegistryStore},
+        watch::{Gauges, gauges},
+    },
+    telemetry::{metrics::Metrics, readiness::Readiness},
+};
+
+/// How often the numbers of the partition are looked at.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// Results of attempts that are handled before the partition is asked again.
+const RESULTS_AT_ONCE: usize = 256;
+
+/// Reading stops at this part of `maxmemory`, in percent.
+const PRESSURE_PERCENT: u64 = 90;
+
+/// Pause before an errand that failed is tried again.
+const ERRAND_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a worker is made of.
+pub struct Parts {
+    pub redis: Redis,
+    pub keys: PartitionKeys,
+    pub settings: Settings,
+    pub attempt_log_len: u64,
+    pub registry: Registry,
+    pub sender: Arc<Sender>,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    /// Who wants to hear what happens; what does not fit is left out.
+    pub listener: Option<mpsc::Sender<Happening>>,
+    /// What is in flight when the worker is told to stop may take so long.
+    pub grace: Duration,
+}
+
+type Calling = Pin<Box<dyn Future<Output = (Link, Call, Result<Answer, Failure>)> + std::marker::Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Waiter> + std::marker::Send>>;
+
+pub struct Worker {
+    partition: Partition<Registry>,
+    redis: Redis,
+    keys: PartitionKeys,
+    registry: Registry,
+    sender: Arc<Sender>,
+    metrics: Metrics,
+    readiness: Readiness,
+    listener: Option<mpsc::Sender<Happening>>,
+    grace: Duration,
+    began: Instant,
+    attempts: JoinSet<(Token, Attempted)>,
+    errands: JoinSet<Done>,
+    work: Option<Link>,
+    lease: Option<Link>,
+    waiter: Option<Waiter>,
+    skipped_disabled: u64,
+}
+
+/// An errand that was run.
+enum Done {
+    RegistryConfirmed,
+    Nothing,
+}
+
+impl Worker {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { redis, keys, settings, attempt_log_len, registry, sender, .. } = parts;
+        let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
+        let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
+        Self {
+            work: Some(link(Purpose::Work)),
+            lease: Some(link(Purpose::Lease(lease_timeout))),
+            waiter: Some(Waiter::new(redis.clone(), keys.clone())),
+            partition: Partition::new(settings, registry.clone(), rand::random()),
+            redis,
+            keys,
+            registry,
+            sender,
+            metrics: parts.metrics,
+            readiness: parts.readiness,
+            listener: parts.listener,
+            grace: parts.grace,
+            began: clock::now(),
+            attempts: JoinSet::new(),
+            errands: JoinSet::new(),
+            skipped_disabled: 0,
+        }
+    }
+
+    /// Works until cancelled; then stops reading, gives what is in flight its time, settles and releases the lease.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let (numbers, mut numbers_seen) = watch::channel(None);
+        let watching = CancellationToken::new();
+        let watcher = tokio::spawn(watch_gauges(self.redis.clone(), self.keys.clone(), numbers, watching.clone()));
+        let mut changes = self.registry.changes();
+        let (mut calling, mut renewing): (Option<Calling>, Option<Calling>) = (None, None);
+        let mut waiting: Option<Waiting> = None;
+        let mut stopping_at: Option<Instant> = None;
+        while !self.partition.is_stopped() {
+            self.advance(&mut calling, &mut renewing, &mut waiting);
+            if self.partition.is_stopped() {
+                break;
+            }
+            let wake_at = self.began + Duration::from_millis(self.partition.wake_at(self.now()).min(u32::MAX.into()));
+            let is_stopping = stopping_at.is_some();
+            tokio::select! {
+                Some(first) = self.attempts.join_next(), if !self.attempts.is_empty() => self.attempts_ended(first),
+                (link, _, answer) = ready(&mut calling) => {
+                    calling = None;
+                    self.work = Some(link);
+                    self.heard(&answer);
+                    self.partition.answered(self.now(), answer);
+                }
+                (link, call, answer) = ready(&mut renewing) => {
+                    renewing = None;
+                    self.lease = Some(link);
+                    if let Call::Renew { term, .. } = &call {
+                        self.partition.renewed(self.now(), term, &answer);
+                    }
+                }
+                waiter = ready(&mut waiting) => {
+                    waiting = None;
+                    self.waiter = Some(waiter);
+                    self.partition.woken();
+                }
+                Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
+                    if let Ok(Done::RegistryConfirmed) = done {
+                        self.partition.registry_confirmed(self.now());
+                    }
+                }
+                Some(change) = changes.next() => self.registry_changed(change),
+                Ok(()) = numbers_seen.changed() => {
+                    let numbers = numbers_seen.borrow_and_update().clone();
+                    self.numbers(numbers);
+                }
+                () = sleep_until(wake_at.into()) => {}
+                () = cancel.cancelled(), if !is_stopping => {
+                    self.readiness.set_draining();
+                    self.partition.stop();
+                    stopping_at = Some(clock::now() + self.grace);
+                }
+                () = until(stopping_at), if is_stopping => {
+                    self.partition.stop_waiting(self.now());
+                    stopping_at = Some(clock::now() + Duration::from_secs(3600));
+                }
+            }
+        }
+        self.report();
+        watching.cancel();
+        self.attempts.abort_all();
+        // It ends by itself on cancellation; a panic there was logged by its own task.
+        let _ = watcher.await;
+    }
+
+    /// Does everything that can be done at once: starts attempts and calls, and passes on what the partition says.
+    fn advance(
+        &mut self,
+        calling: &mut Option<Calling>,
+        renewing: &mut Option<Calling>,
+        waiting: &mut Option<Waiting>,
+    ) {
+        let now = self.now();
+        if renewing.is_none()
+            && let Some(call) = self.partition.next_renewal(now)
+            && let Some(link) = self.lease.take()
+        {
+            *renewing = Some(Box::pin(link.call(call)));
+        }
+        if calling.is_none()
+            && let Some(call) = self.partition.next_call(now)
+            && let Some(link) = self.work.take()
+        {
+            *calling = Some(Box::pin(link.call(call)));
+        }
+        while let Some(send) = self.partition.next_send(now) {
+            self.start(now, send);
+        }
+        if waiting.is_none()
+            && let Some((last_read, inbox_after)) = self.partition.wants_wakeup()
+            && let Some(waiter) = self.waiter.take()
+        {
+            *waiting = Some(Box::pin(waiter.wait(last_read, inbox_after)));
+        }
+        self.report();
+    }
+
+    fn now(&self) -> u64 {
+        clock::now().saturating_duration_since(self.began).as_millis() as u64
+    }
+
+    fn start(&mut self, now: u64, send: Send) {
+        let Send { token, delivery, endpoint } = send;
+        if delivery.next_attempt() == 1 {
+            let waited = self.partition.redis_now(now).saturating_sub(delivery.id.entry.ms);
+            self.metrics.first_attempt_started(Duration::from_millis(waited));
+        }
+        let sender = self.sender.clone();
+        self.attempts.spawn(async move {
+            let attempt = sender.attempt(&delivery, &endpoint, clock::wall_ms());
+            let attempted = AssertUnwindSafe(attempt).catch_unwind().await;
+            // A lane's place must come back whatever happens.
+            (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
+        });
+    }
+
+    fn attempts_ended(&mut self, first: Result<(Token, Attempted), tokio::task::JoinError>) {
+        let now = self.now();
+        let mut next = Some(first);
+        for _ in 0..RESULTS_AT_ONCE {
+            // Only an aborted attempt has no result.
+            if let Some(Ok((token, attempted))) = next {
+                let took = Duration::from_micros(attempted.report.timing.total_us);
+                self.metrics.attempt_ended(&attempted.report.outcome, took);
+                self.partition.attempted(now, token, attempted);
+            }
+            next = self.attempts.try_join_next();
+            if next.is_none() {
+                break;
+            }
+        }
+        self.readiness.progress(clock::now());
+    }
+
+    fn heard(&mut self, answer: &Result<Answer, Failure>) {
+        match answer {
+            Err(_) => self.metrics.redis_error(),
+            Ok(Answer::Entries { .. } | Answer::Settled { .. } | Answer::Claimed { .. }) => {
+                self.readiness.progress(clock::now());
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn registry_changed(&mut self, change: Change) {
+        let now = self.now();
+        match change {
+            Change::Endpoint(endpoint) => self.partition.registry_changed(now, Some(&endpoint.id)),
+            Change::Removed(endpoint) => self.partition.registry_changed(now, Some(&endpoint)),
+            Change::Pause(_) | Change::Reset => self.partition.registry_changed(now, None),
+        }
+    }
+
+    fn numbers(&mut self, numbers: Option<Gauges>) {
+        self.readiness.set_redis(numbers.is_some());
+        let Some(numbers) = numbers else { return };
+        let limit = numbers.maxmemory_bytes;
+        self.partition.set_pressure(limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100);
+        let parked: u64 = self.partition.core().lanes().map(|(_, lane)| lane.parked).sum();
+        let is_running = self.partition.is_running();
+        let overdue = numbers.oldest_due_ms.is_some_and(|at| at + 1_000 < numbers.now_ms);
+        self.readiness.backlog(is_running && (numbers.behind > 0 || overdue), clock::now());
+        self.metrics.set_behind(numbers.behind);
+        self.metrics.set_trimmed_unread(numbers.trimmed_unread);
+        self.metrics.set_due(numbers.due);
+        self.metrics.set_parked(parked);
+        let placed = numbers.due + numbers.claimed + parked;
+        self.metrics.set_held(numbers.unfinished.saturating_sub(placed));
+    }
+
+    /// Logs and counts what happened, and runs the errands.
+    fn report(&mut self) {
+        for happening in self.partition.take_happenings() {
+            self.count(&happening);
+            log(&happening);
+            if let Some(listener) = &self.listener {
+                // A listener that is too slow misses something; the log has it.
+                let _ = listener.try_send(happening);
+            }
+        }
+        let tally = self.partition.tally();
+        self.metrics.set_in_flight(tally.in_flight as u64);
+        if tally.skipped_disabled > self.skipped_disabled {
+            self.metrics.skipped_disabled(tally.skipped_disabled - self.skipped_disabled);
+            self.skipped_disabled = tally.skipped_disabled;
+        }
+        for errand in self.partition.take_errands() {
+            match errand {
+                Errand::AbortFlights => self.attempts.abort_all(),
+                Errand::ConfirmRegistry => drop(self.errands.spawn(confirm(self.registry.clone()))),
+                Errand::Core(Wish::Disable { endpoint, revision, why }) => {
+                    drop(self.errands.spawn(disable(self.redis.clone(), endpoint, revision, why)))
+                }
+            }
+        }
+    }
+
+    fn count(&self, happening: &Happening) {
+        match happening {
+            Happening::Core(Note::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
+            Happening::Core(Note::SetAside { .. } | Note::Unreadable { .. }) | Happening::Poisoned { .. } => {
+                self.metrics.bad_items(1)
+            }
+            Happening::TermBegan => self.metrics.term_began(),
+            Happening::TermEnded { .. } => self.metrics.term_ended(),
+            Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
+            Happening::Quarantined { .. } => self.metrics.quarantined(1),
+            Happening::TrimmedWhilePending { .. } => self.metrics.trimmed_pending(1),
+            Happening::NoEndpoint { .. } => self.metrics.no_endpoint(1),
+            Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
+            Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
+            Happening::RedisFull => self.metrics.redis_error(),
+            Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. })
+            | Happening::GroupMade { .. }
+            | Happening::Trimmed { .. }
+            | Happening::OtherRegistry { .. }
+            | Happening::Requested { .. } => {}
+        }
+    }
+}
+
+fn log(happening: &Happening) {
+    match happening {
+        Happening::Core(Note::Failed { id, chain, attempt, outcome, retry_in_ms }) => {
+            info!(delivery = %id, intent = %chain, attempt, %outcome, retry_in_ms, "attempt failed")
+        }
+        Happening::Core(Note::Dead { id, intent, reason, attempts }) => {
+            warn!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
+        }
+        Happening::Core(Note::BreakerOpened { endpoint }) => {
+            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        Happening::Core(Note::Unreadable { id, why }) => {
+            error!(delivery = %id, why, "a record can not be read; it stays as it is")
+        }
+        Happening::Core(Note::SetAside { item, why }) => {
+            error!(item, why, "Redis can not take this change; it is set aside until the next term")
+        }
+        Happening::TermBegan => info!("owns the partition"),
+        Happening::TermEnded { why } => warn!(why, "the term has ended"),
+        Happening::GroupMade { after } => warn!(%after, "made the consumer group"),
+        Happening::Read { entries } => debug!(entries, "read"),
+        Happening::Quarantined { entry, error } => warn!(%entry, error, "no valid event: quarantined"),
+        Happening::TrimmedWhilePending { entry } => {
+            error!(%entry, "the entry was trimmed while it was pending; its event is gone")
+        }
+        Happening::NoEndpoint { entry, account } => debug!(%entry, %account, "the account has no endpoint for it"),
+        Happening::ForeignClaimed { count } => {
+            warn!(count, "took over entries that another consumer of the group had taken")
+        }
+        Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
+        Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
+        Happening::RedisFull => warn!("Redis is full: reading waits for room"),
+        Happening::OtherRegistry { bound, found } => error!(
+            bound,
+            found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
+        ),
+        Happening::Poisoned { entry } => error!(%entry, "Redis fails on this entry; it is left alone"),
+        Happening::Requested { request, answer } => info!(%request, answer, "a request was dealt with"),
+    }
+}
+
+/// The result in a slot, or never while it is empty.
+async fn ready<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + std::marker::Send>>>) -> T {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn panicked(number: u32) -> Attempted {
+    let report = AttemptReport {
+        number,
+        at_ms: clock::wall_ms(),
+        outcome: Outcome::Unsendable,
+        timing: Timing::default(),
+        body_end: BodyEnd::Complete,
+        snippet: String::new(),
+        detail: "the attempt failed inside Herald; its log has the place".to_owned(),
+    };
+    Attempted { report, request: None }
+}
+
+/// Follows the registry up to a look that begins now.
+async fn confirm(registry: Registry) -> Done {
+    loop {
+        // No version is as new as this, so it always looks; what it finds is the registry's newest.
+        match registry.refresh_to(u64::MAX).await {
+            Ok(()) | Err(RefreshError::Older { .. }) => return Done::RegistryConfirmed,
+            Err(RefreshError::Stopped) => return Done::Nothing,
+            // Nothing is final while it is gone.
+            Err(RefreshError::Vanished) => tokio::time::sleep(ERRAND_PAUSE).await,
+        }
+    }
+}
+
+/// Disables an endpoint that answered 410, unless somebody changed it since.
+async fn disable(redis: Redis, endpoint: EndpointId, revision: u64, why: String) -> Done {
+    loop {
+        match try_disable(&redis, &endpoint, revision, &why).await {
+            Ok(()) => {
+                warn!(%endpoint, why, "disabled the endpoint");
+                return Done::Nothing;
+            }
+            Err(RegistryError::Store(error)) => {
+                warn!(%endpoint, %error, "cannot disable the endpoint yet; trying again");
+                tokio::time::sleep(ERRAND_PAUSE).await;
+            }
+            // Deleted or changed by somebody: their change counts.
+            Err(error) => {
+                info!(%endpoint, %error, "the endpoint was not disabled");
+                return Done::Nothing;
+            }
+        }
+    }
+}
+
+async fn try_disable(redis: &Redis, id: &EndpointId, revision: u64, why: &str) -> Result<(), RegistryError> {
+    let mut store = RegistryStore::connect(redis).await?;
+    let Some(mut endpoint) = store.get(id).await? else { return Ok(()) };
+    if endpoint.revision != revision {
+        return Ok(());
+    }
+    let mark = Mark { by: "herald".to_owned(), why: why.to_owned(), at_ms: clock::wall_ms() };
+    endpoint.status = EndpointState::Disabled(mark.clone());
+    endpoint.updated_at_ms = mark.at_ms;
+    store.update(endpoint, &mark).await.map(drop)
+}
+
+/// Looks at the partition's numbers again and again; None while Redis does not answer.
+async fn watch_gauges(
+    redis: Redis,
+    keys: PartitionKeys,
+    numbers: watch::Sender<Option<Gauges>>,
+    cancel: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(GAUGES_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = None;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if connection.is_none() {
+            connection = redis.connect(Purpose::Other).await.ok();
+        }
+        let seen = match &mut connection {
+            Some(connection) => gauges(connection, &keys).await.ok(),
+            None => None,
+        };
+        if seen.is_none() {
+            connection = None;
+        }
+        numbers.send_replace(seen);
+    }
+}
