@@ -16,7 +16,7 @@ mod output;
 mod pause;
 mod quarantine;
 mod retry_schedule;
-pub(crate) mod words;
+pub mod words;
 
 use std::{io, process};
 
