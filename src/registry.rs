@@ -6,6 +6,7 @@
 //! Single changes are applied in place. Only a gap in the feed, an import or another registry loads everything again.
 
 mod follower;
+pub mod rules;
 mod snapshot;
 
 use std::{

@@ -18,7 +18,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(globals: &Globals) -> anyhow::Result<Self> {
-        let sources = Sources::gather(globals.config.as_deref(), globals.settings())?;
+        let sources = Sources::gather(globals.config.as_deref(), globals.settings()?)?;
         Ok(Self { config: Config::load(sources)?, output: Output::new(globals.output) })
     }
 

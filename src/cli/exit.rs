@@ -5,6 +5,7 @@ use std::{io, process};
 use crate::{
     config::ConfigErrors,
     facts::{event::EventError, id::IdError, retry::RetryError, signing::SecretError},
+    registry::rules::RuleError,
     sender::{GuardError, HeaderError},
     store::{
         error::StoreError,
@@ -95,7 +96,8 @@ fn code_of_link(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         return (error.kind() == io::ErrorKind::NotFound).then_some(ExitCode::NotFound);
     }
     let is_usage = error.is::<ConfigErrors>() || error.is::<IdError>() || error.is::<KeyError>();
-    let is_refused = error.is::<GuardError>()
+    let is_refused = error.is::<RuleError>()
+        || error.is::<GuardError>()
         || error.is::<HeaderError>()
         || error.is::<EventError>()
         || error.is::<RetryError>()

@@ -35,7 +35,7 @@ pub use self::{
 use crate::{app, demo, doctor, telemetry::logging};
 
 /// Delivers status changes of payment intents from a Redis stream to merchants' webhooks.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "herald", version, propagate_version = true, after_help = exit::HELP, max_term_width = 120)]
 struct Cli {
     #[command(flatten)]
@@ -44,7 +44,7 @@ struct Cli {
     verb: Verb,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Verb {
     /// Run the dispatcher until SIGTERM or Ctrl-C
     Serve,

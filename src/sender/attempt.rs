@@ -66,6 +66,13 @@ impl Sender {
         Attempted { report, request }
     }
 
+    /// The headers that an attempt at this time has, for people: signatures and the endpoint's own values are hidden. None
+    /// for an endpoint that makes no valid request.
+    pub fn headers_to_show(&self, delivery: &Delivery, endpoint: &Endpoint, now_ms: u64) -> Vec<(String, String)> {
+        let prepared = self.prepared.get(endpoint, &self.guard);
+        prepared.map(|prepared| prepared.headers_to_show(delivery, endpoint, now_ms)).unwrap_or_default()
+    }
+
     async fn exchange(
         &self,
         prepared: &Prepared,

@@ -19,6 +19,7 @@
 pub mod acl;
 pub mod connection;
 mod decode;
+pub mod entries;
 pub mod error;
 pub mod keys;
 pub mod model;

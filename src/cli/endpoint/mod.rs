@@ -1,0 +1,442 @@
+//! `herald endpoint …`: registers, shows and changes endpoints. A secret is shown once, when it is made.
+//! What an endpoint must be is decided by [`Rules`]; a change that saw an older revision is refused by the registry.
+
+mod settings;
+mod test_send;
+mod transfer;
+mod view;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use rand::{TryRng, rngs::SysRng};
+
+pub use self::settings::RetryArgs;
+use self::settings::{Hidden, Resets, Settings};
+use super::{Change, CliError, Consent, Context, Go, duration, exit::OutputClosed, note};
+use crate::{
+    app,
+    facts::{
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        id::{AccountId, EndpointId},
+        retry::{RetryOverrides, RetryPolicy},
+        signing::{Secret, SecretText},
+    },
+    registry::rules::Rules,
+    store::registry::{RegistryError, RegistryStore, Unreadable},
+};
+
+/// Longest overlap of two secrets: who has not moved on after that never will.
+const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+
+#[derive(Debug, Subcommand)]
+pub enum EndpointVerb {
+    /// Register an endpoint; its secret is shown once
+    Create(CreateArgs),
+    /// List endpoints
+    List(ListArgs),
+    /// Show one endpoint
+    Show { id: EndpointId },
+    /// Change settings of an endpoint
+    Update(UpdateArgs),
+    /// Let its deliveries wait in its backlog
+    Pause(ChangeArgs),
+    /// Let its backlog go out
+    Resume(ChangeArgs),
+    /// Take events again, after it was disabled
+    Enable(ChangeArgs),
+    /// Take no events; what is unfinished becomes dead letters
+    Disable(ConsentArgs),
+    /// Remove it; what is unfinished becomes dead letters
+    Delete(ConsentArgs),
+    /// Make a new secret that signs at once; the older ones sign along until the overlap is over
+    RotateSecret(RotateArgs),
+    /// Send a signed test event to it, past the stream
+    Test(test_send::TestArgs),
+    /// Write all endpoints with their secrets to a file or to stdout
+    Export(transfer::ExportArgs),
+    /// Replace all endpoints by those of a file, in one switch
+    Import(transfer::ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// The account that it belongs to
+    #[arg(long, value_name = "ACCOUNT")]
+    account: AccountId,
+    /// Where to deliver to
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// Its id, ep_… [default: a fresh one]
+    #[arg(long, value_name = "ENDPOINT")]
+    id: Option<EndpointId>,
+    /// A secret that exists already; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
+    #[arg(long, value_name = "SECRET")]
+    secret: Option<Hidden>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only of this account
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<AccountId>,
+    /// Only those in this state
+    #[arg(long, value_name = "STATE")]
+    state: Option<StateFilter>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum StateFilter {
+    Enabled,
+    Paused,
+    Disabled,
+}
+
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    id: EndpointId,
+    /// Where to deliver to from now on
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    resets: Resets,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    id: EndpointId,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct ConsentArgs {
+    id: EndpointId,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    id: EndpointId,
+    /// How long the older secrets sign along, 0s to 30d
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    overlap: Duration,
+    /// The new secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
+    #[arg(long, value_name = "SECRET")]
+    secret: Option<Hidden>,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
+    match verb {
+        EndpointVerb::Create(args) => create(context, args).await,
+        EndpointVerb::List(args) => list(context, args).await,
+        EndpointVerb::Show { id } => {
+            let endpoint = get(&mut context.registry().await?, &id).await?;
+            view::show(context.output, &endpoint, None, context.now_ms())
+        }
+        EndpointVerb::Update(args) => update(context, args).await,
+        EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
+        EndpointVerb::Resume(args) => switch(context, args, Switch::Resume).await,
+        EndpointVerb::Enable(args) => switch(context, args, Switch::Enable).await,
+        EndpointVerb::Disable(args) => disable(context, args).await,
+        EndpointVerb::Delete(args) => delete(context, args).await,
+        EndpointVerb::RotateSecret(args) => rotate(context, args).await,
+        EndpointVerb::Test(args) => test_send::run(context, args).await,
+        EndpointVerb::Export(args) => transfer::export(context, args).await,
+        EndpointVerb::Import(args) => transfer::import(context, args).await,
+    }
+}
+
+/// An endpoint that must be there.
+pub async fn get(registry: &mut RegistryStore, id: &EndpointId) -> Result<Endpoint, RegistryError> {
+    registry.get(id).await?.ok_or_else(|| RegistryError::Missing(id.clone()))
+}
+
+fn rules(context: &Context) -> anyhow::Result<Rules> {
+    let policy = RetryPolicy::try_new(context.config.retry)?;
+    Ok(Rules::new(app::sender(&context.config)?.guard().clone(), policy))
+}
+
+async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
+    let mark = args.change.mark();
+    let secret = args.secret.map_or_else(fresh_secret, |given| given.secret())?;
+    let mut endpoint = Endpoint {
+        schema: ENDPOINT_SCHEMA,
+        id: args.id.map_or_else(fresh_id, Ok)?,
+        account: args.account,
+        url: args.url,
+        description: String::new(),
+        event_types: Vec::new(),
+        schemes: vec![Scheme::Standard, Scheme::Dojo],
+        secrets: vec![Secret { value: secret.clone(), created_at_ms: mark.at_ms, expires_at_ms: None }],
+        ordering: Ordering::Intent,
+        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+        rate_limit: None,
+        timeout_ms: None,
+        retry: RetryOverrides::default(),
+        headers: Vec::new(),
+        traceparent: false,
+        status: EndpointState::Enabled,
+        created_at_ms: mark.at_ms,
+        updated_at_ms: mark.at_ms,
+        revision: 1,
+    };
+    args.settings.apply(&mut endpoint)?;
+    rules(context)?.check(&endpoint).await.context("the endpoint was not created")?;
+    let created = context.registry().await?.create(endpoint, &mark).await?;
+    show_once(context, &created, &secret)
+}
+
+async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
+    let mut registry = context.registry().await?;
+    // Pages come in no order and may repeat an endpoint: this puts both right.
+    let (mut found, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    let mut cursor = None;
+    loop {
+        let page = registry.list(cursor).await?;
+        let wanted = page.endpoints.into_iter().filter(|endpoint| args.wants(endpoint));
+        found.extend(wanted.map(|endpoint| (endpoint.id.clone(), endpoint)));
+        unreadable.extend(page.unreadable.into_iter().map(|one| (one.id.clone(), one)));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let now_ms = context.now_ms();
+    let mut list = view::list(context.output);
+    for endpoint in found.values() {
+        view::push(&mut list, endpoint, now_ms)?;
+    }
+    list.finish()?;
+    for Unreadable { id, why, .. } in unreadable.values().take(10) {
+        note(format_args!("endpoint {id} cannot be read: {why}"));
+    }
+    if unreadable.len() > 10 {
+        note(format_args!("… and {} more that cannot be read", unreadable.len() - 10));
+    }
+    Ok(())
+}
+
+impl ListArgs {
+    fn wants(&self, endpoint: &Endpoint) -> bool {
+        let in_state = match self.state {
+            None => true,
+            Some(StateFilter::Enabled) => matches!(endpoint.status, EndpointState::Enabled),
+            Some(StateFilter::Paused) => matches!(endpoint.status, EndpointState::Paused(_)),
+            Some(StateFilter::Disabled) => matches!(endpoint.status, EndpointState::Disabled(_)),
+        };
+        in_state && self.account.as_ref().is_none_or(|account| *account == endpoint.account)
+    }
+}
+
+async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
+    let mut registry = context.registry().await?;
+    let before = get(&mut registry, &args.id).await?;
+    let mut endpoint = before.clone();
+    if let Some(url) = args.url {
+        endpoint.url = url;
+    }
+    args.resets.apply(&mut endpoint);
+    args.settings.apply(&mut endpoint)?;
+    if endpoint == before {
+        note(format_args!("endpoint {} is like that already; nothing was changed", args.id));
+        return view::show(context.output, &before, None, context.now_ms());
+    }
+    rules(context)?.check(&endpoint).await.with_context(|| format!("endpoint {} was not changed", args.id))?;
+    let updated = registry.update(endpoint, &args.change.mark()).await?;
+    view::show(context.output, &updated, None, context.now_ms())
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Switch {
+    Pause,
+    Resume,
+    Enable,
+}
+
+impl Switch {
+    /// The next state; none if it is that already.
+    fn of(self, id: &EndpointId, status: &EndpointState, mark: &Mark) -> Result<Option<EndpointState>, CliError> {
+        let refused = |why: &str| Err(CliError::Refused(format!("endpoint {id} is {status}: {why}")));
+        match (self, status) {
+            (Self::Pause, EndpointState::Enabled) => Ok(Some(EndpointState::Paused(mark.clone()))),
+            (Self::Resume, EndpointState::Paused(_)) | (Self::Enable, EndpointState::Disabled(_)) => {
+                Ok(Some(EndpointState::Enabled))
+            }
+            (Self::Pause, EndpointState::Paused(_)) | (Self::Resume | Self::Enable, EndpointState::Enabled) => Ok(None),
+            (Self::Pause, EndpointState::Disabled(_)) => refused("it takes nothing, so there is nothing to pause"),
+            (Self::Resume, EndpointState::Disabled(_)) => refused("enable it instead"),
+            (Self::Enable, EndpointState::Paused(_)) => refused("resume it instead"),
+        }
+    }
+}
+
+async fn switch(context: &Context, args: ChangeArgs, switch: Switch) -> anyhow::Result<()> {
+    let mark = args.change.mark();
+    let mut registry = context.registry().await?;
+    let mut endpoint = get(&mut registry, &args.id).await?;
+    match switch.of(&args.id, &endpoint.status, &mark)? {
+        Some(status) => {
+            endpoint.status = status;
+            endpoint = registry.update(endpoint, &mark).await?;
+            note(format_args!("endpoint {} is {}", args.id, endpoint.status));
+        }
+        None => note(format_args!("endpoint {} is {} already; nothing was changed", args.id, endpoint.status)),
+    }
+    view::show(context.output, &endpoint, None, context.now_ms())
+}
+
+async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
+    let mut registry = context.registry().await?;
+    let mut endpoint = get(&mut registry, &args.id).await?;
+    if matches!(endpoint.status, EndpointState::Disabled(_)) {
+        note(format_args!("endpoint {} is {} already; nothing was changed", args.id, endpoint.status));
+        return view::show(context.output, &endpoint, None, context.now_ms());
+    }
+    let what = format!(
+        "disable endpoint {} of {} ({}): it takes no more events, and its unfinished deliveries become dead letters",
+        endpoint.id, endpoint.account, endpoint.url
+    );
+    if args.consent.confirm(&what)? == Go::Ahead {
+        endpoint.status = EndpointState::Disabled(args.consent.mark());
+        endpoint = registry.update(endpoint, &args.consent.mark()).await?;
+        view::show(context.output, &endpoint, None, context.now_ms())?;
+    }
+    Ok(())
+}
+
+async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
+    let mut registry = context.registry().await?;
+    let found = match registry.get(&args.id).await {
+        // What cannot be read can still be removed.
+        Err(RegistryError::Unreadable(_)) => None,
+        found => Some(found?.ok_or_else(|| RegistryError::Missing(args.id.clone()))?),
+    };
+    let of = found.as_ref().map_or("that cannot be read".to_owned(), |e| format!("of {} ({})", e.account, e.url));
+    let what = format!(
+        "delete endpoint {} {of} with its secrets for ever; its unfinished deliveries become dead letters",
+        args.id
+    );
+    if args.consent.confirm(&what)? == Go::Ahead {
+        let seen = found.map(|endpoint| endpoint.revision);
+        registry.remove(&args.id, seen, &args.consent.mark()).await?;
+        note(format_args!("endpoint {} is deleted", args.id));
+    }
+    Ok(())
+}
+
+async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
+    if args.overlap > MAX_OVERLAP {
+        return Err(CliError::Usage("--overlap must be between 0s and 30d".to_owned()).into());
+    }
+    let mark = args.consent.mark();
+    let secret = args.secret.as_ref().map_or_else(fresh_secret, Hidden::secret)?;
+    let mut registry = context.registry().await?;
+    let mut endpoint = get(&mut registry, &args.id).await?;
+    if endpoint.secrets.iter().any(|known| known.value == secret) {
+        return Err(CliError::Refused(format!("endpoint {} has this secret already", args.id)).into());
+    }
+    endpoint.secrets = rotated(endpoint.secrets, &secret, mark.at_ms, args.overlap);
+    rules(context)?.check_unresolved(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
+    let shown = crate::config::compact(args.overlap);
+    let what = match args.overlap.is_zero() {
+        true => {
+            format!("end every secret of endpoint {} now: receivers that only know those refuse what comes", args.id)
+        }
+        false => format!("give endpoint {} a new secret, and end the older ones in {shown}", args.id),
+    };
+    // With an overlap nothing is taken away, and only a dry run has something to say.
+    if (args.overlap.is_zero() || args.consent.dry_run) && args.consent.confirm(&what)? == Go::DryRun {
+        return Ok(());
+    }
+    let has_dojo = endpoint.schemes.contains(&Scheme::Dojo);
+    let updated = registry.update(endpoint, &mark).await?;
+    if has_dojo && !args.overlap.is_zero() {
+        note("dojo-signature carries one signature only: from now on it is the new secret's");
+    }
+    show_once(context, &updated, &secret)
+}
+
+/// The older secrets end after the overlap at the latest, the new one stands last. What has expired already leaves.
+fn rotated(older: Vec<Secret>, new: &SecretText, now_ms: u64, overlap: Duration) -> Vec<Secret> {
+    let end = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+    let ending = |mut secret: Secret| {
+        secret.expires_at_ms = Some(secret.expires_at_ms.map_or(end, |known| known.min(end)));
+        secret
+    };
+    let older = older.into_iter().map(ending).filter(|secret| secret.is_live(now_ms));
+    older.chain([Secret { value: new.clone(), created_at_ms: now_ms, expires_at_ms: None }]).collect()
+}
+
+/// Shows a secret that nobody can be shown again.
+fn show_once(context: &Context, endpoint: &Endpoint, secret: &SecretText) -> anyhow::Result<()> {
+    match view::show(context.output, endpoint, Some(secret), context.now_ms()) {
+        Err(error) if error.is::<OutputClosed>() => {
+            bail!("endpoint {} is stored, but nobody read its new secret: rotate it", endpoint.id)
+        }
+        shown => shown?,
+    }
+    note("the secret is shown this once: hand it to the receiver's owner now");
+    Ok(())
+}
+
+/// From the operating system's generator.
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SysRng.try_fill_bytes(&mut bytes).context("the operating system gives no random bytes")?;
+    Ok(bytes)
+}
+
+fn fresh_secret() -> anyhow::Result<SecretText> {
+    Ok(SecretText::from_random(random()?))
+}
+
+fn fresh_id() -> anyhow::Result<EndpointId> {
+    Ok(EndpointId::new(&format!("ep_{}", hex::encode(random::<16>()?)))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(byte: u8, expires_at_ms: Option<u64>) -> Secret {
+        Secret { value: SecretText::from_random([byte; 32]), created_at_ms: 1, expires_at_ms }
+    }
+
+    #[test]
+    fn a_rotation_lets_the_older_secrets_sign_until_the_overlap_is_over() {
+        let new = SecretText::from_random([9; 32]);
+        let older = vec![secret(1, Some(50)), secret(2, Some(150)), secret(3, None)];
+        let after = rotated(older, &new, 100, Duration::from_millis(1000));
+        let ends: Vec<_> = after.iter().map(|secret| secret.expires_at_ms).collect();
+        assert_eq!(ends, [Some(150), Some(1100), None]);
+        assert_eq!(after.last().unwrap().value, new);
+        assert_eq!(rotated(vec![secret(1, None)], &new, 100, Duration::ZERO).len(), 1);
+    }
+
+    #[test]
+    fn a_switch_changes_only_what_it_says() {
+        let id = EndpointId::new("ep_a").unwrap();
+        let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 1 };
+        let (paused, disabled) = (EndpointState::Paused(mark.clone()), EndpointState::Disabled(mark.clone()));
+        let of = |switch: Switch, status: &EndpointState| switch.of(&id, status, &mark);
+        assert_eq!(of(Switch::Pause, &EndpointState::Enabled), Ok(Some(paused.clone())));
+        assert_eq!(of(Switch::Pause, &paused), Ok(None));
+        assert_eq!(of(Switch::Resume, &paused), Ok(Some(EndpointState::Enabled)));
+        assert_eq!(of(Switch::Enable, &disabled), Ok(Some(EndpointState::Enabled)));
+        assert!(of(Switch::Resume, &disabled).unwrap_err().to_string().ends_with("enable it instead"));
+        assert!(of(Switch::Enable, &paused).is_err() && of(Switch::Pause, &disabled).is_err());
+    }
+}

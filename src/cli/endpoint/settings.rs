@@ -1,0 +1,190 @@
+//! The settings of an endpoint as arguments of `create` and `update`. What may be a credential is taken as it is and
+//! checked later, because the argument parser would quote it in its error.
+
+use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+
+use clap::{ArgAction, Args};
+
+use crate::{
+    cli::{CliError, duration},
+    facts::{
+        endpoint::{Endpoint, Ordering, Scheme},
+        event::EventType,
+        retry::RetryOverrides,
+        signing::SecretText,
+    },
+};
+
+/// A text that no error and no `Debug` may show.
+#[derive(Clone)]
+pub struct Hidden(String);
+
+impl FromStr for Hidden {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Hidden {
+    /// The secret itself, or the first line of stdin for `-`.
+    pub fn secret(&self) -> anyhow::Result<SecretText> {
+        let text = match self.0.as_str() {
+            "-" => {
+                let mut line = String::new();
+                // One more than the longest secret, so that a longer one is refused and not cut.
+                let mut limited = std::io::Read::take(std::io::stdin().lock(), 300);
+                std::io::BufRead::read_line(&mut limited, &mut line)?;
+                line.trim_end_matches(['\r', '\n']).to_owned()
+            }
+            text => text.to_owned(),
+        };
+        Ok(SecretText::new(text)?)
+    }
+
+    fn header(&self) -> Result<(String, String), CliError> {
+        let parts = self.0.split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        parts.ok_or_else(|| CliError::Usage("--header: write it as 'NAME: VALUE'".to_owned()))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// Event type that it wants, for example payment_intent.status_updated; can be repeated; none means all
+    #[arg(long = "event", value_name = "TYPE", action = ArgAction::Append)]
+    events: Vec<EventType>,
+    /// Signature scheme, standard or dojo; can be repeated [default: both]
+    #[arg(long = "scheme", value_name = "SCHEME", action = ArgAction::Append)]
+    schemes: Vec<Scheme>,
+    /// intent: one at a time per payment intent, in order; none: as they come [default: intent]
+    #[arg(long, value_name = "ORDERING")]
+    ordering: Option<Ordering>,
+    /// Attempts at once, 1 to 1000 [default: 10]
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u16>,
+    /// Attempts a second [default: no limit]
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<u32>,
+    /// The whole attempt, 100ms to 2m [default: as configured]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Extra header 'NAME: VALUE'; can be repeated
+    #[arg(long = "header", value_name = "HEADER", action = ArgAction::Append)]
+    headers: Vec<Hidden>,
+    /// For people: what it is
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Pass the entry's traceparent on
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    traceparent: Option<bool>,
+    #[command(flatten)]
+    retry: RetryArgs,
+}
+
+/// What of the retry policy is different from the configured one.
+#[derive(Debug, Clone, Args)]
+pub struct RetryArgs {
+    /// The pause after the first failed attempt
+    #[arg(long = "retry-initial", value_name = "DURATION", value_parser = duration)]
+    initial: Option<Duration>,
+    /// How much longer each pause is than the one before
+    #[arg(long = "retry-multiplier", value_name = "X")]
+    multiplier: Option<f64>,
+    /// The longest pause
+    #[arg(long = "retry-max-interval", value_name = "DURATION", value_parser = duration)]
+    max_interval: Option<Duration>,
+    /// The spread of each pause, 0 to 1
+    #[arg(long = "retry-jitter", value_name = "X")]
+    jitter: Option<f64>,
+    /// Attempts before a delivery becomes a dead letter
+    #[arg(long = "retry-max-attempts", value_name = "N")]
+    max_attempts: Option<u32>,
+    /// Age at which a delivery becomes a dead letter
+    #[arg(long = "retry-max-age", value_name = "DURATION", value_parser = duration)]
+    max_age: Option<Duration>,
+}
+
+impl RetryArgs {
+    /// Lays what was given over what is there.
+    pub fn apply(&self, retry: &mut RetryOverrides) {
+        let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
+        retry.initial_ms = ms(self.initial).or(retry.initial_ms);
+        retry.multiplier = self.multiplier.or(retry.multiplier);
+        retry.max_interval_ms = ms(self.max_interval).or(retry.max_interval_ms);
+        retry.jitter = self.jitter.or(retry.jitter);
+        retry.max_attempts = self.max_attempts.or(retry.max_attempts);
+        retry.max_age_ms = ms(self.max_age).or(retry.max_age_ms);
+    }
+}
+
+impl Settings {
+    /// Lays what was given over what is there. A list that was given replaces the one that is there.
+    pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), CliError> {
+        if !self.events.is_empty() {
+            endpoint.event_types.clone_from(&self.events);
+        }
+        if !self.schemes.is_empty() {
+            endpoint.schemes.clone_from(&self.schemes);
+        }
+        if !self.headers.is_empty() {
+            endpoint.headers = self.headers.iter().map(Hidden::header).collect::<Result<_, _>>()?;
+        }
+        let timeout_ms = self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        endpoint.ordering = self.ordering.unwrap_or(endpoint.ordering);
+        endpoint.max_in_flight = self.max_in_flight.unwrap_or(endpoint.max_in_flight);
+        endpoint.rate_limit = self.rate_limit.or(endpoint.rate_limit);
+        endpoint.timeout_ms = timeout_ms.or(endpoint.timeout_ms);
+        endpoint.traceparent = self.traceparent.unwrap_or(endpoint.traceparent);
+        if let Some(description) = &self.description {
+            endpoint.description.clone_from(description);
+        }
+        self.retry.apply(&mut endpoint.retry);
+        Ok(())
+    }
+}
+
+/// What `update` puts back to where a new endpoint begins.
+#[derive(Debug, Args)]
+pub struct Resets {
+    /// All event types
+    #[arg(long, conflicts_with = "events")]
+    all_events: bool,
+    /// No rate limit
+    #[arg(long, conflicts_with = "rate_limit")]
+    no_rate_limit: bool,
+    /// The configured timeout
+    #[arg(long, conflicts_with = "timeout")]
+    no_timeout: bool,
+    /// No extra headers
+    #[arg(long, conflicts_with = "headers")]
+    no_headers: bool,
+    /// The configured retry policy; --retry-* then hold over it
+    #[arg(long)]
+    no_retry: bool,
+}
+
+impl Resets {
+    pub fn apply(&self, endpoint: &mut Endpoint) {
+        if self.all_events {
+            endpoint.event_types.clear();
+        }
+        if self.no_rate_limit {
+            endpoint.rate_limit = None;
+        }
+        if self.no_timeout {
+            endpoint.timeout_ms = None;
+        }
+        if self.no_headers {
+            endpoint.headers.clear();
+        }
+        if self.no_retry {
+            endpoint.retry = RetryOverrides::default();
+        }
+    }
+}

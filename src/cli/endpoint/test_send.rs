@@ -1,0 +1,107 @@
+//! `herald endpoint test`: one real, signed request to an endpoint, made as the dispatcher makes it, and what came of it.
+//! It passes by the stream, the lanes and the breaker, leaves no trace in Redis, and works for paused endpoints.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::get;
+use crate::{
+    app,
+    cli::{CliError, Context, Output, event::sample},
+    facts::{
+        delivery::Delivery,
+        endpoint::Ordering,
+        event::{EventType, PaymentStatus},
+        id::{EndpointId, EntryId, EventId, IntentId},
+        outcome::{AttemptReport, Attempted, Outcome, Timing},
+    },
+};
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    id: EndpointId,
+    /// The event's type [default: the first one that the endpoint wants]
+    #[arg(long, value_name = "TYPE")]
+    event: Option<EventType>,
+}
+
+#[derive(Serialize)]
+struct Tested<'a> {
+    endpoint: &'a EndpointId,
+    event: &'a EventId,
+    url: &'a str,
+    delivered: bool,
+    advice: Option<&'static str>,
+    attempt: &'a AttemptReport,
+    /// As they were sent; signatures and the endpoint's own values hidden.
+    headers: &'a [(String, String)],
+    body: &'a str,
+}
+
+pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
+    let endpoint = get(&mut context.registry().await?, &args.id).await?;
+    let sender = app::sender(&context.config)?;
+    let now_ms = context.now_ms();
+    let token = hex::encode(super::random::<16>()?);
+    let event = sample::Sample {
+        id: EventId::new(&format!("evt_test_{token}"))?,
+        event_type: match args.event.or_else(|| endpoint.event_types.first().cloned()) {
+            Some(event_type) => event_type,
+            None => sample::status_updated(),
+        },
+        account: endpoint.account.clone(),
+        intent: IntentId::new(&format!("pi_test_{token}"))?,
+        status: PaymentStatus::Created,
+        now_ms,
+    };
+    let event = event.event()?;
+    let entry = EntryId { ms: now_ms, seq: 0 };
+    let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
+    let Attempted { report, request } = sender.attempt(&delivery, &endpoint, now_ms).await;
+    let headers = request.map_or_else(|| sender.headers_to_show(&delivery, &endpoint, now_ms), |sent| sent.headers);
+    let tested = Tested {
+        endpoint: &endpoint.id,
+        event: &event.id,
+        url: &endpoint.url,
+        delivered: report.outcome.is_delivered(),
+        advice: report.outcome.needs_a_person(),
+        attempt: &report,
+        headers: &headers,
+        body: std::str::from_utf8(event.body()).unwrap_or_default(),
+    };
+    show(context.output, &tested)?;
+    match report.outcome {
+        Outcome::Delivered { .. } => Ok(()),
+        Outcome::AddressRefused | Outcome::Unsendable => Err(CliError::Refused(verdict(&tested)).into()),
+        _ => anyhow::bail!(verdict(&tested)),
+    }
+}
+
+fn verdict(tested: &Tested<'_>) -> String {
+    let advice = tested.advice.map(|advice| format!(": {advice}")).unwrap_or_default();
+    format!("endpoint {} did not take the test event, {}{advice}", tested.endpoint, tested.attempt.outcome)
+}
+
+fn show(output: Output, tested: &Tested<'_>) -> anyhow::Result<()> {
+    let report = tested.attempt;
+    let mut fields = vec![
+        ("endpoint", tested.endpoint.to_string()),
+        ("url", tested.url.to_owned()),
+        ("event", tested.event.to_string()),
+        ("outcome", report.outcome.to_string()),
+        ("time", timing(&report.timing)),
+    ];
+    fields.extend(tested.advice.map(|advice| ("advice", advice.to_owned())));
+    let told = [("detail", &report.detail), ("response", &report.snippet)];
+    fields.extend(told.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, text.clone())));
+    fields.extend(tested.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
+    fields.push(("body", tested.body.to_owned()));
+    output.one(tested, &fields)
+}
+
+fn timing(timing: &Timing) -> String {
+    let stages = [("names", timing.dns_us), ("connect", timing.connect_us), ("response head", timing.head_us)];
+    let ms = |us: u64| format!("{:.1} ms", us as f64 / 1000.0);
+    let stages = stages.into_iter().filter_map(|(name, us)| us.map(|us| format!("{name} {}", ms(us))));
+    stages.chain([format!("total {}", ms(timing.total_us))]).collect::<Vec<_>>().join(", ")
+}

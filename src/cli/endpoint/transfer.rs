@@ -1,0 +1,201 @@
+//! `herald endpoint export` and `import`: the whole registry with its secrets. A file is readable by its owner only, and an
+//! import is one switch that first says what it would change.
+
+use std::{
+    collections::HashMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::rules;
+use crate::{
+    cli::{CliError, Consent, Context, Go, note, read_input},
+    facts::{
+        endpoint::Endpoint,
+        id::{AccountId, EndpointId},
+    },
+    registry::rules::Rules,
+    store::registry::{RegistryError, RegistryStore, bulk::ExportFile},
+};
+
+/// A file that is read whole: half a million endpoints with long settings.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Write to this file, readable by its owner only [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, requires = "file")]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What `endpoint export` wrote; - is stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
+    let export = context.registry().await?.export(context.now_ms()).await?;
+    let mut json = serde_json::to_vec_pretty(&export)?;
+    json.push(b'\n');
+    match &args.file {
+        Some(path) => {
+            write_private(path, &json, args.force).with_context(|| format!("cannot write {}", path.display()))?;
+            let count = export.endpoints.len();
+            note(format_args!("{count} endpoints with their secrets are in {}; only you can read it", path.display()));
+        }
+        None => {
+            note("this holds every secret in clear: keep it from others, or use --file");
+            context.output.raw(&json)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whole or not at all: a file beside it takes its name at the end. Such files have mode 0600.
+fn write_private(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    let persisted = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    match persisted {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(CliError::Refused("it exists; --force replaces it".to_owned()).into())
+        }
+        Err(error) => Err(error.error.into()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Added,
+    Changed,
+    Removed,
+}
+
+/// One endpoint that the import would not leave as it is.
+#[derive(Debug, PartialEq, Serialize)]
+struct Difference {
+    action: Action,
+    id: EndpointId,
+    account: AccountId,
+    url: String,
+    /// Names of what is different.
+    fields: Vec<String>,
+}
+
+pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
+    let shown = args.file.display().to_string();
+    let file = ExportFile::from_json(&read_input(&args.file, MAX_FILE_BYTES)?).with_context(|| shown.clone())?;
+    check_all(&rules(context)?, &file.endpoints).with_context(|| shown.clone())?;
+    let mut registry = context.registry().await?;
+    let now = current(&mut registry).await?;
+    let differences = differences(now, &file.endpoints);
+    let mut list = context.output.list(&["CHANGE", "ID", "ACCOUNT", "URL", "FIELDS"]);
+    for difference in &differences {
+        list.push(difference, || {
+            let action = format!("{:?}", difference.action).to_lowercase();
+            let (id, account) = (difference.id.to_string(), difference.account.to_string());
+            vec![action, id, account, difference.url.clone(), difference.fields.join(", ")]
+        })?;
+    }
+    list.finish()?;
+    let count = |action| differences.iter().filter(|difference| difference.action == action).count();
+    let what = format!(
+        "replace all endpoints by the {} of {shown}: {} added, {} changed, {} removed",
+        file.endpoints.len(),
+        count(Action::Added),
+        count(Action::Changed),
+        count(Action::Removed)
+    );
+    if args.consent.confirm(&what)? == Go::Ahead {
+        let imported = registry.import(file.endpoints, Some(file.registry_id), &args.consent.mark()).await?;
+        let (id, version, endpoints) = (imported.id, imported.version, imported.endpoints);
+        note(format_args!("imported {endpoints} endpoints: registry {id} is at version {version}"));
+    }
+    Ok(())
+}
+
+/// What is registered now, as far as it can be read: an import is also what mends a damaged registry.
+async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<EndpointId, Endpoint>> {
+    match registry.load().await {
+        Ok(loaded) => {
+            if !loaded.unreadable.is_empty() {
+                note(format_args!("{} endpoints that cannot be read are replaced as well", loaded.unreadable.len()));
+            }
+            Ok(loaded.endpoints)
+        }
+        Err(RegistryError::NeverMade) => Ok(HashMap::new()),
+        Err(RegistryError::Damaged(why)) => {
+            note(format_args!("the registry in Redis is damaged ({why}): whatever is there is replaced"));
+            Ok(HashMap::new())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Names the first ones that are wrong, so that a file is mended in few rounds.
+fn check_all(rules: &Rules, endpoints: &[Endpoint]) -> Result<(), CliError> {
+    const SHOWN: usize = 10;
+    let wrong = endpoints.iter().filter_map(|endpoint| {
+        rules.check_unresolved(endpoint).err().map(|error| format!("endpoint {}: {error}", endpoint.id))
+    });
+    let wrong: Vec<String> = wrong.take(SHOWN).collect();
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::Refused(wrong.join("\n  "))),
+    }
+}
+
+fn differences(mut now: HashMap<EndpointId, Endpoint>, file: &[Endpoint]) -> Vec<Difference> {
+    let difference = |action, endpoint: &Endpoint, fields| Difference {
+        action,
+        id: endpoint.id.clone(),
+        account: endpoint.account.clone(),
+        url: endpoint.url.clone(),
+        fields,
+    };
+    let mut found = Vec::new();
+    for endpoint in file {
+        match now.remove(&endpoint.id) {
+            None => found.push(difference(Action::Added, endpoint, Vec::new())),
+            Some(known) => {
+                let fields = fields_that_differ(&known, endpoint);
+                if !fields.is_empty() {
+                    found.push(difference(Action::Changed, endpoint, fields));
+                }
+            }
+        }
+    }
+    found.extend(now.values().map(|endpoint| difference(Action::Removed, endpoint, Vec::new())));
+    found.sort_by(|one, other| one.id.cmp(&other.id));
+    found
+}
+
+/// By name only: values may be secrets. The revision and the time of the last change say nothing of their own.
+fn fields_that_differ(one: &Endpoint, other: &Endpoint) -> Vec<String> {
+    let fields = |endpoint: &Endpoint| match serde_json::to_value(endpoint) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (one, other) = (fields(one), fields(other));
+    let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let differs = |name: &&&String| {
+        !["revision", "updated_at_ms"].contains(&name.as_str()) && one.get(**name) != other.get(**name)
+    };
+    names.iter().filter(differs).map(|name| (*name).clone()).collect()
+}

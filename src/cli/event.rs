@@ -1,8 +1,0 @@
-use super::Context;
-
-#[derive(Debug, clap::Subcommand)]
-pub enum EventVerb {}
-
-pub async fn run(_context: &Context, verb: EventVerb) -> anyhow::Result<()> {
-    match verb {}
-}

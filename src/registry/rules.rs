@@ -1,0 +1,209 @@
+//! What an endpoint must be to be registered. Every surface asks here before it changes one, so that all of them refuse the
+//! same things. Attempts do not rely on it: they check what they connect to themselves.
+
+use std::{collections::HashSet, ops::RangeInclusive};
+
+use crate::{
+    facts::{
+        endpoint::{ENDPOINT_SCHEMA, Endpoint},
+        retry::{RetryError, RetryPolicy},
+    },
+    sender::{AddressGuard, GuardError, HeaderError, MAX_ATTEMPT_TIMEOUT, check_headers},
+};
+
+/// Attempts of one endpoint at once: 1000 connections to one receiver are an attack.
+pub const MAX_IN_FLIGHT: RangeInclusive<u16> = 1..=1000;
+
+/// Attempts a second of one endpoint: more than a worker makes in all.
+pub const RATE_LIMIT: RangeInclusive<u32> = 1..=100_000;
+
+/// Shorter than a round trip around the earth with TLS only makes duplicates.
+pub const MIN_TIMEOUT_MS: u64 = 100;
+
+/// Secrets that sign at once: `webhook-signature` carries one signature of each, and receivers try them all.
+pub const MAX_SECRETS: usize = 5;
+
+/// Event types of one endpoint; more mean all.
+pub const MAX_EVENT_TYPES: usize = 50;
+
+pub const MAX_DESCRIPTION_CHARS: usize = 500;
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RuleError {
+    #[error(transparent)]
+    Url(#[from] GuardError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    Retry(#[from] RetryError),
+    #[error("it has no signature scheme, and Herald sends nothing unsigned: give it standard, dojo or both")]
+    NoScheme,
+    #[error("it has no secret, and Herald sends nothing unsigned: rotate its secret")]
+    NoSecret,
+    #[error(
+        "it has {count} secrets; at most {MAX_SECRETS} may sign at once: wait until an older one expires, or rotate with a \
+         shorter overlap"
+    )]
+    TooManySecrets { count: usize },
+    #[error("its {what} must be between {least} and {most}, not {given}")]
+    Bounds { what: &'static str, least: u64, most: u64, given: u64 },
+    #[error("it names {count} event types; at most {MAX_EVENT_TYPES} are allowed, and none means all")]
+    TooManyTypes { count: usize },
+    #[error("it names {what} twice")]
+    Twice { what: String },
+    #[error("its description must be one line of at most {MAX_DESCRIPTION_CHARS} characters")]
+    Description,
+    #[error("it has schema {found}; this Herald knows up to {ENDPOINT_SCHEMA}: use a newer one")]
+    Newer { found: u32 },
+}
+
+/// The rules as they are configured.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    guard: AddressGuard,
+    policy: RetryPolicy,
+}
+
+impl Rules {
+    pub fn new(guard: AddressGuard, policy: RetryPolicy) -> Self {
+        Self { guard, policy }
+    }
+
+    /// Everything, the addresses behind the URL's name included. For one endpoint that someone registers or changes.
+    pub async fn check(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
+        self.check_unresolved(endpoint)?;
+        Ok(self.guard.check_resolved(&self.guard.check_url(&endpoint.url)?).await?)
+    }
+
+    /// Everything that can be said without asking a name server. For imports: a backup must not fail because a name does
+    /// not resolve today, and every attempt is guarded anyway.
+    pub fn check_unresolved(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
+        if endpoint.schema > ENDPOINT_SCHEMA {
+            return Err(RuleError::Newer { found: endpoint.schema });
+        }
+        self.guard.check_url(&endpoint.url)?;
+        check_headers(&endpoint.headers)?;
+        self.policy.with(&endpoint.retry)?;
+        check_signing(endpoint)?;
+        check_types(endpoint)?;
+        check_limits(endpoint)?;
+        let is_line = !endpoint.description.contains(char::is_control);
+        match is_line && endpoint.description.chars().count() <= MAX_DESCRIPTION_CHARS {
+            true => Ok(()),
+            false => Err(RuleError::Description),
+        }
+    }
+}
+
+fn check_signing(endpoint: &Endpoint) -> Result<(), RuleError> {
+    if endpoint.schemes.is_empty() {
+        return Err(RuleError::NoScheme);
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = endpoint.schemes.iter().find(|scheme| !seen.insert(**scheme)) {
+        return Err(RuleError::Twice { what: format!("the scheme {twice:?}").to_lowercase() });
+    }
+    match endpoint.secrets.len() {
+        0 => Err(RuleError::NoSecret),
+        1..=MAX_SECRETS => Ok(()),
+        count => Err(RuleError::TooManySecrets { count }),
+    }
+}
+
+fn check_types(endpoint: &Endpoint) -> Result<(), RuleError> {
+    if endpoint.event_types.len() > MAX_EVENT_TYPES {
+        return Err(RuleError::TooManyTypes { count: endpoint.event_types.len() });
+    }
+    let mut seen = HashSet::new();
+    match endpoint.event_types.iter().find(|event_type| !seen.insert(*event_type)) {
+        Some(twice) => Err(RuleError::Twice { what: format!("the event type {twice}") }),
+        None => Ok(()),
+    }
+}
+
+fn check_limits(endpoint: &Endpoint) -> Result<(), RuleError> {
+    let bounds = |what, given: u64, least: u64, most: u64| match (least..=most).contains(&given) {
+        true => Ok(()),
+        false => Err(RuleError::Bounds { what, least, most, given }),
+    };
+    let (least, most) = (*MAX_IN_FLIGHT.start(), *MAX_IN_FLIGHT.end());
+    bounds("max in flight", endpoint.max_in_flight.into(), least.into(), most.into())?;
+    if let Some(rate) = endpoint.rate_limit {
+        let (least, most) = (*RATE_LIMIT.start(), *RATE_LIMIT.end());
+        bounds("rate limit", rate.into(), least.into(), most.into())?;
+    }
+    if let Some(timeout_ms) = endpoint.timeout_ms {
+        let most = MAX_ATTEMPT_TIMEOUT.as_millis() as u64;
+        bounds("timeout in milliseconds", timeout_ms, MIN_TIMEOUT_MS, most)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, EndpointState, Ordering, Scheme},
+        id::{AccountId, EndpointId},
+        retry::{RetryOverrides, RetrySettings},
+        signing::{Secret, SecretText},
+    };
+
+    fn good() -> Endpoint {
+        let value = SecretText::from_random([7; 32]);
+        Endpoint {
+            schema: ENDPOINT_SCHEMA,
+            id: EndpointId::new("ep_a").unwrap(),
+            account: AccountId::new("acc_a").unwrap(),
+            url: "https://example.com/hook".to_owned(),
+            description: String::new(),
+            event_types: Vec::new(),
+            schemes: vec![Scheme::Standard, Scheme::Dojo],
+            secrets: vec![Secret { value, created_at_ms: 1, expires_at_ms: None }],
+            ordering: Ordering::Intent,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            rate_limit: None,
+            timeout_ms: None,
+            retry: RetryOverrides::default(),
+            headers: Vec::new(),
+            traceparent: false,
+            status: EndpointState::Enabled,
+            created_at_ms: 1,
+            updated_at_ms: 1,
+            revision: 1,
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Endpoint)) -> Result<(), RuleError> {
+        let mut endpoint = good();
+        change(&mut endpoint);
+        let policy = RetryPolicy::try_new(RetrySettings::default()).unwrap();
+        Rules::new(AddressGuard::new(false, &[]), policy).check_unresolved(&endpoint)
+    }
+
+    #[test]
+    fn an_ordinary_endpoint_is_taken() {
+        check(|_| {}).unwrap();
+        check(|e| (e.rate_limit, e.timeout_ms) = (Some(1), Some(100))).unwrap();
+    }
+
+    #[test]
+    fn every_setting_has_its_bounds() {
+        let refused = |change: fn(&mut Endpoint)| check(change).expect_err("it was taken").to_string();
+        assert!(refused(|e| e.url = "http://example.com".into()).contains("use https"));
+        assert!(refused(|e| e.url = "https://127.1/".into()).contains("loopback"));
+        assert!(refused(|e| e.headers = vec![("Host".into(), "x".into())]).contains("Herald's own"));
+        assert!(refused(|e| e.retry.max_attempts = Some(0)).contains("attempts"));
+        assert!(refused(|e| e.schemes.clear()).contains("no signature scheme"));
+        assert!(refused(|e| e.schemes = vec![Scheme::Dojo, Scheme::Dojo]).contains("the scheme dojo twice"));
+        assert!(refused(|e| e.secrets.clear()).contains("no secret"));
+        assert!(refused(|e| e.secrets = vec![e.secrets[0].clone(); 6]).contains("6 secrets"));
+        assert!(refused(|e| e.max_in_flight = 0).contains("between 1 and 1000, not 0"));
+        assert!(refused(|e| e.rate_limit = Some(0)).contains("rate limit"));
+        assert!(refused(|e| e.timeout_ms = Some(120_001)).contains("between 100 and 120000"));
+        assert!(refused(|e| e.description = "a\nb".into()).contains("one line"));
+        assert!(refused(|e| e.schema = 2).contains("newer"));
+        let event_type = || "payment_intent.created".parse().unwrap();
+        assert!(check(|e| e.event_types = vec![event_type(), event_type()]).unwrap_err().to_string().contains("twice"));
+    }
+}

@@ -1,0 +1,118 @@
+//! The stream as its producers and those who look for an event see it: adds entries, reads single ones, searches backwards
+//! within a limit. Never touches the group or a companion key.
+
+use bytes::Bytes;
+
+use super::{
+    connection::{Connection, Subject},
+    error::StoreError,
+    keys::PartitionKeys,
+};
+use crate::facts::{
+    event::{Event, MAX_EVENT_BYTES},
+    id::{EntryId, EventId},
+};
+
+/// Entries of one page of a search: with the largest events 6 MiB.
+const PAGE: usize = 100;
+
+/// Hits of one search. The same event is there more than once when its producer repeats itself.
+const MAX_HITS: usize = 10;
+
+/// An entry as it lies in the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEntry {
+    pub id: EntryId,
+    pub fields: Vec<(Bytes, Bytes)>,
+}
+
+impl StreamEntry {
+    pub fn field(&self, name: &str) -> Option<&Bytes> {
+        self.fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    fn holds(&self, id: &EventId) -> bool {
+        let Some(body) = self.field("event").filter(|body| body.len() <= MAX_EVENT_BYTES) else { return false };
+        // Parsing every entry would cost ten times as much as looking for the text first.
+        let wanted = id.as_str().as_bytes();
+        let mentions = body.windows(wanted.len()).any(|window| window == wanted);
+        mentions && Event::parse(body.clone()).is_ok_and(|event| event.id == *id)
+    }
+}
+
+/// What a search has come upon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Newest first.
+    pub hits: Vec<StreamEntry>,
+    pub looked_at: u64,
+    /// The oldest entry that was looked at.
+    pub back_to: Option<EntryId>,
+    /// The search came to the stream's beginning.
+    pub is_whole: bool,
+}
+
+/// A partition's stream through one connection.
+pub struct Entries {
+    connection: Connection,
+    keys: PartitionKeys,
+}
+
+impl Entries {
+    pub fn new(connection: Connection, keys: PartitionKeys) -> Self {
+        Self { connection, keys }
+    }
+
+    /// Adds an event. Not repeated when the answer is lost: whether to risk a second one is for the producer to say.
+    pub async fn add(&mut self, event: &Event, traceparent: Option<&str>) -> Result<EntryId, StoreError> {
+        let subject = Subject("add an event to", self.keys.stream());
+        let mut command = redis::cmd("XADD");
+        command.arg(self.keys.stream()).arg("*").arg("event").arg(event.body().as_ref());
+        if let Some(traceparent) = traceparent {
+            command.arg("traceparent").arg(traceparent);
+        }
+        let id: String = self.connection.query(subject, &command).await?;
+        id.parse().map_err(|error| StoreError::unexpected(subject, error))
+    }
+
+    pub async fn get(&mut self, id: EntryId) -> Result<Option<StreamEntry>, StoreError> {
+        let id = id.to_string();
+        let command = redis::cmd("XRANGE").arg(self.keys.stream()).arg(&id).arg(&id).to_owned();
+        Ok(self.read(&command).await?.pop())
+    }
+
+    /// Looks for an event by its own id, from the newest entry on, at no more than `most` entries.
+    pub async fn search(&mut self, id: &EventId, most: u64) -> Result<Search, StoreError> {
+        let mut search = Search::default();
+        let mut end = "+".to_owned();
+        while search.looked_at < most && search.hits.len() < MAX_HITS {
+            let count = u64::min(PAGE as u64, most - search.looked_at);
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(self.keys.stream()).arg(&end).arg("-").arg("COUNT").arg(count);
+            let page = self.read(&command).await?;
+            let Some(last) = page.last().map(|entry| entry.id) else {
+                search.is_whole = true;
+                break;
+            };
+            end = format!("({last}");
+            search.looked_at += page.len() as u64;
+            search.back_to = Some(last);
+            search.is_whole = (page.len() as u64) < count;
+            search.hits.extend(page.into_iter().filter(|entry| entry.holds(id)));
+            if search.is_whole {
+                break;
+            }
+        }
+        Ok(search)
+    }
+
+    async fn read(&mut self, command: &redis::Cmd) -> Result<Vec<StreamEntry>, StoreError> {
+        let subject = Subject("read entries of", self.keys.stream());
+        let found: Vec<(String, Vec<(Bytes, Bytes)>)> = self.connection.query(subject, command).await?;
+        let entry = |(id, fields): (String, Vec<(Bytes, Bytes)>)| {
+            let id = id.parse().map_err(|error| StoreError::unexpected(subject, error))?;
+            Ok(StreamEntry { id, fields })
+        };
+        found.into_iter().map(entry).collect()
+    }
+}
