@@ -1,8 +1,119 @@
-use crate::cli::Context;
+//! `herald doctor`: looks at Redis, the stream, its owner, the registry and what is stuck, and says for each what it means
+//! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
+
+pub mod findings;
+pub mod observe;
+
+use serde::Serialize;
+
+use self::findings::{Finding, Level, examine};
+use crate::{
+    cli::{Context, Format, note, words},
+    store::{acl, queries::Oldest},
+};
+
+/// Endpoints of the list of the oldest unfinished deliveries.
+const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Print the rule for `redis-cli` that gives the user `herald` exactly the commands and keys in use, and end
+    #[arg(long)]
+    print_acl: bool,
+}
 
-pub async fn run(_context: &Context, _args: DoctorArgs) -> anyhow::Result<()> {
-    anyhow::bail!("doctor is not part of this build")
+/// What `-o json` shows.
+#[derive(Serialize)]
+struct Report<'a> {
+    healthy: bool,
+    findings: &'a [Finding],
+    oldest_unfinished: Vec<OldestView>,
+}
+
+#[derive(Serialize)]
+struct OldestView {
+    endpoint: String,
+    oldest: Option<String>,
+    age_ms: Option<u64>,
+    unfinished: u64,
+    parked: u64,
+}
+
+pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
+    let keys = context.keys()?;
+    if args.print_acl {
+        note("Put your password for >PASSWORD, run this with redis-cli, then use redis://herald:PASSWORD@HOST:");
+        return context.output.text(&acl::rule(&keys));
+    }
+    let observed = observe::observe(context.redis()?, keys, &context.config).await;
+    let findings = examine(&observed);
+    let now_ms = observed.redis_now_ms().unwrap_or_else(|| context.now_ms());
+    let oldest = observed.partition.as_ref().map_or(&[][..], |partition| &partition.oldest);
+    show(context, &findings, oldest, now_ms)?;
+    let failed = number_of(&findings, Level::Fail);
+    match failed {
+        0 => Ok(()),
+        n => Err(anyhow::anyhow!("{} to mend", words::count(n, "problem", "problems"))),
+    }
+}
+
+fn show(context: &Context, findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> anyhow::Result<()> {
+    let output = context.output;
+    match output.format() {
+        Format::Table => output.text(&text(findings, oldest, now_ms)),
+        Format::Jsonl => findings.iter().try_for_each(|finding| output.text(&serde_json::to_string(finding)?)),
+        Format::Json => {
+            let healthy = number_of(findings, Level::Fail) == 0;
+            let oldest_unfinished = oldest.iter().take(TOP).map(|one| oldest_view(one, now_ms)).collect();
+            output.one(&Report { healthy, findings, oldest_unfinished }, &[])
+        }
+    }
+}
+
+/// What is wrong comes first, each with its remedy right below it.
+pub fn text(findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> String {
+    let mut lines = vec![headline(findings), String::new()];
+    for finding in findings {
+        lines.push(format!("{:<5} {:<12} {}", finding.level.name(), finding.subject, finding.says));
+        if let Some(remedy) = &finding.remedy {
+            lines.push(format!("{:<5} {:<12} -> {remedy}", "", ""));
+        }
+    }
+    if !oldest.is_empty() {
+        lines.extend([String::new(), "The oldest unfinished delivery of each endpoint:".to_owned()]);
+        for one in oldest.iter().take(TOP) {
+            let view = oldest_view(one, now_ms);
+            let age = view.age_ms.map_or("no head".to_owned(), words::span);
+            let (records, parked) = (words::number(one.unfinished), words::number(one.parked));
+            let id = view.oldest.unwrap_or_else(|| one.endpoint.to_string());
+            lines.push(format!("  {age:>8}  {id}  ({records} unfinished, {parked} parked)"));
+        }
+    }
+    lines.join("\n")
+}
+
+fn headline(findings: &[Finding]) -> String {
+    let (failed, warned) = (number_of(findings, Level::Fail), number_of(findings, Level::Warn));
+    let problems = words::count(failed, "problem", "problems");
+    let warnings = words::count(warned, "warning", "warnings");
+    match (findings.first(), failed, warned) {
+        (Some(first), 1.., 0) => format!("{problems}: {}", first.says),
+        (Some(first), 1.., _) => format!("{problems}, {warnings}: {}", first.says),
+        (Some(first), 0, 1..) => format!("No problem, {warnings}: {}", first.says),
+        _ => "All is well.".to_owned(),
+    }
+}
+
+fn oldest_view(one: &Oldest, now_ms: u64) -> OldestView {
+    OldestView {
+        endpoint: one.endpoint.to_string(),
+        oldest: one.oldest.as_ref().map(ToString::to_string),
+        age_ms: one.oldest.as_ref().map(|id| now_ms.saturating_sub(id.entry.ms)),
+        unfinished: one.unfinished,
+        parked: one.parked,
+    }
+}
+
+fn number_of(findings: &[Finding], level: Level) -> u64 {
+    findings.iter().filter(|finding| finding.level == level).count() as u64
 }

@@ -1,8 +1,208 @@
-use super::Context;
+//! Chains: what waits behind what, and how to let the next go. Changes go through the partition's owner.
 
-#[derive(Debug, clap::Subcommand)]
-pub enum ChainVerb {}
+use clap::{Args, Subcommand};
+use serde::Serialize;
 
-pub async fn run(_context: &Context, verb: ChainVerb) -> anyhow::Result<()> {
-    match verb {}
+use super::{
+    CliError, Consent, Context, Format, Go,
+    asking::Asking,
+    delivery::{history, standing},
+    note, words,
+};
+use crate::{
+    facts::id::{DeliveryId, EndpointId, IntentId},
+    store::{
+        model::Asked,
+        queries::{ChainHead, Queries, Unfinished},
+    },
+};
+
+/// Deliveries of one chain that `show` looks at.
+const MAX_OF_CHAIN: usize = 500;
+
+/// Chains that `list` looks at to find the oldest.
+const MAX_CHAINS: usize = 5_000;
+
+#[derive(Debug, Subcommand)]
+pub enum ChainVerb {
+    /// Show an endpoint's unfinished chains, the oldest head first
+    List(ListArgs),
+    /// Show one chain: its head, and what waits behind it
+    Show(Which),
+    /// Give the head of a chain up as a dead letter, so that the next one goes
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    /// Show at most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Which {
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    #[arg(long, value_name = "INTENT")]
+    intent: IntentId,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    id: &'a DeliveryId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<&'a IntentId>,
+    standing: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_behind_it: Option<u64>,
+}
+
+pub async fn run(context: &Context, verb: ChainVerb) -> anyhow::Result<()> {
+    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    match verb {
+        ChainVerb::List(args) => list(context, &mut queries, args).await,
+        ChainVerb::Show(which) => show(context, &mut queries, &which).await,
+        ChainVerb::Release(args) => release(context, &mut queries, args).await,
+    }
+}
+
+async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
+    let now_ms = queries.now_ms().await?;
+    let totals = queries.totals(&args.endpoint).await?;
+    let (chains, is_complete) = queries.chains(&args.endpoint, MAX_CHAINS).await?;
+    let oldest = chains.first().map_or_else(String::new, |chain| {
+        format!("; the oldest head is {} old", words::span(now_ms.saturating_sub(chain.head.id.entry.ms)))
+    });
+    note(format_args!(
+        "{}: {}, {} held behind their heads{oldest}",
+        args.endpoint,
+        words::count(totals.chains, "unfinished chain", "unfinished chains"),
+        words::number(totals.held),
+    ));
+    let mut rows = context.output.list(&["INTENT", "HELD", "HEAD", "STANDING", "ATTEMPTS", "LAST OUTCOME"]);
+    for chain in chains.iter().take(args.limit) {
+        rows.push(&view(&chain.head, Some(chain.held), now_ms), || cells(chain, now_ms))?;
+    }
+    rows.finish()?;
+    if chains.len() > args.limit {
+        note(format_args!("the first {} of {}: raise --limit", args.limit, words::number(chains.len() as u64)));
+    }
+    if !is_complete {
+        note(format_args!(
+            "looked at {} chains only: an older one may be among the others",
+            words::number(MAX_CHAINS as u64)
+        ));
+    }
+    if let Some(intent) = chains.first().and_then(|chain| intent_of(&chain.head)) {
+        note(format_args!("\nWhy:  herald chain show --endpoint {} --intent {intent}", args.endpoint));
+    }
+    Ok(())
+}
+
+fn cells(chain: &ChainHead, now_ms: u64) -> Vec<String> {
+    let head = &chain.head;
+    let intent = intent_of(head).map_or("unreadable".to_owned(), ToString::to_string);
+    let view = view(head, None, now_ms);
+    vec![
+        if head.is_single() { format!("{intent} (no order)") } else { intent },
+        words::number(chain.held),
+        head.id.entry.to_string(),
+        view.standing,
+        view.attempts.map_or_else(String::new, |attempts| attempts.to_string()),
+        view.last_outcome.unwrap_or_else(|| "never tried".to_owned()),
+    ]
+}
+
+async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow::Result<()> {
+    let now_ms = queries.now_ms().await?;
+    let chain = chain_of(queries, which).await?;
+    let head = &chain[0];
+    note(match chain.len() - 1 {
+        0 => format!("{} waits for nobody; nothing is held behind it", head.id),
+        MAX_OF_CHAIN.. => format!("{} or more wait for {}", words::number(MAX_OF_CHAIN as u64), head.id),
+        held => format!("{} for {}", words::count(held as u64, "delivery waits", "deliveries wait"), head.id),
+    });
+    let last = head.delivery.as_ref().ok().and_then(|delivery| delivery.history.last());
+    if let Some(last) = last {
+        note(format_args!("last outcome {}: {}", last.outcome, words::outcome(&last.outcome)));
+    }
+    let mut rows = context.output.list(&["ID", "EVENT", "STANDING", "ATTEMPTS"]);
+    for one in &chain {
+        rows.push(&view(one, None, now_ms), || {
+            let event = one.delivery.as_ref().map_or_else(|why| why.clone(), |delivery| delivery.event.to_string());
+            let attempts = one.delivery.as_ref().map_or(0, |delivery| delivery.attempts + delivery.earlier_attempts);
+            vec![one.id.to_string(), event, standing(one, now_ms), attempts.to_string()]
+        })?;
+    }
+    rows.finish()?;
+    if context.output.format() == Format::Table {
+        if let Ok(delivery) = &head.delivery {
+            history(delivery, now_ms).iter().for_each(|(name, text)| note(format_args!("{name} {text}")));
+        }
+        note(format_args!(
+            "\nLet the next go:  herald chain release --endpoint {} --intent {} --dry-run --reason '…'",
+            which.endpoint, which.intent
+        ));
+    }
+    Ok(())
+}
+
+async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) -> anyhow::Result<()> {
+    let chain = chain_of(queries, &args.which).await?;
+    let head = &chain[0].id;
+    let next = chain.get(1).map_or("nothing waits behind it".to_owned(), |next| format!("{} goes next", next.id));
+    let what = format!("give {head} up as a dead letter; {next}");
+    if args.consent.confirm(&what)? == Go::DryRun {
+        return Ok(());
+    }
+    let asked = Asked::Release(args.which.endpoint.clone(), args.which.intent.clone());
+    Asking::connect(context, args.consent.mark()).await?.one(&asked).await?;
+    note(format_args!("{head} is a dead letter; {next}"));
+    note(format_args!("Send it after all:  herald dead-letter redeliver {head} --reason '…'"));
+    Ok(())
+}
+
+async fn chain_of(queries: &mut Queries, which: &Which) -> anyhow::Result<Vec<Unfinished>> {
+    let chain = queries.chain(&which.endpoint, &which.intent, MAX_OF_CHAIN).await?;
+    match chain.is_empty() {
+        false => Ok(chain),
+        true => {
+            let text = format!(
+                "{} has no unfinished chain at {}: `herald delivery list --intent {}` tells what became of its events",
+                which.intent, which.endpoint, which.intent
+            );
+            Err(CliError::NotFound(text).into())
+        }
+    }
+}
+
+fn intent_of(one: &Unfinished) -> Option<&IntentId> {
+    one.delivery.as_ref().ok().map(|delivery| &delivery.intent)
+}
+
+fn view(one: &Unfinished, held: Option<u64>, now_ms: u64) -> View<'_> {
+    let delivery = one.delivery.as_ref().ok();
+    View {
+        id: &one.id,
+        intent: intent_of(one),
+        standing: standing(one, now_ms),
+        attempts: delivery.map(|delivery| delivery.attempts + delivery.earlier_attempts),
+        last_outcome: delivery.and_then(|delivery| delivery.history.last()).map(|last| last.outcome.to_string()),
+        held_behind_it: held,
+    }
 }

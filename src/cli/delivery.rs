@@ -1,8 +1,441 @@
-use super::Context;
+//! Deliveries: what is unfinished, what the attempt log still knows, and one delivery's story wherever it stands.
+//! Changes nothing.
 
-#[derive(Debug, clap::Subcommand)]
-pub enum DeliveryVerb {}
+use std::collections::BTreeMap;
 
-pub async fn run(_context: &Context, verb: DeliveryVerb) -> anyhow::Result<()> {
-    match verb {}
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{CliError, Context, Format, dead_letter, note, when, words};
+use crate::{
+    facts::{
+        delivery::Delivery,
+        id::{DeliveryId, EndpointId, EventId, IntentId},
+        outcome::AttemptReport,
+    },
+    store::queries::{EntryStanding, LogFilter, LogLine, LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
+};
+
+/// Lines of the attempt log that one look reads, the newest first: a second's work for Redis and us, hours of traffic.
+pub(super) const MAX_LOG_LOOK: usize = 100_000;
+
+/// Unfinished records that one look reads where no index helps.
+const MAX_RECORD_LOOK: usize = 5_000;
+
+/// Deliveries of an intent that one look shows behind the head of its chain.
+const MAX_OF_CHAIN: usize = 200;
+
+#[derive(Debug, Subcommand)]
+pub enum DeliveryVerb {
+    /// Show the deliveries of an intent, an event or an endpoint: unfinished, dead, and delivered as far as the log goes
+    List(ListArgs),
+    /// Tell one delivery's story, wherever it stands
+    Show {
+        /// ENTRY:ENDPOINT, as `delivery list` shows it
+        id: DeliveryId,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "whose", required = true, multiple = false)]
+pub struct Whose {
+    /// All deliveries of one payment intent
+    #[arg(long, value_name = "INTENT")]
+    intent: Option<IntentId>,
+    /// All deliveries of one event
+    #[arg(long, value_name = "EVENT")]
+    event: Option<EventId>,
+    /// What is unfinished at one endpoint, the oldest first, and its latest attempts
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: Option<EndpointId>,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    whose: Whose,
+    /// Show at most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    limit: u64,
+}
+
+/// One row of a list: where the delivery stands and what was last tried.
+#[derive(Serialize)]
+struct Row {
+    id: DeliveryId,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    event: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    intent: String,
+    state: &'static str,
+    /// The same in words.
+    standing: String,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_at_ms: Option<u64>,
+}
+
+pub async fn run(context: &Context, verb: DeliveryVerb) -> anyhow::Result<()> {
+    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    match verb {
+        DeliveryVerb::List(args) => list(context, &mut queries, args).await,
+        DeliveryVerb::Show { id } => show(context, &mut queries, &id).await,
+    }
+}
+
+async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
+    let now_ms = queries.now_ms().await?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let (unfinished, note_on_records) = unfinished(queries, &args.whose, limit).await?;
+    let filter = LogFilter {
+        event: args.whose.event.clone(),
+        intent: args.whose.intent.clone(),
+        endpoint: args.whose.endpoint.clone(),
+        ..LogFilter::default()
+    };
+    // An endpoint's log is long: its newest lines are enough. An intent's or an event's story is wanted whole.
+    let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
+    let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
+    let rows = merge(queries, unfinished, &log, now_ms).await?;
+    note(headline(&rows));
+    let mut list = context.output.list(&["ID", "INTENT", "STATE", "ATTEMPTS", "LAST OUTCOME", "LAST TRIED"]);
+    for row in rows.iter().take(limit) {
+        list.push(row, || cells(row, now_ms))?;
+    }
+    list.finish()?;
+    if rows.len() > limit {
+        note(format_args!(
+            "the first {} of {}: raise --limit",
+            words::number(args.limit),
+            words::number(rows.len() as u64)
+        ));
+    }
+    if let Some(text) = note_on_records {
+        note(text);
+    }
+    note(how_far(&log, now_ms));
+    if let Some(stuck) = rows.iter().find(|row| row.state != "delivered") {
+        note(format_args!("\nWhy:  herald delivery show {}", stuck.id));
+    }
+    Ok(())
+}
+
+async fn unfinished(
+    queries: &mut Queries,
+    whose: &Whose,
+    limit: usize,
+) -> anyhow::Result<(Vec<Unfinished>, Option<String>)> {
+    let bounded = |looked: usize| {
+        let records = words::count(looked as u64, "unfinished record", "unfinished records");
+        format!("looked at {records} only: there are more")
+    };
+    if let Some(endpoint) = &whose.endpoint {
+        let walk = queries.unfinished_of(endpoint, limit, MAX_RECORD_LOOK).await?;
+        let totals = queries.totals(endpoint).await?;
+        let text = format!(
+            "{endpoint} in all: {} unfinished in {} ({} held behind a head, {} parked), {}",
+            words::number(totals.unfinished),
+            words::count(totals.chains, "chain", "chains"),
+            words::number(totals.held),
+            words::number(totals.parked),
+            words::count(totals.dead, "dead letter", "dead letters"),
+        );
+        return Ok((walk.found, Some(text)));
+    }
+    if let Some(intent) = &whose.intent {
+        let mut found = queries.unfinished_of_intent(intent, MAX_OF_CHAIN).await?;
+        let singles =
+            queries.unfinished_where(MAX_RECORD_LOOK, |delivery| delivery.intent == *intent && !delivery.ordered);
+        let singles = singles.await?;
+        found.extend(singles.found);
+        return Ok((found, None));
+    }
+    let event = whose.event.as_ref();
+    let walk = queries.unfinished_where(MAX_RECORD_LOOK, |delivery| Some(&delivery.event) == event).await?;
+    Ok((walk.found, (!walk.is_complete).then(|| bounded(walk.looked))))
+}
+
+/// Records first, then what only the log knows: dead, delivered, or without a record for a moment.
+async fn merge(
+    queries: &mut Queries,
+    unfinished: Vec<Unfinished>,
+    log: &LogPage,
+    now_ms: u64,
+) -> anyhow::Result<Vec<Row>> {
+    let mut last: BTreeMap<&DeliveryId, &LogLine> = BTreeMap::new();
+    for line in &log.lines {
+        // The newest line comes first and stays.
+        last.entry(&line.delivery).or_insert(line);
+    }
+    for one in &unfinished {
+        last.remove(&one.id);
+    }
+    let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms)).collect();
+    let mut logged: Vec<_> = last.into_values().collect();
+    logged.sort_by(|one, other| other.at_ms.cmp(&one.at_ms));
+    for line in logged {
+        rows.push(row_of_line(queries, line, now_ms).await?);
+    }
+    Ok(rows)
+}
+
+fn row_of_record(one: &Unfinished, now_ms: u64) -> Row {
+    let (event, intent, attempts, last) = match &one.delivery {
+        Ok(delivery) => (
+            delivery.event.to_string(),
+            delivery.intent.to_string(),
+            delivery.attempts + delivery.earlier_attempts,
+            delivery.history.last(),
+        ),
+        Err(_) => (String::new(), String::new(), 0, None),
+    };
+    Row {
+        id: one.id.clone(),
+        event,
+        intent,
+        state: state(&one.place),
+        standing: standing(one, now_ms),
+        attempts,
+        last_outcome: last.map(|report| report.outcome.to_string()),
+        last_at_ms: last.map(|report| report.at_ms),
+    }
+}
+
+async fn row_of_line(queries: &mut Queries, line: &LogLine, now_ms: u64) -> anyhow::Result<Row> {
+    let (state, standing) = match (line.outcome.is_delivered(), queries.dead_letter(&line.delivery).await?) {
+        (true, _) => ("delivered", format!("delivered {}", words::ago(line.at_ms, now_ms))),
+        (false, Some(letter)) => ("dead", format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms)))),
+        (false, None) => ("open", "no record: in flight, or discarded".to_owned()),
+    };
+    Ok(Row {
+        id: line.delivery.clone(),
+        event: line.event.to_string(),
+        intent: line.intent.to_string(),
+        state,
+        standing,
+        attempts: line.attempt,
+        last_outcome: Some(line.outcome.to_string()),
+        last_at_ms: Some(line.at_ms),
+    })
+}
+
+fn headline(rows: &[Row]) -> String {
+    let number = |state: &str| rows.iter().filter(|row| row.state == state).count() as u64;
+    let named = [
+        ("due", "waiting for a retry"),
+        ("claimed", "being sent"),
+        ("parked", "parked"),
+        ("held", "held behind an earlier one"),
+        ("nowhere", "out of place"),
+        ("dead", "dead"),
+        ("open", "without a record"),
+        ("delivered", "delivered"),
+    ];
+    let parts = named.map(|(state, words)| (number(state), words));
+    let parts: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{} {words}", words::number(*n))).collect();
+    match parts.is_empty() {
+        true => "no deliveries found".to_owned(),
+        false => parts.join(", "),
+    }
+}
+
+fn cells(row: &Row, now_ms: u64) -> Vec<String> {
+    vec![
+        row.id.to_string(),
+        row.intent.clone(),
+        row.standing.clone(),
+        row.attempts.to_string(),
+        row.last_outcome.clone().unwrap_or_else(|| "never tried".to_owned()),
+        row.last_at_ms.map_or_else(String::new, |at| words::ago(at, now_ms)),
+    ]
+}
+
+/// How far back the log was read, so that silence is not taken for "never happened".
+pub(super) fn how_far(log: &LogPage, now_ms: u64) -> String {
+    let Some(back_to) = log.back_to_ms else { return "the attempt log is empty".to_owned() };
+    let (lines, back_to) = (words::count(log.looked as u64, "line", "lines"), when(back_to, now_ms));
+    match (log.reached_end, log.was_cut) {
+        (true, false) => format!("attempt log: {lines}, all there ever were"),
+        (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
+        (false, _) => format!("attempt log: looked at {lines}, back to {back_to}; there are older ones"),
+    }
+}
+
+async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyhow::Result<()> {
+    let now_ms = queries.now_ms().await?;
+    let found = queries.find(id).await?;
+    let filter = LogFilter { delivery: Some(id.clone()), ..LogFilter::default() };
+    let log = queries.attempts(&filter, MAX_LOG_LOOK, MAX_LOG_LOOK).await?;
+    let mut next = Vec::new();
+    let (state, fields, detail) = match &found {
+        Whereabouts::Unfinished(one) => {
+            next = advice(one);
+            (state(&one.place), story(one, now_ms), serde_json::to_value(one.delivery.as_ref().ok())?)
+        }
+        Whereabouts::Dead(letter) => {
+            next.push(format!("herald dead-letter redeliver {id} --reason '…'"));
+            ("dead", dead_letter::story(letter, now_ms), serde_json::to_value(letter.letter.as_ref().ok())?)
+        }
+        Whereabouts::NoRecord => {
+            let (state, text) = without_record(queries, id, &log, now_ms).await?;
+            let mut fields = vec![("standing", text)];
+            fields.extend(log.lines.iter().rev().map(|line| ("attempt", line_words(line, now_ms))));
+            (state, fields, serde_json::Value::Null)
+        }
+    };
+    if state == "unknown" {
+        let text = format!("there is no delivery {id}, as far as Redis tells ({})", how_far(&log, now_ms));
+        return Err(CliError::NotFound(text).into());
+    }
+    let json = serde_json::json!({ "id": id, "state": state, "standing": fields[0].1, "record": detail });
+    context.output.one(&json, &fields)?;
+    if context.output.format() == Format::Table {
+        note(how_far(&log, now_ms));
+        next.iter().for_each(|command| note(format_args!("\nNext:  {command}")));
+    }
+    Ok(())
+}
+
+async fn without_record(
+    queries: &mut Queries,
+    id: &DeliveryId,
+    log: &LogPage,
+    now_ms: u64,
+) -> anyhow::Result<(&'static str, String)> {
+    if let Some(line) = log.lines.iter().find(|line| line.outcome.is_delivered()) {
+        let when = when(line.at_ms, now_ms);
+        return Ok(("delivered", format!("delivered {when} by attempt {}, answered {}", line.attempt, line.outcome)));
+    }
+    Ok(match queries.entry_standing(id.entry).await? {
+        EntryStanding::InFlight { idle_ms } => {
+            ("in_flight", format!("its entry was read {} ago and is not settled yet", words::span(idle_ms)))
+        }
+        EntryStanding::Waiting => ("waiting", "its entry waits in the stream: nobody has read it yet".to_owned()),
+        EntryStanding::Settled | EntryStanding::Gone if !log.lines.is_empty() => {
+            ("ended", "tried, and without a record now: it was discarded, or delivered just now".to_owned())
+        }
+        EntryStanding::Settled => (
+            "settled",
+            "its entry is settled: delivered before the log begins, or not owed to this endpoint".to_owned(),
+        ),
+        EntryStanding::Gone => ("unknown", String::new()),
+    })
+}
+
+fn story(one: &Unfinished, now_ms: u64) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("standing", standing(one, now_ms))];
+    match &one.delivery {
+        Ok(delivery) => {
+            if let Some(last) = delivery.history.last() {
+                fields.push(("last outcome", format!("{}: {}", last.outcome, words::outcome(&last.outcome))));
+            }
+            fields.extend(facts(delivery));
+            fields.push((
+                "age",
+                format!(
+                    "{}, counted from {}",
+                    words::span(now_ms.saturating_sub(delivery.since_ms)),
+                    when(delivery.since_ms, now_ms)
+                ),
+            ));
+            fields.extend(history(delivery, now_ms));
+            fields.push(("body", String::from_utf8_lossy(&delivery.body).into_owned()));
+        }
+        Err(why) => fields.push(("not readable", why.clone())),
+    }
+    fields
+}
+
+/// Who and what a delivery is about.
+pub(super) fn facts(delivery: &Delivery) -> Vec<(&'static str, String)> {
+    let order = if delivery.ordered { "in order per intent" } else { "without order" };
+    vec![
+        ("id", delivery.id.to_string()),
+        ("event", format!("{} ({})", delivery.event, delivery.event_type)),
+        ("intent", format!("{}, {order}", delivery.intent)),
+        ("account", delivery.account.to_string()),
+        ("endpoint", delivery.id.endpoint.to_string()),
+        ("attempts", attempts(delivery)),
+    ]
+}
+
+fn attempts(delivery: &Delivery) -> String {
+    match delivery.earlier_attempts {
+        0 => delivery.attempts.to_string(),
+        earlier => format!("{} since its last redelivery, {earlier} before", delivery.attempts),
+    }
+}
+
+/// Every attempt that the record remembers, and every redelivery.
+pub(super) fn history(delivery: &Delivery, now_ms: u64) -> Vec<(&'static str, String)> {
+    let attempts = delivery.history.iter().map(|report| (report.at_ms, "attempt", report_words(report, now_ms)));
+    let again = delivery
+        .redelivered
+        .iter()
+        .map(|mark| (mark.at_ms, "redelivered", format!("{} by {}: {}", when(mark.at_ms, now_ms), mark.by, mark.why)));
+    let mut lines: Vec<_> = attempts.chain(again).collect();
+    lines.sort_by_key(|(at, ..)| *at);
+    lines.into_iter().map(|(_, name, text)| (name, text)).collect()
+}
+
+fn report_words(report: &AttemptReport, now_ms: u64) -> String {
+    let took = words::span(report.timing.total_us / 1000);
+    let mut text = format!("{:>2}  {}  {} after {took}", report.number, when(report.at_ms, now_ms), report.outcome);
+    for more in [&report.detail, &report.snippet] {
+        if !more.is_empty() {
+            text = format!("{text}  {more:?}");
+        }
+    }
+    text
+}
+
+fn line_words(line: &LogLine, now_ms: u64) -> String {
+    let took = words::span(line.took_us / 1000);
+    format!("{:>2}  {}  {} after {took}  {}", line.attempt, when(line.at_ms, now_ms), line.outcome, line.detail)
+}
+
+fn state(place: &WhereUnfinished) -> &'static str {
+    match place {
+        WhereUnfinished::Due { .. } => "due",
+        WhereUnfinished::Claimed { .. } => "claimed",
+        WhereUnfinished::Parked => "parked",
+        WhereUnfinished::Held { .. } => "held",
+        WhereUnfinished::Nowhere => "nowhere",
+    }
+}
+
+pub(super) fn standing(one: &Unfinished, now_ms: u64) -> String {
+    match one.place {
+        WhereUnfinished::Due { at_ms } if at_ms <= now_ms => {
+            format!("due since {}: a worker takes it next", words::span(now_ms - at_ms))
+        }
+        WhereUnfinished::Due { at_ms } => format!("due in {}", words::span(at_ms - now_ms)),
+        WhereUnfinished::Claimed { since_ms } => {
+            format!("with the worker for {}", words::span(now_ms.saturating_sub(since_ms)))
+        }
+        WhereUnfinished::Parked => "parked: endpoint paused, failing, full or limited".to_owned(),
+        WhereUnfinished::Held { head } => format!("held behind {head}"),
+        WhereUnfinished::Nowhere => "moving, or out of place: look again".to_owned(),
+    }
+}
+
+/// The exact commands that go on from here.
+fn advice(one: &Unfinished) -> Vec<String> {
+    let (endpoint, Ok(delivery)) = (&one.id.endpoint, &one.delivery) else { return Vec::new() };
+    match one.place {
+        WhereUnfinished::Held { head } => vec![
+            format!("herald delivery show {head}:{endpoint}"),
+            format!("herald chain show --endpoint {endpoint} --intent {}", delivery.intent),
+        ],
+        WhereUnfinished::Parked => vec![format!("herald endpoint show {endpoint}")],
+        WhereUnfinished::Due { .. } if delivery.ordered => vec![format!(
+            "herald chain release --endpoint {endpoint} --intent {} --dry-run --reason '…'",
+            delivery.intent
+        )],
+        WhereUnfinished::Due { .. } | WhereUnfinished::Claimed { .. } => Vec::new(),
+        WhereUnfinished::Nowhere => vec!["herald doctor".to_owned()],
+    }
 }

@@ -3,6 +3,7 @@
 //! decide as well.
 
 mod args;
+mod asking;
 mod chain;
 mod config;
 mod context;
@@ -15,6 +16,7 @@ mod output;
 mod pause;
 mod quarantine;
 mod retry_schedule;
+pub mod words;
 
 use std::{io, process};
 

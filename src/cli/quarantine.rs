@@ -1,8 +1,221 @@
-use super::Context;
+//! The quarantine: stream entries that are no valid event. Changes go through the partition's owner.
 
-#[derive(Debug, clap::Subcommand)]
-pub enum QuarantineVerb {}
+use clap::{Args, Subcommand};
+use serde::Serialize;
 
-pub async fn run(_context: &Context, verb: QuarantineVerb) -> anyhow::Result<()> {
-    match verb {}
+use super::{
+    CliError, Consent, Context, Go,
+    asking::{Asking, BATCH, Done},
+    note, when, words,
+};
+use crate::{
+    facts::id::EntryId,
+    store::{
+        model::Asked,
+        queries::{Quarantined, Queries},
+    },
+};
+
+/// Bytes of an entry's body that a list shows.
+const PREVIEW_CHARS: usize = 60;
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineVerb {
+    /// Show the entries in quarantine, the oldest first
+    List {
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show one with its body
+    Show {
+        /// Its id in the stream
+        entry: EntryId,
+    },
+    /// Put one, or all, back at the stream's end: for when Herald refused them wrongly
+    Requeue(JobArgs),
+    /// Drop one, or all, for good
+    Discard(JobArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// Its id in the stream
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    entry: Option<EntryId>,
+    /// Every entry in quarantine
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    Requeue,
+    Discard,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    entry: EntryId,
+    at_ms: u64,
+    error: &'a str,
+    /// Only a part of it was kept.
+    cut: bool,
+    /// Bytes that are no UTF-8 show as U+FFFD.
+    body: String,
+}
+
+pub async fn run(context: &Context, verb: QuarantineVerb) -> anyhow::Result<()> {
+    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    match verb {
+        QuarantineVerb::List { limit } => list(context, &mut queries, limit).await,
+        QuarantineVerb::Show { entry } => show(context, &mut queries, entry).await,
+        QuarantineVerb::Requeue(args) => job(context, &mut queries, Job::Requeue, args).await,
+        QuarantineVerb::Discard(args) => job(context, &mut queries, Job::Discard, args).await,
+    }
+}
+
+async fn list(context: &Context, queries: &mut Queries, limit: usize) -> anyhow::Result<()> {
+    let (now_ms, there) = (queries.now_ms().await?, queries.count_quarantined().await?);
+    note(match there {
+        0 => "the quarantine is empty".to_owned(),
+        n => words::count(n, "entry is no valid event", "entries are no valid events"),
+    });
+    let mut rows = context.output.list(&["ENTRY", "SINCE", "WHAT IS WRONG", "BODY"]);
+    let (mut after, mut left, mut first) = (None, limit, None);
+    while left > 0 {
+        let (page, next) = queries.quarantine(after.as_ref(), left).await?;
+        left -= page.len().min(left);
+        for one in &page {
+            first = first.or(Some(one.entry));
+            rows.push(&view(one), || cells(one, now_ms))?;
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    rows.finish()?;
+    if there > limit as u64 {
+        note(format_args!("the first {limit} of {}: raise --limit", words::number(there)));
+    }
+    if let Some(entry) = first {
+        note(format_args!("\nWhole:  herald quarantine show {entry}"));
+    }
+    Ok(())
+}
+
+fn cells(one: &Quarantined, now_ms: u64) -> Vec<String> {
+    let body = String::from_utf8_lossy(&one.body);
+    let preview: String = body.chars().take(PREVIEW_CHARS).collect();
+    let more = if body.chars().nth(PREVIEW_CHARS).is_some() { "…" } else { "" };
+    vec![one.entry.to_string(), words::ago(one.at_ms, now_ms), one.error.clone(), format!("{preview}{more}")]
+}
+
+async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyhow::Result<()> {
+    let now_ms = queries.now_ms().await?;
+    let one = found(queries, entry).await?;
+    let kept = match one.cut {
+        true => format!(
+            "only the first {} were kept: it can not be put back, publish it anew",
+            words::bytes(one.body.len() as u64)
+        ),
+        false => format!("all of its {}", words::bytes(one.body.len() as u64)),
+    };
+    context.output.one(
+        &view(&one),
+        &[
+            ("what is wrong", one.error.clone()),
+            ("entry", one.entry.to_string()),
+            ("since", when(one.at_ms, now_ms)),
+            ("kept", kept),
+            ("body", String::from_utf8_lossy(&one.body).into_owned()),
+        ],
+    )?;
+    note(format_args!("\nDrop:      herald quarantine discard {entry} --reason '…'"));
+    if !one.cut {
+        note(format_args!("Put back:  herald quarantine requeue {entry} --reason '…'"));
+    }
+    Ok(())
+}
+
+async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) -> anyhow::Result<()> {
+    let Some(entry) = args.entry else { return all(context, queries, job, &args.consent).await };
+    let one = found(queries, entry).await?;
+    if matches!(job, Job::Requeue) && one.cut {
+        return Err(CliError::Refused(format!("only a part of {entry} was kept: publish it anew")).into());
+    }
+    if args.consent.confirm(&format!("{} the entry {entry}", job.verb()))? == Go::Ahead {
+        Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await?;
+        note(format_args!("{entry} {}", job.past()));
+    }
+    Ok(())
+}
+
+async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Consent) -> anyhow::Result<()> {
+    let there = queries.count_quarantined().await?;
+    if there == 0 {
+        note("the quarantine is empty: nothing to do");
+        return Ok(());
+    }
+    if consent.confirm(&format!("{} {}", job.verb(), words::count(there, "entry", "entries")))? == Go::DryRun {
+        return Ok(());
+    }
+    let asking = Asking::connect(context, consent.mark()).await?;
+    let (mut after, mut done, mut looked) = (None, Done::default(), 0);
+    // What comes back into the quarantine meanwhile is not taken a second time.
+    while looked < there {
+        let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
+        looked += page.len() as u64;
+        let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
+        asking.batch(&asked, &mut done).await?;
+        note(format_args!("{} {}", words::number(done.done), job.past()));
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
+    match done.refused {
+        0 => Ok(()),
+        n => {
+            Err(CliError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
+        }
+    }
+}
+
+async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quarantined> {
+    let missing =
+        || CliError::NotFound(format!("{entry} is not in quarantine: `herald quarantine list` shows what is"));
+    Ok(queries.quarantined(entry).await?.ok_or_else(missing)?)
+}
+
+impl Job {
+    fn asked(self, entry: EntryId) -> Asked {
+        match self {
+            Self::Requeue => Asked::Requeue(entry),
+            Self::Discard => Asked::DiscardQuarantined(entry),
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Requeue => "put back at the stream's end",
+            Self::Discard => "drop for good",
+        }
+    }
+
+    fn past(self) -> &'static str {
+        match self {
+            Self::Requeue => "requeued",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+fn view(one: &Quarantined) -> View<'_> {
+    let body = String::from_utf8_lossy(&one.body).into_owned();
+    View { entry: one.entry, at_ms: one.at_ms, error: &one.error, cut: one.cut, body }
 }

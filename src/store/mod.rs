@@ -18,6 +18,7 @@
 //!
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
+pub mod acl;
 pub mod connection;
 mod decode;
 pub mod entries;
@@ -27,6 +28,7 @@ pub mod model;
 pub mod partition;
 pub mod protocol;
 pub mod publisher;
+pub mod queries;
 pub mod registry;
 pub mod requests;
 pub mod watch;

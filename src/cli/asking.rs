@@ -1,0 +1,85 @@
+//! How verbs ask a partition's owner for a change: one request, or many in batches. Only the owner changes anything; a
+//! request that nobody has answered stays in the inbox and is still carried out when an owner comes.
+
+use std::time::Duration;
+
+use super::{CliError, Context, note, words};
+use crate::{
+    facts::endpoint::Mark,
+    store::{connection::Purpose, keys::PartitionKeys, model::Asked, queries::Queries, requests::Requests},
+};
+
+/// Requests on their way at once: a job never fills the inbox, and can be stopped between two batches.
+pub const BATCH: usize = 100;
+
+/// An owner answers within a second. This also covers a take-over after a crash, with the longest lease in common use.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a job has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Done {
+    pub done: u64,
+    pub refused: u64,
+}
+
+pub struct Asking {
+    requests: Requests,
+    keys: PartitionKeys,
+    mark: Mark,
+}
+
+impl Asking {
+    /// Refuses where nobody owns the partition, so that nothing is left behind in its inbox by surprise.
+    pub async fn connect(context: &Context, mark: Mark) -> anyhow::Result<Self> {
+        let keys = context.keys()?;
+        if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
+            let text = format!("no worker owns {}, so nothing was asked: start one with `herald serve`", keys.stream());
+            return Err(CliError::Unanswered(text).into());
+        }
+        let connection = context.redis()?.connect(Purpose::Wakeup).await?;
+        Ok(Self { requests: Requests::new(connection, keys.clone()), keys, mark })
+    }
+
+    /// Asks once and waits for the answer.
+    pub async fn one(&self, asked: &Asked) -> anyhow::Result<()> {
+        let request = self.requests.ask(asked, &self.mark).await?;
+        match self.requests.await_answer(request, ANSWER_TIMEOUT).await? {
+            Some(answer) if answer == "ok" => Ok(()),
+            Some(answer) => Err(CliError::Refused(why(&answer).to_owned()).into()),
+            None => Err(self.unanswered(1).into()),
+        }
+    }
+
+    /// Asks for all of these, at most [`BATCH`], and waits for every answer. A refusal is told and counted.
+    pub async fn batch(&self, asked: &[(String, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
+        let mut waiting = Vec::with_capacity(asked.len());
+        for (name, asked) in asked {
+            waiting.push((name, self.requests.ask(asked, &self.mark).await?));
+        }
+        for (at, (name, request)) in waiting.iter().enumerate() {
+            match self.requests.await_answer(*request, ANSWER_TIMEOUT).await? {
+                Some(answer) if answer == "ok" => so_far.done += 1,
+                Some(answer) => {
+                    so_far.refused += 1;
+                    note(format_args!("{name}: {}", why(&answer)));
+                }
+                None => return Err(self.unanswered((waiting.len() - at) as u64).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn unanswered(&self, open: u64) -> CliError {
+        let requests = words::count(open, "request", "requests");
+        CliError::Unanswered(format!(
+            "{requests} got no answer within {}: they stay in the inbox of {} and are carried out when a worker owns it; \
+             `herald doctor` shows who does",
+            words::span(ANSWER_TIMEOUT.as_millis() as u64),
+            self.keys.stream(),
+        ))
+    }
+}
+
+fn why(answer: &str) -> &str {
+    answer.strip_prefix("error: ").unwrap_or(answer)
+}

@@ -1,0 +1,126 @@
+//! Numbers, ages and reasons in words, for people who were asleep a minute ago.
+
+use crate::facts::{outcome::Outcome, retry::DeadReason};
+
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// Two units are enough to judge an age by: `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
+pub fn span(ms: u64) -> String {
+    let two = |large: u64, small: u64, names: [&str; 2]| match ms % large / small {
+        0 => format!("{}{}", ms / large, names[0]),
+        rest => format!("{}{} {rest}{}", ms / large, names[0], names[1]),
+    };
+    match ms {
+        0..SECOND_MS => format!("{ms}ms"),
+        SECOND_MS..MINUTE_MS => format!("{}s", ms / SECOND_MS),
+        MINUTE_MS..HOUR_MS => two(MINUTE_MS, SECOND_MS, ["m", "s"]),
+        HOUR_MS..DAY_MS => two(HOUR_MS, MINUTE_MS, ["h", "m"]),
+        _ => two(DAY_MS, HOUR_MS, ["d", "h"]),
+    }
+}
+
+/// `3m 20s ago`, or `in 3m 20s`.
+pub fn ago(ms: u64, now_ms: u64) -> String {
+    match ms > now_ms {
+        true => format!("in {}", span(ms - now_ms)),
+        false => format!("{} ago", span(now_ms - ms)),
+    }
+}
+
+/// `1,204,000`.
+pub fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 dead letter`, `2,000 dead letters`.
+pub fn count(n: u64, one: &str, many: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        _ => format!("{} {many}", number(n)),
+    }
+}
+
+/// `1.4 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} bytes");
+    }
+    let (mut size, mut unit) = (n as f64 / 1024.0, 0);
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1024.0, unit + 1);
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// Why a delivery was given up.
+pub fn dead_reason(reason: DeadReason) -> &'static str {
+    match reason {
+        DeadReason::Exhausted => "every attempt that the retry policy allows was made",
+        DeadReason::Expired => "it grew older than the retry policy's maximum age",
+        DeadReason::Gone => "the receiver answered 410: this URL is gone, and the endpoint was disabled",
+        DeadReason::Disabled => "its endpoint is disabled",
+        DeadReason::Deleted => "its endpoint was deleted",
+        DeadReason::Released => "an operator released its chain",
+    }
+}
+
+/// What an attempt's outcome means, with what a person can do where nothing mends itself.
+pub fn outcome(outcome: &Outcome) -> &'static str {
+    if let Some(advice) = outcome.needs_a_person() {
+        return advice;
+    }
+    match outcome {
+        Outcome::Delivered { .. } => "the receiver took it",
+        Outcome::Throttled { .. } => "the receiver, or what stands before it, asks for less; Herald slows down",
+        Outcome::Rejected { .. } => "the receiver refuses this request: ask its owner why",
+        Outcome::ServerFailed { .. } => "the receiver failed on its own side",
+        Outcome::DnsFailed => "the host's name can not be resolved: is it right, and is its DNS up?",
+        Outcome::ConnectFailed => "nothing listens there, or no way leads there",
+        Outcome::ConnectTimedOut => "no connection within the time for it: a firewall, or the host is down",
+        Outcome::ResponseTimedOut => "connected, but no answer within the attempt's time",
+        Outcome::Reset => "the receiver closed the connection before it answered",
+        Outcome::Garbled => "what came back is not HTTP",
+        Outcome::Redirected { .. }
+        | Outcome::Gone
+        | Outcome::Tls { .. }
+        | Outcome::AddressRefused
+        | Outcome::Unsendable => "no retry mends this by itself",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_at_most_two_units() {
+        let ages = [(0, "0ms"), (999, "999ms"), (45_000, "45s"), (200_000, "3m 20s"), (7_200_000, "2h")];
+        for (ms, text) in ages {
+            assert_eq!(span(ms), text);
+        }
+        assert_eq!(span(3 * DAY_MS + 4 * HOUR_MS + 59 * MINUTE_MS), "3d 4h");
+        assert_eq!((ago(1_000, 61_000), ago(61_000, 1_000)), ("1m ago".to_owned(), "in 1m".to_owned()));
+    }
+
+    #[test]
+    fn a_large_number_can_be_read() {
+        assert_eq!((number(999), number(1_204_000)), ("999".to_owned(), "1,204,000".to_owned()));
+        assert_eq!(
+            (count(1, "entry", "entries"), count(0, "entry", "entries")),
+            ("1 entry".into(), "0 entries".into())
+        );
+        assert_eq!((bytes(512), bytes(1_500_000_000)), ("512 bytes".to_owned(), "1.4 GiB".to_owned()));
+    }
+}

@@ -1,0 +1,408 @@
+//! Judges what was observed. Pure: every rule can be tested with numbers alone. Each finding that is not in order says
+//! what to do about it.
+
+use serde::Serialize;
+
+use super::observe::{Observed, Partition, RegistryLook, STUCK_AFTER_MS, Server};
+use crate::cli::words::{bytes, count, number, span};
+
+/// Herald stops reading here, so that what it has read can still be settled.
+const READING_STOPS_PERCENT: u64 = 90;
+const CLOSE_PERCENT: u64 = 75;
+
+/// Signatures carry our clock's seconds, and receivers refuse what is 5 minutes off; due times follow Redis' clock.
+const SKEW_WARN_MS: u64 = 2_000;
+const SKEW_FAIL_MS: u64 = 60_000;
+
+/// A full Redis this near is worth being woken for.
+const FULL_SOON_MS: u64 = 24 * 3_600_000;
+
+/// An endpoint that is an hour behind has seen its fourth retry fail, or is paused.
+const OLD_MS: u64 = 3_600_000;
+
+/// Events that nobody has read for so long, though somebody owns the partition.
+const UNREAD_MS: u64 = 30_000;
+
+const NEAR_RETENTION_PERCENT: u64 = 80;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Fail,
+    Warn,
+    Ok,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "FAIL",
+            Self::Warn => "warn",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub level: Level,
+    pub subject: &'static str,
+    pub says: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// All findings, what is worst first.
+pub fn examine(observed: &Observed) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    match &observed.server {
+        Err(why) => findings.fail("redis", why, "start Redis, or set HERALD_REDIS_URL to where it is"),
+        Ok(server) => {
+            reach(&mut findings, observed, server);
+            durability(&mut findings, server);
+            eviction(&mut findings, server);
+            clocks(&mut findings, server);
+        }
+    }
+    for why in &observed.unasked {
+        findings.fail("access", why, "let the user do it: herald doctor --print-acl");
+    }
+    if let (Ok(server), Some(partition)) = (&observed.server, &observed.partition) {
+        memory(&mut findings, server, partition);
+        owner(&mut findings, observed, partition);
+        group(&mut findings, observed, partition);
+        stuck(&mut findings, partition);
+        unfinished(&mut findings, observed, partition, server.redis_now_ms);
+        dead(&mut findings, observed, partition, server.redis_now_ms);
+        quarantine(&mut findings, partition);
+    }
+    if let Some(registry) = &observed.registry {
+        endpoints(&mut findings, registry, observed.partition.as_ref());
+    }
+    findings.0.sort_by_key(|finding| finding.level);
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, subject: &'static str, says: impl Into<String>) {
+        self.0.push(Finding { level: Level::Ok, subject, says: says.into(), remedy: None });
+    }
+
+    fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { level: Level::Warn, subject, says: says.into(), remedy: Some(remedy.into()) });
+    }
+
+    fn fail(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { level: Level::Fail, subject, says: says.into(), remedy: Some(remedy.into()) });
+    }
+}
+
+fn reach(findings: &mut Findings, observed: &Observed, server: &Server) {
+    let (info, address) = (&server.info, &observed.address);
+    if info.major_minor() < (7, 0) {
+        let says = format!("Redis {} at {address} is too old", info.version);
+        findings.fail("redis", says, "run Redis 7.0 or newer: Herald's scripts need its flags");
+    } else if info.is_loading {
+        let says = format!("Redis at {address} is still loading its data");
+        findings.fail("redis", says, "wait; Herald goes on by itself when it is done");
+    } else if !info.is_primary {
+        let says = format!("Redis at {address} is a replica: nothing can be written there");
+        findings.fail("redis", says, "set HERALD_REDIS_URL to the primary");
+    } else {
+        let up = span(info.uptime_s * 1000);
+        findings.ok(
+            "redis",
+            format!("Redis {} at {address}, up {up}, answers in {} ms", info.version, server.round_trip_ms),
+        );
+    }
+}
+
+fn durability(findings: &mut Findings, server: &Server) {
+    let always_or = |says: &str| format!("{says}; see deploy/redis.conf for the reasons");
+    if !server.info.aof_enabled {
+        let says = "the append-only file is off: a crash of Redis loses accepted events";
+        return findings.fail(
+            "durability",
+            says,
+            always_or("redis-cli CONFIG SET appendonly yes, and put it into redis.conf"),
+        );
+    }
+    if !server.info.aof_last_write_ok {
+        let says = "Redis could not write its append-only file";
+        return findings.fail("durability", says, "free the disk that it is on, then look at Redis' log");
+    }
+    match server.appendfsync.as_deref() {
+        Some("no") => findings.warn(
+            "durability",
+            "appendfsync is no: the kernel decides when events reach the disk",
+            always_or("redis-cli CONFIG SET appendfsync everysec"),
+        ),
+        Some("always") => findings.ok("durability", "append-only file on, synced before each answer"),
+        Some(other) => findings.ok(
+            "durability",
+            format!("append-only file on, appendfsync {other}: a machine's crash can lose about a second"),
+        ),
+        None => findings.ok("durability", "append-only file on; this user may not see appendfsync"),
+    }
+}
+
+fn eviction(findings: &mut Findings, server: &Server) {
+    let info = &server.info;
+    if info.maxmemory_policy != "noeviction" {
+        let says =
+            format!("maxmemory-policy is {}: a full Redis throws events and retries away", info.maxmemory_policy);
+        findings.fail("eviction", says, "redis-cli CONFIG SET maxmemory-policy noeviction, and put it into redis.conf");
+    } else if info.evicted_keys > 0 {
+        let says = format!("Redis has evicted {} since it started", count(info.evicted_keys, "key", "keys"));
+        let remedy = "the policy is right now; compare the producer's events with what was delivered";
+        findings.warn("eviction", says, remedy);
+    } else {
+        findings.ok("eviction", "noeviction, and nothing was ever evicted");
+    }
+}
+
+fn clocks(findings: &mut Findings, server: &Server) {
+    let skew = server.our_now_ms.abs_diff(server.redis_now_ms).saturating_sub(server.round_trip_ms);
+    let side = if server.our_now_ms > server.redis_now_ms { "ahead of" } else { "behind" };
+    let says = format!("this machine's clock is {} {side} Redis'", span(skew));
+    let remedy = "set both by NTP: due times follow Redis' clock, signatures this machine's";
+    match skew {
+        SKEW_FAIL_MS.. => findings.fail("clocks", says, remedy),
+        SKEW_WARN_MS.. => findings.warn("clocks", says, remedy),
+        _ => findings.ok("clocks", "this machine and Redis agree on the time"),
+    }
+}
+
+fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
+    let (used, max) = (server.info.used_memory_bytes, server.info.maxmemory_bytes);
+    if max == 0 {
+        let says = format!("{} used and no maxmemory: the kernel would kill Redis instead", bytes(used));
+        return findings.warn("memory", says, "set maxmemory in redis.conf; leave a third of the machine free");
+    }
+    let percent = used.saturating_mul(100) / max;
+    let state = format!("{percent} % of {} used{}", bytes(max), backlog_share(partition));
+    let remedy = "find what grows (herald doctor, herald delivery list), or raise it: redis-cli CONFIG SET maxmemory …";
+    let forecast = forecast_ms(used, max, partition);
+    let says = match forecast {
+        Some(left) => format!("{state}; if deliveries stopped now, reading would stop in {}", span(left)),
+        None => state,
+    };
+    match (percent, forecast) {
+        (READING_STOPS_PERCENT.., _) => findings.fail("memory", format!("{says}: reading has stopped"), remedy),
+        (CLOSE_PERCENT.., _) => findings.warn("memory", says, remedy),
+        (_, Some(left)) if left < FULL_SOON_MS => findings.warn("memory", says, remedy),
+        _ => findings.ok("memory", says),
+    }
+}
+
+/// What the unfinished records take, from the weight of some.
+fn backlog_share(partition: &Partition) -> String {
+    let records = partition.gauges.unfinished;
+    match (partition.record_bytes.checked_div(partition.records_weighed), records) {
+        (Some(each), 1..) => {
+            let records_text = count(records, "unfinished record", "unfinished records");
+            format!(", of it about {} by {records_text}", bytes(each.saturating_mul(records)))
+        }
+        _ => String::new(),
+    }
+}
+
+/// How long until reading stops if everything that is added stays. What is read becomes records of about its size, so the
+/// heavier of both counts. `None` without traffic.
+fn forecast_ms(used: u64, max: u64, partition: &Partition) -> Option<u64> {
+    let per_entry = partition.stream_bytes.checked_div(partition.gauges.length).unwrap_or(0);
+    let per_record = partition.record_bytes.checked_div(partition.records_weighed).unwrap_or(0);
+    let each = per_entry.max(per_record);
+    let room = (max / 100 * READING_STOPS_PERCENT).saturating_sub(used);
+    let growth = u128::from(partition.added_in_sample) * u128::from(each);
+    let left = (u128::from(room) * u128::from(partition.sample_ms)).checked_div(growth)?;
+    Some(u64::try_from(left).unwrap_or(u64::MAX))
+}
+
+fn owner(findings: &mut Findings, observed: &Observed, partition: &Partition) {
+    let stream = &observed.stream;
+    let gauges = &partition.gauges;
+    let waiting = gauges.behind + gauges.unfinished + gauges.requests;
+    match &partition.lease {
+        None if waiting > 0 => findings.fail(
+            "owner",
+            format!(
+                "no worker owns {stream}: {} unread, {} unfinished and {} wait",
+                number(gauges.behind),
+                count(gauges.unfinished, "delivery", "deliveries"),
+                count(gauges.requests, "request", "requests"),
+            ),
+            "start a worker: herald serve",
+        ),
+        None => {
+            findings.warn("owner", format!("no worker owns {stream}; nothing waits"), "start a worker: herald serve")
+        }
+        Some(lease) => match lease.left_ms {
+            Some(left) => {
+                findings.ok("owner", format!("{} owns {stream}; its lease has {} left", lease.owner, span(left)))
+            }
+            None => findings.fail(
+                "owner",
+                format!("the lease of {stream} never ends: something else than Herald wrote it ({})", lease.owner),
+                "start a worker: it gives the lease an end, and takes it after that",
+            ),
+        },
+    }
+}
+
+fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
+    let (stream, gauges) = (&observed.stream, &partition.gauges);
+    if !gauges.group {
+        match gauges.length {
+            0 => findings.warn(
+                "group",
+                format!("{stream} has no entries and no group yet"),
+                "publish an event and start a worker: herald serve",
+            ),
+            n => findings.warn(
+                "group",
+                format!("the group herald is not there, and {} wait", count(n, "entry", "entries")),
+                "the worker makes it again from its cursor: see that one runs (owner)",
+            ),
+        }
+        return;
+    }
+    let server_now = observed.redis_now_ms().unwrap_or(0);
+    let oldest = partition.oldest_unread_ms.map(|at| server_now.saturating_sub(at));
+    match (gauges.behind, oldest) {
+        (1.., Some(age)) if age >= UNREAD_MS => findings.warn(
+            "group",
+            format!("{} unread, the oldest for {}", count(gauges.behind, "entry", "entries"), span(age)),
+            "see owner, memory and endpoints here: each of them can stop the reading",
+        ),
+        (0, _) => findings.ok("group", "everything is read"),
+        (n, _) => findings.ok("group", format!("{} unread, and being read", count(n, "entry", "entries"))),
+    }
+    let lost = gauges.trimmed_unread + gauges.foreign_trimmed;
+    if lost > 0 {
+        let says = format!(
+            "{} trimmed before Herald read them: they are lost to it",
+            count(lost, "entry was", "entries were")
+        );
+        findings.fail(
+            "group",
+            says,
+            "find what trims the stream (XADD MAXLEN, XTRIM) and let only Herald do it; publish them anew",
+        );
+    }
+    for consumer in &partition.foreign_consumers {
+        if consumer.pending > 0 {
+            let says =
+                format!("a foreign consumer {:?} took {}", consumer.name, count(consumer.pending, "entry", "entries"));
+            findings.warn(
+                "group",
+                says,
+                "Herald takes them over every 10 s; find who reads with the group herald, and give it its own",
+            );
+        }
+    }
+}
+
+fn stuck(findings: &mut Findings, partition: &Partition) {
+    let Some(oldest) = partition.stuck.iter().max_by_key(|pending| pending.idle_ms) else {
+        return findings.ok("stuck", "no entry is read and left unsettled");
+    };
+    let says = format!(
+        "{} read more than {} ago and not settled; {} for {}",
+        count(partition.stuck.len() as u64, "entry was", "entries were"),
+        span(STUCK_AFTER_MS),
+        oldest.entry,
+        span(oldest.idle_ms),
+    );
+    findings.warn("stuck", says, "look for their ids in the worker's log; a restart of the worker reads them again");
+}
+
+fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option<&Partition>) {
+    let bound = partition.and_then(|partition| partition.bound_registry.as_deref());
+    match (registry, bound) {
+        (RegistryLook::NeverMade, None) => {
+            findings.warn(
+                "endpoints",
+                "no endpoint was ever created: events wait",
+                "herald endpoint create --account A --url U",
+            );
+        }
+        (RegistryLook::NeverMade, Some(bound)) => findings.fail(
+            "endpoints",
+            format!("the registry {bound} has vanished: events wait"),
+            "is this the right Redis and database? then: herald endpoint import FILE",
+        ),
+        (RegistryLook::Damaged(why), _) => {
+            findings.fail("endpoints", format!("the registry is damaged: {why}"), "herald endpoint import FILE");
+        }
+        (RegistryLook::There { id, .. }, Some(bound)) if id != bound => findings.fail(
+            "endpoints",
+            format!("Redis has the registry {id}, and this partition belongs to {bound}: reading has stopped"),
+            "if these are the right endpoints: herald endpoint accept-registry --reason '…'",
+        ),
+        (RegistryLook::There { endpoints, unreadable, pause, .. }, _) => {
+            if let Some(mark) = pause {
+                let says = format!("all sending is paused by {}: {}", mark.by, mark.why);
+                findings.warn("endpoints", says, "herald resume --all --reason '…'");
+            }
+            match unreadable.is_empty() {
+                true => findings.ok("endpoints", count(*endpoints, "endpoint", "endpoints")),
+                false => findings.fail(
+                    "endpoints",
+                    format!("not readable, so their accounts' events wait: {}", unreadable.join(", ")),
+                    "run the newer Herald that wrote them, or import a backup: herald endpoint import FILE",
+                ),
+            }
+        }
+    }
+}
+
+fn unfinished(findings: &mut Findings, observed: &Observed, partition: &Partition, now_ms: u64) {
+    let oldest = partition.oldest.iter().filter_map(|one| Some((one, one.oldest.as_ref()?))).next();
+    let Some((one, id)) = oldest else { return findings.ok("unfinished", "nothing waits for a retry or an endpoint") };
+    let age = now_ms.saturating_sub(id.entry.ms);
+    let endpoints = count(partition.busy_endpoints as u64, "endpoint", "endpoints");
+    let records = count(partition.gauges.unfinished, "delivery", "deliveries");
+    let says = format!("{records} of {endpoints} unfinished, the oldest for {}", span(age));
+    let remedy = format!("herald delivery list --endpoint {}", one.endpoint);
+    match age {
+        _ if age > observed.limits.max_age_ms.saturating_add(OLD_MS) && partition.lease.is_some() => findings.warn(
+            "unfinished",
+            format!("{says}, more than the retry policy's {}", span(observed.limits.max_age_ms)),
+            format!("redelivered, or overridden by its endpoint? {remedy}"),
+        ),
+        OLD_MS.. => findings.warn("unfinished", says, remedy),
+        _ => findings.ok("unfinished", says),
+    }
+}
+
+fn dead(findings: &mut Findings, observed: &Observed, partition: &Partition, now_ms: u64) {
+    let (letters, limits) = (partition.gauges.dead, observed.limits);
+    let Some(oldest) = partition.oldest_dead_ms else { return findings.ok("dead letters", "none") };
+    let age = now_ms.saturating_sub(oldest);
+    let says = format!("{}, the oldest given up {} ago", count(letters, "dead letter", "dead letters"), span(age));
+    let by_count = letters >= limits.dead_max_count / 100 * NEAR_RETENTION_PERCENT && letters > 0;
+    if by_count && limits.dead_max_count >= 100 || age >= limits.dead_max_age_ms / 100 * NEAR_RETENTION_PERCENT {
+        let kept = format!("{} letters or {}", number(limits.dead_max_count), span(limits.dead_max_age_ms));
+        let says = format!("{says}: retention ({kept}) will soon drop some");
+        return findings.warn(
+            "dead letters",
+            says,
+            "herald dead-letter export -o jsonl > dead.jsonl, then redeliver or discard",
+        );
+    }
+    findings.warn("dead letters", says, "herald dead-letter list");
+}
+
+fn quarantine(findings: &mut Findings, partition: &Partition) {
+    match partition.gauges.quarantined {
+        0 => findings.ok("quarantine", "empty"),
+        n => findings.warn(
+            "quarantine",
+            count(n, "entry is no valid event", "entries are no valid events"),
+            "herald quarantine list; then tell the producer",
+        ),
+    }
+}

@@ -1,0 +1,206 @@
+//! Asks Redis for everything that the findings are about. Never judges. What can not be asked is `None`, with the first
+//! error beside it, so that one denied command does not hide the rest.
+
+use std::time::Duration;
+
+use crate::{
+    clock,
+    config::Config,
+    facts::{endpoint::Mark, id::DeliveryId},
+    store::{
+        connection::{Connection, Purpose, Redis, ServerInfo},
+        error::StoreError,
+        keys::PartitionKeys,
+        model::{CONSUMER, GROUP},
+        queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, LeaseLook, Oldest, Pending, Queries},
+        registry::{RegistryError, RegistryStore},
+        watch::{self, Gauges},
+    },
+};
+
+/// How long the rate of new entries is measured.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// An entry is settled or has its records a second after its read; what is pending so long is stuck.
+pub const STUCK_AFTER_MS: u64 = 60_000;
+
+/// Stuck entries that are looked at.
+const MAX_STUCK: usize = 100;
+
+/// Endpoints of which the number of unfinished records is read, and those of which the oldest is looked for.
+const MAX_BUSY: usize = 10_000;
+const MAX_OLDEST: usize = 200;
+
+/// Records that are weighed for the forecast.
+const WEIGHED: usize = 20;
+
+/// Pages of the registry that are read for endpoints that are not readable: a hundred thousand endpoints.
+const MAX_REGISTRY_PAGES: usize = 200;
+
+/// Unreadable endpoints that are named.
+const MAX_UNREADABLE: usize = 20;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    pub address: String,
+    pub stream: String,
+    pub server: Result<Server, String>,
+    /// `None` where the server itself could not be asked.
+    pub partition: Option<Partition>,
+    pub registry: Option<RegistryLook>,
+    /// What could not be asked, and why.
+    pub unasked: Vec<String>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub info: ServerInfo,
+    pub appendfsync: Option<String>,
+    pub our_now_ms: u64,
+    pub redis_now_ms: u64,
+    pub round_trip_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Partition {
+    pub gauges: Gauges,
+    /// Entries that were added within `sample_ms`.
+    pub added_in_sample: u64,
+    pub sample_ms: u64,
+    pub stream_bytes: u64,
+    pub record_bytes: u64,
+    pub records_weighed: u64,
+    pub lease: Option<LeaseLook>,
+    pub groups: Vec<GroupLook>,
+    /// Of Herald's group, other than Herald's own.
+    pub foreign_consumers: Vec<ConsumerLook>,
+    pub stuck: Vec<Pending>,
+    pub oldest_unread_ms: Option<u64>,
+    pub bound_registry: Option<String>,
+    /// The oldest first.
+    pub oldest: Vec<Oldest>,
+    pub busy_endpoints: usize,
+    pub oldest_dead_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum RegistryLook {
+    NeverMade,
+    Damaged(String),
+    There { id: String, endpoints: u64, unreadable: Vec<String>, pause: Option<Mark> },
+}
+
+/// What the configuration says about what is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub dead_max_count: u64,
+    pub dead_max_age_ms: u64,
+    pub max_age_ms: u64,
+}
+
+impl Observed {
+    pub fn redis_now_ms(&self) -> Option<u64> {
+        self.server.as_ref().ok().map(|server| server.redis_now_ms)
+    }
+}
+
+pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Observed {
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let limits = Limits {
+        dead_max_count: config.limits.dead_letters.max_count,
+        dead_max_age_ms: millis(config.limits.dead_letters.max_age),
+        max_age_ms: millis(config.retry.max_age),
+    };
+    let mut observed = Observed {
+        address: redis.address().to_owned(),
+        stream: keys.stream().to_owned(),
+        server: Err(String::new()),
+        partition: None,
+        registry: None,
+        unasked: Vec::new(),
+        limits,
+    };
+    let mut connection = match redis.connect(Purpose::Other).await {
+        Ok(connection) => connection,
+        Err(error) => return Observed { server: Err(error.to_string()), ..observed },
+    };
+    let mut queries = Queries::new(connection.clone(), keys.clone());
+    observed.server = server(&mut connection, &mut queries).await.map_err(|error| error.to_string());
+    if observed.server.is_err() {
+        return observed;
+    }
+    let unasked = &mut observed.unasked;
+    observed.partition = keep(unasked, partition(&mut connection, &mut queries).await);
+    observed.registry = keep(unasked, registry(connection).await);
+    observed
+}
+
+async fn server(connection: &mut Connection, queries: &mut Queries) -> Result<Server, StoreError> {
+    let info = connection.server_info().await?;
+    let appendfsync = queries.appendfsync().await?;
+    let (before, started) = (clock::wall_ms(), clock::now());
+    let redis_now_ms = queries.now_ms().await?;
+    let round_trip_ms = started.elapsed().as_millis() as u64;
+    // Redis read its clock somewhere between the question and the answer.
+    Ok(Server { info, appendfsync, our_now_ms: before + round_trip_ms / 2, redis_now_ms, round_trip_ms })
+}
+
+async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result<Partition, StoreError> {
+    let keys = queries.keys().clone();
+    let first = watch::gauges(connection, &keys).await?;
+    let groups = queries.groups().await?;
+    let mut partition = Partition {
+        lease: queries.lease().await?,
+        bound_registry: queries.bound_registry().await?,
+        stream_bytes: queries.stream_bytes().await?,
+        ..Partition::default()
+    };
+    if let Some(group) = groups.iter().find(|group| group.name == GROUP) {
+        let consumers = queries.consumers().await?;
+        partition.foreign_consumers = consumers.into_iter().filter(|consumer| consumer.name != CONSUMER).collect();
+        partition.stuck = queries.pending(STUCK_AFTER_MS, MAX_STUCK).await?;
+        partition.oldest_unread_ms = queries.oldest_unread_ms(group.last_delivered).await?;
+    }
+    let busy = queries.busy_endpoints(MAX_BUSY).await?;
+    partition.busy_endpoints = busy.len();
+    partition.oldest = queries.oldest(&busy[..busy.len().min(MAX_OLDEST)]).await?;
+    partition.oldest.sort_by_key(|one| one.oldest.as_ref().map_or(u64::MAX, |id| id.entry.ms));
+    let heads: Vec<DeliveryId> = partition.oldest.iter().filter_map(|one| one.oldest.clone()).take(WEIGHED).collect();
+    (partition.record_bytes, partition.records_weighed) = queries.sample_record_bytes(&heads).await?;
+    let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
+    let dead = queries.dead(&everything, DeadOrder::OldestFirst, None, 1).await?;
+    partition.oldest_dead_ms = dead.letters.first().map(|letter| letter.at_ms);
+    tokio::time::sleep(SAMPLE).await;
+    partition.gauges = watch::gauges(connection, &keys).await?;
+    partition.added_in_sample = partition.gauges.added.saturating_sub(first.added);
+    partition.sample_ms = partition.gauges.now_ms.saturating_sub(first.now_ms).max(1);
+    partition.groups = groups;
+    Ok(partition)
+}
+
+async fn registry(connection: Connection) -> Result<RegistryLook, RegistryError> {
+    let mut store = RegistryStore::on(connection);
+    let (position, pause) = match store.position().await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(RegistryLook::NeverMade),
+        Err(RegistryError::Damaged(why)) => return Ok(RegistryLook::Damaged(why)),
+        Err(error) => return Err(error),
+    };
+    let (mut endpoints, mut unreadable, mut cursor) = (0, Vec::new(), None);
+    for _ in 0..MAX_REGISTRY_PAGES {
+        let page = store.list(cursor).await?;
+        endpoints += page.endpoints.len() as u64;
+        unreadable.extend(page.unreadable.into_iter().map(|one| format!("{} ({})", one.id, one.why)));
+        unreadable.truncate(MAX_UNREADABLE);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause })
+}
+
+fn keep<T, E: std::fmt::Display>(unasked: &mut Vec<String>, result: Result<T, E>) -> Option<T> {
+    result.map_err(|error| unasked.push(error.to_string())).ok()
+}

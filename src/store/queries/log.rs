@@ -1,0 +1,98 @@
+//! The attempt log, from its newest line backwards. It is capped and has no index, so a look goes so far and says so.
+
+use serde::Deserialize;
+
+use super::{Queries, STRIDE};
+use crate::{
+    facts::{
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        outcome::Outcome,
+    },
+    store::error::StoreError,
+};
+
+/// One attempt, as the core writes it into the log.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct LogLine {
+    pub delivery: DeliveryId,
+    pub event: EventId,
+    pub intent: IntentId,
+    pub account: AccountId,
+    pub attempt: u32,
+    pub at_ms: u64,
+    pub took_us: u64,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// What a look searches for; empty fits every line.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LogFilter {
+    pub delivery: Option<DeliveryId>,
+    pub event: Option<EventId>,
+    pub intent: Option<IntentId>,
+    pub endpoint: Option<EndpointId>,
+}
+
+impl LogFilter {
+    fn fits(&self, line: &LogLine) -> bool {
+        self.delivery.as_ref().is_none_or(|id| *id == line.delivery)
+            && self.event.as_ref().is_none_or(|event| *event == line.event)
+            && self.intent.as_ref().is_none_or(|intent| *intent == line.intent)
+            && self.endpoint.as_ref().is_none_or(|endpoint| *endpoint == line.delivery.endpoint)
+    }
+}
+
+/// What a look found, and how far it went.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LogPage {
+    /// Newest first.
+    pub lines: Vec<LogLine>,
+    pub looked: usize,
+    /// When the oldest line that was looked at was written, ms since 1970; `None` for an empty log.
+    pub back_to_ms: Option<u64>,
+    /// It went to the oldest line that the log has.
+    pub reached_end: bool,
+    /// Older lines were dropped: the log does not tell the whole story.
+    pub was_cut: bool,
+    /// Lines that no Herald of this version wrote.
+    pub unreadable: usize,
+}
+
+impl Queries {
+    /// Up to `max` lines that fit, after a look at up to `max_look` lines.
+    pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
+        let mut page = LogPage { was_cut: self.log_was_cut().await?, ..LogPage::default() };
+        let mut end = "+".to_owned();
+        while page.looked < max_look && page.lines.len() < max && !page.reached_end {
+            let stride = STRIDE.min(max_look - page.looked);
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(self.keys.attempts()).arg(end).arg("-").arg("COUNT").arg(stride);
+            let entries: Vec<(String, Vec<Vec<u8>>)> = self.connection.query("read the attempt log", &command).await?;
+            page.reached_end = entries.len() < stride;
+            end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
+            for (id, fields) in entries {
+                if page.lines.len() == max {
+                    page.reached_end = false;
+                    break;
+                }
+                page.looked += 1;
+                page.back_to_ms = id.parse::<EntryId>().ok().map(|id| id.ms);
+                match fields.get(1).map(|line| serde_json::from_slice::<LogLine>(line)) {
+                    Some(Ok(line)) if filter.fits(&line) => page.lines.push(line),
+                    Some(Ok(_)) => {}
+                    _ => page.unreadable += 1,
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// More lines were ever added than there are.
+    async fn log_was_cut(&mut self) -> Result<bool, StoreError> {
+        let Some(info) = self.stream_info(&self.keys.attempts()).await? else { return Ok(false) };
+        Ok(info.added > info.length)
+    }
+}

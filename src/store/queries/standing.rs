@@ -1,0 +1,317 @@
+//! Where a partition as a whole stands: its lease, its group, what is pending, the quarantine, the oldest unfinished.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use redis::{FromRedisValue, Value};
+
+use super::{MAX_PAGE, Queries};
+use crate::{
+    facts::id::{DeliveryId, EndpointId, EntryId},
+    store::{error::StoreError, model::GROUP, protocol::Term},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseLook {
+    pub owner: String,
+    /// `None`: it never ends by itself.
+    pub left_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerLook {
+    pub name: String,
+    pub pending: u64,
+    pub idle_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupLook {
+    pub name: String,
+    pub pending: u64,
+    pub last_delivered: EntryId,
+    pub read: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    pub entry: EntryId,
+    pub consumer: String,
+    /// Since it was last handed out.
+    pub idle_ms: u64,
+    pub handed_out: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its id in the stream that it came from: by this it is named.
+    pub entry: EntryId,
+    pub body: Bytes,
+    /// Only a part of it was kept.
+    pub cut: bool,
+    pub error: String,
+    pub at_ms: u64,
+}
+
+/// Behind the last entry of a page of the quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantineCursor(String);
+
+/// Where an entry of the stream stands that has no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryStanding {
+    /// Read and not settled, since then.
+    InFlight { idle_ms: u64 },
+    /// Not read yet.
+    Waiting,
+    /// Read and settled, and still in the stream.
+    Settled,
+    /// Not in the stream: trimmed after it was settled, or never there.
+    Gone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oldest {
+    pub endpoint: EndpointId,
+    pub unfinished: u64,
+    pub parked: u64,
+    pub oldest: Option<DeliveryId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLook {
+    pub length: u64,
+    pub added: u64,
+    pub last_generated: EntryId,
+}
+
+impl Queries {
+    /// `None`: nobody owns the partition.
+    pub async fn lease(&mut self) -> Result<Option<LeaseLook>, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("GET").arg(self.keys.lease());
+        pipeline.cmd("PTTL").arg(self.keys.lease());
+        let (value, left): (Option<String>, i64) = self.connection.pipeline("look at the lease", &pipeline).await?;
+        let left_ms = u64::try_from(left).ok();
+        Ok(value.map(|value| LeaseLook { owner: Term::owner_of(&value).to_owned(), left_ms }))
+    }
+
+    /// The registry that the partition is bound to.
+    pub async fn bound_registry(&mut self) -> Result<Option<String>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.keys.registry_id());
+        self.connection.query("look at the bound registry", &command).await
+    }
+
+    /// The stream that events arrive on; `None` where there is none.
+    pub async fn stream(&mut self) -> Result<Option<StreamLook>, StoreError> {
+        self.stream_info(&self.keys.stream().to_owned()).await
+    }
+
+    /// `None` where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.
+    pub async fn appendfsync(&mut self) -> Result<Option<String>, StoreError> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET").arg("appendfsync");
+        match self.connection.query::<HashMap<String, String>>("ask how Redis syncs", &command).await {
+            Ok(mut found) => Ok(found.remove("appendfsync")),
+            Err(StoreError::Unavailable { subject, cause }) => Err(StoreError::Unavailable { subject, cause }),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// When the first entry was added that nobody has read, by its id, ms since 1970.
+    pub async fn oldest_unread_ms(&mut self, last_delivered: EntryId) -> Result<Option<u64>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream()).arg(format!("({last_delivered}")).arg("+").arg("COUNT").arg(1);
+        let found: Vec<(String, Value)> = self.connection.query("look for the oldest unread entry", &command).await?;
+        Ok(found.first().and_then(|(id, _)| id.parse::<EntryId>().ok()).map(|id| id.ms))
+    }
+
+    /// What the stream takes in Redis' memory, about; 0 where there is none.
+    pub async fn stream_bytes(&mut self) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("MEMORY");
+        command.arg("USAGE").arg(self.keys.stream());
+        Ok(self.connection.query::<Option<u64>>("weigh the stream", &command).await?.unwrap_or(0))
+    }
+
+    /// Every consumer group of the stream; empty where there is no stream.
+    pub async fn groups(&mut self) -> Result<Vec<GroupLook>, StoreError> {
+        if self.stream().await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("XINFO");
+        command.arg("GROUPS").arg(self.keys.stream());
+        let groups: Vec<HashMap<String, Value>> = self.connection.query("look at the groups", &command).await?;
+        let look = |group: &HashMap<String, Value>| {
+            Some(GroupLook {
+                name: field(group, "name")?,
+                pending: field(group, "pending")?,
+                last_delivered: field::<String>(group, "last-delivered-id")?.parse().ok()?,
+                read: field(group, "entries-read"),
+            })
+        };
+        Ok(groups.iter().filter_map(look).collect())
+    }
+
+    /// The consumers of Herald's group. It must exist.
+    pub async fn consumers(&mut self) -> Result<Vec<ConsumerLook>, StoreError> {
+        let mut command = redis::cmd("XINFO");
+        command.arg("CONSUMERS").arg(self.keys.stream()).arg(GROUP);
+        let consumers: Vec<HashMap<String, Value>> =
+            self.connection.query("look at the group's consumers", &command).await?;
+        let look = |one: &HashMap<String, Value>| {
+            Some(ConsumerLook {
+                name: field(one, "name")?,
+                pending: field(one, "pending")?,
+                idle_ms: field(one, "idle")?,
+            })
+        };
+        Ok(consumers.iter().filter_map(look).collect())
+    }
+
+    /// Entries that were read and not settled, the oldest first, that nobody has touched for `idle_ms`.
+    pub async fn pending(&mut self, idle_ms: u64, max: usize) -> Result<Vec<Pending>, StoreError> {
+        self.pending_between("-", "+", idle_ms, max.min(MAX_PAGE)).await
+    }
+
+    /// Where an entry stands that has no record.
+    pub async fn entry_standing(&mut self, entry: EntryId) -> Result<EntryStanding, StoreError> {
+        let groups = self.groups().await?;
+        let Some(group) = groups.iter().find(|group| group.name == GROUP) else { return Ok(EntryStanding::Waiting) };
+        if entry > group.last_delivered {
+            return Ok(if self.is_in_stream(entry).await? { EntryStanding::Waiting } else { EntryStanding::Gone });
+        }
+        let id = entry.to_string();
+        if let Some(pending) = self.pending_between(&id, &id, 0, 1).await?.pop() {
+            return Ok(EntryStanding::InFlight { idle_ms: pending.idle_ms });
+        }
+        Ok(if self.is_in_stream(entry).await? { EntryStanding::Settled } else { EntryStanding::Gone })
+    }
+
+    /// Quarantined entries, the oldest first, and where to go on.
+    pub async fn quarantine(
+        &mut self,
+        after: Option<&QuarantineCursor>,
+        max: usize,
+    ) -> Result<(Vec<Quarantined>, Option<QuarantineCursor>), StoreError> {
+        // Of 64 KiB each at most, so a page stays below 4 MiB.
+        let max = max.clamp(1, super::CHUNK);
+        let mut command = redis::cmd("XRANGE");
+        let from = after.map_or_else(|| "-".to_owned(), |cursor| format!("({}", cursor.0));
+        command.arg(self.keys.quarantine()).arg(from).arg("+").arg("COUNT").arg(max);
+        let found: Vec<(String, HashMap<String, Vec<u8>>)> =
+            self.connection.query("list the quarantine", &command).await?;
+        let next = match found.len() == max {
+            true => found.last().map(|(id, _)| QuarantineCursor(id.clone())),
+            false => None,
+        };
+        Ok((found.into_iter().filter_map(|(_, fields)| quarantined(fields)).collect(), next))
+    }
+
+    pub async fn quarantined(&mut self, entry: EntryId) -> Result<Option<Quarantined>, StoreError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.keys.quarantine_index()).arg(entry.to_string());
+        let at: Option<String> = self.connection.query("look for the quarantined entry", &command).await?;
+        let Some(at) = at else { return Ok(None) };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.quarantine()).arg(&at).arg(&at);
+        let mut found: Vec<(String, HashMap<String, Vec<u8>>)> =
+            self.connection.query("read the quarantined entry", &command).await?;
+        Ok(found.pop().and_then(|(_, fields)| quarantined(fields)))
+    }
+
+    pub async fn count_quarantined(&mut self) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("XLEN");
+        command.arg(self.keys.quarantine());
+        self.connection.query("count the quarantine", &command).await
+    }
+
+    /// The oldest unfinished delivery of each of these endpoints. Of an endpoint with very many chains only a part is
+    /// looked at, with what is longest in its backlog.
+    pub async fn oldest(&mut self, endpoints: &[(EndpointId, u64)]) -> Result<Vec<Oldest>, StoreError> {
+        let mut all = Vec::with_capacity(endpoints.len());
+        for (endpoint, unfinished) in endpoints {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ZCARD").arg(self.keys.backlog(endpoint));
+            pipeline.cmd("ZRANGE").arg(self.keys.backlog(endpoint)).arg(0).arg(0);
+            let (parked, first): (u64, Vec<String>) =
+                self.connection.pipeline("look for the oldest unfinished", &pipeline).await?;
+            let (heads, _) = self.hash_page(&self.keys.heads(endpoint), MAX_PAGE).await?;
+            let heads = heads.iter().map(|(_, entry)| entry).chain(&first);
+            let oldest = heads.filter_map(|entry| entry.parse::<EntryId>().ok()).min();
+            let oldest = oldest.map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
+            all.push(Oldest { endpoint: endpoint.clone(), unfinished: *unfinished, parked, oldest });
+        }
+        Ok(all)
+    }
+
+    /// What the records of some unfinished deliveries take in Redis' memory: bytes, and of how many.
+    pub async fn sample_record_bytes(&mut self, ids: &[DeliveryId]) -> Result<(u64, u64), StoreError> {
+        if ids.is_empty() {
+            return Ok((0, 0));
+        }
+        let mut pipeline = redis::pipe();
+        for id in ids.iter().take(super::CHUNK) {
+            pipeline.cmd("MEMORY").arg("USAGE").arg(self.keys.delivery(id));
+        }
+        let sizes: Vec<Option<u64>> = self.connection.pipeline("weigh some records", &pipeline).await?;
+        let there: Vec<u64> = sizes.into_iter().flatten().collect();
+        Ok((there.iter().sum(), there.len() as u64))
+    }
+
+    pub(super) async fn stream_info(&mut self, key: &str) -> Result<Option<StreamLook>, StoreError> {
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(key);
+        if !self.connection.query::<bool>("look for a stream", &exists).await? {
+            return Ok(None);
+        }
+        let mut command = redis::cmd("XINFO");
+        command.arg("STREAM").arg(key);
+        let info: HashMap<String, Value> = self.connection.query("look at a stream", &command).await?;
+        let last = field::<String>(&info, "last-generated-id").and_then(|id| id.parse().ok());
+        Ok(Some(StreamLook {
+            length: field(&info, "length").unwrap_or(0),
+            added: field(&info, "entries-added").unwrap_or(0),
+            last_generated: last.unwrap_or_default(),
+        }))
+    }
+
+    async fn is_in_stream(&mut self, entry: EntryId) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream()).arg(entry.to_string()).arg(entry.to_string());
+        let found: Vec<Value> = self.connection.query("look for an entry", &command).await?;
+        Ok(!found.is_empty())
+    }
+
+    async fn pending_between(
+        &mut self,
+        from: &str,
+        to: &str,
+        idle_ms: u64,
+        max: usize,
+    ) -> Result<Vec<Pending>, StoreError> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(self.keys.stream()).arg(GROUP).arg("IDLE").arg(idle_ms).arg(from).arg(to).arg(max);
+        let found: Vec<(String, String, u64, u64)> = self.connection.query("list what is pending", &command).await?;
+        let pending = found.into_iter().filter_map(|(entry, consumer, idle_ms, handed_out)| {
+            Some(Pending { entry: entry.parse().ok()?, consumer, idle_ms, handed_out })
+        });
+        Ok(pending.collect())
+    }
+}
+
+fn quarantined(mut fields: HashMap<String, Vec<u8>>) -> Option<Quarantined> {
+    let mut text = |name: &str| fields.remove(name).map(|value| String::from_utf8_lossy(&value).into_owned());
+    let (entry, cut, error, at) = (text("entry")?, text("cut")?, text("error")?, text("at"));
+    Some(Quarantined {
+        entry: entry.parse().ok()?,
+        body: fields.remove("body")?.into(),
+        cut: cut == "1",
+        error,
+        at_ms: at.and_then(|at| at.parse().ok()).unwrap_or(0),
+    })
+}
+
+fn field<T: FromRedisValue>(map: &HashMap<String, Value>, name: &str) -> Option<T> {
+    map.get(name).filter(|value| **value != Value::Nil).and_then(|value| T::from_redis_value(value.clone()).ok())
+}
