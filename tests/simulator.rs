@@ -5,6 +5,9 @@ mod simulation;
 
 use simulation::mutation::Mutation;
 
+/// A mutation that survives so many seeds is one that the simulator does not see.
+const MUTATION_SEEDS: u64 = 1_500;
+
 /// What the suite runs by default: a few seconds.
 const SEEDS: u64 = 2_000;
 
@@ -20,10 +23,82 @@ fn every_promise_holds_in_every_seed() {
     };
     let started = herald::clock::now();
     for seed in first..first + count {
-        if simulation::failure(seed).is_some() {
+        if simulation::failure(seed, None).is_some() {
             panic!("{}", simulation::story(seed));
         }
     }
     let seconds = (herald::clock::now() - started).as_secs_f64();
     println!("{count} seeds in {seconds:.1} s: {:.0} a minute", count as f64 * 60.0 / seconds);
+}
+
+/// Breaks one rule, and demands that it is noticed.
+fn is_caught(mutation: Mutation) {
+    let caught = (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, simulation::failure(seed, Some(mutation))?)));
+    let (seed, why) = caught.unwrap_or_else(|| panic!("{mutation:?} survived {MUTATION_SEEDS} seeds"));
+    println!("{mutation:?} was caught by seed {seed}: {}", why.chars().take(200).collect::<String>());
+}
+
+#[test]
+fn a_script_without_a_fence_is_noticed() {
+    is_caught(Mutation::NoFence);
+}
+
+#[test]
+fn an_acknowledgement_before_its_record_is_noticed() {
+    is_caught(Mutation::AcksBeforeRecords);
+}
+
+#[test]
+fn new_entries_before_the_pending_ones_is_noticed() {
+    is_caught(Mutation::NewBeforePending);
+}
+
+#[test]
+fn claimed_deliveries_that_are_not_moved_back_is_noticed() {
+    is_caught(Mutation::ClaimedNotMovedBack);
+}
+
+#[test]
+fn a_held_delivery_popped_before_the_settle_is_noticed() {
+    is_caught(Mutation::HeldPoppedBeforeSettle);
+}
+
+#[test]
+fn the_same_value_for_every_term_is_noticed() {
+    is_caught(Mutation::SameTermAgain);
+}
+
+#[test]
+fn a_settle_repeated_on_a_new_connection_is_noticed() {
+    is_caught(Mutation::SettleRetriedElsewhere);
+}
+
+#[test]
+fn records_written_out_of_the_order_of_their_chain_is_noticed() {
+    is_caught(Mutation::RecordsOutOfOrder);
+}
+
+#[test]
+fn questions_answered_with_nothing_is_noticed() {
+    is_caught(Mutation::AskAnswersZero);
+}
+
+#[test]
+fn followers_that_are_not_held_on_a_retry_is_noticed() {
+    is_caught(Mutation::FollowersNotHeld);
+}
+
+#[test]
+fn a_delivery_promoted_without_waiting_is_noticed() {
+    is_caught(Mutation::PromotedWithoutWaiting);
+}
+
+#[test]
+fn trimming_what_is_pending_is_noticed() {
+    is_caught(Mutation::TrimIgnoresPending);
+}
+
+#[test]
+fn a_cursor_ahead_of_what_is_pending_is_noticed() {
+    is_caught(Mutation::CursorAheadOfPending);
 }

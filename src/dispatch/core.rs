@@ -185,10 +185,14 @@ pub struct Core {
     lanes: HashMap<EndpointId, Lane>,
     jobs: HashMap<JobId, Job>,
     chains: HashMap<ChainId, Links>,
-    /// Chains of their own that are in memory, by the intent they belong to.
+    /// Chains of their own that are in memory, or whose change is not confirmed, by the intent they belong to.
     singles: HashMap<(EndpointId, IntentId), u32>,
+    /// Deliveries whose record is about to change: what Redis still shows of them is out of date.
+    changing: HashMap<DeliveryId, u32>,
     /// Deliveries of an entry that are neither finished nor recorded. Zero until its acknowledgement is confirmed.
     entries: HashMap<EntryId, u32>,
+    /// Delivered and logged, while their entry waits for others: should the term end, they must not go again.
+    delivered: HashMap<EntryId, Vec<Verdict>>,
     flights: HashMap<Token, JobId>,
     carried: HashMap<(DeliveryId, u32), Carried>,
     ready: VecDeque<EndpointId>,
@@ -217,7 +221,9 @@ impl Core {
             jobs: HashMap::new(),
             chains: HashMap::new(),
             singles: HashMap::new(),
+            changing: HashMap::new(),
             entries: HashMap::new(),
+            delivered: HashMap::new(),
             flights: HashMap::new(),
             carried: HashMap::new(),
             ready: VecDeque::new(),
@@ -305,8 +311,9 @@ impl Core {
     /// A delivery with a record: claimed, or looked up in the backlog.
     pub fn admit_kept(&mut self, now: u64, redis_ms: u64, delivery: Delivery, origin: Origin) {
         let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
-        if self.chains.get(&chain_id).is_some_and(|links| links.head.is_some()) {
-            // It is in memory already: its place in the backlog was looked at twice.
+        let is_here = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
+        if is_here || self.changing.contains_key(&delivery.id) {
+            // It is in memory, or its fate is on its way: it was looked at in the backlog a second time.
             return;
         }
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
@@ -520,8 +527,16 @@ impl Core {
     pub fn settled(&mut self, now: u64, counts: Vec<(EndpointId, Unfinished)>) {
         for op in std::mem::take(&mut self.sent) {
             match op {
-                Op::Ack(entry) => drop(self.entries.remove(&entry)),
-                Op::Log { .. } => {}
+                Op::Ack(entry) => {
+                    self.entries.remove(&entry);
+                    self.delivered.remove(&entry);
+                }
+                Op::Log { verdict, .. } => {
+                    let waits = self.entries.contains_key(&verdict.id.entry);
+                    if waits && verdict.attempted.report.outcome.is_delivered() {
+                        self.delivered.entry(verdict.id.entry).or_default().push(verdict);
+                    }
+                }
                 Op::Item { item, chain } => self.confirm(&item, chain),
             }
         }
@@ -633,6 +648,9 @@ impl Core {
                 self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
             }
         }
+        for verdict in self.delivered.drain().flat_map(|(_, verdicts)| verdicts) {
+            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
+        }
         for (token, job) in std::mem::take(&mut self.flights) {
             let delivery = &self.jobs[&job].delivery;
             self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token));
@@ -640,6 +658,7 @@ impl Core {
         self.jobs.clear();
         self.chains.clear();
         self.singles.clear();
+        self.changing.clear();
         self.entries.clear();
         self.ready.clear();
         self.hungry.clear();
@@ -710,9 +729,7 @@ impl Core {
     fn insert(&mut self, delivery: Delivery, chain: Chain, origin: Origin) -> JobId {
         let id = self.next();
         self.tally.bytes += delivery.body.len();
-        if let Chain::Single(intent, _) = &chain {
-            *self.singles.entry((delivery.id.endpoint.clone(), intent.clone())).or_default() += 1;
-        }
+        self.count_single(&delivery.id.endpoint, &chain);
         self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None });
         id
     }
@@ -722,21 +739,30 @@ impl Core {
         let job = self.jobs.remove(&id).expect("a job ends once");
         self.tally.bytes -= job.delivery.body.len();
         let endpoint = job.delivery.id.endpoint.clone();
-        if let Chain::Single(intent, _) = &job.chain {
-            let key = (endpoint.clone(), intent.clone());
-            if let Some(count) = self.singles.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.singles.remove(&key);
-                }
-            }
-        }
+        self.uncount_single(&endpoint, &job.chain);
         if let Some(links) = self.chains.get_mut(&(endpoint, job.chain.clone()))
             && links.head == Some(id)
         {
             links.head = None;
         }
         job
+    }
+
+    fn count_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        if let Chain::Single(intent, _) = chain {
+            *self.singles.entry((endpoint.clone(), intent.clone())).or_default() += 1;
+        }
+    }
+
+    fn uncount_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        let Chain::Single(intent, _) = chain else { return };
+        let key = (endpoint.clone(), intent.clone());
+        if let Some(count) = self.singles.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.singles.remove(&key);
+            }
+        }
     }
 
     /// A head without record: queued, or parked at once.
@@ -1010,6 +1036,10 @@ impl Core {
 
     fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
         self.chains.entry(chain_id.clone()).or_default().unsettled += 1;
+        self.count_single(&chain_id.0, &chain_id.1);
+        if let Some(id) = delivery_of(&item) {
+            *self.changing.entry(id.clone()).or_default() += 1;
+        }
         self.push(now, Op::Item { item, chain: Some(chain_id) });
     }
 
@@ -1025,10 +1055,23 @@ impl Core {
             lane.was_parked(id.entry);
         }
         if let Some(chain) = chain {
+            self.uncount_single(&chain.0, &chain.1);
+            self.changed(item);
             if let Some(links) = self.chains.get_mut(&chain) {
                 links.unsettled -= 1;
             }
             self.tidy(&chain);
+        }
+    }
+
+    fn changed(&mut self, item: &Item) {
+        if let Some(id) = delivery_of(item)
+            && let Some(count) = self.changing.get_mut(id)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.changing.remove(id);
+            }
         }
     }
 
@@ -1052,6 +1095,23 @@ impl Core {
             }
             Carried::Ended(attempted) => self.conclude(now, redis_ms, job, attempted, 0.5),
         }
+    }
+}
+
+/// The delivery whose record an item changes.
+fn delivery_of(item: &Item) -> Option<&DeliveryId> {
+    match item {
+        Item::Finish { id, .. }
+        | Item::Keep { id, .. }
+        | Item::Move { id, .. }
+        | Item::Bury { id, .. }
+        | Item::Revive { id, .. } => Some(id),
+        Item::Discard { .. }
+        | Item::Quarantine { .. }
+        | Item::Requeue { .. }
+        | Item::DiscardQuarantined { .. }
+        | Item::Bind { .. }
+        | Item::Reply { .. } => None,
     }
 }
 

@@ -14,11 +14,6 @@ use world::World;
 /// Steps of the story that are printed at its end.
 const LAST_STEPS: usize = 120;
 
-pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<u64, String> {
-    let mut world = World::new(Plan::of(seed), mutation);
-    world.run().map(|()| world.steps)
-}
-
 fn fails(plan: &Plan, mutation: Option<Mutation>) -> Option<String> {
     let mut world = World::new(plan.clone(), mutation);
     match catch_unwind(AssertUnwindSafe(|| world.run())) {
@@ -31,8 +26,8 @@ fn fails(plan: &Plan, mutation: Option<Mutation>) -> Option<String> {
 }
 
 /// Why a seed fails, if it does: a broken promise or a panic.
-pub fn failure(seed: u64) -> Option<String> {
-    fails(&Plan::of(seed), None)
+pub fn failure(seed: u64, mutation: Option<Mutation>) -> Option<String> {
+    fails(&Plan::of(seed), mutation)
 }
 
 /// Leaves out whatever the failure does not need, in ever smaller pieces.

@@ -148,7 +148,6 @@ pub struct World {
     has_faults: bool,
     is_healed: bool,
     pub trace: Option<Vec<String>>,
-    pub steps: u64,
     violation: Option<String>,
 }
 
@@ -199,7 +198,6 @@ impl World {
             has_faults: plan.actions.iter().any(|(_, action)| action.is_fault()),
             is_healed: false,
             trace: None,
-            steps: 0,
             violation: None,
             plan,
         };
@@ -240,8 +238,13 @@ impl World {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             self.now = at;
             self.model.now_ms = (EPOCH_MS + at).saturating_add_signed(self.clock_step);
-            self.steps += 1;
-            if self.trace.is_some() && !matches!(event, Event::Wake { .. }) {
+            let is_noise = matches!(
+                event,
+                Event::Wake { .. }
+                    | Event::Apply { call: Call::Acquire { .. } | Call::Renew { .. }, .. }
+                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed), .. }
+            );
+            if self.trace.is_some() && !is_noise {
                 let line = format!("{at:>6} {event:?}");
                 self.tell(|| line);
             }
