@@ -220,7 +220,8 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
     }
     let letter = |found: &mut Parts| found.optional(Parts::bytes).map_err(Unreadable::Answer);
     let flag = |found: &mut Parts| found.flag().map_err(Unreadable::Answer);
-    text("mark")?;
+    // Who reads the mark says whether it can be read; without any nobody answers for the request.
+    field("mark").ok_or_else(|| Unreadable::Request("the request has no field \"mark\"".to_owned()))?;
     match text("op")? {
         "redeliver" => Ok(RequestKind::Redeliver { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),
         "discard" => Ok(RequestKind::Discard { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),

@@ -310,7 +310,11 @@ impl Model {
                 if self.quarantine.get(entry).is_some_and(|quarantined| !quarantined.cut) {
                     let body = self.quarantine.remove(entry).expect("it was just looked up").body;
                     let last = self.stream.last_generated;
-                    let id = EntryId { ms: self.now_ms, seq: 0 }.max(EntryId { ms: last.ms, seq: last.seq + 1 });
+                    let next = match last.seq.checked_add(1) {
+                        Some(seq) => EntryId { ms: last.ms, seq },
+                        None => EntryId { ms: last.ms + 1, seq: 0 },
+                    };
+                    let id = EntryId { ms: self.now_ms, seq: 0 }.max(next);
                     self.publish(id, body);
                 }
             }
@@ -463,8 +467,13 @@ impl Model {
         Answer::Requests { requests: requests.collect() }
     }
 
+    /// Without Herald's own group nothing is trimmed: until it is made again the other groups may be past entries that
+    /// Herald has not settled.
     fn trim(&mut self, retain_ms: u64, ignores: &[String]) -> Answer {
-        let counted = self.stream.groups.iter().filter(|(name, _)| !ignores.contains(name));
+        if !self.stream.groups.contains_key(GROUP) {
+            return Answer::NoGroup;
+        }
+        let counted = self.stream.groups.iter().filter(|(name, _)| *name == GROUP || !ignores.contains(name));
         let passed = counted.map(|(_, group)| match group.pending.keys().next() {
             Some(lowest) => lowest.before(),
             None => group.last_delivered,

@@ -1,0 +1,205 @@
+//! Reads everything that a partition has in Redis into the form of the model, and checks on the way what the model's
+//! form can not express: that each index agrees with what it indexes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use herald::{
+    facts::id::{DeliveryId, EndpointId, EntryId},
+    store::{
+        keys::PartitionKeys,
+        model::{Asked, Chains, Group, Inbox, Lease, Model, Quarantined, Stream},
+    },
+};
+use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
+
+type Fields = Vec<(Bytes, Bytes)>;
+type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub struct Reader<'a> {
+    pub connection: &'a mut MultiplexedConnection,
+    pub keys: &'a PartitionKeys,
+}
+
+impl Reader<'_> {
+    pub async fn read(&mut self) -> Model {
+        let keys = self.keys.clone();
+        let mut model = Model { stream: self.stream().await, ..Model::default() };
+        let names: Vec<String> = self.ask(&["KEYS", &format!("{}*", glob(keys.prefix()))]).await;
+        for name in names {
+            let rest = name.strip_prefix(keys.prefix()).expect("it was asked for by this prefix");
+            match rest.split_once(':').unwrap_or((rest, "")) {
+                ("lease", _) => {
+                    let value = self.ask(&["GET", &name]).await;
+                    model.lease = Some(Lease { value, until_ms: 0 });
+                }
+                ("cursor", _) => model.cursor = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
+                ("registry-id", _) => model.registry = Some(self.ask(&["GET", &name]).await),
+                ("delivery", id) => drop(model.records.insert(parse(id), self.bytes(&name).await)),
+                ("due", _) => model.due = self.scored(&name).await,
+                ("claimed", _) => model.claimed = self.scored(&name).await.into_keys().collect(),
+                ("unfinished", _) => {
+                    for (endpoint, count) in self.counts(&name).await {
+                        chains(&mut model, &endpoint).unfinished = count;
+                    }
+                }
+                ("chains", endpoint) => chains(&mut model, endpoint).counts = self.counts(&name).await,
+                ("heads", endpoint) => {
+                    let heads: BTreeMap<String, String> = self.ask(&["HGETALL", &name]).await;
+                    chains(&mut model, endpoint).heads =
+                        heads.into_iter().map(|(head, id)| (head, parse(&id))).collect();
+                }
+                ("held", endpoint) => {
+                    let held = self.unscored(&name).await;
+                    let split = |member: &String| {
+                        let (intent, entry) = member.split_once(' ').expect("INTENT ENTRY");
+                        (parse(intent), unpad(entry))
+                    };
+                    chains(&mut model, endpoint).held = held.iter().map(split).collect();
+                }
+                ("backlog", endpoint) => {
+                    let backlog = self.unscored(&name).await;
+                    chains(&mut model, endpoint).backlog = backlog.iter().map(|entry| unpad(entry)).collect();
+                }
+                ("dead-letter", _) => {}
+                ("dead", "") => {
+                    for (id, at) in self.scored(&name).await {
+                        let letter = self.bytes(&keys.dead_letter(&id)).await;
+                        model.dead.insert(id, (at, letter));
+                    }
+                }
+                ("dead", endpoint) => {
+                    let all = self.scored(&keys.dead()).await;
+                    let of: BTreeMap<_, _> =
+                        all.into_iter().filter(|(id, _)| id.endpoint.as_str() == endpoint).collect();
+                    assert_eq!(self.scored(&name).await, of, "the dead letters of {endpoint} are indexed twice alike");
+                }
+                ("quarantine", _) => model.quarantine = self.quarantine().await,
+                ("quarantine-index", _) => {
+                    assert_eq!(self.ask::<usize>(&["HLEN", &name]).await, self.quarantine().await.len());
+                }
+                ("inbox", _) => model.inbox = self.inbox(&name).await,
+                ("answer", id) => {
+                    let answers: Vec<String> = self.ask(&["LRANGE", &name, "0", "-1"]).await;
+                    assert_eq!(answers.len(), 1, "one answer to {id}");
+                    assert!(self.ask::<i64>(&["TTL", &name]).await > 0, "the answer to {id} goes by itself");
+                    model.answers.insert(parse(id), answers.into_iter().next().unwrap());
+                }
+                ("attempts", _) => {
+                    let lines = self.entries(&name).await;
+                    model.log = lines.into_values().map(|mut fields| fields.remove(0).1).collect();
+                }
+                ("stats", _) => {}
+                _ => panic!("a key that nobody knows: {name}"),
+            }
+        }
+        let letters: Vec<String> = self.ask(&["KEYS", &format!("{}dead-letter:*", glob(keys.prefix()))]).await;
+        assert_eq!(letters.len(), model.dead.len(), "every dead letter is indexed");
+        model
+    }
+
+    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(self.connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    async fn bytes(&mut self, key: &str) -> Bytes {
+        self.ask::<Vec<u8>>(&["GET", key]).await.into()
+    }
+
+    async fn counts(&mut self, key: &str) -> BTreeMap<String, u64> {
+        self.ask(&["HGETALL", key]).await
+    }
+
+    pub async fn scored(&mut self, key: &str) -> BTreeMap<DeliveryId, u64> {
+        let members: Vec<(String, f64)> = self.ask(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await;
+        members.into_iter().map(|(id, at)| (parse(&id), at as u64)).collect()
+    }
+
+    async fn unscored(&mut self, key: &str) -> BTreeSet<String> {
+        let members: Vec<(String, f64)> = self.ask(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await;
+        assert!(members.iter().all(|(_, score)| *score == 0.0), "{key} is ordered by its members alone");
+        members.into_iter().map(|(member, _)| member).collect()
+    }
+
+    pub async fn entries(&mut self, key: &str) -> BTreeMap<EntryId, Fields> {
+        let entries: Vec<(String, RawFields)> = self.ask(&["XRANGE", key, "-", "+"]).await;
+        let fields = |fields: RawFields| fields.into_iter().map(|(f, v)| (f.into(), v.into())).collect();
+        entries.into_iter().map(|(id, all)| (parse(&id), fields(all))).collect()
+    }
+
+    async fn quarantine(&mut self) -> BTreeMap<EntryId, Quarantined> {
+        let mut found = BTreeMap::new();
+        for (at, fields) in self.entries(&self.keys.quarantine()).await {
+            let text = |name: &str| String::from_utf8(value(&fields, name).to_vec()).expect("it is text");
+            let entry: EntryId = parse(&text("entry"));
+            let index: Option<String> = self.ask(&["HGET", &self.keys.quarantine_index(), &entry.to_string()]).await;
+            assert_eq!(index, Some(at.to_string()), "the index finds {entry}");
+            let body = value(&fields, "body").clone();
+            let quarantined = Quarantined { body, cut: text("cut") == "1", error: text("error") };
+            assert!(found.insert(entry, quarantined).is_none(), "{entry} is quarantined once");
+        }
+        found
+    }
+
+    async fn inbox(&mut self, key: &str) -> Inbox {
+        let asked = |fields: &Fields| {
+            let text = |name: &str| std::str::from_utf8(value(fields, name)).expect("it is text");
+            match text("op") {
+                "redeliver" => Asked::Redeliver(parse(text("id"))),
+                "discard" => Asked::Discard(parse(text("id"))),
+                "release" => Asked::Release(parse(text("endpoint")), parse(text("intent"))),
+                "requeue" => Asked::Requeue(parse(text("entry"))),
+                "discard-quarantined" => Asked::DiscardQuarantined(parse(text("entry"))),
+                "accept-registry" => Asked::AcceptRegistry(text("registry").to_owned()),
+                other => panic!("{other} is no request"),
+            }
+        };
+        let requests = self.entries(key).await;
+        let requests = requests.iter().map(|(id, fields)| (*id, (asked(fields), value(fields, "mark").clone())));
+        Inbox { requests: requests.collect(), last: 0 }
+    }
+
+    async fn stream(&mut self) -> Stream {
+        let key = self.keys.stream().to_owned();
+        if !self.ask::<bool>(&["EXISTS", &key]).await {
+            return Stream::default();
+        }
+        let info: BTreeMap<String, Value> = self.ask(&["XINFO", "STREAM", &key]).await;
+        let last_generated = parse(&String::from_redis_value(info["last-generated-id"].clone()).unwrap());
+        let mut groups = BTreeMap::new();
+        for group in self.ask::<Vec<BTreeMap<String, Value>>>(&["XINFO", "GROUPS", &key]).await {
+            let text = |name: &str| String::from_redis_value(group[name].clone()).unwrap();
+            let name = text("name");
+            let pending: Vec<(String, String, u64, u64)> =
+                self.ask(&["XPENDING", &key, &name, "-", "+", "100000"]).await;
+            let pending = pending.into_iter().map(|(id, owner, ..)| (parse(&id), owner)).collect();
+            groups.insert(name, Group { last_delivered: parse(&text("last-delivered-id")), pending });
+        }
+        Stream { exists: true, entries: self.entries(&key).await, last_generated, groups }
+    }
+}
+
+fn chains<'a>(model: &'a mut Model, endpoint: &str) -> &'a mut Chains {
+    model.endpoints.entry(EndpointId::new(endpoint).expect("a key of an endpoint names it")).or_default()
+}
+
+fn value<'a>(fields: &'a Fields, name: &str) -> &'a Bytes {
+    &fields.iter().find(|(field, _)| field == name).unwrap_or_else(|| panic!("no field {name}")).1
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error:?}"))
+}
+
+fn unpad(padded: &str) -> EntryId {
+    let id: EntryId = parse(padded);
+    assert_eq!(id.padded(), padded);
+    id
+}
+
+/// `KEYS` takes a pattern; of the characters that mean something there a prefix of ours may have these.
+fn glob(prefix: &str) -> String {
+    prefix.replace('[', "\\[").replace('*', "\\*").replace('?', "\\?")
+}

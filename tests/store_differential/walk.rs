@@ -1,0 +1,670 @@
+//! One random walk: each step makes a call, or does what a producer, another consumer, an operator or an accident does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt::Debug,
+};
+
+use bytes::Bytes;
+use herald::{
+    facts::{
+        delivery::Chain,
+        id::{DeliveryId, EndpointId, EntryId, IntentId},
+    },
+    store::{
+        connection::Purpose,
+        keys::PartitionKeys,
+        model::{Asked, CONSUMER, GROUP, Group, Lease, Model, Stream},
+        partition::PartitionStore,
+        protocol::{Answer, Call, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term},
+    },
+};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
+
+use crate::{real_state::Reader, support::TestRedis};
+
+/// Redis stamps with its clock when it runs a script; we look at it before and after.
+const WINDOW_MS: u64 = 2_000;
+
+/// Ids that test the text arithmetic: around 2^53, with a turn of the millisecond.
+const ODD_ENTRIES: [EntryId; 5] = [
+    EntryId { ms: 7, seq: 0 },
+    EntryId { ms: 10, seq: u64::MAX },
+    EntryId { ms: 9_007_199_254_740_993, seq: 10 },
+    EntryId { ms: 9_007_199_254_740_993, seq: 9 },
+    EntryId { ms: 1_700_000_000_000, seq: 3 },
+];
+/// Each is a prefix of others, with every character that may follow.
+const INTENTS: [&str; 5] = ["pi_1", "pi_10", "pi_1-", "pi_1_", "pi_1A"];
+const ENDPOINTS: [&str; 3] = ["ep_a", "ep_aa", "ep_b"];
+const FOREIGN: [&str; 2] = ["other", "an other one"];
+
+type Step = Result<(), String>;
+
+pub struct Walk {
+    model: Model,
+    store: PartitionStore,
+    raw: MultiplexedConnection,
+    keys: PartitionKeys,
+    chance: Chance,
+    term: Term,
+    terms: u128,
+    /// A delivery keeps its chain for life.
+    chains: BTreeMap<DeliveryId, Chain>,
+    story: VecDeque<String>,
+}
+
+impl Walk {
+    pub async fn new(redis: &TestRedis, seed: u64) -> Self {
+        let keys = PartitionKeys::new("payment-intents").unwrap();
+        let work = redis.redis().connect(Purpose::Work).await.unwrap();
+        let store = PartitionStore::new(work.clone(), work, keys.clone(), 1_000_000);
+        let mut walk = Self {
+            model: Model::default(),
+            store,
+            raw: redis.connection().await,
+            keys,
+            chance: Chance(seed),
+            term: Term::new(0, "worker"),
+            terms: 0,
+            chains: BTreeMap::new(),
+            story: VecDeque::new(),
+        };
+        walk.acquire().await.unwrap();
+        walk.open().await.unwrap();
+        walk
+    }
+
+    pub fn story(&self) -> String {
+        self.story.iter().map(|line| format!("  {line}\n")).collect()
+    }
+
+    pub async fn step(&mut self) -> Step {
+        match self.chance.below(100) {
+            0..18 => self.publish().await?,
+            18..30 => self.read().await?,
+            30..62 => self.settle().await?,
+            62..70 => self.claim().await?,
+            70..72 => self.recover().await?,
+            72..74 => self.look_at_backlog().await?,
+            74..76 => self.take_heads().await?,
+            76..78 => self.ask_for_records().await?,
+            78..79 => self.count().await?,
+            79..83 => self.foreign_read().await?,
+            83..85 => self.claim_foreign().await?,
+            85..87 => self.delete_an_entry().await?,
+            87..88 => self.lose_the_group().await?,
+            88..89 => self.lose_the_stream().await?,
+            89..91 => self.open().await?,
+            91..93 => self.change_the_lease().await?,
+            93..95 => self.write_a_request().await?,
+            95..97 => self.read_the_inbox().await?,
+            97..98 => self.trim().await?,
+            98..99 => self.expire().await?,
+            _ => self.stale_call().await?,
+        }
+        Ok(())
+    }
+
+    /// The whole state, and what holds of every state.
+    pub async fn compare(&mut self) -> Step {
+        let real = Reader { connection: &mut self.raw, keys: &self.keys }.read().await;
+        let mut model = self.model.clone();
+        model.now_ms = 0;
+        model.inbox.last = 0;
+        model.lease.iter_mut().for_each(|lease| lease.until_ms = 0);
+        model.endpoints.retain(|_, chains| *chains != Default::default());
+        same("the stream", &real.stream, &model.stream)?;
+        same("what is due", &real.due, &model.due)?;
+        same("what is claimed", &real.claimed, &model.claimed)?;
+        same("the endpoints", &real.endpoints, &model.endpoints)?;
+        same("the dead letters", &real.dead, &model.dead)?;
+        same("the inbox", &real.inbox, &model.inbox)?;
+        same("the rest", &real, &model)?;
+        invariants(&real, &self.chains)
+    }
+
+    /// Runs the call on Redis, then on the model at the time that Redis gave.
+    async fn both(&mut self, call: Call) -> Result<(Answer, Answer), String> {
+        self.tell(&call);
+        let real = self.store.call(&call).await.map_err(|failure| format!("{failure:?}"))?;
+        self.model.now_ms = match time_of(&real) {
+            Some(now_ms) => now_ms,
+            None => self.redis_time().await,
+        };
+        let model = self.model.call(&call).expect("this model is never full");
+        Ok((real, model))
+    }
+
+    async fn alike(&mut self, call: Call) -> Step {
+        let (real, model) = self.both(call).await?;
+        same("the answer", &real, &model)
+    }
+
+    fn tell(&mut self, what: &impl Debug) {
+        if self.story.len() == 12 {
+            self.story.pop_front();
+        }
+        self.story.push_back(format!("{what:?}"));
+    }
+
+    async fn raw<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
+        self.tell(&words);
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.raw).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    async fn redis_time(&mut self) -> u64 {
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.raw).await.unwrap();
+        seconds * 1000 + micros / 1000
+    }
+
+    /// Until Redis' clock has gone on, so that what was written before is older than what comes.
+    async fn tick(&mut self) {
+        let start = self.redis_time().await;
+        while self.redis_time().await == start {}
+    }
+
+    // What the owner does.
+
+    async fn read(&mut self) -> Step {
+        let from = match self.chance.one_in(3) {
+            true => ReadFrom::Pending(self.some_entry()),
+            false => ReadFrom::New,
+        };
+        let max = 1 + self.chance.below(40) as usize;
+        self.alike(Call::Read { term: self.term.clone(), from, max }).await
+    }
+
+    async fn settle(&mut self) -> Step {
+        let settlement = match self.chance.below(12) {
+            0 => Settlement { last_read: self.some_entry(), ..Settlement::default() },
+            1 => self.large_settlement(),
+            _ => self.settlement(),
+        };
+        let requeues = settlement.items.iter().any(|item| matches!(item, Item::Requeue { .. }));
+        let (real, model) = self.both(Call::Settle { term: self.term.clone(), settlement }).await?;
+        match (&real, &model) {
+            (Answer::BadItem { at: 0, .. }, Answer::BadItem { at: 0, .. }) => return Ok(()),
+            _ => same("the answer", &real, &model)?,
+        }
+        if requeues { self.take_over_generated_ids().await } else { Ok(()) }
+    }
+
+    fn settlement(&mut self) -> Settlement {
+        let items = (0..self.chance.below(9)).map(|_| self.item()).collect();
+        let acks = (0..self.chance.below(8)).map(|_| self.some_entry()).collect();
+        let log = (0..self.chance.below(3)).map(|_| self.some_bytes()).collect();
+        Settlement { items, acks, log, last_read: self.some_entry() }
+    }
+
+    /// Around the limit, with items, acknowledgements and log lines in any mixture.
+    fn large_settlement(&mut self) -> Settlement {
+        let total = MAX_BATCH - 1 + self.chance.below(3) as usize;
+        let items = self.chance.below(total as u64 + 1) as usize;
+        let acks = self.chance.below((total - items) as u64 + 1) as usize;
+        Settlement {
+            items: (0..items).map(|_| self.item()).collect(),
+            acks: (0..acks).map(|_| self.some_entry()).collect(),
+            log: (0..total - items - acks).map(|_| self.some_bytes()).collect(),
+            last_read: self.some_entry(),
+        }
+    }
+
+    fn item(&mut self) -> Item {
+        let (id, chain) = self.some_delivery();
+        let entry = self.some_entry();
+        match self.chance.below(40) {
+            0..10 => Item::Finish { id, chain },
+            10..24 => Item::Keep { id, chain, place: self.some_place(), record: self.some_bytes() },
+            24..29 => Item::Move { id, chain, place: self.some_place() },
+            29..32 => Item::Bury { id, chain, letter: self.some_bytes() },
+            32..34 => Item::Revive { id, chain, record: self.some_bytes() },
+            34 => Item::Discard { id },
+            35 => Item::Quarantine {
+                entry,
+                body: self.some_bytes(),
+                cut: self.chance.one_in(3),
+                error: "the event is not JSON\n".to_owned(),
+            },
+            36 => Item::Requeue { entry },
+            37 => Item::DiscardQuarantined { entry },
+            38 => Item::Bind { registry: format!("reg-{}", self.chance.below(3)) },
+            _ => Item::Reply { request: EntryId { ms: self.chance.below(20), seq: 0 }, answer: "done".to_owned() },
+        }
+    }
+
+    /// Redis generates an id by a clock of its own, a moment after the script's: the model takes that id over.
+    async fn take_over_generated_ids(&mut self) -> Step {
+        let real = Reader { connection: &mut self.raw, keys: &self.keys }.entries(self.keys.stream()).await;
+        let stream = &mut self.model.stream;
+        same("the number of entries", &real.len(), &stream.entries.len())?;
+        let pairs: Vec<_> = real.into_iter().zip(std::mem::take(&mut stream.entries)).collect();
+        for ((id, fields), (expected, expected_fields)) in pairs {
+            same("the entry", &fields, &expected_fields)?;
+            if id.ms.abs_diff(expected.ms) > WINDOW_MS || (id.ms == expected.ms && id.seq != expected.seq) {
+                return Err(format!("the entry {expected} is {id}"));
+            }
+            if stream.last_generated == expected {
+                stream.last_generated = id;
+            }
+            stream.entries.insert(id, fields);
+        }
+        Ok(())
+    }
+
+    async fn claim(&mut self) -> Step {
+        let max = self.chance.below(12) as usize;
+        self.alike(Call::Claim { term: self.term.clone(), max }).await
+    }
+
+    /// Which of the claimed move first is open, and the time is Redis' own.
+    async fn recover(&mut self) -> Step {
+        let max = if self.chance.one_in(3) { 2 } else { MAX_BATCH };
+        let call = Call::Recover { term: self.term.clone(), max };
+        self.tell(&call);
+        let answer = self.store.call(&call).await.map_err(|failure| format!("{failure:?}"))?;
+        if self.lease_is_lost() {
+            return same("the answer", &answer, &Answer::Lost);
+        }
+        same("the answer", &answer, &Answer::Recovered { moved: max.min(self.model.claimed.len()) })?;
+        let now_ms = self.redis_time().await;
+        let due = Reader { connection: &mut self.raw, keys: &self.keys }.scored(&self.keys.due()).await;
+        for id in self.model.claimed.clone() {
+            if let Some(at) = due.get(&id) {
+                if now_ms.abs_diff(*at) > WINDOW_MS {
+                    return Err(format!("{id} is due at {at}, and it is {now_ms}"));
+                }
+                self.model.claimed.remove(&id);
+                self.model.due.insert(id, *at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_backlog(&mut self) -> Step {
+        let (endpoint, after) = (self.some_endpoint(), self.some_entry());
+        let max = self.chance.below(10) as usize;
+        self.alike(Call::Backlog { term: self.term.clone(), endpoint, after, max }).await
+    }
+
+    /// Which heads come first is open.
+    async fn take_heads(&mut self) -> Step {
+        let (endpoint, max) = (self.some_endpoint(), 1 + self.chance.below(6) as usize);
+        let call = Call::TakeHeads { term: self.term.clone(), endpoint: endpoint.clone(), max };
+        self.tell(&call);
+        let answer = self.store.call(&call).await.map_err(|failure| format!("{failure:?}"))?;
+        if self.lease_is_lost() {
+            return same("the answer", &answer, &Answer::Lost);
+        }
+        let Answer::Heads { kept, .. } = answer else { return Err(format!("{answer:?}")) };
+        let heads = self.model.endpoints.get(&endpoint).map(|chains| chains.heads.clone()).unwrap_or_default();
+        let all = heads.into_values().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
+        let free: BTreeSet<_> = all.filter(|id| !self.model.claimed.contains(id)).collect();
+        same("the number of heads", &kept.len(), &max.min(free.len()))?;
+        for (id, record) in kept {
+            if !free.contains(&id)
+                || record.as_ref() != self.model.records.get(&id)
+                || !self.model.claimed.insert(id.clone())
+            {
+                return Err(format!("{id} is no head to take"));
+            }
+            self.model.due.remove(&id);
+            self.model.endpoints.get_mut(&endpoint).unwrap().backlog.remove(&id.entry);
+        }
+        Ok(())
+    }
+
+    async fn ask_for_records(&mut self) -> Step {
+        let (chains, records) = match self.chance.one_in(4) {
+            true => (self.chance.below(1200), self.chance.below(1200)),
+            false => (self.chance.below(4), self.chance.below(4)),
+        };
+        let chains = (0..chains).map(|_| (self.some_endpoint(), self.some_intent())).collect();
+        let records = (0..records).map(|_| self.some_delivery().0).collect();
+        self.alike(Call::Ask { term: self.term.clone(), chains, records }).await
+    }
+
+    async fn count(&mut self) -> Step {
+        self.alike(Call::Counts { term: self.term.clone(), cursor: 0 }).await
+    }
+
+    /// Redis drops what was trimmed when it is taken over; the model would read it as trimmed.
+    async fn claim_foreign(&mut self) -> Step {
+        let pending = self.model.stream.groups.get(GROUP).map(|group| group.pending.clone()).unwrap_or_default();
+        let foreign: BTreeSet<_> = pending.values().filter(|owner| *owner != CONSUMER).collect();
+        let max = if foreign.len() > 1 { MAX_BATCH } else { 1 + self.chance.below(5) as usize };
+        self.alike(Call::ClaimForeign { term: self.term.clone(), max }).await?;
+        let Stream { groups, entries, .. } = &mut self.model.stream;
+        if let Some(group) = groups.get_mut(GROUP) {
+            let was_foreign = |id: &EntryId| pending.get(id).is_some_and(|owner| owner != CONSUMER);
+            group.pending.retain(|id, owner| owner != CONSUMER || entries.contains_key(id) || !was_foreign(id));
+        }
+        Ok(())
+    }
+
+    async fn acquire(&mut self) -> Step {
+        let previous = (0..self.chance.below(3)).map(|_| self.term.clone()).collect();
+        self.terms += 1;
+        let term = Term::new(self.terms, "worker");
+        let call = Call::Acquire { term: term.clone(), previous, ttl_ms: 600_000 };
+        match self.both(call).await? {
+            (Answer::Taken { by, .. }, Answer::Taken { by: expected, .. }) => same("the owner", &by, &expected),
+            (real, model) => {
+                self.term = term;
+                same("the answer", &real, &model)
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Step {
+        let start = match self.chance.below(3) {
+            0 => Start::Oldest,
+            1 => Start::Newest,
+            _ => Start::After(self.some_entry()),
+        };
+        let registry = format!("reg-{}", self.chance.below(3));
+        self.alike(Call::Open { term: self.term.clone(), start, registry }).await
+    }
+
+    async fn read_the_inbox(&mut self) -> Step {
+        let after = EntryId { ms: self.chance.below(1 + self.model.inbox.last), seq: 0 };
+        let max = self.chance.below(20) as usize;
+        self.alike(Call::Inbox { term: self.term.clone(), after, max }).await
+    }
+
+    async fn trim(&mut self) -> Step {
+        self.tick().await;
+        let ignores = (0..self.chance.below(2)).map(|_| "analytics".to_owned()).collect();
+        let retain_ms = if self.chance.one_in(2) { 0 } else { 1_000_000_000 };
+        self.alike(Call::Trim { term: self.term.clone(), retain_ms, ignores }).await
+    }
+
+    async fn expire(&mut self) -> Step {
+        self.tick().await;
+        let max_age_ms = if self.chance.one_in(4) { 0 } else { 1_000_000_000 };
+        let (max_count, max) = (self.chance.below(6), self.chance.below(6) as usize);
+        self.alike(Call::ExpireDead { term: self.term.clone(), max_age_ms, max_count, max }).await
+    }
+
+    /// A script of an earlier term that runs late.
+    async fn stale_call(&mut self) -> Step {
+        let term = Term::new(u128::MAX, "paused");
+        let call = match self.chance.below(5) {
+            0 => Call::Renew { term, ttl_ms: 1 },
+            1 => Call::Read { term, from: ReadFrom::New, max: 10 },
+            2 => Call::Claim { term, max: 10 },
+            3 => Call::Release { term },
+            _ => Call::Settle { term, settlement: self.settlement() },
+        };
+        self.alike(call).await
+    }
+
+    // What happens to it.
+
+    async fn publish(&mut self) -> Step {
+        for _ in 0..=self.chance.below(6) {
+            let last = self.model.stream.last_generated;
+            let id = match self.chance.below(12) {
+                0 => EntryId { ms: last.ms.max(9_007_199_254_740_990) + 1, seq: u64::MAX },
+                1..4 => EntryId { ms: last.ms + 1, seq: self.chance.below(2) },
+                _ if last.seq == u64::MAX => EntryId { ms: last.ms + 1, seq: 0 },
+                _ => EntryId { ms: last.ms, seq: last.seq + 1 },
+            };
+            let field = |name: &'static str| Bytes::from_static(name.as_bytes());
+            let fields = match self.chance.below(8) {
+                0 => vec![(field("Event"), self.some_bytes()), (self.some_bytes(), self.some_bytes())],
+                1 => vec![(field("traceparent"), self.some_bytes()), (field("event"), self.some_bytes())],
+                2 => vec![(field("event"), self.some_bytes()), (field("event"), self.some_bytes())],
+                3 => vec![
+                    (field("event"), vec![b'x'; 64 * 1024 + 1].into()),
+                    (field("traceparent"), vec![b't'; 200].into()),
+                ],
+                _ => vec![(field("event"), self.some_bytes())],
+            };
+            let mut command = redis::cmd("XADD");
+            command.arg(self.keys.stream()).arg(id.to_string());
+            for (name, value) in &fields {
+                command.arg(&name[..]).arg(&value[..]);
+            }
+            command.query_async::<String>(&mut self.raw).await.map_err(|error| error.to_string())?;
+            self.tell(&format_args!("published {id}"));
+            self.model.add_entry(id, fields);
+        }
+        Ok(())
+    }
+
+    async fn foreign_read(&mut self) -> Step {
+        if self.chance.one_in(4) && self.model.stream.exists && !self.model.stream.groups.contains_key("analytics") {
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XGROUP", "CREATE", &stream, "analytics", "0"]).await;
+            self.model.stream.groups.insert("analytics".to_owned(), Group::default());
+        }
+        let name = if self.chance.one_in(2) { GROUP } else { "analytics" };
+        let consumer = FOREIGN[self.chance.below(2) as usize];
+        let Stream { groups, entries, .. } = &mut self.model.stream;
+        let Some(group) = groups.get_mut(name) else { return Ok(()) };
+        let unread = (std::ops::Bound::Excluded(group.last_delivered), std::ops::Bound::Unbounded);
+        for id in entries.range(unread).map(|(id, _)| *id).take(3) {
+            group.last_delivered = id;
+            group.pending.insert(id, consumer.to_owned());
+        }
+        let stream = self.keys.stream().to_owned();
+        self.raw::<redis::Value>(&["XREADGROUP", "GROUP", name, consumer, "COUNT", "3", "STREAMS", &stream, ">"]).await;
+        Ok(())
+    }
+
+    async fn delete_an_entry(&mut self) -> Step {
+        let id = self.some_entry();
+        if self.model.stream.exists {
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XDEL", &stream, &id.to_string()]).await;
+            self.model.stream.entries.remove(&id);
+        }
+        Ok(())
+    }
+
+    async fn lose_the_group(&mut self) -> Step {
+        if self.model.stream.exists {
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["XGROUP", "DESTROY", &stream, GROUP]).await;
+            self.model.stream.groups.remove(GROUP);
+        }
+        Ok(())
+    }
+
+    async fn lose_the_stream(&mut self) -> Step {
+        if self.chance.one_in(3) {
+            let stream = self.keys.stream().to_owned();
+            self.raw::<()>(&["DEL", &stream]).await;
+            self.model.stream = Stream::default();
+        }
+        Ok(())
+    }
+
+    async fn change_the_lease(&mut self) -> Step {
+        let lease = self.keys.lease();
+        match self.chance.below(5) {
+            0 => {
+                self.raw::<()>(&["DEL", &lease]).await;
+                self.model.lease = None;
+                self.read().await?;
+            }
+            1 => {
+                self.raw::<()>(&["SET", &lease, "of another worker", "PX", "600000"]).await;
+                self.model.lease = Some(Lease { value: "of another worker".to_owned(), until_ms: u64::MAX });
+                self.acquire().await?;
+                self.settle().await?;
+                self.raw::<()>(&["DEL", &lease]).await;
+                self.model.lease = None;
+            }
+            2 => self.alike(Call::Release { term: self.term.clone() }).await?,
+            _ => self.alike(Call::Renew { term: self.term.clone(), ttl_ms: 600_000 }).await?,
+        }
+        self.acquire().await
+    }
+
+    async fn write_a_request(&mut self) -> Step {
+        let (id, _) = self.some_delivery();
+        let entry = self.some_entry();
+        let (asked, words) = match self.chance.below(6) {
+            0 => (Asked::Redeliver(id.clone()), vec!["redeliver".to_owned(), "id".to_owned(), id.to_string()]),
+            1 => (Asked::Discard(id.clone()), vec!["discard".to_owned(), "id".to_owned(), id.to_string()]),
+            2 => {
+                let (endpoint, intent) = (self.some_endpoint(), self.some_intent());
+                let words = ["release", "endpoint", endpoint.as_str(), "intent", intent.as_str()].map(str::to_owned);
+                (Asked::Release(endpoint, intent), words.to_vec())
+            }
+            3 => (Asked::Requeue(entry), vec!["requeue".to_owned(), "entry".to_owned(), entry.to_string()]),
+            4 => {
+                let words = vec!["discard-quarantined".to_owned(), "entry".to_owned(), entry.to_string()];
+                (Asked::DiscardQuarantined(entry), words)
+            }
+            _ => {
+                let words = ["accept-registry", "registry", "reg-1"].map(str::to_owned);
+                (Asked::AcceptRegistry("reg-1".to_owned()), words.to_vec())
+            }
+        };
+        let mark = self.some_bytes();
+        let at = self.model.ask(asked, mark.clone());
+        let mut command = redis::cmd("XADD");
+        command.arg(self.keys.inbox()).arg(at.to_string()).arg("op").arg(words).arg("mark").arg(&mark[..]);
+        command.query_async::<String>(&mut self.raw).await.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    // What is drawn.
+
+    fn lease_is_lost(&self) -> bool {
+        self.model.lease.as_ref().map(|lease| lease.value.as_str()) != Some(self.term.as_str())
+    }
+
+    fn some_endpoint(&mut self) -> EndpointId {
+        EndpointId::new(ENDPOINTS[self.chance.below(ENDPOINTS.len() as u64) as usize]).unwrap()
+    }
+
+    fn some_intent(&mut self) -> IntentId {
+        IntentId::new(INTENTS[self.chance.below(INTENTS.len() as u64) as usize]).unwrap()
+    }
+
+    /// Often one that is in the stream, pending or quarantined.
+    fn some_entry(&mut self) -> EntryId {
+        let stream = &self.model.stream;
+        let pending = stream.groups.get(GROUP).map(|group| group.pending.keys().copied().collect::<Vec<_>>());
+        let known: Vec<EntryId> = match self.chance.below(5) {
+            0 => stream.entries.keys().copied().collect(),
+            1 => self.model.quarantine.keys().copied().collect(),
+            2 | 3 => pending.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let known = if known.is_empty() { ODD_ENTRIES.to_vec() } else { known };
+        known[self.chance.below(known.len() as u64) as usize]
+    }
+
+    fn some_delivery(&mut self) -> (DeliveryId, Chain) {
+        let known: Vec<_> = self.model.records.keys().chain(self.model.dead.keys()).cloned().collect();
+        let id = match known.len() {
+            n if n > 0 && (n > 60 || self.chance.one_in(2)) => known[self.chance.below(n as u64) as usize].clone(),
+            _ => DeliveryId { entry: self.some_entry(), endpoint: self.some_endpoint() },
+        };
+        if !self.chains.contains_key(&id) {
+            let intent = self.some_intent();
+            let chain = match self.chance.one_in(4) {
+                true => Chain::Single(intent, id.entry),
+                false => Chain::Intent(intent),
+            };
+            self.chains.insert(id.clone(), chain);
+        }
+        let chain = self.chains[&id].clone();
+        (id, chain)
+    }
+
+    fn some_place(&mut self) -> Place {
+        match self.chance.below(6) {
+            0 | 1 => Place::DueIn(self.chance.below(3)),
+            2 => Place::DueIn(self.chance.below(1 << 40)),
+            3 => Place::Claimed,
+            4 => Place::Held,
+            _ => Place::Backlog,
+        }
+    }
+
+    fn some_bytes(&mut self) -> Bytes {
+        match self.chance.below(4) {
+            0 => Bytes::from_static(b"{\"a\":1}\n{\n}\n\n"),
+            1 => Bytes::from_static(&[0, 255, 13, 10, 0, 128]),
+            2 => Bytes::new(),
+            _ => format!("bytes {}", self.chance.below(1000)).into(),
+        }
+    }
+}
+
+/// What holds of every state, whatever the calls were.
+fn invariants(state: &Model, chain_of: &BTreeMap<DeliveryId, Chain>) -> Step {
+    let mut counts: BTreeMap<(EndpointId, String), u64> = BTreeMap::new();
+    for id in state.records.keys() {
+        let chains = state.endpoints.get(&id.endpoint).ok_or_else(|| format!("{id} is not counted"))?;
+        let chain = &chain_of[id];
+        *counts.entry((id.endpoint.clone(), chain.count_field())).or_default() += 1;
+        let places = [
+            state.due.contains_key(id),
+            state.claimed.contains(id),
+            chains.backlog.contains(&id.entry),
+            chains.held.contains(&(chain.intent().clone(), id.entry)),
+        ];
+        let is_head = chains.heads.get(&chain.head_field()) == Some(&id.entry);
+        if places.iter().filter(|place| **place).count() != 1 || is_head == places[3] {
+            return Err(format!("{id} stands in due, claimed, backlog, held: {places:?}, head: {is_head}"));
+        }
+    }
+    let counted: BTreeMap<_, _> = (state.endpoints.iter())
+        .flat_map(|(endpoint, chains)| {
+            chains.counts.iter().map(|(chain, count)| ((endpoint.clone(), chain.clone()), *count))
+        })
+        .collect();
+    same("the counts per chain", &counted, &counts)?;
+    let placed: usize = state.endpoints.values().map(|chains| chains.backlog.len() + chains.held.len()).sum();
+    let heads: usize = state.endpoints.values().map(|chains| chains.heads.len()).sum();
+    let held: usize = state.endpoints.values().map(|chains| chains.held.len()).sum();
+    let unfinished: u64 = state.endpoints.values().map(|chains| chains.unfinished).sum();
+    same("the places", &(placed + state.due.len() + state.claimed.len()), &state.records.len())?;
+    same("heads and held", &(heads + held), &state.records.len())?;
+    same("the counts per endpoint", &unfinished, &(state.records.len() as u64))
+}
+
+fn time_of(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Acquired { now_ms }
+        | Answer::Entries { now_ms, .. }
+        | Answer::Settled { now_ms, .. }
+        | Answer::Claimed { now_ms, .. }
+        | Answer::Backlog { now_ms, .. }
+        | Answer::Heads { now_ms, .. } => Some(*now_ms),
+        _ => None,
+    }
+}
+
+fn same<T: PartialEq + Debug>(what: &str, real: &T, model: &T) -> Step {
+    match real == model {
+        true => Ok(()),
+        false => Err(format!("{what} differs\n redis: {real:?}\n model: {model:?}")),
+    }
+}
+
+/// SplitMix64: small, and the same for ever, so that a seed keeps its walk.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % limit.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}

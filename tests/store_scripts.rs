@@ -1,0 +1,479 @@
+//! What the scripts do in the cases that the model does not know: a full Redis, foreign types, huge values, lost scripts.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use herald::{
+    facts::{
+        delivery::Chain,
+        endpoint::Mark,
+        id::{DeliveryId, EndpointId, EntryId, IntentId},
+    },
+    store::{
+        connection::Purpose,
+        keys::PartitionKeys,
+        model::Asked,
+        partition::PartitionStore,
+        protocol::{
+            Answer, Call, Content, Failure, Item, Kept, MAX_READ_BYTES, Place, ReadFrom, RequestKind, Settlement,
+            Start, Term,
+        },
+        requests::Requests,
+        watch::{Gauges, Wakeup, gauges},
+    },
+};
+use support::{TestRedis, soon};
+
+const STREAM: &str = "payment-intents";
+
+struct Owner {
+    redis: TestRedis,
+    store: PartitionStore,
+    keys: PartitionKeys,
+    term: Term,
+}
+
+impl Owner {
+    /// A partition with its lease taken and its group made.
+    async fn start() -> Self {
+        let redis = TestRedis::start_with(&["--appendonly", "no", "--enable-debug-command", "yes"]);
+        let keys = PartitionKeys::new(STREAM).unwrap();
+        let work = redis.redis().connect(Purpose::Work).await.unwrap();
+        let lease = redis.redis().connect(Purpose::Lease(Duration::from_secs(5))).await.unwrap();
+        let store = PartitionStore::new(work, lease, keys.clone(), 1000);
+        let owner = Self { redis, store, keys, term: Term::new(1, "worker") };
+        owner.call(Call::Acquire { term: owner.term(), previous: vec![], ttl_ms: 600_000 }).await;
+        owner.call(Call::Open { term: owner.term(), start: Start::Oldest, registry: "reg".to_owned() }).await;
+        owner
+    }
+
+    fn term(&self) -> Term {
+        self.term.clone()
+    }
+
+    async fn call(&self, call: Call) -> Answer {
+        self.store.call(&call).await.unwrap_or_else(|failure| panic!("{call:?}: {failure:?}"))
+    }
+
+    async fn read(&self, max: usize) -> Vec<herald::store::protocol::Entry> {
+        match self.call(Call::Read { term: self.term(), from: ReadFrom::New, max }).await {
+            Answer::Entries { entries, .. } => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn settle(&self, items: Vec<Item>) -> Answer {
+        self.call(Call::Settle { term: self.term(), settlement: Settlement { items, ..Settlement::default() } }).await
+    }
+
+    async fn publish(&self, body: &[u8]) -> EntryId {
+        let mut command = redis::cmd("XADD");
+        command.arg(STREAM).arg("*").arg("event").arg(body);
+        let id: String = command.query_async(&mut self.redis.connection().await).await.unwrap();
+        id.parse().unwrap()
+    }
+
+    async fn gauges(&self) -> Gauges {
+        gauges(&mut self.redis.redis().connect(Purpose::Other).await.unwrap(), &self.keys).await.unwrap()
+    }
+
+    /// Changes with every change of any key, group or lease.
+    async fn fingerprint(&self) -> (String, String, i64) {
+        let groups: redis::Value = self.redis.command(&["XINFO", "GROUPS", STREAM]).await;
+        let pending: redis::Value = self.redis.command(&["XPENDING", STREAM, "herald", "-", "+", "1000"]).await;
+        // Idle times pass by themselves.
+        let pending = match pending {
+            redis::Value::Array(all) => all.len(),
+            other => panic!("{other:?}"),
+        };
+        let expires: i64 = self.redis.command(&["PEXPIRETIME", &self.keys.lease()]).await;
+        (self.redis.command(&["DEBUG", "DIGEST"]).await, format!("{groups:?} {pending}"), expires)
+    }
+}
+
+fn endpoint(name: &str) -> EndpointId {
+    EndpointId::new(name).unwrap()
+}
+
+fn delivery(entry: EntryId, at: &str) -> DeliveryId {
+    DeliveryId { entry, endpoint: endpoint(at) }
+}
+
+fn chain(intent: &str) -> Chain {
+    Chain::Intent(IntentId::new(intent).unwrap())
+}
+
+fn keep(number: u64, at: &str, place: Place, record: &[u8]) -> Item {
+    let id = delivery(EntryId { ms: number, seq: 0 }, at);
+    Item::Keep { id, chain: chain(&format!("pi_{number}")), place, record: Bytes::copy_from_slice(record) }
+}
+
+/// One of each kind of item, all to one endpoint.
+fn every_item(at: &str) -> Vec<Item> {
+    let id = delivery(EntryId { ms: 5, seq: 1 }, at);
+    let (chain, bytes) = (chain("pi_5"), Bytes::from_static(b"{}"));
+    let entry = EntryId { ms: 5, seq: 1 };
+    vec![
+        Item::Keep { id: id.clone(), chain: chain.clone(), place: Place::Backlog, record: bytes.clone() },
+        Item::Move { id: id.clone(), chain: chain.clone(), place: Place::DueIn(5) },
+        Item::Finish { id: id.clone(), chain: chain.clone() },
+        Item::Bury { id: id.clone(), chain: chain.clone(), letter: bytes.clone() },
+        Item::Revive { id: id.clone(), chain: chain.clone(), record: bytes.clone() },
+        Item::Discard { id },
+        Item::Quarantine { entry, body: bytes, cut: false, error: "no JSON".to_owned() },
+        Item::Requeue { entry },
+        Item::DiscardQuarantined { entry },
+        Item::Bind { registry: "another".to_owned() },
+        Item::Reply { request: entry, answer: "done".to_owned() },
+    ]
+}
+
+fn every_call(term: Term) -> Vec<Call> {
+    let (endpoint, after, max) = (endpoint("ep_a"), EntryId::ZERO, 10);
+    let settlement = Settlement {
+        items: every_item("ep_a"),
+        acks: vec![EntryId { ms: 5, seq: 1 }],
+        log: vec![Bytes::from_static(b"{}")],
+        last_read: EntryId { ms: 5, seq: 1 },
+    };
+    vec![
+        Call::Renew { term: term.clone(), ttl_ms: 1 },
+        Call::Release { term: term.clone() },
+        Call::Recover { term: term.clone(), max },
+        Call::Open { term: term.clone(), start: Start::Newest, registry: "another".to_owned() },
+        Call::Counts { term: term.clone(), cursor: 0 },
+        Call::Read { term: term.clone(), from: ReadFrom::New, max },
+        Call::Read { term: term.clone(), from: ReadFrom::Pending(after), max },
+        Call::Ask { term: term.clone(), chains: vec![], records: vec![] },
+        Call::Settle { term: term.clone(), settlement },
+        Call::Claim { term: term.clone(), max },
+        Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max },
+        Call::TakeHeads { term: term.clone(), endpoint, max },
+        Call::ClaimForeign { term: term.clone(), max },
+        Call::Inbox { term: term.clone(), after, max },
+        Call::Trim { term: term.clone(), retain_ms: 0, ignores: vec![] },
+        Call::ExpireDead { term, max_age_ms: 0, max_count: 0, max },
+    ]
+}
+
+/// A partition with something in every place, so that every call has something to do.
+async fn busy_owner() -> Owner {
+    let owner = Owner::start().await;
+    for _ in 0..4 {
+        owner.publish(b"{}").await;
+    }
+    owner.read(1).await;
+    owner
+        .redis
+        .command::<redis::Value>(&["XREADGROUP", "GROUP", "herald", "x", "COUNT", "1", "STREAMS", STREAM, ">"])
+        .await;
+    let held = delivery(EntryId { ms: 9, seq: 0 }, "ep_a");
+    let letter = delivery(EntryId { ms: 8, seq: 0 }, "ep_a");
+    let items = vec![
+        keep(1, "ep_a", Place::DueIn(0), b"due"),
+        keep(2, "ep_a", Place::Claimed, b"claimed"),
+        keep(3, "ep_a", Place::Backlog, b"parked"),
+        Item::Keep { id: held, chain: chain("pi_3"), place: Place::Held, record: Bytes::from_static(b"held") },
+        Item::Bury { id: letter, chain: chain("pi_8"), letter: Bytes::from_static(b"letter") },
+    ];
+    assert!(matches!(owner.settle(items).await, Answer::Settled { .. }));
+    owner
+}
+
+#[tokio::test]
+async fn a_stale_term_changes_nothing_whatever_it_calls() {
+    let owner = busy_owner().await;
+    let before = owner.fingerprint().await;
+    for call in every_call(Term::new(0, "worker")) {
+        assert_eq!(owner.call(call.clone()).await, Answer::Lost, "{call:?}");
+    }
+    assert_eq!(owner.fingerprint().await, before);
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_a_read_whole_and_lets_everything_else_go_on() {
+    let owner = busy_owner().await;
+    owner.redis.set_maxmemory(1).await;
+    let before = owner.fingerprint().await;
+    let adding = |call: &Call| matches!(call, Call::Read { .. } | Call::ClaimForeign { .. });
+    let (reads, rest): (Vec<Call>, Vec<Call>) = every_call(owner.term()).into_iter().partition(adding);
+    for call in reads {
+        assert_eq!(owner.store.call(&call).await, Err(Failure::Full), "{call:?}");
+    }
+    assert_eq!(owner.fingerprint().await, before, "a refused read takes nothing");
+    // Without the lease nothing else could be shown.
+    for call in rest.into_iter().filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. })) {
+        let answer = owner.call(call.clone()).await;
+        assert!(!matches!(answer, Answer::Lost | Answer::BadItem { .. }), "{call:?}: {answer:?}");
+    }
+    assert_eq!(owner.call(Call::Renew { term: owner.term(), ttl_ms: 60_000 }).await, Answer::Renewed);
+    assert_eq!(owner.call(Call::Release { term: owner.term() }).await, Answer::Released);
+    let acquire = Call::Acquire { term: owner.term(), previous: vec![], ttl_ms: 60_000 };
+    assert!(matches!(owner.call(acquire).await, Answer::Acquired { .. }));
+    let used = owner.gauges().await.unfinished;
+    owner.settle(vec![Item::Finish { id: delivery(EntryId { ms: 2, seq: 0 }, "ep_a"), chain: chain("pi_2") }]).await;
+    assert_eq!(owner.gauges().await.unfinished, used - 1, "a settle frees");
+}
+
+#[tokio::test]
+async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed() {
+    let broken = ["chains:ep_b", "heads:ep_b", "held:ep_b", "backlog:ep_b", "dead:ep_b", "delivery:5-1:ep_b"];
+    for name in broken {
+        let owner = busy_owner().await;
+        let key = format!("{}{name}", owner.keys.prefix());
+        // No kind of key is both.
+        let words = if name.starts_with("delivery") { ["SADD", &key, "x"] } else { ["SET", &key, "x"] };
+        owner.redis.command::<()>(&words).await;
+        let before = owner.fingerprint().await;
+        let mut items = every_item("ep_a");
+        let first_bad = items.len();
+        items.extend(every_item("ep_b"));
+        match owner.settle(items.clone()).await {
+            Answer::BadItem { at, why } => {
+                // A dead letter's index is first needed by the item that buries.
+                let expected = first_bad + if name.starts_with("dead") { 3 } else { 0 };
+                assert_eq!(at, expected, "{why}");
+                assert!(why.contains(&key), "{why} names {key}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(owner.fingerprint().await, before, "{name}");
+        items.truncate(first_bad);
+        assert!(matches!(owner.settle(items).await, Answer::Settled { .. }), "the others go on");
+    }
+}
+
+#[tokio::test]
+async fn a_shared_key_of_a_foreign_type_fails_the_call_by_name_and_nothing_is_changed() {
+    for name in ["due", "cursor", "attempts"] {
+        let owner = busy_owner().await;
+        let key = format!("{}{name}", owner.keys.prefix());
+        owner.redis.command::<()>(&["DEL", &key]).await;
+        owner.redis.command::<()>(&["SADD", &key, "x"]).await;
+        let before = owner.fingerprint().await;
+        let settlement = Settlement { items: every_item("ep_a"), ..Settlement::default() };
+        match owner.store.call(&Call::Settle { term: owner.term(), settlement }).await {
+            Err(Failure::Script(why)) => assert!(why.contains(&key) && why.contains("settle"), "{why}"),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(owner.fingerprint().await, before, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_loaded_again() {
+    let owner = busy_owner().await;
+    for call in every_call(owner.term()) {
+        owner.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
+        if !matches!(call, Call::Release { .. } | Call::Renew { .. }) {
+            let answer = owner.call(call.clone()).await;
+            assert!(!matches!(answer, Answer::Lost), "{call:?}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_leaves_the_outcome_unknown() {
+    let mut owner = Owner::start().await;
+    owner.redis.kill9();
+    for call in every_call(owner.term()) {
+        assert!(matches!(owner.store.call(&call).await, Err(Failure::Unknown(_))), "{call:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_huge_event_is_cut_and_its_length_told() {
+    let owner = Owner::start().await;
+    owner.publish(&vec![b'x'; 10 * 1024 * 1024]).await;
+    let small = owner.publish(b"{}").await;
+    let entries = owner.read(10).await;
+    match &entries[0].content {
+        Content::Event { body, full_bytes, .. } => assert_eq!((body.len(), *full_bytes), (65_536, 10 * 1024 * 1024)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((entries.len(), entries[1].id), (2, small));
+}
+
+#[tokio::test]
+async fn a_read_stops_at_its_size_and_the_next_one_goes_on_there() {
+    let owner = Owner::start().await;
+    let mut published = Vec::new();
+    for number in 0..60u8 {
+        published.push(owner.publish(&vec![number; 60_000]).await);
+    }
+    let mut seen = Vec::new();
+    while seen.len() < published.len() {
+        let entries = owner.read(500).await;
+        let bytes = entries.len() * 60_000;
+        assert!((1..=MAX_READ_BYTES + 60_000).contains(&bytes), "{bytes} bytes at once");
+        seen.extend(entries.into_iter().map(|entry| entry.id));
+    }
+    assert_eq!(seen, published);
+    // What is pending stops in the same way.
+    let read = Call::Read { term: owner.term(), from: ReadFrom::Pending(EntryId::ZERO), max: 500 };
+    match owner.call(read).await {
+        Answer::Entries { entries, .. } => {
+            assert!(entries.len() < 20);
+            assert!(entries.iter().map(|entry| entry.id).eq(published[..entries.len()].iter().copied()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn records_come_a_megabyte_at_a_time_and_only_what_came_is_moved() {
+    let owner = Owner::start().await;
+    let record = vec![b'r'; 50_000];
+    let parked = (0..60).map(|number| keep(number, "ep_a", Place::Backlog, &record)).collect();
+    let due = (100..160).map(|number| keep(number, "ep_b", Place::DueIn(0), &record)).collect();
+    owner.settle(parked).await;
+    owner.settle(due).await;
+    let size = |kept: &[Kept]| kept.iter().map(|(_, record)| record.as_ref().unwrap().len()).sum::<usize>();
+    let fits = |kept: &[Kept]| (MAX_READ_BYTES..MAX_READ_BYTES + 50_000).contains(&size(kept));
+
+    let look = Call::Backlog { term: owner.term(), endpoint: endpoint("ep_a"), after: EntryId::ZERO, max: 500 };
+    assert!(matches!(owner.call(look).await, Answer::Backlog { kept, .. } if fits(&kept)));
+    match owner.call(Call::TakeHeads { term: owner.term(), endpoint: endpoint("ep_a"), max: 500 }).await {
+        Answer::Heads { kept, .. } => {
+            assert!(fits(&kept));
+            assert_eq!(owner.gauges().await.claimed, kept.len() as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+    match owner.call(Call::Claim { term: owner.term(), max: 500 }).await {
+        Answer::Claimed { kept, next_due_ms, .. } => {
+            assert!(fits(&kept) && next_due_ms.is_some());
+            assert_eq!(owner.gauges().await.due, 60 - kept.len() as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_without_an_end_gets_one() {
+    let owner = Owner::start().await;
+    owner.redis.command::<()>(&["SET", &owner.keys.lease(), "by hand"]).await;
+    let acquire = Call::Acquire { term: owner.term(), previous: vec![], ttl_ms: 60_000 };
+    match owner.call(acquire).await {
+        Answer::Taken { by, left_ms } => assert_eq!((by.as_str(), left_ms), ("hand", 60_000)),
+        other => panic!("{other:?}"),
+    }
+    assert!(owner.redis.command::<i64>(&["PTTL", &owner.keys.lease()]).await > 0);
+}
+
+#[tokio::test]
+async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
+    let owner = Owner::start().await;
+    let mut pipeline = redis::pipe();
+    for number in 1..=25_000 {
+        pipeline.cmd("XADD").arg(STREAM).arg(format!("{number}-0")).arg("event").arg("{}").ignore();
+    }
+    pipeline.query_async::<()>(&mut owner.redis.connection().await).await.unwrap();
+    let trim = Call::Trim { term: owner.term(), retain_ms: 0, ignores: vec!["herald".to_owned()] };
+    assert_eq!(owner.call(trim.clone()).await, Answer::Trimmed { count: 0 }, "nothing was read yet");
+    owner.redis.command::<()>(&["XGROUP", "SETID", STREAM, "herald", "25000-0"]).await;
+    let mut counts = Vec::new();
+    while counts.last() != Some(&0) {
+        match owner.call(trim.clone()).await {
+            Answer::Trimmed { count } => counts.push(count),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(counts.iter().sum::<u64>(), 25_000);
+    assert!(counts.iter().all(|count| *count <= 10_100), "{counts:?}");
+
+    let kept = owner.publish(b"{}").await;
+    owner.redis.command::<()>(&["XGROUP", "DESTROY", STREAM, "herald"]).await;
+    owner.redis.command::<()>(&["XGROUP", "CREATE", STREAM, "analytics", "$"]).await;
+    assert_eq!(owner.call(trim).await, Answer::NoGroup);
+    assert!(kept > EntryId::ZERO && owner.gauges().await.length == 1);
+}
+
+#[tokio::test]
+async fn what_was_trimmed_before_it_was_read_is_counted() {
+    let owner = Owner::start().await;
+    for _ in 0..10 {
+        owner.publish(b"{}").await;
+    }
+    owner.read(2).await;
+    assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (8, 0));
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "3"]).await;
+    let seen = owner.gauges().await;
+    assert_eq!((seen.behind, seen.trimmed_unread, seen.pending, seen.group), (3, 5, 2, true));
+
+    owner.redis.command::<redis::Value>(&["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"]).await;
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
+    match owner.call(Call::ClaimForeign { term: owner.term(), max: 10 }).await {
+        Answer::ClaimedForeign { count, lowest } => assert!(count == 3 && lowest.is_some()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(owner.gauges().await.foreign_trimmed, 2);
+}
+
+#[tokio::test]
+async fn who_starts_at_the_newest_entry_has_missed_nothing() {
+    let owner = Owner::start().await;
+    owner.publish(b"{}").await;
+    owner.publish(b"{}").await;
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
+    for start in [Start::Newest, Start::Oldest] {
+        owner.redis.command::<()>(&["XGROUP", "DESTROY", STREAM, "herald"]).await;
+        owner.redis.command::<()>(&["DEL", &owner.keys.cursor()]).await;
+        owner.call(Call::Open { term: owner.term(), start, registry: "reg".to_owned() }).await;
+        let behind = u64::from(start == Start::Oldest);
+        assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (behind, 0), "{start:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_reaches_the_owner_and_its_answer_the_asker_once() {
+    let owner = busy_owner().await;
+    let requests = Requests::new(owner.redis.redis().connect(Purpose::Wakeup).await.unwrap(), owner.keys.clone());
+    let mark = Mark { by: "ops".to_owned(), why: "mended".to_owned(), at_ms: 5 };
+    let letter = delivery(EntryId { ms: 8, seq: 0 }, "ep_a");
+    let id = requests.ask(&Asked::Redeliver(letter.clone()), &mark).await.unwrap();
+    let release = Asked::Release(endpoint("ep_a"), IntentId::new("pi_3").unwrap());
+    requests.ask(&release, &mark).await.unwrap();
+    for words in [["op", "dance", "mark", "{}"], ["op", "redeliver", "mark", "{}"], ["op", "requeue", "entry", "5-5"]] {
+        let inbox = owner.keys.inbox();
+        let words: Vec<&str> = ["XADD", &inbox, "*"].into_iter().chain(words).collect();
+        owner.redis.command::<String>(&words).await;
+    }
+
+    let inbox = Call::Inbox { term: owner.term(), after: EntryId::ZERO, max: 10 };
+    let Answer::Requests { requests: found } = owner.call(inbox).await else { panic!("no requests") };
+    assert_eq!((found.len(), found[0].id), (5, id));
+    assert_eq!(serde_json::from_slice::<Mark>(&found[0].mark).unwrap(), mark);
+    assert_eq!(found[0].what, RequestKind::Redeliver { id: letter, letter: Some(Bytes::from_static(b"letter")) });
+    let head = delivery(EntryId { ms: 3, seq: 0 }, "ep_a");
+    let parked = Some((head, Some(Bytes::from_static(b"parked"))));
+    assert!(matches!(&found[1].what, RequestKind::Release { head, .. } if *head == parked));
+    assert!(found[2..].iter().all(|request| matches!(request.what, RequestKind::Unknown { .. })), "{found:?}");
+
+    let replies = vec![Item::Reply { request: id, answer: "redelivered".to_owned() }; 2];
+    owner.settle(replies).await;
+    assert_eq!(requests.await_answer(id, support::SAFETY).await.unwrap().as_deref(), Some("redelivered"));
+    assert_eq!(requests.await_answer(id, Duration::ZERO).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_owner_wakes_for_an_entry_and_for_a_request() {
+    let owner = Owner::start().await;
+    let wakeup = owner.redis.redis().connect(Purpose::Wakeup).await.unwrap();
+    let mut wakeup = Wakeup::new(wakeup, owner.keys.clone());
+    let long = support::SAFETY * 2;
+
+    let entry = async { owner.publish(b"{}").await };
+    let (woken, entry) =
+        soon("an entry", async { tokio::join!(wakeup.wait(EntryId::ZERO, EntryId::ZERO, long), entry) }).await;
+    woken.unwrap();
+    let requests = Requests::new(owner.redis.redis().connect(Purpose::Wakeup).await.unwrap(), owner.keys.clone());
+    let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 0 };
+    let asked = Asked::Requeue(entry);
+    let ask = requests.ask(&asked, &mark);
+    let (woken, asked) = soon("a request", async { tokio::join!(wakeup.wait(entry, EntryId::ZERO, long), ask) }).await;
+    woken.unwrap();
+    wakeup.wait(entry, asked.unwrap(), Duration::from_millis(1)).await.unwrap();
+}
