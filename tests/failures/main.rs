@@ -1,5 +1,6 @@
 //! The whole program against real Redis and real sockets, on good days and on all the bad ones of the promises.
 
+mod crashes;
 mod smoke;
 
 #[path = "../support/merchants.rs"]
