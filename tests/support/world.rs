@@ -185,6 +185,13 @@ impl World {
         }
     }
 
+    /// How often Redis ran a command.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.redis.command(&["INFO", "commandstats"]).await;
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
     pub async fn keys(&self, pattern: &str) -> Vec<String> {
         keys(&mut self.redis.connection().await, pattern).await
     }
