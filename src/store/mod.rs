@@ -10,7 +10,6 @@
 //!   inside: an answer that did not come may belong to a script that ran, or that is still going to run.
 //! - A [`error::StoreError`] says by its type what a caller can do: wait, make room, ask an operator.
 //! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell of
-//!   ownership, and its value fences every script.
 //!   ownership, and its value fences every script of a partition. [`protocol`] lists its calls, [`model`] says what they
 //!   mean, [`partition`] makes them of Redis.
 //! - The **registry** holds the endpoints. Each change gives it a larger **version** and an entry in its **change feed**,

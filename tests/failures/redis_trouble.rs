@@ -1,0 +1,263 @@
+//! Redis wiped, flushed, robbed, cut off and full: Herald goes on by itself and loses nothing that Redis still had.
+
+use std::time::Duration;
+
+use herald::{facts::id::EndpointId, store::registry::RegistryStore};
+
+use crate::{
+    merchants::Reply,
+    process::Herald,
+    support::until,
+    world::{Event, PREFIX, STREAM, World, lives, mark, publish},
+};
+
+/// Runs events through Herald, does `harm` in the middle, and expects everything everywhere.
+async fn survives(seed: u64, harm: impl AsyncFn(&World, usize)) -> (World, Herald) {
+    const EVENTS: usize = 2_000;
+    let world = World::new().await;
+    let accounts = world.register_many(10).await;
+    for n in 0..3 {
+        world.merchants.rule(&format!("ep_{n}"), |arrival| {
+            let is_unlucky = arrival.event.ends_with('7') && arrival.attempt == 1;
+            if is_unlucky { Reply::status(500) } else { Reply::OK.after(Duration::from_millis(3)) }
+        });
+    }
+    let herald = world.setup().start();
+    let events = lives(seed, &accounts, EVENTS);
+    let mut connection = world.redis.connection().await;
+    for (round, part) in events.chunks(EVENTS / 4).enumerate() {
+        publish(&mut connection, part).await;
+        world.merchants.until_delivered(round * EVENTS / 4 + 100).await;
+        harm(&world, round).await;
+    }
+    world.merchants.until_delivered(EVENTS).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    println!("{} duplicates, {} terms", world.merchants.log().duplicates(), herald.metric("herald_lease_terms_total"));
+    (world, herald)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destroyed_group_is_made_again() {
+    let (_, herald) = survives(11, async |world, _| {
+        world.redis.command::<()>(&["XGROUP", "DESTROY", STREAM, "herald"]).await;
+    })
+    .await;
+    assert!(herald.log().contains("made the consumer group"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_lease_is_taken_again() {
+    let (_, herald) = survives(12, async |world, _| {
+        world.redis.command::<()>(&["DEL", &format!("{PREFIX}lease")]).await;
+    })
+    .await;
+    assert!(herald.metric("herald_lease_terms_total") >= 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushed_scripts_are_loaded_again_without_a_new_term() {
+    let (_, herald) = survives(13, async |world, _| world.redis.command(&["SCRIPT", "FLUSH"]).await).await;
+    assert_eq!(herald.metric("herald_lease_terms_total"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_are_made_again() {
+    survives(14, async |world, _| {
+        for kind in ["normal", "pubsub"] {
+            world.redis.command::<i64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_a_foreign_consumer_took_are_taken_over() {
+    let (_, herald) = survives(15, async |world, round| {
+        // It competes with Herald for what is new, so it is sure to get something only of what is added behind a pause.
+        let robbed = Event::new(9_000_000 + round, "acc_9", &format!("pi_robbed_{round}"), "Created");
+        let mut both = redis::pipe();
+        both.atomic().cmd("XADD").arg(STREAM).arg("*").arg("event").arg(&robbed.body).ignore();
+        both.cmd("XREADGROUP").arg("GROUP").arg("herald").arg("thief").arg("COUNT").arg(1_000);
+        both.cmd("STREAMS").arg(STREAM).arg(">").ignore();
+        both.query_async::<()>(&mut world.redis.connection().await).await.unwrap();
+        world
+            .merchants
+            .until("what was taken", |log| log.delivered.contains(&("ep_9".to_owned(), robbed.id.clone())))
+            .await;
+    })
+    .await;
+    assert!(herald.metric("herald_foreign_entries_claimed_total") >= 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_redis_is_worked_on_again_once_its_endpoints_are_imported() {
+    let world = World::new().await;
+    let accounts = world.register_many(10).await;
+    let export = world.registry().await.export(1).await.unwrap();
+    let herald = world.setup().start();
+    let events = lives(16, &accounts, 2_000);
+    world.publish(&events[..1_000]).await;
+    world.merchants.until_delivered(300).await;
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    // Without endpoints nothing is owed to nobody: the events wait.
+    world.publish(&events[1_000..]).await;
+    let length = world.number(&["XLEN", STREAM]).await;
+    assert_eq!(length, 1_000);
+    herald.until_log("vanished").await;
+    assert_eq!(world.number(&["XLEN", STREAM]).await, 1_000);
+    RegistryStore::connect(&world.redis.redis()).await.unwrap().import(&export, &mark()).await.unwrap();
+    world
+        .merchants
+        .until("everything that Redis still had", |log| {
+            events[1_000..].iter().all(|event| {
+                let endpoint = event.account.replace("acc", "ep");
+                log.delivered.contains(&(endpoint, event.id.clone()))
+            })
+        })
+        .await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    assert_eq!(herald.metric("herald_no_endpoint_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
+    let world = World::new().await;
+    let accounts = world.register_many(10).await;
+    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    for n in 0..3 {
+        world.merchants.rule(&format!("ep_{n}"), |arrival| match arrival.attempt {
+            1 => Reply::status(500),
+            _ => Reply::OK,
+        });
+    }
+    let herald = world.setup().start();
+    let events = lives(17, &accounts, 2_000);
+    world.publish(&events[..1_000]).await;
+    world.merchants.until_delivered(100).await;
+    // Full at once: whatever is in flight is settled all the same, and nothing new is read.
+    world.redis.set_maxmemory(1).await;
+    let refused = world.redis.connection().await;
+    let add = redis::cmd("XADD").arg(STREAM).arg("*").arg("event").arg("{}").to_owned();
+    assert!(add.query_async::<String>(&mut refused.clone()).await.is_err(), "Redis is not full");
+    herald.until_metric("herald_in_flight", |count| count == 0.0).await;
+    let (calls, cpu) = (world.calls("evalsha").await, herald.cpu());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (calls, cpu) = (world.calls("evalsha").await - calls, herald.cpu() - cpu);
+    println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in a second");
+    assert!(calls < 200, "{calls} scripts in a second");
+    world.redis.set_maxmemory(0).await;
+    world.publish(&events[1_000..]).await;
+    world.merchants.until_delivered(2_000).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_still_longer_than_the_lease_is_waited_for() {
+    let world = World::new().await;
+    let accounts = world.register_many(10).await;
+    let herald = world.setup().start();
+    let events = lives(18, &accounts, 1_000);
+    world.publish(&events).await;
+    world.merchants.until_delivered(200).await;
+    world.redis.pause();
+    herald.until_log("the term has ended").await;
+    world.redis.resume();
+    world.merchants.until_delivered(1_000).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_was_trimmed_while_pending_is_counted_and_let_go() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    let events: Vec<Event> = (0..20).map(|n| Event::new(n, "acc_0", &format!("pi_{n}"), "Created")).collect();
+    // A group as a dead owner leaves it: everything read, nothing acknowledged, and then somebody trims.
+    world.redis.command::<()>(&["XGROUP", "CREATE", STREAM, "herald", "0", "MKSTREAM"]).await;
+    world.publish(&events).await;
+    let read = ["XREADGROUP", "GROUP", "herald", "herald", "COUNT", "20", "STREAMS", STREAM, ">"];
+    world.redis.command::<redis::Value>(&read).await;
+    world.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "15"]).await;
+    let herald = world.setup().start();
+    world.merchants.until_delivered(15).await;
+    herald.until_metric("herald_trimmed_pending_total", |count| count == 5.0).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_installation_leaves_events_in_the_stream_until_it_has_an_endpoint() {
+    let world = World::new().await;
+    let herald = world.setup().start();
+    let events = lives(19, &["acc_0".to_owned()], 50);
+    world.publish(&events).await;
+    until("a worker that is up", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
+    assert_eq!(herald.metric("herald_owner"), 0.0);
+    assert_eq!(world.number(&["XLEN", STREAM]).await, 50);
+    world.register_many(1).await;
+    world.merchants.until_delivered(50).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_event_is_quarantined_and_an_account_without_endpoint_is_counted_while_the_stream_moves_on() {
+    let world = World::new().await;
+    let accounts = world.register_many(2).await;
+    let herald = world.setup().start();
+    let events = lives(20, &accounts, 40);
+    let large = format!("{{\"id\":\"{}\"}}", "x".repeat(100_000));
+    let bad: [(&str, &[u8]); 6] = [
+        ("other", b"{}"),
+        ("event", b"no JSON"),
+        ("event", b"[]"),
+        ("event", b"{\"id\":7}"),
+        ("event", b"{\"\xff\":1}"),
+        ("event", large.as_bytes()),
+    ];
+    let mut connection = world.redis.connection().await;
+    for (part, (field, value)) in events.chunks(7).zip(bad) {
+        let mut add = redis::cmd("XADD");
+        add.arg(STREAM).arg("*").arg(field).arg(value);
+        add.query_async::<()>(&mut connection).await.unwrap();
+        publish(&mut connection, part).await;
+        let stranger = Event::new(1_000_000, "acc_stranger", "pi_stranger", "Created");
+        publish(&mut connection, &[stranger]).await;
+    }
+    world.merchants.until_delivered(40).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    assert_eq!(world.number(&["XLEN", &format!("{PREFIX}quarantine")]).await, 6);
+    assert_eq!(herald.metric("herald_quarantined_total"), 6.0);
+    assert_eq!(herald.metric("herald_no_endpoint_total"), 6.0);
+    assert!(herald.log().contains("the event is not JSON"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
+    let mut world = World::new().await;
+    let accounts = world.register_many(1).await;
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    until("ready", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
+    world.redis.kill9();
+    until("not ready", async || {
+        herald.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("Redis does not answer"))
+    })
+    .await;
+    herald.until_metric("herald_owner", |value| value == 0.0).await;
+    assert_eq!(herald.get("/healthz").map(|(status, _)| status), Some(200));
+    assert!(herald.metric("herald_redis_errors_total") > 0.0);
+    // It kept nothing: its endpoints come back as they would from a backup, under the id that they had.
+    world.redis.start_again();
+    until("ready again", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
+    world.register(world.endpoint("ep_0", &accounts[0])).await;
+    assert!(world.registry().await.get(&EndpointId::new("ep_0").unwrap()).await.unwrap().is_some());
+    let events = lives(21, &accounts, 10);
+    world.publish(&events).await;
+    world.merchants.until_delivered(10).await;
+    world.merchants.assert_sound();
+}

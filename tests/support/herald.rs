@@ -1,0 +1,192 @@
+//! The real program as its own process, and what a test does to it.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+// A test waits for another process: it polls, and a safety time-out ends it.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{SAFETY, until};
+
+/// What the tests change of the default: everything quick.
+const QUICK: &str = r#"
+[shutdown]
+grace = "3s"
+[limits.breaker]
+cooldown = "300ms"
+max_cooldown = "1s"
+"#;
+
+pub struct Herald {
+    child: Child,
+    listen: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+/// How to start one.
+#[derive(Clone)]
+pub struct Setup {
+    redis: String,
+    toml: String,
+    env: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub fn new(redis: &str) -> Self {
+        let setup = Self { redis: redis.to_owned(), toml: QUICK.to_owned(), env: Vec::new() };
+        setup
+            .env("HERALD_ALLOW_HTTP", "true")
+            .env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")
+            .env("HERALD_LEASE", "1s")
+            .env("HERALD_LOG", "herald=debug")
+            .env("HERALD_LOG_FORMAT", "text")
+            .env("HERALD_ATTEMPT_TIMEOUT", "5s")
+            .env("HERALD_RETRY_INITIAL", "100ms")
+            .env("HERALD_RETRY_MULTIPLIER", "2")
+            .env("HERALD_RETRY_MAX_INTERVAL", "500ms")
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Replaces the file of settings that have no variable.
+    pub fn toml(mut self, toml: &str) -> Self {
+        self.toml = toml.to_owned();
+        self
+    }
+
+    pub fn start(&self) -> Herald {
+        let folder = tempfile::tempdir().expect("a scratch folder can be made");
+        let file = folder.path().join("herald.toml");
+        fs::write(&file, &self.toml).expect("the scratch folder can be written to");
+        let log = File::create(folder.path().join("log")).expect("the scratch folder can be written to");
+        let listen = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin");
+        command.env("HERALD_REDIS_URL", &self.redis).env("HERALD_LISTEN", listen.to_string());
+        command.env("HERALD_CONFIG", &file).env("RUST_BACKTRACE", "1");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let output = log.try_clone().expect("a file can be cloned");
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        Herald { child: command.spawn().expect("herald starts"), listen, folder }
+    }
+}
+
+impl Herald {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id fits"));
+        kill(pid, signal).expect("the test's Herald runs");
+    }
+
+    pub fn kill9(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the end of herald", async || {
+            status = self.child.try_wait().expect("a child can be asked");
+            status.is_some()
+        })
+        .await;
+        status.expect("it has ended")
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_some()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Status and body; none while it does not answer.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: herald\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// One line of `/metrics`, with its labels.
+    pub fn metric(&self, series: &str) -> f64 {
+        let (_, page) = self.get("/metrics").unwrap_or_default();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
+    }
+
+    pub async fn until_metric(&self, series: &str, holds: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + SAFETY;
+        loop {
+            let value = self.metric(series);
+            if holds(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {series}, which is {value}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn until_owner(&self) {
+        self.until_metric("herald_owner", |value| value == 1.0).await;
+    }
+
+    pub async fn until_log(&self, text: &str) {
+        until(&format!("{text:?} in the log"), async || self.log().contains(text)).await;
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    /// Processor time used so far, in seconds.
+    pub fn cpu(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / 100.0
+    }
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        // SIGKILL ends a stopped process as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("---- the last lines of herald {} ----", self.child.id());
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
