@@ -398,6 +398,20 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+#[test]
+fn events_are_all_added_although_nobody_reads_their_entries() {
+    let cli = Cli::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    std::fs::write(&path, format!("{EVENT}\n").repeat(3)).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = cli.command(&["event", "publish", path.to_str().unwrap(), "-o", "jsonl"]);
+    assert_eq!(command.stdout(writer).status().unwrap().code(), Some(0));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    assert_eq!(runtime.block_on(cli.redis.command::<u64>(&["XLEN", "payment-intents"])), 3);
+}
+
 /// Takes one request, answers it and keeps it.
 struct Receiver {
     address: SocketAddr,

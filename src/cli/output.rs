@@ -78,6 +78,14 @@ impl Output {
     }
 }
 
+/// For verbs that change something while they print: a reader that goes away must not leave the change half done.
+pub fn even_unread(printed: anyhow::Result<()>) -> anyhow::Result<()> {
+    match printed {
+        Err(error) if error.is::<OutputClosed>() => Ok(()),
+        printed => printed,
+    }
+}
+
 /// Says something to whoever watches. Nobody watching is no failure.
 pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");

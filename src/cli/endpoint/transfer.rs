@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::rules;
 use crate::{
-    cli::{CliError, Consent, Context, Go, note, read_input},
+    cli::{CliError, Consent, Context, Go, note, output::even_unread, read_input},
     facts::{
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
@@ -107,13 +107,13 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     let differences = differences(now, &file.endpoints);
     let mut list = context.output.list(&["CHANGE", "ID", "ACCOUNT", "URL", "FIELDS"]);
     for difference in &differences {
-        list.push(difference, || {
+        even_unread(list.push(difference, || {
             let action = format!("{:?}", difference.action).to_lowercase();
             let (id, account) = (difference.id.to_string(), difference.account.to_string());
             vec![action, id, account, difference.url.clone(), difference.fields.join(", ")]
-        })?;
+        }))?;
     }
-    list.finish()?;
+    even_unread(list.finish())?;
     let count = |action| differences.iter().filter(|difference| difference.action == action).count();
     let what = format!(
         "replace all endpoints by the {} of {shown}: {} added, {} changed, {} removed",

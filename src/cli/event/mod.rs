@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use self::sample::Sample;
-use super::{CliError, Context, Output, note, read_input, when};
+use super::{CliError, Context, Output, note, output::even_unread, read_input, when};
 use crate::{
     facts::{
         event::{Event, EventType, PaymentStatus},
@@ -110,9 +110,9 @@ async fn publish(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
             )
         })?;
         let published = Published { entry, event: &event.id, account: &event.account, intent: &event.intent };
-        list.push(&published, || {
+        even_unread(list.push(&published, || {
             vec![entry.to_string(), event.id.to_string(), event.account.to_string(), event.intent.to_string()]
-        })?;
+        }))?;
     }
     list.finish()
 }
