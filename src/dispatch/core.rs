@@ -1163,3 +1163,7 @@ fn log_line(delivery: &Delivery, attempt: u32, attempted: &Attempted) -> Bytes {
     };
     serde_json::to_vec(&line).expect("a line of strings and numbers is always JSON").into()
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -124,12 +124,8 @@ impl Model {
             let chain = delivery.chain();
             let chains = self.endpoints.get(&id.endpoint).ok_or_else(|| format!("{id} is not counted"))?;
             let is_held = chains.held.contains(&(delivery.intent.clone(), id.entry));
-            let places = [
-                self.due.contains_key(id),
-                self.claimed.contains(id),
-                chains.backlog.contains(&id.entry),
-                is_held,
-            ];
+            let places =
+                [self.due.contains_key(id), self.claimed.contains(id), chains.backlog.contains(&id.entry), is_held];
             if places.iter().filter(|stands| **stands).count() != 1 {
                 return Err(format!("{id} stands in [due, claimed, backlog, held] = {places:?}"));
             }

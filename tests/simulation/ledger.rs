@@ -78,5 +78,7 @@ pub fn is_settled(model: &Model) -> bool {
     let group = model.stream.groups.get(GROUP);
     model.records.is_empty()
         && model.inbox.requests.is_empty()
-        && group.is_some_and(|group| group.pending.is_empty() && !model.stream.entries.keys().any(|id| *id > group.last_delivered))
+        && group.is_some_and(|group| {
+            group.pending.is_empty() && !model.stream.entries.keys().any(|id| *id > group.last_delivered)
+        })
 }

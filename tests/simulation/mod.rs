@@ -57,7 +57,8 @@ pub fn story(seed: u64) -> String {
         Ok(result) => result.err().unwrap_or_else(|| "it does not fail a second time".to_owned()),
         Err(_) => "a panic".to_owned(),
     };
-    let actions: Vec<String> = plan.actions.iter().map(|(at, action): &(u64, Action)| format!("{at:>6} {action:?}")).collect();
+    let actions: Vec<String> =
+        plan.actions.iter().map(|(at, action): &(u64, Action)| format!("{at:>6} {action:?}")).collect();
     let trace = world.trace.unwrap_or_default();
     let last = &trace[trace.len().saturating_sub(LAST_STEPS)..];
     format!(

@@ -128,10 +128,7 @@ pub fn split(call: &Call) -> Option<(Call, Call)> {
     let (term, last_read) = (term.clone(), settlement.last_read);
     let acks = Settlement { acks: settlement.acks.clone(), last_read, ..Settlement::default() };
     let rest = Settlement { acks: Vec::new(), ..settlement.clone() };
-    Some((
-        Call::Settle { term: term.clone(), settlement: acks },
-        Call::Settle { term, settlement: rest },
-    ))
+    Some((Call::Settle { term: term.clone(), settlement: acks }, Call::Settle { term, settlement: rest }))
 }
 
 fn lead_alone(item: &mut Item) {

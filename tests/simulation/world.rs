@@ -108,7 +108,7 @@ struct Worker {
     renewal: bool,
     /// The Redis that each connection was made to.
     redis: [u32; 2],
-    faults: [Option<Net>; 2],
+    faults: [Option<Net>; 3],
     /// What it waits for; aborted ones are not in it.
     flights: BTreeMap<Token, Flight>,
     term: Option<Term>,
@@ -216,7 +216,7 @@ impl World {
                 main: false,
                 renewal: false,
                 redis: [0; 2],
-                faults: [None; 2],
+                faults: [None; 3],
                 flights: BTreeMap::new(),
                 term: None,
                 frozen_until: 0,
@@ -274,11 +274,25 @@ impl World {
     fn state(&self) -> String {
         let m = &self.model;
         let group = m.stream.groups.get(GROUP);
-        let owners: Vec<_> = self.workers.iter().map(|w| w.partition.as_ref().map(|p| (p.is_owner(), p.tally(), p.core().outbox_len()))).collect();
-        let lanes: Vec<_> = self.workers.iter().filter_map(|w| w.partition.as_ref()).filter(|p| p.is_owner()).flat_map(|p| p.core().lanes().map(|(_, l)| format!("{l:?}"))).collect();
+        let owners: Vec<_> = self
+            .workers
+            .iter()
+            .map(|w| w.partition.as_ref().map(|p| (p.is_owner(), p.tally(), p.core().outbox_len())))
+            .collect();
+        let lanes: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|w| w.partition.as_ref())
+            .filter(|p| p.is_owner())
+            .flat_map(|p| p.core().lanes().map(|(_, l)| format!("{l:?}")))
+            .collect();
         format!(
             "group {group:?}, due {:?}, claimed {:?}, chains {:?}, inbox {:?}, workers {owners:?}, redis {}, {lanes:?}",
-            m.due, m.claimed, m.endpoints, m.inbox.requests.len(), m.now_ms
+            m.due,
+            m.claimed,
+            m.endpoints,
+            m.inbox.requests.len(),
+            m.now_ms
         )
     }
 
@@ -409,7 +423,7 @@ impl World {
         (found.main, found.renewal) = (false, false);
         found.flights.clear();
         found.term = None;
-        found.faults = [None; 2];
+        found.faults = [None; 3];
     }
 
     fn heal(&mut self) {
@@ -424,7 +438,7 @@ impl World {
         }
         for worker in 0..self.workers.len() {
             let found = &mut self.workers[worker];
-            (found.faults, found.frozen_until, found.lag_ms) = ([None; 2], 0, 0);
+            (found.faults, found.frozen_until, found.lag_ms) = ([None; 3], 0, 0);
             self.after(1, Event::Sync { worker });
             self.after(1, Event::Restart { worker });
         }
@@ -519,7 +533,9 @@ impl World {
             return unknown(self, there, "no connection, or a new one");
         }
         let apply = |call, reply, needs_client| Event::Apply { worker, life, slot, redis, call, reply, needs_client };
-        match self.workers[worker].faults[slot as usize].take() {
+        let faults = &mut self.workers[worker].faults;
+        let of_settle = matches!(call, Call::Settle { .. }).then(|| faults[2].take()).flatten();
+        match of_settle.or_else(|| faults[slot as usize].take()) {
             None => {
                 if self.mutation == Some(Mutation::AcksBeforeRecords)
                     && let Some((first, second)) = split(&call)
@@ -734,7 +750,8 @@ impl World {
         let account = AccountId::new(&format!("acc_{}", plan.account)).unwrap();
         // A worker whose snapshot is behind sends to the endpoints that it knows; only "none at all" is asked about.
         let siblings = (0..self.plan.endpoints.len()).any(|other| {
-            self.plan.endpoints[other].account == plan.account && (other == at || self.ended_until[other] != u64::MAX)
+            self.plan.endpoints[other].account == plan.account
+                && (other == at || self.ended_until[other] != u64::MAX)
                 && (self.now > 0)
         });
         let was_there = self.ended_until[at] != u64::MAX;
@@ -865,6 +882,7 @@ impl World {
     fn fault(&mut self, fault: Action) {
         match fault {
             Action::Net { worker, net } => self.workers[worker].faults[0] = Some(net),
+            Action::Settle { worker, net } => self.workers[worker].faults[2] = Some(net),
             Action::Renewal { worker, net } => self.workers[worker].faults[1] = Some(net),
             Action::Crash(worker) => {
                 self.crash(worker);
@@ -978,7 +996,11 @@ impl World {
         for id in unread.copied().take(count).collect::<Vec<_>>() {
             group.last_delivered = id;
             group.pending.insert(id, "stranger".to_owned());
-            self.ledger.owed.iter_mut().filter(|owed| owed.id.entry == id).for_each(|owed| owed.may_be_overtaken = true);
+            self.ledger
+                .owed
+                .iter_mut()
+                .filter(|owed| owed.id.entry == id)
+                .for_each(|owed| owed.may_be_overtaken = true);
         }
     }
 }
@@ -1010,7 +1032,9 @@ fn addressee(event: &Event) -> Option<usize> {
 fn brings_something(answer: &Result<Answer, Failure>) -> bool {
     match answer {
         Ok(Answer::Entries { entries, .. }) => !entries.is_empty(),
-        Ok(Answer::Claimed { kept, .. } | Answer::Backlog { kept, .. } | Answer::Heads { kept, .. }) => !kept.is_empty(),
+        Ok(Answer::Claimed { kept, .. } | Answer::Backlog { kept, .. } | Answer::Heads { kept, .. }) => {
+            !kept.is_empty()
+        }
         Ok(Answer::Requests { requests }) => !requests.is_empty(),
         Ok(Answer::Settled { .. } | Answer::Asked { .. } | Answer::Renewed) => true,
         _ => false,
