@@ -242,7 +242,8 @@ impl World {
                 event,
                 Event::Wake { .. }
                     | Event::Apply { call: Call::Acquire { .. } | Call::Renew { .. }, .. }
-                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed), .. }
+                    | Event::Apply { call: Call::Trim { .. } | Call::Inbox { .. } | Call::ClaimForeign { .. }, .. }
+                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed | Answer::Trimmed { .. }), .. }
             );
             if self.trace.is_some() && !is_noise {
                 let line = format!("{at:>6} {event:?}");
