@@ -7,7 +7,7 @@ mod simulation;
 use simulation::mutation::Mutation;
 
 /// A mutation that survives so many seeds is one that the simulator does not see.
-const MUTATION_SEEDS: u64 = 1_500;
+const MUTATION_SEEDS: u64 = 4_000;
 
 /// What the suite runs by default: a few seconds.
 const SEEDS: u64 = 2_000;

@@ -88,7 +88,7 @@ pub enum Action {
         worker: usize,
         net: Net,
     },
-    /// Of the next settle.
+    /// Of the next settle that changes records.
     Settle {
         worker: usize,
         net: Net,
@@ -184,7 +184,7 @@ impl Plan {
         let intents = (0..chance.within(2, 6)).map(|n| n as usize % accounts).collect::<Vec<_>>();
         let mut plan = Self { seed, workers: chance.within(1, 4) as usize, endpoints, intents, actions: Vec::new() };
         // Now and then more at once than a lane queues.
-        let most = if chance.one_in(12) { 30 } else { 5 };
+        let most = if chance.one_in(20) { 25 } else { 5 };
         for _ in 0..chance.within(4, 14) {
             let at = chance.below(ACTIVE_MS);
             let (intent, count) = (chance.below(plan.intents.len() as u64) as usize, chance.within(1, most) as usize);

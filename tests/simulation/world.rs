@@ -535,7 +535,8 @@ impl World {
         }
         let apply = |call, reply, needs_client| Event::Apply { worker, life, slot, redis, call, reply, needs_client };
         let faults = &mut self.workers[worker].faults;
-        let of_settle = matches!(call, Call::Settle { .. }).then(|| faults[2].take()).flatten();
+        let has_items = matches!(&call, Call::Settle { settlement, .. } if !settlement.items.is_empty());
+        let of_settle = has_items.then(|| faults[2].take()).flatten();
         match of_settle.or_else(|| faults[slot as usize].take()) {
             None => {
                 if self.mutation == Some(Mutation::AcksBeforeRecords)
