@@ -146,6 +146,9 @@ pub struct World {
     /// Redis forgot something: what has ended may go again.
     is_loosened: bool,
     has_faults: bool,
+    /// Attempts of what had been answered with 2xx, and how many of them the changes of term explain.
+    duplicates: usize,
+    allowance: usize,
     is_healed: bool,
     pub trace: Option<Vec<String>>,
     violation: Option<String>,
@@ -196,6 +199,8 @@ impl World {
             sequence: 0,
             is_loosened: false,
             has_faults: plan.actions.iter().any(|(_, action)| action.is_fault()),
+            duplicates: 0,
+            allowance: 0,
             is_healed: false,
             trace: None,
             violation: None,
@@ -611,7 +616,10 @@ impl World {
     fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
         let answer = carry_out(&mut self.model, self.mutation, call);
         match (&answer, call) {
-            (Ok(Answer::Acquired { .. }), Call::Acquire { term, .. }) => self.legit = Some(term.clone()),
+            (Ok(Answer::Acquired { .. }), Call::Acquire { term, .. }) => {
+                self.legit = Some(term.clone());
+                self.allowance += self.may_go_again();
+            }
             (Ok(Answer::Lost | Answer::Taken { .. }), _) | (Err(_), _) => return answer,
             _ if self.legit.as_ref() != Some(term_of(call)) => {
                 self.wrong(|| format!("a call of an ended term was carried out: {call:?}"));
@@ -631,6 +639,14 @@ impl World {
             self.check();
         }
         answer
+    }
+
+    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, and
+    /// those that went out of a backlog.
+    fn may_go_again(&self) -> usize {
+        let pending = self.model.stream.groups.get(GROUP).map(|group| &group.pending);
+        let is_pending = |owed: &&Owed| pending.is_some_and(|pending| pending.contains_key(&owed.id.entry));
+        self.ledger.owed.iter().filter(is_pending).count() + self.model.claimed.len() + self.wire.len()
     }
 
     fn check(&mut self) {
@@ -670,10 +686,16 @@ impl World {
         let has_ended = self.has_ended_in_redis(&send.delivery.id);
         let (loosened, has_faults) = (self.is_loosened, self.has_faults);
         if let Some(owed) = self.ledger.get(endpoint, entry) {
+            // A duplicate that fails is retried like any other: that is one duplicate still.
+            let was_answered = std::mem::take(&mut owed.answered);
+            self.duplicates += usize::from(was_answered && !loosened);
             let again = owed.delivered && has_ended && is_owner && !loosened;
-            if again || (owed.answered && !has_faults) {
+            if again || (was_answered && !has_faults) {
                 self.wrong(|| format!("{} has ended and goes again", send.delivery.id));
             }
+        }
+        if self.duplicates > self.allowance {
+            self.wrong(|| "there are more duplicates than deliveries were in flight at the ends of terms".to_owned());
         }
         let flight = Flight { endpoint, intent, entry, number };
         self.workers[worker].flights.insert(token, flight.clone());
