@@ -641,12 +641,15 @@ impl World {
         answer
     }
 
-    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, and
-    /// those that went out of a backlog.
+    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, what
+    /// is on the wire, and what was answered while its record still stands, wherever it went out from.
     fn may_go_again(&self) -> usize {
         let pending = self.model.stream.groups.get(GROUP).map(|group| &group.pending);
-        let is_pending = |owed: &&Owed| pending.is_some_and(|pending| pending.contains_key(&owed.id.entry));
-        self.ledger.owed.iter().filter(is_pending).count() + self.model.claimed.len() + self.wire.len()
+        let is_unsettled = |owed: &&Owed| {
+            let is_pending = pending.is_some_and(|pending| pending.contains_key(&owed.id.entry));
+            is_pending || (owed.answered && self.model.records.contains_key(&owed.id))
+        };
+        self.ledger.owed.iter().filter(is_unsettled).count() + self.model.claimed.len() + self.wire.len()
     }
 
     fn check(&mut self) {
