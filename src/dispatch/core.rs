@@ -195,6 +195,8 @@ pub struct Core {
     delivered: HashMap<EntryId, Vec<Verdict>>,
     flights: HashMap<Token, JobId>,
     carried: HashMap<(DeliveryId, u32), Carried>,
+    /// Heads that were resumed with their result; empty between inputs.
+    landed: VecDeque<(JobId, Arc<Attempted>)>,
     ready: VecDeque<EndpointId>,
     hungry: VecDeque<EndpointId>,
     ending: VecDeque<EndpointId>,
@@ -226,6 +228,7 @@ impl Core {
             delivered: HashMap::new(),
             flights: HashMap::new(),
             carried: HashMap::new(),
+            landed: VecDeque::new(),
             ready: VecDeque::new(),
             hungry: VecDeque::new(),
             ending: VecDeque::new(),
@@ -292,9 +295,6 @@ impl Core {
         };
         let has_head = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
         let job = self.insert(delivery, chain_id.1.clone(), Origin::Fresh);
-        if let Some(carried) = self.carried_for(job) {
-            return self.resume(now, redis_ms, job, chain_id, carried);
-        }
         self.ageing.push_back((now + RECORD_AFTER_MS, job));
         if waits_in_redis {
             self.keep(now, job, Place::Held);
@@ -306,6 +306,7 @@ impl Core {
         } else {
             self.chains.entry(chain_id).or_default().followers.push_back(job);
         }
+        self.land(now, redis_ms);
     }
 
     /// A delivery with a record: claimed, or looked up in the backlog.
@@ -325,7 +326,7 @@ impl Core {
         links.head = Some(job);
         links.tail_in_redis = true;
         match (self.carried_for(job), ended) {
-            (Some(carried), _) => self.resume(now, redis_ms, job, chain_id, carried),
+            (Some(carried), _) => self.resume(job, carried),
             (None, Some(reason)) => self.bury(now, redis_ms, job, reason, String::new(), None),
             (None, None) if parks => self.park(now, job),
             (None, None) => {
@@ -338,6 +339,7 @@ impl Core {
                 self.touch(now, &chain_id.0);
             }
         }
+        self.land(now, redis_ms);
     }
 
     /// A backlog was looked at, up to this entry; with none there was no more.
@@ -376,6 +378,7 @@ impl Core {
             self.notes.push(Note::BreakerOpened { endpoint: endpoint.clone() });
         }
         self.conclude(now, redis_ms, job, attempted, chance);
+        self.land(now, redis_ms);
         self.react(now, &endpoint);
     }
 
@@ -624,6 +627,7 @@ impl Core {
             }
             self.unqueue(job);
             self.bury(now, redis_ms, job, DeadReason::Released, detail, None);
+            self.land(now, redis_ms);
             return Ok(());
         }
         if self.chains.get(&chain_id).is_some_and(|links| links.unsettled > 0) {
@@ -768,6 +772,9 @@ impl Core {
     /// A head without record: queued, or parked at once.
     fn lead(&mut self, now: u64, job: JobId, chain_id: &ChainId) {
         self.chains.entry(chain_id.clone()).or_default().head = Some(job);
+        if let Some(carried) = self.carried_for(job) {
+            return self.resume(job, carried);
+        }
         let lane = &self.lanes[&chain_id.0];
         // Behind a backlog there is a queue already: nobody jumps it.
         if lane.parked > 0 || lane.should_park(now, self.share()) {
@@ -1083,17 +1090,22 @@ impl Core {
         self.carried.remove(&(delivery.id.clone(), delivery.next_attempt()))
     }
 
-    /// A delivery that was in flight, or had ended, when the last term did.
-    fn resume(&mut self, now: u64, redis_ms: u64, job: JobId, chain_id: ChainId, carried: Carried) {
-        let links = self.chains.entry(chain_id.clone()).or_default();
-        links.head.get_or_insert(job);
+    /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the
+    /// one before it goes again first.
+    fn resume(&mut self, job: JobId, carried: Carried) {
         match carried {
             Carried::Flying(token) => {
                 self.flights.insert(token, job);
                 self.jobs.get_mut(&job).expect("it was just admitted").flight = Some(token);
-                self.ageing.push_back((now + RECORD_AFTER_MS, job));
             }
-            Carried::Ended(attempted) => self.conclude(now, redis_ms, job, attempted, 0.5),
+            Carried::Ended(attempted) => self.landed.push_back((job, attempted)),
+        }
+    }
+
+    /// Concludes what was resumed with its result known. One may promote the next, so this is a loop and no recursion.
+    fn land(&mut self, now: u64, redis_ms: u64) {
+        while let Some((job, attempted)) = self.landed.pop_front() {
+            self.conclude(now, redis_ms, job, attempted, 0.5);
         }
     }
 }
@@ -1163,3 +1175,7 @@ fn log_line(delivery: &Delivery, attempt: u32, attempted: &Attempted) -> Bytes {
     };
     serde_json::to_vec(&line).expect("a line of strings and numbers is always JSON").into()
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

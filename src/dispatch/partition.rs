@@ -1124,3 +1124,7 @@ fn clean_traceparent(text: &[u8]) -> Option<String> {
     let good = text.len() <= 64 && text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
     good.then(|| String::from_utf8_lossy(text).into_owned())
 }
+
+#[cfg(test)]
+#[path = "partition_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use super::protocol::{
     RequestKind, Settlement, Start, Term, Unfinished,
 };
 use crate::facts::{
-    delivery::{Chain, Delivery},
+    delivery::Chain,
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, IntentId},
 };
@@ -118,45 +118,49 @@ impl Model {
     /// What must hold between any two calls: every record stands in exactly one place, every chain has one head, and
     /// what is counted is what is there. Says what does not.
     pub fn check(&self) -> Result<(), String> {
-        let mut seen: BTreeMap<&EndpointId, Chains> = BTreeMap::new();
-        for (id, record) in &self.records {
-            let delivery = Delivery::from_record(record).map_err(|error| format!("the record of {id}: {error}"))?;
-            let chain = delivery.chain();
-            let chains = self.endpoints.get(&id.endpoint).ok_or_else(|| format!("{id} is not counted"))?;
-            let is_held = chains.held.contains(&(delivery.intent.clone(), id.entry));
-            let places =
-                [self.due.contains_key(id), self.claimed.contains(id), chains.backlog.contains(&id.entry), is_held];
-            if places.iter().filter(|stands| **stands).count() != 1 {
-                return Err(format!("{id} stands in [due, claimed, backlog, held] = {places:?}"));
-            }
-            let is_head = chains.heads.get(&chain.head_field()) == Some(&id.entry);
-            if is_head == is_held {
-                return Err(format!("{id} is head: {is_head}, held: {is_held}"));
-            }
-            let sums = seen.entry(&id.endpoint).or_default();
-            sums.unfinished += 1;
-            *sums.counts.entry(chain.count_field()).or_default() += 1;
-            if is_head {
-                sums.heads.insert(chain.head_field(), id.entry);
-            } else {
-                sums.held.insert((delivery.intent.clone(), id.entry));
-            }
-            if places[2] {
-                sums.backlog.insert(id.entry);
-            }
-        }
-        let idle = Chains::default();
+        let mut standing = 0;
         for (endpoint, chains) in &self.endpoints {
-            let sums = seen.get(endpoint).unwrap_or(&idle);
-            if sums != chains {
-                return Err(format!("{endpoint} says {chains:?}, its records {sums:?}"));
+            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+            let mut singles = 0;
+            let mut parked = 0;
+            for (field, entry) in &chains.heads {
+                let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
+                let is_parked = chains.backlog.contains(entry);
+                let places = [self.due.contains_key(&id), self.claimed.contains(&id), is_parked];
+                if !self.records.contains_key(&id) || places.iter().filter(|stands| **stands).count() != 1 {
+                    return Err(format!("the head {id} stands in [due, claimed, backlog] = {places:?}"));
+                }
+                parked += usize::from(is_parked);
+                match field.starts_with('~') {
+                    true => singles += 1,
+                    false => *counts.entry(field).or_default() += 1,
+                }
             }
-            if let Some((intent, _)) = chains.held.iter().find(|(i, _)| !chains.heads.contains_key(i.as_str())) {
-                return Err(format!("{intent} at {endpoint} is held behind no head"));
+            for (intent, entry) in &chains.held {
+                let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
+                if !self.records.contains_key(&id) || !chains.heads.contains_key(intent.as_str()) {
+                    return Err(format!("{id} is held without a record, or behind no head"));
+                }
+                if chains.heads.values().any(|head| head == entry) {
+                    return Err(format!("{id} is held and a head"));
+                }
+                *counts.entry(intent.as_str()).or_default() += 1;
             }
+            let counted =
+                |single: bool| chains.counts.iter().filter(move |(field, _)| field.starts_with('~') == single);
+            if counted(false).any(|(field, count)| counts.get(field.as_str()) != Some(count))
+                || counted(false).count() != counts.len()
+                || counted(true).map(|(_, count)| count).sum::<u64>() != singles
+                || chains.unfinished != (chains.heads.len() + chains.held.len()) as u64
+                || chains.backlog.len() != parked
+            {
+                return Err(format!("{endpoint} is counted wrongly: {chains:?}"));
+            }
+            standing += chains.heads.len() + chains.held.len();
         }
         match self.due.keys().chain(&self.claimed).find(|id| !self.records.contains_key(*id)) {
             Some(id) => Err(format!("{id} is due or claimed without a record")),
+            None if standing != self.records.len() => Err("a record stands nowhere".to_owned()),
             None => Ok(()),
         }
     }

@@ -27,11 +27,14 @@ pub struct Owed {
 pub struct Ledger {
     pub owed: Vec<Owed>,
     by_id: BTreeMap<(usize, EntryId), usize>,
+    /// By endpoint and intent, what may still be undelivered.
+    open: BTreeMap<(usize, usize), Vec<usize>>,
 }
 
 impl Ledger {
     pub fn promise(&mut self, owed: Owed) {
         self.by_id.insert((owed.endpoint, owed.id.entry), self.owed.len());
+        self.open.entry((owed.endpoint, owed.intent)).or_default().push(self.owed.len());
         self.owed.push(owed);
     }
 
@@ -41,19 +44,19 @@ impl Ledger {
 
     /// An earlier one of the chain that should have ended before this one may go.
     pub fn overtaken(&self, endpoint: usize, intent: usize, entry: EntryId, model: &Model) -> Option<&Owed> {
-        self.owed.iter().find(|owed| {
+        let open = self.open.get(&(endpoint, intent))?;
+        open.iter().map(|at| &self.owed[*at]).find(|owed| {
             let waits = !owed.delivered && !owed.may_vanish && !owed.may_be_overtaken;
-            owed.endpoint == endpoint
-                && owed.intent == intent
-                && owed.id.entry < entry
-                && waits
-                && !model.dead.contains_key(&owed.id)
+            owed.id.entry < entry && waits && !model.dead.contains_key(&owed.id)
         })
     }
 
     /// Something that was promised and is nowhere.
-    pub fn lost(&self, model: &Model) -> Option<&Owed> {
-        self.owed.iter().find(|owed| !owed.delivered && !owed.may_vanish && !is_somewhere(model, &owed.id))
+    pub fn lost(&mut self, model: &Model) -> Option<&Owed> {
+        // What was delivered, or may vanish, stays so.
+        let owed = &self.owed;
+        self.open.values_mut().for_each(|open| open.retain(|at| !owed[*at].delivered && !owed[*at].may_vanish));
+        self.open.values().flatten().map(|at| &self.owed[*at]).find(|owed| !is_somewhere(model, &owed.id))
     }
 }
 

@@ -30,6 +30,16 @@ pub fn failure(seed: u64, mutation: Option<Mutation>) -> Option<String> {
     fails(&Plan::of(seed), mutation)
 }
 
+/// Everything that happens in a run, line by line.
+pub fn told(seed: u64) -> Vec<String> {
+    let mut world = World::new(Plan::of(seed), None);
+    world.trace = Some(Vec::new());
+    let end = world.run();
+    let mut trace = world.trace.unwrap_or_default();
+    trace.push(format!("{end:?}"));
+    trace
+}
+
 /// Leaves out whatever the failure does not need, in ever smaller pieces.
 fn shrink(mut plan: Plan) -> Plan {
     let mut piece = plan.actions.len().div_ceil(2);

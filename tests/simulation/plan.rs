@@ -59,9 +59,15 @@ pub enum Net {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    Publish { intent: usize, count: usize },
+    Publish {
+        intent: usize,
+        count: usize,
+    },
     NoEvent,
-    Receiver { endpoint: usize, manner: Manner },
+    Receiver {
+        endpoint: usize,
+        manner: Manner,
+    },
     // The operator's.
     Pause(usize),
     Disable(usize),
@@ -72,24 +78,47 @@ pub enum Action {
     PauseAll(bool),
     Redeliver(usize),
     Discard(usize),
-    Release { endpoint: usize, intent: usize },
+    Release {
+        endpoint: usize,
+        intent: usize,
+    },
     Requeue,
     // Faults.
-    Net { worker: usize, net: Net },
-    Renewal { worker: usize, net: Net },
+    Net {
+        worker: usize,
+        net: Net,
+    },
+    /// Of the next settle that changes records.
+    Settle {
+        worker: usize,
+        net: Net,
+    },
+    Renewal {
+        worker: usize,
+        net: Net,
+    },
     Crash(usize),
     Stop(usize),
-    Freeze { worker: usize, for_ms: u64 },
-    RedisDown { for_ms: u64 },
+    Freeze {
+        worker: usize,
+        for_ms: u64,
+    },
+    RedisDown {
+        for_ms: u64,
+    },
     Snapshot,
     RollBack,
-    Clock { step_ms: i64 },
+    Clock {
+        step_ms: i64,
+    },
     Full(bool),
     Trim,
     DestroyGroup,
     DeleteLease,
     ForeignReads(usize),
-    LagRegistry { worker: usize },
+    LagRegistry {
+        worker: usize,
+    },
 }
 
 impl Action {
@@ -99,6 +128,7 @@ impl Action {
         matches!(
             self,
             Net { .. }
+                | Settle { .. }
                 | Renewal { .. }
                 | Crash(_)
                 | Stop(_)
@@ -153,9 +183,11 @@ impl Plan {
             .collect::<Vec<_>>();
         let intents = (0..chance.within(2, 6)).map(|n| n as usize % accounts).collect::<Vec<_>>();
         let mut plan = Self { seed, workers: chance.within(1, 4) as usize, endpoints, intents, actions: Vec::new() };
+        // Now and then more at once than a lane queues.
+        let most = if chance.one_in(20) { 25 } else { 5 };
         for _ in 0..chance.within(4, 14) {
             let at = chance.below(ACTIVE_MS);
-            let (intent, count) = (chance.below(plan.intents.len() as u64) as usize, chance.within(1, 5) as usize);
+            let (intent, count) = (chance.below(plan.intents.len() as u64) as usize, chance.within(1, most) as usize);
             plan.actions.push((at, Action::Publish { intent, count }));
         }
         let (faults, operations) = match chance.below(4) {
@@ -220,7 +252,8 @@ impl Plan {
     fn fault(&self, chance: &mut Chance) -> Action {
         let worker = chance.below(self.workers as u64) as usize;
         match chance.below(26) {
-            0..=6 => Action::Net { worker, net: net(chance) },
+            0..=3 => Action::Net { worker, net: net(chance) },
+            4..=6 => Action::Settle { worker, net: net(chance) },
             7 => Action::Renewal { worker, net: net(chance) },
             8..=11 => Action::Crash(worker),
             12 => Action::Stop(worker),

@@ -108,7 +108,7 @@ struct Worker {
     renewal: bool,
     /// The Redis that each connection was made to.
     redis: [u32; 2],
-    faults: [Option<Net>; 2],
+    faults: [Option<Net>; 3],
     /// What it waits for; aborted ones are not in it.
     flights: BTreeMap<Token, Flight>,
     term: Option<Term>,
@@ -146,6 +146,9 @@ pub struct World {
     /// Redis forgot something: what has ended may go again.
     is_loosened: bool,
     has_faults: bool,
+    /// Attempts of what had been answered with 2xx, and how many of them the changes of term explain.
+    duplicates: usize,
+    allowance: usize,
     is_healed: bool,
     pub trace: Option<Vec<String>>,
     violation: Option<String>,
@@ -196,6 +199,8 @@ impl World {
             sequence: 0,
             is_loosened: false,
             has_faults: plan.actions.iter().any(|(_, action)| action.is_fault()),
+            duplicates: 0,
+            allowance: 0,
             is_healed: false,
             trace: None,
             violation: None,
@@ -216,7 +221,7 @@ impl World {
                 main: false,
                 renewal: false,
                 redis: [0; 2],
-                faults: [None; 2],
+                faults: [None; 3],
                 flights: BTreeMap::new(),
                 term: None,
                 frozen_until: 0,
@@ -242,7 +247,8 @@ impl World {
                 event,
                 Event::Wake { .. }
                     | Event::Apply { call: Call::Acquire { .. } | Call::Renew { .. }, .. }
-                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed), .. }
+                    | Event::Apply { call: Call::Trim { .. } | Call::Inbox { .. } | Call::ClaimForeign { .. }, .. }
+                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed | Answer::Trimmed { .. }), .. }
             );
             if self.trace.is_some() && !is_noise {
                 let line = format!("{at:>6} {event:?}");
@@ -423,7 +429,7 @@ impl World {
         (found.main, found.renewal) = (false, false);
         found.flights.clear();
         found.term = None;
-        found.faults = [None; 2];
+        found.faults = [None; 3];
     }
 
     fn heal(&mut self) {
@@ -438,7 +444,7 @@ impl World {
         }
         for worker in 0..self.workers.len() {
             let found = &mut self.workers[worker];
-            (found.faults, found.frozen_until, found.lag_ms) = ([None; 2], 0, 0);
+            (found.faults, found.frozen_until, found.lag_ms) = ([None; 3], 0, 0);
             self.after(1, Event::Sync { worker });
             self.after(1, Event::Restart { worker });
         }
@@ -533,7 +539,10 @@ impl World {
             return unknown(self, there, "no connection, or a new one");
         }
         let apply = |call, reply, needs_client| Event::Apply { worker, life, slot, redis, call, reply, needs_client };
-        match self.workers[worker].faults[slot as usize].take() {
+        let faults = &mut self.workers[worker].faults;
+        let has_items = matches!(&call, Call::Settle { settlement, .. } if !settlement.items.is_empty());
+        let of_settle = has_items.then(|| faults[2].take()).flatten();
+        match of_settle.or_else(|| faults[slot as usize].take()) {
             None => {
                 if self.mutation == Some(Mutation::AcksBeforeRecords)
                     && let Some((first, second)) = split(&call)
@@ -607,7 +616,10 @@ impl World {
     fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
         let answer = carry_out(&mut self.model, self.mutation, call);
         match (&answer, call) {
-            (Ok(Answer::Acquired { .. }), Call::Acquire { term, .. }) => self.legit = Some(term.clone()),
+            (Ok(Answer::Acquired { .. }), Call::Acquire { term, .. }) => {
+                self.legit = Some(term.clone());
+                self.allowance += self.may_go_again();
+            }
             (Ok(Answer::Lost | Answer::Taken { .. }), _) | (Err(_), _) => return answer,
             _ if self.legit.as_ref() != Some(term_of(call)) => {
                 self.wrong(|| format!("a call of an ended term was carried out: {call:?}"));
@@ -627,6 +639,17 @@ impl World {
             self.check();
         }
         answer
+    }
+
+    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, what
+    /// is on the wire, and what was answered while its record still stands, wherever it went out from.
+    fn may_go_again(&self) -> usize {
+        let pending = self.model.stream.groups.get(GROUP).map(|group| &group.pending);
+        let is_unsettled = |owed: &&Owed| {
+            let is_pending = pending.is_some_and(|pending| pending.contains_key(&owed.id.entry));
+            is_pending || (owed.answered && self.model.records.contains_key(&owed.id))
+        };
+        self.ledger.owed.iter().filter(is_unsettled).count() + self.model.claimed.len() + self.wire.len()
     }
 
     fn check(&mut self) {
@@ -666,10 +689,16 @@ impl World {
         let has_ended = self.has_ended_in_redis(&send.delivery.id);
         let (loosened, has_faults) = (self.is_loosened, self.has_faults);
         if let Some(owed) = self.ledger.get(endpoint, entry) {
+            // A duplicate that fails is retried like any other: that is one duplicate still.
+            let was_answered = std::mem::take(&mut owed.answered);
+            self.duplicates += usize::from(was_answered && !loosened);
             let again = owed.delivered && has_ended && is_owner && !loosened;
-            if again || (owed.answered && !has_faults) {
+            if again || (was_answered && !has_faults) {
                 self.wrong(|| format!("{} has ended and goes again", send.delivery.id));
             }
+        }
+        if self.duplicates > self.allowance {
+            self.wrong(|| "there are more duplicates than deliveries were in flight at the ends of terms".to_owned());
         }
         let flight = Flight { endpoint, intent, entry, number };
         self.workers[worker].flights.insert(token, flight.clone());
@@ -880,6 +909,7 @@ impl World {
     fn fault(&mut self, fault: Action) {
         match fault {
             Action::Net { worker, net } => self.workers[worker].faults[0] = Some(net),
+            Action::Settle { worker, net } => self.workers[worker].faults[2] = Some(net),
             Action::Renewal { worker, net } => self.workers[worker].faults[1] = Some(net),
             Action::Crash(worker) => {
                 self.crash(worker);
