@@ -70,7 +70,8 @@ async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing_and_gets_ever
     let herald = setup(&world).start();
     // The hanging one has more to come than anybody.
     let burden = lives(30, &accounts[..1], 2_000);
-    let burden: Vec<Event> = burden.iter().map(|e| Event::new(number_of(e) + 5_000_000, "acc_0", &e.intent, "Captured")).collect();
+    let heavy = |(n, event): (usize, &Event)| Event::new(5_000_000 + n, "acc_0", &format!("{}_b", event.intent), "Captured");
+    let burden: Vec<Event> = burden.iter().enumerate().map(heavy).collect();
     herald.until_owner().await;
     let before = herald.resident();
     world.publish(&burden).await;
@@ -93,10 +94,6 @@ async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing_and_gets_ever
     world.until_finished().await;
     world.merchants.assert_sound();
     assert_eq!(world.merchants.log().delivered_to("ep_0"), 2_000 + count_of(31, &accounts));
-}
-
-fn number_of(event: &Event) -> usize {
-    event.id["evt_".len()..].parse().unwrap()
 }
 
 fn count_of(seed: u64, accounts: &[String]) -> usize {
