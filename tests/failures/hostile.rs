@@ -60,8 +60,6 @@ async fn bears(receiver: Receiver) -> (World, Herald) {
 }
 
 async fn has_outcome(herald: &Herald, outcome: &str) {
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    println!("{}", herald.get("/metrics").unwrap().1.lines().filter(|l| l.contains("deliveries_total{") || l.contains("parked") || l.contains("flight")).collect::<Vec<_>>().join("\n"));
     herald.until_metric(&format!("herald_deliveries_total{{outcome=\"{outcome}\"}}"), |count| count >= 1.0).await;
 }
 
@@ -96,7 +94,7 @@ const CHUNK: &[u8] = b"400\r\n\
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_body_is_cut() {
     assert_eq!(CHUNK.len(), 5 + 0x400 + 2);
-    let (_, herald) = bears(dripping(CHUNKED, CHUNK, Duration::ZERO).await).await;
+    let (_world, herald) = bears(dripping(CHUNKED, CHUNK, Duration::ZERO).await).await;
     // The status came: the body that follows it is dropped.
     has_outcome(&herald, "delivered").await;
 }
@@ -104,19 +102,20 @@ async fn an_endless_body_is_cut() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_of_three_hundred_megabytes_is_not_read() {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 314572800\r\n\r\n";
-    let (_, herald) = bears(dripping(HEAD, &[b'x'; 65_536], Duration::ZERO).await).await;
+    let (_world, herald) = bears(dripping(HEAD, &[b'x'; 65_536], Duration::ZERO).await).await;
     has_outcome(&herald, "delivered").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_headers_are_garbled() {
-    let (_, herald) = bears(dripping(b"HTTP/1.1 200 OK\r\n", b"x-more: 0123456789\r\n", Duration::ZERO).await).await;
+    let (_world, herald) =
+        bears(dripping(b"HTTP/1.1 200 OK\r\n", b"x-more: 0123456789\r\n", Duration::ZERO).await).await;
     has_outcome(&herald, "garbled").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_at_one_byte_a_second_time_out() {
-    let (_, herald) = bears(dripping(b"HTTP/1.1 200 OK\r\nx", b"x", Duration::from_secs(1)).await).await;
+    let (_world, herald) = bears(dripping(b"HTTP/1.1 200 OK\r\nx", b"x", Duration::from_secs(1)).await).await;
     has_outcome(&herald, "response_timed_out").await;
 }
 
@@ -127,7 +126,7 @@ async fn a_body_at_one_byte_a_second_slows_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_garbled() {
-    let (_, herald) = bears(Receiver::answering_once(b"\0\xff not HTTP at all\r\n\r\n").await).await;
+    let (_world, herald) = bears(Receiver::answering_once(b"\0\xff not HTTP at all\r\n\r\n").await).await;
     has_outcome(&herald, "garbled").await;
 }
 
@@ -138,7 +137,7 @@ async fn a_reset_is_a_reset() {
         let _ = stream.set_zero_linger();
     })
     .await;
-    let (_, herald) = bears(receiver).await;
+    let (_world, herald) = bears(receiver).await;
     has_outcome(&herald, "reset").await;
 }
 

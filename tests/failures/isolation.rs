@@ -70,7 +70,8 @@ async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing_and_gets_ever
     let herald = setup(&world).start();
     // The hanging one has more to come than anybody.
     let burden = lives(30, &accounts[..1], 2_000);
-    let heavy = |(n, event): (usize, &Event)| Event::new(5_000_000 + n, "acc_0", &format!("{}_b", event.intent), "Captured");
+    let heavy =
+        |(n, event): (usize, &Event)| Event::new(5_000_000 + n, "acc_0", &format!("{}_b", event.intent), "Captured");
     let burden: Vec<Event> = burden.iter().enumerate().map(heavy).collect();
     herald.until_owner().await;
     let before = herald.resident();
@@ -206,10 +207,17 @@ async fn due_retries_go_out_in_time_under_load() {
     let log = world.merchants.log();
     let retried = log.arrivals.iter().filter(|arrival| arrival.attempt == 2);
     let first = |endpoint: &str, event: &str| log.arrivals.iter().find(|a| a.endpoint == endpoint && a.event == event);
-    let late = retried.filter_map(|a| Some(a.at.duration_since(first(&a.endpoint, &a.event)?.at).as_millis() as i64 - 500));
+    let late =
+        retried.filter_map(|a| Some(a.at.duration_since(first(&a.endpoint, &a.event)?.at).as_millis() as i64 - 500));
     let mut late: Vec<i64> = late.collect();
     late.sort_unstable();
-    println!("{} retries: late by p50 {} ms, p99 {} ms, at most {} ms", late.len(), at(&late, 0.5), at(&late, 0.99), at(&late, 1.0));
+    println!(
+        "{} retries: late by p50 {} ms, p99 {} ms, at most {} ms",
+        late.len(),
+        at(&late, 0.5),
+        at(&late, 0.99),
+        at(&late, 1.0)
+    );
     assert!(at(&late, 0.0) >= -5 && at(&late, 0.5) < 2_000);
 }
 

@@ -30,13 +30,17 @@ async fn survives(seed: u64, harm: impl AsyncFn(&World, usize)) -> (World, Heral
     world.merchants.until_delivered(EVENTS).await;
     world.until_finished().await;
     world.merchants.assert_sound();
-    println!("{} duplicates, {} terms", world.merchants.log().duplicates(), herald.metric("herald_lease_terms_total"));
+    println!(
+        "{} repeated arrivals, {} terms",
+        world.merchants.log().duplicates(),
+        herald.metric("herald_lease_terms_total")
+    );
     (world, herald)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroyed_group_is_made_again() {
-    let (_, herald) = survives(11, async |world, _| {
+    let (_world, herald) = survives(11, async |world, _| {
         world.redis.command::<()>(&["XGROUP", "DESTROY", STREAM, "herald"]).await;
     })
     .await;
@@ -45,7 +49,7 @@ async fn a_destroyed_group_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_lease_is_taken_again() {
-    let (_, herald) = survives(12, async |world, _| {
+    let (_world, herald) = survives(12, async |world, _| {
         world.redis.command::<()>(&["DEL", &format!("{PREFIX}lease")]).await;
     })
     .await;
@@ -54,7 +58,7 @@ async fn a_deleted_lease_is_taken_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushed_scripts_are_loaded_again_without_a_new_term() {
-    let (_, herald) = survives(13, async |world, _| world.redis.command(&["SCRIPT", "FLUSH"]).await).await;
+    let (_world, herald) = survives(13, async |world, _| world.redis.command(&["SCRIPT", "FLUSH"]).await).await;
     assert_eq!(herald.metric("herald_lease_terms_total"), 1.0);
 }
 
@@ -70,7 +74,7 @@ async fn connections_that_are_cut_are_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_that_a_foreign_consumer_took_are_taken_over() {
-    let (_, herald) = survives(15, async |world, round| {
+    let (_world, herald) = survives(15, async |world, round| {
         // Herald looks for such entries every ten seconds.
         if round != 1 {
             return;
@@ -80,7 +84,7 @@ async fn entries_that_a_foreign_consumer_took_are_taken_over() {
         let mut both = redis::pipe();
         both.atomic().cmd("XADD").arg(STREAM).arg("*").arg("event").arg(&robbed.body).ignore();
         both.cmd("XREADGROUP").arg("GROUP").arg("herald").arg("thief").arg("COUNT").arg(1_000);
-            both.arg("STREAMS").arg(STREAM).arg(">").ignore();
+        both.arg("STREAMS").arg(STREAM).arg(">").ignore();
         both.query_async::<()>(&mut world.redis.connection().await).await.unwrap();
         world
             .merchants
