@@ -185,12 +185,18 @@ pub struct Core {
     lanes: HashMap<EndpointId, Lane>,
     jobs: HashMap<JobId, Job>,
     chains: HashMap<ChainId, Links>,
-    /// Chains of their own that are in memory, by the intent they belong to.
+    /// Chains of their own that are in memory, or whose change is not confirmed, by the intent they belong to.
     singles: HashMap<(EndpointId, IntentId), u32>,
+    /// Deliveries whose record is about to change: what Redis still shows of them is out of date.
+    changing: HashMap<DeliveryId, u32>,
     /// Deliveries of an entry that are neither finished nor recorded. Zero until its acknowledgement is confirmed.
     entries: HashMap<EntryId, u32>,
+    /// Delivered and logged, while their entry waits for others: should the term end, they must not go again.
+    delivered: HashMap<EntryId, Vec<Verdict>>,
     flights: HashMap<Token, JobId>,
     carried: HashMap<(DeliveryId, u32), Carried>,
+    /// Heads that were resumed with their result; empty between inputs.
+    landed: VecDeque<(JobId, Arc<Attempted>)>,
     ready: VecDeque<EndpointId>,
     hungry: VecDeque<EndpointId>,
     ending: VecDeque<EndpointId>,
@@ -217,9 +223,12 @@ impl Core {
             jobs: HashMap::new(),
             chains: HashMap::new(),
             singles: HashMap::new(),
+            changing: HashMap::new(),
             entries: HashMap::new(),
+            delivered: HashMap::new(),
             flights: HashMap::new(),
             carried: HashMap::new(),
+            landed: VecDeque::new(),
             ready: VecDeque::new(),
             hungry: VecDeque::new(),
             ending: VecDeque::new(),
@@ -286,9 +295,6 @@ impl Core {
         };
         let has_head = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
         let job = self.insert(delivery, chain_id.1.clone(), Origin::Fresh);
-        if let Some(carried) = self.carried_for(job) {
-            return self.resume(now, redis_ms, job, chain_id, carried);
-        }
         self.ageing.push_back((now + RECORD_AFTER_MS, job));
         if waits_in_redis {
             self.keep(now, job, Place::Held);
@@ -300,13 +306,15 @@ impl Core {
         } else {
             self.chains.entry(chain_id).or_default().followers.push_back(job);
         }
+        self.land(now, redis_ms);
     }
 
     /// A delivery with a record: claimed, or looked up in the backlog.
     pub fn admit_kept(&mut self, now: u64, redis_ms: u64, delivery: Delivery, origin: Origin) {
         let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
-        if self.chains.get(&chain_id).is_some_and(|links| links.head.is_some()) {
-            // It is in memory already: its place in the backlog was looked at twice.
+        let is_here = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
+        if is_here || self.changing.contains_key(&delivery.id) {
+            // It is in memory, or its fate is on its way: it was looked at in the backlog a second time.
             return;
         }
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
@@ -318,7 +326,7 @@ impl Core {
         links.head = Some(job);
         links.tail_in_redis = true;
         match (self.carried_for(job), ended) {
-            (Some(carried), _) => self.resume(now, redis_ms, job, chain_id, carried),
+            (Some(carried), _) => self.resume(job, carried),
             (None, Some(reason)) => self.bury(now, redis_ms, job, reason, String::new(), None),
             (None, None) if parks => self.park(now, job),
             (None, None) => {
@@ -331,6 +339,7 @@ impl Core {
                 self.touch(now, &chain_id.0);
             }
         }
+        self.land(now, redis_ms);
     }
 
     /// A backlog was looked at, up to this entry; with none there was no more.
@@ -369,6 +378,7 @@ impl Core {
             self.notes.push(Note::BreakerOpened { endpoint: endpoint.clone() });
         }
         self.conclude(now, redis_ms, job, attempted, chance);
+        self.land(now, redis_ms);
         self.react(now, &endpoint);
     }
 
@@ -471,7 +481,10 @@ impl Core {
     /// Endpoints that wait with something in their backlog.
     pub fn waiting_backlogs(&self, now: u64) -> Vec<EndpointId> {
         let waits = |lane: &Lane| lane.parked > 0 && lane.ended().is_none() && lane.gate(now) != Gate::Open;
-        self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone()).collect()
+        let waiting = self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone());
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_unstable();
+        waiting
     }
 
     pub fn take_wishes(&mut self) -> Vec<Wish> {
@@ -517,8 +530,16 @@ impl Core {
     pub fn settled(&mut self, now: u64, counts: Vec<(EndpointId, Unfinished)>) {
         for op in std::mem::take(&mut self.sent) {
             match op {
-                Op::Ack(entry) => drop(self.entries.remove(&entry)),
-                Op::Log { .. } => {}
+                Op::Ack(entry) => {
+                    self.entries.remove(&entry);
+                    self.delivered.remove(&entry);
+                }
+                Op::Log { verdict, .. } => {
+                    let waits = self.entries.contains_key(&verdict.id.entry);
+                    if waits && verdict.attempted.report.outcome.is_delivered() {
+                        self.delivered.entry(verdict.id.entry).or_default().push(verdict);
+                    }
+                }
                 Op::Item { item, chain } => self.confirm(&item, chain),
             }
         }
@@ -606,6 +627,7 @@ impl Core {
             }
             self.unqueue(job);
             self.bury(now, redis_ms, job, DeadReason::Released, detail, None);
+            self.land(now, redis_ms);
             return Ok(());
         }
         if self.chains.get(&chain_id).is_some_and(|links| links.unsettled > 0) {
@@ -630,6 +652,9 @@ impl Core {
                 self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
             }
         }
+        for verdict in self.delivered.drain().flat_map(|(_, verdicts)| verdicts) {
+            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
+        }
         for (token, job) in std::mem::take(&mut self.flights) {
             let delivery = &self.jobs[&job].delivery;
             self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token));
@@ -637,6 +662,7 @@ impl Core {
         self.jobs.clear();
         self.chains.clear();
         self.singles.clear();
+        self.changing.clear();
         self.entries.clear();
         self.ready.clear();
         self.hungry.clear();
@@ -654,11 +680,14 @@ impl Core {
 
     /// Nobody waits for what is in flight any more: it gets its records.
     pub fn abandon_flights(&mut self, now: u64) {
-        for (_, job) in std::mem::take(&mut self.flights) {
+        let mut flights: Vec<(Token, JobId)> = self.flights.drain().collect();
+        flights.sort_unstable();
+        for (_, job) in flights {
             self.give_record(now, job);
             let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
             self.lanes.entry(endpoint).and_modify(Lane::forget_attempt);
         }
+        self.forget_flights();
     }
 
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
@@ -704,9 +733,7 @@ impl Core {
     fn insert(&mut self, delivery: Delivery, chain: Chain, origin: Origin) -> JobId {
         let id = self.next();
         self.tally.bytes += delivery.body.len();
-        if let Chain::Single(intent, _) = &chain {
-            *self.singles.entry((delivery.id.endpoint.clone(), intent.clone())).or_default() += 1;
-        }
+        self.count_single(&delivery.id.endpoint, &chain);
         self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None });
         id
     }
@@ -716,15 +743,7 @@ impl Core {
         let job = self.jobs.remove(&id).expect("a job ends once");
         self.tally.bytes -= job.delivery.body.len();
         let endpoint = job.delivery.id.endpoint.clone();
-        if let Chain::Single(intent, _) = &job.chain {
-            let key = (endpoint.clone(), intent.clone());
-            if let Some(count) = self.singles.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.singles.remove(&key);
-                }
-            }
-        }
+        self.uncount_single(&endpoint, &job.chain);
         if let Some(links) = self.chains.get_mut(&(endpoint, job.chain.clone()))
             && links.head == Some(id)
         {
@@ -733,9 +752,29 @@ impl Core {
         job
     }
 
+    fn count_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        if let Chain::Single(intent, _) = chain {
+            *self.singles.entry((endpoint.clone(), intent.clone())).or_default() += 1;
+        }
+    }
+
+    fn uncount_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        let Chain::Single(intent, _) = chain else { return };
+        let key = (endpoint.clone(), intent.clone());
+        if let Some(count) = self.singles.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.singles.remove(&key);
+            }
+        }
+    }
+
     /// A head without record: queued, or parked at once.
     fn lead(&mut self, now: u64, job: JobId, chain_id: &ChainId) {
         self.chains.entry(chain_id.clone()).or_default().head = Some(job);
+        if let Some(carried) = self.carried_for(job) {
+            return self.resume(job, carried);
+        }
         let lane = &self.lanes[&chain_id.0];
         // Behind a backlog there is a queue already: nobody jumps it.
         if lane.parked > 0 || lane.should_park(now, self.share()) {
@@ -1004,6 +1043,10 @@ impl Core {
 
     fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
         self.chains.entry(chain_id.clone()).or_default().unsettled += 1;
+        self.count_single(&chain_id.0, &chain_id.1);
+        if let Some(id) = delivery_of(&item) {
+            *self.changing.entry(id.clone()).or_default() += 1;
+        }
         self.push(now, Op::Item { item, chain: Some(chain_id) });
     }
 
@@ -1019,10 +1062,23 @@ impl Core {
             lane.was_parked(id.entry);
         }
         if let Some(chain) = chain {
+            self.uncount_single(&chain.0, &chain.1);
+            self.changed(item);
             if let Some(links) = self.chains.get_mut(&chain) {
                 links.unsettled -= 1;
             }
             self.tidy(&chain);
+        }
+    }
+
+    fn changed(&mut self, item: &Item) {
+        if let Some(id) = delivery_of(item)
+            && let Some(count) = self.changing.get_mut(id)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.changing.remove(id);
+            }
         }
     }
 
@@ -1034,18 +1090,40 @@ impl Core {
         self.carried.remove(&(delivery.id.clone(), delivery.next_attempt()))
     }
 
-    /// A delivery that was in flight, or had ended, when the last term did.
-    fn resume(&mut self, now: u64, redis_ms: u64, job: JobId, chain_id: ChainId, carried: Carried) {
-        let links = self.chains.entry(chain_id.clone()).or_default();
-        links.head.get_or_insert(job);
+    /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the
+    /// one before it goes again first.
+    fn resume(&mut self, job: JobId, carried: Carried) {
         match carried {
             Carried::Flying(token) => {
                 self.flights.insert(token, job);
                 self.jobs.get_mut(&job).expect("it was just admitted").flight = Some(token);
-                self.ageing.push_back((now + RECORD_AFTER_MS, job));
             }
-            Carried::Ended(attempted) => self.conclude(now, redis_ms, job, attempted, 0.5),
+            Carried::Ended(attempted) => self.landed.push_back((job, attempted)),
         }
+    }
+
+    /// Concludes what was resumed with its result known. One may promote the next, so this is a loop and no recursion.
+    fn land(&mut self, now: u64, redis_ms: u64) {
+        while let Some((job, attempted)) = self.landed.pop_front() {
+            self.conclude(now, redis_ms, job, attempted, 0.5);
+        }
+    }
+}
+
+/// The delivery whose record an item changes.
+fn delivery_of(item: &Item) -> Option<&DeliveryId> {
+    match item {
+        Item::Finish { id, .. }
+        | Item::Keep { id, .. }
+        | Item::Move { id, .. }
+        | Item::Bury { id, .. }
+        | Item::Revive { id, .. } => Some(id),
+        Item::Discard { .. }
+        | Item::Quarantine { .. }
+        | Item::Requeue { .. }
+        | Item::DiscardQuarantined { .. }
+        | Item::Bind { .. }
+        | Item::Reply { .. } => None,
     }
 }
 
@@ -1097,3 +1175,7 @@ fn log_line(delivery: &Delivery, attempt: u32, attempted: &Attempted) -> Bytes {
     };
     serde_json::to_vec(&line).expect("a line of strings and numbers is always JSON").into()
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -199,6 +199,9 @@ pub struct Partition<D> {
     suspect_until: EntryId,
     more_entries: bool,
     more_requests: bool,
+    /// Woken for entries, but there was nothing to read: a stranger read them. The wake-up would fire for ever.
+    is_wakeup_false: bool,
+    was_woken: bool,
     inbox_after: EntryId,
     read_not_before: u64,
     is_under_pressure: bool,
@@ -212,6 +215,11 @@ pub struct Partition<D> {
     ending_at: u64,
     batch_limit: usize,
     poison: HashSet<EntryId>,
+    /// Errands to confirm the registry that were not answered yet. Only the last one's answer is new enough.
+    confirmations: u32,
+    /// The answer came at a time when the registry was not to be trusted: it must be asked for again.
+    must_reconfirm: bool,
+    /// Terms that ended since a settlement was last confirmed.
     failures: u32,
     turn: usize,
     is_stopping: bool,
@@ -242,6 +250,8 @@ impl<D: Directory> Partition<D> {
             suspect_until: EntryId::ZERO,
             more_entries: false,
             more_requests: false,
+            is_wakeup_false: false,
+            was_woken: false,
             inbox_after: EntryId::ZERO,
             read_not_before: 0,
             is_under_pressure: false,
@@ -255,6 +265,8 @@ impl<D: Directory> Partition<D> {
             ending_at: 0,
             batch_limit: MAX_BATCH,
             poison: HashSet::new(),
+            confirmations: 0,
+            must_reconfirm: false,
             failures: 0,
             turn: 0,
             is_stopping: false,
@@ -281,16 +293,15 @@ impl<D: Directory> Partition<D> {
     pub fn answered(&mut self, now: u64, answer: Result<Answer, Failure>) {
         let Some(outstanding) = self.outstanding.take() else { return };
         match answer {
-            Ok(answer) => {
-                if !matches!(answer, Answer::Lost) {
-                    self.failures = 0;
-                }
-                self.understand(now, outstanding, answer);
-            }
-            Err(Failure::Full) => {
+            Ok(answer) => self.understand(now, outstanding, answer),
+            // Only what adds is refused, and only in a running term: a read, or taking over a stranger's entries.
+            Err(Failure::Full)
+                if self.phase == Phase::Running && matches!(outstanding, Outstanding::Read(_) | Outstanding::Plain) =>
+            {
                 self.happenings.push(Happening::RedisFull);
                 self.read_not_before = now + FULL_PAUSE_MS;
             }
+            Err(Failure::Full) => self.end_term(now, "Redis is full".to_owned()),
             Err(Failure::Unknown(why)) => self.end_term(now, why),
             Err(Failure::Script(why)) => {
                 if let Outstanding::Settle { ops, first } = outstanding {
@@ -355,11 +366,14 @@ impl<D: Directory> Partition<D> {
     /// An endpoint has changed, or, with none named, any may have.
     pub fn registry_changed(&mut self, now: u64, endpoint: Option<&EndpointId>) {
         self.look_at_registry();
-        let changed: Vec<EndpointId> = match endpoint {
+        let mut changed: Vec<EndpointId> = match endpoint {
             Some(endpoint) => vec![endpoint.clone()],
             None => self.core.lanes().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
-        for endpoint in changed.iter().filter(|endpoint| self.core.has_lane(endpoint)).cloned().collect::<Vec<_>>() {
+        // In an order of its own, not of the map's: the same inputs must lead to the same calls.
+        changed.sort_unstable();
+        changed.retain(|endpoint| self.core.has_lane(endpoint));
+        for endpoint in changed {
             let standing = self.directory.standing(&endpoint);
             self.core.stand(now, &endpoint, standing);
         }
@@ -367,7 +381,17 @@ impl<D: Directory> Partition<D> {
 
     /// The snapshot is as new as the registry was after the errand was given.
     pub fn registry_confirmed(&mut self, now: u64) {
+        self.confirmations = self.confirmations.saturating_sub(1);
+        if self.confirmations > 0 {
+            // The registry may have been read before the entries that wait now.
+            return;
+        }
         let Some(staged) = &mut self.staged else { return };
+        let view = self.directory.view();
+        if !view.is_certain || view.id != self.bound {
+            self.must_reconfirm = true;
+            return;
+        }
         for arrival in staged.arrivals.iter_mut().filter(|arrival| arrival.endpoints.is_empty()) {
             arrival.endpoints = endpoints_for(&self.directory, &arrival.event);
         }
@@ -382,13 +406,13 @@ impl<D: Directory> Partition<D> {
 
     /// Something may have been added to the stream or the inbox.
     pub fn woken(&mut self) {
-        (self.more_entries, self.more_requests) = (true, true);
+        (self.more_entries, self.more_requests, self.was_woken) = (true, true, true);
     }
 
     /// What a wake-up should wait for, when nothing is left to read: entries and requests after these.
     pub fn wants_wakeup(&self) -> Option<(EntryId, EntryId)> {
         let idle = self.phase == Phase::Running && self.pending_after.is_none() && self.staged.is_none();
-        let waits = idle && !self.more_entries && !self.more_requests && !self.is_stopping;
+        let waits = idle && !self.more_entries && !self.more_requests && !self.is_stopping && !self.is_wakeup_false;
         waits.then_some((self.last_read, self.inbox_after))
     }
 
@@ -461,14 +485,17 @@ impl<D: Directory> Partition<D> {
 
     /// The earliest time at which [`Partition::choose_running`] could find something new to do.
     fn next_work(&self) -> u64 {
+        let takes_more = !self.is_held_up && self.core.has_room();
         let due = self.next_due_ms.map(|due| due.saturating_add_signed(-self.redis_ahead_ms));
-        let due = due.filter(|_| !self.is_held_up && self.core.has_room());
-        let ending = (self.core.has_ending() && !self.is_held_up).then_some(self.ending_at);
+        let due = due.filter(|_| takes_more);
+        let ending = (self.core.has_ending() && takes_more).then_some(self.ending_at);
         let foreign = self.pending_after.is_none().then_some(self.foreign_at);
         let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
-        let read = (self.more_entries && !self.is_held_up).then_some(self.read_not_before);
+        let reads = self.more_entries || self.pending_after.is_some();
+        let may_read = takes_more && !self.is_under_pressure && self.staged.is_none();
+        let read = (reads && may_read).then_some(self.read_not_before);
         let fixed = [self.trim_at, self.inbox_at, self.expire_at];
-        let maybe = [due, ending, foreign, settle, read.filter(|at| *at > 0), self.core.next_alarm()];
+        let maybe = [due, ending, foreign, settle, read, self.core.next_alarm()];
         fixed.into_iter().chain(maybe.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 
@@ -618,6 +645,8 @@ impl<D: Directory> Partition<D> {
         }
         if now >= self.trim_at {
             self.trim_at = now + TRIM_EVERY_MS;
+            // While the wake-up can not be relied on, the stream is looked at as often as it is trimmed.
+            self.more_entries |= self.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());
             return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Plain));
         }
@@ -691,8 +720,10 @@ impl<D: Directory> Partition<D> {
                 self.next_due_ms = next_due_ms;
                 self.batch_limit = (self.batch_limit * 2).min(MAX_BATCH);
                 self.core.settled(now, counts);
-                if group_missing {
-                    self.end_term(now, "the consumer group is gone".to_owned());
+                match group_missing {
+                    true => self.end_term(now, "the consumer group is gone".to_owned()),
+                    // A term that settles is a good one: when it ends, the next may begin at once.
+                    false => self.failures = 0,
                 }
             }
             (Outstanding::Settle { .. }, Answer::BadItem { at, why }) => self.core.refused(now, at, &why),
@@ -790,8 +821,17 @@ impl<D: Directory> Partition<D> {
             arrivals.extend(self.understand_entry(now, entry));
         }
         match from {
-            ReadFrom::Pending(_) => self.pending_after = last,
+            ReadFrom::Pending(_) => {
+                self.pending_after = last;
+                // What a stranger read is behind us too, once it was taken over.
+                self.last_read = last.map_or(self.last_read, |last| last.max(self.last_read));
+            }
             ReadFrom::New => {
+                self.is_wakeup_false = count == 0 && self.was_woken;
+                if self.is_wakeup_false {
+                    self.foreign_at = now;
+                }
+                self.was_woken = false;
                 self.last_read = last.unwrap_or(self.last_read);
                 self.more_entries = count == READ_MAX || bytes >= MAX_READ_BYTES / 2;
             }
@@ -802,7 +842,7 @@ impl<D: Directory> Partition<D> {
         let unconfirmed = arrivals.iter().any(|arrival| arrival.endpoints.is_empty());
         self.staged = Some(Staged { arrivals, suspect, unconfirmed, asking: None });
         if unconfirmed {
-            self.errands.push(Errand::ConfirmRegistry);
+            self.confirm_registry();
         }
         self.admit_if_known(now);
     }
@@ -1036,7 +1076,16 @@ impl<D: Directory> Partition<D> {
     /// An operator, the registry or its absence stops everything but settling.
     fn look_at_registry(&mut self) {
         let view = self.directory.view();
-        self.is_held_up = view.is_paused || !view.is_certain || view.id != self.bound;
+        let is_ours = view.is_certain && view.id == self.bound;
+        self.is_held_up = view.is_paused || !is_ours;
+        if is_ours && std::mem::take(&mut self.must_reconfirm) && self.staged.is_some() {
+            self.confirm_registry();
+        }
+    }
+
+    fn confirm_registry(&mut self) {
+        self.confirmations += 1;
+        self.errands.push(Errand::ConfirmRegistry);
     }
 
     fn stand(&mut self, now: u64, endpoint: &EndpointId) {
@@ -1075,3 +1124,7 @@ fn clean_traceparent(text: &[u8]) -> Option<String> {
     let good = text.len() <= 64 && text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
     good.then(|| String::from_utf8_lossy(text).into_owned())
 }
+
+#[cfg(test)]
+#[path = "partition_tests.rs"]
+mod tests;

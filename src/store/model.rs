@@ -115,6 +115,56 @@ impl Model {
         id
     }
 
+    /// What must hold between any two calls: every record stands in exactly one place, every chain has one head, and
+    /// what is counted is what is there. Says what does not.
+    pub fn check(&self) -> Result<(), String> {
+        let mut standing = 0;
+        for (endpoint, chains) in &self.endpoints {
+            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+            let mut singles = 0;
+            let mut parked = 0;
+            for (field, entry) in &chains.heads {
+                let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
+                let is_parked = chains.backlog.contains(entry);
+                let places = [self.due.contains_key(&id), self.claimed.contains(&id), is_parked];
+                if !self.records.contains_key(&id) || places.iter().filter(|stands| **stands).count() != 1 {
+                    return Err(format!("the head {id} stands in [due, claimed, backlog] = {places:?}"));
+                }
+                parked += usize::from(is_parked);
+                match field.starts_with('~') {
+                    true => singles += 1,
+                    false => *counts.entry(field).or_default() += 1,
+                }
+            }
+            for (intent, entry) in &chains.held {
+                let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
+                if !self.records.contains_key(&id) || !chains.heads.contains_key(intent.as_str()) {
+                    return Err(format!("{id} is held without a record, or behind no head"));
+                }
+                if chains.heads.values().any(|head| head == entry) {
+                    return Err(format!("{id} is held and a head"));
+                }
+                *counts.entry(intent.as_str()).or_default() += 1;
+            }
+            let counted =
+                |single: bool| chains.counts.iter().filter(move |(field, _)| field.starts_with('~') == single);
+            if counted(false).any(|(field, count)| counts.get(field.as_str()) != Some(count))
+                || counted(false).count() != counts.len()
+                || counted(true).map(|(_, count)| count).sum::<u64>() != singles
+                || chains.unfinished != (chains.heads.len() + chains.held.len()) as u64
+                || chains.backlog.len() != parked
+            {
+                return Err(format!("{endpoint} is counted wrongly: {chains:?}"));
+            }
+            standing += chains.heads.len() + chains.held.len();
+        }
+        match self.due.keys().chain(&self.claimed).find(|id| !self.records.contains_key(*id)) {
+            Some(id) => Err(format!("{id} is due or claimed without a record")),
+            None if standing != self.records.len() => Err("a record stands nowhere".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     pub fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
         if self.lease.as_ref().is_some_and(|lease| lease.until_ms <= self.now_ms) {
             self.lease = None;

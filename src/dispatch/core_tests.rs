@@ -1,0 +1,358 @@
+//! The rules of the core, one by one. What happens when they meet is the simulator's to find out.
+
+use std::time::Duration;
+
+use super::*;
+use crate::facts::{
+    endpoint::{ENDPOINT_SCHEMA, EndpointState, Mark, Scheme},
+    event::Event,
+    outcome::{AttemptReport, BodyEnd, Timing},
+    retry::{RetryOverrides, RetrySettings},
+};
+
+const REDIS_MS: u64 = 1_700_000_000_000;
+const BREAKER: BreakerSettings = BreakerSettings { threshold: 3, cooldown_ms: 5_000, max_cooldown_ms: 60_000 };
+
+fn core_with(max_bytes: usize) -> Core {
+    Core::new(RetryPolicy::try_new(RetrySettings::default()).unwrap(), BREAKER, max_bytes)
+}
+
+fn endpoint(id: &str, change: impl FnOnce(&mut Endpoint)) -> Standing {
+    let mut endpoint = Endpoint {
+        schema: ENDPOINT_SCHEMA,
+        id: EndpointId::new(id).unwrap(),
+        account: "acc_1".parse().unwrap(),
+        url: "https://example.com/".to_owned(),
+        description: String::new(),
+        event_types: Vec::new(),
+        schemes: vec![Scheme::Standard],
+        secrets: Vec::new(),
+        ordering: Ordering::Intent,
+        max_in_flight: 10,
+        rate_limit: None,
+        timeout_ms: None,
+        retry: RetryOverrides::default(),
+        headers: Vec::new(),
+        traceparent: false,
+        status: EndpointState::Enabled,
+        created_at_ms: 0,
+        updated_at_ms: 0,
+        revision: 1,
+    };
+    change(&mut endpoint);
+    Standing::of(Arc::new(endpoint))
+}
+
+/// A core that knows the endpoint `ep_a`.
+fn core(change: impl FnOnce(&mut Endpoint)) -> Core {
+    let mut core = core_with(1_000_000);
+    stand(&mut core, "ep_a", endpoint("ep_a", change));
+    core
+}
+
+fn stand(core: &mut Core, id: &str, standing: Standing) {
+    core.stand(0, &EndpointId::new(id).unwrap(), standing);
+}
+
+fn delivery(entry: u64, endpoint: &str, intent: &str) -> Delivery {
+    let body = format!(
+        r#"{{"id":"evt_{entry}","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"{intent}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+    );
+    let event = Event::parse(body.into()).unwrap();
+    Delivery::new(EntryId { ms: entry, seq: 0 }, EndpointId::new(endpoint).unwrap(), &event, true, REDIS_MS)
+}
+
+fn admit(core: &mut Core, entry: u64, endpoint: &str, intent: &str) {
+    admit_known(core, entry, endpoint, intent, Known::default());
+}
+
+fn admit_known(core: &mut Core, entry: u64, endpoint: &str, intent: &str, known: Known) {
+    core.open_entry(0, EntryId { ms: entry, seq: 0 }, 1);
+    core.admit_fresh(0, REDIS_MS, delivery(entry, endpoint, intent), known);
+}
+
+/// What may start now: the token and the entry of each.
+fn sends(core: &mut Core, now: u64) -> Vec<(Token, u64)> {
+    std::iter::from_fn(|| core.next_send(now)).map(|send| (send.token, send.delivery.id.entry.ms)).collect()
+}
+
+fn entries(sends: &[(Token, u64)]) -> Vec<u64> {
+    sends.iter().map(|(_, entry)| *entry).collect()
+}
+
+fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
+    let report = AttemptReport {
+        number: 1,
+        at_ms: REDIS_MS,
+        outcome,
+        timing: Timing::default(),
+        body_end: BodyEnd::Complete,
+        snippet: String::new(),
+        detail: String::new(),
+    };
+    core.attempted(now, REDIS_MS, token, Attempted { report, request: None }, 0.0);
+}
+
+const OK: Outcome = Outcome::Delivered { status: 200 };
+const FAILED: Outcome = Outcome::ServerFailed { status: 500 };
+
+fn settle(core: &mut Core, counts: &[(&str, u64, u64)]) -> Settlement {
+    let settlement = core.settlement(0, 500, EntryId::ZERO);
+    let count = |(id, records, parked): &(&str, u64, u64)| {
+        (EndpointId::new(id).unwrap(), Unfinished { records: *records, parked: *parked })
+    };
+    core.settled(0, counts.iter().map(count).collect());
+    settlement
+}
+
+fn places(settlement: &Settlement) -> Vec<(u64, Place)> {
+    let place = |item: &Item| match item {
+        Item::Keep { id, place, .. } | Item::Move { id, place, .. } => Some((id.entry.ms, *place)),
+        _ => None,
+    };
+    settlement.items.iter().filter_map(place).collect()
+}
+
+#[test]
+fn a_later_event_waits_for_the_earlier_one_and_other_intents_pass_by() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_1");
+    admit(&mut core, 3, "ep_a", "pi_2");
+    let first = sends(&mut core, 0);
+    assert_eq!(entries(&first), [1, 3]);
+    end(&mut core, 5, first[0].0, OK);
+    assert_eq!(entries(&sends(&mut core, 5)), [2]);
+}
+
+#[test]
+fn a_retry_is_written_before_what_follows_it_is_held() {
+    let mut core = core(|_| {});
+    (1..=3).for_each(|entry| admit(&mut core, entry, "ep_a", "pi_1"));
+    let first = sends(&mut core, 0);
+    end(&mut core, 5, first[0].0, FAILED);
+    assert!(sends(&mut core, 5).is_empty());
+    let settlement = settle(&mut core, &[("ep_a", 3, 0)]);
+    assert_eq!(places(&settlement), [(1, Place::DueIn(4_000)), (2, Place::Held), (3, Place::Held)]);
+    assert_eq!(settlement.acks.len(), 3);
+    // What comes later is asked about, and held behind them.
+    assert!(core.must_ask(&EndpointId::new("ep_a").unwrap()));
+    admit_known(&mut core, 4, "ep_a", "pi_1", Known { ordered: 3, ..Known::default() });
+    assert_eq!(places(&settle(&mut core, &[("ep_a", 4, 0)])), [(4, Place::Held)]);
+}
+
+#[test]
+fn endpoints_take_turns() {
+    let mut core = core_with(1_000_000);
+    for id in ["ep_a", "ep_b", "ep_c"] {
+        stand(&mut core, id, endpoint(id, |_| {}));
+        (0..3).for_each(|n| admit(&mut core, n, id, &format!("pi_{n}")));
+    }
+    let order: Vec<_> = std::iter::from_fn(|| core.next_send(0)).map(|s| s.endpoint.id.to_string()).collect();
+    assert_eq!(order, ["ep_a", "ep_b", "ep_c"].repeat(3));
+}
+
+#[test]
+fn no_more_than_its_limit_are_in_flight() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 2);
+    (1..=5).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
+    let first = sends(&mut core, 0);
+    assert_eq!(entries(&first), [1, 2]);
+    end(&mut core, 1, first[0].0, OK);
+    let third = sends(&mut core, 1);
+    assert_eq!(entries(&third), [3]);
+    end(&mut core, 1, third[0].0, OK);
+}
+
+#[test]
+fn a_rate_limit_spaces_attempts() {
+    let mut core = core(|endpoint| endpoint.rate_limit = Some(10));
+    (1..=3).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
+    assert_eq!(entries(&sends(&mut core, 0)), [1]);
+    assert_eq!(core.next_alarm(), Some(100));
+    core.tick(99);
+    assert!(sends(&mut core, 99).is_empty());
+    core.tick(100);
+    assert_eq!(entries(&sends(&mut core, 100)), [2]);
+}
+
+#[test]
+fn a_throttled_endpoint_rests_as_long_as_it_asks() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 1);
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let first = sends(&mut core, 0);
+    end(&mut core, 0, first[0].0, Outcome::Throttled { status: 429, retry_after: Some(Duration::from_millis(700)) });
+    core.tick(699);
+    assert!(sends(&mut core, 699).is_empty());
+    core.tick(700);
+    assert_eq!(entries(&sends(&mut core, 700)), [2]);
+}
+
+#[test]
+fn failures_in_a_row_park_what_waits_and_then_one_probe_goes_out() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 3);
+    (1..=6).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
+    let first = sends(&mut core, 0);
+    assert_eq!(first.len(), 3);
+    first.iter().for_each(|(token, _)| end(&mut core, 10, *token, FAILED));
+    assert!(core.take_notes().iter().any(|note| matches!(note, Note::BreakerOpened { .. })));
+    assert!(sends(&mut core, 10).is_empty());
+    let parked = places(&settle(&mut core, &[("ep_a", 6, 3)]));
+    assert_eq!(parked.iter().filter(|(_, place)| *place == Place::Backlog).count(), 3);
+    assert_eq!(core.next_backlog(10), None);
+    core.tick(5_010);
+    let (_, after, most) = core.next_backlog(5_010).unwrap();
+    assert_eq!((after, most), (EntryId::ZERO, 1));
+}
+
+#[test]
+fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 20);
+    let id = EndpointId::new("ep_a").unwrap();
+    core.count(0, &id, Unfinished { records: 50, parked: 50 });
+    let (mut next, mut sizes, mut sent) = (1, Vec::new(), Vec::new());
+    for now in 0..5 {
+        while let Some((_, after, most)) = core.next_backlog(now) {
+            assert_eq!(after.ms, next - 1);
+            for entry in next..next + most as u64 {
+                core.admit_kept(now, REDIS_MS, delivery(entry, "ep_a", &format!("pi_{entry}")), Origin::Backlog);
+            }
+            next += most as u64;
+            core.looked_at_backlog(now, &id, Some(EntryId { ms: next - 1, seq: 0 }));
+        }
+        let flying = sends(&mut core, now);
+        sizes.push(flying.len());
+        sent.extend(entries(&flying));
+        flying.iter().for_each(|(token, _)| end(&mut core, now, *token, OK));
+    }
+    assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1]) && sizes[0] < sizes[2], "{sizes:?}");
+    assert!(sent.is_sorted(), "{sent:?}");
+}
+
+#[test]
+fn nobody_jumps_the_queue_of_a_backlog() {
+    let mut core = core(|_| {});
+    core.count(0, &EndpointId::new("ep_a").unwrap(), Unfinished { records: 5, parked: 5 });
+    admit(&mut core, 9, "ep_a", "pi_9");
+    assert!(sends(&mut core, 0).is_empty());
+    assert_eq!(places(&settle(&mut core, &[])), [(9, Place::Backlog)]);
+}
+
+#[test]
+fn a_parked_delivery_whose_end_is_on_its_way_is_not_sent_again() {
+    let mut core = core(|_| {});
+    core.count(0, &EndpointId::new("ep_a").unwrap(), Unfinished { records: 1, parked: 1 });
+    core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
+    let first = sends(&mut core, 0);
+    end(&mut core, 1, first[0].0, OK);
+    // The settle has not been made, so the backlog still shows it.
+    core.admit_kept(2, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
+    assert!(sends(&mut core, 2).is_empty());
+}
+
+#[test]
+fn the_byte_budget_stops_the_reading_until_something_has_left() {
+    let mut core = core_with(300);
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    admit(&mut core, 1, "ep_a", "pi_1");
+    assert!(core.has_room());
+    admit(&mut core, 2, "ep_a", "pi_2");
+    assert!(!core.has_room());
+    let first = sends(&mut core, 0);
+    end(&mut core, 1, first[0].0, OK);
+    assert!(core.has_room());
+}
+
+#[test]
+fn a_switch_of_the_order_takes_effect_chain_by_chain() {
+    let mut core = core(|endpoint| endpoint.ordering = Ordering::None);
+    admit(&mut core, 1, "ep_a", "pi_1");
+    let flying = sends(&mut core, 0);
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    // While one without order is unfinished, in memory or in Redis, its intent goes on without order.
+    admit(&mut core, 2, "ep_a", "pi_1");
+    assert_eq!(entries(&sends(&mut core, 0)), [2]);
+    end(&mut core, 1, flying[0].0, FAILED);
+    admit(&mut core, 3, "ep_a", "pi_1");
+    let third = sends(&mut core, 1);
+    assert_eq!(entries(&third), [3]);
+    end(&mut core, 1, third[0].0, OK);
+    // Another intent is in order at once.
+    admit(&mut core, 4, "ep_a", "pi_2");
+    admit(&mut core, 5, "ep_a", "pi_2");
+    assert_eq!(entries(&sends(&mut core, 1)), [4]);
+}
+
+#[test]
+fn one_bad_item_is_set_aside_with_its_entry_and_the_rest_goes_again() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let flying = sends(&mut core, 0);
+    flying.iter().for_each(|(token, _)| end(&mut core, 1, *token, FAILED));
+    assert_eq!(core.settlement(1, 500, EntryId::ZERO).items.len(), 2);
+    core.refused(1, 0, "wrong type");
+    let again = core.settlement(1, 500, EntryId::ZERO);
+    assert_eq!(places(&again), [(2, Place::DueIn(4_000))]);
+    assert_eq!(again.acks, [EntryId { ms: 2, seq: 0 }]);
+    assert!(core.take_notes().iter().any(|note| matches!(note, Note::SetAside { .. })));
+}
+
+#[test]
+fn an_endpoint_that_answers_410_gets_nothing_more() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 1);
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let first = sends(&mut core, 0);
+    end(&mut core, 1, first[0].0, Outcome::Gone);
+    assert!(sends(&mut core, 1).is_empty());
+    assert!(matches!(core.take_wishes()[..], [Wish::Disable { revision: 1, .. }]));
+    assert!(settle(&mut core, &[("ep_a", 1, 1)]).items.iter().any(|item| matches!(item, Item::Bury { .. })));
+    assert_eq!(core.next_ending().map(|id| id.to_string()).as_deref(), Some("ep_a"));
+}
+
+#[test]
+fn a_paused_endpoint_parks_and_takes_up_where_it_was() {
+    let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
+    let mut core = core(|endpoint| endpoint.status = EndpointState::Paused(mark));
+    admit(&mut core, 1, "ep_a", "pi_1");
+    assert_eq!(places(&settle(&mut core, &[("ep_a", 1, 1)])), [(1, Place::Backlog)]);
+    assert_eq!(core.next_backlog(0), None);
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    assert!(core.next_backlog(0).is_some());
+}
+
+#[test]
+fn what_takes_long_gets_a_record_so_that_it_does_not_pin_the_stream() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    core.tick(RECORD_AFTER_MS);
+    let settlement = settle(&mut core, &[("ep_a", 2, 0)]);
+    assert_eq!(places(&settlement), [(1, Place::Claimed), (2, Place::Held)]);
+    end(&mut core, 2_000, first[0].0, OK);
+    assert!(matches!(settle(&mut core, &[]).items[..], [Item::Finish { .. }]));
+}
+
+#[test]
+fn what_was_delivered_is_not_sent_again_when_the_term_ends() {
+    let mut core = core(|_| {});
+    stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+    let read = |core: &mut Core| {
+        core.open_entry(0, EntryId { ms: 1, seq: 0 }, 2);
+        core.admit_fresh(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Known::default());
+        core.admit_fresh(0, REDIS_MS, delivery(1, "ep_b", "pi_1"), Known::default());
+    };
+    read(&mut core);
+    let flying = sends(&mut core, 0);
+    end(&mut core, 1, flying[0].0, OK);
+    settle(&mut core, &[]);
+    core.end_term();
+    // It is read again: one is done, the other is still in flight.
+    read(&mut core);
+    assert!(sends(&mut core, 2).is_empty());
+    end(&mut core, 3, flying[1].0, OK);
+    assert_eq!(settle(&mut core, &[]).acks, [EntryId { ms: 1, seq: 0 }]);
+}

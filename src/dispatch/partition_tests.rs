@@ -1,0 +1,217 @@
+//! The owner against the store's model, without faults: what it calls, and when it stops.
+
+use super::*;
+use crate::{
+    facts::{
+        outcome::{AttemptReport, BodyEnd, Outcome, Timing},
+        retry::RetrySettings,
+    },
+    store::model::{GROUP, Model},
+};
+
+/// A registry with one endpoint, `ep_a` of `acc_1`, or with none.
+#[derive(Default)]
+struct Known {
+    endpoint: std::cell::RefCell<Option<Arc<Endpoint>>>,
+}
+
+impl Directory for &Known {
+    fn standing(&self, _: &EndpointId) -> Standing {
+        self.endpoint.borrow().clone().map_or(Standing::Unknown, Standing::of)
+    }
+
+    fn endpoints_of(&self, _: &AccountId) -> Vec<Arc<Endpoint>> {
+        self.endpoint.borrow().iter().cloned().collect()
+    }
+
+    fn view(&self) -> RegistryView {
+        RegistryView { id: Some("reg".to_owned()), is_certain: true, is_paused: false }
+    }
+}
+
+fn endpoint() -> Arc<Endpoint> {
+    let text = r#"{"schema":1,"id":"ep_a","account":"acc_1","url":"https://example.com/","schemes":["standard"],
+        "secrets":[],"max_in_flight":5,"status":{"state":"enabled"},"created_at_ms":0,"updated_at_ms":0,"revision":1}"#;
+    Arc::new(serde_json::from_str(text).unwrap())
+}
+
+fn partition(known: &Known) -> Partition<&Known> {
+    let settings = Settings {
+        owner: "tester".to_owned(),
+        policy: RetryPolicy::try_new(RetrySettings::default()).unwrap(),
+        breaker: BreakerSettings::default(),
+        max_body_bytes: 1_000_000,
+        lease_ms: 5_000,
+        start: Start::Oldest,
+        retain_ms: 60_000,
+        trim_ignores: Vec::new(),
+        dead_max_age_ms: 1_000_000,
+        dead_max_count: 1_000,
+    };
+    Partition::new(settings, known, [7; 32])
+}
+
+fn entry(ms: u64) -> EntryId {
+    EntryId { ms, seq: 0 }
+}
+
+fn publish(model: &mut Model, ms: u64) {
+    let body = format!(
+        r#"{{"id":"evt_{ms}","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_{ms}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+    );
+    model.publish(entry(ms), body.into());
+}
+
+/// Makes every call that is wanted at this time; returns how many those were.
+fn drive(partition: &mut Partition<&Known>, model: &mut Model, now: u64) -> usize {
+    model.now_ms = now;
+    let mut calls = 0;
+    while let Some(call) = partition.next_call(now) {
+        partition.answered(now, model.call(&call));
+        calls += 1;
+        assert!(calls < 100, "it never comes to rest");
+    }
+    calls
+}
+
+fn delivered() -> Attempted {
+    let report = AttemptReport {
+        number: 1,
+        at_ms: 0,
+        outcome: Outcome::Delivered { status: 200 },
+        timing: Timing::default(),
+        body_end: BodyEnd::Complete,
+        snippet: String::new(),
+        detail: String::new(),
+    };
+    Attempted { report, request: None }
+}
+
+#[test]
+fn a_delivered_event_is_acknowledged_and_leaves_nothing_behind() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_send(10).unwrap();
+    assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
+    partition.attempted(11, send.token, delivered());
+    drive(&mut partition, &mut model, 20);
+    assert!(model.stream.groups[GROUP].pending.is_empty() && model.records.is_empty());
+    assert_eq!(model.cursor, Some(entry(1)));
+    assert_eq!(drive(&mut partition, &mut model, 21), 0);
+}
+
+#[test]
+fn a_stopped_worker_settles_and_gives_its_lease_back() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_send(10).unwrap();
+    partition.stop();
+    drive(&mut partition, &mut model, 11);
+    assert!(model.lease.is_some() && !partition.is_stopped());
+    partition.attempted(12, send.token, delivered());
+    drive(&mut partition, &mut model, 12);
+    assert!(model.lease.is_none() && partition.is_stopped());
+    assert!(model.stream.groups[GROUP].pending.is_empty());
+}
+
+#[test]
+fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    partition.next_send(10).unwrap();
+    partition.stop_waiting(11);
+    drive(&mut partition, &mut model, 11);
+    assert!(partition.is_stopped() && model.lease.is_none());
+    assert_eq!((model.claimed.len(), model.check()), (1, Ok(())));
+}
+
+#[test]
+fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_read() {
+    let known = Known::default();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
+    assert!(partition.next_send(10).is_none());
+    assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
+    *known.endpoint.borrow_mut() = Some(endpoint());
+    partition.registry_confirmed(12);
+    drive(&mut partition, &mut model, 12);
+    assert!(partition.next_send(12).is_some());
+}
+
+#[test]
+fn a_confirmation_older_than_the_read_is_not_believed() {
+    let known = Known::default();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    // The term ends, and the entry is read again before the first errand's answer comes.
+    model.lease = None;
+    drive(&mut partition, &mut model, 1_100);
+    let confirms = partition.take_errands().into_iter().filter(|errand| *errand == Errand::ConfirmRegistry).count();
+    assert_eq!(confirms, 2);
+    partition.registry_confirmed(1_101);
+    drive(&mut partition, &mut model, 1_110);
+    assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
+    partition.registry_confirmed(1_111);
+    drive(&mut partition, &mut model, 1_120);
+    assert!(model.stream.groups[GROUP].pending.is_empty());
+}
+
+#[test]
+fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    drive(&mut partition, &mut model, 10);
+    publish(&mut model, 1);
+    model.stream.groups.get_mut(GROUP).unwrap().last_delivered = entry(1);
+    // The wake-up sees the entry each time that it is armed.
+    let mut wakes = 0;
+    while partition.wants_wakeup().is_some_and(|(after, _)| entry(1) > after) && wakes < 10 {
+        partition.woken();
+        drive(&mut partition, &mut model, 20);
+        wakes += 1;
+    }
+    assert_eq!(wakes, 1);
+    publish(&mut model, 2);
+    drive(&mut partition, &mut model, 1_100);
+    assert!(partition.next_send(1_100).is_some());
+    assert!(partition.wants_wakeup().is_some());
+}
+
+#[test]
+fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    publish(&mut model, 2);
+    assert!(partition.next_send(10).is_some());
+    partition.take_errands();
+    assert!(partition.next_send(4_510).is_none());
+    assert!(!partition.is_owner());
+    assert_eq!(partition.take_errands(), [Errand::AbortFlights]);
+}
+
+#[test]
+fn a_full_redis_is_asked_again_only_after_a_while() {
+    let known = Known { endpoint: Some(endpoint()).into() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    drive(&mut partition, &mut model, 10);
+    model.full = true;
+    publish(&mut model, 1);
+    partition.woken();
+    drive(&mut partition, &mut model, 20);
+    assert!(partition.take_happenings().contains(&Happening::RedisFull));
+    assert_eq!(drive(&mut partition, &mut model, 30), 0);
+    model.full = false;
+    drive(&mut partition, &mut model, 20 + FULL_PAUSE_MS);
+    assert!(partition.next_send(20 + FULL_PAUSE_MS).is_some());
+}

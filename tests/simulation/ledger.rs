@@ -1,0 +1,87 @@
+//! What the producer was promised and what the receivers saw: the truth that the run is measured by. Knows nothing of
+//! how Herald works.
+
+use std::collections::BTreeMap;
+
+use herald::{
+    facts::id::{DeliveryId, EntryId},
+    store::model::{GROUP, Model},
+};
+
+#[derive(Debug, Clone)]
+pub struct Owed {
+    pub id: DeliveryId,
+    pub endpoint: usize,
+    pub intent: usize,
+    /// The receiver took it.
+    pub delivered: bool,
+    /// … and the owner heard so.
+    pub answered: bool,
+    /// It may be nowhere: its endpoint took nothing for a while, Redis forgot it, or somebody threw it away.
+    pub may_vanish: bool,
+    /// Later ones need not wait for it: it was a dead letter once, or a stranger took it.
+    pub may_be_overtaken: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    pub owed: Vec<Owed>,
+    by_id: BTreeMap<(usize, EntryId), usize>,
+    /// By endpoint and intent, what may still be undelivered.
+    open: BTreeMap<(usize, usize), Vec<usize>>,
+}
+
+impl Ledger {
+    pub fn promise(&mut self, owed: Owed) {
+        self.by_id.insert((owed.endpoint, owed.id.entry), self.owed.len());
+        self.open.entry((owed.endpoint, owed.intent)).or_default().push(self.owed.len());
+        self.owed.push(owed);
+    }
+
+    pub fn get(&mut self, endpoint: usize, entry: EntryId) -> Option<&mut Owed> {
+        self.by_id.get(&(endpoint, entry)).map(|at| &mut self.owed[*at])
+    }
+
+    /// An earlier one of the chain that should have ended before this one may go.
+    pub fn overtaken(&self, endpoint: usize, intent: usize, entry: EntryId, model: &Model) -> Option<&Owed> {
+        let open = self.open.get(&(endpoint, intent))?;
+        open.iter().map(|at| &self.owed[*at]).find(|owed| {
+            let waits = !owed.delivered && !owed.may_vanish && !owed.may_be_overtaken;
+            owed.id.entry < entry && waits && !model.dead.contains_key(&owed.id)
+        })
+    }
+
+    /// Something that was promised and is nowhere.
+    pub fn lost(&mut self, model: &Model) -> Option<&Owed> {
+        // What was delivered, or may vanish, stays so.
+        let owed = &self.owed;
+        self.open.values_mut().for_each(|open| open.retain(|at| !owed[*at].delivered && !owed[*at].may_vanish));
+        self.open.values().flatten().map(|at| &self.owed[*at]).find(|owed| !is_somewhere(model, &owed.id))
+    }
+}
+
+fn is_somewhere(model: &Model, id: &DeliveryId) -> bool {
+    if model.records.contains_key(id) || model.dead.contains_key(id) {
+        return true;
+    }
+    if !model.stream.entries.contains_key(&id.entry) {
+        return false;
+    }
+    match model.stream.groups.get(GROUP) {
+        Some(group) => id.entry > group.last_delivered || group.pending.contains_key(&id.entry),
+        None => {
+            let cursor = model.cursor.unwrap_or(EntryId::ZERO);
+            id.entry > cursor || model.stream.last_generated < cursor
+        }
+    }
+}
+
+/// Everything that Redis would still have to do something with is gone.
+pub fn is_settled(model: &Model) -> bool {
+    let group = model.stream.groups.get(GROUP);
+    model.records.is_empty()
+        && model.inbox.requests.is_empty()
+        && group.is_some_and(|group| {
+            group.pending.is_empty() && !model.stream.entries.keys().any(|id| *id > group.last_delivered)
+        })
+}

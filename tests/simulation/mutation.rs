@@ -1,0 +1,192 @@
+//! Ways to do it wrong, at the boundary between a worker and Redis: the product has no switch for them. Each is a
+//! mistake that someone could make in a script, in the client, or in the order of calls.
+
+use herald::{
+    facts::{
+        delivery::{Chain, Delivery},
+        id::{DeliveryId, EntryId},
+    },
+    store::{
+        model::{GROUP, Model},
+        protocol::{Answer, Call, Failure, Item, Place, ReadFrom, Settlement, Term},
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    NoFence,
+    AcksBeforeRecords,
+    NewBeforePending,
+    ClaimedNotMovedBack,
+    HeldPoppedBeforeSettle,
+    SameTermAgain,
+    SettleRetriedElsewhere,
+    RecordsOutOfOrder,
+    AskAnswersZero,
+    FollowersNotHeld,
+    PromotedWithoutWaiting,
+    TrimIgnoresPending,
+    CursorAheadOfPending,
+}
+
+/// One call as the mutated Redis, or the mutated client, carries it out.
+pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> Result<Answer, Failure> {
+    let Some(mutation) = mutation else { return model.call(call) };
+    match (mutation, call) {
+        (Mutation::NoFence, call) if !matches!(call, Call::Acquire { .. }) => {
+            let mut call = call.clone();
+            if let Some(lease) = &model.lease {
+                *term_mut(&mut call) = raw_term(&lease.value);
+            }
+            model.call(&call)
+        }
+        (Mutation::SameTermAgain, call) => {
+            let mut call = call.clone();
+            let same = raw_term(Term::owner_of(term_mut(&mut call).as_str()));
+            *term_mut(&mut call) = same;
+            if let Call::Acquire { term, previous, .. } = &mut call {
+                *previous = vec![term.clone()];
+            }
+            model.call(&call)
+        }
+        (Mutation::NewBeforePending, Call::Read { term, from: ReadFrom::Pending(_), max }) => {
+            let new = model.call(&Call::Read { term: term.clone(), from: ReadFrom::New, max: *max });
+            match &new {
+                Ok(Answer::Entries { entries, .. }) if entries.is_empty() => model.call(call),
+                _ => new,
+            }
+        }
+        (Mutation::ClaimedNotMovedBack, Call::Recover { .. }) => {
+            let claimed = model.claimed.clone();
+            let due = model.due.clone();
+            let answer = model.call(call);
+            (model.claimed, model.due) = (claimed, due);
+            answer.map(|answer| match answer {
+                Answer::Recovered { .. } => Answer::Recovered { moved: 0 },
+                other => other,
+            })
+        }
+        (Mutation::HeldPoppedBeforeSettle, Call::Claim { .. }) => {
+            let answer = model.call(call);
+            if let Ok(Answer::Claimed { kept, .. }) = &answer {
+                for (id, record) in kept {
+                    if let Some(next) = next_of(model, id, record.as_ref()) {
+                        let chains = model.endpoints.get_mut(&next.endpoint).expect("it was just there");
+                        chains.held.retain(|(_, entry)| *entry != next.entry);
+                    }
+                }
+            }
+            answer
+        }
+        (Mutation::RecordsOutOfOrder, Call::Settle { term, settlement }) => {
+            let mut settlement = settlement.clone();
+            settlement.items.reverse();
+            model.call(&Call::Settle { term: term.clone(), settlement })
+        }
+        (Mutation::AskAnswersZero, Call::Ask { chains, records, .. }) => match model.call(call) {
+            Ok(Answer::Asked { .. }) => {
+                Ok(Answer::Asked { chains: vec![(0, 0); chains.len()], records: vec![false; records.len()] })
+            }
+            other => other,
+        },
+        (Mutation::FollowersNotHeld, Call::Settle { term, settlement }) => {
+            let mut settlement = settlement.clone();
+            settlement.items.iter_mut().for_each(lead_alone);
+            model.call(&Call::Settle { term: term.clone(), settlement })
+        }
+        (Mutation::PromotedWithoutWaiting, Call::Settle { settlement, .. }) => {
+            let answer = model.call(call);
+            if matches!(answer, Ok(Answer::Settled { .. })) {
+                promote_early(model, settlement);
+            }
+            answer
+        }
+        (Mutation::TrimIgnoresPending, Call::Trim { .. }) => {
+            let answer = model.call(call);
+            if matches!(answer, Ok(Answer::Trimmed { .. }))
+                && let Some(group) = model.stream.groups.get(GROUP)
+            {
+                let passed = group.last_delivered;
+                model.stream.entries.retain(|id, _| *id > passed);
+            }
+            answer
+        }
+        (Mutation::CursorAheadOfPending, Call::Settle { settlement, .. }) => {
+            let answer = model.call(call);
+            if matches!(answer, Ok(Answer::Settled { .. })) {
+                model.cursor = Some(settlement.last_read);
+            }
+            answer
+        }
+        _ => model.call(call),
+    }
+}
+
+/// A settlement in two calls, as a client without scripts would make them: what goes now, and what goes later.
+pub fn split(call: &Call) -> Option<(Call, Call)> {
+    let Call::Settle { term, settlement } = call else { return None };
+    let (term, last_read) = (term.clone(), settlement.last_read);
+    let acks = Settlement { acks: settlement.acks.clone(), last_read, ..Settlement::default() };
+    let rest = Settlement { acks: Vec::new(), ..settlement.clone() };
+    Some((Call::Settle { term: term.clone(), settlement: acks }, Call::Settle { term, settlement: rest }))
+}
+
+fn lead_alone(item: &mut Item) {
+    if let Item::Keep { id, chain, place, .. } = item
+        && *place == Place::Held
+        && let Chain::Intent(intent) = chain.clone()
+    {
+        (*chain, *place) = (Chain::Single(intent, id.entry), Place::DueIn(0));
+    }
+}
+
+fn promote_early(model: &mut Model, settlement: &Settlement) {
+    for item in &settlement.items {
+        if let Item::Keep { id, place: Place::DueIn(_), record, .. } = item
+            && let Some(next) = next_of(model, id, Some(record))
+        {
+            let intent = Delivery::from_record(record).expect("it was just written").intent;
+            let now = model.now_ms;
+            let chains = model.endpoints.get_mut(&next.endpoint).expect("it was just there");
+            chains.held.remove(&(intent, next.entry));
+            model.due.insert(next, now);
+        }
+    }
+}
+
+/// The first that is held behind a head.
+fn next_of(model: &Model, head: &DeliveryId, record: Option<&bytes::Bytes>) -> Option<DeliveryId> {
+    let intent = Delivery::from_record(record?).ok()?.intent;
+    let chains = model.endpoints.get(&head.endpoint)?;
+    let next = chains.held.range((intent.clone(), EntryId::ZERO)..).next().filter(|(of, _)| *of == intent)?;
+    Some(DeliveryId { entry: next.1, endpoint: head.endpoint.clone() })
+}
+
+/// A term with exactly this owner; its random part is 0.
+fn raw_term(value: &str) -> Term {
+    match value.split_once(' ') {
+        Some((random, owner)) => Term::new(u128::from_str_radix(random, 16).unwrap_or(0), owner),
+        None => Term::new(0, value),
+    }
+}
+
+fn term_mut(call: &mut Call) -> &mut Term {
+    match call {
+        Call::Acquire { term, .. }
+        | Call::Renew { term, .. }
+        | Call::Release { term }
+        | Call::Recover { term, .. }
+        | Call::Open { term, .. }
+        | Call::Counts { term, .. }
+        | Call::Read { term, .. }
+        | Call::Ask { term, .. }
+        | Call::Settle { term, .. }
+        | Call::Claim { term, .. }
+        | Call::Backlog { term, .. }
+        | Call::TakeHeads { term, .. }
+        | Call::ClaimForeign { term, .. }
+        | Call::Inbox { term, .. }
+        | Call::Trim { term, .. }
+        | Call::ExpireDead { term, .. } => term,
+    }
+}

@@ -1,0 +1,285 @@
+//! What happens to a run from outside, drawn from the seed before it begins: so a failing run can be told, and made
+//! shorter by leaving actions out. Never acts itself.
+
+/// A small generator of its own: fast, and the same on every machine for ever (splitmix64).
+#[derive(Clone)]
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Less than `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    pub fn within(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    Healthy,
+    Fails,
+    /// Answers only when the attempt's time is over.
+    Hangs,
+    Gone,
+    Throttles,
+    /// Every other request fails.
+    Flaky,
+}
+
+/// What becomes of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Net {
+    /// Carried out, its answer lost.
+    AnswerLost,
+    /// Never arrives.
+    CallLost,
+    /// The client gives up; the script runs so much later.
+    RunsLate(u64),
+    /// The answer takes so long.
+    AnswersLate(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Publish {
+        intent: usize,
+        count: usize,
+    },
+    NoEvent,
+    Receiver {
+        endpoint: usize,
+        manner: Manner,
+    },
+    // The operator's.
+    Pause(usize),
+    Disable(usize),
+    Enable(usize),
+    Delete(usize),
+    Create(usize),
+    SwitchOrder(usize),
+    PauseAll(bool),
+    Redeliver(usize),
+    Discard(usize),
+    Release {
+        endpoint: usize,
+        intent: usize,
+    },
+    Requeue,
+    // Faults.
+    Net {
+        worker: usize,
+        net: Net,
+    },
+    /// Of the next settle that changes records.
+    Settle {
+        worker: usize,
+        net: Net,
+    },
+    Renewal {
+        worker: usize,
+        net: Net,
+    },
+    Crash(usize),
+    Stop(usize),
+    Freeze {
+        worker: usize,
+        for_ms: u64,
+    },
+    RedisDown {
+        for_ms: u64,
+    },
+    Snapshot,
+    RollBack,
+    Clock {
+        step_ms: i64,
+    },
+    Full(bool),
+    Trim,
+    DestroyGroup,
+    DeleteLease,
+    ForeignReads(usize),
+    LagRegistry {
+        worker: usize,
+    },
+}
+
+impl Action {
+    /// Whether it may cost duplicates.
+    pub fn is_fault(self) -> bool {
+        use Action::*;
+        matches!(
+            self,
+            Net { .. }
+                | Settle { .. }
+                | Renewal { .. }
+                | Crash(_)
+                | Stop(_)
+                | Freeze { .. }
+                | RedisDown { .. }
+                | RollBack
+                | Clock { .. }
+                | DestroyGroup
+                | DeleteLease
+                | ForeignReads(_)
+        )
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct EndpointPlan {
+    pub account: usize,
+    pub ordered: bool,
+    pub max_in_flight: u16,
+    pub rate_limit: Option<u32>,
+    pub max_attempts: u32,
+    /// It is there from the beginning.
+    pub exists: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub workers: usize,
+    pub endpoints: Vec<EndpointPlan>,
+    /// Each intent's account.
+    pub intents: Vec<usize>,
+    pub actions: Vec<(u64, Action)>,
+}
+
+/// Until here things are done to a run; then everything heals.
+pub const ACTIVE_MS: u64 = 3_000;
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let accounts = chance.within(1, 3) as usize;
+        let endpoints = (0..accounts as u64 + chance.within(0, 3))
+            .map(|n| EndpointPlan {
+                account: n as usize % accounts,
+                ordered: !chance.one_in(4),
+                max_in_flight: chance.within(1, 5) as u16,
+                rate_limit: chance.one_in(6).then(|| chance.within(5, 50) as u32),
+                max_attempts: chance.within(2, 9) as u32,
+                exists: !chance.one_in(10),
+            })
+            .collect::<Vec<_>>();
+        let intents = (0..chance.within(2, 6)).map(|n| n as usize % accounts).collect::<Vec<_>>();
+        let mut plan = Self { seed, workers: chance.within(1, 4) as usize, endpoints, intents, actions: Vec::new() };
+        // Now and then more at once than a lane queues.
+        let most = if chance.one_in(20) { 25 } else { 5 };
+        for _ in 0..chance.within(4, 14) {
+            let at = chance.below(ACTIVE_MS);
+            let (intent, count) = (chance.below(plan.intents.len() as u64) as usize, chance.within(1, most) as usize);
+            plan.actions.push((at, Action::Publish { intent, count }));
+        }
+        let (faults, operations) = match chance.below(4) {
+            0 => (0, chance.below(6)),
+            1 => (chance.within(1, 4), 0),
+            _ => (chance.within(1, 9), chance.below(6)),
+        };
+        for _ in 0..chance.below(5) {
+            let action = plan.receiver(&mut chance);
+            plan.actions.push((chance.below(ACTIVE_MS), action));
+        }
+        for _ in 0..operations {
+            let action = plan.operation(&mut chance);
+            plan.actions.push((chance.below(ACTIVE_MS), action));
+        }
+        for _ in 0..faults {
+            let at = chance.below(ACTIVE_MS);
+            let action = plan.fault(&mut chance);
+            if action == Action::RollBack {
+                plan.actions.push((at.saturating_sub(chance.within(5, 400)), Action::Snapshot));
+            }
+            plan.actions.push((at, action));
+        }
+        plan.actions.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn receiver(&self, chance: &mut Chance) -> Action {
+        let manners = [
+            Manner::Healthy,
+            Manner::Fails,
+            Manner::Fails,
+            Manner::Hangs,
+            Manner::Throttles,
+            Manner::Flaky,
+            Manner::Gone,
+        ];
+        let known = if chance.one_in(3) { manners.len() } else { manners.len() - 1 };
+        let manner = manners[chance.below(known as u64) as usize];
+        Action::Receiver { endpoint: self.endpoint(chance), manner }
+    }
+
+    fn operation(&self, chance: &mut Chance) -> Action {
+        let endpoint = self.endpoint(chance);
+        let nth = chance.below(8) as usize;
+        match chance.below(16) {
+            0..=2 => Action::Pause(endpoint),
+            3 => Action::Disable(endpoint),
+            4..=6 => Action::Enable(endpoint),
+            7 if chance.one_in(2) => Action::Delete(endpoint),
+            7 | 8 => Action::Create(endpoint),
+            9 => Action::SwitchOrder(endpoint),
+            10 => Action::PauseAll(chance.one_in(2)),
+            11 | 12 => Action::Redeliver(nth),
+            13 => Action::Discard(nth),
+            14 => Action::Release { endpoint, intent: chance.below(self.intents.len() as u64) as usize },
+            _ if chance.one_in(2) => Action::NoEvent,
+            _ => Action::Requeue,
+        }
+    }
+
+    fn fault(&self, chance: &mut Chance) -> Action {
+        let worker = chance.below(self.workers as u64) as usize;
+        match chance.below(26) {
+            0..=3 => Action::Net { worker, net: net(chance) },
+            4..=6 => Action::Settle { worker, net: net(chance) },
+            7 => Action::Renewal { worker, net: net(chance) },
+            8..=11 => Action::Crash(worker),
+            12 => Action::Stop(worker),
+            13 | 14 => Action::Freeze { worker, for_ms: chance.within(50, 2_500) },
+            15 => Action::RedisDown { for_ms: chance.within(10, 1_500) },
+            16 | 17 => Action::RollBack,
+            18 => Action::Clock { step_ms: chance.within(0, 400) as i64 - 200 },
+            19 => Action::Full(chance.one_in(2)),
+            20 => Action::Trim,
+            21 | 22 => Action::DestroyGroup,
+            23 => Action::DeleteLease,
+            24 => Action::ForeignReads(chance.within(1, 4) as usize),
+            _ => Action::LagRegistry { worker },
+        }
+    }
+
+    fn endpoint(&self, chance: &mut Chance) -> usize {
+        chance.below(self.endpoints.len() as u64) as usize
+    }
+}
+
+fn net(chance: &mut Chance) -> Net {
+    match chance.below(6) {
+        0 | 1 => Net::AnswerLost,
+        2 => Net::CallLost,
+        3 | 4 => Net::RunsLate(chance.within(1, 1_200)),
+        _ => Net::AnswersLate(chance.within(50, 1_500)),
+    }
+}
