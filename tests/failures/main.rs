@@ -1,6 +1,8 @@
 //! The whole program against real Redis and real sockets, on good days and on all the bad ones of the promises.
 
 mod crashes;
+mod hostile;
+mod isolation;
 mod redis_trouble;
 mod smoke;
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use herald::{facts::id::EndpointId, store::registry::RegistryStore};
-
 use crate::{
     merchants::Reply,
     process::Herald,
@@ -24,22 +22,25 @@ async fn survives(seed: u64, harm: impl AsyncFn(&World, usize)) -> (World, Heral
     }
     let herald = world.setup().start();
     let events = lives(seed, &accounts, EVENTS);
-    let mut connection = world.redis.connection().await;
     for (round, part) in events.chunks(EVENTS / 4).enumerate() {
-        publish(&mut connection, part).await;
+        world.publish(part).await;
         world.merchants.until_delivered(round * EVENTS / 4 + 100).await;
         harm(&world, round).await;
     }
     world.merchants.until_delivered(EVENTS).await;
     world.until_finished().await;
     world.merchants.assert_sound();
-    println!("{} duplicates, {} terms", world.merchants.log().duplicates(), herald.metric("herald_lease_terms_total"));
+    println!(
+        "{} repeated arrivals, {} terms",
+        world.merchants.log().duplicates(),
+        herald.metric("herald_lease_terms_total")
+    );
     (world, herald)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroyed_group_is_made_again() {
-    let (_, herald) = survives(11, async |world, _| {
+    let (_world, herald) = survives(11, async |world, _| {
         world.redis.command::<()>(&["XGROUP", "DESTROY", STREAM, "herald"]).await;
     })
     .await;
@@ -48,7 +49,7 @@ async fn a_destroyed_group_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_lease_is_taken_again() {
-    let (_, herald) = survives(12, async |world, _| {
+    let (_world, herald) = survives(12, async |world, _| {
         world.redis.command::<()>(&["DEL", &format!("{PREFIX}lease")]).await;
     })
     .await;
@@ -57,7 +58,7 @@ async fn a_deleted_lease_is_taken_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushed_scripts_are_loaded_again_without_a_new_term() {
-    let (_, herald) = survives(13, async |world, _| world.redis.command(&["SCRIPT", "FLUSH"]).await).await;
+    let (_world, herald) = survives(13, async |world, _| world.redis.command(&["SCRIPT", "FLUSH"]).await).await;
     assert_eq!(herald.metric("herald_lease_terms_total"), 1.0);
 }
 
@@ -73,13 +74,17 @@ async fn connections_that_are_cut_are_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_that_a_foreign_consumer_took_are_taken_over() {
-    let (_, herald) = survives(15, async |world, round| {
+    let (_world, herald) = survives(15, async |world, round| {
+        // Herald looks for such entries every ten seconds.
+        if round != 1 {
+            return;
+        }
         // It competes with Herald for what is new, so it is sure to get something only of what is added behind a pause.
         let robbed = Event::new(9_000_000 + round, "acc_9", &format!("pi_robbed_{round}"), "Created");
         let mut both = redis::pipe();
         both.atomic().cmd("XADD").arg(STREAM).arg("*").arg("event").arg(&robbed.body).ignore();
         both.cmd("XREADGROUP").arg("GROUP").arg("herald").arg("thief").arg("COUNT").arg(1_000);
-        both.cmd("STREAMS").arg(STREAM).arg(">").ignore();
+        both.arg("STREAMS").arg(STREAM).arg(">").ignore();
         both.query_async::<()>(&mut world.redis.connection().await).await.unwrap();
         world
             .merchants
@@ -87,7 +92,7 @@ async fn entries_that_a_foreign_consumer_took_are_taken_over() {
             .await;
     })
     .await;
-    assert!(herald.metric("herald_foreign_entries_claimed_total") >= 4.0);
+    assert!(herald.metric("herald_foreign_entries_claimed_total") >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +111,8 @@ async fn a_wiped_redis_is_worked_on_again_once_its_endpoints_are_imported() {
     assert_eq!(length, 1_000);
     herald.until_log("vanished").await;
     assert_eq!(world.number(&["XLEN", STREAM]).await, 1_000);
-    RegistryStore::connect(&world.redis.redis()).await.unwrap().import(&export, &mark()).await.unwrap();
+    let registry = Some(export.registry_id.clone());
+    world.registry().await.import(export.endpoints, registry, &mark()).await.unwrap();
     world
         .merchants
         .until("everything that Redis still had", |log| {
@@ -141,12 +147,16 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
     let refused = world.redis.connection().await;
     let add = redis::cmd("XADD").arg(STREAM).arg("*").arg("event").arg("{}").to_owned();
     assert!(add.query_async::<String>(&mut refused.clone()).await.is_err(), "Redis is not full");
-    herald.until_metric("herald_in_flight", |count| count == 0.0).await;
+    until("the end of what was read", async || {
+        let pending: Vec<redis::Value> = world.redis.command(&["XPENDING", STREAM, "herald", "-", "+", "1"]).await;
+        pending.is_empty() && world.keys("*delivery:*").await.is_empty()
+    })
+    .await;
     let (calls, cpu) = (world.calls("evalsha").await, herald.cpu());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (calls, cpu) = (world.calls("evalsha").await - calls, herald.cpu() - cpu);
     println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in a second");
-    assert!(calls < 200, "{calls} scripts in a second");
+    assert!(calls < 50, "{calls} scripts in a second");
     world.redis.set_maxmemory(0).await;
     world.publish(&events[1_000..]).await;
     world.merchants.until_delivered(2_000).await;
@@ -240,6 +250,7 @@ async fn what_is_no_event_is_quarantined_and_an_account_without_endpoint_is_coun
 async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     let mut world = World::new().await;
     let accounts = world.register_many(1).await;
+    let export = world.registry().await.export(1).await.unwrap();
     let herald = world.setup().start();
     herald.until_owner().await;
     until("ready", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
@@ -254,8 +265,8 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     // It kept nothing: its endpoints come back as they would from a backup, under the id that they had.
     world.redis.start_again();
     until("ready again", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
-    world.register(world.endpoint("ep_0", &accounts[0])).await;
-    assert!(world.registry().await.get(&EndpointId::new("ep_0").unwrap()).await.unwrap().is_some());
+    let registry = Some(export.registry_id.clone());
+    world.registry().await.import(export.endpoints, registry, &mark()).await.unwrap();
     let events = lives(21, &accounts, 10);
     world.publish(&events).await;
     world.merchants.until_delivered(10).await;

@@ -96,10 +96,12 @@ impl Log {
         for arrival in self.arrivals.iter().filter(|arrival| arrival.earlier == 0) {
             let chain = (arrival.endpoint.as_str(), arrival.intent.as_str());
             match newest.get(&chain) {
-                Some(newer) if newer.event > arrival.event || newer.sequence >= arrival.sequence => wrong.push(format!(
-                    "{} (sequence {}) arrived at {} after {} (sequence {})",
-                    arrival.event, arrival.sequence, arrival.endpoint, newer.event, newer.sequence
-                )),
+                Some(newer) if newer.event > arrival.event || newer.sequence >= arrival.sequence => {
+                    wrong.push(format!(
+                        "{} (sequence {}) arrived at {} after {} (sequence {})",
+                        arrival.event, arrival.sequence, arrival.endpoint, newer.event, newer.sequence
+                    ))
+                }
                 _ => drop(newest.insert(chain, arrival)),
             }
         }

@@ -1,0 +1,336 @@
+//! One endpoint in trouble among others that are well, and what waits for it: apart, bounded, and in order.
+
+use std::time::{Duration, Instant};
+
+use herald::facts::endpoint::Ordering;
+
+use crate::{
+    merchants::{Log, Reply},
+    support::until,
+    world::{Event, PREFIX, World, lives, publish},
+};
+
+/// Events of one intent, numbered from `first`.
+fn life_of(first: usize, count: usize, account: &str, intent: &str) -> Vec<Event> {
+    (first..first + count).map(|number| Event::new(number, account, intent, "Captured")).collect()
+}
+
+fn others(first: usize, count: usize, account: &str) -> Vec<Event> {
+    (first..first + count).map(|n| Event::new(n, account, &format!("pi_other_{n}"), "Created")).collect()
+}
+
+fn events_at(log: &Log, endpoint: &str, intent: &str) -> Vec<(String, u32)> {
+    let of_intent = log.of(endpoint).filter(|arrival| arrival.intent == intent);
+    of_intent.map(|arrival| (arrival.event.clone(), arrival.attempt)).collect()
+}
+
+/// From XADD to arrival at the healthy endpoints, in milliseconds, sorted. Redis stamps the entries.
+fn latencies(log: &Log, skip: &str) -> Vec<i64> {
+    let healthy = log.arrivals.iter().filter(|arrival| arrival.endpoint != skip && arrival.earlier == 0);
+    let mut took: Vec<i64> = healthy.map(|a| a.at_ms as i64 - (a.sequence / 1_000_000) as i64).collect();
+    took.sort_unstable();
+    took
+}
+
+fn at(sorted: &[i64], part: f64) -> i64 {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
+}
+
+/// A steady stream to 100 endpoints of which one may hang; answers the healthy ones' latencies.
+async fn steady(world: &World, accounts: &[String], seed: u64) -> Vec<i64> {
+    let events = lives(seed, accounts, 3_000);
+    let mut connection = world.redis.connection().await;
+    let healthy = events.iter().filter(|event| event.account != "acc_0").count();
+    let before = world.merchants.log().delivered.iter().filter(|(to, _)| to != "ep_0").count();
+    for chunk in events.chunks(10) {
+        publish(&mut connection, chunk).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world
+        .merchants
+        .until("the healthy endpoints", |log| {
+            log.delivered.iter().filter(|(to, _)| to != "ep_0").count() >= before + healthy
+        })
+        .await;
+    latencies(&world.merchants.log(), "ep_0")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing_and_gets_everything_in_order_when_it_recovers() {
+    let setup = |world: &World| world.setup().env("HERALD_ATTEMPT_TIMEOUT", "2s").env("HERALD_LOG", "warn");
+    let without = {
+        let world = World::new().await;
+        let accounts = world.register_many(100).await;
+        let _herald = setup(&world).start();
+        steady(&world, &accounts, 31).await
+    };
+    let world = World::new().await;
+    let accounts = world.register_many(100).await;
+    world.merchants.rule("ep_0", |_| Reply::OK.after(Duration::from_secs(15)));
+    let herald = setup(&world).start();
+    // The hanging one has more to come than anybody.
+    let burden = lives(30, &accounts[..1], 2_000);
+    let heavy =
+        |(n, event): (usize, &Event)| Event::new(5_000_000 + n, "acc_0", &format!("{}_b", event.intent), "Captured");
+    let burden: Vec<Event> = burden.iter().enumerate().map(heavy).collect();
+    herald.until_owner().await;
+    let before = herald.resident();
+    world.publish(&burden).await;
+    let with = steady(&world, &accounts, 31).await;
+    println!(
+        "healthy endpoints, XADD to arrival: p50 {} ms, p99 {} ms beside one that hangs; p50 {} ms, p99 {} ms without",
+        at(&with, 0.5),
+        at(&with, 0.99),
+        at(&without, 0.5),
+        at(&without, 0.99)
+    );
+    assert!(at(&with, 0.5) <= 10 * at(&without, 0.5) + 50, "the healthy ones wait for the hanging one");
+    // What it is owed lies in Redis, held or in its backlog or due.
+    until("its records", async || world.number(&["HGET", &format!("{PREFIX}unfinished"), "ep_0"]).await >= 2_000).await;
+    herald.until_metric("herald_parked", |parked| parked > 500.0).await;
+    assert!(herald.metric("herald_in_flight") <= 10.0);
+    println!("resident: {} KiB before, {} KiB after", before / 1024, herald.resident() / 1024);
+    assert!(herald.resident() < before + 60 * 1024 * 1024);
+    world.merchants.heal("ep_0");
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    assert_eq!(world.merchants.log().delivered_to("ep_0"), 2_000 + count_of(31, &accounts));
+}
+
+fn count_of(seed: u64, accounts: &[String]) -> usize {
+    lives(seed, accounts, 3_000).iter().filter(|event| event.account == "acc_0").count()
+}
+
+/// The first event of `pi_chain` fails three times; five later ones wait; 100 other intents pass by.
+fn fails_three_times(world: &World) {
+    world.merchants.rule("ep_0", |arrival| match (arrival.event.as_str(), arrival.attempt) {
+        ("evt_0000000", 1..=3) => Reply::status(500),
+        _ => Reply::OK,
+    });
+}
+
+fn assert_chain_in_order(world: &World, attempts_of_first: u32) {
+    let log = world.merchants.log();
+    let mut expected: Vec<(String, u32)> = (1..=attempts_of_first).map(|n| ("evt_0000000".to_owned(), n)).collect();
+    expected.extend((1..=5).map(|n| (format!("evt_{n:07}"), 1)));
+    assert_eq!(events_at(&log, "ep_0", "pi_chain"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn later_events_of_an_intent_wait_for_its_retries_while_other_intents_pass_by() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    fails_three_times(&world);
+    let herald = world.setup().env("HERALD_RETRY_INITIAL", "300ms").start();
+    herald.until_owner().await;
+    world.publish(&life_of(0, 6, "acc_0", "pi_chain")).await;
+    world.publish(&others(100, 100, "acc_0")).await;
+    world.merchants.until("the other intents", |log| log.delivered.len() >= 100).await;
+    // Its third retry is still to come.
+    assert!(!world.merchants.log().delivered.iter().any(|(_, event)| event.as_str() < "evt_0000006"));
+    world.merchants.until_delivered(106).await;
+    world.until_finished().await;
+    assert_chain_in_order(&world, 4);
+    assert_eq!(world.merchants.log().overlaps, Vec::<String>::new());
+    assert_eq!(world.merchants.log().duplicates(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_keeps_its_order_through_a_pause_and_a_resume() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    fails_three_times(&world);
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    world.publish(&life_of(0, 6, "acc_0", "pi_chain")).await;
+    world.merchants.until("the first failure", |log| !log.arrivals.is_empty()).await;
+    world.pause("ep_0").await;
+    until("the parked head", async || world.number(&["ZCARD", &format!("{PREFIX}backlog:ep_0")]).await == 1).await;
+    world.publish(&others(100, 100, "acc_0")).await;
+    until("the others parked", async || world.number(&["ZCARD", &format!("{PREFIX}backlog:ep_0")]).await == 101).await;
+    let arrived = world.merchants.log().arrivals.len();
+    world.resume("ep_0").await;
+    world.merchants.until_delivered(106).await;
+    world.until_finished().await;
+    assert!(arrived <= 4, "{arrived} arrivals at a paused endpoint");
+    assert_chain_in_order(&world, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_keeps_its_order_through_a_take_over() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    fails_three_times(&world);
+    let setup = world.setup().env("HERALD_RETRY_INITIAL", "400ms").env("HERALD_RETRY_MAX_INTERVAL", "400ms");
+    let owner = setup.start();
+    owner.until_owner().await;
+    let standby = setup.start();
+    world.publish(&life_of(0, 6, "acc_0", "pi_chain")).await;
+    until("five held", async || world.number(&["ZCARD", &format!("{PREFIX}held:ep_0")]).await == 5).await;
+    world.publish(&others(100, 100, "acc_0")).await;
+    owner.kill9();
+    standby.until_owner().await;
+    world.merchants.until_delivered(106).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    // A retry that was in flight at the kill is made again: the same attempt, and nothing else, comes twice.
+    let log = world.merchants.log();
+    let mut chain = events_at(&log, "ep_0", "pi_chain");
+    chain.dedup();
+    drop(log);
+    let mut expected: Vec<(String, u32)> = (1..=4).map(|n| ("evt_0000000".to_owned(), n)).collect();
+    expected.extend((1..=5).map(|n| (format!("evt_{n:07}"), 1)));
+    assert_eq!(chain, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn due_retries_go_out_in_time_under_load() {
+    let world = World::new().await;
+    let accounts = world.register_many(20).await;
+    for n in 0..20 {
+        world.merchants.rule(&format!("ep_{n}"), |arrival| match arrival.attempt {
+            1 if arrival.event.ends_with('3') => Reply::status(500),
+            _ => Reply::OK,
+        });
+    }
+    let setup = world.setup().env("HERALD_RETRY_INITIAL", "500ms").env("HERALD_RETRY_JITTER", "0");
+    let _herald = setup.env("HERALD_LOG", "warn").start();
+    let events = lives(32, &accounts, 3_000);
+    let mut connection = world.redis.connection().await;
+    for chunk in events.chunks(10) {
+        publish(&mut connection, chunk).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.merchants.until_delivered(3_000).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    let log = world.merchants.log();
+    let retried = log.arrivals.iter().filter(|arrival| arrival.attempt == 2);
+    let first = |endpoint: &str, event: &str| log.arrivals.iter().find(|a| a.endpoint == endpoint && a.event == event);
+    let late =
+        retried.filter_map(|a| Some(a.at.duration_since(first(&a.endpoint, &a.event)?.at).as_millis() as i64 - 500));
+    let mut late: Vec<i64> = late.collect();
+    late.sort_unstable();
+    println!(
+        "{} retries: late by p50 {} ms, p99 {} ms, at most {} ms",
+        late.len(),
+        at(&late, 0.5),
+        at(&late, 0.99),
+        at(&late, 1.0)
+    );
+    assert!(at(&late, 0.0) >= -5 && at(&late, 0.5) < 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_without_order_gets_its_events_as_they_come() {
+    let world = World::new().await;
+    let mut endpoint = world.endpoint("ep_0", "acc_0");
+    endpoint.ordering = Ordering::None;
+    world.register(endpoint).await;
+    // The first event does not end before all the others have arrived.
+    world.merchants.rule("ep_0", |arrival| match arrival.event.as_str() {
+        "evt_0000000" if arrival.attempt < 4 => Reply::status(500),
+        _ => Reply::OK,
+    });
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    world.publish(&life_of(0, 30, "acc_0", "pi_chain")).await;
+    world.merchants.until_delivered(30).await;
+    world.until_finished().await;
+    let log = world.merchants.log();
+    let last = log.arrivals.last().map(|arrival| (arrival.event.as_str(), arrival.attempt));
+    assert_eq!(last, Some(("evt_0000000", 4)));
+    assert_eq!(log.faults, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_limit_is_kept() {
+    const RATE: u32 = 50;
+    let world = World::new().await;
+    let mut endpoint = world.endpoint("ep_0", "acc_0");
+    endpoint.rate_limit = Some(RATE);
+    world.register(endpoint).await;
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    let began = Instant::now();
+    world.publish(&others(0, 200, "acc_0")).await;
+    world.merchants.until_delivered(200).await;
+    let took = began.elapsed();
+    world.until_finished().await;
+    // A second's worth may have been saved up.
+    println!("200 deliveries at {RATE} a second took {took:?}");
+    assert!(took >= Duration::from_millis(2_800), "{took:?}");
+    let log = world.merchants.log();
+    for window in log.arrivals.windows(2 * RATE as usize + 20) {
+        let span = window[window.len() - 1].at - window[0].at;
+        assert!(span >= Duration::from_millis(900), "{} arrivals within {span:?}", window.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_becomes_a_dead_letter_with_its_history_and_the_next_of_its_intent_goes_out() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    world.merchants.rule("ep_0", |arrival| match arrival.event.as_str() {
+        "evt_0000000" => Reply::status(500),
+        _ => Reply::OK,
+    });
+    let setup = world.setup().env("HERALD_RETRY_MAX_ATTEMPTS", "3").env("HERALD_RETRY_INITIAL", "20ms");
+    let herald = setup.start();
+    world.publish(&life_of(0, 3, "acc_0", "pi_chain")).await;
+    world.merchants.until_delivered(2).await;
+    world.until_finished().await;
+    herald.until_metric("herald_dead_letters_total{reason=\"exhausted\"}", |count| count == 1.0).await;
+    assert_eq!(world.number(&["ZCARD", &format!("{PREFIX}dead")]).await, 1);
+    let letter: Vec<u8> = world.redis.command(&["GET", &world.keys("*dead-letter:*").await[0]]).await;
+    let letter = herald::facts::delivery::DeadLetter::from_record(&letter.into()).unwrap();
+    let attempts: Vec<u32> = letter.delivery.history.iter().map(|report| report.number).collect();
+    assert_eq!(attempts, [1, 2, 3]);
+    assert_eq!(letter.delivery.event.as_str(), "evt_0000000");
+    assert!(letter.url.ends_with("/ep_0") && letter.headers.iter().any(|(name, _)| name == "webhook-id"));
+    let expected: Vec<(String, u32)> =
+        [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1)].map(|(n, attempt)| (format!("evt_{n:07}"), attempt)).into();
+    assert_eq!(events_at(&world.merchants.log(), "ep_0", "pi_chain"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deleted_endpoint_was_owed_becomes_dead_letters() {
+    let world = World::new().await;
+    world.register_many(2).await;
+    world.merchants.rule("ep_0", |_| Reply::status(500));
+    let herald = world.setup().env("HERALD_RETRY_INITIAL", "1s").env("HERALD_RETRY_MAX_INTERVAL", "1h").start();
+    world.publish(&others(0, 60, "acc_0")).await;
+    world.publish(&life_of(200, 20, "acc_0", "pi_chain")).await;
+    until("80 records", async || {
+        let count: Option<u64> = world.redis.command(&["HGET", &format!("{PREFIX}unfinished"), "ep_0"]).await;
+        count == Some(80)
+    })
+    .await;
+    let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
+    world.registry().await.remove(&id, None, &crate::world::mark()).await.unwrap();
+    world.until_key("80 dead letters", &["ZCARD", &format!("{PREFIX}dead:ep_0")], |count| count == 80).await;
+    world.until_finished().await;
+    herald.until_metric("herald_dead_letters_total{reason=\"deleted\"}", |count| count == 80.0).await;
+    world.publish(&others(300, 10, "acc_1")).await;
+    world.merchants.until_delivered(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_gone_is_disabled_and_its_deliveries_become_dead_letters() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    world.merchants.rule("ep_0", |_| Reply::status(410));
+    let herald = world.setup().start();
+    world.publish(&others(0, 30, "acc_0")).await;
+    until("the disabled endpoint", async || {
+        let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
+        let endpoint = world.registry().await.get(&id).await.unwrap().expect("it is there");
+        matches!(endpoint.status, herald::facts::endpoint::EndpointState::Disabled(_))
+    })
+    .await;
+    world.until_finished().await;
+    let dead = world.number(&["ZCARD", &format!("{PREFIX}dead")]).await;
+    let skipped = herald.metric("herald_skipped_disabled_total") as u64;
+    assert_eq!(dead + skipped, 30, "{dead} dead letters, {skipped} skipped");
+    assert!(world.merchants.log().arrivals.len() <= 10);
+}
