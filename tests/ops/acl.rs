@@ -180,5 +180,7 @@ async fn looks(redis: &Redis) {
     queries.oldest(&busy).await.unwrap();
     queries.sample_record_bytes(&[id("20-0", "ep_a")]).await.unwrap();
     let mut entries = Entries::new(connection, keys());
-    entries.publish(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
+    let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
+    entries.get(added).await.unwrap().unwrap();
+    entries.search(&event("evt_9", "acc_1", "pi_9").id, 10).await.unwrap();
 }
