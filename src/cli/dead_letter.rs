@@ -286,7 +286,10 @@ async fn one(
     }
     if consent.confirm(&format!("{} the dead letter {id}", job.verb()))? == Go::Ahead {
         Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await?;
-        note(format_args!("{id} {}; `herald delivery show {id}` follows it", job.past()));
+        match job {
+            Job::Redeliver => note(format_args!("{id} redelivered; `herald delivery show {id}` follows it")),
+            Job::Discard => note(format_args!("{id} discarded")),
+        }
     }
     Ok(())
 }

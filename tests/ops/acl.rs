@@ -20,7 +20,6 @@ use crate::{
     support::TestRedis,
 };
 
-/// The server's other users are off, so nothing can work through them.
 async fn as_herald(redis: &TestRedis) -> Redis {
     let rule = acl::rule(&keys()).replace(">PASSWORD", ">secret");
     redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;

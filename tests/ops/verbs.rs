@@ -143,10 +143,6 @@ async fn a_list_tells_of_the_unfinished_the_dead_and_the_delivered() {
     let shown = done(&redis, &["delivery", "show", "5-0:ep_a", "-o", "table"]);
     assert!(shown.contains("delivered 2023-11-14"), "{shown}");
     assert_eq!(herald(&redis, &["delivery", "show", "6-0:ep_a"]).status.code(), Some(3));
-    println!("{}", done(&redis, &["delivery", "list", "--endpoint", "ep_a", "-o", "table"]));
-    println!("{}", done(&redis, &["dead-letter", "list", "-o", "table"]));
-    println!("{}", done(&redis, &["dead-letter", "show", "7-0:ep_a", "-o", "table"]));
-    println!("{}", done(&redis, &["chain", "list", "--endpoint", "ep_a", "-o", "table"]));
 }
 
 #[tokio::test]
@@ -183,7 +179,6 @@ async fn the_doctor_names_what_is_wrong_and_fails() {
     redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     let output = herald(&redis, &["doctor", "-o", "table"]);
     let said = text(&output);
-    println!("{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("throws events and retries away"), "{said}");
     assert!(said.contains("no worker owns payment-intents") && said.contains("start a worker: herald serve"), "{said}");
@@ -193,7 +188,6 @@ async fn the_doctor_names_what_is_wrong_and_fails() {
     let output = herald(&redis, &["doctor", "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), report["healthy"].as_bool()), (Some(0), Some(true)), "{report:#}");
-    println!("{}", done(&redis, &["doctor", "-o", "table"]));
 }
 
 #[tokio::test]
