@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     CliError, Consent, Context, Format, Go,
     asking::{Asking, BATCH, Done},
-    duration, note, when, words,
+    duration, note, words,
 };
 use crate::{
     facts::{
@@ -216,7 +216,8 @@ pub(super) fn story(letter: &Letter, now_ms: u64) -> Vec<(&'static str, String)>
         Err(why) => return vec![("id", letter.id.to_string()), ("not readable", why.clone())],
     };
     let delivery = &dead.delivery;
-    let mut fields = vec![("given up", format!("{}: {}", when(letter.at_ms, now_ms), words::dead_reason(dead.reason)))];
+    let mut fields =
+        vec![("given up", format!("{}: {}", words::when(letter.at_ms, now_ms), words::dead_reason(dead.reason)))];
     if !dead.detail.is_empty() {
         fields.push(("detail", dead.detail.clone()));
     }
@@ -285,7 +286,10 @@ async fn one(
     }
     if consent.confirm(&format!("{} the dead letter {id}", job.verb()))? == Go::Ahead {
         Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await?;
-        note(format_args!("{id} {}; `herald delivery show {id}` follows it", job.past()));
+        match job {
+            Job::Redeliver => note(format_args!("{id} redelivered; `herald delivery show {id}` follows it")),
+            Job::Discard => note(format_args!("{id} discarded")),
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{CliError, Context, Format, dead_letter, note, when, words};
+use super::{CliError, Context, Format, dead_letter, note, words};
 use crate::{
     facts::{
         delivery::Delivery,
@@ -88,7 +88,7 @@ pub async fn run(context: &Context, verb: DeliveryVerb) -> anyhow::Result<()> {
 async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let (unfinished, note_on_records) = unfinished(queries, &args.whose, limit).await?;
+    let (unfinished, on_records) = unfinished(queries, &args.whose, limit).await?;
     let filter = LogFilter {
         event: args.whose.event.clone(),
         intent: args.whose.intent.clone(),
@@ -99,6 +99,9 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
     let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
     let rows = merge(queries, unfinished, &log, now_ms).await?;
+    if let Some(text) = &on_records {
+        note(text);
+    }
     note(headline(&rows));
     let mut list = context.output.list(&["ID", "INTENT", "STATE", "ATTEMPTS", "LAST OUTCOME", "LAST TRIED"]);
     for row in rows.iter().take(limit) {
@@ -111,9 +114,6 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
             words::number(args.limit),
             words::number(rows.len() as u64)
         ));
-    }
-    if let Some(text) = note_on_records {
-        note(text);
     }
     note(how_far(&log, now_ms));
     if let Some(stuck) = rows.iter().find(|row| row.state != "delivered") {
@@ -129,7 +129,7 @@ async fn unfinished(
 ) -> anyhow::Result<(Vec<Unfinished>, Option<String>)> {
     let bounded = |looked: usize| {
         let records = words::count(looked as u64, "unfinished record", "unfinished records");
-        format!("looked at {records} only: there are more")
+        format!("looked at {records} only, so some may be missing: --endpoint looks at one endpoint alone")
     };
     if let Some(endpoint) = &whose.endpoint {
         let walk = queries.unfinished_of(endpoint, limit, MAX_RECORD_LOOK).await?;
@@ -150,7 +150,7 @@ async fn unfinished(
             queries.unfinished_where(MAX_RECORD_LOOK, |delivery| delivery.intent == *intent && !delivery.ordered);
         let singles = singles.await?;
         found.extend(singles.found);
-        return Ok((found, None));
+        return Ok((found, (!singles.is_complete).then(|| bounded(singles.looked))));
     }
     let event = whose.event.as_ref();
     let walk = queries.unfinished_where(MAX_RECORD_LOOK, |delivery| Some(&delivery.event) == event).await?;
@@ -174,7 +174,7 @@ async fn merge(
     }
     let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms)).collect();
     let mut logged: Vec<_> = last.into_values().collect();
-    logged.sort_by(|one, other| other.at_ms.cmp(&one.at_ms));
+    logged.sort_by_key(|line| std::cmp::Reverse(line.at_ms));
     for line in logged {
         rows.push(row_of_line(queries, line, now_ms).await?);
     }
@@ -256,7 +256,7 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
 /// How far back the log was read, so that silence is not taken for "never happened".
 pub(super) fn how_far(log: &LogPage, now_ms: u64) -> String {
     let Some(back_to) = log.back_to_ms else { return "the attempt log is empty".to_owned() };
-    let (lines, back_to) = (words::count(log.looked as u64, "line", "lines"), when(back_to, now_ms));
+    let (lines, back_to) = (words::count(log.looked as u64, "line", "lines"), words::when(back_to, now_ms));
     match (log.reached_end, log.was_cut) {
         (true, false) => format!("attempt log: {lines}, all there ever were"),
         (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
@@ -306,8 +306,8 @@ async fn without_record(
     now_ms: u64,
 ) -> anyhow::Result<(&'static str, String)> {
     if let Some(line) = log.lines.iter().find(|line| line.outcome.is_delivered()) {
-        let when = when(line.at_ms, now_ms);
-        return Ok(("delivered", format!("delivered {when} by attempt {}, answered {}", line.attempt, line.outcome)));
+        let at = words::when(line.at_ms, now_ms);
+        return Ok(("delivered", format!("delivered {at} by attempt {}, answered {}", line.attempt, line.outcome)));
     }
     Ok(match queries.entry_standing(id.entry).await? {
         EntryStanding::InFlight { idle_ms } => {
@@ -338,7 +338,7 @@ fn story(one: &Unfinished, now_ms: u64) -> Vec<(&'static str, String)> {
                 format!(
                     "{}, counted from {}",
                     words::span(now_ms.saturating_sub(delivery.since_ms)),
-                    when(delivery.since_ms, now_ms)
+                    words::when(delivery.since_ms, now_ms)
                 ),
             ));
             fields.extend(history(delivery, now_ms));
@@ -372,10 +372,9 @@ fn attempts(delivery: &Delivery) -> String {
 /// Every attempt that the record remembers, and every redelivery.
 pub(super) fn history(delivery: &Delivery, now_ms: u64) -> Vec<(&'static str, String)> {
     let attempts = delivery.history.iter().map(|report| (report.at_ms, "attempt", report_words(report, now_ms)));
-    let again = delivery
-        .redelivered
-        .iter()
-        .map(|mark| (mark.at_ms, "redelivered", format!("{} by {}: {}", when(mark.at_ms, now_ms), mark.by, mark.why)));
+    let again = delivery.redelivered.iter().map(|mark| {
+        (mark.at_ms, "redelivered", format!("{} by {}: {}", words::when(mark.at_ms, now_ms), mark.by, mark.why))
+    });
     let mut lines: Vec<_> = attempts.chain(again).collect();
     lines.sort_by_key(|(at, ..)| *at);
     lines.into_iter().map(|(_, name, text)| (name, text)).collect()
@@ -383,7 +382,8 @@ pub(super) fn history(delivery: &Delivery, now_ms: u64) -> Vec<(&'static str, St
 
 fn report_words(report: &AttemptReport, now_ms: u64) -> String {
     let took = words::span(report.timing.total_us / 1000);
-    let mut text = format!("{:>2}  {}  {} after {took}", report.number, when(report.at_ms, now_ms), report.outcome);
+    let mut text =
+        format!("{:>2}  {}  {} after {took}", report.number, words::when(report.at_ms, now_ms), report.outcome);
     for more in [&report.detail, &report.snippet] {
         if !more.is_empty() {
             text = format!("{text}  {more:?}");
@@ -394,7 +394,7 @@ fn report_words(report: &AttemptReport, now_ms: u64) -> String {
 
 fn line_words(line: &LogLine, now_ms: u64) -> String {
     let took = words::span(line.took_us / 1000);
-    format!("{:>2}  {}  {} after {took}  {}", line.attempt, when(line.at_ms, now_ms), line.outcome, line.detail)
+    format!("{:>2}  {}  {} after {took}  {}", line.attempt, words::when(line.at_ms, now_ms), line.outcome, line.detail)
 }
 
 fn state(place: &WhereUnfinished) -> &'static str {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{
     CliError, Consent, Context, Go,
     asking::{Asking, BATCH, Done},
-    note, when, words,
+    note, words,
 };
 use crate::{
     facts::id::EntryId,
@@ -129,7 +129,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
         &[
             ("what is wrong", one.error.clone()),
             ("entry", one.entry.to_string()),
-            ("since", when(one.at_ms, now_ms)),
+            ("since", words::when(one.at_ms, now_ms)),
             ("kept", kept),
             ("body", String::from_utf8_lossy(&one.body).into_owned()),
         ],

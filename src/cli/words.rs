@@ -30,12 +30,17 @@ pub fn ago(ms: u64, now_ms: u64) -> String {
     }
 }
 
+/// The instant in UTC with its distance: for stories, where both matter.
+pub fn when(ms: u64, now_ms: u64) -> String {
+    format!("{} ({})", super::instant(ms), ago(ms, now_ms))
+}
+
 /// `1,204,000`.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -4,7 +4,10 @@
 use serde::Serialize;
 
 use super::observe::{Observed, Partition, RegistryLook, STUCK_AFTER_MS, Server};
-use crate::cli::words::{bytes, count, number, span};
+use crate::{
+    cli::words::{bytes, count, number, span},
+    store::watch::Gauges,
+};
 
 /// Herald stops reading here, so that what it has read can still be settled.
 const READING_STOPS_PERCENT: u64 = 90;
@@ -228,12 +231,7 @@ fn owner(findings: &mut Findings, observed: &Observed, partition: &Partition) {
     match &partition.lease {
         None if waiting > 0 => findings.fail(
             "owner",
-            format!(
-                "no worker owns {stream}: {} unread, {} unfinished and {} wait",
-                number(gauges.behind),
-                count(gauges.unfinished, "delivery", "deliveries"),
-                count(gauges.requests, "request", "requests"),
-            ),
+            format!("no worker owns {stream}, and {} wait", what_waits(gauges)),
             "start a worker: herald serve",
         ),
         None => {
@@ -250,6 +248,16 @@ fn owner(findings: &mut Findings, observed: &Observed, partition: &Partition) {
             ),
         },
     }
+}
+
+fn what_waits(gauges: &Gauges) -> String {
+    let parts = [
+        (gauges.behind, count(gauges.behind, "entry", "entries")),
+        (gauges.unfinished, count(gauges.unfinished, "unfinished delivery", "unfinished deliveries")),
+        (gauges.requests, count(gauges.requests, "request", "requests")),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|(n, _)| *n > 0).map(|(_, text)| text).collect();
+    parts.join(", ")
 }
 
 fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
@@ -404,5 +412,179 @@ fn quarantine(findings: &mut Findings, partition: &Partition) {
             count(n, "entry is no valid event", "entries are no valid events"),
             "herald quarantine list; then tell the producer",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        doctor::observe::Limits,
+        facts::endpoint::Mark,
+        store::{
+            connection::ServerInfo,
+            queries::{LeaseLook, Pending},
+        },
+    };
+
+    const NOW: u64 = 1_700_000_000_000;
+    const DAY_MS: u64 = 86_400_000;
+
+    /// Nothing is wrong here.
+    fn well() -> Observed {
+        let info = ServerInfo {
+            run_id: "abc".into(),
+            version: "7.0.15".into(),
+            is_primary: true,
+            is_cluster: false,
+            is_loading: false,
+            used_memory_bytes: 10_000_000,
+            maxmemory_bytes: 1_000_000_000,
+            maxmemory_policy: "noeviction".into(),
+            aof_enabled: true,
+            aof_last_write_ok: true,
+            evicted_keys: 0,
+            connected_replicas: 0,
+            uptime_s: 60,
+        };
+        let server =
+            Server { info, appendfsync: Some("everysec".into()), our_now_ms: NOW, redis_now_ms: NOW, round_trip_ms: 1 };
+        let partition = Partition {
+            gauges: Gauges { group: true, now_ms: NOW, ..Gauges::default() },
+            sample_ms: 1_000,
+            lease: Some(LeaseLook { owner: "a/1".into(), left_ms: Some(4_000) }),
+            bound_registry: Some("reg_1".into()),
+            ..Partition::default()
+        };
+        Observed {
+            address: "127.0.0.1:6379".into(),
+            stream: "payment-intents".into(),
+            server: Ok(server),
+            partition: Some(partition),
+            registry: Some(RegistryLook::There { id: "reg_1".into(), endpoints: 2, unreadable: vec![], pause: None }),
+            unasked: Vec::new(),
+            limits: Limits { dead_max_count: 1_000, dead_max_age_ms: 30 * DAY_MS, max_age_ms: 3 * DAY_MS },
+        }
+    }
+
+    fn with_server(change: impl FnOnce(&mut Server)) -> Observed {
+        let mut observed = well();
+        change(observed.server.as_mut().unwrap());
+        observed
+    }
+
+    fn with_partition(change: impl FnOnce(&mut Partition)) -> Observed {
+        let mut observed = well();
+        change(observed.partition.as_mut().unwrap());
+        observed
+    }
+
+    fn with_registry(registry: RegistryLook) -> Observed {
+        Observed { registry: Some(registry), ..well() }
+    }
+
+    #[track_caller]
+    fn check(observed: &Observed, level: Level, subject: &str, says: &str) {
+        let findings = examine(observed);
+        let found = findings.iter().find(|finding| finding.level == level && finding.says.contains(says));
+        let found = found.unwrap_or_else(|| panic!("no {level:?} says {says:?}: {findings:#?}"));
+        assert_eq!(found.subject, subject);
+        assert_eq!(found.remedy.is_some(), level != Level::Ok);
+        assert!(findings.is_sorted_by_key(|finding| finding.level));
+    }
+
+    #[test]
+    fn all_is_well_where_nothing_is_wrong() {
+        let findings = examine(&well());
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    }
+
+    #[test]
+    fn a_redis_that_can_lose_events_fails() {
+        check(&with_server(|server| server.info.aof_enabled = false), Level::Fail, "durability", "is off");
+        check(
+            &with_server(|server| server.info.aof_last_write_ok = false),
+            Level::Fail,
+            "durability",
+            "could not write",
+        );
+        check(
+            &with_server(|server| server.appendfsync = Some("no".into())),
+            Level::Warn,
+            "durability",
+            "appendfsync is no",
+        );
+        check(&with_server(|server| server.appendfsync = None), Level::Ok, "durability", "may not see");
+        let evicts = with_server(|server| server.info.maxmemory_policy = "allkeys-lru".into());
+        check(&evicts, Level::Fail, "eviction", "allkeys-lru");
+        check(&with_server(|server| server.info.version = "6.2.6".into()), Level::Fail, "redis", "too old");
+        check(&with_server(|server| server.info.is_primary = false), Level::Fail, "redis", "replica");
+    }
+
+    #[test]
+    fn the_forecast_says_when_reading_would_stop() {
+        let growing = |added: u64| {
+            with_partition(|partition| {
+                // 890 MB of room at 1 000 bytes each.
+                (partition.added_in_sample, partition.stream_bytes, partition.gauges.length) =
+                    (added, 1_000_000, 1_000);
+            })
+        };
+        check(&growing(100), Level::Warn, "memory", "reading would stop in 2h 28m");
+        check(&growing(1), Level::Ok, "memory", "reading would stop in 10d 7h");
+        check(&with_server(|server| server.info.used_memory_bytes = 950_000_000), Level::Fail, "memory", "has stopped");
+        check(&with_server(|server| server.info.used_memory_bytes = 800_000_000), Level::Warn, "memory", "80 %");
+        check(&with_server(|server| server.info.maxmemory_bytes = 0), Level::Warn, "memory", "no maxmemory");
+    }
+
+    #[test]
+    fn clocks_apart_are_told_from_a_slow_answer() {
+        check(&with_server(|server| server.our_now_ms += 5_001), Level::Warn, "clocks", "5s ahead of");
+        check(&with_server(|server| server.redis_now_ms += 90_000), Level::Fail, "clocks", "behind");
+        let slow = with_server(|server| (server.our_now_ms, server.round_trip_ms) = (NOW + 5_000, 9_000));
+        check(&slow, Level::Ok, "clocks", "agree");
+    }
+
+    #[test]
+    fn nobody_at_work_fails_only_if_something_waits() {
+        check(&with_partition(|partition| partition.lease = None), Level::Warn, "owner", "nothing waits");
+        let waiting = with_partition(|partition| (partition.lease, partition.gauges.behind) = (None, 7));
+        check(&waiting, Level::Fail, "owner", "and 7 entries wait");
+        let endless = with_partition(|partition| partition.lease.iter_mut().for_each(|lease| lease.left_ms = None));
+        check(&endless, Level::Fail, "owner", "never ends");
+    }
+
+    #[test]
+    fn what_is_stuck_lost_or_foreign_is_named() {
+        let pending =
+            Pending { entry: "17-1".parse().unwrap(), consumer: "herald".into(), idle_ms: 90_000, handed_out: 1 };
+        check(&with_partition(|partition| partition.stuck = vec![pending]), Level::Warn, "stuck", "17-1 for 1m 30s");
+        check(
+            &with_partition(|partition| partition.gauges.trimmed_unread = 3),
+            Level::Fail,
+            "group",
+            "3 entries were trimmed",
+        );
+        check(&with_partition(|partition| partition.gauges.quarantined = 1), Level::Warn, "quarantine", "1 entry");
+        let dead = |oldest| {
+            with_partition(|partition| (partition.gauges.dead, partition.oldest_dead_ms) = (5, Some(NOW - oldest)))
+        };
+        check(&dead(DAY_MS), Level::Warn, "dead letters", "5 dead letters, the oldest given up 1d ago");
+        check(&dead(29 * DAY_MS), Level::Warn, "dead letters", "retention (1,000 letters or 30d) will soon drop some");
+    }
+
+    #[test]
+    fn a_lost_registry_is_never_taken_for_an_empty_one() {
+        check(&with_registry(RegistryLook::NeverMade), Level::Fail, "endpoints", "reg_1 has vanished");
+        let there = |id: &str, unreadable: Vec<String>, pause| {
+            with_registry(RegistryLook::There { id: id.into(), endpoints: 1, unreadable, pause })
+        };
+        check(&there("reg_2", vec![], None), Level::Fail, "endpoints", "belongs to reg_1");
+        check(&there("reg_1", vec!["ep_x".into()], None), Level::Fail, "endpoints", "ep_x");
+        let mark = Mark { by: "ann".into(), why: "incident".into(), at_ms: 1 };
+        check(&there("reg_1", vec![], Some(mark)), Level::Warn, "endpoints", "paused by ann: incident");
+        let mut new = with_registry(RegistryLook::NeverMade);
+        new.partition.as_mut().unwrap().bound_registry = None;
+        check(&new, Level::Warn, "endpoints", "no endpoint was ever created");
     }
 }

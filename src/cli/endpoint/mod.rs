@@ -1,6 +1,7 @@
 //! `herald endpoint …`: registers, shows and changes endpoints. A secret is shown once, when it is made.
 //! What an endpoint must be is decided by [`Rules`]; a change that saw an older revision is refused by the registry.
 
+mod accept_registry;
 mod settings;
 mod test_send;
 mod transfer;
@@ -58,6 +59,8 @@ pub enum EndpointVerb {
     Export(transfer::ExportArgs),
     /// Replace all endpoints by those of a file, in one switch
     Import(transfer::ImportArgs),
+    /// Say that the endpoints in Redis are the right ones, after the registry became another one
+    AcceptRegistry(Consent),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +159,7 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::Test(args) => test_send::run(context, args).await,
         EndpointVerb::Export(args) => transfer::export(context, args).await,
         EndpointVerb::Import(args) => transfer::import(context, args).await,
+        EndpointVerb::AcceptRegistry(consent) => accept_registry::accept_registry(context, &consent).await,
     }
 }
 

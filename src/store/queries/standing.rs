@@ -105,7 +105,8 @@ impl Queries {
 
     /// The stream that events arrive on; `None` where there is none.
     pub async fn stream(&mut self) -> Result<Option<StreamLook>, StoreError> {
-        self.stream_info(&self.keys.stream().to_owned()).await
+        let key = self.keys.stream().to_owned();
+        self.stream_info(&key).await
     }
 
     /// `None` where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.

@@ -1,0 +1,28 @@
+//! `herald endpoint accept-registry`: says that the registry in Redis is the right one, after the partition was found to
+//! belong to another. Until somebody says so, nothing is read.
+
+use super::{Consent, Context, Go, note};
+use crate::{
+    cli::{CliError, asking::Asking},
+    store::{model::Asked, queries::Queries},
+};
+
+pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Result<()> {
+    let Some((position, _)) = context.registry().await?.position().await? else {
+        let text = "there is no registry in Redis: import a backup first, with `herald endpoint import FILE`";
+        return Err(CliError::NotFound(text.to_owned()).into());
+    };
+    let keys = context.keys()?;
+    let stream = keys.stream().to_owned();
+    let bound = Queries::new(context.connect().await?, keys).bound_registry().await?;
+    let found = position.id.to_string();
+    let Some(bound) = bound.filter(|bound| *bound != found) else {
+        note(format_args!("{stream} works with the registry {found} already, or takes it by itself: nothing to do"));
+        return Ok(());
+    };
+    if consent.confirm(&format!("bind {stream} to the registry {found} instead of {bound}"))? == Go::Ahead {
+        Asking::connect(context, consent.mark()).await?.one(&Asked::AcceptRegistry(found.clone())).await?;
+        note(format_args!("{stream} works with the registry {found} from now on"));
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! What operators see and do, against a real Redis: state is made by the partition's own scripts, then looked at through
+//! the queries, the ACL user and the binary.
+
+mod support;
+
+#[path = "ops/acl.rs"]
+mod acl;
+#[path = "ops/queries.rs"]
+mod queries;
+#[path = "ops/stage.rs"]
+mod stage;
+#[path = "ops/verbs.rs"]
+mod verbs;

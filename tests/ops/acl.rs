@@ -1,0 +1,185 @@
+use std::time::Duration;
+
+use herald::{
+    facts::{id::EntryId, retry::DeadReason},
+    store::{
+        acl,
+        connection::{Purpose, Redis},
+        entries::Entries,
+        model::Asked,
+        protocol::{Answer, Call, Item, Place, ReadFrom, RequestKind, Settlement},
+        queries::{DeadOrder, DeadRange, LogFilter, Queries},
+        registry::{RegistryStore, feed::ChangeWait},
+        requests::Requests,
+        watch::{Wakeup, gauges},
+    },
+};
+
+use crate::{
+    stage::{Owner, STREAM, bury, delivery, endpoint, endpoint_id, event, id, intent, keep, keys, log_line, mark},
+    support::TestRedis,
+};
+
+async fn as_herald(redis: &TestRedis) -> Redis {
+    let rule = acl::rule(&keys()).replace(">PASSWORD", ">secret");
+    redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
+    Redis::new(&format!("redis://herald:secret@{}/0", redis.address())).unwrap()
+}
+
+#[tokio::test]
+async fn the_printed_rule_is_enough_for_everything_that_herald_does() {
+    let server = TestRedis::start();
+    let redis = as_herald(&server).await;
+    let mut admin = redis.connect(Purpose::Other).await.unwrap();
+    admin.server_info().await.unwrap();
+    registry(&redis).await;
+    let owner = Owner::start(&redis).await;
+    owners_calls(&server, &owner).await;
+    inbox(&redis, &owner).await;
+    looks(&redis).await;
+    owner.release().await;
+}
+
+#[tokio::test]
+async fn the_printed_rule_opens_nothing_else() {
+    let server = TestRedis::start();
+    as_herald(&server).await;
+    let url = format!("redis://herald:secret@{}/0", server.address());
+    let mut user = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    for words in [
+        &["GET", "foreign"][..],
+        &["XLEN", "payment-intents-2"],
+        &["GET", "herald:{other}:lease"],
+        &["KEYS", "*"],
+        &["SCAN", "0"],
+        &["FLUSHALL"],
+        &["CONFIG", "GET", "requirepass"],
+        &["ACL", "LIST"],
+    ] {
+        let denied = redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut user).await;
+        assert_eq!(denied.expect_err(words[0]).code(), Some("NOPERM"), "{words:?}");
+    }
+}
+
+async fn registry(redis: &Redis) {
+    let mut store = RegistryStore::connect(redis).await.unwrap();
+    let made = store.create(endpoint("ep_a", "acc_1", "https://a.example/"), &mark()).await.unwrap();
+    store.update(made, &mark()).await.unwrap();
+    let export = store.export(1).await.unwrap();
+    store.import(export.endpoints, None, &mark()).await.unwrap();
+    store.pause_all(&mark()).await.unwrap();
+    store.resume_all(&mark()).await.unwrap();
+    store.get(&endpoint_id("ep_a")).await.unwrap();
+    let (position, _) = store.position().await.unwrap().unwrap();
+    let mut wait = ChangeWait::connect(redis).await.unwrap();
+    wait.wait(position.version, Duration::from_millis(1)).await.unwrap();
+    store.create(endpoint("ep_b", "acc_1", "https://b.example/"), &mark()).await.unwrap();
+    store.remove(&endpoint_id("ep_b"), None, &mark()).await.unwrap();
+}
+
+/// Every call there is, each with something to do.
+async fn owners_calls(server: &TestRedis, owner: &Owner) {
+    let term = || owner.term.clone();
+    owner.call(Call::Renew { term: term(), ttl_ms: 600_000 }).await;
+    for n in 1..=3 {
+        let body = event(&format!("evt_{n}"), "acc_1", "pi_1").body().clone();
+        let body = std::str::from_utf8(&body).unwrap();
+        server.command::<String>(&["XADD", STREAM, "*", "event", body]).await;
+    }
+    server
+        .command::<redis::Value>(&["XREADGROUP", "GROUP", "herald", "foreign", "COUNT", "1", "STREAMS", STREAM, ">"])
+        .await;
+    let foreign = owner.call(Call::ClaimForeign { term: term(), max: 10 }).await;
+    assert!(matches!(foreign, Answer::ClaimedForeign { count: 1, .. }), "{foreign:?}");
+    let read = owner.call(Call::Read { term: term(), from: ReadFrom::New, max: 10 }).await;
+    let Answer::Entries { entries, .. } = read else { panic!("{read:?}") };
+    let due = delivery("10-0", "ep_a", "pi_1", true);
+    let held = delivery("20-0", "ep_a", "pi_1", true);
+    let dead = delivery("30-0", "ep_a", "pi_2", true);
+    let items = vec![
+        keep(&due, Place::DueIn(0)),
+        keep(&held, Place::Held),
+        keep(&delivery("21-0", "ep_a", "pi_3", true), Place::Backlog),
+        bury(&dead, DeadReason::Exhausted),
+        Item::Quarantine { entry: "40-0".parse().unwrap(), body: "x".into(), cut: false, error: "bad".into() },
+        Item::Quarantine { entry: "41-0".parse().unwrap(), body: "x".into(), cut: false, error: "bad".into() },
+        Item::Bind { registry: "reg_stage".into() },
+    ];
+    let settlement = Settlement {
+        items,
+        acks: entries.iter().map(|entry| entry.id).collect(),
+        log: vec![log_line(&due, r#""kind":"gone""#)],
+        last_read: entries.last().unwrap().id,
+    };
+    let settled = owner.call(Call::Settle { term: term(), settlement }).await;
+    assert!(matches!(settled, Answer::Settled { group_missing: false, .. }), "{settled:?}");
+    let asked =
+        Call::Ask { term: term(), chains: vec![(endpoint_id("ep_a"), intent("pi_1"))], records: vec![due.id.clone()] };
+    assert_eq!(owner.call(asked).await, Answer::Asked { chains: vec![(2, 0)], records: vec![true] });
+    owner.call(Call::Counts { term: term(), cursor: 0 }).await;
+    let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;
+    assert!(matches!(&claimed, Answer::Claimed { kept, .. } if kept.len() == 1), "{claimed:?}");
+    owner.call(Call::Recover { term: term(), max: 10 }).await;
+    let after = EntryId::ZERO;
+    owner.call(Call::Backlog { term: term(), endpoint: endpoint_id("ep_a"), after, max: 10 }).await;
+    let heads = owner.call(Call::TakeHeads { term: term(), endpoint: endpoint_id("ep_a"), max: 10 }).await;
+    assert!(matches!(&heads, Answer::Heads { kept, .. } if kept.len() == 2), "{heads:?}");
+    let items = vec![
+        Item::Finish { id: due.id.clone(), chain: due.chain() },
+        Item::Move { id: held.id.clone(), chain: held.chain(), place: Place::Backlog },
+        Item::Requeue { entry: "40-0".parse().unwrap() },
+        Item::Revive { id: dead.id.clone(), chain: dead.chain(), record: dead.to_record() },
+    ];
+    owner.settle(items, Vec::new()).await;
+    owner.settle(vec![bury(&dead, DeadReason::Released)], Vec::new()).await;
+    let expire = Call::ExpireDead { term: term(), max_age_ms: 1 << 40, max_count: 10, max: 10 };
+    assert_eq!(owner.call(expire).await, Answer::ExpiredDead { count: 0 });
+    let trimmed = owner.call(Call::Trim { term: term(), retain_ms: 0, ignores: Vec::new() }).await;
+    assert!(matches!(trimmed, Answer::Trimmed { .. }), "{trimmed:?}");
+}
+
+async fn inbox(redis: &Redis, owner: &Owner) {
+    let requests = Requests::new(redis.connect(Purpose::Wakeup).await.unwrap(), keys());
+    let asked = Asked::Release(endpoint_id("ep_a"), intent("pi_1"));
+    let request = requests.ask(&asked, &mark()).await.unwrap();
+    let mut wakeup = Wakeup::new(redis.connect(Purpose::Wakeup).await.unwrap(), keys());
+    wakeup.wait(EntryId { ms: u64::MAX, seq: 0 }, EntryId::ZERO, Duration::from_secs(5)).await.unwrap();
+    let inbox = Call::Inbox { term: owner.term.clone(), after: EntryId::ZERO, max: 10 };
+    let Answer::Requests { requests: found } = owner.call(inbox).await else { panic!("no requests") };
+    assert!(matches!(&found[0].what, RequestKind::Release { head: Some(_), .. }));
+    owner.settle(vec![Item::Reply { request, answer: "ok".into() }], Vec::new()).await;
+    assert_eq!(requests.await_answer(request, Duration::from_secs(5)).await.unwrap().as_deref(), Some("ok"));
+}
+
+async fn looks(redis: &Redis) {
+    let mut connection = redis.connect(Purpose::Other).await.unwrap();
+    gauges(&mut connection, &keys()).await.unwrap();
+    let mut queries = Queries::new(connection.clone(), keys());
+    assert_eq!(queries.appendfsync().await.unwrap(), None);
+    let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
+    assert_eq!(queries.count_dead(&everything).await.unwrap(), 1);
+    assert_eq!(queries.dead(&everything, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
+    queries.find(&id("20-0", "ep_a")).await.unwrap();
+    queries.find(&id("99-0", "ep_a")).await.unwrap();
+    queries.totals(&endpoint_id("ep_a")).await.unwrap();
+    queries.unfinished_of(&endpoint_id("ep_a"), 10, 10).await.unwrap();
+    queries.unfinished_of_intent(&intent("pi_1"), 10).await.unwrap();
+    queries.chains(&endpoint_id("ep_a"), 10).await.unwrap();
+    queries.attempts(&LogFilter::default(), 10, 10).await.unwrap();
+    queries.lease().await.unwrap();
+    queries.bound_registry().await.unwrap();
+    queries.consumers().await.unwrap();
+    queries.pending(0, 10).await.unwrap();
+    queries.oldest_unread_ms(EntryId::ZERO).await.unwrap();
+    queries.stream_bytes().await.unwrap();
+    queries.entry_standing("1-1".parse().unwrap()).await.unwrap();
+    queries.quarantine(None, 10).await.unwrap();
+    assert!(queries.quarantined("41-0".parse().unwrap()).await.unwrap().is_some());
+    let busy = queries.busy_endpoints(10).await.unwrap();
+    queries.oldest(&busy).await.unwrap();
+    queries.sample_record_bytes(&[id("20-0", "ep_a")]).await.unwrap();
+    let mut entries = Entries::new(connection, keys());
+    let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
+    entries.get(added).await.unwrap().unwrap();
+    entries.search(&event("evt_9", "acc_1", "pi_9").id, 10).await.unwrap();
+}

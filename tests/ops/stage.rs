@@ -1,0 +1,159 @@
+//! A partition with something in every place, made by the scripts that make it in production.
+
+use std::time::Duration;
+
+use herald::{
+    facts::{
+        delivery::{DeadLetter, Delivery, RECORD_SCHEMA},
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        event::Event,
+        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        outcome::{AttemptReport, BodyEnd, Outcome, Timing},
+        retry::{DeadReason, RetryOverrides},
+        signing::{Secret, SecretText},
+    },
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        partition::PartitionStore,
+        protocol::{Answer, Call, Item, Place, Settlement, Start, Term},
+    },
+};
+
+pub const STREAM: &str = "payment-intents";
+pub const REGISTRY: &str = "reg_stage";
+
+pub fn keys() -> PartitionKeys {
+    PartitionKeys::new(STREAM).unwrap()
+}
+
+pub fn mark() -> Mark {
+    Mark { by: "ops".into(), why: "a test".into(), at_ms: 1 }
+}
+
+pub fn endpoint_id(name: &str) -> EndpointId {
+    EndpointId::new(name).unwrap()
+}
+
+pub fn intent(name: &str) -> IntentId {
+    IntentId::new(name).unwrap()
+}
+
+pub fn id(entry: &str, endpoint: &str) -> DeliveryId {
+    format!("{entry}:{endpoint}").parse().unwrap()
+}
+
+pub fn event(name: &str, account: &str, intent: &str) -> Event {
+    let json = format!(
+        r#"{{"id":"{name}","event":"payment_intent.status_updated","accountId":"{account}","createdAt":"2022-02-01T13:07:41.8667859Z","data":{{"paymentIntentId":"{intent}","paymentStatus":"Captured","captureMode":"Auto"}}}}"#
+    );
+    Event::parse(json.into()).unwrap()
+}
+
+/// Tried once and refused with 401.
+pub fn delivery(entry: &str, endpoint: &str, intent: &str, ordered: bool) -> Delivery {
+    let entry: EntryId = entry.parse().unwrap();
+    let event = event(&format!("evt_{}", entry.ms), "acc_1", intent);
+    let mut delivery = Delivery::new(entry, endpoint_id(endpoint), &event, ordered, entry.ms);
+    delivery.remember(report(Outcome::Rejected { status: 401 }));
+    delivery
+}
+
+pub fn report(outcome: Outcome) -> AttemptReport {
+    AttemptReport {
+        number: 1,
+        at_ms: 1_700_000_000_000,
+        outcome,
+        timing: Timing { total_us: 12_000, ..Timing::default() },
+        body_end: BodyEnd::Complete,
+        snippet: "bad signature".into(),
+        detail: String::new(),
+    }
+}
+
+pub fn letter(delivery: &Delivery, reason: DeadReason) -> DeadLetter {
+    DeadLetter {
+        schema: RECORD_SCHEMA,
+        reason,
+        died_at_ms: 1,
+        detail: String::new(),
+        url: "https://merchant.example/hook".into(),
+        headers: vec![("webhook-id".into(), delivery.event.to_string())],
+        delivery: delivery.clone(),
+    }
+}
+
+pub fn keep(delivery: &Delivery, place: Place) -> Item {
+    Item::Keep { id: delivery.id.clone(), chain: delivery.chain(), place, record: delivery.to_record() }
+}
+
+pub fn bury(delivery: &Delivery, reason: DeadReason) -> Item {
+    let letter = letter(delivery, reason).to_record();
+    Item::Bury { id: delivery.id.clone(), chain: delivery.chain(), letter }
+}
+
+pub fn log_line(delivery: &Delivery, outcome: &str) -> bytes::Bytes {
+    format!(
+        r#"{{"delivery":"{}","event":"{}","intent":"{}","account":"acc_1","attempt":1,"at_ms":1700000000000,"took_us":12000,{outcome}}}"#,
+        delivery.id, delivery.event, delivery.intent
+    )
+    .into()
+}
+
+pub fn endpoint(name: &str, account: &str, url: &str) -> Endpoint {
+    Endpoint {
+        schema: ENDPOINT_SCHEMA,
+        id: endpoint_id(name),
+        account: AccountId::new(account).unwrap(),
+        url: url.into(),
+        description: String::new(),
+        event_types: Vec::new(),
+        schemes: vec![Scheme::Standard],
+        secrets: vec![Secret { value: SecretText::from_random([7; 32]), created_at_ms: 1, expires_at_ms: None }],
+        ordering: Ordering::Intent,
+        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+        rate_limit: None,
+        timeout_ms: None,
+        retry: RetryOverrides::default(),
+        headers: Vec::new(),
+        traceparent: false,
+        status: EndpointState::Enabled,
+        created_at_ms: 1,
+        updated_at_ms: 1,
+        revision: 0,
+    }
+}
+
+/// The owner of the partition, as far as a test plays it.
+pub struct Owner {
+    pub store: PartitionStore,
+    pub term: Term,
+}
+
+impl Owner {
+    /// With a lease that outlives every test.
+    pub async fn start(redis: &Redis) -> Self {
+        let work = redis.connect(Purpose::Work).await.unwrap();
+        let lease = redis.connect(Purpose::Lease(Duration::from_secs(60))).await.unwrap();
+        let owner = Self { store: PartitionStore::new(work, lease, keys(), 1_000), term: Term::new(7, "stage") };
+        let acquire = Call::Acquire { term: owner.term.clone(), previous: Vec::new(), ttl_ms: 600_000 };
+        assert!(matches!(owner.call(acquire).await, Answer::Acquired { .. }));
+        let open = Call::Open { term: owner.term.clone(), start: Start::Oldest, registry: REGISTRY.into() };
+        assert!(matches!(owner.call(open).await, Answer::Opened { .. }));
+        owner
+    }
+
+    pub async fn call(&self, call: Call) -> Answer {
+        self.store.call(&call).await.unwrap()
+    }
+
+    pub async fn settle(&self, items: Vec<Item>, log: Vec<bytes::Bytes>) {
+        let settlement = Settlement { items, log, ..Settlement::default() };
+        let answer = self.call(Call::Settle { term: self.term.clone(), settlement }).await;
+        assert!(matches!(answer, Answer::Settled { .. }), "{answer:?}");
+    }
+
+    pub async fn release(&self) {
+        self.call(Call::Release { term: self.term.clone() }).await;
+    }
+}

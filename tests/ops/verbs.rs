@@ -1,0 +1,212 @@
+//! The binary itself: what it prints, what it changes through a real worker, and its exit codes.
+
+use std::process::{Child, Command, Output, Stdio};
+
+use herald::{
+    facts::retry::DeadReason,
+    store::{
+        connection::Purpose,
+        protocol::{Item, Place},
+        queries::{DeadRange, Queries},
+        registry::RegistryStore,
+    },
+};
+use serde_json::Value;
+
+use crate::{
+    stage::{Owner, bury, delivery, endpoint, keep, keys, log_line, mark},
+    support::{TestRedis, until},
+};
+
+/// Nothing listens there: what is sent to it is retried.
+const NOWHERE: &str = "http://127.0.0.1:9/";
+
+fn herald(redis: &TestRedis, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.env_clear().env("USER", "ops").args(["--redis-url", &redis.url()]).args(words).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
+fn done(redis: &TestRedis, words: &[&str]) -> String {
+    let output = herald(redis, words);
+    assert!(output.status.success(), "{words:?}: {}", text(&output));
+    text(&output)
+}
+
+struct Worker(Child);
+
+impl Worker {
+    async fn start(redis: &TestRedis) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        command.env_clear().env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
+        command.env("HERALD_LISTEN", "127.0.0.1:0").args(["--redis-url", &redis.url(), "serve"]);
+        let worker = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let mut queries = queries(redis).await;
+        until("a worker owns the partition", async || queries.lease().await.unwrap().is_some()).await;
+        worker
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn queries(redis: &TestRedis) -> Queries {
+    Queries::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys())
+}
+
+/// An endpoint that fails, and a partition of nobody with these items in it.
+async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
+    let redis = TestRedis::start_with_aof();
+    let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
+    registry.create(endpoint("ep_a", "acc_1", NOWHERE), &mark()).await.unwrap();
+    let owner = Owner::start(&redis.redis()).await;
+    let bind = Item::Bind { registry: registry.position().await.unwrap().unwrap().0.id.to_string() };
+    owner.settle(vec![bind], Vec::new()).await;
+    owner.settle(items, log).await;
+    owner.release().await;
+    redis
+}
+
+fn letters(number: u64) -> Vec<Item> {
+    (1..=number)
+        .map(|n| bury(&delivery(&format!("{n}-0"), "ep_a", &format!("pi_{n}"), true), DeadReason::Exhausted))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_dead_letter_that_a_filter_fits_is_sent_again_in_batches() {
+    let redis = stage(letters(250), Vec::new()).await;
+    let dry = done(&redis, &["dead-letter", "redeliver", "--endpoint", "ep_a", "--dry-run", "--reason", "mended"]);
+    assert!(dry.contains("dry run: this would send again 250 dead letters"), "{dry}");
+    let refused = herald(&redis, &["dead-letter", "redeliver", "--endpoint", "ep_a", "--reason", "mended"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
+    let alone = herald(&redis, &["dead-letter", "redeliver", "--all", "--yes", "--reason", "mended"]);
+    assert_eq!(alone.status.code(), Some(5), "{}", text(&alone));
+    assert!(text(&alone).contains("no worker owns payment-intents"));
+
+    let _worker = Worker::start(&redis).await;
+    let words =
+        ["dead-letter", "redeliver", "--account", "acc_1", "--dead-reason", "exhausted", "--yes", "--reason", "mended"];
+    let said = done(&redis, &words);
+    assert!(said.contains("200 redelivered\n250 redelivered"), "{said}");
+    let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
+    assert_eq!(queries(&redis).await.count_dead(&everything).await.unwrap(), 0);
+    let shown = done(&redis, &["delivery", "show", "7-0:ep_a", "-o", "table"]);
+    assert!(shown.contains("redelivered") && shown.contains("by ops: mended"), "{shown}");
+    assert!(shown.contains("rejected (401)"), "the history is gone: {shown}");
+}
+
+#[tokio::test]
+async fn a_released_chain_lets_the_next_one_go() {
+    let first = delivery("10-0", "ep_a", "pi_1", true);
+    let items = vec![keep(&first, Place::DueIn(600_000)), keep(&delivery("20-0", "ep_a", "pi_1", true), Place::Held)];
+    let redis = stage(items, Vec::new()).await;
+    let which = ["--endpoint", "ep_a", "--intent", "pi_1"];
+    let chain = done(&redis, &[&["chain", "show", "-o", "table"], &which[..]].concat());
+    assert!(
+        chain.starts_with("1 delivery waits for 10-0:ep_a\nlast outcome rejected (401): the receiver refuses us"),
+        "{chain}"
+    );
+    let _worker = Worker::start(&redis).await;
+    let released = done(&redis, &[&["chain", "release", "--yes", "--reason", "blocked"], &which[..]].concat());
+    assert!(released.contains("10-0:ep_a is a dead letter; 20-0:ep_a goes next"), "{released}");
+    let letter = done(&redis, &["dead-letter", "show", "10-0:ep_a", "-o", "json"]);
+    assert!(letter.contains("released by ops: blocked"), "{letter}");
+    let missing = herald(&redis, &["chain", "show", "--endpoint", "ep_a", "--intent", "pi_none"]);
+    assert_eq!(missing.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_list_tells_of_the_unfinished_the_dead_and_the_delivered() {
+    let delivered = delivery("5-0", "ep_a", "pi_1", true);
+    let due = delivery("10-0", "ep_a", "pi_1", true);
+    let dead = delivery("7-0", "ep_a", "pi_1", true);
+    let log = vec![
+        log_line(&delivered, r#""kind":"delivered","status":200"#),
+        log_line(&dead, r#""kind":"rejected","status":401"#),
+    ];
+    let redis = stage(vec![keep(&due, Place::DueIn(600_000)), bury(&dead, DeadReason::Exhausted)], log).await;
+    let list = done(&redis, &["delivery", "list", "--intent", "pi_1", "-o", "jsonl"]);
+    assert!(list.starts_with("1 waiting for a retry, 1 dead, 1 delivered"), "{list}");
+    assert!(list.contains("attempt log: 2 lines, all there ever were"), "{list}");
+    let output = herald(&redis, &["delivery", "list", "--event", "evt_10", "-o", "json"]);
+    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((rows[0]["id"].as_str(), rows[0]["state"].as_str()), (Some("10-0:ep_a"), Some("due")));
+    let shown = done(&redis, &["delivery", "show", "5-0:ep_a", "-o", "table"]);
+    assert!(shown.contains("delivered 2023-11-14"), "{shown}");
+    assert_eq!(herald(&redis, &["delivery", "show", "6-0:ep_a"]).status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn an_export_is_one_line_of_json_for_each_letter() {
+    let redis = stage(letters(3), Vec::new()).await;
+    let output = herald(&redis, &["dead-letter", "export", "--older-than", "0s"]);
+    let lines: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[0]["id"].as_str()), (3, Some("1-0:ep_a")));
+    assert!(lines[0]["body"].as_str().unwrap().contains("\"paymentIntentId\":\"pi_1\""));
+    let nobody = done(&redis, &["dead-letter", "export", "--older-than", "1h"]);
+    assert!(nobody.contains("0 dead letters written"), "{nobody}");
+}
+
+#[tokio::test]
+async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
+    let bad = Item::Quarantine {
+        entry: "3-0".parse().unwrap(),
+        body: "{}".into(),
+        cut: false,
+        error: "id: is missing".into(),
+    };
+    let redis = stage(vec![bad], Vec::new()).await;
+    let list = done(&redis, &["quarantine", "list", "-o", "table"]);
+    assert!(list.starts_with("1 entry is no valid event") && list.contains("id: is missing"), "{list}");
+    let _worker = Worker::start(&redis).await;
+    done(&redis, &["quarantine", "discard", "3-0", "--yes", "--reason", "told the producer"]);
+    assert_eq!(herald(&redis, &["quarantine", "show", "3-0"]).status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn the_doctor_names_what_is_wrong_and_fails() {
+    let redis = stage(vec![keep(&delivery("10-0", "ep_a", "pi_1", true), Place::DueIn(600_000))], Vec::new()).await;
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    let output = herald(&redis, &["doctor", "-o", "table"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("throws events and retries away"), "{said}");
+    assert!(said.contains("no worker owns payment-intents") && said.contains("start a worker: herald serve"), "{said}");
+
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    let _worker = Worker::start(&redis).await;
+    let output = herald(&redis, &["doctor", "-o", "json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), report["healthy"].as_bool()), (Some(0), Some(true)), "{report:#}");
+}
+
+#[tokio::test]
+async fn another_registry_stops_the_reading_until_it_is_accepted() {
+    let redis = stage(vec![Item::Bind { registry: "reg_other".into() }], Vec::new()).await;
+    let _worker = Worker::start(&redis).await;
+    let output = herald(&redis, &["doctor", "-o", "table"]);
+    assert!(text(&output).contains("belongs to reg_other: reading has stopped"), "{}", text(&output));
+    done(&redis, &["endpoint", "accept-registry", "--yes", "--reason", "moved here"]);
+    let output = herald(&redis, &["doctor", "-o", "table"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn the_doctor_says_so_when_redis_is_away() {
+    let mut redis = TestRedis::start();
+    redis.stop();
+    let output = herald(&redis, &["doctor", "-o", "table"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("start Redis, or set HERALD_REDIS_URL"), "{}", text(&output));
+    redis.start_again();
+}
