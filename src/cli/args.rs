@@ -54,6 +54,9 @@ impl Globals {
     }
 }
 
+/// Who it was where nothing says so: a container has no `USER`.
+const UNNAMED: &str = "operator";
+
 /// Who changes something, and why.
 #[derive(Debug, Clone, Args)]
 pub struct Change {
@@ -61,7 +64,7 @@ pub struct Change {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
     /// Who: it is kept with the change
-    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, value_parser = by)]
+    #[arg(long, value_name = "NAME", env = "USER", default_value = UNNAMED, hide_env_values = true, value_parser = by)]
     pub by: String,
 }
 

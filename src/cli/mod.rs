@@ -45,7 +45,6 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 enum Verb {
     /// Run the dispatcher until SIGTERM or Ctrl-C
     Serve,

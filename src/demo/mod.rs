@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::TcpListener,
@@ -36,14 +37,15 @@ use crate::{
     config::{Config, Sources},
     facts::{
         endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        event::Event,
         id::{AccountId, EndpointId},
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
     store::{
         connection::{Purpose, Redis},
+        entries::Entries,
         keys::PartitionKeys,
-        publisher::Publisher,
         registry::RegistryStore,
         watch::{Gauges, gauges},
     },
@@ -93,10 +95,10 @@ async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> Result<()> {
         async move { app::run(&config, stopping, Some(happens)).await }
     });
     let mut show = Show::begin(&own.url(), config.listen.port(), own.folder());
-    let publisher = Publisher::new(redis.connect(Purpose::Other).await?, keys.clone());
+    let stream = Entries::new(redis.connect(Purpose::Other).await?, keys.clone());
     let seed = args.seed.unwrap_or_else(rand::random);
     let produced = CancellationToken::new();
-    let producing = tokio::spawn(produce(publisher, merchants.clone(), args.rate, seed, produced.clone()));
+    let producing = tokio::spawn(produce(stream, merchants.clone(), args.rate, seed, produced.clone()));
     let end = args.length.map(|length| tokio::time::Instant::from_std(clock::now() + length));
     loop {
         tokio::select! {
@@ -217,7 +219,7 @@ async fn register(redis: &Redis, port: u16, dead_port: u16) -> Result<HashMap<Me
 }
 
 /// Intents begin at a steady rate; each then takes its steps at random times.
-async fn produce(mut publisher: Publisher, merchants: Arc<Merchants>, rate: u32, seed: u64, cancel: CancellationToken) {
+async fn produce(mut stream: Entries, merchants: Arc<Merchants>, rate: u32, seed: u64, cancel: CancellationToken) {
     let mut rng = StdRng::seed_from_u64(seed);
     let (began, pause) = (clock::now(), Duration::from_secs(1) / rate);
     let mut alive: Vec<(Merchant, Intent, u32)> = Vec::new();
@@ -238,11 +240,12 @@ async fn produce(mut publisher: Publisher, merchants: Arc<Merchants>, rate: u32,
         if intent.step(&mut rng).is_none() {
             continue;
         }
-        let (event, body) = intent.event(&format!("acc_{}", merchant.name()), clock::wall_ms(), &mut rng);
-        merchants.ledger.publish(&event, *merchant, &intent.id, *step, clock::now());
+        let (id, body) = intent.event(&format!("acc_{}", merchant.name()), clock::wall_ms(), &mut rng);
+        merchants.ledger.publish(&id, *merchant, &intent.id, *step, clock::now());
         *step += 1;
-        if publisher.publish(&body).await.is_err() {
-            merchants.ledger.withdraw(&event);
+        let Ok(event) = Event::parse(Bytes::from(body)) else { continue };
+        if stream.add(&event, None).await.is_err() {
+            merchants.ledger.withdraw(&id);
         }
         steps.push(Reverse((at + Duration::from_millis(rng.random_range(200..2_000)), Some(index))));
     }

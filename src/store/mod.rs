@@ -26,7 +26,6 @@ pub mod keys;
 pub mod model;
 pub mod partition;
 pub mod protocol;
-pub mod publisher;
 pub mod queries;
 pub mod registry;
 pub mod requests;

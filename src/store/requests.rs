@@ -1,12 +1,12 @@
 //! How processes other than a partition's owner ask it for something: they append to its inbox and wait for the answer.
 //! Never changes a partition's state itself.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use redis::Cmd;
+use redis::{FromRedisValue, Value};
 
 use super::{
-    connection::{Connection, Subject},
+    connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
     model::Asked,
@@ -16,6 +16,8 @@ use crate::facts::{endpoint::Mark, id::EntryId};
 /// Requests that may wait at once. A job that asks for more waits for answers in between; an owner that is away for long
 /// finds at most this many.
 pub const MAX_WAITING: u64 = 10_000;
+
+static REQUEST: LazyLock<Script> = LazyLock::new(|| Script::new("request", include_str!("scripts/request.lua")));
 
 /// A blocking command waits on the server for its time; the answer may take this much longer on its way.
 const GRACE: Duration = Duration::from_secs(5);
@@ -37,18 +39,18 @@ impl Requests {
     /// for the asker to say.
     pub async fn ask(&self, asked: &Asked, mark: &Mark) -> Result<EntryId, StoreError> {
         let subject = Subject("ask the owner of", self.keys.stream());
-        let mut connection = self.connection.clone();
-        let waiting: u64 = connection.query(subject, redis::cmd("XLEN").arg(self.keys.inbox())).await?;
-        if waiting >= MAX_WAITING {
-            let cause = format!("{waiting} requests wait already; see that a worker owns the partition");
-            return Err(StoreError::unexpected(subject, cause));
-        }
         let mark = serde_json::to_string(mark).expect("a mark of strings and numbers is always JSON");
-        let mut command = redis::cmd("XADD");
-        command.arg(self.keys.inbox()).arg("*");
-        write_request(&mut command, asked, &mark);
-        let id: String = connection.query(subject, &command).await?;
-        id.parse().map_err(|error| StoreError::unexpected(subject, error))
+        let call = REQUEST.keys(&[&self.keys.inbox()]).arg(MAX_WAITING).arg(fields(asked, &mark));
+        match self.connection.clone().run(subject, &call).await? {
+            Value::Int(waiting) => {
+                let cause = format!("{waiting} requests wait already; see that a worker owns the partition");
+                Err(StoreError::unexpected(subject, cause))
+            }
+            id => {
+                let id = String::from_redis_value(id).map_err(|error| StoreError::unexpected(subject, error))?;
+                id.parse().map_err(|error| StoreError::unexpected(subject, error))
+            }
+        }
     }
 
     /// The owner's answer; `None` when none came in time. It can be fetched once, within 5 minutes.
@@ -65,21 +67,24 @@ impl Requests {
     }
 }
 
-/// The fields of a request in the inbox.
-fn write_request(command: &mut Cmd, asked: &Asked, mark: &str) {
-    match asked {
-        Asked::Redeliver(id) => command.arg("op").arg("redeliver").arg("id").arg(id.to_string()),
-        Asked::Discard(id) => command.arg("op").arg("discard").arg("id").arg(id.to_string()),
+/// The fields of a request in the inbox, names and values in turn.
+fn fields(asked: &Asked, mark: &str) -> Vec<String> {
+    let what: Vec<(&str, String)> = match asked {
+        Asked::Redeliver(id) => vec![("op", "redeliver".to_owned()), ("id", id.to_string())],
+        Asked::Discard(id) => vec![("op", "discard".to_owned()), ("id", id.to_string())],
         Asked::Release(endpoint, intent) => {
-            command.arg("op").arg("release").arg("endpoint").arg(endpoint.as_str()).arg("intent").arg(intent.as_str())
+            vec![("op", "release".to_owned()), ("endpoint", endpoint.to_string()), ("intent", intent.to_string())]
         }
-        Asked::Requeue(entry) => command.arg("op").arg("requeue").arg("entry").arg(entry.to_string()),
+        Asked::Requeue(entry) => vec![("op", "requeue".to_owned()), ("entry", entry.to_string())],
         Asked::DiscardQuarantined(entry) => {
-            command.arg("op").arg("discard-quarantined").arg("entry").arg(entry.to_string())
+            vec![("op", "discard-quarantined".to_owned()), ("entry", entry.to_string())]
         }
-        Asked::AcceptRegistry(registry) => command.arg("op").arg("accept-registry").arg("registry").arg(registry),
+        Asked::AcceptRegistry(registry) => {
+            vec![("op", "accept-registry".to_owned()), ("registry", registry.clone())]
+        }
     };
-    command.arg("mark").arg(mark);
+    let mark = ("mark", mark.to_owned());
+    what.into_iter().chain([mark]).flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
 /// A wait on a connection without a time limit of its own.
