@@ -313,6 +313,18 @@ fn an_endpoint_that_answers_410_gets_nothing_more() {
 }
 
 #[test]
+fn a_410_is_about_the_revision_that_the_attempt_was_made_with() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.revision = 2));
+    end(&mut core, 1, first[0].0, Outcome::Gone);
+    assert!(core.take_wishes().is_empty());
+    admit(&mut core, 2, "ep_a", "pi_2");
+    assert_eq!(entries(&sends(&mut core, 1)), [2]);
+}
+
+#[test]
 fn a_paused_endpoint_parks_and_takes_up_where_it_was() {
     let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
     let mut core = core(|endpoint| endpoint.status = EndpointState::Paused(mark));
