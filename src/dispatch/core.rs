@@ -349,10 +349,7 @@ impl Core {
     /// A backlog was looked at, up to this entry; with none there was no more.
     pub fn looked_at_backlog(&mut self, now: u64, endpoint: &EndpointId, last: Option<EntryId>) {
         let Some(lane) = self.lanes.get_mut(endpoint) else { return };
-        match last {
-            Some(last) => lane.drained_to = lane.drained_to.max(last),
-            None => lane.drained = true,
-        }
+        lane.looked(last);
         self.touch(now, endpoint);
     }
 
@@ -453,6 +450,7 @@ impl Core {
             lane.is_hungry = false;
             let appetite = lane.appetite(now);
             if appetite > 0 {
+                lane.looks();
                 return Some((endpoint, lane.drained_to, appetite));
             }
         }
