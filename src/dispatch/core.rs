@@ -123,6 +123,8 @@ struct Job {
     chain: Chain,
     origin: Origin,
     flight: Option<Token>,
+    /// The endpoint's revision that the last attempt was made with: a 410 is about that one, not about a newer.
+    revision: u64,
 }
 
 /// The part of a chain that is in memory.
@@ -151,6 +153,7 @@ struct Verdict {
     id: DeliveryId,
     attempt: u32,
     attempted: Arc<Attempted>,
+    revision: u64,
 }
 
 #[derive(Debug)]
@@ -160,11 +163,12 @@ enum Op {
     Log { line: Bytes, verdict: Verdict },
 }
 
-/// What survives the end of a term: attempts in flight and verdicts without confirmation, by delivery and attempt.
+/// What survives the end of a term: attempts in flight and verdicts without confirmation, by delivery and attempt, with
+/// the endpoint's revision that each was made with.
 #[derive(Debug)]
 enum Carried {
-    Flying(Token),
-    Ended(Arc<Attempted>),
+    Flying(Token, u64),
+    Ended(Arc<Attempted>, u64),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -345,10 +349,7 @@ impl Core {
     /// A backlog was looked at, up to this entry; with none there was no more.
     pub fn looked_at_backlog(&mut self, now: u64, endpoint: &EndpointId, last: Option<EntryId>) {
         let Some(lane) = self.lanes.get_mut(endpoint) else { return };
-        match last {
-            Some(last) => lane.drained_to = lane.drained_to.max(last),
-            None => lane.drained = true,
-        }
+        lane.looked(last);
         self.touch(now, endpoint);
     }
 
@@ -362,9 +363,11 @@ impl Core {
     pub fn attempted(&mut self, now: u64, redis_ms: u64, token: Token, attempted: Attempted, chance: f64) {
         let attempted = Arc::new(attempted);
         let Some(job) = self.flights.remove(&token) else {
-            let orphan = self.carried.iter_mut().find(|(_, c)| matches!(c, Carried::Flying(t) if *t == token));
-            if let Some(((id, _), orphan)) = orphan {
-                *orphan = Carried::Ended(attempted);
+            let orphan = self.carried.iter_mut().find(|(_, c)| matches!(c, Carried::Flying(t, _) if *t == token));
+            if let Some(((id, _), orphan)) = orphan
+                && let Carried::Flying(_, revision) = *orphan
+            {
+                *orphan = Carried::Ended(attempted, revision);
                 let endpoint = id.endpoint.clone();
                 self.lanes.entry(endpoint.clone()).and_modify(Lane::forget_attempt);
                 self.touch(now, &endpoint);
@@ -426,7 +429,7 @@ impl Core {
             let token = self.next();
             self.flights.insert(token, job);
             let job = self.jobs.get_mut(&job).expect("a queued job is there");
-            job.flight = Some(token);
+            (job.flight, job.revision) = (Some(token), facts.revision);
             return Some(Send { token, delivery: job.delivery.clone(), endpoint: facts });
         }
         None
@@ -447,6 +450,7 @@ impl Core {
             lane.is_hungry = false;
             let appetite = lane.appetite(now);
             if appetite > 0 {
+                lane.looks();
                 return Some((endpoint, lane.drained_to, appetite));
             }
         }
@@ -601,7 +605,7 @@ impl Core {
     }
 
     pub fn tally(&self) -> Tally {
-        let orphans = self.carried.values().filter(|carried| matches!(carried, Carried::Flying(_))).count();
+        let orphans = self.carried.values().filter(|carried| matches!(carried, Carried::Flying(..))).count();
         Tally { jobs: self.jobs.len(), in_flight: self.flights.len() + orphans, ..self.tally }
     }
 
@@ -649,15 +653,15 @@ impl Core {
         let sent = std::mem::take(&mut self.sent);
         for op in sent.into_iter().chain(std::mem::take(&mut self.outbox)) {
             if let Op::Log { verdict, .. } = op {
-                self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
+                self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
             }
         }
         for verdict in self.delivered.drain().flat_map(|(_, verdicts)| verdicts) {
-            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted));
+            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
         }
         for (token, job) in std::mem::take(&mut self.flights) {
-            let delivery = &self.jobs[&job].delivery;
-            self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token));
+            let Job { delivery, revision, .. } = &self.jobs[&job];
+            self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token, *revision));
         }
         self.jobs.clear();
         self.chains.clear();
@@ -674,7 +678,7 @@ impl Core {
         self.aside = 0;
         self.lanes.values_mut().for_each(Lane::reset);
         if self.carried.len() > MAX_CARRIED {
-            self.carried.retain(|_, carried| matches!(carried, Carried::Flying(_)));
+            self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
         }
     }
 
@@ -693,11 +697,11 @@ impl Core {
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
     pub fn forget_flights(&mut self) {
         for ((id, _), carried) in &self.carried {
-            if matches!(carried, Carried::Flying(_)) {
+            if matches!(carried, Carried::Flying(..)) {
                 self.lanes.entry(id.endpoint.clone()).and_modify(Lane::forget_attempt);
             }
         }
-        self.carried.retain(|_, carried| matches!(carried, Carried::Ended(_)));
+        self.carried.retain(|_, carried| matches!(carried, Carried::Ended(..)));
     }
 
     /// Somebody else owned the partition: what we remember is theirs to find out.
@@ -734,7 +738,7 @@ impl Core {
         let id = self.next();
         self.tally.bytes += delivery.body.len();
         self.count_single(&delivery.id.endpoint, &chain);
-        self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None });
+        self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None, revision: 0 });
         id
     }
 
@@ -919,11 +923,13 @@ impl Core {
         let outcome = attempted.report.outcome.clone();
         let fate = lane.policy.decide(found.delivery.attempts + 1, &outcome, age, chance);
         let line = log_line(&found.delivery, attempt, &attempted);
-        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone() };
+        let revision = found.revision;
+        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
+            && endpoint.revision == revision
         {
-            let (endpoint, revision) = (endpoint.id.clone(), endpoint.revision);
+            let endpoint = endpoint.id.clone();
             lane.gone_at = Some(revision);
             self.wishes.push(Wish::Disable { endpoint, revision, why: "the receiver answered 410 Gone".to_owned() });
         }
@@ -1093,12 +1099,16 @@ impl Core {
     /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the
     /// one before it goes again first.
     fn resume(&mut self, job: JobId, carried: Carried) {
+        let found = self.jobs.get_mut(&job).expect("it was just admitted");
         match carried {
-            Carried::Flying(token) => {
+            Carried::Flying(token, revision) => {
                 self.flights.insert(token, job);
-                self.jobs.get_mut(&job).expect("it was just admitted").flight = Some(token);
+                (found.flight, found.revision) = (Some(token), revision);
             }
-            Carried::Ended(attempted) => self.landed.push_back((job, attempted)),
+            Carried::Ended(attempted, revision) => {
+                found.revision = revision;
+                self.landed.push_back((job, attempted));
+            }
         }
     }
 

@@ -313,6 +313,34 @@ fn an_endpoint_that_answers_410_gets_nothing_more() {
 }
 
 #[test]
+fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
+    let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
+    let mut core = core(|_| {});
+    let id = EndpointId::new("ep_a").unwrap();
+    core.count(0, &id, Unfinished { records: 2, parked: 2 });
+    core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
+    core.looked_at_backlog(0, &id, Some(EntryId { ms: 1, seq: 0 }));
+    assert_eq!(core.next_backlog(0).map(|(_, after, _)| after.ms), Some(1));
+    // The endpoint is paused and resumed before the answer comes.
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.status = EndpointState::Paused(mark)));
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    core.looked_at_backlog(0, &id, None);
+    assert_eq!(core.next_backlog(0).map(|(_, after, _)| after), Some(EntryId { ms: 1, seq: 0 }.before()));
+}
+
+#[test]
+fn a_410_is_about_the_revision_that_the_attempt_was_made_with() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.revision = 2));
+    end(&mut core, 1, first[0].0, Outcome::Gone);
+    assert!(core.take_wishes().is_empty());
+    admit(&mut core, 2, "ep_a", "pi_2");
+    assert_eq!(entries(&sends(&mut core, 1)), [2]);
+}
+
+#[test]
 fn a_paused_endpoint_parks_and_takes_up_where_it_was() {
     let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
     let mut core = core(|endpoint| endpoint.status = EndpointState::Paused(mark));

@@ -78,7 +78,9 @@ pub struct Lane {
     /// The backlog was looked at up to here …
     pub drained_to: EntryId,
     /// … and there was no more.
-    pub drained: bool,
+    drained: bool,
+    /// The lowest that was parked since the look that is under way began: its answer does not count for that one.
+    parked_meanwhile: Option<EntryId>,
     /// The registry does not know yet that the receiver answered 410 to this revision.
     pub gone_at: Option<u64>,
     /// Flags of the lists that the core keeps lanes in.
@@ -107,6 +109,7 @@ impl Lane {
             parked: 0,
             drained_to: EntryId::ZERO,
             drained: false,
+            parked_meanwhile: None,
             gone_at: None,
             is_ready: false,
             is_hungry: false,
@@ -238,8 +241,25 @@ impl Lane {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
+    /// The backlog is about to be looked at; [`Lane::looked`] follows.
+    pub fn looks(&mut self) {
+        self.parked_meanwhile = None;
+    }
+
+    /// The backlog was looked at up to this entry; with none there was no more.
+    pub fn looked(&mut self, last: Option<EntryId>) {
+        match last {
+            Some(last) => self.drained_to = self.drained_to.max(last),
+            None => self.drained = true,
+        }
+        if let Some(entry) = self.parked_meanwhile.take() {
+            self.was_parked(entry);
+        }
+    }
+
     /// Something was parked at `entry`: the backlog must be looked at from there.
     pub fn was_parked(&mut self, entry: EntryId) {
+        self.parked_meanwhile = Some(self.parked_meanwhile.map_or(entry, |lowest| lowest.min(entry)));
         self.drained = false;
         if entry <= self.drained_to {
             self.drained_to = entry.before();
@@ -251,7 +271,7 @@ impl Lane {
     pub fn reset(&mut self) {
         self.queue.clear();
         (self.unfinished, self.parked) = (0, 0);
-        (self.drained_to, self.drained) = (EntryId::ZERO, false);
+        (self.drained_to, self.drained, self.parked_meanwhile) = (EntryId::ZERO, false, None);
         (self.is_ready, self.is_hungry, self.alarm_at) = (false, false, None);
     }
 

@@ -924,7 +924,11 @@ impl World {
                     self.pump(worker);
                 }
             }
-            Action::Freeze { worker, for_ms } => self.workers[worker].frozen_until = self.now + for_ms,
+            Action::Freeze { worker, for_ms } => {
+                // What waits for the thaw was put off to that time already: a second freeze does not shorten it.
+                let until = self.now + for_ms;
+                self.workers[worker].frozen_until = self.workers[worker].frozen_until.max(until);
+            }
             Action::RedisDown { for_ms } => {
                 self.is_down = true;
                 self.redis += 1;
