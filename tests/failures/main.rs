@@ -1,5 +1,8 @@
 //! The whole program against real Redis and real sockets, on good days and on all the bad ones of the promises.
 
+// A test measures another process, and reports what it measured.
+#![allow(clippy::disallowed_methods)]
+
 mod crashes;
 mod hostile;
 mod isolation;

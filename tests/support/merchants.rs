@@ -202,7 +202,7 @@ impl Merchants {
         self.until(&format!("{count} deliveries"), |log| log.delivered.len() >= count).await;
     }
 
-    /// Nothing was sent that is not signed, nothing came in the wrong order, and no chain had two attempts at once.
+    /// Everything that arrived was signed and complete, and first arrivals came in order.
     pub fn assert_sound(&self) {
         let log = self.log();
         assert_eq!(log.faults, Vec::<String>::new());
