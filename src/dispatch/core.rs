@@ -6,7 +6,7 @@
 //! chain has one**. Operations leave in the order in which they were made, so an earlier record is always written first.
 
 use std::{
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -211,8 +211,10 @@ pub struct Core {
     sent: Vec<Op>,
     wishes: Vec<Wish>,
     notes: Vec<Note>,
-    /// Items that the store refused in this term.
-    aside: usize,
+    /// Entries of which the store refused an item: they stay pending until the next term reads them again.
+    aside: HashSet<EntryId>,
+    /// Chains of which an item was refused: nothing of them goes on before the next term.
+    blocked: HashSet<ChainId>,
     next_id: u64,
     tally: Tally,
 }
@@ -243,7 +245,8 @@ impl Core {
             sent: Vec::new(),
             wishes: Vec::new(),
             notes: Vec::new(),
-            aside: 0,
+            aside: HashSet::new(),
+            blocked: HashSet::new(),
             next_id: 0,
             tally: Tally::default(),
         }
@@ -293,6 +296,10 @@ impl Core {
         delivery.ordered = self.joins_intent(&delivery, lane, known);
         let chain = delivery.chain();
         let chain_id = (endpoint, chain);
+        if self.blocked.contains(&chain_id) {
+            self.aside.insert(delivery.id.entry);
+            return;
+        }
         let waits_in_redis = match self.chains.get(&chain_id) {
             Some(links) => links.tail_in_redis,
             None => known.ordered > 0 && delivery.ordered,
@@ -317,7 +324,7 @@ impl Core {
     pub fn admit_kept(&mut self, now: u64, redis_ms: u64, delivery: Delivery, origin: Origin) {
         let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
         let is_here = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
-        if is_here || self.changing.contains_key(&delivery.id) {
+        if is_here || self.changing.contains_key(&delivery.id) || self.blocked.contains(&chain_id) {
             // It is in memory, or its fate is on its way: it was looked at in the backlog a second time.
             return;
         }
@@ -440,7 +447,7 @@ impl Core {
         tally.jobs < MAX_JOBS
             && tally.bytes < self.max_bytes
             && self.outbox.len() < MAX_OUTBOX
-            && self.aside < MAX_ASIDE
+            && self.aside.len() < MAX_ASIDE
     }
 
     /// The next endpoint whose backlog is to be looked at: after which entry, and how far.
@@ -558,21 +565,25 @@ impl Core {
         let mut ops: VecDeque<Op> = std::mem::take(&mut self.sent).into();
         let index = ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Item { .. })).nth(at).map(|(i, _)| i);
         if let Some(Op::Item { item, chain }) = index.and_then(|index| ops.remove(index)) {
-            let entry = match &item {
-                Item::Keep { id, .. } | Item::Move { id, .. } | Item::Finish { id, .. } | Item::Bury { id, .. } => {
-                    Some(id.entry)
-                }
-                Item::Quarantine { entry, .. } => Some(*entry),
-                _ => None,
-            };
-            // Its acknowledgement must not go without it, nor may anything of its chain overtake it.
-            ops.retain(|op| !matches!(op, Op::Ack(acked) if Some(*acked) == entry));
-            self.outbox.retain(|op| !matches!(op, Op::Ack(acked) if Some(*acked) == entry));
+            let entry = entry_of(&item);
             self.notes.push(Note::SetAside { item: item_name(&item, entry), why: why.to_owned() });
-            self.aside += 1;
-            if let Some(links) = chain.and_then(|chain| self.chains.get_mut(&chain)) {
-                links.tail_in_redis = true;
+            self.aside.extend(entry);
+            if let Some(chain) = chain {
+                // What of the same chain waits to be settled must not overtake it.
+                let of_chain = |op: &Op| matches!(op, Op::Item { chain: Some(of), .. } if *of == chain);
+                let waiting = ops.iter().chain(&self.outbox).filter(|op| of_chain(op));
+                let entries = waiting.filter_map(|op| match op {
+                    Op::Item { item, .. } => entry_of(item),
+                    Op::Ack(_) | Op::Log { .. } => None,
+                });
+                self.aside.extend(entries.collect::<Vec<_>>());
+                ops.retain(|op| !of_chain(op));
+                self.outbox.retain(|op| !of_chain(op));
+                self.blocked.insert(chain);
             }
+            // No acknowledgement goes without what it stands for.
+            ops.retain(|op| !matches!(op, Op::Ack(acked) if self.aside.contains(acked)));
+            self.outbox.retain(|op| !matches!(op, Op::Ack(acked) if self.aside.contains(acked)));
         }
         while let Some(op) = ops.pop_back() {
             self.outbox.push_front(op);
@@ -675,7 +686,8 @@ impl Core {
         self.ageing.clear();
         self.outbox_since = None;
         self.tally.bytes = 0;
-        self.aside = 0;
+        self.aside.clear();
+        self.blocked.clear();
         self.lanes.values_mut().for_each(Lane::reset);
         if self.carried.len() > MAX_CARRIED {
             self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
@@ -1037,7 +1049,7 @@ impl Core {
     fn close_one(&mut self, now: u64, entry: EntryId) {
         let Some(open) = self.entries.get_mut(&entry) else { return };
         *open = open.saturating_sub(1);
-        if *open == 0 {
+        if *open == 0 && !self.aside.contains(&entry) {
             self.push(now, Op::Ack(entry));
         }
     }
@@ -1117,6 +1129,14 @@ impl Core {
         while let Some((job, attempted)) = self.landed.pop_front() {
             self.conclude(now, redis_ms, job, attempted, 0.5);
         }
+    }
+}
+
+/// The entry that an item stands for.
+fn entry_of(item: &Item) -> Option<EntryId> {
+    match item {
+        Item::Quarantine { entry, .. } => Some(*entry),
+        _ => delivery_of(item).map(|id| id.entry),
     }
 }
 

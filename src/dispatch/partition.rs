@@ -207,7 +207,8 @@ pub struct Partition<D> {
     is_under_pressure: bool,
     staged: Option<Staged>,
     next_due_ms: Option<u64>,
-    expiring: VecDeque<EndpointId>,
+    /// Backlogs to look through for what has outlived its policy, each after an entry.
+    expiring: VecDeque<(EndpointId, EntryId)>,
     foreign_at: u64,
     trim_at: u64,
     inbox_at: u64,
@@ -612,7 +613,10 @@ impl<D: Directory> Partition<D> {
         }
         let (endpoint, after, max, why) = match self.core.next_backlog(now) {
             Some((endpoint, after, max)) => (endpoint, after, max.min(CLAIM_MAX), BacklogFor::Sending),
-            None => (self.expiring.pop_front()?, EntryId::ZERO, CLAIM_MAX, BacklogFor::Expiring),
+            None => {
+                let (endpoint, after) = self.expiring.pop_front()?;
+                (endpoint, after, CLAIM_MAX, BacklogFor::Expiring)
+            }
         };
         let call = Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max };
         Some((call, Outstanding::Backlog(endpoint, why)))
@@ -652,7 +656,8 @@ impl<D: Directory> Partition<D> {
         }
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY_MS;
-            self.expiring = self.core.waiting_backlogs(now).into();
+            let waiting = self.core.waiting_backlogs(now).into_iter();
+            self.expiring = waiting.map(|endpoint| (endpoint, EntryId::ZERO)).collect();
             let (max_age_ms, max_count) = (self.settings.dead_max_age_ms, self.settings.dead_max_count);
             return Some((Call::ExpireDead { term, max_age_ms, max_count, max: MAX_BATCH }, Outstanding::Plain));
         }
@@ -948,12 +953,18 @@ impl<D: Directory> Partition<D> {
             self.core.looked_at_backlog(now, endpoint, last);
             return self.admit(now, kept, Origin::Backlog);
         }
+        let mut found = false;
         for (id, record) in kept {
             if let Some(delivery) = self.readable(id, record)
                 && self.core.is_expired(&delivery, redis_ms)
             {
+                found = true;
                 self.core.admit_kept(now, redis_ms, delivery, Origin::Backlog);
             }
+        }
+        // The oldest stand first: where a page has none that expired, the rest is younger.
+        if let (true, Some(last)) = (found, last) {
+            self.expiring.push_front((endpoint.clone(), last));
         }
     }
 

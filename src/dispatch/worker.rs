@@ -32,7 +32,7 @@ use crate::{
     registry::{Change, RefreshError, Registry},
     sender::Sender,
     store::{
-        connection::{Purpose, Redis},
+        connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
         protocol::{Answer, Call, Failure},
         registry::{RegistryError, RegistryStore},
@@ -49,6 +49,9 @@ const RESULTS_AT_ONCE: usize = 256;
 
 /// Reading stops at this part of `maxmemory`, in percent.
 const PRESSURE_PERCENT: u64 = 90;
+
+/// Seconds after its start within which a server may have been killed just before, for all that a new worker knows.
+const FRESH_S: u64 = 300;
 
 /// Pause before an errand that failed is tried again.
 const ERRAND_PAUSE: Duration = Duration::from_millis(500);
@@ -467,7 +470,7 @@ async fn watch_gauges(
 ) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connection = None;
+    let (mut connection, mut server) = (None, None);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -475,6 +478,9 @@ async fn watch_gauges(
         }
         if connection.is_none() {
             connection = redis.connect(Purpose::Other).await.ok();
+            if let Some(connection) = &mut connection {
+                mend_aof(connection, &mut server).await;
+            }
         }
         let seen = match &mut connection {
             Some(connection) => gauges(connection, &keys).await.ok(),
@@ -484,5 +490,17 @@ async fn watch_gauges(
             connection = None;
         }
         numbers.send_replace(seen);
+    }
+}
+
+/// A server that has started anew, now or shortly before us, may have been killed: its append-only file is made whole.
+async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) {
+    let Ok(info) = connection.server_info().await else { return };
+    let is_new = known.replace(info.run_id.clone()).map_or(info.uptime_s < FRESH_S, |id| id != info.run_id);
+    if is_new && info.aof_enabled {
+        match connection.rewrite_aof().await {
+            Ok(()) => info!(run_id = info.run_id, "Redis has started anew; it writes its append-only file afresh"),
+            Err(error) => warn!(%error, "run BGREWRITEAOF: Redis has started anew, and its file may have a loose end"),
+        }
     }
 }

@@ -7,6 +7,7 @@ use super::keys::{PartitionKeys, RegistryKeys};
 /// By their names in an ACL, sorted. `select` is sent by the client library for a URL that names a database; `auth` and
 /// `hello` need no permission.
 pub const COMMANDS: &[&str] = &[
+    "bgrewriteaof",
     "blpop",
     "del",
     "evalsha",
