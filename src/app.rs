@@ -69,7 +69,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let rest = CancellationToken::new();
     let following = tokio::spawn(registry.run(redis, rest.clone()));
     let serving = tokio::spawn(service::serve(socket, readiness, metrics, rest.clone()));
-    Worker::new(parts).run(cancel).await;
+    Worker::new(parts).context("cannot start the threads for attempts")?.run(cancel).await;
     rest.cancel();
     for (task, what) in [(following, "the registry's follower"), (serving, "the service")] {
         if let Err(error) = task.await {

@@ -261,7 +261,7 @@ impl Core {
             Standing::Serving(e) | Standing::Paused(e) => {
                 self.policy.with(&e.retry).unwrap_or_else(|_| self.policy.clone())
             }
-            Standing::Ended(_) | Standing::Unknown => self.policy.clone(),
+            Standing::Ended { .. } | Standing::Unknown => self.policy.clone(),
         };
         match self.lanes.get_mut(endpoint) {
             Some(lane) => (lane.standing, lane.policy) = (standing, policy),
@@ -289,7 +289,7 @@ impl Core {
             return self.close_one(now, delivery.id.entry);
         }
         let lane = self.lanes.get(&endpoint).expect("the caller told the endpoint's standing");
-        if lane.ended().is_some() {
+        if lane.ended().is_some() && !lane.was_owed(delivery.id.entry) {
             self.tally.skipped_disabled += 1;
             return self.close_one(now, delivery.id.entry);
         }
@@ -443,9 +443,8 @@ impl Core {
     }
 
     pub fn has_room(&self) -> bool {
-        let tally = self.tally();
-        tally.jobs < MAX_JOBS
-            && tally.bytes < self.max_bytes
+        self.jobs.len() < MAX_JOBS
+            && self.tally.bytes < self.max_bytes
             && self.outbox.len() < MAX_OUTBOX
             && self.aside.len() < MAX_ASIDE
     }
@@ -524,7 +523,12 @@ impl Core {
 
     /// The oldest operations as one settlement; it is [`Core::settled`] or the term ends.
     pub fn settlement(&mut self, now: u64, max: usize, last_read: EntryId) -> Settlement {
-        let count = self.outbox.len().min(max);
+        let is_reply = |op: Option<&Op>| matches!(op, Some(Op::Item { item: Item::Reply { .. }, .. }));
+        let mut count = self.outbox.len().min(max);
+        // An answer goes with what it answers for: an operator is never told the opposite of what was done.
+        if count > 1 && is_reply(self.outbox.get(count)) {
+            count -= 1;
+        }
         self.sent = self.outbox.drain(..count).collect();
         self.outbox_since = (!self.outbox.is_empty()).then_some(now);
         let mut settlement = Settlement { last_read, ..Settlement::default() };
@@ -714,6 +718,16 @@ impl Core {
             }
         }
         self.carried.retain(|_, carried| matches!(carried, Carried::Ended(..)));
+    }
+
+    /// Whether an item was refused in this term.
+    pub fn has_refused(&self) -> bool {
+        !self.aside.is_empty()
+    }
+
+    /// Everything that could be read again was: what is remembered of the last term means nothing any more.
+    pub fn forget_verdicts(&mut self) {
+        self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
     }
 
     /// Somebody else owned the partition: what we remember is theirs to find out.

@@ -20,7 +20,8 @@ impl Directory for Registry {
         match self.get(endpoint) {
             Some(endpoint) => Standing::of(endpoint),
             // Only a registry that was read whole can say that an endpoint is no more.
-            None if is_certain(self) => Standing::Ended(DeadReason::Deleted),
+            // When it was deleted is not known: whatever still finds its way to it was owed.
+            None if is_certain(self) => Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX },
             None => Standing::Unknown,
         }
     }

@@ -39,8 +39,12 @@ pub type JobId = u64;
 pub enum Standing {
     Serving(Arc<Endpoint>),
     Paused(Arc<Endpoint>),
-    /// Takes nothing any more.
-    Ended(DeadReason),
+    /// Takes nothing any more. What was accepted up to `since_ms`, by Redis' clock, was owed to it: that becomes dead
+    /// letters, and what came later is not owed.
+    Ended {
+        reason: DeadReason,
+        since_ms: u64,
+    },
     /// The registry can not be asked with certainty: nothing is sent and nothing is given up.
     Unknown,
 }
@@ -50,7 +54,7 @@ impl Standing {
         match endpoint.status {
             EndpointState::Enabled => Self::Serving(endpoint),
             EndpointState::Paused(_) => Self::Paused(endpoint),
-            EndpointState::Disabled(_) => Self::Ended(DeadReason::Disabled),
+            EndpointState::Disabled(ref mark) => Self::Ended { reason: DeadReason::Disabled, since_ms: mark.at_ms },
         }
     }
 }
@@ -128,18 +132,27 @@ impl Lane {
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match &self.standing {
             Standing::Serving(endpoint) | Standing::Paused(endpoint) => Some(endpoint),
-            Standing::Ended(_) | Standing::Unknown => None,
+            Standing::Ended { .. } | Standing::Unknown => None,
         }
     }
 
     /// The reason for which everything unfinished ends.
     pub fn ended(&self) -> Option<DeadReason> {
         match &self.standing {
-            Standing::Ended(reason) => Some(*reason),
+            Standing::Ended { reason, .. } => Some(*reason),
             Standing::Serving(endpoint) | Standing::Paused(endpoint) if self.gone_at == Some(endpoint.revision) => {
                 Some(DeadReason::Gone)
             }
             _ => None,
+        }
+    }
+
+    /// Whether an entry that arrives only now was owed to an endpoint that has ended.
+    pub fn was_owed(&self, entry: EntryId) -> bool {
+        match &self.standing {
+            Standing::Ended { since_ms, .. } => entry.ms <= *since_ms,
+            // The receiver said 410 a moment ago, and the registry does not say when yet.
+            Standing::Serving(_) | Standing::Paused(_) | Standing::Unknown => true,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::store::{
     keys::PartitionKeys,
     partition::PartitionStore,
     protocol::{Answer, Call, Failure},
-    watch::Wakeup,
+    watch::{New, Wakeup},
 };
 
 pub struct Link {
@@ -68,7 +68,8 @@ impl Waiter {
     }
 
     /// Returns when there is something new, when it waited for long, or a little after it failed.
-    pub async fn wait(mut self, last_read: EntryId, inbox_after: EntryId) -> Self {
+    /// None when the wait failed: then nothing is known.
+    pub async fn wait(mut self, last_read: EntryId, inbox_after: EntryId) -> (Self, Option<New>) {
         let waited = match self.wakeup().await {
             Ok(wakeup) => wakeup.wait(last_read, inbox_after, WAIT).await,
             Err(error) => Err(error),
@@ -77,7 +78,7 @@ impl Waiter {
             self.wakeup = None;
             tokio::time::sleep(PAUSE).await;
         }
-        self
+        (self, waited.ok())
     }
 
     async fn wakeup(&mut self) -> Result<&mut Wakeup, StoreError> {

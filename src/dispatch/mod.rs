@@ -4,6 +4,7 @@
 //! An **operation** is a change that waits to be settled. The **shell** (`worker`) makes the calls and the attempts that
 //! the pure parts (`partition`, `core`, `lane`, `breaker`) choose.
 
+mod attempts;
 pub mod breaker;
 pub mod core;
 mod directory;

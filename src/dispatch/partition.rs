@@ -5,7 +5,7 @@
 //! is either confirmed or the term ends. The lease is renewed beside it, on a connection of its own.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -47,6 +47,9 @@ const ACQUIRE_EVERY_MS: u64 = 200;
 
 const FOREIGN_EVERY_MS: u64 = 10_000;
 const TRIM_EVERY_MS: u64 = 1_000;
+/// Entries of a trim after which another one is worth while at once; a call takes 10 000 at most.
+const TRIM_ROUND: u64 = 5_000;
+
 const INBOX_EVERY_MS: u64 = 1_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
 const ENDING_EVERY_MS: u64 = 1_000;
@@ -60,8 +63,11 @@ const MAX_OWN_VALUES: usize = 16;
 /// How long a worker that can do nothing now waits before it looks again.
 const IDLE_MS: u64 = 50;
 
-/// Entries that made a script fail and are left alone until the process starts anew.
-const MAX_POISON: usize = 1_000;
+/// After an item was refused the term ends after so long: then it is tried again, by then perhaps mended.
+const REFUSED_MS: u64 = 30_000;
+
+/// What a term remembers of the one before is of no more use after this.
+const REMEMBER_MS: u64 = 60_000;
 
 /// Where the registry's knowledge comes from.
 pub trait Directory {
@@ -99,19 +105,48 @@ pub struct Settings {
 pub enum Happening {
     Core(Note),
     TermBegan,
-    TermEnded { why: String },
-    GroupMade { after: EntryId },
-    Read { entries: usize },
-    Quarantined { entry: EntryId, error: String },
-    TrimmedWhilePending { entry: EntryId },
-    NoEndpoint { entry: EntryId, account: AccountId },
-    ForeignClaimed { count: usize },
-    Trimmed { count: u64 },
-    DeadExpired { count: u64 },
+    TermEnded {
+        why: String,
+    },
+    GroupMade {
+        after: EntryId,
+    },
+    Read {
+        entries: usize,
+    },
+    Quarantined {
+        entry: EntryId,
+        error: String,
+    },
+    TrimmedWhilePending {
+        entry: EntryId,
+    },
+    NoEndpoint {
+        entry: EntryId,
+        account: AccountId,
+    },
+    ForeignClaimed {
+        count: usize,
+    },
+    Trimmed {
+        count: u64,
+    },
+    DeadExpired {
+        count: u64,
+    },
     RedisFull,
-    OtherRegistry { bound: String, found: String },
-    Poisoned { entry: EntryId },
-    Requested { request: EntryId, answer: String },
+    OtherRegistry {
+        bound: String,
+        found: String,
+    },
+    /// A script of a job failed without changing anything; the job comes again.
+    JobFailed {
+        why: String,
+    },
+    Requested {
+        request: EntryId,
+        answer: String,
+    },
 }
 
 /// What the partition asks of its surroundings.
@@ -139,12 +174,19 @@ enum Phase {
 
 #[derive(Debug)]
 enum Outstanding {
-    Acquire { sent: u64 },
+    Acquire {
+        sent: u64,
+    },
     Release,
     Plain,
-    Read(ReadFrom),
+    /// Housekeeping, or the inbox.
+    Job,
+    Read {
+        from: ReadFrom,
+        max: usize,
+    },
     Ask,
-    Settle { ops: usize, first: Option<EntryId> },
+    Settle,
     Backlog(EndpointId, BacklogFor),
     Heads(EndpointId),
 }
@@ -214,8 +256,10 @@ pub struct Partition<D> {
     inbox_at: u64,
     expire_at: u64,
     ending_at: u64,
-    batch_limit: usize,
-    poison: HashSet<EntryId>,
+    refused_since: Option<u64>,
+    began_at: u64,
+    /// Deliveries of one entry, as the last reads had it.
+    fan_out: usize,
     /// Errands to confirm the registry that were not answered yet. Only the last one's answer is new enough.
     confirmations: u32,
     /// The answer came at a time when the registry was not to be trusted: it must be asked for again.
@@ -224,6 +268,8 @@ pub struct Partition<D> {
     failures: u32,
     turn: usize,
     is_stopping: bool,
+    /// The last answer said that another worker holds the lease.
+    is_taken: bool,
     is_held_up: bool,
     happenings: Vec<Happening>,
     errands: Vec<Errand>,
@@ -264,13 +310,15 @@ impl<D: Directory> Partition<D> {
             inbox_at: 0,
             expire_at: 0,
             ending_at: 0,
-            batch_limit: MAX_BATCH,
-            poison: HashSet::new(),
+            refused_since: None,
+            began_at: 0,
+            fan_out: 1,
             confirmations: 0,
             must_reconfirm: false,
             failures: 0,
             turn: 0,
             is_stopping: false,
+            is_taken: false,
             is_held_up: true,
             happenings: Vec::new(),
             errands: Vec::new(),
@@ -297,25 +345,24 @@ impl<D: Directory> Partition<D> {
             Ok(answer) => self.understand(now, outstanding, answer),
             // Only what adds is refused, and only in a running term: a read, or taking over a stranger's entries.
             Err(Failure::Full)
-                if self.phase == Phase::Running && matches!(outstanding, Outstanding::Read(_) | Outstanding::Plain) =>
+                if self.phase == Phase::Running
+                    && matches!(outstanding, Outstanding::Read { .. } | Outstanding::Job) =>
             {
                 self.happenings.push(Happening::RedisFull);
                 self.read_not_before = now + FULL_PAUSE_MS;
             }
             Err(Failure::Full) => self.end_term(now, "Redis is full".to_owned()),
             Err(Failure::Unknown(why)) => self.end_term(now, why),
-            Err(Failure::Script(why)) => {
-                if let Outstanding::Settle { ops, first } = outstanding {
-                    self.batch_limit = (ops / 2).max(1);
-                    if let (1, Some(entry)) = (ops, first)
-                        && self.poison.len() < MAX_POISON
-                    {
-                        self.poison.insert(entry);
-                        self.happenings.push(Happening::Poisoned { entry });
-                    }
+            // These check everything before they change anything: what is wrong is one endpoint's or one job's, and
+            // no reason to end everybody's term.
+            Err(Failure::Script(why)) if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job) => {
+                if let Outstanding::Heads(endpoint) = outstanding {
+                    self.core.ends_later(endpoint);
                 }
-                self.end_term(now, why);
+                self.ending_at = now + ENDING_EVERY_MS;
+                self.happenings.push(Happening::JobFailed { why });
             }
+            Err(Failure::Script(why)) => self.end_term(now, why),
         }
     }
 
@@ -405,9 +452,16 @@ impl<D: Directory> Partition<D> {
         self.is_under_pressure = is_under_pressure;
     }
 
-    /// Something may have been added to the stream or the inbox.
-    pub fn woken(&mut self) {
-        (self.more_entries, self.more_requests, self.was_woken) = (true, true, true);
+    /// The wake-up failed: the stream and the inbox are looked at without it.
+    pub fn look_again(&mut self) {
+        (self.more_entries, self.more_requests) = (true, true);
+    }
+
+    /// Something was added to the stream or the inbox.
+    pub fn woken(&mut self, entries: bool, requests: bool) {
+        self.more_entries |= entries;
+        self.was_woken |= entries;
+        self.more_requests |= requests;
     }
 
     /// What a wake-up should wait for, when nothing is left to read: entries and requests after these.
@@ -431,6 +485,11 @@ impl<D: Directory> Partition<D> {
 
     pub fn is_stopped(&self) -> bool {
         self.phase == Phase::Stopped
+    }
+
+    /// Somebody else owns it, or there is nothing to own yet.
+    pub fn is_standby(&self) -> bool {
+        self.is_taken || self.directory.view().id.is_none()
     }
 
     pub fn is_owner(&self) -> bool {
@@ -567,6 +626,9 @@ impl<D: Directory> Partition<D> {
                 self.turn = turn + 1;
                 return chosen;
             }
+            if self.phase != Phase::Running {
+                return None;
+            }
         }
         None
     }
@@ -583,10 +645,8 @@ impl<D: Directory> Partition<D> {
         if self.core.outbox_len() < SETTLE_AT && now < since + delay_ms {
             return None;
         }
-        let settlement = self.core.settlement(now, self.batch_limit, self.last_read);
-        let first = settlement.acks.first().copied().or_else(|| settlement.items.first().and_then(entry_of));
-        let outstanding = Outstanding::Settle { ops: settlement.len(), first };
-        Some((Call::Settle { term: term.clone(), settlement }, outstanding))
+        let settlement = self.core.settlement(now, MAX_BATCH, self.last_read);
+        Some((Call::Settle { term: term.clone(), settlement }, Outstanding::Settle))
     }
 
     fn claim(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
@@ -604,7 +664,9 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
-        Some((Call::Read { term: term.clone(), from, max: READ_MAX }, Outstanding::Read(from)))
+        // An account with many endpoints makes many deliveries of an entry.
+        let max = (READ_MAX / self.fan_out).max(1);
+        Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read { from, max }))
     }
 
     fn backlog(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
@@ -638,28 +700,35 @@ impl<D: Directory> Partition<D> {
         self.inbox_at = now + INBOX_EVERY_MS;
         self.more_requests = false;
         let call = Call::Inbox { term: term.clone(), after: self.inbox_after, max: CLAIM_MAX };
-        Some((call, Outstanding::Plain))
+        Some((call, Outstanding::Job))
     }
 
     fn housekeeping(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
+        if self.core.has_refused() && now >= *self.refused_since.get_or_insert(now) + REFUSED_MS {
+            self.end_term(now, "Redis refused a change; it is tried again".to_owned());
+            return None;
+        }
         let term = term.clone();
         if now >= self.foreign_at && self.pending_after.is_none() {
             self.foreign_at = now + FOREIGN_EVERY_MS;
-            return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Plain));
+            return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Job));
         }
         if now >= self.trim_at {
             self.trim_at = now + TRIM_EVERY_MS;
             // While the wake-up can not be relied on, the stream is looked at as often as it is trimmed.
             self.more_entries |= self.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());
-            return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Plain));
+            return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Job));
         }
         if now >= self.expire_at {
             self.expire_at = now + EXPIRE_EVERY_MS;
+            if now >= self.began_at + REMEMBER_MS {
+                self.core.forget_verdicts();
+            }
             let waiting = self.core.waiting_backlogs(now).into_iter();
             self.expiring = waiting.map(|endpoint| (endpoint, EntryId::ZERO)).collect();
             let (max_age_ms, max_count) = (self.settings.dead_max_age_ms, self.settings.dead_max_count);
-            return Some((Call::ExpireDead { term, max_age_ms, max_count, max: MAX_BATCH }, Outstanding::Plain));
+            return Some((Call::ExpireDead { term, max_age_ms, max_count, max: MAX_BATCH }, Outstanding::Job));
         }
         None
     }
@@ -692,6 +761,7 @@ impl<D: Directory> Partition<D> {
             (_, Answer::NoGroup) => self.end_term(now, "the consumer group is gone".to_owned()),
             (Outstanding::Acquire { sent }, Answer::Acquired { now_ms }) => self.begin_term(now, sent, now_ms),
             (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. }) => {
+                self.is_taken = true;
                 self.core.forget_carried();
                 self.errands.push(Errand::AbortFlights);
                 self.phase = Phase::Waiting { at: now + left_ms.clamp(1, ACQUIRE_EVERY_MS) };
@@ -715,15 +785,14 @@ impl<D: Directory> Partition<D> {
                 }
                 self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
             }
-            (Outstanding::Read(from), Answer::Entries { entries, now_ms }) => {
+            (Outstanding::Read { from, max }, Answer::Entries { entries, now_ms }) => {
                 self.hear_time(now, now_ms);
-                self.stage(now, from, entries);
+                self.stage(now, from, max, entries);
             }
             (Outstanding::Ask, Answer::Asked { chains, records }) => self.asked(now, &chains, &records),
-            (Outstanding::Settle { .. }, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
+            (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
                 self.hear_time(now, now_ms);
                 self.next_due_ms = next_due_ms;
-                self.batch_limit = (self.batch_limit * 2).min(MAX_BATCH);
                 self.core.settled(now, counts);
                 match group_missing {
                     true => self.end_term(now, "the consumer group is gone".to_owned()),
@@ -731,7 +800,7 @@ impl<D: Directory> Partition<D> {
                     false => self.failures = 0,
                 }
             }
-            (Outstanding::Settle { .. }, Answer::BadItem { at, why }) => self.core.refused(now, at, &why),
+            (Outstanding::Settle, Answer::BadItem { at, why }) => self.core.refused(now, at, &why),
             (_, Answer::Claimed { kept, now_ms, next_due_ms }) => {
                 self.hear_time(now, now_ms);
                 self.next_due_ms = next_due_ms;
@@ -757,7 +826,13 @@ impl<D: Directory> Partition<D> {
                     self.foreign_at = now;
                 }
             }
-            (_, Answer::Trimmed { count }) if count > 0 => self.happenings.push(Happening::Trimmed { count }),
+            (_, Answer::Trimmed { count }) if count > 0 => {
+                self.happenings.push(Happening::Trimmed { count });
+                // A full round: there is more than one call takes.
+                if count >= TRIM_ROUND {
+                    self.trim_at = now;
+                }
+            }
             (_, Answer::ExpiredDead { count }) if count > 0 => {
                 self.happenings.push(Happening::DeadExpired { count });
                 self.expire_at = now;
@@ -769,10 +844,12 @@ impl<D: Directory> Partition<D> {
 
     fn begin_term(&mut self, now: u64, sent: u64, now_ms: u64) {
         self.hear_time(now, now_ms);
+        self.is_taken = false;
         self.term = self.own_values.back().cloned();
         self.lease_until = self.lease_end(sent);
         self.renew_at = sent + self.settings.lease_ms / 4;
         self.renewing = None;
+        (self.began_at, self.refused_since) = (now, None);
         self.phase = Phase::Recovering;
         // Whatever was claimed is due now.
         self.next_due_ms = Some(now_ms);
@@ -808,13 +885,13 @@ impl<D: Directory> Partition<D> {
         self.phase = Phase::Counting(0);
     }
 
-    fn stage(&mut self, now: u64, from: ReadFrom, entries: Vec<Entry>) {
+    fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>) {
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;
         let mut suspect = matches!(from, ReadFrom::Pending(_));
         let (count, mut arrivals) = (entries.len(), Vec::with_capacity(entries.len()));
         for entry in entries {
-            if self.core.knows_entry(entry.id) || self.poison.contains(&entry.id) {
+            if self.core.knows_entry(entry.id) {
                 continue;
             }
             suspect |= entry.id <= self.suspect_until;
@@ -838,11 +915,15 @@ impl<D: Directory> Partition<D> {
                 }
                 self.was_woken = false;
                 self.last_read = last.unwrap_or(self.last_read);
-                self.more_entries = count == READ_MAX || bytes >= MAX_READ_BYTES / 2;
+                self.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
             }
         }
         if count > 0 {
             self.happenings.push(Happening::Read { entries: count });
+        }
+        let deliveries: usize = arrivals.iter().map(|arrival| arrival.endpoints.len()).sum();
+        if !arrivals.is_empty() {
+            self.fan_out = deliveries.div_ceil(arrivals.len()).clamp(1, READ_MAX);
         }
         let unconfirmed = arrivals.iter().any(|arrival| arrival.endpoints.is_empty());
         self.staged = Some(Staged { arrivals, suspect, unconfirmed, asking: None });
@@ -969,9 +1050,6 @@ impl<D: Directory> Partition<D> {
     }
 
     fn readable(&mut self, id: DeliveryId, record: Option<Bytes>) -> Option<Delivery> {
-        if self.poison.contains(&id.entry) {
-            return None;
-        }
         let why = match record.map(|record| Delivery::from_record(&record)) {
             Some(Ok(delivery)) if delivery.id == id => return Some(delivery),
             Some(Ok(_)) => "its record is of another delivery".to_owned(),
@@ -1006,7 +1084,7 @@ impl<D: Directory> Partition<D> {
             RequestKind::Redeliver { letter, .. } => {
                 let letter = DeadLetter::from_record(letter.as_ref().ok_or_else(missing)?);
                 let mut delivery = letter.map_err(|error| error.to_string())?.delivery;
-                if let Standing::Ended(reason) = self.directory.standing(&delivery.id.endpoint) {
+                if let Standing::Ended { reason, .. } = self.directory.standing(&delivery.id.endpoint) {
                     let endpoint = &delivery.id.endpoint;
                     return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
                 }
@@ -1115,19 +1193,6 @@ fn endpoints_for(directory: &impl Directory, event: &Event) -> Vec<Arc<Endpoint>
     let mut endpoints = directory.endpoints_of(&event.account);
     endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
     endpoints
-}
-
-fn entry_of(item: &Item) -> Option<EntryId> {
-    match item {
-        Item::Finish { id, .. }
-        | Item::Keep { id, .. }
-        | Item::Move { id, .. }
-        | Item::Bury { id, .. }
-        | Item::Revive { id, .. }
-        | Item::Discard { id } => Some(id.entry),
-        Item::Quarantine { entry, .. } => Some(*entry),
-        Item::Requeue { .. } | Item::DiscardQuarantined { .. } | Item::Bind { .. } | Item::Reply { .. } => None,
-    }
 }
 
 /// A `traceparent` that can stand in a header, or none.

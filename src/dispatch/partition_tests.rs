@@ -175,7 +175,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     // The wake-up sees the entry each time that it is armed.
     let mut wakes = 0;
     while partition.wants_wakeup().is_some_and(|(after, _)| entry(1) > after) && wakes < 10 {
-        partition.woken();
+        partition.woken(true, true);
         drive(&mut partition, &mut model, 20);
         wakes += 1;
     }
@@ -207,7 +207,7 @@ fn a_full_redis_is_asked_again_only_after_a_while() {
     drive(&mut partition, &mut model, 10);
     model.full = true;
     publish(&mut model, 1);
-    partition.woken();
+    partition.woken(true, true);
     drive(&mut partition, &mut model, 20);
     assert!(partition.take_happenings().contains(&Happening::RedisFull));
     assert_eq!(drive(&mut partition, &mut model, 30), 0);

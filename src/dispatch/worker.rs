@@ -2,6 +2,7 @@
 //! them. Owns the tasks, the connections and the clock; decides nothing.
 
 use std::{
+    io,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    attempts::Attempts,
     core::{Note, Send, Token, Wish},
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
@@ -33,10 +35,11 @@ use crate::{
     sender::Sender,
     store::{
         connection::{Connection, Purpose, Redis},
+        error::StoreError,
         keys::PartitionKeys,
         protocol::{Answer, Call, Failure},
         registry::{RegistryError, RegistryStore},
-        watch::{Gauges, gauges},
+        watch::{Gauges, New, gauges},
     },
     telemetry::{metrics::Metrics, readiness::Readiness},
 };
@@ -52,6 +55,9 @@ const PRESSURE_PERCENT: u64 = 90;
 
 /// Seconds after its start within which a server may have been killed just before, for all that a new worker knows.
 const FRESH_S: u64 = 300;
+
+/// Far beyond any timer of the partition; it only keeps the sum of times from overflowing.
+const LONGEST_SLEEP_MS: u64 = 3_600_000;
 
 /// Pause before an errand that failed is tried again.
 const ERRAND_PAUSE: Duration = Duration::from_millis(500);
@@ -73,7 +79,7 @@ pub struct Parts {
 }
 
 type Calling = Pin<Box<dyn Future<Output = (Link, Call, Result<Answer, Failure>)> + std::marker::Send>>;
-type Waiting = Pin<Box<dyn Future<Output = Waiter> + std::marker::Send>>;
+type Waiting = Pin<Box<dyn Future<Output = (Waiter, Option<New>)> + std::marker::Send>>;
 
 pub struct Worker {
     partition: Partition<Registry>,
@@ -86,7 +92,7 @@ pub struct Worker {
     listener: Option<mpsc::Sender<Happening>>,
     grace: Duration,
     began: Instant,
-    attempts: JoinSet<(Token, Attempted)>,
+    attempts: Attempts,
     errands: JoinSet<Done>,
     work: Option<Link>,
     lease: Option<Link>,
@@ -101,11 +107,11 @@ enum Done {
 }
 
 impl Worker {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts) -> io::Result<Self> {
         let Parts { redis, keys, settings, attempt_log_len, registry, sender, .. } = parts;
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
-        Self {
+        Ok(Self {
             work: Some(link(Purpose::Work)),
             lease: Some(link(Purpose::Lease(lease_timeout))),
             waiter: Some(Waiter::new(redis.clone(), keys.clone())),
@@ -119,10 +125,10 @@ impl Worker {
             listener: parts.listener,
             grace: parts.grace,
             began: clock::now(),
-            attempts: JoinSet::new(),
+            attempts: Attempts::new()?,
             errands: JoinSet::new(),
             skipped_disabled: 0,
-        }
+        })
     }
 
     /// Works until cancelled; then stops reading, gives what is in flight its time, settles and releases the lease.
@@ -139,10 +145,12 @@ impl Worker {
             if self.partition.is_stopped() {
                 break;
             }
-            let wake_at = self.began + Duration::from_millis(self.partition.wake_at(self.now()).min(u32::MAX.into()));
+            let now = self.now();
+            let pause = self.partition.wake_at(now).saturating_sub(now).min(LONGEST_SLEEP_MS);
+            let wake_at = clock::now() + Duration::from_millis(pause);
             let is_stopping = stopping_at.is_some();
             tokio::select! {
-                Some(first) = self.attempts.join_next(), if !self.attempts.is_empty() => self.attempts_ended(first),
+                first = self.attempts.next() => self.attempts_ended(first),
                 (link, _, answer) = ready(&mut calling) => {
                     calling = None;
                     self.work = Some(link);
@@ -156,10 +164,13 @@ impl Worker {
                         self.partition.renewed(self.now(), term, &answer);
                     }
                 }
-                waiter = ready(&mut waiting) => {
+                (waiter, new) = ready(&mut waiting) => {
                     waiting = None;
                     self.waiter = Some(waiter);
-                    self.partition.woken();
+                    match new {
+                        Some(new) => self.partition.woken(new.entries, new.requests),
+                        None => self.partition.look_again(),
+                    }
                 }
                 Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
                     if let Ok(Done::RegistryConfirmed) = done {
@@ -233,7 +244,7 @@ impl Worker {
             self.metrics.first_attempt_started(Duration::from_millis(waited));
         }
         let sender = self.sender.clone();
-        self.attempts.spawn(async move {
+        self.attempts.start(async move {
             let attempt = sender.attempt(&delivery, &endpoint, clock::wall_ms());
             let attempted = AssertUnwindSafe(attempt).catch_unwind().await;
             // A lane's place must come back whatever happens.
@@ -251,7 +262,7 @@ impl Worker {
                 self.metrics.attempt_ended(&attempted.report.outcome, took);
                 self.partition.attempted(now, token, attempted);
             }
-            next = self.attempts.try_join_next();
+            next = self.attempts.try_next();
             if next.is_none() {
                 break;
             }
@@ -262,9 +273,8 @@ impl Worker {
     fn heard(&mut self, answer: &Result<Answer, Failure>) {
         match answer {
             Err(_) => self.metrics.redis_error(),
-            Ok(Answer::Entries { .. } | Answer::Settled { .. } | Answer::Claimed { .. }) => {
-                self.readiness.progress(clock::now());
-            }
+            Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
+            Ok(Answer::Entries { entries, .. }) if !entries.is_empty() => self.readiness.progress(clock::now()),
             Ok(_) => {}
         }
     }
@@ -284,9 +294,10 @@ impl Worker {
         let limit = numbers.maxmemory_bytes;
         self.partition.set_pressure(limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100);
         let parked: u64 = self.partition.core().lanes().map(|(_, lane)| lane.parked).sum();
-        let is_running = self.partition.is_running();
         let overdue = numbers.oldest_due_ms.is_some_and(|at| at + 1_000 < numbers.now_ms);
-        self.readiness.backlog(is_running && (numbers.behind > 0 || overdue), clock::now());
+        // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
+        let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
+        self.readiness.backlog(is_ours && (numbers.behind > 0 || overdue), clock::now());
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.metrics.set_due(numbers.due);
@@ -325,7 +336,7 @@ impl Worker {
     fn count(&self, happening: &Happening) {
         match happening {
             Happening::Core(Note::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
-            Happening::Core(Note::SetAside { .. } | Note::Unreadable { .. }) | Happening::Poisoned { .. } => {
+            Happening::Core(Note::SetAside { .. } | Note::Unreadable { .. }) | Happening::JobFailed { .. } => {
                 self.metrics.bad_items(1)
             }
             Happening::TermBegan => self.metrics.term_began(),
@@ -382,7 +393,7 @@ fn log(happening: &Happening) {
             bound,
             found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
         ),
-        Happening::Poisoned { entry } => error!(%entry, "Redis fails on this entry; it is left alone"),
+        Happening::JobFailed { why } => error!(why, "a job of the partition failed; it comes again"),
         Happening::Requested { request, answer } => info!(%request, answer, "a request was dealt with"),
     }
 }
@@ -470,7 +481,7 @@ async fn watch_gauges(
 ) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut connection, mut server) = (None, None);
+    let (mut connection, mut server, mut is_mended) = (None, None, false);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -478,9 +489,10 @@ async fn watch_gauges(
         }
         if connection.is_none() {
             connection = redis.connect(Purpose::Other).await.ok();
-            if let Some(connection) = &mut connection {
-                mend_aof(connection, &mut server).await;
-            }
+            is_mended = false;
+        }
+        if let (Some(connection), false) = (&mut connection, is_mended) {
+            is_mended = mend_aof(connection, &mut server).await;
         }
         let seen = match &mut connection {
             Some(connection) => gauges(connection, &keys).await.ok(),
@@ -494,13 +506,20 @@ async fn watch_gauges(
 }
 
 /// A server that has started anew, now or shortly before us, may have been killed: its append-only file is made whole.
-async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) {
-    let Ok(info) = connection.server_info().await else { return };
-    let is_new = known.replace(info.run_id.clone()).map_or(info.uptime_s < FRESH_S, |id| id != info.run_id);
+/// `known` is the server that was seen to; one that still loads or refuses is seen to with the next connection.
+async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bool {
+    let Ok(info) = connection.server_info().await else { return false };
+    if info.is_loading {
+        return false;
+    }
+    let is_new = known.as_ref().map_or(info.uptime_s < FRESH_S, |id| *id != info.run_id);
     if is_new && info.aof_enabled {
         match connection.rewrite_aof().await {
             Ok(()) => info!(run_id = info.run_id, "Redis has started anew; it writes its append-only file afresh"),
+            Err(StoreError::Unavailable { .. }) => return false,
             Err(error) => warn!(%error, "run BGREWRITEAOF: Redis has started anew, and its file may have a loose end"),
         }
     }
+    *known = Some(info.run_id);
+    true
 }

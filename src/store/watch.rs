@@ -1,12 +1,12 @@
 //! Looks at a partition without a term and without changing it: the wake-up of its owner, and numbers for metrics and
 //! readiness.
 
-use std::{collections::HashMap, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
 use redis::{FromRedisValue, Value};
 
 use super::{
-    connection::{Connection, Subject},
+    connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
     model::GROUP,
@@ -16,6 +16,13 @@ use crate::facts::id::EntryId;
 
 /// The server ends a wait by itself; its answer may take this much longer on its way.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What a wait has ended for; neither when its time was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct New {
+    pub entries: bool,
+    pub requests: bool,
+}
 
 /// Sleeps until there is something to read.
 pub struct Wakeup {
@@ -29,9 +36,9 @@ impl Wakeup {
         Self { connection, keys }
     }
 
-    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, at the latest
-    /// after `block`. Takes nothing: what is there is found by the next call of the owner.
-    pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<(), StoreError> {
+    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, and says which;
+    /// with neither after `block`. Takes nothing: what is there is found by the next call of the owner.
+    pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<New, StoreError> {
         let subject = Subject("wait for new entries of", self.keys.stream());
         // To Redis 0 means for ever.
         let block_ms = block.as_millis().max(1) as u64;
@@ -39,7 +46,10 @@ impl Wakeup {
         command.arg("COUNT").arg(1).arg("BLOCK").arg(block_ms).arg("STREAMS");
         command.arg(self.keys.stream()).arg(self.keys.inbox());
         command.arg(last_read.to_string()).arg(inbox_after.to_string());
-        within(block + GRACE, subject, self.connection.query::<Value>(subject, &command)).await.map(drop)
+        let waited = self.connection.query::<Option<Vec<(String, Value)>>>(subject, &command);
+        let seen = within(block + GRACE, subject, waited).await?.unwrap_or_default();
+        let has = |key: &str| seen.iter().any(|(stream, _)| stream == key);
+        Ok(New { entries: has(self.keys.stream()), requests: has(&self.keys.inbox()) })
     }
 }
 
@@ -122,33 +132,39 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
     Ok(gauges)
 }
 
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str!("scripts/look.lua")));
+
+/// A group as `look.lua` tells of it: name, pending, last delivered, and what it read where Redis knows.
+type GroupNumbers = (String, u64, String, Option<u64>);
+
 async fn look_at_stream(
     connection: &mut Connection,
     keys: &PartitionKeys,
     gauges: &mut Gauges,
 ) -> Result<(), StoreError> {
     let subject = Subject("look at the stream", keys.stream());
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("XINFO").arg("STREAM").arg(keys.stream());
-    pipeline.cmd("XINFO").arg("GROUPS").arg(keys.stream());
-    let (stream, groups): (HashMap<String, Value>, Vec<HashMap<String, Value>>) =
-        connection.pipeline(subject, &pipeline).await?;
-    gauges.length = field(&stream, "length").unwrap_or(0);
-    gauges.added = field(&stream, "entries-added").unwrap_or(0);
-    let ours = groups.iter().find(|group| field::<String>(group, "name").as_deref() == Some(GROUP));
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
+    let mut seen = seen.into_iter();
+    let mut next = || seen.next().unwrap_or(Value::Nil);
+    let (length, added, last) = (next(), next(), next());
+    let malformed = |error| StoreError::unexpected(subject, error);
+    let Some(length) = Option::<u64>::from_redis_value(length).map_err(malformed)? else { return Ok(()) };
+    gauges.length = length;
+    gauges.added = u64::from_redis_value(added).map_err(malformed)?;
+    let last: Option<EntryId> = String::from_redis_value(last).map_err(malformed)?.parse().ok();
+    let groups: Result<Vec<GroupNumbers>, _> = seen.map(GroupNumbers::from_redis_value).collect();
+    let ours = groups.map_err(malformed)?.into_iter().find(|(name, ..)| name == GROUP);
     gauges.group = ours.is_some();
-    let Some(group) = ours else {
+    let Some((_, pending, delivered, read)) = ours else {
         gauges.behind = gauges.length;
         return Ok(());
     };
-    gauges.pending = field(group, "pending").unwrap_or(0);
-    gauges.read = field(group, "entries-read");
-    let delivered = entry(group, "last-delivered-id");
-    (gauges.behind, gauges.trimmed_unread) =
-        match delivered.zip(entry(&stream, "last-generated-id")).is_some_and(|(read, last)| read >= last) {
-            true => (0, 0),
-            false => unread(gauges.length, gauges.added, gauges.read),
-        };
+    (gauges.pending, gauges.read) = (pending, read);
+    let delivered: Option<EntryId> = delivered.parse().ok();
+    (gauges.behind, gauges.trimmed_unread) = match delivered.zip(last).is_some_and(|(read, last)| read >= last) {
+        true => (0, 0),
+        false => unread(gauges.length, gauges.added, gauges.read),
+    };
     Ok(())
 }
 
@@ -162,14 +178,6 @@ fn unread(length: u64, added: u64, read: Option<u64>) -> (u64, u64) {
         }
         None => (length, 0),
     }
-}
-
-fn field<T: FromRedisValue>(map: &HashMap<String, Value>, name: &str) -> Option<T> {
-    map.get(name).filter(|value| **value != Value::Nil).and_then(|value| T::from_redis_value(value.clone()).ok())
-}
-
-fn entry(map: &HashMap<String, Value>, name: &str) -> Option<EntryId> {
-    field::<String>(map, name)?.parse().ok()
 }
 
 #[cfg(test)]

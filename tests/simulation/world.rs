@@ -54,7 +54,7 @@ impl Directory for Snapshot {
     fn standing(&self, endpoint: &EndpointId) -> Standing {
         match self.0.borrow().endpoints.get(endpoint) {
             Some(found) => Standing::of(found.clone()),
-            None => Standing::Ended(DeadReason::Deleted),
+            None => Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX },
         }
     }
 
@@ -488,7 +488,7 @@ impl World {
                 && (self.model.stream.entries.keys().next_back().is_some_and(|last| *last > entry)
                     || self.model.inbox.requests.keys().next_back().is_some_and(|last| *last > request))
             {
-                partition.woken();
+                partition.woken(true, true);
                 moved |= !self.workers[worker].main;
             }
             if !moved {
