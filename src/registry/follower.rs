@@ -143,9 +143,12 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
-            warn!(%before, registry = ?id, version, endpoints, "Redis has another registry of endpoints; loaded it")
+            warn!(%before, registry = id.as_ref().map(tracing::field::display), version, endpoints, "Redis has another registry of endpoints; loaded it")
         }
-        _ => info!(registry = ?id, version, endpoints, "loaded the registry of endpoints"),
+        _ => info!(
+            registry = id.as_ref().map(tracing::field::display),
+            version, endpoints, "loaded the registry of endpoints"
+        ),
     }
     drop(old);
     shared.tell(Change::Reset);
@@ -154,7 +157,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
 
 fn report(found: &Unreadable) {
     error!(
-        endpoint = %found.id, account = ?found.account, why = %found.why,
+        endpoint = %found.id, account = found.account.as_ref().map(tracing::field::display), why = %found.why,
         "cannot read an endpoint: its account's events wait"
     );
 }
