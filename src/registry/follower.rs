@@ -141,14 +141,12 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     let fresh = Snapshot::new(loaded, &shared.read());
     let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
+    let registry = id.as_ref().map(tracing::field::display);
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
-            warn!(%before, registry = id.as_ref().map(tracing::field::display), version, endpoints, "Redis has another registry of endpoints; loaded it")
+            warn!(%before, registry, version, endpoints, "Redis has another registry of endpoints; loaded it")
         }
-        _ => info!(
-            registry = id.as_ref().map(tracing::field::display),
-            version, endpoints, "loaded the registry of endpoints"
-        ),
+        _ => info!(registry, version, endpoints, "loaded the registry of endpoints"),
     }
     drop(old);
     shared.tell(Change::Reset);
