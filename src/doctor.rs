@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use self::findings::{Finding, Level, examine};
 use crate::{
-    cli::{Context, Format, note, words},
+    cli::{Context, Format, cell, note, words},
     store::{acl, queries::Oldest},
 };
 
@@ -74,7 +74,7 @@ fn show(context: &Context, findings: &[Finding], oldest: &[Oldest], now_ms: u64)
 pub fn text(findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> String {
     let mut lines = vec![headline(findings), String::new()];
     for finding in findings {
-        lines.push(format!("{:<5} {:<12} {}", finding.level.name(), finding.subject, finding.says));
+        lines.push(format!("{:<5} {:<12} {}", finding.level.name(), finding.subject, cell(&finding.says)));
         if let Some(remedy) = &finding.remedy {
             lines.push(format!("{:<5} {:<12} -> {remedy}", "", ""));
         }

@@ -185,6 +185,37 @@ fn a_change_needs_a_reason_and_a_destructive_one_a_yes() {
 }
 
 #[test]
+fn a_new_endpoint_needs_no_reason() {
+    let cli = Cli::start();
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", "https://1.1.1.1/", "-o", "json"];
+    assert!(cli.run(&create).ok().json()["secret"].as_str().unwrap().starts_with("whsec_"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let feed: Vec<(String, Vec<String>)> =
+        runtime.block_on(cli.redis.command(&["XRANGE", "herald:{herald}:registry:changes", "-", "+"]));
+    assert!(feed[0].1.iter().any(|text| text == "created"), "{feed:?}");
+    cli.run(&[&create[..], &["--reason", " "]].concat()).failed(2, "--reason");
+}
+
+#[test]
+fn a_url_is_judged_when_it_is_new_and_not_again() {
+    let cli = Cli::start();
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", "http://127.0.0.1:9/"];
+    cli.run(&create).failed(4, "the configuration of this shell");
+    let created = cli.run_private(&create).ok().json();
+    let id = created["id"].as_str().unwrap();
+    let update = |args: &[&str]| cli.run(&[&["endpoint", "update", id], args, &WHO[..]].concat());
+    update(&["--max-in-flight", "3"]).ok();
+    update(&["--url", "http://127.0.0.1:10/"]).failed(4, "HERALD_ALLOW_HTTP");
+    cli.run(&[&["endpoint", "rotate-secret", id], &WHO[..]].concat()).ok();
+    let export = cli.run(&["endpoint", "export"]).ok().stdout;
+    let import = [&["endpoint", "import", "-", "--yes"], &WHO[..]].concat();
+    let said = cli.fed(&import, &export).ok().stderr;
+    assert!(said.contains("imported 1 endpoint: "), "{said}");
+    cli.fed(&import, &export.replace(":9/", ":10/")).failed(4, "HERALD_ALLOW_HTTP");
+    cli.fed(&import, &export.replace(id, "ep_other")).failed(4, "ep_other");
+}
+
+#[test]
 fn an_export_comes_back_whole_after_everything_is_gone() {
     let cli = Cli::start();
     let (kept, secret) = cli.create(&["--header", "x-key: geheim"]);
@@ -255,7 +286,9 @@ fn no_error_repeats_a_secret() {
     let create = ["endpoint", "create", "--account", "a", "--url", "https://1.1.1.1/"];
     for wrong in [
         ["--secret", "whsec_geheim"],
-        ["--secret", "geheim geheim"],
+        ["--secret", "whsec_geheim-geheim"],
+        ["--secret", "geheim-geheim"],
+        ["--secret", "geheim geheim geheim"],
         ["--header", "geheim"],
         ["--header", "Host: geheim"],
         ["--set", "geheim"],
@@ -266,8 +299,11 @@ fn no_error_repeats_a_secret() {
         assert!(refused.code == 2 || refused.code == 4, "{wrong:?}: {} {}", refused.code, refused.stderr);
         assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
     }
-    let given = cli.fed(&[&create, &WHO[..], &["--secret", "-"]].concat(), "dojo-secret\n").ok();
-    assert_eq!(given.json()["secret"], "dojo-secret");
+    let given = cli.fed(&[&create, &WHO[..], &["--secret", "-"]].concat(), "geheim-geheim-geheim\n").ok();
+    assert!(!given.stdout.contains("geheim") && given.json()["secret"].is_null(), "{}", given.stdout);
+    let id = given.json()["id"].as_str().unwrap().to_owned();
+    let again = [&["endpoint", "rotate-secret", &id, "--secret", "geheim"], &WHO[..]].concat();
+    cli.run(&again).failed(4, "at least 16 characters");
 }
 
 #[test]
@@ -380,11 +416,26 @@ fn a_test_event_that_fails_says_what_to_do() {
 }
 
 #[test]
+fn a_test_event_disables_nothing_and_does_not_say_so() {
+    let cli = Cli::start();
+    let receiver = Receiver::start("410 Gone");
+    let url = format!("http://{}/hook", receiver.address);
+    let created = cli.run_private(&["endpoint", "create", "--account", "acc_1", "--url", &url]).ok().json();
+    let id = created["id"].as_str().unwrap();
+    cli.run_private(&["endpoint", "test", id]).failed(1, "a real delivery would disable the endpoint");
+    assert_eq!(cli.run(&["endpoint", "show", id]).ok().json()["state"], "enabled");
+    receiver.request();
+}
+
+#[test]
 fn all_sending_is_paused_and_resumed_by_one_switch() {
     let cli = Cli::start();
     cli.create(&[]);
     cli.run(&[&["pause"], &WHO[..]].concat()).failed(2, "--all");
-    cli.run(&[&["pause", "--all"], &WHO[..]].concat()).ok();
+    let paused = cli.run(&[&["pause", "--all"], &WHO[..]].concat()).ok();
+    assert!(paused.stderr.contains("workers follow within a second"), "{}", paused.stderr);
+    let again = cli.run(&["pause", "--all", "--reason", "another", "--by", "else"]).ok();
+    assert!(again.stderr.contains("paused by tester: a test already"), "{}", again.stderr);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mark: String = runtime.block_on(cli.redis.command(&["HGET", "herald:{herald}:registry:meta", "pause"]));
     assert!(mark.contains("tester") && mark.contains("a test"), "{mark}");

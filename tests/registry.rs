@@ -535,7 +535,13 @@ async fn a_full_redis_refuses_a_new_endpoint_but_not_a_pause_or_a_removal() {
     let refused = store.create(endpoint("ep_b", "acc_1"), &mark("new")).await;
     assert!(matches!(refused, Err(RegistryError::Store(StoreError::OutOfMemory { .. }))), "{refused:?}");
     store.pause_all(&mark("full")).await.unwrap();
-    store.remove(&made.id, Some(1), &mark("full")).await.unwrap();
+    let paused = Endpoint { status: EndpointState::Paused(mark("full")), ..made };
+    let paused = store.update(paused, &mark("full")).await.unwrap();
+    let disabled = Endpoint { status: EndpointState::Disabled(mark("full")), ..paused };
+    let disabled = store.update(disabled, &mark("full")).await.unwrap();
+    let enabled = store.update(Endpoint { status: EndpointState::Enabled, ..disabled.clone() }, &mark("full")).await;
+    assert!(matches!(enabled, Err(RegistryError::Store(StoreError::OutOfMemory { .. }))), "{enabled:?}");
+    store.remove(&disabled.id, Some(disabled.revision), &mark("full")).await.unwrap();
     let (_, pause) = store.position().await.unwrap().unwrap();
     assert_eq!(pause, Some(mark("full")));
 }

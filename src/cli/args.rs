@@ -12,7 +12,10 @@ use super::{
     exit::CliError,
     output::{Format, note},
 };
-use crate::{clock, config, facts::endpoint::Mark};
+use crate::{
+    clock, config,
+    facts::{endpoint::Mark, text::steers},
+};
 
 /// Longest name and reason: they stand in records, the change feed and logs.
 const MAX_BY_CHARS: usize = 128;
@@ -143,7 +146,7 @@ fn by(text: &str) -> Result<String, String> {
 
 fn said(text: &str, max_chars: usize) -> Result<String, String> {
     let text = text.trim();
-    match text.is_empty() || text.chars().count() > max_chars || text.contains(char::is_control) {
+    match text.is_empty() || text.chars().count() > max_chars || text.contains(steers) {
         true => Err(format!("it takes 1 to {max_chars} characters on one line")),
         false => Ok(text.to_owned()),
     }

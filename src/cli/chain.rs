@@ -7,7 +7,7 @@ use super::{
     CliError, Consent, Context, Format, Go,
     asking::Asking,
     delivery::{history, standing},
-    note, words,
+    endpoint, note, pause, words,
 };
 use crate::{
     facts::id::{DeliveryId, EndpointId, IntentId},
@@ -85,6 +85,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     let now_ms = queries.now_ms().await?;
     let totals = queries.totals(&args.endpoint).await?;
     let (chains, is_complete) = queries.chains(&args.endpoint, MAX_CHAINS).await?;
+    let is_paused = pause::tell_if_paused(context).await;
     let oldest = chains.first().map_or_else(String::new, |chain| {
         format!("; the oldest head is {} old", words::span(now_ms.saturating_sub(chain.head.id.entry.ms)))
     });
@@ -96,7 +97,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     ));
     let mut rows = context.output.list(&["INTENT", "HELD", "HEAD", "STANDING", "ATTEMPTS", "LAST OUTCOME"]);
     for chain in chains.iter().take(args.limit) {
-        rows.push(&view(&chain.head, Some(chain.held), now_ms), || cells(chain, now_ms))?;
+        rows.push(&view(&chain.head, Some(chain.held), now_ms, is_paused), || cells(chain, now_ms, is_paused))?;
     }
     rows.finish()?;
     if chains.len() > args.limit {
@@ -111,13 +112,13 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     if let Some(intent) = chains.first().and_then(|chain| intent_of(&chain.head)) {
         note(format_args!("\nWhy:  herald chain show --endpoint {} --intent {intent}", args.endpoint));
     }
-    Ok(())
+    endpoint::check_known(context, &args.endpoint, chains.is_empty()).await
 }
 
-fn cells(chain: &ChainHead, now_ms: u64) -> Vec<String> {
+fn cells(chain: &ChainHead, now_ms: u64, is_paused: bool) -> Vec<String> {
     let head = &chain.head;
     let intent = intent_of(head).map_or("unreadable".to_owned(), ToString::to_string);
-    let view = view(head, None, now_ms);
+    let view = view(head, None, now_ms, is_paused);
     vec![
         if head.is_single() { format!("{intent} (no order)") } else { intent },
         words::number(chain.held),
@@ -132,6 +133,7 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
     let now_ms = queries.now_ms().await?;
     let chain = chain_of(queries, which).await?;
     let head = &chain[0];
+    let is_paused = pause::tell_if_paused(context).await;
     note(match chain.len() - 1 {
         0 => format!("{} waits for nobody; nothing is held behind it", head.id),
         MAX_OF_CHAIN.. => format!("{} or more wait for {}", words::number(MAX_OF_CHAIN as u64), head.id),
@@ -143,10 +145,10 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
     }
     let mut rows = context.output.list(&["ID", "EVENT", "STANDING", "ATTEMPTS"]);
     for one in &chain {
-        rows.push(&view(one, None, now_ms), || {
+        rows.push(&view(one, None, now_ms, is_paused), || {
             let event = one.delivery.as_ref().map_or_else(|why| why.clone(), |delivery| delivery.event.to_string());
             let attempts = one.delivery.as_ref().map_or(0, |delivery| delivery.attempts + delivery.earlier_attempts);
-            vec![one.id.to_string(), event, standing(one, now_ms), attempts.to_string()]
+            vec![one.id.to_string(), event, standing(one, now_ms, is_paused), attempts.to_string()]
         })?;
     }
     rows.finish()?;
@@ -195,12 +197,12 @@ fn intent_of(one: &Unfinished) -> Option<&IntentId> {
     one.delivery.as_ref().ok().map(|delivery| &delivery.intent)
 }
 
-fn view(one: &Unfinished, held: Option<u64>, now_ms: u64) -> View<'_> {
+fn view(one: &Unfinished, held: Option<u64>, now_ms: u64, is_paused: bool) -> View<'_> {
     let delivery = one.delivery.as_ref().ok();
     View {
         id: &one.id,
         intent: intent_of(one),
-        standing: standing(one, now_ms),
+        standing: standing(one, now_ms, is_paused),
         attempts: delivery.map(|delivery| delivery.attempts + delivery.earlier_attempts),
         last_outcome: delivery.and_then(|delivery| delivery.history.last()).map(|last| last.outcome.to_string()),
         held_behind_it: held,

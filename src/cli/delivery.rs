@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{CliError, Context, Format, dead_letter, note, words};
+use super::{CliError, Context, Format, dead_letter, endpoint, note, pause, words};
 use crate::{
     facts::{
         delivery::Delivery,
@@ -98,7 +98,8 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     // An endpoint's log is long: its newest lines are enough. An intent's or an event's story is wanted whole.
     let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
     let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
-    let rows = merge(queries, unfinished, &log, now_ms).await?;
+    let is_paused = pause::tell_if_paused(context).await;
+    let rows = merge(queries, unfinished, &log, now_ms, is_paused).await?;
     if let Some(text) = &on_records {
         note(text);
     }
@@ -119,7 +120,10 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     if let Some(stuck) = rows.iter().find(|row| row.state != "delivered") {
         note(format_args!("\nWhy:  herald delivery show {}", stuck.id));
     }
-    Ok(())
+    match &args.whose.endpoint {
+        Some(endpoint) => endpoint::check_known(context, endpoint, rows.is_empty()).await,
+        None => Ok(()),
+    }
 }
 
 async fn unfinished(
@@ -163,6 +167,7 @@ async fn merge(
     unfinished: Vec<Unfinished>,
     log: &LogPage,
     now_ms: u64,
+    is_paused: bool,
 ) -> anyhow::Result<Vec<Row>> {
     let mut last: BTreeMap<&DeliveryId, &LogLine> = BTreeMap::new();
     for line in &log.lines {
@@ -172,7 +177,7 @@ async fn merge(
     for one in &unfinished {
         last.remove(&one.id);
     }
-    let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms)).collect();
+    let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms, is_paused)).collect();
     let mut logged: Vec<_> = last.into_values().collect();
     logged.sort_by_key(|line| std::cmp::Reverse(line.at_ms));
     for line in logged {
@@ -181,7 +186,7 @@ async fn merge(
     Ok(rows)
 }
 
-fn row_of_record(one: &Unfinished, now_ms: u64) -> Row {
+fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
     let (event, intent, attempts, last) = match &one.delivery {
         Ok(delivery) => (
             delivery.event.to_string(),
@@ -196,7 +201,7 @@ fn row_of_record(one: &Unfinished, now_ms: u64) -> Row {
         event,
         intent,
         state: state(&one.place),
-        standing: standing(one, now_ms),
+        standing: standing(one, now_ms, is_paused),
         attempts,
         last_outcome: last.map(|report| report.outcome.to_string()),
         last_at_ms: last.map(|report| report.at_ms),
@@ -273,7 +278,8 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
     let (state, fields, detail) = match &found {
         Whereabouts::Unfinished(one) => {
             next = advice(one);
-            (state(&one.place), story(one, now_ms), serde_json::to_value(one.delivery.as_ref().ok())?)
+            let is_paused = pause::tell_if_paused(context).await;
+            (state(&one.place), story(one, now_ms, is_paused), serde_json::to_value(one.delivery.as_ref().ok())?)
         }
         Whereabouts::Dead(letter) => {
             next.push(format!("herald dead-letter redeliver {id} --reason '…'"));
@@ -325,8 +331,8 @@ async fn without_record(
     })
 }
 
-fn story(one: &Unfinished, now_ms: u64) -> Vec<(&'static str, String)> {
-    let mut fields = vec![("standing", standing(one, now_ms))];
+fn story(one: &Unfinished, now_ms: u64, is_paused: bool) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("standing", standing(one, now_ms, is_paused))];
     match &one.delivery {
         Ok(delivery) => {
             if let Some(last) = delivery.history.last() {
@@ -407,8 +413,11 @@ fn state(place: &WhereUnfinished) -> &'static str {
     }
 }
 
-pub(super) fn standing(one: &Unfinished, now_ms: u64) -> String {
+pub(super) fn standing(one: &Unfinished, now_ms: u64, is_paused: bool) -> String {
     match one.place {
+        WhereUnfinished::Due { at_ms } if at_ms <= now_ms && is_paused => {
+            format!("due since {}: waits while all sending is paused", words::span(now_ms - at_ms))
+        }
         WhereUnfinished::Due { at_ms } if at_ms <= now_ms => {
             format!("due since {}: a worker takes it next", words::span(now_ms - at_ms))
         }

@@ -30,7 +30,7 @@ pub use self::{
     args::{Change, Consent, Go, duration},
     context::Context,
     exit::{CliError, ExitCode},
-    output::{Format, List, Output, instant, note, when},
+    output::{Format, List, Output, cell, instant, note, when},
 };
 use crate::{app, demo, doctor, telemetry::logging};
 

@@ -10,6 +10,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::exit::OutputClosed;
+use crate::facts::text::steers;
 
 /// Rows that a table collects before it is printed: columns get their widths from these, and memory stays bounded.
 const TABLE_ROWS: usize = 1000;
@@ -88,6 +89,8 @@ pub fn even_unread(printed: anyhow::Result<()>) -> anyhow::Result<()> {
 
 /// Says something to whoever watches. Nobody watching is no failure.
 pub fn note(text: impl Display) {
+    // What strangers said stands in it too; only its lines are our own.
+    let text = text.to_string().split('\n').map(cell).collect::<Vec<_>>().join("\n");
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -164,9 +167,9 @@ fn unindented(line: &str) -> &str {
     line.strip_prefix(' ').unwrap_or(line).trim_end()
 }
 
-/// A stranger's text must not move the cursor of a terminal or break a row.
-fn cell(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// A stranger's text must not move the cursor of a terminal, turn its writing or break a row.
+pub fn cell(text: &str) -> String {
+    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
 }
 
 /// RFC 3339 in UTC, and how long ago or from now on that is: `2026-01-01T00:00:00Z (3m ago)`.
@@ -199,6 +202,6 @@ mod tests {
 
     #[test]
     fn a_strangers_text_stays_in_its_cell() {
-        assert_eq!(cell("a\x1b[2Jb\nc"), "a [2Jb c");
+        assert_eq!(cell("a\x1b[2Jb\nc\u{202e}d"), "a [2Jb c d");
     }
 }

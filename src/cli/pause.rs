@@ -3,7 +3,8 @@
 
 use clap::Args;
 
-use super::{Change, Context, note};
+use super::{Change, Context, instant, note};
+use crate::facts::endpoint::Mark;
 
 #[derive(Debug, Args)]
 pub struct PauseArgs {
@@ -24,9 +25,31 @@ pub struct ResumeArgs {
 }
 
 pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {
+    if let Some(mark) = paused(context).await {
+        note(format_args!("all sending is {} already ({}); nothing was changed", by_whom(&mark), instant(mark.at_ms)));
+        return Ok(());
+    }
     context.registry().await?.pause_all(&args.change.mark()).await?;
-    note("all sending is paused; events wait in Redis until `herald resume --all`");
+    note("all sending is paused: workers follow within a second, and what is being sent ends");
+    note("events wait in Redis until:  herald resume --all --reason '…'");
     Ok(())
+}
+
+/// Who paused all sending, if somebody has. What cannot be read must hold no verb up.
+async fn paused(context: &Context) -> Option<Mark> {
+    let (_, pause) = context.registry().await.ok()?.position().await.ok()??;
+    pause
+}
+
+fn by_whom(mark: &Mark) -> String {
+    format!("paused by {}: {}", mark.by, mark.why)
+}
+
+/// For verbs that show what waits: says who has paused all sending and how it goes on. Answers whether it is paused.
+pub async fn tell_if_paused(context: &Context) -> bool {
+    let Some(mark) = paused(context).await else { return false };
+    note(format_args!("all sending is {}; `herald resume --all --reason '…'` lets it go on", by_whom(&mark)));
+    true
 }
 
 pub async fn resume(context: &Context, args: ResumeArgs) -> anyhow::Result<()> {

@@ -61,7 +61,7 @@ struct View<'a> {
     entry: EntryId,
     at_ms: u64,
     error: &'a str,
-    /// Only a part of it was kept.
+    /// Only a part of it was kept, or it has no field `event`: it can not be put back.
     cut: bool,
     /// Bytes that are no UTF-8 show as U+FFFD.
     body: String,
@@ -118,6 +118,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
     let now_ms = queries.now_ms().await?;
     let one = found(queries, entry).await?;
     let kept = match one.cut {
+        true if has_no_event(&one) => "its fields as text: there is no event in it to put back".to_owned(),
         true => format!(
             "only the first {} were kept: it can not be put back, publish it anew",
             words::bytes(one.body.len() as u64)
@@ -141,11 +142,20 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
     Ok(())
 }
 
+/// Such an entry counts as cut, because what is kept of it is no event.
+fn has_no_event(one: &Quarantined) -> bool {
+    one.error == "the entry has no field \"event\""
+}
+
 async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) -> anyhow::Result<()> {
     let Some(entry) = args.entry else { return all(context, queries, job, &args.consent).await };
     let one = found(queries, entry).await?;
     if matches!(job, Job::Requeue) && one.cut {
-        return Err(CliError::Refused(format!("only a part of {entry} was kept: publish it anew")).into());
+        let why = match has_no_event(&one) {
+            true => format!("{entry} has no field \"event\", so there is nothing to put back: have it published anew"),
+            false => format!("only a part of {entry} was kept: publish it anew"),
+        };
+        return Err(CliError::Refused(why).into());
     }
     if args.consent.confirm(&format!("{} the entry {entry}", job.verb()))? == Go::Ahead {
         Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await?;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -60,7 +60,7 @@ const LAST_ARRIVALS: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
     /// End after this long, for example 20s, with a summary; without it the demo runs until Ctrl-C
-    #[arg(long = "for", value_name = "DURATION", value_parser = crate::cli::duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     pub length: Option<Duration>,
     /// New payment intents a second, over all merchants
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=2000))]
@@ -70,14 +70,23 @@ pub struct DemoArgs {
     pub seed: Option<u64>,
 }
 
-pub async fn run(args: DemoArgs) -> Result<()> {
+/// Shorter than a worker takes to begin, a demo would show nothing.
+fn length(text: &str) -> Result<Duration, String> {
+    let length = crate::cli::duration(text)?;
+    match length < Duration::from_secs(1) {
+        true => Err("it takes at least 1s".to_owned()),
+        false => Ok(length),
+    }
+}
+
+pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let redis = OwnRedis::start().await?;
     let ran = with_redis(&args, &redis).await;
     redis.stop().await;
     ran
 }
 
-async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> Result<()> {
+async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
     let config = config(&own.url(), free_port().await?)?;
     let redis = Redis::new(&own.url())?;
     let keys = PartitionKeys::new(&config.stream.name)?;
@@ -137,7 +146,7 @@ async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> Result<()> {
 }
 
 /// Every event is delivered, or in Redis, or was for an endpoint that was disabled before.
-fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants) -> Result<()> {
+fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants) -> anyhow::Result<()> {
     let dead = merchants.ledger.owed_to(Merchant::Dead);
     let accounted = left.dead + left.unfinished + left.behind + left.pending;
     let broken = [
@@ -161,7 +170,7 @@ async fn reached(end: Option<tokio::time::Instant>) {
 }
 
 /// Quick retries, so that a demo of seconds shows what takes days.
-fn config(redis_url: &str, port: u16) -> Result<Config> {
+fn config(redis_url: &str, port: u16) -> anyhow::Result<Config> {
     let listen = format!("127.0.0.1:{port}");
     let flags = [
         ("redis.url", redis_url),
@@ -182,7 +191,7 @@ fn config(redis_url: &str, port: u16) -> Result<Config> {
     Ok(Config::load(Sources { flags, ..Sources::default() })?)
 }
 
-async fn register(redis: &Redis, port: u16, dead_port: u16) -> Result<HashMap<Merchant, SecretText>> {
+async fn register(redis: &Redis, port: u16, dead_port: u16) -> anyhow::Result<HashMap<Merchant, SecretText>> {
     let mut store = RegistryStore::connect(redis).await?;
     let mut secrets = HashMap::new();
     for merchant in Merchant::ALL {

@@ -13,6 +13,7 @@ use super::{
     merchants::{Merchant, Said},
 };
 use crate::{
+    cli::words,
     dispatch::{core::Note, partition::Happening},
     facts::id::EndpointId,
     store::watch::Gauges,
@@ -96,7 +97,12 @@ impl Show {
             ),
             Happening::Core(Note::Dead { id, reason, attempts, .. }) => self.paint(
                 Tone::Bad,
-                &format!("{:8} dead letter {id}: {} after {attempts} attempts", name(&id.endpoint), reason.name()),
+                &format!(
+                    "{:8} dead letter {id}: {} after {}",
+                    name(&id.endpoint),
+                    reason.name(),
+                    words::count(u64::from(*attempts), "attempt", "attempts")
+                ),
             ),
             Happening::Core(Note::BreakerOpened { endpoint }) => {
                 self.paint(Tone::Bad, &format!("{:8} breaker open: its deliveries wait in the backlog", name(endpoint)))
@@ -143,9 +149,11 @@ impl Show {
         ] {
             self.line(&format!("{name:15} {value}"));
         }
-        self.line(
-            "Published to `gone` after its 410 and not delivered: its endpoint is disabled and takes nothing more.",
-        );
+        if ledger.arrived_at(Merchant::Gone) < ledger.owed_to(Merchant::Gone) {
+            self.line(
+                "Published to `gone` after its 410 and not delivered: its endpoint is disabled and takes nothing more.",
+            );
+        }
     }
 
     pub fn line(&self, line: &str) {

@@ -58,6 +58,11 @@ pub struct Finding {
 /// All findings, what is worst first.
 pub fn examine(observed: &Observed) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
+    // Nothing can be at work before the first endpoint, so that is said before anything else of its level.
+    let is_new = is_new(observed);
+    if let (true, Some(registry)) = (is_new, &observed.registry) {
+        endpoints(&mut findings, registry, observed.partition.as_ref());
+    }
     match &observed.server {
         Err(why) => findings.fail("redis", why, "start Redis, or set HERALD_REDIS_URL to where it is"),
         Ok(server) => {
@@ -79,11 +84,17 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         dead(&mut findings, observed, partition, server.redis_now_ms);
         quarantine(&mut findings, partition);
     }
-    if let Some(registry) = &observed.registry {
+    if let (false, Some(registry)) = (is_new, &observed.registry) {
         endpoints(&mut findings, registry, observed.partition.as_ref());
     }
     findings.0.sort_by_key(|finding| finding.level);
     findings.0
+}
+
+/// No endpoint was ever created: no worker takes the partition yet, and there is no group.
+fn is_new(observed: &Observed) -> bool {
+    let is_bound = observed.partition.as_ref().is_some_and(|partition| partition.bound_registry.is_some());
+    matches!(observed.registry, Some(RegistryLook::NeverMade)) && !is_bound
 }
 
 struct Findings(Vec<Finding>);
@@ -186,7 +197,8 @@ fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
     }
     let percent = used.saturating_mul(100) / max;
     let state = format!("{percent} % of {} used{}", bytes(max), backlog_share(partition));
-    let remedy = "find what grows (herald doctor, herald delivery list), or raise it: redis-cli CONFIG SET maxmemory …";
+    let remedy =
+        "find what grows (herald doctor, herald delivery list), or raise it: redis-cli CONFIG SET maxmemory 2gb";
     let forecast = forecast_ms(used, max, partition);
     let says = match forecast {
         Some(left) => format!("{state}; if deliveries stopped now, reading would stop in {}", span(left)),
@@ -229,6 +241,11 @@ fn owner(findings: &mut Findings, observed: &Observed, partition: &Partition) {
     let gauges = &partition.gauges;
     let waiting = gauges.behind + gauges.unfinished + gauges.requests;
     match &partition.lease {
+        None if is_new(observed) => findings.warn(
+            "owner",
+            format!("no worker owns {stream}: there is no endpoint to work for yet"),
+            "create an endpoint, then start a worker: herald serve",
+        ),
         None if waiting > 0 => findings.fail(
             "owner",
             format!("no worker owns {stream}, and {} wait", what_waits(gauges)),
@@ -268,6 +285,11 @@ fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
                 "group",
                 format!("{stream} has no entries and no group yet"),
                 "publish an event and start a worker: herald serve",
+            ),
+            n if is_new(observed) => findings.warn(
+                "group",
+                format!("{stream} has {} and no group yet", count(n, "entry", "entries")),
+                "a worker makes it and reads them once there is an endpoint",
             ),
             n => findings.warn(
                 "group",
@@ -340,10 +362,14 @@ fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option
         (RegistryLook::NeverMade, Some(bound)) => findings.fail(
             "endpoints",
             format!("the registry {bound} has vanished: events wait"),
-            "is this the right Redis and database? then: herald endpoint import FILE",
+            "is this the right Redis and database? then: herald endpoint import FILE --reason '…'",
         ),
         (RegistryLook::Damaged(why), _) => {
-            findings.fail("endpoints", format!("the registry is damaged: {why}"), "herald endpoint import FILE");
+            findings.fail(
+                "endpoints",
+                format!("the registry is damaged: {why}"),
+                "herald endpoint import FILE --reason '…'",
+            );
         }
         (RegistryLook::There { id, .. }, Some(bound)) if id != bound => findings.fail(
             "endpoints",
@@ -360,7 +386,7 @@ fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option
                 false => findings.fail(
                     "endpoints",
                     format!("not readable, so their accounts' events wait: {}", unreadable.join(", ")),
-                    "run the newer Herald that wrote them, or import a backup: herald endpoint import FILE",
+                    "run the newer Herald that wrote them, or import a backup: herald endpoint import FILE --reason '…'",
                 ),
             }
         }
@@ -584,7 +610,12 @@ mod tests {
         let mark = Mark { by: "ann".into(), why: "incident".into(), at_ms: 1 };
         check(&there("reg_1", vec![], Some(mark)), Level::Warn, "endpoints", "paused by ann: incident");
         let mut new = with_registry(RegistryLook::NeverMade);
-        new.partition.as_mut().unwrap().bound_registry = None;
+        let partition = new.partition.as_mut().unwrap();
+        (partition.bound_registry, partition.lease) = (None, None);
+        (partition.gauges.group, partition.gauges.behind, partition.gauges.length) = (false, 3, 3);
         check(&new, Level::Warn, "endpoints", "no endpoint was ever created");
+        check(&new, Level::Warn, "group", "3 entries and no group yet");
+        let findings = examine(&new);
+        assert_eq!((findings[0].subject, findings[0].level), ("endpoints", Level::Warn), "{findings:#?}");
     }
 }

@@ -8,3 +8,4 @@ pub mod id;
 pub mod outcome;
 pub mod retry;
 pub mod signing;
+pub mod text;

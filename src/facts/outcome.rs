@@ -127,7 +127,9 @@ impl Outcome {
             Self::Rejected { status: 404 | 405 } => Some("the receiver does not know this URL or takes no POST there"),
             Self::Rejected { status: 413 } => Some("the receiver takes no body of this size"),
             Self::Tls { .. } => Some("the receiver's certificate or TLS set-up must be mended"),
-            Self::AddressRefused => Some("the URL leads to an address that Herald never connects to"),
+            Self::AddressRefused => {
+                Some("Herald connects to no such URL: its scheme, its user name or its address is refused")
+            }
             Self::Unsendable => Some("the endpoint's URL or headers make no valid request: update the endpoint"),
             _ => None,
         }

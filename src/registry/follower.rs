@@ -141,11 +141,12 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     let fresh = Snapshot::new(loaded, &shared.read());
     let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
+    let registry = id.as_ref().map(tracing::field::display);
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
-            warn!(%before, registry = ?id, version, endpoints, "Redis has another registry of endpoints; loaded it")
+            warn!(%before, registry, version, endpoints, "Redis has another registry of endpoints; loaded it")
         }
-        _ => info!(registry = ?id, version, endpoints, "loaded the registry of endpoints"),
+        _ => info!(registry, version, endpoints, "loaded the registry of endpoints"),
     }
     drop(old);
     shared.tell(Change::Reset);
@@ -154,7 +155,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
 
 fn report(found: &Unreadable) {
     error!(
-        endpoint = %found.id, account = ?found.account, why = %found.why,
+        endpoint = %found.id, account = found.account.as_ref().map(tracing::field::display), why = %found.why,
         "cannot read an endpoint: its account's events wait"
     );
 }

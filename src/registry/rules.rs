@@ -7,6 +7,7 @@ use crate::{
     facts::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint},
         retry::{RetryError, RetryPolicy},
+        text::steers,
     },
     sender::{AddressGuard, GuardError, HeaderError, MAX_ATTEMPT_TIMEOUT, check_headers},
 };
@@ -30,7 +31,7 @@ pub const MAX_DESCRIPTION_CHARS: usize = 500;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RuleError {
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = whose_settings(.0))]
     Url(#[from] GuardError),
     #[error(transparent)]
     Header(#[from] HeaderError),
@@ -69,7 +70,7 @@ impl Rules {
         Self { guard, policy }
     }
 
-    /// Everything, the addresses behind the URL's name included. For one endpoint that someone registers or changes.
+    /// Everything, the addresses behind the URL's name included. For one endpoint that is new or has a new URL.
     pub async fn check(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
         self.check_unresolved(endpoint)?;
         Ok(self.guard.check_resolved(&self.guard.check_url(&endpoint.url)?).await?)
@@ -78,20 +79,38 @@ impl Rules {
     /// Everything that can be said without asking a name server. For imports: a backup must not fail because a name does
     /// not resolve today, and every attempt is guarded anyway.
     pub fn check_unresolved(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
+        self.guard.check_url(&endpoint.url)?;
+        match endpoint.url.contains(steers) {
+            true => Err(GuardError::Character.into()),
+            false => self.check_settings(endpoint),
+        }
+    }
+
+    /// Everything but the URL: one that is registered already was judged then, and is guarded at every attempt.
+    pub fn check_settings(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
         if endpoint.schema > ENDPOINT_SCHEMA {
             return Err(RuleError::Newer { found: endpoint.schema });
         }
-        self.guard.check_url(&endpoint.url)?;
         check_headers(&endpoint.headers)?;
         self.policy.with(&endpoint.retry)?;
         check_signing(endpoint)?;
         check_types(endpoint)?;
         check_limits(endpoint)?;
-        let is_line = !endpoint.description.contains(char::is_control);
+        let is_line = !endpoint.description.contains(steers);
         match is_line && endpoint.description.chars().count() <= MAX_DESCRIPTION_CHARS {
             true => Ok(()),
             false => Err(RuleError::Description),
         }
+    }
+}
+
+/// A refusal that a setting could lift names a setting of whoever runs the command, which need not be the worker's.
+fn whose_settings(error: &GuardError) -> &'static str {
+    match error {
+        GuardError::PlainHttp | GuardError::Address { .. } => {
+            " (judged by the configuration of this shell, not by the worker's: set it for both)"
+        }
+        _ => "",
     }
 }
 
@@ -202,6 +221,8 @@ mod tests {
         assert!(refused(|e| e.rate_limit = Some(0)).contains("rate limit"));
         assert!(refused(|e| e.timeout_ms = Some(120_001)).contains("between 100 and 120000"));
         assert!(refused(|e| e.description = "a\nb".into()).contains("one line"));
+        assert!(refused(|e| e.description = "a\u{202e}b".into()).contains("one line"));
+        assert!(refused(|e| e.url = "https://example.com/\u{202e}gnp".into()).contains("control characters"));
         assert!(refused(|e| e.schema = 2).contains("newer"));
         let event_type = || "payment_intent.created".parse().unwrap();
         assert!(check(|e| e.event_types = vec![event_type(), event_type()]).unwrap_err().to_string().contains("twice"));

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::facts::outcome::{BodyEnd, MAX_SNIPPET_BYTES};
+use crate::facts::{
+    outcome::{BodyEnd, MAX_SNIPPET_BYTES},
+    text::steers,
+};
 
 /// Most that is read of a body: enough to finish what real receivers answer, so that the connection can be kept.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
@@ -53,7 +56,7 @@ fn snippet(bytes: &[u8]) -> String {
     for c in String::from_utf8_lossy(bytes).chars() {
         let c = match c {
             '\t' | '\n' | '\r' => ' ',
-            c if c.is_control() || steers_text(c) => char::REPLACEMENT_CHARACTER,
+            c if steers(c) => char::REPLACEMENT_CHARACTER,
             c => c,
         };
         if shown.len() + c.len_utf8() > MAX_SNIPPET_BYTES {
@@ -62,11 +65,6 @@ fn snippet(bytes: &[u8]) -> String {
         shown.push(c);
     }
     shown
-}
-
-/// Line separators and what turns the direction of writing.
-fn steers_text(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

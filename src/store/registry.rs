@@ -17,7 +17,7 @@ use super::{
     keys::RegistryKeys,
 };
 use crate::facts::{
-    endpoint::{ENDPOINT_SCHEMA, Endpoint, Mark},
+    endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark},
     id::{AccountId, EndpointId, RegistryId},
 };
 
@@ -49,6 +49,7 @@ registry_script!(PUT, "#!lua", "registry_change.lua", "registry_put.lua");
 registry_script!(STAGE, "#!lua", "registry_stage.lua");
 registry_script!(SWITCH, "#!lua", "registry_change.lua", "registry_switch.lua");
 // A full Redis must not keep anyone from stopping or removing something.
+registry_script!(PUT_STOPPED, "#!lua flags=allow-oom", "registry_change.lua", "registry_put.lua");
 registry_script!(REMOVE, "#!lua flags=allow-oom", "registry_change.lua", "registry_remove.lua");
 registry_script!(PAUSE, "#!lua flags=allow-oom", "registry_change.lua", "registry_pause.lua");
 registry_script!(CHANGES, "#!lua flags=no-writes", "registry_changes.lua");
@@ -119,7 +120,7 @@ impl RegistryStore {
     /// Adds a new endpoint, with revision 1. Answers it as it is stored.
     pub async fn create(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
         endpoint.revision = 1;
-        self.put("create", endpoint, 0, mark).await
+        self.put("create", &PUT, endpoint, 0, mark).await
     }
 
     /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change that was made since then wins.
@@ -128,7 +129,8 @@ impl RegistryStore {
         let seen = endpoint.revision;
         endpoint.revision += 1;
         endpoint.updated_at_ms = mark.at_ms;
-        self.put("update", endpoint, seen, mark).await
+        let script = if endpoint.status == EndpointState::Enabled { &PUT } else { &PUT_STOPPED };
+        self.put("update", script, endpoint, seen, mark).await
     }
 
     /// Removes an endpoint. Without `seen` whatever is there goes, also what is not readable.
@@ -185,13 +187,14 @@ impl RegistryStore {
     async fn put(
         &mut self,
         mode: &'static str,
+        script: &Script,
         endpoint: Endpoint,
         seen: u64,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
         let json = endpoint_json(&endpoint)?;
         let id = &endpoint.id;
-        let call = change(&PUT, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
+        let call = change(script, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
         let object = format!("the endpoint {id}");
         let answer = self.connection.run(Subject(mode, &object), &call).await?;
         verdict(answer, id, seen)?;

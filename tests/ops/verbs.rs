@@ -174,6 +174,48 @@ async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
 }
 
 #[tokio::test]
+async fn an_entry_without_event_is_not_said_to_be_cut() {
+    let bad = Item::Quarantine {
+        entry: "3-0".parse().unwrap(),
+        body: "other: 1".into(),
+        cut: true,
+        error: "the entry has no field \"event\"".into(),
+    };
+    let redis = stage(vec![bad], Vec::new()).await;
+    let shown = done(&redis, &["quarantine", "show", "3-0", "-o", "table"]);
+    assert!(shown.contains("there is no event in it") && !shown.contains("only the first"), "{shown}");
+    let refused = herald(&redis, &["quarantine", "requeue", "3-0", "--yes", "--reason", "again"]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(text(&refused).contains("has no field \"event\""), "{}", text(&refused));
+}
+
+#[tokio::test]
+async fn a_list_names_an_endpoint_that_is_not_there_and_a_pause_of_everything() {
+    let redis = stage(vec![keep(&delivery("10-0", "ep_a", "pi_1", true), Place::DueIn(0))], Vec::new()).await;
+    for verb in ["delivery", "chain"] {
+        let none = herald(&redis, &[verb, "list", "--endpoint", "ep_none"]);
+        assert_eq!(none.status.code(), Some(3), "{}", text(&none));
+        assert!(text(&none).contains("there is no endpoint ep_none"), "{}", text(&none));
+        assert!(done(&redis, &[verb, "list", "--endpoint", "ep_a"]).contains("a worker takes it next"));
+    }
+    done(&redis, &["pause", "--all", "--reason", "incident"]);
+    for words in [["delivery", "list", "--endpoint", "ep_a"], ["delivery", "list", "--intent", "pi_1"]] {
+        let list = done(&redis, &words);
+        assert!(list.starts_with("all sending is paused by ops: incident"), "{list}");
+        assert!(list.contains("waits while all sending is paused") && !list.contains("takes it next"), "{list}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_names_a_registry_that_was_never_made_first() {
+    let redis = TestRedis::start_with_aof();
+    done(&redis, &["event", "publish", "--sample", "--account", "acc_1"]);
+    let output = herald(&redis, &["doctor", "-o", "table"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains(": no endpoint was ever created: events wait\n"), "{}", text(&output));
+}
+
+#[tokio::test]
 async fn the_doctor_names_what_is_wrong_and_fails() {
     let redis = stage(vec![keep(&delivery("10-0", "ep_a", "pi_1", true), Place::DueIn(600_000))], Vec::new()).await;
     redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;

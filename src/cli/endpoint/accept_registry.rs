@@ -9,7 +9,8 @@ use crate::{
 
 pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Result<()> {
     let Some((position, _)) = context.registry().await?.position().await? else {
-        let text = "there is no registry in Redis: import a backup first, with `herald endpoint import FILE`";
+        let text =
+            "there is no registry in Redis: import a backup first, with `herald endpoint import FILE --reason '…'`";
         return Err(CliError::NotFound(text.to_owned()).into());
     };
     let keys = context.keys()?;

@@ -63,7 +63,9 @@ pub enum EndpointVerb {
     AcceptRegistry(Consent),
 }
 
+/// Alone of all changes it needs no reason: nothing was there before.
 #[derive(Debug, Args)]
+#[command(mut_arg("reason", |reason| reason.required(false).default_value("created")))]
 pub struct CreateArgs {
     /// The account that it belongs to
     #[arg(long, value_name = "ACCOUNT")]
@@ -168,6 +170,21 @@ pub async fn get(registry: &mut RegistryStore, id: &EndpointId) -> Result<Endpoi
     registry.get(id).await?.ok_or_else(|| RegistryError::Missing(id.clone()))
 }
 
+/// For verbs that look for what is of an endpoint: says so if there is none of that name. Nothing found is then an error.
+pub async fn check_known(context: &Context, id: &EndpointId, found_nothing: bool) -> anyhow::Result<()> {
+    if !matches!(context.registry().await?.get(id).await, Ok(None)) {
+        return Ok(());
+    }
+    let text = format!("there is no endpoint {id}: deleted, or mistyped? `herald endpoint list` shows all");
+    match found_nothing {
+        true => Err(CliError::NotFound(text).into()),
+        false => {
+            note(text);
+            Ok(())
+        }
+    }
+}
+
 fn rules(context: &Context) -> anyhow::Result<Rules> {
     let policy = RetryPolicy::try_new(context.config.retry)?;
     Ok(Rules::new(app::sender(&context.config)?.guard().clone(), policy))
@@ -175,6 +192,7 @@ fn rules(context: &Context) -> anyhow::Result<Rules> {
 
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     let mark = args.change.mark();
+    let is_fresh = args.secret.is_none();
     let secret = args.secret.map_or_else(fresh_secret, |given| given.secret())?;
     let mut endpoint = Endpoint {
         schema: ENDPOINT_SCHEMA,
@@ -200,7 +218,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     args.settings.apply(&mut endpoint)?;
     rules(context)?.check(&endpoint).await.context("the endpoint was not created")?;
     let created = context.registry().await?.create(endpoint, &mark).await?;
-    show_once(context, &created, &secret)
+    show_stored(context, &created, is_fresh.then_some(&secret))
 }
 
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
@@ -258,7 +276,10 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
         note(format_args!("endpoint {} is like that already; nothing was changed", args.id));
         return view::show(context.output, &before, None, context.now_ms());
     }
-    rules(context)?.check(&endpoint).await.with_context(|| format!("endpoint {} was not changed", args.id))?;
+    let rules = rules(context)?;
+    let judged =
+        if endpoint.url == before.url { rules.check_settings(&endpoint) } else { rules.check(&endpoint).await };
+    judged.with_context(|| format!("endpoint {} was not changed", args.id))?;
     let updated = registry.update(endpoint, &args.change.mark()).await?;
     view::show(context.output, &updated, None, context.now_ms())
 }
@@ -353,7 +374,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
         return Err(CliError::Refused(format!("endpoint {} has this secret already", args.id)).into());
     }
     endpoint.secrets = rotated(endpoint.secrets, &secret, mark.at_ms, args.overlap);
-    rules(context)?.check_unresolved(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
+    rules(context)?.check_settings(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
     let shown = crate::config::compact(args.overlap);
     let what = match args.overlap.is_zero() {
         true => {
@@ -370,7 +391,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     if has_dojo && !args.overlap.is_zero() {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }
-    show_once(context, &updated, &secret)
+    show_stored(context, &updated, args.secret.is_none().then_some(&secret))
 }
 
 /// The older secrets end after the overlap at the latest, the new one stands last. What has expired already leaves.
@@ -384,8 +405,9 @@ fn rotated(older: Vec<Secret>, new: &SecretText, now_ms: u64, overlap: Duration)
     older.chain([Secret { value: new.clone(), created_at_ms: now_ms, expires_at_ms: None }]).collect()
 }
 
-/// Shows a secret that nobody can be shown again.
-fn show_once(context: &Context, endpoint: &Endpoint, secret: &SecretText) -> anyhow::Result<()> {
+/// Shows a secret that was made here, which nobody can be shown again. One that was given is known to who gave it.
+fn show_stored(context: &Context, endpoint: &Endpoint, made: Option<&SecretText>) -> anyhow::Result<()> {
+    let Some(secret) = made else { return view::show(context.output, endpoint, None, context.now_ms()) };
     match view::show(context.output, endpoint, Some(secret), context.now_ms()) {
         Err(error) if error.is::<OutputClosed>() => {
             bail!("endpoint {} is stored, but nobody read its new secret: rotate it", endpoint.id)

@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Shorter keys can be found by trying. What is registered already is not judged again.
+const MIN_SECRET_CHARS: usize = 16;
+
 /// A text that no error and no `Debug` may show.
 #[derive(Clone)]
 pub struct Hidden(String);
@@ -45,6 +48,10 @@ impl Hidden {
             }
             text => text.to_owned(),
         };
+        if text.len() < MIN_SECRET_CHARS {
+            let why = format!("--secret: it needs at least {MIN_SECRET_CHARS} characters, or signatures can be forged");
+            return Err(CliError::Refused(why).into());
+        }
         Ok(SecretText::new(text)?)
     }
 

@@ -64,7 +64,7 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
         event: &event.id,
         url: &endpoint.url,
         delivered: report.outcome.is_delivered(),
-        advice: report.outcome.needs_a_person(),
+        advice: advice(&report.outcome),
         attempt: &report,
         headers: &headers,
         body: std::str::from_utf8(event.body()).unwrap_or_default(),
@@ -74,6 +74,14 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
         Outcome::Delivered { .. } => Ok(()),
         Outcome::AddressRefused | Outcome::Unsendable => Err(CliError::Refused(verdict(&tested)).into()),
         _ => anyhow::bail!(verdict(&tested)),
+    }
+}
+
+/// A test changes nothing, so an answer that would must not be told as if it had.
+fn advice(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Gone => Some("the receiver says that this URL is gone: a real delivery would disable the endpoint"),
+        other => other.needs_a_person(),
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::rules;
 use crate::{
-    cli::{CliError, Consent, Context, Go, note, output::even_unread, read_input},
+    cli::{CliError, Consent, Context, Go, note, output::even_unread, read_input, words},
     facts::{
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
@@ -52,8 +52,8 @@ pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
     match &args.file {
         Some(path) => {
             write_private(path, &json, args.force).with_context(|| format!("cannot write {}", path.display()))?;
-            let count = export.endpoints.len();
-            note(format_args!("{count} endpoints with their secrets are in {}; only you can read it", path.display()));
+            let endpoints = words::count(export.endpoints.len() as u64, "endpoint", "endpoints");
+            note(format_args!("{endpoints} with secrets: {}; only you can read it", path.display()));
         }
         None => {
             note("this holds every secret in clear: keep it from others, or use --file");
@@ -101,9 +101,9 @@ struct Difference {
 pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     let shown = args.file.display().to_string();
     let file = ExportFile::from_json(&read_input(&args.file, MAX_FILE_BYTES)?).with_context(|| shown.clone())?;
-    check_all(&rules(context)?, &file.endpoints).with_context(|| shown.clone())?;
     let mut registry = context.registry().await?;
     let now = current(&mut registry).await?;
+    check_all(&rules(context)?, &now, &file.endpoints).with_context(|| shown.clone())?;
     let differences = differences(now, &file.endpoints);
     let mut list = context.output.list(&["CHANGE", "ID", "ACCOUNT", "URL", "FIELDS"]);
     for difference in &differences {
@@ -125,7 +125,8 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     if args.consent.confirm(&what)? == Go::Ahead {
         let imported = registry.import(file.endpoints, Some(file.registry_id), &args.consent.mark()).await?;
         let (id, version, endpoints) = (imported.id, imported.version, imported.endpoints);
-        note(format_args!("imported {endpoints} endpoints: registry {id} is at version {version}"));
+        let endpoints = words::count(endpoints as u64, "endpoint", "endpoints");
+        note(format_args!("imported {endpoints}: registry {id} is at version {version}"));
     }
     Ok(())
 }
@@ -148,11 +149,15 @@ async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<Endpoin
     }
 }
 
-/// Names the first ones that are wrong, so that a file is mended in few rounds.
-fn check_all(rules: &Rules, endpoints: &[Endpoint]) -> Result<(), CliError> {
+/// Judges URLs only where they are new. Names the first endpoints that are wrong, so that a file is mended in few rounds.
+fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[Endpoint]) -> Result<(), CliError> {
     const SHOWN: usize = 10;
     let wrong = endpoints.iter().filter_map(|endpoint| {
-        rules.check_unresolved(endpoint).err().map(|error| format!("endpoint {}: {error}", endpoint.id))
+        let judged = match now.get(&endpoint.id).is_some_and(|known| known.url == endpoint.url) {
+            true => rules.check_settings(endpoint),
+            false => rules.check_unresolved(endpoint),
+        };
+        judged.err().map(|error| format!("endpoint {}: {error}", endpoint.id))
     });
     let wrong: Vec<String> = wrong.take(SHOWN).collect();
     match wrong.is_empty() {
