@@ -1,0 +1,235 @@
+//! Chains and lanes from the inside: who leads, who follows, and who leaves memory for a record.
+//! Keeps the rule that an earlier delivery's record is always made first.
+
+use super::*;
+
+impl Core {
+    /// What one lane may queue when all that have something queued shared alike.
+    pub(super) fn share(&self) -> usize {
+        (MAX_JOBS / 2 / self.ready.len().max(1)).max(1)
+    }
+
+    /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule it began with.
+    pub(super) fn joins_intent(&self, delivery: &Delivery, lane: &Lane, known: Known) -> bool {
+        let endpoint = &delivery.id.endpoint;
+        let in_order = (endpoint.clone(), Chain::Intent(delivery.intent.clone()));
+        if known.ordered > 0 || self.chains.contains_key(&in_order) {
+            return true;
+        }
+        let alone = known.single > 0 || self.singles.contains_key(&(endpoint.clone(), delivery.intent.clone()));
+        let rule = lane.endpoint().map(|endpoint| endpoint.ordering).unwrap_or_default();
+        rule == Ordering::Intent && !alone
+    }
+
+    pub(super) fn insert(&mut self, delivery: Delivery, chain: Chain, origin: Origin) -> JobId {
+        let id = self.next();
+        self.tally.bytes += delivery.body.len();
+        self.count_single(&delivery.id.endpoint, &chain);
+        self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None, revision: 0 });
+        id
+    }
+
+    /// Out of memory, and out of its chain's head.
+    pub(super) fn remove(&mut self, id: JobId) -> Job {
+        let job = self.jobs.remove(&id).expect("a job ends once");
+        self.tally.bytes -= job.delivery.body.len();
+        let endpoint = job.delivery.id.endpoint.clone();
+        self.uncount_single(&endpoint, &job.chain);
+        if let Some(links) = self.chains.get_mut(&(endpoint, job.chain.clone()))
+            && links.head == Some(id)
+        {
+            links.head = None;
+        }
+        job
+    }
+
+    pub(super) fn count_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        if let Chain::Single(intent, _) = chain {
+            *self.singles.entry((endpoint.clone(), intent.clone())).or_default() += 1;
+        }
+    }
+
+    pub(super) fn uncount_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+        let Chain::Single(intent, _) = chain else { return };
+        let key = (endpoint.clone(), intent.clone());
+        if let Some(count) = self.singles.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.singles.remove(&key);
+            }
+        }
+    }
+
+    /// A head without record: queued, or parked at once.
+    pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: &ChainId) {
+        self.chains.entry(chain_id.clone()).or_default().head = Some(job);
+        if let Some(carried) = self.carried_for(job) {
+            return self.resume(job, carried);
+        }
+        let lane = &self.lanes[&chain_id.0];
+        // Behind a backlog there is a queue already: nobody jumps it.
+        if lane.parked > 0 || lane.should_park(now, self.share()) {
+            return self.park(now, job);
+        }
+        self.lanes.get_mut(&chain_id.0).expect("it was just there").queue.push_back(job);
+        self.touch(now, &chain_id.0);
+    }
+
+    /// Looks a lane over after anything that may have opened its gate or filled it.
+    pub(super) fn touch(&mut self, now: u64, endpoint: &EndpointId) {
+        let Some(lane) = self.lanes.get_mut(endpoint) else { return };
+        let gate = lane.gate(now);
+        if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready {
+            lane.is_ready = true;
+            self.ready.push_back(endpoint.clone());
+        }
+        if lane.appetite(now) > 0 && !lane.is_hungry {
+            lane.is_hungry = true;
+            self.hungry.push_back(endpoint.clone());
+        }
+        if let Gate::Later(at) = gate
+            && (!lane.queue.is_empty() || lane.parked > 0)
+            && lane.alarm_at.is_none_or(|alarm| at < alarm)
+        {
+            lane.alarm_at = Some(at);
+            self.alarms.push(std::cmp::Reverse((at, endpoint.clone())));
+        }
+    }
+
+    /// After a change that may have shut a lane for long: nothing waits in memory for what will not come soon.
+    pub(super) fn react(&mut self, now: u64, endpoint: &EndpointId) {
+        let Some(lane) = self.lanes.get_mut(endpoint) else { return };
+        if lane.should_park(now, usize::MAX) && !matches!(lane.gate(now), Gate::Open | Gate::Busy) {
+            for job in std::mem::take(&mut lane.queue) {
+                self.park(now, job);
+            }
+        }
+        if let Some(lane) = self.lanes.get(endpoint)
+            && lane.ended().is_some()
+            && lane.unfinished > 0
+        {
+            self.ends_later(endpoint.clone());
+        }
+        self.touch(now, endpoint);
+    }
+
+    pub(super) fn unqueue(&mut self, job: JobId) {
+        let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
+        if let Some(lane) = self.lanes.get_mut(&endpoint) {
+            lane.queue.retain(|queued| *queued != job);
+        }
+    }
+
+    /// A head leaves memory for the backlog, and what waits behind it is held.
+    pub(super) fn park(&mut self, now: u64, job: JobId) {
+        let chain_id = self.chain_id(job);
+        match self.jobs[&job].origin {
+            Origin::Fresh => self.keep(now, job, Place::Backlog),
+            Origin::Claimed => {
+                let done = self.remove(job);
+                let item = Item::Move { id: done.delivery.id.clone(), chain: done.chain, place: Place::Backlog };
+                self.push_for(now, chain_id.clone(), item);
+            }
+            Origin::Backlog => {
+                let done = self.remove(job);
+                let lane = self.lanes.get_mut(&chain_id.0).expect("a job has a lane");
+                lane.was_parked(done.delivery.id.entry);
+            }
+        }
+        self.hold_followers(now, &chain_id);
+        self.tidy(&chain_id);
+    }
+
+    /// A fresh delivery leaves memory for its record.
+    pub(super) fn keep(&mut self, now: u64, job: JobId, place: Place) {
+        let chain_id = self.chain_id(job);
+        let done = self.remove(job);
+        let links = self.chains.entry(chain_id.clone()).or_default();
+        links.tail_in_redis = true;
+        let record = done.delivery.to_record();
+        let item = Item::Keep { id: done.delivery.id.clone(), chain: done.chain, place, record };
+        self.push_for(now, chain_id, item);
+        self.close_one(now, done.delivery.id.entry);
+    }
+
+    pub(super) fn hold_followers(&mut self, now: u64, chain_id: &ChainId) {
+        let Some(links) = self.chains.get_mut(chain_id) else { return };
+        for job in std::mem::take(&mut links.followers) {
+            self.keep(now, job, Place::Held);
+        }
+    }
+
+    /// Everything of a chain that is in memory gets its record; only an attempt in flight stays.
+    pub(super) fn spill(&mut self, now: u64, chain_id: &ChainId) {
+        if let Some(head) = self.chains.get(chain_id).and_then(|links| links.head) {
+            self.give_head_record(now, head);
+        }
+        self.hold_followers(now, chain_id);
+    }
+
+    /// A delivery has been in memory for long.
+    pub(super) fn give_record(&mut self, now: u64, job: JobId) {
+        let Some(found) = self.jobs.get(&job) else { return };
+        if found.origin != Origin::Fresh {
+            return;
+        }
+        let chain_id = self.chain_id(job);
+        let is_head = self.chains.get(&chain_id).is_some_and(|links| links.head == Some(job));
+        match is_head {
+            true => self.give_head_record(now, job),
+            false => self.spill(now, &chain_id),
+        }
+    }
+
+    pub(super) fn give_head_record(&mut self, now: u64, job: JobId) {
+        let found = self.jobs.get_mut(&job).expect("a head is there");
+        if found.origin != Origin::Fresh {
+            return;
+        }
+        if found.flight.is_none() {
+            self.unqueue(job);
+            return self.park(now, job);
+        }
+        found.origin = Origin::Claimed;
+        let delivery = found.delivery.clone();
+        let chain_id = self.chain_id(job);
+        let record = delivery.to_record();
+        let chain = chain_id.1.clone();
+        let item = Item::Keep { id: delivery.id.clone(), chain, place: Place::Claimed, record };
+        self.push_for(now, chain_id, item);
+        self.close_one(now, delivery.id.entry);
+    }
+
+    /// The head has gone: the first that waits in memory takes its place. What is held in Redis is released there.
+    pub(super) fn promote(&mut self, now: u64, chain_id: ChainId) {
+        let Some(links) = self.chains.get_mut(&chain_id) else { return };
+        if links.head.is_some() {
+            return;
+        }
+        match links.followers.pop_front() {
+            Some(job) => self.lead(now, job, &chain_id),
+            None => self.tidy(&chain_id),
+        }
+        self.touch(now, &chain_id.0);
+    }
+
+    pub(super) fn tidy(&mut self, chain_id: &ChainId) {
+        if self.chains.get(chain_id).is_some_and(Links::is_idle) {
+            self.chains.remove(chain_id);
+        }
+    }
+
+    /// One delivery of an entry is finished or recorded; with the last the entry is acknowledged.
+    pub(super) fn close_one(&mut self, now: u64, entry: EntryId) {
+        let Some(open) = self.entries.get_mut(&entry) else { return };
+        *open = open.saturating_sub(1);
+        if *open == 0 && !self.aside.contains(&entry) {
+            self.push(now, Op::Ack(entry));
+        }
+    }
+
+    pub(super) fn chain_id(&self, job: JobId) -> ChainId {
+        let job = &self.jobs[&job];
+        (job.delivery.id.endpoint.clone(), job.chain.clone())
+    }
+}

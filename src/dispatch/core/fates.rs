@@ -1,0 +1,149 @@
+//! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
+
+use super::*;
+
+impl Core {
+    /// An attempt's result becomes a fate.
+    pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
+        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        found.flight = None;
+        let lane = self.lanes.get_mut(&found.delivery.id.endpoint).expect("a job has a lane");
+        let attempt = found.delivery.next_attempt();
+        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
+        let outcome = attempted.report.outcome.clone();
+        let fate = lane.policy.decide(found.delivery.attempts + 1, &outcome, age, chance);
+        let line = log_line(&found.delivery, attempt, &attempted);
+        let revision = found.revision;
+        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
+        if outcome == Outcome::Gone
+            && let Some(endpoint) = lane.endpoint()
+            && endpoint.revision == revision
+        {
+            let endpoint = endpoint.id.clone();
+            lane.gone_at = Some(revision);
+            self.wishes.push(Wish::Disable { endpoint, revision, why: "the receiver answered 410 Gone".to_owned() });
+        }
+        if fate != Fate::Delivered {
+            Arc::make_mut(&mut found.delivery).remember(attempted.report.clone());
+        }
+        match fate {
+            Fate::Delivered => self.deliver(now, job),
+            Fate::RetryAfter(pause) => self.retry(now, job, pause.as_millis() as u64, &outcome),
+            Fate::Dead(reason) => self.bury(now, redis_ms, job, reason, String::new(), attempted.request.clone()),
+        }
+        // After its item: a batch that holds the line holds the item too, or held it before.
+        self.push(now, Op::Log { line, verdict });
+    }
+
+    pub(super) fn deliver(&mut self, now: u64, job: JobId) {
+        self.tally.delivered += 1;
+        let chain_id = self.chain_id(job);
+        let done = self.remove(job);
+        match done.origin {
+            Origin::Fresh => self.close_one(now, done.delivery.id.entry),
+            Origin::Claimed | Origin::Backlog => {
+                let item = Item::Finish { id: done.delivery.id.clone(), chain: done.chain };
+                self.push_for(now, chain_id.clone(), item);
+            }
+        }
+        self.promote(now, chain_id);
+    }
+
+    pub(super) fn retry(&mut self, now: u64, job: JobId, pause_ms: u64, outcome: &Outcome) {
+        self.tally.retried += 1;
+        let chain_id = self.chain_id(job);
+        let delivery = self.jobs[&job].delivery.clone();
+        self.notes.push(Note::Failed {
+            id: delivery.id.clone(),
+            chain: delivery.intent.clone(),
+            attempt: delivery.next_attempt() - 1,
+            outcome: outcome.clone(),
+            retry_in_ms: pause_ms,
+        });
+        let place = Place::DueIn(pause_ms);
+        match self.jobs[&job].origin {
+            Origin::Fresh => self.keep(now, job, place),
+            Origin::Claimed | Origin::Backlog => {
+                let done = self.remove(job);
+                let record = delivery.to_record();
+                let item = Item::Keep { id: delivery.id.clone(), chain: done.chain, place, record };
+                self.push_for(now, chain_id.clone(), item);
+            }
+        }
+        if let Some(links) = self.chains.get_mut(&chain_id) {
+            links.tail_in_redis = true;
+        }
+        self.hold_followers(now, &chain_id);
+    }
+
+    pub(super) fn bury(
+        &mut self,
+        now: u64,
+        redis_ms: u64,
+        job: JobId,
+        reason: DeadReason,
+        detail: String,
+        request: Option<SentRequest>,
+    ) {
+        let chain_id = self.chain_id(job);
+        let done = self.remove(job);
+        let letter = dead_letter((*done.delivery).clone(), reason, redis_ms, detail, request);
+        self.note_dead(&letter);
+        let item = Item::Bury { id: done.delivery.id.clone(), chain: done.chain, letter: letter.to_record() };
+        self.push_for(now, chain_id.clone(), item);
+        if done.origin == Origin::Fresh {
+            self.close_one(now, done.delivery.id.entry);
+        }
+        self.promote(now, chain_id);
+    }
+
+    pub(super) fn note_dead(&mut self, letter: &DeadLetter) {
+        self.tally.dead += 1;
+        let attempts = letter.delivery.earlier_attempts + letter.delivery.attempts;
+        let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
+        self.notes.push(Note::Dead { id, intent, reason: letter.reason, attempts });
+    }
+}
+
+pub(super) fn dead_letter(
+    delivery: Delivery,
+    reason: DeadReason,
+    died_at_ms: u64,
+    detail: String,
+    request: Option<SentRequest>,
+) -> DeadLetter {
+    let SentRequest { url, headers } = request.unwrap_or(SentRequest { url: String::new(), headers: Vec::new() });
+    DeadLetter { schema: RECORD_SCHEMA, reason, died_at_ms, detail, url, headers, delivery }
+}
+
+/// One line of the attempt log.
+fn log_line(delivery: &Delivery, attempt: u32, attempted: &Attempted) -> Bytes {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        delivery: &'a DeliveryId,
+        event: &'a str,
+        intent: &'a str,
+        account: &'a str,
+        attempt: u32,
+        at_ms: u64,
+        took_us: u64,
+        #[serde(flatten)]
+        outcome: &'a Outcome,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        detail: &'a str,
+    }
+    let report = &attempted.report;
+    let cut = (0..=LOG_DETAIL_BYTES.min(report.detail.len())).rev().find(|at| report.detail.is_char_boundary(*at));
+    let line = Line {
+        delivery: &delivery.id,
+        event: delivery.event.as_str(),
+        intent: delivery.intent.as_str(),
+        account: delivery.account.as_str(),
+        attempt,
+        at_ms: report.at_ms,
+        took_us: report.timing.total_us,
+        outcome: &report.outcome,
+        detail: &report.detail[..cut.unwrap_or(0)],
+    };
+    serde_json::to_vec(&line).expect("a line of strings and numbers is always JSON").into()
+}

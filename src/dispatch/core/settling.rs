@@ -1,0 +1,176 @@
+//! The outbox: operations leave in the order in which they were made, a batch at a time, and are confirmed or refused.
+
+use super::*;
+
+impl Core {
+    pub fn outbox_len(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// When the oldest operation that waits was made.
+    pub fn outbox_since(&self) -> Option<u64> {
+        self.outbox_since
+    }
+
+    /// An operation of the caller's own, in its place among the others.
+    pub fn also(&mut self, now: u64, item: Item) {
+        self.push(now, Op::Item { item, chain: None });
+    }
+
+    /// The oldest operations as one settlement; it is [`Core::settled`] or the term ends.
+    pub fn settlement(&mut self, now: u64, max: usize, last_read: EntryId) -> Settlement {
+        let is_reply = |op: Option<&Op>| matches!(op, Some(Op::Item { item: Item::Reply { .. }, .. }));
+        let mut count = self.outbox.len().min(max);
+        // An answer goes with what it answers for: an operator is never told the opposite of what was done.
+        if count > 1 && is_reply(self.outbox.get(count)) {
+            count -= 1;
+        }
+        self.sent = self.outbox.drain(..count).collect();
+        self.outbox_since = (!self.outbox.is_empty()).then_some(now);
+        let mut settlement = Settlement { last_read, ..Settlement::default() };
+        for op in &self.sent {
+            match op {
+                Op::Item { item, .. } => settlement.items.push(item.clone()),
+                Op::Ack(entry) => settlement.acks.push(*entry),
+                Op::Log { line, .. } => settlement.log.push(line.clone()),
+            }
+        }
+        settlement
+    }
+
+    pub fn settled(&mut self, now: u64, counts: Vec<(EndpointId, Unfinished)>) {
+        for op in std::mem::take(&mut self.sent) {
+            match op {
+                Op::Ack(entry) => {
+                    self.entries.remove(&entry);
+                    self.delivered.remove(&entry);
+                }
+                Op::Log { verdict, .. } => {
+                    let waits = self.entries.contains_key(&verdict.id.entry);
+                    if waits && verdict.attempted.report.outcome.is_delivered() {
+                        self.delivered.entry(verdict.id.entry).or_default().push(verdict);
+                    }
+                }
+                Op::Item { item, chain } => self.confirm(&item, chain),
+            }
+        }
+        for (endpoint, unfinished) in counts {
+            self.count(now, &endpoint, unfinished);
+        }
+    }
+
+    /// The store refused one item and changed nothing: it is set aside, with the entry it belongs to, and the rest
+    /// goes again.
+    pub fn refused(&mut self, now: u64, at: usize, why: &str) {
+        let mut ops: VecDeque<Op> = std::mem::take(&mut self.sent).into();
+        let index = ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Item { .. })).nth(at).map(|(i, _)| i);
+        if let Some(Op::Item { item, chain }) = index.and_then(|index| ops.remove(index)) {
+            let entry = entry_of(&item);
+            self.notes.push(Note::SetAside { item: item_name(&item, entry), why: why.to_owned() });
+            self.aside.extend(entry);
+            if let Some(chain) = chain {
+                // What of the same chain waits to be settled must not overtake it.
+                let of_chain = |op: &Op| matches!(op, Op::Item { chain: Some(of), .. } if *of == chain);
+                let waiting = ops.iter().chain(&self.outbox).filter(|op| of_chain(op));
+                let entries = waiting.filter_map(|op| match op {
+                    Op::Item { item, .. } => entry_of(item),
+                    Op::Ack(_) | Op::Log { .. } => None,
+                });
+                self.aside.extend(entries.collect::<Vec<_>>());
+                ops.retain(|op| !of_chain(op));
+                self.outbox.retain(|op| !of_chain(op));
+                self.blocked.insert(chain);
+            }
+            // No acknowledgement goes without what it stands for.
+            ops.retain(|op| !matches!(op, Op::Ack(acked) if self.aside.contains(acked)));
+            self.outbox.retain(|op| !matches!(op, Op::Ack(acked) if self.aside.contains(acked)));
+        }
+        while let Some(op) = ops.pop_back() {
+            self.outbox.push_front(op);
+        }
+        self.outbox_since = Some(now);
+    }
+
+    /// What Redis holds of an endpoint, as an answer said.
+    pub fn count(&mut self, now: u64, endpoint: &EndpointId, unfinished: Unfinished) {
+        if let Some(lane) = self.lanes.get_mut(endpoint) {
+            (lane.unfinished, lane.parked) = (unfinished.records, unfinished.parked);
+            if lane.ended().is_some() && lane.unfinished > 0 {
+                self.ends_later(endpoint.clone());
+            }
+            self.touch(now, endpoint);
+        }
+    }
+
+    pub(super) fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
+        self.chains.entry(chain_id.clone()).or_default().unsettled += 1;
+        self.count_single(&chain_id.0, &chain_id.1);
+        if let Some(id) = delivery_of(&item) {
+            *self.changing.entry(id.clone()).or_default() += 1;
+        }
+        self.push(now, Op::Item { item, chain: Some(chain_id) });
+    }
+
+    pub(super) fn push(&mut self, now: u64, op: Op) {
+        self.outbox_since.get_or_insert(now);
+        self.outbox.push_back(op);
+    }
+
+    pub(super) fn confirm(&mut self, item: &Item, chain: Option<ChainId>) {
+        if let Item::Keep { id, place: Place::Backlog, .. } | Item::Move { id, place: Place::Backlog, .. } = item
+            && let Some(lane) = self.lanes.get_mut(&id.endpoint)
+        {
+            lane.was_parked(id.entry);
+        }
+        if let Some(chain) = chain {
+            self.uncount_single(&chain.0, &chain.1);
+            self.changed(item);
+            if let Some(links) = self.chains.get_mut(&chain) {
+                links.unsettled -= 1;
+            }
+            self.tidy(&chain);
+        }
+    }
+
+    pub(super) fn changed(&mut self, item: &Item) {
+        if let Some(id) = delivery_of(item)
+            && let Some(count) = self.changing.get_mut(id)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.changing.remove(id);
+            }
+        }
+    }
+}
+
+/// The entry that an item stands for.
+fn entry_of(item: &Item) -> Option<EntryId> {
+    match item {
+        Item::Quarantine { entry, .. } => Some(*entry),
+        _ => delivery_of(item).map(|id| id.entry),
+    }
+}
+
+/// The delivery whose record an item changes.
+fn delivery_of(item: &Item) -> Option<&DeliveryId> {
+    match item {
+        Item::Finish { id, .. }
+        | Item::Keep { id, .. }
+        | Item::Move { id, .. }
+        | Item::Bury { id, .. }
+        | Item::Revive { id, .. } => Some(id),
+        Item::Discard { .. }
+        | Item::Quarantine { .. }
+        | Item::Requeue { .. }
+        | Item::DiscardQuarantined { .. }
+        | Item::Bind { .. }
+        | Item::Reply { .. } => None,
+    }
+}
+
+fn item_name(item: &Item, entry: Option<EntryId>) -> String {
+    let kind = format!("{item:?}");
+    let kind = kind.split([' ', '{']).next().unwrap_or_default();
+    entry.map_or(kind.to_owned(), |entry| format!("{kind} of entry {entry}"))
+}

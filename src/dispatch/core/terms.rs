@@ -1,0 +1,110 @@
+//! The end of a term and what survives it: attempts in flight, and verdicts that were not confirmed.
+
+use super::*;
+
+impl Core {
+    /// The term has ended. Nothing in memory is known to stand in Redis; what was sent, and what came of it, is
+    /// remembered until the deliveries are read again.
+    pub fn end_term(&mut self) {
+        let sent = std::mem::take(&mut self.sent);
+        for op in sent.into_iter().chain(std::mem::take(&mut self.outbox)) {
+            if let Op::Log { verdict, .. } = op {
+                self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
+            }
+        }
+        for verdict in self.delivered.drain().flat_map(|(_, verdicts)| verdicts) {
+            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
+        }
+        for (token, job) in std::mem::take(&mut self.flights) {
+            let Job { delivery, revision, .. } = &self.jobs[&job];
+            self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token, *revision));
+        }
+        self.jobs.clear();
+        self.chains.clear();
+        self.singles.clear();
+        self.changing.clear();
+        self.entries.clear();
+        self.ready.clear();
+        self.hungry.clear();
+        self.ending.clear();
+        self.alarms.clear();
+        self.ageing.clear();
+        self.outbox_since = None;
+        self.tally.bytes = 0;
+        self.aside.clear();
+        self.blocked.clear();
+        self.lanes.values_mut().for_each(Lane::reset);
+        if self.carried.len() > MAX_CARRIED {
+            self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
+        }
+    }
+
+    /// Nobody waits for what is in flight any more: it gets its records.
+    pub fn abandon_flights(&mut self, now: u64) {
+        let mut flights: Vec<(Token, JobId)> = self.flights.drain().collect();
+        flights.sort_unstable();
+        for (_, job) in flights {
+            self.give_record(now, job);
+            let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
+            self.lanes.entry(endpoint).and_modify(Lane::forget_attempt);
+        }
+        self.forget_flights();
+    }
+
+    /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
+    pub fn forget_flights(&mut self) {
+        for ((id, _), carried) in &self.carried {
+            if matches!(carried, Carried::Flying(..)) {
+                self.lanes.entry(id.endpoint.clone()).and_modify(Lane::forget_attempt);
+            }
+        }
+        self.carried.retain(|_, carried| matches!(carried, Carried::Ended(..)));
+    }
+
+    /// Whether an item was refused in this term.
+    pub fn has_refused(&self) -> bool {
+        !self.aside.is_empty()
+    }
+
+    /// Everything that could be read again was: what is remembered of the last term means nothing any more.
+    pub fn forget_verdicts(&mut self) {
+        self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
+    }
+
+    /// Somebody else owned the partition: what we remember is theirs to find out.
+    pub fn forget_carried(&mut self) {
+        self.forget_flights();
+        self.carried.clear();
+    }
+
+    pub(super) fn carried_for(&mut self, job: JobId) -> Option<Carried> {
+        if self.carried.is_empty() {
+            return None;
+        }
+        let delivery = &self.jobs[&job].delivery;
+        self.carried.remove(&(delivery.id.clone(), delivery.next_attempt()))
+    }
+
+    /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the
+    /// one before it goes again first.
+    pub(super) fn resume(&mut self, job: JobId, carried: Carried) {
+        let found = self.jobs.get_mut(&job).expect("it was just admitted");
+        match carried {
+            Carried::Flying(token, revision) => {
+                self.flights.insert(token, job);
+                (found.flight, found.revision) = (Some(token), revision);
+            }
+            Carried::Ended(attempted, revision) => {
+                found.revision = revision;
+                self.landed.push_back((job, attempted));
+            }
+        }
+    }
+
+    /// Concludes what was resumed with its result known. One may promote the next, so this is a loop and no recursion.
+    pub(super) fn land(&mut self, now: u64, redis_ms: u64) {
+        while let Some((job, attempted)) = self.landed.pop_front() {
+            self.conclude(now, redis_ms, job, attempted, 0.5);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What an answer means, and the way of an entry from the stream into the core.
+
+use super::*;
+
+impl<D: Directory> Partition<D> {
+    pub(super) fn understand(&mut self, now: u64, outstanding: Outstanding, answer: Answer) {
+        match (outstanding, answer) {
+            (_, Answer::Lost) => self.end_term(now, "the lease is not ours any more".to_owned()),
+            (_, Answer::NoGroup) => self.end_term(now, "the consumer group is gone".to_owned()),
+            (Outstanding::Acquire { sent }, Answer::Acquired { now_ms }) => self.begin_term(now, sent, now_ms),
+            (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. }) => {
+                self.is_taken = true;
+                self.core.forget_carried();
+                self.errands.push(Errand::AbortFlights);
+                self.phase = Phase::Waiting { at: now + left_ms.clamp(1, ACQUIRE_EVERY_MS) };
+            }
+            (Outstanding::Release, _) => {
+                self.term = None;
+                self.phase = Phase::Stopped;
+            }
+            (_, Answer::Recovered { moved }) => {
+                if moved < MAX_BATCH {
+                    self.phase = Phase::Opening;
+                }
+            }
+            (_, Answer::Opened { made_after, last_delivered, last_generated, registry }) => {
+                self.opened(made_after, last_delivered, last_generated, registry)
+            }
+            (_, Answer::Counts { counts, cursor }) => {
+                for (endpoint, unfinished) in counts {
+                    self.stand(now, &endpoint);
+                    self.core.count(now, &endpoint, unfinished);
+                }
+                self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
+            }
+            (Outstanding::Read { from, max }, Answer::Entries { entries, now_ms }) => {
+                self.hear_time(now, now_ms);
+                self.stage(now, from, max, entries);
+            }
+            (Outstanding::Ask, Answer::Asked { chains, records }) => self.asked(now, &chains, &records),
+            (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
+                self.hear_time(now, now_ms);
+                self.next_due_ms = next_due_ms;
+                self.core.settled(now, counts);
+                match group_missing {
+                    true => self.end_term(now, "the consumer group is gone".to_owned()),
+                    // A term that settles is a good one: when it ends, the next may begin at once.
+                    false => self.failures = 0,
+                }
+            }
+            (Outstanding::Settle, Answer::BadItem { at, why }) => self.core.refused(now, at, &why),
+            (_, Answer::Claimed { kept, now_ms, next_due_ms }) => {
+                self.hear_time(now, now_ms);
+                self.next_due_ms = next_due_ms;
+                self.admit(now, kept, Origin::Claimed);
+            }
+            (Outstanding::Heads(endpoint), Answer::Heads { kept, now_ms }) => {
+                self.hear_time(now, now_ms);
+                if kept.is_empty() {
+                    self.ending_at = now + ENDING_EVERY_MS;
+                }
+                self.admit(now, kept, Origin::Claimed);
+                self.core.ends_later(endpoint);
+            }
+            (Outstanding::Backlog(endpoint, why), Answer::Backlog { kept, now_ms }) => {
+                self.hear_time(now, now_ms);
+                self.backlog_seen(now, &endpoint, why, kept);
+            }
+            (_, Answer::Requests { requests }) => self.serve(now, requests),
+            (_, Answer::ClaimedForeign { count, lowest }) => {
+                if let Some(lowest) = lowest {
+                    self.happenings.push(Happening::ForeignClaimed { count });
+                    self.pending_after = Some(lowest.before());
+                    self.foreign_at = now;
+                }
+            }
+            (_, Answer::Trimmed { count }) if count > 0 => {
+                self.happenings.push(Happening::Trimmed { count });
+                // A full round: there is more than one call takes.
+                if count >= TRIM_ROUND {
+                    self.trim_at = now;
+                }
+            }
+            (_, Answer::ExpiredDead { count }) if count > 0 => {
+                self.happenings.push(Happening::DeadExpired { count });
+                self.expire_at = now;
+            }
+            (_, Answer::Trimmed { .. } | Answer::ExpiredDead { .. }) => {}
+            (outstanding, answer) => self.end_term(now, format!("{answer:?} is no answer to {outstanding:?}")),
+        }
+    }
+
+    pub(super) fn begin_term(&mut self, now: u64, sent: u64, now_ms: u64) {
+        self.hear_time(now, now_ms);
+        self.is_taken = false;
+        self.term = self.own_values.back().cloned();
+        self.lease_until = self.lease_end(sent);
+        self.renew_at = sent + self.settings.lease_ms / 4;
+        self.renewing = None;
+        (self.began_at, self.refused_since) = (now, None);
+        self.phase = Phase::Recovering;
+        // Whatever was claimed is due now.
+        self.next_due_ms = Some(now_ms);
+        self.pending_after = Some(EntryId::ZERO);
+        (self.more_entries, self.more_requests) = (true, true);
+        self.inbox_after = EntryId::ZERO;
+        self.suspect_until = EntryId::ZERO;
+        self.expiring.clear();
+        (self.foreign_at, self.trim_at, self.inbox_at, self.ending_at) = (now, now + TRIM_EVERY_MS, now, now);
+        self.expire_at = now + EXPIRE_EVERY_MS;
+        self.happenings.push(Happening::TermBegan);
+    }
+
+    pub(super) fn opened(
+        &mut self,
+        made_after: Option<EntryId>,
+        last_delivered: EntryId,
+        last_generated: EntryId,
+        registry: String,
+    ) {
+        if let Some(after) = made_after {
+            self.happenings.push(Happening::GroupMade { after });
+            // What the lost group knew is lost: anything up to here may have been read, and have records.
+            self.suspect_until = last_generated;
+        }
+        let found = self.directory.view().id.unwrap_or_default();
+        if found != registry {
+            self.happenings.push(Happening::OtherRegistry { bound: registry.clone(), found });
+        }
+        self.bound = Some(registry);
+        self.look_at_registry();
+        self.last_read = last_delivered;
+        self.phase = Phase::Counting(0);
+    }
+
+    pub(super) fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>) {
+        let last = entries.last().map(|entry| entry.id);
+        let mut bytes = 0;
+        let mut suspect = matches!(from, ReadFrom::Pending(_));
+        let (count, mut arrivals) = (entries.len(), Vec::with_capacity(entries.len()));
+        for entry in entries {
+            if self.core.knows_entry(entry.id) {
+                continue;
+            }
+            suspect |= entry.id <= self.suspect_until;
+            bytes += match &entry.content {
+                Content::Event { body, .. } => body.len(),
+                Content::NoEvent { preview } => preview.len(),
+                Content::Trimmed => 0,
+            };
+            arrivals.extend(self.understand_entry(now, entry));
+        }
+        match from {
+            ReadFrom::Pending(_) => {
+                self.pending_after = last;
+                // What a stranger read is behind us too, once it was taken over.
+                self.last_read = last.map_or(self.last_read, |last| last.max(self.last_read));
+            }
+            ReadFrom::New => {
+                self.is_wakeup_false = count == 0 && self.was_woken;
+                if self.is_wakeup_false {
+                    self.foreign_at = now;
+                }
+                self.was_woken = false;
+                self.last_read = last.unwrap_or(self.last_read);
+                self.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
+            }
+        }
+        if count > 0 {
+            self.happenings.push(Happening::Read { entries: count });
+        }
+        let deliveries: usize = arrivals.iter().map(|arrival| arrival.endpoints.len()).sum();
+        if !arrivals.is_empty() {
+            self.fan_out = deliveries.div_ceil(arrivals.len()).clamp(1, READ_MAX);
+        }
+        let unconfirmed = arrivals.iter().any(|arrival| arrival.endpoints.is_empty());
+        self.staged = Some(Staged { arrivals, suspect, unconfirmed, asking: None });
+        if unconfirmed {
+            self.confirm_registry();
+        }
+        self.admit_if_known(now);
+    }
+
+    /// What is an event arrives; what is none is dealt with at once.
+    pub(super) fn understand_entry(&mut self, now: u64, entry: Entry) -> Option<Arrival> {
+        let (body, error, cut) = match entry.content {
+            Content::Trimmed => {
+                self.happenings.push(Happening::TrimmedWhilePending { entry: entry.id });
+                self.core.open_entry(now, entry.id, 0);
+                return None;
+            }
+            Content::NoEvent { preview } => (preview, "the entry has no field \"event\"".to_owned(), true),
+            Content::Event { body, full_bytes, .. } if full_bytes > body.len() => {
+                (body, EventError::TooLarge { bytes: full_bytes }.to_string(), true)
+            }
+            Content::Event { body, traceparent, .. } => match Event::parse(body.clone()) {
+                Ok(event) => {
+                    let endpoints = endpoints_for(&self.directory, &event);
+                    let traceparent = traceparent.and_then(|text| clean_traceparent(&text));
+                    return Some(Arrival { entry: entry.id, event, traceparent, endpoints });
+                }
+                Err(error) => (body, error.to_string(), false),
+            },
+        };
+        self.happenings.push(Happening::Quarantined { entry: entry.id, error: error.clone() });
+        self.core.also(now, Item::Quarantine { entry: entry.id, body, cut, error });
+        self.core.open_entry(now, entry.id, 0);
+        None
+    }
+
+    /// Admits what is staged as soon as everything is known that its admission depends on.
+    pub(super) fn admit_if_known(&mut self, now: u64) {
+        let is_confirmed = self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed);
+        if is_confirmed && self.questions().is_empty() {
+            self.admit_staged(now, Vec::new(), Vec::new());
+        }
+    }
+
+    /// The staged deliveries that Redis must be asked about, in the order of their arrival. Good only until the next
+    /// settlement is confirmed.
+    pub(super) fn questions(&self) -> Vec<DeliveryId> {
+        let Some(staged) = &self.staged else { return Vec::new() };
+        let must_ask = |endpoint: &&Arc<Endpoint>| staged.suspect || self.core.must_ask(&endpoint.id);
+        let asked = |arrival: &Arrival| {
+            let entry = arrival.entry;
+            let asked = arrival.endpoints.iter().filter(must_ask);
+            asked.map(|e| DeliveryId { entry, endpoint: e.id.clone() }).collect::<Vec<_>>()
+        };
+        staged.arrivals.iter().flat_map(asked).collect()
+    }
+
+    pub(super) fn asked(&mut self, now: u64, chains: &[(u64, u64)], records: &[bool]) {
+        let Some((deliveries, known)) = self.staged.as_mut().and_then(|staged| staged.asking.as_mut()) else { return };
+        let answers = chains.iter().zip(records);
+        known.extend(answers.map(|((ordered, single), recorded)| Known {
+            ordered: *ordered,
+            single: *single,
+            recorded: *recorded,
+        }));
+        if known.len() >= deliveries.len() {
+            let (deliveries, known) = (std::mem::take(deliveries), std::mem::take(known));
+            self.admit_staged(now, deliveries, known);
+        }
+    }
+
+    pub(super) fn admit_staged(&mut self, now: u64, deliveries: Vec<DeliveryId>, known: Vec<Known>) {
+        let Some(staged) = self.staged.take() else { return };
+        let redis_ms = self.redis_now(now);
+        // Both lists are in the order of the arrivals.
+        let mut known = deliveries.into_iter().zip(known).peekable();
+        for arrival in staged.arrivals {
+            if arrival.endpoints.is_empty() {
+                let account = arrival.event.account.clone();
+                self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
+            }
+            self.core.open_entry(now, arrival.entry, arrival.endpoints.len() as u32);
+            for endpoint in arrival.endpoints {
+                self.stand(now, &endpoint.id);
+                let id = endpoint.id.clone();
+                let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
+                delivery.traceparent = arrival.traceparent.clone();
+                let known = known.next_if(|(asked, _)| *asked == delivery.id).map(|(_, known)| known);
+                self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
+            }
+        }
+    }
+
+    pub(super) fn admit(&mut self, now: u64, kept: Vec<Kept>, origin: Origin) {
+        let redis_ms = self.redis_now(now);
+        for (id, record) in kept {
+            if let Some(delivery) = self.readable(id, record) {
+                self.stand(now, &delivery.id.endpoint);
+                self.core.admit_kept(now, redis_ms, delivery, origin);
+            }
+        }
+    }
+
+    pub(super) fn backlog_seen(&mut self, now: u64, endpoint: &EndpointId, why: BacklogFor, kept: Vec<Kept>) {
+        let last = kept.last().map(|(id, _)| id.entry);
+        let redis_ms = self.redis_now(now);
+        if why == BacklogFor::Sending {
+            self.core.looked_at_backlog(now, endpoint, last);
+            return self.admit(now, kept, Origin::Backlog);
+        }
+        let mut found = false;
+        for (id, record) in kept {
+            if let Some(delivery) = self.readable(id, record)
+                && self.core.is_expired(&delivery, redis_ms)
+            {
+                found = true;
+                self.core.admit_kept(now, redis_ms, delivery, Origin::Backlog);
+            }
+        }
+        // The oldest stand first: where a page has none that expired, the rest is younger.
+        if let (true, Some(last)) = (found, last) {
+            self.expiring.push_front((endpoint.clone(), last));
+        }
+    }
+
+    pub(super) fn readable(&mut self, id: DeliveryId, record: Option<Bytes>) -> Option<Delivery> {
+        let why = match record.map(|record| Delivery::from_record(&record)) {
+            Some(Ok(delivery)) if delivery.id == id => return Some(delivery),
+            Some(Ok(_)) => "its record is of another delivery".to_owned(),
+            Some(Err(error)) => error.to_string(),
+            None => "it has no record".to_owned(),
+        };
+        self.happenings.push(Happening::Core(Note::Unreadable { id, why }));
+        None
+    }
+}
+
+pub(super) fn endpoints_for(directory: &impl Directory, event: &Event) -> Vec<Arc<Endpoint>> {
+    let mut endpoints = directory.endpoints_of(&event.account);
+    endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
+    endpoints
+}
+
+/// A `traceparent` that can stand in a header, or none.
+fn clean_traceparent(text: &[u8]) -> Option<String> {
+    let good = text.len() <= 64 && text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
+    good.then(|| String::from_utf8_lossy(text).into_owned())
+}

@@ -1,0 +1,70 @@
+//! What operators and others ask of the owner through the inbox.
+
+use super::*;
+
+impl<D: Directory> Partition<D> {
+    pub(super) fn serve(&mut self, now: u64, requests: Vec<Request>) {
+        self.more_requests = !requests.is_empty();
+        for request in requests {
+            self.inbox_after = self.inbox_after.max(request.id);
+            let answer = match self.grant(now, &request) {
+                Ok(()) => "ok".to_owned(),
+                Err(why) => format!("error: {why}"),
+            };
+            self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
+            self.core.also(now, Item::Reply { request: request.id, answer });
+        }
+    }
+
+    pub(super) fn grant(&mut self, now: u64, request: &Request) -> Result<(), String> {
+        let redis_ms = self.redis_now(now);
+        let mark: Mark = serde_json::from_slice(&request.mark)
+            .map_err(|error| format!("the request does not say who asks and why: {error}"))?;
+        let missing = || "there is no such dead letter".to_owned();
+        match &request.what {
+            RequestKind::Redeliver { letter, .. } => {
+                let letter = DeadLetter::from_record(letter.as_ref().ok_or_else(missing)?);
+                let mut delivery = letter.map_err(|error| error.to_string())?.delivery;
+                if let Standing::Ended { reason, .. } = self.directory.standing(&delivery.id.endpoint) {
+                    let endpoint = &delivery.id.endpoint;
+                    return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
+                }
+                delivery.redeliver(mark, redis_ms);
+                self.stand(now, &delivery.id.endpoint);
+                self.core.revive(now, &delivery);
+            }
+            RequestKind::Discard { id, letter } => {
+                letter.as_ref().ok_or_else(missing)?;
+                self.core.also(now, Item::Discard { id: id.clone() });
+            }
+            RequestKind::Release { endpoint, intent, head } => {
+                let none = || format!("{intent} has nothing unfinished at {endpoint}");
+                let (_, record) = head.as_ref().ok_or_else(none)?;
+                let delivery = Delivery::from_record(record.as_ref().ok_or_else(none)?);
+                self.stand(now, endpoint);
+                let detail = format!("released by {}: {}", mark.by, mark.why);
+                self.core.release(now, redis_ms, delivery.map_err(|error| error.to_string())?, detail)?;
+            }
+            RequestKind::Requeue { exists: false, .. } | RequestKind::DiscardQuarantined { exists: false, .. } => {
+                return Err("there is no such quarantined entry".to_owned());
+            }
+            RequestKind::Requeue { cut: true, .. } => {
+                return Err("only a part of this entry was kept: publish it anew".to_owned());
+            }
+            RequestKind::Requeue { entry, .. } => {
+                self.core.also(now, Item::Requeue { entry: *entry });
+                self.more_entries = true;
+            }
+            RequestKind::DiscardQuarantined { entry, .. } => {
+                self.core.also(now, Item::DiscardQuarantined { entry: *entry });
+            }
+            RequestKind::AcceptRegistry { registry } => {
+                self.bound = Some(registry.clone());
+                self.look_at_registry();
+                self.core.also(now, Item::Bind { registry: registry.clone() });
+            }
+            RequestKind::Unknown { why } => return Err(why.clone()),
+        }
+        Ok(())
+    }
+}
