@@ -49,7 +49,7 @@ impl<D: Directory> Partition<D> {
                 return Err("there is no such quarantined entry".to_owned());
             }
             RequestKind::Requeue { cut: true, .. } => {
-                return Err("only a part of this entry was kept: publish it anew".to_owned());
+                return Err("it was not kept whole, or has no field \"event\": have it published anew".to_owned());
             }
             RequestKind::Requeue { entry, .. } => {
                 self.core.also(now, Item::Requeue { entry: *entry });
