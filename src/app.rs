@@ -110,7 +110,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         settings,
         attempt_log_len: limits.attempt_log_entries,
         registry: Registry::new(),
-        sender: Arc::new(sender(config)?),
+        senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),
         readiness: Readiness::new(),
         listener,

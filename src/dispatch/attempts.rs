@@ -1,32 +1,61 @@
-//! Where attempts run: on threads and timers of their own, so that no receiver, whatever it sends, keeps the partition
-//! from renewing its lease, settling or starting the next attempt.
+//! Where attempts run: on threads, timers and connections of their own, so that no receiver, whatever it sends, keeps the
+//! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they
+//! answer have one thread for themselves: a flood that keeps it busy costs the proven ones nothing.
 
-use std::io;
+use std::{io, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt;
 use tokio::{
     runtime::{Builder, Runtime},
     task::{JoinError, JoinSet},
 };
 
-use super::core::Token;
-use crate::facts::outcome::Attempted;
+use super::{
+    core::{Send, Token},
+    lane::Trust,
+};
+use crate::{
+    clock,
+    facts::outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+    sender::Sender,
+};
 
 pub struct Attempts {
-    /// None only while it is dropped: a runtime must not be waited for within another.
-    runtime: Option<Runtime>,
+    proven: Ward,
+    unproven: Ward,
     running: JoinSet<(Token, Attempted)>,
 }
 
+struct Ward {
+    /// None only while it is dropped: a runtime must not be waited for within another.
+    runtime: Option<Runtime>,
+    sender: Arc<Sender>,
+}
+
 impl Attempts {
-    pub fn new() -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread().thread_name("attempts").enable_all().build()?;
-        Ok(Self { runtime: Some(runtime), running: JoinSet::new() })
+    /// Each sender has connections of its own, which live where its attempts do.
+    pub fn new(proven: Arc<Sender>, unproven: Arc<Sender>) -> io::Result<Self> {
+        let several = Builder::new_multi_thread().thread_name("attempts").enable_all().build()?;
+        let one = Builder::new_multi_thread().worker_threads(1).thread_name("unproven").enable_all().build()?;
+        let ward = |runtime, sender| Ward { runtime: Some(runtime), sender };
+        Ok(Self { proven: ward(several, proven), unproven: ward(one, unproven), running: JoinSet::new() })
     }
 
-    pub fn start(&mut self, attempt: impl Future<Output = (Token, Attempted)> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            self.running.spawn_on(attempt, runtime.handle());
-        }
+    pub fn start(&mut self, send: Send) {
+        let Send { token, trust, delivery, endpoint } = send;
+        let ward = match trust {
+            Trust::Proven => &self.proven,
+            Trust::Unproven => &self.unproven,
+        };
+        let Some(runtime) = &ward.runtime else { return };
+        let sender = ward.sender.clone();
+        let attempt = async move {
+            let attempt = sender.attempt(&delivery, &endpoint, clock::wall_ms());
+            let attempted = AssertUnwindSafe(attempt).catch_unwind().await;
+            // A lane's place must come back whatever happens.
+            (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
+        };
+        self.running.spawn_on(attempt, runtime.handle());
     }
 
     /// The next that ended, or never while none runs. An error is one that was aborted.
@@ -50,8 +79,21 @@ impl Attempts {
 impl Drop for Attempts {
     fn drop(&mut self) {
         self.running.abort_all();
-        if let Some(runtime) = self.runtime.take() {
+        for runtime in [self.proven.runtime.take(), self.unproven.runtime.take()].into_iter().flatten() {
             runtime.shutdown_background();
         }
     }
+}
+
+fn panicked(number: u32) -> Attempted {
+    let report = AttemptReport {
+        number,
+        at_ms: clock::wall_ms(),
+        outcome: Outcome::Unsendable,
+        timing: Timing::default(),
+        body_end: BodyEnd::Complete,
+        snippet: String::new(),
+        detail: "the attempt failed inside Herald; its log has the place".to_owned(),
+    };
+    Attempted { report, request: None }
 }

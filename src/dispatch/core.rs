@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::{
     breaker::BreakerSettings,
-    lane::{Gate, JobId, Lane, Standing},
+    lane::{Gate, JobId, Lane, Standing, Trust},
 };
 use crate::{
     facts::{
@@ -97,6 +97,7 @@ pub enum Note {
 #[derive(Debug, Clone)]
 pub struct Send {
     pub token: Token,
+    pub trust: Trust,
     pub delivery: Arc<Delivery>,
     pub endpoint: Arc<Endpoint>,
 }
@@ -437,12 +438,13 @@ impl Core {
             }
             let (Some(job), Some(facts)) = (lane.queue.pop_front(), lane.endpoint().cloned()) else { continue };
             lane.started(now);
+            let trust = lane.trust;
             self.touch(now, &endpoint);
             let token = self.next();
             self.flights.insert(token, job);
             let job = self.jobs.get_mut(&job).expect("a queued job is there");
             (job.flight, job.revision) = (Some(token), facts.revision);
-            return Some(Send { token, delivery: job.delivery.clone(), endpoint: facts });
+            return Some(Send { token, trust, delivery: job.delivery.clone(), endpoint: facts });
         }
         None
     }

@@ -70,6 +70,15 @@ pub enum Gate {
     Shut,
 }
 
+/// Whether a receiver has shown that it answers. What one sends instead of an answer may cost more than its attempt, so
+/// the unproven are kept apart from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    Proven,
+    /// It never took anything, or it last kept us waiting, broke off or sent what is no answer.
+    Unproven,
+}
+
 #[derive(Debug)]
 pub struct Lane {
     pub standing: Standing,
@@ -91,6 +100,7 @@ pub struct Lane {
     pub is_ready: bool,
     pub is_hungry: bool,
     pub alarm_at: Option<u64>,
+    pub trust: Trust,
     breaker: Breaker,
     window: u32,
     not_before: u64,
@@ -118,6 +128,7 @@ impl Lane {
             is_ready: false,
             is_hungry: false,
             alarm_at: None,
+            trust: Trust::Unproven,
             breaker: Breaker::default(),
             window: FIRST_WINDOW,
             not_before: 0,
@@ -231,6 +242,11 @@ impl Lane {
         if watched >= RATE_WINDOW_MS {
             self.rate = f64::from(self.done_since) * 1_000.0 / watched as f64;
             (self.watched_since, self.done_since) = (now, 0);
+        }
+        match outcome {
+            Outcome::Delivered { .. } => self.trust = Trust::Proven,
+            Outcome::ResponseTimedOut | Outcome::Garbled | Outcome::Reset => self.trust = Trust::Unproven,
+            _ => {}
         }
         if !outcome.is_receiver_trouble() {
             if self.breaker.view(now) != BreakerView::Closed {

@@ -3,13 +3,11 @@
 
 use std::{
     io,
-    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -29,7 +27,7 @@ use crate::{
     facts::{
         endpoint::{EndpointState, Mark},
         id::EndpointId,
-        outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+        outcome::Attempted,
     },
     registry::{Change, RefreshError, Registry},
     sender::Sender,
@@ -69,7 +67,8 @@ pub struct Parts {
     pub settings: Settings,
     pub attempt_log_len: u64,
     pub registry: Registry,
-    pub sender: Arc<Sender>,
+    /// For receivers that have shown that they answer, and for the others.
+    pub senders: [Arc<Sender>; 2],
     pub metrics: Metrics,
     pub readiness: Readiness,
     /// Who wants to hear what happens; what does not fit is left out.
@@ -86,7 +85,6 @@ pub struct Worker {
     redis: Redis,
     keys: PartitionKeys,
     registry: Registry,
-    sender: Arc<Sender>,
     metrics: Metrics,
     readiness: Readiness,
     listener: Option<mpsc::Sender<Happening>>,
@@ -108,7 +106,7 @@ enum Done {
 
 impl Worker {
     pub fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { redis, keys, settings, attempt_log_len, registry, sender, .. } = parts;
+        let Parts { redis, keys, settings, attempt_log_len, registry, senders: [proven, unproven], .. } = parts;
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
         Ok(Self {
@@ -119,13 +117,12 @@ impl Worker {
             redis,
             keys,
             registry,
-            sender,
             metrics: parts.metrics,
             readiness: parts.readiness,
             listener: parts.listener,
             grace: parts.grace,
             began: clock::now(),
-            attempts: Attempts::new()?,
+            attempts: Attempts::new(proven, unproven)?,
             errands: JoinSet::new(),
             skipped_disabled: 0,
         })
@@ -238,18 +235,11 @@ impl Worker {
     }
 
     fn start(&mut self, now: u64, send: Send) {
-        let Send { token, delivery, endpoint } = send;
-        if delivery.next_attempt() == 1 {
-            let waited = self.partition.redis_now(now).saturating_sub(delivery.id.entry.ms);
+        if send.delivery.next_attempt() == 1 {
+            let waited = self.partition.redis_now(now).saturating_sub(send.delivery.id.entry.ms);
             self.metrics.first_attempt_started(Duration::from_millis(waited));
         }
-        let sender = self.sender.clone();
-        self.attempts.start(async move {
-            let attempt = sender.attempt(&delivery, &endpoint, clock::wall_ms());
-            let attempted = AssertUnwindSafe(attempt).catch_unwind().await;
-            // A lane's place must come back whatever happens.
-            (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
-        });
+        self.attempts.start(send);
     }
 
     fn attempts_ended(&mut self, first: Result<(Token, Attempted), tokio::task::JoinError>) {
@@ -411,19 +401,6 @@ async fn until(at: Option<Instant>) {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn panicked(number: u32) -> Attempted {
-    let report = AttemptReport {
-        number,
-        at_ms: clock::wall_ms(),
-        outcome: Outcome::Unsendable,
-        timing: Timing::default(),
-        body_end: BodyEnd::Complete,
-        snippet: String::new(),
-        detail: "the attempt failed inside Herald; its log has the place".to_owned(),
-    };
-    Attempted { report, request: None }
 }
 
 /// Follows the registry up to a look that begins now.
