@@ -57,6 +57,9 @@ const FRESH_S: u64 = 300;
 /// Far beyond any timer of the partition; it only keeps the sum of times from overflowing.
 const LONGEST_SLEEP_MS: u64 = 3_600_000;
 
+/// Another group so far behind, by the stream's time, is worth a word: ten minutes are no hiccup.
+const FOREIGN_FAR_MS: u64 = 600_000;
+
 /// Pause before an errand that failed is tried again.
 const ERRAND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -96,6 +99,8 @@ pub struct Worker {
     lease: Option<Link>,
     waiter: Option<Waiter>,
     skipped_disabled: u64,
+    trim_ignores: Vec<String>,
+    is_foreign_far: bool,
 }
 
 /// An errand that was run.
@@ -107,6 +112,7 @@ enum Done {
 impl Worker {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let Parts { redis, keys, settings, attempt_log_len, registry, senders: [proven, unproven], .. } = parts;
+        let trim_ignores = settings.trim_ignores.clone();
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
         Ok(Self {
@@ -125,6 +131,8 @@ impl Worker {
             attempts: Attempts::new(proven, unproven)?,
             errands: JoinSet::new(),
             skipped_disabled: 0,
+            trim_ignores,
+            is_foreign_far: false,
         })
     }
 
@@ -290,10 +298,28 @@ impl Worker {
         self.readiness.backlog(is_ours && (numbers.behind > 0 || overdue), clock::now());
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
+        self.look_at_foreign(numbers.slowest_foreign);
         self.metrics.set_due(numbers.due);
         self.metrics.set_parked(parked);
         let placed = numbers.due + numbers.claimed + parked;
         self.metrics.set_held(numbers.unfinished.saturating_sub(placed));
+    }
+
+    /// A group that is far behind keeps the stream from being trimmed: said once, until it has caught up.
+    fn look_at_foreign(&mut self, slowest: Option<(String, u64)>) {
+        let ignores = &self.trim_ignores;
+        let slowest = slowest.filter(|(group, _)| !ignores.contains(group));
+        let behind_ms = slowest.as_ref().map_or(0, |(_, behind_ms)| *behind_ms);
+        self.metrics.set_foreign_group_behind(behind_ms / 1_000);
+        let is_far = behind_ms > FOREIGN_FAR_MS;
+        if let (true, false, Some((group, _))) = (is_far, self.is_foreign_far, &slowest) {
+            warn!(
+                group,
+                behind_ms,
+                "the stream is kept for a group that is far behind; name it in stream.trim_ignores if nobody reads it"
+            );
+        }
+        self.is_foreign_far = is_far;
     }
 
     /// Logs and counts what happened, and runs the errands.

@@ -73,6 +73,8 @@ pub struct Gauges {
     pub trimmed_unread: u64,
     /// Entries that a foreign consumer had taken and that were trimmed before Herald took them over.
     pub foreign_trimmed: u64,
+    /// The other consumer group that is furthest behind, and by how many milliseconds of the stream's own time.
+    pub slowest_foreign: Option<(String, u64)>,
     pub due: u64,
     pub claimed: u64,
     pub dead: u64,
@@ -153,7 +155,9 @@ async fn look_at_stream(
     gauges.added = u64::from_redis_value(added).map_err(malformed)?;
     let last: Option<EntryId> = String::from_redis_value(last).map_err(malformed)?.parse().ok();
     let groups: Result<Vec<GroupNumbers>, _> = seen.map(GroupNumbers::from_redis_value).collect();
-    let ours = groups.map_err(malformed)?.into_iter().find(|(name, ..)| name == GROUP);
+    let groups = groups.map_err(malformed)?;
+    gauges.slowest_foreign = slowest_foreign(&groups, last);
+    let ours = groups.into_iter().find(|(name, ..)| name == GROUP);
     gauges.group = ours.is_some();
     let Some((_, pending, delivered, read)) = ours else {
         gauges.behind = gauges.length;
@@ -166,6 +170,17 @@ async fn look_at_stream(
         false => unread(gauges.length, gauges.added, gauges.read),
     };
     Ok(())
+}
+
+/// Trimming waits for the others' groups: one that nobody reads any more keeps the stream growing.
+fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>) -> Option<(String, u64)> {
+    let behind = |(name, _, delivered, _): &GroupNumbers| {
+        let delivered: EntryId = delivered.parse().ok()?;
+        let last = last.filter(|last| delivered < *last)?;
+        Some((name.clone(), last.ms.saturating_sub(delivered.ms)))
+    };
+    let foreign = groups.iter().filter(|(name, ..)| name != GROUP);
+    foreign.filter_map(behind).max_by_key(|(_, behind_ms)| *behind_ms)
 }
 
 /// How many entries nobody has read yet, and how many of the stream's are gone before that. `lag` of Redis would say it
@@ -183,6 +198,14 @@ fn unread(length: u64, added: u64, read: Option<u64>) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_slowest_of_the_other_groups_is_found() {
+        let group = |name: &str, delivered: &str| (name.to_owned(), 0, delivered.to_owned(), None);
+        let groups = [group("herald", "1-0"), group("audit", "9000-0"), group("old", "4000-0"), group("new", "9500-0")];
+        assert_eq!(slowest_foreign(&groups, "9500-0".parse().ok()), Some(("old".to_owned(), 5_500)));
+        assert_eq!(slowest_foreign(&groups[..1], "9500-0".parse().ok()), None);
+    }
 
     #[test]
     fn what_was_trimmed_before_it_was_read_is_counted_and_is_not_behind() {

@@ -61,6 +61,7 @@ struct Inner {
     quarantined: Counter,
     trimmed_pending: Counter,
     trimmed_unread: Gauge<u64, AtomicU64>,
+    foreign_group_behind_seconds: Gauge<u64, AtomicU64>,
     no_endpoint: Counter,
     skipped_disabled: Counter,
     redis_errors: Counter,
@@ -100,6 +101,11 @@ impl Metrics {
             quarantined: counter(r, "quarantined", "Entries that were no valid event"),
             trimmed_pending: counter(r, "trimmed_pending", "Entries whose body was trimmed while they were pending"),
             trimmed_unread: gauge(r, "trimmed_unread", "Entries trimmed before the group read them"),
+            foreign_group_behind_seconds: gauge(
+                r,
+                "foreign_group_behind_seconds",
+                "How far the slowest other consumer group, which trimming waits for, is behind",
+            ),
             no_endpoint: counter(r, "no_endpoint", "Entries whose account has no endpoint"),
             skipped_disabled: counter(r, "skipped_disabled", "Deliveries not made because the endpoint is disabled"),
             redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
@@ -185,6 +191,10 @@ impl Metrics {
 
     pub fn set_trimmed_unread(&self, entries: u64) {
         self.0.trimmed_unread.set(entries);
+    }
+
+    pub fn set_foreign_group_behind(&self, seconds: u64) {
+        self.0.foreign_group_behind_seconds.set(seconds);
     }
 
     pub fn no_endpoint(&self, count: u64) {
@@ -329,6 +339,7 @@ mod tests {
             "herald_quarantined_total 0",
             "herald_trimmed_pending_total 0",
             "herald_trimmed_unread 0",
+            "herald_foreign_group_behind_seconds 0",
             "herald_no_endpoint_total 0",
             "herald_skipped_disabled_total 0",
             "herald_redis_errors_total 0",
