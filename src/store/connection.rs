@@ -142,20 +142,24 @@ impl Connection {
         subject: impl Display,
         call: &ScriptCall<'_>,
     ) -> Result<T, StoreError> {
-        match call.command.query_async(&mut self.inner).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => match StoreError::new(&subject, &error) {
-                StoreError::NoScript { .. } => {}
-                error => return Err(error),
-            },
-        }
-        let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
-        let sha: String = self.query(Subject("load the script", call.script.name), &load).await?;
-        if sha != call.script.sha {
-            return Err(StoreError::unexpected(
-                subject,
-                format_args!("the script {} got another SHA-1", call.script.name),
-            ));
+        /// Scripts can be flushed between the loading and the asking; who flushes them for ever is not waited for.
+        const LOADS: usize = 3;
+        for _ in 0..LOADS {
+            match call.command.query_async(&mut self.inner).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => match StoreError::new(&subject, &error) {
+                    StoreError::NoScript { .. } => {}
+                    error => return Err(error),
+                },
+            }
+            let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
+            let sha: String = self.query(Subject("load the script", call.script.name), &load).await?;
+            if sha != call.script.sha {
+                return Err(StoreError::unexpected(
+                    subject,
+                    format_args!("the script {} got another SHA-1", call.script.name),
+                ));
+            }
         }
         self.query(subject, &call.command).await
     }
