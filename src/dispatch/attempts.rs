@@ -1,6 +1,6 @@
 //! Where attempts run: on threads, timers and connections of their own, so that no receiver, whatever it sends, keeps the
 //! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they
-//! answer have one thread for themselves: a flood that keeps it busy costs the proven ones nothing.
+//! answer have one thread for themselves: a flood that keeps it busy takes none from the proven ones.
 
 use std::{io, panic::AssertUnwindSafe, sync::Arc};
 
