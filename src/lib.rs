@@ -9,6 +9,7 @@ pub mod demo;
 pub mod dispatch;
 pub mod doctor;
 pub mod facts;
+pub mod loadtest;
 pub mod registry;
 pub mod sender;
 pub mod service;

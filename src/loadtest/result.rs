@@ -1,0 +1,176 @@
+//! What a run found, in the form in which it is published: `--json` writes it, `--compare` and the reports read it.
+//! Its JSON Schema is `docs/loadtest-result.schema.json`, which is made from this file.
+//!
+//! Times are in microseconds where the name says `_us`, else seconds since the load began.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{faults::Fault, scenario::Scenario};
+
+/// A larger one was written by a newer Herald and is refused, not guessed at.
+pub const RESULT_SCHEMA: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunResult {
+    pub schema: u32,
+    pub herald_version: String,
+    pub scenario: Scenario,
+    /// Repeats everything random of this run.
+    pub seed: u64,
+    /// RFC 3339.
+    pub started_at: String,
+    /// From the first intended time to the last delivery, or to the end of the wait for it.
+    pub seconds: f64,
+    pub environment: Environment,
+    pub generator: Generator,
+    pub deliveries: Deliveries,
+    /// From an event's intended time to its first arrival at a receiver, over all endpoints that were alive. None without
+    /// an arrival.
+    pub latency: Option<Latency>,
+    /// From the settled time of a retry by the policy's earliest moment to its arrival.
+    pub retry_lateness: Option<Latency>,
+    pub profiles: Vec<ProfileResult>,
+    /// One for each second of the run.
+    pub series: Vec<Second>,
+    pub faults: Vec<FaultMark>,
+    pub promises: Vec<Promise>,
+    pub thresholds: Vec<ThresholdResult>,
+    pub processes: Vec<ProcessUse>,
+}
+
+impl RunResult {
+    /// Every promise and every threshold was kept.
+    pub fn is_kept(&self) -> bool {
+        self.promises.iter().all(|promise| promise.broken == 0)
+            && self.thresholds.iter().all(|threshold| threshold.is_kept)
+    }
+
+    pub fn promise(&self, name: &str) -> Option<&Promise> {
+        self.promises.iter().find(|promise| promise.name == name)
+    }
+}
+
+/// The machine and the versions, without which no figure means anything.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Environment {
+    pub cpu: String,
+    pub cores: u32,
+    pub memory_bytes: u64,
+    pub os: String,
+    pub kernel: String,
+    pub redis_version: String,
+    pub redis_appendfsync: String,
+    /// `release` or `debug`.
+    pub build: String,
+    /// The harness started Redis and the workers; else it only loaded a service that it found.
+    pub is_own: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Generator {
+    /// Events that the schedule asked for.
+    pub intended: u64,
+    /// Events that Redis has confirmed.
+    pub sent: u64,
+    /// Events whose confirmation was lost and that were sent again: they may be in the stream twice.
+    pub sent_again: u64,
+    /// Sent more than [`LATE`](super::producer) after their time while no fault stood in the way.
+    pub late: u64,
+    /// How late they were sent, in microseconds. None when nothing was.
+    pub lateness: Option<Latency>,
+}
+
+/// Each delivery that is owed is in exactly one of acknowledged, dead and unfinished.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Deliveries {
+    pub owed: u64,
+    /// The receiver has answered 2xx.
+    pub acknowledged: u64,
+    pub dead: u64,
+    /// Neither, when the run ended; a run waits for them before it judges.
+    pub unfinished: u64,
+    /// Requests that arrived.
+    pub attempts: u64,
+    /// Acknowledged again after a first time.
+    pub duplicates: u64,
+    /// Acknowledged deliveries a second: over the whole run, and for a drain from the first to the last.
+    pub rate: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Latency {
+    pub count: u64,
+    pub min_us: u64,
+    pub mean_us: f64,
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub p999_us: u64,
+    pub p9999_us: u64,
+    pub max_us: u64,
+    /// The whole HDR histogram (V2, base64): results of several runs can be added without losing a percentile.
+    pub hdr: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileResult {
+    pub name: String,
+    pub endpoints: u64,
+    pub deliveries: Deliveries,
+    pub latency: Option<Latency>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Second {
+    /// Seconds since the load began.
+    pub at: u32,
+    pub intended: u64,
+    pub sent: u64,
+    pub acknowledged: u64,
+    /// Requests that were answered otherwise, or not at all.
+    pub failed: u64,
+    /// Of the first arrivals within this second; none without one.
+    pub p50_us: Option<u64>,
+    pub p99_us: Option<u64>,
+    pub max_us: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FaultMark {
+    pub fault: Fault,
+    pub at: f64,
+    pub until: f64,
+}
+
+/// A promise, what it was tried on, and how often it broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Promise {
+    /// Short, and a name for thresholds: `lost`, `out_of_order`.
+    pub name: String,
+    /// As a sentence.
+    pub text: String,
+    /// How many times it could have broken. 0 means that this run says nothing about it.
+    pub tried: u64,
+    pub broken: u64,
+    /// At most five of those that broke, with ids.
+    pub examples: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ThresholdResult {
+    pub threshold: String,
+    /// None when the run has no such figure; then it is not kept.
+    pub value: Option<f64>,
+    pub is_kept: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessUse {
+    /// `herald`, `redis` or `harness`; processes that followed each other are added.
+    pub who: String,
+    pub cpu_seconds: f64,
+    /// None without a delivery.
+    pub cpu_us_per_delivery: Option<f64>,
+    pub peak_rss_bytes: u64,
+}

@@ -1,0 +1,278 @@
+//! What a run does, as a TOML file says it. Pure values; `deploy/scenarios/` has those that come with Herald.
+//!
+//! Durations are text with units (`250ms`, `5s`); shares are parts of 1; sizes are bytes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::faults::FaultSpec;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    pub name: String,
+    /// What it shows, in a sentence.
+    pub description: String,
+    pub load: Load,
+    #[serde(default)]
+    pub traffic: Traffic,
+    #[serde(default)]
+    pub endpoints: Population,
+    #[serde(default)]
+    pub herald: Workers,
+    /// `kill-worker@10s` and the like.
+    #[serde(default)]
+    pub faults: Vec<FaultSpec>,
+    /// `p99<5ms`, `lost==0`, `rate>20000`. Broken promises fail a run without being named here.
+    #[serde(default)]
+    pub thresholds: Vec<String>,
+}
+
+/// When events are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Load {
+    /// An open model: every event has an intended time, whatever became of those before it. Stages follow each other.
+    Open {
+        stages: Vec<Stage>,
+        #[serde(default)]
+        arrivals: Arrivals,
+    },
+    /// The events lie in the stream before the workers start; then the drain is measured.
+    Drain { events: u64 },
+}
+
+/// A stretch of time with a rate, or with a rate that changes steadily.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    #[serde(rename = "for", with = "span")]
+    #[schemars(with = "String")]
+    pub length: Duration,
+    /// Events a second, at the stage's beginning.
+    pub rate: f64,
+    /// Events a second at its end; the same when left out.
+    #[serde(default)]
+    pub to: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// Evenly spaced.
+    #[default]
+    Even,
+    /// Independent of each other: exponential gaps, as real customers make them.
+    Poisson,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traffic {
+    pub accounts: u32,
+    /// Intents of one account that are alive at once; each lives through one to four statuses.
+    pub intents: u32,
+    /// Size of an event's JSON; what the payload lacks is made up by further `data`.
+    pub body_bytes: u32,
+    /// Share of all events that belong to the first account: one hot merchant. The others share the rest evenly.
+    pub hot_share: f64,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { accounts: 20, intents: 20, body_bytes: 600, hot_share: 0.0 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Population {
+    /// Endpoints of each account: every event is owed to each of them.
+    pub fan_out: u32,
+    /// Registered in addition, for accounts that no event is for.
+    pub idle: u32,
+    /// Share of the endpoints that are https.
+    pub tls_share: f64,
+    /// Attempts that an endpoint may have in flight; none means Herald's default.
+    pub max_in_flight: Option<u16>,
+    /// What an attempt may take; none means the worker's setting.
+    #[serde(with = "span::option")]
+    #[schemars(with = "Option<String>")]
+    pub timeout: Option<Duration>,
+    pub retry: Retry,
+    /// Shares are relative to their sum. Empty means that all are healthy.
+    pub profiles: Vec<ProfileShare>,
+}
+
+impl Default for Population {
+    fn default() -> Self {
+        let (max_in_flight, timeout) = (None, None);
+        Self { fan_out: 1, idle: 0, tls_share: 0.0, max_in_flight, timeout, retry: Retry::default(), profiles: vec![] }
+    }
+}
+
+/// The endpoints' own retry policy: a run of seconds must see what else takes days.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    #[serde(with = "span")]
+    #[schemars(with = "String")]
+    pub initial: Duration,
+    pub multiplier: f64,
+    #[serde(with = "span")]
+    #[schemars(with = "String")]
+    pub max_interval: Duration,
+    pub jitter: f64,
+    pub max_attempts: u32,
+    #[serde(with = "span")]
+    #[schemars(with = "String")]
+    pub max_age: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(250),
+            multiplier: 2.0,
+            max_interval: Duration::from_secs(2),
+            jitter: 0.2,
+            max_attempts: 6,
+            max_age: Duration::from_secs(3600),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileShare {
+    #[serde(default = "one")]
+    pub share: f64,
+    #[serde(flatten)]
+    pub profile: Profile,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// How the receiver of an endpoint behaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "profile", rename_all = "kebab-case")]
+pub enum Profile {
+    /// 200 after a time drawn from a log-normal distribution with this median and p99; both 0 means at once.
+    Healthy {
+        #[serde(default, with = "span")]
+        #[schemars(with = "String")]
+        median: Duration,
+        #[serde(default, with = "span")]
+        #[schemars(with = "String")]
+        p99: Duration,
+    },
+    /// 200 after this long, always.
+    Slow {
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        after: Duration,
+    },
+    /// Takes the request and never answers.
+    Hanging,
+    /// 500 with this probability, drawn for each attempt from the seed.
+    Flaky { p: f64 },
+    /// 503 until this long after the load began, then healthy.
+    Healing {
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        at: Duration,
+    },
+    /// 500 always: every delivery becomes a dead letter.
+    Failing,
+    /// 429 with this `Retry-After` for the first attempt of each delivery, then 200.
+    Throttling {
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        retry_after: Duration,
+    },
+    /// 200 for so many deliveries, then 410: the endpoint is disabled.
+    Gone { after: u64 },
+    /// 302 to a place that must never be visited.
+    Redirecting,
+    /// Resets the connection instead of answering.
+    Resetting,
+    /// Closes the connection within the head of the answer.
+    Truncating,
+    /// 200 with a body that never ends.
+    HugeBody,
+    /// Shows a certificate that is not for its name.
+    BrokenTls,
+}
+
+impl Profile {
+    /// As in the scenario's file and in the result.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Healthy { .. } => "healthy",
+            Self::Slow { .. } => "slow",
+            Self::Hanging => "hanging",
+            Self::Flaky { .. } => "flaky",
+            Self::Healing { .. } => "healing",
+            Self::Failing => "failing",
+            Self::Throttling { .. } => "throttling",
+            Self::Gone { .. } => "gone",
+            Self::Redirecting => "redirecting",
+            Self::Resetting => "resetting",
+            Self::Truncating => "truncating",
+            Self::HugeBody => "huge-body",
+            Self::BrokenTls => "broken-tls",
+        }
+    }
+}
+
+/// The workers that the harness starts. Against a service that it did not start, none of this is used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// `herald serve` processes; one owns the partition, the others stand by.
+    pub workers: u32,
+    /// Further settings of theirs, by their names in Herald's own configuration: `"lease.ttl" = "2s"`.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { workers: 1, settings: BTreeMap::new() }
+    }
+}
+
+/// Durations as Herald's configuration writes them.
+pub(super) mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::config::{compact, parse_duration};
+
+    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&compact(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_duration(&text).map_err(|error| D::Error::custom(format!("{text:?} {error}")))
+    }
+
+    pub mod option {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => super::serialize(value, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+    }
+}
