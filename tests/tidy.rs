@@ -57,7 +57,7 @@ fn each_foreign_system_has_one_place() {
     check_only("axum", &["service.rs", "demo/"]);
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/"]);
-    check_only("anyhow", &["app.rs", "main.rs", "cli/", "demo/", "doctor"]);
+    check_only("anyhow", &["app.rs", "main.rs", "cli/", "demo/", "doctor", "loadtest/", "owned"]);
 }
 
 #[test]

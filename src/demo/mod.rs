@@ -4,7 +4,6 @@
 mod ledger;
 mod lifecycle;
 mod merchants;
-mod server;
 mod show;
 
 use std::{
@@ -29,7 +28,6 @@ use self::{
     ledger::Sums,
     lifecycle::Intent,
     merchants::{Merchant, Merchants},
-    server::{OwnRedis, free_port},
     show::Show,
 };
 use crate::{
@@ -42,6 +40,7 @@ use crate::{
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
+    owned::{OwnRedis, free_port},
     store::{
         connection::{Purpose, Redis},
         entries::Entries,

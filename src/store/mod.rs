@@ -20,6 +20,7 @@
 pub mod acl;
 pub mod connection;
 mod decode;
+pub mod disturb;
 pub mod entries;
 pub mod error;
 pub mod keys;
