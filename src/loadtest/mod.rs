@@ -7,6 +7,10 @@
 //! Everything random comes from one seed, which is printed. Traffic leaves this machine only for a host that the user
 //! names as their own. Nothing here shares code with what it checks: signatures are verified by [`receiver`] alone.
 
+pub mod disturbance;
+mod environment;
 pub mod faults;
+pub mod house;
 pub mod result;
 pub mod scenario;
+mod target;
