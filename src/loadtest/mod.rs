@@ -13,4 +13,5 @@ pub mod faults;
 pub mod house;
 pub mod result;
 pub mod scenario;
+pub mod scenarios;
 mod target;
