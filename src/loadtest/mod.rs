@@ -11,6 +11,8 @@ pub mod disturbance;
 mod environment;
 pub mod faults;
 pub mod house;
+pub mod latency;
+pub mod report;
 pub mod result;
 pub mod scenario;
 pub mod scenarios;
