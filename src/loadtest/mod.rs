@@ -7,6 +7,17 @@
 //! Everything random comes from one seed, which is printed. Traffic leaves this machine only for a host that the user
 //! names as their own. Nothing here shares code with what it checks: signatures are verified by [`receiver`] alone.
 
+pub mod draw;
 pub mod faults;
+pub mod ids;
+pub mod judge;
+pub mod latency;
+pub mod ledger;
+pub mod lifecycle;
+pub mod population;
+pub mod producer;
+pub mod receiver;
 pub mod result;
 pub mod scenario;
+pub mod schedule;
+pub mod traffic;
