@@ -95,7 +95,8 @@ fn figures(before: &RunResult, now: &RunResult) -> Vec<Figure> {
     for profile in &now.profiles {
         figures.extend([Point::P50, Point::P99].map(|point| Figure::ProfileLatency(profile.name.clone(), point)));
     }
-    let mut promises: Vec<_> = now.promises.iter().chain(&before.promises).map(|promise| promise.name.clone()).collect();
+    let mut promises: Vec<_> =
+        now.promises.iter().chain(&before.promises).map(|promise| promise.name.clone()).collect();
     let mut seen = std::collections::HashSet::new();
     promises.retain(|name| seen.insert(name.clone()));
     figures.extend(promises.into_iter().map(Figure::Promise));
@@ -187,7 +188,10 @@ fn notes(before: &RunResult, now: &RunResult) -> Vec<String> {
     let mut notes = vec![format!("before: Herald {}, {}", before.herald_version, before.started_at)];
     notes.push(format!("now:    Herald {}, {}", now.herald_version, now.started_at));
     if before.seed != now.seed {
-        notes.push(format!("the seeds differ ({} before, {} now): the order of what is random does too", before.seed, now.seed));
+        notes.push(format!(
+            "the seeds differ ({} before, {} now): the order of what is random does too",
+            before.seed, now.seed
+        ));
     }
     for (when, result) in [("the earlier run", before), ("this run", now)] {
         if result.generator.late > 0 {
@@ -204,14 +208,22 @@ pub fn text(comparison: &Comparison, colour: Colour) -> String {
     lines.extend(comparison.notes.iter().map(|note| units::cell(note)));
     if !comparison.differences.is_empty() {
         lines.push(String::new());
-        lines.push(colour.bad("These runs did not do the same on the same machine, so nothing is called better or worse:"));
+        lines.push(
+            colour.bad("These runs did not do the same on the same machine, so nothing is called better or worse:"),
+        );
         lines.extend(comparison.differences.iter().map(|difference| format!("  {}", units::cell(difference))));
     }
     lines.push(String::new());
     let mut table = text::headed(&["figure", "before", "now", "change", ""], &[1, 2, 3]);
     for row in &comparison.rows {
         let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| row.unit.show(value));
-        table.add_row([units::cell(&row.figure), value(row.before), value(row.now), row.percent(), row.word().to_owned()]);
+        table.add_row([
+            units::cell(&row.figure),
+            value(row.before),
+            value(row.now),
+            row.percent(),
+            row.word().to_owned(),
+        ]);
     }
     lines.extend(text::shown(&table).lines().map(|line| match line {
         worse if worse.ends_with("WORSE") => colour.bad(worse),
@@ -343,6 +355,8 @@ mod tests {
         let comparison = compare(&before, &fixture::outage()).unwrap();
         assert_eq!(change_of(&comparison, "p99"), Change::Same);
         assert!(comparison.rows[0].before.is_none() && comparison.rows[0].now.is_some());
-        assert!(compare(&fixture::nothing(), &fixture::nothing()).unwrap().rows.iter().all(|row| row.relative.is_none()));
+        assert!(
+            compare(&fixture::nothing(), &fixture::nothing()).unwrap().rows.iter().all(|row| row.relative.is_none())
+        );
     }
 }

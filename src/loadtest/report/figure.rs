@@ -110,15 +110,8 @@ pub enum Sum {
 }
 
 impl Sum {
-    pub const ALL: [Self; 7] = [
-        Self::Rate,
-        Self::Owed,
-        Self::Acknowledged,
-        Self::Dead,
-        Self::Unfinished,
-        Self::Attempts,
-        Self::Duplicates,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Rate, Self::Owed, Self::Acknowledged, Self::Dead, Self::Unfinished, Self::Attempts, Self::Duplicates];
 
     pub fn name(self) -> &'static str {
         match self {

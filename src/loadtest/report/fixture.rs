@@ -49,9 +49,8 @@ pub fn outage() -> RunResult {
     ];
     let mut result = run(&Shape { seconds: 60, rate: 1_000.0, faults, seed: 42 });
     result.promises[1].broken = 1;
-    result.promises[1].examples = vec![
-        "evt_hnnHxIKR_Uy6bhZCusCltw to ep_x7 came after evt_vpwd4ooAPEqyNAQe4z89WQ of the same intent".to_owned(),
-    ];
+    result.promises[1].examples =
+        vec!["evt_hnnHxIKR_Uy6bhZCusCltw to ep_x7 came after evt_vpwd4ooAPEqyNAQe4z89WQ of the same intent".to_owned()];
     result.generator.late = 3;
     result.thresholds = vec![
         ThresholdResult { threshold: "healthy.p99<8ms".into(), value: Some(6_420.0), is_kept: true },
@@ -69,7 +68,8 @@ pub fn short() -> RunResult {
 
 /// Ten minutes at 5 000/s with a fault every minute.
 pub fn long() -> RunResult {
-    let faults = (1..10).map(|minute| (Fault::ALL[minute % 6], minute as f64 * 60.0, minute as f64 * 60.0 + 4.0)).collect();
+    let faults =
+        (1..10).map(|minute| (Fault::ALL[minute % 6], minute as f64 * 60.0, minute as f64 * 60.0 + 4.0)).collect();
     run(&Shape { seconds: 600, rate: 5_000.0, faults, seed: u64::MAX })
 }
 
@@ -288,9 +288,5 @@ fn processes(deliveries: u64) -> Vec<ProcessUse> {
         cpu_us_per_delivery: (deliveries > 0).then_some(us),
         peak_rss_bytes: rss,
     };
-    vec![
-        process("herald", 41.3, 96_400_000),
-        process("redis", 9.8, 31_200_000),
-        process("harness", 38.0, 182_000_000),
-    ]
+    vec![process("herald", 41.3, 96_400_000), process("redis", 9.8, 31_200_000), process("harness", 38.0, 182_000_000)]
 }

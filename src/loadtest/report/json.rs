@@ -82,7 +82,11 @@ pub fn read(path: &Path) -> Result<RunResult, ResultError> {
     let Versioned { schema } = serde_json::from_slice(&text).map_err(form)?;
     match schema {
         version if version > u64::from(RESULT_SCHEMA) => {
-            return Err(ResultError::Version { path: owned(), version, advice: "use the Herald that wrote it, or a newer one" });
+            return Err(ResultError::Version {
+                path: owned(),
+                version,
+                advice: "use the Herald that wrote it, or a newer one",
+            });
         }
         version if version < u64::from(RESULT_SCHEMA) => {
             return Err(ResultError::Version { path: owned(), version, advice: "run the scenario again" });

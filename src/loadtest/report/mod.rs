@@ -5,7 +5,7 @@
 pub mod compare;
 //C pub mod html;
 pub mod json;
-//C pub mod live;
+pub mod live;
 pub mod progress;
 pub mod text;
 pub mod threshold;

@@ -167,11 +167,8 @@ fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
         rows.insert(0, ("drain", format!("{} events lay in the stream", units::count(events))));
     }
     if !result.faults.is_empty() {
-        let faults: Vec<_> = result
-            .faults
-            .iter()
-            .map(|mark| format!("{} at {}", mark.fault.name(), units::seconds(mark.at)))
-            .collect();
+        let faults: Vec<_> =
+            result.faults.iter().map(|mark| format!("{} at {}", mark.fault.name(), units::seconds(mark.at))).collect();
         rows.push(("faults", abridged(&faults)));
     }
     rows
