@@ -136,8 +136,9 @@ pub struct Spike {
 
 impl RunArgs {
     /// The scenario with everything that the command line says otherwise. `settings` are the workers'.
-    pub fn scenario(&self, settings: &[(String, String)]) -> anyhow::Result<Scenario> {
-        let mut scenario = scenarios::find(self.scenario.as_deref().unwrap_or("steady"))?;
+    pub fn scenario(&self, settings: &[(String, String)]) -> Result<Scenario, CliError> {
+        let mut scenario = scenarios::find(self.scenario.as_deref().unwrap_or("steady"))
+            .map_err(|error| CliError::Usage(error.to_string()))?;
         if self.without_faults {
             scenario.faults.clear();
         }
@@ -349,20 +350,18 @@ mod tests {
 
     #[test]
     fn a_spike_is_cut_into_the_stages() {
-        assert_eq!(stages("steady --rate 10 --for 10s --spike 500@4s:2s"), [
-            (4_000, 10.0, None),
-            (2_000, 500.0, None),
-            (4_000, 10.0, None)
-        ]);
-        assert_eq!(stages("steady --rate 10 --ramp-to 20 --for 10s --spike 500@8s:9s"), [
-            (8_000, 10.0, Some(18.0)),
-            (2_000, 500.0, None)
-        ]);
-        assert_eq!(stages("hot-merchant --rate 100 --for 10s --spike 9@3s:4s"), [
-            (3_000, 100.0, None),
-            (4_000, 9.0, None),
-            (3_000, 100.0, None)
-        ]);
+        assert_eq!(
+            stages("steady --rate 10 --for 10s --spike 500@4s:2s"),
+            [(4_000, 10.0, None), (2_000, 500.0, None), (4_000, 10.0, None)]
+        );
+        assert_eq!(
+            stages("steady --rate 10 --ramp-to 20 --for 10s --spike 500@8s:9s"),
+            [(8_000, 10.0, Some(18.0)), (2_000, 500.0, None)]
+        );
+        assert_eq!(
+            stages("hot-merchant --rate 100 --for 10s --spike 9@3s:4s"),
+            [(3_000, 100.0, None), (4_000, 9.0, None), (3_000, 100.0, None)]
+        );
         assert!(line("steady --for 5s --spike 9@5s:1s").scenario(&[]).is_err());
     }
 

@@ -10,40 +10,51 @@ use tokio_util::sync::CancellationToken;
 use super::{
     faults::{Fault, Planned},
     house::{End, House},
+    producer,
     result::FaultMark,
 };
 use crate::clock;
 
-/// Which faults hold now.
+/// Which faults hold now, for those who watch and for the producer.
 #[derive(Clone)]
-pub struct Disturbance(watch::Sender<Vec<Fault>>);
-
-impl Default for Disturbance {
-    fn default() -> Self {
-        Self(watch::Sender::new(Vec::new()))
-    }
+pub struct Held {
+    now: watch::Sender<Vec<Fault>>,
+    producer: producer::Disturbance,
 }
 
-impl Disturbance {
-    pub fn now(&self) -> Vec<Fault> {
-        self.0.borrow().clone()
+impl Held {
+    pub fn new(producer: producer::Disturbance) -> Self {
+        Self { now: watch::Sender::new(Vec::new()), producer }
     }
 
-    /// Redis does not take what producers send: it is away, or full.
-    pub fn is_redis_disturbed(&self) -> bool {
-        self.0.borrow().iter().any(|fault| matches!(fault, Fault::RestartRedis | Fault::FillRedis))
+    pub fn names(&self) -> Vec<String> {
+        self.now.borrow().iter().map(|fault| fault.name().to_owned()).collect()
     }
 
     fn begin(&self, fault: Fault) {
-        self.0.send_modify(|held| held.push(fault));
+        self.now.send_modify(|held| held.push(fault));
+        if disturbs_producers(fault) {
+            self.producer.begin();
+        }
     }
 
     fn end(&self, fault: Fault) {
-        self.0.send_modify(|held| {
+        self.now.send_modify(|held| {
             if let Some(at) = held.iter().position(|one| *one == fault) {
                 held.remove(at);
             }
         });
+        if disturbs_producers(fault) {
+            self.producer.end(clock::now());
+        }
+    }
+}
+
+/// Redis does not take what producers send: it is away, or full.
+fn disturbs_producers(fault: Fault) -> bool {
+    match fault {
+        Fault::RestartRedis | Fault::FillRedis => true,
+        Fault::KillWorker | Fault::PauseWorker | Fault::PartitionRedis | Fault::DestroyGroup => false,
     }
 }
 
@@ -53,7 +64,8 @@ pub async fn perform(
     planned: &[Planned],
     began: Instant,
     early: &CancellationToken,
-    disturbance: &Disturbance,
+    held: &Held,
+    say: impl Fn(Duration, String),
 ) -> Result<Vec<FaultMark>> {
     let one = async |planned: &Planned| -> Result<Option<FaultMark>> {
         tokio::select! {
@@ -62,9 +74,10 @@ pub async fn perform(
         }
         let since = |now: Instant| now.saturating_duration_since(began).as_secs_f64();
         let at = since(clock::now());
-        disturbance.begin(planned.fault);
+        held.begin(planned.fault);
+        say(planned.at, planned.fault.name().to_owned());
         let done = act(house, planned.fault, planned.length, early).await;
-        disturbance.end(planned.fault);
+        held.end(planned.fault);
         done.with_context(|| format!("the fault {} failed", planned.fault.name()))?;
         Ok(Some(FaultMark { fault: planned.fault, at, until: since(clock::now()) }))
     };

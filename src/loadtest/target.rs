@@ -5,8 +5,17 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use tokio::net::lookup_host;
+use url::Url;
 
-use crate::cli::CliError;
+use crate::{
+    cli::CliError,
+    config::RedisUrl,
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        queries::Queries,
+    },
+};
 
 /// An error unless every address of the host is this machine's, or the host is one of `owned`.
 pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
@@ -27,6 +36,29 @@ pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
             ))
             .into())
         }
+    }
+}
+
+/// The host of a Redis; a socket is on this machine.
+pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
+    let parsed = Url::parse(url.reveal()).context("the URL of Redis is not readable")?;
+    match parsed.host_str().filter(|_| parsed.scheme().starts_with("redis") && parsed.scheme() != "redis+unix") {
+        Some(host) => check("Redis at", host, owned).await,
+        None => Ok(()),
+    }
+}
+
+/// Somebody must take what is sent.
+pub async fn check_owner(redis: &Redis, keys: &PartitionKeys) -> Result<()> {
+    let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys.clone());
+    match queries.lease().await? {
+        Some(_) => Ok(()),
+        None => Err(CliError::Unanswered(format!(
+            "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
+            keys.stream(),
+            redis.address()
+        ))
+        .into()),
     }
 }
 
