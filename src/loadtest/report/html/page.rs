@@ -9,7 +9,7 @@ use super::{
 use crate::loadtest::{
     latency::LatencyError,
     report::{
-        text::{again, verdict},
+        text::{Verdict, again, verdict},
         units,
     },
     result::RunResult,
@@ -39,7 +39,11 @@ fn section(title: &str, says: &str, content: &str) -> String {
 
 fn head(result: &RunResult) -> String {
     let (name, description) = (escaped(&result.scenario.name), escaped(&result.scenario.description));
-    let class = if result.is_kept() { "good" } else { "bad" };
+    let class = match Verdict::of(result) {
+        Verdict::Kept => "good",
+        Verdict::NothingProven => "quiet",
+        Verdict::NotKept => "bad",
+    };
     let verdict = escaped(&verdict(result));
     format!(
         "<header><h1>{name}</h1><p>{description}</p><div class=\"verdict {class}\">{verdict}</div></header>\n{}",
@@ -58,8 +62,8 @@ fn tiles(result: &RunResult) -> String {
     }
     let process = |who: &str| result.processes.iter().find(|process| process.who == who);
     if let Some(herald) = process("herald") {
-        tiles.extend(herald.cpu_us_per_delivery.map(|us| ("CPU per delivery", units::time(us))));
-        tiles.push(("Peak memory", units::bytes(herald.peak_rss_bytes as f64)));
+        tiles.extend(herald.cpu_us_per_delivery.map(|us| ("Herald CPU/delivery", units::time(us))));
+        tiles.push(("Herald memory", units::bytes(herald.peak_rss_bytes as f64)));
     }
     let tiles = tiles.iter().map(|(name, text)| {
         format!(r#"<div class="tile"><span>{}</span><b>{}</b></div>"#, escaped(name), escaped(text))
@@ -127,7 +131,8 @@ fn distribution(result: &RunResult) -> Result<String, LatencyError> {
     let entries: Vec<_> = known.map(|(name, class, _)| (class.as_str(), name.as_str())).collect();
     let says =
         "Each line to the right is rarer: at 99.9 % one delivery of a thousand is slower. Both axes are logarithmic.";
-    let content = format!("{}{}", figure(&entries, &spectrum::spectrum(result)?), tables::percentiles(result));
+    let table = if entries.is_empty() { String::new() } else { tables::percentiles(result) };
+    let content = format!("{}{table}", figure(&entries, &spectrum::spectrum(result)?));
     let mut html = section("Percentiles", says, &content);
     if !result.profiles.is_empty() {
         let says = "By how the receivers behave: the bar reaches from the median to the 99th percentile, the line to the slowest.";

@@ -231,12 +231,13 @@ impl Plot {
         path
     }
 
-    /// A column from the axis up.
+    /// A column from the axis up, in the middle of its stretch.
     pub fn column(mut self, class: &str, from: f64, to: f64, value: f64) -> Self {
-        let (left, right, top) = (self.x_of(from), self.x_of(to), self.y_of(value));
-        // A hair of space between two, unless they are hairs themselves.
-        let width = (right - left - if right - left > 4.0 { 1.0 } else { 0.0 }).max(0.8);
-        let height = (self.height - BOTTOM - top).max(if value > 0.0 { 1.0 } else { 0.0 });
+        let (left, right) = (self.x_of(from), self.x_of(to));
+        // A hair of space between two, unless they are hairs themselves; and no walls in a run of three seconds.
+        let width = (right - left - if right - left > 4.0 { 1.0 } else { 0.0 }).clamp(0.8, 36.0);
+        let left = (left + right - width) / 2.0;
+        let height = (self.height - BOTTOM - self.y_of(value)).max(if value > 0.0 { 1.0 } else { 0.0 });
         let top = self.height - BOTTOM - height;
         self.push(format_args!(
             r#"<rect class="{class}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#

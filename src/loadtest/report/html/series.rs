@@ -9,6 +9,9 @@ use crate::loadtest::{
 /// More points than this are more than a screen has pixels for; a page of an hour stays small.
 const MOST_POINTS: usize = 300;
 
+/// A letter of a fault's name is at most this wide, in parts of [`WIDTH`]; the frame is a little narrower than that.
+const FLAG_LETTER: f64 = 6.4;
+
 /// Some seconds as one point.
 #[derive(Debug, Clone, PartialEq)]
 struct Bucket {
@@ -97,7 +100,7 @@ impl<'a> Series<'a> {
             // Names that would run into each other are left out: the table of faults has them all.
             if mark.at >= free {
                 plot = plot.flag("flag", mark.at, name);
-                let room = (name.len() as f64 + 2.0) * 6.5;
+                let room = (name.len() as f64 + 1.0) * FLAG_LETTER;
                 free = mark.at + room / WIDTH * self.until;
             }
         }
@@ -147,7 +150,8 @@ impl<'a> Series<'a> {
         for bucket in &self.buckets {
             plot = plot.column("failed", bucket.from, bucket.to, bucket.failed);
         }
-        self.finish(plot)
+        let is_quiet = self.buckets.iter().all(|bucket| bucket.failed == 0.0);
+        self.finish(if is_quiet && !self.buckets.is_empty() { plot.empty("no request failed") } else { plot })
     }
 }
 

@@ -28,7 +28,9 @@ fn mark(class: &'static str, text: &str) -> Cell {
 
 /// `columns` with a leading `>` are of numbers.
 fn table(columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
-    let mut html = String::from(r#"<div class="scroll"><table><thead><tr>"#);
+    // A narrow table is not torn over the whole width.
+    let width = if columns.len() <= 3 { "few" } else { "many" };
+    let mut html = format!(r#"<div class="scroll"><table class="{width}"><thead><tr>"#);
     for column in columns {
         let (class, name) = column.strip_prefix('>').map_or(("", *column), |name| ("num", name));
         write!(html, r#"<th class="{class}">{}</th>"#, escaped(name)).expect("a string takes everything");
