@@ -172,4 +172,36 @@ mod tests {
         (0..10 * QUEUE).for_each(|_| live.show(Progress::default()));
         live.close();
     }
+
+    /// `WATCH=panic cargo test --lib a_view_for_eyes -- --ignored --nocapture` on a terminal shows half a minute in
+    /// fast motion; with `WATCH=panic` it leaves by a panic.
+    #[tokio::test]
+    #[ignore = "for eyes"]
+    async fn a_view_for_eyes() {
+        let heading = Heading {
+            scenario: "outage-and-recovery".to_owned(),
+            description: "Redis goes away under load; everything is delivered all the same.".to_owned(),
+            seed: 42,
+            target: "2 workers and a Redis of its own".to_owned(),
+        };
+        let wishes = Wishes::default();
+        let live = Live::open(heading, Place::of_this_process(), wishes.clone()).unwrap();
+        live.say(Duration::ZERO, "Redis 7.0.15 listens on 127.0.0.1:40001");
+        for tick in 0..60 {
+            let elapsed = Duration::from_millis(tick * 500);
+            live.show(screen::tests::a_run(elapsed));
+            match tick {
+                40 => live.say(elapsed, "partition-redis for 4 s"),
+                48 => live.say(elapsed, "partition-redis is over"),
+                50 if std::env::var("WATCH").is_ok_and(|way| way == "panic") => panic!("as it was asked to"),
+                _ => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(150)) => {}
+                () = wishes.abort.cancelled() => break,
+            }
+        }
+        live.close();
+        println!("the terminal is back; end {}", wishes.end.is_cancelled());
+    }
 }

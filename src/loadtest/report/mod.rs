@@ -3,7 +3,7 @@
 //! [`RunResult`](super::result::RunResult) alone. Nothing here changes what a run found.
 
 pub mod compare;
-//C pub mod html;
+pub mod html;
 pub mod json;
 pub mod live;
 pub mod progress;

@@ -68,6 +68,25 @@ pub fn summary(result: &RunResult, colour: Colour) -> String {
     parts.join("\n\n")
 }
 
+/// What a run comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Kept,
+    /// Nothing was broken, because nothing was tried.
+    NothingProven,
+    NotKept,
+}
+
+impl Verdict {
+    pub fn of(result: &RunResult) -> Self {
+        match (result.is_kept(), result.promises.iter().any(|promise| promise.tried > 0)) {
+            (false, _) => Self::NotKept,
+            (true, false) => Self::NothingProven,
+            (true, true) => Self::Kept,
+        }
+    }
+}
+
 /// One line: what was kept and what was not.
 pub fn verdict(result: &RunResult) -> String {
     let broken: Vec<_> = result.promises.iter().filter(|promise| promise.broken > 0).collect();
@@ -93,9 +112,10 @@ fn head(result: &RunResult, colour: Colour) -> String {
     let scenario = &result.scenario;
     let title = colour.title(&cell(&scenario.name));
     let verdict = verdict(result);
-    let verdict = match result.is_kept() {
-        true => colour.good(&verdict),
-        false => colour.bad(&verdict),
+    let verdict = match Verdict::of(result) {
+        Verdict::Kept => colour.good(&verdict),
+        Verdict::NothingProven => colour.title(&verdict),
+        Verdict::NotKept => colour.bad(&verdict),
     };
     format!("{title}  {}\n{verdict}", colour.dim(&cell(&scenario.description)))
 }

@@ -100,15 +100,15 @@ fn hear(state: &mut State, told: &Receiver<Told>) -> bool {
 
 /// Waits a tick for a key, and answers it.
 fn keys(wishes: &Wishes, state: &mut State) -> io::Result<()> {
-    if !event::poll(TICK)? {
-        return Ok(());
-    }
-    if let Event::Key(key) = event::read()? {
+    if event::poll(TICK)?
+        && let Event::Key(key) = event::read()?
+    {
         let is_break = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
         if key.kind == KeyEventKind::Press && (key.code == KeyCode::Char('q') || is_break) {
             wishes.ask();
         }
     }
+    // A signal may have asked too.
     state.wished(wishes);
     Ok(())
 }
