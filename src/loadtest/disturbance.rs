@@ -10,47 +10,44 @@ use tokio_util::sync::CancellationToken;
 use super::{
     faults::{Fault, Planned},
     house::{End, House},
-    producer,
     result::FaultMark,
 };
 use crate::clock;
 
-/// Which faults hold now, for those who watch and for the producer.
+/// Which faults hold now, for those who watch and for the producer. Clones are one.
 #[derive(Clone)]
-pub struct Held {
-    now: watch::Sender<Vec<Fault>>,
-    producer: producer::Disturbance,
+pub struct Held(watch::Sender<Vec<Fault>>);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(watch::Sender::new(Vec::new()))
+    }
 }
 
 impl Held {
-    pub fn new(producer: producer::Disturbance) -> Self {
-        Self { now: watch::Sender::new(Vec::new()), producer }
+    pub fn names(&self) -> Vec<String> {
+        self.0.borrow().iter().map(|fault| fault.name().to_owned()).collect()
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.now.borrow().iter().map(|fault| fault.name().to_owned()).collect()
+    /// Redis does not take what producers send.
+    pub fn disturbs_producers(&self) -> bool {
+        self.0.borrow().iter().copied().any(disturbs_producers)
     }
 
     fn begin(&self, fault: Fault) {
-        self.now.send_modify(|held| held.push(fault));
-        if disturbs_producers(fault) {
-            self.producer.begin();
-        }
+        self.0.send_modify(|held| held.push(fault));
     }
 
     fn end(&self, fault: Fault) {
-        self.now.send_modify(|held| {
+        self.0.send_modify(|held| {
             if let Some(at) = held.iter().position(|one| *one == fault) {
                 held.remove(at);
             }
         });
-        if disturbs_producers(fault) {
-            self.producer.end(clock::now());
-        }
     }
 }
 
-/// Redis does not take what producers send: it is away, or full.
+/// It is away, or full.
 fn disturbs_producers(fault: Fault) -> bool {
     match fault {
         Fault::RestartRedis | Fault::FillRedis => true,

@@ -210,9 +210,7 @@ impl<'a> Case<'a> {
         if self.dead.contains_key(&delivery) {
             return End::Dead;
         }
-        let gone_us = self.books().endpoints[item.endpoint as usize].gone_us;
-        // The entry's time is Redis', in whole milliseconds.
-        let came_later = gone_us != NEVER && i64::from(item.sent.entry_ms) + 1 >= (gone_us / 1000) as i64;
+        let came_later = self.books().endpoints[item.endpoint as usize].was_gone_by(item.sent.entry_ms.into());
         match came_later || (!item.sent.confirmed && item.book.arrivals == 0) {
             true => End::NotOwed,
             false => End::Unfinished,

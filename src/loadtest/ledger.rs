@@ -200,14 +200,18 @@ impl Ledger {
         }
     }
 
-    /// A confirmed event's deliveries are owed from now on; some may have arrived already.
+    /// A confirmed event's deliveries are owed from now on; some may have arrived already. An endpoint that is gone is owed
+    /// nothing that came later.
     fn now_owed(&self, state: &mut State, number: u32, account: u32) {
         let fan_out = self.population.fan_out();
+        let entry_ms = i64::from(state.books.events[number as usize].entry_ms);
         state.live.confirmed += 1;
-        for k in 0..fan_out {
-            let is_alive = self.population.is_alive(account * fan_out + k);
-            let is_acknowledged = state.books.deliveries[(number * fan_out + k) as usize].is_acknowledged();
-            state.live.owe(is_alive, is_acknowledged);
+        for endpoint in account * fan_out..(account + 1) * fan_out {
+            let delivery = number * fan_out + endpoint % fan_out;
+            let is_acknowledged = state.books.deliveries[delivery as usize].is_acknowledged();
+            if is_acknowledged || !state.books.endpoints[endpoint as usize].was_gone_by(entry_ms) {
+                state.live.owe(self.population.is_alive(endpoint), is_acknowledged);
+            }
         }
     }
 

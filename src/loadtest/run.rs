@@ -16,7 +16,7 @@ use super::{
     judge::{Evidence, Verdict, judge},
     ledger::Ledger,
     population::Population,
-    producer::{Disturbance, Producer},
+    producer::Producer,
     receiver::Receivers,
     registration::Registration,
     report::{
@@ -82,7 +82,8 @@ pub struct Prepared {
     keys: PartitionKeys,
     population: Arc<Population>,
     ledger: Arc<Ledger>,
-    schedule: Schedule,
+    /// None for a drain, which takes as long as it takes.
+    length: Option<Duration>,
     planned: Vec<Planned>,
     thresholds: Vec<Threshold>,
 }
@@ -104,7 +105,8 @@ impl Run {
             refuse_for_found(scenario)?;
         }
         let keys = PartitionKeys::new(&self.stream)?;
-        Ok(Prepared { keys, population, ledger, schedule, planned, thresholds, run: self })
+        let length = matches!(scenario.load, Load::Open { .. }).then(|| schedule.length());
+        Ok(Prepared { keys, population, ledger, length, planned, thresholds, run: self })
     }
 }
 
@@ -149,7 +151,7 @@ impl Prepared {
     pub async fn run(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
         let abort = wishes.abort.clone();
         tokio::select! {
-            ran = self.to_the_end(live, wishes) => ran,
+            ran = self.to_the_end(view, wishes) => ran,
             () = abort.cancelled() => bail!("ended before the end: nothing was judged"),
         }
     }
@@ -198,10 +200,10 @@ impl Prepared {
         Registration::new(&self.population, receivers).import(redis).await?;
         let environment = environment::look(redis, &self.keys, true).await?;
         let is_drain = matches!(self.run.scenario.load, Load::Drain { .. });
-        let disturbance = Disturbance::default();
+        let course = Course { is_drain, ..Course::default() };
         if is_drain {
             view.show(phase("laying up the events"));
-            self.produce(redis, disturbance.clone(), wishes.end.clone()).await?;
+            self.produce(redis, &course, wishes).await?;
         } else {
             view.show(phase("starting the workers"));
             house.start_workers().await?;
@@ -209,7 +211,6 @@ impl Prepared {
         let before = (house.uses().await, Usage::of_this_process());
         self.ledger.begin(clock::now(), clock::wall_ms());
         let (started_at, began) = (started_at(), self.ledger.began().unwrap_or_else(clock::now));
-        let course = Course::new(disturbance, is_drain);
         let ended = wishes.end.child_token();
         let disturbing = async {
             let say = |at, text| view.say(at, text);
@@ -248,7 +249,7 @@ impl Prepared {
             registration.create(&redis).await?;
             self.ledger.begin(clock::now(), clock::wall_ms());
             let started_at = started_at();
-            let course = Course::new(Disturbance::default(), false);
+            let course = Course::default();
             course.calm.cancel();
             self.load(&redis, None, &course, view, wishes).await?;
             let verdict = self.judge(&redis, &mut Evidence::default(), view).await?;
@@ -270,11 +271,17 @@ impl Prepared {
         Ok(receivers)
     }
 
-    async fn produce(&self, redis: &Redis, disturbance: Disturbance, end: CancellationToken) -> Result<()> {
-        let traffic = Traffic::new(self.population.clone(), &self.run.scenario.traffic, self.run.seed);
-        let (redis, keys, ledger) = (redis.clone(), self.keys.clone(), self.ledger.clone());
-        let producer = Producer { redis, keys, ledger, disturbance };
-        producer.run(self.schedule.clone(), traffic, end).await.context("the producer failed")
+    async fn produce(&self, redis: &Redis, course: &Course, wishes: &Wishes) -> Result<()> {
+        let (scenario, seed, held) = (&self.run.scenario, self.run.seed, course.held.clone());
+        let producer = Producer {
+            redis: redis.clone(),
+            keys: self.keys.clone(),
+            ledger: self.ledger.clone(),
+            is_disturbed: Arc::new(move || held.disturbs_producers()),
+        };
+        let schedule = Schedule::try_new(&scenario.load, seed)?;
+        let traffic = Traffic::new(self.population.clone(), &scenario.traffic, seed);
+        producer.run(schedule, traffic, wishes.end.clone()).await.context("the producer failed")
     }
 
     /// The load and the wait for what it leaves.
@@ -289,7 +296,7 @@ impl Prepared {
         let sent = CancellationToken::new();
         let sending = async {
             if !course.is_drain {
-                self.produce(redis, course.disturbance.clone(), wishes.end.clone()).await?;
+                self.produce(redis, course, wishes).await?;
             }
             sent.cancel();
             Ok(())
@@ -322,11 +329,10 @@ impl Prepared {
             p99_us: glance.recent_p99_us,
             max_us: glance.recent_p99_us,
         });
-        let planned = matches!(self.run.scenario.load, Load::Open { .. }).then(|| self.schedule.length());
         Progress {
             phase: if is_sent { "waiting for what is unfinished" } else { "load" }.to_owned(),
             elapsed: self.ledger.began().map_or(Duration::ZERO, |began| clock::now().saturating_duration_since(began)),
-            planned,
+            planned: self.length,
             intended: glance.intended,
             sent: glance.sent,
             confirmed: glance.confirmed,
@@ -405,18 +411,12 @@ impl View<'_> {
 }
 
 /// How far a run's load and its faults are.
+#[derive(Default)]
 struct Course {
-    disturbance: Disturbance,
     held: Held,
     /// Every fault is over.
     calm: CancellationToken,
     is_drain: bool,
-}
-
-impl Course {
-    fn new(disturbance: Disturbance, is_drain: bool) -> Self {
-        Self { held: Held::new(disturbance.clone()), disturbance, calm: CancellationToken::new(), is_drain }
-    }
 }
 
 fn phase(name: &str) -> Progress {

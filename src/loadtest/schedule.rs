@@ -191,7 +191,7 @@ mod tests {
         let offsets: Vec<Duration> = spike.collect();
         let within = |from: u64, to: u64| {
             let span = Duration::from_secs(from)..Duration::from_secs(to);
-            offsets.iter().filter(|offset| span.contains(offset)).count()
+            offsets.iter().filter(|offset| span.contains(*offset)).count()
         };
         assert_eq!((within(0, 2), within(2, 5), within(5, 6), offsets.len()), (20, 0, 500, 520));
     }

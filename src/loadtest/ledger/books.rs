@@ -110,6 +110,14 @@ pub struct EndpointBook {
     pub failures_in_a_row: u32,
 }
 
+impl EndpointBook {
+    /// It had answered 410 before an entry of this time, milliseconds since the load began. Of one within the same
+    /// millisecond nobody knows.
+    pub fn was_gone_by(&self, entry_ms: i64) -> bool {
+        self.gone_us != NEVER && entry_ms + 1 >= (self.gone_us / 1000) as i64
+    }
+}
+
 /// Something that looks like a broken promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suspicion {
