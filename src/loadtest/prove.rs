@@ -19,7 +19,7 @@ use super::{
     verb::{self, Given},
 };
 use crate::{
-    cli::{CliError, ExitCode, Format, Output, duration, note},
+    cli::{CliError, Format, Output, note},
     clock,
     config::compact,
 };

@@ -216,7 +216,7 @@ impl Prepared {
             let say = |at, text| view.say(at, text);
             let marks = perform(house, &self.planned, began, &ended, &course.held, say).await?;
             course.calm.cancel();
-            Ok(marks)
+            anyhow::Ok(marks)
         };
         let loading = async {
             if is_drain {
@@ -225,7 +225,7 @@ impl Prepared {
             self.load(redis, Some(house), &course, view, wishes).await?;
             // Faults that a drain did not wait for do not come any more.
             ended.cancel();
-            Ok(())
+            anyhow::Ok(())
         };
         let (faults, ()) = tokio::try_join!(disturbing, loading)?;
         let after = (house.uses().await, Usage::of_this_process());
@@ -331,7 +331,7 @@ impl Prepared {
         });
         Progress {
             phase: if is_sent { "waiting for what is unfinished" } else { "load" }.to_owned(),
-            elapsed: self.ledger.began().map_or(Duration::ZERO, |began| clock::now().saturating_duration_since(began)),
+            elapsed: self.elapsed(),
             planned: self.length,
             intended: glance.intended,
             sent: glance.sent,
@@ -347,10 +347,13 @@ impl Prepared {
         }
     }
 
+    fn elapsed(&self) -> Duration {
+        self.ledger.began().map_or(Duration::ZERO, |began| clock::now().saturating_duration_since(began))
+    }
+
     async fn judge(&self, redis: &Redis, evidence: &mut Evidence, view: &View<'_>) -> Result<Verdict> {
-        view.show(phase("judging"));
-        let ended = clock::now();
-        evidence.ended_s = self.ledger.began().map_or(0.0, |began| (ended - began).as_secs_f64());
+        view.say(self.elapsed(), "judging".to_owned());
+        evidence.ended_s = self.elapsed().as_secs_f64();
         waiting::gather(redis, &self.keys, self.ledger.began_wall_ms(), evidence).await?;
         Ok(judge(&self.ledger, evidence))
     }

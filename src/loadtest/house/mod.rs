@@ -5,6 +5,7 @@ mod proxy;
 mod worker;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
@@ -54,7 +55,7 @@ pub struct Plan {
 pub struct House {
     redis: Mutex<OwnRedis>,
     /// Redis' processes that were killed.
-    redis_ended: std::sync::Mutex<Usage>,
+    redis_ended: Cell<Usage>,
     proxy: Option<Proxy>,
     workers: Vec<Mutex<Worker>>,
     keys: PartitionKeys,
@@ -87,7 +88,7 @@ impl House {
         Ok(Self {
             workers: (1..=plan.workers).map(worker).collect(),
             redis: Mutex::new(redis),
-            redis_ended: std::sync::Mutex::default(),
+            redis_ended: Cell::default(),
             proxy,
             keys: PartitionKeys::new(&plan.stream)?,
             direct: Redis::new(&url)?,
@@ -143,7 +144,7 @@ impl House {
                 Usage { cpu: herald.cpu + used.cpu, peak_rss_bytes: herald.peak_rss_bytes.max(used.peak_rss_bytes) };
         }
         let now = self.redis.lock().await.usage();
-        Uses { herald, redis: both(*self.redis_ended(), now) }
+        Uses { herald, redis: both(self.redis_ended.get(), now) }
     }
 
     /// `kill -9` of the owner, which is started again at once.
@@ -167,7 +168,7 @@ impl House {
         let mut redis = self.redis.lock().await;
         let used = redis.usage();
         redis.kill().await?;
-        *self.redis_ended() = both(*self.redis_ended(), used);
+        self.redis_ended.set(both(self.redis_ended.get(), used));
         end.come().await;
         redis.start_again().await
     }
@@ -232,11 +233,6 @@ impl House {
 
     async fn disturber(&self) -> Result<Disturber, crate::store::error::StoreError> {
         Ok(Disturber::new(self.direct.connect(Purpose::Other).await?))
-    }
-
-    /// Two numbers that no code panics over.
-    fn redis_ended(&self) -> std::sync::MutexGuard<'_, Usage> {
-        self.redis_ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
