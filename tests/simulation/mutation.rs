@@ -27,6 +27,46 @@ pub enum Mutation {
     PromotedWithoutWaiting,
     TrimIgnoresPending,
     CursorAheadOfPending,
+    OtherRegistryIgnored,
+}
+
+impl Mutation {
+    pub const ALL: [Self; 14] = [
+        Self::NoFence,
+        Self::AcksBeforeRecords,
+        Self::NewBeforePending,
+        Self::ClaimedNotMovedBack,
+        Self::HeldPoppedBeforeSettle,
+        Self::SameTermAgain,
+        Self::SettleRetriedElsewhere,
+        Self::RecordsOutOfOrder,
+        Self::AskAnswersZero,
+        Self::FollowersNotHeld,
+        Self::PromotedWithoutWaiting,
+        Self::TrimIgnoresPending,
+        Self::CursorAheadOfPending,
+        Self::OtherRegistryIgnored,
+    ];
+
+    /// What is done wrong.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::NoFence => "a script without a fence",
+            Self::AcksBeforeRecords => "an acknowledgement before its record",
+            Self::NewBeforePending => "new entries before the pending ones",
+            Self::ClaimedNotMovedBack => "claimed deliveries that are not moved back",
+            Self::HeldPoppedBeforeSettle => "a held delivery popped before the settle",
+            Self::SameTermAgain => "the same value for every term",
+            Self::SettleRetriedElsewhere => "a settle repeated on a new connection",
+            Self::RecordsOutOfOrder => "records written out of the order of their chain",
+            Self::AskAnswersZero => "questions answered with nothing",
+            Self::FollowersNotHeld => "followers that are not held on a retry",
+            Self::PromotedWithoutWaiting => "a delivery promoted without waiting",
+            Self::TrimIgnoresPending => "trimming what is pending",
+            Self::CursorAheadOfPending => "a cursor ahead of what is pending",
+            Self::OtherRegistryIgnored => "another registry taken for ours",
+        }
+    }
 }
 
 /// One call as the mutated Redis, or the mutated client, carries it out.
