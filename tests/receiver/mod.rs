@@ -1,5 +1,4 @@
 //! Receivers of every temper on real sockets: each is a task per connection that does whatever a test wants with it.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
     future::Future,

@@ -28,10 +28,13 @@ pub enum Mutation {
     TrimIgnoresPending,
     CursorAheadOfPending,
     OtherRegistryIgnored,
+    PressureIgnored,
+    RefusedChangeForgotten,
+    FailureTakenForSuccess,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -46,6 +49,9 @@ impl Mutation {
         Self::TrimIgnoresPending,
         Self::CursorAheadOfPending,
         Self::OtherRegistryIgnored,
+        Self::PressureIgnored,
+        Self::RefusedChangeForgotten,
+        Self::FailureTakenForSuccess,
     ];
 
     /// What is done wrong.
@@ -65,6 +71,9 @@ impl Mutation {
             Self::TrimIgnoresPending => "trimming what is pending",
             Self::CursorAheadOfPending => "a cursor ahead of what is pending",
             Self::OtherRegistryIgnored => "another registry taken for ours",
+            Self::PressureIgnored => "reading on while Redis is nearly full",
+            Self::RefusedChangeForgotten => "a refused change dropped, and the rest settled without it",
+            Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
         }
     }
 }

@@ -132,6 +132,7 @@ impl World {
 
     pub(super) fn press(&mut self, is_pressed: bool) {
         self.is_pressed = is_pressed;
+        let is_pressed = is_pressed && self.mutation != Some(Mutation::PressureIgnored);
         for worker in 0..self.workers.len() {
             if let Some(partition) = &mut self.workers[worker].partition {
                 partition.set_pressure(is_pressed);

@@ -5,6 +5,13 @@ use super::*;
 impl World {
     pub(super) fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
         let answer = match self.refusal(call) {
+            Some(_) if self.mutation == Some(Mutation::RefusedChangeForgotten) => {
+                let mut rest = call.clone();
+                if let Call::Settle { settlement, .. } = &mut rest {
+                    settlement.items.retain(|item| !self.is_refused(item));
+                }
+                self.model.call(&rest)
+            }
             Some(answer) => Ok(answer),
             None => carry_out(&mut self.model, self.mutation, call),
         };
@@ -66,15 +73,18 @@ impl World {
     fn refusal(&mut self, call: &Call) -> Option<Answer> {
         let Call::Settle { term, settlement } = call else { return None };
         let is_ours = self.model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str());
-        let is_refused = |item: &Item| match item {
+        let at = settlement.items.iter().position(|item| self.is_refused(item)).filter(|_| is_ours)?;
+        self.tally.count("refused_settles");
+        Some(Answer::BadItem { at, why: "the key has another type".to_owned() })
+    }
+
+    fn is_refused(&self, item: &Item) -> bool {
+        match item {
             Item::Finish { id, .. } | Item::Keep { id, .. } | Item::Move { id, .. } | Item::Bury { id, .. } => {
                 self.refused.contains(id)
             }
             _ => false,
-        };
-        let at = settlement.items.iter().position(is_refused).filter(|_| is_ours)?;
-        self.tally.count("refused_settles");
-        Some(Answer::BadItem { at, why: "the key has another type".to_owned() })
+        }
     }
 
     /// An endpoint that never ended takes what it is owed: nobody may give that up for its sake.

@@ -28,7 +28,7 @@ impl World {
         found.partition = Some(Partition::new(settings, snapshot.clone(), seed));
         found.snapshot = snapshot;
         if let Some(partition) = &mut found.partition {
-            partition.set_pressure(self.is_pressed);
+            partition.set_pressure(self.is_pressed && self.mutation != Some(Mutation::PressureIgnored));
         }
         found.redis = [self.redis; 2];
         found.wake_at = u64::MAX;
@@ -123,6 +123,12 @@ impl World {
 
     pub(super) fn make(&mut self, worker: usize, slot: Slot, call: Call) {
         let (life, redis, term) = (self.workers[worker].life, self.redis, term_of(&call).clone());
+        if matches!(call, Call::Read { .. }) {
+            self.tally.checked(Promise::Bounded);
+            if self.is_pressed {
+                self.wrong(Promise::Bounded, || format!("worker {worker} reads while Redis is nearly full"));
+            }
+        }
         let connection = &mut self.workers[worker].redis[slot as usize];
         let (gives_up, there) = (self.chance.within(20, 300), self.chance.below(3));
         let unknown = |world: &mut Self, ms, why: &str| {
@@ -160,7 +166,10 @@ impl World {
                 if applied && let Err(failure) = self.apply(&call) {
                     self.tell(|| format!("       {failure:?}"));
                 }
-                let answer = Err(Failure::Script("the script failed".to_owned()));
+                let answer = match self.mutation == Some(Mutation::FailureTakenForSuccess) {
+                    true => self.model.clone().call(&call),
+                    false => Err(Failure::Script("the script failed".to_owned())),
+                };
                 self.after(there, Event::Answer { worker, life, slot, term: term.clone(), answer });
             }
             Some(Net::RunsLate(late)) => {
