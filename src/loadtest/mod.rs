@@ -8,5 +8,7 @@
 //! names as their own. Nothing here shares code with what it checks: signatures are verified by [`receiver`] alone.
 
 pub mod faults;
+pub mod latency;
+pub mod report;
 pub mod result;
 pub mod scenario;

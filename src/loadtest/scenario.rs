@@ -257,8 +257,11 @@ pub(super) mod span {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse_duration(&text).map_err(|error| D::Error::custom(format!("{text:?} {error}")))
+        read(&String::deserialize(from)?)
+    }
+
+    fn read<E: Error>(text: &str) -> Result<Duration, E> {
+        parse_duration(text).map_err(|error| E::custom(format!("{text:?} {error}")))
     }
 
     pub mod option {
@@ -272,7 +275,9 @@ pub(super) mod span {
         }
 
         pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-            super::deserialize(from).map(Some)
+            // JSON writes what is not there as null.
+            let text = Option::<String>::deserialize(from)?;
+            text.map(|text| read(&text)).transpose()
         }
     }
 }

@@ -1,0 +1,16 @@
+//! What people and programs see of a run: the live view, the summary, the page, the result file and its comparison with
+//! an earlier one, and the thresholds. All of it is made from [`Progress`](progress::Progress) and
+//! [`RunResult`](super::result::RunResult) alone. Nothing here changes what a run found.
+
+pub mod compare;
+pub mod html;
+pub mod json;
+pub mod live;
+pub mod progress;
+pub mod text;
+pub mod threshold;
+
+mod figure;
+#[cfg(test)]
+mod fixture;
+mod units;
