@@ -6,7 +6,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Passed on by `make demo ARGS="--for 20s"`.
 ARGS ?=
 
-.PHONY: demo test check fmt setup
+# For how long `make fuzz` runs each of its targets.
+SECONDS ?= 60
+
+.PHONY: demo test check fmt setup fuzz
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: setup
@@ -27,3 +30,8 @@ fmt:
 # Installs what the machine lacks; silent when nothing is missing.
 setup:
 	@deploy/setup
+	@deploy/setup-verifiers
+
+# Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
+fuzz: setup
+	@SECONDS_EACH=$(SECONDS) fuzz/run

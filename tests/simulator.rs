@@ -1,10 +1,20 @@
 //! The state machine under every fault that the design names, in virtual time; and proof that this would notice if a
-//! rule of the design were broken. `HERALD_SIM_SEEDS` sets how many seeds run, `HERALD_SIM_SEED` the first of
-//! them; by itself it replays that one.
+//! rule of the design were broken.
+//!
+//! `HERALD_SIM_SEEDS` sets how many seeds run, `HERALD_SIM_SECONDS` for how long (whichever is reached first ends it, where
+//! both are set), `HERALD_SIM_SEED` the first of them; by itself that one is replayed. With `--nocapture` each test ends with one line
+//! of JSON, `{"simulator":…}` and `{"mutations":…}`.
+// The clock only says when a run of so many seconds is over.
+#![allow(clippy::disallowed_methods)]
 
 mod simulation;
 
-use simulation::mutation::Mutation;
+use std::time::{Duration, Instant};
+
+use simulation::{
+    mutation::Mutation,
+    tally::{Broken, Promise, Tally},
+};
 
 /// A mutation that survives so many seeds is one that the simulator does not see.
 const MUTATION_SEEDS: u64 = 4_000;
@@ -18,17 +28,62 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_promise_holds_in_every_seed() {
-    let first = number("HERALD_SIM_SEED");
-    let count = number("HERALD_SIM_SEEDS").unwrap_or(if first.is_some() { 1 } else { SEEDS });
+    let (first, seconds) = (number("HERALD_SIM_SEED"), number("HERALD_SIM_SECONDS"));
+    let by_default = if first.is_some() { 1 } else { SEEDS };
+    let count = number("HERALD_SIM_SEEDS").unwrap_or(if seconds.is_some() { u64::MAX / 2 } else { by_default });
+    let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let first = first.unwrap_or(1);
+    println!("the first seed is {first}");
+    let (mut sum, mut seeds, mut failed) = (Tally::default(), 0, None);
     let started = cpu_seconds();
-    for seed in first..first + count {
-        if simulation::failure(seed, None).is_some() {
-            panic!("{}", simulation::story(seed));
+    for seed in (first..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        let (tally, broken) = simulation::seed(seed, None);
+        sum.add(&tally);
+        seeds += 1;
+        if broken.is_some() {
+            failed = Some(seed);
+            break;
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break;
         }
     }
     let seconds = cpu_seconds() - started;
-    println!("{count} seeds in {seconds:.1} s of CPU: {:.0} a minute", count as f64 * 60.0 / seconds);
+    println!(r#"{{"simulator":{{"first_seed":{first},"seeds":{seeds},"cpu_seconds":{seconds:.1},{sum}}}}}"#);
+    if let Some(seed) = failed {
+        panic!("{}", simulation::story(seed));
+    }
+    if seeds >= SEEDS {
+        check_that_it_was_tried(&sum);
+    }
+}
+
+/// A run that does not try something proves nothing about it.
+fn check_that_it_was_tried(sum: &Tally) {
+    let tried = [
+        "events",
+        "attempts",
+        "crashes",
+        "freezes",
+        "lost_answers",
+        "lost_calls",
+        "late_answers",
+        "late_scripts",
+        "failed_scripts",
+        "refused_settles",
+        "registries_lost",
+        "memory_pressure",
+        "redis_full",
+        "redis_restarts",
+        "redis_rolled_back",
+        "groups_destroyed",
+    ];
+    for what in tried {
+        assert!(sum.of(what) > 0, "no seed had {what}: {sum}");
+    }
+    for promise in Promise::ALL {
+        assert!(sum.checks(promise) > 0, "{} was never checked", promise.name());
+    }
 }
 
 /// What this thread has used of the CPU: the wall clock would count who else is on the machine.
@@ -44,74 +99,24 @@ fn a_seed_replays_exactly() {
     }
 }
 
-/// Breaks one rule, and demands that it is noticed.
-fn is_caught(mutation: Mutation) {
-    let caught = (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, simulation::failure(seed, Some(mutation))?)));
-    let (seed, why) = caught.unwrap_or_else(|| panic!("{mutation:?} survived {MUTATION_SEEDS} seeds"));
-    println!("{mutation:?} was caught by seed {seed}: {}", why.chars().take(200).collect::<String>());
+/// The first seed that notices a broken rule.
+fn caught(mutation: Mutation) -> Option<(u64, Broken)> {
+    (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, simulation::seed(seed, Some(mutation)).1?)))
 }
 
 #[test]
-fn a_script_without_a_fence_is_noticed() {
-    is_caught(Mutation::NoFence);
-}
-
-#[test]
-fn an_acknowledgement_before_its_record_is_noticed() {
-    is_caught(Mutation::AcksBeforeRecords);
-}
-
-#[test]
-fn new_entries_before_the_pending_ones_is_noticed() {
-    is_caught(Mutation::NewBeforePending);
-}
-
-#[test]
-fn claimed_deliveries_that_are_not_moved_back_is_noticed() {
-    is_caught(Mutation::ClaimedNotMovedBack);
-}
-
-#[test]
-fn a_held_delivery_popped_before_the_settle_is_noticed() {
-    is_caught(Mutation::HeldPoppedBeforeSettle);
-}
-
-#[test]
-fn the_same_value_for_every_term_is_noticed() {
-    is_caught(Mutation::SameTermAgain);
-}
-
-#[test]
-fn a_settle_repeated_on_a_new_connection_is_noticed() {
-    is_caught(Mutation::SettleRetriedElsewhere);
-}
-
-#[test]
-fn records_written_out_of_the_order_of_their_chain_is_noticed() {
-    is_caught(Mutation::RecordsOutOfOrder);
-}
-
-#[test]
-fn questions_answered_with_nothing_is_noticed() {
-    is_caught(Mutation::AskAnswersZero);
-}
-
-#[test]
-fn followers_that_are_not_held_on_a_retry_is_noticed() {
-    is_caught(Mutation::FollowersNotHeld);
-}
-
-#[test]
-fn a_delivery_promoted_without_waiting_is_noticed() {
-    is_caught(Mutation::PromotedWithoutWaiting);
-}
-
-#[test]
-fn trimming_what_is_pending_is_noticed() {
-    is_caught(Mutation::TrimIgnoresPending);
-}
-
-#[test]
-fn a_cursor_ahead_of_what_is_pending_is_noticed() {
-    is_caught(Mutation::CursorAheadOfPending);
+fn every_way_to_break_a_rule_is_noticed() {
+    let mut survivors = Vec::new();
+    for mutation in Mutation::ALL {
+        match caught(mutation) {
+            Some((seed, broken)) => {
+                let why: String = broken.why.chars().take(160).collect();
+                println!("{}: noticed by seed {seed} ({}: {why})", mutation.what(), broken.promise.name());
+            }
+            None => survivors.push(mutation.what()),
+        }
+    }
+    let (all, caught) = (Mutation::ALL.len(), Mutation::ALL.len() - survivors.len());
+    println!(r#"{{"mutations":{{"tried":{all},"caught":{caught}}}}}"#);
+    assert!(survivors.is_empty(), "not noticed within {MUTATION_SEEDS} seeds: {survivors:?}");
 }

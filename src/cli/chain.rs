@@ -10,7 +10,10 @@ use super::{
     endpoint, note, pause, words,
 };
 use crate::{
-    facts::id::{DeliveryId, EndpointId, IntentId},
+    facts::{
+        delivery::Delivery,
+        id::{DeliveryId, EndpointId, IntentId},
+    },
     store::{
         model::Asked,
         queries::{ChainHead, Queries, Unfinished},
@@ -147,7 +150,7 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
     for one in &chain {
         rows.push(&view(one, None, now_ms, is_paused), || {
             let event = one.delivery.as_ref().map_or_else(|why| why.clone(), |delivery| delivery.event.to_string());
-            let attempts = one.delivery.as_ref().map_or(0, |delivery| delivery.attempts + delivery.earlier_attempts);
+            let attempts = one.delivery.as_ref().map_or(0, Delivery::attempts_in_all);
             vec![one.id.to_string(), event, standing(one, now_ms, is_paused), attempts.to_string()]
         })?;
     }
@@ -203,7 +206,7 @@ fn view(one: &Unfinished, held: Option<u64>, now_ms: u64, is_paused: bool) -> Vi
         id: &one.id,
         intent: intent_of(one),
         standing: standing(one, now_ms, is_paused),
-        attempts: delivery.map(|delivery| delivery.attempts + delivery.earlier_attempts),
+        attempts: delivery.map(Delivery::attempts_in_all),
         last_outcome: delivery.and_then(|delivery| delivery.history.last()).map(|last| last.outcome.to_string()),
         held_behind_it: held,
     }

@@ -187,7 +187,7 @@ fn row(letter: &Letter, now_ms: u64) -> Vec<String> {
         Ok(dead) => {
             let delivery = &dead.delivery;
             let last = delivery.history.last().map_or("never tried".to_owned(), |last| last.outcome.to_string());
-            let attempts = (delivery.attempts + delivery.earlier_attempts).to_string();
+            let attempts = delivery.attempts_in_all().to_string();
             vec![at, id, delivery.intent.to_string(), dead.reason.name().to_owned(), attempts, last]
         }
         Err(why) => vec![at, id, String::new(), "unreadable".to_owned(), String::new(), why.clone()],
@@ -394,7 +394,7 @@ impl Walk {
 }
 
 impl Filter {
-    fn range(&self, now_ms: u64) -> DeadRange {
+    pub fn range(&self, now_ms: u64) -> DeadRange {
         let before = |age: Option<Duration>| age.map(|age| now_ms.saturating_sub(age.as_millis() as u64));
         DeadRange {
             endpoint: self.endpoint.clone(),
@@ -423,8 +423,11 @@ impl Filter {
     }
 
     /// As they would be typed again.
-    fn as_flags(&self) -> String {
-        let age = |name: &str, age: Option<Duration>| age.map(|age| format!("--{name} {}s", age.as_secs()));
+    pub fn as_flags(&self) -> String {
+        let age = |name: &str, age: Option<Duration>| match age?.as_millis() {
+            ms if ms % 1000 == 0 => Some(format!("--{name} {}s", ms / 1000)),
+            ms => Some(format!("--{name} {ms}ms")),
+        };
         let flags = [
             self.account.as_ref().map(|account| format!("--account {account}")),
             self.endpoint.as_ref().map(|endpoint| format!("--endpoint {endpoint}")),

@@ -191,7 +191,7 @@ fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
         Ok(delivery) => (
             delivery.event.to_string(),
             delivery.intent.to_string(),
-            delivery.attempts + delivery.earlier_attempts,
+            delivery.attempts_in_all(),
             delivery.history.last(),
         ),
         Err(_) => (String::new(), String::new(), 0, None),

@@ -22,6 +22,8 @@ use std::{io, process};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+#[doc(hidden)]
+pub use self::dead_letter::Filter as DeadLetterFilter;
 use self::exit::{code_of, message_of};
 pub use self::{
     args::{Change, Consent, Globals, Go, duration},
@@ -103,6 +105,12 @@ pub fn main() -> process::ExitCode {
             code.into()
         }
     }
+}
+
+/// How the arguments are read, without running anything: for tests.
+#[doc(hidden)]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

@@ -425,8 +425,9 @@ impl<D: Directory> Partition<D> {
         // In an order of its own, not of the map's: the same inputs must lead to the same calls.
         changed.sort_unstable();
         changed.retain(|endpoint| self.core.has_lane(endpoint));
+        let is_other = self.is_other_registry();
         for endpoint in changed {
-            let standing = self.directory.standing(&endpoint);
+            let standing = if is_other { Standing::Unknown } else { self.directory.standing(&endpoint) };
             self.core.stand(now, &endpoint, standing);
         }
     }
@@ -615,9 +616,21 @@ impl<D: Directory> Partition<D> {
 
     fn stand(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.has_lane(endpoint) {
-            let standing = self.directory.standing(endpoint);
-            self.core.stand(now, endpoint, standing);
+            self.core.stand(now, endpoint, self.standing(endpoint));
         }
+    }
+
+    fn standing(&self, endpoint: &EndpointId) -> Standing {
+        match self.is_other_registry() {
+            true => Standing::Unknown,
+            false => self.directory.standing(endpoint),
+        }
+    }
+
+    /// That an endpoint is not in somebody else's registry does not mean that it was deleted: until an operator accepts
+    /// that registry, nothing is given up for its sake.
+    fn is_other_registry(&self) -> bool {
+        self.bound.is_some() && self.directory.view().id != self.bound
     }
 
     fn hear_time(&mut self, now: u64, redis_ms: u64) {

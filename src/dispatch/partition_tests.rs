@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     facts::{
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
-        retry::RetrySettings,
+        retry::{DeadReason, RetrySettings},
     },
     store::model::{GROUP, Model},
 };
@@ -13,10 +13,21 @@ use crate::{
 #[derive(Default)]
 struct Known {
     endpoint: std::cell::RefCell<Option<Arc<Endpoint>>>,
+    /// Another registry, without any endpoint, stands where it was.
+    is_another: std::cell::Cell<bool>,
+}
+
+impl Known {
+    fn with_endpoint() -> Self {
+        Self { endpoint: Some(endpoint()).into(), ..Self::default() }
+    }
 }
 
 impl Directory for &Known {
     fn standing(&self, _: &EndpointId) -> Standing {
+        if self.is_another.get() {
+            return Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX };
+        }
         self.endpoint.borrow().clone().map_or(Standing::Unknown, Standing::of)
     }
 
@@ -25,7 +36,8 @@ impl Directory for &Known {
     }
 
     fn view(&self) -> RegistryView {
-        RegistryView { id: Some("reg".to_owned()), is_certain: true, is_paused: false }
+        let id = if self.is_another.get() { "another" } else { "reg" };
+        RegistryView { id: Some(id.to_owned()), is_certain: true, is_paused: false }
     }
 }
 
@@ -89,7 +101,7 @@ fn delivered() -> Attempted {
 
 #[test]
 fn a_delivered_event_is_acknowledged_and_leaves_nothing_behind() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -104,7 +116,7 @@ fn a_delivered_event_is_acknowledged_and_leaves_nothing_behind() {
 
 #[test]
 fn a_stopped_worker_settles_and_gives_its_lease_back() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -120,7 +132,7 @@ fn a_stopped_worker_settles_and_gives_its_lease_back() {
 
 #[test]
 fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -167,7 +179,7 @@ fn a_confirmation_older_than_the_read_is_not_believed() {
 
 #[test]
 fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     drive(&mut partition, &mut model, 10);
     publish(&mut model, 1);
@@ -188,7 +200,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
 
 #[test]
 fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -202,7 +214,7 @@ fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
 
 #[test]
 fn a_full_redis_is_asked_again_only_after_a_while() {
-    let known = Known { endpoint: Some(endpoint()).into() };
+    let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     drive(&mut partition, &mut model, 10);
     model.full = true;
@@ -214,4 +226,41 @@ fn a_full_redis_is_asked_again_only_after_a_while() {
     model.full = false;
     drive(&mut partition, &mut model, 20 + FULL_PAUSE_MS);
     assert!(partition.next_send(20 + FULL_PAUSE_MS).is_some());
+}
+
+#[test]
+fn another_registry_gives_nothing_up_until_it_is_accepted() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    known.is_another.set(true);
+    partition.registry_changed(11, None);
+    drive(&mut partition, &mut model, 2_000);
+    assert!(model.dead.is_empty() && !model.records.is_empty(), "{:?}", model.dead);
+    assert!(partition.next_send(2_000).is_none());
+    known.is_another.set(false);
+    partition.registry_changed(2_010, None);
+    drive(&mut partition, &mut model, 2_010);
+    assert!(partition.next_send(2_010).is_some());
+}
+
+#[test]
+fn an_accepted_registry_says_what_was_deleted() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    known.is_another.set(true);
+    partition.registry_changed(11, None);
+    let mark = Mark { by: "ops".to_owned(), why: "restored".to_owned(), at_ms: 0 };
+    model.ask(
+        crate::store::model::Asked::AcceptRegistry("another".to_owned()),
+        serde_json::to_vec(&mark).unwrap().into(),
+    );
+    partition.woken(false, true);
+    for second in 1..10 {
+        drive(&mut partition, &mut model, second * 1_000);
+    }
+    assert_eq!((model.dead.len(), model.records.len()), (1, 0));
 }

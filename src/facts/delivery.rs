@@ -120,13 +120,18 @@ impl Delivery {
         }
     }
 
+    /// Attempts made since the delivery was new. A record that somebody wrote by hand may say anything.
+    pub fn attempts_in_all(&self) -> u32 {
+        self.earlier_attempts.saturating_add(self.attempts)
+    }
+
     /// The number of the next attempt as the receiver sees it: it only grows, also across redeliveries.
     pub fn next_attempt(&self) -> u32 {
-        self.earlier_attempts + self.attempts + 1
+        self.attempts_in_all().saturating_add(1)
     }
 
     pub fn remember(&mut self, report: AttemptReport) {
-        self.attempts += 1;
+        self.attempts = self.attempts.saturating_add(1);
         if self.history.len() == MAX_HISTORY {
             self.history.remove(0);
         }
@@ -135,7 +140,7 @@ impl Delivery {
 
     /// A dead letter on its way out again: its history stays, its age and its attempts start anew.
     pub fn redeliver(&mut self, mark: Mark, now_ms: u64) {
-        self.earlier_attempts += std::mem::take(&mut self.attempts);
+        self.earlier_attempts = self.earlier_attempts.saturating_add(std::mem::take(&mut self.attempts));
         self.since_ms = now_ms;
         if self.redelivered.len() == MAX_HISTORY {
             self.redelivered.remove(0);

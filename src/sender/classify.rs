@@ -15,7 +15,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 86_400);
 /// Longest detail that an attempt keeps, in bytes. Enough for a chain of causes; a receiver's TLS name list can be long.
 const MAX_DETAIL_BYTES: usize = 300;
 
-pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outcome {
+pub fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outcome {
     let status = status.as_u16();
     match status {
         200..=299 => Outcome::Delivered { status },

@@ -82,6 +82,10 @@ impl AddressGuard {
             return Err(GuardError::Character);
         }
         let url = Url::parse(text).map_err(|e| GuardError::NotAUrl(e.to_string()))?;
+        // What is sent is the encoded form: a letter of three bytes has nine there.
+        if url.as_str().len() > MAX_URL_BYTES {
+            return Err(GuardError::TooLong { bytes: url.as_str().len() });
+        }
         match url.scheme() {
             "https" => {}
             "http" if self.allow_http => {}

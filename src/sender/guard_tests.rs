@@ -139,6 +139,9 @@ fn a_url_that_is_no_plain_https_url_is_refused_by_its_reason() {
     }
     let long = format!("https://merchant.example/{}", "x".repeat(MAX_URL_BYTES));
     assert!(matches!(refused(&long), GuardError::TooLong { .. }));
+    let long_once_encoded = format!("https://merchant.example/{}", "字".repeat(MAX_URL_BYTES / 4));
+    assert!(long_once_encoded.len() < MAX_URL_BYTES);
+    assert!(matches!(refused(&long_once_encoded), GuardError::TooLong { .. }));
     for url in ["", "merchant.example", "https://", "https:///", "https://[::1", "https://a_b\u{ff0f}c.example/"] {
         assert!(matches!(refused(url), GuardError::NotAUrl(_)), "{url:?}: {:?}", refused(url));
     }

@@ -20,6 +20,8 @@ use std::{fmt, time::Duration};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
+#[doc(hidden)]
+pub use classify::of_response;
 pub use guard::{AddressGuard, GuardError, MAX_URL_BYTES};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
 

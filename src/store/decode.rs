@@ -12,7 +12,7 @@ use crate::facts::id::{DeliveryId, EndpointId, EntryId, IntentId};
 
 type Malformed = String;
 
-pub(super) fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
+pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
     let mut parts = Parts::of(value)?;
     let word = parts.text()?;
     let answer = match (word.as_str(), call) {

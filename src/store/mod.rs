@@ -19,7 +19,8 @@
 
 pub mod acl;
 pub mod connection;
-mod decode;
+#[doc(hidden)]
+pub mod decode;
 pub mod disturb;
 pub mod entries;
 pub mod error;

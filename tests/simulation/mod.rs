@@ -3,31 +3,40 @@
 mod ledger;
 pub mod mutation;
 pub mod plan;
+pub mod tally;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mutation::Mutation;
 use plan::{Action, Plan};
+use tally::{Broken, Promise, Tally};
 use world::World;
 
 /// Steps of the story that are printed at its end.
 const LAST_STEPS: usize = 120;
 
-fn fails(plan: &Plan, mutation: Option<Mutation>) -> Option<String> {
+/// One run: what it did, and the promise that it broke, if it did.
+fn run(plan: &Plan, mutation: Option<Mutation>) -> (Tally, Option<Broken>) {
     let mut world = World::new(plan.clone(), mutation);
-    match catch_unwind(AssertUnwindSafe(|| world.run())) {
+    let broken = match catch_unwind(AssertUnwindSafe(|| world.run())) {
         Ok(result) => result.err(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
-            Some(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Some(Broken { promise: Promise::Sound, why: text.unwrap_or_default() })
         }
+    };
+    let mut tally = std::mem::take(&mut world.tally);
+    if let Some(broken) = &broken {
+        tally.broken(broken.promise);
     }
+    (tally, broken)
 }
 
-/// Why a seed fails, if it does: a broken promise or a panic.
-pub fn failure(seed: u64, mutation: Option<Mutation>) -> Option<String> {
-    fails(&Plan::of(seed), mutation)
+/// The run of a seed.
+pub fn seed(seed: u64, mutation: Option<Mutation>) -> (Tally, Option<Broken>) {
+    run(&Plan::of(seed), mutation)
 }
 
 /// Everything that happens in a run, line by line.
@@ -48,7 +57,7 @@ fn shrink(mut plan: Plan) -> Plan {
         while at < plan.actions.len() {
             let mut shorter = plan.clone();
             shorter.actions.drain(at..(at + piece).min(plan.actions.len()));
-            match fails(&shorter, None) {
+            match run(&shorter, None).1 {
                 Some(_) => plan = shorter,
                 None => at += piece,
             }
@@ -64,7 +73,7 @@ pub fn story(seed: u64) -> String {
     let mut world = World::new(plan.clone(), None);
     world.trace = Some(Vec::new());
     let why = match catch_unwind(AssertUnwindSafe(|| world.run())) {
-        Ok(result) => result.err().unwrap_or_else(|| "it does not fail a second time".to_owned()),
+        Ok(result) => result.err().map_or("it does not fail a second time".to_owned(), |broken| broken.why),
         Err(_) => "a panic".to_owned(),
     };
     let actions: Vec<String> =

@@ -27,6 +27,55 @@ pub enum Mutation {
     PromotedWithoutWaiting,
     TrimIgnoresPending,
     CursorAheadOfPending,
+    OtherRegistryIgnored,
+    PressureIgnored,
+    RefusedChangeForgotten,
+    FailureTakenForSuccess,
+}
+
+impl Mutation {
+    pub const ALL: [Self; 17] = [
+        Self::NoFence,
+        Self::AcksBeforeRecords,
+        Self::NewBeforePending,
+        Self::ClaimedNotMovedBack,
+        Self::HeldPoppedBeforeSettle,
+        Self::SameTermAgain,
+        Self::SettleRetriedElsewhere,
+        Self::RecordsOutOfOrder,
+        Self::AskAnswersZero,
+        Self::FollowersNotHeld,
+        Self::PromotedWithoutWaiting,
+        Self::TrimIgnoresPending,
+        Self::CursorAheadOfPending,
+        Self::OtherRegistryIgnored,
+        Self::PressureIgnored,
+        Self::RefusedChangeForgotten,
+        Self::FailureTakenForSuccess,
+    ];
+
+    /// What is done wrong.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::NoFence => "a script without a fence",
+            Self::AcksBeforeRecords => "an acknowledgement before its record",
+            Self::NewBeforePending => "new entries before the pending ones",
+            Self::ClaimedNotMovedBack => "claimed deliveries that are not moved back",
+            Self::HeldPoppedBeforeSettle => "a held delivery popped before the settle",
+            Self::SameTermAgain => "the same value for every term",
+            Self::SettleRetriedElsewhere => "a settle repeated on a new connection",
+            Self::RecordsOutOfOrder => "records written out of the order of their chain",
+            Self::AskAnswersZero => "questions answered with nothing",
+            Self::FollowersNotHeld => "followers that are not held on a retry",
+            Self::PromotedWithoutWaiting => "a delivery promoted without waiting",
+            Self::TrimIgnoresPending => "trimming what is pending",
+            Self::CursorAheadOfPending => "a cursor ahead of what is pending",
+            Self::OtherRegistryIgnored => "another registry taken for ours",
+            Self::PressureIgnored => "reading on while Redis is nearly full",
+            Self::RefusedChangeForgotten => "a refused change dropped, and the rest settled without it",
+            Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
+        }
+    }
 }
 
 /// One call as the mutated Redis, or the mutated client, carries it out.

@@ -55,6 +55,8 @@ pub enum Net {
     RunsLate(u64),
     /// The answer takes so long.
     AnswersLate(u64),
+    /// Redis answers that the script failed: before its first change, or after its last.
+    ScriptFails { applied: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +114,19 @@ pub enum Action {
         step_ms: i64,
     },
     Full(bool),
+    /// Redis is nearly full: nothing is read.
+    Pressure {
+        for_ms: u64,
+    },
+    /// One delivery, or every one, can not be settled any more.
+    Refuse {
+        for_all: bool,
+    },
+    RegistryLost {
+        /// Another one stands in its place.
+        other: bool,
+        for_ms: u64,
+    },
     Trim,
     DestroyGroup,
     DeleteLease,
@@ -122,6 +137,12 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it changes the registry of endpoints.
+    pub fn is_of_registry(self) -> bool {
+        use Action::*;
+        matches!(self, Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | SwitchOrder(_) | PauseAll(_))
+    }
+
     /// Whether it may cost duplicates.
     pub fn is_fault(self) -> bool {
         use Action::*;
@@ -139,6 +160,7 @@ impl Action {
                 | DestroyGroup
                 | DeleteLease
                 | ForeignReads(_)
+                | Refuse { .. }
         )
     }
 }
@@ -251,7 +273,7 @@ impl Plan {
 
     fn fault(&self, chance: &mut Chance) -> Action {
         let worker = chance.below(self.workers as u64) as usize;
-        match chance.below(26) {
+        match chance.below(31) {
             0..=3 => Action::Net { worker, net: net(chance) },
             4..=6 => Action::Settle { worker, net: net(chance) },
             7 => Action::Renewal { worker, net: net(chance) },
@@ -266,7 +288,10 @@ impl Plan {
             21 | 22 => Action::DestroyGroup,
             23 => Action::DeleteLease,
             24 => Action::ForeignReads(chance.within(1, 4) as usize),
-            _ => Action::LagRegistry { worker },
+            25 => Action::LagRegistry { worker },
+            26 => Action::Pressure { for_ms: chance.within(50, 2_000) },
+            27 | 28 => Action::Refuse { for_all: chance.one_in(4) },
+            _ => Action::RegistryLost { other: chance.one_in(2), for_ms: chance.within(20, 2_000) },
         }
     }
 
@@ -276,10 +301,11 @@ impl Plan {
 }
 
 fn net(chance: &mut Chance) -> Net {
-    match chance.below(6) {
+    match chance.below(7) {
         0 | 1 => Net::AnswerLost,
         2 => Net::CallLost,
         3 | 4 => Net::RunsLate(chance.within(1, 1_200)),
+        5 => Net::ScriptFails { applied: chance.one_in(2) },
         _ => Net::AnswersLate(chance.within(50, 1_500)),
     }
 }

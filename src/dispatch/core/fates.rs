@@ -11,7 +11,7 @@ impl Core {
         let attempt = found.delivery.next_attempt();
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
         let outcome = attempted.report.outcome.clone();
-        let fate = lane.policy.decide(found.delivery.attempts + 1, &outcome, age, chance);
+        let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         let line = log_line(&found.delivery, attempt, &attempted);
         let revision = found.revision;
         let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
@@ -99,7 +99,7 @@ impl Core {
 
     pub(super) fn note_dead(&mut self, letter: &DeadLetter) {
         self.tally.dead += 1;
-        let attempts = letter.delivery.earlier_attempts + letter.delivery.attempts;
+        let attempts = letter.delivery.attempts_in_all();
         let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
         self.notes.push(Note::Dead { id, intent, reason: letter.reason, attempts });
     }

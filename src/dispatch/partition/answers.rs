@@ -24,7 +24,7 @@ impl<D: Directory> Partition<D> {
                 }
             }
             (_, Answer::Opened { made_after, last_delivered, last_generated, registry }) => {
-                self.opened(made_after, last_delivered, last_generated, registry)
+                self.opened(now, made_after, last_delivered, last_generated, registry)
             }
             (_, Answer::Counts { counts, cursor }) => {
                 for (endpoint, unfinished) in counts {
@@ -113,6 +113,7 @@ impl<D: Directory> Partition<D> {
 
     pub(super) fn opened(
         &mut self,
+        now: u64,
         made_after: Option<EntryId>,
         last_delivered: EntryId,
         last_generated: EntryId,
@@ -128,7 +129,7 @@ impl<D: Directory> Partition<D> {
             self.happenings.push(Happening::OtherRegistry { bound: registry.clone(), found });
         }
         self.bound = Some(registry);
-        self.look_at_registry();
+        self.registry_changed(now, None);
         self.last_read = last_delivered;
         self.phase = Phase::Counting(0);
     }

@@ -25,7 +25,7 @@ impl<D: Directory> Partition<D> {
             RequestKind::Redeliver { letter, .. } => {
                 let letter = DeadLetter::from_record(letter.as_ref().ok_or_else(missing)?);
                 let mut delivery = letter.map_err(|error| error.to_string())?.delivery;
-                if let Standing::Ended { reason, .. } = self.directory.standing(&delivery.id.endpoint) {
+                if let Standing::Ended { reason, .. } = self.standing(&delivery.id.endpoint) {
                     let endpoint = &delivery.id.endpoint;
                     return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
                 }
@@ -60,7 +60,7 @@ impl<D: Directory> Partition<D> {
             }
             RequestKind::AcceptRegistry { registry } => {
                 self.bound = Some(registry.clone());
-                self.look_at_registry();
+                self.registry_changed(now, None);
                 self.core.also(now, Item::Bind { registry: registry.clone() });
             }
             RequestKind::Unknown { why } => return Err(why.clone()),

@@ -295,14 +295,11 @@ mod tests {
     fn what_became_worse_or_better_is_marked() {
         let before = fixture::outage();
         let mut now = before.clone();
-        let slower = |latency: &Latency| {
-            let old = latency.histogram().unwrap();
-            latencies(old.iter_recorded().flat_map(|step| {
-                let us = step.value_iterated_to() * 3 / 2;
-                (0..step.count_at_value()).map(move |_| us)
-            }))
-        };
-        now.latency = slower(before.latency.as_ref().unwrap());
+        let old = before.latency.as_ref().unwrap().histogram().unwrap();
+        now.latency = latencies(old.iter_recorded().flat_map(|step| {
+            let us = step.value_iterated_to() * 3 / 2;
+            (0..step.count_at_value()).map(move |_| us)
+        }));
         now.deliveries.rate *= 0.9;
         now.processes[0].cpu_us_per_delivery = Some(20.0);
         now.promises[0].broken = 1;

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -111,7 +112,9 @@ fn check_latencies(result: &RunResult) -> Result<(), (String, LatencyError)> {
 
 /// The JSON Schema (draft 2020-12) of the result, as `docs/loadtest-result.schema.json` publishes it.
 pub fn schema() -> String {
-    let mut schema = schemars::schema_for!(RunResult);
+    // As Herald writes it, where everything is there, not as it may be left out of a scenario's file.
+    let mut schema =
+        SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<RunResult>();
     schema.insert("title".to_owned(), "The result of herald loadtest".into());
     let text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
     format!("{text}\n")

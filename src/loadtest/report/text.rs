@@ -324,7 +324,7 @@ pub(super) fn shown(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loadtest::report::fixture;
+    use crate::loadtest::report::{compare, fixture};
 
     #[test]
     fn the_summary_says_what_was_proven_and_how_to_repeat_it() {
@@ -371,5 +371,17 @@ mod tests {
         let text = summary(&fixture::hostile(), Colour::Never);
         assert!(!text.contains('\x1b') && !text.contains('\u{202e}'));
         assert!(text.contains("herald loadtest SCENARIO --seed 42"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "for eyes"]
+    fn a_summary_for_eyes() {
+        let (before, mut now) = (fixture::outage(), fixture::outage());
+        println!("{}\n", summary(&now, Colour::Always));
+        now.deliveries.rate *= 0.8;
+        now.processes[0].cpu_us_per_delivery = Some(30.0);
+        println!("{}\n", compare::text(&compare::compare(&before, &now).unwrap(), Colour::Always));
+        now.environment.cores = 8;
+        println!("{}", compare::text(&compare::compare(&before, &now).unwrap(), Colour::Always));
     }
 }

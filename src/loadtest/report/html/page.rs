@@ -9,7 +9,7 @@ use super::{
 use crate::loadtest::{
     latency::LatencyError,
     report::{
-        text::{Verdict, again, verdict},
+        text::{Verdict, verdict},
         units,
     },
     result::RunResult,
@@ -156,9 +156,8 @@ fn origin(result: &RunResult) -> String {
     // Line by line: what steers a display becomes a blank, and a line feed would.
     let scenario: Vec<_> = scenario.lines().map(escaped).collect();
     let content = format!(
-        "{}<p>Again: <code>{}</code></p><details><summary>Scenario</summary><pre>{}</pre></details>",
+        "{}<details><summary>Scenario</summary><pre>{}</pre></details>",
         tables::environment(result),
-        escaped(&again(result)),
         scenario.join("\n")
     );
     section("This run", "", &content)

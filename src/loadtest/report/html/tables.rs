@@ -4,7 +4,11 @@ use std::fmt::Write as _;
 
 use super::escaped;
 use crate::loadtest::{
-    report::{figure::Point, text::machine, threshold, units},
+    report::{
+        figure::Point,
+        text::{again, machine},
+        threshold, units,
+    },
     result::{Latency, RunResult},
 };
 
@@ -168,10 +172,11 @@ pub(super) fn sums(result: &RunResult) -> String {
 
 pub(super) fn environment(result: &RunResult) -> String {
     let rows = [
-        ("Machine and versions", machine(result)),
-        ("Began", result.started_at.clone()),
-        ("Took", units::seconds(result.seconds)),
-        ("Seed", result.seed.to_string()),
+        ("Machine", words(&machine(result))),
+        ("Began", words(&result.started_at)),
+        ("Took", words(&units::seconds(result.seconds))),
+        ("Seed", words(&result.seed.to_string())),
+        ("Again", Cell { class: "code", text: escaped(&again(result)) }),
     ];
-    table(&["", ""], rows.iter().map(|(name, text)| vec![words(name), words(text)]))
+    table(&["", ""], rows.into_iter().map(|(name, said)| vec![words(name), said]))
 }

@@ -87,9 +87,10 @@ impl State {
             Constraint::Length(1),
         ])
         .areas(frame.area());
-        let [totals, charts] = Layout::horizontal([Constraint::Length(30), Constraint::Min(20)]).areas(middle);
+        let [totals, charts] =
+            Layout::horizontal([Constraint::Length(30), Constraint::Min(20)]).spacing(2).areas(middle);
         let [rates, latencies] = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(charts);
-        let [profiles, log] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(bottom);
+        let [profiles, log] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).spacing(2).areas(bottom);
         self.draw_head(frame, head);
         self.draw_gauge(frame, gauge, now);
         self.draw_totals(frame, totals, now);
@@ -179,13 +180,10 @@ impl State {
         let most = intended.iter().chain(&acknowledged).chain(&failed).map(|(_, rate)| *rate).fold(1.0, f64::max);
         let top = most * 1.1;
         let labels = [0.0, top / 2.0, top].map(|rate| units::number(rate.round())).to_vec();
-        let sets = vec![
-            set("intended", Color::DarkGray, &intended),
-            set("acknowledged", GOOD, &acknowledged),
-            set("failed", BAD, &failed),
-        ];
+        let lines =
+            [("intended", Color::DarkGray, intended), ("acknowledged", GOOD, acknowledged), ("failed", BAD, failed)];
         let height = Height { bounds: [0.0, top], labels };
-        chart(frame, area, "Events and deliveries a second", sets, window(steps), height);
+        chart(frame, area, "Events and deliveries a second", &lines, window(steps), height);
     }
 
     fn draw_latencies(&self, frame: &mut Frame, area: Rect) {
@@ -202,9 +200,9 @@ impl State {
         let high = values().fold(low + 2.0, f64::max).ceil();
         let powers: Vec<f64> = (0..=(high - low) as u32).map(|step| low + f64::from(step)).collect();
         let labels = powers.iter().map(|power| units::time(10_f64.powf(*power))).collect();
-        let sets = vec![set("p99", Color::Yellow, &p99), set("p50", Color::Cyan, &p50)];
+        let lines = [("p99", Color::Yellow, p99), ("p50", Color::Cyan, p50)];
         let height = Height { bounds: [low, high], labels };
-        chart(frame, area, "Latency from the intended time", sets, window(steps), height);
+        chart(frame, area, "Latency from the intended time", &lines, window(steps), height);
     }
 
     fn draw_log(&self, frame: &mut Frame, area: Rect) {
@@ -233,8 +231,9 @@ impl State {
 }
 
 fn draw_profiles(frame: &mut Frame, area: Rect, now: &Progress) {
-    let head =
-        Row::new(["", "endpoints", "acknowledged", "failed", "unfinished", "p50", "p99"]).style(Style::new().fg(QUIET));
+    let columns = ["", "endpoints", "acknowledged", "failed", "unfinished", "p50", "p99"];
+    let head = columns.map(|column| Line::from(column).alignment(Alignment::Right));
+    let head = Row::new(head).style(Style::new().fg(QUIET));
     let rows = now.profiles.iter().map(|profile| {
         let counts = [profile.endpoints, profile.acknowledged, profile.failed_attempts, profile.unfinished];
         let mut cells = vec![Line::from(cell(&profile.name))];
@@ -252,21 +251,27 @@ fn titled(title: &str) -> Block<'_> {
     Block::default().borders(Borders::TOP).border_style(Style::new().fg(QUIET)).title(format!(" {title} "))
 }
 
-fn set<'a>(name: &'a str, colour: Color, points: &'a [(f64, f64)]) -> Dataset<'a> {
-    let line = Dataset::default().name(name).marker(Marker::Braille).graph_type(GraphType::Line);
-    line.style(Style::new().fg(colour)).data(points)
-}
-
 /// Two dots of Braille to a column, less what the labels take.
 fn columns(area: Rect) -> usize {
     usize::from(area.width.saturating_sub(10)).max(1) * 2
 }
 
-fn chart(frame: &mut Frame, area: Rect, title: &str, sets: Vec<Dataset<'_>>, window: [f64; 2], height: Height) {
+/// A name, its colour, and where it goes.
+type Curve<'a> = (&'a str, Color, Vec<(f64, f64)>);
+
+/// The names stand in the title, in their colours: a legend would lie over the lines.
+fn chart(frame: &mut Frame, area: Rect, title: &str, curves: &[Curve<'_>], window: [f64; 2], height: Height) {
     let quiet = Style::new().fg(QUIET);
     let x = Axis::default().bounds(window).labels(window.map(clock)).style(quiet);
     let y = Axis::default().bounds(height.bounds).labels(height.labels).style(quiet);
-    frame.render_widget(Chart::new(sets).block(titled(title)).x_axis(x).y_axis(y), area);
+    let mut names = vec![Span::raw(format!(" {title}: "))];
+    names.extend(curves.iter().map(|(name, colour, _)| Span::styled(format!("{name} "), Style::new().fg(*colour))));
+    let block = Block::default().borders(Borders::TOP).border_style(quiet).title(Line::from(names));
+    let lines = curves.iter().map(|(_, colour, points)| {
+        let line = Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line);
+        line.style(Style::new().fg(*colour)).data(points)
+    });
+    frame.render_widget(Chart::new(lines.collect()).block(block).x_axis(x).y_axis(y), area);
 }
 
 /// The y axis.

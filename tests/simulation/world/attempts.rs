@@ -1,0 +1,116 @@
+//! Attempts on their way to a receiver, what it does with them, and what it must never see.
+
+use super::*;
+
+impl World {
+    pub(super) fn start(&mut self, worker: usize, send: Send) {
+        let entry = send.delivery.id.entry;
+        let endpoint = index_of(send.endpoint.id.as_str());
+        let intent = index_of(send.delivery.intent.as_str());
+        let number = send.delivery.next_attempt();
+        let (life, token) = (self.workers[worker].life, send.token);
+        self.tally.count("attempts");
+        self.tell(|| format!("       worker {worker} starts attempt {number} of {}", send.delivery.id));
+        let flights = &self.workers[worker].flights;
+        let same_lane = flights.values().filter(|flight| flight.endpoint == endpoint).count();
+        let same_chain = flights.values().any(|flight| flight.endpoint == endpoint && flight.intent == intent);
+        let is_ordered = !self.was_unordered[endpoint];
+        self.tally.checked(Promise::Bounded);
+        if same_lane >= usize::from(self.plan.endpoints[endpoint].max_in_flight) {
+            self.wrong(Promise::Bounded, || format!("ep_{endpoint} has {same_lane} in flight, and one more starts"));
+        }
+        if is_ordered {
+            self.tally.checked(Promise::InOrder);
+        }
+        if is_ordered && same_chain && !self.is_loosened {
+            self.wrong(Promise::InOrder, || format!("two attempts of one chain are in flight: {}", send.delivery.id));
+        }
+        if is_ordered && let Some(earlier) = self.ledger.overtaken(endpoint, intent, entry, &self.model) {
+            let earlier = earlier.id.clone();
+            self.wrong(Promise::InOrder, || format!("{} goes before {earlier} has ended", send.delivery.id));
+        }
+        let is_owner = self.legit.is_some() && self.legit == self.workers[worker].term && self.model.lease.is_some();
+        let has_ended = self.has_ended_in_redis(&send.delivery.id);
+        let (loosened, has_faults) = (self.is_loosened, self.has_faults);
+        if let Some(owed) = self.ledger.get(endpoint, entry) {
+            // A duplicate that fails is retried like any other: that is one duplicate still.
+            self.tally.checked(Promise::FewDuplicates);
+            let was_answered = std::mem::take(&mut owed.answered);
+            self.duplicates += usize::from(was_answered && !loosened);
+            let again = owed.delivered && has_ended && is_owner && !loosened;
+            if again || (was_answered && !has_faults) {
+                self.wrong(Promise::FewDuplicates, || format!("{} has ended and goes again", send.delivery.id));
+            }
+        }
+        if self.duplicates > self.allowance {
+            self.wrong(Promise::FewDuplicates, || {
+                "there are more duplicates than deliveries were in flight at the ends of terms".to_owned()
+            });
+        }
+        let flight = Flight { endpoint, intent, entry, number };
+        self.workers[worker].flights.insert(token, flight.clone());
+        self.wire.insert((worker, life, token), flight);
+        let there = self.chance.below(3);
+        self.after(there, Event::Arrive { worker, life, token });
+    }
+
+    /// Nothing in Redis would let it be sent again.
+    pub(super) fn has_ended_in_redis(&self, id: &DeliveryId) -> bool {
+        let group = self.model.stream.groups.get(GROUP);
+        !self.model.records.contains_key(id)
+            && group.is_some_and(|group| id.entry <= group.last_delivered && !group.pending.contains_key(&id.entry))
+    }
+
+    pub(super) fn arrive(&mut self, worker: usize, life: u32, token: Token) {
+        let Some(flight) = self.wire.get(&(worker, life, token)).cloned() else { return };
+        let quick = self.chance.within(1, 40);
+        let (mut manner, coin) = (self.manners[flight.endpoint], self.chance.one_in(2));
+        if manner == Manner::Flaky {
+            manner = if coin { Manner::Fails } else { Manner::Healthy };
+        }
+        let retry_after = coin.then(|| Duration::from_millis(100 + quick * 10));
+        let (outcome, takes) = match manner {
+            Manner::Healthy => (Outcome::Delivered { status: 200 }, quick),
+            Manner::Fails | Manner::Flaky => (Outcome::ServerFailed { status: 500 }, quick),
+            Manner::Hangs => (Outcome::ResponseTimedOut, ATTEMPT_TIMEOUT_MS),
+            Manner::Gone => (Outcome::Gone, quick),
+            Manner::Throttles => (Outcome::Throttled { status: 429, retry_after }, quick),
+        };
+        if manner == Manner::Gone {
+            self.takes_nothing(flight.endpoint, u64::MAX);
+        }
+        // A receiver that is too slow to say so may have taken it all the same.
+        if (manner == Manner::Healthy || (manner == Manner::Hangs && coin))
+            && let Some(owed) = self.ledger.get(flight.endpoint, flight.entry)
+        {
+            owed.delivered = true;
+        }
+        self.after(takes, Event::Ended { worker, life, token, outcome });
+    }
+
+    pub(super) fn ended(&mut self, worker: usize, life: u32, token: Token, outcome: Outcome) {
+        let Some(flight) = self.wire.remove(&(worker, life, token)) else { return };
+        if self.workers[worker].life != life || self.workers[worker].flights.remove(&token).is_none() {
+            return;
+        }
+        if outcome.is_delivered()
+            && let Some(owed) = self.ledger.get(flight.endpoint, flight.entry)
+        {
+            owed.answered = true;
+        }
+        let report = AttemptReport {
+            number: flight.number,
+            at_ms: self.model.now_ms,
+            outcome,
+            timing: Timing::default(),
+            body_end: BodyEnd::Complete,
+            snippet: String::new(),
+            detail: String::new(),
+        };
+        let now = self.local(worker);
+        if let Some(partition) = &mut self.workers[worker].partition {
+            partition.attempted(now, token, Attempted { report, request: None });
+        }
+        self.pump(worker);
+    }
+}

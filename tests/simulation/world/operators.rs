@@ -1,0 +1,128 @@
+//! Producers and operators: what they add, ask and change.
+
+use super::*;
+
+impl World {
+    pub(super) fn act(&mut self, action: Action) {
+        let reachable = !self.is_down;
+        match action {
+            // Nobody changes a registry that is not there.
+            action if action.is_of_registry() && self.health != Health::Whole => {}
+            Action::Publish { intent, count } if reachable && !self.model.full => {
+                (0..count).for_each(|_| self.publish(intent));
+            }
+            Action::NoEvent if reachable => drop(self.add(Bytes::from_static(b"nonsense"))),
+            Action::Publish { .. } | Action::NoEvent => {}
+            Action::Receiver { endpoint, manner } => self.manners[endpoint] = manner,
+            Action::Pause(at) if self.status(at) == Some(EndpointState::Enabled) => {
+                self.change(at, |endpoint| endpoint.status = EndpointState::Paused(mark()));
+            }
+            Action::Pause(_) => {}
+            Action::Disable(at) => {
+                self.takes_nothing(at, u64::MAX);
+                self.change(at, |endpoint| endpoint.status = EndpointState::Disabled(mark()));
+            }
+            Action::Enable(at) => {
+                if self.status(at).is_some() && self.ended_until[at] == u64::MAX {
+                    self.takes_nothing(at, self.now + MAX_LAG_MS);
+                }
+                self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);
+            }
+            Action::Delete(at) => {
+                self.takes_nothing(at, u64::MAX);
+                self.registry.endpoints.remove(&endpoint_id(at));
+                self.spread();
+            }
+            Action::Create(at) => self.create(at),
+            Action::SwitchOrder(at) => {
+                self.was_unordered[at] = true;
+                self.change(at, |endpoint| {
+                    endpoint.ordering = match endpoint.ordering {
+                        Ordering::Intent => Ordering::None,
+                        Ordering::None => Ordering::Intent,
+                    }
+                });
+            }
+            Action::PauseAll(paused) => {
+                self.registry.is_paused = paused;
+                self.spread();
+            }
+            Action::Redeliver(nth) if reachable => {
+                if let Some(id) = self.letter(nth) {
+                    self.ask(Asked::Redeliver(id));
+                }
+            }
+            Action::Discard(nth) if reachable => {
+                if let Some(id) = self.letter(nth) {
+                    if let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry) {
+                        owed.may_vanish = true;
+                    }
+                    self.ask(Asked::Discard(id));
+                }
+            }
+            Action::Release { endpoint, intent } if reachable => {
+                let intent = IntentId::new(&format!("pi_{intent}")).unwrap();
+                self.ask(Asked::Release(endpoint_id(endpoint), intent));
+            }
+            Action::Requeue if reachable => {
+                if let Some(entry) = self.model.quarantine.keys().next().copied() {
+                    self.ask(Asked::Requeue(entry));
+                }
+            }
+            Action::Redeliver(_) | Action::Discard(_) | Action::Release { .. } | Action::Requeue => {}
+            fault => self.fault(fault),
+        }
+        self.check();
+    }
+
+    pub(super) fn publish(&mut self, intent: usize) {
+        let account = self.plan.intents[intent];
+        let number = self.sequence;
+        let body = format!(
+            r#"{{"id":"evt_{number}","event":"payment_intent.status_updated","accountId":"acc_{account}","createdAt":"2022-02-01T13:07:41.8667859Z","data":{{"paymentIntentId":"pi_{intent}","paymentStatus":"Captured","captureMode":"Auto"}}}}"#
+        );
+        self.tally.count("events");
+        let entry = self.add(body.into());
+        for at in 0..self.plan.endpoints.len() {
+            let registry = self.lost_registry.as_ref().unwrap_or(&self.registry);
+            if self.plan.endpoints[at].account == account && registry.endpoints.contains_key(&endpoint_id(at)) {
+                self.tally.count("deliveries");
+                self.ledger.promise(Owed {
+                    id: DeliveryId { entry, endpoint: endpoint_id(at) },
+                    endpoint: at,
+                    intent,
+                    delivered: false,
+                    answered: false,
+                    may_vanish: self.ended_until[at] > self.now,
+                    may_be_overtaken: false,
+                });
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, body: Bytes) -> EntryId {
+        let last = self.model.stream.last_generated;
+        self.sequence = self.sequence.max(last.seq) + 1;
+        let entry = EntryId { ms: self.model.now_ms.max(last.ms), seq: self.sequence };
+        self.model.publish(entry, body);
+        self.wake_all();
+        entry
+    }
+
+    pub(super) fn ask(&mut self, asked: Asked) {
+        self.model.ask(asked, serde_json::to_vec(&mark()).unwrap().into());
+        self.wake_all();
+    }
+
+    pub(super) fn wake_all(&mut self) {
+        for worker in 0..self.workers.len() {
+            let life = self.workers[worker].life;
+            self.after(1, Event::Wake { worker, life });
+        }
+    }
+
+    pub(super) fn letter(&self, nth: usize) -> Option<DeliveryId> {
+        let count = self.model.dead.len();
+        self.model.dead.keys().nth(nth % count.max(1)).cloned()
+    }
+}

@@ -1,0 +1,101 @@
+//! Redis: the store's model carries the calls out, and after each of them the promises are looked at.
+
+use super::*;
+
+impl World {
+    pub(super) fn apply(&mut self, call: &Call) -> Result<Answer, Failure> {
+        let answer = match self.refusal(call) {
+            Some(_) if self.mutation == Some(Mutation::RefusedChangeForgotten) => {
+                let mut rest = call.clone();
+                if let Call::Settle { settlement, .. } = &mut rest {
+                    settlement.items.retain(|item| !self.is_refused(item));
+                }
+                self.model.call(&rest)
+            }
+            Some(answer) => Ok(answer),
+            None => carry_out(&mut self.model, self.mutation, call),
+        };
+        self.tally.checked(Promise::OneOwner);
+        match (&answer, call) {
+            (Ok(Answer::Acquired { .. }), Call::Acquire { term, .. }) => {
+                self.legit = Some(term.clone());
+                self.tally.count("terms");
+                self.allowance += self.may_go_again();
+            }
+            (Ok(Answer::Lost | Answer::Taken { .. }), _) | (Err(_), _) => return answer,
+            _ if self.legit.as_ref() != Some(term_of(call)) => {
+                self.wrong(Promise::OneOwner, || format!("a call of an ended term was carried out: {call:?}"));
+            }
+            _ => {}
+        }
+        if let Call::Settle { settlement, .. } = call {
+            for item in &settlement.items {
+                if let Item::Bury { id, letter, .. } = item {
+                    self.check_reason(id, letter);
+                }
+                if let Item::Bury { id, .. } = item
+                    && let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry)
+                {
+                    owed.may_be_overtaken = true;
+                }
+            }
+        }
+        if !matches!(call, Call::Renew { .. } | Call::Ask { .. } | Call::Inbox { .. } | Call::Backlog { .. }) {
+            self.check();
+        }
+        answer
+    }
+
+    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, what
+    /// is on the wire, and what was answered while its record still stands, wherever it went out from.
+    pub(super) fn may_go_again(&self) -> usize {
+        let pending = self.model.stream.groups.get(GROUP).map(|group| &group.pending);
+        let is_unsettled = |owed: &&Owed| {
+            let is_pending = pending.is_some_and(|pending| pending.contains_key(&owed.id.entry));
+            is_pending || (owed.answered && self.model.records.contains_key(&owed.id))
+        };
+        self.ledger.owed.iter().filter(is_unsettled).count() + self.model.claimed.len() + self.wire.len()
+    }
+
+    pub(super) fn check(&mut self) {
+        self.tally.checked(Promise::Sound);
+        self.tally.checked(Promise::AtLeastOnce);
+        if let Err(why) = self.model.check() {
+            self.wrong(Promise::Sound, || why);
+        }
+        if let Some(lost) = self.ledger.lost(&self.model) {
+            let lost = lost.id.clone();
+            self.wrong(Promise::AtLeastOnce, || format!("{lost} is lost"));
+        }
+    }
+
+    /// The answer to a settle with a change that can not be applied: nothing of it is.
+    fn refusal(&mut self, call: &Call) -> Option<Answer> {
+        let Call::Settle { term, settlement } = call else { return None };
+        let is_ours = self.model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str());
+        let at = settlement.items.iter().position(|item| self.is_refused(item)).filter(|_| is_ours)?;
+        self.tally.count("refused_settles");
+        Some(Answer::BadItem { at, why: "the key has another type".to_owned() })
+    }
+
+    fn is_refused(&self, item: &Item) -> bool {
+        match item {
+            Item::Finish { id, .. } | Item::Keep { id, .. } | Item::Move { id, .. } | Item::Bury { id, .. } => {
+                self.refused.contains(id)
+            }
+            _ => false,
+        }
+    }
+
+    /// An endpoint that never ended takes what it is owed: nobody may give that up for its sake.
+    fn check_reason(&mut self, id: &DeliveryId, letter: &Bytes) {
+        self.tally.checked(Promise::GivenUpForCause);
+        let reason = DeadLetter::from_record(letter).expect("Herald wrote it").reason;
+        let was_ended = self.was_ended[index_of(id.endpoint.as_str())];
+        if matches!(reason, DeadReason::Disabled | DeadReason::Deleted | DeadReason::Gone) && !was_ended {
+            self.wrong(Promise::GivenUpForCause, || {
+                format!("{id} was given up as {reason:?}, and its endpoint is there")
+            });
+        }
+    }
+}

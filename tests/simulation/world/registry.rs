@@ -1,0 +1,145 @@
+//! The endpoints, and each worker's snapshot of them, which is behind by a little.
+
+use super::*;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Registry {
+    pub is_paused: bool,
+    pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+}
+
+/// What Redis says of its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Health {
+    #[default]
+    Whole,
+    /// There is none.
+    Gone,
+    /// It has another id, and no endpoint.
+    Other,
+}
+
+/// What a worker knows of the registry. One that vanishes leaves the last that was known.
+#[derive(Default)]
+struct Seen {
+    registry: Registry,
+    id: Option<&'static str>,
+    is_certain: bool,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Snapshot {
+    seen: Rc<RefCell<Seen>>,
+    /// A mutation: whatever is there is taken for the registry that the partition belongs to.
+    ignores_others: bool,
+}
+
+impl Snapshot {
+    pub fn new(registry: &Registry, health: Health, ignores_others: bool) -> Self {
+        let snapshot = Self { seen: Rc::default(), ignores_others };
+        snapshot.see(registry.clone(), health);
+        snapshot
+    }
+
+    pub fn see(&self, registry: Registry, health: Health) {
+        let mut seen = self.seen.borrow_mut();
+        seen.is_certain = health != Health::Gone;
+        if seen.is_certain {
+            seen.registry = registry;
+            seen.id = Some(if health == Health::Whole { "registry" } else { "another" });
+        }
+    }
+}
+
+impl Directory for Snapshot {
+    fn standing(&self, endpoint: &EndpointId) -> Standing {
+        let seen = self.seen.borrow();
+        match seen.registry.endpoints.get(endpoint) {
+            Some(found) => Standing::of(found.clone()),
+            None if seen.is_certain => Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX },
+            None => Standing::Unknown,
+        }
+    }
+
+    fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>> {
+        let seen = self.seen.borrow();
+        seen.registry.endpoints.values().filter(|endpoint| endpoint.account == *account).cloned().collect()
+    }
+
+    fn view(&self) -> RegistryView {
+        let seen = self.seen.borrow();
+        let is_paused = seen.registry.is_paused;
+        match self.ignores_others {
+            true => RegistryView { id: Some("registry".to_owned()), is_certain: true, is_paused },
+            false => RegistryView { id: seen.id.map(str::to_owned), is_certain: seen.is_certain, is_paused },
+        }
+    }
+}
+
+impl World {
+    pub(super) fn create(&mut self, at: usize) {
+        if self.registry.endpoints.contains_key(&endpoint_id(at)) {
+            return;
+        }
+        let plan = self.plan.endpoints[at].clone();
+        let account = AccountId::new(&format!("acc_{}", plan.account)).unwrap();
+        // A worker whose snapshot is behind sends to the endpoints that it knows; only "none at all" is asked about.
+        let siblings = (0..self.plan.endpoints.len()).any(|other| {
+            self.plan.endpoints[other].account == plan.account
+                && (other == at || self.ended_until[other] != u64::MAX)
+                && (self.now > 0)
+        });
+        let was_there = self.ended_until[at] != u64::MAX;
+        self.ended_until[at] = if siblings || was_there { self.now + MAX_LAG_MS } else { self.now };
+        let endpoint = Endpoint {
+            schema: ENDPOINT_SCHEMA,
+            id: endpoint_id(at),
+            account,
+            url: "https://example.com/".to_owned(),
+            description: String::new(),
+            event_types: Vec::new(),
+            schemes: vec![Scheme::Standard],
+            secrets: Vec::new(),
+            ordering: if plan.ordered { Ordering::Intent } else { Ordering::None },
+            max_in_flight: plan.max_in_flight,
+            rate_limit: plan.rate_limit,
+            timeout_ms: None,
+            retry: RetryOverrides { max_attempts: Some(plan.max_attempts), ..RetryOverrides::default() },
+            headers: Vec::new(),
+            traceparent: false,
+            status: EndpointState::Enabled,
+            created_at_ms: self.now,
+            updated_at_ms: self.now,
+            revision: self.now + 1,
+        };
+        self.registry.endpoints.insert(endpoint.id.clone(), Arc::new(endpoint));
+        self.spread();
+    }
+
+    pub(super) fn change(&mut self, at: usize, change: impl FnOnce(&mut Endpoint)) {
+        if let Some(found) = self.registry.endpoints.get_mut(&endpoint_id(at)) {
+            let endpoint = Arc::make_mut(found);
+            change(endpoint);
+            endpoint.revision += 1;
+            self.spread();
+        }
+    }
+
+    pub(super) fn spread(&mut self) {
+        for worker in 0..self.workers.len() {
+            let lag = self.chance.below(60) + self.workers[worker].lag_ms;
+            self.after(lag, Event::Sync { worker });
+        }
+    }
+
+    pub(super) fn status(&self, at: usize) -> Option<EndpointState> {
+        self.registry.endpoints.get(&endpoint_id(at)).map(|endpoint| endpoint.status.clone())
+    }
+
+    /// What is owed to it may be given up or skipped from here on.
+    pub(super) fn takes_nothing(&mut self, at: usize, until: u64) {
+        self.ended_until[at] = until;
+        self.was_ended[at] = true;
+        self.ledger.owed.iter_mut().filter(|owed| owed.endpoint == at).for_each(|owed| owed.may_vanish = true);
+    }
+}

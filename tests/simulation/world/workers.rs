@@ -1,0 +1,251 @@
+//! A worker's shell: it makes the calls and the attempts that the partition chooses, as `dispatch/worker.rs` does, and
+//! loses, delays or repeats what the plan says.
+
+use super::*;
+
+impl World {
+    pub(super) fn restart(&mut self, worker: usize) {
+        if self.workers[worker].partition.is_some() {
+            return;
+        }
+        let mut seed = [0; 32];
+        seed.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.chance.next().to_le_bytes()));
+        let settings = Settings {
+            owner: format!("worker-{worker}"),
+            policy: policy(),
+            breaker: BreakerSettings { threshold: 3, cooldown_ms: 200, max_cooldown_ms: 1_500 },
+            max_body_bytes: 1024 * 1024,
+            lease_ms: LEASE_MS,
+            start: Start::Oldest,
+            retain_ms: 0,
+            trim_ignores: Vec::new(),
+            dead_max_age_ms: 1_000_000_000,
+            dead_max_count: 1_000_000,
+        };
+        let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
+        let snapshot = Snapshot::new(&self.registry, self.health, ignores);
+        let found = &mut self.workers[worker];
+        found.partition = Some(Partition::new(settings, snapshot.clone(), seed));
+        found.snapshot = snapshot;
+        if let Some(partition) = &mut found.partition {
+            partition.set_pressure(self.is_pressed && self.mutation != Some(Mutation::PressureIgnored));
+        }
+        found.redis = [self.redis; 2];
+        found.wake_at = u64::MAX;
+        self.pump(worker);
+    }
+
+    pub(super) fn crash(&mut self, worker: usize) {
+        let found = &mut self.workers[worker];
+        found.partition = None;
+        found.life += 1;
+        (found.main, found.renewal) = (false, false);
+        found.flights.clear();
+        found.term = None;
+        found.faults = [None; 3];
+    }
+
+    pub(super) fn pump(&mut self, worker: usize) {
+        let now = self.local(worker);
+        let Some(mut partition) = self.workers[worker].partition.take() else { return };
+        for round in 0.. {
+            if round > 1_000 {
+                self.wrong(Promise::Bounded, || "a worker never comes to rest".to_owned());
+                break;
+            }
+            let mut moved = false;
+            if !self.workers[worker].main
+                && let Some(call) = partition.next_call(now)
+            {
+                self.workers[worker].main = true;
+                self.workers[worker].term = Some(term_of(&call).clone());
+                self.make(worker, Slot::Main, call);
+            }
+            if !self.workers[worker].renewal
+                && let Some(call) = partition.next_renewal(now)
+            {
+                self.workers[worker].renewal = true;
+                self.make(worker, Slot::Renewal, call);
+            }
+            while let Some(send) = partition.next_send(now) {
+                self.start(worker, send);
+            }
+            for errand in partition.take_errands() {
+                moved |= self.errand(worker, errand);
+            }
+            for happening in partition.take_happenings() {
+                self.tell(|| format!("       worker {worker}: {happening:?}"));
+            }
+            if let Some((entry, request)) = partition.wants_wakeup()
+                && !self.is_down
+                && (self.model.stream.entries.keys().next_back().is_some_and(|last| *last > entry)
+                    || self.model.inbox.requests.keys().next_back().is_some_and(|last| *last > request))
+            {
+                partition.woken(true, true);
+                moved |= !self.workers[worker].main;
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.tally.checked(Promise::Bounded);
+        let jobs = partition.tally().jobs;
+        if jobs > MAX_JOBS + READ_MAX * self.plan.endpoints.len() {
+            self.wrong(Promise::Bounded, || format!("{jobs} jobs are in memory"));
+        }
+        let stopped = partition.is_stopped();
+        let wake_at = partition.wake_at(now).saturating_sub(self.workers[worker].offset);
+        self.workers[worker].partition = Some(partition);
+        if stopped {
+            self.crash(worker);
+            let pause = self.chance.within(1, 500);
+            return self.after(pause, Event::Restart { worker });
+        }
+        if wake_at < self.workers[worker].wake_at && wake_at < u64::MAX / 2 {
+            self.workers[worker].wake_at = wake_at;
+            let life = self.workers[worker].life;
+            self.after(wake_at.max(self.now + 1) - self.now, Event::Wake { worker, life });
+        }
+    }
+
+    pub(super) fn errand(&mut self, worker: usize, errand: Errand) -> bool {
+        let life = self.workers[worker].life;
+        let delay = self.chance.within(1, 20);
+        match errand {
+            Errand::Core(Wish::Disable { endpoint, revision, .. }) => {
+                self.after(delay, Event::Disable { endpoint, revision });
+            }
+            Errand::ConfirmRegistry => self.after(delay, Event::ConfirmRead { worker, life }),
+            Errand::AbortFlights => self.workers[worker].flights.clear(),
+        }
+        false
+    }
+
+    pub(super) fn make(&mut self, worker: usize, slot: Slot, call: Call) {
+        let (life, redis, term) = (self.workers[worker].life, self.redis, term_of(&call).clone());
+        if matches!(call, Call::Read { .. }) {
+            self.tally.checked(Promise::Bounded);
+            if self.is_pressed {
+                self.wrong(Promise::Bounded, || format!("worker {worker} reads while Redis is nearly full"));
+            }
+        }
+        let connection = &mut self.workers[worker].redis[slot as usize];
+        let (gives_up, there) = (self.chance.within(20, 300), self.chance.below(3));
+        let unknown = |world: &mut Self, ms, why: &str| {
+            let answer = Err(Failure::Unknown(why.to_owned()));
+            world.after(ms, Event::Answer { worker, life, slot, term: term.clone(), answer });
+        };
+        if self.is_down || std::mem::replace(connection, redis) != redis {
+            return unknown(self, there, "no connection, or a new one");
+        }
+        let apply = |call, reply, needs_client| Event::Apply { worker, life, slot, redis, call, reply, needs_client };
+        let faults = &mut self.workers[worker].faults;
+        let has_items = matches!(&call, Call::Settle { settlement, .. } if !settlement.items.is_empty());
+        let of_settle = has_items.then(|| faults[2].take()).flatten();
+        match of_settle.or_else(|| faults[slot as usize].take()) {
+            None => {
+                if self.mutation == Some(Mutation::AcksBeforeRecords)
+                    && let Some((first, second)) = split(&call)
+                {
+                    self.after(there, apply(first, false, false));
+                    return self.after(there + 2, apply(second, true, true));
+                }
+                self.after(there, apply(call, true, false));
+            }
+            Some(Net::AnswerLost) => {
+                self.tally.count("lost_answers");
+                self.after(there, apply(call, false, false));
+                unknown(self, gives_up, "no answer came");
+            }
+            Some(Net::CallLost) => {
+                self.tally.count("lost_calls");
+                unknown(self, gives_up, "no answer came");
+            }
+            Some(Net::ScriptFails { applied }) => {
+                self.tally.count("failed_scripts");
+                if applied && let Err(failure) = self.apply(&call) {
+                    self.tell(|| format!("       {failure:?}"));
+                }
+                let answer = match self.mutation == Some(Mutation::FailureTakenForSuccess) {
+                    true => self.model.clone().call(&call),
+                    false => Err(Failure::Script("the script failed".to_owned())),
+                };
+                self.after(there, Event::Answer { worker, life, slot, term: term.clone(), answer });
+            }
+            Some(Net::RunsLate(late)) => {
+                self.tally.count("late_scripts");
+                if self.mutation == Some(Mutation::SettleRetriedElsewhere) && matches!(call, Call::Settle { .. }) {
+                    self.after(gives_up, apply(call.clone(), true, false));
+                } else {
+                    unknown(self, gives_up, "no answer came");
+                }
+                self.after(gives_up + late, apply(call, false, false));
+            }
+            Some(Net::AnswersLate(late)) => {
+                self.tally.count("late_answers");
+                let answer = self.apply(&call);
+                self.after(late, Event::Answer { worker, life, slot, term: term.clone(), answer });
+            }
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        worker: usize,
+        life: u32,
+        slot: Slot,
+        term: &Term,
+        answer: Result<Answer, Failure>,
+    ) {
+        if self.workers[worker].life != life {
+            return;
+        }
+        let now = self.local(worker);
+        let bucket = self.now / 1_000;
+        let found = &mut self.workers[worker];
+        if found.idle_calls.0 != bucket {
+            found.idle_calls = (bucket, 0);
+        }
+        found.idle_calls.1 += u32::from(!brings_something(&answer));
+        let idle_calls = found.idle_calls.1;
+        let Some(partition) = &mut found.partition else { return };
+        match slot {
+            Slot::Main => {
+                found.main = false;
+                partition.answered(now, answer);
+            }
+            Slot::Renewal => {
+                found.renewal = false;
+                partition.renewed(now, term, &answer);
+            }
+        }
+        if idle_calls > MAX_IDLE_CALLS {
+            self.wrong(Promise::Bounded, || {
+                format!("worker {worker} made {idle_calls} calls in a second that brought nothing")
+            });
+        }
+        self.pump(worker);
+    }
+
+    pub(super) fn sync(&mut self, worker: usize, registry: Option<Registry>) {
+        let now = self.local(worker);
+        let registry = registry.unwrap_or_else(|| self.registry.clone());
+        self.workers[worker].snapshot.see(registry, self.health);
+        if let Some(partition) = &mut self.workers[worker].partition {
+            partition.registry_changed(now, None);
+            self.pump(worker);
+        }
+    }
+}
+
+fn brings_something(answer: &Result<Answer, Failure>) -> bool {
+    match answer {
+        Ok(Answer::Entries { entries, .. }) => !entries.is_empty(),
+        Ok(Answer::Claimed { kept, .. } | Answer::Backlog { kept, .. } | Answer::Heads { kept, .. }) => {
+            !kept.is_empty()
+        }
+        Ok(Answer::Requests { requests }) => !requests.is_empty(),
+        Ok(Answer::Settled { .. } | Answer::Asked { .. } | Answer::Renewed) => true,
+        _ => false,
+    }
+}

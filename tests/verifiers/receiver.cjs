@@ -1,0 +1,60 @@
+// A receiver in JavaScript: verifies what arrives with the published `standardwebhooks`, and `dojo-signature` with Node's
+// own library alone, as Dojo's documentation says. Secrets come as one line of JSON on stdin, by name; the port goes
+// out as the first line on stdout, then one line of JSON for each request: what each secret makes of it, whole and altered.
+"use strict";
+
+const assert = require("node:assert");
+const crypto = require("node:crypto");
+const http = require("node:http");
+const readline = require("node:readline");
+const { Webhook, WebhookVerificationError } = require("standardwebhooks");
+
+function standard(secret, body, headers) {
+  try {
+    new Webhook(secret).verify(body.toString("utf8"), headers);
+    return true;
+  } catch (error) {
+    if (error instanceof WebhookVerificationError) return false;
+    throw error;
+  }
+}
+
+function dojo(secret, body, headers) {
+  const digest = crypto.createHmac("sha256", Buffer.from(secret, "utf8")).update(body).digest("hex").toUpperCase();
+  const expected = Buffer.from(`sha256=${digest.match(/../g).join("-")}`);
+  const given = Buffer.from(headers["dojo-signature"] ?? "");
+  return expected.length === given.length && crypto.timingSafeEqual(expected, given);
+}
+
+function verdicts(secrets, body, headers) {
+  const altered = Buffer.from(body.toString("utf8").replace("Captured", "Refunded"));
+  assert(!altered.equals(body));
+  const by = (scheme) =>
+    Object.fromEntries(
+      Object.entries(secrets).map(([name, secret]) => [
+        name,
+        { whole: scheme(secret, body, headers), altered: scheme(secret, altered, headers) },
+      ]),
+    );
+  return { standard: by(standard), dojo: by(dojo) };
+}
+
+readline.createInterface({ input: process.stdin }).once("line", (line) => {
+  const secrets = JSON.parse(line);
+  const server = http.createServer((request, response) => {
+    const parts = [];
+    request.on("data", (part) => parts.push(part));
+    request.on("end", () => {
+      let said;
+      try {
+        said = verdicts(secrets, Buffer.concat(parts), request.headers);
+      } catch (error) {
+        // A verifier that stumbles is a finding, not a refusal.
+        said = { error: String(error) };
+      }
+      console.log(JSON.stringify({ path: request.url, id: request.headers["webhook-id"], ...said }));
+      response.end();
+    });
+  });
+  server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+});
