@@ -52,11 +52,11 @@ const SEED: u64 = 20_260_101;
 const EVERYTHING: &str = r#"
 name = "everything"
 description = "Every profile at once."
-load = { kind = "open", stages = [{ for = "3s", rate = 60.0 }, { for = "1s", rate = 60.0, to = 200.0 }], arrivals = "poisson" }
+load = { kind = "open", stages = [{ for = "2s", rate = 60.0 }, { for = "1s", rate = 60.0, to = 200.0 }], arrivals = "poisson" }
 
 [traffic]
-accounts = 15
-intents = 4
+accounts = 40
+intents = 2
 hot_share = 0.1
 
 [endpoints]
@@ -74,7 +74,7 @@ profiles = [
   { share = 2, profile = "healing", at = "1s" },
   { share = 1, profile = "failing" },
   { share = 2, profile = "throttling", retry_after = "1s" },
-  { share = 1, profile = "gone", after = 3 },
+  { share = 1, profile = "gone", after = 1 },
   { share = 1, profile = "redirecting" },
   { share = 1, profile = "resetting" },
   { share = 1, profile = "truncating" },
@@ -155,6 +155,7 @@ impl Stage {
             }
         });
         assert!(idle.await.is_ok(), "something stays unfinished: {left:?}");
+        support::until("the last answers are noted", async || self.ledger.is_quiet()).await;
     }
 
     async fn dead(&self) -> Vec<Dead> {
@@ -200,7 +201,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
         assert!(is_tried, "{} was never tried", promise.name);
     }
     assert_eq!(verdict.generator.intended, verdict.generator.sent);
-    assert!(verdict.generator.sent > 200, "{:?}", verdict.generator);
+    assert!(verdict.generator.sent > 150, "{:?}", verdict.generator);
     assert_eq!((verdict.deliveries.unfinished, verdict.profiles.len()), (0, 13));
     for profile in &verdict.profiles {
         let sums = &profile.deliveries;
@@ -214,7 +215,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
     let of = |name: &str| verdict.profiles.iter().find(|profile| profile.name == name).unwrap();
     assert_eq!(of("broken-tls").deliveries.attempts, 0);
     assert_eq!(of("failing").deliveries.attempts, 3 * of("failing").deliveries.owed);
-    assert!(of("slow").deliveries.duplicates == 0 && of("gone").deliveries.acknowledged >= 3);
+    assert!(of("slow").deliveries.duplicates == 0 && of("gone").deliveries.acknowledged >= 1);
     assert!(herald.stop().await.success());
 }
 
@@ -288,7 +289,7 @@ struct Trick {
 impl Cheat {
     /// With three events of one intent, which the ledger takes for sent.
     async fn new(profile: &str) -> Self {
-        let text = EVERYTHING.split("profiles = [").next().unwrap().replace("accounts = 15", "accounts = 1");
+        let text = EVERYTHING.split("profiles = [").next().unwrap().replace("accounts = 40", "accounts = 1");
         let text = format!("{text}profiles = [{profile}]\n").replace("fan_out = 2", "fan_out = 1");
         let scenario: Scenario = toml::from_str(&text.replace("tls_share = 0.4", "")).unwrap();
         let stage = Stage::new(&scenario).await;

@@ -19,8 +19,6 @@ pub const BEGAN_MS: u64 = 1_700_000_000_000;
 
 pub const HEALTHY: Profile = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
 
-pub const SECOND: u64 = 1_000_000;
-
 /// Body of an event, for its hash.
 fn body(event: u32) -> Vec<u8> {
     format!("event {event}").into_bytes()

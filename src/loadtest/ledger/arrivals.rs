@@ -131,6 +131,7 @@ impl Ledger {
             Answer::Broken => Last::Broken,
             Answer::Abandoned => Last::Abandoned,
         };
+        state.live.affirming += u64::from(answer == Answer::Yes);
         if last != Last::Affirming {
             state.live.failed += 1;
             state.books.second(at_us).failed += 1;
@@ -142,10 +143,11 @@ impl Ledger {
         }
     }
 
-    /// What [`Answer::Yes`] announced was written, wholly or not.
+    /// What [`Answer::Yes`] announced was written, wholly or not. Called once for each.
     pub fn written(&self, ticket: &Ticket, is_whole: bool, at_us: u64) {
         let mut state = self.lock();
         let state = &mut *state;
+        state.live.affirming -= 1;
         let is_too_late = self.is_too_late(ticket, at_us);
         let is_confirmed = state.books.events[ticket.event as usize].confirmed;
         let book = &mut state.books.deliveries[ticket.delivery as usize];

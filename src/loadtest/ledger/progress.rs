@@ -22,6 +22,8 @@ pub struct Live {
     /// Acknowledged for the first time, confirmed or not.
     pub firsts: u64,
     pub last_intended_us: u64,
+    /// Answers that are being written.
+    pub affirming: u64,
     /// First arrivals at endpoints that are alive, since somebody last asked.
     pub recent: Histogram<u64>,
 }
@@ -41,6 +43,7 @@ impl Default for Live {
             acknowledged: [0; 2],
             firsts: 0,
             last_intended_us: 0,
+            affirming: 0,
             recent: histogram(),
         }
     }
@@ -131,6 +134,12 @@ impl Ledger {
 
     pub fn outstanding(&self) -> Outstanding {
         outstanding(&self.lock().live)
+    }
+
+    /// No receiver is writing a 2xx. Herald can have settled an answer that whoever wrote it has not noted yet, so the judge
+    /// is called when Herald is idle and this holds.
+    pub fn is_quiet(&self) -> bool {
+        self.lock().live.affirming == 0
     }
 
     /// Every delivery of a confirmed event is acknowledged or one of the dead letters that Herald has, by their number. With
