@@ -52,11 +52,11 @@ const SEED: u64 = 20_260_101;
 const EVERYTHING: &str = r#"
 name = "everything"
 description = "Every profile at once."
-load = { kind = "open", stages = [{ for = "3s", rate = 60.0 }, { for = "1s", rate = 60.0, to = 200.0 }], arrivals = "poisson" }
+load = { kind = "open", stages = [{ for = "2s", rate = 60.0 }, { for = "1s", rate = 60.0, to = 200.0 }], arrivals = "poisson" }
 
 [traffic]
-accounts = 15
-intents = 4
+accounts = 40
+intents = 2
 hot_share = 0.1
 
 [endpoints]
@@ -74,7 +74,7 @@ profiles = [
   { share = 2, profile = "healing", at = "1s" },
   { share = 1, profile = "failing" },
   { share = 2, profile = "throttling", retry_after = "1s" },
-  { share = 1, profile = "gone", after = 3 },
+  { share = 1, profile = "gone", after = 1 },
   { share = 1, profile = "redirecting" },
   { share = 1, profile = "resetting" },
   { share = 1, profile = "truncating" },
@@ -155,6 +155,7 @@ impl Stage {
             }
         });
         assert!(idle.await.is_ok(), "something stays unfinished: {left:?}");
+        support::until("the last answers are noted", async || self.ledger.is_quiet()).await;
     }
 
     async fn dead(&self) -> Vec<Dead> {
@@ -200,7 +201,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
         assert!(is_tried, "{} was never tried", promise.name);
     }
     assert_eq!(verdict.generator.intended, verdict.generator.sent);
-    assert!(verdict.generator.sent > 200, "{:?}", verdict.generator);
+    assert!(verdict.generator.sent > 150, "{:?}", verdict.generator);
     assert_eq!((verdict.deliveries.unfinished, verdict.profiles.len()), (0, 13));
     for profile in &verdict.profiles {
         let sums = &profile.deliveries;
@@ -214,7 +215,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
     let of = |name: &str| verdict.profiles.iter().find(|profile| profile.name == name).unwrap();
     assert_eq!(of("broken-tls").deliveries.attempts, 0);
     assert_eq!(of("failing").deliveries.attempts, 3 * of("failing").deliveries.owed);
-    assert!(of("slow").deliveries.duplicates == 0 && of("gone").deliveries.acknowledged >= 3);
+    assert!(of("slow").deliveries.duplicates == 0 && of("gone").deliveries.acknowledged >= 1);
     assert!(herald.stop().await.success());
 }
 
@@ -269,6 +270,29 @@ async fn a_producer_goes_on_in_order_after_redis_was_away() {
     assert!(herald.stop().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_goes_on_after_redis_was_full_and_sends_nothing_twice() {
+    let scenario: Scenario = toml::from_str(EVERYTHING).unwrap();
+    let stage = Stage::new(&scenario).await;
+    stage.ledger.begin(clock::now(), clock::wall_ms());
+    stage.redis.set_maxmemory(1).await;
+    let schedule = Schedule::try_new(&scenario.load, SEED).unwrap();
+    let traffic = Traffic::new(stage.population.clone(), &scenario.traffic, SEED);
+    let producer = stage.producer();
+    let producing = tokio::spawn(async move { producer.run(schedule, traffic, CancellationToken::new()).await });
+    support::until("a refusal", async || {
+        let errors: String = stage.redis.command(&["INFO", "errorstats"]).await;
+        errors.contains("errorstat_EXECABORT")
+    })
+    .await;
+    stage.redis.set_maxmemory(0).await;
+    producing.await.unwrap().unwrap();
+    let progress = stage.ledger.progress();
+    let length: u64 = stage.redis.command(&["XLEN", "payment-intents"]).await;
+    assert_eq!((progress.sent_again, progress.confirmed), (0, length));
+    assert!(progress.intended == length && length > 150);
+}
+
 /// A sender that is not Herald.
 struct Cheat {
     stage: Stage,
@@ -288,7 +312,7 @@ struct Trick {
 impl Cheat {
     /// With three events of one intent, which the ledger takes for sent.
     async fn new(profile: &str) -> Self {
-        let text = EVERYTHING.split("profiles = [").next().unwrap().replace("accounts = 15", "accounts = 1");
+        let text = EVERYTHING.split("profiles = [").next().unwrap().replace("accounts = 40", "accounts = 1");
         let text = format!("{text}profiles = [{profile}]\n").replace("fan_out = 2", "fan_out = 1");
         let scenario: Scenario = toml::from_str(&text.replace("tls_share = 0.4", "")).unwrap();
         let stage = Stage::new(&scenario).await;
@@ -311,6 +335,14 @@ impl Cheat {
 
     /// Sends event `at` of the intent, and gives the status.
     async fn send(&mut self, at: usize, trick: Trick) -> u16 {
+        let request = self.request(at, trick);
+        self.line.write_all(&request).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = self.line.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[9..read.max(12)])[..3].parse().unwrap()
+    }
+
+    fn request(&self, at: usize, trick: Trick) -> Vec<u8> {
         let right = &self.bodies[at];
         let id = String::from_utf8(right[7..33].to_vec()).unwrap();
         let body = trick.body.unwrap_or_else(|| right.clone());
@@ -327,13 +359,14 @@ impl Cheat {
             100 + at,
             body.len()
         );
-        self.line.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
-        let mut answer = vec![0; 1024];
-        let read = self.line.read(&mut answer).await.unwrap();
-        String::from_utf8_lossy(&answer[9..read.max(12)])[..3].parse().unwrap()
+        [head.as_bytes(), &body].concat()
     }
 
     fn broken(&self) -> Vec<String> {
+        // The receivers have threads of their own: what they have answered they note soon.
+        while !self.stage.ledger.is_quiet() {
+            std::thread::yield_now();
+        }
         let verdict = judge(&self.stage.ledger, &Evidence::default());
         let broken = verdict.promises.into_iter().filter(|promise| promise.broken > 0);
         broken.map(|promise| promise.name).collect()
@@ -347,6 +380,21 @@ async fn an_honest_sender_is_not_accused() {
     let mut sender = Cheat::new(HEALTHY).await;
     assert_eq!(sender.send(0, Trick::default()).await, 200);
     assert_eq!(sender.send(1, Trick::default()).await, 200);
+    assert_eq!(sender.broken(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn requests_that_come_before_the_answer_to_the_one_before_are_answered_in_turn() {
+    let mut sender = Cheat::new(r#"{ profile = "slow", after = "50ms" }"#).await;
+    let both = [sender.request(0, Trick::default()), sender.request(1, Trick::default())].concat();
+    // The second arrives in two parts, while the first one is being thought about.
+    let (part, rest) = both.split_at(both.len() - 100);
+    sender.line.write_all(part).await.unwrap();
+    sender.line.write_all(rest).await.unwrap();
+    let mut answers = Vec::new();
+    while String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count() < 2 {
+        assert!(sender.line.read_buf(&mut answers).await.unwrap() > 0);
+    }
     assert_eq!(sender.broken(), Vec::<String>::new());
 }
 

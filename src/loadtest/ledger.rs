@@ -19,7 +19,7 @@ use hdrhistogram::Histogram;
 
 pub use self::{
     arrivals::{Answer, Arrival, Arrived, Ticket},
-    progress::{Outstanding, Progress},
+    progress::{Outstanding, ProfileProgress, Progress, Recent},
 };
 use self::{
     books::{Books, DeliveryBook, EndpointBook, EventBook, NEVER, NONE, micros},
@@ -89,7 +89,12 @@ impl Ledger {
             endpoints: vec![EndpointBook { gone_us: NEVER, ..EndpointBook::default() }; population.active() as usize],
             ..Books::default()
         };
-        let state = State { books, live: Live::default(), lateness: histogram(), retry_lateness: histogram() };
+        let state = State {
+            books,
+            live: Live::with_profiles(population.profiles().len()),
+            lateness: histogram(),
+            retry_lateness: histogram(),
+        };
         Self {
             ids: Ids::events(population.run()),
             earliest_us: earliest(population.terms()),
@@ -210,7 +215,8 @@ impl Ledger {
             let delivery = number * fan_out + endpoint % fan_out;
             let is_acknowledged = state.books.deliveries[delivery as usize].is_acknowledged();
             if is_acknowledged || !state.books.endpoints[endpoint as usize].was_gone_by(entry_ms) {
-                state.live.owe(self.population.is_alive(endpoint), is_acknowledged);
+                let profile = self.population.profile_index(endpoint);
+                state.live.owe(profile, self.population.is_alive(endpoint), is_acknowledged);
             }
         }
     }

@@ -19,8 +19,6 @@ pub const BEGAN_MS: u64 = 1_700_000_000_000;
 
 pub const HEALTHY: Profile = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
 
-pub const SECOND: u64 = 1_000_000;
-
 /// Body of an event, for its hash.
 fn body(event: u32) -> Vec<u8> {
     format!("event {event}").into_bytes()
@@ -111,9 +109,12 @@ fn a_clean_life_of_an_intent_raises_no_suspicion() {
     assert_eq!(history.suspicions(), []);
     let progress = history.0.progress();
     assert_eq!((progress.intended, progress.confirmed, progress.acknowledged), (3, 3, 3));
-    assert_eq!((progress.outstanding, progress.recent), (Outstanding::default(), 3));
-    assert!((1_990..2_010).contains(&progress.recent_p50_us), "{progress:?}");
-    assert_eq!(history.0.progress().recent, 0);
+    let recent = progress.recent.unwrap();
+    assert_eq!((progress.outstanding, recent.count), (Outstanding::default(), 3));
+    assert!((1_990..2_010).contains(&recent.p50_us), "{progress:?}");
+    let profile = progress.profiles[0];
+    assert_eq!((profile.acknowledged, profile.outstanding, profile.recent), (3, 0, Some(recent)));
+    assert_eq!(history.0.progress().recent, None);
     assert!(history.0.is_complete(0));
 }
 

@@ -1,24 +1,22 @@
 //! Writes the events into the stream at their intended times, whatever became of those before them: an open model. It never
 //! waits for deliveries, only for Redis to confirm what it sent last.
 //!
-//! A thread of its own keeps the time and makes the events; [`Producer::run`] sends what is due, as many as there are, in one
+//! It is one thread that keeps the time, makes the events that are due and sends them, as many as there are, in one
 //! transaction at a time. So the order within an intent holds in the stream as well: what is not confirmed is sent again
-//! whole and in order before anything later, and noted as *sent again*.
+//! whole and in order before anything later, and noted as *sent again*. The thread has a runtime of its own: no event waits
+//! for another thread to wake up, and the time is kept finer than a runtime's timers can.
 //!
 //! How late an event is sent is the generator's own doing, unless Redis was disturbed since its time ([`IsDisturbed`]), or
 //! what had gathered behind a disturbance is still being caught up with.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -43,9 +41,6 @@ const MAX_BATCH: usize = 500;
 /// Bytes of one transaction: with the largest events a batch is 16 of them.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// Parcels that wait for Redis: with 500 small events each 10 MiB. What is due beyond that waits with its intended time.
-const QUEUED: usize = 32;
-
 /// The timer wakes no more often than this: at high rates a wake-up for each event would cost more than the event.
 const TICK: Duration = Duration::from_micros(250);
 
@@ -59,10 +54,47 @@ pub enum ProducerError {
     Store(#[from] StoreError),
     #[error("cannot start the thread that keeps the schedule: {0}")]
     Thread(std::io::Error),
+    #[error("the thread that keeps the schedule has panicked")]
+    Panicked,
 }
 
 /// Tells whether somebody disturbs Redis at this moment: sending late is not the generator's fault then.
 pub type IsDisturbed = Arc<dyn Fn() -> bool + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Producer {
+    pub redis: Redis,
+    pub keys: PartitionKeys,
+    pub ledger: Arc<Ledger>,
+    pub is_disturbed: IsDisturbed,
+}
+
+impl Producer {
+    /// Sends every event of the schedule at its time after the load's beginning, which the ledger knows; if it has not begun,
+    /// all at once, as fast as Redis takes them. Ends when the last is confirmed, or on cancellation. It connects before it
+    /// sends: a beginning that lies a little ahead keeps that out of the first events' lateness.
+    pub async fn run(
+        &self,
+        schedule: Schedule,
+        traffic: Traffic,
+        cancel: CancellationToken,
+    ) -> Result<(), ProducerError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(ProducerError::Thread)?;
+        // However this future ends, the thread ends as well.
+        let ending = cancel.child_token();
+        let _end = ending.clone().drop_guard();
+        let began = self.ledger.began();
+        let sender = Sender { producer: self.clone(), entries: None, disturbed_at: None, is_catching_up: false };
+        let pace = Pace { runtime, sender, began, schedule, traffic, ending };
+        let (tell, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name("producer".to_owned());
+        // Nobody listens any more when the future was dropped.
+        let body = move || drop(tell.send(pace.keep()));
+        thread.spawn(body).map_err(ProducerError::Thread)?;
+        ended.await.unwrap_or(Err(ProducerError::Panicked))
+    }
+}
 
 /// Events that are due, made and noted in the ledger.
 struct Parcel {
@@ -73,69 +105,8 @@ struct Parcel {
     intended: Instant,
 }
 
-pub struct Producer {
-    pub redis: Redis,
-    pub keys: PartitionKeys,
-    pub ledger: Arc<Ledger>,
-    pub is_disturbed: IsDisturbed,
-}
-
-impl Producer {
-    /// Sends every event of the schedule at its time after the load's beginning, which the ledger knows; if it has not begun,
-    /// all at once, as fast as Redis takes them. Ends when the last is confirmed, or on cancellation.
-    pub async fn run(
-        &self,
-        schedule: Schedule,
-        traffic: Traffic,
-        cancel: CancellationToken,
-    ) -> Result<(), ProducerError> {
-        let (hand_over, mut parcels) = mpsc::channel(QUEUED);
-        let pace = Pace {
-            ledger: self.ledger.clone(),
-            began: self.ledger.began(),
-            schedule,
-            traffic,
-            hand_over,
-            ended: Arc::new(AtomicBool::new(false)),
-        };
-        let ended = End(pace.ended.clone());
-        let thread = thread::Builder::new().name("schedule".to_owned());
-        thread.spawn(move || pace.keep()).map_err(ProducerError::Thread)?;
-        let mut sender = Sending { producer: self, entries: None, disturbed_at: None, is_catching_up: false };
-        while let Some(parcel) = cancel.run_until_cancelled(parcels.recv()).await.flatten() {
-            let parcel = gather(parcel, &mut parcels);
-            match cancel.run_until_cancelled(sender.send(&parcel)).await {
-                Some(sent) => sent?,
-                None => break,
-            }
-        }
-        drop(ended);
-        Ok(())
-    }
-}
-
-/// Tells the thread to end, however its owner ends.
-struct End(Arc<AtomicBool>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// As many as wait already, up to one transaction's worth.
-fn gather(mut parcel: Parcel, parcels: &mut mpsc::Receiver<Parcel>) -> Parcel {
-    while parcel.numbers.len() < MAX_BATCH && parcel.bytes < MAX_BATCH_BYTES {
-        let Ok(more) = parcels.try_recv() else { break };
-        parcel.numbers.extend(more.numbers);
-        parcel.bodies.extend(more.bodies);
-        parcel.bytes += more.bytes;
-    }
-    parcel
-}
-
-struct Sending<'p> {
-    producer: &'p Producer,
+struct Sender {
+    producer: Producer,
     /// None after a failure: the next one is made anew.
     entries: Option<Entries>,
     /// When Redis was last seen to be disturbed.
@@ -144,10 +115,10 @@ struct Sending<'p> {
     is_catching_up: bool,
 }
 
-impl Sending<'_> {
+impl Sender {
     /// Until Redis has confirmed it, or says what no pause mends.
     async fn send(&mut self, parcel: &Parcel) -> Result<(), ProducerError> {
-        let ledger = &self.producer.ledger;
+        let ledger = self.producer.ledger.clone();
         let now = self.look();
         let is_late = now.saturating_duration_since(parcel.intended) > LATE;
         let was_disturbed = self.disturbed_at.is_some_and(|at| at >= parcel.intended);
@@ -179,22 +150,22 @@ impl Sending<'_> {
     }
 
     async fn add(&mut self, parcel: &Parcel) -> Result<Vec<EntryId>, Failed> {
-        let Producer { redis, keys, .. } = self.producer;
-        let entries = match &mut self.entries {
-            Some(entries) => entries,
-            none => {
-                let connection = redis.connect(Purpose::Produce).await.map_err(|error| Failed::of(error, false))?;
-                none.insert(Entries::new(connection, keys.clone()))
-            }
-        };
-        let added = entries.add_all(&parcel.bodies).await;
-        added.map_err(|error| {
-            let failed = Failed::of(error, true);
-            if matches!(failed, Failed::Unknown) {
-                self.entries = None;
-            }
-            failed
-        })
+        self.connect().await?;
+        let Some(entries) = &mut self.entries else { return Err(Failed::NotSent) };
+        let added = entries.add_all(&parcel.bodies).await.map_err(|error| Failed::of(error, true));
+        if matches!(added, Err(Failed::Unknown)) {
+            self.entries = None;
+        }
+        added
+    }
+
+    async fn connect(&mut self) -> Result<(), Failed> {
+        if self.entries.is_none() {
+            let Producer { redis, keys, .. } = &self.producer;
+            let connection = redis.connect(Purpose::Produce).await.map_err(|error| Failed::of(error, false))?;
+            self.entries = Some(Entries::new(connection, keys.clone()));
+        }
+        Ok(())
     }
 }
 
@@ -221,29 +192,30 @@ impl Failed {
     }
 }
 
-/// The thread that keeps the schedule. Its own, because a runtime's timers count in milliseconds.
+/// The thread that keeps the schedule.
 struct Pace {
-    ledger: Arc<Ledger>,
+    runtime: Runtime,
+    sender: Sender,
     /// None to be as fast as possible.
     began: Option<Instant>,
     schedule: Schedule,
     traffic: Traffic,
-    hand_over: mpsc::Sender<Parcel>,
-    ended: Arc<AtomicBool>,
+    ending: CancellationToken,
 }
 
 impl Pace {
-    /// Until the schedule ends, or nobody takes any more.
-    fn keep(mut self) {
+    /// Until the schedule ends or is cancelled.
+    fn keep(mut self) -> Result<(), ProducerError> {
+        // Should it fail, the first parcel tries again.
+        let _ = self.runtime.block_on(self.ending.run_until_cancelled(self.sender.connect()));
         let mut next = self.schedule.next();
         while let Some(first) = next {
             if !self.wait_until(first) {
-                return;
+                return Ok(());
             }
             let due = self.since_beginning();
             let mut parcel = self.parcel(first);
-            let mut buffer = BytesMut::new();
-            let mut scratch = Vec::new();
+            let (mut buffer, mut scratch) = (BytesMut::new(), Vec::new());
             while let Some(offset) = next.filter(|offset| due.is_none_or(|due| *offset <= due)) {
                 if parcel.numbers.len() >= MAX_BATCH || parcel.bytes >= MAX_BATCH_BYTES {
                     break;
@@ -251,10 +223,13 @@ impl Pace {
                 self.make(offset, &mut parcel, &mut buffer, &mut scratch);
                 next = self.schedule.next();
             }
-            if self.hand_over.blocking_send(parcel).is_err() {
-                return;
+            let sending = self.ending.run_until_cancelled(self.sender.send(&parcel));
+            match self.runtime.block_on(sending) {
+                Some(sent) => sent?,
+                None => return Ok(()),
             }
         }
+        Ok(())
     }
 
     fn since_beginning(&self) -> Option<Duration> {
@@ -266,31 +241,34 @@ impl Pace {
         Parcel { numbers: Vec::new(), bodies: Vec::new(), bytes: 0, intended }
     }
 
-    /// Noted in the ledger before it is handed over: it may arrive before the producer hears that it was added.
+    /// Noted in the ledger before it is sent: it may arrive before the producer hears that it was added.
     fn make(&mut self, offset: Duration, parcel: &mut Parcel, buffer: &mut BytesMut, scratch: &mut Vec<u8>) {
+        let ledger = &self.sender.producer.ledger;
         let created_ms = match self.began {
-            Some(_) => self.ledger.began_wall_ms() + offset.as_millis() as u64,
+            Some(_) => ledger.began_wall_ms() + offset.as_millis() as u64,
             None => clock::wall_ms(),
         };
         scratch.clear();
         let facts = self.traffic.next(created_ms, scratch);
-        self.ledger.publish(&facts, micros(offset), body_hash(scratch));
+        ledger.publish(&facts, micros(offset), body_hash(scratch));
         buffer.extend_from_slice(scratch);
         parcel.numbers.push(facts.number);
         parcel.bodies.push(buffer.split().freeze());
         parcel.bytes += scratch.len();
     }
 
-    /// False when the producer has ended.
+    /// False when it was cancelled.
     fn wait_until(&self, offset: Duration) -> bool {
-        while let Some(now) = self.since_beginning().filter(|now| *now < offset) {
-            if self.ended.load(Ordering::Relaxed) {
-                return false;
+        /// How soon an end is noticed within a long pause of the schedule.
+        const GLANCE: Duration = Duration::from_millis(100);
+        let began = self.began.unwrap_or_else(clock::now);
+        // A beginning that lies ahead is waited for as well.
+        while !self.ending.is_cancelled() {
+            match (began + offset).saturating_duration_since(clock::now()) {
+                Duration::ZERO => return true,
+                left => thread::park_timeout(left.clamp(TICK, GLANCE)),
             }
-            /// How soon an end is noticed within a long pause of the schedule.
-            const GLANCE: Duration = Duration::from_millis(100);
-            thread::park_timeout((offset - now).clamp(TICK, GLANCE));
         }
-        !self.ended.load(Ordering::Relaxed)
+        false
     }
 }

@@ -105,9 +105,8 @@ impl Ledger {
         if book.first_arrival_us == NEVER {
             book.first_arrival_us = at_us;
             let latency = at_us.saturating_sub(state.books.events[event as usize].intended_us);
-            if self.population.is_alive(arrival.endpoint) {
-                state.live.recent.saturating_record(latency.max(1));
-            }
+            let profile = self.population.profile_index(arrival.endpoint);
+            state.live.arrive(profile, self.population.is_alive(arrival.endpoint), latency);
         }
         book.arrivals = book.arrivals.saturating_add(1);
         book.attempt = book.attempt.max(arrival.attempt.min(u32::from(u16::MAX)) as u16);
@@ -131,8 +130,9 @@ impl Ledger {
             Answer::Broken => Last::Broken,
             Answer::Abandoned => Last::Abandoned,
         };
+        state.live.affirming += u64::from(answer == Answer::Yes);
         if last != Last::Affirming {
-            state.live.failed += 1;
+            state.live.fail(self.population.profile_index(ticket.endpoint));
             state.books.second(at_us).failed += 1;
         }
         state.books.tried.redirects += u64::from(answer == Answer::Redirected);
@@ -142,10 +142,11 @@ impl Ledger {
         }
     }
 
-    /// What [`Answer::Yes`] announced was written, wholly or not.
+    /// What [`Answer::Yes`] announced was written, wholly or not. Called once for each.
     pub fn written(&self, ticket: &Ticket, is_whole: bool, at_us: u64) {
         let mut state = self.lock();
         let state = &mut *state;
+        state.live.affirming -= 1;
         let is_too_late = self.is_too_late(ticket, at_us);
         let is_confirmed = state.books.events[ticket.event as usize].confirmed;
         let book = &mut state.books.deliveries[ticket.delivery as usize];
@@ -168,7 +169,8 @@ impl Ledger {
         }
         book.acknowledged_us = at_us;
         state.books.endpoints[ticket.endpoint as usize].acknowledged += 1;
-        state.live.acknowledge(self.population.is_alive(ticket.endpoint), is_confirmed);
+        let profile = self.population.profile_index(ticket.endpoint);
+        state.live.acknowledge(profile, self.population.is_alive(ticket.endpoint), is_confirmed);
     }
 
     /// A request came to where only a followed redirect leads.

@@ -22,7 +22,21 @@ pub struct Live {
     /// Acknowledged for the first time, confirmed or not.
     pub firsts: u64,
     pub last_intended_us: u64,
+    /// Answers that are being written.
+    pub affirming: u64,
     /// First arrivals at endpoints that are alive, since somebody last asked.
+    pub recent: Histogram<u64>,
+    /// By profile.
+    pub profiles: Vec<LiveProfile>,
+}
+
+/// The part of one profile.
+#[derive(Debug)]
+pub struct LiveProfile {
+    pub owed: u64,
+    /// Of what is owed.
+    pub acknowledged: u64,
+    pub failed: u64,
     pub recent: Histogram<u64>,
 }
 
@@ -41,7 +55,9 @@ impl Default for Live {
             acknowledged: [0; 2],
             firsts: 0,
             last_intended_us: 0,
+            affirming: 0,
             recent: histogram(),
+            profiles: Vec::new(),
         }
     }
 }
@@ -57,14 +73,34 @@ impl Live {
         self.late += u64::from(is_late);
     }
 
-    pub fn owe(&mut self, is_alive: bool, is_acknowledged: bool) {
-        self.owed[usize::from(!is_alive)] += 1;
-        self.acknowledged[usize::from(!is_alive)] += u64::from(is_acknowledged);
+    pub fn with_profiles(count: usize) -> Self {
+        let profile = || LiveProfile { owed: 0, acknowledged: 0, failed: 0, recent: histogram() };
+        Self { profiles: (0..count).map(|_| profile()).collect(), ..Self::default() }
     }
 
-    pub fn acknowledge(&mut self, is_alive: bool, is_confirmed: bool) {
+    pub fn owe(&mut self, profile: usize, is_alive: bool, is_acknowledged: bool) {
+        self.owed[usize::from(!is_alive)] += 1;
+        self.acknowledged[usize::from(!is_alive)] += u64::from(is_acknowledged);
+        self.profiles[profile].owed += 1;
+        self.profiles[profile].acknowledged += u64::from(is_acknowledged);
+    }
+
+    pub fn acknowledge(&mut self, profile: usize, is_alive: bool, is_confirmed: bool) {
         self.firsts += 1;
         self.acknowledged[usize::from(!is_alive)] += u64::from(is_confirmed);
+        self.profiles[profile].acknowledged += u64::from(is_confirmed);
+    }
+
+    pub fn fail(&mut self, profile: usize) {
+        self.failed += 1;
+        self.profiles[profile].failed += 1;
+    }
+
+    pub fn arrive(&mut self, profile: usize, is_alive: bool, latency_us: u64) {
+        self.profiles[profile].recent.saturating_record(latency_us.max(1));
+        if is_alive {
+            self.recent.saturating_record(latency_us.max(1));
+        }
     }
 }
 
@@ -86,10 +122,42 @@ pub struct Progress {
     pub outstanding: Outstanding,
     /// Things that look wrong; the judge may yet explain them by a fault.
     pub suspicions: u64,
-    /// First arrivals at endpoints that are alive since the last glance: how many, and their latency in microseconds.
-    pub recent: u64,
-    pub recent_p50_us: u64,
-    pub recent_p99_us: u64,
+    /// Of the first arrivals at endpoints that are alive, since the last glance; none without one.
+    pub recent: Option<Recent>,
+    /// In the order of [`Population::profiles`](crate::loadtest::population::Population::profiles).
+    pub profiles: Vec<ProfileProgress>,
+}
+
+/// Latencies in microseconds, from the intended time to the first arrival.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recent {
+    pub count: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProfileProgress {
+    pub acknowledged: u64,
+    /// Owed by confirmed events, and not acknowledged.
+    pub outstanding: u64,
+    pub failed: u64,
+    pub recent: Option<Recent>,
+}
+
+impl Recent {
+    /// What has gathered, which begins anew.
+    fn take(histogram: &mut Histogram<u64>) -> Option<Self> {
+        let recent = (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            p50_us: histogram.value_at_quantile(0.5),
+            p99_us: histogram.value_at_quantile(0.99),
+            max_us: histogram.max(),
+        });
+        histogram.reset();
+        recent
+    }
 }
 
 /// Deliveries of confirmed events that are not acknowledged.
@@ -108,8 +176,14 @@ impl Ledger {
         let left_out: u64 = state.books.left_out.iter().sum();
         let suspicions = state.books.incidents.len() as u64 + left_out;
         let live = &mut state.live;
-        let quantile = |at| if live.recent.is_empty() { 0 } else { live.recent.value_at_quantile(at) };
-        let progress = Progress {
+        let profiles = live.profiles.iter_mut().map(|profile| ProfileProgress {
+            acknowledged: profile.acknowledged,
+            outstanding: profile.owed.saturating_sub(profile.acknowledged),
+            failed: profile.failed,
+            recent: Recent::take(&mut profile.recent),
+        });
+        let profiles = profiles.collect();
+        Progress {
             intended: live.intended,
             sent: live.sent,
             confirmed: live.confirmed,
@@ -121,16 +195,19 @@ impl Ledger {
             failed: live.failed,
             outstanding: outstanding(live),
             suspicions,
-            recent: live.recent.len(),
-            recent_p50_us: quantile(0.5),
-            recent_p99_us: quantile(0.99),
-        };
-        live.recent.reset();
-        progress
+            recent: Recent::take(&mut live.recent),
+            profiles,
+        }
     }
 
     pub fn outstanding(&self) -> Outstanding {
         outstanding(&self.lock().live)
+    }
+
+    /// No receiver is writing a 2xx. Herald can have settled an answer that whoever wrote it has not noted yet, so the judge
+    /// is called when Herald is idle and this holds.
+    pub fn is_quiet(&self) -> bool {
+        self.lock().live.affirming == 0
     }
 
     /// Every delivery of a confirmed event is acknowledged or one of the dead letters that Herald has, by their number. With
