@@ -1,7 +1,7 @@
 //! `herald loadtest prove`: every scenario with its faults and random ones, again and again for as long as asked, and one
 //! table of what was tried and what broke. Each run is a command line that repeats it.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser};
@@ -82,8 +82,8 @@ impl Step {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Line {
     promise: String,
-    /// How many runs tried it.
-    runs: u64,
+    /// The scenarios that tried it.
+    tried_on: Vec<&'static str>,
     tried: u64,
     broken: u64,
     /// Where it broke.
@@ -111,7 +111,7 @@ impl Sums {
     fn line(&mut self, promise: &str) -> &mut Line {
         let at = self.0.iter().position(|line| line.promise == promise).unwrap_or_else(|| {
             let promise = promise.to_owned();
-            self.0.push(Line { promise, runs: 0, tried: 0, broken: 0, broken_in: Vec::new() });
+            self.0.push(Line { promise, tried_on: Vec::new(), tried: 0, broken: 0, broken_in: Vec::new() });
             self.0.len() - 1
         });
         &mut self.0[at]
@@ -124,7 +124,9 @@ impl Sums {
 
 impl Line {
     fn add(&mut self, tried: u64, broken: u64, step: &Step) {
-        self.runs += u64::from(tried > 0);
+        if tried > 0 && !self.tried_on.contains(&step.scenario) {
+            self.tried_on.push(step.scenario);
+        }
         self.tried += tried;
         self.broken += broken;
         if broken > 0 {
@@ -159,7 +161,7 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
             }
         }
     }
-    show(&sums, given)?;
+    show(&sums, &steps, given)?;
     let took = compact(Duration::from_secs((clock::now() - began).as_secs()));
     let (tried, broken) = (sums.sum(|line| line.tried), sums.sum(|line| line.broken));
     let summary = format!(
@@ -176,14 +178,19 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
 }
 
 async fn make(step: &Step, given: &Given) -> Result<Ran> {
+    let run = verb::plan(&read(step)?.run, given)?;
+    run.prepare()?.run(&View::Nobody, &Wishes::default()).await
+}
+
+/// The step's words, read as the command line reads them.
+fn read(step: &Step) -> Result<LoadtestArgs> {
     #[derive(Parser)]
     struct Words {
         #[command(flatten)]
         loadtest: LoadtestArgs,
     }
     let words = Words::try_parse_from(&step.words).context("a run's own words are wrong")?;
-    let run = verb::plan(&words.loadtest.run, given)?;
-    run.prepare()?.run(&View::Nobody, &Wishes::default()).await
+    Ok(words.loadtest)
 }
 
 /// The result of a run that broke something, and how to see it break again.
@@ -206,13 +213,20 @@ fn keep(args: &ProveArgs, step: &Step, ran: &Ran) -> Result<()> {
     Ok(())
 }
 
-fn show(sums: &Sums, given: &Given) -> Result<()> {
+fn show(sums: &Sums, steps: &[Step], given: &Given) -> Result<()> {
+    let all = steps.iter().map(|step| step.scenario).collect::<HashSet<_>>().len();
     let format = given.format.unwrap_or(Format::Table);
-    let mut list = Output::new(Some(format)).list(&["PROMISE", "RUNS", "TRIED", "BROKEN", "WHERE"]);
+    let mut list = Output::new(Some(format)).list(&["PROMISE", "TRIED ON", "TRIED", "BROKEN", "WHERE"]);
     for line in &sums.0 {
         list.push(line, || {
-            let counts = [line.runs, line.tried, line.broken].map(|count| count.to_string());
-            [vec![line.promise.clone()], counts.to_vec(), vec![line.broken_in.join(", ")]].concat()
+            let tried_on = match line.tried_on.len() {
+                0 => "nothing".to_owned(),
+                many if many == all => "every scenario".to_owned(),
+                many if many > 3 => format!("{many} scenarios"),
+                _ => line.tried_on.join(", "),
+            };
+            let counts = [line.tried, line.broken].map(|count| count.to_string());
+            [vec![line.promise.clone(), tried_on], counts.to_vec(), vec![line.broken_in.join(", ")]].concat()
         })?;
     }
     list.finish()
@@ -281,4 +295,51 @@ fn random_faults(seed: u64) -> Vec<String> {
 /// One word for a shell.
 fn in_seconds(length: Duration) -> String {
     format!("{}s", length.as_secs().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_run_of_a_proof_is_a_line_that_can_be_typed_and_understood() {
+        for steps in [short(7), long(7, Duration::from_secs(600)).unwrap(), long(7, Duration::from_secs(60)).unwrap()] {
+            assert_eq!(steps.iter().map(|step| step.seed).collect::<HashSet<_>>().len(), steps.len());
+            for step in steps {
+                let words = read(&step).unwrap();
+                words.run.scenario(&[]).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
+                assert!(step.command().starts_with("herald loadtest "), "{}", step.command());
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_takes_about_the_time_it_is_given_and_repeats_with_its_seed() {
+        let time = |steps: &[Step]| -> u64 {
+            let load = |step: &Step| {
+                let length = read(step).unwrap().run.scenario(&[]).unwrap().length();
+                (length + TAIL).as_secs()
+            };
+            steps.iter().map(load).sum()
+        };
+        for minutes in [5, 10, 30] {
+            let steps = long(1, Duration::from_secs(60 * minutes)).unwrap();
+            let took = time(&steps);
+            assert!((50 * minutes..=70 * minutes).contains(&took), "{minutes} minutes: {took} s");
+        }
+        assert_eq!(long(3, Duration::from_secs(600)).unwrap(), long(3, Duration::from_secs(600)).unwrap());
+        assert_ne!(long(3, Duration::from_secs(600)).unwrap(), long(4, Duration::from_secs(600)).unwrap());
+    }
+
+    #[test]
+    fn what_broke_is_summed_by_promise_and_named_with_its_seed() {
+        let step = |scenario| Step { scenario, seed: 5, words: Vec::new() };
+        let mut sums = Sums::default();
+        sums.line("lost").add(10, 0, &step("steady"));
+        sums.line("lost").add(5, 2, &step("tls"));
+        sums.line("lost").add(0, 0, &step("drain"));
+        let line = &sums.0[0];
+        assert_eq!((line.tried, line.broken, line.tried_on.as_slice()), (15, 2, &["steady", "tls"][..]));
+        assert_eq!(line.broken_in, ["tls seed 5"]);
+    }
 }
