@@ -53,7 +53,8 @@ impl PartitionStore {
         let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let subject = Subject(verb(call), self.keys.stream());
         let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
-        decode::answer(call, value).map_err(|why| Failure::Script(format!("the answer to {name} is malformed: {why}")))
+        decode::answer(call, value)
+            .map_err(|why| Failure::Malformed(format!("the answer to {name} is malformed: {why}")))
     }
 
     /// Only the owner changes what is asked about, so a question too large for one script may be asked in parts.
@@ -76,7 +77,7 @@ impl PartitionStore {
             }
         }
         if (all_chains.len(), all_records.len()) != (chains.len(), records.len()) {
-            return Err(Failure::Script("the answer to ask has another length than the question".to_owned()));
+            return Err(Failure::Malformed("the answer to ask has another length than the question".to_owned()));
         }
         Ok(Answer::Asked { chains: all_chains, records: all_records })
     }

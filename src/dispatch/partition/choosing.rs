@@ -146,7 +146,10 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn housekeeping(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if self.core.has_refused() && now >= *self.refused_since.get_or_insert(now) + REFUSED_MS {
+        if self.core.has_refused() {
+            self.refused_since.get_or_insert(now);
+        }
+        if self.refused_since.is_some_and(|since| now >= since + REFUSED_MS) {
             self.end_term(now, "Redis refused a change; it is tried again".to_owned());
             return None;
         }
