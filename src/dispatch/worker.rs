@@ -252,20 +252,21 @@ impl Worker {
 
     fn attempts_ended(&mut self, first: Result<(Token, Attempted), tokio::task::JoinError>) {
         let now = self.now();
-        let mut next = Some(first);
-        for _ in 0..RESULTS_AT_ONCE {
-            // Only an aborted attempt has no result.
-            if let Some(Ok((token, attempted))) = next {
-                let took = Duration::from_micros(attempted.report.timing.total_us);
-                self.metrics.attempt_ended(&attempted.report.outcome, took);
-                self.partition.attempted(now, token, attempted);
-            }
-            next = self.attempts.try_next();
-            if next.is_none() {
-                break;
-            }
+        self.attempt_ended(now, first);
+        for _ in 1..RESULTS_AT_ONCE {
+            let Some(next) = self.attempts.try_next() else { break };
+            self.attempt_ended(now, next);
         }
         self.readiness.progress(clock::now());
+    }
+
+    fn attempt_ended(&mut self, now: u64, ended: Result<(Token, Attempted), tokio::task::JoinError>) {
+        // Only an aborted attempt has no result.
+        if let Ok((token, attempted)) = ended {
+            let took = Duration::from_micros(attempted.report.timing.total_us);
+            self.metrics.attempt_ended(&attempted.report.outcome, took);
+            self.partition.attempted(now, token, attempted);
+        }
     }
 
     fn heard(&mut self, answer: &Result<Answer, Failure>) {
