@@ -39,6 +39,10 @@ use crate::{
 /// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
 pub const READ_MAX: usize = 250;
 
+/// Entries of one read while a backlog can be drained: fewer than one look at the backlog brings, and still ten thousand
+/// a second for those who have none.
+pub const READ_BESIDE_BACKLOG: usize = 32;
+
 /// Records of one claim: bounds what a long outage puts into memory at once.
 const CLAIM_MAX: usize = 100;
 

@@ -165,12 +165,13 @@ impl PartitionStore {
             &keys.inbox(),
             &keys.attempts(),
             &keys.registry_id(),
+            &keys.stats(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.arg(settlement.last_read.to_string()).arg(self.attempt_log_len);
         script = script.arg(settlement.acks.len()).arg(settlement.log.len());
         script = settlement.acks.iter().fold(script, |script, id| script.arg(id.to_string()));
-        script = settlement.log.iter().fold(script, |script, line| script.arg(&line[..]));
+        script = settlement.log.iter().fold(script, |script, line| script.arg("a").arg(&line[..]));
         settlement.items.iter().fold(script, write_item)
     }
 }
