@@ -252,18 +252,13 @@ impl Worker {
 
     fn attempts_ended(&mut self, first: Result<(Token, Attempted), tokio::task::JoinError>) {
         let now = self.now();
-        let mut next = Some(first);
-        for _ in 0..RESULTS_AT_ONCE {
+        let attempts = &mut self.attempts;
+        for ended in at_most(RESULTS_AT_ONCE, first, || attempts.try_next()) {
             // Only an aborted attempt has no result.
-            if let Some(Ok((token, attempted))) = next {
-                let took = Duration::from_micros(attempted.report.timing.total_us);
-                self.metrics.attempt_ended(&attempted.report.outcome, took);
-                self.partition.attempted(now, token, attempted);
-            }
-            next = self.attempts.try_next();
-            if next.is_none() {
-                break;
-            }
+            let Ok((token, attempted)) = ended else { continue };
+            let took = Duration::from_micros(attempted.report.timing.total_us);
+            self.metrics.attempt_ended(&attempted.report.outcome, took);
+            self.partition.attempted(now, token, attempted);
         }
         self.readiness.progress(clock::now());
     }
@@ -525,4 +520,25 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
     }
     *known = Some(info.run_id);
     true
+}
+
+/// The first and what more there is, but no more than so many. Nothing is taken that is not handed on: what an attempt has
+/// come to is told only once.
+fn at_most<T>(most: usize, first: T, more: impl FnMut() -> Option<T>) -> impl Iterator<Item = T> {
+    std::iter::once(first).chain(std::iter::from_fn(more)).take(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_most;
+
+    #[test]
+    fn what_is_too_much_for_one_turn_is_there_in_the_next() {
+        let mut waiting = (0..1000).collect::<std::collections::VecDeque<_>>();
+        let mut seen = Vec::new();
+        while let Some(first) = waiting.pop_front() {
+            seen.extend(at_most(256, first, || waiting.pop_front()));
+        }
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+    }
 }
