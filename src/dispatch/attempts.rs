@@ -212,3 +212,31 @@ fn panicked(number: u32) -> Attempted {
     };
     Attempted { report, request: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A result that gets lost here keeps its delivery in flight until the term ends.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn everything_that_one_thread_leaves_the_other_takes_once() {
+        const ALL: usize = 100_000;
+        let mailbox = Arc::new(Mailbox::default());
+        let from = mailbox.clone();
+        let leaving = tokio::task::spawn_blocking(move || {
+            // Batches of 1 to 700: smaller and larger than any turn.
+            let (mut next, mut size) = (0, 1);
+            while next < ALL {
+                let until = (next + size).min(ALL);
+                from.put(&mut (next..until).collect());
+                (next, size) = (until, size % 700 + 1);
+            }
+        });
+        let mut taken = Vec::new();
+        while taken.len() < ALL {
+            taken.extend(mailbox.take().await);
+        }
+        leaving.await.unwrap();
+        assert_eq!(taken, (0..ALL).collect::<Vec<_>>());
+    }
+}
