@@ -14,14 +14,14 @@ use super::{
     faults::{Fault, LoadLength, Planned, plan},
     house::{self, House, Uses},
     judge::{Evidence, Verdict, judge},
-    ledger::Ledger,
+    ledger::{self, Ledger},
     population::Population,
     producer::Producer,
     receiver::Receivers,
     registration::Registration,
     report::{
         live::{Live, Wishes},
-        progress::{Progress, Recent},
+        progress::{ProfileProgress, Progress, Recent},
         threshold::{Names, Threshold, evaluate},
     },
     result::{Environment, FaultMark, ProcessUse, RESULT_SCHEMA, RunResult},
@@ -84,6 +84,8 @@ pub struct Prepared {
     ledger: Arc<Ledger>,
     /// None for a drain, which takes as long as it takes.
     length: Option<Duration>,
+    /// How many endpoints each profile has.
+    endpoints_of: Vec<u64>,
     planned: Vec<Planned>,
     thresholds: Vec<Threshold>,
 }
@@ -106,7 +108,9 @@ impl Run {
         }
         let keys = PartitionKeys::new(&self.stream)?;
         let length = matches!(scenario.load, Load::Open { .. }).then(|| schedule.length());
-        Ok(Prepared { keys, population, ledger, length, planned, thresholds, run: self })
+        let mut endpoints_of = vec![0; population.profiles().len()];
+        (0..population.active()).for_each(|endpoint| endpoints_of[population.profile_index(endpoint)] += 1);
+        Ok(Prepared { keys, population, ledger, length, endpoints_of, planned, thresholds, run: self })
     }
 }
 
@@ -324,11 +328,17 @@ impl Prepared {
 
     fn progress(&self, is_sent: bool, waiting: &Waiting<'_>, held: &Held) -> Progress {
         let glance = self.ledger.progress();
-        let recent = (glance.recent > 0).then_some(Recent {
-            p50_us: glance.recent_p50_us,
-            p99_us: glance.recent_p99_us,
-            max_us: glance.recent_p99_us,
+        let recent = |of: ledger::Recent| Recent { p50_us: of.p50_us, p99_us: of.p99_us, max_us: of.max_us };
+        let profiles = self.population.profiles().iter().zip(&glance.profiles).zip(&self.endpoints_of);
+        let profiles = profiles.map(|((profile, glance), endpoints)| ProfileProgress {
+            name: profile.name().to_owned(),
+            endpoints: *endpoints,
+            acknowledged: glance.acknowledged,
+            failed_attempts: glance.failed,
+            unfinished: glance.outstanding,
+            recent: glance.recent.map(recent),
         });
+        let profiles = profiles.collect();
         Progress {
             phase: if is_sent { "waiting for what is unfinished" } else { "load" }.to_owned(),
             elapsed: self.elapsed(),
@@ -341,8 +351,8 @@ impl Prepared {
             dead: waiting.dead(),
             unfinished: waiting.unfinished(),
             broken: 0,
-            recent,
-            profiles: Vec::new(),
+            recent: glance.recent.map(recent),
+            profiles,
             faults: held.names(),
         }
     }

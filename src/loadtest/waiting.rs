@@ -102,9 +102,10 @@ impl<'a> Waiting<'a> {
         }
         let Some(sent_at) = self.sent_at else { return false };
         let since = |at: Instant| now.saturating_duration_since(at);
-        let is_empty = self.empty_since.is_some_and(|at| since(at) >= EMPTY);
+        let is_empty = self.empty_since.is_some_and(|at| since(at) >= EMPTY) && self.ledger.is_quiet();
         let is_still = since(self.changed.1.max(sent_at)) > self.patience;
-        (self.empty_since.is_some() && since(sent_at) >= AFTERMATH && self.ledger.is_complete(self.dead))
+        let is_complete = since(sent_at) >= AFTERMATH && self.ledger.is_quiet() && self.ledger.is_complete(self.dead);
+        (self.empty_since.is_some() && is_complete)
             || is_empty
             || is_still
             || since(sent_at) > LONGEST

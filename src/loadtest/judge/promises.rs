@@ -118,12 +118,16 @@ impl Case<'_> {
     /// Lost, and stuck.
     fn lost(&self) -> (Trial, Trial) {
         let mut lost = Trial::new("lost", 0, "Every confirmed event is acknowledged or a dead letter.");
-        let mut stuck = Trial::new("stuck", 0, "At the end nothing waits for a receiver that answers.");
+        let mut stuck = Trial::new("stuck", 0, "At the end nothing is held that was acknowledged, or waits for who answers.");
         for (delivery, item) in self.items().filter(|(_, item)| item.sent.confirmed) {
             let end = self.end(delivery, &item);
             let is_alive = self.population.is_alive(item.endpoint);
             lost.tried += u64::from(end != End::NotOwed);
             stuck.tried += u64::from(is_alive);
+            // Of two entries of one event the other may still be held.
+            if end == End::Acknowledged && self.kept.contains(&delivery) && !item.sent.sent_again {
+                stuck.broke(|| self.name(&item, "acknowledged, and still held by Herald at the end"));
+            }
             if end != End::Unfinished || self.should_be_dead(&item) {
                 continue;
             }
