@@ -212,3 +212,35 @@ fn panicked(number: u32) -> Attempted {
     };
     Attempted { report, request: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_that_is_left_is_taken_once_and_in_order() {
+        let mailbox = Arc::new(Mailbox::default());
+        let theirs = Arc::clone(&mailbox);
+        let putting = thread::spawn(move || {
+            for batch in 0..100 {
+                theirs.put(&mut (batch * 10..batch * 10 + 10).collect());
+            }
+        });
+        let mut taken: Vec<u32> = Vec::new();
+        while taken.len() < 1_000 {
+            taken.extend(mailbox.take().await);
+        }
+        putting.join().unwrap();
+        assert!(taken.into_iter().eq(0..1_000));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_when_a_wait_is_given_up() {
+        let mailbox = Mailbox::default();
+        for number in 0..100 {
+            assert!(mailbox.take().now_or_never().is_none());
+            mailbox.put(&mut vec![number]);
+            assert_eq!(mailbox.take().await, [number]);
+        }
+    }
+}
