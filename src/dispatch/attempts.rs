@@ -239,4 +239,14 @@ mod tests {
         leaving.await.unwrap();
         assert_eq!(taken, (0..ALL).collect::<Vec<_>>());
     }
+
+    #[tokio::test]
+    async fn nothing_is_lost_when_a_wait_is_given_up() {
+        let mailbox = Mailbox::default();
+        for number in 0..100 {
+            assert!(mailbox.take().now_or_never().is_none());
+            mailbox.put(&mut vec![number]);
+            assert_eq!(mailbox.take().await, [number]);
+        }
+    }
 }

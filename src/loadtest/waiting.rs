@@ -105,10 +105,7 @@ impl<'a> Waiting<'a> {
         let is_empty = self.empty_since.is_some_and(|at| since(at) >= EMPTY) && self.ledger.is_quiet();
         let is_still = since(self.changed.1.max(sent_at)) > self.patience;
         let is_complete = since(sent_at) >= AFTERMATH && self.ledger.is_quiet() && self.ledger.is_complete(self.dead);
-        (self.empty_since.is_some() && is_complete)
-            || is_empty
-            || is_still
-            || since(sent_at) > LONGEST
+        (self.empty_since.is_some() && is_complete) || is_empty || is_still || since(sent_at) > LONGEST
     }
 
     /// While Redis is away nothing is known, and nothing is empty.

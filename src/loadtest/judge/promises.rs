@@ -118,7 +118,8 @@ impl Case<'_> {
     /// Lost, and stuck.
     fn lost(&self) -> (Trial, Trial) {
         let mut lost = Trial::new("lost", 0, "Every confirmed event is acknowledged or a dead letter.");
-        let mut stuck = Trial::new("stuck", 0, "At the end nothing is held that was acknowledged, or waits for who answers.");
+        let mut stuck =
+            Trial::new("stuck", 0, "At the end nothing is held that was acknowledged, or waits for who answers.");
         for (delivery, item) in self.items().filter(|(_, item)| item.sent.confirmed) {
             let end = self.end(delivery, &item);
             let is_alive = self.population.is_alive(item.endpoint);
