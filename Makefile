@@ -3,7 +3,7 @@
 # rustup puts cargo here; a fresh shell may not have it on its path yet.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-# Passed on by `make demo ARGS="--for 20s"`.
+# Passed on, as in `make demo ARGS="--for 20s"` or `make bench ARGS="--rounds 5"`.
 ARGS ?=
 
 # For how long `make prove` runs the load test; SEEDS of the simulator.
@@ -13,11 +13,15 @@ SEEDS ?= 100000
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo test check fmt setup fuzz prove
+.PHONY: demo bench test check fmt setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: setup
 	cargo run --release -- demo $(ARGS)
+
+# What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
+bench: setup
+	cargo bench --locked --bench performance -- $(ARGS)
 
 # Everything that must hold before a change is merged.
 test: check

@@ -46,11 +46,9 @@ fn no_promise_breaks_in_the_short_proof() {
 
 #[test]
 fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
-    let mut child = loadtest("steady --rate 50 --for 4s --profile failing --without-thresholds --plain --seed 7")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    // Every first attempt is told to come again a second later; so many intents that none has a second event.
+    let line = "steady --rate 50 --for 4s --profile throttling --intents 5000 --without-thresholds --plain --seed 7";
+    let mut child = loadtest(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let port = redis_of(&mut child);
     let mut redis = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap();
     let deadline = Instant::now() + SAFETY;

@@ -155,12 +155,12 @@ impl Prepared {
     pub async fn run(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
         let abort = wishes.abort.clone();
         tokio::select! {
-            ran = self.to_the_end(view, wishes) => ran,
+            ran = self.under_load(view, wishes) => ran,
             () = abort.cancelled() => bail!("ended before the end: nothing was judged"),
         }
     }
 
-    async fn to_the_end(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
+    async fn under_load(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
         match self.run.target.clone() {
             Target::Own { program } => self.own(program, view, wishes).await,
             Target::Found { redis, owned_hosts } => self.found(&redis, &owned_hosts, view, wishes).await,
