@@ -178,7 +178,7 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
 }
 
 async fn make(step: &Step, given: &Given) -> Result<Ran> {
-    let run = verb::plan(&read(step)?.run, given)?;
+    let run = verb::plan(&read(step)?.run, given, step.words.clone())?;
     run.prepare()?.run(&View::Nobody, &Wishes::default()).await
 }
 

@@ -18,6 +18,9 @@ pub struct RunResult {
     pub scenario: Scenario,
     /// Repeats everything random of this run.
     pub seed: u64,
+    /// What was typed after `herald`, without passwords; a seed that was drawn is not among them.
+    #[serde(default)]
+    pub words: Vec<String>,
     /// RFC 3339.
     pub started_at: String,
     /// From the first intended time to the last delivery, or to the end of the wait for it.

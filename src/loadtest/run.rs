@@ -66,6 +66,8 @@ pub struct Run {
     pub seed: u64,
     pub stream: String,
     pub target: Target,
+    /// What was typed, for whoever wants to see it again.
+    pub words: Vec<String>,
 }
 
 /// What came of it.
@@ -381,6 +383,7 @@ impl Prepared {
             herald_version: env!("CARGO_PKG_VERSION").to_owned(),
             scenario: self.run.scenario.clone(),
             seed: self.run.seed,
+            words: self.run.words.clone(),
             started_at,
             seconds: verdict.seconds,
             environment,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cli::{CliError, Format, Globals, Output, note},
-    config::Config,
+    config::{Config, RedisUrl, Sources},
 };
 
 /// What the global flags say that a load test uses.
@@ -37,7 +37,7 @@ impl Given {
             let text = "loadtest: the workers have a configuration of their own; change it with --set KEY=VALUE";
             return Err(CliError::Usage(text.to_owned()).into());
         }
-        let mut stream = Config::load(crate::config::Sources::default())?.stream.name;
+        let mut stream = Config::load(Sources::default())?.stream.name;
         let mut settings = Vec::new();
         for (key, value) in globals.settings()? {
             match key.as_str() {
@@ -84,7 +84,8 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     for path in [&args.json, &args.html].into_iter().flatten() {
         check_folder(path)?;
     }
-    let run = plan(args, given)?;
+    let words = std::env::args_os().skip(1).map(|word| without_password(&word.to_string_lossy())).collect();
+    let run = plan(args, given, words)?;
     let heading = heading(&run);
     let prepared = run.prepare()?;
     let wishes = Wishes::default();
@@ -112,8 +113,20 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     }
 }
 
+/// A result is passed on: the URL of a Redis is shown in it as everywhere else.
+fn without_password(word: &str) -> String {
+    let (flag, value) = match word.split_once('=').filter(|_| word.starts_with("--")) {
+        Some((flag, value)) => (format!("{flag}="), value),
+        None => (String::new(), word),
+    };
+    match value.contains("://") {
+        true => format!("{flag}{}", value.parse::<RedisUrl>().map_or("URL".to_owned(), |url| url.to_string())),
+        false => word.to_owned(),
+    }
+}
+
 /// The run that the command line describes.
-pub fn plan(args: &RunArgs, given: &Given) -> Result<Run> {
+pub fn plan(args: &RunArgs, given: &Given, words: Vec<String>) -> Result<Run> {
     let scenario = args.scenario(&given.settings)?;
     let target = match &args.redis {
         Some(url) => Target::Found {
@@ -124,7 +137,7 @@ pub fn plan(args: &RunArgs, given: &Given) -> Result<Run> {
     };
     // Short enough to be typed again.
     let seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    Ok(Run { scenario, seed, stream: given.stream.clone(), target })
+    Ok(Run { scenario, seed, stream: given.stream.clone(), target, words })
 }
 
 fn heading(run: &Run) -> Heading {
@@ -158,5 +171,23 @@ fn check_folder(path: &Path) -> Result<(), CliError> {
             let (path, folder) = (path.display(), folder.display());
             Err(CliError::Usage(format!("{path} cannot be written: there is no folder {folder}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_gets_into_a_result() {
+        assert_eq!(without_password("steady"), "steady");
+        for word in ["redis://:hunter2@h:1/0", "--redis=redis://u:hunter2@h:1", "--redis=what://hunter2@x y"] {
+            let shown = without_password(word);
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        assert_eq!(
+            without_password("--redis=redis://h:1"),
+            format!("--redis={}", "redis://h:1".parse::<RedisUrl>().unwrap())
+        );
     }
 }

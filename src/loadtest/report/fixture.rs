@@ -152,6 +152,7 @@ pub fn run(shape: &Shape) -> RunResult {
         herald_version: "0.1.0".to_owned(),
         scenario: scenario(shape),
         seed: shape.seed,
+        words: Vec::new(),
         started_at: "2026-03-01T12:00:00Z".to_owned(),
         seconds: f64::from(shape.seconds) + 1.2,
         environment: environment(),

@@ -272,12 +272,25 @@ fn tail(result: &RunResult, colour: Colour) -> String {
     section("This run", colour, &rows)
 }
 
-/// What repeats everything random of the run.
+/// What repeats everything random of the run, for a shell.
 pub(super) fn again(result: &RunResult) -> String {
-    let name = cell(&result.scenario.name);
-    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
-    let name = if is_plain { name } else { "SCENARIO".to_owned() };
-    format!("herald loadtest {name} --seed {}", result.seed)
+    let is_plain = |text: &str| {
+        let is_harmless = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+%".contains(c);
+        !text.is_empty() && text.chars().all(is_harmless)
+    };
+    let word = |word: &String| match cell(word) {
+        word if is_plain(&word) => word,
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let mut words: Vec<String> = result.words.iter().map(word).collect();
+    if words.is_empty() {
+        let name = cell(&result.scenario.name);
+        words = vec!["loadtest".to_owned(), if is_plain(&name) { name } else { "SCENARIO".to_owned() }];
+    }
+    if !result.words.iter().any(|word| word == "--seed" || word.starts_with("--seed=")) {
+        words.extend(["--seed".to_owned(), result.seed.to_string()]);
+    }
+    format!("herald {}", words.join(" "))
 }
 
 pub(super) fn machine(result: &RunResult) -> String {
@@ -364,6 +377,17 @@ mod tests {
             stripped = stripped.replace(code, "");
         }
         assert!(coloured != plain && stripped == plain);
+    }
+
+    #[test]
+    fn the_whole_command_line_is_what_repeats_a_run() {
+        let words = ["loadtest", "a b.toml", "--fault", "kill-worker@2s/3s*2", "--threshold", "p99<5ms", "it's"];
+        let words = words.map(str::to_owned).to_vec();
+        let result = RunResult { words, ..fixture::single() };
+        let line = "herald loadtest 'a b.toml' --fault 'kill-worker@2s/3s*2' --threshold 'p99<5ms' 'it'\\''s' --seed 1";
+        assert_eq!(again(&result), line);
+        let words = ["loadtest", "tls", "--seed", "9"].map(str::to_owned).to_vec();
+        assert_eq!(again(&RunResult { words, ..fixture::single() }), "herald loadtest tls --seed 9");
     }
 
     #[test]
