@@ -6,6 +6,7 @@
 //! another thread costs as much as signing does.
 
 use std::{
+    collections::VecDeque,
     io,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -100,7 +101,8 @@ impl Ward {
         let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let inside = Inside { sender, orders: taken, ended, running: FuturesUnordered::new() };
+            let (waiting, running) = (VecDeque::new(), FuturesUnordered::new());
+            let inside = Inside { sender, orders: taken, ended, waiting, running };
             runtime.block_on(inside.run());
             runtime.shutdown_background();
         })?;
@@ -116,32 +118,57 @@ impl Ward {
 
 type Running = Pin<Box<dyn Future<Output = (Token, Attempted)>>>;
 
+/// Attempts that are begun before the thread looks again at what has ended: so few that those before them are served
+/// first, so many that the looking costs little.
+const BEGUN_AT_ONCE: usize = 16;
+
 /// One thread's attempts, on that thread.
 struct Inside {
     sender: Arc<Sender>,
     orders: Arc<Mailbox<Order>>,
     ended: Arc<Mailbox<(Token, Attempted)>>,
+    /// Handed over and not begun; bounded like what is in flight, of which it is a part.
+    waiting: VecDeque<Send>,
     running: FuturesUnordered<Running>,
 }
 
 impl Inside {
+    /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
+    /// connections, which costs half as much a request as having them all out at once; a thread that waits for slow
+    /// receivers begins everything at once.
     async fn run(mut self) {
         loop {
             let mut ended = Vec::new();
+            let has_waiting = !self.waiting.is_empty();
             let orders = tokio::select! {
-                orders = self.orders.take() => orders,
+                biased;
                 () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut ended)) => Vec::new(),
+                orders = self.orders.take() => orders,
+                // Comes after a look at the sockets.
+                () = tokio::task::yield_now(), if has_waiting => Vec::new(),
             };
-            if !ended.is_empty() {
-                self.ended.put(&mut ended);
-            }
             for order in orders {
                 match order {
-                    Order::Start(send) => self.running.push(Box::pin(attempt(self.sender.clone(), send))),
-                    Order::AbortAll => self.running.clear(),
+                    Order::Start(send) => self.waiting.push_back(send),
+                    Order::AbortAll => {
+                        self.waiting.clear();
+                        self.running.clear();
+                    }
                     Order::Stop => return,
                 }
             }
+            if ended.is_empty() {
+                self.begin();
+            } else {
+                self.ended.put(&mut ended);
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let few = BEGUN_AT_ONCE.min(self.waiting.len());
+        for send in self.waiting.drain(..few) {
+            self.running.push(Box::pin(attempt(self.sender.clone(), send)));
         }
     }
 }
