@@ -1,0 +1,110 @@
+//! The bare loop: what a program would cost that signs and posts the same bytes with the same libraries and does nothing
+//! else: no order, no Redis, no limits, no record of what came of it.
+
+use std::{
+    cell::Cell,
+    io::{BufRead, Write},
+    rc::Rc,
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use herald::{
+    clock,
+    facts::signing::{DojoKey, SecretText, StandardKey, dojo_signature_with, standard_signature_with},
+};
+use reqwest::{Client, Url, header::CONTENT_TYPE};
+use tokio::task::LocalSet;
+
+use crate::events::Lives;
+
+#[derive(clap::Args)]
+pub struct BareArgs {
+    /// Where the receiver is, such as http://127.0.0.1:8000
+    target: String,
+    #[arg(long)]
+    endpoints: usize,
+    #[arg(long)]
+    deliveries: u64,
+    /// Requests in flight
+    #[arg(long)]
+    concurrency: usize,
+    /// The certificate authority to trust
+    #[arg(long)]
+    ca_file: Option<std::path::PathBuf>,
+}
+
+struct Job {
+    client: Client,
+    targets: Vec<(Url, StandardKey, DojoKey)>,
+    events: Vec<(String, Bytes)>,
+    next: Cell<u64>,
+    end: u64,
+}
+
+/// Prints `done` after its last delivery and stays until its input ends, so that its numbers can be read.
+pub fn run(args: BareArgs) -> Result<()> {
+    // One thread: two spend more on waking each other than the second one brings.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, deliver(&args))?;
+    println!("done");
+    std::io::stdout().flush()?;
+    std::io::stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+async fn deliver(args: &BareArgs) -> Result<()> {
+    herald::tls::install_crypto_provider();
+    let target = |at: usize| {
+        let secret = SecretText::from_random([at as u8; 32]);
+        let url = Url::parse(&format!("{}/{at}", args.target))?;
+        anyhow::Ok((url, StandardKey::new(&secret), DojoKey::new(&secret)))
+    };
+    let job = Rc::new(Job {
+        client: client(args)?,
+        targets: (0..args.endpoints).map(target).collect::<Result<_>>()?,
+        // A few thousand different ones: none is in the processor's cache when its turn comes.
+        events: Lives::new(args.endpoints, 1).take(4096).map(|event| (event.id, event.body.into())).collect(),
+        next: Cell::new(0),
+        end: args.deliveries,
+    });
+    let lines: Vec<_> = (0..args.concurrency).map(|_| tokio::task::spawn_local(line(job.clone()))).collect();
+    for line in lines {
+        line.await??;
+    }
+    Ok(())
+}
+
+/// One request after the other.
+async fn line(job: Rc<Job>) -> Result<()> {
+    while job.next.get() < job.end {
+        let at = job.next.replace(job.next.get() + 1) as usize;
+        let (url, standard, dojo) = &job.targets[at % job.targets.len()];
+        let (id, body) = &job.events[at % job.events.len()];
+        let timestamp_s = clock::wall_ms() / 1_000;
+        let response = job
+            .client
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", timestamp_s)
+            .header("webhook-signature", standard_signature_with([standard].into_iter(), id, timestamp_s, body))
+            .header("dojo-signature", dojo_signature_with(dojo, body))
+            .body(body.clone())
+            .send()
+            .await
+            .context("the receiver did not answer")?;
+        ensure!(response.status().is_success(), "the receiver answered {}", response.status());
+        response.bytes().await?;
+    }
+    Ok(())
+}
+
+fn client(args: &BareArgs) -> Result<Client> {
+    let mut builder = Client::builder().no_proxy().pool_max_idle_per_host(1024);
+    if let Some(path) = &args.ca_file {
+        let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(&pem)?]);
+    }
+    Ok(builder.build()?)
+}

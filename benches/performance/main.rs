@@ -1,0 +1,267 @@
+//! `make bench`: Herald draining against a bare loop that signs and posts the same bytes and does nothing else, in turns,
+//! on one machine, against one receiver. Tells what each costs per delivery, how fast it is, and what it keeps in memory.
+//!
+//! Every part is a process of its own, so that the kernel's account of it is the measure: Redis (append-only file,
+//! fsynced every second), `herald serve` as built, the receiver and the loop. Read `processes` for how they are started,
+//! `receiver` and `bare` for what they do, `events` for what is delivered, `table` for what is shown.
+
+mod bare;
+mod events;
+mod processes;
+mod receiver;
+mod table;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use herald::{
+    clock,
+    facts::{
+        endpoint::{
+            DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme as Signing,
+        },
+        id::{AccountId, EndpointId},
+        retry::RetryOverrides,
+        signing::{Secret, SecretText},
+    },
+    store::{connection::Redis as Client, registry::RegistryStore},
+};
+
+use self::{
+    events::Lives,
+    processes::{Bare, Herald, Process, Receiver, Redis, Scheme, wait_for},
+    table::{Drain, Latency, Results},
+};
+
+/// What is counted begins when so much of the whole is delivered, so that starting up is not.
+const WARM_UP: u64 = 10;
+
+/// A drain that takes longer is stuck.
+const DRAIN: Duration = Duration::from_secs(600);
+
+/// Requests in flight of which the loop is tried, to find what serves it best.
+const CONCURRENCIES: [usize; 4] = [8, 32, 64, 128];
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// Rounds; each has the loop and then Herald, and the median of them counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Deliveries of each in a round
+    #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    deliveries: u64,
+    /// Endpoints, each of an account of its own
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    endpoints: u64,
+    /// Seconds of each round at 1 000 events a second, for the latency; 0 leaves it out
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    latency_seconds: u64,
+    /// Leave HTTPS out
+    #[arg(long)]
+    no_https: bool,
+    /// Leave the bare loop out
+    #[arg(long)]
+    no_loop: bool,
+    /// Measure another build of Herald
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_herald"))]
+    herald: PathBuf,
+    /// Write the table into this file, between its two lines `<!-- bench -->`
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// What `cargo bench` hands to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Role {
+    /// The receiver, as a process of its own
+    Receiver,
+    /// The bare loop, as a process of its own
+    Bare(bare::BareArgs),
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match args.role {
+        Some(Role::Receiver) => receiver::run(),
+        Some(Role::Bare(args)) => bare::run(args),
+        None => measure(&args),
+    }
+}
+
+/// The command line of the loop.
+fn bare_args(target: &str, endpoints: usize, deliveries: u64, lines: usize) -> Vec<String> {
+    let numbers = [("--endpoints", endpoints as u64), ("--deliveries", deliveries), ("--concurrency", lines as u64)];
+    let numbers = numbers.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
+    ["bare".to_owned(), target.to_owned()].into_iter().chain(numbers).collect()
+}
+
+fn measure(args: &Args) -> Result<()> {
+    let lines = if args.no_loop { 0 } else { best_concurrency(args)? };
+    let mut results = Results::new(args.deliveries, args.endpoints, lines);
+    for round in 1..=args.rounds {
+        for scheme in [Scheme::Http, Scheme::Https] {
+            if scheme == Scheme::Https && args.no_https {
+                continue;
+            }
+            let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+            if !args.no_loop {
+                let drain = loop_drain(args, scheme, lines, args.deliveries, folder.path())?;
+                say(round, "the bare loop", scheme, &drain);
+                results.add_loop(scheme, drain);
+            }
+            let (drain, latency) = herald_drain(args, scheme, folder.path())?;
+            say(round, "Herald", scheme, &drain);
+            results.add_herald(scheme, drain);
+            if let Some(latency) = latency {
+                eprintln!("  p50 {} µs, p99 {} µs at 1 000/s", latency.p50_us, latency.p99_us);
+                results.add_latency(latency);
+            }
+        }
+    }
+    let table = results.table()?;
+    println!("{table}");
+    match &args.write {
+        Some(path) => table::write_between_marks(path, &table),
+        None => Ok(()),
+    }
+}
+
+fn say(round: u32, who: &str, scheme: Scheme, drain: &Drain) {
+    let Drain { rate, cpu_us, redis_us, receiver_us, .. } = drain;
+    eprintln!(
+        "round {round}, {scheme:?}: {who} {rate:.0}/s; µs a delivery: {cpu_us:.1}, Redis {redis_us:.1}, \
+         receiver {receiver_us:.1}"
+    );
+}
+
+fn best_concurrency(args: &Args) -> Result<usize> {
+    let mut best = (0.0, CONCURRENCIES[0]);
+    for lines in CONCURRENCIES {
+        let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+        let drain = loop_drain(args, Scheme::Http, lines, args.deliveries.min(50_000), folder.path())?;
+        eprintln!("the bare loop with {lines} in flight: {:.0}/s, {:.1} µs each", drain.rate, drain.cpu_us);
+        if drain.rate > best.0 {
+            best = (drain.rate, lines);
+        }
+    }
+    Ok(best.1)
+}
+
+/// Processor time and clock at one point of a drain.
+struct Reading {
+    at: Instant,
+    count: u64,
+    cpu_s: [f64; 3],
+}
+
+impl Reading {
+    fn take(receiver: &Receiver, processes: [Option<&Process>; 3]) -> Result<Self> {
+        let cpu_s = processes.map(|process| process.map_or(0.0, Process::cpu_s));
+        Ok(Self { at: clock::now(), count: receiver.count()?, cpu_s })
+    }
+
+    /// What was spent since an earlier one, per delivery.
+    fn since(&self, earlier: &Self, peak_bytes: u64) -> Drain {
+        let count = (self.count - earlier.count).max(1) as f64;
+        let each_us = |at: usize| (self.cpu_s[at] - earlier.cpu_s[at]) * 1e6 / count;
+        let rate = count / (self.at - earlier.at).as_secs_f64();
+        Drain { rate, cpu_us: each_us(0), redis_us: each_us(1), receiver_us: each_us(2), peak_bytes }
+    }
+}
+
+fn until_count(receiver: &Receiver, least: u64) -> Result<()> {
+    wait_for("the deliveries", DRAIN, || receiver.count().is_ok_and(|count| count >= least))
+}
+
+fn loop_drain(args: &Args, scheme: Scheme, lines: usize, deliveries: u64, folder: &std::path::Path) -> Result<Drain> {
+    let receiver = Receiver::start(folder)?;
+    let mut bare = Bare::start(&receiver, scheme, args.endpoints as usize, deliveries, lines)?;
+    until_count(&receiver, deliveries / WARM_UP)?;
+    let first = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
+    bare.wait()?;
+    let last = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
+    Ok(last.since(&first, bare.process.peak_bytes()))
+}
+
+fn herald_drain(args: &Args, scheme: Scheme, folder: &std::path::Path) -> Result<(Drain, Option<Latency>)> {
+    let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
+    register(&redis, &receiver.url(scheme), args.endpoints)?;
+    let mut producer = redis.producer()?;
+    let mut lives = Lives::new(args.endpoints as usize, 2);
+    producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
+    let herald = Herald::start(&args.herald, &redis, &receiver, folder)?;
+    let parts = || [Some(&herald.process), Some(&redis.process), Some(&receiver.process)];
+    until_count(&receiver, args.deliveries / WARM_UP)?;
+    let first = Reading::take(&receiver, parts())?;
+    until_count(&receiver, args.deliveries)?;
+    let last = Reading::take(&receiver, parts())?;
+    let drain = last.since(&first, herald.process.peak_bytes());
+    if args.latency_seconds == 0 || scheme == Scheme::Https {
+        return Ok((drain, None));
+    }
+    receiver.latency()?;
+    let events = args.latency_seconds * 1_000;
+    steady(&mut producer, &mut lives, events)?;
+    until_count(&receiver, last.count + events)?;
+    let [count, p50_us, p99_us, max_us] = receiver.latency()?;
+    ensure!(count == events, "{count} of {events} events have a latency");
+    Ok((drain, Some(Latency { p50_us, p99_us, max_us })))
+}
+
+/// An event each millisecond. Its id says when it should have been sent, so a late producer hides nothing.
+#[expect(clippy::disallowed_methods, reason = "the producer has this thread for itself, and a timer of its own")]
+fn steady(producer: &mut processes::Producer, lives: &mut Lives, events: u64) -> Result<()> {
+    let start_us = receiver::now_us() + 10_000;
+    for n in 0..events {
+        let intended_us = start_us + n * 1_000;
+        std::thread::sleep(Duration::from_micros(intended_us.saturating_sub(receiver::now_us())));
+        producer.add(&lives.next_as(format!("evt_t{intended_us}_{n}")))?;
+    }
+    Ok(())
+}
+
+fn register(redis: &Redis, url: &str, endpoints: u64) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut store = RegistryStore::connect(&Client::new(&redis.url())?).await?;
+        for at in 0..endpoints {
+            let mark = Mark { by: "bench".to_owned(), why: "measured".to_owned(), at_ms: clock::wall_ms() };
+            store.create(endpoint(at, url)?, &mark).await.context("cannot register an endpoint")?;
+        }
+        Ok(())
+    })
+}
+
+fn endpoint(at: u64, url: &str) -> Result<Endpoint> {
+    let now_ms = clock::wall_ms();
+    let secret = SecretText::from_random([at as u8; 32]);
+    Ok(Endpoint {
+        schema: ENDPOINT_SCHEMA,
+        id: EndpointId::new(&format!("ep_{at}"))?,
+        account: AccountId::new(&format!("acc_{at}"))?,
+        url: format!("{url}/{at}"),
+        description: String::new(),
+        event_types: Vec::new(),
+        schemes: vec![Signing::Standard, Signing::Dojo],
+        secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
+        ordering: Ordering::Intent,
+        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+        rate_limit: None,
+        timeout_ms: None,
+        retry: RetryOverrides::default(),
+        headers: Vec::new(),
+        traceparent: false,
+        status: EndpointState::Enabled,
+        created_at_ms: now_ms,
+        updated_at_ms: now_ms,
+        revision: 0,
+    })
+}

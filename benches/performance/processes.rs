@@ -1,0 +1,268 @@
+//! What is measured, as real processes: a Redis of the bench's own, Herald, the receiver and the bare loop. They end with
+//! the bench.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{bare_args, events::Event};
+
+/// A process of a slow machine is up within a second; what takes longer has failed.
+const START: Duration = Duration::from_secs(20);
+
+/// Commands of one pipeline: enough to hide the round trip, little enough for both buffers.
+const PIPELINE: usize = 1_000;
+
+/// A child that ends with its owner.
+pub struct Process(Child);
+
+impl Process {
+    fn spawn(command: &mut Command, what: &str) -> Result<Self> {
+        command.spawn().map(Self).with_context(|| format!("cannot start {what}"))
+    }
+
+    /// Processor time so far, in seconds: its own and the kernel's on its behalf.
+    pub fn cpu_s(&self) -> f64 {
+        /// `USER_HZ`, which Linux has fixed for what it shows.
+        const TICKS_PER_S: f64 = 100.0;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        // The name, in brackets, may have blanks. Of what follows it utime and stime are the 12th and 13th.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / TICKS_PER_S
+    }
+
+    /// The most memory that it ever had resident, in bytes.
+    pub fn peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    fn is_over(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub struct Redis {
+    pub process: Process,
+    port: u16,
+    /// Goes with it.
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+        let port = free_port()?;
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+        command.args(["--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]);
+        // Rewriting the file is another process' work, now and then: it would hit one round and not the other.
+        command.args(["--auto-aof-rewrite-percentage", "0", "--dir"]);
+        command.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(&mut command, "redis-server")?;
+        let mut redis = Self { process, port, _folder: folder };
+        wait_for("redis-server to start", START, || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        ensure!(!redis.process.is_over(), "redis-server ended at once");
+        Ok(redis)
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn producer(&self) -> Result<Producer> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_nodelay(true)?;
+        Ok(Producer { answers: BufReader::new(stream.try_clone()?), stream, asked: 0, buffer: Vec::new() })
+    }
+}
+
+/// Adds events by raw, pipelined `XADD`.
+pub struct Producer {
+    stream: TcpStream,
+    answers: BufReader<TcpStream>,
+    buffer: Vec<u8>,
+    asked: usize,
+}
+
+impl Producer {
+    pub fn add_all(&mut self, events: impl Iterator<Item = Event>) -> Result<()> {
+        for event in events {
+            self.write(&event);
+            if self.asked == PIPELINE {
+                self.flush()?;
+            }
+        }
+        self.flush()
+    }
+
+    pub fn add(&mut self, event: &Event) -> Result<()> {
+        self.write(event);
+        self.flush()
+    }
+
+    fn write(&mut self, event: &Event) {
+        let words: [&[u8]; 5] = [b"XADD", b"payment-intents", b"*", b"event", &event.body];
+        self.buffer.extend_from_slice(b"*5\r\n");
+        for word in words {
+            self.buffer.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            self.buffer.extend_from_slice(word);
+            self.buffer.extend_from_slice(b"\r\n");
+        }
+        self.asked += 1;
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.stream.write_all(&self.buffer)?;
+        self.buffer.clear();
+        let mut line = String::new();
+        // Each answer is an id: its length and itself.
+        for _ in 0..2 * std::mem::take(&mut self.asked) {
+            line.clear();
+            self.answers.read_line(&mut line)?;
+            ensure!(!line.starts_with('-') && !line.is_empty(), "Redis refused an event: {}", line.trim());
+        }
+        Ok(())
+    }
+}
+
+pub struct Receiver {
+    pub process: Process,
+    port: u16,
+    secure_port: u16,
+    pub ca_file: std::path::PathBuf,
+    _input: ChildStdin,
+}
+
+impl Receiver {
+    pub fn start(folder: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("receiver").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command, "the receiver")?;
+        let input = process.0.stdin.take().context("the receiver has no input")?;
+        let mut lines = BufReader::new(process.0.stdout.take().context("the receiver has no output")?).lines();
+        let ports = lines.next().context("the receiver did not start")??;
+        let (port, secure_port) = ports.split_once(' ').context("the receiver's ports are missing")?;
+        let pem: Vec<String> = lines.map_while(Result::ok).take_while(|line| line != ".").collect();
+        let ca_file = folder.join("receiver.pem");
+        fs::write(&ca_file, pem.join("\n"))?;
+        let (port, secure_port) = (port.parse()?, secure_port.parse()?);
+        Ok(Self { process, port, secure_port, ca_file, _input: input })
+    }
+
+    pub fn url(&self, scheme: Scheme) -> String {
+        match scheme {
+            Scheme::Http => format!("http://127.0.0.1:{}", self.port),
+            Scheme::Https => format!("https://127.0.0.1:{}", self.secure_port),
+        }
+    }
+
+    pub fn count(&self) -> Result<u64> {
+        Ok(ask(self.port, "/count")?.parse()?)
+    }
+
+    /// How many, p50, p99 and the longest in microseconds, since it was asked last.
+    pub fn latency(&self) -> Result<[u64; 4]> {
+        let text = ask(self.port, "/latency")?;
+        let numbers: Vec<u64> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        numbers.try_into().ok().context("the receiver's answer is malformed")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+pub struct Herald {
+    pub process: Process,
+}
+
+impl Herald {
+    pub fn start(program: &Path, redis: &Redis, receiver: &Receiver, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let config = folder.join("herald.toml");
+        fs::write(&config, format!("[attempt]\nca_file = {:?}\n", receiver.ca_file))?;
+        let mut command = Command::new(program);
+        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_CONFIG", &config);
+        command.env("HERALD_REDIS_URL", redis.url()).env("HERALD_LISTEN", format!("127.0.0.1:{port}"));
+        command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(folder.join("herald.log"))?);
+        Ok(Self { process: Process::spawn(&mut command, "herald")? })
+    }
+}
+
+pub struct Bare {
+    pub process: Process,
+    output: BufReader<std::process::ChildStdout>,
+    _input: ChildStdin,
+}
+
+impl Bare {
+    pub fn start(receiver: &Receiver, scheme: Scheme, endpoints: usize, deliveries: u64, lines: usize) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(bare_args(&receiver.url(scheme), endpoints, deliveries, lines));
+        if scheme == Scheme::Https {
+            command.arg("--ca-file").arg(&receiver.ca_file);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command, "the bare loop")?;
+        let input = process.0.stdin.take().context("the loop has no input")?;
+        let output = BufReader::new(process.0.stdout.take().context("the loop has no output")?);
+        Ok(Self { process, output, _input: input })
+    }
+
+    pub fn wait(&mut self) -> Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(line.trim() == "done", "the bare loop failed");
+        Ok(())
+    }
+}
+
+/// Asks again and again, seldom enough not to be measured itself.
+#[expect(clippy::disallowed_methods, reason = "the bench waits for other processes and has nothing else to do")]
+pub fn wait_for(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !is_so() {
+        if Instant::now() > end {
+            bail!("waited {limit:?} in vain for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn ask(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has no end")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+    Ok(body.to_owned())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

@@ -1,0 +1,168 @@
+//! What was measured, as the table of `docs/performance.md`: medians, ratios, and what machine and versions they are of.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::processes::Scheme;
+
+/// One drain, per delivery.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// Deliveries a second.
+    pub rate: f64,
+    /// Processor time of who sends.
+    pub cpu_us: f64,
+    pub redis_us: f64,
+    pub receiver_us: f64,
+    pub peak_bytes: u64,
+}
+
+pub struct Latency {
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+pub struct Results {
+    deliveries: u64,
+    endpoints: u64,
+    lines: usize,
+    loops: Vec<(Scheme, Drain)>,
+    heralds: Vec<(Scheme, Drain)>,
+    latencies: Vec<Latency>,
+}
+
+impl Results {
+    pub fn new(deliveries: u64, endpoints: u64, lines: usize) -> Self {
+        Self { deliveries, endpoints, lines, loops: Vec::new(), heralds: Vec::new(), latencies: Vec::new() }
+    }
+
+    pub fn add_loop(&mut self, scheme: Scheme, drain: Drain) {
+        self.loops.push((scheme, drain));
+    }
+
+    pub fn add_herald(&mut self, scheme: Scheme, drain: Drain) {
+        self.heralds.push((scheme, drain));
+    }
+
+    pub fn add_latency(&mut self, latency: Latency) {
+        self.latencies.push(latency);
+    }
+
+    pub fn table(&self) -> Result<String> {
+        let mut lines = vec![
+            "| | rate | CPU of the sender | CPU of Redis | CPU of the receiver | peak memory |".to_owned(),
+            "| --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
+        ];
+        for scheme in [Scheme::Http, Scheme::Https] {
+            lines.extend(row(&format!("bare loop, {}", name(scheme)), scheme, &self.loops));
+            lines.extend(row(&format!("Herald, {}", name(scheme)), scheme, &self.heralds));
+        }
+        lines.push(String::new());
+        lines.extend(self.sentences());
+        lines.push(String::new());
+        lines.push(self.origin()?);
+        Ok(lines.join("\n"))
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        let cpu = |of: &[(Scheme, Drain)], scheme| median(of, scheme, |drain| drain.cpu_us);
+        let mut lines = Vec::new();
+        for scheme in [Scheme::Http, Scheme::Https] {
+            if let (Some(herald), Some(bare)) = (cpu(&self.heralds, scheme), cpu(&self.loops, scheme)) {
+                let ratio = herald / bare;
+                lines.push(format!("- Herald's CPU per delivery ÷ the bare loop's, {}: **{ratio:.2}**", name(scheme)));
+            }
+        }
+        if let (Some(secure), Some(plain)) = (cpu(&self.heralds, Scheme::Https), cpu(&self.heralds, Scheme::Http)) {
+            lines.push(format!("- Herald's CPU per delivery, HTTPS ÷ HTTP: **{:.2}**", secure / plain));
+        }
+        let middle = |value: fn(&Latency) -> u64| middle(self.latencies.iter().map(|l| value(l) as f64).collect());
+        if let (Some(p50), Some(p99)) = (middle(|l| l.p50_us), middle(|l| l.p99_us)) {
+            let most = self.latencies.iter().map(|latency| latency.max_us).max().unwrap_or(0) as f64;
+            lines.push(format!(
+                "- From XADD to the receiver at 1 000 events a second: p50 **{:.2} ms**, p99 **{:.2} ms**, at most {:.1} ms",
+                p50 / 1e3,
+                p99 / 1e3,
+                most / 1e3
+            ));
+        }
+        lines
+    }
+
+    fn origin(&self) -> Result<String> {
+        let rounds = self.heralds.iter().filter(|(scheme, _)| *scheme == Scheme::Http).count();
+        let cores = std::thread::available_parallelism()?;
+        let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let redis = first(output("redis-server", "--version")?);
+        let redis = redis.split(' ').find_map(|word| word.strip_prefix("v=")).unwrap_or("unknown").to_owned();
+        let rustc = first(output("rustc", "--version")?);
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let mut origin = format!(
+            "Medians of {rounds} rounds of {} deliveries of 600 bytes to {} endpoints, attempt log on, Redis with AOF \
+             everysec; loop, Herald, Redis and receiver share {cores} cores ({}). Herald {}, Redis {redis}, {rustc}, \
+             Linux {}.",
+            self.deliveries,
+            self.endpoints,
+            processor(),
+            env!("CARGO_PKG_VERSION"),
+            kernel.trim(),
+        );
+        if self.lines > 0 {
+            origin.push_str(&format!(" The loop has {} requests in flight, which served it best.", self.lines));
+        }
+        Ok(origin)
+    }
+}
+
+fn row(who: &str, scheme: Scheme, drains: &[(Scheme, Drain)]) -> Option<String> {
+    let of = |value: fn(&Drain) -> f64| median(drains, scheme, value);
+    let us = |value: f64| if value > 0.0 { format!("{value:.1} µs") } else { "–".to_owned() };
+    Some(format!(
+        "| {who} | {:.0}/s | {} | {} | {} | {:.0} MiB |",
+        of(|drain| drain.rate)?,
+        us(of(|drain| drain.cpu_us)?),
+        us(of(|drain| drain.redis_us)?),
+        us(of(|drain| drain.receiver_us)?),
+        of(|drain| drain.peak_bytes as f64)? / 1024.0 / 1024.0,
+    ))
+}
+
+fn median(drains: &[(Scheme, Drain)], scheme: Scheme, value: fn(&Drain) -> f64) -> Option<f64> {
+    middle(drains.iter().filter(|(of, _)| *of == scheme).map(|(_, drain)| value(drain)).collect())
+}
+
+fn middle(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn name(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => "HTTP",
+        Scheme::Https => "HTTPS",
+    }
+}
+
+fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or("unknown processor".to_owned(), |(_, model)| model.to_owned())
+}
+
+fn output(program: &str, arg: &str) -> Result<String> {
+    let output = Command::new(program).arg(arg).output().with_context(|| format!("cannot run {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Replaces what stands between the file's two marks.
+pub fn write_between_marks(path: &Path, table: &str) -> Result<()> {
+    const MARK: &str = "<!-- bench -->";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let missing = || format!("{} has no two lines {MARK}", path.display());
+    let (before, rest) = text.split_once(MARK).with_context(missing)?;
+    let (_, after) = rest.split_once(MARK).with_context(missing)?;
+    fs::write(path, format!("{before}{MARK}\n{table}\n{MARK}{after}"))?;
+    Ok(())
+}
