@@ -3,17 +3,21 @@
 # rustup puts cargo here; a fresh shell may not have it on its path yet.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-# Passed on by `make demo ARGS="--for 20s"` or `make bench-scale ARGS="--scale 50000"`.
+# Passed on, as in `make demo ARGS="--for 20s"` or `make bench ARGS="--rounds 5"`.
 ARGS ?=
 
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench-scale test check fmt setup fuzz
+.PHONY: demo bench bench-scale test check fmt setup fuzz
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: setup
 	cargo run --release -- demo $(ARGS)
+
+# What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
+bench: setup
+	cargo bench --locked --bench performance -- $(ARGS)
 
 # Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 10 minutes,
 # with ARGS="--scale 50000" one.

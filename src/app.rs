@@ -1,12 +1,13 @@
 //! Puts a worker together from its configuration and runs it until a signal ends it. Wires; decides nothing.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
     net::TcpListener,
+    runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -69,15 +70,30 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let rest = CancellationToken::new();
     let following = tokio::spawn(registry.run(redis, rest.clone()));
     let serving = tokio::spawn(service::serve(socket, readiness, metrics, rest.clone()));
-    Worker::new(parts).context("cannot start the threads for attempts")?.run(cancel).await;
+    let worked = work(Worker::new(parts).context("cannot start the threads for attempts")?, cancel).await;
     rest.cancel();
     for (task, what) in [(following, "the registry's follower"), (serving, "the service")] {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
         }
     }
+    worked?;
     info!("herald has stopped");
     Ok(())
+}
+
+/// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for
+/// each question and each answer, and whatever else this process does keeps neither from its turn.
+async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the worker's runtime")?;
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(worker.run(cancel));
+        // Who waits for it may be gone.
+        let _ = ends.send(());
+    };
+    thread::Builder::new().name("worker".to_owned()).spawn(run).context("cannot start the worker's thread")?;
+    ended.await.context("the worker failed")
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {

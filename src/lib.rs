@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod facts;
 pub mod loadtest;
+pub mod owned;
 pub mod registry;
 pub mod sender;
 pub mod service;

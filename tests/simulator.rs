@@ -22,6 +22,9 @@ const MUTATION_SEEDS: u64 = 4_000;
 /// What the suite runs by default: a few seconds.
 const SEEDS: u64 = 2_000;
 
+/// Seeds that found something once.
+const FOUND_BEFORE: [u64; 4] = [7_090, 105_886, 147_191, 165_747];
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text:?}")))
 }
@@ -36,7 +39,8 @@ fn every_promise_holds_in_every_seed() {
     println!("the first seed is {first}");
     let (mut sum, mut seeds, mut failed) = (Tally::default(), 0, None);
     let started = cpu_seconds();
-    for seed in (first..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
+    let found_before = if count == 1 { &[][..] } else { &FOUND_BEFORE };
+    for seed in found_before.iter().copied().chain((first..).take(usize::try_from(count).unwrap_or(usize::MAX))) {
         let (tally, broken) = simulation::seed(seed, None);
         sum.add(&tally);
         seeds += 1;

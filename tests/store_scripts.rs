@@ -489,3 +489,39 @@ async fn a_call_can_be_made_by_any_task() {
     let mut other = owner.redis.redis().connect(Purpose::Other).await.unwrap();
     is_send(&gauges(&mut other, &owner.keys));
 }
+
+#[tokio::test]
+async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
+    let owner = Owner::start().await;
+    let log = async |lines: usize| {
+        let log = vec![Bytes::from_static(b"{}"); lines];
+        let settlement = Settlement { log, ..Settlement::default() };
+        owner.call(Call::Settle { term: owner.term(), settlement }).await;
+    };
+    let lines = async || {
+        let entries: Vec<(String, Vec<String>)> =
+            owner.redis.command(&["XRANGE", &owner.keys.attempts(), "-", "+"]).await;
+        // Two of each entry's words are its count.
+        (entries.len(), entries.iter().map(|(_, words)| words.len() / 2 - 1).sum::<usize>())
+    };
+    for _ in 0..600 {
+        log(1).await;
+    }
+    assert_eq!(lines().await, (600, 600));
+    for _ in 0..20 {
+        log(250).await;
+    }
+    // 1 000 lines are kept, and what is left of the batch in which the oldest of them is.
+    assert_eq!(lines().await, (4, 1_000));
+    for _ in 0..10 {
+        log(3).await;
+    }
+    assert_eq!(lines().await, (14, 1_030));
+
+    // The count is lost: what it does not cover goes, and the log is as long as before in the end.
+    owner.redis.command::<()>(&["DEL", &owner.keys.stats()]).await;
+    for _ in 0..1_200 {
+        log(1).await;
+    }
+    assert_eq!(lines().await, (1_000, 1_000));
+}

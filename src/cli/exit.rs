@@ -23,6 +23,7 @@ Exit codes:
     3  what was asked for does not exist
     4  refused: a value, a state or a missing yes stands against it; nothing was changed
     5  asked, but nobody answered: no worker owns the partition
+   99  a load test found a broken promise or a threshold that was not kept
   130  interrupted (as shells report it)
 
 Output: data on stdout, talk on stderr. A table on a terminal, else JSON; -o chooses. Configuration: built-in default,
@@ -37,6 +38,7 @@ pub enum ExitCode {
     NotFound = 3,
     Refused = 4,
     Unanswered = 5,
+    Broken = 99,
 }
 
 impl From<ExitCode> for process::ExitCode {
@@ -56,6 +58,8 @@ pub enum CliError {
     Refused(String),
     #[error("{0}")]
     Unanswered(String),
+    #[error("{0}")]
+    Broken(String),
 }
 
 impl CliError {
@@ -65,6 +69,7 @@ impl CliError {
             Self::NotFound(_) => ExitCode::NotFound,
             Self::Refused(_) => ExitCode::Refused,
             Self::Unanswered(_) => ExitCode::Unanswered,
+            Self::Broken(_) => ExitCode::Broken,
         }
     }
 }

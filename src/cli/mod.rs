@@ -24,17 +24,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[doc(hidden)]
 pub use self::dead_letter::Filter as DeadLetterFilter;
-use self::{
-    args::Globals,
-    exit::{code_of, message_of},
-};
+use self::exit::{code_of, message_of};
 pub use self::{
-    args::{Change, Consent, Go, duration},
+    args::{Change, Consent, Globals, Go, duration},
     context::Context,
     exit::{CliError, ExitCode},
     output::{Format, List, Output, cell, instant, note, when},
 };
-use crate::{app, demo, doctor, telemetry::logging};
+use crate::{app, demo, doctor, loadtest, telemetry::logging};
 
 /// Delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 #[derive(Parser)]
@@ -76,6 +73,8 @@ enum Verb {
     Quarantine(quarantine::QuarantineVerb),
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
+    /// Put load on Herald, break what it is told to break, and judge every promise
+    Loadtest(Box<loadtest::args::LoadtestArgs>),
     /// Check Redis, the stream and what is stuck, with a remedy for each finding
     Doctor(doctor::DoctorArgs),
     /// The configuration as it holds
@@ -129,6 +128,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
+        Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,
         Verb::Doctor(args) => doctor::run(&context()?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),

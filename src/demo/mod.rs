@@ -2,9 +2,7 @@
 //! It judges itself: it ends with an error if a promise broke.
 
 mod ledger;
-mod lifecycle;
 mod merchants;
-mod server;
 mod show;
 
 use std::{
@@ -27,21 +25,20 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     ledger::Sums,
-    lifecycle::Intent,
     merchants::{Merchant, Merchants},
-    server::{OwnRedis, free_port},
     show::Show,
 };
 use crate::{
     app, clock,
     config::{Config, Sources},
     facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{Endpoint, Mark},
         event::Event,
         id::{AccountId, EndpointId},
-        retry::RetryOverrides,
-        signing::{Secret, SecretText},
+        signing::SecretText,
     },
+    loadtest::lifecycle::Intent,
+    owned::{OwnRedis, free_port},
     store::{
         connection::{Purpose, Redis},
         entries::Entries,
@@ -201,27 +198,11 @@ async fn register(redis: &Redis, port: u16, dead_port: u16) -> anyhow::Result<Ha
         secrets.insert(merchant, secret.clone());
         let port = if merchant == Merchant::Dead { dead_port } else { port };
         let mark = Mark { by: "demo".to_owned(), why: merchant.temper().to_owned(), at_ms: now_ms };
-        let endpoint = Endpoint {
-            schema: ENDPOINT_SCHEMA,
-            id: EndpointId::new(&format!("ep_{name}"))?,
-            account: AccountId::new(&format!("acc_{name}"))?,
-            url: format!("http://127.0.0.1:{port}/{name}"),
-            description: merchant.temper().to_owned(),
-            event_types: Vec::new(),
-            schemes: vec![Scheme::Standard, Scheme::Dojo],
-            secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
-            ordering: Ordering::Intent,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-            rate_limit: None,
-            timeout_ms: None,
-            retry: RetryOverrides::default(),
-            headers: Vec::new(),
-            traceparent: false,
-            status: EndpointState::Enabled,
-            created_at_ms: now_ms,
-            updated_at_ms: now_ms,
-            revision: 0,
-        };
+        let id = EndpointId::new(&format!("ep_{name}"))?;
+        let account = AccountId::new(&format!("acc_{name}"))?;
+        let url = format!("http://127.0.0.1:{port}/{name}");
+        let mut endpoint = Endpoint::new(id, account, url, secret, now_ms);
+        endpoint.description = merchant.temper().to_owned();
         store.create(endpoint, &mark).await?;
     }
     Ok(secrets)

@@ -1,14 +1,21 @@
 //! Where attempts run: on threads, timers and connections of their own, so that no receiver, whatever it sends, keeps the
 //! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they
 //! answer have one thread for themselves: a flood that keeps it busy takes none from the proven ones.
+//!
+//! An attempt, its connection and its timer stay on one thread, and what goes to and fro goes by the batch: waking
+//! another thread costs as much as signing does.
 
-use std::{io, panic::AssertUnwindSafe, sync::Arc};
-
-use futures_util::FutureExt;
-use tokio::{
-    runtime::{Builder, Runtime},
-    task::{JoinError, JoinSet},
+use std::{
+    io,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    thread,
 };
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{runtime::Builder, sync::Notify};
 
 use super::{
     core::{Send, Token},
@@ -23,65 +30,173 @@ use crate::{
 pub struct Attempts {
     proven: Ward,
     unproven: Ward,
-    running: JoinSet<(Token, Attempted)>,
+    ended: Arc<Mailbox<(Token, Attempted)>>,
 }
 
+/// One thread's attempts, from outside.
 struct Ward {
-    /// None only while it is dropped: a runtime must not be waited for within another.
-    runtime: Option<Runtime>,
-    sender: Arc<Sender>,
+    orders: Arc<Mailbox<Order>>,
+    /// Not handed over yet.
+    gathered: Vec<Order>,
+}
+
+enum Order {
+    Start(Send),
+    AbortAll,
+    Stop,
 }
 
 impl Attempts {
     /// Each sender has connections of its own, which live where its attempts do.
     pub fn new(proven: Arc<Sender>, unproven: Arc<Sender>) -> io::Result<Self> {
-        let several = Builder::new_multi_thread().thread_name("attempts").enable_all().build()?;
-        let one = Builder::new_multi_thread().worker_threads(1).thread_name("unproven").enable_all().build()?;
-        let ward = |runtime, sender| Ward { runtime: Some(runtime), sender };
-        Ok(Self { proven: ward(several, proven), unproven: ward(one, unproven), running: JoinSet::new() })
+        let ended = Arc::new(Mailbox::default());
+        let proven = Ward::begin("attempts", proven, ended.clone())?;
+        let unproven = Ward::begin("unproven", unproven, ended.clone())?;
+        Ok(Self { proven, unproven, ended })
     }
 
+    /// Begins with the next [`Attempts::hand_over`].
     pub fn start(&mut self, send: Send) {
-        let Send { token, trust, delivery, endpoint } = send;
-        let ward = match trust {
-            Trust::Proven => &self.proven,
-            Trust::Unproven => &self.unproven,
+        let ward = match send.trust {
+            Trust::Proven => &mut self.proven,
+            Trust::Unproven => &mut self.unproven,
         };
-        let Some(runtime) = &ward.runtime else { return };
-        let sender = ward.sender.clone();
-        let attempt = async move {
-            let attempt = sender.attempt(&delivery, &endpoint, clock::wall_ms());
-            let attempted = AssertUnwindSafe(attempt).catch_unwind().await;
-            // A lane's place must come back whatever happens.
-            (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
-        };
-        self.running.spawn_on(attempt, runtime.handle());
+        ward.gathered.push(Order::Start(send));
     }
 
-    /// The next that ended, or never while none runs. An error is one that was aborted.
-    pub async fn next(&mut self) -> Result<(Token, Attempted), JoinError> {
-        match self.running.join_next().await {
-            Some(ended) => ended,
-            None => std::future::pending().await,
-        }
+    /// Passes on everything that was started.
+    pub fn hand_over(&mut self) {
+        self.proven.hand_over();
+        self.unproven.hand_over();
     }
 
-    /// One that has ended already.
-    pub fn try_next(&mut self) -> Option<Result<(Token, Attempted), JoinError>> {
-        self.running.try_join_next()
+    /// All that have ended; waits until there is one. Nothing is lost when it is not waited for to the end.
+    pub async fn ended(&self) -> Vec<(Token, Attempted)> {
+        self.ended.take().await
     }
 
+    /// What has ended already may still be told.
     pub fn abort_all(&mut self) {
-        self.running.abort_all();
+        for ward in [&mut self.proven, &mut self.unproven] {
+            ward.gathered.push(Order::AbortAll);
+            ward.hand_over();
+        }
     }
 }
 
 impl Drop for Attempts {
+    /// The threads are not waited for: a flood may keep one busy.
     fn drop(&mut self) {
-        self.running.abort_all();
-        for runtime in [self.proven.runtime.take(), self.unproven.runtime.take()].into_iter().flatten() {
-            runtime.shutdown_background();
+        for ward in [&mut self.proven, &mut self.unproven] {
+            ward.gathered.push(Order::Stop);
+            ward.hand_over();
         }
+    }
+}
+
+impl Ward {
+    fn begin(name: &str, sender: Arc<Sender>, ended: Arc<Mailbox<(Token, Attempted)>>) -> io::Result<Self> {
+        let orders = Arc::new(Mailbox::default());
+        let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
+        let taken = Arc::clone(&orders);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let inside = Inside { sender, orders: taken, ended, running: FuturesUnordered::new() };
+            runtime.block_on(inside.run());
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { orders, gathered: Vec::new() })
+    }
+
+    fn hand_over(&mut self) {
+        if !self.gathered.is_empty() {
+            self.orders.put(&mut self.gathered);
+        }
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = (Token, Attempted)>>>;
+
+/// One thread's attempts, on that thread.
+struct Inside {
+    sender: Arc<Sender>,
+    orders: Arc<Mailbox<Order>>,
+    ended: Arc<Mailbox<(Token, Attempted)>>,
+    running: FuturesUnordered<Running>,
+}
+
+impl Inside {
+    async fn run(mut self) {
+        loop {
+            let mut ended = Vec::new();
+            let orders = tokio::select! {
+                orders = self.orders.take() => orders,
+                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut ended)) => Vec::new(),
+            };
+            if !ended.is_empty() {
+                self.ended.put(&mut ended);
+            }
+            for order in orders {
+                match order {
+                    Order::Start(send) => self.running.push(Box::pin(attempt(self.sender.clone(), send))),
+                    Order::AbortAll => self.running.clear(),
+                    Order::Stop => return,
+                }
+            }
+        }
+    }
+}
+
+/// Ready with all that have ended by now.
+fn poll_all<T>(
+    running: &mut FuturesUnordered<Pin<Box<dyn Future<Output = T>>>>,
+    cx: &mut Context<'_>,
+    ended: &mut Vec<T>,
+) -> Poll<()> {
+    while let Poll::Ready(Some(one)) = running.poll_next_unpin(cx) {
+        ended.push(one);
+    }
+    if ended.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+}
+
+async fn attempt(sender: Arc<Sender>, send: Send) -> (Token, Attempted) {
+    let Send { token, delivery, endpoint, .. } = send;
+    let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
+    // A lane's place must come back whatever happens.
+    (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
+}
+
+/// What one thread leaves for another. Bounded by what is in flight, as only that passes through.
+struct Mailbox<T> {
+    items: Mutex<Vec<T>>,
+    filled: Notify,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self { items: Mutex::default(), filled: Notify::new() }
+    }
+}
+
+impl<T> Mailbox<T> {
+    fn put(&self, more: &mut Vec<T>) {
+        self.lock().append(more);
+        self.filled.notify_one();
+    }
+
+    /// All of it; waits until there is something.
+    async fn take(&self) -> Vec<T> {
+        loop {
+            let items = std::mem::take(&mut *self.lock());
+            if !items.is_empty() {
+                return items;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The list is whole at every step.
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,4 +211,42 @@ fn panicked(number: u32) -> Attempted {
         detail: "the attempt failed inside Herald; its log has the place".to_owned(),
     };
     Attempted { report, request: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A result that gets lost here keeps its delivery in flight until the term ends.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn everything_that_one_thread_leaves_the_other_takes_once() {
+        const ALL: usize = 100_000;
+        let mailbox = Arc::new(Mailbox::default());
+        let from = mailbox.clone();
+        let leaving = tokio::task::spawn_blocking(move || {
+            // Batches of 1 to 700: smaller and larger than any turn.
+            let (mut next, mut size) = (0, 1);
+            while next < ALL {
+                let until = (next + size).min(ALL);
+                from.put(&mut (next..until).collect());
+                (next, size) = (until, size % 700 + 1);
+            }
+        });
+        let mut taken = Vec::new();
+        while taken.len() < ALL {
+            taken.extend(mailbox.take().await);
+        }
+        leaving.await.unwrap();
+        assert_eq!(taken, (0..ALL).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_when_a_wait_is_given_up() {
+        let mailbox = Mailbox::default();
+        for number in 0..100 {
+            assert!(mailbox.take().now_or_never().is_none());
+            mailbox.put(&mut vec![number]);
+            assert_eq!(mailbox.take().await, [number]);
+        }
+    }
 }

@@ -11,7 +11,7 @@ mod settling;
 mod terms;
 
 use std::{
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     sync::Arc,
 };
 
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
+    HashMap, HashSet,
     breaker::BreakerSettings,
     lane::{Gate, JobId, Lane, Standing, Trust},
 };
@@ -231,15 +232,15 @@ impl Core {
             policy,
             breaker,
             max_bytes,
-            lanes: HashMap::new(),
-            jobs: HashMap::new(),
-            chains: HashMap::new(),
-            singles: HashMap::new(),
-            changing: HashMap::new(),
-            entries: HashMap::new(),
-            delivered: HashMap::new(),
-            flights: HashMap::new(),
-            carried: HashMap::new(),
+            lanes: HashMap::default(),
+            jobs: HashMap::default(),
+            chains: HashMap::default(),
+            singles: HashMap::default(),
+            changing: HashMap::default(),
+            entries: HashMap::default(),
+            delivered: HashMap::default(),
+            flights: HashMap::default(),
+            carried: HashMap::default(),
             landed: VecDeque::new(),
             ready: VecDeque::new(),
             hungry: VecDeque::new(),
@@ -251,8 +252,8 @@ impl Core {
             sent: Vec::new(),
             wishes: Vec::new(),
             notes: Vec::new(),
-            aside: HashSet::new(),
-            blocked: HashSet::new(),
+            aside: HashSet::default(),
+            blocked: HashSet::default(),
             next_id: 0,
             tally: Tally::default(),
         }

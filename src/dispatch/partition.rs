@@ -39,6 +39,10 @@ use crate::{
 /// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
 pub const READ_MAX: usize = 250;
 
+/// Entries of one read while a backlog can be drained: fewer than one look at the backlog brings, and still ten thousand
+/// a second for those who have none.
+pub const READ_BESIDE_BACKLOG: usize = 32;
+
 /// Records of one claim: bounds what a long outage puts into memory at once.
 const CLAIM_MAX: usize = 100;
 
@@ -143,7 +147,7 @@ pub enum Happening {
         bound: String,
         found: String,
     },
-    /// A script of a job failed without changing anything; the job comes again.
+    /// A script of a job failed, or its answer could not be read; the job comes again.
     JobFailed {
         why: String,
     },
@@ -360,14 +364,23 @@ impl<D: Directory> Partition<D> {
             // These check everything before they change anything: what is wrong is one endpoint's or one job's, and
             // no reason to end everybody's term.
             Err(Failure::Script(why)) if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job) => {
-                if let Outstanding::Heads(endpoint) = outstanding {
-                    self.core.ends_later(endpoint);
-                }
-                self.ending_at = now + ENDING_EVERY_MS;
-                self.happenings.push(Happening::JobFailed { why });
+                self.job_failed(now, outstanding, why);
             }
-            Err(Failure::Script(why)) => self.end_term(now, why),
+            // It has taken what we do not know of: only a new term finds that, and everybody's need not end at once.
+            Err(Failure::Malformed(why)) if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job) => {
+                self.refused_since.get_or_insert(now);
+                self.job_failed(now, outstanding, why);
+            }
+            Err(Failure::Script(why) | Failure::Malformed(why)) => self.end_term(now, why),
         }
+    }
+
+    fn job_failed(&mut self, now: u64, outstanding: Outstanding, why: String) {
+        if let Outstanding::Heads(endpoint) = outstanding {
+            self.core.ends_later(endpoint);
+        }
+        self.ending_at = now + ENDING_EVERY_MS;
+        self.happenings.push(Happening::JobFailed { why });
     }
 
     /// The next renewal, to be made beside the other calls.

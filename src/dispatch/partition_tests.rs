@@ -264,3 +264,41 @@ fn an_accepted_registry_says_what_was_deleted() {
     }
     assert_eq!((model.dead.len(), model.records.len()), (1, 0));
 }
+
+#[test]
+fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    // A stranger's entry is taken over, but the answer can not be read.
+    publish(&mut model, 2);
+    let group = model.stream.groups.get_mut(GROUP).unwrap();
+    group.last_delivered = entry(2);
+    group.pending.insert(entry(2), "stranger".to_owned());
+    model.now_ms = 10 + FOREIGN_EVERY_MS;
+    let now = model.now_ms;
+    while let Some(call) = partition.next_call(now) {
+        let answer = model.call(&call);
+        let is_takeover = matches!(call, Call::ClaimForeign { .. });
+        partition.answered(now, if is_takeover { Err(Failure::Malformed("odd".to_owned())) } else { answer });
+    }
+    let sent = |partition: &mut Partition<&Known>, now| {
+        std::iter::from_fn(|| partition.next_send(now)).any(|send| send.delivery.id.entry == entry(2))
+    };
+    assert!(!sent(&mut partition, now));
+    for second in 1..40 {
+        let now = now + second * 1_000;
+        model.now_ms = now;
+        while let Some(call) = partition.next_renewal(now) {
+            let answer = model.call(&call);
+            let Call::Renew { term, .. } = &call else { unreachable!() };
+            partition.renewed(now, term, &answer);
+        }
+        drive(&mut partition, &mut model, now);
+        if sent(&mut partition, now) {
+            return;
+        }
+    }
+    panic!("nobody ever reads what was taken over");
+}

@@ -45,9 +45,6 @@ use crate::{
 /// How often the numbers of the partition are looked at.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
-/// Results of attempts that are handled before the partition is asked again.
-const RESULTS_AT_ONCE: usize = 256;
-
 /// Reading stops at this part of `maxmemory`, in percent.
 const PRESSURE_PERCENT: u64 = 90;
 
@@ -155,7 +152,7 @@ impl Worker {
             let wake_at = clock::now() + Duration::from_millis(pause);
             let is_stopping = stopping_at.is_some();
             tokio::select! {
-                first = self.attempts.next() => self.attempts_ended(first),
+                ended = self.attempts.ended() => self.attempts_ended(ended),
                 (link, _, answer) = ready(&mut calling) => {
                     calling = None;
                     self.work = Some(link);
@@ -229,6 +226,7 @@ impl Worker {
         while let Some(send) = self.partition.next_send(now) {
             self.start(now, send);
         }
+        self.attempts.hand_over();
         if waiting.is_none()
             && let Some((last_read, inbox_after)) = self.partition.wants_wakeup()
             && let Some(waiter) = self.waiter.take()
@@ -250,20 +248,12 @@ impl Worker {
         self.attempts.start(send);
     }
 
-    fn attempts_ended(&mut self, first: Result<(Token, Attempted), tokio::task::JoinError>) {
+    fn attempts_ended(&mut self, ended: Vec<(Token, Attempted)>) {
         let now = self.now();
-        let mut next = Some(first);
-        for _ in 0..RESULTS_AT_ONCE {
-            // Only an aborted attempt has no result.
-            if let Some(Ok((token, attempted))) = next {
-                let took = Duration::from_micros(attempted.report.timing.total_us);
-                self.metrics.attempt_ended(&attempted.report.outcome, took);
-                self.partition.attempted(now, token, attempted);
-            }
-            next = self.attempts.try_next();
-            if next.is_none() {
-                break;
-            }
+        for (token, attempted) in ended {
+            let took = Duration::from_micros(attempted.report.timing.total_us);
+            self.metrics.attempt_ended(&attempted.report.outcome, took);
+            self.partition.attempted(now, token, attempted);
         }
         self.readiness.progress(clock::now());
     }

@@ -9,7 +9,7 @@ use super::{
     event::EventType,
     id::{AccountId, EndpointId},
     retry::RetryOverrides,
-    signing::Secret,
+    signing::{Secret, SecretText},
 };
 
 /// Version of the stored form. A larger one was written by a newer Herald and is refused, not guessed at.
@@ -119,6 +119,32 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint as it is before anyone asks for more: enabled, for every event type, signed by both schemes with one
+    /// secret, in order per intent, everything else as configured. It is stored nowhere yet.
+    pub fn new(id: EndpointId, account: AccountId, url: String, secret: SecretText, now_ms: u64) -> Self {
+        Self {
+            schema: ENDPOINT_SCHEMA,
+            id,
+            account,
+            url,
+            description: String::new(),
+            event_types: Vec::new(),
+            schemes: vec![Scheme::Standard, Scheme::Dojo],
+            secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
+            ordering: Ordering::Intent,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            rate_limit: None,
+            timeout_ms: None,
+            retry: RetryOverrides::default(),
+            headers: Vec::new(),
+            traceparent: false,
+            status: EndpointState::Enabled,
+            created_at_ms: now_ms,
+            updated_at_ms: now_ms,
+            revision: 0,
+        }
+    }
+
     pub fn wants(&self, event_type: &EventType) -> bool {
         self.event_types.is_empty() || self.event_types.contains(event_type)
     }

@@ -5,6 +5,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,7 @@ pub struct FaultSpec {
     pub times: Option<u32>,
 }
 
-/// A fault at its time after the load's beginning.
+/// A fault at its time after the load's beginning. [`plan`] makes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
     pub fault: Fault,
@@ -78,6 +79,80 @@ impl Fault {
             Self::KillWorker | Self::DestroyGroup => None,
             Self::RestartRedis => Some(Duration::from_millis(500)),
             Self::PauseWorker | Self::PartitionRedis | Self::FillRedis => Some(Duration::from_secs(3)),
+        }
+    }
+}
+
+/// How long the load takes, as far as that is known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadLength {
+    Exactly(Duration),
+    /// A drain takes as long as it takes; what comes after its end does not happen.
+    About(Duration),
+}
+
+/// Random faults come within this part of the load: there is something to disturb, and something to see it recover by.
+const RANDOM_WITHIN: std::ops::Range<f64> = 0.05..0.85;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("the fault {spec} would come {} after the load's beginning, which only lasts {}", compact(*.at), compact(*.length))]
+    AfterTheLoad { spec: String, at: Duration, length: Duration },
+    #[error("the fault {spec} would come more than {MAX_TIMES} times: give it a longer pause, or a number of times")]
+    TooOften { spec: String },
+}
+
+/// Everything that is going to happen, in its order. Two of one kind that would overlap become one that lasts as long as
+/// both: there is no pausing of what is paused.
+pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Planned>, PlanError> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut planned = Vec::new();
+    for spec in specs {
+        let length_of_one = spec.length.or(spec.fault.usual_length()).unwrap_or_default();
+        let times = spec.moments(length, &mut rng)?;
+        planned.extend(times.into_iter().map(|at| Planned { fault: spec.fault, at, length: length_of_one }));
+    }
+    planned.sort_by_key(|one| (one.fault, one.at));
+    let mut merged: Vec<Planned> = Vec::with_capacity(planned.len());
+    for one in planned {
+        match merged.last_mut() {
+            Some(last) if last.fault == one.fault && one.at <= last.at + last.length => {
+                last.length = last.length.max(one.at + one.length - last.at);
+            }
+            _ => merged.push(one),
+        }
+    }
+    merged.sort_by_key(|one| (one.at, one.fault));
+    Ok(merged)
+}
+
+impl FaultSpec {
+    /// When it happens, unsorted.
+    fn moments(&self, length: LoadLength, rng: &mut StdRng) -> Result<Vec<Duration>, PlanError> {
+        let (known, about) = match length {
+            LoadLength::Exactly(length) => (Some(length), length),
+            LoadLength::About(length) => (None, length),
+        };
+        let Some(first) = self.at else {
+            let random = |_| about.mul_f64(rng.random_range(RANDOM_WITHIN));
+            return Ok((0..self.times.unwrap_or(1)).map(random).collect());
+        };
+        let times = match (self.every, self.times) {
+            (None, _) => 1,
+            (Some(_), Some(times)) => times,
+            // At the very end of the load nothing is left to disturb.
+            (Some(every), None) => {
+                let left = about.saturating_sub(first + Duration::from_millis(1));
+                1 + u32::try_from(left.as_millis() / every.as_millis().max(1)).unwrap_or(u32::MAX)
+            }
+        };
+        if times > MAX_TIMES {
+            return Err(PlanError::TooOften { spec: self.to_string() });
+        }
+        let last = first + self.every.unwrap_or_default() * (times - 1);
+        match known {
+            Some(length) if last >= length => Err(PlanError::AfterTheLoad { spec: self.to_string(), at: last, length }),
+            _ => Ok((0..times).map(|n| first + self.every.unwrap_or_default() * n).collect()),
         }
     }
 }
@@ -158,5 +233,102 @@ impl TryFrom<String> for FaultSpec {
 impl From<FaultSpec> for String {
     fn from(spec: FaultSpec) -> Self {
         spec.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(texts: &[&str]) -> Vec<FaultSpec> {
+        texts.iter().map(|text| text.parse().expect(text)).collect()
+    }
+
+    fn planned(texts: &[&str], length_s: u64) -> Vec<(Fault, u64, u64)> {
+        let length = LoadLength::Exactly(Duration::from_secs(length_s));
+        let planned = plan(&specs(texts), length, 1).unwrap();
+        let ms = |one: &Planned| (one.fault, one.at.as_millis() as u64, one.length.as_millis() as u64);
+        planned.iter().map(ms).collect()
+    }
+
+    #[test]
+    fn every_fault_is_written_as_it_is_read() {
+        for text in [
+            "kill-worker@10s",
+            "pause-worker@5s:8s",
+            "kill-worker@5s/4s*3",
+            "restart-redis@random*2",
+            "fill-redis@1s:2s/10s",
+            "destroy-group@250ms",
+            "partition-redis@random:1s",
+        ] {
+            assert_eq!(text.parse::<FaultSpec>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_reason() {
+        for (text, reason) in [
+            ("kill-worker", "does not say when"),
+            ("kill-workers@1s", "not known"),
+            ("kill-worker@soon", "soon"),
+            ("kill-worker@1s:2s", "does not last"),
+            ("kill-worker@random/2s", "both random and regular"),
+            ("kill-worker@1s*3", "add /EVERY"),
+            ("kill-worker@1s/0s", "without a pause"),
+            ("kill-worker@1s/1s*0", "no times"),
+            ("kill-worker@1s/1s*many", "no number"),
+        ] {
+            let error = text.parse::<FaultSpec>().expect_err(text);
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_plan_has_every_repetition_in_its_order() {
+        use Fault::{KillWorker, PauseWorker, RestartRedis};
+        assert_eq!(
+            planned(&["kill-worker@5s/4s*3", "pause-worker@6s:1s", "restart-redis@2s"], 20),
+            [
+                (RestartRedis, 2_000, 500),
+                (KillWorker, 5_000, 0),
+                (PauseWorker, 6_000, 1_000),
+                (KillWorker, 9_000, 0),
+                (KillWorker, 13_000, 0),
+            ]
+        );
+        // Without a number of times it goes on until the load ends.
+        let ats: Vec<u64> = planned(&["kill-worker@2s/4s"], 10).iter().map(|one| one.1).collect();
+        assert_eq!(ats, [2_000, 6_000]);
+    }
+
+    #[test]
+    fn two_of_one_kind_that_overlap_become_one() {
+        use Fault::{KillWorker, PauseWorker};
+        let merged =
+            planned(&["pause-worker@4s:3s", "pause-worker@6s:5s", "pause-worker@11s:1s", "kill-worker@5s"], 20);
+        assert_eq!(merged, [(PauseWorker, 4_000, 8_000), (KillWorker, 5_000, 0)]);
+        assert_eq!(planned(&["kill-worker@5s", "kill-worker@5s"], 20).len(), 1);
+    }
+
+    #[test]
+    fn random_times_lie_within_the_load_and_repeat_with_the_seed() {
+        let length = LoadLength::Exactly(Duration::from_secs(100));
+        let draw = |seed| plan(&specs(&["kill-worker@random*50"]), length, seed).unwrap();
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        assert_eq!(draw(7).len(), 50);
+        let within = Duration::from_secs(5)..Duration::from_secs(85);
+        assert!(draw(7).iter().all(|one| within.contains(&one.at)));
+    }
+
+    #[test]
+    fn a_fault_that_would_never_come_is_refused() {
+        let length = Duration::from_secs(10);
+        let refused = |text: &str| plan(&specs(&[text]), LoadLength::Exactly(length), 1).unwrap_err().to_string();
+        assert!(refused("kill-worker@5s/4s*3").contains("13s"), "{}", refused("kill-worker@5s/4s*3"));
+        assert!(refused("kill-worker@10s").contains("lasts 10s"));
+        assert!(refused("kill-worker@0s/1ms").contains("more than 1000"));
+        assert_eq!(plan(&specs(&["kill-worker@20s"]), LoadLength::About(length), 1).unwrap().len(), 1);
     }
 }

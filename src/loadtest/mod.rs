@@ -7,8 +7,29 @@
 //! Everything random comes from one seed, which is printed. Traffic leaves this machine only for a host that the user
 //! names as their own. Nothing here shares code with what it checks: signatures are verified by [`receiver`] alone.
 
+pub mod args;
+pub mod disturbance;
+pub mod draw;
+mod environment;
 pub mod faults;
+pub mod house;
+pub mod ids;
+pub mod judge;
 pub mod latency;
+pub mod ledger;
+pub mod lifecycle;
+pub mod population;
+pub mod producer;
+pub mod prove;
+pub mod receiver;
+mod registration;
 pub mod report;
 pub mod result;
+pub mod run;
 pub mod scenario;
+pub mod scenarios;
+pub mod schedule;
+mod target;
+pub mod traffic;
+pub mod verb;
+mod waiting;

@@ -30,6 +30,42 @@ pub struct Scenario {
     pub thresholds: Vec<String>,
 }
 
+/// A drain's length is not known before: for random faults it is taken to be this many events a second.
+const DRAIN_RATE: f64 = 5_000.0;
+
+impl Scenario {
+    /// How long the load takes; of a drain a guess.
+    pub fn length(&self) -> Duration {
+        match &self.load {
+            Load::Open { stages, .. } => stages.iter().map(|stage| stage.length).sum(),
+            Load::Drain { events } => Duration::from_secs_f64(*events as f64 / DRAIN_RATE),
+        }
+    }
+
+    /// The same in another time: stages, the times of faults and of healing by this factor. How long one fault lasts stays
+    /// as it is, and so do the rates.
+    pub fn stretch(&mut self, factor: f64) {
+        match &mut self.load {
+            Load::Open { stages, .. } => stages.iter_mut().for_each(|stage| stage.length = by(stage.length, factor)),
+            Load::Drain { events } => *events = ((*events as f64 * factor) as u64).max(1),
+        }
+        for fault in &mut self.faults {
+            fault.at = fault.at.map(|at| by(at, factor));
+            fault.every = fault.every.map(|every| by(every, factor));
+        }
+        for share in &mut self.endpoints.profiles {
+            if let Profile::Healing { at } = &mut share.profile {
+                *at = by(*at, factor);
+            }
+        }
+    }
+}
+
+/// To the millisecond, in which they are written, and never to nothing.
+fn by(span: Duration, factor: f64) -> Duration {
+    Duration::from_millis((span.as_secs_f64() * factor * 1e3).round().max(1.0) as u64)
+}
+
 /// When events are sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

@@ -4,6 +4,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -89,38 +90,58 @@ pub(super) async fn while_resolving<F: Future>(resolving: F) -> F::Output {
     answer
 }
 
-/// Wraps the library's connector; see [`Stages`].
+/// Wraps the library's connector; see [`Stages`]. Owns the time that a connection may take, because a limit of the
+/// library's own would put another layer around this one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NoteStages;
+pub(super) struct NoteStages {
+    pub(super) connect_timeout: Duration,
+}
 
-#[derive(Debug, Clone)]
-pub(super) struct Noted<S>(S);
+/// The library clones its connector several times for each request and uses hardly any of the clones, so a clone of
+/// this one is only a count.
+pub(super) struct Noted<S> {
+    connector: Arc<S>,
+    connect_timeout: Duration,
+}
+
+impl<S> Clone for Noted<S> {
+    fn clone(&self) -> Self {
+        Self { connector: Arc::clone(&self.connector), connect_timeout: self.connect_timeout }
+    }
+}
 
 impl<S> tower_layer::Layer<S> for NoteStages {
     type Service = Noted<S>;
 
     fn layer(&self, connector: S) -> Noted<S> {
-        Noted(connector)
+        Noted { connector: Arc::new(connector), connect_timeout: self.connect_timeout }
     }
 }
 
 impl<S, R> tower_service::Service<R> for Noted<S>
 where
-    S: tower_service::Service<R>,
+    S: tower_service::Service<R> + Clone + Send + Sync + 'static,
     S::Response: 'static,
-    S::Error: 'static,
+    S::Error: From<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
+    R: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, target: R) -> Self::Future {
-        let connecting = self.0.call(target);
+        let (mut connector, timeout) = (S::clone(&self.connector), self.connect_timeout);
+        let connecting = async move {
+            poll_fn(|cx| connector.poll_ready(cx)).await?;
+            let connecting = tokio::time::timeout(timeout, connector.call(target)).await;
+            // What the library takes for a time-out of its own.
+            connecting.unwrap_or_else(|_| Err(S::Error::from(Box::new(io::Error::from(io::ErrorKind::TimedOut)))))
+        };
         match current() {
             Some(stages) => Box::pin(while_connecting(stages, connecting)),
             None => Box::pin(connecting),

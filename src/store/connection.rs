@@ -37,6 +37,8 @@ pub enum Purpose {
     Wakeup,
     /// Renewals: an answer later than this is of no use.
     Lease(Duration),
+    /// Adding events in bulk: who adds them asks no longer than this and then adds them again.
+    Produce,
     /// Everything else.
     Other,
 }
@@ -44,7 +46,7 @@ pub enum Purpose {
 impl Purpose {
     fn response_timeout(self) -> Option<Duration> {
         match self {
-            Self::Work => Some(WORK_TIMEOUT),
+            Self::Work | Self::Produce => Some(WORK_TIMEOUT),
             Self::Wakeup => None,
             Self::Lease(timeout) => Some(timeout),
             Self::Other => Some(OTHER_TIMEOUT),

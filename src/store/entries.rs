@@ -75,6 +75,19 @@ impl Entries {
         id.parse().map_err(|error| StoreError::unexpected(subject, error))
     }
 
+    /// Adds many events, the bytes as they are, in one transaction: all of them in this order, or none. Their bytes are not
+    /// looked at. After [`StoreError::Unavailable`] nobody knows which of the two it was.
+    pub async fn add_all(&mut self, bodies: &[Bytes]) -> Result<Vec<EntryId>, StoreError> {
+        let subject = Subject("add events to", self.keys.stream());
+        let mut commands = redis::Pipeline::with_capacity(bodies.len());
+        commands.atomic();
+        for body in bodies {
+            commands.cmd("XADD").arg(self.keys.stream()).arg("*").arg("event").arg(body.as_ref());
+        }
+        let ids: Vec<String> = self.connection.pipeline(subject, &commands).await?;
+        ids.iter().map(|id| id.parse().map_err(|error| StoreError::unexpected(subject, error))).collect()
+    }
+
     pub async fn get(&mut self, id: EntryId) -> Result<Option<StreamEntry>, StoreError> {
         let id = id.to_string();
         let command = redis::cmd("XRANGE").arg(self.keys.stream()).arg(&id).arg(&id).to_owned();

@@ -21,6 +21,7 @@ pub mod acl;
 pub mod connection;
 #[doc(hidden)]
 pub mod decode;
+pub mod disturb;
 pub mod entries;
 pub mod error;
 pub mod keys;

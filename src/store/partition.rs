@@ -53,7 +53,8 @@ impl PartitionStore {
         let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let subject = Subject(verb(call), self.keys.stream());
         let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
-        decode::answer(call, value).map_err(|why| Failure::Script(format!("the answer to {name} is malformed: {why}")))
+        decode::answer(call, value)
+            .map_err(|why| Failure::Malformed(format!("the answer to {name} is malformed: {why}")))
     }
 
     /// Only the owner changes what is asked about, so a question too large for one script may be asked in parts.
@@ -76,7 +77,7 @@ impl PartitionStore {
             }
         }
         if (all_chains.len(), all_records.len()) != (chains.len(), records.len()) {
-            return Err(Failure::Script("the answer to ask has another length than the question".to_owned()));
+            return Err(Failure::Malformed("the answer to ask has another length than the question".to_owned()));
         }
         Ok(Answer::Asked { chains: all_chains, records: all_records })
     }
@@ -164,12 +165,13 @@ impl PartitionStore {
             &keys.inbox(),
             &keys.attempts(),
             &keys.registry_id(),
+            &keys.stats(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.arg(settlement.last_read.to_string()).arg(self.attempt_log_len);
         script = script.arg(settlement.acks.len()).arg(settlement.log.len());
         script = settlement.acks.iter().fold(script, |script, id| script.arg(id.to_string()));
-        script = settlement.log.iter().fold(script, |script, line| script.arg(&line[..]));
+        script = settlement.log.iter().fold(script, |script, line| script.arg("a").arg(&line[..]));
         settlement.items.iter().fold(script, write_item)
     }
 }

@@ -365,4 +365,6 @@ pub enum Failure {
     Full,
     /// The script failed. What it changed before is not known.
     Script(String),
+    /// It answered what no script of this version answers: it was carried out, and what it took is not known.
+    Malformed(String),
 }

@@ -21,6 +21,9 @@ pub struct Owed {
     pub may_vanish: bool,
     /// Later ones need not wait for it: it was a dead letter once, or a stranger took it.
     pub may_be_overtaken: bool,
+    /// A producer trimmed its entry before it was settled: an attempt that is still in flight is all that is left of it,
+    /// and nothing waits for that.
+    pub was_trimmed: bool,
 }
 
 #[derive(Debug, Default)]

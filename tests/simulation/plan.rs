@@ -55,7 +55,7 @@ pub enum Net {
     RunsLate(u64),
     /// The answer takes so long.
     AnswersLate(u64),
-    /// Redis answers that the script failed: before its first change, or after its last.
+    /// The script fails before its first change; or it is carried out, and its answer can not be read.
     ScriptFails { applied: bool },
 }
 

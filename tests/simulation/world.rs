@@ -43,7 +43,7 @@ use super::{
     plan::{ACTIVE_MS, Action, Chance, Manner, Net, Plan},
     tally::{Broken, Promise, Tally},
 };
-use registry::{Health, Registry, Snapshot};
+use registry::{Health, REGISTRY, Registry, Snapshot};
 
 /// Redis' clock at the start of a run.
 const EPOCH_MS: u64 = 1_700_000_000_000;

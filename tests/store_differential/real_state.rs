@@ -87,7 +87,9 @@ impl Reader<'_> {
                 }
                 ("attempts", _) => {
                     let lines = self.entries(&name).await;
-                    model.log = lines.into_values().map(|mut fields| fields.remove(0).1).collect();
+                    // The first field counts the lines.
+                    let lines = lines.into_values().flat_map(|fields| fields.into_iter().skip(1));
+                    model.log = lines.map(|(_, line)| line).collect();
                 }
                 ("stats", _) => {}
                 _ => panic!("a key that nobody knows: {name}"),

@@ -106,8 +106,11 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
+        // While a receiver that could take more waits for its backlog, new entries would only make the backlog longer,
+        // and what goes through it costs ten times as much: the backlog is drained first.
+        let most = if self.core.has_hungry() { READ_BESIDE_BACKLOG } else { READ_MAX };
         // An account with many endpoints makes many deliveries of an entry.
-        let max = (READ_MAX / self.fan_out).max(1);
+        let max = (most / self.fan_out).max(1);
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read { from, max }))
     }
 
@@ -146,7 +149,10 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn housekeeping(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if self.core.has_refused() && now >= *self.refused_since.get_or_insert(now) + REFUSED_MS {
+        if self.core.has_refused() {
+            self.refused_since.get_or_insert(now);
+        }
+        if self.refused_since.is_some_and(|since| now >= since + REFUSED_MS) {
             self.end_term(now, "Redis refused a change; it is tried again".to_owned());
             return None;
         }

@@ -11,6 +11,11 @@ use crate::{
     store::error::StoreError,
 };
 
+/// Entries of the first command of a look. An entry holds the lines of a whole batch; how many is known only then.
+const FIRST_STRIDE: usize = 4;
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One attempt, as the core writes it into the log.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct LogLine {
@@ -61,33 +66,45 @@ pub struct LogPage {
     pub unreadable: usize,
 }
 
+impl LogPage {
+    fn look_at(&mut self, line: &[u8], filter: &LogFilter) {
+        self.looked += 1;
+        match serde_json::from_slice::<LogLine>(line) {
+            Ok(line) if filter.fits(&line) => self.lines.push(line),
+            Ok(_) => {}
+            Err(_) => self.unreadable += 1,
+        }
+    }
+}
+
 impl Queries {
     /// Up to `max` lines that fit, after a look at up to `max_look` lines.
     pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
         let mut page = LogPage { was_cut: self.log_was_cut().await?, ..LogPage::default() };
-        let mut end = "+".to_owned();
-        while page.looked < max_look && page.lines.len() < max && !page.reached_end {
-            let stride = STRIDE.min(max_look - page.looked);
+        let (mut end, mut stride, mut entries_seen) = ("+".to_owned(), FIRST_STRIDE, 0);
+        loop {
             let mut command = redis::cmd("XREVRANGE");
             command.arg(self.keys.attempts()).arg(end).arg("-").arg("COUNT").arg(stride);
-            let entries: Vec<(String, Vec<Vec<u8>>)> = self.connection.query("read the attempt log", &command).await?;
-            page.reached_end = entries.len() < stride;
+            let entries: Vec<(String, Fields)> = self.connection.query("read the attempt log", &command).await?;
+            let is_last = entries.len() < stride;
             end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
+            entries_seen += entries.len();
             for (id, fields) in entries {
-                if page.lines.len() == max {
-                    page.reached_end = false;
-                    break;
-                }
-                page.looked += 1;
-                page.back_to_ms = id.parse::<EntryId>().ok().map(|id| id.ms);
-                match fields.get(1).map(|line| serde_json::from_slice::<LogLine>(line)) {
-                    Some(Ok(line)) if filter.fits(&line) => page.lines.push(line),
-                    Some(Ok(_)) => {}
-                    _ => page.unreadable += 1,
+                // The first field is not a line but counts them.
+                for (_, line) in fields.iter().skip(1).rev() {
+                    if page.lines.len() == max || page.looked == max_look {
+                        return Ok(page);
+                    }
+                    page.look_at(line, filter);
+                    page.back_to_ms = id.parse::<EntryId>().ok().map(|id| id.ms);
                 }
             }
+            if is_last {
+                page.reached_end = true;
+                return Ok(page);
+            }
+            stride = (STRIDE * entries_seen / page.looked.max(1)).clamp(1, STRIDE);
         }
-        Ok(page)
     }
 
     /// More lines were ever added than there are.

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
---         10 inbox  11 attempts  12 registry-id
+--         10 inbox  11 attempts  12 registry-id  13 stats
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
---         6 number of acknowledgements  7 number of log lines, then these, then the items, each a name and its arguments:
+--         6 number of acknowledgements  7 number of log lines, then these, each line behind an `a`, then the items, each
+--         a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
 --         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR | requeue ENTRY |
 --         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER
@@ -18,10 +19,11 @@ if lost(KEYS[2], ARGV[1]) then
 end
 local stream, due, claimed, unfinished, dead = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local quarantine, quarantine_index, inbox, attempts, registry_id = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local stats = KEYS[13]
 local prefix, group, last_read, log_length = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e6)
 local first_line = 8 + acks
-local first_item = first_line + lines
+local first_item = first_line + 2 * lines
 
 -- Acknowledgements and log lines first: with items there are few, and without items this is all.
 if first_item - 1 > #ARGV then
@@ -36,7 +38,7 @@ for i = 8, first_line - 1 do
     error({err = 'ERR an acknowledgement is no entry id; nothing was changed'})
   end
 end
-require_types(stream, 'stream', KEYS[3], 'string', due, 'zset', attempts, 'stream')
+require_types(stream, 'stream', KEYS[3], 'string', due, 'zset', attempts, 'stream', stats, 'hash')
 
 -- Part 1: every item is understood and every key it needs is usable, before anything is written.
 
@@ -319,11 +321,27 @@ end
 if acks > 0 then
   call('XACK', stream, group, unpack(ARGV, 8, first_line - 1))
 end
-for i = first_line, first_item - 1 do
-  call('XADD', attempts, '*', 'a', ARGV[i])
+
+-- All lines of a batch are one entry, as an entry for each would cost more than all the rest of a settle. Its field `n`
+-- is the number of lines that were ever logged, itself included, so the oldest entry tells how many lines there are.
+-- As many lines go as come, at the least, while there are too many: so the log keeps its length whatever the batches are.
+local function log_lines()
+  local total = call('HINCRBY', stats, 'log-lines', lines)
+  call('XADD', attempts, '*', 'n', whole(total), unpack(ARGV, first_line, first_item - 1))
+  local most = tonumber(log_length)
+  for _ = 0, lines do
+    local oldest = call('XRANGE', attempts, '-', '+', 'COUNT', 1)[1]
+    local upto = oldest and tonumber(oldest[2][2])
+    -- A count that is behind the entries was lost with its key: they go, until those are left that it has counted.
+    if not upto or (upto <= total and total - upto < most) then
+      return
+    end
+    call('XDEL', attempts, oldest[1])
+  end
 end
+
 if lines > 0 then
-  call('XTRIM', attempts, 'MAXLEN', '~', log_length)
+  log_lines()
 end
 
 -- Without the group nothing is known to be pending, and the cursor stays where it is.

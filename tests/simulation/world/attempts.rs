@@ -13,7 +13,8 @@ impl World {
         self.tell(|| format!("       worker {worker} starts attempt {number} of {}", send.delivery.id));
         let flights = &self.workers[worker].flights;
         let same_lane = flights.values().filter(|flight| flight.endpoint == endpoint).count();
-        let same_chain = flights.values().any(|flight| flight.endpoint == endpoint && flight.intent == intent);
+        let of_chain = flights.values().filter(|flight| flight.endpoint == endpoint && flight.intent == intent);
+        let of_chain: Vec<EntryId> = of_chain.map(|flight| flight.entry).collect();
         let is_ordered = !self.was_unordered[endpoint];
         self.tally.checked(Promise::Bounded);
         if same_lane >= usize::from(self.plan.endpoints[endpoint].max_in_flight) {
@@ -22,6 +23,10 @@ impl World {
         if is_ordered {
             self.tally.checked(Promise::InOrder);
         }
+        let same_chain = of_chain.iter().any(|flying| {
+            let is_lost = self.ledger.get(endpoint, *flying).is_some_and(|owed| owed.was_trimmed);
+            *flying == entry || !is_lost
+        });
         if is_ordered && same_chain && !self.is_loosened {
             self.wrong(Promise::InOrder, || format!("two attempts of one chain are in flight: {}", send.delivery.id));
         }

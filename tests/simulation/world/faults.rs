@@ -66,6 +66,8 @@ impl World {
         self.refused.clear();
         self.press(false);
         self.registry_comes_back();
+        // Once more, when whatever is on its way now has arrived.
+        self.after(2_000, Event::RegistryBack);
         (self.is_down, self.model.full) = (false, false);
         self.manners.iter_mut().for_each(|manner| *manner = Manner::Healthy);
         self.registry.is_paused = false;
@@ -104,7 +106,9 @@ impl World {
         self.model.stream.entries.retain(|id, _| *id >= first_kept);
         for owed in &mut self.ledger.owed {
             let is_kept = self.model.records.contains_key(&owed.id) || self.model.dead.contains_key(&owed.id);
-            owed.may_vanish |= owed.id.entry < first_kept && !is_kept;
+            let is_lost = owed.id.entry < first_kept && !is_kept;
+            owed.may_vanish |= is_lost;
+            owed.was_trimmed |= is_lost;
         }
     }
 
@@ -154,12 +158,16 @@ impl World {
         self.after(for_ms, Event::RegistryBack);
     }
 
-    /// As a backup that is imported: exactly what it was.
+    /// As a backup that is imported: exactly what it was. A partition whose binding Redis forgot may have taken the other
+    /// one for its own meanwhile: then an operator says which one it is.
     pub(super) fn registry_comes_back(&mut self) {
         if let Some(registry) = self.lost_registry.take() {
             self.registry = registry;
             self.health = Health::Whole;
             self.spread();
+        }
+        if self.is_healed && self.model.registry.as_deref().is_some_and(|bound| bound != REGISTRY) {
+            self.ask(Asked::AcceptRegistry(REGISTRY.to_owned()));
         }
     }
 }

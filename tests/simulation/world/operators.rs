@@ -95,6 +95,7 @@ impl World {
                     answered: false,
                     may_vanish: self.ended_until[at] > self.now,
                     may_be_overtaken: false,
+                    was_trimmed: false,
                 });
             }
         }

@@ -8,6 +8,9 @@ pub(super) struct Registry {
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
 }
 
+/// The id of the one that is meant.
+pub(super) const REGISTRY: &str = "registry";
+
 /// What Redis says of its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Health {
@@ -46,7 +49,7 @@ impl Snapshot {
         seen.is_certain = health != Health::Gone;
         if seen.is_certain {
             seen.registry = registry;
-            seen.id = Some(if health == Health::Whole { "registry" } else { "another" });
+            seen.id = Some(if health == Health::Whole { REGISTRY } else { "another" });
         }
     }
 }
@@ -70,7 +73,7 @@ impl Directory for Snapshot {
         let seen = self.seen.borrow();
         let is_paused = seen.registry.is_paused;
         match self.ignores_others {
-            true => RegistryView { id: Some("registry".to_owned()), is_certain: true, is_paused },
+            true => RegistryView { id: Some(REGISTRY.to_owned()), is_certain: true, is_paused },
             false => RegistryView { id: seen.id.map(str::to_owned), is_certain: seen.is_certain, is_paused },
         }
     }

@@ -166,8 +166,9 @@ impl World {
                 if applied && let Err(failure) = self.apply(&call) {
                     self.tell(|| format!("       {failure:?}"));
                 }
-                let answer = match self.mutation == Some(Mutation::FailureTakenForSuccess) {
-                    true => self.model.clone().call(&call),
+                let answer = match applied {
+                    _ if self.mutation == Some(Mutation::FailureTakenForSuccess) => self.model.clone().call(&call),
+                    true => Err(Failure::Malformed("no such answer is known".to_owned())),
                     false => Err(Failure::Script("the script failed".to_owned())),
                 };
                 self.after(there, Event::Answer { worker, life, slot, term: term.clone(), answer });

@@ -1,0 +1,205 @@
+//! One `herald serve` of the harness's own: its settings, its log, its starts and ends. Started again after a `kill -9` it
+//! is the same worker with another process.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{sys::signal::Signal, unistd::Pid};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::{Config, ConfigFile, Sources},
+    owned::{Owned, Usage, free_port},
+};
+
+/// A worker is ready a tenth of a second after its start; a machine that is full takes longer.
+const READY: Duration = Duration::from_secs(30);
+
+/// Ports to try: another program may take one between its choice and its use.
+const TRIES: usize = 5;
+
+/// What is shown of the log of a worker that failed.
+const LAST_WORDS_BYTES: u64 = 4 * 1024;
+
+pub struct Worker {
+    program: PathBuf,
+    file: PathBuf,
+    log: PathBuf,
+    settings: BTreeMap<String, String>,
+    process: Option<Owned>,
+    port: u16,
+    /// Of the processes that have ended.
+    ended: Usage,
+}
+
+impl Worker {
+    /// Does not start it. `number` counts from 1.
+    pub fn new(number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
+        let file = folder.join(format!("worker-{number}.toml"));
+        let log = folder.join(format!("worker-{number}.log"));
+        Self { program, file, log, settings, process: None, port: 0, ended: Usage::default() }
+    }
+
+    /// Starts a process of it and waits until it is ready.
+    pub async fn start(&mut self) -> Result<()> {
+        for tried in 1..=TRIES {
+            self.launch().await?;
+            match timeout(READY, self.ready()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if tried == TRIES || !self.lost_its_port() => return Err(error),
+                Ok(Err(_)) => {}
+                Err(_) => bail!("a worker was not ready within {} s; {}", READY.as_secs(), self.last_words()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a process of it, ready or not.
+    pub async fn launch(&mut self) -> Result<()> {
+        self.port = free_port().await?;
+        fs::write(&self.file, toml(&self.settings, self.port))
+            .with_context(|| format!("cannot write {}", self.file.display()))?;
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut command = Command::new(&self.program);
+        // Nothing of the user's own environment: it may name another Redis.
+        command.arg("serve").arg("--config").arg(&self.file).env_clear().env("RUST_BACKTRACE", "1");
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = Owned::spawn(&mut command);
+        self.process = Some(process.with_context(|| format!("cannot start {} serve", self.program.display()))?);
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let used = process.usage();
+        self.ended.cpu += used.cpu;
+        self.ended.peak_rss_bytes = self.ended.peak_rss_bytes.max(used.peak_rss_bytes);
+        process.kill().await.context("cannot kill a worker")
+    }
+
+    pub fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(Owned::pid)
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        let signalled = self.process.as_mut().map_or(Ok(()), |process| process.signal(signal));
+        signalled.with_context(|| format!("cannot send {signal} to a worker"))
+    }
+
+    /// One that nobody killed has failed.
+    pub fn check(&mut self) -> Result<()> {
+        match self.process.as_mut().map(Owned::ended).transpose()?.flatten() {
+            Some(status) => bail!("a worker ended by itself with {status}; {}", self.last_words()),
+            None => Ok(()),
+        }
+    }
+
+    /// Of all its processes: processor time added, memory the highest.
+    pub fn usage(&self) -> Usage {
+        let now = self.process.as_ref().map(Owned::usage).unwrap_or_default();
+        Usage { cpu: self.ended.cpu + now.cpu, peak_rss_bytes: self.ended.peak_rss_bytes.max(now.peak_rss_bytes) }
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        while !is_ready(self.port).await {
+            self.check()?;
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.check()
+    }
+
+    fn lost_its_port(&self) -> bool {
+        self.tail().contains("cannot listen on")
+    }
+
+    fn last_words(&self) -> String {
+        let tail = self.tail();
+        let lines: Vec<&str> = tail.lines().rev().take(5).collect();
+        match lines.is_empty() {
+            true => format!("it said nothing in {}", self.log.display()),
+            false => format!(
+                "its last words in {}:\n  {}",
+                self.log.display(),
+                lines.into_iter().rev().collect::<Vec<_>>().join("\n  ")
+            ),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let read = || {
+            let mut file = fs::File::open(&self.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
+            let mut bytes = Vec::new();
+            file.take(LAST_WORDS_BYTES).read_to_end(&mut bytes)?;
+            std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
+    }
+}
+
+/// What a worker would say of these settings, before anything is started.
+pub fn check_settings(settings: &BTreeMap<String, String>) -> Result<()> {
+    let file = ConfigFile { path: "the settings of the workers".to_owned(), text: toml(settings, 1) };
+    Config::load(Sources { file: Some(file), ..Sources::default() })?;
+    Ok(())
+}
+
+/// Every value is text: the configuration reads it by its key.
+fn toml(settings: &BTreeMap<String, String>, port: u16) -> String {
+    let listen = ("listen".to_owned(), format!("{}:{port}", Ipv4Addr::LOCALHOST));
+    let lines = settings.iter().map(|(key, value)| (key.clone(), value.clone())).chain([listen]);
+    lines.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value))).collect()
+}
+
+async fn is_ready(port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").await?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await?;
+        std::io::Result::Ok(status)
+    };
+    matches!(timeout(Duration::from_secs(1), ask).await, Ok(Ok(status)) if status == *b"HTTP/1.1 200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn settings_are_read_as_a_worker_reads_them() {
+        check_settings(&settings(&[
+            ("lease.ttl", "2s"),
+            ("guard.allow_networks", "127.0.0.0/8"),
+            ("retry.jitter", "0.1"),
+            ("limits.body_bytes", "8388608"),
+            ("guard.allow_http", "true"),
+        ]))
+        .unwrap();
+        let error = check_settings(&settings(&[("lease.tll", "2s"), ("retry.initial", "soon")])).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("lease.tll") && text.contains("retry.initial"), "{text}");
+        assert!(check_settings(&settings(&[("a = 1\nlisten", "x")])).is_err());
+    }
+}

@@ -1,0 +1,331 @@
+//! Each promise: how often it was tried, how often it broke, and the first examples. What a fault may cost is told apart from
+//! what it may not: duplicates and repeated attempts are the price of a crash, a lost or reordered event never is.
+
+use std::time::Duration;
+
+use super::{Case, End, Item, mark_us};
+use crate::{
+    facts::retry::DeadReason,
+    loadtest::{
+        ledger::books::{EventBook, Incident, Last, NEVER, NONE, Suspicion, micros},
+        result::Promise,
+        scenario::Profile,
+    },
+};
+
+/// Examples of one promise: enough to begin looking.
+const EXAMPLES: usize = 5;
+
+/// Beside the lease, which another owner waits for: the time to start a worker, and for a receiver's answer to be settled.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// A dead letter's time is the worker's idea of Redis' time when it gave up, and the next of the chain goes out at once.
+const DEATH_SLACK: Duration = Duration::from_secs(1);
+
+/// Herald's age of a delivery begins when it reads it, by Redis' clock in milliseconds.
+const AGE_SLACK: Duration = Duration::from_secs(1);
+
+/// Of a thousand events the generator may send one late: percentiles up to 99.9 still speak of Herald then.
+const LATE_PER_SENT: u64 = 1_000;
+
+/// A promise while it is judged.
+struct Trial {
+    name: &'static str,
+    text: &'static str,
+    tried: u64,
+    broken: u64,
+    examples: Vec<String>,
+}
+
+impl Trial {
+    fn new(name: &'static str, tried: u64, text: &'static str) -> Self {
+        Self { name, text, tried, broken: 0, examples: Vec::new() }
+    }
+
+    fn broke(&mut self, example: impl FnOnce() -> String) {
+        self.broken += 1;
+        if self.examples.len() < EXAMPLES {
+            self.examples.push(example());
+        }
+    }
+
+    fn done(self) -> Promise {
+        // What broke was tried, whatever counted it.
+        let tried = self.tried.max(self.broken);
+        Promise {
+            name: self.name.to_owned(),
+            text: self.text.to_owned(),
+            tried,
+            broken: self.broken,
+            examples: self.examples,
+        }
+    }
+}
+
+pub fn judge(case: &Case<'_>) -> Vec<Promise> {
+    let tried = case.books().tried;
+    let acknowledged = case.books().deliveries.iter().filter(|book| book.is_acknowledged()).count() as u64;
+    let (lost, stuck) = case.lost();
+    [
+        lost,
+        stuck,
+        case.suspected(
+            &[Suspicion::Duplicated],
+            Trial::new("duplicated", acknowledged, "What was acknowledged comes again only where a fault explains it."),
+        ),
+        case.suspected(
+            &[Suspicion::OutOfOrder],
+            Trial::new("out_of_order", tried.followers, "The events of an intent come in the order of the stream."),
+        ),
+        case.suspected(
+            &[Suspicion::Concurrent],
+            Trial::new("concurrent", tried.arrivals, "Of an intent at most one event is on its way to an endpoint."),
+        ),
+        case.suspected(
+            &[Suspicion::WrongSignature],
+            Trial::new("wrong_signature", tried.arrivals, "Both signatures of every request verify over its bytes."),
+        ),
+        case.suspected(
+            &[Suspicion::WrongBody],
+            Trial::new("wrong_body", tried.arrivals, "Every body is the producer's, byte for byte."),
+        ),
+        case.wrong_headers(),
+        case.suspected(
+            &[Suspicion::Early],
+            Trial::new("retried_early", tried.retries, "No retry comes before the policy allows it."),
+        ),
+        case.dead_unexpectedly(),
+        case.not_dead(),
+        case.suspected(
+            &[Suspicion::Unknown],
+            Trial::new("unknown", tried.requests, "Nothing arrives that nobody sent, nor where it is not owed."),
+        ),
+        case.suspected(
+            &[Suspicion::Redirected],
+            Trial::new("redirect_followed", tried.redirects, "A redirect is never followed."),
+        ),
+        case.suspected(
+            &[Suspicion::BadCertificate],
+            Trial::new("bad_certificate", tried.bad_handshakes, "A certificate for another name is never accepted."),
+        ),
+        case.generator(),
+    ]
+    .map(Trial::done)
+    .into()
+}
+
+impl Case<'_> {
+    /// Lost, and stuck.
+    fn lost(&self) -> (Trial, Trial) {
+        let mut lost = Trial::new("lost", 0, "Every confirmed event is acknowledged or a dead letter.");
+        let mut stuck =
+            Trial::new("stuck", 0, "At the end nothing is held that was acknowledged, or waits for who answers.");
+        for (delivery, item) in self.items().filter(|(_, item)| item.sent.confirmed) {
+            let end = self.end(delivery, &item);
+            let is_alive = self.population.is_alive(item.endpoint);
+            lost.tried += u64::from(end != End::NotOwed);
+            stuck.tried += u64::from(is_alive);
+            // Of two entries of one event the other may still be held.
+            if end == End::Acknowledged && self.kept.contains(&delivery) && !item.sent.sent_again {
+                stuck.broke(|| self.name(&item, "acknowledged, and still held by Herald at the end"));
+            }
+            if end != End::Unfinished || self.should_be_dead(&item) {
+                continue;
+            }
+            match self.kept.contains(&delivery) {
+                false => lost.broke(|| self.name(&item, "neither acknowledged nor a dead letter")),
+                true if is_alive => stuck.broke(|| self.name(&item, "still held by Herald at the end")),
+                true => {}
+            }
+        }
+        (lost, stuck)
+    }
+
+    /// A receiver has seen all its attempts, or said 410 to it.
+    fn should_be_dead(&self, item: &Item<'_>) -> bool {
+        let max_attempts = self.population.terms().retry.max_attempts;
+        let has_ended = !matches!(item.book.last, Last::None | Last::InFlight | Last::Affirming | Last::Acknowledged);
+        has_ended && (item.book.last == Last::Gone || item.book.is_exhausted(max_attempts))
+    }
+
+    fn not_dead(&self) -> Trial {
+        let mut trial =
+            Trial::new("not_dead", 0, "What has used up its attempts, or was answered 410, is a dead letter.");
+        for (delivery, item) in self.items().filter(|(_, item)| !item.book.is_acknowledged()) {
+            if self.should_be_dead(&item) {
+                trial.tried += 1;
+                if !self.dead.contains_key(&delivery) {
+                    trial.broke(|| self.name(&item, "given up, and no dead letter"));
+                }
+            }
+        }
+        trial
+    }
+
+    fn dead_unexpectedly(&self) -> Trial {
+        let mut trial = Trial::new(
+            "dead_unexpectedly",
+            self.dead.len() as u64,
+            "A dead letter has used up its attempts or its age, or its receiver said 410.",
+        );
+        let mut dead: Vec<_> = self.dead.iter().collect();
+        dead.sort_unstable_by_key(|(delivery, _)| **delivery);
+        for (delivery, (reason, died_us)) in dead {
+            let item = self.item(*delivery);
+            if let Some(why) = self.unexpected(&item, *reason, *died_us) {
+                trial.broke(|| self.name(&item, why));
+            }
+        }
+        trial
+    }
+
+    /// Why nobody could expect this dead letter.
+    fn unexpected(&self, item: &Item<'_>, reason: DeadReason, died_us: i64) -> Option<&'static str> {
+        let retry = &self.population.terms().retry;
+        let book = item.book;
+        // Two entries of one event are two deliveries, of which one may die.
+        if item.sent.sent_again {
+            return None;
+        }
+        if book.is_acknowledged() {
+            let is_excused = book.is_doubtful || self.near_fault(book.acknowledged_us);
+            return (!is_excused).then_some("a dead letter although it was acknowledged");
+        }
+        let is_gone = self.books().endpoints[item.endpoint as usize].gone_us != NEVER;
+        match reason {
+            // Such a receiver sees no attempt.
+            DeadReason::Exhausted if *self.population.profile(item.endpoint) == Profile::BrokenTls => None,
+            DeadReason::Exhausted => {
+                (!book.is_exhausted(retry.max_attempts)).then_some("exhausted before its last attempt arrived")
+            }
+            DeadReason::Expired => {
+                // A retry that would only come after the end is not waited for.
+                let longest = retry.max_interval.mul_f64(1.0 + retry.jitter) + AGE_SLACK;
+                let age_us = died_us - i64::from(item.sent.entry_ms) * 1000;
+                let is_young = age_us + (micros(longest) as i64) < micros(retry.max_age) as i64;
+                is_young.then_some("expired before its greatest age")
+            }
+            DeadReason::Gone | DeadReason::Disabled => {
+                (!is_gone).then_some("given up as gone, but its receiver never answered 410")
+            }
+            DeadReason::Deleted => Some("given up because its endpoint was deleted, which nobody did"),
+            DeadReason::Released => Some("given up as released, which nobody did"),
+        }
+    }
+
+    /// What single requests show, and that the sequences of an intent grow.
+    fn wrong_headers(&self) -> Trial {
+        let trial = Trial::new(
+            "wrong_headers",
+            self.books().tried.arrivals,
+            "Id, timestamp, attempt and sequence of every request are right.",
+        );
+        let mut trial = self.suspected(&[Suspicion::WrongHeaders, Suspicion::Repeated], trial);
+        for events in &self.books().intents {
+            let known =
+                events.iter().filter(|event| **event != NONE).map(|event| &self.books().events[*event as usize]);
+            let known: Vec<&EventBook> = known.filter(|event| event.sequence > 0 && !event.sent_again).collect();
+            for pair in known.windows(2).filter(|pair| pair[0].sequence >= pair[1].sequence) {
+                trial.broke(|| {
+                    let (one, other) = (pair[0].sequence, pair[1].sequence);
+                    format!("intent {}: herald-sequence {other} does not follow {one}", pair[0].intent)
+                });
+            }
+        }
+        trial
+    }
+
+    fn generator(&self) -> Trial {
+        let live = &self.state.live;
+        let mut trial = Trial::new("generator", live.sent, "The generator sent its events on time.");
+        if live.late > live.sent / LATE_PER_SENT {
+            trial.broken = live.late;
+            trial.examples.push(format!(
+                "{} of {} events were sent more than {} ms late, with nothing in their way: lower the rate, or use another \
+                 machine",
+                live.late,
+                live.sent,
+                crate::loadtest::ledger::LATE.as_millis()
+            ));
+        }
+        trial
+    }
+
+    /// The incidents that no fault explains.
+    fn suspected(&self, kinds: &[Suspicion], mut trial: Trial) -> Trial {
+        for incident in self.books().incidents.iter().filter(|incident| kinds.contains(&incident.suspicion)) {
+            if !self.is_excused(incident) {
+                trial.broke(|| self.describe(incident));
+            }
+        }
+        // Nobody could look at these: they are not excused.
+        let left_out: u64 = kinds.iter().map(|kind| self.books().left_out[*kind as usize]).sum();
+        if left_out > 0 {
+            trial.broken += left_out;
+            trial.examples.truncate(EXAMPLES - 1);
+            trial.examples.push(format!("{left_out} more that were too many to keep"));
+        }
+        trial
+    }
+
+    fn is_excused(&self, incident: &Incident) -> bool {
+        let fan_out = self.population.fan_out();
+        match incident.suspicion {
+            Suspicion::Duplicated => {
+                let item = self.item(incident.event * fan_out + incident.endpoint % fan_out);
+                item.sent.sent_again || item.book.is_doubtful || self.near_fault(incident.since_us)
+            }
+            // The earlier one may have been given up without the receiver knowing.
+            Suspicion::OutOfOrder => {
+                let earlier = incident.other * fan_out + incident.endpoint % fan_out;
+                let latest_us = incident.at_us.saturating_add(micros(DEATH_SLACK)) as i64;
+                self.dead.get(&earlier).is_some_and(|(_, died_us)| *died_us <= latest_us)
+            }
+            Suspicion::Concurrent | Suspicion::Repeated => self.is_disturbed(incident.since_us, incident.at_us),
+            Suspicion::WrongSignature
+            | Suspicion::WrongBody
+            | Suspicion::WrongHeaders
+            | Suspicion::Early
+            | Suspicion::Unknown
+            | Suspicion::Redirected
+            | Suspicion::BadCertificate => false,
+        }
+    }
+
+    fn near_fault(&self, at_us: u64) -> bool {
+        self.is_disturbed(at_us, at_us)
+    }
+
+    /// A fault, or the time in which Herald recovers from one, lies within this span.
+    fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
+        let around_us = micros(self.population.terms().lease + AFTERMATH);
+        self.evidence.faults.iter().any(|fault| {
+            let begins_us = mark_us(fault.at).saturating_sub(around_us);
+            from_us <= mark_us(fault.until) + around_us && until_us >= begins_us
+        })
+    }
+
+    fn describe(&self, incident: &Incident) -> String {
+        let at_s = incident.at_us as f64 / 1e6;
+        let endpoint = match incident.endpoint {
+            NONE => "no endpoint".to_owned(),
+            endpoint => self.population.endpoint_id(endpoint),
+        };
+        let event = |event: u32| match event {
+            NONE => "a request".to_owned(),
+            event => self.ledger.event_id(event),
+        };
+        let other = match incident.other {
+            NONE => String::new(),
+            other => format!(" ({})", event(other)),
+        };
+        let (what, detail, attempt) = (event(incident.event), incident.detail, incident.attempt);
+        format!("{what} at {endpoint}, {at_s:.3} s, attempt {attempt}: {detail}{other}")
+    }
+
+    fn name(&self, item: &Item<'_>, what: &str) -> String {
+        let (event, endpoint) = (self.ledger.event_id(item.event), self.population.endpoint_id(item.endpoint));
+        let sent_s = item.sent.intended_us as f64 / 1e6;
+        format!("{event} for {endpoint}, sent at {sent_s:.3} s, {} attempts seen: {what}", item.book.attempt)
+    }
+}

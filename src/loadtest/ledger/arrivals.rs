@@ -1,0 +1,381 @@
+//! The receivers' side of the books: a request has arrived, was answered, was acknowledged, was given up. What looks wrong at
+//! that moment is noted with the state of its chain, which is soon another one.
+
+use std::time::Duration;
+
+use super::{
+    Ledger, State,
+    books::{DeliveryBook, Incident, Last, NEVER, NONE, Suspicion, micros},
+};
+use crate::loadtest::{lifecycle::MAX_STEPS, scenario::Profile};
+
+/// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt this
+/// much short of its time may be over already.
+const TIMEOUT_SLACK: Duration = Duration::from_millis(250);
+
+/// A retry is due at a whole millisecond of Redis' clock, which may be cut off, and is compared with this process' clock.
+const EARLY_TOLERANCE: Duration = Duration::from_millis(3);
+
+/// Where a sender gave up, its own clock ran out some time before the closed connection was noticed here.
+const EARLY_TOLERANCE_ABANDONED: Duration = Duration::from_millis(300);
+
+/// A verified request as the receiver read it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub endpoint: u32,
+    /// By the id in its body; none when it is no event of this run.
+    pub event: Option<u32>,
+    pub body_hash: u64,
+    /// `herald-attempt` and `herald-sequence`; 0 when they are missing or no numbers.
+    pub attempt: u32,
+    pub sequence: u64,
+    /// `webhook-timestamp` in milliseconds since the load began; none when it is missing.
+    pub timestamp_ms: Option<i64>,
+    /// Why a signature is not right, if one is not.
+    pub bad_signature: Option<&'static str>,
+    /// Why another header is not right, if one is not.
+    pub bad_header: Option<&'static str>,
+}
+
+/// Names one attempt in later calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    event: u32,
+    endpoint: u32,
+    delivery: u32,
+    /// Which arrival of the delivery it is, from 1.
+    arrival: u16,
+    at_us: u64,
+}
+
+/// What the receiver needs to know to behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    /// None for what belongs to no delivery of this run.
+    pub ticket: Option<Ticket>,
+    /// Which arrival of its delivery this is, from 1.
+    pub arrival: u16,
+    /// Deliveries that this endpoint has acknowledged so far.
+    pub acknowledged: u64,
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// 2xx: to be followed by [`Ledger::written`].
+    Yes,
+    Refused,
+    /// 429 or 503.
+    Throttled,
+    Gone,
+    Redirected,
+    /// Broken off on purpose.
+    Broken,
+    /// The sender went away before there was an answer.
+    Abandoned,
+}
+
+impl Ledger {
+    /// A request has arrived whole.
+    pub fn arrive(&self, arrival: &Arrival, at_us: u64) -> Arrived {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.live.attempts += 1;
+        state.books.tried.requests += 1;
+        state.books.second(at_us).attempts += 1;
+        let acknowledged = state.books.endpoints.get(arrival.endpoint as usize).map_or(0, |book| book.acknowledged);
+        let Some(event) = arrival.event.filter(|event| self.is_owed(state, *event, arrival.endpoint)) else {
+            state.books.suspect(Incident {
+                suspicion: Suspicion::Unknown,
+                event: arrival.event.unwrap_or(NONE),
+                other: NONE,
+                endpoint: arrival.endpoint,
+                at_us,
+                since_us: at_us,
+                attempt: arrival.attempt,
+                detail: if arrival.event.is_some() { "not owed to this endpoint" } else { "no event of this run" },
+            });
+            return Arrived { ticket: None, arrival: 1, acknowledged };
+        };
+        state.books.tried.arrivals += 1;
+        let delivery = self.delivery(event, arrival.endpoint);
+        self.check_request(state, arrival, event, delivery, at_us);
+        self.check_chain(state, arrival, event, at_us);
+        let book = &mut state.books.deliveries[delivery as usize];
+        if book.first_arrival_us == NEVER {
+            book.first_arrival_us = at_us;
+            let latency = at_us.saturating_sub(state.books.events[event as usize].intended_us);
+            let profile = self.population.profile_index(arrival.endpoint);
+            state.live.arrive(profile, self.population.is_alive(arrival.endpoint), latency);
+        }
+        book.arrivals = book.arrivals.saturating_add(1);
+        book.attempt = book.attempt.max(arrival.attempt.min(u32::from(u16::MAX)) as u16);
+        (book.last, book.last_arrival_us) = (Last::InFlight, at_us);
+        let ticket = Ticket { event, endpoint: arrival.endpoint, delivery, arrival: book.arrivals, at_us };
+        Arrived { ticket: Some(ticket), arrival: book.arrivals, acknowledged }
+    }
+
+    /// The answer is about to be written, or there will be none. Noted first: the sender may act on an answer before whoever
+    /// wrote it comes to note it.
+    pub fn answer(&self, ticket: &Ticket, answer: Answer, at_us: u64) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        self.note_lane(state, ticket.endpoint, answer, at_us);
+        let last = match answer {
+            Answer::Yes if self.is_too_late(ticket, at_us) => Last::Abandoned,
+            Answer::Yes => Last::Affirming,
+            Answer::Refused | Answer::Redirected => Last::Refused,
+            Answer::Throttled => Last::Throttled,
+            Answer::Gone => Last::Gone,
+            Answer::Broken => Last::Broken,
+            Answer::Abandoned => Last::Abandoned,
+        };
+        state.live.affirming += u64::from(answer == Answer::Yes);
+        if last != Last::Affirming {
+            state.live.fail(self.population.profile_index(ticket.endpoint));
+            state.books.second(at_us).failed += 1;
+        }
+        state.books.tried.redirects += u64::from(answer == Answer::Redirected);
+        let book = &mut state.books.deliveries[ticket.delivery as usize];
+        if book.arrivals == ticket.arrival {
+            (book.last, book.ended_us) = (last, at_us);
+        }
+    }
+
+    /// What [`Answer::Yes`] announced was written, wholly or not. Called once for each.
+    pub fn written(&self, ticket: &Ticket, is_whole: bool, at_us: u64) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.live.affirming -= 1;
+        let is_too_late = self.is_too_late(ticket, at_us);
+        let is_confirmed = state.books.events[ticket.event as usize].confirmed;
+        let book = &mut state.books.deliveries[ticket.delivery as usize];
+        let is_newest = book.arrivals == ticket.arrival;
+        if !is_whole || is_too_late {
+            book.is_doubtful = true;
+            if is_newest {
+                book.last = if is_whole { Last::Abandoned } else { Last::Broken };
+            }
+            return;
+        }
+        book.is_doubtful |= at_us.saturating_sub(ticket.at_us) + micros(TIMEOUT_SLACK) >= self.timeout_us();
+        book.acknowledgements = book.acknowledgements.saturating_add(1);
+        if is_newest {
+            book.last = Last::Acknowledged;
+        }
+        if book.is_acknowledged() {
+            state.live.duplicates += 1;
+            return;
+        }
+        book.acknowledged_us = at_us;
+        state.books.endpoints[ticket.endpoint as usize].acknowledged += 1;
+        let profile = self.population.profile_index(ticket.endpoint);
+        state.live.acknowledge(profile, self.population.is_alive(ticket.endpoint), is_confirmed);
+    }
+
+    /// A request came to where only a followed redirect leads.
+    pub fn redirect_followed(&self, endpoint: u32, at_us: u64) {
+        self.suspect(Suspicion::Redirected, endpoint, at_us, "a redirect was followed");
+    }
+
+    /// A handshake with a certificate that is not for its name has begun.
+    pub fn bad_handshake(&self) {
+        self.lock().books.tried.bad_handshakes += 1;
+    }
+
+    /// A client went on after it.
+    pub fn bad_certificate_accepted(&self, endpoint: u32, at_us: u64) {
+        self.suspect(Suspicion::BadCertificate, endpoint, at_us, "a request came over a certificate for another name");
+    }
+
+    /// A request that makes no sense.
+    pub fn nonsense(&self, endpoint: u32, at_us: u64, detail: &'static str) {
+        self.suspect(Suspicion::Unknown, endpoint, at_us, detail);
+    }
+
+    fn suspect(&self, suspicion: Suspicion, endpoint: u32, at_us: u64, detail: &'static str) {
+        let incident =
+            Incident { suspicion, event: NONE, other: NONE, endpoint, at_us, since_us: at_us, attempt: 0, detail };
+        self.lock().books.suspect(incident);
+    }
+
+    fn delivery(&self, event: u32, endpoint: u32) -> u32 {
+        let fan_out = self.population.fan_out();
+        event * fan_out + endpoint % fan_out
+    }
+
+    fn is_owed(&self, state: &State, event: u32, endpoint: u32) -> bool {
+        let is_active = endpoint < self.population.active();
+        let account = state.books.events.get(event as usize).map(|event| event.account);
+        is_active && account == Some(endpoint / self.population.fan_out())
+    }
+
+    /// What is wrong with the request itself.
+    fn check_request(&self, state: &mut State, arrival: &Arrival, event: u32, delivery: u32, at_us: u64) {
+        let before = state.books.deliveries[delivery as usize];
+        let sent = &mut state.books.events[event as usize];
+        let (is_wrong_body, sent_us) = (sent.hash != arrival.body_hash, sent.sent_us.min(at_us));
+        let since_us = if before.arrivals > 0 { before.last_arrival_us } else { sent_us };
+        let incident = |suspicion, since_us, detail| Incident {
+            suspicion,
+            event,
+            other: NONE,
+            endpoint: arrival.endpoint,
+            at_us,
+            since_us,
+            attempt: arrival.attempt,
+            detail,
+        };
+        let mut found: [Option<Incident>; 7] = [None; 7];
+        found[0] = is_wrong_body.then(|| incident(Suspicion::WrongBody, at_us, "other bytes than were sent"));
+        found[1] = arrival.bad_signature.map(|why| incident(Suspicion::WrongSignature, at_us, why));
+        found[2] = arrival.bad_header.map(|why| incident(Suspicion::WrongHeaders, at_us, why));
+        if !sent.sent_again {
+            let why = wrong_sequence(&mut sent.sequence, arrival.sequence);
+            found[3] = why.map(|why| incident(Suspicion::WrongHeaders, at_us, why));
+            let why =
+                wrong_attempt(&before, arrival.attempt).or_else(|| stale_timestamp(arrival.timestamp_ms, since_us));
+            found[6] = why.map(|why| incident(Suspicion::Repeated, since_us, why));
+            found[4] = self.early(state, arrival, &before, at_us).then(|| {
+                incident(Suspicion::Early, before.ended_us, "before the earliest moment that the policy allows")
+            });
+        }
+        if before.is_acknowledged() {
+            found[5] = Some(incident(
+                Suspicion::Duplicated,
+                before.acknowledged_us,
+                "arrived again after it was acknowledged",
+            ));
+        }
+        state.books.tried.retries += u64::from(before.arrivals > 0);
+        found.into_iter().flatten().for_each(|incident| state.books.suspect(incident));
+    }
+
+    /// Whether a retry comes before its time; one that is on time leaves how late it is.
+    fn early(&self, state: &mut State, arrival: &Arrival, before: &DeliveryBook, at_us: u64) -> bool {
+        let is_retry = u32::from(before.attempt) < arrival.attempt && before.ended_us != NEVER;
+        let was_refused = matches!(before.last, Last::Refused | Last::Throttled | Last::Broken | Last::Abandoned);
+        if !is_retry || !was_refused || before.is_acknowledged() {
+            return false;
+        }
+        let Some(pause_us) = self.earliest_us(u32::from(before.attempt)) else { return false };
+        let asked_us = if before.last == Last::Throttled { self.asked_us(arrival.endpoint) } else { 0 };
+        let allowed_us = before.ended_us + pause_us.max(asked_us);
+        let tolerance = match before.last == Last::Abandoned {
+            true => EARLY_TOLERANCE_ABANDONED,
+            false => EARLY_TOLERANCE,
+        };
+        if at_us + micros(tolerance) < allowed_us {
+            return true;
+        }
+        // An endpoint that asked for less or whose breaker may be open makes its retries wait: that is no lateness.
+        if state.books.endpoints[arrival.endpoint as usize].shut_us < before.ended_us {
+            state.retry_lateness.saturating_record(at_us.saturating_sub(allowed_us).max(1));
+        }
+        false
+    }
+
+    /// The pause that the endpoint's answer asks for, as far as Herald honours it.
+    fn asked_us(&self, endpoint: u32) -> u64 {
+        match self.population.profile(endpoint) {
+            Profile::Throttling { retry_after } => {
+                let whole = Duration::from_secs(retry_after.as_millis().div_ceil(1000) as u64);
+                micros(whole.min(self.population.terms().retry.max_interval))
+            }
+            _ => 0,
+        }
+    }
+
+    /// What the others of its intent are doing.
+    fn check_chain(&self, state: &mut State, arrival: &Arrival, event: u32, at_us: u64) {
+        let (intent, place) = {
+            let event = &state.books.events[event as usize];
+            (event.intent, usize::from(event.place))
+        };
+        let events: [u32; MAX_STEPS] = state.books.intents[intent as usize];
+        state.books.tried.followers += u64::from(place > 0);
+        for (at, other) in events.into_iter().enumerate().filter(|(_, other)| *other != NONE) {
+            let book = state.books.deliveries[self.delivery(other, arrival.endpoint) as usize];
+            let is_over = self.is_over(&book, at_us);
+            let incident = |suspicion, detail| Incident {
+                suspicion,
+                event,
+                other,
+                endpoint: arrival.endpoint,
+                at_us,
+                since_us: if book.last_arrival_us == NEVER { at_us } else { book.last_arrival_us },
+                attempt: arrival.attempt,
+                detail,
+            };
+            if book.last == Last::InFlight && !is_over {
+                state.books.suspect(incident(Suspicion::Concurrent, "while another of its intent was in flight"));
+            }
+            let max_attempts = self.population.terms().retry.max_attempts;
+            let has_ended = book.is_acknowledged()
+                || matches!(book.last, Last::Affirming | Last::Gone)
+                || (book.is_exhausted(max_attempts) && is_over);
+            if at < place && !has_ended {
+                state.books.suspect(incident(Suspicion::OutOfOrder, "before an earlier one of its intent had ended"));
+            }
+        }
+    }
+
+    /// Its last attempt has ended, or Herald's time for it must be over.
+    fn is_over(&self, book: &DeliveryBook, at_us: u64) -> bool {
+        let age_us = at_us.saturating_sub(book.last_arrival_us);
+        book.last != Last::InFlight || age_us + micros(TIMEOUT_SLACK) >= self.timeout_us()
+    }
+
+    fn is_too_late(&self, ticket: &Ticket, at_us: u64) -> bool {
+        at_us.saturating_sub(ticket.at_us) >= self.timeout_us()
+    }
+
+    fn timeout_us(&self) -> u64 {
+        micros(self.population.terms().timeout)
+    }
+
+    /// Whether Herald may be resting the endpoint's lane.
+    fn note_lane(&self, state: &mut State, endpoint: u32, answer: Answer, at_us: u64) {
+        let threshold = self.population.terms().breaker_threshold;
+        let book = &mut state.books.endpoints[endpoint as usize];
+        match answer {
+            Answer::Yes => book.failures_in_a_row = 0,
+            // These are no trouble of the receiver's.
+            Answer::Redirected => {}
+            Answer::Gone => book.gone_us = book.gone_us.min(at_us),
+            Answer::Refused | Answer::Throttled | Answer::Broken | Answer::Abandoned => {
+                book.failures_in_a_row += 1;
+                if book.failures_in_a_row >= threshold || answer == Answer::Throttled {
+                    book.shut_us = at_us;
+                }
+            }
+        }
+    }
+}
+
+/// Every attempt of an event has the same sequence; the order within an intent is the judge's to compare.
+fn wrong_sequence(known: &mut u64, sequence: u64) -> Option<&'static str> {
+    if sequence == 0 {
+        return Some("herald-sequence is missing or no number");
+    }
+    if *known == 0 {
+        *known = sequence;
+    }
+    (*known != sequence).then_some("herald-sequence is not that of the earlier attempts")
+}
+
+fn wrong_attempt(before: &DeliveryBook, attempt: u32) -> Option<&'static str> {
+    match attempt {
+        0 => Some("herald-attempt is missing or no number"),
+        attempt if before.arrivals > 0 && attempt <= u32::from(before.attempt) => Some("herald-attempt did not grow"),
+        _ => None,
+    }
+}
+
+/// The timestamp is made anew for each attempt: it is not older than the attempt before it, nor than the event.
+fn stale_timestamp(timestamp_ms: Option<i64>, since_us: u64) -> Option<&'static str> {
+    // It counts whole seconds, and the clocks of two processes are read one after the other.
+    const TOLERANCE_MS: i64 = 1_100;
+    let stale = timestamp_ms? + TOLERANCE_MS < (since_us / 1000) as i64;
+    stale.then_some("webhook-timestamp is older than the attempt before")
+}

@@ -1,0 +1,351 @@
+//! Who receives: accounts, their endpoints, which of them behaves how. Pure: drawn from a scenario and a seed, and everything
+//! about one endpoint (id, secret, URL) is worked out from its number. Never registers or serves anything.
+//!
+//! Endpoints are numbered: those of account `a` are `a · fan_out …`, so that an event's deliveries and an endpoint's books
+//! are found by arithmetic. The idle ones come after them; no event is for their accounts.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+
+use super::{
+    draw::{hash, mix},
+    scenario::{Profile, ProfileShare, Retry, Scenario, Workers},
+};
+use crate::{
+    config::parse_duration,
+    facts::{
+        endpoint::Endpoint,
+        id::{AccountId, EndpointId},
+        retry::RetryOverrides,
+        signing::SecretText,
+    },
+};
+
+/// Endpoints of one run: ten times what one registry is meant for.
+pub const MAX_ENDPOINTS: u64 = 1_000_000;
+
+/// Endpoints of one account. Herald takes more; a run that needs them has another question.
+pub const MAX_FAN_OUT: u32 = 100;
+
+/// What Herald does unless the scenario's settings say otherwise; the documented defaults.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(5);
+const BREAKER_THRESHOLD: u32 = 5;
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PopulationError {
+    #[error("traffic.accounts and traffic.intents must be at least 1")]
+    NoAccounts,
+    #[error("endpoints.fan_out must be between 1 and {MAX_FAN_OUT}, not {0}")]
+    FanOut(u32),
+    #[error("the scenario has {0} endpoints; at most {MAX_ENDPOINTS} are possible")]
+    TooMany(u64),
+    #[error("{what} must be between 0 and 1, not {value}")]
+    Share { what: &'static str, value: f64 },
+    #[error("the shares of endpoints.profiles must not be negative, and not all of them 0")]
+    Profiles,
+    #[error("the profile {profile} has {what}")]
+    Profile { profile: &'static str, what: &'static str },
+    #[error("herald.settings has {key} = {value:?}, which {problem}")]
+    Setting { key: &'static str, value: String, problem: String },
+}
+
+/// What of Herald's configuration the harness must know to judge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    pub retry: Retry,
+    /// What an attempt may take.
+    pub timeout: Duration,
+    pub lease: Duration,
+    /// Failures in a row after which an endpoint's deliveries may be parked.
+    pub breaker_threshold: u32,
+}
+
+/// One endpoint that events are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seat {
+    /// Into `profiles`.
+    profile: u8,
+    is_tls: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Population {
+    seed: u64,
+    accounts: u32,
+    fan_out: u32,
+    idle: u32,
+    max_in_flight: Option<u16>,
+    timeout: Option<Duration>,
+    profiles: Vec<Profile>,
+    seats: Vec<Seat>,
+    terms: Terms,
+}
+
+impl Population {
+    pub fn draw(scenario: &Scenario, seed: u64) -> Result<Self, PopulationError> {
+        let (traffic, wanted) = (&scenario.traffic, &scenario.endpoints);
+        check(scenario)?;
+        let active = traffic.accounts as usize * wanted.fan_out as usize;
+        let mut rng = StdRng::seed_from_u64(mix(seed));
+        let healthy = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
+        let usual = [ProfileShare { share: 1.0, profile: healthy }];
+        let shares = if wanted.profiles.is_empty() { &usual[..] } else { &wanted.profiles[..] };
+        let mut seats = Vec::with_capacity(active);
+        for (profile, seated) in apportion(shares, active).into_iter().enumerate() {
+            // Of each profile the same part is https.
+            let tls = (seated as f64 * wanted.tls_share).round() as usize;
+            seats.extend((0..seated).map(|at| Seat { profile: profile as u8, is_tls: at < tls }));
+        }
+        seats.shuffle(&mut rng);
+        Ok(Self {
+            seed,
+            accounts: traffic.accounts,
+            fan_out: wanted.fan_out,
+            idle: wanted.idle,
+            max_in_flight: wanted.max_in_flight,
+            timeout: wanted.timeout,
+            profiles: shares.iter().map(|share| share.profile.clone()).collect(),
+            seats,
+            terms: terms(&scenario.herald, wanted.retry.clone(), wanted.timeout)?,
+        })
+    }
+
+    /// Tells this run's ids from another's. Runs of one seed share it.
+    pub fn run(&self) -> u64 {
+        hash(&[self.seed, 0x52554E])
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    pub fn accounts(&self) -> u32 {
+        self.accounts
+    }
+
+    pub fn fan_out(&self) -> u32 {
+        self.fan_out
+    }
+
+    /// Endpoints that events are for; they are numbered from 0.
+    pub fn active(&self) -> u32 {
+        self.seats.len() as u32
+    }
+
+    /// All endpoints, the idle ones included.
+    pub fn len(&self) -> u32 {
+        self.active() + self.idle
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As the scenario lists them.
+    pub fn profiles(&self) -> &[Profile] {
+        &self.profiles
+    }
+
+    /// Where the endpoint's profile stands in [`Self::profiles`]. Idle ones would be of the first.
+    pub fn profile_index(&self, endpoint: u32) -> usize {
+        self.seats.get(endpoint as usize).map_or(0, |seat| usize::from(seat.profile))
+    }
+
+    pub fn profile(&self, endpoint: u32) -> &Profile {
+        &self.profiles[self.profile_index(endpoint)]
+    }
+
+    /// Everything that is owed to it is acknowledged in the end, so it is waited for. Of one that fails at random the
+    /// last attempt may fail as well: that is a dead letter and expected.
+    pub fn is_alive(&self, endpoint: u32) -> bool {
+        match self.profile(endpoint) {
+            Profile::Healthy { .. }
+            | Profile::Flaky { .. }
+            | Profile::Healing { .. }
+            | Profile::Throttling { .. }
+            | Profile::HugeBody => true,
+            Profile::Slow { after } => *after < self.terms.timeout,
+            Profile::Hanging
+            | Profile::Failing
+            | Profile::Gone { .. }
+            | Profile::Redirecting
+            | Profile::Resetting
+            | Profile::Truncating
+            | Profile::BrokenTls => false,
+        }
+    }
+
+    pub fn has_broken_tls(&self) -> bool {
+        self.seats.iter().any(|seat| self.profiles[usize::from(seat.profile)] == Profile::BrokenTls)
+    }
+
+    pub fn account_id(&self, account: u32) -> String {
+        format!("acc_{:08x}_{account}", self.run() as u32)
+    }
+
+    pub fn endpoint_id(&self, endpoint: u32) -> String {
+        let kind = match endpoint < self.active() {
+            true => self.profile(endpoint).name(),
+            false => "idle",
+        };
+        format!("ep_{:08x}_{endpoint}_{kind}", self.run() as u32)
+    }
+
+    /// The number of an endpoint of this run, by its id.
+    pub fn endpoint_of(&self, id: &str) -> Option<u32> {
+        let number = id.strip_prefix("ep_")?.split('_').nth(1)?.parse().ok()?;
+        (number < self.len() && self.endpoint_id(number) == id).then_some(number)
+    }
+
+    /// The secret as it is shown to a merchant.
+    pub fn secret(&self, endpoint: u32) -> SecretText {
+        let mut key = [0; 32];
+        for (at, part) in key.chunks_exact_mut(8).enumerate() {
+            part.copy_from_slice(&hash(&[self.seed, 0x5E_C2E7, u64::from(endpoint), at as u64]).to_le_bytes());
+        }
+        SecretText::from_random(key)
+    }
+
+    /// The path by which the receivers tell endpoints apart.
+    pub fn path(&self, endpoint: u32) -> String {
+        format!("/{endpoint}")
+    }
+
+    /// `plain` serves both HTTP and HTTPS with a certificate for its address; `misnamed` has one that is not for its own.
+    pub fn url(&self, endpoint: u32, plain: SocketAddr, misnamed: SocketAddr) -> String {
+        let is_tls = self.seats.get(endpoint as usize).is_some_and(|seat| seat.is_tls);
+        let path = self.path(endpoint);
+        match (self.profile(endpoint), is_tls) {
+            (Profile::BrokenTls, _) => format!("https://{misnamed}{path}"),
+            (_, true) => format!("https://{plain}{path}"),
+            (_, false) => format!("http://{plain}{path}"),
+        }
+    }
+
+    /// For the registry: the endpoints of this number range, idle ones included.
+    pub fn endpoints(
+        &self,
+        numbers: std::ops::Range<u32>,
+        plain: SocketAddr,
+        misnamed: SocketAddr,
+        now_ms: u64,
+    ) -> impl Iterator<Item = Endpoint> {
+        numbers.map(move |number| self.endpoint(number, self.url(number, plain, misnamed), now_ms))
+    }
+
+    fn endpoint(&self, number: u32, url: String, now_ms: u64) -> Endpoint {
+        let account = match number < self.active() {
+            true => self.account_id(number / self.fan_out),
+            false => self.account_id(self.accounts + (number - self.active())),
+        };
+        const OURS: &str = "made of letters, digits, - and _, with its prefix";
+        let id = EndpointId::new(&self.endpoint_id(number)).expect(OURS);
+        let mut endpoint = Endpoint::new(id, AccountId::new(&account).expect(OURS), url, self.secret(number), now_ms);
+        let retry = &self.terms.retry;
+        let ms = |span: Duration| Some(span.as_millis() as u64);
+        endpoint.retry = RetryOverrides {
+            initial_ms: ms(retry.initial),
+            multiplier: Some(retry.multiplier),
+            max_interval_ms: ms(retry.max_interval),
+            jitter: Some(retry.jitter),
+            max_attempts: Some(retry.max_attempts),
+            max_age_ms: ms(retry.max_age),
+        };
+        endpoint.timeout_ms = self.timeout.map(|timeout| timeout.as_millis() as u64);
+        endpoint.max_in_flight = self.max_in_flight.unwrap_or(endpoint.max_in_flight);
+        endpoint
+    }
+}
+
+fn check(scenario: &Scenario) -> Result<(), PopulationError> {
+    let (traffic, wanted) = (&scenario.traffic, &scenario.endpoints);
+    if traffic.accounts == 0 || traffic.intents == 0 {
+        return Err(PopulationError::NoAccounts);
+    }
+    if !(1..=MAX_FAN_OUT).contains(&wanted.fan_out) {
+        return Err(PopulationError::FanOut(wanted.fan_out));
+    }
+    let endpoints = u64::from(traffic.accounts) * u64::from(wanted.fan_out) + u64::from(wanted.idle);
+    if endpoints > MAX_ENDPOINTS {
+        return Err(PopulationError::TooMany(endpoints));
+    }
+    for (what, value) in [
+        ("traffic.hot_share", traffic.hot_share),
+        ("endpoints.tls_share", wanted.tls_share),
+        ("endpoints.retry.jitter", wanted.retry.jitter),
+    ] {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(PopulationError::Share { what, value });
+        }
+    }
+    let shares = || wanted.profiles.iter().map(|share| share.share);
+    let is_odd = shares().any(|share| !share.is_finite() || share < 0.0);
+    if is_odd || (!wanted.profiles.is_empty() && shares().sum::<f64>() <= 0.0) || wanted.profiles.len() > 255 {
+        return Err(PopulationError::Profiles);
+    }
+    wanted.profiles.iter().try_for_each(|share| check_profile(&share.profile))
+}
+
+fn check_profile(profile: &Profile) -> Result<(), PopulationError> {
+    let odd = |what| Err(PopulationError::Profile { profile: profile.name(), what });
+    match profile {
+        Profile::Flaky { p } if !(0.0..=1.0).contains(p) => odd("a p that is not between 0 and 1"),
+        Profile::Healthy { median, p99 } if p99 < median => odd("a p99 below its median"),
+        Profile::Healthy { median, p99 } if median.is_zero() && !p99.is_zero() => {
+            odd("a p99 without a median: give it both or neither")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn terms(workers: &Workers, retry: Retry, timeout: Option<Duration>) -> Result<Terms, PopulationError> {
+    let span = |key: &'static str, default: Duration| match workers.settings.get(key) {
+        None => Ok(default),
+        Some(value) => parse_duration(value).map_err(|problem| PopulationError::Setting {
+            key,
+            value: value.clone(),
+            problem: problem.to_string(),
+        }),
+    };
+    let breaker = "limits.breaker.threshold";
+    let breaker_threshold = match workers.settings.get(breaker) {
+        None => BREAKER_THRESHOLD,
+        Some(value) => value.parse().map_err(|_| PopulationError::Setting {
+            key: breaker,
+            value: value.clone(),
+            problem: "is no number".to_owned(),
+        })?,
+    };
+    let configured = span("attempt.timeout", ATTEMPT_TIMEOUT)?;
+    Ok(Terms { retry, timeout: timeout.unwrap_or(configured), lease: span("lease.ttl", LEASE)?, breaker_threshold })
+}
+
+/// Divides so many seats by shares, with nothing left over: the largest remainders get the last seats, and every profile
+/// with a share gets one seat where there are enough.
+fn apportion(shares: &[ProfileShare], seats: usize) -> Vec<usize> {
+    let sum: f64 = shares.iter().map(|share| share.share).sum();
+    let exact: Vec<f64> = shares.iter().map(|share| share.share / sum * seats as f64).collect();
+    let mut seated: Vec<usize> = exact.iter().map(|exact| exact.floor() as usize).collect();
+    let mut order: Vec<usize> = (0..shares.len()).collect();
+    order.sort_by(|a, b| exact[*b].fract().total_cmp(&exact[*a].fract()).then(a.cmp(b)));
+    let left = seats - seated.iter().sum::<usize>();
+    order.iter().cycle().take(left).for_each(|at| seated[*at] += 1);
+    let empty: Vec<usize> = (0..shares.len()).filter(|at| seated[*at] == 0 && shares[*at].share > 0.0).collect();
+    for at in empty {
+        if let Some(most) = (0..shares.len()).max_by_key(|at| seated[*at]).filter(|most| seated[*most] > 1) {
+            seated[most] -= 1;
+            seated[at] = 1;
+        }
+    }
+    seated
+}
+
+#[cfg(test)]
+#[path = "population_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,284 @@
+//! `herald loadtest prove`: every scenario with its faults and random ones, again and again for as long as asked, and one
+//! table of what was tried and what broke. Each run is a command line that repeats it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::Serialize;
+
+use super::{
+    args::LoadtestArgs,
+    draw::hash,
+    report::{live::Wishes, text},
+    result::RunResult,
+    run::{Ran, View},
+    scenario::Load,
+    scenarios::{self, BUILT_IN},
+    verb::{self, Given},
+};
+use crate::{
+    cli::{CliError, Format, Output, note},
+    clock,
+    config::compact,
+};
+
+/// What a run takes beside its load: the start, and the wait for the last retries.
+const TAIL: Duration = Duration::from_secs(14);
+
+/// A load shorter than this is over before a fault has shown what it does.
+const SHORTEST: Duration = Duration::from_secs(6);
+
+/// Scenarios whose figures would mean nothing with random faults; they keep their thresholds instead.
+const UNDISTURBED: [&str; 3] = ["steady", "noisy-neighbour", "many-endpoints"];
+
+/// The short form: what matters most, at rates that a test build holds on two shared cores.
+const SHORT: [(&str, &str); 5] = [
+    ("crash-storm", "100"),
+    ("outage-and-recovery", "100"),
+    ("flaky-world", "80"),
+    ("noisy-neighbour", "150"),
+    ("drain", "3000"),
+];
+const SHORT_LOAD: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub struct ProveArgs {
+    /// How long all of it takes, about
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_440))]
+    pub minutes: u32,
+    /// About two minutes at modest rates, for machines that have other work
+    #[arg(long, conflicts_with = "minutes")]
+    pub short: bool,
+    /// Repeats everything random
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Where the results of runs that broke a promise are kept
+    #[arg(long, value_name = "FOLDER", default_value = "target/prove")]
+    pub keep: PathBuf,
+}
+
+/// One run to make: its words are what a user would type after `herald`.
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    scenario: &'static str,
+    seed: u64,
+    words: Vec<String>,
+}
+
+impl Step {
+    /// For a shell.
+    fn command(&self) -> String {
+        let quoted = |word: &String| match word.contains([' ', '*', '<', '>']) {
+            true => format!("'{word}'"),
+            false => word.clone(),
+        };
+        format!("herald {}", self.words.iter().map(quoted).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A promise or threshold over all runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Line {
+    promise: String,
+    /// How many runs tried it.
+    runs: u64,
+    tried: u64,
+    broken: u64,
+    /// Where it broke.
+    broken_in: Vec<String>,
+}
+
+/// The promise that is the generator's own. In the short form it is left out: a machine that has other work is late, and
+/// what was sent late is judged all the same.
+const GENERATOR: &str = "generator";
+
+#[derive(Default)]
+struct Sums(Vec<Line>);
+
+impl Sums {
+    fn add(&mut self, step: &Step, result: &RunResult) {
+        for promise in &result.promises {
+            self.line(&promise.text).add(promise.tried, promise.broken, step);
+        }
+        for threshold in &result.thresholds {
+            let what = format!("{}: {}", step.scenario, threshold.threshold);
+            self.line(&what).add(1, u64::from(!threshold.is_kept), step);
+        }
+    }
+
+    fn line(&mut self, promise: &str) -> &mut Line {
+        let at = self.0.iter().position(|line| line.promise == promise).unwrap_or_else(|| {
+            let promise = promise.to_owned();
+            self.0.push(Line { promise, runs: 0, tried: 0, broken: 0, broken_in: Vec::new() });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+
+    fn sum(&self, of: impl Fn(&Line) -> u64) -> u64 {
+        self.0.iter().map(of).sum()
+    }
+}
+
+impl Line {
+    fn add(&mut self, tried: u64, broken: u64, step: &Step) {
+        self.runs += u64::from(tried > 0);
+        self.tried += tried;
+        self.broken += broken;
+        if broken > 0 {
+            self.broken_in.push(format!("{} seed {}", step.scenario, step.seed));
+        }
+    }
+}
+
+pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
+    let seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let steps = match args.short {
+        true => short(seed),
+        false => long(seed, Duration::from_secs(60) * args.minutes)?,
+    };
+    note(format_args!("proof with seed {seed}: {} runs", steps.len()));
+    let (mut sums, mut failed, began) = (Sums::default(), Vec::new(), clock::now());
+    for step in &steps {
+        match make(step, given).await {
+            Ok(mut ran) => {
+                if args.short {
+                    ran.result.promises.retain(|promise| promise.name != GENERATOR);
+                }
+                note(format_args!("{:<20} {}", step.scenario, text::verdict(&ran.result)));
+                if !ran.result.is_kept() {
+                    keep(&args, step, &ran)?;
+                }
+                sums.add(step, &ran.result);
+            }
+            Err(error) => {
+                note(format_args!("{:<20} FAILED: {error:#}\n  to repeat it: {}", step.scenario, step.command()));
+                failed.push(step.scenario);
+            }
+        }
+    }
+    show(&sums, given)?;
+    let took = compact(Duration::from_secs((clock::now() - began).as_secs()));
+    let (tried, broken) = (sums.sum(|line| line.tried), sums.sum(|line| line.broken));
+    let summary = format!(
+        "proof: {} runs in {took}, {} promises, {tried} trials, {broken} broken, {} runs failed (seed {seed})",
+        steps.len(),
+        sums.0.len(),
+        failed.len()
+    );
+    match (broken, failed.is_empty()) {
+        (0, true) => Output::new(Some(Format::Table)).text(&summary),
+        (0, false) => Err(anyhow::anyhow!(summary)),
+        _ => Err(CliError::Broken(summary).into()),
+    }
+}
+
+async fn make(step: &Step, given: &Given) -> Result<Ran> {
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        loadtest: LoadtestArgs,
+    }
+    let words = Words::try_parse_from(&step.words).context("a run's own words are wrong")?;
+    let run = verb::plan(&words.loadtest.run, given)?;
+    run.prepare()?.run(&View::Nobody, &Wishes::default()).await
+}
+
+/// The result of a run that broke something, and how to see it break again.
+fn keep(args: &ProveArgs, step: &Step, ran: &Ran) -> Result<()> {
+    let folder = &args.keep;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let path = |ending: &str| folder.join(format!("{}-{}.{ending}", step.scenario, step.seed));
+    verb::write(Some(&path("json")), Some(&path("html")), &ran.result)?;
+    for promise in ran.result.promises.iter().filter(|promise| promise.broken > 0) {
+        note(format_args!("  {} broken {} times: {}", promise.name, promise.broken, promise.text));
+        promise.examples.iter().for_each(|example| note(format_args!("    {example}")));
+    }
+    for threshold in ran.result.thresholds.iter().filter(|threshold| !threshold.is_kept) {
+        note(format_args!("  not kept: {} ({:?})", threshold.threshold, threshold.value));
+    }
+    note(format_args!("  to repeat it: {}\n  its page: {}", step.command(), path("html").display()));
+    if let Some(logs) = &ran.logs {
+        note(format_args!("  the workers' logs: {}", logs.display()));
+    }
+    Ok(())
+}
+
+fn show(sums: &Sums, given: &Given) -> Result<()> {
+    let format = given.format.unwrap_or(Format::Table);
+    let mut list = Output::new(Some(format)).list(&["PROMISE", "RUNS", "TRIED", "BROKEN", "WHERE"]);
+    for line in &sums.0 {
+        list.push(line, || {
+            let counts = [line.runs, line.tried, line.broken].map(|count| count.to_string());
+            [vec![line.promise.clone()], counts.to_vec(), vec![line.broken_in.join(", ")]].concat()
+        })?;
+    }
+    list.finish()
+}
+
+/// As many rounds of all scenarios as there is time for, stretched to fill it.
+fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
+    let mut scenarios = Vec::new();
+    for (name, _) in BUILT_IN {
+        scenarios.push((*name, scenarios::find(name)?));
+    }
+    let loads: Duration = scenarios.iter().map(|(_, scenario)| scenario.length()).sum();
+    let tails = TAIL * scenarios.len() as u32;
+    let rounds = (time.as_secs_f64() / (loads + tails).as_secs_f64()).floor().max(1.0);
+    let factor = (time.as_secs_f64() / rounds - tails.as_secs_f64()) / loads.as_secs_f64();
+    let mut steps = Vec::new();
+    for round in 0..rounds as u64 {
+        for (at, (name, scenario)) in scenarios.iter().enumerate() {
+            let seed = hash(&[seed, round, at as u64]) >> 32;
+            let mut words = vec!["loadtest".to_owned(), (*name).to_owned()];
+            if matches!(scenario.load, Load::Open { .. }) {
+                let length = scenario.length().mul_f64(factor.max(0.0)).max(SHORTEST);
+                words.extend(["--for".to_owned(), in_seconds(length)]);
+            }
+            words.extend(["--seed".to_owned(), seed.to_string()]);
+            if !UNDISTURBED.contains(name) {
+                words.push("--without-thresholds".to_owned());
+                words.extend(random_faults(seed).into_iter().flat_map(|fault| ["--fault".to_owned(), fault]));
+            }
+            steps.push(Step { scenario: name, seed, words });
+        }
+    }
+    Ok(steps)
+}
+
+fn short(seed: u64) -> Vec<Step> {
+    let step = |(at, (name, rate)): (usize, &(&'static str, &str))| {
+        let seed = hash(&[seed, at as u64]) >> 32;
+        let load = match *name {
+            "drain" => vec!["--drain".to_owned(), (*rate).to_owned()],
+            _ => vec!["--for".to_owned(), in_seconds(SHORT_LOAD), "--rate".to_owned(), (*rate).to_owned()],
+        };
+        let words = ["loadtest", name].map(str::to_owned).into_iter().chain(load);
+        let words = words.chain(["--seed".to_owned(), seed.to_string(), "--without-thresholds".to_owned()]);
+        Step { scenario: name, seed, words: words.collect() }
+    };
+    SHORT.iter().enumerate().map(step).collect()
+}
+
+/// Two of them; their times are drawn from the run's seed.
+fn random_faults(seed: u64) -> Vec<String> {
+    const FAULTS: [&str; 6] = [
+        "kill-worker@random*2",
+        "pause-worker@random:3s",
+        "restart-redis@random:500ms",
+        "partition-redis@random:2s",
+        "fill-redis@random:2s",
+        "destroy-group@random",
+    ];
+    let mut rng = StdRng::seed_from_u64(seed);
+    let first = rng.random_range(0..FAULTS.len());
+    let second = (first + rng.random_range(1..FAULTS.len())) % FAULTS.len();
+    [first, second].map(|at| FAULTS[at].to_owned()).into()
+}
+
+/// One word for a shell.
+fn in_seconds(length: Duration) -> String {
+    format!("{}s", length.as_secs().max(1))
+}

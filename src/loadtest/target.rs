@@ -1,0 +1,91 @@
+//! Whose machine the load goes to. It goes to this one, or to a host that the user has named as their own; judged by the
+//! addresses that a name leads to, not by how it is spelt.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use tokio::net::lookup_host;
+use url::Url;
+
+use crate::{
+    cli::CliError,
+    config::RedisUrl,
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        queries::Queries,
+    },
+};
+
+/// An error unless every address of the host is this machine's, or the host is one of `owned`.
+pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if owned.iter().any(|named| is_same(named, host)) {
+        return Ok(());
+    }
+    let found = lookup_host((host, 0)).await;
+    let addresses: Vec<IpAddr> =
+        found.with_context(|| format!("cannot resolve {what} {host}"))?.map(|a| a.ip()).collect();
+    match addresses.iter().find(|address| !address.to_canonical().is_loopback()) {
+        None if !addresses.is_empty() => Ok(()),
+        elsewhere => {
+            let leads = elsewhere.map(|address| format!(" ({address})")).unwrap_or_default();
+            Err(CliError::Refused(format!(
+                "{what} {host}{leads} is not this machine: a load test goes to other machines only with \
+                 --i-own-this-target {host}"
+            ))
+            .into())
+        }
+    }
+}
+
+/// The host of a Redis; a socket is on this machine.
+pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
+    let parsed = Url::parse(url.reveal()).context("the URL of Redis is not readable")?;
+    match parsed.host_str().filter(|_| parsed.scheme().starts_with("redis") && parsed.scheme() != "redis+unix") {
+        Some(host) => check("Redis at", host, owned).await,
+        None => Ok(()),
+    }
+}
+
+/// Somebody must take what is sent.
+pub async fn check_owner(redis: &Redis, keys: &PartitionKeys) -> Result<()> {
+    let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys.clone());
+    match queries.lease().await? {
+        Some(_) => Ok(()),
+        None => Err(CliError::Unanswered(format!(
+            "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
+            keys.stream(),
+            redis.address()
+        ))
+        .into()),
+    }
+}
+
+fn is_same(named: &str, host: &str) -> bool {
+    let bare = |text: &str| text.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    bare(named) == bare(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(host: &str, owned: &[&str]) -> bool {
+        let owned: Vec<String> = owned.iter().map(|&host| host.to_owned()).collect();
+        check("Redis at", host, &owned).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_and_what_is_owned_get_load() {
+        for host in ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]", "::ffff:127.0.0.1"] {
+            assert!(!refused(host, &[]).await, "{host}");
+        }
+        for host in ["10.0.0.1", "192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "0.0.0.0", "169.254.169.254"] {
+            assert!(refused(host, &[]).await, "{host}");
+            assert!(refused(host, &["192.0.2.99"]).await, "{host}");
+            assert!(!refused(host, &[host]).await, "{host}");
+        }
+        assert!(!refused("staging.example.", &["Staging.Example"]).await);
+    }
+}

@@ -1,0 +1,162 @@
+//! `herald loadtest` as a verb: from the command line to a result that is shown, written and turned into an exit code.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{
+    args::{LoadtestArgs, LoadtestVerb, RunArgs},
+    prove,
+    report::{
+        compare, html, json,
+        live::{Live, Place, Wishes},
+        progress::Heading,
+        text::{self, Colour},
+    },
+    result::RunResult,
+    run::{Ran, Run, Target, View},
+    scenario::Scenario,
+    scenarios::BUILT_IN,
+};
+use crate::{
+    cli::{CliError, Format, Globals, Output, note},
+    config::Config,
+};
+
+/// What the global flags say that a load test uses.
+pub struct Given {
+    /// Of the workers.
+    pub settings: Vec<(String, String)>,
+    pub stream: String,
+    pub format: Option<Format>,
+}
+
+impl Given {
+    fn new(globals: &Globals) -> Result<Self> {
+        if globals.config.is_some() {
+            let text = "loadtest: the workers have a configuration of their own; change it with --set KEY=VALUE";
+            return Err(CliError::Usage(text.to_owned()).into());
+        }
+        let mut stream = Config::load(crate::config::Sources::default())?.stream.name;
+        let mut settings = Vec::new();
+        for (key, value) in globals.settings()? {
+            match key.as_str() {
+                "stream.name" => stream = value,
+                "redis.url" => {
+                    let text = "loadtest: it starts a Redis of its own; --redis URL loads a service that runs already";
+                    return Err(CliError::Usage(text.to_owned()).into());
+                }
+                _ => settings.push((key, value)),
+            }
+        }
+        Ok(Self { settings, stream, format: globals.output })
+    }
+}
+
+pub async fn run(args: LoadtestArgs, globals: &Globals) -> Result<()> {
+    let given = Given::new(globals)?;
+    match args.verb {
+        Some(LoadtestVerb::Prove(args)) => prove::run(args, &given).await,
+        None if args.run.list => list(&given),
+        None if args.run.schema => Output::new(Some(Format::Json)).text(&json::schema()),
+        None => one(&args.run, &given).await,
+    }
+}
+
+fn list(given: &Given) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Listed {
+        name: String,
+        description: String,
+    }
+    let mut list = Output::new(given.format).list(&["SCENARIO", "WHAT IT SHOWS"]);
+    for (name, text) in BUILT_IN {
+        let Scenario { name, description, .. } = super::scenarios::parse(text, name)?;
+        let listed = Listed { name, description };
+        list.push(&listed, || vec![listed.name.clone(), listed.description.clone()])?;
+    }
+    list.finish()
+}
+
+async fn one(args: &RunArgs, given: &Given) -> Result<()> {
+    // What can be wrong with the files is said before the run, not after it.
+    let before = args.compare.as_deref().map(json::read).transpose()?;
+    for path in [&args.json, &args.html].into_iter().flatten() {
+        check_folder(path)?;
+    }
+    let run = plan(args, given)?;
+    let heading = heading(&run);
+    let prepared = run.prepare()?;
+    let wishes = Wishes::default();
+    let place = if args.plain { Place::Lines } else { Place::of_this_process() };
+    let live = Live::open(heading, place, wishes.clone()).context("cannot show the run")?;
+    let ran = prepared.run(&View::Live(&live), &wishes).await;
+    live.close();
+    let Ran { result, logs } = ran?;
+    write(args.json.as_deref(), args.html.as_deref(), &result)?;
+    let output = Output::new(Some(given.format.unwrap_or(Format::Table)));
+    match output.format() {
+        Format::Table => output.text(&text::summary(&result, Colour::of_stdout()))?,
+        Format::Json | Format::Jsonl => output.one(&result, &[])?,
+    }
+    if let Some(before) = &before {
+        let comparison = compare::compare(before, &result)?;
+        note(compare::text(&comparison, Colour::Never));
+    }
+    if let Some(logs) = logs {
+        note(format_args!("the workers' logs are in {}", logs.display()));
+    }
+    match result.is_kept() {
+        true => Ok(()),
+        false => Err(CliError::Broken(text::verdict(&result)).into()),
+    }
+}
+
+/// The run that the command line describes.
+pub fn plan(args: &RunArgs, given: &Given) -> Result<Run> {
+    let scenario = args.scenario(&given.settings)?;
+    let target = match &args.redis {
+        Some(url) => Target::Found {
+            redis: url.parse().map_err(|problem| CliError::Usage(format!("--redis {problem}")))?,
+            owned_hosts: args.i_own_this_target.clone(),
+        },
+        None => Target::Own { program: std::env::current_exe().context("cannot find the program itself")? },
+    };
+    // Short enough to be typed again.
+    let seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    Ok(Run { scenario, seed, stream: given.stream.clone(), target })
+}
+
+fn heading(run: &Run) -> Heading {
+    let target = match &run.target {
+        Target::Own { .. } => {
+            let workers = run.scenario.herald.workers;
+            format!("{workers} worker{} and a Redis of its own", if workers == 1 { "" } else { "s" })
+        }
+        Target::Found { redis, .. } => format!("the service at {redis}, whose processes are not measured"),
+    };
+    let Scenario { name, description, .. } = &run.scenario;
+    Heading { scenario: name.clone(), description: description.clone(), seed: run.seed, target }
+}
+
+/// To the files that were asked for.
+pub fn write(to_json: Option<&Path>, to_html: Option<&Path>, result: &RunResult) -> Result<()> {
+    if let Some(path) = to_json {
+        json::write(path, result)?;
+    }
+    if let Some(path) = to_html {
+        html::write(path, result)?;
+    }
+    Ok(())
+}
+
+fn check_folder(path: &Path) -> Result<(), CliError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => {
+            let (path, folder) = (path.display(), folder.display());
+            Err(CliError::Usage(format!("{path} cannot be written: there is no folder {folder}")))
+        }
+    }
+}

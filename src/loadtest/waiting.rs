@@ -1,0 +1,164 @@
+//! Whether anything is still to come: by the ledger, by the dead letters, and by what Redis still holds. Then the evidence of
+//! the end: every dead letter, and what Herald keeps. Looks only; Redis may be away while it does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{
+    judge::{Dead, Evidence, Kept},
+    ledger::Ledger,
+};
+use crate::{
+    clock,
+    store::{
+        connection::{Connection, Purpose, Redis},
+        error::StoreError,
+        keys::PartitionKeys,
+        queries::{DeadOrder, DeadRange, MAX_PAGE, Queries},
+        watch::gauges,
+    },
+};
+
+/// Longest time without anything that ends, beyond what the policies explain: a take-over, a Redis that reads its file.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A greatest age up to this is waited for; endpoints that never answer keep what has a longer one.
+const AGE_WAITED_FOR: Duration = Duration::from_secs(60);
+
+/// Redis has held nothing for so long: what is not there will not come. Longer than an answer is on its way to a settle.
+const EMPTY: Duration = Duration::from_millis(1_500);
+
+/// A worker that was frozen has said what it still had to say by then.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// Longest wait after the load, whatever still moves.
+const LONGEST: Duration = Duration::from_secs(1_800);
+
+/// Between two looks into Redis while the load lasts, and after it.
+const LOOK_LOADED: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Records that Herald keeps at the end and that are listed: with more the rest counts as lost, and the run has failed
+/// anyway.
+const MOST_KEPT: usize = 200_000;
+
+pub struct Waiting<'a> {
+    redis: &'a Redis,
+    keys: &'a PartitionKeys,
+    ledger: &'a Ledger,
+    connection: Option<Connection>,
+    patience: Duration,
+    dead: u64,
+    looked_at: Option<Instant>,
+    /// What was unfinished when that last changed, and when that was.
+    changed: (u64, Instant),
+    sent_at: Option<Instant>,
+    empty_since: Option<Instant>,
+}
+
+impl<'a> Waiting<'a> {
+    pub fn new(redis: &'a Redis, keys: &'a PartitionKeys, ledger: &'a Ledger) -> Self {
+        let terms = ledger.population().terms();
+        let pause = terms.retry.max_interval.mul_f64(1.0 + terms.retry.jitter);
+        let age = if terms.retry.max_age <= AGE_WAITED_FOR { terms.retry.max_age } else { Duration::ZERO };
+        Self {
+            redis,
+            keys,
+            ledger,
+            connection: None,
+            patience: PATIENCE + pause.min(PATIENCE) + terms.timeout + terms.lease + age,
+            dead: 0,
+            looked_at: None,
+            changed: (0, clock::now()),
+            sent_at: None,
+            empty_since: None,
+        }
+    }
+
+    pub fn dead(&self) -> u64 {
+        self.dead
+    }
+
+    pub fn unfinished(&self) -> u64 {
+        let left = self.ledger.outstanding();
+        (left.alive + left.hopeless).saturating_sub(self.dead)
+    }
+
+    /// Whether the run is over; only once everything is sent and no fault is to come.
+    pub async fn look(&mut self, is_sent: bool) -> bool {
+        let now = clock::now();
+        if is_sent {
+            self.sent_at.get_or_insert(now);
+        }
+        let pause = if is_sent { LOOK } else { LOOK_LOADED };
+        if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= pause) {
+            self.looked_at = Some(now);
+            self.look_into_redis(is_sent, now).await;
+        }
+        let unfinished = self.unfinished();
+        if unfinished != self.changed.0 {
+            self.changed = (unfinished, now);
+        }
+        let Some(sent_at) = self.sent_at else { return false };
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let is_empty = self.empty_since.is_some_and(|at| since(at) >= EMPTY) && self.ledger.is_quiet();
+        let is_still = since(self.changed.1.max(sent_at)) > self.patience;
+        let is_complete = since(sent_at) >= AFTERMATH && self.ledger.is_quiet() && self.ledger.is_complete(self.dead);
+        (self.empty_since.is_some() && is_complete) || is_empty || is_still || since(sent_at) > LONGEST
+    }
+
+    /// While Redis is away nothing is known, and nothing is empty.
+    async fn look_into_redis(&mut self, is_sent: bool, now: Instant) {
+        let holds = self.holds(is_sent).await;
+        match holds {
+            Ok(false) => self.empty_since = self.empty_since.or(Some(now)),
+            Ok(true) => self.empty_since = None,
+            Err(_) => (self.empty_since, self.connection) = (None, None),
+        }
+    }
+
+    async fn holds(&mut self, is_sent: bool) -> Result<bool, StoreError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(self.redis.connect(Purpose::Other).await?),
+        };
+        if !is_sent {
+            let mut queries = Queries::new(connection.clone(), self.keys.clone());
+            self.dead = queries.count_dead(&everything(0)).await?;
+            return Ok(true);
+        }
+        let gauges = gauges(connection, self.keys).await?;
+        self.dead = gauges.dead;
+        Ok(!gauges.group || gauges.behind + gauges.pending + gauges.unfinished > 0)
+    }
+}
+
+fn everything(from_ms: u64) -> DeadRange {
+    DeadRange { endpoint: None, from_ms, until_ms: u64::MAX }
+}
+
+/// Reads what the ledger does not know: the dead letters since the load began, and what Herald still holds.
+pub async fn gather(redis: &Redis, keys: &PartitionKeys, began_ms: u64, evidence: &mut Evidence) -> Result<()> {
+    /// Redis' clock may be another machine's.
+    const CLOCKS_APART_MS: u64 = 60_000;
+    let connection = redis.connect(Purpose::Other).await?;
+    let mut queries = Queries::new(connection, keys.clone());
+    let range = everything(began_ms.saturating_sub(CLOCKS_APART_MS));
+    let mut after = None;
+    loop {
+        let page = queries.dead(&range, DeadOrder::OldestFirst, after.as_ref(), MAX_PAGE).await;
+        let page = page.context("cannot read the dead letters")?;
+        evidence.dead.extend(page.letters.iter().filter_map(|letter| letter.letter.as_ref().ok()).map(Dead::of));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let walk = queries.unfinished_where(MOST_KEPT, |_| true).await.context("cannot read what is unfinished")?;
+    let kept = walk.found.into_iter().filter_map(|one| one.delivery.ok());
+    evidence.kept = kept
+        .map(|delivery| Kept { event: delivery.event.to_string(), endpoint: delivery.id.endpoint.to_string() })
+        .collect();
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Processes that Herald's tools start and own: a scratch Redis, workers under load. They end with their owner, however
+//! it ends. Never touches a process that it did not start.
+
+mod redis;
+
+use std::{fs, io, net::Ipv4Addr, process::ExitStatus, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::{Pid, SysconfVar, getppid, sysconf},
+};
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+};
+
+pub use self::redis::OwnRedis;
+
+/// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed.
+pub struct Owned {
+    child: Child,
+    pid: Pid,
+}
+
+impl Owned {
+    /// The kernel kills the child when the *thread* ends that calls this, so that not even a killed owner leaves it
+    /// behind: call it from `main`'s thread or from a task, never from `spawn_blocking`.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let owner = Pid::this();
+        let end_with_owner = move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The owner may have ended before the kernel was asked.
+            match getppid() == owner {
+                true => Ok(()),
+                false => Err(io::ErrorKind::Interrupted.into()),
+            }
+        };
+        // SAFETY: between fork and exec only two system calls are made; nothing is allocated and no lock is taken.
+        unsafe { command.pre_exec(end_with_owner) };
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        // Only a child that was waited for has no id.
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Ok(Self { child, pid: pid.ok_or(io::ErrorKind::NotFound)? })
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Does nothing to one that has ended: its id may be another's by now.
+    pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        match self.ended()? {
+            Some(_) => Ok(()),
+            None => Ok(kill(self.pid, signal)?),
+        }
+    }
+
+    /// SIGKILL, which ends a stopped process as well, and its end.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.child.kill().await
+    }
+
+    /// What it has used so far; zero once it has ended.
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.pid.to_string())
+    }
+}
+
+/// Processor time and the highest resident memory of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    pub cpu: Duration,
+    pub peak_rss_bytes: u64,
+}
+
+impl Usage {
+    pub fn of_this_process() -> Self {
+        Self::of("self")
+    }
+
+    fn of(pid: &str) -> Self {
+        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        Self { cpu: cpu(&read("stat"), ticks_per_second()), peak_rss_bytes: peak_rss(&read("status")) }
+    }
+}
+
+/// `/proc/PID/stat`: user and system time are the 14th and 15th field, in ticks. The second is the program's name in
+/// brackets, which may hold anything.
+fn cpu(stat: &str, ticks_per_second: f64) -> Duration {
+    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
+    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_secs_f64(ticks as f64 / ticks_per_second)
+}
+
+fn peak_rss(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// 100 on every Linux of today.
+fn ticks_per_second() -> f64 {
+    sysconf(SysconfVar::CLK_TCK).ok().flatten().filter(|ticks| *ticks > 0).unwrap_or(100) as f64
+}
+
+/// A port that nobody listens on now. Somebody may take it before it is used: then the start fails and says so.
+pub async fn free_port() -> Result<u16> {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port of this machine is free")?;
+    Ok(socket.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_name_does_not_shift_its_times() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 100 1 1";
+        assert_eq!(cpu(stat, 100.0), Duration::from_secs(2));
+        assert_eq!(cpu("", 100.0), Duration::ZERO);
+        assert_eq!(peak_rss("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), 2 << 20);
+    }
+
+    #[test]
+    fn this_process_uses_memory() {
+        assert!(Usage::of_this_process().peak_rss_bytes > 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dropped_is_gone() {
+        let mut command = Command::new("sleep");
+        let owned = Owned::spawn(command.arg("600")).unwrap();
+        let pid = owned.pid();
+        assert!(kill(pid, None).is_ok());
+        drop(owned);
+        // The runtime waits for it on its own time.
+        while kill(pid, None).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The proof in its short form, and that the load test notices what it must: a Herald that lies, a machine without Redis, a
+//! harness that dies. The real program, real Redis, real sockets.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const HERALD: &str = env!("CARGO_BIN_EXE_herald");
+
+/// Far beyond what anything here takes: a test that waits so long has failed.
+const SAFETY: Duration = Duration::from_secs(60);
+
+fn loadtest(words: &str) -> Command {
+    let mut command = Command::new(HERALD);
+    command.arg("loadtest").args(words.split_whitespace()).stdin(Stdio::null());
+    command
+}
+
+fn run(words: &str) -> Output {
+    loadtest(words).output().expect("the binary runs")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn no_promise_breaks_in_the_short_proof() {
+    let keep = tempfile::tempdir().unwrap();
+    let proof = run(&format!("prove --short --keep {}", keep.path().display()));
+    let text = said(&proof);
+    let kept = (!proof.status.success()).then(|| keep.keep());
+    assert!(proof.status.success(), "{text}\nkept in {kept:?}");
+    for what in ["acknowledged or a dead letter", "in the order of the stream", "Both signatures"] {
+        let line = text.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what} in:\n{text}"));
+        assert!(!line.contains(" 0  0"), "nothing was tried: {line}");
+    }
+    println!("{text}");
+}
+
+#[test]
+fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
+    let mut child = loadtest("steady --rate 50 --for 4s --profile failing --without-thresholds --plain --seed 7")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let port = redis_of(&mut child);
+    let mut redis = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap();
+    let deadline = Instant::now() + SAFETY;
+    // Of the first record that waits for its retry everything goes, as if Redis had never had it.
+    let stolen: String = loop {
+        let due: Vec<String> =
+            redis::cmd("ZRANGE").arg("herald:{payment-intents}:due").arg(0).arg(0).query(&mut redis).unwrap();
+        if let Some(id) = due.into_iter().next() {
+            break id;
+        }
+        assert!(Instant::now() < deadline, "no retry was ever due");
+        sleep(Duration::from_millis(10));
+    };
+    let endpoint = stolen.split(':').nth(1).unwrap().to_owned();
+    let script = "redis.call('DEL', 'herald:{payment-intents}:delivery:' .. ARGV[1])
+        redis.call('ZREM', 'herald:{payment-intents}:due', ARGV[1])
+        redis.call('HINCRBY', 'herald:{payment-intents}:unfinished', ARGV[2], -1)";
+    let _: () = redis::cmd("EVAL").arg(script).arg(0).arg(&stolen).arg(&endpoint).query(&mut redis).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(99), "{text}");
+    let lost = text.lines().find(|line| line.starts_with("lost")).unwrap();
+    assert!(lost.contains("BROKEN") && text.contains(&endpoint), "{text}");
+}
+
+/// The port of the Redis that this process has started.
+fn redis_of(child: &mut Child) -> u16 {
+    let deadline = Instant::now() + SAFETY;
+    loop {
+        for pid in children_of(child.id()) {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            let title = words.split("redis-server 127.0.0.1:").nth(1);
+            if let Some(port) = title.and_then(|rest| rest.trim().parse().ok()) {
+                return port;
+            }
+        }
+        assert!(Instant::now() < deadline, "the load test starts no Redis");
+        assert!(child.try_wait().unwrap().is_none(), "the load test has ended");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_harness_that_is_killed_leaves_nothing_behind() {
+    let mut child = loadtest("steady --rate 50 --for 60s --plain").stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + SAFETY;
+    let mut owned = HashSet::new();
+    // Redis and two workers.
+    while owned.len() < 3 {
+        owned.extend(children_of(child.id()));
+        assert!(Instant::now() < deadline, "only {owned:?} were started");
+        sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let is_gone = |pid: &u32| {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = state.rsplit_once(") ").map(|(_, rest)| rest.chars().next().unwrap_or('X'));
+        matches!(state, None | Some('Z' | 'X'))
+    };
+    while !owned.iter().all(is_gone) {
+        assert!(Instant::now() < deadline, "something of {owned:?} outlives the harness");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_end_by_signal_still_waits_judges_and_reports() {
+    let mut child = loadtest("steady --rate 50 --for 60s --plain --without-thresholds")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !(line.contains("load") && line.contains("acknowledged") && !line.contains("sent 0")) {
+        line.clear();
+        assert!(talk.read_line(&mut line).unwrap() > 0, "it ended before it was asked to");
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let mut rest = String::new();
+    talk.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = said(&output);
+    assert!(text.contains("Promises") && text.contains("lost"), "{rest}\n{text}");
+}
+
+#[test]
+fn without_a_redis_server_it_says_what_to_install() {
+    let output = loadtest("steady --for 1s").env("PATH", "/nowhere").output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("apt-get install redis-server"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_on_the_line_is_said_before_anything_is_started() {
+    for (words, code, reason) in [
+        ("stedy", 2, "there is no scenario"),
+        ("steady --threshold p98<5ms", 2, "p98"),
+        ("steady --set lease.tll=2s", 2, "lease.tll"),
+        ("steady --for 5s --fault kill-worker@9s", 2, "only lasts 5s"),
+        ("steady --profile evil", 2, "evil"),
+        ("steady --json /nowhere/x.json", 2, "no folder"),
+        ("steady --redis-url redis://127.0.0.1:1", 2, "--redis URL"),
+        ("crash-storm --redis redis://127.0.0.1:1", 4, "leave --redis out"),
+        ("steady --redis redis://192.0.2.1:6379", 4, "--i-own-this-target 192.0.2.1"),
+        ("steady --redis redis://127.0.0.1:1", 1, "cannot connect"),
+    ] {
+        let output = run(words);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{words}: {text}");
+        assert!(text.contains(reason), "{words}: {text}");
+    }
+}
