@@ -227,10 +227,8 @@ fn behind(args: &Args, table: &mut Table) -> Result<()> {
     memory(table, &what, &mut few, &mut many);
     drop(few);
     // The owner is killed, and the next one finds everything read and nothing acknowledged.
-    let next = many.start_another()?;
-    many.replace_owner(next);
+    many.change_owner()?;
     let pending = many.state.leave_pending()?;
-    many.until_owned()?;
     killed(args, table, &format!("with {pending} entries pending"), &mut many)
 }
 

@@ -25,6 +25,10 @@ const PORTION: u64 = 100;
 /// Deliveries after the work has begun before anything is counted.
 const WARM_UP: u64 = 3_000;
 
+/// What a pause caught in flight has its record by then, and is delivered first. An owner that is not done with that after
+/// so many deliveries never will be, and that is what is measured then.
+const MOST_WARM_UP: u64 = 60_000;
+
 /// Longer than a worker takes to look at Redis and ask for its file to be written anew.
 const LOOK: Duration = Duration::from_millis(1_500);
 
@@ -54,6 +58,7 @@ pub struct Stack {
     program: PathBuf,
     folder: TempDir,
     work: Work,
+    due_later: u64,
     /// Deliveries that it should have behind it.
     depth: u64,
     /// Deliveries that it was given so far, without those that are due some day.
@@ -94,22 +99,19 @@ impl Stack {
             program: setup.program.to_owned(),
             folder,
             work: Work::Entries,
+            due_later: setup.due_later,
             depth: setup.depth,
             given: 0,
             started: 1,
             peak_bytes: 0,
         };
-        stack.until_owned()?;
+        wait_for("an owner", STUCK, || stack.state.lease().is_ok_and(|lease| !lease.is_empty()))?;
+        stack.until_calm()?;
         stack.give()?;
         Ok(stack)
     }
 
-    /// Somebody owns the partition, and Redis has done what a new worker asks of it.
-    pub fn until_owned(&mut self) -> Result<()> {
-        wait_for("an owner", STUCK, || self.state.lease().is_ok_and(|lease| !lease.is_empty()))?;
-        self.until_calm()
-    }
-
+    /// Redis has done what a new worker asks of it.
     pub fn until_calm(&mut self) -> Result<()> {
         rest(LOOK);
         wait_for("Redis to write its file anew", STUCK, || self.state.is_rewriting().is_ok_and(|busy| !busy))
@@ -137,6 +139,16 @@ impl Stack {
         self.owner = other;
     }
 
+    /// Another worker owns the partition when this returns.
+    pub fn change_owner(&mut self) -> Result<()> {
+        let before = self.state.lease()?;
+        let other = self.start_another()?;
+        self.replace_owner(other);
+        let is_new = |lease: String| !lease.is_empty() && lease != before;
+        wait_for("another owner", STUCK, || self.state.lease().is_ok_and(is_new))?;
+        self.until_calm()
+    }
+
     pub fn behind(&self) -> Result<u64> {
         Ok(self.given.saturating_sub(self.receiver.count()?))
     }
@@ -158,6 +170,7 @@ impl Stack {
         self.state.resume()?;
         let begun = self.receiver.count()?;
         self.work_until(begun + WARM_UP)?;
+        self.until_at_ease(begun + MOST_WARM_UP)?;
         let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.work_until(first.1 + deliveries)?;
         let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
@@ -169,6 +182,19 @@ impl Stack {
             redis_us: (last.3 - first.3) * 1e6 / count,
             rate: count / (last.0 - first.0).as_secs_f64(),
         })
+    }
+
+    /// Nothing is left of the pause.
+    fn until_at_ease(&mut self, limit: u64) -> Result<()> {
+        while self.work == Work::Entries && self.state.records()? > self.due_later {
+            let delivered = self.give()?;
+            if delivered >= limit {
+                eprintln!("  it did not get rid of its records");
+                break;
+            }
+            rest(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn work_until(&mut self, goal: u64) -> Result<()> {

@@ -93,6 +93,13 @@ impl State {
         self.raw.ask(&["GET", &self.keys.lease()])
     }
 
+    /// Deliveries that have a record, wherever they stand.
+    pub fn records(&mut self) -> Result<u64> {
+        const SCRIPT: &str = "local all = 0 for _, count in ipairs(redis.call('HVALS', KEYS[1])) do \
+            all = all + count end return all";
+        Ok(self.raw.ask(&["EVAL", SCRIPT, "1", &self.keys.unfinished()])?.parse()?)
+    }
+
     /// Redis writes its append-only file anew, as Herald asks of a server that has just started.
     pub fn is_rewriting(&mut self) -> Result<bool> {
         let info = self.raw.ask(&["INFO", "persistence"])?;
