@@ -1,5 +1,6 @@
-//! A Redis, a receiver and an owner of the partition, with work to do. While it is measured it gets as much new work as it
-//! does, so what lies behind it stays as much as it was.
+//! A Redis, a receiver and an owner of the partition, with work to do. One with little work gets as much new work as it
+//! does, so what lies behind it stays as much as it was; what that costs Redis is measured apart and left out. One with
+//! much work needs no more.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,8 +20,14 @@ use crate::{
 /// A round that takes longer is stuck.
 pub const STUCK: Duration = Duration::from_secs(600);
 
+/// Who has more to do than this at first has enough for all rounds.
+const FED: u64 = 10_000;
+
 /// New work comes in portions of at least so many, as from a busy producer.
 const PORTION: u64 = 100;
+
+/// Work that is added to an idle Redis to see what that costs.
+const FEEDING: u64 = 20_000;
 
 /// Deliveries after the work has begun before anything is counted.
 const WARM_UP: u64 = 3_000;
@@ -48,6 +55,31 @@ pub struct Cost {
     pub rate: f64,
 }
 
+/// Processor time that Redis spends on taking in one piece of work, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Feeding {
+    entry_us: f64,
+    record_us: f64,
+}
+
+impl Feeding {
+    /// Of a Redis with nothing else to do, in portions as a stack gets them.
+    pub fn measure() -> Result<Self> {
+        let redis = Redis::start()?;
+        let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
+        let mut lives = Lives::new(BUSY as usize, 2);
+        let each_us = |add: &mut dyn FnMut() -> Result<()>| {
+            let before = redis.process.cpu_s();
+            (0..FEEDING / PORTION).try_for_each(|_| add())?;
+            anyhow::Ok((redis.process.cpu_s() - before) * 1e6 / FEEDING as f64)
+        };
+        let entry_us = each_us(&mut || producer.add_all(lives.by_ref().take(PORTION as usize)))?;
+        let record_us = each_us(&mut || state.write_records_unowned(PORTION, 0))?;
+        eprintln!("to take in costs Redis {entry_us:.1} µs an entry, {record_us:.1} µs a record");
+        Ok(Self { entry_us, record_us })
+    }
+}
+
 pub struct Stack {
     pub owner: Herald,
     pub state: State,
@@ -58,6 +90,7 @@ pub struct Stack {
     program: PathBuf,
     folder: TempDir,
     work: Work,
+    feeding: Feeding,
     due_later: u64,
     /// Deliveries that it should have behind it.
     depth: u64,
@@ -75,7 +108,9 @@ pub struct Setup<'a> {
     pub elsewhere: &'a dyn Fn(u64) -> Option<String>,
     /// Records that are due in half a day.
     pub due_later: u64,
+    /// Entries behind.
     pub depth: u64,
+    pub feeding: Feeding,
 }
 
 impl Stack {
@@ -99,6 +134,7 @@ impl Stack {
             program: setup.program.to_owned(),
             folder,
             work: Work::Entries,
+            feeding: setup.feeding,
             due_later: setup.due_later,
             depth: setup.depth,
             given: 0,
@@ -107,7 +143,7 @@ impl Stack {
         };
         wait_for("an owner", STUCK, || stack.state.lease().is_ok_and(|lease| !lease.is_empty()))?;
         stack.until_calm()?;
-        stack.give()?;
+        stack.fill(0)?;
         Ok(stack)
     }
 
@@ -171,15 +207,21 @@ impl Stack {
         let begun = self.receiver.count()?;
         self.work_until(begun + WARM_UP)?;
         self.until_at_ease(begun + MOST_WARM_UP)?;
+        let given = self.given;
         let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.work_until(first.1 + deliveries)?;
         let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.state.pause()?;
         self.note_peak();
         let count = (last.1 - first.1).max(1) as f64;
+        let each_us = match self.work {
+            Work::Entries => self.feeding.entry_us,
+            Work::Records => self.feeding.record_us,
+        };
+        let fed_us = (self.given - given) as f64 * each_us;
         Ok(Cost {
             herald_us: (last.2 - first.2) * 1e6 / count,
-            redis_us: (last.3 - first.3) * 1e6 / count,
+            redis_us: ((last.3 - first.3) * 1e6 - fed_us) / count,
             rate: count / (last.0 - first.0).as_secs_f64(),
         })
     }
@@ -212,9 +254,16 @@ impl Stack {
     /// As much work as is missing. Answers how much is delivered.
     fn give(&mut self) -> Result<u64> {
         let delivered = self.receiver.count()?;
+        if self.depth <= FED {
+            self.fill(delivered)?;
+        }
+        Ok(delivered)
+    }
+
+    fn fill(&mut self, delivered: u64) -> Result<()> {
         let missing = (delivered + self.depth).saturating_sub(self.given);
         if missing < PORTION {
-            return Ok(delivered);
+            return Ok(());
         }
         match self.work {
             Work::Entries => self.producer.add_all(self.lives.by_ref().take(missing as usize))?,
@@ -224,7 +273,7 @@ impl Stack {
             }
         }
         self.given += missing;
-        Ok(delivered)
+        Ok(())
     }
 
     /// An owner that has nothing to do finds records that were put under its hands with the next thing that it settles.

@@ -38,7 +38,7 @@ pub enum Unit {
     Micros,
     Millis,
     Seconds,
-    Mebibytes,
+    Megabytes,
 }
 
 impl Unit {
@@ -47,7 +47,7 @@ impl Unit {
             Self::Micros => format!("{value:.1} µs"),
             Self::Millis => format!("{value:.2} ms"),
             Self::Seconds => format!("{value:.2} s"),
-            Self::Mebibytes => format!("{value:.0} MiB"),
+            Self::Megabytes => format!("{value:.0} MB"),
         }
     }
 }
