@@ -24,7 +24,7 @@ bench: setup
 	cargo bench --locked --bench performance -- $(ARGS)
 
 # Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 10 minutes,
-# with ARGS="--scale 50000" one.
+# with ARGS="--scale 50000" two.
 bench-scale: setup
 	cargo bench --locked --bench scale -- $(ARGS)
 

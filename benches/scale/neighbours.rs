@@ -29,7 +29,7 @@ pub struct Latency {
 }
 
 pub fn hangs(endpoint: u64) -> bool {
-    endpoint % ONE_IN == 0
+    endpoint.is_multiple_of(ONE_IN)
 }
 
 /// A server that accepts and never says anything.
