@@ -74,6 +74,49 @@ fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
     assert!(lost.contains("BROKEN") && text.contains(&endpoint), "{text}");
 }
 
+/// A Redis and a worker that are nobody's but the test's.
+#[test]
+fn a_service_that_runs_already_is_loaded_and_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let ports: Vec<u16> = (0..2)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect::<Vec<_>>()
+        .iter()
+        .map(|socket| socket.local_addr().unwrap().port())
+        .collect();
+    let mut redis = Command::new("redis-server")
+        .args(["--port", &ports[0].to_string(), "--save", "", "--dir"])
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = format!("redis://127.0.0.1:{}", ports[0]);
+    let mut serve = Command::new(HERALD)
+        .args(["serve", "--redis-url", &url, "--set", &format!("listen=127.0.0.1:{}", ports[1])])
+        .args(["--set", "guard.allow_http=true", "--set", "guard.allow_networks=127.0.0.0/8"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + SAFETY;
+    while std::net::TcpStream::connect(("127.0.0.1", ports[0])).is_err() {
+        assert!(Instant::now() < deadline, "Redis does not start");
+        sleep(Duration::from_millis(10));
+    }
+    let output = run(&format!("steady --rate 50 --for 2s --profile flaky=0.3 --without-thresholds --redis {url}"));
+    let endpoints = Command::new(HERALD).args(["endpoint", "list", "--redis-url", &url]).output().unwrap();
+    for child in [&mut serve, &mut redis] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let text = said(&output);
+    // A machine that has other work sends late; nothing else may break.
+    let broken: Vec<&str> = text.lines().filter(|line| line.contains("  BROKEN: ")).collect();
+    assert!(broken.iter().all(|line| line.starts_with("generator")), "{text}");
+    assert!(text.contains("Every confirmed event") && text.contains("processes are not measured"), "{text}");
+    assert_eq!(String::from_utf8_lossy(&endpoints.stdout).trim(), "[]");
+}
+
 /// The port of the Redis that this process has started.
 fn redis_of(child: &mut Child) -> u16 {
     let deadline = Instant::now() + SAFETY;

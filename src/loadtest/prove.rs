@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What a run takes beside its load: the start, and the wait for the last retries.
-const TAIL: Duration = Duration::from_secs(14);
+const TAIL: Duration = Duration::from_secs(7);
 
 /// A load shorter than this is over before a fault has shown what it does.
 const SHORTEST: Duration = Duration::from_secs(6);

@@ -245,7 +245,6 @@ impl Prepared {
         view.show(phase("looking at the service"));
         target::check_redis(url, owned).await?;
         let redis = Redis::new(url.reveal())?;
-        target::check_owner(&redis, &self.keys).await?;
         let environment = environment::look(&redis, &self.keys, false).await?;
         let scratch = TempDir::with_prefix("herald-receivers-").context("cannot make a scratch folder")?;
         let receivers = self.receivers(&scratch)?;
@@ -253,6 +252,7 @@ impl Prepared {
         let registration = Registration::new(&self.population, &receivers);
         let ran = async {
             registration.create(&redis).await?;
+            target::check_owner(&redis, &self.keys).await?;
             self.ledger.begin(clock::now(), clock::wall_ms());
             let started_at = started_at();
             let course = Course::default();

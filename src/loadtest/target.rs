@@ -1,14 +1,15 @@
 //! Whose machine the load goes to. It goes to this one, or to a host that the user has named as their own; judged by the
 //! addresses that a name leads to, not by how it is spelt.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, time::sleep};
 use url::Url;
 
 use crate::{
     cli::CliError,
+    clock,
     config::RedisUrl,
     store::{
         connection::{Purpose, Redis},
@@ -48,18 +49,25 @@ pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
     }
 }
 
-/// Somebody must take what is sent.
+/// A worker that has seen its first endpoint takes the partition at once; after another's end it waits for the lease.
+const OWNER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Somebody must take what is sent. Call it when the endpoints are there: without any there is no owner.
 pub async fn check_owner(redis: &Redis, keys: &PartitionKeys) -> Result<()> {
     let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys.clone());
-    match queries.lease().await? {
-        Some(_) => Ok(()),
-        None => Err(CliError::Unanswered(format!(
-            "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
-            keys.stream(),
-            redis.address()
-        ))
-        .into()),
+    let deadline = clock::now() + OWNER_PATIENCE;
+    while queries.lease().await?.is_none() {
+        if clock::now() > deadline {
+            return Err(CliError::Unanswered(format!(
+                "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
+                keys.stream(),
+                redis.address()
+            ))
+            .into());
+        }
+        sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
 
 fn is_same(named: &str, host: &str) -> bool {
