@@ -156,9 +156,14 @@ pub fn sender(config: &Config) -> Result<Sender> {
 
 /// Who holds a lease, for those who look: host and process.
 fn owner_name() -> String {
+    format!("{}/{}", host_name(), std::process::id())
+}
+
+/// This machine's name, as owners show it.
+pub fn host_name() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
-    format!("{}/{}", if host.is_empty() { "herald" } else { &host }, std::process::id())
+    if host.is_empty() { "herald".to_owned() } else { host }
 }
 
 /// The signals that ask for an end.

@@ -162,6 +162,32 @@ fn an_event_that_comes_again_is_a_duplicate_unless_a_fault_explains_it() {
 }
 
 #[test]
+fn what_a_fault_would_excuse_does_not_count_as_tried() {
+    let tried = |evidence: &Evidence, name: &str| {
+        judge(&clean().0, evidence).promises.into_iter().find(|promise| promise.name == name).unwrap().tried
+    };
+    for name in ["duplicated", "concurrent"] {
+        assert_eq!(tried(&none(), name), 3);
+        assert_eq!(tried(&fault(Fault::KillWorker, 9.1, 9.1), name), 3);
+        assert_eq!(tried(&fault(Fault::KillWorker, 8.5, 8.5), name), 2);
+        assert_eq!(tried(&fault(Fault::KillWorker, 1.0, 1.0), name), 0);
+    }
+}
+
+#[test]
+fn a_fault_explains_no_more_duplicates_than_were_in_flight() {
+    let repeated = |times: u32| {
+        let history = clean();
+        for time in 0..times {
+            history.answered(2, 2 + time, Answer::Yes, 3.0 + f64::from(time) / 1e3);
+        }
+        history
+    };
+    kept(&repeated(2_048), &fault(Fault::KillWorker, 3.0, 3.0));
+    only(&repeated(2_049), &fault(Fault::KillWorker, 3.0, 3.0), "duplicated");
+}
+
+#[test]
 fn an_answer_that_may_have_come_too_late_explains_a_duplicate() {
     let history = History::new(HEALTHY);
     history.sent(0, 0, 0, 0.0);

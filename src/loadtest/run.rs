@@ -252,7 +252,7 @@ impl Prepared {
         let registration = Registration::new(&self.population, &receivers);
         let ran = async {
             registration.create(&redis).await?;
-            target::check_owner(&redis, &self.keys).await?;
+            target::check_owner(&redis, &self.keys, owned).await?;
             self.ledger.begin(clock::now(), clock::wall_ms());
             let started_at = started_at();
             let course = Course::default();

@@ -8,6 +8,7 @@ use tokio::{net::lookup_host, time::sleep};
 use url::Url;
 
 use crate::{
+    app::host_name,
     cli::CliError,
     clock,
     config::RedisUrl,
@@ -52,11 +53,15 @@ pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
 /// A worker that has seen its first endpoint takes the partition at once; after another's end it waits for the lease.
 const OWNER_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Somebody must take what is sent. Call it when the endpoints are there: without any there is no owner.
-pub async fn check_owner(redis: &Redis, keys: &PartitionKeys) -> Result<()> {
+/// Somebody must take what is sent, on a machine that load may go to: a port of this machine may be forwarded from
+/// elsewhere. Call it when the endpoints are there: without any there is no owner.
+pub async fn check_owner(redis: &Redis, keys: &PartitionKeys, owned: &[String]) -> Result<()> {
     let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys.clone());
     let deadline = clock::now() + OWNER_PATIENCE;
-    while queries.lease().await?.is_none() {
+    let owner = loop {
+        if let Some(lease) = queries.lease().await? {
+            break lease.owner;
+        }
         if clock::now() > deadline {
             return Err(CliError::Unanswered(format!(
                 "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
@@ -66,8 +71,21 @@ pub async fn check_owner(redis: &Redis, keys: &PartitionKeys) -> Result<()> {
             .into());
         }
         sleep(Duration::from_millis(50)).await;
+    };
+    may_load(&owner, &host_name(), owned)
+}
+
+/// The owner's name begins with that of its machine.
+fn may_load(owner: &str, here: &str, owned: &[String]) -> Result<()> {
+    let host = owner.split('/').next().unwrap_or(owner);
+    if host == here || owned.iter().any(|named| is_same(named, host)) {
+        return Ok(());
     }
-    Ok(())
+    Err(CliError::Refused(format!(
+        "the worker behind this Redis runs on {host}, which is not this machine ({here}): a load test goes to other \
+         machines only with --i-own-this-target {host}"
+    ))
+    .into())
 }
 
 fn is_same(named: &str, host: &str) -> bool {
@@ -82,6 +100,14 @@ mod tests {
     async fn refused(host: &str, owned: &[&str]) -> bool {
         let owned: Vec<String> = owned.iter().map(|&host| host.to_owned()).collect();
         check("Redis at", host, &owned).await.is_err()
+    }
+
+    #[test]
+    fn a_worker_of_another_machine_gets_load_only_from_its_owner() {
+        assert!(may_load("here/17", "here", &[]).is_ok());
+        assert!(may_load("there/17", "here", &[]).unwrap_err().to_string().contains("--i-own-this-target there"));
+        assert!(may_load("there/17", "here", &["There".to_owned()]).is_ok());
+        assert!(may_load("there/17", "here", &["elsewhere".to_owned()]).is_err());
     }
 
     #[tokio::test]

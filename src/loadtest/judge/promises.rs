@@ -7,7 +7,7 @@ use super::{Case, End, Item, mark_us};
 use crate::{
     facts::retry::DeadReason,
     loadtest::{
-        ledger::books::{EventBook, Incident, Last, NEVER, NONE, Suspicion, micros},
+        ledger::books::{DeliveryBook, EventBook, Incident, Last, NEVER, NONE, Suspicion, micros},
         result::Promise,
         scenario::Profile,
     },
@@ -24,6 +24,9 @@ const DEATH_SLACK: Duration = Duration::from_secs(1);
 
 /// Herald's age of a delivery begins when it reads it, by Redis' clock in milliseconds.
 const AGE_SLACK: Duration = Duration::from_secs(1);
+
+/// Deliveries that a worker has in memory, and may repeat, when a fault comes: its own limit, which is part of the promise.
+const IN_FLIGHT: u64 = 2_048;
 
 /// Of a thousand events the generator may send one late: percentiles up to 99.9 still speak of Herald then.
 const LATE_PER_SENT: u64 = 1_000;
@@ -64,22 +67,27 @@ impl Trial {
 
 pub fn judge(case: &Case<'_>) -> Vec<Promise> {
     let tried = case.books().tried;
-    let acknowledged = case.books().deliveries.iter().filter(|book| book.is_acknowledged()).count() as u64;
+    // What a fault would excuse was not tried.
+    let calm = |at_us: fn(&DeliveryBook) -> u64| {
+        let times = case.books().deliveries.iter().map(at_us).filter(|at_us| *at_us != NEVER);
+        times.filter(|at_us| !case.near_fault(*at_us)).count() as u64
+    };
     let (lost, stuck) = case.lost();
     [
         lost,
         stuck,
-        case.suspected(
-            &[Suspicion::Duplicated],
-            Trial::new("duplicated", acknowledged, "What was acknowledged comes again only where a fault explains it."),
-        ),
+        case.duplicated(calm(|book| book.acknowledged_us)),
         case.suspected(
             &[Suspicion::OutOfOrder],
             Trial::new("out_of_order", tried.followers, "The events of an intent come in the order of the stream."),
         ),
         case.suspected(
             &[Suspicion::Concurrent],
-            Trial::new("concurrent", tried.arrivals, "Of an intent at most one event is on its way to an endpoint."),
+            Trial::new(
+                "concurrent",
+                calm(|book| book.first_arrival_us),
+                "Of an intent at most one event is on its way to an endpoint.",
+            ),
         ),
         case.suspected(
             &[Suspicion::WrongSignature],
@@ -252,6 +260,25 @@ impl Case<'_> {
     }
 
     /// The incidents that no fault explains.
+    /// A fault explains duplicates of what was in flight, and no more than that.
+    fn duplicated(&self, tried: u64) -> Trial {
+        let text = "What was acknowledged comes again only where a fault explains it.";
+        let mut trial = self.suspected(&[Suspicion::Duplicated], Trial::new("duplicated", tried, text));
+        let by_a_fault = |incident: &&Incident| {
+            let item = self.item_of(incident);
+            let is_excused = incident.suspicion == Suspicion::Duplicated && self.is_excused(incident);
+            is_excused && !item.sent.sent_again && !item.book.is_doubtful
+        };
+        let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
+        let most = self.evidence.faults.len() as u64 * IN_FLIGHT;
+        if let Some(too_many) = explained.checked_sub(most).filter(|too_many| *too_many > 0) {
+            trial.broken += too_many;
+            trial.examples.truncate(EXAMPLES - 1);
+            trial.examples.push(format!("{too_many} more beside faults than can have been in flight at them"));
+        }
+        trial
+    }
+
     fn suspected(&self, kinds: &[Suspicion], mut trial: Trial) -> Trial {
         for incident in self.books().incidents.iter().filter(|incident| kinds.contains(&incident.suspicion)) {
             if !self.is_excused(incident) {
@@ -268,11 +295,16 @@ impl Case<'_> {
         trial
     }
 
+    fn item_of(&self, incident: &Incident) -> Item<'_> {
+        let fan_out = self.population.fan_out();
+        self.item(incident.event * fan_out + incident.endpoint % fan_out)
+    }
+
     fn is_excused(&self, incident: &Incident) -> bool {
         let fan_out = self.population.fan_out();
         match incident.suspicion {
             Suspicion::Duplicated => {
-                let item = self.item(incident.event * fan_out + incident.endpoint % fan_out);
+                let item = self.item_of(incident);
                 item.sent.sent_again || item.book.is_doubtful || self.near_fault(incident.since_us)
             }
             // The earlier one may have been given up without the receiver knowing.
