@@ -247,7 +247,6 @@ impl Ledger {
                 "arrived again after it was acknowledged",
             ));
         }
-        state.books.tried.retries += u64::from(before.arrivals > 0);
         found.into_iter().flatten().for_each(|incident| state.books.suspect(incident));
     }
 
@@ -261,11 +260,13 @@ impl Ledger {
         let Some(pause_us) = self.earliest_us(u32::from(before.attempt)) else { return false };
         let asked_us = if before.last == Last::Throttled { self.asked_us(arrival.endpoint) } else { 0 };
         let allowed_us = before.ended_us + pause_us.max(asked_us);
-        let tolerance = match before.last == Last::Abandoned {
-            true => EARLY_TOLERANCE_ABANDONED,
-            false => EARLY_TOLERANCE,
+        let tolerance_us = match before.last == Last::Abandoned {
+            // Never so much that a retry without any pause would pass.
+            true => micros(EARLY_TOLERANCE_ABANDONED).min(pause_us / 4 * 3),
+            false => micros(EARLY_TOLERANCE),
         };
-        if at_us + micros(tolerance) < allowed_us {
+        state.books.tried.retries += 1;
+        if at_us + tolerance_us < allowed_us {
             return true;
         }
         // An endpoint that asked for less or whose breaker may be open makes its retries wait: that is no lateness.
