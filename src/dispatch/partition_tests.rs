@@ -246,6 +246,31 @@ fn another_registry_gives_nothing_up_until_it_is_accepted() {
 }
 
 #[test]
+fn what_is_read_while_the_registry_is_exchanged_stays_pending() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    while let Some(call) = partition.next_call(10) {
+        let answer = model.call(&call);
+        // Nobody has told the partition yet.
+        let has_read = matches!(&answer, Ok(Answer::Entries { entries, .. }) if !entries.is_empty());
+        known.is_another.set(has_read);
+        partition.answered(10, answer);
+        if has_read {
+            break;
+        }
+    }
+    assert!(known.is_another.get(), "nothing was read");
+    drive(&mut partition, &mut model, 2_000);
+    assert!(partition.next_send(2_000).is_none() && model.records.is_empty());
+    assert_eq!(model.stream.groups[GROUP].pending.len(), 1);
+    known.is_another.set(false);
+    partition.registry_changed(2_010, None);
+    drive(&mut partition, &mut model, 2_010);
+    assert!(partition.next_send(2_010).is_some());
+}
+
+#[test]
 fn an_accepted_registry_says_what_was_deleted() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());

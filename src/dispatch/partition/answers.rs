@@ -135,6 +135,10 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>) {
+        if self.is_other_registry() {
+            // Exchanged while they were on their way: its endpoints are not who they are owed to. They stay pending.
+            return self.end_term(now, "another registry stands where ours was".to_owned());
+        }
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;
         let mut suspect = matches!(from, ReadFrom::Pending(_));
