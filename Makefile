@@ -13,7 +13,7 @@ SEEDS ?= 100000
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench test check fmt setup fuzz prove
+.PHONY: demo bench bench-scale test check fmt setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: setup
@@ -22,6 +22,11 @@ demo: setup
 # What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
 bench: setup
 	cargo bench --locked --bench performance -- $(ARGS)
+
+# Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 10 minutes,
+# with ARGS="--scale 50000" two.
+bench-scale: setup
+	cargo bench --locked --bench scale -- $(ARGS)
 
 # Everything that must hold before a change is merged.
 test: check

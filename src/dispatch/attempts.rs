@@ -6,10 +6,14 @@
 //! another thread costs as much as signing does.
 
 use std::{
+    collections::VecDeque,
     io,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     thread,
 };
@@ -100,7 +104,9 @@ impl Ward {
         let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let inside = Inside { sender, orders: taken, ended, running: FuturesUnordered::new() };
+            let _alarm = Alarm(ended.clone());
+            let (waiting, running) = (VecDeque::new(), FuturesUnordered::new());
+            let inside = Inside { sender, orders: taken, ended, waiting, running };
             runtime.block_on(inside.run());
             runtime.shutdown_background();
         })?;
@@ -114,34 +120,73 @@ impl Ward {
     }
 }
 
+/// Tells the worker that the thread has ended, however it ended.
+struct Alarm<T>(Arc<Mailbox<T>>);
+
+impl<T> Drop for Alarm<T> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 type Running = Pin<Box<dyn Future<Output = (Token, Attempted)>>>;
+
+/// Attempts that are begun before the thread looks again at what has ended: so few that those before them are served
+/// first, so many that the looking costs little.
+const BEGUN_AT_ONCE: usize = 16;
+
+/// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
+const GATHERED: usize = 64;
 
 /// One thread's attempts, on that thread.
 struct Inside {
     sender: Arc<Sender>,
     orders: Arc<Mailbox<Order>>,
     ended: Arc<Mailbox<(Token, Attempted)>>,
+    /// Handed over and not begun; bounded like what is in flight, of which it is a part.
+    waiting: VecDeque<Send>,
     running: FuturesUnordered<Running>,
 }
 
 impl Inside {
+    /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
+    /// connections, which costs half as much a request as having them all out at once; a thread that waits for slow
+    /// receivers begins everything at once.
     async fn run(mut self) {
+        let mut ended = Vec::new();
         loop {
-            let mut ended = Vec::new();
+            let known = ended.len();
+            let has_waiting = !self.waiting.is_empty();
             let orders = tokio::select! {
+                biased;
+                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut ended)) => self.orders.take_now(),
                 orders = self.orders.take() => orders,
-                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut ended)) => Vec::new(),
+                // Comes after a look at the sockets.
+                () = tokio::task::yield_now(), if has_waiting => self.orders.take_now(),
             };
-            if !ended.is_empty() {
-                self.ended.put(&mut ended);
-            }
             for order in orders {
                 match order {
-                    Order::Start(send) => self.running.push(Box::pin(attempt(self.sender.clone(), send))),
-                    Order::AbortAll => self.running.clear(),
+                    Order::Start(send) => self.waiting.push_back(send),
+                    Order::AbortAll => {
+                        self.waiting.clear();
+                        self.running.clear();
+                    }
                     Order::Stop => return,
                 }
             }
+            if ended.len() == known {
+                self.begin();
+            }
+            if !ended.is_empty() && (self.waiting.is_empty() || ended.len() >= GATHERED) {
+                self.ended.put(&mut ended);
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let few = BEGUN_AT_ONCE.min(self.waiting.len());
+        for send in self.waiting.drain(..few) {
+            self.running.push(Box::pin(attempt(self.sender.clone(), send)));
         }
     }
 }
@@ -152,10 +197,11 @@ fn poll_all<T>(
     cx: &mut Context<'_>,
     ended: &mut Vec<T>,
 ) -> Poll<()> {
+    let known = ended.len();
     while let Poll::Ready(Some(one)) = running.poll_next_unpin(cx) {
         ended.push(one);
     }
-    if ended.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
 async fn attempt(sender: Arc<Sender>, send: Send) -> (Token, Attempted) {
@@ -169,11 +215,13 @@ async fn attempt(sender: Arc<Sender>, send: Send) -> (Token, Attempted) {
 struct Mailbox<T> {
     items: Mutex<Vec<T>>,
     filled: Notify,
+    /// Nobody fills it any more.
+    is_closed: AtomicBool,
 }
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Self { items: Mutex::default(), filled: Notify::new() }
+        Self { items: Mutex::default(), filled: Notify::new(), is_closed: AtomicBool::new(false) }
     }
 }
 
@@ -183,15 +231,26 @@ impl<T> Mailbox<T> {
         self.filled.notify_one();
     }
 
-    /// All of it; waits until there is something.
+    /// All of it; waits until there is something. Who waits for a thread that has died ends as well: its lanes would
+    /// stay full for ever while the lease is renewed, and another process can do what this one can not.
     async fn take(&self) -> Vec<T> {
         loop {
-            let items = std::mem::take(&mut *self.lock());
+            let items = self.take_now();
             if !items.is_empty() {
                 return items;
             }
+            assert!(!self.is_closed.load(Relaxed), "a thread of attempts has died: its panic stands before this one");
             self.filled.notified().await;
         }
+    }
+
+    fn take_now(&self) -> Vec<T> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Relaxed);
+        self.filled.notify_one();
     }
 
     /// The list is whole at every step.
@@ -238,6 +297,15 @@ mod tests {
         }
         leaving.await.unwrap();
         assert_eq!(taken, (0..ALL).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "has died")]
+    async fn who_waits_for_a_thread_that_died_ends_as_well() {
+        let mailbox = Arc::new(Mailbox::<u32>::default());
+        let dying = Alarm(mailbox.clone());
+        thread::spawn(move || drop(dying)).join().unwrap();
+        mailbox.take().await;
     }
 
     #[tokio::test]

@@ -90,8 +90,8 @@ impl Queries {
             end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
             entries_seen += entries.len();
             for (id, fields) in entries {
-                // The first field is not a line but counts them.
-                for (_, line) in fields.iter().skip(1).rev() {
+                // The field `n` is not a line but counts them.
+                for (_, line) in fields.iter().filter(|(name, _)| name != b"n").rev() {
                     if page.lines.len() == max || page.looked == max_look {
                         return Ok(page);
                     }
@@ -103,7 +103,8 @@ impl Queries {
                 page.reached_end = true;
                 return Ok(page);
             }
-            stride = (STRIDE * entries_seen / page.looked.max(1)).clamp(1, STRIDE);
+            // A quiet spell's entries are small and those before it may be large, so it grows by steps.
+            stride = (STRIDE * entries_seen / page.looked.max(1)).clamp(1, STRIDE.min(2 * stride));
         }
     }
 

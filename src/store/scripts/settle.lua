@@ -331,9 +331,13 @@ local function log_lines()
   local most = tonumber(log_length)
   for _ = 0, lines do
     local oldest = call('XRANGE', attempts, '-', '+', 'COUNT', 1)[1]
-    local upto = oldest and tonumber(oldest[2][2])
-    -- A count that is behind the entries was lost with its key: they go, until those are left that it has counted.
-    if not upto or (upto <= total and total - upto < most) then
+    if not oldest then
+      return
+    end
+    -- A count that is behind the entries was lost with its key: they go, until those are left that it has counted. So
+    -- do entries without a count, which an earlier version or a stranger wrote: behind them nothing would ever go.
+    local upto = oldest[2][1] == 'n' and tonumber(oldest[2][2])
+    if upto and upto <= total and total - upto < most then
       return
     end
     call('XDEL', attempts, oldest[1])

@@ -1,0 +1,289 @@
+//! `make bench-scale`: whether a delivery costs the same when much lies behind, and who feels it when others hang or die.
+//!
+//! Each row sets two stacks side by side, one with few of something and one with many, and measures them in turns. A
+//! stack has a Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of
+//! their own; while one is measured the other is paused. Read `stack` for a round, `state` for what lies in Redis before,
+//! `takeover` and `neighbours` for the two rows that are no comparison of cost, `table` for what is shown.
+
+#[allow(dead_code, reason = "the other bench uses the rest")]
+#[path = "../performance/events.rs"]
+mod events;
+mod neighbours;
+#[allow(dead_code, reason = "the other bench uses the rest")]
+#[path = "../performance/processes.rs"]
+mod processes;
+#[path = "../performance/receiver.rs"]
+mod receiver;
+mod stack;
+mod state;
+mod table;
+mod takeover;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+use self::{
+    neighbours::{Hanging, hangs, latency},
+    stack::{Cost, Feeding, Setup, Stack},
+    state::BUSY,
+    table::{Table, Unit, machine, median, write_between_marks},
+    takeover::take_over,
+};
+
+/// What "few" is: of entries, of endpoints, of due deliveries.
+const FEW: u64 = 1_000;
+
+/// Where the target is about 1 000 000, it is about a tenth as many endpoints.
+const ENDPOINTS_PER_SCALE: u64 = 10;
+
+/// From here on the rounds are long enough for figures to publish; below it is a quick look.
+const FULL: u64 = 500_000;
+
+const MB: f64 = 1e6;
+const MOST_MEMORY_MB: f64 = 150.0;
+const MOST_COST: f64 = 1.15;
+const MOST_P99: f64 = 1.2;
+/// The default lease and a second.
+const MOST_TAKE_OVER_S: f64 = 6.0;
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// What "many" is: entries behind, deliveries due; a tenth of it endpoints
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(50_000..=10_000_000))]
+    scale: u64,
+    /// Rounds of each row; the medians count [default: 5, or 3 for a small scale]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Only these rows
+    #[arg(long, value_enum)]
+    only: Vec<Rows>,
+    /// Measure another build of Herald
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_herald"))]
+    herald: PathBuf,
+    /// Write the table into this file, between its two lines `<!-- scale -->`
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// What `cargo bench` hands to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Role {
+    /// The receiver, as a process of its own
+    Receiver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Rows {
+    /// Endpoints that hang beside healthy ones
+    Hanging,
+    /// Entries behind, then the same ones pending when the owner is killed
+    Behind,
+    /// Endpoints registered
+    Endpoints,
+    /// Deliveries due later, due now, and due when the owner is killed
+    Due,
+}
+
+impl Args {
+    fn is_full(&self) -> bool {
+        self.scale >= FULL
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.is_full() { 5 } else { 3 })
+    }
+
+    /// Of each side in a round.
+    fn deliveries(&self) -> u64 {
+        (self.scale / 25).clamp(2_000, 40_000)
+    }
+
+    fn take_overs(&self) -> u32 {
+        if self.is_full() { 3 } else { 1 }
+    }
+
+    fn has(&self, rows: Rows) -> bool {
+        self.only.is_empty() || self.only.contains(&rows)
+    }
+
+    fn stack(&self, feeding: Feeding, endpoints: u64, due_later: u64, depth: u64) -> Result<Stack> {
+        Stack::start(&Setup { program: &self.herald, endpoints, elsewhere: &|_| None, due_later, depth, feeding })
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match args.role {
+        Some(Role::Receiver) => receiver::run(),
+        None => measure(&args),
+    }
+}
+
+/// `processes` can start the bare loop, too; this bench has none.
+fn bare_args(_: &str, _: usize, _: u64, _: usize) -> Vec<String> {
+    Vec::new()
+}
+
+fn measure(args: &Args) -> Result<()> {
+    let (mut table, feeding) = (Table::default(), Feeding::measure()?);
+    if args.has(Rows::Hanging) {
+        hanging(args, feeding, &mut table)?;
+    }
+    if args.has(Rows::Behind) {
+        behind(args, feeding, &mut table)?;
+    }
+    if args.has(Rows::Endpoints) {
+        endpoints(args, feeding, &mut table)?;
+    }
+    if args.has(Rows::Due) {
+        due(args, feeding, &mut table)?;
+    }
+    let origin = format!(
+        "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
+         with AOF everysec; what Redis spends on taking in the work is left out. Taking over: the slowest of {}. Bench, \
+         receivers, Redis and Herald {}",
+        args.rounds(),
+        args.deliveries(),
+        args.take_overs(),
+        machine()?
+    );
+    let text = table.text("few", "many", &origin);
+    println!("{text}");
+    args.write.as_ref().map_or(Ok(()), |path| write_between_marks(path, &text))
+}
+
+/// Both in turns; a row each for Herald and for Redis. Answers the medians of Herald's cost.
+fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) -> Result<()> {
+    let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
+    for round in 1..=args.rounds() {
+        // Who goes first changes, so that neither always has the warmer machine.
+        let first = (round % 2) as usize;
+        for side in [first, 1 - first] {
+            let stack = if side == 0 { &mut *few } else { &mut *many };
+            costs[side].push(stack.round(args.deliveries())?);
+        }
+        let [few, many] = [&costs[0], &costs[1]].map(|costs| costs[costs.len() - 1]);
+        eprintln!(
+            "{what}, round {round}: Herald {:.1} and {:.1} µs, Redis {:.1} and {:.1} µs, {:.0}/s and {:.0}/s",
+            few.herald_us, many.herald_us, few.redis_us, many.redis_us, few.rate, many.rate
+        );
+    }
+    let [few, many] = costs.map(|costs| {
+        let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
+        (of(|cost| cost.herald_us), of(|cost| cost.redis_us))
+    });
+    table.compare(&format!("CPU of Herald per delivery, {what}"), Unit::Micros, few.0, many.0, Some(MOST_COST));
+    table.compare(&format!("CPU of Redis per delivery, {what}"), Unit::Micros, few.1, many.1, Some(MOST_COST));
+    Ok(())
+}
+
+fn memory(table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) {
+    let [few, many] = [few, many].map(|stack| stack.peak_bytes() as f64 / MB);
+    table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, Some(few), many, MOST_MEMORY_MB);
+}
+
+fn hanging(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+    let server = Hanging::start()?;
+    let elsewhere = |at| hangs(at).then(|| format!("{}/{at}", server.url));
+    let setup =
+        |elsewhere| Setup { program: &args.herald, endpoints: BUSY, elsewhere, due_later: 0, depth: 0, feeding };
+    let mut stacks = [Stack::start(&setup(&|_| None))?, Stack::start(&setup(&elsewhere))?];
+    for stack in &mut stacks {
+        stack.state.resume()?;
+    }
+    let (rounds, seconds) = if args.is_full() { (2 * args.rounds(), 4) } else { (args.rounds(), 2) };
+    let mut seen = [Vec::new(), Vec::new()];
+    // Before the first round that counts, connections are made, and the hanging ones begin to hang.
+    for round in 0..=rounds {
+        let first = (round % 2) as usize;
+        for side in [first, 1 - first] {
+            let taken = latency(&mut stacks[side], seconds, |at| side == 0 || !hangs(at))?;
+            if round > 0 {
+                eprintln!("hanging {side}, round {round}: p50 {} µs, p99 {} µs", taken.p50_us, taken.p99_us);
+                seen[side].push(taken);
+            }
+        }
+    }
+    ensure!(server.accepted() > 0, "nothing was sent to the endpoints that hang");
+    let at = |value: fn(&neighbours::Latency) -> u64| {
+        [0, 1].map(|side| median(seen[side].iter().map(|latency| value(latency) as f64 / 1e3).collect()))
+    };
+    let ([few_p50, many_p50], [few_p99, many_p99]) = (at(|l| l.p50_us), at(|l| l.p99_us));
+    let what = "of healthy endpoints at 1 000/s: none hangs, 10 % hang";
+    table.compare(&format!("p50 {what}"), Unit::Millis, few_p50, many_p50, None);
+    table.compare(&format!("p99 {what}"), Unit::Millis, few_p99, many_p99, Some(MOST_P99));
+    Ok(())
+}
+
+fn behind(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+    let (mut few, mut many) = (args.stack(feeding, BUSY, 0, FEW)?, args.stack(feeding, BUSY, 0, args.scale)?);
+    let what = format!("{FEW} and {} entries behind", args.scale);
+    compare(args, table, &what, &mut few, &mut many)?;
+    memory(table, &what, &mut few, &mut many);
+    drop(few);
+    // The owner is killed, and the next one finds everything read and nothing acknowledged.
+    many.change_owner()?;
+    let pending = many.state.leave_pending()?;
+    killed(args, table, &format!("with {pending} entries pending"), &mut many)
+}
+
+fn endpoints(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+    let registered = args.scale / ENDPOINTS_PER_SCALE;
+    let (mut few, mut many) = (args.stack(feeding, FEW, 0, FEW)?, args.stack(feeding, registered, 0, FEW)?);
+    let what = format!("{FEW} and {registered} endpoints registered");
+    compare(args, table, &what, &mut few, &mut many)?;
+    let peaks = [few.peak_bytes() as f64, many.peak_bytes() as f64];
+    let each = (peaks[1] - peaks[0]) / (registered - FEW) as f64;
+    let apart = peaks[1] - each * registered as f64;
+    let what = format!("{what}, without {each:.0} bytes for each");
+    table.limit(
+        &format!("peak memory of Herald, {what}"),
+        Unit::Megabytes,
+        Some((peaks[0] - each * FEW as f64) / MB),
+        apart / MB,
+        MOST_MEMORY_MB,
+    );
+    Ok(())
+}
+
+fn due(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+    let (mut few, mut many) = (args.stack(feeding, BUSY, FEW, FEW)?, args.stack(feeding, BUSY, args.scale, FEW)?);
+    let what = format!("{FEW} and {} deliveries due later", args.scale);
+    compare(args, table, &what, &mut few, &mut many)?;
+    let due = [few.turn_to_records()?, many.turn_to_records()?];
+    let what = format!("{} and {} deliveries due now", due[0], due[1]);
+    compare(args, table, &what, &mut few, &mut many)?;
+    memory(table, &what, &mut few, &mut many);
+    drop(few);
+    killed(args, table, &format!("with {} deliveries due", due[1]), &mut many)
+}
+
+/// The slowest of several.
+fn killed(args: &Args, table: &mut Table, what: &str, stack: &mut Stack) -> Result<()> {
+    let mut slowest = 0.0f64;
+    for _ in 0..args.take_overs() {
+        slowest = slowest.max(take_over(stack)?);
+    }
+    table.limit(
+        &format!("`kill -9` to the other's first delivery, {what}"),
+        Unit::Seconds,
+        None,
+        slowest,
+        MOST_TAKE_OVER_S,
+    );
+    let peak = stack.peak_bytes() as f64 / MB;
+    table.limit(
+        &format!("peak memory of Herald, {what} when it was killed"),
+        Unit::Megabytes,
+        None,
+        peak,
+        MOST_MEMORY_MB,
+    );
+    Ok(())
+}

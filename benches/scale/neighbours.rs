@@ -1,0 +1,88 @@
+//! What healthy endpoints feel of others that take a request and never answer it.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    processes::wait_for,
+    receiver::now_us,
+    stack::{STUCK, Stack, rest},
+};
+
+/// One endpoint in so many hangs.
+const ONE_IN: u64 = 10;
+
+/// Connections that it keeps: a lane has some ten at most, and an attempt ends after 15 s.
+const MOST_KEPT: usize = 10_000;
+
+pub struct Latency {
+    pub p50_us: u64,
+    pub p99_us: u64,
+}
+
+pub fn hangs(endpoint: u64) -> bool {
+    endpoint.is_multiple_of(ONE_IN)
+}
+
+/// A server that accepts and never says anything.
+pub struct Hanging {
+    pub url: String,
+    accepted: Arc<AtomicU64>,
+}
+
+impl Hanging {
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let accepted = Arc::new(AtomicU64::new(0));
+        let counter = accepted.clone();
+        // Ends with the bench.
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming().take(MOST_KEPT) {
+                kept.push(stream);
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Ok(Self { url, accepted })
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// An event each millisecond. Its id says when it should have been sent, so a late producer hides nothing. Only what is
+/// sent to endpoints of which `is_healthy` is so arrives.
+pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool) -> Result<Latency> {
+    let before = stack.receiver.count()?;
+    stack.receiver.latency()?;
+    let start_us = now_us() + 10_000;
+    let mut healthy = 0;
+    for n in 0..seconds * 1_000 {
+        let intended_us = start_us + n * 1_000;
+        rest(Duration::from_micros(intended_us.saturating_sub(now_us())));
+        let event = stack.lives.next_as(format!("evt_t{intended_us}_{n}"));
+        healthy += u64::from(is_healthy(account(&event.body)?));
+        stack.producer.add(&event)?;
+    }
+    wait_for("the healthy ones", STUCK, || stack.receiver.count().is_ok_and(|count| count >= before + healthy))?;
+    let [count, p50_us, p99_us, _] = stack.receiver.latency()?;
+    ensure!(count == healthy, "{count} of {healthy} events have a latency");
+    Ok(Latency { p50_us, p99_us })
+}
+
+/// The number of the account whose event it is.
+fn account(body: &[u8]) -> Result<u64> {
+    let text = std::str::from_utf8(body)?;
+    let (_, rest) = text.split_once("\"accountId\":\"acc_").context("an event has no account")?;
+    Ok(rest.split('"').next().unwrap_or_default().parse()?)
+}

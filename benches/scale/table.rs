@@ -1,0 +1,99 @@
+//! The rows as `docs/performance.md` shows them, each with what it should reach, and what machine they are of.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<[String; 5]>,
+}
+
+impl Table {
+    /// A figure with few and with many, and the most that the one may be of the other.
+    pub fn compare(&mut self, what: &str, unit: Unit, few: f64, many: f64, most: Option<f64>) {
+        let reach = most.map_or("–".to_owned(), |most| format!("≤ {most} ×"));
+        let ratio = mark(many / few, most, format!("{:.2} ×", many / few));
+        self.rows.push([what.to_owned(), unit.show(few), unit.show(many), ratio, reach]);
+    }
+
+    /// A figure that has a limit of its own.
+    pub fn limit(&mut self, what: &str, unit: Unit, few: Option<f64>, many: f64, most: f64) {
+        let few = few.map_or("–".to_owned(), |few| unit.show(few));
+        let many = mark(many, Some(most), unit.show(many));
+        self.rows.push([what.to_owned(), few, many, "–".to_owned(), format!("≤ {}", unit.show(most))]);
+    }
+
+    pub fn text(&self, few: &str, many: &str, origin: &str) -> String {
+        let mut lines =
+            vec![format!("| | {few} | {many} | ratio | reach |"), "| --- | ---: | ---: | ---: | ---: |".into()];
+        lines.extend(self.rows.iter().map(|row| format!("| {} |", row.join(" | "))));
+        lines.extend([String::new(), origin.to_owned()]);
+        lines.join("\n")
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Unit {
+    Micros,
+    Millis,
+    Seconds,
+    Megabytes,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Micros => format!("{value:.1} µs"),
+            Self::Millis => format!("{value:.2} ms"),
+            Self::Seconds => format!("{value:.2} s"),
+            Self::Megabytes => format!("{value:.0} MB"),
+        }
+    }
+}
+
+/// Bold where it is kept; what is not kept says so.
+fn mark(value: f64, most: Option<f64>, text: String) -> String {
+    match most {
+        Some(most) if value > most => format!("{text} (missed)"),
+        Some(_) => format!("**{text}**"),
+        None => text,
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Machine and versions.
+pub fn machine() -> Result<String> {
+    let cores = std::thread::available_parallelism()?;
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processor = model.map_or("unknown processor", |(_, model)| model);
+    let redis = output("redis-server")?;
+    let redis = redis.split(' ').find_map(|word| word.strip_prefix("v=")).unwrap_or("unknown");
+    let (rustc, kernel) = (output("rustc")?, fs::read_to_string("/proc/sys/kernel/osrelease")?);
+    let (rustc, kernel) = (rustc.trim(), kernel.trim());
+    Ok(format!(
+        "all share {cores} cores ({processor}). Herald {}, Redis {redis}, {rustc}, Linux {kernel}.",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn output(program: &str) -> Result<String> {
+    let output = Command::new(program).arg("--version").output().with_context(|| format!("cannot run {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Replaces what stands between the file's two marks.
+pub fn write_between_marks(path: &Path, table: &str) -> Result<()> {
+    const MARK: &str = "<!-- scale -->";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let missing = || format!("{} has no two lines {MARK}", path.display());
+    let (before, rest) = text.split_once(MARK).with_context(missing)?;
+    let (_, after) = rest.split_once(MARK).with_context(missing)?;
+    fs::write(path, format!("{before}{MARK}\n{table}\n{MARK}{after}"))?;
+    Ok(())
+}
