@@ -101,7 +101,10 @@ fn each_folder_imports_only_what_stands_below_it() {
         ("registry", &["dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
         ("dispatch/", &["service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
         ("config/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"]),
-        ("telemetry/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"]),
+        (
+            "telemetry/",
+            &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"],
+        ),
     ];
     for (path, text) in sources() {
         let code = code(&text);
