@@ -96,12 +96,15 @@ fn facts_know_nothing_but_facts() {
 #[test]
 fn each_folder_imports_only_what_stands_below_it() {
     let above: &[(&str, &[&str])] = &[
-        ("store/", &["sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "app", "doctor"]),
-        ("sender/", &["store", "registry", "dispatch", "service", "cli", "demo", "loadtest", "app", "doctor"]),
-        ("registry", &["dispatch", "service", "cli", "demo", "loadtest", "app", "doctor"]),
-        ("dispatch/", &["service", "cli", "demo", "loadtest", "app", "doctor"]),
-        ("config/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "app"]),
-        ("telemetry/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "app"]),
+        ("store/", &["sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
+        ("sender/", &["store", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
+        ("registry", &["dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
+        ("dispatch/", &["service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
+        ("config/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"]),
+        (
+            "telemetry/",
+            &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"],
+        ),
     ];
     for (path, text) in sources() {
         let code = code(&text);
