@@ -264,11 +264,12 @@ impl Case<'_> {
     fn duplicated(&self, tried: u64) -> Trial {
         let text = "What was acknowledged comes again only where a fault explains it.";
         let mut trial = self.suspected(&[Suspicion::Duplicated], Trial::new("duplicated", tried, text));
-        let by_a_fault = |incident: &&Incident| {
+        let explains = |incident: &Incident| {
             let item = self.item_of(incident);
-            let is_excused = incident.suspicion == Suspicion::Duplicated && self.is_excused(incident);
-            is_excused && !item.sent.sent_again && !item.book.is_doubtful
+            self.is_excused(incident) && !item.sent.sent_again && !item.book.is_doubtful
         };
+        // Only a duplicate is sure to have a delivery.
+        let by_a_fault = |incident: &&Incident| incident.suspicion == Suspicion::Duplicated && explains(incident);
         let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
         let most = self.evidence.faults.len() as u64 * IN_FLIGHT;
         if let Some(too_many) = explained.checked_sub(most).filter(|too_many| *too_many > 0) {
