@@ -13,42 +13,43 @@ SEEDS ?= 100000
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-scale test check fmt setup fuzz prove
+.PHONY: demo bench bench-scale test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
-demo: setup
+demo: tools
 	cargo run --release -- demo $(ARGS)
 
 # What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
-bench: setup
+bench: tools
 	cargo bench --locked --bench performance -- $(ARGS)
 
 # Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 10 minutes,
 # with ARGS="--scale 50000" two.
-bench-scale: setup
+bench-scale: tools
 	cargo bench --locked --bench scale -- $(ARGS)
 
 # Everything that must hold before a change is merged.
-test: check
+test: setup check
 	cargo test --locked
 
 # What needs no test run: the form and the lints.
-check: setup
+check: tools
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
 fmt:
 	cargo fmt
 
-# Installs what the machine lacks; silent when nothing is missing.
-setup:
+# Installs what the machine lacks; silent when nothing is missing. `tools` is enough to run Herald, `setup` to test it.
+tools:
 	@deploy/setup
+setup: tools
 	@deploy/setup-verifiers
 
 # Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
-fuzz: setup
+fuzz: tools
 	@SECONDS_EACH=$(SECONDS) fuzz/run
 
 # Every scenario with its faults, the simulator, its mutations and the fuzz targets, with one table at the end.
-prove: setup
+prove: tools
 	@MINUTES=$(MINUTES) SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) SEED=$(SEED) deploy/prove

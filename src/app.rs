@@ -93,7 +93,9 @@ async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
         let _ = ends.send(());
     };
     thread::Builder::new().name("worker".to_owned()).spawn(run).context("cannot start the worker's thread")?;
-    ended.await.context("the worker failed")
+    ended.await.context(
+        "the worker's thread has panicked, for the reason that stands above: nothing is lost, start Herald again",
+    )
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {

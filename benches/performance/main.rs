@@ -21,12 +21,9 @@ use clap::Parser;
 use herald::{
     clock,
     facts::{
-        endpoint::{
-            DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme as Signing,
-        },
+        endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId},
-        retry::RetryOverrides,
-        signing::{Secret, SecretText},
+        signing::SecretText,
     },
     store::{connection::Redis as Client, registry::RegistryStore},
 };
@@ -245,27 +242,7 @@ fn register(redis: &Redis, url: &str, endpoints: u64) -> Result<()> {
 }
 
 fn endpoint(at: u64, url: &str) -> Result<Endpoint> {
-    let now_ms = clock::wall_ms();
+    let (id, account) = (EndpointId::new(&format!("ep_{at}"))?, AccountId::new(&format!("acc_{at}"))?);
     let secret = SecretText::from_random([at as u8; 32]);
-    Ok(Endpoint {
-        schema: ENDPOINT_SCHEMA,
-        id: EndpointId::new(&format!("ep_{at}"))?,
-        account: AccountId::new(&format!("acc_{at}"))?,
-        url: format!("{url}/{at}"),
-        description: String::new(),
-        event_types: Vec::new(),
-        schemes: vec![Signing::Standard, Signing::Dojo],
-        secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
-        ordering: Ordering::Intent,
-        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-        rate_limit: None,
-        timeout_ms: None,
-        retry: RetryOverrides::default(),
-        headers: Vec::new(),
-        traceparent: false,
-        status: EndpointState::Enabled,
-        created_at_ms: now_ms,
-        updated_at_ms: now_ms,
-        revision: 0,
-    })
+    Ok(Endpoint::new(id, account, format!("{url}/{at}"), secret, clock::wall_ms()))
 }

@@ -12,14 +12,11 @@ use herald::{
     clock,
     facts::{
         delivery::Delivery,
-        endpoint::{
-            DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme as Signing,
-        },
+        endpoint::{Endpoint, Mark},
         event::Event,
         id::{AccountId, EndpointId, EntryId},
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
-        retry::RetryOverrides,
-        signing::{Secret, SecretText},
+        signing::SecretText,
     },
     store::{
         connection::{Purpose, Redis as Client},
@@ -182,32 +179,8 @@ fn mark() -> Mark {
 }
 
 fn endpoint(at: u64, url: String) -> Result<Endpoint> {
-    let now_ms = clock::wall_ms();
-    Ok(Endpoint {
-        schema: ENDPOINT_SCHEMA,
-        id: EndpointId::new(&format!("ep_{at}"))?,
-        account: AccountId::new(&format!("acc_{at}"))?,
-        url,
-        description: String::new(),
-        event_types: Vec::new(),
-        schemes: vec![Signing::Standard, Signing::Dojo],
-        secrets: vec![Secret {
-            value: SecretText::from_random([at as u8; 32]),
-            created_at_ms: now_ms,
-            expires_at_ms: None,
-        }],
-        ordering: Ordering::Intent,
-        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-        rate_limit: None,
-        timeout_ms: None,
-        retry: RetryOverrides::default(),
-        headers: Vec::new(),
-        traceparent: false,
-        status: EndpointState::Enabled,
-        created_at_ms: now_ms,
-        updated_at_ms: now_ms,
-        revision: 0,
-    })
+    let (id, account) = (EndpointId::new(&format!("ep_{at}"))?, AccountId::new(&format!("acc_{at}"))?);
+    Ok(Endpoint::new(id, account, url, SecretText::from_random([at as u8; 32]), clock::wall_ms()))
 }
 
 /// The record of a delivery that was answered 500 once.

@@ -3,7 +3,7 @@
 //! answer have one thread for themselves: a flood that keeps it busy takes none from the proven ones.
 //!
 //! An attempt, its connection and its timer stay on one thread, and what goes to and fro goes by the batch: waking
-//! another thread costs as much as signing does.
+//! another thread is dear.
 
 use std::{
     collections::VecDeque,
@@ -150,7 +150,7 @@ struct Inside {
 
 impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
-    /// connections, which costs half as much a request as having them all out at once; a thread that waits for slow
+    /// connections, which costs much less a request than having them all out at once; a thread that waits for slow
     /// receivers begins everything at once.
     async fn run(mut self) {
         let mut ended = Vec::new();
@@ -274,7 +274,63 @@ fn panicked(number: u32) -> Attempted {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
     use super::*;
+    use crate::{
+        facts::{
+            delivery::Delivery,
+            endpoint::Endpoint,
+            event::Event,
+            id::{AccountId, EndpointId},
+            signing::SecretText,
+        },
+        sender::SenderConfig,
+    };
+
+    /// Were they begun, the next owner's attempts and these would be out at once.
+    #[tokio::test]
+    async fn what_was_not_begun_when_a_term_ends_is_never_begun() {
+        const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
+        crate::tls::install_crypto_provider();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (id, account) = (EndpointId::new("ep_1").unwrap(), AccountId::new("acc_1").unwrap());
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let endpoint = Endpoint::new(id.clone(), account, url, SecretText::from_random([7; 32]), 0);
+        let endpoint = Arc::new(endpoint);
+        let event = Event::parse(BODY.as_bytes().into()).unwrap();
+        let send = |number: u64| {
+            let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id.clone(), &event, true, 0);
+            Send { token: number, trust: Trust::Proven, delivery: Arc::new(delivery), endpoint: endpoint.clone() }
+        };
+        let sender = || {
+            let config = SenderConfig {
+                attempt_timeout: Duration::from_secs(60),
+                connect_timeout: Duration::from_secs(60),
+                allow_http: true,
+                allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
+                extra_root_certificates: Vec::new(),
+            };
+            Arc::new(crate::sender::Sender::try_new(config).unwrap())
+        };
+        let mut attempts = Attempts::new(sender(), sender()).unwrap();
+        (1..=100).for_each(|number| attempts.start(send(number)));
+        // Handed over with them, so that none has been begun.
+        attempts.abort_all();
+        attempts.start(send(101));
+        attempts.hand_over();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(BODY.as_bytes()) {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let request = String::from_utf8_lossy(&request);
+        // The sequence is the entry's, and the first that came is the one of the new term.
+        let sequence = send(101).delivery.id.entry.sequence();
+        assert!(request.contains(&format!("herald-sequence: {sequence}\r\n")), "{request}");
+    }
 
     /// A result that gets lost here keeps its delivery in flight until the term ends.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -107,7 +107,7 @@ impl<D: Directory> Partition<D> {
         }
         let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
         // While a receiver that could take more waits for its backlog, new entries would only make the backlog longer,
-        // and what goes through it costs ten times as much: the backlog is drained first.
+        // and what goes through it costs Redis several times as much: the backlog is drained first.
         let most = if self.core.has_hungry() { READ_BESIDE_BACKLOG } else { READ_MAX };
         // An account with many endpoints makes many deliveries of an entry.
         let max = (most / self.fan_out).max(1);
