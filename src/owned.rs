@@ -3,7 +3,12 @@
 
 mod redis;
 
-use std::{fs, io, net::Ipv4Addr, process::ExitStatus, time::Duration};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, TcpListener},
+    process::ExitStatus,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -13,10 +18,7 @@ use nix::{
     },
     unistd::{Pid, SysconfVar, getppid, sysconf},
 };
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 pub use self::redis::OwnRedis;
 
@@ -112,10 +114,17 @@ fn ticks_per_second() -> f64 {
 }
 
 /// A port that nobody listens on now. Somebody may take it before it is used: then the start fails and says so.
-pub async fn free_port() -> Result<u16> {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port of this machine is free")?;
-    Ok(socket.local_addr()?.port())
+pub fn free_port() -> Result<u16> {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut candidates = (0..PORT_TRIES).map(|_| rand::random_range(OWN_PORTS));
+    candidates.find(is_free).context("no port of this machine is free")
 }
+
+/// Below those that the kernel gives to connections: one of these could take the port while its server is down, and a
+/// connection to a port of its own range can even end up connected to itself.
+const OWN_PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+const PORT_TRIES: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -146,7 +146,7 @@ fn every_call(term: Term) -> Vec<Call> {
         Call::Counts { term: term.clone(), cursor: 0 },
         Call::Read { term: term.clone(), from: ReadFrom::New, max },
         Call::Read { term: term.clone(), from: ReadFrom::Pending(after), max },
-        Call::Ask { term: term.clone(), chains: vec![], records: vec![] },
+        Call::Ask { term: term.clone(), deliveries: vec![], suspect: false },
         Call::Settle { term: term.clone(), settlement },
         Call::Claim { term: term.clone(), max },
         Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max },

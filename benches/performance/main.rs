@@ -12,7 +12,7 @@ mod receiver;
 mod table;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -98,10 +98,19 @@ fn main() -> Result<()> {
 }
 
 /// The command line of the loop.
-fn bare_args(target: &str, endpoints: usize, deliveries: u64, lines: usize) -> Vec<String> {
+fn bare_args(target: &str, endpoints: usize, deliveries: u64, lines: usize, through: Through) -> Vec<String> {
     let numbers = [("--endpoints", endpoints as u64), ("--deliveries", deliveries), ("--concurrency", lines as u64)];
     let numbers = numbers.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
-    ["bare".to_owned(), target.to_owned()].into_iter().chain(numbers).collect()
+    let below = (through == Through::Hyper).then(|| "--hyper".to_owned());
+    ["bare".to_owned(), target.to_owned()].into_iter().chain(numbers).chain(below).collect()
+}
+
+/// What the loop posts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    Reqwest,
+    /// The client that reqwest is built on.
+    Hyper,
 }
 
 fn measure(args: &Args) -> Result<()> {
@@ -114,9 +123,14 @@ fn measure(args: &Args) -> Result<()> {
             }
             let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
             if !args.no_loop {
-                let drain = loop_drain(args, scheme, lines, args.deliveries, folder.path())?;
+                let drain = loop_drain(args, scheme, lines, Through::Reqwest, folder.path())?;
                 say(round, "the bare loop", scheme, &drain);
                 results.add_loop(scheme, drain);
+            }
+            if !args.no_loop && scheme == Scheme::Http {
+                let drain = loop_drain(args, scheme, lines, Through::Hyper, folder.path())?;
+                say(round, "the loop without reqwest", scheme, &drain);
+                results.add_hyper(drain);
             }
             let (drain, latency) = herald_drain(args, scheme, folder.path())?;
             say(round, "Herald", scheme, &drain);
@@ -147,7 +161,7 @@ fn best_concurrency(args: &Args) -> Result<usize> {
     let mut best = (0.0, CONCURRENCIES[0]);
     for lines in CONCURRENCIES {
         let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
-        let drain = loop_drain(args, Scheme::Http, lines, args.deliveries.min(50_000), folder.path())?;
+        let drain = loop_drain(args, Scheme::Http, lines, Through::Reqwest, folder.path())?;
         eprintln!("the bare loop with {lines} in flight: {:.0}/s, {:.1} µs each", drain.rate, drain.cpu_us);
         if drain.rate > best.0 {
             best = (drain.rate, lines);
@@ -182,17 +196,18 @@ fn until_count(receiver: &Receiver, least: u64) -> Result<()> {
     wait_for("the deliveries", DRAIN, || receiver.count().is_ok_and(|count| count >= least))
 }
 
-fn loop_drain(args: &Args, scheme: Scheme, lines: usize, deliveries: u64, folder: &std::path::Path) -> Result<Drain> {
+fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folder: &Path) -> Result<Drain> {
     let receiver = Receiver::start(folder)?;
-    let mut bare = Bare::start(&receiver, scheme, args.endpoints as usize, deliveries, lines)?;
-    until_count(&receiver, deliveries / WARM_UP)?;
+    let job = bare_args(&receiver.url(scheme), args.endpoints as usize, args.deliveries, lines, through);
+    let mut bare = Bare::start(&receiver, scheme, &job)?;
+    until_count(&receiver, args.deliveries / WARM_UP)?;
     let first = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
     bare.wait()?;
     let last = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
     Ok(last.since(&first, bare.process.peak_bytes()))
 }
 
-fn herald_drain(args: &Args, scheme: Scheme, folder: &std::path::Path) -> Result<(Drain, Option<Latency>)> {
+fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Option<Latency>)> {
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
     register(&redis, &receiver.url(scheme), args.endpoints)?;
     let mut producer = redis.producer()?;

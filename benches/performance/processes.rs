@@ -4,15 +4,16 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use herald::owned::free_port;
 
-use crate::{bare_args, events::Event};
+use crate::events::Event;
 
 /// A process of a slow machine is up within a second; what takes longer has failed.
 const START: Duration = Duration::from_secs(20);
@@ -217,9 +218,10 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn start(receiver: &Receiver, scheme: Scheme, endpoints: usize, deliveries: u64, lines: usize) -> Result<Self> {
+    /// `job` is its command line.
+    pub fn start(receiver: &Receiver, scheme: Scheme, job: &[String]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(bare_args(&receiver.url(scheme), endpoints, deliveries, lines));
+        command.args(job);
         if scheme == Scheme::Https {
             command.arg("--ca-file").arg(&receiver.ca_file);
         }
@@ -261,8 +263,4 @@ fn ask(port: u16, path: &str) -> Result<String> {
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer has no end")?;
     ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
     Ok(body.to_owned())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

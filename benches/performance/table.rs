@@ -29,17 +29,31 @@ pub struct Results {
     endpoints: u64,
     lines: usize,
     loops: Vec<(Scheme, Drain)>,
+    hypers: Vec<(Scheme, Drain)>,
     heralds: Vec<(Scheme, Drain)>,
     latencies: Vec<Latency>,
 }
 
 impl Results {
     pub fn new(deliveries: u64, endpoints: u64, lines: usize) -> Self {
-        Self { deliveries, endpoints, lines, loops: Vec::new(), heralds: Vec::new(), latencies: Vec::new() }
+        Self {
+            deliveries,
+            endpoints,
+            lines,
+            loops: Vec::new(),
+            hypers: Vec::new(),
+            heralds: Vec::new(),
+            latencies: Vec::new(),
+        }
     }
 
     pub fn add_loop(&mut self, scheme: Scheme, drain: Drain) {
         self.loops.push((scheme, drain));
+    }
+
+    /// Of the loop without reqwest.
+    pub fn add_hyper(&mut self, drain: Drain) {
+        self.hypers.push((Scheme::Http, drain));
     }
 
     pub fn add_herald(&mut self, scheme: Scheme, drain: Drain) {
@@ -57,6 +71,7 @@ impl Results {
         ];
         for scheme in [Scheme::Http, Scheme::Https] {
             lines.extend(row(&format!("bare loop, {}", name(scheme)), scheme, &self.loops));
+            lines.extend(row("bare loop without reqwest, HTTP", scheme, &self.hypers));
             lines.extend(row(&format!("Herald, {}", name(scheme)), scheme, &self.heralds));
         }
         lines.push(String::new());
@@ -74,6 +89,9 @@ impl Results {
                 let ratio = herald / bare;
                 lines.push(format!("- Herald's CPU per delivery ÷ the bare loop's, {}: **{ratio:.2}**", name(scheme)));
             }
+        }
+        if let (Some(below), Some(bare)) = (cpu(&self.hypers, Scheme::Http), cpu(&self.loops, Scheme::Http)) {
+            lines.push(format!("- Of the bare loop's {bare:.1} µs, reqwest itself takes **{:.1} µs**", bare - below));
         }
         if let (Some(secure), Some(plain)) = (cpu(&self.heralds, Scheme::Https), cpu(&self.heralds, Scheme::Http)) {
             lines.push(format!("- Herald's CPU per delivery, HTTPS ÷ HTTP: **{:.2}**", secure / plain));

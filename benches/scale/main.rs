@@ -125,11 +125,6 @@ fn main() -> Result<()> {
     }
 }
 
-/// `processes` can start the bare loop, too; this bench has none.
-fn bare_args(_: &str, _: usize, _: u64, _: usize) -> Vec<String> {
-    Vec::new()
-}
-
 fn measure(args: &Args) -> Result<()> {
     let (mut table, feeding) = (Table::default(), Feeding::measure()?);
     if args.has(Rows::Hanging) {

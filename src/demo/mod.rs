@@ -84,11 +84,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
-    let config = config(&own.url(), free_port().await?)?;
+    let config = config(&own.url(), free_port()?)?;
     let redis = Redis::new(&own.url())?;
     let keys = PartitionKeys::new(&config.stream.name)?;
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free for the merchants")?;
-    let (port, dead_port) = (socket.local_addr()?.port(), free_port().await?);
+    let (port, dead_port) = (socket.local_addr()?.port(), free_port()?);
     let secrets = register(&redis, port, dead_port).await?;
     let (says, mut said) = mpsc::channel(SAYINGS);
     let (happens, mut happened) = mpsc::channel(SAYINGS);

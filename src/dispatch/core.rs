@@ -31,7 +31,7 @@ use crate::{
         outcome::{Attempted, Outcome, SentRequest},
         retry::{DeadReason, Fate, RetryPolicy},
     },
-    store::protocol::{Item, Place, Settlement, Unfinished},
+    store::protocol::{Item, Known, Place, Settlement, Unfinished},
 };
 
 /// Deliveries in memory at which reading stops. With 600-byte events about 2 MB, and a quarter of a second's work at
@@ -111,17 +111,6 @@ pub enum Origin {
     Claimed,
     /// With a record that still stands in the backlog.
     Backlog,
-}
-
-/// What Redis holds of a fresh delivery's chain.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Known {
-    /// Unfinished records of the intent, in order.
-    pub ordered: u64,
-    /// Unfinished records of the intent that are chains of their own.
-    pub single: u64,
-    /// This very delivery has a record or a dead letter: it is not fresh at all.
-    pub recorded: bool,
 }
 
 #[derive(Debug)]

@@ -32,7 +32,7 @@ impl Directory for Registry {
 
     fn view(&self) -> RegistryView {
         RegistryView {
-            id: self.id().map(String::from),
+            id: self.id().map(|id| id.to_string()),
             is_certain: is_certain(self),
             is_paused: self.paused_all().is_some(),
         }

@@ -8,17 +8,14 @@ mod answers;
 mod choosing;
 mod requests;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     breaker::BreakerSettings,
-    core::{Core, Known, Note, Origin, Send, Tally, Token, Wish},
+    core::{Core, Note, Origin, Send, Tally, Token, Wish},
     lane::Standing,
 };
 use crate::{
@@ -31,8 +28,8 @@ use crate::{
         retry::RetryPolicy,
     },
     store::protocol::{
-        Answer, Call, Content, Entry, Failure, Item, Kept, MAX_BATCH, MAX_READ_BYTES, ReadFrom, Request, RequestKind,
-        Start, Term,
+        Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, ReadFrom, Request,
+        RequestKind, Start, Term,
     },
 };
 
@@ -222,9 +219,11 @@ struct Staged {
     suspect: bool,
     /// An account without endpoint is one only if the registry says so now.
     unconfirmed: bool,
-    /// Being asked: the deliveries, and what is known of those that were answered for.
-    asking: Option<(Vec<DeliveryId>, Vec<Known>)>,
+    /// Being asked: the deliveries with their intents, and what is known of those that were answered for.
+    asking: Option<(Vec<Question>, Vec<Known>)>,
 }
+
+type Question = (DeliveryId, IntentId);
 
 pub struct Partition<D> {
     settings: Settings,

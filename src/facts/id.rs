@@ -31,8 +31,10 @@ fn check(what: &'static str, prefix: &'static str, text: &str) -> Result<(), IdE
     if text.len() > MAX_ID_BYTES {
         return Err(IdError::TooLong { what, bytes: text.len() });
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if let Some(found) = text.chars().find(|c| !allowed(*c)) {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if let Some(at) = text.bytes().position(|b| !allowed(b)) {
+        // Everything before it is ASCII, so a character begins there.
+        let found = text[at..].chars().next().unwrap_or_default();
         return Err(IdError::Character { what, text: text.to_owned(), found });
     }
     if !text.starts_with(prefix) {
@@ -44,9 +46,15 @@ fn check(what: &'static str, prefix: &'static str, text: &str) -> Result<(), IdE
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $prefix:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+        #[serde(try_from = "String")]
         pub struct $name(Arc<str>);
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
 
         impl $name {
             pub fn new(text: &str) -> Result<Self, IdError> {
@@ -63,12 +71,6 @@ macro_rules! id {
             type Error = IdError;
             fn try_from(text: String) -> Result<Self, IdError> {
                 Self::new(&text)
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
             }
         }
 
@@ -180,8 +182,8 @@ impl fmt::Debug for EntryId {
 }
 
 /// One event owed to one endpoint: the entry and the endpoint, written `ENTRY:ENDPOINT`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub struct DeliveryId {
     pub entry: EntryId,
     pub endpoint: EndpointId,
@@ -203,9 +205,9 @@ impl TryFrom<String> for DeliveryId {
     }
 }
 
-impl From<DeliveryId> for String {
-    fn from(id: DeliveryId) -> String {
-        id.to_string()
+impl Serialize for DeliveryId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

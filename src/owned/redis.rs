@@ -37,7 +37,7 @@ impl OwnRedis {
         let folder = TempDir::with_prefix("herald-redis-").context("cannot make a scratch folder")?;
         let mut failed = anyhow!("no port was tried");
         for _ in 0..TRIES {
-            let port = free_port().await?;
+            let port = free_port()?;
             match launch(folder.path(), port).await? {
                 Ok(process) => return Ok(Self { process, folder, port }),
                 Err(error) => failed = error,

@@ -7,8 +7,8 @@ use std::{str::FromStr, vec};
 use bytes::Bytes;
 use redis::Value;
 
-use super::protocol::{Answer, Call, Content, Entry, Kept, Request, RequestKind, Term, Unfinished};
-use crate::facts::id::{DeliveryId, EndpointId, EntryId, IntentId};
+use super::protocol::{Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Request, RequestKind, Term, Unfinished};
+use crate::facts::id::{DeliveryId, EndpointId, EntryId, IdError, IntentId};
 
 type Malformed = String;
 
@@ -33,10 +33,11 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             registry: parts.text()?,
         },
         ("COUNTS", Call::Counts { .. }) => Answer::Counts { cursor: parts.parsed()?, counts: parts.counts()? },
-        ("ENTRIES", Call::Read { .. }) => {
-            Answer::Entries { now_ms: parts.number()?, entries: parts.until_end(Parts::entry)? }
+        ("ENTRIES", Call::Read { .. }) => Answer::Entries { now_ms: parts.number()?, entries: parts.entries()? },
+        ("ASKED", Call::Ask { deliveries, .. }) => {
+            let known = (0..deliveries.len().min(MAX_BATCH)).map(|_| parts.known()).collect::<Result<_, _>>()?;
+            Answer::Asked { known }
         }
-        ("ASKED", Call::Ask { chains, .. }) => asked(&mut parts, chains.len())?,
         ("SETTLED", Call::Settle { .. }) => Answer::Settled {
             now_ms: parts.number()?,
             next_due_ms: parts.optional(Parts::number)?,
@@ -64,16 +65,6 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
     };
     parts.end()?;
     Ok(answer)
-}
-
-/// A question may be asked in parts, so a part has at most its chains; the caller compares the sums.
-fn asked(parts: &mut Parts, chains: usize) -> Result<Answer, Malformed> {
-    let announced = parts.size()?;
-    if announced > chains {
-        return Err(format!("it has {announced} chains where {chains} were asked"));
-    }
-    let chains = (0..announced).map(|_| Ok((parts.number()?, parts.number()?))).collect::<Result<_, Malformed>>()?;
-    Ok(Answer::Asked { chains, records: parts.until_end(Parts::flag)? })
 }
 
 /// The elements of an array, taken one after the other.
@@ -167,22 +158,28 @@ impl Parts {
         Ok(counts)
     }
 
+    fn known(&mut self) -> Result<Known, Malformed> {
+        Ok(Known { ordered: self.number()?, single: self.number()?, recorded: self.flag()? })
+    }
+
     fn kept(&mut self) -> Result<Kept, Malformed> {
         Ok((self.parsed()?, self.optional(Self::bytes)?))
     }
 
-    fn entry(&mut self) -> Result<Entry, Malformed> {
-        let (id, length) = (self.parsed()?, self.signed()?);
-        let (body, traceparent) = (self.bytes()?, self.optional(Self::bytes)?);
-        let content = match length {
-            -2 => Content::Trimmed,
-            -1 => Content::NoEvent { preview: body },
-            _ => {
-                let full_bytes = length.try_into().map_err(|_| format!("{length} is no length"))?;
-                Content::Event { body, traceparent, full_bytes }
-            }
+    fn entries(&mut self) -> Result<Vec<Entry>, Malformed> {
+        let heads = self.text()?;
+        let one = |head: &str| {
+            let mut parts = head.split(':');
+            let id = parts.next().unwrap_or_default().parse().map_err(|error: IdError| error.to_string())?;
+            let text = self.bytes()?;
+            let content = match (parts.next(), parts.next(), parts.next()) {
+                (None, ..) => Content::Event { full_bytes: text.len(), body: text, traceparent: None },
+                (Some(length), Some(traceparent), None) => content(signed(length)?, signed(traceparent)?, text)?,
+                _ => return Err(format!("{head:?} is no head of an entry")),
+            };
+            Ok(Entry { id, content })
         };
-        Ok(Entry { id, content })
+        heads.split_ascii_whitespace().map(one).collect()
     }
 
     fn request(&mut self) -> Result<Request, Malformed> {
@@ -199,6 +196,25 @@ impl Parts {
         };
         Ok(Request { id, what, mark })
     }
+}
+
+fn signed(text: &str) -> Result<i64, Malformed> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
+
+/// An entry's content from its text, with the lengths as `read.lua` tells them.
+fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Malformed> {
+    let full_bytes = match length {
+        -2 => return Ok(Content::Trimmed),
+        -1 => return Ok(Content::NoEvent { preview: text }),
+        _ => usize::try_from(length).map_err(|_| format!("{length} is no length"))?,
+    };
+    let traceparent = match usize::try_from(traceparent) {
+        Ok(bytes) if bytes <= text.len() => Some(text.split_off(text.len() - bytes)),
+        Ok(_) => return Err("a text is shorter than its traceparent".to_owned()),
+        Err(_) => None,
+    };
+    Ok(Content::Event { body: text, traceparent, full_bytes })
 }
 
 enum Unreadable {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::protocol::{
-    Answer, Call, Content, Entry, Failure, Item, Kept, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, Request,
+    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, Request,
     RequestKind, Settlement, Start, Term, Unfinished,
 };
 use crate::facts::{
@@ -205,7 +205,7 @@ impl Model {
                 cursor: 0,
             },
             Call::Read { from, max, .. } => self.read(*from, *max),
-            Call::Ask { chains, records, .. } => self.asked(chains, records),
+            Call::Ask { deliveries, suspect, .. } => self.asked(deliveries, *suspect),
             Call::Settle { settlement, .. } => self.settle(settlement),
             Call::Claim { max, .. } => self.claim(*max),
             Call::Backlog { endpoint, after, max, .. } => {
@@ -300,14 +300,15 @@ impl Model {
         Answer::Entries { entries, now_ms: self.now_ms }
     }
 
-    fn asked(&self, chains: &[(EndpointId, IntentId)], records: &[DeliveryId]) -> Answer {
-        let count = |(endpoint, intent): &(EndpointId, IntentId)| {
-            let counts = self.endpoints.get(endpoint).map(|chains| &chains.counts);
+    fn asked(&self, deliveries: &[(DeliveryId, IntentId)], suspect: bool) -> Answer {
+        let known = |(id, intent): &(DeliveryId, IntentId)| {
+            let counts = self.endpoints.get(&id.endpoint).map(|chains| &chains.counts);
             let of = |field: &str| counts.and_then(|counts| counts.get(field)).copied().unwrap_or(0);
-            (of(intent.as_str()), of(&format!("~{intent}")))
+            let (ordered, single) = (of(intent.as_str()), of(&format!("~{intent}")));
+            let is_there = self.records.contains_key(id) || self.dead.contains_key(id);
+            Known { ordered, single, recorded: is_there && (suspect || ordered + single > 0) }
         };
-        let known = |id: &DeliveryId| self.records.contains_key(id) || self.dead.contains_key(id);
-        Answer::Asked { chains: chains.iter().map(count).collect(), records: records.iter().map(known).collect() }
+        Answer::Asked { known: deliveries.iter().take(MAX_BATCH).map(known).collect() }
     }
 
     fn settle(&mut self, settlement: &Settlement) -> Answer {

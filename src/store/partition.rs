@@ -15,10 +15,7 @@ use super::{
     model::{CONSUMER, GROUP, MAX_TRACEPARENT_BYTES, term_of},
     protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start},
 };
-use crate::facts::{
-    event::MAX_EVENT_BYTES,
-    id::{DeliveryId, EndpointId, IntentId},
-};
+use crate::facts::event::MAX_EVENT_BYTES;
 
 /// One partition in Redis, as its owner sees it. Cheap to clone.
 #[derive(Clone)]
@@ -42,52 +39,12 @@ impl PartitionStore {
 
     /// Runs one call. A count above [`MAX_BATCH`] is taken as that: whoever wants more calls again.
     pub async fn call(&self, call: &Call) -> Result<Answer, Failure> {
-        match call {
-            Call::Ask { chains, records, .. } => self.ask(call, chains, records).await,
-            _ => self.run(call, self.script_call(call)).await,
-        }
-    }
-
-    async fn run(&self, call: &Call, script: ScriptCall<'_>) -> Result<Answer, Failure> {
-        let name = call_name(call);
+        let script = self.script_call(call);
         let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let subject = Subject(verb(call), self.keys.stream());
         let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
         decode::answer(call, value)
-            .map_err(|why| Failure::Malformed(format!("the answer to {name} is malformed: {why}")))
-    }
-
-    /// Only the owner changes what is asked about, so a question too large for one script may be asked in parts.
-    async fn ask(
-        &self,
-        call: &Call,
-        chains: &[(EndpointId, IntentId)],
-        records: &[DeliveryId],
-    ) -> Result<Answer, Failure> {
-        let parts = chains.len().max(records.len()).div_ceil(MAX_BATCH).max(1);
-        let (mut all_chains, mut all_records) = (Vec::with_capacity(chains.len()), Vec::with_capacity(records.len()));
-        for part in 0..parts {
-            let script = self.ask_part(call, part_of(chains, part), part_of(records, part));
-            match self.run(call, script).await? {
-                Answer::Asked { chains, records } => {
-                    all_chains.extend(chains);
-                    all_records.extend(records);
-                }
-                other => return Ok(other),
-            }
-        }
-        if (all_chains.len(), all_records.len()) != (chains.len(), records.len()) {
-            return Err(Failure::Malformed("the answer to ask has another length than the question".to_owned()));
-        }
-        Ok(Answer::Asked { chains: all_chains, records: all_records })
-    }
-
-    fn ask_part(&self, call: &Call, chains: &[(EndpointId, IntentId)], records: &[DeliveryId]) -> ScriptCall<'_> {
-        let mut script = self.fenced(&ASK, &[&self.keys.lease()], call).arg(self.keys.prefix()).arg(chains.len());
-        for (endpoint, intent) in chains {
-            script = script.arg(endpoint.as_str()).arg(intent.as_str());
-        }
-        records.iter().fold(script, |script, id| script.arg(id.to_string()))
+            .map_err(|why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call))))
     }
 
     fn fenced(&self, script: &'static Script, keys: &[&str], call: &Call) -> ScriptCall<'static> {
@@ -119,7 +76,12 @@ impl PartitionStore {
                 let script = self.fenced(&READ, &[stream, lease], call).arg(from_text(*from)).arg(most(*max));
                 script.arg(GROUP).arg(CONSUMER).arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES)
             }
-            Call::Ask { chains, records, .. } => self.ask_part(call, chains, records),
+            Call::Ask { deliveries, suspect, .. } => {
+                let script = self.fenced(&ASK, &[lease], call).arg(prefix).arg(u8::from(*suspect));
+                deliveries.iter().take(MAX_BATCH).fold(script, |script, (id, intent)| {
+                    script.arg(id.endpoint.as_str()).arg(intent.as_str()).arg(id.to_string())
+                })
+            }
             Call::Settle { settlement, .. } => self.settle(call, settlement),
             Call::Claim { max, .. } => {
                 self.fenced(&CLAIM, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix).arg(most(*max))
@@ -171,7 +133,9 @@ impl PartitionStore {
         script = script.arg(settlement.last_read.to_string()).arg(self.attempt_log_len);
         script = script.arg(settlement.acks.len()).arg(settlement.log.len());
         script = settlement.acks.iter().fold(script, |script, id| script.arg(id.to_string()));
-        script = settlement.log.iter().fold(script, |script, line| script.arg("a").arg(&line[..]));
+        if !settlement.log.is_empty() {
+            script = script.arg(settlement.log.join(&b'\n'));
+        }
         settlement.items.iter().fold(script, write_item)
     }
 }
@@ -240,10 +204,6 @@ fn from_text(from: ReadFrom) -> String {
 
 fn most(max: usize) -> usize {
     max.min(MAX_BATCH)
-}
-
-fn part_of<T>(all: &[T], part: usize) -> &[T] {
-    all.chunks(MAX_BATCH).nth(part).unwrap_or_default()
 }
 
 /// What the errors of the connection mean for a call. Only a script that never started is known to have changed nothing.

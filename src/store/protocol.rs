@@ -99,7 +99,7 @@ pub enum Item {
 pub struct Settlement {
     pub items: Vec<Item>,
     pub acks: Vec<EntryId>,
-    /// Lines of the attempt log.
+    /// Lines of the attempt log, without line feeds.
     pub log: Vec<Bytes>,
     /// The last entry that this owner read: the cursor when nothing is pending.
     pub last_read: EntryId,
@@ -151,11 +151,11 @@ pub enum Call {
         from: ReadFrom,
         max: usize,
     },
-    /// How many unfinished records these intents have, and which deliveries have a record or a dead letter.
+    /// What there is of these deliveries and of their intents. `suspect`: they may have been read before.
     Ask {
         term: Term,
-        chains: Vec<(EndpointId, IntentId)>,
-        records: Vec<DeliveryId>,
+        deliveries: Vec<(DeliveryId, IntentId)>,
+        suspect: bool,
     },
     Settle {
         term: Term,
@@ -233,6 +233,18 @@ pub struct Unfinished {
     pub records: u64,
     /// Of these, in the backlog.
     pub parked: u64,
+}
+
+/// What Redis holds of a delivery that was read, and of its chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Unfinished records of the intent, in order.
+    pub ordered: u64,
+    /// Unfinished records of the intent that are chains of their own.
+    pub single: u64,
+    /// This very delivery has a record or a dead letter: it is not fresh at all. A letter is looked for only where the
+    /// intent has records or the question is `suspect`: of what is read for the first time there is none.
+    pub recorded: bool,
 }
 
 /// A record as a call returned it; `None` where the id stands in a set but the record is gone.
@@ -317,10 +329,9 @@ pub enum Answer {
         entries: Vec<Entry>,
         now_ms: u64,
     },
-    /// Per chain asked: unfinished in order, and unfinished without; per record asked: whether there is one.
+    /// Of the deliveries in the order in which they were asked about.
     Asked {
-        chains: Vec<(u64, u64)>,
-        records: Vec<bool>,
+        known: Vec<Known>,
     },
     Settled {
         now_ms: u64,

@@ -113,9 +113,9 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     };
     let settled = owner.call(Call::Settle { term: term(), settlement }).await;
     assert!(matches!(settled, Answer::Settled { group_missing: false, .. }), "{settled:?}");
-    let asked =
-        Call::Ask { term: term(), chains: vec![(endpoint_id("ep_a"), intent("pi_1"))], records: vec![due.id.clone()] };
-    assert_eq!(owner.call(asked).await, Answer::Asked { chains: vec![(2, 0)], records: vec![true] });
+    let asked = Call::Ask { term: term(), deliveries: vec![(due.id.clone(), intent("pi_1"))], suspect: true };
+    let known = vec![Known { ordered: 2, single: 0, recorded: true }];
+    assert_eq!(owner.call(asked).await, Answer::Asked { known });
     owner.call(Call::Counts { term: term(), cursor: 0 }).await;
     let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;
     assert!(matches!(&claimed, Answer::Claimed { kept, .. } if kept.len() == 1), "{claimed:?}");

@@ -132,10 +132,8 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             settlement.items.reverse();
             model.call(&Call::Settle { term: term.clone(), settlement })
         }
-        (Mutation::AskAnswersZero, Call::Ask { chains, records, .. }) => match model.call(call) {
-            Ok(Answer::Asked { .. }) => {
-                Ok(Answer::Asked { chains: vec![(0, 0); chains.len()], records: vec![false; records.len()] })
-            }
+        (Mutation::AskAnswersZero, Call::Ask { .. }) => match model.call(call) {
+            Ok(Answer::Asked { known }) => Ok(Answer::Asked { known: vec![Known::default(); known.len()] }),
             other => other,
         },
         (Mutation::FollowersNotHeld, Call::Settle { term, settlement }) => {

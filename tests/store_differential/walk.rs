@@ -195,7 +195,7 @@ impl Walk {
     fn settlement(&mut self) -> Settlement {
         let items = (0..self.chance.below(9)).map(|_| self.item()).collect();
         let acks = (0..self.chance.below(8)).map(|_| self.some_entry()).collect();
-        let log = (0..self.chance.below(3)).map(|_| self.some_bytes()).collect();
+        let log = (0..self.chance.below(3)).map(|_| self.some_line()).collect();
         Settlement { items, acks, log, last_read: self.some_entry() }
     }
 
@@ -207,7 +207,7 @@ impl Walk {
         Settlement {
             items: (0..items).map(|_| self.item()).collect(),
             acks: (0..acks).map(|_| self.some_entry()).collect(),
-            log: (0..total - items - acks).map(|_| self.some_bytes()).collect(),
+            log: (0..total - items - acks).map(|_| self.some_line()).collect(),
             last_read: self.some_entry(),
         }
     }
@@ -317,13 +317,10 @@ impl Walk {
     }
 
     async fn ask_for_records(&mut self) -> Step {
-        let (chains, records) = match self.chance.one_in(4) {
-            true => (self.chance.below(1200), self.chance.below(1200)),
-            false => (self.chance.below(4), self.chance.below(4)),
-        };
-        let chains = (0..chains).map(|_| (self.some_endpoint(), self.some_intent())).collect();
-        let records = (0..records).map(|_| self.some_delivery().0).collect();
-        self.alike(Call::Ask { term: self.term.clone(), chains, records }).await
+        let many = if self.chance.one_in(4) { 1200 } else { 4 };
+        let (many, suspect) = (self.chance.below(many), self.chance.one_in(2));
+        let deliveries = (0..many).map(|_| (self.some_delivery().0, self.some_intent())).collect();
+        self.alike(Call::Ask { term: self.term.clone(), deliveries, suspect }).await
     }
 
     async fn count(&mut self) -> Step {
@@ -588,6 +585,11 @@ impl Walk {
             4 => Place::Held,
             _ => Place::Backlog,
         }
+    }
+
+    fn some_line(&mut self) -> Bytes {
+        let bytes = self.some_bytes();
+        bytes.split(|byte| *byte == b'\n').next().map(Bytes::copy_from_slice).unwrap_or_default()
     }
 
     fn some_bytes(&mut self) -> Bytes {

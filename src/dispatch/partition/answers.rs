@@ -37,7 +37,7 @@ impl<D: Directory> Partition<D> {
                 self.hear_time(now, now_ms);
                 self.stage(now, from, max, entries);
             }
-            (Outstanding::Ask, Answer::Asked { chains, records }) => self.asked(now, &chains, &records),
+            (Outstanding::Ask, Answer::Asked { known }) => self.asked(now, &known),
             (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
                 self.hear_time(now, now_ms);
                 self.next_due_ms = next_due_ms;
@@ -147,7 +147,8 @@ impl<D: Directory> Partition<D> {
             if self.core.knows_entry(entry.id) {
                 continue;
             }
-            suspect |= entry.id <= self.suspect_until;
+            // Behind what was read there is nothing new: an operator has set the group back.
+            suspect |= entry.id <= self.suspect_until.max(self.last_read);
             bytes += match &entry.content {
                 Content::Event { body, .. } => body.len(),
                 Content::NoEvent { preview } => preview.len(),
@@ -223,32 +224,27 @@ impl<D: Directory> Partition<D> {
 
     /// The staged deliveries that Redis must be asked about, in the order of their arrival. Good only until the next
     /// settlement is confirmed.
-    pub(super) fn questions(&self) -> Vec<DeliveryId> {
+    pub(super) fn questions(&self) -> Vec<Question> {
         let Some(staged) = &self.staged else { return Vec::new() };
         let must_ask = |endpoint: &&Arc<Endpoint>| staged.suspect || self.core.must_ask(&endpoint.id);
         let asked = |arrival: &Arrival| {
-            let entry = arrival.entry;
+            let delivery = |e: &Arc<Endpoint>| DeliveryId { entry: arrival.entry, endpoint: e.id.clone() };
             let asked = arrival.endpoints.iter().filter(must_ask);
-            asked.map(|e| DeliveryId { entry, endpoint: e.id.clone() }).collect::<Vec<_>>()
+            asked.map(|e| (delivery(e), arrival.event.intent.clone())).collect::<Vec<_>>()
         };
         staged.arrivals.iter().flat_map(asked).collect()
     }
 
-    pub(super) fn asked(&mut self, now: u64, chains: &[(u64, u64)], records: &[bool]) {
+    pub(super) fn asked(&mut self, now: u64, answers: &[Known]) {
         let Some((deliveries, known)) = self.staged.as_mut().and_then(|staged| staged.asking.as_mut()) else { return };
-        let answers = chains.iter().zip(records);
-        known.extend(answers.map(|((ordered, single), recorded)| Known {
-            ordered: *ordered,
-            single: *single,
-            recorded: *recorded,
-        }));
+        known.extend(answers);
         if known.len() >= deliveries.len() {
             let (deliveries, known) = (std::mem::take(deliveries), std::mem::take(known));
             self.admit_staged(now, deliveries, known);
         }
     }
 
-    pub(super) fn admit_staged(&mut self, now: u64, deliveries: Vec<DeliveryId>, known: Vec<Known>) {
+    pub(super) fn admit_staged(&mut self, now: u64, deliveries: Vec<Question>, known: Vec<Known>) {
         let Some(staged) = self.staged.take() else { return };
         let redis_ms = self.redis_now(now);
         // Both lists are in the order of the arrivals.
@@ -264,7 +260,7 @@ impl<D: Directory> Partition<D> {
                 let id = endpoint.id.clone();
                 let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
                 delivery.traceparent = arrival.traceparent.clone();
-                let known = known.next_if(|(asked, _)| *asked == delivery.id).map(|(_, known)| known);
+                let known = known.next_if(|((asked, _), _)| *asked == delivery.id).map(|(_, known)| known);
                 self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
             }
         }

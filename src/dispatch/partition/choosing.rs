@@ -194,10 +194,8 @@ impl<D: Directory> Partition<D> {
         }
         let staged = self.staged.as_ref()?;
         let (deliveries, known) = staged.asking.as_ref()?;
-        let asked = &deliveries[known.len()..deliveries.len().min(known.len() + MAX_BATCH / 2)];
-        let intents: HashMap<EntryId, &IntentId> =
-            staged.arrivals.iter().map(|arrival| (arrival.entry, &arrival.event.intent)).collect();
-        let chains = asked.iter().map(|id| (id.endpoint.clone(), intents[&id.entry].clone())).collect();
-        Some((Call::Ask { term: term.clone(), chains, records: asked.to_vec() }, Outstanding::Ask))
+        let asked = &deliveries[known.len()..deliveries.len().min(known.len() + MAX_BATCH)];
+        let call = Call::Ask { term: term.clone(), deliveries: asked.to_vec(), suspect: staged.suspect };
+        Some((call, Outstanding::Ask))
     }
 }

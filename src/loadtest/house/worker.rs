@@ -69,7 +69,7 @@ impl Worker {
 
     /// Starts a process of it, ready or not.
     pub async fn launch(&mut self) -> Result<()> {
-        self.port = free_port().await?;
+        self.port = free_port()?;
         fs::write(&self.file, toml(&self.settings, self.port))
             .with_context(|| format!("cannot write {}", self.file.display()))?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);

@@ -90,8 +90,9 @@ impl Queries {
             end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
             entries_seen += entries.len();
             for (id, fields) in entries {
-                // The field `n` is not a line but counts them.
-                for (_, line) in fields.iter().filter(|(name, _)| name != b"n").rev() {
+                // The field `n` holds no lines but counts them.
+                let texts = fields.iter().filter(|(name, _)| name != b"n").rev();
+                for line in texts.flat_map(|(_, lines)| lines.rsplit(|byte| *byte == b'\n')) {
                     if page.lines.len() == max || page.looked == max_look {
                         return Ok(page);
                     }

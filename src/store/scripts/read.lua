@@ -3,9 +3,12 @@
 -- KEYS    1 stream  2 lease
 -- ARGV    1 term  2 '>' or the entry id to read the pending after  3 most entries  4 group  5 consumer
 --         6 longest event in bytes  7 longest traceparent
--- Answer  {'ENTRIES', now ms, id, length, body, traceparent or false, id, …} | {'LOST'} | {'NOGROUP'}
---         length: of the whole event; -1 when there is no field `event`, then body shows the fields;
+-- Answer  {'ENTRIES', now ms, 'head head …', text, text, …} | {'LOST'} | {'NOGROUP'}
+--         head: the entry's id, alone where the text is the whole event; or id:length:traceparent
+--         length: of the whole event; -1 when there is no field `event`, then the text shows the fields;
 --         -2 when the entry was trimmed while pending
+--         traceparent: how many bytes of it stand at the end of the text, behind the event; -1 without one
+--         Few parts, because each costs both sides more than its bytes do.
 -- Flags   none, so that a full Redis refuses before anything is taken.
 
 if lost(KEYS[2], ARGV[1]) then
@@ -28,9 +31,10 @@ local function preview(fields)
   return sub(table.concat(parts, ' '), 1, max_event)
 end
 
-local function content(fields)
+-- The head of an entry, its text, and how much of that counts.
+local function content(id, fields)
   if not fields then
-    return -2, '', false
+    return id .. ':-2:-1', '', 0
   end
   local body, traceparent
   for i = 1, #fields, 2 do
@@ -41,16 +45,19 @@ local function content(fields)
     end
   end
   if not body then
-    return -1, preview(fields), false
+    local shown = preview(fields)
+    return id .. ':-1:-1', shown, #shown
   end
-  if #body > max_event then
-    return #body, sub(body, 1, max_event), traceparent and sub(traceparent, 1, max_traceparent) or false
+  local length = #body
+  if length <= max_event and not traceparent then
+    return id, body, length
   end
-  return #body, body, traceparent and sub(traceparent, 1, max_traceparent) or false
+  traceparent = traceparent and sub(traceparent, 1, max_traceparent)
+  body = sub(body, 1, max_event)
+  return id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1), body .. (traceparent or ''), #body
 end
 
-local answer, bytes, taken = {'ENTRIES', now_ms()}, 0, 0
-local at = 2
+local answer, heads, bytes, taken = {'ENTRIES', now_ms(), ''}, {}, 0, 0
 -- What XREADGROUP has handed out can not be given back, so a few are taken first, and then as many as should fit.
 local chunk = 8
 while left > 0 and bytes < MAX_READ_BYTES do
@@ -64,19 +71,19 @@ while left > 0 and bytes < MAX_READ_BYTES do
   end
   local entries = read and read[1] and read[1][2] or {}
   for i = 1, #entries do
-    local length, body, traceparent = content(entries[i][2])
-    answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = entries[i][1], length, body, traceparent
-    at = at + 4
-    bytes = bytes + #body
+    local head, text, size = content(entries[i][1], entries[i][2])
+    heads[taken + i], answer[3 + taken + i] = head, text
+    bytes = bytes + size
   end
+  taken, left = taken + #entries, left - #entries
   if #entries < chunk then
     break
   end
-  taken, left = taken + #entries, left - #entries
   if from ~= '>' then
     from = entries[#entries][1]
   end
   local mean = bytes / taken + 1
   chunk = math.max(1, math.min(32, math.floor((MAX_READ_BYTES - bytes) / mean)))
 end
+answer[3] = table.concat(heads, ' ')
 return answer

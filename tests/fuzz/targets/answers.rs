@@ -72,7 +72,7 @@ pub fn run(input: &[u8]) {
 
 fn check(call: &Call, answer: &Answer) {
     match (call, answer) {
-        (Call::Ask { chains, .. }, Answer::Asked { chains: answered, .. }) => assert!(answered.len() <= chains.len()),
+        (Call::Ask { deliveries, .. }, Answer::Asked { known }) => assert_eq!(known.len(), deliveries.len()),
         (_, Answer::Lost | Answer::NoGroup) => {}
         (Call::Settle { .. }, Answer::BadItem { .. } | Answer::Settled { .. }) => {}
         (Call::Acquire { .. }, Answer::Acquired { .. } | Answer::Taken { .. }) => {}
@@ -131,8 +131,9 @@ fn call(form: u8) -> Call {
         5 => Call::Counts { term, cursor: 0 },
         6 => Call::Read { term, from: ReadFrom::New, max: 10 },
         7 => {
-            let chains = vec![(endpoint(), IntentId::new("pi_a").expect("it is an id")); 3];
-            Call::Ask { term, chains, records: Vec::new() }
+            let delivery = DeliveryId { entry: EntryId::ZERO, endpoint: endpoint() };
+            let deliveries = vec![(delivery, IntentId::new("pi_a").expect("it is an id")); 3];
+            Call::Ask { term, deliveries, suspect: false }
         }
         8 => Call::Settle { term, settlement: Settlement::default() },
         9 => Call::Claim { term, max: 10 },
