@@ -46,7 +46,7 @@ pub struct BareArgs {
 
 enum Client {
     Reqwest(Reqwest),
-    Hyper(Hyper<HttpConnector, Full<Bytes>>),
+    Hyper(Box<Hyper<HttpConnector, Full<Bytes>>>),
 }
 
 struct Job {
@@ -114,7 +114,7 @@ impl Client {
     fn new(args: &BareArgs) -> Result<Self> {
         if args.hyper {
             let mut builder = Hyper::builder(TokioExecutor::new());
-            return Ok(Self::Hyper(builder.pool_max_idle_per_host(1024).build_http()));
+            return Ok(Self::Hyper(Box::new(builder.pool_max_idle_per_host(1024).build_http())));
         }
         let mut builder = Reqwest::builder().no_proxy().pool_max_idle_per_host(1024);
         if let Some(path) = &args.ca_file {

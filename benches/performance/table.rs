@@ -85,9 +85,11 @@ impl Results {
         let cpu = |of: &[(Scheme, Drain)], scheme| median(of, scheme, |drain| drain.cpu_us);
         let mut lines = Vec::new();
         for scheme in [Scheme::Http, Scheme::Https] {
-            if let (Some(herald), Some(bare)) = (cpu(&self.heralds, scheme), cpu(&self.loops, scheme)) {
-                let ratio = herald / bare;
-                lines.push(format!("- Herald's CPU per delivery ÷ the bare loop's, {}: **{ratio:.2}**", name(scheme)));
+            if let Some((ratio, least, most)) = self.ratio(scheme) {
+                lines.push(format!(
+                    "- Herald's CPU per delivery ÷ the bare loop's, {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",
+                    name(scheme)
+                ));
             }
         }
         if let (Some(below), Some(bare)) = (cpu(&self.hypers, Scheme::Http), cpu(&self.loops, Scheme::Http)) {
@@ -109,6 +111,17 @@ impl Results {
         lines
     }
 
+    /// The middle one, the least and the most of the rounds' own ratios: a round's two sides are seconds apart, and a shared
+    /// machine's speed changes by the minute.
+    fn ratio(&self, scheme: Scheme) -> Option<(f64, f64, f64)> {
+        let of = |drains: &[(Scheme, Drain)]| -> Vec<f64> {
+            drains.iter().filter(|(of, _)| *of == scheme).map(|(_, drain)| drain.cpu_us).collect()
+        };
+        let mut ratios: Vec<f64> = of(&self.heralds).into_iter().zip(of(&self.loops)).map(|(h, l)| h / l).collect();
+        ratios.sort_by(f64::total_cmp);
+        Some((*ratios.get(ratios.len() / 2)?, *ratios.first()?, *ratios.last()?))
+    }
+
     fn origin(&self) -> Result<String> {
         let rounds = self.heralds.iter().filter(|(scheme, _)| *scheme == Scheme::Http).count();
         let cores = std::thread::available_parallelism()?;
@@ -128,7 +141,7 @@ impl Results {
             kernel.trim(),
         );
         if self.lines > 0 {
-            origin.push_str(&format!(" The loop has {} requests in flight, which served it best.", self.lines));
+            origin.push_str(&format!(" The loop has {} requests in flight, which cost it least.", self.lines));
         }
         Ok(origin)
     }

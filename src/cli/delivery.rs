@@ -11,9 +11,10 @@ use crate::{
     facts::{
         delivery::Delivery,
         id::{DeliveryId, EndpointId, EventId, IntentId},
+        log::LogLine,
         outcome::AttemptReport,
     },
-    store::queries::{EntryStanding, LogFilter, LogLine, LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
+    store::queries::{EntryStanding, LogFilter, LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
 };
 
 /// Lines of the attempt log that one look reads, the newest first: a second's work for Redis and us, hours of traffic.

@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::Serialize;
 
 use super::{
     HashMap, HashSet,
@@ -28,6 +27,7 @@ use crate::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
         endpoint::{Endpoint, Ordering},
         id::{DeliveryId, EndpointId, EntryId, IntentId},
+        log::LogLine,
         outcome::{Attempted, Outcome, SentRequest},
         retry::{DeadReason, Fate, RetryPolicy},
     },
@@ -49,9 +49,6 @@ pub const MAX_ASIDE: usize = 1_000;
 
 /// Verdicts that may wait for their deliveries to be read again. Beyond it the receivers get duplicates instead.
 const MAX_CARRIED: usize = 4 * MAX_JOBS;
-
-/// What a line of the attempt log keeps of an error's text.
-const LOG_DETAIL_BYTES: usize = 120;
 
 /// Identifies one attempt that is in flight. Never used twice.
 pub type Token = u64;
@@ -507,6 +504,10 @@ impl Core {
     /// Whether Redis must be asked about an endpoint's chains before a fresh delivery is admitted.
     pub fn must_ask(&self, endpoint: &EndpointId) -> bool {
         self.lanes.get(endpoint).is_some_and(|lane| lane.unfinished > 0)
+    }
+
+    pub fn has_backlog(&self, endpoint: &EndpointId) -> bool {
+        self.lanes.get(endpoint).is_some_and(|lane| lane.parked > 0)
     }
 
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {

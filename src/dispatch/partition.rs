@@ -36,8 +36,7 @@ use crate::{
 /// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
 pub const READ_MAX: usize = 250;
 
-/// Entries of one read while a backlog can be drained: fewer than one look at the backlog brings. The others read on, but
-/// no more than this for each round of calls: with a Redis a millisecond away that is about 8 000 a second.
+/// Entries of one read that would mostly make a backlog longer which can be drained: fewer than a look at it brings.
 pub const READ_BESIDE_BACKLOG: usize = 32;
 
 /// Records of one claim: bounds what a long outage puts into memory at once.
@@ -267,6 +266,8 @@ pub struct Partition<D> {
     began_at: u64,
     /// Deliveries of one entry, as the last reads had it.
     fan_out: usize,
+    /// Most of what was read last was owed to endpoints with a backlog.
+    feeds_backlogs: bool,
     /// Errands to confirm the registry that were not answered yet. Only the last one's answer is new enough.
     confirmations: u32,
     /// The answer came at a time when the registry was not to be trusted: it must be asked for again.
@@ -320,6 +321,7 @@ impl<D: Directory> Partition<D> {
             refused_since: None,
             began_at: 0,
             fan_out: 1,
+            feeds_backlogs: false,
             confirmations: 0,
             must_reconfirm: false,
             failures: 0,

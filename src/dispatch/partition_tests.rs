@@ -229,6 +229,38 @@ fn a_full_redis_is_asked_again_only_after_a_while() {
 }
 
 #[test]
+fn reads_are_small_only_while_they_would_mostly_feed_backlogs() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    let behind = |partition: &mut Partition<&Known>, parked: u64| {
+        partition.core.count(10, &endpoint().id, Unfinished { records: parked, parked });
+    };
+    let read = |partition: &mut Partition<&Known>| {
+        let term = partition.term.clone().unwrap();
+        partition.more_entries = true;
+        match partition.read(10, &term) {
+            Some((Call::Read { max, .. }, _)) => max,
+            other => panic!("{other:?} is no read"),
+        }
+    };
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    behind(&mut partition, 9);
+    // What was read last went to an endpoint that kept up then.
+    assert!(partition.core.has_hungry());
+    assert_eq!(read(&mut partition), READ_MAX);
+    publish(&mut model, 2);
+    drive(&mut partition, &mut model, 10);
+    behind(&mut partition, 9);
+    assert_eq!(read(&mut partition), READ_BESIDE_BACKLOG);
+    behind(&mut partition, 0);
+    publish(&mut model, 3);
+    partition.woken(true, false);
+    drive(&mut partition, &mut model, 10);
+    assert_eq!(read(&mut partition), READ_MAX);
+}
+
+#[test]
 fn another_registry_gives_nothing_up_until_it_is_accepted() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());

@@ -31,10 +31,11 @@ fn check(what: &'static str, prefix: &'static str, text: &str) -> Result<(), IdE
     if text.len() > MAX_ID_BYTES {
         return Err(IdError::TooLong { what, bytes: text.len() });
     }
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if let Some(at) = text.bytes().position(|b| !allowed(b)) {
-        // Everything before it is ASCII, so a character begins there.
-        let found = text[at..].chars().next().unwrap_or_default();
+    let allowed = |b: u8| b.is_ascii_alphanumeric() | (b == b'_') | (b == b'-');
+    // To the end in any case: without a way out the compiler looks at many bytes at once.
+    let all_allowed = text.bytes().fold(true, |all, b| all & allowed(b));
+    if !all_allowed {
+        let found = text.chars().find(|c| !u8::try_from(*c).is_ok_and(allowed)).unwrap_or_default();
         return Err(IdError::Character { what, text: text.to_owned(), found });
     }
     if !text.starts_with(prefix) {

@@ -5,6 +5,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod id;
+pub mod log;
 pub mod outcome;
 pub mod retry;
 pub mod signing;

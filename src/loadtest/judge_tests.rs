@@ -370,6 +370,9 @@ fn a_dead_letter_needs_a_reason_that_the_receiver_knows() {
     }
     let history = fresh();
     kept(&history, &buried(&history, 0, DeadReason::Expired, 3600.0));
+    // The number of its last attempt is no proof of those before it.
+    history.answered(0, 6, Answer::Refused, 9.0);
+    only(&history, &buried(&history, 0, DeadReason::Exhausted, 9.1), "dead_unexpectedly");
     let acknowledged = clean();
     only(&acknowledged, &buried(&acknowledged, 0, DeadReason::Exhausted, 9.0), "dead_unexpectedly");
     // The dead letters of others are none of our business.

@@ -1,11 +1,9 @@
 //! The request of an attempt: its URL, headers and signatures, as DESIGN section 6 lists them.
 //! What does not change between attempts is worked out once per endpoint and kept. Never sends.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 

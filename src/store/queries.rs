@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
-    log::{LogFilter, LogLine, LogPage},
+    log::{LogFilter, LogPage},
     standing::{
         ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined, StreamLook,
     },

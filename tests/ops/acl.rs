@@ -7,7 +7,7 @@ use herald::{
         connection::{Purpose, Redis},
         entries::Entries,
         model::Asked,
-        protocol::{Answer, Call, Item, Place, ReadFrom, RequestKind, Settlement},
+        protocol::{Answer, Call, Item, Known, Place, ReadFrom, RequestKind, Settlement},
         queries::{DeadOrder, DeadRange, LogFilter, Queries},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,

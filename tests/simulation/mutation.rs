@@ -8,7 +8,7 @@ use herald::{
     },
     store::{
         model::{GROUP, Model},
-        protocol::{Answer, Call, Failure, Item, Place, ReadFrom, Settlement, Term},
+        protocol::{Answer, Call, Failure, Item, Known, Place, ReadFrom, Settlement, Term},
     },
 };
 

@@ -12,7 +12,7 @@ impl Core {
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
         let outcome = attempted.report.outcome.clone();
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
-        let line = log_line(&found.delivery, attempt, &attempted);
+        let line = LogLine::new(&found.delivery, &attempted.report).to_json();
         let revision = found.revision;
         let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
         if outcome == Outcome::Gone
@@ -114,36 +114,4 @@ pub(super) fn dead_letter(
 ) -> DeadLetter {
     let SentRequest { url, headers } = request.unwrap_or(SentRequest { url: String::new(), headers: Vec::new() });
     DeadLetter { schema: RECORD_SCHEMA, reason, died_at_ms, detail, url, headers, delivery }
-}
-
-/// One line of the attempt log.
-fn log_line(delivery: &Delivery, attempt: u32, attempted: &Attempted) -> Bytes {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        delivery: &'a DeliveryId,
-        event: &'a str,
-        intent: &'a str,
-        account: &'a str,
-        attempt: u32,
-        at_ms: u64,
-        took_us: u64,
-        #[serde(flatten)]
-        outcome: &'a Outcome,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        detail: &'a str,
-    }
-    let report = &attempted.report;
-    let cut = (0..=LOG_DETAIL_BYTES.min(report.detail.len())).rev().find(|at| report.detail.is_char_boundary(*at));
-    let line = Line {
-        delivery: &delivery.id,
-        event: delivery.event.as_str(),
-        intent: delivery.intent.as_str(),
-        account: delivery.account.as_str(),
-        attempt,
-        at_ms: report.at_ms,
-        took_us: report.timing.total_us,
-        outcome: &report.outcome,
-        detail: &report.detail[..cut.unwrap_or(0)],
-    };
-    serde_json::to_vec(&line).expect("a line of strings and numbers is always JSON").into()
 }

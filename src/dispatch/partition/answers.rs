@@ -249,6 +249,7 @@ impl<D: Directory> Partition<D> {
         let redis_ms = self.redis_now(now);
         // Both lists are in the order of the arrivals.
         let mut known = deliveries.into_iter().zip(known).peekable();
+        let (mut count, mut into_backlogs) = (0, 0);
         for arrival in staged.arrivals {
             if arrival.endpoints.is_empty() {
                 let account = arrival.event.account.clone();
@@ -257,12 +258,17 @@ impl<D: Directory> Partition<D> {
             self.core.open_entry(now, arrival.entry, arrival.endpoints.len() as u32);
             for endpoint in arrival.endpoints {
                 self.stand(now, &endpoint.id);
+                count += 1;
+                into_backlogs += usize::from(self.core.has_backlog(&endpoint.id));
                 let id = endpoint.id.clone();
                 let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
                 delivery.traceparent = arrival.traceparent.clone();
                 let known = known.next_if(|((asked, _), _)| *asked == delivery.id).map(|(_, known)| known);
                 self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
             }
+        }
+        if count > 0 {
+            self.feeds_backlogs = 2 * into_backlogs > count;
         }
     }
 

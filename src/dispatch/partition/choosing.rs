@@ -106,9 +106,10 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
-        // While a receiver that could take more waits for its backlog, new entries would only make the backlog longer,
-        // and what goes through it costs Redis several times as much: the backlog is drained first.
-        let most = if self.core.has_hungry() { READ_BESIDE_BACKLOG } else { READ_MAX };
+        // While receivers that could take more wait for their backlogs, entries for them would only make those longer, and
+        // what goes through a backlog costs Redis several times as much: it is drained first. A few such receivers among
+        // many slow nobody's reading.
+        let most = if self.core.has_hungry() && self.feeds_backlogs { READ_BESIDE_BACKLOG } else { READ_MAX };
         // An account with many endpoints makes many deliveries of an entry.
         let max = (most / self.fan_out).max(1);
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read { from, max }))

@@ -1,12 +1,10 @@
 //! The attempt log, from its newest line backwards. It is capped and has no index, so a look goes so far and says so.
 
-use serde::Deserialize;
-
 use super::{Queries, STRIDE};
 use crate::{
     facts::{
-        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
-        outcome::Outcome,
+        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        log::LogLine,
     },
     store::error::StoreError,
 };
@@ -15,22 +13,6 @@ use crate::{
 const FIRST_STRIDE: usize = 4;
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// One attempt, as the core writes it into the log.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct LogLine {
-    pub delivery: DeliveryId,
-    pub event: EventId,
-    pub intent: IntentId,
-    pub account: AccountId,
-    pub attempt: u32,
-    pub at_ms: u64,
-    pub took_us: u64,
-    #[serde(flatten)]
-    pub outcome: Outcome,
-    #[serde(default)]
-    pub detail: String,
-}
 
 /// What a look searches for; empty fits every line.
 #[derive(Debug, Clone, PartialEq, Default)]

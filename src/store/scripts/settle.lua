@@ -169,10 +169,11 @@ local function put(item)
   end
 end
 
+-- A head stands in one place, and most of those that change are claimed; a look into a large set is dear.
 local function lift(item)
-  call('ZREM', due, item.id)
-  call('ZREM', claimed, item.id)
-  call('ZREM', item.backlog, item.padded)
+  if call('ZREM', claimed, item.id) == 0 and call('ZREM', item.backlog, item.padded) == 0 then
+    call('ZREM', due, item.id)
+  end
 end
 
 local function lower(key, field)

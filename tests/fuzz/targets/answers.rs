@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use herald::{
-    facts::id::{EndpointId, EntryId, IntentId},
+    facts::id::{DeliveryId, EndpointId, EntryId, IntentId},
     store::{
         decode,
         protocol::{Answer, Call, ReadFrom, Settlement, Start, Term},
