@@ -506,8 +506,11 @@ impl Core {
         self.lanes.get(endpoint).is_some_and(|lane| lane.unfinished > 0)
     }
 
-    pub fn has_backlog(&self, endpoint: &EndpointId) -> bool {
-        self.lanes.get(endpoint).is_some_and(|lane| lane.parked > 0)
+    /// It has a backlog and takes from it.
+    pub fn drains_backlog(&self, now: u64, endpoint: &EndpointId) -> bool {
+        self.lanes
+            .get(endpoint)
+            .is_some_and(|lane| lane.parked > 0 && matches!(lane.gate(now), Gate::Open | Gate::Busy))
     }
 
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {

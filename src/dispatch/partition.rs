@@ -36,7 +36,8 @@ use crate::{
 /// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
 pub const READ_MAX: usize = 250;
 
-/// Entries of one read that would mostly make a backlog longer which can be drained: fewer than a look at it brings.
+/// Entries of one read while a full one would make the backlogs longer that are being drained: fewer than one look at a
+/// backlog brings.
 pub const READ_BESIDE_BACKLOG: usize = 32;
 
 /// Records of one claim: bounds what a long outage puts into memory at once.
@@ -266,7 +267,7 @@ pub struct Partition<D> {
     began_at: u64,
     /// Deliveries of one entry, as the last reads had it.
     fan_out: usize,
-    /// Most of what was read last was owed to endpoints with a backlog.
+    /// So much of what was read last was owed to endpoints that drain their backlogs that these would grow.
     feeds_backlogs: bool,
     /// Errands to confirm the registry that were not answered yet. Only the last one's answer is new enough.
     confirmations: u32,

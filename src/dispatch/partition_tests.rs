@@ -6,7 +6,10 @@ use crate::{
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::{DeadReason, RetrySettings},
     },
-    store::model::{GROUP, Model},
+    store::{
+        model::{GROUP, Model},
+        protocol::Unfinished,
+    },
 };
 
 /// A registry with one endpoint, `ep_a` of `acc_1`, or with none.
@@ -246,18 +249,60 @@ fn reads_are_small_only_while_they_would_mostly_feed_backlogs() {
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
     behind(&mut partition, 9);
-    // What was read last went to an endpoint that kept up then.
     assert!(partition.core.has_hungry());
-    assert_eq!(read(&mut partition), READ_MAX);
+    for (feeds_backlogs, most) in [(false, READ_MAX), (true, READ_BESIDE_BACKLOG), (false, READ_MAX)] {
+        partition.feeds_backlogs = feeds_backlogs;
+        assert_eq!(read(&mut partition), most);
+    }
     publish(&mut model, 2);
     drive(&mut partition, &mut model, 10);
-    behind(&mut partition, 9);
-    assert_eq!(read(&mut partition), READ_BESIDE_BACKLOG);
+    assert!(partition.feeds_backlogs, "it went to an endpoint with a backlog");
     behind(&mut partition, 0);
     publish(&mut model, 3);
-    partition.woken(true, false);
+    partition.more_entries = true;
     drive(&mut partition, &mut model, 10);
-    assert_eq!(read(&mut partition), READ_MAX);
+    assert!(!partition.feeds_backlogs);
+}
+
+/// Sends everything; tells the entries that went out.
+fn deliver_all(partition: &mut Partition<&Known>, model: &mut Model, now: &mut u64) -> Vec<u64> {
+    let mut sent = Vec::new();
+    partition.woken(true, false);
+    loop {
+        *now += 10;
+        drive(partition, model, *now);
+        let sends: Vec<Send> = std::iter::from_fn(|| partition.next_send(*now)).collect();
+        if sends.is_empty() {
+            return sent;
+        }
+        for send in sends {
+            sent.push(send.delivery.id.entry.ms);
+            partition.attempted(*now, send.token, delivered());
+        }
+    }
+}
+
+/// More than one read brings, so that the first one alone does not tell.
+const REPLAYED: u64 = 3 * READ_MAX as u64;
+
+#[test]
+fn what_has_a_dead_letter_stays_dead_when_an_operator_sets_the_group_back() {
+    for is_between_terms in [false, true] {
+        let known = Known::with_endpoint();
+        let (mut own, mut model, mut now) = (partition(&known), Model::default(), 10);
+        (1..=REPLAYED).for_each(|ms| publish(&mut model, ms));
+        assert_eq!(deliver_all(&mut own, &mut model, &mut now).len(), REPLAYED as usize);
+        let dead = DeliveryId { entry: entry(REPLAYED - 5), endpoint: endpoint().id.clone() };
+        model.dead.insert(dead, (0, Bytes::from_static(b"{}\n{}")));
+        model.stream.groups.get_mut(GROUP).unwrap().last_delivered = EntryId::ZERO;
+        if is_between_terms {
+            own.stop();
+            drive(&mut own, &mut model, now);
+            own = partition(&known);
+        }
+        let again = deliver_all(&mut own, &mut model, &mut now);
+        assert!(again.len() == REPLAYED as usize - 1 && !again.contains(&(REPLAYED - 5)), "{is_between_terms}");
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             last_delivered: parts.parsed()?,
             last_generated: parts.parsed()?,
             registry: parts.text()?,
+            is_set_back: parts.flag()?,
         },
         ("COUNTS", Call::Counts { .. }) => Answer::Counts { cursor: parts.parsed()?, counts: parts.counts()? },
         ("ENTRIES", Call::Read { .. }) => Answer::Entries { now_ms: parts.number()?, entries: parts.entries()? },
@@ -204,17 +205,22 @@ fn signed(text: &str) -> Result<i64, Malformed> {
 
 /// An entry's content from its text, with the lengths as `read.lua` tells them.
 fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Malformed> {
-    let full_bytes = match length {
-        -2 => return Ok(Content::Trimmed),
-        -1 => return Ok(Content::NoEvent { preview: text }),
-        _ => usize::try_from(length).map_err(|_| format!("{length} is no length"))?,
+    let traceparent = match traceparent {
+        -1 => None,
+        bytes => {
+            let event = usize::try_from(bytes).ok().and_then(|bytes| text.len().checked_sub(bytes));
+            Some(text.split_off(event.ok_or_else(|| format!("a text has no traceparent of {bytes} bytes"))?))
+        }
     };
-    let traceparent = match usize::try_from(traceparent) {
-        Ok(bytes) if bytes <= text.len() => Some(text.split_off(text.len() - bytes)),
-        Ok(_) => return Err("a text is shorter than its traceparent".to_owned()),
-        Err(_) => None,
-    };
-    Ok(Content::Event { body: text, traceparent, full_bytes })
+    match (length, &traceparent) {
+        (-2, None) if text.is_empty() => Ok(Content::Trimmed),
+        (-1, None) => Ok(Content::NoEvent { preview: text }),
+        _ => {
+            let full_bytes = usize::try_from(length).ok().filter(|full_bytes| *full_bytes >= text.len());
+            let full_bytes = full_bytes.ok_or_else(|| format!("{length} is no length of an event"))?;
+            Ok(Content::Event { body: text, traceparent, full_bytes })
+        }
+    }
 }
 
 enum Unreadable {

@@ -247,6 +247,8 @@ impl Model {
     /// stream than the one that the cursor is about, so it is read from its beginning.
     fn open(&mut self, start: Start, registry: &str) -> Answer {
         let bound = self.registry.get_or_insert_with(|| registry.to_owned()).clone();
+        let group = self.stream.groups.get(GROUP);
+        let is_set_back = group.is_some_and(|group| self.cursor.is_some_and(|cursor| group.last_delivered < cursor));
         let last_generated = self.stream.last_generated;
         let made_after = match (self.stream.groups.contains_key(GROUP), self.cursor, start) {
             (true, ..) => None,
@@ -262,7 +264,7 @@ impl Model {
             self.cursor = Some(last_delivered);
         }
         let last_delivered = self.stream.groups[GROUP].last_delivered;
-        Answer::Opened { made_after, last_delivered, last_generated, registry: bound }
+        Answer::Opened { made_after, last_delivered, last_generated, registry: bound, is_set_back }
     }
 
     fn read(&mut self, from: ReadFrom, max: usize) -> Answer {

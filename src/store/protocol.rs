@@ -320,6 +320,8 @@ pub enum Answer {
         last_delivered: EntryId,
         last_generated: EntryId,
         registry: String,
+        /// The group stands before the cursor: somebody moved it, and it will deliver again what was dealt with.
+        is_set_back: bool,
     },
     Counts {
         counts: Vec<(EndpointId, Unfinished)>,

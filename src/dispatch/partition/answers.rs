@@ -23,8 +23,12 @@ impl<D: Directory> Partition<D> {
                     self.phase = Phase::Opening;
                 }
             }
-            (_, Answer::Opened { made_after, last_delivered, last_generated, registry }) => {
-                self.opened(now, made_after, last_delivered, last_generated, registry)
+            (_, Answer::Opened { made_after, last_delivered, last_generated, registry, is_set_back }) => {
+                if made_after.is_some() || is_set_back {
+                    // Anything up to here may have been read, and have records and dead letters.
+                    self.suspect_until = last_generated;
+                }
+                self.opened(now, made_after, last_delivered, registry)
             }
             (_, Answer::Counts { counts, cursor }) => {
                 for (endpoint, unfinished) in counts {
@@ -111,18 +115,9 @@ impl<D: Directory> Partition<D> {
         self.happenings.push(Happening::TermBegan);
     }
 
-    pub(super) fn opened(
-        &mut self,
-        now: u64,
-        made_after: Option<EntryId>,
-        last_delivered: EntryId,
-        last_generated: EntryId,
-        registry: String,
-    ) {
+    pub(super) fn opened(&mut self, now: u64, made_after: Option<EntryId>, last_delivered: EntryId, registry: String) {
         if let Some(after) = made_after {
             self.happenings.push(Happening::GroupMade { after });
-            // What the lost group knew is lost: anything up to here may have been read, and have records.
-            self.suspect_until = last_generated;
         }
         let found = self.directory.view().id.unwrap_or_default();
         if found != registry {
@@ -139,6 +134,10 @@ impl<D: Directory> Partition<D> {
             // Exchanged while they were on their way: its endpoints are not who they are owed to. They stay pending.
             return self.end_term(now, "another registry stands where ours was".to_owned());
         }
+        if from == ReadFrom::New && entries.first().is_some_and(|first| first.id <= self.last_read) {
+            // Behind what was read there is nothing new: an operator has set the group back.
+            self.suspect_until = self.suspect_until.max(self.last_read);
+        }
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;
         let mut suspect = matches!(from, ReadFrom::Pending(_));
@@ -147,8 +146,7 @@ impl<D: Directory> Partition<D> {
             if self.core.knows_entry(entry.id) {
                 continue;
             }
-            // Behind what was read there is nothing new: an operator has set the group back.
-            suspect |= entry.id <= self.suspect_until.max(self.last_read);
+            suspect |= entry.id <= self.suspect_until;
             bytes += match &entry.content {
                 Content::Event { body, .. } => body.len(),
                 Content::NoEvent { preview } => preview.len(),
@@ -259,7 +257,7 @@ impl<D: Directory> Partition<D> {
             for endpoint in arrival.endpoints {
                 self.stand(now, &endpoint.id);
                 count += 1;
-                into_backlogs += usize::from(self.core.has_backlog(&endpoint.id));
+                into_backlogs += usize::from(self.core.drains_backlog(now, &endpoint.id));
                 let id = endpoint.id.clone();
                 let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
                 delivery.traceparent = arrival.traceparent.clone();
@@ -268,7 +266,8 @@ impl<D: Directory> Partition<D> {
             }
         }
         if count > 0 {
-            self.feeds_backlogs = 2 * into_backlogs > count;
+            // Of a full read more would join the backlogs than a look at one of them brings back.
+            self.feeds_backlogs = into_backlogs * READ_MAX > count * CLAIM_MAX;
         }
     }
 

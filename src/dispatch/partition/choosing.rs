@@ -106,9 +106,9 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
-        // While receivers that could take more wait for their backlogs, entries for them would only make those longer, and
-        // what goes through a backlog costs Redis several times as much: it is drained first. A few such receivers among
-        // many slow nobody's reading.
+        // While receivers that could take more wait for their backlogs, many entries for them would only make those longer,
+        // and what goes through a backlog costs Redis several times as much: it is drained first. A few such receivers
+        // among many slow nobody's reading.
         let most = if self.core.has_hungry() && self.feeds_backlogs { READ_BESIDE_BACKLOG } else { READ_MAX };
         // An account with many endpoints makes many deliveries of an entry.
         let max = (most / self.fan_out).max(1);

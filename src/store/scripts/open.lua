@@ -4,7 +4,8 @@
 -- the one that the cursor is about, so it is read from its beginning.
 -- KEYS    1 stream  2 lease  3 cursor  4 registry-id
 -- ARGV    1 term  2 start: '0', '$' or an entry id  3 registry  4 group
--- Answer  {'OPENED', made after or false, last delivered, last generated, registry} | {'LOST'}
+-- Answer  {'OPENED', made after or false, last delivered, last generated, registry, set back 0 or 1} | {'LOST'}
+--         set back: the group stands before the cursor, so somebody moved it, and it will deliver again
 -- Flags   allow-oom: without it no term starts on a full Redis.
 
 if lost(KEYS[2], ARGV[1]) then
@@ -35,6 +36,7 @@ local made_after = false
 -- How many entries lie before the start, where that is known without a walk: entries that were trimmed unread are
 -- counted from it.
 local entries_read
+local set_back = last_delivered and cursor and pad(last_delivered) < pad(cursor)
 if not last_delivered then
   if not cursor then
     made_after = start == '0' and '0-0' or start == '$' and last_generated or start
@@ -57,4 +59,4 @@ if not last_delivered then
 end
 
 call('SET', KEYS[4], ARGV[3], 'NX')
-return {'OPENED', made_after, last_delivered, last_generated, call('GET', KEYS[4])}
+return {'OPENED', made_after, last_delivered, last_generated, call('GET', KEYS[4]), set_back and 1 or 0}

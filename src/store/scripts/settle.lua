@@ -25,7 +25,8 @@ local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e
 local lines_at = 8 + acks
 local first_item = lines_at + (lines > 0 and 1 or 0)
 
--- Acknowledgements and log lines first: with items there are few, and without items this is all.
+-- Acknowledgements and log lines first: with items there are few, and without items this is all. An acknowledgement is
+-- an id that Redis gave out and Herald has parsed; looking at each once more would cost more than anything else here.
 if first_item - 1 > #ARGV then
   error({err = 'ERR fewer arguments than announced; nothing was changed'})
 elseif acks + lines > MAX_ITEMS then
@@ -169,11 +170,10 @@ local function put(item)
   end
 end
 
--- A head stands in one place, and most of those that change are claimed; a look into a large set is dear.
 local function lift(item)
-  if call('ZREM', claimed, item.id) == 0 and call('ZREM', item.backlog, item.padded) == 0 then
-    call('ZREM', due, item.id)
-  end
+  call('ZREM', due, item.id)
+  call('ZREM', claimed, item.id)
+  call('ZREM', item.backlog, item.padded)
 end
 
 local function lower(key, field)
