@@ -26,7 +26,7 @@ use clap::Parser;
 
 use self::{
     neighbours::{Hanging, hangs, latency},
-    stack::{Cost, Feeding, Setup, Stack},
+    stack::{Cost, Setup, Stack},
     state::BUSY,
     table::{Table, Unit, machine, median, write_between_marks},
     takeover::take_over,
@@ -112,8 +112,8 @@ impl Args {
         self.only.is_empty() || self.only.contains(&rows)
     }
 
-    fn stack(&self, feeding: Feeding, endpoints: u64, due_later: u64, depth: u64) -> Result<Stack> {
-        Stack::start(&Setup { program: &self.herald, endpoints, elsewhere: &|_| None, due_later, depth, feeding })
+    fn stack(&self, endpoints: u64, due_later: u64, depth: u64) -> Result<Stack> {
+        Stack::start(&Setup { program: &self.herald, endpoints, elsewhere: &|_| None, due_later, depth })
     }
 }
 
@@ -126,18 +126,18 @@ fn main() -> Result<()> {
 }
 
 fn measure(args: &Args) -> Result<()> {
-    let (mut table, feeding) = (Table::default(), Feeding::measure()?);
+    let mut table = Table::default();
     if args.has(Rows::Hanging) {
-        hanging(args, feeding, &mut table)?;
+        hanging(args, &mut table)?;
     }
     if args.has(Rows::Behind) {
-        behind(args, feeding, &mut table)?;
+        behind(args, &mut table)?;
     }
     if args.has(Rows::Endpoints) {
-        endpoints(args, feeding, &mut table)?;
+        endpoints(args, &mut table)?;
     }
     if args.has(Rows::Due) {
-        due(args, feeding, &mut table)?;
+        due(args, &mut table)?;
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
@@ -183,11 +183,10 @@ fn memory(table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) {
     table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, Some(few), many, MOST_MEMORY_MB);
 }
 
-fn hanging(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     let server = Hanging::start()?;
     let elsewhere = |at| hangs(at).then(|| format!("{}/{at}", server.url));
-    let setup =
-        |elsewhere| Setup { program: &args.herald, endpoints: BUSY, elsewhere, due_later: 0, depth: 0, feeding };
+    let setup = |elsewhere| Setup { program: &args.herald, endpoints: BUSY, elsewhere, due_later: 0, depth: 0 };
     let mut stacks = [Stack::start(&setup(&|_| None))?, Stack::start(&setup(&elsewhere))?];
     for stack in &mut stacks {
         stack.state.resume()?;
@@ -216,8 +215,8 @@ fn hanging(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn behind(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
-    let (mut few, mut many) = (args.stack(feeding, BUSY, 0, FEW)?, args.stack(feeding, BUSY, 0, args.scale)?);
+fn behind(args: &Args, table: &mut Table) -> Result<()> {
+    let (mut few, mut many) = (args.stack(BUSY, 0, FEW)?, args.stack(BUSY, 0, args.scale)?);
     let what = format!("{FEW} and {} entries behind", args.scale);
     compare(args, table, &what, &mut few, &mut many)?;
     memory(table, &what, &mut few, &mut many);
@@ -228,9 +227,9 @@ fn behind(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
     killed(args, table, &format!("with {pending} entries pending"), &mut many)
 }
 
-fn endpoints(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
+fn endpoints(args: &Args, table: &mut Table) -> Result<()> {
     let registered = args.scale / ENDPOINTS_PER_SCALE;
-    let (mut few, mut many) = (args.stack(feeding, FEW, 0, FEW)?, args.stack(feeding, registered, 0, FEW)?);
+    let (mut few, mut many) = (args.stack(FEW, 0, FEW)?, args.stack(registered, 0, FEW)?);
     let what = format!("{FEW} and {registered} endpoints registered");
     compare(args, table, &what, &mut few, &mut many)?;
     let peaks = [few.peak_bytes() as f64, many.peak_bytes() as f64];
@@ -247,8 +246,8 @@ fn endpoints(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn due(args: &Args, feeding: Feeding, table: &mut Table) -> Result<()> {
-    let (mut few, mut many) = (args.stack(feeding, BUSY, FEW, FEW)?, args.stack(feeding, BUSY, args.scale, FEW)?);
+fn due(args: &Args, table: &mut Table) -> Result<()> {
+    let (mut few, mut many) = (args.stack(BUSY, FEW, FEW)?, args.stack(BUSY, args.scale, FEW)?);
     let what = format!("{FEW} and {} deliveries due later", args.scale);
     compare(args, table, &what, &mut few, &mut many)?;
     let due = [few.turn_to_records()?, many.turn_to_records()?];

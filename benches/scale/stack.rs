@@ -55,29 +55,20 @@ pub struct Cost {
     pub rate: f64,
 }
 
-/// Processor time that Redis spends on taking in one piece of work, in microseconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Feeding {
-    entry_us: f64,
-    record_us: f64,
-}
-
-impl Feeding {
-    /// Of a Redis with nothing else to do, in portions as a stack gets them.
-    pub fn measure() -> Result<Self> {
-        let redis = Redis::start()?;
-        let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
-        let mut lives = Lives::new(BUSY as usize, 2);
-        let each_us = |add: &mut dyn FnMut() -> Result<()>| {
-            let before = redis.process.cpu_s();
-            (0..FEEDING / PORTION).try_for_each(|_| add())?;
-            anyhow::Ok((redis.process.cpu_s() - before) * 1e6 / FEEDING as f64)
-        };
-        let entry_us = each_us(&mut || producer.add_all(lives.by_ref().take(PORTION as usize)))?;
-        let record_us = each_us(&mut || state.write_records_unowned(PORTION, 0))?;
-        eprintln!("to take in costs Redis {entry_us:.1} µs an entry, {record_us:.1} µs a record");
-        Ok(Self { entry_us, record_us })
+/// Processor time that a Redis with nothing else to do spends on taking in one piece of work, in portions as a stack gets
+/// them, in microseconds. Measured after each round that was fed: the machine's speed changes.
+fn feeding_us(work: Work) -> Result<f64> {
+    let redis = Redis::start()?;
+    let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
+    let mut lives = Lives::new(BUSY as usize, 2);
+    let before = redis.process.cpu_s();
+    for _ in 0..FEEDING / PORTION {
+        match work {
+            Work::Entries => producer.add_all(lives.by_ref().take(PORTION as usize))?,
+            Work::Records => state.write_records_unowned(PORTION, 0)?,
+        }
     }
+    Ok((redis.process.cpu_s() - before) * 1e6 / FEEDING as f64)
 }
 
 pub struct Stack {
@@ -90,7 +81,6 @@ pub struct Stack {
     program: PathBuf,
     folder: TempDir,
     work: Work,
-    feeding: Feeding,
     due_later: u64,
     /// Deliveries that it should have behind it.
     depth: u64,
@@ -110,7 +100,6 @@ pub struct Setup<'a> {
     pub due_later: u64,
     /// Entries behind.
     pub depth: u64,
-    pub feeding: Feeding,
 }
 
 impl Stack {
@@ -134,7 +123,6 @@ impl Stack {
             program: setup.program.to_owned(),
             folder,
             work: Work::Entries,
-            feeding: setup.feeding,
             due_later: setup.due_later,
             depth: setup.depth,
             given: 0,
@@ -214,11 +202,8 @@ impl Stack {
         self.state.pause()?;
         self.note_peak();
         let count = (last.1 - first.1).max(1) as f64;
-        let each_us = match self.work {
-            Work::Entries => self.feeding.entry_us,
-            Work::Records => self.feeding.record_us,
-        };
-        let fed_us = (self.given - given) as f64 * each_us;
+        let fed = self.given - given;
+        let fed_us = if fed > 0 { fed as f64 * feeding_us(self.work)? } else { 0.0 };
         Ok(Cost {
             herald_us: (last.2 - first.2) * 1e6 / count,
             redis_us: ((last.3 - first.3) * 1e6 - fed_us) / count,

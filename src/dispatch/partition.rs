@@ -40,6 +40,10 @@ pub const READ_MAX: usize = 250;
 /// backlog brings.
 pub const READ_BESIDE_BACKLOG: usize = 32;
 
+/// What may join such backlogs with a full read: less than a look at one of them brings back, or they grow for as long as
+/// there is something to read, and all of it goes through them.
+const INTO_BACKLOGS: usize = READ_BESIDE_BACKLOG / 2;
+
 /// Records of one claim: bounds what a long outage puts into memory at once.
 const CLAIM_MAX: usize = 100;
 

@@ -266,8 +266,7 @@ impl<D: Directory> Partition<D> {
             }
         }
         if count > 0 {
-            // Of a full read more would join the backlogs than a look at one of them brings back.
-            self.feeds_backlogs = into_backlogs * READ_MAX > count * CLAIM_MAX;
+            self.feeds_backlogs = into_backlogs * READ_MAX > count * INTO_BACKLOGS;
         }
     }
 
