@@ -263,10 +263,14 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
 pub(super) fn how_far(log: &LogPage, now_ms: u64) -> String {
     let Some(back_to) = log.back_to_ms else { return "the attempt log is empty".to_owned() };
     let (lines, back_to) = (words::count(log.looked as u64, "line", "lines"), words::when(back_to, now_ms));
-    match (log.reached_end, log.was_cut) {
+    let told = match (log.reached_end, log.was_cut) {
         (true, false) => format!("attempt log: {lines}, all there ever were"),
         (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
         (false, _) => format!("attempt log: looked at {lines}, back to {back_to}; there are older ones"),
+    };
+    match log.unreadable {
+        0 => told,
+        unreadable => format!("{told}; {unreadable} of them are of another version of Herald and could not be read"),
     }
 }
 
