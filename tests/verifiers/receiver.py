@@ -7,11 +7,15 @@ import hashlib
 import hmac
 import json
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
 SECRETS = json.loads(sys.stdin.readline())
+
+# Each request has a thread, and `print` writes a line and its end one after the other.
+SAYING = threading.Lock()
 
 
 def standard(secret, body, headers):
@@ -48,7 +52,8 @@ class Receiver(BaseHTTPRequestHandler):
             said = verdicts(body, headers)
         except Exception as error:  # A verifier that stumbles is a finding, not a refusal.
             said = {"error": repr(error)}
-        print(json.dumps({"path": self.path, "id": headers.get("webhook-id"), **said}), flush=True)
+        with SAYING:
+            print(json.dumps({"path": self.path, "id": headers.get("webhook-id"), **said}), flush=True)
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
