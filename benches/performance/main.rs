@@ -7,6 +7,7 @@
 
 mod bare;
 mod events;
+mod marks;
 mod processes;
 mod receiver;
 mod table;
@@ -144,7 +145,7 @@ fn measure(args: &Args) -> Result<()> {
     let table = results.table()?;
     println!("{table}");
     match &args.write {
-        Some(path) => table::write_between_marks(path, &table),
+        Some(path) => marks::write_between(path, "<!-- bench -->", &table),
         None => Ok(()),
     }
 }

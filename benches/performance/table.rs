@@ -1,6 +1,6 @@
 //! What was measured, as the table of `docs/performance.md`: medians, ratios, and what machine and versions they are of.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -185,15 +185,4 @@ fn processor() -> String {
 fn output(program: &str, arg: &str) -> Result<String> {
     let output = Command::new(program).arg(arg).output().with_context(|| format!("cannot run {program}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Replaces what stands between the file's two marks.
-pub fn write_between_marks(path: &Path, table: &str) -> Result<()> {
-    const MARK: &str = "<!-- bench -->";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let missing = || format!("{} has no two lines {MARK}", path.display());
-    let (before, rest) = text.split_once(MARK).with_context(missing)?;
-    let (_, after) = rest.split_once(MARK).with_context(missing)?;
-    fs::write(path, format!("{before}{MARK}\n{table}\n{MARK}{after}"))?;
-    Ok(())
 }

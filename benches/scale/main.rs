@@ -8,6 +8,8 @@
 #[allow(dead_code, reason = "the other bench uses the rest")]
 #[path = "../performance/events.rs"]
 mod events;
+#[path = "../performance/marks.rs"]
+mod marks;
 mod neighbours;
 #[allow(dead_code, reason = "the other bench uses the rest")]
 #[path = "../performance/processes.rs"]
@@ -28,7 +30,7 @@ use self::{
     neighbours::{Hanging, hangs, latency},
     stack::{Cost, Setup, Stack},
     state::BUSY,
-    table::{Table, Unit, machine, median, write_between_marks},
+    table::{Table, Unit, machine, median},
     takeover::take_over,
 };
 
@@ -150,7 +152,7 @@ fn measure(args: &Args) -> Result<()> {
     );
     let text = table.text("few", "many", &origin);
     println!("{text}");
-    args.write.as_ref().map_or(Ok(()), |path| write_between_marks(path, &text))
+    args.write.as_ref().map_or(Ok(()), |path| marks::write_between(path, "<!-- scale -->", &text))
 }
 
 /// Both in turns; a row each for Herald and for Redis. Answers the medians of Herald's cost.

@@ -1,6 +1,6 @@
 //! The rows as `docs/performance.md` shows them, each with what it should reach, and what machine they are of.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -85,15 +85,4 @@ pub fn machine() -> Result<String> {
 fn output(program: &str) -> Result<String> {
     let output = Command::new(program).arg("--version").output().with_context(|| format!("cannot run {program}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Replaces what stands between the file's two marks.
-pub fn write_between_marks(path: &Path, table: &str) -> Result<()> {
-    const MARK: &str = "<!-- scale -->";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let missing = || format!("{} has no two lines {MARK}", path.display());
-    let (before, rest) = text.split_once(MARK).with_context(missing)?;
-    let (_, after) = rest.split_once(MARK).with_context(missing)?;
-    fs::write(path, format!("{before}{MARK}\n{table}\n{MARK}{after}"))?;
-    Ok(())
 }

@@ -232,7 +232,7 @@ fn a_full_redis_is_asked_again_only_after_a_while() {
 }
 
 #[test]
-fn reads_are_small_only_while_they_would_mostly_feed_backlogs() {
+fn reads_are_small_only_while_they_would_feed_backlogs() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     let behind = |partition: &mut Partition<&Known>, parked: u64| {
@@ -262,6 +262,15 @@ fn reads_are_small_only_while_they_would_mostly_feed_backlogs() {
     partition.more_entries = true;
     drive(&mut partition, &mut model, 10);
     assert!(!partition.feeds_backlogs);
+}
+
+/// With a larger share a million entries once went through backlogs that grew as fast as they were drained.
+#[test]
+fn one_delivery_of_twenty_for_a_backlog_slows_nobody_and_one_of_ten_does() {
+    assert!(!answers::would_feed_backlogs(0, 250));
+    assert!(!answers::would_feed_backlogs(5, 100));
+    assert!(answers::would_feed_backlogs(10, 100));
+    assert!(answers::would_feed_backlogs(1, 1));
 }
 
 /// Sends everything; tells the entries that went out.

@@ -266,7 +266,7 @@ impl<D: Directory> Partition<D> {
             }
         }
         if count > 0 {
-            self.feeds_backlogs = into_backlogs * READ_MAX > count * INTO_BACKLOGS;
+            self.feeds_backlogs = would_feed_backlogs(into_backlogs, count);
         }
     }
 
@@ -312,6 +312,11 @@ impl<D: Directory> Partition<D> {
         self.happenings.push(Happening::Core(Note::Unreadable { id, why }));
         None
     }
+}
+
+/// Whether a full read like this one, with so many of its deliveries for backlogs that are drained, would make them grow.
+pub(super) fn would_feed_backlogs(into_backlogs: usize, count: usize) -> bool {
+    into_backlogs * READ_MAX > count * INTO_BACKLOGS
 }
 
 pub(super) fn endpoints_for(directory: &impl Directory, event: &Event) -> Vec<Arc<Endpoint>> {

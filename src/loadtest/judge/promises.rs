@@ -259,7 +259,6 @@ impl Case<'_> {
         trial
     }
 
-    /// The incidents that no fault explains.
     /// A fault explains duplicates of what was in flight, and no more than that.
     fn duplicated(&self, tried: u64) -> Trial {
         let text = "What was acknowledged comes again only where a fault explains it.";
@@ -280,6 +279,7 @@ impl Case<'_> {
         trial
     }
 
+    /// The incidents that no fault explains.
     fn suspected(&self, kinds: &[Suspicion], mut trial: Trial) -> Trial {
         for incident in self.books().incidents.iter().filter(|incident| kinds.contains(&incident.suspicion)) {
             if !self.is_excused(incident) {
