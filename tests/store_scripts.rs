@@ -504,14 +504,14 @@ async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
         // The last word of each entry is its lines.
         (entries.len(), entries.iter().map(|(_, words)| words.last().unwrap().split('\n').count()).sum::<usize>())
     };
-    // Entries without a count, of an earlier version or a stranger, must not keep the others from going.
+    // What a stranger wrote must neither stop the log nor stay in it.
     for _ in 0..3 {
         owner.redis.command::<String>(&["XADD", &owner.keys.attempts(), "*", "a", "{}"]).await;
     }
     for _ in 0..600 {
         log(1).await;
     }
-    assert_eq!(lines().await, (600, 600));
+    assert_eq!(lines().await, (603, 603));
     for _ in 0..20 {
         log(250).await;
     }
@@ -522,10 +522,22 @@ async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
     }
     assert_eq!(lines().await, (14, 1_030));
 
-    // The count is lost: what it does not cover goes, and the log is as long as before in the end.
+    // The count is lost, or no number: it is taken from the log.
     owner.redis.command::<()>(&["DEL", &owner.keys.stats()]).await;
+    log(10).await;
+    assert_eq!(lines().await, (15, 1_040));
+    owner.redis.command::<()>(&["HSET", &owner.keys.stats(), "log-lines", "many"]).await;
+    log(10).await;
+    assert_eq!(lines().await, (16, 1_050));
     for _ in 0..1_200 {
         log(1).await;
     }
     assert_eq!(lines().await, (1_000, 1_000));
+
+    // There is no id behind a stranger's: the log begins anew.
+    let last = format!("{0}-{0}", u64::MAX);
+    owner.redis.command::<String>(&["XADD", &owner.keys.attempts(), &last, "a", "{}"]).await;
+    log(2).await;
+    log(3).await;
+    assert_eq!(lines().await, (2, 5));
 }

@@ -261,8 +261,11 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
 
 /// How far back the log was read, so that silence is not taken for "never happened".
 pub(super) fn how_far(log: &LogPage, now_ms: u64) -> String {
-    let Some(back_to) = log.back_to_ms else { return "the attempt log is empty".to_owned() };
-    let (lines, back_to) = (words::count(log.looked as u64, "line", "lines"), words::when(back_to, now_ms));
+    if log.looked == 0 {
+        return "the attempt log is empty".to_owned();
+    }
+    let lines = words::count(log.looked as u64, "line", "lines");
+    let back_to = log.back_to_ms.map_or_else(|| "an unknown time".to_owned(), |at| words::when(at, now_ms));
     let told = match (log.reached_end, log.was_cut) {
         (true, false) => format!("attempt log: {lines}, all there ever were"),
         (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),

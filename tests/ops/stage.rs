@@ -94,7 +94,7 @@ pub fn bury(delivery: &Delivery, reason: DeadReason) -> Item {
 
 pub fn log_line(delivery: &Delivery, outcome: &str) -> bytes::Bytes {
     format!(
-        r#"{{"delivery":"{}","event":"{}","intent":"{}","account":"acc_1","attempt":1,"at_ms":1700000000000,"took_us":12000,"outcome":{{{outcome}}}}}"#,
+        r#"["{}","{}","{}","acc_1",1,1700000000000,12000,{{{outcome}}},""]"#,
         delivery.id, delivery.event, delivery.intent
     )
     .into()

@@ -87,8 +87,7 @@ impl Reader<'_> {
                 }
                 ("attempts", _) => {
                     let lines = self.entries(&name).await;
-                    // The first field counts the lines.
-                    let texts = lines.into_values().flat_map(|fields| fields.into_iter().skip(1));
+                    let texts = lines.into_values().flatten();
                     let lines =
                         texts.flat_map(|(_, text)| text.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>());
                     model.log = lines.map(Bytes::from).collect();

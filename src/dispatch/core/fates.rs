@@ -12,7 +12,7 @@ impl Core {
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
         let outcome = attempted.report.outcome.clone();
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
-        let line = LogLine::new(&found.delivery, &attempted.report).to_json();
+        let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
         let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
         if outcome == Outcome::Gone

@@ -3,7 +3,7 @@
 use super::{Queries, STRIDE};
 use crate::{
     facts::{
-        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        id::{DeliveryId, EndpointId, EventId, IntentId},
         log::LogLine,
     },
     store::error::StoreError,
@@ -38,7 +38,7 @@ pub struct LogPage {
     /// Newest first.
     pub lines: Vec<LogLine>,
     pub looked: usize,
-    /// When the oldest line that was looked at was written, ms since 1970; `None` for an empty log.
+    /// When the attempt of the oldest line that was looked at began, ms since 1970; `None` if none could be read.
     pub back_to_ms: Option<u64>,
     /// It went to the oldest line that the log has.
     pub reached_end: bool,
@@ -51,10 +51,13 @@ pub struct LogPage {
 impl LogPage {
     fn look_at(&mut self, line: &[u8], filter: &LogFilter) {
         self.looked += 1;
-        match serde_json::from_slice::<LogLine>(line) {
-            Ok(line) if filter.fits(&line) => self.lines.push(line),
-            Ok(_) => {}
-            Err(_) => self.unreadable += 1,
+        let Ok(line) = LogLine::read(line) else {
+            self.unreadable += 1;
+            return;
+        };
+        self.back_to_ms = Some(line.at_ms);
+        if filter.fits(&line) {
+            self.lines.push(line);
         }
     }
 }
@@ -71,15 +74,12 @@ impl Queries {
             let is_last = entries.len() < stride;
             end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
             entries_seen += entries.len();
-            for (id, fields) in entries {
-                // The field `n` holds no lines but counts them.
-                let texts = fields.iter().filter(|(name, _)| name != b"n").rev();
-                for line in texts.flat_map(|(_, lines)| lines.rsplit(|byte| *byte == b'\n')) {
+            for (_, fields) in entries {
+                for line in fields.iter().rev().flat_map(|(_, lines)| lines.rsplit(|byte| *byte == b'\n')) {
                     if page.lines.len() == max || page.looked == max_look {
                         return Ok(page);
                     }
                     page.look_at(line, filter);
-                    page.back_to_ms = id.parse::<EntryId>().ok().map(|id| id.ms);
                 }
             }
             if is_last {

@@ -318,25 +318,32 @@ if acks > 0 then
   call('XACK', stream, group, unpack(ARGV, 8, lines_at - 1))
 end
 
--- All lines of a batch are one entry, as an entry for each would cost more than all the rest of a settle. Its field `n`
--- is the number of lines that were ever logged, itself included, so the oldest entry tells how many lines there are.
--- As many lines go as come, at the least, while there are too many: so the log keeps its length whatever the batches are.
+-- The count was lost with its key, or a stranger wrote to the log: it goes on behind what is there. Where no number is
+-- left that Lua counts exactly, the log begins anew: what was settled does not fail for it.
+local function count_anew()
+  local known = call('EXISTS', attempts) == 1 and by_name(call('XINFO', 'STREAM', attempts))['last-generated-id'] or '0'
+  local last = tonumber(match(known, '^%d+'))
+  if last > 9e15 then
+    call('DEL', attempts)
+    last = 0
+  end
+  call('HSET', stats, 'log-lines', whole(last + lines))
+  return last + lines
+end
+
+-- All lines of a batch are one entry, as an entry for each would cost more than all the rest of a settle. Its id is the
+-- number of lines that were ever logged, itself included. So what lies too far back goes by its id alone: Redis hands a
+-- script no part of an entry, and to look at a whole batch would cost as much as to write it.
 local function log_lines()
-  local total = call('HINCRBY', stats, 'log-lines', lines)
-  call('XADD', attempts, '*', 'n', whole(total), 'lines', ARGV[lines_at])
-  local most = tonumber(log_length)
-  for _ = 0, lines do
-    local oldest = call('XRANGE', attempts, '-', '+', 'COUNT', 1)[1]
-    if not oldest then
-      return
-    end
-    -- A count that is behind the entries was lost with its key: they go, until those are left that it has counted. So
-    -- do entries without a count, which an earlier version or a stranger wrote: behind them nothing would ever go.
-    local upto = oldest[2][1] == 'n' and tonumber(oldest[2][2])
-    if upto and upto <= total and total - upto < most then
-      return
-    end
-    call('XDEL', attempts, oldest[1])
+  local total = redis.pcall('HINCRBY', stats, 'log-lines', lines)
+  local added = type(total) == 'number' and redis.pcall('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
+  if type(added) ~= 'string' then
+    total = count_anew()
+    call('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
+  end
+  local first = total - tonumber(log_length) + 1
+  if first > 1 then
+    call('XTRIM', attempts, 'MINID', whole(first))
   end
 end
 
