@@ -200,6 +200,7 @@ fn until_count(receiver: &Receiver, least: u64) -> Result<()> {
 
 fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folder: &Path) -> Result<Drain> {
     let receiver = Receiver::start(folder)?;
+    receiver.stand_back()?;
     let job = bare_args(&receiver.url(scheme), args.endpoints as usize, args.deliveries, lines, through);
     let mut bare = Bare::start(&receiver, scheme, &job)?;
     until_count(&receiver, args.deliveries / WARM_UP)?;
@@ -211,6 +212,7 @@ fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folde
 
 fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Option<Latency>)> {
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
+    receiver.stand_back()?;
     register(&redis, &receiver.url(scheme), args.endpoints)?;
     let mut producer = redis.producer()?;
     let mut lives = Lives::new(args.endpoints as usize, 2);
@@ -225,6 +227,7 @@ fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Op
     if args.latency_seconds == 0 || scheme == Scheme::Https {
         return Ok((drain, None));
     }
+    receiver.step_forward()?;
     receiver.latency()?;
     let events = args.latency_seconds * 1_000;
     steady(&mut producer, &mut lives, events)?;

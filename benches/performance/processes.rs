@@ -168,6 +168,27 @@ impl Receiver {
         Ok(Self { process, port, secure_port, ca_file, _input: input })
     }
 
+    /// From now on it takes the processor from nobody, as one on another machine would not: it runs when a core is free or
+    /// has run something else for its time (`SCHED_BATCH`). Otherwise nearly each request has the sender thrown off its
+    /// core, which costs both far more than the request.
+    pub fn stand_back(&self) -> Result<()> {
+        self.schedule("--batch")
+    }
+
+    /// It answers as soon as it can, as it does at first.
+    pub fn step_forward(&self) -> Result<()> {
+        self.schedule("--other")
+    }
+
+    fn schedule(&self, policy: &str) -> Result<()> {
+        let pid = self.process.0.id().to_string();
+        let mut command = Command::new("chrt");
+        let status = command.args(["--all-tasks", policy, "--pid", "0", &pid]).stdout(Stdio::null()).status();
+        let status = status.context("cannot run chrt; install util-linux")?;
+        ensure!(status.success(), "chrt could not change how the receiver is scheduled");
+        Ok(())
+    }
+
     pub fn url(&self, scheme: Scheme) -> String {
         match scheme {
             Scheme::Http => format!("http://127.0.0.1:{}", self.port),

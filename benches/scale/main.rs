@@ -143,7 +143,7 @@ fn measure(args: &Args) -> Result<()> {
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
-         with AOF everysec; what Redis spends on taking in the work is left out. Taking over: the slowest of {}. Bench, \
+         with AOF everysec; as much is added as is delivered. Taking over: the slowest of {}. Bench, \
          receivers, Redis and Herald {}",
         args.rounds(),
         args.deliveries(),
@@ -157,6 +157,8 @@ fn measure(args: &Args) -> Result<()> {
 
 /// Both in turns; a row each for Herald and for Redis. Answers the medians of Herald's cost.
 fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) -> Result<()> {
+    few.receiver.stand_back()?;
+    many.receiver.stand_back()?;
     let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
     for round in 1..=args.rounds() {
         // Who goes first changes, so that neither always has the warmer machine.

@@ -1,6 +1,5 @@
-//! A Redis, a receiver and an owner of the partition, with work to do. One with little work gets as much new work as it
-//! does, so what lies behind it stays as much as it was; what that costs Redis is measured apart and left out. One with
-//! much work needs no more.
+//! A Redis, a receiver and an owner of the partition, with work to do. It gets as much new work as it does, so what lies
+//! behind it stays as much as it was.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,14 +19,8 @@ use crate::{
 /// A round that takes longer is stuck.
 pub const STUCK: Duration = Duration::from_secs(600);
 
-/// Who has more to do than this at first has enough for all rounds.
-const FED: u64 = 10_000;
-
 /// New work comes in portions of at least so many, as from a busy producer.
 const PORTION: u64 = 100;
-
-/// Work that is added to an idle Redis to see what that costs.
-const FEEDING: u64 = 20_000;
 
 /// Deliveries after the work has begun before anything is counted.
 const WARM_UP: u64 = 3_000;
@@ -47,28 +40,12 @@ pub enum Work {
     Records,
 }
 
-/// What a delivery cost, in microseconds of processor time.
+/// What a delivery cost, in microseconds of processor time. For Redis with what it spends on taking in the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub herald_us: f64,
     pub redis_us: f64,
     pub rate: f64,
-}
-
-/// Processor time that a Redis with nothing else to do spends on taking in one piece of work, in portions as a stack gets
-/// them, in microseconds. Measured after each round that was fed: the machine's speed changes.
-fn feeding_us(work: Work) -> Result<f64> {
-    let redis = Redis::start()?;
-    let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
-    let mut lives = Lives::new(BUSY as usize, 2);
-    let before = redis.process.cpu_s();
-    for _ in 0..FEEDING / PORTION {
-        match work {
-            Work::Entries => producer.add_all(lives.by_ref().take(PORTION as usize))?,
-            Work::Records => state.write_records_unowned(PORTION, 0)?,
-        }
-    }
-    Ok((redis.process.cpu_s() - before) * 1e6 / FEEDING as f64)
 }
 
 pub struct Stack {
@@ -195,18 +172,15 @@ impl Stack {
         let begun = self.receiver.count()?;
         self.work_until(begun + WARM_UP)?;
         self.until_at_ease(begun + MOST_WARM_UP)?;
-        let given = self.given;
         let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.work_until(first.1 + deliveries)?;
         let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.state.pause()?;
         self.note_peak();
         let count = (last.1 - first.1).max(1) as f64;
-        let fed = self.given - given;
-        let fed_us = if fed > 0 { fed as f64 * feeding_us(self.work)? } else { 0.0 };
         Ok(Cost {
             herald_us: (last.2 - first.2) * 1e6 / count,
-            redis_us: ((last.3 - first.3) * 1e6 - fed_us) / count,
+            redis_us: (last.3 - first.3) * 1e6 / count,
             rate: count / (last.0 - first.0).as_secs_f64(),
         })
     }
@@ -239,9 +213,7 @@ impl Stack {
     /// As much work as is missing. Answers how much is delivered.
     fn give(&mut self) -> Result<u64> {
         let delivered = self.receiver.count()?;
-        if self.depth <= FED {
-            self.fill(delivered)?;
-        }
+        self.fill(delivered)?;
         Ok(delivered)
     }
 

@@ -16,6 +16,7 @@ use std::{
     },
     task::{Context, Poll},
     thread,
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -105,8 +106,8 @@ impl Ward {
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _alarm = Alarm(ended.clone());
-            let (waiting, running) = (VecDeque::new(), FuturesUnordered::new());
-            let inside = Inside { sender, orders: taken, ended, waiting, running };
+            let (waiting, running, young) = (VecDeque::new(), FuturesUnordered::new(), Young::new(clock::now()));
+            let inside = Inside { sender, orders: taken, ended, waiting, running, young };
             runtime.block_on(inside.run());
             runtime.shutdown_background();
         })?;
@@ -129,11 +130,26 @@ impl<T> Drop for Alarm<T> {
     }
 }
 
-type Running = Pin<Box<dyn Future<Output = (Token, Attempted)>>>;
+type Running = Pin<Box<dyn Future<Output = Ended>>>;
+
+struct Ended {
+    token: Token,
+    attempted: Attempted,
+    /// When it was begun.
+    spell: u64,
+}
 
 /// Attempts that are begun before the thread looks again at what has ended: so few that those before them are served
 /// first, so many that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
+
+/// Attempts that may have been begun within one spell and be unanswered: more would only wait in the buffers of receivers
+/// that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
+const MOST_YOUNG: usize = 64;
+
+/// What is unanswered after it waits for its receiver, and others may begin: with the timer's grain of a millisecond 32 000
+/// a second at the least, however slow all receivers are, which is about what a thread can send.
+const SPELL: Duration = Duration::from_millis(1);
 
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
@@ -146,23 +162,60 @@ struct Inside {
     /// Handed over and not begun; bounded like what is in flight, of which it is a part.
     waiting: VecDeque<Send>,
     running: FuturesUnordered<Running>,
+    young: Young,
+}
+
+/// The attempts that were begun within this spell and have not ended.
+struct Young {
+    count: usize,
+    spell: u64,
+    until: Instant,
+}
+
+impl Young {
+    fn new(now: Instant) -> Self {
+        Self { count: 0, spell: 0, until: now + SPELL }
+    }
+
+    /// Whatever is out now counts no more.
+    fn next_spell(&mut self, now: Instant) {
+        *self = Self { count: 0, spell: self.spell + 1, until: now + SPELL };
+    }
+
+    /// How many more may begin.
+    fn room(&mut self, now: Instant) -> usize {
+        if now >= self.until {
+            self.next_spell(now);
+        }
+        MOST_YOUNG - self.count
+    }
+
+    fn ended(&mut self, spell: u64) {
+        if spell == self.spell {
+            self.count -= 1;
+        }
+    }
+
+    /// Until when nothing may begin, if nothing ends before.
+    fn full_until(&self) -> Option<Instant> {
+        (self.count == MOST_YOUNG).then_some(self.until)
+    }
 }
 
 impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
-    /// connections, which costs much less a request than having them all out at once; a thread that waits for slow
-    /// receivers begins everything at once.
+    /// connections, which costs much less a request than having them all out at once; slow receivers are waited for
+    /// without a limit of this thread's.
     async fn run(mut self) {
-        let mut ended = Vec::new();
+        let (mut round, mut ended) = (Vec::new(), Vec::new());
         loop {
-            let known = ended.len();
-            let has_waiting = !self.waiting.is_empty();
+            let (has_waiting, full_until) = (!self.waiting.is_empty(), self.young.full_until());
             let orders = tokio::select! {
                 biased;
-                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut ended)) => self.orders.take_now(),
+                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut round)) => self.orders.take_now(),
                 orders = self.orders.take() => orders,
                 // Comes after a look at the sockets.
-                () = tokio::task::yield_now(), if has_waiting => self.orders.take_now(),
+                () = pause(full_until), if has_waiting => self.orders.take_now(),
             };
             for order in orders {
                 match order {
@@ -170,12 +223,17 @@ impl Inside {
                     Order::AbortAll => {
                         self.waiting.clear();
                         self.running.clear();
+                        self.young.next_spell(clock::now());
                     }
                     Order::Stop => return,
                 }
             }
-            if ended.len() == known {
+            if round.is_empty() {
                 self.begin();
+            }
+            for Ended { token, attempted, spell } in round.drain(..) {
+                self.young.ended(spell);
+                ended.push((token, attempted));
             }
             if !ended.is_empty() && (self.waiting.is_empty() || ended.len() >= GATHERED) {
                 self.ended.put(&mut ended);
@@ -184,10 +242,20 @@ impl Inside {
     }
 
     fn begin(&mut self) {
-        let few = BEGUN_AT_ONCE.min(self.waiting.len());
+        let room = self.young.room(clock::now());
+        let few = BEGUN_AT_ONCE.min(room).min(self.waiting.len());
         for send in self.waiting.drain(..few) {
-            self.running.push(Box::pin(attempt(self.sender.clone(), send)));
+            self.running.push(Box::pin(attempt(self.sender.clone(), send, self.young.spell)));
         }
+        self.young.count += few;
+    }
+}
+
+/// Until something may begin; the sockets are looked at before in any case.
+async fn pause(full_until: Option<Instant>) {
+    match full_until {
+        None => tokio::task::yield_now().await,
+        Some(until) => tokio::time::sleep_until(until.into()).await,
     }
 }
 
@@ -204,11 +272,12 @@ fn poll_all<T>(
     if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
-async fn attempt(sender: Arc<Sender>, send: Send) -> (Token, Attempted) {
+async fn attempt(sender: Arc<Sender>, send: Send, spell: u64) -> Ended {
     let Send { token, delivery, endpoint, .. } = send;
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
-    (token, attempted.unwrap_or_else(|_| panicked(delivery.next_attempt())))
+    let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
+    Ended { token, attempted, spell }
 }
 
 /// What one thread leaves for another. Bounded by what is in flight, as only that passes through.
@@ -289,6 +358,23 @@ mod tests {
         },
         sender::SenderConfig,
     };
+
+    #[test]
+    fn slow_receivers_keep_nothing_from_beginning_for_longer_than_a_spell() {
+        let start = clock::now();
+        let mut young = Young::new(start);
+        assert_eq!(young.room(start), MOST_YOUNG);
+        young.count += MOST_YOUNG;
+        assert_eq!((young.room(start), young.full_until()), (0, Some(start + SPELL)));
+        // One is answered at once: another may begin.
+        young.ended(0);
+        assert_eq!((young.room(start), young.full_until()), (1, None));
+        // The others are not: they wait for their receivers, and when they end it makes no room twice.
+        let later = start + SPELL;
+        assert_eq!(young.room(later), MOST_YOUNG);
+        young.ended(0);
+        assert_eq!(young.room(later), MOST_YOUNG);
+    }
 
     /// Were they begun, the next owner's attempts and these would be out at once.
     #[tokio::test]

@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    HashMap, HashSet,
+    HashMap, HashSet, IndexMap,
     breaker::BreakerSettings,
     lane::{Gate, JobId, Lane, Standing, Trust},
 };
@@ -110,9 +110,13 @@ pub enum Origin {
     Backlog,
 }
 
+/// Where an endpoint's lane stands among the lanes: none is ever removed.
+type LaneAt = usize;
+
 #[derive(Debug)]
 struct Job {
     delivery: Arc<Delivery>,
+    lane: LaneAt,
     chain: Chain,
     origin: Origin,
     flight: Option<Token>,
@@ -138,7 +142,7 @@ impl Links {
     }
 }
 
-type ChainId = (EndpointId, Chain);
+type ChainId = (LaneAt, Chain);
 
 /// An attempt's result that is not confirmed as settled. With it a re-read delivery ends as it did.
 #[derive(Debug, Clone)]
@@ -179,11 +183,11 @@ pub struct Core {
     policy: RetryPolicy,
     breaker: BreakerSettings,
     max_bytes: usize,
-    lanes: HashMap<EndpointId, Lane>,
+    lanes: IndexMap<EndpointId, Lane>,
     jobs: HashMap<JobId, Job>,
     chains: HashMap<ChainId, Links>,
     /// Chains of their own that are in memory, or whose change is not confirmed, by the intent they belong to.
-    singles: HashMap<(EndpointId, IntentId), u32>,
+    singles: HashMap<(LaneAt, IntentId), u32>,
     /// Deliveries whose record is about to change: what Redis still shows of them is out of date.
     changing: HashMap<DeliveryId, u32>,
     /// Deliveries of an entry that are neither finished nor recorded. Zero until its acknowledgement is confirmed.
@@ -194,10 +198,10 @@ pub struct Core {
     carried: HashMap<(DeliveryId, u32), Carried>,
     /// Heads that were resumed with their result; empty between inputs.
     landed: VecDeque<(JobId, Arc<Attempted>)>,
-    ready: VecDeque<EndpointId>,
-    hungry: VecDeque<EndpointId>,
-    ending: VecDeque<EndpointId>,
-    alarms: BinaryHeap<std::cmp::Reverse<(u64, EndpointId)>>,
+    ready: VecDeque<LaneAt>,
+    hungry: VecDeque<LaneAt>,
+    ending: VecDeque<LaneAt>,
+    alarms: BinaryHeap<std::cmp::Reverse<(u64, LaneAt)>>,
     ageing: VecDeque<(u64, JobId)>,
     outbox: VecDeque<Op>,
     outbox_since: Option<u64>,
@@ -218,7 +222,7 @@ impl Core {
             policy,
             breaker,
             max_bytes,
-            lanes: HashMap::default(),
+            lanes: IndexMap::default(),
             jobs: HashMap::default(),
             chains: HashMap::default(),
             singles: HashMap::default(),
@@ -256,11 +260,14 @@ impl Core {
             }
             Standing::Ended { .. } | Standing::Unknown => self.policy.clone(),
         };
-        match self.lanes.get_mut(endpoint) {
-            Some(lane) => (lane.standing, lane.policy) = (standing, policy),
-            None => drop(self.lanes.insert(endpoint.clone(), Lane::new(standing, policy, now))),
-        }
-        self.react(now, endpoint);
+        let at = match self.lanes.get_full_mut(endpoint) {
+            Some((at, _, lane)) => {
+                (lane.standing, lane.policy) = (standing, policy);
+                at
+            }
+            None => self.lanes.insert_full(endpoint.clone(), Lane::new(standing, policy, now)).0,
+        };
+        self.react(now, at);
     }
 
     /// An entry was read; `deliveries` of it follow through [`Core::admit_fresh`] before anything else happens.
@@ -277,34 +284,31 @@ impl Core {
     }
 
     pub fn admit_fresh(&mut self, now: u64, redis_ms: u64, mut delivery: Delivery, known: Known) {
-        let endpoint = delivery.id.endpoint.clone();
         if known.recorded {
             return self.close_one(now, delivery.id.entry);
         }
-        let lane = self.lanes.get(&endpoint).expect("the caller told the endpoint's standing");
+        let at = self.lane_of(&delivery.id.endpoint);
+        let lane = &self.lanes[at];
         if lane.ended().is_some() && !lane.was_owed(delivery.id.entry) {
             self.tally.skipped_disabled += 1;
             return self.close_one(now, delivery.id.entry);
         }
-        delivery.ordered = self.joins_intent(&delivery, lane, known);
-        let chain = delivery.chain();
-        let chain_id = (endpoint, chain);
+        delivery.ordered = self.joins_intent(&delivery, at, known);
+        let chain_id = (at, delivery.chain());
         if self.blocked.contains(&chain_id) {
             self.aside.insert(delivery.id.entry);
             return;
         }
-        let waits_in_redis = match self.chains.get(&chain_id) {
-            Some(links) => links.tail_in_redis,
-            None => known.ordered > 0 && delivery.ordered,
-        };
-        let has_head = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
-        let job = self.insert(delivery, chain_id.1.clone(), Origin::Fresh);
+        let links = self.chains.get(&chain_id);
+        let has_head = links.is_some_and(|links| links.head.is_some());
+        let waits_in_redis = links.map_or(known.ordered > 0 && delivery.ordered, |links| links.tail_in_redis);
+        let job = self.insert(delivery, at, chain_id.1.clone(), Origin::Fresh);
         self.ageing.push_back((now + RECORD_AFTER_MS, job));
         if waits_in_redis {
             self.keep(now, job, Place::Held);
         } else if !has_head {
-            self.lead(now, job, &chain_id);
-        } else if self.lanes[&chain_id.0].should_park(now, self.share()) {
+            self.lead(now, job, chain_id);
+        } else if self.lanes[at].should_park(now, self.share()) {
             self.spill(now, &chain_id);
             self.keep(now, job, Place::Held);
         } else {
@@ -315,18 +319,19 @@ impl Core {
 
     /// A delivery with a record: claimed, or looked up in the backlog.
     pub fn admit_kept(&mut self, now: u64, redis_ms: u64, delivery: Delivery, origin: Origin) {
-        let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
+        let at = self.lane_of(&delivery.id.endpoint);
+        let chain_id = (at, delivery.chain());
         let is_here = self.chains.get(&chain_id).is_some_and(|links| links.head.is_some());
         if is_here || self.changing.contains_key(&delivery.id) || self.blocked.contains(&chain_id) {
             // It is in memory, or its fate is on its way: it was looked at in the backlog a second time.
             return;
         }
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
-        let lane = self.lanes.get_mut(&chain_id.0).expect("the caller told the endpoint's standing");
+        let lane = &self.lanes[at];
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
         let parks = origin == Origin::Claimed && lane.should_park(now, usize::MAX);
-        let job = self.insert(delivery, chain_id.1.clone(), origin);
-        let links = self.chains.entry(chain_id.clone()).or_default();
+        let job = self.insert(delivery, at, chain_id.1.clone(), origin);
+        let links = self.chains.entry(chain_id).or_default();
         links.head = Some(job);
         links.tail_in_redis = true;
         match (self.carried_for(job), ended) {
@@ -334,13 +339,13 @@ impl Core {
             (None, Some(reason)) => self.bury(now, redis_ms, job, reason, String::new(), None),
             (None, None) if parks => self.park(now, job),
             (None, None) => {
-                let lane = self.lanes.get_mut(&chain_id.0).expect("it was just there");
+                let lane = &mut self.lanes[at];
                 match origin {
                     // Its time has come: it goes before what is merely next.
                     Origin::Claimed => lane.queue.push_front(job),
                     Origin::Fresh | Origin::Backlog => lane.queue.push_back(job),
                 }
-                self.touch(now, &chain_id.0);
+                self.touch(now, at);
             }
         }
         self.land(now, redis_ms);
@@ -348,9 +353,9 @@ impl Core {
 
     /// A backlog was looked at, up to this entry; with none there was no more.
     pub fn looked_at_backlog(&mut self, now: u64, endpoint: &EndpointId, last: Option<EntryId>) {
-        let Some(lane) = self.lanes.get_mut(endpoint) else { return };
+        let Some((at, _, lane)) = self.lanes.get_full_mut(endpoint) else { return };
         lane.looked(last);
-        self.touch(now, endpoint);
+        self.touch(now, at);
     }
 
     /// Whether a delivery has outlived its endpoint's policy.
@@ -368,21 +373,22 @@ impl Core {
                 && let Carried::Flying(_, revision) = *orphan
             {
                 *orphan = Carried::Ended(attempted, revision);
-                let endpoint = id.endpoint.clone();
-                self.lanes.entry(endpoint.clone()).and_modify(Lane::forget_attempt);
-                self.touch(now, &endpoint);
+                if let Some((at, _, lane)) = self.lanes.get_full_mut(&id.endpoint) {
+                    lane.forget_attempt();
+                    self.touch(now, at);
+                }
             }
             return;
         };
-        let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
-        let lane = self.lanes.get_mut(&endpoint).expect("an attempt has a lane");
+        let at = self.jobs[&job].lane;
+        let lane = &mut self.lanes[at];
         let was_closed = lane.is_breaker_closed(now);
         if lane.ended_attempt(now, &attempted.report.outcome, &self.breaker, chance) && was_closed {
-            self.notes.push(Note::BreakerOpened { endpoint: endpoint.clone() });
+            self.notes.push(Note::BreakerOpened { endpoint: self.endpoint(at) });
         }
         self.conclude(now, redis_ms, job, attempted, chance);
         self.land(now, redis_ms);
-        self.react(now, &endpoint);
+        self.react(now, at);
     }
 
     /// Time has passed: what is old gets its record, and lanes whose time has come are looked at again.
@@ -393,15 +399,14 @@ impl Core {
             self.ageing.pop_front();
             self.give_record(now, job);
         }
-        while let Some(std::cmp::Reverse((at, endpoint))) = self.alarms.peek().cloned()
-            && at <= now
+        while let Some(std::cmp::Reverse((alarm_at, at))) = self.alarms.peek().copied()
+            && alarm_at <= now
         {
             self.alarms.pop();
-            if let Some(lane) = self.lanes.get_mut(&endpoint)
-                && lane.alarm_at == Some(at)
-            {
+            let lane = &mut self.lanes[at];
+            if lane.alarm_at == Some(alarm_at) {
                 lane.alarm_at = None;
-                self.touch(now, &endpoint);
+                self.touch(now, at);
             }
         }
     }
@@ -416,17 +421,17 @@ impl Core {
 
     /// The next attempt to start, endpoint after endpoint in turn.
     pub fn next_send(&mut self, now: u64) -> Option<Send> {
-        while let Some(endpoint) = self.ready.pop_front() {
-            let lane = self.lanes.get_mut(&endpoint).expect("a ready lane is there");
+        while let Some(at) = self.ready.pop_front() {
+            let lane = &mut self.lanes[at];
             lane.is_ready = false;
             if lane.gate(now) != Gate::Open {
-                self.touch(now, &endpoint);
+                self.touch(now, at);
                 continue;
             }
             let (Some(job), Some(facts)) = (lane.queue.pop_front(), lane.endpoint().cloned()) else { continue };
             lane.started(now);
             let trust = lane.trust;
-            self.touch(now, &endpoint);
+            self.touch(now, at);
             let token = self.next();
             self.flights.insert(token, job);
             let job = self.jobs.get_mut(&job).expect("a queued job is there");
@@ -445,13 +450,14 @@ impl Core {
 
     /// The next endpoint whose backlog is to be looked at: after which entry, and how far.
     pub fn next_backlog(&mut self, now: u64) -> Option<(EndpointId, EntryId, usize)> {
-        while let Some(endpoint) = self.hungry.pop_front() {
-            let lane = self.lanes.get_mut(&endpoint).expect("a hungry lane is there");
+        while let Some(at) = self.hungry.pop_front() {
+            let lane = &mut self.lanes[at];
             lane.is_hungry = false;
             let appetite = lane.appetite(now);
             if appetite > 0 {
                 lane.looks();
-                return Some((endpoint, lane.drained_to, appetite));
+                let after = lane.drained_to;
+                return Some((self.endpoint(at), after, appetite));
             }
         }
         None
@@ -463,9 +469,10 @@ impl Core {
 
     /// The next endpoint that takes nothing any more and has unfinished deliveries.
     pub fn next_ending(&mut self) -> Option<EndpointId> {
-        while let Some(endpoint) = self.ending.pop_front() {
-            if self.lanes.get(&endpoint).is_some_and(|lane| lane.ended().is_some() && lane.unfinished > 0) {
-                return Some(endpoint);
+        while let Some(at) = self.ending.pop_front() {
+            let lane = &self.lanes[at];
+            if lane.ended().is_some() && lane.unfinished > 0 {
+                return Some(self.endpoint(at));
             }
         }
         None
@@ -476,9 +483,9 @@ impl Core {
     }
 
     /// Come back to an ending endpoint later.
-    pub fn ends_later(&mut self, endpoint: EndpointId) {
-        if !self.ending.contains(&endpoint) {
-            self.ending.push_back(endpoint);
+    pub fn ends_later(&mut self, endpoint: &EndpointId) {
+        if let Some(at) = self.lanes.get_index_of(endpoint) {
+            self.comes_to_its_end(at);
         }
     }
 
@@ -531,7 +538,7 @@ impl Core {
     /// A dead letter becomes an unfinished delivery. What of its chain is in memory gets its records first, so that
     /// there is never a second head.
     pub fn revive(&mut self, now: u64, delivery: &Delivery) {
-        let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
+        let chain_id = (self.lane_of(&delivery.id.endpoint), delivery.chain());
         self.spill(now, &chain_id);
         self.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let item = Item::Revive { id: delivery.id.clone(), chain: chain_id.1.clone(), record: delivery.to_record() };
@@ -540,7 +547,7 @@ impl Core {
 
     /// Gives the head of a chain up, so that the next may go. Tells why it can not.
     pub fn release(&mut self, now: u64, redis_ms: u64, delivery: Delivery, detail: String) -> Result<(), &'static str> {
-        let chain_id = (delivery.id.endpoint.clone(), delivery.chain());
+        let chain_id = (self.lane_of(&delivery.id.endpoint), delivery.chain());
         let head = self.chains.get(&chain_id).and_then(|links| links.head);
         if let Some(job) = head {
             if self.jobs[&job].flight.is_some() {
@@ -563,6 +570,15 @@ impl Core {
     }
 
     // ---- inside ---------------------------------------------------------------------------------------------------
+
+    fn lane_of(&self, endpoint: &EndpointId) -> LaneAt {
+        self.lanes.get_index_of(endpoint).expect("the caller told the endpoint's standing")
+    }
+
+    fn endpoint(&self, at: LaneAt) -> EndpointId {
+        let (endpoint, _) = self.lanes.get_index(at).expect("no lane is ever removed");
+        endpoint.clone()
+    }
 
     fn next(&mut self) -> u64 {
         self.next_id += 1;

@@ -383,7 +383,7 @@ impl<D: Directory> Partition<D> {
 
     fn job_failed(&mut self, now: u64, outstanding: Outstanding, why: String) {
         if let Outstanding::Heads(endpoint) = outstanding {
-            self.core.ends_later(endpoint);
+            self.core.ends_later(&endpoint);
         }
         self.ending_at = now + ENDING_EVERY_MS;
         self.happenings.push(Happening::JobFailed { why });

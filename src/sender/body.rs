@@ -1,8 +1,9 @@
 //! Reads a response's body within its limits and keeps its first bytes for people. Whatever goes wrong here is noted
 //! and changes no outcome: the status line alone decides. A body that is not read to its end costs its connection.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use crate::facts::{
@@ -23,13 +24,21 @@ pub(super) struct Body {
 
 /// Reads until the end, the limit or the deadline, whichever comes first.
 pub(super) async fn read(mut response: reqwest::Response, deadline: Instant) -> Body {
-    let deadline = match response.status().is_success() {
-        true => deadline.min(Instant::from_std(crate::clock::now()) + DELIVERED_BODY_TIMEOUT),
-        false => deadline,
-    };
+    let is_success = response.status().is_success();
     let mut first = Vec::new();
-    let end = tokio::time::timeout_at(deadline, read_to_end(&mut response, &mut first)).await;
-    Body { end: end.unwrap_or(BodyEnd::TimedOut), snippet: snippet(&first) }
+    let end = {
+        let mut reading = pin!(read_to_end(&mut response, &mut first));
+        // Most answers came with their head: they need no timer.
+        match reading.as_mut().now_or_never() {
+            Some(end) => end,
+            None => {
+                let soon = Instant::from_std(crate::clock::now()) + DELIVERED_BODY_TIMEOUT;
+                let deadline = if is_success { deadline.min(soon) } else { deadline };
+                tokio::time::timeout_at(deadline, reading).await.unwrap_or(BodyEnd::TimedOut)
+            }
+        }
+    };
+    Body { end, snippet: snippet(&first) }
 }
 
 async fn read_to_end(response: &mut reqwest::Response, first: &mut Vec<u8>) -> BodyEnd {

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use foldhash::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
@@ -33,6 +34,9 @@ const HIDDEN: &str = "(hidden)";
 
 /// Headers that Herald writes itself; with the endpoint's own they size the map.
 const OWN_HEADERS: usize = 9;
+
+/// Room for the usual values of a request together.
+const USUAL_VALUE_BYTES: usize = 256;
 
 /// Endpoints whose prepared form is kept. At about 1 KiB each this is 8 MiB, and more endpoints than one worker
 /// sends to at a time; the others are prepared anew, which costs microseconds.
@@ -126,18 +130,20 @@ impl Prepared {
         now_ms: u64,
         usage: Use,
     ) -> Result<HeaderMap, RequestError> {
-        let timestamp_s = now_ms / 1000;
+        let mut values = Values::with_room();
+        values.add(&WEBHOOK_ID, delivery.event.as_str());
+        values.add(&WEBHOOK_TIMESTAMP, &(now_ms / 1000).to_string());
+        self.sign(&mut values, delivery, &endpoint.schemes, now_ms, usage)?;
+        values.add(&HERALD_ATTEMPT, &delivery.next_attempt().to_string());
+        values.add(&HERALD_SEQUENCE, &delivery.id.entry.sequence().to_string());
+        if let Some(value) = delivery.traceparent.as_deref().filter(|text| endpoint.traceparent && is_traceparent(text))
+        {
+            values.add(&TRACEPARENT, value);
+        }
         let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        headers.insert(&WEBHOOK_ID, visible(delivery.event.as_str()));
-        headers.insert(&WEBHOOK_TIMESTAMP, timestamp_s.into());
-        self.sign(&mut headers, delivery, &endpoint.schemes, now_ms, usage)?;
-        headers.insert(&HERALD_ATTEMPT, delivery.next_attempt().into());
-        headers.insert(&HERALD_SEQUENCE, delivery.id.entry.sequence().into());
-        if let Some(value) = delivery.traceparent.as_deref().filter(|_| endpoint.traceparent).and_then(traceparent) {
-            headers.insert(&TRACEPARENT, value);
-        }
+        values.insert_into(&mut headers);
         for (name, value) in &self.extra {
             headers.insert(name, value.clone());
         }
@@ -146,7 +152,7 @@ impl Prepared {
 
     fn sign(
         &self,
-        headers: &mut HeaderMap,
+        values: &mut Values,
         delivery: &Delivery,
         schemes: &[Scheme],
         now_ms: u64,
@@ -168,26 +174,55 @@ impl Prepared {
                 }
                 (Scheme::Dojo, Use::Send) => (&DOJO_SIGNATURE, dojo_signature_with(&newest.dojo, &delivery.body)),
             };
-            let mut value = HeaderValue::try_from(signature).expect("a signature is base64 or hex");
-            // Keeps it out of every `Debug` and out of HTTP/2's table of repeated headers.
-            value.set_sensitive(true);
-            headers.insert(name, value);
+            values.add_secret(name, &signature);
         }
         Ok(())
     }
 }
 
-/// Ids are checked when they are made: letters, digits, `_` and `-`.
-fn visible(id: &str) -> HeaderValue {
-    HeaderValue::from_str(id).expect("an id has no character that a header could not carry")
+/// The values of one request, written one behind the other: the library copies a request's headers more than once, and a
+/// copy of a part of one buffer is only a count.
+struct Values {
+    text: String,
+    /// The name of each value, where it ends, and whether it is hidden.
+    parts: Vec<(&'static HeaderName, usize, bool)>,
+}
+
+impl Values {
+    fn with_room() -> Self {
+        Self { text: String::with_capacity(USUAL_VALUE_BYTES), parts: Vec::with_capacity(OWN_HEADERS) }
+    }
+
+    fn add(&mut self, name: &'static HeaderName, value: &str) {
+        self.text.push_str(value);
+        self.parts.push((name, self.text.len(), false));
+    }
+
+    /// Kept out of every `Debug` and out of HTTP/2's table of repeated headers.
+    fn add_secret(&mut self, name: &'static HeaderName, value: &str) {
+        self.text.push_str(value);
+        self.parts.push((name, self.text.len(), true));
+    }
+
+    fn insert_into(self, headers: &mut HeaderMap) {
+        let text = Bytes::from(self.text);
+        let mut start = 0;
+        for (name, end, is_secret) in self.parts {
+            // Ids are checked when they are made, a signature is base64 or hex, the rest are digits.
+            let value = HeaderValue::from_maybe_shared(text.slice(start..end));
+            let mut value = value.expect("no value has a character that a header could not carry");
+            value.set_sensitive(is_secret);
+            headers.insert(name, value);
+            start = end;
+        }
+    }
 }
 
 /// A producer wrote it: what is no plain header value is left out, as it does not concern the payment.
-fn traceparent(text: &str) -> Option<HeaderValue> {
+fn is_traceparent(text: &str) -> bool {
     /// W3C's version 00 has 55 characters; later ones may append.
     const MAX_TRACEPARENT_BYTES: usize = 128;
-    let is_plain = text.len() <= MAX_TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_graphic());
-    HeaderValue::from_str(text).ok().filter(|_| is_plain)
+    text.len() <= MAX_TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The prepared form of the endpoints that were sent to lately.

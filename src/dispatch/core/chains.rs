@@ -10,22 +10,22 @@ impl Core {
     }
 
     /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule it began with.
-    pub(super) fn joins_intent(&self, delivery: &Delivery, lane: &Lane, known: Known) -> bool {
-        let endpoint = &delivery.id.endpoint;
-        let in_order = (endpoint.clone(), Chain::Intent(delivery.intent.clone()));
-        if known.ordered > 0 || self.chains.contains_key(&in_order) {
+    pub(super) fn joins_intent(&self, delivery: &Delivery, at: LaneAt, known: Known) -> bool {
+        if known.ordered > 0 || self.chains.contains_key(&(at, Chain::Intent(delivery.intent.clone()))) {
             return true;
         }
-        let alone = known.single > 0 || self.singles.contains_key(&(endpoint.clone(), delivery.intent.clone()));
-        let rule = lane.endpoint().map(|endpoint| endpoint.ordering).unwrap_or_default();
+        let alone =
+            known.single > 0 || (!self.singles.is_empty() && self.singles.contains_key(&(at, delivery.intent.clone())));
+        let rule = self.lanes[at].endpoint().map(|endpoint| endpoint.ordering).unwrap_or_default();
         rule == Ordering::Intent && !alone
     }
 
-    pub(super) fn insert(&mut self, delivery: Delivery, chain: Chain, origin: Origin) -> JobId {
+    pub(super) fn insert(&mut self, delivery: Delivery, lane: LaneAt, chain: Chain, origin: Origin) -> JobId {
         let id = self.next();
         self.tally.bytes += delivery.body.len();
-        self.count_single(&delivery.id.endpoint, &chain);
-        self.jobs.insert(id, Job { delivery: Arc::new(delivery), chain, origin, flight: None, revision: 0 });
+        self.count_single(lane, &chain);
+        let delivery = Arc::new(delivery);
+        self.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, revision: 0 });
         id
     }
 
@@ -33,9 +33,8 @@ impl Core {
     pub(super) fn remove(&mut self, id: JobId) -> Job {
         let job = self.jobs.remove(&id).expect("a job ends once");
         self.tally.bytes -= job.delivery.body.len();
-        let endpoint = job.delivery.id.endpoint.clone();
-        self.uncount_single(&endpoint, &job.chain);
-        if let Some(links) = self.chains.get_mut(&(endpoint, job.chain.clone()))
+        self.uncount_single(job.lane, &job.chain);
+        if let Some(links) = self.chains.get_mut(&(job.lane, job.chain.clone()))
             && links.head == Some(id)
         {
             links.head = None;
@@ -43,15 +42,15 @@ impl Core {
         job
     }
 
-    pub(super) fn count_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+    pub(super) fn count_single(&mut self, lane: LaneAt, chain: &Chain) {
         if let Chain::Single(intent, _) = chain {
-            *self.singles.entry((endpoint.clone(), intent.clone())).or_default() += 1;
+            *self.singles.entry((lane, intent.clone())).or_default() += 1;
         }
     }
 
-    pub(super) fn uncount_single(&mut self, endpoint: &EndpointId, chain: &Chain) {
+    pub(super) fn uncount_single(&mut self, lane: LaneAt, chain: &Chain) {
         let Chain::Single(intent, _) = chain else { return };
-        let key = (endpoint.clone(), intent.clone());
+        let key = (lane, intent.clone());
         if let Some(count) = self.singles.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
@@ -61,63 +60,66 @@ impl Core {
     }
 
     /// A head without record: queued, or parked at once.
-    pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: &ChainId) {
-        self.chains.entry(chain_id.clone()).or_default().head = Some(job);
+    pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: ChainId) {
+        let at = chain_id.0;
+        self.chains.entry(chain_id).or_default().head = Some(job);
         if let Some(carried) = self.carried_for(job) {
             return self.resume(job, carried);
         }
-        let lane = &self.lanes[&chain_id.0];
+        let share = self.share();
+        let lane = &mut self.lanes[at];
         // Behind a backlog there is a queue already: nobody jumps it.
-        if lane.parked > 0 || lane.should_park(now, self.share()) {
+        if lane.parked > 0 || lane.should_park(now, share) {
             return self.park(now, job);
         }
-        self.lanes.get_mut(&chain_id.0).expect("it was just there").queue.push_back(job);
-        self.touch(now, &chain_id.0);
+        lane.queue.push_back(job);
+        self.touch(now, at);
     }
 
     /// Looks a lane over after anything that may have opened its gate or filled it.
-    pub(super) fn touch(&mut self, now: u64, endpoint: &EndpointId) {
-        let Some(lane) = self.lanes.get_mut(endpoint) else { return };
+    pub(super) fn touch(&mut self, now: u64, at: LaneAt) {
+        let lane = &mut self.lanes[at];
         let gate = lane.gate(now);
         if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready {
             lane.is_ready = true;
-            self.ready.push_back(endpoint.clone());
+            self.ready.push_back(at);
         }
         if lane.appetite(now) > 0 && !lane.is_hungry {
             lane.is_hungry = true;
-            self.hungry.push_back(endpoint.clone());
+            self.hungry.push_back(at);
         }
-        if let Gate::Later(at) = gate
+        if let Gate::Later(opens) = gate
             && (!lane.queue.is_empty() || lane.parked > 0)
-            && lane.alarm_at.is_none_or(|alarm| at < alarm)
+            && lane.alarm_at.is_none_or(|alarm| opens < alarm)
         {
-            lane.alarm_at = Some(at);
-            self.alarms.push(std::cmp::Reverse((at, endpoint.clone())));
+            lane.alarm_at = Some(opens);
+            self.alarms.push(std::cmp::Reverse((opens, at)));
         }
     }
 
     /// After a change that may have shut a lane for long: nothing waits in memory for what will not come soon.
-    pub(super) fn react(&mut self, now: u64, endpoint: &EndpointId) {
-        let Some(lane) = self.lanes.get_mut(endpoint) else { return };
+    pub(super) fn react(&mut self, now: u64, at: LaneAt) {
+        let lane = &mut self.lanes[at];
         if lane.should_park(now, usize::MAX) && !matches!(lane.gate(now), Gate::Open | Gate::Busy) {
             for job in std::mem::take(&mut lane.queue) {
                 self.park(now, job);
             }
         }
-        if let Some(lane) = self.lanes.get(endpoint)
-            && lane.ended().is_some()
-            && lane.unfinished > 0
-        {
-            self.ends_later(endpoint.clone());
+        self.comes_to_its_end(at);
+        self.touch(now, at);
+    }
+
+    /// A lane that takes nothing any more has its turn as long as it has unfinished deliveries.
+    pub(super) fn comes_to_its_end(&mut self, at: LaneAt) {
+        let lane = &self.lanes[at];
+        if lane.ended().is_some() && lane.unfinished > 0 && !self.ending.contains(&at) {
+            self.ending.push_back(at);
         }
-        self.touch(now, endpoint);
     }
 
     pub(super) fn unqueue(&mut self, job: JobId) {
-        let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
-        if let Some(lane) = self.lanes.get_mut(&endpoint) {
-            lane.queue.retain(|queued| *queued != job);
-        }
+        let at = self.jobs[&job].lane;
+        self.lanes[at].queue.retain(|queued| *queued != job);
     }
 
     /// A head leaves memory for the backlog, and what waits behind it is held.
@@ -132,8 +134,7 @@ impl Core {
             }
             Origin::Backlog => {
                 let done = self.remove(job);
-                let lane = self.lanes.get_mut(&chain_id.0).expect("a job has a lane");
-                lane.was_parked(done.delivery.id.entry);
+                self.lanes[chain_id.0].was_parked(done.delivery.id.entry);
             }
         }
         self.hold_followers(now, &chain_id);
@@ -202,15 +203,17 @@ impl Core {
 
     /// The head has gone: the first that waits in memory takes its place. What is held in Redis is released there.
     pub(super) fn promote(&mut self, now: u64, chain_id: ChainId) {
+        let at = chain_id.0;
         let Some(links) = self.chains.get_mut(&chain_id) else { return };
         if links.head.is_some() {
             return;
         }
-        match links.followers.pop_front() {
-            Some(job) => self.lead(now, job, &chain_id),
-            None => self.tidy(&chain_id),
+        if let Some(job) = links.followers.pop_front() {
+            self.lead(now, job, chain_id);
+        } else if links.is_idle() {
+            self.chains.remove(&chain_id);
         }
-        self.touch(now, &chain_id.0);
+        self.touch(now, at);
     }
 
     pub(super) fn tidy(&mut self, chain_id: &ChainId) {
@@ -230,6 +233,6 @@ impl Core {
 
     pub(super) fn chain_id(&self, job: JobId) -> ChainId {
         let job = &self.jobs[&job];
-        (job.delivery.id.endpoint.clone(), job.chain.clone())
+        (job.lane, job.chain.clone())
     }
 }

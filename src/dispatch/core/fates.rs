@@ -7,7 +7,7 @@ impl Core {
     pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
         let found = self.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
-        let lane = self.lanes.get_mut(&found.delivery.id.endpoint).expect("a job has a lane");
+        let lane = &mut self.lanes[found.lane];
         let attempt = found.delivery.next_attempt();
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
         let outcome = attempted.report.outcome.clone();
@@ -37,12 +37,12 @@ impl Core {
 
     pub(super) fn deliver(&mut self, now: u64, job: JobId) {
         self.tally.delivered += 1;
-        let chain_id = self.chain_id(job);
         let done = self.remove(job);
+        let chain_id = (done.lane, done.chain);
         match done.origin {
             Origin::Fresh => self.close_one(now, done.delivery.id.entry),
             Origin::Claimed | Origin::Backlog => {
-                let item = Item::Finish { id: done.delivery.id.clone(), chain: done.chain };
+                let item = Item::Finish { id: done.delivery.id.clone(), chain: chain_id.1.clone() };
                 self.push_for(now, chain_id.clone(), item);
             }
         }

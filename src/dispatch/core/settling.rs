@@ -93,18 +93,16 @@ impl Core {
 
     /// What Redis holds of an endpoint, as an answer said.
     pub fn count(&mut self, now: u64, endpoint: &EndpointId, unfinished: Unfinished) {
-        if let Some(lane) = self.lanes.get_mut(endpoint) {
+        if let Some((at, _, lane)) = self.lanes.get_full_mut(endpoint) {
             (lane.unfinished, lane.parked) = (unfinished.records, unfinished.parked);
-            if lane.ended().is_some() && lane.unfinished > 0 {
-                self.ends_later(endpoint.clone());
-            }
-            self.touch(now, endpoint);
+            self.comes_to_its_end(at);
+            self.touch(now, at);
         }
     }
 
     pub(super) fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
         self.chains.entry(chain_id.clone()).or_default().unsettled += 1;
-        self.count_single(&chain_id.0, &chain_id.1);
+        self.count_single(chain_id.0, &chain_id.1);
         if let Some(id) = delivery_of(&item) {
             *self.changing.entry(id.clone()).or_default() += 1;
         }
@@ -123,7 +121,7 @@ impl Core {
             lane.was_parked(id.entry);
         }
         if let Some(chain) = chain {
-            self.uncount_single(&chain.0, &chain.1);
+            self.uncount_single(chain.0, &chain.1);
             self.changed(item);
             if let Some(links) = self.chains.get_mut(&chain) {
                 links.unsettled -= 1;

@@ -45,8 +45,8 @@ impl Core {
         flights.sort_unstable();
         for (_, job) in flights {
             self.give_record(now, job);
-            let endpoint = self.jobs[&job].delivery.id.endpoint.clone();
-            self.lanes.entry(endpoint).and_modify(Lane::forget_attempt);
+            let at = self.jobs[&job].lane;
+            self.lanes[at].forget_attempt();
         }
         self.forget_flights();
     }
@@ -54,8 +54,10 @@ impl Core {
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
     pub fn forget_flights(&mut self) {
         for ((id, _), carried) in &self.carried {
-            if matches!(carried, Carried::Flying(..)) {
-                self.lanes.entry(id.endpoint.clone()).and_modify(Lane::forget_attempt);
+            if matches!(carried, Carried::Flying(..))
+                && let Some(lane) = self.lanes.get_mut(&id.endpoint)
+            {
+                lane.forget_attempt();
             }
         }
         self.carried.retain(|_, carried| matches!(carried, Carried::Ended(..)));

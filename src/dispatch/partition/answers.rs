@@ -64,7 +64,7 @@ impl<D: Directory> Partition<D> {
                     self.ending_at = now + ENDING_EVERY_MS;
                 }
                 self.admit(now, kept, Origin::Claimed);
-                self.core.ends_later(endpoint);
+                self.core.ends_later(&endpoint);
             }
             (Outstanding::Backlog(endpoint, why), Answer::Backlog { kept, now_ms }) => {
                 self.hear_time(now, now_ms);
