@@ -53,7 +53,7 @@ struct Args {
     #[command(subcommand)]
     role: Option<Role>,
     /// Rounds; each has the loop and then Herald, and the median of them counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Deliveries of each in a round
     #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
@@ -64,6 +64,9 @@ struct Args {
     /// Seconds of each round at 1 000 events a second, for the latency; 0 leaves it out
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
     latency_seconds: u64,
+    /// Let the receiver take the processor from others during a drain
+    #[arg(long)]
+    eager_receiver: bool,
     /// Leave HTTPS out
     #[arg(long)]
     no_https: bool,
@@ -116,7 +119,7 @@ enum Through {
 
 fn measure(args: &Args) -> Result<()> {
     let lines = if args.no_loop { 0 } else { best_concurrency(args)? };
-    let mut results = Results::new(args.deliveries, args.endpoints, lines);
+    let mut results = Results::new(args.deliveries, args.endpoints, lines, args.eager_receiver);
     for round in 1..=args.rounds {
         for scheme in [Scheme::Http, Scheme::Https] {
             if scheme == Scheme::Https && args.no_https {
@@ -200,7 +203,9 @@ fn until_count(receiver: &Receiver, least: u64) -> Result<()> {
 
 fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folder: &Path) -> Result<Drain> {
     let receiver = Receiver::start(folder)?;
-    receiver.stand_back()?;
+    if !args.eager_receiver {
+        receiver.stand_back()?;
+    }
     let job = bare_args(&receiver.url(scheme), args.endpoints as usize, args.deliveries, lines, through);
     let mut bare = Bare::start(&receiver, scheme, &job)?;
     until_count(&receiver, args.deliveries / WARM_UP)?;
@@ -212,7 +217,9 @@ fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folde
 
 fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Option<Latency>)> {
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
-    receiver.stand_back()?;
+    if !args.eager_receiver {
+        receiver.stand_back()?;
+    }
     register(&redis, &receiver.url(scheme), args.endpoints)?;
     let mut producer = redis.producer()?;
     let mut lives = Lives::new(args.endpoints as usize, 2);

@@ -28,6 +28,8 @@ pub struct Results {
     deliveries: u64,
     endpoints: u64,
     lines: usize,
+    /// The receiver takes the processor from others during a drain.
+    is_eager: bool,
     loops: Vec<(Scheme, Drain)>,
     hypers: Vec<(Scheme, Drain)>,
     heralds: Vec<(Scheme, Drain)>,
@@ -35,11 +37,12 @@ pub struct Results {
 }
 
 impl Results {
-    pub fn new(deliveries: u64, endpoints: u64, lines: usize) -> Self {
+    pub fn new(deliveries: u64, endpoints: u64, lines: usize, is_eager: bool) -> Self {
         Self {
             deliveries,
             endpoints,
             lines,
+            is_eager,
             loops: Vec::new(),
             hypers: Vec::new(),
             heralds: Vec::new(),
@@ -140,6 +143,10 @@ impl Results {
             env!("CARGO_PKG_VERSION"),
             kernel.trim(),
         );
+        origin.push_str(match self.is_eager {
+            true => " During a drain the receiver takes the processor from others.",
+            false => " During a drain the receiver takes the processor from nobody (SCHED_BATCH).",
+        });
         if self.lines > 0 {
             origin.push_str(&format!(" The loop has {} requests in flight, which cost it least.", self.lines));
         }

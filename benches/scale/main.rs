@@ -28,7 +28,7 @@ use clap::Parser;
 
 use self::{
     neighbours::{Hanging, hangs, latency},
-    stack::{Cost, Setup, Stack},
+    stack::{Cost, Setup, Stack, taking_in_us},
     state::BUSY,
     table::{Table, Unit, machine, median},
     takeover::take_over,
@@ -143,7 +143,8 @@ fn measure(args: &Args) -> Result<()> {
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
-         with AOF everysec; as much is added as is delivered. Taking over: the slowest of {}. Bench, \
+         with AOF everysec; as much is added as is delivered, and the \
+         receiver takes the processor from nobody (SCHED_BATCH). Taking over: the slowest of {}. Bench, \
          receivers, Redis and Herald {}",
         args.rounds(),
         args.deliveries(),
@@ -173,12 +174,14 @@ fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &m
             few.herald_us, many.herald_us, few.redis_us, many.redis_us, few.rate, many.rate
         );
     }
+    let taking_in_us = taking_in_us(many.work)?;
     let [few, many] = costs.map(|costs| {
         let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
         (of(|cost| cost.herald_us), of(|cost| cost.redis_us))
     });
     table.compare(&format!("CPU of Herald per delivery, {what}"), Unit::Micros, few.0, many.0, Some(MOST_COST));
-    table.compare(&format!("CPU of Redis per delivery, {what}"), Unit::Micros, few.1, many.1, Some(MOST_COST));
+    let redis = format!("CPU of Redis per delivery and for taking in another ({taking_in_us:.1} µs by itself), {what}");
+    table.compare(&redis, Unit::Micros, few.1, many.1, Some(MOST_COST));
     Ok(())
 }
 

@@ -48,6 +48,23 @@ pub struct Cost {
     pub rate: f64,
 }
 
+/// Processor time that a Redis with nothing else to do spends on taking in one piece of work, in microseconds.
+pub fn taking_in_us(work: Work) -> Result<f64> {
+    /// Pieces, in portions as a stack gets them.
+    const PIECES: u64 = 20_000;
+    let redis = Redis::start()?;
+    let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
+    let mut lives = Lives::new(BUSY as usize, 2);
+    let before = redis.process.cpu_s();
+    for _ in 0..PIECES / PORTION {
+        match work {
+            Work::Entries => producer.add_all(lives.by_ref().take(PORTION as usize))?,
+            Work::Records => state.write_records_unowned(PORTION, 0)?,
+        }
+    }
+    Ok((redis.process.cpu_s() - before) * 1e6 / PIECES as f64)
+}
+
 pub struct Stack {
     pub owner: Herald,
     pub state: State,
@@ -57,7 +74,7 @@ pub struct Stack {
     pub receiver: Receiver,
     program: PathBuf,
     folder: TempDir,
-    work: Work,
+    pub work: Work,
     due_later: u64,
     /// Deliveries that it should have behind it.
     depth: u64,

@@ -23,7 +23,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{runtime::Builder, sync::Notify};
 
 use super::{
-    core::{Send, Token},
+    core::{MAX_JOBS, Send, Token},
     lane::Trust,
 };
 use crate::{
@@ -143,12 +143,13 @@ struct Ended {
 /// first, so many that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
 
-/// Attempts that may have been begun within one spell and be unanswered: more would only wait in the buffers of receivers
-/// that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
+/// Attempts that may have been begun within one spell and be unanswered, at first: more would only wait in the buffers of
+/// receivers that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
 const MOST_YOUNG: usize = 64;
 
-/// What is unanswered after it waits for its receiver, and others may begin: with the timer's grain of a millisecond 32 000
-/// a second at the least, however slow all receivers are, which is about what a thread can send.
+/// What is unanswered after it waits for its receiver, and others may begin. A spell that ends with as many out as there
+/// may be tells of slow receivers, and the next may have twice as many: so the timer, whose grain is no finer than this,
+/// limits no sending.
 const SPELL: Duration = Duration::from_millis(1);
 
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
@@ -168,18 +169,20 @@ struct Inside {
 /// The attempts that were begun within this spell and have not ended.
 struct Young {
     count: usize,
+    most: usize,
     spell: u64,
     until: Instant,
 }
 
 impl Young {
     fn new(now: Instant) -> Self {
-        Self { count: 0, spell: 0, until: now + SPELL }
+        Self { count: 0, most: MOST_YOUNG, spell: 0, until: now + SPELL }
     }
 
     /// Whatever is out now counts no more.
     fn next_spell(&mut self, now: Instant) {
-        *self = Self { count: 0, spell: self.spell + 1, until: now + SPELL };
+        let most = if self.count == self.most { (2 * self.most).min(MAX_JOBS) } else { MOST_YOUNG };
+        *self = Self { count: 0, most, spell: self.spell + 1, until: now + SPELL };
     }
 
     /// How many more may begin.
@@ -187,7 +190,7 @@ impl Young {
         if now >= self.until {
             self.next_spell(now);
         }
-        MOST_YOUNG - self.count
+        self.most - self.count
     }
 
     fn ended(&mut self, spell: u64) {
@@ -198,7 +201,7 @@ impl Young {
 
     /// Until when nothing may begin, if nothing ends before.
     fn full_until(&self) -> Option<Instant> {
-        (self.count == MOST_YOUNG).then_some(self.until)
+        (self.count == self.most).then_some(self.until)
     }
 }
 
@@ -228,6 +231,8 @@ impl Inside {
                     Order::Stop => return,
                 }
             }
+            // Nothing that has ended waits for longer than one rest.
+            let has_rested = round.is_empty() && full_until.is_some();
             if round.is_empty() {
                 self.begin();
             }
@@ -235,7 +240,8 @@ impl Inside {
                 self.young.ended(spell);
                 ended.push((token, attempted));
             }
-            if !ended.is_empty() && (self.waiting.is_empty() || ended.len() >= GATHERED) {
+            let is_enough = self.waiting.is_empty() || ended.len() >= GATHERED || has_rested;
+            if is_enough && !ended.is_empty() {
                 self.ended.put(&mut ended);
             }
         }
@@ -251,7 +257,7 @@ impl Inside {
     }
 }
 
-/// Until something may begin; the sockets are looked at before in any case.
+/// Until something may begin, after a look at the sockets.
 async fn pause(full_until: Option<Instant>) {
     match full_until {
         None => tokio::task::yield_now().await,
@@ -345,7 +351,10 @@ fn panicked(number: u32) -> Attempted {
 mod tests {
     use std::time::Duration;
 
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
     use crate::{
@@ -374,20 +383,28 @@ mod tests {
         assert_eq!(young.room(later), MOST_YOUNG);
         young.ended(0);
         assert_eq!(young.room(later), MOST_YOUNG);
+        // All receivers are slow: twice as many, up to all that there may be, until some answer at once.
+        young.count += MOST_YOUNG;
+        assert_eq!(young.room(later + SPELL), 2 * MOST_YOUNG);
+        for spell in 2..20 {
+            young.count = young.most;
+            young.room(later + spell * SPELL);
+        }
+        assert_eq!(young.most, MAX_JOBS);
+        assert_eq!(young.room(later + 20 * SPELL), MOST_YOUNG);
     }
 
-    /// Were they begun, the next owner's attempts and these would be out at once.
-    #[tokio::test]
-    async fn what_was_not_begun_when_a_term_ends_is_never_begun() {
-        const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
+    const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
+
+    /// A receiver that only listens, attempts that may reach it, and what sends the delivery of a number to it.
+    async fn silent_receiver() -> (TcpListener, Attempts, impl Fn(u64) -> Send) {
         crate::tls::install_crypto_provider();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (id, account) = (EndpointId::new("ep_1").unwrap(), AccountId::new("acc_1").unwrap());
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let endpoint = Endpoint::new(id.clone(), account, url, SecretText::from_random([7; 32]), 0);
-        let endpoint = Arc::new(endpoint);
+        let endpoint = Arc::new(Endpoint::new(id.clone(), account, url, SecretText::from_random([7; 32]), 0));
         let event = Event::parse(BODY.as_bytes().into()).unwrap();
-        let send = |number: u64| {
+        let send = move |number: u64| {
             let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id.clone(), &event, true, 0);
             Send { token: number, trust: Trust::Proven, delivery: Arc::new(delivery), endpoint: endpoint.clone() }
         };
@@ -401,21 +418,48 @@ mod tests {
             };
             Arc::new(crate::sender::Sender::try_new(config).unwrap())
         };
-        let mut attempts = Attempts::new(sender(), sender()).unwrap();
+        (listener, Attempts::new(sender(), sender()).unwrap(), send)
+    }
+
+    /// Reads one request and says whether it is the one of this delivery: the sequence is the entry's.
+    async fn is_of(stream: &mut TcpStream, send: &Send) -> bool {
+        let mut request = Vec::new();
+        while !request.ends_with(BODY.as_bytes()) {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let sequence = send.delivery.id.entry.sequence();
+        String::from_utf8_lossy(&request).contains(&format!("herald-sequence: {sequence}\r\n"))
+    }
+
+    /// Were they begun, the next owner's attempts and these would be out at once.
+    #[tokio::test]
+    async fn what_was_not_begun_when_a_term_ends_is_never_begun() {
+        let (listener, mut attempts, send) = silent_receiver().await;
         (1..=100).for_each(|number| attempts.start(send(number)));
         // Handed over with them, so that none has been begun.
         attempts.abort_all();
         attempts.start(send(101));
         attempts.hand_over();
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(BODY.as_bytes()) {
-            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        assert!(is_of(&mut stream, &send(101)).await, "the first that came is not the one of the new term");
+    }
+
+    #[tokio::test]
+    async fn receivers_that_do_not_answer_keep_no_attempt_from_beginning() {
+        const ALL: u64 = 4 * MOST_YOUNG as u64;
+        let (listener, mut attempts, send) = silent_receiver().await;
+        (1..=ALL).for_each(|number| attempts.start(send(number)));
+        attempts.hand_over();
+        let mut streams = Vec::new();
+        for _ in 1..=ALL {
+            streams.push(listener.accept().await.unwrap());
         }
-        let request = String::from_utf8_lossy(&request);
-        // The sequence is the entry's, and the first that came is the one of the new term.
-        let sequence = send(101).delivery.id.entry.sequence();
-        assert!(request.contains(&format!("herald-sequence: {sequence}\r\n")), "{request}");
+        // A term ends while as many are out as there may be: the next one's begin all the same.
+        attempts.abort_all();
+        attempts.start(send(ALL + 1));
+        attempts.hand_over();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(is_of(&mut stream, &send(ALL + 1)).await);
     }
 
     /// A result that gets lost here keeps its delivery in flight until the term ends.

@@ -413,3 +413,23 @@ fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
     }
     panic!("nobody ever reads what was taken over");
 }
+
+/// Somebody restored it by hand, or it is damaged: the endpoint that it names may be one that nobody knows here.
+#[test]
+fn a_head_whose_record_is_of_another_delivery_is_not_released() {
+    let known = Known::with_endpoint();
+    let mut partition = partition(&known);
+    let text = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
+    let event = Event::parse(text.into()).unwrap();
+    let other = Delivery::new(entry(7), EndpointId::new("ep_b").unwrap(), &event, true, 0);
+    let mark = Mark { by: "ops".to_owned(), why: "stuck".to_owned(), at_ms: 0 };
+    let head = DeliveryId { entry: entry(7), endpoint: endpoint().id.clone() };
+    let what = RequestKind::Release {
+        endpoint: endpoint().id.clone(),
+        intent: event.intent.clone(),
+        head: Some((head, Some(other.to_record()))),
+    };
+    let request = Request { id: entry(1), what, mark: serde_json::to_vec(&mark).unwrap().into() };
+    let refused = partition.grant(0, &request).unwrap_err();
+    assert_eq!(refused, "the record of 7-0:ep_a is of another delivery, 7-0:ep_b");
+}

@@ -208,7 +208,7 @@ impl Values {
         let text = Bytes::from(self.text);
         let mut start = 0;
         for (name, end, is_secret) in self.parts {
-            // Ids are checked when they are made, a signature is base64 or hex, the rest are digits.
+            // Ids are checked when they are made, `traceparent` just before; signatures are base64 or hex, the rest digits.
             let value = HeaderValue::from_maybe_shared(text.slice(start..end));
             let mut value = value.expect("no value has a character that a header could not carry");
             value.set_sensitive(is_secret);

@@ -151,7 +151,7 @@ impl PartitionKeys {
         self.key(&format!("answer:{id}"))
     }
 
-    /// Stream: the log of attempts, capped. An entry's id is the number of lines logged up to it.
+    /// Stream: the log of attempts, capped. An entry's id counts the lines up to it.
     pub fn attempts(&self) -> String {
         self.key("attempts")
     }

@@ -39,11 +39,15 @@ impl<D: Directory> Partition<D> {
             }
             RequestKind::Release { endpoint, intent, head } => {
                 let none = || format!("{intent} has nothing unfinished at {endpoint}");
-                let (_, record) = head.as_ref().ok_or_else(none)?;
+                let (id, record) = head.as_ref().ok_or_else(none)?;
                 let delivery = Delivery::from_record(record.as_ref().ok_or_else(none)?);
+                let delivery = delivery.map_err(|error| error.to_string())?;
+                if delivery.id != *id {
+                    return Err(format!("the record of {id} is of another delivery, {}", delivery.id));
+                }
                 self.stand(now, endpoint);
                 let detail = format!("released by {}: {}", mark.by, mark.why);
-                self.core.release(now, redis_ms, delivery.map_err(|error| error.to_string())?, detail)?;
+                self.core.release(now, redis_ms, delivery, detail)?;
             }
             RequestKind::Requeue { exists: false, .. } | RequestKind::DiscardQuarantined { exists: false, .. } => {
                 return Err("there is no such quarantined entry".to_owned());

@@ -318,13 +318,16 @@ if acks > 0 then
   call('XACK', stream, group, unpack(ARGV, 8, lines_at - 1))
 end
 
--- The count was lost with its key, or a stranger wrote to the log: it goes on behind what is there. Where no number is
--- left that Lua counts exactly, the log begins anew: what was settled does not fail for it.
+-- The count was lost with its key, or a stranger wrote to the log: it goes on behind the last id that is there, so lines
+-- from before a stranger's higher id count as old and go first. Where no number is left that Lua counts exactly, the log
+-- begins anew, and shows by an entry added and gone that it lost some: what was settled does not fail for it.
 local function count_anew()
   local known = call('EXISTS', attempts) == 1 and by_name(call('XINFO', 'STREAM', attempts))['last-generated-id'] or '0'
   local last = tonumber(match(known, '^%d+'))
   if last > 9e15 then
     call('DEL', attempts)
+    call('XADD', attempts, '0-1', 'lines', '')
+    call('XDEL', attempts, '0-1')
     last = 0
   end
   call('HSET', stats, 'log-lines', whole(last + lines))
