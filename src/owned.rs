@@ -120,8 +120,8 @@ pub fn free_port() -> Result<u16> {
     candidates.find(is_free).context("no port of this machine is free")
 }
 
-/// Below those that Linux gives to connections unless it is told otherwise: one of these could take the port while its server is down, and a
-/// connection to a port of its own range can even end up connected to itself.
+/// Below those that Linux gives to connections unless it is told otherwise: one of these could take the port while its
+/// server is down, and a connection to a port of its own range can even end up connected to itself.
 const OWN_PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 const PORT_TRIES: usize = 100;

@@ -168,9 +168,9 @@ impl Receiver {
         Ok(Self { process, port, secure_port, ca_file, _input: input })
     }
 
-    /// From now on it takes the processor from nobody, as one on another machine would not: it runs when a core is free or
-    /// has run something else for its time (`SCHED_BATCH`). Otherwise a third of the requests have the sender thrown off
-    /// its core, where Herald, Redis and the receiver share two.
+    /// From now on it takes the processor from nobody, as if it were on another machine: it runs when a core is free or has
+    /// run something else for its time (`SCHED_BATCH`). Otherwise, where Herald, Redis and the receiver share few cores,
+    /// its waking throws the sender off its own again and again.
     pub fn stand_back(&self) -> Result<()> {
         self.schedule("--batch")
     }

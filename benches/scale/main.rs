@@ -143,9 +143,8 @@ fn measure(args: &Args) -> Result<()> {
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
-         with AOF everysec; as much is added as is delivered, and the \
-         receiver takes the processor from nobody (SCHED_BATCH). Taking over: the slowest of {}. Bench, \
-         receivers, Redis and Herald {}",
+         with AOF everysec; as much is added as is delivered, and the receiver takes the processor from nobody \
+         (SCHED_BATCH). Taking over: the slowest of {}. Bench, receivers, Redis and Herald {}",
         args.rounds(),
         args.deliveries(),
         args.take_overs(),
