@@ -32,7 +32,7 @@ use herald::{
 use self::{
     events::Lives,
     processes::{Bare, Herald, Process, Receiver, Redis, Scheme, wait_for},
-    table::{Drain, Latency, Results},
+    table::{Drain, Latency, Results, Who},
 };
 
 /// Herald's, so that the loop is not the slower for its allocator.
@@ -101,20 +101,12 @@ fn main() -> Result<()> {
     }
 }
 
-/// The command line of the loop.
-fn bare_args(target: &str, endpoints: usize, deliveries: u64, lines: usize, through: Through) -> Vec<String> {
+/// The command line of a loop.
+fn bare_args(target: &str, endpoints: usize, deliveries: u64, lines: usize, who: Who) -> Vec<String> {
     let numbers = [("--endpoints", endpoints as u64), ("--deliveries", deliveries), ("--concurrency", lines as u64)];
     let numbers = numbers.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
-    let below = (through == Through::Hyper).then(|| "--hyper".to_owned());
+    let below = (who == Who::LoopBelow).then(|| "--hyper".to_owned());
     ["bare".to_owned(), target.to_owned()].into_iter().chain(numbers).chain(below).collect()
-}
-
-/// What the loop posts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Through {
-    Reqwest,
-    /// The client that reqwest is built on.
-    Hyper,
 }
 
 fn measure(args: &Args) -> Result<()> {
@@ -126,19 +118,19 @@ fn measure(args: &Args) -> Result<()> {
                 continue;
             }
             let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
-            if !args.no_loop {
-                let drain = loop_drain(args, scheme, lines, Through::Reqwest, folder.path())?;
-                say(round, "the bare loop", scheme, &drain);
-                results.add_loop(scheme, drain);
-            }
-            if !args.no_loop && scheme == Scheme::Http {
-                let drain = loop_drain(args, scheme, lines, Through::Hyper, folder.path())?;
-                say(round, "the loop without reqwest", scheme, &drain);
-                results.add_hyper(drain);
+            let loops: &[Who] = match scheme {
+                _ if args.no_loop => &[],
+                Scheme::Http => &[Who::Loop, Who::Loops, Who::LoopBelow],
+                Scheme::Https => &[Who::Loop],
+            };
+            for who in loops {
+                let drain = loop_drain(args, scheme, lines, *who, folder.path())?;
+                say(round, *who, scheme, &drain);
+                results.add(*who, scheme, drain);
             }
             let (drain, latency) = herald_drain(args, scheme, folder.path())?;
-            say(round, "Herald", scheme, &drain);
-            results.add_herald(scheme, drain);
+            say(round, Who::Herald, scheme, &drain);
+            results.add(Who::Herald, scheme, drain);
             if let Some(latency) = latency {
                 eprintln!("  p50 {} µs, p99 {} µs at 1 000/s", latency.p50_us, latency.p99_us);
                 results.add_latency(latency);
@@ -153,7 +145,8 @@ fn measure(args: &Args) -> Result<()> {
     }
 }
 
-fn say(round: u32, who: &str, scheme: Scheme, drain: &Drain) {
+fn say(round: u32, who: Who, scheme: Scheme, drain: &Drain) {
+    let who = who.name();
     let Drain { rate, cpu_us, redis_us, receiver_us, .. } = drain;
     eprintln!(
         "round {round}, {scheme:?}: {who} {rate:.0}/s; µs a delivery: {cpu_us:.1}, Redis {redis_us:.1}, \
@@ -166,7 +159,7 @@ fn best_concurrency(args: &Args) -> Result<usize> {
     let mut best = (f64::INFINITY, CONCURRENCIES[0]);
     for lines in CONCURRENCIES {
         let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
-        let drain = loop_drain(args, Scheme::Http, lines, Through::Reqwest, folder.path())?;
+        let drain = loop_drain(args, Scheme::Http, lines, Who::Loop, folder.path())?;
         eprintln!("the bare loop with {lines} in flight: {:.0}/s, {:.1} µs each", drain.rate, drain.cpu_us);
         if drain.cpu_us < best.0 {
             best = (drain.cpu_us, lines);
@@ -179,21 +172,33 @@ fn best_concurrency(args: &Args) -> Result<usize> {
 struct Reading {
     at: Instant,
     count: u64,
-    cpu_s: [f64; 3],
+    senders_s: f64,
+    redis_s: f64,
+    receiver_s: f64,
 }
 
 impl Reading {
-    fn take(receiver: &Receiver, processes: [Option<&Process>; 3]) -> Result<Self> {
-        let cpu_s = processes.map(|process| process.map_or(0.0, Process::cpu_s));
-        Ok(Self { at: clock::now(), count: receiver.count()?, cpu_s })
+    fn take(receiver: &Receiver, senders: &[&Process], redis: Option<&Redis>) -> Result<Self> {
+        Ok(Self {
+            at: clock::now(),
+            count: receiver.count()?,
+            senders_s: senders.iter().map(|sender| sender.cpu_s()).sum(),
+            redis_s: redis.map_or(0.0, |redis| redis.process.cpu_s()),
+            receiver_s: receiver.process.cpu_s(),
+        })
     }
 
     /// What was spent since an earlier one, per delivery.
-    fn since(&self, earlier: &Self, peak_bytes: u64) -> Drain {
+    fn since(&self, earlier: &Self, senders: &[&Process]) -> Drain {
         let count = (self.count - earlier.count).max(1) as f64;
-        let each_us = |at: usize| (self.cpu_s[at] - earlier.cpu_s[at]) * 1e6 / count;
-        let rate = count / (self.at - earlier.at).as_secs_f64();
-        Drain { rate, cpu_us: each_us(0), redis_us: each_us(1), receiver_us: each_us(2), peak_bytes }
+        let each_us = |of: fn(&Self) -> f64| (of(self) - of(earlier)) * 1e6 / count;
+        Drain {
+            rate: count / (self.at - earlier.at).as_secs_f64(),
+            cpu_us: each_us(|reading| reading.senders_s),
+            redis_us: each_us(|reading| reading.redis_s),
+            receiver_us: each_us(|reading| reading.receiver_s),
+            peak_bytes: senders.iter().map(|sender| sender.peak_bytes()).sum(),
+        }
     }
 }
 
@@ -201,18 +206,23 @@ fn until_count(receiver: &Receiver, least: u64) -> Result<()> {
     wait_for("the deliveries", DRAIN, || receiver.count().is_ok_and(|count| count >= least))
 }
 
-fn loop_drain(args: &Args, scheme: Scheme, lines: usize, through: Through, folder: &Path) -> Result<Drain> {
+fn loop_drain(args: &Args, scheme: Scheme, lines: usize, who: Who, folder: &Path) -> Result<Drain> {
     let receiver = Receiver::start(folder)?;
     if !args.eager_receiver {
         receiver.stand_back()?;
     }
-    let job = bare_args(&receiver.url(scheme), args.endpoints as usize, args.deliveries, lines, through);
-    let mut bare = Bare::start(&receiver, scheme, &job)?;
+    let at_a_time = if who == Who::Loops { 2 } else { 1 };
+    let job = bare_args(&receiver.url(scheme), args.endpoints as usize, args.deliveries / at_a_time, lines, who);
+    let mut loops = (0..at_a_time).map(|_| Bare::start(&receiver, scheme, &job)).collect::<Result<Vec<_>>>()?;
     until_count(&receiver, args.deliveries / WARM_UP)?;
-    let first = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
-    bare.wait()?;
-    let last = Reading::take(&receiver, [Some(&bare.process), None, Some(&receiver.process)])?;
-    Ok(last.since(&first, bare.process.peak_bytes()))
+    let first = Reading::take(&receiver, &processes(&loops), None)?;
+    loops.iter_mut().try_for_each(Bare::wait)?;
+    let last = Reading::take(&receiver, &processes(&loops), None)?;
+    Ok(last.since(&first, &processes(&loops)))
+}
+
+fn processes(loops: &[Bare]) -> Vec<&Process> {
+    loops.iter().map(|one| &one.process).collect()
 }
 
 fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Option<Latency>)> {
@@ -225,12 +235,12 @@ fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Op
     let mut lives = Lives::new(args.endpoints as usize, 2);
     producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
     let herald = Herald::start(&args.herald, &redis, &receiver, folder)?;
-    let parts = || [Some(&herald.process), Some(&redis.process), Some(&receiver.process)];
+    let senders = [&herald.process];
     until_count(&receiver, args.deliveries / WARM_UP)?;
-    let first = Reading::take(&receiver, parts())?;
+    let first = Reading::take(&receiver, &senders, Some(&redis))?;
     until_count(&receiver, args.deliveries)?;
-    let last = Reading::take(&receiver, parts())?;
-    let drain = last.since(&first, herald.process.peak_bytes());
+    let last = Reading::take(&receiver, &senders, Some(&redis))?;
+    let drain = last.since(&first, &senders);
     if args.latency_seconds == 0 || scheme == Scheme::Https {
         return Ok((drain, None));
     }

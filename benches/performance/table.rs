@@ -6,6 +6,30 @@ use anyhow::{Context, Result};
 
 use crate::processes::Scheme;
 
+/// Who delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Loop,
+    /// Two at a time: like Herald, Redis and the receiver they leave no core at rest.
+    Loops,
+    /// Posts with the client that reqwest is built on.
+    LoopBelow,
+    Herald,
+}
+
+impl Who {
+    const ALL: [Self; 4] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loop => "bare loop",
+            Self::Loops => "two bare loops at a time",
+            Self::LoopBelow => "bare loop without reqwest",
+            Self::Herald => "Herald",
+        }
+    }
+}
+
 /// One drain, per delivery.
 #[derive(Debug, Clone)]
 pub struct Drain {
@@ -30,37 +54,17 @@ pub struct Results {
     lines: usize,
     /// The receiver takes the processor from others during a drain.
     is_eager: bool,
-    loops: Vec<(Scheme, Drain)>,
-    hypers: Vec<(Scheme, Drain)>,
-    heralds: Vec<(Scheme, Drain)>,
+    drains: Vec<(Who, Scheme, Drain)>,
     latencies: Vec<Latency>,
 }
 
 impl Results {
     pub fn new(deliveries: u64, endpoints: u64, lines: usize, is_eager: bool) -> Self {
-        Self {
-            deliveries,
-            endpoints,
-            lines,
-            is_eager,
-            loops: Vec::new(),
-            hypers: Vec::new(),
-            heralds: Vec::new(),
-            latencies: Vec::new(),
-        }
+        Self { deliveries, endpoints, lines, is_eager, drains: Vec::new(), latencies: Vec::new() }
     }
 
-    pub fn add_loop(&mut self, scheme: Scheme, drain: Drain) {
-        self.loops.push((scheme, drain));
-    }
-
-    /// Of the loop without reqwest.
-    pub fn add_hyper(&mut self, drain: Drain) {
-        self.hypers.push((Scheme::Http, drain));
-    }
-
-    pub fn add_herald(&mut self, scheme: Scheme, drain: Drain) {
-        self.heralds.push((scheme, drain));
+    pub fn add(&mut self, who: Who, scheme: Scheme, drain: Drain) {
+        self.drains.push((who, scheme, drain));
     }
 
     pub fn add_latency(&mut self, latency: Latency) {
@@ -73,9 +77,7 @@ impl Results {
             "| --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
         ];
         for scheme in [Scheme::Http, Scheme::Https] {
-            lines.extend(row(&format!("bare loop, {}", name(scheme)), scheme, &self.loops));
-            lines.extend(row("bare loop without reqwest, HTTP", scheme, &self.hypers));
-            lines.extend(row(&format!("Herald, {}", name(scheme)), scheme, &self.heralds));
+            lines.extend(Who::ALL.into_iter().filter_map(|who| self.row(who, scheme)));
         }
         lines.push(String::new());
         lines.extend(self.sentences());
@@ -85,20 +87,21 @@ impl Results {
     }
 
     fn sentences(&self) -> Vec<String> {
-        let cpu = |of: &[(Scheme, Drain)], scheme| median(of, scheme, |drain| drain.cpu_us);
         let mut lines = Vec::new();
-        for scheme in [Scheme::Http, Scheme::Https] {
-            if let Some((ratio, least, most)) = self.ratio(scheme) {
+        for (scheme, than) in [(Scheme::Http, Who::Loop), (Scheme::Https, Who::Loop), (Scheme::Http, Who::Loops)] {
+            if let Some((ratio, least, most)) = self.ratio(scheme, than) {
                 lines.push(format!(
-                    "- Herald's CPU per delivery ÷ the bare loop's, {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",
+                    "- Herald's CPU per delivery ÷ that of the {}, {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",
+                    than.name(),
                     name(scheme)
                 ));
             }
         }
-        if let (Some(below), Some(bare)) = (cpu(&self.hypers, Scheme::Http), cpu(&self.loops, Scheme::Http)) {
+        let cpu = |who, scheme| self.median(who, scheme, |drain| drain.cpu_us);
+        if let (Some(below), Some(bare)) = (cpu(Who::LoopBelow, Scheme::Http), cpu(Who::Loop, Scheme::Http)) {
             lines.push(format!("- Of the bare loop's {bare:.1} µs, reqwest itself takes **{:.1} µs**", bare - below));
         }
-        if let (Some(secure), Some(plain)) = (cpu(&self.heralds, Scheme::Https), cpu(&self.heralds, Scheme::Http)) {
+        if let (Some(secure), Some(plain)) = (cpu(Who::Herald, Scheme::Https), cpu(Who::Herald, Scheme::Http)) {
             lines.push(format!("- Herald's CPU per delivery, HTTPS ÷ HTTP: **{:.2}**", secure / plain));
         }
         let middle = |value: fn(&Latency) -> u64| middle(self.latencies.iter().map(|l| value(l) as f64).collect());
@@ -116,17 +119,38 @@ impl Results {
 
     /// The middle one, the least and the most of the rounds' own ratios: a round's two sides are seconds apart, and a shared
     /// machine's speed changes by the minute.
-    fn ratio(&self, scheme: Scheme) -> Option<(f64, f64, f64)> {
-        let of = |drains: &[(Scheme, Drain)]| -> Vec<f64> {
-            drains.iter().filter(|(of, _)| *of == scheme).map(|(_, drain)| drain.cpu_us).collect()
-        };
-        let mut ratios: Vec<f64> = of(&self.heralds).into_iter().zip(of(&self.loops)).map(|(h, l)| h / l).collect();
+    fn ratio(&self, scheme: Scheme, than: Who) -> Option<(f64, f64, f64)> {
+        let (heralds, others) = (self.of(Who::Herald, scheme), self.of(than, scheme));
+        let mut ratios: Vec<f64> = heralds.zip(others).map(|(herald, other)| herald.cpu_us / other.cpu_us).collect();
         ratios.sort_by(f64::total_cmp);
         Some((*ratios.get(ratios.len() / 2)?, *ratios.first()?, *ratios.last()?))
     }
 
+    fn of(&self, who: Who, scheme: Scheme) -> impl Iterator<Item = &Drain> {
+        self.drains.iter().filter(move |(of, over, _)| (*of, *over) == (who, scheme)).map(|(_, _, drain)| drain)
+    }
+
+    fn median(&self, who: Who, scheme: Scheme, value: fn(&Drain) -> f64) -> Option<f64> {
+        middle(self.of(who, scheme).map(value).collect())
+    }
+
+    fn row(&self, who: Who, scheme: Scheme) -> Option<String> {
+        let of = |value: fn(&Drain) -> f64| self.median(who, scheme, value);
+        let us = |value: f64| if value > 0.0 { format!("{value:.1} µs") } else { "–".to_owned() };
+        Some(format!(
+            "| {}, {} | {:.0}/s | {} | {} | {} | {:.0} MiB |",
+            who.name(),
+            name(scheme),
+            of(|drain| drain.rate)?,
+            us(of(|drain| drain.cpu_us)?),
+            us(of(|drain| drain.redis_us)?),
+            us(of(|drain| drain.receiver_us)?),
+            of(|drain| drain.peak_bytes as f64)? / 1024.0 / 1024.0,
+        ))
+    }
+
     fn origin(&self) -> Result<String> {
-        let rounds = self.heralds.iter().filter(|(scheme, _)| *scheme == Scheme::Http).count();
+        let rounds = self.of(Who::Herald, Scheme::Http).count();
         let cores = std::thread::available_parallelism()?;
         let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
         let redis = first(output("redis-server", "--version")?);
@@ -152,23 +176,6 @@ impl Results {
         }
         Ok(origin)
     }
-}
-
-fn row(who: &str, scheme: Scheme, drains: &[(Scheme, Drain)]) -> Option<String> {
-    let of = |value: fn(&Drain) -> f64| median(drains, scheme, value);
-    let us = |value: f64| if value > 0.0 { format!("{value:.1} µs") } else { "–".to_owned() };
-    Some(format!(
-        "| {who} | {:.0}/s | {} | {} | {} | {:.0} MiB |",
-        of(|drain| drain.rate)?,
-        us(of(|drain| drain.cpu_us)?),
-        us(of(|drain| drain.redis_us)?),
-        us(of(|drain| drain.receiver_us)?),
-        of(|drain| drain.peak_bytes as f64)? / 1024.0 / 1024.0,
-    ))
-}
-
-fn median(drains: &[(Scheme, Drain)], scheme: Scheme, value: fn(&Drain) -> f64) -> Option<f64> {
-    middle(drains.iter().filter(|(of, _)| *of == scheme).map(|(_, drain)| value(drain)).collect())
 }
 
 fn middle(mut values: Vec<f64>) -> Option<f64> {

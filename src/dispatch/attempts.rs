@@ -9,7 +9,6 @@ use std::{
     collections::VecDeque,
     io,
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,7 +19,10 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::{runtime::Builder, sync::Notify};
+use tokio::{
+    runtime::{Builder, RuntimeMetrics},
+    sync::Notify,
+};
 
 use super::{
     core::{MAX_JOBS, Send, Token},
@@ -106,9 +108,9 @@ impl Ward {
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _alarm = Alarm(ended.clone());
-            let (waiting, running, young) = (VecDeque::new(), FuturesUnordered::new(), Young::new(clock::now()));
-            let inside = Inside { sender, orders: taken, ended, waiting, running, young };
-            runtime.block_on(inside.run());
+            let (waiting, young) = (VecDeque::new(), Young::new(clock::now()));
+            let inside = Inside { orders: taken, ended, waiting, young, metrics: runtime.metrics() };
+            runtime.block_on(inside.run(|send, spell| attempt(sender.clone(), send, spell)));
             runtime.shutdown_background();
         })?;
         Ok(Self { orders, gathered: Vec::new() })
@@ -130,8 +132,6 @@ impl<T> Drop for Alarm<T> {
     }
 }
 
-type Running = Pin<Box<dyn Future<Output = Ended>>>;
-
 struct Ended {
     token: Token,
     attempted: Attempted,
@@ -143,52 +143,59 @@ struct Ended {
 /// first, so many that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
 
-/// Attempts that may have been begun within one spell and be unanswered, at first: more would only wait in the buffers of
+/// Attempts that may have been begun within one spell and be unanswered, at least: more would only wait in the buffers of
 /// receivers that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
-const MOST_YOUNG: usize = 64;
+const LEAST_YOUNG: usize = 64;
 
-/// What is unanswered after it waits for its receiver, and others may begin. A spell that ends with as many out as there
-/// may be tells of slow receivers, and the next may have twice as many: so the timer, whose grain is no finer than this,
-/// limits no sending.
-const SPELL: Duration = Duration::from_millis(1);
+/// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
+/// waits for a processor.
+const SPELL: Duration = Duration::from_millis(16);
 
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
 
 /// One thread's attempts, on that thread.
 struct Inside {
-    sender: Arc<Sender>,
     orders: Arc<Mailbox<Order>>,
     ended: Arc<Mailbox<(Token, Attempted)>>,
     /// Handed over and not begun; bounded like what is in flight, of which it is a part.
     waiting: VecDeque<Send>,
-    running: FuturesUnordered<Running>,
     young: Young,
+    metrics: RuntimeMetrics,
 }
 
-/// The attempts that were begun within this spell and have not ended.
+/// The attempts that were begun within this spell and have not ended, and how many there may be. A spell that ends with
+/// all of these out while the thread mostly rested tells of slow receivers, and the next may have twice as many; a thread
+/// that has enough to do gets back to few.
 struct Young {
     count: usize,
     most: usize,
     spell: u64,
-    until: Instant,
+    since: Instant,
+    /// What the thread had worked by then.
+    busy: Duration,
 }
 
 impl Young {
     fn new(now: Instant) -> Self {
-        Self { count: 0, most: MOST_YOUNG, spell: 0, until: now + SPELL }
+        Self { count: 0, most: LEAST_YOUNG, spell: 0, since: now, busy: Duration::ZERO }
     }
 
     /// Whatever is out now counts no more.
-    fn next_spell(&mut self, now: Instant) {
-        let most = if self.count == self.most { (2 * self.most).min(MAX_JOBS) } else { MOST_YOUNG };
-        *self = Self { count: 0, most, spell: self.spell + 1, until: now + SPELL };
+    fn next_spell(&mut self, now: Instant, busy: Duration) {
+        let is_busy = 4 * busy.saturating_sub(self.busy) >= 3 * (now - self.since);
+        let most = match (is_busy, self.count == self.most) {
+            (true, _) => (self.most - self.most / 8).max(LEAST_YOUNG),
+            (false, true) => (2 * self.most).min(MAX_JOBS),
+            (false, false) => self.most,
+        };
+        *self = Self { count: 0, most, spell: self.spell + 1, since: now, busy };
     }
 
-    /// How many more may begin.
-    fn room(&mut self, now: Instant) -> usize {
-        if now >= self.until {
-            self.next_spell(now);
+    /// How many more may begin; `busy` is what the thread has worked so far.
+    fn room(&mut self, now: Instant, busy: impl FnOnce() -> Duration) -> usize {
+        if now >= self.until() {
+            self.next_spell(now, busy());
         }
         self.most - self.count
     }
@@ -199,9 +206,13 @@ impl Young {
         }
     }
 
+    fn until(&self) -> Instant {
+        self.since + SPELL
+    }
+
     /// Until when nothing may begin, if nothing ends before.
     fn full_until(&self) -> Option<Instant> {
-        (self.count == self.most).then_some(self.until)
+        (self.count == self.most).then(|| self.until())
     }
 }
 
@@ -209,13 +220,15 @@ impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
     /// connections, which costs much less a request than having them all out at once; slow receivers are waited for
     /// without a limit of this thread's.
-    async fn run(mut self) {
+    async fn run<F: Future<Output = Ended>>(mut self, attempt: impl Fn(Send, u64) -> F) {
+        // Each lies within its place here, without a box of its own.
+        let mut running = FuturesUnordered::new();
         let (mut round, mut ended) = (Vec::new(), Vec::new());
         loop {
             let (has_waiting, full_until) = (!self.waiting.is_empty(), self.young.full_until());
             let orders = tokio::select! {
                 biased;
-                () = std::future::poll_fn(|cx| poll_all(&mut self.running, cx, &mut round)) => self.orders.take_now(),
+                () = std::future::poll_fn(|cx| poll_all(&mut running, cx, &mut round)) => self.orders.take_now(),
                 orders = self.orders.take() => orders,
                 // Comes after a look at the sockets.
                 () = pause(full_until), if has_waiting => self.orders.take_now(),
@@ -225,8 +238,8 @@ impl Inside {
                     Order::Start(send) => self.waiting.push_back(send),
                     Order::AbortAll => {
                         self.waiting.clear();
-                        self.running.clear();
-                        self.young.next_spell(clock::now());
+                        running.clear();
+                        self.young.next_spell(clock::now(), busy(&self.metrics));
                     }
                     Order::Stop => return,
                 }
@@ -234,7 +247,7 @@ impl Inside {
             // Nothing that has ended waits for longer than one rest.
             let has_rested = round.is_empty() && full_until.is_some();
             if round.is_empty() {
-                self.begin();
+                running.extend(self.next().map(|(send, spell)| attempt(send, spell)));
             }
             for Ended { token, attempted, spell } in round.drain(..) {
                 self.young.ended(spell);
@@ -247,14 +260,19 @@ impl Inside {
         }
     }
 
-    fn begin(&mut self) {
-        let room = self.young.room(clock::now());
+    /// What is to begin now, and in which spell.
+    fn next(&mut self) -> impl Iterator<Item = (Send, u64)> {
+        let room = self.young.room(clock::now(), || busy(&self.metrics));
         let few = BEGUN_AT_ONCE.min(room).min(self.waiting.len());
-        for send in self.waiting.drain(..few) {
-            self.running.push(Box::pin(attempt(self.sender.clone(), send, self.young.spell)));
-        }
         self.young.count += few;
+        let spell = self.young.spell;
+        self.waiting.drain(..few).map(move |send| (send, spell))
     }
+}
+
+/// How long the one thread of a runtime has worked: all that it did not rest.
+fn busy(metrics: &RuntimeMetrics) -> Duration {
+    metrics.worker_total_busy_duration(0)
 }
 
 /// Until something may begin, after a look at the sockets.
@@ -266,10 +284,10 @@ async fn pause(full_until: Option<Instant>) {
 }
 
 /// Ready with all that have ended by now.
-fn poll_all<T>(
-    running: &mut FuturesUnordered<Pin<Box<dyn Future<Output = T>>>>,
+fn poll_all<F: Future>(
+    running: &mut FuturesUnordered<F>,
     cx: &mut Context<'_>,
-    ended: &mut Vec<T>,
+    ended: &mut Vec<F::Output>,
 ) -> Poll<()> {
     let known = ended.len();
     while let Poll::Ready(Some(one)) = running.poll_next_unpin(cx) {
@@ -368,30 +386,41 @@ mod tests {
         sender::SenderConfig,
     };
 
-    #[test]
-    fn slow_receivers_keep_nothing_from_beginning_for_longer_than_a_spell() {
+    /// The limit after a spell that began with `most`, of which `count` are out at its end, in which the thread worked so much.
+    fn most_after(most: usize, count: usize, busy_ms: u64) -> usize {
         let start = clock::now();
+        let mut young = Young { count, most, ..Young::new(start) };
+        assert_eq!(young.room(start + SPELL, || Duration::from_millis(busy_ms)), young.most);
+        young.most
+    }
+
+    #[test]
+    fn few_are_out_while_the_thread_has_enough_to_do_and_slow_receivers_limit_nothing() {
+        // Slow receivers: twice as many, up to all that there may be.
+        assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 3), 2 * LEAST_YOUNG);
+        assert_eq!(most_after(MAX_JOBS, MAX_JOBS, 3), MAX_JOBS);
+        // More do not help a thread that hardly rests, and fewer cost it less.
+        assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 15), LEAST_YOUNG);
+        assert_eq!(most_after(512, 512, 15), 448);
+        // There was not more to begin.
+        assert_eq!(most_after(512, 511, 3), 512);
+    }
+
+    #[test]
+    fn what_is_not_answered_within_a_spell_makes_room() {
+        let start = clock::now();
+        let idle = || Duration::ZERO;
         let mut young = Young::new(start);
-        assert_eq!(young.room(start), MOST_YOUNG);
-        young.count += MOST_YOUNG;
-        assert_eq!((young.room(start), young.full_until()), (0, Some(start + SPELL)));
+        assert_eq!(young.room(start, idle), LEAST_YOUNG);
+        young.count += LEAST_YOUNG;
+        assert_eq!((young.room(start, idle), young.full_until()), (0, Some(start + SPELL)));
         // One is answered at once: another may begin.
         young.ended(0);
-        assert_eq!((young.room(start), young.full_until()), (1, None));
-        // The others are not: they wait for their receivers, and when they end it makes no room twice.
-        let later = start + SPELL;
-        assert_eq!(young.room(later), MOST_YOUNG);
+        assert_eq!((young.room(start, idle), young.full_until()), (1, None));
+        // The others are not, and when they end they make no room twice.
+        assert_eq!(young.room(start + SPELL, idle), LEAST_YOUNG);
         young.ended(0);
-        assert_eq!(young.room(later), MOST_YOUNG);
-        // All receivers are slow: twice as many, up to all that there may be, until some answer at once.
-        young.count += MOST_YOUNG;
-        assert_eq!(young.room(later + SPELL), 2 * MOST_YOUNG);
-        for spell in 2..20 {
-            young.count = young.most;
-            young.room(later + spell * SPELL);
-        }
-        assert_eq!(young.most, MAX_JOBS);
-        assert_eq!(young.room(later + 20 * SPELL), MOST_YOUNG);
+        assert_eq!(young.room(start + SPELL, idle), LEAST_YOUNG);
     }
 
     const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
@@ -446,7 +475,7 @@ mod tests {
 
     #[tokio::test]
     async fn receivers_that_do_not_answer_keep_no_attempt_from_beginning() {
-        const ALL: u64 = 4 * MOST_YOUNG as u64;
+        const ALL: u64 = 4 * LEAST_YOUNG as u64;
         let (listener, mut attempts, send) = silent_receiver().await;
         (1..=ALL).for_each(|number| attempts.start(send(number)));
         attempts.hand_over();

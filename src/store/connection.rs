@@ -4,7 +4,8 @@
 use std::{fmt, fmt::Display, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ToRedisArgs,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisWrite,
+    ToRedisArgs,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -211,6 +212,18 @@ pub(in crate::store) struct ScriptCall<'a> {
 impl ScriptCall<'_> {
     pub(in crate::store) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
         self.command.arg(arg);
+        self
+    }
+
+    /// Its text, without a string of its own.
+    pub(in crate::store) fn text(self, arg: impl fmt::Display) -> Self {
+        self.texts([arg])
+    }
+
+    pub(in crate::store) fn texts(mut self, args: impl IntoIterator<Item: fmt::Display>) -> Self {
+        for arg in args {
+            self.command.write_arg_fmt(arg);
+        }
         self
     }
 }

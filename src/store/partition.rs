@@ -78,9 +78,10 @@ impl PartitionStore {
             }
             Call::Ask { deliveries, suspect, .. } => {
                 let script = self.fenced(&ASK, &[lease], call).arg(prefix).arg(u8::from(*suspect));
-                deliveries.iter().take(MAX_BATCH).fold(script, |script, (id, intent)| {
-                    script.arg(id.endpoint.as_str()).arg(intent.as_str()).arg(id.to_string())
-                })
+                deliveries
+                    .iter()
+                    .take(MAX_BATCH)
+                    .fold(script, |script, (id, intent)| script.arg(id.endpoint.as_str()).arg(intent.as_str()).text(id))
             }
             Call::Settle { settlement, .. } => self.settle(call, settlement),
             Call::Claim { max, .. } => {
@@ -88,7 +89,7 @@ impl PartitionStore {
             }
             Call::Backlog { endpoint, after, max, .. } => {
                 let script = self.fenced(&BACKLOG, &[lease], call).arg(prefix);
-                script.arg(endpoint.as_str()).arg(after.to_string()).arg(most(*max))
+                script.arg(endpoint.as_str()).text(after).arg(most(*max))
             }
             Call::TakeHeads { endpoint, max, .. } => {
                 let script = self.fenced(&TAKE_HEADS, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix);
@@ -100,7 +101,7 @@ impl PartitionStore {
             }
             Call::Inbox { after, max, .. } => {
                 let names = [lease, &keys.inbox(), &keys.quarantine(), &keys.quarantine_index()];
-                self.fenced(&INBOX, &names, call).arg(prefix).arg(after.to_string()).arg(most(*max))
+                self.fenced(&INBOX, &names, call).arg(prefix).text(after).arg(most(*max))
             }
             Call::Trim { retain_ms, ignores, .. } => {
                 self.fenced(&TRIM, &[stream, lease], call).arg(retain_ms).arg(GROUP).arg(ignores)
@@ -130,9 +131,9 @@ impl PartitionStore {
             &keys.stats(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
-        script = script.arg(settlement.last_read.to_string()).arg(self.attempt_log_len);
+        script = script.text(settlement.last_read).arg(self.attempt_log_len);
         script = script.arg(settlement.acks.len()).arg(settlement.log.len());
-        script = settlement.acks.iter().fold(script, |script, id| script.arg(id.to_string()));
+        script = script.texts(&settlement.acks);
         if !settlement.log.is_empty() {
             script = script.arg(settlement.log.join(&b'\n'));
         }
@@ -145,20 +146,20 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
     let script = script.arg(item_name(item));
     let body = |script: ScriptCall<'a>, body: &Bytes| script.arg(&body[..]);
     match item {
-        Item::Finish { id, chain } => script.arg(id.to_string()).arg(chain.count_field()),
+        Item::Finish { id, chain } => script.text(id).arg(chain.count_field()),
         Item::Keep { id, chain, place, record } => {
-            body(script.arg(id.to_string()).arg(chain.count_field()).arg(place_text(*place)), record)
+            body(script.text(id).arg(chain.count_field()).arg(place_text(*place)), record)
         }
-        Item::Move { id, chain, place } => script.arg(id.to_string()).arg(chain.count_field()).arg(place_text(*place)),
-        Item::Bury { id, chain, letter } => body(script.arg(id.to_string()).arg(chain.count_field()), letter),
-        Item::Revive { id, chain, record } => body(script.arg(id.to_string()).arg(chain.count_field()), record),
-        Item::Discard { id } => script.arg(id.to_string()),
+        Item::Move { id, chain, place } => script.text(id).arg(chain.count_field()).arg(place_text(*place)),
+        Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.count_field()), letter),
+        Item::Revive { id, chain, record } => body(script.text(id).arg(chain.count_field()), record),
+        Item::Discard { id } => script.text(id),
         Item::Quarantine { entry, body: content, cut, error } => {
-            body(script.arg(entry.to_string()), content).arg(u8::from(*cut)).arg(error)
+            body(script.text(entry), content).arg(u8::from(*cut)).arg(error)
         }
-        Item::Requeue { entry } | Item::DiscardQuarantined { entry } => script.arg(entry.to_string()),
+        Item::Requeue { entry } | Item::DiscardQuarantined { entry } => script.text(entry),
         Item::Bind { registry } => script.arg(registry),
-        Item::Reply { request, answer } => script.arg(request.to_string()).arg(answer),
+        Item::Reply { request, answer } => script.text(request).arg(answer),
     }
 }
 
