@@ -154,6 +154,9 @@ const SPELL: Duration = Duration::from_millis(16);
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
 
+/// How long results are gathered while no more may begin: the next of their chains wait for them.
+const GATHERING: Duration = Duration::from_millis(2);
+
 /// One thread's attempts, on that thread.
 struct Inside {
     orders: Arc<Mailbox<Order>>,
@@ -164,12 +167,14 @@ struct Inside {
     metrics: RuntimeMetrics,
 }
 
-/// The attempts that were begun within this spell and have not ended, and how many there may be. A spell that ends with
-/// all of these out while the thread mostly rested tells of slow receivers, and the next may have twice as many; a thread
-/// that has enough to do gets back to few.
+/// The attempts that were begun within this spell and have not ended, and how many there may be. A spell that reached the
+/// limit while the thread rested more than a quarter of it tells of slow receivers, and the next may have twice as many; a
+/// thread that has enough to do gets back to few.
 struct Young {
     count: usize,
     most: usize,
+    /// As many as there may be were out.
+    was_full: bool,
     spell: u64,
     since: Instant,
     /// What the thread had worked by then.
@@ -178,18 +183,18 @@ struct Young {
 
 impl Young {
     fn new(now: Instant) -> Self {
-        Self { count: 0, most: LEAST_YOUNG, spell: 0, since: now, busy: Duration::ZERO }
+        Self { count: 0, most: LEAST_YOUNG, was_full: false, spell: 0, since: now, busy: Duration::ZERO }
     }
 
     /// Whatever is out now counts no more.
     fn next_spell(&mut self, now: Instant, busy: Duration) {
         let is_busy = 4 * busy.saturating_sub(self.busy) >= 3 * (now - self.since);
-        let most = match (is_busy, self.count == self.most) {
+        let most = match (is_busy, self.was_full) {
             (true, _) => (self.most - self.most / 8).max(LEAST_YOUNG),
             (false, true) => (2 * self.most).min(MAX_JOBS),
             (false, false) => self.most,
         };
-        *self = Self { count: 0, most, spell: self.spell + 1, since: now, busy };
+        *self = Self { count: 0, most, was_full: false, spell: self.spell + 1, since: now, busy };
     }
 
     /// How many more may begin; `busy` is what the thread has worked so far.
@@ -198,6 +203,11 @@ impl Young {
             self.next_spell(now, busy());
         }
         self.most - self.count
+    }
+
+    fn begun(&mut self, few: usize) {
+        self.count += few;
+        self.was_full |= self.count == self.most;
     }
 
     fn ended(&mut self, spell: u64) {
@@ -218,20 +228,23 @@ impl Young {
 
 impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
-    /// connections, which costs much less a request than having them all out at once; slow receivers are waited for
-    /// without a limit of this thread's.
+    /// connections, which costs much less a request than having them all out at once. Those to slow receivers soon count
+    /// no more: see [`Young`].
     async fn run<F: Future<Output = Ended>>(mut self, attempt: impl Fn(Send, u64) -> F) {
         // Each lies within its place here, without a box of its own.
         let mut running = FuturesUnordered::new();
         let (mut round, mut ended) = (Vec::new(), Vec::new());
+        let mut tell_at = clock::now();
         loop {
-            let (has_waiting, full_until) = (!self.waiting.is_empty(), self.young.full_until());
+            let has_waiting = !self.waiting.is_empty();
+            let full_until = self.young.full_until();
+            let rest_until = full_until.map(|until| if ended.is_empty() { until } else { until.min(tell_at) });
             let orders = tokio::select! {
                 biased;
                 () = std::future::poll_fn(|cx| poll_all(&mut running, cx, &mut round)) => self.orders.take_now(),
                 orders = self.orders.take() => orders,
                 // Comes after a look at the sockets.
-                () = pause(full_until), if has_waiting => self.orders.take_now(),
+                () = pause(rest_until), if has_waiting => self.orders.take_now(),
             };
             for order in orders {
                 match order {
@@ -244,8 +257,9 @@ impl Inside {
                     Order::Stop => return,
                 }
             }
-            // Nothing that has ended waits for longer than one rest.
-            let has_rested = round.is_empty() && full_until.is_some();
+            if ended.is_empty() && !round.is_empty() {
+                tell_at = clock::now() + GATHERING;
+            }
             if round.is_empty() {
                 running.extend(self.next().map(|(send, spell)| attempt(send, spell)));
             }
@@ -253,7 +267,8 @@ impl Inside {
                 self.young.ended(spell);
                 ended.push((token, attempted));
             }
-            let is_enough = self.waiting.is_empty() || ended.len() >= GATHERED || has_rested;
+            let is_late = full_until.is_some() && clock::now() >= tell_at;
+            let is_enough = self.waiting.is_empty() || ended.len() >= GATHERED || is_late;
             if is_enough && !ended.is_empty() {
                 self.ended.put(&mut ended);
             }
@@ -264,20 +279,20 @@ impl Inside {
     fn next(&mut self) -> impl Iterator<Item = (Send, u64)> {
         let room = self.young.room(clock::now(), || busy(&self.metrics));
         let few = BEGUN_AT_ONCE.min(room).min(self.waiting.len());
-        self.young.count += few;
+        self.young.begun(few);
         let spell = self.young.spell;
         self.waiting.drain(..few).map(move |send| (send, spell))
     }
 }
 
-/// How long the one thread of a runtime has worked: all that it did not rest.
+/// How long the one thread of a runtime was not waiting for its sockets and timers.
 fn busy(metrics: &RuntimeMetrics) -> Duration {
     metrics.worker_total_busy_duration(0)
 }
 
 /// Until something may begin, after a look at the sockets.
-async fn pause(full_until: Option<Instant>) {
-    match full_until {
+async fn pause(until: Option<Instant>) {
+    match until {
         None => tokio::task::yield_now().await,
         Some(until) => tokio::time::sleep_until(until.into()).await,
     }
@@ -389,7 +404,8 @@ mod tests {
     /// The limit after a spell that began with `most`, of which `count` are out at its end, in which the thread worked so much.
     fn most_after(most: usize, count: usize, busy_ms: u64) -> usize {
         let start = clock::now();
-        let mut young = Young { count, most, ..Young::new(start) };
+        let mut young = Young { most, ..Young::new(start) };
+        young.begun(count);
         assert_eq!(young.room(start + SPELL, || Duration::from_millis(busy_ms)), young.most);
         young.most
     }
@@ -412,15 +428,15 @@ mod tests {
         let idle = || Duration::ZERO;
         let mut young = Young::new(start);
         assert_eq!(young.room(start, idle), LEAST_YOUNG);
-        young.count += LEAST_YOUNG;
+        young.begun(LEAST_YOUNG);
         assert_eq!((young.room(start, idle), young.full_until()), (0, Some(start + SPELL)));
         // One is answered at once: another may begin.
         young.ended(0);
         assert_eq!((young.room(start, idle), young.full_until()), (1, None));
-        // The others are not, and when they end they make no room twice.
-        assert_eq!(young.room(start + SPELL, idle), LEAST_YOUNG);
+        // The others are not: they make room for twice as many, and when they end they make none again.
+        assert_eq!(young.room(start + SPELL, idle), 2 * LEAST_YOUNG);
         young.ended(0);
-        assert_eq!(young.room(start + SPELL, idle), LEAST_YOUNG);
+        assert_eq!(young.room(start + SPELL, idle), 2 * LEAST_YOUNG);
     }
 
     const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
