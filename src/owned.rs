@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::{
     sys::{
         prctl,
-        signal::{Signal, kill},
+        signal::{Signal, kill, killpg},
     },
     unistd::{Pid, SysconfVar, getppid, sysconf},
 };
@@ -68,12 +68,27 @@ impl Owned {
 
     /// SIGKILL, which ends a stopped process as well, and its end.
     pub async fn kill(&mut self) -> io::Result<()> {
+        self.kill_group();
         self.child.kill().await
+    }
+
+    /// With what it has forked: a Redis that rewrites its file would write on into a folder that is being removed.
+    fn kill_group(&mut self) {
+        if let Ok(None) = self.ended() {
+            // It may end just now.
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
     }
 
     /// What it has used so far; zero once it has ended.
     pub fn usage(&self) -> Usage {
         Usage::of(&self.pid.to_string())
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.kill_group();
     }
 }
 
@@ -128,6 +143,10 @@ const PORT_TRIES: usize = 100;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
     use super::*;
 
     #[test]
@@ -144,15 +163,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_dropped_is_gone() {
-        let mut command = Command::new("sleep");
-        let owned = Owned::spawn(command.arg("600")).unwrap();
-        let pid = owned.pid();
-        assert!(kill(pid, None).is_ok());
+    async fn one_that_is_dropped_is_gone_and_so_is_what_it_has_forked() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped());
+        let mut owned = Owned::spawn(&mut command).unwrap();
+        let mut said = BufReader::new(owned.child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).await.unwrap();
+        let both = [owned.pid(), Pid::from_raw(line.trim().parse().unwrap())];
+        assert!(both.iter().all(runs));
         drop(owned);
-        // The runtime waits for it on its own time.
-        while kill(pid, None).is_ok() {
+        while both.iter().any(runs) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Neither gone nor dead and not yet waited for, as whose parent has ended may stay where nobody waits for orphans.
+    fn runs(pid: &Pid) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 }

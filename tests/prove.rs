@@ -48,7 +48,11 @@ fn no_promise_breaks_in_the_short_proof() {
 fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
     // Every first attempt is told to come again a second later; so many intents that none has a second event.
     let line = "steady --rate 50 --for 4s --profile throttling --intents 5000 --without-thresholds --plain --seed 7";
-    let mut child = loadtest(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A run that breaks a promise keeps its workers' logs there.
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = loadtest(line);
+    command.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let port = redis_of(&mut child);
     let mut redis = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap();
     let deadline = Instant::now() + SAFETY;
@@ -143,7 +147,10 @@ fn children_of(pid: u32) -> Vec<u32> {
 
 #[test]
 fn a_harness_that_is_killed_leaves_nothing_behind() {
-    let mut child = loadtest("steady --rate 50 --for 60s --plain").stderr(Stdio::piped()).spawn().unwrap();
+    // Killed, it can not clear its scratch folders away.
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = loadtest("steady --rate 50 --for 60s --plain");
+    let mut child = command.env("TMPDIR", scratch.path()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + SAFETY;
     let mut owned = HashSet::new();
     // Redis and two workers.
