@@ -195,6 +195,25 @@ fn an_end_by_signal_still_waits_judges_and_reports() {
 }
 
 #[test]
+fn a_verdict_counts_even_if_nobody_reads_it_and_the_result_can_not_be_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let results = scratch.path().join("results");
+    fs::create_dir(&results).unwrap();
+    let words = format!("steady --rate 20 --for 1s --threshold rate>99999 --json {}/a.json", results.display());
+    let mut command = loadtest(&words);
+    command.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    talk.read_line(&mut said).unwrap();
+    fs::remove_dir(&results).unwrap();
+    talk.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(99), "{said}");
+    assert!(said.contains("thresholds not kept") && said.contains("a.json"), "{said}");
+}
+
+#[test]
 fn without_a_redis_server_it_says_what_to_install() {
     let output = loadtest("steady --for 1s").env("PATH", "/nowhere").output().unwrap();
     let text = said(&output);
@@ -211,6 +230,7 @@ fn what_is_wrong_on_the_line_is_said_before_anything_is_started() {
         ("steady --for 5s --fault kill-worker@9s", 2, "only lasts 5s"),
         ("steady --profile evil", 2, "evil"),
         ("steady --json /nowhere/x.json", 2, "no folder"),
+        ("steady --html /", 2, "it is a folder"),
         ("steady --redis-url redis://127.0.0.1:1", 2, "--redis URL"),
         ("crash-storm --redis redis://127.0.0.1:1", 4, "leave --redis out"),
         ("steady --redis redis://192.0.2.1:6379", 4, "--i-own-this-target 192.0.2.1"),

@@ -24,7 +24,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[doc(hidden)]
 pub use self::dead_letter::Filter as DeadLetterFilter;
-use self::exit::{code_of, message_of};
+use self::exit::code_of;
+pub(crate) use self::exit::message_of;
 pub use self::{
     args::{Change, Consent, Globals, Go, duration},
     context::Context,

@@ -74,7 +74,7 @@ pub struct Environment {
 pub struct Generator {
     /// Events that the schedule asked for.
     pub intended: u64,
-    /// Events that Redis has confirmed.
+    /// Events that were handed to Redis, whether or not it confirmed them.
     pub sent: u64,
     /// Events whose confirmation was lost and that were sent again: they may be in the stream twice.
     pub sent_again: u64,

@@ -19,7 +19,7 @@ use super::{
     scenarios::BUILT_IN,
 };
 use crate::{
-    cli::{CliError, Format, Globals, Output, note},
+    cli::{CliError, Format, Globals, Output, message_of, note},
     config::{Config, RedisUrl, Sources},
 };
 
@@ -82,7 +82,7 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     // What can be wrong with the files is said before the run, not after it.
     let before = args.compare.as_deref().map(json::read).transpose()?;
     for path in [&args.json, &args.html].into_iter().flatten() {
-        check_folder(path)?;
+        check_writable(path)?;
     }
     let words = std::env::args_os().skip(1).map(|word| without_password(&word.to_string_lossy())).collect();
     let run = plan(args, given, words)?;
@@ -94,23 +94,32 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     let ran = prepared.run(&View::Live(&live), &wishes).await;
     live.close();
     let Ran { result, logs } = ran?;
-    write(args.json.as_deref(), args.html.as_deref(), &result)?;
-    let output = Output::new(Some(given.format.unwrap_or(Format::Table)));
-    match output.format() {
-        Format::Table => output.text(&text::summary(&result, Colour::of_stdout()))?,
-        Format::Json | Format::Jsonl => output.one(&result, &[])?,
-    }
-    if let Some(before) = &before {
-        let comparison = compare::compare(before, &result)?;
-        note(compare::text(&comparison, Colour::Never));
-    }
+    // The verdict counts whether or not anybody reads it and whatever becomes of the files.
+    let shown = show(&result, before.as_ref(), given);
+    let written = write(args.json.as_deref(), args.html.as_deref(), &result);
     if let Some(logs) = logs {
         note(format_args!("the workers' logs are in {}", logs.display()));
     }
-    match result.is_kept() {
-        true => Ok(()),
-        false => Err(CliError::Broken(text::verdict(&result)).into()),
+    if result.is_kept() {
+        return written.and(shown);
     }
+    if let Err(error) = &written {
+        note(message_of(error));
+    }
+    Err(CliError::Broken(text::verdict(&result)).into())
+}
+
+fn show(result: &RunResult, before: Option<&RunResult>, given: &Given) -> Result<()> {
+    let output = Output::new(Some(given.format.unwrap_or(Format::Table)));
+    match output.format() {
+        Format::Table => output.text(&text::summary(result, Colour::of_stdout()))?,
+        Format::Json | Format::Jsonl => output.one(result, &[])?,
+    }
+    if let Some(before) = before {
+        let comparison = compare::compare(before, result)?;
+        note(compare::text(&comparison, Colour::Never));
+    }
+    Ok(())
 }
 
 /// A result is passed on: the URL of a Redis is shown in it as everywhere else.
@@ -163,15 +172,15 @@ pub fn write(to_json: Option<&Path>, to_html: Option<&Path>, result: &RunResult)
     Ok(())
 }
 
-fn check_folder(path: &Path) -> Result<(), CliError> {
+fn check_writable(path: &Path) -> Result<(), CliError> {
+    let refused = |why: String| CliError::Usage(format!("{} cannot be written: {why}", path.display()));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match folder.is_dir() {
-        true => Ok(()),
-        false => {
-            let (path, folder) = (path.display(), folder.display());
-            Err(CliError::Usage(format!("{path} cannot be written: there is no folder {folder}")))
-        }
+    if path.is_dir() {
+        return Err(refused("it is a folder".to_owned()));
+    } else if !folder.is_dir() {
+        return Err(refused(format!("there is no folder {}", folder.display())));
     }
+    tempfile::tempfile_in(folder).map(drop).map_err(|error| refused(error.to_string()))
 }
 
 #[cfg(test)]

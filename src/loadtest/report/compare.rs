@@ -196,7 +196,7 @@ fn notes(before: &RunResult, now: &RunResult) -> Vec<String> {
     for (when, result) in [("the earlier run", before), ("this run", now)] {
         if result.generator.late > 0 {
             let late = units::of(result.generator.late, "event");
-            notes.push(format!("{when} sent {late} late: its latencies are too good"));
+            notes.push(format!("{when} sent {late} late, which is in its latencies"));
         }
     }
     notes

@@ -171,7 +171,9 @@ fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
     let late = match (generator.late, &generator.lateness) {
         (0, Some(lateness)) => format!("none (p99 {} after their time)", units::time_us(lateness.p99_us)),
         (0, None) => "none".to_owned(),
-        (late, _) => format!("{}: the generator did not keep up, so latencies are too good", units::count(late)),
+        (late, _) => {
+            format!("{}: the generator did not keep up, and latencies count from the intended time", units::count(late))
+        }
     };
     let mut rows = vec![
         ("events sent", format!("{events}{again}")),
