@@ -14,7 +14,11 @@ const BRISK: Duration = Duration::from_secs(1);
 
 /// The seconds of a run in which nothing fresh arrived that was not old already.
 #[derive(Default)]
-pub struct Backlog(Vec<bool>);
+pub struct Backlog {
+    behind: Vec<bool>,
+    /// When it had caught up for good; 0 if it always had.
+    pub ended_us: u64,
+}
 
 impl Backlog {
     pub fn of(case: &Case<'_>) -> Self {
@@ -27,19 +31,15 @@ impl Backlog {
             let begins_us = second as u64 * 1_000_000;
             behind[second] = read_to_us.is_some_and(|sent_us| sent_us + micros(BRISK) < begins_us);
         }
-        Self(behind)
+        let last = behind.iter().rposition(|is_behind| *is_behind);
+        Self { behind, ended_us: last.map_or(0, |second| (second as u64 + 1) * 1_000_000) }
     }
 
     /// It was behind at some time within this span.
     pub fn lies_within(&self, from_us: u64, until_us: u64) -> bool {
         let second = |at_us: u64| (at_us / 1_000_000) as usize;
-        let seconds = self.0.get(second(from_us)..self.0.len().min(second(until_us) + 1));
+        let seconds = self.behind.get(second(from_us)..self.behind.len().min(second(until_us) + 1));
         seconds.is_some_and(|seconds| seconds.contains(&true))
-    }
-
-    /// When it had caught up for good; 0 if it always had.
-    pub fn ended_us(&self) -> u64 {
-        self.0.iter().rposition(|is_behind| *is_behind).map_or(0, |second| (second as u64 + 1) * 1_000_000)
     }
 }
 

@@ -179,7 +179,7 @@ impl Case<'_> {
         let allowed_us = micros(terms.retry.max_age + longest + terms.timeout + EXPIRY);
         let calm_us = self.evidence.faults.iter().map(|fault| mark_us(fault.until) + self.around_us()).max();
         let entry_us = u64::try_from(item.sent.entry_ms).unwrap_or(0) * 1000;
-        let hindered_us = calm_us.unwrap_or(0).max(self.backlog.ended_us()).max(self.followed_us(item));
+        let hindered_us = calm_us.unwrap_or(0).max(self.backlog.ended_us).max(self.followed_us(item));
         mark_us(self.evidence.ended_s) > entry_us.max(hindered_us).saturating_add(allowed_us)
     }
 
