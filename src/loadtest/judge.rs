@@ -4,10 +4,12 @@
 //!
 //! `promises` holds each promise with what excuses it; here are the figures.
 
+mod backlog;
 mod promises;
 
 use std::collections::HashMap;
 
+use self::backlog::Backlog;
 use super::{
     latency::histogram,
     ledger::{
@@ -58,7 +60,7 @@ pub struct Evidence {
     pub faults: Vec<FaultMark>,
     /// The events lay in the stream before the load began.
     pub is_drain: bool,
-    /// When the waiting ended, in seconds since the load began; only used while something is unfinished.
+    /// When the waiting ended, in seconds since the load began: says how old what is unfinished has become.
     pub ended_s: f64,
 }
 
@@ -166,6 +168,7 @@ struct Case<'a> {
     /// By delivery; the time is microseconds since the load began.
     dead: HashMap<u32, (DeadReason, i64)>,
     kept: std::collections::HashSet<u32>,
+    backlog: Backlog,
 }
 
 impl<'a> Case<'a> {
@@ -184,7 +187,9 @@ impl<'a> Case<'a> {
             Some((delivery(&dead.event, &dead.endpoint)?, (dead.reason, died_us)))
         });
         let kept = evidence.kept.iter().filter_map(|kept| delivery(&kept.event, &kept.endpoint));
-        Self { ledger, population, state, evidence, dead: dead.collect(), kept: kept.collect() }
+        let (dead, kept, backlog) = (dead.collect(), kept.collect(), Backlog::default());
+        let case = Self { ledger, population, state, evidence, dead, kept, backlog };
+        Self { backlog: Backlog::of(&case), ..case }
     }
 
     fn books(&self) -> &'a Books {

@@ -7,6 +7,7 @@
 
 mod arrivals;
 pub mod books;
+mod lanes;
 mod progress;
 
 use std::{
@@ -61,8 +62,8 @@ pub enum Lateness {
 pub struct Ledger {
     population: Arc<Population>,
     ids: Ids,
-    /// Microseconds from the end of attempt `n` to the earliest next one, by the policy; `[n - 1]`.
-    earliest_us: Vec<u64>,
+    /// Microseconds from the end of attempt `n` to the earliest next one, and to the latest, by the policy; `[n - 1]`.
+    pauses_us: Vec<(u64, u64)>,
     began: OnceLock<(Instant, u64)>,
     state: Mutex<State>,
 }
@@ -97,7 +98,7 @@ impl Ledger {
         };
         Self {
             ids: Ids::events(population.run()),
-            earliest_us: earliest(population.terms()),
+            pauses_us: pauses(population.terms()),
             population,
             began: OnceLock::new(),
             state: Mutex::new(state),
@@ -227,20 +228,21 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn earliest_us(&self, attempt: u32) -> Option<u64> {
-        self.earliest_us.get((attempt.max(1) - 1) as usize).copied()
+    /// The shortest and the longest pause after an attempt.
+    pub(super) fn pause_us(&self, attempt: u32) -> Option<(u64, u64)> {
+        self.pauses_us.get((attempt.max(1) - 1) as usize).copied()
     }
 }
 
-/// The policy's shortest pauses, worked out anew here: what is judged must not judge itself.
-fn earliest(terms: &Terms) -> Vec<u64> {
+/// The policy's shortest and longest pauses, worked out anew here: what is judged must not judge itself.
+fn pauses(terms: &Terms) -> Vec<(u64, u64)> {
     let retry = &terms.retry;
     let mut interval = retry.initial.as_secs_f64();
     (1..retry.max_attempts)
         .map(|_| {
-            let shortest = interval.min(retry.max_interval.as_secs_f64()) * (1.0 - retry.jitter);
+            let middle = interval.min(retry.max_interval.as_secs_f64());
             interval = (interval * retry.multiplier).min(retry.max_interval.as_secs_f64());
-            (shortest * 1e6) as u64
+            ((middle * (1.0 - retry.jitter) * 1e6) as u64, (middle * (1.0 + retry.jitter) * 1e6) as u64)
         })
         .collect()
 }

@@ -195,6 +195,14 @@ fn a_retry_leaves_how_late_it_was_unless_the_lane_may_have_been_shut() {
 }
 
 #[test]
+fn the_pauses_of_a_policy_are_those_of_its_jitter() {
+    let ledger = ledger_of(HEALTHY, 1);
+    let pauses: Vec<_> = (1..=6).map_while(|attempt| ledger.pause_us(attempt)).collect();
+    let ms = |shortest: u64, longest: u64| (shortest * 1000, longest * 1000);
+    assert_eq!(pauses, [ms(200, 300), ms(400, 600), ms(800, 1200), ms(1600, 2400), ms(1600, 2400)]);
+}
+
+#[test]
 fn endpoints_of_one_account_have_books_of_their_own() {
     let history = History(ledger_of(HEALTHY, 2));
     history.sent_to(0, 1, 0, 0, 0.0);

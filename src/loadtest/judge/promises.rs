@@ -19,11 +19,18 @@ const EXAMPLES: usize = 5;
 /// Beside the lease, which another owner waits for: the time to start a worker, and for a receiver's answer to be settled.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// A dead letter's time is the worker's idea of Redis' time when it gave up, and the next of the chain goes out at once.
-const DEATH_SLACK: Duration = Duration::from_secs(1);
+/// The next of a chain goes out only after the one before is given up, so a dead letter's time is not later than that
+/// arrival. It is Redis' clock in milliseconds, as the worker knows it from the last answer, which makes it earlier if
+/// anything; the arrival's is this process' own. Both are this machine's: apart by the cut milliseconds, and by what the
+/// wall clock was set right since the load began.
+const DEATH_SLACK: Duration = Duration::from_millis(100);
 
 /// Herald's age of a delivery begins when it reads it, by Redis' clock in milliseconds.
 const AGE_SLACK: Duration = Duration::from_secs(1);
+
+/// What is parked at an endpoint that takes nothing ends by its age when its owner next looks at the oldest of each
+/// backlog, which it does every half minute; and it takes a while to bury many.
+const EXPIRY: Duration = Duration::from_secs(30 + 15);
 
 /// Deliveries that a worker has in memory, and may repeat, when a fault comes: its own limit, which is part of the promise.
 const IN_FLIGHT: u64 = 2_048;
@@ -102,8 +109,16 @@ pub fn judge(case: &Case<'_>) -> Vec<Promise> {
             &[Suspicion::Early],
             Trial::new("retried_early", tried.retries, "No retry comes before the policy allows it."),
         ),
+        case.suspected(
+            &[Suspicion::Late],
+            Trial::new("retried_late", case.prompt_retries(), "No retry comes long after the policy wants it."),
+        ),
         case.dead_unexpectedly(),
         case.not_dead(),
+        case.suspected(
+            &[Suspicion::AfterGone],
+            Trial::new("sent_after_gone", case.owed_to_gone(), "An endpoint that answered 410 gets nothing any more."),
+        ),
         case.suspected(
             &[Suspicion::Unknown],
             Trial::new("unknown", tried.requests, "Nothing arrives that nobody sent, nor where it is not owed."),
@@ -126,13 +141,17 @@ impl Case<'_> {
     /// Lost, and stuck.
     fn lost(&self) -> (Trial, Trial) {
         let mut lost = Trial::new("lost", 0, "Every confirmed event is acknowledged or a dead letter.");
-        let mut stuck =
-            Trial::new("stuck", 0, "At the end nothing is held that was acknowledged, or waits for who answers.");
+        let mut stuck = Trial::new(
+            "stuck",
+            0,
+            "At the end nothing is held that was acknowledged, is too old or waits for who answers.",
+        );
         for (delivery, item) in self.items().filter(|(_, item)| item.sent.confirmed) {
             let end = self.end(delivery, &item);
             let is_alive = self.population.is_alive(item.endpoint);
             lost.tried += u64::from(end != End::NotOwed);
-            stuck.tried += u64::from(is_alive);
+            let is_overdue = !is_alive && end != End::NotOwed && self.is_overdue(&item);
+            stuck.tried += u64::from(is_alive || is_overdue);
             // Of two entries of one event the other may still be held.
             if end == End::Acknowledged && self.kept.contains(&delivery) && !item.sent.sent_again {
                 stuck.broke(|| self.name(&item, "acknowledged, and still held by Herald at the end"));
@@ -143,10 +162,58 @@ impl Case<'_> {
             match self.kept.contains(&delivery) {
                 false => lost.broke(|| self.name(&item, "neither acknowledged nor a dead letter")),
                 true if is_alive => stuck.broke(|| self.name(&item, "still held by Herald at the end")),
+                true if is_overdue => {
+                    stuck.broke(|| self.name(&item, "still held by Herald long after its greatest age"))
+                }
                 true => {}
             }
         }
         (lost, stuck)
+    }
+
+    /// Whatever its receiver does, by the end its age must have ended it. Who was hindered may begin to count anew: Herald
+    /// itself by a fault, and an event by the one before it.
+    fn is_overdue(&self, item: &Item<'_>) -> bool {
+        let terms = self.population.terms();
+        let longest = terms.retry.max_interval.mul_f64(1.0 + terms.retry.jitter);
+        let allowed_us = micros(terms.retry.max_age + longest + terms.timeout + EXPIRY);
+        let calm_us = self.evidence.faults.iter().map(|fault| mark_us(fault.until) + self.around_us()).max();
+        let entry_us = u64::try_from(item.sent.entry_ms).unwrap_or(0) * 1000;
+        let hindered_us = calm_us.unwrap_or(0).max(self.backlog.ended_us).max(self.followed_us(item));
+        mark_us(self.evidence.ended_s) > entry_us.max(hindered_us).saturating_add(allowed_us)
+    }
+
+    /// When the last of those before it in its intent ended, as far as they did.
+    fn followed_us(&self, item: &Item<'_>) -> u64 {
+        let fan_out = self.population.fan_out();
+        let before = &self.books().intents[item.sent.intent as usize][..usize::from(item.sent.place)];
+        let ended_us = |event: &u32| {
+            let delivery = event * fan_out + item.endpoint % fan_out;
+            let died_us = self.dead.get(&delivery).map_or(0, |(_, died_us)| u64::try_from(*died_us).unwrap_or(0));
+            let ended_us = self.books().deliveries[delivery as usize].ended_us;
+            died_us.max(if ended_us == NEVER { 0 } else { ended_us })
+        };
+        before.iter().filter(|event| **event != NONE).map(ended_us).max().unwrap_or(0)
+    }
+
+    /// Retries whose lane was open, in seconds that nothing disturbed.
+    fn prompt_retries(&self) -> u64 {
+        let calm = |second: u64| {
+            let (from_us, until_us) = (second * 1_000_000, (second + 1) * 1_000_000 - 1);
+            !self.is_disturbed(from_us, until_us) && !self.backlog.lies_within(from_us, until_us)
+        };
+        let seconds = (0u64..).zip(&self.books().seconds).filter(|(second, _)| calm(*second));
+        seconds.map(|(_, book)| u64::from(book.retries)).sum()
+    }
+
+    /// Deliveries that may have gone to an endpoint after its 410, and did not have to.
+    fn owed_to_gone(&self) -> u64 {
+        let may_have = |item: &Item<'_>| {
+            let gone_us = self.books().endpoints[item.endpoint as usize].gone_us;
+            let is_later = gone_us != NEVER && (!item.book.is_acknowledged() || item.book.acknowledged_us > gone_us);
+            is_later && !self.near_fault(gone_us)
+        };
+        self.items().filter(|(_, item)| item.sent.confirmed && may_have(item)).count() as u64
     }
 
     /// A receiver has seen all its attempts, or said 410 to it.
@@ -314,6 +381,12 @@ impl Case<'_> {
                 let latest_us = incident.at_us.saturating_add(micros(DEATH_SLACK)) as i64;
                 self.dead.get(&earlier).is_some_and(|(_, died_us)| *died_us <= latest_us)
             }
+            Suspicion::Late => {
+                let (since_us, at_us) = (incident.since_us, incident.at_us);
+                self.is_disturbed(since_us, at_us) || self.backlog.lies_within(since_us, at_us)
+            }
+            // Who died with the 410 has told nobody, and its successor asks once more.
+            Suspicion::AfterGone => self.near_fault(incident.since_us) || self.near_fault(incident.at_us),
             Suspicion::Concurrent | Suspicion::Repeated => self.is_disturbed(incident.since_us, incident.at_us),
             Suspicion::WrongSignature
             | Suspicion::WrongBody
@@ -331,11 +404,16 @@ impl Case<'_> {
 
     /// A fault, or the time in which Herald recovers from one, lies within this span.
     fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
-        let around_us = micros(self.population.terms().lease + AFTERMATH);
+        let around_us = self.around_us();
         self.evidence.faults.iter().any(|fault| {
             let begins_us = mark_us(fault.at).saturating_sub(around_us);
             from_us <= mark_us(fault.until) + around_us && until_us >= begins_us
         })
+    }
+
+    /// What a fault may still be to blame for, before and after it.
+    fn around_us(&self) -> u64 {
+        micros(self.population.terms().lease + AFTERMATH)
     }
 
     fn describe(&self, incident: &Incident) -> String {

@@ -19,6 +19,14 @@ const EARLY_TOLERANCE: Duration = Duration::from_millis(3);
 /// Where a sender gave up, its own clock ran out some time before the closed connection was noticed here.
 const EARLY_TOLERANCE_ABANDONED: Duration = Duration::from_millis(300);
 
+/// Beyond the policy's latest moment and the time for one attempt, as a lane that met failures may let only one out at a
+/// time. On two busy cores with a debug build retries come tens of milliseconds late, a stall of such a machine or of its
+/// disk lasts a second or two: this is more than twice that, and still far below what a merchant would call on time.
+const LATE_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// What was on its way when the first 410 was answered has arrived by then, even on a machine that is full.
+const GONE_TOLERANCE: Duration = Duration::from_secs(2);
+
 /// A verified request as the receiver read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
@@ -120,7 +128,7 @@ impl Ledger {
     pub fn answer(&self, ticket: &Ticket, answer: Answer, at_us: u64) {
         let mut state = self.lock();
         let state = &mut *state;
-        self.note_lane(state, ticket.endpoint, answer, at_us);
+        self.note_lane(state, ticket, answer, at_us);
         let last = match answer {
             Answer::Yes if self.is_too_late(ticket, at_us) => Last::Abandoned,
             Answer::Yes => Last::Affirming,
@@ -136,9 +144,10 @@ impl Ledger {
             state.books.second(at_us).failed += 1;
         }
         state.books.tried.redirects += u64::from(answer == Answer::Redirected);
+        let shut_us = state.books.endpoints[ticket.endpoint as usize].lane.shut_us(at_us);
         let book = &mut state.books.deliveries[ticket.delivery as usize];
         if book.arrivals == ticket.arrival {
-            (book.last, book.ended_us) = (last, at_us);
+            (book.last, book.ended_us, book.shut_us) = (last, at_us, shut_us);
         }
     }
 
@@ -226,7 +235,7 @@ impl Ledger {
             attempt: arrival.attempt,
             detail,
         };
-        let mut found: [Option<Incident>; 7] = [None; 7];
+        let mut found: [Option<Incident>; 8] = [None; 8];
         found[0] = is_wrong_body.then(|| incident(Suspicion::WrongBody, at_us, "other bytes than were sent"));
         found[1] = arrival.bad_signature.map(|why| incident(Suspicion::WrongSignature, at_us, why));
         found[2] = arrival.bad_header.map(|why| incident(Suspicion::WrongHeaders, at_us, why));
@@ -236,9 +245,8 @@ impl Ledger {
             let why =
                 wrong_attempt(&before, arrival.attempt).or_else(|| stale_timestamp(arrival.timestamp_ms, since_us));
             found[6] = why.map(|why| incident(Suspicion::Repeated, since_us, why));
-            found[4] = self.early(state, arrival, &before, at_us).then(|| {
-                incident(Suspicion::Early, before.ended_us, "before the earliest moment that the policy allows")
-            });
+            let untimely = self.untimely(state, arrival, &before, at_us);
+            found[4] = untimely.map(|(suspicion, why)| incident(suspicion, before.ended_us, why));
         }
         if before.is_acknowledged() {
             found[5] = Some(incident(
@@ -247,17 +255,28 @@ impl Ledger {
                 "arrived again after it was acknowledged",
             ));
         }
+        let endpoint = &state.books.endpoints[arrival.endpoint as usize];
+        if at_us > endpoint.gone_us.saturating_add(micros(GONE_TOLERANCE)) {
+            let why = "to an endpoint that had answered 410";
+            found[7] = Some(incident(Suspicion::AfterGone, endpoint.gone_again_us, why));
+        }
         found.into_iter().flatten().for_each(|incident| state.books.suspect(incident));
     }
 
-    /// Whether a retry comes before its time; one that is on time leaves how late it is.
-    fn early(&self, state: &mut State, arrival: &Arrival, before: &DeliveryBook, at_us: u64) -> bool {
+    /// Whether a retry comes before its time, or long after it; one that is not early leaves how late it is.
+    fn untimely(
+        &self,
+        state: &mut State,
+        arrival: &Arrival,
+        before: &DeliveryBook,
+        at_us: u64,
+    ) -> Option<(Suspicion, &'static str)> {
         let is_retry = u32::from(before.attempt) < arrival.attempt && before.ended_us != NEVER;
         let was_refused = matches!(before.last, Last::Refused | Last::Throttled | Last::Broken | Last::Abandoned);
         if !is_retry || !was_refused || before.is_acknowledged() {
-            return false;
+            return None;
         }
-        let Some(pause_us) = self.earliest_us(u32::from(before.attempt)) else { return false };
+        let (pause_us, longest_us) = self.pause_us(u32::from(before.attempt))?;
         let asked_us = if before.last == Last::Throttled { self.asked_us(arrival.endpoint) } else { 0 };
         let allowed_us = before.ended_us + pause_us.max(asked_us);
         let tolerance_us = match before.last == Last::Abandoned {
@@ -267,23 +286,36 @@ impl Ledger {
         };
         state.books.tried.retries += 1;
         if at_us + tolerance_us < allowed_us {
-            return true;
+            return Some((Suspicion::Early, "before the earliest moment that the policy allows"));
         }
         // An endpoint that asked for less or whose breaker may be open makes its retries wait: that is no lateness.
         if state.books.endpoints[arrival.endpoint as usize].shut_us < before.ended_us {
             state.retry_lateness.saturating_record(at_us.saturating_sub(allowed_us).max(1));
         }
-        false
+        // Of an attempt that nobody saw between the two nobody knows when it ended.
+        let is_next = u32::from(before.attempt) + 1 == arrival.attempt;
+        let due_us = before.ended_us + longest_us.max(asked_us);
+        let is_late = is_next && self.is_late(state, arrival.endpoint, before, due_us, at_us);
+        is_late.then_some((Suspicion::Late, "long after the latest moment that the policy allows"))
+    }
+
+    /// Whether a retry that was due has waited too long while its lane was open.
+    fn is_late(&self, state: &mut State, endpoint: u32, before: &DeliveryBook, due_us: u64, at_us: u64) -> bool {
+        let shut_us = state.books.endpoints[endpoint as usize].lane.shut_us(at_us).saturating_sub(before.shut_us);
+        state.books.second(at_us).retries += u32::from(shut_us == 0);
+        at_us.saturating_sub(due_us) > shut_us + micros(LATE_TOLERANCE) + self.timeout_us()
     }
 
     /// The pause that the endpoint's answer asks for, as far as Herald honours it.
     fn asked_us(&self, endpoint: u32) -> u64 {
+        micros(self.asked_rest(endpoint).min(self.population.terms().retry.max_interval))
+    }
+
+    /// In whole seconds, as the header has it.
+    fn asked_rest(&self, endpoint: u32) -> Duration {
         match self.population.profile(endpoint) {
-            Profile::Throttling { retry_after } => {
-                let whole = Duration::from_secs(retry_after.as_millis().div_ceil(1000) as u64);
-                micros(whole.min(self.population.terms().retry.max_interval))
-            }
-            _ => 0,
+            Profile::Throttling { retry_after } => Duration::from_secs(retry_after.as_millis().div_ceil(1000) as u64),
+            _ => Duration::ZERO,
         }
     }
 
@@ -336,14 +368,24 @@ impl Ledger {
     }
 
     /// Whether Herald may be resting the endpoint's lane.
-    fn note_lane(&self, state: &mut State, endpoint: u32, answer: Answer, at_us: u64) {
+    fn note_lane(&self, state: &mut State, ticket: &Ticket, answer: Answer, at_us: u64) {
         let threshold = self.population.terms().breaker_threshold;
-        let book = &mut state.books.endpoints[endpoint as usize];
+        let book = &mut state.books.endpoints[ticket.endpoint as usize];
+        match answer {
+            Answer::Yes if self.is_too_late(ticket, at_us) => book.lane.failed(threshold, at_us),
+            Answer::Yes => book.lane.succeeded(ticket.at_us, at_us),
+            Answer::Throttled => {
+                book.lane.failed(threshold, at_us);
+                book.lane.rests(self.asked_rest(ticket.endpoint), at_us);
+            }
+            Answer::Refused | Answer::Broken | Answer::Abandoned => book.lane.failed(threshold, at_us),
+            Answer::Redirected | Answer::Gone => {}
+        }
         match answer {
             Answer::Yes => book.failures_in_a_row = 0,
             // These are no trouble of the receiver's.
             Answer::Redirected => {}
-            Answer::Gone => book.gone_us = book.gone_us.min(at_us),
+            Answer::Gone => (book.gone_us, book.gone_again_us) = (book.gone_us.min(at_us), at_us),
             Answer::Refused | Answer::Throttled | Answer::Broken | Answer::Abandoned => {
                 book.failures_in_a_row += 1;
                 if book.failures_in_a_row >= threshold || answer == Answer::Throttled {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::lanes::LaneBook;
 use crate::loadtest::lifecycle::MAX_STEPS;
 
 /// No event, in 32 bits.
@@ -66,6 +67,8 @@ pub struct DeliveryBook {
     pub last_arrival_us: u64,
     /// When the last attempt was answered or given up.
     pub ended_us: u64,
+    /// How long its endpoint's lane may have been shut in all by then.
+    pub shut_us: u64,
     pub arrivals: u16,
     pub acknowledgements: u16,
     /// The largest `herald-attempt` that arrived.
@@ -81,6 +84,7 @@ impl DeliveryBook {
         acknowledged_us: NEVER,
         last_arrival_us: NEVER,
         ended_us: NEVER,
+        shut_us: 0,
         arrivals: 0,
         acknowledgements: 0,
         attempt: 0,
@@ -111,9 +115,12 @@ pub struct EndpointBook {
     pub acknowledged: u64,
     /// When it first answered 410; [`NEVER`] in a book that was made.
     pub gone_us: u64,
+    /// When it last did.
+    pub gone_again_us: u64,
     /// When it last asked for less, or failed so often in a row that its deliveries may be parked.
     pub shut_us: u64,
     pub failures_in_a_row: u32,
+    pub lane: LaneBook,
 }
 
 impl EndpointBook {
@@ -139,13 +146,17 @@ pub enum Suspicion {
     /// A number or time that should only grow did not; a fault may make Herald repeat itself.
     Repeated,
     Early,
+    /// A retry came long after its time, with nothing in the way of its endpoint's lane.
+    Late,
+    /// Arrived where a 410 had been answered before.
+    AfterGone,
     Unknown,
     Redirected,
     BadCertificate,
 }
 
 impl Suspicion {
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 13;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -168,6 +179,8 @@ pub struct Incident {
 pub struct SecondBook {
     pub attempts: u32,
     pub failed: u32,
+    /// Retries that had nothing in their endpoint's way.
+    pub retries: u32,
 }
 
 /// Incidents that are kept for the judge; the others are counted, and count as broken. A worker that is killed repeats some
