@@ -107,9 +107,10 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     if let Some(logs) = logs {
         note(format_args!("the workers' logs are in {}", logs.display()));
     }
-    match result.is_kept() {
-        true => Ok(()),
-        false => Err(CliError::Broken(text::verdict(&result)).into()),
+    match (result.is_kept(), text::owed_faults(&result)) {
+        (false, _) => Err(CliError::Broken(text::verdict(&result)).into()),
+        (true, Some(owed)) => Err(anyhow::anyhow!(owed)),
+        (true, None) => Ok(()),
     }
 }
 
