@@ -79,50 +79,189 @@ fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
 }
 
 /// A Redis and a worker that are nobody's but the test's.
+struct Service {
+    redis: Child,
+    serve: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ports: Vec<u16> = (0..2)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|socket| socket.local_addr().unwrap().port())
+            .collect();
+        let redis = Command::new("redis-server")
+            .args(["--port", &ports[0].to_string(), "--save", "", "--dir"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!("redis://127.0.0.1:{}", ports[0]);
+        let serve = Command::new(HERALD)
+            .args(["serve", "--redis-url", &url, "--set", &format!("listen=127.0.0.1:{}", ports[1])])
+            .args(["--set", "guard.allow_http=true", "--set", "guard.allow_networks=127.0.0.0/8"])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + SAFETY;
+        while std::net::TcpStream::connect(("127.0.0.1", ports[0])).is_err() {
+            assert!(Instant::now() < deadline, "Redis does not start");
+            sleep(Duration::from_millis(10));
+        }
+        Self { redis, serve, url, _folder: folder }
+    }
+
+    /// As JSON.
+    fn endpoints(&self) -> String {
+        let list = Command::new(HERALD).args(["endpoint", "list", "--redis-url", &self.url]).output().unwrap();
+        String::from_utf8_lossy(&list.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        for child in [&mut self.serve, &mut self.redis] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 #[test]
 fn a_service_that_runs_already_is_loaded_and_left_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
-    let ports: Vec<u16> = (0..2)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect::<Vec<_>>()
-        .iter()
-        .map(|socket| socket.local_addr().unwrap().port())
-        .collect();
-    let mut redis = Command::new("redis-server")
-        .args(["--port", &ports[0].to_string(), "--save", "", "--dir"])
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let url = format!("redis://127.0.0.1:{}", ports[0]);
-    let mut serve = Command::new(HERALD)
-        .args(["serve", "--redis-url", &url, "--set", &format!("listen=127.0.0.1:{}", ports[1])])
-        .args(["--set", "guard.allow_http=true", "--set", "guard.allow_networks=127.0.0.0/8"])
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + SAFETY;
-    while std::net::TcpStream::connect(("127.0.0.1", ports[0])).is_err() {
-        assert!(Instant::now() < deadline, "Redis does not start");
-        sleep(Duration::from_millis(10));
-    }
-    let output = run(&format!("steady --rate 50 --for 2s --profile flaky=0.3 --without-thresholds --redis {url}"));
-    let endpoints = Command::new(HERALD).args(["endpoint", "list", "--redis-url", &url]).output().unwrap();
-    for child in [&mut serve, &mut redis] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    let text = said(&output);
+    let service = Service::start();
+    let words = "steady --rate 50 --for 2s --profile flaky=0.3 --without-thresholds";
+    let text = said(&run(&format!("{words} --redis {}", service.url)));
     // A machine that has other work sends late; nothing else may break.
     let broken: Vec<&str> = text.lines().filter(|line| line.contains("  BROKEN: ")).collect();
     assert!(broken.iter().all(|line| line.starts_with("generator")), "{text}");
     assert!(text.contains("Every confirmed event") && text.contains("processes are not measured"), "{text}");
-    assert_eq!(String::from_utf8_lossy(&endpoints.stdout).trim(), "[]");
+    assert_eq!(service.endpoints(), "[]");
+}
+
+#[test]
+fn a_second_signal_still_removes_the_endpoints_from_a_service() {
+    let service = Service::start();
+    // Receivers that never answer: without the second signal it would wait for them.
+    let words = "steady --rate 20 --for 60s --profile hanging --without-thresholds --plain";
+    let mut child = with_talk(&format!("{words} --redis {}", service.url));
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    until_said(&mut talk, |line| line.contains(" load ") && line.contains("sent 2"));
+    assert_ne!(service.endpoints(), "[]");
+    interrupt(&child);
+    until_said(&mut talk, |line| line.contains("waiting for what is unfinished"));
+    interrupt(&child);
+    let mut rest = String::new();
+    talk.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("removing the endpoints") && rest.contains("nothing was judged"), "{rest}");
+    assert_eq!(service.endpoints(), "[]");
+}
+
+fn with_talk(words: &str) -> Child {
+    loadtest(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn until_said(talk: &mut impl BufRead, is_it: impl Fn(&str) -> bool) {
+    let mut line = String::new();
+    while !is_it(&line) {
+        line.clear();
+        assert!(talk.read_line(&mut line).unwrap() > 0, "it ended before it said so");
+    }
+}
+
+fn interrupt(child: &Child) {
+    signal(child.id(), nix::sys::signal::Signal::SIGINT);
+}
+
+fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn a_redis_that_ends_by_itself_ends_the_run() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = loadtest("steady --rate 50 --for 600s --plain");
+    command.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (redis, _) = redis_process_of(&mut child);
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    until_said(&mut talk, |line| line.contains(" load ") && line.contains("acknowledged") && !line.contains("sent 0"));
+    signal(redis, nix::sys::signal::Signal::SIGKILL);
+    let killed = Instant::now();
+    let mut rest = String::new();
+    talk.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(killed.elapsed() < SAFETY && rest.contains("the scratch Redis ended by itself"), "{rest}");
+}
+
+#[test]
+fn a_fault_that_was_named_and_did_not_come_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("run.json");
+    let line = "drain --drain 500 --fault kill-worker@60s --fault destroy-group@60s --without-thresholds --json";
+    let output = run(&format!("{line} {}", json.display()));
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("2 faults planned, 0 happened"), "{text}");
+    let result: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!((result["faults"].as_array().unwrap().len(), result["missed"].as_array().unwrap().len()), (0, 2));
+    assert_eq!(
+        (&result["missed"][0]["fault"], &result["missed"][0]["why"]),
+        (&"kill-worker".into(), &"load-over".into())
+    );
+}
+
+#[test]
+fn a_pause_within_the_lease_of_a_dead_owner_waits_for_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("run.json");
+    let line = "steady --rate 50 --for 4s --workers 2 --set lease.ttl=1s --without-thresholds \
+        --fault kill-worker@1s --fault pause-worker@1100ms:1500ms --json";
+    let text = said(&run(&format!("{line} {}", json.display())));
+    let result: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).expect(&text);
+    let faults = result["faults"].as_array().unwrap();
+    let at = |name: &str| faults.iter().find(|mark| mark["fault"] == name).unwrap()["at"].as_f64().unwrap();
+    // The lease is renewed three times within its length.
+    assert!(at("pause-worker") > at("kill-worker") + 0.4, "{text}");
+    assert_eq!(result["missed"], serde_json::json!([]), "{text}");
+}
+
+#[test]
+fn a_proof_that_is_asked_to_end_leaves_no_folder() {
+    let scratch = tempfile::tempdir().unwrap();
+    let keep = tempfile::tempdir().unwrap();
+    let mut command = loadtest(&format!("prove --short --keep {}", keep.path().display()));
+    command.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + SAFETY;
+    // Redis and two workers.
+    while children_of(child.id()).len() < 3 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "nothing was started");
+        sleep(Duration::from_millis(10));
+    }
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("asked to end: 4 runs are not made") && text.contains("1 of 5 runs"), "{text}");
+    let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// The port of the Redis that this process has started.
 fn redis_of(child: &mut Child) -> u16 {
+    redis_process_of(child).1
+}
+
+/// The Redis that this process has started, and its port.
+fn redis_process_of(child: &mut Child) -> (u32, u16) {
     let deadline = Instant::now() + SAFETY;
     loop {
         for pid in children_of(child.id()) {
@@ -130,7 +269,7 @@ fn redis_of(child: &mut Child) -> u16 {
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
             let title = words.split("redis-server 127.0.0.1:").nth(1);
             if let Some(port) = title.and_then(|rest| rest.trim().parse().ok()) {
-                return port;
+                return (pid, port);
             }
         }
         assert!(Instant::now() < deadline, "the load test starts no Redis");
@@ -174,19 +313,10 @@ fn a_harness_that_is_killed_leaves_nothing_behind() {
 
 #[test]
 fn an_end_by_signal_still_waits_judges_and_reports() {
-    let mut child = loadtest("steady --rate 50 --for 60s --plain --without-thresholds")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = with_talk("steady --rate 50 --for 60s --plain --without-thresholds");
     let mut talk = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !(line.contains("load") && line.contains("acknowledged") && !line.contains("sent 0")) {
-        line.clear();
-        assert!(talk.read_line(&mut line).unwrap() > 0, "it ended before it was asked to");
-    }
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    until_said(&mut talk, |line| line.contains("load") && line.contains("acknowledged") && !line.contains("sent 0"));
+    interrupt(&child);
     let mut rest = String::new();
     talk.read_to_string(&mut rest).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -229,6 +359,7 @@ fn what_is_wrong_on_the_line_is_said_before_anything_is_started() {
         ("steady --set lease.tll=2s", 2, "lease.tll"),
         ("steady --for 5s --fault kill-worker@9s", 2, "only lasts 5s"),
         ("steady --profile evil", 2, "evil"),
+        ("steady --set guard.allow_networks=10.0.0.0/8", 2, "guard.allow_networks"),
         ("steady --json /nowhere/x.json", 2, "no folder"),
         ("steady --html /", 2, "it is a folder"),
         ("steady --redis-url redis://127.0.0.1:1", 2, "--redis URL"),

@@ -1,4 +1,5 @@
-//! Performs the planned faults, each at its time, and notes when each really held. Decides nothing: the plan does.
+//! Performs the planned faults, each at its time, and notes when each really held, or that it
+//! did not. Decides nothing: the plan does.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use tokio::{sync::watch, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    faults::{Fault, Planned},
-    house::{End, House},
-    result::FaultMark,
+    faults::{Fault, Planned, Wanted},
+    house::{End, Hit, House},
+    result::{FaultMark, Missed, MissedFault},
 };
 use crate::clock;
 
@@ -55,42 +56,101 @@ fn disturbs_producers(fault: Fault) -> bool {
     }
 }
 
-/// Returns when each has happened, or was left out because `early` came before its time. What holds then ends at once.
-pub async fn perform(
-    house: &House,
-    planned: &[Planned],
-    began: Instant,
-    early: &CancellationToken,
-    held: &Held,
-    say: impl Fn(Duration, String),
-) -> Result<Vec<FaultMark>> {
-    let one = async |planned: &Planned| -> Result<Option<FaultMark>> {
-        tokio::select! {
-            () = sleep_until((began + planned.at).into()) => {}
-            () = early.cancelled() => return Ok(None),
-        }
-        let since = |now: Instant| now.saturating_duration_since(began).as_secs_f64();
-        let at = since(clock::now());
-        held.begin(planned.fault);
-        say(planned.at, planned.fault.name().to_owned());
-        let done = act(house, planned.fault, planned.length, early).await;
-        held.end(planned.fault);
-        done.with_context(|| format!("the fault {} failed", planned.fault.name()))?;
-        Ok(Some(FaultMark { fault: planned.fault, at, until: since(clock::now()) }))
-    };
-    let mut marks: Vec<FaultMark> = try_join_all(planned.iter().map(one)).await?.into_iter().flatten().collect();
-    marks.sort_by(|one, other| one.at.total_cmp(&other.at));
-    Ok(marks)
+/// When the load began, and what ends its faults before their time.
+pub struct Course<'a> {
+    pub began: Instant,
+    /// The workers are there: before, there is nothing to break.
+    pub started: &'a CancellationToken,
+    /// The load is over, or was asked to end.
+    pub early: &'a CancellationToken,
+    /// Somebody asked the run to end.
+    pub interrupted: &'a CancellationToken,
 }
 
-async fn act(house: &House, fault: Fault, length: Duration, early: &CancellationToken) -> Result<()> {
+/// What became of the plan.
+#[derive(Debug, Default)]
+pub struct Performed {
+    pub happened: Vec<FaultMark>,
+    pub missed: Vec<MissedFault>,
+}
+
+/// Returns when each has happened, or was left out because its load was over before. What holds then ends at once.
+pub async fn perform<'p>(
+    house: &House,
+    planned: &'p [Planned],
+    course: &Course<'_>,
+    held: &Held,
+    say: impl Fn(Duration, String),
+) -> Result<Performed> {
+    let one = async |planned: &'p Planned| -> Result<(&'p Planned, Result<FaultMark, Missed>)> {
+        if !course.has_come(planned.at).await {
+            return Ok((planned, Err(course.why_over())));
+        }
+        let name = planned.fault.name();
+        held.begin(planned.fault);
+        say(planned.at, name.to_owned());
+        let hit = act(house, planned.fault, planned.length, course.early).await;
+        held.end(planned.fault);
+        match hit.with_context(|| format!("the fault {name} failed"))? {
+            Some(at) => {
+                let [at, until] = [at, clock::now()].map(|moment| course.seconds(moment));
+                Ok((planned, Ok(FaultMark { fault: planned.fault, at, until })))
+            }
+            None => {
+                say(planned.at, format!("{name} found nothing to break"));
+                let is_over = course.early.is_cancelled();
+                Ok((planned, Err(if is_over { course.why_over() } else { Missed::NothingToBreak })))
+            }
+        }
+    };
+    Ok(sorted(try_join_all(planned.iter().map(one)).await?))
+}
+
+impl Course<'_> {
+    /// False when the load is over before.
+    async fn has_come(&self, at: Duration) -> bool {
+        let come = async {
+            sleep_until((self.began + at).into()).await;
+            self.started.cancelled().await;
+        };
+        self.early.run_until_cancelled(come).await.is_some()
+    }
+
+    fn why_over(&self) -> Missed {
+        if self.interrupted.is_cancelled() { Missed::Interrupted } else { Missed::LoadOver }
+    }
+
+    fn seconds(&self, moment: Instant) -> f64 {
+        moment.saturating_duration_since(self.began).as_secs_f64()
+    }
+}
+
+/// By when they happened, or should have.
+fn sorted(all: Vec<(&Planned, Result<FaultMark, Missed>)>) -> Performed {
+    let mut performed = Performed::default();
+    for (planned, became) in all {
+        match became {
+            Ok(mark) => performed.happened.push(mark),
+            // It was to come for as long as the load lasts, and did.
+            Err(Missed::LoadOver | Missed::Interrupted) if planned.wanted == Wanted::Onward => {}
+            Err(why) => {
+                let (fault, at, wanted) = (planned.fault, planned.at.as_secs_f64(), planned.wanted);
+                performed.missed.push(MissedFault { fault, at, wanted, why });
+            }
+        }
+    }
+    performed.happened.sort_by(|one, other| one.at.total_cmp(&other.at));
+    performed
+}
+
+async fn act(house: &House, fault: Fault, length: Duration, early: &CancellationToken) -> Result<Hit> {
     let end = End { length, early: early.clone() };
     match fault {
-        Fault::KillWorker => house.kill_worker().await,
+        Fault::KillWorker => house.kill_worker(&end).await,
         Fault::PauseWorker => house.pause_worker(&end).await,
         Fault::RestartRedis => house.restart_redis(&end).await,
         Fault::PartitionRedis => house.partition_redis(&end).await,
         Fault::FillRedis => house.fill_redis(&end).await,
-        Fault::DestroyGroup => house.destroy_group().await,
+        Fault::DestroyGroup => house.destroy_group(&end).await,
     }
 }

@@ -50,6 +50,19 @@ pub struct Planned {
     pub at: Duration,
     /// Zero for those that do not last.
     pub length: Duration,
+    pub wanted: Wanted,
+}
+
+/// How much a fault was asked for: a run in which one that was named does not come has not done what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wanted {
+    /// At a time that somebody wrote.
+    Named,
+    /// At a time from the seed.
+    Random,
+    /// A repetition for as long as the load lasts, which nobody knows before.
+    Onward,
 }
 
 impl Fault {
@@ -94,6 +107,9 @@ pub enum LoadLength {
 /// Random faults come within this part of the load: there is something to disturb, and something to see it recover by.
 const RANDOM_WITHIN: std::ops::Range<f64> = 0.05..0.85;
 
+/// A drain with slow receivers, or of a test build, takes so many times as long as it is guessed to.
+const SLOW_DRAIN: u32 = 6;
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error("the fault {spec} would come {} after the load's beginning, which only lasts {}", compact(*.at), compact(*.length))]
@@ -110,7 +126,10 @@ pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Pl
     for spec in specs {
         let length_of_one = spec.length.or(spec.fault.usual_length()).unwrap_or_default();
         let times = spec.moments(length, &mut rng)?;
-        planned.extend(times.into_iter().map(|at| Planned { fault: spec.fault, at, length: length_of_one }));
+        planned.extend(times.into_iter().enumerate().map(|(n, at)| {
+            let wanted = spec.wanted(n, length);
+            Planned { fault: spec.fault, at, length: length_of_one, wanted }
+        }));
     }
     planned.sort_by_key(|one| (one.fault, one.at));
     let mut merged: Vec<Planned> = Vec::with_capacity(planned.len());
@@ -118,6 +137,7 @@ pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Pl
         match merged.last_mut() {
             Some(last) if last.fault == one.fault && one.at <= last.at + last.length => {
                 last.length = last.length.max(one.at + one.length - last.at);
+                last.wanted = last.wanted.min(one.wanted);
             }
             _ => merged.push(one),
         }
@@ -127,6 +147,15 @@ pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Pl
 }
 
 impl FaultSpec {
+    /// The `n`th time of it, from 0.
+    fn wanted(&self, n: usize, length: LoadLength) -> Wanted {
+        match (self.at, self.times, length) {
+            (None, _, _) => Wanted::Random,
+            (Some(_), None, LoadLength::About(_)) if n > 0 => Wanted::Onward,
+            (Some(_), _, _) => Wanted::Named,
+        }
+    }
+
     /// When it happens, unsorted.
     fn moments(&self, length: LoadLength, rng: &mut StdRng) -> Result<Vec<Duration>, PlanError> {
         let (known, about) = match length {
@@ -142,7 +171,9 @@ impl FaultSpec {
             (Some(_), Some(times)) => times,
             // At the very end of the load nothing is left to disturb.
             (Some(every), None) => {
-                let left = about.saturating_sub(first + Duration::from_millis(1));
+                // What comes after the end of a drain does not happen: rather too many than too few.
+                let until = if known.is_some() { about } else { about * SLOW_DRAIN };
+                let left = until.saturating_sub(first + Duration::from_millis(1));
                 1 + u32::try_from(left.as_millis() / every.as_millis().max(1)).unwrap_or(u32::MAX)
             }
         };
@@ -330,5 +361,19 @@ mod tests {
         assert!(refused("kill-worker@10s").contains("lasts 10s"));
         assert!(refused("kill-worker@0s/1ms").contains("more than 1000"));
         assert_eq!(plan(&specs(&["kill-worker@20s"]), LoadLength::About(length), 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_what_was_named_must_come() {
+        let wanted = |text: &str, length| {
+            let planned = plan(&specs(&[text]), length, 1).unwrap();
+            planned.iter().map(|one| one.wanted).collect::<Vec<_>>()
+        };
+        let (drain, open) = (LoadLength::About(Duration::from_secs(1)), LoadLength::Exactly(Duration::from_secs(9)));
+        assert_eq!(wanted("kill-worker@20s/1s*2", drain), [Wanted::Named; 2]);
+        assert_eq!(wanted("kill-worker@2s/5s", open), [Wanted::Named; 2]);
+        assert_eq!(wanted("kill-worker@random", open), [Wanted::Random]);
+        // Until the drain ends, which may be before the second.
+        assert_eq!(wanted("kill-worker@2s/3s", drain), [Wanted::Named, Wanted::Onward]);
     }
 }

@@ -6,7 +6,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{faults::Fault, scenario::Scenario};
+use super::{
+    faults::{Fault, Wanted},
+    scenario::Scenario,
+};
 
 /// A larger one was written by a newer Herald and is refused, not guessed at.
 pub const RESULT_SCHEMA: u32 = 1;
@@ -36,7 +39,11 @@ pub struct RunResult {
     pub profiles: Vec<ProfileResult>,
     /// One for each second of the run.
     pub series: Vec<Second>,
+    /// What happened.
     pub faults: Vec<FaultMark>,
+    /// What was planned and did not happen.
+    #[serde(default)]
+    pub missed: Vec<MissedFault>,
     pub promises: Vec<Promise>,
     pub thresholds: Vec<ThresholdResult>,
     pub processes: Vec<ProcessUse>,
@@ -47,6 +54,11 @@ impl RunResult {
     pub fn is_kept(&self) -> bool {
         self.promises.iter().all(|promise| promise.broken == 0)
             && self.thresholds.iter().all(|threshold| threshold.is_kept)
+    }
+
+    /// Faults that were asked for by their time and did not come, although nobody ended the run before.
+    pub fn owed_faults(&self) -> impl Iterator<Item = &MissedFault> {
+        self.missed.iter().filter(|missed| missed.wanted == Wanted::Named && missed.why != Missed::Interrupted)
     }
 
     pub fn promise(&self, name: &str) -> Option<&Promise> {
@@ -144,6 +156,27 @@ pub struct FaultMark {
     pub fault: Fault,
     pub at: f64,
     pub until: f64,
+}
+
+/// A fault that was planned and did not happen: the run says nothing about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MissedFault {
+    pub fault: Fault,
+    /// When it was to come.
+    pub at: f64,
+    pub wanted: Wanted,
+    pub why: Missed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missed {
+    /// A drain was over before.
+    LoadOver,
+    /// Nobody owned the partition, or there was no group, although it was waited for.
+    NothingToBreak,
+    /// The run was asked to end before.
+    Interrupted,
 }
 
 /// A promise, what it was tried on, and how often it broke.

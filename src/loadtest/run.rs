@@ -3,13 +3,13 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    disturbance::{Held, perform},
+    disturbance::{self, Held, Performed, perform},
     environment,
     faults::{Fault, LoadLength, Planned, plan},
     house::{self, House, Uses},
@@ -104,6 +104,7 @@ impl Run {
         let planned = plan(&scenario.faults, length, *seed).map_err(usage)?;
         let ledger = Arc::new(Ledger::new(population.clone(), schedule.expected()));
         let thresholds = Threshold::parse_all(&scenario.thresholds, &names(scenario, &population)).map_err(usage)?;
+        house::refuse_own(&scenario.herald.settings)?;
         house::check_settings(&scenario.herald.settings)?;
         if let Target::Found { .. } = &self.target {
             refuse_for_found(scenario)?;
@@ -155,16 +156,12 @@ impl Prepared {
 
     /// Puts the load on and judges. With `wishes.abort` it ends at once, and judges nothing.
     pub async fn run(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
-        let abort = wishes.abort.clone();
-        tokio::select! {
-            ran = self.under_load(view, wishes) => ran,
-            () = abort.cancelled() => bail!("ended before the end: nothing was judged"),
-        }
-    }
-
-    async fn under_load(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
         match self.run.target.clone() {
-            Target::Own { program } => self.own(program, view, wishes).await,
+            Target::Own { program } => tokio::select! {
+                ran = self.own(program, view, wishes) => ran,
+                () = wishes.abort.cancelled() => Err(aborted()),
+            },
+            // Not as a whole: what was registered with it must not stay behind.
             Target::Found { redis, owned_hosts } => self.found(&redis, &owned_hosts, view, wishes).await,
         }
     }
@@ -179,6 +176,7 @@ impl Prepared {
             program,
             workers: scenario.herald.workers,
             settings: scenario.herald.settings.clone(),
+            lease: self.population.terms().lease,
             stream: self.run.stream.clone(),
             has_proxy,
             ca_file: Some(receivers.ca_file.clone()),
@@ -209,10 +207,15 @@ impl Prepared {
         let course = Course { is_drain, ..Course::default() };
         if is_drain {
             view.show(phase("laying up the events"));
-            self.produce(redis, &course, wishes).await?;
+            // A producer waits for ever for a Redis that has ended.
+            tokio::select! {
+                produced = self.produce(redis, &course, wishes) => produced?,
+                failure = house.failure() => return Err(failure),
+            }
         } else {
             view.show(phase("starting the workers"));
             house.start_workers().await?;
+            course.started.cancel();
         }
         let before = (house.uses().await, Usage::of_this_process());
         self.ledger.begin(clock::now(), clock::wall_ms());
@@ -220,25 +223,29 @@ impl Prepared {
         let ended = wishes.end.child_token();
         let disturbing = async {
             let say = |at, text| view.say(at, text);
-            let marks = perform(house, &self.planned, began, &ended, &course.held, say).await?;
+            let faults =
+                disturbance::Course { began, started: &course.started, early: &ended, interrupted: &wishes.end };
+            let performed = perform(house, &self.planned, &faults, &course.held, say).await?;
             course.calm.cancel();
-            anyhow::Ok(marks)
+            anyhow::Ok(performed)
         };
         let loading = async {
             if is_drain {
                 house.start_workers().await?;
+                course.started.cancel();
             }
             self.load(redis, Some(house), &course, view, wishes).await?;
             // Faults that a drain did not wait for do not come any more.
             ended.cancel();
             anyhow::Ok(())
         };
-        let (faults, ()) = tokio::try_join!(disturbing, loading)?;
+        let (Performed { happened, missed }, ()) = tokio::try_join!(disturbing, loading)?;
         let after = (house.uses().await, Usage::of_this_process());
-        let mut evidence = Evidence { faults, is_drain, ..Evidence::default() };
+        let mut evidence = Evidence { faults: happened, is_drain, ..Evidence::default() };
         let verdict = self.judge(redis, &mut evidence, view).await?;
         let processes = processes(before, after, verdict.deliveries.acknowledged);
-        Ok(self.result(verdict, evidence.faults, environment, started_at, processes))
+        let result = self.result(verdict, evidence.faults, environment, started_at, processes);
+        Ok(RunResult { missed, ..result })
     }
 
     async fn found(self, url: &RedisUrl, owned: &[String], view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
@@ -263,8 +270,7 @@ impl Prepared {
         };
         let ran = tokio::select! {
             ran = ran => ran,
-            // What was registered must not stay behind.
-            () = wishes.abort.cancelled() => Err(anyhow::anyhow!("ended before the end: nothing was judged")),
+            () = wishes.abort.cancelled() => Err(aborted()),
         };
         view.show(phase("removing the endpoints"));
         let removed = registration.remove(&redis).await;
@@ -352,7 +358,7 @@ impl Prepared {
             failed_attempts: glance.failed,
             dead: waiting.dead(),
             unfinished: waiting.unfinished(),
-            broken: 0,
+            suspicions: glance.suspicions,
             recent: glance.recent.map(recent),
             profiles,
             faults: held.names(),
@@ -394,6 +400,7 @@ impl Prepared {
             profiles: verdict.profiles,
             series: verdict.series,
             faults,
+            missed: Vec::new(),
             promises: verdict.promises,
             thresholds: Vec::new(),
             processes,
@@ -430,9 +437,15 @@ impl View<'_> {
 #[derive(Default)]
 struct Course {
     held: Held,
+    /// The workers are there.
+    started: CancellationToken,
     /// Every fault is over.
     calm: CancellationToken,
     is_drain: bool,
+}
+
+fn aborted() -> anyhow::Error {
+    anyhow::anyhow!("ended before the end: nothing was judged")
 }
 
 fn phase(name: &str) -> Progress {

@@ -30,20 +30,25 @@ pub struct Scenario {
     pub thresholds: Vec<String>,
 }
 
-/// A drain's length is not known before: for random faults it is taken to be this many events a second.
-const DRAIN_RATE: f64 = 5_000.0;
+/// A drain's length is not known before: for random faults it is taken to be this many events a second. A fault that comes
+/// after the drain does not happen, so this is what a good machine does.
+const DRAIN_RATE: f64 = 30_000.0;
+
+/// However few events: the workers have to find them.
+const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
 
 impl Scenario {
     /// How long the load takes; of a drain a guess.
     pub fn length(&self) -> Duration {
         match &self.load {
             Load::Open { stages, .. } => stages.iter().map(|stage| stage.length).sum(),
-            Load::Drain { events } => Duration::from_secs_f64(*events as f64 / DRAIN_RATE),
+            Load::Drain { events } => Duration::from_secs_f64(*events as f64 / DRAIN_RATE).max(SHORTEST_DRAIN),
         }
     }
 
     /// The same in another time: stages, the times of faults and of healing by this factor. How long one fault lasts stays
-    /// as it is, and so do the rates.
+    /// as it is, and so do the rates. What lasts and goes on until the end is not repeated before twice its length: else
+    /// those that overlap would become a single one.
     pub fn stretch(&mut self, factor: f64) {
         match &mut self.load {
             Load::Open { stages, .. } => stages.iter_mut().for_each(|stage| stage.length = by(stage.length, factor)),
@@ -51,7 +56,9 @@ impl Scenario {
         }
         for fault in &mut self.faults {
             fault.at = fault.at.map(|at| by(at, factor));
-            fault.every = fault.every.map(|every| by(every, factor));
+            let apart = fault.length.or(fault.fault.usual_length()).unwrap_or_default() * 2;
+            let least = |every: Duration| if fault.times.is_none() { every.min(apart) } else { Duration::ZERO };
+            fault.every = fault.every.map(|every| by(every, factor).max(least(every)));
         }
         for share in &mut self.endpoints.profiles {
             if let Profile::Healing { at } = &mut share.profile {

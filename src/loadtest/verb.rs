@@ -100,13 +100,15 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     if let Some(logs) = logs {
         note(format_args!("the workers' logs are in {}", logs.display()));
     }
-    if result.is_kept() {
-        return written.and(shown);
-    }
+    let failed: anyhow::Error = match (result.is_kept(), text::owed_faults(&result)) {
+        (true, None) => return written.and(shown),
+        (true, Some(owed)) => anyhow::anyhow!(owed),
+        (false, _) => CliError::Broken(text::verdict(&result)).into(),
+    };
     if let Err(error) = &written {
         note(message_of(error));
     }
-    Err(CliError::Broken(text::verdict(&result)).into())
+    Err(failed)
 }
 
 fn show(result: &RunResult, before: Option<&RunResult>, given: &Given) -> Result<()> {

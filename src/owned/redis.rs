@@ -74,6 +74,16 @@ impl OwnRedis {
         Ok(())
     }
 
+    /// One that nobody killed has failed.
+    pub fn check(&mut self) -> Result<()> {
+        match self.process.ended()? {
+            Some(status) => {
+                bail!("the scratch Redis ended by itself with {status}; its last words: {}", last_words(self.folder()))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub async fn stop(mut self) {
         // It is a scratch server: nothing of it is kept.
         let _ = self.process.kill().await;

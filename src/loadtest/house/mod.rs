@@ -8,18 +8,21 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::worker::check_settings;
 use self::{proxy::Proxy, worker::Worker};
 use crate::{
+    cli::CliError,
     clock,
     owned::{OwnRedis, Usage},
     store::{
@@ -34,6 +37,10 @@ use crate::{
 /// waits for one that another fault has taken away.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What a fault waits for something to break beyond the lease of an owner that is gone: a successor takes the partition, and
+/// makes the group, within moments; a machine that is full takes longer.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Between two looks at something that nobody announces.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -46,6 +53,8 @@ pub struct Plan {
     /// Settings of the workers beyond what the house needs.
     pub settings: BTreeMap<String, String>,
     pub stream: String,
+    /// How long a partition stays with an owner that is gone.
+    pub lease: Duration,
     /// Workers reach Redis through a way that can be closed.
     pub has_proxy: bool,
     /// What signs the receivers' certificates.
@@ -58,11 +67,15 @@ pub struct House {
     redis_ended: Cell<Usage>,
     proxy: Option<Proxy>,
     workers: Vec<Mutex<Worker>>,
+    lease: Duration,
     keys: PartitionKeys,
     direct: Redis,
     url: String,
     folder: TempDir,
 }
+
+/// When a fault began to hold; none if there was nothing that it could break.
+pub type Hit = Option<Instant>;
 
 /// Processor time and memory by who used it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -90,6 +103,7 @@ impl House {
             redis: Mutex::new(redis),
             redis_ended: Cell::default(),
             proxy,
+            lease: plan.lease,
             keys: PartitionKeys::new(&plan.stream)?,
             direct: Redis::new(&url)?,
             url,
@@ -102,8 +116,8 @@ impl House {
         for worker in &self.workers {
             worker.lock().await.start().await?;
         }
-        self.owner().await?.context("no worker took the partition")?;
-        Ok(())
+        let owner = self.owner(PATIENCE).await?;
+        owner.map(|_| ()).context("no worker took the partition")
     }
 
     /// Redis as producers reach it: not through the proxy.
@@ -125,8 +139,12 @@ impl House {
         self.folder.path().to_owned()
     }
 
-    /// A worker that ended by itself has failed, and so has the run.
+    /// A worker or a Redis that ended by itself has failed, and so has the run.
     pub async fn check(&self) -> Result<()> {
+        // A fault that takes Redis away holds it until it is back.
+        if let Ok(mut redis) = self.redis.try_lock() {
+            redis.check()?;
+        }
         for worker in &self.workers {
             // One that is being killed and started again is looked at next time.
             if let Ok(mut worker) = worker.try_lock() {
@@ -134,6 +152,16 @@ impl House {
             }
         }
         Ok(())
+    }
+
+    /// Comes when something has failed; for as long as nothing has, it never does.
+    pub async fn failure(&self) -> anyhow::Error {
+        loop {
+            if let Err(error) = self.check().await {
+                return error;
+            }
+            sleep(LOOK).await;
+        }
     }
 
     pub async fn uses(&self) -> Uses {
@@ -148,84 +176,93 @@ impl House {
     }
 
     /// `kill -9` of the owner, which is started again at once.
-    pub async fn kill_worker(&self) -> Result<()> {
-        let mut owner = self.workers[self.victim().await?].lock().await;
+    pub async fn kill_worker(&self, end: &End) -> Result<Hit> {
+        let Some(mut owner) = self.victim(end).await? else { return Ok(None) };
+        let now = clock::now();
         owner.kill().await?;
-        owner.launch().await
+        owner.launch().await?;
+        Ok(Some(now))
     }
 
     /// SIGSTOP of the owner until the end.
-    pub async fn pause_worker(&self, end: &End) -> Result<()> {
-        let victim = &self.workers[self.victim().await?];
-        victim.lock().await.signal(Signal::SIGSTOP)?;
+    pub async fn pause_worker(&self, end: &End) -> Result<Hit> {
+        let Some(mut owner) = self.victim(end).await? else { return Ok(None) };
+        let now = clock::now();
+        let frozen = owner.freeze()?;
+        let worker = MutexGuard::mutex(&owner);
+        drop(owner);
         end.come().await;
-        // Another process by now, if it was killed meanwhile: to that one it means nothing.
-        victim.lock().await.signal(Signal::SIGCONT)
+        worker.lock().await.thaw(frozen)?;
+        Ok(Some(now))
     }
 
     /// `kill -9` of Redis, and its start at the end.
-    pub async fn restart_redis(&self, end: &End) -> Result<()> {
+    pub async fn restart_redis(&self, end: &End) -> Result<Hit> {
         let mut redis = self.redis.lock().await;
+        let now = clock::now();
         let used = redis.usage();
         redis.kill().await?;
         self.redis_ended.set(both(self.redis_ended.get(), used));
         end.come().await;
-        redis.start_again().await
+        redis.start_again().await?;
+        Ok(Some(now))
     }
 
-    pub async fn partition_redis(&self, end: &End) -> Result<()> {
+    pub async fn partition_redis(&self, end: &End) -> Result<Hit> {
         let proxy = self.proxy.as_ref().context("the house has no proxy that could be closed")?;
+        let now = clock::now();
         proxy.close();
         end.come().await;
         proxy.open();
-        Ok(())
+        Ok(Some(now))
     }
 
-    pub async fn fill_redis(&self, end: &End) -> Result<()> {
+    pub async fn fill_redis(&self, end: &End) -> Result<Hit> {
+        let now = clock::now();
         patiently(async || self.disturber().await?.fill().await).await.context("cannot fill Redis")?;
         end.come().await;
-        patiently(async || self.disturber().await?.limit_memory(0).await).await.context("cannot empty Redis again")
+        let emptied = patiently(async || self.disturber().await?.limit_memory(0).await);
+        emptied.await.context("cannot empty Redis again")?;
+        Ok(Some(now))
     }
 
-    pub async fn destroy_group(&self) -> Result<()> {
-        let destroyed = patiently(async || self.disturber().await?.destroy_group(&self.keys).await);
-        destroyed.await.map(|_| ()).context("cannot destroy the group")
+    /// Where an owner has not made it yet, it is waited for.
+    pub async fn destroy_group(&self, end: &End) -> Result<Hit> {
+        let destroy = async || {
+            let now = clock::now();
+            let destroyed = patiently(async || self.disturber().await?.destroy_group(&self.keys).await);
+            anyhow::Ok(destroyed.await.context("cannot destroy the group")?.then_some(now))
+        };
+        end.or(until_there(self.lease + GRACE, destroy)).await
     }
 
-    /// The worker that owns the partition, by its place; none of them if there is no owner for long.
-    async fn owner(&self) -> Result<Option<usize>> {
-        let deadline = clock::now() + PATIENCE;
-        loop {
-            if let Ok(Some(owner)) = self.owner_now().await {
-                return Ok(Some(owner));
-            }
+    /// The living worker that owns the partition, as soon as one does. Between the end of an owner and the take-over by
+    /// another the lease is a dead one's: whoever is broken then has nothing to lose.
+    async fn victim(&self, end: &End) -> Result<Option<MutexGuard<'_, Worker>>> {
+        end.or(self.owner(self.lease + GRACE)).await
+    }
+
+    /// The worker that owns the partition, held so that it stays what it is; none if there is no owner for so long.
+    async fn owner(&self, patience: Duration) -> Result<Option<MutexGuard<'_, Worker>>> {
+        until_there(patience, async || {
             self.check().await?;
-            if clock::now() > deadline {
-                return Ok(None);
-            }
-            sleep(LOOK).await;
-        }
+            // Another fault may have taken Redis away.
+            Ok(self.owner_now().await.ok().flatten())
+        })
+        .await
     }
 
-    /// The owner, or whoever is there when nobody owns the partition just now.
-    async fn victim(&self) -> Result<usize> {
-        match self.owner_now().await {
-            Ok(Some(owner)) => Ok(owner),
-            _ if self.workers.is_empty() => bail!("there is no worker"),
-            _ => Ok(0),
-        }
-    }
-
-    async fn owner_now(&self) -> Result<Option<usize>> {
+    async fn owner_now(&self) -> Result<Option<MutexGuard<'_, Worker>>> {
         let mut queries = Queries::new(self.direct.connect(Purpose::Other).await?, self.keys.clone());
         // The owner's name is its host's and the number of its process.
         let lease = queries.lease().await?;
         let Some(pid) = lease.and_then(|lease| lease.owner.rsplit('/').next()?.parse::<i32>().ok()) else {
             return Ok(None);
         };
-        for (at, worker) in self.workers.iter().enumerate() {
-            if worker.lock().await.pid().is_some_and(|worker| worker.as_raw() == pid) {
-                return Ok(Some(at));
+        for worker in &self.workers {
+            let worker = worker.lock().await;
+            if worker.awake().is_some_and(|worker| worker.as_raw() == pid) {
+                return Ok(Some(worker));
             }
         }
         Ok(None)
@@ -249,6 +286,22 @@ impl End {
             () = self.early.cancelled() => {}
         }
     }
+
+    /// None when the run is asked to end before it is found.
+    async fn or<T>(&self, search: impl Future<Output = Result<Option<T>>>) -> Result<Option<T>> {
+        self.early.run_until_cancelled(search).await.unwrap_or(Ok(None))
+    }
+}
+
+/// Looks again and again; none if it is not there for so long.
+async fn until_there<T>(patience: Duration, mut look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let deadline = clock::now() + patience;
+    loop {
+        match look().await? {
+            None if clock::now() < deadline => sleep(LOOK).await,
+            found => return Ok(found),
+        }
+    }
 }
 
 /// Of processes that followed each other.
@@ -264,6 +317,21 @@ async fn patiently<T, E>(mut act: impl AsyncFnMut() -> Result<T, E>) -> Result<T
             Err(_) if clock::now() < deadline => sleep(LOOK).await,
             done => return done,
         }
+    }
+}
+
+/// What the house says of its workers itself.
+const OWN_SETTINGS: [&str; 6] =
+    ["redis.url", "stream.name", "listen", "guard.allow_http", "guard.allow_networks", "attempt.ca_file"];
+
+/// A setting that would be silently overridden is refused.
+pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), CliError> {
+    match OWN_SETTINGS.iter().find(|own| settings.contains_key(**own)) {
+        Some(own) => Err(CliError::Usage(format!(
+            "loadtest: the setting {own:?} of the workers is the load test's own: it starts them for its own Redis and \
+             receivers; leave {own:?} out"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Worker {
     log: PathBuf,
     settings: BTreeMap<String, String>,
     process: Option<Owned>,
+    /// The process was stopped and does not go on yet.
+    is_frozen: bool,
     port: u16,
     /// Of the processes that have ended.
     ended: Usage,
@@ -50,7 +52,7 @@ impl Worker {
     pub fn new(number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
         let file = folder.join(format!("worker-{number}.toml"));
         let log = folder.join(format!("worker-{number}.log"));
-        Self { program, file, log, settings, process: None, port: 0, ended: Usage::default() }
+        Self { program, file, log, settings, process: None, is_frozen: false, port: 0, ended: Usage::default() }
     }
 
     /// Starts a process of it and waits until it is ready.
@@ -87,17 +89,35 @@ impl Worker {
     /// `kill -9`.
     pub async fn kill(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
+        self.is_frozen = false;
         let used = process.usage();
         self.ended.cpu += used.cpu;
         self.ended.peak_rss_bytes = self.ended.peak_rss_bytes.max(used.peak_rss_bytes);
         process.kill().await.context("cannot kill a worker")
     }
 
-    pub fn pid(&self) -> Option<Pid> {
-        self.process.as_ref().map(Owned::pid)
+    /// Its process; none while that is frozen: it does nothing, though a lease may still bear its name.
+    pub fn awake(&self) -> Option<Pid> {
+        self.process.as_ref().filter(|_| !self.is_frozen).map(Owned::pid)
     }
 
-    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+    /// SIGSTOP. Gives the process that it was sent to.
+    pub fn freeze(&mut self) -> Result<Option<Pid>> {
+        self.signal(Signal::SIGSTOP)?;
+        self.is_frozen = true;
+        Ok(self.process.as_ref().map(Owned::pid))
+    }
+
+    /// SIGCONT, unless it is another process by now because it was killed meanwhile.
+    pub fn thaw(&mut self, frozen: Option<Pid>) -> Result<()> {
+        if self.process.as_ref().map(Owned::pid) != frozen {
+            return Ok(());
+        }
+        self.is_frozen = false;
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
         let signalled = self.process.as_mut().map_or(Ok(()), |process| process.signal(signal));
         signalled.with_context(|| format!("cannot send {signal} to a worker"))
     }

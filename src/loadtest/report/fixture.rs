@@ -169,6 +169,7 @@ pub fn run(shape: &Shape) -> RunResult {
         profiles,
         series,
         faults: shape.faults.iter().map(|&(fault, at, until)| FaultMark { fault, at, until }).collect(),
+        missed: vec![],
         promises: promises(sums.1),
         thresholds: vec![],
         processes: processes(sums.1),

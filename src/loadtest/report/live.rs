@@ -55,7 +55,23 @@ pub struct Live {
     /// Dropped to end the view.
     to: Option<SyncSender<Told>>,
     view: Option<JoinHandle<()>>,
-    signals: Task<()>,
+    _signals: Signals,
+}
+
+/// Turns Ctrl-C and signals into wishes until it is dropped.
+pub struct Signals(Task<()>);
+
+impl Signals {
+    /// Must be called within a tokio runtime.
+    pub fn watch(wishes: Wishes) -> io::Result<Self> {
+        watch_signals(wishes).map(Self)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Where the view goes.
@@ -79,7 +95,7 @@ impl Place {
 impl Live {
     /// Must be called within a tokio runtime. Fails when the terminal or the signals can not be had.
     pub fn open(heading: Heading, place: Place, wishes: Wishes) -> io::Result<Self> {
-        let signals = watch_signals(wishes.clone())?;
+        let signals = Signals::watch(wishes.clone())?;
         let (to, told) = sync_channel(QUEUE);
         let view = match place {
             Place::Screen => {
@@ -92,13 +108,7 @@ impl Live {
                 thread::Builder::new().name("live lines".to_owned()).spawn(view)
             }
         };
-        match view {
-            Ok(view) => Ok(Self { to: Some(to), view: Some(view), signals }),
-            Err(error) => {
-                signals.abort();
-                Err(error)
-            }
-        }
+        Ok(Self { to: Some(to), view: Some(view?), _signals: signals })
     }
 
     /// Twice a second.
@@ -124,7 +134,6 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.signals.abort();
         // The view looks for this ten times a second.
         self.to = None;
         if let Some(view) = self.view.take() {

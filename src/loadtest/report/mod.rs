@@ -12,5 +12,5 @@ pub mod threshold;
 
 mod figure;
 #[cfg(test)]
-mod fixture;
+pub(super) mod fixture;
 mod units;

@@ -36,8 +36,8 @@ pub struct Progress {
     pub dead: u64,
     /// Owed, and neither acknowledged nor dead.
     pub unfinished: u64,
-    /// Promises broken so far, as far as they can be told before the end.
-    pub broken: u64,
+    /// What looks like a broken promise so far; a fault may yet explain it, and the judge has the last word.
+    pub suspicions: u64,
     /// Of the first arrivals within the last second or two; none without one.
     pub recent: Option<Recent>,
     pub profiles: Vec<ProfileProgress>,

@@ -10,7 +10,7 @@ use super::{
     units::{self, cell},
 };
 use crate::loadtest::{
-    result::{Deliveries, Latency, RunResult},
+    result::{Deliveries, Latency, Missed, MissedFault, RunResult},
     scenario::Load,
 };
 
@@ -105,7 +105,34 @@ pub fn verdict(result: &RunResult) -> String {
             _ => said.push_str(&format!("; {} of {all} not kept", units::count(missed))),
         }
     }
+    if !result.missed.is_empty() {
+        said.push_str(&format!("; {}", came(result)));
+    }
     said
+}
+
+/// How many of the faults that were planned came.
+fn came(result: &RunResult) -> String {
+    let planned = (result.faults.len() + result.missed.len()) as u64;
+    format!("{} planned, {} happened", units::of(planned, "fault"), units::count(result.faults.len() as u64))
+}
+
+/// Faults that were asked for by their time and did not come: what was asked was not done, whatever was kept meanwhile.
+pub fn owed_faults(result: &RunResult) -> Option<String> {
+    let owed: Vec<&MissedFault> = result.owed_faults().collect();
+    (!owed.is_empty()).then(|| format!("not every fault came ({}): {}", came(result), absent(owed)))
+}
+
+pub fn absent<'a>(missed: impl IntoIterator<Item = &'a MissedFault>) -> String {
+    let one = |missed: &MissedFault| {
+        let why = match missed.why {
+            Missed::LoadOver => "the load was over before",
+            Missed::NothingToBreak => "found nothing to break",
+            Missed::Interrupted => "the run was asked to end before",
+        };
+        format!("{} at {}, {why}", missed.fault.name(), units::seconds(missed.at))
+    };
+    abridged(&missed.into_iter().map(one).collect::<Vec<_>>(), "; ")
 }
 
 fn head(result: &RunResult, colour: Colour) -> String {
@@ -191,7 +218,10 @@ fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
     if !result.faults.is_empty() {
         let faults: Vec<_> =
             result.faults.iter().map(|mark| format!("{} at {}", mark.fault.name(), units::seconds(mark.at))).collect();
-        rows.push(("faults", abridged(&faults)));
+        rows.push(("faults", abridged(&faults, ", ")));
+    }
+    if !result.missed.is_empty() {
+        rows.push(("missed faults", format!("{}: {}", came(result), absent(&result.missed))));
     }
     rows
 }
@@ -199,8 +229,8 @@ fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
 /// A long list of faults says nothing more than its beginning.
 const FAULTS_SHOWN: usize = 6;
 
-fn abridged(all: &[String]) -> String {
-    let begin = all.iter().take(FAULTS_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+fn abridged(all: &[String], between: &str) -> String {
+    let begin = all.iter().take(FAULTS_SHOWN).cloned().collect::<Vec<_>>().join(between);
     match all.len().saturating_sub(FAULTS_SHOWN) {
         0 => begin,
         more => format!("{begin} and {more} more"),
@@ -339,7 +369,10 @@ pub(super) fn shown(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loadtest::report::{compare, fixture};
+    use crate::loadtest::{
+        faults::{Fault, Wanted},
+        report::{compare, fixture},
+    };
 
     #[test]
     fn the_summary_says_what_was_proven_and_how_to_repeat_it() {
@@ -368,6 +401,20 @@ mod tests {
         assert!(text.contains("NOTHING PROVEN") && text.contains("nothing arrived"), "{text}");
         let text = summary(&fixture::short(), Colour::Never);
         assert!(text.contains("KEPT: 5 promises tried, none broken"), "{text}");
+    }
+
+    #[test]
+    fn a_fault_that_did_not_come_is_said_and_owed_if_it_was_named() {
+        let missed = |wanted, why| MissedFault { fault: Fault::KillWorker, at: 10.0, wanted, why };
+        let mut result = fixture::outage();
+        let happened = result.faults.len();
+        result.missed = vec![missed(Wanted::Random, Missed::LoadOver), missed(Wanted::Named, Missed::Interrupted)];
+        assert_eq!(owed_faults(&result), None);
+        result.missed.push(missed(Wanted::Named, Missed::LoadOver));
+        let said = format!("{} faults planned, {happened} happened", happened + 3);
+        let owed = owed_faults(&result).unwrap();
+        assert!(owed.contains(&said) && owed.ends_with("kill-worker at 10 s, the load was over before"), "{owed}");
+        assert!(verdict(&result).contains(&said) && summary(&result, Colour::Never).contains("missed faults"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl<W: Write> Lines<W> {
             parts.push(format!("acknowledged {} ({rate})", units::count(progress.acknowledged)));
             parts.push(format!("unfinished {}", units::count(progress.unfinished)));
         }
-        let rare = [("failed", progress.failed_attempts), ("dead", progress.dead), ("BROKEN", progress.broken)];
+        let rare = [("failed", progress.failed_attempts), ("dead", progress.dead), ("suspicious", progress.suspicions)];
         parts.extend(
             rare.iter().filter(|(_, many)| *many > 0).map(|(name, many)| format!("{name} {}", units::count(*many))),
         );

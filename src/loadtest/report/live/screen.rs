@@ -146,10 +146,6 @@ impl State {
         };
         let plain = Style::new();
         let alarmed = |many: u64, colour| if many > 0 { Style::new().fg(colour) } else { Style::new() };
-        let verdict = match now.broken {
-            0 => Style::new().fg(GOOD),
-            _ => Style::new().fg(BAD).add_modifier(Modifier::BOLD),
-        };
         let mut lines = vec![
             row(
                 "acknowledged a second",
@@ -163,7 +159,7 @@ impl State {
             row("unfinished", units::count(now.unfinished), plain),
             row("failed attempts", units::count(now.failed_attempts), alarmed(now.failed_attempts, Color::Yellow)),
             row("dead letters", units::count(now.dead), alarmed(now.dead, Color::Yellow)),
-            row("promises broken", units::count(now.broken), verdict),
+            row("suspicious", units::count(now.suspicions), alarmed(now.suspicions, BAD)),
         ];
         if let Some(recent) = now.recent {
             let points = [("p50", recent.p50_us), ("p99", recent.p99_us), ("max", recent.max_us)];
@@ -327,7 +323,7 @@ pub(super) mod tests {
             failed_attempts: sent / 100,
             dead: sent / 1_000,
             unfinished: sent / 50,
-            broken: 0,
+            suspicions: 0,
             recent: Some(recent),
             profiles: vec![profile("healthy", 1), profile("flaky", 10), profile("hanging", 20)],
             faults: if is_down { vec!["partition-redis".to_owned()] } else { vec![] },
