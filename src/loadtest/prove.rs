@@ -23,7 +23,7 @@ use super::{
     verb::{self, Given},
 };
 use crate::{
-    cli::{CliError, Format, Output, note},
+    cli::{CliError, Format, Output, message_of, note},
     clock,
     config::compact,
 };
@@ -180,7 +180,10 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
                 }
                 note(format_args!("{:<20} {}", step.scenario, text::verdict(&ran.result)));
                 if !ran.result.is_kept() {
-                    keep(&args, step, &ran)?;
+                    // That it broke counts whether or not it can be written down.
+                    if let Err(error) = keep(&args, step, &ran) {
+                        note(message_of(&error));
+                    }
                 }
                 if let Some(owed) = text::owed_faults(&ran.result) {
                     note(format_args!("  {owed}\n  to repeat it: {}", step.command()));
@@ -198,7 +201,8 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
             break;
         }
     }
-    show(&sums, &steps, given)?;
+    // What broke counts whether or not the table is read.
+    let shown = show(&sums, &steps, given);
     let took = compact(Duration::from_secs((clock::now() - began).as_secs()));
     let (tried, broken) = (sums.sum(|line| line.tried), sums.sum(|line| line.broken));
     let summary = format!(
@@ -208,7 +212,7 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
         failed.len()
     );
     match (broken, failed.is_empty() && !wishes.end.is_cancelled()) {
-        (0, true) => Output::new(Some(Format::Table)).text(&summary),
+        (0, true) => shown.and_then(|()| Output::new(Some(Format::Table)).text(&summary)),
         (0, false) => Err(anyhow::anyhow!(summary)),
         _ => Err(CliError::Broken(summary).into()),
     }
