@@ -10,6 +10,7 @@ mod promises;
 use std::collections::HashMap;
 
 use self::backlog::Backlog;
+pub use self::promises::EXPIRY;
 use super::{
     latency::histogram,
     ledger::{

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{
-    judge::{Dead, Evidence, Kept},
+    judge::{Dead, EXPIRY, Evidence, Kept},
     ledger::Ledger,
 };
 use crate::{
@@ -28,6 +28,9 @@ const AGE_WAITED_FOR: Duration = Duration::from_secs(60);
 
 /// Redis has held nothing for so long: what is not there will not come. Longer than an answer is on its way to a settle.
 const EMPTY: Duration = Duration::from_millis(1_500);
+
+/// A fault may end as late as the load, and then Herald has a lease and this long to recover.
+const CALM: Duration = Duration::from_secs(5);
 
 /// A worker that was frozen has said what it still had to say by then.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -61,7 +64,11 @@ impl<'a> Waiting<'a> {
     pub fn new(redis: &'a Redis, keys: &'a PartitionKeys, ledger: &'a Ledger) -> Self {
         let terms = ledger.population().terms();
         let pause = terms.retry.max_interval.mul_f64(1.0 + terms.retry.jitter);
-        let age = if terms.retry.max_age <= AGE_WAITED_FOR { terms.retry.max_age } else { Duration::ZERO };
+        let age = match terms.retry.max_age <= AGE_WAITED_FOR {
+            // Beyond where the judge begins to call it stuck: what never ends must be seen not to.
+            true => terms.retry.max_age + EXPIRY.saturating_sub(PATIENCE) + CALM,
+            false => Duration::ZERO,
+        };
         Self {
             redis,
             keys,

@@ -30,7 +30,7 @@ const AGE_SLACK: Duration = Duration::from_secs(1);
 
 /// What is parked at an endpoint that takes nothing ends by its age when its owner next looks at the oldest of each
 /// backlog, which it does every half minute; and it takes a while to bury many.
-const EXPIRY: Duration = Duration::from_secs(30 + 15);
+pub const EXPIRY: Duration = Duration::from_secs(30 + 15);
 
 /// Deliveries that a worker has in memory, and may repeat, when a fault comes: its own limit, which is part of the promise.
 const IN_FLIGHT: u64 = 2_048;
