@@ -37,6 +37,10 @@ const SHORTEST: Duration = Duration::from_secs(6);
 /// Scenarios whose figures would mean nothing with random faults; they keep their thresholds instead.
 const UNDISTURBED: [&str; 3] = ["steady", "noisy-neighbour", "many-endpoints"];
 
+/// Run without random faults as well, which would excuse what its own receivers are there to prove: retries on time, and
+/// silence after a 410.
+const ALSO_UNDISTURBED: &str = "flaky-world";
+
 /// The short form: what matters most, at rates that a test build holds on two shared cores.
 const SHORT: [(&str, &str); 5] = [
     ("crash-storm", "100"),
@@ -277,15 +281,16 @@ fn show(sums: &Sums, steps: &[Step], given: &Given) -> Result<()> {
 fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
     let mut scenarios = Vec::new();
     for (name, _) in BUILT_IN {
-        scenarios.push((*name, scenarios::find(name)?));
+        scenarios.push((*name, scenarios::find(name)?, !UNDISTURBED.contains(name)));
     }
-    let loads: Duration = scenarios.iter().map(|(_, scenario)| scenario.length()).sum();
+    scenarios.push((ALSO_UNDISTURBED, scenarios::find(ALSO_UNDISTURBED)?, false));
+    let loads: Duration = scenarios.iter().map(|(_, scenario, _)| scenario.length()).sum();
     let tails = TAIL * scenarios.len() as u32;
     let rounds = (time.as_secs_f64() / (loads + tails).as_secs_f64()).floor().max(1.0);
     let factor = (time.as_secs_f64() / rounds - tails.as_secs_f64()) / loads.as_secs_f64();
     let mut steps = Vec::new();
     for round in 0..rounds as u64 {
-        for (at, (name, scenario)) in scenarios.iter().enumerate() {
+        for (at, (name, scenario, is_disturbed)) in scenarios.iter().enumerate() {
             let seed = hash(&[seed, round, at as u64]) >> 32;
             let mut words = vec!["loadtest".to_owned(), (*name).to_owned()];
             if matches!(scenario.load, Load::Open { .. }) {
@@ -293,7 +298,7 @@ fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
                 words.extend(["--for".to_owned(), in_seconds(length)]);
             }
             words.extend(["--seed".to_owned(), seed.to_string()]);
-            if !UNDISTURBED.contains(name) {
+            if *is_disturbed {
                 words.push("--without-thresholds".to_owned());
                 words.extend(random_faults(seed).into_iter().flat_map(|fault| ["--fault".to_owned(), fault]));
             }
