@@ -52,7 +52,7 @@ const CONCURRENCIES: [usize; 4] = [16, 64, 256, 1024];
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// Rounds; each has the loop and then Herald, and the median of them counts
+    /// Rounds; each has the loops and then Herald, and the median of them counts
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Deliveries of each in a round

@@ -1,5 +1,5 @@
-//! Performs the planned faults, each at its time, and notes when each really held, or that it
-//! did not. Decides nothing: the plan does.
+//! Performs the planned faults, each at its time, and notes when each really held, or that it did not. Decides nothing: the
+//! plan does.
 
 use std::time::{Duration, Instant};
 
