@@ -1,6 +1,9 @@
 //! Numbers, ages and reasons in words, for people who were asleep a minute ago.
 
-use crate::facts::{outcome::Outcome, retry::DeadReason};
+use crate::facts::{
+    outcome::{LocalCause, Outcome},
+    retry::DeadReason,
+};
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -97,6 +100,13 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         Outcome::ResponseTimedOut => "connected, but no answer within the attempt's time",
         Outcome::Reset => "the receiver closed the connection before it answered",
         Outcome::Garbled => "what came back is not HTTP",
+        Outcome::Local { cause: LocalCause::Descriptors } => {
+            "Herald ran out of descriptors, ports or memory: raise its limits; the receiver is not to blame"
+        }
+        Outcome::Local { cause: LocalCause::Lookups } => {
+            "Herald is looking up as many names as it may: are its name servers up? The receiver is not to blame"
+        }
+        Outcome::Local { cause: LocalCause::Lag } => "Herald was too busy to tell; the receiver is not to blame",
         Outcome::Redirected { .. }
         | Outcome::Gone
         | Outcome::Tls { .. }

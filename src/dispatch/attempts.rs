@@ -377,7 +377,7 @@ fn panicked(number: u32) -> Attempted {
         snippet: String::new(),
         detail: "the attempt failed inside Herald; its log has the place".to_owned(),
     };
-    Attempted { report, request: None }
+    Attempted { report, request: None, flooded: false }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
         snippet: String::new(),
         detail: String::new(),
     };
-    core.attempted(now, REDIS_MS, token, Attempted { report, request: None }, 0.0);
+    core.attempted(now, REDIS_MS, token, Attempted { report, request: None, flooded: false }, 0.0);
 }
 
 const OK: Outcome = Outcome::Delivered { status: 200 };

@@ -99,7 +99,7 @@ fn delivered() -> Attempted {
         snippet: String::new(),
         detail: String::new(),
     };
-    Attempted { report, request: None }
+    Attempted { report, request: None, flooded: false }
 }
 
 #[test]

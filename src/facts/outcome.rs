@@ -21,6 +21,18 @@ pub enum TlsFailure {
     Handshake,
 }
 
+/// What we were short of when an attempt failed here and not at its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalCause {
+    /// No descriptor, port or memory for another connection.
+    Descriptors,
+    /// No place among the names that are being looked up.
+    Lookups,
+    /// The thread lagged so far behind that the deadline tells nothing of the receiver.
+    Lag,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
@@ -67,6 +79,10 @@ pub enum Outcome {
     AddressRefused,
     /// The request could not be built from the endpoint's settings.
     Unsendable,
+    /// A failure of ours: the receiver was not asked, or its silence means nothing.
+    Local {
+        cause: LocalCause,
+    },
 }
 
 impl Outcome {
@@ -88,6 +104,9 @@ impl Outcome {
             Self::Garbled => "garbled",
             Self::AddressRefused => "address_refused",
             Self::Unsendable => "unsendable",
+            Self::Local { cause: LocalCause::Descriptors } => "local_descriptors",
+            Self::Local { cause: LocalCause::Lookups } => "local_lookups",
+            Self::Local { cause: LocalCause::Lag } => "local_lag",
         }
     }
 
@@ -112,7 +131,8 @@ impl Outcome {
             | Self::Redirected { .. }
             | Self::Gone
             | Self::Rejected { .. }
-            | Self::Unsendable => false,
+            | Self::Unsendable
+            | Self::Local { .. } => false,
         }
     }
 
@@ -233,4 +253,6 @@ pub struct Attempted {
     pub report: AttemptReport,
     /// Only of an attempt that did not deliver: the fast path does not pay for it.
     pub request: Option<SentRequest>,
+    /// The receiver sent far more than an answer needs, whatever its status: it has shown that it may keep a thread busy.
+    pub flooded: bool,
 }

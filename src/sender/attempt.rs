@@ -63,7 +63,7 @@ impl Sender {
             snippet: ending.snippet,
             detail: ending.detail,
         };
-        Attempted { report, request }
+        Attempted { report, request, flooded: false }
     }
 
     /// The headers that an attempt at this time has, for people: signatures and the endpoint's own values are hidden. None

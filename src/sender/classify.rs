@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use rustls::CertificateError;
 
 use super::{guard::GuardError, resolver::ResolveError, stages::Stage};
-use crate::facts::outcome::{Outcome, TlsFailure};
+use crate::facts::outcome::{LocalCause, Outcome, TlsFailure};
 
 /// Longest pause that a receiver can ask for: the longest that any retry policy allows. Also keeps it far from overflow.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 86_400);
@@ -56,6 +56,8 @@ fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
 struct Causes<'e> {
     refused: bool,
     unresolved: bool,
+    /// What we lack ourselves.
+    local: Option<LocalCause>,
     tls: Option<&'e rustls::Error>,
     h2: Option<&'e h2::Error>,
     /// The innermost of each: it is nearest to what happened.
@@ -68,7 +70,11 @@ impl<'e> Causes<'e> {
         let mut causes = Self::default();
         for cause in chain(error) {
             causes.refused |= cause.is::<GuardError>();
-            causes.unresolved |= cause.is::<ResolveError>();
+            let unresolved = cause.downcast_ref::<ResolveError>();
+            causes.unresolved |= unresolved.is_some();
+            let is_busy = unresolved.is_some_and(ResolveError::is_busy);
+            let short = cause.downcast_ref::<io::Error>().and_then(short_of);
+            causes.local = causes.local.or(is_busy.then_some(LocalCause::Lookups)).or(short);
             causes.tls = causes.tls.or(cause.downcast_ref());
             causes.h2 = causes.h2.or(cause.downcast_ref());
             causes.hyper = cause.downcast_ref().or(causes.hyper);
@@ -83,6 +89,9 @@ pub(super) fn of_error(error: &reqwest::Error, stage: Stage, is_https: bool) -> 
     if causes.refused {
         return Outcome::AddressRefused;
     }
+    if let Some(cause) = causes.local {
+        return Outcome::Local { cause };
+    }
     if causes.unresolved || error.is_dns() {
         return Outcome::DnsFailed;
     }
@@ -96,6 +105,17 @@ pub(super) fn of_error(error: &reqwest::Error, stage: Stage, is_https: bool) -> 
         return Outcome::Unsendable;
     }
     of_exchange_error(error, &causes)
+}
+
+/// The system's errors that tell of this machine and not of the receiver: no descriptor, memory or local port left.
+fn short_of(error: &io::Error) -> Option<LocalCause> {
+    use nix::errno::Errno;
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL => {
+            Some(LocalCause::Descriptors)
+        }
+        _ => None,
+    }
 }
 
 fn of_connect_error(error: &reqwest::Error, causes: &Causes<'_>, stage: Stage, is_https: bool) -> Outcome {
@@ -243,6 +263,21 @@ mod tests {
         assert!(matches!(causes.tls.map(tls_failure), Some(TlsFailure::UnknownIssuer)));
         assert_eq!(causes.io, Some(io::ErrorKind::InvalidData));
         assert_eq!(detail(&error), "invalid peer certificate: UnknownIssuer");
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_no_failure_of_the_receiver() {
+        use nix::libc::{EADDRNOTAVAIL, ECONNREFUSED, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        let local = |code| {
+            let error = io::Error::other(io::Error::from_raw_os_error(code));
+            Causes::of(&error).local
+        };
+        for code in [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL] {
+            assert_eq!(local(code), Some(LocalCause::Descriptors), "{code}");
+        }
+        assert_eq!(local(ECONNREFUSED), None);
+        let busy = io::Error::other(ResolveError::Busy { name: "shop.example".to_owned() });
+        assert_eq!(Causes::of(&busy).local, Some(LocalCause::Lookups));
     }
 
     #[test]

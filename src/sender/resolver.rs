@@ -38,6 +38,16 @@ pub(super) enum ResolveError {
     Busy { name: String },
 }
 
+impl ResolveError {
+    /// Nobody was asked: it tells nothing of the name.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Failed { .. } | Self::Empty { .. } => false,
+        }
+    }
+}
+
 type Lookup = Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, ResolveError>>>;
 
 #[derive(Clone)]

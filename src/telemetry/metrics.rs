@@ -13,7 +13,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::facts::{outcome::Outcome, retry::DeadReason};
+use crate::facts::{
+    outcome::{LocalCause, Outcome},
+    retry::DeadReason,
+};
 
 /// What `/metrics` answers with: OpenMetrics text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -249,7 +252,7 @@ fn by_reason(registry: &mut Registry) -> [Counter; DeadReason::ALL.len()] {
 }
 
 /// The names of all outcomes, by [`outcome_slot`].
-const OUTCOMES: [&str; 15] = [
+const OUTCOMES: [&str; 18] = [
     "delivered",
     "redirected",
     "gone",
@@ -265,6 +268,9 @@ const OUTCOMES: [&str; 15] = [
     "garbled",
     "address_refused",
     "unsendable",
+    "local_descriptors",
+    "local_lookups",
+    "local_lag",
 ];
 
 fn outcome_slot(outcome: &Outcome) -> usize {
@@ -284,6 +290,9 @@ fn outcome_slot(outcome: &Outcome) -> usize {
         Outcome::Garbled => 12,
         Outcome::AddressRefused => 13,
         Outcome::Unsendable => 14,
+        Outcome::Local { cause: LocalCause::Descriptors } => 15,
+        Outcome::Local { cause: LocalCause::Lookups } => 16,
+        Outcome::Local { cause: LocalCause::Lag } => 17,
     }
 }
 
@@ -310,6 +319,9 @@ mod tests {
             Outcome::Garbled,
             Outcome::AddressRefused,
             Outcome::Unsendable,
+            Outcome::Local { cause: LocalCause::Descriptors },
+            Outcome::Local { cause: LocalCause::Lookups },
+            Outcome::Local { cause: LocalCause::Lag },
         ];
         let slots: Vec<_> = all.iter().map(|outcome| (outcome_slot(outcome), outcome.name())).collect();
         let expected: Vec<_> = OUTCOMES.into_iter().enumerate().collect();

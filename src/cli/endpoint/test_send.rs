@@ -57,7 +57,7 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
     let event = event.event()?;
     let entry = EntryId { ms: now_ms, seq: 0 };
     let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
-    let Attempted { report, request } = sender.attempt(&delivery, &endpoint, now_ms).await;
+    let Attempted { report, request, .. } = sender.attempt(&delivery, &endpoint, now_ms).await;
     let headers = request.map_or_else(|| sender.headers_to_show(&delivery, &endpoint, now_ms), |sent| sent.headers);
     let tested = Tested {
         endpoint: &endpoint.id,

@@ -114,7 +114,7 @@ impl World {
         };
         let now = self.local(worker);
         if let Some(partition) = &mut self.workers[worker].partition {
-            partition.attempted(now, token, Attempted { report, request: None });
+            partition.attempted(now, token, Attempted { report, request: None, flooded: false });
         }
         self.pump(worker);
     }
