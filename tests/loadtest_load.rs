@@ -9,7 +9,9 @@ use herald::{
     clock,
     facts::{
         endpoint::{Endpoint, Mark},
+        id::EntryId,
         retry::DeadReason,
+        sequence::Sequence,
         signing::{SecretText, dojo_signature, standard_signature},
     },
     loadtest::{
@@ -356,7 +358,7 @@ impl Cheat {
              content-length: {}\r\n\r\n",
             trick.id.unwrap_or(id.clone()),
             trick.attempt.unwrap_or(1),
-            100 + at,
+            Sequence(EntryId { ms: 100, seq: at as u64 }),
             body.len()
         );
         [head.as_bytes(), &body].concat()

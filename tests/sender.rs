@@ -153,7 +153,7 @@ async fn a_receiver_gets_the_exact_bytes_signed_in_both_schemes() {
     for (name, value) in [
         ("dojo-signature", dojo.as_str()),
         ("herald-attempt", "1"),
-        ("herald-sequence", "1700000000000000007"),
+        ("herald-sequence", "s00000001700000000000-00000000000000000007"),
         ("content-type", "application/json"),
         ("user-agent", concat!("herald/", env!("CARGO_PKG_VERSION"))),
         ("x-shop", "42"),

@@ -96,6 +96,7 @@ impl Foreign {
         let line = soon("a callback", self.lines.next_line()).await.unwrap().expect("the receiver goes on");
         let said: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(said["error"], Value::Null, "{line}");
+        assert_eq!(said["newer"], Value::Bool(true), "{line} is no newer than what came before");
         let path = said["path"].as_str().unwrap().to_owned();
         (path, json!({"standard": said["standard"], "dojo": said["dojo"]}))
     }
@@ -128,7 +129,7 @@ async fn send_to(port: u16) -> (World, process::Herald) {
 
 async fn verify_in(command: Command) {
     let mut foreign = Foreign::start(command).await;
-    let (_world, herald) = send_to(foreign.port).await;
+    let (world, herald) = send_to(foreign.port).await;
     let mut seen = Vec::new();
     for _ in ENDPOINTS {
         let (path, verdicts) = foreign.next().await;
@@ -137,7 +138,33 @@ async fn verify_in(command: Command) {
     }
     seen.sort();
     assert_eq!(seen, ["/ep_plain", "/ep_rotating"]);
+    // By the last of them, the language's own comparison of texts has to see each as newer than the one before.
+    for (at, entry) in odd_entries().into_iter().enumerate() {
+        world.publish_as(&entry, &Event::new(at + 2, "acc_0", "pi_0", "Captured")).await;
+        let (path, verdicts) = foreign.next().await;
+        check(&path, &verdicts);
+    }
     assert!(herald.stop().await.success());
+}
+
+/// Rising ids that a number of 53 or of 64 bits cannot tell apart: many within a millisecond, those of a clock that runs
+/// ahead, in microseconds and in nanoseconds.
+fn odd_entries() -> Vec<String> {
+    let day = 86_400_000;
+    let tomorrow = herald::clock::wall_ms() + day;
+    [
+        (tomorrow, 9),
+        (tomorrow, 10),
+        (tomorrow, 999_999),
+        (tomorrow, 1_000_000),
+        (tomorrow, 1 << 53),
+        (tomorrow, (1 << 53) + 1),
+    ]
+    .into_iter()
+    .chain([1_000, 1_000_000].map(|unit| (tomorrow * unit, u64::MAX - 1)))
+    .chain([(u64::MAX, 0), (u64::MAX, u64::MAX)])
+    .map(|(ms, seq)| format!("{ms}-{seq}"))
+    .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -472,7 +472,7 @@ mod tests {
         while !request.ends_with(BODY.as_bytes()) {
             assert!(stream.read_buf(&mut request).await.unwrap() > 0);
         }
-        let sequence = send.delivery.id.entry.sequence();
+        let sequence = send.delivery.sequence();
         String::from_utf8_lossy(&request).contains(&format!("herald-sequence: {sequence}\r\n"))
     }
 

@@ -12,6 +12,7 @@ use super::{
     id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
     outcome::AttemptReport,
     retry::DeadReason,
+    sequence::Sequence,
 };
 
 /// Version of the stored form. A larger one was written by a newer Herald and is refused, not guessed at.
@@ -118,6 +119,11 @@ impl Delivery {
             true => Chain::Intent(self.intent.clone()),
             false => Chain::Single(self.intent.clone(), self.id.entry),
         }
+    }
+
+    /// Where its event stands in the order of its intent.
+    pub fn sequence(&self) -> Sequence {
+        Sequence(self.id.entry)
     }
 
     /// Attempts made since the delivery was new. A record that somebody wrote by hand may say anything.

@@ -158,15 +158,6 @@ impl EntryId {
     pub fn padded(self) -> String {
         format!("{:020}-{:020}", self.ms, self.seq)
     }
-
-    /// `herald-sequence`: a decimal number that grows with the entry id and fits a signed 64-bit column.
-    /// Redis hands out sequence numbers far below a million within a millisecond; a producer that writes its
-    /// own larger ones gets equal, never falling, numbers.
-    pub fn sequence(self) -> u64 {
-        const PER_MS: u64 = 1_000_000;
-        let sequence = self.ms.saturating_mul(PER_MS).saturating_add(self.seq.min(PER_MS - 1));
-        sequence.min(i64::MAX as u64)
-    }
 }
 
 impl FromStr for EntryId {
@@ -276,15 +267,6 @@ mod tests {
         ids.sort();
         let padded: Vec<_> = ids.iter().map(|id| id.padded()).collect();
         assert!(padded.is_sorted());
-    }
-
-    #[test]
-    fn the_sequence_grows_and_fits_a_signed_column() {
-        let low = EntryId { ms: 1_700_000_000_000, seq: 41 };
-        let high = EntryId { ms: 1_700_000_000_000, seq: 42 };
-        assert_eq!(low.sequence(), 1_700_000_000_000_000_041);
-        assert!(low.sequence() < high.sequence());
-        assert_eq!(EntryId { ms: u64::MAX, seq: u64::MAX }.sequence(), i64::MAX as u64);
     }
 
     #[test]

@@ -8,5 +8,6 @@ pub mod id;
 pub mod log;
 pub mod outcome;
 pub mod retry;
+pub mod sequence;
 pub mod signing;
 pub mod text;

@@ -135,7 +135,7 @@ impl Prepared {
         values.add(&WEBHOOK_TIMESTAMP, &(now_ms / 1000).to_string());
         self.sign(&mut values, delivery, &endpoint.schemes, now_ms, usage)?;
         values.add(&HERALD_ATTEMPT, &delivery.next_attempt().to_string());
-        values.add(&HERALD_SEQUENCE, &delivery.id.entry.sequence().to_string());
+        values.add(&HERALD_SEQUENCE, &delivery.sequence().to_string());
         if let Some(value) = delivery.traceparent.as_deref().filter(|text| endpoint.traceparent && is_traceparent(text))
         {
             values.add(&TRACEPARENT, value);

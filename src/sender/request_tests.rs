@@ -47,7 +47,7 @@ fn a_request_has_the_headers_that_the_design_lists() {
         ("webhook-id", "evt_1"),
         ("webhook-timestamp", "1700000000"),
         ("herald-attempt", "1"),
-        ("herald-sequence", "1700000000000000007"),
+        ("herald-sequence", "s00000001700000000000-00000000000000000007"),
         ("authorization", "Bearer geheim"),
     ] {
         assert_eq!(headers[name], value, "{name}");

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use herald::facts::id::EntryId;
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -14,7 +15,7 @@ use crate::{
 
 /// The entries, as `herald-sequence` names them, of which deliveries may have been in flight: what is pending in the
 /// group, what was claimed, and what stands in a backlog, which is read without being taken.
-async fn in_flight(world: &World) -> HashSet<u64> {
+async fn in_flight(world: &World) -> HashSet<EntryId> {
     let mut connection = world.redis.connection().await;
     let mut pending = redis::cmd("XPENDING");
     pending.arg(STREAM).arg("herald").arg("-").arg("+").arg(100_000);
@@ -27,12 +28,12 @@ async fn in_flight(world: &World) -> HashSet<u64> {
         range.arg(list).arg(0).arg(-1);
         entries.extend(range.query_async::<Vec<String>>(&mut connection).await.unwrap());
     }
-    entries.iter().map(|entry| sequence(entry.split(':').next().unwrap_or_default())).collect()
+    entries.iter().map(|entry| entry_id(entry.split(':').next().unwrap_or_default())).collect()
 }
 
-fn sequence(entry: &str) -> u64 {
-    let (ms, seq) = entry.split_once('-').expect("an entry id");
-    ms.parse::<u64>().unwrap() * 1_000_000 + seq.parse::<u64>().unwrap()
+/// From its text in a stream's list or, padded, in a backlog.
+fn entry_id(entry: &str) -> EntryId {
+    entry.parse().expect("an entry id")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +91,7 @@ async fn ten_kills_in_ten_thousand_events_lose_nothing_and_keep_the_order() {
 }
 
 /// `kills`: deliveries made so far and entries in flight, at each.
-fn assert_duplicates_were_in_flight(world: &World, in_flight_once: &HashSet<u64>, kills: &[(usize, usize)]) {
+fn assert_duplicates_were_in_flight(world: &World, in_flight_once: &HashSet<EntryId>, kills: &[(usize, usize)]) {
     let log = world.merchants.log();
     // What failed at first arrives again by right, as another attempt.
     let mut seen = HashSet::new();

@@ -49,7 +49,7 @@ async fn bears(receiver: Receiver) -> (World, Herald) {
     until("a hostile receiver's connection", async || receiver.log.connections() > 0).await;
     world.merchants.assert_sound();
     let log = world.merchants.log();
-    let mut late: Vec<i64> = log.arrivals.iter().map(|a| a.at_ms as i64 - (a.sequence / 1_000_000) as i64).collect();
+    let mut late: Vec<i64> = log.arrivals.iter().map(|a| a.at_ms as i64 - a.sequence.ms as i64).collect();
     late.sort_unstable();
     let grown = herald.resident().saturating_sub(before) / 1024;
     println!("healthy: p50 {} ms, last {} ms; memory grew by {grown} KiB", late[250], late[499]);

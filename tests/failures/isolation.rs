@@ -27,7 +27,7 @@ fn events_at(log: &Log, endpoint: &str, intent: &str) -> Vec<(String, u32)> {
 /// From XADD to arrival at the healthy endpoints, in milliseconds, sorted. Redis stamps the entries.
 fn latencies(log: &Log, skip: &str) -> Vec<i64> {
     let healthy = log.arrivals.iter().filter(|arrival| arrival.endpoint != skip && arrival.earlier == 0);
-    let mut took: Vec<i64> = healthy.map(|a| a.at_ms as i64 - (a.sequence / 1_000_000) as i64).collect();
+    let mut took: Vec<i64> = healthy.map(|a| a.at_ms as i64 - a.sequence.ms as i64).collect();
     took.sort_unstable();
     took
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use herald::facts::id::EntryId;
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
@@ -27,7 +28,7 @@ pub struct Arrival {
     pub endpoint: String,
     pub event: String,
     pub intent: String,
-    pub sequence: u64,
+    pub sequence: EntryId,
     pub attempt: u32,
     /// How often this event had arrived at this endpoint before.
     pub earlier: u32,
@@ -287,9 +288,9 @@ fn arrival(log: &mut Log, secret: &str, endpoint: String, headers: &http::Header
     if text("dojo-signature") != dojo(secret, body) {
         fault("the dojo signature is wrong");
     }
-    let sequence = text("herald-sequence").parse().unwrap_or_else(|_| {
-        fault("the sequence is no number");
-        0
+    let sequence = entry_in(text("herald-sequence")).unwrap_or_else(|| {
+        fault("the sequence is none");
+        EntryId::ZERO
     });
     let attempt = text("herald-attempt").parse().unwrap_or_else(|_| {
         fault("the attempt is no number");
@@ -309,6 +310,12 @@ fn arrival(log: &mut Log, secret: &str, endpoint: String, headers: &http::Header
         at_ms: SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64,
         answered: None,
     }
+}
+
+/// Written from `docs/merchants.md`, not with Herald's parser.
+fn entry_in(sequence: &str) -> Option<EntryId> {
+    let (ms, seq) = sequence.strip_prefix('s').filter(|rest| rest.len() == 41)?.split_at(20);
+    Some(EntryId { ms: ms.parse().ok()?, seq: seq.strip_prefix('-')?.parse().ok()? })
 }
 
 /// Written from Dojo's documentation, not from Herald's code.

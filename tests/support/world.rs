@@ -163,6 +163,12 @@ impl World {
         publish(&mut self.redis.connection().await, events).await;
     }
 
+    /// Adds an event with an entry id of the producer's own.
+    pub async fn publish_as(&self, entry: &str, event: &Event) {
+        let id: String = self.redis.command(&["XADD", STREAM, entry, "event", &event.body]).await;
+        assert_eq!(id, entry);
+    }
+
     pub async fn number(&self, words: &[&str]) -> u64 {
         self.redis.command(words).await
     }

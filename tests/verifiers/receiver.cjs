@@ -1,6 +1,7 @@
 // A receiver in JavaScript: verifies what arrives with the published `standardwebhooks`, and `dojo-signature` with Node's
 // own library alone, as Dojo's documentation says. Secrets come as one line of JSON on stdin, by name; the port goes
-// out as the first line on stdout, then one line of JSON for each request: what each secret makes of it, whole and altered.
+// out as the first line on stdout, then one line of JSON for each request: what each secret makes of it, whole and altered,
+// and whether it is the newest of its intent so far.
 "use strict";
 
 const assert = require("node:assert");
@@ -39,6 +40,17 @@ function verdicts(secrets, body, headers) {
   return { standard: by(standard), dojo: by(dojo) };
 }
 
+// The greatest `herald-sequence` of each intent at each path, as docs/merchants.md asks to keep it.
+const newest = new Map();
+
+function isNewer(path, body, headers) {
+  const of = `${path} ${JSON.parse(body).data.paymentIntentId}`;
+  const stored = newest.get(of);
+  if (stored !== undefined && !(headers["herald-sequence"] > stored)) return false;
+  newest.set(of, headers["herald-sequence"]);
+  return true;
+}
+
 readline.createInterface({ input: process.stdin }).once("line", (line) => {
   const secrets = JSON.parse(line);
   const server = http.createServer((request, response) => {
@@ -47,7 +59,9 @@ readline.createInterface({ input: process.stdin }).once("line", (line) => {
     request.on("end", () => {
       let said;
       try {
-        said = verdicts(secrets, Buffer.concat(parts), request.headers);
+        const body = Buffer.concat(parts);
+        const newer = isNewer(request.url, body, request.headers);
+        said = { ...verdicts(secrets, body, request.headers), newer };
       } catch (error) {
         // A verifier that stumbles is a finding, not a refusal.
         said = { error: String(error) };

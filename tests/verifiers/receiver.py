@@ -1,6 +1,7 @@
 """A receiver in Python: verifies what arrives with the published `standardwebhooks`, and `dojo-signature` with the
 standard library alone, as Dojo's documentation says. Secrets come as one line of JSON on stdin, by name; the port goes
-out as the first line on stdout, then one line of JSON for each request: what each secret makes of it, whole and altered.
+out as the first line on stdout, then one line of JSON for each request: what each secret makes of it, whole and altered,
+and whether it is the newest of its intent so far.
 """
 
 import hashlib
@@ -16,6 +17,18 @@ SECRETS = json.loads(sys.stdin.readline())
 
 # Each request has a thread, and `print` writes a line and its end one after the other.
 SAYING = threading.Lock()
+
+# The greatest `herald-sequence` of each intent at each path, as docs/merchants.md asks to keep it.
+NEWEST = {}
+
+
+def is_newer(path, body, headers):
+    of = (path, json.loads(body)["data"]["paymentIntentId"])
+    stored = NEWEST.get(of)
+    if stored is None or headers["herald-sequence"] > stored:
+        NEWEST[of] = headers["herald-sequence"]
+        return True
+    return False
 
 
 def standard(secret, body, headers):
@@ -49,7 +62,7 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            said = verdicts(body, headers)
+            said = {**verdicts(body, headers), "newer": is_newer(self.path, body, headers)}
         except Exception as error:  # A verifier that stumbles is a finding, not a refusal.
             said = {"error": repr(error)}
         with SAYING:

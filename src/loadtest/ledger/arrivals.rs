@@ -34,8 +34,9 @@ pub struct Arrival {
     /// By the id in its body; none when it is no event of this run.
     pub event: Option<u32>,
     pub body_hash: u64,
-    /// `herald-attempt` and `herald-sequence`; 0 when they are missing or no numbers.
+    /// `herald-attempt`; 0 when it is missing or no number.
     pub attempt: u32,
+    /// `herald-sequence` in one number; 0 when it is missing or none.
     pub sequence: u64,
     /// `webhook-timestamp` in milliseconds since the load began; none when it is missing.
     pub timestamp_ms: Option<i64>,
@@ -399,7 +400,7 @@ impl Ledger {
 /// Every attempt of an event has the same sequence; the order within an intent is the judge's to compare.
 fn wrong_sequence(known: &mut u64, sequence: u64) -> Option<&'static str> {
     if sequence == 0 {
-        return Some("herald-sequence is missing or no number");
+        return Some("herald-sequence is missing or none");
     }
     if *known == 0 {
         *known = sequence;

@@ -21,7 +21,7 @@ pub struct EventBook {
     pub sent_us: u64,
     /// Of its exact bytes.
     pub hash: u64,
-    /// `herald-sequence` as it first arrived; 0 is none.
+    /// `herald-sequence` as it first arrived, in one number; 0 is none.
     pub sequence: u64,
     /// Redis' time of its entry, in milliseconds since the load began.
     pub entry_ms: i32,

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use super::{
     behaviour::{Moment, Reaction, react},
     http::{MAX_BUFFER, Read, Request, read},
-    verify::{Keys, id_in, number, timestamp_ms},
+    verify::{Keys, id_in, number, sequence, timestamp_ms},
 };
 use crate::{
     clock,
@@ -247,7 +247,7 @@ impl Hall {
             event: id.and_then(|id| self.ledger.event_number(id)),
             body_hash: body_hash(request.body),
             attempt: number(request.attempt).and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(0),
-            sequence: number(request.sequence).unwrap_or(0),
+            sequence: sequence(request.sequence).unwrap_or(0),
             timestamp_ms: timestamp.ok().map(|at_ms| at_ms - self.ledger.began_wall_ms() as i64),
             bad_signature: self.keys[endpoint as usize].check(&request.signed, request.body).err(),
             bad_header: timestamp.err().or_else(|| odd_header(request, id)),

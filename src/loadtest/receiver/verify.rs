@@ -88,6 +88,24 @@ pub fn number(text: &[u8]) -> Option<u64> {
     Some(text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
+/// `herald-sequence`, read as `docs/merchants.md` describes it, in one number that grows like it: the books have an entry for
+/// each event. The harness writes its events with `*`, so Redis' milliseconds fit 41 bits until 2039, and no millisecond
+/// has 8 million of them.
+pub fn sequence(text: &[u8]) -> Option<u64> {
+    const COUNT_BITS: u32 = 23;
+    let (ms, rest) = text.strip_prefix(b"s").filter(|rest| rest.len() == 41)?.split_at(20);
+    let (ms, count) = (half(ms)?, half(rest.strip_prefix(b"-")?)?);
+    Some(ms.min((1 << 41) - 1) << COUNT_BITS | count.min((1 << COUNT_BITS) - 1))
+}
+
+/// 20 digits, up to the greatest of 64 bits.
+fn half(text: &[u8]) -> Option<u64> {
+    text.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
 /// The id that this harness' own events begin with: `{"id":"…"`. Whether the rest is as it was sent, a hash tells.
 pub fn id_in(body: &[u8]) -> Option<&[u8]> {
     let rest = body.strip_prefix(br#"{"id":""#)?;
@@ -230,6 +248,29 @@ mod tests {
         assert_eq!(timestamp_ms(b"1700000000", now_ms), Ok(1_700_000_000_000));
         for bad in ["", "now", "-1", "1700000000.5", "1700000003", "1699999699", "9999999999999999999"] {
             assert!(timestamp_ms(bad.as_bytes(), now_ms).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_is_read_as_a_number_that_grows_like_it() {
+        let found = |text: &str| sequence(text.as_bytes());
+        let rising = [
+            "s00000001700000000000-00000000000000000000",
+            "s00000001700000000000-00000000000000000009",
+            "s00000001700000000000-00000000000000000010",
+            "s00000001700000000000-00000000000001000000",
+            "s00000001700000000001-00000000000000000000",
+            "s18446744073709551615-18446744073709551615",
+        ];
+        assert!(rising.map(found).is_sorted_by(|a, b| a.is_some() && a < b));
+        for bad in [
+            "",
+            "7",
+            "1700000000000-7",
+            "s0000000170000000000-000000000000000000007",
+            "s18446744073709551616-00000000000000000007",
+        ] {
+            assert_eq!(found(bad), None, "{bad:?}");
         }
     }
 
