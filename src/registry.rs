@@ -1,6 +1,6 @@
 //! The endpoints in memory: a snapshot of the registry that follows Redis within a second.
 //! Never takes a registry that has vanished for an empty one: the last snapshot stays, and [`RegistryState`] says so.
-//! Never changes the registry.
+//! Never changes the registry; only [`sweep`] does, to take out what has expired.
 //!
 //! [`Registry`] is the handle that everyone reads from; [`Registry::run`] is the one task that keeps it up to date.
 //! Single changes are applied in place. Only a gap in the feed, an import or another registry loads everything again.
@@ -8,6 +8,7 @@
 mod follower;
 pub mod rules;
 mod snapshot;
+pub mod sweep;
 
 use std::{
     sync::{

@@ -79,7 +79,10 @@ pub enum EndpointState {
     Disabled(Mark),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How long a secret is kept after its end: a clock that is wrong by less takes none away that still signs.
+const EXPIRED_KEPT_MS: u64 = 3_600_000;
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub schema: u32,
@@ -145,8 +148,46 @@ impl Endpoint {
         }
     }
 
+    /// Takes away the secrets that ended long enough ago, and says whether there were any. The newest stays where none is
+    /// left: without a secret a backup could not be imported.
+    pub fn drop_expired_secrets(&mut self, now_ms: u64) -> bool {
+        let before = self.secrets.len();
+        let newest = self.secrets.last().cloned();
+        let is_over =
+            |secret: &Secret| secret.expires_at_ms.is_some_and(|end| end.saturating_add(EXPIRED_KEPT_MS) <= now_ms);
+        self.secrets.retain(|secret| !is_over(secret));
+        if self.secrets.is_empty() {
+            self.secrets.extend(newest);
+        }
+        self.secrets.len() < before
+    }
+
     pub fn wants(&self, event_type: &EventType) -> bool {
         self.event_types.is_empty() || self.event_types.contains(event_type)
+    }
+}
+
+/// Without the values of its headers, which often are credentials, and the signing keys.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Endpoint")
+            .field("schema", &self.schema)
+            .field("id", &self.id)
+            .field("account", &self.account)
+            .field("url", &self.url)
+            .field("event_types", &self.event_types)
+            .field("schemes", &self.schemes)
+            .field("secrets", &self.secrets)
+            .field("ordering", &self.ordering)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("rate_limit", &self.rate_limit)
+            .field("timeout_ms", &self.timeout_ms)
+            .field("retry", &self.retry)
+            .field("headers", &headers)
+            .field("status", &self.status)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,5 +198,46 @@ impl fmt::Display for EndpointState {
             Self::Paused(mark) => write!(f, "paused by {}: {}", mark.by, mark.why),
             Self::Disabled(mark) => write!(f, "disabled by {}: {}", mark.by, mark.why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(secrets: &[Option<u64>]) -> Endpoint {
+        let made = SecretText::new("a-secret-of-the-test".to_owned()).unwrap();
+        let url = "https://example.com/".to_owned();
+        let mut endpoint = Endpoint::new("ep_a".parse().unwrap(), "acc_a".parse().unwrap(), url, made, 1);
+        let secret = |end: &Option<u64>| Secret { expires_at_ms: *end, ..endpoint.secrets[0].clone() };
+        endpoint.secrets = secrets.iter().map(secret).collect();
+        endpoint
+    }
+
+    #[test]
+    fn no_debug_shows_a_secret_or_the_value_of_a_header() {
+        let mut endpoint = endpoint(&[None]);
+        endpoint.headers = vec![("x-key".to_owned(), "geheim".to_owned())];
+        let state = EndpointState::Paused(Mark { by: "ann".to_owned(), why: "test".to_owned(), at_ms: 1 });
+        endpoint.status = state;
+        for shown in [format!("{endpoint:?}"), format!("{endpoint:#?}"), format!("{:?}", Some(vec![&endpoint]))] {
+            assert!(shown.contains("x-key") && shown.contains("ep_a"), "{shown}");
+            assert!(!shown.contains("geheim") && !shown.contains("a-secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_expired_secret_leaves_after_an_hour_and_never_the_last_one() {
+        let ends = |before: &[Option<u64>], now_ms| {
+            let mut endpoint = endpoint(before);
+            let has_changed = endpoint.drop_expired_secrets(now_ms);
+            assert_eq!(has_changed, endpoint.secrets.len() < before.len());
+            endpoint.secrets.iter().map(|secret| secret.expires_at_ms).collect::<Vec<_>>()
+        };
+        let hour = 3_600_000;
+        assert_eq!(ends(&[Some(10), Some(20), None], 10 + hour), [Some(20), None]);
+        assert_eq!(ends(&[Some(10), None], 9 + hour), [Some(10), None]);
+        assert_eq!(ends(&[Some(10), Some(20)], 100 + hour), [Some(20)]);
+        assert_eq!(ends(&[Some(u64::MAX)], u64::MAX), [Some(u64::MAX)]);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     facts::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint},
         retry::{RetryError, RetryPolicy},
+        signing::{MIN_SECRET_CHARS, Secret},
         text::steers,
     },
     sender::{AddressGuard, GuardError, HeaderError, MAX_ATTEMPT_TIMEOUT, check_headers},
@@ -41,6 +42,11 @@ pub enum RuleError {
     NoScheme,
     #[error("it has no secret, and Herald sends nothing unsigned: rotate its secret")]
     NoSecret,
+    #[error(
+        "a secret of it has less than {MIN_SECRET_CHARS} characters, or hardly different ones, so signatures can be forged: \
+         give it another"
+    )]
+    WeakSecret,
     #[error(
         "it has {count} secrets; at most {MAX_SECRETS} may sign at once: wait until an older one expires, or rotate with a \
          shorter overlap"
@@ -101,6 +107,17 @@ impl Rules {
             true => Ok(()),
             false => Err(RuleError::Description),
         }
+    }
+}
+
+/// Secrets that are new, against what is `known` of the endpoint: one that is registered already keeps signing until its
+/// rotation is over, so it is not judged again.
+pub fn check_new_secrets(endpoint: &Endpoint, known: Option<&Endpoint>) -> Result<(), RuleError> {
+    let is_known =
+        |secret: &Secret| known.is_some_and(|known| known.secrets.iter().any(|other| other.value == secret.value));
+    match endpoint.secrets.iter().all(|secret| secret.value.is_strong() || is_known(secret)) {
+        true => Ok(()),
+        false => Err(RuleError::WeakSecret),
     }
 }
 
@@ -165,11 +182,11 @@ mod tests {
         endpoint::{DEFAULT_MAX_IN_FLIGHT, EndpointState, Ordering, Scheme},
         id::{AccountId, EndpointId},
         retry::{RetryOverrides, RetrySettings},
-        signing::{Secret, SecretText},
+        signing::SecretText,
     };
 
     fn good() -> Endpoint {
-        let value = SecretText::from_random([7; 32]);
+        let value = SecretText::new("a-secret-of-the-test".to_owned()).unwrap();
         Endpoint {
             schema: ENDPOINT_SCHEMA,
             id: EndpointId::new("ep_a").unwrap(),
@@ -204,6 +221,16 @@ mod tests {
     fn an_ordinary_endpoint_is_taken() {
         check(|_| {}).unwrap();
         check(|e| (e.rate_limit, e.timeout_ms) = (Some(1), Some(100))).unwrap();
+    }
+
+    #[test]
+    fn only_a_new_secret_must_be_strong() {
+        check_new_secrets(&good(), None).unwrap();
+        let mut weak = good();
+        weak.secrets[0].value = SecretText::new("short".into()).unwrap();
+        assert!(check_new_secrets(&weak, Some(&good())).unwrap_err().to_string().contains("16 characters"));
+        weak.secrets.extend(good().secrets);
+        check_new_secrets(&weak, Some(&weak)).unwrap();
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub enum HeaderError {
     Value { name: String },
     #[error("the header {name} is Herald's own or belongs to the connection; leave it out")]
     Reserved { name: String },
+    /// Metadata services of clouds, and agents that hand out secrets, ask for such a header because a stranger's request
+    /// does not have it.
+    #[error("the header {name} opens metadata services and secret agents to a request; it cannot be sent")]
+    Opens { name: String },
     #[error("the header {name} stands twice; receivers would disagree on which one counts")]
     Twice { name: String },
 }
@@ -47,6 +51,22 @@ const RESERVED: &[&str] = &[
     "user-agent",
 ];
 
+/// What AWS, Azure, Google, Linode, Alibaba, IBM and OpenStack ask for in front of their metadata, by its beginning; and
+/// Vault's agent and Consul.
+const OPENING_PREFIXES: &[&str] = &[
+    "metadata",
+    "x-aliyun-ecs-metadata-",
+    "x-aws-ec2-metadata-",
+    "x-consul-",
+    "x-google-metadata-",
+    "x-identity-",
+    "x-metadata-",
+    "x-vault-",
+];
+
+/// Oracle's instances ask for these credentials, the same everywhere.
+const OPENING_CREDENTIALS: &str = "bearer oracle";
+
 const RESERVED_PREFIXES: &[&str] = &["webhook-", "herald-"];
 
 /// For registration: says whether an endpoint may have these extra headers.
@@ -69,10 +89,19 @@ pub(super) fn parse_headers(headers: &[(String, String)]) -> Result<Vec<(HeaderN
         if parsed.iter().any(|(earlier, _)| *earlier == name) {
             return Err(HeaderError::Twice { name: name.to_string() });
         }
+        if name == http::header::AUTHORIZATION && is_opening(value) {
+            return Err(HeaderError::Opens { name: name.to_string() });
+        }
         let value = parse_value(value).ok_or_else(|| HeaderError::Value { name: name.to_string() })?;
         parsed.push((name, value));
     }
     Ok(parsed)
+}
+
+/// However many blanks stand in it.
+fn is_opening(credentials: &str) -> bool {
+    let words: Vec<String> = credentials.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+    words.join(" ") == OPENING_CREDENTIALS
 }
 
 /// Stricter than the HTTP library, which also takes the bytes beyond ASCII that receivers read in different ways.
@@ -89,6 +118,9 @@ fn parse_name(text: &str) -> Result<HeaderName, HeaderError> {
     let lower = name.as_str();
     if RESERVED.contains(&lower) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
         return Err(HeaderError::Reserved { name: name.to_string() });
+    }
+    if OPENING_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+        return Err(HeaderError::Opens { name: name.to_string() });
     }
     Ok(name)
 }
@@ -113,6 +145,27 @@ mod tests {
         for name in RESERVED.iter().copied().chain(["Webhook-Id", "webhook-anything", "HERALD-attempt", "Host"]) {
             assert!(matches!(check(name, "x"), Err(HeaderError::Reserved { .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn what_metadata_services_ask_for_is_refused_in_any_case() {
+        for name in [
+            "Metadata-Flavor",
+            "metadata",
+            "Metadata-Token",
+            "X-Google-Metadata-Request",
+            "X-aws-ec2-metadata-token",
+            "X-AWS-EC2-Metadata-Token-TTL-Seconds",
+            "X-aliyun-ecs-metadata-token",
+            "X-IDENTITY-HEADER",
+            "X-Vault-Request",
+        ] {
+            assert!(matches!(check(name, "x"), Err(HeaderError::Opens { .. })), "{name}");
+        }
+        for credentials in ["Bearer Oracle", "bearer  oracle ", "BEARER\tORACLE"] {
+            assert!(matches!(check("authorization", credentials), Err(HeaderError::Opens { .. })), "{credentials}");
+        }
+        check("authorization", "Bearer Oracle2").unwrap();
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl RegistryStore {
         let seen = endpoint.revision;
         endpoint.revision += 1;
         endpoint.updated_at_ms = mark.at_ms;
+        endpoint.drop_expired_secrets(mark.at_ms);
         let script = if endpoint.status == EndpointState::Enabled { &PUT } else { &PUT_STOPPED };
         self.put("update", script, endpoint, seen, mark).await
     }

@@ -435,7 +435,18 @@ fn fresh_id() -> anyhow::Result<EndpointId> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use clap::FromArgMatches;
+
     use super::*;
+    use crate::{
+        registry::{Change, Lookup, RegistryState},
+        store::registry::{
+            bulk::{EXPORT_SCHEMA, ExportFile},
+            feed::FeedChange,
+        },
+    };
 
     fn secret(byte: u8, expires_at_ms: Option<u64>) -> Secret {
         Secret { value: SecretText::from_random([byte; 32]), created_at_ms: 1, expires_at_ms }
@@ -450,6 +461,44 @@ mod tests {
         assert_eq!(ends, [Some(150), Some(1100), None]);
         assert_eq!(after.last().unwrap().value, new);
         assert_eq!(rotated(vec![secret(1, None)], &new, 100, Duration::ZERO).len(), 1);
+    }
+
+    /// Everything that is handed on with a secret or a header's value in it.
+    #[test]
+    fn no_debug_shows_what_was_given_in_confidence() {
+        let id = EndpointId::new("ep_a").unwrap();
+        let made = SecretText::new("geheim-geheim-geheim".to_owned()).unwrap();
+        let mut endpoint = Endpoint::new(id, "acc_a".parse().unwrap(), "https://a.example/".to_owned(), made, 1);
+        endpoint.headers = vec![("authorization".to_owned(), "Bearer geheim".to_owned())];
+        let shared = Arc::new(endpoint.clone());
+        let file = ExportFile {
+            schema: EXPORT_SCHEMA,
+            registry_id: "reg_a".parse().unwrap(),
+            version: 1,
+            exported_at_ms: 1,
+            endpoints: vec![endpoint.clone()],
+        };
+        let lookup = Lookup {
+            state: RegistryState::Loaded,
+            id: None,
+            version: 1,
+            endpoints: vec![shared.clone()].into(),
+            is_uncertain: false,
+        };
+        let words = "herald create --account acc_a --url https://a.example/ --secret geheim --header x-key:geheim";
+        let parser = EndpointVerb::augment_subcommands(clap::Command::new("herald"));
+        let verb = EndpointVerb::from_arg_matches(&parser.get_matches_from(words.split(' '))).unwrap();
+        let shown = [
+            format!("{endpoint:?}"),
+            format!("{file:?}"),
+            format!("{lookup:?}"),
+            format!("{:?}", Change::Endpoint(shared)),
+            format!("{:?}", FeedChange::Put(Box::new(endpoint.clone()))),
+            format!("{:?}", endpoint.secrets),
+            format!("{verb:?}"),
+        ];
+        assert!(shown.iter().all(|shown| !shown.contains("geheim")), "{shown:#?}");
+        assert!(shown[6].contains("acc_a"));
     }
 
     #[test]

@@ -11,12 +11,9 @@ use crate::{
         endpoint::{Endpoint, Ordering, Scheme},
         event::EventType,
         retry::RetryOverrides,
-        signing::SecretText,
+        signing::{MIN_SECRET_CHARS, SecretText},
     },
 };
-
-/// Shorter keys can be found by trying. What is registered already is not judged again.
-const MIN_SECRET_CHARS: usize = 16;
 
 /// A text that no error and no `Debug` may show.
 #[derive(Clone)]
@@ -48,11 +45,14 @@ impl Hidden {
             }
             text => text.to_owned(),
         };
-        if text.len() < MIN_SECRET_CHARS {
-            let why = format!("--secret: it needs at least {MIN_SECRET_CHARS} characters, or signatures can be forged");
+        let secret = SecretText::new(text)?;
+        if !secret.is_strong() {
+            let why = format!(
+                "--secret: it needs at least {MIN_SECRET_CHARS} characters, and different ones, or signatures can be forged"
+            );
             return Err(CliError::Refused(why).into());
         }
-        Ok(SecretText::new(text)?)
+        Ok(secret)
     }
 
     fn header(&self) -> Result<(String, String), CliError> {

@@ -19,7 +19,7 @@ use crate::{
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
     },
-    registry::rules::Rules,
+    registry::rules::{Rules, check_new_secrets},
     store::registry::{RegistryError, RegistryStore, bulk::ExportFile},
 };
 
@@ -149,14 +149,16 @@ async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<Endpoin
     }
 }
 
-/// Judges URLs only where they are new. Names the first endpoints that are wrong, so that a file is mended in few rounds.
+/// Judges URLs and secrets only where they are new. Names the first endpoints that are wrong, so that a file is mended in few rounds.
 fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[Endpoint]) -> Result<(), CliError> {
     const SHOWN: usize = 10;
     let wrong = endpoints.iter().filter_map(|endpoint| {
-        let judged = match now.get(&endpoint.id).is_some_and(|known| known.url == endpoint.url) {
+        let known = now.get(&endpoint.id);
+        let judged = match known.is_some_and(|known| known.url == endpoint.url) {
             true => rules.check_settings(endpoint),
             false => rules.check_unresolved(endpoint),
         };
+        let judged = judged.and_then(|()| check_new_secrets(endpoint, known));
         judged.err().map(|error| format!("endpoint {}: {error}", endpoint.id))
     });
     let wrong: Vec<String> = wrong.take(SHOWN).collect();

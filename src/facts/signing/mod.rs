@@ -6,5 +6,5 @@ mod secret;
 mod standard;
 
 pub use dojo::{DojoKey, dojo_signature, dojo_signature_with};
-pub use secret::{Secret, SecretError, SecretText};
+pub use secret::{MIN_SECRET_CHARS, Secret, SecretError, SecretText};
 pub use standard::{StandardKey, standard_signature, standard_signature_with};

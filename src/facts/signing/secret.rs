@@ -1,9 +1,13 @@
 //! A signing secret: `whsec_` + base64 of the key. Shown once, when it is made; never by `Debug`.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
+
+/// Shorter keys can be found by trying, and so can a key of very few different bytes.
+pub const MIN_SECRET_CHARS: usize = 16;
+const MIN_DIFFERENT_BYTES: usize = 6;
 
 /// Bytes of a secret that Herald makes.
 const KEY_BYTES: usize = 32;
@@ -44,6 +48,12 @@ impl SecretText {
     /// Makes a secret from random bytes that the caller drew from the operating system.
     pub fn from_random(bytes: [u8; KEY_BYTES]) -> Self {
         Self(format!("whsec_{}", STANDARD.encode(bytes)))
+    }
+
+    /// Nobody finds it by trying, as far as its look tells. For what is new: what is registered already keeps signing.
+    pub fn is_strong(&self) -> bool {
+        let different: BTreeSet<u8> = self.standard_key().into_iter().collect();
+        self.0.len() >= MIN_SECRET_CHARS && different.len() >= MIN_DIFFERENT_BYTES
     }
 
     /// The text itself. Call it only to sign, to store, or to show a new secret to its owner.
@@ -119,6 +129,18 @@ mod tests {
             assert_eq!(SecretText::new(text.clone()).unwrap_err(), error, "{text:?}");
         }
         assert!(SecretText::new(encoded(24)).is_ok() && SecretText::new(encoded(64)).is_ok());
+    }
+
+    #[test]
+    fn a_secret_that_can_be_found_by_trying_is_told_from_a_strong_one() {
+        for weak in ["fifteen-letters", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababab"] {
+            assert!(!new(weak).unwrap().is_strong(), "{weak}");
+        }
+        // Its text has many different letters, its key has none.
+        assert!(!SecretText::from_random([0; KEY_BYTES]).is_strong());
+        assert!(new("sixteen-letters-").unwrap().is_strong());
+        let bytes: Vec<u8> = (0..32).collect();
+        assert!(SecretText::from_random(bytes.try_into().unwrap()).is_strong());
     }
 
     #[test]

@@ -92,6 +92,9 @@ impl RegistryStore {
             return Err(BulkError::Unreadable { ids: ids.join(", ") }.into());
         }
         let mut endpoints: Vec<Endpoint> = loaded.endpoints.into_values().collect();
+        for endpoint in &mut endpoints {
+            endpoint.drop_expired_secrets(now_ms);
+        }
         endpoints.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(ExportFile {
             schema: EXPORT_SCHEMA,
@@ -116,6 +119,9 @@ impl RegistryStore {
         let mut seen = HashSet::new();
         if let Some(twice) = endpoints.iter().find(|endpoint| !seen.insert(&endpoint.id)) {
             return Err(BulkError::Twice(twice.id.clone()).into());
+        }
+        for endpoint in &mut endpoints {
+            endpoint.drop_expired_secrets(mark.at_ms);
         }
         for _ in 0..IMPORT_TRIES {
             let version = self.version_of_any_registry().await?;
