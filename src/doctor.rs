@@ -3,12 +3,13 @@
 
 pub mod findings;
 pub mod observe;
+mod security;
 
 use serde::Serialize;
 
 use self::findings::{Finding, Level, examine};
 use crate::{
-    cli::{Context, Format, cell, note, words},
+    cli::{Context, Format, cell, json_line, note, words},
     store::{acl, queries::Oldest},
 };
 
@@ -17,7 +18,7 @@ const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Print the rule for `redis-cli` that gives the user `herald` exactly the commands and keys in use, and end
+    /// Print the rules for `redis-cli` that give worker, operator and producer exactly what each of them uses, and end
     #[arg(long)]
     print_acl: bool,
 }
@@ -42,8 +43,10 @@ struct OldestView {
 pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let keys = context.keys()?;
     if args.print_acl {
-        note("Put your password for >PASSWORD, run this with redis-cli, then use redis://herald:PASSWORD@HOST:");
-        return context.output.text(&acl::rule(&keys));
+        note("Put a password of its own for each >PASSWORD and run this with redis-cli. Then the worker uses");
+        note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
+        note("Go through the last line only when nobody needs the default user any more.");
+        return context.output.text(&acl::rules(&keys));
     }
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let findings = examine(&observed);
@@ -61,7 +64,7 @@ fn show(context: &Context, findings: &[Finding], oldest: &[Oldest], now_ms: u64)
     let output = context.output;
     match output.format() {
         Format::Table => output.text(&text(findings, oldest, now_ms)),
-        Format::Jsonl => findings.iter().try_for_each(|finding| output.text(&serde_json::to_string(finding)?)),
+        Format::Jsonl => findings.iter().try_for_each(|finding| output.text(&json_line(finding)?)),
         Format::Json => {
             let healthy = number_of(findings, Level::Fail) == 0;
             let oldest_unfinished = oldest.iter().take(TOP).map(|one| oldest_view(one, now_ms)).collect();

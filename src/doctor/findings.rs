@@ -3,7 +3,10 @@
 
 use serde::Serialize;
 
-use super::observe::{Observed, Partition, RegistryLook, STUCK_AFTER_MS, Server};
+use super::{
+    observe::{Observed, Partition, RegistryLook, STUCK_AFTER_MS, Server},
+    security,
+};
 use crate::{
     cli::words::{bytes, count, number, span},
     store::watch::Gauges,
@@ -70,6 +73,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
             durability(&mut findings, server);
             eviction(&mut findings, server);
             clocks(&mut findings, server);
+            security::judge(&mut findings, server);
         }
     }
     for why in &observed.unasked {
@@ -97,14 +101,14 @@ fn is_new(observed: &Observed) -> bool {
     matches!(observed.registry, Some(RegistryLook::NeverMade)) && !is_bound
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn ok(&mut self, subject: &'static str, says: impl Into<String>) {
+    pub(super) fn ok(&mut self, subject: &'static str, says: impl Into<String>) {
         self.0.push(Finding { level: Level::Ok, subject, says: says.into(), remedy: None });
     }
 
-    fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
         self.0.push(Finding { level: Level::Warn, subject, says: says.into(), remedy: Some(remedy.into()) });
     }
 
@@ -147,7 +151,7 @@ fn durability(findings: &mut Findings, server: &Server) {
         let says = "Redis could not write its append-only file";
         return findings.fail("durability", says, "free the disk that it is on, then look at Redis' log");
     }
-    match server.appendfsync.as_deref() {
+    match server.settings.appendfsync.as_deref() {
         Some("no") => findings.warn(
             "durability",
             "appendfsync is no: the kernel decides when events reach the disk",
@@ -448,8 +452,8 @@ mod tests {
         doctor::observe::Limits,
         facts::endpoint::Mark,
         store::{
-            connection::ServerInfo,
-            queries::{LeaseLook, Pending},
+            connection::{Reach, ServerInfo},
+            queries::{LeaseLook, Pending, RedisSettings},
         },
     };
 
@@ -473,8 +477,15 @@ mod tests {
             connected_replicas: 0,
             uptime_s: 60,
         };
-        let server =
-            Server { info, appendfsync: Some("everysec".into()), our_now_ms: NOW, redis_now_ms: NOW, round_trip_ms: 1 };
+        let server = Server {
+            info,
+            settings: RedisSettings { appendfsync: Some("everysec".into()), longest_value_bytes: Some(1 << 20) },
+            reach: Reach::ThisMachine,
+            lets_strangers_in: Some(false),
+            our_now_ms: NOW,
+            redis_now_ms: NOW,
+            round_trip_ms: 1,
+        };
         let partition = Partition {
             gauges: Gauges { group: true, now_ms: NOW, ..Gauges::default() },
             sample_ms: 1_000,
@@ -535,16 +546,27 @@ mod tests {
             "could not write",
         );
         check(
-            &with_server(|server| server.appendfsync = Some("no".into())),
+            &with_server(|server| server.settings.appendfsync = Some("no".into())),
             Level::Warn,
             "durability",
             "appendfsync is no",
         );
-        check(&with_server(|server| server.appendfsync = None), Level::Ok, "durability", "may not see");
+        check(&with_server(|server| server.settings.appendfsync = None), Level::Ok, "durability", "may not see");
         let evicts = with_server(|server| server.info.maxmemory_policy = "allkeys-lru".into());
         check(&evicts, Level::Fail, "eviction", "allkeys-lru");
         check(&with_server(|server| server.info.version = "6.2.6".into()), Level::Fail, "redis", "too old");
         check(&with_server(|server| server.info.is_primary = false), Level::Fail, "redis", "replica");
+    }
+
+    #[test]
+    fn a_redis_that_lets_others_in_or_listen_is_warned_of() {
+        let open = |reach| with_server(|server| (server.lets_strangers_in, server.reach) = (Some(true), reach));
+        check(&open(Reach::ThisMachine), Level::Warn, "security", "serves whoever reaches it");
+        check(&open(Reach::Socket), Level::Ok, "security", "only users");
+        check(&with_server(|server| server.reach = Reach::Plain), Level::Warn, "security", "not encrypted");
+        check(&with_server(|server| server.reach = Reach::Encrypted), Level::Ok, "security", "only users");
+        let long = with_server(|server| server.settings.longest_value_bytes = Some(512 << 20));
+        check(&long, Level::Warn, "security", "512.0 MiB");
     }
 
     #[test]

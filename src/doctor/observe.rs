@@ -8,11 +8,11 @@ use crate::{
     config::Config,
     facts::{endpoint::Mark, id::DeliveryId},
     store::{
-        connection::{Connection, Purpose, Redis, ServerInfo},
+        connection::{Connection, Purpose, Reach, Redis, ServerInfo},
         error::StoreError,
         keys::PartitionKeys,
         model::{CONSUMER, GROUP},
-        queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, LeaseLook, Oldest, Pending, Queries},
+        queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, LeaseLook, Oldest, Pending, Queries, RedisSettings},
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
     },
@@ -56,7 +56,10 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     pub info: ServerInfo,
-    pub appendfsync: Option<String>,
+    pub settings: RedisSettings,
+    pub reach: Reach,
+    /// Whether Redis serves whoever connects; `None` if that could not be found out.
+    pub lets_strangers_in: Option<bool>,
     pub our_now_ms: u64,
     pub redis_now_ms: u64,
     pub round_trip_ms: u64,
@@ -126,7 +129,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         Err(error) => return Observed { server: Err(error.to_string()), ..observed },
     };
     let mut queries = Queries::new(connection.clone(), keys.clone());
-    observed.server = server(&mut connection, &mut queries).await.map_err(|error| error.to_string());
+    observed.server = server(&redis, &mut connection, &mut queries).await.map_err(|error| error.to_string());
     if observed.server.is_err() {
         return observed;
     }
@@ -136,14 +139,16 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     observed
 }
 
-async fn server(connection: &mut Connection, queries: &mut Queries) -> Result<Server, StoreError> {
+async fn server(redis: &Redis, connection: &mut Connection, queries: &mut Queries) -> Result<Server, StoreError> {
     let info = connection.server_info().await?;
-    let appendfsync = queries.appendfsync().await?;
+    let settings = queries.settings().await?;
+    let lets_strangers_in = redis.lets_strangers_in().await;
     let (before, started) = (clock::wall_ms(), clock::now());
     let redis_now_ms = queries.now_ms().await?;
     let round_trip_ms = started.elapsed().as_millis() as u64;
     // Redis read its clock somewhere between the question and the answer.
-    Ok(Server { info, appendfsync, our_now_ms: before + round_trip_ms / 2, redis_now_ms, round_trip_ms })
+    let our_now_ms = before + round_trip_ms / 2;
+    Ok(Server { info, settings, reach: redis.reach(), lets_strangers_in, our_now_ms, redis_now_ms, round_trip_ms })
 }
 
 async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result<Partition, StoreError> {

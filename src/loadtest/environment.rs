@@ -14,7 +14,7 @@ use crate::store::{
 pub async fn look(redis: &Redis, keys: &PartitionKeys, is_own: bool) -> Result<Environment, StoreError> {
     let mut connection = redis.connect(Purpose::Other).await?;
     let redis_version = connection.server_info().await?.version;
-    let appendfsync = Queries::new(connection, keys.clone()).appendfsync().await?;
+    let appendfsync = Queries::new(connection, keys.clone()).settings().await?.appendfsync;
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let after = |text: &str, name: &str, sign: char| {
         let line = text.lines().find(|line| line.starts_with(name))?;

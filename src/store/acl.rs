@@ -1,23 +1,82 @@
-//! Owns the list of what Herald asks of Redis: the commands of the worker and of the command line, and the keys they
-//! touch, as one rule for `ACL SETUSER`. Redis checks a script's commands and keys like any other's, so the list covers
-//! the scripts too. A test holds it against the sources, another one runs everything as that user.
+//! Owns the list of what Herald asks of Redis: for each role the commands and the keys that they touch, as rules for
+//! `ACL SETUSER`. Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. A test holds
+//! them against the sources, others run everything as those users and try what each must not do.
 
 use super::keys::{PartitionKeys, RegistryKeys};
 
+/// Who has a user of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `herald serve`.
+    Worker,
+    /// Herald's other verbs: looks at everything, changes endpoints, and asks the worker for the rest. It cannot add, take
+    /// or remove an event.
+    Operator,
+    /// Adds events and reads nothing.
+    Producer,
+}
+
 /// By their names in an ACL, sorted. `select` is sent by the client library for a URL that names a database; `auth` and
 /// `hello` need no permission.
-pub const COMMANDS: &[&str] = &[
+const WORKER: &[&str] = &[
     "bgrewriteaof",
+    "del",
+    "evalsha",
+    "evalsha_ro",
+    "exists",
+    "expire",
+    "get",
+    "hdel",
+    "hget",
+    "hincrby",
+    "hlen",
+    "hmget",
+    "hscan",
+    "hset",
+    "hsetnx",
+    "hvals",
+    "info",
+    "mget",
+    "pexpire",
+    "pttl",
+    "rpush",
+    "script|load",
+    "select",
+    "set",
+    "time",
+    "type",
+    "xack",
+    "xadd",
+    "xclaim",
+    "xdel",
+    "xgroup|create",
+    "xinfo|groups",
+    "xinfo|stream",
+    "xlen",
+    "xpending",
+    "xrange",
+    "xread",
+    "xreadgroup",
+    "xtrim",
+    "zadd",
+    "zcard",
+    "zrange",
+    "zrangebylex",
+    "zrem",
+    "zscore",
+];
+
+const OPERATOR: &[&str] = &[
     "blpop",
     "del",
     "evalsha",
+    "evalsha_ro",
     "exists",
     "expire",
     "get",
     "hdel",
     "hexists",
     "hget",
-    "hincrby",
     "hlen",
     "hmget",
     "hscan",
@@ -28,21 +87,14 @@ pub const COMMANDS: &[&str] = &[
     "memory|usage",
     "mget",
     "persist",
-    "pexpire",
     "pttl",
     "rename",
-    "rpush",
     "script|load",
     "select",
-    "set",
     "time",
     "type",
     "unlink",
-    "xack",
     "xadd",
-    "xclaim",
-    "xdel",
-    "xgroup|create",
     "xinfo|consumers",
     "xinfo|groups",
     "xinfo|stream",
@@ -50,32 +102,68 @@ pub const COMMANDS: &[&str] = &[
     "xpending",
     "xrange",
     "xread",
-    "xreadgroup",
     "xrevrange",
-    "xtrim",
-    "zadd",
     "zcard",
     "zcount",
     "zrange",
     "zrangebylex",
-    "zrem",
     "zscore",
 ];
+
+const PRODUCER: &[&str] = &["select", "xadd"];
 
 /// Asked for and not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it can not see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
 
-/// The command that makes the user `herald`; the password is for the reader to fill in.
-pub fn rule(keys: &PartitionKeys) -> String {
-    let patterns =
-        [escape(keys.stream()), format!("{}*", escape(keys.prefix())), format!("{}*", RegistryKeys::ENDPOINTS)];
-    let patterns: Vec<String> = patterns.iter().map(|pattern| format!("~{pattern}")).collect();
-    let commands: Vec<String> = COMMANDS.iter().map(|command| format!("+{command}")).collect();
-    format!(
-        "ACL SETUSER herald on >PASSWORD resetkeys {} resetchannels -@all {}",
-        patterns.join(" "),
-        commands.join(" ")
-    )
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Worker, Self::Operator, Self::Producer];
+
+    pub fn user(self) -> &'static str {
+        match self {
+            Self::Worker => "herald",
+            Self::Operator => "herald-operator",
+            Self::Producer => "herald-producer",
+        }
+    }
+
+    pub fn commands(self) -> &'static [&'static str] {
+        match self {
+            Self::Worker => WORKER,
+            Self::Operator => OPERATOR,
+            Self::Producer => PRODUCER,
+        }
+    }
+
+    /// Patterns of keys; those that begin with `%R` may only be read.
+    fn keys(self, keys: &PartitionKeys) -> Vec<String> {
+        let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
+        let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
+        match self {
+            Self::Worker => vec![format!("~{stream}"), format!("~{companions}*"), registry],
+            Self::Operator => vec![
+                format!("%R~{stream}"),
+                format!("%R~{companions}*"),
+                format!("~{}", escape(&keys.inbox())),
+                format!("~{}*", escape(&keys.answer(""))),
+                registry,
+            ],
+            Self::Producer => vec![format!("~{stream}")],
+        }
+    }
+}
+
+/// The command that makes a role's user anew; the password is for the reader to fill in.
+pub fn rule(keys: &PartitionKeys, role: Role) -> String {
+    let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
+    let (user, patterns) = (role.user(), role.keys(keys).join(" "));
+    format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "))
+}
+
+/// Everything to run, in this order. The last line shuts out whoever has no name.
+pub fn rules(keys: &PartitionKeys) -> String {
+    let mut lines: Vec<String> = Role::ALL.iter().map(|role| rule(keys, *role)).collect();
+    lines.push("ACL SETUSER default off".to_owned());
+    lines.join("\n")
 }
 
 /// A stream's name as a pattern that fits nothing else.
@@ -103,9 +191,10 @@ mod tests {
     fn the_list_has_exactly_the_commands_that_the_sources_use() {
         let mut used = BTreeSet::from(["select".to_owned()]);
         scan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"), &mut used);
-        let listed: BTreeSet<String> = COMMANDS.iter().chain(NOT_GRANTED).map(|name| (*name).to_owned()).collect();
+        let granted = Role::ALL.iter().flat_map(|role| role.commands());
+        let listed: BTreeSet<String> = granted.chain(NOT_GRANTED).map(|name| (*name).to_owned()).collect();
         assert_eq!(used, listed);
-        assert!(COMMANDS.is_sorted());
+        assert!(Role::ALL.iter().all(|role| role.commands().is_sorted()));
     }
 
     fn scan(folder: &Path, used: &mut BTreeSet<String>) {
@@ -138,7 +227,14 @@ mod tests {
 
     #[test]
     fn a_stream_with_a_pattern_in_its_name_opens_no_other_key() {
-        let rule = rule(&PartitionKeys::new("pay*[a]").unwrap());
-        assert!(rule.contains(r"~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry*"), "{rule}");
+        let keys = PartitionKeys::new("pay*[a]").unwrap();
+        let worker = rule(&keys, Role::Worker);
+        assert!(worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* "), "{worker}");
+        let operator = rule(&keys, Role::Operator);
+        assert!(
+            operator.contains(r" %R~pay\*\[a\] %R~herald:{pay\*\[a\]}:* ~herald:{pay\*\[a\]}:inbox "),
+            "{operator}"
+        );
+        assert!(rules(&keys).ends_with("\nACL SETUSER default off"));
     }
 }

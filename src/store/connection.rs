@@ -1,11 +1,11 @@
 //! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts.
 //! Never retries what may have run, and never connects again by itself: who uses a connection knows what is at stake.
 
-use std::{fmt, fmt::Display, sync::Arc, time::Duration};
+use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisWrite,
-    ToRedisArgs,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisConnectionInfo, RedisWrite, ToRedisArgs,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -80,6 +80,35 @@ impl Redis {
         &self.address
     }
 
+    /// How the way to Redis is guarded.
+    pub fn reach(&self) -> Reach {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Unix(_) => Reach::Socket,
+            ConnectionAddr::TcpTls { .. } => Reach::Encrypted,
+            ConnectionAddr::Tcp(host, _) if is_this_machine(host) => Reach::ThisMachine,
+            ConnectionAddr::Tcp(..) => Reach::Plain,
+            _ => Reach::Plain,
+        }
+    }
+
+    /// Whether Redis carries out a command of somebody who has neither a name nor a password. `None` if it cannot be asked.
+    pub async fn lets_strangers_in(&self) -> Option<bool> {
+        let info = self.client.get_connection_info().clone();
+        let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
+        let stranger = Self { client: stranger, address: self.address.clone() };
+        let asked = match stranger.connect(Purpose::Other).await {
+            Ok(mut connection) => {
+                connection.query::<redis::Value>("ask as a stranger", &redis::cmd("TIME")).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => Some(true),
+            Err(StoreError::Denied { .. }) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -89,6 +118,22 @@ impl Redis {
             Err(error) => Err(StoreError::new(format_args!("connect to {}", self.address), &error)),
         }
     }
+}
+
+/// What lies between Herald and Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// A socket in the file system, whose permissions say who may connect.
+    Socket,
+    /// TCP that does not leave this machine.
+    ThisMachine,
+    Encrypted,
+    /// A network in which events, endpoints' secrets and Redis' password can be read.
+    Plain,
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl fmt::Debug for Redis {
@@ -198,7 +243,15 @@ impl Script {
 
     /// Starts a call with its keys. They must all be known here: their number is written before them.
     pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
-        let mut command = redis::cmd("EVALSHA");
+        self.call(redis::cmd("EVALSHA"), keys)
+    }
+
+    /// For a script that only reads: a user who may not write to its keys may run it as well.
+    pub(in crate::store) fn keys_to_read(&self, keys: &[&str]) -> ScriptCall<'_> {
+        self.call(redis::cmd("EVALSHA_RO"), keys)
+    }
+
+    fn call(&self, mut command: Cmd, keys: &[&str]) -> ScriptCall<'_> {
         command.arg(&self.sha).arg(keys.len()).arg(keys);
         ScriptCall { script: self, command }
     }
@@ -304,6 +357,21 @@ mod tests {
             ["redis://127.0.0.1:6379", "redis://:p%40@h:1/2", "rediss://localhost:6380", "unix:///tmp/redis.sock"]
         {
             Redis::new(url).expect(url);
+        }
+    }
+
+    #[test]
+    fn what_lies_between_is_known_from_the_url() {
+        for (url, reach) in [
+            ("redis://127.0.0.1", Reach::ThisMachine),
+            ("redis://localhost:1", Reach::ThisMachine),
+            ("redis://[::1]:1", Reach::ThisMachine),
+            ("redis://redis:6379", Reach::Plain),
+            ("redis://10.0.0.1", Reach::Plain),
+            ("rediss://redis.example", Reach::Encrypted),
+            ("unix:///run/redis.sock", Reach::Socket),
+        ] {
+            assert_eq!(Redis::new(url).unwrap().reach(), reach, "{url}");
         }
     }
 

@@ -17,7 +17,8 @@ pub use self::{
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
     log::{LogFilter, LogPage},
     standing::{
-        ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined, StreamLook,
+        ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined,
+        RedisSettings, StreamLook,
     },
 };
 use super::{connection::Connection, error::StoreError, keys::PartitionKeys};

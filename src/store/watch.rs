@@ -145,7 +145,7 @@ async fn look_at_stream(
     gauges: &mut Gauges,
 ) -> Result<(), StoreError> {
     let subject = Subject("look at the stream", keys.stream());
-    let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys_to_read(&[keys.stream()])).await?;
     let mut seen = seen.into_iter();
     let mut next = || seen.next().unwrap_or(Value::Nil);
     let (length, added, last) = (next(), next(), next());

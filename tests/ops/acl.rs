@@ -3,12 +3,12 @@ use std::time::Duration;
 use herald::{
     facts::{id::EntryId, retry::DeadReason},
     store::{
-        acl,
+        acl::{self, Role},
         connection::{Purpose, Redis},
         entries::Entries,
         model::Asked,
         protocol::{Answer, Call, Item, Known, Place, ReadFrom, RequestKind, Settlement},
-        queries::{DeadOrder, DeadRange, LogFilter, Queries},
+        queries::{DeadOrder, DeadRange, LogFilter, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
         watch::{Wakeup, gauges},
@@ -20,33 +20,47 @@ use crate::{
     support::TestRedis,
 };
 
-async fn as_herald(redis: &TestRedis) -> Redis {
-    let rule = acl::rule(&keys()).replace(">PASSWORD", ">secret");
-    redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
-    Redis::new(&format!("redis://herald:secret@{}/0", redis.address())).unwrap()
+/// Makes the users as they are printed; only `default` stays, for the test's own commands.
+async fn with_users(redis: &TestRedis) {
+    for rule in acl::rules(&keys()).replace(">PASSWORD", ">secret").lines() {
+        if !rule.ends_with("default off") {
+            redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
+        }
+    }
+}
+
+fn url(server: &TestRedis, role: Role) -> String {
+    format!("redis://{}:secret@{}/0", role.user(), server.address())
+}
+
+fn connect_as(server: &TestRedis, role: Role) -> Redis {
+    Redis::new(&url(server, role)).unwrap()
 }
 
 #[tokio::test]
-async fn the_printed_rule_is_enough_for_everything_that_herald_does() {
+async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     let server = TestRedis::start();
-    let redis = as_herald(&server).await;
-    let mut admin = redis.connect(Purpose::Other).await.unwrap();
-    admin.server_info().await.unwrap();
-    registry(&redis).await;
-    let owner = Owner::start(&redis).await;
+    with_users(&server).await;
+    let [worker, operator, producer] = Role::ALL.map(|role| connect_as(&server, role));
+    registry(&operator).await;
+    let owner = Owner::start(&worker).await;
     owners_calls(&server, &owner).await;
-    inbox(&redis, &owner).await;
-    looks(&redis).await;
+    workers_looks(&worker).await;
+    inbox(&worker, &operator, &owner).await;
+    looks(&operator).await;
+    let mut entries = Entries::new(producer.connect(Purpose::Produce).await.unwrap(), keys());
+    let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
+    let mut entries = Entries::new(operator.connect(Purpose::Other).await.unwrap(), keys());
+    entries.get(added).await.unwrap().unwrap();
+    entries.search(&event("evt_9", "acc_1", "pi_9").id, 10).await.unwrap();
     owner.release().await;
 }
 
 #[tokio::test]
-async fn the_printed_rule_opens_nothing_else() {
+async fn the_printed_rules_open_nothing_else() {
     let server = TestRedis::start();
-    as_herald(&server).await;
-    let url = format!("redis://herald:secret@{}/0", server.address());
-    let mut user = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    for words in [
+    with_users(&server).await;
+    let nobodys = [
         &["GET", "foreign"][..],
         &["XLEN", "payment-intents-2"],
         &["GET", "herald:{other}:lease"],
@@ -55,10 +69,71 @@ async fn the_printed_rule_opens_nothing_else() {
         &["FLUSHALL"],
         &["CONFIG", "GET", "requirepass"],
         &["ACL", "LIST"],
+    ];
+    let lease = "herald:{payment-intents}:lease";
+    // What another role may do.
+    let not_the_operators = [
+        &["XADD", STREAM, "*", "event", "{}"][..],
+        &["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"],
+        &["XACK", STREAM, "herald", "1-1"],
+        &["XDEL", STREAM, "1-1"],
+        &["XTRIM", STREAM, "MAXLEN", "0"],
+        &["SET", lease, "mine"],
+        &["DEL", lease],
+        &["UNLINK", "herald:{payment-intents}:cursor"],
+        &["HSET", "herald:{payment-intents}:unfinished", "ep_a", "0"],
+        &["EVAL", "return 1", "0"],
+    ];
+    let not_the_producers = [
+        &["XRANGE", STREAM, "-", "+"][..],
+        &["XLEN", STREAM],
+        &["XDEL", STREAM, "1-1"],
+        &["DEL", STREAM],
+        &["XADD", "herald:{payment-intents}:inbox", "*", "op", "discard"],
+        &["HGETALL", "herald:{herald}:registry"],
+        &["EVALSHA", "x", "0"],
+        &["INFO"],
+    ];
+    let not_the_workers = [&["RENAME", "herald:{herald}:registry", "x"][..], &["XGROUP", "DESTROY", STREAM, "herald"]];
+    for (role, refused) in [
+        (Role::Worker, &not_the_workers[..]),
+        (Role::Operator, &not_the_operators[..]),
+        (Role::Producer, &not_the_producers[..]),
     ] {
-        let denied = redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut user).await;
-        assert_eq!(denied.expect_err(words[0]).code(), Some("NOPERM"), "{words:?}");
+        let client = redis::Client::open(url(&server, role)).unwrap();
+        let mut user = client.get_multiplexed_async_connection().await.unwrap();
+        for words in nobodys.iter().chain(refused) {
+            let denied = redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut user).await;
+            assert_eq!(denied.expect_err(words[0]).code(), Some("NOPERM"), "{role:?} {words:?}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_stranger_is_noticed_until_the_default_user_is_off() {
+    let server = TestRedis::start();
+    with_users(&server).await;
+    let operator = connect_as(&server, Role::Operator);
+    assert_eq!(operator.lets_strangers_in().await, Some(true));
+    server.command::<()>(&["ACL", "SETUSER", "default", "off"]).await;
+    assert_eq!(operator.lets_strangers_in().await, Some(false));
+    operator.connect(Purpose::Other).await.unwrap().server_info().await.unwrap();
+}
+
+/// What a worker asks for apart from the owner's calls.
+async fn workers_looks(redis: &Redis) {
+    let mut connection = redis.connect(Purpose::Other).await.unwrap();
+    connection.server_info().await.unwrap();
+    connection.rewrite_aof().await.unwrap();
+    gauges(&mut connection, &keys()).await.unwrap();
+    let mut store = RegistryStore::on(connection);
+    let loaded = store.load().await.unwrap();
+    // After a 410, and when a secret has expired.
+    let endpoint = store.get(&endpoint_id("ep_a")).await.unwrap().unwrap();
+    store.update(endpoint, &mark()).await.unwrap();
+    store.news(Some(&loaded.position)).await.unwrap();
+    let mut wait = ChangeWait::connect(redis).await.unwrap();
+    wait.wait(loaded.position.version, Duration::from_millis(1)).await.unwrap();
 }
 
 async fn registry(redis: &Redis) {
@@ -70,9 +145,6 @@ async fn registry(redis: &Redis) {
     store.pause_all(&mark()).await.unwrap();
     store.resume_all(&mark()).await.unwrap();
     store.get(&endpoint_id("ep_a")).await.unwrap();
-    let (position, _) = store.position().await.unwrap().unwrap();
-    let mut wait = ChangeWait::connect(redis).await.unwrap();
-    wait.wait(position.version, Duration::from_millis(1)).await.unwrap();
     store.create(endpoint("ep_b", "acc_1", "https://b.example/"), &mark()).await.unwrap();
     store.remove(&endpoint_id("ep_b"), None, &mark()).await.unwrap();
 }
@@ -138,11 +210,11 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     assert!(matches!(trimmed, Answer::Trimmed { .. }), "{trimmed:?}");
 }
 
-async fn inbox(redis: &Redis, owner: &Owner) {
-    let requests = Requests::new(redis.connect(Purpose::Wakeup).await.unwrap(), keys());
+async fn inbox(worker: &Redis, operator: &Redis, owner: &Owner) {
+    let requests = Requests::new(operator.connect(Purpose::Wakeup).await.unwrap(), keys());
     let asked = Asked::Release(endpoint_id("ep_a"), intent("pi_1"));
     let request = requests.ask(&asked, &mark()).await.unwrap();
-    let mut wakeup = Wakeup::new(redis.connect(Purpose::Wakeup).await.unwrap(), keys());
+    let mut wakeup = Wakeup::new(worker.connect(Purpose::Wakeup).await.unwrap(), keys());
     wakeup.wait(EntryId { ms: u64::MAX, seq: 0 }, EntryId::ZERO, Duration::from_secs(5)).await.unwrap();
     let inbox = Call::Inbox { term: owner.term.clone(), after: EntryId::ZERO, max: 10 };
     let Answer::Requests { requests: found } = owner.call(inbox).await else { panic!("no requests") };
@@ -154,8 +226,8 @@ async fn inbox(redis: &Redis, owner: &Owner) {
 async fn looks(redis: &Redis) {
     let mut connection = redis.connect(Purpose::Other).await.unwrap();
     gauges(&mut connection, &keys()).await.unwrap();
-    let mut queries = Queries::new(connection.clone(), keys());
-    assert_eq!(queries.appendfsync().await.unwrap(), None);
+    let mut queries = Queries::new(connection, keys());
+    assert_eq!(queries.settings().await.unwrap(), RedisSettings::default());
     let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
     assert_eq!(queries.count_dead(&everything).await.unwrap(), 1);
     assert_eq!(queries.dead(&everything, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
@@ -178,8 +250,4 @@ async fn looks(redis: &Redis) {
     let busy = queries.busy_endpoints(10).await.unwrap();
     queries.oldest(&busy).await.unwrap();
     queries.sample_record_bytes(&[id("20-0", "ep_a")]).await.unwrap();
-    let mut entries = Entries::new(connection, keys());
-    let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
-    entries.get(added).await.unwrap().unwrap();
-    entries.search(&event("evt_9", "acc_1", "pi_9").id, 10).await.unwrap();
 }

@@ -227,6 +227,8 @@ async fn the_doctor_names_what_is_wrong_and_fails() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("throws events and retries away"), "{said}");
+    assert!(said.contains("Redis serves whoever reaches it") && said.contains("doctor --print-acl"), "{said}");
+    assert!(said.contains("one value may be as long as 512.0 MiB"), "{said}");
     assert!(said.contains("no worker owns payment-intents") && said.contains("start a worker: herald serve"), "{said}");
 
     redis.command::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;

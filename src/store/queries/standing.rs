@@ -85,6 +85,14 @@ pub struct StreamLook {
     pub last_generated: EntryId,
 }
 
+/// Settings of the server that Herald's promises depend on and `INFO` does not tell. `None`: not told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RedisSettings {
+    pub appendfsync: Option<String>,
+    /// `proto-max-bulk-len`: the longest value that anybody may write.
+    pub longest_value_bytes: Option<u64>,
+}
+
 impl Queries {
     /// `None`: nobody owns the partition.
     pub async fn lease(&mut self) -> Result<Option<LeaseLook>, StoreError> {
@@ -109,15 +117,19 @@ impl Queries {
         self.stream_info(&key).await
     }
 
-    /// `None` where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.
-    pub async fn appendfsync(&mut self) -> Result<Option<String>, StoreError> {
+    /// Nothing where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.
+    pub async fn settings(&mut self) -> Result<RedisSettings, StoreError> {
         let mut command = redis::cmd("CONFIG");
-        command.arg("GET").arg("appendfsync");
-        match self.connection.query::<HashMap<String, String>>("ask how Redis syncs", &command).await {
-            Ok(mut found) => Ok(found.remove("appendfsync")),
-            Err(StoreError::Unavailable { subject, cause }) => Err(StoreError::Unavailable { subject, cause }),
-            Err(_) => Ok(None),
-        }
+        command.arg("GET").arg("appendfsync").arg("proto-max-bulk-len");
+        let mut found = match self.connection.query::<HashMap<String, String>>("ask for settings", &command).await {
+            Ok(found) => found,
+            Err(StoreError::Unavailable { subject, cause }) => {
+                return Err(StoreError::Unavailable { subject, cause });
+            }
+            Err(_) => return Ok(RedisSettings::default()),
+        };
+        let bulk = found.get("proto-max-bulk-len").and_then(|bytes| bytes.parse().ok());
+        Ok(RedisSettings { appendfsync: found.remove("appendfsync"), longest_value_bytes: bulk })
     }
 
     /// When the first entry was added that nobody has read, by its id, ms since 1970.

@@ -1,0 +1,40 @@
+//! Judges who gets to Redis, and with what. Pure, like [`findings`](super::findings), of which it is a part.
+
+use super::{findings::Findings, observe::Server};
+use crate::{cli::words::bytes, store::connection::Reach};
+
+/// No value of Herald's is near it, and one that long makes Redis wait for a moment. The default of 512 MB lets one entry fill
+/// the memory.
+const LONGEST_VALUE_BYTES: u64 = 16 << 20;
+
+pub fn judge(findings: &mut Findings, server: &Server) {
+    let mut is_well = true;
+    // Whoever may open a socket of the file system was let in by its permissions.
+    if server.lets_strangers_in == Some(true) && server.reach != Reach::Socket {
+        is_well = false;
+        findings.warn(
+            "security",
+            "Redis serves whoever reaches it, without a password: they can forge events and read every secret",
+            "give each its own user: herald doctor --print-acl; its last line shuts the others out",
+        );
+    }
+    if server.reach == Reach::Plain {
+        is_well = false;
+        findings.warn(
+            "security",
+            "the way to Redis is not encrypted: passwords, secrets and events can be read and changed on it",
+            "use rediss:// (tls-port of Redis), or a tunnel that ends on both machines",
+        );
+    }
+    if let Some(most) = server.settings.longest_value_bytes.filter(|most| *most > LONGEST_VALUE_BYTES) {
+        is_well = false;
+        findings.warn(
+            "security",
+            format!("one value may be as long as {}: a single entry of a producer can fill Redis", bytes(most)),
+            "redis-cli CONFIG SET proto-max-bulk-len 1mb, and put it into redis.conf",
+        );
+    }
+    if is_well {
+        findings.ok("security", "only users with a password get in, on a way that nobody else reads");
+    }
+}
