@@ -17,7 +17,8 @@ SECONDS ?= 60
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
-	cargo run --release -- demo $(ARGS)
+	@[ -e target/release/herald ] || echo "demo: building Herald, which takes some minutes the first time" >&2
+	@cargo run --quiet --release --locked -- demo $(ARGS)
 
 # What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
 bench: tools
@@ -32,10 +33,12 @@ bench-scale: tools
 test: setup check
 	cargo test --locked
 
-# What needs no test run: the form and the lints.
+# What needs no test run: the form, the lints and the dependencies.
 check: tools
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	@deploy/setup-checks
+	deploy/check-dependencies
 
 fmt:
 	cargo fmt

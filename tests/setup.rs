@@ -1,0 +1,108 @@
+//! What `deploy/setup` does to a machine, on one that is made up: every program that it calls is a script of the test.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    /// With what the script itself needs, and a package manager that notes what it is asked for.
+    fn new() -> Self {
+        let machine = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(machine.path("bin")).unwrap();
+        for tool in ["bash", "env", "rm", "tee", "chmod", "cat", "printf"] {
+            let real =
+                ["/usr/bin", "/bin"].iter().map(|folder| Path::new(folder).join(tool)).find(|path| path.exists());
+            std::os::unix::fs::symlink(real.expect(tool), machine.path("bin").join(tool)).unwrap();
+        }
+        machine.program("sudo", "exec \"$@\"");
+        machine.program("cargo", "");
+        let installs = r#"case "$*" in *install*)
+            echo "install: $*; may start: $([ -x "$POLICY_RC_D" ] && "$POLICY_RC_D"; echo $?)" >>"$NOTES"
+            for name in redis-server gcc g++; do case "$*" in *"$name"*) "$MADE/$name" ;; esac; done
+        esac"#;
+        machine.program("apt-get", installs);
+        fs::create_dir(machine.path("made")).unwrap();
+        for (package, program) in [("redis-server", "redis-server"), ("gcc", "cc"), ("g++", "c++")] {
+            let says = if program == "redis-server" { "echo 'Redis server v=7.0.15'" } else { ":" };
+            let target = machine.path("bin").join(program);
+            let body = format!("printf '#!/bin/sh\\n%s\\n' \"{says}\" >{t}; chmod 755 {t}", t = target.display());
+            machine.write(&machine.path("made").join(package), &body);
+        }
+        machine.program("systemctl", r#"echo "systemctl: $*" >>"$NOTES""#);
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, path: &Path, body: &str) {
+        fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn program(&self, name: &str, body: &str) {
+        self.write(&self.path("bin").join(name), body);
+    }
+
+    fn set_up(&self) -> Output {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/setup"));
+        command.env_clear().env("PATH", self.path("bin")).env("POLICY_RC_D", self.path("policy-rc.d"));
+        command.env("NOTES", self.path("notes")).env("MADE", self.path("made")).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    fn notes(&self) -> String {
+        fs::read_to_string(self.path("notes")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn what_is_installed_is_said_before_and_its_redis_never_starts() {
+    let machine = Machine::new();
+    let output = machine.set_up();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.starts_with("setup: this machine lacks redis-server gcc libc6-dev g++;"), "{said}");
+    assert!(said.contains("the service of the package redis-server stays off"), "{said}");
+    let notes = machine.notes();
+    assert!(notes.contains("redis-server gcc libc6-dev g++; may start: 101"), "{notes}");
+    assert!(notes.contains("systemctl: disable --now redis-server"), "{notes}");
+    assert!(!machine.path("policy-rc.d").exists(), "the machine's own policy is as it was");
+
+    let again = machine.set_up();
+    assert!(again.status.success() && again.stderr.is_empty(), "nothing is missing now");
+    assert_eq!(machine.notes(), notes);
+}
+
+#[test]
+fn a_redis_that_was_there_before_is_left_alone() {
+    let machine = Machine::new();
+    machine.program("redis-server", "echo 'Redis server v=7.2.4'");
+    assert!(machine.set_up().status.success());
+    let notes = machine.notes();
+    assert!(notes.contains("gcc libc6-dev g++; may start: 1"), "{notes}");
+    assert!(!notes.contains("systemctl"), "{notes}");
+}
+
+#[test]
+fn a_policy_of_the_machines_own_stays() {
+    let machine = Machine::new();
+    machine.write(&machine.path("policy-rc.d"), "exit 104");
+    assert!(machine.set_up().status.success());
+    assert!(machine.notes().contains("may start: 104"), "{}", machine.notes());
+    assert!(machine.path("policy-rc.d").exists());
+}
+
+#[test]
+fn an_install_that_fails_leaves_no_policy_behind() {
+    let machine = Machine::new();
+    machine.program("apt-get", "exit 100");
+    assert!(!machine.set_up().status.success());
+    assert!(!machine.path("policy-rc.d").exists());
+}
