@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    clock,
     config::{Config, Start},
     dispatch::{
         breaker::BreakerSettings,
@@ -20,11 +21,14 @@ use crate::{
         worker::{Parts, Worker},
     },
     facts::retry::RetryPolicy,
-    registry::Registry,
+    registry::{Registry, sweep},
     sender::{Sender, SenderConfig, certificates_from_pem},
     service,
     store::{self, connection::Redis, keys::PartitionKeys},
-    telemetry::{metrics::Metrics, readiness::Readiness},
+    telemetry::{
+        metrics::Metrics,
+        readiness::{BEAT_EVERY, Readiness},
+    },
     tls::install_crypto_provider,
 };
 
@@ -68,14 +72,20 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
+    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), rest.clone()));
     let following = tokio::spawn(registry.run(redis, rest.clone()));
-    let serving = tokio::spawn(service::serve(socket, readiness, metrics, rest.clone()));
-    let worked = work(Worker::new(parts).context("cannot start the threads for attempts")?, cancel).await;
+    let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
+        .context("cannot start the service's thread")?;
+    let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
+    let worked = work(worker, readiness, cancel).await;
     rest.cancel();
-    for (task, what) in [(following, "the registry's follower"), (serving, "the service")] {
+    for (task, what) in [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")] {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
         }
+    }
+    if serving.await.is_err() {
+        warn!("the service failed");
     }
     worked?;
     info!("herald has stopped");
@@ -84,10 +94,11 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for
 /// each question and each answer, and whatever else this process does keeps neither from its turn.
-async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
+async fn work(worker: Worker, readiness: Readiness, cancel: CancellationToken) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the worker's runtime")?;
     let (ends, ended) = oneshot::channel();
     let run = move || {
+        runtime.spawn(beat(readiness));
         runtime.block_on(worker.run(cancel));
         // Who waits for it may be gone.
         let _ = ends.send(());
@@ -96,6 +107,15 @@ async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
     ended.await.context(
         "the worker's thread has panicked, for the reason that stands above: nothing is lost, start Herald again",
     )
+}
+
+/// Shows that this thread gets its turn, as long as it does.
+async fn beat(readiness: Readiness) {
+    let mut tick = tokio::time::interval(BEAT_EVERY);
+    loop {
+        tick.tick().await;
+        readiness.beat(clock::now());
+    }
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {

@@ -1,7 +1,8 @@
 //! The small HTTP service beside the dispatcher: `/healthz`, `/readyz` and `/metrics`, for probes and scrapers.
-//! Shows no payload and no secret, changes nothing, asks for no token.
+//! Shows no payload and no secret, changes nothing, asks for no token. Runs on a thread of its own: whoever is asked about
+//! must not be needed for the answer.
 
-use std::time::Duration;
+use std::{collections::VecDeque, io, thread, time::Duration};
 
 use axum::{
     Json, Router,
@@ -11,11 +12,16 @@ use axum::{
     routing::get,
 };
 use hyper::server::conn::http1;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    runtime::Builder,
+    sync::oneshot,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,12 +34,19 @@ use crate::{
     },
 };
 
-/// Connections at once. A few probes and scrapers need a handful; the rest waits in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
+/// What one may take of the service.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections at once. A few probes and scrapers need a handful. One more ends the oldest, which has asked for nothing
+    /// yet or does not read: whoever asks is answered from memory at once.
+    connections: usize,
+    /// Until the head of its request is here.
+    head: Duration,
+    /// A connection's whole life. Each carries one request, so only a peer that crawls gets here.
+    whole: Duration,
+}
 
-/// A connection's whole life. Each carries one request that is answered from memory, so only a peer that crawls gets here,
-/// and none can keep a place for longer.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(2), whole: Duration::from_secs(10) };
 
 /// What open connections get after `shutdown`, for an answer that is on its way.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -47,16 +60,47 @@ struct Shared {
     metrics: Metrics,
 }
 
-/// Serves until `shutdown`. Cancel it last: while the worker drains, `/readyz` has to say so.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, shutdown: CancellationToken) {
-    let router = router(Shared { readiness, metrics });
+/// Serves on a thread of its own until `shutdown`; the answer tells of its end. Cancel it last: while the worker drains,
+/// `/readyz` has to say so.
+pub fn start(
+    listener: std::net::TcpListener,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> io::Result<oneshot::Receiver<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(serve(listener, LIMITS, Shared { readiness, metrics }, shutdown));
+        // Who waits for it may be gone.
+        let _ = ends.send(());
+    };
+    thread::Builder::new().name("service".to_owned()).spawn(run)?;
+    Ok(ended)
+}
+
+async fn serve(listener: TcpListener, limits: Limits, shared: Shared, shutdown: CancellationToken) {
+    let router = router(shared);
     let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::with_capacity(limits.connections);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    oldest_first.retain(|connection| !connection.is_finished());
+                    if oldest_first.len() >= limits.connections
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    oldest_first.push_back(connections.spawn(connection(stream, limits, router.clone())));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the service cannot accept a connection; it tries again");
                     sleep(ACCEPT_PAUSE).await;
@@ -70,11 +114,13 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics
 }
 
 /// One request, one answer. A peer that breaks off is its own affair.
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, limits: Limits, router: Router) {
     let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(CONNECTION_TIME, served).await {
+    match timeout(limits.whole, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the service broke off"),
         Err(_) => tracing::debug!("a connection to the service took too long"),
@@ -142,10 +188,15 @@ mod tests {
     }
 
     async fn served() -> Served {
+        served_within(LIMITS).await
+    }
+
+    async fn served_within(limits: Limits) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
-        let task = tokio::spawn(serve(listener, readiness.clone(), metrics.clone(), shutdown.clone()));
+        let shared = Shared { readiness: readiness.clone(), metrics: metrics.clone() };
+        let task = tokio::spawn(serve(listener, limits, shared, shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
 
@@ -183,6 +234,28 @@ mod tests {
         assert!(status == 503 && body.contains("draining"), "{status} {body}");
     }
 
+    /// The thread of this test is the worker that hangs: it waits for the answer and does nothing else.
+    #[test]
+    fn a_worker_that_hangs_is_told_of_by_another_thread() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
+        readiness.set_redis(true);
+        let ended = start(listener, readiness.clone(), Metrics::new(), shutdown.clone()).unwrap();
+        let ask = || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();
+            io::read_to_string(stream).unwrap()
+        };
+        readiness.beat(clock::now());
+        assert!(ask().starts_with("HTTP/1.1 200"));
+        readiness.beat(clock::now() - crate::telemetry::readiness::SILENT_AFTER);
+        assert!(ask().contains("the worker's thread hangs"));
+        shutdown.cancel();
+        ended.blocking_recv().unwrap();
+    }
+
     #[tokio::test]
     async fn metrics_come_as_openmetrics() {
         let served = served().await;
@@ -203,6 +276,32 @@ mod tests {
             assert_eq!((status, kind.as_str()), (expected, "application/problem+json"), "{method} {path}");
             assert_eq!(body["status"], expected);
         }
+    }
+
+    #[tokio::test]
+    async fn three_hundred_idle_connections_do_not_keep_a_probe_waiting() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let served = served_within(Limits { head: HOUR, whole: HOUR, ..LIMITS }).await;
+        let mut idle = Vec::new();
+        for n in 0..300 {
+            let mut stream = TcpStream::connect(served.address).await.unwrap();
+            if n % 2 == 0 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nx-never: ").await.unwrap();
+            }
+            idle.push(stream);
+        }
+        assert_eq!(served.ask("GET", "/healthz").await.0, 200);
+        // The oldest made room for it.
+        assert_eq!(idle[1].read(&mut [0]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_ends_its_connection() {
+        let served = served_within(Limits { head: Duration::from_millis(1), ..LIMITS }).await;
+        let mut silent = TcpStream::connect(served.address).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = silent.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
     }
 
     #[tokio::test]

@@ -262,6 +262,64 @@ fn an_export_comes_back_whole_after_everything_is_gone() {
 }
 
 #[test]
+fn an_import_refuses_the_secrets_that_create_refuses() {
+    let cli = Cli::start();
+    let (_, secret) = cli.create(&[]);
+    let export = cli.run(&["endpoint", "export"]).ok().stdout;
+    let import = [&["endpoint", "import", "-", "--yes"], &WHO[..]].concat();
+    let create = ["endpoint", "create", "--account", "a", "--url", "https://1.1.1.1/"];
+    for weak in ["short", "aaaaaaaaaaaaaaaaaaaaaaaa"] {
+        cli.run(&[&create[..], &["--secret", weak], &WHO[..]].concat()).failed(4, "signatures can be forged");
+        cli.fed(&import, &export.replace(&secret, weak)).failed(4, "signatures can be forged");
+    }
+    cli.fed(&import, &export.replace(&secret, "a-secret-of-its-own")).ok();
+}
+
+#[test]
+fn an_expired_secret_leaves_with_the_next_export_and_import() {
+    let cli = Cli::start();
+    let (id, old) = cli.create(&[]);
+    let rotate = ["endpoint", "rotate-secret", &id, "--overlap", "24h"];
+    let new = cli.run(&[&rotate[..], &WHO[..]].concat()).ok().json()["secret"].as_str().unwrap().to_owned();
+    let mut export: Value = cli.run(&["endpoint", "export"]).ok().json();
+    assert!(export.to_string().contains(&old));
+    export["endpoints"][0]["secrets"][0]["expires_at_ms"] = 1.into();
+    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), &export.to_string()).ok();
+    let export = cli.run(&["endpoint", "export"]).ok().stdout;
+    assert!(export.contains(&new) && !export.contains(&old));
+}
+
+#[test]
+fn no_endpoint_gets_the_header_of_a_metadata_service() {
+    let cli = Cli::start();
+    let create = ["endpoint", "create", "--account", "a", "--url", "https://1.1.1.1/"];
+    for header in ["Metadata-Flavor: Google", "x-aws-ec2-metadata-token: geheim", "Authorization: Bearer Oracle"] {
+        let refused = cli.run(&[&create[..], &["--header", header], &WHO[..]].concat());
+        refused.failed(4, "opens metadata services");
+        assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
+    }
+    let twice = ["--header", "x-shop: 1", "--header", "X-Shop: 2"];
+    cli.run(&[&create[..], &twice, &WHO[..]].concat()).failed(4, "stands twice");
+}
+
+#[test]
+fn what_strangers_wrote_steers_no_terminal_in_any_form() {
+    let cli = Cli::start();
+    let reason = "a\u{202e}b\u{9b}31m\u{7f}";
+    let (id, _) = cli.create(&[]);
+    let mut export = cli.run(&["endpoint", "export"]).ok().json();
+    export["endpoints"][0]["status"] = serde_json::json!({"state": "paused", "by": "b", "why": reason, "at_ms": 1});
+    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), &export.to_string()).ok();
+    for format in ["table", "json", "jsonl"] {
+        let shown = cli.run(&["endpoint", "show", &id, "-o", format]).ok();
+        let all = format!("{}{}", shown.stdout, shown.stderr);
+        assert!(!all.contains(['\u{202e}', '\u{9b}', '\u{7f}']), "{all:?}");
+    }
+    let shown = cli.run(&["endpoint", "show", &id]).ok().json();
+    assert!(shown.to_string().contains(reason), "a program still reads what was written: {shown}");
+}
+
+#[test]
 fn a_url_that_leads_inside_is_refused_with_its_remedy() {
     let cli = Cli::start();
     for (url, says) in [

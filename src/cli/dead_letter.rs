@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     CliError, Consent, Context, Format, Go,
     asking::{Asking, BATCH, Done},
-    duration, note, words,
+    duration, json_line, note, words,
 };
 use crate::{
     facts::{
@@ -356,7 +356,7 @@ async fn export(context: &Context, filter: &Filter, limit: Option<u64>) -> anyho
                 break;
             }
             written += 1;
-            context.output.text(&serde_json::to_string(&view(letter))?)?;
+            context.output.text(&json_line(&view(letter))?)?;
         }
         if written == limit {
             break;

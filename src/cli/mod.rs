@@ -30,7 +30,7 @@ pub use self::{
     args::{Change, Consent, Globals, Go, duration},
     context::Context,
     exit::{CliError, ExitCode},
-    output::{Format, List, Output, cell, instant, note, when},
+    output::{Format, List, Output, cell, instant, json_line, note, when},
 };
 use crate::{app, demo, doctor, loadtest, telemetry::logging};
 
@@ -96,16 +96,18 @@ pub fn main() -> process::ExitCode {
             done
         },
     );
-    match done {
-        Ok(()) => ExitCode::Done.into(),
+    let code = match done {
+        Ok(()) => ExitCode::Done,
         Err(error) => {
             let code = code_of(&error);
             if code != ExitCode::Done {
                 note(format_args!("error: {}", message_of(&error)));
             }
-            code.into()
+            code
         }
-    }
+    };
+    logging::flush();
+    code.into()
 }
 
 /// How the arguments are read, without running anything: for tests.

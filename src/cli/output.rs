@@ -10,7 +10,10 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::exit::OutputClosed;
-use crate::facts::text::steers;
+use crate::{
+    facts::text::{escaped_json, steers},
+    telemetry::logging,
+};
 
 /// Rows that a table collects before it is printed: columns get their widths from these, and memory stays bounded.
 const TABLE_ROWS: usize = 1000;
@@ -44,8 +47,8 @@ impl Output {
     /// One thing: its JSON, or its fields as a table of names and values.
     pub fn one(self, value: &impl Serialize, fields: &[(&str, String)]) -> anyhow::Result<()> {
         match self.format {
-            Format::Json => self.text(&serde_json::to_string_pretty(value)?),
-            Format::Jsonl => self.text(&serde_json::to_string(value)?),
+            Format::Json => self.text(&escaped_json(&serde_json::to_string_pretty(value)?)),
+            Format::Jsonl => self.text(&json_line(value)?),
             Format::Table => {
                 let mut table = plain_table();
                 for (name, text) in fields {
@@ -91,7 +94,14 @@ pub fn even_unread(printed: anyhow::Result<()>) -> anyhow::Result<()> {
 pub fn note(text: impl Display) {
     // What strangers said stands in it too; only its lines are our own.
     let text = text.to_string().split('\n').map(cell).collect::<Vec<_>>().join("\n");
-    let _ = writeln!(io::stderr(), "{text}");
+    if !logging::say(&text) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
+/// One line of JSON. A terminal shows it too, so it steers none.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped_json(&serde_json::to_string(value)?).into_owned())
 }
 
 enum State {
@@ -112,10 +122,10 @@ impl List {
     /// `cells` is asked only for a table.
     pub fn push(&mut self, value: &impl Serialize, cells: impl FnOnce() -> Vec<String>) -> anyhow::Result<()> {
         match self.output.format {
-            Format::Jsonl => self.output.text(&serde_json::to_string(value)?)?,
+            Format::Jsonl => self.output.text(&json_line(value)?)?,
             Format::Json => {
                 let before = if matches!(self.state, State::Empty) { "[\n" } else { ",\n" };
-                self.output.raw(format!("{before}{}", serde_json::to_string(value)?).as_bytes())?;
+                self.output.raw(format!("{before}{}", json_line(value)?).as_bytes())?;
                 self.state = State::Begun;
             }
             Format::Table => {

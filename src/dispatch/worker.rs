@@ -255,15 +255,20 @@ impl Worker {
             self.metrics.attempt_ended(&attempted.report.outcome, took);
             self.partition.attempted(now, token, attempted);
         }
-        self.readiness.progress(clock::now());
     }
 
     fn heard(&mut self, answer: &Result<Answer, Failure>) {
         match answer {
-            Err(_) => self.metrics.redis_error(),
-            Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
-            Ok(Answer::Entries { entries, .. }) if !entries.is_empty() => self.readiness.progress(clock::now()),
-            Ok(_) => {}
+            Err(_) => {
+                self.metrics.redis_error();
+                self.readiness.refused(clock::now());
+            }
+            Ok(answer) => {
+                self.readiness.carried_out();
+                if let Answer::Settled { .. } = answer {
+                    self.readiness.progress(clock::now());
+                }
+            }
         }
     }
 
@@ -285,7 +290,14 @@ impl Worker {
         let overdue = numbers.oldest_due_ms.is_some_and(|at| at + 1_000 < numbers.now_ms);
         // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
         let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
-        self.readiness.backlog(is_ours && (numbers.behind > 0 || overdue), clock::now());
+        // What is claimed and out waits for its receiver, no longer than an attempt may take.
+        let in_flight = self.partition.tally().in_flight as u64;
+        let is_waiting = numbers.behind + numbers.pending > 0 || overdue || numbers.claimed > in_flight;
+        self.readiness.backlog(is_ours && is_waiting, clock::now());
+        if self.partition.is_standby() {
+            // It asks for nothing, so nothing is refused.
+            self.readiness.carried_out();
+        }
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.look_at_foreign(numbers.slowest_foreign);

@@ -1,9 +1,34 @@
 //! What a stranger's text must not do to whoever reads it on a terminal, in a log or on a page.
 
+use std::{borrow::Cow, fmt::Write};
+
 /// Control characters, line separators and what turns the direction of writing.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes what steers as `\u` and its four digits: in JSON the same string, in any other text at least harmless. What
+/// `keep` names stays. Everything that [`steers`] has at most four digits.
+pub fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let is_bad = |c: char| steers(c) && !keep(c);
+    if !text.chars().any(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_bad(c) {
+            true => write!(clean, "\\u{:04x}", u32::from(c)).expect("a String takes every write"),
+            false => clean.push(c),
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// JSON as a library writes it, without what steers. Between its strings a line feed is the only such character, and within
+/// them the library has escaped those below a blank; the others (DEL, C1, the direction of writing) it leaves as they are.
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    escaped(json, |c| c == '\n')
 }
 
 #[cfg(test)]
@@ -14,5 +39,17 @@ mod tests {
     fn what_moves_a_cursor_or_turns_the_writing_is_told_from_letters() {
         assert!("\x1b\n\u{9b}\u{61c}\u{200f}\u{2028}\u{202e}\u{2066}".chars().all(steers));
         assert!(!"aäא字 \u{200d}".chars().any(steers));
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_and_loses_what_steers() {
+        let value = serde_json::json!({ "a\u{202e}": "x\u{7f}\u{9b}31m\u{2028}\u{61c}y\n\u{1b}[2J 字", "b": [1, "ä"] });
+        for json in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
+            let clean = escaped_json(&json);
+            assert!(clean.chars().all(|c| c == '\n' || !steers(c)), "{clean:?}");
+            assert!(clean.contains("字") && clean.contains(r"\u009b31m"), "{clean}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&clean).unwrap(), value);
+        }
+        assert!(matches!(escaped_json(r#"{"a":"ä"}"#), Cow::Borrowed(_)));
     }
 }

@@ -1,17 +1,46 @@
 //! Structured logs on stderr: text on a terminal, one JSON object a line elsewhere. stdout belongs to data.
+//! [`lines`](super::lines) writes them, so that no thread waits for who reads the log; [`allowance`](super::allowance) keeps
+//! a flood of equal ones out.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fs::File,
     io::{self, IsTerminal},
+    os::fd::AsFd,
+    panic::{self, PanicHookInfo},
     str::FromStr,
+    sync::{LazyLock, OnceLock},
+    thread,
+    time::{Duration, Instant},
 };
 
-use tracing::Subscriber;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use prometheus_client::metrics::counter::Counter;
+use tracing::{Subscriber, error, warn};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt};
+
+use super::{
+    allowance::{Allowance, LeftOut, SPAN},
+    lines::{Colours, Lines},
+};
+
+/// What the last lines of a process may wait for their reader. A log that hangs must not keep a worker from ending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Of this process, like the logger itself.
+static LINES: OnceLock<Lines> = OnceLock::new();
+static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     #[error("cannot start logging: a logger is set in this process already")]
     AlreadySet,
+    #[error("cannot start logging: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Lines that found no room, for `/metrics`.
+pub fn dropped_lines() -> Counter {
+    DROPPED.clone()
 }
 
 /// Which events are logged: a level, and `TARGET=LEVEL` after commas. Checked when it is made.
@@ -57,30 +86,79 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Logs to stderr from here on. Call it once, before the first task starts.
+/// Logs to stderr from here on, panics as well. Call it once, before the first task starts, and [`flush`] at the end.
 pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), LoggingError> {
     let on_terminal = io::stderr().is_terminal();
-    let set = match (format, on_terminal) {
-        (LogFormat::Text, _) | (LogFormat::Auto, true) => {
-            tracing::subscriber::set_global_default(text(filter, io::stderr, on_terminal))
-        }
-        (LogFormat::Json, _) | (LogFormat::Auto, false) => {
-            tracing::subscriber::set_global_default(json(filter, io::stderr))
-        }
+    let is_text = matches!((format, on_terminal), (LogFormat::Text, _) | (LogFormat::Auto, true));
+    // https://no-color.org: set to anything but nothing.
+    let has_colours = is_text && on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = if has_colours { Colours::Own } else { Colours::None };
+    // Past the lock of the standard library's own handle: a write that hangs must not hold it.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let allowance = Allowance::default();
+    let (counted, mut told) = (allowance.clone(), 0);
+    let tell = move |_: Instant| tell(&counted.take_left_out(), &mut told);
+    let lines = Lines::start(stderr, colours, dropped_lines(), SPAN, tell)?;
+    let writer = lines.clone();
+    let set = match is_text {
+        true => tracing::subscriber::set_global_default(text(filter, writer, has_colours).with(allowance)),
+        false => tracing::subscriber::set_global_default(json(filter, writer).with(allowance)),
     };
-    set.map_err(|_| LoggingError::AlreadySet)
+    set.map_err(|_| LoggingError::AlreadySet)?;
+    LINES.set(lines).map_err(|_| LoggingError::AlreadySet)?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
 }
 
-fn text<W>(filter: &LogFilter, writer: W, on_terminal: bool) -> impl Subscriber + Send + Sync + use<W>
+/// Says something through the log's own way, if there is a log. Whoever says it on stderr itself could wait for ever.
+pub fn say(text: &str) -> bool {
+    let Some(lines) = LINES.get() else { return false };
+    text.lines().for_each(|line| lines.put(line));
+    true
+}
+
+/// What was logged is written when this returns, or its reader did not take it in time.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_WORDS);
+    }
+}
+
+/// Once a minute: what is not in the log.
+fn tell(left_out: &[LeftOut], told: &mut u64) {
+    for LeftOut { file, line, lines } in left_out {
+        warn!(file, line, lines, "left out lines like others of the last minute; the metrics count what they told of");
+    }
+    let dropped = DROPPED.get();
+    if dropped > *told {
+        warn!(lines = dropped - *told, "dropped lines of the log: whoever reads it was too slow");
+        *told = dropped;
+    }
+}
+
+/// The usual one writes to stderr itself, and a thread that panics would wait for a log that hangs.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let why = text.unwrap_or("(no text)");
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => error!(thread, location, %trace, "panic: {why}"),
+        _ => error!(thread, location, "panic: {why}"),
+    }
+}
+
+fn text<W>(filter: &LogFilter, writer: W, has_colours: bool) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // https://no-color.org: set to anything but nothing.
-    let colours = on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&filter.0))
         .with_writer(writer)
-        .with_ansi(colours)
+        .with_ansi(has_colours)
         // When stderr itself is broken there is nobody left to tell, and telling would panic.
         .log_internal_errors(false)
         .finish()

@@ -13,6 +13,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::logging;
 use crate::facts::{
     outcome::{LocalCause, Outcome},
     retry::DeadReason,
@@ -82,6 +83,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("herald");
         let r = &mut registry;
+        r.register("log_lines_dropped", "Lines of the log that nobody read in time", logging::dropped_lines());
         let inner = Inner {
             entries_read: counter(r, "entries_read", "Entries taken from the stream"),
             deliveries: by_outcome(r),
@@ -357,6 +359,7 @@ mod tests {
             "herald_redis_errors_total 0",
             "herald_bad_items_total 0",
             "herald_foreign_entries_claimed_total 0",
+            "herald_log_lines_dropped_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -1,5 +1,6 @@
-//! Whether this worker should be trusted with traffic, and why not. The engine reports, `/readyz` asks.
-//! Reads no clock and decides nothing else: a worker that is not ready goes on working.
+//! Whether this worker should be trusted with traffic, and why not. The engine reports, `/readyz` asks from a thread of its
+//! own, so that a thread that hangs is noticed and not waited for. Reads no clock and decides nothing else: a worker that is
+//! not ready goes on working.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,6 +11,14 @@ use std::{
 /// take-over (5 s) together, short enough for a pager.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
+/// How often the worker's thread says that it gets its turn, and after how long a silence it is taken to hang: shorter
+/// than the default lease, longer than a busy machine lets a thread wait.
+pub const BEAT_EVERY: Duration = Duration::from_millis(500);
+pub const SILENT_AFTER: Duration = Duration::from_secs(4);
+
+/// For so long Redis may refuse or lose every call of the worker: a failover and the first tries after it.
+pub const REFUSED_AFTER: Duration = Duration::from_secs(5);
+
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<State>>);
@@ -18,6 +27,10 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     redis: bool,
     draining: bool,
+    /// When the worker's thread last had its turn; none before its first.
+    beat_at: Option<Instant>,
+    /// Since when no call of the worker was carried out.
+    refused_since: Option<Instant>,
     /// Since when there is a backlog that this worker, as the owner, has to move.
     backlog_since: Option<Instant>,
     progressed_at: Option<Instant>,
@@ -39,7 +52,22 @@ impl Readiness {
         self.lock().draining = true;
     }
 
-    /// Something was read, sent or settled.
+    /// The worker's thread had its turn.
+    pub fn beat(&self, at: Instant) {
+        self.lock().beat_at = Some(at);
+    }
+
+    /// A call of the worker was carried out.
+    pub fn carried_out(&self) {
+        self.lock().refused_since = None;
+    }
+
+    /// A call of the worker was refused, failed or got lost.
+    pub fn refused(&self, at: Instant) {
+        self.lock().refused_since.get_or_insert(at);
+    }
+
+    /// Something that was owed became durable. What was only read or sent may come again, for ever.
     pub fn progress(&self, at: Instant) {
         self.lock().progressed_at = Some(at);
     }
@@ -67,9 +95,12 @@ impl State {
         // A backlog that came after a quiet night has not stalled since the last progress of the evening.
         let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
         let stalled = still_since.is_some_and(|since| now.saturating_duration_since(since) >= STALLED_AFTER);
+        let lasts = |since: Option<Instant>, long| since.is_some_and(|at| now.saturating_duration_since(at) >= long);
         let reasons: Vec<_> = [
             (self.draining, "draining: the worker is shutting down"),
+            (lasts(self.beat_at, SILENT_AFTER), "the worker's thread hangs or gets no processor"),
             (!self.redis, "Redis does not answer"),
+            (lasts(self.refused_since, REFUSED_AFTER), "Redis carries out nothing that the worker asks: see the log"),
             (stalled, "there is a backlog and nothing moves"),
         ]
         .into_iter()
@@ -131,6 +162,32 @@ mod tests {
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
         readiness.backlog(false, now + 2 * STALLED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Ok(()));
+    }
+
+    #[test]
+    fn a_thread_that_gets_no_turn_is_not_ready() {
+        let now = clock::now();
+        let readiness = with_redis();
+        assert_eq!(readiness.verdict(now + SILENT_AFTER), Ok(()), "it has not begun");
+        readiness.beat(now);
+        assert_eq!(readiness.verdict(now + SILENT_AFTER - Duration::from_millis(1)), Ok(()));
+        assert!(readiness.verdict(now + SILENT_AFTER).unwrap_err()[0].contains("thread hangs"));
+        readiness.beat(now + SILENT_AFTER);
+        assert_eq!(readiness.verdict(now + SILENT_AFTER), Ok(()));
+    }
+
+    #[test]
+    fn a_redis_that_only_answers_questions_is_not_ready() {
+        let now = clock::now();
+        let readiness = with_redis();
+        readiness.refused(now);
+        readiness.refused(now + REFUSED_AFTER / 2);
+        assert_eq!(readiness.verdict(now + REFUSED_AFTER - Duration::from_millis(1)), Ok(()));
+        assert!(readiness.verdict(now + REFUSED_AFTER).unwrap_err()[0].contains("carries out nothing"));
+        readiness.carried_out();
+        assert_eq!(readiness.verdict(now + 2 * REFUSED_AFTER), Ok(()));
+        readiness.refused(now + 2 * REFUSED_AFTER);
+        assert_eq!(readiness.verdict(now + 2 * REFUSED_AFTER), Ok(()), "it counts anew");
     }
 
     #[test]

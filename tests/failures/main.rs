@@ -8,6 +8,7 @@ mod hostile;
 mod isolation;
 mod redis_trouble;
 mod smoke;
+mod watched;
 
 #[path = "../support/merchants.rs"]
 mod merchants;

@@ -68,6 +68,15 @@ impl Setup {
     }
 
     pub fn start(&self) -> Herald {
+        self.start_with(None)
+    }
+
+    /// Its log goes there and into no file.
+    pub fn start_logging_to(&self, stderr: impl Into<Stdio>) -> Herald {
+        self.start_with(Some(stderr.into()))
+    }
+
+    fn start_with(&self, stderr: Option<Stdio>) -> Herald {
         let folder = tempfile::tempdir().expect("a scratch folder can be made");
         let file = folder.path().join("herald.toml");
         fs::write(&file, &self.toml).expect("the scratch folder can be written to");
@@ -79,7 +88,7 @@ impl Setup {
         command.env("HERALD_CONFIG", &file).env("RUST_BACKTRACE", "1");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let output = log.try_clone().expect("a file can be cloned");
-        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        command.stdin(Stdio::null()).stdout(output).stderr(stderr.unwrap_or_else(|| log.into()));
         Herald { child: command.spawn().expect("herald starts"), listen, folder }
     }
 }
