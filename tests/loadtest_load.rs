@@ -113,9 +113,9 @@ impl Stage {
     }
 
     async fn register(&self) {
-        let Receivers { address, misnamed, .. } = self.receivers;
         let all = 0..self.population.len();
-        let endpoints: Vec<Endpoint> = self.population.endpoints(all, address, misnamed, clock::wall_ms()).collect();
+        let doors = &self.receivers.doors;
+        let endpoints: Vec<Endpoint> = self.population.endpoints(all, doors, clock::wall_ms()).collect();
         let mark = Mark { by: "loadtest".into(), why: "the test".into(), at_ms: clock::wall_ms() };
         let mut registry = RegistryStore::connect(&self.redis.redis()).await.unwrap();
         registry.import(endpoints, None, &mark).await.unwrap();
@@ -331,7 +331,7 @@ impl Cheat {
                 bodies.push(body);
             }
         }
-        let line = TcpStream::connect(stage.receivers.address).await.unwrap();
+        let line = TcpStream::connect(stage.receivers.doors.plain).await.unwrap();
         Self { stage, bodies, line }
     }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     faults::FaultSpec,
     prove::ProveArgs,
-    scenario::{Arrivals, Load, Profile, ProfileShare, Scenario, Stage},
+    scenario::{Arrivals, Failure, Load, Often, Profile, ProfileShare, Scenario, Stage},
     scenarios,
 };
 use crate::cli::{CliError, duration};
@@ -22,7 +22,7 @@ const TARGET: &str = "Target";
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 everything was kept, 1 the load test itself failed, 2 usage, 4 refused, 99 a promise or a \
                   threshold was broken.\nFaults: kill-worker, pause-worker, restart-redis, partition-redis, fill-redis, \
-                  destroy-group, written NAME@AT[:FOR][/EVERY][*TIMES],\nfor example kill-worker@10s, pause-worker@5s:8s, \
+                  destroy-group, change-urls, block-logs, written NAME@AT[:FOR][/EVERY][*TIMES],\nfor example kill-worker@10s, pause-worker@5s:8s, \
                   kill-worker@5s/4s*3 or restart-redis@random*2. See docs/loadtest.md."
 )]
 pub struct LoadtestArgs {
@@ -249,7 +249,7 @@ fn with_healthy_rest(named: &[ProfileShare]) -> Vec<ProfileShare> {
     let rest = 1.0 - named.iter().map(|share| share.share).sum::<f64>();
     let has_healthy = named.iter().any(|share| matches!(share.profile, Profile::Healthy { .. }));
     let healthy = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
-    let healthy = (rest > 0.0 && !has_healthy).then_some(ProfileShare { share: rest, profile: healthy });
+    let healthy = (rest > 0.0 && !has_healthy).then(|| ProfileShare::of(rest, healthy));
     named.iter().cloned().chain(healthy).collect()
 }
 
@@ -288,17 +288,31 @@ fn profile(text: &str) -> Result<ProfileShare, String> {
         let names: Vec<&str> = known.iter().map(Profile::name).collect();
         format!("there is no profile {name:?}; there are {}", names.join(", "))
     })?;
-    Ok(ProfileShare { share, profile })
+    Ok(ProfileShare::of(share, profile))
 }
 
-fn usual_profiles() -> [Profile; 13] {
+fn usual_profiles() -> [Profile; 16] {
     let ms = Duration::from_millis;
     [
         Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO },
         Profile::Slow { after: ms(1_000) },
         Profile::Hanging,
         Profile::Flaky { p: 0.3 },
-        Profile::Healing { at: ms(5_000) },
+        Profile::Imperfect {
+            after: ms(10),
+            failure: Failure::Status503,
+            often: Often::Random { p: 0.1 },
+            goodput: 0.8,
+        },
+        Profile::Fleeting {
+            after: ms(10),
+            rtt: Duration::ZERO,
+            http2: false,
+            requests: Some(12),
+            idle: None,
+            reload: None,
+        },
+        Profile::Healing { at: ms(5_000), after: Duration::ZERO },
         Profile::Failing,
         Profile::Throttling { retry_after: ms(1_000) },
         Profile::Gone { after: 20 },
@@ -306,6 +320,7 @@ fn usual_profiles() -> [Profile; 13] {
         Profile::Resetting,
         Profile::Truncating,
         Profile::HugeBody,
+        Profile::Flooding,
         Profile::BrokenTls,
     ]
 }

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     faults::{Fault, Planned, Wanted},
     house::{End, Hit, House},
+    ledger::Ledger,
+    registration::Registration,
     result::{FaultMark, Missed, MissedFault},
 };
 use crate::clock;
@@ -52,8 +54,20 @@ impl Held {
 fn disturbs_producers(fault: Fault) -> bool {
     match fault {
         Fault::RestartRedis | Fault::FillRedis => true,
-        Fault::KillWorker | Fault::PauseWorker | Fault::PartitionRedis | Fault::DestroyGroup => false,
+        Fault::KillWorker
+        | Fault::PauseWorker
+        | Fault::PartitionRedis
+        | Fault::DestroyGroup
+        | Fault::ChangeUrls
+        | Fault::BlockLogs => false,
     }
+}
+
+/// What faults have to do with, beside the house.
+pub struct Scene<'a> {
+    pub house: &'a House,
+    pub registration: &'a Registration<'a>,
+    pub ledger: &'a Ledger,
 }
 
 /// When the load began, and what ends its faults before their time.
@@ -76,7 +90,7 @@ pub struct Performed {
 
 /// Returns when each has happened, or was left out because its load was over before. What holds then ends at once.
 pub async fn perform<'p>(
-    house: &House,
+    scene: &Scene<'_>,
     planned: &'p [Planned],
     course: &Course<'_>,
     held: &Held,
@@ -89,7 +103,7 @@ pub async fn perform<'p>(
         let name = planned.fault.name();
         held.begin(planned.fault);
         say(planned.at, name.to_owned());
-        let hit = act(house, planned.fault, planned.length, course.early).await;
+        let hit = act(scene, planned.fault, planned.length, course.early).await;
         held.end(planned.fault);
         match hit.with_context(|| format!("the fault {name} failed"))? {
             Some(at) => {
@@ -143,7 +157,8 @@ fn sorted(all: Vec<(&Planned, Result<FaultMark, Missed>)>) -> Performed {
     performed
 }
 
-async fn act(house: &House, fault: Fault, length: Duration, early: &CancellationToken) -> Result<Hit> {
+async fn act(scene: &Scene<'_>, fault: Fault, length: Duration, early: &CancellationToken) -> Result<Hit> {
+    let house = scene.house;
     let end = End { length, early: early.clone() };
     match fault {
         Fault::KillWorker => house.kill_worker(&end).await,
@@ -152,5 +167,11 @@ async fn act(house: &House, fault: Fault, length: Duration, early: &Cancellation
         Fault::PartitionRedis => house.partition_redis(&end).await,
         Fault::FillRedis => house.fill_redis(&end).await,
         Fault::DestroyGroup => house.destroy_group(&end).await,
+        Fault::ChangeUrls => {
+            let now = clock::now();
+            scene.registration.change_urls(house.redis(), scene.ledger).await?;
+            Ok(Some(now))
+        }
+        Fault::BlockLogs => house.block_logs(&end).await,
     }
 }

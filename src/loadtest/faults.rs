@@ -26,6 +26,10 @@ pub enum Fault {
     FillRedis,
     /// `XGROUP DESTROY` of Herald's group.
     DestroyGroup,
+    /// Endpoints get another URL. Breaks nothing: what is accepted once that was answered goes there.
+    ChangeUrls,
+    /// Nobody reads what the workers log. Breaks nothing: they go on.
+    BlockLogs,
 }
 
 /// One `--fault`.
@@ -66,13 +70,15 @@ pub enum Wanted {
 }
 
 impl Fault {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::KillWorker,
         Self::PauseWorker,
         Self::RestartRedis,
         Self::PartitionRedis,
         Self::FillRedis,
         Self::DestroyGroup,
+        Self::ChangeUrls,
+        Self::BlockLogs,
     ];
 
     pub fn name(self) -> &'static str {
@@ -83,15 +89,44 @@ impl Fault {
             Self::PartitionRedis => "partition-redis",
             Self::FillRedis => "fill-redis",
             Self::DestroyGroup => "destroy-group",
+            Self::ChangeUrls => "change-urls",
+            Self::BlockLogs => "block-logs",
         }
     }
 
     /// How long it lasts unless a scenario says otherwise; none for those that are over at once.
     pub fn usual_length(self) -> Option<Duration> {
         match self {
-            Self::KillWorker | Self::DestroyGroup => None,
+            Self::KillWorker | Self::DestroyGroup | Self::ChangeUrls => None,
             Self::RestartRedis => Some(Duration::from_millis(500)),
             Self::PauseWorker | Self::PartitionRedis | Self::FillRedis => Some(Duration::from_secs(3)),
+            Self::BlockLogs => Some(Duration::from_secs(10)),
+        }
+    }
+
+    /// What comes late or twice near it may come from it. Of the others nobody may notice anything.
+    pub fn is_felt(self) -> bool {
+        match self {
+            Self::KillWorker
+            | Self::PauseWorker
+            | Self::RestartRedis
+            | Self::PartitionRedis
+            | Self::FillRedis
+            | Self::DestroyGroup => true,
+            Self::ChangeUrls | Self::BlockLogs => false,
+        }
+    }
+
+    /// What is accepted already goes on being delivered while it lasts.
+    pub fn lets_work_go_on(self) -> bool {
+        match self {
+            Self::FillRedis | Self::BlockLogs => true,
+            Self::KillWorker
+            | Self::PauseWorker
+            | Self::RestartRedis
+            | Self::PartitionRedis
+            | Self::DestroyGroup
+            | Self::ChangeUrls => false,
         }
     }
 }
@@ -292,6 +327,8 @@ mod tests {
             "fill-redis@1s:2s/10s",
             "destroy-group@250ms",
             "partition-redis@random:1s",
+            "change-urls@1s/500ms*3",
+            "block-logs@1s:5s",
         ] {
             assert_eq!(text.parse::<FaultSpec>().expect(text).to_string(), text);
         }

@@ -2,9 +2,12 @@
 //! reads the books, asks nobody, and would find the same again. Nothing of Herald's own decisions is used: what a policy,
 //! an order or a signature should have been is worked out here and in the books.
 //!
-//! `promises` holds each promise with what excuses it; here are the figures.
+//! `promises` holds each promise with what excuses it, `goodput` those about what imperfect receivers get; here are the
+//! figures.
 
 mod backlog;
+mod changes;
+mod goodput;
 mod promises;
 
 use std::collections::HashMap;
@@ -18,7 +21,7 @@ use super::{
         books::{Books, DeliveryBook, EventBook, NEVER, micros},
     },
     population::Population,
-    result::{Deliveries, FaultMark, Generator, Latency, ProfileResult, Promise, Second},
+    result::{Deliveries, FaultMark, Generator, Goodput, Latency, ProfileResult, Promise, Second},
 };
 use crate::facts::{delivery::DeadLetter, retry::DeadReason};
 
@@ -74,6 +77,7 @@ pub struct Verdict {
     pub latency: Option<Latency>,
     pub retry_lateness: Option<Latency>,
     pub profiles: Vec<ProfileResult>,
+    pub goodput: Vec<Goodput>,
     pub series: Vec<Second>,
     pub promises: Vec<Promise>,
 }
@@ -102,6 +106,7 @@ pub fn judge(ledger: &Ledger, evidence: &Evidence) -> Verdict {
     let state = ledger.lock();
     let case = Case::new(ledger, &population, &state, evidence);
     let (deliveries, times) = case.sum(|_| true);
+    let goodput = goodput::goodput(&case);
     let seconds = case.seconds(&deliveries, &times);
     let rate = |deliveries: Deliveries, times: &Times| Deliveries {
         rate: match evidence.is_drain {
@@ -124,7 +129,8 @@ pub fn judge(ledger: &Ledger, evidence: &Evidence) -> Verdict {
         retry_lateness: Latency::of(&state.retry_lateness),
         profiles: case.profiles(rate),
         series: case.series(),
-        promises: promises::judge(&case),
+        promises: promises::judge(&case, &goodput),
+        goodput,
         deliveries: rate(deliveries, &times),
     }
 }

@@ -15,7 +15,7 @@ use crate::loadtest::{
 #[path = "judge_waiting_tests.rs"]
 mod waiting;
 
-const ALL: [&str; 17] = [
+const ALL: [&str; 22] = [
     "lost",
     "stuck",
     "duplicated",
@@ -26,6 +26,11 @@ const ALL: [&str; 17] = [
     "wrong_headers",
     "retried_early",
     "retried_late",
+    "goodput",
+    "recovered",
+    "needless_retry",
+    "stale_url",
+    "standstill",
     "dead_unexpectedly",
     "not_dead",
     "sent_after_gone",

@@ -222,6 +222,20 @@ impl Ledger {
         }
     }
 
+    /// URLs are about to be changed, to those of this generation.
+    pub fn next_generation(&self) -> u32 {
+        let mut state = self.lock();
+        state.books.changes.generation += 1;
+        state.books.changes.generation
+    }
+
+    /// What is accepted after this time goes to the endpoint's new URL.
+    pub fn url_changed(&self, endpoint: u32, generation: u32, wall_ms: u64) {
+        let answered_ms = wall_ms as i64 - self.began_wall_ms() as i64;
+        let mut state = self.lock();
+        state.books.changes.answered.entry(endpoint).or_default().push((generation, answered_ms));
+    }
+
     /// Shuts the books' lock for as long as the answer lives: for the judge.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics with the books open, short of a defect that ends the run anyway.

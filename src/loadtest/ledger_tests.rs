@@ -7,7 +7,7 @@ use crate::loadtest::{
 
 /// A ledger whose endpoints all behave like this, with `fan_out` of them for each of three accounts.
 pub fn ledger_of(profile: Profile, fan_out: u32) -> Ledger {
-    let profiles = vec![ProfileShare { share: 1.0, profile }];
+    let profiles = vec![ProfileShare::of(1.0, profile)];
     let timeout = Some(Duration::from_secs(2));
     let wanted = Wanted { fan_out, profiles, timeout, ..Wanted::default() };
     let ledger = Ledger::new(Arc::new(Population::draw(&scenario(3, wanted), 7).unwrap()), 100);
@@ -54,6 +54,7 @@ impl History {
         Arrival {
             endpoint: 0,
             event: Some(event),
+            generation: 0,
             body_hash: body_hash(&body(event)),
             attempt,
             sequence: 1000 + u64::from(event),

@@ -4,18 +4,21 @@
 //! Endpoints are numbered: those of account `a` are `a · fan_out …`, so that an event's deliveries and an endpoint's books
 //! are found by arithmetic. The idle ones come after them; no event is for their accounts.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
     draw::{hash, mix},
-    scenario::{Profile, ProfileShare, Retry, Scenario, Workers},
+    scenario::{Often, Profile, ProfileShare, Retry, Scenario, Workers},
 };
 use crate::{
     config::parse_duration,
     facts::{
-        endpoint::Endpoint,
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, Endpoint},
         id::{AccountId, EndpointId},
         retry::RetryOverrides,
         signing::SecretText,
@@ -26,12 +29,17 @@ use crate::{
 pub const MAX_ENDPOINTS: u64 = 1_000_000;
 
 /// Endpoints of one account. Herald takes more; a run that needs them has another question.
-pub const MAX_FAN_OUT: u32 = 100;
+pub const MAX_FAN_OUT: u32 = 2_000;
+
+/// Loopback addresses of receivers: those of 127.1.0.0/16.
+pub const MAX_HOSTS: u32 = 65_536;
 
 /// What Herald does unless the scenario's settings say otherwise; the documented defaults.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 const LEASE: Duration = Duration::from_secs(5);
 const BREAKER_THRESHOLD: u32 = 5;
+const COOLDOWN: Duration = Duration::from_secs(5);
+const MAX_COOLDOWN: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PopulationError {
@@ -41,9 +49,11 @@ pub enum PopulationError {
     FanOut(u32),
     #[error("the scenario has {0} endpoints; at most {MAX_ENDPOINTS} are possible")]
     TooMany(u64),
+    #[error("endpoints.hosts must be between 1 and {MAX_HOSTS}, not {0}")]
+    Hosts(u32),
     #[error("{what} must be between 0 and 1, not {value}")]
     Share { what: &'static str, value: f64 },
-    #[error("the shares of endpoints.profiles must not be negative, and not all of them 0")]
+    #[error("the shares and weights of endpoints.profiles must not be negative, and not all of them 0")]
     Profiles,
     #[error("the profile {profile} has {what}")]
     Profile { profile: &'static str, what: &'static str },
@@ -60,6 +70,20 @@ pub struct Terms {
     pub lease: Duration,
     /// Failures in a row after which an endpoint's deliveries may be parked.
     pub breaker_threshold: u32,
+    /// The first pause of a breaker that has opened, and the longest.
+    pub cooldown: Duration,
+    pub max_cooldown: Duration,
+}
+
+/// Where receivers listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doors {
+    /// Serves both HTTP and HTTPS with a certificate for its address.
+    pub plain: SocketAddr,
+    /// Has a certificate that is not for its address.
+    pub misnamed: SocketAddr,
+    /// Of the profiles that have one of their own, by profile.
+    pub own: Vec<Option<SocketAddr>>,
 }
 
 /// One endpoint that events are for.
@@ -76,9 +100,13 @@ pub struct Population {
     accounts: u32,
     fan_out: u32,
     idle: u32,
-    max_in_flight: Option<u16>,
+    hosts: u32,
     timeout: Option<Duration>,
     profiles: Vec<Profile>,
+    /// By profile.
+    max_in_flight: Vec<u16>,
+    /// Up to and with each account, how many events of the sum; empty where all get as many.
+    weights: Vec<f64>,
     seats: Vec<Seat>,
     terms: Terms,
 }
@@ -90,7 +118,7 @@ impl Population {
         let active = traffic.accounts as usize * wanted.fan_out as usize;
         let mut rng = StdRng::seed_from_u64(mix(seed));
         let healthy = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
-        let usual = [ProfileShare { share: 1.0, profile: healthy }];
+        let usual = [ProfileShare::of(1.0, healthy)];
         let shares = if wanted.profiles.is_empty() { &usual[..] } else { &wanted.profiles[..] };
         let mut seats = Vec::with_capacity(active);
         for (profile, seated) in apportion(shares, active).into_iter().enumerate() {
@@ -99,14 +127,17 @@ impl Population {
             seats.extend((0..seated).map(|at| Seat { profile: profile as u8, is_tls: at < tls }));
         }
         seats.shuffle(&mut rng);
+        let most = |share: &ProfileShare| share.max_in_flight.or(wanted.max_in_flight).unwrap_or(DEFAULT_MAX_IN_FLIGHT);
         Ok(Self {
             seed,
             accounts: traffic.accounts,
             fan_out: wanted.fan_out,
             idle: wanted.idle,
-            max_in_flight: wanted.max_in_flight,
+            hosts: wanted.hosts,
             timeout: wanted.timeout,
             profiles: shares.iter().map(|share| share.profile.clone()).collect(),
+            max_in_flight: shares.iter().map(most).collect(),
+            weights: weights(shares, &seats, wanted.fan_out as usize),
             seats,
             terms: terms(&scenario.herald, wanted.retry.clone(), wanted.timeout)?,
         })
@@ -157,6 +188,23 @@ impl Population {
         self.seats.get(endpoint as usize).map_or(0, |seat| usize::from(seat.profile))
     }
 
+    /// Of an endpoint of this profile.
+    pub fn max_in_flight(&self, profile: usize) -> u16 {
+        self.max_in_flight[profile]
+    }
+
+    /// Some accounts get more events than others.
+    pub fn has_weights(&self) -> bool {
+        !self.weights.is_empty()
+    }
+
+    /// The account of this part of all events, from 0 to 1.
+    pub fn account_by_weight(&self, part: f64) -> u32 {
+        let sum = self.weights.last().copied().unwrap_or_default();
+        let account = self.weights.partition_point(|before| *before <= part * sum);
+        (account as u32).min(self.accounts - 1)
+    }
+
     pub fn profile(&self, endpoint: u32) -> &Profile {
         &self.profiles[self.profile_index(endpoint)]
     }
@@ -165,14 +213,14 @@ impl Population {
     /// last attempt may fail as well: that is a dead letter and expected.
     pub fn is_alive(&self, endpoint: u32) -> bool {
         match self.profile(endpoint) {
-            Profile::Healthy { .. }
-            | Profile::Flaky { .. }
-            | Profile::Healing { .. }
-            | Profile::Throttling { .. }
-            | Profile::HugeBody => true,
-            Profile::Slow { after } => *after < self.terms.timeout,
+            Profile::Healthy { .. } | Profile::Flaky { .. } | Profile::Throttling { .. } | Profile::HugeBody => true,
+            Profile::Slow { after } | Profile::Imperfect { after, .. } | Profile::Healing { after, .. } => {
+                *after < self.terms.timeout
+            }
+            Profile::Fleeting { after, rtt, .. } => *after + *rtt < self.terms.timeout,
             Profile::Hanging
             | Profile::Failing
+            | Profile::Flooding
             | Profile::Gone { .. }
             | Profile::Redirecting
             | Profile::Resetting
@@ -217,26 +265,42 @@ impl Population {
         format!("/{endpoint}")
     }
 
-    /// `plain` serves both HTTP and HTTPS with a certificate for its address; `misnamed` has one that is not for its own.
-    pub fn url(&self, endpoint: u32, plain: SocketAddr, misnamed: SocketAddr) -> String {
-        let is_tls = self.seats.get(endpoint as usize).is_some_and(|seat| seat.is_tls);
+    pub fn url(&self, endpoint: u32, doors: &Doors) -> String {
+        let seat = self.seats.get(endpoint as usize);
+        let own = seat.and_then(|seat| doors.own.get(usize::from(seat.profile)).copied().flatten());
+        let is_tls = seat.is_some_and(|seat| seat.is_tls);
         let path = self.path(endpoint);
         match (self.profile(endpoint), is_tls) {
-            (Profile::BrokenTls, _) => format!("https://{misnamed}{path}"),
-            (_, true) => format!("https://{plain}{path}"),
-            (_, false) => format!("http://{plain}{path}"),
+            (Profile::BrokenTls, _) => format!("https://{}{path}", doors.misnamed),
+            (Profile::Fleeting { http2: true, .. }, _) => format!("https://{}{path}", own.unwrap_or(doors.plain)),
+            (Profile::Fleeting { .. }, _) => format!("http://{}{path}", own.unwrap_or(doors.plain)),
+            (_, true) => format!("https://{}{path}", doors.plain),
+            (_, false) => format!("http://{}{path}", self.host(endpoint, doors.plain)),
         }
+    }
+
+    /// One of the addresses over which the receivers are spread.
+    fn host(&self, endpoint: u32, plain: SocketAddr) -> SocketAddr {
+        if self.hosts == 1 {
+            return plain;
+        }
+        let [_, _, high, low] = (endpoint % self.hosts).to_be_bytes();
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 1, high, low)), plain.port())
+    }
+
+    /// Receivers have other addresses of this machine than 127.0.0.1.
+    pub fn is_spread(&self) -> bool {
+        self.hosts > 1
     }
 
     /// For the registry: the endpoints of this number range, idle ones included.
     pub fn endpoints(
         &self,
         numbers: std::ops::Range<u32>,
-        plain: SocketAddr,
-        misnamed: SocketAddr,
+        doors: &Doors,
         now_ms: u64,
     ) -> impl Iterator<Item = Endpoint> {
-        numbers.map(move |number| self.endpoint(number, self.url(number, plain, misnamed), now_ms))
+        numbers.map(move |number| self.endpoint(number, self.url(number, doors), now_ms))
     }
 
     fn endpoint(&self, number: u32, url: String, now_ms: u64) -> Endpoint {
@@ -258,7 +322,7 @@ impl Population {
             max_age_ms: ms(retry.max_age),
         };
         endpoint.timeout_ms = self.timeout.map(|timeout| timeout.as_millis() as u64);
-        endpoint.max_in_flight = self.max_in_flight.unwrap_or(endpoint.max_in_flight);
+        endpoint.max_in_flight = self.max_in_flight[self.profile_index(number)];
         endpoint
     }
 }
@@ -275,6 +339,9 @@ fn check(scenario: &Scenario) -> Result<(), PopulationError> {
     if endpoints > MAX_ENDPOINTS {
         return Err(PopulationError::TooMany(endpoints));
     }
+    if !(1..=MAX_HOSTS).contains(&wanted.hosts) {
+        return Err(PopulationError::Hosts(wanted.hosts));
+    }
     for (what, value) in [
         ("traffic.hot_share", traffic.hot_share),
         ("endpoints.tls_share", wanted.tls_share),
@@ -284,9 +351,11 @@ fn check(scenario: &Scenario) -> Result<(), PopulationError> {
             return Err(PopulationError::Share { what, value });
         }
     }
-    let shares = || wanted.profiles.iter().map(|share| share.share);
-    let is_odd = shares().any(|share| !share.is_finite() || share < 0.0);
-    if is_odd || (!wanted.profiles.is_empty() && shares().sum::<f64>() <= 0.0) || wanted.profiles.len() > 255 {
+    let sums = |of: fn(&ProfileShare) -> f64| wanted.profiles.iter().map(of).sum::<f64>();
+    let is_odd = |number: f64| !number.is_finite() || number < 0.0;
+    let has_odd = wanted.profiles.iter().any(|share| is_odd(share.share) || is_odd(share.weight));
+    let is_nobody = sums(|share| share.share) <= 0.0 || sums(|share| share.share * share.weight) <= 0.0;
+    if has_odd || (!wanted.profiles.is_empty() && is_nobody) || wanted.profiles.len() > 255 {
         return Err(PopulationError::Profiles);
     }
     wanted.profiles.iter().try_for_each(|share| check_profile(&share.profile))
@@ -296,6 +365,18 @@ fn check_profile(profile: &Profile) -> Result<(), PopulationError> {
     let odd = |what| Err(PopulationError::Profile { profile: profile.name(), what });
     match profile {
         Profile::Flaky { p } if !(0.0..=1.0).contains(p) => odd("a p that is not between 0 and 1"),
+        Profile::Imperfect { often: Often::Random { p }, .. } if !(0.0..=1.0).contains(p) => {
+            odd("a p that is not between 0 and 1")
+        }
+        Profile::Imperfect { often: Often::Spells { length, every }, .. } if length >= every => {
+            odd("spells that are not shorter than the time from one to the next")
+        }
+        Profile::Imperfect { goodput, .. } if !(0.0..=1.0).contains(goodput) => {
+            odd("a goodput that is not between 0 and 1")
+        }
+        Profile::Fleeting { reload: Some(Duration::ZERO), .. } | Profile::Fleeting { requests: Some(0), .. } => {
+            odd("connections that take nothing")
+        }
         Profile::Healthy { median, p99 } if p99 < median => odd("a p99 below its median"),
         Profile::Healthy { median, p99 } if median.is_zero() && !p99.is_zero() => {
             odd("a p99 without a median: give it both or neither")
@@ -323,7 +404,28 @@ fn terms(workers: &Workers, retry: Retry, timeout: Option<Duration>) -> Result<T
         })?,
     };
     let configured = span("attempt.timeout", ATTEMPT_TIMEOUT)?;
-    Ok(Terms { retry, timeout: timeout.unwrap_or(configured), lease: span("lease.ttl", LEASE)?, breaker_threshold })
+    Ok(Terms {
+        retry,
+        timeout: timeout.unwrap_or(configured),
+        lease: span("lease.ttl", LEASE)?,
+        breaker_threshold,
+        cooldown: span("limits.breaker.cooldown", COOLDOWN)?,
+        max_cooldown: span("limits.breaker.max_cooldown", MAX_COOLDOWN)?,
+    })
+}
+
+/// Running sums of what the accounts get; the endpoint that is to get most says it for its account.
+fn weights(shares: &[ProfileShare], seats: &[Seat], fan_out: usize) -> Vec<f64> {
+    if shares.iter().all(|share| share.weight == 1.0) {
+        return Vec::new();
+    }
+    let of = |account: &[Seat]| account.iter().map(|seat| shares[usize::from(seat.profile)].weight).fold(0.0, f64::max);
+    let mut sum = 0.0;
+    let accounts = seats.chunks_exact(fan_out).map(|account| {
+        sum += of(account);
+        sum
+    });
+    accounts.collect()
 }
 
 /// Divides so many seats by shares, with nothing left over: the largest remainders get the last seats, and every profile

@@ -15,13 +15,14 @@ pub(crate) fn scenario(accounts: u32, wanted: Wanted) -> Scenario {
 }
 
 fn share(share: f64, profile: Profile) -> ProfileShare {
-    ProfileShare { share, profile }
+    ProfileShare::of(share, profile)
 }
 
 const HEALTHY: Profile = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
 
-fn addresses() -> (SocketAddr, SocketAddr) {
-    ("127.0.0.1:4000".parse().unwrap(), "127.0.0.2:4000".parse().unwrap())
+fn doors() -> Doors {
+    let [plain, misnamed] = ["127.0.0.1:4000", "127.0.0.2:4000"].map(|address| address.parse().unwrap());
+    Doors { plain, misnamed, own: Vec::new() }
 }
 
 #[test]
@@ -35,8 +36,7 @@ fn profiles_get_their_shares_exactly_and_the_seed_shuffles_them() {
     let of = |population: &Population| (0..100).map(|at| population.profile_index(at)).collect::<Vec<_>>();
     assert_eq!(of(&population), of(&draw(1)));
     assert_ne!(of(&population), of(&draw(2)));
-    let (plain, misnamed) = addresses();
-    let tls = (0..100).filter(|at| population.url(*at, plain, misnamed).starts_with("https")).count();
+    let tls = (0..100).filter(|at| population.url(*at, &doors()).starts_with("https")).count();
     assert!((49..=51).contains(&tls), "{tls}");
 }
 
@@ -59,8 +59,7 @@ fn endpoints_are_registered_as_the_scenario_says_and_found_again_by_their_ids() 
         ..Wanted::default()
     };
     let population = Population::draw(&scenario(2, wanted), 9).unwrap();
-    let (plain, misnamed) = addresses();
-    let endpoints: Vec<Endpoint> = population.endpoints(0..population.len(), plain, misnamed, 17).collect();
+    let endpoints: Vec<Endpoint> = population.endpoints(0..population.len(), &doors(), 17).collect();
     assert_eq!((endpoints.len(), population.active(), population.len()), (7, 4, 7));
     for (number, endpoint) in endpoints.iter().enumerate() {
         assert_eq!(population.endpoint_of(endpoint.id.as_str()), Some(number as u32));
@@ -107,4 +106,35 @@ fn the_workers_settings_decide_what_is_judged() {
     assert_eq!((terms.timeout.as_secs(), terms.lease.as_secs(), terms.breaker_threshold), (3, 2, 9));
     scenario.herald.settings.insert("lease.ttl".into(), "soon".into());
     assert!(matches!(Population::draw(&scenario, 1).unwrap_err(), PopulationError::Setting { key: "lease.ttl", .. }));
+}
+
+#[test]
+fn accounts_get_events_by_the_weights_of_their_receivers() {
+    let weighted = |weight, profile| ProfileShare { weight, ..share(1.0, profile) };
+    let profiles = vec![weighted(9.0, HEALTHY), weighted(1.0, Profile::Hanging), weighted(0.0, Profile::Failing)];
+    let population = Population::draw(&scenario(3, Wanted { profiles, ..Wanted::default() }), 1).unwrap();
+    let mut counts = [0; 3];
+    for part in 0..1_000 {
+        counts[population.profile_index(population.account_by_weight(f64::from(part) / 1_000.0))] += 1;
+    }
+    assert_eq!(counts, [900, 100, 0]);
+}
+
+#[test]
+fn receivers_have_hosts_of_their_own_where_they_are_spread_and_doors_where_they_are_special() {
+    let wanted = Wanted { hosts: 300, ..Wanted::default() };
+    let population = Population::draw(&scenario(600, wanted), 1).unwrap();
+    let hosts = (0..600).map(|at| population.url(at, &doors()).rsplit_once('/').unwrap().0.to_owned());
+    let hosts: std::collections::HashSet<String> = hosts.collect();
+    assert!(hosts.len() == 300 && hosts.contains("http://127.1.1.43:4000"), "{hosts:?}");
+    let (rtt, requests, idle, reload) = (Duration::ZERO, Some(12), None, None);
+    let fleeting = |http2| Profile::Fleeting { after: rtt, rtt, http2, requests, idle, reload };
+    let wanted =
+        Wanted { profiles: vec![share(1.0, fleeting(true)), share(1.0, fleeting(false))], ..Wanted::default() };
+    let population = Population::draw(&scenario(2, wanted), 1).unwrap();
+    let own = ["127.0.0.1:7001", "127.0.0.1:7002"].map(|address| Some(address.parse().unwrap())).to_vec();
+    let doors = Doors { own, ..doors() };
+    let mut urls = [0, 1].map(|at| population.url(at, &doors).rsplit_once('/').unwrap().0.to_owned());
+    urls.sort();
+    assert_eq!(urls, ["http://127.0.0.1:7002", "https://127.0.0.1:7001"]);
 }

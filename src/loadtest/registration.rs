@@ -1,8 +1,10 @@
 //! Makes the endpoints of a run known to Herald, and takes them away again where they are guests.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
-use super::{population::Population, receiver::Receivers};
+use super::{ledger::Ledger, population::Population, receiver::Receivers};
 use crate::{
     clock,
     facts::endpoint::{Endpoint, Mark},
@@ -11,6 +13,13 @@ use crate::{
         registry::{RegistryError, RegistryStore},
     },
 };
+
+/// Endpoints that get another URL at once: each is a change of its own.
+const MOST_CHANGED: u32 = 50;
+
+/// For a Redis that is away meanwhile, and between two tries.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Registration<'a> {
     population: &'a Population,
@@ -39,6 +48,34 @@ impl<'a> Registration<'a> {
         Ok(())
     }
 
+    /// Gives endpoints another URL, one after the other, and notes when each change was answered.
+    pub async fn change_urls(&self, redis: &Redis, ledger: &Ledger) -> Result<()> {
+        let generation = ledger.next_generation();
+        let deadline = clock::now() + PATIENCE;
+        for number in 0..self.population.active().min(MOST_CHANGED) {
+            loop {
+                match self.change_url(redis, number, generation).await {
+                    Ok(()) => break,
+                    // Another fault may have taken Redis away, and the answer with it: the same once more changes nothing.
+                    Err(_) if clock::now() < deadline => tokio::time::sleep(PAUSE).await,
+                    Err(error) => return Err(error),
+                }
+            }
+            ledger.url_changed(number, generation, clock::wall_ms());
+        }
+        Ok(())
+    }
+
+    async fn change_url(&self, redis: &Redis, number: u32, generation: u32) -> Result<()> {
+        let mut store = RegistryStore::connect(redis).await?;
+        let known = self.population.endpoints(number..number + 1, &self.receivers.doors, 0).next();
+        let known = known.context("an endpoint without a number")?;
+        let mut endpoint = store.get(&known.id).await?.context("an endpoint is gone")?;
+        endpoint.url = format!("{}?{generation}", known.url);
+        store.update(endpoint, &mark()).await.context("cannot change the URL of an endpoint")?;
+        Ok(())
+    }
+
     /// Those of this run alone; one that is not there is no failure.
     pub async fn remove(&self, redis: &Redis) -> Result<()> {
         let mut store = RegistryStore::connect(redis).await?;
@@ -56,8 +93,7 @@ impl<'a> Registration<'a> {
     }
 
     fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        let Receivers { address, misnamed, .. } = *self.receivers;
-        self.population.endpoints(0..self.population.len(), address, misnamed, clock::wall_ms())
+        self.population.endpoints(0..self.population.len(), &self.receivers.doors, clock::wall_ms())
     }
 }
 

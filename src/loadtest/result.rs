@@ -37,6 +37,9 @@ pub struct RunResult {
     /// From the settled time of a retry by the policy's earliest moment to its arrival.
     pub retry_lateness: Option<Latency>,
     pub profiles: Vec<ProfileResult>,
+    /// What imperfect receivers took; empty where there is none, or no rate can be compared.
+    #[serde(default)]
+    pub goodput: Vec<Goodput>,
     /// One for each second of the run.
     pub series: Vec<Second>,
     /// What happened.
@@ -134,6 +137,21 @@ pub struct ProfileResult {
     pub endpoints: u64,
     pub deliveries: Deliveries,
     pub latency: Option<Latency>,
+}
+
+/// What an imperfect receiver took while the load lasted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Goodput {
+    /// What is wrong with it.
+    pub receiver: String,
+    pub endpoints: u64,
+    pub owed: u64,
+    /// Acknowledged before the load ended.
+    pub taken: u64,
+    /// Of what the same receiver without failures took of its own.
+    pub share: f64,
+    /// What it should be.
+    pub least: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    disturbance::{self, Held, Performed, perform},
+    disturbance::{self, Held, Performed, Scene, perform},
     environment,
     faults::{Fault, LoadLength, Planned, plan},
     house::{self, House, Uses},
@@ -35,7 +35,7 @@ use crate::{
     cli::CliError,
     clock,
     config::RedisUrl,
-    owned::Usage,
+    owned::{self, Usage},
     store::{connection::Redis, keys::PartitionKeys},
 };
 
@@ -167,11 +167,13 @@ impl Prepared {
     }
 
     async fn own(self, program: PathBuf, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
+        owned::raise_descriptor_limit();
         view.show(phase("starting Redis"));
         let scratch = TempDir::with_prefix("herald-receivers-").context("cannot make a scratch folder")?;
         let receivers = self.receivers(&scratch)?;
         let scenario = &self.run.scenario;
         let has_proxy = self.planned.iter().any(|one| one.fault == Fault::PartitionRedis);
+        let has_log_pipe = self.planned.iter().any(|one| one.fault == Fault::BlockLogs);
         let mut house = House::start(house::Plan {
             program,
             workers: scenario.herald.workers,
@@ -179,6 +181,7 @@ impl Prepared {
             lease: self.population.terms().lease,
             stream: self.run.stream.clone(),
             has_proxy,
+            has_log_pipe,
             ca_file: Some(receivers.ca_file.clone()),
         })
         .await?;
@@ -201,7 +204,8 @@ impl Prepared {
     ) -> Result<RunResult> {
         let redis = house.redis();
         view.show(phase("registering the endpoints"));
-        Registration::new(&self.population, receivers).import(redis).await?;
+        let registration = Registration::new(&self.population, receivers);
+        registration.import(redis).await?;
         let environment = environment::look(redis, &self.keys, true).await?;
         let is_drain = matches!(self.run.scenario.load, Load::Drain { .. });
         let course = Course { is_drain, ..Course::default() };
@@ -225,7 +229,8 @@ impl Prepared {
             let say = |at, text| view.say(at, text);
             let faults =
                 disturbance::Course { began, started: &course.started, early: &ended, interrupted: &wishes.end };
-            let performed = perform(house, &self.planned, &faults, &course.held, say).await?;
+            let scene = Scene { house, registration: &registration, ledger: &self.ledger };
+            let performed = perform(&scene, &self.planned, &faults, &course.held, say).await?;
             course.calm.cancel();
             anyhow::Ok(performed)
         };
@@ -398,6 +403,7 @@ impl Prepared {
             latency: verdict.latency,
             retry_lateness: verdict.retry_lateness,
             profiles: verdict.profiles,
+            goodput: verdict.goodput,
             series: verdict.series,
             faults,
             missed: Vec::new(),

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::faults::FaultSpec;
+use crate::config::compact;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -61,7 +62,7 @@ impl Scenario {
             fault.every = fault.every.map(|every| by(every, factor).max(least(every)));
         }
         for share in &mut self.endpoints.profiles {
-            if let Profile::Healing { at } = &mut share.profile {
+            if let Profile::Healing { at, .. } = &mut share.profile {
                 *at = by(*at, factor);
             }
         }
@@ -140,6 +141,8 @@ pub struct Population {
     pub tls_share: f64,
     /// Attempts that an endpoint may have in flight; none means Herald's default.
     pub max_in_flight: Option<u16>,
+    /// Loopback addresses over which the receivers without TLS are spread: one host may only have a share of Herald.
+    pub hosts: u32,
     /// What an attempt may take; none means the worker's setting.
     #[serde(with = "span::option")]
     #[schemars(with = "Option<String>")]
@@ -151,8 +154,16 @@ pub struct Population {
 
 impl Default for Population {
     fn default() -> Self {
-        let (max_in_flight, timeout) = (None, None);
-        Self { fan_out: 1, idle: 0, tls_share: 0.0, max_in_flight, timeout, retry: Retry::default(), profiles: vec![] }
+        Self {
+            fan_out: 1,
+            idle: 0,
+            tls_share: 0.0,
+            max_in_flight: None,
+            hosts: 1,
+            timeout: None,
+            retry: Retry::default(),
+            profiles: vec![],
+        }
     }
 }
 
@@ -191,8 +202,20 @@ impl Default for Retry {
 pub struct ProfileShare {
     #[serde(default = "one")]
     pub share: f64,
+    /// How many events an account with such an endpoint gets, as a multiple of what the others get.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Instead of the population's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u16>,
     #[serde(flatten)]
     pub profile: Profile,
+}
+
+impl ProfileShare {
+    pub fn of(share: f64, profile: Profile) -> Self {
+        Self { share, weight: 1.0, max_in_flight: None, profile }
+    }
 }
 
 fn one() -> f64 {
@@ -222,11 +245,51 @@ pub enum Profile {
     Hanging,
     /// 500 with this probability, drawn for each attempt from the seed.
     Flaky { p: f64 },
-    /// 503 until this long after the load began, then healthy.
+    /// As `slow`, but that it fails now and then. What it takes is held against its twin, the `slow` one with the same
+    /// `after` (the promise `goodput`): this share of that is the least.
+    Imperfect {
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        after: Duration,
+        failure: Failure,
+        often: Often,
+        goodput: f64,
+    },
+    /// As `slow`, but that its connections do not last, and it is some way off. Whatever is lost so was certainly not
+    /// processed, and is no failure (the promise `needless_retry`).
+    Fleeting {
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        after: Duration,
+        /// The round trip.
+        #[serde(default, with = "span")]
+        #[schemars(with = "String")]
+        rtt: Duration,
+        /// HTTP/2 over TLS; else plain HTTP/1.1.
+        #[serde(default)]
+        http2: bool,
+        /// Closes after so many answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requests: Option<u32>,
+        /// Closes what is idle for so long.
+        #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        idle: Option<Duration>,
+        /// Every so long all connections there are end as soon as what was asked is answered, as when nginx is reloaded;
+        /// new ones are taken all the time.
+        #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        reload: Option<Duration>,
+    },
+    /// 503 until this long after the load began, then healthy. Its backlog is gone soon after (the promise `recovered`).
     Healing {
         #[serde(with = "span")]
         #[schemars(with = "String")]
         at: Duration,
+        /// What it takes over a 200.
+        #[serde(default, with = "span")]
+        #[schemars(with = "String")]
+        after: Duration,
     },
     /// 500 always: every delivery becomes a dead letter.
     Failing,
@@ -246,6 +309,8 @@ pub enum Profile {
     Truncating,
     /// 200 with a body that never ends.
     HugeBody,
+    /// Interim answers (103) without an end, and never another.
+    Flooding,
     /// Shows a certificate that is not for its name.
     BrokenTls,
 }
@@ -258,6 +323,8 @@ impl Profile {
             Self::Slow { .. } => "slow",
             Self::Hanging => "hanging",
             Self::Flaky { .. } => "flaky",
+            Self::Imperfect { .. } => "imperfect",
+            Self::Fleeting { .. } => "fleeting",
             Self::Healing { .. } => "healing",
             Self::Failing => "failing",
             Self::Throttling { .. } => "throttling",
@@ -266,9 +333,62 @@ impl Profile {
             Self::Resetting => "resetting",
             Self::Truncating => "truncating",
             Self::HugeBody => "huge-body",
+            Self::Flooding => "flooding",
             Self::BrokenTls => "broken-tls",
         }
     }
+
+    /// What tells it from others of its name.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Imperfect { failure, often: Often::Random { p }, .. } => {
+                format!("{} for {:.0} % of all", failure.name(), p * 100.0)
+            }
+            Self::Imperfect { failure, often: Often::Spells { length, every }, .. } => {
+                format!("{} for {} of every {}", failure.name(), compact(*length), compact(*every))
+            }
+            other => other.name().to_owned(),
+        }
+    }
+}
+
+/// How an imperfect receiver fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Failure {
+    #[serde(rename = "500")]
+    Status500,
+    /// Without a `Retry-After`.
+    #[serde(rename = "503")]
+    Status503,
+    /// Resets the connection instead of answering.
+    #[serde(rename = "reset")]
+    Reset,
+}
+
+impl Failure {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Status500 => "500",
+            Self::Status503 => "503",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Often {
+    /// With this probability, drawn for each attempt from the seed.
+    Random { p: f64 },
+    /// At the end of every such time for so long: whatever comes meanwhile fails.
+    Spells {
+        #[serde(rename = "for", with = "span")]
+        #[schemars(with = "String")]
+        length: Duration,
+        #[serde(with = "span")]
+        #[schemars(with = "String")]
+        every: Duration,
+    },
 }
 
 /// The workers that the harness starts. Against a service that it did not start, none of this is used.

@@ -89,11 +89,14 @@ impl Traffic {
         facts
     }
 
-    /// One hot merchant, and the others evenly.
+    /// One hot merchant, and the others evenly or by their weights.
     fn account(&mut self) -> u32 {
         let accounts = self.population.accounts();
         if self.wanted.hot_share > 0.0 && (accounts == 1 || self.rng.random_bool(self.wanted.hot_share)) {
             return 0;
+        }
+        if self.population.has_weights() {
+            return self.population.account_by_weight(self.rng.random());
         }
         let first = u32::from(self.wanted.hot_share > 0.0);
         self.rng.random_range(first..accounts)

@@ -1,6 +1,7 @@
 //! What the harness starts and owns: a Redis, workers, and the way between them. All of it ends with the harness. Does to
 //! them what a fault asks for; never decides when.
 
+mod log_gate;
 mod proxy;
 mod worker;
 
@@ -20,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::worker::check_settings;
-use self::{proxy::Proxy, worker::Worker};
+use self::{log_gate::LogGate, proxy::Proxy, worker::Worker};
 use crate::{
     cli::CliError,
     clock,
@@ -57,6 +58,8 @@ pub struct Plan {
     pub lease: Duration,
     /// Workers reach Redis through a way that can be closed.
     pub has_proxy: bool,
+    /// What workers log goes through a pipe that can be left unread.
+    pub has_log_pipe: bool,
     /// What signs the receivers' certificates.
     pub ca_file: Option<PathBuf>,
 }
@@ -66,6 +69,7 @@ pub struct House {
     /// Redis' processes that were killed.
     redis_ended: Cell<Usage>,
     proxy: Option<Proxy>,
+    log_gate: Option<LogGate>,
     workers: Vec<Mutex<Worker>>,
     lease: Duration,
     keys: PartitionKeys,
@@ -97,12 +101,17 @@ impl House {
         let seen_by_workers = proxy.as_ref().map_or_else(|| url.clone(), Proxy::url);
         let settings = settings(&plan, &seen_by_workers);
         check_settings(&settings)?;
-        let worker = |number| Mutex::new(Worker::new(number, plan.program.clone(), folder.path(), settings.clone()));
+        let log_gate = plan.has_log_pipe.then(LogGate::default);
+        let worker = |number| {
+            let worker = Worker::new(number, plan.program.clone(), folder.path(), settings.clone());
+            Mutex::new(worker.with_gate(log_gate.clone()))
+        };
         Ok(Self {
             workers: (1..=plan.workers).map(worker).collect(),
             redis: Mutex::new(redis),
             redis_ended: Cell::default(),
             proxy,
+            log_gate: log_gate.clone(),
             lease: plan.lease,
             keys: PartitionKeys::new(&plan.stream)?,
             direct: Redis::new(&url)?,
@@ -223,6 +232,16 @@ impl House {
         end.come().await;
         let emptied = patiently(async || self.disturber().await?.limit_memory(0).await);
         emptied.await.context("cannot empty Redis again")?;
+        Ok(Some(now))
+    }
+
+    /// Nobody reads what the workers say until the end.
+    pub async fn block_logs(&self, end: &End) -> Result<Hit> {
+        let gate = self.log_gate.as_ref().context("the house has no logs that could be left unread")?;
+        let now = clock::now();
+        gate.shut();
+        end.come().await;
+        gate.open();
         Ok(Some(now))
     }
 

@@ -20,6 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::log_gate::LogGate;
 use crate::{
     config::{Config, ConfigFile, Sources},
     owned::{Owned, Usage, free_port},
@@ -39,6 +40,7 @@ pub struct Worker {
     file: PathBuf,
     log: PathBuf,
     settings: BTreeMap<String, String>,
+    gate: Option<LogGate>,
     process: Option<Owned>,
     /// The process was stopped and does not go on yet.
     is_frozen: bool,
@@ -52,7 +54,13 @@ impl Worker {
     pub fn new(number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
         let file = folder.join(format!("worker-{number}.toml"));
         let log = folder.join(format!("worker-{number}.log"));
-        Self { program, file, log, settings, process: None, is_frozen: false, port: 0, ended: Usage::default() }
+        let (gate, process, ended) = (None, None, Usage::default());
+        Self { program, file, log, settings, gate, process, is_frozen: false, port: 0, ended }
+    }
+
+    /// What it says goes through this.
+    pub fn with_gate(self, gate: Option<LogGate>) -> Self {
+        Self { gate, ..self }
     }
 
     /// Starts a process of it and waits until it is ready.
@@ -80,7 +88,11 @@ impl Worker {
         // Nothing of the user's own environment: it may name another Redis.
         command.arg("serve").arg("--config").arg(&self.file).env_clear().env("RUST_BACKTRACE", "1");
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let (out, error) = match &self.gate {
+            Some(gate) => (gate.pipe(log.try_clone()?)?, gate.pipe(log)?),
+            None => (log.try_clone()?.into(), log.into()),
+        };
+        command.stdin(Stdio::null()).stdout(out).stderr(error);
         let process = Owned::spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {} serve", self.program.display()))?);
         Ok(())

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::{Case, End, Item, mark_us};
+use super::{Case, End, Item, changes, goodput, mark_us};
 use crate::{
     facts::retry::DeadReason,
     loadtest::{
         ledger::books::{DeliveryBook, EventBook, Incident, Last, NEVER, NONE, Suspicion, micros},
-        result::Promise,
+        result::{Goodput, Promise},
         scenario::Profile,
     },
 };
@@ -39,20 +39,20 @@ const IN_FLIGHT: u64 = 2_048;
 const LATE_PER_SENT: u64 = 1_000;
 
 /// A promise while it is judged.
-struct Trial {
+pub(super) struct Trial {
     name: &'static str,
     text: &'static str,
-    tried: u64,
+    pub(super) tried: u64,
     broken: u64,
     examples: Vec<String>,
 }
 
 impl Trial {
-    fn new(name: &'static str, tried: u64, text: &'static str) -> Self {
+    pub(super) fn new(name: &'static str, tried: u64, text: &'static str) -> Self {
         Self { name, text, tried, broken: 0, examples: Vec::new() }
     }
 
-    fn broke(&mut self, example: impl FnOnce() -> String) {
+    pub(super) fn broke(&mut self, example: impl FnOnce() -> String) {
         self.broken += 1;
         if self.examples.len() < EXAMPLES {
             self.examples.push(example());
@@ -72,7 +72,7 @@ impl Trial {
     }
 }
 
-pub fn judge(case: &Case<'_>) -> Vec<Promise> {
+pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
     let tried = case.books().tried;
     // What a fault would excuse was not tried.
     let calm = |at_us: fn(&DeliveryBook) -> u64| {
@@ -113,6 +113,11 @@ pub fn judge(case: &Case<'_>) -> Vec<Promise> {
             &[Suspicion::Late],
             Trial::new("retried_late", case.prompt_retries(), "No retry comes long after the policy wants it."),
         ),
+        goodput::judge_goodput(found),
+        goodput::recovered(case),
+        goodput::needless_retry(case),
+        changes::stale_url(case),
+        changes::standstill(case),
         case.dead_unexpectedly(),
         case.not_dead(),
         case.suspected(
@@ -337,7 +342,7 @@ impl Case<'_> {
         // Only a duplicate is sure to have a delivery.
         let by_a_fault = |incident: &&Incident| incident.suspicion == Suspicion::Duplicated && explains(incident);
         let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
-        let most = self.evidence.faults.len() as u64 * IN_FLIGHT;
+        let most = self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).count() as u64 * IN_FLIGHT;
         if let Some(too_many) = explained.checked_sub(most).filter(|too_many| *too_many > 0) {
             trial.broken += too_many;
             trial.examples.truncate(EXAMPLES - 1);
@@ -403,16 +408,16 @@ impl Case<'_> {
     }
 
     /// A fault, or the time in which Herald recovers from one, lies within this span.
-    fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
+    pub(super) fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
         let around_us = self.around_us();
-        self.evidence.faults.iter().any(|fault| {
+        self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).any(|fault| {
             let begins_us = mark_us(fault.at).saturating_sub(around_us);
             from_us <= mark_us(fault.until) + around_us && until_us >= begins_us
         })
     }
 
     /// What a fault may still be to blame for, before and after it.
-    fn around_us(&self) -> u64 {
+    pub(super) fn around_us(&self) -> u64 {
         micros(self.population.terms().lease + AFTERMATH)
     }
 
@@ -434,7 +439,7 @@ impl Case<'_> {
         format!("{what} at {endpoint}, {at_s:.3} s, attempt {attempt}: {detail}{other}")
     }
 
-    fn name(&self, item: &Item<'_>, what: &str) -> String {
+    pub(super) fn name(&self, item: &Item<'_>, what: &str) -> String {
         let (event, endpoint) = (self.ledger.event_id(item.event), self.population.endpoint_id(item.endpoint));
         let sent_s = item.sent.intended_us as f64 / 1e6;
         format!("{event} for {endpoint}, sent at {sent_s:.3} s, {} attempts seen: {what}", item.book.attempt)

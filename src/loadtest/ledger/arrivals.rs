@@ -33,6 +33,8 @@ pub struct Arrival {
     pub endpoint: u32,
     /// By the id in its body; none when it is no event of this run.
     pub event: Option<u32>,
+    /// Of its URL; 0 is the first one.
+    pub generation: u32,
     pub body_hash: u64,
     /// `herald-attempt`; 0 when it is missing or no number.
     pub attempt: u32,
@@ -74,7 +76,7 @@ pub enum Answer {
     /// 2xx: to be followed by [`Ledger::written`].
     Yes,
     Refused,
-    /// 429 or 503.
+    /// 429: the receiver asks for less. A 503 that does not say how long asks for nothing.
     Throttled,
     Gone,
     Redirected,
@@ -110,6 +112,10 @@ impl Ledger {
         let delivery = self.delivery(event, arrival.endpoint);
         self.check_request(state, arrival, event, delivery, at_us);
         self.check_chain(state, arrival, event, at_us);
+        if state.books.changes.generation > 0 {
+            let oldest = state.books.changes.arrived_at.entry(delivery).or_insert(arrival.generation);
+            *oldest = arrival.generation.min(*oldest);
+        }
         let book = &mut state.books.deliveries[delivery as usize];
         if book.first_arrival_us == NEVER {
             book.first_arrival_us = at_us;

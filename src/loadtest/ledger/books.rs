@@ -2,7 +2,7 @@
 //! fan-out of one. Times are microseconds since the load began. Never judges: it notes what looks wrong as an incident, with
 //! what a judge needs to tell a broken promise from the price of a fault.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use super::lanes::LaneBook;
 use crate::loadtest::lifecycle::MAX_STEPS;
@@ -48,7 +48,7 @@ pub enum Last {
     Acknowledged,
     /// Answered with a failure.
     Refused,
-    /// 429 or 503.
+    /// 429.
     Throttled,
     /// 410.
     Gone,
@@ -201,8 +201,29 @@ pub struct Books {
     /// By suspicion.
     pub left_out: [u64; Suspicion::COUNT],
     pub seconds: Vec<SecondBook>,
+    pub changes: Changes,
     /// Requests that were tried for something, by what.
     pub tried: Tried,
+}
+
+/// Of URLs that changed while the load went on.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// How many times they were changed.
+    pub generation: u32,
+    /// By endpoint: each generation with Redis' time of its answer, milliseconds since the load began.
+    pub answered: HashMap<u32, Vec<(u32, i64)>>,
+    /// By delivery: the oldest generation at whose URL it arrived after a first change had begun.
+    pub arrived_at: HashMap<u32, u32>,
+}
+
+impl Changes {
+    /// What an entry of this time is owed to at the least. Of one within the same millisecond nobody knows.
+    pub fn owed(&self, endpoint: u32, entry_ms: i64) -> u32 {
+        let answered = self.answered.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
+        let before = answered.iter().filter(|(_, answered_ms)| *answered_ms < entry_ms);
+        before.map(|(generation, _)| *generation).max().unwrap_or(0)
+    }
 }
 
 /// How often a promise could have broken.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::books::{NEVER, micros};
 
-/// A lane rests this long after a 429 or 503 that does not say how long, and never shorter.
+/// A lane may rest this long after a 429 that asks for less.
 const LEAST_REST: Duration = Duration::from_secs(1);
 
 /// The time in which one endpoint's lane may have been shut. Times are microseconds since the load began.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::loadtest::{draw, scenario::Profile};
+use crate::loadtest::{
+    draw,
+    scenario::{Failure, Often, Profile},
+};
 
 /// The 99th percentile of the normal distribution, in deviations.
 const P99_DEVIATIONS: f64 = 2.326_347_87;
@@ -28,6 +31,8 @@ pub enum Reaction {
     Truncate,
     /// 200, then a body without an end.
     Flood,
+    /// Interim answers without an end.
+    Hint,
 }
 
 /// What a behaviour may depend on.
@@ -55,8 +60,14 @@ pub fn react(profile: &Profile, moment: &Moment) -> Reaction {
         Profile::Hanging => Reaction::Hang,
         Profile::Flaky { p } if draw::chance(&parts(moment, 0xF1A4)) < *p => refuse(500),
         Profile::Flaky { .. } => at_once,
-        Profile::Healing { at } if moment.at < *at => refuse(503),
-        Profile::Healing { .. } => at_once,
+        Profile::Imperfect { failure, often, .. } if fails(often, moment) => match failure {
+            Failure::Status500 => refuse(500),
+            Failure::Status503 => refuse(503),
+            Failure::Reset => Reaction::Reset,
+        },
+        Profile::Imperfect { after, .. } | Profile::Fleeting { after, .. } => Reaction::Accept { after: *after },
+        Profile::Healing { at, .. } if moment.at < *at => refuse(503),
+        Profile::Healing { after, .. } => Reaction::Accept { after: *after },
         Profile::Failing => refuse(500),
         Profile::Throttling { retry_after } if moment.arrival == 1 => {
             // The header counts whole seconds.
@@ -69,8 +80,20 @@ pub fn react(profile: &Profile, moment: &Moment) -> Reaction {
         Profile::Resetting => Reaction::Reset,
         Profile::Truncating => Reaction::Truncate,
         Profile::HugeBody => Reaction::Flood,
+        Profile::Flooding => Reaction::Hint,
         // Nobody who checks certificates gets here.
         Profile::BrokenTls => refuse(500),
+    }
+}
+
+fn fails(often: &Often, moment: &Moment) -> bool {
+    match often {
+        Often::Random { p } => draw::chance(&parts(moment, 0x1FE7)) < *p,
+        // Never at the load's very beginning.
+        Often::Spells { length, every } => {
+            let within = moment.at.as_micros() % every.as_micros().max(1);
+            within >= every.saturating_sub(*length).as_micros()
+        }
     }
 }
 
@@ -132,7 +155,7 @@ mod tests {
 
     #[test]
     fn profiles_change_when_they_say_so() {
-        let healing = Profile::Healing { at: Duration::from_secs(5) };
+        let healing = Profile::Healing { at: Duration::from_secs(5), after: Duration::ZERO };
         let at = |seconds| react(&healing, &Moment { at: Duration::from_secs(seconds), ..moment(1) });
         assert_eq!(at(4), Reaction::Refuse { status: 503, retry_after_s: None });
         assert_eq!(at(5), Reaction::Accept { after: Duration::ZERO });
@@ -143,5 +166,22 @@ mod tests {
         let arrival = |arrival| react(&throttling, &Moment { arrival, ..moment(1) });
         assert_eq!(arrival(1), Reaction::Refuse { status: 429, retry_after_s: Some(2) });
         assert_eq!(arrival(2), Reaction::Accept { after: Duration::ZERO });
+    }
+
+    #[test]
+    fn an_imperfect_receiver_fails_as_often_as_it_says_and_thinks_as_long_as_its_twin() {
+        let ms = Duration::from_millis;
+        let imperfect = |failure, often| Profile::Imperfect { after: ms(10), failure, often, goodput: 0.9 };
+        let failing = |profile: &Profile, at| {
+            let all = (0..10_000).map(|event| react(profile, &Moment { at, ..moment(event) }));
+            all.filter(|reaction| *reaction != Reaction::Accept { after: ms(10) }).count()
+        };
+        let random = imperfect(Failure::Reset, Often::Random { p: 0.05 });
+        assert!((400..600).contains(&failing(&random, ms(0))));
+        let spells = imperfect(Failure::Status503, Often::Spells { length: ms(200), every: ms(2_000) });
+        assert_eq!(
+            [0, 1_799, 1_800, 1_999, 2_000, 3_799, 3_800].map(|at| failing(&spells, ms(at))),
+            [0, 0, 10_000, 10_000, 0, 0, 10_000]
+        );
     }
 }

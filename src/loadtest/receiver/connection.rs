@@ -1,11 +1,17 @@
 //! One connection: reads its requests one after the other, has each verified and noted, and answers as the endpoint's profile
 //! says. Waiting for a late answer holds up nobody but this connection, and ends when the peer goes away.
+//!
+//! Of one whose connections do not last, a connection ends between two requests, without a word before: a request that
+//! crosses its end was not processed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -34,6 +40,11 @@ const FLOOD_BYTES: usize = 64 * 1024 * 1024;
 /// One that hangs does so for longer than Herald can wait.
 const HANG: Duration = Duration::from_secs(600);
 
+/// How many bytes of interim answers a flood has at once, and how long it rests between: a megabyte or so a second, since the
+/// harness shares the machine with what it measures.
+const HINTS: usize = 512;
+const HINT_PAUSE: Duration = Duration::from_millis(20);
+
 /// Where a redirect leads, before the endpoint's number. No endpoint has this path.
 const AWAY: &str = "/away";
 
@@ -45,29 +56,56 @@ pub struct Hall {
     pub keys: Vec<Keys>,
 }
 
-/// A TCP connection, with or without TLS around it.
+/// A TCP connection, with or without TLS around it, here or some way off.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
-    fn tcp(&self) -> &TcpStream;
+    /// That it ends with a reset, as far as that is for this end to say.
+    fn break_off(&self);
 }
 
 impl Wire for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn break_off(&self) {
+        // Closing with nothing to linger for sends RST instead of FIN. If it can not be set, FIN breaks off as well.
+        let _ = self.set_zero_linger();
     }
 }
 
-impl Wire for TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+impl Wire for DuplexStream {
+    fn break_off(&self) {}
+}
+
+impl<W: Wire> Wire for TlsStream<W> {
+    fn break_off(&self) {
+        self.get_ref().0.break_off();
+    }
+}
+
+/// When a connection ends by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    /// The certificate that was shown is not for this address.
+    pub is_misnamed: bool,
+    /// After so many answers.
+    pub requests: Option<u32>,
+    /// When nothing was asked for so long.
+    pub idle: Option<Duration>,
+    /// At this time, once what was asked by then is answered.
+    pub until: Option<Instant>,
+}
+
+impl Manners {
+    /// How long a request may be waited for; none means for ever.
+    fn patience(&self) -> Option<Duration> {
+        let left = self.until.map(|until| until.saturating_duration_since(clock::now()));
+        [self.idle, left].into_iter().flatten().min()
     }
 }
 
 /// What follows from a request.
-struct Verdict {
-    endpoint: u32,
+pub(super) struct Verdict {
+    pub(super) endpoint: u32,
     /// None for what belongs to no delivery: it is answered 404.
-    ticket: Option<Ticket>,
-    reaction: Reaction,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) reaction: Reaction,
 }
 
 /// Whether the connection goes on.
@@ -77,10 +115,15 @@ enum Next {
     Close,
 }
 
-pub async fn serve(hall: &Hall, wire: impl Wire, is_misnamed: bool) {
-    let mut line = Line { hall, wire, buffer: BytesMut::with_capacity(4 * 1024) };
-    while let Some(verdict) = line.next(is_misnamed).await {
+pub async fn serve(hall: &Hall, wire: impl Wire, manners: Manners) {
+    let mut line = Line { hall, wire, manners, buffer: BytesMut::with_capacity(4 * 1024) };
+    let mut answered = 0;
+    while let Some(verdict) = line.next().await {
         if line.act(&verdict).await == Next::Close {
+            return;
+        }
+        answered += 1;
+        if manners.requests.is_some_and(|most| answered >= most) {
             return;
         }
     }
@@ -89,15 +132,16 @@ pub async fn serve(hall: &Hall, wire: impl Wire, is_misnamed: bool) {
 struct Line<'a, W> {
     hall: &'a Hall,
     wire: W,
+    manners: Manners,
     buffer: BytesMut,
 }
 
 impl<W: Wire> Line<'_, W> {
     /// The next request, judged and noted; none when the connection is over.
-    async fn next(&mut self, is_misnamed: bool) -> Option<Verdict> {
+    async fn next(&mut self) -> Option<Verdict> {
         loop {
             let judged = match read(&self.buffer) {
-                Read::Whole(length, request) => Some((length, self.hall.receive(&request, is_misnamed))),
+                Read::Whole(length, request) => Some((length, self.hall.receive(&request, self.manners.is_misnamed))),
                 Read::Partial => None,
                 Read::Bad(why) => {
                     self.hall.ledger.nonsense(NONE, self.hall.now_us(), why);
@@ -109,9 +153,13 @@ impl<W: Wire> Line<'_, W> {
                 return Some(verdict);
             }
             // Between requests a kept connection is quiet for as long as its owner likes.
-            let more = match self.buffer.is_empty() {
-                true => self.wire.read_buf(&mut self.buffer).await,
-                false => timeout(REQUEST_TIMEOUT, self.wire.read_buf(&mut self.buffer)).await.ok()?,
+            let patience = match self.buffer.is_empty() {
+                true => self.manners.patience(),
+                false => Some(REQUEST_TIMEOUT),
+            };
+            let more = match patience {
+                None => self.wire.read_buf(&mut self.buffer).await,
+                Some(patience) => timeout(patience, self.wire.read_buf(&mut self.buffer)).await.ok()?,
             };
             if !more.is_ok_and(|read| read > 0) {
                 return None;
@@ -131,7 +179,7 @@ impl<W: Wire> Line<'_, W> {
                 self.affirm(&ticket, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await
             }
             Reaction::Refuse { status, retry_after_s } => {
-                let answer = if matches!(status, 429 | 503) { Answer::Throttled } else { Answer::Refused };
+                let answer = if status == 429 { Answer::Throttled } else { Answer::Refused };
                 self.note(&ticket, answer);
                 let retry_after =
                     retry_after_s.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
@@ -154,8 +202,7 @@ impl<W: Wire> Line<'_, W> {
             }
             Reaction::Reset => {
                 self.note(&ticket, Answer::Broken);
-                // Closing with nothing to linger for sends RST instead of FIN. If it can not be set, FIN breaks off as well.
-                let _ = self.wire.tcp().set_zero_linger();
+                self.wire.break_off();
                 Next::Close
             }
             Reaction::Truncate => {
@@ -163,6 +210,10 @@ impl<W: Wire> Line<'_, W> {
                 self.write(b"HTTP/1.1 200 OK\r\ncontent-le").await;
                 let _ = self.wire.shutdown().await;
                 Next::Close
+            }
+            Reaction::Hint => {
+                self.hint().await;
+                self.give_up(&ticket)
             }
             Reaction::Flood => {
                 let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n";
@@ -202,6 +253,16 @@ impl<W: Wire> Line<'_, W> {
         }
     }
 
+    /// Until the peer hangs up.
+    async fn hint(&mut self) {
+        let hints = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(HINTS);
+        loop {
+            if self.write(&hints).await == Next::Close || !self.stays_for(HINT_PAUSE).await {
+                return;
+            }
+        }
+    }
+
     async fn flood(&mut self) {
         let part = [b'.'; 16 * 1024];
         for _ in 0..FLOOD_BYTES / part.len() {
@@ -231,7 +292,7 @@ impl<W: Wire> Line<'_, W> {
 
 impl Hall {
     /// Verifies a request, notes it, and says how its endpoint reacts.
-    fn receive(&self, request: &Request<'_>, is_misnamed: bool) -> Verdict {
+    pub(super) fn receive(&self, request: &Request<'_>, is_misnamed: bool) -> Verdict {
         let endpoint = self.endpoint(request);
         if is_misnamed {
             self.ledger.bad_certificate_accepted(endpoint.unwrap_or_default(), self.now_us());
@@ -244,6 +305,7 @@ impl Hall {
         let id = id_in(request.body);
         let arrival = Arrival {
             endpoint,
+            generation: generation(request),
             event: id.and_then(|id| self.ledger.event_number(id)),
             body_hash: body_hash(request.body),
             attempt: number(request.attempt).and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(0),
@@ -272,15 +334,22 @@ impl Hall {
             let number = path.strip_prefix('/').and_then(|text| number(text.as_bytes()))?;
             u32::try_from(number).ok().filter(|number| *number < self.population.active())
         };
-        let found = known(request.path);
+        let path = request.path.split_once('?').map_or(request.path, |(path, _)| path);
+        let found = known(path);
         if found.is_none() {
-            match request.path.strip_prefix(AWAY).and_then(known) {
+            match path.strip_prefix(AWAY).and_then(known) {
                 Some(endpoint) => self.ledger.redirect_followed(endpoint, self.now_us()),
                 None => self.ledger.nonsense(NONE, self.now_us(), "a path of no endpoint"),
             }
         }
         found
     }
+}
+
+/// Which of its URLs an endpoint was asked at.
+fn generation(request: &Request<'_>) -> u32 {
+    let query = request.path.split_once('?').and_then(|(_, query)| number(query.as_bytes()));
+    query.and_then(|generation| u32::try_from(generation).ok()).unwrap_or(0)
 }
 
 fn odd_header(request: &Request<'_>, id: Option<&[u8]>) -> Option<&'static str> {

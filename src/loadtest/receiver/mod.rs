@@ -3,24 +3,27 @@
 //! harness' shows in the other's latency. Never imports what Herald signs with.
 //!
 //! The first byte of a connection tells TLS from plain HTTP. A second listener, on 127.0.0.2, shows a certificate that is for
-//! 127.0.0.1 only.
+//! 127.0.0.1 only. A profile whose connections are special has a listener of its own, since what is special begins before
+//! the first request.
 
 mod behaviour;
 mod connection;
 mod http;
+mod http2;
 mod tls;
 pub mod verify;
+mod way;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     runtime::Runtime,
     sync::Semaphore,
     time::sleep,
@@ -30,15 +33,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::{
-    connection::{Hall, serve},
+    connection::{Hall, Manners, Wire, serve},
     tls::Certificates,
     verify::Keys,
+    way::stretched,
 };
-use super::{ledger::Ledger, population::Population};
+use super::{
+    ledger::Ledger,
+    population::{Doors, Population},
+    scenario::Profile,
+};
 use crate::clock;
 
 /// Connections at once: Herald keeps a few for each endpoint, and each takes some KiB here. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
+
+/// Connections that wait to be accepted: thousands of endpoints may get their first event within a moment.
+const BACKLOG: u32 = 4_096;
 
 /// Between two tries when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -60,21 +71,39 @@ pub enum ReceiverError {
 
 /// The receivers while they run. They end with this value.
 pub struct Receivers {
-    /// HTTP and HTTPS.
-    pub address: SocketAddr,
-    /// HTTPS with a certificate that is not for this address; the plain one where nobody needs it.
-    pub misnamed: SocketAddr,
+    /// The misnamed one is the plain one where nobody needs it.
+    pub doors: Doors,
     /// The authority behind the certificates, for `attempt.ca_file`.
     pub ca_file: PathBuf,
     cancel: CancellationToken,
     runtime: Option<Runtime>,
 }
 
-/// One of the two addresses.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// One of the addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Right,
     Misnamed,
+    /// Of the profile whose connections do not last.
+    Fleeting {
+        rtt: Duration,
+        http2: bool,
+        requests: Option<u32>,
+        idle: Option<Duration>,
+        reload: Option<Duration>,
+    },
+}
+
+impl Door {
+    /// None for a profile that needs no door of its own.
+    fn of(profile: &Profile) -> Option<Self> {
+        match *profile {
+            Profile::Fleeting { after: _, rtt, http2, requests, idle, reload } => {
+                Some(Self::Fleeting { rtt, http2, requests, idle, reload })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Receivers {
@@ -90,13 +119,27 @@ impl Receivers {
         let ca_file = folder.join("receivers-ca.pem");
         std::fs::write(&ca_file, &certificates.authority_pem)
             .map_err(|cause| ReceiverError::WriteCa { path: ca_file.clone(), cause })?;
-        let (address, right) = listen(Ipv4Addr::LOCALHOST, 0)?;
-        let mut doors = vec![(Door::Right, right)];
-        let mut misnamed = address;
+        let (plain, right) = match population.is_spread() {
+            true => listen_on_loopback()?,
+            false => listen(Ipv4Addr::LOCALHOST, 0)?,
+        };
+        let mut open = vec![(Door::Right, right)];
+        let mut doors = Doors { plain, misnamed: plain, own: Vec::new() };
         if population.has_broken_tls() {
-            let (other, socket) = listen(Ipv4Addr::new(127, 0, 0, 2), address.port())?;
-            misnamed = other;
-            doors.push((Door::Misnamed, socket));
+            let (misnamed, socket) = listen(Ipv4Addr::new(127, 0, 0, 2), plain.port())?;
+            doors.misnamed = misnamed;
+            open.push((Door::Misnamed, socket));
+        }
+        for profile in population.profiles() {
+            let own = match Door::of(profile) {
+                None => None,
+                Some(door) => {
+                    let (address, socket) = listen(Ipv4Addr::LOCALHOST, 0)?;
+                    open.push((door, socket));
+                    Some(address)
+                }
+            };
+            doors.own.push(own);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
@@ -106,13 +149,17 @@ impl Receivers {
             .map_err(ReceiverError::Threads)?;
         let keys = (0..population.active()).map(|at| Keys::new(population.secret(at).reveal())).collect();
         let hall = Arc::new(Hall { population, ledger, keys });
-        let acceptor = TlsAcceptor::from(Arc::clone(&certificates.server));
         let (cancel, room) = (CancellationToken::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-        for (door, socket) in doors {
-            let entrance = Entrance { hall: hall.clone(), acceptor: acceptor.clone(), room: room.clone(), door };
+        for (door, socket) in open {
+            let server = match door {
+                Door::Fleeting { http2: true, .. } => &certificates.http2,
+                Door::Right | Door::Misnamed | Door::Fleeting { .. } => &certificates.server,
+            };
+            let acceptor = TlsAcceptor::from(Arc::clone(server));
+            let entrance = Entrance { hall: hall.clone(), acceptor, room: room.clone(), door };
             runtime.spawn(entrance.open(socket, cancel.clone()));
         }
-        Ok(Self { address, misnamed, ca_file, cancel, runtime: Some(runtime) })
+        Ok(Self { doors, ca_file, cancel, runtime: Some(runtime) })
     }
 }
 
@@ -132,6 +179,20 @@ fn listen(host: Ipv4Addr, port: u16) -> Result<(SocketAddr, std::net::TcpListene
         let socket = std::net::TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
         Ok((socket.local_addr()?, socket))
+    };
+    open().map_err(|cause| ReceiverError::Listen { address, cause })
+}
+
+/// All addresses of the loopback interface and none of another: 127.0.0.0/8 are 16 million hosts.
+fn listen_on_loopback() -> Result<(SocketAddr, std::net::TcpListener), ReceiverError> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let open = || {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind_device(Some(b"lo"))?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?.into_std()?;
+        let port = socket.local_addr()?.port();
+        Ok((SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), socket))
     };
     open().map_err(|cause| ReceiverError::Listen { address, cause })
 }
@@ -181,6 +242,10 @@ impl Entrance {
         if stream.set_nodelay(true).is_err() {
             return;
         }
+        if let Door::Fleeting { .. } = self.door {
+            return self.greet_fleeting(stream).await;
+        }
+        let manners = Manners { is_misnamed: self.door == Door::Misnamed, ..Manners::default() };
         let mut first = [0];
         let is_tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
             // The first byte of a TLS handshake record (RFC 8446, section 5.1); no HTTP method begins with it.
@@ -193,15 +258,42 @@ impl Entrance {
             self.hall.ledger.bad_handshake();
         }
         if !is_tls {
-            return serve(&self.hall, stream, self.door == Door::Misnamed).await;
+            return serve(&self.hall, stream, manners).await;
         }
         if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
-            serve(&self.hall, stream, self.door == Door::Misnamed).await;
+            serve(&self.hall, stream, manners).await;
+        }
+    }
+
+    async fn greet_fleeting(&self, stream: TcpStream) {
+        let Door::Fleeting { rtt, http2, requests, idle, reload } = self.door else { return };
+        let until = reload.map(|every| self.hall.next_reload(every));
+        let manners = Manners { is_misnamed: false, requests, idle, until };
+        match rtt.is_zero() {
+            true => self.greet_over(stream, http2, manners).await,
+            false => self.greet_over(stretched(stream, rtt), http2, manners).await,
+        }
+    }
+
+    async fn greet_over(&self, wire: impl Wire, http2: bool, manners: Manners) {
+        if !http2 {
+            return serve(&self.hall, wire, manners).await;
+        }
+        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(wire)).await {
+            http2::serve(&self.hall, stream, manners).await;
         }
     }
 }
 
 impl Hall {
+    /// All connections of a receiver end together, counted from the load's beginning.
+    fn next_reload(&self, every: Duration) -> Instant {
+        let now = clock::now();
+        let began = self.ledger.began().unwrap_or(now);
+        let times = now.saturating_duration_since(began).as_millis() / every.as_millis().max(1) + 1;
+        began + every * u32::try_from(times).unwrap_or(u32::MAX)
+    }
+
     fn now_us(&self) -> u64 {
         self.ledger.time_us(clock::now())
     }

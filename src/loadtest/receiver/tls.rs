@@ -16,6 +16,8 @@ use super::ReceiverError;
 pub struct Certificates {
     pub authority_pem: String,
     pub server: Arc<ServerConfig>,
+    /// The same, for receivers that speak HTTP/2.
+    pub http2: Arc<ServerConfig>,
 }
 
 impl Certificates {
@@ -39,8 +41,10 @@ impl Certificates {
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key))
             .map_err(|error| ReceiverError::Certificate(error.to_string()))?;
-        // What is served here is HTTP/1.1, whatever else the client could speak.
+        let mut http2 = server.clone();
+        http2.alpn_protocols = vec![b"h2".to_vec()];
+        // What all others speak is HTTP/1.1, whatever else the client could.
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { authority_pem: authority.pem(), server: Arc::new(server) })
+        Ok(Self { authority_pem: authority.pem(), server: Arc::new(server), http2: Arc::new(http2) })
     }
 }

@@ -68,8 +68,9 @@ pub fn short() -> RunResult {
 
 /// Ten minutes at 5 000/s with a fault every minute.
 pub fn long() -> RunResult {
-    let faults =
-        (1..10).map(|minute| (Fault::ALL[minute % 6], minute as f64 * 60.0, minute as f64 * 60.0 + 4.0)).collect();
+    let faults = (1..10)
+        .map(|minute| (Fault::ALL[minute % Fault::ALL.len()], minute as f64 * 60.0, minute as f64 * 60.0 + 4.0))
+        .collect();
     run(&Shape { seconds: 600, rate: 5_000.0, faults, seed: u64::MAX })
 }
 
@@ -167,6 +168,7 @@ pub fn run(shape: &Shape) -> RunResult {
         latency: latency::merge(all).unwrap(),
         retry_lateness: (!retry.is_empty()).then(|| of(&retry)),
         profiles,
+        goodput: Vec::new(),
         series,
         faults: shape.faults.iter().map(|&(fault, at, until)| FaultMark { fault, at, until }).collect(),
         missed: vec![],

@@ -62,6 +62,7 @@ pub fn summary(result: &RunResult, colour: Colour) -> String {
     parts.push(section("Deliveries", colour, &deliveries(result)));
     parts.push(latencies(result, colour));
     parts.extend(profiles(result, colour));
+    parts.extend(goodput(result, colour));
     parts.extend(processes(result, colour));
     parts.extend(thresholds(result, colour));
     parts.push(tail(result, colour));
@@ -272,6 +273,17 @@ fn profiles(result: &RunResult, colour: Colour) -> Option<String> {
         table.add_row(cells);
     }
     (!result.profiles.is_empty()).then(|| format!("{}\n{}", colour.title("Receivers"), shown(&table)))
+}
+
+fn goodput(result: &RunResult, colour: Colour) -> Option<String> {
+    let columns = ["goodput", "owed", "taken while the load lasted", "of its twin's", "at least"];
+    let mut table = headed(&columns, &[1, 2, 3, 4]);
+    for one in &result.goodput {
+        let counts = [one.owed, one.taken].map(units::count);
+        let shares = [one.share, one.least].map(|share| format!("{share:.2}"));
+        table.add_row([vec![cell(&one.receiver)], counts.to_vec(), shares.to_vec()].concat());
+    }
+    (!result.goodput.is_empty()).then(|| format!("{}\n{}", colour.title("Goodput"), shown(&table)))
 }
 
 fn processes(result: &RunResult, colour: Colour) -> Option<String> {
