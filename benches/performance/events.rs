@@ -1,7 +1,7 @@
 //! The events that are delivered: lives of payment intents, 3 or 4 events each, of about 600 bytes, interleaved so that
 //! several of one intent are in flight or near it. The same for the same seed.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -24,13 +24,19 @@ struct Intent {
 
 pub struct Lives {
     rng: StdRng,
-    accounts: usize,
+    accounts: Range<usize>,
     born: usize,
     alive: VecDeque<(Intent, usize)>,
 }
 
 impl Lives {
+    /// Of the accounts from 0.
     pub fn new(accounts: usize, seed: u64) -> Self {
+        Self::of(0..accounts, seed)
+    }
+
+    /// Of accounts with these numbers.
+    pub fn of(accounts: Range<usize>, seed: u64) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), accounts, born: 0, alive: VecDeque::new() }
     }
 
@@ -45,7 +51,11 @@ impl Lives {
             false => &["Created", "Authorized", "Captured", "Refunded"],
         };
         self.born += 1;
-        Intent { name: format!("pi_{}", self.token()), account: self.born % self.accounts, statuses }
+        Intent {
+            name: format!("pi_{}", self.token()),
+            account: self.accounts.start + self.born % self.accounts.len(),
+            statuses,
+        }
     }
 
     /// The next event, under an id of the caller's own.

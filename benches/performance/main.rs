@@ -7,6 +7,7 @@
 
 mod bare;
 mod events;
+mod goodput;
 mod marks;
 mod processes;
 mod receiver;
@@ -64,6 +65,9 @@ struct Args {
     /// Seconds of each round at 1 000 events a second, for the latency; 0 leaves it out
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
     latency_seconds: u64,
+    /// Seconds of the load whose receivers fail now and then, for their goodput; 0 leaves it out
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(0..=600))]
+    goodput_seconds: u64,
     /// Let the receiver take the processor from others during a drain
     #[arg(long)]
     eager_receiver: bool,
@@ -137,7 +141,12 @@ fn measure(args: &Args) -> Result<()> {
             }
         }
     }
-    let table = results.table()?;
+    let mut table = results.table()?;
+    if args.goodput_seconds > 0 {
+        eprintln!("goodput of receivers that fail now and then");
+        let all = goodput::measure(&args.herald, args.goodput_seconds)?;
+        table = format!("{table}\n\n{}", goodput::table(&all, args.goodput_seconds));
+    }
     println!("{table}");
     match &args.write {
         Some(path) => marks::write_between(path, "<!-- bench -->", &table),

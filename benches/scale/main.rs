@@ -3,8 +3,9 @@
 //! Each row sets two stacks side by side, one with few of something and one with many, and measures them in turns. A
 //! stack has a Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of
 //! their own; while one is measured the other is paused. Read `stack` for a round, `state` for what lies in Redis before,
-//! `takeover` and `neighbours` for the two rows that are no comparison of cost, `table` for what is shown.
+//! `takeover`, `neighbours` and `crowds` for the rows that are no comparison of cost, `table` for what is shown.
 
+mod crowds;
 #[allow(dead_code, reason = "the other bench uses the rest")]
 #[path = "../performance/events.rs"]
 mod events;
@@ -27,6 +28,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 
 use self::{
+    crowds::{Crowd, Felt, HEALTHY, Manner, Part, Server, felt},
     neighbours::{Hanging, hangs, latency},
     stack::{Cost, Setup, Stack, taking_in_us},
     state::BUSY,
@@ -49,6 +51,10 @@ const MOST_MEMORY_MB: f64 = 150.0;
 const ENDPOINT_MB: f64 = 1_500.0 / MB;
 const MOST_COST: f64 = 1.15;
 const MOST_P99: f64 = 1.2;
+/// A share of a millisecond is less than two cores can promise anybody.
+const P99_SLACK_MS: f64 = 1.0;
+/// While one account gets half a million deliveries at once.
+const MOST_P99_FAN_OUT: f64 = 2.0;
 /// The default lease and a second.
 const MOST_TAKE_OVER_S: f64 = 6.0;
 
@@ -86,6 +92,8 @@ enum Role {
 enum Rows {
     /// Endpoints that hang beside healthy ones
     Hanging,
+    /// Crowds of receivers that hang, answer late, flood or never end their head, beside healthy ones
+    Crowds,
     /// Entries behind, then the same ones pending when the owner is killed
     Behind,
     /// Endpoints registered
@@ -117,7 +125,15 @@ impl Args {
     }
 
     fn stack(&self, endpoints: u64, due_later: u64, depth: u64) -> Result<Stack> {
-        Stack::start(&Setup { program: &self.herald, endpoints, elsewhere: &|_| None, due_later, depth })
+        Stack::start(&Setup {
+            program: &self.herald,
+            endpoints,
+            busy: BUSY,
+            elsewhere: &|_| None,
+            others: Vec::new(),
+            due_later,
+            depth,
+        })
     }
 }
 
@@ -133,6 +149,9 @@ fn measure(args: &Args) -> Result<()> {
     let mut table = Table::default();
     if args.has(Rows::Hanging) {
         hanging(args, &mut table)?;
+    }
+    if args.has(Rows::Crowds) {
+        all_crowds(args, &mut table)?;
     }
     if args.has(Rows::Behind) {
         behind(args, &mut table)?;
@@ -194,7 +213,15 @@ fn memory(table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) {
 fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     let server = Hanging::start()?;
     let elsewhere = |at| hangs(at).then(|| format!("{}/{at}", server.url));
-    let setup = |elsewhere| Setup { program: &args.herald, endpoints: BUSY, elsewhere, due_later: 0, depth: 0 };
+    let setup = |elsewhere| Setup {
+        program: &args.herald,
+        endpoints: BUSY,
+        busy: BUSY,
+        elsewhere,
+        others: Vec::new(),
+        due_later: 0,
+        depth: 0,
+    };
     let mut stacks = [Stack::start(&setup(&|_| None))?, Stack::start(&setup(&elsewhere))?];
     for stack in &mut stacks {
         stack.state.resume()?;
@@ -221,6 +248,73 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     table.compare(&format!("p50 {what}"), Unit::Millis, few_p50, many_p50, None);
     table.compare(&format!("p99 {what}"), Unit::Millis, few_p99, many_p99, Some(MOST_P99));
     Ok(())
+}
+
+/// Crowds of a size that fits what "many" is: all of them at the full one.
+fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
+    // Each side of each has a descriptor for every connection.
+    herald::owned::raise_descriptor_limit();
+    let server = Server::start()?;
+    let of = |count: u64| if args.is_full() { count } else { (count / 10).max(1) };
+    let part = |manner, count| Part::of(manner, of(count));
+    let [hang, late, flood] = [(Manner::Hangs, 5_000), (Manner::AnswersLate, 1_000), (Manner::Floods, 100)];
+    let everybody = vec![part(hang.0, hang.1), part(late.0, late.1), part(flood.0, flood.1)];
+    let what = format!("{} hang, {} answer after 14 s, {} flood", of(hang.1), of(late.1), of(flood.1));
+    crowd(args, table, &server, &what, &Crowd { parts: everybody, events_per_second: 500, before: 1 })?;
+    let one = |part: Part, rate| Crowd { parts: vec![part], events_per_second: rate, before: 2 };
+    let account = Part { is_one_account: true, ..part(Manner::Hangs, 700) };
+    crowd(args, table, &server, &format!("{} endpoints of one account hang", account.endpoints), &one(account, 5))?;
+    let host = Part { is_one_host: true, ..part(Manner::Hangs, 600) };
+    crowd(args, table, &server, &format!("{} shops on one host hang", host.endpoints), &one(host, 300))?;
+    let wide = Part { max_in_flight: Some(1_000), ..Part::of(Manner::AnswersLate, 3) };
+    let wide = Crowd { parts: vec![wide], events_per_second: 300, before: of(1_000) };
+    crowd(args, table, &server, "3 with 1 000 in flight answer after 14 s", &wide)?;
+    fan_out(args, table, &server, of(2_000))?;
+    eprintln!(
+        "names that hang in DNS: not measured, as the system's resolver can only be changed with rights that not all have"
+    );
+    let heads = of(600);
+    let peak = crowds::heads(&args.herald, &server, heads)? as f64 / MB;
+    table.limit(
+        &format!("peak memory of Herald, {heads} heads of 395 KB without an end"),
+        Unit::Megabytes,
+        None,
+        peak,
+        MOST_MEMORY_MB,
+    );
+    let parked = (args.scale * 15 / 100).min(150_000);
+    let felt = crowds::deleted(&args.herald, &server, parked, if args.is_full() { 10 } else { 4 })?;
+    let what = format!("p50 of the others while an endpoint with {parked} parked is deleted");
+    let [before, after] = [felt.alone.p50_us, felt.beside.p50_us].map(|us| us as f64 / 1e3);
+    table.compare_from(&what, Unit::Millis, before, after, (MOST_P99, P99_SLACK_MS));
+    Ok(())
+}
+
+fn crowd(args: &Args, table: &mut Table, server: &Server, what: &str, crowd: &Crowd) -> Result<()> {
+    eprintln!("{what}:");
+    let (rounds, seconds) = if args.is_full() { (args.rounds(), 5) } else { (args.rounds(), 2) };
+    show(table, what, &felt(&args.herald, server, crowd, rounds, seconds)?, MOST_P99);
+    Ok(())
+}
+
+/// An event for one account, and as many deliveries as it has endpoints, 250 times.
+fn fan_out(args: &Args, table: &mut Table, server: &Server, endpoints: u64) -> Result<()> {
+    let part = Part { is_one_account: true, ..Part::of(Manner::AnswersAtOnce, endpoints) };
+    let what = format!("250 events at once for an account with {endpoints} endpoints");
+    eprintln!("{what}:");
+    let crowd = Crowd { parts: vec![part], events_per_second: 0, before: 250 };
+    show(table, &what, &felt(&args.herald, server, &crowd, args.rounds(), 4)?, MOST_P99_FAN_OUT);
+    Ok(())
+}
+
+fn show(table: &mut Table, what: &str, felt: &Felt, most: f64) {
+    let ms = |us: u64| us as f64 / 1e3;
+    let of = format!("of {HEALTHY} healthy endpoints at 1 000/s: alone, and beside them {what}");
+    table.compare(&format!("p50 {of}"), Unit::Millis, ms(felt.alone.p50_us), ms(felt.beside.p50_us), None);
+    let (alone, beside) = (ms(felt.alone.p99_us), ms(felt.beside.p99_us));
+    table.compare_from(&format!("p99 {of}"), Unit::Millis, alone, beside, (most, P99_SLACK_MS));
+    let peak = felt.peak_bytes as f64 / MB;
+    table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, None, peak, MOST_MEMORY_MB);
 }
 
 fn behind(args: &Args, table: &mut Table) -> Result<()> {

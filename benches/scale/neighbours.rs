@@ -12,9 +12,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    events::Lives,
     processes::wait_for,
     receiver::now_us,
     stack::{STUCK, Stack, rest},
+    table::median,
 };
 
 /// One endpoint in so many hangs.
@@ -23,9 +25,18 @@ const ONE_IN: u64 = 10;
 /// Connections that it keeps: a lane has some ten at most, and an attempt ends after 15 s.
 const MOST_KEPT: usize = 10_000;
 
+#[derive(Debug, Clone, Copy)]
 pub struct Latency {
     pub p50_us: u64,
     pub p99_us: u64,
+}
+
+impl Latency {
+    /// Of each figure by itself.
+    pub fn median(all: Vec<Self>) -> Self {
+        let of = |value: fn(&Self) -> u64| median(all.iter().map(|one| value(one) as f64).collect()) as u64;
+        Self { p50_us: of(|one| one.p50_us), p99_us: of(|one| one.p99_us) }
+    }
 }
 
 pub fn hangs(endpoint: u64) -> bool {
@@ -74,6 +85,30 @@ pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool
         healthy += u64::from(is_healthy(account(&event.body)?));
         stack.producer.add(&event)?;
     }
+    wait_for("the healthy ones", STUCK, || stack.receiver.count().is_ok_and(|count| count >= before + healthy))?;
+    let [count, p50_us, p99_us, _] = stack.receiver.latency()?;
+    ensure!(count == healthy, "{count} of {healthy} events have a latency");
+    Ok(Latency { p50_us, p99_us })
+}
+
+/// The same, with every endpoint of the stack's own lives healthy, and so many events a second of other lives between.
+pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut Lives, u64)>) -> Result<Latency> {
+    let before = stack.receiver.count()?;
+    stack.receiver.latency()?;
+    let start_us = now_us() + 10_000;
+    let mut added = 0;
+    for n in 0..seconds * 1_000 {
+        let intended_us = start_us + n * 1_000;
+        rest(Duration::from_micros(intended_us.saturating_sub(now_us())));
+        let event = stack.lives.next_as(format!("evt_t{intended_us}_{n}"));
+        stack.producer.add(&event)?;
+        if let Some((lives, per_second)) = &mut others {
+            let due = (n + 1) * *per_second / 1_000;
+            stack.producer.add_all(lives.by_ref().take((due - added) as usize))?;
+            added = due;
+        }
+    }
+    let healthy = seconds * 1_000;
     wait_for("the healthy ones", STUCK, || stack.receiver.count().is_ok_and(|count| count >= before + healthy))?;
     let [count, p50_us, p99_us, _] = stack.receiver.latency()?;
     ensure!(count == healthy, "{count} of {healthy} events have a latency");

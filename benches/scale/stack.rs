@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::Result;
-use herald::clock;
+use herald::{clock, facts::endpoint::Endpoint};
 use tempfile::TempDir;
 
 use crate::{
     events::Lives,
     processes::{Herald, Producer, Receiver, Redis, Scheme, wait_for},
-    state::{BUSY, State},
+    state::{BUSY, State, endpoint},
 };
 
 /// A round that takes longer is stuck.
@@ -91,8 +91,12 @@ pub struct Stack {
 pub struct Setup<'a> {
     pub program: &'a Path,
     pub endpoints: u64,
+    /// How many of them get the traffic.
+    pub busy: u64,
     /// Endpoints whose receiver is another one, by their number.
     pub elsewhere: &'a dyn Fn(u64) -> Option<String>,
+    /// Registered besides.
+    pub others: Vec<Endpoint>,
     /// Records that are due in half a day.
     pub due_later: u64,
     /// Entries behind.
@@ -107,14 +111,16 @@ impl Stack {
         let (redis, receiver) = (Redis::start()?, Receiver::start(folder.path())?);
         let mut state = State::connect(&redis)?;
         let url = receiver.url(Scheme::Http);
-        state.register(setup.endpoints, |at| (setup.elsewhere)(at).unwrap_or_else(|| format!("{url}/{at}")))?;
+        let url_of = |at| (setup.elsewhere)(at).unwrap_or_else(|| format!("{url}/{at}"));
+        let own = (0..setup.endpoints).map(|at| endpoint(at, at, url_of(at)));
+        state.register(own.chain(setup.others.iter().cloned().map(Ok)).collect::<Result<_>>()?)?;
         state.pause()?;
         state.write_records_unowned(setup.due_later, HALF_A_DAY_MS)?;
         let mut stack = Self {
             owner: Herald::start(setup.program, &redis, &receiver, folder.path())?,
             state,
             producer: redis.producer()?,
-            lives: Lives::new(BUSY as usize, 2),
+            lives: Lives::new(setup.busy as usize, 2),
             redis,
             receiver,
             program: setup.program.to_owned(),

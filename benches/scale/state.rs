@@ -69,11 +69,14 @@ impl State {
         Ok(Self { runtime, registry, store, keys, raw, written: 0 })
     }
 
-    /// `url_of` says where each endpoint's receiver is.
-    pub fn register(&mut self, endpoints: u64, url_of: impl Fn(u64) -> String) -> Result<()> {
-        let endpoints = (0..endpoints).map(|at| endpoint(at, url_of(at))).collect::<Result<_>>()?;
+    /// In place of all that there were.
+    pub fn register(&mut self, endpoints: Vec<Endpoint>) -> Result<()> {
         self.runtime.block_on(self.registry.import(endpoints, None, &mark())).context("cannot register endpoints")?;
         Ok(())
+    }
+
+    pub fn remove(&mut self, endpoint: &EndpointId) -> Result<()> {
+        Ok(self.runtime.block_on(self.registry.remove(endpoint, None, &mark()))?)
     }
 
     pub fn pause(&mut self) -> Result<()> {
@@ -178,8 +181,8 @@ fn mark() -> Mark {
     Mark { by: "bench".to_owned(), why: "measured".to_owned(), at_ms: clock::wall_ms() }
 }
 
-fn endpoint(at: u64, url: String) -> Result<Endpoint> {
-    let (id, account) = (EndpointId::new(&format!("ep_{at}"))?, AccountId::new(&format!("acc_{at}"))?);
+pub fn endpoint(at: u64, account: u64, url: String) -> Result<Endpoint> {
+    let (id, account) = (EndpointId::new(&format!("ep_{at}"))?, AccountId::new(&format!("acc_{account}"))?);
     Ok(Endpoint::new(id, account, url, SecretText::from_random([at as u8; 32]), clock::wall_ms()))
 }
 

@@ -17,6 +17,14 @@ impl Table {
         self.rows.push([what.to_owned(), unit.show(few), unit.show(many), ratio, reach]);
     }
 
+    /// The same, where so much more is always allowed: a share of little is less than what clocks can tell.
+    pub fn compare_from(&mut self, what: &str, unit: Unit, few: f64, many: f64, (most, slack): (f64, f64)) {
+        let allowed = few * most + slack;
+        let shown = mark(many, Some(allowed), format!("{:.2} ×", many / few));
+        let reach = format!("≤ {most} × + {}", unit.show(slack));
+        self.rows.push([what.to_owned(), unit.show(few), unit.show(many), shown, reach]);
+    }
+
     /// A figure that has a limit of its own.
     pub fn limit(&mut self, what: &str, unit: Unit, few: Option<f64>, many: f64, most: f64) {
         let few = few.map_or("–".to_owned(), |few| unit.show(few));
