@@ -134,11 +134,19 @@ struct Links {
     tail_in_redis: bool,
     /// Operations on this chain that are not confirmed yet.
     unsettled: u32,
+    /// Of these, dead letters of its heads. Until they are durable a crash would have the dead head sent again, so
+    /// nothing behind it may go before.
+    burials: u32,
 }
 
 impl Links {
     fn is_idle(&self) -> bool {
         self.head.is_none() && self.followers.is_empty() && self.unsettled == 0
+    }
+
+    /// Whether a new delivery of the chain has to wait in memory.
+    fn is_busy(&self) -> bool {
+        self.head.is_some() || self.burials > 0
     }
 }
 
@@ -300,13 +308,13 @@ impl Core {
             return;
         }
         let links = self.chains.get(&chain_id);
-        let has_head = links.is_some_and(|links| links.head.is_some());
+        let is_busy = links.is_some_and(Links::is_busy);
         let waits_in_redis = links.map_or(known.ordered > 0 && delivery.ordered, |links| links.tail_in_redis);
         let job = self.insert(delivery, at, chain_id.1.clone(), Origin::Fresh);
         self.ageing.push_back((now + RECORD_AFTER_MS, job));
         if waits_in_redis {
             self.keep(now, job, Place::Held);
-        } else if !has_head {
+        } else if !is_busy {
             self.lead(now, job, chain_id);
         } else if self.lanes[at].should_park(now, self.share()) {
             self.spill(now, &chain_id);

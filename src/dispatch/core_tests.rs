@@ -101,7 +101,7 @@ fn settle(core: &mut Core, counts: &[(&str, u64, u64)]) -> Settlement {
     let count = |(id, records, parked): &(&str, u64, u64)| {
         (EndpointId::new(id).unwrap(), Unfinished { records: *records, parked: *parked })
     };
-    core.settled(0, counts.iter().map(count).collect());
+    core.settled(0, REDIS_MS, counts.iter().map(count).collect());
     settlement
 }
 
@@ -383,4 +383,31 @@ fn what_was_delivered_is_not_sent_again_when_the_term_ends() {
     assert!(sends(&mut core, 2).is_empty());
     end(&mut core, 3, flying[1].0, OK);
     assert_eq!(settle(&mut core, &[]).acks, [EntryId { ms: 1, seq: 0 }]);
+}
+
+#[test]
+fn the_next_waits_until_the_letter_of_the_one_before_is_durable() {
+    let mut core = core(|endpoint| endpoint.retry.max_attempts = Some(1));
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    end(&mut core, 0, first[0].0, FAILED);
+    admit(&mut core, 3, "ep_a", "pi_1");
+    assert!(sends(&mut core, 0).is_empty(), "a crash now would send the first one again, after the second");
+    assert!(settle(&mut core, &[]).items.iter().any(|item| matches!(item, Item::Bury { .. })));
+    assert_eq!(entries(&sends(&mut core, 0)), [2]);
+}
+
+#[test]
+fn nothing_of_a_chain_is_recorded_behind_a_letter_that_was_refused() {
+    let mut core = core(|endpoint| endpoint.retry.max_attempts = Some(1));
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    end(&mut core, 0, first[0].0, FAILED);
+    core.settlement(0, 500, EntryId::ZERO);
+    core.refused(0, 0, "the key has another type");
+    core.tick(RECORD_AFTER_MS);
+    let settlement = core.settlement(RECORD_AFTER_MS, 500, EntryId::ZERO);
+    assert!(settlement.items.is_empty() && settlement.acks.is_empty(), "{settlement:?}");
 }

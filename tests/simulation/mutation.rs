@@ -31,10 +31,11 @@ pub enum Mutation {
     PressureIgnored,
     RefusedChangeForgotten,
     FailureTakenForSuccess,
+    BurialNotDurable,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -52,6 +53,7 @@ impl Mutation {
         Self::PressureIgnored,
         Self::RefusedChangeForgotten,
         Self::FailureTakenForSuccess,
+        Self::BurialNotDurable,
     ];
 
     /// What is done wrong.
@@ -74,6 +76,7 @@ impl Mutation {
             Self::PressureIgnored => "reading on while Redis is nearly full",
             Self::RefusedChangeForgotten => "a refused change dropped, and the rest settled without it",
             Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
+            Self::BurialNotDurable => "a burial taken for durable while it is on its way",
         }
     }
 }

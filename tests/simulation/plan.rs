@@ -199,7 +199,7 @@ impl Plan {
                 ordered: !chance.one_in(4),
                 max_in_flight: chance.within(1, 5) as u16,
                 rate_limit: chance.one_in(6).then(|| chance.within(5, 50) as u32),
-                max_attempts: chance.within(2, 9) as u32,
+                max_attempts: chance.within(1, 9) as u32,
                 exists: !chance.one_in(10),
             })
             .collect::<Vec<_>>();

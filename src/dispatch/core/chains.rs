@@ -201,11 +201,12 @@ impl Core {
         self.close_one(now, delivery.id.entry);
     }
 
-    /// The head has gone: the first that waits in memory takes its place. What is held in Redis is released there.
+    /// The head has gone, and if it died its letter is durable: the first that waits in memory takes its place. What is
+    /// held in Redis is released there.
     pub(super) fn promote(&mut self, now: u64, chain_id: ChainId) {
         let at = chain_id.0;
         let Some(links) = self.chains.get_mut(&chain_id) else { return };
-        if links.head.is_some() {
+        if links.is_busy() {
             return;
         }
         if let Some(job) = links.followers.pop_front() {

@@ -38,7 +38,7 @@ impl Core {
         settlement
     }
 
-    pub fn settled(&mut self, now: u64, counts: Vec<(EndpointId, Unfinished)>) {
+    pub fn settled(&mut self, now: u64, redis_ms: u64, counts: Vec<(EndpointId, Unfinished)>) {
         for op in std::mem::take(&mut self.sent) {
             match op {
                 Op::Ack(entry) => {
@@ -51,9 +51,10 @@ impl Core {
                         self.delivered.entry(verdict.id.entry).or_default().push(verdict);
                     }
                 }
-                Op::Item { item, chain } => self.confirm(&item, chain),
+                Op::Item { item, chain } => self.confirm(now, &item, chain),
             }
         }
+        self.land(now, redis_ms);
         for (endpoint, unfinished) in counts {
             self.count(now, &endpoint, unfinished);
         }
@@ -101,7 +102,14 @@ impl Core {
     }
 
     pub(super) fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
-        self.chains.entry(chain_id.clone()).or_default().unsettled += 1;
+        if self.blocked.contains(&chain_id) && matches!(item, Item::Keep { .. }) {
+            // The one before it has no record: the next term reads both again, in their order.
+            self.aside.extend(entry_of(&item));
+            return;
+        }
+        let links = self.chains.entry(chain_id.clone()).or_default();
+        links.unsettled += 1;
+        links.burials += u32::from(matches!(item, Item::Bury { .. }));
         self.count_single(chain_id.0, &chain_id.1);
         if let Some(id) = delivery_of(&item) {
             *self.changing.entry(id.clone()).or_default() += 1;
@@ -114,7 +122,7 @@ impl Core {
         self.outbox.push_back(op);
     }
 
-    pub(super) fn confirm(&mut self, item: &Item, chain: Option<ChainId>) {
+    pub(super) fn confirm(&mut self, now: u64, item: &Item, chain: Option<ChainId>) {
         if let Item::Keep { id, place: Place::Backlog, .. } | Item::Move { id, place: Place::Backlog, .. } = item
             && let Some(lane) = self.lanes.get_mut(&id.endpoint)
         {
@@ -125,8 +133,12 @@ impl Core {
             self.changed(item);
             if let Some(links) = self.chains.get_mut(&chain) {
                 links.unsettled -= 1;
+                links.burials -= u32::from(matches!(item, Item::Bury { .. }));
             }
-            self.tidy(&chain);
+            match matches!(item, Item::Bury { .. }) {
+                true => self.promote(now, chain),
+                false => self.tidy(&chain),
+            }
         }
     }
 

@@ -45,7 +45,7 @@ impl<D: Directory> Partition<D> {
             (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
                 self.hear_time(now, now_ms);
                 self.next_due_ms = next_due_ms;
-                self.core.settled(now, counts);
+                self.core.settled(now, self.redis_now(now), counts);
                 match group_missing {
                     true => self.end_term(now, "the consumer group is gone".to_owned()),
                     // A term that settles is a good one: when it ends, the next may begin at once.

@@ -143,6 +143,11 @@ impl World {
         let has_items = matches!(&call, Call::Settle { settlement, .. } if !settlement.items.is_empty());
         let of_settle = has_items.then(|| faults[2].take()).flatten();
         match of_settle.or_else(|| faults[slot as usize].take()) {
+            None if self.mutation == Some(Mutation::BurialNotDurable) && buries(&call) => {
+                let answer = self.model.clone().call(&call);
+                self.after(there, Event::Answer { worker, life, slot, term: term.clone(), answer });
+                self.after(there + 10, apply(call, false, true));
+            }
             None => {
                 if self.mutation == Some(Mutation::AcksBeforeRecords)
                     && let Some((first, second)) = split(&call)
@@ -237,6 +242,10 @@ impl World {
             self.pump(worker);
         }
     }
+}
+
+fn buries(call: &Call) -> bool {
+    matches!(call, Call::Settle { settlement, .. } if settlement.items.iter().any(|i| matches!(i, Item::Bury { .. })))
 }
 
 fn brings_something(answer: &Result<Answer, Failure>) -> bool {
