@@ -54,6 +54,7 @@ fn endpoint(name: &str, of: &str) -> Endpoint {
         headers: Vec::new(),
         traceparent: false,
         status: EndpointState::Enabled,
+        owed_until: None,
         created_at_ms: 1,
         updated_at_ms: 1,
         revision: 0,

@@ -81,6 +81,7 @@ fn check_that_it_was_tried(sum: &Tally) {
         "redis_restarts",
         "redis_rolled_back",
         "groups_destroyed",
+        "ids_given_again",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

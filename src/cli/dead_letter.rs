@@ -324,26 +324,40 @@ async fn carry_out(
     args: &JobArgs,
     range: DeadRange,
 ) -> anyhow::Result<Done> {
-    let mut left = args.limit.unwrap_or(u64::MAX);
     let mut done = Done::default();
-    let mut walk = Walk::new(range, DeadOrder::OldestFirst);
-    while let Some(letters) = walk.next(queries, u64::MAX).await? {
-        let fitting: Vec<_> = letters
-            .iter()
-            .filter(|letter| args.filter.fits(letter))
-            .take(usize::try_from(left).unwrap_or(usize::MAX))
-            .map(|letter| (letter.id.to_string(), job.asked(&letter.id)))
-            .collect();
-        left -= fitting.len() as u64;
-        for batch in fitting.chunks(BATCH) {
-            asking.batch(batch, &mut done).await?;
-            note(format_args!("{} {}", words::number(done.done), job.past()));
-        }
-        if left == 0 {
-            break;
-        }
+    let selected = select(queries, args, range).await?;
+    for batch in in_stream_order(selected, args.limit).chunks(BATCH) {
+        let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
+        asking.batch(&batch, &mut done).await?;
+        note(format_args!("{} {}", words::number(done.done), job.past()));
     }
     Ok(done)
+}
+
+/// What a job takes up, with the times at which it was given up: ids alone, so even a million letters are a hundred MB.
+/// Past the limit it goes on to the end of a millisecond, because within that the index has no order of ours.
+async fn select(queries: &mut Queries, args: &JobArgs, range: DeadRange) -> anyhow::Result<Vec<(u64, DeliveryId)>> {
+    let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut selected: Vec<(u64, DeliveryId)> = Vec::new();
+    let mut walk = Walk::new(range, DeadOrder::OldestFirst);
+    while let Some(letters) = walk.next(queries, u64::MAX).await? {
+        for letter in letters.into_iter().filter(|letter| args.filter.fits(letter)) {
+            if selected.len() >= limit && selected.last().is_none_or(|(at_ms, _)| *at_ms != letter.at_ms) {
+                return Ok(selected);
+            }
+            selected.push((letter.at_ms, letter.id));
+        }
+    }
+    Ok(selected)
+}
+
+/// The oldest, and these as their entries lie in the stream: an intent's events go out again in their order.
+fn in_stream_order(mut selected: Vec<(u64, DeliveryId)>, limit: Option<u64>) -> Vec<DeliveryId> {
+    selected.sort_unstable();
+    selected.truncate(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+    let mut ids: Vec<DeliveryId> = selected.into_iter().map(|(_, id)| id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 async fn export(context: &Context, filter: &Filter, limit: Option<u64>) -> anyhow::Result<()> {
@@ -477,4 +491,22 @@ fn view(letter: &Letter) -> View<'_> {
     let body = letter.letter.as_ref().ok().map(|dead| String::from_utf8_lossy(&dead.delivery.body).into_owned());
     let unreadable = letter.letter.as_ref().err().map(String::as_str);
     View { id: &letter.id, at_ms: letter.at_ms, letter: letter.letter.as_ref().ok(), body, unreadable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_takes_up_goes_out_as_it_lies_in_the_stream() {
+        let letter = |at_ms: u64, id: &str| (at_ms, id.parse().unwrap());
+        // As the index has them: those of one settle share their time and are sorted as text.
+        let selected =
+            vec![letter(5, "7-10:ep_a"), letter(5, "7-9:ep_a"), letter(6, "7-2:ep_a"), letter(6, "10-0:ep_a")];
+        let in_order =
+            |limit| in_stream_order(selected.clone(), limit).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(in_order(None), ["7-2:ep_a", "7-9:ep_a", "7-10:ep_a", "10-0:ep_a"]);
+        assert_eq!(in_order(Some(1)), ["7-9:ep_a"]);
+        assert_eq!(in_order(Some(3)), ["7-2:ep_a", "7-9:ep_a", "7-10:ep_a"]);
+    }
 }

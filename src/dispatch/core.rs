@@ -25,7 +25,7 @@ use super::{
 use crate::{
     facts::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
-        endpoint::{Endpoint, Ordering},
+        endpoint::{Endpoint, EndpointState, Ordering},
         id::{DeliveryId, EndpointId, EntryId, IntentId},
         log::LogLine,
         outcome::{Attempted, Outcome, SentRequest},
@@ -159,7 +159,14 @@ struct Verdict {
     attempt: u32,
     attempted: Arc<Attempted>,
     revision: u64,
+    event: Fingerprint,
 }
+
+/// Tells an event from another one that got its entry's id, after a failover to a Redis that had not heard of the first.
+type Fingerprint = u64;
+
+/// What is known of an attempt beyond its term: which delivery, which attempt, of which event.
+type CarriedId = (DeliveryId, u32, Fingerprint);
 
 #[derive(Debug)]
 enum Op {
@@ -168,8 +175,8 @@ enum Op {
     Log { line: Bytes, verdict: Verdict },
 }
 
-/// What survives the end of a term: attempts in flight and verdicts without confirmation, by delivery and attempt, with
-/// the endpoint's revision that each was made with.
+/// What survives the end of a term: attempts in flight and verdicts without confirmation, by delivery, attempt and event,
+/// with the endpoint's revision that each was made with.
 #[derive(Debug)]
 enum Carried {
     Flying(Token, u64),
@@ -203,7 +210,8 @@ pub struct Core {
     /// Delivered and logged, while their entry waits for others: should the term end, they must not go again.
     delivered: HashMap<EntryId, Vec<Verdict>>,
     flights: HashMap<Token, JobId>,
-    carried: HashMap<(DeliveryId, u32), Carried>,
+    carried: HashMap<CarriedId, Carried>,
+    fingerprints: foldhash::fast::RandomState,
     /// Heads that were resumed with their result; empty between inputs.
     landed: VecDeque<(JobId, Arc<Attempted>)>,
     ready: VecDeque<LaneAt>,
@@ -239,6 +247,7 @@ impl Core {
             delivered: HashMap::default(),
             flights: HashMap::default(),
             carried: HashMap::default(),
+            fingerprints: foldhash::fast::RandomState::default(),
             landed: VecDeque::new(),
             ready: VecDeque::new(),
             hungry: VecDeque::new(),
@@ -526,6 +535,15 @@ impl Core {
         self.lanes
             .get(endpoint)
             .is_some_and(|lane| lane.parked > 0 && matches!(lane.gate(now), Gate::Open | Gate::Busy))
+    }
+
+    /// Whether the lane knows the endpoint in this very form.
+    pub fn stands_as(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.lanes.get(&endpoint.id).is_some_and(|lane| match &lane.standing {
+            Standing::Serving(known) | Standing::Paused(known) => Arc::ptr_eq(known, endpoint),
+            Standing::Ended { .. } => matches!(endpoint.status, EndpointState::Disabled(_)),
+            Standing::Unknown => false,
+        })
     }
 
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {

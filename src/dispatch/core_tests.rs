@@ -35,6 +35,7 @@ fn endpoint(id: &str, change: impl FnOnce(&mut Endpoint)) -> Standing {
         headers: Vec::new(),
         traceparent: false,
         status: EndpointState::Enabled,
+        owed_until: None,
         created_at_ms: 0,
         updated_at_ms: 0,
         revision: 1,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    lane::Standing,
+    lane::{Owed, Standing},
     partition::{Directory, RegistryView},
 };
 use crate::{
@@ -21,7 +21,7 @@ impl Directory for Registry {
             Some(endpoint) => Standing::of(endpoint),
             // Only a registry that was read whole can say that an endpoint is no more.
             // When it was deleted is not known: whatever still finds its way to it was owed.
-            None if is_certain(self) => Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX },
+            None if is_certain(self) => Standing::Ended { reason: DeadReason::Deleted, owed: Owed::All },
             None => Standing::Unknown,
         }
     }
@@ -33,6 +33,7 @@ impl Directory for Registry {
     fn view(&self) -> RegistryView {
         RegistryView {
             id: self.id().map(|id| id.to_string()),
+            version: self.version(),
             is_certain: is_certain(self),
             is_paused: self.paused_all().is_some(),
         }

@@ -39,14 +39,24 @@ pub type JobId = u64;
 pub enum Standing {
     Serving(Arc<Endpoint>),
     Paused(Arc<Endpoint>),
-    /// Takes nothing any more. What was accepted up to `since_ms`, by Redis' clock, was owed to it: that becomes dead
-    /// letters, and what came later is not owed.
+    /// Takes nothing any more. What was owed to it becomes dead letters; what came later is not owed.
     Ended {
         reason: DeadReason,
-        since_ms: u64,
+        owed: Owed,
     },
     /// The registry can not be asked with certainty: nothing is sent and nothing is given up.
     Unknown,
+}
+
+/// What was owed to an endpoint that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Whatever still finds its way to it.
+    All,
+    /// Entries up to this one: the stream's own order.
+    Until(EntryId),
+    /// Entries up to this time, for a mark that names no entry. An id need not be a time, nor are two clocks one.
+    UntilMs(u64),
 }
 
 impl Standing {
@@ -54,7 +64,10 @@ impl Standing {
         match endpoint.status {
             EndpointState::Enabled => Self::Serving(endpoint),
             EndpointState::Paused(_) => Self::Paused(endpoint),
-            EndpointState::Disabled(ref mark) => Self::Ended { reason: DeadReason::Disabled, since_ms: mark.at_ms },
+            EndpointState::Disabled(ref mark) => {
+                let owed = endpoint.owed_until.map_or(Owed::UntilMs(mark.at_ms), Owed::Until);
+                Self::Ended { reason: DeadReason::Disabled, owed }
+            }
         }
     }
 }
@@ -161,7 +174,9 @@ impl Lane {
     /// Whether an entry that arrives only now was owed to an endpoint that has ended.
     pub fn was_owed(&self, entry: EntryId) -> bool {
         match &self.standing {
-            Standing::Ended { since_ms, .. } => entry.ms <= *since_ms,
+            Standing::Ended { owed: Owed::All, .. } => true,
+            Standing::Ended { owed: Owed::Until(last), .. } => entry <= *last,
+            Standing::Ended { owed: Owed::UntilMs(at_ms), .. } => entry.ms <= *at_ms,
             // The receiver said 410 a moment ago, and the registry does not say when yet.
             Standing::Serving(_) | Standing::Paused(_) | Standing::Unknown => true,
         }

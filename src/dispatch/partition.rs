@@ -89,6 +89,8 @@ pub trait Directory {
 pub struct RegistryView {
     /// None until there is a registry.
     pub id: Option<String>,
+    /// Whatever changed the registry up to this version is in the snapshot. It only grows.
+    pub version: u64,
     /// The snapshot is what the registry holds: it has not vanished, and every endpoint in it could be read.
     pub is_certain: bool,
     /// An operator stopped all sending.
@@ -221,7 +223,7 @@ struct Staged {
     arrivals: Vec<Arrival>,
     /// They may have been read before: each delivery is looked up.
     suspect: bool,
-    /// An account without endpoint is one only if the registry says so now.
+    /// The registry has changed since the snapshot: whom they are owed to is not known yet.
     unconfirmed: bool,
     /// Being asked: the deliveries with their intents, and what is known of those that were answered for.
     asking: Option<(Vec<Question>, Vec<Known>)>,
@@ -464,7 +466,7 @@ impl<D: Directory> Partition<D> {
             self.must_reconfirm = true;
             return;
         }
-        for arrival in staged.arrivals.iter_mut().filter(|arrival| arrival.endpoints.is_empty()) {
+        for arrival in &mut staged.arrivals {
             arrival.endpoints = answers::endpoints_for(&self.directory, &arrival.event);
         }
         staged.unconfirmed = false;
@@ -636,6 +638,14 @@ impl<D: Directory> Partition<D> {
     fn stand(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.has_lane(endpoint) {
             self.core.stand(now, endpoint, self.standing(endpoint));
+        }
+    }
+
+    /// A fresh delivery goes to its endpoint as the snapshot has it, also where the word of the change is still on its
+    /// way to the lane.
+    fn stand_as(&mut self, now: u64, endpoint: &Arc<Endpoint>) {
+        if !self.core.stands_as(endpoint) {
+            self.core.stand(now, &endpoint.id, self.standing(&endpoint.id));
         }
     }
 

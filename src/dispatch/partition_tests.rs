@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    dispatch::lane::Owed,
     facts::{
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::{DeadReason, RetrySettings},
@@ -18,6 +19,9 @@ struct Known {
     endpoint: std::cell::RefCell<Option<Arc<Endpoint>>>,
     /// Another registry, without any endpoint, stands where it was.
     is_another: std::cell::Cell<bool>,
+    /// Of the snapshot, and of the registry itself.
+    version: std::cell::Cell<u64>,
+    redis_version: std::cell::Cell<u64>,
 }
 
 impl Known {
@@ -29,7 +33,7 @@ impl Known {
 impl Directory for &Known {
     fn standing(&self, _: &EndpointId) -> Standing {
         if self.is_another.get() {
-            return Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX };
+            return Standing::Ended { reason: DeadReason::Deleted, owed: Owed::All };
         }
         self.endpoint.borrow().clone().map_or(Standing::Unknown, Standing::of)
     }
@@ -40,7 +44,7 @@ impl Directory for &Known {
 
     fn view(&self) -> RegistryView {
         let id = if self.is_another.get() { "another" } else { "reg" };
-        RegistryView { id: Some(id.to_owned()), is_certain: true, is_paused: false }
+        RegistryView { id: Some(id.to_owned()), version: self.version.get(), is_certain: true, is_paused: false }
     }
 }
 
@@ -80,6 +84,7 @@ fn publish(model: &mut Model, ms: u64) {
 /// Makes every call that is wanted at this time; returns how many those were.
 fn drive(partition: &mut Partition<&Known>, model: &mut Model, now: u64) -> usize {
     model.now_ms = now;
+    model.registry_version = Some(partition.directory().redis_version.get());
     let mut calls = 0;
     while let Some(call) = partition.next_call(now) {
         partition.answered(now, model.call(&call));
@@ -149,6 +154,7 @@ fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
 #[test]
 fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_read() {
     let known = Known::default();
+    known.redis_version.set(1);
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
@@ -156,14 +162,40 @@ fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_rea
     assert!(partition.next_send(10).is_none());
     assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
     *known.endpoint.borrow_mut() = Some(endpoint());
+    known.version.set(1);
     partition.registry_confirmed(12);
     drive(&mut partition, &mut model, 12);
     assert!(partition.next_send(12).is_some());
 }
 
 #[test]
+fn an_entry_accepted_after_a_change_goes_to_the_endpoint_as_it_was_changed() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let first = partition.next_send(10).unwrap();
+    partition.attempted(10, first.token, delivered());
+    // The change is answered, an entry is accepted, and the snapshot has heard of neither.
+    known.redis_version.set(1);
+    publish(&mut model, 2);
+    partition.woken(true, false);
+    drive(&mut partition, &mut model, 12);
+    assert!(partition.next_send(12).is_none(), "it would go to the URL that was");
+    assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
+    let moved = Endpoint { url: "https://moved.example/".to_owned(), revision: 2, ..(*endpoint()).clone() };
+    *known.endpoint.borrow_mut() = Some(Arc::new(moved));
+    known.version.set(1);
+    // Before the word of the change has come to the lane.
+    partition.registry_confirmed(13);
+    drive(&mut partition, &mut model, 13);
+    assert_eq!(partition.next_send(13).unwrap().endpoint.url, "https://moved.example/");
+}
+
+#[test]
 fn a_confirmation_older_than_the_read_is_not_believed() {
     let known = Known::default();
+    known.redis_version.set(1);
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);

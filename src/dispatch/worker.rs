@@ -24,11 +24,7 @@ use super::{
 };
 use crate::{
     clock,
-    facts::{
-        endpoint::{EndpointState, Mark},
-        id::EndpointId,
-        outcome::Attempted,
-    },
+    facts::{endpoint::Mark, id::EndpointId, outcome::Attempted},
     registry::{Change, RefreshError, Registry},
     sender::Sender,
     store::{
@@ -37,7 +33,7 @@ use crate::{
         keys::PartitionKeys,
         protocol::{Answer, Call, Failure},
         registry::{RegistryError, RegistryStore},
-        watch::{Gauges, New, gauges},
+        watch::{Gauges, New, gauges, last_entry},
     },
     telemetry::{metrics::Metrics, readiness::Readiness},
 };
@@ -345,7 +341,8 @@ impl Worker {
                 Errand::AbortFlights => self.attempts.abort_all(),
                 Errand::ConfirmRegistry => drop(self.errands.spawn(confirm(self.registry.clone()))),
                 Errand::Core(Wish::Disable { endpoint, revision, why }) => {
-                    drop(self.errands.spawn(disable(self.redis.clone(), endpoint, revision, why)))
+                    let (redis, keys) = (self.redis.clone(), self.keys.clone());
+                    drop(self.errands.spawn(disable(redis, keys, endpoint, revision, why)))
                 }
             }
         }
@@ -445,34 +442,43 @@ async fn confirm(registry: Registry) -> Done {
 }
 
 /// Disables an endpoint that answered 410, unless somebody changed it since.
-async fn disable(redis: Redis, endpoint: EndpointId, revision: u64, why: String) -> Done {
+async fn disable(redis: Redis, keys: PartitionKeys, endpoint: EndpointId, revision: u64, why: String) -> Done {
     loop {
-        match try_disable(&redis, &endpoint, revision, &why).await {
+        match try_disable(&redis, &keys, &endpoint, revision, &why).await {
             Ok(()) => {
                 warn!(%endpoint, why, "disabled the endpoint");
                 return Done::Nothing;
             }
-            Err(RegistryError::Store(error)) => {
-                warn!(%endpoint, %error, "cannot disable the endpoint yet; trying again");
-                tokio::time::sleep(ERRAND_PAUSE).await;
-            }
             // Deleted or changed by somebody: their change counts.
-            Err(error) => {
+            Err(error @ (RegistryError::Missing(_) | RegistryError::Stale { .. } | RegistryError::NeverMade)) => {
                 info!(%endpoint, %error, "the endpoint was not disabled");
                 return Done::Nothing;
+            }
+            // Refused for a reason that somebody will mend. Until then the owner sends it nothing.
+            Err(error) => {
+                warn!(%endpoint, %error, "cannot disable the endpoint yet; trying again");
+                tokio::time::sleep(ERRAND_PAUSE).await;
             }
         }
     }
 }
 
-async fn try_disable(redis: &Redis, id: &EndpointId, revision: u64, why: &str) -> Result<(), RegistryError> {
-    let mut store = RegistryStore::connect(redis).await?;
+async fn try_disable(
+    redis: &Redis,
+    keys: &PartitionKeys,
+    id: &EndpointId,
+    revision: u64,
+    why: &str,
+) -> Result<(), RegistryError> {
+    let mut connection = redis.connect(Purpose::Other).await?;
+    let last = last_entry(&mut connection, keys).await?;
+    let mut store = RegistryStore::on(connection);
     let Some(mut endpoint) = store.get(id).await? else { return Ok(()) };
     if endpoint.revision != revision {
         return Ok(());
     }
     let mark = Mark { by: "herald".to_owned(), why: why.to_owned(), at_ms: clock::wall_ms() };
-    endpoint.status = EndpointState::Disabled(mark.clone());
+    endpoint.disable(mark.clone(), last);
     endpoint.updated_at_ms = mark.at_ms;
     store.update(endpoint, &mark).await.map(drop)
 }

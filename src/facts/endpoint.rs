@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::EventType,
-    id::{AccountId, EndpointId},
+    id::{AccountId, EndpointId, EntryId},
     retry::RetryOverrides,
     signing::{Secret, SecretText},
 };
@@ -115,6 +115,10 @@ pub struct Endpoint {
     #[serde(default)]
     pub traceparent: bool,
     pub status: EndpointState,
+    /// While it is disabled: the last entry of the stream when that was asked for. Up to it everything was owed. Without
+    /// it the mark's time must do, and an entry's id need not be a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed_until: Option<EntryId>,
     pub created_at_ms: u64,
     pub updated_at_ms: u64,
     /// Grows with every change of this endpoint; a change that saw an older one is refused.
@@ -142,6 +146,7 @@ impl Endpoint {
             headers: Vec::new(),
             traceparent: false,
             status: EndpointState::Enabled,
+            owed_until: None,
             created_at_ms: now_ms,
             updated_at_ms: now_ms,
             revision: 0,
@@ -160,6 +165,12 @@ impl Endpoint {
             self.secrets.extend(newest);
         }
         self.secrets.len() < before
+    }
+
+    /// It takes nothing any more. `last` is the stream's last entry, read before: what comes later is not owed.
+    pub fn disable(&mut self, mark: Mark, last: EntryId) {
+        self.status = EndpointState::Disabled(mark);
+        self.owed_until = Some(last);
     }
 
     pub fn wants(&self, event_type: &EventType) -> bool {

@@ -204,6 +204,7 @@ mod tests {
             headers: Vec::new(),
             traceparent: false,
             status: EndpointState::Enabled,
+            owed_until: None,
             created_at_ms: 1,
             updated_at_ms: 1,
             revision: 1,

@@ -5,7 +5,7 @@ use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisWrite, ToRedisArgs,
+    RedisConnectionInfo, RedisResult, RedisWrite, ToRedisArgs, Value,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -210,6 +210,34 @@ impl Connection {
             }
         }
         self.query(subject, &call.command).await
+    }
+
+    /// Runs a script and then a command, sent together: the server takes them in this order. The command's failure is
+    /// not the script's.
+    pub(in crate::store) async fn run_then<T: FromRedisValue, U: FromRedisValue>(
+        &mut self,
+        subject: impl Display,
+        call: &ScriptCall<'_>,
+        then: &Cmd,
+    ) -> Result<(T, Option<U>), StoreError> {
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(call.command.clone()).add_command(then.clone()).ignore_errors();
+        let answers: Vec<RedisResult<Value>> = self.pipeline(&subject, &both).await?;
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+        let (first, second) = (next(), next());
+        match first.map_err(|error| StoreError::new(&subject, &error)) {
+            Ok(first) => {
+                let first = T::from_redis_value(first).map_err(|error| StoreError::unexpected(&subject, error))?;
+                Ok((first, second.ok().and_then(|value| U::from_redis_value(value).ok())))
+            }
+            // It did not run. By the time that it has, the command's answer is too old.
+            Err(StoreError::NoScript { .. }) => {
+                let first = self.run(&subject, call).await?;
+                Ok((first, self.query(&subject, then).await.ok()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Has the server write its append-only file anew. A server that was killed within a script starts from a file with

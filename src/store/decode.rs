@@ -34,7 +34,9 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             is_set_back: parts.flag()?,
         },
         ("COUNTS", Call::Counts { .. }) => Answer::Counts { cursor: parts.parsed()?, counts: parts.counts()? },
-        ("ENTRIES", Call::Read { .. }) => Answer::Entries { now_ms: parts.number()?, entries: parts.entries()? },
+        ("ENTRIES", Call::Read { .. }) => {
+            Answer::Entries { now_ms: parts.number()?, entries: parts.entries()?, registry: None }
+        }
         ("ASKED", Call::Ask { deliveries, .. }) => {
             let known = (0..deliveries.len().min(MAX_BATCH)).map(|_| parts.known()).collect::<Result<_, _>>()?;
             Answer::Asked { known }

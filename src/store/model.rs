@@ -29,6 +29,8 @@ pub struct Model {
     pub lease: Option<Lease>,
     pub cursor: Option<EntryId>,
     pub registry: Option<String>,
+    /// The registry's own version: it has keys of its own, and a read tells the version as it is after it.
+    pub registry_version: Option<u64>,
     pub records: BTreeMap<DeliveryId, Bytes>,
     pub due: BTreeMap<DeliveryId, u64>,
     pub claimed: BTreeSet<DeliveryId>,
@@ -299,7 +301,7 @@ impl Model {
                 break;
             }
         }
-        Answer::Entries { entries, now_ms: self.now_ms }
+        Answer::Entries { entries, now_ms: self.now_ms, registry: self.registry_version }
     }
 
     fn asked(&self, deliveries: &[(DeliveryId, IntentId)], suspect: bool) -> Answer {

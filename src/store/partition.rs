@@ -11,7 +11,7 @@ use super::{
     connection::{Connection, Script, ScriptCall, Subject},
     decode,
     error::StoreError,
-    keys::PartitionKeys,
+    keys::{PartitionKeys, RegistryKeys},
     model::{CONSUMER, GROUP, MAX_TRACEPARENT_BYTES, term_of},
     protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start},
 };
@@ -42,9 +42,22 @@ impl PartitionStore {
         let script = self.script_call(call);
         let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let subject = Subject(verb(call), self.keys.stream());
-        let value: Value = connection.clone().run(subject, &script).await.map_err(failure)?;
-        decode::answer(call, value)
-            .map_err(|why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call))))
+        let mut connection = connection.clone();
+        let malformed = |why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call)));
+        if let Call::Read { .. } = call {
+            // The registry has a slot of its own, so no script of the partition sees it.
+            let version = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
+            let read = connection.run_then::<Value, Option<u64>>(subject, &script, &version).await;
+            let (value, version) = read.map_err(failure)?;
+            return match decode::answer(call, value).map_err(malformed)? {
+                Answer::Entries { entries, now_ms, .. } => {
+                    Ok(Answer::Entries { entries, now_ms, registry: version.flatten() })
+                }
+                other => Ok(other),
+            };
+        }
+        let value: Value = connection.run(subject, &script).await.map_err(failure)?;
+        decode::answer(call, value).map_err(malformed)
     }
 
     fn fenced(&self, script: &'static Script, keys: &[&str], call: &Call) -> ScriptCall<'static> {

@@ -330,6 +330,9 @@ pub enum Answer {
     Entries {
         entries: Vec<Entry>,
         now_ms: u64,
+        /// The registry's version, read after the entries: who is behind it does not know yet whom they are owed to.
+        /// None where there is no registry, or none that can be asked.
+        registry: Option<u64>,
     },
     /// Of the deliveries in the order in which they were asked about.
     Asked {

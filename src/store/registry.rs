@@ -130,6 +130,9 @@ impl RegistryStore {
         endpoint.revision += 1;
         endpoint.updated_at_ms = mark.at_ms;
         endpoint.drop_expired_secrets(mark.at_ms);
+        if !matches!(endpoint.status, EndpointState::Disabled(_)) {
+            endpoint.owed_until = None;
+        }
         let script = if endpoint.status == EndpointState::Enabled { &PUT } else { &PUT_STOPPED };
         self.put("update", script, endpoint, seen, mark).await
     }

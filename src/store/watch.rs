@@ -139,6 +139,31 @@ static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str
 /// A group as `look.lua` tells of it: name, pending, last delivered, and what it read where Redis knows.
 type GroupNumbers = (String, u64, String, Option<u64>);
 
+/// The last id that the stream has given out; nothing was accepted behind it. Zero without a stream.
+pub async fn last_entry(connection: &mut Connection, keys: &PartitionKeys) -> Result<EntryId, StoreError> {
+    let subject = Subject("look for the last entry of", keys.stream());
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
+    let Some(last) = seen.into_iter().nth(2) else { return Ok(EntryId::ZERO) };
+    let last = String::from_redis_value(last).map_err(|error| StoreError::unexpected(subject, error))?;
+    last.parse().map_err(|error| StoreError::unexpected(subject, error))
+}
+
+/// Whether every entry up to this one is settled.
+pub async fn is_passed(connection: &mut Connection, keys: &PartitionKeys, last: EntryId) -> Result<bool, StoreError> {
+    let subject = Subject("look how far the owner is with", keys.stream());
+    let command = redis::cmd("GET").arg(keys.cursor()).to_owned();
+    let cursor: Option<String> = connection.query(subject, &command).await?;
+    let cursor: EntryId = cursor.and_then(|text| text.parse().ok()).unwrap_or_default();
+    if cursor >= last {
+        return Ok(true);
+    }
+    // Ids that were given out to nothing that is still there are passed too.
+    let mut command = redis::cmd("XRANGE");
+    command.arg(keys.stream()).arg(format!("({cursor}")).arg(last.to_string()).arg("COUNT").arg(1);
+    let left: Vec<Value> = connection.query(subject, &command).await?;
+    Ok(left.is_empty())
+}
+
 async fn look_at_stream(
     connection: &mut Connection,
     keys: &PartitionKeys,

@@ -3,6 +3,7 @@
 // A test measures another process, and reports what it measured.
 #![allow(clippy::disallowed_methods)]
 
+mod changes;
 mod crashes;
 mod hostile;
 mod isolation;

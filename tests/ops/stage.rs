@@ -118,6 +118,7 @@ pub fn endpoint(name: &str, account: &str, url: &str) -> Endpoint {
         headers: Vec::new(),
         traceparent: false,
         status: EndpointState::Enabled,
+        owed_until: None,
         created_at_ms: 1,
         updated_at_ms: 1,
         revision: 0,

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Output, Stdio};
 
 use herald::{
-    facts::retry::DeadReason,
+    facts::{endpoint::EndpointState, retry::DeadReason},
     store::{
         connection::Purpose,
         protocol::{Item, Place},
@@ -257,4 +257,55 @@ async fn the_doctor_says_so_when_redis_is_away() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("start Redis, or set HERALD_REDIS_URL"), "{}", text(&output));
     redis.start_again();
+}
+
+/// Adds an event under an id of the producer's own.
+async fn publish(redis: &TestRedis, entry: &str) {
+    let body = delivery(entry, "ep_a", "pi_1", true).body;
+    redis.command::<String>(&["XADD", keys().stream(), entry, "event", std::str::from_utf8(&body).unwrap()]).await;
+}
+
+/// Whoever disables, by whatever clock, and whatever the producer's ids are.
+#[tokio::test]
+async fn what_was_accepted_before_a_disable_becomes_dead_letters_and_what_came_later_is_not_owed() {
+    // A counter's, and those of a clock that is a day ahead.
+    let ahead = 86_400_000 + std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    for first in [5, ahead] {
+        let redis = stage(Vec::new(), Vec::new()).await;
+        publish(&redis, &format!("{first}-1")).await;
+        done(&redis, &["endpoint", "disable", "ep_a", "--yes", "--reason", "moved"]);
+        publish(&redis, &format!("{first}-2")).await;
+        let _worker = Worker::start(&redis).await;
+        let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
+        let mut queries = queries(&redis).await;
+        until("the end of both", async || {
+            redis.command::<Option<String>>(&["GET", &keys().cursor()]).await == Some(format!("{first}-2"))
+        })
+        .await;
+        until("the letter", async || queries.count_dead(&everything).await.unwrap() > 0).await;
+        let letter = done(&redis, &["dead-letter", "show", &format!("{first}-1:ep_a"), "-o", "json"]);
+        assert!(letter.contains("disabled"), "{letter}");
+        assert_eq!(queries.count_dead(&everything).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_waits_until_what_was_accepted_before_is_a_dead_letter() {
+    let redis = stage(Vec::new(), Vec::new()).await;
+    publish(&redis, "5-1").await;
+    let words = ["--redis-url", &redis.url(), "endpoint", "delete", "ep_a", "--yes", "--reason", "closed"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    let mut deleting = command.env_clear().env("USER", "ops").args(words).spawn().unwrap();
+    let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
+    until("it takes nothing more", async || {
+        let found = registry.get(&"ep_a".parse().unwrap()).await.unwrap();
+        found.is_none_or(|endpoint| matches!(endpoint.status, EndpointState::Disabled(_)))
+    })
+    .await;
+    let _worker = Worker::start(&redis).await;
+    assert!(deleting.wait().unwrap().success());
+    assert_eq!(herald(&redis, &["endpoint", "show", "ep_a"]).status.code(), Some(3));
+    let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
+    let mut queries = queries(&redis).await;
+    until("the letter", async || queries.count_dead(&everything).await.unwrap() == 1).await;
 }

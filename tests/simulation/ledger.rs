@@ -10,6 +10,8 @@ use herald::{
 
 #[derive(Debug, Clone)]
 pub struct Owed {
+    /// The event's number. Its entry's id may be another event's after Redis forgot something.
+    pub event: u64,
     pub id: DeliveryId,
     pub endpoint: usize,
     pub intent: usize,
@@ -29,7 +31,9 @@ pub struct Owed {
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub owed: Vec<Owed>,
+    /// Of those that got the same id, the last.
     by_id: BTreeMap<(usize, EntryId), usize>,
+    by_event: BTreeMap<(usize, u64), usize>,
     /// By endpoint and intent, what may still be undelivered.
     open: BTreeMap<(usize, usize), Vec<usize>>,
 }
@@ -37,12 +41,17 @@ pub struct Ledger {
 impl Ledger {
     pub fn promise(&mut self, owed: Owed) {
         self.by_id.insert((owed.endpoint, owed.id.entry), self.owed.len());
+        self.by_event.insert((owed.endpoint, owed.event), self.owed.len());
         self.open.entry((owed.endpoint, owed.intent)).or_default().push(self.owed.len());
         self.owed.push(owed);
     }
 
     pub fn get(&mut self, endpoint: usize, entry: EntryId) -> Option<&mut Owed> {
         self.by_id.get(&(endpoint, entry)).map(|at| &mut self.owed[*at])
+    }
+
+    pub fn of_event(&mut self, endpoint: usize, event: u64) -> Option<&mut Owed> {
+        self.by_event.get(&(endpoint, event)).map(|at| &mut self.owed[*at])
     }
 
     /// An earlier one of the chain that should have ended before this one may go.

@@ -32,10 +32,11 @@ pub enum Mutation {
     RefusedChangeForgotten,
     FailureTakenForSuccess,
     BurialNotDurable,
+    RegistryTakenForNew,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -54,6 +55,7 @@ impl Mutation {
         Self::RefusedChangeForgotten,
         Self::FailureTakenForSuccess,
         Self::BurialNotDurable,
+        Self::RegistryTakenForNew,
     ];
 
     /// What is done wrong.
@@ -77,6 +79,7 @@ impl Mutation {
             Self::RefusedChangeForgotten => "a refused change dropped, and the rest settled without it",
             Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
             Self::BurialNotDurable => "a burial taken for durable while it is on its way",
+            Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
         }
     }
 }

@@ -21,7 +21,7 @@ use herald::{
     dispatch::{
         breaker::BreakerSettings,
         core::{MAX_JOBS, Send, Token, Wish},
-        lane::Standing,
+        lane::{self, Standing},
         partition::{Directory, Errand, Partition, READ_MAX, RegistryView, Settings},
     },
     facts::{
@@ -75,6 +75,7 @@ enum Event {
     ConfirmRead { worker: usize, life: u32 },
     Confirm { worker: usize, life: u32, registry: Registry },
     Disable { endpoint: EndpointId, revision: u64 },
+    Remove { endpoint: EndpointId, revision: u64 },
     Restart { worker: usize },
     StopWaiting { worker: usize, life: u32 },
     RedisUp,
@@ -88,6 +89,7 @@ struct Flight {
     endpoint: usize,
     intent: usize,
     entry: EntryId,
+    event: u64,
     number: u32,
 }
 
@@ -137,6 +139,11 @@ pub struct World {
     was_ended: Vec<bool>,
     ledger: Ledger,
     sequence: u64,
+    events: u64,
+    /// Every id that was ever given out.
+    published: BTreeSet<EntryId>,
+    /// Versions that the registry has had.
+    versions: u64,
     /// Redis forgot something: what has ended may go again.
     is_loosened: bool,
     has_faults: bool,
@@ -200,6 +207,9 @@ impl World {
             was_ended: vec![false; endpoints],
             ledger: Ledger::default(),
             sequence: 0,
+            events: 0,
+            published: BTreeSet::new(),
+            versions: 0,
             is_loosened: false,
             has_faults: plan.actions.iter().any(|(_, action)| action.is_fault()),
             duplicates: 0,
@@ -385,9 +395,10 @@ impl World {
             }
             Event::Disable { endpoint, revision } => {
                 if self.registry.endpoints.get(&endpoint).is_some_and(|found| found.revision == revision) {
-                    self.change(index_of(endpoint.as_str()), |e| e.status = EndpointState::Disabled(mark()));
+                    self.disable(index_of(endpoint.as_str()));
                 }
             }
+            Event::Remove { endpoint, revision } => self.remove(endpoint, revision),
             Event::Restart { worker } => self.restart(worker),
             Event::StopWaiting { worker, life } => {
                 let now = self.local(worker);
@@ -429,6 +440,7 @@ fn addressee(event: &Event) -> Option<usize> {
         | Event::Arrive { .. }
         | Event::ConfirmRead { .. }
         | Event::Disable { .. }
+        | Event::Remove { .. }
         | Event::RedisUp
         | Event::PressureOver
         | Event::RegistryBack

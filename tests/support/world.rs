@@ -120,6 +120,7 @@ impl World {
             headers: Vec::new(),
             traceparent: false,
             status: EndpointState::Enabled,
+            owed_until: None,
             created_at_ms: 1,
             updated_at_ms: 1,
             revision: 0,

@@ -17,7 +17,7 @@ pub use self::settings::RetryArgs;
 use self::settings::{Hidden, Resets, Settings};
 use super::{Change, CliError, Consent, Context, Go, duration, exit::OutputClosed, note};
 use crate::{
-    app,
+    app, clock,
     facts::{
         endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
         id::{AccountId, EndpointId},
@@ -25,11 +25,18 @@ use crate::{
         signing::{Secret, SecretText},
     },
     registry::rules::Rules,
-    store::registry::{RegistryError, RegistryStore, Unreadable},
+    store::{
+        registry::{RegistryError, RegistryStore, Unreadable},
+        watch::{is_passed, last_entry},
+    },
 };
 
 /// Longest overlap of two secrets: who has not moved on after that never will.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+
+/// How long a deletion waits for what was accepted before it: an owner that is there and healthy needs a second.
+const DRAINED_WITHIN: Duration = Duration::from_secs(30);
+const DRAINED_LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub enum EndpointVerb {
@@ -211,6 +218,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         headers: Vec::new(),
         traceparent: false,
         status: EndpointState::Enabled,
+        owed_until: None,
         created_at_ms: mark.at_ms,
         updated_at_ms: mark.at_ms,
         revision: 1,
@@ -335,7 +343,9 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         endpoint.id, endpoint.account, endpoint.url
     );
     if args.consent.confirm(&what)? == Go::Ahead {
-        endpoint.status = EndpointState::Disabled(args.consent.mark());
+        // First: what is accepted from here on is not owed.
+        let last = last_entry(&mut context.connect().await?, &context.keys()?).await?;
+        endpoint.disable(args.consent.mark(), last);
         endpoint = registry.update(endpoint, &args.consent.mark()).await?;
         view::show(context.output, &endpoint, None, context.now_ms())?;
     }
@@ -355,11 +365,44 @@ async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         args.id
     );
     if args.consent.confirm(&what)? == Go::Ahead {
-        let seen = found.map(|endpoint| endpoint.revision);
+        let seen = match found {
+            Some(endpoint) => Some(drained(context, &mut registry, endpoint, args.consent.mark()).await?),
+            None => None,
+        };
         registry.remove(&args.id, seen, &args.consent.mark()).await?;
         note(format_args!("endpoint {} is deleted", args.id));
     }
     Ok(())
+}
+
+/// An endpoint that is gone is owed nothing, also of what was accepted before and is not read yet. So it is disabled
+/// first, and goes only when everything that it was owed is a dead letter or delivered. Answers its revision.
+async fn drained(
+    context: &Context,
+    registry: &mut RegistryStore,
+    mut endpoint: Endpoint,
+    mark: Mark,
+) -> anyhow::Result<u64> {
+    let (mut connection, keys) = (context.connect().await?, context.keys()?);
+    if !matches!(endpoint.status, EndpointState::Disabled(_)) {
+        endpoint.disable(mark.clone(), last_entry(&mut connection, &keys).await?);
+        endpoint = registry.update(endpoint, &mark).await?;
+    }
+    let Some(last) = endpoint.owed_until else { return Ok(endpoint.revision) };
+    let deadline = clock::now() + DRAINED_WITHIN;
+    while !is_passed(&mut connection, &keys, last).await? {
+        if clock::now() >= deadline {
+            let text = format!(
+                "endpoint {} is disabled and not deleted yet: events that were accepted before wait in {} to become its \
+                 dead letters; see that a worker owns it (`herald doctor`), then delete it again",
+                endpoint.id,
+                keys.stream()
+            );
+            return Err(CliError::Unanswered(text).into());
+        }
+        tokio::time::sleep(DRAINED_LOOK).await;
+    }
+    Ok(endpoint.revision)
 }
 
 async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {

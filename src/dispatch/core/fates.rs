@@ -5,6 +5,7 @@ use super::*;
 impl Core {
     /// An attempt's result becomes a fate.
     pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
+        let event = self.fingerprint(&self.jobs[&job].delivery);
         let found = self.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let lane = &mut self.lanes[found.lane];
@@ -14,7 +15,7 @@ impl Core {
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
-        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision };
+        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision, event };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision

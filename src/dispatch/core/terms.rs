@@ -1,5 +1,7 @@
 //! The end of a term and what survives it: attempts in flight, and verdicts that were not confirmed.
 
+use std::hash::BuildHasher;
+
 use super::*;
 
 impl Core {
@@ -9,15 +11,15 @@ impl Core {
         let sent = std::mem::take(&mut self.sent);
         for op in sent.into_iter().chain(std::mem::take(&mut self.outbox)) {
             if let Op::Log { verdict, .. } = op {
-                self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
+                self.carry(verdict);
             }
         }
-        for verdict in self.delivered.drain().flat_map(|(_, verdicts)| verdicts) {
-            self.carried.insert((verdict.id, verdict.attempt), Carried::Ended(verdict.attempted, verdict.revision));
+        for verdict in std::mem::take(&mut self.delivered).into_values().flatten() {
+            self.carry(verdict);
         }
         for (token, job) in std::mem::take(&mut self.flights) {
             let Job { delivery, revision, .. } = &self.jobs[&job];
-            self.carried.insert((delivery.id.clone(), delivery.next_attempt()), Carried::Flying(token, *revision));
+            self.carried.insert(self.carried_id(delivery), Carried::Flying(token, *revision));
         }
         self.jobs.clear();
         self.chains.clear();
@@ -53,7 +55,7 @@ impl Core {
 
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
     pub fn forget_flights(&mut self) {
-        for ((id, _), carried) in &self.carried {
+        for ((id, ..), carried) in &self.carried {
             if matches!(carried, Carried::Flying(..))
                 && let Some(lane) = self.lanes.get_mut(&id.endpoint)
             {
@@ -83,8 +85,22 @@ impl Core {
         if self.carried.is_empty() {
             return None;
         }
-        let delivery = &self.jobs[&job].delivery;
-        self.carried.remove(&(delivery.id.clone(), delivery.next_attempt()))
+        let id = self.carried_id(&self.jobs[&job].delivery);
+        self.carried.remove(&id)
+    }
+
+    fn carry(&mut self, verdict: Verdict) {
+        let id = (verdict.id, verdict.attempt, verdict.event);
+        self.carried.insert(id, Carried::Ended(verdict.attempted, verdict.revision));
+    }
+
+    fn carried_id(&self, delivery: &Delivery) -> CarriedId {
+        (delivery.id.clone(), delivery.next_attempt(), self.fingerprint(delivery))
+    }
+
+    /// Of its event's bytes.
+    pub(super) fn fingerprint(&self, delivery: &Delivery) -> Fingerprint {
+        self.fingerprints.hash_one(&delivery.body[..])
     }
 
     /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the

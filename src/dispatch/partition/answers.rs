@@ -37,9 +37,9 @@ impl<D: Directory> Partition<D> {
                 }
                 self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
             }
-            (Outstanding::Read { from, max }, Answer::Entries { entries, now_ms }) => {
+            (Outstanding::Read { from, max }, Answer::Entries { entries, now_ms, registry }) => {
                 self.hear_time(now, now_ms);
-                self.stage(now, from, max, entries);
+                self.stage(now, from, max, entries, registry);
             }
             (Outstanding::Ask, Answer::Asked { known }) => self.asked(now, &known),
             (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
@@ -129,7 +129,10 @@ impl<D: Directory> Partition<D> {
         self.phase = Phase::Counting(0);
     }
 
-    pub(super) fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>) {
+    /// `version` is the registry's, read after the entries.
+    pub(super) fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>, version: Option<u64>) {
+        // Looked at before the endpoints are: a follower that goes on between the two is no harm.
+        let known = self.directory.view().version;
         if self.is_other_registry() {
             // Exchanged while they were on their way: its endpoints are not who they are owed to. They stay pending.
             return self.end_term(now, "another registry stands where ours was".to_owned());
@@ -177,7 +180,8 @@ impl<D: Directory> Partition<D> {
         if !arrivals.is_empty() {
             self.fan_out = deliveries.div_ceil(arrivals.len()).clamp(1, READ_MAX);
         }
-        let unconfirmed = arrivals.iter().any(|arrival| arrival.endpoints.is_empty());
+        // What was accepted after a change was answered is owed to whom the change says, so the snapshot must have it.
+        let unconfirmed = !arrivals.is_empty() && version != Some(known);
         self.staged = Some(Staged { arrivals, suspect, unconfirmed, asking: None });
         if unconfirmed {
             self.confirm_registry();
@@ -255,7 +259,7 @@ impl<D: Directory> Partition<D> {
             }
             self.core.open_entry(now, arrival.entry, arrival.endpoints.len() as u32);
             for endpoint in arrival.endpoints {
-                self.stand(now, &endpoint.id);
+                self.stand_as(now, &endpoint);
                 count += 1;
                 into_backlogs += usize::from(self.core.drains_backlog(now, &endpoint.id));
                 let id = endpoint.id.clone();

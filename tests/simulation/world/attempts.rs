@@ -7,6 +7,7 @@ impl World {
         let entry = send.delivery.id.entry;
         let endpoint = index_of(send.endpoint.id.as_str());
         let intent = index_of(send.delivery.intent.as_str());
+        let event = index_of(send.delivery.event.as_str()) as u64;
         let number = send.delivery.next_attempt();
         let (life, token) = (self.workers[worker].life, send.token);
         self.tally.count("attempts");
@@ -14,7 +15,7 @@ impl World {
         let flights = &self.workers[worker].flights;
         let same_lane = flights.values().filter(|flight| flight.endpoint == endpoint).count();
         let of_chain = flights.values().filter(|flight| flight.endpoint == endpoint && flight.intent == intent);
-        let of_chain: Vec<EntryId> = of_chain.map(|flight| flight.entry).collect();
+        let of_chain: Vec<(EntryId, u64)> = of_chain.map(|flight| (flight.entry, flight.event)).collect();
         let is_ordered = !self.was_unordered[endpoint];
         self.tally.checked(Promise::Bounded);
         if same_lane >= usize::from(self.plan.endpoints[endpoint].max_in_flight) {
@@ -23,8 +24,8 @@ impl World {
         if is_ordered {
             self.tally.checked(Promise::InOrder);
         }
-        let same_chain = of_chain.iter().any(|flying| {
-            let is_lost = self.ledger.get(endpoint, *flying).is_some_and(|owed| owed.was_trimmed);
+        let same_chain = of_chain.iter().any(|(flying, of)| {
+            let is_lost = self.ledger.of_event(endpoint, *of).is_some_and(|owed| owed.was_trimmed);
             *flying == entry || !is_lost
         });
         if is_ordered && same_chain && !self.is_loosened {
@@ -37,7 +38,7 @@ impl World {
         let is_owner = self.legit.is_some() && self.legit == self.workers[worker].term && self.model.lease.is_some();
         let has_ended = self.has_ended_in_redis(&send.delivery.id);
         let (loosened, has_faults) = (self.is_loosened, self.has_faults);
-        if let Some(owed) = self.ledger.get(endpoint, entry) {
+        if let Some(owed) = self.ledger.of_event(endpoint, event) {
             // A duplicate that fails is retried like any other: that is one duplicate still.
             self.tally.checked(Promise::FewDuplicates);
             let was_answered = std::mem::take(&mut owed.answered);
@@ -52,7 +53,7 @@ impl World {
                 "there are more duplicates than deliveries were in flight at the ends of terms".to_owned()
             });
         }
-        let flight = Flight { endpoint, intent, entry, number };
+        let flight = Flight { endpoint, intent, entry, event, number };
         self.workers[worker].flights.insert(token, flight.clone());
         self.wire.insert((worker, life, token), flight);
         let there = self.chance.below(3);
@@ -82,11 +83,11 @@ impl World {
             Manner::Throttles => (Outcome::Throttled { status: 429, retry_after }, quick),
         };
         if manner == Manner::Gone {
-            self.takes_nothing(flight.endpoint, u64::MAX);
+            self.takes_nothing(flight.endpoint);
         }
         // A receiver that is too slow to say so may have taken it all the same.
         if (manner == Manner::Healthy || (manner == Manner::Hangs && coin))
-            && let Some(owed) = self.ledger.get(flight.endpoint, flight.entry)
+            && let Some(owed) = self.ledger.of_event(flight.endpoint, flight.event)
         {
             owed.delivered = true;
         }
@@ -99,7 +100,7 @@ impl World {
             return;
         }
         if outcome.is_delivered()
-            && let Some(owed) = self.ledger.get(flight.endpoint, flight.entry)
+            && let Some(owed) = self.ledger.of_event(flight.endpoint, flight.event)
         {
             owed.answered = true;
         }

@@ -71,6 +71,7 @@ impl World {
         (self.is_down, self.model.full) = (false, false);
         self.manners.iter_mut().for_each(|manner| *manner = Manner::Healthy);
         self.registry.is_paused = false;
+        self.spread();
         for at in 0..self.plan.endpoints.len() {
             if matches!(self.status(at), Some(EndpointState::Paused(_))) {
                 self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);
@@ -96,7 +97,10 @@ impl World {
             self.registry_comes_back();
         }
         let last = self.model.stream.last_generated;
-        self.ledger.owed.iter_mut().filter(|owed| owed.id.entry > last).for_each(|owed| owed.may_vanish = true);
+        // The registry is not set back with it: who was deleted is owed nothing of what is there again.
+        let is_there: Vec<bool> = (0..self.plan.endpoints.len()).map(|at| self.status(at).is_some()).collect();
+        let vanishes = |owed: &&mut Owed| owed.id.entry > last || !is_there[owed.endpoint];
+        self.ledger.owed.iter_mut().filter(vanishes).for_each(|owed| owed.may_vanish = true);
     }
 
     /// A producer trims the stream: bodies that are nowhere else are gone.

@@ -19,20 +19,16 @@ impl World {
             }
             Action::Pause(_) => {}
             Action::Disable(at) => {
-                self.takes_nothing(at, u64::MAX);
-                self.change(at, |endpoint| endpoint.status = EndpointState::Disabled(mark()));
+                self.takes_nothing(at);
+                self.disable(at);
             }
             Action::Enable(at) => {
                 if self.status(at).is_some() && self.ended_until[at] == u64::MAX {
-                    self.takes_nothing(at, self.now + MAX_LAG_MS);
+                    self.ended_until[at] = self.now;
                 }
-                self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);
+                self.change(at, |endpoint| (endpoint.status, endpoint.owed_until) = (EndpointState::Enabled, None));
             }
-            Action::Delete(at) => {
-                self.takes_nothing(at, u64::MAX);
-                self.registry.endpoints.remove(&endpoint_id(at));
-                self.spread();
-            }
+            Action::Delete(at) => self.delete(at),
             Action::Create(at) => self.create(at),
             Action::SwitchOrder(at) => {
                 self.was_unordered[at] = true;
@@ -77,7 +73,8 @@ impl World {
 
     pub(super) fn publish(&mut self, intent: usize) {
         let account = self.plan.intents[intent];
-        let number = self.sequence;
+        let number = self.events;
+        self.events += 1;
         let body = format!(
             r#"{{"id":"evt_{number}","event":"payment_intent.status_updated","accountId":"acc_{account}","createdAt":"2022-02-01T13:07:41.8667859Z","data":{{"paymentIntentId":"pi_{intent}","paymentStatus":"Captured","captureMode":"Auto"}}}}"#
         );
@@ -88,6 +85,7 @@ impl World {
             if self.plan.endpoints[at].account == account && registry.endpoints.contains_key(&endpoint_id(at)) {
                 self.tally.count("deliveries");
                 self.ledger.promise(Owed {
+                    event: number,
                     id: DeliveryId { entry, endpoint: endpoint_id(at) },
                     endpoint: at,
                     intent,
@@ -103,8 +101,15 @@ impl World {
 
     pub(super) fn add(&mut self, body: Bytes) -> EntryId {
         let last = self.model.stream.last_generated;
+        // A Redis that forgot entries gives their ids out again.
+        let forgotten = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
+        let again = self.published.range(forgotten).next().copied();
         self.sequence = self.sequence.max(last.seq) + 1;
-        let entry = EntryId { ms: self.model.now_ms.max(last.ms), seq: self.sequence };
+        let entry = again.unwrap_or(EntryId { ms: self.model.now_ms.max(last.ms), seq: self.sequence });
+        if again.is_some() {
+            self.tally.count("ids_given_again");
+        }
+        self.published.insert(entry);
         self.model.publish(entry, body);
         self.wake_all();
         entry

@@ -4,6 +4,8 @@ use super::*;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registry {
+    /// Another one with each change, and never the same twice.
+    pub version: u64,
     pub is_paused: bool,
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
 }
@@ -47,7 +49,8 @@ impl Snapshot {
     pub fn see(&self, registry: Registry, health: Health) {
         let mut seen = self.seen.borrow_mut();
         seen.is_certain = health != Health::Gone;
-        if seen.is_certain {
+        // A look that began before another one may be answered after it.
+        if seen.is_certain && (seen.id.is_none() || registry.version >= seen.registry.version) {
             seen.registry = registry;
             seen.id = Some(if health == Health::Whole { REGISTRY } else { "another" });
         }
@@ -59,7 +62,7 @@ impl Directory for Snapshot {
         let seen = self.seen.borrow();
         match seen.registry.endpoints.get(endpoint) {
             Some(found) => Standing::of(found.clone()),
-            None if seen.is_certain => Standing::Ended { reason: DeadReason::Deleted, since_ms: u64::MAX },
+            None if seen.is_certain => Standing::Ended { reason: DeadReason::Deleted, owed: lane::Owed::All },
             None => Standing::Unknown,
         }
     }
@@ -71,10 +74,10 @@ impl Directory for Snapshot {
 
     fn view(&self) -> RegistryView {
         let seen = self.seen.borrow();
-        let is_paused = seen.registry.is_paused;
+        let Registry { version, is_paused, .. } = seen.registry;
         match self.ignores_others {
-            true => RegistryView { id: Some(REGISTRY.to_owned()), is_certain: true, is_paused },
-            false => RegistryView { id: seen.id.map(str::to_owned), is_certain: seen.is_certain, is_paused },
+            true => RegistryView { id: Some(REGISTRY.to_owned()), version, is_certain: true, is_paused },
+            false => RegistryView { id: seen.id.map(str::to_owned), version, is_certain: seen.is_certain, is_paused },
         }
     }
 }
@@ -86,14 +89,7 @@ impl World {
         }
         let plan = self.plan.endpoints[at].clone();
         let account = AccountId::new(&format!("acc_{}", plan.account)).unwrap();
-        // A worker whose snapshot is behind sends to the endpoints that it knows; only "none at all" is asked about.
-        let siblings = (0..self.plan.endpoints.len()).any(|other| {
-            self.plan.endpoints[other].account == plan.account
-                && (other == at || self.ended_until[other] != u64::MAX)
-                && (self.now > 0)
-        });
-        let was_there = self.ended_until[at] != u64::MAX;
-        self.ended_until[at] = if siblings || was_there { self.now + MAX_LAG_MS } else { self.now };
+        self.ended_until[at] = self.now;
         let endpoint = Endpoint {
             schema: ENDPOINT_SCHEMA,
             id: endpoint_id(at),
@@ -111,6 +107,7 @@ impl World {
             headers: Vec::new(),
             traceparent: false,
             status: EndpointState::Enabled,
+            owed_until: None,
             created_at_ms: self.now,
             updated_at_ms: self.now,
             revision: self.now + 1,
@@ -129,6 +126,8 @@ impl World {
     }
 
     pub(super) fn spread(&mut self) {
+        self.versions += 1;
+        self.registry.version = self.versions;
         for worker in 0..self.workers.len() {
             let lag = self.chance.below(60) + self.workers[worker].lag_ms;
             self.after(lag, Event::Sync { worker });
@@ -139,10 +138,36 @@ impl World {
         self.registry.endpoints.get(&endpoint_id(at)).map(|endpoint| endpoint.status.clone())
     }
 
-    /// What is owed to it may be given up or skipped from here on.
-    pub(super) fn takes_nothing(&mut self, at: usize, until: u64) {
-        self.ended_until[at] = until;
+    /// What is accepted from here on is not owed to it. What was accepted before may be given up, and does not vanish.
+    pub(super) fn takes_nothing(&mut self, at: usize) {
+        self.ended_until[at] = u64::MAX;
         self.was_ended[at] = true;
-        self.ledger.owed.iter_mut().filter(|owed| owed.endpoint == at).for_each(|owed| owed.may_vanish = true);
+    }
+
+    pub(super) fn disable(&mut self, at: usize) {
+        let last = self.model.stream.last_generated;
+        self.change(at, |endpoint| endpoint.disable(mark(), last));
+    }
+
+    /// As `herald endpoint delete` does it: it is disabled first, and goes when everything up to then is settled.
+    pub(super) fn delete(&mut self, at: usize) {
+        self.takes_nothing(at);
+        self.disable(at);
+        if let Some(endpoint) = self.registry.endpoints.get(&endpoint_id(at)) {
+            let (endpoint, revision) = (endpoint.id.clone(), endpoint.revision);
+            self.after(1, Event::Remove { endpoint, revision });
+        }
+    }
+
+    pub(super) fn remove(&mut self, endpoint: EndpointId, revision: u64) {
+        let found = self.registry.endpoints.get(&endpoint).filter(|found| found.revision == revision);
+        let Some(last) = found.and_then(|found| found.owed_until) else { return };
+        let cursor = self.model.cursor.unwrap_or_default();
+        let left = self.model.stream.entries.keys().any(|entry| *entry > cursor && *entry <= last);
+        if left || self.is_down {
+            return self.after(20, Event::Remove { endpoint, revision });
+        }
+        self.registry.endpoints.remove(&endpoint);
+        self.spread();
     }
 }

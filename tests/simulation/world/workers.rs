@@ -201,10 +201,15 @@ impl World {
         life: u32,
         slot: Slot,
         term: &Term,
-        answer: Result<Answer, Failure>,
+        mut answer: Result<Answer, Failure>,
     ) {
         if self.workers[worker].life != life {
             return;
+        }
+        if self.mutation == Some(Mutation::RegistryTakenForNew)
+            && let Ok(Answer::Entries { registry, .. }) = &mut answer
+        {
+            *registry = Some(self.workers[worker].snapshot.view().version);
         }
         let now = self.local(worker);
         let bucket = self.now / 1_000;
