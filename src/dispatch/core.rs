@@ -26,12 +26,12 @@ use crate::{
     facts::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
         endpoint::{Endpoint, EndpointState, Ordering},
-        id::{DeliveryId, EndpointId, EntryId, IntentId},
+        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
         log::LogLine,
         outcome::{Attempted, Outcome, SentRequest},
         retry::{DeadReason, Fate, RetryPolicy},
     },
-    store::protocol::{Item, Known, Place, Settlement, Unfinished},
+    store::protocol::{Item, Known, Place, Recorded, Settlement, Unfinished},
 };
 
 /// Deliveries in memory at which reading stops. With 600-byte events about 2 MB, and a quarter of a second's work at
@@ -83,6 +83,11 @@ pub enum Note {
     Unreadable {
         id: DeliveryId,
         why: String,
+    },
+    /// Another event has a record or a letter under this delivery's id: its own entry is quarantined.
+    Displaced {
+        id: DeliveryId,
+        event: EventId,
     },
     /// The store refused an item; its delivery waits for the next term.
     SetAside {
@@ -301,8 +306,10 @@ impl Core {
     }
 
     pub fn admit_fresh(&mut self, now: u64, redis_ms: u64, mut delivery: Delivery, known: Known) {
-        if known.recorded {
-            return self.close_one(now, delivery.id.entry);
+        match known.recorded {
+            Recorded::Nothing => {}
+            Recorded::This => return self.close_one(now, delivery.id.entry),
+            Recorded::Another => return self.displace(now, delivery),
         }
         let at = self.lane_of(&delivery.id.endpoint);
         let lane = &self.lanes[at];

@@ -412,3 +412,30 @@ fn nothing_of_a_chain_is_recorded_behind_a_letter_that_was_refused() {
     let settlement = core.settlement(RECORD_AFTER_MS, 500, EntryId::ZERO);
     assert!(settlement.items.is_empty() && settlement.acks.is_empty(), "{settlement:?}");
 }
+
+#[test]
+fn what_came_of_an_event_says_nothing_of_another_one_under_its_id() {
+    let mut core = core(|_| {});
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let sent = sends(&mut core, 0);
+    end(&mut core, 0, sent[0].0, OK);
+    // Redis fails over to one that has heard of neither: the ids are given to other events.
+    core.end_term();
+    for (entry, intent) in [(1, "pi_3"), (2, "pi_4")] {
+        admit(&mut core, entry, "ep_a", intent);
+    }
+    assert_eq!(entries(&sends(&mut core, 0)), [1, 2]);
+    assert!(settle(&mut core, &[]).acks.is_empty());
+}
+
+#[test]
+fn an_event_whose_id_is_taken_is_kept_apart_and_not_taken_for_the_other() {
+    let mut core = core(|_| {});
+    admit_known(&mut core, 1, "ep_a", "pi_1", Known { recorded: Recorded::Another, ..Known::default() });
+    assert!(sends(&mut core, 0).is_empty());
+    let settlement = settle(&mut core, &[]);
+    let body = delivery(1, "ep_a", "pi_1").body;
+    assert!(matches!(&settlement.items[..], [Item::Quarantine { cut: false, body: kept, .. }] if *kept == body));
+    assert_eq!(settlement.acks.len(), 1);
+}

@@ -23,13 +23,13 @@ use crate::{
         delivery::{DeadLetter, Delivery},
         endpoint::{Endpoint, Mark},
         event::{Event, EventError},
-        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId},
         outcome::Attempted,
         retry::RetryPolicy,
     },
     store::protocol::{
-        Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, ReadFrom, Request,
-        RequestKind, Start, Term,
+        Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Question, ReadFrom,
+        Request, RequestKind, Start, Term,
     },
 };
 
@@ -228,8 +228,6 @@ struct Staged {
     /// Being asked: the deliveries with their intents, and what is known of those that were answered for.
     asking: Option<(Vec<Question>, Vec<Known>)>,
 }
-
-type Question = (DeliveryId, IntentId);
 
 pub struct Partition<D> {
     settings: Settings,

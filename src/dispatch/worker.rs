@@ -354,6 +354,7 @@ impl Worker {
             Happening::Core(Note::SetAside { .. } | Note::Unreadable { .. }) | Happening::JobFailed { .. } => {
                 self.metrics.bad_items(1)
             }
+            Happening::Core(Note::Displaced { .. }) => self.metrics.quarantined(1),
             Happening::TermBegan => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
@@ -385,6 +386,9 @@ fn log(happening: &Happening) {
         }
         Happening::Core(Note::Unreadable { id, why }) => {
             error!(delivery = %id, why, "a record can not be read; it stays as it is")
+        }
+        Happening::Core(Note::Displaced { id, event }) => {
+            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
         }
         Happening::Core(Note::SetAside { item, why }) => {
             error!(item, why, "Redis can not take this change; it is set aside until the next term")

@@ -170,6 +170,8 @@ impl Delivery {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub schema: u32,
+    /// Near the beginning of what is stored: there a script finds whose it is.
+    pub delivery: Delivery,
     pub reason: DeadReason,
     /// When it was given up, Redis' time, ms since 1970.
     pub died_at_ms: u64,
@@ -181,7 +183,6 @@ pub struct DeadLetter {
     pub url: String,
     #[serde(default)]
     pub headers: Vec<(String, String)>,
-    pub delivery: Delivery,
 }
 
 impl DeadLetter {
@@ -262,6 +263,26 @@ mod tests {
         let record = kept.to_record();
         assert!(record.ends_with(b"{\n\"a\": 1\n}\n"));
         assert_eq!(Delivery::from_record(&record).unwrap(), kept);
+    }
+
+    #[test]
+    fn the_event_is_named_near_the_beginning_of_a_record_and_of_a_letter() {
+        let mut longest = delivery("{}");
+        longest.id = format!("{0}-{0}:ep_{1}", u64::MAX, "x".repeat(125)).parse().unwrap();
+        longest.event = EventId::new(&"e".repeat(128)).unwrap();
+        let letter = DeadLetter {
+            schema: RECORD_SCHEMA,
+            delivery: longest.clone(),
+            reason: DeadReason::Exhausted,
+            died_at_ms: 1,
+            detail: "\"event\":\"evt_2\"".repeat(100),
+            url: "u".repeat(5_000),
+            headers: Vec::new(),
+        };
+        let named = format!("\"event\":\"{}\"", longest.event);
+        for record in [longest.to_record(), letter.to_record()] {
+            assert!(String::from_utf8_lossy(&record[..record.len().min(1024)]).contains(&named));
+        }
     }
 
     #[test]

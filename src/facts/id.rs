@@ -144,6 +144,7 @@ pub struct EntryId {
 
 impl EntryId {
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
+    pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
 
     /// The id just before this one: a range that starts after it includes this one.
     pub fn before(self) -> Self {

@@ -74,6 +74,7 @@ const OPERATOR: &[&str] = &[
     "exists",
     "expire",
     "get",
+    "getrange",
     "hdel",
     "hexists",
     "hget",

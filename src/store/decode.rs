@@ -7,7 +7,9 @@ use std::{str::FromStr, vec};
 use bytes::Bytes;
 use redis::Value;
 
-use super::protocol::{Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Request, RequestKind, Term, Unfinished};
+use super::protocol::{
+    Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Recorded, Request, RequestKind, Term, Unfinished,
+};
 use crate::facts::id::{DeliveryId, EndpointId, EntryId, IdError, IntentId};
 
 type Malformed = String;
@@ -162,7 +164,14 @@ impl Parts {
     }
 
     fn known(&mut self) -> Result<Known, Malformed> {
-        Ok(Known { ordered: self.number()?, single: self.number()?, recorded: self.flag()? })
+        let (ordered, single) = (self.number()?, self.number()?);
+        let recorded = match self.number()? {
+            0 => Recorded::Nothing,
+            1 => Recorded::This,
+            2 => Recorded::Another,
+            other => return Err(format!("{other} says of no record whose it is")),
+        };
+        Ok(Known { ordered, single, recorded })
     }
 
     fn kept(&mut self) -> Result<Kept, Malformed> {

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::protocol::{
-    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, Request,
-    RequestKind, Settlement, Start, Term, Unfinished,
+    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Place, Question,
+    RECORD_HEAD_BYTES, ReadFrom, Recorded, Request, RequestKind, Settlement, Start, Term, Unfinished,
 };
 use crate::facts::{
     delivery::Chain,
     event::MAX_EVENT_BYTES,
-    id::{DeliveryId, EndpointId, EntryId, IntentId},
+    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -250,8 +250,11 @@ impl Model {
     fn open(&mut self, start: Start, registry: &str) -> Answer {
         let bound = self.registry.get_or_insert_with(|| registry.to_owned()).clone();
         let group = self.stream.groups.get(GROUP);
-        let is_set_back = group.is_some_and(|group| self.cursor.is_some_and(|cursor| group.last_delivered < cursor));
         let last_generated = self.stream.last_generated;
+        let is_set_back = self.cursor.is_some_and(|cursor| match group {
+            Some(group) => group.last_delivered < cursor,
+            None => last_generated < cursor,
+        });
         let made_after = match (self.stream.groups.contains_key(GROUP), self.cursor, start) {
             (true, ..) => None,
             (false, Some(cursor), _) if last_generated < cursor => Some(EntryId::ZERO),
@@ -304,13 +307,20 @@ impl Model {
         Answer::Entries { entries, now_ms: self.now_ms, registry: self.registry_version }
     }
 
-    fn asked(&self, deliveries: &[(DeliveryId, IntentId)], suspect: bool) -> Answer {
-        let known = |(id, intent): &(DeliveryId, IntentId)| {
+    fn asked(&self, deliveries: &[Question], suspect: bool) -> Answer {
+        let known = |(id, intent, event): &Question| {
             let counts = self.endpoints.get(&id.endpoint).map(|chains| &chains.counts);
             let of = |field: &str| counts.and_then(|counts| counts.get(field)).copied().unwrap_or(0);
             let (ordered, single) = (of(intent.as_str()), of(&format!("~{intent}")));
-            let is_there = self.records.contains_key(id) || self.dead.contains_key(id);
-            Known { ordered, single, recorded: is_there && (suspect || ordered + single > 0) }
+            let there: Vec<&Bytes> =
+                self.records.get(id).into_iter().chain(self.dead.get(id).map(|(_, letter)| letter)).collect();
+            let recorded = match suspect || ordered + single > 0 {
+                false => Recorded::Nothing,
+                true if there.is_empty() => Recorded::Nothing,
+                true if there.iter().any(|record| is_of(record, event)) => Recorded::This,
+                true => Recorded::Another,
+            };
+            Known { ordered, single, recorded }
         };
         Answer::Asked { known: deliveries.iter().take(MAX_BATCH).map(known).collect() }
     }
@@ -587,6 +597,13 @@ fn endpoint_of(item: &Item) -> Option<&EndpointId> {
         | Item::Bind { .. }
         | Item::Reply { .. } => None,
     }
+}
+
+/// Whether a record or a letter is of this event, by what its head says.
+fn is_of(record: &Bytes, event: &EventId) -> bool {
+    let head = &record[..record.len().min(RECORD_HEAD_BYTES)];
+    let named = format!("\"event\":\"{event}\"");
+    head.windows(named.len()).any(|window| window == named.as_bytes())
 }
 
 /// The term that a call carries.

@@ -91,10 +91,9 @@ impl PartitionStore {
             }
             Call::Ask { deliveries, suspect, .. } => {
                 let script = self.fenced(&ASK, &[lease], call).arg(prefix).arg(u8::from(*suspect));
-                deliveries
-                    .iter()
-                    .take(MAX_BATCH)
-                    .fold(script, |script, (id, intent)| script.arg(id.endpoint.as_str()).arg(intent.as_str()).text(id))
+                deliveries.iter().take(MAX_BATCH).fold(script, |script, (id, intent, event)| {
+                    script.arg(id.endpoint.as_str()).arg(intent.as_str()).text(id).arg(event.as_str())
+                })
             }
             Call::Settle { settlement, .. } => self.settle(call, settlement),
             Call::Claim { max, .. } => {

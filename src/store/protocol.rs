@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::facts::{
     delivery::Chain,
-    id::{DeliveryId, EndpointId, EntryId, IntentId},
+    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
 };
 
 /// Most items, acknowledgements and log lines together in one [`Settlement`]: bounds how long a script holds Redis.
@@ -154,7 +154,7 @@ pub enum Call {
     /// What there is of these deliveries and of their intents. `suspect`: they may have been read before.
     Ask {
         term: Term,
-        deliveries: Vec<(DeliveryId, IntentId)>,
+        deliveries: Vec<Question>,
         suspect: bool,
     },
     Settle {
@@ -242,10 +242,27 @@ pub struct Known {
     pub ordered: u64,
     /// Unfinished records of the intent that are chains of their own.
     pub single: u64,
-    /// This very delivery has a record or a dead letter: it is not fresh at all. A letter is looked for only where the
-    /// intent has records or the question is `suspect`: of what is read for the first time there is none.
-    pub recorded: bool,
+    /// What stands under the delivery's id. It is looked for only where the intent has records or the question is
+    /// `suspect`: of what is read for the first time there is nothing.
+    pub recorded: Recorded,
 }
+
+/// What has a delivery's id already, as a record or as a dead letter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recorded {
+    #[default]
+    Nothing,
+    /// This very delivery: it is not fresh at all.
+    This,
+    /// A delivery of another event. A stream that was made anew gives its ids out again.
+    Another,
+}
+
+/// A delivery that was read, with its intent and its event.
+pub type Question = (DeliveryId, IntentId, EventId);
+
+/// The event's id stands within so many bytes of the beginning of a record and of a letter.
+pub const RECORD_HEAD_BYTES: usize = 1024;
 
 /// A record as a call returned it; `None` where the id stands in a set but the record is gone.
 pub type Kept = (DeliveryId, Option<Bytes>);
@@ -320,7 +337,8 @@ pub enum Answer {
         last_delivered: EntryId,
         last_generated: EntryId,
         registry: String,
-        /// The group stands before the cursor: somebody moved it, and it will deliver again what was dealt with.
+        /// The group stands before the cursor: somebody moved it, and it will deliver again what was dealt with. Or it was
+        /// made in another stream than the one that the cursor is about, which may give the same ids to other events.
         is_set_back: bool,
     },
     Counts {

@@ -7,7 +7,7 @@ use herald::{
         connection::{Purpose, Redis},
         entries::Entries,
         model::Asked,
-        protocol::{Answer, Call, Item, Known, Place, ReadFrom, RequestKind, Settlement},
+        protocol::{Answer, Call, Item, Known, Place, ReadFrom, Recorded, RequestKind, Settlement},
         queries::{DeadOrder, DeadRange, LogFilter, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
@@ -185,8 +185,12 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     };
     let settled = owner.call(Call::Settle { term: term(), settlement }).await;
     assert!(matches!(settled, Answer::Settled { group_missing: false, .. }), "{settled:?}");
-    let asked = Call::Ask { term: term(), deliveries: vec![(due.id.clone(), intent("pi_1"))], suspect: true };
-    let known = vec![Known { ordered: 2, single: 0, recorded: true }];
+    let asked = Call::Ask {
+        term: term(),
+        deliveries: vec![(due.id.clone(), intent("pi_1"), due.event.clone())],
+        suspect: true,
+    };
+    let known = vec![Known { ordered: 2, single: 0, recorded: Recorded::This }];
     assert_eq!(owner.call(asked).await, Answer::Asked { known });
     owner.call(Call::Counts { term: term(), cursor: 0 }).await;
     let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use herald::{
     facts::{
         delivery::Chain,
-        id::{DeliveryId, EndpointId, EntryId, IntentId},
+        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
     },
     store::{
         connection::Purpose,
@@ -37,6 +37,8 @@ const ODD_ENTRIES: [EntryId; 5] = [
 /// Each is a prefix of others, with every character that may follow.
 const INTENTS: [&str; 5] = ["pi_1", "pi_10", "pi_1-", "pi_1_", "pi_1A"];
 const ENDPOINTS: [&str; 3] = ["ep_a", "ep_aa", "ep_b"];
+/// One is the beginning of another.
+const EVENTS: [&str; 2] = ["evt_1", "evt_10"];
 const FOREIGN: [&str; 2] = ["other", "an other one"];
 
 type Step = Result<(), String>;
@@ -217,10 +219,10 @@ impl Walk {
         let entry = self.some_entry();
         match self.chance.below(40) {
             0..10 => Item::Finish { id, chain },
-            10..24 => Item::Keep { id, chain, place: self.some_place(), record: self.some_bytes() },
+            10..24 => Item::Keep { id, chain, place: self.some_place(), record: self.some_record() },
             24..29 => Item::Move { id, chain, place: self.some_place() },
-            29..32 => Item::Bury { id, chain, letter: self.some_bytes() },
-            32..34 => Item::Revive { id, chain, record: self.some_bytes() },
+            29..32 => Item::Bury { id, chain, letter: self.some_record() },
+            32..34 => Item::Revive { id, chain, record: self.some_record() },
             34 => Item::Discard { id },
             35 => Item::Quarantine {
                 entry,
@@ -319,7 +321,7 @@ impl Walk {
     async fn ask_for_records(&mut self) -> Step {
         let many = if self.chance.one_in(4) { 1200 } else { 4 };
         let (many, suspect) = (self.chance.below(many), self.chance.one_in(2));
-        let deliveries = (0..many).map(|_| (self.some_delivery().0, self.some_intent())).collect();
+        let deliveries = (0..many).map(|_| (self.some_delivery().0, self.some_intent(), self.some_event())).collect();
         self.alike(Call::Ask { term: self.term.clone(), deliveries, suspect }).await
     }
 
@@ -575,6 +577,20 @@ impl Walk {
         }
         let chain = self.chains[&id].clone();
         (id, chain)
+    }
+
+    fn some_event(&mut self) -> EventId {
+        EventId::new(EVENTS[self.chance.below(EVENTS.len() as u64) as usize]).unwrap()
+    }
+
+    /// As Herald writes one, or anything; once the event is named where nobody looks for it.
+    fn some_record(&mut self) -> Bytes {
+        let event = self.some_event();
+        match self.chance.below(6) {
+            0 => format!("{}\"event\":\"{event}\"", "x".repeat(1_024)).into(),
+            1 => self.some_bytes(),
+            _ => format!("{{\"schema\":1,\"event\":\"{event}\"}}\n{{}}").into(),
+        }
     }
 
     fn some_place(&mut self) -> Place {

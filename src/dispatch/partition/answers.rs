@@ -25,8 +25,10 @@ impl<D: Directory> Partition<D> {
             }
             (_, Answer::Opened { made_after, last_delivered, last_generated, registry, is_set_back }) => {
                 if made_after.is_some() || is_set_back {
-                    // Anything up to here may have been read, and have records and dead letters.
-                    self.suspect_until = last_generated;
+                    // Anything up to here may have been read, and have records and dead letters. Another stream has yet
+                    // to give out ids that the one before gave to other events.
+                    let is_another = made_after.is_some() && is_set_back;
+                    self.suspect_until = if is_another { EntryId::MAX } else { last_generated };
                 }
                 self.opened(now, made_after, last_delivered, registry)
             }
@@ -232,7 +234,8 @@ impl<D: Directory> Partition<D> {
         let asked = |arrival: &Arrival| {
             let delivery = |e: &Arc<Endpoint>| DeliveryId { entry: arrival.entry, endpoint: e.id.clone() };
             let asked = arrival.endpoints.iter().filter(must_ask);
-            asked.map(|e| (delivery(e), arrival.event.intent.clone())).collect::<Vec<_>>()
+            let event = &arrival.event;
+            asked.map(|e| (delivery(e), event.intent.clone(), event.id.clone())).collect::<Vec<_>>()
         };
         staged.arrivals.iter().flat_map(asked).collect()
     }
@@ -265,7 +268,7 @@ impl<D: Directory> Partition<D> {
                 let id = endpoint.id.clone();
                 let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
                 delivery.traceparent = arrival.traceparent.clone();
-                let known = known.next_if(|((asked, _), _)| *asked == delivery.id).map(|(_, known)| known);
+                let known = known.next_if(|((asked, ..), _)| *asked == delivery.id).map(|(_, known)| known);
                 self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
             }
         }

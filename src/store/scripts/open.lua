@@ -5,7 +5,8 @@
 -- KEYS    1 stream  2 lease  3 cursor  4 registry-id
 -- ARGV    1 term  2 start: '0', '$' or an entry id  3 registry  4 group
 -- Answer  {'OPENED', made after or false, last delivered, last generated, registry, set back 0 or 1} | {'LOST'}
---         set back: the group stands before the cursor, so somebody moved it, and it will deliver again
+--         set back: the group stands before the cursor, so somebody moved it, and it will deliver again; or it was made
+--         in another stream than that of the cursor, whose ids may have been others'
 -- Flags   allow-oom: without it no term starts on a full Redis.
 
 if lost(KEYS[2], ARGV[1]) then
@@ -42,7 +43,7 @@ if not last_delivered then
     made_after = start == '0' and '0-0' or start == '$' and last_generated or start
     entries_read = start == '0' and info['entries-added'] - info.length
   elseif pad(last_generated) < pad(cursor) then
-    made_after, entries_read = '0-0', 0
+    made_after, entries_read, set_back = '0-0', 0, true
   else
     made_after = cursor
   end

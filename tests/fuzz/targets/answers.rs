@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use herald::{
-    facts::id::{DeliveryId, EndpointId, EntryId, IntentId},
+    facts::id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
     store::{
         decode,
         protocol::{Answer, Call, ReadFrom, Settlement, Start, Term},
@@ -132,7 +132,8 @@ fn call(form: u8) -> Call {
         6 => Call::Read { term, from: ReadFrom::New, max: 10 },
         7 => {
             let delivery = DeliveryId { entry: EntryId::ZERO, endpoint: endpoint() };
-            let deliveries = vec![(delivery, IntentId::new("pi_a").expect("it is an id")); 3];
+            let intent = IntentId::new("pi_a").expect("it is an id");
+            let deliveries = vec![(delivery, intent, EventId::new("evt_a").expect("it is an id")); 3];
             Call::Ask { term, deliveries, suspect: false }
         }
         8 => Call::Settle { term, settlement: Settlement::default() },
