@@ -177,6 +177,20 @@ impl Registry {
         self.snapshot().unreadable()
     }
 
+    /// The account's endpoints that are there and that this Herald can not read.
+    pub fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
+        self.snapshot().unreadable_of(account)
+    }
+
+    pub fn is_unreadable(&self, id: &EndpointId) -> bool {
+        self.snapshot().knows_unreadable(id.as_str())
+    }
+
+    /// Whether there is an endpoint of which not even the account can be told.
+    pub fn has_strays(&self) -> bool {
+        self.snapshot().has_strays()
+    }
+
     pub fn len(&self) -> usize {
         self.snapshot().len()
     }

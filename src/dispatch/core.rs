@@ -350,8 +350,13 @@ impl Core {
             // It is in memory, or its fate is on its way: it was looked at in the backlog a second time.
             return;
         }
-        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
         let lane = &self.lanes[at];
+        if delivery.is_unsure && lane.endpoint().is_some_and(|endpoint| !endpoint.wants(&delivery.event_type)) {
+            self.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
+            let item = Item::Finish { id: delivery.id, chain: chain_id.1.clone() };
+            return self.push_for(now, chain_id, item);
+        }
+        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
         let parks = origin == Origin::Claimed && lane.should_park(now, usize::MAX);
         let job = self.insert(delivery, at, chain_id.1.clone(), origin);

@@ -19,6 +19,7 @@ impl Directory for Registry {
     fn standing(&self, endpoint: &EndpointId) -> Standing {
         match self.get(endpoint) {
             Some(endpoint) => Standing::of(endpoint),
+            None if self.is_unreadable(endpoint) => Standing::Unknown,
             // Only a registry that was read whole can say that an endpoint is no more.
             // When it was deleted is not known: whatever still finds its way to it was owed.
             None if is_certain(self) => Standing::Ended { reason: DeadReason::Deleted, owed: Owed::All },
@@ -28,6 +29,10 @@ impl Directory for Registry {
 
     fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>> {
         self.endpoints_for(account).to_vec()
+    }
+
+    fn unknown_of(&self, account: &AccountId) -> Vec<EndpointId> {
+        self.unreadable_of(account)
     }
 
     fn view(&self) -> RegistryView {
@@ -41,5 +46,5 @@ impl Directory for Registry {
 }
 
 fn is_certain(registry: &Registry) -> bool {
-    matches!(registry.state(), RegistryState::Loaded | RegistryState::Empty) && registry.unreadable() == 0
+    matches!(registry.state(), RegistryState::Loaded | RegistryState::Empty) && !registry.has_strays()
 }

@@ -82,6 +82,8 @@ const REMEMBER_MS: u64 = 60_000;
 pub trait Directory {
     fn standing(&self, endpoint: &EndpointId) -> Standing;
     fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>>;
+    /// Endpoints of the account that are there, and of which no more is known.
+    fn unknown_of(&self, account: &AccountId) -> Vec<EndpointId>;
     fn view(&self) -> RegistryView;
 }
 
@@ -91,7 +93,8 @@ pub struct RegistryView {
     pub id: Option<String>,
     /// Whatever changed the registry up to this version is in the snapshot. It only grows.
     pub version: u64,
-    /// The snapshot is what the registry holds: it has not vanished, and every endpoint in it could be read.
+    /// The snapshot is what the registry holds: it has not vanished, and of every endpoint in it at least the account
+    /// could be read.
     pub is_certain: bool,
     /// An operator stopped all sending.
     pub is_paused: bool,
@@ -215,6 +218,15 @@ struct Arrival {
     event: Event,
     traceparent: Option<String>,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Those that may be owed it, once they can be read: until then it waits in their backlogs.
+    unknown: Vec<EndpointId>,
+}
+
+impl Arrival {
+    /// Everyone that it is owed to.
+    fn owed_to(&self) -> impl Iterator<Item = &EndpointId> {
+        self.endpoints.iter().map(|endpoint| &endpoint.id).chain(&self.unknown)
+    }
 }
 
 /// Entries that were read and are not admitted yet.
@@ -377,13 +389,25 @@ impl<D: Directory> Partition<D> {
                 self.refused_since.get_or_insert(now);
                 self.job_failed(now, outstanding, why);
             }
+            Err(Failure::Script(why)) if matches!(outstanding, Outstanding::Backlog(..)) => {
+                self.job_failed(now, outstanding, why);
+            }
             Err(Failure::Script(why) | Failure::Malformed(why)) => self.end_term(now, why),
         }
     }
 
     fn job_failed(&mut self, now: u64, outstanding: Outstanding, why: String) {
-        if let Outstanding::Heads(endpoint) = outstanding {
-            self.core.ends_later(&endpoint);
+        match outstanding {
+            Outstanding::Heads(endpoint) => self.core.ends_later(&endpoint),
+            // It can not be looked at before the next term; the others' can.
+            Outstanding::Backlog(endpoint, _) => self.core.looked_at_backlog(now, &endpoint, None),
+            Outstanding::Acquire { .. }
+            | Outstanding::Release
+            | Outstanding::Plain
+            | Outstanding::Job
+            | Outstanding::Read { .. }
+            | Outstanding::Ask
+            | Outstanding::Settle => {}
         }
         self.ending_at = now + ENDING_EVERY_MS;
         self.happenings.push(Happening::JobFailed { why });
@@ -466,6 +490,7 @@ impl<D: Directory> Partition<D> {
         }
         for arrival in &mut staged.arrivals {
             arrival.endpoints = answers::endpoints_for(&self.directory, &arrival.event);
+            arrival.unknown = self.directory.unknown_of(&arrival.event.account);
         }
         staged.unconfirmed = false;
         self.admit_if_known(now);

@@ -42,6 +42,10 @@ impl Directory for &Known {
         self.endpoint.borrow().iter().cloned().collect()
     }
 
+    fn unknown_of(&self, _: &AccountId) -> Vec<EndpointId> {
+        Vec::new()
+    }
+
     fn view(&self) -> RegistryView {
         let id = if self.is_another.get() { "another" } else { "reg" };
         RegistryView { id: Some(id.to_owned()), version: self.version.get(), is_certain: true, is_paused: false }

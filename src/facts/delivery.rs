@@ -74,6 +74,9 @@ pub struct Delivery {
     /// Attempts made before it was last redelivered.
     #[serde(default)]
     pub earlier_attempts: u32,
+    /// Its endpoint could not be read when the event was: whether it wants such events is seen when it can be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unsure: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -107,6 +110,7 @@ impl Delivery {
             since_ms: now_ms,
             attempts: 0,
             earlier_attempts: 0,
+            is_unsure: false,
             traceparent: None,
             history: Vec::new(),
             redelivered: Vec::new(),
@@ -237,6 +241,7 @@ mod tests {
             since_ms: 17,
             attempts: 0,
             earlier_attempts: 0,
+            is_unsure: false,
             traceparent: None,
             history: Vec::new(),
             redelivered: Vec::new(),

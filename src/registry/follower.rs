@@ -156,7 +156,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
 fn report(found: &Unreadable) {
     error!(
         endpoint = %found.id, account = found.account.as_ref().map(tracing::field::display), why = %found.why,
-        "cannot read an endpoint: its account's events wait"
+        "cannot read an endpoint: what is owed to it waits in its backlog; without its account known, everything waits"
     );
 }
 

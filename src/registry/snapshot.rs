@@ -52,7 +52,7 @@ impl Snapshot {
             pause: loaded.pause,
             endpoints,
             accounts: accounts.into_iter().map(|(account, list)| (account, in_order(list))).collect(),
-            unreadable: loaded.unreadable.into_values().map(|found| (found.id, found.account)).collect(),
+            unreadable: loaded.unreadable.into_values().map(|found| old.whose(found)).collect(),
         }
     }
 
@@ -107,6 +107,29 @@ impl Snapshot {
         self.unreadable.len()
     }
 
+    /// The account's endpoints that are there and can not be read.
+    pub(super) fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
+        if self.unreadable.is_empty() {
+            return Vec::new();
+        }
+        let theirs = self.unreadable.iter().filter(|(_, of)| of.as_ref() == Some(account));
+        let mut ids: Vec<EndpointId> = theirs.filter_map(|(id, _)| EndpointId::new(id).ok()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Something is there that may be any account's.
+    pub(super) fn has_strays(&self) -> bool {
+        self.unreadable.iter().any(|(id, account)| account.is_none() || EndpointId::new(id).is_err())
+    }
+
+    /// With its account as it is known from before, where it can not be read any more.
+    fn whose(&self, found: Unreadable) -> (String, Option<AccountId>) {
+        let known = self.endpoints.get(found.id.as_str()).map(|endpoint| endpoint.account.clone());
+        let account = found.account.or(known).or_else(|| self.unreadable.get(&found.id).cloned().flatten());
+        (found.id, account)
+    }
+
     pub(super) fn knows_unreadable(&self, id: &str) -> bool {
         self.unreadable.contains_key(id)
     }
@@ -138,8 +161,9 @@ impl Snapshot {
     }
 
     pub(super) fn set_aside(&mut self, unreadable: Unreadable) {
-        self.remove(&unreadable.id);
-        self.unreadable.insert(unreadable.id, unreadable.account);
+        let (id, account) = self.whose(unreadable);
+        self.remove(&id);
+        self.unreadable.insert(id, account);
     }
 
     pub(super) fn remove(&mut self, id: &str) {

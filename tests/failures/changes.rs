@@ -58,3 +58,50 @@ async fn an_event_goes_to_the_new_url_though_the_follower_of_the_registry_is_hel
     world.until_finished().await;
     assert_eq!(world.merchants.log().delivered_to("ep_0"), 1);
 }
+
+/// Takes what the registry holds of an endpoint, changes it as no Herald of today would, and puts it back.
+async fn rewrite(world: &World, name: &str, from: &str, to: &str) {
+    const KEY: &str = "herald:{herald}:registry";
+    let json: String = world.redis.command(&["HGET", KEY, name]).await;
+    assert!(json.contains(from), "{json}");
+    world.redis.command::<()>(&["HSET", KEY, name, &json.replace(from, to)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_of_a_newer_herald_waits_alone_and_gets_everything_once_it_can_be_read() {
+    let world = World::new().await;
+    world.register_many(2).await;
+    world.register(world.endpoint("ep_beside", "acc_1")).await;
+    rewrite(&world, "ep_1", "\"schema\":1", "\"schema\":99").await;
+    let _herald = world.setup().start();
+    let of = |account: &str, number: usize| Event::new(number, account, &format!("pi_{}", number % 2), "Created");
+    let events: Vec<Event> = (0..20).map(|number| of(if number < 10 { "acc_0" } else { "acc_1" }, number)).collect();
+    world.publish(&events).await;
+    world.merchants.until_delivered(20).await;
+    assert_eq!(world.merchants.log().delivered_to("ep_1"), 0);
+    rewrite(&world, "ep_1", "\"schema\":99", "\"schema\":1").await;
+    world.change("ep_1", |endpoint| endpoint.description = "mended".to_owned()).await;
+    world.merchants.until_delivered(30).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    let log = world.merchants.log();
+    assert_eq!(["ep_0", "ep_1", "ep_beside"].map(|endpoint| log.delivered_to(endpoint)), [10; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_one_endpoint_that_a_stranger_wrote_stops_nobody_else() {
+    let world = World::new().await;
+    world.register_many(2).await;
+    for key in ["chains:ep_1", "heads:ep_1", "held:ep_1", "backlog:ep_1"] {
+        world.redis.command::<()>(&["SET", &format!("herald:{{payment-intents}}:{key}"), "a stranger's"]).await;
+    }
+    world.redis.command::<()>(&["HSET", "herald:{payment-intents}:unfinished", "ep_1", "3"]).await;
+    world.merchants.rule("ep_1", |_| Reply::status(500));
+    let herald = world.setup().start();
+    let events: Vec<Event> = (0..40)
+        .map(|number| Event::new(number, &format!("acc_{}", number % 2), &format!("pi_{number}"), "Created"))
+        .collect();
+    world.publish(&events).await;
+    world.merchants.until("all that is not its", |log| log.delivered_to("ep_0") == 20).await;
+    herald.until_metric("herald_bad_items_total", |count| count > 0.0).await;
+}

@@ -178,7 +178,7 @@ impl<D: Directory> Partition<D> {
         if count > 0 {
             self.happenings.push(Happening::Read { entries: count });
         }
-        let deliveries: usize = arrivals.iter().map(|arrival| arrival.endpoints.len()).sum();
+        let deliveries: usize = arrivals.iter().map(|arrival: &Arrival| arrival.owed_to().count()).sum();
         if !arrivals.is_empty() {
             self.fan_out = deliveries.div_ceil(arrivals.len()).clamp(1, READ_MAX);
         }
@@ -206,8 +206,9 @@ impl<D: Directory> Partition<D> {
             Content::Event { body, traceparent, .. } => match Event::parse(body.clone()) {
                 Ok(event) => {
                     let endpoints = endpoints_for(&self.directory, &event);
+                    let unknown = self.directory.unknown_of(&event.account);
                     let traceparent = traceparent.and_then(|text| clean_traceparent(&text));
-                    return Some(Arrival { entry: entry.id, event, traceparent, endpoints });
+                    return Some(Arrival { entry: entry.id, event, traceparent, endpoints, unknown });
                 }
                 Err(error) => (body, error.to_string(), false),
             },
@@ -230,10 +231,10 @@ impl<D: Directory> Partition<D> {
     /// settlement is confirmed.
     pub(super) fn questions(&self) -> Vec<Question> {
         let Some(staged) = &self.staged else { return Vec::new() };
-        let must_ask = |endpoint: &&Arc<Endpoint>| staged.suspect || self.core.must_ask(&endpoint.id);
+        let must_ask = |endpoint: &&EndpointId| staged.suspect || self.core.must_ask(endpoint);
         let asked = |arrival: &Arrival| {
-            let delivery = |e: &Arc<Endpoint>| DeliveryId { entry: arrival.entry, endpoint: e.id.clone() };
-            let asked = arrival.endpoints.iter().filter(must_ask);
+            let delivery = |e: &EndpointId| DeliveryId { entry: arrival.entry, endpoint: e.clone() };
+            let asked = arrival.owed_to().filter(must_ask);
             let event = &arrival.event;
             asked.map(|e| (delivery(e), event.intent.clone(), event.id.clone())).collect::<Vec<_>>()
         };
@@ -256,18 +257,19 @@ impl<D: Directory> Partition<D> {
         let mut known = deliveries.into_iter().zip(known).peekable();
         let (mut count, mut into_backlogs) = (0, 0);
         for arrival in staged.arrivals {
-            if arrival.endpoints.is_empty() {
+            if arrival.owed_to().next().is_none() {
                 let account = arrival.event.account.clone();
                 self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
             }
-            self.core.open_entry(now, arrival.entry, arrival.endpoints.len() as u32);
-            for endpoint in arrival.endpoints {
-                self.stand_as(now, &endpoint);
+            self.core.open_entry(now, arrival.entry, arrival.owed_to().count() as u32);
+            arrival.endpoints.iter().for_each(|endpoint| self.stand_as(now, endpoint));
+            arrival.unknown.iter().for_each(|endpoint| self.stand(now, endpoint));
+            for (at, id) in arrival.owed_to().cloned().enumerate() {
                 count += 1;
-                into_backlogs += usize::from(self.core.drains_backlog(now, &endpoint.id));
-                let id = endpoint.id.clone();
+                into_backlogs += usize::from(self.core.drains_backlog(now, &id));
                 let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
                 delivery.traceparent = arrival.traceparent.clone();
+                delivery.is_unsure = at >= arrival.endpoints.len();
                 let known = known.next_if(|((asked, ..), _)| *asked == delivery.id).map(|(_, known)| known);
                 self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
             }

@@ -31,7 +31,9 @@ end
 local answer = {'ASKED'}
 for i = 4, #ARGV, 4 do
   local intent = ARGV[i + 1]
-  local counts = call('HMGET', prefix .. 'chains:' .. ARGV[i], intent, '~' .. intent)
+  -- What is no hash was not written by Herald. A settle will say so; here it is one endpoint's, and no reason to tell
+  -- nothing of the others.
+  local counts = redis.pcall('HMGET', prefix .. 'chains:' .. ARGV[i], intent, '~' .. intent)
   local ordered, single = tonumber(counts[1] or 0), tonumber(counts[2] or 0)
   local at = #answer
   answer[at + 1], answer[at + 2] = ordered, single

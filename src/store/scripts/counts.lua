@@ -13,6 +13,8 @@ local answer = {'COUNTS', page[1]}
 for i = 1, #page[2], 2 do
   local endpoint, at = page[2][i], #answer
   answer[at + 1], answer[at + 2] = endpoint, tonumber(page[2][i + 1])
-  answer[at + 3] = call('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
+  -- A key that somebody else wrote stops its endpoint, not the term of everybody.
+  local parked = redis.pcall('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
+  answer[at + 3] = type(parked) == 'number' and parked or 0
 end
 return answer

@@ -31,8 +31,8 @@ local function look_up(asked)
   if (op == 'redeliver' or op == 'discard') and asked.id then
     return {record('dead-letter:', asked.id)}
   elseif op == 'release' and asked.endpoint and asked.intent then
-    local entry = call('HGET', prefix .. 'heads:' .. asked.endpoint, asked.intent)
-    local id = entry and entry .. ':' .. asked.endpoint
+    local entry = redis.pcall('HGET', prefix .. 'heads:' .. asked.endpoint, asked.intent)
+    local id = type(entry) == 'string' and entry .. ':' .. asked.endpoint
     return {id, id and record('delivery:', id)}
   elseif (op == 'requeue' or op == 'discard-quarantined') and asked.entry then
     return {quarantined(asked.entry)}

@@ -72,6 +72,10 @@ impl Directory for Snapshot {
         seen.registry.endpoints.values().filter(|endpoint| endpoint.account == *account).cloned().collect()
     }
 
+    fn unknown_of(&self, _: &AccountId) -> Vec<EndpointId> {
+        Vec::new()
+    }
+
     fn view(&self) -> RegistryView {
         let seen = self.seen.borrow();
         let Registry { version, is_paused, .. } = seen.registry;
