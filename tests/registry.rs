@@ -441,7 +441,13 @@ async fn an_endpoint_that_can_not_be_read_makes_its_account_uncertain_and_no_oth
     redis.command::<()>(&["DEL", RegistryKeys::CHANGES]).await;
     store.pause_all(&mark("tells the follower")).await.unwrap();
     follower.see("the garbage", |registry| registry.unreadable() == 2).await;
-    assert!(follower.registry.is_account_uncertain(&account("acc_3")), "the garbage may be anyone's");
+    assert!(follower.registry.is_account_uncertain(&account("acc_2")), "whose it was is known from before");
+    assert!(!follower.registry.is_account_uncertain(&account("acc_3")) && !follower.registry.has_strays());
+    let mut newcomer = Follower::start(&redis).await;
+    newcomer.see("the garbage", |registry| registry.unreadable() == 2).await;
+    assert!(newcomer.registry.is_account_uncertain(&account("acc_3")), "the garbage may be anyone's");
+    assert!(newcomer.registry.has_strays());
+    newcomer.stop().await;
     assert!(matches!(store.update(endpoint("ep_b", "acc_2"), &mark("")).await, Err(RegistryError::Unreadable(_))));
 
     for name in ["ep_a", "ep_b"] {

@@ -233,6 +233,8 @@ pub struct Core {
     aside: HashSet<EntryId>,
     /// Chains of which an item was refused: nothing of them goes on before the next term.
     blocked: HashSet<ChainId>,
+    /// Redis' clock is to be believed: what is old by it is old.
+    may_expire: bool,
     next_id: u64,
     tally: Tally,
 }
@@ -266,6 +268,7 @@ impl Core {
             notes: Vec::new(),
             aside: HashSet::default(),
             blocked: HashSet::default(),
+            may_expire: true,
             next_id: 0,
             tally: Tally::default(),
         }
@@ -356,7 +359,7 @@ impl Core {
             let item = Item::Finish { id: delivery.id, chain: chain_id.1.clone() };
             return self.push_for(now, chain_id, item);
         }
-        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
+        let age = self.age(&delivery, redis_ms);
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
         let parks = origin == Origin::Claimed && lane.should_park(now, usize::MAX);
         let job = self.insert(delivery, at, chain_id.1.clone(), origin);
@@ -387,9 +390,25 @@ impl Core {
         self.touch(now, at);
     }
 
+    /// While Redis' clock is not believed nothing gets too old.
+    pub fn set_may_expire(&mut self, may_expire: bool) {
+        self.may_expire = may_expire;
+    }
+
+    pub(super) fn age(&self, delivery: &Delivery, redis_ms: u64) -> std::time::Duration {
+        let age_ms = if self.may_expire { redis_ms.saturating_sub(delivery.since_ms) } else { 0 };
+        std::time::Duration::from_millis(age_ms)
+    }
+
+    /// The longest that a policy here lets a delivery wait for its next attempt.
+    pub fn longest_pause(&self) -> std::time::Duration {
+        let longest = |policy: &RetryPolicy| policy.settings().max_interval.mul_f64(1.0 + policy.settings().jitter);
+        self.lanes.values().map(|lane| longest(&lane.policy)).fold(longest(&self.policy), std::time::Duration::max)
+    }
+
     /// Whether a delivery has outlived its endpoint's policy.
     pub fn is_expired(&self, delivery: &Delivery, redis_ms: u64) -> bool {
-        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(delivery.since_ms));
+        let age = self.age(delivery, redis_ms);
         self.lanes.get(&delivery.id.endpoint).is_some_and(|lane| lane.policy.is_expired(age))
     }
 
@@ -398,7 +417,7 @@ impl Core {
         let attempted = Arc::new(attempted);
         let Some(job) = self.flights.remove(&token) else {
             let orphan = self.carried.iter_mut().find(|(_, c)| matches!(c, Carried::Flying(t, _) if *t == token));
-            if let Some(((id, _), orphan)) = orphan
+            if let Some(((id, ..), orphan)) = orphan
                 && let Carried::Flying(_, revision) = *orphan
             {
                 *orphan = Carried::Ended(attempted, revision);
@@ -603,6 +622,27 @@ impl Core {
         self.note_dead(&letter);
         self.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let item = Item::Bury { id: letter.delivery.id.clone(), chain: chain_id.1.clone(), letter: letter.to_record() };
+        self.push_for(now, chain_id, item);
+        Ok(())
+    }
+
+    /// Gives up a head whose record can not be read.
+    pub fn release_unreadable(
+        &mut self,
+        now: u64,
+        id: &DeliveryId,
+        intent: &IntentId,
+        record: &Bytes,
+    ) -> Result<(), &'static str> {
+        let chain_id = (self.lane_of(&id.endpoint), Chain::Intent(intent.clone()));
+        if self.chains.get(&chain_id).is_some_and(|links| links.unsettled > 0 || links.head.is_some()) {
+            return Err("its head is changing; ask again");
+        }
+        self.tally.dead += 1;
+        let (id, intent) = (id.clone(), intent.clone());
+        self.notes.push(Note::Dead { id: id.clone(), intent, reason: DeadReason::Released, attempts: 0 });
+        self.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
+        let item = Item::Bury { id, chain: chain_id.1.clone(), letter: record.clone() };
         self.push_for(now, chain_id, item);
         Ok(())
     }

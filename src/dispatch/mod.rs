@@ -11,6 +11,7 @@ mod directory;
 pub mod lane;
 mod link;
 pub mod partition;
+mod redis_clock;
 pub mod worker;
 
 /// The core looks a dozen things up for each delivery. Its keys are ids of ours and of producers, not of receivers, so the

@@ -17,6 +17,7 @@ use super::{
     breaker::BreakerSettings,
     core::{Core, Note, Origin, Send, Tally, Token, Wish},
     lane::Standing,
+    redis_clock::RedisClock,
 };
 use crate::{
     facts::{
@@ -60,7 +61,12 @@ const TRIM_EVERY_MS: u64 = 1_000;
 const TRIM_ROUND: u64 = 5_000;
 
 const INBOX_EVERY_MS: u64 = 1_000;
+/// How soon a step of Redis' clock is noticed where nothing else tells the time.
+const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
+
+/// While Redis' clock is not believed nothing is too old: no age is greater.
+const NO_AGE_MS: u64 = 1_000_000_000_000_000;
 const ENDING_EVERY_MS: u64 = 1_000;
 
 /// After Redis said that it is full, nothing is read for so long.
@@ -149,6 +155,10 @@ pub enum Happening {
         count: u64,
     },
     RedisFull,
+    /// Redis' clock was set by so much, or another server's counts now.
+    ClockStepped {
+        by_ms: i64,
+    },
     OtherRegistry {
         bound: String,
         found: String,
@@ -195,6 +205,7 @@ enum Outstanding {
     Plain,
     /// Housekeeping, or the inbox.
     Job,
+    PullIn(Pull),
     Read {
         from: ReadFrom,
         max: usize,
@@ -241,6 +252,15 @@ struct Staged {
     asking: Option<(Vec<Question>, Vec<Known>)>,
 }
 
+/// A walk through what is due from a time on.
+#[derive(Debug, Clone, Copy)]
+struct Pull {
+    from_ms: u64,
+    by_ms: u64,
+    /// The step of the clock behind it, told once.
+    step_ms: i64,
+}
+
 pub struct Partition<D> {
     settings: Settings,
     directory: D,
@@ -254,8 +274,14 @@ pub struct Partition<D> {
     renew_at: u64,
     renewing: Option<u64>,
     outstanding: Option<Outstanding>,
-    /// Redis' clock minus ours.
-    redis_ahead_ms: i64,
+    clock: RedisClock,
+    /// When the call on its way was sent.
+    asked_at: u64,
+    /// What is due too late, and has to be made due earlier.
+    pulls: VecDeque<Pull>,
+    pull_at: u64,
+    /// It has heard no time of Redis before this term: whether the clock was set back meanwhile only Redis can tell.
+    is_newcomer: bool,
     bound: Option<String>,
     last_read: EntryId,
     /// Pending entries are still to be read, after this one.
@@ -315,7 +341,11 @@ impl<D: Directory> Partition<D> {
             renew_at: 0,
             renewing: None,
             outstanding: None,
-            redis_ahead_ms: 0,
+            clock: RedisClock::default(),
+            asked_at: 0,
+            pulls: VecDeque::new(),
+            pull_at: 0,
+            is_newcomer: false,
             bound: None,
             last_read: EntryId::ZERO,
             pending_after: None,
@@ -361,6 +391,7 @@ impl<D: Directory> Partition<D> {
         }
         self.look_at_registry();
         let (call, outstanding) = self.choose(now)?;
+        self.asked_at = now;
         self.outstanding = Some(outstanding);
         Some(call)
     }
@@ -381,11 +412,15 @@ impl<D: Directory> Partition<D> {
             Err(Failure::Unknown(why)) => self.end_term(now, why),
             // These check everything before they change anything: what is wrong is one endpoint's or one job's, and
             // no reason to end everybody's term.
-            Err(Failure::Script(why)) if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job) => {
+            Err(Failure::Script(why))
+                if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job | Outstanding::PullIn(_)) =>
+            {
                 self.job_failed(now, outstanding, why);
             }
             // It has taken what we do not know of: only a new term finds that, and everybody's need not end at once.
-            Err(Failure::Malformed(why)) if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job) => {
+            Err(Failure::Malformed(why))
+                if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job | Outstanding::PullIn(_)) =>
+            {
                 self.refused_since.get_or_insert(now);
                 self.job_failed(now, outstanding, why);
             }
@@ -405,6 +440,7 @@ impl<D: Directory> Partition<D> {
             | Outstanding::Release
             | Outstanding::Plain
             | Outstanding::Job
+            | Outstanding::PullIn(_)
             | Outstanding::Read { .. }
             | Outstanding::Ask
             | Outstanding::Settle => {}
@@ -501,6 +537,12 @@ impl<D: Directory> Partition<D> {
         self.is_under_pressure = is_under_pressure;
     }
 
+    /// What our own machine's clock says, ms since 1970.
+    pub fn compare_clocks(&mut self, now: u64, wall_ms: u64) {
+        self.clock.compare(now, wall_ms);
+        self.core.set_may_expire(self.clock.is_trusted(now));
+    }
+
     /// The wake-up failed: the stream and the inbox are looked at without it.
     pub fn look_again(&mut self) {
         (self.more_entries, self.more_requests) = (true, true);
@@ -574,7 +616,7 @@ impl<D: Directory> Partition<D> {
 
     /// Redis' time as far as the last answer tells.
     pub fn redis_now(&self, now: u64) -> u64 {
-        now.saturating_add_signed(self.redis_ahead_ms)
+        self.clock.at(now)
     }
 
     /// When to look again at the latest, if nothing happens before.
@@ -595,7 +637,7 @@ impl<D: Directory> Partition<D> {
     /// The earliest time at which [`Partition::choose_running`] could find something new to do.
     fn next_work(&self) -> u64 {
         let takes_more = !self.is_held_up && self.core.has_room();
-        let due = self.next_due_ms.map(|due| due.saturating_add_signed(-self.redis_ahead_ms));
+        let due = self.next_due_ms.map(|due| self.clock.when(due));
         let due = due.filter(|_| takes_more);
         let ending = (self.core.has_ending() && takes_more).then_some(self.ending_at);
         let foreign = self.pending_after.is_none().then_some(self.foreign_at);
@@ -603,7 +645,7 @@ impl<D: Directory> Partition<D> {
         let reads = self.more_entries || self.pending_after.is_some();
         let may_read = takes_more && !self.is_under_pressure && self.staged.is_none();
         let read = (reads && may_read).then_some(self.read_not_before);
-        let fixed = [self.trim_at, self.inbox_at, self.expire_at];
+        let fixed = [self.trim_at, self.inbox_at, self.expire_at, self.pull_at];
         let maybe = [due, ending, foreign, settle, read, self.core.next_alarm()];
         fixed.into_iter().chain(maybe.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
@@ -685,8 +727,18 @@ impl<D: Directory> Partition<D> {
         self.bound.is_some() && self.directory.view().id != self.bound
     }
 
+    /// What was due by the clock as it was is due as much later by one that was set back.
+    fn stepped(&mut self, redis_ms: u64, step_ms: i64) {
+        self.happenings.push(Happening::ClockStepped { by_ms: step_ms });
+        let by_ms = step_ms.min(0).unsigned_abs();
+        self.pulls.push_back(Pull { from_ms: redis_ms, by_ms, step_ms });
+    }
+
     fn hear_time(&mut self, now: u64, redis_ms: u64) {
-        self.redis_ahead_ms = redis_ms as i64 - now as i64;
+        if let Some(step_ms) = self.clock.hear(self.asked_at, now, redis_ms) {
+            self.stepped(redis_ms, step_ms);
+        }
+        self.core.set_may_expire(self.clock.is_trusted(now));
     }
 }
 

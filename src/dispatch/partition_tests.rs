@@ -87,7 +87,13 @@ fn publish(model: &mut Model, ms: u64) {
 
 /// Makes every call that is wanted at this time; returns how many those were.
 fn drive(partition: &mut Partition<&Known>, model: &mut Model, now: u64) -> usize {
-    model.now_ms = now;
+    drive_at(partition, model, now, now)
+}
+
+/// With Redis' clock at a time of its own.
+fn drive_at(partition: &mut Partition<&Known>, model: &mut Model, now: u64, redis_ms: u64) -> usize {
+    model.now_ms = redis_ms;
+    partition.compare_clocks(now, redis_ms);
     model.registry_version = Some(partition.directory().redis_version.get());
     let mut calls = 0;
     while let Some(call) = partition.next_call(now) {
@@ -468,4 +474,139 @@ fn a_head_whose_record_is_of_another_delivery_is_not_released() {
     let request = Request { id: entry(1), what, mark: serde_json::to_vec(&mark).unwrap().into() };
     let refused = partition.grant(0, &request).unwrap_err();
     assert_eq!(refused, "the record of 7-0:ep_a is of another delivery, 7-0:ep_b");
+}
+
+fn failed() -> Attempted {
+    let mut attempted = delivered();
+    attempted.report.outcome = Outcome::ServerFailed { status: 500 };
+    attempted
+}
+
+#[test]
+fn a_retry_waits_no_longer_than_its_interval_when_the_clock_of_redis_is_set_back() {
+    const HOUR_MS: u64 = 3_600_000;
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    let at = |ms: u64| 2 * HOUR_MS + ms;
+    publish(&mut model, 1);
+    drive_at(&mut partition, &mut model, 10, at(10));
+    let send = partition.next_send(10).unwrap();
+    partition.attempted(11, send.token, failed());
+    drive_at(&mut partition, &mut model, 20, at(20));
+    assert_eq!(model.due.len(), 1);
+    // An hour back. Any answer tells; the first retry comes within its 6 s.
+    for now in [1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
+        drive_at(&mut partition, &mut model, now, at(now) - HOUR_MS);
+        let call = partition.next_renewal(now);
+        call.into_iter()
+            .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+    }
+    assert!(partition.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
+    assert!(
+        partition.take_happenings().iter().any(|what| matches!(what, Happening::ClockStepped { by_ms } if *by_ms < 0))
+    );
+}
+
+#[test]
+fn no_dead_letter_expires_by_a_clock_that_has_stepped() {
+    const DAY_MS: u64 = 86_400_000;
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    model.dead.insert("1-0:ep_a".parse().unwrap(), (DAY_MS, Bytes::new()));
+    let renewed = |partition: &mut Partition<&Known>, model: &mut Model, now| {
+        let call = partition.next_renewal(now);
+        call.into_iter()
+            .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+    };
+    // Forty days ahead for a while, and as it was again.
+    for now in (10..120_000).step_by(1_000) {
+        let step = if (40_000..80_000).contains(&now) { 40 * DAY_MS } else { 0 };
+        drive_at(&mut partition, &mut model, now, DAY_MS + now + step);
+        renewed(&mut partition, &mut model, now);
+    }
+    assert_eq!(model.dead.len(), 1);
+    // Old by a clock that has been steady.
+    for now in (120_010..1_900_000).step_by(1_000) {
+        drive_at(&mut partition, &mut model, now, DAY_MS + now);
+        renewed(&mut partition, &mut model, now);
+    }
+    assert!(model.dead.is_empty());
+}
+
+#[test]
+fn what_is_too_old_is_found_behind_what_was_redelivered() {
+    const OLD_MS: u64 = 80 * 3_600_000;
+    let known = Known::with_endpoint();
+    let mut paused = (*endpoint()).clone();
+    paused.status =
+        crate::facts::endpoint::EndpointState::Paused(Mark { by: "ops".into(), why: "test".into(), at_ms: 0 });
+    *known.endpoint.borrow_mut() = Some(Arc::new(paused));
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    for ms in 1..=CLAIM_MAX as u64 + 1 {
+        publish(&mut model, ms);
+    }
+    drive(&mut partition, &mut model, 10);
+    drive(&mut partition, &mut model, 20);
+    // A whole look at the backlog is of such.
+    for ms in 1..=CLAIM_MAX as u64 {
+        let id = DeliveryId { entry: entry(ms), endpoint: "ep_a".parse().unwrap() };
+        let mut delivery = Delivery::from_record(&model.records[&id]).unwrap();
+        delivery.redeliver(Mark { by: "ops".into(), why: "test".into(), at_ms: OLD_MS }, OLD_MS);
+        model.records.insert(id, delivery.to_record());
+    }
+    // Redis restarted meanwhile, or the worker did: no step is seen.
+    model.lease = None;
+    let mut partition = super::tests::partition(&known);
+    for now in (0..40_000).step_by(1_000) {
+        drive(&mut partition, &mut model, OLD_MS + now);
+        let call = partition.next_renewal(OLD_MS + now);
+        call.into_iter().for_each(|call| {
+            partition.renewed(OLD_MS + now, crate::store::model::term_of(&call), &model.call(&call));
+        });
+    }
+    assert_eq!(model.dead.len(), 1, "the one that was never redelivered is older than three days");
+}
+
+#[test]
+fn a_record_that_can_not_be_read_is_given_up_on_request() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_send(10).unwrap();
+    partition.attempted(11, send.token, failed());
+    drive(&mut partition, &mut model, 20);
+    let id = DeliveryId { entry: entry(1), endpoint: "ep_a".parse().unwrap() };
+    let garbage = Bytes::from_static(b"of a Herald to come");
+    model.records.insert(id.clone(), garbage.clone());
+    let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
+    let asked = crate::store::model::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap());
+    let request = model.ask(asked, mark.into());
+    partition.woken(false, true);
+    drive(&mut partition, &mut model, 30);
+    drive(&mut partition, &mut model, 40);
+    assert_eq!(model.answers[&request], "ok");
+    assert_eq!(model.dead[&id].1, garbage);
+    assert!(model.records.is_empty() && model.check().is_ok());
+}
+
+#[test]
+fn an_owner_that_comes_after_the_clock_was_set_back_lets_nothing_wait_longer_for_it() {
+    const HOUR_MS: u64 = 3_600_000;
+    let known = Known::with_endpoint();
+    let (mut first, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive_at(&mut first, &mut model, 10, 2 * HOUR_MS);
+    let send = first.next_send(10).unwrap();
+    first.attempted(11, send.token, failed());
+    drive_at(&mut first, &mut model, 20, 2 * HOUR_MS + 10);
+    // It dies, and its lease with it.
+    model.lease = None;
+    let mut next = partition(&known);
+    for now in [0, 1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
+        drive_at(&mut next, &mut model, now, HOUR_MS + now);
+        let call = next.next_renewal(now);
+        call.into_iter().for_each(|call| next.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+    }
+    assert!(next.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
 }

@@ -279,6 +279,7 @@ impl Worker {
 
     fn numbers(&mut self, numbers: Option<Gauges>) {
         self.readiness.set_redis(numbers.is_some());
+        self.partition.compare_clocks(self.now(), clock::wall_ms());
         let Some(numbers) = numbers else { return };
         let limit = numbers.maxmemory_bytes;
         self.partition.set_pressure(limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100);
@@ -367,6 +368,7 @@ impl Worker {
             Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. })
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
+            | Happening::ClockStepped { .. }
             | Happening::OtherRegistry { .. }
             | Happening::Requested { .. } => {}
         }
@@ -407,6 +409,10 @@ fn log(happening: &Happening) {
         }
         Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
         Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
+        Happening::ClockStepped { by_ms } => error!(
+            by_ms,
+            "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
+        ),
         Happening::RedisFull => warn!("Redis is full: reading waits for room"),
         Happening::OtherRegistry { bound, found } => error!(
             bound,

@@ -80,6 +80,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         findings.fail("access", why, "let the user do it: herald doctor --print-acl");
     }
     if let (Ok(server), Some(partition)) = (&observed.server, &observed.partition) {
+        clock_step(&mut findings, partition, server.redis_now_ms);
         memory(&mut findings, server, partition);
         owner(&mut findings, observed, partition);
         group(&mut findings, observed, partition);
@@ -191,6 +192,20 @@ fn clocks(findings: &mut Findings, server: &Server) {
         SKEW_WARN_MS.. => findings.warn("clocks", says, remedy),
         _ => findings.ok("clocks", "this machine and Redis agree on the time"),
     }
+}
+
+/// Told for a day. The clock that told when it was may be another one by now.
+fn clock_step(findings: &mut Findings, partition: &Partition, now_ms: u64) {
+    const TOLD_FOR_MS: u64 = 86_400_000;
+    let Some((at_ms, by_ms)) = partition.clock_step.filter(|(at_ms, _)| at_ms.abs_diff(now_ms) < TOLD_FOR_MS) else {
+        return;
+    };
+    let way = if by_ms < 0 { "back" } else { "ahead" };
+    findings.warn(
+        "clocks",
+        format!("Redis' clock stepped {way} by {} {} ago", span(by_ms.unsigned_abs()), span(at_ms.abs_diff(now_ms))),
+        "have NTP slew it instead of setting it: dead letters and deliveries do not expire for ten minutes after a step",
+    );
 }
 
 fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
@@ -583,6 +598,14 @@ mod tests {
         check(&with_server(|server| server.info.used_memory_bytes = 950_000_000), Level::Fail, "memory", "has stopped");
         check(&with_server(|server| server.info.used_memory_bytes = 800_000_000), Level::Warn, "memory", "80 %");
         check(&with_server(|server| server.info.maxmemory_bytes = 0), Level::Warn, "memory", "no maxmemory");
+    }
+
+    #[test]
+    fn a_step_of_redis_clock_is_told_for_a_day() {
+        let stepped = |at_ms| with_partition(|partition| partition.clock_step = Some((at_ms, -3_600_000)));
+        check(&stepped(NOW - 60_000), Level::Warn, "clocks", "stepped back by 1h 1m ago");
+        let findings = examine(&stepped(NOW - 2 * DAY_MS));
+        assert!(findings.iter().all(|finding| !finding.says.contains("stepped")), "{findings:#?}");
     }
 
     #[test]

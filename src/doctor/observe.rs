@@ -85,6 +85,8 @@ pub struct Partition {
     pub oldest: Vec<Oldest>,
     pub busy_endpoints: usize,
     pub oldest_dead_ms: Option<u64>,
+    /// When Redis' clock last stepped, and by how many ms.
+    pub clock_step: Option<(u64, i64)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +160,7 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
     let mut partition = Partition {
         lease: queries.lease().await?,
         bound_registry: queries.bound_registry().await?,
+        clock_step: queries.clock_step().await?,
         stream_bytes: queries.stream_bytes().await?,
         ..Partition::default()
     };

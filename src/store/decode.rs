@@ -54,6 +54,13 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             next_due_ms: parts.optional(Parts::number)?,
             kept: parts.until_end(Parts::kept)?,
         },
+        ("PULLED", Call::PullIn { .. }) => Answer::PulledIn {
+            now_ms: parts.number()?,
+            moved: parts.size()?,
+            last_ms: parts.number()?,
+            set_back_ms: parts.number()?,
+            next_due_ms: parts.optional(Parts::number)?,
+        },
         ("BACKLOG", Call::Backlog { .. }) => {
             Answer::Backlog { now_ms: parts.number()?, kept: parts.until_end(Parts::kept)? }
         }

@@ -20,6 +20,9 @@ use crate::facts::{
 pub const GROUP: &str = "herald";
 pub const CONSUMER: &str = "herald";
 
+/// The longest lease that a configuration may ask for.
+pub const MAX_LEASE_MS: u64 = 60_000;
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     pub now_ms: u64,
@@ -40,6 +43,8 @@ pub struct Model {
     pub inbox: Inbox,
     pub answers: BTreeMap<EntryId, String>,
     pub log: Vec<Bytes>,
+    /// The time of the last look at what is due too late.
+    pub clock_seen: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -210,6 +215,7 @@ impl Model {
             Call::Ask { deliveries, suspect, .. } => self.asked(deliveries, *suspect),
             Call::Settle { settlement, .. } => self.settle(settlement),
             Call::Claim { max, .. } => self.claim(*max),
+            Call::PullIn { from_ms, by_ms, max, .. } => self.pull_in(*from_ms, *by_ms, *max),
             Call::Backlog { endpoint, after, max, .. } => {
                 let parked = self.endpoints.get(endpoint).map(|chains| chains.backlog.clone()).unwrap_or_default();
                 let after = (std::ops::Bound::Excluded(*after), std::ops::Bound::Unbounded);
@@ -225,6 +231,13 @@ impl Model {
     }
 
     fn acquire(&mut self, term: &Term, previous: &[Term], ttl_ms: u64) -> Answer {
+        let is_own = |lease: &Lease| previous.iter().any(|own| own.as_str() == lease.value);
+        if let Some(lease) = self.lease.as_mut().filter(|lease| !is_own(lease)) {
+            // Nobody takes a longer one: Redis' clock was set back behind one that was, and its owner may be gone.
+            if lease.until_ms - self.now_ms > ttl_ms.max(MAX_LEASE_MS) {
+                lease.until_ms = self.now_ms + ttl_ms;
+            }
+        }
         match &self.lease {
             Some(lease) if !previous.iter().any(|own| own.as_str() == lease.value) => {
                 Answer::Taken { by: Term::owner_of(&lease.value).to_owned(), left_ms: lease.until_ms - self.now_ms }
@@ -486,6 +499,29 @@ impl Model {
         Answer::Claimed { kept, now_ms: self.now_ms, next_due_ms: self.next_due() }
     }
 
+    fn pull_in(&mut self, from_ms: u64, by_ms: u64, max: usize) -> Answer {
+        let mut late: Vec<_> = self
+            .due
+            .iter()
+            .filter(|(_, at)| **at >= from_ms)
+            .map(|(id, at)| (*at, id.to_string(), id.clone()))
+            .collect();
+        late.sort();
+        late.truncate(max);
+        for (at, _, id) in &late {
+            self.due.insert(id.clone(), at.saturating_sub(by_ms));
+        }
+        let last_ms = late.last().map_or(0, |(at, ..)| *at);
+        let seen = std::mem::replace(&mut self.clock_seen, self.now_ms);
+        Answer::PulledIn {
+            moved: late.len(),
+            last_ms,
+            set_back_ms: seen.saturating_sub(self.now_ms),
+            now_ms: self.now_ms,
+            next_due_ms: self.next_due(),
+        }
+    }
+
     fn take_heads(&mut self, endpoint: &EndpointId, max: usize) -> Answer {
         let heads: Vec<EntryId> =
             self.endpoints.get(endpoint).map(|c| c.heads.values().copied().collect()).unwrap_or_default();
@@ -619,6 +655,7 @@ pub fn term_of(call: &Call) -> &Term {
         | Call::Ask { term, .. }
         | Call::Settle { term, .. }
         | Call::Claim { term, .. }
+        | Call::PullIn { term, .. }
         | Call::Backlog { term, .. }
         | Call::TakeHeads { term, .. }
         | Call::ClaimForeign { term, .. }

@@ -99,6 +99,10 @@ impl PartitionStore {
             Call::Claim { max, .. } => {
                 self.fenced(&CLAIM, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix).arg(most(*max))
             }
+            Call::PullIn { from_ms, by_ms, max, step_ms, .. } => {
+                let script = self.fenced(&PULL_IN, &[lease, &keys.due(), &keys.stats()], call);
+                script.arg(from_ms).arg(by_ms).arg(most(*max)).arg(step_ms)
+            }
             Call::Backlog { endpoint, after, max, .. } => {
                 let script = self.fenced(&BACKLOG, &[lease], call).arg(prefix);
                 script.arg(endpoint.as_str()).text(after).arg(most(*max))
@@ -246,6 +250,7 @@ pub fn call_name(call: &Call) -> &'static str {
         Call::Ask { .. } => "ask",
         Call::Settle { .. } => "settle",
         Call::Claim { .. } => "claim",
+        Call::PullIn { .. } => "pull_in",
         Call::Backlog { .. } => "backlog",
         Call::TakeHeads { .. } => "take_heads",
         Call::ClaimForeign { .. } => "claim_foreign",
@@ -268,6 +273,7 @@ fn verb(call: &Call) -> &'static str {
         Call::Ask { .. } => "ask for records of",
         Call::Settle { .. } => "settle deliveries of",
         Call::Claim { .. } => "claim what is due of",
+        Call::PullIn { .. } => "pull in what is due late of",
         Call::Backlog { .. } => "look at a backlog of",
         Call::TakeHeads { .. } => "take an endpoint's heads of",
         Call::ClaimForeign { .. } => "take over what other consumers hold of",
@@ -302,6 +308,7 @@ scripts! {
     ASK = "ask",
     SETTLE = "settle",
     CLAIM = "claim",
+    PULL_IN = "pull_in",
     BACKLOG = "backlog",
     TAKE_HEADS = "take_heads",
     CLAIM_FOREIGN = "claim_foreign",

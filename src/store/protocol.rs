@@ -173,6 +173,15 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
+    /// Makes up to `max` of what is due from `from_ms` on due earlier by `by_ms`, at the earliest at 0, in the order of the
+    /// times. A step of Redis' clock is remembered for those who look.
+    PullIn {
+        term: Term,
+        from_ms: u64,
+        by_ms: u64,
+        max: usize,
+        step_ms: i64,
+    },
     /// Moves up to `max` heads of an endpoint's chains, due or in the backlog, to claimed.
     TakeHeads {
         term: Term,
@@ -364,6 +373,14 @@ pub enum Answer {
     },
     Claimed {
         kept: Vec<Kept>,
+        now_ms: u64,
+        next_due_ms: Option<u64>,
+    },
+    /// `last_ms` is when the last of the moved was due; `set_back_ms` is how far Redis' clock is behind the last such call.
+    PulledIn {
+        moved: usize,
+        last_ms: u64,
+        set_back_ms: u64,
         now_ms: u64,
         next_due_ms: Option<u64>,
     },

@@ -1,9 +1,13 @@
 //! Endpoints that change while events come: what is accepted after a change was answered is delivered under it.
 
+use std::process::Command;
+
+use herald::facts::{endpoint::EndpointState, id::EntryId};
+
 use crate::{
     merchants::Reply,
     process::Herald,
-    world::{Event, World},
+    world::{Event, PREFIX, World, lives, mark},
 };
 
 fn event(number: usize) -> Event {
@@ -104,4 +108,28 @@ async fn a_key_of_one_endpoint_that_a_stranger_wrote_stops_nobody_else() {
     world.publish(&events).await;
     world.merchants.until("all that is not its", |log| log.delivered_to("ep_0") == 20).await;
     herald.until_metric("herald_bad_items_total", |count| count > 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_of_one_moment_are_sent_again_in_the_order_of_the_stream() {
+    const EVENTS: usize = 4_000;
+    let world = World::new().await;
+    let accounts = world.register_many(1).await;
+    world.pause("ep_0").await;
+    let _herald = world.setup().start();
+    world.publish(&lives(5, &accounts, EVENTS)).await;
+    let all = |count| count == EVENTS as u64;
+    world.until_key("all in the backlog", &["HLEN", &format!("{PREFIX}heads:ep_0")], |heads| heads > 0).await;
+    // Hundreds die in each settle, and those have one time.
+    world.change("ep_0", |endpoint| endpoint.disable(mark(), EntryId::MAX)).await;
+    world.until_key("all dead", &["ZCARD", &format!("{PREFIX}dead")], all).await;
+    world.change("ep_0", |endpoint| endpoint.status = EndpointState::Enabled).await;
+    let redelivered = tokio::task::block_in_place(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        command.env_clear().env("USER", "ops").args(["--redis-url", &world.redis.url()]);
+        command.args(["dead-letter", "redeliver", "--all", "--yes", "--reason", "mended"]).output().unwrap()
+    });
+    assert!(redelivered.status.success(), "{}", String::from_utf8_lossy(&redelivered.stderr));
+    world.merchants.until_delivered(EVENTS).await;
+    world.merchants.assert_sound();
 }

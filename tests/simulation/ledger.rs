@@ -13,6 +13,8 @@ pub struct Owed {
     /// The event's number. Its entry's id may be another event's after Redis forgot something.
     pub event: u64,
     pub id: DeliveryId,
+    /// When it was accepted, by the clock of the run.
+    pub at: u64,
     pub endpoint: usize,
     pub intent: usize,
     /// The receiver took it.
@@ -21,6 +23,8 @@ pub struct Owed {
     pub answered: bool,
     /// It may be nowhere: its endpoint took nothing for a while, Redis forgot it, or somebody threw it away.
     pub may_vanish: bool,
+    /// Redis forgot it: an owner that has not noticed yet may still send it, and what comes has its place in the order.
+    pub is_forgotten: bool,
     /// Later ones need not wait for it: it was a dead letter once, or a stranger took it.
     pub may_be_overtaken: bool,
     /// A producer trimmed its entry before it was settled: an attempt that is still in flight is all that is left of it,

@@ -235,6 +235,7 @@ fn term_mut(call: &mut Call) -> &mut Term {
         | Call::Ask { term, .. }
         | Call::Settle { term, .. }
         | Call::Claim { term, .. }
+        | Call::PullIn { term, .. }
         | Call::Backlog { term, .. }
         | Call::TakeHeads { term, .. }
         | Call::ClaimForeign { term, .. }

@@ -282,7 +282,7 @@ impl Plan {
             13 | 14 => Action::Freeze { worker, for_ms: chance.within(50, 2_500) },
             15 => Action::RedisDown { for_ms: chance.within(10, 1_500) },
             16 | 17 => Action::RollBack,
-            18 => Action::Clock { step_ms: chance.within(0, 400) as i64 - 200 },
+            18 => Action::Clock { step_ms: clock_step(chance) },
             19 => Action::Full(chance.one_in(2)),
             20 => Action::Trim,
             21 | 22 => Action::DestroyGroup,
@@ -297,6 +297,16 @@ impl Plan {
 
     fn endpoint(&self, chance: &mut Chance) -> usize {
         chance.below(self.endpoints.len() as u64) as usize
+    }
+}
+
+/// A little, or by an hour, or by forty days.
+fn clock_step(chance: &mut Chance) -> i64 {
+    match chance.below(5) {
+        0 => -3_600_000,
+        1 => 3_600_000,
+        2 => 40 * 86_400_000,
+        _ => chance.within(0, 400) as i64 - 200,
     }
 }
 

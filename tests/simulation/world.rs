@@ -48,6 +48,9 @@ use registry::{Health, REGISTRY, Registry, Snapshot};
 /// Redis' clock at the start of a run.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 const LEASE_MS: u64 = 1_000;
+/// A retry waits this long at most, its jitter included.
+const MAX_PAUSE_MS: u64 = 720;
+const MAX_AGE_MS: u64 = 10_000;
 const ATTEMPT_TIMEOUT_MS: u64 = 400;
 /// After everything has healed, a run has ended by then.
 const PATIENCE_MS: u64 = 60_000;
@@ -175,10 +178,10 @@ fn policy() -> RetryPolicy {
     RetryPolicy::try_new(RetrySettings {
         initial: Duration::from_millis(20),
         multiplier: 3.0,
-        max_interval: Duration::from_millis(600),
+        max_interval: Duration::from_millis(MAX_PAUSE_MS * 5 / 6),
         jitter: 0.2,
         max_attempts: 8,
-        max_age: Duration::from_secs(10),
+        max_age: Duration::from_millis(MAX_AGE_MS),
     })
     .unwrap()
 }

@@ -86,7 +86,8 @@ impl Walk {
             0..18 => self.publish().await?,
             18..30 => self.read().await?,
             30..62 => self.settle().await?,
-            62..70 => self.claim().await?,
+            62..69 => self.claim().await?,
+            69..70 => self.pull_in().await?,
             70..72 => self.recover().await?,
             72..74 => self.look_at_backlog().await?,
             74..76 => self.take_heads().await?,
@@ -112,7 +113,7 @@ impl Walk {
     pub async fn compare(&mut self) -> Step {
         let real = Reader { connection: &mut self.raw, keys: &self.keys }.read().await;
         let mut model = self.model.clone();
-        model.now_ms = 0;
+        (model.now_ms, model.clock_seen) = (0, 0);
         model.inbox.last = 0;
         model.lease.iter_mut().for_each(|lease| lease.until_ms = 0);
         model.endpoints.retain(|_, chains| *chains != Default::default());
@@ -259,6 +260,14 @@ impl Walk {
     async fn claim(&mut self) -> Step {
         let max = self.chance.below(12) as usize;
         self.alike(Call::Claim { term: self.term.clone(), max }).await
+    }
+
+    async fn pull_in(&mut self) -> Step {
+        let soon = self.redis_time().await;
+        let from_ms = if self.chance.one_in(2) { soon } else { soon + self.chance.below(1 << 40) };
+        let by_ms = if self.chance.one_in(3) { 1_000_000_000_000_000 } else { self.chance.below(1 << 40) };
+        let (max, step_ms) = (self.chance.below(12) as usize, self.chance.below(3) as i64 - 1);
+        self.alike(Call::PullIn { term: self.term.clone(), from_ms, by_ms, max, step_ms }).await
     }
 
     /// Which of the claimed move first is open, and the time is Redis' own.
@@ -658,6 +667,7 @@ fn time_of(answer: &Answer) -> Option<u64> {
         | Answer::Settled { now_ms, .. }
         | Answer::Claimed { now_ms, .. }
         | Answer::Backlog { now_ms, .. }
+        | Answer::PulledIn { now_ms, .. }
         | Answer::Heads { now_ms, .. } => Some(*now_ms),
         _ => None,
     }

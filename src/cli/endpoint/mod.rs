@@ -56,7 +56,7 @@ pub enum EndpointVerb {
     Enable(ChangeArgs),
     /// Take no events; what is unfinished becomes dead letters
     Disable(ConsentArgs),
-    /// Remove it; what is unfinished becomes dead letters
+    /// Remove it, once what was accepted before is delivered or a dead letter
     Delete(ConsentArgs),
     /// Make a new secret that signs at once; the older ones sign along until the overlap is over
     RotateSecret(RotateArgs),

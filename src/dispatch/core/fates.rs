@@ -6,11 +6,11 @@ impl Core {
     /// An attempt's result becomes a fate.
     pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
         let event = self.fingerprint(&self.jobs[&job].delivery);
+        let age = self.age(&self.jobs[&job].delivery, redis_ms);
         let found = self.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let lane = &mut self.lanes[found.lane];
         let attempt = found.delivery.next_attempt();
-        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(found.delivery.since_ms));
         let outcome = attempted.report.outcome.clone();
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         let line = LogLine::write(&found.delivery, &attempted.report);

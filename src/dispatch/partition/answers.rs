@@ -72,6 +72,16 @@ impl<D: Directory> Partition<D> {
                 self.hear_time(now, now_ms);
                 self.backlog_seen(now, &endpoint, why, kept);
             }
+            (Outstanding::PullIn(pull), Answer::PulledIn { moved, last_ms, set_back_ms, now_ms, next_due_ms }) => {
+                self.hear_time(now, now_ms);
+                if std::mem::take(&mut self.is_newcomer) && self.clock.is_step(set_back_ms) {
+                    self.stepped(now_ms, -(set_back_ms as i64));
+                }
+                self.next_due_ms = next_due_ms;
+                if moved == MAX_BATCH {
+                    self.pulls.push_front(Pull { from_ms: last_ms, step_ms: 0, ..pull });
+                }
+            }
             (_, Answer::Requests { requests }) => self.serve(now, requests),
             (_, Answer::ClaimedForeign { count, lowest }) => {
                 if let Some(lowest) = lowest {
@@ -97,7 +107,10 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn begin_term(&mut self, now: u64, sent: u64, now_ms: u64) {
+        self.asked_at = sent;
+        self.is_newcomer |= self.clock.is_new();
         self.hear_time(now, now_ms);
+        self.pull_at = now;
         self.is_taken = false;
         self.term = self.own_values.back().cloned();
         self.lease_until = self.lease_end(sent);
@@ -252,7 +265,7 @@ impl<D: Directory> Partition<D> {
 
     pub(super) fn admit_staged(&mut self, now: u64, deliveries: Vec<Question>, known: Vec<Known>) {
         let Some(staged) = self.staged.take() else { return };
-        let redis_ms = self.redis_now(now);
+        let (redis_ms, since_ms) = (self.redis_now(now), self.clock.birth(now));
         // Both lists are in the order of the arrivals.
         let mut known = deliveries.into_iter().zip(known).peekable();
         let (mut count, mut into_backlogs) = (0, 0);
@@ -267,7 +280,7 @@ impl<D: Directory> Partition<D> {
             for (at, id) in arrival.owed_to().cloned().enumerate() {
                 count += 1;
                 into_backlogs += usize::from(self.core.drains_backlog(now, &id));
-                let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, redis_ms);
+                let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, since_ms);
                 delivery.traceparent = arrival.traceparent.clone();
                 delivery.is_unsure = at >= arrival.endpoints.len();
                 let known = known.next_if(|((asked, ..), _)| *asked == delivery.id).map(|(_, known)| known);
@@ -296,17 +309,18 @@ impl<D: Directory> Partition<D> {
             self.core.looked_at_backlog(now, endpoint, last);
             return self.admit(now, kept, Origin::Backlog);
         }
-        let mut found = false;
+        let mut is_young = false;
         for (id, record) in kept {
-            if let Some(delivery) = self.readable(id, record)
-                && self.core.is_expired(&delivery, redis_ms)
-            {
-                found = true;
+            let Some(delivery) = self.readable(id, record) else { continue };
+            if self.core.is_expired(&delivery, redis_ms) {
                 self.core.admit_kept(now, redis_ms, delivery, Origin::Backlog);
+            } else {
+                is_young |= delivery.redelivered.is_empty();
             }
         }
-        // The oldest stand first: where a page has none that expired, the rest is younger.
-        if let (true, Some(last)) = (found, last) {
+        // The oldest stand first: behind one that is young by itself all are. One that was redelivered is young among
+        // the old.
+        if let (false, Some(last)) = (is_young, last) {
             self.expiring.push_front((endpoint.clone(), last));
         }
     }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What a due time may be off by without a step of the clock.
+const CLOCKS_MS: u64 = 60_000;
+
 impl<D: Directory> Partition<D> {
     pub(super) fn choose(&mut self, now: u64) -> Option<(Call, Outstanding)> {
         let term = self.term.clone();
@@ -158,6 +161,15 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let term = term.clone();
+        if now >= self.pull_at {
+            self.pull_at = now + PULL_EVERY_MS;
+            self.pulls.push_back(self.unmeant(now));
+        }
+        if let Some(pull) = self.pulls.pop_front() {
+            let Pull { from_ms, by_ms, step_ms } = pull;
+            let max = if by_ms > 0 { MAX_BATCH } else { 0 };
+            return Some((Call::PullIn { term, from_ms, by_ms, max, step_ms }, Outstanding::PullIn(pull)));
+        }
         if now >= self.foreign_at && self.pending_after.is_none() {
             self.foreign_at = now + FOREIGN_EVERY_MS;
             return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Job));
@@ -176,10 +188,19 @@ impl<D: Directory> Partition<D> {
             }
             let waiting = self.core.waiting_backlogs(now).into_iter();
             self.expiring = waiting.map(|endpoint| (endpoint, EntryId::ZERO)).collect();
-            let (max_age_ms, max_count) = (self.settings.dead_max_age_ms, self.settings.dead_max_count);
+            let is_trusted = self.clock.is_trusted(now);
+            let max_age_ms = if is_trusted { self.settings.dead_max_age_ms } else { NO_AGE_MS };
+            let max_count = self.settings.dead_max_count;
             return Some((Call::ExpireDead { term, max_age_ms, max_count, max: MAX_BATCH }, Outstanding::Job));
         }
         None
+    }
+
+    /// No policy lets anything wait so long: its time is of a clock that was set back before this owner came. It also
+    /// tells the time to an owner that has nothing else to ask.
+    fn unmeant(&self, now: u64) -> Pull {
+        let longest_ms = self.core.longest_pause().as_millis() as u64;
+        Pull { from_ms: self.redis_now(now) + longest_ms + CLOCKS_MS, by_ms: NO_AGE_MS, step_ms: 0 }
     }
 
     /// The questions of the staged entries, a batch at a time. They are put together only now, when no settlement is

@@ -29,7 +29,7 @@ impl<D: Directory> Partition<D> {
                     let endpoint = &delivery.id.endpoint;
                     return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
                 }
-                delivery.redeliver(mark, redis_ms);
+                delivery.redeliver(mark, self.clock.birth(now));
                 self.stand(now, &delivery.id.endpoint);
                 self.core.revive(now, &delivery);
             }
@@ -40,12 +40,14 @@ impl<D: Directory> Partition<D> {
             RequestKind::Release { endpoint, intent, head } => {
                 let none = || format!("{intent} has nothing unfinished at {endpoint}");
                 let (id, record) = head.as_ref().ok_or_else(none)?;
-                let delivery = Delivery::from_record(record.as_ref().ok_or_else(none)?);
-                let delivery = delivery.map_err(|error| error.to_string())?;
-                if delivery.id != *id {
-                    return Err(format!("the record of {id} is of another delivery, {}", delivery.id));
-                }
+                let record = record.as_ref().ok_or_else(none)?;
                 self.stand(now, endpoint);
+                let delivery = match Delivery::from_record(record) {
+                    Ok(delivery) if delivery.id == *id => delivery,
+                    Ok(other) => return Err(format!("the record of {id} is of another delivery, {}", other.id)),
+                    // The letter is the record as it stands, and no more readable: it can be looked at and discarded.
+                    Err(_) => return Ok(self.core.release_unreadable(now, id, intent, record)?),
+                };
                 let detail = format!("released by {}: {}", mark.by, mark.why);
                 self.core.release(now, redis_ms, delivery, detail)?;
             }

@@ -111,6 +111,15 @@ impl Queries {
         self.connection.query("look at the bound registry", &command).await
     }
 
+    /// The last step of Redis' clock that an owner noticed: when, by the clock as it was then, and by how many ms.
+    pub async fn clock_step(&mut self) -> Result<Option<(u64, i64)>, StoreError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys.stats()).arg("clock-step-at").arg("clock-step-ms");
+        let (at_ms, by_ms): (Option<u64>, Option<i64>) =
+            self.connection.query("look for a step of the clock", &command).await?;
+        Ok(at_ms.zip(by_ms))
+    }
+
     /// The stream that events arrive on; `None` where there is none.
     pub async fn stream(&mut self) -> Result<Option<StreamLook>, StoreError> {
         let key = self.keys.stream().to_owned();

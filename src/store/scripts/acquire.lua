@@ -19,8 +19,9 @@ if own then
 end
 
 local left = call('PTTL', KEYS[1])
-if left < 0 then
-  -- Somebody wrote it without TTL: it would hold the partition for ever. A living owner renews it in time.
+if left < 0 or left > math.max(ttl, 60000) then
+  -- Somebody wrote it without TTL, or Redis' clock was set back, and nobody takes a lease that long: it would hold the
+  -- partition for as good as ever. A living owner renews it in time.
   call('PEXPIRE', KEYS[1], whole(ttl))
   left = ttl
 end

@@ -31,7 +31,11 @@ impl World {
         if is_ordered && same_chain && !self.is_loosened {
             self.wrong(Promise::InOrder, || format!("two attempts of one chain are in flight: {}", send.delivery.id));
         }
-        if is_ordered && let Some(earlier) = self.ledger.overtaken(endpoint, intent, entry, &self.model) {
+        let is_forgotten = self.ledger.of_event(endpoint, event).is_some_and(|owed| owed.is_forgotten);
+        if is_ordered
+            && !is_forgotten
+            && let Some(earlier) = self.ledger.overtaken(endpoint, intent, entry, &self.model)
+        {
             let earlier = earlier.id.clone();
             self.wrong(Promise::InOrder, || format!("{} goes before {earlier} has ended", send.delivery.id));
         }

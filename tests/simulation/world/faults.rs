@@ -101,6 +101,8 @@ impl World {
         let is_there: Vec<bool> = (0..self.plan.endpoints.len()).map(|at| self.status(at).is_some()).collect();
         let vanishes = |owed: &&mut Owed| owed.id.entry > last || !is_there[owed.endpoint];
         self.ledger.owed.iter_mut().filter(vanishes).for_each(|owed| owed.may_vanish = true);
+        let forgotten = self.ledger.owed.iter_mut().filter(|owed| owed.id.entry > last);
+        forgotten.for_each(|owed| owed.is_forgotten = true);
     }
 
     /// A producer trims the stream: bodies that are nowhere else are gone.

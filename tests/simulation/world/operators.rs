@@ -86,12 +86,14 @@ impl World {
                 self.tally.count("deliveries");
                 self.ledger.promise(Owed {
                     event: number,
+                    at: self.now,
                     id: DeliveryId { entry, endpoint: endpoint_id(at) },
                     endpoint: at,
                     intent,
                     delivered: false,
                     answered: false,
                     may_vanish: self.ended_until[at] > self.now,
+                    is_forgotten: false,
                     may_be_overtaken: false,
                     was_trimmed: false,
                 });

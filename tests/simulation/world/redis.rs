@@ -92,6 +92,11 @@ impl World {
     fn check_reason(&mut self, id: &DeliveryId, letter: &Bytes) {
         self.tally.checked(Promise::GivenUpForCause);
         let reason = DeadLetter::from_record(letter).expect("Herald wrote it").reason;
+        let age = self.ledger.get(index_of(id.endpoint.as_str()), id.entry).map_or(u64::MAX, |owed| self.now - owed.at);
+        // A retry that would come too late is not waited for.
+        if reason == DeadReason::Expired && age + MAX_PAUSE_MS < MAX_AGE_MS {
+            self.wrong(Promise::GivenUpForCause, || format!("{id} was given up as too old after {age} ms"));
+        }
         let was_ended = self.was_ended[index_of(id.endpoint.as_str())];
         if matches!(reason, DeadReason::Disabled | DeadReason::Deleted | DeadReason::Gone) && !was_ended {
             self.wrong(Promise::GivenUpForCause, || {

@@ -48,6 +48,7 @@ impl World {
     pub(super) fn pump(&mut self, worker: usize) {
         let now = self.local(worker);
         let Some(mut partition) = self.workers[worker].partition.take() else { return };
+        partition.compare_clocks(now, EPOCH_MS + self.now);
         for round in 0.. {
             if round > 1_000 {
                 self.wrong(Promise::Bounded, || "a worker never comes to rest".to_owned());
