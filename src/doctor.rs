@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     if args.print_acl {
         note("Put a password of its own for each >PASSWORD and run this with redis-cli. Then the worker uses");
         note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
-        note("Go through the last line only when nobody needs the default user any more.");
+        note("Run the last line only when nobody needs the default user any more.");
         return context.output.text(&acl::rules(&keys));
     }
     let observed = observe::observe(context.redis()?, keys, &context.config).await;

@@ -11,7 +11,7 @@ use herald::{
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
-    registry::{Change, Changes, RefreshError, Registry, RegistryState},
+    registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
     store::{
         error::StoreError,
         keys::RegistryKeys,
@@ -105,6 +105,27 @@ impl Follower {
         self.cancel.cancel();
         soon("the follower's end", self.task).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
+    let redis = TestRedis::start();
+    let mut store = store(&redis).await;
+    let mut rotated = endpoint("ep_a", "acc_1");
+    let end =
+        |expires_at_ms, byte| Secret { value: SecretText::from_random([byte; 32]), created_at_ms: 1, expires_at_ms };
+    rotated.secrets = vec![end(Some(2), 1), end(Some(u64::MAX), 2), end(None, 3)];
+    store.create(rotated, &mark("made")).await.unwrap();
+    let kept = store.create(endpoint("ep_b", "acc_1"), &mark("made")).await.unwrap();
+    let mut follower = Follower::start(&redis).await;
+    let sweeping = tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), follower.cancel.clone()));
+    follower.see("the sweep", |registry| registry.get(&id("ep_a")).is_some_and(|seen| seen.secrets.len() == 2)).await;
+    let swept = store.get(&id("ep_a")).await.unwrap().unwrap();
+    let ends: Vec<_> = swept.secrets.iter().map(|secret| secret.expires_at_ms).collect();
+    assert_eq!((ends, swept.revision), (vec![Some(u64::MAX), None], 2));
+    assert_eq!(store.get(&id("ep_b")).await.unwrap(), Some(kept));
+    follower.stop().await;
+    sweeping.await.unwrap();
 }
 
 #[tokio::test]

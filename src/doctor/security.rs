@@ -34,7 +34,11 @@ pub fn judge(findings: &mut Findings, server: &Server) {
             "redis-cli CONFIG SET proto-max-bulk-len 1mb, and put it into redis.conf",
         );
     }
-    if is_well {
-        findings.ok("security", "only users with a password get in, on a way that nobody else reads");
+    match (is_well, server.lets_strangers_in, server.reach) {
+        (true, None, reach) if reach != Reach::Socket => {
+            findings.ok("security", "whether Redis serves strangers could not be found out");
+        }
+        (true, ..) => findings.ok("security", "only users with a password get in, on a way that nobody else reads"),
+        (false, ..) => {}
     }
 }
