@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::{
     clock,
     config::{Config, Start},
+    descriptors,
     dispatch::{
         breaker::BreakerSettings,
         partition::{Happening, Settings},
@@ -31,6 +32,9 @@ use crate::{
     },
     tls::install_crypto_provider,
 };
+
+/// Those of the worker: one for proven receivers, one for the others.
+const SENDERS: u64 = 2;
 
 /// What stopping may take beyond the configured grace: the last settle and the release of the lease.
 const LAST_CALLS: Duration = Duration::from_secs(6);
@@ -58,6 +62,7 @@ pub async fn serve(config: Config) -> Result<()> {
 /// The worker, its registry and its service, until cancelled.
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
     install_crypto_provider();
+    descriptors::raise_limit();
     let parts = parts(config, listener)?;
     let (metrics, readiness, registry) = (parts.metrics.clone(), parts.readiness.clone(), parts.registry.clone());
     let redis = parts.redis.clone();
@@ -172,6 +177,8 @@ pub fn sender(config: &Config) -> Result<Sender> {
         allow_http: config.guard.allow_http,
         allow_networks: config.guard.allow_networks.clone(),
         extra_root_certificates,
+        max_connection_age: config.attempt.max_connection_age,
+        max_connections: descriptors::connections_each(SENDERS),
     })?;
     Ok(sender)
 }

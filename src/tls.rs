@@ -2,12 +2,19 @@
 
 use std::sync::Once;
 
+use rustls::crypto::CryptoProvider;
+
+/// What does TLS' cryptography, for Redis and for receivers.
+pub fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
 /// Makes ring the process's provider for rustls. The Redis client and the HTTP client both use the process's default and
 /// panic without one, so whoever makes a client of either calls this first. Calling it again does nothing.
 pub fn install_crypto_provider() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // An error means that the program around this library has chosen a provider already: that one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = provider().install_default();
     });
 }

@@ -53,6 +53,7 @@ fn endpoint(name: &str, of: &str) -> Endpoint {
         retry: RetryOverrides::default(),
         headers: Vec::new(),
         traceparent: false,
+        http1: false,
         status: EndpointState::Enabled,
         owed_until: None,
         created_at_ms: 1,

@@ -33,7 +33,7 @@ const fn file_only(name: &'static str) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 31] = [
+pub(super) const KEYS: [Key; 32] = [
     key("listen", "HERALD_LISTEN"),
     Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
     key("master_key_file", "HERALD_MASTER_KEY_FILE"),
@@ -48,6 +48,7 @@ pub(super) const KEYS: [Key; 31] = [
     key("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
     key("attempt.timeout", "HERALD_ATTEMPT_TIMEOUT"),
     file_only("attempt.connect_timeout"),
+    file_only("attempt.max_connection_age"),
     file_only("attempt.ca_file"),
     key("retry.initial", "HERALD_RETRY_INITIAL"),
     key("retry.multiplier", "HERALD_RETRY_MULTIPLIER"),

@@ -47,6 +47,8 @@ pub struct AttemptConfig {
     /// The whole attempt.
     pub timeout: Duration,
     pub connect_timeout: Duration,
+    /// No connection is used for longer.
+    pub max_connection_age: Duration,
     /// PEM file of further authorities.
     pub ca_file: Option<PathBuf>,
 }
@@ -158,8 +160,14 @@ impl Reader {
     pub fn attempt(&mut self) -> Option<AttemptConfig> {
         let timeout = self.one("attempt.timeout", duration_in(ms(100)..=secs(120)));
         let connect_timeout = self.one("attempt.connect_timeout", duration_in(ms(50)..=secs(120)));
+        let max_connection_age = self.one("attempt.max_connection_age", duration_in(secs(1)..=DAY));
         let ca_file = self.one("attempt.ca_file", values::path);
-        Some(AttemptConfig { timeout: timeout?, connect_timeout: connect_timeout?, ca_file: ca_file? })
+        Some(AttemptConfig {
+            timeout: timeout?,
+            connect_timeout: connect_timeout?,
+            max_connection_age: max_connection_age?,
+            ca_file: ca_file?,
+        })
     }
 
     /// The policy alone knows its bounds. Each value is tried alone first, with the others out of its way, so that one

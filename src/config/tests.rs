@@ -157,6 +157,7 @@ fn bounds_hold_for_every_key() {
         ("guard.allow_networks", &["", "127.0.0.1/8", "10.0.0.0/8, fd00::/8"], &["127.0.0.1", "::/0", "10.0.0.0/8,"]),
         ("attempt.timeout", &["100ms", "2m"], &["99ms", "121s"]),
         ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
+        ("attempt.max_connection_age", &["1s", "24h"], &["999ms", "25h"]),
         ("attempt.ca_file", &["", "ca.pem"], &[]),
         ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
         ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),

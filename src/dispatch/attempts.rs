@@ -377,7 +377,7 @@ fn panicked(number: u32) -> Attempted {
         snippet: String::new(),
         detail: "the attempt failed inside Herald; its log has the place".to_owned(),
     };
-    Attempted { report, request: None, flooded: false }
+    Attempted { report, request: None, flooded: false, resent: false }
 }
 
 #[cfg(test)]
@@ -459,7 +459,7 @@ mod tests {
                 connect_timeout: Duration::from_secs(60),
                 allow_http: true,
                 allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
-                extra_root_certificates: Vec::new(),
+                ..SenderConfig::default()
             };
             Arc::new(crate::sender::Sender::try_new(config).unwrap())
         };

@@ -34,6 +34,7 @@ fn endpoint(id: &str, change: impl FnOnce(&mut Endpoint)) -> Standing {
         retry: RetryOverrides::default(),
         headers: Vec::new(),
         traceparent: false,
+        http1: false,
         status: EndpointState::Enabled,
         owed_until: None,
         created_at_ms: 0,
@@ -91,7 +92,7 @@ fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
         snippet: String::new(),
         detail: String::new(),
     };
-    core.attempted(now, REDIS_MS, token, Attempted { report, request: None, flooded: false }, 0.0);
+    core.attempted(now, REDIS_MS, token, Attempted { report, request: None, flooded: false, resent: false }, 0.0);
 }
 
 const OK: Outcome = Outcome::Delivered { status: 200 };

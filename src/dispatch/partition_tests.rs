@@ -114,7 +114,7 @@ fn delivered() -> Attempted {
         snippet: String::new(),
         detail: String::new(),
     };
-    Attempted { report, request: None, flooded: false }
+    Attempted { report, request: None, flooded: false, resent: false }
 }
 
 #[test]

@@ -249,6 +249,9 @@ impl Worker {
         for (token, attempted) in ended {
             let took = Duration::from_micros(attempted.report.timing.total_us);
             self.metrics.attempt_ended(&attempted.report.outcome, took);
+            if attempted.resent {
+                self.metrics.resent();
+            }
             self.partition.attempted(now, token, attempted);
         }
     }

@@ -114,6 +114,9 @@ pub struct Endpoint {
     /// Pass the entry's `traceparent` on.
     #[serde(default)]
     pub traceparent: bool,
+    /// Speak HTTP/1.1 only, also where the receiver offers HTTP/2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub http1: bool,
     pub status: EndpointState,
     /// While it is disabled: the last entry of the stream when that was asked for. Up to it everything was owed. Without
     /// it the mark's time must do, and an entry's id need not be a time.
@@ -145,6 +148,7 @@ impl Endpoint {
             retry: RetryOverrides::default(),
             headers: Vec::new(),
             traceparent: false,
+            http1: false,
             status: EndpointState::Enabled,
             owed_until: None,
             created_at_ms: now_ms,

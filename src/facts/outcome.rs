@@ -255,4 +255,6 @@ pub struct Attempted {
     pub request: Option<SentRequest>,
     /// The receiver sent far more than an answer needs, whatever its status: it has shown that it may keep a thread busy.
     pub flooded: bool,
+    /// The request was sent a second time, on a fresh connection, because the receiver had certainly not processed it.
+    pub resent: bool,
 }

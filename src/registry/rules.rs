@@ -203,6 +203,7 @@ mod tests {
             retry: RetryOverrides::default(),
             headers: Vec::new(),
             traceparent: false,
+            http1: false,
             status: EndpointState::Enabled,
             owed_until: None,
             created_at_ms: 1,

@@ -1,12 +1,14 @@
 //! One attempt from its start to its report: prepare, sign, send, read, classify. A receiver's failure is an outcome and
 //! never an error. Dropping the future ends the attempt and its connection. Never retries.
 
-use std::{sync::Arc, time::Instant};
+use std::time::{Duration, Instant};
 
-use reqwest::{Method, Request};
+use http::{Request, Version};
+use reqwest::{Body, Method};
 
 use super::{
     MAX_ATTEMPT_TIMEOUT, Sender, body, classify,
+    exchange::{Answer, Failure, IsHttp2},
     request::{Prepared, RequestError},
     stages::{Stages, micros},
 };
@@ -24,11 +26,12 @@ struct Ending {
     head_us: Option<u64>,
     body_end: BodyEnd,
     snippet: String,
+    flooded: bool,
 }
 
 impl Ending {
     fn without_response(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, detail, head_us: None, body_end: BodyEnd::Complete, snippet: String::new() }
+        Self { outcome, detail, head_us: None, body_end: BodyEnd::Complete, snippet: String::new(), flooded: false }
     }
 }
 
@@ -38,10 +41,10 @@ impl Sender {
     /// signature and decides which secrets are live. Dropping the future gives the attempt up.
     pub async fn attempt(&self, delivery: &Delivery, endpoint: &Endpoint, now_ms: u64) -> Attempted {
         let start = clock::now();
-        let stages = Arc::new(Stages::default());
+        let mut stages = Stages::default();
         let prepared = self.prepared.get(endpoint, &self.guard);
         let ending = match &prepared {
-            Ok(prepared) => self.exchange(prepared, delivery, endpoint, now_ms, start, &stages).await,
+            Ok(prepared) => self.exchange(prepared, delivery, endpoint, now_ms, start, &mut stages).await,
             Err(error) => unsendable(error),
         };
         let request = (!ending.outcome.is_delivered()).then(|| SentRequest {
@@ -49,8 +52,8 @@ impl Sender {
             headers: prepared.map(|p| p.headers_to_show(delivery, endpoint, now_ms)).unwrap_or_default(),
         });
         let timing = Timing {
-            dns_us: stages.dns_us(),
-            connect_us: stages.connect_us(),
+            dns_us: stages.dns_us,
+            connect_us: stages.connect_us,
             head_us: ending.head_us,
             total_us: micros(start.elapsed()),
         };
@@ -63,7 +66,7 @@ impl Sender {
             snippet: ending.snippet,
             detail: ending.detail,
         };
-        Attempted { report, request, flooded: false }
+        Attempted { report, request, flooded: ending.flooded, resent: stages.resent }
     }
 
     /// The headers that an attempt at this time has, for people: signatures and the endpoint's own values are hidden. None
@@ -80,39 +83,52 @@ impl Sender {
         endpoint: &Endpoint,
         now_ms: u64,
         start: Instant,
-        stages: &Arc<Stages>,
+        stages: &mut Stages,
     ) -> Ending {
-        let headers = match prepared.headers(delivery, endpoint, now_ms) {
-            Ok(headers) => headers,
+        let mut headers = match prepared.headers(delivery, endpoint, now_ms) {
+            Ok(headers) => Some(headers),
             Err(error) => return unsendable(&error),
         };
-        let mut request = Request::new(Method::POST, prepared.url.clone());
-        *request.headers_mut() = headers;
-        *request.body_mut() = Some(delivery.body.clone().into());
-
+        // Asked for a second time only when the first was not processed: the same bytes then.
+        let request = |is_http2| {
+            let headers = headers.take().or_else(|| prepared.headers(delivery, endpoint, now_ms).ok());
+            let mut request = Request::new(Body::from(delivery.body.clone()));
+            *request.method_mut() = Method::POST;
+            *request.headers_mut() = headers.unwrap_or_default();
+            match is_http2 {
+                IsHttp2::Yes => {
+                    *request.version_mut() = Version::HTTP_2;
+                    *request.uri_mut() = prepared.uri.clone();
+                }
+                IsHttp2::No => {
+                    *request.uri_mut() = prepared.path.clone();
+                    request.headers_mut().insert(http::header::HOST, prepared.host.clone());
+                }
+            }
+            request
+        };
         let deadline = tokio::time::Instant::from_std(start) + self.timeout_of(endpoint);
-        let sending = Arc::clone(stages).watch(self.client.execute(request));
-        match tokio::time::timeout_at(deadline, sending).await {
-            Ok(Ok(response)) => {
+        match self.exchanges.exchange(&prepared.origin, request, deadline, stages).await {
+            Ok(Answer { status, headers, body: answer }) => {
                 let head_us = Some(micros(start.elapsed()));
-                let outcome = classify::of_response(response.status(), response.headers(), now_ms);
-                let body = body::read(response, deadline).await;
-                Ending { outcome, detail: String::new(), head_us, body_end: body.end, snippet: body.snippet }
+                let outcome = classify::of_response(status, &headers, now_ms);
+                let detail = classify::location(status, &headers);
+                let reading = async |answer: &mut _| body::read(answer, status.is_success(), deadline).await;
+                let body = self.exchanges.read_body(&prepared.origin, answer, reading).await;
+                Ending { outcome, detail, head_us, body_end: body.end, snippet: body.snippet, flooded: false }
             }
-            Ok(Err(error)) => {
-                let outcome = classify::of_error(&error, stages.stage(), prepared.url.scheme() == "https");
-                Ending::without_response(outcome, classify::detail(&error))
-            }
-            Err(_) => {
-                let stage = stages.stage();
-                let detail = format!("the deadline was over while it was {}", format!("{stage:?}").to_lowercase());
-                Ending::without_response(classify::of_deadline(stage), detail)
+            Err(failure) => {
+                let late = clock::now().saturating_duration_since(deadline.into_std());
+                let outcome = classify::of_lateness(late).unwrap_or_else(|| classify::of_failure(&failure));
+                let detail = classify::detail(&failure);
+                let flooded = matches!(failure, Failure::Exchange { is_flood: true, .. });
+                Ending { flooded, ..Ending::without_response(outcome, detail) }
             }
         }
     }
 
-    fn timeout_of(&self, endpoint: &Endpoint) -> std::time::Duration {
-        endpoint.timeout_ms.map_or(self.attempt_timeout, std::time::Duration::from_millis).min(MAX_ATTEMPT_TIMEOUT)
+    fn timeout_of(&self, endpoint: &Endpoint) -> Duration {
+        endpoint.timeout_ms.map_or(self.attempt_timeout, Duration::from_millis).min(MAX_ATTEMPT_TIMEOUT)
     }
 }
 

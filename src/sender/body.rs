@@ -6,6 +6,7 @@ use std::{pin::pin, time::Duration};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use super::exchange::AnswerBody;
 use crate::facts::{
     outcome::{BodyEnd, MAX_SNIPPET_BYTES},
     text::steers,
@@ -23,11 +24,10 @@ pub(super) struct Body {
 }
 
 /// Reads until the end, the limit or the deadline, whichever comes first.
-pub(super) async fn read(mut response: reqwest::Response, deadline: Instant) -> Body {
-    let is_success = response.status().is_success();
+pub(super) async fn read(body: &mut AnswerBody, is_success: bool, deadline: Instant) -> Body {
     let mut first = Vec::new();
     let end = {
-        let mut reading = pin!(read_to_end(&mut response, &mut first));
+        let mut reading = pin!(read_to_end(body, &mut first));
         // Most answers came with their head: they need no timer.
         match reading.as_mut().now_or_never() {
             Some(end) => end,
@@ -41,10 +41,10 @@ pub(super) async fn read(mut response: reqwest::Response, deadline: Instant) -> 
     Body { end, snippet: snippet(&first) }
 }
 
-async fn read_to_end(response: &mut reqwest::Response, first: &mut Vec<u8>) -> BodyEnd {
+async fn read_to_end(body: &mut AnswerBody, first: &mut Vec<u8>) -> BodyEnd {
     let mut read = 0;
     loop {
-        match response.chunk().await {
+        match body.chunk().await {
             Ok(None) => return BodyEnd::Complete,
             Ok(Some(chunk)) => {
                 let room = MAX_SNIPPET_BYTES - first.len();

@@ -6,8 +6,11 @@ use std::{error::Error, io, time::Duration};
 use http::{HeaderMap, StatusCode, header};
 use rustls::CertificateError;
 
-use super::{guard::GuardError, resolver::ResolveError, stages::Stage};
-use crate::facts::outcome::{LocalCause, Outcome, TlsFailure};
+use super::{connect::ConnectError, exchange::Failure};
+use crate::facts::{
+    outcome::{LocalCause, Outcome, TlsFailure},
+    text::steers,
+};
 
 /// Longest pause that a receiver can ask for: the longest that any retry policy allows. Also keeps it far from overflow.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 86_400);
@@ -28,15 +31,6 @@ pub fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outc
     }
 }
 
-/// The deadline is over: what it found the attempt doing is what took too long.
-pub(super) fn of_deadline(stage: Stage) -> Outcome {
-    match stage {
-        Stage::Resolving => Outcome::DnsFailed,
-        Stage::Connecting => Outcome::ConnectTimedOut,
-        Stage::Talking => Outcome::ResponseTimedOut,
-    }
-}
-
 /// Seconds or an HTTP date (RFC 9110, section 10.2.3); anything else is as if it were not there.
 fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
@@ -51,103 +45,59 @@ fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     Some(pause.min(MAX_RETRY_AFTER))
 }
 
-/// What of an error's causes is known by type.
-#[derive(Default)]
-struct Causes<'e> {
-    refused: bool,
-    unresolved: bool,
-    /// What we lack ourselves.
-    local: Option<LocalCause>,
-    tls: Option<&'e rustls::Error>,
-    h2: Option<&'e h2::Error>,
-    /// The innermost of each: it is nearest to what happened.
-    io: Option<io::ErrorKind>,
-    hyper: Option<&'e hyper::Error>,
+/// How much later than its deadline an attempt may end. Timers and other attempts of its thread take milliseconds.
+const MAX_LATENESS: Duration = Duration::from_millis(500);
+
+/// A thread that looks so late does not know whether the receiver had answered in time.
+pub(super) fn of_lateness(late: Duration) -> Option<Outcome> {
+    (late > MAX_LATENESS).then_some(Outcome::Local { cause: LocalCause::Lag })
 }
 
-impl<'e> Causes<'e> {
-    fn of(error: &'e (dyn Error + 'static)) -> Self {
-        let mut causes = Self::default();
-        for cause in chain(error) {
-            causes.refused |= cause.is::<GuardError>();
-            let unresolved = cause.downcast_ref::<ResolveError>();
-            causes.unresolved |= unresolved.is_some();
-            let is_busy = unresolved.is_some_and(ResolveError::is_busy);
-            let short = cause.downcast_ref::<io::Error>().and_then(short_of);
-            causes.local = causes.local.or(is_busy.then_some(LocalCause::Lookups)).or(short);
-            causes.tls = causes.tls.or(cause.downcast_ref());
-            causes.h2 = causes.h2.or(cause.downcast_ref());
-            causes.hyper = cause.downcast_ref().or(causes.hyper);
-            causes.io = cause.downcast_ref().map(io::Error::kind).or(causes.io);
+/// What there was instead of an answer.
+pub(super) fn of_failure(failure: &Failure) -> Outcome {
+    match failure {
+        Failure::Connect(error) => of_connect_error(error),
+        Failure::Exchange { is_flood: true, .. } => Outcome::Garbled,
+        Failure::Exchange { error, is_flood: false } => of_exchange_error(error),
+        Failure::Silent => Outcome::ResponseTimedOut,
+        Failure::Unasked => Outcome::Reset,
+    }
+}
+
+fn of_connect_error(error: &ConnectError) -> Outcome {
+    match error {
+        ConnectError::Refused(_) => Outcome::AddressRefused,
+        ConnectError::Unresolved(error) if error.is_busy() => Outcome::Local { cause: LocalCause::Lookups },
+        ConnectError::Unresolved(_) | ConnectError::ResolvedLate { .. } => Outcome::DnsFailed,
+        ConnectError::Silent { .. } | ConnectError::TlsLate { .. } => Outcome::ConnectTimedOut,
+        ConnectError::Failed { .. } => Outcome::ConnectFailed,
+        ConnectError::Short { .. } | ConnectError::Full { .. } => Outcome::Local { cause: LocalCause::Descriptors },
+        // Whatever broke it, TCP stood already.
+        ConnectError::Tls { error, .. } => {
+            let known = chain(error).find_map(|cause| cause.downcast_ref());
+            Outcome::Tls { failure: known.map_or(TlsFailure::Handshake, tls_failure) }
         }
-        causes
-    }
-}
-
-pub(super) fn of_error(error: &reqwest::Error, stage: Stage, is_https: bool) -> Outcome {
-    let causes = Causes::of(error);
-    if causes.refused {
-        return Outcome::AddressRefused;
-    }
-    if let Some(cause) = causes.local {
-        return Outcome::Local { cause };
-    }
-    if causes.unresolved || error.is_dns() {
-        return Outcome::DnsFailed;
-    }
-    if let Some(tls) = causes.tls {
-        return Outcome::Tls { failure: tls_failure(tls) };
-    }
-    if error.is_connect() {
-        return of_connect_error(error, &causes, stage, is_https);
-    }
-    if error.is_builder() {
-        return Outcome::Unsendable;
-    }
-    of_exchange_error(error, &causes)
-}
-
-/// The system's errors that tell of this machine and not of the receiver: no descriptor, memory or local port left.
-fn short_of(error: &io::Error) -> Option<LocalCause> {
-    use nix::errno::Errno;
-    match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL => {
-            Some(LocalCause::Descriptors)
-        }
-        _ => None,
-    }
-}
-
-fn of_connect_error(error: &reqwest::Error, causes: &Causes<'_>, stage: Stage, is_https: bool) -> Outcome {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
-    if error.is_timeout() {
-        // The connector's own limit covers the resolving as well.
-        return if stage == Stage::Resolving { Outcome::DnsFailed } else { Outcome::ConnectTimedOut };
-    }
-    match causes.io {
-        // TCP stood already when these came, so it was the handshake that they broke.
-        Some(UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | InvalidData) if is_https => {
-            Outcome::Tls { failure: TlsFailure::Handshake }
-        }
-        _ => Outcome::ConnectFailed,
+        ConnectError::Protocol(error) => of_exchange_error(error),
     }
 }
 
 /// Something went wrong between the request's first byte and the response head's last.
-fn of_exchange_error(error: &reqwest::Error, causes: &Causes<'_>) -> Outcome {
-    if let Some(h2) = causes.h2 {
+fn of_exchange_error(error: &hyper::Error) -> Outcome {
+    if let Some(h2) = chain(error).find_map(|cause| cause.downcast_ref::<h2::Error>()) {
         // What h2 itself objects to is a breach of the protocol; the rest is the receiver's choice to end it.
         return if h2.is_library() { Outcome::Garbled } else { Outcome::Reset };
     }
     if error.is_timeout() {
         return Outcome::ResponseTimedOut;
     }
-    match causes.hyper {
-        Some(hyper) if hyper.is_parse() => Outcome::Garbled,
-        Some(hyper) if hyper.is_incomplete_message() || hyper.is_closed() || hyper.is_canceled() => Outcome::Reset,
-        _ if causes.io.is_some() => Outcome::Reset,
+    if error.is_parse() {
+        return Outcome::Garbled;
+    }
+    let is_io = chain(error).any(|cause| cause.is::<io::Error>());
+    match error.is_incomplete_message() || error.is_closed() || error.is_canceled() || is_io {
+        true => Outcome::Reset,
         // It spoke before it was asked.
-        _ => Outcome::Garbled,
+        false => Outcome::Garbled,
     }
 }
 
@@ -164,11 +114,32 @@ fn tls_failure(error: &rustls::Error) -> TlsFailure {
     }
 }
 
-/// The causes behind an error, without the URL and without what repeats the cause before it.
-pub(super) fn detail(error: &(dyn Error + 'static)) -> String {
+/// What stands behind a failure, for people.
+pub(super) fn detail(failure: &Failure) -> String {
+    match failure {
+        Failure::Connect(error) => causes(error),
+        Failure::Exchange { error, is_flood: false } => causes(error),
+        Failure::Exchange { error, is_flood: true } => {
+            shorten(format!("the receiver sends more than any answer needs: {}", causes(error)))
+        }
+        Failure::Silent => "connected, and no whole head of an answer by the deadline".to_owned(),
+        Failure::Unasked => "the receiver closed the connection as idle when the request came, twice".to_owned(),
+    }
+}
+
+/// Where a redirect leads: whoever reads the attempt may want to register that URL. It is the receiver's text.
+pub(super) fn location(status: StatusCode, headers: &HeaderMap) -> String {
+    let Some(location) = headers.get(header::LOCATION).filter(|_| status.is_redirection()) else {
+        return String::new();
+    };
+    let cut = &location.as_bytes()[..location.len().min(MAX_DETAIL_BYTES)];
+    shorten(format!("location: {}", without_controls(&String::from_utf8_lossy(cut))))
+}
+
+/// An error and its causes, without what repeats the one before it.
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
-    // The first is the library's "error sending request for url (…)": the attempt knows both.
-    for cause in chain(error).skip(1) {
+    for cause in chain(error) {
         let cause = cause.to_string();
         if text.ends_with(&cause) {
             continue;
@@ -178,7 +149,12 @@ pub(super) fn detail(error: &(dyn Error + 'static)) -> String {
         }
         text.push_str(&cause);
     }
-    shorten(text)
+    shorten(without_controls(&text))
+}
+
+/// A certificate's names and a name server's answer are others' text as well.
+fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 pub(super) fn shorten(mut text: String) -> String {
@@ -259,30 +235,30 @@ mod tests {
     fn an_error_inside_an_io_error_is_found_and_named_once() {
         let inner = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, inner));
-        let causes = Causes::of(&error);
-        assert!(matches!(causes.tls.map(tls_failure), Some(TlsFailure::UnknownIssuer)));
-        assert_eq!(causes.io, Some(io::ErrorKind::InvalidData));
-        assert_eq!(detail(&error), "invalid peer certificate: UnknownIssuer");
+        assert_eq!(causes(&error), "invalid peer certificate: UnknownIssuer");
+        let error = ConnectError::Tls { address: "8.8.8.8:443".parse().unwrap(), error };
+        assert_eq!(of_connect_error(&error), Outcome::Tls { failure: TlsFailure::UnknownIssuer });
     }
 
     #[test]
-    fn what_this_machine_lacks_is_no_failure_of_the_receiver() {
-        use nix::libc::{EADDRNOTAVAIL, ECONNREFUSED, EMFILE, ENFILE, ENOBUFS, ENOMEM};
-        let local = |code| {
-            let error = io::Error::other(io::Error::from_raw_os_error(code));
-            Causes::of(&error).local
+    fn a_location_is_kept_for_people_and_steers_nothing() {
+        let of = |status: u16, location: &[u8]| {
+            let value = http::HeaderValue::from_bytes(location).unwrap();
+            location_of(status, value)
         };
-        for code in [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL] {
-            assert_eq!(local(code), Some(LocalCause::Descriptors), "{code}");
-        }
-        assert_eq!(local(ECONNREFUSED), None);
-        let busy = io::Error::other(ResolveError::Busy { name: "shop.example".to_owned() });
-        assert_eq!(Causes::of(&busy).local, Some(LocalCause::Lookups));
+        assert_eq!(of(301, b"https://shop.example/new"), "location: https://shop.example/new");
+        assert_eq!(of(200, b"https://shop.example/new"), "");
+        assert_eq!(of(302, "a\u{9b}b\u{202e}c".as_bytes()), "location: a\u{fffd}b\u{fffd}c");
+        assert!(of(302, &[b'x'; 4_000]).len() <= MAX_DETAIL_BYTES);
+    }
+
+    fn location_of(status: u16, value: http::HeaderValue) -> String {
+        location(StatusCode::from_u16(status).unwrap(), &HeaderMap::from_iter([(header::LOCATION, value)]))
     }
 
     #[test]
     fn a_detail_is_never_longer_than_its_limit() {
         let error = io::Error::other(io::Error::other("ä".repeat(MAX_DETAIL_BYTES)));
-        assert!(detail(&error).len() <= MAX_DETAIL_BYTES);
+        assert!(causes(&error).len() <= MAX_DETAIL_BYTES);
     }
 }

@@ -2,18 +2,23 @@
 //! what it means. It owns the address guard, the connections and every header that a receiver sees.
 //! Never retries, never decides a delivery's fate, never touches Redis. `reqwest` is named only here.
 //!
-//! The path of an attempt: `request` (what is sent) → `guard` (where to) → `resolver`, `client` and `stages` (how) →
-//! `body` (what is read) → `classify` (what it means), all called from `attempt`.
+//! The path of an attempt: `request` (what is sent) → `guard` (where to) → `exchange` (on which connection: `pool`,
+//! or a new one of `connect`, `resolver`, `trust` and `wire`) → `body` (what is read) → `classify` (what it means), all
+//! called from `attempt`.
 
 mod attempt;
 mod body;
 mod classify;
-mod client;
+mod connect;
+mod exchange;
 mod guard;
 mod headers;
+mod pool;
 mod request;
 mod resolver;
 mod stages;
+mod trust;
+mod wire;
 
 use std::{fmt, time::Duration};
 
@@ -25,8 +30,10 @@ pub use classify::of_response;
 pub use guard::{AddressGuard, GuardError, MAX_URL_BYTES};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
 
+use connect::Connector;
+use exchange::Exchanges;
+use pool::Pool;
 use request::PreparedEndpoints;
-use resolver::GuardedResolver;
 
 /// Longest that a whole attempt may take, whatever is configured: a lane's place is taken for as long.
 pub const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -42,6 +49,10 @@ pub struct SenderConfig {
     pub allow_networks: Vec<IpNet>,
     /// Authorities to trust beside the system's own.
     pub extra_root_certificates: Vec<CertificateDer<'static>>,
+    /// No connection is used for longer: a change of DNS, a failover or a new certificate is noticed by then.
+    pub max_connection_age: Duration,
+    /// Connections open at a time. Beyond it the idle ones are closed, the oldest first.
+    pub max_connections: usize,
 }
 
 impl Default for SenderConfig {
@@ -52,6 +63,8 @@ impl Default for SenderConfig {
             allow_http: false,
             allow_networks: Vec::new(),
             extra_root_certificates: Vec::new(),
+            max_connection_age: Duration::from_secs(300),
+            max_connections: 4096,
         }
     }
 }
@@ -78,13 +91,11 @@ pub enum SenderError {
     Tls(#[source] rustls::Error),
     #[error("no receiver could be trusted: {0}; install the system's CA certificates or check the configured CA file")]
     Roots(#[source] rustls::Error),
-    #[error("the HTTP client cannot be built: {0}")]
-    Client(#[source] reqwest::Error),
 }
 
 /// Makes attempts. One serves all endpoints and all tasks; share it behind an `Arc`.
 pub struct Sender {
-    client: reqwest::Client,
+    exchanges: Exchanges,
     guard: AddressGuard,
     prepared: PreparedEndpoints,
     attempt_timeout: Duration,
@@ -101,8 +112,10 @@ impl Sender {
             }
         }
         let guard = AddressGuard::new(config.allow_http, &config.allow_networks);
-        let client = client::build(&config, GuardedResolver::new(guard.clone()))?;
-        Ok(Self { client, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })
+        let connector = Connector::new(guard.clone(), trust::client_config(&config)?, config.connect_timeout);
+        let pool = Pool::new(config.max_connections, config.max_connection_age);
+        let exchanges = Exchanges::new(connector, pool);
+        Ok(Self { exchanges, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })
     }
 
     /// The guard that every attempt passes, for whoever registers endpoints.

@@ -5,10 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use url::Url;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri,
+    header::{self, InvalidHeaderValue},
+    uri::InvalidUri,
+};
+use url::Position;
 
 use super::{
+    connect::Origin,
     guard::{AddressGuard, GuardError},
     headers::{HeaderError, parse_headers},
 };
@@ -33,7 +38,7 @@ const USER_AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "(hidden)";
 
 /// Headers that Herald writes itself; with the endpoint's own they size the map.
-const OWN_HEADERS: usize = 9;
+const OWN_HEADERS: usize = 11;
 
 /// Room for the usual values of a request together.
 const USUAL_VALUE_BYTES: usize = 256;
@@ -57,12 +62,17 @@ pub(super) enum RequestError {
 
 /// An endpoint with everything parsed and checked that its requests need.
 pub(super) struct Prepared {
-    pub(super) url: Url,
+    pub(super) origin: Arc<Origin>,
+    /// The whole of it, for HTTP/2.
+    pub(super) uri: Uri,
+    /// What HTTP/1.1 asks for, and of whom.
+    pub(super) path: Uri,
+    pub(super) host: HeaderValue,
     extra: Vec<(HeaderName, HeaderValue)>,
     /// Oldest first, as in the endpoint.
     keys: Vec<Keys>,
     /// What this was made from. The revision alone would not do: an import can bring another endpoint of the same number.
-    made_from: (String, Vec<(String, String)>, Vec<Secret>),
+    made_from: (String, bool, Vec<(String, String)>, Vec<Secret>),
 }
 
 struct Keys {
@@ -85,17 +95,27 @@ impl Prepared {
             standard: StandardKey::new(&secret.value),
             dojo: DojoKey::new(&secret.value),
         };
+        let url = guard.check_url(&endpoint.url)?;
+        let not_a_url = |why: String| RequestError::Guard(GuardError::NotAUrl(why));
+        let origin = Origin::of(&url, endpoint.http1).ok_or_else(|| not_a_url("it names no host".to_owned()))?;
+        let path = &url[Position::BeforePath..Position::AfterQuery];
         Ok(Self {
-            url: guard.check_url(&endpoint.url)?,
+            origin: Arc::new(origin),
+            // The fragment is for readers of pages and is never sent.
+            uri: url[..Position::AfterQuery].parse().map_err(|e: InvalidUri| not_a_url(e.to_string()))?,
+            path: path.parse().map_err(|e: InvalidUri| not_a_url(e.to_string()))?,
+            host: url[Position::BeforeHost..Position::AfterPort]
+                .parse()
+                .map_err(|e: InvalidHeaderValue| not_a_url(e.to_string()))?,
             extra: parse_headers(&endpoint.headers)?,
             keys: endpoint.secrets.iter().map(keys).collect(),
-            made_from: (endpoint.url.clone(), endpoint.headers.clone(), endpoint.secrets.clone()),
+            made_from: (endpoint.url.clone(), endpoint.http1, endpoint.headers.clone(), endpoint.secrets.clone()),
         })
     }
 
     fn is_made_from(&self, endpoint: &Endpoint) -> bool {
-        let (url, headers, secrets) = &self.made_from;
-        *url == endpoint.url && *headers == endpoint.headers && *secrets == endpoint.secrets
+        let (url, http1, headers, secrets) = &self.made_from;
+        *url == endpoint.url && *http1 == endpoint.http1 && *headers == endpoint.headers && *secrets == endpoint.secrets
     }
 
     /// The headers of one attempt, signed over the bytes that will be sent.
@@ -143,6 +163,8 @@ impl Prepared {
         let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        // Some firewalls before receivers refuse what says nothing of it.
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         values.insert_into(&mut headers);
         for (name, value) in &self.extra {
             headers.insert(name, value.clone());

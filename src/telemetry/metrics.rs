@@ -50,6 +50,7 @@ struct Inner {
     entries_read: Counter,
     /// By [`outcome_slot`].
     deliveries: [Counter; OUTCOMES.len()],
+    resent: Counter,
     attempt_duration: Histogram,
     xadd_to_first_attempt: Histogram,
     in_flight: Gauge<u64, AtomicU64>,
@@ -87,6 +88,11 @@ impl Metrics {
         let inner = Inner {
             entries_read: counter(r, "entries_read", "Entries taken from the stream"),
             deliveries: by_outcome(r),
+            resent: counter(
+                r,
+                "resent",
+                "Requests sent a second time within their attempt: the receiver had certainly not processed the first",
+            ),
             attempt_duration: seconds(r, "attempt_duration", "Whole attempts, start to end", ATTEMPT_BUCKETS),
             xadd_to_first_attempt: seconds(
                 r,
@@ -143,6 +149,10 @@ impl Metrics {
     }
 
     /// A delivery's first attempt started `after` its entry was added.
+    pub fn resent(&self) {
+        self.0.resent.inc();
+    }
+
     pub fn first_attempt_started(&self, after: Duration) {
         self.0.xadd_to_first_attempt.observe(after.as_secs_f64());
     }
@@ -339,6 +349,7 @@ mod tests {
             "herald_entries_read_total 0",
             "herald_deliveries_total{outcome=\"delivered\"} 0",
             "herald_deliveries_total{outcome=\"unsendable\"} 0",
+            "herald_resent_total 0",
             "herald_attempt_duration_seconds_count 0",
             "herald_xadd_to_first_attempt_seconds_bucket{le=\"0.0015\"} 0",
             "herald_in_flight 0",

@@ -117,6 +117,7 @@ pub fn endpoint(name: &str, account: &str, url: &str) -> Endpoint {
         retry: RetryOverrides::default(),
         headers: Vec::new(),
         traceparent: false,
+        http1: false,
         status: EndpointState::Enabled,
         owed_until: None,
         created_at_ms: 1,

@@ -119,6 +119,7 @@ impl World {
             retry: RetryOverrides::default(),
             headers: Vec::new(),
             traceparent: false,
+            http1: false,
             status: EndpointState::Enabled,
             owed_until: None,
             created_at_ms: 1,

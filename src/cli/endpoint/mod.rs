@@ -217,6 +217,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         retry: RetryOverrides::default(),
         headers: Vec::new(),
         traceparent: false,
+        http1: false,
         status: EndpointState::Enabled,
         owed_until: None,
         created_at_ms: mark.at_ms,

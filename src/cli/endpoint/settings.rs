@@ -90,6 +90,9 @@ pub struct Settings {
     /// Pass the entry's traceparent on
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     traceparent: Option<bool>,
+    /// Speak HTTP/1.1 only, for a receiver whose HTTP/2 does not work
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    http1: Option<bool>,
     #[command(flatten)]
     retry: RetryArgs,
 }
@@ -148,6 +151,7 @@ impl Settings {
         endpoint.rate_limit = self.rate_limit.or(endpoint.rate_limit);
         endpoint.timeout_ms = timeout_ms.or(endpoint.timeout_ms);
         endpoint.traceparent = self.traceparent.unwrap_or(endpoint.traceparent);
+        endpoint.http1 = self.http1.unwrap_or(endpoint.http1);
         if let Some(description) = &self.description {
             endpoint.description.clone_from(description);
         }

@@ -37,6 +37,7 @@ struct View<'a> {
     retry: &'a RetryOverrides,
     headers: Vec<(&'a str, &'static str)>,
     traceparent: bool,
+    http1: bool,
     created_at_ms: u64,
     updated_at_ms: u64,
     revision: u64,
@@ -74,6 +75,7 @@ fn view<'a>(endpoint: &'a Endpoint, new: Option<&'a SecretText>, now_ms: u64) ->
         retry: &endpoint.retry,
         headers: endpoint.headers.iter().map(|(name, _)| (name.as_str(), HIDDEN)).collect(),
         traceparent: endpoint.traceparent,
+        http1: endpoint.http1,
         created_at_ms: endpoint.created_at_ms,
         updated_at_ms: endpoint.updated_at_ms,
         revision: endpoint.revision,
@@ -101,6 +103,7 @@ pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_m
     ]);
     fields.extend(endpoint.headers.iter().map(|(name, _)| ("header", format!("{name}: {HIDDEN}"))));
     fields.extend([
+        ("http", if endpoint.http1 { "1.1 only" } else { "1.1 or 2" }.to_owned()),
         ("traceparent", if endpoint.traceparent { "passed on" } else { "left out" }.to_owned()),
         ("description", endpoint.description.clone()),
         ("created", when(endpoint.created_at_ms, now_ms)),

@@ -119,7 +119,7 @@ impl World {
         };
         let now = self.local(worker);
         if let Some(partition) = &mut self.workers[worker].partition {
-            partition.attempted(now, token, Attempted { report, request: None, flooded: false });
+            partition.attempted(now, token, Attempted { report, request: None, flooded: false, resent: false });
         }
         self.pump(worker);
     }

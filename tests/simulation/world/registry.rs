@@ -110,6 +110,7 @@ impl World {
             retry: RetryOverrides { max_attempts: Some(plan.max_attempts), ..RetryOverrides::default() },
             headers: Vec::new(),
             traceparent: false,
+            http1: false,
             status: EndpointState::Enabled,
             owed_until: None,
             created_at_ms: self.now,

@@ -1,0 +1,315 @@
+//! Opens a connection to a receiver: resolve, check, race its addresses, agree on TLS. Connects to addresses that the guard
+//! has checked and to nothing else. Never keeps a connection, never sends a request.
+
+use std::{
+    fmt::Write,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use rustls::pki_types::ServerName;
+use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use super::{
+    guard::{AddressGuard, GuardError},
+    resolver::{ResolveError, Resolver},
+    stages::Stages,
+    wire::Wire,
+};
+use crate::clock;
+
+/// How long an address may be silent before the next one is tried beside it: RFC 8305, section 5.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Most addresses of one name that are tried: more than any real receiver has, and an attempt's time is short.
+const MAX_ADDRESSES: usize = 8;
+
+/// What connections have in common that may serve the same requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    pub(super) is_https: bool,
+    host: Host<String>,
+    port: u16,
+    /// An endpoint was told to be spoken to in HTTP/1.1 only.
+    pub(super) only_http1: bool,
+}
+
+impl Origin {
+    /// None for a URL that names no host: the guard lets none through.
+    pub(super) fn of(url: &Url, only_http1: bool) -> Option<Self> {
+        let is_https = url.scheme() == "https";
+        Some(Self { is_https, host: url.host()?.to_owned(), port: url.port_or_known_default()?, only_http1 })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error(transparent)]
+    Refused(#[from] GuardError),
+    #[error(transparent)]
+    Unresolved(#[from] ResolveError),
+    #[error("{host} was not resolved in time")]
+    ResolvedLate { host: String },
+    #[error("no connection in time: {tried}")]
+    Silent { tried: String },
+    #[error("no connection: {tried}")]
+    Failed { tried: String },
+    /// This machine has no descriptor, port or memory left for it.
+    #[error("Herald has nothing left to connect with: {tried}")]
+    Short { tried: String },
+    #[error(
+        "{most} connections are open, as many as this process may have, and none is idle; raise its limit of open files"
+    )]
+    Full { most: usize },
+    #[error("TLS with {address} was not agreed in time")]
+    TlsLate { address: SocketAddr },
+    #[error("TLS with {address}: {error}")]
+    Tls {
+        address: SocketAddr,
+        #[source]
+        error: io::Error,
+    },
+    #[error("HTTP was not begun: {0}")]
+    Protocol(#[source] hyper::Error),
+}
+
+pub(super) struct Connector {
+    guard: AddressGuard,
+    resolver: Resolver,
+    tls: TlsConnector,
+    tls_http1: TlsConnector,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(guard: AddressGuard, tls: rustls::ClientConfig, timeout: Duration) -> Self {
+        let mut http1 = tls.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let resolver = Resolver::new();
+        Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout }
+    }
+
+    /// Opens a connection by the deadline, or within the time for one if that is over before; also says whether it is for
+    /// HTTP/2.
+    pub(super) async fn connect(
+        &self,
+        origin: &Origin,
+        only_http1: bool,
+        deadline: Instant,
+        stages: &mut Stages,
+    ) -> Result<(Wire, bool), ConnectError> {
+        let start = clock::now();
+        let deadline = deadline.min(Instant::from_std(start) + self.timeout);
+        let addresses = self.addresses(origin, deadline, stages).await?;
+        let resolved = clock::now();
+        let (stream, address) = race(&addresses, deadline).await?;
+        let connected = match origin.is_https {
+            false => (Wire::plain(stream), false),
+            true => {
+                let tls = if only_http1 { &self.tls_http1 } else { &self.tls };
+                let name = server_name(&origin.host);
+                let agreed = tokio::time::timeout_at(deadline, tls.connect(name, stream)).await;
+                let stream = agreed.map_err(|_| ConnectError::TlsLate { address })?;
+                Wire::tls(stream.map_err(|error| ConnectError::Tls { address, error })?)
+            }
+        };
+        stages.connected(resolved.elapsed());
+        Ok(connected)
+    }
+
+    /// The addresses that may be connected to, in the order in which they are tried.
+    async fn addresses(
+        &self,
+        origin: &Origin,
+        deadline: Instant,
+        stages: &mut Stages,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
+        let (name, found) = match &origin.host {
+            Host::Ipv4(ip) => (ip.to_string(), vec![IpAddr::V4(*ip)]),
+            Host::Ipv6(ip) => (ip.to_string(), vec![IpAddr::V6(*ip)]),
+            Host::Domain(name) => {
+                let start = clock::now();
+                let found = tokio::time::timeout_at(deadline, self.resolver.resolve(name)).await;
+                stages.resolved(start.elapsed());
+                let found = found.map_err(|_| ConnectError::ResolvedLate { host: name.clone() })??;
+                (name.clone(), found.to_vec())
+            }
+        };
+        let checked = found.into_iter().map(|ip| self.guard.check_address_of(&name, ip).map(|()| ip));
+        let (allowed, mut refused): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
+        match refused.pop() {
+            Some(Err(refused)) if allowed.is_empty() => Err(refused.into()),
+            _ => Ok(interleaved(allowed.into_iter().flatten().map(|ip| SocketAddr::new(ip, origin.port)))),
+        }
+    }
+}
+
+fn connector(config: rustls::ClientConfig) -> TlsConnector {
+    TlsConnector::from(std::sync::Arc::new(config))
+}
+
+fn server_name(host: &Host<String>) -> ServerName<'static> {
+    match host {
+        Host::Ipv4(ip) => ServerName::from(IpAddr::V4(*ip)),
+        Host::Ipv6(ip) => ServerName::from(IpAddr::V6(*ip)),
+        Host::Domain(name) => ServerName::try_from(name.clone()).expect("the guard has checked the name"),
+    }
+}
+
+/// The families take turns, the first one's first: a family that leads nowhere costs one address's time.
+fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses: Vec<_> = addresses.collect();
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.drain(..).partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    while addresses.len() < MAX_ADDRESSES {
+        let before = addresses.len();
+        addresses.extend(first.next());
+        addresses.extend(second.next());
+        if addresses.len() == before {
+            break;
+        }
+    }
+    addresses.truncate(MAX_ADDRESSES);
+    addresses
+}
+
+/// The first address that answers. The next one is tried as soon as one fails, or has been silent for a while.
+async fn race(addresses: &[SocketAddr], deadline: Instant) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let mut waiting = addresses.iter();
+    let mut racing = FuturesUnordered::new();
+    let mut failed: Vec<(SocketAddr, io::Error)> = Vec::new();
+    loop {
+        let begun = waiting.next();
+        racing.extend(begun.map(|address| async move { (*address, open(*address).await) }));
+        if racing.is_empty() {
+            return Err(not_connected(addresses, &failed, false));
+        }
+        let is_last = waiting.len() == 0;
+        let patience = Instant::from_std(clock::now()) + NEXT_ADDRESS_AFTER;
+        let until = if is_last { deadline } else { deadline.min(patience) };
+        match tokio::time::timeout_at(until, racing.next()).await {
+            Ok(Some((address, Ok(stream)))) => return Ok((stream, address)),
+            Ok(Some((address, Err(error)))) => failed.push((address, error)),
+            Ok(None) => {}
+            Err(_) if until == deadline => {
+                let tried = &addresses[..addresses.len() - waiting.len()];
+                return Err(not_connected(tried, &failed, true));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Says of each address what it did, in the order of trying.
+fn not_connected(addresses: &[SocketAddr], failed: &[(SocketAddr, io::Error)], is_late: bool) -> ConnectError {
+    let mut tried = String::new();
+    for address in addresses {
+        let separator = if tried.is_empty() { "" } else { "; " };
+        let error = failed.iter().find(|(at, _)| at == address).map(|(_, error)| error);
+        // Writing to a string cannot fail.
+        let _ = match error {
+            Some(error) => write!(tried, "{separator}{address}: {}", error.kind()),
+            None => write!(tried, "{separator}{address}: no answer"),
+        };
+    }
+    match is_late {
+        _ if !failed.is_empty() && failed.iter().all(|(address, error)| is_ours(*address, error)) => {
+            ConnectError::Short { tried }
+        }
+        true => ConnectError::Silent { tried },
+        false => ConnectError::Failed { tried },
+    }
+}
+
+/// The system's errors that tell of this machine and not of the receiver: no descriptor, memory or local port left.
+fn is_ours(address: SocketAddr, error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => true,
+        // Of IPv6 it means that this machine has none, which lasts.
+        Some(Errno::EADDRNOTAVAIL) => address.is_ipv4(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interleave(addresses: &[&str]) -> Vec<String> {
+        interleaved(addresses.iter().map(|text| text.parse().unwrap())).iter().map(|a| a.ip().to_string()).collect()
+    }
+
+    #[test]
+    fn families_take_turns_and_the_number_is_bounded() {
+        assert_eq!(interleave(&["[2600::1]:1", "[2600::2]:1", "8.8.8.8:1"]), ["2600::1", "8.8.8.8", "2600::2"]);
+        assert_eq!(interleave(&["8.8.8.8:1", "8.8.4.4:1"]), ["8.8.8.8", "8.8.4.4"]);
+        assert_eq!(interleave(&["8.8.8.8:1"; 20]).len(), MAX_ADDRESSES);
+        assert!(interleave(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_no_failure_of_the_receiver() {
+        use nix::libc::{EADDRNOTAVAIL, ECONNREFUSED, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        let (v4, v6) = ("8.8.8.8:1".parse().unwrap(), "[2600::1]:1".parse().unwrap());
+        let is_ours = |address, code| is_ours(address, &io::Error::from_raw_os_error(code));
+        for code in [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL] {
+            assert!(is_ours(v4, code), "{code}");
+        }
+        assert!(!is_ours(v4, ECONNREFUSED) && !is_ours(v6, EADDRNOTAVAIL));
+    }
+
+    #[tokio::test]
+    async fn a_refused_and_a_silent_address_do_not_keep_from_the_one_that_answers() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.5:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (silent, _queued) = silent_listener("127.0.0.6", port).await;
+        let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+        let addresses = [address("127.0.0.7"), silent, address("127.0.0.5")];
+        let deadline = Instant::from_std(clock::now()) + Duration::from_secs(60);
+        let (_, answered) = race(&addresses, deadline).await.unwrap();
+        assert_eq!(answered, address("127.0.0.5"));
+    }
+
+    #[tokio::test]
+    async fn the_detail_names_what_was_tried_and_how_each_failed() {
+        let free = std::net::TcpListener::bind("127.0.0.8:0").unwrap().local_addr().unwrap().port();
+        let (silent, _queued) = silent_listener("127.0.0.9", free).await;
+        let refused = SocketAddr::new("127.0.0.8".parse().unwrap(), free);
+        let deadline = Instant::from_std(clock::now()) + Duration::from_millis(400);
+        let error = race(&[refused, silent], deadline).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("no connection in time: {refused}: connection refused; {silent}: no answer")
+        );
+        let error = race(&[refused], deadline + Duration::from_secs(60)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Failed { .. }), "{error}");
+    }
+
+    /// A listener whose queue is full drops what comes next, as an address behind a silent firewall does.
+    async fn silent_listener(ip: &str, port: u16) -> (SocketAddr, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::new(ip.parse().unwrap(), port)).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        // It lives as long as the process: a closed one would refuse.
+        std::mem::forget(full);
+        (address, queued)
+    }
+}

@@ -1,0 +1,449 @@
+//! One request and the head of its answer, on a kept connection or a new one. Sends a second time, once, what the receiver
+//! certainly did not process; that is no retry, as nothing was tried. Never judges an answer, never reads a body's worth.
+//!
+//! Below `reqwest`, whose client hides its connections: this needs to know whether one was used before, whether anything
+//! came back on it, how much may come, and how old it is. An HTTP/1.1 connection is driven by the attempt that uses it, so
+//! a delivery wakes no second task.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reqwest::Body;
+use tokio::time::Instant as Deadline;
+
+use super::{
+    connect::{ConnectError, Connector, Origin},
+    pool::{Place, Pool, Taken},
+    stages::Stages,
+    wire::{Watch, Wire},
+};
+use crate::clock;
+
+/// A whole response head. Common servers and proxies allow 8 to 32 KiB, and this is what an unfinished one can hold of our
+/// memory. The library's buffer for HTTP/1.1 cannot be smaller than 8 KiB.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Lines of an HTTP/1.1 head. More than any server sends, and they must fit into [`MAX_HEAD_BYTES`] anyway.
+const MAX_HEAD_LINES: usize = 256;
+
+/// What a receiver may send on one HTTP/2 stream before we read it: we never read more than 16 KiB anyway.
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The same for a whole connection: sixteen streams' worth, so that one that is not read does not stop the others.
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// An HTTP/2 connection that carries requests and does not answer a ping within this time is dead: all its attempts would
+/// otherwise wait for their deadlines, and so would those after them.
+const H2_PING: Duration = Duration::from_secs(5);
+
+/// An HTTP/1.1 connection, used by one request at a time.
+pub(super) struct Http1 {
+    send: http1::SendRequest<Body>,
+    /// None once it has ended.
+    connection: Option<http1::Connection<TokioIo<Wire>, Body>>,
+    watch: Arc<Watch>,
+    is_reused: bool,
+    /// The last answer had no body by its status. Some servers send one all the same, a little later.
+    had_no_body: bool,
+    pub(super) retire_at: Instant,
+    pub(super) idle_since: Instant,
+    _place: Place,
+}
+
+/// An HTTP/2 connection, shared by all requests to its host. A task of its own drives it.
+#[derive(Clone)]
+pub(super) struct Http2 {
+    send: http2::SendRequest<Body>,
+    watch: Arc<Watch>,
+    /// Of the attempts that use it, and the pool's.
+    users: Arc<AtomicUsize>,
+    retire_at: Instant,
+    pub(super) idle_since: Instant,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Connect(ConnectError),
+    Exchange {
+        error: hyper::Error,
+        is_flood: bool,
+    },
+    /// The deadline is over, and the request is out.
+    Silent,
+    /// What came was no answer to the request: the connection was being closed for having been idle.
+    Unasked,
+}
+
+/// An answer's head, and the connection that its body comes on.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: http::HeaderMap,
+    pub(super) body: AnswerBody,
+}
+
+pub(super) struct AnswerBody {
+    incoming: Incoming,
+    connection: Connection,
+}
+
+enum Connection {
+    Http1(Box<Http1>),
+    Http2(Http2, #[allow(dead_code, reason = "counts while it lives")] User),
+}
+
+/// One request's use of a shared connection.
+struct User(Arc<AtomicUsize>);
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Sends requests over the connections of a pool.
+pub(super) struct Exchanges {
+    connector: Connector,
+    pool: Arc<Pool>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Exchanges {
+    pub(super) fn new(connector: Connector, pool: Arc<Pool>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEAD_LINES)
+            // What curl and browsers take.
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING);
+        Self { connector, pool, http1, http2 }
+    }
+
+    /// Sends what `request` makes and waits for the head of the answer, until the deadline.
+    pub(super) async fn exchange(
+        &self,
+        origin: &Arc<Origin>,
+        mut request: impl FnMut(IsHttp2) -> Request<Body>,
+        deadline: Deadline,
+        stages: &mut Stages,
+    ) -> Result<Answer, Failure> {
+        let first = self.once(origin, &mut request, false, deadline, stages).await;
+        match first {
+            Err(Once { failure, is_certain: true }) => {
+                tracing::debug!(?failure, "a request that was not processed is sent again");
+                stages.resent = true;
+                let second = self.once(origin, &mut request, true, deadline, stages).await;
+                second.map_err(|once| once.failure)
+            }
+            other => other.map_err(|once| once.failure),
+        }
+    }
+
+    async fn once(
+        &self,
+        origin: &Arc<Origin>,
+        request: &mut impl FnMut(IsHttp2) -> Request<Body>,
+        is_fresh: bool,
+        deadline: Deadline,
+        stages: &mut Stages,
+    ) -> Result<Answer, Once> {
+        match self.connection(origin, is_fresh, deadline, stages).await? {
+            Connection::Http1(connection) => connection.send(request(IsHttp2::No), deadline).await,
+            Connection::Http2(connection, user) => {
+                let shared = connection.clone();
+                let answered = connection.send(user, request(IsHttp2::Yes), deadline).await;
+                if let Err(Once { failure, is_certain: true }) = &answered {
+                    self.pool.retire(origin, &shared);
+                    if failure.asks_for_http1() {
+                        self.pool.keep_to_http1(origin);
+                    }
+                }
+                answered
+            }
+        }
+    }
+
+    /// A connection that stands, as far as can be seen.
+    async fn connection(
+        &self,
+        origin: &Arc<Origin>,
+        is_fresh: bool,
+        deadline: Deadline,
+        stages: &mut Stages,
+    ) -> Result<Connection, ConnectError> {
+        let mut has_waited = false;
+        loop {
+            match self.pool.take(origin, is_fresh, has_waited) {
+                Taken::Http1(mut kept) => {
+                    if kept.stands().await {
+                        return Ok(Connection::Http1(kept));
+                    }
+                }
+                Taken::Http2(shared) => return Ok(shared.used()),
+                Taken::Wait(gate) => {
+                    has_waited = true;
+                    // It never has a permit: the waiting ends when it is closed.
+                    let waited = tokio::time::timeout_at(deadline, gate.acquire()).await;
+                    waited.map(drop).map_err(|_| ConnectError::Silent { tried: "another attempt's".to_owned() })?;
+                }
+                Taken::Open(_opening) => return self.open(origin, deadline, stages).await,
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        origin: &Arc<Origin>,
+        deadline: Deadline,
+        stages: &mut Stages,
+    ) -> Result<Connection, ConnectError> {
+        let place = self.pool.place().ok_or(ConnectError::Full { most: self.pool.most })?;
+        let only_http1 = self.pool.is_only_http1(origin);
+        let (wire, is_http2) = self.connector.connect(origin, only_http1, deadline, stages).await?;
+        let (watch, now) = (wire.watch(), clock::now());
+        let retire_at = self.pool.retire_at();
+        if !is_http2 {
+            let (send, connection) = self.http1.handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
+            return Ok(Connection::Http1(Box::new(Http1 {
+                send,
+                connection: Some(connection),
+                watch,
+                is_reused: false,
+                had_no_body: false,
+                retire_at,
+                idle_since: now,
+                _place: place,
+            })));
+        }
+        let (send, connection) = self.http2.handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
+        // Ends when nobody can send on it and nothing is under way, or when the receiver ends it.
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP/2 connection ended");
+            }
+        });
+        let shared = Http2 { send, watch, users: Arc::default(), retire_at, idle_since: now };
+        self.pool.share(origin, shared.clone());
+        Ok(shared.used())
+    }
+
+    /// Reads the body with `read`, and keeps the connection if it can be used again.
+    pub(super) async fn read_body<T>(
+        &self,
+        origin: &Arc<Origin>,
+        mut body: AnswerBody,
+        read: impl AsyncFnOnce(&mut AnswerBody) -> T,
+    ) -> T {
+        let read = read(&mut body).await;
+        if let AnswerBody { incoming, connection: Connection::Http1(mut http1) } = body {
+            drop(incoming);
+            if http1.stands().await && http1.send.is_ready() {
+                http1.is_reused = true;
+                self.pool.keep(origin, http1);
+            }
+        }
+        read
+    }
+}
+
+/// What the request is made for: the two differ in how they name the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IsHttp2 {
+    Yes,
+    No,
+}
+
+/// What came of sending once.
+struct Once {
+    failure: Failure,
+    /// The receiver has certainly not processed the request.
+    is_certain: bool,
+}
+
+impl From<ConnectError> for Once {
+    fn from(error: ConnectError) -> Self {
+        Self { failure: Failure::Connect(error), is_certain: false }
+    }
+}
+
+impl Once {
+    const SILENT: Self = Self { failure: Failure::Silent, is_certain: false };
+}
+
+impl Http1 {
+    /// Drives the connection until the future is ready.
+    async fn drive<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Some(connection) = &mut self.connection
+                && Pin::new(connection).poll(cx).is_ready()
+            {
+                // Whatever still waits for it learns of its end by this.
+                self.connection = None;
+            }
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Looks once whether the connection has ended or says something unasked.
+    async fn stands(&mut self) -> bool {
+        self.drive(std::future::ready(())).await;
+        self.connection.is_some() && !self.send.is_closed()
+    }
+
+    async fn send(mut self: Box<Self>, request: Request<Body>, deadline: Deadline) -> Result<Answer, Once> {
+        self.watch.begin();
+        let sending = self.send.try_send_request(request);
+        let answered = tokio::time::timeout_at(deadline, self.drive(sending)).await;
+        let Ok(answered) = answered else { return Err(Once::SILENT) };
+        let response = answered.map_err(|error| self.failed(error))?;
+        if self.is_reused && is_idle_timeout(&response) {
+            return Err(Once { failure: Failure::Unasked, is_certain: true });
+        }
+        self.had_no_body = has_no_body(response.status());
+        // It says that a body follows where none may: nobody knows where the next answer begins.
+        if self.had_no_body && announces_body(&response) {
+            self.retire_at = self.idle_since;
+        }
+        Ok(Answer::of(response, Connection::Http1(self)))
+    }
+
+    fn failed(&self, mut error: TrySendError<Request<Body>>) -> Once {
+        let was_sent = error.take_message().is_none();
+        let error = error.into_error();
+        let is_flood = self.watch.is_flooded() || error.is_parse_too_large();
+        // What came is the late body of the answer before, which must have had none.
+        let is_leftover = self.had_no_body && error.is_parse() && !is_flood;
+        let is_certain = self.is_reused && (!was_sent || !self.watch.is_answered() || is_leftover);
+        Once { failure: Failure::Exchange { error, is_flood }, is_certain }
+    }
+}
+
+/// A server that closes an idle connection may say so, and that crosses with a request: RFC 9110, section 15.5.9.
+fn is_idle_timeout(response: &Response<Incoming>) -> bool {
+    let closes = response.headers().get(header::CONNECTION).is_some_and(|value| value.as_bytes() == b"close");
+    response.status() == StatusCode::REQUEST_TIMEOUT && closes
+}
+
+/// RFC 9110, section 6.4.1.
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn announces_body(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+impl Http2 {
+    pub(super) fn may_be_used(&self, now: Instant) -> bool {
+        now < self.retire_at && !self.send.is_closed()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.users.load(Relaxed) > 0
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.users, &other.users)
+    }
+
+    fn used(self) -> Connection {
+        self.users.fetch_add(1, Relaxed);
+        let user = User(Arc::clone(&self.users));
+        Connection::Http2(self, user)
+    }
+
+    async fn send(mut self, user: User, request: Request<Body>, deadline: Deadline) -> Result<Answer, Once> {
+        self.watch.begin();
+        let sending = self.send.try_send_request(request);
+        let answered = tokio::time::timeout_at(deadline, sending).await;
+        let Ok(answered) = answered else { return Err(Once::SILENT) };
+        let response = answered.map_err(|error| self.failed(error))?;
+        Ok(Answer::of(response, Connection::Http2(self, user)))
+    }
+
+    fn failed(&self, mut error: TrySendError<Request<Body>>) -> Once {
+        let was_sent = error.take_message().is_none();
+        let error = error.into_error();
+        let is_certain = !was_sent || was_not_processed(&error);
+        Once { failure: Failure::Exchange { error, is_flood: self.watch.is_flooded() }, is_certain }
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// RFC 9113, section 8.7: a stream above the last one of a GOAWAY, and one that was refused. The library tells a stream of a
+/// GOAWAY only if it is above the last.
+fn was_not_processed(error: &hyper::Error) -> bool {
+    let Some(error) = h2_error(error).filter(|error| error.is_remote()) else { return false };
+    let reason = error.reason();
+    error.is_go_away() || matches!(reason, Some(h2::Reason::REFUSED_STREAM | h2::Reason::HTTP_1_1_REQUIRED))
+}
+
+impl Failure {
+    fn asks_for_http1(&self) -> bool {
+        match self {
+            Self::Exchange { error, .. } => {
+                h2_error(error).and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED)
+            }
+            Self::Connect(_) | Self::Silent | Self::Unasked => false,
+        }
+    }
+}
+
+impl Answer {
+    fn of(response: Response<Incoming>, connection: Connection) -> Self {
+        let (parts, incoming) = response.into_parts();
+        Self { status: parts.status, headers: parts.headers, body: AnswerBody { incoming, connection } }
+    }
+}
+
+impl AnswerBody {
+    /// The next part of it; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        loop {
+            let frame = match &mut self.connection {
+                Connection::Http1(http1) => http1.drive(self.incoming.frame()).await,
+                Connection::Http2(..) => self.incoming.frame().await,
+            };
+            match frame.transpose()?.map(hyper::body::Frame::into_data) {
+                Some(Ok(data)) => return Ok(Some(data)),
+                // Trailers change nothing.
+                Some(Err(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The connections that are kept: idle ones to HTTP/1.1 receivers, shared ones to HTTP/2 receivers, and how many there may
+//! be. None is kept for ever, so that a change of DNS, a failover or a new certificate is noticed.
+//! Never connects, never sends a request.
+//!
+//! An idle connection to an HTTP/1.1 receiver is polled by nobody: whoever takes it looks first whether it still stands.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use foldhash::HashMap;
+use rand::RngExt;
+use tokio::sync::Semaphore;
+
+use super::{
+    connect::Origin,
+    exchange::{Http1, Http2},
+};
+use crate::clock;
+
+/// Idle connections that are kept per scheme, host and port. Many endpoints share one platform's host, so it is as large
+/// as the attempts in flight to one host may be; the timeout below is what keeps the sum small.
+const MAX_IDLE_PER_HOST: usize = 1024;
+
+/// Below the 5 s after which Node's HTTP server, the shortest of the common ones, closes an idle connection: a request
+/// that is written while the other side closes has to be sent again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How often idle connections are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How much of its greatest age a connection may live less, so that those which began together do not end together.
+const AGE_JITTER: f64 = 0.2;
+
+/// How long a host that asked for HTTP/1.1 is spoken to in it: some hours, as such a set-up hardly changes within a day.
+const HTTP1_FOR: Duration = Duration::from_secs(6 * 3600);
+
+/// Hosts of which that is remembered, at about 100 bytes each. Beyond it the oldest is forgotten and has to ask again.
+const MAX_HTTP1_HOSTS: usize = 4096;
+
+/// When there may be no more connections, so many of the idle ones are closed at once: one in this many.
+const CLOSED_AT_ONCE: usize = 16;
+
+/// What a place in the pool brings: the right to have one connection open.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+pub(super) struct Pool {
+    hosts: Mutex<Hosts>,
+    open: Arc<AtomicUsize>,
+    pub(super) most: usize,
+    greatest_age: Duration,
+}
+
+#[derive(Default)]
+struct Hosts {
+    by_origin: HashMap<Arc<Origin>, Host>,
+    only_http1: HashMap<Arc<Origin>, Instant>,
+    is_swept: bool,
+}
+
+#[derive(Default)]
+struct Host {
+    /// The one used last is at the end, and is used next: the others grow old and leave.
+    #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
+    idle: Vec<Box<Http1>>,
+    shared: Option<Http2>,
+    /// Somebody is finding out what the host speaks.
+    opening: Option<Arc<Semaphore>>,
+}
+
+/// What a request gets that asks for a connection.
+pub(super) enum Taken {
+    Http1(Box<Http1>),
+    Http2(Http2),
+    /// Another request is opening one that may be for all: closed as soon as it knows.
+    Wait(Arc<Semaphore>),
+    /// There is none: open one.
+    Open(Opening),
+}
+
+/// While this lives, others that ask for a connection to the same host may wait for what comes of it.
+pub(super) struct Opening {
+    pool: Weak<Pool>,
+    origin: Arc<Origin>,
+    gate: Option<Arc<Semaphore>>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let Some(gate) = self.gate.take() else { return };
+        gate.close();
+        let Some(pool) = self.pool.upgrade() else { return };
+        let mut hosts = pool.lock();
+        let host = hosts.by_origin.get_mut(&self.origin);
+        if let Some(host) = host.filter(|host| host.opening.as_ref().is_some_and(|now| Arc::ptr_eq(now, &gate))) {
+            host.opening = None;
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(most: usize, greatest_age: Duration) -> Arc<Self> {
+        Arc::new(Self { hosts: Mutex::default(), open: Arc::default(), most, greatest_age })
+    }
+
+    /// `is_fresh` asks for a new connection; `has_waited` for one without waiting for another request's.
+    pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>, is_fresh: bool, has_waited: bool) -> Taken {
+        let now = clock::now();
+        let mut hosts = self.lock();
+        let may_be_http2 = origin.is_https && !hosts.is_only_http1(origin, now);
+        let Some(host) = hosts.by_origin.get_mut(origin) else {
+            return self.open(&mut hosts, origin, may_be_http2);
+        };
+        if let Some(shared) = &mut host.shared {
+            if shared.may_be_used(now) {
+                shared.idle_since = now;
+                return Taken::Http2(shared.clone());
+            }
+            // What is under way on it ends on it.
+            host.shared = None;
+        }
+        if !is_fresh {
+            while let Some(idle) = host.idle.pop() {
+                if now < idle.retire_at && now < idle.idle_since + IDLE_TIMEOUT {
+                    return Taken::Http1(idle);
+                }
+            }
+        }
+        match &host.opening {
+            Some(opening) if may_be_http2 && !has_waited => Taken::Wait(Arc::clone(opening)),
+            _ => self.open(&mut hosts, origin, may_be_http2),
+        }
+    }
+
+    fn open(self: &Arc<Self>, hosts: &mut Hosts, origin: &Arc<Origin>, may_be_http2: bool) -> Taken {
+        let mut gate = None;
+        if may_be_http2 {
+            let host = hosts.by_origin.entry(Arc::clone(origin)).or_default();
+            // Who has waited in vain opens one beside whoever else does.
+            if host.opening.is_none() {
+                gate = Some(Arc::clone(host.opening.insert(Arc::new(Semaphore::new(0)))));
+            }
+        }
+        Taken::Open(Opening { pool: Arc::downgrade(self), origin: Arc::clone(origin), gate })
+    }
+
+    /// The right to open one more connection; idle ones make room for it. None if there is no room at all.
+    pub(super) fn place(&self) -> Option<Place> {
+        if self.open.load(Relaxed) >= self.most {
+            self.lock().close_oldest();
+        }
+        // A thread of attempts has a pool for itself: nobody is between the look and the taking.
+        if self.open.load(Relaxed) >= self.most {
+            return None;
+        }
+        self.open.fetch_add(1, Relaxed);
+        Some(Place(Arc::clone(&self.open)))
+    }
+
+    /// When a connection that begins now is retired.
+    pub(super) fn retire_at(&self) -> Instant {
+        clock::now() + self.greatest_age.mul_f64(1.0 - AGE_JITTER * rand::rng().random::<f64>())
+    }
+
+    pub(super) fn is_only_http1(&self, origin: &Arc<Origin>) -> bool {
+        self.lock().is_only_http1(origin, clock::now())
+    }
+
+    /// The host asked for HTTP/1.1: that is what it gets from now on.
+    pub(super) fn keep_to_http1(&self, origin: &Arc<Origin>) {
+        let now = clock::now();
+        let mut hosts = self.lock();
+        if let Some(host) = hosts.by_origin.get_mut(origin) {
+            host.shared = None;
+        }
+        if hosts.only_http1.len() >= MAX_HTTP1_HOSTS {
+            hosts.only_http1.retain(|_, until| now < *until);
+            let oldest = hosts.only_http1.iter().min_by_key(|(_, until)| **until).map(|(origin, _)| origin.clone());
+            if let Some(oldest) = oldest.filter(|_| hosts.only_http1.len() >= MAX_HTTP1_HOSTS) {
+                hosts.only_http1.remove(&oldest);
+            }
+        }
+        hosts.only_http1.insert(Arc::clone(origin), now + HTTP1_FOR);
+    }
+
+    /// From now on requests to this host share this connection.
+    pub(super) fn share(self: &Arc<Self>, origin: &Arc<Origin>, shared: Http2) {
+        let mut hosts = self.lock();
+        hosts.by_origin.entry(Arc::clone(origin)).or_default().shared = Some(shared);
+        self.sweep_from_now_on(hosts);
+    }
+
+    /// Nobody shall begin anything on this connection any more.
+    pub(super) fn retire(&self, origin: &Arc<Origin>, shared: &Http2) {
+        let mut hosts = self.lock();
+        let host = hosts.by_origin.get_mut(origin);
+        if let Some(host) = host.filter(|host| host.shared.as_ref().is_some_and(|now| now.is_same(shared))) {
+            host.shared = None;
+        }
+    }
+
+    /// Keeps a connection on which nothing is under way.
+    pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut idle: Box<Http1>) {
+        let now = clock::now();
+        if now >= idle.retire_at {
+            return;
+        }
+        idle.idle_since = now;
+        let mut hosts = self.lock();
+        match hosts.by_origin.get_mut(origin) {
+            Some(host) if host.idle.len() >= MAX_IDLE_PER_HOST => return,
+            Some(host) => host.idle.push(idle),
+            None => {
+                hosts.by_origin.insert(Arc::clone(origin), Host { idle: vec![idle], ..Host::default() });
+            }
+        }
+        self.sweep_from_now_on(hosts);
+    }
+
+    /// Until nothing is left; then the task ends, and the next connection begins another.
+    fn sweep_from_now_on(self: &Arc<Self>, mut hosts: MutexGuard<'_, Hosts>) {
+        if std::mem::replace(&mut hosts.is_swept, true) {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let mut hosts = pool.lock();
+                hosts.sweep(clock::now());
+                if hosts.by_origin.is_empty() {
+                    hosts.is_swept = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The maps are whole at every step, so a panic elsewhere while they were locked has left nothing half done.
+    fn lock(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hosts {
+    fn is_only_http1(&self, origin: &Arc<Origin>, now: Instant) -> bool {
+        origin.only_http1 || self.only_http1.get(origin).is_some_and(|until| now < *until)
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.by_origin.retain(|_, host| {
+            host.idle.retain(|idle| now < idle.retire_at && now < idle.idle_since + IDLE_TIMEOUT);
+            let is_spent = |shared: &Http2| {
+                !shared.may_be_used(now) || (!shared.is_busy() && now >= shared.idle_since + IDLE_TIMEOUT)
+            };
+            host.shared.take_if(|shared| is_spent(shared));
+            !host.idle.is_empty() || host.shared.is_some() || host.opening.is_some()
+        });
+    }
+
+    /// Closes the idle connections that were used longest ago.
+    fn close_oldest(&mut self) {
+        let idle = self.by_origin.values().flat_map(|host| &host.idle).map(|idle| idle.idle_since);
+        let shared = self.by_origin.values().filter_map(|host| host.shared.as_ref());
+        let mut since: Vec<_> = idle.chain(shared.filter(|s| !s.is_busy()).map(|s| s.idle_since)).collect();
+        if since.is_empty() {
+            return;
+        }
+        let at = (since.len() / CLOSED_AT_ONCE).min(since.len() - 1);
+        let (_, until, _) = since.select_nth_unstable(at);
+        let until = *until;
+        for host in self.by_origin.values_mut() {
+            host.idle.retain(|idle| idle.idle_since > until);
+            host.shared.take_if(|shared| !shared.is_busy() && shared.idle_since <= until);
+        }
+    }
+}
