@@ -24,8 +24,8 @@ demo: tools
 bench: tools
 	cargo bench --locked --bench performance -- $(ARGS)
 
-# Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 10 minutes,
-# with ARGS="--scale 50000" two.
+# Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 20 minutes,
+# with ARGS="--scale 50000" five.
 bench-scale: tools
 	cargo bench --locked --bench scale -- $(ARGS)
 

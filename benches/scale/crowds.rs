@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     events::Lives,
-    neighbours::{Latency, latency_beside},
+    neighbours::{Latency, More, latency_beside},
     processes::wait_for,
     stack::{STUCK, Setup, Stack},
     state::endpoint,
@@ -92,8 +92,8 @@ impl Part {
 
 pub struct Crowd {
     pub parts: Vec<Part>,
-    /// Events for the crowd's accounts, a second, while latency is measured.
-    pub events_per_second: u64,
+    /// Events for the crowd's accounts while latency is measured, in each round.
+    pub more: More,
     /// How often each of its accounts gets an event before anything is measured.
     pub before: u64,
 }
@@ -263,7 +263,7 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
     for round in 0..=rounds {
         let first = (round % 2) as usize;
         for side in [first, 1 - first] {
-            let more = (side == 1).then_some((&mut lives, crowd.events_per_second));
+            let more = (side == 1).then_some((&mut lives, crowd.more));
             let latency = latency_beside(&mut stacks[side], seconds, more)?;
             if round > 0 {
                 eprintln!("  side {side}, round {round}: p50 {} µs, p99 {} µs", latency.p50_us, latency.p99_us);
@@ -279,7 +279,7 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
 
 /// Most memory of a worker while each of so many receivers has sent a head without an end.
 pub fn heads(program: &Path, server: &Server, receivers: u64) -> Result<u64> {
-    let crowd = Crowd { parts: vec![Part::of(Manner::NeverEndsItsHead, receivers)], events_per_second: 0, before: 1 };
+    let crowd = Crowd { parts: vec![Part::of(Manner::NeverEndsItsHead, receivers)], more: More::default(), before: 1 };
     let others = crowd.endpoints(server)?;
     let elsewhere = |_| None;
     let (due_later, depth) = (0, 0);
@@ -297,7 +297,7 @@ pub fn heads(program: &Path, server: &Server, receivers: u64) -> Result<u64> {
 
 /// What the others feel while an endpoint is deleted that has so much parked: alone, and from the deletion on.
 pub fn deleted(program: &Path, server: &Server, parked: u64, seconds: u64) -> Result<Felt> {
-    let crowd = Crowd { parts: vec![Part::of(Manner::Hangs, 1)], events_per_second: 0, before: parked };
+    let crowd = Crowd { parts: vec![Part::of(Manner::Hangs, 1)], more: More::default(), before: parked };
     let others = crowd.endpoints(server)?;
     let victim = others[0].id.clone();
     let elsewhere = |_| None;

@@ -29,7 +29,7 @@ use clap::Parser;
 
 use self::{
     crowds::{Crowd, Felt, HEALTHY, Manner, Part, Server, felt},
-    neighbours::{Hanging, hangs, latency},
+    neighbours::{Hanging, More, hangs, latency},
     stack::{Cost, Setup, Stack, taking_in_us},
     state::BUSY,
     table::{Table, Unit, machine, median},
@@ -260,14 +260,20 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     let [hang, late, flood] = [(Manner::Hangs, 5_000), (Manner::AnswersLate, 1_000), (Manner::Floods, 100)];
     let everybody = vec![part(hang.0, hang.1), part(late.0, late.1), part(flood.0, flood.1)];
     let what = format!("{} hang, {} answer after 14 s, {} flood", of(hang.1), of(late.1), of(flood.1));
-    crowd(args, table, &server, &what, &Crowd { parts: everybody, events_per_second: 500, before: 1 })?;
-    let one = |part: Part, rate| Crowd { parts: vec![part], events_per_second: rate, before: 2 };
+    crowd(
+        args,
+        table,
+        &server,
+        &what,
+        &Crowd { parts: everybody, more: More { per_second: 500, at_once: 0 }, before: 1 },
+    )?;
+    let one = |part: Part, per_second| Crowd { parts: vec![part], more: More { per_second, at_once: 0 }, before: 2 };
     let account = Part { is_one_account: true, ..part(Manner::Hangs, 700) };
     crowd(args, table, &server, &format!("{} endpoints of one account hang", account.endpoints), &one(account, 5))?;
     let host = Part { is_one_host: true, ..part(Manner::Hangs, 600) };
     crowd(args, table, &server, &format!("{} shops on one host hang", host.endpoints), &one(host, 300))?;
     let wide = Part { max_in_flight: Some(1_000), ..Part::of(Manner::AnswersLate, 3) };
-    let wide = Crowd { parts: vec![wide], events_per_second: 300, before: of(1_000) };
+    let wide = Crowd { parts: vec![wide], more: More { per_second: 300, at_once: 0 }, before: of(1_000) };
     crowd(args, table, &server, "3 with 1 000 in flight answer after 14 s", &wide)?;
     fan_out(args, table, &server, of(2_000))?;
     eprintln!(
@@ -302,7 +308,7 @@ fn fan_out(args: &Args, table: &mut Table, server: &Server, endpoints: u64) -> R
     let part = Part { is_one_account: true, ..Part::of(Manner::AnswersAtOnce, endpoints) };
     let what = format!("250 events at once for an account with {endpoints} endpoints");
     eprintln!("{what}:");
-    let crowd = Crowd { parts: vec![part], events_per_second: 0, before: 250 };
+    let crowd = Crowd { parts: vec![part], more: More { at_once: 250, per_second: 0 }, before: 0 };
     show(table, &what, &felt(&args.herald, server, &crowd, args.rounds(), 4)?, MOST_P99_FAN_OUT);
     Ok(())
 }

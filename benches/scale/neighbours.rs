@@ -91,8 +91,16 @@ pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool
     Ok(Latency { p50_us, p99_us })
 }
 
-/// The same, with every endpoint of the stack's own lives healthy, and so many events a second of other lives between.
-pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut Lives, u64)>) -> Result<Latency> {
+/// What others get meanwhile.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct More {
+    /// Events at the beginning.
+    pub at_once: u64,
+    pub per_second: u64,
+}
+
+/// The same, with every endpoint of the stack's own lives healthy, and events of other lives between.
+pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut Lives, More)>) -> Result<Latency> {
     let before = stack.receiver.count()?;
     stack.receiver.latency()?;
     let start_us = now_us() + 10_000;
@@ -102,8 +110,8 @@ pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut 
         rest(Duration::from_micros(intended_us.saturating_sub(now_us())));
         let event = stack.lives.next_as(format!("evt_t{intended_us}_{n}"));
         stack.producer.add(&event)?;
-        if let Some((lives, per_second)) = &mut others {
-            let due = (n + 1) * *per_second / 1_000;
+        if let Some((lives, more)) = &mut others {
+            let due = more.at_once + (n + 1) * more.per_second / 1_000;
             stack.producer.add_all(lives.by_ref().take((due - added) as usize))?;
             added = due;
         }

@@ -385,7 +385,9 @@ impl Ledger {
                 book.lane.failed(threshold, at_us);
                 book.lane.rests(self.asked_rest(ticket.endpoint), at_us);
             }
-            Answer::Refused | Answer::Broken | Answer::Abandoned => book.lane.failed(threshold, at_us),
+            Answer::Refused | Answer::Broken => book.lane.failed(threshold, at_us),
+            // Who lets an attempt's time pass has its turn among all who do, until it answers.
+            Answer::Abandoned => book.lane.failed(1, at_us),
             Answer::Redirected | Answer::Gone => {}
         }
         match answer {

@@ -1,6 +1,7 @@
-//! One HTTP/2 connection of a receiver whose connections do not last. It ends as nginx ends one when it is reloaded: once what
-//! was asked is answered, with a GOAWAY that names the last stream, whatever is on its way by then. What comes later than
-//! it can wait for is refused before anything of it is looked at. Both say by RFC 9113 (section 8.7) that nothing was done.
+//! One HTTP/2 connection of a receiver whose connections do not last. After its number of requests it says so in time and takes
+//! what is on its way, as RFC 9113 (section 6.8) would have it. Idle, or when its receiver is reloaded, it ends as nginx
+//! ends one: once what was asked is answered, with a GOAWAY that names the last stream, whatever is on its way by then. What
+//! comes later than it can wait for is refused before anything of it is looked at. Both say that nothing was done (section 8.7).
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,7 @@ async fn answer_all<W: Wire>(hall: &Hall, connection: &mut Connection<W, Bytes>,
     let mut streams = FuturesUnordered::new();
     let (mut taken, mut quiet_since) = (0u32, clock::now());
     loop {
-        let is_ending = manners.until.is_some_and(|until| clock::now() >= until)
-            || manners.requests.is_some_and(|most| taken >= most);
+        let is_ending = manners.until.is_some_and(|until| clock::now() >= until);
         let ends_at = if is_ending { Some(quiet_since + QUIET) } else { ends_idle(&manners, quiet_since) };
         tokio::select! {
             accepted = connection.accept() => {
@@ -64,6 +64,9 @@ async fn answer_all<W: Wire>(hall: &Hall, connection: &mut Connection<W, Bytes>,
                     continue;
                 }
                 taken += 1;
+                if manners.requests == Some(taken) {
+                    connection.graceful_shutdown();
+                }
                 streams.push(answer_one(hall, request.into_parts(), answer));
             }
             Some(()) = streams.next(), if !streams.is_empty() => quiet_since = clock::now(),

@@ -77,3 +77,33 @@ async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let _ = tokio::try_join!(take, give);
     let _ = to.shutdown().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_said_arrives_whole_and_who_speaks_to_one_that_is_gone_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut near = stretched(listener.accept().await.unwrap().0, Duration::from_millis(20));
+        let long = vec![b'x'; 3 * PART_BYTES];
+        let mut heard = vec![0; long.len()];
+        client.write_all(&long).await.unwrap();
+        near.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, long);
+        let asked = clock::now();
+        near.write_all(b"bye").await.unwrap();
+        drop(near);
+        let mut last = Vec::new();
+        client.read_to_end(&mut last).await.unwrap();
+        assert_eq!(last, b"bye");
+        assert!(clock::now() - asked >= Duration::from_millis(10), "half a round trip");
+        // The first of these meets nobody, and a later one learns of it.
+        while client.write_all(b"?").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
