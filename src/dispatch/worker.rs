@@ -262,12 +262,8 @@ impl Worker {
                 self.metrics.redis_error();
                 self.readiness.refused(clock::now());
             }
-            Ok(answer) => {
-                self.readiness.carried_out();
-                if let Answer::Settled { .. } = answer {
-                    self.readiness.progress(clock::now());
-                }
-            }
+            Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
+            Ok(_) => {}
         }
     }
 
@@ -294,10 +290,6 @@ impl Worker {
         let in_flight = self.partition.tally().in_flight as u64;
         let is_waiting = numbers.behind + numbers.pending > 0 || overdue || numbers.claimed > in_flight;
         self.readiness.backlog(is_ours && is_waiting, clock::now());
-        if self.partition.is_standby() {
-            // It asks for nothing, so nothing is refused.
-            self.readiness.carried_out();
-        }
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.look_at_foreign(numbers.slowest_foreign);

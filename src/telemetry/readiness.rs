@@ -16,8 +16,11 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
 pub const SILENT_AFTER: Duration = Duration::from_secs(4);
 
-/// For so long Redis may refuse or lose every call of the worker: a failover and the first tries after it.
+/// For so long Redis may refuse or lose what the worker asks: a failover and the first tries after it. Without another refusal
+/// for twice as long it is over, also where nothing was owed.
 pub const REFUSED_AFTER: Duration = Duration::from_secs(5);
+
+const REFUSED: &str = "Redis does not carry out what the worker asks: see the log";
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +32,8 @@ struct State {
     draining: bool,
     /// When the worker's thread last had its turn; none before its first.
     beat_at: Option<Instant>,
-    /// Since when no call of the worker was carried out.
-    refused_since: Option<Instant>,
+    /// The first and the last call of the worker that was not carried out, since the last progress.
+    refused: Option<(Instant, Instant)>,
     /// Since when there is a backlog that this worker, as the owner, has to move.
     backlog_since: Option<Instant>,
     progressed_at: Option<Instant>,
@@ -57,19 +60,19 @@ impl Readiness {
         self.lock().beat_at = Some(at);
     }
 
-    /// A call of the worker was carried out.
-    pub fn carried_out(&self) {
-        self.lock().refused_since = None;
-    }
-
-    /// A call of the worker was refused, failed or got lost.
+    /// A call of the worker was refused, failed or got lost. That others are carried out proves nothing: one that may read and
+    /// not settle reads the same for ever.
     pub fn refused(&self, at: Instant) {
-        self.lock().refused_since.get_or_insert(at);
+        let mut state = self.lock();
+        let first = state.refusing(at).map_or(at, |(first, _)| first);
+        state.refused = Some((first, at));
     }
 
     /// Something that was owed became durable. What was only read or sent may come again, for ever.
     pub fn progress(&self, at: Instant) {
-        self.lock().progressed_at = Some(at);
+        let mut state = self.lock();
+        state.progressed_at = Some(at);
+        state.refused = None;
     }
 
     /// Whether there is something that this worker could move now. A standby, and an owner of which everything is parked,
@@ -91,6 +94,11 @@ impl Readiness {
 }
 
 impl State {
+    /// The refusals, if they are not over.
+    fn refusing(&self, now: Instant) -> Option<(Instant, Instant)> {
+        self.refused.filter(|(_, last)| now.saturating_duration_since(*last) < 2 * REFUSED_AFTER)
+    }
+
     fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
         // A backlog that came after a quiet night has not stalled since the last progress of the evening.
         let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
@@ -100,7 +108,7 @@ impl State {
             (self.draining, "draining: the worker is shutting down"),
             (lasts(self.beat_at, SILENT_AFTER), "the worker's thread hangs or gets no processor"),
             (!self.redis, "Redis does not answer"),
-            (lasts(self.refused_since, REFUSED_AFTER), "Redis carries out nothing that the worker asks: see the log"),
+            (lasts(self.refusing(now).map(|(first, _)| first), REFUSED_AFTER), REFUSED),
             (stalled, "there is a backlog and nothing moves"),
         ]
         .into_iter()
@@ -183,11 +191,13 @@ mod tests {
         readiness.refused(now);
         readiness.refused(now + REFUSED_AFTER / 2);
         assert_eq!(readiness.verdict(now + REFUSED_AFTER - Duration::from_millis(1)), Ok(()));
-        assert!(readiness.verdict(now + REFUSED_AFTER).unwrap_err()[0].contains("carries out nothing"));
-        readiness.carried_out();
-        assert_eq!(readiness.verdict(now + 2 * REFUSED_AFTER), Ok(()));
+        assert_eq!(readiness.verdict(now + REFUSED_AFTER), Err(vec![REFUSED]));
+        readiness.progress(now + REFUSED_AFTER);
+        assert_eq!(readiness.verdict(now + REFUSED_AFTER), Ok(()));
         readiness.refused(now + 2 * REFUSED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * REFUSED_AFTER), Ok(()), "it counts anew");
+        assert_eq!(readiness.verdict(now + 3 * REFUSED_AFTER), Err(vec![REFUSED]));
+        assert_eq!(readiness.verdict(now + 4 * REFUSED_AFTER), Ok(()), "the last was long ago");
     }
 
     #[test]
