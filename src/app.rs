@@ -18,6 +18,7 @@ use crate::{
     descriptors,
     dispatch::{
         breaker::BreakerSettings,
+        budgets::Budgets,
         partition::{Happening, Settings},
         worker::{Parts, Worker},
     },
@@ -135,7 +136,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
             cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
             max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
         },
-        max_body_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+        budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)),
         lease_ms: config.lease.ttl.as_millis() as u64,
         start: match config.stream.start {
             Start::Oldest => store::protocol::Start::Oldest,

@@ -193,16 +193,16 @@ async fn a_stale_term_changes_nothing_whatever_it_calls() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_a_read_whole_and_lets_everything_else_go_on() {
+async fn a_full_redis_refuses_to_take_over_a_strangers_entries_and_lets_everything_else_go_on() {
     let owner = busy_owner().await;
     owner.redis.set_maxmemory(1).await;
     let before = owner.fingerprint().await;
-    let adding = |call: &Call| matches!(call, Call::Read { .. } | Call::ClaimForeign { .. });
-    let (reads, rest): (Vec<Call>, Vec<Call>) = every_call(owner.term()).into_iter().partition(adding);
-    for call in reads {
+    let adding = |call: &Call| matches!(call, Call::ClaimForeign { .. });
+    let (refused, rest): (Vec<Call>, Vec<Call>) = every_call(owner.term()).into_iter().partition(adding);
+    for call in refused {
         assert_eq!(owner.store.call(&call).await, Err(Failure::Full), "{call:?}");
     }
-    assert_eq!(owner.fingerprint().await, before, "a refused read takes nothing");
+    assert_eq!(owner.fingerprint().await, before, "what is refused takes nothing");
     // Without the lease nothing else could be shown.
     for call in rest.into_iter().filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. })) {
         let answer = owner.call(call.clone()).await;

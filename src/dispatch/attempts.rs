@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    core::{MAX_JOBS, Send, Token},
+    core::{Send, Token},
     lane::Trust,
 };
 use crate::{
@@ -66,7 +66,7 @@ impl Attempts {
     pub fn start(&mut self, send: Send) {
         let ward = match send.trust {
             Trust::Proven => &mut self.proven,
-            Trust::Unproven => &mut self.unproven,
+            Trust::New | Trust::Doubted => &mut self.unproven,
         };
         ward.gathered.push(Order::Start(send));
     }
@@ -147,6 +147,9 @@ const BEGUN_AT_ONCE: usize = 16;
 /// receivers that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
 const LEAST_YOUNG: usize = 64;
 
+/// At most, on a thread that rests beside slow receivers: a spell's worth at a hundred thousand a second.
+const MOST_YOUNG: usize = 2_048;
+
 /// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
 /// waits for a processor.
 const SPELL: Duration = Duration::from_millis(16);
@@ -191,7 +194,7 @@ impl Young {
         let is_busy = 4 * busy.saturating_sub(self.busy) >= 3 * (now - self.since);
         let most = match (is_busy, self.was_full) {
             (true, _) => (self.most - self.most / 8).max(LEAST_YOUNG),
-            (false, true) => (2 * self.most).min(MAX_JOBS),
+            (false, true) => (2 * self.most).min(MOST_YOUNG),
             (false, false) => self.most,
         };
         *self = Self { count: 0, most, was_full: false, spell: self.spell + 1, since: now, busy };
@@ -414,7 +417,7 @@ mod tests {
     fn few_are_out_while_the_thread_has_enough_to_do_and_slow_receivers_limit_nothing() {
         // Slow receivers: twice as many, up to all that there may be.
         assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 3), 2 * LEAST_YOUNG);
-        assert_eq!(most_after(MAX_JOBS, MAX_JOBS, 3), MAX_JOBS);
+        assert_eq!(most_after(MOST_YOUNG, MOST_YOUNG, 3), MOST_YOUNG);
         // More do not help a thread that hardly rests, and fewer cost it less.
         assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 15), LEAST_YOUNG);
         assert_eq!(most_after(512, 512, 15), 448);

@@ -7,11 +7,13 @@
 
 mod chains;
 mod fates;
+mod flights;
+mod memory;
 mod settling;
 mod terms;
 
 use std::{
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
 };
 
@@ -20,35 +22,39 @@ use bytes::Bytes;
 use super::{
     HashMap, HashSet, IndexMap,
     breaker::BreakerSettings,
+    budgets::{Budget, Budgets},
     lane::{Gate, JobId, Lane, Standing, Trust},
+    shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
+use memory::Memory;
+
 use crate::{
     facts::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
         endpoint::{Endpoint, EndpointState, Ordering},
-        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         log::LogLine,
-        outcome::{Attempted, Outcome, SentRequest},
+        outcome::{Attempted, LocalCause, Outcome, SentRequest},
         retry::{DeadReason, Fate, RetryPolicy},
     },
     store::protocol::{Item, Known, Place, Recorded, Settlement, Unfinished},
 };
 
-/// Deliveries in memory at which reading stops. With 600-byte events about 2 MB, and a quarter of a second's work at
-/// ten thousand a second.
-pub const MAX_JOBS: usize = 2_048;
-
-/// Operations that wait for a settle at which reading stops: four batches.
-pub const MAX_OUTBOX: usize = 2_000;
-
 /// A delivery that is unfinished so long after its read gets a record, so that it does not pin the stream.
 pub const RECORD_AFTER_MS: u64 = 1_000;
+
+/// After a failure of ours a delivery goes again so much later, and up to twice that: what we were short of is perhaps
+/// there again, and those that failed together do not come back together.
+const LOCAL_PAUSE_MS: u64 = 100;
+
+/// Failures of ours are told at most so often: one shortage fails hundreds at a time.
+const LOCAL_NOTE_MS: u64 = 1_000;
 
 /// Items that the store refused at which reading stops: each pins its entry until the next term.
 pub const MAX_ASIDE: usize = 1_000;
 
 /// Verdicts that may wait for their deliveries to be read again. Beyond it the receivers get duplicates instead.
-const MAX_CARRIED: usize = 4 * MAX_JOBS;
+const MAX_CARRIED: usize = 8_192;
 
 /// Identifies one attempt that is in flight. Never used twice.
 pub type Token = u64;
@@ -78,6 +84,11 @@ pub enum Note {
     },
     BreakerOpened {
         endpoint: EndpointId,
+    },
+    /// So many attempts failed here and not at their receivers; they go again.
+    OursFailed {
+        cause: LocalCause,
+        count: u64,
     },
     /// A record that can not be read; it stays where it is.
     Unreadable {
@@ -125,6 +136,8 @@ struct Job {
     chain: Chain,
     origin: Origin,
     flight: Option<Token>,
+    /// How its receiver stood when it came into memory: so it is counted until it leaves.
+    trust: Trust,
     /// The endpoint's revision that the last attempt was made with: a 410 is about that one, not about a newer.
     revision: u64,
 }
@@ -193,6 +206,8 @@ pub struct Tally {
     pub jobs: usize,
     pub bytes: usize,
     pub in_flight: usize,
+    /// Of these, slow ones.
+    pub slow: usize,
     pub delivered: u64,
     pub retried: u64,
     pub dead: u64,
@@ -202,7 +217,8 @@ pub struct Tally {
 pub struct Core {
     policy: RetryPolicy,
     breaker: BreakerSettings,
-    max_bytes: usize,
+    budgets: Budgets,
+    memory: Memory,
     lanes: IndexMap<EndpointId, Lane>,
     jobs: HashMap<JobId, Job>,
     chains: HashMap<ChainId, Links>,
@@ -215,6 +231,12 @@ pub struct Core {
     /// Delivered and logged, while their entry waits for others: should the term end, they must not go again.
     delivered: HashMap<EntryId, Vec<Verdict>>,
     flights: HashMap<Token, JobId>,
+    /// Of the slow flights, those of an earlier term included.
+    seats: HashMap<Token, Seat>,
+    shares: Shares,
+    /// When each flight becomes a slow one, if it has not ended.
+    young: VecDeque<(u64, Token)>,
+    waiters_at: u64,
     carried: HashMap<CarriedId, Carried>,
     fingerprints: foldhash::fast::RandomState,
     /// Heads that were resumed with their result; empty between inputs.
@@ -224,7 +246,12 @@ pub struct Core {
     ending: VecDeque<LaneAt>,
     alarms: BinaryHeap<std::cmp::Reverse<(u64, LaneAt)>>,
     ageing: VecDeque<(u64, JobId)>,
+    /// Heads that go again after a failure of ours, and when.
+    again: BTreeSet<(u64, JobId)>,
+    ours: Vec<(LocalCause, u64)>,
+    ours_noted_at: Option<u64>,
     outbox: VecDeque<Op>,
+    outbox_bytes: usize,
     outbox_since: Option<u64>,
     sent: Vec<Op>,
     wishes: Vec<Wish>,
@@ -240,11 +267,12 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(policy: RetryPolicy, breaker: BreakerSettings, max_bytes: usize) -> Self {
+    pub fn new(policy: RetryPolicy, breaker: BreakerSettings, budgets: Budgets) -> Self {
         Self {
             policy,
             breaker,
-            max_bytes,
+            budgets,
+            memory: Memory::default(),
             lanes: IndexMap::default(),
             jobs: HashMap::default(),
             chains: HashMap::default(),
@@ -253,6 +281,10 @@ impl Core {
             entries: HashMap::default(),
             delivered: HashMap::default(),
             flights: HashMap::default(),
+            seats: HashMap::default(),
+            shares: Shares::new(&budgets),
+            young: VecDeque::new(),
+            waiters_at: 0,
             carried: HashMap::default(),
             fingerprints: foldhash::fast::RandomState::default(),
             landed: VecDeque::new(),
@@ -261,7 +293,11 @@ impl Core {
             ending: VecDeque::new(),
             alarms: BinaryHeap::new(),
             ageing: VecDeque::new(),
+            again: BTreeSet::new(),
+            ours: Vec::new(),
+            ours_noted_at: None,
             outbox: VecDeque::new(),
+            outbox_bytes: 0,
             outbox_since: None,
             sent: Vec::new(),
             wishes: Vec::new(),
@@ -292,6 +328,12 @@ impl Core {
             }
             None => self.lanes.insert_full(endpoint.clone(), Lane::new(standing, policy, now)).0,
         };
+        let lane = &mut self.lanes[at];
+        if let Some(endpoint) = lane.endpoint() {
+            let host = authority(&endpoint.url);
+            let account = endpoint.account.clone();
+            lane.holder = Some(Arc::new(Holder { lane: at, account, host }));
+        }
         self.react(now, at);
     }
 
@@ -335,7 +377,7 @@ impl Core {
             self.keep(now, job, Place::Held);
         } else if !is_busy {
             self.lead(now, job, chain_id);
-        } else if self.lanes[at].should_park(now, self.share()) {
+        } else if self.lanes[at].should_park(now, self.share()) || self.is_crowded_out(at, Origin::Fresh) {
             self.spill(now, &chain_id);
             self.keep(now, job, Place::Held);
         } else {
@@ -361,7 +403,8 @@ impl Core {
         }
         let age = self.age(&delivery, redis_ms);
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
-        let parks = origin == Origin::Claimed && lane.should_park(now, usize::MAX);
+        let is_full = lane.should_park(now, usize::MAX) || self.is_crowded_out(at, origin);
+        let parks = origin == Origin::Claimed && is_full;
         let job = self.insert(delivery, at, chain_id.1.clone(), origin);
         let links = self.chains.entry(chain_id).or_default();
         links.head = Some(job);
@@ -416,20 +459,35 @@ impl Core {
     pub fn attempted(&mut self, now: u64, redis_ms: u64, token: Token, attempted: Attempted, chance: f64) {
         let attempted = Arc::new(attempted);
         let Some(job) = self.flights.remove(&token) else {
+            self.leaves_seat(token);
             let orphan = self.carried.iter_mut().find(|(_, c)| matches!(c, Carried::Flying(t, _) if *t == token));
             if let Some(((id, ..), orphan)) = orphan
                 && let Carried::Flying(_, revision) = *orphan
             {
-                *orphan = Carried::Ended(attempted, revision);
-                if let Some((at, _, lane)) = self.lanes.get_full_mut(&id.endpoint) {
+                let endpoint = id.endpoint.clone();
+                match attempted.report.outcome {
+                    // As if it had never been made.
+                    Outcome::Local { .. } => {
+                        self.carried.retain(|_, c| !matches!(c, Carried::Flying(t, _) if *t == token));
+                    }
+                    _ => *orphan = Carried::Ended(attempted, revision),
+                }
+                if let Some((at, _, lane)) = self.lanes.get_full_mut(&endpoint) {
                     lane.forget_attempt();
                     self.touch(now, at);
                 }
             }
             return;
         };
+        self.count_out(job);
+        self.leaves_seat(token);
+        self.count_in(job);
         let at = self.jobs[&job].lane;
         let lane = &mut self.lanes[at];
+        lane.judge(&attempted, self.budgets.slow_after_ms);
+        if let Outcome::Local { cause } = attempted.report.outcome {
+            return self.goes_again(now, job, cause, chance);
+        }
         let was_closed = lane.is_breaker_closed(now);
         if lane.ended_attempt(now, &attempted.report.outcome, &self.breaker, chance) && was_closed {
             self.notes.push(Note::BreakerOpened { endpoint: self.endpoint(at) });
@@ -439,62 +497,7 @@ impl Core {
         self.react(now, at);
     }
 
-    /// Time has passed: what is old gets its record, and lanes whose time has come are looked at again.
-    pub fn tick(&mut self, now: u64) {
-        while let Some((at, job)) = self.ageing.front().copied()
-            && at <= now
-        {
-            self.ageing.pop_front();
-            self.give_record(now, job);
-        }
-        while let Some(std::cmp::Reverse((alarm_at, at))) = self.alarms.peek().copied()
-            && alarm_at <= now
-        {
-            self.alarms.pop();
-            let lane = &mut self.lanes[at];
-            if lane.alarm_at == Some(alarm_at) {
-                lane.alarm_at = None;
-                self.touch(now, at);
-            }
-        }
-    }
-
-    pub fn next_alarm(&self) -> Option<u64> {
-        let alarm = self.alarms.peek().map(|std::cmp::Reverse((at, _))| *at);
-        let ageing = self.ageing.front().map(|(at, _)| *at);
-        alarm.into_iter().chain(ageing).min()
-    }
-
     // ---- what goes out --------------------------------------------------------------------------------------------
-
-    /// The next attempt to start, endpoint after endpoint in turn.
-    pub fn next_send(&mut self, now: u64) -> Option<Send> {
-        while let Some(at) = self.ready.pop_front() {
-            let lane = &mut self.lanes[at];
-            lane.is_ready = false;
-            if lane.gate(now) != Gate::Open {
-                self.touch(now, at);
-                continue;
-            }
-            let (Some(job), Some(facts)) = (lane.queue.pop_front(), lane.endpoint().cloned()) else { continue };
-            lane.started(now);
-            let trust = lane.trust;
-            self.touch(now, at);
-            let token = self.next();
-            self.flights.insert(token, job);
-            let job = self.jobs.get_mut(&job).expect("a queued job is there");
-            (job.flight, job.revision) = (Some(token), facts.revision);
-            return Some(Send { token, trust, delivery: job.delivery.clone(), endpoint: facts });
-        }
-        None
-    }
-
-    pub fn has_room(&self) -> bool {
-        self.jobs.len() < MAX_JOBS
-            && self.tally.bytes < self.max_bytes
-            && self.outbox.len() < MAX_OUTBOX
-            && self.aside.len() < MAX_ASIDE
-    }
 
     /// The next endpoint whose backlog is to be looked at: after which entry, and how far.
     pub fn next_backlog(&mut self, now: u64) -> Option<(EndpointId, EntryId, usize)> {
@@ -502,7 +505,18 @@ impl Core {
             let lane = &mut self.lanes[at];
             lane.is_hungry = false;
             let appetite = lane.appetite(now);
-            if appetite > 0 {
+            if appetite == 0 {
+                continue;
+            }
+            // What it brought would only wait for a seat here, and there.
+            let has_seat = match (lane.trust.class(), &lane.holder) {
+                (Some(class), Some(holder)) => self.shares.has_seat(holder, class),
+                (None, _) | (_, None) => true,
+            };
+            if !has_seat || self.is_crowded_out(at, Origin::Backlog) {
+                self.waits(at);
+            } else {
+                let lane = &mut self.lanes[at];
                 lane.looks();
                 let after = lane.drained_to;
                 return Some((self.endpoint(at), after, appetite));
@@ -587,7 +601,8 @@ impl Core {
 
     pub fn tally(&self) -> Tally {
         let orphans = self.carried.values().filter(|carried| matches!(carried, Carried::Flying(..))).count();
-        Tally { jobs: self.jobs.len(), in_flight: self.flights.len() + orphans, ..self.tally }
+        let (jobs, bytes, slow) = (self.jobs.len(), self.bytes(), self.shares.held());
+        Tally { jobs, bytes, slow, in_flight: self.flights.len() + orphans, ..self.tally }
     }
 
     // ---- an operator's requests -----------------------------------------------------------------------------------
@@ -662,6 +677,13 @@ impl Core {
         self.next_id += 1;
         self.next_id
     }
+}
+
+/// The host and port that an endpoint's receiver is reached at: what one dead platform is known by.
+fn authority(url: &str) -> Arc<str> {
+    let parsed = url::Url::parse(url).ok();
+    let host = parsed.as_ref().and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+    host.unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ const REDIS_MS: u64 = 1_700_000_000_000;
 const BREAKER: BreakerSettings = BreakerSettings { threshold: 3, cooldown_ms: 5_000, max_cooldown_ms: 60_000 };
 
 fn core_with(max_bytes: usize) -> Core {
-    Core::new(RetryPolicy::try_new(RetrySettings::default()).unwrap(), BREAKER, max_bytes)
+    let fresh = Budget { count: 2_048, bytes: max_bytes };
+    let budgets = Budgets { fresh, ..Budgets::of(max_bytes) };
+    Core::new(RetryPolicy::try_new(RetrySettings::default()).unwrap(), BREAKER, budgets)
 }
 
 fn endpoint(id: &str, change: impl FnOnce(&mut Endpoint)) -> Standing {
@@ -82,7 +84,7 @@ fn entries(sends: &[(Token, u64)]) -> Vec<u64> {
     sends.iter().map(|(_, entry)| *entry).collect()
 }
 
-fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
+fn attempted(outcome: Outcome) -> Attempted {
     let report = AttemptReport {
         number: 1,
         at_ms: REDIS_MS,
@@ -92,7 +94,11 @@ fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
         snippet: String::new(),
         detail: String::new(),
     };
-    core.attempted(now, REDIS_MS, token, Attempted { report, request: None, flooded: false, resent: false }, 0.0);
+    Attempted { report, request: None, flooded: false, resent: false }
+}
+
+fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
+    core.attempted(now, REDIS_MS, token, attempted(outcome), 0.0);
 }
 
 const OK: Outcome = Outcome::Delivered { status: 200 };
@@ -439,4 +445,106 @@ fn an_event_whose_id_is_taken_is_kept_apart_and_not_taken_for_the_other() {
     let body = delivery(1, "ep_a", "pi_1").body;
     assert!(matches!(&settlement.items[..], [Item::Quarantine { cut: false, body: kept, .. }] if *kept == body));
     assert_eq!(settlement.acks.len(), 1);
+}
+
+/// A core whose endpoints, all of one host and account, are doubted and hang: `count` of them with an event each.
+fn hanging(core: &mut Core, count: u64) -> Vec<(Token, u64)> {
+    for n in 0..count {
+        let id = format!("ep_bad{n}");
+        stand(core, &id, endpoint(&id, |_| {}));
+        admit(core, n + 1, &id, "pi_1");
+    }
+    let flying = sends(core, 0);
+    core.tick(1_000);
+    flying
+}
+
+fn small(slow: usize) -> Core {
+    let mut budgets = Budgets::of(1 << 20);
+    budgets.slow.count = slow;
+    budgets.fresh.count = 64;
+    Core::new(RetryPolicy::try_new(RetrySettings::default()).unwrap(), BREAKER, budgets)
+}
+
+#[test]
+fn what_waits_for_its_receiver_and_has_a_record_does_not_stop_the_reading() {
+    let mut core = small(4_000);
+    let mut flying = Vec::new();
+    for n in 0..200 {
+        let id = format!("ep_{n}");
+        stand(&mut core, &id, endpoint(&id, |endpoint| endpoint.account = format!("acc_{n}").parse().unwrap()));
+        admit(&mut core, n + 1, &id, "pi_1");
+        flying.extend(sends(&mut core, 0));
+        core.tick(1_000 * (n / 50 + 1));
+    }
+    assert!(flying.len() > 64 && core.tally().in_flight == flying.len());
+    while core.outbox_len() > 0 {
+        settle(&mut core, &[]);
+    }
+    assert!(core.has_room() && core.has_room_for_records(), "{:?}", core.tally());
+}
+
+#[test]
+fn who_hangs_takes_no_more_than_its_accounts_share_and_costs_a_new_one_nothing() {
+    let mut core = small(64);
+    let first = hanging(&mut core, 40);
+    // New ones have a quarter of their account's quarter.
+    assert_eq!(first.len(), 4);
+    // Those that hang were new once: their seats are the next new one's.
+    stand(&mut core, "ep_good", endpoint("ep_good", |_| {}));
+    admit(&mut core, 100, "ep_good", "pi_1");
+    let good = sends(&mut core, 1_000);
+    assert_eq!(entries(&good), [100]);
+    // What it answers quickly makes it one of the proven, who need no seats.
+    end(&mut core, 1_010, good[0].0, OK);
+    (101..110).for_each(|entry| admit(&mut core, entry, "ep_good", &format!("pi_{entry}")));
+    assert_eq!(sends(&mut core, 1_010).len(), 5);
+    assert_eq!(core.tally().slow, 4);
+}
+
+#[test]
+fn who_keeps_us_waiting_is_doubted_whatever_it_answers() {
+    let mut core = core(|_| {});
+    let trust = |core: &Core| core.lanes().next().unwrap().1.trust;
+    admit(&mut core, 1, "ep_a", "pi_1");
+    let first = sends(&mut core, 0);
+    end(&mut core, 10, first[0].0, OK);
+    assert_eq!(trust(&core), Trust::Proven);
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let second = sends(&mut core, 10);
+    core.tick(1_010);
+    assert_eq!((trust(&core), core.tally().slow), (Trust::Doubted, 1));
+    let mut slow = attempted(OK);
+    slow.report.timing.total_us = 14_000_000;
+    core.attempted(14_000, REDIS_MS, second[0].0, slow, 0.0);
+    assert_eq!((trust(&core), core.tally().slow), (Trust::Doubted, 0));
+    // And so is who floods.
+    admit(&mut core, 3, "ep_a", "pi_3");
+    let third = sends(&mut core, 14_000);
+    end(&mut core, 14_010, third[0].0, OK);
+    assert_eq!(trust(&core), Trust::Proven);
+    admit(&mut core, 4, "ep_a", "pi_4");
+    let fourth = sends(&mut core, 14_020);
+    core.attempted(14_030, REDIS_MS, fourth[0].0, Attempted { flooded: true, ..attempted(OK) }, 0.0);
+    assert_eq!(trust(&core), Trust::Doubted);
+}
+
+#[test]
+fn a_failure_of_ours_is_no_attempt_and_the_delivery_goes_again_in_its_place() {
+    let mut core = core(|endpoint| endpoint.max_in_flight = 1);
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let mut now = 0;
+    for _ in 0..9 {
+        let flying = sends(&mut core, now);
+        assert_eq!(entries(&flying), [1]);
+        end(&mut core, now, flying[0].0, Outcome::Local { cause: LocalCause::Descriptors });
+        now += LOCAL_PAUSE_MS;
+        core.tick(now);
+    }
+    let notes = core.take_notes();
+    assert!(notes.iter().all(|note| matches!(note, Note::OursFailed { .. })), "{notes:?}");
+    let flying = sends(&mut core, now);
+    let delivery = core.jobs.values().find(|job| job.delivery.id.entry.ms == flying[0].1).unwrap().delivery.clone();
+    assert_eq!(delivery.attempts, 0);
 }

@@ -3,11 +3,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::breaker::{Breaker, BreakerSettings, BreakerView};
+use super::{
+    breaker::{Breaker, BreakerSettings, BreakerView},
+    shares::{Class, Holder},
+};
 use crate::facts::{
     endpoint::{Endpoint, EndpointState},
     id::EntryId,
-    outcome::Outcome,
+    outcome::{Attempted, Outcome},
     retry::{DeadReason, RetryPolicy},
 };
 
@@ -84,12 +87,25 @@ pub enum Gate {
 }
 
 /// Whether a receiver has shown that it answers. What one sends instead of an answer may cost more than its attempt, so
-/// the unproven are kept apart from the others.
+/// only the proven are among themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     Proven,
-    /// It never took anything, or it last kept us waiting, broke off or sent what is no answer.
-    Unproven,
+    /// It never took anything, and never failed.
+    New,
+    /// It last kept us waiting, broke off or sent what is no answer, and took nothing quickly since.
+    Doubted,
+}
+
+impl Trust {
+    /// How its slow flights are counted; the proven have none.
+    pub fn class(self) -> Option<Class> {
+        match self {
+            Self::Proven => None,
+            Self::New => Some(Class::New),
+            Self::Doubted => Some(Class::Doubted),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,8 +128,12 @@ pub struct Lane {
     /// Flags of the lists that the core keeps lanes in.
     pub is_ready: bool,
     pub is_hungry: bool,
+    /// It waits for a seat, to start or to take from its backlog.
+    pub is_waiting: bool,
     pub alarm_at: Option<u64>,
     pub trust: Trust,
+    /// As whom it asks for seats; none while the registry never named it.
+    pub holder: Option<Arc<Holder>>,
     breaker: Breaker,
     window: u32,
     not_before: u64,
@@ -140,8 +160,10 @@ impl Lane {
             gone_at: None,
             is_ready: false,
             is_hungry: false,
+            is_waiting: false,
             alarm_at: None,
-            trust: Trust::Unproven,
+            trust: Trust::New,
+            holder: None,
             breaker: Breaker::default(),
             window: FIRST_WINDOW,
             not_before: 0,
@@ -222,6 +244,12 @@ impl Lane {
         shut || self.queue.len() >= room
     }
 
+    /// It takes as fast as it can, has no backlog, and has enough for now.
+    pub fn is_merely_full(&self, now: u64, share: usize) -> bool {
+        let is_well = self.trust != Trust::Doubted && self.parked == 0 && self.is_breaker_closed(now);
+        is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && self.should_park(now, share)
+    }
+
     /// How many more of the backlog it can take now.
     pub fn appetite(&self, now: u64) -> usize {
         if self.parked == 0 || self.drained {
@@ -258,11 +286,6 @@ impl Lane {
             self.rate = f64::from(self.done_since) * 1_000.0 / watched as f64;
             (self.watched_since, self.done_since) = (now, 0);
         }
-        match outcome {
-            Outcome::Delivered { .. } => self.trust = Trust::Proven,
-            Outcome::ResponseTimedOut | Outcome::Garbled | Outcome::Reset => self.trust = Trust::Unproven,
-            _ => {}
-        }
         if !outcome.is_receiver_trouble() {
             if self.breaker.view(now) != BreakerView::Closed {
                 self.window = 1;
@@ -278,6 +301,22 @@ impl Lane {
             self.not_before = self.not_before.max(now + rest);
         }
         self.breaker.failed(now, settings, chance)
+    }
+
+    /// What an attempt says of the receiver. One that keeps us waiting for its answer, or sends far more than one, proves
+    /// nothing by it.
+    pub fn judge(&mut self, attempted: &Attempted, slow_after_ms: u64) {
+        let is_slow = attempted.report.timing.total_us >= 1_000 * slow_after_ms;
+        match &attempted.report.outcome {
+            _ if attempted.flooded => self.trust = Trust::Doubted,
+            Outcome::Local { .. } => {}
+            _ if is_slow => self.trust = Trust::Doubted,
+            Outcome::Delivered { .. } => self.trust = Trust::Proven,
+            Outcome::ResponseTimedOut | Outcome::Garbled | Outcome::Reset => self.trust = Trust::Doubted,
+            // A new one that fails otherwise is not one that never failed.
+            outcome if outcome.is_receiver_trouble() && self.trust == Trust::New => self.trust = Trust::Doubted,
+            _ => {}
+        }
     }
 
     /// An attempt that was in flight is not waited for any more.
@@ -316,7 +355,7 @@ impl Lane {
         self.queue.clear();
         (self.unfinished, self.parked) = (0, 0);
         (self.drained_to, self.drained, self.parked_meanwhile) = (EntryId::ZERO, false, None);
-        (self.is_ready, self.is_hungry, self.alarm_at) = (false, false, None);
+        (self.is_ready, self.is_hungry, self.is_waiting, self.alarm_at) = (false, false, false, None);
     }
 
     pub fn is_breaker_closed(&self, now: u64) -> bool {

@@ -6,12 +6,14 @@
 
 mod attempts;
 pub mod breaker;
+pub mod budgets;
 pub mod core;
 mod directory;
 pub mod lane;
 mod link;
 pub mod partition;
 mod redis_clock;
+mod shares;
 pub mod worker;
 
 /// The core looks a dozen things up for each delivery. Its keys are ids of ours and of producers, not of receivers, so the

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    dispatch::lane::Owed,
+    dispatch::{budgets::Budget, lane::Owed},
     facts::{
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::{DeadReason, RetrySettings},
@@ -58,12 +58,17 @@ fn endpoint() -> Arc<Endpoint> {
     Arc::new(serde_json::from_str(text).unwrap())
 }
 
+/// As of a worker that may hold a megabyte of bodies.
 fn partition(known: &Known) -> Partition<&Known> {
+    partition_with(known, Budgets::of(1_000_000))
+}
+
+fn partition_with(known: &Known, budgets: Budgets) -> Partition<&Known> {
     let settings = Settings {
         owner: "tester".to_owned(),
         policy: RetryPolicy::try_new(RetrySettings::default()).unwrap(),
         breaker: BreakerSettings::default(),
-        max_body_bytes: 1_000_000,
+        budgets,
         lease_ms: 5_000,
         start: Start::Oldest,
         retain_ms: 60_000,
@@ -258,19 +263,78 @@ fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
 }
 
 #[test]
-fn a_full_redis_is_asked_again_only_after_a_while() {
+fn a_full_redis_is_emptied_by_delivering() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
-    drive(&mut partition, &mut model, 10);
+    (1..=100).for_each(|n| publish(&mut model, n));
     model.full = true;
-    publish(&mut model, 1);
-    partition.woken(true, true);
-    drive(&mut partition, &mut model, 20);
-    assert!(partition.take_happenings().contains(&Happening::RedisFull));
-    assert_eq!(drive(&mut partition, &mut model, 30), 0);
-    model.full = false;
-    drive(&mut partition, &mut model, 20 + FULL_PAUSE_MS);
-    assert!(partition.next_send(20 + FULL_PAUSE_MS).is_some());
+    partition.set_pressure(true);
+    for now in 10..100 {
+        drive(&mut partition, &mut model, now);
+        while let Some(send) = partition.next_send(now) {
+            partition.attempted(now, send.token, delivered());
+        }
+        assert!(partition.tally().jobs < 2 * READ_UNDER_PRESSURE);
+    }
+    assert!(model.stream.groups[GROUP].pending.is_empty() && model.records.is_empty());
+}
+
+fn paused() -> Arc<Endpoint> {
+    let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 0 };
+    let status = crate::facts::endpoint::EndpointState::Paused(mark);
+    Arc::new(Endpoint { status, revision: 2, ..(*endpoint()).clone() })
+}
+
+#[test]
+fn what_would_need_a_record_stays_in_the_stream_while_redis_is_nearly_full() {
+    let known = Known { endpoint: Some(paused()).into(), ..Known::default() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    (1..=100).for_each(|n| publish(&mut model, n));
+    partition.set_pressure(true);
+    for now in 10..20 {
+        drive(&mut partition, &mut model, now);
+    }
+    assert_eq!((model.records.len(), model.stream.groups[GROUP].pending.len()), (0, 100));
+    assert_eq!((partition.tally().jobs, partition.deferred()), (0, 100));
+    // It can take again: everything comes, in order, and nothing is left.
+    *known.endpoint.borrow_mut() = Some(endpoint());
+    partition.registry_changed(20, None);
+    let mut sent = Vec::new();
+    for now in 20..1_200 {
+        drive(&mut partition, &mut model, now);
+        while let Some(send) = partition.next_send(now) {
+            sent.push(send.delivery.id.entry.ms);
+            partition.attempted(now, send.token, delivered());
+        }
+    }
+    assert_eq!(sent, (1..=100).collect::<Vec<_>>());
+    assert!(model.stream.groups[GROUP].pending.is_empty() && model.records.is_empty());
+    assert_eq!(partition.deferred(), 0);
+}
+
+#[test]
+fn an_endpoint_that_is_merely_full_leaves_what_comes_in_the_stream_and_needs_no_records() {
+    const ALL: u64 = 1_000;
+    let known = Known::with_endpoint();
+    let mut partition =
+        partition_with(&known, Budgets { fresh: Budget { count: 64, bytes: 1 << 20 }, ..Budgets::of(1_000_000) });
+    let mut model = Model::default();
+    (1..=ALL).for_each(|n| publish(&mut model, n));
+    let (mut sent, mut most) = (Vec::new(), 0);
+    for now in 10..2_000 {
+        drive(&mut partition, &mut model, now);
+        most = most.max(partition.deferred());
+        // It answers at once, five at a time.
+        for _ in 0..5 {
+            if let Some(send) = partition.next_send(now) {
+                sent.push(send.delivery.id.entry.ms);
+                partition.attempted(now, send.token, delivered());
+            }
+        }
+        assert!(model.records.is_empty(), "a record was written");
+    }
+    assert_eq!(sent, (1..=ALL).collect::<Vec<_>>());
+    assert!(most > 0 && model.stream.groups[GROUP].pending.is_empty());
 }
 
 #[test]
@@ -546,7 +610,9 @@ fn what_is_too_old_is_found_behind_what_was_redelivered() {
         publish(&mut model, ms);
     }
     drive(&mut partition, &mut model, 10);
+    // More records than one settle takes.
     drive(&mut partition, &mut model, 20);
+    drive(&mut partition, &mut model, 30);
     // A whole look at the backlog is of such.
     for ms in 1..=CLAIM_MAX as u64 {
         let id = DeliveryId { entry: entry(ms), endpoint: "ep_a".parse().unwrap() };

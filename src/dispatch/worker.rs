@@ -53,6 +53,9 @@ const LONGEST_SLEEP_MS: u64 = 3_600_000;
 /// Another group so far behind, by the stream's time, is worth a word: ten minutes are no hiccup.
 const FOREIGN_FAR_MS: u64 = 600_000;
 
+/// Attempts that are started before the lease, the calls and what has ended are looked at again: a millisecond's work.
+const STARTED_AT_ONCE: usize = 256;
+
 /// Pause before an errand that failed is tried again.
 const ERRAND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -139,13 +142,13 @@ impl Worker {
         let mut waiting: Option<Waiting> = None;
         let mut stopping_at: Option<Instant> = None;
         while !self.partition.is_stopped() {
-            self.advance(&mut calling, &mut renewing, &mut waiting);
+            let has_more = self.advance(&mut calling, &mut renewing, &mut waiting);
             if self.partition.is_stopped() {
                 break;
             }
             let now = self.now();
             let pause = self.partition.wake_at(now).saturating_sub(now).min(LONGEST_SLEEP_MS);
-            let wake_at = clock::now() + Duration::from_millis(pause);
+            let wake_at = clock::now() + Duration::from_millis(if has_more { 0 } else { pause });
             let is_stopping = stopping_at.is_some();
             tokio::select! {
                 ended = self.attempts.ended() => self.attempts_ended(ended),
@@ -199,13 +202,14 @@ impl Worker {
         let _ = watcher.await;
     }
 
-    /// Does everything that can be done at once: starts attempts and calls, and passes on what the partition says.
+    /// Does what can be done at once: starts attempts and calls, and passes on what the partition says. Tells whether there
+    /// is more to start.
     fn advance(
         &mut self,
         calling: &mut Option<Calling>,
         renewing: &mut Option<Calling>,
         waiting: &mut Option<Waiting>,
-    ) {
+    ) -> bool {
         let now = self.now();
         if renewing.is_none()
             && let Some(call) = self.partition.next_renewal(now)
@@ -219,8 +223,12 @@ impl Worker {
         {
             *calling = Some(Box::pin(link.call(call)));
         }
-        while let Some(send) = self.partition.next_send(now) {
+        let mut started = 0;
+        while started < STARTED_AT_ONCE
+            && let Some(send) = self.partition.next_send(now)
+        {
             self.start(now, send);
+            started += 1;
         }
         self.attempts.hand_over();
         if waiting.is_none()
@@ -230,6 +238,7 @@ impl Worker {
             *waiting = Some(Box::pin(waiter.wait(last_read, inbox_after)));
         }
         self.report();
+        started == STARTED_AT_ONCE
     }
 
     fn now(&self) -> u64 {
@@ -328,6 +337,8 @@ impl Worker {
         }
         let tally = self.partition.tally();
         self.metrics.set_in_flight(tally.in_flight as u64);
+        self.metrics.set_slow(tally.slow as u64);
+        self.metrics.set_deferred(self.partition.deferred() as u64);
         if tally.skipped_disabled > self.skipped_disabled {
             self.metrics.skipped_disabled(tally.skipped_disabled - self.skipped_disabled);
             self.skipped_disabled = tally.skipped_disabled;
@@ -360,7 +371,7 @@ impl Worker {
             Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
             Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
             Happening::RedisFull => self.metrics.redis_error(),
-            Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. })
+            Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. } | Note::OursFailed { .. })
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
             | Happening::ClockStepped { .. }
@@ -380,6 +391,9 @@ fn log(happening: &Happening) {
         }
         Happening::Core(Note::BreakerOpened { endpoint }) => {
             warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        Happening::Core(Note::OursFailed { cause, count }) => {
+            error!(?cause, count, "attempts failed here and not at their receivers: they go again")
         }
         Happening::Core(Note::Unreadable { id, why }) => {
             error!(delivery = %id, why, "a record can not be read; it stays as it is")

@@ -182,7 +182,7 @@ impl Model {
         if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(term_of(call).as_str()) {
             return Ok(Answer::Lost);
         }
-        if self.full && matches!(call, Call::Read { .. } | Call::ClaimForeign { .. }) {
+        if self.full && matches!(call, Call::ClaimForeign { .. }) {
             return Err(Failure::Full);
         }
         Ok(self.fenced(call))

@@ -56,6 +56,8 @@ struct Inner {
     in_flight: Gauge<u64, AtomicU64>,
     held: Gauge<u64, AtomicU64>,
     parked: Gauge<u64, AtomicU64>,
+    deferred: Gauge<u64, AtomicU64>,
+    slow: Gauge<u64, AtomicU64>,
     due: Gauge<u64, AtomicU64>,
     /// In the order of [`DeadReason::ALL`], which is that of its variants.
     dead_letters: [Counter; DeadReason::ALL.len()],
@@ -103,6 +105,12 @@ impl Metrics {
             in_flight: gauge(r, "in_flight", "Attempts under way"),
             held: gauge(r, "held", "Deliveries behind the head of their chain"),
             parked: gauge(r, "parked", "Deliveries that wait in an endpoint's backlog"),
+            deferred: gauge(r, "deferred", "Entries that wait in the stream until their account can take more"),
+            slow: gauge(
+                r,
+                "slow_in_flight",
+                "Attempts under way to receivers that never answered, or keep Herald waiting",
+            ),
             due: gauge(r, "due", "Deliveries that wait for the time of their next attempt"),
             dead_letters: by_reason(r),
             dead_letters_expired: counter(r, "dead_letters_expired", "Dead letters removed by the retention limit"),
@@ -163,6 +171,14 @@ impl Metrics {
 
     pub fn set_held(&self, count: u64) {
         self.0.held.set(count);
+    }
+
+    pub fn set_deferred(&self, count: u64) {
+        self.0.deferred.set(count);
+    }
+
+    pub fn set_slow(&self, count: u64) {
+        self.0.slow.set(count);
     }
 
     pub fn set_parked(&self, count: u64) {
@@ -355,6 +371,8 @@ mod tests {
             "herald_in_flight 0",
             "herald_held 0",
             "herald_parked 0",
+            "herald_deferred 0",
+            "herald_slow_in_flight 0",
             "herald_due 0",
             "herald_dead_letters_total{reason=\"exhausted\"} 0",
             "herald_dead_letters_expired_total 0",

@@ -7,7 +7,7 @@ use herald::facts::endpoint::Ordering;
 use crate::{
     merchants::{Log, Reply},
     support::until,
-    world::{Event, PREFIX, World, lives, publish},
+    world::{Event, PREFIX, World, lives, mark, publish},
 };
 
 /// Events of one intent, numbered from `first`.
@@ -99,6 +99,98 @@ async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing_and_gets_ever
 
 fn count_of(seed: u64, accounts: &[String]) -> usize {
     lives(seed, accounts, 3_000).iter().filter(|event| event.account == "acc_0").count()
+}
+
+/// A second's worth of healthy traffic again and again, until the 15 s are over that a hanging receiver is given.
+async fn healthy_beside(world: &World, accounts: &[String], first: usize, count: usize) -> Vec<i64> {
+    let mut connection = world.redis.connection().await;
+    let event = |n: usize| Event::new(first + n, &accounts[n % accounts.len()], &format!("pi_{first}_{n}"), "Created");
+    let events: Vec<Event> = (0..count).map(event).collect();
+    let is_one = |event: &str| event >= events[0].id.as_str() && event <= events[count - 1].id.as_str();
+    for chunk in events.chunks(10) {
+        publish(&mut connection, chunk).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world
+        .merchants
+        .until("the healthy endpoints", |log| log.delivered.iter().filter(|(_, event)| is_one(event)).count() >= count)
+        .await;
+    let log = world.merchants.log();
+    let arrivals = log.arrivals.iter().filter(|arrival| is_one(&arrival.event) && arrival.earlier == 0);
+    let mut took: Vec<i64> = arrivals.map(|a| a.at_ms as i64 - a.sequence.ms as i64).collect();
+    took.sort_unstable();
+    took
+}
+
+/// However many hang, and whoever they belong to: they have their shares, and nobody else waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seven_hundred_endpoints_that_hang_cost_the_others_nothing() {
+    const BAD: usize = 700;
+    let world = World::new().await;
+    let healthy = world.register_many(20).await;
+    let mut registry = world.registry().await;
+    for n in 0..BAD {
+        registry.create(world.endpoint(&format!("ep_bad_{n}"), "acc_bad"), &mark()).await.unwrap();
+        world.merchants.rule(&format!("ep_bad_{n}"), |_| Reply::OK.after(Duration::from_secs(60)));
+    }
+    let herald = world.setup().env("HERALD_ATTEMPT_TIMEOUT", "10s").env("HERALD_LOG", "error").start();
+    herald.until_owner().await;
+    let without = healthy_beside(&world, &healthy, 1_000_000, 600).await;
+    let before = herald.resident();
+    // Each is owed to all 700.
+    world.publish(&others(0, 20, "acc_bad")).await;
+    let with = healthy_beside(&world, &healthy, 2_000_000, 2_000).await;
+    println!(
+        "beside {BAD} that hang: p50 {} ms, p99 {} ms; without p50 {} ms, p99 {} ms; {} in flight, {} MiB more",
+        at(&with, 0.5),
+        at(&with, 0.99),
+        at(&without, 0.5),
+        at(&without, 0.99),
+        herald.metric("herald_in_flight"),
+        (herald.resident() - before.min(herald.resident())) >> 20
+    );
+    assert!(at(&with, 0.99) <= 2 * at(&without, 0.99) + 250, "the healthy ones wait for those that hang");
+    // A quarter of 2 048, and what was quick before it was slow.
+    assert!(herald.metric("herald_in_flight") <= 1_100.0);
+    assert!(herald.resident() < before + 100 * 1024 * 1024);
+}
+
+/// An account with many endpoints takes its turns: what of it can not be admitted waits in the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_with_two_thousand_endpoints_costs_the_others_nothing() {
+    const MANY: usize = 2_000;
+    const EVENTS: usize = 10;
+    let world = World::new().await;
+    let healthy = world.register_many(20).await;
+    let mut registry = world.registry().await;
+    for n in 0..MANY {
+        registry.create(world.endpoint(&format!("ep_many_{n}"), "acc_many"), &mark()).await.unwrap();
+    }
+    let herald = world.setup().env("HERALD_LOG", "error").start();
+    herald.until_owner().await;
+    let without = healthy_beside(&world, &healthy, 1_000_000, 600).await;
+    let before = herald.resident();
+    world.publish(&others(0, EVENTS, "acc_many")).await;
+    let with = healthy_beside(&world, &healthy, 2_000_000, 600).await;
+    println!(
+        "beside {EVENTS} events for {MANY} endpoints: p50 {} ms, p99 {} ms; without p50 {} ms, p99 {} ms; {} MiB more",
+        at(&with, 0.5),
+        at(&with, 0.99),
+        at(&without, 0.5),
+        at(&without, 0.99),
+        (herald.resident() - before.min(herald.resident())) >> 20
+    );
+    assert!(at(&with, 0.5) <= 10 * at(&without, 0.5) + 50, "the others wait for the account with many endpoints");
+    assert!(herald.resident() < before + 100 * 1024 * 1024);
+    world
+        .merchants
+        .until("all of the account's", |log| {
+            log.delivered.iter().filter(|(to, _)| to.starts_with("ep_many_")).count() >= MANY * EVENTS
+        })
+        .await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    assert_eq!(world.merchants.log().duplicates(), 0);
 }
 
 /// The first event of `pi_chain` fails three times; five later ones wait; 100 other intents pass by.
@@ -307,7 +399,7 @@ async fn what_a_deleted_endpoint_was_owed_becomes_dead_letters() {
     })
     .await;
     let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
-    world.registry().await.remove(&id, None, &crate::world::mark()).await.unwrap();
+    world.registry().await.remove(&id, None, &mark()).await.unwrap();
     world.until_key("80 dead letters", &["ZCARD", &format!("{PREFIX}dead:ep_0")], |count| count == 80).await;
     world.until_finished().await;
     herald.until_metric("herald_dead_letters_total{reason=\"deleted\"}", |count| count == 80.0).await;

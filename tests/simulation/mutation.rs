@@ -33,10 +33,12 @@ pub enum Mutation {
     FailureTakenForSuccess,
     BurialNotDurable,
     RegistryTakenForNew,
+    SharesNotKept,
+    DeferredForgotten,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -56,6 +58,8 @@ impl Mutation {
         Self::FailureTakenForSuccess,
         Self::BurialNotDurable,
         Self::RegistryTakenForNew,
+        Self::SharesNotKept,
+        Self::DeferredForgotten,
     ];
 
     /// What is done wrong.
@@ -75,11 +79,13 @@ impl Mutation {
             Self::TrimIgnoresPending => "trimming what is pending",
             Self::CursorAheadOfPending => "a cursor ahead of what is pending",
             Self::OtherRegistryIgnored => "another registry taken for ours",
-            Self::PressureIgnored => "reading on while Redis is nearly full",
+            Self::PressureIgnored => "reading on at full speed while Redis is nearly full",
             Self::RefusedChangeForgotten => "a refused change dropped, and the rest settled without it",
             Self::FailureTakenForSuccess => "a script that failed taken for one that ran",
             Self::BurialNotDurable => "a burial taken for durable while it is on its way",
             Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
+            Self::SharesNotKept => "slow flights beyond an endpoint's share",
+            Self::DeferredForgotten => "entries that were left in the stream never taken up again",
         }
     }
 }
@@ -110,6 +116,9 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
                 Ok(Answer::Entries { entries, .. }) if entries.is_empty() => model.call(call),
                 _ => new,
             }
+        }
+        (Mutation::DeferredForgotten, Call::Read { from: ReadFrom::Pending(after), .. }) if *after != EntryId::ZERO => {
+            Ok(Answer::Entries { entries: Vec::new(), now_ms: model.now_ms, registry: model.registry_version })
         }
         (Mutation::ClaimedNotMovedBack, Call::Recover { .. }) => {
             let claimed = model.claimed.clone();

@@ -1,6 +1,8 @@
 //! What happens to a run from outside, drawn from the seed before it begins: so a failing run can be told, and made
 //! shorter by leaving actions out. Never acts itself.
 
+use herald::dispatch::budgets::{Budget, Budgets};
+
 /// A small generator of its own: fast, and the same on every machine for ever (splitmix64).
 #[derive(Clone)]
 pub struct Chance(u64);
@@ -183,6 +185,7 @@ pub struct Plan {
     pub endpoints: Vec<EndpointPlan>,
     /// Each intent's account.
     pub intents: Vec<usize>,
+    pub budgets: Budgets,
     pub actions: Vec<(u64, Action)>,
 }
 
@@ -204,7 +207,14 @@ impl Plan {
             })
             .collect::<Vec<_>>();
         let intents = (0..chance.within(2, 6)).map(|n| n as usize % accounts).collect::<Vec<_>>();
-        let mut plan = Self { seed, workers: chance.within(1, 4) as usize, endpoints, intents, actions: Vec::new() };
+        let mut plan = Self {
+            seed,
+            workers: chance.within(1, 4) as usize,
+            endpoints,
+            intents,
+            budgets: budgets(seed),
+            actions: Vec::new(),
+        };
         // Now and then more at once than a lane queues.
         let most = if chance.one_in(20) { 25 } else { 5 };
         for _ in 0..chance.within(4, 14) {
@@ -307,6 +317,24 @@ fn clock_step(chance: &mut Chance) -> i64 {
         1 => 3_600_000,
         2 => 40 * 86_400_000,
         _ => chance.within(0, 400) as i64 - 200,
+    }
+}
+
+/// Half the runs have so small ones that everything is used up.
+fn budgets(seed: u64) -> Budgets {
+    let mut chance = Chance::new(seed ^ 0xb0d9e7);
+    let whole = Budgets::of(1024 * 1024);
+    if chance.one_in(2) {
+        return whole;
+    }
+    let mut few = |bytes| Budget { count: chance.within(2, 14) as usize, bytes };
+    Budgets {
+        fresh: few(whole.fresh.bytes),
+        kept: few(whole.kept.bytes),
+        slow: few(whole.slow.bytes),
+        outbox: few(whole.outbox.bytes),
+        // Less than a receiver that hangs takes.
+        slow_after_ms: 100,
     }
 }
 

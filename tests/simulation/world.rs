@@ -20,9 +20,10 @@ use bytes::Bytes;
 use herald::{
     dispatch::{
         breaker::BreakerSettings,
-        core::{MAX_JOBS, Send, Token, Wish},
+        budgets::Budgets,
+        core::{Send, Token, Wish},
         lane::{self, Standing},
-        partition::{Directory, Errand, Partition, READ_MAX, RegistryView, Settings},
+        partition::{Directory, Errand, Partition, READ_MAX, READ_UNDER_PRESSURE, RegistryView, SLICE, Settings},
     },
     facts::{
         delivery::DeadLetter,
@@ -73,7 +74,7 @@ enum Event {
     Apply { worker: usize, life: u32, slot: Slot, redis: u32, call: Call, reply: bool, needs_client: bool },
     Answer { worker: usize, life: u32, slot: Slot, term: Term, answer: Result<Answer, Failure> },
     Arrive { worker: usize, life: u32, token: Token },
-    Ended { worker: usize, life: u32, token: Token, outcome: Outcome },
+    Ended { worker: usize, life: u32, token: Token, outcome: Outcome, took_ms: u64 },
     Sync { worker: usize },
     ConfirmRead { worker: usize, life: u32 },
     Confirm { worker: usize, life: u32, registry: Registry },
@@ -94,6 +95,8 @@ struct Flight {
     entry: EntryId,
     event: u64,
     number: u32,
+    /// It had to take a seat.
+    is_slow: bool,
 }
 
 struct Worker {
@@ -375,7 +378,7 @@ impl World {
             }
             Event::Answer { worker, life, slot, term, answer } => self.answer(worker, life, slot, &term, answer),
             Event::Arrive { worker, life, token } => self.arrive(worker, life, token),
-            Event::Ended { worker, life, token, outcome } => self.ended(worker, life, token, outcome),
+            Event::Ended { worker, life, token, outcome, took_ms } => self.ended(worker, life, token, outcome, took_ms),
             Event::Sync { worker } => self.sync(worker, None),
             Event::ConfirmRead { worker, life } => {
                 // Nothing is final while it is gone: it is looked for again.

@@ -6,7 +6,7 @@ use super::*;
 impl Core {
     /// What one lane may queue when all that have something queued shared alike.
     pub(super) fn share(&self) -> usize {
-        (MAX_JOBS / 2 / self.ready.len().max(1)).max(1)
+        (self.budgets.fresh.count / 2 / self.ready.len().max(1)).max(1)
     }
 
     /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule it began with.
@@ -22,17 +22,17 @@ impl Core {
 
     pub(super) fn insert(&mut self, delivery: Delivery, lane: LaneAt, chain: Chain, origin: Origin) -> JobId {
         let id = self.next();
-        self.tally.bytes += delivery.body.len();
         self.count_single(lane, &chain);
-        let delivery = Arc::new(delivery);
-        self.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, revision: 0 });
+        let (delivery, trust) = (Arc::new(delivery), self.lanes[lane].trust);
+        self.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, trust, revision: 0 });
+        self.count_in(id);
         id
     }
 
     /// Out of memory, and out of its chain's head.
     pub(super) fn remove(&mut self, id: JobId) -> Job {
+        self.count_out(id);
         let job = self.jobs.remove(&id).expect("a job ends once");
-        self.tally.bytes -= job.delivery.body.len();
         self.uncount_single(job.lane, &job.chain);
         if let Some(links) = self.chains.get_mut(&(job.lane, job.chain.clone()))
             && links.head == Some(id)
@@ -81,10 +81,10 @@ impl Core {
         if let Some(carried) = self.carried_for(job) {
             return self.resume(job, carried);
         }
-        let share = self.share();
+        let (share, is_crowded_out) = (self.share(), self.is_crowded_out(at, Origin::Fresh));
         let lane = &mut self.lanes[at];
         // Behind a backlog there is a queue already: nobody jumps it.
-        if lane.parked > 0 || lane.should_park(now, share) {
+        if lane.parked > 0 || lane.should_park(now, share) || is_crowded_out {
             return self.park(now, job);
         }
         lane.queue.push_back(job);
@@ -95,11 +95,13 @@ impl Core {
     pub(super) fn touch(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
         let gate = lane.gate(now);
-        if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready {
+        // Who has become one of the proven needs no seat.
+        lane.is_waiting &= lane.trust != Trust::Proven;
+        if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready && !lane.is_waiting {
             lane.is_ready = true;
             self.ready.push_back(at);
         }
-        if lane.appetite(now) > 0 && !lane.is_hungry {
+        if lane.appetite(now) > 0 && !lane.is_hungry && !lane.is_waiting {
             lane.is_hungry = true;
             self.hungry.push_back(at);
         }
@@ -206,8 +208,10 @@ impl Core {
             self.unqueue(job);
             return self.park(now, job);
         }
-        found.origin = Origin::Claimed;
         let delivery = found.delivery.clone();
+        self.count_out(job);
+        self.jobs.entry(job).and_modify(|found| found.origin = Origin::Claimed);
+        self.count_in(job);
         let chain_id = self.chain_id(job);
         let record = delivery.to_record();
         let chain = chain_id.1.clone();

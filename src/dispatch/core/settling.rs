@@ -2,6 +2,37 @@
 
 use super::*;
 
+/// What a settle costs at most, in acknowledgements and lines: what changes records costs Redis some 60 microseconds, ten
+/// times as much as those, and no call should keep everybody waiting for more than a few milliseconds.
+const MAX_BATCH_COST: usize = 1_000;
+const ITEM_COST: usize = 10;
+
+/// What a settle carries at most, so that neither side is busy with it for more than a few milliseconds.
+const MAX_BATCH_BYTES: usize = 2 << 20;
+
+impl Op {
+    /// What it holds of bodies.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Item { item, .. } => match item {
+                Item::Keep { record: text, .. }
+                | Item::Bury { letter: text, .. }
+                | Item::Revive { record: text, .. }
+                | Item::Quarantine { body: text, .. } => text.len(),
+                Item::Finish { .. }
+                | Item::Move { .. }
+                | Item::Discard { .. }
+                | Item::Requeue { .. }
+                | Item::DiscardQuarantined { .. }
+                | Item::Bind { .. }
+                | Item::Reply { .. } => 0,
+            },
+            Self::Ack(_) => 0,
+            Self::Log { line, .. } => line.len(),
+        }
+    }
+}
+
 impl Core {
     pub fn outbox_len(&self) -> usize {
         self.outbox.len()
@@ -20,12 +51,13 @@ impl Core {
     /// The oldest operations as one settlement; it is [`Core::settled`] or the term ends.
     pub fn settlement(&mut self, now: u64, max: usize, last_read: EntryId) -> Settlement {
         let is_reply = |op: Option<&Op>| matches!(op, Some(Op::Item { item: Item::Reply { .. }, .. }));
-        let mut count = self.outbox.len().min(max);
+        let mut count = self.batch(max);
         // An answer goes with what it answers for: an operator is never told the opposite of what was done.
         if count > 1 && is_reply(self.outbox.get(count)) {
             count -= 1;
         }
         self.sent = self.outbox.drain(..count).collect();
+        self.outbox_bytes -= self.sent.iter().map(Op::bytes).sum::<usize>();
         self.outbox_since = (!self.outbox.is_empty()).then_some(now);
         let mut settlement = Settlement { last_read, ..Settlement::default() };
         for op in &self.sent {
@@ -36,6 +68,18 @@ impl Core {
             }
         }
         settlement
+    }
+
+    /// How many of the oldest operations go at once: no call is longer or dearer than it may be by more than one operation.
+    fn batch(&self, max: usize) -> usize {
+        let (mut bytes, mut cost) = (0, 0);
+        let fits = self.outbox.iter().take(max).take_while(|op| {
+            let had_room = bytes < MAX_BATCH_BYTES && cost < MAX_BATCH_COST;
+            bytes += op.bytes();
+            cost += if matches!(op, Op::Item { .. }) { ITEM_COST } else { 1 };
+            had_room
+        });
+        fits.count()
     }
 
     pub fn settled(&mut self, now: u64, redis_ms: u64, counts: Vec<(EndpointId, Unfinished)>) {
@@ -89,6 +133,8 @@ impl Core {
         while let Some(op) = ops.pop_back() {
             self.outbox.push_front(op);
         }
+        self.outbox_bytes = self.outbox.iter().map(Op::bytes).sum();
+        self.count_unsettled_anew();
         self.outbox_since = Some(now);
     }
 
@@ -111,6 +157,7 @@ impl Core {
         links.unsettled += 1;
         links.burials += u32::from(matches!(item, Item::Bury { .. }));
         self.count_single(chain_id.0, &chain_id.1);
+        self.count_unsettled(chain_id.0);
         if let Some(id) = delivery_of(&item) {
             *self.changing.entry(id.clone()).or_default() += 1;
         }
@@ -119,6 +166,7 @@ impl Core {
 
     pub(super) fn push(&mut self, now: u64, op: Op) {
         self.outbox_since.get_or_insert(now);
+        self.outbox_bytes += op.bytes();
         self.outbox.push_back(op);
     }
 
@@ -130,6 +178,7 @@ impl Core {
         }
         if let Some(chain) = chain {
             self.uncount_single(chain.0, &chain.1);
+            self.uncount_unsettled(chain.0);
             self.changed(item);
             if let Some(links) = self.chains.get_mut(&chain) {
                 links.unsettled -= 1;

@@ -31,8 +31,11 @@ impl Core {
         self.ending.clear();
         self.alarms.clear();
         self.ageing.clear();
+        self.again.clear();
         self.outbox_since = None;
-        self.tally.bytes = 0;
+        self.memory = Memory::default();
+        self.outbox_bytes = 0;
+        self.shares.forget_waiters();
         self.aside.clear();
         self.blocked.clear();
         self.lanes.values_mut().for_each(Lane::reset);
@@ -45,8 +48,11 @@ impl Core {
     pub fn abandon_flights(&mut self, now: u64) {
         let mut flights: Vec<(Token, JobId)> = self.flights.drain().collect();
         flights.sort_unstable();
-        for (_, job) in flights {
+        for (token, job) in flights {
             self.give_record(now, job);
+            self.count_out(job);
+            self.leaves_seat(token);
+            self.count_in(job);
             let at = self.jobs[&job].lane;
             self.lanes[at].forget_attempt();
         }
@@ -55,13 +61,17 @@ impl Core {
 
     /// Somebody else may own the partition now: what was in flight is aborted and means nothing any more.
     pub fn forget_flights(&mut self) {
+        let mut flying = Vec::new();
         for ((id, ..), carried) in &self.carried {
-            if matches!(carried, Carried::Flying(..))
-                && let Some(lane) = self.lanes.get_mut(&id.endpoint)
-            {
-                lane.forget_attempt();
+            if let Carried::Flying(token, _) = carried {
+                flying.push(*token);
+                if let Some(lane) = self.lanes.get_mut(&id.endpoint) {
+                    lane.forget_attempt();
+                }
             }
         }
+        flying.sort_unstable();
+        flying.into_iter().for_each(|token| self.leaves_seat(token));
         self.carried.retain(|_, carried| matches!(carried, Carried::Ended(..)));
     }
 
@@ -106,14 +116,16 @@ impl Core {
     /// A head that was in flight, or had ended, when the last term did. Only a head: after Redis forgot something, the
     /// one before it goes again first.
     pub(super) fn resume(&mut self, job: JobId, carried: Carried) {
-        let found = self.jobs.get_mut(&job).expect("it was just admitted");
         match carried {
             Carried::Flying(token, revision) => {
+                self.count_out(job);
                 self.flights.insert(token, job);
+                let found = self.jobs.get_mut(&job).expect("it was just admitted");
                 (found.flight, found.revision) = (Some(token), revision);
+                self.count_in(job);
             }
             Carried::Ended(attempted, revision) => {
-                found.revision = revision;
+                self.jobs.get_mut(&job).expect("it was just admitted").revision = revision;
                 self.landed.push_back((job, attempted));
             }
         }

@@ -39,9 +39,9 @@ impl<D: Directory> Partition<D> {
                 }
                 self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
             }
-            (Outstanding::Read { from, max }, Answer::Entries { entries, now_ms, registry }) => {
+            (Outstanding::Read(page), Answer::Entries { entries, now_ms, registry }) => {
                 self.hear_time(now, now_ms);
-                self.stage(now, from, max, entries, registry);
+                self.stage(now, page, entries, registry);
             }
             (Outstanding::Ask, Answer::Asked { known }) => self.asked(now, &known),
             (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
@@ -141,11 +141,13 @@ impl<D: Directory> Partition<D> {
         self.bound = Some(registry);
         self.registry_changed(now, None);
         self.last_read = last_delivered;
+        self.pending_until = last_delivered;
         self.phase = Phase::Counting(0);
     }
 
     /// `version` is the registry's, read after the entries.
-    pub(super) fn stage(&mut self, now: u64, from: ReadFrom, max: usize, entries: Vec<Entry>, version: Option<u64>) {
+    pub(super) fn stage(&mut self, now: u64, page: Page, entries: Vec<Entry>, version: Option<u64>) {
+        let Page { from, max, of_pass } = page;
         // Looked at before the endpoints are: a follower that goes on between the two is no harm.
         let known = self.directory.view().version;
         if self.is_other_registry() {
@@ -158,22 +160,26 @@ impl<D: Directory> Partition<D> {
         }
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;
-        let mut suspect = matches!(from, ReadFrom::Pending(_));
+        let is_taken_up = matches!(from, ReadFrom::Pending(_)) && !of_pass;
+        let known_until = if of_pass { self.suspect_until.max(self.pending_until) } else { self.suspect_until };
+        let suspect = is_taken_up || entries.first().is_some_and(|first| first.id <= known_until);
         let (count, mut arrivals) = (entries.len(), Vec::with_capacity(entries.len()));
         for entry in entries {
             if self.core.knows_entry(entry.id) {
                 continue;
             }
-            suspect |= entry.id <= self.suspect_until;
             bytes += match &entry.content {
                 Content::Event { body, .. } => body.len(),
                 Content::NoEvent { preview } => preview.len(),
                 Content::Trimmed => 0,
             };
-            arrivals.extend(self.understand_entry(now, entry));
+            let arrival = self.understand_entry(now, entry).map(|arrival| Arrival { suspect, ..arrival });
+            arrivals.extend(arrival.filter(|a| !of_pass || self.deferral.is_wanted(&a.event.account, a.entry)));
         }
         match from {
+            ReadFrom::Pending(_) if of_pass => self.deferral.read_up_to(last),
             ReadFrom::Pending(_) => {
+                self.pending_until = last.map_or(self.pending_until, |last| last.max(self.pending_until));
                 self.pending_after = last;
                 // What a stranger read is behind us too, once it was taken over.
                 self.last_read = last.map_or(self.last_read, |last| last.max(self.last_read));
@@ -188,16 +194,13 @@ impl<D: Directory> Partition<D> {
                 self.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
             }
         }
-        if count > 0 {
+        if count > 0 && !of_pass {
             self.happenings.push(Happening::Read { entries: count });
-        }
-        let deliveries: usize = arrivals.iter().map(|arrival: &Arrival| arrival.owed_to().count()).sum();
-        if !arrivals.is_empty() {
-            self.fan_out = deliveries.div_ceil(arrivals.len()).clamp(1, READ_MAX);
         }
         // What was accepted after a change was answered is owed to whom the change says, so the snapshot must have it.
         let unconfirmed = !arrivals.is_empty() && version != Some(known);
-        self.staged = Some(Staged { arrivals, suspect, unconfirmed, asking: None });
+        let staged = Staged::new(arrivals, of_pass, unconfirmed);
+        self.staged = (!staged.arrivals.is_empty()).then_some(staged);
         if unconfirmed {
             self.confirm_registry();
         }
@@ -221,7 +224,17 @@ impl<D: Directory> Partition<D> {
                     let endpoints = endpoints_for(&self.directory, &event);
                     let unknown = self.directory.unknown_of(&event.account);
                     let traceparent = traceparent.and_then(|text| clean_traceparent(&text));
-                    return Some(Arrival { entry: entry.id, event, traceparent, endpoints, unknown });
+                    return Some(Arrival {
+                        entry: entry.id,
+                        event,
+                        traceparent,
+                        endpoints,
+                        unknown,
+                        next: 0,
+                        is_open: false,
+                        is_rest: false,
+                        suspect: false,
+                    });
                 }
                 Err(error) => (body, error.to_string(), false),
             },
@@ -230,66 +243,6 @@ impl<D: Directory> Partition<D> {
         self.core.also(now, Item::Quarantine { entry: entry.id, body, cut, error });
         self.core.open_entry(now, entry.id, 0);
         None
-    }
-
-    /// Admits what is staged as soon as everything is known that its admission depends on.
-    pub(super) fn admit_if_known(&mut self, now: u64) {
-        let is_confirmed = self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed);
-        if is_confirmed && self.questions().is_empty() {
-            self.admit_staged(now, Vec::new(), Vec::new());
-        }
-    }
-
-    /// The staged deliveries that Redis must be asked about, in the order of their arrival. Good only until the next
-    /// settlement is confirmed.
-    pub(super) fn questions(&self) -> Vec<Question> {
-        let Some(staged) = &self.staged else { return Vec::new() };
-        let must_ask = |endpoint: &&EndpointId| staged.suspect || self.core.must_ask(endpoint);
-        let asked = |arrival: &Arrival| {
-            let delivery = |e: &EndpointId| DeliveryId { entry: arrival.entry, endpoint: e.clone() };
-            let asked = arrival.owed_to().filter(must_ask);
-            let event = &arrival.event;
-            asked.map(|e| (delivery(e), event.intent.clone(), event.id.clone())).collect::<Vec<_>>()
-        };
-        staged.arrivals.iter().flat_map(asked).collect()
-    }
-
-    pub(super) fn asked(&mut self, now: u64, answers: &[Known]) {
-        let Some((deliveries, known)) = self.staged.as_mut().and_then(|staged| staged.asking.as_mut()) else { return };
-        known.extend(answers);
-        if known.len() >= deliveries.len() {
-            let (deliveries, known) = (std::mem::take(deliveries), std::mem::take(known));
-            self.admit_staged(now, deliveries, known);
-        }
-    }
-
-    pub(super) fn admit_staged(&mut self, now: u64, deliveries: Vec<Question>, known: Vec<Known>) {
-        let Some(staged) = self.staged.take() else { return };
-        let (redis_ms, since_ms) = (self.redis_now(now), self.clock.birth(now));
-        // Both lists are in the order of the arrivals.
-        let mut known = deliveries.into_iter().zip(known).peekable();
-        let (mut count, mut into_backlogs) = (0, 0);
-        for arrival in staged.arrivals {
-            if arrival.owed_to().next().is_none() {
-                let account = arrival.event.account.clone();
-                self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
-            }
-            self.core.open_entry(now, arrival.entry, arrival.owed_to().count() as u32);
-            arrival.endpoints.iter().for_each(|endpoint| self.stand_as(now, endpoint));
-            arrival.unknown.iter().for_each(|endpoint| self.stand(now, endpoint));
-            for (at, id) in arrival.owed_to().cloned().enumerate() {
-                count += 1;
-                into_backlogs += usize::from(self.core.drains_backlog(now, &id));
-                let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, since_ms);
-                delivery.traceparent = arrival.traceparent.clone();
-                delivery.is_unsure = at >= arrival.endpoints.len();
-                let known = known.next_if(|((asked, ..), _)| *asked == delivery.id).map(|(_, known)| known);
-                self.core.admit_fresh(now, redis_ms, delivery, known.unwrap_or_default());
-            }
-        }
-        if count > 0 {
-            self.feeds_backlogs = would_feed_backlogs(into_backlogs, count);
-        }
     }
 
     pub(super) fn admit(&mut self, now: u64, kept: Vec<Kept>, origin: Origin) {

@@ -46,14 +46,13 @@ impl<D: Directory> Partition<D> {
 
     /// Each kind of call has its turn, so that none starves another.
     pub(super) fn choose_running(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
-        // Nothing may be settled between a question about chains and the admission that relies on its answer.
-        if self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed)
-            && let Some(asking) = self.ask(now, &term)
-        {
-            return Some(asking);
-        }
         if self.is_stopping {
             return self.choose_stopping(now, term);
+        }
+        self.take_up_deferred(now);
+        // Nothing may be settled between a question about chains and the admission that relies on its answer.
+        if let Some(asking) = self.ask(now, &term) {
+            return Some(asking);
         }
         const TURNS: usize = 7;
         for step in 0..TURNS {
@@ -78,6 +77,19 @@ impl<D: Directory> Partition<D> {
         None
     }
 
+    fn take_up_deferred(&mut self, now: u64) {
+        let relieved = self.core.take_relieved();
+        self.deferral.relieve(relieved);
+        self.deferral.look(now);
+        if self.staged.is_none()
+            && !self.is_held_up
+            && self.core.has_room()
+            && let Some(rest) = self.deferral.next_rest()
+        {
+            self.staged = Some(Staged::new([rest], false, false));
+        }
+    }
+
     pub(super) fn choose_stopping(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
         if self.core.outbox_len() > 0 {
             return self.settle(now, &term, 0);
@@ -96,30 +108,43 @@ impl<D: Directory> Partition<D> {
 
     pub(super) fn claim(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         let is_due = self.next_due_ms.is_some_and(|due| due <= self.redis_now(now));
-        if !is_due || self.is_held_up || !self.core.has_room() {
+        if !is_due || self.is_held_up || !self.core.has_room_for_records() {
             return None;
         }
         Some((Call::Claim { term: term.clone(), max: CLAIM_MAX }, Outstanding::Plain))
     }
 
     pub(super) fn read(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        let wanted = self.pending_after.is_some() || self.more_entries;
-        let allowed = self.staged.is_none() && !self.is_held_up && !self.is_under_pressure;
-        if !wanted || !allowed || now < self.read_not_before || !self.core.has_room() {
+        if !self.may_read() || now < self.read_not_before {
             return None;
         }
-        let from = self.pending_after.map_or(ReadFrom::New, ReadFrom::Pending);
-        // While receivers that could take more wait for their backlogs, many entries for them would only make those longer,
-        // and what goes through a backlog costs Redis several times as much: it is drained first. A few such receivers
-        // among many slow nobody's reading.
-        let most = if self.core.has_hungry() && self.feeds_backlogs { READ_BESIDE_BACKLOG } else { READ_MAX };
-        // An account with many endpoints makes many deliveries of an entry.
-        let max = (most / self.fan_out).max(1);
-        Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read { from, max }))
+        // What was deferred and what is new take turns; what is pending from before the term comes before both.
+        let is_turn_of_new = std::mem::take(&mut self.was_pass) && self.wants_new();
+        let page = match (self.pending_after, is_turn_of_new) {
+            (Some(_), _) | (None, true) => None,
+            (None, false) => self.deferral.next_page(),
+        };
+        let (from, max, of_pass) = match (self.pending_after, page) {
+            (Some(after), _) => (ReadFrom::Pending(after), READ_MAX, false),
+            (None, Some((after, max))) => (ReadFrom::Pending(after), max, true),
+            (None, None) if self.wants_new() => (ReadFrom::New, self.most_new(), false),
+            (None, None) => return None,
+        };
+        self.was_pass = of_pass;
+        let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
+        Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(Page { from, max, of_pass })))
+    }
+
+    /// While receivers that could take more wait for their backlogs, or accounts for what of them waits in the stream, many
+    /// entries for them would only make those longer, and each costs Redis more than one that goes out at once: they come
+    /// first. A few such receivers among many slow nobody's reading.
+    fn most_new(&self) -> usize {
+        let are_fed = self.feeds_backlogs && (self.core.has_hungry() || self.deferral.entries() > 0);
+        if are_fed { READ_BESIDE_BACKLOG } else { READ_MAX }
     }
 
     pub(super) fn backlog(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if self.is_held_up || !self.core.has_room() {
+        if self.is_held_up || !self.core.has_room_for_records() {
             return None;
         }
         let (endpoint, after, max, why) = match self.core.next_backlog(now) {
@@ -134,11 +159,15 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn heads(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if now < self.ending_at || self.is_held_up || !self.core.has_room() {
+        if now < self.ending_at || self.is_held_up || !self.core.may_settle_more() {
             return None;
         }
         let endpoint = self.core.next_ending()?;
-        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max: CLAIM_MAX };
+        // Beside others that wait for Redis it takes a part of its time; with nobody there all of it.
+        let is_alone = self.core.fresh() == 0 && !self.more_entries;
+        let (max, pause_ms) = if is_alone { (CLAIM_MAX, 0) } else { (ENDING_MAX, ENDING_PAUSE_MS) };
+        self.ending_at = now + pause_ms;
+        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max };
         Some((call, Outstanding::Heads(endpoint)))
     }
 
@@ -203,21 +232,22 @@ impl<D: Directory> Partition<D> {
         Pull { from_ms: self.redis_now(now) + longest_ms + CLOCKS_MS, by_ms: NO_AGE_MS, step_ms: 0 }
     }
 
-    /// The questions of the staged entries, a batch at a time. They are put together only now, when no settlement is
-    /// on its way, and until they are answered nothing else is called.
+    /// The questions of the next slice of what is staged, or the slice itself where there are none. They are put together
+    /// only now, when no settlement is on its way, and until they are answered nothing else is called.
     pub(super) fn ask(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if self.staged.as_ref().is_some_and(|staged| staged.asking.is_none()) {
-            let questions = self.questions();
-            if questions.is_empty() {
-                self.admit_staged(now, Vec::new(), Vec::new());
-                return None;
-            }
-            self.staged.as_mut()?.asking = Some((questions, Vec::new()));
+        self.admit_if_known(now);
+        let staged = self.staged.as_ref().filter(|staged| !staged.unconfirmed)?;
+        if !self.core.has_room() {
+            return None;
         }
-        let staged = self.staged.as_ref()?;
-        let (deliveries, known) = staged.asking.as_ref()?;
-        let asked = &deliveries[known.len()..deliveries.len().min(known.len() + MAX_BATCH)];
-        let call = Call::Ask { term: term.clone(), deliveries: asked.to_vec(), suspect: staged.suspect };
+        let suspect = staged.arrivals.iter().any(|arrival| arrival.suspect);
+        let questions = self.questions();
+        if questions.is_empty() {
+            // The next slice has none either, or it is that one's turn with the next call.
+            return None;
+        }
+        let call = Call::Ask { term: term.clone(), deliveries: questions.clone(), suspect };
+        self.staged.as_mut()?.asking = Some(questions);
         Some((call, Outstanding::Ask))
     }
 }

@@ -1,4 +1,4 @@
-#!lua flags=
+#!lua flags=allow-oom
 -- Takes entries for the group: what is pending after an id, or what is new.
 -- KEYS    1 stream  2 lease
 -- ARGV    1 term  2 '>' or the entry id to read the pending after  3 most entries  4 group  5 consumer
@@ -9,7 +9,8 @@
 --         -2 when the entry was trimmed while pending
 --         traceparent: how many bytes of it stand at the end of the text, behind the event; -1 without one
 --         Few parts, because each costs both sides more than its bytes do.
--- Flags   none, so that a full Redis refuses before anything is taken.
+-- Flags   allow-oom: what is read and delivered frees memory, and what is pending costs little more. Who reads from a
+--         full Redis reads little at a time, and leaves in the stream what it would have to write a record for.
 
 if lost(KEYS[2], ARGV[1]) then
   return {'LOST'}

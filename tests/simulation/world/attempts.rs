@@ -57,7 +57,14 @@ impl World {
                 "there are more duplicates than deliveries were in flight at the ends of terms".to_owned()
             });
         }
-        let flight = Flight { endpoint, intent, entry, event, number };
+        // Who has not shown that it answers takes no more than its share of the flights.
+        let is_slow = send.trust.class().is_some();
+        let of_lane = self.workers[worker].flights.values().filter(|flight| flight.endpoint == endpoint);
+        let slow = of_lane.filter(|flight| flight.is_slow).count();
+        if is_slow && slow >= self.plan.budgets.slow_of_endpoint().count {
+            self.wrong(Promise::Bounded, || format!("ep_{endpoint} has {slow} slow flights, and one more starts"));
+        }
+        let flight = Flight { endpoint, intent, entry, event, number, is_slow };
         self.workers[worker].flights.insert(token, flight.clone());
         self.wire.insert((worker, life, token), flight);
         let there = self.chance.below(3);
@@ -95,10 +102,10 @@ impl World {
         {
             owed.delivered = true;
         }
-        self.after(takes, Event::Ended { worker, life, token, outcome });
+        self.after(takes, Event::Ended { worker, life, token, outcome, took_ms: takes });
     }
 
-    pub(super) fn ended(&mut self, worker: usize, life: u32, token: Token, outcome: Outcome) {
+    pub(super) fn ended(&mut self, worker: usize, life: u32, token: Token, outcome: Outcome, took_ms: u64) {
         let Some(flight) = self.wire.remove(&(worker, life, token)) else { return };
         if self.workers[worker].life != life || self.workers[worker].flights.remove(&token).is_none() {
             return;
@@ -112,7 +119,7 @@ impl World {
             number: flight.number,
             at_ms: self.model.now_ms,
             outcome,
-            timing: Timing::default(),
+            timing: Timing { total_us: took_ms * 1_000, ..Timing::default() },
             body_end: BodyEnd::Complete,
             snippet: String::new(),
             detail: String::new(),

@@ -14,7 +14,10 @@ impl World {
             owner: format!("worker-{worker}"),
             policy: policy(),
             breaker: BreakerSettings { threshold: 3, cooldown_ms: 200, max_cooldown_ms: 1_500 },
-            max_body_bytes: 1024 * 1024,
+            budgets: match self.mutation {
+                Some(Mutation::SharesNotKept) => Budgets::of(1024 * 1024),
+                _ => self.plan.budgets,
+            },
             lease_ms: LEASE_MS,
             start: Start::Oldest,
             retain_ms: 0,
@@ -91,7 +94,9 @@ impl World {
         }
         self.tally.checked(Promise::Bounded);
         let jobs = partition.tally().jobs;
-        if jobs > MAX_JOBS + READ_MAX * self.plan.endpoints.len() {
+        let budgets = &self.plan.budgets;
+        // One slice, and one call, may go beyond what there is room for.
+        if self.mutation.is_none() && jobs > budgets.flights() + SLICE + 2 * READ_MAX {
             self.wrong(Promise::Bounded, || format!("{jobs} jobs are in memory"));
         }
         let stopped = partition.is_stopped();
@@ -126,8 +131,10 @@ impl World {
         let (life, redis, term) = (self.workers[worker].life, self.redis, term_of(&call).clone());
         if matches!(call, Call::Read { .. }) {
             self.tally.checked(Promise::Bounded);
-            if self.is_pressed {
-                self.wrong(Promise::Bounded, || format!("worker {worker} reads while Redis is nearly full"));
+            if let (true, Call::Read { max, .. }) = (self.is_pressed, &call)
+                && *max > READ_UNDER_PRESSURE
+            {
+                self.wrong(Promise::Bounded, || format!("worker {worker} reads much while Redis is nearly full"));
             }
         }
         let connection = &mut self.workers[worker].redis[slot as usize];

@@ -1,0 +1,74 @@
+//! How much of the deliveries may be in memory and in flight at a time, and the part of it that one endpoint, account or
+//! host may have. Pure numbers. Never counts: that is `core` and `shares`.
+
+/// Deliveries without record at which reading stops. With 600-byte events about 2 MB, and a quarter of a second's work at
+/// ten thousand a second.
+const FRESH: usize = 2_048;
+
+/// Deliveries with a record that wait in memory or are in quick flight, at which claiming and looking at backlogs stops.
+const KEPT: usize = 2_048;
+
+/// Flights to receivers that have not shown that they answer, or that keep us waiting. A flight costs some 20 KB, most of
+/// it for its connection: together 40 MB.
+const SLOW: usize = 2_048;
+
+/// Operations that wait for a settle at which reading stops: four batches.
+const OUTBOX: usize = 2_000;
+
+/// Their records: eight batches of the longest call that Redis is given at once.
+const OUTBOX_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    pub count: usize,
+    pub bytes: usize,
+}
+
+impl Budget {
+    pub fn part(self, of: usize) -> Self {
+        Self { count: (self.count / of).max(1), bytes: (self.bytes / of).max(1) }
+    }
+
+    pub fn has_room(self, used: Self) -> bool {
+        used.count < self.count && used.bytes < self.bytes
+    }
+}
+
+/// A flight that has lasted so long is slow.
+const SLOW_AFTER_MS: u64 = 1_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budgets {
+    /// Without record: nothing else is read while it is used up.
+    pub fresh: Budget,
+    /// With a record, and not in slow flight.
+    pub kept: Budget,
+    /// In slow flight.
+    pub slow: Budget,
+    pub outbox: Budget,
+    /// A flight that has lasted so long keeps us waiting.
+    pub slow_after_ms: u64,
+}
+
+impl Budgets {
+    /// Of these bytes of bodies half are for what is fresh, a quarter each for what has records and for slow flights.
+    pub fn of(body_bytes: usize) -> Self {
+        Self {
+            fresh: Budget { count: FRESH, bytes: body_bytes / 2 },
+            kept: Budget { count: KEPT, bytes: body_bytes / 4 },
+            slow: Budget { count: SLOW, bytes: body_bytes / 4 },
+            outbox: Budget { count: OUTBOX, bytes: OUTBOX_BYTES },
+            slow_after_ms: SLOW_AFTER_MS,
+        }
+    }
+
+    /// Slow flights of one endpoint, at most: an eighth.
+    pub fn slow_of_endpoint(&self) -> Budget {
+        self.slow.part(8)
+    }
+
+    /// Attempts that are in flight at a time, at most: slow ones, and others of which each has its place in memory.
+    pub fn flights(&self) -> usize {
+        self.fresh.count + self.kept.count + self.slow.count
+    }
+}

@@ -1,0 +1,185 @@
+//! Attempts in flight: which starts next, which of them have become slow, and whose turn it is among those that wait for a
+//! seat. A quick flight is to a proven receiver and younger than a second; every other one is slow and has a seat.
+
+use super::*;
+
+impl Core {
+    /// The next attempt to start, endpoint after endpoint in turn.
+    pub fn next_send(&mut self, now: u64) -> Option<Send> {
+        loop {
+            let Some(at) = self.ready.pop_front() else {
+                if self.gives_turn(now) {
+                    continue;
+                }
+                return None;
+            };
+            let lane = &mut self.lanes[at];
+            lane.is_ready = false;
+            if lane.gate(now) != Gate::Open {
+                self.touch(now, at);
+                continue;
+            }
+            let (Some(job), Some(facts)) = (lane.queue.front().copied(), lane.endpoint().cloned()) else { continue };
+            let bytes = self.jobs[&job].delivery.body.len();
+            let seat = match (lane.trust.class(), &lane.holder) {
+                (Some(class), Some(holder)) => match self.shares.take(holder, class, bytes) {
+                    Some(seat) => Some(seat),
+                    None => {
+                        self.waits(at);
+                        continue;
+                    }
+                },
+                (None, _) | (_, None) => None,
+            };
+            return Some(self.start(now, at, job, facts, seat));
+        }
+    }
+
+    fn start(&mut self, now: u64, at: LaneAt, id: JobId, facts: Arc<Endpoint>, seat: Option<Seat>) -> Send {
+        let token = self.next();
+        let lane = &mut self.lanes[at];
+        lane.queue.pop_front();
+        lane.started(now);
+        let trust = lane.trust;
+        self.count_out(id);
+        self.seats.extend(seat.map(|seat| (token, seat)));
+        self.flights.insert(token, id);
+        self.young.push_back((now + self.budgets.slow_after_ms, token));
+        let job = self.jobs.get_mut(&id).expect("a queued job is there");
+        (job.flight, job.revision) = (Some(token), facts.revision);
+        let delivery = job.delivery.clone();
+        self.count_in(id);
+        self.touch(now, at);
+        Send { token, trust, delivery, endpoint: facts }
+    }
+
+    /// Time has passed: what is old gets its record, flights become slow, and lanes whose time has come are looked at.
+    pub fn tick(&mut self, now: u64) {
+        while let Some((at, token)) = self.young.front().copied()
+            && at <= now
+        {
+            self.young.pop_front();
+            self.becomes_slow(token);
+        }
+        while let Some((at, job)) = self.ageing.front().copied()
+            && at <= now
+        {
+            self.ageing.pop_front();
+            self.give_record(now, job);
+        }
+        while let Some((at, job)) = self.again.first().copied()
+            && at <= now
+        {
+            self.again.pop_first();
+            self.queues_again(now, job);
+        }
+        self.tell_of_ours(now);
+        while let Some(std::cmp::Reverse((alarm_at, at))) = self.alarms.peek().copied()
+            && alarm_at <= now
+        {
+            self.alarms.pop();
+            let lane = &mut self.lanes[at];
+            if lane.alarm_at == Some(alarm_at) {
+                lane.alarm_at = None;
+                self.touch(now, at);
+            }
+        }
+        if self.shares.has_waiters() && now >= self.waiters_at {
+            self.waiters_at = now + LOOK_EVERY_MS;
+            self.shares.look_again();
+        }
+    }
+
+    pub fn next_alarm(&self) -> Option<u64> {
+        let alarm = self.alarms.peek().map(|std::cmp::Reverse((at, _))| *at);
+        let ageing = self.ageing.front().map(|(at, _)| *at);
+        let young = self.young.front().map(|(at, _)| *at);
+        let waiters = self.shares.has_waiters().then_some(self.waiters_at);
+        let again = self.again.first().map(|(at, _)| *at);
+        [alarm, ageing, young, waiters, again].into_iter().flatten().min()
+    }
+
+    /// Its receiver keeps us waiting, whatever it answers in the end.
+    fn becomes_slow(&mut self, token: Token) {
+        let Some(id) = self.flights.get(&token).copied() else {
+            // Of an earlier term, or it has ended.
+            if let Some(seat) = self.seats.get_mut(&token) {
+                self.shares.doubt(seat);
+            }
+            return;
+        };
+        self.count_out(id);
+        let job = &self.jobs[&id];
+        let lane = &mut self.lanes[job.lane];
+        lane.trust = Trust::Doubted;
+        match self.seats.get_mut(&token) {
+            Some(seat) => self.shares.doubt(seat),
+            None => {
+                if let (Some(class), Some(holder)) = (lane.trust.class(), &lane.holder) {
+                    self.seats.insert(token, self.shares.seat(holder, class, job.delivery.body.len()));
+                }
+            }
+        }
+        self.count_in(id);
+    }
+
+    /// It failed here and not at its receiver: no attempt was made. It stays the head of its chain and goes again soon.
+    pub(super) fn goes_again(&mut self, now: u64, job: JobId, cause: LocalCause, chance: f64) {
+        let pause = LOCAL_PAUSE_MS + (chance * LOCAL_PAUSE_MS as f64) as u64;
+        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        found.flight = None;
+        let at = found.lane;
+        self.again.insert((now + pause, job));
+        match self.ours.iter_mut().find(|(of, _)| *of == cause) {
+            Some((_, count)) => *count += 1,
+            None => self.ours.push((cause, 1)),
+        }
+        self.tell_of_ours(now);
+        self.lanes[at].forget_attempt();
+        self.touch(now, at);
+    }
+
+    fn queues_again(&mut self, now: u64, job: JobId) {
+        let Some(at) = self.jobs.get(&job).map(|found| found.lane) else { return };
+        // It was in flight, so it goes before what is merely next.
+        self.lanes[at].queue.push_front(job);
+        self.react(now, at);
+    }
+
+    fn tell_of_ours(&mut self, now: u64) {
+        if self.ours.is_empty() || self.ours_noted_at.is_some_and(|at| now < at + LOCAL_NOTE_MS) {
+            return;
+        }
+        self.ours_noted_at = Some(now);
+        self.notes.extend(self.ours.drain(..).map(|(cause, count)| Note::OursFailed { cause, count }));
+    }
+
+    /// The attempt is over, or not waited for any more.
+    pub(super) fn leaves_seat(&mut self, token: Token) {
+        if let Some(seat) = self.seats.remove(&token) {
+            self.shares.leave(&seat);
+        }
+    }
+
+    /// A lane without a seat waits for its turn.
+    pub(super) fn waits(&mut self, at: LaneAt) {
+        let lane = &mut self.lanes[at];
+        if let (Some(class), Some(holder), false) = (lane.trust.class(), &lane.holder, lane.is_waiting) {
+            lane.is_waiting = true;
+            self.shares.wait(holder, class);
+        }
+    }
+
+    /// Whether a lane that waited for a seat is looked at again.
+    fn gives_turn(&mut self, now: u64) -> bool {
+        let Some(turn) = self.shares.next_turn() else { return false };
+        let at = turn.lane;
+        let waited = std::mem::take(&mut self.lanes[at].is_waiting);
+        self.touch(now, at);
+        let lane = &self.lanes[at];
+        if !waited || !(lane.is_ready || lane.is_hungry) {
+            self.shares.pass_on(turn);
+        }
+        true
+    }
+}

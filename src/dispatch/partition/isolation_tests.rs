@@ -1,0 +1,278 @@
+//! Many receivers in trouble beside others that are well, in virtual time against the store's model: what the healthy ones
+//! wait for. A millisecond has time for three calls; an attempt takes as long as its receiver.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    facts::{
+        endpoint::ENDPOINT_SCHEMA,
+        outcome::{AttemptReport, BodyEnd, Outcome, Timing},
+        retry::RetrySettings,
+    },
+    store::model::{GROUP, Model},
+};
+
+const CALLS_A_MS: usize = 3;
+const TIMEOUT_MS: u64 = 15_000;
+/// What a healthy receiver takes.
+const QUICK_MS: u64 = 5;
+
+#[derive(Default)]
+struct Register {
+    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    by_account: BTreeMap<AccountId, Vec<Arc<Endpoint>>>,
+    /// How long each takes; beyond the timeout it never answers.
+    takes_ms: BTreeMap<EndpointId, u64>,
+}
+
+impl Register {
+    fn add(&mut self, id: String, account: &str, host: &str, takes_ms: u64, max_in_flight: u16) {
+        let text = format!(
+            r#"{{"schema":{ENDPOINT_SCHEMA},"id":"{id}","account":"{account}","url":"https://{host}/","schemes":["standard"],
+            "secrets":[],"max_in_flight":{max_in_flight},"status":{{"state":"enabled"}},"created_at_ms":0,"updated_at_ms":0,"revision":1}}"#
+        );
+        let endpoint: Arc<Endpoint> = Arc::new(serde_json::from_str(&text).unwrap());
+        self.by_account.entry(endpoint.account.clone()).or_default().push(endpoint.clone());
+        self.takes_ms.insert(endpoint.id.clone(), takes_ms);
+        self.endpoints.insert(endpoint.id.clone(), endpoint);
+    }
+}
+
+impl Directory for &Register {
+    fn standing(&self, endpoint: &EndpointId) -> Standing {
+        self.endpoints.get(endpoint).cloned().map_or(Standing::Unknown, Standing::of)
+    }
+
+    fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>> {
+        self.by_account.get(account).cloned().unwrap_or_default()
+    }
+
+    fn unknown_of(&self, _: &AccountId) -> Vec<EndpointId> {
+        Vec::new()
+    }
+
+    fn view(&self) -> RegistryView {
+        RegistryView { id: Some("reg".to_owned()), version: 0, is_certain: true, is_paused: false }
+    }
+}
+
+struct Run<'a> {
+    register: &'a Register,
+    partition: Partition<&'a Register>,
+    model: Model,
+    now: u64,
+    published: u64,
+    ends: BTreeMap<(u64, Token), (Outcome, u64)>,
+    /// From the publication to the first attempt, of the accounts that are healthy.
+    waited_ms: Vec<u64>,
+    most_jobs: usize,
+    most_slow: usize,
+    /// Attempts of deliveries of `acc_many`.
+    many: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(register: &'a Register) -> Self {
+        let settings = Settings {
+            owner: "tester".to_owned(),
+            policy: RetryPolicy::try_new(RetrySettings::default()).unwrap(),
+            breaker: BreakerSettings::default(),
+            budgets: Budgets::of(64 << 20),
+            lease_ms: 10_000,
+            start: Start::Oldest,
+            retain_ms: 60_000,
+            trim_ignores: Vec::new(),
+            dead_max_age_ms: 1_000_000_000,
+            dead_max_count: 1_000_000,
+        };
+        Self {
+            register,
+            partition: Partition::new(settings, register, [7; 32]),
+            model: Model { registry_version: Some(0), ..Model::default() },
+            now: 1,
+            published: 0,
+            ends: BTreeMap::new(),
+            waited_ms: Vec::new(),
+            most_jobs: 0,
+            most_slow: 0,
+            many: 0,
+        }
+    }
+
+    fn publish(&mut self, account: &str) {
+        self.published += 1;
+        let n = self.published;
+        let body = format!(
+            r#"{{"id":"evt_{n}","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_{n}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+        );
+        self.model.publish(EntryId { ms: self.now, seq: n }, body.into());
+        self.partition.woken(true, false);
+    }
+
+    /// A millisecond of the worker's.
+    fn step(&mut self) {
+        self.now += 1;
+        self.model.now_ms = self.now;
+        while let Some(entry) = self.ends.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let ((_, token), (outcome, took_ms)) = entry.remove_entry();
+            let report = AttemptReport {
+                number: 1,
+                at_ms: self.now,
+                outcome,
+                timing: Timing { total_us: 1_000 * took_ms, ..Timing::default() },
+                body_end: BodyEnd::Complete,
+                snippet: String::new(),
+                detail: String::new(),
+            };
+            self.partition.attempted(
+                self.now,
+                token,
+                Attempted { report, request: None, flooded: false, resent: false },
+            );
+        }
+        if let Some(call) = self.partition.next_renewal(self.now)
+            && let Call::Renew { term, .. } = &call
+        {
+            let answer = self.model.call(&call);
+            self.partition.renewed(self.now, term, &answer);
+        }
+        for _ in 0..CALLS_A_MS {
+            let Some(call) = self.partition.next_call(self.now) else { break };
+            let answer = self.model.call(&call);
+            self.partition.answered(self.now, answer);
+            self.send();
+        }
+        self.send();
+        let tally = self.partition.tally();
+        (self.most_jobs, self.most_slow) = (self.most_jobs.max(tally.jobs), self.most_slow.max(tally.slow));
+        let ended = self.partition.take_happenings().into_iter().find(|h| matches!(h, Happening::TermEnded { .. }));
+        assert_eq!(ended, None);
+    }
+
+    fn send(&mut self) {
+        while let Some(send) = self.partition.next_send(self.now) {
+            if send.endpoint.account.as_str().starts_with("acc_good") && send.delivery.attempts == 0 {
+                self.waited_ms.push(self.now - send.delivery.id.entry.ms);
+            }
+            self.many += usize::from(send.endpoint.account.as_str() == "acc_many");
+            let takes = self.register.takes_ms[&send.endpoint.id];
+            let (outcome, takes) = match takes < TIMEOUT_MS {
+                true => (Outcome::Delivered { status: 200 }, takes),
+                false => (Outcome::ResponseTimedOut, TIMEOUT_MS),
+            };
+            self.ends.insert((self.now + takes, send.token), (outcome, takes));
+        }
+    }
+
+    /// For so long each healthy account gets an event every 200 ms, and those in trouble one by one their own.
+    fn go(&mut self, ms: u64, good: usize, bad: &[String], bad_a_ms: usize) {
+        let mut next_bad = bad.iter().cycle();
+        for _ in 0..ms {
+            let now = self.now;
+            for n in (0..good).filter(|n| (*n as u64 + now).is_multiple_of(200)) {
+                self.publish(&format!("acc_good{n}"));
+            }
+            (0..bad_a_ms).filter_map(|_| next_bad.next()).for_each(|account| self.publish(account));
+            self.step();
+        }
+    }
+
+    /// The healthy ones' first attempts: half of them, 99 of 100, all of them.
+    fn waited(&mut self) -> (u64, u64, u64) {
+        let mut waited = std::mem::take(&mut self.waited_ms);
+        waited.sort_unstable();
+        (waited[waited.len() / 2], waited[waited.len() * 99 / 100], *waited.last().unwrap())
+    }
+}
+
+fn register(good: usize) -> Register {
+    let mut register = Register::default();
+    for n in 0..good {
+        register.add(format!("ep_good{n}"), &format!("acc_good{n}"), &format!("good{n}.example"), QUICK_MS, 10);
+    }
+    register
+}
+
+/// Beside those in trouble the healthy ones wait no more than without them, and memory stays as planned.
+fn check(register: &Register, good: usize, bad: &[String], bad_a_ms: usize, why: &str) {
+    let mut run = Run::new(register);
+    run.go(1_000, good, &[], 0);
+    run.waited();
+    // Until the first have timed out.
+    run.go(17_000, good, bad, bad_a_ms);
+    let (half, most, all) = run.waited();
+    println!("{why}: p50 {half} ms, p99 {most} ms, all {all} ms; {} jobs, {} slow", run.most_jobs, run.most_slow);
+    assert!(half <= 2 && most <= 20, "{why}: the healthy wait {half} ms, {most} ms, {all} ms");
+    let budgets = Budgets::of(64 << 20);
+    assert!(run.most_slow <= 2 * budgets.slow.count, "{why}: {} slow flights", run.most_slow);
+    assert!(run.most_jobs <= budgets.flights() + SLICE + READ_MAX, "{why}: {} jobs", run.most_jobs);
+}
+
+#[test]
+fn endpoints_of_one_account_that_hang_cost_nobody_else_anything() {
+    let mut register = register(100);
+    (0..700).for_each(|n| register.add(format!("ep_bad{n}"), "acc_bad", &format!("bad{n}.example"), TIMEOUT_MS, 10));
+    // Each is owed to all of them.
+    let mut bad = vec!["acc_bad".to_owned()];
+    bad.extend((0..49).map(|n| format!("acc_none{n}")));
+    (0..49).for_each(|n| register.add(format!("ep_none{n}"), &format!("acc_none{n}"), "other.example", QUICK_MS, 10));
+    check(&register, 100, &bad, 1, "700 of one account hang");
+}
+
+#[test]
+fn accounts_on_one_dead_platform_cost_nobody_else_anything() {
+    let mut register = register(100);
+    let bad: Vec<String> = (0..600).map(|n| format!("acc_bad{n}")).collect();
+    (0..600).for_each(|n| register.add(format!("ep_bad{n}"), &bad[n], "dead.example", TIMEOUT_MS, 10));
+    check(&register, 100, &bad, 1, "600 on one dead platform");
+}
+
+#[test]
+fn receivers_that_answer_late_cost_nobody_else_anything() {
+    let mut many = register(100);
+    let bad: Vec<String> = (0..250).map(|n| format!("acc_bad{n}")).collect();
+    (0..250).for_each(|n| many.add(format!("ep_bad{n}"), &bad[n], &format!("bad{n}.example"), 14_000, 10));
+    check(&many, 100, &bad, 1, "250 answer after 14 s");
+    let mut few = register(100);
+    (0..3).for_each(|n| few.add(format!("ep_bad{n}"), &bad[n], &format!("bad{n}.example"), 14_000, 1_000));
+    check(&few, 100, &bad[..3], 1, "3 with 1 000 in flight answer after 14 s");
+}
+
+#[test]
+fn thousands_that_hang_cost_nobody_else_anything() {
+    let mut register = register(200);
+    let bad: Vec<String> = (0..5_000).map(|n| format!("acc_bad{n}")).collect();
+    (0..5_000).for_each(|n| register.add(format!("ep_bad{n}"), &bad[n], &format!("bad{n}.example"), TIMEOUT_MS, 10));
+    check(&register, 200, &bad, 1, "5 000 hang");
+}
+
+#[test]
+fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
+    const MANY: usize = 2_000;
+    const EVENTS: usize = 50;
+    let mut register = register(100);
+    (0..MANY).for_each(|n| register.add(format!("ep_many{n}"), "acc_many", &format!("many{n}.example"), QUICK_MS, 10));
+    let mut run = Run::new(&register);
+    run.go(1_000, 100, &[], 0);
+    run.waited();
+    (0..EVENTS).for_each(|_| run.publish("acc_many"));
+    while run.many < MANY * EVENTS {
+        run.go(50, 100, &[], 0);
+        assert!(run.now < 60_000, "only {} were sent", run.many);
+    }
+    let took_ms = run.now - 1_000;
+    let (half, most, all) = run.waited();
+    println!(
+        "50 events for 2 000 endpoints in {took_ms} ms: p50 {half} ms, p99 {most} ms, all {all} ms; {} jobs",
+        run.most_jobs
+    );
+    assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+    assert!(run.most_jobs <= 2_048 + SLICE + READ_MAX, "{} jobs", run.most_jobs);
+    run.go(2_000, 0, &[], 0);
+    assert_eq!(run.many, MANY * EVENTS, "some went twice");
+    assert!(run.model.stream.groups[GROUP].pending.is_empty() && run.model.records.is_empty());
+    assert_eq!(run.partition.deferred(), 0);
+}
