@@ -14,7 +14,6 @@ use anyhow::{Context, Result};
 use nix::{
     sys::{
         prctl,
-        resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill, killpg},
     },
     unistd::{Pid, SysconfVar, getppid, sysconf},
@@ -22,16 +21,6 @@ use nix::{
 use tokio::process::{Child, Command};
 
 pub use self::redis::OwnRedis;
-
-/// As many file descriptors as this process may have: a receiver of thousands of endpoints holds a connection of each. What
-/// may not be raised stays as it is, and whoever runs out of them says so.
-pub fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
-}
 
 /// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed.
 pub struct Owned {

@@ -253,7 +253,7 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
 /// Crowds of a size that fits what "many" is: all of them at the full one.
 fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     // Each side of each has a descriptor for every connection.
-    herald::owned::raise_descriptor_limit();
+    herald::descriptors::raise_limit();
     let server = Server::start()?;
     let of = |count: u64| if args.is_full() { count } else { (count / 10).max(1) };
     let part = |manner, count| Part::of(manner, of(count));

@@ -229,3 +229,16 @@ fn incidents_beyond_their_limit_are_counted() {
     assert_eq!(state.books.incidents.len(), books::MAX_INCIDENTS);
     assert_eq!(state.books.left_out[Suspicion::Redirected as usize], 5);
 }
+
+#[test]
+fn what_was_reset_may_come_once_more_within_its_attempt() {
+    let repeated = |profile| {
+        let history = History::new(profile);
+        history.sent(0, 0, 0, 0.0);
+        (1..=3).for_each(|time| history.answered(0, 1, Answer::Broken, f64::from(time) / 10.0));
+        history.suspicions()
+    };
+    assert_eq!(repeated(Profile::Resetting), [Suspicion::Repeated]);
+    // Of these the client has seen the beginning of an answer.
+    assert_eq!(repeated(Profile::Truncating), [Suspicion::Repeated; 2]);
+}

@@ -35,7 +35,8 @@ use crate::{
     cli::CliError,
     clock,
     config::RedisUrl,
-    owned::{self, Usage},
+    descriptors,
+    owned::Usage,
     store::{connection::Redis, keys::PartitionKeys},
 };
 
@@ -167,7 +168,8 @@ impl Prepared {
     }
 
     async fn own(self, program: PathBuf, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
-        owned::raise_descriptor_limit();
+        // A receiver of thousands of endpoints holds a connection of each.
+        descriptors::raise_limit();
         view.show(phase("starting Redis"));
         let scratch = TempDir::with_prefix("herald-receivers-").context("cannot make a scratch folder")?;
         let receivers = self.receivers(&scratch)?;

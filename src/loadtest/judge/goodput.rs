@@ -25,8 +25,9 @@ const WAY: Duration = Duration::from_millis(5);
 /// Beyond what follows from capacity and policy: for a stall of the machine, as with late retries.
 const RECOVERY_SLACK: Duration = Duration::from_secs(3);
 
-/// What is sent again at once is there by then, its round trips and the time of the receiver apart.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What is sent again at once is there by then, its round trips and the time of the receiver apart. It takes milliseconds; a
+/// stall of the machine lasts a second or two.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// A new connection with TLS, and the request once more.
 const ROUND_TRIPS: u32 = 6;

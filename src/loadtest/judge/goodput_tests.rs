@@ -227,6 +227,6 @@ fn what_the_way_broke_is_no_failure_and_comes_at_once() {
     sides.only(&ended(60.0), "needless_retry");
     assert_eq!(sides.counts(&faulty(1.0), "needless_retry"), (0, 0));
     let late = Sides::new(fleeting());
-    late.load(10, |n| Some(if n == 7 { 1.2 } else { 0.05 }));
+    late.load(10, |n| Some(if n == 7 { 3.2 } else { 0.05 }));
     late.only(&ended(60.0), "needless_retry");
 }

@@ -7,7 +7,10 @@ use super::{
     Ledger, State,
     books::{DeliveryBook, Incident, Last, NEVER, NONE, Suspicion, micros},
 };
-use crate::loadtest::{lifecycle::MAX_STEPS, scenario::Profile};
+use crate::loadtest::{
+    lifecycle::MAX_STEPS,
+    scenario::{Failure, Profile},
+};
 
 /// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt this
 /// much short of its time may be over already.
@@ -249,8 +252,7 @@ impl Ledger {
         if !sent.sent_again {
             let why = wrong_sequence(&mut sent.sequence, arrival.sequence);
             found[3] = why.map(|why| incident(Suspicion::WrongHeaders, at_us, why));
-            let why =
-                wrong_attempt(&before, arrival.attempt).or_else(|| stale_timestamp(arrival.timestamp_ms, since_us));
+            let why = self.wrong_attempt(&before, arrival).or_else(|| stale_timestamp(arrival.timestamp_ms, since_us));
             found[6] = why.map(|why| incident(Suspicion::Repeated, since_us, why));
             let untimely = self.untimely(state, arrival, &before, at_us);
             found[4] = untimely.map(|(suspicion, why)| incident(suspicion, before.ended_us, why));
@@ -268,6 +270,27 @@ impl Ledger {
             found[7] = Some(incident(Suspicion::AfterGone, endpoint.gone_again_us, why));
         }
         found.into_iter().flatten().for_each(|incident| state.books.suspect(incident));
+    }
+
+    fn wrong_attempt(&self, before: &DeliveryBook, arrival: &Arrival) -> Option<&'static str> {
+        let (attempt, known) = (arrival.attempt, u32::from(before.attempt));
+        match attempt {
+            0 => Some("herald-attempt is missing or no number"),
+            _ if before.arrivals == 0 || attempt > known => None,
+            _ if attempt == known && self.may_come_again(before, arrival.endpoint) => None,
+            _ => Some("herald-attempt did not grow"),
+        }
+    }
+
+    /// On a kept connection that ends without a byte of an answer nobody can tell whether the request was processed: it
+    /// may go again, once, within its attempt.
+    fn may_come_again(&self, before: &DeliveryBook, endpoint: u32) -> bool {
+        let resets = match self.population.profile(endpoint) {
+            Profile::Resetting => true,
+            Profile::Imperfect { failure, .. } => *failure == Failure::Reset,
+            _ => false,
+        };
+        resets && before.last == Last::Broken && u32::from(before.arrivals) < 2 * u32::from(before.attempt)
     }
 
     /// Whether a retry comes before its time, or long after it; one that is not early leaves how late it is.
@@ -414,14 +437,6 @@ fn wrong_sequence(known: &mut u64, sequence: u64) -> Option<&'static str> {
         *known = sequence;
     }
     (*known != sequence).then_some("herald-sequence is not that of the earlier attempts")
-}
-
-fn wrong_attempt(before: &DeliveryBook, attempt: u32) -> Option<&'static str> {
-    match attempt {
-        0 => Some("herald-attempt is missing or no number"),
-        attempt if before.arrivals > 0 && attempt <= u32::from(before.attempt) => Some("herald-attempt did not grow"),
-        _ => None,
-    }
 }
 
 /// The timestamp is made anew for each attempt: it is not older than the attempt before it, nor than the event.
