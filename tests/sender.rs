@@ -177,6 +177,8 @@ async fn each_status_has_its_outcome() {
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", Outcome::Rejected { status: 404 }),
         ("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", Outcome::ServerFailed { status: 500 }),
         ("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", throttled(503, None)),
+        ("HTTP/1.1 500 Oh\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n", throttled(500, Some(5))),
+        ("HTTP/1.1 301 There\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n", throttled(301, Some(5))),
         ("HTTP/1.1 429 Slow\r\nretry-after: 120\r\ncontent-length: 0\r\n\r\n", throttled(429, Some(120))),
         ("HTTP/1.1 429 Slow\r\nretry-after: when it suits\r\ncontent-length: 0\r\n\r\n", throttled(429, None)),
         ("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", Outcome::Garbled),
@@ -194,16 +196,17 @@ async fn each_status_has_its_outcome() {
 
 #[tokio::test]
 async fn retry_after_is_taken_as_a_date_too() {
-    let receiver = Receiver::answering(
-        "HTTP/1.1 429 Slow\r\nretry-after: Fri, 31 Dec 9999 23:59:59 GMT\r\ncontent-length: 0\r\n\r\n",
-    )
-    .await;
-    let Outcome::Throttled { status: 429, retry_after: Some(pause) } =
+    let asks = async |pause: Duration| {
+        let date =
+            httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_millis(herald::clock::wall_ms()) + pause);
+        let head = format!("HTTP/1.1 429 Slow\r\nretry-after: {date}\r\ncontent-length: 0\r\n\r\n");
+        let receiver = Receiver::answering(head.leak()).await;
         outcome(&sender(), &endpoint(&receiver.url())).await
-    else {
-        panic!("not throttled")
     };
-    assert_eq!(pause, Duration::from_secs(30 * 86_400), "a pause is bounded");
+    let day = Duration::from_secs(86_400);
+    let Outcome::Throttled { status: 429, retry_after: Some(pause) } = asks(day).await else { panic!("not throttled") };
+    assert!(pause <= day && pause > day / 2, "{pause:?}");
+    assert_eq!(asks(31 * day).await, Outcome::Throttled { status: 429, retry_after: None }, "nobody can mean that");
 }
 
 #[tokio::test]

@@ -483,13 +483,16 @@ impl Core {
         self.leaves_seat(token);
         self.count_in(job);
         let at = self.jobs[&job].lane;
+        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(self.jobs[&job].delivery.since_ms));
         let lane = &mut self.lanes[at];
         lane.judge(&attempted, self.budgets.slow_after_ms);
         if let Outcome::Local { cause } = attempted.report.outcome {
             return self.goes_again(now, job, cause, chance);
         }
         let was_closed = lane.is_breaker_closed(now);
-        if lane.ended_attempt(now, &attempted.report.outcome, &self.breaker, chance) && was_closed {
+        let outcome = &attempted.report.outcome;
+        let granted = lane.policy.granted(outcome, age);
+        if lane.ended_attempt(now, outcome, granted, &self.breaker, chance) && was_closed {
             self.notes.push(Note::BreakerOpened { endpoint: self.endpoint(at) });
         }
         self.conclude(now, redis_ms, job, attempted, chance);

@@ -1,7 +1,7 @@
 //! One endpoint's lane in the partition's owner: the heads that may go, how many may be in flight, and when.
 //! Bounded: what does not fit is for the caller to park. Never touches Redis, chains or another lane.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     breaker::{Breaker, BreakerSettings, BreakerView},
@@ -10,7 +10,7 @@ use super::{
 use crate::facts::{
     endpoint::{Endpoint, EndpointState},
     id::EntryId,
-    outcome::{Attempted, Outcome},
+    outcome::{Attempted, Health, Outcome},
     retry::{DeadReason, RetryPolicy},
 };
 
@@ -277,8 +277,16 @@ impl Lane {
         }
     }
 
-    /// Tells whether the outcome opened the breaker.
-    pub fn ended_attempt(&mut self, now: u64, outcome: &Outcome, settings: &BreakerSettings, chance: f64) -> bool {
+    /// `granted` is the rest that the receiver asked for, as far as the policy allows it. Tells whether the outcome opened
+    /// the breaker.
+    pub fn ended_attempt(
+        &mut self,
+        now: u64,
+        outcome: &Outcome,
+        granted: Option<Duration>,
+        settings: &BreakerSettings,
+        chance: f64,
+    ) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.done_since += 1;
         let watched = now.saturating_sub(self.watched_since);
@@ -286,7 +294,7 @@ impl Lane {
             self.rate = f64::from(self.done_since) * 1_000.0 / watched as f64;
             (self.watched_since, self.done_since) = (now, 0);
         }
-        if !outcome.is_receiver_trouble() {
+        if matches!(outcome.health(), Health::Well | Health::Unknown) {
             if self.breaker.view(now) != BreakerView::Closed {
                 self.window = 1;
             }
@@ -296,8 +304,8 @@ impl Lane {
             return false;
         }
         self.window = (self.window / 2).max(1);
-        if let Outcome::Throttled { retry_after, .. } = outcome {
-            let rest = retry_after.map_or(THROTTLE_MS, |asked| asked.as_millis().min(MAX_THROTTLE_MS.into()) as u64);
+        if let Outcome::Throttled { .. } = outcome {
+            let rest = granted.map_or(THROTTLE_MS, |granted| granted.as_millis().min(MAX_THROTTLE_MS.into()) as u64);
             self.not_before = self.not_before.max(now + rest);
         }
         self.breaker.failed(now, settings, chance)
@@ -314,7 +322,7 @@ impl Lane {
             Outcome::Delivered { .. } => self.trust = Trust::Proven,
             Outcome::ResponseTimedOut | Outcome::Garbled | Outcome::Reset => self.trust = Trust::Doubted,
             // A new one that fails otherwise is not one that never failed.
-            outcome if outcome.is_receiver_trouble() && self.trust == Trust::New => self.trust = Trust::Doubted,
+            outcome if outcome.health().is_trouble() && self.trust == Trust::New => self.trust = Trust::Doubted,
             _ => {}
         }
     }

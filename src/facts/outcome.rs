@@ -33,6 +33,29 @@ pub enum LocalCause {
     Lag,
 }
 
+/// What an outcome says of the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answered as one that works does, be it with a no.
+    Well,
+    /// It has too much to do, or asks for less.
+    Congested,
+    /// It is in trouble, and sending less would not help.
+    Failing,
+    /// Nothing: it was never asked.
+    Unknown,
+}
+
+impl Health {
+    /// The receiver, not the request and not we, is in trouble.
+    pub fn is_trouble(self) -> bool {
+        match self {
+            Self::Congested | Self::Failing => true,
+            Self::Well | Self::Unknown => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
@@ -46,7 +69,7 @@ pub enum Outcome {
     },
     /// 410: the receiver wants no more.
     Gone,
-    /// 429, 502, 503, 504: the receiver, or what stands before it, asks for less.
+    /// 429, 502, 503, 504, or any other failure with a `Retry-After`: the receiver, or what stands before it, asks for less.
     Throttled {
         status: u16,
         #[serde(default, skip_serializing_if = "Option::is_none", with = "opt_ms", rename = "retry_after_ms")]
@@ -114,32 +137,36 @@ impl Outcome {
         matches!(self, Self::Delivered { .. })
     }
 
-    /// The receiver, not the request, is in trouble: this is what opens a breaker.
-    pub fn is_receiver_trouble(&self) -> bool {
+    /// What it says of the receiver, whatever it means for the event.
+    pub fn health(&self) -> Health {
         match self {
-            Self::Throttled { .. }
-            | Self::ServerFailed { .. }
+            Self::Delivered { .. } | Self::Redirected { .. } | Self::Gone | Self::Rejected { .. } => Health::Well,
+            Self::Throttled { .. } | Self::ConnectTimedOut | Self::ResponseTimedOut => Health::Congested,
+            Self::ServerFailed { .. }
             | Self::DnsFailed
             | Self::ConnectFailed
-            | Self::ConnectTimedOut
             | Self::Tls { .. }
-            | Self::ResponseTimedOut
             | Self::Reset
             | Self::Garbled
-            | Self::AddressRefused => true,
-            Self::Delivered { .. }
-            | Self::Redirected { .. }
-            | Self::Gone
-            | Self::Rejected { .. }
-            | Self::Unsendable
-            | Self::Local { .. } => false,
+            | Self::AddressRefused => Health::Failing,
+            Self::Unsendable | Self::Local { .. } => Health::Unknown,
+        }
+    }
+
+    /// The pause that the receiver asks for.
+    pub fn asked(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 
     /// Why no retry will mend this by itself, said to those who read the attempt. The policy is followed all the same.
     pub fn needs_a_person(&self) -> Option<&'static str> {
         match self {
-            Self::Redirected { .. } => Some("redirects are never followed: register the URL it leads to"),
+            Self::Redirected { .. } | Self::Throttled { status: 300..=399, .. } => {
+                Some("redirects are never followed: register the URL it leads to")
+            }
             Self::Gone => Some("the receiver says that this URL is gone: the endpoint is disabled"),
             Self::Rejected { status: 401 | 403 } => {
                 Some("the receiver refuses us: check its signature secret and its access rules")

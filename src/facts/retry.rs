@@ -14,6 +14,10 @@ use super::outcome::Outcome;
 /// Most attempts that a policy may ask for: bounds a record's history.
 pub const MAX_ATTEMPTS: u32 = 50;
 
+/// The part of a delivery's remaining time that no `Retry-After` can take: a tenth is left for the attempt after it, which
+/// may have to wait for others.
+const LAST_PART: u32 = 10;
+
 /// What an endpoint may change of the configured policy. Durations in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,6 +177,13 @@ impl RetryPolicy {
         age >= self.settings.max_age
     }
 
+    /// The pause that the receiver asked for, as far as it is granted to a delivery of this age: no longer than the
+    /// policy's longest interval, and so that one more attempt fits before the delivery is too old.
+    pub fn granted(&self, outcome: &Outcome, age: Duration) -> Option<Duration> {
+        let left = self.settings.max_age.saturating_sub(age);
+        outcome.asked().map(|asked| asked.min(self.settings.max_interval).min(left - left / LAST_PART))
+    }
+
     /// `attempt` is the number of the attempt just made, counted from 1 since the delivery was new or redelivered;
     /// `age` is the time since then; `chance` is uniform in [0, 1).
     pub fn decide(&self, attempt: u32, outcome: &Outcome, age: Duration, chance: f64) -> Fate {
@@ -185,11 +196,7 @@ impl RetryPolicy {
             return Fate::Dead(DeadReason::Exhausted);
         };
         let spread = 1.0 - self.settings.jitter + 2.0 * self.settings.jitter * chance.clamp(0.0, 1.0);
-        let asked = match outcome {
-            Outcome::Throttled { retry_after: Some(asked), .. } => (*asked).min(self.settings.max_interval),
-            _ => Duration::ZERO,
-        };
-        let pause = interval.mul_f64(spread).max(asked);
+        let pause = interval.mul_f64(spread).max(self.granted(outcome, age).unwrap_or_default());
         match self.is_expired(age.saturating_add(pause)) {
             true => Fate::Dead(DeadReason::Expired),
             false => Fate::RetryAfter(pause),
@@ -253,6 +260,23 @@ mod tests {
         assert_eq!(policy().decide(1, &after(secs(60)), secs(0), 0.5), Fate::RetryAfter(secs(60)));
         assert_eq!(policy().decide(1, &after(secs(1)), secs(0), 0.5), Fate::RetryAfter(secs(5)));
         assert_eq!(policy().decide(1, &after(secs(u64::MAX / 4)), secs(0), 0.5), Fate::RetryAfter(secs(43_200)));
+    }
+
+    #[test]
+    fn retry_after_leaves_time_for_one_more_attempt() {
+        let after = |asked| Outcome::Throttled { status: 503, retry_after: Some(asked) };
+        let hour = 3600;
+        // Two hours are left, and the receiver asks for ten.
+        let fate = policy().decide(6, &after(secs(10 * hour)), secs(70 * hour), 0.5);
+        assert_eq!(fate, Fate::RetryAfter(secs(2 * hour).mul_f64(0.9)));
+        for left in 10..2 * hour {
+            let age = secs(72 * hour - left);
+            let Fate::RetryAfter(pause) = policy().decide(1, &after(secs(30 * 24 * hour)), age, 1.0) else {
+                panic!("stranded with {left} s left")
+            };
+            assert!(!policy().is_expired(age + pause), "{left} s left, and {pause:?} to wait");
+            assert_eq!(policy().granted(&after(secs(30 * 24 * hour)), age).map(|rest| rest <= pause), Some(true));
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::facts::{
     text::steers,
 };
 
-/// Longest pause that a receiver can ask for: the longest that any retry policy allows. Also keeps it far from overflow.
+/// Longest pause that a receiver can ask for: the longest that any retry policy allows. Whoever asks for more (an epoch
+/// instead of a span, forty digits, the year 9999) does not mean it.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// Longest detail that an attempt keeps, in bytes. Enough for a chain of causes; a receiver's TLS name list can be long.
@@ -21,28 +22,35 @@ const MAX_DETAIL_BYTES: usize = 300;
 pub fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outcome {
     let status = status.as_u16();
     match status {
-        200..=299 => Outcome::Delivered { status },
+        200..=299 => return Outcome::Delivered { status },
+        410 => return Outcome::Gone,
+        300..=599 => {}
+        _ => return Outcome::Garbled,
+    }
+    let retry_after = retry_after(headers, now_ms);
+    match status {
+        // Whatever else a status means: one that says when to come back is obeyed.
+        _ if retry_after.is_some() => Outcome::Throttled { status, retry_after },
+        429 | 502 | 503 | 504 => Outcome::Throttled { status, retry_after: None },
         300..=399 => Outcome::Redirected { status },
-        410 => Outcome::Gone,
-        429 | 502 | 503 | 504 => Outcome::Throttled { status, retry_after: retry_after(headers, now_ms) },
         400..=499 => Outcome::Rejected { status },
-        500..=599 => Outcome::ServerFailed { status },
-        _ => Outcome::Garbled,
+        _ => Outcome::ServerFailed { status },
     }
 }
 
-/// Seconds or an HTTP date (RFC 9110, section 10.2.3); anything else is as if it were not there.
+/// Seconds or an HTTP date (RFC 9110, section 10.2.3); anything else, and what nobody can mean, is as if it were not there.
 fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        true => Duration::from_secs(text.parse().unwrap_or(u64::MAX)),
+        // So many digits that they fit no number are too long a pause.
+        true => Duration::from_secs(text.parse().ok()?),
         false => {
             let at = httpdate::parse_http_date(text).ok()?;
             let now = std::time::UNIX_EPOCH + Duration::from_millis(now_ms);
             at.duration_since(now).unwrap_or(Duration::ZERO)
         }
     };
-    Some(pause.min(MAX_RETRY_AFTER))
+    (pause <= MAX_RETRY_AFTER).then_some(pause)
 }
 
 /// How much later than its deadline an attempt may end. Timers and other attempts of its thread take milliseconds.
@@ -197,12 +205,17 @@ mod tests {
             ("0", Some(secs(0))),
             ("120", Some(secs(120))),
             (" 7 ", Some(secs(7))),
-            ("99999999999999999999999", Some(MAX_RETRY_AFTER)),
+            ("2592000", Some(MAX_RETRY_AFTER)),
+            ("2592001", None),
+            ("1764000000", None),
+            ("9999999999999999999999999999999999999999", None),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(secs(60))),
             ("Sunday, 06-Nov-94 08:50:37 GMT", Some(secs(60))),
             ("Sun Nov  6 08:50:37 1994", Some(secs(60))),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(secs(0))),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(MAX_RETRY_AFTER)),
+            ("Tue, 06 Dec 1994 08:49:37 GMT", Some(MAX_RETRY_AFTER)),
+            ("Tue, 06 Dec 1994 08:49:38 GMT", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
             ("", None),
             ("-1", None),
             ("1.5", None),
@@ -228,6 +241,19 @@ mod tests {
                 _ => "garbled",
             };
             assert_eq!(outcome.name(), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn any_failure_may_say_when_to_come_back() {
+        let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "7".parse().unwrap())]);
+        for status in 200..=599 {
+            let outcome = of_response(StatusCode::from_u16(status).unwrap(), &headers, 0);
+            match status {
+                200..=299 => assert_eq!(outcome, Outcome::Delivered { status }),
+                410 => assert_eq!(outcome, Outcome::Gone),
+                _ => assert_eq!(outcome, Outcome::Throttled { status, retry_after: Some(Duration::from_secs(7)) }),
+            }
         }
     }
 
