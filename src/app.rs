@@ -132,7 +132,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         owner: owner_name(),
         policy,
         breaker: BreakerSettings {
-            threshold: limits.breaker.threshold,
+            failure_share: limits.breaker.failure_share,
             cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
             max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
         },

@@ -88,7 +88,7 @@ profiles = [
 ]
 
 [herald]
-settings = { "limits.breaker.threshold" = "1000", "lease.ttl" = "1s" }
+settings = { "limits.breaker.cooldown" = "100ms", "lease.ttl" = "1s" }
 "#;
 
 /// What a run needs, put together by hand.
@@ -126,7 +126,9 @@ impl Stage {
 
     fn herald(&self) -> process::Herald {
         let ca_file = self.receivers.ca_file.display();
-        let toml = format!("[attempt]\nca_file = \"{ca_file}\"\n[limits.breaker]\nthreshold = 1000\n");
+        let toml = format!(
+            "[attempt]\nca_file = \"{ca_file}\"\n[limits.breaker]\ncooldown = \"100ms\"\nmax_cooldown = \"200ms\"\n"
+        );
         Setup::new(&self.redis.url()).toml(&toml).start()
     }
 

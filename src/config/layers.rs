@@ -63,7 +63,7 @@ pub(super) const KEYS: [Key; 32] = [
     file_only("limits.attempt_log_entries"),
     file_only("limits.dead_letters.max_count"),
     file_only("limits.dead_letters.max_age"),
-    file_only("limits.breaker.threshold"),
+    file_only("limits.breaker.failure_share"),
     file_only("limits.breaker.cooldown"),
     file_only("limits.breaker.max_cooldown"),
 ];

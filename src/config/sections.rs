@@ -65,7 +65,7 @@ pub struct ShutdownConfig {
     pub grace: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LimitsConfig {
     /// Bodies in memory, bytes.
     pub body_bytes: u64,
@@ -80,10 +80,11 @@ pub struct DeadLetterLimits {
     pub max_age: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BreakerLimits {
-    /// Failures in a row that open it.
-    pub threshold: u32,
+    /// The share of failing attempts that opens it although some succeed.
+    pub failure_share: f64,
+    /// How long nothing, or too little, succeeds before it opens, and its first pause.
     pub cooldown: Duration,
     pub max_cooldown: Duration,
 }
@@ -253,10 +254,14 @@ impl Reader {
     }
 
     fn breaker(&mut self) -> Option<BreakerLimits> {
-        let threshold = self.one("limits.breaker.threshold", number_in(1..=1000));
+        let failure_share = self.one("limits.breaker.failure_share", |text| {
+            // Half of a receiver's answers is too much to give up.
+            let share = decimal(text)?;
+            (0.5..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be between 0.5 and 1".to_owned())
+        });
         let cooldown = self.one("limits.breaker.cooldown", duration_in(ms(100)..=secs(3600)));
         let max_cooldown = self.one("limits.breaker.max_cooldown", duration_in(ms(100)..=DAY));
-        let limits = BreakerLimits { threshold: threshold? as u32, cooldown: cooldown?, max_cooldown: max_cooldown? };
+        let limits = BreakerLimits { failure_share: failure_share?, cooldown: cooldown?, max_cooldown: max_cooldown? };
         match limits.max_cooldown >= limits.cooldown {
             true => Some(limits),
             false => self.refuse(

@@ -82,7 +82,7 @@ fn the_built_in_default_means_what_it_says() {
         (1_000_000, Duration::from_secs(2_592_000))
     );
     let breaker = limits.breaker;
-    assert_eq!(breaker.threshold, 5);
+    assert_eq!(breaker.failure_share, 0.9);
     assert_eq!((breaker.cooldown, breaker.max_cooldown), (Duration::from_secs(5), Duration::from_secs(300)));
 }
 
@@ -172,7 +172,7 @@ fn bounds_hold_for_every_key() {
         ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
         ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
         ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
-        ("limits.breaker.threshold", &["1", "1000"], &["0", "1001"]),
+        ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
         ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
         ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
     ] {

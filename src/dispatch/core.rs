@@ -23,7 +23,7 @@ use super::{
     HashMap, HashSet, IndexMap,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
-    lane::{Gate, JobId, Lane, Standing, Trust},
+    lane::{Ended, Gate, JobId, Lane, Standing, Trust},
     shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
 use memory::Memory;
@@ -473,7 +473,7 @@ impl Core {
                     _ => *orphan = Carried::Ended(attempted, revision),
                 }
                 if let Some((at, _, lane)) = self.lanes.get_full_mut(&endpoint) {
-                    lane.forget_attempt();
+                    lane.forget_attempt(token);
                     self.touch(now, at);
                 }
             }
@@ -487,12 +487,12 @@ impl Core {
         let lane = &mut self.lanes[at];
         lane.judge(&attempted, self.budgets.slow_after_ms);
         if let Outcome::Local { cause } = attempted.report.outcome {
-            return self.goes_again(now, job, cause, chance);
+            return self.goes_again(now, token, job, cause, chance);
         }
         let was_closed = lane.is_breaker_closed(now);
         let outcome = &attempted.report.outcome;
-        let granted = lane.policy.granted(outcome, age);
-        if lane.ended_attempt(now, outcome, granted, &self.breaker, chance) && was_closed {
+        let ended = Ended { attempt: token, outcome, granted: lane.policy.granted(outcome, age) };
+        if lane.ended_attempt(now, &ended, &self.breaker, chance) && was_closed {
             self.notes.push(Note::BreakerOpened { endpoint: self.endpoint(at) });
         }
         self.conclude(now, redis_ms, job, attempted, chance);

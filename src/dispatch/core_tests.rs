@@ -11,7 +11,7 @@ use crate::facts::{
 };
 
 const REDIS_MS: u64 = 1_700_000_000_000;
-const BREAKER: BreakerSettings = BreakerSettings { threshold: 3, cooldown_ms: 5_000, max_cooldown_ms: 60_000 };
+const BREAKER: BreakerSettings = BreakerSettings { failure_share: 0.9, cooldown_ms: 5_000, max_cooldown_ms: 60_000 };
 
 fn core_with(max_bytes: usize) -> Core {
     let fresh = Budget { count: 2_048, bytes: max_bytes };
@@ -198,19 +198,31 @@ fn a_throttled_endpoint_rests_as_long_as_it_asks() {
 }
 
 #[test]
-fn failures_in_a_row_park_what_waits_and_then_one_probe_goes_out() {
+fn silence_parks_what_waits_and_then_one_probe_goes_out() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 3);
-    (1..=6).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
-    let first = sends(&mut core, 0);
-    assert_eq!(first.len(), 3);
-    first.iter().for_each(|(token, _)| end(&mut core, 10, *token, FAILED));
-    assert!(core.take_notes().iter().any(|note| matches!(note, Note::BreakerOpened { .. })));
-    assert!(sends(&mut core, 10).is_empty());
-    let parked = places(&settle(&mut core, &[("ep_a", 6, 3)]));
-    assert_eq!(parked.iter().filter(|(_, place)| *place == Place::Backlog).count(), 3);
-    assert_eq!(core.next_backlog(10), None);
-    core.tick(5_010);
-    let (_, after, most) = core.next_backlog(5_010).unwrap();
+    let (mut now, mut attempts) = (0, 0);
+    while !core.take_notes().iter().any(|note| matches!(note, Note::BreakerOpened { .. })) {
+        assert!(now < 10_000, "it has not opened after {attempts} attempts");
+        now += 10;
+        core.tick(now);
+        core.open_entry(now, EntryId { ms: now, seq: 0 }, 1);
+        core.admit_fresh(now, REDIS_MS, delivery(now, "ep_a", &format!("pi_{now}")), Known::default());
+        let flying = sends(&mut core, now);
+        attempts += flying.len();
+        flying.iter().for_each(|(token, _)| end(&mut core, now, *token, FAILED));
+    }
+    assert!(attempts < 40 && now >= BREAKER.cooldown_ms, "{attempts} attempts in {now} ms");
+    let parked = now / 10 - attempts as u64;
+    let mut in_backlog = 0;
+    while core.outbox_len() > 0 {
+        let settled = places(&settle(&mut core, &[("ep_a", now / 10, parked)]));
+        in_backlog += settled.iter().filter(|(_, place)| *place == Place::Backlog).count() as u64;
+    }
+    assert_eq!(in_backlog, parked);
+    assert!(sends(&mut core, now).is_empty());
+    assert_eq!(core.next_backlog(now), None);
+    core.tick(now + 5_000);
+    let (_, after, most) = core.next_backlog(now + 5_000).unwrap();
     assert_eq!((after, most), (EntryId::ZERO, 1));
 }
 

@@ -1,10 +1,13 @@
 //! One endpoint's lane in the partition's owner: the heads that may go, how many may be in flight, and when.
-//! Bounded: what does not fit is for the caller to park. Never touches Redis, chains or another lane.
+//! Bounded: what does not fit is for the caller to park. How many and when is up to the limiter, the breaker, the rest that
+//! the receiver asked for, and the endpoint's rate limit. Never touches Redis, chains or another lane.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    breaker::{Breaker, BreakerSettings, BreakerView},
+    breaker::{Breaker, BreakerSettings, BreakerView, Turn},
+    evidence::Evidence,
+    limiter::Limiter,
     shares::{Class, Holder},
 };
 use crate::facts::{
@@ -13,9 +16,6 @@ use crate::facts::{
     outcome::{Attempted, Health, Outcome},
     retry::{DeadReason, RetryPolicy},
 };
-
-/// In flight at most in a new or recovering lane; grows by one with each success.
-const FIRST_WINDOW: u32 = 4;
 
 /// A lane may queue what it gets rid of in this time: enough to stay busy, too little to be felt by others.
 const QUEUE_MS: u64 = 250;
@@ -29,11 +29,15 @@ const RATE_WINDOW_MS: u64 = 100;
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
 
-/// How long a throttled lane rests when the receiver does not say.
-const THROTTLE_MS: u64 = 1_000;
+/// How long a lane rests at least after a 429, also after one that does not say: what a receiver's rate limit has given out
+/// comes back with time, not with fewer at once. Short, because many such limits give something back all the time.
+const MIN_REST_MS: u64 = 50;
+
+/// Such a rest grows up to here while nothing but 429s comes; beyond it the breaker opens.
+const LONG_REST_MS: u64 = 2_500;
 
 /// How long a receiver may make us rest: after this the next delivery asks again.
-const MAX_THROTTLE_MS: u64 = 300_000;
+const MAX_REST_MS: u64 = 300_000;
 
 pub type JobId = u64;
 
@@ -108,6 +112,16 @@ impl Trust {
     }
 }
 
+/// An attempt that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    /// Its number, as [`Lane::started`] was told it.
+    pub attempt: u64,
+    pub outcome: &'a Outcome,
+    /// The rest that the receiver asked for, as far as the policy allows it.
+    pub granted: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub struct Lane {
     pub standing: Standing,
@@ -134,9 +148,11 @@ pub struct Lane {
     pub trust: Trust,
     /// As whom it asks for seats; none while the registry never named it.
     pub holder: Option<Arc<Holder>>,
+    evidence: Evidence,
+    limiter: Limiter,
     breaker: Breaker,
-    window: u32,
-    not_before: u64,
+    /// The receiver asked for a rest up to here.
+    rests_until: u64,
     tokens: f64,
     tokens_at: u64,
     /// Deliveries a second while it had work; infinite until it is known.
@@ -164,9 +180,10 @@ impl Lane {
             alarm_at: None,
             trust: Trust::New,
             holder: None,
+            evidence: Evidence::default(),
+            limiter: Limiter::default(),
             breaker: Breaker::default(),
-            window: FIRST_WINDOW,
-            not_before: 0,
+            rests_until: 0,
             tokens: 1.0,
             tokens_at: now,
             rate: f64::INFINITY,
@@ -209,13 +226,16 @@ impl Lane {
         if self.ended().is_some() {
             return Gate::Shut;
         }
-        let limit = match self.breaker.view(now) {
+        let most = u32::from(endpoint.max_in_flight).max(1);
+        let (limit, opens_at) = match self.breaker.view(now) {
             BreakerView::Open { until } => return Gate::Later(until),
-            BreakerView::HalfOpen => 1,
-            BreakerView::Closed => self.window.min(u32::from(endpoint.max_in_flight)).max(1),
+            BreakerView::HalfOpen { probes } => (probes.min(most), self.rests_until),
+            BreakerView::Closed => {
+                (self.limiter.limit(most, &self.evidence), self.rests_until.max(self.limiter.held_until()))
+            }
         };
-        if now < self.not_before {
-            return Gate::Later(self.not_before);
+        if now < opens_at {
+            return Gate::Later(opens_at);
         }
         if self.in_flight >= limit {
             return Gate::Busy;
@@ -236,10 +256,9 @@ impl Lane {
             Gate::Later(at) => at > now + PATIENCE_MS,
             Gate::Shut => true,
         };
-        let probing = self.breaker.view(now) == BreakerView::HalfOpen;
-        let room = match probing {
-            true => usize::from(self.in_flight == 0),
-            false => self.quota(now).min(share).max(1),
+        let room = match self.breaker.view(now) {
+            BreakerView::HalfOpen { probes } => probes.saturating_sub(self.in_flight) as usize,
+            BreakerView::Open { .. } | BreakerView::Closed => self.quota(now).min(share).max(1),
         };
         shut || self.queue.len() >= room
     }
@@ -258,13 +277,15 @@ impl Lane {
         let room = match (self.gate(now), self.breaker.view(now)) {
             (Gate::Shut, _) | (_, BreakerView::Open { .. }) => 0,
             (Gate::Later(at), _) if at > now + PATIENCE_MS => 0,
-            (_, BreakerView::HalfOpen) => usize::from(self.in_flight == 0),
-            _ => 2 * self.window as usize,
+            (_, BreakerView::HalfOpen { probes }) => probes.saturating_sub(self.in_flight) as usize,
+            (_, BreakerView::Closed) => 2 * self.limiter.limit(self.most(), &self.evidence) as usize,
         };
         room.saturating_sub(self.queue.len())
     }
 
-    pub fn started(&mut self, now: u64) {
+    /// Attempts are numbered in the order in which they start.
+    pub fn started(&mut self, now: u64, attempt: u64) {
+        self.evidence.started(attempt);
         if self.in_flight == 0 {
             (self.watched_since, self.done_since) = (now, 0);
         }
@@ -277,38 +298,59 @@ impl Lane {
         }
     }
 
-    /// `granted` is the rest that the receiver asked for, as far as the policy allows it. Tells whether the outcome opened
-    /// the breaker.
-    pub fn ended_attempt(
-        &mut self,
-        now: u64,
-        outcome: &Outcome,
-        granted: Option<Duration>,
-        settings: &BreakerSettings,
-        chance: f64,
-    ) -> bool {
+    /// Tells whether the outcome opened the breaker.
+    pub fn ended_attempt(&mut self, now: u64, ended: &Ended<'_>, settings: &BreakerSettings, chance: f64) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
+        let Ended { attempt, outcome, granted } = *ended;
+        let turn = match outcome.health() {
+            Health::Unknown => {
+                self.evidence.lost(attempt);
+                Turn::Stays
+            }
+            Health::Well => self.was_well(now, attempt),
+            health @ (Health::Congested | Health::Failing) => {
+                let ends = self.evidence.ended(now, attempt, self.in_flight, false);
+                // What was out when the rest began says nothing new.
+                let is_congestion = health == Health::Congested && now >= self.rests_until;
+                self.limiter.failed(now, self.in_flight, is_congestion, &self.evidence);
+                if ends {
+                    self.limiter.round_trip_ended();
+                }
+                let rest = rest_ms(outcome, granted, self.evidence.silence_ms(now));
+                if rest > 0 {
+                    self.rests_until = self.rests_until.max(now + rest);
+                    self.limiter.rests();
+                }
+                self.breaker.failed(now, attempt, &self.evidence, settings, chance)
+            }
+        };
+        self.watch(now);
+        turn == Turn::Opens
+    }
+
+    fn was_well(&mut self, now: u64, attempt: u64) -> Turn {
+        if self.evidence.ended(now, attempt, self.in_flight, true) {
+            self.limiter.round_trip_ended();
+        }
+        self.limiter.accepted(self.most());
+        let turn = self.breaker.succeeded();
+        if turn == Turn::Closes {
+            self.limiter.begin_again();
+            self.evidence.forget();
+        }
+        turn
+    }
+
+    /// Follows the rate at which it gets rid of what it has. What was held back for a moment says nothing of that.
+    fn watch(&mut self, now: u64) {
         self.done_since += 1;
         let watched = now.saturating_sub(self.watched_since);
-        if watched >= RATE_WINDOW_MS {
+        if now < self.limiter.held_until().max(self.rests_until) {
+            (self.watched_since, self.done_since) = (now, 0);
+        } else if watched >= RATE_WINDOW_MS {
             self.rate = f64::from(self.done_since) * 1_000.0 / watched as f64;
             (self.watched_since, self.done_since) = (now, 0);
         }
-        if matches!(outcome.health(), Health::Well | Health::Unknown) {
-            if self.breaker.view(now) != BreakerView::Closed {
-                self.window = 1;
-            }
-            self.breaker.succeeded();
-            let most = self.endpoint().map_or(FIRST_WINDOW, |endpoint| u32::from(endpoint.max_in_flight));
-            self.window = (self.window + 1).min(most.max(1));
-            return false;
-        }
-        self.window = (self.window / 2).max(1);
-        if let Outcome::Throttled { .. } = outcome {
-            let rest = granted.map_or(THROTTLE_MS, |granted| granted.as_millis().min(MAX_THROTTLE_MS.into()) as u64);
-            self.not_before = self.not_before.max(now + rest);
-        }
-        self.breaker.failed(now, settings, chance)
     }
 
     /// What an attempt says of the receiver. One that keeps us waiting for its answer, or sends far more than one, proves
@@ -328,8 +370,9 @@ impl Lane {
     }
 
     /// An attempt that was in flight is not waited for any more.
-    pub fn forget_attempt(&mut self) {
+    pub fn forget_attempt(&mut self, attempt: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.evidence.lost(attempt);
     }
 
     /// The backlog is about to be looked at; [`Lane::looked`] follows.
@@ -370,6 +413,11 @@ impl Lane {
         self.breaker.view(now) == BreakerView::Closed
     }
 
+    /// In flight at most, as the endpoint has it.
+    fn most(&self) -> u32 {
+        self.endpoint().map_or(1, |endpoint| u32::from(endpoint.max_in_flight)).max(1)
+    }
+
     /// What it can get rid of in [`QUEUE_MS`], as far as that is known.
     fn quota(&self, now: u64) -> usize {
         let watched = now.saturating_sub(self.watched_since);
@@ -387,3 +435,17 @@ impl Lane {
         (self.tokens + now.saturating_sub(self.tokens_at) as f64 * rate / 1_000.0).min(rate)
     }
 }
+
+/// How long the receiver is left alone: as long as it asks, and after a 429 at least a moment, which grows while nothing
+/// succeeds.
+fn rest_ms(outcome: &Outcome, granted: Option<Duration>, silence_ms: u64) -> u64 {
+    let granted = granted.map_or(0, |granted| granted.as_millis().min(MAX_REST_MS.into()) as u64);
+    match outcome {
+        Outcome::Throttled { status: 429, .. } => granted.max((silence_ms / 2).clamp(MIN_REST_MS, LONG_REST_MS)),
+        _ => granted,
+    }
+}
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

@@ -2,14 +2,18 @@
 //!
 //! A **job** is a delivery in memory. A **lane** queues the jobs of one endpoint that are heads of their chains.
 //! An **operation** is a change that waits to be settled. The **shell** (`worker`) makes the calls and the attempts that
-//! the pure parts (`partition`, `core`, `lane`, `breaker`) choose.
+//! the pure parts (`partition`, `core`, `lane`, `limiter`, `breaker`, `evidence`) choose.
 
 mod attempts;
 pub mod breaker;
 pub mod budgets;
 pub mod core;
 mod directory;
+mod evidence;
+#[cfg(test)]
+mod goodput_tests;
 pub mod lane;
+mod limiter;
 mod link;
 pub mod partition;
 mod redis_clock;

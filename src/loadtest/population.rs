@@ -37,6 +37,9 @@ pub const MAX_HOSTS: u32 = 65_536;
 /// What Herald does unless the scenario's settings say otherwise; the documented defaults.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 const LEASE: Duration = Duration::from_secs(5);
+
+/// Failures in a row after which Herald may let an endpoint wait, on the endpoint's side: it takes eight, and not all of
+/// them may have been seen here.
 const BREAKER_THRESHOLD: u32 = 5;
 const COOLDOWN: Duration = Duration::from_secs(5);
 const MAX_COOLDOWN: Duration = Duration::from_secs(300);
@@ -394,21 +397,12 @@ fn terms(workers: &Workers, retry: Retry, timeout: Option<Duration>) -> Result<T
             problem: problem.to_string(),
         }),
     };
-    let breaker = "limits.breaker.threshold";
-    let breaker_threshold = match workers.settings.get(breaker) {
-        None => BREAKER_THRESHOLD,
-        Some(value) => value.parse().map_err(|_| PopulationError::Setting {
-            key: breaker,
-            value: value.clone(),
-            problem: "is no number".to_owned(),
-        })?,
-    };
     let configured = span("attempt.timeout", ATTEMPT_TIMEOUT)?;
     Ok(Terms {
         retry,
         timeout: timeout.unwrap_or(configured),
         lease: span("lease.ttl", LEASE)?,
-        breaker_threshold,
+        breaker_threshold: BREAKER_THRESHOLD,
         cooldown: span("limits.breaker.cooldown", COOLDOWN)?,
         max_cooldown: span("limits.breaker.max_cooldown", MAX_COOLDOWN)?,
     })

@@ -99,11 +99,10 @@ fn what_makes_no_sense_is_refused_by_name() {
 fn the_workers_settings_decide_what_is_judged() {
     let mut scenario = scenario(1, Wanted::default());
     assert_eq!(Population::draw(&scenario, 1).unwrap().terms().timeout, ATTEMPT_TIMEOUT);
-    scenario.herald.settings = [("attempt.timeout", "3s"), ("lease.ttl", "2s"), ("limits.breaker.threshold", "9")]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into();
+    scenario.herald.settings =
+        [("attempt.timeout", "3s"), ("lease.ttl", "2s")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let terms = Population::draw(&scenario, 1).unwrap().terms().clone();
-    assert_eq!((terms.timeout.as_secs(), terms.lease.as_secs(), terms.breaker_threshold), (3, 2, 9));
+    assert_eq!((terms.timeout.as_secs(), terms.lease.as_secs()), (3, 2));
     scenario.herald.settings.insert("lease.ttl".into(), "soon".into());
     assert!(matches!(Population::draw(&scenario, 1).unwrap_err(), PopulationError::Setting { key: "lease.ttl", .. }));
 }

@@ -39,7 +39,7 @@ impl Core {
         let token = self.next();
         let lane = &mut self.lanes[at];
         lane.queue.pop_front();
-        lane.started(now);
+        lane.started(now, token);
         let trust = lane.trust;
         self.count_out(id);
         self.seats.extend(seat.map(|seat| (token, seat)));
@@ -124,7 +124,7 @@ impl Core {
     }
 
     /// It failed here and not at its receiver: no attempt was made. It stays the head of its chain and goes again soon.
-    pub(super) fn goes_again(&mut self, now: u64, job: JobId, cause: LocalCause, chance: f64) {
+    pub(super) fn goes_again(&mut self, now: u64, token: Token, job: JobId, cause: LocalCause, chance: f64) {
         let pause = LOCAL_PAUSE_MS + (chance * LOCAL_PAUSE_MS as f64) as u64;
         let found = self.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
@@ -135,7 +135,7 @@ impl Core {
             None => self.ours.push((cause, 1)),
         }
         self.tell_of_ours(now);
-        self.lanes[at].forget_attempt();
+        self.lanes[at].forget_attempt(token);
         self.touch(now, at);
     }
 

@@ -54,7 +54,7 @@ impl Core {
             self.leaves_seat(token);
             self.count_in(job);
             let at = self.jobs[&job].lane;
-            self.lanes[at].forget_attempt();
+            self.lanes[at].forget_attempt(token);
         }
         self.forget_flights();
     }
@@ -66,7 +66,7 @@ impl Core {
             if let Carried::Flying(token, _) = carried {
                 flying.push(*token);
                 if let Some(lane) = self.lanes.get_mut(&id.endpoint) {
-                    lane.forget_attempt();
+                    lane.forget_attempt(*token);
                 }
             }
         }

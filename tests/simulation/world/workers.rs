@@ -13,7 +13,7 @@ impl World {
         let settings = Settings {
             owner: format!("worker-{worker}"),
             policy: policy(),
-            breaker: BreakerSettings { threshold: 3, cooldown_ms: 200, max_cooldown_ms: 1_500 },
+            breaker: BreakerSettings { failure_share: 0.9, cooldown_ms: 200, max_cooldown_ms: 1_500 },
             budgets: match self.mutation {
                 Some(Mutation::SharesNotKept) => Budgets::of(1024 * 1024),
                 _ => self.plan.budgets,
