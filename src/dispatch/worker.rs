@@ -41,7 +41,7 @@ use crate::{
 /// How often the numbers of the partition are looked at.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
-/// Reading stops at this part of `maxmemory`, in percent.
+/// From this part of `maxmemory` on little is read at a time, in percent.
 const PRESSURE_PERCENT: u64 = 90;
 
 /// Seconds after its start within which a server may have been killed just before, for all that a new worker knows.

@@ -77,7 +77,7 @@ enum Event {
     Ended { worker: usize, life: u32, token: Token, outcome: Outcome, took_ms: u64 },
     Sync { worker: usize },
     ConfirmRead { worker: usize, life: u32 },
-    Confirm { worker: usize, life: u32, registry: Registry },
+    Confirm { worker: usize, life: u32, found: (Registry, Health) },
     Disable { endpoint: EndpointId, revision: u64 },
     Remove { endpoint: EndpointId, revision: u64 },
     Restart { worker: usize },
@@ -385,13 +385,13 @@ impl World {
                 if self.health == Health::Gone {
                     return self.after(100, Event::ConfirmRead { worker, life });
                 }
-                let registry = self.registry.clone();
+                let found = (self.registry.clone(), self.health);
                 let back = self.chance.within(1, 20);
-                self.after(back, Event::Confirm { worker, life, registry });
+                self.after(back, Event::Confirm { worker, life, found });
             }
-            Event::Confirm { worker, life, registry } => {
+            Event::Confirm { worker, life, found } => {
                 if self.workers[worker].life == life {
-                    self.sync(worker, Some(registry));
+                    self.sync(worker, Some(found));
                     let now = self.local(worker);
                     if let Some(partition) = &mut self.workers[worker].partition {
                         partition.registry_confirmed(now);

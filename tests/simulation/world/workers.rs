@@ -246,10 +246,10 @@ impl World {
         self.pump(worker);
     }
 
-    pub(super) fn sync(&mut self, worker: usize, registry: Option<Registry>) {
+    pub(super) fn sync(&mut self, worker: usize, found: Option<(Registry, Health)>) {
         let now = self.local(worker);
-        let registry = registry.unwrap_or_else(|| self.registry.clone());
-        self.workers[worker].snapshot.see(registry, self.health);
+        let (registry, health) = found.unwrap_or_else(|| (self.registry.clone(), self.health));
+        self.workers[worker].snapshot.see(registry, health);
         if let Some(partition) = &mut self.workers[worker].partition {
             partition.registry_changed(now, None);
             self.pump(worker);
