@@ -422,7 +422,7 @@ fn log(happening: &Happening) {
             by_ms,
             "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
         ),
-        Happening::RedisFull => warn!("Redis is full: reading waits for room"),
+        Happening::RedisFull => warn!("Redis is full: what would need more of its memory waits"),
         Happening::OtherRegistry { bound, found } => error!(
             bound,
             found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"

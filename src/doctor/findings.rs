@@ -12,7 +12,7 @@ use crate::{
     store::watch::Gauges,
 };
 
-/// Herald stops reading here, so that what it has read can still be settled.
+/// From here on Herald reads little at a time, so that what it has read can still be settled.
 const READING_STOPS_PERCENT: u64 = 90;
 const CLOSE_PERCENT: u64 = 75;
 
