@@ -147,6 +147,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         trim_ignores: config.stream.trim_ignores.clone(),
         dead_max_age_ms: limits.dead_letters.max_age.as_millis() as u64,
         dead_max_count: limits.dead_letters.max_count,
+        quarantine_bytes: limits.quarantine_bytes,
+        strict_events: config.events.strict,
     };
     Ok(Parts {
         redis,

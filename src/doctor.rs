@@ -86,7 +86,8 @@ pub fn text(findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> String {
         lines.extend([String::new(), "The oldest unfinished delivery of each endpoint:".to_owned()]);
         for one in oldest.iter().take(TOP) {
             let view = oldest_view(one, now_ms);
-            let age = view.age_ms.map_or("no head".to_owned(), words::span);
+            let unknown = if view.oldest.is_some() { "no time" } else { "no head" };
+            let age = view.age_ms.map_or(unknown.to_owned(), words::span);
             let (records, parked) = (words::number(one.unfinished), words::number(one.parked));
             let id = view.oldest.unwrap_or_else(|| one.endpoint.to_string());
             lines.push(format!("  {age:>8}  {id}  ({records} unfinished, {parked} parked)"));
@@ -111,7 +112,7 @@ fn oldest_view(one: &Oldest, now_ms: u64) -> OldestView {
     OldestView {
         endpoint: one.endpoint.to_string(),
         oldest: one.oldest.as_ref().map(ToString::to_string),
-        age_ms: one.oldest.as_ref().map(|id| now_ms.saturating_sub(id.entry.ms)),
+        age_ms: one.oldest.as_ref().and_then(|id| id.entry.age_ms(now_ms)),
         unfinished: one.unfinished,
         parked: one.parked,
     }

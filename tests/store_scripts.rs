@@ -21,7 +21,8 @@ use herald::{
             Start, Term,
         },
         requests::Requests,
-        watch::{Gauges, Wakeup, gauges},
+        wakeup::{New, Wakeup},
+        watch::{Gauges, gauges},
     },
 };
 use support::{TestRedis, soon};
@@ -66,6 +67,14 @@ impl Owner {
 
     async fn settle(&self, items: Vec<Item>) -> Answer {
         self.call(Call::Settle { term: self.term(), settlement: Settlement { items, ..Settlement::default() } }).await
+    }
+
+    async fn acknowledge(&self, entries: &[herald::store::protocol::Entry]) {
+        let acks = entries.iter().map(|entry| entry.id).collect();
+        let last_read = entries.last().map(|entry| entry.id).unwrap_or_default();
+        let settlement = Settlement { acks, last_read, ..Settlement::default() };
+        let settled = self.call(Call::Settle { term: self.term(), settlement }).await;
+        assert!(matches!(settled, Answer::Settled { .. }), "{settled:?}");
     }
 
     async fn publish(&self, body: &[u8]) -> EntryId {
@@ -122,7 +131,14 @@ fn every_item(at: &str) -> Vec<Item> {
         Item::Bury { id: id.clone(), chain: chain.clone(), letter: bytes.clone() },
         Item::Revive { id: id.clone(), chain: chain.clone(), record: bytes.clone() },
         Item::Discard { id },
-        Item::Quarantine { entry, body: bytes, cut: false, error: "no JSON".to_owned() },
+        Item::Quarantine {
+            entry,
+            body: bytes,
+            cut: false,
+            error: "no JSON".to_owned(),
+            traceparent: None,
+            keep_bytes: Some(1 << 20),
+        },
         Item::Requeue { entry },
         Item::DiscardQuarantined { entry },
         Item::Bind { registry: "another".to_owned() },
@@ -372,12 +388,13 @@ async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
     }
     pipeline.query_async::<()>(&mut owner.redis.connection().await).await.unwrap();
     let trim = Call::Trim { term: owner.term(), retain_ms: 0, ignores: vec!["herald".to_owned()] };
-    assert_eq!(owner.call(trim.clone()).await, Answer::Trimmed { count: 0 }, "nothing was read yet");
+    let first = owner.call(trim.clone()).await;
+    assert!(matches!(first, Answer::Trimmed { count: 0, .. }), "nothing was read yet: {first:?}");
     owner.redis.command::<()>(&["XGROUP", "SETID", STREAM, "herald", "25000-0"]).await;
     let mut counts = Vec::new();
     while counts.last() != Some(&0) {
         match owner.call(trim.clone()).await {
-            Answer::Trimmed { count } => counts.push(count),
+            Answer::Trimmed { count, .. } => counts.push(count),
             other => panic!("{other:?}"),
         }
     }
@@ -389,6 +406,108 @@ async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
     owner.redis.command::<()>(&["XGROUP", "CREATE", STREAM, "analytics", "$"]).await;
     assert_eq!(owner.call(trim).await, Answer::NoGroup);
     assert!(kept > EntryId::ZERO && owner.gauges().await.length == 1);
+}
+
+/// Ids of a clock that runs a day ahead, of a counter and of microseconds: what is finished goes all the same, and with
+/// `retain` after its time and not before.
+#[tokio::test]
+async fn what_is_finished_is_trimmed_whatever_its_id_says() {
+    let owner = Owner::start().await;
+    let now = owner.gauges().await.now_ms;
+    let trim = |retain_ms| Call::Trim { term: owner.term(), retain_ms, ignores: Vec::new() };
+    for id in [7, now - 1, now + 86_400_000, now * 1_000, u64::MAX - 1] {
+        let id = format!("{id}-{}", u64::MAX);
+        owner.redis.command::<String>(&["XADD", STREAM, &id, "event", "{}"]).await;
+        let entries = owner.read(10).await;
+        owner.acknowledge(&entries).await;
+        // From this one on the time is known at which it was passed.
+        let kept = owner.call(trim(3_600_000)).await;
+        assert!(matches!(kept, Answer::Trimmed { count: 0, .. }), "{id} has been there for a moment only: {kept:?}");
+        let gone = owner.call(trim(0)).await;
+        assert!(matches!(gone, Answer::Trimmed { count: 1, .. }), "{id} is finished: {gone:?}");
+        owner.redis.command::<()>(&["DEL", &owner.keys.marks()]).await;
+    }
+    for id in [format!("{}-0", u64::MAX), format!("{}-1", u64::MAX)] {
+        owner.redis.command::<String>(&["XADD", STREAM, &id, "event", "{}"]).await;
+    }
+    let entries = owner.read(10).await;
+    owner.acknowledge(&entries).await;
+    let noted = owner.call(trim(20)).await;
+    let Answer::Trimmed { count: 0, now_ms: noted_ms } = noted else { panic!("{noted:?}") };
+    loop {
+        match owner.call(trim(20)).await {
+            Answer::Trimmed { count: 0, now_ms } => assert!(now_ms < noted_ms + 20, "it is old and still there"),
+            Answer::Trimmed { count, now_ms } => {
+                assert!(count == 2 && now_ms >= noted_ms + 20, "{count} went after {} ms", now_ms - noted_ms);
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A companion key says whose place an entry has; what a producer writes does not.
+#[tokio::test]
+async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_claim_one() {
+    let owner = Owner::start().await;
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut bad = EntryId { ms: 5, seq: 1 };
+    let place = bad;
+    // Twice: what is refused again keeps the place that it had at first.
+    for _ in 0..2 {
+        let item = Item::Quarantine {
+            entry: bad,
+            body: "{}".into(),
+            cut: false,
+            error: "no".to_owned(),
+            traceparent: traceparent.parse().ok(),
+            keep_bytes: Some(1 << 20),
+        };
+        owner.settle(vec![item, Item::Requeue { entry: bad }]).await;
+        let back = owner.read(10).await;
+        assert_eq!(back.len(), 1);
+        assert_eq!(back[0].place, Some(place));
+        let Content::Event { body, traceparent: kept, .. } = &back[0].content else { panic!("{back:?}") };
+        assert_eq!((&body[..], kept.as_deref()), (&b"{}"[..], Some(traceparent.as_bytes())));
+        bad = back[0].id;
+    }
+    let forged: String = owner.redis.command(&["XADD", STREAM, "*", "place", "1-1", "event", "{}"]).await;
+    let read = owner.read(10).await;
+    assert_eq!((read[0].id.to_string(), read[0].place), (forged, None));
+}
+
+#[tokio::test]
+async fn the_quarantine_drops_its_oldest_beyond_its_limit_and_counts_them() {
+    let owner = Owner::start().await;
+    let quarantine = |number: u64| Item::Quarantine {
+        entry: EntryId { ms: number, seq: 0 },
+        body: vec![b'x'; 60_000].into(),
+        cut: false,
+        error: "no JSON".to_owned(),
+        traceparent: None,
+        keep_bytes: Some(1 << 20),
+    };
+    // A sound one, whose id another event has, is nobody's to drop.
+    let sound = Item::Quarantine {
+        entry: EntryId { ms: 0, seq: 1 },
+        body: "{}".into(),
+        cut: false,
+        error: "displaced".to_owned(),
+        traceparent: None,
+        keep_bytes: None,
+    };
+    owner.settle(vec![sound]).await;
+    for first in (1..=816).step_by(48) {
+        owner.settle((first..first + 48).map(quarantine).collect()).await;
+    }
+    let kept: u64 = owner.redis.command(&["XLEN", &owner.keys.quarantine()]).await;
+    // 1 MiB of entries of about 60 263 bytes each.
+    assert_eq!((kept, owner.gauges().await.quarantine_dropped), (18, 816 - 17));
+    let indexed: Vec<String> = owner.redis.command(&["HKEYS", &owner.keys.quarantine_index()]).await;
+    assert_eq!(indexed.len(), 18);
+    for there in ["0-1", "816-0"] {
+        assert!(indexed.contains(&there.to_owned()), "{there} is not among {indexed:?}");
+    }
 }
 
 #[tokio::test]
@@ -461,8 +580,8 @@ async fn a_request_reaches_the_owner_and_its_answer_the_asker_once() {
 #[tokio::test]
 async fn the_owner_wakes_for_an_entry_and_for_a_request() {
     let owner = Owner::start().await;
-    let wakeup = owner.redis.redis().connect(Purpose::Wakeup).await.unwrap();
-    let mut wakeup = Wakeup::new(wakeup, owner.keys.clone());
+    let mut wakeup = Wakeup::connect(&owner.redis.redis(), owner.keys.clone()).await.unwrap();
+    assert!(wakeup.is_told());
     let long = support::SAFETY * 2;
 
     let entry = async { owner.publish(b"{}").await };
@@ -475,7 +594,68 @@ async fn the_owner_wakes_for_an_entry_and_for_a_request() {
     let ask = requests.ask(&asked, &mark);
     let (woken, asked) = soon("a request", async { tokio::join!(wakeup.wait(entry, EntryId::ZERO, long), ask) }).await;
     woken.unwrap();
-    wakeup.wait(entry, asked.unwrap(), Duration::from_millis(1)).await.unwrap();
+    let nothing = wakeup.wait(entry, asked.unwrap(), Duration::from_millis(1)).await.unwrap();
+    assert_eq!(nothing, New::default());
+}
+
+/// The body of an entry is as large as its producer likes: what wakes the owner must not carry it.
+#[tokio::test]
+async fn the_wakeup_carries_no_bodies() {
+    const LARGE: usize = 32 << 20;
+    let owner = Owner::start().await;
+    let mut wakeup = Wakeup::connect(&owner.redis.redis(), owner.keys.clone()).await.unwrap();
+    let sent = async || {
+        let info: String = owner.redis.command(&["INFO", "stats"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        line.unwrap().trim().parse::<usize>().unwrap()
+    };
+    let body = vec![b'x'; LARGE];
+    let before = sent().await;
+    let (woken, first) = soon("a large entry", async {
+        tokio::join!(wakeup.wait(EntryId::ZERO, EntryId::ZERO, support::SAFETY * 2), owner.publish(&body))
+    })
+    .await;
+    assert!(woken.unwrap().entries);
+    // Pushed, or seen at once: neither carries it.
+    let seen = wakeup.wait(EntryId::ZERO, EntryId::ZERO, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(seen, New { entries: true, requests: false, is_certain: true });
+    let inbox = owner.keys.inbox();
+    let request = async {
+        let mut add = redis::cmd("XADD");
+        add.arg(&inbox).arg("*").arg("op").arg(&body[..]);
+        add.query_async::<String>(&mut owner.redis.connection().await).await.unwrap()
+    };
+    let (woken, _) = soon("a large request", async {
+        tokio::join!(wakeup.wait(first, EntryId::ZERO, support::SAFETY * 2), request)
+    })
+    .await;
+    assert!(woken.unwrap().requests);
+    let carried = sent().await - before;
+    assert!(carried < LARGE / 10, "{carried} bytes left the server");
+}
+
+#[tokio::test]
+async fn the_owner_wakes_also_where_redis_does_not_track_and_when_it_goes_away() {
+    let owner = Owner::start().await;
+    owner.redis.command::<()>(&["ACL", "SETUSER", "default", "-client|tracking"]).await;
+    let mut wakeup = Wakeup::connect(&owner.redis.redis(), owner.keys.clone()).await.unwrap();
+    assert!(!wakeup.is_told());
+    let (woken, _) = soon("an entry", async {
+        tokio::join!(wakeup.wait(EntryId::ZERO, EntryId::ZERO, support::SAFETY * 2), owner.publish(b"{}"))
+    })
+    .await;
+    assert!(woken.unwrap().entries);
+
+    owner.redis.command::<()>(&["ACL", "SETUSER", "default", "+client|tracking"]).await;
+    let mut wakeup = Wakeup::connect(&owner.redis.redis(), owner.keys.clone()).await.unwrap();
+    let last = EntryId::MAX;
+    let mut connection = owner.redis.connection().await;
+    let away = async {
+        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async(&mut connection).await;
+    };
+    let (woken, ()) =
+        soon("the end", async { tokio::join!(wakeup.wait(last, EntryId::ZERO, support::SAFETY * 2), away) }).await;
+    assert!(woken.is_err(), "nobody will ever push to it: {woken:?}");
 }
 
 #[tokio::test]

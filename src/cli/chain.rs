@@ -89,9 +89,8 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     let totals = queries.totals(&args.endpoint).await?;
     let (chains, is_complete) = queries.chains(&args.endpoint, MAX_CHAINS).await?;
     let is_paused = pause::tell_if_paused(context).await;
-    let oldest = chains.first().map_or_else(String::new, |chain| {
-        format!("; the oldest head is {} old", words::span(now_ms.saturating_sub(chain.head.id.entry.ms)))
-    });
+    let oldest = chains.first().and_then(|chain| chain.head.id.entry.age_ms(now_ms));
+    let oldest = oldest.map_or_else(String::new, |age| format!("; the oldest head is {} old", words::span(age)));
     note(format_args!(
         "{}: {}, {} held behind their heads{oldest}",
         args.endpoint,

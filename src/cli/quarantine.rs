@@ -9,7 +9,10 @@ use super::{
     note, words,
 };
 use crate::{
-    facts::id::EntryId,
+    facts::{
+        event::intent_in,
+        id::{EntryId, IntentId},
+    },
     store::{
         model::Asked,
         queries::{Quarantined, Queries},
@@ -63,6 +66,8 @@ struct View<'a> {
     error: &'a str,
     /// Only a part of it was kept, or it has no field `event`: it can not be put back.
     cut: bool,
+    /// Where it can be read.
+    intent: Option<IntentId>,
     /// Bytes that are no UTF-8 show as U+FFFD.
     body: String,
 }
@@ -157,7 +162,13 @@ async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) 
         };
         return Err(CliError::Refused(why).into());
     }
-    if args.consent.confirm(&format!("{} the entry {entry}", job.verb()))? == Go::Ahead {
+    let overtaken = match job {
+        Job::Requeue => intent_in(&one.body).map_or_else(String::new, |intent| {
+            format!(" (it keeps its place in the order; later events of {intent} may have been delivered meanwhile)")
+        }),
+        Job::Discard => String::new(),
+    };
+    if args.consent.confirm(&format!("{} the entry {entry}{overtaken}", job.verb()))? == Go::Ahead {
         Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await?;
         note(format_args!("{entry} {}", job.past()));
     }
@@ -170,7 +181,14 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
         note("the quarantine is empty: nothing to do");
         return Ok(());
     }
-    if consent.confirm(&format!("{} {}", job.verb(), words::count(there, "entry", "entries")))? == Go::DryRun {
+    let overtaken = match job {
+        Job::Requeue => {
+            " (they keep their places in the order; later events of the same intents may have been delivered meanwhile)"
+        }
+        Job::Discard => "",
+    };
+    let entries = words::count(there, "entry", "entries");
+    if consent.confirm(&format!("{} {entries}{overtaken}", job.verb()))? == Go::DryRun {
         return Ok(());
     }
     let asking = Asking::connect(context, consent.mark()).await?;
@@ -227,5 +245,5 @@ impl Job {
 
 fn view(one: &Quarantined) -> View<'_> {
     let body = String::from_utf8_lossy(&one.body).into_owned();
-    View { entry: one.entry, at_ms: one.at_ms, error: &one.error, cut: one.cut, body }
+    View { entry: one.entry, at_ms: one.at_ms, error: &one.error, cut: one.cut, intent: intent_in(&one.body), body }
 }

@@ -33,7 +33,7 @@ const fn file_only(name: &'static str) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 32] = [
+pub(super) const KEYS: [Key; 34] = [
     key("listen", "HERALD_LISTEN"),
     Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
     key("master_key_file", "HERALD_MASTER_KEY_FILE"),
@@ -43,6 +43,7 @@ pub(super) const KEYS: [Key; 32] = [
     key("stream.start", "HERALD_START"),
     key("stream.retain", "HERALD_RETAIN"),
     file_only("stream.trim_ignores"),
+    file_only("events.strict"),
     key("lease.ttl", "HERALD_LEASE"),
     key("guard.allow_http", "HERALD_ALLOW_HTTP"),
     key("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
@@ -61,6 +62,7 @@ pub(super) const KEYS: [Key; 32] = [
     file_only("shutdown.grace"),
     file_only("limits.body_bytes"),
     file_only("limits.attempt_log_entries"),
+    file_only("limits.quarantine_bytes"),
     file_only("limits.dead_letters.max_count"),
     file_only("limits.dead_letters.max_age"),
     file_only("limits.breaker.failure_share"),

@@ -20,8 +20,8 @@ pub use self::{
     error::{ConfigError, ConfigErrors},
     layers::Origin,
     sections::{
-        AttemptConfig, BreakerLimits, DeadLetterLimits, GuardConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig,
-        ShutdownConfig, StreamConfig,
+        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, LeaseConfig, LimitsConfig,
+        LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     values::{AdminToken, RedisUrl, Start, compact, duration as parse_duration},
 };
@@ -94,6 +94,7 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     pub redis: RedisConfig,
     pub stream: StreamConfig,
+    pub events: EventsConfig,
     pub lease: LeaseConfig,
     pub guard: GuardConfig,
     pub attempt: AttemptConfig,
@@ -139,7 +140,7 @@ impl Config {
     /// Reads all before it looks at any, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
-        let (redis, stream, lease) = (reader.redis(), reader.stream(), reader.lease());
+        let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
         seal?;
@@ -148,6 +149,7 @@ impl Config {
             admin_token: admin_token?,
             redis: redis?,
             stream: stream?,
+            events: events?,
             lease: lease?,
             guard: guard?,
             attempt: attempt?,

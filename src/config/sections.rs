@@ -32,6 +32,12 @@ pub struct StreamConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventsConfig {
+    /// What is new to this Herald in an event makes it no event.
+    pub strict: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseConfig {
     pub ttl: Duration,
 }
@@ -70,6 +76,8 @@ pub struct LimitsConfig {
     /// Bodies in memory, bytes.
     pub body_bytes: u64,
     pub attempt_log_entries: u64,
+    /// What the quarantine may hold in Redis.
+    pub quarantine_bytes: u64,
     pub dead_letters: DeadLetterLimits,
     pub breaker: BreakerLimits,
 }
@@ -126,6 +134,10 @@ impl Reader {
             retain: retain?,
             trim_ignores: trim_ignores?,
         })
+    }
+
+    pub fn events(&mut self) -> Option<EventsConfig> {
+        Some(EventsConfig { strict: self.one("events.strict", values::truth)? })
     }
 
     pub fn lease(&mut self) -> Option<LeaseConfig> {
@@ -238,10 +250,13 @@ impl Reader {
         // One read takes up to 1 MiB: fewer than four would stop and go.
         let body_bytes = self.one("limits.body_bytes", number_in(4 << 20..=64 << 30));
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
+        // The largest entry takes 64 KiB.
+        let quarantine_bytes = self.one("limits.quarantine_bytes", number_in(1 << 20..=64 << 30));
         let (dead_letters, breaker) = (self.dead_letters(), self.breaker());
         Some(LimitsConfig {
             body_bytes: body_bytes?,
             attempt_log_entries: attempt_log_entries?,
+            quarantine_bytes: quarantine_bytes?,
             dead_letters: dead_letters?,
             breaker: breaker?,
         })

@@ -77,6 +77,7 @@ fn the_built_in_default_means_what_it_says() {
     assert_eq!(config.shutdown.grace, Duration::from_secs(20));
     let limits = config.limits;
     assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
+    assert_eq!((limits.quarantine_bytes, config.events.strict), (16 << 20, false));
     assert_eq!(
         (limits.dead_letters.max_count, limits.dead_letters.max_age),
         (1_000_000, Duration::from_secs(2_592_000))
@@ -170,6 +171,8 @@ fn bounds_hold_for_every_key() {
         ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
         ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
         ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+        ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
+        ("events.strict", &["true", "false"], &["", "yes", "1"]),
         ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
         ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
         ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::facts::id::EntryId;
 use crate::store::{
     connection::{Purpose, Redis},
@@ -10,7 +12,7 @@ use crate::store::{
     keys::PartitionKeys,
     partition::PartitionStore,
     protocol::{Answer, Call, Failure},
-    watch::{New, Wakeup},
+    wakeup::{New, Wakeup},
 };
 
 pub struct Link {
@@ -60,11 +62,12 @@ pub struct Waiter {
     redis: Redis,
     keys: PartitionKeys,
     wakeup: Option<Wakeup>,
+    is_warned: bool,
 }
 
 impl Waiter {
     pub fn new(redis: Redis, keys: PartitionKeys) -> Self {
-        Self { redis, keys, wakeup: None }
+        Self { redis, keys, wakeup: None, is_warned: false }
     }
 
     /// Returns when there is something new, when it waited for long, or a little after it failed.
@@ -83,8 +86,13 @@ impl Waiter {
 
     async fn wakeup(&mut self) -> Result<&mut Wakeup, StoreError> {
         if self.wakeup.is_none() {
-            let connection = self.redis.connect(Purpose::Wakeup).await?;
-            self.wakeup = Some(Wakeup::new(connection, self.keys.clone()));
+            let wakeup = Wakeup::connect(&self.redis, self.keys.clone()).await?;
+            if !wakeup.is_told() && !std::mem::replace(&mut self.is_warned, true) {
+                warn!(
+                    "Redis does not say when the stream changes, so it is asked all the time: grant +client|tracking"
+                );
+            }
+            self.wakeup = Some(wakeup);
         }
         Ok(self.wakeup.as_mut().expect("it was just made"))
     }

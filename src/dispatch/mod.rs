@@ -18,6 +18,7 @@ mod link;
 pub mod partition;
 mod redis_clock;
 mod shares;
+mod told;
 pub mod worker;
 
 /// The core looks a dozen things up for each delivery. Its keys are ids of ours and of producers, not of receivers, so the

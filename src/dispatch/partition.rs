@@ -29,10 +29,11 @@ use crate::{
     facts::{
         delivery::{DeadLetter, Delivery},
         endpoint::{Endpoint, Mark},
-        event::{Event, EventError},
+        event::{Event, EventError, Novelty},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
         outcome::Attempted,
         retry::RetryPolicy,
+        traceparent::Traceparent,
     },
     store::protocol::{
         Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Question, ReadFrom,
@@ -132,6 +133,10 @@ pub struct Settings {
     pub trim_ignores: Vec<String>,
     pub dead_max_age_ms: u64,
     pub dead_max_count: u64,
+    /// What the quarantine may hold in Redis; beyond it the oldest in it go, counted.
+    pub quarantine_bytes: u64,
+    /// What is new to this Herald in an event is no reason to quarantine it, unless this is set.
+    pub strict_events: bool,
 }
 
 /// What happened, for logs and counters.
@@ -151,6 +156,11 @@ pub enum Happening {
     Quarantined {
         entry: EntryId,
         error: String,
+    },
+    /// An event was taken in which something is new to this Herald.
+    Novelty {
+        entry: EntryId,
+        novelty: Novelty,
     },
     TrimmedWhilePending {
         entry: EntryId,
@@ -246,7 +256,8 @@ struct Page {
 struct Arrival {
     entry: EntryId,
     event: Event,
-    traceparent: Option<String>,
+    traceparent: Option<Traceparent>,
+    place: Option<EntryId>,
     endpoints: Vec<Arc<Endpoint>>,
     /// Those that may be owed it, once they can be read: until then it waits in their backlogs.
     unknown: Vec<EndpointId>,
@@ -593,7 +604,13 @@ impl<D: Directory> Partition<D> {
         (self.more_entries, self.more_requests) = (true, true);
     }
 
-    /// Something was added to the stream or the inbox.
+    /// The stream or the inbox has changed: perhaps something was added, or something left.
+    pub fn stirred(&mut self, entries: bool, requests: bool) {
+        self.more_entries |= entries;
+        self.more_requests |= requests;
+    }
+
+    /// There is something new in the stream or the inbox.
     pub fn woken(&mut self, entries: bool, requests: bool) {
         self.more_entries |= entries;
         self.was_woken |= entries;

@@ -75,6 +75,8 @@ fn partition_with(known: &Known, budgets: Budgets) -> Partition<&Known> {
         trim_ignores: Vec::new(),
         dead_max_age_ms: 1_000_000,
         dead_max_count: 1_000,
+        quarantine_bytes: 1 << 20,
+        strict_events: false,
     };
     Partition::new(settings, known, [7; 32])
 }

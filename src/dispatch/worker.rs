@@ -21,6 +21,7 @@ use super::{
     core::{Note, Send, Token, Wish},
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
+    told::Told,
 };
 use crate::{
     clock,
@@ -33,7 +34,8 @@ use crate::{
         keys::PartitionKeys,
         protocol::{Answer, Call, Failure},
         registry::{RegistryError, RegistryStore},
-        watch::{Gauges, New, gauges, last_entry},
+        wakeup::New,
+        watch::{Gauges, gauges, last_entry},
     },
     telemetry::{metrics::Metrics, readiness::Readiness},
 };
@@ -97,6 +99,9 @@ pub struct Worker {
     skipped_disabled: u64,
     trim_ignores: Vec<String>,
     is_foreign_far: bool,
+    told: Told,
+    /// What the quarantine's limit had dropped when it was last looked at.
+    quarantine_dropped: Option<u64>,
 }
 
 /// An errand that was run.
@@ -129,6 +134,8 @@ impl Worker {
             skipped_disabled: 0,
             trim_ignores,
             is_foreign_far: false,
+            told: Told::default(),
+            quarantine_dropped: None,
         })
     }
 
@@ -169,7 +176,8 @@ impl Worker {
                     waiting = None;
                     self.waiter = Some(waiter);
                     match new {
-                        Some(new) => self.partition.woken(new.entries, new.requests),
+                        Some(new) if new.is_certain => self.partition.woken(new.entries, new.requests),
+                        Some(new) => self.partition.stirred(new.entries, new.requests),
                         None => self.partition.look_again(),
                     }
                 }
@@ -247,8 +255,10 @@ impl Worker {
 
     fn start(&mut self, now: u64, send: Send) {
         if send.delivery.next_attempt() == 1 {
-            let waited = self.partition.redis_now(now).saturating_sub(send.delivery.id.entry.ms);
-            self.metrics.first_attempt_started(Duration::from_millis(waited));
+            // An id that is no time tells nothing of how long its entry has waited.
+            if let Some(waited) = send.delivery.id.entry.age_ms(self.partition.redis_now(now)) {
+                self.metrics.first_attempt_started(Duration::from_millis(waited));
+            }
         }
         self.attempts.start(send);
     }
@@ -302,6 +312,7 @@ impl Worker {
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.look_at_foreign(numbers.slowest_foreign);
+        self.look_at_quarantine(numbers.quarantine_dropped);
         self.metrics.set_due(numbers.due);
         self.metrics.set_parked(parked);
         let placed = numbers.due + numbers.claimed + parked;
@@ -329,7 +340,9 @@ impl Worker {
     fn report(&mut self) {
         for happening in self.partition.take_happenings() {
             self.count(&happening);
-            log(&happening);
+            if self.is_worth_a_line(&happening) {
+                log(&happening);
+            }
             if let Some(listener) = &self.listener {
                 // A listener that is too slow misses something; the log has it.
                 let _ = listener.try_send(happening);
@@ -355,6 +368,28 @@ impl Worker {
         }
     }
 
+    /// Whoever writes to the stream can make these happen without end: they are counted, and told of now and then.
+    fn is_worth_a_line(&mut self, happening: &Happening) -> bool {
+        match happening {
+            Happening::Quarantined { entry, error } => {
+                if let Some(entries) = self.told.quarantined(self.now()) {
+                    warn!(entries, last = %entry, error, "no valid event: quarantined; said once a minute at most");
+                }
+                false
+            }
+            Happening::Novelty { novelty, .. } => self.told.is_first(novelty),
+            _ => true,
+        }
+    }
+
+    /// Of what was dropped before this worker looked for the first time somebody else has told.
+    fn look_at_quarantine(&mut self, dropped: u64) {
+        let known = self.quarantine_dropped.replace(dropped).unwrap_or(dropped);
+        if let more @ 1.. = dropped.saturating_sub(known) {
+            self.metrics.quarantine_dropped(more);
+        }
+    }
+
     fn count(&self, happening: &Happening) {
         match happening {
             Happening::Core(Note::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
@@ -366,6 +401,7 @@ impl Worker {
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
             Happening::Quarantined { .. } => self.metrics.quarantined(1),
+            Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
             Happening::TrimmedWhilePending { .. } => self.metrics.trimmed_pending(1),
             Happening::NoEndpoint { .. } => self.metrics.no_endpoint(1),
             Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
@@ -408,7 +444,11 @@ fn log(happening: &Happening) {
         Happening::TermEnded { why } => warn!(why, "the term has ended"),
         Happening::GroupMade { after } => warn!(%after, "made the consumer group"),
         Happening::Read { entries } => debug!(entries, "read"),
-        Happening::Quarantined { entry, error } => warn!(%entry, error, "no valid event: quarantined"),
+        // Told of by the minute.
+        Happening::Quarantined { .. } => {}
+        Happening::Novelty { entry, novelty } => {
+            warn!(%entry, kind = novelty.kind.name(), what = %novelty, "new to this Herald, and delivered; said once")
+        }
         Happening::TrimmedWhilePending { entry } => {
             error!(%entry, "the entry was trimmed while it was pending; its event is gone")
         }

@@ -23,6 +23,9 @@ const SKEW_FAIL_MS: u64 = 60_000;
 /// A full Redis this near is worth being woken for.
 const FULL_SOON_MS: u64 = 24 * 3_600_000;
 
+/// Clocks of one system differ by less.
+const IDS_AHEAD_MS: u64 = 5_000;
+
 /// An endpoint that is an hour behind has seen its fourth retry fail, or is paused.
 const OLD_MS: u64 = 3_600_000;
 
@@ -83,6 +86,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         memory(&mut findings, server, partition);
         owner(&mut findings, observed, partition);
         group(&mut findings, observed, partition);
+        ids(&mut findings, partition, server.redis_now_ms);
         stuck(&mut findings, partition);
         unfinished(&mut findings, observed, partition, server.redis_now_ms);
         dead(&mut findings, observed, partition, server.redis_now_ms);
@@ -322,7 +326,7 @@ fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
         return;
     }
     let server_now = observed.redis_now_ms().unwrap_or(0);
-    let oldest = partition.oldest_unread_ms.map(|at| server_now.saturating_sub(at));
+    let oldest = partition.oldest_unread.and_then(|entry| entry.age_ms(server_now));
     match (gauges.behind, oldest) {
         (1.., Some(age)) if age >= UNREAD_MS => findings.warn(
             "group",
@@ -354,6 +358,20 @@ fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
                 "Herald takes them over every 10 s; find who reads with the group herald, and give it its own",
             );
         }
+    }
+}
+
+/// Redis hands out no id below one that it has taken: after a single one from a clock that was ahead, all are.
+fn ids(findings: &mut Findings, partition: &Partition, now_ms: u64) {
+    let newest = partition.gauges.last_generated;
+    match newest.ms.saturating_sub(now_ms) {
+        0..=IDS_AHEAD_MS => findings.ok("ids", "the stream's ids do not run ahead of Redis' clock"),
+        ahead => findings.warn(
+            "ids",
+            format!("the stream's newest id, {newest}, is {} ahead of Redis' clock", span(ahead)),
+            "find the producer that writes ids of its own, and let it XADD with *; nothing is lost or reordered, but ages and \
+             waiting times cannot be told until the clock has caught up",
+        ),
     }
 }
 
@@ -418,11 +436,14 @@ fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option
 fn unfinished(findings: &mut Findings, observed: &Observed, partition: &Partition, now_ms: u64) {
     let oldest = partition.oldest.iter().filter_map(|one| Some((one, one.oldest.as_ref()?))).next();
     let Some((one, id)) = oldest else { return findings.ok("unfinished", "nothing waits for a retry or an endpoint") };
-    let age = now_ms.saturating_sub(id.entry.ms);
     let endpoints = count(partition.busy_endpoints as u64, "endpoint", "endpoints");
     let records = count(partition.gauges.unfinished, "delivery", "deliveries");
-    let says = format!("{records} of {endpoints} unfinished, the oldest for {}", span(age));
     let remedy = format!("herald delivery list --endpoint {}", one.endpoint);
+    let Some(age) = id.entry.age_ms(now_ms) else {
+        // Its id is no time: only its record tells its age.
+        return findings.warn("unfinished", format!("{records} of {endpoints} unfinished, the oldest is {id}"), remedy);
+    };
+    let says = format!("{records} of {endpoints} unfinished, the oldest for {}", span(age));
     match age {
         _ if age > observed.limits.max_age_ms.saturating_add(OLD_MS) && partition.lease.is_some() => findings.warn(
             "unfinished",
@@ -453,6 +474,11 @@ fn dead(findings: &mut Findings, observed: &Observed, partition: &Partition, now
 }
 
 fn quarantine(findings: &mut Findings, partition: &Partition) {
+    let dropped = partition.gauges.quarantine_dropped;
+    if dropped > 0 {
+        let says = format!("{} dropped from it to stay within its limit", count(dropped, "entry was", "entries were"));
+        findings.warn("quarantine", says, "tell the producer; limits.quarantine_bytes keeps more");
+    }
     match partition.gauges.quarantined {
         0 => findings.ok("quarantine", "empty"),
         n => findings.warn(
@@ -468,10 +494,10 @@ mod tests {
     use super::*;
     use crate::{
         doctor::observe::Limits,
-        facts::endpoint::Mark,
+        facts::{endpoint::Mark, id::EntryId},
         store::{
             connection::{Reach, ServerInfo},
-            queries::{LeaseLook, Pending, RedisSettings},
+            queries::{LeaseLook, Oldest, Pending, RedisSettings},
         },
     };
 
@@ -647,6 +673,26 @@ mod tests {
         };
         check(&dead(DAY_MS), Level::Warn, "dead letters", "5 dead letters, the oldest given up 1d ago");
         check(&dead(29 * DAY_MS), Level::Warn, "dead letters", "retention (1,000 letters or 30d) will soon drop some");
+    }
+
+    #[test]
+    fn ids_that_are_no_times_are_said_and_taken_for_none() {
+        let newest = |ms| with_partition(|partition| partition.gauges.last_generated = EntryId { ms, seq: 0 });
+        check(&newest(NOW + DAY_MS), Level::Warn, "ids", "is 1d ahead of Redis' clock");
+        check(&newest(NOW * 1_000), Level::Warn, "ids", "ahead of Redis' clock");
+        check(&newest(NOW + 1_000), Level::Ok, "ids", "do not run ahead");
+        check(&newest(42), Level::Ok, "ids", "do not run ahead");
+        let unfinished = with_partition(|partition| {
+            let oldest = "42-0:ep_a".parse().ok();
+            partition.oldest = vec![Oldest { endpoint: "ep_a".parse().unwrap(), unfinished: 1, parked: 0, oldest }];
+        });
+        check(&unfinished, Level::Warn, "unfinished", "the oldest is 42-0:ep_a");
+        let unread = with_partition(|partition| {
+            (partition.gauges.behind, partition.oldest_unread) = (1, Some(EntryId { ms: 42, seq: 0 }));
+        });
+        check(&unread, Level::Ok, "group", "1 entry unread, and being read");
+        let dropped = with_partition(|partition| partition.gauges.quarantine_dropped = 799);
+        check(&dropped, Level::Warn, "quarantine", "799 entries were dropped");
     }
 
     #[test]

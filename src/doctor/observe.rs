@@ -6,7 +6,10 @@ use std::time::Duration;
 use crate::{
     clock,
     config::Config,
-    facts::{endpoint::Mark, id::DeliveryId},
+    facts::{
+        endpoint::Mark,
+        id::{DeliveryId, EntryId},
+    },
     store::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
         error::StoreError,
@@ -79,7 +82,7 @@ pub struct Partition {
     /// Of Herald's group, other than Herald's own.
     pub foreign_consumers: Vec<ConsumerLook>,
     pub stuck: Vec<Pending>,
-    pub oldest_unread_ms: Option<u64>,
+    pub oldest_unread: Option<EntryId>,
     pub bound_registry: Option<String>,
     /// The oldest first.
     pub oldest: Vec<Oldest>,
@@ -168,12 +171,12 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
         let consumers = queries.consumers().await?;
         partition.foreign_consumers = consumers.into_iter().filter(|consumer| consumer.name != CONSUMER).collect();
         partition.stuck = queries.pending(STUCK_AFTER_MS, MAX_STUCK).await?;
-        partition.oldest_unread_ms = queries.oldest_unread_ms(group.last_delivered).await?;
+        partition.oldest_unread = queries.oldest_unread(group.last_delivered).await?;
     }
     let busy = queries.busy_endpoints(MAX_BUSY).await?;
     partition.busy_endpoints = busy.len();
     partition.oldest = queries.oldest(&busy[..busy.len().min(MAX_OLDEST)]).await?;
-    partition.oldest.sort_by_key(|one| one.oldest.as_ref().map_or(u64::MAX, |id| id.entry.ms));
+    partition.oldest.sort_by_key(|one| one.oldest.as_ref().map_or(EntryId::MAX, |id| id.entry));
     let heads: Vec<DeliveryId> = partition.oldest.iter().filter_map(|one| one.oldest.clone()).take(WEIGHED).collect();
     (partition.record_bytes, partition.records_weighed) = queries.sample_record_bytes(&heads).await?;
     let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };

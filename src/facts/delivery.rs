@@ -13,6 +13,7 @@ use super::{
     outcome::AttemptReport,
     retry::DeadReason,
     sequence::Sequence,
+    traceparent::{Traceparent, lenient},
 };
 
 /// Version of the stored form. A larger one was written by a newer Herald and is refused, not guessed at.
@@ -77,8 +78,11 @@ pub struct Delivery {
     /// Its endpoint could not be read when the event was: whether it wants such events is seen when it can be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unsure: bool,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
+    /// The entry whose place in the order this one has, when it came back from the quarantine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
+    pub place: Option<EntryId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<AttemptReport>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -112,6 +116,7 @@ impl Delivery {
             earlier_attempts: 0,
             is_unsure: false,
             traceparent: None,
+            place: None,
             history: Vec::new(),
             redelivered: Vec::new(),
             body: event.body().clone(),
@@ -127,7 +132,7 @@ impl Delivery {
 
     /// Where its event stands in the order of its intent.
     pub fn sequence(&self) -> Sequence {
-        Sequence(self.id.entry)
+        Sequence(self.place.unwrap_or(self.id.entry))
     }
 
     /// Attempts made since the delivery was new. A record that somebody wrote by hand may say anything.
@@ -243,6 +248,7 @@ mod tests {
             earlier_attempts: 0,
             is_unsure: false,
             traceparent: None,
+            place: None,
             history: Vec::new(),
             redelivered: Vec::new(),
             body: Bytes::from_static(body.as_bytes()),
@@ -288,6 +294,25 @@ mod tests {
         for record in [longest.to_record(), letter.to_record()] {
             assert!(String::from_utf8_lossy(&record[..record.len().min(1024)]).contains(&named));
         }
+    }
+
+    #[test]
+    fn what_came_back_from_the_quarantine_keeps_its_place() {
+        let mut back = delivery("{}");
+        assert_eq!(back.sequence(), Sequence("17-1".parse().unwrap()));
+        back.place = Some("9-3".parse().unwrap());
+        back.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        let read = Delivery::from_record(&back.to_record()).unwrap();
+        assert_eq!((&read, read.sequence()), (&back, Sequence("9-3".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_spoils_no_record() {
+        let mut kept = delivery("{}");
+        kept.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        let record = String::from_utf8(kept.to_record().to_vec()).unwrap().replace("b7ad6b7169203331", "what?");
+        kept.traceparent = None;
+        assert_eq!(Delivery::from_record(&record.into()).unwrap(), kept);
     }
 
     #[test]

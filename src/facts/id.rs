@@ -155,6 +155,17 @@ impl EntryId {
         }
     }
 
+    /// How long ago it was added, if its id is a time of a clock like Redis': a producer may write ids of any kind, as
+    /// long as they rise. `None` for a counter, for microseconds, for a clock that runs far ahead.
+    pub fn age_ms(self, now_ms: u64) -> Option<u64> {
+        /// Clocks of one system differ by less.
+        const AHEAD_MS: u64 = 5_000;
+        /// Nothing is kept for longer.
+        const OLDEST_MS: u64 = 2 * 365 * 86_400_000;
+        let age_ms = now_ms.saturating_sub(self.ms);
+        (self.ms <= now_ms.saturating_add(AHEAD_MS) && age_ms <= OLDEST_MS).then_some(age_ms)
+    }
+
     /// Fixed width, so that the order of the text is the order of the ids.
     pub fn padded(self) -> String {
         format!("{:020}-{:020}", self.ms, self.seq)
@@ -268,6 +279,16 @@ mod tests {
         ids.sort();
         let padded: Vec<_> = ids.iter().map(|id| id.padded()).collect();
         assert!(padded.is_sorted());
+    }
+
+    #[test]
+    fn only_an_id_that_can_be_a_time_has_an_age() {
+        let now = 1_700_000_000_000;
+        let age = |ms| EntryId { ms, seq: 0 }.age_ms(now);
+        assert_eq!((age(now), age(now - 7), age(now + 1_000)), (Some(0), Some(7), Some(0)));
+        for ms in [1, 42_000, now + 86_400_000, now * 1_000, u64::MAX] {
+            assert_eq!(age(ms), None, "{ms}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub mod id;
 pub mod log;
 pub mod outcome;
 pub mod retry;
+pub mod rfc3339;
 pub mod sequence;
 pub mod signing;
 pub mod text;
+pub mod traceparent;

@@ -129,7 +129,7 @@ mod tests {
             while let Some(status) = intent.step(&mut rng) {
                 let (id, body) = intent.event("acc_demo", 1_700_000_000_123, &mut rng);
                 let event = Event::parse(Bytes::from(body)).unwrap();
-                assert_eq!((event.id.as_str(), event.status), (id.as_str(), status));
+                assert_eq!((event.id.as_str(), event.status), (id.as_str(), Some(status)));
                 seen.insert(status);
                 steps += 1;
             }

@@ -156,9 +156,8 @@ impl Prepared {
         self.sign(&mut values, delivery, &endpoint.schemes, now_ms, usage)?;
         values.add(&HERALD_ATTEMPT, &delivery.next_attempt().to_string());
         values.add(&HERALD_SEQUENCE, &delivery.sequence().to_string());
-        if let Some(value) = delivery.traceparent.as_deref().filter(|text| endpoint.traceparent && is_traceparent(text))
-        {
-            values.add(&TRACEPARENT, value);
+        if let Some(traceparent) = delivery.traceparent.as_ref().filter(|_| endpoint.traceparent) {
+            values.add(&TRACEPARENT, traceparent.as_str());
         }
         let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -230,7 +229,7 @@ impl Values {
         let text = Bytes::from(self.text);
         let mut start = 0;
         for (name, end, is_secret) in self.parts {
-            // Ids are checked when they are made, `traceparent` just before; signatures are base64 or hex, the rest digits.
+            // Ids and `traceparent` are checked when they are made; signatures are base64 or hex, the rest digits.
             let value = HeaderValue::from_maybe_shared(text.slice(start..end));
             let mut value = value.expect("no value has a character that a header could not carry");
             value.set_sensitive(is_secret);
@@ -238,13 +237,6 @@ impl Values {
             start = end;
         }
     }
-}
-
-/// A producer wrote it: what is no plain header value is left out, as it does not concern the payment.
-fn is_traceparent(text: &str) -> bool {
-    /// W3C's version 00 has 55 characters; later ones may append.
-    const MAX_TRACEPARENT_BYTES: usize = 128;
-    text.len() <= MAX_TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The prepared form of the endpoints that were sent to lately.

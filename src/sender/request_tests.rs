@@ -10,7 +10,7 @@ fn delivery() -> Delivery {
     let event = Event::parse(Bytes::from_static(BODY.as_bytes())).unwrap();
     let mut delivery =
         Delivery::new("1700000000000-7".parse().unwrap(), EndpointId::new("ep_1").unwrap(), &event, true, 0);
-    delivery.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    delivery.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
     delivery
 }
 
@@ -57,12 +57,10 @@ fn a_request_has_the_headers_that_the_design_lists() {
 }
 
 #[test]
-fn traceparent_is_sent_where_it_is_asked_for_and_is_one() {
+fn traceparent_is_sent_where_it_is_asked_for() {
     let mut endpoint = endpoint(vec![secret(1, None)]);
     endpoint.traceparent = true;
     assert!(headers_of(&endpoint).unwrap().contains_key("traceparent"));
-    assert!(!is_traceparent("a\r\nx: y"));
-    assert!(!is_traceparent(&"0".repeat(129)));
 }
 
 #[test]

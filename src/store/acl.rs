@@ -20,6 +20,7 @@ pub enum Role {
 /// `hello` need no permission.
 const WORKER: &[&str] = &[
     "bgrewriteaof",
+    "client|tracking",
     "del",
     "evalsha",
     "evalsha_ro",
@@ -64,6 +65,8 @@ const WORKER: &[&str] = &[
     "zrange",
     "zrangebylex",
     "zrem",
+    "zremrangebylex",
+    "zremrangebyscore",
     "zscore",
 ];
 
@@ -186,7 +189,7 @@ mod tests {
     use super::*;
 
     /// Commands whose permissions are given by their second word.
-    const CONTAINERS: [&str; 5] = ["CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"];
+    const CONTAINERS: [&str; 6] = ["CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"];
 
     #[test]
     fn the_list_has_exactly_the_commands_that_the_sources_use() {

@@ -4,9 +4,9 @@
 use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
     RedisConnectionInfo, RedisResult, RedisWrite, ToRedisArgs, Value,
-    aio::MultiplexedConnection,
+    aio::{AsyncPushSender, MultiplexedConnection},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
@@ -34,7 +34,7 @@ const KEEPALIVE_PROBES: u32 = 2;
 pub enum Purpose {
     /// Fenced reads and settles.
     Work,
-    /// Blocking reads: no time limit of its own, the caller sets one around the wait.
+    /// Waiting: no time limit of its own, the caller sets one around the wait.
     Wakeup,
     /// Renewals: an answer later than this is of no use.
     Lease(Duration),
@@ -110,10 +110,24 @@ impl Redis {
     }
 
     pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(purpose.response_timeout());
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+        self.open(&self.client, config(purpose)).await
+    }
+
+    /// A connection on which Redis can push what has changed (RESP3). `hear` runs where its answers are read: it must not
+    /// wait.
+    pub(in crate::store) async fn connect_tracking(
+        &self,
+        hear: impl AsyncPushSender,
+    ) -> Result<Connection, StoreError> {
+        let info = self.client.get_connection_info().clone();
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings));
+        let client = client.map_err(|error| StoreError::Url { cause: error.to_string() })?;
+        self.open(&client, config(Purpose::Wakeup).set_push_sender(hear)).await
+    }
+
+    async fn open(&self, client: &Client, config: AsyncConnectionConfig) -> Result<Connection, StoreError> {
+        match client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(inner) => Ok(Connection { inner }),
             Err(error) => Err(StoreError::new(format_args!("connect to {}", self.address), &error)),
         }
@@ -140,6 +154,12 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redis({})", self.address)
     }
+}
+
+fn config(purpose: Purpose) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(purpose.response_timeout())
 }
 
 /// Without `nodelay` a small command behind another one waits for the acknowledgement of the first.

@@ -71,7 +71,7 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             Answer::ClaimedForeign { count: parts.size()?, lowest: parts.optional(Parts::parsed)? }
         }
         ("REQUESTS", Call::Inbox { .. }) => Answer::Requests { requests: parts.until_end(Parts::request)? },
-        ("TRIMMED", Call::Trim { .. }) => Answer::Trimmed { count: parts.number()? },
+        ("TRIMMED", Call::Trim { .. }) => Answer::Trimmed { count: parts.number()?, now_ms: parts.number()? },
         ("EXPIRED", Call::ExpireDead { .. }) => Answer::ExpiredDead { count: parts.number()? },
         _ => return Err(format!("{word:?} is none of its words")),
     };
@@ -191,12 +191,17 @@ impl Parts {
             let mut parts = head.split(':');
             let id = parts.next().unwrap_or_default().parse().map_err(|error: IdError| error.to_string())?;
             let text = self.bytes()?;
-            let content = match (parts.next(), parts.next(), parts.next()) {
-                (None, ..) => Content::Event { full_bytes: text.len(), body: text, traceparent: None },
-                (Some(length), Some(traceparent), None) => content(signed(length)?, signed(traceparent)?, text)?,
+            let content = match (parts.next(), parts.next()) {
+                (None, _) => Content::Event { full_bytes: text.len(), body: text, traceparent: None },
+                (Some(length), Some(traceparent)) => content(signed(length)?, signed(traceparent)?, text)?,
                 _ => return Err(format!("{head:?} is no head of an entry")),
             };
-            Ok(Entry { id, content })
+            let place =
+                parts.next().map(|place| place.parse().map_err(|error: IdError| error.to_string())).transpose()?;
+            match parts.next() {
+                None => Ok(Entry { id, place, content }),
+                Some(_) => Err(format!("{head:?} is no head of an entry")),
+            }
         };
         heads.split_ascii_whitespace().map(one).collect()
     }

@@ -11,6 +11,7 @@ use super::{
 use crate::facts::{
     event::{Event, MAX_EVENT_BYTES},
     id::{EntryId, EventId},
+    traceparent::Traceparent,
 };
 
 /// Entries of one page of a search: with the largest events 6 MiB.
@@ -64,12 +65,12 @@ impl Entries {
     }
 
     /// Adds an event. Not repeated when the answer is lost: whether to risk a second one is for the producer to say.
-    pub async fn add(&mut self, event: &Event, traceparent: Option<&str>) -> Result<EntryId, StoreError> {
+    pub async fn add(&mut self, event: &Event, traceparent: Option<&Traceparent>) -> Result<EntryId, StoreError> {
         let subject = Subject("add an event to", self.keys.stream());
         let mut command = redis::cmd("XADD");
         command.arg(self.keys.stream()).arg("*").arg("event").arg(event.body().as_ref());
         if let Some(traceparent) = traceparent {
-            command.arg("traceparent").arg(traceparent);
+            command.arg("traceparent").arg(traceparent.as_str());
         }
         let id: String = self.connection.query(subject, &command).await?;
         id.parse().map_err(|error| StoreError::unexpected(subject, error))

@@ -141,6 +141,16 @@ impl PartitionKeys {
         self.key("quarantine-index")
     }
 
+    /// Zset, all of one score: an entry that came back from the quarantine and the one whose place it has, padded.
+    pub fn places(&self) -> String {
+        self.key("places")
+    }
+
+    /// Zset: entries, padded, by the time at which everything up to them had been read.
+    pub fn marks(&self) -> String {
+        self.key("marks")
+    }
+
     /// Stream: what others ask of the owner.
     pub fn inbox(&self) -> String {
         self.key("inbox")

@@ -31,4 +31,5 @@ pub mod protocol;
 pub mod queries;
 pub mod registry;
 pub mod requests;
+pub mod wakeup;
 pub mod watch;

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::protocol::{
-    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Place, Question,
-    RECORD_HEAD_BYTES, ReadFrom, Recorded, Request, RequestKind, Settlement, Start, Term, Unfinished,
+    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_DROPS, MAX_READ_BYTES, Place,
+    QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request, RequestKind, Settlement,
+    Start, Term, Unfinished,
 };
 use crate::facts::{
     delivery::Chain,
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -39,7 +41,14 @@ pub struct Model {
     pub claimed: BTreeSet<DeliveryId>,
     pub endpoints: BTreeMap<EndpointId, Chains>,
     pub dead: BTreeMap<DeliveryId, (u64, Bytes)>,
-    pub quarantine: BTreeMap<EntryId, Quarantined>,
+    /// The oldest first.
+    pub quarantine: Vec<(EntryId, Quarantined)>,
+    /// What its limit has dropped from it.
+    pub quarantine_dropped: u64,
+    /// Of what came back from it, whose place it has.
+    pub places: BTreeMap<EntryId, EntryId>,
+    /// Up to which entry every group had passed at a time.
+    pub marks: BTreeMap<u64, EntryId>,
     pub inbox: Inbox,
     pub answers: BTreeMap<EntryId, String>,
     pub log: Vec<Bytes>,
@@ -83,6 +92,18 @@ pub struct Quarantined {
     pub body: Bytes,
     pub cut: bool,
     pub error: String,
+    pub traceparent: Option<Traceparent>,
+    /// The entry whose place it has.
+    pub place: EntryId,
+    /// A sound event, which no limit drops.
+    pub is_sound: bool,
+}
+
+impl Quarantined {
+    /// What it takes of the quarantine's limit.
+    pub fn bytes(&self) -> u64 {
+        (self.body.len() + self.error.len() + QUARANTINED_BYTES) as u64
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -312,7 +333,7 @@ impl Model {
                 group.last_delivered = id;
                 group.pending.insert(id, CONSUMER.to_owned());
             }
-            entries.push(Entry { id, content });
+            entries.push(Entry { id, place: self.places.get(&id).copied(), content });
             if bytes >= MAX_READ_BYTES {
                 break;
             }
@@ -380,23 +401,15 @@ impl Model {
                 }
             }
             Item::Discard { id } => drop(self.dead.remove(id)),
-            Item::Quarantine { entry, body, cut, error } => {
-                let quarantined = Quarantined { body: body.clone(), cut: *cut, error: error.clone() };
-                self.quarantine.entry(*entry).or_insert(quarantined);
+            Item::Quarantine { entry, body, cut, error, traceparent, keep_bytes } => {
+                let place = self.places.get(entry).copied().unwrap_or(*entry);
+                let (body, error, traceparent) = (body.clone(), error.clone(), traceparent.clone());
+                let quarantined =
+                    Quarantined { body, cut: *cut, error, traceparent, place, is_sound: keep_bytes.is_none() };
+                self.quarantine(*entry, quarantined, *keep_bytes);
             }
-            Item::Requeue { entry } => {
-                if self.quarantine.get(entry).is_some_and(|quarantined| !quarantined.cut) {
-                    let body = self.quarantine.remove(entry).expect("it was just looked up").body;
-                    let last = self.stream.last_generated;
-                    let next = match last.seq.checked_add(1) {
-                        Some(seq) => EntryId { ms: last.ms, seq },
-                        None => EntryId { ms: last.ms + 1, seq: 0 },
-                    };
-                    let id = EntryId { ms: self.now_ms, seq: 0 }.max(next);
-                    self.publish(id, body);
-                }
-            }
-            Item::DiscardQuarantined { entry } => drop(self.quarantine.remove(entry)),
+            Item::Requeue { entry } => self.requeue(*entry),
+            Item::DiscardQuarantined { entry } => self.quarantine.retain(|(quarantined, _)| quarantined != entry),
             Item::Bind { registry } => self.registry = Some(registry.clone()),
             Item::Reply { request, answer } => {
                 if self.inbox.requests.remove(request).is_some() {
@@ -404,6 +417,51 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn quarantine(&mut self, entry: EntryId, quarantined: Quarantined, keep_bytes: Option<u64>) {
+        if self.quarantined(entry).is_some() {
+            return;
+        }
+        self.quarantine.push((entry, quarantined));
+        let Some(keep_bytes) = keep_bytes else { return };
+        let mut bytes: u64 = self.quarantine.iter().map(|(_, quarantined)| quarantined.bytes()).sum();
+        for _ in 0..MAX_DROPS {
+            if bytes <= keep_bytes || self.quarantine.len() == 1 {
+                return;
+            }
+            let (entry, oldest) = self.quarantine.remove(0);
+            if oldest.is_sound {
+                // Out of the way of those behind it.
+                self.quarantine.push((entry, oldest));
+            } else {
+                bytes -= oldest.bytes();
+                self.quarantine_dropped += 1;
+            }
+        }
+    }
+
+    fn quarantined(&self, entry: EntryId) -> Option<&Quarantined> {
+        self.quarantine.iter().find(|(quarantined, _)| *quarantined == entry).map(|(_, found)| found)
+    }
+
+    /// Only what Herald itself wrote tells that an entry has another's place: a producer can not say so of its own.
+    fn requeue(&mut self, entry: EntryId) {
+        let Some(found) = self.quarantined(entry).filter(|found| !found.cut).cloned() else { return };
+        self.quarantine.retain(|(quarantined, _)| *quarantined != entry);
+        let last = self.stream.last_generated;
+        let next = match last.seq.checked_add(1) {
+            Some(seq) => EntryId { ms: last.ms, seq },
+            None => EntryId { ms: last.ms + 1, seq: 0 },
+        };
+        let id = EntryId { ms: self.now_ms, seq: 0 }.max(next);
+        let mut fields = vec![(Bytes::from_static(b"event"), found.body)];
+        if let Some(traceparent) = &found.traceparent {
+            let traceparent = Bytes::copy_from_slice(traceparent.as_str().as_bytes());
+            fields.push((Bytes::from_static(b"traceparent"), traceparent));
+        }
+        self.add_entry(id, fields);
+        self.places.insert(id, found.place);
     }
 
     /// A new record joins its chain.
@@ -555,11 +613,11 @@ impl Model {
                 RequestKind::Release { endpoint: endpoint.clone(), intent: intent.clone(), head }
             }
             Asked::Requeue(entry) => {
-                let found = self.quarantine.get(entry);
+                let found = self.quarantined(*entry);
                 RequestKind::Requeue { entry: *entry, exists: found.is_some(), cut: found.is_some_and(|q| q.cut) }
             }
             Asked::DiscardQuarantined(entry) => {
-                RequestKind::DiscardQuarantined { entry: *entry, exists: self.quarantine.contains_key(entry) }
+                RequestKind::DiscardQuarantined { entry: *entry, exists: self.quarantined(*entry).is_some() }
             }
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
         };
@@ -579,11 +637,37 @@ impl Model {
             Some(lowest) => lowest.before(),
             None => group.last_delivered,
         });
-        let Some(passed) = passed.min() else { return Answer::Trimmed { count: 0 } };
-        let old = EntryId { ms: self.now_ms.saturating_sub(retain_ms), seq: 0 };
+        let now_ms = self.now_ms;
+        let Some(passed) = passed.min() else { return Answer::Trimmed { count: 0, now_ms } };
+        let old = match retain_ms {
+            0 => Some(passed),
+            _ => self.old_after(passed, retain_ms),
+        };
+        let Some(old) = old else { return Answer::Trimmed { count: 0, now_ms } };
         let before = self.stream.entries.len();
-        self.stream.entries.retain(|id, _| *id > passed || *id >= old);
-        Answer::Trimmed { count: (before - self.stream.entries.len()) as u64 }
+        self.stream.entries.retain(|id, _| *id > old);
+        self.places.retain(|id, _| *id > old);
+        Answer::Trimmed { count: (before - self.stream.entries.len()) as u64, now_ms }
+    }
+
+    /// Up to which entry everything was there, and passed, `retain_ms` ago. An entry's id would not say it: a producer writes
+    /// what it likes. So now and then the time is noted at which the groups were past an entry.
+    fn old_after(&mut self, passed: EntryId, retain_ms: u64) -> Option<EntryId> {
+        let now = self.now_ms;
+        // Redis' clock went back: what was noted then is known from now on only.
+        self.marks.retain(|at, _| *at <= now);
+        if self.marks.last_key_value().is_some_and(|(_, newest)| *newest > passed) {
+            // Another stream, or a group that was set back.
+            self.marks.clear();
+        }
+        let newest = self.marks.last_key_value();
+        if newest.is_none_or(|(at, entry)| *entry != passed && (now - at) * RETAIN_PARTS >= retain_ms) {
+            self.marks.insert(now, passed);
+        }
+        let limit = now.checked_sub(retain_ms)?;
+        let (at, old) = self.marks.range(..=limit).next_back().map(|(at, entry)| (*at, *entry))?;
+        self.marks.retain(|noted, _| *noted >= at);
+        Some(old.min(passed))
     }
 
     fn expire_dead(&mut self, max_age_ms: u64, max_count: u64, max: usize) -> Answer {
@@ -671,7 +755,7 @@ fn content_of(fields: &[(Bytes, Bytes)]) -> Content {
     match field(b"event") {
         Some(body) => Content::Event {
             body: body.slice(..body.len().min(MAX_EVENT_BYTES)),
-            traceparent: field(b"traceparent").map(|text| text.slice(..text.len().min(MAX_TRACEPARENT_BYTES))),
+            traceparent: field(b"traceparent").map(|text| text.slice(..text.len().min(MAX_TRACEPARENT_BYTES + 1))),
             full_bytes: body.len(),
         },
         None => {
@@ -682,9 +766,6 @@ fn content_of(fields: &[(Bytes, Bytes)]) -> Content {
         }
     }
 }
-
-/// A `traceparent` of W3C's version 00 has 55 characters; a longer one is none.
-pub const MAX_TRACEPARENT_BYTES: usize = 128;
 
 fn content_bytes(content: &Content) -> usize {
     match content {

@@ -12,10 +12,13 @@ use super::{
     decode,
     error::StoreError,
     keys::{PartitionKeys, RegistryKeys},
-    model::{CONSUMER, GROUP, MAX_TRACEPARENT_BYTES, term_of},
-    protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start},
+    model::{CONSUMER, GROUP, term_of},
+    protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement, Start},
 };
-use crate::facts::event::MAX_EVENT_BYTES;
+use crate::facts::{
+    event::MAX_EVENT_BYTES,
+    traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
+};
 
 /// One partition in Redis, as its owner sees it. Cheap to clone.
 #[derive(Clone)]
@@ -86,8 +89,10 @@ impl PartitionStore {
                 self.fenced(&COUNTS, &[lease, &keys.unfinished()], call).arg(prefix).arg(cursor)
             }
             Call::Read { from, max, .. } => {
-                let script = self.fenced(&READ, &[stream, lease], call).arg(from_text(*from)).arg(most(*max));
-                script.arg(GROUP).arg(CONSUMER).arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES)
+                let script = self.fenced(&READ, &[stream, lease, &keys.places()], call);
+                let script = script.arg(from_text(*from)).arg(most(*max)).arg(GROUP).arg(CONSUMER);
+                // One byte more, so that what is too long shows as that and is not cut to something else.
+                script.arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES + 1)
             }
             Call::Ask { deliveries, suspect, .. } => {
                 let script = self.fenced(&ASK, &[lease], call).arg(prefix).arg(u8::from(*suspect));
@@ -120,7 +125,8 @@ impl PartitionStore {
                 self.fenced(&INBOX, &names, call).arg(prefix).text(after).arg(most(*max))
             }
             Call::Trim { retain_ms, ignores, .. } => {
-                self.fenced(&TRIM, &[stream, lease], call).arg(retain_ms).arg(GROUP).arg(ignores)
+                let script = self.fenced(&TRIM, &[stream, lease, &keys.marks(), &keys.places()], call);
+                script.arg(retain_ms).arg(GROUP).arg(RETAIN_PARTS).arg(ignores)
             }
             Call::ExpireDead { max_age_ms, max_count, max, .. } => {
                 let script = self.fenced(&EXPIRE_DEAD, &[lease, &keys.dead()], call).arg(prefix);
@@ -145,6 +151,7 @@ impl PartitionStore {
             &keys.attempts(),
             &keys.registry_id(),
             &keys.stats(),
+            &keys.places(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.text(settlement.last_read).arg(self.attempt_log_len);
@@ -170,8 +177,10 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
         Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.count_field()), letter),
         Item::Revive { id, chain, record } => body(script.text(id).arg(chain.count_field()), record),
         Item::Discard { id } => script.text(id),
-        Item::Quarantine { entry, body: content, cut, error } => {
-            body(script.text(entry), content).arg(u8::from(*cut)).arg(error)
+        Item::Quarantine { entry, body: content, cut, error, traceparent, keep_bytes } => {
+            let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);
+            let keep = keep_bytes.map_or("always".to_owned(), |bytes| bytes.to_string());
+            script.arg(traceparent.as_ref().map_or("", Traceparent::as_str)).arg(keep)
         }
         Item::Requeue { entry } | Item::DiscardQuarantined { entry } => script.text(entry),
         Item::Bind { registry } => script.arg(registry),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::facts::{
     delivery::Chain,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    traceparent::Traceparent,
 };
 
 /// Most items, acknowledgements and log lines together in one [`Settlement`]: bounds how long a script holds Redis.
@@ -16,6 +17,15 @@ pub const MAX_BATCH: usize = 500;
 
 /// What one read may return in bytes; reached by few large events or many small ones.
 pub const MAX_READ_BYTES: usize = 1024 * 1024;
+
+/// What a quarantined entry takes of the quarantine's limit beside its body and its error.
+pub const QUARANTINED_BYTES: usize = 256;
+
+/// Entries that one more drops from the quarantine at most: bounds how long a script holds Redis after the limit was lowered.
+pub const MAX_DROPS: usize = 100;
+
+/// Parts of `retain` by which finished entries may stay longer than that: so many marks of the time are kept.
+pub const RETAIN_PARTS: u64 = 64;
 
 /// The value of the lease: random for each term, followed by the owner's name for those who look.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -83,8 +93,17 @@ pub enum Item {
     /// A dead letter goes for good.
     Discard { id: DeliveryId },
     /// An entry that is no valid event.
-    Quarantine { entry: EntryId, body: Bytes, cut: bool, error: String },
-    /// A quarantined entry goes back to the stream's end; one that was cut stays.
+    /// While the quarantine then holds more than `keep_bytes`, its oldest goes, counted; this one stays. Without a limit it is
+    /// a sound event, which no limit drops.
+    Quarantine {
+        entry: EntryId,
+        body: Bytes,
+        cut: bool,
+        error: String,
+        traceparent: Option<Traceparent>,
+        keep_bytes: Option<u64>,
+    },
+    /// A quarantined entry goes back to the stream's end, with the place in the order that it had; one that was cut stays.
     Requeue { entry: EntryId },
     /// A quarantined entry goes for good.
     DiscardQuarantined { entry: EntryId },
@@ -199,7 +218,7 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
-    /// Trims what every group is past and is older than `retain_ms`.
+    /// Trims what every group is past and was there `retain_ms` ago.
     Trim {
         term: Term,
         retain_ms: u64,
@@ -233,6 +252,8 @@ pub enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub id: EntryId,
+    /// The entry whose place in the order it has, when it came back from the quarantine.
+    pub place: Option<EntryId>,
     pub content: Content,
 }
 
@@ -401,6 +422,7 @@ pub enum Answer {
     },
     Trimmed {
         count: u64,
+        now_ms: u64,
     },
     ExpiredDead {
         count: u64,

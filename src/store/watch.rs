@@ -1,7 +1,6 @@
-//! Looks at a partition without a term and without changing it: the wake-up of its owner, and numbers for metrics and
-//! readiness.
+//! Looks at a partition without a term and without changing it: numbers for metrics and readiness.
 
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 use redis::{FromRedisValue, Value};
 
@@ -10,48 +9,8 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
     model::GROUP,
-    requests::within,
 };
 use crate::facts::id::EntryId;
-
-/// The server ends a wait by itself; its answer may take this much longer on its way.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// What a wait has ended for; neither when its time was over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct New {
-    pub entries: bool,
-    pub requests: bool,
-}
-
-/// Sleeps until there is something to read.
-pub struct Wakeup {
-    connection: Connection,
-    keys: PartitionKeys,
-}
-
-impl Wakeup {
-    /// A blocking read holds its connection, so it is one of its own, of the purpose `Wakeup`.
-    pub fn new(connection: Connection, keys: PartitionKeys) -> Self {
-        Self { connection, keys }
-    }
-
-    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, and says which;
-    /// with neither after `block`. Takes nothing: what is there is found by the next call of the owner.
-    pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<New, StoreError> {
-        let subject = Subject("wait for new entries of", self.keys.stream());
-        // To Redis 0 means for ever.
-        let block_ms = block.as_millis().max(1) as u64;
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1).arg("BLOCK").arg(block_ms).arg("STREAMS");
-        command.arg(self.keys.stream()).arg(self.keys.inbox());
-        command.arg(last_read.to_string()).arg(inbox_after.to_string());
-        let waited = self.connection.query::<Option<Vec<(String, Value)>>>(subject, &command);
-        let seen = within(block + GRACE, subject, waited).await?.unwrap_or_default();
-        let has = |key: &str| seen.iter().any(|(stream, _)| stream == key);
-        Ok(New { entries: has(self.keys.stream()), requests: has(&self.keys.inbox()) })
-    }
-}
 
 /// Cheap numbers of one partition. Not of one instant: the owner works on meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,12 +32,16 @@ pub struct Gauges {
     pub trimmed_unread: u64,
     /// Entries that a foreign consumer had taken and that were trimmed before Herald took them over.
     pub foreign_trimmed: u64,
-    /// The other consumer group that is furthest behind, and by how many milliseconds of the stream's own time.
+    /// The other consumer group that is furthest behind, and by how many milliseconds, as far as the ids are times.
     pub slowest_foreign: Option<(String, u64)>,
     pub due: u64,
     pub claimed: u64,
     pub dead: u64,
     pub quarantined: u64,
+    /// Dropped from the quarantine by its limit, ever.
+    pub quarantine_dropped: u64,
+    /// The stream's last generated id: that of its newest entry, or of one that is gone.
+    pub last_generated: EntryId,
     pub requests: u64,
     /// Records, wherever they stand.
     pub unfinished: u64,
@@ -104,10 +67,11 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
     pipeline.cmd("XLEN").arg(keys.inbox());
     pipeline.cmd("HVALS").arg(keys.unfinished());
     pipeline.cmd("ZRANGE").arg(keys.due()).arg(0).arg(0).arg("WITHSCORES");
-    pipeline.cmd("HGET").arg(keys.stats()).arg("foreign-trimmed");
+    pipeline.cmd("HMGET").arg(keys.stats()).arg("foreign-trimmed").arg("quarantine-dropped");
     pipeline.cmd("INFO").arg("memory");
-    type First = ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, Option<u64>, String);
-    let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, foreign, memory): First =
+    type First =
+        ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, (Option<u64>, Option<u64>), String);
+    let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, (foreign, dropped), memory): First =
         connection.pipeline(subject, &pipeline).await?;
     let memory_field = |name: &str| {
         let mut lines = memory.lines().filter_map(|line| line.split_once(':'));
@@ -122,6 +86,7 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         unfinished: unfinished.iter().sum(),
         oldest_due_ms: first_due.first().map(|(_, at)| *at as u64),
         foreign_trimmed: foreign.unwrap_or(0),
+        quarantine_dropped: dropped.unwrap_or(0),
         now_ms: time.0 * 1000 + time.1 / 1000,
         used_memory_bytes: memory_field("used_memory"),
         maxmemory_bytes: memory_field("maxmemory"),
@@ -179,9 +144,10 @@ async fn look_at_stream(
     gauges.length = length;
     gauges.added = u64::from_redis_value(added).map_err(malformed)?;
     let last: Option<EntryId> = String::from_redis_value(last).map_err(malformed)?.parse().ok();
+    gauges.last_generated = last.unwrap_or_default();
     let groups: Result<Vec<GroupNumbers>, _> = seen.map(GroupNumbers::from_redis_value).collect();
     let groups = groups.map_err(malformed)?;
-    gauges.slowest_foreign = slowest_foreign(&groups, last);
+    gauges.slowest_foreign = slowest_foreign(&groups, last, gauges.now_ms);
     let ours = groups.into_iter().find(|(name, ..)| name == GROUP);
     gauges.group = ours.is_some();
     let Some((_, pending, delivered, read)) = ours else {
@@ -197,12 +163,13 @@ async fn look_at_stream(
     Ok(())
 }
 
-/// Trimming waits for the others' groups: one that nobody reads any more keeps the stream growing.
-fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>) -> Option<(String, u64)> {
+/// Trimming waits for the others' groups: one that nobody reads any more keeps the stream growing. What runs ahead of Redis'
+/// clock counts as now, so that ids that are no times raise no alarm.
+fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>, now_ms: u64) -> Option<(String, u64)> {
     let behind = |(name, _, delivered, _): &GroupNumbers| {
         let delivered: EntryId = delivered.parse().ok()?;
         let last = last.filter(|last| delivered < *last)?;
-        Some((name.clone(), last.ms.saturating_sub(delivered.ms)))
+        Some((name.clone(), last.ms.min(now_ms).saturating_sub(delivered.ms)))
     };
     let foreign = groups.iter().filter(|(name, ..)| name != GROUP);
     foreign.filter_map(behind).max_by_key(|(_, behind_ms)| *behind_ms)
@@ -228,8 +195,10 @@ mod tests {
     fn the_slowest_of_the_other_groups_is_found() {
         let group = |name: &str, delivered: &str| (name.to_owned(), 0, delivered.to_owned(), None);
         let groups = [group("herald", "1-0"), group("audit", "9000-0"), group("old", "4000-0"), group("new", "9500-0")];
-        assert_eq!(slowest_foreign(&groups, "9500-0".parse().ok()), Some(("old".to_owned(), 5_500)));
-        assert_eq!(slowest_foreign(&groups[..1], "9500-0".parse().ok()), None);
+        let slowest = |last: &str| slowest_foreign(&groups, last.parse().ok(), 10_000);
+        assert_eq!(slowest("9500-0"), Some(("old".to_owned(), 5_500)));
+        assert_eq!(slowest("9500000-0"), Some(("old".to_owned(), 6_000)), "ids in microseconds count as now");
+        assert_eq!(slowest_foreign(&groups[..1], "9500-0".parse().ok(), 10_000), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use prometheus_client::{
 
 use super::logging;
 use crate::facts::{
+    event::NoveltyKind,
     outcome::{LocalCause, Outcome},
     retry::DeadReason,
 };
@@ -38,6 +39,11 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 /// Cheap to clone; all clones count together.
@@ -66,6 +72,9 @@ struct Inner {
     lease_terms: Counter,
     owner: Gauge<u64, AtomicU64>,
     quarantined: Counter,
+    quarantine_dropped: Counter,
+    /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
+    novel_events: [Counter; NoveltyKind::ALL.len()],
     trimmed_pending: Counter,
     trimmed_unread: Gauge<u64, AtomicU64>,
     foreign_group_behind_seconds: Gauge<u64, AtomicU64>,
@@ -118,6 +127,8 @@ impl Metrics {
             lease_terms: counter(r, "lease_terms", "Terms that this worker began"),
             owner: gauge(r, "owner", "1 while this worker owns its partition, else 0"),
             quarantined: counter(r, "quarantined", "Entries that were no valid event"),
+            quarantine_dropped: counter(r, "quarantine_dropped", "Entries that the quarantine's limit dropped from it"),
+            novel_events: by_novelty(r),
             trimmed_pending: counter(r, "trimmed_pending", "Entries whose body was trimmed while they were pending"),
             trimmed_unread: gauge(r, "trimmed_unread", "Entries trimmed before the group read them"),
             foreign_group_behind_seconds: gauge(
@@ -216,6 +227,15 @@ impl Metrics {
         self.0.quarantined.inc_by(count);
     }
 
+    /// The limit of the quarantine has dropped so many more.
+    pub fn quarantine_dropped(&self, count: u64) {
+        self.0.quarantine_dropped.inc_by(count);
+    }
+
+    pub fn novel_event(&self, kind: NoveltyKind) {
+        self.0.novel_events[kind as usize].inc();
+    }
+
     pub fn trimmed_pending(&self, count: u64) {
         self.0.trimmed_pending.inc_by(count);
     }
@@ -271,6 +291,12 @@ fn by_outcome(registry: &mut Registry) -> [Counter; OUTCOMES.len()] {
     let family = Family::<OutcomeLabel, Counter>::default();
     registry.register("deliveries", "Attempts of deliveries that ended, by their outcome", family.clone());
     OUTCOMES.map(|outcome| family.get_or_create_owned(&OutcomeLabel { outcome }))
+}
+
+fn by_novelty(registry: &mut Registry) -> [Counter; NoveltyKind::ALL.len()] {
+    let family = Family::<KindLabel, Counter>::default();
+    registry.register("novel_events", "Events in which something was new to this Herald, by what", family.clone());
+    NoveltyKind::ALL.map(|kind| family.get_or_create_owned(&KindLabel { kind: kind.name() }))
 }
 
 fn by_reason(registry: &mut Registry) -> [Counter; DeadReason::ALL.len()] {
@@ -356,6 +382,8 @@ mod tests {
         assert_eq!(slots, expected);
         let reasons: Vec<_> = DeadReason::ALL.iter().map(|reason| *reason as usize).collect();
         assert_eq!(reasons, Vec::from_iter(0..DeadReason::ALL.len()));
+        let kinds: Vec<_> = NoveltyKind::ALL.iter().map(|kind| *kind as usize).collect();
+        assert_eq!(kinds, Vec::from_iter(0..NoveltyKind::ALL.len()));
     }
 
     #[test]
@@ -380,6 +408,8 @@ mod tests {
             "herald_lease_terms_total 0",
             "herald_owner 0",
             "herald_quarantined_total 0",
+            "herald_quarantine_dropped_total 0",
+            "herald_novel_events_total{kind=\"payment_status\"} 0",
             "herald_trimmed_pending_total 0",
             "herald_trimmed_unread 0",
             "herald_foreign_group_behind_seconds 0",

@@ -11,7 +11,8 @@ use herald::{
         queries::{DeadOrder, DeadRange, LogFilter, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
-        watch::{Wakeup, gauges},
+        wakeup::Wakeup,
+        watch::gauges,
     },
 };
 
@@ -173,8 +174,8 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
         keep(&held, Place::Held),
         keep(&delivery("21-0", "ep_a", "pi_3", true), Place::Backlog),
         bury(&dead, DeadReason::Exhausted),
-        Item::Quarantine { entry: "40-0".parse().unwrap(), body: "x".into(), cut: false, error: "bad".into() },
-        Item::Quarantine { entry: "41-0".parse().unwrap(), body: "x".into(), cut: false, error: "bad".into() },
+        quarantine("40-0"),
+        quarantine("41-0"),
         Item::Bind { registry: "reg_stage".into() },
     ];
     let settlement = Settlement {
@@ -218,7 +219,8 @@ async fn inbox(worker: &Redis, operator: &Redis, owner: &Owner) {
     let requests = Requests::new(operator.connect(Purpose::Wakeup).await.unwrap(), keys());
     let asked = Asked::Release(endpoint_id("ep_a"), intent("pi_1"));
     let request = requests.ask(&asked, &mark()).await.unwrap();
-    let mut wakeup = Wakeup::new(worker.connect(Purpose::Wakeup).await.unwrap(), keys());
+    let mut wakeup = Wakeup::connect(worker, keys()).await.unwrap();
+    assert!(wakeup.is_told(), "the worker may follow changes");
     wakeup.wait(EntryId { ms: u64::MAX, seq: 0 }, EntryId::ZERO, Duration::from_secs(5)).await.unwrap();
     let inbox = Call::Inbox { term: owner.term.clone(), after: EntryId::ZERO, max: 10 };
     let Answer::Requests { requests: found } = owner.call(inbox).await else { panic!("no requests") };
@@ -246,7 +248,7 @@ async fn looks(redis: &Redis) {
     queries.bound_registry().await.unwrap();
     queries.consumers().await.unwrap();
     queries.pending(0, 10).await.unwrap();
-    queries.oldest_unread_ms(EntryId::ZERO).await.unwrap();
+    queries.oldest_unread(EntryId::ZERO).await.unwrap();
     queries.stream_bytes().await.unwrap();
     queries.entry_standing("1-1".parse().unwrap()).await.unwrap();
     queries.quarantine(None, 10).await.unwrap();
@@ -254,4 +256,10 @@ async fn looks(redis: &Redis) {
     let busy = queries.busy_endpoints(10).await.unwrap();
     queries.oldest(&busy).await.unwrap();
     queries.sample_record_bytes(&[id("20-0", "ep_a")]).await.unwrap();
+}
+
+fn quarantine(entry: &str) -> Item {
+    let (body, error) = ("x".into(), "bad".into());
+    let (traceparent, keep_bytes) = (None, Some(1 << 20));
+    Item::Quarantine { entry: entry.parse().unwrap(), body, cut: false, error, traceparent, keep_bytes }
 }

@@ -155,6 +155,8 @@ async fn the_quarantine_is_listed_page_by_page_and_found_by_entry() {
         body: vec![0xff; 10].into(),
         cut: n == 2,
         error: format!("wrong {n}"),
+        traceparent: None,
+        keep_bytes: Some(1 << 20),
     });
     owner.settle(items.collect(), Vec::new()).await;
     let (first, next) = queries.quarantine(None, 3).await.unwrap();

@@ -168,6 +168,8 @@ async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
         body: "{}".into(),
         cut: false,
         error: "id: is missing".into(),
+        traceparent: None,
+        keep_bytes: Some(1 << 20),
     };
     let redis = stage(vec![bad], Vec::new()).await;
     let list = done(&redis, &["quarantine", "list", "-o", "table"]);
@@ -178,12 +180,34 @@ async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
 }
 
 #[tokio::test]
+async fn who_puts_an_entry_back_is_told_that_later_ones_of_its_intent_may_have_gone_before() {
+    let item = |entry: &str, body: &'static str| Item::Quarantine {
+        entry: entry.parse().unwrap(),
+        body: body.into(),
+        cut: false,
+        error: "id: is missing".into(),
+        traceparent: None,
+        keep_bytes: Some(1 << 20),
+    };
+    let items = vec![item("3-0", r#"{"data":{"paymentIntentId":"pi_7"}}"#), item("4-0", "nonsense")];
+    let redis = stage(items, Vec::new()).await;
+    let looked = herald(&redis, &["quarantine", "requeue", "3-0", "--dry-run", "--reason", "mended"]);
+    assert!(text(&looked).contains("later events of pi_7 may have been delivered meanwhile"), "{}", text(&looked));
+    let unknown = herald(&redis, &["quarantine", "requeue", "4-0", "--dry-run", "--reason", "mended"]);
+    assert!(text(&unknown).contains("put back") && !text(&unknown).contains("pi_"), "{}", text(&unknown));
+    let all = herald(&redis, &["quarantine", "requeue", "--all", "--dry-run", "--reason", "mended"]);
+    assert!(text(&all).contains("later events of the same intents may have been delivered"), "{}", text(&all));
+}
+
+#[tokio::test]
 async fn an_entry_without_event_is_not_said_to_be_cut() {
     let bad = Item::Quarantine {
         entry: "3-0".parse().unwrap(),
         body: "other: 1".into(),
         cut: true,
         error: "the entry has no field \"event\"".into(),
+        traceparent: None,
+        keep_bytes: Some(1 << 20),
     };
     let redis = stage(vec![bad], Vec::new()).await;
     let shown = done(&redis, &["quarantine", "show", "3-0", "-o", "table"]);

@@ -92,7 +92,25 @@ impl Reader<'_> {
                         texts.flat_map(|(_, text)| text.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>());
                     model.log = lines.map(Bytes::from).collect();
                 }
-                ("stats", _) => {}
+                ("stats", _) => {
+                    let stats: (Option<u64>, Option<u64>) =
+                        self.ask(&["HMGET", &name, "quarantine-dropped", "quarantine-bytes"]).await;
+                    model.quarantine_dropped = stats.0.unwrap_or(0);
+                    let held: u64 = self.quarantine().await.iter().map(|(_, quarantined)| quarantined.bytes()).sum();
+                    assert_eq!(stats.1.unwrap_or(0), held, "the quarantine is weighed");
+                }
+                ("places", _) => {
+                    let places = self.unscored(&name).await;
+                    let split = |member: &String| {
+                        let (entry, place) = member.split_once(' ').expect("ENTRY PLACE");
+                        (unpad(entry), unpad(place))
+                    };
+                    model.places = places.iter().map(split).collect();
+                }
+                ("marks", _) => {
+                    let marks: Vec<(String, f64)> = self.ask(&["ZRANGE", &name, "0", "-1", "WITHSCORES"]).await;
+                    model.marks = marks.iter().map(|(entry, at)| (*at as u64, unpad(entry))).collect();
+                }
                 _ => panic!("a key that nobody knows: {name}"),
             }
         }
@@ -132,16 +150,19 @@ impl Reader<'_> {
         entries.into_iter().map(|(id, all)| (parse(&id), fields(all))).collect()
     }
 
-    async fn quarantine(&mut self) -> BTreeMap<EntryId, Quarantined> {
-        let mut found = BTreeMap::new();
+    async fn quarantine(&mut self) -> Vec<(EntryId, Quarantined)> {
+        let mut found = Vec::new();
         for (at, fields) in self.entries(&self.keys.quarantine()).await {
             let text = |name: &str| String::from_utf8(value(&fields, name).to_vec()).expect("it is text");
             let entry: EntryId = parse(&text("entry"));
             let index: Option<String> = self.ask(&["HGET", &self.keys.quarantine_index(), &entry.to_string()]).await;
             assert_eq!(index, Some(at.to_string()), "the index finds {entry}");
             let body = value(&fields, "body").clone();
-            let quarantined = Quarantined { body, cut: text("cut") == "1", error: text("error") };
-            assert!(found.insert(entry, quarantined).is_none(), "{entry} is quarantined once");
+            let (traceparent, place) = (text("traceparent").parse().ok(), parse(&text("place")));
+            let (cut, is_sound) = (text("cut") == "1", text("sound") == "1");
+            let quarantined = Quarantined { body, cut, error: text("error"), traceparent, place, is_sound };
+            assert!(found.iter().all(|(other, _)| *other != entry), "{entry} is quarantined once");
+            found.push((entry, quarantined));
         }
         found
     }

@@ -39,6 +39,7 @@ const INTENTS: [&str; 5] = ["pi_1", "pi_10", "pi_1-", "pi_1_", "pi_1A"];
 const ENDPOINTS: [&str; 3] = ["ep_a", "ep_aa", "ep_b"];
 /// One is the beginning of another.
 const EVENTS: [&str; 2] = ["evt_1", "evt_10"];
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const FOREIGN: [&str; 2] = ["other", "an other one"];
 
 type Step = Result<(), String>;
@@ -230,6 +231,9 @@ impl Walk {
                 body: self.some_bytes(),
                 cut: self.chance.one_in(3),
                 error: "the event is not JSON\n".to_owned(),
+                traceparent: self.chance.one_in(2).then(|| TRACEPARENT.parse().unwrap()),
+                // Two or three of them, or all.
+                keep_bytes: [Some(900), Some(900), Some(1 << 20), None][self.chance.below(4) as usize],
             },
             36 => Item::Requeue { entry },
             37 => Item::DiscardQuarantined { entry },
@@ -244,6 +248,7 @@ impl Walk {
         let stream = &mut self.model.stream;
         same("the number of entries", &real.len(), &stream.entries.len())?;
         let pairs: Vec<_> = real.into_iter().zip(std::mem::take(&mut stream.entries)).collect();
+        let mut places = BTreeMap::new();
         for ((id, fields), (expected, expected_fields)) in pairs {
             same("the entry", &fields, &expected_fields)?;
             if id.ms.abs_diff(expected.ms) > WINDOW_MS || (id.ms == expected.ms && id.seq != expected.seq) {
@@ -253,7 +258,11 @@ impl Walk {
                 stream.last_generated = id;
             }
             stream.entries.insert(id, fields);
+            if let Some(place) = self.model.places.remove(&expected) {
+                places.insert(id, place);
+            }
         }
+        self.model.places.extend(places);
         Ok(())
     }
 
@@ -385,7 +394,12 @@ impl Walk {
     async fn trim(&mut self) -> Step {
         self.tick().await;
         let ignores = (0..self.chance.below(2)).map(|_| "analytics".to_owned()).collect();
-        let retain_ms = if self.chance.one_in(2) { 0 } else { 1_000_000_000 };
+        let retain_ms = match self.chance.below(4) {
+            0 | 1 => 0,
+            // The next trim of this kind finds marks that are as old.
+            2 => 1 + self.chance.below(40),
+            _ => 1_000_000_000,
+        };
         self.alike(Call::Trim { term: self.term.clone(), retain_ms, ignores }).await
     }
 
@@ -562,7 +576,7 @@ impl Walk {
         let pending = stream.groups.get(GROUP).map(|group| group.pending.keys().copied().collect::<Vec<_>>());
         let known: Vec<EntryId> = match self.chance.below(5) {
             0 => stream.entries.keys().copied().collect(),
-            1 => self.model.quarantine.keys().copied().collect(),
+            1 => self.model.quarantine.iter().map(|(entry, _)| *entry).collect(),
             2 | 3 => pending.unwrap_or_default(),
             _ => Vec::new(),
         };
@@ -668,7 +682,8 @@ fn time_of(answer: &Answer) -> Option<u64> {
         | Answer::Claimed { now_ms, .. }
         | Answer::Backlog { now_ms, .. }
         | Answer::PulledIn { now_ms, .. }
-        | Answer::Heads { now_ms, .. } => Some(*now_ms),
+        | Answer::Heads { now_ms, .. }
+        | Answer::Trimmed { now_ms, .. } => Some(*now_ms),
         _ => None,
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     facts::{
         event::{Event, EventType, PaymentStatus},
         id::{AccountId, EntryId, EventId, IntentId},
+        traceparent::Traceparent,
     },
     store::entries::{Entries, StreamEntry},
 };
@@ -54,7 +55,7 @@ pub struct PublishArgs {
     event_type: Option<EventType>,
     /// W3C trace context, passed on to endpoints that ask for it
     #[arg(long, value_name = "TRACEPARENT")]
-    traceparent: Option<String>,
+    traceparent: Option<Traceparent>,
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +103,7 @@ async fn publish(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
     let mut entries = entries(context).await?;
     let mut list = context.output.list(&["ENTRY", "EVENT", "ACCOUNT", "INTENT"]);
     for (number, event) in (1..).zip(&events) {
-        let entry = entries.add(event, args.traceparent.as_deref()).await.with_context(|| {
+        let entry = entries.add(event, args.traceparent.as_ref()).await.with_context(|| {
             format!(
                 "event {number} of {} ({}) may not have been added, the ones after it were not",
                 events.len(),
@@ -140,7 +141,11 @@ fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
         let number = events.len() + 1;
         let value = value.map_err(|error| CliError::Refused(format!("event {number} is not JSON: {error}")))?;
         let body = input.slice_ref(value.get().as_bytes());
-        events.push(Event::parse(body).with_context(|| format!("event {number} is no event, and nothing was added"))?);
+        let event = Event::parse(body).with_context(|| format!("event {number} is no event, and nothing was added"))?;
+        for new in &event.novelties {
+            note(format_args!("event {number}: {new}; it is added all the same"));
+        }
+        events.push(event);
     }
     match events.is_empty() {
         true => Err(CliError::Refused("there is no event in it".to_owned()).into()),
@@ -151,7 +156,8 @@ fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
 #[derive(Serialize)]
 struct Shown {
     entry: EntryId,
-    at_ms: u64,
+    /// By its id; none where that is no time.
+    at_ms: Option<u64>,
     /// Why it is no event; it goes to quarantine then.
     problem: Option<String>,
     event: Option<String>,
@@ -175,7 +181,7 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     }
     let id = EventId::new(&args.id)?;
     let search = entries.search(&id, args.look).await?;
-    let back_to = search.back_to.map_or("nothing".to_owned(), |entry| when(entry.ms, context.now_ms()));
+    let back_to = search.back_to.map_or("nothing".to_owned(), |entry| added(entry, context.now_ms()));
     let extent = match search.is_whole {
         true => "all of it".to_owned(),
         false => format!("back to {back_to}; --look looks further"),
@@ -190,6 +196,11 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     search.hits.iter().try_for_each(|entry| print(context.output, entry, context.now_ms()))
 }
 
+/// When an entry was added, by its id; the id itself where that is no time.
+fn added(entry: EntryId, now_ms: u64) -> String {
+    entry.age_ms(now_ms).map_or_else(|| entry.to_string(), |_| when(entry.ms, now_ms))
+}
+
 fn print(output: Output, entry: &StreamEntry, now_ms: u64) -> anyhow::Result<()> {
     let body = entry.field("event").cloned();
     let parsed = body.clone().map(Event::parse);
@@ -202,7 +213,7 @@ fn print(output: Output, entry: &StreamEntry, now_ms: u64) -> anyhow::Result<()>
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let shown = Shown {
         entry: entry.id,
-        at_ms: entry.id.ms,
+        at_ms: entry.id.age_ms(now_ms).map(|_| entry.id.ms),
         problem,
         event: event.as_ref().map(|event| event.id.to_string()),
         account: event.as_ref().map(|event| event.account.to_string()),
@@ -218,7 +229,7 @@ fn print(output: Output, entry: &StreamEntry, now_ms: u64) -> anyhow::Result<()>
         ("intent", &shown.intent),
         ("traceparent", &shown.traceparent),
     ];
-    let mut fields = vec![("entry", shown.entry.to_string()), ("added", when(shown.at_ms, now_ms))];
+    let mut fields = vec![("entry", shown.entry.to_string()), ("added", added(entry.id, now_ms))];
     fields.extend(named.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
     fields.push(("body", shown.body.clone()));
     output.one(&shown, &fields)
@@ -244,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_wrong_one_is_named_by_its_number() {
-        let error = parse(&format!("{GOOD}\n{}", GOOD.replace("Captured", "Lost"))).unwrap_err();
+        let error = parse(&format!("{GOOD}\n{}", GOOD.replace("2022-02-01T", "yesterday "))).unwrap_err();
         assert!(error.to_string().starts_with("event 2"), "{error}");
         assert!(parse(&format!("{GOOD} x")).unwrap_err().to_string().starts_with("event 2 is not JSON"));
         assert!(parse(" ").unwrap_err().to_string().contains("no event"));

@@ -62,7 +62,7 @@ impl Core {
     /// Its id is taken, so it can have neither record nor letter, and must not pass for the one that has it. The quarantine
     /// keeps it, whole, until an operator gives it an id of its own by putting it back.
     pub(super) fn displace(&mut self, now: u64, delivery: Delivery) {
-        let Delivery { id, event, body, .. } = delivery;
+        let Delivery { id, event, body, traceparent, .. } = delivery;
         let error = format!(
             "the event is sound, but its entry has the id of another one that is not finished or is a dead \
              letter at {}: the stream was made anew and gives its ids out again; put it back to give it a new one",
@@ -70,7 +70,8 @@ impl Core {
         );
         let entry = id.entry;
         self.notes.push(Note::Displaced { id, event });
-        self.push(now, Op::Item { item: Item::Quarantine { entry, body, cut: false, error }, chain: None });
+        let item = Item::Quarantine { entry, body, cut: false, error, traceparent, keep_bytes: None };
+        self.push(now, Op::Item { item, chain: None });
         self.close_one(now, entry);
     }
 

@@ -125,6 +125,9 @@ impl<D: Directory> Partition<D> {
             let account = arrival.event.account.clone();
             self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
         }
+        // Here and not where it is read: what is deferred is read again.
+        let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
+        self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
         if of_pass {
             self.deferral.admitted();
         }
@@ -149,6 +152,7 @@ impl<D: Directory> Partition<D> {
         let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, since_ms);
         delivery.is_unsure = arrival.next >= arrival.endpoints.len();
         delivery.traceparent = arrival.traceparent.clone();
+        delivery.place = arrival.place;
         let known = known.remove(&delivery.id).unwrap_or_default();
         self.core.admit_fresh(now, redis_ms, delivery, known);
         drains

@@ -90,7 +90,7 @@ impl<D: Directory> Partition<D> {
                     self.foreign_at = now;
                 }
             }
-            (_, Answer::Trimmed { count }) if count > 0 => {
+            (_, Answer::Trimmed { count, .. }) if count > 0 => {
                 self.happenings.push(Happening::Trimmed { count });
                 // A full round: there is more than one call takes.
                 if count >= TRIM_ROUND {
@@ -209,6 +209,10 @@ impl<D: Directory> Partition<D> {
 
     /// What is an event arrives; what is none is dealt with at once.
     pub(super) fn understand_entry(&mut self, now: u64, entry: Entry) -> Option<Arrival> {
+        let traceparent = match &entry.content {
+            Content::Event { traceparent, .. } => traceparent.as_deref().and_then(Traceparent::read),
+            Content::NoEvent { .. } | Content::Trimmed => None,
+        };
         let (body, error, cut) = match entry.content {
             Content::Trimmed => {
                 self.happenings.push(Happening::TrimmedWhilePending { entry: entry.id });
@@ -219,15 +223,15 @@ impl<D: Directory> Partition<D> {
             Content::Event { body, full_bytes, .. } if full_bytes > body.len() => {
                 (body, EventError::TooLarge { bytes: full_bytes }.to_string(), true)
             }
-            Content::Event { body, traceparent, .. } => match Event::parse(body.clone()) {
+            Content::Event { body, .. } => match self.parse(body.clone()) {
                 Ok(event) => {
                     let endpoints = endpoints_for(&self.directory, &event);
                     let unknown = self.directory.unknown_of(&event.account);
-                    let traceparent = traceparent.and_then(|text| clean_traceparent(&text));
                     return Some(Arrival {
                         entry: entry.id,
                         event,
                         traceparent,
+                        place: entry.place,
                         endpoints,
                         unknown,
                         next: 0,
@@ -240,9 +244,18 @@ impl<D: Directory> Partition<D> {
             },
         };
         self.happenings.push(Happening::Quarantined { entry: entry.id, error: error.clone() });
-        self.core.also(now, Item::Quarantine { entry: entry.id, body, cut, error });
+        let keep_bytes = Some(self.settings.quarantine_bytes);
+        self.core.also(now, Item::Quarantine { entry: entry.id, body, cut, error, traceparent, keep_bytes });
         self.core.open_entry(now, entry.id, 0);
         None
+    }
+
+    fn parse(&self, body: Bytes) -> Result<Event, EventError> {
+        let event = Event::parse(body)?;
+        match self.settings.strict_events {
+            true => event.require_familiar().map(|()| event),
+            false => Ok(event),
+        }
     }
 
     pub(super) fn admit(&mut self, now: u64, kept: Vec<Kept>, origin: Origin) {
@@ -299,10 +312,4 @@ pub(super) fn endpoints_for(directory: &impl Directory, event: &Event) -> Vec<Ar
     let mut endpoints = directory.endpoints_of(&event.account);
     endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
     endpoints
-}
-
-/// A `traceparent` that can stand in a header, or none.
-fn clean_traceparent(text: &[u8]) -> Option<String> {
-    let good = text.len() <= 64 && text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
-    good.then(|| String::from_utf8_lossy(text).into_owned())
 }

@@ -85,6 +85,8 @@ impl<'a> Run<'a> {
             trim_ignores: Vec::new(),
             dead_max_age_ms: 1_000_000_000,
             dead_max_count: 1_000_000,
+            quarantine_bytes: 1 << 20,
+            strict_events: false,
         };
         Self {
             register,

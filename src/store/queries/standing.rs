@@ -141,12 +141,12 @@ impl Queries {
         Ok(RedisSettings { appendfsync: found.remove("appendfsync"), longest_value_bytes: bulk })
     }
 
-    /// When the first entry was added that nobody has read, by its id, ms since 1970.
-    pub async fn oldest_unread_ms(&mut self, last_delivered: EntryId) -> Result<Option<u64>, StoreError> {
+    /// The first entry that nobody has read.
+    pub async fn oldest_unread(&mut self, last_delivered: EntryId) -> Result<Option<EntryId>, StoreError> {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.stream()).arg(format!("({last_delivered}")).arg("+").arg("COUNT").arg(1);
         let found: Vec<(String, Value)> = self.connection.query("look for the oldest unread entry", &command).await?;
-        Ok(found.first().and_then(|(id, _)| id.parse::<EntryId>().ok()).map(|id| id.ms))
+        Ok(found.first().and_then(|(id, _)| id.parse().ok()))
     }
 
     /// What the stream takes in Redis' memory, about; 0 where there is none.

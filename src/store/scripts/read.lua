@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
 -- Takes entries for the group: what is pending after an id, or what is new.
--- KEYS    1 stream  2 lease
+-- KEYS    1 stream  2 lease  3 places
 -- ARGV    1 term  2 '>' or the entry id to read the pending after  3 most entries  4 group  5 consumer
---         6 longest event in bytes  7 longest traceparent
+--         6 longest event in bytes  7 where a traceparent is cut
 -- Answer  {'ENTRIES', now ms, 'head head …', text, text, …} | {'LOST'} | {'NOGROUP'}
---         head: the entry's id, alone where the text is the whole event; or id:length:traceparent
+--         head: the entry's id, alone where the text is the whole event; or id:length:traceparent, or
+--         id:length:traceparent:place
 --         length: of the whole event; -1 when there is no field `event`, then the text shows the fields;
 --         -2 when the entry was trimmed while pending
 --         traceparent: how many bytes of it stand at the end of the text, behind the event; -1 without one
+--         place: the entry whose place in the order it has, when it came back from the quarantine
 --         Few parts, because each costs both sides more than its bytes do.
 -- Flags   allow-oom: what is read and delivered frees memory, and what is pending costs little more. Who reads from a
 --         full Redis reads little at a time, and leaves in the stream what it would have to write a record for.
@@ -18,6 +20,15 @@ end
 local stream, from, group, consumer = KEYS[1], ARGV[2], ARGV[4], ARGV[5]
 local left = require_count(ARGV[3], 0, MAX_ITEMS)
 local max_event, max_traceparent = tonumber(ARGV[6]), tonumber(ARGV[7])
+local has_places = call('EXISTS', KEYS[3]) == 1
+
+-- ':' and the entry whose place this one has; nothing for nearly all.
+local function place_of(id)
+  if has_places then
+    local place = place_in(KEYS[3], id)
+    return place and ':' .. place
+  end
+end
 
 -- All names and values with blanks between, up to `max_event`.
 local function preview(fields)
@@ -35,7 +46,7 @@ end
 -- The head of an entry, its text, and how much of that counts.
 local function content(id, fields)
   if not fields then
-    return id .. ':-2:-1', '', 0
+    return id .. ':-2:-1' .. (place_of(id) or ''), '', 0
   end
   local body, traceparent
   for i = 1, #fields, 2 do
@@ -45,17 +56,19 @@ local function content(id, fields)
       traceparent = traceparent or fields[i + 1]
     end
   end
+  local place = place_of(id)
   if not body then
     local shown = preview(fields)
-    return id .. ':-1:-1', shown, #shown
+    return id .. ':-1:-1' .. (place or ''), shown, #shown
   end
   local length = #body
-  if length <= max_event and not traceparent then
+  if length <= max_event and not traceparent and not place then
     return id, body, length
   end
   traceparent = traceparent and sub(traceparent, 1, max_traceparent)
   body = sub(body, 1, max_event)
-  return id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1), body .. (traceparent or ''), #body
+  local head = id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1) .. (place or '')
+  return head, body .. (traceparent or ''), #body
 end
 
 local answer, heads, bytes, taken = {'ENTRIES', now_ms(), ''}, {}, 0, 0

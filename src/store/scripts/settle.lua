@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
---         10 inbox  11 attempts  12 registry-id  13 stats
+--         10 inbox  11 attempts  12 registry-id  13 stats  14 places
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
---         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR | requeue ENTRY |
+--         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR TRACEPARENT KEEP | requeue ENTRY |
 --         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
+--         KEEP: bytes that the quarantine may hold; `always` for a sound event, which no limit drops
 --         PLACE: held, backlog, claimed, or the milliseconds until it is due
 -- Answer  {'SETTLED', now ms, next due ms or false, group missing 0 or 1, endpoint, records, parked, endpoint, …} |
 --         {'BAD', index of the item from 0, why}, nothing was changed | {'LOST'}
@@ -19,7 +20,7 @@ if lost(KEYS[2], ARGV[1]) then
 end
 local stream, due, claimed, unfinished, dead = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local quarantine, quarantine_index, inbox, attempts, registry_id = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local stats = KEYS[13]
+local stats, places = KEYS[13], KEYS[14]
 local prefix, group, last_read, log_length = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e6)
 local lines_at = 8 + acks
@@ -92,7 +93,7 @@ local function check_quarantined(item)
   if not is_entry(item.entry) then
     return sub(item.entry, 1, 64) .. ' is no entry id'
   end
-  return why_unusable(quarantine, 'stream') or why_unusable(quarantine_index, 'hash')
+  return why_unusable(quarantine, 'stream') or why_unusable(quarantine_index, 'hash') or why_unusable(places, 'zset')
 end
 
 -- Redis hands out no id after the greatest one.
@@ -111,7 +112,12 @@ local KINDS = {
   bury = {{'id', 'chain', 'letter'}, check_delivery, check_chain, check_dead},
   revive = {{'id', 'chain', 'record'}, check_delivery, check_chain, check_dead},
   discard = {{'id'}, check_delivery, check_dead},
-  quarantine = {{'entry', 'body', 'cut', 'error'}, check_quarantined, function() return check_room(quarantine) end},
+  quarantine = {{'entry', 'body', 'cut', 'error', 'traceparent', 'keep'}, check_quarantined, function(item)
+    if item.keep ~= 'always' and not find(item.keep, '^%d+$') then
+      return sub(item.keep, 1, 64) .. ' is no number of bytes'
+    end
+    return check_room(quarantine)
+  end},
   requeue = {{'entry'}, check_quarantined, function() return check_room(stream) end},
   ['discard-quarantined'] = {{'entry'}, check_quarantined},
   bind = {{'registry'}, function() return why_unusable(registry_id, 'string') end},
@@ -232,6 +238,14 @@ local function forget_letter(item)
   return call('DEL', item.letter_key) == 1
 end
 
+-- Bounds how long one call holds Redis after the limit was lowered; the next one goes on.
+local MAX_DROPS = 100
+
+-- What a quarantined entry takes of the limit: its texts, and about what Redis needs besides.
+local function quarantined_bytes(found)
+  return #(found.body or '') + #(found.error or '') + 256
+end
+
 -- The quarantined entry's id in the quarantine, and its fields by name; nil when there is none.
 local function quarantined(entry)
   local at = call('HGET', quarantine_index, entry)
@@ -241,9 +255,43 @@ local function quarantined(entry)
   end
 end
 
-local function leave_quarantine(entry, at)
+-- A count among the stats. Whatever a stranger wrote there is begun anew.
+local function add_to(name, by)
+  local count = redis.pcall('HINCRBY', stats, name, whole(by))
+  if type(count) ~= 'number' or count < 0 then
+    count = math.max(0, by)
+    call('HSET', stats, name, whole(count))
+  end
+  return count
+end
+
+-- Answers how many bytes are left in the quarantine.
+local function leave_quarantine(entry, at, found)
   call('XDEL', quarantine, at)
   call('HDEL', quarantine_index, entry)
+  if call('XLEN', quarantine) == 0 then
+    call('HDEL', stats, 'quarantine-bytes')
+    return 0
+  end
+  return add_to('quarantine-bytes', -quarantined_bytes(found))
+end
+
+local function drop_oldest(bytes, keep)
+  for _ = 1, MAX_DROPS do
+    if bytes <= keep or call('XLEN', quarantine) <= 1 then
+      return
+    end
+    local oldest = call('XRANGE', quarantine, '-', '+', 'COUNT', 1)[1]
+    local found = by_name(oldest[2])
+    if found.sound == '1' then
+      -- Out of the way of those behind it.
+      call('HSET', quarantine_index, found.entry, call('XADD', quarantine, '*', unpack(oldest[2])))
+      call('XDEL', quarantine, oldest[1])
+    else
+      bytes = leave_quarantine(found.entry, oldest[1], found)
+      add_to('quarantine-dropped', 1)
+    end
+  end
 end
 
 local APPLY = {
@@ -280,21 +328,33 @@ local APPLY = {
   quarantine = function(item)
     if not quarantined(item.entry) then
       local at = call('XADD', quarantine, '*', 'entry', item.entry, 'body', item.body, 'cut', item.cut,
-        'error', item.error, 'at', now_text)
+        'error', item.error, 'at', now_text, 'traceparent', item.traceparent,
+        'place', place_in(places, item.entry) or item.entry, 'sound', item.keep == 'always' and '1' or '0')
       call('HSET', quarantine_index, item.entry, at)
+      local bytes, keep = add_to('quarantine-bytes', quarantined_bytes(item)), tonumber(item.keep)
+      if keep then
+        drop_oldest(bytes, keep)
+      end
     end
   end,
   requeue = function(item)
     local at, found = quarantined(item.entry)
     if at and found.cut ~= '1' then
-      call('XADD', stream, '*', 'event', found.body)
-      leave_quarantine(item.entry, at)
+      local id
+      if found.traceparent and found.traceparent ~= '' then
+        id = call('XADD', stream, '*', 'event', found.body, 'traceparent', found.traceparent)
+      else
+        id = call('XADD', stream, '*', 'event', found.body)
+      end
+      -- A key that no producer may write to says whose place it has: nobody can take a place of his own choice.
+      call('ZADD', places, 0, pad(id) .. ' ' .. pad(found.place or item.entry))
+      leave_quarantine(item.entry, at, found)
     end
   end,
   ['discard-quarantined'] = function(item)
-    local at = quarantined(item.entry)
+    local at, found = quarantined(item.entry)
     if at then
-      leave_quarantine(item.entry, at)
+      leave_quarantine(item.entry, at, found)
     end
   end,
   bind = function(item)

@@ -106,6 +106,13 @@ local function after(entry)
   end
 end
 
+-- The entry whose place in the order `entry` has; nil for what did not come back from the quarantine.
+local function place_in(places, entry)
+  local padded = pad(entry)
+  local found = call('ZRANGEBYLEX', places, '[' .. padded .. ' ', '(' .. padded .. '!', 'LIMIT', 0, 1)[1]
+  return found and unpad(sub(found, #padded + 2))
+end
+
 -- The fields of an XINFO answer by name.
 local function by_name(flat)
   local map = {}

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
--- Trims what every group is past and is older than `retain`. Without Herald's own group nothing is trimmed: until it is
--- made again nobody knows how far Herald is.
--- KEYS    1 stream  2 lease
--- ARGV    1 term  2 retain in ms  3 group  4… names of groups that do not count
--- Answer  {'TRIMMED', entries} | {'LOST'} | {'NOGROUP'}
+-- Trims what every group is past and was there `retain` ago. Without Herald's own group nothing is trimmed: until it is
+-- made again nobody knows how far Herald is. An entry's id tells no time, as producers may write what they like: so marks
+-- are kept of how far the groups were at which time of Redis' clock.
+-- KEYS    1 stream  2 lease  3 marks  4 places
+-- ARGV    1 term  2 retain in ms  3 group  4 parts of `retain` by which an entry may stay longer
+--         5… names of groups that do not count
+-- Answer  {'TRIMMED', entries, now ms} | {'LOST'} | {'NOGROUP'}
 -- Flags   allow-oom: it only frees.
 
 -- Bounds how long one call holds Redis. Whole nodes go first; only when less than half of it was used are the
@@ -13,15 +15,15 @@ local MAX_TRIM = 10000
 if lost(KEYS[2], ARGV[1]) then
   return {'LOST'}
 end
-local stream, group = KEYS[1], ARGV[3]
-local retain = require_count(ARGV[2], 0, 1e15)
-require_types(stream, 'stream')
+local stream, marks, places, group = KEYS[1], KEYS[3], KEYS[4], ARGV[3]
+local retain, parts = require_count(ARGV[2], 0, 1e15), require_count(ARGV[4], 1, 1e6)
+require_types(stream, 'stream', marks, 'zset', places, 'zset')
 if call('EXISTS', stream) == 0 then
   return {'NOGROUP'}
 end
 
 local ignored = {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   ignored[ARGV[i]] = ARGV[i] ~= group
 end
 local passed, own
@@ -40,14 +42,42 @@ if not own then
   return {'NOGROUP'}
 end
 
--- Everything below `least` goes.
-local least = whole(math.max(0, now_ms() - retain)) .. '-0'
-local next_id = after(passed)
-if next_id and pad(next_id) < pad(least) then
-  least = next_id
+local now = now_ms()
+
+-- Padded: up to which entry everything was passed `retain` ago; nil while that is not known.
+local function old_after(padded)
+  -- Redis' clock went back: what was noted then is known from now on only.
+  call('ZREMRANGEBYSCORE', marks, '(' .. whole(now), '+inf')
+  local newest = call('ZRANGE', marks, -1, -1, 'WITHSCORES')
+  if newest[1] and newest[1] > padded then
+    -- Another stream, or a group that was set back.
+    call('DEL', marks)
+    newest = {}
+  end
+  if not newest[1] or (newest[1] ~= padded and (now - newest[2]) * parts >= retain) then
+    call('ZADD', marks, whole(now), padded)
+  end
+  local limit = whole(now - retain)
+  local old = call('ZRANGE', marks, limit, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')
+  if old[1] then
+    call('ZREMRANGEBYSCORE', marks, '-inf', '(' .. old[2])
+  end
+  return old[1]
 end
+
+local old = pad(passed)
+if retain > 0 then
+  old = old_after(old)
+end
+if not old then
+  return {'TRIMMED', 0, now}
+end
+-- Everything below `least` goes. Nothing comes after the last id there can be, so that one entry stays.
+local least = unpad(old)
+least = after(least) or least
+call('ZREMRANGEBYLEX', places, '-', '(' .. pad(least))
 local count = call('XTRIM', stream, 'MINID', '~', least, 'LIMIT', MAX_TRIM)
 if count < MAX_TRIM / 2 then
   count = count + call('XTRIM', stream, 'MINID', '=', least)
 end
-return {'TRIMMED', count}
+return {'TRIMMED', count, now}

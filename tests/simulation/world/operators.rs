@@ -61,7 +61,7 @@ impl World {
                 self.ask(Asked::Release(endpoint_id(endpoint), intent));
             }
             Action::Requeue if reachable => {
-                if let Some(entry) = self.model.quarantine.keys().next().copied() {
+                if let Some((entry, _)) = self.model.quarantine.first().cloned() {
                     self.ask(Asked::Requeue(entry));
                 }
             }

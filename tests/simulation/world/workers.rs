@@ -24,6 +24,8 @@ impl World {
             trim_ignores: Vec::new(),
             dead_max_age_ms: 1_000_000_000,
             dead_max_count: 1_000_000,
+            quarantine_bytes: 16 << 20,
+            strict_events: false,
         };
         let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
         let snapshot = Snapshot::new(&self.registry, self.health, ignores);
