@@ -2,7 +2,7 @@
 //! has checked and to nothing else. Never keeps a connection, never sends a request.
 
 use std::{
-    fmt::Write,
+    fmt::{self, Write},
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -43,6 +43,12 @@ impl Origin {
     pub(super) fn of(url: &Url, only_http1: bool) -> Option<Self> {
         let is_https = url.scheme() == "https";
         Some(Self { is_https, host: url.host()?.to_owned(), port: url.port_or_known_default()?, only_http1 })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 

@@ -154,6 +154,7 @@ impl Exchanges {
         stages: &mut Stages,
     ) -> Result<Answer, Failure> {
         let first = self.once(origin, &mut request, false, deadline, stages).await;
+        tracing::trace!(host = %origin, answered = ?first.as_ref().map(|answer| answer.status).ok(), "a request came back");
         match first {
             Err(Once { failure, is_certain: true }) => {
                 tracing::debug!(?failure, "a request that was not processed is sent again");
@@ -174,8 +175,12 @@ impl Exchanges {
         stages: &mut Stages,
     ) -> Result<Answer, Once> {
         match self.connection(origin, is_fresh, deadline, stages).await? {
-            Connection::Http1(connection) => connection.send(request(IsHttp2::No), deadline).await,
+            Connection::Http1(connection) => {
+                tracing::trace!(host = %origin, is_reused = connection.is_reused, "a request goes out over HTTP/1.1");
+                connection.send(request(IsHttp2::No), deadline).await
+            }
             Connection::Http2(connection, user) => {
+                tracing::trace!(host = %origin, "a request goes out over HTTP/2");
                 let shared = connection.clone();
                 let answered = connection.send(user, request(IsHttp2::Yes), deadline).await;
                 if let Err(Once { failure, is_certain: true }) = &answered {
