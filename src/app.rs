@@ -1,6 +1,13 @@
 //! Puts a worker together from its configuration and runs it until a signal ends it. Wires; decides nothing.
 
-use std::{fs, sync::Arc, thread, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -11,6 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use url::Url;
 
 use crate::{
     clock,
@@ -24,7 +32,7 @@ use crate::{
     },
     facts::retry::RetryPolicy,
     registry::{Registry, sweep},
-    sender::{Sender, SenderConfig, certificates_from_pem},
+    sender::{Own, Sender, SenderConfig, certificates_from_pem},
     service,
     store::{self, connection::Redis, keys::PartitionKeys},
     telemetry::{
@@ -125,7 +133,7 @@ async fn beat(readiness: Readiness) {
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {
-    let redis = Redis::new(config.redis.url.reveal())?;
+    let redis = redis(config)?;
     let policy = RetryPolicy::try_new(config.retry)?;
     let limits = &config.limits;
     let settings = Settings {
@@ -164,6 +172,17 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
     })
 }
 
+/// Redis as it is configured.
+pub fn redis(config: &Config) -> Result<Redis> {
+    let read = |path: &PathBuf| {
+        let pem = fs::read(path).with_context(|| format!("cannot read {} (redis.ca_file)", path.display()))?;
+        certificates_from_pem(&pem).with_context(|| format!("{} (redis.ca_file)", path.display()))?;
+        anyhow::Ok(pem)
+    };
+    let authority = config.redis.ca_file.as_ref().map(read).transpose()?;
+    Ok(Redis::trusting(config.redis.url.reveal(), authority)?)
+}
+
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.
 pub fn sender(config: &Config) -> Result<Sender> {
     install_crypto_provider();
@@ -179,11 +198,43 @@ pub fn sender(config: &Config) -> Result<Sender> {
         connect_timeout: config.attempt.connect_timeout,
         allow_http: config.guard.allow_http,
         allow_networks: config.guard.allow_networks.clone(),
+        deny_networks: config.guard.deny_networks.clone(),
+        allow_ports: config.guard.allow_ports.clone(),
+        allow_metadata: config.guard.allow_metadata,
+        own: own_sockets(config),
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
         max_connections: descriptors::connections_each(SENDERS),
     })?;
     Ok(sender)
+}
+
+/// Where Herald and its Redis listen, for the guard.
+fn own_sockets(config: &Config) -> Vec<Own> {
+    let listens_at = |address: IpAddr| Own { what: "service", port: config.listen.port(), address: Some(address) };
+    let mut own = match config.listen.ip().is_unspecified() {
+        true => local_addresses().into_iter().map(listens_at).collect(),
+        false => vec![listens_at(config.listen.ip())],
+    };
+    // A unix socket has no port. Of a name only the port is known, as its addresses may change.
+    if let Ok(redis) = Url::parse(config.redis.url.reveal())
+        && let Some(host) = redis.host_str()
+    {
+        let port = redis.port().unwrap_or(6379);
+        let address = host.trim_matches(['[', ']']).parse().ok();
+        own.push(Own { what: "Redis", port, address });
+    }
+    own
+}
+
+fn local_addresses() -> Vec<IpAddr> {
+    let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
+        let Some(address) = interface.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        addresses.extend(v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))));
+    }
+    addresses
 }
 
 /// Who holds a lease, for those who look: host and process.

@@ -2,6 +2,7 @@
 //! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
 
 pub mod findings;
+mod guard;
 pub mod observe;
 mod security;
 
@@ -49,7 +50,9 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
         return context.output.text(&acl::rules(&keys));
     }
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
-    let findings = examine(&observed);
+    let mut findings = examine(&observed);
+    findings.push(guard::judge(&context.config.guard));
+    findings.sort_by_key(|finding| finding.level);
     let now_ms = observed.redis_now_ms().unwrap_or_else(|| context.now_ms());
     let oldest = observed.partition.as_ref().map_or(&[][..], |partition| &partition.oldest);
     show(context, &findings, oldest, now_ms)?;

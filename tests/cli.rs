@@ -199,19 +199,19 @@ fn a_new_endpoint_needs_no_reason() {
 #[test]
 fn a_url_is_judged_when_it_is_new_and_not_again() {
     let cli = Cli::start();
-    let create = ["endpoint", "create", "--account", "acc_1", "--url", "http://127.0.0.1:9/"];
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", "http://127.0.0.1:2/"];
     cli.run(&create).failed(4, "the configuration of this shell");
     let created = cli.run_private(&create).ok().json();
     let id = created["id"].as_str().unwrap();
     let update = |args: &[&str]| cli.run(&[&["endpoint", "update", id], args, &WHO[..]].concat());
     update(&["--max-in-flight", "3"]).ok();
-    update(&["--url", "http://127.0.0.1:10/"]).failed(4, "HERALD_ALLOW_HTTP");
+    update(&["--url", "http://127.0.0.1:3/"]).failed(4, "HERALD_ALLOW_HTTP");
     cli.run(&[&["endpoint", "rotate-secret", id], &WHO[..]].concat()).ok();
     let export = cli.run(&["endpoint", "export"]).ok().stdout;
     let import = [&["endpoint", "import", "-", "--yes"], &WHO[..]].concat();
     let said = cli.fed(&import, &export).ok().stderr;
     assert!(said.contains("imported 1 endpoint: "), "{said}");
-    cli.fed(&import, &export.replace(":9/", ":10/")).failed(4, "HERALD_ALLOW_HTTP");
+    cli.fed(&import, &export.replace(":2/", ":3/")).failed(4, "HERALD_ALLOW_HTTP");
     cli.fed(&import, &export.replace(id, "ep_other")).failed(4, "ep_other");
 }
 
@@ -329,7 +329,8 @@ fn a_url_that_leads_inside_is_refused_with_its_remedy() {
         ("https://localhost/", "loopback"),
         ("http://1.1.1.1/", "HERALD_ALLOW_HTTP"),
         ("https://user:geheim@1.1.1.1/", "user name or password"),
-        ("https://nowhere.invalid/", "cannot be resolved"),
+        // Which of the two depends on whether this machine has a name server.
+        ("https://nowhere.invalid/", "nowhere.invalid "),
     ] {
         let refused = cli.run(&[&["endpoint", "create", "--account", "a", "--url", url], &WHO[..]].concat());
         refused.failed(4, says);

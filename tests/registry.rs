@@ -1,5 +1,8 @@
 //! The registry against a real Redis: changes, import and export, and the follower in every kind of trouble.
 
+#[path = "receiver/mod.rs"]
+#[allow(dead_code, reason = "the sender's tests use the rest")]
+mod receiver;
 mod support;
 
 use std::collections::HashSet;
@@ -604,4 +607,29 @@ async fn errors_of_redis_are_told_apart_by_type() {
     let away = redis.redis().connect(herald::store::connection::Purpose::Work).await.err().unwrap();
     assert!(matches!(away, StoreError::Unavailable { .. }), "{away:?}");
     redis.start_again();
+}
+
+#[tokio::test]
+async fn a_private_authority_of_redis_is_trusted_when_it_is_named() {
+    use herald::store::connection::{Purpose, Redis};
+    use receiver::{Authority, Receiver, Seen};
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", &[], |_| ());
+    // Says of each connection whether its TLS was agreed; a server behind it is not needed for that.
+    let server = Receiver::start(move |stream, log| {
+        let acceptor = acceptor.clone();
+        async move {
+            let agreed = acceptor.accept(stream).await.is_ok();
+            log.note(Seen { head: agreed.to_string(), body: Vec::new() });
+        }
+    })
+    .await;
+    let url = format!("rediss://localhost:{}", server.address.port());
+    for (number, trusted) in [None, Some(authority.pem().into_bytes())].into_iter().enumerate() {
+        let redis = Redis::trusting(&url, trusted).unwrap();
+        assert!(redis.connect(Purpose::Other).await.is_err());
+        until("the handshake's end", async || server.log.seen().len() > number).await;
+    }
+    let agreed: Vec<String> = server.log.seen().into_iter().map(|seen| seen.head).collect();
+    assert_eq!((agreed[0].as_str(), agreed.last().unwrap().as_str()), ("false", "true"));
 }

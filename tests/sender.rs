@@ -464,6 +464,17 @@ async fn each_kind_of_wrong_certificate_is_told_apart_and_nothing_is_sent() {
 }
 
 #[tokio::test]
+async fn who_trusts_a_certificate_that_signed_itself_is_told_what_is_wrong_with_it() {
+    let (acceptor, pem) = receiver::self_made_authority_acceptor("localhost");
+    let receiver = tls_receiver(acceptor).await;
+    let extra_root_certificates = certificates_from_pem(pem.as_bytes()).unwrap();
+    let sender = Sender::try_new(SenderConfig { extra_root_certificates, ..local() }).unwrap();
+    let report = attempt(&sender, &endpoint(&receiver.https("localhost"))).await;
+    assert_eq!(report.outcome, Outcome::Tls { failure: TlsFailure::BadCertificate }, "{}", report.detail);
+    assert!(report.detail.contains("make one without CA:TRUE"), "{}", report.detail);
+}
+
+#[tokio::test]
 async fn a_receiver_that_speaks_no_tls_is_a_failed_handshake() {
     for answer in [b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), b""] {
         let receiver = Receiver::start(move |mut stream, _| async move {

@@ -2,7 +2,7 @@
 
 use super::{args::Globals, output::Output};
 use crate::{
-    clock,
+    app, clock,
     config::{Config, Sources},
     store::{
         connection::{Connection, Purpose, Redis},
@@ -23,7 +23,7 @@ impl Context {
     }
 
     pub fn redis(&self) -> anyhow::Result<Redis> {
-        Ok(Redis::new(self.config.redis.url.reveal())?)
+        app::redis(&self.config)
     }
 
     pub async fn connect(&self) -> anyhow::Result<Connection> {

@@ -33,11 +33,12 @@ const fn file_only(name: &'static str) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 34] = [
+pub(super) const KEYS: [Key; 38] = [
     key("listen", "HERALD_LISTEN"),
     Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
     key("master_key_file", "HERALD_MASTER_KEY_FILE"),
     Key { name: "redis.url", env: Some("HERALD_REDIS_URL"), showing: Showing::RedisUrl },
+    file_only("redis.ca_file"),
     key("stream.name", "HERALD_STREAM"),
     key("stream.partitions", "HERALD_PARTITIONS"),
     key("stream.start", "HERALD_START"),
@@ -47,6 +48,9 @@ pub(super) const KEYS: [Key; 34] = [
     key("lease.ttl", "HERALD_LEASE"),
     key("guard.allow_http", "HERALD_ALLOW_HTTP"),
     key("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
+    file_only("guard.allow_metadata"),
+    file_only("guard.deny_networks"),
+    file_only("guard.allow_ports"),
     key("attempt.timeout", "HERALD_ATTEMPT_TIMEOUT"),
     file_only("attempt.connect_timeout"),
     file_only("attempt.max_connection_age"),

@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     pub url: RedisUrl,
+    /// PEM file of the authority of a `rediss://` server.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,9 @@ pub struct LeaseConfig {
 pub struct GuardConfig {
     pub allow_http: bool,
     pub allow_networks: Vec<IpNet>,
+    pub allow_metadata: bool,
+    pub deny_networks: Vec<IpNet>,
+    pub allow_ports: Vec<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +115,9 @@ const fn secs(count: u64) -> Duration {
 
 impl Reader {
     pub fn redis(&mut self) -> Option<RedisConfig> {
-        Some(RedisConfig { url: self.one("redis.url", RedisUrl::from_str)? })
+        let url = self.one("redis.url", RedisUrl::from_str);
+        let ca_file = self.one("redis.ca_file", values::path);
+        Some(RedisConfig { url: url?, ca_file: ca_file? })
     }
 
     pub fn stream(&mut self) -> Option<StreamConfig> {
@@ -167,7 +174,18 @@ impl Reader {
         const MAX_NETWORKS: usize = 64;
         let allow_http = self.one("guard.allow_http", values::truth);
         let allow_networks = self.many("guard.allow_networks", MAX_NETWORKS, values::network);
-        Some(GuardConfig { allow_http: allow_http?, allow_networks: allow_networks? })
+        let allow_metadata = self.one("guard.allow_metadata", values::truth);
+        let deny_networks = self.many("guard.deny_networks", MAX_NETWORKS, values::network);
+        let allow_ports = self.many("guard.allow_ports", MAX_NETWORKS, |text| {
+            number_in(1..=u64::from(u16::MAX))(text).map(|port| port as u16)
+        });
+        Some(GuardConfig {
+            allow_http: allow_http?,
+            allow_networks: allow_networks?,
+            allow_metadata: allow_metadata?,
+            deny_networks: deny_networks?,
+            allow_ports: allow_ports?,
+        })
     }
 
     pub fn attempt(&mut self) -> Option<AttemptConfig> {

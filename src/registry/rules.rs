@@ -124,7 +124,7 @@ pub fn check_new_secrets(endpoint: &Endpoint, known: Option<&Endpoint>) -> Resul
 /// A refusal that a setting could lift names a setting of whoever runs the command, which need not be the worker's.
 fn whose_settings(error: &GuardError) -> &'static str {
     match error {
-        GuardError::PlainHttp | GuardError::Address { .. } => {
+        GuardError::PlainHttp | GuardError::Port { .. } | GuardError::Address { .. } => {
             " (judged by the configuration of this shell, not by the worker's: set it for both)"
         }
         _ => "",

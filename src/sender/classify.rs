@@ -75,6 +75,7 @@ pub(super) fn of_failure(failure: &Failure) -> Outcome {
 fn of_connect_error(error: &ConnectError) -> Outcome {
     match error {
         ConnectError::Refused(_) => Outcome::AddressRefused,
+        // Either there was no place, or nothing to ask with.
         ConnectError::Unresolved(error) if error.is_busy() => Outcome::Local { cause: LocalCause::Lookups },
         ConnectError::Unresolved(_) | ConnectError::ResolvedLate { .. } => Outcome::DnsFailed,
         ConnectError::Silent { .. } | ConnectError::TlsLate { .. } => Outcome::ConnectTimedOut,
@@ -125,6 +126,7 @@ fn tls_failure(error: &rustls::Error) -> TlsFailure {
 /// What stands behind a failure, for people.
 pub(super) fn detail(failure: &Failure) -> String {
     match failure {
+        Failure::Connect(error) if shows_an_authority(error) => shorten(format!("{} ({NO_LEAF})", causes(error))),
         Failure::Connect(error) => causes(error),
         Failure::Exchange { error, is_flood: false } => causes(error),
         Failure::Exchange { error, is_flood: true } => {
@@ -133,6 +135,17 @@ pub(super) fn detail(failure: &Failure) -> String {
         Failure::Silent => "connected, and no whole head of an answer by the deadline".to_owned(),
         Failure::Unasked => "the receiver closed the connection as idle when the request came, twice".to_owned(),
     }
+}
+
+/// The usual fate of a certificate that signed itself, and what mends it.
+const NO_LEAF: &str = "the receiver shows an authority's certificate as its own: make one without CA:TRUE, or one that \
+                       another signed, and give the signer in attempt.ca_file";
+
+fn shows_an_authority(error: &ConnectError) -> bool {
+    let ConnectError::Tls { error, .. } = error else { return false };
+    let tls = chain(error).find_map(|cause| cause.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) = tls else { return false };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// Where a redirect leads: whoever reads the attempt may want to register that URL. It is the receiver's text.

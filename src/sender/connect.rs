@@ -145,11 +145,12 @@ impl Connector {
                 (name.clone(), found.to_vec())
             }
         };
-        let checked = found.into_iter().map(|ip| self.guard.check_address_of(&name, ip).map(|()| ip));
+        let sockets = found.into_iter().map(|ip| SocketAddr::new(ip, origin.port));
+        let checked = sockets.map(|socket| self.guard.check_socket(&name, socket).map(|()| socket));
         let (allowed, mut refused): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
         match refused.pop() {
             Some(Err(refused)) if allowed.is_empty() => Err(refused.into()),
-            _ => Ok(interleaved(allowed.into_iter().flatten().map(|ip| SocketAddr::new(ip, origin.port)))),
+            _ => Ok(interleaved(allowed.into_iter().flatten())),
         }
     }
 }

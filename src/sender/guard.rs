@@ -5,14 +5,18 @@
 //! Sources: IANA's special-purpose address registries for IPv4 and IPv6, and the clouds' documented metadata addresses.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
+
+use super::{
+    ports,
+    resolver::{self, ResolveError},
+};
 
 /// Longest URL in bytes: what receivers and proxies commonly take, and a bound on records and logs.
 pub const MAX_URL_BYTES: usize = 2048;
@@ -38,10 +42,17 @@ pub enum GuardError {
     UserInfo,
     #[error("the URL has port 0, where nothing can listen")]
     PortZero,
+    #[error(
+        "the URL has port {port}, where {what} listens and no web server; open it with guard.allow_ports if one does"
+    )]
+    Port { port: u16, what: &'static str },
+    #[error("{host} leads to {address}, which is Herald's own {what}")]
+    Own { host: String, address: SocketAddr, what: &'static str },
     #[error("{host} leads to {address}, which is refused: {why}; exempt a private network with HERALD_ALLOW_NETWORKS")]
     Address { host: String, address: IpAddr, why: &'static str },
-    #[error("{host} cannot be resolved ({kind}), so its addresses cannot be checked")]
-    Unresolved { host: String, kind: io::ErrorKind },
+    /// Its addresses cannot be checked.
+    #[error("{0}")]
+    Unresolved(String),
 }
 
 impl GuardError {
@@ -53,22 +64,49 @@ impl GuardError {
             | Self::PlainHttp
             | Self::UserInfo
             | Self::PortZero
+            | Self::Port { .. }
+            | Self::Own { .. }
             | Self::Address { .. }
-            | Self::Unresolved { .. } => false,
+            | Self::Unresolved(_) => false,
         }
     }
 }
 
+/// What an operator opens and closes, and where Herald itself can be reached.
+#[derive(Debug, Clone, Default)]
+pub struct GuardRules {
+    pub allow_http: bool,
+    /// Exempt from the tables below.
+    pub allow_networks: Vec<IpNet>,
+    /// Refused before anything else: one's own public networks, and NAT64 prefixes of one's own.
+    pub deny_networks: Vec<IpNet>,
+    /// Exempt from [`ports`].
+    pub allow_ports: Vec<u16>,
+    /// Whether an exempt network opens a cloud's metadata address in it as well.
+    pub allow_metadata: bool,
+    pub own: Vec<Own>,
+}
+
+/// A socket of Herald's own, or of its Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    pub what: &'static str,
+    pub port: u16,
+    /// None where that is not known: any address then, as far as it is not public.
+    pub address: Option<IpAddr>,
+}
+
 /// Asked when an endpoint is registered and at every attempt; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct AddressGuard {
-    allow_http: bool,
-    allow_networks: Arc<[IpNet]>,
-}
+pub struct AddressGuard(Arc<GuardRules>);
 
 impl AddressGuard {
     pub fn new(allow_http: bool, allow_networks: &[IpNet]) -> Self {
-        Self { allow_http, allow_networks: allow_networks.into() }
+        Self::with(GuardRules { allow_http, allow_networks: allow_networks.to_vec(), ..GuardRules::default() })
+    }
+
+    pub fn with(rules: GuardRules) -> Self {
+        Self(Arc::new(rules))
     }
 
     /// What can be said of a URL without resolving its name. An IP literal is judged here, in every notation: the URL
@@ -88,7 +126,7 @@ impl AddressGuard {
         }
         match url.scheme() {
             "https" => {}
-            "http" if self.allow_http => {}
+            "http" if self.0.allow_http => {}
             "http" => return Err(GuardError::PlainHttp),
             other => return Err(GuardError::Scheme { scheme: other.chars().take(32).collect() }),
         }
@@ -98,9 +136,13 @@ impl AddressGuard {
         if url.port() == Some(0) {
             return Err(GuardError::PortZero);
         }
+        let port = url.port_or_known_default().unwrap_or_default();
+        if let Some(what) = ports::refused(port).filter(|_| !self.0.allow_ports.contains(&port)) {
+            return Err(GuardError::Port { port, what });
+        }
         match url.host() {
-            Some(Host::Ipv4(ip)) => self.check_address(ip.into())?,
-            Some(Host::Ipv6(ip)) => self.check_address(ip.into())?,
+            Some(Host::Ipv4(ip)) => self.check_socket("the URL", SocketAddr::new(ip.into(), port))?,
+            Some(Host::Ipv6(ip)) => self.check_socket("the URL", SocketAddr::new(ip.into(), port))?,
             Some(Host::Domain(name)) => check_name(&url, name)?,
             None => return Err(GuardError::NotAUrl("it names no host".to_owned())),
         }
@@ -118,20 +160,13 @@ impl AddressGuard {
             // Literals were judged by `check_url`; a second look costs nothing and forgets none.
             return self.check_url(url.as_str()).map(drop);
         };
-        let unresolved = |kind| GuardError::Unresolved { host: name.to_owned(), kind };
-        let addresses = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, 0)))
-            .await
-            .map_err(|_| unresolved(io::ErrorKind::TimedOut))?
-            .map_err(|e| unresolved(e.kind()))?;
-        let mut found = false;
-        for address in addresses {
-            found = true;
-            self.check_address_of(name, address.ip())?;
+        let port = url.port_or_known_default().unwrap_or_default();
+        let found = tokio::time::timeout(RESOLVE_TIMEOUT, resolver::ask(name)).await;
+        let found = found.unwrap_or_else(|_| Err(ResolveError::Silent { name: name.to_owned() }));
+        for ip in found.map_err(|error| GuardError::Unresolved(error.to_string()))?.iter() {
+            self.check_socket(name, SocketAddr::new(*ip, port))?;
         }
-        match found {
-            true => Ok(()),
-            false => Err(unresolved(io::ErrorKind::NotFound)),
-        }
+        Ok(())
     }
 
     pub fn check_address(&self, address: IpAddr) -> Result<(), GuardError> {
@@ -139,24 +174,75 @@ impl AddressGuard {
             .map_or(Ok(()), |why| Err(GuardError::Address { host: "the URL".to_owned(), address, why }))
     }
 
-    /// The same, with the name that led to the address.
-    pub(super) fn check_address_of(&self, host: &str, address: IpAddr) -> Result<(), GuardError> {
-        self.refusal(address).map_or(Ok(()), |why| Err(GuardError::Address { host: host.to_owned(), address, why }))
+    /// The last look before a connection: the address that the name led to, and what listens there.
+    pub(super) fn check_socket(&self, host: &str, socket: SocketAddr) -> Result<(), GuardError> {
+        let address = socket.ip();
+        if let Some(why) = self.refusal(address) {
+            return Err(GuardError::Address { host: host.to_owned(), address, why });
+        }
+        match self.0.own.iter().find(|own| own.is(socket)) {
+            Some(own) => Err(GuardError::Own { host: host.to_owned(), address: socket, what: own.what }),
+            None => Ok(()),
+        }
     }
 
     fn refusal(&self, address: IpAddr) -> Option<&'static str> {
-        let exempt = |ip: IpAddr| self.allow_networks.iter().any(|net| net.contains(&ip));
-        if exempt(address) {
-            return None;
+        let inner = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => embedded_v4(ip).map(IpAddr::V4),
+        };
+        let is_in = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|net| net.contains(&ip));
+        if [Some(address), inner].into_iter().flatten().any(|ip| is_in(&self.0.deny_networks, ip)) {
+            return Some("in guard.deny_networks");
         }
-        match address {
-            IpAddr::V4(ip) => special_v4(ip),
-            IpAddr::V6(ip) => match embedded_v4(ip) {
-                Some(inner) if exempt(inner.into()) => None,
-                _ => special_v6(ip),
-            },
+        let exempt = |ip: IpAddr| is_in(&self.0.allow_networks, ip);
+        if exempt(address) || inner.is_some_and(exempt) {
+            let metadata = is_metadata(address) || inner.is_some_and(is_metadata);
+            return (metadata && !self.0.allow_metadata)
+                .then_some("a cloud's metadata service, which guard.allow_metadata opens");
         }
+        special(address)
     }
+}
+
+impl Own {
+    fn is(&self, socket: SocketAddr) -> bool {
+        let address = socket.ip();
+        let inner = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => embedded_v4(ip).map(IpAddr::V4),
+        };
+        let is_there = match self.address {
+            Some(own) => own == address || Some(own) == inner,
+            None => special(address).is_some(),
+        };
+        self.port == socket.port() && is_there
+    }
+}
+
+fn special(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(ip) => special_v4(ip),
+        IpAddr::V6(ip) => special_v6(ip),
+    }
+}
+
+/// Where clouds answer whoever asks from inside with credentials: AWS, Google, Azure and others; AWS' containers and pods;
+/// Azure's host; Alibaba; Oracle; AWS over IPv6.
+const METADATA: &[&str] = &[
+    "169.254.169.254/32",
+    "169.254.170.2/32",
+    "169.254.170.23/32",
+    "168.63.129.16/32",
+    "100.100.100.200/32",
+    "192.0.0.192/32",
+    "fd00:ec2::/32",
+    "fd20:ce::254/128",
+];
+
+fn is_metadata(address: IpAddr) -> bool {
+    let net = |text: &str| text.parse::<IpNet>().expect("the table holds networks");
+    METADATA.iter().any(|text| net(text).contains(&address))
 }
 
 /// A name that TLS could not ask for fails at every attempt: better said at once.

@@ -160,10 +160,10 @@ fn an_exempt_network_also_covers_its_embedded_forms_and_nothing_else() {
     for host in
         ["127.0.0.1", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]", "[64:ff9b::7f00:1]", "[fd00::1]"]
     {
-        guard.check_url(&format!("http://{host}:1/")).unwrap_or_else(|e| panic!("{host}: {e}"));
+        guard.check_url(&format!("http://{host}:8081/")).unwrap_or_else(|e| panic!("{host}: {e}"));
     }
     for host in ["10.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "[2002:7f00:1::]", "[64:ff9b::a00:1]", "[fc00::1]"] {
-        assert!(guard.check_url(&format!("http://{host}:1/")).is_err(), "{host}");
+        assert!(guard.check_url(&format!("http://{host}:8081/")).is_err(), "{host}");
     }
 }
 
@@ -173,7 +173,7 @@ async fn a_name_is_refused_at_registration_when_it_leads_inside_or_nowhere() {
     assert!(matches!(strict().check_resolved(&url).await, Err(GuardError::Address { .. })));
     allowing(&["127.0.0.0/8", "::1/128"]).check_resolved(&url).await.unwrap();
     let nowhere = strict().check_url("https://no-such-name.invalid/").unwrap();
-    assert!(matches!(strict().check_resolved(&nowhere).await, Err(GuardError::Unresolved { .. })));
+    assert!(matches!(strict().check_resolved(&nowhere).await, Err(GuardError::Unresolved(_))));
     let literal = Url::parse("http://10.0.0.1/").unwrap();
     assert!(matches!(strict().check_resolved(&literal).await, Err(GuardError::Address { .. })));
 }
@@ -206,5 +206,79 @@ proptest! {
     fn no_text_makes_the_guard_panic(text in ".{0,64}", host in "[0-9a-fx.:\\[\\]%]{0,24}") {
         let _ = strict().check_url(&text);
         let _ = strict().check_url(&format!("https://{host}/"));
+    }
+}
+
+#[test]
+fn ports_where_no_web_server_listens_are_refused_until_they_are_opened() {
+    let open = AddressGuard::with(GuardRules { allow_ports: vec![6379], ..GuardRules::default() });
+    for port in [22, 25, 6000, 6379, 11211, 27017, 9092, 2375, 10250] {
+        let url = format!("https://shop.example:{port}/hook");
+        assert!(matches!(strict().check_url(&url), Err(GuardError::Port { .. })), "{url}");
+        assert_eq!(open.check_url(&url).is_ok(), port == 6379, "{url}");
+    }
+    for url in
+        ["https://shop.example/", "http://shop.example/", "https://shop.example:8443/", "http://shop.example:8080/"]
+    {
+        assert!(strict().check_url(url).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn what_is_denied_is_refused_although_it_is_public_or_exempt() {
+    let networks = ["8.8.8.0/24", "2600:1::/96", "10.1.0.0/16"].map(|net| net.parse().unwrap());
+    let allow_networks = vec!["10.0.0.0/8".parse().unwrap()];
+    let guard =
+        AddressGuard::with(GuardRules { allow_networks, deny_networks: networks.to_vec(), ..GuardRules::default() });
+    for denied in ["8.8.8.8", "2600:1::808:808", "10.1.2.3", "::ffff:10.1.2.3", "::ffff:8.8.8.8"] {
+        assert!(guard.check_address(denied.parse().unwrap()).is_err(), "{denied}");
+    }
+    for allowed in ["8.8.4.4", "2600:2::1", "10.2.3.4"] {
+        assert!(guard.check_address(allowed.parse().unwrap()).is_ok(), "{allowed}");
+    }
+}
+
+#[test]
+fn an_exempt_network_opens_no_metadata_address_in_it() {
+    let everything: Vec<IpNet> = ["169.254.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "fd00::/8", "168.63.0.0/16"]
+        .map(|n| n.parse().unwrap())
+        .into();
+    let rules = GuardRules { allow_networks: everything, ..GuardRules::default() };
+    let (closed, open) =
+        (AddressGuard::with(rules.clone()), AddressGuard::with(GuardRules { allow_metadata: true, ..rules }));
+    for metadata in [
+        "169.254.169.254",
+        "169.254.170.2",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+    ] {
+        assert!(closed.check_address(metadata.parse().unwrap()).is_err(), "{metadata}");
+        assert!(open.check_address(metadata.parse().unwrap()).is_ok(), "{metadata}");
+    }
+    assert!(closed.check_address("169.254.1.1".parse().unwrap()).is_ok());
+}
+
+#[test]
+fn heralds_own_sockets_are_refused_in_an_exempt_network() {
+    let own =
+        |port, address: Option<&str>| Own { what: "service", port, address: address.map(|ip| ip.parse().unwrap()) };
+    let guard = AddressGuard::with(GuardRules {
+        allow_http: true,
+        allow_networks: vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
+        own: vec![own(8080, Some("127.0.0.1")), own(7000, None)],
+        ..GuardRules::default()
+    });
+    for (url, is_open) in [
+        ("http://127.0.0.1:8080/", false),
+        ("http://[::ffff:127.0.0.1]:8080/", false),
+        ("http://127.0.0.1:8081/", true),
+        ("http://10.0.0.1:8080/", true),
+        ("http://10.0.0.1:7000/", false),
+        ("http://8.8.8.8:7000/", true),
+    ] {
+        assert_eq!(guard.check_url(url).is_ok(), is_open, "{url}");
     }
 }

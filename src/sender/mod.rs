@@ -14,6 +14,7 @@ mod exchange;
 mod guard;
 mod headers;
 mod pool;
+mod ports;
 mod request;
 mod resolver;
 mod stages;
@@ -27,7 +28,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 #[doc(hidden)]
 pub use classify::of_response;
-pub use guard::{AddressGuard, GuardError, MAX_URL_BYTES};
+pub use guard::{AddressGuard, GuardError, GuardRules, MAX_URL_BYTES, Own};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
 
 use connect::Connector;
@@ -47,6 +48,11 @@ pub struct SenderConfig {
     pub allow_http: bool,
     /// Networks that are exempt from the address guard.
     pub allow_networks: Vec<IpNet>,
+    pub deny_networks: Vec<IpNet>,
+    pub allow_ports: Vec<u16>,
+    pub allow_metadata: bool,
+    /// Where Herald itself and its Redis can be reached: no receiver is there.
+    pub own: Vec<Own>,
     /// Authorities to trust beside the system's own.
     pub extra_root_certificates: Vec<CertificateDer<'static>>,
     /// No connection is used for longer: a change of DNS, a failover or a new certificate is noticed by then.
@@ -62,6 +68,10 @@ impl Default for SenderConfig {
             connect_timeout: Duration::from_secs(10),
             allow_http: false,
             allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
+            allow_ports: Vec::new(),
+            allow_metadata: false,
+            own: Vec::new(),
             extra_root_certificates: Vec::new(),
             max_connection_age: Duration::from_secs(300),
             max_connections: 4096,
@@ -111,7 +121,14 @@ impl Sender {
                 return Err(SenderError::Timeout { what });
             }
         }
-        let guard = AddressGuard::new(config.allow_http, &config.allow_networks);
+        let guard = AddressGuard::with(GuardRules {
+            allow_http: config.allow_http,
+            allow_networks: config.allow_networks.clone(),
+            deny_networks: config.deny_networks.clone(),
+            allow_ports: config.allow_ports.clone(),
+            allow_metadata: config.allow_metadata,
+            own: config.own.clone(),
+        });
         let connector = Connector::new(guard.clone(), trust::client_config(&config)?, config.connect_timeout);
         let pool = Pool::new(config.max_connections, config.max_connection_age);
         let exchanges = Exchanges::new(connector, pool);

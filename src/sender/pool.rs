@@ -74,6 +74,8 @@ struct Host {
     #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
     idle: Vec<Box<Http1>>,
     shared: Option<Http2>,
+    /// It did not take HTTP/2 when it was offered: nobody waits for another's connection.
+    is_http1: bool,
     /// Somebody is finding out what the host speaks.
     opening: Option<Arc<Semaphore>>,
 }
@@ -137,7 +139,7 @@ impl Pool {
             }
         }
         match &host.opening {
-            Some(opening) if may_be_http2 && !has_waited => Taken::Wait(Arc::clone(opening)),
+            Some(opening) if may_be_http2 && !host.is_http1 && !has_waited => Taken::Wait(Arc::clone(opening)),
             _ => self.open(&mut hosts, origin, may_be_http2),
         }
     }
@@ -219,9 +221,13 @@ impl Pool {
         let mut hosts = self.lock();
         match hosts.by_origin.get_mut(origin) {
             Some(host) if host.idle.len() >= MAX_IDLE_PER_HOST => return,
-            Some(host) => host.idle.push(idle),
+            Some(host) => {
+                host.idle.push(idle);
+                host.is_http1 = true;
+            }
             None => {
-                hosts.by_origin.insert(Arc::clone(origin), Host { idle: vec![idle], ..Host::default() });
+                let host = Host { idle: vec![idle], is_http1: true, ..Host::default() };
+                hosts.by_origin.insert(Arc::clone(origin), host);
             }
         }
         self.sweep_from_now_on(hosts);

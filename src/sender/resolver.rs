@@ -1,51 +1,109 @@
 //! Resolves receivers' names. Never asked for IP literals, and never judges an address: whoever connects has each one
 //! checked, so a name that changes its answer gains nothing.
 //!
-//! A lookup blocks a thread of the runtime's pool for as long as the system's resolver takes, also after whoever asked
-//! has given up. So there is one lookup per name at a time, shared by all who wait for it: a receiver whose name servers
-//! hang holds one thread, however many attempts it is owed.
+//! The system is asked (`getaddrinfo`: its hosts file, its name servers, its order of addresses), which blocks a thread of
+//! the runtime's pool for as long as it takes, also after whoever asked has given up. So there is one look-up per name at a
+//! time, shared by all who wait for it; names of one domain have a part of the places; and a name that has been
+//! resolved goes on with its last good addresses while its name servers are silent or fail (RFC 8767).
 
 use std::{
-    collections::HashMap,
-    io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use dns_lookup::{LookupError, LookupErrorKind};
+use foldhash::HashMap;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 
-/// Most lookups under way: half of tokio's 512 blocking threads, which files and others need as well.
-const MAX_LOOKUPS: usize = 256;
+use crate::clock;
+
+/// Most look-ups under way: tokio's pool has 512 threads, and nothing else on a thread of attempts blocks.
+const MAX_LOOKUPS: usize = 480;
+
+/// Most of them within one domain, so that one whose name servers hang leaves the others their places. A platform's shops
+/// resolve in milliseconds each.
+const MAX_LOOKUPS_OF_DOMAIN: usize = MAX_LOOKUPS / 4;
+
+/// How long an answer is good without asking again: requests that need connections come in bursts. The system does not say
+/// how long its answer is valid, and few are for less.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// How long the last good addresses serve while the name servers are silent or fail. A receiver that moves keeps its old
+/// address for a while, and TLS says whose it is.
+const STALE: Duration = Duration::from_secs(3600);
+
+/// How long a request waits for a new answer while there is an old one. Below it are most look-ups that work.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Names whose last addresses are kept, at some 200 bytes each.
+const MAX_KNOWN: usize = 16_384;
+
+/// A look-up that fails for a reason that may pass, and took so long, failed for silence: the system's resolver waits 5 s for
+/// each answer.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// A name that could not be resolved; an own type, so that nobody has to read an error's text.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ResolveError {
+    #[error("{name} does not exist (NXDOMAIN): check its spelling and its zone")]
+    NoSuchName { name: String },
+    #[error("{name} exists and has no address: it needs an A or AAAA record")]
+    NoAddress { name: String },
+    #[error("{name} cannot be resolved: its name servers fail or refuse (SERVFAIL)")]
+    Failing { name: String },
+    #[error("{name} cannot be resolved: no name server answers")]
+    Silent { name: String },
+    #[error("{name} was not looked up, as Herald has nothing left to ask with: {reason}")]
+    Short { name: String, reason: String },
     #[error("{name} cannot be resolved: {reason}")]
-    Failed { name: String, reason: String },
-    #[error("{name} has no address")]
-    Empty { name: String },
-    #[error("{name} was not looked up: {MAX_LOOKUPS} other names are being looked up and do not answer")]
+    Other { name: String, reason: String },
+    #[error("{name} was not looked up: too many other names are being looked up and do not answer")]
     Busy { name: String },
 }
 
 impl ResolveError {
     /// Nobody was asked: it tells nothing of the name.
     pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Short { .. })
+    }
+
+    /// The name's zone has answered; otherwise what was true before may still be.
+    fn is_answer(&self) -> bool {
         match self {
-            Self::Busy { .. } => true,
-            Self::Failed { .. } | Self::Empty { .. } => false,
+            Self::NoSuchName { .. } | Self::NoAddress { .. } => true,
+            Self::Failing { .. }
+            | Self::Silent { .. }
+            | Self::Short { .. }
+            | Self::Other { .. }
+            | Self::Busy { .. } => false,
         }
     }
 }
 
-type Lookup = Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, ResolveError>>>;
+type Found = Result<Arc<[IpAddr]>, ResolveError>;
+type Lookup = Shared<BoxFuture<'static, Found>>;
 
 #[derive(Default)]
 pub(super) struct Resolver {
-    under_way: Arc<Mutex<HashMap<String, Lookup>>>,
+    names: Arc<Mutex<Names>>,
+}
+
+#[derive(Default)]
+struct Names {
+    under_way: HashMap<String, Lookup>,
+    /// Of each domain.
+    places: HashMap<String, usize>,
+    known: HashMap<String, Known>,
+}
+
+#[derive(Clone)]
+struct Known {
+    addresses: Arc<[IpAddr]>,
+    since: Instant,
 }
 
 impl Resolver {
@@ -54,57 +112,146 @@ impl Resolver {
     }
 
     /// The addresses of a name, unchecked.
-    pub(super) async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, ResolveError> {
-        self.lookup(name).await
+    pub(super) async fn resolve(&self, name: &str) -> Found {
+        let (lookup, known) = {
+            let mut names = lock(&self.names);
+            let known = names.known.get(name).filter(|known| known.since.elapsed() < STALE).cloned();
+            if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < FRESH) {
+                return Ok(Arc::clone(&known.addresses));
+            }
+            (self.lookup(&mut names, name), known)
+        };
+        let Some(known) = known else { return lookup.await };
+        match tokio::time::timeout(PATIENCE, lookup).await {
+            Ok(Err(error)) if error.is_answer() => Err(error),
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(_)) | Err(_) => Ok(known.addresses),
+        }
     }
 
-    /// Joins the lookup of this name that is under way, or starts one.
-    fn lookup(&self, name: &str) -> Lookup {
-        let mut under_way = lock(&self.under_way);
-        if let Some(lookup) = under_way.get(name) {
+    /// Joins the look-up of this name that is under way, or starts one.
+    fn lookup(&self, names: &mut Names, name: &str) -> Lookup {
+        if let Some(lookup) = names.under_way.get(name) {
             return lookup.clone();
         }
-        if under_way.len() >= MAX_LOOKUPS {
+        if names.under_way.len() >= MAX_LOOKUPS || !names.take_place(domain(name)) {
             let busy = ResolveError::Busy { name: name.to_owned() };
             return std::future::ready(Err(busy)).boxed().shared();
         }
-        let task = tokio::spawn(look_up(name.to_owned(), Arc::clone(&self.under_way)));
+        // A task of its own, which runs to its end whoever waits: the name's place is taken for as long as the thread.
+        let task = tokio::spawn(look_up(name.to_owned(), Arc::clone(&self.names)));
         let owner = name.to_owned();
         let lookup = async move {
-            task.await.unwrap_or_else(|e| Err(ResolveError::Failed { name: owner, reason: e.to_string() }))
+            task.await.unwrap_or_else(|e| Err(ResolveError::Other { name: owner, reason: e.to_string() }))
         };
         let lookup = lookup.boxed().shared();
-        under_way.insert(name.to_owned(), lookup.clone());
+        names.under_way.insert(name.to_owned(), lookup.clone());
         lookup
     }
 }
 
-/// Runs in a task of its own, to its end: the entry in the map must not outlive the lookup, nor end before it.
-async fn look_up(name: String, under_way: Arc<Mutex<HashMap<String, Lookup>>>) -> Result<Arc<[IpAddr]>, ResolveError> {
-    let _entry = Entry { name: &name, under_way: &under_way };
-    let failed = |e: io::Error| ResolveError::Failed { name: name.clone(), reason: e.to_string() };
-    let found: Arc<[IpAddr]> =
-        tokio::net::lookup_host((name.as_str(), 0)).await.map_err(failed)?.map(|address| address.ip()).collect();
-    match found.is_empty() {
-        true => Err(ResolveError::Empty { name: name.clone() }),
-        false => Ok(found),
+impl Names {
+    fn take_place(&mut self, domain: &str) -> bool {
+        let places = self.places.entry(domain.to_owned()).or_default();
+        let has_room = *places < MAX_LOOKUPS_OF_DOMAIN;
+        *places += usize::from(has_room);
+        has_room
+    }
+
+    fn give_back(&mut self, name: &str) {
+        self.under_way.remove(name);
+        let domain = domain(name);
+        if let Some(places) = self.places.get_mut(domain) {
+            *places -= 1;
+            if *places == 0 {
+                self.places.remove(domain);
+            }
+        }
+    }
+
+    fn learn(&mut self, name: &str, found: &Found, now: Instant) {
+        match found {
+            Ok(addresses) => {
+                if self.known.len() >= MAX_KNOWN && !self.known.contains_key(name) {
+                    // Any one will do: it is asked for again.
+                    if let Some(some) = self.known.keys().next().cloned() {
+                        self.known.remove(&some);
+                    }
+                }
+                self.known.insert(name.to_owned(), Known { addresses: Arc::clone(addresses), since: now });
+            }
+            Err(error) if error.is_answer() => drop(self.known.remove(name)),
+            Err(_) => {}
+        }
     }
 }
 
-struct Entry<'a> {
+/// The last two labels: whose name servers they are, nearly always. Where a registry is meant by them (`co.uk`), its names
+/// share a part, which they notice only if hundreds of them hang.
+fn domain(name: &str) -> &str {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at + 1..])
+}
+
+async fn look_up(name: String, names: Arc<Mutex<Names>>) -> Found {
+    let mut place = Taken { name: &name, names: &names, found: None };
+    let found = ask(&name).await;
+    place.found = Some(found.clone());
+    found
+}
+
+/// Gives the place back however the look-up ends.
+struct Taken<'a> {
     name: &'a str,
-    under_way: &'a Mutex<HashMap<String, Lookup>>,
+    names: &'a Mutex<Names>,
+    found: Option<Found>,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        lock(self.under_way).remove(self.name);
+        let mut names = lock(self.names);
+        names.give_back(self.name);
+        if let Some(found) = &self.found {
+            names.learn(self.name, found, clock::now());
+        }
     }
 }
 
-/// The map is whole at every step, so a panic elsewhere while it was locked has left nothing half done.
-fn lock(under_way: &Mutex<HashMap<String, Lookup>>) -> MutexGuard<'_, HashMap<String, Lookup>> {
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+/// Asks the system, on a thread that may block.
+pub(super) async fn ask(name: &str) -> Found {
+    let (start, asked) = (clock::now(), name.to_owned());
+    let answer = tokio::task::spawn_blocking(move || dns_lookup::lookup_host(&asked).map(Vec::from_iter)).await;
+    match answer {
+        Ok(Ok(found)) if found.is_empty() => Err(ResolveError::NoAddress { name: name.to_owned() }),
+        Ok(Ok(found)) => Ok(found.into()),
+        Ok(Err(error)) => Err(meaning(name, &error, start.elapsed())),
+        Err(error) => Err(ResolveError::Other { name: name.to_owned(), reason: error.to_string() }),
+    }
+}
+
+/// The system's codes tell the zone's answers from failures, but not a name server that refuses from one that is silent:
+/// that is told by the time it took.
+fn meaning(name: &str, error: &LookupError, took: Duration) -> ResolveError {
+    let name = name.to_owned();
+    match error.kind() {
+        LookupErrorKind::NoName => ResolveError::NoSuchName { name },
+        LookupErrorKind::NoData => ResolveError::NoAddress { name },
+        LookupErrorKind::Again if took >= SILENCE => ResolveError::Silent { name },
+        LookupErrorKind::Again | LookupErrorKind::Fail => ResolveError::Failing { name },
+        // No descriptor or memory left to ask with.
+        LookupErrorKind::Memory | LookupErrorKind::System => ResolveError::Short { name, reason: error.to_string() },
+        LookupErrorKind::Badflags
+        | LookupErrorKind::Family
+        | LookupErrorKind::Socktype
+        | LookupErrorKind::Service
+        | LookupErrorKind::Unknown
+        | LookupErrorKind::IO => ResolveError::Other { name, reason: error.to_string() },
+    }
+}
+
+/// The maps are whole at every step, so a panic elsewhere while they were locked has left nothing half done.
+fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -114,21 +261,96 @@ mod tests {
     #[tokio::test]
     async fn those_who_ask_for_one_name_share_one_lookup_and_it_leaves_nothing_behind() {
         let resolver = Resolver::new();
-        let first = resolver.lookup("localhost");
-        let second = resolver.lookup("localhost");
+        let [first, second] = [(), ()].map(|()| resolver.lookup(&mut lock(&resolver.names), "localhost"));
         assert!(first.ptr_eq(&second));
         first.await.unwrap();
-        assert!(resolver.under_way.lock().unwrap().is_empty());
+        let names = lock(&resolver.names);
+        assert!(names.under_way.is_empty() && names.places.is_empty());
+        assert!(names.known.contains_key("localhost"));
+    }
+
+    /// Look-ups that never end, as those of zones whose name servers hang.
+    fn hang(resolver: &Resolver, names: impl Iterator<Item = String>) {
+        let mut under_way = lock(&resolver.names);
+        for name in names {
+            assert!(under_way.take_place(domain(&name)), "{name}");
+            under_way.under_way.insert(name, std::future::pending().boxed().shared());
+        }
     }
 
     #[tokio::test]
-    async fn lookups_under_way_are_bounded() {
+    async fn four_hundred_names_that_hang_leave_room_for_the_others_and_no_domain_takes_all() {
         let resolver = Resolver::new();
-        for n in 0..MAX_LOOKUPS {
-            let hanging = std::future::pending().boxed().shared();
-            resolver.under_way.lock().unwrap().insert(format!("slow-{n}.example"), hanging);
+        hang(&resolver, (0..MAX_LOOKUPS_OF_DOMAIN).map(|n| format!("shop-{n}.platform.example")));
+        let busy = resolver.resolve("one-more.platform.example").await.unwrap_err();
+        assert!(busy.is_busy(), "{busy}");
+        hang(&resolver, (MAX_LOOKUPS_OF_DOMAIN..400).map(|n| format!("hook.shop-{n}.example")));
+        assert!(resolver.resolve("localhost").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_place_it_is_our_failure_and_what_is_known_goes_on() {
+        let resolver = Resolver::new();
+        hang(&resolver, (0..MAX_LOOKUPS).map(|n| format!("shop-{n}.example")));
+        assert!(resolver.resolve("one-more.example").await.unwrap_err().is_busy());
+        let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
+        let since = clock::now() - 2 * FRESH;
+        lock(&resolver.names).known.insert("known.example".to_owned(), Known { addresses: addresses.clone(), since });
+        assert_eq!(resolver.resolve("known.example").await, Ok(addresses));
+    }
+
+    #[tokio::test]
+    async fn silence_leaves_the_last_good_address_and_an_answer_replaces_it() {
+        let resolver = Resolver::new();
+        let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
+        let known = |age: Duration| Known { addresses: addresses.clone(), since: clock::now() - age };
+        let name = "shop.example".to_owned();
+        let outcomes = [
+            (Err(ResolveError::Silent { name: name.clone() }), true),
+            (Err(ResolveError::Failing { name: name.clone() }), true),
+            (Err(ResolveError::NoSuchName { name: name.clone() }), false),
+        ];
+        for (answer, goes_on) in outcomes {
+            {
+                let mut names = lock(&resolver.names);
+                names.known.insert(name.clone(), known(2 * FRESH));
+                names.under_way.insert(name.clone(), std::future::ready(answer.clone()).boxed().shared());
+            }
+            assert_eq!(resolver.resolve(&name).await, if goes_on { Ok(addresses.clone()) } else { answer.clone() });
+            let mut names = lock(&resolver.names);
+            names.learn(&name, &answer, clock::now());
+            assert_eq!(names.known.contains_key(&name), goes_on);
         }
-        let error = resolver.resolve("one-more.example").await.unwrap_err();
-        assert!(matches!(error, ResolveError::Busy { .. }), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_an_old_address_does_not_wait_for_a_name_server_that_hangs() {
+        let resolver = Resolver::new();
+        let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
+        hang(&resolver, ["shop.example".to_owned()].into_iter());
+        let since = clock::now() - 2 * FRESH;
+        lock(&resolver.names).known.insert("shop.example".to_owned(), Known { addresses: addresses.clone(), since });
+        assert_eq!(resolver.resolve("shop.example").await, Ok(addresses));
+    }
+
+    #[test]
+    fn a_domain_is_its_last_two_labels() {
+        for (name, expected) in
+            [("a.b.shop.example", "shop.example"), ("shop.example.", "shop.example"), ("localhost", "localhost")]
+        {
+            assert_eq!(domain(name), expected);
+        }
+    }
+
+    #[test]
+    fn what_the_system_says_is_told_apart() {
+        use nix::libc::{EAI_AGAIN, EAI_FAIL, EAI_NODATA, EAI_NONAME};
+        let of = |code, took| meaning("shop.example", &LookupError::new(code), took);
+        let name = "shop.example".to_owned();
+        assert_eq!(of(EAI_NONAME, SILENCE), ResolveError::NoSuchName { name: name.clone() });
+        assert_eq!(of(EAI_NODATA, SILENCE), ResolveError::NoAddress { name: name.clone() });
+        assert_eq!(of(EAI_AGAIN, Duration::ZERO), ResolveError::Failing { name: name.clone() });
+        assert_eq!(of(EAI_FAIL, SILENCE), ResolveError::Failing { name: name.clone() });
+        assert_eq!(of(EAI_AGAIN, SILENCE), ResolveError::Silent { name });
     }
 }

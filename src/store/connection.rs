@@ -5,7 +5,7 @@ use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, RedisWrite, ToRedisArgs, Value,
+    RedisConnectionInfo, RedisResult, RedisWrite, TlsCertificates, ToRedisArgs, Value,
     aio::{AsyncPushSender, MultiplexedConnection},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -65,13 +65,24 @@ pub struct Redis {
 impl Redis {
     /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`.
     pub fn new(url: &str) -> Result<Self, StoreError> {
+        Self::trusting(url, None)
+    }
+
+    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: it is then the only one
+    /// that is trusted.
+    pub fn trusting(url: &str, authority: Option<Vec<u8>>) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
         let info = url.into_connection_info().map_err(unusable)?;
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             install_crypto_provider();
         }
         let address = info.addr().to_string().into();
-        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
+        let info = info.set_tcp_settings(tcp_settings());
+        let client = match authority {
+            None => Client::open(info),
+            root_cert => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert }),
+        };
+        let client = client.map_err(unusable)?;
         Ok(Self { client, address })
     }
 

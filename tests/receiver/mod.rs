@@ -181,6 +181,16 @@ impl Authority {
     }
 }
 
+/// A certificate that nobody but itself signed and that calls itself an authority, as `openssl req -x509` makes them; and
+/// its PEM.
+pub fn self_made_authority_acceptor(name: &str) -> (TlsAcceptor, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    (acceptor(certificate.der().clone(), &key, &["http/1.1"]), certificate.pem())
+}
+
 /// A certificate that nobody but itself signed.
 pub fn self_signed_acceptor(name: &str) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
