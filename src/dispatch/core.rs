@@ -594,6 +594,10 @@ impl Core {
         })
     }
 
+    pub fn stands_unknown(&self, endpoint: &EndpointId) -> bool {
+        self.lanes.get(endpoint).is_some_and(|lane| matches!(lane.standing, Standing::Unknown))
+    }
+
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {
         self.lanes.contains_key(endpoint)
     }

@@ -795,6 +795,13 @@ impl<D: Directory> Partition<D> {
         }
     }
 
+    /// What it was before it could not be read any more counts no longer.
+    fn stand_unknown(&mut self, now: u64, endpoint: &EndpointId) {
+        if !self.core.stands_unknown(endpoint) {
+            self.core.stand(now, endpoint, self.standing(endpoint));
+        }
+    }
+
     fn standing(&self, endpoint: &EndpointId) -> Standing {
         match self.is_other_registry() {
             true => Standing::Unknown,

@@ -144,7 +144,7 @@ impl<D: Directory> Partition<D> {
             }
             None => {
                 let id = arrival.unknown[arrival.next - arrival.endpoints.len()].clone();
-                self.stand(now, &id);
+                self.stand_unknown(now, &id);
                 id
             }
         };
