@@ -84,9 +84,6 @@ const ENDING_EVERY_MS: u64 = 1_000;
 const ENDING_MAX: usize = 16;
 const ENDING_PAUSE_MS: u64 = 8;
 
-/// After Redis said that it is full, nothing is read for so long.
-const FULL_PAUSE_MS: u64 = 500;
-
 /// Values that this worker wrote, or may have written, to the lease. Beyond it, it waits like anyone for the lease to end.
 const MAX_OWN_VALUES: usize = 16;
 
@@ -346,7 +343,6 @@ pub struct Partition<D> {
     is_wakeup_false: bool,
     was_woken: bool,
     inbox_after: EntryId,
-    read_not_before: u64,
     is_under_pressure: bool,
     /// The last read was of what was deferred.
     was_pass: bool,
@@ -410,7 +406,6 @@ impl<D: Directory> Partition<D> {
             is_wakeup_false: false,
             was_woken: false,
             inbox_after: EntryId::ZERO,
-            read_not_before: 0,
             is_under_pressure: false,
             was_pass: false,
             staged: None,
@@ -457,12 +452,10 @@ impl<D: Directory> Partition<D> {
         let Some(outstanding) = self.outstanding.take() else { return };
         match answer {
             Ok(answer) => self.understand(now, outstanding, answer),
-            // Only what adds is refused, and only in a running term: a read, or taking over a stranger's entries.
-            Err(Failure::Full)
-                if self.phase == Phase::Running && matches!(outstanding, Outstanding::Read(_) | Outstanding::Job) =>
-            {
+            // Only taking over a stranger's entries is refused. It comes again in its time, and the reading does not wait
+            // for it: what is read and delivered is what makes room.
+            Err(Failure::Full) if self.phase == Phase::Running && matches!(outstanding, Outstanding::Job) => {
                 self.happenings.push(Happening::RedisFull);
-                self.read_not_before = now + FULL_PAUSE_MS;
             }
             Err(Failure::Full) => self.end_term(now, "Redis is full".to_owned()),
             Err(Failure::Unknown(why)) => self.end_term(now, why),
@@ -712,7 +705,7 @@ impl<D: Directory> Partition<D> {
         let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
         let reads = self.wants_new() || self.pending_after.is_some() || self.deferral.wants_page();
         let may_admit = !self.is_held_up && self.core.has_room();
-        let read = (reads && self.may_read()).then_some(self.read_not_before);
+        let read = (reads && self.may_read()).then_some(0);
         let slice = (may_admit && self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed)).then_some(0);
         let fixed = [self.trim_at, self.inbox_at, self.expire_at, self.pull_at];
         let look = self.deferral.next_look();

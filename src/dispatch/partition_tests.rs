@@ -271,13 +271,19 @@ fn a_full_redis_is_emptied_by_delivering() {
     (1..=100).for_each(|n| publish(&mut model, n));
     model.full = true;
     partition.set_pressure(true);
+    let (mut sent, mut happened) = (Vec::new(), Vec::new());
     for now in 10..100 {
         drive(&mut partition, &mut model, now);
         while let Some(send) = partition.next_send(now) {
+            sent.push(send.delivery.id.entry.ms);
             partition.attempted(now, send.token, delivered());
         }
         assert!(partition.tally().jobs < 2 * READ_UNDER_PRESSURE);
+        happened.extend(partition.take_happenings());
     }
+    // That it may not take over what a stranger reads is no reason to wait.
+    assert!(happened.contains(&Happening::RedisFull), "{happened:?}");
+    assert_eq!(sent, (1..=100).collect::<Vec<_>>());
     assert!(model.stream.groups[GROUP].pending.is_empty() && model.records.is_empty());
 }
 
@@ -349,7 +355,7 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
     let read = |partition: &mut Partition<&Known>| {
         let term = partition.term.clone().unwrap();
         partition.more_entries = true;
-        match partition.read(10, &term) {
+        match partition.read(&term) {
             Some((Call::Read { max, .. }, _)) => max,
             other => panic!("{other:?} is no read"),
         }

@@ -60,7 +60,7 @@ impl<D: Directory> Partition<D> {
             let chosen = match turn {
                 0 => self.settle(now, &term, SETTLE_DELAY_MS),
                 1 => self.claim(now, &term),
-                2 => self.read(now, &term),
+                2 => self.read(&term),
                 3 => self.backlog(now, &term),
                 4 => self.heads(now, &term),
                 5 => self.inbox(now, &term),
@@ -114,8 +114,8 @@ impl<D: Directory> Partition<D> {
         Some((Call::Claim { term: term.clone(), max: CLAIM_MAX }, Outstanding::Plain))
     }
 
-    pub(super) fn read(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if !self.may_read() || now < self.read_not_before {
+    pub(super) fn read(&mut self, term: &Term) -> Option<(Call, Outstanding)> {
+        if !self.may_read() {
             return None;
         }
         // What was deferred and what is new take turns; what is pending from before the term comes before both.
