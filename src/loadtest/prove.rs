@@ -37,9 +37,6 @@ const SHORTEST: Duration = Duration::from_secs(6);
 /// Scenarios whose figures would mean nothing with random faults; they keep their thresholds instead.
 const UNDISTURBED: [&str; 4] = ["steady", "noisy-neighbour", "imperfect-world", "many-endpoints"];
 
-/// Left out of a proof for as long as what they judge is known not to be kept.
-const APART: [&str; 1] = ["full-redis"];
-
 /// Run without random faults as well, which would excuse what its own receivers are there to prove: retries on time, and
 /// silence after a 410.
 const ALSO_UNDISTURBED: &str = "flaky-world";
@@ -283,7 +280,7 @@ fn show(sums: &Sums, steps: &[Step], given: &Given) -> Result<()> {
 /// As many rounds of all scenarios as there is time for, stretched to fill it.
 fn long(seed: u64, time: Duration) -> Result<Vec<Step>> {
     let mut scenarios = Vec::new();
-    for (name, _) in BUILT_IN.iter().filter(|(name, _)| !APART.contains(name)) {
+    for (name, _) in BUILT_IN {
         scenarios.push((*name, scenarios::find(name)?, !UNDISTURBED.contains(name)));
     }
     scenarios.push((ALSO_UNDISTURBED, scenarios::find(ALSO_UNDISTURBED)?, false));

@@ -42,7 +42,8 @@ pub fn standstill(case: &Case<'_>) -> Trial {
             let until_us = from_us + micros(WINDOW);
             let (mut left, mut done) = (0, 0);
             for (_, item) in case.items().filter(|(_, item)| item.sent.confirmed && is_prompt(case, item.endpoint)) {
-                let is_there = item.sent.sent_us <= from_us;
+                // From when Redis has it: what a full one refuses is the producer's to send again.
+                let is_there = u64::try_from(item.sent.entry_ms).is_ok_and(|entry_ms| entry_ms * 1000 <= from_us);
                 let is_left = item.book.acknowledged_us > from_us;
                 left += usize::from(is_there && is_left);
                 done += usize::from((from_us..until_us).contains(&item.book.acknowledged_us));
@@ -83,12 +84,15 @@ fn is_prompt(case: &Case<'_>, endpoint: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loadtest::{
-        faults::Fault,
-        judge::{Evidence, judge},
-        ledger::{
-            Answer, Arrival,
-            tests::{BEGAN_MS, HEALTHY, History, us},
+    use crate::{
+        facts::id::EntryId,
+        loadtest::{
+            faults::Fault,
+            judge::{Evidence, judge},
+            ledger::{
+                Answer, Arrival,
+                tests::{BEGAN_MS, HEALTHY, History, us},
+            },
         },
     };
 
@@ -143,6 +147,19 @@ mod tests {
         // What goes as it comes moves, however little lies there.
         let prompt = history(|event| if event == 0 { 2.5 } else { 1.5 });
         assert_eq!(counts(&prompt, vec![full], "standstill"), (1, 0));
+    }
+
+    #[test]
+    fn what_a_full_redis_has_refused_does_not_lie_there() {
+        let history = History::new(HEALTHY);
+        for event in 0..60 {
+            history.unconfirmed(event, 0, event, 0, 1.0);
+            let entry = EntryId { ms: BEGAN_MS + 14_000, seq: event.into() };
+            history.0.confirmed(&[(event, entry)]);
+            history.delivered(event, 14.5);
+        }
+        let full = FaultMark { fault: Fault::FillRedis, at: 2.0, until: 13.0 };
+        assert_eq!(counts(&history, vec![full], "standstill"), (0, 0));
     }
 
     #[test]
