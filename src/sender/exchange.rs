@@ -9,9 +9,10 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -19,12 +20,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
-    body::Incoming,
+    body::{Frame, Incoming, SizeHint},
     client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use reqwest::Body;
 use tokio::time::Instant as Deadline;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     connect::{ConnectError, Connector, Origin},
@@ -51,6 +53,10 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// otherwise wait for their deadlines, and so would those after them.
 const H2_PING: Duration = Duration::from_secs(5);
 
+/// Requests that share an HTTP/2 connection at a time: the fewest streams that a receiver should allow (RFC 9113, section
+/// 6.5.2). One more would wait for another's end, and its waiting would look like the receiver's silence.
+const MAX_SHARING: usize = 100;
+
 /// An HTTP/1.1 connection, used by one request at a time.
 pub(super) struct Http1 {
     send: http1::SendRequest<Body>,
@@ -74,6 +80,56 @@ pub(super) struct Http2 {
     users: Arc<AtomicUsize>,
     retire_at: Instant,
     pub(super) idle_since: Instant,
+    /// With the last of them everything ends that the connection consists of.
+    _ends: Arc<DropGuard>,
+}
+
+/// Runs what an HTTP/2 connection consists of: its socket, and each body that waits for the receiver's leave to be sent.
+/// The library ends these when the receiver does, and a receiver may never; here they end with the last who uses the
+/// connection, and only then is its place free.
+#[derive(Clone)]
+struct OneConnection {
+    ended: CancellationToken,
+    place: Arc<Place>,
+}
+
+impl<F> hyper::rt::Executor<F> for OneConnection
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let Self { ended, place } = self.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(future).await;
+            drop(place);
+        });
+    }
+}
+
+/// A request's body that tells by its own end that the library has done with it.
+struct Watched {
+    body: Body,
+    _waits: Arc<()>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Why there is no answer.
@@ -104,15 +160,19 @@ pub(super) struct AnswerBody {
 
 enum Connection {
     Http1(Box<Http1>),
-    Http2(Http2, #[allow(dead_code, reason = "counts while it lives")] User),
+    Http2(Http2, User),
 }
 
 /// One request's use of a shared connection.
-struct User(Arc<AtomicUsize>);
+struct User {
+    users: Arc<AtomicUsize>,
+    /// The request's body, until the library has done with it.
+    body: Weak<()>,
+}
 
 impl Drop for User {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.users.fetch_sub(1, Relaxed);
     }
 }
 
@@ -121,7 +181,6 @@ pub(super) struct Exchanges {
     connector: Connector,
     pool: Arc<Pool>,
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
 }
 
 impl Exchanges {
@@ -134,15 +193,7 @@ impl Exchanges {
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .ignore_invalid_headers_in_responses(true);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PING);
-        Self { connector, pool, http1, http2 }
+        Self { connector, pool, http1 }
     }
 
     /// Sends what `request` makes and waits for the head of the answer, until the deadline.
@@ -183,11 +234,16 @@ impl Exchanges {
                 tracing::trace!(host = %origin, "a request goes out over HTTP/2");
                 let shared = connection.clone();
                 let answered = connection.send(user, request(IsHttp2::Yes), deadline).await;
-                if let Err(Once { failure, is_certain: true }) = &answered {
-                    self.pool.retire(origin, &shared);
-                    if failure.asks_for_http1() {
-                        self.pool.keep_to_http1(origin);
+                match &answered {
+                    Err(Once { failure, is_certain: true }) => {
+                        self.pool.retire(origin, &shared);
+                        if failure.asks_for_http1() {
+                            self.pool.keep_to_http1(origin);
+                        }
                     }
+                    // It may take no more streams: then whatever began on it next would be silent too.
+                    Err(Once { failure: Failure::Silent, .. }) => self.pool.retire(origin, &shared),
+                    Err(_) | Ok(_) => {}
                 }
                 answered
             }
@@ -246,15 +302,16 @@ impl Exchanges {
                 _place: place,
             })));
         }
-        let (send, connection) = self.http2.handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
-        // Ends when nobody can send on it and nothing is under way, or when the receiver ends it.
-        tokio::spawn(async move {
-            let _place = place;
+        let tasks = OneConnection { ended: CancellationToken::new(), place: Arc::new(place) };
+        let ends = Arc::new(tasks.ended.clone().drop_guard());
+        let (send, connection) =
+            http2_builder(tasks.clone()).handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
+        hyper::rt::Executor::execute(&tasks, async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an HTTP/2 connection ended");
             }
         });
-        let shared = Http2 { send, watch, users: Arc::default(), retire_at, idle_since: now };
+        let shared = Http2 { send, watch, users: Arc::default(), retire_at, idle_since: now, _ends: ends };
         self.pool.share(origin, shared.clone());
         Ok(shared.used())
     }
@@ -267,15 +324,33 @@ impl Exchanges {
         read: impl AsyncFnOnce(&mut AnswerBody) -> T,
     ) -> T {
         let read = read(&mut body).await;
-        if let AnswerBody { incoming, connection: Connection::Http1(mut http1) } = body {
-            drop(incoming);
-            if http1.stands().await && http1.send.is_ready() {
-                http1.is_reused = true;
-                self.pool.keep(origin, http1);
+        let AnswerBody { incoming, connection } = body;
+        drop(incoming);
+        match connection {
+            Connection::Http1(mut http1) => {
+                if http1.stands().await && http1.send.is_ready() {
+                    http1.is_reused = true;
+                    self.pool.keep(origin, http1);
+                }
             }
+            // It answered before it took the whole request: what is left of that lies in the connection until its end.
+            Connection::Http2(shared, user) if user.body.strong_count() > 0 => self.pool.retire(origin, &shared),
+            Connection::Http2(..) => {}
         }
         read
     }
+}
+
+fn http2_builder(tasks: OneConnection) -> http2::Builder<OneConnection> {
+    let mut http2 = http2::Builder::new(tasks);
+    http2
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PING);
+    http2
 }
 
 /// What the request is made for: the two differ in how they name the host.
@@ -374,6 +449,10 @@ impl Http2 {
         now < self.retire_at && !self.send.is_closed()
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.users.load(Relaxed) < MAX_SHARING
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.users.load(Relaxed) > 0
     }
@@ -384,12 +463,15 @@ impl Http2 {
 
     fn used(self) -> Connection {
         self.users.fetch_add(1, Relaxed);
-        let user = User(Arc::clone(&self.users));
+        let user = User { users: Arc::clone(&self.users), body: Weak::new() };
         Connection::Http2(self, user)
     }
 
-    async fn send(mut self, user: User, request: Request<Body>, deadline: Deadline) -> Result<Answer, Once> {
+    async fn send(mut self, mut user: User, request: Request<Body>, deadline: Deadline) -> Result<Answer, Once> {
         self.watch.begin();
+        let waits = Arc::new(());
+        user.body = Arc::downgrade(&waits);
+        let request = request.map(|body| Body::wrap(Watched { body, _waits: waits }));
         let sending = self.send.try_send_request(request);
         let answered = tokio::time::timeout_at(deadline, sending).await;
         let Ok(answered) = answered else { return Err(Once::SILENT) };

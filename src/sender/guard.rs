@@ -213,6 +213,11 @@ impl Own {
             IpAddr::V6(ip) => embedded_v4(ip).map(IpAddr::V4),
         };
         let is_there = match self.address {
+            // Who listens on one address of this machine itself may well do so on all of them.
+            Some(own) if own.is_loopback() => {
+                let is_local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+                is_local(address) || inner.is_some_and(is_local)
+            }
             Some(own) => own == address || Some(own) == inner,
             None => special(address).is_some(),
         };

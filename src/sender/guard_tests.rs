@@ -274,6 +274,7 @@ fn heralds_own_sockets_are_refused_in_an_exempt_network() {
     for (url, is_open) in [
         ("http://127.0.0.1:8080/", false),
         ("http://[::ffff:127.0.0.1]:8080/", false),
+        ("http://127.0.0.2:8080/", false),
         ("http://127.0.0.1:8081/", true),
         ("http://10.0.0.1:8080/", true),
         ("http://10.0.0.1:7000/", false),

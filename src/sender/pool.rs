@@ -124,11 +124,11 @@ impl Pool {
             return self.open(&mut hosts, origin, may_be_http2);
         };
         if let Some(shared) = &mut host.shared {
-            if shared.may_be_used(now) {
+            if shared.may_be_used(now) && shared.has_room() {
                 shared.idle_since = now;
                 return Taken::Http2(shared.clone());
             }
-            // What is under way on it ends on it.
+            // What is under way on it ends on it; the next is for those that come.
             host.shared = None;
         }
         if !is_fresh {

@@ -186,6 +186,39 @@ async fn a_stream_above_the_last_one_of_a_goaway_is_sent_again() {
     assert_eq!((receiver.log.connections(), receiver.log.seen().len()), (2, 1));
 }
 
+#[tokio::test]
+async fn a_body_that_is_never_taken_keeps_no_connection_open() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
+    let (open, mut seen) = tokio::sync::watch::channel(0_usize);
+    let open = Arc::new(open);
+    let receiver = Receiver::start(move |stream, _: Log| {
+        let (acceptor, open) = (acceptor.clone(), Arc::clone(&open));
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let building = h2::server::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream);
+            let Ok(mut connection) = building.await else { return };
+            open.send_modify(|open| *open += 1);
+            // It says yes and takes no body, nor refuses one, and it wants no more on this connection.
+            let mut bodies = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                bodies.push(request.into_body());
+                let _ = respond.send_response(http::Response::new(()), true);
+                connection.graceful_shutdown();
+            }
+            open.send_modify(|open| *open -= 1);
+        }
+    })
+    .await;
+    let (sender, endpoint) = (sender_that_trusts(&authority), endpoint(&receiver.https("localhost")));
+    for _ in 0..20 {
+        let report = attempted(&sender, &endpoint).await.report;
+        assert_eq!(report.outcome, Outcome::Delivered { status: 200 }, "{}", report.detail);
+    }
+    assert!(receiver.log.connections() > 1);
+    seen.wait_for(|open| *open <= 1).await.unwrap();
+}
+
 /// Speaks what was agreed; asks for HTTP/1.1 whenever HTTP/2 was.
 async fn http1_wanting(authority: &Authority) -> Receiver {
     let acceptor = authority.acceptor("localhost", &["h2", "http/1.1"], |_| ());
