@@ -13,10 +13,10 @@ end
 local prefix, suspect = ARGV[2], ARGV[3] == '1'
 require_count(whole((#ARGV - 3) / 4), 0, MAX_ITEMS)
 
--- Whether the key's head names the event. What is no string was not written by Herald, and stands in the way all the same.
+-- Whether the key's head names the event. What is no string was not written by Herald, and says of no event that it is done.
 local function is_of(key, event)
   local head = redis.pcall('GETRANGE', key, 0, 1023)
-  return type(head) ~= 'string' or find(head, '"event":"' .. event .. '"', 1, true)
+  return type(head) == 'string' and find(head, '"event":"' .. event .. '"', 1, true)
 end
 
 -- Looking for a record is dear where there are many, and hardly ever is there one.

@@ -265,7 +265,7 @@ local function add_to(name, by)
   return count
 end
 
--- Answers how many bytes are left in the quarantine.
+-- Answers how many bytes are left in the quarantine. Nothing of an entry is relied on: a stranger may have written it.
 local function leave_quarantine(entry, at, found)
   call('XDEL', quarantine, at)
   call('HDEL', quarantine_index, entry)
@@ -285,10 +285,10 @@ local function drop_oldest(bytes, keep)
     local found = by_name(oldest[2])
     if found.sound == '1' then
       -- Out of the way of those behind it.
-      call('HSET', quarantine_index, found.entry, call('XADD', quarantine, '*', unpack(oldest[2])))
+      call('HSET', quarantine_index, found.entry or '', call('XADD', quarantine, '*', unpack(oldest[2])))
       call('XDEL', quarantine, oldest[1])
     else
-      bytes = leave_quarantine(found.entry, oldest[1], found)
+      bytes = leave_quarantine(found.entry or '', oldest[1], found)
       add_to('quarantine-dropped', 1)
     end
   end
@@ -339,7 +339,7 @@ local APPLY = {
   end,
   requeue = function(item)
     local at, found = quarantined(item.entry)
-    if at and found.cut ~= '1' then
+    if at and found.body and found.cut ~= '1' then
       local id
       if found.traceparent and found.traceparent ~= '' then
         id = call('XADD', stream, '*', 'event', found.body, 'traceparent', found.traceparent)
@@ -347,7 +347,7 @@ local APPLY = {
         id = call('XADD', stream, '*', 'event', found.body)
       end
       -- A key that no producer may write to says whose place it has: nobody can take a place of his own choice.
-      call('ZADD', places, 0, pad(id) .. ' ' .. pad(found.place or item.entry))
+      call('ZADD', places, 0, pad(id) .. ' ' .. pad(is_entry(found.place or '') and found.place or item.entry))
       leave_quarantine(item.entry, at, found)
     end
   end,
