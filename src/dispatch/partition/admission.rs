@@ -106,8 +106,10 @@ impl<D: Directory> Partition<D> {
         let is_held = self.deferral.holds(account, of_pass);
         if !is_held {
             arrival.endpoints.iter().take(SLICE).for_each(|endpoint| self.stand_as(now, endpoint));
-            // Beyond what may wait there it goes into records, whatever they cost.
-            let overflows = of_pass && self.deferral.is_full();
+            // Beyond what may wait there it goes into records, whatever they cost: also what has waited long, under
+            // pressure too. Behind an entry that waits nothing of the stream is trimmed, of whatever account, and so the
+            // pressure would never end.
+            let overflows = of_pass && (self.deferral.is_full() || self.deferral.has_waited_long(now, account));
             if overflows || self.core.takes(now, account, arrival.owed_to(), self.is_under_pressure) {
                 return false;
             }

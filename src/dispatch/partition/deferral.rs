@@ -15,6 +15,9 @@ pub(super) const MAX_DEFERRED: usize = 50_000;
 /// Accounts that wait for more than room are looked at again so often.
 const LOOK_EVERY_MS: u64 = 500;
 
+/// Whoever has waited so long waits in records from then on: all of the stream behind its first entry stays for it.
+const MAX_WAIT_MS: u64 = 10_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Deferral {
     waiting: BTreeMap<AccountId, Waiting>,
@@ -34,6 +37,8 @@ struct Waiting {
     after: EntryId,
     /// Deliveries of the entry with which it began.
     fan_out: usize,
+    /// When it began to wait.
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -56,10 +61,10 @@ impl Deferral {
         self.entries += usize::from(!of_pass);
         let is_taker = of_pass && self.takes(account);
         let after = entry.before();
-        let waiting = self.waiting.entry(account.clone()).or_insert(Waiting { after, fan_out });
+        let waiting = self.waiting.entry(account.clone()).or_insert(Waiting { after, fan_out, since: now });
         // A pass got so far. Or a stranger had taken it, and it is read after later ones.
         if is_taker || after < waiting.after {
-            *waiting = Waiting { after, fan_out };
+            (waiting.after, waiting.fan_out) = (after, fan_out);
             self.stops_taking(account);
         }
     }
@@ -77,7 +82,8 @@ impl Deferral {
             // A stranger had taken earlier ones, and they came to wait since this one was begun.
             after = after.min(waiting.after);
         }
-        self.waiting.insert(account.clone(), Waiting { after, fan_out });
+        let since = self.waiting.get(&account).map_or(now, |waiting| waiting.since);
+        self.waiting.insert(account.clone(), Waiting { after, fan_out, since });
         self.stops_taking(&account);
         self.rests.insert(account, arrival);
     }
@@ -154,12 +160,16 @@ impl Deferral {
         }
     }
 
+    pub fn has_waited_long(&self, now: u64, account: &AccountId) -> bool {
+        self.waiting.get(account).is_some_and(|waiting| now > waiting.since + MAX_WAIT_MS)
+    }
+
     pub fn is_full(&self) -> bool {
         self.entries >= MAX_DEFERRED
     }
 
     pub fn next_look(&self) -> Option<u64> {
-        (!self.waiting.is_empty()).then_some(self.look_at)
+        (!self.waiting.is_empty() && self.pass.is_none()).then_some(self.look_at)
     }
 
     /// Entries that wait; not fewer.

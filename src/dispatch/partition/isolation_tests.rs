@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     facts::{
-        endpoint::ENDPOINT_SCHEMA,
+        endpoint::{ENDPOINT_SCHEMA, EndpointState, Mark},
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::RetrySettings,
     },
@@ -277,4 +277,24 @@ fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     assert_eq!(run.many, MANY * EVENTS, "some went twice");
     assert!(run.model.stream.groups[GROUP].pending.is_empty() && run.model.records.is_empty());
     assert_eq!(run.partition.deferred(), 0);
+}
+
+#[test]
+fn a_paused_endpoint_keeps_the_stream_from_being_trimmed_for_ten_seconds_at_most() {
+    let mut register = register(1);
+    register.add("ep_paused".to_owned(), "acc_paused", "paused.example", QUICK_MS, 10);
+    let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 0 };
+    let paused = register.by_account.get_mut("acc_paused").unwrap();
+    Arc::make_mut(&mut paused[0]).status = EndpointState::Paused(mark);
+    let paused = paused[0].clone();
+    register.endpoints.insert(paused.id.clone(), paused);
+    let mut run = Run::new(&register);
+    run.partition.set_pressure(true);
+    (0..100).for_each(|_| run.publish("acc_paused"));
+    run.go(9_000, 1, &[], 0);
+    assert_eq!((run.partition.deferred(), run.model.records.len()), (100, 0));
+    run.go(3_000, 1, &[], 0);
+    run.go(500, 0, &[], 0);
+    assert_eq!((run.partition.deferred(), run.model.records.len()), (0, 100));
+    assert!(run.model.stream.groups[GROUP].pending.is_empty());
 }
