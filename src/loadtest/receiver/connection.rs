@@ -212,8 +212,10 @@ impl<W: Wire> Line<'_, W> {
                 Next::Close
             }
             Reaction::Hint => {
+                // More than anybody takes comes at once, so the attempt may be over before we see that it is.
+                self.note(&ticket, Answer::Abandoned);
                 self.hint().await;
-                self.give_up(&ticket)
+                Next::Close
             }
             Reaction::Flood => {
                 let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n";
