@@ -370,7 +370,7 @@ impl Core {
         }
         let links = self.chains.get(&chain_id);
         let is_busy = links.is_some_and(Links::is_busy);
-        let waits_in_redis = links.map_or(known.ordered > 0 && delivery.ordered, |links| links.tail_in_redis);
+        let waits_in_redis = links.map_or(known.ordered && delivery.ordered, |links| links.tail_in_redis);
         let job = self.insert(delivery, at, chain_id.1.clone(), Origin::Fresh);
         self.ageing.push_back((now + RECORD_AFTER_MS, job));
         if waits_in_redis {

@@ -145,7 +145,7 @@ fn a_retry_is_written_before_what_follows_it_is_held() {
     assert_eq!(settlement.acks.len(), 3);
     // What comes later is asked about, and held behind them.
     assert!(core.must_ask(&EndpointId::new("ep_a").unwrap()));
-    admit_known(&mut core, 4, "ep_a", "pi_1", Known { ordered: 3, ..Known::default() });
+    admit_known(&mut core, 4, "ep_a", "pi_1", Known { ordered: true, ..Known::default() });
     assert_eq!(places(&settle(&mut core, &[("ep_a", 4, 0)])), [(4, Place::Held)]);
 }
 

@@ -34,8 +34,8 @@ pub enum Chain {
 }
 
 impl Chain {
-    /// The field of `chains:EP` that counts it.
-    pub fn count_field(&self) -> String {
+    /// How scripts are told of it. For a delivery without order it is also the field of `singles:EP` that counts it.
+    pub fn name(&self) -> String {
         match self {
             Self::Intent(intent) => intent.to_string(),
             Self::Single(intent, _) => format!("~{intent}"),

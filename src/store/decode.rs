@@ -171,7 +171,7 @@ impl Parts {
     }
 
     fn known(&mut self) -> Result<Known, Malformed> {
-        let (ordered, single) = (self.number()?, self.number()?);
+        let (ordered, single) = (self.flag()?, self.flag()?);
         let recorded = match self.number()? {
             0 => Recorded::Nothing,
             1 => Recorded::This,

@@ -47,8 +47,8 @@ impl PartitionKeys {
             return Err(KeyError::Ours { stream: stream.to_owned() });
         }
         let prefix = match hash_tag(stream) {
-            // A colon ends the name, so one inside it must not look like that end: `{t}` has a key `chains:…`, and a
-            // stream may be called `{t}:chains`.
+            // A colon ends the name, so one inside it must not look like that end: `{t}` has a key `heads:…`, and a
+            // stream may be called `{t}:heads`.
             Some(tag) => format!("herald:{{{tag}}}:{}:", stream.replace('%', "%25").replace(':', "%3A")),
             None if stream.contains('}') => return Err(KeyError::Untaggable { stream: stream.to_owned() }),
             None => format!("herald:{{{stream}}}:"),
@@ -91,9 +91,9 @@ impl PartitionKeys {
         self.key("claimed")
     }
 
-    /// Hash: chain to the number of its unfinished records.
-    pub fn chains(&self, endpoint: &EndpointId) -> String {
-        self.key(&format!("chains:{endpoint}"))
+    /// Hash: intent to the number of its unfinished records without order, each of which is a chain of its own.
+    pub fn singles(&self, endpoint: &EndpointId) -> String {
+        self.key(&format!("singles:{endpoint}"))
     }
 
     /// Hash: chain to the delivery at its head.
@@ -233,7 +233,7 @@ mod tests {
             keys.delivery(&id),
             keys.due(),
             keys.claimed(),
-            keys.chains(&endpoint),
+            keys.singles(&endpoint),
             keys.heads(&endpoint),
             keys.held(&endpoint),
             keys.backlog(&endpoint),

@@ -81,7 +81,8 @@ pub struct Lease {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chains {
     pub unfinished: u64,
-    pub counts: BTreeMap<String, u64>,
+    /// Without order, by their intent's name in scripts.
+    pub singles: BTreeMap<String, u64>,
     pub heads: BTreeMap<String, EntryId>,
     pub held: BTreeSet<(IntentId, EntryId)>,
     pub backlog: BTreeSet<EntryId>,
@@ -148,7 +149,6 @@ impl Model {
     pub fn check(&self) -> Result<(), String> {
         let mut standing = 0;
         for (endpoint, chains) in &self.endpoints {
-            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
             let mut singles = 0;
             let mut parked = 0;
             for (field, entry) in &chains.heads {
@@ -159,10 +159,7 @@ impl Model {
                     return Err(format!("the head {id} stands in [due, claimed, backlog] = {places:?}"));
                 }
                 parked += usize::from(is_parked);
-                match field.starts_with('~') {
-                    true => singles += 1,
-                    false => *counts.entry(field).or_default() += 1,
-                }
+                singles += u64::from(field.starts_with('~'));
             }
             for (intent, entry) in &chains.held {
                 let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
@@ -172,13 +169,8 @@ impl Model {
                 if chains.heads.values().any(|head| head == entry) {
                     return Err(format!("{id} is held and a head"));
                 }
-                *counts.entry(intent.as_str()).or_default() += 1;
             }
-            let counted =
-                |single: bool| chains.counts.iter().filter(move |(field, _)| field.starts_with('~') == single);
-            if counted(false).any(|(field, count)| counts.get(field.as_str()) != Some(count))
-                || counted(false).count() != counts.len()
-                || counted(true).map(|(_, count)| count).sum::<u64>() != singles
+            if chains.singles.values().sum::<u64>() != singles
                 || chains.unfinished != (chains.heads.len() + chains.held.len()) as u64
                 || chains.backlog.len() != parked
             {
@@ -343,12 +335,12 @@ impl Model {
 
     fn asked(&self, deliveries: &[Question], suspect: bool) -> Answer {
         let known = |(id, intent, event): &Question| {
-            let counts = self.endpoints.get(&id.endpoint).map(|chains| &chains.counts);
-            let of = |field: &str| counts.and_then(|counts| counts.get(field)).copied().unwrap_or(0);
-            let (ordered, single) = (of(intent.as_str()), of(&format!("~{intent}")));
+            let of = self.endpoints.get(&id.endpoint);
+            let ordered = of.is_some_and(|chains| chains.heads.contains_key(intent.as_str()));
+            let single = of.is_some_and(|chains| chains.singles.contains_key(&format!("~{intent}")));
             let there: Vec<&Bytes> =
                 self.records.get(id).into_iter().chain(self.dead.get(id).map(|(_, letter)| letter)).collect();
-            let recorded = match suspect || ordered + single > 0 {
+            let recorded = match suspect || ordered || single {
                 false => Recorded::Nothing,
                 true if there.is_empty() => Recorded::Nothing,
                 true if there.iter().any(|record| is_of(record, event)) => Recorded::This,
@@ -469,7 +461,9 @@ impl Model {
         let now = self.now_ms;
         let chains = self.endpoints.entry(id.endpoint.clone()).or_default();
         chains.unfinished += 1;
-        *chains.counts.entry(chain.count_field()).or_default() += 1;
+        if let Chain::Single(..) = chain {
+            *chains.singles.entry(chain.name()).or_default() += 1;
+        }
         let free = !chains.heads.contains_key(&chain.head_field());
         match (free, place) {
             (false, _) => drop(chains.held.insert((chain.intent().clone(), id.entry))),
@@ -518,10 +512,12 @@ impl Model {
         let now = self.now_ms;
         let chains = self.endpoints.get_mut(&id.endpoint).expect("a record is counted");
         chains.unfinished -= 1;
-        let count = chains.counts.get_mut(&chain.count_field()).expect("a record is counted");
-        *count -= 1;
-        if *count == 0 {
-            chains.counts.remove(&chain.count_field());
+        if let Chain::Single(..) = chain {
+            let count = chains.singles.get_mut(&chain.name()).expect("a record without order is counted");
+            *count -= 1;
+            if *count == 0 {
+                chains.singles.remove(&chain.name());
+            }
         }
         if chains.heads.get(&chain.head_field()) != Some(&id.entry) {
             chains.held.remove(&(chain.intent().clone(), id.entry));

@@ -169,13 +169,13 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
     let script = script.arg(item_name(item));
     let body = |script: ScriptCall<'a>, body: &Bytes| script.arg(&body[..]);
     match item {
-        Item::Finish { id, chain } => script.text(id).arg(chain.count_field()),
+        Item::Finish { id, chain } => script.text(id).arg(chain.name()),
         Item::Keep { id, chain, place, record } => {
-            body(script.text(id).arg(chain.count_field()).arg(place_text(*place)), record)
+            body(script.text(id).arg(chain.name()).arg(place_text(*place)), record)
         }
-        Item::Move { id, chain, place } => script.text(id).arg(chain.count_field()).arg(place_text(*place)),
-        Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.count_field()), letter),
-        Item::Revive { id, chain, record } => body(script.text(id).arg(chain.count_field()), record),
+        Item::Move { id, chain, place } => script.text(id).arg(chain.name()).arg(place_text(*place)),
+        Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.name()), letter),
+        Item::Revive { id, chain, record } => body(script.text(id).arg(chain.name()), record),
         Item::Discard { id } => script.text(id),
         Item::Quarantine { entry, body: content, cut, error, traceparent, keep_bytes } => {
             let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);

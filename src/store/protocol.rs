@@ -268,10 +268,10 @@ pub struct Unfinished {
 /// What Redis holds of a delivery that was read, and of its chain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Unfinished records of the intent, in order.
-    pub ordered: u64,
-    /// Unfinished records of the intent that are chains of their own.
-    pub single: u64,
+    /// Whether the intent has unfinished records in order.
+    pub ordered: bool,
+    /// Whether it has any that are chains of their own.
+    pub single: bool,
     /// What stands under the delivery's id. It is looked for only where the intent has records or the question is
     /// `suspect`: of what is read for the first time there is nothing.
     pub recorded: Recorded,

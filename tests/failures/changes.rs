@@ -96,7 +96,7 @@ async fn an_endpoint_of_a_newer_herald_waits_alone_and_gets_everything_once_it_c
 async fn a_key_of_one_endpoint_that_a_stranger_wrote_stops_nobody_else() {
     let world = World::new().await;
     world.register_many(2).await;
-    for key in ["chains:ep_1", "heads:ep_1", "held:ep_1", "backlog:ep_1"] {
+    for key in ["singles:ep_1", "heads:ep_1", "held:ep_1", "backlog:ep_1"] {
         world.redis.command::<()>(&["SET", &format!("herald:{{payment-intents}}:{key}"), "a stranger's"]).await;
     }
     world.redis.command::<()>(&["HSET", "herald:{payment-intents}:unfinished", "ep_1", "3"]).await;

@@ -191,7 +191,7 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
         deliveries: vec![(due.id.clone(), intent("pi_1"), due.event.clone())],
         suspect: true,
     };
-    let known = vec![Known { ordered: 2, single: 0, recorded: Recorded::This }];
+    let known = vec![Known { ordered: true, single: false, recorded: Recorded::This }];
     assert_eq!(owner.call(asked).await, Answer::Asked { known });
     owner.call(Call::Counts { term: term(), cursor: 0 }).await;
     let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;

@@ -43,7 +43,7 @@ impl Reader<'_> {
                         chains(&mut model, &endpoint).unfinished = count;
                     }
                 }
-                ("chains", endpoint) => chains(&mut model, endpoint).counts = self.counts(&name).await,
+                ("singles", endpoint) => chains(&mut model, endpoint).singles = self.counts(&name).await,
                 ("heads", endpoint) => {
                     let heads: BTreeMap<String, String> = self.ask(&["HGETALL", &name]).await;
                     chains(&mut model, endpoint).heads =

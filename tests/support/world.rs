@@ -233,7 +233,7 @@ pub async fn keys(connection: &mut MultiplexedConnection, pattern: &str) -> Vec<
 async fn leftovers(connection: &mut MultiplexedConnection) -> (u64, Vec<String>) {
     let length = redis::cmd("XLEN").arg(STREAM).query_async(connection).await.unwrap();
     let all = keys(connection, &format!("{}*", PREFIX.replace('{', "[{]").replace('}', "[}]"))).await;
-    let transient = ["delivery:", "due", "claimed", "chains:", "heads:", "held:", "backlog:", "unfinished"];
+    let transient = ["delivery:", "due", "claimed", "singles:", "heads:", "held:", "backlog:", "unfinished"];
     let is_left = |key: &&String| {
         let name = key.strip_prefix(PREFIX).unwrap_or_default();
         transient.iter().any(|part| name.starts_with(part))

@@ -11,11 +11,11 @@ impl Core {
 
     /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule it began with.
     pub(super) fn joins_intent(&self, delivery: &Delivery, at: LaneAt, known: Known) -> bool {
-        if known.ordered > 0 || self.chains.contains_key(&(at, Chain::Intent(delivery.intent.clone()))) {
+        if known.ordered || self.chains.contains_key(&(at, Chain::Intent(delivery.intent.clone()))) {
             return true;
         }
         let alone =
-            known.single > 0 || (!self.singles.is_empty() && self.singles.contains_key(&(at, delivery.intent.clone())));
+            known.single || (!self.singles.is_empty() && self.singles.contains_key(&(at, delivery.intent.clone())));
         let rule = self.lanes[at].endpoint().map(|endpoint| endpoint.ordering).unwrap_or_default();
         rule == Ordering::Intent && !alone
     }

@@ -159,9 +159,8 @@ impl Queries {
     ) -> Result<Vec<Unfinished>, StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGET").arg(self.keys.heads(endpoint)).arg(intent.as_str());
-        // A blank ends the intent's name within a member, and the next character after it is `!`.
-        pipeline.cmd("ZRANGEBYLEX").arg(self.keys.held(endpoint)).arg(format!("[{intent} "));
-        pipeline.arg(format!("({intent}!")).arg("LIMIT").arg(0).arg(max);
+        let [first, end] = held_range(intent);
+        pipeline.cmd("ZRANGEBYLEX").arg(self.keys.held(endpoint)).arg(first).arg(end).arg("LIMIT").arg(0).arg(max);
         let (head, held): (Option<String>, Vec<String>) =
             self.connection.pipeline("look at a chain", &pipeline).await?;
         let Some(head) = head.and_then(|entry| entry.parse().ok()) else { return Ok(Vec::new()) };
@@ -186,16 +185,19 @@ impl Queries {
     }
 
     async fn count_held(&mut self, endpoint: &EndpointId, chains: &mut [ChainHead]) -> Result<(), StoreError> {
-        let key = self.keys.chains(endpoint);
+        let key = self.keys.held(endpoint);
         for part in chains.chunks_mut(STRIDE) {
-            let fields: Vec<String> = part.iter().map(|chain| count_field(&chain.head)).collect();
-            let mut command = redis::cmd("HMGET");
-            command.arg(&key).arg(&fields);
-            let counts: Vec<Option<u64>> = self.connection.query("count what is held", &command).await?;
-            for (chain, count) in part.iter_mut().zip(counts) {
-                let is_ordered = chain.head.delivery.as_ref().is_ok_and(|delivery| delivery.ordered);
-                chain.held = if is_ordered { count.unwrap_or(0).saturating_sub(1) } else { 0 };
+            let mut pipeline = redis::pipe();
+            let mut counted = Vec::new();
+            for chain in part {
+                if let Ok(Chain::Intent(intent)) = chain.head.delivery.as_ref().map(Delivery::chain) {
+                    let [first, end] = held_range(&intent);
+                    pipeline.cmd("ZLEXCOUNT").arg(&key).arg(first).arg(end);
+                    counted.push(chain);
+                }
             }
+            let counts: Vec<u64> = self.connection.pipeline("count what is held", &pipeline).await?;
+            counted.into_iter().zip(counts).for_each(|(chain, count)| chain.held = count);
         }
         Ok(())
     }
@@ -301,12 +303,9 @@ impl Queries {
 /// Endpoints that one question about an intent looks at: each costs two cheap commands.
 const MAX_ENDPOINTS: usize = 1_000;
 
-fn count_field(head: &Unfinished) -> String {
-    match &head.delivery {
-        Ok(delivery) => delivery.chain().count_field(),
-        // Its intent is not known; nothing is counted under this name.
-        Err(_) => "~".to_owned(),
-    }
+/// Where an intent's members of `held:EP` begin and end: a blank ends its name, and the next character after it is `!`.
+fn held_range(intent: &IntentId) -> [String; 2] {
+    [format!("[{intent} "), format!("({intent}!")]
 }
 
 /// The entry within a member `INTENT PADDEDENTRY` of `held:EP`.

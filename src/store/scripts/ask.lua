@@ -3,8 +3,8 @@
 -- KEYS    1 lease
 -- ARGV    1 term  2 prefix of this partition's keys  3 whether they may have been read before, 0 or 1
 --         then per delivery: endpoint, intent, delivery id, event
--- Answer  {'ASKED', per delivery: unfinished of its intent in order, those without order, 1 if it has a record or a dead
---         letter, 2 if the one under its id is of another event, or else 0} | {'LOST'}
+-- Answer  {'ASKED', per delivery: whether its intent has unfinished ones in order, whether without order, each 0 or 1;
+--         1 if it has a record or a dead letter, 2 if the one under its id is of another event, or else 0} | {'LOST'}
 -- Flags   no-writes.
 
 if lost(KEYS[1], ARGV[1]) then
@@ -28,16 +28,19 @@ local function recorded(id, event)
   return (is_of(record, event) or is_of(letter, event)) and 1 or 2
 end
 
+-- What is no hash was not written by Herald. A settle will say so; here it is one endpoint's, and no reason to tell
+-- nothing of the others.
+local function has(key, field)
+  return redis.pcall('HEXISTS', key, field) == 1 and 1 or 0
+end
+
 local answer = {'ASKED'}
 for i = 4, #ARGV, 4 do
-  local intent = ARGV[i + 1]
-  -- What is no hash was not written by Herald. A settle will say so; here it is one endpoint's, and no reason to tell
-  -- nothing of the others.
-  local counts = redis.pcall('HMGET', prefix .. 'chains:' .. ARGV[i], intent, '~' .. intent)
-  local ordered, single = tonumber(counts[1] or 0), tonumber(counts[2] or 0)
+  local endpoint, intent = ARGV[i], ARGV[i + 1]
+  local ordered, single = has(prefix .. 'heads:' .. endpoint, intent), has(prefix .. 'singles:' .. endpoint, '~' .. intent)
   local at = #answer
   answer[at + 1], answer[at + 2] = ordered, single
-  -- A record is counted under its intent.
+  -- A record is found by its intent.
   answer[at + 3] = (suspect or ordered + single > 0) and recorded(ARGV[i + 2], ARGV[i + 3]) or 0
 end
 return answer

@@ -62,9 +62,38 @@ local function check_delivery(item)
   if not entry or not is_entry(entry) then
     return sub(item.id, 1, 200) .. ' is no delivery id'
   end
-  item.entry, item.padded, item.endpoint = entry, pad(entry), endpoint
-  item.record_key, item.letter_key = prefix .. 'delivery:' .. item.id, prefix .. 'dead-letter:' .. item.id
-  item.dead_of = prefix .. 'dead:' .. endpoint
+  item.entry, item.endpoint = entry, endpoint
+end
+
+-- Per endpoint of the items: its keys, why they can not be used, what it has parked, and how many records more than before.
+local endpoints = {}
+local function endpoint_of(name)
+  local found = endpoints[name]
+  if not found then
+    local heads, held, backlog = prefix .. 'heads:' .. name, prefix .. 'held:' .. name, prefix .. 'backlog:' .. name
+    local is_held, parked = call('EXISTS', held), redis.pcall('ZCARD', backlog)
+    found = {name = name, heads = heads, held = held, backlog = backlog, parked = parked, more = 0}
+    found.why = misfit(heads, 'hash') or is_held == 1 and misfit(held, 'zset')
+      or type(parked) ~= 'number' and misfit(backlog, 'zset')
+      or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash') or nil
+    found.holds = is_held == 1
+    endpoints[name], endpoints[#endpoints + 1] = found, found
+  end
+  return found
+end
+
+-- By key, whether there is a record, as the items so far leave it.
+local is_there = {}
+local function check_record(item)
+  local key = prefix .. 'delivery:' .. item.id
+  item.record_key = key
+  if is_there[key] == nil then
+    local found = call('TYPE', key).ok
+    if found ~= 'string' and found ~= 'none' then
+      return misfit(key, 'string')
+    end
+    is_there[key] = found == 'string'
+  end
 end
 
 local function check_chain(item)
@@ -72,20 +101,15 @@ local function check_chain(item)
   if not intent then
     return sub(item.chain, 1, 200) .. ' is no chain'
   end
-  item.ordered = intent == item.chain
-  -- Chain::count_field, Chain::head_field and the member of `held`. A blank is in no id and sorts before all of their
-  -- characters, so the range of one intent never reaches into that of a longer one.
+  item.of, item.intent, item.ordered = endpoint_of(item.endpoint), intent, intent == item.chain
+  -- Chain::head_field.
   item.head = item.ordered and intent or '~' .. item.entry
-  item.intent, item.held_member = intent, intent .. ' ' .. item.padded
-  local endpoint = item.endpoint
-  item.chains, item.heads = prefix .. 'chains:' .. endpoint, prefix .. 'heads:' .. endpoint
-  item.held, item.backlog = prefix .. 'held:' .. endpoint, prefix .. 'backlog:' .. endpoint
-  return why_unusable(item.chains, 'hash') or why_unusable(item.heads, 'hash') or why_unusable(item.held, 'zset')
-    or why_unusable(item.backlog, 'zset') or why_unusable(item.record_key, 'string')
-    or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash') or nil
+  item.singles = not item.ordered and prefix .. 'singles:' .. item.endpoint
+  return item.of.why or item.singles and why_unusable(item.singles, 'hash') or check_record(item)
 end
 
 local function check_dead(item)
+  item.letter_key, item.dead_of = prefix .. 'dead-letter:' .. item.id, prefix .. 'dead:' .. item.endpoint
   return why_unusable(dead, 'zset') or why_unusable(item.dead_of, 'zset') or why_unusable(item.letter_key, 'string')
 end
 
@@ -170,30 +194,41 @@ local function put(item)
   if item.place == 'claimed' then
     call('ZADD', claimed, now_text, item.id)
   elseif item.place == 'backlog' then
-    call('ZADD', item.backlog, 0, item.padded)
+    item.of.parked = item.of.parked + call('ZADD', item.of.backlog, 0, pad(item.entry))
   else
     call('ZADD', due, whole(now + (item.due_in or 0)), item.id)
   end
 end
 
+-- It stands at one place only. Most are claimed, and where millions are due a look for one in vain is dear.
 local function lift(item)
-  call('ZREM', due, item.id)
-  call('ZREM', claimed, item.id)
-  call('ZREM', item.backlog, item.padded)
+  if call('ZREM', claimed, item.id) == 1 then
+    return
+  end
+  local of = item.of
+  local was_parked = of.parked > 0 and call('ZREM', of.backlog, pad(item.entry)) or 0
+  of.parked = of.parked - was_parked
+  if was_parked == 0 then
+    call('ZREM', due, item.id)
+  end
 end
 
-local function lower(key, field)
-  if call('HINCRBY', key, field, -1) <= 0 then
-    call('HDEL', key, field)
-  end
+-- The member of `held`. A blank is in no id and sorts before all of their characters, so the range of one intent never
+-- reaches into that of a longer one.
+local function held_member(item)
+  return item.intent .. ' ' .. pad(item.entry)
 end
 
 -- A new record joins its chain. One that is to be held but has nothing before it is due at once.
 local function begin(item)
-  call('HINCRBY', unfinished, item.endpoint, 1)
-  call('HINCRBY', item.chains, item.chain, 1)
-  if call('HSETNX', item.heads, item.head, item.entry) == 0 then
-    call('ZADD', item.held, 0, item.held_member)
+  local of = item.of
+  of.more = of.more + 1
+  if item.singles then
+    call('HINCRBY', item.singles, item.chain, 1)
+  end
+  if call('HSETNX', of.heads, item.head, item.entry) == 0 then
+    call('ZADD', of.held, 0, held_member(item))
+    of.holds = true
   else
     put(item)
   end
@@ -201,35 +236,48 @@ end
 
 -- A record that is there changes its place if it is its chain's head: what is held stays held.
 local function place(item)
-  if item.place ~= 'held' and call('HGET', item.heads, item.head) == item.entry then
+  if item.place ~= 'held' and call('HGET', item.of.heads, item.head) == item.entry then
     lift(item)
     put(item)
   end
 end
 
+local function write_record(item)
+  call('SET', item.record_key, item.record)
+  if is_there[item.record_key] then
+    place(item)
+  else
+    is_there[item.record_key] = true
+    begin(item)
+  end
+end
+
 local function finish(item)
-  if call('DEL', item.record_key) == 0 then
+  if not is_there[item.record_key] then
     return
   end
+  call('DEL', item.record_key)
+  is_there[item.record_key] = false
   lift(item)
-  lower(unfinished, item.endpoint)
-  lower(item.chains, item.chain)
-  if call('HGET', item.heads, item.head) ~= item.entry then
-    call('ZREM', item.held, item.held_member)
+  local of = item.of
+  of.more = of.more - 1
+  if item.singles and call('HINCRBY', item.singles, item.chain, -1) <= 0 then
+    call('HDEL', item.singles, item.chain)
+  end
+  if call('HGET', of.heads, item.head) ~= item.entry then
+    call('ZREM', of.held, held_member(item))
     return
   end
-  call('HDEL', item.heads, item.head)
-  if not item.ordered then
+  local next_member = item.ordered and of.holds
+    and call('ZRANGEBYLEX', of.held, '[' .. item.intent .. ' ', '(' .. item.intent .. '!', 'LIMIT', 0, 1)[1]
+  if not next_member then
+    call('HDEL', of.heads, item.head)
     return
   end
-  local range = {item.held, '[' .. item.intent .. ' ', '(' .. item.intent .. '!', 'LIMIT', 0, 1}
-  local next_member = call('ZRANGEBYLEX', unpack(range))[1]
-  if next_member then
-    local entry = unpad(sub(next_member, #item.intent + 2))
-    call('ZREM', item.held, next_member)
-    call('HSET', item.heads, item.head, entry)
-    call('ZADD', due, now_text, entry .. ':' .. item.endpoint)
-  end
+  local entry = unpad(sub(next_member, #item.intent + 2))
+  call('ZREM', of.held, next_member)
+  call('HSET', of.heads, item.head, entry)
+  call('ZADD', due, now_text, entry .. ':' .. of.name)
 end
 
 local function forget_letter(item)
@@ -296,17 +344,9 @@ end
 
 local APPLY = {
   finish = finish,
-  keep = function(item)
-    local is_new = call('EXISTS', item.record_key) == 0
-    call('SET', item.record_key, item.record)
-    if is_new then
-      begin(item)
-    else
-      place(item)
-    end
-  end,
+  keep = write_record,
   move = function(item)
-    if call('EXISTS', item.record_key) == 1 then
+    if is_there[item.record_key] then
       place(item)
     end
   end,
@@ -317,10 +357,9 @@ local APPLY = {
     finish(item)
   end,
   revive = function(item)
-    if forget_letter(item) and call('EXISTS', item.record_key) == 0 then
-      call('SET', item.record_key, item.record)
+    if forget_letter(item) and not is_there[item.record_key] then
       item.place = 'held'
-      begin(item)
+      write_record(item)
     end
   end,
   discard = forget_letter,
@@ -420,14 +459,13 @@ if not summary.err then
   call('SET', KEYS[3], summary[2] and before(summary[2]) or last_read)
 end
 
-local answer, touched = {'SETTLED', now, next_due(due), summary.err and 1 or 0}, {}
-for _, item in ipairs(items) do
-  local endpoint = item.chain and item.endpoint
-  if endpoint and not touched[endpoint] then
-    touched[endpoint] = true
-    local at = #answer
-    answer[at + 1], answer[at + 2] = endpoint, tonumber(call('HGET', unfinished, endpoint) or 0)
-    answer[at + 3] = call('ZCARD', item.backlog)
+local answer = {'SETTLED', now, next_due(due), summary.err and 1 or 0}
+for _, of in ipairs(endpoints) do
+  local count = call('HINCRBY', unfinished, of.name, of.more)
+  if count <= 0 then
+    call('HDEL', unfinished, of.name)
   end
+  local at = #answer
+  answer[at + 1], answer[at + 2], answer[at + 3] = of.name, math.max(0, count), of.parked
 end
 return answer

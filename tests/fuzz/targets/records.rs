@@ -11,7 +11,7 @@ pub fn run(input: &[u8]) {
     let record = Bytes::copy_from_slice(input);
     if let Ok(mut delivery) = Delivery::from_record(&record) {
         assert_eq!(Delivery::from_record(&delivery.to_record()).ok().as_ref(), Some(&delivery));
-        let _ = (delivery.chain().count_field(), delivery.chain().head_field());
+        let _ = (delivery.chain().name(), delivery.chain().head_field());
         // What every owner does with it next.
         let number = delivery.next_attempt();
         if let Some(report) = delivery.history.first().cloned() {
