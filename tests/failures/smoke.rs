@@ -20,3 +20,14 @@ async fn two_hundred_events_reach_ten_endpoints_signed_and_in_order_and_leave_no
     assert_eq!(herald.get("/readyz").map(|(status, _)| status), Some(200));
     assert!(herald.stop().await.success());
 }
+
+/// With them a connection that waits costs twice the memory.
+#[tokio::test]
+async fn a_worker_asks_for_no_huge_pages() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", herald.pid())).unwrap();
+    assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+}
