@@ -8,8 +8,9 @@ const FRESH: usize = 2_048;
 /// Deliveries with a record that wait in memory or are in quick flight, at which claiming and looking at backlogs stops.
 const KEPT: usize = 2_048;
 
-/// Flights to receivers that have not shown that they answer, or that keep us waiting. A flight costs some 20 KB, most of
-/// it for its connection: together 40 MB.
+/// Flights to receivers that have not shown that they answer, or that keep us waiting. One costs 23 KB, nearly all of it for
+/// its connection: a buffer of 8 KiB each for what is read and written, 9 KiB for the way of a request into it, 3 KiB for the
+/// attempt. With the quarter by which they may be overfull that makes 60 MB.
 const SLOW: usize = 2_048;
 
 /// Operations that wait for a settle at which reading stops: four batches.
@@ -37,6 +38,11 @@ impl Budget {
 /// A flight that has lasted so long is slow.
 const SLOW_AFTER_MS: u64 = 1_000;
 
+/// So long a receiver that never failed is counted among the new. Most answer within this, their connection and TLS
+/// included; who does not keeps its seat, and leaves the place of a new one to the next. With the 512 places of the new
+/// two thousand unknown receivers a second may be met, although all of them hang.
+const NEW_FOR_MS: u64 = 250;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
     /// Without record: nothing else is read while it is used up.
@@ -48,6 +54,8 @@ pub struct Budgets {
     pub outbox: Budget,
     /// A flight that has lasted so long keeps us waiting.
     pub slow_after_ms: u64,
+    /// A new receiver that has not answered for so long leaves its place to another new one.
+    pub new_for_ms: u64,
 }
 
 impl Budgets {
@@ -59,6 +67,7 @@ impl Budgets {
             slow: Budget { count: SLOW, bytes: body_bytes / 4 },
             outbox: Budget { count: OUTBOX, bytes: OUTBOX_BYTES },
             slow_after_ms: SLOW_AFTER_MS,
+            new_for_ms: NEW_FOR_MS,
         }
     }
 

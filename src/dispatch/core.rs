@@ -236,6 +236,8 @@ pub struct Core {
     shares: Shares,
     /// When each flight becomes a slow one, if it has not ended.
     young: VecDeque<(u64, Token)>,
+    /// When each flight to a new receiver leaves its place to another, if it has not ended.
+    unanswered: VecDeque<(u64, Token)>,
     waiters_at: u64,
     carried: HashMap<CarriedId, Carried>,
     fingerprints: foldhash::fast::RandomState,
@@ -284,6 +286,7 @@ impl Core {
             seats: HashMap::default(),
             shares: Shares::new(&budgets),
             young: VecDeque::new(),
+            unanswered: VecDeque::new(),
             waiters_at: 0,
             carried: HashMap::default(),
             fingerprints: foldhash::fast::RandomState::default(),

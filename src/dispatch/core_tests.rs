@@ -515,6 +515,32 @@ fn who_hangs_takes_no_more_than_its_accounts_share_and_costs_a_new_one_nothing()
 }
 
 #[test]
+fn new_ones_that_do_not_answer_at_once_leave_their_places_to_the_next_and_are_not_doubted_for_it() {
+    const AT_ONCE_MS: u64 = 250;
+    let mut core = small(64);
+    let mut met = 0;
+    // Each of an account and host of its own: only the places of the new are few.
+    for round in 0..4 {
+        for n in 16 * round..16 * (round + 1) {
+            let id = format!("ep_{n}");
+            stand(
+                &mut core,
+                &id,
+                endpoint(&id, |endpoint| {
+                    endpoint.account = format!("acc_{n}").parse().unwrap();
+                    endpoint.url = format!("https://shop-{n}.example/");
+                }),
+            );
+            admit(&mut core, n + 1, &id, "pi_1");
+        }
+        met += sends(&mut core, round * AT_ONCE_MS).len();
+        core.tick((round + 1) * AT_ONCE_MS);
+    }
+    assert_eq!(met, 64, "new receivers were kept from being asked by others that had not answered yet");
+    assert!(core.lanes().skip(16).all(|(_, lane)| lane.trust == Trust::New));
+}
+
+#[test]
 fn who_keeps_us_waiting_is_doubted_whatever_it_answers() {
     let mut core = core(|_| {});
     let trust = |core: &Core| core.lanes().next().unwrap().1.trust;

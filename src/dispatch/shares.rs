@@ -19,9 +19,9 @@ const HOST_PART: usize = 4;
 /// Of each share a quarter is for those who never failed.
 const NEW_PART: usize = 4;
 
-/// A flight that becomes slow keeps its seat and is counted with the doubted, so that the seats of the new are soon free
-/// again; beyond this multiple of a share even the new wait.
-const OVERFULL: usize = 2;
+/// A flight to a new receiver keeps its seat when it is not answered at once, and is counted with the doubted from then on,
+/// so that the seats of the new are soon free again; when a share is overfull by this part of it even the new wait.
+const OVERFULL_PART: usize = 4;
 
 /// Waiters are looked at again at least so often, whether or not a seat was given back.
 pub const LOOK_EVERY_MS: u64 = 50;
@@ -104,7 +104,7 @@ impl Shares {
         Seat { holder: holder.clone(), class, bytes }
     }
 
-    /// Its flight keeps us waiting: it is no longer one of the new.
+    /// Its flight is not answered at once: its place is for another of the new.
     pub fn doubt(&mut self, seat: &mut Seat) {
         if seat.class == Class::New {
             self.leave(seat);
@@ -213,7 +213,8 @@ impl Shares {
                 bytes: share.bytes.saturating_sub(for_new.bytes).max(1),
             },
         };
-        let most = Budget { count: OVERFULL * share.count, bytes: share.bytes.saturating_mul(OVERFULL) };
+        let more = share.part(OVERFULL_PART);
+        let most = Budget { count: share.count + more.count, bytes: share.bytes.saturating_add(more.bytes) };
         limit.has_room(scope.held[class as usize]) && most.has_room(scope.used())
     }
 }
@@ -305,7 +306,7 @@ mod tests {
                 shares.doubt(&mut seat);
             }
         }
-        assert_eq!(shares.held(), OVERFULL * 64);
+        assert_eq!(shares.held(), 64 + 64 / OVERFULL_PART);
         seats.iter().for_each(|seat| shares.leave(seat));
         assert!(shares.has_seat(&holder(200, 200, 200), Class::New));
     }

@@ -335,6 +335,7 @@ fn budgets(seed: u64) -> Budgets {
         outbox: few(whole.outbox.bytes),
         // Less than a receiver that hangs takes.
         slow_after_ms: 100,
+        new_for_ms: 25,
     }
 }
 

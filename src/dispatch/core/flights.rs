@@ -42,6 +42,9 @@ impl Core {
         lane.started(now, token);
         let trust = lane.trust;
         self.count_out(id);
+        if trust == Trust::New {
+            self.unanswered.push_back((now + self.budgets.new_for_ms, token));
+        }
         self.seats.extend(seat.map(|seat| (token, seat)));
         self.flights.insert(token, id);
         self.young.push_back((now + self.budgets.slow_after_ms, token));
@@ -60,6 +63,12 @@ impl Core {
         {
             self.young.pop_front();
             self.becomes_slow(token);
+        }
+        while let Some((at, token)) = self.unanswered.front().copied()
+            && at <= now
+        {
+            self.unanswered.pop_front();
+            self.leaves_place(token);
         }
         while let Some((at, job)) = self.ageing.front().copied()
             && at <= now
@@ -94,18 +103,24 @@ impl Core {
         let alarm = self.alarms.peek().map(|std::cmp::Reverse((at, _))| *at);
         let ageing = self.ageing.front().map(|(at, _)| *at);
         let young = self.young.front().map(|(at, _)| *at);
+        let unanswered = self.unanswered.front().map(|(at, _)| *at);
         let waiters = self.shares.has_waiters().then_some(self.waiters_at);
         let again = self.again.first().map(|(at, _)| *at);
-        [alarm, ageing, young, waiters, again].into_iter().flatten().min()
+        [alarm, ageing, young, unanswered, waiters, again].into_iter().flatten().min()
+    }
+
+    /// Its receiver is not judged yet, but another new one may take its place. None if it has ended.
+    fn leaves_place(&mut self, token: Token) {
+        if let Some(seat) = self.seats.get_mut(&token) {
+            self.shares.doubt(seat);
+        }
     }
 
     /// Its receiver keeps us waiting, whatever it answers in the end.
     fn becomes_slow(&mut self, token: Token) {
         let Some(id) = self.flights.get(&token).copied() else {
             // Of an earlier term, or it has ended.
-            if let Some(seat) = self.seats.get_mut(&token) {
-                self.shares.doubt(seat);
-            }
+            self.leaves_place(token);
             return;
         };
         self.count_out(id);

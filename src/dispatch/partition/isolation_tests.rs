@@ -209,7 +209,9 @@ fn check(register: &Register, good: usize, bad: &[String], bad_a_ms: usize, why:
     println!("{why}: p50 {half} ms, p99 {most} ms, all {all} ms; {} jobs, {} slow", run.most_jobs, run.most_slow);
     assert!(half <= 2 && most <= 20, "{why}: the healthy wait {half} ms, {most} ms, {all} ms");
     let budgets = Budgets::of(64 << 20);
-    assert!(run.most_slow <= 2 * budgets.slow.count, "{why}: {} slow flights", run.most_slow);
+    // Overfull by a quarter, beside what was quick before it was slow.
+    let most_slow = budgets.slow.count + budgets.slow.count / 4;
+    assert!(run.most_slow <= most_slow, "{why}: {} slow flights", run.most_slow);
     assert!(run.most_jobs <= budgets.flights() + SLICE + READ_MAX, "{why}: {} jobs", run.most_jobs);
 }
 
