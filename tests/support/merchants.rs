@@ -43,14 +43,19 @@ pub struct Arrival {
 pub struct Reply {
     pub status: u16,
     pub after: Duration,
+    /// It answers only when its endpoint is healed.
+    pub hangs: bool,
     pub retry_after_s: Option<u32>,
 }
 
 impl Reply {
     pub const OK: Self = Self::status(200);
 
+    /// Takes the request, and answers 200 once its endpoint is healed.
+    pub const HANGS: Self = Self { hangs: true, ..Self::OK };
+
     pub const fn status(status: u16) -> Self {
-        Self { status, after: Duration::ZERO, retry_after_s: None }
+        Self { status, after: Duration::ZERO, hangs: false, retry_after_s: None }
     }
 
     pub const fn after(self, after: Duration) -> Self {
@@ -90,6 +95,11 @@ impl Log {
         self.delivered.iter().filter(|(to, _)| to == endpoint).count()
     }
 
+    /// Arrivals, and how many of them have been neither answered nor given up.
+    pub fn asked_and_open(&self) -> (usize, usize) {
+        (self.arrivals.len(), self.open.values().map(|(open, _)| *open as usize).sum())
+    }
+
     /// First arrivals that came after a later event of their intent. Events' ids sort in the order of the stream.
     pub fn out_of_order(&self) -> Vec<String> {
         let mut newest: HashMap<(&str, &str), &Arrival> = HashMap::new();
@@ -115,6 +125,8 @@ struct Shared {
     rules: Mutex<HashMap<String, Rule>>,
     secret: String,
     changed: watch::Sender<u64>,
+    /// Counts the healings: those that hang look whether they are meant.
+    healed: watch::Sender<u64>,
 }
 
 /// The merchants; they end with this value.
@@ -140,6 +152,7 @@ impl Merchants {
             rules: Mutex::default(),
             secret: secret.to_owned(),
             changed: watch::channel(0).0,
+            healed: watch::channel(0).0,
         });
         let serving = shared.clone();
         let accepting = tokio::spawn(async move {
@@ -166,6 +179,7 @@ impl Merchants {
 
     pub fn heal(&self, endpoint: &str) {
         self.shared.rules.lock().unwrap().remove(endpoint);
+        self.shared.healed.send_modify(|count| *count += 1);
     }
 
     pub fn log(&self) -> MutexGuard<'_, Log> {
@@ -236,6 +250,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let closing = Closing { shared: &shared, endpoint: &endpoint, chain: &chain };
     if reply.after > Duration::ZERO {
         tokio::time::sleep(reply.after).await;
+    }
+    if reply.hangs {
+        let mut healed = shared.healed.subscribe();
+        let is_healed = |_: &u64| !shared.rules.lock().unwrap().contains_key(&endpoint);
+        // The merchants live as long as their requests.
+        let _ = healed.wait_for(is_healed).await;
     }
     {
         let mut log = shared.log.lock().unwrap();
