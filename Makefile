@@ -53,6 +53,6 @@ setup: tools
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) fuzz/run
 
-# Every scenario with its faults, the simulator, its mutations and the fuzz targets, with one table at the end.
-prove: tools
+# Every scenario with its faults, a real nginx, the simulator, its mutations and the fuzz targets, with one table at the end.
+prove: setup
 	@MINUTES=$(MINUTES) SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) SEED=$(SEED) deploy/prove

@@ -1,7 +1,6 @@
 //! The registry against a real Redis: changes, import and export, and the follower in every kind of trouble.
 
 #[path = "receiver/mod.rs"]
-#[allow(dead_code, reason = "the sender's tests use the rest")]
 mod receiver;
 mod support;
 

@@ -1,4 +1,4 @@
-//! What `deploy/setup` does to a machine, on one that is made up: every program that it calls is a script of the test.
+//! What `deploy/setup` and `deploy/install` do to a machine, on one that is made up: every program that it calls is a script of the test.
 
 use std::{
     fs,
@@ -51,7 +51,12 @@ impl Machine {
     }
 
     fn set_up(&self) -> Output {
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/setup"));
+        self.run("setup", &[])
+    }
+
+    fn run(&self, script: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(script));
+        command.args(arguments);
         command.env_clear().env("PATH", self.path("bin")).env("POLICY_RC_D", self.path("policy-rc.d"));
         command.env("NOTES", self.path("notes")).env("MADE", self.path("made")).stdin(Stdio::null());
         command.output().unwrap()
@@ -105,4 +110,23 @@ fn an_install_that_fails_leaves_no_policy_behind() {
     machine.program("apt-get", "exit 100");
     assert!(!machine.set_up().status.success());
     assert!(!machine.path("policy-rc.d").exists());
+}
+
+#[test]
+fn the_web_server_that_tests_need_stays_off() {
+    let machine = Machine::new();
+    assert!(machine.run("install", &["a remedy", "nodejs", "nginx"]).status.success());
+    let notes = machine.notes();
+    assert!(notes.contains("nodejs nginx; may start: 101"), "{notes}");
+    assert!(notes.contains("systemctl: disable --now nginx"), "{notes}");
+    assert!(!machine.path("policy-rc.d").exists());
+}
+
+#[test]
+fn without_a_package_manager_it_says_what_is_needed() {
+    let machine = Machine::new();
+    fs::remove_file(machine.path("bin/apt-get")).unwrap();
+    let output = machine.run("install", &["a web server", "nginx"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("please install a web server;"), "{output:?}");
 }

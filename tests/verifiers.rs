@@ -10,7 +10,6 @@ mod merchants;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "receiver/mod.rs"]
-#[allow(dead_code, reason = "each test binary uses a part of this")]
 mod receiver;
 #[path = "support/mod.rs"]
 mod support;

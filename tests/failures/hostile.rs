@@ -2,7 +2,6 @@
 //! outcome is told by its name.
 
 #[path = "../receiver/mod.rs"]
-#[allow(dead_code, reason = "the sender's tests use the rest")]
 mod receiver;
 
 use std::{fs, time::Duration};

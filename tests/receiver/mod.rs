@@ -1,4 +1,5 @@
 //! Receivers of every temper on real sockets: each is a task per connection that does whatever a test wants with it.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
     future::Future,
@@ -171,13 +172,29 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// A certificate for `name` and its key, both as PEM, for a server that is not ours.
+    pub fn certificate(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
     /// A receiver's TLS with a certificate for `name`, changed by `change` before it is signed.
     pub fn acceptor(&self, name: &str, alpn: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
+        Arc::new(self.server_config(name, alpn, change)).into()
+    }
+
+    pub fn server_config(
+        &self,
+        name: &str,
+        alpn: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> ServerConfig {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        acceptor(certificate.der().clone(), &key, alpn)
+        server_config(certificate.der().clone(), &key, alpn)
     }
 }
 
@@ -199,6 +216,10 @@ pub fn self_signed_acceptor(name: &str) -> TlsAcceptor {
 }
 
 fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[&str]) -> TlsAcceptor {
+    Arc::new(server_config(certificate, key, alpn)).into()
+}
+
+fn server_config(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[&str]) -> ServerConfig {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -207,5 +228,5 @@ fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[&str]) 
         .with_single_cert(vec![certificate], key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    TlsAcceptor::from(Arc::new(config))
+    config
 }

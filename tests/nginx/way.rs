@@ -1,0 +1,99 @@
+//! A way to a receiver that takes its time: what goes in comes out later, in its order, ends and resets as well. Moves
+//! bytes; knows nothing of what they mean. Needs no rights, as a slower network device would.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// Reads that are on their way in one direction of a connection. A test's requests are few and small.
+const ON_THE_WAY: usize = 1024;
+
+const READ_BYTES: usize = 16 * 1024;
+
+enum Part {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+}
+
+/// It ends with this value.
+pub struct Way {
+    pub address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Way {
+    pub async fn start(to: SocketAddr, delay: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(pass_both(near, to, delay));
+            }
+        });
+        Self { address, accepting }
+    }
+}
+
+async fn pass_both(near: TcpStream, to: SocketAddr, delay: Duration) {
+    // TCP's own greeting crosses twice before the first byte may set out.
+    tokio::time::sleep(2 * delay).await;
+    let Ok(far) = TcpStream::connect(to).await else { return near.set_zero_linger().unwrap_or_default() };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let (from_near, to_near) = near.into_split();
+    let (from_far, to_far) = far.into_split();
+    // A reset ends both directions at once.
+    let _ = tokio::try_join!(pass(from_near, to_far, delay), pass(from_far, to_near, delay));
+}
+
+struct WasReset;
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) -> Result<(), WasReset> {
+    let (send, mut on_the_way) = mpsc::channel::<(Instant, Part)>(ON_THE_WAY);
+    let reading = async move {
+        loop {
+            let mut bytes = vec![0; READ_BYTES];
+            let part = match from.read(&mut bytes).await {
+                Ok(0) => Part::End,
+                Ok(read) => Part::Bytes(bytes[..read].to_vec()),
+                Err(_) => Part::Reset,
+            };
+            let is_last = !matches!(part, Part::Bytes(_));
+            if send.send((Instant::now() + delay, part)).await.is_err() || is_last {
+                return Ok(());
+            }
+        }
+    };
+    let writing = async move {
+        while let Some((at, part)) = on_the_way.recv().await {
+            sleep_until(at).await;
+            match part {
+                Part::Bytes(bytes) => {
+                    to.write_all(&bytes).await.map_err(|_| WasReset)?;
+                }
+                Part::End => drop(to.shutdown().await),
+                Part::Reset => {
+                    let _ = to.as_ref().set_zero_linger();
+                    return Err(WasReset);
+                }
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(reading, writing).map(|_| ())
+}
