@@ -25,7 +25,7 @@ use tokio::task::LocalSet;
 
 use crate::events::Lives;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct BareArgs {
     /// Where the receiver is, such as http://127.0.0.1:8000
     target: String,

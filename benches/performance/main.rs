@@ -49,7 +49,7 @@ const DRAIN: Duration = Duration::from_secs(600);
 /// Requests in flight of which the loop is tried, to find what serves it best.
 const CONCURRENCIES: [usize; 4] = [16, 64, 256, 1024];
 
-#[derive(Parser)]
+#[derive(Parser, Clone)]
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
@@ -88,7 +88,7 @@ struct Args {
     bench: bool,
 }
 
-#[derive(clap::Subcommand)]
+#[derive(clap::Subcommand, Clone)]
 enum Role {
     /// The receiver, as a process of its own
     Receiver,
@@ -132,12 +132,18 @@ fn measure(args: &Args) -> Result<()> {
                 say(round, *who, scheme, &drain);
                 results.add(*who, scheme, drain);
             }
-            let (drain, latency) = herald_drain(args, scheme, folder.path())?;
+            let (drain, latency) = herald_drain(args, scheme, args.endpoints, folder.path())?;
             say(round, Who::Herald, scheme, &drain);
             results.add(Who::Herald, scheme, drain);
             if let Some(latency) = latency {
                 eprintln!("  p50 {} µs, p99 {} µs at 1 000/s", latency.p50_us, latency.p99_us);
                 results.add_latency(latency);
+            }
+            if scheme == Scheme::Http && args.endpoints > 1 {
+                let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+                let (drain, _) = herald_drain(&Args { latency_seconds: 0, ..args.clone() }, scheme, 1, folder.path())?;
+                say(round, Who::HeraldToOne, scheme, &drain);
+                results.add(Who::HeraldToOne, scheme, drain);
             }
         }
     }
@@ -234,14 +240,14 @@ fn processes(loops: &[Bare]) -> Vec<&Process> {
     loops.iter().map(|one| &one.process).collect()
 }
 
-fn herald_drain(args: &Args, scheme: Scheme, folder: &Path) -> Result<(Drain, Option<Latency>)> {
+fn herald_drain(args: &Args, scheme: Scheme, endpoints: u64, folder: &Path) -> Result<(Drain, Option<Latency>)> {
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
     if !args.eager_receiver {
         receiver.stand_back()?;
     }
-    register(&redis, &receiver.url(scheme), args.endpoints)?;
+    register(&redis, &receiver.url(scheme), endpoints)?;
     let mut producer = redis.producer()?;
-    let mut lives = Lives::new(args.endpoints as usize, 2);
+    let mut lives = Lives::new(endpoints as usize, 2);
     producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
     let herald = Herald::start(&args.herald, &redis, &receiver, folder)?;
     let senders = [&herald.process];

@@ -15,10 +15,12 @@ pub enum Who {
     /// Posts with the client that reqwest is built on.
     LoopBelow,
     Herald,
+    /// To one endpoint alone, which is to get nearly what a hundred get.
+    HeraldToOne,
 }
 
 impl Who {
-    const ALL: [Self; 4] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald];
+    const ALL: [Self; 5] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald, Self::HeraldToOne];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -26,6 +28,7 @@ impl Who {
             Self::Loops => "two bare loops at a time",
             Self::LoopBelow => "bare loop without reqwest",
             Self::Herald => "Herald",
+            Self::HeraldToOne => "Herald to one endpoint alone",
         }
     }
 }
@@ -89,7 +92,7 @@ impl Results {
     fn sentences(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (scheme, than) in [(Scheme::Http, Who::Loop), (Scheme::Https, Who::Loop), (Scheme::Http, Who::Loops)] {
-            if let Some((ratio, least, most)) = self.ratio(scheme, than) {
+            if let Some((ratio, least, most)) = self.ratio([Who::Herald, than], scheme, |drain| drain.cpu_us) {
                 lines.push(format!(
                     "- Herald's CPU per delivery ÷ that of the {}, {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",
                     than.name(),
@@ -103,6 +106,14 @@ impl Results {
         }
         if let (Some(secure), Some(plain)) = (cpu(Who::Herald, Scheme::Https), cpu(Who::Herald, Scheme::Http)) {
             lines.push(format!("- Herald's CPU per delivery, HTTPS ÷ HTTP: **{:.2}**", secure / plain));
+        }
+        if let Some((ratio, least, most)) =
+            self.ratio([Who::HeraldToOne, Who::Herald], Scheme::Http, |drain| drain.rate)
+        {
+            lines.push(format!(
+                "- Herald's rate to one endpoint alone ÷ to {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",
+                self.endpoints
+            ));
         }
         let middle = |value: fn(&Latency) -> u64| middle(self.latencies.iter().map(|l| value(l) as f64).collect());
         if let (Some(p50), Some(p99)) = (middle(|l| l.p50_us), middle(|l| l.p99_us)) {
@@ -119,9 +130,9 @@ impl Results {
 
     /// The middle one, the least and the most of the rounds' own ratios: a round's two sides are seconds apart, and a shared
     /// machine's speed changes by the minute.
-    fn ratio(&self, scheme: Scheme, than: Who) -> Option<(f64, f64, f64)> {
-        let (heralds, others) = (self.of(Who::Herald, scheme), self.of(than, scheme));
-        let mut ratios: Vec<f64> = heralds.zip(others).map(|(herald, other)| herald.cpu_us / other.cpu_us).collect();
+    fn ratio(&self, [who, than]: [Who; 2], scheme: Scheme, value: fn(&Drain) -> f64) -> Option<(f64, f64, f64)> {
+        let both = self.of(who, scheme).zip(self.of(than, scheme));
+        let mut ratios: Vec<f64> = both.map(|(one, other)| value(one) / value(other)).collect();
         ratios.sort_by(f64::total_cmp);
         Some((*ratios.get(ratios.len() / 2)?, *ratios.first()?, *ratios.last()?))
     }
