@@ -186,8 +186,27 @@ pub struct Plan {
     /// Each intent's account.
     pub intents: Vec<usize>,
     pub budgets: Budgets,
+    /// An account whose events come without a pause, from [`STEADY_FROM_MS`] on until all others have what they are owed.
+    pub steady: Option<Steady>,
     pub actions: Vec<(u64, Action)>,
 }
+
+/// Its one endpoint, and its intents.
+#[derive(Debug, Clone)]
+pub struct Steady {
+    pub endpoint: usize,
+    pub intents: std::ops::Range<usize>,
+}
+
+/// An event of the steady account comes so often: always there is a new one to read, and one that is pending.
+pub const STEADY_EVERY_MS: u64 = 2;
+pub const STEADY_FROM_MS: u64 = 2_500;
+/// More than it has in flight at a time, so that they seldom wait for each other.
+const STEADY_INTENTS: usize = 64;
+
+/// What is fresh at most beside a steady account: it has what it needs, and a burst of any other has not.
+const STEADY_FRESH: usize = 256;
+const BURST: usize = 60;
 
 /// Until here things are done to a run; then everything heals.
 pub const ACTIVE_MS: u64 = 3_000;
@@ -213,6 +232,7 @@ impl Plan {
             endpoints,
             intents,
             budgets: budgets(seed),
+            steady: None,
             actions: Vec::new(),
         };
         // Now and then more at once than a lane queues.
@@ -243,8 +263,34 @@ impl Plan {
             }
             plan.actions.push((at, action));
         }
+        plan.beside_a_steady_account(accounts);
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// One run in 64 has an account whose events never pause, and others with more at once than they can take.
+    fn beside_a_steady_account(&mut self, accounts: usize) {
+        let mut chance = Chance::new(self.seed ^ 0x57ea_d1e5);
+        if !chance.one_in(64) {
+            return;
+        }
+        let first = self.intents.len();
+        self.steady = Some(Steady { endpoint: self.endpoints.len(), intents: first..first + STEADY_INTENTS });
+        self.intents.extend([accounts; STEADY_INTENTS]);
+        self.endpoints.push(EndpointPlan {
+            account: accounts,
+            ordered: true,
+            max_in_flight: 100,
+            rate_limit: None,
+            max_attempts: 8,
+            exists: true,
+        });
+        let whole = Budgets::of(1024 * 1024);
+        self.budgets = Budgets { fresh: Budget { count: STEADY_FRESH, ..whole.fresh }, ..whole };
+        for _ in 0..6 {
+            let (at, intent) = (chance.within(STEADY_FROM_MS, ACTIVE_MS), chance.below(first as u64) as usize);
+            self.actions.push((at, Action::Publish { intent, count: BURST }));
+        }
     }
 
     fn receiver(&self, chance: &mut Chance) -> Action {

@@ -41,7 +41,7 @@ use herald::{
 use super::{
     ledger::{Ledger, Owed, is_settled},
     mutation::{Mutation, carry_out, split},
-    plan::{ACTIVE_MS, Action, Chance, Manner, Net, Plan},
+    plan::{ACTIVE_MS, Action, Chance, Manner, Net, Plan, STEADY_EVERY_MS, STEADY_FROM_MS, Steady},
     tally::{Broken, Promise, Tally},
 };
 use registry::{Health, REGISTRY, Registry, Snapshot};
@@ -70,21 +70,70 @@ enum Slot {
 #[derive(Debug)]
 enum Event {
     Act(Action),
-    Wake { worker: usize, life: u32 },
-    Apply { worker: usize, life: u32, slot: Slot, redis: u32, call: Call, reply: bool, needs_client: bool },
-    Answer { worker: usize, life: u32, slot: Slot, term: Term, answer: Result<Answer, Failure> },
-    Arrive { worker: usize, life: u32, token: Token },
-    Ended { worker: usize, life: u32, token: Token, outcome: Outcome, took_ms: u64 },
-    Sync { worker: usize },
-    ConfirmRead { worker: usize, life: u32 },
-    Confirm { worker: usize, life: u32, found: (Registry, Health) },
-    Disable { endpoint: EndpointId, revision: u64 },
-    Remove { endpoint: EndpointId, revision: u64 },
-    Restart { worker: usize },
-    StopWaiting { worker: usize, life: u32 },
+    Wake {
+        worker: usize,
+        life: u32,
+    },
+    Apply {
+        worker: usize,
+        life: u32,
+        slot: Slot,
+        redis: u32,
+        call: Call,
+        reply: bool,
+        needs_client: bool,
+    },
+    Answer {
+        worker: usize,
+        life: u32,
+        slot: Slot,
+        term: Term,
+        answer: Result<Answer, Failure>,
+    },
+    Arrive {
+        worker: usize,
+        life: u32,
+        token: Token,
+    },
+    Ended {
+        worker: usize,
+        life: u32,
+        token: Token,
+        outcome: Outcome,
+        took_ms: u64,
+    },
+    Sync {
+        worker: usize,
+    },
+    ConfirmRead {
+        worker: usize,
+        life: u32,
+    },
+    Confirm {
+        worker: usize,
+        life: u32,
+        found: (Registry, Health),
+    },
+    Disable {
+        endpoint: EndpointId,
+        revision: u64,
+    },
+    Remove {
+        endpoint: EndpointId,
+        revision: u64,
+    },
+    Restart {
+        worker: usize,
+    },
+    StopWaiting {
+        worker: usize,
+        life: u32,
+    },
     RedisUp,
     PressureOver,
     RegistryBack,
+    /// The next event of the steady account.
+    Steady,
     Heal,
 }
 
@@ -157,6 +206,8 @@ pub struct World {
     duplicates: usize,
     allowance: usize,
     is_healed: bool,
+    /// Entries of the account whose events come without a pause, while they come.
+    steady: Option<BTreeSet<EntryId>>,
     /// Redis is at 90 % of its memory.
     is_pressed: bool,
     pub trace: Option<Vec<String>>,
@@ -221,6 +272,7 @@ impl World {
             duplicates: 0,
             allowance: 0,
             is_healed: false,
+            steady: plan.steady.is_some().then(BTreeSet::new),
             is_pressed: false,
             trace: None,
             violation: None,
@@ -257,6 +309,9 @@ impl World {
         }
         for (at, action) in world.plan.actions.clone() {
             world.after(at, Event::Act(action));
+        }
+        if world.steady.is_some() {
+            world.after(STEADY_FROM_MS, Event::Steady);
         }
         world.after(ACTIVE, Event::Heal);
         world
@@ -295,7 +350,8 @@ impl World {
     }
 
     fn has_ended(&self) -> bool {
-        is_settled(&self.model)
+        self.steady.is_none()
+            && is_settled(&self.model)
             && self.workers.iter().all(|worker| {
                 worker.partition.as_ref().is_none_or(|partition| {
                     !partition.is_owner() || (partition.tally().jobs == 0 && partition.core().outbox_len() == 0)
@@ -418,6 +474,7 @@ impl World {
             Event::RedisUp => self.is_down = false,
             Event::PressureOver => self.press(false),
             Event::RegistryBack => self.registry_comes_back(),
+            Event::Steady => self.goes_on_steadily(),
             Event::Heal => self.heal(),
         }
     }
@@ -450,6 +507,7 @@ fn addressee(event: &Event) -> Option<usize> {
         | Event::RedisUp
         | Event::PressureOver
         | Event::RegistryBack
+        | Event::Steady
         | Event::Heal => None,
     }
 }

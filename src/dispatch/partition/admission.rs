@@ -131,7 +131,7 @@ impl<D: Directory> Partition<D> {
         let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
         if of_pass {
-            self.deferral.admitted();
+            self.deferral.admitted(&arrival.event.account);
         }
         self.core.open_entry(now, arrival.entry, arrival.left() as u32);
     }

@@ -60,7 +60,7 @@ impl<D: Directory> Partition<D> {
             let chosen = match turn {
                 0 => self.settle(now, &term, SETTLE_DELAY_MS),
                 1 => self.claim(now, &term),
-                2 => self.read(&term),
+                2 => self.read(now, &term),
                 3 => self.backlog(now, &term),
                 4 => self.heads(now, &term),
                 5 => self.inbox(now, &term),
@@ -114,15 +114,16 @@ impl<D: Directory> Partition<D> {
         Some((Call::Claim { term: term.clone(), max: CLAIM_MAX }, Outstanding::Plain))
     }
 
-    pub(super) fn read(&mut self, term: &Term) -> Option<(Call, Outstanding)> {
+    pub(super) fn read(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         if !self.may_read() {
             return None;
         }
+        self.deferral.end_pass_at_its_end();
         // What was deferred and what is new take turns; what is pending from before the term comes before both.
         let is_turn_of_new = std::mem::take(&mut self.was_pass) && self.wants_new();
         let page = match (self.pending_after, is_turn_of_new) {
             (Some(_), _) | (None, true) => None,
-            (None, false) => self.deferral.next_page(),
+            (None, false) => self.deferral.next_page(now),
         };
         let (from, max, of_pass) = match (self.pending_after, page) {
             (Some(after), _) => (ReadFrom::Pending(after), READ_MAX, false),

@@ -71,6 +71,37 @@ impl World {
         self.check();
     }
 
+    /// The next event of the steady account, for as long as others still wait for what they are owed: nobody is behind those
+    /// that come without a pause.
+    pub(super) fn goes_on_steadily(&mut self) {
+        let (Some(Steady { endpoint, intents }), Some(entries)) = (self.plan.steady.clone(), &self.steady) else {
+            return;
+        };
+        let of_others = |entry: &EntryId| !entries.contains(entry);
+        let group = self.model.stream.groups.get(GROUP);
+        let read = group.map_or(EntryId::ZERO, |group| group.last_delivered);
+        let have_ended = self.is_healed
+            && group.is_some_and(|group| !group.pending.keys().any(of_others))
+            && !self.model.stream.entries.keys().filter(|entry| **entry > read).any(of_others)
+            && self.model.inbox.requests.is_empty()
+            && self.model.records.keys().all(|id| id.endpoint == endpoint_id(endpoint));
+        if have_ended {
+            self.steady = None;
+            return;
+        }
+        if !self.is_down && !self.model.full && self.health == Health::Whole {
+            let nth = self.events as usize % intents.len();
+            self.publish(intents.start + nth);
+            if let Some(entries) = &mut self.steady {
+                entries.insert(self.model.stream.last_generated);
+            }
+            // Redis tells at once that the stream has changed.
+            let partitions = self.workers.iter_mut().filter_map(|worker| worker.partition.as_mut());
+            partitions.for_each(|partition| partition.stirred(true, false));
+        }
+        self.after(STEADY_EVERY_MS, Event::Steady);
+    }
+
     pub(super) fn publish(&mut self, intent: usize) {
         let account = self.plan.intents[intent];
         let number = self.events;
@@ -112,6 +143,9 @@ impl World {
             self.tally.count("ids_given_again");
         }
         self.published.insert(entry);
+        if let Some(entries) = &mut self.steady {
+            entries.remove(&entry);
+        }
         self.model.publish(entry, body);
         self.wake_all();
         entry
