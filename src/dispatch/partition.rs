@@ -328,6 +328,8 @@ pub struct Partition<D> {
     asked_at: u64,
     /// What is due too late, and has to be made due earlier.
     pulls: VecDeque<Pull>,
+    /// Not before this: the last one failed.
+    pulls_at: u64,
     pull_at: u64,
     /// It has heard no time of Redis before this term: whether the clock was set back meanwhile only Redis can tell.
     is_newcomer: bool,
@@ -395,6 +397,7 @@ impl<D: Directory> Partition<D> {
             clock: RedisClock::default(),
             asked_at: 0,
             pulls: VecDeque::new(),
+            pulls_at: 0,
             pull_at: 0,
             is_newcomer: false,
             bound: None,
@@ -458,7 +461,12 @@ impl<D: Directory> Partition<D> {
                 self.happenings.push(Happening::RedisFull);
             }
             Err(Failure::Full) => self.end_term(now, "Redis is full".to_owned()),
-            Err(Failure::Unknown(why)) => self.end_term(now, why),
+            Err(Failure::Unknown(why)) => {
+                if let Outstanding::PullIn(pull) = outstanding {
+                    self.pulls_again(pull);
+                }
+                self.end_term(now, why);
+            }
             // These check everything before they change anything: what is wrong is one endpoint's or one job's, and
             // no reason to end everybody's term.
             Err(Failure::Script(why))
@@ -482,6 +490,10 @@ impl<D: Directory> Partition<D> {
 
     fn job_failed(&mut self, now: u64, outstanding: Outstanding, why: String) {
         match outstanding {
+            Outstanding::PullIn(pull) => {
+                self.pulls_at = now + PULL_EVERY_MS;
+                self.pulls_again(pull);
+            }
             Outstanding::Heads(endpoint) => self.core.ends_later(&endpoint),
             // It can not be looked at before the next term; the others' can.
             Outstanding::Backlog(endpoint, _) => self.core.looked_at_backlog(now, &endpoint, None),
@@ -489,13 +501,21 @@ impl<D: Directory> Partition<D> {
             | Outstanding::Release
             | Outstanding::Plain
             | Outstanding::Job
-            | Outstanding::PullIn(_)
             | Outstanding::Read { .. }
             | Outstanding::Ask
             | Outstanding::Settle => {}
         }
         self.ending_at = now + ENDING_EVERY_MS;
         self.happenings.push(Happening::JobFailed { why });
+    }
+
+    /// It is not known whether anything was made due earlier. Where it was, it is tried somewhat too early now; where it was
+    /// not, it would be tried as much too late as the clock was set back. A look at what nobody can have meant comes again by
+    /// itself.
+    fn pulls_again(&mut self, pull: Pull) {
+        if pull.by_ms != NO_AGE_MS {
+            self.pulls.push_front(pull);
+        }
     }
 
     /// The next renewal, to be made beside the other calls.
@@ -651,7 +671,7 @@ impl<D: Directory> Partition<D> {
         self.core.tally()
     }
 
-    /// Entries that wait in the stream for their account to take more; not fewer.
+    /// Entries that wait in the stream for their account to take more.
     pub fn deferred(&self) -> usize {
         self.deferral.entries()
     }
@@ -709,7 +729,8 @@ impl<D: Directory> Partition<D> {
         let slice = (may_admit && self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed)).then_some(0);
         let fixed = [self.trim_at, self.inbox_at, self.expire_at, self.pull_at];
         let look = self.deferral.next_look();
-        let maybe = [due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];
+        let pull = (!self.pulls.is_empty()).then_some(self.pulls_at);
+        let maybe = [pull, due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];
         fixed.into_iter().chain(maybe.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 
@@ -740,7 +761,9 @@ impl<D: Directory> Partition<D> {
         self.staged = None;
         self.deferral = Deferral::default();
         // An answer to a call of this term that still comes is not expected any more.
-        self.outstanding = None;
+        if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
+            self.pulls_again(pull);
+        }
         if self.term.take().is_some() {
             self.core.end_term();
             self.happenings.push(Happening::TermEnded { why });

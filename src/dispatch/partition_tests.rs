@@ -355,7 +355,7 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
     let read = |partition: &mut Partition<&Known>| {
         let term = partition.term.clone().unwrap();
         partition.more_entries = true;
-        match partition.read(&term) {
+        match partition.read(10, &term) {
             Some((Call::Read { max, .. }, _)) => max,
             other => panic!("{other:?} is no read"),
         }
@@ -683,4 +683,38 @@ fn an_owner_that_comes_after_the_clock_was_set_back_lets_nothing_wait_longer_for
         call.into_iter().for_each(|call| next.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
     }
     assert!(next.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
+}
+
+#[test]
+fn a_pull_in_that_was_not_answered_is_asked_for_again() {
+    const HOUR_MS: u64 = 3_600_000;
+    for failure in [
+        Failure::Unknown("no answer came".to_owned()),
+        Failure::Script("out of memory".to_owned()),
+        Failure::Malformed("no answer to a question".to_owned()),
+    ] {
+        let known = Known::with_endpoint();
+        let (mut partition, mut model) = (partition(&known), Model::default());
+        publish(&mut model, 1);
+        drive_at(&mut partition, &mut model, 10, 3 * HOUR_MS);
+        let send = partition.next_send(10).unwrap();
+        partition.attempted(11, send.token, failed());
+        drive_at(&mut partition, &mut model, 20, 3 * HOUR_MS + 10);
+        // An hour back, and what would make up for it is lost on its way.
+        let mut lost = 0;
+        for now in (100..20_000).step_by(100) {
+            model.now_ms = 2 * HOUR_MS + now;
+            while let Some(call) = partition.next_call(now) {
+                let is_lost =
+                    matches!(&call, Call::PullIn { by_ms, .. } if *by_ms < NO_AGE_MS && *by_ms > 0) && lost == 0;
+                lost += usize::from(is_lost);
+                partition.answered(now, if is_lost { Err(failure.clone()) } else { model.call(&call) });
+            }
+            let call = partition.next_renewal(now);
+            call.into_iter()
+                .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+        }
+        assert_eq!(lost, 1);
+        assert!(partition.next_send(20_000).is_some(), "{failure:?}: due {:?}, and it is {}", model.due, model.now_ms);
+    }
 }

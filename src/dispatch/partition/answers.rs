@@ -11,6 +11,8 @@ impl<D: Directory> Partition<D> {
             (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. }) => {
                 self.is_taken = true;
                 self.core.forget_carried();
+                // Its due times are another's now, who saw the clock step by himself.
+                self.pulls.clear();
                 self.errands.push(Errand::AbortFlights);
                 self.phase = Phase::Waiting { at: now + left_ms.clamp(1, ACQUIRE_EVERY_MS) };
             }
@@ -110,7 +112,7 @@ impl<D: Directory> Partition<D> {
         self.asked_at = sent;
         self.is_newcomer |= self.clock.is_new();
         self.hear_time(now, now_ms);
-        self.pull_at = now;
+        (self.pull_at, self.pulls_at) = (now, now);
         self.is_taken = false;
         self.term = self.own_values.back().cloned();
         self.lease_until = self.lease_end(sent);

@@ -195,7 +195,9 @@ impl<D: Directory> Partition<D> {
             self.pull_at = now + PULL_EVERY_MS;
             self.pulls.push_back(self.unmeant(now));
         }
-        if let Some(pull) = self.pulls.pop_front() {
+        if now >= self.pulls_at
+            && let Some(pull) = self.pulls.pop_front()
+        {
             let Pull { from_ms, by_ms, step_ms } = pull;
             let max = if by_ms > 0 { MAX_BATCH } else { 0 };
             return Some((Call::PullIn { term, from_ms, by_ms, max, step_ms }, Outstanding::PullIn(pull)));
