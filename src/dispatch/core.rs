@@ -136,7 +136,7 @@ struct Job {
     chain: Chain,
     origin: Origin,
     flight: Option<Token>,
-    /// How its receiver stood when it came into memory: so it is counted until it leaves.
+    /// How its receiver stood when it came into memory, or worse if it still waited then: so it is counted until it leaves.
     trust: Trust,
     /// The endpoint's revision that the last attempt was made with: a 410 is about that one, not about a newer.
     revision: u64,
@@ -406,7 +406,8 @@ impl Core {
         }
         let age = self.age(&delivery, redis_ms);
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
-        let is_full = lane.should_park(now, usize::MAX) || self.is_crowded_out(at, origin);
+        let most = if lane.trust == Trust::Proven { usize::MAX } else { memory::UNPROVEN_QUEUE };
+        let is_full = lane.should_park(now, most) || self.is_crowded_out(at, origin);
         let parks = origin == Origin::Claimed && is_full;
         let job = self.insert(delivery, at, chain_id.1.clone(), origin);
         let links = self.chains.entry(chain_id).or_default();
@@ -488,10 +489,15 @@ impl Core {
         let at = self.jobs[&job].lane;
         let age = std::time::Duration::from_millis(redis_ms.saturating_sub(self.jobs[&job].delivery.since_ms));
         let lane = &mut self.lanes[at];
+        let was = lane.trust;
         lane.judge(&attempted, self.budgets.slow_after_ms);
+        if lane.trust == Trust::Doubted && was != Trust::Doubted {
+            self.counts_as_doubted(now, at);
+        }
         if let Outcome::Local { cause } = attempted.report.outcome {
             return self.goes_again(now, token, job, cause, chance);
         }
+        let lane = &mut self.lanes[at];
         let was_closed = lane.is_breaker_closed(now);
         let outcome = &attempted.report.outcome;
         let ended = Ended { attempt: token, outcome, granted: lane.policy.granted(outcome, age) };

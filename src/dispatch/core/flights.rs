@@ -62,7 +62,7 @@ impl Core {
             && at <= now
         {
             self.young.pop_front();
-            self.becomes_slow(token);
+            self.becomes_slow(now, token);
         }
         while let Some((at, token)) = self.unanswered.front().copied()
             && at <= now
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Its receiver keeps us waiting, whatever it answers in the end.
-    fn becomes_slow(&mut self, token: Token) {
+    fn becomes_slow(&mut self, now: u64, token: Token) {
         let Some(id) = self.flights.get(&token).copied() else {
             // Of an earlier term, or it has ended.
             self.leaves_place(token);
@@ -125,8 +125,9 @@ impl Core {
         };
         self.count_out(id);
         let job = &self.jobs[&id];
-        let lane = &mut self.lanes[job.lane];
-        lane.trust = Trust::Doubted;
+        let at = job.lane;
+        let lane = &mut self.lanes[at];
+        let was = std::mem::replace(&mut lane.trust, Trust::Doubted);
         match self.seats.get_mut(&token) {
             Some(seat) => self.shares.doubt(seat),
             None => {
@@ -136,6 +137,9 @@ impl Core {
             }
         }
         self.count_in(id);
+        if was != Trust::Doubted {
+            self.counts_as_doubted(now, at);
+        }
     }
 
     /// It failed here and not at its receiver: no attempt was made. It stays the head of its chain and goes again soon.

@@ -6,6 +6,15 @@ use super::*;
 /// What may be fresh or kept of those that are doubted: half, so that however many hang, the others have the rest.
 const DOUBTED_PART: usize = 2;
 
+/// What may be kept of those that are not proven, the new among them: three quarters. To an owner that has just begun all are
+/// new, and what is due to those that hang must leave the others a part. Nothing of the kind for what is fresh: a first
+/// delivery to a new receiver is not parked for the sake of others, and is fresh for a second at most.
+const PROVEN_PART: usize = 4;
+
+/// Heads with records that one lane may queue before its receiver has shown that it answers: more than go out before then,
+/// and a thirtieth of all.
+pub(super) const UNPROVEN_QUEUE: usize = 64;
+
 /// Of the operations that wait for a settle, one account may have a quarter in changes of its records.
 const OUTBOX_PART: usize = 4;
 
@@ -36,7 +45,9 @@ struct Load {
 struct Used {
     count: usize,
     bytes: usize,
-    /// Of these, of receivers that were doubted when they came.
+    /// Of these, of receivers that were not proven when they came …
+    unproven: usize,
+    /// … or that were doubted then, or since while it waits.
     doubted: usize,
 }
 
@@ -47,6 +58,22 @@ impl Used {
 
     fn has_room_for_doubted(&self, budget: Budget) -> bool {
         self.doubted < budget.part(DOUBTED_PART).count
+    }
+
+    fn has_room_for_unproven(&self, budget: Budget) -> bool {
+        self.unproven < budget.count.saturating_sub(budget.part(PROVEN_PART).count).max(1)
+    }
+
+    fn add(&mut self, bytes: usize, trust: Trust) {
+        (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
+        self.unproven += usize::from(trust != Trust::Proven);
+        self.doubted += usize::from(trust == Trust::Doubted);
+    }
+
+    fn take(&mut self, bytes: usize, trust: Trust) {
+        (self.count, self.bytes) = (self.count - 1, self.bytes - bytes);
+        self.unproven -= usize::from(trust != Trust::Proven);
+        self.doubted -= usize::from(trust == Trust::Doubted);
     }
 }
 
@@ -140,21 +167,42 @@ impl Core {
         self.memory.fresh.bytes + self.memory.kept.bytes
     }
 
-    /// A receiver that is doubted waits in Redis once too much waits for such in memory.
+    /// A receiver that is not proven waits in Redis once too much waits for such in memory.
     pub(super) fn is_crowded_out(&self, at: LaneAt, origin: Origin) -> bool {
-        let is_doubted = self.lanes[at].trust == Trust::Doubted;
-        is_doubted
-            && match origin {
-                Origin::Fresh => !self.memory.fresh.has_room_for_doubted(self.budgets.fresh),
-                Origin::Claimed | Origin::Backlog => !self.memory.kept.has_room_for_doubted(self.budgets.kept),
+        let trust = self.lanes[at].trust;
+        let (used, budget) = match origin {
+            Origin::Fresh => (&self.memory.fresh, self.budgets.fresh),
+            Origin::Claimed | Origin::Backlog => (&self.memory.kept, self.budgets.kept),
+        };
+        let is_bounded = trust != Trust::Proven && origin != Origin::Fresh;
+        trust == Trust::Doubted && !used.has_room_for_doubted(budget)
+            || is_bounded && !used.has_room_for_unproven(budget)
+    }
+
+    /// A receiver has come to be doubted: what waits for it is counted so from now on, so that there is room for the next
+    /// new ones, and what is too much of it leaves for Redis.
+    pub(super) fn counts_as_doubted(&mut self, now: u64, at: LaneAt) {
+        let queued: Vec<JobId> = self.lanes[at].queue.iter().copied().collect();
+        for id in queued {
+            if self.jobs[&id].trust != Trust::Doubted {
+                self.count_out(id);
+                self.jobs.entry(id).and_modify(|job| job.trust = Trust::Doubted);
+                self.count_in(id);
             }
+        }
+        while let Some(id) = self.lanes[at].queue.back().copied()
+            && self.is_crowded_out(at, self.jobs[&id].origin)
+        {
+            self.lanes[at].queue.pop_back();
+            self.park(now, id);
+        }
     }
 
     pub(super) fn count_in(&mut self, id: JobId) {
-        let Some((used, bytes, doubted)) = self.place(id) else { return };
-        (used.count, used.bytes, used.doubted) = (used.count + 1, used.bytes + bytes, used.doubted + doubted);
+        let Some((used, bytes, trust)) = self.place(id) else { return };
+        used.add(bytes, trust);
         let job = &self.jobs[&id];
-        if job.origin == Origin::Fresh && doubted == 0 {
+        if job.origin == Origin::Fresh && trust != Trust::Doubted {
             let load = self.memory.loads.entry(job.delivery.account.clone()).or_default();
             (load.count, load.bytes) = (load.count + 1, load.bytes + bytes);
         }
@@ -162,10 +210,10 @@ impl Core {
 
     /// Before it changes what it is counted by.
     pub(super) fn count_out(&mut self, id: JobId) {
-        let Some((used, bytes, doubted)) = self.place(id) else { return };
-        (used.count, used.bytes, used.doubted) = (used.count - 1, used.bytes - bytes, used.doubted - doubted);
+        let Some((used, bytes, trust)) = self.place(id) else { return };
+        used.take(bytes, trust);
         let job = &self.jobs[&id];
-        if job.origin != Origin::Fresh || doubted > 0 {
+        if job.origin != Origin::Fresh || trust == Trust::Doubted {
             return;
         }
         let account = &job.delivery.account;
@@ -206,7 +254,7 @@ impl Core {
         accounts.iter().for_each(|account| self.memory.may_wake(account, few));
     }
 
-    fn place(&mut self, id: JobId) -> Option<(&mut Used, usize, usize)> {
+    fn place(&mut self, id: JobId) -> Option<(&mut Used, usize, Trust)> {
         let job = &self.jobs[&id];
         let is_seated = job.flight.is_some_and(|token| self.seats.contains_key(&token));
         let used = match job.origin {
@@ -214,6 +262,6 @@ impl Core {
             Origin::Claimed | Origin::Backlog if is_seated => return None,
             Origin::Claimed | Origin::Backlog => &mut self.memory.kept,
         };
-        Some((used, job.delivery.body.len(), usize::from(job.trust == Trust::Doubted)))
+        Some((used, job.delivery.body.len(), job.trust))
     }
 }
