@@ -480,6 +480,35 @@ async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_clai
     assert_eq!((read[0].id.to_string(), read[0].place), (forged, None));
 }
 
+/// A stream that was made anew gives its ids out again, and what it holds under them is nowhere else.
+#[tokio::test]
+async fn two_events_of_one_id_are_in_the_quarantine_both() {
+    let owner = Owner::start().await;
+    let entry = EntryId { ms: 5, seq: 1 };
+    let quarantine = |body: &'static str| Item::Quarantine {
+        entry,
+        body: body.into(),
+        cut: false,
+        error: "no".to_owned(),
+        traceparent: None,
+        keep_bytes: None,
+    };
+    // Each is settled a second time.
+    owner.settle(vec![quarantine("first"), quarantine("second")]).await;
+    owner.settle(vec![quarantine("second"), quarantine("first")]).await;
+    let kept: u64 = owner.redis.command(&["XLEN", &owner.keys.quarantine()]).await;
+    assert_eq!(kept, 2);
+    for expected in ["first", "second"] {
+        owner.settle(vec![Item::Requeue { entry }]).await;
+        let back = owner.read(10).await;
+        assert_eq!(back.len(), 1);
+        let Content::Event { body, .. } = &back[0].content else { panic!("{back:?}") };
+        assert_eq!(&body[..], expected.as_bytes());
+    }
+    let left: u64 = owner.redis.command(&["EXISTS", &owner.keys.quarantine_index()]).await;
+    assert_eq!(left, 0);
+}
+
 #[tokio::test]
 async fn the_quarantine_drops_its_oldest_beyond_its_limit_and_counts_them() {
     let owner = Owner::start().await;

@@ -136,7 +136,8 @@ impl PartitionKeys {
         self.key("quarantine")
     }
 
-    /// Hash: a quarantined entry's id in its stream to its id in the quarantine.
+    /// Hash: a quarantined entry's id in its stream to its id in the quarantine; to more than one, the oldest first and with
+    /// blanks between, where several streams have given the id out.
     pub fn quarantine_index(&self) -> String {
         self.key("quarantine-index")
     }

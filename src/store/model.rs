@@ -401,7 +401,7 @@ impl Model {
                 self.quarantine(*entry, quarantined, *keep_bytes);
             }
             Item::Requeue { entry } => self.requeue(*entry),
-            Item::DiscardQuarantined { entry } => self.quarantine.retain(|(quarantined, _)| quarantined != entry),
+            Item::DiscardQuarantined { entry } => self.leave_quarantine(*entry),
             Item::Bind { registry } => self.registry = Some(registry.clone()),
             Item::Reply { request, answer } => {
                 if self.inbox.requests.remove(request).is_some() {
@@ -412,7 +412,8 @@ impl Model {
     }
 
     fn quarantine(&mut self, entry: EntryId, quarantined: Quarantined, keep_bytes: Option<u64>) {
-        if self.quarantined(entry).is_some() {
+        // Another one with the same id is another event, of a stream that was there before.
+        if self.quarantine.iter().any(|(other, found)| *other == entry && found.body == quarantined.body) {
             return;
         }
         self.quarantine.push((entry, quarantined));
@@ -433,14 +434,21 @@ impl Model {
         }
     }
 
+    /// The oldest of this id.
     fn quarantined(&self, entry: EntryId) -> Option<&Quarantined> {
         self.quarantine.iter().find(|(quarantined, _)| *quarantined == entry).map(|(_, found)| found)
+    }
+
+    fn leave_quarantine(&mut self, entry: EntryId) {
+        if let Some(at) = self.quarantine.iter().position(|(quarantined, _)| *quarantined == entry) {
+            self.quarantine.remove(at);
+        }
     }
 
     /// Only what Herald itself wrote tells that an entry has another's place: a producer can not say so of its own.
     fn requeue(&mut self, entry: EntryId) {
         let Some(found) = self.quarantined(entry).filter(|found| !found.cut).cloned() else { return };
-        self.quarantine.retain(|(quarantined, _)| *quarantined != entry);
+        self.leave_quarantine(entry);
         let last = self.stream.last_generated;
         let next = match last.seq.checked_add(1) {
             Some(seq) => EntryId { ms: last.ms, seq },

@@ -92,7 +92,8 @@ pub enum Item {
     Revive { id: DeliveryId, chain: Chain, record: Bytes },
     /// A dead letter goes for good.
     Discard { id: DeliveryId },
-    /// An entry that is no valid event.
+    /// An entry that is no valid event. It is there once, however often it is quarantined; what has the same id and another
+    /// body stands beside it.
     /// While the quarantine then holds more than `keep_bytes`, its oldest goes, counted; this one stays. Without a limit it is
     /// a sound event, which no limit drops.
     Quarantine {
@@ -103,9 +104,9 @@ pub enum Item {
         traceparent: Option<Traceparent>,
         keep_bytes: Option<u64>,
     },
-    /// A quarantined entry goes back to the stream's end, with the place in the order that it had; one that was cut stays.
+    /// A quarantined entry, the oldest of its id, goes back to the stream's end, with the place in the order that it had; one that was cut stays.
     Requeue { entry: EntryId },
-    /// A quarantined entry goes for good.
+    /// A quarantined entry goes for good, the oldest of its id.
     DiscardQuarantined { entry: EntryId },
     /// The partition belongs to this registry from now on.
     Bind { registry: String },

@@ -230,13 +230,14 @@ impl Queries {
         Ok((found.into_iter().filter_map(|(_, fields)| quarantined(fields)).collect(), next))
     }
 
+    /// The oldest of this id: a stream that was made anew gives its ids out again.
     pub async fn quarantined(&mut self, entry: EntryId) -> Result<Option<Quarantined>, StoreError> {
         let mut command = redis::cmd("HGET");
         command.arg(self.keys.quarantine_index()).arg(entry.to_string());
         let at: Option<String> = self.connection.query("look for the quarantined entry", &command).await?;
-        let Some(at) = at else { return Ok(None) };
+        let Some(at) = at.as_deref().and_then(|all| all.split(' ').next()) else { return Ok(None) };
         let mut command = redis::cmd("XRANGE");
-        command.arg(self.keys.quarantine()).arg(&at).arg(&at);
+        command.arg(self.keys.quarantine()).arg(at).arg(at);
         let mut found: Vec<(String, HashMap<String, Vec<u8>>)> =
             self.connection.query("read the quarantined entry", &command).await?;
         Ok(found.pop().and_then(|(_, fields)| quarantined(fields)))

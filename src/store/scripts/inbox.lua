@@ -16,13 +16,12 @@ local function record(kind, id)
   return call('MGET', prefix .. kind .. id)[1]
 end
 
-local function quarantined(entry)
-  local at = call('HGET', KEYS[4], entry)
-  local found = at and call('XRANGE', KEYS[3], at, at)[1]
-  if not found then
+local function standing(entry)
+  local at, found = quarantined(KEYS[3], KEYS[4], entry)
+  if not at then
     return 0, 0
   end
-  return 1, by_name(found[2]).cut == '1' and 1 or 0
+  return 1, found.cut == '1' and 1 or 0
 end
 
 -- What others wrote is only looked up here; whether it makes sense is decided by the reader.
@@ -35,7 +34,7 @@ local function look_up(asked)
     local id = type(entry) == 'string' and entry .. ':' .. asked.endpoint
     return {id, id and record('delivery:', id)}
   elseif (op == 'requeue' or op == 'discard-quarantined') and asked.entry then
-    return {quarantined(asked.entry)}
+    return {standing(asked.entry)}
   end
   return {}
 end

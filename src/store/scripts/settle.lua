@@ -289,18 +289,43 @@ end
 -- Bounds how long one call holds Redis after the limit was lowered; the next one goes on.
 local MAX_DROPS = 100
 
+-- Quarantined entries of one id that a new one is compared with: each is of another stream. Beyond, one may be there twice.
+local MAX_COMPARED = 16
+
 -- What a quarantined entry takes of the limit: its texts, and about what Redis needs besides.
 local function quarantined_bytes(found)
   return #(found.body or '') + #(found.error or '') + 256
 end
 
--- The quarantined entry's id in the quarantine, and its fields by name; nil when there is none.
-local function quarantined(entry)
-  local at = call('HGET', quarantine_index, entry)
-  local found = at and call('XRANGE', quarantine, at, at)[1]
-  if found then
-    return at, by_name(found[2])
+-- What was written down of an entry's id: where those that have it stand now.
+local function index_quarantined(entry, all)
+  if #all == 0 then
+    call('HDEL', quarantine_index, entry)
+  else
+    call('HSET', quarantine_index, entry, table.concat(all, ' '))
   end
+end
+
+local function unindexed(entry, gone)
+  local all = {}
+  for _, at in ipairs(namesakes(quarantine_index, entry)) do
+    if at ~= gone then
+      all[#all + 1] = at
+    end
+  end
+  return all
+end
+
+-- Whether this very entry is there already: a settle may come again. Another one with the same id is another event, and the
+-- only one that still knows of it is this item.
+local function is_quarantined(item)
+  for n, at in ipairs(namesakes(quarantine_index, item.entry)) do
+    local found = n <= MAX_COMPARED and call('XRANGE', quarantine, at, at)[1]
+    if found and by_name(found[2]).body == item.body then
+      return true
+    end
+  end
+  return false
 end
 
 -- A count among the stats. Whatever a stranger wrote there is begun anew.
@@ -316,7 +341,7 @@ end
 -- Answers how many bytes are left in the quarantine. Nothing of an entry is relied on: a stranger may have written it.
 local function leave_quarantine(entry, at, found)
   call('XDEL', quarantine, at)
-  call('HDEL', quarantine_index, entry)
+  index_quarantined(entry, unindexed(entry, at))
   if call('XLEN', quarantine) == 0 then
     call('HDEL', stats, 'quarantine-bytes')
     return 0
@@ -333,7 +358,10 @@ local function drop_oldest(bytes, keep)
     local found = by_name(oldest[2])
     if found.sound == '1' then
       -- Out of the way of those behind it.
-      call('HSET', quarantine_index, found.entry or '', call('XADD', quarantine, '*', unpack(oldest[2])))
+      local entry = found.entry or ''
+      local all = unindexed(entry, oldest[1])
+      all[#all + 1] = call('XADD', quarantine, '*', unpack(oldest[2]))
+      index_quarantined(entry, all)
       call('XDEL', quarantine, oldest[1])
     else
       bytes = leave_quarantine(found.entry or '', oldest[1], found)
@@ -365,11 +393,13 @@ local APPLY = {
   discard = forget_letter,
   -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.
   quarantine = function(item)
-    if not quarantined(item.entry) then
+    if not is_quarantined(item) then
       local at = call('XADD', quarantine, '*', 'entry', item.entry, 'body', item.body, 'cut', item.cut,
         'error', item.error, 'at', now_text, 'traceparent', item.traceparent,
         'place', place_in(places, item.entry) or item.entry, 'sound', item.keep == 'always' and '1' or '0')
-      call('HSET', quarantine_index, item.entry, at)
+      local all = namesakes(quarantine_index, item.entry)
+      all[#all + 1] = at
+      index_quarantined(item.entry, all)
       local bytes, keep = add_to('quarantine-bytes', quarantined_bytes(item)), tonumber(item.keep)
       if keep then
         drop_oldest(bytes, keep)
@@ -377,7 +407,7 @@ local APPLY = {
     end
   end,
   requeue = function(item)
-    local at, found = quarantined(item.entry)
+    local at, found = quarantined(quarantine, quarantine_index, item.entry)
     if at and found.body and found.cut ~= '1' then
       local id
       if found.traceparent and found.traceparent ~= '' then
@@ -391,7 +421,7 @@ local APPLY = {
     end
   end,
   ['discard-quarantined'] = function(item)
-    local at, found = quarantined(item.entry)
+    local at, found = quarantined(quarantine, quarantine_index, item.entry)
     if at then
       leave_quarantine(item.entry, at, found)
     end

@@ -122,6 +122,28 @@ local function by_name(flat)
   return map
 end
 
+-- Where the entries of this id stand in the quarantine, the oldest first. Nearly always it is one; but a stream that was
+-- made anew gives its ids out again.
+local function namesakes(index, entry)
+  local all = {}
+  for at in string.gmatch(call('HGET', index, entry) or '', '[^ ]+') do
+    if is_entry(at) then
+      all[#all + 1] = at
+    end
+  end
+  return all
+end
+
+-- The oldest quarantined entry of this id: its id in the quarantine, and its fields by name; nil when there is none.
+local function quarantined(quarantine, index, entry)
+  for _, at in ipairs(namesakes(index, entry)) do
+    local found = call('XRANGE', quarantine, at, at)[1]
+    if found then
+      return at, by_name(found[2])
+    end
+  end
+end
+
 -- {id, record or false, id, record or false, …} of these delivery ids, up to MAX_READ_BYTES of records.
 -- A record of a wrong type counts as gone. Fetched a few at a time, so that little is fetched in vain.
 local function with_records(prefix, ids)
