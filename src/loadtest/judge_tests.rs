@@ -287,6 +287,22 @@ fn two_of_an_intent_at_once_are_concurrent_unless_a_fault_explains_it() {
 }
 
 #[test]
+fn two_at_a_time_to_a_receiver_that_floods_are_seen_until_its_flood_begins() {
+    let floods = |again_at: f64| {
+        let history = History::new(Profile::Flooding);
+        history.sent(0, 0, 0, 0.0);
+        let first = history.arrives(0, 1, 0.1);
+        if again_at > 0.12 {
+            history.answer(&first, Answer::Abandoned, 0.12);
+        }
+        let again = history.arrives(0, 2, again_at);
+        history.answer(&again, Answer::Abandoned, again_at + 0.02);
+        broken(&history, &none()).contains(&"concurrent".to_owned())
+    };
+    assert!(floods(0.101) && !floods(0.4));
+}
+
+#[test]
 fn a_wrong_signature_a_wrong_body_and_a_wrong_header_are_told_apart() {
     let arrives = |arrival: Arrival| {
         let history = clean();

@@ -45,6 +45,9 @@ const HANG: Duration = Duration::from_secs(600);
 const HINTS: usize = 512;
 const HINT_PAUSE: Duration = Duration::from_millis(20);
 
+/// So long a request is in flight at one that floods before the flood ends its attempt: a sender of two at a time is seen.
+const BEFORE_HINTS: Duration = Duration::from_millis(20);
+
 /// Where a redirect leads, before the endpoint's number. No endpoint has this path.
 const AWAY: &str = "/away";
 
@@ -212,6 +215,9 @@ impl<W: Wire> Line<'_, W> {
                 Next::Close
             }
             Reaction::Hint => {
+                if !self.stays_for(BEFORE_HINTS).await {
+                    return self.give_up(&ticket);
+                }
                 // More than anybody takes comes at once, so the attempt may be over before we see that it is.
                 self.note(&ticket, Answer::Abandoned);
                 self.hint().await;
