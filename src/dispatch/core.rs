@@ -8,6 +8,7 @@
 mod chains;
 mod fates;
 mod flights;
+mod lanes;
 mod memory;
 mod settling;
 mod terms;
@@ -20,12 +21,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    HashMap, HashSet, IndexMap,
+    HashMap, HashSet,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
     lane::{Ended, Gate, JobId, Lane, Standing, Trust},
     shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
+use lanes::{LaneAt, Lanes};
 use memory::Memory;
 
 use crate::{
@@ -126,9 +128,6 @@ pub enum Origin {
     Backlog,
 }
 
-/// Where an endpoint's lane stands among the lanes: none is ever removed.
-type LaneAt = usize;
-
 #[derive(Debug)]
 struct Job {
     delivery: Arc<Delivery>,
@@ -219,7 +218,10 @@ pub struct Core {
     breaker: BreakerSettings,
     budgets: Budgets,
     memory: Memory,
-    lanes: IndexMap<EndpointId, Lane>,
+    lanes: Lanes,
+    /// Those of deleted endpoints.
+    leaving: BTreeSet<LaneAt>,
+    leave_at: u64,
     jobs: HashMap<JobId, Job>,
     chains: HashMap<ChainId, Links>,
     /// Chains of their own that are in memory, or whose change is not confirmed, by the intent they belong to.
@@ -275,7 +277,9 @@ impl Core {
             breaker,
             budgets,
             memory: Memory::default(),
-            lanes: IndexMap::default(),
+            lanes: Lanes::default(),
+            leaving: BTreeSet::new(),
+            leave_at: 0,
             jobs: HashMap::default(),
             chains: HashMap::default(),
             singles: HashMap::default(),
@@ -324,14 +328,18 @@ impl Core {
             }
             Standing::Ended { .. } | Standing::Unknown => self.policy.clone(),
         };
-        let at = match self.lanes.get_full_mut(endpoint) {
-            Some((at, _, lane)) => {
+        let at = match self.lanes.at(endpoint) {
+            Some(at) => {
+                let lane = &mut self.lanes[at];
                 (lane.standing, lane.policy) = (standing, policy);
                 at
             }
-            None => self.lanes.insert_full(endpoint.clone(), Lane::new(standing, policy, now)).0,
+            None => self.lanes.insert(endpoint.clone(), Lane::new(standing, policy, now)),
         };
         let lane = &mut self.lanes[at];
+        if lane.ended() == Some(DeadReason::Deleted) {
+            self.leaving.insert(at);
+        }
         if let Some(endpoint) = lane.endpoint() {
             let host = authority(&endpoint.url);
             let account = endpoint.account.clone();
@@ -432,8 +440,8 @@ impl Core {
 
     /// A backlog was looked at, up to this entry; with none there was no more.
     pub fn looked_at_backlog(&mut self, now: u64, endpoint: &EndpointId, last: Option<EntryId>) {
-        let Some((at, _, lane)) = self.lanes.get_full_mut(endpoint) else { return };
-        lane.looked(last);
+        let Some(at) = self.lanes.at(endpoint) else { return };
+        self.lanes[at].looked(last);
         self.touch(now, at);
     }
 
@@ -450,7 +458,7 @@ impl Core {
     /// The longest that a policy here lets a delivery wait for its next attempt.
     pub fn longest_pause(&self) -> std::time::Duration {
         let longest = |policy: &RetryPolicy| policy.settings().max_interval.mul_f64(1.0 + policy.settings().jitter);
-        self.lanes.values().map(|lane| longest(&lane.policy)).fold(longest(&self.policy), std::time::Duration::max)
+        self.lanes.iter().map(|(_, lane)| longest(&lane.policy)).fold(longest(&self.policy), std::time::Duration::max)
     }
 
     /// Whether a delivery has outlived its endpoint's policy.
@@ -476,8 +484,8 @@ impl Core {
                     }
                     _ => *orphan = Carried::Ended(attempted, revision),
                 }
-                if let Some((at, _, lane)) = self.lanes.get_full_mut(&endpoint) {
-                    lane.forget_attempt(token);
+                if let Some(at) = self.lanes.at(&endpoint) {
+                    self.lanes[at].forget_attempt(token);
                     self.touch(now, at);
                 }
             }
@@ -558,7 +566,7 @@ impl Core {
 
     /// Come back to an ending endpoint later.
     pub fn ends_later(&mut self, endpoint: &EndpointId) {
-        if let Some(at) = self.lanes.get_index_of(endpoint) {
+        if let Some(at) = self.lanes.at(endpoint) {
             self.comes_to_its_end(at);
         }
     }
@@ -608,7 +616,7 @@ impl Core {
     }
 
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {
-        self.lanes.contains_key(endpoint)
+        self.lanes.at(endpoint).is_some()
     }
 
     pub fn lanes(&self) -> impl Iterator<Item = (&EndpointId, &Lane)> {
@@ -681,12 +689,11 @@ impl Core {
     // ---- inside ---------------------------------------------------------------------------------------------------
 
     fn lane_of(&self, endpoint: &EndpointId) -> LaneAt {
-        self.lanes.get_index_of(endpoint).expect("the caller told the endpoint's standing")
+        self.lanes.at(endpoint).expect("the caller told the endpoint's standing")
     }
 
     fn endpoint(&self, at: LaneAt) -> EndpointId {
-        let (endpoint, _) = self.lanes.get_index(at).expect("no lane is ever removed");
-        endpoint.clone()
+        self.lanes.endpoint(at).clone()
     }
 
     fn next(&mut self) -> u64 {

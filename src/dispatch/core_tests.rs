@@ -586,3 +586,39 @@ fn a_failure_of_ours_is_no_attempt_and_the_delivery_goes_again_in_its_place() {
     let delivery = core.jobs.values().find(|job| job.delivery.id.entry.ms == flying[0].1).unwrap().delivery.clone();
     assert_eq!(delivery.attempts, 0);
 }
+
+#[test]
+fn the_lanes_of_deleted_endpoints_leave_and_their_places_are_given_again() {
+    let mut core = core(|_| {});
+    let deleted = || Standing::Ended { reason: DeadReason::Deleted, owed: crate::dispatch::lane::Owed::All };
+    // It has something in Redis to the end.
+    stand(&mut core, "ep_owing", endpoint("ep_owing", |_| {}));
+    core.count(0, &"ep_owing".parse().unwrap(), Unfinished { records: 1, parked: 0 });
+    stand(&mut core, "ep_owing", deleted());
+    let mut most = 0;
+    for n in 0..10_000 {
+        let (now, id) = (100 * n, format!("ep_{n}"));
+        stand(&mut core, &id, endpoint(&id, |_| {}));
+        admit(&mut core, n, &id, "pi_1");
+        let flying = sends(&mut core, now);
+        assert_eq!(entries(&flying), [n]);
+        // Deleted while an attempt is in flight, and while its end is on its way to Redis.
+        stand(&mut core, &id, deleted());
+        core.tick(now);
+        end(&mut core, now, flying[0].0, OK);
+        core.tick(now + 50);
+        settle(&mut core, &[(&id, 0, 0)]);
+        most = most.max(core.lanes().count());
+    }
+    core.tick(2_000_000);
+    let mut left: Vec<&str> = core.lanes().map(|(endpoint, _)| endpoint.as_str()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["ep_a", "ep_owing"]);
+    assert!(most < 200, "{most} lanes");
+    // Who is created again before it has left stays.
+    stand(&mut core, "ep_back", endpoint("ep_back", |_| {}));
+    stand(&mut core, "ep_back", deleted());
+    stand(&mut core, "ep_back", endpoint("ep_back", |_| {}));
+    core.tick(3_000_000);
+    assert!(core.has_lane(&"ep_back".parse().unwrap()));
+}

@@ -24,5 +24,4 @@ pub mod worker;
 /// The core looks a dozen things up for each delivery. Its keys are ids of ours and of producers, not of receivers, so the
 /// standard hash, which withstands an attacker's choice of keys, buys nothing for what it costs.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
-type IndexMap<K, V> = indexmap::IndexMap<K, V, foldhash::fast::RandomState>;
 type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;

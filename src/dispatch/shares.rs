@@ -186,6 +186,14 @@ impl Shares {
         self.waiters = 0;
     }
 
+    /// Lanes that hold a seat or wait for one.
+    pub fn lanes(&self) -> impl Iterator<Item = usize> {
+        self.scopes.iter().flat_map(|(key, scope)| {
+            let holder = if let Key::Endpoint(lane) = key { Some(*lane) } else { None };
+            scope.waiting.iter().flatten().copied().chain(holder)
+        })
+    }
+
     /// Slow flights.
     pub fn held(&self) -> usize {
         self.scopes.get(&Key::All).map_or(0, |scope| scope.used().count)

@@ -83,6 +83,7 @@ impl Core {
             self.queues_again(now, job);
         }
         self.tell_of_ours(now);
+        self.let_lanes_leave(now);
         while let Some(std::cmp::Reverse((alarm_at, at))) = self.alarms.peek().copied()
             && alarm_at <= now
         {

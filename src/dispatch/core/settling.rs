@@ -140,7 +140,8 @@ impl Core {
 
     /// What Redis holds of an endpoint, as an answer said.
     pub fn count(&mut self, now: u64, endpoint: &EndpointId, unfinished: Unfinished) {
-        if let Some((at, _, lane)) = self.lanes.get_full_mut(endpoint) {
+        if let Some(at) = self.lanes.at(endpoint) {
+            let lane = &mut self.lanes[at];
             (lane.unfinished, lane.parked) = (unfinished.records, unfinished.parked);
             self.comes_to_its_end(at);
             self.touch(now, at);
