@@ -3,8 +3,12 @@
 
 #[path = "sender/connections.rs"]
 mod connections;
+#[path = "sender/floods.rs"]
+mod floods;
 #[path = "sender/heads.rs"]
 mod heads;
+#[path = "sender/names.rs"]
+mod names;
 mod receiver;
 
 use std::{

@@ -41,7 +41,7 @@ impl Sender {
     /// signature and decides which secrets are live. Dropping the future gives the attempt up.
     pub async fn attempt(&self, delivery: &Delivery, endpoint: &Endpoint, now_ms: u64) -> Attempted {
         let start = clock::now();
-        let mut stages = Stages::default();
+        let mut stages = Stages::of(&endpoint.account);
         let prepared = self.prepared.get(endpoint, &self.guard);
         let ending = match &prepared {
             Ok(prepared) => self.exchange(prepared, delivery, endpoint, now_ms, start, &mut stages).await,
@@ -83,7 +83,7 @@ impl Sender {
         endpoint: &Endpoint,
         now_ms: u64,
         start: Instant,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Ending {
         let mut headers = match prepared.headers(delivery, endpoint, now_ms) {
             Ok(headers) => Some(headers),

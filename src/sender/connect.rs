@@ -16,9 +16,10 @@ use url::{Host, Url};
 
 use super::{
     guard::{AddressGuard, GuardError},
+    pool::Spare,
     resolver::{ResolveError, Resolver},
     stages::Stages,
-    wire::Wire,
+    wire::{Metered, Wire},
 };
 use crate::clock;
 
@@ -92,10 +93,11 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(guard: AddressGuard, tls: rustls::ClientConfig, timeout: Duration) -> Self {
+    /// `most` connections are open at a time.
+    pub(super) fn new(guard: AddressGuard, tls: rustls::ClientConfig, timeout: Duration, most: usize) -> Self {
         let mut http1 = tls.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let resolver = Resolver::new();
+        let resolver = Resolver::new(most);
         Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout }
     }
 
@@ -105,14 +107,16 @@ impl Connector {
         &self,
         origin: &Origin,
         only_http1: bool,
+        spare: impl Fn() -> Option<Spare>,
         deadline: Instant,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<(Wire, bool), ConnectError> {
         let start = clock::now();
         let deadline = deadline.min(Instant::from_std(start) + self.timeout);
         let addresses = self.addresses(origin, deadline, stages).await?;
         let resolved = clock::now();
-        let (stream, address) = race(&addresses, deadline).await?;
+        let (stream, address) = race(&addresses, spare, deadline).await?;
+        let stream = Metered::new(stream);
         let connected = match origin.is_https {
             false => (Wire::plain(stream), false),
             true => {
@@ -132,14 +136,14 @@ impl Connector {
         &self,
         origin: &Origin,
         deadline: Instant,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<Vec<SocketAddr>, ConnectError> {
         let (name, found) = match &origin.host {
             Host::Ipv4(ip) => (ip.to_string(), vec![IpAddr::V4(*ip)]),
             Host::Ipv6(ip) => (ip.to_string(), vec![IpAddr::V6(*ip)]),
             Host::Domain(name) => {
                 let start = clock::now();
-                let found = tokio::time::timeout_at(deadline, self.resolver.resolve(name)).await;
+                let found = tokio::time::timeout_at(deadline, self.resolver.resolve(name, stages.account)).await;
                 stages.resolved(start.elapsed());
                 let found = found.map_err(|_| ConnectError::ResolvedLate { host: name.clone() })??;
                 (name.clone(), found.to_vec())
@@ -185,10 +189,16 @@ fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     addresses
 }
 
-/// The first address that answers. The next one is tried as soon as one fails, or has been silent for a while.
-async fn race(addresses: &[SocketAddr], deadline: Instant) -> Result<(TcpStream, SocketAddr), ConnectError> {
+/// The first address that answers. The next one is tried as soon as one fails, or has been silent for a while: beside it if
+/// there is a spare place, else instead of it, when its part of the time is over.
+async fn race(
+    addresses: &[SocketAddr],
+    spare: impl Fn() -> Option<Spare>,
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let mut waiting = addresses.iter();
     let mut racing = FuturesUnordered::new();
+    let mut spares = Vec::new();
     let mut failed: Vec<(SocketAddr, io::Error)> = Vec::new();
     loop {
         let begun = waiting.next();
@@ -196,18 +206,30 @@ async fn race(addresses: &[SocketAddr], deadline: Instant) -> Result<(TcpStream,
         if racing.is_empty() {
             return Err(not_connected(addresses, &failed, false));
         }
-        let is_last = waiting.len() == 0;
-        let patience = Instant::from_std(clock::now()) + NEXT_ADDRESS_AFTER;
-        let until = if is_last { deadline } else { deadline.min(patience) };
-        match tokio::time::timeout_at(until, racing.next()).await {
-            Ok(Some((address, Ok(stream)))) => return Ok((stream, address)),
-            Ok(Some((address, Err(error)))) => failed.push((address, error)),
-            Ok(None) => {}
-            Err(_) if until == deadline => {
-                let tried = &addresses[..addresses.len() - waiting.len()];
-                return Err(not_connected(tried, &failed, true));
+        let begun = Instant::from_std(clock::now());
+        let part = deadline.saturating_duration_since(begun) / (waiting.len() as u32 + 1);
+        let mut until = if waiting.len() == 0 { deadline } else { deadline.min(begun + NEXT_ADDRESS_AFTER) };
+        loop {
+            match tokio::time::timeout_at(until, racing.next()).await {
+                Ok(Some((address, Ok(stream)))) => return Ok((stream, address)),
+                Ok(Some((address, Err(error)))) => failed.push((address, error)),
+                Ok(None) => {}
+                Err(_) if until == deadline => {
+                    let tried = &addresses[..addresses.len() - waiting.len()];
+                    return Err(not_connected(tried, &failed, true));
+                }
+                // A place is free again for each that has failed.
+                Err(_) if racing.len() <= spares.len() => {}
+                Err(_) => match spare() {
+                    Some(place) => spares.push(place),
+                    None if until < begun + part => {
+                        until = begun + part;
+                        continue;
+                    }
+                    None => racing.clear(),
+                },
             }
-            Err(_) => {}
+            break;
         }
     }
 }
@@ -252,7 +274,9 @@ fn is_ours(address: SocketAddr, error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::{super::pool::Pool, *};
 
     fn interleave(addresses: &[&str]) -> Vec<String> {
         interleaved(addresses.iter().map(|text| text.parse().unwrap())).iter().map(|a| a.ip().to_string()).collect()
@@ -285,8 +309,37 @@ mod tests {
         let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
         let addresses = [address("127.0.0.7"), silent, address("127.0.0.5")];
         let deadline = Instant::from_std(clock::now()) + Duration::from_secs(60);
-        let (_, answered) = race(&addresses, deadline).await.unwrap();
+        let pool = Pool::new(80, Duration::from_secs(60));
+        let (_, answered) = race(&addresses, || pool.spare(), deadline).await.unwrap();
         assert_eq!(answered, address("127.0.0.5"));
+    }
+
+    #[tokio::test]
+    async fn without_a_spare_place_the_next_address_is_tried_instead_of_a_silent_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.5:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (silent, _queued) = silent_listener("127.0.0.6", port).await;
+        let good = listener.local_addr().unwrap();
+        let deadline = Instant::from_std(clock::now()) + Duration::from_secs(2);
+        let (_, answered) = race(&[silent, good], || None, deadline).await.unwrap();
+        assert_eq!(answered, good);
+    }
+
+    #[tokio::test]
+    async fn who_tries_many_addresses_takes_a_place_for_each_and_gives_it_back() {
+        let (silent, _queued) = silent_listener("127.0.0.6", 0).await;
+        let (pool, most) = (Pool::new(40, Duration::from_secs(60)), AtomicUsize::new(0));
+        let spare = || {
+            let spare = pool.spare();
+            most.fetch_max(pool.open_now(), Relaxed);
+            spare
+        };
+        let deadline = Instant::from_std(clock::now()) + 12 * NEXT_ADDRESS_AFTER;
+        race(&[silent; 4], spare, deadline).await.unwrap_err();
+        assert_eq!((most.into_inner(), pool.open_now()), (3, 0), "one each beside the attempt's own");
+        // No more than a part of all, however many try.
+        let taken: Vec<_> = std::iter::from_fn(|| pool.spare()).collect();
+        assert_eq!(taken.len(), 5);
     }
 
     #[tokio::test]
@@ -295,12 +348,12 @@ mod tests {
         let (silent, _queued) = silent_listener("127.0.0.9", free).await;
         let refused = SocketAddr::new("127.0.0.8".parse().unwrap(), free);
         let deadline = Instant::from_std(clock::now()) + Duration::from_millis(400);
-        let error = race(&[refused, silent], deadline).await.unwrap_err();
+        let error = race(&[refused, silent], || None, deadline).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("no connection in time: {refused}: connection refused; {silent}: no answer")
         );
-        let error = race(&[refused], deadline + Duration::from_secs(60)).await.unwrap_err();
+        let error = race(&[refused], || None, deadline + Duration::from_secs(60)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Failed { .. }), "{error}");
     }
 

@@ -30,9 +30,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     connect::{ConnectError, Connector, Origin},
-    pool::{Place, Pool, Taken},
+    pool::{Opening, Place, Pool, Taken},
     stages::Stages,
-    wire::{Watch, Wire},
+    wire::{STREAMS_UNASKED, Watch, Wire},
 };
 use crate::clock;
 
@@ -54,8 +54,9 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_PING: Duration = Duration::from_secs(5);
 
 /// Requests that share an HTTP/2 connection at a time: the fewest streams that a receiver should allow (RFC 9113, section
-/// 6.5.2). One more would wait for another's end, and its waiting would look like the receiver's silence.
-const MAX_SHARING: usize = 100;
+/// 6.5.2), and fewer where it allows fewer. One more would wait for another's end, and its waiting would look like the
+/// receiver's silence.
+pub(super) const MAX_SHARING: usize = 100;
 
 /// An HTTP/1.1 connection, used by one request at a time.
 pub(super) struct Http1 {
@@ -76,7 +77,6 @@ pub(super) struct Http1 {
 pub(super) struct Http2 {
     send: http2::SendRequest<Body>,
     watch: Arc<Watch>,
-    /// Of the attempts that use it, and the pool's.
     users: Arc<AtomicUsize>,
     retire_at: Instant,
     pub(super) idle_since: Instant,
@@ -202,7 +202,7 @@ impl Exchanges {
         origin: &Arc<Origin>,
         mut request: impl FnMut(IsHttp2) -> Request<Body>,
         deadline: Deadline,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<Answer, Failure> {
         let first = self.once(origin, &mut request, false, deadline, stages).await;
         tracing::trace!(host = %origin, answered = ?first.as_ref().map(|answer| answer.status).ok(), "a request came back");
@@ -223,7 +223,7 @@ impl Exchanges {
         request: &mut impl FnMut(IsHttp2) -> Request<Body>,
         is_fresh: bool,
         deadline: Deadline,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<Answer, Once> {
         match self.connection(origin, is_fresh, deadline, stages).await? {
             Connection::Http1(connection) => {
@@ -256,7 +256,7 @@ impl Exchanges {
         origin: &Arc<Origin>,
         is_fresh: bool,
         deadline: Deadline,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<Connection, ConnectError> {
         let mut has_waited = false;
         loop {
@@ -273,7 +273,7 @@ impl Exchanges {
                     let waited = tokio::time::timeout_at(deadline, gate.acquire()).await;
                     waited.map(drop).map_err(|_| ConnectError::Silent { tried: "another attempt's".to_owned() })?;
                 }
-                Taken::Open(_opening) => return self.open(origin, deadline, stages).await,
+                Taken::Open(opening) => return self.open(origin, opening, deadline, stages).await,
             }
         }
     }
@@ -281,12 +281,14 @@ impl Exchanges {
     async fn open(
         &self,
         origin: &Arc<Origin>,
+        opening: Opening,
         deadline: Deadline,
-        stages: &mut Stages,
+        stages: &mut Stages<'_>,
     ) -> Result<Connection, ConnectError> {
         let place = self.pool.place().ok_or(ConnectError::Full { most: self.pool.most })?;
         let only_http1 = self.pool.is_only_http1(origin);
-        let (wire, is_http2) = self.connector.connect(origin, only_http1, deadline, stages).await?;
+        let spare = || self.pool.spare();
+        let (wire, is_http2) = self.connector.connect(origin, only_http1, spare, deadline, stages).await?;
         let (watch, now) = (wire.watch(), clock::now());
         let retire_at = self.pool.retire_at();
         if !is_http2 {
@@ -306,11 +308,7 @@ impl Exchanges {
         let ends = Arc::new(tasks.ended.clone().drop_guard());
         let (send, connection) =
             http2_builder(tasks.clone()).handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
-        hyper::rt::Executor::execute(&tasks, async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP/2 connection ended");
-            }
-        });
+        hyper::rt::Executor::execute(&tasks, drive(connection, Arc::clone(&watch), opening));
         let shared = Http2 { send, watch, users: Arc::default(), retire_at, idle_since: now, _ends: ends };
         self.pool.share(origin, shared.clone());
         Ok(shared.used())
@@ -341,10 +339,27 @@ impl Exchanges {
     }
 }
 
+/// Others who ask for a connection wait until the receiver has said how many streams it allows. The first one's request is
+/// on its way meanwhile.
+async fn drive(connection: http2::Connection<TokioIo<Wire>, Body, OneConnection>, watch: Arc<Watch>, opening: Opening) {
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = watch.has_settings() => {
+            drop(opening);
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP/2 connection ended");
+    }
+}
+
 fn http2_builder(tasks: OneConnection) -> http2::Builder<OneConnection> {
     let mut http2 = http2::Builder::new(tasks);
     http2
         .timer(TokioTimer::new())
+        .initial_max_send_streams(STREAMS_UNASKED)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -450,7 +465,8 @@ impl Http2 {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.users.load(Relaxed) < MAX_SHARING
+        // One that allows none now may allow some soon: a request waits on it as on a silent one.
+        self.users.load(Relaxed) < self.watch.streams().clamp(1, MAX_SHARING)
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -3,14 +3,15 @@
 //! Never retries, never decides a delivery's fate, never touches Redis. `reqwest` is named only here.
 //!
 //! The path of an attempt: `request` (what is sent) → `guard` (where to) → `exchange` (on which connection: `pool`,
-//! or a new one of `connect`, `resolver`, `trust` and `wire`) → `body` (what is read) → `classify` (what it means), all
-//! called from `attempt`.
+//! or a new one of `connect`, `resolver`, `trust`, `wire` and `frames`) → `body` (what is read) → `classify` (what it
+//! means), all called from `attempt`.
 
 mod attempt;
 mod body;
 mod classify;
 mod connect;
 mod exchange;
+mod frames;
 mod guard;
 mod headers;
 mod pool;
@@ -129,7 +130,8 @@ impl Sender {
             allow_metadata: config.allow_metadata,
             own: config.own.clone(),
         });
-        let connector = Connector::new(guard.clone(), trust::client_config(&config)?, config.connect_timeout);
+        let tls = trust::client_config(&config)?;
+        let connector = Connector::new(guard.clone(), tls, config.connect_timeout, config.max_connections);
         let pool = Pool::new(config.max_connections, config.max_connection_age);
         let exchanges = Exchanges::new(connector, pool);
         Ok(Self { exchanges, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })

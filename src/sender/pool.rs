@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     connect::Origin,
-    exchange::{Http1, Http2},
+    exchange::{Http1, Http2, MAX_SHARING},
 };
 use crate::clock;
 
@@ -42,11 +42,27 @@ const HTTP1_FOR: Duration = Duration::from_secs(6 * 3600);
 /// Hosts of which that is remembered, at about 100 bytes each. Beyond it the oldest is forgotten and has to ask again.
 const MAX_HTTP1_HOSTS: usize = 4096;
 
+/// The part of all places that may be held beyond one for each attempt, for the addresses that it tries beside each other:
+/// one in this many. A platform whose addresses are all silent would take eight times what its attempts may.
+const RACING_PART: usize = 8;
+
 /// When there may be no more connections, so many of the idle ones are closed at once: one in this many.
 const CLOSED_AT_ONCE: usize = 16;
 
 /// What a place in the pool brings: the right to have one connection open.
 pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// None if there are as many already. A thread of attempts has a pool for itself: nobody is between the look and the
+    /// taking.
+    fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        if taken.load(Relaxed) >= most {
+            return None;
+        }
+        taken.fetch_add(1, Relaxed);
+        Some(Self(Arc::clone(taken)))
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -54,9 +70,17 @@ impl Drop for Place {
     }
 }
 
+/// The right to try one more address beside those that an attempt is trying.
+pub(super) struct Spare {
+    _place: Place,
+    _racing: Place,
+}
+
 pub(super) struct Pool {
     hosts: Mutex<Hosts>,
     open: Arc<AtomicUsize>,
+    /// Those of them that are beyond one for each attempt.
+    racing: Arc<AtomicUsize>,
     pub(super) most: usize,
     greatest_age: Duration,
 }
@@ -73,7 +97,8 @@ struct Host {
     /// The one used last is at the end, and is used next: the others grow old and leave.
     #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
     idle: Vec<Box<Http1>>,
-    shared: Option<Http2>,
+    /// The first that has room is used next: the others grow idle and leave.
+    shared: Vec<Http2>,
     /// It did not take HTTP/2 when it was offered: nobody waits for another's connection.
     is_http1: bool,
     /// Somebody is finding out what the host speaks.
@@ -110,12 +135,19 @@ impl Drop for Opening {
     }
 }
 
+/// Whether one more request will find its place on the connection that is being opened. The host, whoever opens it and each
+/// who waits hold the gate.
+fn has_room_to_wait(opening: &Arc<Semaphore>) -> bool {
+    Arc::strong_count(opening) <= MAX_SHARING
+}
+
 impl Pool {
     pub(super) fn new(most: usize, greatest_age: Duration) -> Arc<Self> {
-        Arc::new(Self { hosts: Mutex::default(), open: Arc::default(), most, greatest_age })
+        let (open, racing) = (Arc::default(), Arc::default());
+        Arc::new(Self { hosts: Mutex::default(), open, racing, most, greatest_age })
     }
 
-    /// `is_fresh` asks for a new connection; `has_waited` for one without waiting for another request's.
+    /// `is_fresh` asks for a new connection; `has_waited` for one without waiting for another request's in vain again.
     pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>, is_fresh: bool, has_waited: bool) -> Taken {
         let now = clock::now();
         let mut hosts = self.lock();
@@ -123,13 +155,11 @@ impl Pool {
         let Some(host) = hosts.by_origin.get_mut(origin) else {
             return self.open(&mut hosts, origin, may_be_http2);
         };
-        if let Some(shared) = &mut host.shared {
-            if shared.may_be_used(now) && shared.has_room() {
-                shared.idle_since = now;
-                return Taken::Http2(shared.clone());
-            }
-            // What is under way on it ends on it; the next is for those that come.
-            host.shared = None;
+        // What is under way on one that is too old ends on it; the next is for those that come.
+        host.shared.retain(|shared| shared.may_be_used(now));
+        if let Some(shared) = host.shared.iter_mut().find(|shared| shared.has_room()) {
+            shared.idle_since = now;
+            return Taken::Http2(shared.clone());
         }
         if !is_fresh {
             while let Some(idle) = host.idle.pop() {
@@ -138,8 +168,10 @@ impl Pool {
                 }
             }
         }
-        match &host.opening {
-            Some(opening) if may_be_http2 && !host.is_http1 && !has_waited => Taken::Wait(Arc::clone(opening)),
+        // Where connections are shared it was not in vain: others were quicker.
+        let may_wait = !has_waited || !host.shared.is_empty();
+        match host.opening.as_ref().filter(|opening| has_room_to_wait(opening)) {
+            Some(opening) if may_be_http2 && !host.is_http1 && may_wait => Taken::Wait(Arc::clone(opening)),
             _ => self.open(&mut hosts, origin, may_be_http2),
         }
     }
@@ -148,8 +180,8 @@ impl Pool {
         let mut gate = None;
         if may_be_http2 {
             let host = hosts.by_origin.entry(Arc::clone(origin)).or_default();
-            // Who has waited in vain opens one beside whoever else does.
-            if host.opening.is_none() {
+            // Who has waited in vain opens one beside whoever else does; the next ones wait for it once the other has enough.
+            if host.opening.as_ref().is_none_or(|opening| !has_room_to_wait(opening)) {
                 gate = Some(Arc::clone(host.opening.insert(Arc::new(Semaphore::new(0)))));
             }
         }
@@ -161,12 +193,18 @@ impl Pool {
         if self.open.load(Relaxed) >= self.most {
             self.lock().close_oldest();
         }
-        // A thread of attempts has a pool for itself: nobody is between the look and the taking.
-        if self.open.load(Relaxed) >= self.most {
-            return None;
-        }
-        self.open.fetch_add(1, Relaxed);
-        Some(Place(Arc::clone(&self.open)))
+        Place::take(&self.open, self.most)
+    }
+
+    /// For one more address of an attempt that has a place already. No connection is closed for it.
+    pub(super) fn spare(&self) -> Option<Spare> {
+        let racing = Place::take(&self.racing, self.most / RACING_PART)?;
+        Some(Spare { _place: Place::take(&self.open, self.most)?, _racing: racing })
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_now(&self) -> usize {
+        self.open.load(Relaxed)
     }
 
     /// When a connection that begins now is retired.
@@ -183,7 +221,7 @@ impl Pool {
         let now = clock::now();
         let mut hosts = self.lock();
         if let Some(host) = hosts.by_origin.get_mut(origin) {
-            host.shared = None;
+            host.shared.clear();
         }
         if hosts.only_http1.len() >= MAX_HTTP1_HOSTS {
             hosts.only_http1.retain(|_, until| now < *until);
@@ -195,19 +233,18 @@ impl Pool {
         hosts.only_http1.insert(Arc::clone(origin), now + HTTP1_FOR);
     }
 
-    /// From now on requests to this host share this connection.
+    /// From now on requests to this host may share this connection.
     pub(super) fn share(self: &Arc<Self>, origin: &Arc<Origin>, shared: Http2) {
         let mut hosts = self.lock();
-        hosts.by_origin.entry(Arc::clone(origin)).or_default().shared = Some(shared);
+        hosts.by_origin.entry(Arc::clone(origin)).or_default().shared.push(shared);
         self.sweep_from_now_on(hosts);
     }
 
     /// Nobody shall begin anything on this connection any more.
     pub(super) fn retire(&self, origin: &Arc<Origin>, shared: &Http2) {
         let mut hosts = self.lock();
-        let host = hosts.by_origin.get_mut(origin);
-        if let Some(host) = host.filter(|host| host.shared.as_ref().is_some_and(|now| now.is_same(shared))) {
-            host.shared = None;
+        if let Some(host) = hosts.by_origin.get_mut(origin) {
+            host.shared.retain(|now| !now.is_same(shared));
         }
     }
 
@@ -270,15 +307,15 @@ impl Hosts {
             let is_spent = |shared: &Http2| {
                 !shared.may_be_used(now) || (!shared.is_busy() && now >= shared.idle_since + IDLE_TIMEOUT)
             };
-            host.shared.take_if(|shared| is_spent(shared));
-            !host.idle.is_empty() || host.shared.is_some() || host.opening.is_some()
+            host.shared.retain(|shared| !is_spent(shared));
+            !host.idle.is_empty() || !host.shared.is_empty() || host.opening.is_some()
         });
     }
 
     /// Closes the idle connections that were used longest ago.
     fn close_oldest(&mut self) {
         let idle = self.by_origin.values().flat_map(|host| &host.idle).map(|idle| idle.idle_since);
-        let shared = self.by_origin.values().filter_map(|host| host.shared.as_ref());
+        let shared = self.by_origin.values().flat_map(|host| &host.shared);
         let mut since: Vec<_> = idle.chain(shared.filter(|s| !s.is_busy()).map(|s| s.idle_since)).collect();
         if since.is_empty() {
             return;
@@ -288,7 +325,7 @@ impl Hosts {
         let until = *until;
         for host in self.by_origin.values_mut() {
             host.idle.retain(|idle| idle.idle_since > until);
-            host.shared.take_if(|shared| !shared.is_busy() && shared.idle_since <= until);
+            host.shared.retain(|shared| shared.is_busy() || shared.idle_since > until);
         }
     }
 }

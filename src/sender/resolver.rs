@@ -3,8 +3,9 @@
 //!
 //! The system is asked (`getaddrinfo`: its hosts file, its name servers, its order of addresses), which blocks a thread of
 //! the runtime's pool for as long as it takes, also after whoever asked has given up. So there is one look-up per name at a
-//! time, shared by all who wait for it; names of one domain have a part of the places; and a name that has been
-//! resolved goes on with its last good addresses while its name servers are silent or fail (RFC 8767).
+//! time, shared by all who wait for it; names of one domain, and those that one account asks for, have a part of the places;
+//! and a name that has been resolved goes on with its last good addresses while its name servers are silent or fail
+//! (RFC 8767).
 
 use std::{
     net::IpAddr,
@@ -19,14 +20,18 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use crate::clock;
+use crate::{clock, facts::id::AccountId};
 
 /// Most look-ups under way: tokio's pool has 512 threads, and nothing else on a thread of attempts blocks.
 const MAX_LOOKUPS: usize = 480;
 
-/// Most of them within one domain, so that one whose name servers hang leaves the others their places. A platform's shops
-/// resolve in milliseconds each.
-const MAX_LOOKUPS_OF_DOMAIN: usize = MAX_LOOKUPS / 4;
+/// The part of the connections that as many look-ups may be: each has a socket and a thread, also after whoever asked has
+/// given up and left its place to another.
+const PART_OF_CONNECTIONS: usize = 4;
+
+/// The part of them within one domain, and for one account, so that one whose name servers hang leaves the others their
+/// places: one in this many. A platform's shops resolve in milliseconds each.
+const PART_OF_ONE: usize = 4;
 
 /// How long an answer is good without asking again: requests that need connections come in bursts. The system does not say
 /// how long its answer is valid, and few are for less.
@@ -35,6 +40,10 @@ const FRESH: Duration = Duration::from_secs(5);
 /// How long the last good addresses serve while the name servers are silent or fail. A receiver that moves keeps its old
 /// address for a while, and TLS says whose it is.
 const STALE: Duration = Duration::from_secs(3600);
+
+/// How long they serve when the look-up fails here, for want of a place or a descriptor: nobody has said anything against
+/// them, and who moves within a day leaves the old address working. Whoever has it then is checked as any other.
+const STALE_WHEN_BUSY: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a request waits for a new answer while there is an old one. Below it are most look-ups that work.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -87,17 +96,40 @@ impl ResolveError {
 type Found = Result<Arc<[IpAddr]>, ResolveError>;
 type Lookup = Shared<BoxFuture<'static, Found>>;
 
-#[derive(Default)]
 pub(super) struct Resolver {
     names: Arc<Mutex<Names>>,
 }
 
-#[derive(Default)]
 struct Names {
+    most: usize,
     under_way: HashMap<String, Lookup>,
-    /// Of each domain.
-    places: HashMap<String, usize>,
+    of_domain: Shares,
+    of_account: Shares,
     known: HashMap<String, Known>,
+}
+
+/// How many look-ups each has under way.
+struct Shares {
+    most: usize,
+    taken: HashMap<String, usize>,
+}
+
+impl Shares {
+    fn has_room(&self, owner: &str) -> bool {
+        self.taken.get(owner).is_none_or(|taken| *taken < self.most)
+    }
+
+    fn take(&mut self, owner: &str) {
+        *self.taken.entry(owner.to_owned()).or_default() += 1;
+    }
+
+    fn give_back(&mut self, owner: &str) {
+        let Some(taken) = self.taken.get_mut(owner) else { return };
+        *taken -= 1;
+        if *taken == 0 {
+            self.taken.remove(owner);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -106,22 +138,39 @@ struct Known {
     since: Instant,
 }
 
+impl Known {
+    fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.since)
+    }
+}
+
 impl Resolver {
-    pub(super) fn new() -> Self {
-        Self::default()
+    /// For a process that may have so many connections to receivers.
+    pub(super) fn new(connections: usize) -> Self {
+        let most = (connections / PART_OF_CONNECTIONS).clamp(PART_OF_ONE, MAX_LOOKUPS);
+        let shares = || Shares { most: most / PART_OF_ONE, taken: HashMap::default() };
+        let (under_way, known) = (HashMap::default(), HashMap::default());
+        let names = Names { most, under_way, of_domain: shares(), of_account: shares(), known };
+        Self { names: Arc::new(Mutex::new(names)) }
     }
 
-    /// The addresses of a name, unchecked.
-    pub(super) async fn resolve(&self, name: &str) -> Found {
+    /// The addresses of a name, unchecked. A new look-up is one of this account's.
+    pub(super) async fn resolve(&self, name: &str, account: &AccountId) -> Found {
         let (lookup, known) = {
             let mut names = lock(&self.names);
-            let known = names.known.get(name).filter(|known| known.since.elapsed() < STALE).cloned();
-            if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < FRESH) {
+            let known = names.known.get(name).cloned();
+            if let Some(known) = known.as_ref().filter(|known| known.age() < FRESH) {
                 return Ok(Arc::clone(&known.addresses));
             }
-            (self.lookup(&mut names, name), known)
+            (self.lookup(&mut names, name, account), known)
         };
         let Some(known) = known else { return lookup.await };
+        let age = known.age();
+        if age >= STALE {
+            let found = lookup.await;
+            let is_busy = found.as_ref().is_err_and(ResolveError::is_busy);
+            return if is_busy && age < STALE_WHEN_BUSY { Ok(known.addresses) } else { found };
+        }
         match tokio::time::timeout(PATIENCE, lookup).await {
             Ok(Err(error)) if error.is_answer() => Err(error),
             Ok(Ok(addresses)) => Ok(addresses),
@@ -130,16 +179,16 @@ impl Resolver {
     }
 
     /// Joins the look-up of this name that is under way, or starts one.
-    fn lookup(&self, names: &mut Names, name: &str) -> Lookup {
+    fn lookup(&self, names: &mut Names, name: &str, account: &AccountId) -> Lookup {
         if let Some(lookup) = names.under_way.get(name) {
             return lookup.clone();
         }
-        if names.under_way.len() >= MAX_LOOKUPS || !names.take_place(domain(name)) {
+        if !names.take_place(domain(name), account) {
             let busy = ResolveError::Busy { name: name.to_owned() };
             return std::future::ready(Err(busy)).boxed().shared();
         }
         // A task of its own, which runs to its end whoever waits: the name's place is taken for as long as the thread.
-        let task = tokio::spawn(look_up(name.to_owned(), Arc::clone(&self.names)));
+        let task = tokio::spawn(look_up(name.to_owned(), account.clone(), Arc::clone(&self.names)));
         let owner = name.to_owned();
         let lookup = async move {
             task.await.unwrap_or_else(|e| Err(ResolveError::Other { name: owner, reason: e.to_string() }))
@@ -151,22 +200,21 @@ impl Resolver {
 }
 
 impl Names {
-    fn take_place(&mut self, domain: &str) -> bool {
-        let places = self.places.entry(domain.to_owned()).or_default();
-        let has_room = *places < MAX_LOOKUPS_OF_DOMAIN;
-        *places += usize::from(has_room);
+    fn take_place(&mut self, domain: &str, account: &AccountId) -> bool {
+        let account = account.as_str();
+        let is_free = self.under_way.len() < self.most;
+        let has_room = is_free && self.of_domain.has_room(domain) && self.of_account.has_room(account);
+        if has_room {
+            self.of_domain.take(domain);
+            self.of_account.take(account);
+        }
         has_room
     }
 
-    fn give_back(&mut self, name: &str) {
+    fn give_back(&mut self, name: &str, account: &AccountId) {
         self.under_way.remove(name);
-        let domain = domain(name);
-        if let Some(places) = self.places.get_mut(domain) {
-            *places -= 1;
-            if *places == 0 {
-                self.places.remove(domain);
-            }
-        }
+        self.of_domain.give_back(domain(name));
+        self.of_account.give_back(account.as_str());
     }
 
     fn learn(&mut self, name: &str, found: &Found, now: Instant) {
@@ -193,8 +241,8 @@ fn domain(name: &str) -> &str {
     name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at + 1..])
 }
 
-async fn look_up(name: String, names: Arc<Mutex<Names>>) -> Found {
-    let mut place = Taken { name: &name, names: &names, found: None };
+async fn look_up(name: String, account: AccountId, names: Arc<Mutex<Names>>) -> Found {
+    let mut place = Taken { name: &name, account: &account, names: &names, found: None };
     let found = ask(&name).await;
     place.found = Some(found.clone());
     found
@@ -203,6 +251,7 @@ async fn look_up(name: String, names: Arc<Mutex<Names>>) -> Found {
 /// Gives the place back however the look-up ends.
 struct Taken<'a> {
     name: &'a str,
+    account: &'a AccountId,
     names: &'a Mutex<Names>,
     found: Option<Found>,
 }
@@ -210,7 +259,7 @@ struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let mut names = lock(self.names);
-        names.give_back(self.name);
+        names.give_back(self.name, self.account);
         if let Some(found) = &self.found {
             names.learn(self.name, found, clock::now());
         }
@@ -258,50 +307,105 @@ fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
 mod tests {
     use super::*;
 
+    fn resolver() -> Resolver {
+        Resolver::new(usize::MAX)
+    }
+
+    fn account(number: usize) -> AccountId {
+        AccountId::new(&format!("acc_{number}")).unwrap()
+    }
+
     #[tokio::test]
     async fn those_who_ask_for_one_name_share_one_lookup_and_it_leaves_nothing_behind() {
-        let resolver = Resolver::new();
-        let [first, second] = [(), ()].map(|()| resolver.lookup(&mut lock(&resolver.names), "localhost"));
+        let resolver = resolver();
+        let [first, second] = [(), ()].map(|()| resolver.lookup(&mut lock(&resolver.names), "localhost", &account(0)));
         assert!(first.ptr_eq(&second));
         first.await.unwrap();
         let names = lock(&resolver.names);
-        assert!(names.under_way.is_empty() && names.places.is_empty());
+        assert!(names.under_way.is_empty() && names.of_domain.taken.is_empty() && names.of_account.taken.is_empty());
         assert!(names.known.contains_key("localhost"));
     }
 
-    /// Look-ups that never end, as those of zones whose name servers hang.
+    /// Look-ups that never end, as those of zones whose name servers hang; for an account each.
     fn hang(resolver: &Resolver, names: impl Iterator<Item = String>) {
         let mut under_way = lock(&resolver.names);
-        for name in names {
-            assert!(under_way.take_place(domain(&name)), "{name}");
+        for (number, name) in names.enumerate() {
+            assert!(under_way.take_place(domain(&name), &account(number)), "{name}");
             under_way.under_way.insert(name, std::future::pending().boxed().shared());
         }
     }
 
     #[tokio::test]
     async fn four_hundred_names_that_hang_leave_room_for_the_others_and_no_domain_takes_all() {
-        let resolver = Resolver::new();
-        hang(&resolver, (0..MAX_LOOKUPS_OF_DOMAIN).map(|n| format!("shop-{n}.platform.example")));
-        let busy = resolver.resolve("one-more.platform.example").await.unwrap_err();
+        let resolver = resolver();
+        hang(&resolver, (0..MAX_LOOKUPS / PART_OF_ONE).map(|n| format!("shop-{n}.platform.example")));
+        let busy = resolver.resolve("one-more.platform.example", &account(MAX_LOOKUPS)).await.unwrap_err();
         assert!(busy.is_busy(), "{busy}");
-        hang(&resolver, (MAX_LOOKUPS_OF_DOMAIN..400).map(|n| format!("hook.shop-{n}.example")));
-        assert!(resolver.resolve("localhost").await.is_ok());
+        hang(&resolver, (MAX_LOOKUPS / PART_OF_ONE..400).map(|n| format!("hook.shop-{n}.example")));
+        assert!(resolver.resolve("localhost", &account(MAX_LOOKUPS)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_account_takes_all_places_however_many_domains_it_has() {
+        let resolver = resolver();
+        {
+            let mut names = lock(&resolver.names);
+            let takes = |number: &usize| names.take_place(&format!("shop-{number}.example"), &account(7));
+            assert_eq!((0..400).filter(takes).count(), MAX_LOOKUPS / PART_OF_ONE);
+        }
+        assert!(resolver.resolve("localhost", &account(7)).await.unwrap_err().is_busy());
+        assert!(resolver.resolve("localhost", &account(8)).await.is_ok());
+    }
+
+    #[test]
+    fn few_descriptors_are_few_lookups() {
+        let most = |connections| lock(&Resolver::new(connections).names).most;
+        assert_eq!([16, 384, 4096].map(most), [4, 96, MAX_LOOKUPS]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_place_even_an_older_address_serves_for_a_day() {
+        let resolver = resolver();
+        hang(&resolver, (0..MAX_LOOKUPS).map(|n| format!("shop-{n}.example-{n}")));
+        let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
+        for (age, serves) in [(STALE - FRESH, true), (STALE + FRESH, true), (STALE_WHEN_BUSY + FRESH, false)] {
+            let known = Known { addresses: addresses.clone(), since: clock::now() };
+            lock(&resolver.names).known.insert("known.example".to_owned(), known);
+            tokio::time::advance(age).await;
+            let found = resolver.resolve("known.example", &account(0)).await;
+            assert_eq!(found.is_ok(), serves, "{age:?}: {found:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_older_than_an_hour_serves_nobody_whose_name_servers_fail() {
+        let resolver = resolver();
+        let name = "shop.example".to_owned();
+        let failing = ResolveError::Failing { name: name.clone() };
+        {
+            let mut names = lock(&resolver.names);
+            let known = Known { addresses: Arc::new(["8.8.8.8".parse().unwrap()]), since: clock::now() };
+            names.known.insert(name.clone(), known);
+            names.under_way.insert(name.clone(), std::future::ready(Err(failing.clone())).boxed().shared());
+        }
+        tokio::time::advance(STALE + FRESH).await;
+        assert_eq!(resolver.resolve(&name, &account(0)).await, Err(failing));
     }
 
     #[tokio::test]
     async fn without_a_place_it_is_our_failure_and_what_is_known_goes_on() {
-        let resolver = Resolver::new();
+        let resolver = resolver();
         hang(&resolver, (0..MAX_LOOKUPS).map(|n| format!("shop-{n}.example")));
-        assert!(resolver.resolve("one-more.example").await.unwrap_err().is_busy());
+        assert!(resolver.resolve("one-more.example", &account(MAX_LOOKUPS)).await.unwrap_err().is_busy());
         let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
         let since = clock::now() - 2 * FRESH;
         lock(&resolver.names).known.insert("known.example".to_owned(), Known { addresses: addresses.clone(), since });
-        assert_eq!(resolver.resolve("known.example").await, Ok(addresses));
+        assert_eq!(resolver.resolve("known.example", &account(MAX_LOOKUPS)).await, Ok(addresses));
     }
 
     #[tokio::test]
     async fn silence_leaves_the_last_good_address_and_an_answer_replaces_it() {
-        let resolver = Resolver::new();
+        let resolver = resolver();
         let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
         let known = |age: Duration| Known { addresses: addresses.clone(), since: clock::now() - age };
         let name = "shop.example".to_owned();
@@ -316,7 +420,10 @@ mod tests {
                 names.known.insert(name.clone(), known(2 * FRESH));
                 names.under_way.insert(name.clone(), std::future::ready(answer.clone()).boxed().shared());
             }
-            assert_eq!(resolver.resolve(&name).await, if goes_on { Ok(addresses.clone()) } else { answer.clone() });
+            assert_eq!(
+                resolver.resolve(&name, &account(MAX_LOOKUPS)).await,
+                if goes_on { Ok(addresses.clone()) } else { answer.clone() }
+            );
             let mut names = lock(&resolver.names);
             names.learn(&name, &answer, clock::now());
             assert_eq!(names.known.contains_key(&name), goes_on);
@@ -325,12 +432,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_an_old_address_does_not_wait_for_a_name_server_that_hangs() {
-        let resolver = Resolver::new();
+        let resolver = resolver();
         let addresses: Arc<[IpAddr]> = Arc::new(["8.8.8.8".parse().unwrap()]);
         hang(&resolver, ["shop.example".to_owned()].into_iter());
         let since = clock::now() - 2 * FRESH;
         lock(&resolver.names).known.insert("shop.example".to_owned(), Known { addresses: addresses.clone(), since });
-        assert_eq!(resolver.resolve("shop.example").await, Ok(addresses));
+        assert_eq!(resolver.resolve("shop.example", &account(MAX_LOOKUPS)).await, Ok(addresses));
     }
 
     #[test]

@@ -1,10 +1,15 @@
-//! What an attempt's connection took, and whether its request went out twice. Never decides what that means.
+//! For whom an attempt is made, what its connection took, and whether its request went out twice. Never decides what that
+//! means.
 
 use std::time::Duration;
 
+use crate::facts::id::AccountId;
+
 /// One attempt's notes.
-#[derive(Debug, Default)]
-pub(super) struct Stages {
+#[derive(Debug)]
+pub(super) struct Stages<'a> {
+    /// Whose share it takes of what all share.
+    pub(super) account: &'a AccountId,
     pub(super) dns_us: Option<u64>,
     /// TCP and TLS together, without the resolving before them.
     pub(super) connect_us: Option<u64>,
@@ -12,7 +17,11 @@ pub(super) struct Stages {
     pub(super) resent: bool,
 }
 
-impl Stages {
+impl<'a> Stages<'a> {
+    pub(super) fn of(account: &'a AccountId) -> Self {
+        Self { account, dns_us: None, connect_us: None, resent: false }
+    }
+
     pub(super) fn resolved(&mut self, took: Duration) {
         self.dns_us = Some(micros(took));
     }

@@ -3,12 +3,11 @@
 //! where one begins.
 
 use std::{
-    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -16,21 +15,24 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Semaphore,
 };
 use tokio_rustls::client::TlsStream;
 
+use super::frames::{Frames, MAX_IDLE_FRAMES};
+
 /// Interim answers (1xx) to one request: a server sends one or two. Each may be as large as a head.
-const MAX_INTERIM: u32 = 16;
+pub(super) const MAX_INTERIM: u32 = 16;
 
 /// All of them together: as much as the head that they announce may have.
 const MAX_INTERIM_BYTES: usize = 32 * 1024;
 
-/// HTTP/2 frames that carry no answer (pings, settings, windows) between two requests of one connection. A connection that
-/// carries a thousand streams has two or three for each; a request that waits for two minutes has one every five seconds.
-const MAX_IDLE_FRAMES: u32 = 4096;
+/// Bytes from the socket since the last request of its connection began, whatever they are: bodies, padding, TLS' own
+/// messages, what comes for streams that we cut. A hundred streams' windows, heads and interim answers are less.
+const MAX_IDLE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Streams of one HTTP/2 connection whose interim answers are counted at a time: more than are ever open.
-const MAX_STREAMS: usize = 4096;
+/// Streams before an HTTP/2 receiver has said how many it allows, half a round trip after the first: it would refuse others.
+pub(super) const STREAMS_UNASKED: usize = 1;
 
 /// A receiver that sends more than any answer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,22 +41,70 @@ pub(super) enum Flood {
     Interim,
     #[error("more than {MAX_IDLE_FRAMES} HTTP/2 frames that answer nothing")]
     Frames,
+    #[error("more than {MAX_IDLE_BYTES} bytes since it was last asked")]
+    Bytes,
 }
 
 /// What the exchange and the connection know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
     /// A request begins: what comes next is its answer.
     begins: AtomicBool,
     /// Anything has come since.
     answered: AtomicBool,
     flooded: AtomicBool,
+    /// Bytes since, from the socket.
+    bytes: AtomicU64,
+    /// Streams that an HTTP/2 receiver allows at a time.
+    streams: AtomicUsize,
+    /// Closed when it has said so. It never has a permit.
+    settings: Semaphore,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            begins: AtomicBool::default(),
+            answered: AtomicBool::default(),
+            flooded: AtomicBool::default(),
+            bytes: AtomicU64::default(),
+            streams: AtomicUsize::new(STREAMS_UNASKED),
+            settings: Semaphore::new(0),
+        }
+    }
 }
 
 impl Watch {
     pub(super) fn begin(&self) {
         self.answered.store(false, Relaxed);
+        self.bytes.store(0, Relaxed);
         self.begins.store(true, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_settled(&self) -> bool {
+        self.settings.is_closed()
+    }
+
+    /// How many streams an HTTP/2 receiver allows at a time, by what it has said last.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    /// Its settings are there.
+    pub(super) fn allows(&self, streams: Option<u32>) {
+        match streams {
+            Some(streams) => self.streams.store(streams as usize, Relaxed),
+            // Who begins without a word of it allows any number.
+            None if !self.settings.is_closed() => self.streams.store(usize::MAX, Relaxed),
+            None => {}
+        }
+        self.settings.close();
+    }
+
+    /// Waits for an HTTP/2 receiver's settings.
+    pub(super) async fn has_settings(&self) {
+        let _ = self.settings.acquire().await;
     }
 
     pub(super) fn is_answered(&self) -> bool {
@@ -66,9 +116,60 @@ impl Watch {
     }
 }
 
+/// A socket whose bytes are counted below TLS and HTTP: padding and what comes for a cut stream reach nobody who counts.
+pub(super) struct Metered {
+    io: TcpStream,
+    watch: Arc<Watch>,
+}
+
+impl Metered {
+    pub(super) fn new(io: TcpStream) -> Self {
+        Self { io, watch: Arc::default() }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let read = (buf.filled().len() - before) as u64;
+        if self.watch.bytes.fetch_add(read, Relaxed) + read > MAX_IDLE_BYTES {
+            self.watch.flooded.store(true, Relaxed);
+            return Poll::Ready(Err(io::Error::other(Flood::Bytes)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Metered),
+    Tls(Box<TlsStream<Metered>>),
 }
 
 /// One connection to a receiver, plain or TLS.
@@ -79,15 +180,17 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { io: Io::Plain(stream), watch: Arc::default(), scan: Scan::Http1(Heads::default()) }
+    pub(super) fn plain(stream: Metered) -> Self {
+        let watch = Arc::clone(&stream.watch);
+        Self { io: Io::Plain(stream), watch, scan: Scan::Http1(Heads::default()) }
     }
 
     /// Also says whether HTTP/2 was agreed.
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> (Self, bool) {
+    pub(super) fn tls(stream: TlsStream<Metered>) -> (Self, bool) {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let scan = if is_http2 { Scan::Http2(Frames::new()) } else { Scan::Http1(Heads::default()) };
-        (Self { io: Io::Tls(Box::new(stream)), watch: Arc::default(), scan }, is_http2)
+        let watch = Arc::clone(&stream.get_ref().0.watch);
+        (Self { io: Io::Tls(Box::new(stream)), watch, scan }, is_http2)
     }
 
     pub(super) fn watch(&self) -> Arc<Watch> {
@@ -102,7 +205,7 @@ impl Wire {
             self.scan.begin();
         }
         self.watch.answered.store(true, Relaxed);
-        let looked = self.scan.look(read);
+        let looked = self.scan.look(read, &self.watch);
         if looked.is_err() {
             self.watch.flooded.store(true, Relaxed);
         }
@@ -175,10 +278,10 @@ impl Scan {
         }
     }
 
-    fn look(&mut self, read: &[u8]) -> Result<(), Flood> {
+    fn look(&mut self, read: &[u8], watch: &Watch) -> Result<(), Flood> {
         match self {
             Self::Http1(heads) => heads.look(read),
-            Self::Http2(frames) => frames.look(read),
+            Self::Http2(frames) => frames.look(read, watch),
         }
     }
 }
@@ -237,87 +340,6 @@ impl Heads {
     }
 }
 
-/// The frames of an HTTP/2 connection, as far as their headers tell (RFC 9113, section 4.1).
-struct Frames {
-    header: [u8; Self::HEADER],
-    have: usize,
-    /// Of the frame that is coming.
-    left: usize,
-    /// Heads that did not end their stream: interim ones, and the one before a body.
-    heads: BTreeMap<u32, u32>,
-    /// Since the last request began.
-    idle: u32,
-}
-
-impl Frames {
-    const HEADER: usize = 9;
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const END_STREAM: u8 = 1;
-
-    fn new() -> Self {
-        Self { header: [0; Self::HEADER], have: 0, left: 0, heads: BTreeMap::new(), idle: 0 }
-    }
-
-    fn look(&mut self, mut read: &[u8]) -> Result<(), Flood> {
-        while !read.is_empty() {
-            if self.left > 0 {
-                let skipped = self.left.min(read.len());
-                self.left -= skipped;
-                read = &read[skipped..];
-                continue;
-            }
-            let taken = (Self::HEADER - self.have).min(read.len());
-            self.header[self.have..self.have + taken].copy_from_slice(&read[..taken]);
-            self.have += taken;
-            read = &read[taken..];
-            if self.have == Self::HEADER {
-                self.have = 0;
-                self.begins()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn begins(&mut self) -> Result<(), Flood> {
-        let [a, b, c, kind, flags, s0, s1, s2, s3] = self.header;
-        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
-        let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-        let ends = flags & Self::END_STREAM != 0;
-        match kind {
-            Self::DATA | Self::HEADERS if ends => {
-                self.heads.remove(&stream);
-            }
-            // A body follows no interim head. We may cut it, and then its end never comes.
-            Self::DATA if self.left > 0 => {
-                self.heads.remove(&stream);
-            }
-            Self::HEADERS => {
-                // The lowest began first, and is the likeliest to have ended on our side alone.
-                if self.heads.len() >= MAX_STREAMS && !self.heads.contains_key(&stream) {
-                    self.heads.pop_first();
-                }
-                let heads = self.heads.entry(stream).or_default();
-                *heads += 1;
-                if *heads > MAX_INTERIM + 1 {
-                    return Err(Flood::Interim);
-                }
-            }
-            other => {
-                if other == Self::RST_STREAM {
-                    self.heads.remove(&stream);
-                }
-                self.idle += 1;
-                if self.idle > MAX_IDLE_FRAMES {
-                    return Err(Flood::Frames);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,60 +377,5 @@ mod tests {
         assert_eq!(http1(&endless), Err(Flood::Interim));
         let body = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000);
         assert_eq!(http1(&[FINAL, &body].concat()), Ok(()));
-    }
-
-    fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
-        let length = (length as u32).to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend(stream.to_be_bytes());
-        frame.resize(frame.len() + u32::from_be_bytes(length) as usize, 0xff);
-        frame
-    }
-
-    fn http2(frames: &[Vec<u8>]) -> Result<(), Flood> {
-        let bytes = frames.concat();
-        let looked = |size: usize| {
-            let mut frames = Frames::new();
-            bytes.chunks(size).try_for_each(|piece| frames.look(piece))
-        };
-        let whole = looked(bytes.len());
-        assert!((1..40).all(|size| looked(size) == whole));
-        whole
-    }
-
-    #[test]
-    fn http2_counts_interim_answers_by_stream() {
-        const END_HEADERS: u8 = 4;
-        let interim = |stream| frame(Frames::HEADERS, END_HEADERS, stream, 30);
-        let last = |stream| frame(Frames::HEADERS, END_HEADERS | Frames::END_STREAM, stream, 10);
-        let fits: Vec<_> = (0..MAX_INTERIM).map(|_| interim(1)).chain([last(1)]).collect();
-        assert_eq!(http2(&fits), Ok(()));
-        // The same again on another stream; then one that has a body.
-        let again: Vec<_> = (0..=MAX_INTERIM).map(|_| interim(3)).chain([frame(Frames::DATA, 1, 3, 900)]).collect();
-        assert_eq!(http2(&[fits, again].concat()), Ok(()));
-        let flood: Vec<_> = (0..MAX_INTERIM + 2).map(|_| interim(5)).collect();
-        assert_eq!(http2(&flood), Err(Flood::Interim));
-    }
-
-    #[test]
-    fn http2_answers_whose_end_never_comes_are_no_flood() {
-        const END_HEADERS: u8 = 4;
-        // We cut them, so the receiver never says that they end: with a part of the body, or before it.
-        let streams = (0..MAX_STREAMS as u32 + 100).map(|n| 2 * n + 1);
-        let head = |stream| frame(Frames::HEADERS, END_HEADERS, stream, 8);
-        let cut: Vec<_> =
-            streams.clone().flat_map(|stream| [head(stream), frame(Frames::DATA, 0, stream, 9)]).collect();
-        assert_eq!(http2(&cut), Ok(()));
-        assert_eq!(http2(&streams.map(head).collect::<Vec<_>>()), Ok(()));
-    }
-
-    #[test]
-    fn http2_frames_that_answer_nothing_are_bounded() {
-        const PING: u8 = 6;
-        let pings = |count: u32| (0..count).map(|_| frame(PING, 0, 0, 8)).collect::<Vec<_>>();
-        assert_eq!(http2(&pings(MAX_IDLE_FRAMES)), Ok(()));
-        assert_eq!(http2(&pings(MAX_IDLE_FRAMES + 1)), Err(Flood::Frames));
-        let empty: Vec<_> = (0..=MAX_IDLE_FRAMES).map(|_| frame(Frames::DATA, 0, 1, 0)).collect();
-        assert_eq!(http2(&empty), Err(Flood::Frames));
     }
 }

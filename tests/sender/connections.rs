@@ -386,3 +386,122 @@ async fn a_redirects_location_is_kept_for_whoever_reads_the_attempt() {
     assert_eq!(report.outcome, Outcome::Redirected { status: 301 });
     assert_eq!(report.detail, "location: https://shop.example/new-hook");
 }
+
+/// Allows so many streams at a time, and answers nobody before so many requests are there.
+async fn holding(authority: &Authority, streams: u32, until: usize) -> Receiver {
+    let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
+    let (seen, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    Receiver::start(move |stream, log: Log| {
+        let (acceptor, seen, all) = (acceptor.clone(), Arc::clone(&seen), Arc::clone(&all));
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let building = h2::server::Builder::new().max_concurrent_streams(streams).handshake::<_, Bytes>(stream);
+            let Ok(mut connection) = building.await else { return };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                log.note(Seen { head: "http/2".to_owned(), body: Vec::new() });
+                if seen.fetch_add(1, SeqCst) + 1 == until {
+                    all.close();
+                }
+                let all = Arc::clone(&all);
+                tokio::spawn(async move {
+                    let _ = all.acquire().await;
+                    let _ = respond.send_response(http::Response::new(()), true);
+                });
+            }
+        }
+    })
+    .await
+}
+
+async fn at_once(sender: &Sender, endpoint: &Endpoint, count: usize) {
+    for attempted in futures_util::future::join_all((0..count).map(|_| attempted(sender, endpoint))).await {
+        let report = attempted.report;
+        assert_eq!(
+            (report.outcome, attempted.resent),
+            (Outcome::Delivered { status: 200 }, false),
+            "{}",
+            report.detail
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_requests_share_an_http2_connection_and_the_next_ones_another() {
+    let authority = Authority::new();
+    let receiver = holding(&authority, 100, 250).await;
+    let (sender, endpoint) = (sender_that_trusts(&authority), endpoint(&receiver.https("localhost")));
+    at_once(&sender, &endpoint, 250).await;
+    assert_eq!(receiver.log.connections(), 3, "neither one for all nor one for each");
+    // They are all used again.
+    at_once(&sender, &endpoint, 250).await;
+    assert_eq!(receiver.log.connections(), 3);
+}
+
+#[tokio::test]
+async fn no_more_requests_share_a_connection_than_its_receiver_allows() {
+    let authority = Authority::new();
+    for (streams, count, connections) in [(1, 10, 10), (7, 30, 5)] {
+        let receiver = holding(&authority, streams, count).await;
+        let (sender, endpoint) = (sender_that_trusts(&authority), endpoint(&receiver.https("localhost")));
+        at_once(&sender, &endpoint, count).await;
+        assert_eq!(receiver.log.connections(), connections, "{streams}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_silent_request_nothing_begins_on_its_http2_connection() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
+    let receiver = Receiver::start(move |stream, log: Log| {
+        let acceptor = acceptor.clone();
+        async move {
+            let is_first = log.connections() == 1;
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            serve_http2(stream, log, is_first.then(Arc::default)).await;
+        }
+    })
+    .await;
+    let (sender, url) = (sender_that_trusts(&authority), receiver.https("localhost"));
+    // Enough for a connection on a busy machine.
+    let impatient = Endpoint { timeout_ms: Some(3_000), ..endpoint(&url) };
+    assert_eq!(outcome(&sender, &impatient).await, Outcome::ResponseTimedOut);
+    assert!(outcome(&sender, &endpoint(&url)).await.is_delivered());
+    assert_eq!(receiver.log.connections(), 2);
+}
+
+/// However it ends what it was asked: no socket of it is left.
+#[tokio::test]
+async fn a_receiver_that_ends_each_stream_or_connection_keeps_none_open() {
+    let authority = Authority::new();
+    for (refuses, closes) in [(true, false), (true, true), (false, true)] {
+        let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
+        let (open, mut seen) = tokio::sync::watch::channel(0_usize);
+        let open = Arc::new(open);
+        let receiver = Receiver::start(move |stream, _: Log| {
+            let (acceptor, open) = (acceptor.clone(), Arc::clone(&open));
+            async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                open.send_modify(|open| *open += 1);
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    match refuses {
+                        true => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                        false => drop(respond.send_response(http::Response::new(()), true)),
+                    }
+                    if closes {
+                        connection.graceful_shutdown();
+                    }
+                }
+                open.send_modify(|open| *open -= 1);
+            }
+        })
+        .await;
+        let (sender, endpoint) = (sender_that_trusts(&authority), endpoint(&receiver.https("localhost")));
+        for _ in 0..50 {
+            let report = attempted(&sender, &endpoint).await.report;
+            assert_eq!(report.outcome.is_delivered(), !refuses, "{}", report.detail);
+        }
+        assert!(receiver.log.connections() > 1);
+        seen.wait_for(|open| *open <= 1).await.unwrap();
+    }
+}
