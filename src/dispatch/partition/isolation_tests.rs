@@ -306,6 +306,20 @@ fn thousands_that_hang_cost_nobody_else_anything() {
     check(&register, 200, &bad, 1, "5 000 hang");
 }
 
+/// As after a take-over, when the new owner knows nobody yet.
+#[test]
+fn who_is_as_new_as_thousands_that_hang_is_met_at_once() {
+    let mut register = register(200);
+    let bad: Vec<String> = (0..5_000).map(|n| format!("acc_bad{n}")).collect();
+    (0..5_000).for_each(|n| register.add(format!("ep_bad{n}"), &bad[n], &format!("bad{n}.example"), TIMEOUT_MS, 10));
+    let mut run = Run::new(&register);
+    // Each millisecond another one that hangs.
+    run.go(1_000, 0, &bad, 1);
+    run.go(500, 200, &bad[1_000..], 1);
+    let (half, most, all) = run.waited();
+    assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+}
+
 #[test]
 fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     const MANY: usize = 2_000;
