@@ -163,6 +163,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         keys: PartitionKeys::new(&config.stream.name)?,
         settings,
         attempt_log_len: limits.attempt_log_entries,
+        quotas: config.quotas,
         registry: Registry::new(),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),

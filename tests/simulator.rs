@@ -82,6 +82,7 @@ fn check_that_it_was_tried(sum: &Tally) {
         "redis_rolled_back",
         "groups_destroyed",
         "ids_given_again",
+        "paused_for_quota",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

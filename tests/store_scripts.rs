@@ -213,18 +213,11 @@ async fn a_stale_term_changes_nothing_whatever_it_calls() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_to_take_over_a_strangers_entries_and_lets_everything_else_go_on() {
+async fn a_full_redis_refuses_no_call() {
     let owner = busy_owner().await;
     owner.redis.set_maxmemory(1).await;
-    let before = owner.fingerprint().await;
-    let adding = |call: &Call| matches!(call, Call::ClaimForeign { .. });
-    let (refused, rest): (Vec<Call>, Vec<Call>) = every_call(owner.term()).into_iter().partition(adding);
-    for call in refused {
-        assert_eq!(owner.store.call(&call).await, Err(Failure::Full), "{call:?}");
-    }
-    assert_eq!(owner.fingerprint().await, before, "what is refused takes nothing");
     // Without the lease nothing else could be shown.
-    for call in rest.into_iter().filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. })) {
+    for call in every_call(owner.term()).into_iter().filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. })) {
         let answer = owner.call(call.clone()).await;
         assert!(!matches!(answer, Answer::Lost | Answer::BadItem { .. }), "{call:?}: {answer:?}");
     }
@@ -263,6 +256,64 @@ async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed()
         items.truncate(first_bad);
         assert!(matches!(owner.settle(items).await, Answer::Settled { .. }), "the others go on");
     }
+}
+
+/// A settle's word on what an endpoint has.
+async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
+    match owner.settle(items).await {
+        Answer::Settled { counts, .. } => counts.iter().map(|(_, unfinished)| unfinished.bytes).sum(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn records_are_weighed_and_what_a_stranger_or_an_older_version_left_fails_nothing() {
+    let owner = Owner::start().await;
+    let finish = |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
+    let parked = |n: u64, record: &'static [u8]| keep(n, "ep_a", Place::Backlog, record);
+    assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 100]), parked(2, &[b'x'; 50])]).await, 150);
+    assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 30])]).await, 80, "it is written anew");
+    assert_eq!(bytes_of(&owner, vec![finish(1), finish(1)]).await, 50);
+    let key = owner.keys.bytes();
+    for value in ["many", "-70", "9223372036854775807", "1.5"] {
+        owner.redis.command::<i64>(&["HSET", &key, "ep_a", value]).await;
+        let unfinished = Call::Counts { term: owner.term(), cursor: 0 };
+        assert!(matches!(owner.call(unfinished).await, Answer::Counts { .. }), "{value}");
+        assert_eq!(bytes_of(&owner, vec![parked(3, &[b'x'; 20])]).await, 20, "{value} is begun anew");
+        assert!(bytes_of(&owner, vec![finish(3)]).await <= 50, "{value}");
+    }
+    owner.redis.command::<()>(&["DEL", &key]).await;
+    owner.redis.command::<()>(&["SET", &key, "x"]).await;
+    assert!(matches!(owner.call(Call::Counts { term: owner.term(), cursor: 0 }).await, Answer::Counts { .. }));
+    // What was there before the count ended with it: never below nothing, and right again when all has gone.
+    assert_eq!(bytes_of(&owner, vec![parked(4, &[b'x'; 10])]).await, 10);
+    assert_eq!(bytes_of(&owner, vec![finish(2)]).await, 0);
+    assert_eq!(bytes_of(&owner, vec![finish(4), parked(5, &[b'x'; 90])]).await, 80);
+    assert_eq!(bytes_of(&owner, vec![finish(5)]).await, 0);
+    assert_eq!(bytes_of(&owner, vec![parked(6, &[b'x'; 7])]).await, 7);
+    assert_eq!(bytes_of(&owner, vec![finish(6)]).await, 0);
+    assert!(!owner.redis.command::<bool>(&["EXISTS", &key]).await);
+}
+
+#[tokio::test]
+async fn a_log_that_is_to_be_much_shorter_loses_a_part_with_each_batch() {
+    let owner = Owner::start().await;
+    let store = async |length: u64| {
+        let mut store = owner.store.clone();
+        store.keep_log(length);
+        let settlement = Settlement { log: vec![Bytes::from_static(b"{}")], ..Settlement::default() };
+        store.call(&Call::Settle { term: owner.term(), settlement }).await.unwrap();
+        owner.redis.command::<usize>(&["XLEN", &owner.keys.attempts()]).await
+    };
+    for _ in 0..1_200 {
+        store(10_000).await;
+    }
+    let mut lengths = Vec::new();
+    for _ in 0..6 {
+        lengths.push(store(100).await);
+    }
+    assert!(lengths[0] > 700, "most of it is still there: {lengths:?}");
+    assert_eq!(lengths[5], 100, "{lengths:?}");
 }
 
 #[tokio::test]

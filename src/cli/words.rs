@@ -1,5 +1,6 @@
 //! Numbers, ages and reasons in words, for people who were asleep a minute ago.
 
+pub use crate::facts::text::bytes;
 use crate::facts::{
     outcome::{LocalCause, Outcome},
     retry::DeadReason,
@@ -57,19 +58,6 @@ pub fn count(n: u64, one: &str, many: &str) -> String {
         1 => format!("1 {one}"),
         _ => format!("{} {many}", number(n)),
     }
-}
-
-/// `1.4 GiB`.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if n < 1024 {
-        return format!("{n} bytes");
-    }
-    let (mut size, mut unit) = (n as f64 / 1024.0, 0);
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        (size, unit) = (size / 1024.0, unit + 1);
-    }
-    format!("{size:.1} {}", UNITS[unit])
 }
 
 /// Why a delivery was given up.

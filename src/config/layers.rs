@@ -33,7 +33,7 @@ const fn file_only(name: &'static str) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 38] = [
+pub(super) const KEYS: [Key; 40] = [
     key("listen", "HERALD_LISTEN"),
     Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
     key("master_key_file", "HERALD_MASTER_KEY_FILE"),
@@ -67,6 +67,8 @@ pub(super) const KEYS: [Key; 38] = [
     file_only("limits.body_bytes"),
     file_only("limits.attempt_log_entries"),
     file_only("limits.quarantine_bytes"),
+    file_only("quota.endpoint_bytes"),
+    file_only("quota.account_bytes"),
     file_only("limits.dead_letters.max_count"),
     file_only("limits.dead_letters.max_age"),
     file_only("limits.breaker.failure_share"),

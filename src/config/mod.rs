@@ -29,7 +29,7 @@ use self::{
     layers::{CONFIG_FILE_ENV, ENV_PREFIX, Given, KEYS, Layers, Showing, Written},
     sections::Reader,
 };
-use crate::facts::retry::RetrySettings;
+use crate::facts::{quota, retry::RetrySettings};
 
 /// The built-in default, commented.
 pub const DEFAULT_TOML: &str = include_str!("../../deploy/herald.toml");
@@ -103,6 +103,7 @@ pub struct Config {
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,
     pub limits: LimitsConfig,
+    pub quotas: quota::Settings,
     rows: Vec<Row>,
 }
 
@@ -143,6 +144,7 @@ impl Config {
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
+        let quotas = reader.quotas();
         seal?;
         Some(Self {
             listen: listen?,
@@ -157,6 +159,7 @@ impl Config {
             log: log?,
             shutdown: shutdown?,
             limits: limits?,
+            quotas: quotas?,
             rows: KEYS
                 .iter()
                 .filter_map(|key| Some(row(key.name, key.showing, reader.0.values.get(key.name)?)))

@@ -11,7 +11,10 @@ use super::{
     values::{self, AdminToken, DAY, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
 };
 use crate::{
-    facts::retry::{RetryPolicy, RetrySettings},
+    facts::{
+        quota,
+        retry::{RetryPolicy, RetrySettings},
+    },
     telemetry::logging::{LogFilter, LogFormat},
 };
 
@@ -278,6 +281,12 @@ impl Reader {
             dead_letters: dead_letters?,
             breaker: breaker?,
         })
+    }
+
+    pub fn quotas(&mut self) -> Option<quota::Settings> {
+        let endpoint = self.one("quota.endpoint_bytes", quota::Setting::from_str);
+        let account = self.one("quota.account_bytes", quota::Setting::from_str);
+        Some(quota::Settings { endpoint: endpoint?, account: account? })
     }
 
     fn dead_letters(&mut self) -> Option<DeadLetterLimits> {

@@ -78,6 +78,7 @@ fn the_built_in_default_means_what_it_says() {
     let limits = config.limits;
     assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
     assert_eq!((limits.quarantine_bytes, config.events.strict), (16 << 20, false));
+    assert_eq!(config.quotas, quota::Settings::default());
     assert_eq!(
         (limits.dead_letters.max_count, limits.dead_letters.max_age),
         (1_000_000, Duration::from_secs(2_592_000))
@@ -155,6 +156,8 @@ fn bounds_hold_for_every_key() {
         ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
         ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
         ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),
+        ("quota.endpoint_bytes", &["auto", "0", "1048576"], &["1", "1mb", "", "-1"]),
+        ("quota.account_bytes", &["auto", "0", "1099511627776"], &["off", "1099511627777"]),
         ("guard.allow_http", &["true", "false"], &["yes", "1", ""]),
         ("guard.allow_networks", &["", "127.0.0.1/8", "10.0.0.0/8, fd00::/8"], &["127.0.0.1", "::/0", "10.0.0.0/8,"]),
         ("guard.allow_metadata", &["true", "false"], &["yes", ""]),

@@ -12,6 +12,7 @@ mod lanes;
 mod memory;
 mod settling;
 mod terms;
+mod weights;
 
 use std::{
     collections::{BTreeSet, BinaryHeap, VecDeque},
@@ -29,6 +30,7 @@ use super::{
 };
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
+use weights::Weights;
 
 use crate::{
     facts::{
@@ -37,7 +39,9 @@ use crate::{
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         log::LogLine,
         outcome::{Attempted, LocalCause, Outcome, SentRequest},
+        quota::{Quota, Quotas},
         retry::{DeadReason, Fate, RetryPolicy},
+        text::bytes,
     },
     store::protocol::{Item, Known, Place, Recorded, Settlement, Unfinished},
 };
@@ -66,6 +70,8 @@ pub type Token = u64;
 pub enum Wish {
     /// The receiver answered 410 to this revision.
     Disable { endpoint: EndpointId, revision: u64, why: String },
+    /// In this revision it has more in Redis than its quota, or its account's, and takes nothing.
+    Pause { endpoint: EndpointId, revision: u64, why: String },
 }
 
 /// What is worth telling. Delivered events are not: they are counted.
@@ -86,6 +92,12 @@ pub enum Note {
     },
     BreakerOpened {
         endpoint: EndpointId,
+    },
+    /// It is to be paused: it has so many bytes in Redis, or all of its account.
+    OverQuota {
+        endpoint: EndpointId,
+        quota: Quota,
+        bytes: u64,
     },
     /// So many attempts failed here and not at their receivers; they go again.
     OursFailed {
@@ -218,6 +230,8 @@ pub struct Core {
     breaker: BreakerSettings,
     budgets: Budgets,
     memory: Memory,
+    weights: Weights,
+    quotas: Quotas,
     lanes: Lanes,
     /// Those of deleted endpoints.
     leaving: BTreeSet<LaneAt>,
@@ -277,6 +291,8 @@ impl Core {
             breaker,
             budgets,
             memory: Memory::default(),
+            weights: Weights::default(),
+            quotas: Quotas::default(),
             lanes: Lanes::default(),
             leaving: BTreeSet::new(),
             leave_at: 0,
@@ -331,7 +347,8 @@ impl Core {
         let at = match self.lanes.at(endpoint) {
             Some(at) => {
                 let lane = &mut self.lanes[at];
-                (lane.standing, lane.policy) = (standing, policy);
+                lane.stands(standing);
+                lane.policy = policy;
                 at
             }
             None => self.lanes.insert(endpoint.clone(), Lane::new(standing, policy, now)),
@@ -345,6 +362,7 @@ impl Core {
             let account = endpoint.account.clone();
             lane.holder = Some(Arc::new(Holder { lane: at, account, host }));
         }
+        self.weigh(at);
         self.react(now, at);
     }
 
@@ -477,6 +495,7 @@ impl Core {
                 && let Carried::Flying(_, revision) = *orphan
             {
                 let endpoint = id.endpoint.clone();
+                let is_delivered = attempted.report.outcome.is_delivered();
                 match attempted.report.outcome {
                     // As if it had never been made.
                     Outcome::Local { .. } => {
@@ -486,6 +505,9 @@ impl Core {
                 }
                 if let Some(at) = self.lanes.at(&endpoint) {
                     self.lanes[at].forget_attempt(token);
+                    if is_delivered {
+                        self.lanes[at].takes();
+                    }
                     self.touch(now, at);
                 }
             }

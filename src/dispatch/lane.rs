@@ -16,6 +16,7 @@ use crate::facts::{
     outcome::{Attempted, Health, Outcome},
     retry::{DeadReason, RetryPolicy},
 };
+use crate::store::protocol::Unfinished;
 
 /// A lane may queue what it gets rid of in this time: enough to stay busy, too little to be felt by others.
 const QUEUE_MS: u64 = 250;
@@ -38,6 +39,9 @@ const LONG_REST_MS: u64 = 2_500;
 
 /// How long a receiver may make us rest: after this the next delivery asks again.
 const MAX_REST_MS: u64 = 300_000;
+
+/// Whoever fails for so long takes nothing, whatever rests it asks for: three of the longest.
+const LONG_IN_VAIN_MS: u64 = 3 * MAX_REST_MS;
 
 pub type JobId = u64;
 
@@ -131,6 +135,16 @@ pub struct Lane {
     /// In Redis, as the last answer said.
     pub unfinished: u64,
     pub parked: u64,
+    /// What that takes of Redis, and what it took when it was first counted after a delivery last succeeded, or after somebody
+    /// let it go on.
+    weight: u64,
+    tolerated: Option<u64>,
+    /// As whose it is weighed, and with how much.
+    pub weighed: Option<(Arc<Holder>, u64)>,
+    /// The registry does not know yet that this revision is to be paused for its weight.
+    pub pause_asked_at: Option<u64>,
+    /// Nothing was delivered since this failure.
+    in_vain_since: Option<u64>,
     /// The backlog was looked at up to here …
     pub drained_to: EntryId,
     /// … and there was no more.
@@ -170,6 +184,11 @@ impl Lane {
             in_flight: 0,
             unfinished: 0,
             parked: 0,
+            weight: 0,
+            tolerated: None,
+            weighed: None,
+            pause_asked_at: None,
+            in_vain_since: None,
             drained_to: EntryId::ZERO,
             drained: false,
             parked_meanwhile: None,
@@ -197,6 +216,49 @@ impl Lane {
             Standing::Serving(endpoint) | Standing::Paused(endpoint) => Some(endpoint),
             Standing::Ended { .. } | Standing::Unknown => None,
         }
+    }
+
+    /// What the registry says of it now. Whoever lets it go on, or changes it, is right until it has grown again.
+    pub fn stands(&mut self, standing: Standing) {
+        let serving = |standing: &Standing| match standing {
+            Standing::Serving(endpoint) => Some(endpoint.revision),
+            Standing::Paused(_) | Standing::Ended { .. } | Standing::Unknown => None,
+        };
+        if serving(&standing).is_some() && serving(&standing) != serving(&self.standing) {
+            self.takes();
+        }
+        self.standing = standing;
+    }
+
+    /// Its receiver took something, or is expected to: what it has now is no reason to pause it.
+    pub fn takes(&mut self) {
+        (self.in_vain_since, self.tolerated) = (None, None);
+    }
+
+    /// What Redis holds of it, as an answer said.
+    pub fn counted(&mut self, unfinished: Unfinished) {
+        (self.unfinished, self.parked, self.weight) = (unfinished.records, unfinished.parked, unfinished.weight());
+        self.tolerated.get_or_insert(self.weight);
+    }
+
+    /// Bytes that its records take of Redis, about.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Whether what it has in Redis grows and its receiver takes nothing: it only fails, for a cooldown at least and not
+    /// for a rest that it asked for, and has a tenth more than when it last took something, or somebody let it go on. So
+    /// one that drains its backlog, however slowly, is never meant, and one that was resumed not at once again.
+    pub fn grows_in_vain(&self, now: u64, cooldown_ms: u64) -> bool {
+        let Standing::Serving(endpoint) = &self.standing else { return false };
+        let Some(since) = self.in_vain_since else { return false };
+        let is_resting = now < self.rests_until.saturating_add(cooldown_ms) && now < since + LONG_IN_VAIN_MS;
+        let tolerated = self.tolerated.unwrap_or(self.weight);
+        self.ended().is_none()
+            && self.pause_asked_at != Some(endpoint.revision)
+            && now >= since + cooldown_ms
+            && !is_resting
+            && self.weight > tolerated + tolerated / 10
     }
 
     /// The reason for which everything unfinished ends.
@@ -302,6 +364,11 @@ impl Lane {
     pub fn ended_attempt(&mut self, now: u64, ended: &Ended<'_>, settings: &BreakerSettings, chance: f64) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         let Ended { attempt, outcome, granted } = *ended;
+        if outcome.is_delivered() {
+            self.takes();
+        } else {
+            self.in_vain_since.get_or_insert(now);
+        }
         let turn = match outcome.health() {
             Health::Unknown => {
                 self.evidence.lost(attempt);
@@ -404,7 +471,7 @@ impl Lane {
     /// the attempts that are in flight.
     pub fn reset(&mut self) {
         self.queue.clear();
-        (self.unfinished, self.parked) = (0, 0);
+        (self.unfinished, self.parked, self.weight, self.weighed) = (0, 0, 0, None);
         (self.drained_to, self.drained, self.parked_meanwhile) = (EntryId::ZERO, false, None);
         (self.is_ready, self.is_hungry, self.is_waiting, self.alarm_at) = (false, false, false, None);
     }

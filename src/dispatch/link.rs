@@ -28,6 +28,14 @@ impl Link {
         Self { redis, keys, purpose, attempt_log_len, store: None }
     }
 
+    /// From now on the log of attempts keeps about so many lines.
+    pub fn keep_log(&mut self, lines: u64) {
+        self.attempt_log_len = lines;
+        if let Some(store) = &mut self.store {
+            store.keep_log(lines);
+        }
+    }
+
     /// Takes itself and gives itself back, so that the call can be awaited beside other things.
     pub async fn call(mut self, call: Call) -> (Self, Call, Result<Answer, Failure>) {
         let answer = match self.store().await {

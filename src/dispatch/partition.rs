@@ -32,6 +32,7 @@ use crate::{
         event::{Event, EventError, Novelty},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
         outcome::Attempted,
+        quota::Quotas,
         retry::RetryPolicy,
         traceparent::Traceparent,
     },
@@ -175,7 +176,6 @@ pub enum Happening {
     DeadExpired {
         count: u64,
     },
-    RedisFull,
     /// Redis' clock was set by so much, or another server's counts now.
     ClockStepped {
         by_ms: i64,
@@ -455,11 +455,6 @@ impl<D: Directory> Partition<D> {
         let Some(outstanding) = self.outstanding.take() else { return };
         match answer {
             Ok(answer) => self.understand(now, outstanding, answer),
-            // Only taking over a stranger's entries is refused. It comes again in its time, and the reading does not wait
-            // for it: what is read and delivered is what makes room.
-            Err(Failure::Full) if self.phase == Phase::Running && matches!(outstanding, Outstanding::Job) => {
-                self.happenings.push(Happening::RedisFull);
-            }
             Err(Failure::Full) => self.end_term(now, "Redis is full".to_owned()),
             Err(Failure::Unknown(why)) => {
                 if let Outstanding::PullIn(pull) = outstanding {
@@ -604,6 +599,11 @@ impl<D: Directory> Partition<D> {
     /// Redis has little memory left: little is read at a time, and what needs a record waits in the stream.
     pub fn set_pressure(&mut self, is_under_pressure: bool) {
         self.is_under_pressure = is_under_pressure;
+    }
+
+    /// What the records of an endpoint, and of an account, may take in Redis.
+    pub fn set_quotas(&mut self, quotas: Quotas) {
+        self.core.set_quotas(quotas);
     }
 
     /// What our own machine's clock says, ms since 1970.

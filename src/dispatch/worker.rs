@@ -25,7 +25,12 @@ use super::{
 };
 use crate::{
     clock,
-    facts::{endpoint::Mark, id::EndpointId, outcome::Attempted},
+    facts::{
+        endpoint::{EndpointState, Mark},
+        id::EndpointId,
+        outcome::Attempted,
+        quota,
+    },
     registry::{Change, RefreshError, Registry},
     sender::Sender,
     store::{
@@ -45,6 +50,9 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
 /// From this part of `maxmemory` on little is read at a time, in percent.
 const PRESSURE_PERCENT: u64 = 90;
+
+/// The part of the attempt log that is kept while Redis has little memory left: enough to see what happens now.
+const LOG_PART_UNDER_PRESSURE: u64 = 10;
 
 /// Seconds after its start within which a server may have been killed just before, for all that a new worker knows.
 const FRESH_S: u64 = 300;
@@ -67,6 +75,7 @@ pub struct Parts {
     pub keys: PartitionKeys,
     pub settings: Settings,
     pub attempt_log_len: u64,
+    pub quotas: quota::Settings,
     pub registry: Registry,
     /// For receivers that have shown that they answer, and for the others.
     pub senders: [Arc<Sender>; 2],
@@ -99,6 +108,9 @@ pub struct Worker {
     skipped_disabled: u64,
     trim_ignores: Vec<String>,
     is_foreign_far: bool,
+    quotas: quota::Settings,
+    attempt_log_len: u64,
+    is_under_pressure: bool,
     told: Told,
     /// What the quarantine's limit had dropped when it was last looked at.
     quarantine_dropped: Option<u64>,
@@ -134,6 +146,9 @@ impl Worker {
             skipped_disabled: 0,
             trim_ignores,
             is_foreign_far: false,
+            quotas: parts.quotas,
+            attempt_log_len,
+            is_under_pressure: false,
             told: Told::default(),
             quarantine_dropped: None,
         })
@@ -227,8 +242,9 @@ impl Worker {
         }
         if calling.is_none()
             && let Some(call) = self.partition.next_call(now)
-            && let Some(link) = self.work.take()
+            && let Some(mut link) = self.work.take()
         {
+            link.keep_log(self.log_len());
             *calling = Some(Box::pin(link.call(call)));
         }
         let mut started = 0;
@@ -299,8 +315,7 @@ impl Worker {
         self.readiness.set_redis(numbers.is_some());
         self.partition.compare_clocks(self.now(), clock::wall_ms());
         let Some(numbers) = numbers else { return };
-        let limit = numbers.maxmemory_bytes;
-        self.partition.set_pressure(limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100);
+        self.look_at_memory(&numbers);
         let parked: u64 = self.partition.core().lanes().map(|(_, lane)| lane.parked).sum();
         let overdue = numbers.oldest_due_ms.is_some_and(|at| at + 1_000 < numbers.now_ms);
         // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
@@ -317,6 +332,31 @@ impl Worker {
         self.metrics.set_parked(parked);
         let placed = numbers.due + numbers.claimed + parked;
         self.metrics.set_held(numbers.unfinished.saturating_sub(placed));
+    }
+
+    /// What Redis has left, and what the records in it take.
+    fn look_at_memory(&mut self, numbers: &Gauges) {
+        let limit = numbers.maxmemory_bytes;
+        let is_under_pressure = limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100;
+        if is_under_pressure != std::mem::replace(&mut self.is_under_pressure, is_under_pressure) {
+            match is_under_pressure {
+                true => warn!(
+                    used = numbers.used_memory_bytes,
+                    limit, "Redis has little memory left: little is read at a time, and the attempt log is kept short"
+                ),
+                false => info!("Redis has memory again"),
+            }
+        }
+        self.partition.set_pressure(is_under_pressure);
+        self.partition.set_quotas(self.quotas.with(limit));
+        let (bytes, over) = self.partition.core().record_bytes();
+        self.metrics.set_memory(is_under_pressure, bytes, over as u64);
+    }
+
+    /// Lines that the log of attempts keeps. They are a comfort, and what is delivered is not: where Redis has little left,
+    /// they must not eat the room that delivering makes.
+    fn log_len(&self) -> u64 {
+        if self.is_under_pressure { self.attempt_log_len / LOG_PART_UNDER_PRESSURE } else { self.attempt_log_len }
     }
 
     /// A group that is far behind keeps the stream from being trimmed: said once, until it has caught up.
@@ -360,9 +400,8 @@ impl Worker {
             match errand {
                 Errand::AbortFlights => self.attempts.abort_all(),
                 Errand::ConfirmRegistry => drop(self.errands.spawn(confirm(self.registry.clone()))),
-                Errand::Core(Wish::Disable { endpoint, revision, why }) => {
-                    let (redis, keys) = (self.redis.clone(), self.keys.clone());
-                    drop(self.errands.spawn(disable(redis, keys, endpoint, revision, why)))
+                Errand::Core(wish) => {
+                    drop(self.errands.spawn(change_endpoint(self.redis.clone(), self.keys.clone(), wish)))
                 }
             }
         }
@@ -397,6 +436,7 @@ impl Worker {
                 self.metrics.bad_items(1)
             }
             Happening::Core(Note::Displaced { .. }) => self.metrics.quarantined(1),
+            Happening::Core(Note::OverQuota { quota, .. }) => self.metrics.quota_refused(*quota),
             Happening::TermBegan => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
@@ -406,7 +446,6 @@ impl Worker {
             Happening::NoEndpoint { .. } => self.metrics.no_endpoint(1),
             Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
             Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
-            Happening::RedisFull => self.metrics.redis_error(),
             Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. } | Note::OursFailed { .. })
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
@@ -427,6 +466,10 @@ fn log(happening: &Happening) {
         }
         Happening::Core(Note::BreakerOpened { endpoint }) => {
             warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        // The pause itself says it, with the reason.
+        Happening::Core(Note::OverQuota { endpoint, quota, bytes }) => {
+            debug!(%endpoint, quota = quota.name(), bytes, "over its quota: it is to be paused")
         }
         Happening::Core(Note::OursFailed { cause, count }) => {
             error!(?cause, count, "attempts failed here and not at their receivers: they go again")
@@ -462,7 +505,6 @@ fn log(happening: &Happening) {
             by_ms,
             "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
         ),
-        Happening::RedisFull => warn!("Redis is full: what would need more of its memory waits"),
         Happening::OtherRegistry { bound, found } => error!(
             bound,
             found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
@@ -500,44 +542,45 @@ async fn confirm(registry: Registry) -> Done {
     }
 }
 
-/// Disables an endpoint that answered 410, unless somebody changed it since.
-async fn disable(redis: Redis, keys: PartitionKeys, endpoint: EndpointId, revision: u64, why: String) -> Done {
+/// Disables an endpoint that answered 410, or pauses one that is over its quota, unless somebody changed it since.
+async fn change_endpoint(redis: Redis, keys: PartitionKeys, wish: Wish) -> Done {
+    let (Wish::Disable { endpoint, why, .. } | Wish::Pause { endpoint, why, .. }) = &wish;
     loop {
-        match try_disable(&redis, &keys, &endpoint, revision, &why).await {
+        match try_change(&redis, &keys, &wish).await {
             Ok(()) => {
-                warn!(%endpoint, why, "disabled the endpoint");
+                match wish {
+                    Wish::Disable { .. } => warn!(%endpoint, why, "disabled the endpoint"),
+                    Wish::Pause { .. } => warn!(%endpoint, why, "paused the endpoint"),
+                }
                 return Done::Nothing;
             }
             // Deleted or changed by somebody: their change counts.
             Err(error @ (RegistryError::Missing(_) | RegistryError::Stale { .. } | RegistryError::NeverMade)) => {
-                info!(%endpoint, %error, "the endpoint was not disabled");
+                info!(%endpoint, %error, "the endpoint was left as it is");
                 return Done::Nothing;
             }
-            // Refused for a reason that somebody will mend. Until then the owner sends it nothing.
+            // Refused for a reason that somebody will mend. Until then the owner sends nothing to one that is gone.
             Err(error) => {
-                warn!(%endpoint, %error, "cannot disable the endpoint yet; trying again");
+                warn!(%endpoint, %error, "cannot disable or pause the endpoint yet; trying again");
                 tokio::time::sleep(ERRAND_PAUSE).await;
             }
         }
     }
 }
 
-async fn try_disable(
-    redis: &Redis,
-    keys: &PartitionKeys,
-    id: &EndpointId,
-    revision: u64,
-    why: &str,
-) -> Result<(), RegistryError> {
+async fn try_change(redis: &Redis, keys: &PartitionKeys, wish: &Wish) -> Result<(), RegistryError> {
+    let (Wish::Disable { endpoint: id, revision, why } | Wish::Pause { endpoint: id, revision, why }) = wish;
     let mut connection = redis.connect(Purpose::Other).await?;
     let last = last_entry(&mut connection, keys).await?;
     let mut store = RegistryStore::on(connection);
-    let Some(mut endpoint) = store.get(id).await? else { return Ok(()) };
-    if endpoint.revision != revision {
-        return Ok(());
+    let Some(mut endpoint) = store.get(id).await? else { return Err(RegistryError::Missing(id.clone())) };
+    // The store refuses a change that saw another revision than there is.
+    endpoint.revision = *revision;
+    let mark = Mark { by: "herald".to_owned(), why: why.clone(), at_ms: clock::wall_ms() };
+    match wish {
+        Wish::Disable { .. } => endpoint.disable(mark.clone(), last),
+        Wish::Pause { .. } => endpoint.status = EndpointState::Paused(mark.clone()),
     }
-    let mark = Mark { by: "herald".to_owned(), why: why.to_owned(), at_ms: clock::wall_ms() };
-    endpoint.disable(mark.clone(), last);
     endpoint.updated_at_ms = mark.at_ms;
     store.update(endpoint, &mark).await.map(drop)
 }

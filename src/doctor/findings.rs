@@ -1,14 +1,17 @@
 //! Judges what was observed. Pure: every rule can be tested with numbers alone. Each finding that is not in order says
 //! what to do about it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{
-    observe::{Observed, Partition, RegistryLook, STUCK_AFTER_MS, Server},
+    observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, Server},
     security,
 };
 use crate::{
     cli::words::{bytes, count, number, span},
+    facts::id::{AccountId, EndpointId},
     store::watch::Gauges,
 };
 
@@ -33,6 +36,9 @@ const OLD_MS: u64 = 3_600_000;
 const UNREAD_MS: u64 = 30_000;
 
 const NEAR_RETENTION_PERCENT: u64 = 80;
+
+/// Endpoints, and accounts, over their quota that are named.
+const MAX_OVER: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +90,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
     if let (Ok(server), Some(partition)) = (&observed.server, &observed.partition) {
         clock_step(&mut findings, partition, server.redis_now_ms);
         memory(&mut findings, server, partition);
+        quotas(&mut findings, observed, server, partition);
         owner(&mut findings, observed, partition);
         group(&mut findings, observed, partition);
         ids(&mut findings, partition, server.redis_now_ms);
@@ -235,6 +242,66 @@ fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
         (CLOSE_PERCENT.., _) => findings.warn("memory", says, remedy),
         (_, Some(left)) if left < FULL_SOON_MS => findings.warn("memory", says, remedy),
         _ => findings.ok("memory", says),
+    }
+}
+
+/// Who has more in Redis than a quota allows: the heaviest endpoints and accounts.
+fn quotas(findings: &mut Findings, observed: &Observed, server: &Server, partition: &Partition) {
+    let quotas = observed.limits.quotas.with(server.info.maxmemory_bytes);
+    let none = BTreeMap::new();
+    let holders = match &observed.registry {
+        Some(RegistryLook::There { holders, .. }) => holders,
+        _ => &none,
+    };
+    let mut accounts: BTreeMap<&AccountId, u64> = BTreeMap::new();
+    for (endpoint, weight) in &partition.weights {
+        if let Some(holder) = holders.get(endpoint) {
+            *accounts.entry(&holder.account).or_default() += weight;
+        }
+    }
+    let mut is_over = false;
+    let allowed = quotas.endpoint.unwrap_or(u64::MAX);
+    for (endpoint, weight) in partition.weights.iter().filter(|(_, weight)| *weight >= allowed).take(MAX_OVER) {
+        let (way, remedy) = what_of(endpoint, holders.get(endpoint));
+        let says = format!(
+            "{endpoint} has {} of undelivered events in Redis; quota.endpoint_bytes is {}{way}",
+            bytes(*weight),
+            bytes(allowed)
+        );
+        is_over = true;
+        findings.warn("quota", says, remedy);
+    }
+    let allowed = quotas.account.unwrap_or(u64::MAX);
+    let mut heavy: Vec<_> = accounts.into_iter().filter(|(_, weight)| *weight >= allowed).collect();
+    heavy.sort_by_key(|(account, weight)| (u64::MAX - weight, *account));
+    for (account, weight) in heavy.into_iter().take(MAX_OVER) {
+        let says = format!(
+            "{account} has {} of undelivered events in Redis; quota.account_bytes is {}",
+            bytes(weight),
+            bytes(allowed)
+        );
+        is_over = true;
+        findings.warn("quota", says, format!("herald endpoint list --account {account}, and mend the receivers"));
+    }
+    match (is_over, quotas.endpoint, quotas.account) {
+        (true, ..) => {}
+        (false, None, None) => findings.ok("quota", "none is set: one endpoint may fill Redis"),
+        (false, ..) => findings.ok("quota", "nobody's undelivered events take more of Redis than they may"),
+    }
+}
+
+/// How an endpoint that is over its quota goes on, and what to do.
+fn what_of(endpoint: &EndpointId, holder: Option<&RecordHolder>) -> (&'static str, String) {
+    match holder {
+        None => (" (it is deleted, or not readable)", format!("herald delivery list --endpoint {endpoint}")),
+        Some(RecordHolder { is_paused: true, .. }) => (
+            ", and it is paused",
+            format!("mend its receiver, then: herald endpoint resume {endpoint} --reason '…'; its reason: endpoint show"),
+        ),
+        Some(RecordHolder { is_paused: false, .. }) => (
+            ", and it goes on: it takes some, or has not grown since it was resumed",
+            format!("herald endpoint show {endpoint}; where it only waits longer: raise max_in_flight or the quota"),
+        ),
     }
 }
 
@@ -494,7 +561,7 @@ mod tests {
     use super::*;
     use crate::{
         doctor::observe::Limits,
-        facts::{endpoint::Mark, id::EntryId},
+        facts::{endpoint::Mark, id::EntryId, quota::Settings},
         store::{
             connection::{Reach, ServerInfo},
             queries::{LeaseLook, Oldest, Pending, RedisSettings},
@@ -542,9 +609,15 @@ mod tests {
             stream: "payment-intents".into(),
             server: Ok(server),
             partition: Some(partition),
-            registry: Some(RegistryLook::There { id: "reg_1".into(), endpoints: 2, unreadable: vec![], pause: None }),
+            registry: Some(RegistryLook::There {
+                id: "reg_1".into(),
+                endpoints: 2,
+                unreadable: vec![],
+                pause: None,
+                holders: BTreeMap::new(),
+            }),
             unasked: Vec::new(),
-            limits: Limits { dead_max_count: 1_000, dead_max_age_ms: 30 * DAY_MS, max_age_ms: 3 * DAY_MS },
+            limits: Limits { dead_max_count: 1_000, dead_max_age_ms: 30 * DAY_MS, max_age_ms: 3 * DAY_MS, quotas: Settings::default() },
         }
     }
 
@@ -696,10 +769,38 @@ mod tests {
     }
 
     #[test]
+    fn who_has_more_in_redis_than_a_quota_allows_is_named_with_what_to_do() {
+        // A sixteenth of 1 GB is 62.5 MB, a quarter 250 MB.
+        let heavy = |weights: &[(&str, u64)], is_paused| {
+            let mut observed = with_partition(|partition| {
+                partition.weights = weights.iter().map(|(id, bytes)| (id.parse().unwrap(), *bytes)).collect();
+            });
+            let holder = RecordHolder { account: "acc_1".parse().unwrap(), is_paused };
+            if let Some(RegistryLook::There { holders, .. }) = &mut observed.registry {
+                *holders = weights.iter().map(|(id, _)| (id.parse().unwrap(), holder.clone())).collect();
+            }
+            observed
+        };
+        let paused = heavy(&[("ep_a", 70_000_000), ("ep_b", 60_000_000)], true);
+        check(&paused, Level::Warn, "quota", "ep_a has 66.8 MiB of undelivered events in Redis");
+        check(&paused, Level::Warn, "quota", "and it is paused");
+        assert!(examine(&paused).iter().all(|finding| !finding.says.contains("ep_b")));
+        check(&heavy(&[("ep_a", 70_000_000)], false), Level::Warn, "quota", "it goes on");
+        let many: Vec<(String, u64)> = (0..5).map(|n| (format!("ep_{n}"), 60_000_000)).collect();
+        let many: Vec<(&str, u64)> = many.iter().map(|(id, bytes)| (id.as_str(), *bytes)).collect();
+        check(&heavy(&many, false), Level::Warn, "quota", "acc_1 has 286.1 MiB");
+        check(&heavy(&many[..4], false), Level::Ok, "quota", "nobody's undelivered events");
+        let off = crate::facts::quota::Setting::Off;
+        let mut none = heavy(&many, false);
+        none.limits.quotas = Settings { endpoint: off, account: off };
+        check(&none, Level::Ok, "quota", "none is set");
+    }
+
+    #[test]
     fn a_lost_registry_is_never_taken_for_an_empty_one() {
         check(&with_registry(RegistryLook::NeverMade), Level::Fail, "endpoints", "reg_1 has vanished");
         let there = |id: &str, unreadable: Vec<String>, pause| {
-            with_registry(RegistryLook::There { id: id.into(), endpoints: 1, unreadable, pause })
+            with_registry(RegistryLook::There { id: id.into(), endpoints: 1, unreadable, pause, holders: BTreeMap::new() })
         };
         check(&there("reg_2", vec![], None), Level::Fail, "endpoints", "belongs to reg_1");
         check(&there("reg_1", vec!["ep_x".into()], None), Level::Fail, "endpoints", "ep_x");

@@ -1,14 +1,18 @@
 //! Asks Redis for everything that the findings are about. Never judges. What can not be asked is `None`, with the first
 //! error beside it, so that one denied command does not hide the rest.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     clock,
     config::Config,
     facts::{
-        endpoint::Mark,
-        id::{DeliveryId, EntryId},
+        endpoint::{Endpoint, EndpointState, Mark},
+        id::{AccountId, DeliveryId, EndpointId, EntryId},
+        quota,
     },
     store::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
@@ -87,6 +91,8 @@ pub struct Partition {
     /// The oldest first.
     pub oldest: Vec<Oldest>,
     pub busy_endpoints: usize,
+    /// What the records of each take in Redis, about; the heaviest first.
+    pub weights: Vec<(EndpointId, u64)>,
     pub oldest_dead_ms: Option<u64>,
     /// When Redis' clock last stepped, and by how many ms.
     pub clock_step: Option<(u64, i64)>,
@@ -96,7 +102,29 @@ pub struct Partition {
 pub enum RegistryLook {
     NeverMade,
     Damaged(String),
-    There { id: String, endpoints: u64, unreadable: Vec<String>, pause: Option<Mark> },
+    There {
+        id: String,
+        endpoints: u64,
+        unreadable: Vec<String>,
+        pause: Option<Mark>,
+        /// Of those that have records.
+        holders: BTreeMap<EndpointId, RecordHolder>,
+    },
+}
+
+/// Whose an endpoint with records is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordHolder {
+    pub account: AccountId,
+    /// Nothing is sent to it.
+    pub is_paused: bool,
+}
+
+impl RecordHolder {
+    fn of(endpoint: &Endpoint) -> Self {
+        let is_paused = matches!(endpoint.status, EndpointState::Paused(_));
+        Self { account: endpoint.account.clone(), is_paused }
+    }
 }
 
 /// What the configuration says about what is looked at.
@@ -105,6 +133,7 @@ pub struct Limits {
     pub dead_max_count: u64,
     pub dead_max_age_ms: u64,
     pub max_age_ms: u64,
+    pub quotas: quota::Settings,
 }
 
 impl Observed {
@@ -119,6 +148,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         dead_max_count: config.limits.dead_letters.max_count,
         dead_max_age_ms: millis(config.limits.dead_letters.max_age),
         max_age_ms: millis(config.retry.max_age),
+        quotas: config.quotas,
     };
     let mut observed = Observed {
         address: redis.address().to_owned(),
@@ -140,7 +170,9 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     }
     let unasked = &mut observed.unasked;
     observed.partition = keep(unasked, partition(&mut connection, &mut queries).await);
-    observed.registry = keep(unasked, registry(connection).await);
+    let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
+    let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();
+    observed.registry = keep(unasked, registry(connection, &weighed).await);
     observed
 }
 
@@ -175,6 +207,7 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
     }
     let busy = queries.busy_endpoints(MAX_BUSY).await?;
     partition.busy_endpoints = busy.len();
+    partition.weights = queries.record_weights(&busy).await?;
     partition.oldest = queries.oldest(&busy[..busy.len().min(MAX_OLDEST)]).await?;
     partition.oldest.sort_by_key(|one| one.oldest.as_ref().map_or(EntryId::MAX, |id| id.entry));
     let heads: Vec<DeliveryId> = partition.oldest.iter().filter_map(|one| one.oldest.clone()).take(WEIGHED).collect();
@@ -190,7 +223,7 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
     Ok(partition)
 }
 
-async fn registry(connection: Connection) -> Result<RegistryLook, RegistryError> {
+async fn registry(connection: Connection, weighed: &BTreeSet<EndpointId>) -> Result<RegistryLook, RegistryError> {
     let mut store = RegistryStore::on(connection);
     let (position, pause) = match store.position().await {
         Ok(Some(found)) => found,
@@ -199,9 +232,12 @@ async fn registry(connection: Connection) -> Result<RegistryLook, RegistryError>
         Err(error) => return Err(error),
     };
     let (mut endpoints, mut unreadable, mut cursor) = (0, Vec::new(), None);
+    let mut holders = BTreeMap::new();
     for _ in 0..MAX_REGISTRY_PAGES {
         let page = store.list(cursor).await?;
         endpoints += page.endpoints.len() as u64;
+        let heavy = page.endpoints.iter().filter(|endpoint| weighed.contains(&endpoint.id));
+        holders.extend(heavy.map(|endpoint| (endpoint.id.clone(), RecordHolder::of(endpoint))));
         unreadable.extend(page.unreadable.into_iter().map(|one| format!("{} ({})", one.id, one.why)));
         unreadable.truncate(MAX_UNREADABLE);
         cursor = page.next;
@@ -209,7 +245,7 @@ async fn registry(connection: Connection) -> Result<RegistryLook, RegistryError>
             break;
         }
     }
-    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause })
+    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause, holders })
 }
 
 fn keep<T, E: std::fmt::Display>(unasked: &mut Vec<String>, result: Result<T, E>) -> Option<T> {

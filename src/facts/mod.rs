@@ -7,6 +7,7 @@ pub mod event;
 pub mod id;
 pub mod log;
 pub mod outcome;
+pub mod quota;
 pub mod retry;
 pub mod rfc3339;
 pub mod sequence;

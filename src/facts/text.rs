@@ -1,4 +1,5 @@
-//! What a stranger's text must not do to whoever reads it on a terminal, in a log or on a page.
+//! Text for people: how much in words, and what a stranger's text must not do to whoever reads it on a terminal, in a log
+//! or on a page.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -29,6 +30,19 @@ pub fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
 /// them the library has escaped those below a blank; the others (DEL, C1, the direction of writing) it leaves as they are.
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     escaped(json, |c| c == '\n')
+}
+
+/// `1.4 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} bytes");
+    }
+    let (mut size, mut unit) = (n as f64 / 1024.0, 0);
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1024.0, unit + 1);
+    }
+    format!("{size:.1} {}", UNITS[unit])
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ const WORKER: &[&str] = &[
     "script|load",
     "select",
     "set",
+    "strlen",
     "time",
     "type",
     "xack",

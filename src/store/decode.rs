@@ -163,8 +163,10 @@ impl Parts {
     }
 
     fn counts(&mut self) -> Result<Vec<(EndpointId, Unfinished)>, Malformed> {
-        let one =
-            |parts: &mut Self| Ok((parts.parsed()?, Unfinished { records: parts.number()?, parked: parts.number()? }));
+        let one = |parts: &mut Self| {
+            let endpoint = parts.parsed()?;
+            Ok((endpoint, Unfinished { records: parts.number()?, parked: parts.number()?, bytes: parts.number()? }))
+        };
         let mut counts: Vec<(EndpointId, Unfinished)> = self.until_end(one)?;
         counts.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(counts)

@@ -116,6 +116,11 @@ impl PartitionKeys {
         self.key("unfinished")
     }
 
+    /// Hash: endpoint to the bytes of its unfinished records.
+    pub fn bytes(&self) -> String {
+        self.key("bytes")
+    }
+
     /// Zset: all dead letters, by time.
     pub fn dead(&self) -> String {
         self.key("dead")
@@ -239,6 +244,7 @@ mod tests {
             keys.held(&endpoint),
             keys.backlog(&endpoint),
             keys.unfinished(),
+            keys.bytes(),
             keys.dead(),
             keys.dead_of(&endpoint),
             keys.dead_letter(&id),

@@ -28,7 +28,7 @@ pub const MAX_LEASE_MS: u64 = 60_000;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     pub now_ms: u64,
-    /// Redis is at `maxmemory`: what only adds is refused, what settles is not.
+    /// Redis is at `maxmemory`: it takes no more from producers. No call is refused, for each frees or moves.
     pub full: bool,
     pub stream: Stream,
     pub lease: Option<Lease>,
@@ -83,6 +83,8 @@ pub struct Chains {
     pub unfinished: u64,
     /// Without order, by their intent's name in scripts.
     pub singles: BTreeMap<String, u64>,
+    /// What the records hold, as far as they were counted: never below nothing once a settle has ended.
+    pub bytes: i64,
     pub heads: BTreeMap<String, EntryId>,
     pub held: BTreeSet<(IntentId, EntryId)>,
     pub backlog: BTreeSet<EntryId>,
@@ -148,7 +150,12 @@ impl Model {
     /// what is counted is what is there. Says what does not.
     pub fn check(&self) -> Result<(), String> {
         let mut standing = 0;
+        let mut bytes: BTreeMap<&EndpointId, i64> = BTreeMap::new();
+        self.records.iter().for_each(|(id, record)| *bytes.entry(&id.endpoint).or_default() += record.len() as i64);
         for (endpoint, chains) in &self.endpoints {
+            if bytes.get(endpoint).copied().unwrap_or_default() != chains.bytes {
+                return Err(format!("the records of {endpoint} are weighed wrongly: {}", chains.bytes));
+            }
             let mut singles = 0;
             let mut parked = 0;
             for (field, entry) in &chains.heads {
@@ -194,9 +201,6 @@ impl Model {
         }
         if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(term_of(call).as_str()) {
             return Ok(Answer::Lost);
-        }
-        if self.full && matches!(call, Call::ClaimForeign { .. }) {
-            return Err(Failure::Full);
         }
         Ok(self.fenced(call))
     }
@@ -356,6 +360,12 @@ impl Model {
             return Answer::BadItem { at: 0, why: format!("a batch holds at most {MAX_BATCH}") };
         }
         settlement.items.iter().for_each(|item| self.apply(item));
+        let touched: BTreeSet<_> = settlement.items.iter().filter_map(endpoint_of).collect();
+        for endpoint in &touched {
+            if let Some(chains) = self.endpoints.get_mut(*endpoint) {
+                chains.bytes = if chains.unfinished == 0 { 0 } else { chains.bytes.max(0) };
+            }
+        }
         let group = self.stream.groups.get_mut(GROUP);
         let group_missing = group.is_none();
         if let Some(group) = group {
@@ -364,7 +374,6 @@ impl Model {
             self.cursor = Some(lowest.map_or(settlement.last_read, |id| id.before()));
         }
         self.log.extend(settlement.log.iter().cloned());
-        let touched: BTreeSet<_> = settlement.items.iter().filter_map(endpoint_of).collect();
         Answer::Settled {
             now_ms: self.now_ms,
             next_due_ms: self.next_due(),
@@ -377,8 +386,14 @@ impl Model {
         match item {
             Item::Finish { id, chain } => self.finish(id, chain),
             Item::Keep { id, chain, place, record } => match self.records.insert(id.clone(), record.clone()) {
-                Some(_) => self.place(id, chain, *place),
-                None => self.begin(id, chain, *place),
+                Some(before) => {
+                    self.grow(id, record.len() as i64 - before.len() as i64);
+                    self.place(id, chain, *place);
+                }
+                None => {
+                    self.grow(id, record.len() as i64);
+                    self.begin(id, chain, *place);
+                }
             },
             Item::Move { id, chain, place } if self.records.contains_key(id) => self.place(id, chain, *place),
             Item::Move { .. } => {}
@@ -389,6 +404,7 @@ impl Model {
             Item::Revive { id, chain, record } => {
                 if self.dead.remove(id).is_some() && !self.records.contains_key(id) {
                     self.records.insert(id.clone(), record.clone());
+                    self.grow(id, record.len() as i64);
                     self.begin(id, chain, Place::Held);
                 }
             }
@@ -464,6 +480,10 @@ impl Model {
         self.places.insert(id, found.place);
     }
 
+    fn grow(&mut self, id: &DeliveryId, by: i64) {
+        self.endpoints.entry(id.endpoint.clone()).or_default().bytes += by;
+    }
+
     /// A new record joins its chain.
     fn begin(&mut self, id: &DeliveryId, chain: &Chain, place: Place) {
         let now = self.now_ms;
@@ -513,9 +533,8 @@ impl Model {
     }
 
     fn finish(&mut self, id: &DeliveryId, chain: &Chain) {
-        if self.records.remove(id).is_none() {
-            return;
-        }
+        let Some(record) = self.records.remove(id) else { return };
+        self.grow(id, -(record.len() as i64));
         self.lift(id);
         let now = self.now_ms;
         let chains = self.endpoints.get_mut(&id.endpoint).expect("a record is counted");
@@ -702,7 +721,7 @@ impl Model {
 
 impl Chains {
     fn sum(&self) -> Unfinished {
-        Unfinished { records: self.unfinished, parked: self.backlog.len() as u64 }
+        Unfinished { records: self.unfinished, parked: self.backlog.len() as u64, bytes: self.bytes.max(0) as u64 }
     }
 }
 

@@ -36,6 +36,10 @@ impl PartitionStore {
         Self { work, lease, keys, attempt_log_len }
     }
 
+    pub fn keep_log(&mut self, lines: u64) {
+        self.attempt_log_len = lines;
+    }
+
     pub fn keys(&self) -> &PartitionKeys {
         &self.keys
     }
@@ -86,7 +90,7 @@ impl PartitionStore {
                 script.arg(start_text(*start)).arg(registry).arg(GROUP)
             }
             Call::Counts { cursor, .. } => {
-                self.fenced(&COUNTS, &[lease, &keys.unfinished()], call).arg(prefix).arg(cursor)
+                self.fenced(&COUNTS, &[lease, &keys.unfinished(), &keys.bytes()], call).arg(prefix).arg(cursor)
             }
             Call::Read { from, max, .. } => {
                 let script = self.fenced(&READ, &[stream, lease, &keys.places()], call);
@@ -152,6 +156,7 @@ impl PartitionStore {
             &keys.registry_id(),
             &keys.stats(),
             &keys.places(),
+            &keys.bytes(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.text(settlement.last_read).arg(self.attempt_log_len);

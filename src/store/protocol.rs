@@ -264,6 +264,18 @@ pub struct Unfinished {
     pub records: u64,
     /// Of these, in the backlog.
     pub parked: u64,
+    /// What the records' texts hold. Those that an older version wrote are not in it.
+    pub bytes: u64,
+}
+
+/// What Redis needs for a record beside its text: the key, and its places in the indexes of its endpoint.
+pub const RECORD_BYTES: u64 = 400;
+
+impl Unfinished {
+    /// What all of it takes in Redis, about.
+    pub fn weight(&self) -> u64 {
+        self.bytes.saturating_add(self.records.saturating_mul(RECORD_BYTES))
+    }
 }
 
 /// What Redis holds of a delivery that was read, and of its chain.

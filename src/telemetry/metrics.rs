@@ -17,6 +17,7 @@ use super::logging;
 use crate::facts::{
     event::NoveltyKind,
     outcome::{LocalCause, Outcome},
+    quota::Quota,
     retry::DeadReason,
 };
 
@@ -39,6 +40,11 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuotaLabel {
+    quota: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,6 +89,11 @@ struct Inner {
     redis_errors: Counter,
     bad_items: Counter,
     foreign_entries_claimed: Counter,
+    /// In the order of [`Quota::ALL`], which is that of its variants.
+    quota_refusals: [Counter; Quota::ALL.len()],
+    record_bytes: Gauge<u64, AtomicU64>,
+    endpoints_over_quota: Gauge<u64, AtomicU64>,
+    memory_pressure: Gauge<u64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -145,6 +156,10 @@ impl Metrics {
                 "foreign_entries_claimed",
                 "Entries claimed from other consumers of the group",
             ),
+            quota_refusals: by_quota(r),
+            record_bytes: gauge(r, "record_bytes", "What unfinished deliveries take in Redis, about"),
+            endpoints_over_quota: gauge(r, "endpoints_over_quota", "Endpoints whose part of it is over their quota"),
+            memory_pressure: gauge(r, "memory_pressure", "1 while Redis has little memory left, else 0"),
             registry,
         };
         Self(Arc::new(inner))
@@ -264,6 +279,17 @@ impl Metrics {
         self.0.bad_items.inc_by(count);
     }
 
+    /// An endpoint is to be paused for what it, or its account, has in Redis.
+    pub fn quota_refused(&self, quota: Quota) {
+        self.0.quota_refusals[quota as usize].inc();
+    }
+
+    pub fn set_memory(&self, is_under_pressure: bool, record_bytes: u64, endpoints_over_quota: u64) {
+        self.0.memory_pressure.set(u64::from(is_under_pressure));
+        self.0.record_bytes.set(record_bytes);
+        self.0.endpoints_over_quota.set(endpoints_over_quota);
+    }
+
     pub fn foreign_entries_claimed(&self, count: u64) {
         self.0.foreign_entries_claimed.inc_by(count);
     }
@@ -297,6 +323,13 @@ fn by_novelty(registry: &mut Registry) -> [Counter; NoveltyKind::ALL.len()] {
     let family = Family::<KindLabel, Counter>::default();
     registry.register("novel_events", "Events in which something was new to this Herald, by what", family.clone());
     NoveltyKind::ALL.map(|kind| family.get_or_create_owned(&KindLabel { kind: kind.name() }))
+}
+
+fn by_quota(registry: &mut Registry) -> [Counter; Quota::ALL.len()] {
+    let family = Family::<QuotaLabel, Counter>::default();
+    let help = "Endpoints paused because they, or their account, had more in Redis than a quota and took nothing";
+    registry.register("quota_refusals", help, family.clone());
+    Quota::ALL.map(|quota| family.get_or_create_owned(&QuotaLabel { quota: quota.name() }))
 }
 
 fn by_reason(registry: &mut Registry) -> [Counter; DeadReason::ALL.len()] {

@@ -7,6 +7,7 @@ mod changes;
 mod crashes;
 mod hostile;
 mod isolation;
+mod quota;
 mod redis_trouble;
 mod smoke;
 mod watched;

@@ -35,10 +35,11 @@ pub enum Mutation {
     RegistryTakenForNew,
     SharesNotKept,
     DeferredForgotten,
+    RecordsWeighedTwice,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -60,6 +61,7 @@ impl Mutation {
         Self::RegistryTakenForNew,
         Self::SharesNotKept,
         Self::DeferredForgotten,
+        Self::RecordsWeighedTwice,
     ];
 
     /// What is done wrong.
@@ -86,6 +88,7 @@ impl Mutation {
             Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
             Self::SharesNotKept => "slow flights beyond an endpoint's share",
             Self::DeferredForgotten => "entries that were left in the stream never taken up again",
+            Self::RecordsWeighedTwice => "records that are weighed twice",
         }
     }
 }
@@ -146,6 +149,13 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             let mut settlement = settlement.clone();
             settlement.items.reverse();
             model.call(&Call::Settle { term: term.clone(), settlement })
+        }
+        (Mutation::RecordsWeighedTwice, Call::Settle { .. }) => {
+            let mut answer = model.call(call);
+            if let Ok(Answer::Settled { counts, .. }) = &mut answer {
+                counts.iter_mut().for_each(|(_, unfinished)| unfinished.bytes *= 2);
+            }
+            answer
         }
         (Mutation::AskAnswersZero, Call::Ask { .. }) => match model.call(call) {
             Ok(Answer::Asked { known }) => Ok(Answer::Asked { known: vec![Known::default(); known.len()] }),

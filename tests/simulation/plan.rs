@@ -1,7 +1,10 @@
 //! What happens to a run from outside, drawn from the seed before it begins: so a failing run can be told, and made
 //! shorter by leaving actions out. Never acts itself.
 
-use herald::dispatch::budgets::{Budget, Budgets};
+use herald::{
+    dispatch::budgets::{Budget, Budgets},
+    facts::quota::Quotas,
+};
 
 /// A small generator of its own: fast, and the same on every machine for ever (splitmix64).
 #[derive(Clone)]
@@ -188,6 +191,7 @@ pub struct Plan {
     pub budgets: Budgets,
     /// An account whose events come without a pause, from [`STEADY_FROM_MS`] on until all others have what they are owed.
     pub steady: Option<Steady>,
+    pub quotas: Quotas,
     pub actions: Vec<(u64, Action)>,
 }
 
@@ -233,6 +237,7 @@ impl Plan {
             intents,
             budgets: budgets(seed),
             steady: None,
+            quotas: quotas(seed),
             actions: Vec::new(),
         };
         // Now and then more at once than a lane queues.
@@ -383,6 +388,16 @@ fn budgets(seed: u64) -> Budgets {
         slow_after_ms: 100,
         new_for_ms: 25,
     }
+}
+
+/// In every third run a few records are more than an endpoint, or an account, may have.
+fn quotas(seed: u64) -> Quotas {
+    let mut chance = Chance::new(seed ^ 0x9007a);
+    if !chance.one_in(3) {
+        return Quotas::default();
+    }
+    let mut some = |to| chance.one_in(2).then(|| chance.within(1_500, to));
+    Quotas { endpoint: some(6_000), account: some(10_000) }
 }
 
 fn net(chance: &mut Chance) -> Net {

@@ -11,6 +11,8 @@ pub enum Promise {
     InOrder,
     /// A dead letter has a reason that is true.
     GivenUpForCause,
+    /// Whom Herald pauses has more in Redis than a quota allows, and takes nothing.
+    PausedForCause,
     /// What has ended goes again only for what the end of a term can explain.
     FewDuplicates,
     /// Of two workers only the owner changes anything.
@@ -24,10 +26,11 @@ pub enum Promise {
 }
 
 impl Promise {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AtLeastOnce,
         Self::InOrder,
         Self::GivenUpForCause,
+        Self::PausedForCause,
         Self::FewDuplicates,
         Self::OneOwner,
         Self::Bounded,
@@ -40,6 +43,7 @@ impl Promise {
             Self::AtLeastOnce => "at_least_once",
             Self::InOrder => "in_order",
             Self::GivenUpForCause => "given_up_for_cause",
+            Self::PausedForCause => "paused_for_cause",
             Self::FewDuplicates => "few_duplicates",
             Self::OneOwner => "one_owner",
             Self::Bounded => "bounded",

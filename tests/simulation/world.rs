@@ -30,11 +30,12 @@ use herald::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+        quota::Quotas,
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
     },
     store::{
         model::{Asked, GROUP, Group, Model, term_of},
-        protocol::{Answer, Call, Failure, Item, Start, Term},
+        protocol::{Answer, Call, Failure, Item, RECORD_BYTES, Start, Term},
     },
 };
 
@@ -49,6 +50,8 @@ use registry::{Health, REGISTRY, Registry, Snapshot};
 /// Redis' clock at the start of a run.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 const LEASE_MS: u64 = 1_000;
+/// For so long nothing may succeed before a breaker opens, or a quota counts.
+const COOLDOWN_MS: u64 = 200;
 /// A retry waits this long at most, its jitter included.
 const MAX_PAUSE_MS: u64 = 720;
 const MAX_AGE_MS: u64 = 10_000;
@@ -115,6 +118,10 @@ enum Event {
         found: (Registry, Health),
     },
     Disable {
+        endpoint: EndpointId,
+        revision: u64,
+    },
+    PauseForQuota {
         endpoint: EndpointId,
         revision: u64,
     },
@@ -187,6 +194,8 @@ pub struct World {
     /// What is on its way to a receiver or being answered, also of workers that are dead.
     wire: BTreeMap<(usize, u32, Token), Flight>,
     manners: Vec<Manner>,
+    /// When each worker heard last that an endpoint's receiver took something.
+    taken_at: BTreeMap<(usize, usize), u64>,
     /// Until when an endpoint may be taken for one that takes nothing.
     ended_until: Vec<u64>,
     was_unordered: Vec<bool>,
@@ -259,6 +268,7 @@ impl World {
             workers: Vec::new(),
             wire: BTreeMap::new(),
             manners: vec![Manner::Healthy; endpoints],
+            taken_at: BTreeMap::new(),
             ended_until: vec![u64::MAX; endpoints],
             was_unordered: plan.endpoints.iter().map(|endpoint| !endpoint.ordered).collect(),
             was_ended: vec![false; endpoints],
@@ -460,6 +470,9 @@ impl World {
                     self.disable(index_of(endpoint.as_str()));
                 }
             }
+            // Once everything is healed an operator has seen to it.
+            Event::PauseForQuota { endpoint, revision } if !self.is_healed => self.pause_for_quota(&endpoint, revision),
+            Event::PauseForQuota { .. } => {}
             Event::Remove { endpoint, revision } => self.remove(endpoint, revision),
             Event::Restart { worker } => self.restart(worker),
             Event::StopWaiting { worker, life } => {
@@ -503,6 +516,7 @@ fn addressee(event: &Event) -> Option<usize> {
         | Event::Arrive { .. }
         | Event::ConfirmRead { .. }
         | Event::Disable { .. }
+        | Event::PauseForQuota { .. }
         | Event::Remove { .. }
         | Event::RedisUp
         | Event::PressureOver

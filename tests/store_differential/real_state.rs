@@ -44,6 +44,11 @@ impl Reader<'_> {
                     }
                 }
                 ("singles", endpoint) => chains(&mut model, endpoint).singles = self.counts(&name).await,
+                ("bytes", _) => {
+                    for (endpoint, bytes) in self.ask::<BTreeMap<String, i64>>(&["HGETALL", &name]).await {
+                        chains(&mut model, &endpoint).bytes = bytes;
+                    }
+                }
                 ("heads", endpoint) => {
                     let heads: BTreeMap<String, String> = self.ask(&["HGETALL", &name]).await;
                     chains(&mut model, endpoint).heads =

@@ -95,7 +95,8 @@ impl Walk {
             76..78 => self.ask_for_records().await?,
             78..79 => self.count().await?,
             79..83 => self.foreign_read().await?,
-            83..85 => self.claim_foreign().await?,
+            83..84 => self.claim_foreign().await?,
+            84..85 => self.lose_the_bytes().await?,
             85..87 => self.delete_an_entry().await?,
             87..88 => self.lose_the_group().await?,
             88..89 => self.lose_the_stream().await?,
@@ -502,6 +503,14 @@ impl Walk {
             self.raw::<()>(&["DEL", &stream]).await;
             self.model.stream = Stream::default();
         }
+        Ok(())
+    }
+
+    /// As an older version leaves them: records that were never weighed.
+    async fn lose_the_bytes(&mut self) -> Step {
+        let bytes = self.keys.bytes();
+        self.raw::<()>(&["DEL", &bytes]).await;
+        self.model.endpoints.values_mut().for_each(|chains| chains.bytes = 0);
         Ok(())
     }
 

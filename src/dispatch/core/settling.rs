@@ -141,8 +141,9 @@ impl Core {
     /// What Redis holds of an endpoint, as an answer said.
     pub fn count(&mut self, now: u64, endpoint: &EndpointId, unfinished: Unfinished) {
         if let Some(at) = self.lanes.at(endpoint) {
-            let lane = &mut self.lanes[at];
-            (lane.unfinished, lane.parked) = (unfinished.records, unfinished.parked);
+            self.lanes[at].counted(unfinished);
+            self.weigh(at);
+            self.keep_quotas(now, at);
             self.comes_to_its_end(at);
             self.touch(now, at);
         }

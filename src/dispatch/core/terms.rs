@@ -34,6 +34,7 @@ impl Core {
         self.again.clear();
         self.outbox_since = None;
         self.memory = Memory::default();
+        self.weights = Weights::default();
         self.outbox_bytes = 0;
         self.shares.forget_waiters();
         self.aside.clear();

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{CHUNK, Letter, Queries, STRIDE};
+use super::{CHUNK, Letter, MAX_PAGE, Queries, STRIDE};
 use crate::{
     facts::{
         delivery::{Chain, Delivery},
         id::{DeliveryId, EndpointId, EntryId, IntentId},
     },
-    store::error::StoreError,
+    store::{error::StoreError, protocol},
 };
 
 /// Where a record stands, as people ask for it.
@@ -102,6 +102,24 @@ impl Queries {
         let mut busy: Vec<(EndpointId, u64)> = counted.collect();
         busy.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
         Ok(busy)
+    }
+
+    /// What the records of such endpoints take in Redis, about; the heaviest first.
+    pub async fn record_weights(&mut self, busy: &[(EndpointId, u64)]) -> Result<Vec<(EndpointId, u64)>, StoreError> {
+        let mut weights = Vec::with_capacity(busy.len());
+        for part in busy.chunks(MAX_PAGE) {
+            let mut command = redis::cmd("HMGET");
+            command.arg(self.keys.bytes());
+            part.iter().for_each(|(endpoint, _)| drop(command.arg(endpoint.as_str())));
+            let bytes: Vec<Option<u64>> = self.connection.query("weigh the records", &command).await?;
+            let weigh = |((endpoint, records), bytes): (&(EndpointId, u64), Option<u64>)| {
+                let unfinished = protocol::Unfinished { records: *records, parked: 0, bytes: bytes.unwrap_or(0) };
+                (endpoint.clone(), unfinished.weight())
+            };
+            weights.extend(part.iter().zip(bytes).map(weigh));
+        }
+        weights.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        Ok(weights)
     }
 
     /// What is unfinished at one endpoint, oldest first, after a look at up to `max_look` records' ids; at most `max`.

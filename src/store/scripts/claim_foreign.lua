@@ -1,9 +1,9 @@
-#!lua flags=
+#!lua flags=allow-oom
 -- Takes over what other consumers of the group have pending. Redis drops what was trimmed meanwhile, so that is counted.
 -- KEYS    1 stream  2 lease  3 stats
 -- ARGV    1 term  2 most to take  3 group  4 consumer
 -- Answer  {'FOREIGN', taken or dropped, lowest of them or false} | {'LOST'} | {'NOGROUP'}
--- Flags   none, so that a full Redis refuses before anything is taken.
+-- Flags   allow-oom: it only moves, and what a stranger holds keeps the stream from being trimmed.
 
 if lost(KEYS[2], ARGV[1]) then
   return {'LOST'}

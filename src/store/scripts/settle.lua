@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
---         10 inbox  11 attempts  12 registry-id  13 stats  14 places
+--         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
@@ -11,7 +11,7 @@
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
 --         KEEP: bytes that the quarantine may hold; `always` for a sound event, which no limit drops
 --         PLACE: held, backlog, claimed, or the milliseconds until it is due
--- Answer  {'SETTLED', now ms, next due ms or false, group missing 0 or 1, endpoint, records, parked, endpoint, …} |
+-- Answer  {'SETTLED', now ms, next due ms or false, group missing 0 or 1, endpoint, records, parked, bytes, endpoint, …} |
 --         {'BAD', index of the item from 0, why}, nothing was changed | {'LOST'}
 -- Flags   allow-oom: what is delivered frees memory, and what a full Redis refused to keep would be lost.
 
@@ -20,7 +20,7 @@ if lost(KEYS[2], ARGV[1]) then
 end
 local stream, due, claimed, unfinished, dead = KEYS[1], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local quarantine, quarantine_index, inbox, attempts, registry_id = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local stats, places = KEYS[13], KEYS[14]
+local stats, places, bytes_of = KEYS[13], KEYS[14], KEYS[15]
 local prefix, group, last_read, log_length = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e6)
 local lines_at = 8 + acks
@@ -65,14 +65,15 @@ local function check_delivery(item)
   item.entry, item.endpoint = entry, endpoint
 end
 
--- Per endpoint of the items: its keys, why they can not be used, what it has parked, and how many records more than before.
+-- Per endpoint of the items: its keys, why they can not be used, what it has parked, and how many records more than
+-- before, and by how many bytes they have grown.
 local endpoints = {}
 local function endpoint_of(name)
   local found = endpoints[name]
   if not found then
     local heads, held, backlog = prefix .. 'heads:' .. name, prefix .. 'held:' .. name, prefix .. 'backlog:' .. name
     local is_held, parked = call('EXISTS', held), redis.pcall('ZCARD', backlog)
-    found = {name = name, heads = heads, held = held, backlog = backlog, parked = parked, more = 0}
+    found = {name = name, heads = heads, held = held, backlog = backlog, parked = parked, more = 0, grown = 0}
     found.why = misfit(heads, 'hash') or is_held == 1 and misfit(held, 'zset')
       or type(parked) ~= 'number' and misfit(backlog, 'zset')
       or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash') or nil
@@ -82,17 +83,17 @@ local function endpoint_of(name)
   return found
 end
 
--- By key, whether there is a record, as the items so far leave it.
-local is_there = {}
+-- By key, whether there is a record, and its bytes, as the items so far leave it.
+local is_there, length_of = {}, {}
 local function check_record(item)
   local key = prefix .. 'delivery:' .. item.id
   item.record_key = key
   if is_there[key] == nil then
-    local found = call('TYPE', key).ok
-    if found ~= 'string' and found ~= 'none' then
+    local length = redis.pcall('STRLEN', key)
+    if type(length) ~= 'number' then
       return misfit(key, 'string')
     end
-    is_there[key] = found == 'string'
+    is_there[key], length_of[key] = length > 0 or call('EXISTS', key) == 1, length
   end
 end
 
@@ -243,11 +244,14 @@ local function place(item)
 end
 
 local function write_record(item)
-  call('SET', item.record_key, item.record)
-  if is_there[item.record_key] then
+  local key, of = item.record_key, item.of
+  call('SET', key, item.record)
+  of.grown = of.grown + #item.record - length_of[key]
+  length_of[key] = #item.record
+  if is_there[key] then
     place(item)
   else
-    is_there[item.record_key] = true
+    is_there[key] = true
     begin(item)
   end
 end
@@ -257,7 +261,8 @@ local function finish(item)
     return
   end
   call('DEL', item.record_key)
-  is_there[item.record_key] = false
+  item.of.grown = item.of.grown - length_of[item.record_key]
+  is_there[item.record_key], length_of[item.record_key] = false, 0
   lift(item)
   local of = item.of
   of.more = of.more - 1
@@ -286,8 +291,9 @@ local function forget_letter(item)
   return call('DEL', item.letter_key) == 1
 end
 
--- Bounds how long one call holds Redis after the limit was lowered; the next one goes on.
+-- Bounds how long one call holds Redis after a limit was lowered; the next one goes on. An entry of the log is a batch.
 local MAX_DROPS = 100
+local MAX_LOG_TRIM = 400
 
 -- Quarantined entries of one id that a new one is compared with: each is of another stream. Beyond, one may be there twice.
 local MAX_COMPARED = 16
@@ -328,12 +334,12 @@ local function is_quarantined(item)
   return false
 end
 
--- A count among the stats. Whatever a stranger wrote there is begun anew.
-local function add_to(name, by)
-  local count = redis.pcall('HINCRBY', stats, name, whole(by))
-  if type(count) ~= 'number' or count < 0 then
+-- A count in a hash. Whatever a stranger wrote there is begun anew.
+local function add_to(key, name, by)
+  local count = redis.pcall('HINCRBY', key, name, whole(by))
+  if type(count) ~= 'number' or count < 0 or count > 9e15 then
     count = math.max(0, by)
-    call('HSET', stats, name, whole(count))
+    call('HSET', key, name, whole(count))
   end
   return count
 end
@@ -346,7 +352,7 @@ local function leave_quarantine(entry, at, found)
     call('HDEL', stats, 'quarantine-bytes')
     return 0
   end
-  return add_to('quarantine-bytes', -quarantined_bytes(found))
+  return add_to(stats, 'quarantine-bytes', -quarantined_bytes(found))
 end
 
 local function drop_oldest(bytes, keep)
@@ -365,7 +371,7 @@ local function drop_oldest(bytes, keep)
       call('XDEL', quarantine, oldest[1])
     else
       bytes = leave_quarantine(found.entry or '', oldest[1], found)
-      add_to('quarantine-dropped', 1)
+      add_to(stats, 'quarantine-dropped', 1)
     end
   end
 end
@@ -400,7 +406,7 @@ local APPLY = {
       local all = namesakes(quarantine_index, item.entry)
       all[#all + 1] = at
       index_quarantined(item.entry, all)
-      local bytes, keep = add_to('quarantine-bytes', quarantined_bytes(item)), tonumber(item.keep)
+      local bytes, keep = add_to(stats, 'quarantine-bytes', quarantined_bytes(item)), tonumber(item.keep)
       if keep then
         drop_oldest(bytes, keep)
       end
@@ -443,6 +449,20 @@ for _, item in ipairs(items) do
   APPLY[item.kind](item)
 end
 
+-- The bytes of an endpoint's records, now that the batch has changed them. They are a count beside the records: those of an
+-- older version were not in it, so where nothing is left nothing is counted, and what a stranger put in its place goes.
+local function bytes_left(of, records)
+  if records <= 0 then
+    call('HDEL', bytes_of, of.name)
+    return 0
+  end
+  return add_to(bytes_of, of.name, of.grown)
+end
+
+if #endpoints > 0 and misfit(bytes_of, 'hash') then
+  call('DEL', bytes_of)
+end
+
 if acks > 0 then
   call('XACK', stream, group, unpack(ARGV, 8, lines_at - 1))
 end
@@ -474,7 +494,8 @@ local function log_lines()
     call('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
   end
   local first = total - tonumber(log_length) + 1
-  if first > 1 then
+  -- After its length was lowered much has to go: some with each batch. What is left then is within one node.
+  if first > 1 and call('XTRIM', attempts, 'MINID', '~', whole(first), 'LIMIT', MAX_LOG_TRIM) < MAX_LOG_TRIM / 2 then
     call('XTRIM', attempts, 'MINID', whole(first))
   end
 end
@@ -497,5 +518,6 @@ for _, of in ipairs(endpoints) do
   end
   local at = #answer
   answer[at + 1], answer[at + 2], answer[at + 3] = of.name, math.max(0, count), of.parked
+  answer[at + 4] = bytes_left(of, count)
 end
 return answer

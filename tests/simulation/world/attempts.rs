@@ -110,6 +110,9 @@ impl World {
         if self.workers[worker].life != life || self.workers[worker].flights.remove(&token).is_none() {
             return;
         }
+        if outcome.is_delivered() {
+            self.taken_at.insert((worker, flight.endpoint), self.now);
+        }
         if outcome.is_delivered()
             && let Some(owed) = self.ledger.of_event(flight.endpoint, flight.event)
         {

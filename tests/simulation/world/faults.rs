@@ -65,6 +65,9 @@ impl World {
         self.is_healed = true;
         self.refused.clear();
         self.press(false);
+        self.workers.iter_mut().filter_map(|worker| worker.partition.as_mut()).for_each(|partition| {
+            partition.set_quotas(Quotas::default());
+        });
         self.registry_comes_back();
         // Once more, when whatever is on its way now has arrived.
         self.after(2_000, Event::RegistryBack);

@@ -88,6 +88,37 @@ impl World {
         }
     }
 
+    /// Whom the owner wants paused has too much in Redis, or its account, and has taken nothing for a while.
+    pub(super) fn check_pause(&mut self, worker: usize, endpoint: &EndpointId) {
+        let at = index_of(endpoint.as_str());
+        // What another owner, or an older state of Redis, makes of it meanwhile says nothing of what was decided.
+        if self.is_loosened || self.legit.is_none() || self.legit != self.workers[worker].term {
+            return;
+        }
+        self.tally.checked(Promise::PausedForCause);
+        let weight = |is_meant: &dyn Fn(usize) -> bool| -> u64 {
+            let records = self.model.records.iter().filter(|(id, _)| is_meant(index_of(id.endpoint.as_str())));
+            records.map(|(_, record)| record.len() as u64 + RECORD_BYTES).sum()
+        };
+        let account = self.plan.endpoints[at].account;
+        let own = weight(&|other| other == at);
+        let of_account = weight(&|other| self.plan.endpoints[other].account == account);
+        let Quotas { endpoint: allowed, account: allowed_of_account } = self.plan.quotas;
+        let is_over = |bytes: u64, allowed: Option<u64>| allowed.is_some_and(|allowed| bytes >= allowed);
+        if !is_over(own, allowed) && !is_over(of_account, allowed_of_account) {
+            let quotas = self.plan.quotas;
+            self.wrong(Promise::PausedForCause, || {
+                format!("{endpoint} is to be paused for {own} bytes, {of_account} of its account: {quotas:?}")
+            });
+        }
+        let taken_at = self.taken_at.get(&(worker, at)).copied();
+        if let Some(ago) = taken_at.map(|taken_at| self.now - taken_at).filter(|ago| *ago < COOLDOWN_MS) {
+            self.wrong(Promise::PausedForCause, || {
+                format!("{endpoint} is to be paused, and its receiver took something {ago} ms ago")
+            });
+        }
+    }
+
     /// An endpoint that never ended takes what it is owed: nobody may give that up for its sake.
     fn check_reason(&mut self, id: &DeliveryId, letter: &Bytes) {
         self.tally.checked(Promise::GivenUpForCause);

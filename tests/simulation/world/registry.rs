@@ -139,6 +139,14 @@ impl World {
         }
     }
 
+    /// As the worker's shell does it: a change that saw another revision is refused.
+    pub(super) fn pause_for_quota(&mut self, endpoint: &EndpointId, revision: u64) {
+        if self.registry.endpoints.get(endpoint).is_some_and(|found| found.revision == revision) {
+            self.tally.count("paused_for_quota");
+            self.change(index_of(endpoint.as_str()), |endpoint| endpoint.status = EndpointState::Paused(mark()));
+        }
+    }
+
     pub(super) fn status(&self, at: usize) -> Option<EndpointState> {
         self.registry.endpoints.get(&endpoint_id(at)).map(|endpoint| endpoint.status.clone())
     }

@@ -13,7 +13,7 @@ impl World {
         let settings = Settings {
             owner: format!("worker-{worker}"),
             policy: policy(),
-            breaker: BreakerSettings { failure_share: 0.9, cooldown_ms: 200, max_cooldown_ms: 1_500 },
+            breaker: BreakerSettings { failure_share: 0.9, cooldown_ms: COOLDOWN_MS, max_cooldown_ms: 1_500 },
             budgets: match self.mutation {
                 Some(Mutation::SharesNotKept) => Budgets::of(1024 * 1024),
                 _ => self.plan.budgets,
@@ -34,6 +34,7 @@ impl World {
         found.snapshot = snapshot;
         if let Some(partition) = &mut found.partition {
             partition.set_pressure(self.is_pressed && self.mutation != Some(Mutation::PressureIgnored));
+            partition.set_quotas(if self.is_healed { Quotas::default() } else { self.plan.quotas });
         }
         found.redis = [self.redis; 2];
         found.wake_at = u64::MAX;
@@ -122,6 +123,10 @@ impl World {
         match errand {
             Errand::Core(Wish::Disable { endpoint, revision, .. }) => {
                 self.after(delay, Event::Disable { endpoint, revision });
+            }
+            Errand::Core(Wish::Pause { endpoint, revision, .. }) => {
+                self.check_pause(worker, &endpoint);
+                self.after(delay, Event::PauseForQuota { endpoint, revision });
             }
             Errand::ConfirmRegistry => self.after(delay, Event::ConfirmRead { worker, life }),
             Errand::AbortFlights => self.workers[worker].flights.clear(),
