@@ -56,8 +56,13 @@ const LOCAL_PAUSE_MS: u64 = 100;
 /// Failures of ours are told at most so often: one shortage fails hundreds at a time.
 const LOCAL_NOTE_MS: u64 = 1_000;
 
-/// Items that the store refused at which reading stops: each pins its entry until the next term.
-pub const MAX_ASIDE: usize = 1_000;
+/// Entries that are set aside because the store refused what is to be written of them, at which reading stops: each is read
+/// again with the next term, and so many are within a second. One endpoint whose keys are broken brings them together soon.
+pub const MAX_ASIDE: usize = 20_000;
+
+/// After so many refusals within a term an endpoint's keys are taken for broken: what needs a record there is set aside
+/// without another question, for each costs everybody a settle that changes nothing.
+const LANE_REFUSALS: u32 = 8;
 
 /// Verdicts that may wait for their deliveries to be read again. Beyond it the receivers get duplicates instead.
 const MAX_CARRIED: usize = 8_192;
@@ -278,6 +283,8 @@ pub struct Core {
     aside: HashSet<EntryId>,
     /// Chains of which an item was refused: nothing of them goes on before the next term.
     blocked: HashSet<ChainId>,
+    /// Refusals by lane.
+    refusals: HashMap<LaneAt, u32>,
     /// Redis' clock is to be believed: what is old by it is old.
     may_expire: bool,
     next_id: u64,
@@ -327,6 +334,7 @@ impl Core {
             notes: Vec::new(),
             aside: HashSet::default(),
             blocked: HashSet::default(),
+            refusals: HashMap::default(),
             may_expire: true,
             next_id: 0,
             tally: Tally::default(),

@@ -114,6 +114,6 @@ impl Core {
         let lists = self.ready.iter().chain(&self.hungry).chain(&self.ending).copied();
         let alarms = self.alarms.iter().map(|std::cmp::Reverse((_, at))| *at);
         let places = chains.chain(ops).chain(singles).chain(jobs).chain(lists).chain(alarms);
-        places.chain(self.shares.lanes()).collect()
+        places.chain(self.shares.lanes()).chain(self.refusals.keys().copied()).collect()
     }
 }

@@ -114,16 +114,23 @@ impl Core {
             self.notes.push(Note::SetAside { item: item_name(&item, entry), why: why.to_owned() });
             self.aside.extend(entry);
             if let Some(chain) = chain {
-                // What of the same chain waits to be settled must not overtake it.
-                let of_chain = |op: &Op| matches!(op, Op::Item { chain: Some(of), .. } if *of == chain);
-                let waiting = ops.iter().chain(&self.outbox).filter(|op| of_chain(op));
-                let entries = waiting.filter_map(|op| match op {
-                    Op::Item { item, .. } => entry_of(item),
-                    Op::Ack(_) | Op::Log { .. } => None,
-                });
-                self.aside.extend(entries.collect::<Vec<_>>());
-                ops.retain(|op| !of_chain(op));
-                self.outbox.retain(|op| !of_chain(op));
+                let refusals = self.refusals.entry(chain.0).or_default();
+                *refusals += 1;
+                // What of the same chain waits to be settled must not overtake it. Of an endpoint whose keys are broken
+                // nothing that waits would fare better.
+                let is_lane = *refusals >= LANE_REFUSALS;
+                let goes = |of: &ChainId| if is_lane { of.0 == chain.0 } else { *of == chain };
+                for op in ops.iter().chain(&self.outbox) {
+                    if let Op::Item { item, chain: Some(of) } = op
+                        && goes(of)
+                    {
+                        self.aside.extend(entry_of(item));
+                        self.blocked.insert(of.clone());
+                    }
+                }
+                let stays = |op: &Op| !matches!(op, Op::Item { chain: Some(of), .. } if goes(of));
+                ops.retain(stays);
+                self.outbox.retain(stays);
                 self.blocked.insert(chain);
             }
             // No acknowledgement goes without what it stands for.
@@ -150,9 +157,11 @@ impl Core {
     }
 
     pub(super) fn push_for(&mut self, now: u64, chain_id: ChainId, item: Item) {
-        if self.blocked.contains(&chain_id) && matches!(item, Item::Keep { .. }) {
+        let is_broken = self.refusals.get(&chain_id.0).is_some_and(|refusals| *refusals >= LANE_REFUSALS);
+        if matches!(item, Item::Keep { .. }) && (is_broken || self.blocked.contains(&chain_id)) {
             // The one before it has no record: the next term reads both again, in their order.
             self.aside.extend(entry_of(&item));
+            self.blocked.insert(chain_id);
             return;
         }
         let links = self.chains.entry(chain_id.clone()).or_default();

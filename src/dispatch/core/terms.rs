@@ -39,6 +39,7 @@ impl Core {
         self.shares.forget_waiters();
         self.aside.clear();
         self.blocked.clear();
+        self.refusals.clear();
         self.lanes.values_mut().for_each(Lane::reset);
         if self.carried.len() > MAX_CARRIED {
             self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));

@@ -84,6 +84,9 @@ struct Run<'a> {
     /// What is done with a record costs Redis so much, and it is busy for so long.
     record_us: u64,
     busy_until_us: u64,
+    /// Its keys are of a wrong type: what is to be written of it is refused.
+    broken: Option<EndpointId>,
+    refusals: usize,
 }
 
 impl<'a> Run<'a> {
@@ -115,6 +118,8 @@ impl<'a> Run<'a> {
             many: 0,
             record_us: 0,
             busy_until_us: 0,
+            broken: None,
+            refusals: 0,
         }
     }
 
@@ -188,7 +193,10 @@ impl<'a> Run<'a> {
                 break;
             }
             let Some(call) = self.partition.next_call(self.now) else { break };
-            let answer = self.model.call(&call);
+            let answer = match self.refusal(&call) {
+                Some(at) => Ok(Answer::BadItem { at, why: "the key is a string".to_owned() }),
+                None => self.model.call(&call),
+            };
             let records = match (&call, &answer) {
                 (Call::Settle { settlement, .. }, _) => settlement.items.len(),
                 (_, Ok(Answer::Heads { kept, .. } | Answer::Backlog { kept, .. } | Answer::Claimed { kept, .. })) => {
@@ -205,6 +213,15 @@ impl<'a> Run<'a> {
         (self.most_jobs, self.most_slow) = (self.most_jobs.max(tally.jobs), self.most_slow.max(tally.slow));
         let ended = self.partition.take_happenings().into_iter().find(|h| matches!(h, Happening::TermEnded { .. }));
         assert_eq!(ended, None);
+    }
+
+    /// The item of a settle that can not be applied.
+    fn refusal(&mut self, call: &Call) -> Option<usize> {
+        let (Call::Settle { settlement, .. }, Some(broken)) = (call, &self.broken) else { return None };
+        let is_broken = |item: &Item| matches!(item, Item::Keep { id, .. } if id.endpoint == *broken);
+        let at = settlement.items.iter().position(is_broken)?;
+        self.refusals += 1;
+        Some(at)
     }
 
     fn send(&mut self) {
@@ -348,15 +365,37 @@ fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     assert_eq!(run.partition.deferred(), 0);
 }
 
-#[test]
-fn a_paused_endpoint_keeps_the_stream_from_being_trimmed_for_ten_seconds_at_most() {
-    let mut register = register(1);
+fn add_paused(register: &mut Register) {
     register.add("ep_paused".to_owned(), "acc_paused", "paused.example", QUICK_MS, 10);
     let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 0 };
     let paused = register.by_account.get_mut("acc_paused").unwrap();
     Arc::make_mut(&mut paused[0]).status = EndpointState::Paused(mark);
     let paused = paused[0].clone();
     register.endpoints.insert(paused.id.clone(), paused);
+}
+
+#[test]
+fn an_endpoint_whose_keys_are_broken_stops_nobody_however_much_is_owed_to_it() {
+    let mut register = register(100);
+    add_paused(&mut register);
+    let mut run = Run::new(&register);
+    run.broken = Some(EndpointId::new("ep_paused").unwrap());
+    run.go(1_000, 100, &[], 0);
+    run.waited();
+    // Sixteen thousand events, each of which needs a record that can not be written.
+    run.go(8_000, 100, &["acc_paused".to_owned()], 2);
+    let (half, most, all) = run.waited();
+    println!("broken keys: p50 {half} ms, p99 {most} ms, all {all} ms; {} refusals", run.refusals);
+    assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+    assert!(run.refusals <= 20, "{} settles were refused", run.refusals);
+    run.go(500, 0, &[], 0);
+    assert_eq!(run.model.stream.groups[GROUP].pending.len(), 16_000, "all of it stays in the stream");
+}
+
+#[test]
+fn a_paused_endpoint_keeps_the_stream_from_being_trimmed_for_ten_seconds_at_most() {
+    let mut register = register(1);
+    add_paused(&mut register);
     let mut run = Run::new(&register);
     run.partition.set_pressure(true);
     (0..100).for_each(|_| run.publish("acc_paused"));
