@@ -29,6 +29,7 @@ const WORKER: &[&str] = &[
     "get",
     "getrange",
     "hdel",
+    "hexists",
     "hget",
     "hincrby",
     "hlen",
@@ -67,6 +68,7 @@ const WORKER: &[&str] = &[
     "zrangebylex",
     "zrem",
     "zremrangebylex",
+    "zremrangebyrank",
     "zremrangebyscore",
     "zscore",
 ];
@@ -110,6 +112,7 @@ const OPERATOR: &[&str] = &[
     "xrevrange",
     "zcard",
     "zcount",
+    "zlexcount",
     "zrange",
     "zrangebylex",
     "zscore",
