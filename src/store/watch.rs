@@ -104,6 +104,19 @@ static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str
 /// A group as `look.lua` tells of it: name, pending, last delivered, and what it read where Redis knows.
 type GroupNumbers = (String, u64, String, Option<u64>);
 
+/// What a stream says of itself, without its entries: its length, how many were ever added, and the last id; none where there
+/// is no stream.
+pub(super) async fn numbers(connection: &mut Connection, key: &str) -> Result<Option<(u64, u64, EntryId)>, StoreError> {
+    let subject = Subject("look at", key);
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys_to_read(&[key])).await?;
+    let mut seen = seen.into_iter();
+    let (Some(length), Some(added), Some(last)) = (seen.next(), seen.next(), seen.next()) else { return Ok(None) };
+    let malformed = |error| StoreError::unexpected(subject, error);
+    let last = String::from_redis_value(last).map_err(malformed)?.parse().unwrap_or_default();
+    let [length, added] = [length, added].map(u64::from_redis_value);
+    Ok(Some((length.map_err(malformed)?, added.map_err(malformed)?, last)))
+}
+
 /// The last id that the stream has given out; nothing was accepted behind it. Zero without a stream.
 pub async fn last_entry(connection: &mut Connection, keys: &PartitionKeys) -> Result<EntryId, StoreError> {
     let subject = Subject("look for the last entry of", keys.stream());

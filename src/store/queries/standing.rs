@@ -8,7 +8,7 @@ use redis::{FromRedisValue, Value};
 use super::{MAX_PAGE, Queries};
 use crate::{
     facts::id::{DeliveryId, EndpointId, EntryId},
-    store::{error::StoreError, model::GROUP, protocol::Term},
+    store::{error::StoreError, model::GROUP, protocol::Term, watch::numbers},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,20 +283,8 @@ impl Queries {
     }
 
     pub(super) async fn stream_info(&mut self, key: &str) -> Result<Option<StreamLook>, StoreError> {
-        let mut exists = redis::cmd("EXISTS");
-        exists.arg(key);
-        if !self.connection.query::<bool>("look for a stream", &exists).await? {
-            return Ok(None);
-        }
-        let mut command = redis::cmd("XINFO");
-        command.arg("STREAM").arg(key);
-        let info: HashMap<String, Value> = self.connection.query("look at a stream", &command).await?;
-        let last = field::<String>(&info, "last-generated-id").and_then(|id| id.parse().ok());
-        Ok(Some(StreamLook {
-            length: field(&info, "length").unwrap_or(0),
-            added: field(&info, "entries-added").unwrap_or(0),
-            last_generated: last.unwrap_or_default(),
-        }))
+        let seen = numbers(&mut self.connection, key).await?;
+        Ok(seen.map(|(length, added, last_generated)| StreamLook { length, added, last_generated }))
     }
 
     async fn is_in_stream(&mut self, entry: EntryId) -> Result<bool, StoreError> {
