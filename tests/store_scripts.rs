@@ -217,7 +217,10 @@ async fn a_full_redis_refuses_no_call() {
     let owner = busy_owner().await;
     owner.redis.set_maxmemory(1).await;
     // Without the lease nothing else could be shown.
-    for call in every_call(owner.term()).into_iter().filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. })) {
+    for call in every_call(owner.term())
+        .into_iter()
+        .filter(|call| !matches!(call, Call::Release { .. } | Call::Renew { ttl_ms: 1, .. }))
+    {
         let answer = owner.call(call.clone()).await;
         assert!(!matches!(answer, Answer::Lost | Answer::BadItem { .. }), "{call:?}: {answer:?}");
     }
@@ -269,7 +272,8 @@ async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
 #[tokio::test]
 async fn records_are_weighed_and_what_a_stranger_or_an_older_version_left_fails_nothing() {
     let owner = Owner::start().await;
-    let finish = |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
+    let finish =
+        |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
     let parked = |n: u64, record: &'static [u8]| keep(n, "ep_a", Place::Backlog, record);
     assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 100]), parked(2, &[b'x'; 50])]).await, 150);
     assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 30])]).await, 80, "it is written anew");

@@ -102,9 +102,13 @@ fn who_asks_for_a_rest_is_left_alone_for_as_long() {
     // Not for ever: whoever says nothing else for a quarter of an hour takes nothing.
     let mut core = watched();
     has(&mut core, 0, "ep_a", 1);
-    for minute in 0..16 {
-        answers(&mut core, minute * 60_000, "ep_a", Outcome::Throttled { status: 429, retry_after: minutes(1) });
-        has(&mut core, minute * 60_000 + 1, "ep_a", 20 + minute);
+    for second in 0..1_200 {
+        admit(&mut core, second, "ep_a", &format!("pi_{second}"));
+        for (token, _) in sends(&mut core, second * 1_000) {
+            let outcome = Outcome::Throttled { status: 429, retry_after: minutes(1) };
+            end(&mut core, second * 1_000, token, outcome);
+        }
+        has(&mut core, second * 1_000, "ep_a", 20 + second);
     }
     assert_eq!(paused(&mut core), [("ep_a".to_owned(), OWN)]);
 }
@@ -117,7 +121,8 @@ fn who_was_resumed_is_paused_again_only_with_a_tenth_more() {
     has(&mut core, COOLDOWN_MS, "ep_a", 20);
     assert_eq!(paused(&mut core).len(), 1);
     let mark = Mark { by: "herald".into(), why: "test".into(), at_ms: 0 };
-    let stop = |endpoint: &mut Endpoint| (endpoint.revision, endpoint.status) = (2, EndpointState::Paused(mark.clone()));
+    let stop =
+        |endpoint: &mut Endpoint| (endpoint.revision, endpoint.status) = (2, EndpointState::Paused(mark.clone()));
     stand(&mut core, "ep_a", endpoint("ep_a", stop));
     has(&mut core, 6_000, "ep_a", 30);
     stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.revision = 3));

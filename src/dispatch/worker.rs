@@ -27,7 +27,6 @@ use crate::{
     clock,
     facts::{
         endpoint::{EndpointState, Mark},
-        id::EndpointId,
         outcome::Attempted,
         quota,
     },

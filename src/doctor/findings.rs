@@ -296,7 +296,9 @@ fn what_of(endpoint: &EndpointId, holder: Option<&RecordHolder>) -> (&'static st
         None => (" (it is deleted, or not readable)", format!("herald delivery list --endpoint {endpoint}")),
         Some(RecordHolder { is_paused: true, .. }) => (
             ", and it is paused",
-            format!("mend its receiver, then: herald endpoint resume {endpoint} --reason '…'; its reason: endpoint show"),
+            format!(
+                "mend its receiver, then: herald endpoint resume {endpoint} --reason '…'; its reason: endpoint show"
+            ),
         ),
         Some(RecordHolder { is_paused: false, .. }) => (
             ", and it goes on: it takes some, or has not grown since it was resumed",
@@ -617,7 +619,12 @@ mod tests {
                 holders: BTreeMap::new(),
             }),
             unasked: Vec::new(),
-            limits: Limits { dead_max_count: 1_000, dead_max_age_ms: 30 * DAY_MS, max_age_ms: 3 * DAY_MS, quotas: Settings::default() },
+            limits: Limits {
+                dead_max_count: 1_000,
+                dead_max_age_ms: 30 * DAY_MS,
+                max_age_ms: 3 * DAY_MS,
+                quotas: Settings::default(),
+            },
         }
     }
 
@@ -800,7 +807,13 @@ mod tests {
     fn a_lost_registry_is_never_taken_for_an_empty_one() {
         check(&with_registry(RegistryLook::NeverMade), Level::Fail, "endpoints", "reg_1 has vanished");
         let there = |id: &str, unreadable: Vec<String>, pause| {
-            with_registry(RegistryLook::There { id: id.into(), endpoints: 1, unreadable, pause, holders: BTreeMap::new() })
+            with_registry(RegistryLook::There {
+                id: id.into(),
+                endpoints: 1,
+                unreadable,
+                pause,
+                holders: BTreeMap::new(),
+            })
         };
         check(&there("reg_2", vec![], None), Level::Fail, "endpoints", "belongs to reg_1");
         check(&there("reg_1", vec!["ep_x".into()], None), Level::Fail, "endpoints", "ep_x");

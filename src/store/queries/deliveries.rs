@@ -110,7 +110,9 @@ impl Queries {
         for part in busy.chunks(MAX_PAGE) {
             let mut command = redis::cmd("HMGET");
             command.arg(self.keys.bytes());
-            part.iter().for_each(|(endpoint, _)| drop(command.arg(endpoint.as_str())));
+            for (endpoint, _) in part {
+                command.arg(endpoint.as_str());
+            }
             let bytes: Vec<Option<u64>> = self.connection.query("weigh the records", &command).await?;
             let weigh = |((endpoint, records), bytes): (&(EndpointId, u64), Option<u64>)| {
                 let unfinished = protocol::Unfinished { records: *records, parked: 0, bytes: bytes.unwrap_or(0) };
