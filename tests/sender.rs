@@ -445,6 +445,22 @@ async fn tls_to_a_trusted_receiver_works_and_is_kept_alive() {
 }
 
 #[tokio::test]
+async fn every_curve_that_private_authorities_use_is_verified() {
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ECDSA_P521_SHA256,
+        &rcgen::PKCS_ECDSA_P521_SHA512,
+        &rcgen::PKCS_ED25519,
+    ] {
+        let authority = Authority::with(algorithm);
+        let receiver = tls_receiver(authority.acceptor("localhost", &["http/1.1"], |_| ())).await;
+        let report = attempt(&sender_that_trusts(&authority), &endpoint(&receiver.https("localhost"))).await;
+        assert_eq!(report.outcome, Outcome::Delivered { status: 200 }, "{algorithm:?}: {}", report.detail);
+    }
+}
+
+#[tokio::test]
 async fn each_kind_of_wrong_certificate_is_told_apart_and_nothing_is_sent() {
     let authority = Authority::new();
     let sender = sender_that_trusts(&authority);

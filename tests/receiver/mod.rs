@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SignatureAlgorithm};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -152,20 +152,26 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
     Some(seen)
 }
 
-/// An authority of our own; a sender is told to trust it.
+/// An authority of our own, whose keys are of one algorithm; a sender is told to trust it.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    algorithm: &'static SignatureAlgorithm,
 }
 
 impl Authority {
     pub fn new() -> Self {
+        Self::with(&rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    pub fn with(algorithm: &'static SignatureAlgorithm) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // A name of its own: two authorities of one name would be told apart by their signatures only.
         static AUTHORITIES: AtomicUsize = AtomicUsize::new(0);
         let name = format!("Authority {}", AUTHORITIES.fetch_add(1, SeqCst));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        Self { issuer: CertifiedIssuer::self_signed(params, key).unwrap(), algorithm }
     }
 
     pub fn pem(&self) -> String {
@@ -192,7 +198,7 @@ impl Authority {
     ) -> ServerConfig {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
+        let key = KeyPair::generate_for(self.algorithm).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         server_config(certificate.der().clone(), &key, alpn)
     }
@@ -221,7 +227,7 @@ fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[&str]) 
 
 fn server_config(certificate: CertificateDer<'static>, key: &KeyPair, alpn: &[&str]) -> ServerConfig {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(herald::tls::provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()

@@ -37,7 +37,7 @@ impl Certificates {
         let certificate = leaf.signed_by(&key, &authority).map_err(odd)?;
 
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let mut server = ServerConfig::builder_with_provider(Arc::new(crate::tls::provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key))
             .map_err(|error| ReceiverError::Certificate(error.to_string()))?;

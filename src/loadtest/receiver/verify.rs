@@ -1,7 +1,7 @@
 //! Verifies both signatures as a merchant would, over the exact bytes that arrived, from the published descriptions alone
 //! (standardwebhooks.com, docs.dojo.tech). Shares no code with what signs: another HMAC, and a parser of its own.
 
-use ring::hmac;
+use aws_lc_rs::hmac;
 
 /// Seconds that a timestamp may be ahead of this machine's clock: both are read on it.
 const MAX_AHEAD_MS: i64 = 2_000;
