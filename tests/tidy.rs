@@ -57,7 +57,7 @@ fn each_foreign_system_has_one_place() {
     check_only("axum", &["service.rs", "demo/"]);
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/", "loadtest/receiver/verify.rs"]);
-    check_only("ring", &["loadtest/receiver/verify.rs"]);
+    check_only("aws_lc_rs", &["loadtest/receiver/verify.rs"]);
     check_only("anyhow", &["app.rs", "main.rs", "cli/", "demo/", "doctor", "loadtest/", "owned"]);
 }
 

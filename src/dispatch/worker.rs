@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, sleep_until},
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -46,6 +46,11 @@ use crate::{
 
 /// How often the numbers of the partition are looked at.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// A look may take this part of the time, and is made so often at least. Redis copies the stream's first and last entry to tell
+/// its numbers: of 200 MB that holds it for three seconds, and nothing else would be done beside a look a second.
+const GAUGES_PART: u32 = 20;
+const GAUGES_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
 /// From this part of `maxmemory` on little is read at a time, in percent.
 const PRESSURE_PERCENT: u64 = 90;
@@ -591,13 +596,12 @@ async fn watch_gauges(
     numbers: watch::Sender<Option<Gauges>>,
     cancel: CancellationToken,
 ) {
-    let mut tick = tokio::time::interval(GAUGES_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut connection, mut server, mut is_mended) = (None, None, false);
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
-            _ = tick.tick() => {}
+            () = sleep(pause) => {}
         }
         if connection.is_none() {
             connection = redis.connect(Purpose::Other).await.ok();
@@ -606,15 +610,25 @@ async fn watch_gauges(
         if let (Some(connection), false) = (&mut connection, is_mended) {
             is_mended = mend_aof(connection, &mut server).await;
         }
+        let began = clock::now();
         let seen = match &mut connection {
             Some(connection) => gauges(connection, &keys).await.ok(),
             None => None,
+        };
+        pause = match seen {
+            Some(_) => pause_after(clock::now() - began),
+            None => GAUGES_EVERY,
         };
         if seen.is_none() {
             connection = None;
         }
         numbers.send_replace(seen);
     }
+}
+
+/// How long after a look the next one is made.
+fn pause_after(look: Duration) -> Duration {
+    (look * GAUGES_PART).clamp(GAUGES_EVERY, GAUGES_AT_LEAST_EVERY)
 }
 
 /// A server that has started anew, now or shortly before us, may have been killed: its append-only file is made whole.
@@ -634,4 +648,16 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
     }
     *known = Some(info.run_id);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_holds_redis_is_made_seldom() {
+        assert_eq!(pause_after(Duration::from_micros(300)), Duration::from_secs(1));
+        assert_eq!(pause_after(Duration::from_millis(500)), Duration::from_secs(10));
+        assert_eq!(pause_after(Duration::from_secs(5)), Duration::from_secs(30));
+    }
 }

@@ -114,7 +114,8 @@ async fn a_hanging_endpoint_gets_everything_in_order_when_it_recovers() {
         })
         .await;
     // What it is owed lies in Redis, held or in its backlog or due.
-    until("its records", async || world.number(&["HGET", &format!("{PREFIX}unfinished"), "ep_0"]).await >= 2_000).await;
+    let unfinished = ["HGET", &format!("{PREFIX}unfinished"), "ep_0"];
+    until("its records", async || world.redis.command::<Option<u64>>(&unfinished).await >= Some(2_000)).await;
     herald.until_metric("herald_parked", |parked| parked > 500.0).await;
     assert!(herald.metric("herald_in_flight") <= 10.0);
     println!("resident: {} KiB before, {} KiB after", before / 1024, herald.resident() / 1024);
