@@ -81,9 +81,11 @@ const NO_AGE_MS: u64 = 1_000_000_000_000_000;
 const ENDING_EVERY_MS: u64 = 1_000;
 
 /// Heads of an ended endpoint that are taken at once, and how long the next are left: two thousand a second, each of which
-/// costs Redis some 80 microseconds with its letter, so a sixth of its time and a millisecond of anybody's.
+/// costs Redis some 80 microseconds with its letter, so a sixth of its time and a millisecond of anybody's. While nobody
+/// waits they are left for less, but not for nothing: whoever comes meanwhile would always meet the next ones.
 const ENDING_MAX: usize = 16;
 const ENDING_PAUSE_MS: u64 = 8;
+const ENDING_PAUSE_ALONE_MS: u64 = 2;
 
 /// Values that this worker wrote, or may have written, to the lease. Beyond it, it waits like anyone for the lease to end.
 const MAX_OWN_VALUES: usize = 16;

@@ -34,6 +34,7 @@ const WORKER: &[&str] = &[
     "hincrby",
     "hlen",
     "hmget",
+    "hrandfield",
     "hscan",
     "hset",
     "hsetnx",

@@ -164,11 +164,9 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let endpoint = self.core.next_ending()?;
-        // Beside others that wait for Redis it takes a part of its time; with nobody there all of it.
         let is_alone = self.core.fresh() == 0 && !self.more_entries;
-        let (max, pause_ms) = if is_alone { (CLAIM_MAX, 0) } else { (ENDING_MAX, ENDING_PAUSE_MS) };
-        self.ending_at = now + pause_ms;
-        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max };
+        self.ending_at = now + if is_alone { ENDING_PAUSE_ALONE_MS } else { ENDING_PAUSE_MS };
+        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max: ENDING_MAX };
         Some((call, Outstanding::Heads(endpoint)))
     }
 

@@ -12,19 +12,38 @@ local prefix, endpoint, max = ARGV[2], ARGV[3], require_count(ARGV[4], 0, MAX_IT
 local heads, backlog = prefix .. 'heads:' .. endpoint, prefix .. 'backlog:' .. endpoint
 require_types(KEYS[2], 'zset', KEYS[3], 'zset', heads, 'hash', backlog, 'zset')
 
--- Every head but the claimed ones is wanted, so this ends after at most `max` and what is claimed, however many there are.
-local ids, seen, cursor = {}, {}, '0'
-repeat
+-- Every head but the claimed ones is wanted.
+local ids, seen = {}, {}
+local function add(entry)
+  local id = entry .. ':' .. endpoint
+  if #ids < max and not seen[id] and not call('ZSCORE', KEYS[3], id) then
+    seen[id] = true
+    ids[#ids + 1] = id
+  end
+end
+if max > 0 then
+  for _, padded in ipairs(call('ZRANGE', backlog, 0, whole(max - 1))) do
+    add(unpad(padded))
+  end
+end
+-- A scan passes all that was taken before, and would cost more with each call: it is for the last few.
+if #ids < max then
+  local some = call('HRANDFIELD', heads, whole(2 * max), 'WITHVALUES')
+  for i = 2, #some, 2 do
+    add(some[i])
+  end
+end
+local cursor = '0'
+while #ids < max do
   local page = call('HSCAN', heads, cursor, 'COUNT', 100)
   cursor = page[1]
   for i = 2, #page[2], 2 do
-    local id = page[2][i] .. ':' .. endpoint
-    if #ids < max and not seen[id] and not call('ZSCORE', KEYS[3], id) then
-      seen[id] = true
-      ids[#ids + 1] = id
-    end
+    add(page[2][i])
   end
-until cursor == '0' or #ids >= max
+  if cursor == '0' then
+    break
+  end
+end
 
 local now = now_ms()
 local kept = with_records(prefix, ids)
