@@ -180,8 +180,8 @@ impl RetryPolicy {
     /// The pause that the receiver asked for, as far as it is granted to a delivery of this age: no longer than the
     /// policy's longest interval, and so that one more attempt fits before the delivery is too old.
     pub fn granted(&self, outcome: &Outcome, age: Duration) -> Option<Duration> {
-        let left = self.settings.max_age.saturating_sub(age);
-        outcome.asked().map(|asked| asked.min(self.settings.max_interval).min(left - left / LAST_PART))
+        let fits = longest_that_fits(self.settings.max_age, age);
+        outcome.asked().map(|asked| asked.min(self.settings.max_interval).min(fits))
     }
 
     /// `attempt` is the number of the attempt just made, counted from 1 since the delivery was new or redelivered;
@@ -215,6 +215,12 @@ fn intervals(settings: &RetrySettings) -> Vec<Duration> {
         .with_max_elapsed_time(None)
         .build();
     (1..settings.max_attempts).filter_map(|_| policy.next_backoff()).collect()
+}
+
+/// The longest pause after which one more attempt fits before a delivery of this age is too old.
+pub fn longest_that_fits(max_age: Duration, age: Duration) -> Duration {
+    let left = max_age.saturating_sub(age);
+    left - left / LAST_PART
 }
 
 #[cfg(test)]

@@ -367,6 +367,16 @@ fn a_retry_before_the_policy_allows_it_is_early() {
     let throttling = || Profile::Throttling { retry_after: std::time::Duration::from_millis(700) };
     kept(&retried(throttling(), Answer::Throttled, 1.0), &none());
     only(&retried(throttling(), Answer::Throttled, 0.9), &none(), "retried_early");
+    // Half a second before it is an hour old, it gets nine tenths of what is left.
+    let old = |after: f64| {
+        let history = History::new(throttling());
+        history.sent(0, 0, 0, 0.0);
+        history.answered(0, 1, Answer::Throttled, 3_599.5);
+        history.answered(0, 2, Answer::Yes, 3_599.5 + after);
+        history
+    };
+    kept(&old(0.45), &none());
+    only(&old(0.4), &none(), "retried_early");
     // Of an attempt that timed out the receiver does not know exactly when it did.
     kept(&retried(flaky(), Answer::Abandoned, 0.05), &none());
     let later = History::new(flaky());

@@ -7,9 +7,12 @@ use super::{
     Ledger, State,
     books::{DeliveryBook, Incident, Last, NEVER, NONE, Suspicion, micros},
 };
-use crate::loadtest::{
-    lifecycle::MAX_STEPS,
-    scenario::{Failure, Profile},
+use crate::{
+    facts::retry::longest_that_fits,
+    loadtest::{
+        lifecycle::MAX_STEPS,
+        scenario::{Failure, Profile},
+    },
 };
 
 /// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt this
@@ -254,7 +257,7 @@ impl Ledger {
             found[3] = why.map(|why| incident(Suspicion::WrongHeaders, at_us, why));
             let why = self.wrong_attempt(&before, arrival).or_else(|| stale_timestamp(arrival.timestamp_ms, since_us));
             found[6] = why.map(|why| incident(Suspicion::Repeated, since_us, why));
-            let untimely = self.untimely(state, arrival, &before, at_us);
+            let untimely = self.untimely(state, arrival, &before, sent_us, at_us);
             found[4] = untimely.map(|(suspicion, why)| incident(suspicion, before.ended_us, why));
         }
         if before.is_acknowledged() {
@@ -299,6 +302,7 @@ impl Ledger {
         state: &mut State,
         arrival: &Arrival,
         before: &DeliveryBook,
+        sent_us: u64,
         at_us: u64,
     ) -> Option<(Suspicion, &'static str)> {
         let is_retry = u32::from(before.attempt) < arrival.attempt && before.ended_us != NEVER;
@@ -307,7 +311,12 @@ impl Ledger {
             return None;
         }
         let (pause_us, longest_us) = self.pause_us(u32::from(before.attempt))?;
-        let asked_us = if before.last == Last::Throttled { self.asked_us(arrival.endpoint) } else { 0 };
+        let asked_us = match before.last {
+            Last::Throttled => {
+                self.asked_us(arrival.endpoint).min(self.fits_us(before.ended_us.saturating_sub(sent_us)))
+            }
+            _ => 0,
+        };
         let allowed_us = before.ended_us + pause_us.max(asked_us);
         let tolerance_us = match before.last == Last::Abandoned {
             // Never so much that a retry without any pause would pass.
@@ -339,6 +348,11 @@ impl Ledger {
     /// The pause that the endpoint's answer asks for, as far as Herald honours it.
     fn asked_us(&self, endpoint: u32) -> u64 {
         micros(self.asked_rest(endpoint).min(self.population.terms().retry.max_interval))
+    }
+
+    /// Herald cuts what is asked so that one more attempt fits before the delivery is too old.
+    fn fits_us(&self, age_us: u64) -> u64 {
+        micros(longest_that_fits(self.population.terms().retry.max_age, Duration::from_micros(age_us)))
     }
 
     /// In whole seconds, as the header has it.
