@@ -125,7 +125,7 @@ impl World {
         let reason = DeadLetter::from_record(letter).expect("Herald wrote it").reason;
         let age = self.ledger.get(index_of(id.endpoint.as_str()), id.entry).map_or(u64::MAX, |owed| self.now - owed.at);
         // A retry that would come too late is not waited for.
-        if reason == DeadReason::Expired && age + MAX_PAUSE_MS < MAX_AGE_MS {
+        if reason == DeadReason::Expired && age.saturating_add(MAX_PAUSE_MS) < MAX_AGE_MS {
             self.wrong(Promise::GivenUpForCause, || format!("{id} was given up as too old after {age} ms"));
         }
         let was_ended = self.was_ended[index_of(id.endpoint.as_str())];
