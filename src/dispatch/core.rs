@@ -53,6 +53,9 @@ pub const RECORD_AFTER_MS: u64 = 1_000;
 /// there again, and those that failed together do not come back together.
 const LOCAL_PAUSE_MS: u64 = 100;
 
+/// How long after a failed look a backlog is looked at again: keys that somebody broke cost no more than that.
+const LOOK_AGAIN_MS: u64 = 5_000;
+
 /// Failures of ours are told at most so often: one shortage fails hundreds at a time.
 const LOCAL_NOTE_MS: u64 = 1_000;
 
@@ -468,6 +471,13 @@ impl Core {
     pub fn looked_at_backlog(&mut self, now: u64, endpoint: &EndpointId, last: Option<EntryId>) {
         let Some(at) = self.lanes.at(endpoint) else { return };
         self.lanes[at].looked(last);
+        self.touch(now, at);
+    }
+
+    /// A look at a backlog failed. What lies there is no less for it: it is looked at again.
+    pub fn look_failed(&mut self, now: u64, endpoint: &EndpointId) {
+        let Some(at) = self.lanes.at(endpoint) else { return };
+        self.lanes[at].look_again_at = now + LOOK_AGAIN_MS;
         self.touch(now, at);
     }
 

@@ -349,6 +349,20 @@ fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
 }
 
 #[test]
+fn a_backlog_whose_look_failed_is_looked_at_again_and_not_at_once() {
+    let mut core = core(|_| {});
+    let id = EndpointId::new("ep_a").unwrap();
+    core.count(0, &id, Unfinished { records: 1, parked: 1, bytes: 0 });
+    assert!(core.next_backlog(0).is_some());
+    core.look_failed(0, &id);
+    core.tick(4_999);
+    assert!(core.next_backlog(4_999).is_none());
+    assert_eq!(core.next_alarm(), Some(5_000));
+    core.tick(5_000);
+    assert_eq!(core.next_backlog(5_000).map(|(_, after, _)| after), Some(EntryId::ZERO));
+}
+
+#[test]
 fn a_410_is_about_the_revision_that_the_attempt_was_made_with() {
     let mut core = core(|_| {});
     admit(&mut core, 1, "ep_a", "pi_1");

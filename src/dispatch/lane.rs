@@ -149,6 +149,8 @@ pub struct Lane {
     pub drained_to: EntryId,
     /// … and there was no more.
     drained: bool,
+    /// A look at the backlog failed: the next one is not made before.
+    pub look_again_at: u64,
     /// The lowest that was parked since the look that is under way began: its answer does not count for that one.
     parked_meanwhile: Option<EntryId>,
     /// The registry does not know yet that the receiver answered 410 to this revision.
@@ -191,6 +193,7 @@ impl Lane {
             in_vain_since: None,
             drained_to: EntryId::ZERO,
             drained: false,
+            look_again_at: 0,
             parked_meanwhile: None,
             gone_at: None,
             is_ready: false,
@@ -333,7 +336,7 @@ impl Lane {
 
     /// How many more of the backlog it can take now.
     pub fn appetite(&self, now: u64) -> usize {
-        if self.parked == 0 || self.drained {
+        if self.parked == 0 || self.drained || now < self.look_again_at {
             return 0;
         }
         let room = match (self.gate(now), self.breaker.view(now)) {
@@ -473,6 +476,7 @@ impl Lane {
         self.queue.clear();
         (self.unfinished, self.parked, self.weight, self.weighed) = (0, 0, 0, None);
         (self.drained_to, self.drained, self.parked_meanwhile) = (EntryId::ZERO, false, None);
+        self.look_again_at = 0;
         (self.is_ready, self.is_hungry, self.is_waiting, self.alarm_at) = (false, false, false, None);
     }
 

@@ -492,8 +492,8 @@ impl<D: Directory> Partition<D> {
                 self.pulls_again(pull);
             }
             Outstanding::Heads(endpoint) => self.core.ends_later(&endpoint),
-            // It can not be looked at before the next term; the others' can.
-            Outstanding::Backlog(endpoint, _) => self.core.looked_at_backlog(now, &endpoint, None),
+            Outstanding::Backlog(endpoint, BacklogFor::Sending) => self.core.look_failed(now, &endpoint),
+            Outstanding::Backlog(_, BacklogFor::Expiring) => {}
             Outstanding::Acquire { .. }
             | Outstanding::Release
             | Outstanding::Plain

@@ -106,12 +106,16 @@ impl Core {
             lane.is_hungry = true;
             self.hungry.push_back(at);
         }
-        if let Gate::Later(opens) = gate
-            && (!lane.queue.is_empty() || lane.parked > 0)
-            && lane.alarm_at.is_none_or(|alarm| opens < alarm)
+        let opens = match gate {
+            Gate::Later(opens) if !lane.queue.is_empty() || lane.parked > 0 => Some(opens),
+            _ => None,
+        };
+        let looks = (lane.parked > 0 && lane.look_again_at > now).then_some(lane.look_again_at);
+        if let Some(wakes) = [opens, looks].into_iter().flatten().min()
+            && lane.alarm_at.is_none_or(|alarm| wakes < alarm)
         {
-            lane.alarm_at = Some(opens);
-            self.alarms.push(std::cmp::Reverse((opens, at)));
+            lane.alarm_at = Some(wakes);
+            self.alarms.push(std::cmp::Reverse((wakes, at)));
         }
     }
 
