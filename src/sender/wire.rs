@@ -342,7 +342,27 @@ impl Heads {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_receiver_sends_is_bounded_in_bytes_until_it_is_asked_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut metered = Metered::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (mut receiver, _) = listener.accept().await.unwrap();
+        let floods = tokio::spawn(async move { while receiver.write_all(&[0; 65_536]).await.is_ok() {} });
+        let mut all = vec![0; MAX_IDLE_BYTES as usize];
+        for _ in 0..2 {
+            metered.watch.begin();
+            metered.read_exact(&mut all).await.unwrap();
+        }
+        let error = metered.read_exact(&mut all).await.unwrap_err();
+        assert!(error.to_string().contains("more than 16777216 bytes"), "{error}");
+        assert!(metered.watch.is_flooded());
+        drop(metered);
+        floods.await.unwrap();
+    }
 
     /// Looked at in pieces of every size: where the network cuts changes nothing.
     fn http1(answers: &[u8]) -> Result<(), Flood> {

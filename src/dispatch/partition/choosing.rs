@@ -191,7 +191,10 @@ impl<D: Directory> Partition<D> {
         let term = term.clone();
         if now >= self.pull_at {
             self.pull_at = now + PULL_EVERY_MS;
-            self.pulls.push_back(self.unmeant(now));
+            // One that waits behind another that fails serves as well.
+            if self.pulls.iter().all(|pull| pull.by_ms != NO_AGE_MS) {
+                self.pulls.push_back(self.unmeant(now));
+            }
         }
         if now >= self.pulls_at
             && let Some(pull) = self.pulls.pop_front()
