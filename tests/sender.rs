@@ -395,6 +395,14 @@ async fn a_kept_alive_connection_is_used_again_until_a_body_is_cut() {
     assert_eq!((receiver.log.connections(), receiver.log.seen().len()), (2, 6));
 }
 
+/// Thousands may be out at a time, and each is moved on its way to its thread's set of them.
+#[tokio::test]
+async fn an_attempt_is_small() {
+    let (sender, delivery, endpoint) = (sender(), delivery(), endpoint("http://127.0.0.1/"));
+    let bytes = size_of_val(&sender.attempt(&delivery, &endpoint, now_ms()));
+    assert!(bytes <= 2_560, "{bytes}");
+}
+
 #[tokio::test]
 async fn a_connection_that_was_closed_while_idle_costs_no_attempt() {
     let closed = Arc::new(Notify::new());

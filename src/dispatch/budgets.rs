@@ -8,9 +8,9 @@ const FRESH: usize = 2_048;
 /// Deliveries with a record that wait in memory or are in quick flight, at which claiming and looking at backlogs stops.
 const KEPT: usize = 2_048;
 
-/// Flights to receivers that have not shown that they answer, or that keep us waiting. One costs 23 to 32 KB, nearly all
-/// of it for its connection: a buffer of 8 KiB each for what is read and written, 9 KiB for the way of a request into it, 3 KiB
-/// for the attempt. With the quarter by which they may be overfull that makes 60 to 80 MB.
+/// Flights to receivers that have not shown that they answer, or that keep us waiting. One costs 32 KB, nearly all of it for
+/// its connection: a buffer of 8 KiB each for what is read and written, 9 KiB for the way of a request into it; 2.5 KiB for
+/// the attempt, 1.2 for its headers. With the quarter by which they may be overfull that makes 80 MB.
 const SLOW: usize = 2_048;
 
 /// Operations that wait for a settle at which reading stops: four batches.

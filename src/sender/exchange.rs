@@ -12,7 +12,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
     body::{Frame, Incoming, SizeHint},
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http1, http1::Parts, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reqwest::Body;
@@ -59,7 +59,7 @@ const H2_PING: Duration = Duration::from_secs(5);
 pub(super) const MAX_SHARING: usize = 100;
 
 /// An HTTP/1.1 connection, used by one request at a time.
-pub(super) struct Http1 {
+struct Http1 {
     send: http1::SendRequest<Body>,
     /// None once it has ended.
     connection: Option<http1::Connection<TokioIo<Wire>, Body>>,
@@ -67,9 +67,21 @@ pub(super) struct Http1 {
     is_reused: bool,
     /// The last answer had no body by its status. Some servers send one all the same, a little later.
     had_no_body: bool,
+    retire_at: Instant,
+    idle_since: Instant,
+    place: Place,
+}
+
+/// An HTTP/1.1 connection on which nothing is under way, without what the library needs to speak on it: two buffers of
+/// 8 KiB and 9 KiB for the way of a request into it. An event for thousands of endpoints would leave a hundred megabytes
+/// of that behind. To make it anew for each request costs no more than to keep it: it is still in the processor's cache
+/// from the request before.
+pub(super) struct Idle {
+    wire: Wire,
+    had_no_body: bool,
     pub(super) retire_at: Instant,
     pub(super) idle_since: Instant,
-    _place: Place,
+    place: Place,
 }
 
 /// An HTTP/2 connection, shared by all requests to its host. A task of its own drives it.
@@ -261,8 +273,9 @@ impl Exchanges {
         let mut has_waited = false;
         loop {
             match self.pool.take(origin, is_fresh, has_waited) {
-                Taken::Http1(mut kept) => {
-                    if kept.stands().await {
+                Taken::Http1(kept) => {
+                    let mut kept = kept.begin(&self.http1, true).await?;
+                    if kept.stands() {
                         return Ok(Connection::Http1(kept));
                     }
                 }
@@ -273,7 +286,8 @@ impl Exchanges {
                     let waited = tokio::time::timeout_at(deadline, gate.acquire()).await;
                     waited.map(drop).map_err(|_| ConnectError::Silent { tried: "another attempt's".to_owned() })?;
                 }
-                Taken::Open(opening) => return self.open(origin, opening, deadline, stages).await,
+                // In a place of its own: an attempt waits much longer for its answer, and would keep the room for this.
+                Taken::Open(opening) => return Box::pin(self.open(origin, opening, deadline, stages)).await,
             }
         }
     }
@@ -292,17 +306,8 @@ impl Exchanges {
         let (watch, now) = (wire.watch(), clock::now());
         let retire_at = self.pool.retire_at();
         if !is_http2 {
-            let (send, connection) = self.http1.handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
-            return Ok(Connection::Http1(Box::new(Http1 {
-                send,
-                connection: Some(connection),
-                watch,
-                is_reused: false,
-                had_no_body: false,
-                retire_at,
-                idle_since: now,
-                _place: place,
-            })));
+            let idle = Idle { wire, had_no_body: false, retire_at, idle_since: now, place };
+            return Ok(Connection::Http1(idle.begin(&self.http1, false).await?));
         }
         let tasks = OneConnection { ended: CancellationToken::new(), place: Arc::new(place) };
         let ends = Arc::new(tasks.ended.clone().drop_guard());
@@ -326,9 +331,11 @@ impl Exchanges {
         drop(incoming);
         match connection {
             Connection::Http1(mut http1) => {
-                if http1.stands().await && http1.send.is_ready() {
-                    http1.is_reused = true;
-                    self.pool.keep(origin, http1);
+                if http1.stands()
+                    && http1.send.is_ready()
+                    && let Some(idle) = http1.idle()
+                {
+                    self.pool.keep(origin, idle);
                 }
             }
             // It answered before it took the whole request: what is left of that lies in the connection until its end.
@@ -397,21 +404,34 @@ impl Http1 {
     async fn drive<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if let Some(connection) = &mut self.connection
-                && Pin::new(connection).poll(cx).is_ready()
-            {
-                // Whatever still waits for it learns of its end by this.
-                self.connection = None;
-            }
+            self.poll(cx);
             future.as_mut().poll(cx)
         })
         .await
     }
 
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && Pin::new(connection).poll(cx).is_ready()
+        {
+            // Whatever still waits for it learns of its end by this.
+            self.connection = None;
+        }
+    }
+
     /// Looks once whether the connection has ended or says something unasked.
-    async fn stands(&mut self) -> bool {
-        self.drive(std::future::ready(())).await;
+    fn stands(&mut self) -> bool {
+        // Its socket keeps the waker that it was last polled with, and an attempt's keeps the memory of the attempt.
+        self.poll(&mut Context::from_waker(Waker::noop()));
         self.connection.is_some() && !self.send.is_closed()
+    }
+
+    /// What is kept of one on which nothing is under way. None if it has ended or says something unasked.
+    fn idle(self) -> Option<Box<Idle>> {
+        let Self { connection, had_no_body, retire_at, idle_since, place, .. } = self;
+        let Parts { io, read_buf, .. } = connection?.into_parts();
+        let wire = io.into_inner();
+        read_buf.is_empty().then(|| Box::new(Idle { wire, had_no_body, retire_at, idle_since, place }))
     }
 
     async fn send(mut self: Box<Self>, request: Request<Body>, deadline: Deadline) -> Result<Answer, Once> {
@@ -439,6 +459,16 @@ impl Http1 {
         let is_leftover = self.had_no_body && error.is_parse() && !is_flood;
         let is_certain = self.is_reused && (!was_sent || !self.watch.is_answered() || is_leftover);
         Once { failure: Failure::Exchange { error, is_flood }, is_certain }
+    }
+}
+
+impl Idle {
+    async fn begin(self, http1: &http1::Builder, is_reused: bool) -> Result<Box<Http1>, ConnectError> {
+        let Self { wire, had_no_body, retire_at, idle_since, place } = self;
+        let watch = wire.watch();
+        let (send, connection) = http1.handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
+        let connection = Some(connection);
+        Ok(Box::new(Http1 { send, connection, watch, is_reused, had_no_body, retire_at, idle_since, place }))
     }
 }
 
@@ -548,5 +578,16 @@ impl AnswerBody {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands are kept for an account with as many endpoints.
+    #[test]
+    fn an_idle_connection_is_little_more_than_its_socket() {
+        assert!(size_of::<Idle>() <= 256, "{}", size_of::<Idle>());
     }
 }

@@ -2,7 +2,8 @@
 //! be. None is kept for ever, so that a change of DNS, a failover or a new certificate is noticed.
 //! Never connects, never sends a request.
 //!
-//! An idle connection to an HTTP/1.1 receiver is polled by nobody: whoever takes it looks first whether it still stands.
+//! An idle connection to an HTTP/1.1 receiver is polled by nobody: whoever takes it looks first whether it still stands. It
+//! is little more than its socket, so that thousands may be kept.
 
 use std::{
     sync::{
@@ -18,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     connect::Origin,
-    exchange::{Http1, Http2, MAX_SHARING},
+    exchange::{Http2, Idle, MAX_SHARING},
 };
 use crate::clock;
 
@@ -96,7 +97,7 @@ struct Hosts {
 struct Host {
     /// The one used last is at the end, and is used next: the others grow old and leave.
     #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
-    idle: Vec<Box<Http1>>,
+    idle: Vec<Box<Idle>>,
     /// The first that has room is used next: the others grow idle and leave.
     shared: Vec<Http2>,
     /// It did not take HTTP/2 when it was offered: nobody waits for another's connection.
@@ -107,7 +108,7 @@ struct Host {
 
 /// What a request gets that asks for a connection.
 pub(super) enum Taken {
-    Http1(Box<Http1>),
+    Http1(Box<Idle>),
     Http2(Http2),
     /// Another request is opening one that may be for all: closed as soon as it knows.
     Wait(Arc<Semaphore>),
@@ -249,7 +250,7 @@ impl Pool {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut idle: Box<Http1>) {
+    pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut idle: Box<Idle>) {
         let now = clock::now();
         if now >= idle.retire_at {
             return;
