@@ -326,6 +326,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_a_spare_place_a_silent_address_is_given_up_before_the_next_one_is_tried() {
+        let (silent, _queued) = silent_listener("127.0.0.6", 0).await;
+        let (asked, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let no_spare = || {
+            asked.fetch_add(1, Relaxed);
+            most.fetch_max(being_opened_to(silent), Relaxed);
+            None
+        };
+        let deadline = Instant::from_std(clock::now()) + 12 * NEXT_ADDRESS_AFTER;
+        race(&[silent; 4], no_spare, deadline).await.unwrap_err();
+        assert!(asked.into_inner() >= 2, "this proves nothing");
+        assert_eq!(most.into_inner(), 1, "as many sockets as the attempt has places");
+    }
+
+    #[tokio::test]
+    async fn the_places_of_addresses_that_were_given_up_are_the_next_ones() {
+        let (silent, _queued) = silent_listener("127.0.0.6", 0).await;
+        // Two of its places are for what is tried beside.
+        let pool = Pool::new(16, Duration::from_secs(60));
+        let in_use = std::sync::Mutex::new(Vec::new());
+        let two = || {
+            let spare = pool.spare();
+            if spare.is_none() {
+                in_use.lock().unwrap().push(being_opened_to(silent));
+            }
+            spare
+        };
+        let deadline = Instant::from_std(clock::now()) + 24 * NEXT_ADDRESS_AFTER;
+        race(&[silent; 8], two, deadline).await.unwrap_err();
+        let in_use = in_use.into_inner().unwrap();
+        assert!(in_use.len() >= 2 && in_use.iter().all(|sockets| *sockets == 3), "asks before it uses all: {in_use:?}");
+    }
+
+    /// Connections of this machine that nobody has accepted yet, by the system's own list.
+    fn being_opened_to(address: SocketAddr) -> usize {
+        const SYN_SENT: &str = "02";
+        let IpAddr::V4(ip) = address.ip() else { panic!("{address} is not IPv4") };
+        let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port());
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let fields = sockets.lines().map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>());
+        fields.filter(|fields| fields[..] == [remote.as_str(), SYN_SENT]).count()
+    }
+
+    #[tokio::test]
     async fn who_tries_many_addresses_takes_a_place_for_each_and_gives_it_back() {
         let (silent, _queued) = silent_listener("127.0.0.6", 0).await;
         let (pool, most) = (Pool::new(40, Duration::from_secs(60)), AtomicUsize::new(0));
