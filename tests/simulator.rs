@@ -82,7 +82,10 @@ fn check_that_it_was_tried(sum: &Tally) {
         "redis_rolled_back",
         "groups_destroyed",
         "ids_given_again",
+        "over_endpoint_quota",
+        "over_account_quota",
         "paused_for_quota",
+        "streams_made_anew",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use herald::{
     facts::id::{DeliveryId, EntryId},
     store::model::{GROUP, Model},
@@ -80,16 +81,26 @@ fn is_somewhere(model: &Model, id: &DeliveryId) -> bool {
     if model.records.contains_key(id) || model.dead.contains_key(id) {
         return true;
     }
-    if !model.stream.entries.contains_key(&id.entry) {
-        return false;
-    }
+    model.stream.entries.contains_key(&id.entry) && is_unfinished(model, &id.entry)
+}
+
+/// This entry of the stream is not read, or not settled.
+fn is_unfinished(model: &Model, entry: &EntryId) -> bool {
     match model.stream.groups.get(GROUP) {
-        Some(group) => id.entry > group.last_delivered || group.pending.contains_key(&id.entry),
+        Some(group) => *entry > group.last_delivered || group.pending.contains_key(entry),
         None => {
             let cursor = model.cursor.unwrap_or(EntryId::ZERO);
-            id.entry > cursor || model.stream.last_generated < cursor
+            *entry > cursor || model.stream.last_generated < cursor
         }
     }
+}
+
+/// What is no event lies in the quarantine, or is still to be read or settled; also what was put back from there.
+pub fn is_quarantined_or_to_be(model: &Model, body: &Bytes) -> bool {
+    let has_it = |fields: &[(Bytes, Bytes)]| fields.iter().any(|(_, value)| value == body);
+    let is_in_stream = |id: &EntryId| model.stream.entries.get(id).is_some_and(|fields| has_it(fields));
+    model.quarantine.iter().any(|(_, found)| found.body == *body)
+        || model.stream.entries.keys().any(|id| is_in_stream(id) && is_unfinished(model, id))
 }
 
 /// Everything that Redis would still have to do something with is gone.

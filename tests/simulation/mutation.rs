@@ -1,6 +1,8 @@
 //! Ways to do it wrong, at the boundary between a worker and Redis: the product has no switch for them. Each is a
 //! mistake that someone could make in a script, in the client, or in the order of calls.
 
+use std::collections::BTreeSet;
+
 use herald::{
     facts::{
         delivery::{Chain, Delivery},
@@ -36,10 +38,13 @@ pub enum Mutation {
     SharesNotKept,
     DeferredForgotten,
     RecordsWeighedTwice,
+    FinishedStillWeighed,
+    BuriedStillWeighed,
+    NamesakeTakenForKnown,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -62,6 +67,9 @@ impl Mutation {
         Self::SharesNotKept,
         Self::DeferredForgotten,
         Self::RecordsWeighedTwice,
+        Self::FinishedStillWeighed,
+        Self::BuriedStillWeighed,
+        Self::NamesakeTakenForKnown,
     ];
 
     /// What is done wrong.
@@ -89,6 +97,9 @@ impl Mutation {
             Self::SharesNotKept => "slow flights beyond an endpoint's share",
             Self::DeferredForgotten => "entries that were left in the stream never taken up again",
             Self::RecordsWeighedTwice => "records that are weighed twice",
+            Self::FinishedStillWeighed => "records that still weigh something when they are finished",
+            Self::BuriedStillWeighed => "records that still weigh something when they are dead letters",
+            Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
 }
@@ -156,6 +167,31 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
                 counts.iter_mut().for_each(|(_, unfinished)| unfinished.bytes *= 2);
             }
             answer
+        }
+        (Mutation::FinishedStillWeighed | Mutation::BuriedStillWeighed, Call::Settle { settlement, .. }) => {
+            let of_mutation = |item: &Item| match item {
+                Item::Finish { id, .. } if mutation == Mutation::FinishedStillWeighed => Some(id.clone()),
+                Item::Bury { id, .. } if mutation == Mutation::BuriedStillWeighed => Some(id.clone()),
+                _ => None,
+            };
+            let left: BTreeSet<DeliveryId> = settlement.items.iter().filter_map(of_mutation).collect();
+            let weights: Vec<_> =
+                left.iter().filter_map(|id| Some((id, model.records.get(id)?.len() as i64))).collect();
+            let answer = model.call(call);
+            if matches!(answer, Ok(Answer::Settled { .. })) {
+                let gone =
+                    weights.iter().filter(|(id, _)| !model.records.contains_key(*id)).cloned().collect::<Vec<_>>();
+                for (id, bytes) in gone {
+                    model.endpoints.entry(id.endpoint.clone()).or_default().bytes += bytes;
+                }
+            }
+            answer
+        }
+        (Mutation::NamesakeTakenForKnown, Call::Settle { term, settlement }) => {
+            let mut settlement = settlement.clone();
+            let known: Vec<EntryId> = model.quarantine.iter().map(|(entry, _)| *entry).collect();
+            settlement.items.retain(|item| !matches!(item, Item::Quarantine { entry, .. } if known.contains(entry)));
+            model.call(&Call::Settle { term: term.clone(), settlement })
         }
         (Mutation::AskAnswersZero, Call::Ask { .. }) => match model.call(call) {
             Ok(Answer::Asked { known }) => Ok(Answer::Asked { known: vec![Known::default(); known.len()] }),

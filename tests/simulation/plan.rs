@@ -133,6 +133,8 @@ pub enum Action {
         for_ms: u64,
     },
     Trim,
+    /// Somebody deletes the stream, and the first entries of the new one have ids that quarantined ones had.
+    StreamAnew,
     DestroyGroup,
     DeleteLease,
     ForeignReads(usize),
@@ -162,6 +164,7 @@ impl Action {
                 | RedisDown { .. }
                 | RollBack
                 | Clock { .. }
+                | StreamAnew
                 | DestroyGroup
                 | DeleteLease
                 | ForeignReads(_)
@@ -269,6 +272,7 @@ impl Plan {
             plan.actions.push((at, action));
         }
         plan.beside_a_steady_account(accounts);
+        plan.with_a_stream_made_anew();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -295,6 +299,20 @@ impl Plan {
         for _ in 0..6 {
             let (at, intent) = (chance.within(STEADY_FROM_MS, ACTIVE_MS), chance.below(first as u64) as usize);
             self.actions.push((at, Action::Publish { intent, count: BURST }));
+        }
+    }
+
+    /// One run in 16 has entries that are no events, and a stream that gives their ids out again, once or twice.
+    fn with_a_stream_made_anew(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0xa9e3);
+        if !chance.one_in(16) {
+            return;
+        }
+        for _ in 0..chance.within(1, 4) {
+            self.actions.push((chance.below(ACTIVE_MS / 2), Action::NoEvent));
+        }
+        for _ in 0..chance.within(1, 3) {
+            self.actions.push((chance.within(ACTIVE_MS / 4, ACTIVE_MS), Action::StreamAnew));
         }
     }
 

@@ -21,26 +21,28 @@ use herald::{
     dispatch::{
         breaker::BreakerSettings,
         budgets::Budgets,
-        core::{Send, Token, Wish},
+        core::{Note, Send, Token, Wish},
         lane::{self, Standing},
-        partition::{Directory, Errand, Partition, READ_MAX, READ_UNDER_PRESSURE, RegistryView, SLICE, Settings},
+        partition::{
+            Directory, Errand, Happening, Partition, READ_MAX, READ_UNDER_PRESSURE, RegistryView, SLICE, Settings,
+        },
     },
     facts::{
         delivery::DeadLetter,
         endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
-        quota::Quotas,
+        quota::{Quota, Quotas},
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
     },
     store::{
-        model::{Asked, GROUP, Group, Model, term_of},
+        model::{Asked, GROUP, Group, Model, Stream, term_of},
         protocol::{Answer, Call, Failure, Item, RECORD_BYTES, Start, Term},
     },
 };
 
 use super::{
-    ledger::{Ledger, Owed, is_settled},
+    ledger::{Ledger, Owed, is_quarantined_or_to_be, is_settled},
     mutation::{Mutation, carry_out, split},
     plan::{ACTIVE_MS, Action, Chance, Manner, Net, Plan, STEADY_EVERY_MS, STEADY_FROM_MS, Steady},
     tally::{Broken, Promise, Tally},
@@ -202,6 +204,11 @@ pub struct World {
     /// It was disabled, deleted or gone at some time.
     was_ended: Vec<bool>,
     ledger: Ledger,
+    /// Entries that are no events, each with a text of its own, since nothing else tells two of one id apart.
+    strange: Vec<Bytes>,
+    strangers: u64,
+    /// The stream is not the first one: what comes from now on has ids of its own.
+    is_stream_anew: bool,
     sequence: u64,
     events: u64,
     /// Every id that was ever given out.
@@ -273,6 +280,9 @@ impl World {
             was_unordered: plan.endpoints.iter().map(|endpoint| !endpoint.ordered).collect(),
             was_ended: vec![false; endpoints],
             ledger: Ledger::default(),
+            strange: Vec::new(),
+            strangers: 0,
+            is_stream_anew: false,
             sequence: 0,
             events: 0,
             published: BTreeSet::new(),

@@ -49,6 +49,7 @@ impl World {
             }
             Action::RegistryLost { other, for_ms } => self.lose_registry(other, for_ms),
             Action::Trim => self.trim(),
+            Action::StreamAnew => self.make_stream_anew(),
             Action::DestroyGroup => {
                 self.tally.count("groups_destroyed");
                 self.model.stream.groups.remove(GROUP);
@@ -99,6 +100,7 @@ impl World {
         if self.model.registry.is_none() {
             self.registry_comes_back();
         }
+        self.forget_lost_strangers();
         let last = self.model.stream.last_generated;
         // The registry is not set back with it: who was deleted is owed nothing of what is there again.
         let is_there: Vec<bool> = (0..self.plan.endpoints.len()).map(|at| self.status(at).is_some()).collect();
@@ -119,6 +121,34 @@ impl World {
             owed.may_vanish |= is_lost;
             owed.was_trimmed |= is_lost;
         }
+        self.forget_lost_strangers();
+    }
+
+    /// What was in the old stream only is gone. In the new one an entry that is no event comes first for each that lies in
+    /// the quarantine, under its id: another one, which nothing but its text tells from it. All are before the cursor, by which
+    /// an owner knows that the stream is another one.
+    fn make_stream_anew(&mut self) {
+        let cursor = self.model.cursor.unwrap_or_default();
+        let quarantined = self.model.quarantine.iter().map(|(entry, _)| *entry);
+        let again: BTreeSet<EntryId> = quarantined.filter(|entry| *entry < cursor).collect();
+        if again.is_empty() || self.is_down || self.model.full {
+            return;
+        }
+        self.tally.count("streams_made_anew");
+        self.model.stream = Stream::default();
+        self.is_stream_anew = true;
+        self.is_loosened = true;
+        for owed in &mut self.ledger.owed {
+            let is_kept = self.model.records.contains_key(&owed.id) || self.model.dead.contains_key(&owed.id);
+            owed.may_vanish |= !is_kept;
+            owed.was_trimmed |= !is_kept;
+        }
+        self.forget_lost_strangers();
+        for entry in again {
+            let body = self.no_event();
+            self.model.publish(entry, body);
+        }
+        self.wake_all();
     }
 
     /// Somebody else reads with our group.

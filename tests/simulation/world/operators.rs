@@ -11,7 +11,10 @@ impl World {
             Action::Publish { intent, count } if reachable && !self.model.full => {
                 (0..count).for_each(|_| self.publish(intent));
             }
-            Action::NoEvent if reachable => drop(self.add(Bytes::from_static(b"nonsense"))),
+            Action::NoEvent if reachable => {
+                let body = self.no_event();
+                self.add(body);
+            }
             Action::Publish { .. } | Action::NoEvent => {}
             Action::Receiver { endpoint, manner } => self.manners[endpoint] = manner,
             Action::Pause(at) if self.status(at) == Some(EndpointState::Enabled) => {
@@ -136,9 +139,12 @@ impl World {
         let last = self.model.stream.last_generated;
         // A Redis that forgot entries gives their ids out again.
         let forgotten = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
-        let again = self.published.range(forgotten).next().copied();
+        let again = self.published.range(forgotten).next().copied().filter(|_| !self.is_stream_anew);
         self.sequence = self.sequence.max(last.seq) + 1;
-        let entry = again.unwrap_or(EntryId { ms: self.model.now_ms.max(last.ms), seq: self.sequence });
+        let newest = self.published.last().map_or(0, |newest| newest.ms);
+        let ms = self.model.now_ms.max(last.ms);
+        let ms = if self.is_stream_anew { ms.max(newest) } else { ms };
+        let entry = again.unwrap_or(EntryId { ms, seq: self.sequence });
         if again.is_some() {
             self.tally.count("ids_given_again");
         }
@@ -147,8 +153,26 @@ impl World {
             entries.remove(&entry);
         }
         self.model.publish(entry, body);
+        if self.is_stream_anew {
+            // An owner that comes only when the new stream is beyond the cursor takes it for the old one.
+            self.forget_lost_strangers();
+        }
         self.wake_all();
         entry
+    }
+
+    /// The text of another entry that is no event.
+    pub(super) fn no_event(&mut self) -> Bytes {
+        self.strangers += 1;
+        let body = Bytes::from(format!("nonsense {}", self.strangers));
+        self.strange.push(body.clone());
+        body
+    }
+
+    /// What somebody else has thrown away nobody owes.
+    pub(super) fn forget_lost_strangers(&mut self) {
+        let model = &self.model;
+        self.strange.retain(|body| is_quarantined_or_to_be(model, body));
     }
 
     pub(super) fn ask(&mut self, asked: Asked) {

@@ -68,6 +68,9 @@ impl World {
             let lost = lost.id.clone();
             self.wrong(Promise::AtLeastOnce, || format!("{lost} is lost"));
         }
+        if let Some(lost) = self.strange.iter().find(|body| !is_quarantined_or_to_be(&self.model, body)).cloned() {
+            self.wrong(Promise::AtLeastOnce, || format!("{lost:?}, which is no event, is lost"));
+        }
     }
 
     /// The answer to a settle with a change that can not be applied: nothing of it is.

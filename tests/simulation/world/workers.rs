@@ -81,6 +81,12 @@ impl World {
                 moved |= self.errand(worker, errand);
             }
             for happening in partition.take_happenings() {
+                if let Happening::Core(Note::OverQuota { quota, .. }) = happening {
+                    self.tally.count(match quota {
+                        Quota::Endpoint => "over_endpoint_quota",
+                        Quota::Account => "over_account_quota",
+                    });
+                }
                 self.tell(|| format!("       worker {worker}: {happening:?}"));
             }
             if let Some((entry, request)) = partition.wants_wakeup()
