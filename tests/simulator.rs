@@ -86,6 +86,8 @@ fn check_that_it_was_tried(sum: &Tally) {
         "over_account_quota",
         "paused_for_quota",
         "streams_made_anew",
+        "places_waited_for_in_vain",
+        "places_lost_with_a_failure",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

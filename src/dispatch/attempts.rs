@@ -5,8 +5,9 @@
 //! An attempt, its connection and its timer stay on one thread, and what goes to and fro goes by the batch: waking
 //! another thread is dear.
 
+pub mod turns;
+
 use std::{
-    collections::VecDeque,
     io,
     panic::AssertUnwindSafe,
     sync::{
@@ -24,20 +25,31 @@ use tokio::{
     sync::Notify,
 };
 
+use self::turns::Turns;
 use super::{
     core::{Send, Token},
     lane::Trust,
 };
 use crate::{
     clock,
-    facts::outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+    facts::{
+        id::EndpointId,
+        outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+    },
     sender::Sender,
 };
 
 pub struct Attempts {
     proven: Ward,
     unproven: Ward,
-    ended: Arc<Mailbox<(Token, Attempted)>>,
+    ended: Arc<Mailbox<Ended>>,
+}
+
+/// What became of what was started.
+pub enum Ended {
+    Attempted(Token, Attempted),
+    /// It was never begun, and may be started again. Of one endpoint the earlier ones come first.
+    NotBegun(Token),
 }
 
 /// One thread's attempts, from outside.
@@ -57,8 +69,8 @@ impl Attempts {
     /// Each sender has connections of its own, which live where its attempts do.
     pub fn new(proven: Arc<Sender>, unproven: Arc<Sender>) -> io::Result<Self> {
         let ended = Arc::new(Mailbox::default());
-        let proven = Ward::begin("attempts", proven, ended.clone())?;
-        let unproven = Ward::begin("unproven", unproven, ended.clone())?;
+        let proven = Ward::begin("attempts", proven, ended.clone(), PROVEN)?;
+        let unproven = Ward::begin("unproven", unproven, ended.clone(), UNPROVEN)?;
         Ok(Self { proven, unproven, ended })
     }
 
@@ -78,7 +90,7 @@ impl Attempts {
     }
 
     /// All that have ended; waits until there is one. Nothing is lost when it is not waited for to the end.
-    pub async fn ended(&self) -> Vec<(Token, Attempted)> {
+    pub async fn ended(&self) -> Vec<Ended> {
         self.ended.take().await
     }
 
@@ -102,14 +114,16 @@ impl Drop for Attempts {
 }
 
 impl Ward {
-    fn begin(name: &str, sender: Arc<Sender>, ended: Arc<Mailbox<(Token, Attempted)>>) -> io::Result<Self> {
+    fn begin(name: &str, sender: Arc<Sender>, ended: Arc<Mailbox<Ended>>, pace: Pace) -> io::Result<Self> {
         let orders = Arc::new(Mailbox::default());
         let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _alarm = Alarm(ended.clone());
-            let (waiting, young) = (VecDeque::new(), Young::new(clock::now()));
-            let inside = Inside { orders: taken, ended, waiting, young, metrics: runtime.metrics() };
+            pace.apply();
+            let (began, turns) = (clock::now(), Turns::default());
+            let (young, metrics) = (Young::new(began, pace), runtime.metrics());
+            let inside = Inside { orders: taken, ended, turns, young, metrics, began };
             runtime.block_on(inside.run(|send, spell| attempt(sender.clone(), send, spell)));
             runtime.shutdown_background();
         })?;
@@ -132,8 +146,9 @@ impl<T> Drop for Alarm<T> {
     }
 }
 
-struct Ended {
+struct Finished {
     token: Token,
+    endpoint: EndpointId,
     attempted: Attempted,
     /// When it was begun.
     spell: u64,
@@ -143,12 +158,40 @@ struct Ended {
 /// first, so many that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
 
-/// Attempts that may have been begun within one spell and be unanswered, at least: more would only wait in the buffers of
-/// receivers that answer at once, and a request costs the more the more are out, for what has left the processor's cache.
-const LEAST_YOUNG: usize = 64;
+/// How many attempts of a thread may have been begun within one spell and be unanswered, and whether it leaves the processor
+/// to the others.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// More would only wait in the buffers of receivers that answer at once, and a request costs the more the more are out,
+    /// for what has left the processor's cache.
+    least: usize,
+    /// On a thread that rests beside slow receivers.
+    most: usize,
+    stands_back: bool,
+}
 
-/// At most, on a thread that rests beside slow receivers: a spell's worth at a hundred thousand a second.
-const MOST_YOUNG: usize = 2_048;
+/// At most a spell's worth at a hundred thousand a second.
+const PROVEN: Pace = Pace { least: 64, most: 2_048, stands_back: false };
+
+/// Two thousand a second beside those that answer at once. What begins together times out together, and hundreds that do, or
+/// connect together, would be felt by the proven, who share processors and Redis with them.
+const UNPROVEN: Pace = Pace { least: 32, most: 32, stands_back: true };
+
+/// How much sooner others have the processor than who stands back: of a busy one it gets a quarter.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
+
+impl Pace {
+    fn apply(self) {
+        // Elsewhere it would be the whole process that stands back.
+        #[cfg(target_os = "linux")]
+        if self.stands_back
+            && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
+        {
+            tracing::warn!(%error, "the thread of receivers that are not proven cannot stand back behind the others");
+        }
+    }
+}
 
 /// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
 /// waits for a processor.
@@ -160,14 +203,18 @@ const GATHERED: usize = 64;
 /// How long results are gathered while no more may begin: the next of their chains wait for them.
 const GATHERING: Duration = Duration::from_millis(2);
 
+/// How often it is looked whether some wait for a place too long.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// One thread's attempts, on that thread.
 struct Inside {
     orders: Arc<Mailbox<Order>>,
-    ended: Arc<Mailbox<(Token, Attempted)>>,
+    ended: Arc<Mailbox<Ended>>,
     /// Handed over and not begun; bounded like what is in flight, of which it is a part.
-    waiting: VecDeque<Send>,
+    turns: Turns,
     young: Young,
     metrics: RuntimeMetrics,
+    began: Instant,
 }
 
 /// The attempts that were begun within this spell and have not ended, and how many there may be. A spell that reached the
@@ -176,6 +223,7 @@ struct Inside {
 struct Young {
     count: usize,
     most: usize,
+    pace: Pace,
     /// As many as there may be were out.
     was_full: bool,
     spell: u64,
@@ -185,19 +233,19 @@ struct Young {
 }
 
 impl Young {
-    fn new(now: Instant) -> Self {
-        Self { count: 0, most: LEAST_YOUNG, was_full: false, spell: 0, since: now, busy: Duration::ZERO }
+    fn new(now: Instant, pace: Pace) -> Self {
+        Self { count: 0, most: pace.least, pace, was_full: false, spell: 0, since: now, busy: Duration::ZERO }
     }
 
     /// Whatever is out now counts no more.
     fn next_spell(&mut self, now: Instant, busy: Duration) {
         let is_busy = 4 * busy.saturating_sub(self.busy) >= 3 * (now - self.since);
         let most = match (is_busy, self.was_full) {
-            (true, _) => (self.most - self.most / 8).max(LEAST_YOUNG),
-            (false, true) => (2 * self.most).min(MOST_YOUNG),
+            (true, _) => (self.most - self.most / 8).max(self.pace.least),
+            (false, true) => (2 * self.most).min(self.pace.most),
             (false, false) => self.most,
         };
-        *self = Self { count: 0, most, was_full: false, spell: self.spell + 1, since: now, busy };
+        *self = Self { count: 0, most, was_full: false, spell: self.spell + 1, since: now, busy, ..*self };
     }
 
     /// How many more may begin; `busy` is what the thread has worked so far.
@@ -233,13 +281,13 @@ impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
     /// connections, which costs much less a request than having them all out at once. Those to slow receivers soon count
     /// no more: see [`Young`].
-    async fn run<F: Future<Output = Ended>>(mut self, attempt: impl Fn(Send, u64) -> F) {
+    async fn run<F: Future<Output = Finished>>(mut self, attempt: impl Fn(Send, u64) -> F) {
         // Each lies within its place here, without a box of its own.
         let mut running = FuturesUnordered::new();
-        let (mut round, mut ended) = (Vec::new(), Vec::new());
-        let mut tell_at = clock::now();
+        let (mut round, mut ended, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tell_at, mut look_at) = (clock::now(), clock::now());
         loop {
-            let has_waiting = !self.waiting.is_empty();
+            let has_waiting = !self.turns.is_empty();
             let full_until = self.young.full_until();
             let rest_until = full_until.map(|until| if ended.is_empty() { until } else { until.min(tell_at) });
             let orders = tokio::select! {
@@ -248,12 +296,13 @@ impl Inside {
                 orders = self.orders.take() => orders,
                 // Comes after a look at the sockets.
                 () = pause(rest_until), if has_waiting => self.orders.take_now(),
+                () = tokio::time::sleep_until(look_at.into()), if self.turns.are_crowded() => self.orders.take_now(),
             };
             for order in orders {
                 match order {
-                    Order::Start(send) => self.waiting.push_back(send),
+                    Order::Start(send) => self.turns.push(send),
                     Order::AbortAll => {
-                        self.waiting.clear();
+                        self.turns.clear();
                         running.clear();
                         self.young.next_spell(clock::now(), busy(&self.metrics));
                     }
@@ -266,12 +315,22 @@ impl Inside {
             if round.is_empty() {
                 running.extend(self.next().map(|(send, spell)| attempt(send, spell)));
             }
-            for Ended { token, attempted, spell } in round.drain(..) {
-                self.young.ended(spell);
-                ended.push((token, attempted));
+            if self.turns.are_crowded() && clock::now() >= look_at {
+                look_at = clock::now() + LOOK_EVERY;
+                self.turns.give_back(self.now_ms(), &mut back);
             }
+            let (turns, young) = (&mut self.turns, &mut self.young);
+            let finished = round.drain(..).map(|Finished { token, endpoint, attempted, spell }| {
+                young.ended(spell);
+                turns.ended(&endpoint, attempted.report.outcome.is_delivered(), &mut back);
+                Ended::Attempted(token, attempted)
+            });
+            let finished: Vec<Ended> = finished.collect();
+            // First what was never begun: the failure for which it goes back is judged as one with fewer out.
+            ended.extend(back.drain(..).map(Ended::NotBegun));
+            ended.extend(finished);
             let is_late = full_until.is_some() && clock::now() >= tell_at;
-            let is_enough = self.waiting.is_empty() || ended.len() >= GATHERED || is_late;
+            let is_enough = self.turns.is_empty() || ended.len() >= GATHERED || is_late;
             if is_enough && !ended.is_empty() {
                 self.ended.put(&mut ended);
             }
@@ -280,11 +339,16 @@ impl Inside {
 
     /// What is to begin now, and in which spell.
     fn next(&mut self) -> impl Iterator<Item = (Send, u64)> {
-        let room = self.young.room(clock::now(), || busy(&self.metrics));
-        let few = BEGUN_AT_ONCE.min(room).min(self.waiting.len());
-        self.young.begun(few);
+        let (room, now_ms) = (self.young.room(clock::now(), || busy(&self.metrics)), self.now_ms());
+        let few = BEGUN_AT_ONCE.min(room);
+        let next: Vec<Send> = std::iter::from_fn(|| self.turns.next(now_ms)).take(few).collect();
+        self.young.begun(next.len());
         let spell = self.young.spell;
-        self.waiting.drain(..few).map(move |send| (send, spell))
+        next.into_iter().map(move |send| (send, spell))
+    }
+
+    fn now_ms(&self) -> u64 {
+        clock::now().saturating_duration_since(self.began).as_millis() as u64
     }
 }
 
@@ -314,12 +378,12 @@ fn poll_all<F: Future>(
     if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
-async fn attempt(sender: Arc<Sender>, send: Send, spell: u64) -> Ended {
+async fn attempt(sender: Arc<Sender>, send: Send, spell: u64) -> Finished {
     let Send { token, delivery, endpoint, .. } = send;
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
     let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
-    Ended { token, attempted, spell }
+    Finished { token, endpoint: endpoint.id.clone(), attempted, spell }
 }
 
 /// What one thread leaves for another. Bounded by what is in flight, as only that passes through.
@@ -407,7 +471,7 @@ mod tests {
     /// The limit after a spell that began with `most`, of which `count` are out at its end, in which the thread worked so much.
     fn most_after(most: usize, count: usize, busy_ms: u64) -> usize {
         let start = clock::now();
-        let mut young = Young { most, ..Young::new(start) };
+        let mut young = Young { most, ..Young::new(start, PROVEN) };
         young.begun(count);
         assert_eq!(young.room(start + SPELL, || Duration::from_millis(busy_ms)), young.most);
         young.most
@@ -416,10 +480,10 @@ mod tests {
     #[test]
     fn few_are_out_while_the_thread_has_enough_to_do_and_slow_receivers_limit_nothing() {
         // Slow receivers: twice as many, up to all that there may be.
-        assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 3), 2 * LEAST_YOUNG);
-        assert_eq!(most_after(MOST_YOUNG, MOST_YOUNG, 3), MOST_YOUNG);
+        assert_eq!(most_after(PROVEN.least, PROVEN.least, 3), 2 * PROVEN.least);
+        assert_eq!(most_after(PROVEN.most, PROVEN.most, 3), PROVEN.most);
         // More do not help a thread that hardly rests, and fewer cost it less.
-        assert_eq!(most_after(LEAST_YOUNG, LEAST_YOUNG, 15), LEAST_YOUNG);
+        assert_eq!(most_after(PROVEN.least, PROVEN.least, 15), PROVEN.least);
         assert_eq!(most_after(512, 512, 15), 448);
         // There was not more to begin.
         assert_eq!(most_after(512, 511, 3), 512);
@@ -429,17 +493,17 @@ mod tests {
     fn what_is_not_answered_within_a_spell_makes_room() {
         let start = clock::now();
         let idle = || Duration::ZERO;
-        let mut young = Young::new(start);
-        assert_eq!(young.room(start, idle), LEAST_YOUNG);
-        young.begun(LEAST_YOUNG);
+        let mut young = Young::new(start, PROVEN);
+        assert_eq!(young.room(start, idle), PROVEN.least);
+        young.begun(PROVEN.least);
         assert_eq!((young.room(start, idle), young.full_until()), (0, Some(start + SPELL)));
         // One is answered at once: another may begin.
         young.ended(0);
         assert_eq!((young.room(start, idle), young.full_until()), (1, None));
         // The others are not: they make room for twice as many, and when they end they make none again.
-        assert_eq!(young.room(start + SPELL, idle), 2 * LEAST_YOUNG);
+        assert_eq!(young.room(start + SPELL, idle), 2 * PROVEN.least);
         young.ended(0);
-        assert_eq!(young.room(start + SPELL, idle), 2 * LEAST_YOUNG);
+        assert_eq!(young.room(start + SPELL, idle), 2 * PROVEN.least);
     }
 
     const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
@@ -454,7 +518,8 @@ mod tests {
         let event = Event::parse(BODY.as_bytes().into()).unwrap();
         let send = move |number: u64| {
             let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id.clone(), &event, true, 0);
-            Send { token: number, trust: Trust::Proven, delivery: Arc::new(delivery), endpoint: endpoint.clone() }
+            let (trust, places) = (Trust::Proven, u32::MAX);
+            Send { token: number, trust, places, delivery: Arc::new(delivery), endpoint: endpoint.clone() }
         };
         let sender = || {
             let config = SenderConfig {
@@ -494,7 +559,7 @@ mod tests {
 
     #[tokio::test]
     async fn receivers_that_do_not_answer_keep_no_attempt_from_beginning() {
-        const ALL: u64 = 4 * LEAST_YOUNG as u64;
+        const ALL: u64 = 4 * PROVEN.least as u64;
         let (listener, mut attempts, send) = silent_receiver().await;
         (1..=ALL).for_each(|number| attempts.start(send(number)));
         attempts.hand_over();

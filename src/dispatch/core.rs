@@ -134,6 +134,8 @@ pub enum Note {
 pub struct Send {
     pub token: Token,
     pub trust: Trust,
+    /// So many of its endpoint may be out at a time. It waits while they are.
+    pub places: u32,
     pub delivery: Arc<Delivery>,
     pub endpoint: Arc<Endpoint>,
 }

@@ -639,3 +639,6 @@ fn the_lanes_of_deleted_endpoints_leave_and_their_places_are_given_again() {
 
 #[path = "core_quota_tests.rs"]
 mod quotas;
+
+#[path = "core_ahead_tests.rs"]
+mod ahead;

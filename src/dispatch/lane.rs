@@ -27,6 +27,10 @@ const MIN_QUOTA: usize = 32;
 /// How long a lane is watched before its rate counts.
 const RATE_WINDOW_MS: u64 = 100;
 
+/// A receiver is quick whose round trips take no longer on average; and what an attempt weighs in that.
+const QUICK_US: f64 = 5_000.0;
+const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
+
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
 
@@ -132,6 +136,8 @@ pub struct Lane {
     pub policy: RetryPolicy,
     pub queue: VecDeque<JobId>,
     pub in_flight: u32,
+    /// Of these, slow ones.
+    pub seats: u32,
     /// In Redis, as the last answer said.
     pub unfinished: u64,
     pub parked: u64,
@@ -175,6 +181,8 @@ pub struct Lane {
     rate: f64,
     watched_since: u64,
     done_since: u32,
+    /// How long it took to take something, on average; infinite until it did.
+    round_trip_us: f64,
 }
 
 impl Lane {
@@ -184,6 +192,7 @@ impl Lane {
             policy,
             queue: VecDeque::new(),
             in_flight: 0,
+            seats: 0,
             unfinished: 0,
             parked: 0,
             weight: 0,
@@ -211,6 +220,7 @@ impl Lane {
             rate: f64::INFINITY,
             watched_since: now,
             done_since: 0,
+            round_trip_us: f64::INFINITY,
         }
     }
 
@@ -296,7 +306,9 @@ impl Lane {
             BreakerView::Open { until } => return Gate::Later(until),
             BreakerView::HalfOpen { probes } => (probes.min(most), self.rests_until),
             BreakerView::Closed => {
-                (self.limiter.limit(most, &self.evidence), self.rests_until.max(self.limiter.held_until()))
+                let limit = self.limiter.limit(most, &self.evidence);
+                let ahead = if limit == most && self.may_be_ahead(endpoint) { most } else { 0 };
+                (limit + ahead, self.rests_until.max(self.limiter.held_until()))
             }
         };
         if now < opens_at {
@@ -312,6 +324,13 @@ impl Lane {
             }
             _ => Gate::Open,
         }
+    }
+
+    /// Whether as many may be started as wait for the places of those that are out: its receiver takes everything, and so
+    /// quickly that the way there and back would cost as much time as the receiver itself.
+    fn may_be_ahead(&self, endpoint: &Endpoint) -> bool {
+        let is_well = self.trust == Trust::Proven && self.seats == 0 && self.evidence.failures() == 0;
+        is_well && self.round_trip_us <= QUICK_US && endpoint.rate_limit.is_none()
     }
 
     /// Whether a new head is better parked than queued. `share` is what the lane may queue of what all lanes may.
@@ -426,7 +445,13 @@ impl Lane {
     /// What an attempt says of the receiver. One that keeps us waiting for its answer, or sends far more than one, proves
     /// nothing by it.
     pub fn judge(&mut self, attempted: &Attempted, slow_after_ms: u64) {
-        let is_slow = attempted.report.timing.total_us >= 1_000 * slow_after_ms;
+        let took_us = attempted.report.timing.total_us;
+        let is_slow = took_us >= 1_000 * slow_after_ms;
+        if attempted.report.outcome.is_delivered() {
+            let (took_us, known) = (took_us as f64, self.round_trip_us.is_finite());
+            let known_us = if known { self.round_trip_us } else { took_us };
+            self.round_trip_us = known_us + (took_us - known_us) * ROUND_TRIP_WEIGHT;
+        }
         match &attempted.report.outcome {
             _ if attempted.flooded => self.trust = Trust::Doubted,
             Outcome::Local { .. } => {}
@@ -485,7 +510,7 @@ impl Lane {
     }
 
     /// In flight at most, as the endpoint has it.
-    fn most(&self) -> u32 {
+    pub fn most(&self) -> u32 {
         self.endpoint().map_or(1, |endpoint| u32::from(endpoint.max_in_flight)).max(1)
     }
 

@@ -4,7 +4,7 @@
 //! An **operation** is a change that waits to be settled. The **shell** (`worker`) makes the calls and the attempts that
 //! the pure parts (`partition`, `core`, `lane`, `limiter`, `breaker`, `evidence`) choose.
 
-mod attempts;
+pub mod attempts;
 pub mod breaker;
 pub mod budgets;
 pub mod core;

@@ -616,10 +616,10 @@ fn what_is_too_old_is_found_behind_what_was_redelivered() {
     for ms in 1..=CLAIM_MAX as u64 + 1 {
         publish(&mut model, ms);
     }
-    drive(&mut partition, &mut model, 10);
     // More records than one settle takes.
-    drive(&mut partition, &mut model, 20);
-    drive(&mut partition, &mut model, 30);
+    (1..=6).for_each(|round| {
+        drive(&mut partition, &mut model, 10 * round);
+    });
     // A whole look at the backlog is of such.
     for ms in 1..=CLAIM_MAX as u64 {
         let id = DeliveryId { entry: entry(ms), endpoint: "ep_a".parse().unwrap() };

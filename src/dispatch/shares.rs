@@ -60,6 +60,13 @@ pub struct Seat {
     bytes: usize,
 }
 
+impl Seat {
+    /// Whose it is.
+    pub fn lane(&self) -> usize {
+        self.holder.lane
+    }
+}
+
 #[derive(Debug, Default)]
 struct Scope {
     held: [Budget; 2],

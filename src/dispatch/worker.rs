@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    attempts::Attempts,
-    core::{Note, Send, Token, Wish},
+    attempts::{Attempts, Ended},
+    core::{Note, Send, Wish},
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
     told::Told,
@@ -27,7 +27,6 @@ use crate::{
     clock,
     facts::{
         endpoint::{EndpointState, Mark},
-        outcome::Attempted,
         quota,
     },
     registry::{Change, RefreshError, Registry},
@@ -283,9 +282,18 @@ impl Worker {
         self.attempts.start(send);
     }
 
-    fn attempts_ended(&mut self, ended: Vec<(Token, Attempted)>) {
+    fn attempts_ended(&mut self, ended: Vec<Ended>) {
         let now = self.now();
-        for (token, attempted) in ended {
+        let mut not_begun = Vec::new();
+        for ended in ended {
+            let (token, attempted) = match ended {
+                Ended::Attempted(token, attempted) => (token, attempted),
+                Ended::NotBegun(token) => {
+                    not_begun.push(token);
+                    continue;
+                }
+            };
+            self.partition.not_begun(now, not_begun.drain(..));
             let took = Duration::from_micros(attempted.report.timing.total_us);
             self.metrics.attempt_ended(&attempted.report.outcome, took);
             if attempted.resent {
@@ -293,6 +301,7 @@ impl Worker {
             }
             self.partition.attempted(now, token, attempted);
         }
+        self.partition.not_begun(now, not_begun.drain(..));
     }
 
     fn heard(&mut self, answer: &Result<Answer, Failure>) {

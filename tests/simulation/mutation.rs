@@ -41,10 +41,11 @@ pub enum Mutation {
     FinishedStillWeighed,
     BuriedStillWeighed,
     NamesakeTakenForKnown,
+    PlacesIgnored,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -70,6 +71,7 @@ impl Mutation {
         Self::FinishedStillWeighed,
         Self::BuriedStillWeighed,
         Self::NamesakeTakenForKnown,
+        Self::PlacesIgnored,
     ];
 
     /// What is done wrong.
@@ -95,6 +97,7 @@ impl Mutation {
             Self::BurialNotDurable => "a burial taken for durable while it is on its way",
             Self::RegistryTakenForNew => "a snapshot of the registry taken for as new as what was read",
             Self::SharesNotKept => "slow flights beyond an endpoint's share",
+            Self::PlacesIgnored => "attempts begun before there is a place for them",
             Self::DeferredForgotten => "entries that were left in the stream never taken up again",
             Self::RecordsWeighedTwice => "records that are weighed twice",
             Self::FinishedStillWeighed => "records that still weigh something when they are finished",

@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use herald::{
     dispatch::{
+        attempts::turns::Turns,
         breaker::BreakerSettings,
         budgets::Budgets,
         core::{Note, Send, Token, Wish},
@@ -168,6 +169,7 @@ struct Worker {
     redis: [u32; 2],
     faults: [Option<Net>; 3],
     /// What it waits for; aborted ones are not in it.
+    turns: Turns,
     flights: BTreeMap<Token, Flight>,
     term: Option<Term>,
     frozen_until: u64,
@@ -318,6 +320,7 @@ impl World {
                 renewal: false,
                 redis: [0; 2],
                 faults: [None; 3],
+                turns: Turns::default(),
                 flights: BTreeMap::new(),
                 term: None,
                 frozen_until: 0,

@@ -40,12 +40,14 @@ impl Core {
         let lane = &mut self.lanes[at];
         lane.queue.pop_front();
         lane.started(now, token);
-        let trust = lane.trust;
+        let (trust, places) = (lane.trust, lane.most());
         self.count_out(id);
         if trust == Trust::New {
             self.unanswered.push_back((now + self.budgets.new_for_ms, token));
         }
-        self.seats.extend(seat.map(|seat| (token, seat)));
+        if let Some(seat) = seat {
+            self.sits(at, token, seat);
+        }
         self.flights.insert(token, id);
         self.young.push_back((now + self.budgets.slow_after_ms, token));
         let job = self.jobs.get_mut(&id).expect("a queued job is there");
@@ -53,7 +55,7 @@ impl Core {
         let delivery = job.delivery.clone();
         self.count_in(id);
         self.touch(now, at);
-        Send { token, trust, delivery, endpoint: facts }
+        Send { token, trust, places, delivery, endpoint: facts }
     }
 
     /// Time has passed: what is old gets its record, flights become slow, and lanes whose time has come are looked at.
@@ -133,7 +135,8 @@ impl Core {
             Some(seat) => self.shares.doubt(seat),
             None => {
                 if let (Some(class), Some(holder)) = (lane.trust.class(), &lane.holder) {
-                    self.seats.insert(token, self.shares.seat(holder, class, job.delivery.body.len()));
+                    let seat = self.shares.seat(holder, class, job.delivery.body.len());
+                    self.sits(at, token, seat);
                 }
             }
         }
@@ -174,10 +177,43 @@ impl Core {
         self.notes.extend(self.ours.drain(..).map(|(cause, count)| Note::OursFailed { cause, count }));
     }
 
+    /// It was started and never begun: a place that it was to have did not come free in time. It goes before what is merely
+    /// next, as if it had never been started.
+    pub fn not_begun(&mut self, now: u64, token: Token) {
+        let Some(job) = self.flights.remove(&token) else { return self.was_never_made(now, token) };
+        self.count_out(job);
+        self.leaves_seat(token);
+        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        found.flight = None;
+        let at = found.lane;
+        self.count_in(job);
+        self.lanes[at].forget_attempt(token);
+        self.queues_again(now, job);
+    }
+
+    /// An attempt of an earlier term, of which nothing came.
+    fn was_never_made(&mut self, now: u64, token: Token) {
+        self.leaves_seat(token);
+        let is_it = |carried: &Carried| matches!(carried, Carried::Flying(flying, _) if *flying == token);
+        let orphan = self.carried.iter().find(|(_, carried)| is_it(carried));
+        let Some(id) = orphan.map(|(id, _)| id.clone()) else { return };
+        self.carried.remove(&id);
+        if let Some(at) = self.lanes.at(&id.0.endpoint) {
+            self.lanes[at].forget_attempt(token);
+            self.touch(now, at);
+        }
+    }
+
+    fn sits(&mut self, at: LaneAt, token: Token, seat: Seat) {
+        self.lanes[at].seats += 1;
+        self.seats.insert(token, seat);
+    }
+
     /// The attempt is over, or not waited for any more.
     pub(super) fn leaves_seat(&mut self, token: Token) {
         if let Some(seat) = self.seats.remove(&token) {
             self.shares.leave(&seat);
+            self.lanes[seat.lane()].seats -= 1;
         }
     }
 

@@ -138,6 +138,7 @@ impl<D: Directory> Partition<D> {
 
     /// Tells whether it joins a backlog that is being drained.
     fn admit_one(&mut self, now: u64, arrival: &Arrival, known: &mut HashMap<DeliveryId, Known>) -> bool {
+        self.admitted_at = now;
         let (redis_ms, since_ms) = (self.redis_now(now), self.clock.birth(now));
         let id = match arrival.endpoints.get(arrival.next) {
             Some(endpoint) => {

@@ -164,9 +164,13 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let endpoint = self.core.next_ending()?;
-        let is_alone = self.core.fresh() == 0 && !self.more_entries;
-        self.ending_at = now + if is_alone { ENDING_PAUSE_ALONE_MS } else { ENDING_PAUSE_MS };
-        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max: ENDING_MAX };
+        let is_alone = self.core.fresh() == 0 && now >= self.admitted_at + ALONE_AFTER_MS;
+        let (max, pause) = match is_alone {
+            true => (ENDING_MAX_ALONE, ENDING_PAUSE_ALONE_MS),
+            false => (ENDING_MAX, ENDING_PAUSE_MS),
+        };
+        self.ending_at = now + pause;
+        let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max };
         Some((call, Outstanding::Heads(endpoint)))
     }
 

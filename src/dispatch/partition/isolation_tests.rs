@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    dispatch::lane::Owed,
+    dispatch::{attempts::turns::Turns, lane::Owed},
     facts::{
         endpoint::{ENDPOINT_SCHEMA, EndpointState, Mark},
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
@@ -74,7 +74,8 @@ struct Run<'a> {
     model: Model,
     now: u64,
     published: u64,
-    ends: BTreeMap<(u64, Token), (Outcome, u64)>,
+    turns: Turns,
+    ends: BTreeMap<(u64, Token), (EndpointId, Outcome, u64)>,
     /// From the publication to the first attempt, of the accounts that are healthy.
     waited_ms: Vec<u64>,
     most_jobs: usize,
@@ -112,6 +113,7 @@ impl<'a> Run<'a> {
             model: Model { registry_version: Some(0), ..Model::default() },
             now: 1,
             published: 0,
+            turns: Turns::default(),
             ends: BTreeMap::new(),
             waited_ms: Vec::new(),
             most_jobs: 0,
@@ -168,7 +170,10 @@ impl<'a> Run<'a> {
         while let Some(entry) = self.ends.first_entry()
             && entry.key().0 <= self.now
         {
-            let ((_, token), (outcome, took_ms)) = entry.remove_entry();
+            let ((_, token), (endpoint, outcome, took_ms)) = entry.remove_entry();
+            let mut back = Vec::new();
+            self.turns.ended(&endpoint, outcome.is_delivered(), &mut back);
+            self.partition.not_begun(self.now, back.into_iter());
             let report = AttemptReport {
                 number: 1,
                 at_ms: self.now,
@@ -229,6 +234,12 @@ impl<'a> Run<'a> {
 
     fn send(&mut self) {
         while let Some(send) = self.partition.next_send(self.now) {
+            self.turns.push(send);
+        }
+        let mut back = Vec::new();
+        self.turns.give_back(self.now, &mut back);
+        self.partition.not_begun(self.now, back.into_iter());
+        while let Some(send) = self.turns.next(self.now) {
             if send.endpoint.account.as_str().starts_with("acc_good") && send.delivery.attempts == 0 {
                 self.waited_ms.push(self.now - send.delivery.id.entry.ms);
             }
@@ -238,7 +249,7 @@ impl<'a> Run<'a> {
                 true => (Outcome::Delivered { status: 200 }, takes),
                 false => (Outcome::ResponseTimedOut, TIMEOUT_MS),
             };
-            self.ends.insert((self.now + takes, send.token), (outcome, takes));
+            self.ends.insert((self.now + takes, send.token), (send.endpoint.id.clone(), outcome, takes));
         }
     }
 

@@ -80,7 +80,8 @@ impl World {
 
     pub(super) fn arrive(&mut self, worker: usize, life: u32, token: Token) {
         let Some(flight) = self.wire.get(&(worker, life, token)).cloned() else { return };
-        let quick = self.chance.within(1, 40);
+        // To one in three so quick that the next attempts are handed over before there are places for them.
+        let quick = self.chance.within(1, if flight.endpoint.is_multiple_of(3) { 2 } else { 40 });
         let (mut manner, coin) = (self.manners[flight.endpoint], self.chance.one_in(2));
         if manner == Manner::Flaky {
             manner = if coin { Manner::Fails } else { Manner::Healthy };
@@ -128,7 +129,12 @@ impl World {
             detail: String::new(),
         };
         let now = self.local(worker);
+        let (mut back, is_delivered) = (Vec::new(), report.outcome.is_delivered());
+        let endpoint = endpoint_id(flight.endpoint);
+        self.workers[worker].turns.ended(&endpoint, is_delivered, &mut back);
+        back.iter().for_each(|_| self.tally.count("places_lost_with_a_failure"));
         if let Some(partition) = &mut self.workers[worker].partition {
+            partition.not_begun(now, back.into_iter());
             partition.attempted(now, token, Attempted { report, request: None, flooded: false, resent: false });
         }
         self.pump(worker);

@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// How often it is looked whether some wait for a place too long.
+const LOOK_EVERY_MS: u64 = 10;
+
 impl World {
     pub(super) fn restart(&mut self, worker: usize) {
         if self.workers[worker].partition.is_some() {
@@ -46,6 +49,7 @@ impl World {
         found.partition = None;
         found.life += 1;
         (found.main, found.renewal) = (false, false);
+        found.turns.clear();
         found.flights.clear();
         found.term = None;
         found.faults = [None; 3];
@@ -74,9 +78,20 @@ impl World {
                 self.workers[worker].renewal = true;
                 self.make(worker, Slot::Renewal, call);
             }
-            while let Some(send) = partition.next_send(now) {
+            while let Some(mut send) = partition.next_send(now) {
+                if self.mutation == Some(Mutation::PlacesIgnored) {
+                    send.places = u32::MAX;
+                }
+                self.workers[worker].turns.push(send);
+            }
+            while let Some(send) = self.workers[worker].turns.next(now) {
                 self.start(worker, send);
             }
+            let mut back = Vec::new();
+            self.workers[worker].turns.give_back(now, &mut back);
+            moved |= !back.is_empty();
+            back.iter().for_each(|_| self.tally.count("places_waited_for_in_vain"));
+            partition.not_begun(now, back.into_iter());
             for errand in partition.take_errands() {
                 moved |= self.errand(worker, errand);
             }
@@ -109,7 +124,8 @@ impl World {
             self.wrong(Promise::Bounded, || format!("{jobs} jobs are in memory"));
         }
         let stopped = partition.is_stopped();
-        let wake_at = partition.wake_at(now).saturating_sub(self.workers[worker].offset);
+        let look_at = if self.workers[worker].turns.are_crowded() { now + LOOK_EVERY_MS } else { u64::MAX };
+        let wake_at = partition.wake_at(now).min(look_at).saturating_sub(self.workers[worker].offset);
         self.workers[worker].partition = Some(partition);
         if stopped {
             self.crash(worker);
@@ -135,7 +151,10 @@ impl World {
                 self.after(delay, Event::PauseForQuota { endpoint, revision });
             }
             Errand::ConfirmRegistry => self.after(delay, Event::ConfirmRead { worker, life }),
-            Errand::AbortFlights => self.workers[worker].flights.clear(),
+            Errand::AbortFlights => {
+                self.workers[worker].turns.clear();
+                self.workers[worker].flights.clear();
+            }
         }
         false
     }

@@ -1,0 +1,232 @@
+//! What is handed over and not begun, and which of it begins next. Account after account has its turn: however many
+//! receivers an event of one account goes to, one of another is not behind them all.
+//!
+//! And no receiver has more out at a time than it may have. To a quick one the partition hands over more than that, so that
+//! its places need not stay empty until the partition hears of each end: the next one begins when one of the others was
+//! delivered. When one was not, those that wait for a place go back, for the partition to judge.
+//! Pure: times are passed in. Never begins anything.
+
+use std::collections::{VecDeque, hash_map::Entry};
+
+use crate::{
+    dispatch::{
+        HashMap,
+        core::{Send, Token},
+    },
+    facts::id::{AccountId, EndpointId},
+};
+
+/// What has waited so long for a place goes back: its receiver is not quick any more, and an operator who stops it expects
+/// that nothing more goes to it.
+const LONGEST_WAIT_MS: u64 = 50;
+
+#[derive(Debug, Default)]
+pub struct Turns {
+    accounts: VecDeque<AccountId>,
+    waiting: HashMap<AccountId, VecDeque<Handed>>,
+    /// Of all accounts.
+    count: usize,
+    out: HashMap<EndpointId, Out>,
+    /// Endpoints of which some wait for a place, or did.
+    crowded: VecDeque<EndpointId>,
+}
+
+#[derive(Debug)]
+struct Handed {
+    send: Send,
+    /// One that has ended left it its place.
+    has_place: bool,
+}
+
+/// What one endpoint has out.
+#[derive(Debug, Default)]
+struct Out {
+    /// Begun, or about to begin in a place of their own.
+    places: u32,
+    /// For a place, each since a time.
+    waiting: VecDeque<(u64, Send)>,
+    is_crowded: bool,
+}
+
+impl Turns {
+    pub fn push(&mut self, send: Send) {
+        self.queue(Handed { send, has_place: false });
+    }
+
+    fn queue(&mut self, handed: Handed) {
+        let account = &handed.send.delivery.account;
+        let waiting = match self.waiting.get_mut(account) {
+            Some(waiting) => waiting,
+            None => self.waiting.entry(account.clone()).or_default(),
+        };
+        if waiting.is_empty() {
+            self.accounts.push_back(account.clone());
+        }
+        match handed.has_place {
+            true => waiting.push_front(handed),
+            false => waiting.push_back(handed),
+        }
+        self.count += 1;
+    }
+
+    /// The next one to begin. It has to be followed by [`Turns::ended`].
+    pub fn next(&mut self, now_ms: u64) -> Option<Send> {
+        while let Some(account) = self.accounts.pop_front() {
+            let Entry::Occupied(mut of) = self.waiting.entry(account) else { continue };
+            let Some(Handed { send, has_place }) = of.get_mut().pop_front() else { continue };
+            self.count -= 1;
+            match of.get().is_empty() {
+                true => drop(of.remove()),
+                false => self.accounts.push_back(of.key().clone()),
+            }
+            if has_place {
+                return Some(send);
+            }
+            let out = match self.out.get_mut(&send.endpoint.id) {
+                Some(out) => out,
+                None => self.out.entry(send.endpoint.id.clone()).or_default(),
+            };
+            if out.waiting.is_empty() && out.places < send.places {
+                out.places += 1;
+                return Some(send);
+            }
+            if !std::mem::replace(&mut out.is_crowded, true) {
+                self.crowded.push_back(send.endpoint.id.clone());
+            }
+            out.waiting.push_back((now_ms, send));
+        }
+        None
+    }
+
+    /// One has ended: the next of its endpoint has its place, or all of them go back.
+    pub fn ended(&mut self, endpoint: &EndpointId, is_delivered: bool, back: &mut Vec<Token>) {
+        // It was begun before all were given up.
+        let Some(out) = self.out.get_mut(endpoint) else { return };
+        if !is_delivered {
+            back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
+        }
+        if let Some((_, send)) = out.waiting.pop_front() {
+            return self.queue(Handed { send, has_place: true });
+        }
+        out.places -= 1;
+        if out.places == 0 {
+            self.out.remove(endpoint);
+        }
+    }
+
+    /// What has waited too long for a place goes back, and with it what came later.
+    pub fn give_back(&mut self, now_ms: u64, back: &mut Vec<Token>) {
+        for _ in 0..self.crowded.len() {
+            let Some(endpoint) = self.crowded.pop_front() else { return };
+            let Some(out) = self.out.get_mut(&endpoint) else { continue };
+            if out.waiting.front().is_some_and(|(since, _)| now_ms >= since + LONGEST_WAIT_MS) {
+                back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
+            }
+            out.is_crowded = !out.waiting.is_empty();
+            if out.is_crowded {
+                self.crowded.push_back(endpoint);
+            }
+        }
+    }
+
+    /// Some wait for a place, or did a moment ago.
+    pub fn are_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
+    /// How many may ask for their turn.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All are given up, also those that have begun.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        dispatch::lane::Trust,
+        facts::{delivery::Delivery, endpoint::Endpoint, event::Event, signing::SecretText},
+    };
+
+    /// Deliveries to an endpoint of an account, numbered.
+    fn send(token: Token, endpoint: &str, account: &str, places: u32) -> Send {
+        let body = format!(
+            r#"{{"id":"evt_1","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+        );
+        let event = Event::parse(body.into()).unwrap();
+        let (id, account) = (EndpointId::new(endpoint).unwrap(), account.parse().unwrap());
+        let secret = SecretText::from_random([7; 32]);
+        let facts = Endpoint::new(id.clone(), account, "https://receiver.example/".to_owned(), secret, 0);
+        let delivery = Delivery::new(format!("{token}-0").parse().unwrap(), id, &event, true, 0);
+        Send { token, trust: Trust::Proven, places, delivery: Arc::new(delivery), endpoint: Arc::new(facts) }
+    }
+
+    fn begun(turns: &mut Turns) -> Vec<Token> {
+        std::iter::from_fn(|| turns.next(0)).map(|send| send.token).collect()
+    }
+
+    fn ended(turns: &mut Turns, endpoint: &str, is_delivered: bool) -> Vec<Token> {
+        let mut back = Vec::new();
+        turns.ended(&EndpointId::new(endpoint).unwrap(), is_delivered, &mut back);
+        back
+    }
+
+    #[test]
+    fn an_account_with_many_endpoints_is_no_more_than_one_account() {
+        let mut turns = Turns::default();
+        (0..1_000).for_each(|n| turns.push(send(n, &format!("ep_{n}"), "acc_wide", 10)));
+        (1_000..1_003).for_each(|n| turns.push(send(n, "ep_other", "acc_other", 10)));
+        let first: Vec<Token> = std::iter::from_fn(|| turns.next(0)).take(6).map(|send| send.token).collect();
+        assert_eq!(first, [0, 1_000, 1, 1_001, 2, 1_002]);
+        assert_eq!((turns.len(), begun(&mut turns).len()), (997, 997));
+    }
+
+    #[test]
+    fn no_more_are_out_than_there_are_places_and_who_ends_well_leaves_its_place_to_the_next() {
+        let mut turns = Turns::default();
+        (0..5).for_each(|n| turns.push(send(n, "ep_1", "acc_1", 2)));
+        turns.push(send(9, "ep_2", "acc_1", 2));
+        assert_eq!(begun(&mut turns), [0, 1, 9]);
+        assert!(turns.is_empty() && turns.are_crowded());
+        // One that comes later waits behind those that wait already.
+        assert!(ended(&mut turns, "ep_1", true).is_empty());
+        turns.push(send(5, "ep_1", "acc_1", 2));
+        assert_eq!(begun(&mut turns), [2]);
+        // The next one of another account is not behind one that has a place.
+        turns.push(send(7, "ep_3", "acc_3", 2));
+        (0..2).for_each(|_| assert!(ended(&mut turns, "ep_1", true).is_empty()));
+        assert_eq!(begun(&mut turns), [7, 4, 3]);
+        (0..4).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
+        assert_eq!(begun(&mut turns), [5]);
+    }
+
+    #[test]
+    fn when_one_fails_or_none_ends_the_rest_goes_back_in_its_order() {
+        let mut turns = Turns::default();
+        (0..5).for_each(|n| turns.push(send(n, "ep_1", "acc_1", 2)));
+        begun(&mut turns);
+        assert_eq!(ended(&mut turns, "ep_1", false), [2, 3, 4]);
+        // Its place is free.
+        (5..9).for_each(|n| turns.push(send(n, "ep_1", "acc_1", 2)));
+        assert_eq!(begun(&mut turns), [5]);
+        let mut back = Vec::new();
+        turns.give_back(LONGEST_WAIT_MS - 1, &mut back);
+        assert!(back.is_empty() && turns.are_crowded());
+        turns.give_back(LONGEST_WAIT_MS, &mut back);
+        assert_eq!(back, [6, 7, 8]);
+        assert!(!turns.are_crowded());
+        (0..2).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
+        assert!(turns.out.is_empty(), "what has nothing out is forgotten");
+    }
+}
