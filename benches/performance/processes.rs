@@ -152,6 +152,21 @@ pub struct Receiver {
     _input: ChildStdin,
 }
 
+/// The thread of this number takes the processor from nobody.
+#[allow(dead_code, reason = "one of the two benches has receivers in its own process")]
+pub fn stand_back(thread: i32) -> Result<()> {
+    schedule(&["--batch"], thread)
+}
+
+fn schedule(policy: &[&str], id: i32) -> Result<()> {
+    let id = id.to_string();
+    let mut command = Command::new("chrt");
+    let status = command.args(policy).args(["--pid", "0", &id]).stdout(Stdio::null()).status();
+    let status = status.context("cannot run chrt; install util-linux")?;
+    ensure!(status.success(), "chrt could not change how a receiver is scheduled");
+    Ok(())
+}
+
 impl Receiver {
     pub fn start(folder: &Path) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -172,21 +187,12 @@ impl Receiver {
     /// run something else for its time (`SCHED_BATCH`). Otherwise, where Herald, Redis and the receiver share few cores,
     /// its waking throws the sender off its own again and again.
     pub fn stand_back(&self) -> Result<()> {
-        self.schedule("--batch")
+        schedule(&["--all-tasks", "--batch"], self.process.0.id() as i32)
     }
 
     /// It answers as soon as it can, as it does at first.
     pub fn step_forward(&self) -> Result<()> {
-        self.schedule("--other")
-    }
-
-    fn schedule(&self, policy: &str) -> Result<()> {
-        let pid = self.process.0.id().to_string();
-        let mut command = Command::new("chrt");
-        let status = command.args(["--all-tasks", policy, "--pid", "0", &pid]).stdout(Stdio::null()).status();
-        let status = status.context("cannot run chrt; install util-linux")?;
-        ensure!(status.success(), "chrt could not change how the receiver is scheduled");
-        Ok(())
+        schedule(&["--all-tasks", "--other"], self.process.0.id() as i32)
     }
 
     pub fn url(&self, scheme: Scheme) -> String {

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     events::Lives,
     neighbours::{Latency, More, latency_beside},
-    processes::wait_for,
+    processes::{stand_back, wait_for},
     stack::{STUCK, Setup, Stack},
     state::endpoint,
 };
@@ -138,6 +138,8 @@ pub struct Server {
 impl Server {
     pub fn start() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        // Receivers elsewhere would take the processor from nobody.
+        runtime.block_on(runtime.spawn(async { stand_back(nix::unistd::gettid().as_raw()) }))??;
         let requests: Arc<HashMap<_, _>> = Arc::new(Manner::ALL.map(|manner| (manner, AtomicU64::new(0))).into());
         let counts = requests.clone();
         let listener = runtime.block_on(async {
