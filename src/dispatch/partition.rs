@@ -56,8 +56,8 @@ pub const READ_UNDER_PRESSURE: usize = 32;
 /// there is something to read, and all of it goes through them.
 const INTO_BACKLOGS: usize = READ_BESIDE_BACKLOG / 2;
 
-/// Records of one claim: bounds what a long outage puts into memory at once, and for how long a call keeps Redis.
-const CLAIM_MAX: usize = 50;
+/// Records of one claim: bounds what a long outage puts into memory at once.
+const CLAIM_MAX: usize = 100;
 
 /// A settle waits this long for company, unless [`SETTLE_AT`] operations wait already.
 const SETTLE_DELAY_MS: u64 = 2;

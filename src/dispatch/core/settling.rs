@@ -2,10 +2,12 @@
 
 use super::*;
 
-/// What a settle costs at most, in acknowledgements and lines: what changes records costs Redis some 60 microseconds, as
-/// much as two dozen of those, and no call should keep everybody waiting for much more than a millisecond.
-const MAX_BATCH_COST: usize = 400;
-const ITEM_COST: usize = 25;
+/// What a settle costs at most, in acknowledgements and lines: what changes records costs Redis some 60 microseconds, ten
+/// times as much as those, and no call should keep everybody waiting for more than a few milliseconds. Calls of sixteen
+/// changes, one in each round of all kinds of calls, were too few for receivers that drain their backlogs: what waited to be
+/// settled stopped everything else.
+const MAX_BATCH_COST: usize = 1_000;
+const ITEM_COST: usize = 10;
 
 /// What a settle carries at most, so that neither side is busy with it for more than a few milliseconds.
 const MAX_BATCH_BYTES: usize = 2 << 20;
