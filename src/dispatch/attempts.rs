@@ -490,6 +490,18 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_not_proven_begin_at_an_even_pace_however_many_hang() {
+        let start = clock::now();
+        let mut young = Young::new(start, UNPROVEN);
+        for spell in 0..10 {
+            let now = start + spell * SPELL;
+            assert_eq!(young.room(now, || Duration::ZERO), UNPROVEN.most);
+            young.begun(UNPROVEN.most);
+            assert_eq!(young.room(now, || Duration::ZERO), 0);
+        }
+    }
+
+    #[test]
     fn what_is_not_answered_within_a_spell_makes_room() {
         let start = clock::now();
         let idle = || Duration::ZERO;

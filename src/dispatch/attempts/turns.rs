@@ -27,7 +27,7 @@ pub struct Turns {
     /// Of all accounts.
     count: usize,
     out: HashMap<EndpointId, Out>,
-    /// Endpoints of which some wait for a place, or did.
+    /// Endpoints of which some wait for a place, or did: each once, and with what it has out.
     crowded: VecDeque<EndpointId>,
 }
 
@@ -46,6 +46,12 @@ struct Out {
     /// For a place, each since a time.
     waiting: VecDeque<(u64, Send)>,
     is_crowded: bool,
+}
+
+impl Out {
+    fn is_idle(&self) -> bool {
+        self.places == 0 && !self.is_crowded
+    }
 }
 
 impl Turns {
@@ -109,7 +115,8 @@ impl Turns {
             return self.queue(Handed { send, has_place: true });
         }
         out.places -= 1;
-        if out.places == 0 {
+        // The next look at those that are crowded removes it otherwise, or it would stand there twice when it came again.
+        if out.is_idle() {
             self.out.remove(endpoint);
         }
     }
@@ -123,8 +130,10 @@ impl Turns {
                 back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
             }
             out.is_crowded = !out.waiting.is_empty();
-            if out.is_crowded {
-                self.crowded.push_back(endpoint);
+            match out.is_crowded {
+                true => self.crowded.push_back(endpoint),
+                false if out.is_idle() => drop(self.out.remove(&endpoint)),
+                false => {}
             }
         }
     }
@@ -207,7 +216,7 @@ mod tests {
         turns.push(send(7, "ep_3", "acc_3", 2));
         (0..2).for_each(|_| assert!(ended(&mut turns, "ep_1", true).is_empty()));
         assert_eq!(begun(&mut turns), [7, 4, 3]);
-        (0..4).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
+        assert!(ended(&mut turns, "ep_1", true).is_empty());
         assert_eq!(begun(&mut turns), [5]);
     }
 
@@ -228,5 +237,20 @@ mod tests {
         assert!(!turns.are_crowded());
         (0..2).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
         assert!(turns.out.is_empty(), "what has nothing out is forgotten");
+    }
+
+    #[test]
+    fn who_is_crowded_again_and_again_between_two_looks_stands_there_once() {
+        let mut turns = Turns::default();
+        for round in 0..100 {
+            (0..2).for_each(|n| turns.push(send(2 * round + n, "ep_1", "acc_1", 1)));
+            for token in [2 * round, 2 * round + 1] {
+                assert_eq!(begun(&mut turns), [token]);
+                assert!(ended(&mut turns, "ep_1", true).is_empty());
+            }
+        }
+        assert_eq!(turns.crowded.len(), 1);
+        turns.give_back(0, &mut Vec::new());
+        assert!(!turns.are_crowded() && turns.out.is_empty());
     }
 }
