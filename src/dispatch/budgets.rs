@@ -13,6 +13,13 @@ const KEPT: usize = 2_048;
 /// the attempt, 1.2 for its headers. With the quarter by which they may be overfull that makes 80 MB.
 const SLOW: usize = 2_048;
 
+/// Entries that wait in memory for their account to take more, and are then not read from the stream a second time. One account
+/// may have half of it: a fifth of a second's work at twenty thousand a second.
+const DEFERRED: usize = 8_192;
+
+/// Their bodies, with half a kilobyte for each and a pointer for each endpoint that it is owed to.
+const DEFERRED_BYTES: usize = 12 << 20;
+
 /// Operations that wait for a settle at which reading stops: four batches.
 const OUTBOX: usize = 2_000;
 
@@ -52,6 +59,8 @@ pub struct Budgets {
     /// In slow flight.
     pub slow: Budget,
     pub outbox: Budget,
+    /// Read, and waiting for its account to take more.
+    pub deferred: Budget,
     /// A flight that has lasted so long keeps us waiting.
     pub slow_after_ms: u64,
     /// A new receiver that has not answered for so long leaves its place to another new one.
@@ -66,6 +75,7 @@ impl Budgets {
             kept: Budget { count: KEPT, bytes: body_bytes / 4 },
             slow: Budget { count: SLOW, bytes: body_bytes / 4 },
             outbox: Budget { count: OUTBOX, bytes: OUTBOX_BYTES },
+            deferred: Budget { count: DEFERRED, bytes: DEFERRED_BYTES },
             slow_after_ms: SLOW_AFTER_MS,
             new_for_ms: NEW_FOR_MS,
         }

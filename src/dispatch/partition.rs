@@ -20,7 +20,7 @@ use self::deferral::Deferral;
 use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
-    budgets::Budgets,
+    budgets::{Budget, Budgets},
     core::{Core, Note, Origin, Send, Tally, Token, Wish},
     lane::Standing,
     redis_clock::RedisClock,
@@ -267,8 +267,8 @@ struct Arrival {
     /// The first of them that is not admitted yet.
     next: usize,
     is_open: bool,
-    /// Some of its deliveries were admitted long before the others.
-    is_rest: bool,
+    /// It was deferred then.
+    waits_since: Option<u64>,
     /// It may have been read before: each delivery is looked up.
     suspect: bool,
 }
@@ -285,25 +285,36 @@ impl Arrival {
     }
 }
 
-/// Entries that were read and are not admitted yet.
+/// Where entries come from that are to be admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    /// Read for the first time, or taken over.
+    Stream,
+    /// Deferred, and read again.
+    Pass,
+    /// Deferred in memory; all of this account.
+    Memory(AccountId),
+}
+
+/// Entries that are not admitted yet.
 #[derive(Debug)]
 struct Staged {
     arrivals: VecDeque<Arrival>,
-    /// Of what was deferred.
-    of_pass: bool,
+    source: Source,
     /// The registry has changed since the snapshot: whom they are owed to is not known yet.
     unconfirmed: bool,
     /// The deliveries of the next slice that are being asked about.
     asking: Option<Vec<Question>>,
-    /// Deliveries that were admitted, and what of them joined backlogs that are drained or waits in the stream.
+    /// Deliveries that were admitted, and entries that wait in memory.
     count: usize,
+    kept: usize,
+    /// What joined backlogs that are drained, or will have to be read again.
     deferred: usize,
 }
 
 impl Staged {
-    fn new(arrivals: impl IntoIterator<Item = Arrival>, of_pass: bool, unconfirmed: bool) -> Self {
-        let arrivals = arrivals.into_iter().collect();
-        Self { arrivals, of_pass, unconfirmed, asking: None, count: 0, deferred: 0 }
+    fn new(arrivals: VecDeque<Arrival>, source: Source, unconfirmed: bool) -> Self {
+        Self { arrivals, source, unconfirmed, asking: None, count: 0, kept: 0, deferred: 0 }
     }
 }
 
@@ -390,6 +401,7 @@ pub struct Partition<D> {
 impl<D: Directory> Partition<D> {
     pub fn new(settings: Settings, directory: D, seed: [u8; 32]) -> Self {
         let core = Core::new(settings.policy.clone(), settings.breaker, settings.budgets);
+        let deferral = Deferral::new(settings.budgets.deferred);
         Self {
             settings,
             directory,
@@ -420,7 +432,7 @@ impl<D: Directory> Partition<D> {
             is_under_pressure: false,
             was_pass: false,
             staged: None,
-            deferral: Deferral::default(),
+            deferral,
             pending_until: EntryId::ZERO,
             next_due_ms: None,
             expiring: VecDeque::new(),
@@ -691,6 +703,11 @@ impl<D: Directory> Partition<D> {
         self.deferral.entries()
     }
 
+    /// Of these, in memory.
+    pub fn deferred_in_memory(&self) -> usize {
+        self.deferral.entries_here()
+    }
+
     pub fn core(&self) -> &Core {
         &self.core
     }
@@ -738,10 +755,12 @@ impl<D: Directory> Partition<D> {
             (self.core.has_ending() && !self.is_held_up && self.core.may_settle_more()).then_some(self.ending_at);
         let foreign = self.pending_after.is_none().then_some(self.foreign_at);
         let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
-        let reads = self.wants_new() || self.pending_after.is_some() || self.deferral.wants_page();
+        let reads_again = self.pending_after.is_some() || self.deferral.wants_page();
+        let read = if reads_again { Some(0) } else { self.new_at() };
+        let read = read.filter(|_| self.may_read());
         let may_admit = !self.is_held_up && self.core.has_room();
-        let read = (reads && self.may_read()).then_some(0);
-        let slice = (may_admit && self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed)).then_some(0);
+        let is_staged = self.staged.as_ref().map_or(self.deferral.wants_here(), |staged| !staged.unconfirmed);
+        let slice = (may_admit && is_staged).then_some(0);
         let fixed = [self.trim_at, self.inbox_at, self.expire_at, self.pull_at];
         let look = self.deferral.next_look();
         let pull = (!self.pulls.is_empty()).then_some(self.pulls_at);
@@ -774,7 +793,7 @@ impl<D: Directory> Partition<D> {
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting { at: now + pause };
         self.staged = None;
-        self.deferral = Deferral::default();
+        self.deferral = Deferral::new(self.settings.budgets.deferred);
         // An answer to a call of this term that still comes is not expected any more.
         if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
             self.pulls_again(pull);
@@ -791,8 +810,9 @@ impl<D: Directory> Partition<D> {
         self.staged.is_none() && !self.is_held_up && self.core.has_room() && is_little
     }
 
-    fn wants_new(&self) -> bool {
-        self.more_entries && !self.deferral.is_full()
+    /// When something is to be read for the first time.
+    fn new_at(&self) -> Option<u64> {
+        (self.more_entries && !self.deferral.is_full()).then(|| self.deferral.pauses_until().unwrap_or(0))
     }
 
     // ---- small things ---------------------------------------------------------------------------------------------

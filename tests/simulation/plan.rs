@@ -402,6 +402,7 @@ fn budgets(seed: u64) -> Budgets {
         kept: few(whole.kept.bytes),
         slow: few(whole.slow.bytes),
         outbox: few(whole.outbox.bytes),
+        deferred: few(whole.deferred.bytes),
         // Less than a receiver that hangs takes.
         slow_after_ms: 100,
         new_for_ms: 25,

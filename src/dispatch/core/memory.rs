@@ -151,10 +151,10 @@ impl Core {
         self.has_share(account) && !is_merely_full && !(is_under_pressure && needs_record())
     }
 
-    /// Says so when half of what the account has now is gone: [`Core::take_relieved`].
+    /// Says so when a quarter of what the account has now is gone: [`Core::take_relieved`].
     pub fn wakes_with_room(&mut self, account: &AccountId) {
         if let Some(load) = self.memory.loads.get_mut(account) {
-            load.wakes_at = Some(load.count / 2);
+            load.wakes_at = Some(load.count - load.count.div_ceil(4));
         }
     }
 

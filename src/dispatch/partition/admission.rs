@@ -21,7 +21,7 @@ impl<D: Directory> Partition<D> {
         let Some(staged) = &self.staged else { return Vec::new() };
         let (mut questions, mut left) = (Vec::new(), SLICE);
         for arrival in &staged.arrivals {
-            if !arrival.is_open && self.deferral.holds(&arrival.event.account, staged.of_pass) {
+            if !arrival.is_open && self.deferral.holds(&arrival.event.account, &staged.source) {
                 continue;
             }
             for endpoint in arrival.owed_to().skip(arrival.next).take(left) {
@@ -56,70 +56,100 @@ impl<D: Directory> Partition<D> {
         {
             // What was to be asked about and stays behind is of this slice too: what comes after it was not asked about.
             // Who was held before it was passed over then.
-            let was_held = self.deferral.holds(&arrival.event.account, staged.of_pass);
-            if self.defers(now, &arrival, staged.of_pass) {
-                if stuck.contains(&arrival.event.account) || !was_held {
+            let was_held = self.deferral.holds(&arrival.event.account, &staged.source);
+            let account = arrival.event.account.clone();
+            if self.defers(now, &arrival, &staged.source) {
+                if stuck.contains(&account) || !was_held {
                     left = left.saturating_sub(arrival.left());
-                    stuck.insert(arrival.event.account.clone());
+                    stuck.insert(account);
                 }
-                staged.deferred += 1;
+                self.wait(now, arrival, &mut staged);
                 continue;
             }
-            self.open(now, &mut arrival, staged.of_pass);
-            while left > 0 && arrival.left() > 0 && self.core.has_share(&arrival.event.account) {
+            self.open(now, &mut arrival, &staged.source);
+            while left > 0 && arrival.left() > 0 && self.core.has_share(&account) {
                 left -= 1;
                 staged.count += 1;
                 staged.deferred += usize::from(self.admit_one(now, &arrival, &mut known));
                 arrival.next += 1;
             }
-            let account = arrival.event.account.clone();
-            if arrival.left() == 0 {
-                if arrival.is_rest {
-                    self.deferral.relieve([account]);
-                }
-            } else if self.core.has_share(&account) {
+            if arrival.left() > 0 && self.core.has_share(&account) {
                 staged.arrivals.push_front(arrival);
-            } else {
+            } else if arrival.left() > 0 {
                 left = left.saturating_sub(arrival.left());
-                arrival.is_rest = true;
                 stuck.insert(account.clone());
                 self.core.wakes_with_room(&account);
-                self.deferral.rest(now, arrival);
+                self.wait(now, arrival, &mut staged);
             }
         }
         match staged.arrivals.is_empty() {
-            true if staged.count + staged.deferred > 0 => {
-                self.feeds_backlogs = answers::would_feed_backlogs(staged.deferred, staged.count.max(staged.deferred));
-            }
-            true => {}
+            true => self.admitted_all(now, staged),
             false => self.staged = Some(staged),
         }
     }
 
-    /// Whether an entry stays in the stream for now.
-    fn defers(&mut self, now: u64, arrival: &Arrival, of_pass: bool) -> bool {
+    /// An entry waits, or what is not yet admitted of one. What came from memory goes back there, with all behind it.
+    fn wait(&mut self, now: u64, arrival: Arrival, staged: &mut Staged) {
+        let is_kept = match &staged.source {
+            Source::Memory(account) => {
+                let arrivals = std::iter::once(arrival).chain(staged.arrivals.drain(..));
+                self.deferral.put_back(account, arrivals);
+                true
+            }
+            Source::Stream | Source::Pass if arrival.is_open => {
+                self.deferral.rest(now, arrival);
+                true
+            }
+            Source::Stream | Source::Pass => self.deferral.defer(now, arrival, &staged.source),
+        };
+        (staged.kept, staged.deferred) = match is_kept {
+            true => (staged.kept + 1, staged.deferred),
+            false => (staged.kept, staged.deferred + 1),
+        };
+    }
+
+    fn admitted_all(&mut self, now: u64, staged: Staged) {
+        let Staged { source, count, kept, deferred, .. } = staged;
+        let all = count + kept + deferred;
+        match source {
+            // It may be able to take what it has beyond that.
+            Source::Memory(account) if kept == 0 => self.deferral.relieve([account]),
+            Source::Memory(_) => {}
+            Source::Stream | Source::Pass if all == 0 => {}
+            Source::Stream | Source::Pass => {
+                self.feeds_backlogs = answers::would_feed_backlogs(deferred, (count + kept).max(deferred));
+                if source == Source::Stream && count == 0 {
+                    self.deferral.read_in_vain(now);
+                }
+            }
+        }
+    }
+
+    /// Whether an entry waits for now.
+    fn defers(&mut self, now: u64, arrival: &Arrival, source: &Source) -> bool {
+        let account = &arrival.event.account;
+        let is_held = self.deferral.holds(account, source);
         // Of what was begun the rest does not wait for a second time at its beginning.
-        if arrival.is_open || arrival.left() == 0 && !self.deferral.holds(&arrival.event.account, of_pass) {
+        if arrival.is_open || arrival.left() == 0 && !is_held {
             return false;
         }
-        let account = &arrival.event.account;
-        let is_held = self.deferral.holds(account, of_pass);
-        if !is_held {
-            arrival.endpoints.iter().take(SLICE).for_each(|endpoint| self.stand_as(now, endpoint));
-            // Beyond what may wait there it goes into records, whatever they cost: also what has waited long, under
-            // pressure too. Behind an entry that waits nothing of the stream is trimmed, of whatever account, and so the
-            // pressure would never end.
-            let overflows = of_pass && (self.deferral.is_full() || self.deferral.has_waited_long(now, account));
-            if overflows || self.core.takes(now, account, arrival.owed_to(), self.is_under_pressure) {
-                return false;
-            }
-            self.core.wakes_with_room(account);
+        if is_held {
+            return true;
         }
-        self.deferral.defer(now, account, arrival.entry, arrival.left(), of_pass);
+        arrival.endpoints.iter().take(SLICE).for_each(|endpoint| self.stand_as(now, endpoint));
+        // Beyond what may wait there it goes into records, whatever they cost: also what has waited long, under
+        // pressure too. Behind an entry that waits nothing of the stream is trimmed, of whatever account, and so the
+        // pressure would never end.
+        let is_again = *source != Source::Stream;
+        let overflows = is_again && (self.deferral.is_full() || self.deferral.has_waited_long(now, arrival, source));
+        if overflows || self.core.takes(now, account, arrival.owed_to(), self.is_under_pressure) {
+            return false;
+        }
+        self.core.wakes_with_room(account);
         true
     }
 
-    fn open(&mut self, now: u64, arrival: &mut Arrival, of_pass: bool) {
+    fn open(&mut self, now: u64, arrival: &mut Arrival, source: &Source) {
         if std::mem::replace(&mut arrival.is_open, true) {
             return;
         }
@@ -127,11 +157,11 @@ impl<D: Directory> Partition<D> {
             let account = arrival.event.account.clone();
             self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
         }
-        // Here and not where it is read: what is deferred is read again.
+        // Here and not where it is read: what is deferred may be read again.
         let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
-        if of_pass {
-            self.deferral.admitted(&arrival.event.account);
+        if *source != Source::Stream {
+            self.deferral.admitted(now, &arrival.event.account);
         }
         self.core.open_entry(now, arrival.entry, arrival.left() as u32);
     }

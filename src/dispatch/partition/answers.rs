@@ -165,7 +165,7 @@ impl<D: Directory> Partition<D> {
         let is_taken_up = matches!(from, ReadFrom::Pending(_)) && !of_pass;
         let known_until = if of_pass { self.suspect_until.max(self.pending_until) } else { self.suspect_until };
         let suspect = is_taken_up || entries.first().is_some_and(|first| first.id <= known_until);
-        let (count, mut arrivals) = (entries.len(), Vec::with_capacity(entries.len()));
+        let (count, mut arrivals) = (entries.len(), VecDeque::with_capacity(entries.len()));
         for entry in entries {
             if self.core.knows_entry(entry.id) {
                 continue;
@@ -201,7 +201,8 @@ impl<D: Directory> Partition<D> {
         }
         // What was accepted after a change was answered is owed to whom the change says, so the snapshot must have it.
         let unconfirmed = !arrivals.is_empty() && version != Some(known);
-        let staged = Staged::new(arrivals, of_pass, unconfirmed);
+        let source = if of_pass { Source::Pass } else { Source::Stream };
+        let staged = Staged::new(arrivals, source, unconfirmed);
         self.staged = (!staged.arrivals.is_empty()).then_some(staged);
         if unconfirmed {
             self.confirm_registry();
@@ -238,7 +239,7 @@ impl<D: Directory> Partition<D> {
                         unknown,
                         next: 0,
                         is_open: false,
-                        is_rest: false,
+                        waits_since: None,
                         suspect: false,
                     });
                 }

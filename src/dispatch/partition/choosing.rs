@@ -84,9 +84,9 @@ impl<D: Directory> Partition<D> {
         if self.staged.is_none()
             && !self.is_held_up
             && self.core.has_room()
-            && let Some(rest) = self.deferral.next_rest()
+            && let Some((account, page)) = self.deferral.next_here()
         {
-            self.staged = Some(Staged::new([rest], false, false));
+            self.staged = Some(Staged::new(page, Source::Memory(account), false));
         }
     }
 
@@ -120,7 +120,8 @@ impl<D: Directory> Partition<D> {
         }
         self.deferral.end_pass_at_its_end();
         // What was deferred and what is new take turns; what is pending from before the term comes before both.
-        let is_turn_of_new = std::mem::take(&mut self.was_pass) && self.wants_new();
+        let wants_new = self.new_at().is_some_and(|at| now >= at);
+        let is_turn_of_new = std::mem::take(&mut self.was_pass) && wants_new;
         let page = match (self.pending_after, is_turn_of_new) {
             (Some(_), _) | (None, true) => None,
             (None, false) => self.deferral.next_page(now),
@@ -128,10 +129,13 @@ impl<D: Directory> Partition<D> {
         let (from, max, of_pass) = match (self.pending_after, page) {
             (Some(after), _) => (ReadFrom::Pending(after), READ_MAX, false),
             (None, Some((after, max))) => (ReadFrom::Pending(after), max, true),
-            (None, None) if self.wants_new() => (ReadFrom::New, self.most_new(), false),
+            (None, None) if wants_new => (ReadFrom::New, self.most_new(), false),
             (None, None) => return None,
         };
         self.was_pass = of_pass;
+        if from == ReadFrom::New {
+            self.deferral.reads_on();
+        }
         let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(Page { from, max, of_pass })))
     }

@@ -1,10 +1,12 @@
-//! Accounts whose entries wait in the stream, which is their record: pending in the group and not acknowledged, with
-//! nothing in memory for each. An entry is deferred whole, before any delivery of it is admitted, and with it every later
-//! one of its account, so nothing overtakes. Pure: never reads and never admits.
+//! Accounts whose entries wait: pending in the group and not acknowledged, so the stream is their record. An entry is deferred
+//! whole, before any delivery of it is admitted, and with it every later one of its account, so nothing overtakes. The first
+//! of them wait in memory too, as they were read, as far as there is room; of all that come after these nothing is kept but
+//! their number. Pure: never reads and never admits.
 //!
-//! When an account can take more, a **pass** reads what is pending again and admits what of it waits, until the account
-//! can take no more, or everything was read that waited when the pass began. What is read for the first time meanwhile is
-//! deferred, and is the next pass': so each pass ends, however much comes, and others have their turn.
+//! When an account can take more, it is given what waits in memory. What waits in the stream alone is read again by a
+//! **pass**, which admits what of it waits, until the account can take no more, or everything was read that waited when the
+//! pass began. What is read for the first time meanwhile is deferred, and is the next pass': so each pass ends, however
+//! much comes, and others have their turn.
 
 use std::collections::BTreeMap;
 
@@ -23,30 +25,52 @@ const LOOK_EVERY_MS: u64 = 500;
 /// Whoever has waited so long waits in records from then on: all of the stream behind its first entry stays for it.
 const MAX_WAIT_MS: u64 = 10_000;
 
-#[derive(Debug, Default)]
+/// What an entry in memory takes beside its body, about.
+const ENTRY_BYTES: usize = 512;
+
+/// When all that was read last waits for one account and its memory is full, reading waits for it, because what it leaves in
+/// the stream must be read twice: as long as it takes a page of what waits in this time, for then it is nearly as quick as
+/// reading itself …
+const PATIENCE_MS: u64 = 40;
+
+/// … and who does not is read past, for so long. Others may stand behind what it has.
+const IMPATIENT_MS: u64 = 250;
+
+#[derive(Debug)]
 pub(super) struct Deferral {
     waiting: BTreeMap<AccountId, Waiting>,
-    /// Who may take more, in the order in which that was found.
+    /// Who may take more, in the order in which that was found: of the stream …
     relieved: VecDeque<AccountId>,
-    /// Entries with so many deliveries that a part of them is still to be admitted: one for each account at most.
-    rests: HashMap<AccountId, Arrival>,
+    /// … and of what waits in memory.
+    relieved_here: VecDeque<AccountId>,
     pass: Option<Pass>,
     /// Entries that wait, of all accounts.
     entries: usize,
+    /// What of them is in memory, and may be.
+    here: Budget,
+    budget: Budget,
+    pause: Option<Pause>,
+    /// Whose entry was deferred last.
+    latest: Option<AccountId>,
     look_at: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    /// Every entry of the account after this one waits …
+    /// The first that wait, in memory. Of the very first a part may be admitted already.
+    here: VecDeque<Arrival>,
+    here_bytes: usize,
+    /// Every entry of the account after this one waits in the stream alone …
     after: EntryId,
     /// … up to this one: what is newer was not read yet.
     last: EntryId,
-    /// So many; fewer where a stranger had taken earlier ones.
+    /// Of the page that is being looked at an earlier one was left in the stream.
+    is_gap: bool,
+    /// Entries that wait; fewer where a stranger had taken earlier ones.
     entries: usize,
     /// Deliveries of the entry with which it began.
     fan_out: usize,
-    /// When it began to wait.
+    /// When what waits in the stream alone began to wait.
     since: u64,
 }
 
@@ -60,53 +84,181 @@ struct Pass {
     takers: HashSet<AccountId>,
 }
 
-impl Deferral {
-    /// Whether an entry has to wait behind others of its account; in a pass those of its takers need not.
-    pub fn holds(&self, account: &AccountId, of_pass: bool) -> bool {
-        self.waiting.contains_key(account) && !(of_pass && self.takes(account))
+/// Nothing is read for the first time before this account has room in memory for a page, or this time.
+#[derive(Debug)]
+struct Pause {
+    account: AccountId,
+    until: u64,
+    /// What it took since that was last put off.
+    taken: usize,
+}
+
+impl Waiting {
+    fn new(now: u64, after: EntryId, fan_out: usize) -> Self {
+        let here = VecDeque::new();
+        Self { here, here_bytes: 0, after, last: after, is_gap: false, entries: 0, fan_out, since: now }
     }
 
-    /// An entry of this account waits, and all later ones.
-    pub fn defer(&mut self, now: u64, account: &AccountId, entry: EntryId, fan_out: usize, of_pass: bool) {
+    fn keep(&mut self, arrival: Arrival) {
+        self.here_bytes += weight(&arrival);
+        self.here.push_back(arrival);
+    }
+
+    fn keep_first(&mut self, arrival: Arrival) {
+        self.here_bytes += weight(&arrival);
+        self.here.push_front(arrival);
+    }
+
+    fn take_first(&mut self) -> Option<Arrival> {
+        let arrival = self.here.pop_front()?;
+        self.here_bytes -= weight(&arrival);
+        Some(arrival)
+    }
+
+    fn here(&self) -> Budget {
+        Budget { count: self.here.len(), bytes: self.here_bytes }
+    }
+}
+
+/// What an entry takes of memory. It does not change while it waits.
+fn weight(arrival: &Arrival) -> usize {
+    let owed = arrival.endpoints.len() + arrival.unknown.len();
+    arrival.event.body().len() + ENTRY_BYTES + owed * size_of::<Arc<Endpoint>>()
+}
+
+impl Deferral {
+    /// So much may wait in memory.
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            relieved: VecDeque::new(),
+            relieved_here: VecDeque::new(),
+            pass: None,
+            entries: 0,
+            here: Budget::default(),
+            budget,
+            pause: None,
+            latest: None,
+            look_at: 0,
+        }
+    }
+
+    /// Whether an entry has to wait behind others of its account.
+    pub fn holds(&self, account: &AccountId, source: &Source) -> bool {
+        match source {
+            Source::Memory(_) => false,
+            Source::Pass if self.takes(account) => false,
+            Source::Stream | Source::Pass => self.waiting.contains_key(account),
+        }
+    }
+
+    /// This entry waits, and all later ones of its account. Tells whether it waits in memory.
+    pub fn defer(&mut self, now: u64, arrival: Arrival, source: &Source) -> bool {
         self.begins(now);
-        let after = entry.before();
-        let is_taker = self.takes(account);
-        let begun = Waiting { after, last: after, entries: 0, fan_out, since: now };
-        let waiting = self.waiting.entry(account.clone()).or_insert(begun);
+        let (account, entry, fan_out) = (arrival.event.account.clone(), arrival.entry, arrival.left());
+        let (before, is_taker) = (entry.before(), self.takes(&account));
+        let mut waiting = self.waiting.remove(&account).unwrap_or_else(|| Waiting::new(now, before, fan_out));
+        let is_of_stranger = entry <= waiting.after;
+        if is_of_stranger && waiting.here.iter().any(|here| here.entry == entry) {
+            self.waiting.insert(account, waiting);
+            return true;
+        }
+        let is_all_here = waiting.last == waiting.after;
         // What is read again is counted already.
         if entry > waiting.last {
             waiting.last = entry;
             waiting.entries += 1;
             self.entries += 1;
         }
-        let is_of_stranger = after < waiting.after;
-        if of_pass && is_taker || is_of_stranger {
-            (waiting.after, waiting.fan_out) = (after, fan_out);
-        }
-        match (is_taker, of_pass) {
-            (true, true) => self.stops_taking(account),
+        match (source, is_taker) {
+            // Everything before it was admitted.
+            (Source::Pass, true) => {
+                (waiting.after, waiting.fan_out, waiting.is_gap) = (before, fan_out, false);
+                self.stops_taking(&account);
+            }
             // A stranger had taken it, and it is read after later ones: the pass goes back to it.
-            (true, false) => self.pass.iter_mut().for_each(|pass| pass.after = pass.after.min(after)),
-            (false, _) => {}
+            (_, true) => self.pass.iter_mut().for_each(|pass| pass.after = pass.after.min(before)),
+            (_, false) => {}
+        }
+        if is_of_stranger {
+            self.forget_after(&mut waiting, entry);
+            (waiting.after, waiting.fan_out) = (before, fan_out);
+        }
+        let is_next = match source {
+            Source::Pass => !waiting.is_gap,
+            Source::Stream | Source::Memory(_) => is_all_here && !is_of_stranger,
+        };
+        let is_kept = is_next && self.has_room(&waiting, weight(&arrival));
+        if is_kept {
+            waiting.after = entry;
+            self.keep(now, &mut waiting, arrival, is_all_here);
+        } else {
+            waiting.is_gap = true;
+            if is_all_here {
+                waiting.since = now;
+            }
+        }
+        self.latest = Some(account.clone());
+        self.waiting.insert(account, waiting);
+        is_kept
+    }
+
+    fn keep(&mut self, now: u64, waiting: &mut Waiting, arrival: Arrival, is_first: bool) {
+        // What comes back from the stream has waited there.
+        let since = if is_first { now } else { waiting.since };
+        let arrival = Arrival { waits_since: Some(arrival.waits_since.unwrap_or(since)), ..arrival };
+        self.here.count += 1;
+        self.here.bytes += weight(&arrival);
+        waiting.keep(arrival);
+    }
+
+    /// One account may have as much in memory as it leaves to all others.
+    fn has_room(&self, waiting: &Waiting, bytes: usize) -> bool {
+        let (used, own) = (self.here, waiting.here());
+        used.count + own.count < self.budget.count && used.bytes + own.bytes + 2 * bytes <= self.budget.bytes
+    }
+
+    /// What is behind this entry still stands in the stream. What was begun can not be read again.
+    fn forget_after(&mut self, waiting: &mut Waiting, entry: EntryId) {
+        while waiting.here.back().is_some_and(|last| last.entry > entry && !last.is_open)
+            && let Some(arrival) = waiting.here.pop_back()
+        {
+            waiting.here_bytes -= weight(&arrival);
+            self.here.count -= 1;
+            self.here.bytes -= weight(&arrival);
         }
     }
 
-    /// A part of this entry's deliveries was admitted; the rest waits here, and every later entry in the stream.
+    /// A part of this entry's deliveries was admitted; the rest waits here, whatever room there is: one of each account.
     pub fn rest(&mut self, now: u64, arrival: Arrival) {
         self.begins(now);
-        let account = arrival.event.account.clone();
-        let (entry, fan_out, is_taker) = (arrival.entry, arrival.left(), self.takes(&account));
-        let begun = Waiting { after: entry, last: entry, entries: 0, fan_out, since: now };
-        let waiting = self.waiting.entry(account.clone()).or_insert(begun);
-        // A stranger may have taken earlier ones, and they came to wait since this one was begun.
-        waiting.after = if is_taker { entry } else { entry.min(waiting.after) };
-        (waiting.last, waiting.fan_out) = (waiting.last.max(entry), fan_out);
+        let (account, entry, fan_out) = (arrival.event.account.clone(), arrival.entry, arrival.left());
+        let mut waiting = self.waiting.remove(&account).unwrap_or_else(|| Waiting::new(now, entry, fan_out));
+        (waiting.after, waiting.last) = (entry, waiting.last.max(entry));
+        (waiting.fan_out, waiting.is_gap) = (fan_out, false);
         self.stops_taking(&account);
-        self.rests.insert(account, arrival);
+        self.keep(now, &mut waiting, arrival, true);
+        self.waiting.insert(account, waiting);
+    }
+
+    /// What was given to an account and could not be admitted waits again, before all others.
+    pub fn put_back(&mut self, account: &AccountId, arrivals: impl DoubleEndedIterator<Item = Arrival>) {
+        let Some(waiting) = self.waiting.get_mut(account) else { return };
+        for arrival in arrivals.rev() {
+            self.here.count += 1;
+            self.here.bytes += weight(&arrival);
+            waiting.keep_first(arrival);
+        }
     }
 
     /// An entry that waited was admitted.
-    pub fn admitted(&mut self, account: &AccountId) {
+    pub fn admitted(&mut self, now: u64, account: &AccountId) {
+        if let Some(pause) = self.pause.as_mut().filter(|pause| pause.account == *account) {
+            pause.taken += 1;
+            if pause.taken >= READ_MAX {
+                (pause.until, pause.taken) = (now + PATIENCE_MS, 0);
+            }
+        }
         if let Some(waiting) = self.waiting.get_mut(account)
             && waiting.entries > 0
         {
@@ -117,33 +269,84 @@ impl Deferral {
 
     /// Accounts that may take more.
     pub fn relieve(&mut self, accounts: impl IntoIterator<Item = AccountId>) {
-        let waiting = &self.waiting;
-        self.relieved.extend(accounts.into_iter().filter(|account| waiting.contains_key(account)));
+        for account in accounts {
+            match self.waiting.get(&account).map(|waiting| waiting.here.is_empty()) {
+                Some(true) => self.relieved.push_back(account),
+                Some(false) => self.relieved_here.push_back(account),
+                None => {}
+            }
+        }
     }
 
     /// Who waits for more than room is looked at now and then, also while there is one pass after the other.
     pub fn look(&mut self, now: u64) {
         if !self.waiting.is_empty() && now >= self.look_at {
             self.look_at = now + LOOK_EVERY_MS;
-            self.relieved = self.waiting.keys().cloned().collect();
+            (self.relieved, self.relieved_here) = (VecDeque::new(), VecDeque::new());
+            let all: Vec<AccountId> = self.waiting.keys().cloned().collect();
+            self.relieve(all);
         }
     }
 
-    /// The rest of an entry whose account may take more.
-    pub fn next_rest(&mut self) -> Option<Arrival> {
-        if self.rests.is_empty() {
-            return None;
+    /// A page of what waits in memory for an account that may take more.
+    pub fn next_here(&mut self) -> Option<(AccountId, VecDeque<Arrival>)> {
+        while let Some(account) = self.relieved_here.pop_front() {
+            let Some(waiting) = self.waiting.get_mut(&account) else { continue };
+            let (mut page, mut deliveries) = (VecDeque::new(), 0);
+            while deliveries < READ_MAX
+                && let Some(arrival) = waiting.take_first()
+            {
+                self.here.count -= 1;
+                self.here.bytes -= weight(&arrival);
+                deliveries += arrival.left();
+                page.push_back(arrival);
+            }
+            if !page.is_empty() {
+                return Some((account, page));
+            }
         }
-        let at = self.relieved.iter().position(|account| self.rests.contains_key(account))?;
-        self.relieved.remove(at).and_then(|account| self.rests.remove(&account))
+        None
+    }
+
+    pub fn wants_here(&self) -> bool {
+        !self.relieved_here.is_empty()
+    }
+
+    /// Everything of a page that was read for the first time has to wait.
+    pub fn read_in_vain(&mut self, now: u64) {
+        let Some(account) = self.latest.clone().filter(|account| !self.has_room_for_page(account)) else { return };
+        match &self.pause {
+            Some(pause) if now >= pause.until && now < pause.until + IMPATIENT_MS => {}
+            _ => self.pause = Some(Pause { account, until: now + PATIENCE_MS, taken: 0 }),
+        }
+    }
+
+    /// Whether a page of this account's would not have to be read twice; or whether so much waits that nobody should wait
+    /// for its sake.
+    fn has_room_for_page(&self, account: &AccountId) -> bool {
+        let Some(waiting) = self.waiting.get(account) else { return true };
+        let own = waiting.here();
+        let page = (own.bytes / own.count.max(1) * READ_MAX).min(MAX_READ_BYTES);
+        let is_in_memory = waiting.last == waiting.after
+            && self.here.count + own.count + 2 * READ_MAX <= self.budget.count
+            && self.here.bytes + own.bytes + 2 * page <= self.budget.bytes;
+        is_in_memory || waiting.entries > self.budget.count
+    }
+
+    /// Something is read for the first time. Who has room by now was waited for with success.
+    pub fn reads_on(&mut self) {
+        self.pause = self.pause.take().filter(|pause| !self.has_room_for_page(&pause.account));
+    }
+
+    /// Until when nothing should be read for the first time.
+    pub fn pauses_until(&self) -> Option<u64> {
+        self.pause.as_ref().filter(|pause| !self.has_room_for_page(&pause.account)).map(|pause| pause.until)
     }
 
     /// Where the pass reads on, and how many entries; begins one where an account may take more.
     pub fn next_page(&mut self, now: u64) -> Option<(EntryId, usize)> {
         if self.pass.is_none() {
             self.begin_pass(now);
-            // Nothing waits behind what was a rest until now.
-            self.end_pass_at_its_end();
         }
         let pass = self.pass.as_ref()?;
         let fan_out = pass.takers.iter().filter_map(|account| Some(self.waiting.get(account)?.fan_out)).max();
@@ -151,14 +354,22 @@ impl Deferral {
     }
 
     fn begin_pass(&mut self, now: u64) {
-        let (rests, waiting) = (&self.rests, &self.waiting);
-        // The rest of an earlier entry comes first.
-        let (late, takers): (VecDeque<_>, VecDeque<_>) =
-            self.relieved.drain(..).partition(|account| rests.contains_key(account));
-        self.relieved = late;
-        let takers: HashSet<AccountId> = takers.into_iter().filter(|account| waiting.contains_key(account)).collect();
+        let mut takers: HashSet<AccountId> = HashSet::default();
+        for account in std::mem::take(&mut self.relieved) {
+            let Some(waiting) = self.waiting.get(&account) else { continue };
+            if !waiting.here.is_empty() {
+                // That comes first.
+                self.relieved_here.push_back(account);
+            } else if waiting.last == waiting.after {
+                // All of it waited in memory, and was admitted.
+                self.entries -= waiting.entries;
+                self.waiting.remove(&account);
+            } else {
+                takers.insert(account);
+            }
+        }
         let (mut after, mut until) = (EntryId::MAX, EntryId::ZERO);
-        for waiting in takers.iter().map(|account| &waiting[account]) {
+        for waiting in takers.iter().map(|account| &self.waiting[account]) {
             (after, until) = (after.min(waiting.after), until.max(waiting.last));
         }
         self.pass = (!takers.is_empty()).then_some(Pass { after, until, began_at: now, takers });
@@ -195,7 +406,8 @@ impl Deferral {
 
     /// Whether a page of the pass is to be read.
     pub fn wants_page(&self) -> bool {
-        self.pass.is_some() || self.relieved.iter().any(|account| !self.rests.contains_key(account))
+        let waits_in_stream = |account| self.waiting.get(account).is_some_and(|waiting| waiting.here.is_empty());
+        self.pass.is_some() || self.relieved.iter().any(waits_in_stream)
     }
 
     /// Whether an entry that a pass read is one that waits and may be admitted.
@@ -213,8 +425,14 @@ impl Deferral {
         }
     }
 
-    pub fn has_waited_long(&self, now: u64, account: &AccountId) -> bool {
-        self.waiting.get(account).is_some_and(|waiting| now > waiting.since + MAX_WAIT_MS)
+    /// Whether this entry, which may be admitted now, has waited for too long.
+    pub fn has_waited_long(&self, now: u64, arrival: &Arrival, source: &Source) -> bool {
+        let since = match source {
+            Source::Stream => None,
+            Source::Pass => self.waiting.get(&arrival.event.account).map(|waiting| waiting.since),
+            Source::Memory(_) => arrival.waits_since,
+        };
+        since.is_some_and(|since| now > since + MAX_WAIT_MS)
     }
 
     pub fn is_full(&self) -> bool {
@@ -228,6 +446,11 @@ impl Deferral {
     /// Entries that wait.
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// Of these, in memory.
+    pub fn entries_here(&self) -> usize {
+        self.here.count
     }
 
     /// The first that waits: it is looked at in its time.
@@ -268,6 +491,40 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn arrival(account: &AccountId, ms: u64) -> Arrival {
+        let body = format!(
+            r#"{{"id":"evt_{ms}","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_{ms}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+        );
+        Arrival {
+            entry: entry(ms),
+            event: Event::parse(body.into()).unwrap(),
+            traceparent: None,
+            place: None,
+            endpoints: Vec::new(),
+            unknown: Vec::new(),
+            next: 0,
+            is_open: false,
+            waits_since: None,
+            suspect: false,
+        }
+    }
+
+    /// With room for so many entries of one account, and as many of others.
+    fn with_room(count: usize) -> Deferral {
+        Deferral::new(Budget { count: 2 * count, bytes: 1 << 20 })
+    }
+
+    impl Deferral {
+        fn defer_all(&mut self, account: &AccountId, all: impl IntoIterator<Item = u64>, source: &Source) -> Vec<bool> {
+            all.into_iter().map(|ms| self.defer(0, arrival(account, ms), source)).collect()
+        }
+
+        /// What it is given of what waits in memory.
+        fn given(&mut self) -> Vec<u64> {
+            self.next_here().map(|(_, page)| page.iter().map(|arrival| arrival.entry.ms).collect()).unwrap_or_default()
+        }
+    }
+
     /// Where the pass reads on.
     fn reads_after(deferral: &mut Deferral) -> Option<EntryId> {
         deferral.end_pass_at_its_end();
@@ -276,40 +533,146 @@ mod tests {
 
     #[test]
     fn a_pass_ends_with_what_waited_when_it_began_and_the_next_one_is_everybodys() {
-        let mut deferral = Deferral::default();
+        let mut deferral = with_room(0);
         let (busy, other) = (account("acc_busy"), account("acc_other"));
-        [10, 20].into_iter().for_each(|ms| deferral.defer(0, &busy, entry(ms), 1, false));
+        assert_eq!(deferral.defer_all(&busy, [10, 20], &Source::Stream), [false, false]);
         deferral.relieve([busy.clone()]);
         assert_eq!(reads_after(&mut deferral), Some(entry(10).before()));
         // Meanwhile more comes for it, and another one has to wait, and may take again.
-        deferral.defer(0, &other, entry(15), 1, false);
-        [30, 40].into_iter().for_each(|ms| deferral.defer(0, &busy, entry(ms), 1, false));
+        deferral.defer_all(&other, [15], &Source::Stream);
+        deferral.defer_all(&busy, [30, 40], &Source::Stream);
         deferral.relieve([other.clone()]);
         deferral.read_up_to(Some(entry(25)));
-        (0..2).for_each(|_| deferral.admitted(&busy));
+        (0..2).for_each(|_| deferral.admitted(0, &busy));
         assert_eq!(reads_after(&mut deferral), Some(entry(15).before()));
         assert!([&busy, &other].into_iter().all(|account| deferral.is_wanted(account, entry(30))));
         assert!(!deferral.is_wanted(&busy, entry(20)) && deferral.is_wanted(&other, entry(15)));
         assert_eq!(deferral.entries(), 3);
         deferral.read_up_to(Some(entry(40)));
         assert_eq!((reads_after(&mut deferral), deferral.entries()), (None, 0));
-        assert!(![&busy, &other].into_iter().any(|account| deferral.holds(account, false)));
+        assert!(![&busy, &other].into_iter().any(|account| deferral.holds(account, &Source::Stream)));
     }
 
     #[test]
     fn a_pass_goes_back_to_what_a_stranger_had_taken() {
-        let mut deferral = Deferral::default();
+        let mut deferral = with_room(0);
         let waits = account("acc_waits");
-        [10, 20, 30].into_iter().for_each(|ms| deferral.defer(0, &waits, entry(ms), 1, false));
+        deferral.defer_all(&waits, [10, 20, 30], &Source::Stream);
         deferral.relieve([waits.clone()]);
         assert_eq!(reads_after(&mut deferral), Some(entry(10).before()));
         deferral.read_up_to(Some(entry(20)));
         // It is taken over now, and what waits behind it is read again.
-        [15, 30].into_iter().for_each(|ms| deferral.defer(0, &waits, entry(ms), 1, false));
+        deferral.defer_all(&waits, [15, 30], &Source::Stream);
         assert_eq!(deferral.entries(), 3);
         assert_eq!(reads_after(&mut deferral), Some(entry(15).before()));
         assert!(deferral.is_wanted(&waits, entry(15)));
         deferral.read_up_to(Some(entry(30)));
-        assert_eq!((reads_after(&mut deferral), deferral.holds(&waits, false)), (None, false));
+        assert_eq!((reads_after(&mut deferral), deferral.holds(&waits, &Source::Stream)), (None, false));
+    }
+
+    #[test]
+    fn the_first_that_wait_are_in_memory_and_what_comes_after_them_is_read_again() {
+        let mut deferral = with_room(3);
+        let waits = account("acc_waits");
+        // Once one was left in the stream all later ones are, whatever room there is then.
+        assert_eq!(deferral.defer_all(&waits, [10, 20, 30, 40, 50], &Source::Stream), [true, true, true, false, false]);
+        assert_eq!((deferral.entries(), deferral.entries_here()), (5, 3));
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given(), [10, 20, 30]);
+        assert_eq!(deferral.defer_all(&waits, [60], &Source::Stream), [false]);
+        // It took one of them.
+        deferral.admitted(0, &waits);
+        deferral.put_back(&waits, [arrival(&waits, 20), arrival(&waits, 30)].into_iter());
+        deferral.relieve([waits.clone()]);
+        assert_eq!(reads_after(&mut deferral), None, "what is in memory comes first");
+        assert_eq!(deferral.given(), [20, 30]);
+        (0..2).for_each(|_| deferral.admitted(0, &waits));
+        deferral.relieve([waits.clone()]);
+        assert_eq!(reads_after(&mut deferral), Some(entry(30)));
+        // The pass brings all of it, and it takes one.
+        deferral.read_up_to(Some(entry(60)));
+        deferral.admitted(0, &waits);
+        assert_eq!(deferral.defer_all(&waits, [50, 60], &Source::Pass), [true, true]);
+        assert_eq!((deferral.entries(), deferral.entries_here()), (2, 2));
+        // Nothing of it is in the stream alone, so what comes next is in memory too.
+        assert_eq!(deferral.defer_all(&waits, [70], &Source::Stream), [true]);
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given(), [50, 60, 70]);
+        (0..3).for_each(|_| deferral.admitted(0, &waits));
+        deferral.relieve([waits.clone()]);
+        assert_eq!((reads_after(&mut deferral), deferral.entries()), (None, 0));
+        assert!(!deferral.holds(&waits, &Source::Stream));
+    }
+
+    #[test]
+    fn what_a_pass_leaves_behind_is_not_overtaken_by_the_rest_of_its_page() {
+        let mut deferral = with_room(1);
+        let waits = account("acc_waits");
+        deferral.defer_all(&waits, [10, 20, 30, 40], &Source::Stream);
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given(), [10]);
+        deferral.admitted(0, &waits);
+        deferral.relieve([waits.clone()]);
+        assert_eq!(reads_after(&mut deferral), Some(entry(10)));
+        deferral.read_up_to(Some(entry(40)));
+        assert_eq!(deferral.defer_all(&waits, [20, 30], &Source::Pass), [true, false]);
+        // There is room again before the last of the page has its turn.
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given(), [20]);
+        assert_eq!(deferral.defer_all(&waits, [40], &Source::Pass), [false]);
+        deferral.admitted(0, &waits);
+        deferral.relieve([waits.clone()]);
+        assert_eq!(reads_after(&mut deferral), Some(entry(20)));
+    }
+
+    #[test]
+    fn what_a_stranger_had_taken_sends_back_to_the_stream_what_is_in_memory_behind_it() {
+        let mut deferral = with_room(8);
+        let waits = account("acc_waits");
+        assert_eq!(deferral.defer_all(&waits, [10, 30, 40], &Source::Stream), [true; 3]);
+        // What is read again and is here already changes nothing.
+        assert_eq!(deferral.defer_all(&waits, [30], &Source::Stream), [true]);
+        assert_eq!(deferral.defer_all(&waits, [20, 30, 40], &Source::Stream), [false; 3]);
+        assert_eq!((deferral.entries(), deferral.entries_here()), (3, 1));
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given(), [10]);
+        deferral.relieve([waits.clone()]);
+        assert_eq!(reads_after(&mut deferral), Some(entry(20).before()));
+    }
+
+    #[test]
+    fn one_account_has_half_of_what_may_wait_in_memory() {
+        let mut deferral = with_room(4);
+        let (busy, other) = (account("acc_busy"), account("acc_other"));
+        assert_eq!(deferral.defer_all(&busy, 1..=5, &Source::Stream), [true, true, true, true, false]);
+        assert_eq!(deferral.defer_all(&other, 6..=8, &Source::Stream), [true, true, false]);
+    }
+
+    #[test]
+    fn reading_waits_for_room_once_and_not_for_who_takes_nothing() {
+        let mut deferral = with_room(READ_MAX);
+        let waits = account("acc_waits");
+        deferral.defer_all(&waits, 1..=READ_MAX as u64, &Source::Stream);
+        deferral.read_in_vain(100);
+        assert_eq!(deferral.pauses_until(), Some(100 + PATIENCE_MS));
+        // It took everything: there is room for a page.
+        deferral.relieve([waits.clone()]);
+        assert_eq!(deferral.given().len(), READ_MAX);
+        (0..READ_MAX - 1).for_each(|_| deferral.admitted(110, &waits));
+        assert_eq!(deferral.pauses_until(), None);
+        deferral.reads_on();
+        deferral.defer_all(&waits, 1_001..=1_251, &Source::Stream);
+        deferral.read_in_vain(190);
+        assert_eq!(deferral.pauses_until(), Some(190 + PATIENCE_MS));
+        // One is left in the stream. A page was taken, and the rest of it is waited for.
+        assert_eq!((deferral.given().len(), deferral.entries()), (0, 252));
+        (0..READ_MAX).for_each(|_| deferral.admitted(200, &waits));
+        assert_eq!(deferral.pauses_until(), Some(200 + PATIENCE_MS));
+        // It took nothing, and is read past.
+        deferral.reads_on();
+        deferral.read_in_vain(200 + PATIENCE_MS);
+        assert_eq!(deferral.pauses_until(), Some(200 + PATIENCE_MS));
+        deferral.read_in_vain(200 + PATIENCE_MS + IMPATIENT_MS);
+        assert_eq!(deferral.pauses_until(), Some(200 + 2 * PATIENCE_MS + IMPATIENT_MS));
     }
 }

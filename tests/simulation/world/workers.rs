@@ -118,10 +118,19 @@ impl World {
         }
         self.tally.checked(Promise::Bounded);
         let jobs = partition.tally().jobs;
-        let budgets = &self.plan.budgets;
+        let budgets = self.plan.budgets;
         // One slice, and one call, may go beyond what there is room for.
         if self.mutation.is_none() && jobs > budgets.flights() + SLICE + 2 * READ_MAX {
             self.wrong(Promise::Bounded, || format!("{jobs} jobs are in memory"));
+        }
+        let waiting = partition.deferred_in_memory();
+        if waiting > 0 {
+            self.tally.count("deferred_in_memory");
+        }
+        // Of each account one may be there that was begun.
+        let accounts = self.plan.endpoints.len();
+        if self.mutation.is_none() && waiting > budgets.deferred.count + accounts {
+            self.wrong(Promise::Bounded, || format!("{waiting} entries wait in memory"));
         }
         let stopped = partition.is_stopped();
         let look_at = if self.workers[worker].turns.are_crowded() { now + LOOK_EVERY_MS } else { u64::MAX };
