@@ -200,6 +200,9 @@ const SPELL: Duration = Duration::from_millis(16);
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
 
+/// And while so many wait for places that those come free meanwhile.
+const ENOUGH_AHEAD: usize = 32;
+
 /// How long results are gathered while no more may begin: the next of their chains wait for them.
 const GATHERING: Duration = Duration::from_millis(2);
 
@@ -290,13 +293,14 @@ impl Inside {
             let has_waiting = !self.turns.is_empty();
             let full_until = self.young.full_until();
             let rest_until = full_until.map(|until| if ended.is_empty() { until } else { until.min(tell_at) });
+            let look_or_tell_at = if ended.is_empty() { look_at } else { look_at.min(tell_at) };
             let orders = tokio::select! {
                 biased;
                 () = std::future::poll_fn(|cx| poll_all(&mut running, cx, &mut round)) => self.orders.take_now(),
                 orders = self.orders.take() => orders,
                 // Comes after a look at the sockets.
                 () = pause(rest_until), if has_waiting => self.orders.take_now(),
-                () = tokio::time::sleep_until(look_at.into()), if self.turns.are_crowded() => self.orders.take_now(),
+                () = tokio::time::sleep_until(look_or_tell_at.into()), if self.turns.are_crowded() => self.orders.take_now(),
             };
             for order in orders {
                 match order {
@@ -329,8 +333,10 @@ impl Inside {
             // First what was never begun: the failure for which it goes back is judged as one with fewer out.
             ended.extend(back.drain(..).map(Ended::NotBegun));
             ended.extend(finished);
-            let is_late = full_until.is_some() && clock::now() >= tell_at;
-            let is_enough = self.turns.is_empty() || ended.len() >= GATHERED || is_late;
+            let is_ahead = self.turns.ahead() >= ENOUGH_AHEAD;
+            let has_time = !self.turns.is_empty() || is_ahead;
+            let is_late = (full_until.is_some() || is_ahead) && clock::now() >= tell_at;
+            let is_enough = !has_time || ended.len() >= GATHERED || is_late;
             if is_enough && !ended.is_empty() {
                 self.ended.put(&mut ended);
             }

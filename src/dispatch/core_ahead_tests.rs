@@ -34,6 +34,26 @@ fn a_quick_receivers_next_attempts_are_started_before_there_are_places_for_them(
 }
 
 #[test]
+fn who_takes_more_than_it_has_places_is_given_what_it_takes_in_the_time_of_a_call() {
+    let mut core = core_with(10_000_000);
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    (1..=200).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
+    let mut out: VecDeque<(Token, u64)> = sends(&mut core, 0).into();
+    for now in 1..=150 {
+        (0..10).map(|n| 200 + 10 * now + n).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
+        // Of those that have begun each takes a millisecond.
+        for (token, _) in out.drain(..out.len().min(10)).collect::<Vec<_>>() {
+            let mut attempted = attempted(OK);
+            attempted.report.timing.total_us = 1_000;
+            core.attempted(now, REDIS_MS, token, attempted, 0.0);
+        }
+        out.extend(sends(&mut core, now));
+    }
+    // Ten thousand a second are fifty in five milliseconds, and it began slowly.
+    assert!((55..=60).contains(&out.len()), "{} are out", out.len());
+}
+
+#[test]
 fn what_found_no_place_goes_first_again_and_in_its_order_and_no_attempt_was_made() {
     let (mut core, out) = answering(2, |_| {});
     let (begun, ahead) = out.split_at(10);

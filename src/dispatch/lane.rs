@@ -31,6 +31,11 @@ const RATE_WINDOW_MS: u64 = 100;
 const QUICK_US: f64 = 5_000.0;
 const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 
+/// What a quick receiver takes in this time may be started before there are places for it, as many as it has places at the
+/// least, and so many at the most: what comes back when it fails goes through the lane again.
+const AHEAD_MS: u64 = 5;
+const MOST_AHEAD: u32 = 128;
+
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
 
@@ -307,7 +312,7 @@ impl Lane {
             BreakerView::HalfOpen { probes } => (probes.min(most), self.rests_until),
             BreakerView::Closed => {
                 let limit = self.limiter.limit(most, &self.evidence);
-                let ahead = if limit == most && self.may_be_ahead(endpoint) { most } else { 0 };
+                let ahead = if limit == most && self.may_be_ahead(endpoint) { self.ahead(now, most) } else { 0 };
                 (limit + ahead, self.rests_until.max(self.limiter.held_until()))
             }
         };
@@ -331,6 +336,16 @@ impl Lane {
     fn may_be_ahead(&self, endpoint: &Endpoint) -> bool {
         let is_well = self.trust == Trust::Proven && self.seats == 0 && self.evidence.failures() == 0;
         is_well && self.round_trip_us <= QUICK_US && endpoint.rate_limit.is_none()
+    }
+
+    /// What it takes in [`AHEAD_MS`]: the worker hears of those that have ended no sooner, while it makes a call.
+    fn ahead(&self, now: u64, most: u32) -> u32 {
+        let takes = match self.quota(now) {
+            // Not known yet.
+            usize::MAX => 0,
+            quota => quota as u64 * AHEAD_MS / QUEUE_MS,
+        };
+        takes.min(MOST_AHEAD.into()).max(most.into()) as u32
     }
 
     /// Whether a new head is better parked than queued. `share` is what the lane may queue of what all lanes may.

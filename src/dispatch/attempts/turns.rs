@@ -29,6 +29,8 @@ pub struct Turns {
     out: HashMap<EndpointId, Out>,
     /// Endpoints of which some wait for a place, or did: each once, and with what it has out.
     crowded: VecDeque<EndpointId>,
+    /// Those that wait for a place, of all endpoints.
+    ahead: usize,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl Turns {
                 self.crowded.push_back(send.endpoint.id.clone());
             }
             out.waiting.push_back((now_ms, send));
+            self.ahead += 1;
         }
         None
     }
@@ -109,9 +112,11 @@ impl Turns {
         // It was begun before all were given up.
         let Some(out) = self.out.get_mut(endpoint) else { return };
         if !is_delivered {
+            self.ahead -= out.waiting.len();
             back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
         }
         if let Some((_, send)) = out.waiting.pop_front() {
+            self.ahead -= 1;
             return self.queue(Handed { send, has_place: true });
         }
         out.places -= 1;
@@ -127,6 +132,7 @@ impl Turns {
             let Some(endpoint) = self.crowded.pop_front() else { return };
             let Some(out) = self.out.get_mut(&endpoint) else { continue };
             if out.waiting.front().is_some_and(|(since, _)| now_ms >= since + LONGEST_WAIT_MS) {
+                self.ahead -= out.waiting.len();
                 back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
             }
             out.is_crowded = !out.waiting.is_empty();
@@ -141,6 +147,11 @@ impl Turns {
     /// Some wait for a place, or did a moment ago.
     pub fn are_crowded(&self) -> bool {
         !self.crowded.is_empty()
+    }
+
+    /// How many wait for a place.
+    pub fn ahead(&self) -> usize {
+        self.ahead
     }
 
     /// How many may ask for their turn.
@@ -208,6 +219,7 @@ mod tests {
         turns.push(send(9, "ep_2", "acc_1", 2));
         assert_eq!(begun(&mut turns), [0, 1, 9]);
         assert!(turns.is_empty() && turns.are_crowded());
+        assert_eq!(turns.ahead(), 3);
         // One that comes later waits behind those that wait already.
         assert!(ended(&mut turns, "ep_1", true).is_empty());
         turns.push(send(5, "ep_1", "acc_1", 2));
@@ -216,7 +228,9 @@ mod tests {
         turns.push(send(7, "ep_3", "acc_3", 2));
         (0..2).for_each(|_| assert!(ended(&mut turns, "ep_1", true).is_empty()));
         assert_eq!(begun(&mut turns), [7, 4, 3]);
+        assert_eq!((turns.ahead(), turns.len()), (1, 0));
         assert!(ended(&mut turns, "ep_1", true).is_empty());
+        assert_eq!((turns.ahead(), turns.len()), (0, 1));
         assert_eq!(begun(&mut turns), [5]);
     }
 
@@ -225,7 +239,7 @@ mod tests {
         let mut turns = Turns::default();
         (0..5).for_each(|n| turns.push(send(n, "ep_1", "acc_1", 2)));
         begun(&mut turns);
-        assert_eq!(ended(&mut turns, "ep_1", false), [2, 3, 4]);
+        assert_eq!((ended(&mut turns, "ep_1", false), turns.ahead()), (vec![2, 3, 4], 0));
         // Its place is free.
         (5..9).for_each(|n| turns.push(send(n, "ep_1", "acc_1", 2)));
         assert_eq!(begun(&mut turns), [5]);
@@ -234,7 +248,7 @@ mod tests {
         assert!(back.is_empty() && turns.are_crowded());
         turns.give_back(LONGEST_WAIT_MS, &mut back);
         assert_eq!(back, [6, 7, 8]);
-        assert!(!turns.are_crowded());
+        assert!(!turns.are_crowded() && turns.ahead() == 0);
         (0..2).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
         assert!(turns.out.is_empty(), "what has nothing out is forgotten");
     }
