@@ -51,7 +51,7 @@ setup: tools
 
 # Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
 fuzz: tools
-	@SECONDS_EACH=$(SECONDS) fuzz/run
+	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
 
 # Every scenario with its faults, a real nginx, the simulator, its mutations and the fuzz targets, with one table at the end.
 prove: setup

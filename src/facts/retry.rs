@@ -2,7 +2,7 @@
 //! number go in, a fate comes out.
 //!
 //! `backoff` is used here and nowhere else. The crate is unmaintained (RUSTSEC-2025-0012); it has no I/O and no unsafe
-//! code, and `deny.toml` carries the exception. The way out is [`intervals`]: thirty lines of multiplication.
+//! code, and `.cargo/deny.toml` carries the exception. The way out is [`intervals`]: thirty lines of multiplication.
 
 use std::time::Duration;
 

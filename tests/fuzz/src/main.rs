@@ -1,9 +1,9 @@
 //! One binary for all targets: `HERALD_FUZZ_TARGET` names the one to run, libFuzzer's own flags do the rest.
 #![no_main]
 
-#[path = "../../tests/fuzz/budget.rs"]
+#[path = "../budget.rs"]
 mod budget;
-#[path = "../../tests/fuzz/targets/mod.rs"]
+#[path = "../targets/mod.rs"]
 mod targets;
 
 use std::sync::LazyLock;
