@@ -1,6 +1,8 @@
-//! The structure of the house, as far as a program can check it. `ARCHITECTURE.md` says why.
+//! The structure of the house, as far as a program can check it. `ARCHITECTURE.md` says why; `docs/design.md` is held against
+//! the code.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -140,5 +142,132 @@ fn every_script_says_what_it_takes_and_answers() {
         let text = fs::read_to_string(&path).unwrap();
         let head: String = text.lines().take_while(|line| line.starts_with("--") || line.starts_with("#!")).collect();
         assert!(head.len() > 80, "{} has no header", path.display());
+    }
+}
+
+fn file(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What stands between the next two of these quotes, behind each place where `opening` stands.
+fn quoted_behind<'t>(text: &'t str, opening: &str, quote: char) -> Vec<&'t str> {
+    text.match_indices(opening).filter_map(|(at, _)| text[at..].split(quote).nth(1)).collect()
+}
+
+/// Between one text and the next `end` behind it.
+fn part<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
+    let rest = text.split_once(begin).unwrap_or_else(|| panic!("{begin} has moved: the rule checks nothing")).1;
+    rest.split_once(end).map_or(rest, |(part, _)| part)
+}
+
+/// The names in the first column of the first table under a heading, with `*` for a part that is in capitals.
+fn keys_in_table(document: &str, heading: &str) -> BTreeSet<String> {
+    let rows = part(document, heading, "\n#").lines().skip_while(|line| !line.starts_with('|'));
+    let names =
+        rows.take_while(|line| line.starts_with('|')).filter_map(|row| row.strip_prefix("| `")?.split('`').next());
+    let name = |name: &str| match name.rsplit_once(':') {
+        Some((fixed, part)) if part.chars().all(|c| c.is_ascii_uppercase()) => format!("{fixed}:*"),
+        _ => name.to_owned(),
+    };
+    names.map(name).collect()
+}
+
+#[test]
+fn the_design_names_the_keys_that_there_are() {
+    let (design, keys) = (file("docs/design.md"), file("src/store/keys.rs"));
+    let (of_partition, of_registry) = keys.split_once("impl RegistryKeys").expect("the registry's keys have moved");
+    let named = |name: &str| name.split_once('{').map_or(name.to_owned(), |(fixed, _)| format!("{fixed}*"));
+    let mut built: BTreeSet<String> = quoted_behind(of_partition, "self.key(", '"').into_iter().map(named).collect();
+    built.insert("S".to_owned());
+    assert_eq!(keys_in_table(&design, "### The keys of a partition"), built);
+
+    let consts = quoted_behind(of_registry, "pub const ", '"');
+    let staging = quoted_behind(of_registry, "format!(", '"')[0].replace("{}", consts[0]).replace("{token}", "*");
+    let built = consts.into_iter().map(str::to_owned).chain([staging]).collect();
+    assert_eq!(keys_in_table(&design, "### The keys of the registry"), built);
+}
+
+#[test]
+fn scripts_build_no_key_that_has_no_name() {
+    let keys = keys_in_table(&file("docs/design.md"), "### The keys of a partition");
+    let mut seen = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        for name in quoted_behind(&fs::read_to_string(&path).unwrap(), "prefix .. '", '\'') {
+            seen += 1;
+            assert!(keys.contains(&format!("{name}*")), "{} builds {name}", path.display());
+        }
+    }
+    assert!(seen > 10, "the scripts build their keys in another way: the rule checks nothing");
+}
+
+#[test]
+fn the_design_names_the_fields_headers_and_reasons_that_there_are() {
+    let design = file("docs/design.md");
+    let has = |name: &str| design.contains(&format!("`{name}`")) || design.contains(&format!("\"{name}\""));
+    for (path, name) in [
+        ("src/facts/delivery.rs", "Delivery"),
+        ("src/facts/delivery.rs", "DeadLetter"),
+        ("src/facts/outcome.rs", "AttemptReport"),
+        ("src/facts/outcome.rs", "Timing"),
+        ("src/facts/endpoint.rs", "Mark"),
+    ] {
+        let text = file(path);
+        let fields = part(&text, &format!("pub struct {name} {{"), "\n}").lines();
+        let fields: Vec<&str> = fields.filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next()).collect();
+        assert!(fields.len() >= 3, "{name}: {fields:?}");
+        // A body stands behind its header's line feed.
+        for field in fields.iter().filter(|field| **field != "body") {
+            assert!(has(field), "docs/design.md does not name {name}'s {field}");
+        }
+    }
+    let request = file("src/sender/request.rs");
+    let headers = quoted_behind(&request, "HeaderName::from_static(", '"');
+    let retry = file("src/facts/retry.rs");
+    let reasons = quoted_behind(part(&retry, "impl DeadReason", "\n}"), "Self::", '"');
+    let outcome = file("src/facts/outcome.rs");
+    let outcomes = quoted_behind(part(&outcome, "pub fn name(", "\n    }"), " => ", '"');
+    assert!(headers.len() >= 7 && reasons.len() >= 6 && outcomes.len() >= 18, "{headers:?} {reasons:?} {outcomes:?}");
+    for name in headers.into_iter().chain(reasons).chain(outcomes) {
+        assert!(has(name), "docs/design.md does not name {name}");
+    }
+}
+
+#[test]
+fn the_design_names_no_metric_that_is_not_there() {
+    let (design, metrics) = (file("docs/design.md"), file("src/telemetry/metrics.rs"));
+    let named = design.split('`').filter_map(|word| word.strip_prefix("herald_"));
+    for name in named {
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        assert!(metrics.contains(&format!("\"{name}\"")), "there is no metric {name}");
+    }
+}
+
+/// As they are made of headings: in small letters, with dashes for blanks and without other signs.
+fn anchors(document: &str) -> Vec<String> {
+    let headings =
+        document.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    headings.map(|text| text.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [root.to_path_buf(), root.join("docs")].map(|folder| fs::read_dir(folder).unwrap());
+    let paths = files.into_iter().flatten().map(|entry| entry.unwrap().path());
+    let documents: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
+    assert!(documents.len() >= 8);
+    for path in documents {
+        let text = fs::read_to_string(&path).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (name, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let led_to = if name.is_empty() { path.clone() } else { path.with_file_name(name) };
+            assert!(led_to.exists(), "{} leads to {target}", path.display());
+            let has_anchor = || anchors(&fs::read_to_string(&led_to).unwrap()).iter().any(|one| one == anchor);
+            assert!(anchor.is_empty() || has_anchor(), "{} leads to {target}", path.display());
+        }
     }
 }

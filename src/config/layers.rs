@@ -17,7 +17,7 @@ pub(super) enum Showing {
     RedisUrl,
 }
 
-/// One setting. Only the names of DESIGN section 7 can be set in the environment.
+/// One setting. Only those that `deploy/herald.toml` names a variable for can be set in the environment.
 pub(super) struct Key {
     pub name: &'static str,
     pub env: Option<&'static str>,

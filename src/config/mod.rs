@@ -1,4 +1,4 @@
-//! The configuration of DESIGN section 7: built-in default < TOML file < environment < flag.
+//! The configuration of section 7 of `docs/design.md`: built-in default < TOML file < environment < flag.
 //! The built-in default is `deploy/herald.toml`, which is also the reference: meaning, unit, bounds and reason of each key.
 //! [`Config::load`] is pure; only [`Sources::gather`] looks at the process. Never shows a secret.
 

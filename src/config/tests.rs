@@ -21,9 +21,9 @@ fn row(config: &Config, key: &str) -> (String, String) {
     (row.value.clone(), row.origin.to_string())
 }
 
-/// DESIGN section 7, name by name.
+/// Section 7 of `docs/design.md`: the variables and their defaults are an interface, so they are written down twice.
 #[test]
-fn the_built_in_default_is_the_table_of_the_design() {
+fn the_variables_and_their_defaults_are_those_of_the_interface() {
     let config = load("", &[], &[]).unwrap();
     for (env, expected) in [
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),

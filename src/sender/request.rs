@@ -1,4 +1,4 @@
-//! The request of an attempt: its URL, headers and signatures, as DESIGN section 6 lists them.
+//! The request of an attempt: its URL, headers and signatures, as section 6 of `docs/design.md` lists them.
 //! What does not change between attempts is worked out once per endpoint and kept. Never sends.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Owns the name of every key. Never reads or writes one.
+//! Owns the name of every key. Never reads or writes one. What each holds stands in `docs/design.md`, section 4.
 //!
 //! The companion keys of the stream `S` carry its hash tag, so that Redis Cluster keeps them in one slot with `S` and one
 //! script may change them together. A stream that has a tag of its own keeps it; its whole name follows the tag then, so
@@ -162,7 +162,7 @@ impl PartitionKeys {
         self.key("inbox")
     }
 
-    /// String with TTL: the owner's answer to the inbox's entry `id`.
+    /// List of one text, with TTL: the owner's answer to the inbox's entry `id`.
     pub fn answer(&self, id: &str) -> String {
         self.key(&format!("answer:{id}"))
     }
@@ -250,6 +250,8 @@ mod tests {
             keys.dead_letter(&id),
             keys.quarantine(),
             keys.quarantine_index(),
+            keys.places(),
+            keys.marks(),
             keys.inbox(),
             keys.answer("lease"),
             keys.attempts(),

@@ -25,7 +25,7 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
-/// `1 234 567`, as DESIGN writes it.
+/// `1 234 567`, as the documents write it.
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
