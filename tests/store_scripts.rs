@@ -169,6 +169,7 @@ fn every_call(term: Term) -> Vec<Call> {
         Call::Ask { term: term.clone(), deliveries: vec![], suspect: false },
         Call::Settle { term: term.clone(), settlement },
         Call::Claim { term: term.clone(), max },
+        Call::PullIn { term: term.clone(), from_ms: 0, by_ms: 1, max, step_ms: -1 },
         Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max },
         Call::TakeHeads { term: term.clone(), endpoint, max },
         Call::ClaimForeign { term: term.clone(), max },

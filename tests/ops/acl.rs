@@ -197,6 +197,8 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;
     assert!(matches!(&claimed, Answer::Claimed { kept, .. } if kept.len() == 1), "{claimed:?}");
     owner.call(Call::Recover { term: term(), max: 10 }).await;
+    let pulled = owner.call(Call::PullIn { term: term(), from_ms: 0, by_ms: 1, max: 10, step_ms: -1 }).await;
+    assert!(matches!(pulled, Answer::PulledIn { moved: 1, .. }), "{pulled:?}");
     let after = EntryId::ZERO;
     owner.call(Call::Backlog { term: term(), endpoint: endpoint_id("ep_a"), after, max: 10 }).await;
     let heads = owner.call(Call::TakeHeads { term: term(), endpoint: endpoint_id("ep_a"), max: 10 }).await;

@@ -14,7 +14,7 @@ use redis::Value;
 const MAX_DEPTH: u8 = 8;
 
 /// What the scripts say, and what stands in their answers, so that the fuzzer need not guess it letter by letter.
-const WORDS: [&[u8]; 40] = [
+const WORDS: [&[u8]; 41] = [
     b"LOST",
     b"NOGROUP",
     b"BAD",
@@ -55,6 +55,7 @@ const WORDS: [&[u8]; 40] = [
     b"{}",
     b"reg_a",
     b"",
+    b"PULLED",
 ];
 
 pub fn run(input: &[u8]) {
@@ -82,7 +83,7 @@ fn check(call: &Call, answer: &Answer) {
         (Call::Claim { .. }, Answer::Claimed { .. }) | (Call::Backlog { .. }, Answer::Backlog { .. }) => {}
         (Call::TakeHeads { .. }, Answer::Heads { .. }) | (Call::Inbox { .. }, Answer::Requests { .. }) => {}
         (Call::ClaimForeign { .. }, Answer::ClaimedForeign { .. }) | (Call::Trim { .. }, Answer::Trimmed { .. }) => {}
-        (Call::ExpireDead { .. }, Answer::ExpiredDead { .. }) => {}
+        (Call::ExpireDead { .. }, Answer::ExpiredDead { .. }) | (Call::PullIn { .. }, Answer::PulledIn { .. }) => {}
         (call, answer) => panic!("{call:?} was answered with {answer:?}"),
     }
 }
@@ -122,6 +123,9 @@ fn build(rest: &mut &[u8], depth: u8) -> Value {
 fn call(form: u8) -> Call {
     let term = Term::new(7, "fuzz");
     let endpoint = || EndpointId::new("ep_a").expect("it is an id");
+    if form & 0x1f == 0x10 {
+        return Call::PullIn { term, from_ms: 1, by_ms: 1, max: 10, step_ms: -1 };
+    }
     match form & 0x0f {
         0 => Call::Acquire { term, previous: Vec::new(), ttl_ms: 1 },
         1 => Call::Renew { term, ttl_ms: 1 },
