@@ -90,6 +90,8 @@ pub(super) struct Http2 {
     send: http2::SendRequest<Body>,
     watch: Arc<Watch>,
     users: Arc<AtomicUsize>,
+    /// When somebody began to open it.
+    pub(super) opened_at: Instant,
     retire_at: Instant,
     pub(super) idle_since: Instant,
     /// With the last of them everything ends that the connection consists of.
@@ -216,13 +218,14 @@ impl Exchanges {
         deadline: Deadline,
         stages: &mut Stages<'_>,
     ) -> Result<Answer, Failure> {
-        let first = self.once(origin, &mut request, false, deadline, stages).await;
+        let began_at = clock::now();
+        let first = self.once(origin, &mut request, None, deadline, stages).await;
         tracing::trace!(host = %origin, answered = ?first.as_ref().map(|answer| answer.status).ok(), "a request came back");
         match first {
             Err(Once { failure, is_certain: true }) => {
                 tracing::debug!(?failure, "a request that was not processed is sent again");
                 stages.resent = true;
-                let second = self.once(origin, &mut request, true, deadline, stages).await;
+                let second = self.once(origin, &mut request, Some(began_at), deadline, stages).await;
                 second.map_err(|once| once.failure)
             }
             other => other.map_err(|once| once.failure),
@@ -233,11 +236,11 @@ impl Exchanges {
         &self,
         origin: &Arc<Origin>,
         request: &mut impl FnMut(IsHttp2) -> Request<Body>,
-        is_fresh: bool,
+        newer_than: Option<Instant>,
         deadline: Deadline,
         stages: &mut Stages<'_>,
     ) -> Result<Answer, Once> {
-        match self.connection(origin, is_fresh, deadline, stages).await? {
+        match self.connection(origin, newer_than, deadline, stages).await? {
             Connection::Http1(connection) => {
                 tracing::trace!(host = %origin, is_reused = connection.is_reused, "a request goes out over HTTP/1.1");
                 connection.send(request(IsHttp2::No), deadline).await
@@ -266,13 +269,13 @@ impl Exchanges {
     async fn connection(
         &self,
         origin: &Arc<Origin>,
-        is_fresh: bool,
+        newer_than: Option<Instant>,
         deadline: Deadline,
         stages: &mut Stages<'_>,
     ) -> Result<Connection, ConnectError> {
         let mut has_waited = false;
         loop {
-            match self.pool.take(origin, is_fresh, has_waited) {
+            match self.pool.take(origin, newer_than, has_waited) {
                 Taken::Http1(kept) => {
                     let mut kept = kept.begin(&self.http1, true).await?;
                     if kept.stands() {
@@ -300,6 +303,7 @@ impl Exchanges {
         stages: &mut Stages<'_>,
     ) -> Result<Connection, ConnectError> {
         let place = self.pool.place().ok_or(ConnectError::Full { most: self.pool.most })?;
+        let opened_at = clock::now();
         let only_http1 = self.pool.is_only_http1(origin);
         let spare = || self.pool.spare();
         let (wire, is_http2) = self.connector.connect(origin, only_http1, spare, deadline, stages).await?;
@@ -314,7 +318,7 @@ impl Exchanges {
         let (send, connection) =
             http2_builder(tasks.clone()).handshake(TokioIo::new(wire)).await.map_err(ConnectError::Protocol)?;
         hyper::rt::Executor::execute(&tasks, drive(connection, Arc::clone(&watch), opening));
-        let shared = Http2 { send, watch, users: Arc::default(), retire_at, idle_since: now, _ends: ends };
+        let shared = Http2 { send, watch, users: Arc::default(), opened_at, retire_at, idle_since: now, _ends: ends };
         self.pool.share(origin, shared.clone());
         Ok(shared.used())
     }

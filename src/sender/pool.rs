@@ -148,8 +148,9 @@ impl Pool {
         Arc::new(Self { hosts: Mutex::default(), open, racing, most, greatest_age })
     }
 
-    /// `is_fresh` asks for a new connection; `has_waited` for one without waiting for another request's in vain again.
-    pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>, is_fresh: bool, has_waited: bool) -> Taken {
+    /// `newer_than` asks for a connection that was opened since then: a receiver that ends one often ends all that it has.
+    /// `has_waited` asks for one without waiting for another request's in vain again.
+    pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>, newer_than: Option<Instant>, has_waited: bool) -> Taken {
         let now = clock::now();
         let mut hosts = self.lock();
         let may_be_http2 = origin.is_https && !hosts.is_only_http1(origin, now);
@@ -158,11 +159,12 @@ impl Pool {
         };
         // What is under way on one that is too old ends on it; the next is for those that come.
         host.shared.retain(|shared| shared.may_be_used(now));
-        if let Some(shared) = host.shared.iter_mut().find(|shared| shared.has_room()) {
+        let is_new_enough = |shared: &Http2| newer_than.is_none_or(|since| shared.opened_at >= since);
+        if let Some(shared) = host.shared.iter_mut().find(|shared| shared.has_room() && is_new_enough(shared)) {
             shared.idle_since = now;
             return Taken::Http2(shared.clone());
         }
-        if !is_fresh {
+        if newer_than.is_none() {
             while let Some(idle) = host.idle.pop() {
                 if now < idle.retire_at && now < idle.idle_since + IDLE_TIMEOUT {
                     return Taken::Http1(idle);

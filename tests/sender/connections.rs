@@ -437,6 +437,44 @@ async fn a_hundred_requests_share_an_http2_connection_and_the_next_ones_another(
     assert_eq!(receiver.log.connections(), 3);
 }
 
+/// When a receiver is reloaded all connections end that it had. What was lost on one must not meet the next of them: that
+/// would count as its receiver's failure.
+#[tokio::test]
+async fn what_was_lost_goes_again_on_a_connection_that_is_newer_and_not_on_another_old_one() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
+    let (answered, both) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Barrier::new(2)));
+    let receiver = Receiver::start(move |stream, log: Log| {
+        let (acceptor, answered, both) = (acceptor.clone(), Arc::clone(&answered), Arc::clone(&both));
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let building = h2::server::Builder::new().max_concurrent_streams(1).handshake::<_, Bytes>(stream);
+            let Ok(mut connection) = building.await else { return };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                log.note(Seen { head: "http/2".to_owned(), body: Vec::new() });
+                // The first of each of the two is answered, and then neither takes anything any more.
+                match (log.connections() <= 2, answered.load(SeqCst) < 2) {
+                    (true, true) => {
+                        both.wait().await;
+                        answered.fetch_add(1, SeqCst);
+                        let _ = respond.send_response(http::Response::new(()), true);
+                    }
+                    (true, false) => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                    (false, _) => drop(respond.send_response(http::Response::new(()), true)),
+                }
+            }
+        }
+    })
+    .await;
+    let (sender, endpoint) = (sender_that_trusts(&authority), endpoint(&receiver.https("localhost")));
+    at_once(&sender, &endpoint, 2).await;
+    assert_eq!(receiver.log.connections(), 2);
+    let attempted = attempted(&sender, &endpoint).await;
+    let report = attempted.report;
+    assert_eq!((report.outcome, attempted.resent), (Outcome::Delivered { status: 200 }, true), "{}", report.detail);
+    assert_eq!(receiver.log.connections(), 3);
+}
+
 #[tokio::test]
 async fn no_more_requests_share_a_connection_than_its_receiver_allows() {
     let authority = Authority::new();
