@@ -235,7 +235,7 @@ async fn gone(stream: &mut TcpStream, time: Duration) -> Option<()> {
     }
 }
 
-/// The healthy ones alone, and beside the crowd; medians of the rounds.
+/// The healthy ones alone, and beside the crowd; medians of the calmer half of the rounds.
 pub struct Felt {
     pub alone: Latency,
     pub beside: Latency,
@@ -268,7 +268,8 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
             let more = (side == 1).then_some((&mut lives, crowd.more));
             let latency = latency_beside(&mut stacks[side], seconds, more)?;
             if round > 0 {
-                eprintln!("  side {side}, round {round}: p50 {} µs, p99 {} µs", latency.p50_us, latency.p99_us);
+                let Latency { p50_us, p99_us, stolen } = latency;
+                eprintln!("  side {side}, round {round}: p50 {p50_us} µs, p99 {p99_us} µs; the host took {stolen} ‰");
                 seen[side].push(latency);
             }
         }
