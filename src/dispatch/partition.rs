@@ -390,6 +390,8 @@ pub struct Partition<D> {
     /// Terms that ended since a settlement was last confirmed.
     failures: u32,
     turn: usize,
+    /// The last call was a settle.
+    was_settle: bool,
     is_stopping: bool,
     /// The last answer said that another worker holds the lease.
     is_taken: bool,
@@ -449,6 +451,7 @@ impl<D: Directory> Partition<D> {
             must_reconfirm: false,
             failures: 0,
             turn: 0,
+            was_settle: false,
             is_stopping: false,
             is_taken: false,
             is_held_up: true,

@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// What a settle costs at most, in acknowledgements and lines: what changes records costs Redis some 60 microseconds, ten
-/// times as much as those, and no call should keep everybody waiting for more than a few milliseconds. Calls of sixteen
-/// changes, one in each round of all kinds of calls, were too few for receivers that drain their backlogs: what waited to be
-/// settled stopped everything else.
+/// What a settle costs at most, in acknowledgements and lines. What changes records costs Redis some 60 microseconds, ten times
+/// as much as those: so it is 25 of them, for no call should keep everybody waiting for more than a millisecond or two.
+/// Where more than that waits each other call is followed by a settle: with one in each round of all kinds of calls,
+/// receivers that drain their backlogs had too few.
 const MAX_BATCH_COST: usize = 1_000;
-const ITEM_COST: usize = 10;
+const ITEM_COST: usize = 40;
 
 /// What a settle carries at most, so that neither side is busy with it for more than a few milliseconds.
 const MAX_BATCH_BYTES: usize = 2 << 20;
@@ -38,6 +38,11 @@ impl Op {
 impl Core {
     pub fn outbox_len(&self) -> usize {
         self.outbox.len()
+    }
+
+    /// Whether more operations wait than go at once.
+    pub fn outbox_exceeds(&self, max: usize) -> bool {
+        self.outbox.len() > MAX_BATCH_COST / ITEM_COST && self.batch(max) < self.outbox.len()
     }
 
     /// When the oldest operation that waits was made.

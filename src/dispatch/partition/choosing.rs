@@ -54,6 +54,14 @@ impl<D: Directory> Partition<D> {
         if let Some(asking) = self.ask(now, &term) {
             return Some(asking);
         }
+        // What waits to be settled keeps other calls from being made, so it may not have to wait for all of them.
+        if !std::mem::take(&mut self.was_settle)
+            && self.core.outbox_exceeds(MAX_BATCH)
+            && let Some(settle) = self.settle(now, &term, 0)
+        {
+            self.was_settle = true;
+            return Some(settle);
+        }
         const TURNS: usize = 7;
         for step in 0..TURNS {
             let turn = (self.turn + step) % TURNS;
@@ -67,6 +75,7 @@ impl<D: Directory> Partition<D> {
                 _ => self.housekeeping(now, &term),
             };
             if chosen.is_some() {
+                self.was_settle = turn == 0;
                 self.turn = turn + 1;
                 return chosen;
             }
