@@ -1,6 +1,7 @@
 //! `herald doctor`: looks at Redis, the stream, its owner, the registry and what is stuck, and says for each what it means
 //! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
 
+mod finding;
 pub mod findings;
 mod guard;
 pub mod observe;
@@ -8,10 +9,13 @@ mod security;
 
 use serde::Serialize;
 
-use self::findings::{Finding, Level, examine};
+use self::{
+    finding::{Finding, Level},
+    findings::examine,
+};
 use crate::{
-    cli::{Context, Format, cell, json_line, note, words},
     store::{acl, queries::Oldest},
+    surface::{Context, Format, cell, json_line, note, words},
 };
 
 /// Endpoints of the list of the oldest unfinished deliveries.

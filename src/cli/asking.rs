@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::{CliError, Context, note, words};
 use crate::{
     facts::endpoint::Mark,
     store::{connection::Purpose, keys::PartitionKeys, model::Asked, queries::Queries, requests::Requests},
+    surface::{Context, VerbError, note, words},
 };
 
 /// Requests on their way at once: a job never fills the inbox, and can be stopped between two batches.
@@ -34,7 +34,7 @@ impl Asking {
         let keys = context.keys()?;
         if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
             let text = format!("no worker owns {}, so nothing was asked: start one with `herald serve`", keys.stream());
-            return Err(CliError::Unanswered(text).into());
+            return Err(VerbError::Unanswered(text).into());
         }
         let connection = context.redis()?.connect(Purpose::Wakeup).await?;
         Ok(Self { requests: Requests::new(connection, keys.clone()), keys, mark })
@@ -45,7 +45,7 @@ impl Asking {
         let request = self.requests.ask(asked, &self.mark).await?;
         match self.requests.await_answer(request, ANSWER_TIMEOUT).await? {
             Some(answer) if answer == "ok" => Ok(()),
-            Some(answer) => Err(CliError::Refused(why(&answer).to_owned()).into()),
+            Some(answer) => Err(VerbError::Refused(why(&answer).to_owned()).into()),
             None => Err(self.unanswered(1).into()),
         }
     }
@@ -69,9 +69,9 @@ impl Asking {
         Ok(())
     }
 
-    fn unanswered(&self, open: u64) -> CliError {
+    fn unanswered(&self, open: u64) -> VerbError {
         let requests = words::count(open, "request", "requests");
-        CliError::Unanswered(format!(
+        VerbError::Unanswered(format!(
             "{requests} got no answer within {}: they stay in the inbox of {} and are carried out when a worker owns it; \
              `herald doctor` shows who does",
             words::span(ANSWER_TIMEOUT.as_millis() as u64),

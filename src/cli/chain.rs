@@ -4,10 +4,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    CliError, Consent, Context, Format, Go,
+    args::{Consent, Go},
     asking::Asking,
-    delivery::{history, standing},
-    endpoint, note, pause, words,
+    endpoint, pause,
+    story::{history, standing},
 };
 use crate::{
     facts::{
@@ -18,6 +18,7 @@ use crate::{
         model::Asked,
         queries::{ChainHead, Queries, Unfinished},
     },
+    surface::{Context, Format, VerbError, note, words},
 };
 
 /// Deliveries of one chain that `show` looks at.
@@ -190,7 +191,7 @@ async fn chain_of(queries: &mut Queries, which: &Which) -> anyhow::Result<Vec<Un
                 "{} has no unfinished chain at {}: `herald delivery list --intent {}` tells what became of its events",
                 which.intent, which.endpoint, which.intent
             );
-            Err(CliError::NotFound(text).into())
+            Err(VerbError::NotFound(text).into())
         }
     }
 }

@@ -3,8 +3,10 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, note};
-use crate::app;
+use crate::{
+    app,
+    surface::{Context, note},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {

@@ -6,11 +6,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    CliError, Consent, Context, Format, Go,
+    args::{Consent, Go},
     asking::{Asking, BATCH, Done},
-    duration, json_line, note, words,
+    story::story_of_dead,
 };
 use crate::{
+    config::parse_duration,
     facts::{
         delivery::DeadLetter,
         id::{AccountId, DeliveryId, EndpointId},
@@ -20,6 +21,7 @@ use crate::{
         model::Asked,
         queries::{DeadCursor, DeadOrder, DeadRange, Letter, MAX_PAGE, Queries},
     },
+    surface::{Context, Format, VerbError, json_line, note, words},
 };
 
 /// Letters that a count behind a filter without an index reads before it says "more than".
@@ -64,10 +66,10 @@ pub struct Filter {
     #[arg(long, value_name = "REASON", value_parser = dead_reason)]
     dead_reason: Option<DeadReason>,
     /// Given up longer ago than this: 90s, 2h, 7d
-    #[arg(long, value_name = "AGE", value_parser = duration)]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     older_than: Option<Duration>,
     /// Given up less long ago than this
-    #[arg(long, value_name = "AGE", value_parser = duration)]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     newer_than: Option<Duration>,
 }
 
@@ -199,39 +201,14 @@ async fn show(context: &Context, id: &DeliveryId) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let Some(letter) = queries.dead_letter(id).await? else {
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
-        return Err(CliError::NotFound(text).into());
+        return Err(VerbError::NotFound(text).into());
     };
-    context.output.one(&view(&letter), &story(&letter, now_ms))?;
+    context.output.one(&view(&letter), &story_of_dead(&letter, now_ms))?;
     if context.output.format() == Format::Table {
         note(format_args!("\nAgain:  herald dead-letter redeliver {id} --reason '…'"));
         note(format_args!("Drop:   herald dead-letter discard {id} --reason '…'"));
     }
     Ok(())
-}
-
-/// The fields of a letter as a person reads them, what matters first.
-pub(super) fn story(letter: &Letter, now_ms: u64) -> Vec<(&'static str, String)> {
-    let dead = match &letter.letter {
-        Ok(dead) => dead,
-        Err(why) => return vec![("id", letter.id.to_string()), ("not readable", why.clone())],
-    };
-    let delivery = &dead.delivery;
-    let mut fields =
-        vec![("given up", format!("{}: {}", words::when(letter.at_ms, now_ms), words::dead_reason(dead.reason)))];
-    if !dead.detail.is_empty() {
-        fields.push(("detail", dead.detail.clone()));
-    }
-    if let Some(last) = delivery.history.last() {
-        fields.push(("last outcome", format!("{}: {}", last.outcome, words::outcome(&last.outcome))));
-    }
-    fields.extend(super::delivery::facts(delivery));
-    if !dead.url.is_empty() {
-        fields.push(("sent to", dead.url.clone()));
-    }
-    fields.extend(dead.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
-    fields.extend(super::delivery::history(delivery, now_ms));
-    fields.push(("body", String::from_utf8_lossy(&delivery.body).into_owned()));
-    fields
 }
 
 async fn job(context: &Context, job: Job, args: JobArgs) -> anyhow::Result<()> {
@@ -241,7 +218,7 @@ async fn job(context: &Context, job: Job, args: JobArgs) -> anyhow::Result<()> {
     }
     if args.filter.is_empty() && !args.all && args.limit.is_none() {
         let text = "name a dead letter, a filter, or --all".to_owned();
-        return Err(CliError::Usage(text).into());
+        return Err(VerbError::Usage(text).into());
     }
     // Fixed now: what is given up again meanwhile is not taken a second time.
     let range = args.filter.range(queries.now_ms().await?);
@@ -268,7 +245,7 @@ async fn job(context: &Context, job: Job, args: JobArgs) -> anyhow::Result<()> {
     match done.refused {
         0 => Ok(()),
         n => {
-            Err(CliError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
+            Err(VerbError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
         }
     }
 }
@@ -282,7 +259,7 @@ async fn one(
 ) -> anyhow::Result<()> {
     if queries.dead_letter(id).await?.is_none() {
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
-        return Err(CliError::NotFound(text).into());
+        return Err(VerbError::NotFound(text).into());
     }
     if consent.confirm(&format!("{} the dead letter {id}", job.verb()))? == Go::Ahead {
         Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await?;

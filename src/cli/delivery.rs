@@ -6,19 +6,21 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{CliError, Context, Format, dead_letter, endpoint, note, pause, words};
+use super::{
+    endpoint, pause,
+    story::{standing, story_of_dead, story_of_unfinished},
+};
 use crate::{
     facts::{
-        delivery::Delivery,
         id::{DeliveryId, EndpointId, EventId, IntentId},
         log::LogLine,
-        outcome::AttemptReport,
     },
     store::queries::{EntryStanding, LogFilter, LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
+    surface::{Context, Format, VerbError, note, words},
 };
 
 /// Lines of the attempt log that one look reads, the newest first: a second's work for Redis and us, hours of traffic.
-pub(super) const MAX_LOG_LOOK: usize = 100_000;
+const MAX_LOG_LOOK: usize = 100_000;
 
 /// Unfinished records that one look reads where no index helps.
 const MAX_RECORD_LOOK: usize = 5_000;
@@ -260,7 +262,7 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
 }
 
 /// How far back the log was read, so that silence is not taken for "never happened".
-pub(super) fn how_far(log: &LogPage, now_ms: u64) -> String {
+fn how_far(log: &LogPage, now_ms: u64) -> String {
     if log.looked == 0 {
         return "the attempt log is empty".to_owned();
     }
@@ -287,11 +289,15 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
         Whereabouts::Unfinished(one) => {
             next = advice(one);
             let is_paused = pause::tell_if_paused(context).await;
-            (state(&one.place), story(one, now_ms, is_paused), serde_json::to_value(one.delivery.as_ref().ok())?)
+            (
+                state(&one.place),
+                story_of_unfinished(one, now_ms, is_paused),
+                serde_json::to_value(one.delivery.as_ref().ok())?,
+            )
         }
         Whereabouts::Dead(letter) => {
             next.push(format!("herald dead-letter redeliver {id} --reason '…'"));
-            ("dead", dead_letter::story(letter, now_ms), serde_json::to_value(letter.letter.as_ref().ok())?)
+            ("dead", story_of_dead(letter, now_ms), serde_json::to_value(letter.letter.as_ref().ok())?)
         }
         Whereabouts::NoRecord => {
             let (state, text) = without_record(queries, id, &log, now_ms).await?;
@@ -302,7 +308,7 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
     };
     if state == "unknown" {
         let text = format!("there is no delivery {id}, as far as Redis tells ({})", how_far(&log, now_ms));
-        return Err(CliError::NotFound(text).into());
+        return Err(VerbError::NotFound(text).into());
     }
     let json = serde_json::json!({ "id": id, "state": state, "standing": fields[0].1, "record": detail });
     context.output.one(&json, &fields)?;
@@ -339,73 +345,6 @@ async fn without_record(
     })
 }
 
-fn story(one: &Unfinished, now_ms: u64, is_paused: bool) -> Vec<(&'static str, String)> {
-    let mut fields = vec![("standing", standing(one, now_ms, is_paused))];
-    match &one.delivery {
-        Ok(delivery) => {
-            if let Some(last) = delivery.history.last() {
-                fields.push(("last outcome", format!("{}: {}", last.outcome, words::outcome(&last.outcome))));
-            }
-            fields.extend(facts(delivery));
-            fields.push((
-                "age",
-                format!(
-                    "{}, counted from {}",
-                    words::span(now_ms.saturating_sub(delivery.since_ms)),
-                    words::when(delivery.since_ms, now_ms)
-                ),
-            ));
-            fields.extend(history(delivery, now_ms));
-            fields.push(("body", String::from_utf8_lossy(&delivery.body).into_owned()));
-        }
-        Err(why) => fields.push(("not readable", why.clone())),
-    }
-    fields
-}
-
-/// Who and what a delivery is about.
-pub(super) fn facts(delivery: &Delivery) -> Vec<(&'static str, String)> {
-    let order = if delivery.ordered { "in order per intent" } else { "without order" };
-    vec![
-        ("id", delivery.id.to_string()),
-        ("event", format!("{} ({})", delivery.event, delivery.event_type)),
-        ("intent", format!("{}, {order}", delivery.intent)),
-        ("account", delivery.account.to_string()),
-        ("endpoint", delivery.id.endpoint.to_string()),
-        ("attempts", attempts(delivery)),
-    ]
-}
-
-fn attempts(delivery: &Delivery) -> String {
-    match delivery.earlier_attempts {
-        0 => delivery.attempts.to_string(),
-        earlier => format!("{} since its last redelivery, {earlier} before", delivery.attempts),
-    }
-}
-
-/// Every attempt that the record remembers, and every redelivery.
-pub(super) fn history(delivery: &Delivery, now_ms: u64) -> Vec<(&'static str, String)> {
-    let attempts = delivery.history.iter().map(|report| (report.at_ms, "attempt", report_words(report, now_ms)));
-    let again = delivery.redelivered.iter().map(|mark| {
-        (mark.at_ms, "redelivered", format!("{} by {}: {}", words::when(mark.at_ms, now_ms), mark.by, mark.why))
-    });
-    let mut lines: Vec<_> = attempts.chain(again).collect();
-    lines.sort_by_key(|(at, ..)| *at);
-    lines.into_iter().map(|(_, name, text)| (name, text)).collect()
-}
-
-fn report_words(report: &AttemptReport, now_ms: u64) -> String {
-    let took = words::span(report.timing.total_us / 1000);
-    let mut text =
-        format!("{:>2}  {}  {} after {took}", report.number, words::when(report.at_ms, now_ms), report.outcome);
-    for more in [&report.detail, &report.snippet] {
-        if !more.is_empty() {
-            text = format!("{text}  {more:?}");
-        }
-    }
-    text
-}
-
 fn line_words(line: &LogLine, now_ms: u64) -> String {
     let took = words::span(line.took_us / 1000);
     format!("{:>2}  {}  {} after {took}  {}", line.attempt, words::when(line.at_ms, now_ms), line.outcome, line.detail)
@@ -418,24 +357,6 @@ fn state(place: &WhereUnfinished) -> &'static str {
         WhereUnfinished::Parked => "parked",
         WhereUnfinished::Held { .. } => "held",
         WhereUnfinished::Nowhere => "nowhere",
-    }
-}
-
-pub(super) fn standing(one: &Unfinished, now_ms: u64, is_paused: bool) -> String {
-    match one.place {
-        WhereUnfinished::Due { at_ms } if at_ms <= now_ms && is_paused => {
-            format!("due since {}: waits while all sending is paused", words::span(now_ms - at_ms))
-        }
-        WhereUnfinished::Due { at_ms } if at_ms <= now_ms => {
-            format!("due since {}: a worker takes it next", words::span(now_ms - at_ms))
-        }
-        WhereUnfinished::Due { at_ms } => format!("due in {}", words::span(at_ms - now_ms)),
-        WhereUnfinished::Claimed { since_ms } => {
-            format!("with the worker for {}", words::span(now_ms.saturating_sub(since_ms)))
-        }
-        WhereUnfinished::Parked => "parked: endpoint paused, failing, full or limited".to_owned(),
-        WhereUnfinished::Held { head } => format!("held behind {head}"),
-        WhereUnfinished::Nowhere => "moving, or out of place: look again".to_owned(),
     }
 }
 

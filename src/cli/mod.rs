@@ -1,42 +1,39 @@
-//! The command line: verbs, their arguments, and how results and errors are shown. Every verb that changes something
-//! records who and why; every destructive one asks first. Never decides anything that another surface would have to
-//! decide as well.
+//! The command line: reads which verb was asked for and runs it, and has the verbs of its own. Every verb that changes something
+//! records who and why; every destructive one asks first. Nothing but `main` imports it: what another surface needs as well is
+//! in [`surface`](crate::surface).
 
 mod args;
 mod asking;
 mod chain;
 mod config;
-mod context;
 mod dead_letter;
 mod delivery;
 mod endpoint;
 mod event;
-mod exit;
-mod output;
 mod pause;
 mod quarantine;
 mod retry_schedule;
-pub mod words;
+mod story;
 
-use std::{io, process};
+use std::process;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 #[doc(hidden)]
 pub use self::dead_letter::Filter as DeadLetterFilter;
-use self::exit::code_of;
-pub(crate) use self::exit::message_of;
-pub use self::{
-    args::{Change, Consent, Globals, Go, duration},
-    context::Context,
-    exit::{CliError, ExitCode},
-    output::{Format, List, Output, cell, instant, json_line, note, when},
+use crate::{
+    app, demo, doctor, loadtest,
+    surface::{
+        Context, Format, Globals, Output,
+        error::{self, ExitCode, code_of},
+        message_of, note,
+    },
+    telemetry::logging,
 };
-use crate::{app, demo, doctor, loadtest, telemetry::logging};
 
 /// Delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 #[derive(Parser)]
-#[command(name = "herald", version, propagate_version = true, after_help = exit::HELP, max_term_width = 120)]
+#[command(name = "herald", version, propagate_version = true, after_help = error::HELP, max_term_width = 120)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -148,23 +145,6 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "herald", &mut script);
     Output::new(Some(Format::Json)).raw(&script)
-}
-
-/// Reads at most `max_bytes` of a file, or of stdin for `-`.
-fn read_input(path: &std::path::Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
-    use anyhow::Context as _;
-    use io::Read;
-    let shown = path.display();
-    let mut bytes = Vec::new();
-    let read = match path.as_os_str() == "-" {
-        true => io::stdin().lock().take(max_bytes + 1).read_to_end(&mut bytes),
-        false => std::fs::File::open(path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)),
-    };
-    read.with_context(|| format!("cannot read {shown}"))?;
-    match bytes.len() as u64 > max_bytes {
-        true => Err(CliError::Refused(format!("{shown} is larger than {max_bytes} bytes: split it")).into()),
-        false => Ok(bytes),
-    }
 }
 
 #[cfg(test)]

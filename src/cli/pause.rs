@@ -3,8 +3,11 @@
 
 use clap::Args;
 
-use super::{Change, Context, instant, note};
-use crate::facts::endpoint::Mark;
+use super::args::Change;
+use crate::{
+    facts::endpoint::Mark,
+    surface::{Context, instant, note},
+};
 
 #[derive(Debug, Args)]
 pub struct PauseArgs {

@@ -4,9 +4,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    CliError, Consent, Context, Go,
+    args::{Consent, Go},
     asking::{Asking, BATCH, Done},
-    note, words,
 };
 use crate::{
     facts::{
@@ -17,6 +16,7 @@ use crate::{
         model::Asked,
         queries::{Quarantined, Queries},
     },
+    surface::{Context, VerbError, note, words},
 };
 
 /// Bytes of an entry's body that a list shows.
@@ -160,7 +160,7 @@ async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) 
             true => format!("{entry} has no field \"event\", so there is nothing to put back: have it published anew"),
             false => format!("only a part of {entry} was kept: publish it anew"),
         };
-        return Err(CliError::Refused(why).into());
+        return Err(VerbError::Refused(why).into());
     }
     let overtaken = match job {
         Job::Requeue => intent_in(&one.body).map_or_else(String::new, |intent| {
@@ -209,14 +209,14 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
     match done.refused {
         0 => Ok(()),
         n => {
-            Err(CliError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
+            Err(VerbError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
         }
     }
 }
 
 async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quarantined> {
     let missing =
-        || CliError::NotFound(format!("{entry} is not in quarantine: `herald quarantine list` shows what is"));
+        || VerbError::NotFound(format!("{entry} is not in quarantine: `herald quarantine list` shows what is"));
     Ok(queries.quarantined(entry).await?.ok_or_else(missing)?)
 }
 

@@ -5,16 +5,14 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{
-    Context, Format,
-    endpoint::{RetryArgs, get},
-};
+use super::endpoint::{RetryArgs, get};
 use crate::{
     config::compact,
     facts::{
         id::EndpointId,
         retry::{RetryOverrides, RetryPolicy},
     },
+    surface::{Context, Format},
 };
 
 #[derive(Debug, Args)]

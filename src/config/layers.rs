@@ -1,11 +1,11 @@
 //! Owns the names of all settings and lays their sources over each other: built-in default < file < environment < flag.
 //! Knows where each text came from, and nothing of what it means.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::ConfigError;
+use super::{error::ConfigError, origin::Origin};
 
 /// How a value may be shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,32 +84,6 @@ pub(super) const ENV_PREFIX: &str = "HERALD_";
 
 /// Kubernetes sets HERALD_PORT and the like in every container beside a service named herald.
 const ENV_HINT: &str = " (if Kubernetes sets it for a service named herald: enableServiceLinks: false)";
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    BuiltIn,
-    File {
-        path: Arc<str>,
-        line: usize,
-    },
-    Env(&'static str),
-    /// A variable that is no setting.
-    UnknownEnv,
-    Flag,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BuiltIn => f.write_str("built-in default"),
-            Self::File { path, line } => write!(f, "{path}:{line}"),
-            Self::Env(name) => f.write_str(name),
-            Self::UnknownEnv => f.write_str("environment"),
-            Self::Flag => f.write_str("flag"),
-        }
-    }
-}
 
 /// A value as it was written.
 #[derive(Clone)]

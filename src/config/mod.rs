@@ -4,6 +4,7 @@
 
 mod error;
 mod layers;
+mod origin;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::{
 
 pub use self::{
     error::{ConfigError, ConfigErrors},
-    layers::Origin,
+    origin::Origin,
     sections::{
         AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, LeaseConfig, LimitsConfig,
         LogConfig, RedisConfig, ShutdownConfig, StreamConfig,

@@ -8,7 +8,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::merchants::Merchant;
+use super::merchant::Merchant;
 
 /// Latencies above this count as this: a minute.
 const MAX_LATENCY_US: u64 = 60_000_000;

@@ -2,7 +2,8 @@
 //! It judges itself: it ends with an error if a promise broke.
 
 mod ledger;
-mod merchants;
+mod merchant;
+mod receiver;
 mod show;
 
 use std::{
@@ -23,21 +24,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    ledger::Sums,
-    merchants::{Merchant, Merchants},
-    show::Show,
-};
+use self::{ledger::Sums, merchant::Merchant, receiver::Merchants, show::Show};
 use crate::{
     app, clock,
-    config::{Config, Sources},
+    config::{Config, Sources, parse_duration},
     facts::{
         endpoint::{Endpoint, Mark},
         event::Event,
         id::{AccountId, EndpointId},
         signing::SecretText,
     },
-    loadtest::lifecycle::Intent,
+    lifecycle::Intent,
     owned::{OwnRedis, free_port},
     store::{
         connection::{Purpose, Redis},
@@ -69,7 +66,7 @@ pub struct DemoArgs {
 
 /// Shorter than a worker takes to begin, a demo would show nothing.
 fn length(text: &str) -> Result<Duration, String> {
-    let length = crate::cli::duration(text)?;
+    let length = parse_duration(text)?;
     match length < Duration::from_secs(1) {
         true => Err("it takes at least 1s".to_owned()),
         false => Ok(length),

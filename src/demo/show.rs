@@ -10,13 +10,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     ledger::{Arrival, Ledger, Sums},
-    merchants::{Merchant, Said},
+    merchant::Merchant,
+    receiver::Said,
 };
 use crate::{
-    cli::words,
     dispatch::{core::Note, partition::Happening},
     facts::id::EndpointId,
     store::watch::Gauges,
+    surface::words,
 };
 
 /// How often the sums are shown.

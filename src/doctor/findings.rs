@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::{
+    finding::{Finding, Findings},
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, Server},
     security,
 };
 use crate::{
-    cli::words::{bytes, count, number, span},
     facts::id::{AccountId, EndpointId},
     store::watch::Gauges,
+    surface::words::{bytes, count, number, span},
 };
 
 /// From here on Herald reads little at a time, so that what it has read can still be settled.
@@ -40,36 +39,9 @@ const NEAR_RETENTION_PERCENT: u64 = 80;
 /// Endpoints, and accounts, over their quota that are named.
 const MAX_OVER: usize = 5;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    Fail,
-    Warn,
-    Ok,
-}
-
-impl Level {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fail => "FAIL",
-            Self::Warn => "warn",
-            Self::Ok => "ok",
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub level: Level,
-    pub subject: &'static str,
-    pub says: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-}
-
 /// All findings, what is worst first.
 pub fn examine(observed: &Observed) -> Vec<Finding> {
-    let mut findings = Findings(Vec::new());
+    let mut findings = Findings::default();
     // Nothing can be at work before the first endpoint, so that is said before anything else of its level.
     let is_new = is_new(observed);
     if let (true, Some(registry)) = (is_new, &observed.registry) {
@@ -106,30 +78,13 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
     if let Ok(server) = &observed.server {
         security::judge(&mut findings, server);
     }
-    findings.0.sort_by_key(|finding| finding.level);
-    findings.0
+    findings.worst_first()
 }
 
 /// No endpoint was ever created: no worker takes the partition yet, and there is no group.
 fn is_new(observed: &Observed) -> bool {
     let is_bound = observed.partition.as_ref().is_some_and(|partition| partition.bound_registry.is_some());
     matches!(observed.registry, Some(RegistryLook::NeverMade)) && !is_bound
-}
-
-pub(super) struct Findings(Vec<Finding>);
-
-impl Findings {
-    pub(super) fn ok(&mut self, subject: &'static str, says: impl Into<String>) {
-        self.0.push(Finding { level: Level::Ok, subject, says: says.into(), remedy: None });
-    }
-
-    pub(super) fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { level: Level::Warn, subject, says: says.into(), remedy: Some(remedy.into()) });
-    }
-
-    fn fail(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { level: Level::Fail, subject, says: says.into(), remedy: Some(remedy.into()) });
-    }
 }
 
 fn reach(findings: &mut Findings, observed: &Observed, server: &Server) {
@@ -562,7 +517,7 @@ fn quarantine(findings: &mut Findings, partition: &Partition) {
 mod tests {
     use super::*;
     use crate::{
-        doctor::observe::Limits,
+        doctor::{finding::Level, observe::Limits},
         facts::{endpoint::Mark, id::EntryId, quota::Settings},
         store::{
             connection::{Reach, ServerInfo},

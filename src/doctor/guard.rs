@@ -1,6 +1,6 @@
 //! Says what an operator has opened of the address guard: any merchant's URL may lead there. Pure.
 
-use super::findings::{Finding, Level};
+use super::finding::{Finding, Level};
 use crate::config::GuardConfig;
 
 pub fn judge(guard: &GuardConfig) -> Finding {

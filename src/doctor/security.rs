@@ -1,7 +1,7 @@
 //! Judges who gets to Redis, and with what. Pure, like [`findings`](super::findings), of which it is a part.
 
-use super::{findings::Findings, observe::Server};
-use crate::{cli::words::bytes, store::connection::Reach};
+use super::{finding::Findings, observe::Server};
+use crate::{store::connection::Reach, surface::words::bytes};
 
 /// No value of Herald's is near it, and one that long makes Redis wait for a moment. The default of 512 MB lets one entry fill
 /// the memory.

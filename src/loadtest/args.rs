@@ -6,11 +6,10 @@ use clap::{Args, Subcommand};
 
 use super::{
     faults::FaultSpec,
-    prove::ProveArgs,
     scenario::{Arrivals, Failure, Load, Often, Profile, ProfileShare, Scenario, Stage},
     scenarios,
 };
-use crate::cli::{CliError, duration};
+use crate::{config::parse_duration, surface::VerbError};
 
 const SCENARIO: &str = "Scenario";
 const RESULT: &str = "Result";
@@ -36,6 +35,22 @@ pub struct LoadtestArgs {
 pub enum LoadtestVerb {
     /// Run every scenario with its faults and random ones, and sum up what was tried and what broke
     Prove(ProveArgs),
+}
+
+#[derive(Args)]
+pub struct ProveArgs {
+    /// How long all of it takes, about
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_440))]
+    pub minutes: u32,
+    /// About two minutes at modest rates, for machines that have other work
+    #[arg(long, conflicts_with = "minutes")]
+    pub short: bool,
+    /// Repeats everything random
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Where the results of runs that broke a promise are kept
+    #[arg(long, value_name = "FOLDER", default_value = "target/prove")]
+    pub keep: PathBuf,
 }
 
 #[derive(Args)]
@@ -136,9 +151,9 @@ pub struct Spike {
 
 impl RunArgs {
     /// The scenario with everything that the command line says otherwise. `settings` are the workers'.
-    pub fn scenario(&self, settings: &[(String, String)]) -> Result<Scenario, CliError> {
+    pub fn scenario(&self, settings: &[(String, String)]) -> Result<Scenario, VerbError> {
         let mut scenario = scenarios::find(self.scenario.as_deref().unwrap_or("steady"))
-            .map_err(|error| CliError::Usage(error.to_string()))?;
+            .map_err(|error| VerbError::Usage(error.to_string()))?;
         if self.without_faults {
             scenario.faults.clear();
         }
@@ -154,14 +169,14 @@ impl RunArgs {
         Ok(scenario)
     }
 
-    fn change_load(&self, scenario: &mut Scenario) -> Result<(), CliError> {
+    fn change_load(&self, scenario: &mut Scenario) -> Result<(), VerbError> {
         if let Some(events) = self.drain {
             scenario.load = Load::Drain { events };
             return Ok(());
         }
         let wants_open = self.rate.is_some() || self.ramp_to.is_some() || !self.spike.is_empty() || self.poisson;
         if let (Load::Drain { .. }, true) = (&scenario.load, wants_open || self.length.is_some()) {
-            return Err(CliError::Usage(format!(
+            return Err(VerbError::Usage(format!(
                 "the scenario {} drains a backlog and has no rate and no length: use --drain N, or another scenario",
                 scenario.name
             )));
@@ -215,11 +230,11 @@ fn scale(stages: &mut [Stage], rate: f64) {
 }
 
 /// Cuts a spike into the stages. It ends where the load ends.
-fn with_spike(stages: &[Stage], spike: Spike) -> Result<Vec<Stage>, CliError> {
+fn with_spike(stages: &[Stage], spike: Spike) -> Result<Vec<Stage>, VerbError> {
     let total: Duration = stages.iter().map(|stage| stage.length).sum();
     if spike.at >= total {
         let (at, total) = (crate::config::compact(spike.at), crate::config::compact(total));
-        return Err(CliError::Usage(format!("the spike at {at} would come after the load, which lasts {total}")));
+        return Err(VerbError::Usage(format!("the spike at {at} would come after the load, which lasts {total}")));
     }
     let (from, until) = (spike.at, (spike.at + spike.length).min(total));
     let mut cut = Vec::new();
@@ -259,7 +274,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn load_length(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
+    match parse_duration(text)? {
         length if length < Duration::from_secs(1) => Err("it takes at least 1s".to_owned()),
         length => Ok(length),
     }
@@ -268,7 +283,7 @@ fn load_length(text: &str) -> Result<Duration, String> {
 fn spike(text: &str) -> Result<Spike, String> {
     let parts = text.split_once('@').and_then(|(rate, rest)| Some((rate, rest.split_once(':')?)));
     let (rate_text, (at, length)) = parts.ok_or("write it as RATE@AT:FOR, for example 5000@10s:3s")?;
-    let spike = Spike { rate: rate(rate_text)?, at: duration(at)?, length: duration(length)? };
+    let spike = Spike { rate: rate(rate_text)?, at: parse_duration(at)?, length: parse_duration(length)? };
     match spike.length.is_zero() {
         true => Err("it lasts no time".to_owned()),
         false => Ok(spike),

@@ -9,6 +9,7 @@ mod backlog;
 mod changes;
 mod goodput;
 mod promises;
+mod trial;
 
 use std::collections::HashMap;
 
@@ -18,7 +19,8 @@ use super::{
     latency::histogram,
     ledger::{
         Ledger, State,
-        books::{Books, DeliveryBook, EventBook, NEVER, micros},
+        books::{Books, DeliveryBook, EventBook},
+        times::{NEVER, micros},
     },
     population::Population,
     result::{Deliveries, FaultMark, Generator, Goodput, Latency, ProfileResult, Promise, Second},

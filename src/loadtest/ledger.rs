@@ -9,6 +9,7 @@ mod arrivals;
 pub mod books;
 mod lanes;
 mod progress;
+pub mod times;
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -23,17 +24,17 @@ pub use self::{
     progress::{Outstanding, ProfileProgress, Progress, Recent},
 };
 use self::{
-    books::{Books, DeliveryBook, EndpointBook, EventBook, NEVER, NONE, micros},
+    books::{Books, DeliveryBook, EndpointBook, EventBook, NONE},
     progress::Live,
+    times::{NEVER, micros},
 };
 use super::{
     ids::Ids,
     latency::histogram,
-    lifecycle::MAX_STEPS,
     population::{Population, Terms},
     traffic::EventFacts,
 };
-use crate::facts::id::EntryId;
+use crate::{facts::id::EntryId, lifecycle::MAX_STEPS};
 
 /// An event that is sent later than this after its intended time was held up by the generator itself, unless Redis was
 /// being disturbed. Far above what a shared machine's scheduler does, far below what a reader would call an outage.

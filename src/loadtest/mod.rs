@@ -17,7 +17,7 @@ pub mod ids;
 pub mod judge;
 pub mod latency;
 pub mod ledger;
-pub mod lifecycle;
+mod plan;
 pub mod population;
 pub mod producer;
 pub mod prove;

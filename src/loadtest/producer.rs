@@ -20,7 +20,7 @@ use tokio::{runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::{LATE, Lateness, Ledger, body_hash, books::micros},
+    ledger::{LATE, Lateness, Ledger, body_hash, times::micros},
     schedule::Schedule,
     traffic::Traffic,
 };

@@ -2,17 +2,19 @@
 //! table of what was tried and what broke. Each run is a command line that repeats it. Ctrl-C ends the run in progress as it
 //! ends a single one; those that are left are not made, and the proof is none.
 
-use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fs, time::Duration};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser};
+use clap::Parser;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
 use super::{
-    args::LoadtestArgs,
+    args::{LoadtestArgs, ProveArgs},
     draw::hash,
+    plan::{Given, plan},
     report::{
+        self,
         live::{Signals, Wishes},
         text,
     },
@@ -20,12 +22,11 @@ use super::{
     run::{Ran, View},
     scenario::Load,
     scenarios::{self, BUILT_IN},
-    verb::{self, Given},
 };
 use crate::{
-    cli::{CliError, Format, Output, message_of, note},
     clock,
     config::compact,
+    surface::{Format, Output, VerbError, message_of, note},
 };
 
 /// What a run takes beside its load: the start, and the wait for the last retries.
@@ -55,22 +56,6 @@ const SHORT: [(&str, &str); 5] = [
 const SHORT_STORM: [&str; 2] = ["kill-worker@1s/4s*3", "pause-worker@2500ms:2s/4s*2"];
 
 const SHORT_LOAD: Duration = Duration::from_secs(10);
-
-#[derive(Args)]
-pub struct ProveArgs {
-    /// How long all of it takes, about
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_440))]
-    pub minutes: u32,
-    /// About two minutes at modest rates, for machines that have other work
-    #[arg(long, conflicts_with = "minutes")]
-    pub short: bool,
-    /// Repeats everything random
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Where the results of runs that broke a promise are kept
-    #[arg(long, value_name = "FOLDER", default_value = "target/prove")]
-    pub keep: PathBuf,
-}
 
 /// One run to make: its words are what a user would type after `herald`.
 #[derive(Debug, Clone, PartialEq)]
@@ -218,12 +203,12 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
     match (broken, failed.is_empty() && !wishes.end.is_cancelled()) {
         (0, true) => shown.and_then(|()| Output::new(Some(Format::Table)).text(&summary)),
         (0, false) => Err(anyhow::anyhow!(summary)),
-        _ => Err(CliError::Broken(summary).into()),
+        _ => Err(VerbError::Broken(summary).into()),
     }
 }
 
 async fn make(step: &Step, given: &Given, wishes: &Wishes) -> Result<Ran> {
-    let run = verb::plan(&read(step)?.run, given, step.words.clone())?;
+    let run = plan(&read(step)?.run, given, step.words.clone())?;
     run.prepare()?.run(&View::Nobody, wishes).await
 }
 
@@ -243,7 +228,7 @@ fn keep(args: &ProveArgs, step: &Step, ran: &Ran) -> Result<()> {
     let folder = &args.keep;
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = |ending: &str| folder.join(format!("{}-{}.{ending}", step.scenario, step.seed));
-    verb::write(Some(&path("json")), Some(&path("html")), &ran.result)?;
+    report::write(Some(&path("json")), Some(&path("html")), &ran.result)?;
     for promise in ran.result.promises.iter().filter(|promise| promise.broken > 0) {
         note(format_args!("  {} broken {} times: {}", promise.name, promise.broken, promise.text));
         promise.examples.iter().for_each(|example| note(format_args!("    {example}")));

@@ -32,12 +32,12 @@ use super::{
     waiting::{self, Waiting},
 };
 use crate::{
-    cli::CliError,
     clock,
     config::RedisUrl,
     descriptors,
     owned::Usage,
     store::{connection::Redis, keys::PartitionKeys},
+    surface::VerbError,
 };
 
 /// Between two glances at the run: what the view needs, and no more than a tenth of a second of waiting too long.
@@ -118,8 +118,8 @@ impl Run {
     }
 }
 
-fn usage(error: impl std::fmt::Display) -> CliError {
-    CliError::Usage(error.to_string())
+fn usage(error: impl std::fmt::Display) -> VerbError {
+    VerbError::Usage(error.to_string())
 }
 
 /// The names that thresholds may use: the judge's own, found by judging nothing.
@@ -129,9 +129,9 @@ fn names(scenario: &Scenario, population: &Arc<Population>) -> Names {
 }
 
 /// What is not ours is only loaded.
-fn refuse_for_found(scenario: &Scenario) -> Result<(), CliError> {
+fn refuse_for_found(scenario: &Scenario) -> Result<(), VerbError> {
     let refused = |what: &str| {
-        Err(CliError::Refused(format!(
+        Err(VerbError::Refused(format!(
             "{what}: that is only possible for what the load test starts itself, so leave --redis out"
         )))
     };

@@ -9,7 +9,6 @@ use url::Url;
 
 use crate::{
     app::host_name,
-    cli::CliError,
     clock,
     config::RedisUrl,
     store::{
@@ -17,6 +16,7 @@ use crate::{
         keys::PartitionKeys,
         queries::Queries,
     },
+    surface::VerbError,
 };
 
 /// An error unless every address of the host is this machine's, or the host is one of `owned`.
@@ -32,7 +32,7 @@ pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
         None if !addresses.is_empty() => Ok(()),
         elsewhere => {
             let leads = elsewhere.map(|address| format!(" ({address})")).unwrap_or_default();
-            Err(CliError::Refused(format!(
+            Err(VerbError::Refused(format!(
                 "{what} {host}{leads} is not this machine: a load test goes to other machines only with \
                  --i-own-this-target {host}"
             ))
@@ -63,7 +63,7 @@ pub async fn check_owner(redis: &Redis, keys: &PartitionKeys, owned: &[String]) 
             break lease.owner;
         }
         if clock::now() > deadline {
-            return Err(CliError::Unanswered(format!(
+            return Err(VerbError::Unanswered(format!(
                 "no worker owns {} at {}: start `herald serve` there, or name its stream with --stream",
                 keys.stream(),
                 redis.address()
@@ -81,7 +81,7 @@ fn may_load(owner: &str, here: &str, owned: &[String]) -> Result<()> {
     if host == here || owned.iter().any(|named| is_same(named, host)) {
         return Ok(());
     }
-    Err(CliError::Refused(format!(
+    Err(VerbError::Refused(format!(
         "the worker behind this Redis runs on {host}, which is not this machine ({here}): a load test goes to other \
          machines only with --i-own-this-target {host}"
     ))

@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{
-    draw::mix,
-    ids::Ids,
+use super::{draw::mix, ids::Ids, population::Population, scenario::Traffic as Wanted};
+use crate::{
+    facts::event::MAX_EVENT_BYTES,
     lifecycle::{Life, Words, created_at},
-    population::Population,
-    scenario::Traffic as Wanted,
 };
-use crate::facts::event::MAX_EVENT_BYTES;
 
 /// Which event it is, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

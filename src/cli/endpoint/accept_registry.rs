@@ -1,17 +1,20 @@
 //! `herald endpoint accept-registry`: says that the registry in Redis is the right one, after the partition was found to
 //! belong to another. Until somebody says so, nothing is read.
 
-use super::{Consent, Context, Go, note};
 use crate::{
-    cli::{CliError, asking::Asking},
+    cli::{
+        args::{Consent, Go},
+        asking::Asking,
+    },
     store::{model::Asked, queries::Queries},
+    surface::{Context, VerbError, note},
 };
 
 pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Result<()> {
     let Some((position, _)) = context.registry().await?.position().await? else {
         let text =
             "there is no registry in Redis: import a backup first, with `herald endpoint import FILE --reason '…'`";
-        return Err(CliError::NotFound(text.to_owned()).into());
+        return Err(VerbError::NotFound(text.to_owned()).into());
     };
     let keys = context.keys()?;
     let stream = keys.stream().to_owned();

@@ -15,9 +15,10 @@ use rand::{TryRng, rngs::SysRng};
 
 pub use self::settings::RetryArgs;
 use self::settings::{Hidden, Resets, Settings};
-use super::{Change, CliError, Consent, Context, Go, duration, exit::OutputClosed, note};
+use super::args::{Change, Consent, Go};
 use crate::{
     app, clock,
+    config::{compact, parse_duration},
     facts::{
         endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
         id::{AccountId, EndpointId},
@@ -29,6 +30,7 @@ use crate::{
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
+    surface::{Context, OutputClosed, VerbError, note},
 };
 
 /// Longest overlap of two secrets: who has not moved on after that never will.
@@ -141,7 +143,7 @@ pub struct ConsentArgs {
 pub struct RotateArgs {
     id: EndpointId,
     /// How long the older secrets sign along, 0s to 30d
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     overlap: Duration,
     /// The new secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
     #[arg(long, value_name = "SECRET")]
@@ -184,7 +186,7 @@ pub async fn check_known(context: &Context, id: &EndpointId, found_nothing: bool
     }
     let text = format!("there is no endpoint {id}: deleted, or mistyped? `herald endpoint list` shows all");
     match found_nothing {
-        true => Err(CliError::NotFound(text).into()),
+        true => Err(VerbError::NotFound(text).into()),
         false => {
             note(text);
             Ok(())
@@ -302,8 +304,8 @@ enum Switch {
 
 impl Switch {
     /// The next state; none if it is that already.
-    fn of(self, id: &EndpointId, status: &EndpointState, mark: &Mark) -> Result<Option<EndpointState>, CliError> {
-        let refused = |why: &str| Err(CliError::Refused(format!("endpoint {id} is {status}: {why}")));
+    fn of(self, id: &EndpointId, status: &EndpointState, mark: &Mark) -> Result<Option<EndpointState>, VerbError> {
+        let refused = |why: &str| Err(VerbError::Refused(format!("endpoint {id} is {status}: {why}")));
         match (self, status) {
             (Self::Pause, EndpointState::Enabled) => Ok(Some(EndpointState::Paused(mark.clone()))),
             (Self::Resume, EndpointState::Paused(_)) | (Self::Enable, EndpointState::Disabled(_)) => {
@@ -399,7 +401,7 @@ async fn drained(
                 endpoint.id,
                 keys.stream()
             );
-            return Err(CliError::Unanswered(text).into());
+            return Err(VerbError::Unanswered(text).into());
         }
         tokio::time::sleep(DRAINED_LOOK).await;
     }
@@ -408,18 +410,18 @@ async fn drained(
 
 async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     if args.overlap > MAX_OVERLAP {
-        return Err(CliError::Usage("--overlap must be between 0s and 30d".to_owned()).into());
+        return Err(VerbError::Usage("--overlap must be between 0s and 30d".to_owned()).into());
     }
     let mark = args.consent.mark();
     let secret = args.secret.as_ref().map_or_else(fresh_secret, Hidden::secret)?;
     let mut registry = context.registry().await?;
     let mut endpoint = get(&mut registry, &args.id).await?;
     if endpoint.secrets.iter().any(|known| known.value == secret) {
-        return Err(CliError::Refused(format!("endpoint {} has this secret already", args.id)).into());
+        return Err(VerbError::Refused(format!("endpoint {} has this secret already", args.id)).into());
     }
     endpoint.secrets = rotated(endpoint.secrets, &secret, mark.at_ms, args.overlap);
     rules(context)?.check_settings(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
-    let shown = crate::config::compact(args.overlap);
+    let shown = compact(args.overlap);
     let what = match args.overlap.is_zero() {
         true => {
             format!("end every secret of endpoint {} now: receivers that only know those refuse what comes", args.id)

@@ -6,13 +6,14 @@ use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 use clap::{ArgAction, Args};
 
 use crate::{
-    cli::{CliError, duration},
+    config::parse_duration,
     facts::{
         endpoint::{Endpoint, Ordering, Scheme},
         event::EventType,
         retry::RetryOverrides,
         signing::{MIN_SECRET_CHARS, SecretText},
     },
+    surface::VerbError,
 };
 
 /// A text that no error and no `Debug` may show.
@@ -50,14 +51,14 @@ impl Hidden {
             let why = format!(
                 "--secret: it needs at least {MIN_SECRET_CHARS} characters, and different ones, or signatures can be forged"
             );
-            return Err(CliError::Refused(why).into());
+            return Err(VerbError::Refused(why).into());
         }
         Ok(secret)
     }
 
-    fn header(&self) -> Result<(String, String), CliError> {
+    fn header(&self) -> Result<(String, String), VerbError> {
         let parts = self.0.split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
-        parts.ok_or_else(|| CliError::Usage("--header: write it as 'NAME: VALUE'".to_owned()))
+        parts.ok_or_else(|| VerbError::Usage("--header: write it as 'NAME: VALUE'".to_owned()))
     }
 }
 
@@ -79,7 +80,7 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     rate_limit: Option<u32>,
     /// The whole attempt, 100ms to 2m [default: as configured]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Extra header 'NAME: VALUE'; can be repeated
     #[arg(long = "header", value_name = "HEADER", action = ArgAction::Append)]
@@ -101,13 +102,13 @@ pub struct Settings {
 #[derive(Debug, Clone, Args)]
 pub struct RetryArgs {
     /// The pause after the first failed attempt
-    #[arg(long = "retry-initial", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "retry-initial", value_name = "DURATION", value_parser = parse_duration)]
     initial: Option<Duration>,
     /// How much longer each pause is than the one before
     #[arg(long = "retry-multiplier", value_name = "X")]
     multiplier: Option<f64>,
     /// The longest pause
-    #[arg(long = "retry-max-interval", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "retry-max-interval", value_name = "DURATION", value_parser = parse_duration)]
     max_interval: Option<Duration>,
     /// The spread of each pause, 0 to 1
     #[arg(long = "retry-jitter", value_name = "X")]
@@ -116,7 +117,7 @@ pub struct RetryArgs {
     #[arg(long = "retry-max-attempts", value_name = "N")]
     max_attempts: Option<u32>,
     /// Age at which a delivery becomes a dead letter
-    #[arg(long = "retry-max-age", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "retry-max-age", value_name = "DURATION", value_parser = parse_duration)]
     max_age: Option<Duration>,
 }
 
@@ -135,7 +136,7 @@ impl RetryArgs {
 
 impl Settings {
     /// Lays what was given over what is there. A list that was given replaces the one that is there.
-    pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), CliError> {
+    pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), VerbError> {
         if !self.events.is_empty() {
             endpoint.event_types.clone_from(&self.events);
         }

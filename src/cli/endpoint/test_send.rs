@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::get;
 use crate::{
     app,
-    cli::{CliError, Context, Output, event::sample},
+    cli::event::sample,
     facts::{
         delivery::Delivery,
         endpoint::Ordering,
@@ -15,6 +15,7 @@ use crate::{
         id::{EndpointId, EntryId, EventId, IntentId},
         outcome::{AttemptReport, Attempted, Outcome, Timing},
     },
+    surface::{Context, Output, VerbError},
 };
 
 #[derive(Debug, Args)]
@@ -72,7 +73,7 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
     show(context.output, &tested)?;
     match report.outcome {
         Outcome::Delivered { .. } => Ok(()),
-        Outcome::AddressRefused | Outcome::Unsendable => Err(CliError::Refused(verdict(&tested)).into()),
+        Outcome::AddressRefused | Outcome::Unsendable => Err(VerbError::Refused(verdict(&tested)).into()),
         _ => anyhow::bail!(verdict(&tested)),
     }
 }

@@ -14,13 +14,14 @@ use serde_json::Value;
 
 use super::rules;
 use crate::{
-    cli::{CliError, Consent, Context, Go, note, output::even_unread, read_input, words},
+    cli::args::{Consent, Go, read_input},
     facts::{
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
     },
     registry::rules::{Rules, check_new_secrets},
     store::registry::{RegistryError, RegistryStore, bulk::ExportFile},
+    surface::{Context, VerbError, even_unread, note, words},
 };
 
 /// A file that is read whole: half a million endpoints with long settings.
@@ -73,7 +74,7 @@ fn write_private(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
     match persisted {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(CliError::Refused("it exists; --force replaces it".to_owned()).into())
+            Err(VerbError::Refused("it exists; --force replaces it".to_owned()).into())
         }
         Err(error) => Err(error.error.into()),
     }
@@ -150,7 +151,7 @@ async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<Endpoin
 }
 
 /// Judges URLs and secrets only where they are new. Names the first endpoints that are wrong, so that a file is mended in few rounds.
-fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[Endpoint]) -> Result<(), CliError> {
+fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[Endpoint]) -> Result<(), VerbError> {
     const SHOWN: usize = 10;
     let wrong = endpoints.iter().filter_map(|endpoint| {
         let known = now.get(&endpoint.id);
@@ -164,7 +165,7 @@ fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[En
     let wrong: Vec<String> = wrong.take(SHOWN).collect();
     match wrong.is_empty() {
         true => Ok(()),
-        false => Err(CliError::Refused(wrong.join("\n  "))),
+        false => Err(VerbError::Refused(wrong.join("\n  "))),
     }
 }
 

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use crate::{
-    cli::{List, Output, instant, when},
     config::compact,
     facts::{
         endpoint::{Endpoint, EndpointState, Ordering, Scheme},
@@ -12,6 +11,7 @@ use crate::{
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
+    surface::{List, Output, instant, when},
 };
 
 const HIDDEN: &str = "(hidden)";

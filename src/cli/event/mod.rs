@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use self::sample::Sample;
-use super::{CliError, Context, Output, note, output::even_unread, read_input, when};
+use super::args::read_input;
 use crate::{
     facts::{
         event::{Event, EventType, PaymentStatus},
@@ -19,6 +19,7 @@ use crate::{
         traceparent::Traceparent,
     },
     store::entries::{Entries, StreamEntry},
+    surface::{Context, Output, VerbError, even_unread, note, when},
 };
 
 /// Largest input of `publish`, read whole so that all of it is checked before the first event is added.
@@ -98,7 +99,7 @@ async fn publish(context: &Context, args: PublishArgs) -> anyhow::Result<()> {
             parse_all(&input).with_context(|| path.display().to_string())?
         }
         (None, Some(account)) => vec![make_up(context, account, &args)?],
-        (None, None) => return Err(CliError::Usage("give a FILE, or --sample with --account".to_owned()).into()),
+        (None, None) => return Err(VerbError::Usage("give a FILE, or --sample with --account".to_owned()).into()),
     };
     let mut entries = entries(context).await?;
     let mut list = context.output.list(&["ENTRY", "EVENT", "ACCOUNT", "INTENT"]);
@@ -134,12 +135,12 @@ fn make_up(context: &Context, account: &AccountId, args: &PublishArgs) -> anyhow
 /// Each JSON value of the input is an event, byte for byte as it stands there.
 fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
     let text = std::str::from_utf8(input).map_err(|error| {
-        CliError::Refused(format!("it is not UTF-8: the byte at {} does not belong", error.valid_up_to()))
+        VerbError::Refused(format!("it is not UTF-8: the byte at {} does not belong", error.valid_up_to()))
     })?;
     let mut events = Vec::new();
     for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
         let number = events.len() + 1;
-        let value = value.map_err(|error| CliError::Refused(format!("event {number} is not JSON: {error}")))?;
+        let value = value.map_err(|error| VerbError::Refused(format!("event {number} is not JSON: {error}")))?;
         let body = input.slice_ref(value.get().as_bytes());
         let event = Event::parse(body).with_context(|| format!("event {number} is no event, and nothing was added"))?;
         for new in &event.novelties {
@@ -148,7 +149,7 @@ fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
         events.push(event);
     }
     match events.is_empty() {
-        true => Err(CliError::Refused("there is no event in it".to_owned()).into()),
+        true => Err(VerbError::Refused("there is no event in it".to_owned()).into()),
         false => Ok(events),
     }
 }
@@ -176,7 +177,7 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
                              the log of attempts and at what is unfinished or dead";
     if let Ok(id) = args.id.parse::<EntryId>() {
         let found = entries.get(id).await?;
-        let entry = found.ok_or_else(|| CliError::NotFound(format!("entry {id} is not in {stream}: {ELSEWHERE}")))?;
+        let entry = found.ok_or_else(|| VerbError::NotFound(format!("entry {id} is not in {stream}: {ELSEWHERE}")))?;
         return print(context.output, &entry, context.now_ms());
     }
     let id = EventId::new(&args.id)?;
@@ -188,7 +189,7 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     };
     note(format_args!("looked at the newest {} entries of {stream}, {extent}", search.looked_at));
     if search.hits.is_empty() {
-        return Err(CliError::NotFound(format!("event {id} was not found in {stream}: {ELSEWHERE}")).into());
+        return Err(VerbError::NotFound(format!("event {id} was not found in {stream}: {ELSEWHERE}")).into());
     }
     if search.hits.len() > 1 {
         note(format_args!("its producer has added it {} times; the newest comes first", search.hits.len()));

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 pub use self::worker::check_settings;
 use self::{log_gate::LogGate, proxy::Proxy, worker::Worker};
 use crate::{
-    cli::CliError,
     clock,
     owned::{OwnRedis, Usage},
     store::{
@@ -32,6 +31,7 @@ use crate::{
         keys::PartitionKeys,
         queries::Queries,
     },
+    surface::VerbError,
 };
 
 /// A take-over needs the lease's length and a moment; none takes longer than the longest lease. Also what a fault on Redis
@@ -344,9 +344,9 @@ const OWN_SETTINGS: [&str; 6] =
     ["redis.url", "stream.name", "listen", "guard.allow_http", "guard.allow_networks", "attempt.ca_file"];
 
 /// A setting that would be silently overridden is refused.
-pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), CliError> {
+pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), VerbError> {
     match OWN_SETTINGS.iter().find(|own| settings.contains_key(**own)) {
-        Some(own) => Err(CliError::Usage(format!(
+        Some(own) => Err(VerbError::Usage(format!(
             "loadtest: the setting {own:?} of the workers is the load test's own: it starts them for its own Redis and \
              receivers; leave {own:?} out"
         ))),

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::Case;
 use crate::loadtest::{
-    ledger::books::{MAX_SECONDS, NEVER, micros},
+    ledger::{
+        books::MAX_SECONDS,
+        times::{NEVER, micros},
+    },
     scenario::Profile,
 };
 

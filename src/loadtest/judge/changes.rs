@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Case, mark_us, promises::Trial};
-use crate::loadtest::{ledger::books::micros, result::FaultMark, scenario::Profile};
+use super::{Case, mark_us, trial::Trial};
+use crate::loadtest::{ledger::times::micros, result::FaultMark, scenario::Profile};
 
 /// Where work can go on, something of it is done in every such time; a machine that is full stalls for a second or two.
 const WINDOW: Duration = Duration::from_secs(5);

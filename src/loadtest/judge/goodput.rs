@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::{Case, End, Item, mark_us, promises::Trial};
-use crate::loadtest::{ledger::books::micros, result::Goodput, scenario::Profile};
+use super::{Case, End, Item, mark_us, trial::Trial};
+use crate::loadtest::{ledger::times::micros, result::Goodput, scenario::Profile};
 
 /// Deliveries of a receiver below which its share says nothing: of so many the failures that were drawn differ from their
 /// probability by a twentieth at the most, four deviations at 30 %, and the bounds leave as much.

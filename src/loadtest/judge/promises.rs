@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use super::{Case, End, Item, changes, goodput, mark_us};
+use super::{Case, End, Item, changes, goodput, mark_us, trial::Trial};
 use crate::{
     facts::retry::DeadReason,
     loadtest::{
-        ledger::books::{DeliveryBook, EventBook, Incident, Last, NEVER, NONE, Suspicion, micros},
+        ledger::{
+            books::{DeliveryBook, EventBook, Incident, Last, NONE, Suspicion},
+            times::{NEVER, micros},
+        },
         result::{Goodput, Promise},
         scenario::Profile,
     },
 };
-
-/// Examples of one promise: enough to begin looking.
-const EXAMPLES: usize = 5;
 
 /// Beside the lease, which another owner waits for: the time to start a worker, and for a receiver's answer to be settled.
 const AFTERMATH: Duration = Duration::from_secs(2);
@@ -37,40 +37,6 @@ const IN_FLIGHT: u64 = 2_048;
 
 /// Of a thousand events the generator may send one late: percentiles up to 99.9 still speak of Herald then.
 const LATE_PER_SENT: u64 = 1_000;
-
-/// A promise while it is judged.
-pub(super) struct Trial {
-    name: &'static str,
-    text: &'static str,
-    pub(super) tried: u64,
-    broken: u64,
-    examples: Vec<String>,
-}
-
-impl Trial {
-    pub(super) fn new(name: &'static str, tried: u64, text: &'static str) -> Self {
-        Self { name, text, tried, broken: 0, examples: Vec::new() }
-    }
-
-    pub(super) fn broke(&mut self, example: impl FnOnce() -> String) {
-        self.broken += 1;
-        if self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
-    }
-
-    fn done(self) -> Promise {
-        // What broke was tried, whatever counted it.
-        let tried = self.tried.max(self.broken);
-        Promise {
-            name: self.name.to_owned(),
-            text: self.text.to_owned(),
-            tried,
-            broken: self.broken,
-            examples: self.examples,
-        }
-    }
-}
 
 pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
     let tried = case.books().tried;
@@ -319,14 +285,14 @@ impl Case<'_> {
         let live = &self.state.live;
         let mut trial = Trial::new("generator", live.sent, "The generator sent its events on time.");
         if live.late > live.sent / LATE_PER_SENT {
-            trial.broken = live.late;
-            trial.examples.push(format!(
+            let example = format!(
                 "{} of {} events were sent more than {} ms late, with nothing in their way: lower the rate, or use another \
                  machine",
                 live.late,
                 live.sent,
                 crate::loadtest::ledger::LATE.as_millis()
-            ));
+            );
+            trial.broke_more(live.late, example);
         }
         trial
     }
@@ -344,9 +310,7 @@ impl Case<'_> {
         let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
         let most = self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).count() as u64 * IN_FLIGHT;
         if let Some(too_many) = explained.checked_sub(most).filter(|too_many| *too_many > 0) {
-            trial.broken += too_many;
-            trial.examples.truncate(EXAMPLES - 1);
-            trial.examples.push(format!("{too_many} more beside faults than can have been in flight at them"));
+            trial.broke_more(too_many, format!("{too_many} more beside faults than can have been in flight at them"));
         }
         trial
     }
@@ -361,9 +325,7 @@ impl Case<'_> {
         // Nobody could look at these: they are not excused.
         let left_out: u64 = kinds.iter().map(|kind| self.books().left_out[*kind as usize]).sum();
         if left_out > 0 {
-            trial.broken += left_out;
-            trial.examples.truncate(EXAMPLES - 1);
-            trial.examples.push(format!("{left_out} more that were too many to keep"));
+            trial.broke_more(left_out, format!("{left_out} more that were too many to keep"));
         }
         trial
     }

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use super::{
     Ledger, State,
-    books::{DeliveryBook, Incident, Last, NEVER, NONE, Suspicion, micros},
+    books::{DeliveryBook, Incident, Last, NONE, Suspicion},
+    times::{NEVER, micros},
 };
 use crate::{
     facts::retry::longest_that_fits,
-    loadtest::{
-        lifecycle::MAX_STEPS,
-        scenario::{Failure, Profile},
-    },
+    lifecycle::MAX_STEPS,
+    loadtest::scenario::{Failure, Profile},
 };
 
 /// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt this

@@ -2,16 +2,13 @@
 //! fan-out of one. Times are microseconds since the load began. Never judges: it notes what looks wrong as an incident, with
 //! what a judge needs to tell a broken promise from the price of a fault.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use super::lanes::LaneBook;
-use crate::loadtest::lifecycle::MAX_STEPS;
+use super::{lanes::LaneBook, times::NEVER};
+use crate::lifecycle::MAX_STEPS;
 
 /// No event, in 32 bits.
 pub const NONE: u32 = u32::MAX;
-
-/// No time yet.
-pub const NEVER: u64 = u64::MAX;
 
 /// What was sent.
 #[derive(Debug, Clone, Copy)]
@@ -258,8 +255,4 @@ impl Books {
         }
         &mut self.seconds[second]
     }
-}
-
-pub fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::books::{NEVER, micros};
+use super::times::{NEVER, micros};
 
 /// A lane may rest this long after a 429 that asks for less.
 const LEAST_REST: Duration = Duration::from_secs(1);

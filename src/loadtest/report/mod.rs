@@ -14,3 +14,18 @@ mod figure;
 #[cfg(test)]
 pub(super) mod fixture;
 mod units;
+
+use std::path::Path;
+
+use super::result::RunResult;
+
+/// To the files that were asked for.
+pub fn write(to_json: Option<&Path>, to_html: Option<&Path>, result: &RunResult) -> anyhow::Result<()> {
+    if let Some(path) = to_json {
+        json::write(path, result)?;
+    }
+    if let Some(path) = to_html {
+        html::write(path, result)?;
+    }
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::{fmt::Display, str::FromStr};
 use clap::{Args, FromArgMatches};
 use herald::{
     cli::{self, DeadLetterFilter},
-    config::compact,
+    config::{compact, parse_duration},
     facts::{
         event::EventType,
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
@@ -53,9 +53,9 @@ fn entry_id(text: &str) {
 }
 
 fn duration(text: &str) {
-    let Ok(duration) = cli::duration(text) else { return };
+    let Ok(duration) = parse_duration(text) else { return };
     let short = compact(duration);
-    assert_eq!(cli::duration(&short), Ok(duration), "{text:?} is said as {short:?}");
+    assert_eq!(parse_duration(&short), Ok(duration), "{text:?} is said as {short:?}");
 }
 
 fn dead_letters(text: &str) {

@@ -1,5 +1,5 @@
 //! The life of a payment intent, as Dojo's statuses allow it, and the event of each status. Random, but only through the
-//! generator it is handed. The demo's merchants get theirs from here as well.
+//! generator it is handed. For the demo and the load test; never what `herald event publish` adds.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Five sample merchants in one process, each with a temper of its own. They verify what they receive as a merchant
+//! The five merchants at their work, in one process. They verify what they receive as a merchant
 //! should, over the raw bytes, and keep the ledger.
 
 use std::{
@@ -20,7 +20,10 @@ use axum::{
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Arrival, Ledger};
+use super::{
+    ledger::{Arrival, Ledger},
+    merchant::Merchant,
+};
 use crate::{
     clock,
     facts::signing::{SecretText, dojo_signature, standard_signature},
@@ -34,44 +37,6 @@ const FLAKY: std::ops::Range<Duration> = Duration::from_secs(3)..Duration::from_
 
 /// Events that the merchant takes before it is gone.
 const BEFORE_GONE: u64 = 4;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Merchant {
-    Healthy,
-    Slow,
-    Flaky,
-    Gone,
-    Dead,
-}
-
-impl Merchant {
-    pub const ALL: [Self; 5] = [Self::Healthy, Self::Slow, Self::Flaky, Self::Gone, Self::Dead];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Slow => "slow",
-            Self::Flaky => "flaky",
-            Self::Gone => "gone",
-            Self::Dead => "dead",
-        }
-    }
-
-    pub fn temper(self) -> &'static str {
-        match self {
-            Self::Healthy => "answers 200 at once",
-            Self::Slow => "answers 200 after 400 ms",
-            Self::Flaky => "answers 500 from second 3 to 8, then recovers",
-            Self::Gone => "answers 410 after its fourth event",
-            Self::Dead => "nothing listens there",
-        }
-    }
-
-    /// Everything that is owed to it arrives in the end.
-    pub fn is_alive(self) -> bool {
-        matches!(self, Self::Healthy | Self::Slow | Self::Flaky)
-    }
-}
 
 /// What a merchant has to say.
 #[derive(Debug, Clone)]

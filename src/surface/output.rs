@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::exit::OutputClosed;
+use super::error::OutputClosed;
 use crate::{
     facts::text::{escaped_json, steers},
     telemetry::logging,
@@ -182,33 +182,9 @@ pub fn cell(text: &str) -> String {
     text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
 }
 
-/// RFC 3339 in UTC, and how long ago or from now on that is: `2026-01-01T00:00:00Z (3m ago)`.
-pub fn when(ms: u64, now_ms: u64) -> String {
-    let apart = crate::config::compact(std::time::Duration::from_secs(now_ms.abs_diff(ms) / 1000));
-    match ms > now_ms {
-        true => format!("{} (in {apart})", instant(ms)),
-        false => format!("{} ({apart} ago)", instant(ms)),
-    }
-}
-
-/// RFC 3339 in UTC, to the second.
-pub fn instant(ms: u64) -> String {
-    let seconds = i64::try_from(ms / 1000).ok();
-    let known = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    known.map_or_else(|| format!("{ms} ms"), |instant| instant.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_has_its_distance_beside_it() {
-        assert_eq!(when(1_700_000_000_000, 1_700_000_090_000), "2023-11-14T22:13:20Z (1m 30s ago)");
-        assert_eq!(when(1_700_000_060_000, 1_700_000_000_000), "2023-11-14T22:14:20Z (in 1m)");
-        assert_eq!(when(5_000, 5_999), "1970-01-01T00:00:05Z (0s ago)");
-        assert_eq!(instant(u64::MAX), "18446744073709551615 ms");
-    }
 
     #[test]
     fn a_strangers_text_stays_in_its_cell() {

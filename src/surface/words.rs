@@ -34,9 +34,16 @@ pub fn ago(ms: u64, now_ms: u64) -> String {
     }
 }
 
-/// The instant in UTC with its distance: for stories, where both matter.
+/// The instant with its distance, for stories, where both matter: `2026-01-01T00:00:00Z (3m ago)`.
 pub fn when(ms: u64, now_ms: u64) -> String {
-    format!("{} ({})", super::instant(ms), ago(ms, now_ms))
+    format!("{} ({})", instant(ms), ago(ms, now_ms))
+}
+
+/// RFC 3339 in UTC, to the second.
+pub fn instant(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).ok();
+    let known = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    known.map_or_else(|| format!("{ms} ms"), |instant| instant.to_string())
 }
 
 /// `1,204,000`.
@@ -115,6 +122,14 @@ mod tests {
         }
         assert_eq!(span(3 * DAY_MS + 4 * HOUR_MS + 59 * MINUTE_MS), "3d 4h");
         assert_eq!((ago(1_000, 61_000), ago(61_000, 1_000)), ("1m ago".to_owned(), "in 1m".to_owned()));
+    }
+
+    #[test]
+    fn a_time_has_its_distance_beside_it() {
+        assert_eq!(when(1_700_000_000_000, 1_700_000_090_000), "2023-11-14T22:13:20Z (1m 30s ago)");
+        assert_eq!(when(1_700_000_060_000, 1_700_000_000_000), "2023-11-14T22:14:20Z (in 1m)");
+        assert_eq!(when(5_000, 5_999), "1970-01-01T00:00:05Z (999ms ago)");
+        assert_eq!(instant(u64::MAX), "18446744073709551615 ms");
     }
 
     #[test]

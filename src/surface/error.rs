@@ -1,4 +1,5 @@
-//! Exit codes: what a script may rely on. Maps an error to its code by its type, never by its text.
+//! What a verb can fail with, and the exit codes that a script may rely on. Maps an error to its code by its type, never by its
+//! text.
 
 use std::{io, process};
 
@@ -49,7 +50,7 @@ impl From<ExitCode> for process::ExitCode {
 
 /// What a verb itself finds wrong. Each text names its subject and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CliError {
+pub enum VerbError {
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -62,7 +63,7 @@ pub enum CliError {
     Broken(String),
 }
 
-impl CliError {
+impl VerbError {
     fn code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::Usage,
@@ -88,7 +89,7 @@ fn code_of_link(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if error.is::<OutputClosed>() {
         return Some(ExitCode::Done);
     }
-    if let Some(error) = error.downcast_ref::<CliError>() {
+    if let Some(error) = error.downcast_ref::<VerbError>() {
         return Some(error.code());
     }
     if let Some(error) = error.downcast_ref::<RegistryError>() {
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_message_says_each_thing_once() {
-        let inner = CliError::Refused("the URL is http".to_owned());
+        let inner = VerbError::Refused("the URL is http".to_owned());
         let error = anyhow::Error::from(inner).context("endpoint create");
         assert_eq!(message_of(&error), "endpoint create: the URL is http");
         let quoting = anyhow::anyhow!("cause").context("outer, because of: cause");

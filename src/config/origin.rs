@@ -1,0 +1,29 @@
+//! Which source a value came from, as `herald config show` and each error say it.
+
+use std::{fmt, sync::Arc};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    BuiltIn,
+    File {
+        path: Arc<str>,
+        line: usize,
+    },
+    Env(&'static str),
+    /// A variable that is no setting.
+    UnknownEnv,
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in default"),
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Env(name) => f.write_str(name),
+            Self::UnknownEnv => f.write_str("environment"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}

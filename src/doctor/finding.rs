@@ -1,0 +1,53 @@
+//! What the doctor says of one thing: how bad it is, what it means and what to do. Judges nothing.
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Fail,
+    Warn,
+    Ok,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "FAIL",
+            Self::Warn => "warn",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub level: Level,
+    pub subject: &'static str,
+    pub says: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// What has been found so far.
+#[derive(Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub fn ok(&mut self, subject: &'static str, says: impl Into<String>) {
+        self.0.push(Finding { level: Level::Ok, subject, says: says.into(), remedy: None });
+    }
+
+    pub fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { level: Level::Warn, subject, says: says.into(), remedy: Some(remedy.into()) });
+    }
+
+    pub fn fail(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { level: Level::Fail, subject, says: says.into(), remedy: Some(remedy.into()) });
+    }
+
+    pub fn worst_first(mut self) -> Vec<Finding> {
+        self.0.sort_by_key(|finding| finding.level);
+        self.0
+    }
+}

@@ -1,0 +1,17 @@
+//! What every surface shares: the verbs of `cli`, `doctor`, `demo` and `loadtest` stand on it. It knows none of them, and never
+//! decides what one of them does.
+//!
+//! [`error`] turns what went wrong into an exit code, [`output`] writes results and talk, [`words`] says numbers, times, sizes and
+//! reasons to people, and [`context`] is what a verb is handed.
+
+pub mod context;
+pub mod error;
+pub mod output;
+pub mod words;
+
+pub use self::{
+    context::{Context, Globals},
+    error::{OutputClosed, VerbError, message_of},
+    output::{Format, List, Output, cell, even_unread, json_line, note},
+    words::{instant, when},
+};
