@@ -2,7 +2,7 @@
 //! the code.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -60,7 +60,7 @@ fn each_foreign_system_has_one_place() {
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/", "loadtest/receiver/verify.rs"]);
     check_only("aws_lc_rs", &["loadtest/receiver/verify.rs"]);
-    check_only("anyhow", &["app.rs", "main.rs", "cli/", "demo/", "doctor", "loadtest/", "owned"]);
+    check_only("anyhow", &["app.rs", "main.rs", "cli/", "demo/", "doctor", "loadtest/", "owned", "surface/"]);
 }
 
 /// A checker that shares code with what it checks can only find that both are wrong in the same way.
@@ -95,30 +95,126 @@ fn facts_know_nothing_but_facts() {
     }
 }
 
+/// From the ground up. A module imports what stands on a step below its own, and nothing else of ours.
+const STEPS: [&[&str]; 12] = [
+    &["facts"],
+    &["clock", "descriptors", "tls"],
+    &["telemetry"],
+    &["config"],
+    &["sender", "store"],
+    &["registry"],
+    &["dispatch"],
+    &["lifecycle", "owned", "service"],
+    &["app"],
+    &["surface"],
+    &["demo", "doctor", "loadtest"],
+    &["cli"],
+];
+
 #[test]
 fn each_folder_imports_only_what_stands_below_it() {
-    let above: &[(&str, &[&str])] = &[
-        ("store/", &["sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
-        ("sender/", &["store", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
-        ("registry", &["dispatch", "service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
-        ("dispatch/", &["service", "cli", "demo", "loadtest", "owned", "app", "doctor"]),
-        ("config/", &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"]),
-        (
-            "telemetry/",
-            &["store", "sender", "registry", "dispatch", "service", "cli", "demo", "loadtest", "owned", "app"],
-        ),
-    ];
-    for (path, text) in sources() {
-        let code = code(&text);
-        for (folder, forbidden) in above.iter().filter(|(folder, _)| path.starts_with(folder)) {
-            for module in *forbidden {
-                // Within braces the module stands alone; `registry` is also the name of others' modules.
-                let grouped = names(&code, module) && *module != "registry";
-                let imports = grouped || code.contains(&format!("crate::{module}::"));
-                assert!(!imports, "{path} in {folder} imports {module}");
+    let step_of = |name: &str| STEPS.iter().position(|step| step.contains(&name));
+    for (path, text) in sources().iter().filter(|(path, _)| path != "lib.rs" && path != "main.rs") {
+        let module = module_of(path);
+        let own = first(&module);
+        let step = step_of(own).unwrap_or_else(|| panic!("{path} stands on no step"));
+        for import in imports(&module, &code(text)).iter().filter(|import| first(import) != own) {
+            let below = step_of(first(import)).is_some_and(|below| below < step);
+            assert!(below, "{path} imports {import}, which does not stand below {own}");
+        }
+    }
+}
+
+/// What needs each other can only be understood together; so it is one file, or the part that both need is a third.
+#[test]
+fn no_files_of_the_surfaces_need_each_other() {
+    let folders = ["cli", "config", "demo", "doctor", "loadtest", "surface"];
+    let files = sources().into_iter().map(|(path, text)| (module_of(&path), text));
+    let files: BTreeMap<String, String> =
+        files.filter(|(module, _)| folders.contains(&first(module)) && !module.ends_with("tests")).collect();
+    let needs = |module: &String| -> Vec<String> {
+        let named = imports(module, &code(&files[module]));
+        let named = named.iter().filter_map(|import| files.keys().filter(|file| is_within(import, file)).max());
+        // A file may use its parts, and they what it has for all of them.
+        named.filter(|file| !is_within(file, module) && !is_within(module, file)).cloned().collect()
+    };
+    let needs: BTreeMap<&String, Vec<String>> = files.keys().map(|module| (module, needs(module))).collect();
+    assert!(
+        needs[&"cli::chain".to_owned()].contains(&"surface".to_owned()),
+        "the imports are not read: the rule checks nothing"
+    );
+    for module in files.keys() {
+        let (mut reached, mut open) = (BTreeSet::new(), vec![module]);
+        while let Some(next) = open.pop() {
+            open.extend(needs[next].iter().filter(|need| reached.insert(*need)));
+        }
+        assert!(!reached.contains(module), "{module} needs itself, by way of some of {reached:?}");
+    }
+}
+
+fn module_of(path: &str) -> String {
+    path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+}
+
+fn first(module: &str) -> &str {
+    module.split("::").next().unwrap_or(module)
+}
+
+fn is_within(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// What a module's code names of ours, in `use` or anywhere, as paths from the crate's root.
+fn imports(module: &str, code: &str) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    for start in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                write_out(&code[at..], "", &mut found);
             }
         }
     }
+    let from_the_root = |path: &String| {
+        let mut base: Vec<&str> = module.split("::").collect();
+        let named = path.trim_start_matches("::crate").trim_start_matches("::super");
+        match path.matches("::super").count() {
+            0 => base.clear(),
+            ups => base.truncate(base.len() - ups),
+        }
+        base.extend(named.split("::").filter(|name| !name.is_empty()));
+        base.join("::")
+    };
+    found.iter().map(from_the_root).filter(|path| !path.is_empty()).collect()
+}
+
+/// The paths of a tree such as `crate::{clock, facts::id::{EntryId, EventId}}`. Answers what follows it.
+fn write_out<'a>(mut text: &'a str, before: &str, found: &mut Vec<String>) -> &'a str {
+    let mut path = before.to_owned();
+    loop {
+        text = text.trim_start();
+        if let Some(mut rest) = text.strip_prefix('{') {
+            while !rest.trim_start().starts_with('}') {
+                rest = write_out(rest, &path, found).trim_start();
+                rest = rest.strip_prefix(',').unwrap_or(rest);
+            }
+            let rest = rest.trim_start();
+            return rest.strip_prefix('}').unwrap_or(rest);
+        }
+        let (name, rest) = word(text);
+        path = format!("{path}::{name}");
+        match rest.strip_prefix("::") {
+            Some(rest) => text = rest,
+            None => {
+                found.push(path);
+                return rest.strip_prefix(" as ").map_or(rest, |renamed| word(renamed).1);
+            }
+        }
+    }
+}
+
+fn word(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '*').unwrap_or(text.len()))
 }
 
 #[test]
