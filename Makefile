@@ -37,6 +37,7 @@ test: setup check
 check: tools
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features -- -D warnings
 	@deploy/setup-checks
 	deploy/check-dependencies
 

@@ -5,13 +5,17 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod descriptors;
 pub mod dispatch;
 pub mod doctor;
 pub mod facts;
+#[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod lifecycle;
+#[cfg(feature = "loadtest")]
 pub mod loadtest;
+#[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod owned;
 pub mod registry;
 pub mod sender;

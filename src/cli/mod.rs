@@ -21,8 +21,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[doc(hidden)]
 pub use self::dead_letter::Filter as DeadLetterFilter;
+#[cfg(feature = "demo")]
+use crate::demo;
+#[cfg(feature = "loadtest")]
+use crate::loadtest;
 use crate::{
-    app, demo, doctor, loadtest,
+    app, doctor,
     surface::{
         Context, Format, Globals, Output,
         error::{self, ExitCode, code_of},
@@ -46,6 +50,7 @@ enum Verb {
     /// Run the dispatcher until SIGTERM or Ctrl-C
     Serve,
     /// See Herald at work: a Redis of its own, five sample merchants and a stream of payment intents
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Stop all sending at once; events wait in Redis
     Pause(pause::PauseArgs),
@@ -72,6 +77,7 @@ enum Verb {
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
     /// Put load on Herald, break what it is told to break, and judge every promise
+    #[cfg(feature = "loadtest")]
     Loadtest(Box<loadtest::args::LoadtestArgs>),
     /// Check Redis, the stream and what is stuck, with a remedy for each finding
     Doctor(doctor::DoctorArgs),
@@ -118,6 +124,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let context = || Context::new(globals);
     match cli.verb {
         Verb::Serve => serve(context()?).await,
+        #[cfg(feature = "demo")]
         Verb::Demo(args) => demo::run(args).await,
         Verb::Pause(args) => pause::pause(&context()?, args).await,
         Verb::Resume(args) => pause::resume(&context()?, args).await,
@@ -128,6 +135,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
+        #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,
         Verb::Doctor(args) => doctor::run(&context()?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),

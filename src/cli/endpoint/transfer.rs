@@ -3,7 +3,9 @@
 
 use std::{
     collections::HashMap,
-    io::Write,
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::rules;
+use super::{random, rules};
 use crate::{
     cli::args::{Consent, Go, read_input},
     facts::{
@@ -64,20 +66,29 @@ pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whole or not at all: a file beside it takes its name at the end. Such files have mode 0600.
+/// Whole or not at all: a file beside it takes its name at the end. It has mode 0600.
 fn write_private(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    let persisted = if force { file.persist(path) } else { file.persist_noclobber(path) };
-    match persisted {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+    let beside = folder.join(format!(".herald-{}", hex::encode(random::<8>()?)));
+    let written = write_new(&beside, bytes).and_then(|()| match force {
+        true => fs::rename(&beside, path),
+        // A rename would replace what is there.
+        false => fs::hard_link(&beside, path),
+    });
+    // A rename took it away; otherwise it has done its work, or is of no use.
+    let _ = fs::remove_file(&beside);
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(VerbError::Refused("it exists; --force replaces it".to_owned()).into())
         }
-        Err(error) => Err(error.error.into()),
+        written => Ok(written?),
     }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,10 +126,11 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
         }))?;
     }
     even_unread(list.finish())?;
-    let count = |action| differences.iter().filter(|difference| difference.action == action).count();
+    let count =
+        |action| words::number(differences.iter().filter(|difference| difference.action == action).count() as u64);
     let what = format!(
         "replace all endpoints by the {} of {shown}: {} added, {} changed, {} removed",
-        file.endpoints.len(),
+        words::number(file.endpoints.len() as u64),
         count(Action::Added),
         count(Action::Changed),
         count(Action::Removed)
@@ -137,7 +149,8 @@ async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<Endpoin
     match registry.load().await {
         Ok(loaded) => {
             if !loaded.unreadable.is_empty() {
-                note(format_args!("{} endpoints that cannot be read are replaced as well", loaded.unreadable.len()));
+                let unreadable = words::number(loaded.unreadable.len() as u64);
+                note(format_args!("{unreadable} endpoints that cannot be read are replaced as well"));
             }
             Ok(loaded.endpoints)
         }
