@@ -12,7 +12,7 @@ use clap::Args;
 use crate::{
     clock,
     facts::{endpoint::Mark, text::steers},
-    surface::{VerbError, note},
+    surface::{VerbError, note, words},
 };
 
 /// Longest name and reason: they stand in records, the change feed and logs.
@@ -100,7 +100,7 @@ pub fn read_input(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
     };
     read.with_context(|| format!("cannot read {shown}"))?;
     match bytes.len() as u64 > max_bytes {
-        true => Err(VerbError::Refused(format!("{shown} is larger than {max_bytes} bytes: split it")).into()),
+        true => Err(VerbError::Refused(format!("{shown} is larger than {}: split it", words::bytes(max_bytes))).into()),
         false => Ok(bytes),
     }
 }

@@ -104,7 +104,11 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     }
     rows.finish()?;
     if chains.len() > args.limit {
-        note(format_args!("the first {} of {}: raise --limit", args.limit, words::number(chains.len() as u64)));
+        note(format_args!(
+            "the first {} of {}: raise --limit",
+            words::number(args.limit as u64),
+            words::number(chains.len() as u64)
+        ));
     }
     if !is_complete {
         note(format_args!(

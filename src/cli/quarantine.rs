@@ -104,7 +104,7 @@ async fn list(context: &Context, queries: &mut Queries, limit: usize) -> anyhow:
     }
     rows.finish()?;
     if there > limit as u64 {
-        note(format_args!("the first {limit} of {}: raise --limit", words::number(there)));
+        note(format_args!("the first {} of {}: raise --limit", words::number(limit as u64), words::number(there)));
     }
     if let Some(entry) = first {
         note(format_args!("\nWhole:  herald quarantine show {entry}"));

@@ -76,7 +76,7 @@ impl Show {
         }
         self.shown += 1;
         let (tone, what) = match (said.arrival, said.status) {
-            (Some(Arrival::First { after }), _) => (Tone::Good, format!("after {}", millis(after))),
+            (Some(Arrival::First { after }), _) => (Tone::Good, format!("after {}", latency(after))),
             (Some(Arrival::Duplicate), _) => (Tone::Odd, "again: a duplicate".to_owned()),
             (Some(Arrival::OutOfOrder), _) => (Tone::Bad, "OUT OF ORDER".to_owned()),
             (Some(Arrival::Unknown), _) => (Tone::Bad, "UNKNOWN".to_owned()),
@@ -93,7 +93,7 @@ impl Show {
                 &format!(
                     "{:8} attempt {attempt} of {id}: {outcome}; again in {}",
                     name(&id.endpoint),
-                    millis(Duration::from_millis(*retry_in_ms))
+                    words::time_us(retry_in_ms * 1_000)
                 ),
             ),
             Happening::Core(Note::Dead { id, reason, attempts, .. }) => self.paint(
@@ -119,11 +119,12 @@ impl Show {
         };
         self.shown = 0;
         let Sums { events, delivered, missing, out_of_order, duplicates, .. } = sums;
+        let [events, delivered, missing, duplicates, out_of_order] =
+            [events, delivered, missing, duplicates, out_of_order].map(|many| words::number(*many));
+        let [p50, p99] = [sums.p50, sums.p99].map(latency);
         self.line(&format!(
             "-- {events} events, {delivered} delivered, {missing} on their way, {duplicates} duplicates, \
-             {out_of_order} out of order; healthy p50 {} p99 {}{left_out}",
-            millis(sums.p50),
-            millis(sums.p99)
+             {out_of_order} out of order; healthy p50 {p50} p99 {p99}{left_out}"
         ));
     }
 
@@ -132,20 +133,20 @@ impl Show {
         self.line("");
         self.line(&format!("{:10} {:>9} {:>9}", "merchant", "published", "delivered"));
         for merchant in Merchant::ALL {
-            let (owed, arrived) = (ledger.owed_to(merchant), ledger.arrived_at(merchant));
+            let [owed, arrived] = [ledger.owed_to(merchant), ledger.arrived_at(merchant)].map(words::number);
             self.line(&format!("{:10} {owed:>9} {arrived:>9}", merchant.name()));
         }
         self.line("");
         for (name, value) in [
-            ("events", sums.events.to_string()),
-            ("delivered", sums.delivered.to_string()),
-            ("dead letters", left.dead.to_string()),
-            ("unfinished", left.unfinished.to_string()),
-            ("lost", sums.missing.to_string()),
-            ("out of order", sums.out_of_order.to_string()),
-            ("duplicates", sums.duplicates.to_string()),
-            ("bad signatures", sums.bad_signatures.to_string()),
-            ("latency", format!("p50 {}, p99 {} (healthy, XADD to receipt)", millis(sums.p50), millis(sums.p99))),
+            ("events", words::number(sums.events)),
+            ("delivered", words::number(sums.delivered)),
+            ("dead letters", words::number(left.dead)),
+            ("unfinished", words::number(left.unfinished)),
+            ("lost", words::number(sums.missing)),
+            ("out of order", words::number(sums.out_of_order)),
+            ("duplicates", words::number(sums.duplicates)),
+            ("bad signatures", words::number(sums.bad_signatures)),
+            ("latency", format!("p50 {}, p99 {} (healthy, XADD to receipt)", latency(sums.p50), latency(sums.p99))),
             ("seed", seed.to_string()),
         ] {
             self.line(&format!("{name:15} {value}"));
@@ -181,10 +182,6 @@ fn name(endpoint: &EndpointId) -> &str {
     endpoint.as_str().trim_start_matches("ep_")
 }
 
-fn millis(duration: Duration) -> String {
-    match duration.as_secs_f64() * 1_000.0 {
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
-        ms => format!("{:.1} s", ms / 1_000.0),
-    }
+fn latency(latency: Duration) -> String {
+    words::seconds(latency.as_secs_f64())
 }

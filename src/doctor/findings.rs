@@ -102,7 +102,7 @@ fn reach(findings: &mut Findings, observed: &Observed, server: &Server) {
         let up = span(info.uptime_s * 1000);
         findings.ok(
             "redis",
-            format!("Redis {} at {address}, up {up}, answers in {} ms", info.version, server.round_trip_ms),
+            format!("Redis {} at {address}, up {up}, answers in {}", info.version, span(server.round_trip_ms)),
         );
     }
 }
@@ -707,7 +707,7 @@ mod tests {
             with_partition(|partition| (partition.gauges.dead, partition.oldest_dead_ms) = (5, Some(NOW - oldest)))
         };
         check(&dead(DAY_MS), Level::Warn, "dead letters", "5 dead letters, the oldest given up 1d ago");
-        check(&dead(29 * DAY_MS), Level::Warn, "dead letters", "retention (1,000 letters or 30d) will soon drop some");
+        check(&dead(29 * DAY_MS), Level::Warn, "dead letters", "retention (1 000 letters or 30d) will soon drop some");
     }
 
     #[test]

@@ -25,8 +25,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::compact,
-    surface::{Format, Output, VerbError, message_of, note},
+    surface::{Format, Output, VerbError, message_of, note, words},
 };
 
 /// What a run takes beside its load: the start, and the wait for the last retries.
@@ -192,12 +191,14 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
     }
     // What broke counts whether or not the table is read.
     let shown = show(&sums, &steps, given);
-    let took = compact(Duration::from_secs((clock::now() - began).as_secs()));
+    let took = words::span((clock::now() - began).as_secs() * 1_000);
     let (tried, broken) = (sums.sum(|line| line.tried), sums.sum(|line| line.broken));
     let summary = format!(
-        "proof: {made} of {} runs in {took}, {} promises, {tried} trials, {broken} broken, {} runs failed (seed {seed})",
+        "proof: {made} of {} runs in {took}, {} promises, {} trials, {} broken, {} runs failed (seed {seed})",
         steps.len(),
         sums.promises.len(),
+        words::number(tried),
+        words::number(broken),
         failed.len()
     );
     match (broken, failed.is_empty() && !wishes.end.is_cancelled()) {
@@ -255,7 +256,7 @@ fn show(sums: &Sums, steps: &[Step], given: &Given) -> Result<()> {
                 many if many > 3 => format!("{many} scenarios"),
                 _ => line.tried_on.join(", "),
             };
-            let counts = [line.tried, line.broken].map(|count| count.to_string());
+            let counts = [line.tried, line.broken].map(words::number);
             [vec![line.promise.clone(), tried_on], counts.to_vec(), vec![line.broken_in.join(", ")]].concat()
         })?;
     }

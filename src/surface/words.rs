@@ -1,4 +1,6 @@
-//! Numbers, ages and reasons in words, for people who were asleep a minute ago.
+//! Numbers, times, sizes and reasons in words, for people who were asleep a minute ago. The one place that knows how they look:
+//! `1 234`, `1.4 GiB`, and times as the configuration takes them, so that what is shown can be typed: `250ms`, `3m 20s`. Never
+//! more digits than a measurement has.
 
 pub use crate::facts::text::bytes;
 use crate::facts::{
@@ -46,20 +48,70 @@ pub fn instant(ms: u64) -> String {
     known.map_or_else(|| format!("{ms} ms"), |instant| instant.to_string())
 }
 
-/// `1,204,000`.
+/// What was measured, in microseconds: three significant digits, and from a minute on two units as in [`span`]: `840us`,
+/// `1.24ms`, `12.5s`, `1m 5s`.
+pub fn time(us: f64) -> String {
+    match us {
+        0.0 => "0s".to_owned(),
+        us if us < 1e3 => format!("{}us", digits(us)),
+        us if us < 1e6 => format!("{}ms", digits(us / 1e3)),
+        us if us < 60e6 => format!("{}s", digits(us / 1e6)),
+        us => span((us / 1e3).round() as u64),
+    }
+}
+
+pub fn time_us(us: u64) -> String {
+    time(us as f64)
+}
+
+/// As [`time`].
+pub fn seconds(seconds: f64) -> String {
+    time(seconds * 1e6)
+}
+
+/// `1 204 000`.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
+            text.push(' ');
         }
         text.push(digit);
     }
     text
 }
 
-/// `1 dead letter`, `2,000 dead letters`.
+/// Whole and grouped from ten on, with three significant digits below.
+pub fn decimal(value: f64) -> String {
+    match value {
+        value if !value.is_finite() => "?".to_owned(),
+        value if value.abs() < 10.0 && value.fract() != 0.0 => digits(value),
+        value if value < 0.0 => format!("-{}", number((-value).round() as u64)),
+        value => number(value.round() as u64),
+    }
+}
+
+/// `26 400/s`; as [`decimal`].
+pub fn rate(rate: f64) -> String {
+    format!("{}/s", decimal(rate))
+}
+
+/// Three significant digits, no idle zeros behind the point.
+fn digits(value: f64) -> String {
+    let places = match value.abs() {
+        from if from >= 99.95 => 0,
+        from if from >= 9.995 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.places$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// `1 dead letter`, `2 000 dead letters`.
 pub fn count(n: u64, one: &str, many: &str) -> String {
     match n {
         1 => format!("1 {one}"),
@@ -125,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_measured_has_the_unit_that_suits_it_and_three_digits() {
+        let times = [0.0, 1.0, 999.0, 1_240.0, 12_460.0, 124_600.0, 1_246_000.0].map(time);
+        assert_eq!(times, ["0s", "1us", "999us", "1.24ms", "12.5ms", "125ms", "1.25s"]);
+        assert_eq!([3.0, 4.25, 65.0, 3_720.0].map(seconds), ["3s", "4.25s", "1m 5s", "1h 2m"]);
+        assert_eq!([0.0, 0.534, 9.0, 26_400.4].map(rate), ["0/s", "0.53/s", "9/s", "26 400/s"]);
+        assert_eq!(decimal(f64::NAN), "?");
+    }
+
+    #[test]
     fn a_time_has_its_distance_beside_it() {
         assert_eq!(when(1_700_000_000_000, 1_700_000_090_000), "2023-11-14T22:13:20Z (1m 30s ago)");
         assert_eq!(when(1_700_000_060_000, 1_700_000_000_000), "2023-11-14T22:14:20Z (in 1m)");
@@ -134,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_large_number_can_be_read() {
-        assert_eq!((number(999), number(1_204_000)), ("999".to_owned(), "1,204,000".to_owned()));
+        assert_eq!((number(999), number(1_204_000)), ("999".to_owned(), "1 204 000".to_owned()));
         assert_eq!(
             (count(1, "entry", "entries"), count(0, "entry", "entries")),
             ("1 entry".into(), "0 entries".into())

@@ -15,7 +15,7 @@ use crate::{
         id::{EndpointId, EntryId, EventId, IntentId},
         outcome::{AttemptReport, Attempted, Outcome, Timing},
     },
-    surface::{Context, Output, VerbError},
+    surface::{Context, Output, VerbError, words},
 };
 
 #[derive(Debug, Args)]
@@ -110,7 +110,6 @@ fn show(output: Output, tested: &Tested<'_>) -> anyhow::Result<()> {
 
 fn timing(timing: &Timing) -> String {
     let stages = [("names", timing.dns_us), ("connect", timing.connect_us), ("response head", timing.head_us)];
-    let ms = |us: u64| format!("{:.1} ms", us as f64 / 1000.0);
-    let stages = stages.into_iter().filter_map(|(name, us)| us.map(|us| format!("{name} {}", ms(us))));
-    stages.chain([format!("total {}", ms(timing.total_us))]).collect::<Vec<_>>().join(", ")
+    let stages = stages.into_iter().filter_map(|(name, us)| us.map(|us| format!("{name} {}", words::time_us(us))));
+    stages.chain([format!("total {}", words::time_us(timing.total_us))]).collect::<Vec<_>>().join(", ")
 }

@@ -24,6 +24,7 @@ use super::log_gate::LogGate;
 use crate::{
     config::{Config, ConfigFile, Sources},
     owned::{Owned, Usage, free_port},
+    surface::words,
 };
 
 /// A worker is ready a tenth of a second after its start; a machine that is full takes longer.
@@ -71,7 +72,11 @@ impl Worker {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) if tried == TRIES || !self.lost_its_port() => return Err(error),
                 Ok(Err(_)) => {}
-                Err(_) => bail!("a worker was not ready within {} s; {}", READY.as_secs(), self.last_words()),
+                Err(_) => bail!(
+                    "a worker was not ready within {}; {}",
+                    words::span(READY.as_millis() as u64),
+                    self.last_words()
+                ),
             }
         }
         Ok(())

@@ -55,7 +55,7 @@ pub fn standstill(case: &Case<'_>) -> Trial {
             if done == 0 {
                 let (from_s, name) = (from_us as f64 / 1e6, fault.fault.name());
                 trial.broke(|| {
-                    format!("{left} deliveries lay there at {from_s:.1} s, during {name}, and none was made in 5 s")
+                    format!("{left} deliveries lay there at {from_s:.1}s, during {name}, and none was made in 5s")
                 });
             }
         }

@@ -9,7 +9,10 @@
 use std::time::Duration;
 
 use super::{Case, End, Item, mark_us, trial::Trial};
-use crate::loadtest::{ledger::times::micros, result::Goodput, scenario::Profile};
+use crate::{
+    loadtest::{ledger::times::micros, result::Goodput, scenario::Profile},
+    surface::words,
+};
 
 /// Deliveries of a receiver below which its share says nothing: of so many the failures that were drawn differ from their
 /// probability by a twentieth at the most, four deviations at 30 %, and the bounds leave as much.
@@ -124,7 +127,10 @@ pub fn recovered(case: &Case<'_>) -> Trial {
         if recovery.overdue > 0 {
             trial.broke(|| {
                 let (id, Recovery { behind, overdue, within, .. }) = (case.population.endpoint_id(endpoint), recovery);
-                format!("{id}: {overdue} of {behind} came later than {:.1} s after it was back", within.as_secs_f64())
+                format!(
+                    "{id}: {overdue} of {behind} came later than {} after it was back",
+                    words::seconds(within.as_secs_f64())
+                )
             });
         }
     }
@@ -199,7 +205,7 @@ pub fn needless_retry(case: &Case<'_>) -> Trial {
         } else if item.sent.place == 0 && end_us.saturating_sub(sent_us) > micros(AT_ONCE + *rtt * ROUND_TRIPS + *after)
         {
             let waited_s = end_us.saturating_sub(sent_us) as f64 / 1e6;
-            trial.broke(|| case.name(&item, &format!("acknowledged {waited_s:.2} s after it was sent")));
+            trial.broke(|| case.name(&item, &format!("acknowledged {} after it was sent", words::seconds(waited_s))));
         }
     }
     trial

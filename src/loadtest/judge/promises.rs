@@ -8,12 +8,14 @@ use crate::{
     facts::retry::DeadReason,
     loadtest::{
         ledger::{
+            LATE,
             books::{DeliveryBook, EventBook, Incident, Last, NONE, Suspicion},
             times::{NEVER, micros},
         },
         result::{Goodput, Promise},
         scenario::Profile,
     },
+    surface::words,
 };
 
 /// Beside the lease, which another owner waits for: the time to start a worker, and for a receiver's answer to be settled.
@@ -286,11 +288,11 @@ impl Case<'_> {
         let mut trial = Trial::new("generator", live.sent, "The generator sent its events on time.");
         if live.late > live.sent / LATE_PER_SENT {
             let example = format!(
-                "{} of {} events were sent more than {} ms late, with nothing in their way: lower the rate, or use another \
+                "{} of {} events were sent more than {} late, with nothing in their way: lower the rate, or use another \
                  machine",
-                live.late,
-                live.sent,
-                crate::loadtest::ledger::LATE.as_millis()
+                words::number(live.late),
+                words::number(live.sent),
+                words::span(LATE.as_millis() as u64)
             );
             trial.broke_more(live.late, example);
         }
@@ -398,12 +400,12 @@ impl Case<'_> {
             other => format!(" ({})", event(other)),
         };
         let (what, detail, attempt) = (event(incident.event), incident.detail, incident.attempt);
-        format!("{what} at {endpoint}, {at_s:.3} s, attempt {attempt}: {detail}{other}")
+        format!("{what} at {endpoint}, {at_s:.3}s, attempt {attempt}: {detail}{other}")
     }
 
     pub(super) fn name(&self, item: &Item<'_>, what: &str) -> String {
         let (event, endpoint) = (self.ledger.event_id(item.event), self.population.endpoint_id(item.endpoint));
         let sent_s = item.sent.intended_us as f64 / 1e6;
-        format!("{event} for {endpoint}, sent at {sent_s:.3} s, {} attempts seen: {what}", item.book.attempt)
+        format!("{event} for {endpoint}, sent at {sent_s:.3}s, {} attempts seen: {what}", item.book.attempt)
     }
 }

@@ -12,11 +12,13 @@ use hdrhistogram::Histogram;
 use super::{
     figure::{Figure, Point, Sum, Timed, Unit, Used, Worse},
     text::{self, Colour},
-    units,
 };
-use crate::loadtest::{
-    latency::LatencyError,
-    result::{Latency, RunResult},
+use crate::{
+    loadtest::{
+        latency::LatencyError,
+        result::{Latency, RunResult},
+    },
+    surface::{cell, words},
 };
 
 /// Two runs of the same on one machine differ by this much, in parts of 1: neighbours, temperature, placement.
@@ -195,7 +197,7 @@ fn notes(before: &RunResult, now: &RunResult) -> Vec<String> {
     }
     for (when, result) in [("the earlier run", before), ("this run", now)] {
         if result.generator.late > 0 {
-            let late = units::of(result.generator.late, "event");
+            let late = words::count(result.generator.late, "event", "events");
             notes.push(format!("{when} sent {late} late, which is in its latencies"));
         }
     }
@@ -205,25 +207,19 @@ fn notes(before: &RunResult, now: &RunResult) -> Vec<String> {
 /// For stdout; ends without a line feed.
 pub fn text(comparison: &Comparison, colour: Colour) -> String {
     let mut lines = vec![colour.title("Compared with an earlier run")];
-    lines.extend(comparison.notes.iter().map(|note| units::cell(note)));
+    lines.extend(comparison.notes.iter().map(|note| cell(note)));
     if !comparison.differences.is_empty() {
         lines.push(String::new());
         lines.push(
             colour.bad("These runs did not do the same on the same machine, so nothing is called better or worse:"),
         );
-        lines.extend(comparison.differences.iter().map(|difference| format!("  {}", units::cell(difference))));
+        lines.extend(comparison.differences.iter().map(|difference| format!("  {}", cell(difference))));
     }
     lines.push(String::new());
     let mut table = text::headed(&["figure", "before", "now", "change", ""], &[1, 2, 3]);
     for row in &comparison.rows {
         let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| row.unit.show(value));
-        table.add_row([
-            units::cell(&row.figure),
-            value(row.before),
-            value(row.now),
-            row.percent(),
-            row.word().to_owned(),
-        ]);
+        table.add_row([cell(&row.figure), value(row.before), value(row.now), row.percent(), row.word().to_owned()]);
     }
     lines.extend(text::shown(&table).lines().map(|line| match line {
         worse if worse.ends_with("WORSE") => colour.bad(worse),
@@ -234,7 +230,7 @@ pub fn text(comparison: &Comparison, colour: Colour) -> String {
         lines.push(String::new());
         lines.push(match comparison.regressions().count() as u64 {
             0 => "Nothing became worse beyond noise.".to_owned(),
-            many => colour.bad(&format!("{} became worse beyond noise.", units::of(many, "figure"))),
+            many => colour.bad(&format!("{} became worse beyond noise.", words::count(many, "figure", "figures"))),
         });
     }
     lines.join("\n")

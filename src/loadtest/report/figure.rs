@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::units;
-use crate::loadtest::result::{Deliveries, Latency, RunResult};
+use crate::{
+    loadtest::result::{Deliveries, Latency, RunResult},
+    surface::words,
+};
 
 /// What a figure's value is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +23,11 @@ impl Unit {
     /// With its unit, for people.
     pub fn show(self, value: f64) -> String {
         match self {
-            Self::Time => units::time(value),
-            Self::Seconds => units::seconds(value),
-            Self::Bytes => units::bytes(value),
-            Self::Count => units::number(value),
-            Self::Rate => units::rate(value),
+            Self::Time => words::time(value),
+            Self::Seconds => words::seconds(value),
+            Self::Bytes => words::bytes(value as u64),
+            Self::Count => words::decimal(value),
+            Self::Rate => words::rate(value),
         }
     }
 }

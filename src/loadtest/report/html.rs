@@ -12,7 +12,10 @@ use std::{io, path::Path};
 use thiserror::Error;
 
 use super::json::write_whole;
-use crate::loadtest::{latency::LatencyError, result::RunResult};
+use crate::{
+    loadtest::{latency::LatencyError, result::RunResult},
+    surface::cell,
+};
 
 #[derive(Debug, Error)]
 pub enum PageError {
@@ -37,7 +40,7 @@ pub fn page(result: &RunResult) -> Result<String, LatencyError> {
 /// Text as HTML shows it, in an element or in an attribute; what steers a display becomes a blank.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in super::units::cell(text).chars() {
+    for c in cell(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),

@@ -200,7 +200,7 @@ mod tests {
             let elapsed = Duration::from_millis(tick * 500);
             live.show(screen::tests::a_run(elapsed));
             match tick {
-                40 => live.say(elapsed, "partition-redis for 4 s"),
+                40 => live.say(elapsed, "partition-redis for 4s"),
                 48 => live.say(elapsed, "partition-redis is over"),
                 50 if std::env::var("WATCH").is_ok_and(|way| way == "panic") => panic!("as it was asked to"),
                 _ => {}

@@ -13,7 +13,6 @@ pub mod threshold;
 mod figure;
 #[cfg(test)]
 pub(super) mod fixture;
-mod units;
 
 use std::path::Path;
 

@@ -4,14 +4,13 @@ use std::io::{self, IsTerminal};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::{
-    figure::Point,
-    threshold,
-    units::{self, cell},
-};
-use crate::loadtest::{
-    result::{Deliveries, Latency, Missed, MissedFault, RunResult},
-    scenario::Load,
+use super::{figure::Point, threshold};
+use crate::{
+    loadtest::{
+        result::{Deliveries, Latency, Missed, MissedFault, RunResult},
+        scenario::Load,
+    },
+    surface::{cell, words},
 };
 
 /// Whether words are coloured.
@@ -95,15 +94,15 @@ pub fn verdict(result: &RunResult) -> String {
     let tried = result.promises.iter().filter(|promise| promise.tried > 0).count() as u64;
     let mut said = match broken.len() as u64 {
         0 if tried == 0 => "NOTHING PROVEN: no promise was tried".to_owned(),
-        0 if missed == 0 => format!("KEPT: {} tried, none broken", units::of(tried, "promise")),
-        0 => format!("MISSED: {} tried, none broken", units::of(tried, "promise")),
-        many => format!("BROKEN: {} of {tried}", units::of(many, "promise")),
+        0 if missed == 0 => format!("KEPT: {} tried, none broken", words::count(tried, "promise", "promises")),
+        0 => format!("MISSED: {} tried, none broken", words::count(tried, "promise", "promises")),
+        many => format!("BROKEN: {} of {tried}", words::count(many, "promise", "promises")),
     };
     if !result.thresholds.is_empty() {
-        let all = units::of(result.thresholds.len() as u64, "threshold");
+        let all = words::count(result.thresholds.len() as u64, "threshold", "thresholds");
         match missed {
             0 => said.push_str(&format!("; {all} kept")),
-            _ => said.push_str(&format!("; {} of {all} not kept", units::count(missed))),
+            _ => said.push_str(&format!("; {} of {all} not kept", words::number(missed))),
         }
     }
     if !result.missed.is_empty() {
@@ -115,7 +114,11 @@ pub fn verdict(result: &RunResult) -> String {
 /// How many of the faults that were planned came.
 fn came(result: &RunResult) -> String {
     let planned = (result.faults.len() + result.missed.len()) as u64;
-    format!("{} planned, {} happened", units::of(planned, "fault"), units::count(result.faults.len() as u64))
+    format!(
+        "{} planned, {} happened",
+        words::count(planned, "fault", "faults"),
+        words::number(result.faults.len() as u64)
+    )
 }
 
 /// Faults that were asked for by their time and did not come: what was asked was not done, whatever was kept meanwhile.
@@ -131,7 +134,7 @@ pub fn absent<'a>(missed: impl IntoIterator<Item = &'a MissedFault>) -> String {
             Missed::NothingToBreak => "found nothing to break",
             Missed::Interrupted => "the run was asked to end before",
         };
-        format!("{} at {}, {why}", missed.fault.name(), units::seconds(missed.at))
+        format!("{} at {}, {why}", missed.fault.name(), words::seconds(missed.at))
     };
     abridged(&missed.into_iter().map(one).collect::<Vec<_>>(), "; ")
 }
@@ -166,8 +169,8 @@ fn promises(result: &RunResult, colour: Colour) -> String {
         };
         table.add_row([
             cell(&promise.name),
-            units::count(promise.tried),
-            units::count(promise.broken),
+            words::number(promise.tried),
+            words::number(promise.broken),
             format!("{verdict}: {}", cell(&promise.text)),
         ]);
     }
@@ -191,34 +194,40 @@ fn examples(result: &RunResult, colour: Colour) -> Option<String> {
 
 fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
     let (sums, generator) = (&result.deliveries, &result.generator);
-    let events = format!("{} of {} intended", units::count(generator.sent), units::count(generator.intended));
+    let events = format!("{} of {} intended", words::number(generator.sent), words::number(generator.intended));
     let again = match generator.sent_again {
         0 => String::new(),
-        again => format!(", {} sent again after a lost confirmation", units::count(again)),
+        again => format!(", {} sent again after a lost confirmation", words::number(again)),
     };
     let late = match (generator.late, &generator.lateness) {
-        (0, Some(lateness)) => format!("none (p99 {} after their time)", units::time_us(lateness.p99_us)),
+        (0, Some(lateness)) => format!("none (p99 {} after their time)", words::time_us(lateness.p99_us)),
         (0, None) => "none".to_owned(),
         (late, _) => {
-            format!("{}: the generator did not keep up, and latencies count from the intended time", units::count(late))
+            format!(
+                "{}: the generator did not keep up, and latencies count from the intended time",
+                words::number(late)
+            )
         }
     };
     let mut rows = vec![
         ("events sent", format!("{events}{again}")),
         ("sent late", late),
-        ("owed", units::count(sums.owed)),
-        ("acknowledged", units::count(sums.acknowledged)),
-        ("dead letters", units::count(sums.dead)),
-        ("unfinished", units::count(sums.unfinished)),
-        ("requests", format!("{}, {} acknowledged twice", units::count(sums.attempts), units::count(sums.duplicates))),
-        ("rate", format!("{} over {}", units::rate(sums.rate), units::seconds(result.seconds))),
+        ("owed", words::number(sums.owed)),
+        ("acknowledged", words::number(sums.acknowledged)),
+        ("dead letters", words::number(sums.dead)),
+        ("unfinished", words::number(sums.unfinished)),
+        (
+            "requests",
+            format!("{}, {} acknowledged twice", words::number(sums.attempts), words::number(sums.duplicates)),
+        ),
+        ("rate", format!("{} over {}", words::rate(sums.rate), words::seconds(result.seconds))),
     ];
     if let Load::Drain { events } = result.scenario.load {
-        rows.insert(0, ("drain", format!("{} events lay in the stream", units::count(events))));
+        rows.insert(0, ("drain", format!("{} events lay in the stream", words::number(events))));
     }
     if !result.faults.is_empty() {
         let faults: Vec<_> =
-            result.faults.iter().map(|mark| format!("{} at {}", mark.fault.name(), units::seconds(mark.at))).collect();
+            result.faults.iter().map(|mark| format!("{} at {}", mark.fault.name(), words::seconds(mark.at))).collect();
         rows.push(("faults", abridged(&faults, ", ")));
     }
     if !result.missed.is_empty() {
@@ -245,8 +254,8 @@ fn latencies(result: &RunResult, colour: Colour) -> String {
     let mut table = headed(&columns, &all);
     let mut row = |name: &str, latency: &Option<Latency>| {
         if let Some(latency) = latency {
-            let mut cells = vec![name.to_owned(), units::count(latency.count)];
-            cells.extend(Point::ALL.map(|point| units::time(point.of(latency))));
+            let mut cells = vec![name.to_owned(), words::number(latency.count)];
+            cells.extend(Point::ALL.map(|point| words::time(point.of(latency))));
             table.add_row(cells);
         }
     };
@@ -265,9 +274,9 @@ fn profiles(result: &RunResult, colour: Colour) -> Option<String> {
     for profile in &result.profiles {
         let Deliveries { owed, acknowledged, dead, unfinished, .. } = profile.deliveries;
         let mut cells = vec![cell(&profile.name)];
-        cells.extend([profile.endpoints, owed, acknowledged, dead, unfinished].map(units::count));
+        cells.extend([profile.endpoints, owed, acknowledged, dead, unfinished].map(words::number));
         cells.extend([Point::P50, Point::P99, Point::Max].map(|point| match &profile.latency {
-            Some(latency) => units::time(point.of(latency)),
+            Some(latency) => words::time(point.of(latency)),
             None => "-".to_owned(),
         }));
         table.add_row(cells);
@@ -279,7 +288,7 @@ fn goodput(result: &RunResult, colour: Colour) -> Option<String> {
     let columns = ["goodput", "owed", "taken while the load lasted", "of its twin's", "at least"];
     let mut table = headed(&columns, &[1, 2, 3, 4]);
     for one in &result.goodput {
-        let counts = [one.owed, one.taken].map(units::count);
+        let counts = [one.owed, one.taken].map(words::number);
         let shares = [one.share, one.least].map(|share| format!("{share:.2}"));
         table.add_row([vec![cell(&one.receiver)], counts.to_vec(), shares.to_vec()].concat());
     }
@@ -289,9 +298,9 @@ fn goodput(result: &RunResult, colour: Colour) -> Option<String> {
 fn processes(result: &RunResult, colour: Colour) -> Option<String> {
     let mut table = headed(&["process", "CPU", "CPU per delivery", "peak memory"], &[1, 2, 3]);
     for process in &result.processes {
-        let each = process.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), units::time);
-        let cpu = units::seconds(process.cpu_seconds);
-        table.add_row([cell(&process.who), cpu, each, units::bytes(process.peak_rss_bytes as f64)]);
+        let each = process.cpu_us_per_delivery.map_or_else(|| "-".to_owned(), words::time);
+        let cpu = words::seconds(process.cpu_seconds);
+        table.add_row([cell(&process.who), cpu, each, words::bytes(process.peak_rss_bytes)]);
     }
     (!result.processes.is_empty()).then(|| format!("{}\n{}", colour.title("Processes"), shown(&table)))
 }
@@ -342,7 +351,7 @@ pub(super) fn machine(result: &RunResult) -> String {
     let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { cell(text) };
     let mut parts = vec![
         format!("{} x {}", on.cores, known(&on.cpu)),
-        units::bytes(on.memory_bytes as f64),
+        words::bytes(on.memory_bytes),
         format!("{}, {}", known(&on.os), known(&on.kernel)),
         format!("Redis {} (appendfsync {})", known(&on.redis_version), known(&on.redis_appendfsync)),
         format!("Herald {} ({})", cell(&result.herald_version), known(&on.build)),
@@ -396,8 +405,8 @@ mod tests {
             "3: the generator did not keep up",
             "p99.99",
             "throttling",
-            "41.3 us",
-            "96.4 MB",
+            "41.3us",
+            "91.9 MiB",
             "none in this run",
             "herald loadtest outage-and-recovery --seed 42",
             "appendfsync everysec",
@@ -425,7 +434,7 @@ mod tests {
         result.missed.push(missed(Wanted::Named, Missed::LoadOver));
         let said = format!("{} faults planned, {happened} happened", happened + 3);
         let owed = owed_faults(&result).unwrap();
-        assert!(owed.contains(&said) && owed.ends_with("kill-worker at 10 s, the load was over before"), "{owed}");
+        assert!(owed.contains(&said) && owed.ends_with("kill-worker at 10s, the load was over before"), "{owed}");
         assert!(verdict(&result).contains(&said) && summary(&result, Colour::Never).contains("missed faults"));
     }
 

@@ -302,10 +302,10 @@ mod tests {
         let shown = |threshold: &str, value| {
             super::shown(&ThresholdResult { threshold: threshold.into(), value: Some(value), is_kept: true })
         };
-        assert_eq!(shown("p99.9<5ms", 4_200.0), "4.2 ms");
-        assert_eq!(shown("healthy.p99.9 < 5ms", 4_200.0), "4.2 ms");
-        assert_eq!(shown("retry_lateness.p99<5ms", 900.0), "900 us");
-        assert_eq!(shown("herald.rss<150MB", 148e6), "148 MB");
+        assert_eq!(shown("p99.9<5ms", 4_200.0), "4.2ms");
+        assert_eq!(shown("healthy.p99.9 < 5ms", 4_200.0), "4.2ms");
+        assert_eq!(shown("retry_lateness.p99<5ms", 900.0), "900us");
+        assert_eq!(shown("herald.rss<150MB", 148e6), "141.1 MiB");
         assert_eq!(shown("rate>20000", 26_000.0), "26 000/s");
         assert_eq!(shown("<script>", 3.0), "3");
     }

@@ -6,13 +6,13 @@ use super::{
     spectrum::{self, beside_each_other, lines},
     tables,
 };
-use crate::loadtest::{
-    latency::LatencyError,
-    report::{
-        text::{Verdict, verdict},
-        units,
+use crate::{
+    loadtest::{
+        latency::LatencyError,
+        report::text::{Verdict, verdict},
+        result::RunResult,
     },
-    result::RunResult,
+    surface::words,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -53,17 +53,17 @@ fn head(result: &RunResult) -> String {
 
 fn tiles(result: &RunResult) -> String {
     let mut tiles = vec![
-        ("Acknowledged", units::count(result.deliveries.acknowledged)),
-        ("Rate", units::rate(result.deliveries.rate)),
+        ("Acknowledged", words::number(result.deliveries.acknowledged)),
+        ("Rate", words::rate(result.deliveries.rate)),
     ];
     if let Some(latency) = &result.latency {
         let points = [("p50", latency.p50_us), ("p99", latency.p99_us), ("p99.99", latency.p9999_us)];
-        tiles.extend(points.map(|(name, us)| (name, units::time_us(us))));
+        tiles.extend(points.map(|(name, us)| (name, words::time_us(us))));
     }
     let process = |who: &str| result.processes.iter().find(|process| process.who == who);
     if let Some(herald) = process("herald") {
-        tiles.extend(herald.cpu_us_per_delivery.map(|us| ("Herald CPU/delivery", units::time(us))));
-        tiles.push(("Herald memory", units::bytes(herald.peak_rss_bytes as f64)));
+        tiles.extend(herald.cpu_us_per_delivery.map(|us| ("Herald CPU/delivery", words::time(us))));
+        tiles.push(("Herald memory", words::bytes(herald.peak_rss_bytes)));
     }
     let tiles = tiles.iter().map(|(name, text)| {
         format!(r#"<div class="tile"><span>{}</span><b>{}</b></div>"#, escaped(name), escaped(text))

@@ -1,9 +1,9 @@
 //! What happened over time: rates, latencies and failures, with the faults as bands behind them.
 
 use super::plot::{Plot, Scale, WIDTH, clock_ticks};
-use crate::loadtest::{
-    report::units,
-    result::{FaultMark, RunResult, Second},
+use crate::{
+    loadtest::result::{FaultMark, RunResult, Second},
+    surface::words,
 };
 
 /// More points than this are more than a screen has pixels for; a page of an hour stays small.
@@ -52,14 +52,14 @@ impl Bucket {
     }
 
     fn says(&self) -> String {
-        let time = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), units::time_us);
+        let time = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), words::time_us);
         format!(
             "{}: intended {}, sent {}, acknowledged {}, failed {}; p50 {}, p99 {}, max {}",
-            units::seconds(self.from),
-            units::rate(self.intended),
-            units::rate(self.sent),
-            units::rate(self.acknowledged),
-            units::rate(self.failed),
+            words::seconds(self.from),
+            words::rate(self.intended),
+            words::rate(self.sent),
+            words::rate(self.acknowledged),
+            words::rate(self.failed),
             time(self.p50_us),
             time(self.p99_us),
             time(self.max_us)
@@ -95,7 +95,7 @@ impl<'a> Series<'a> {
     fn with_faults(&self, mut plot: Plot) -> Plot {
         let mut free = f64::NEG_INFINITY;
         for mark in self.faults {
-            let (from, to, name) = (units::seconds(mark.at), units::seconds(mark.until), mark.fault.name());
+            let (from, to, name) = (words::seconds(mark.at), words::seconds(mark.until), mark.fault.name());
             plot = plot.band("fault", mark.at, mark.until, &format!("{name} from {from} to {to}"));
             // Names that would run into each other are left out: the table of faults has them all.
             if mark.at >= free {
@@ -121,7 +121,7 @@ impl<'a> Series<'a> {
         let values = self.buckets.iter();
         let most = values.map(|bucket| bucket.intended.max(bucket.sent).max(bucket.acknowledged).max(bucket.failed));
         let y = Scale::up_to(most.fold(0.0, f64::max));
-        let plot = self.frame("Rate over time", 300.0, y, units::number);
+        let plot = self.frame("Rate over time", 300.0, y, words::decimal);
         let acknowledged = self.points(|bucket| Some(bucket.acknowledged));
         let plot = plot
             .area("acknowledged", &acknowledged)
@@ -136,7 +136,7 @@ impl<'a> Series<'a> {
         let all = |bucket: &Bucket| [bucket.p50_us, bucket.p99_us, bucket.max_us];
         let y = Scale::powers(self.buckets.iter().flat_map(all).flatten().map(|us| us as f64));
         let points = |of: fn(&Bucket) -> Option<u64>| self.points(|bucket| of(bucket).map(|us| us as f64));
-        let plot = self.frame("Latency over time", 300.0, y, units::time);
+        let plot = self.frame("Latency over time", 300.0, y, words::time);
         let plot = plot
             .line("max", &points(|bucket| bucket.max_us))
             .line("p99", &points(|bucket| bucket.p99_us))
@@ -146,7 +146,7 @@ impl<'a> Series<'a> {
 
     pub(super) fn failures(&self) -> String {
         let y = Scale::up_to(self.buckets.iter().map(|bucket| bucket.failed).fold(0.0, f64::max));
-        let mut plot = self.frame("Failed requests over time", 170.0, y, units::number);
+        let mut plot = self.frame("Failed requests over time", 170.0, y, words::decimal);
         for bucket in &self.buckets {
             plot = plot.column("failed", bucket.from, bucket.to, bucket.failed);
         }
@@ -155,11 +155,11 @@ impl<'a> Series<'a> {
     }
 }
 
-/// `45 s`, `1:30`, `1:02:00`.
+/// `45s`, `1:30`, `1:02:00`.
 fn clock(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
-        0..60 => format!("{seconds} s"),
+        0..60 => words::seconds(seconds),
         60..3600 => format!("{}:{:02}", whole / 60, whole % 60),
         _ => format!("{}:{:02}:{:02}", whole / 3600, whole % 3600 / 60, whole % 60),
     }
@@ -193,6 +193,6 @@ mod tests {
 
     #[test]
     fn times_on_the_axis_are_those_of_a_clock() {
-        assert_eq!([0.5, 45.0, 90.0, 3_720.0].map(clock), ["0.5 s", "45 s", "1:30", "1:02:00"]);
+        assert_eq!([0.5, 45.0, 90.0, 3_720.0].map(clock), ["500ms", "45s", "1:30", "1:02:00"]);
     }
 }

@@ -3,10 +3,12 @@
 use hdrhistogram::Histogram;
 
 use super::plot::{Plot, Scale};
-use crate::loadtest::{
-    latency::LatencyError,
-    report::units,
-    result::{Latency, RunResult},
+use crate::{
+    loadtest::{
+        latency::LatencyError,
+        result::{Latency, RunResult},
+    },
+    surface::words,
 };
 
 /// Colours of the page; profiles beyond take them again, dashed.
@@ -39,7 +41,7 @@ pub(super) fn spectrum(result: &RunResult) -> Result<String, LatencyError> {
     let y = Scale::powers(values);
     let x = Scale::Log { from: 1.0, to: TAIL };
     let ticks = [1.0, 2.0, 4.0, 10.0, 20.0, 100.0, 200.0, 1_000.0, TAIL];
-    let mut plot = Plot::new("Percentile spectrum", 340.0, x, y).y_axis(units::time).x_axis(&ticks, percent);
+    let mut plot = Plot::new("Percentile spectrum", 340.0, x, y).y_axis(words::time).x_axis(&ticks, percent);
     if curves.is_empty() {
         plot = plot.empty("nothing arrived");
     }
@@ -74,7 +76,7 @@ pub(super) fn beside_each_other(result: &RunResult) -> String {
     let rows = known.len().max(2) as f64;
     let y = Scale::Linear { from: 0.0, to: rows };
     let mut plot =
-        Plot::new("Latency of each profile", rows * ROW + 44.0, x, y).wide_left().x_axis(&x.ticks(), units::time);
+        Plot::new("Latency of each profile", rows * ROW + 44.0, x, y).wide_left().x_axis(&x.ticks(), words::time);
     if known.is_empty() {
         return plot.empty("nothing arrived").finish();
     }
@@ -85,7 +87,7 @@ pub(super) fn beside_each_other(result: &RunResult) -> String {
         plot = plot.line(&format!("{class} thin"), &[(us[0], Some(middle)), (us[2], Some(middle))]);
         plot = plot.line(&format!("{class} thick"), &[(us[0], Some(middle)), (us[1], Some(middle))]);
         for (name, us, radius) in [("max", us[2], 3.0), ("p99", us[1], 4.5), ("p50", us[0], 6.0)] {
-            plot = plot.dot(class, us, middle, radius, Some(&format!("{name} {}", units::time(us))));
+            plot = plot.dot(class, us, middle, radius, Some(&format!("{name} {}", words::time(us))));
         }
     }
     plot.finish()

@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 
 use super::escaped;
-use crate::loadtest::{
-    report::{
-        figure::Point,
-        text::{again, machine},
-        threshold, units,
+use crate::{
+    loadtest::{
+        report::{
+            figure::Point,
+            text::{again, machine},
+            threshold,
+        },
+        result::{Latency, RunResult},
     },
-    result::{Latency, RunResult},
+    surface::words,
 };
 
 /// A cell, escaped when it is made.
@@ -18,11 +21,11 @@ struct Cell {
     text: String,
 }
 
-fn words(text: &str) -> Cell {
+fn text_cell(text: &str) -> Cell {
     Cell { class: "", text: escaped(text) }
 }
 
-fn number(text: String) -> Cell {
+fn number_cell(text: String) -> Cell {
     Cell { class: "num", text: escaped(&text) }
 }
 
@@ -60,12 +63,12 @@ pub(super) fn promises(result: &RunResult) -> String {
                 (_, 0) => mark("good", "kept"),
                 _ => mark("bad", "broken"),
             };
-            let mut said = words(&promise.text);
+            let mut said = text_cell(&promise.text);
             for example in &promise.examples {
                 write!(said.text, r#"<div class="example">{}</div>"#, escaped(example))
                     .expect("a string takes everything");
             }
-            let [tried, broken] = [promise.tried, promise.broken].map(|many| number(units::count(many)));
+            let [tried, broken] = [promise.tried, promise.broken].map(|many| number_cell(words::number(many)));
             vec![verdict, said, tried, broken, Cell { class: "code", text: escaped(&promise.name) }]
         }),
     )
@@ -77,7 +80,7 @@ pub(super) fn thresholds(result: &RunResult) -> String {
         result.thresholds.iter().map(|kept| {
             let verdict = if kept.is_kept { mark("good", "kept") } else { mark("bad", "not kept") };
             let threshold = Cell { class: "code", text: escaped(&kept.threshold) };
-            vec![verdict, threshold, number(threshold::shown(kept))]
+            vec![verdict, threshold, number_cell(threshold::shown(kept))]
         }),
     )
 }
@@ -95,8 +98,8 @@ pub(super) fn percentiles(result: &RunResult) -> String {
     table(
         &columns,
         known.map(|(name, latency): (&str, &Latency)| {
-            let mut cells = vec![words(name), number(units::count(latency.count))];
-            cells.extend(Point::ALL.map(|point| number(units::time(point.of(latency)))));
+            let mut cells = vec![text_cell(name), number_cell(words::number(latency.count))];
+            cells.extend(Point::ALL.map(|point| number_cell(words::time(point.of(latency)))));
             cells
         }),
     )
@@ -120,11 +123,11 @@ pub(super) fn profiles(result: &RunResult) -> String {
         result.profiles.iter().map(|profile| {
             let sums = &profile.deliveries;
             let counts = [profile.endpoints, sums.owed, sums.acknowledged, sums.dead, sums.unfinished, sums.attempts];
-            let mut cells = vec![words(&profile.name)];
-            cells.extend(counts.map(|many| number(units::count(many))));
+            let mut cells = vec![text_cell(&profile.name)];
+            cells.extend(counts.map(|many| number_cell(words::number(many))));
             cells.extend([Point::P50, Point::P99, Point::P9999, Point::Max].map(|point| {
-                number(
-                    profile.latency.as_ref().map_or_else(|| "–".to_owned(), |latency| units::time(point.of(latency))),
+                number_cell(
+                    profile.latency.as_ref().map_or_else(|| "–".to_owned(), |latency| words::time(point.of(latency))),
                 )
             }));
             cells
@@ -136,9 +139,14 @@ pub(super) fn processes(result: &RunResult) -> String {
     table(
         &["Process", ">CPU time", ">CPU per delivery", ">Peak memory"],
         result.processes.iter().map(|process| {
-            let each = process.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), units::time);
-            let memory = units::bytes(process.peak_rss_bytes as f64);
-            vec![words(&process.who), number(units::seconds(process.cpu_seconds)), number(each), number(memory)]
+            let each = process.cpu_us_per_delivery.map_or_else(|| "–".to_owned(), words::time);
+            let memory = words::bytes(process.peak_rss_bytes);
+            vec![
+                text_cell(&process.who),
+                number_cell(words::seconds(process.cpu_seconds)),
+                number_cell(each),
+                number_cell(memory),
+            ]
         }),
     )
 }
@@ -147,8 +155,8 @@ pub(super) fn faults(result: &RunResult) -> String {
     table(
         &["Fault", ">From", ">To"],
         result.faults.iter().map(|fault| {
-            let [at, until] = [fault.at, fault.until].map(|seconds| number(format!("{seconds:.1} s")));
-            vec![words(fault.fault.name()), at, until]
+            let [at, until] = [fault.at, fault.until].map(|seconds| number_cell(words::seconds(seconds)));
+            vec![text_cell(fault.fault.name()), at, until]
         }),
     )
 }
@@ -167,16 +175,16 @@ pub(super) fn sums(result: &RunResult) -> String {
         ("Requests", sums.attempts),
         ("Acknowledged again", sums.duplicates),
     ];
-    table(&["", ">"], rows.into_iter().map(|(name, many)| vec![words(name), number(units::count(many))]))
+    table(&["", ">"], rows.into_iter().map(|(name, many)| vec![text_cell(name), number_cell(words::number(many))]))
 }
 
 pub(super) fn environment(result: &RunResult) -> String {
     let rows = [
-        ("Machine", words(&machine(result))),
-        ("Began", words(&result.started_at)),
-        ("Took", words(&units::seconds(result.seconds))),
-        ("Seed", words(&result.seed.to_string())),
+        ("Machine", text_cell(&machine(result))),
+        ("Began", text_cell(&result.started_at)),
+        ("Took", text_cell(&words::seconds(result.seconds))),
+        ("Seed", text_cell(&result.seed.to_string())),
         ("Again", Cell { class: "code", text: escaped(&again(result)) }),
     ];
-    table(&["", ""], rows.into_iter().map(|(name, said)| vec![words(name), said]))
+    table(&["", ""], rows.into_iter().map(|(name, said)| vec![text_cell(name), said]))
 }

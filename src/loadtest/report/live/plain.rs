@@ -3,9 +3,9 @@
 use std::{io::Write, sync::mpsc::Receiver, time::Duration};
 
 use super::{Told, history::History};
-use crate::loadtest::report::{
-    progress::{Heading, Progress},
-    units::{self, cell},
+use crate::{
+    loadtest::report::progress::{Heading, Progress},
+    surface::{cell, words},
 };
 
 /// Nobody reads faster.
@@ -44,17 +44,17 @@ impl<W: Write> Lines<W> {
     fn text(&self, progress: &Progress) -> String {
         let mut parts = vec![format!("{} {}", stamp(progress.elapsed), progress.phase)];
         if progress.intended + progress.sent + progress.acknowledged > 0 {
-            parts.push(format!("sent {}", units::count(progress.confirmed)));
-            let rate = units::rate(self.history.acknowledged_rate());
-            parts.push(format!("acknowledged {} ({rate})", units::count(progress.acknowledged)));
-            parts.push(format!("unfinished {}", units::count(progress.unfinished)));
+            parts.push(format!("sent {}", words::number(progress.confirmed)));
+            let rate = words::rate(self.history.acknowledged_rate());
+            parts.push(format!("acknowledged {} ({rate})", words::number(progress.acknowledged)));
+            parts.push(format!("unfinished {}", words::number(progress.unfinished)));
         }
         let rare = [("failed", progress.failed_attempts), ("dead", progress.dead), ("suspicious", progress.suspicions)];
         parts.extend(
-            rare.iter().filter(|(_, many)| *many > 0).map(|(name, many)| format!("{name} {}", units::count(*many))),
+            rare.iter().filter(|(_, many)| *many > 0).map(|(name, many)| format!("{name} {}", words::number(*many))),
         );
         if let Some(recent) = progress.recent {
-            parts.push(format!("p50 {} p99 {}", units::time_us(recent.p50_us), units::time_us(recent.p99_us)));
+            parts.push(format!("p50 {} p99 {}", words::time_us(recent.p50_us), words::time_us(recent.p99_us)));
         }
         if !progress.faults.is_empty() {
             parts.push(format!("[{}]", progress.faults.join(", ")));
@@ -106,7 +106,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2 + 11 + 1 + 1, "{text}");
         assert!(lines[1].contains("seed 42") && lines[13].contains("10.0s kill-worker [2J"), "{text}");
-        assert!(lines[12].contains("acknowledged 9 800 (980/s)") && lines[12].contains("p99 6.4 ms"), "{text}");
+        assert!(lines[12].contains("acknowledged 9 800 (980/s)") && lines[12].contains("p99 6.4ms"), "{text}");
         assert!(lines[14].contains("judging") && !text.contains('\x1b'));
     }
 }

@@ -15,9 +15,9 @@ use super::{
     Wishes,
     history::{History, Step},
 };
-use crate::loadtest::report::{
-    progress::{Heading, Progress},
-    units::{self, cell},
+use crate::{
+    loadtest::report::progress::{Heading, Progress},
+    surface::{cell, words},
 };
 
 /// More than any terminal shows; a storm of faults must not grow it.
@@ -149,21 +149,21 @@ impl State {
         let mut lines = vec![
             row(
                 "acknowledged a second",
-                units::number(self.history.acknowledged_rate()),
+                words::decimal(self.history.acknowledged_rate()),
                 plain.add_modifier(Modifier::BOLD),
             ),
-            row("intended", units::count(now.intended), plain),
-            row("sent", units::count(now.sent), plain),
-            row("confirmed", units::count(now.confirmed), plain),
-            row("acknowledged", units::count(now.acknowledged), plain),
-            row("unfinished", units::count(now.unfinished), plain),
-            row("failed attempts", units::count(now.failed_attempts), alarmed(now.failed_attempts, Color::Yellow)),
-            row("dead letters", units::count(now.dead), alarmed(now.dead, Color::Yellow)),
-            row("suspicious", units::count(now.suspicions), alarmed(now.suspicions, BAD)),
+            row("intended", words::number(now.intended), plain),
+            row("sent", words::number(now.sent), plain),
+            row("confirmed", words::number(now.confirmed), plain),
+            row("acknowledged", words::number(now.acknowledged), plain),
+            row("unfinished", words::number(now.unfinished), plain),
+            row("failed attempts", words::number(now.failed_attempts), alarmed(now.failed_attempts, Color::Yellow)),
+            row("dead letters", words::number(now.dead), alarmed(now.dead, Color::Yellow)),
+            row("suspicious", words::number(now.suspicions), alarmed(now.suspicions, BAD)),
         ];
         if let Some(recent) = now.recent {
             let points = [("p50", recent.p50_us), ("p99", recent.p99_us), ("max", recent.max_us)];
-            lines.extend(points.map(|(name, us)| row(name, units::time_us(us), plain)));
+            lines.extend(points.map(|(name, us)| row(name, words::time_us(us), plain)));
         }
         frame.render_widget(Paragraph::new(lines).block(block), area);
     }
@@ -175,7 +175,7 @@ impl State {
             (line(|step| step.intended), line(|step| step.acknowledged), line(|step| step.failed));
         let most = intended.iter().chain(&acknowledged).chain(&failed).map(|(_, rate)| *rate).fold(1.0, f64::max);
         let top = most * 1.1;
-        let labels = [0.0, top / 2.0, top].map(|rate| units::number(rate.round())).to_vec();
+        let labels = [0.0, top / 2.0, top].map(|rate| words::decimal(rate.round())).to_vec();
         let lines =
             [("intended", Color::DarkGray, intended), ("acknowledged", GOOD, acknowledged), ("failed", BAD, failed)];
         let height = Height { bounds: [0.0, top], labels };
@@ -195,7 +195,7 @@ impl State {
         let low = if low.is_finite() { low } else { 2.0 };
         let high = values().fold(low + 2.0, f64::max).ceil();
         let powers: Vec<f64> = (0..=(high - low) as u32).map(|step| low + f64::from(step)).collect();
-        let labels = powers.iter().map(|power| units::time(10_f64.powf(*power))).collect();
+        let labels = powers.iter().map(|power| words::time(10_f64.powf(*power))).collect();
         let lines = [("p99", Color::Yellow, p99), ("p50", Color::Cyan, p50)];
         let height = Height { bounds: [low, high], labels };
         chart(frame, area, "Latency from the intended time", &lines, window(steps), height);
@@ -233,8 +233,8 @@ fn draw_profiles(frame: &mut Frame, area: Rect, now: &Progress) {
     let rows = now.profiles.iter().map(|profile| {
         let counts = [profile.endpoints, profile.acknowledged, profile.failed_attempts, profile.unfinished];
         let mut cells = vec![Line::from(cell(&profile.name))];
-        cells.extend(counts.map(|many| Line::from(units::count(many)).alignment(Alignment::Right)));
-        let times = profile.recent.map(|recent| [recent.p50_us, recent.p99_us].map(units::time_us));
+        cells.extend(counts.map(|many| Line::from(words::number(many)).alignment(Alignment::Right)));
+        let times = profile.recent.map(|recent| [recent.p50_us, recent.p99_us].map(words::time_us));
         let times = times.unwrap_or_else(|| ["-".to_owned(), "-".to_owned()]);
         cells.extend(times.map(|text| Line::from(text).alignment(Alignment::Right)));
         Row::new(cells)
@@ -284,7 +284,7 @@ fn window<'a>(steps: impl Iterator<Item = &'a Step> + Clone) -> [f64; 2] {
 
 /// Whole seconds: a display that is read at a glance.
 fn clock(seconds: f64) -> String {
-    units::seconds(seconds.floor())
+    words::seconds(seconds.floor())
 }
 
 #[cfg(test)]
@@ -351,18 +351,18 @@ pub(super) mod tests {
     #[test]
     fn the_screen_says_how_far_how_much_how_fast_and_for_whom() {
         let mut state = state(45);
-        state.said(Duration::from_secs(20), "partition-redis for 4 s");
+        state.said(Duration::from_secs(20), "partition-redis for 4s");
         let text = shown(&state, 120, 40);
         for said in [
             "herald loadtest outage",
             "seed 42, 2 workers.",
-            "22 s of 1 min 00 s   partition-redis",
+            "22s of 1m   partition-redis",
             "21 560",
-            "900 ms",
+            "900ms",
             "acknowledged",
-            "100 ms",
+            "100ms",
             "hanging",
-            "20 s partition-redis for 4 s",
+            "20s partition-redis for 4s",
             "q ends the load",
         ] {
             assert!(text.contains(said), "{said} is not in:\n{text}");
