@@ -618,12 +618,17 @@ impl<D: Directory> Partition<D> {
             self.must_reconfirm = true;
             return;
         }
-        for arrival in &mut staged.arrivals {
-            arrival.endpoints = answers::endpoints_for(&self.directory, &arrival.event);
-            arrival.unknown = self.directory.unknown_of(&arrival.event.account);
-        }
         staged.unconfirmed = false;
+        let mut arrivals = std::mem::take(&mut staged.arrivals);
+        arrivals.iter_mut().for_each(|arrival| self.find_endpoints(arrival));
+        self.staged.iter_mut().for_each(|staged| staged.arrivals = std::mem::take(&mut arrivals));
         self.admit_if_known(now);
+    }
+
+    /// Whom it is owed to, as the snapshot has it now.
+    fn find_endpoints(&self, arrival: &mut Arrival) {
+        arrival.endpoints = answers::endpoints_for(&self.directory, &arrival.event);
+        arrival.unknown = self.directory.unknown_of(&arrival.event.account);
     }
 
     /// Redis has little memory left: little is read at a time, and what needs a record waits in the stream.

@@ -320,6 +320,32 @@ fn what_would_need_a_record_stays_in_the_stream_while_redis_is_nearly_full() {
 }
 
 #[test]
+fn what_waits_in_memory_is_owed_to_whom_the_registry_says_when_it_goes_on() {
+    let known = Known { endpoint: Some(paused()).into(), ..Known::default() };
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    (1..=100).for_each(|n| publish(&mut model, n));
+    partition.set_pressure(true);
+    for now in 10..20 {
+        drive(&mut partition, &mut model, now);
+    }
+    assert_eq!(partition.deferred_in_memory(), 100, "this proves nothing");
+    // As after another registry was accepted.
+    let other = EndpointId::new("ep_other").unwrap();
+    *known.endpoint.borrow_mut() = Some(Arc::new(Endpoint { id: other.clone(), ..(*endpoint()).clone() }));
+    partition.registry_changed(20, None);
+    let mut sent = 0;
+    for now in 20..1_200 {
+        drive(&mut partition, &mut model, now);
+        while let Some(send) = partition.next_send(now) {
+            assert_eq!(send.delivery.id.endpoint, other);
+            sent += 1;
+            partition.attempted(now, send.token, delivered());
+        }
+    }
+    assert_eq!((sent, model.stream.groups[GROUP].pending.len()), (100, 0));
+}
+
+#[test]
 fn an_endpoint_that_is_merely_full_leaves_what_comes_in_the_stream_and_needs_no_records() {
     const ALL: u64 = 1_000;
     let known = Known::with_endpoint();

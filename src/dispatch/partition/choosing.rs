@@ -93,8 +93,10 @@ impl<D: Directory> Partition<D> {
         if self.staged.is_none()
             && !self.is_held_up
             && self.core.has_room()
-            && let Some((account, page)) = self.deferral.next_here()
+            && let Some((account, mut page)) = self.deferral.next_here()
         {
+            // As when it is read again: another registry may have been accepted meanwhile.
+            page.iter_mut().filter(|arrival| !arrival.is_open).for_each(|arrival| self.find_endpoints(arrival));
             self.staged = Some(Staged::new(page, Source::Memory(account), false));
         }
     }
