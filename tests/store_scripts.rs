@@ -635,6 +635,64 @@ async fn who_starts_at_the_newest_entry_has_missed_nothing() {
     }
 }
 
+/// What a stream had up to the cursor is known, and the group goes on behind it, also where somebody has trimmed or emptied the
+/// stream. In another stream of the same name nothing is known, whatever the ids in it.
+#[tokio::test]
+async fn a_lost_group_goes_on_in_its_own_stream_and_begins_another_one() {
+    let owner = Owner::start().await;
+    let open = async |start| {
+        let call = Call::Open { term: owner.term(), start, registry: "reg".to_owned() };
+        match owner.call(call).await {
+            Answer::Opened { made_after, is_set_back, .. } => (made_after.map(|id| (id.ms, id.seq)), is_set_back),
+            other => panic!("{other:?}"),
+        }
+    };
+    let stream_of = async |ids: &[&str]| {
+        owner.redis.command::<()>(&["DEL", STREAM]).await;
+        for id in ids {
+            owner.redis.command::<String>(&["XADD", STREAM, id, "event", "{}"]).await;
+        }
+    };
+    let cursor = async |at: &str| owner.redis.command::<()>(&["SET", &owner.keys.cursor(), at]).await;
+    let own = |ms, seq| (Some((ms, seq)), false);
+    let another = (Some((0, 0)), true);
+
+    // The last that was read is there, or the first that is pending.
+    stream_of(&["5-0", "7-0", "9-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, own(7, 0));
+    assert_eq!(open(Start::Oldest).await, (None, false), "it is there already");
+    stream_of(&["5-0", "7-0", "9-0"]).await;
+    cursor("6-18446744073709551615").await;
+    assert_eq!(open(Start::Oldest).await, own(6, u64::MAX));
+    // All up to the cursor was trimmed.
+    stream_of(&["9-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, own(7, 0));
+    // It was emptied, or its newest entry deleted: it remembers its last id.
+    stream_of(&["5-0", "7-0"]).await;
+    owner.redis.command::<()>(&["XDEL", STREAM, "7-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, own(7, 0));
+
+    // Its ids are all older, or it is not even there.
+    stream_of(&["2-0", "3-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, another);
+    owner.redis.command::<()>(&["DEL", STREAM]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, another);
+    // The newest is after the cursor, but the entry that the cursor is about is not there.
+    stream_of(&["2-0", "6-0", "9-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::Oldest).await, another);
+
+    // Who asked for a start has it for as long as nothing was read.
+    stream_of(&["2-0", "9-0"]).await;
+    cursor("7-0").await;
+    assert_eq!(open(Start::After(EntryId { ms: 7, seq: 0 })).await, own(7, 0));
+}
+
 #[tokio::test]
 async fn a_request_reaches_the_owner_and_its_answer_the_asker_once() {
     let owner = busy_owner().await;

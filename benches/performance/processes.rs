@@ -115,8 +115,16 @@ impl Producer {
     }
 
     pub fn add(&mut self, event: &Event) -> Result<()> {
-        self.write(event);
+        self.send(event)?;
         self.flush()
+    }
+
+    /// Without waiting for the answer, as one of many producers would: [`Producer::flush`] sees to all of them.
+    pub fn send(&mut self, event: &Event) -> Result<()> {
+        self.write(event);
+        self.stream.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn write(&mut self, event: &Event) {
@@ -130,7 +138,7 @@ impl Producer {
         self.asked += 1;
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<()> {
         self.stream.write_all(&self.buffer)?;
         self.buffer.clear();
         let mut line = String::new();

@@ -99,7 +99,8 @@ impl Hanging {
     }
 }
 
-/// An event each millisecond. Its id says when it should have been sent, so a late producer hides nothing. Only what is
+/// An event each millisecond, whatever Redis does: who waited for each answer would be late by all of them together. Its id
+/// says when it should have been sent, so a late producer hides nothing. Only what is
 /// sent to endpoints of which `is_healthy` is so arrives.
 pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool) -> Result<Latency> {
     let (before, ticks) = (stack.receiver.count()?, Ticks::now()?);
@@ -111,8 +112,9 @@ pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool
         rest(Duration::from_micros(intended_us.saturating_sub(now_us())));
         let event = stack.lives.next_as(format!("evt_t{intended_us}_{n}"));
         healthy += u64::from(is_healthy(account(&event.body)?));
-        stack.producer.add(&event)?;
+        stack.producer.send(&event)?;
     }
+    stack.producer.flush()?;
     wait_for("the healthy ones", STUCK, || stack.receiver.count().is_ok_and(|count| count >= before + healthy))?;
     let [count, p50_us, p99_us, _] = stack.receiver.latency()?;
     ensure!(count == healthy, "{count} of {healthy} events have a latency");
@@ -137,13 +139,16 @@ pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut 
         let intended_us = start_us + n * 1_000;
         rest(Duration::from_micros(intended_us.saturating_sub(now_us())));
         let event = stack.lives.next_as(format!("evt_t{intended_us}_{n}"));
-        stack.producer.add(&event)?;
+        stack.producer.send(&event)?;
         if let Some((lives, more)) = &mut others {
             let due = more.at_once + (n + 1) * more.per_second / 1_000;
-            stack.producer.add_all(lives.by_ref().take((due - added) as usize))?;
+            for other in lives.by_ref().take((due - added) as usize) {
+                stack.producer.send(&other)?;
+            }
             added = due;
         }
     }
+    stack.producer.flush()?;
     let healthy = seconds * 1_000;
     wait_for("the healthy ones", STUCK, || stack.receiver.count().is_ok_and(|count| count >= before + healthy))?;
     let [count, p50_us, p99_us, _] = stack.receiver.latency()?;

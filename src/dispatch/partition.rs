@@ -15,7 +15,8 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::admission::SLICE;
+use self::admission::Slice;
+pub use self::admission::{MAX_QUESTIONS, SLICE};
 use self::deferral::Deferral;
 use super::{
     HashMap, HashSet,
@@ -44,6 +45,9 @@ use crate::{
 
 /// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
 pub const READ_MAX: usize = 250;
+
+/// So long after the last entry another one is expected.
+const LIVELY_MS: u64 = 10;
 
 /// Entries of one read while a full one would make the backlogs longer that are being drained: fewer than one look at a
 /// backlog brings.
@@ -303,8 +307,8 @@ struct Staged {
     source: Source,
     /// The registry has changed since the snapshot: whom they are owed to is not known yet.
     unconfirmed: bool,
-    /// The deliveries of the next slice that are being asked about.
-    asking: Option<Vec<Question>>,
+    /// The next slice, which is being asked about.
+    asking: Option<Slice>,
     /// Deliveries that were admitted, and entries that wait in memory.
     count: usize,
     kept: usize,
@@ -365,6 +369,8 @@ pub struct Partition<D> {
     is_under_pressure: bool,
     /// The last read was of what was deferred.
     was_pass: bool,
+    /// What was staged last came from memory, and nothing was read since.
+    was_here: bool,
     staged: Option<Staged>,
     deferral: Deferral,
     /// What waits in the stream up to here was pending when the term began, or a stranger's.
@@ -390,8 +396,16 @@ pub struct Partition<D> {
     /// Terms that ended since a settlement was last confirmed.
     failures: u32,
     turn: usize,
-    /// The last call was a settle.
+    /// Calls that somebody waited for, since one was made in turn.
+    urgent: usize,
+    /// The last call was a read.
+    was_read: bool,
+    /// The last one that was none was a settle. Otherwise the two would take turns with each other only.
     was_settle: bool,
+    /// The last read found all that there was to read for the first time.
+    keeps_up: bool,
+    /// When a read last found something.
+    found_at: u64,
     is_stopping: bool,
     /// The last answer said that another worker holds the lease.
     is_taken: bool,
@@ -433,6 +447,7 @@ impl<D: Directory> Partition<D> {
             inbox_after: EntryId::ZERO,
             is_under_pressure: false,
             was_pass: false,
+            was_here: false,
             staged: None,
             deferral,
             pending_until: EntryId::ZERO,
@@ -451,7 +466,11 @@ impl<D: Directory> Partition<D> {
             must_reconfirm: false,
             failures: 0,
             turn: 0,
+            urgent: 0,
             was_settle: false,
+            was_read: false,
+            keeps_up: false,
+            found_at: 0,
             is_stopping: false,
             is_taken: false,
             is_held_up: true,
@@ -658,16 +677,17 @@ impl<D: Directory> Partition<D> {
         self.more_requests |= requests;
     }
 
-    /// There is something new in the stream or the inbox.
-    pub fn woken(&mut self, entries: bool, requests: bool) {
+    /// There is something new in the stream or the inbox, for who had read up to `after` there.
+    pub fn woken(&mut self, after: EntryId, entries: bool, requests: bool) {
         self.more_entries |= entries;
-        self.was_woken |= entries;
+        self.was_woken |= entries && after >= self.last_read;
         self.more_requests |= requests;
     }
 
-    /// What a wake-up should wait for, when nothing is left to read: entries and requests after these.
+    /// What a wake-up should wait for, when nothing is left to read: entries and requests after these. Also while something
+    /// is being admitted: what comes meanwhile has its turn between the slices.
     pub fn wants_wakeup(&self) -> Option<(EntryId, EntryId)> {
-        let idle = self.phase == Phase::Running && self.pending_after.is_none() && self.staged.is_none();
+        let idle = self.phase == Phase::Running && self.pending_after.is_none();
         let waits = idle && !self.more_entries && !self.more_requests && !self.is_stopping && !self.is_wakeup_false;
         waits.then_some((self.last_read, self.inbox_after))
     }
@@ -821,6 +841,18 @@ impl<D: Directory> Partition<D> {
     /// When something is to be read for the first time.
     fn new_at(&self) -> Option<u64> {
         (self.more_entries && !self.deferral.is_full()).then(|| self.deferral.pauses_until().unwrap_or(0))
+    }
+
+    /// Who keeps up where much comes does not wait to be told that there is more: another call took its time since.
+    fn wants_new(&self, now: u64) -> bool {
+        let is_lively = self.keeps_up && !self.was_read && now < self.found_at + LIVELY_MS;
+        (self.more_entries || is_lively)
+            && !self.deferral.is_full()
+            && self.deferral.pauses_until().is_none_or(|until| now >= until)
+    }
+
+    fn wants_to_read(&self, now: u64) -> bool {
+        self.pending_after.is_some() || self.wants_new(now)
     }
 
     // ---- small things ---------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ fn an_entry_accepted_after_a_change_goes_to_the_endpoint_as_it_was_changed() {
     // The change is answered, an entry is accepted, and the snapshot has heard of neither.
     known.redis_version.set(1);
     publish(&mut model, 2);
-    partition.woken(true, false);
+    partition.woken(EntryId::MAX, true, false);
     drive(&mut partition, &mut model, 12);
     assert!(partition.next_send(12).is_none(), "it would go to the URL that was");
     assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
@@ -239,7 +239,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     // The wake-up sees the entry each time that it is armed.
     let mut wakes = 0;
     while partition.wants_wakeup().is_some_and(|(after, _)| entry(1) > after) && wakes < 10 {
-        partition.woken(true, true);
+        partition.woken(EntryId::MAX, true, true);
         drive(&mut partition, &mut model, 20);
         wakes += 1;
     }
@@ -415,7 +415,7 @@ fn one_delivery_of_twenty_for_a_backlog_slows_nobody_and_one_of_ten_does() {
 /// Sends everything; tells the entries that went out.
 fn deliver_all(partition: &mut Partition<&Known>, model: &mut Model, now: &mut u64) -> Vec<u64> {
     let mut sent = Vec::new();
-    partition.woken(true, false);
+    partition.woken(EntryId::MAX, true, false);
     loop {
         *now += 10;
         drive(partition, model, *now);
@@ -508,7 +508,7 @@ fn an_accepted_registry_says_what_was_deleted() {
         crate::store::model::Asked::AcceptRegistry("another".to_owned()),
         serde_json::to_vec(&mark).unwrap().into(),
     );
-    partition.woken(false, true);
+    partition.woken(EntryId::MAX, false, true);
     for second in 1..10 {
         drive(&mut partition, &mut model, second * 1_000);
     }
@@ -681,7 +681,7 @@ fn a_record_that_can_not_be_read_is_given_up_on_request() {
     let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
     let asked = crate::store::model::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap());
     let request = model.ask(asked, mark.into());
-    partition.woken(false, true);
+    partition.woken(EntryId::MAX, false, true);
     drive(&mut partition, &mut model, 30);
     drive(&mut partition, &mut model, 40);
     assert_eq!(model.answers[&request], "ok");

@@ -27,6 +27,7 @@ use crate::{
     clock,
     facts::{
         endpoint::{EndpointState, Mark},
+        id::EntryId,
         quota,
     },
     registry::{Change, RefreshError, Registry},
@@ -91,7 +92,7 @@ pub struct Parts {
 }
 
 type Calling = Pin<Box<dyn Future<Output = (Link, Call, Result<Answer, Failure>)> + std::marker::Send>>;
-type Waiting = Pin<Box<dyn Future<Output = (Waiter, Option<New>)> + std::marker::Send>>;
+type Waiting = Pin<Box<dyn Future<Output = (EntryId, (Waiter, Option<New>))> + std::marker::Send>>;
 
 pub struct Worker {
     partition: Partition<Registry>,
@@ -190,11 +191,11 @@ impl Worker {
                         self.partition.renewed(self.now(), term, &answer);
                     }
                 }
-                (waiter, new) = ready(&mut waiting) => {
+                (after, (waiter, new)) = ready(&mut waiting) => {
                     waiting = None;
                     self.waiter = Some(waiter);
                     match new {
-                        Some(new) if new.is_certain => self.partition.woken(new.entries, new.requests),
+                        Some(new) if new.is_certain => self.partition.woken(after, new.entries, new.requests),
                         Some(new) => self.partition.stirred(new.entries, new.requests),
                         None => self.partition.look_again(),
                     }
@@ -262,7 +263,7 @@ impl Worker {
             && let Some((last_read, inbox_after)) = self.partition.wants_wakeup()
             && let Some(waiter) = self.waiter.take()
         {
-            *waiting = Some(Box::pin(waiter.wait(last_read, inbox_after)));
+            *waiting = Some(Box::pin(async move { (last_read, waiter.wait(last_read, inbox_after).await) }));
         }
         self.report();
         started == STARTED_AT_ONCE

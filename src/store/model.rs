@@ -2,7 +2,10 @@
 //! differential tests hold the scripts against it, and the simulator runs on it at memory speed.
 //! Never waits, fails or loses an answer; whoever drives it adds that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use bytes::Bytes;
 
@@ -275,19 +278,19 @@ impl Model {
         Answer::Recovered { moved: moved.len() }
     }
 
-    /// A lost group starts again from the cursor. A stream whose newest entry is older than the cursor is another
-    /// stream than the one that the cursor is about, so it is read from its beginning.
+    /// A lost group starts again from the cursor, and another stream than the one that the cursor is about from its
+    /// beginning.
     fn open(&mut self, start: Start, registry: &str) -> Answer {
         let bound = self.registry.get_or_insert_with(|| registry.to_owned()).clone();
         let group = self.stream.groups.get(GROUP);
         let last_generated = self.stream.last_generated;
         let is_set_back = self.cursor.is_some_and(|cursor| match group {
             Some(group) => group.last_delivered < cursor,
-            None => last_generated < cursor,
+            None => self.is_another_stream(cursor, start),
         });
         let made_after = match (self.stream.groups.contains_key(GROUP), self.cursor, start) {
             (true, ..) => None,
-            (false, Some(cursor), _) if last_generated < cursor => Some(EntryId::ZERO),
+            (false, Some(_), _) if is_set_back => Some(EntryId::ZERO),
             (false, Some(cursor), _) => Some(cursor),
             (false, None, Start::Oldest) => Some(EntryId::ZERO),
             (false, None, Start::Newest) => Some(last_generated),
@@ -300,6 +303,23 @@ impl Model {
         }
         let last_delivered = self.stream.groups[GROUP].last_delivered;
         Answer::Opened { made_after, last_delivered, last_generated, registry: bound, is_set_back }
+    }
+
+    /// Whether nothing is left of the stream that the cursor is about. Its entries go from the oldest on and up to what is
+    /// settled: where any is left that is not after the cursor, then so is the last that was read or the first that is
+    /// pending.
+    pub fn is_another_stream(&self, cursor: EntryId, start: Start) -> bool {
+        let stream = &self.stream;
+        let is_at_cursor = |id: &EntryId| *id == cursor || id.before() == cursor;
+        match stream.last_generated.cmp(&cursor) {
+            _ if start == Start::After(cursor) => false,
+            Ordering::Equal => false,
+            Ordering::Less => true,
+            Ordering::Greater => {
+                let is_before = stream.entries.range(..=cursor).next().is_some();
+                is_before && !stream.entries.range(cursor..).next().is_some_and(|(id, _)| is_at_cursor(id))
+            }
+        }
     }
 
     fn read(&mut self, from: ReadFrom, max: usize) -> Answer {

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use herald::{
     facts::id::{DeliveryId, EntryId},
-    store::model::{GROUP, Model},
+    store::{
+        model::{GROUP, Model},
+        protocol::Start,
+    },
 };
 
 #[derive(Debug, Clone)]
@@ -90,7 +93,7 @@ fn is_unfinished(model: &Model, entry: &EntryId) -> bool {
         Some(group) => *entry > group.last_delivered || group.pending.contains_key(entry),
         None => {
             let cursor = model.cursor.unwrap_or(EntryId::ZERO);
-            *entry > cursor || model.stream.last_generated < cursor
+            *entry > cursor || model.is_another_stream(cursor, Start::Oldest)
         }
     }
 }

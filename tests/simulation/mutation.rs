@@ -42,10 +42,11 @@ pub enum Mutation {
     BuriedStillWeighed,
     NamesakeTakenForKnown,
     PlacesIgnored,
+    NewestEntryTellsTheStream,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -72,6 +73,7 @@ impl Mutation {
         Self::BuriedStillWeighed,
         Self::NamesakeTakenForKnown,
         Self::PlacesIgnored,
+        Self::NewestEntryTellsTheStream,
     ];
 
     /// What is done wrong.
@@ -102,6 +104,9 @@ impl Mutation {
             Self::RecordsWeighedTwice => "records that are weighed twice",
             Self::FinishedStillWeighed => "records that still weigh something when they are finished",
             Self::BuriedStillWeighed => "records that still weigh something when they are dead letters",
+            Self::NewestEntryTellsTheStream => {
+                "another stream taken for ours, for its newest entry is after the cursor"
+            }
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
@@ -226,6 +231,19 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             let answer = model.call(call);
             if matches!(answer, Ok(Answer::Settled { .. })) {
                 model.cursor = Some(settlement.last_read);
+            }
+            answer
+        }
+        (Mutation::NewestEntryTellsTheStream, Call::Open { .. }) => {
+            let cursor = model.cursor.filter(|cursor| *cursor <= model.stream.last_generated);
+            let mut answer = model.call(call);
+            if let Some(cursor) = cursor
+                && let Ok(Answer::Opened { made_after, last_delivered, is_set_back, .. }) = &mut answer
+                && made_after.is_some()
+            {
+                model.cursor = Some(cursor);
+                model.stream.groups.get_mut(GROUP).expect("it was just made").last_delivered = cursor;
+                (*made_after, *last_delivered, *is_set_back) = (Some(cursor), cursor, false);
             }
             answer
         }

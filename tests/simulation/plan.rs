@@ -312,7 +312,13 @@ impl Plan {
             self.actions.push((chance.below(ACTIVE_MS / 2), Action::NoEvent));
         }
         for _ in 0..chance.within(1, 3) {
-            self.actions.push((chance.within(ACTIVE_MS / 4, ACTIVE_MS), Action::StreamAnew));
+            let at = chance.within(ACTIVE_MS / 4, ACTIVE_MS);
+            self.actions.push((at, Action::StreamAnew));
+            // Now and then its producer goes on before any owner has seen the new one.
+            if chance.one_in(2) {
+                let intent = chance.below(self.intents.len() as u64) as usize;
+                self.actions.push((at, Action::Publish { intent, count: 1 }));
+            }
         }
     }
 

@@ -3,51 +3,69 @@
 
 use super::*;
 
-/// Deliveries that are admitted at once, about a millisecond's work; no more than one question about chains asks for.
+/// Deliveries that are admitted at once, about a millisecond's work.
 pub const SLICE: usize = 256;
+
+/// Deliveries of a slice that are asked about, at most. Each costs Redis some 10 µs, which everybody waits for.
+pub const MAX_QUESTIONS: usize = 64;
+
+/// An entry for more endpoints than this lets others pass after each slice of it.
+const WIDE: usize = MAX_QUESTIONS;
+
+/// The next slice of what is staged.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    /// What Redis must be asked about, in the order of arrival.
+    pub questions: Vec<Question>,
+    /// Deliveries in it, those that need no question too.
+    pub deliveries: usize,
+}
 
 impl<D: Directory> Partition<D> {
     /// Admits the next slice of what is staged, if nothing has to be asked before.
     pub(super) fn admit_if_known(&mut self, now: u64) {
         let is_confirmed = self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed && staged.asking.is_none());
-        if is_confirmed && self.core.has_room() && self.questions().is_empty() {
-            self.admit_slice(now, Vec::new(), Vec::new());
+        if is_confirmed && self.core.has_room() {
+            let slice = self.next_slice();
+            if slice.questions.is_empty() {
+                self.admit_slice(now, slice, Vec::new());
+            }
         }
     }
 
-    /// The deliveries of the next slice that Redis must be asked about, in the order of their arrival. Good only until the
-    /// next settlement is confirmed.
-    pub(super) fn questions(&self) -> Vec<Question> {
-        let Some(staged) = &self.staged else { return Vec::new() };
-        let (mut questions, mut left) = (Vec::new(), SLICE);
-        for arrival in &staged.arrivals {
-            if !arrival.is_open && self.deferral.holds(&arrival.event.account, &staged.source) {
+    /// Good only until the next settlement is confirmed.
+    pub(super) fn next_slice(&self) -> Slice {
+        let mut slice = Slice::default();
+        for arrival in self.staged.iter().flat_map(|staged| &staged.arrivals) {
+            let source = self.staged.as_ref().map(|staged| &staged.source);
+            if !arrival.is_open && source.is_some_and(|source| self.deferral.holds(&arrival.event.account, source)) {
                 continue;
             }
-            for endpoint in arrival.owed_to().skip(arrival.next).take(left) {
-                left -= 1;
+            for endpoint in arrival.owed_to().skip(arrival.next) {
+                if slice.deliveries == SLICE || slice.questions.len() == MAX_QUESTIONS {
+                    return slice;
+                }
+                slice.deliveries += 1;
                 if arrival.suspect || self.core.must_ask(endpoint) {
                     let id = DeliveryId { entry: arrival.entry, endpoint: endpoint.clone() };
-                    questions.push((id, arrival.event.intent.clone(), arrival.event.id.clone()));
+                    slice.questions.push((id, arrival.event.intent.clone(), arrival.event.id.clone()));
                 }
             }
-            if left == 0 {
-                break;
-            }
         }
-        questions
+        slice
     }
 
     pub(super) fn asked(&mut self, now: u64, answers: &[Known]) {
-        let Some(questions) = self.staged.as_mut().and_then(|staged| staged.asking.take()) else { return };
-        self.admit_slice(now, questions, answers.to_vec());
+        let Some(slice) = self.staged.as_mut().and_then(|staged| staged.asking.take()) else { return };
+        self.admit_slice(now, slice, answers.to_vec());
     }
 
     /// In the same breath as the questions were answered: no settlement was confirmed between.
-    fn admit_slice(&mut self, now: u64, questions: Vec<Question>, known: Vec<Known>) {
+    fn admit_slice(&mut self, now: u64, slice: Slice, known: Vec<Known>) {
         let Some(mut staged) = self.staged.take() else { return };
-        let mut known: HashMap<DeliveryId, Known> = questions.into_iter().map(|(id, ..)| id).zip(known).collect();
-        let mut left = SLICE;
+        // What is owed to nobody, and what is held, is dealt with in passing.
+        let mut left = slice.deliveries.max(1);
+        let mut known: HashMap<DeliveryId, Known> = slice.questions.into_iter().map(|(id, ..)| id).zip(known).collect();
         // Accounts that were deferred within this slice.
         let mut stuck = HashSet::default();
         while left > 0
@@ -73,7 +91,10 @@ impl<D: Directory> Partition<D> {
                 staged.deferred += usize::from(self.admit_one(now, &arrival, &mut known));
                 arrival.next += 1;
             }
-            if arrival.left() > 0 && self.core.has_share(&account) {
+            if arrival.left() > WIDE && self.core.has_share(&account) {
+                self.wait(now, arrival, &mut staged);
+                self.deferral.relieve([account]);
+            } else if arrival.left() > 0 && self.core.has_share(&account) {
                 staged.arrivals.push_front(arrival);
             } else if arrival.left() > 0 {
                 left = left.saturating_sub(arrival.left());

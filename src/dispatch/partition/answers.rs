@@ -194,6 +194,10 @@ impl<D: Directory> Partition<D> {
                 self.was_woken = false;
                 self.last_read = last.unwrap_or(self.last_read);
                 self.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
+                self.keeps_up = !self.more_entries;
+                if count > 0 {
+                    self.found_at = now;
+                }
             }
         }
         if count > 0 && !of_pass {

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Calls that somebody waits for, before each other kind of call has its turn.
+const MAX_URGENT: usize = 4;
+
 /// What a due time may be off by without a step of the clock.
 const CLOCKS_MS: u64 = 60_000;
 
@@ -24,7 +27,14 @@ impl<D: Directory> Partition<D> {
             (Phase::Counting(cursor), Some(term)) => Some((Call::Counts { term, cursor }, Outstanding::Plain)),
             (Phase::Running, Some(term)) => {
                 self.core.tick(now);
-                self.choose_running(now, term)
+                let chosen = self.choose_running(now, term);
+                if let Some((call, _)) = &chosen {
+                    self.was_read = matches!(call, Call::Read { .. });
+                    if !self.was_read {
+                        self.was_settle = matches!(call, Call::Settle { .. });
+                    }
+                }
+                chosen
             }
         }
     }
@@ -44,38 +54,66 @@ impl<D: Directory> Partition<D> {
         Some((Call::Acquire { term, previous, ttl_ms: self.settings.lease_ms }, Outstanding::Acquire { sent: now }))
     }
 
-    /// Each kind of call has its turn, so that none starves another.
+    /// What somebody waits for comes first, but never so often that another kind of call starves.
     pub(super) fn choose_running(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
         if self.is_stopping {
             return self.choose_stopping(now, term);
         }
-        self.take_up_deferred(now);
-        // Nothing may be settled between a question about chains and the admission that relies on its answer.
-        if let Some(asking) = self.ask(now, &term) {
+        let relieved = self.core.take_relieved();
+        self.deferral.relieve(relieved);
+        self.deferral.look(now);
+        if self.urgent < MAX_URGENT
+            && let Some(chosen) = self.choose_urgent(now, &term)
+        {
+            self.urgent += 1;
+            return Some(chosen);
+        }
+        self.urgent = 0;
+        let chosen = self.choose_in_turn(now, &term);
+        match self.phase {
+            Phase::Running => chosen.or_else(|| self.choose_urgent(now, &term)),
+            _ => chosen,
+        }
+    }
+
+    fn choose_urgent(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
+        if let Some(asking) = self.ask(now, term) {
             return Some(asking);
         }
-        // What waits to be settled keeps other calls from being made, so it may not have to wait for all of them.
-        if !std::mem::take(&mut self.was_settle)
-            && self.core.outbox_exceeds(MAX_BATCH)
-            && let Some(settle) = self.settle(now, &term, 0)
+        // Who keeps up with what comes has little to read, and it goes out at once: it waits for one other call at most.
+        if self.keeps_up
+            && !self.was_read
+            && self.wants_new(now)
+            && let Some(read) = self.read(now, term)
         {
-            self.was_settle = true;
+            return Some(read);
+        }
+        // What waits to be settled keeps other calls from being made, so it may not have to wait for all of them.
+        if !self.was_settle
+            && self.core.outbox_exceeds(MAX_BATCH)
+            && let Some(settle) = self.settle(now, term, 0)
+        {
             return Some(settle);
         }
+        self.take_up_deferred(now);
+        self.ask(now, term)
+    }
+
+    /// Each kind of call has its turn, so that none starves another.
+    fn choose_in_turn(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         const TURNS: usize = 7;
         for step in 0..TURNS {
             let turn = (self.turn + step) % TURNS;
             let chosen = match turn {
-                0 => self.settle(now, &term, SETTLE_DELAY_MS),
-                1 => self.claim(now, &term),
-                2 => self.read(now, &term),
-                3 => self.backlog(now, &term),
-                4 => self.heads(now, &term),
-                5 => self.inbox(now, &term),
-                _ => self.housekeeping(now, &term),
+                0 => self.settle(now, term, SETTLE_DELAY_MS),
+                1 => self.claim(now, term),
+                2 => self.read(now, term),
+                3 => self.backlog(now, term),
+                4 => self.heads(now, term),
+                5 => self.inbox(now, term),
+                _ => self.housekeeping(now, term),
             };
             if chosen.is_some() {
-                self.was_settle = turn == 0;
                 self.turn = turn + 1;
                 return chosen;
             }
@@ -87,17 +125,18 @@ impl<D: Directory> Partition<D> {
     }
 
     fn take_up_deferred(&mut self, now: u64) {
-        let relieved = self.core.take_relieved();
-        self.deferral.relieve(relieved);
-        self.deferral.look(now);
+        // What waits in memory and what is to be read take turns.
+        let is_turn_of_read = self.was_here && self.may_read() && self.wants_to_read(now);
         if self.staged.is_none()
             && !self.is_held_up
             && self.core.has_room()
+            && !is_turn_of_read
             && let Some((account, mut page)) = self.deferral.next_here()
         {
             // As when it is read again: another registry may have been accepted meanwhile.
             page.iter_mut().filter(|arrival| !arrival.is_open).for_each(|arrival| self.find_endpoints(arrival));
             self.staged = Some(Staged::new(page, Source::Memory(account), false));
+            self.was_here = true;
         }
     }
 
@@ -131,7 +170,7 @@ impl<D: Directory> Partition<D> {
         }
         self.deferral.end_pass_at_its_end();
         // What was deferred and what is new take turns; what is pending from before the term comes before both.
-        let wants_new = self.new_at().is_some_and(|at| now >= at);
+        let wants_new = self.wants_new(now);
         let is_turn_of_new = std::mem::take(&mut self.was_pass) && wants_new;
         let page = match (self.pending_after, is_turn_of_new) {
             (Some(_), _) | (None, true) => None,
@@ -148,6 +187,7 @@ impl<D: Directory> Partition<D> {
             self.deferral.reads_on();
         }
         let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
+        self.was_here = false;
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(Page { from, max, of_pass })))
     }
 
@@ -256,7 +296,8 @@ impl<D: Directory> Partition<D> {
     }
 
     /// The questions of the next slice of what is staged, or the slice itself where there are none. They are put together
-    /// only now, when no settlement is on its way, and until they are answered nothing else is called.
+    /// only now, when no settlement is on its way, and until they are answered nothing else is called: nothing may be
+    /// settled between a question about chains and the admission that relies on its answer.
     pub(super) fn ask(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         self.admit_if_known(now);
         let staged = self.staged.as_ref().filter(|staged| !staged.unconfirmed)?;
@@ -264,13 +305,13 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let suspect = staged.arrivals.iter().any(|arrival| arrival.suspect);
-        let questions = self.questions();
-        if questions.is_empty() {
+        let slice = self.next_slice();
+        if slice.questions.is_empty() {
             // The next slice has none either, or it is that one's turn with the next call.
             return None;
         }
-        let call = Call::Ask { term: term.clone(), deliveries: questions.clone(), suspect };
-        self.staged.as_mut()?.asking = Some(questions);
+        let call = Call::Ask { term: term.clone(), deliveries: slice.questions.clone(), suspect };
+        self.staged.as_mut()?.asking = Some(slice);
         Some((call, Outstanding::Ask))
     }
 }

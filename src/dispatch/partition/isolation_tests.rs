@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
     fn publish(&mut self, account: &str) {
         let body = self.event(account);
         self.model.publish(EntryId { ms: self.now, seq: self.published }, body);
-        self.partition.woken(true, false);
+        self.partition.woken(EntryId::MAX, true, false);
     }
 
     fn event(&mut self, account: &str) -> Bytes {

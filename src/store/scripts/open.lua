@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Makes the group where it is missing, and binds the partition to a registry where it is bound to none.
--- A lost group starts again from the cursor. A stream whose newest entry is older than the cursor is another stream than
--- the one that the cursor is about, so it is read from its beginning.
+-- A lost group starts again from the cursor, where the stream is still the one that the cursor is about. Another one,
+-- made since under the same name, is read from its beginning.
 -- KEYS    1 stream  2 lease  3 cursor  4 registry-id
 -- ARGV    1 term  2 start: '0', '$' or an entry id  3 registry  4 group
 -- Answer  {'OPENED', made after or false, last delivered, last generated, registry, set back 0 or 1} | {'LOST'}
@@ -33,6 +33,19 @@ if call('EXISTS', stream) == 1 then
 end
 local last_generated = info['last-generated-id']
 
+-- Whether this is another stream than the one that the cursor is about. What a stream has is trimmed from its oldest entry
+-- on, and never beyond what is settled: where any entry is left that is not after the cursor, then so is the one that the
+-- cursor is about, the last that was read or the first that is pending. A stream that was emptied remembers its last id.
+local function is_another_stream()
+  if cursor == start or pad(last_generated) == pad(cursor) then
+    return false
+  elseif pad(last_generated) < pad(cursor) then
+    return true
+  end
+  local first = info['first-entry']
+  return first and pad(first[1]) <= pad(cursor) and #call('XRANGE', stream, cursor, after(cursor), 'COUNT', 1) == 0
+end
+
 local made_after = false
 -- How many entries lie before the start, where that is known without a walk: entries that were trimmed unread are
 -- counted from it.
@@ -42,7 +55,7 @@ if not last_delivered then
   if not cursor then
     made_after = start == '0' and '0-0' or start == '$' and last_generated or start
     entries_read = start == '0' and info['entries-added'] - info.length
-  elseif pad(last_generated) < pad(cursor) then
+  elseif is_another_stream() then
     made_after, entries_read, set_back = '0-0', 0, true
   else
     made_after = cursor

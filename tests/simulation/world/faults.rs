@@ -125,8 +125,8 @@ impl World {
     }
 
     /// What was in the old stream only is gone. In the new one an entry that is no event comes first for each that lies in
-    /// the quarantine, under its id: another one, which nothing but its text tells from it. All are before the cursor, by which
-    /// an owner knows that the stream is another one.
+    /// the quarantine, under its id: another one, which nothing but its text tells from it. All are before the cursor, and the
+    /// entry that the cursor is about is not among them: by that an owner knows that the stream is another one.
     fn make_stream_anew(&mut self) {
         let cursor = self.model.cursor.unwrap_or_default();
         let quarantined = self.model.quarantine.iter().map(|(entry, _)| *entry);

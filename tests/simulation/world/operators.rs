@@ -140,7 +140,8 @@ impl World {
         // A Redis that forgot entries gives their ids out again.
         let forgotten = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
         let again = self.published.range(forgotten).next().copied().filter(|_| !self.is_stream_anew);
-        self.sequence = self.sequence.max(last.seq) + 1;
+        // The id that comes right after the last one of the stream before is given out by no clock.
+        self.sequence = self.sequence.max(last.seq) + if self.is_stream_anew { 2 } else { 1 };
         let newest = self.published.last().map_or(0, |newest| newest.ms);
         let ms = self.model.now_ms.max(last.ms);
         let ms = if self.is_stream_anew { ms.max(newest) } else { ms };
@@ -153,10 +154,6 @@ impl World {
             entries.remove(&entry);
         }
         self.model.publish(entry, body);
-        if self.is_stream_anew {
-            // An owner that comes only when the new stream is beyond the cursor takes it for the old one.
-            self.forget_lost_strangers();
-        }
         self.wake_all();
         entry
     }

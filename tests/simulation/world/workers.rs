@@ -109,7 +109,7 @@ impl World {
                 && (self.model.stream.entries.keys().next_back().is_some_and(|last| *last > entry)
                     || self.model.inbox.requests.keys().next_back().is_some_and(|last| *last > request))
             {
-                partition.woken(true, true);
+                partition.woken(entry, true, true);
                 moved |= !self.workers[worker].main;
             }
             if !moved {
