@@ -15,8 +15,8 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use self::admission::Slice;
 pub use self::admission::{MAX_QUESTIONS, SLICE};
+use self::admission::{Slice, WIDE};
 use self::deferral::Deferral;
 use super::{
     HashMap, HashSet,
@@ -30,7 +30,7 @@ use crate::{
     facts::{
         delivery::{DeadLetter, Delivery},
         endpoint::{Endpoint, Mark},
-        event::{Event, EventError, Novelty},
+        event::{Event, EventError, EventType, Novelty},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
         outcome::Attempted,
         quota::Quotas,
@@ -265,7 +265,7 @@ struct Arrival {
     event: Event,
     traceparent: Option<Traceparent>,
     place: Option<EntryId>,
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Arc<Vec<Arc<Endpoint>>>,
     /// Those that may be owed it, once they can be read: until then it waits in their backlogs.
     unknown: Vec<EndpointId>,
     /// The first of them that is not admitted yet.
@@ -288,6 +288,9 @@ impl Arrival {
         self.endpoints.len() + self.unknown.len() - self.next
     }
 }
+
+/// What was found for accounts with many endpoints.
+type Wide = HashMap<(AccountId, EventType), Arc<Vec<Arc<Endpoint>>>>;
 
 /// Where entries come from that are to be admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -639,15 +642,35 @@ impl<D: Directory> Partition<D> {
         }
         staged.unconfirmed = false;
         let mut arrivals = std::mem::take(&mut staged.arrivals);
-        arrivals.iter_mut().for_each(|arrival| self.find_endpoints(arrival));
+        self.find_endpoints(&mut arrivals);
         self.staged.iter_mut().for_each(|staged| staged.arrivals = std::mem::take(&mut arrivals));
         self.admit_if_known(now);
     }
 
-    /// Whom it is owed to, as the snapshot has it now.
-    fn find_endpoints(&self, arrival: &mut Arrival) {
-        arrival.endpoints = answers::endpoints_for(&self.directory, &arrival.event);
-        arrival.unknown = self.directory.unknown_of(&arrival.event.account);
+    /// Whom they are owed to, as the snapshot has it now. What was begun stays as it began.
+    fn find_endpoints(&self, arrivals: &mut VecDeque<Arrival>) {
+        let mut wide = Wide::default();
+        for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_open) {
+            arrival.endpoints = self.endpoints_for(&arrival.event, &mut wide);
+            arrival.unknown = self.directory.unknown_of(&arrival.event.account);
+        }
+    }
+
+    /// Of a page the events for an account with many endpoints have one list of them: hundreds of such lists would take
+    /// longer than anybody should wait.
+    fn endpoints_for(&self, event: &Event, wide: &mut Wide) -> Arc<Vec<Arc<Endpoint>>> {
+        if !wide.is_empty()
+            && let Some(found) = wide.get(&(event.account.clone(), event.event_type.clone()))
+        {
+            return Arc::clone(found);
+        }
+        let mut endpoints = self.directory.endpoints_of(&event.account);
+        endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
+        let found = Arc::new(endpoints);
+        if found.len() > WIDE {
+            wide.insert((event.account.clone(), event.event_type.clone()), Arc::clone(&found));
+        }
+        found
     }
 
     /// Redis has little memory left: little is read at a time, and what needs a record waits in the stream.

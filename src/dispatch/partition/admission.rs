@@ -10,7 +10,7 @@ pub const SLICE: usize = 256;
 pub const MAX_QUESTIONS: usize = 64;
 
 /// An entry for more endpoints than this lets others pass after each slice of it.
-const WIDE: usize = MAX_QUESTIONS;
+pub(super) const WIDE: usize = MAX_QUESTIONS;
 
 /// The next slice of what is staged.
 #[derive(Debug, Default)]

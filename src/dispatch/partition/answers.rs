@@ -166,6 +166,7 @@ impl<D: Directory> Partition<D> {
         let known_until = if of_pass { self.suspect_until.max(self.pending_until) } else { self.suspect_until };
         let suspect = is_taken_up || entries.first().is_some_and(|first| first.id <= known_until);
         let (count, mut arrivals) = (entries.len(), VecDeque::with_capacity(entries.len()));
+        let mut wide = Wide::default();
         for entry in entries {
             if self.core.knows_entry(entry.id) {
                 continue;
@@ -175,7 +176,7 @@ impl<D: Directory> Partition<D> {
                 Content::NoEvent { preview } => preview.len(),
                 Content::Trimmed => 0,
             };
-            let arrival = self.understand_entry(now, entry).map(|arrival| Arrival { suspect, ..arrival });
+            let arrival = self.understand_entry(now, entry, &mut wide).map(|arrival| Arrival { suspect, ..arrival });
             arrivals.extend(arrival.filter(|a| !of_pass || self.deferral.is_wanted(&a.event.account, a.entry)));
         }
         match from {
@@ -215,7 +216,7 @@ impl<D: Directory> Partition<D> {
     }
 
     /// What is an event arrives; what is none is dealt with at once.
-    pub(super) fn understand_entry(&mut self, now: u64, entry: Entry) -> Option<Arrival> {
+    fn understand_entry(&mut self, now: u64, entry: Entry, wide: &mut Wide) -> Option<Arrival> {
         let traceparent = match &entry.content {
             Content::Event { traceparent, .. } => traceparent.as_deref().and_then(Traceparent::read),
             Content::NoEvent { .. } | Content::Trimmed => None,
@@ -232,7 +233,7 @@ impl<D: Directory> Partition<D> {
             }
             Content::Event { body, .. } => match self.parse(body.clone()) {
                 Ok(event) => {
-                    let endpoints = endpoints_for(&self.directory, &event);
+                    let endpoints = self.endpoints_for(&event, wide);
                     let unknown = self.directory.unknown_of(&event.account);
                     return Some(Arrival {
                         entry: entry.id,
@@ -313,10 +314,4 @@ impl<D: Directory> Partition<D> {
 /// Whether a full read like this one, with so many of its deliveries for backlogs that are drained, would make them grow.
 pub(super) fn would_feed_backlogs(into_backlogs: usize, count: usize) -> bool {
     into_backlogs * READ_MAX > count * INTO_BACKLOGS
-}
-
-pub(super) fn endpoints_for(directory: &impl Directory, event: &Event) -> Vec<Arc<Endpoint>> {
-    let mut endpoints = directory.endpoints_of(&event.account);
-    endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
-    endpoints
 }

@@ -134,7 +134,7 @@ impl<D: Directory> Partition<D> {
             && let Some((account, mut page)) = self.deferral.next_here()
         {
             // As when it is read again: another registry may have been accepted meanwhile.
-            page.iter_mut().filter(|arrival| !arrival.is_open).for_each(|arrival| self.find_endpoints(arrival));
+            self.find_endpoints(&mut page);
             self.staged = Some(Staged::new(page, Source::Memory(account), false));
             self.was_here = true;
         }

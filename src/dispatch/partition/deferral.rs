@@ -500,7 +500,7 @@ mod tests {
             event: Event::parse(body.into()).unwrap(),
             traceparent: None,
             place: None,
-            endpoints: Vec::new(),
+            endpoints: Arc::default(),
             unknown: Vec::new(),
             next: 0,
             is_open: false,
