@@ -252,6 +252,7 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
         elsewhere: &|_| None,
         others,
         due_later: 0,
+        parked: 0,
         depth: 0,
     };
     let mut stacks = [Stack::start(&setup(Vec::new()))?, Stack::start(&setup(others))?];
@@ -286,7 +287,16 @@ pub fn heads(program: &Path, server: &Server, receivers: u64) -> Result<u64> {
     let others = crowd.endpoints(server)?;
     let elsewhere = |_| None;
     let (due_later, depth) = (0, 0);
-    let setup = Setup { program, endpoints: HEALTHY, busy: HEALTHY, elsewhere: &elsewhere, others, due_later, depth };
+    let setup = Setup {
+        program,
+        endpoints: HEALTHY,
+        busy: HEALTHY,
+        elsewhere: &elsewhere,
+        others,
+        due_later,
+        parked: 0,
+        depth,
+    };
     let mut stack = Stack::start(&setup)?;
     stack.state.resume()?;
     let (before, all) = (server.requests(Manner::NeverEndsItsHead), crowd.accounts());
@@ -305,7 +315,16 @@ pub fn deleted(program: &Path, server: &Server, parked: u64, seconds: u64) -> Re
     let victim = others[0].id.clone();
     let elsewhere = |_| None;
     let (due_later, depth) = (0, 0);
-    let setup = Setup { program, endpoints: HEALTHY, busy: HEALTHY, elsewhere: &elsewhere, others, due_later, depth };
+    let setup = Setup {
+        program,
+        endpoints: HEALTHY,
+        busy: HEALTHY,
+        elsewhere: &elsewhere,
+        others,
+        due_later,
+        parked: 0,
+        depth,
+    };
     let mut stack = Stack::start(&setup)?;
     stack.state.resume()?;
     let mut lives = Lives::of(HEALTHY as usize..HEALTHY as usize + 1, 3);

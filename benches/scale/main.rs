@@ -30,7 +30,7 @@ use clap::Parser;
 use self::{
     crowds::{Crowd, Felt, HEALTHY, Manner, Part, Server, felt},
     neighbours::{Hanging, More, hangs, latency},
-    stack::{Cost, Setup, Stack, taking_in_us},
+    stack::{Cost, Setup, Stack, WARM_UP, taking_in_us},
     state::BUSY,
     table::{Table, Unit, machine, median},
     takeover::take_over,
@@ -49,6 +49,8 @@ const MB: f64 = 1e6;
 const MOST_MEMORY_MB: f64 = 150.0;
 /// What an endpoint may take of it besides: its facts, its address and its place in the registry.
 const ENDPOINT_MB: f64 = 1_500.0 / MB;
+const MOST_DUE_US: f64 = 40.0;
+const MOST_PARKED_US: f64 = 25.0;
 const MOST_COST: f64 = 1.15;
 const MOST_P99: f64 = 1.2;
 /// A share of a millisecond is less than two cores can promise anybody.
@@ -103,6 +105,8 @@ enum Rows {
     Endpoints,
     /// Deliveries due later, due now, and due when the owner is killed
     Due,
+    /// What Redis does for a delivery that is due, or parked, while nothing is added
+    Drain,
 }
 
 impl Args {
@@ -135,6 +139,7 @@ impl Args {
             elsewhere: &|_| None,
             others: Vec::new(),
             due_later,
+            parked: 0,
             depth,
         })
     }
@@ -164,6 +169,9 @@ fn measure(args: &Args) -> Result<()> {
     }
     if args.has(Rows::Due) {
         due(args, &mut table)?;
+    }
+    if args.has(Rows::Drain) {
+        drain(args, &mut table)?;
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
@@ -223,6 +231,7 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
         elsewhere,
         others: Vec::new(),
         due_later: 0,
+        parked: 0,
         depth: 0,
     };
     let mut stacks = [Stack::start(&setup(&|_| None))?, Stack::start(&setup(&elsewhere))?];
@@ -369,6 +378,53 @@ fn due(args: &Args, table: &mut Table) -> Result<()> {
     memory(table, &what, &mut few, &mut many);
     drop(few);
     killed(args, table, &format!("with {} deliveries due", due[1]), &mut many)
+}
+
+/// What Redis does for a delivery that has a record.
+fn drain(args: &Args, table: &mut Table) -> Result<()> {
+    let (endpoints, scale) = (BUSY, args.scale);
+    let setup = |parked, due_later| Setup {
+        program: &args.herald,
+        endpoints,
+        busy: BUSY,
+        elsewhere: &|_| None,
+        others: Vec::new(),
+        due_later,
+        parked,
+        depth: 0,
+    };
+    // Enough for every round.
+    let few = (args.deliveries() + WARM_UP) * u64::from(args.rounds() + 1);
+    for (what, is_due, counts, most) in [
+        ("due", true, [few, scale.max(few)], MOST_DUE_US),
+        ("parked", false, [few, (scale / 2).max(few)], MOST_PARKED_US),
+    ] {
+        let mut stacks = Vec::new();
+        for count in counts {
+            let (parked, due) = if is_due { (0, count) } else { (count, 0) };
+            let mut stack = Stack::start(&setup(parked, due))?;
+            if is_due {
+                stack.state.let_time_pass()?;
+            }
+            stacks.push(stack);
+        }
+        eprintln!("{} and {} {what}:", counts[0], counts[1]);
+        let mut costs = [Vec::new(), Vec::new()];
+        for round in 0..args.rounds() as usize {
+            for side in [round % 2, 1 - round % 2] {
+                let cost = stacks[side].drain(args.deliveries())?;
+                eprintln!(
+                    "  side {side}: Redis {:.1} µs, Herald {:.1} µs, {:.0}/s",
+                    cost.redis_us, cost.herald_us, cost.rate
+                );
+                costs[side].push(cost.redis_us);
+            }
+        }
+        let [few, many] = costs.map(median);
+        let what = format!("CPU of Redis per delivery, {} and {} {what}, nothing added", counts[0], counts[1]);
+        table.limit(&what, Unit::Micros, Some(few), many, most);
+    }
+    Ok(())
 }
 
 /// The slowest of several.

@@ -3,11 +3,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use herald::{clock, facts::endpoint::Endpoint};
+use herald::{clock, facts::endpoint::Endpoint, store::protocol::Place};
 use tempfile::TempDir;
 
 use crate::{
@@ -23,7 +23,7 @@ pub const STUCK: Duration = Duration::from_secs(600);
 const PORTION: u64 = 100;
 
 /// Deliveries after the work has begun before anything is counted.
-const WARM_UP: u64 = 3_000;
+pub const WARM_UP: u64 = 3_000;
 
 /// What a pause caught in flight has its record by then, and is delivered first. An owner that is not done with that after
 /// so many deliveries never will be, and that is what is measured then.
@@ -62,7 +62,7 @@ pub fn taking_in_us(work: Work) -> Result<f64> {
     for _ in 0..pieces / PORTION {
         match work {
             Work::Entries => producer.add_all(lives.by_ref().take(PORTION as usize))?,
-            Work::Records => state.write_records_unowned(PORTION, 0)?,
+            Work::Records => state.write_records_unowned(PORTION, Place::DueIn(0))?,
         }
     }
     Ok((redis.process.cpu_s() - before) * 1e6 / pieces as f64)
@@ -99,6 +99,8 @@ pub struct Setup<'a> {
     pub others: Vec<Endpoint>,
     /// Records that are due in half a day.
     pub due_later: u64,
+    /// Records in the backlogs of the busy ones.
+    pub parked: u64,
     /// Entries behind.
     pub depth: u64,
 }
@@ -115,7 +117,8 @@ impl Stack {
         let own = (0..setup.endpoints).map(|at| endpoint(at, at, url_of(at)));
         state.register(own.chain(setup.others.iter().cloned().map(Ok)).collect::<Result<_>>()?)?;
         state.pause()?;
-        state.write_records_unowned(setup.due_later, HALF_A_DAY_MS)?;
+        state.write_records_unowned(setup.due_later, Place::DueIn(HALF_A_DAY_MS))?;
+        state.write_records_unowned(setup.parked, Place::Backlog)?;
         let mut stack = Self {
             owner: Herald::start(setup.program, &redis, &receiver, folder.path())?,
             state,
@@ -200,9 +203,32 @@ impl Stack {
         self.until_at_ease(begun + MOST_WARM_UP)?;
         let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         self.work_until(first.1 + deliveries)?;
-        let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
+        let cost = self.cost_since(first)?;
         self.state.pause()?;
         self.note_peak();
+        Ok(cost)
+    }
+
+    /// Lets it deliver what has records, while nothing is added, and pauses it again.
+    pub fn drain(&mut self, deliveries: u64) -> Result<Cost> {
+        self.state.resume()?;
+        // With what it settles next it finds what was put under its hands.
+        self.producer.add_all(self.lives.by_ref().take(1))?;
+        let delivered = |stack: &mut Self, goal| {
+            wait_for("the deliveries", STUCK, || stack.receiver.count().is_ok_and(|count| count >= goal))
+        };
+        let begun = self.receiver.count()?;
+        delivered(self, begun + WARM_UP)?;
+        let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
+        delivered(self, first.1 + deliveries)?;
+        let cost = self.cost_since(first)?;
+        self.state.pause()?;
+        self.note_peak();
+        Ok(cost)
+    }
+
+    fn cost_since(&self, first: (Instant, u64, f64, f64)) -> Result<Cost> {
+        let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
         let count = (last.1 - first.1).max(1) as f64;
         Ok(Cost {
             herald_us: (last.2 - first.2) * 1e6 / count,
@@ -251,7 +277,7 @@ impl Stack {
         match self.work {
             Work::Entries => self.producer.add_all(self.lives.by_ref().take(missing as usize))?,
             Work::Records => {
-                self.state.write_records_owned(missing, 0)?;
+                self.state.write_records_owned(missing, Place::DueIn(0))?;
                 self.nudge()?;
             }
         }

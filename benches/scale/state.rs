@@ -107,29 +107,29 @@ impl State {
     }
 
     /// Records of deliveries that failed once, as the owner of a term of our own. Nobody else may own the partition.
-    pub fn write_records_unowned(&mut self, count: u64, due_in_ms: u64) -> Result<()> {
+    pub fn write_records_unowned(&mut self, count: u64, place: Place) -> Result<()> {
         let term = Term::new(1, "bench");
         let acquire = Call::Acquire { term: term.clone(), previous: Vec::new(), ttl_ms: TTL_MS };
         let answer = self.call(&acquire)?;
         ensure!(matches!(answer, Answer::Acquired { .. }), "somebody owns the partition: {answer:?}");
-        self.write_records(&term, count, due_in_ms)?;
+        self.write_records(&term, count, place)?;
         self.call(&Call::Release { term })?;
         Ok(())
     }
 
     /// The same within the term of whoever owns it now: more work appears, and the owner finds it by the due times.
-    pub fn write_records_owned(&mut self, count: u64, due_in_ms: u64) -> Result<()> {
+    pub fn write_records_owned(&mut self, count: u64, place: Place) -> Result<()> {
         let lease = self.lease()?;
         let (random, owner) = lease.split_once(' ').context("nobody owns the partition")?;
-        self.write_records(&Term::new(u128::from_str_radix(random, 16)?, owner), count, due_in_ms)
+        self.write_records(&Term::new(u128::from_str_radix(random, 16)?, owner), count, place)
     }
 
-    fn write_records(&mut self, term: &Term, count: u64, due_in_ms: u64) -> Result<()> {
+    fn write_records(&mut self, term: &Term, count: u64, place: Place) -> Result<()> {
         let end = self.written + count;
         while self.written < end {
             let batch = self.written..end.min(self.written + MAX_BATCH as u64);
             self.written = batch.end;
-            let items = batch.map(|n| keep(n, due_in_ms)).collect::<Result<_>>()?;
+            let items = batch.map(|n| keep(n, place)).collect::<Result<_>>()?;
             let settlement = Settlement { items, last_read: EntryId::ZERO, ..Settlement::default() };
             let answer = self.call(&Call::Settle { term: term.clone(), settlement })?;
             ensure!(matches!(answer, Answer::Settled { .. }), "the records were refused: {answer:?}");
@@ -187,7 +187,7 @@ pub fn endpoint(at: u64, account: u64, url: String) -> Result<Endpoint> {
 }
 
 /// The record of a delivery that was answered 500 once.
-fn keep(n: u64, due_in_ms: u64) -> Result<Item> {
+fn keep(n: u64, place: Place) -> Result<Item> {
     let (now_ms, at) = (clock::wall_ms(), n % BUSY);
     let event = Event::parse(body(n, at))?;
     // Entries of a time before anything else that is in the stream.
@@ -203,7 +203,7 @@ fn keep(n: u64, due_in_ms: u64) -> Result<Item> {
         detail: String::new(),
     });
     let record = delivery.to_record();
-    Ok(Item::Keep { id: delivery.id.clone(), chain: delivery.chain(), place: Place::DueIn(due_in_ms), record })
+    Ok(Item::Keep { id: delivery.id.clone(), chain: delivery.chain(), place, record })
 }
 
 /// 600 bytes, as those of `events`, but each of an intent of its own: so each is at the head of its chain.

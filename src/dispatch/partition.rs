@@ -257,6 +257,8 @@ struct Page {
     from: ReadFrom,
     max: usize,
     of_pass: bool,
+    /// Something new had been seen.
+    was_woken: bool,
 }
 
 #[derive(Debug)]
@@ -271,6 +273,8 @@ struct Arrival {
     /// The first of them that is not admitted yet.
     next: usize,
     is_open: bool,
+    /// It lets others pass after each slice of it, and then goes on at once.
+    is_in_parts: bool,
     /// It was deferred then.
     waits_since: Option<u64>,
     /// It may have been read before: each delivery is looked up.
@@ -665,9 +669,10 @@ impl<D: Directory> Partition<D> {
             return Arc::clone(found);
         }
         let mut endpoints = self.directory.endpoints_of(&event.account);
+        let is_wide = endpoints.len() > WIDE;
         endpoints.retain(|endpoint| endpoint.wants(&event.event_type));
         let found = Arc::new(endpoints);
-        if found.len() > WIDE {
+        if is_wide {
             wide.insert((event.account.clone(), event.event_type.clone()), Arc::clone(&found));
         }
         found

@@ -174,9 +174,8 @@ impl Core {
             Origin::Fresh => (&self.memory.fresh, self.budgets.fresh),
             Origin::Claimed | Origin::Backlog => (&self.memory.kept, self.budgets.kept),
         };
-        let is_bounded = trust != Trust::Proven && origin != Origin::Fresh;
         trust == Trust::Doubted && !used.has_room_for_doubted(budget)
-            || is_bounded && !used.has_room_for_unproven(budget)
+            || trust != Trust::Proven && !used.has_room_for_unproven(budget)
     }
 
     /// A receiver has come to be doubted: what waits for it is counted so from now on, so that there is room for the next

@@ -91,7 +91,11 @@ impl<D: Directory> Partition<D> {
                 staged.deferred += usize::from(self.admit_one(now, &arrival, &mut known));
                 arrival.next += 1;
             }
-            if arrival.left() > WIDE && self.core.has_share(&account) {
+            if arrival.left() == 0 && arrival.is_in_parts {
+                self.deferral.parts_ended();
+            }
+            if arrival.left() > WIDE && self.core.has_share(&account) && self.deferral.may_be_in_parts() {
+                arrival.is_in_parts = true;
                 self.wait(now, arrival, &mut staged);
                 self.deferral.relieve([account]);
             } else if arrival.left() > 0 && self.core.has_share(&account) {
@@ -99,6 +103,10 @@ impl<D: Directory> Partition<D> {
             } else if arrival.left() > 0 {
                 left = left.saturating_sub(arrival.left());
                 stuck.insert(account.clone());
+                // While it waits for room another one may have parts.
+                if std::mem::take(&mut arrival.is_in_parts) {
+                    self.deferral.parts_ended();
+                }
                 self.core.wakes_with_room(&account);
                 self.wait(now, arrival, &mut staged);
             }
@@ -163,10 +171,14 @@ impl<D: Directory> Partition<D> {
         // pressure would never end.
         let is_again = *source != Source::Stream;
         let overflows = is_again && (self.deferral.is_full() || self.deferral.has_waited_long(now, arrival, source));
-        if overflows || self.core.takes(now, account, arrival.owed_to(), self.is_under_pressure) {
+        let is_too_wide = arrival.left() > WIDE && !self.deferral.may_be_in_parts();
+        if overflows || !is_too_wide && self.core.takes(now, account, arrival.owed_to(), self.is_under_pressure) {
             return false;
         }
-        self.core.wakes_with_room(account);
+        match is_too_wide {
+            true => self.deferral.awaits_end_of_parts(account),
+            false => self.core.wakes_with_room(account),
+        }
         true
     }
 

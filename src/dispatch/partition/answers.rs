@@ -149,7 +149,7 @@ impl<D: Directory> Partition<D> {
 
     /// `version` is the registry's, read after the entries.
     pub(super) fn stage(&mut self, now: u64, page: Page, entries: Vec<Entry>, version: Option<u64>) {
-        let Page { from, max, of_pass } = page;
+        let Page { from, max, of_pass, was_woken } = page;
         // Looked at before the endpoints are: a follower that goes on between the two is no harm.
         let known = self.directory.view().version;
         if self.is_other_registry() {
@@ -188,16 +188,15 @@ impl<D: Directory> Partition<D> {
                 self.last_read = last.map_or(self.last_read, |last| last.max(self.last_read));
             }
             ReadFrom::New => {
-                self.is_wakeup_false = count == 0 && self.was_woken;
+                self.is_wakeup_false = count == 0 && was_woken;
                 if self.is_wakeup_false {
                     self.foreign_at = now;
                 }
-                self.was_woken = false;
                 self.last_read = last.unwrap_or(self.last_read);
                 self.more_entries = count == max || bytes >= MAX_READ_BYTES / 2;
                 self.keeps_up = !self.more_entries;
                 if count > 0 {
-                    self.found_at = now;
+                    (self.found_at, self.was_woken) = (now, false);
                 }
             }
         }
@@ -244,6 +243,7 @@ impl<D: Directory> Partition<D> {
                         unknown,
                         next: 0,
                         is_open: false,
+                        is_in_parts: false,
                         waits_since: None,
                         suspect: false,
                     });

@@ -62,11 +62,12 @@ impl<D: Directory> Partition<D> {
         let relieved = self.core.take_relieved();
         self.deferral.relieve(relieved);
         self.deferral.look(now);
-        if self.urgent < MAX_URGENT
-            && let Some(chosen) = self.choose_urgent(now, &term)
-        {
+        if self.urgent < MAX_URGENT {
             self.urgent += 1;
-            return Some(chosen);
+            return self.choose_urgent(now, &term).or_else(|| {
+                self.urgent = 0;
+                self.choose_in_turn(now, &term)
+            });
         }
         self.urgent = 0;
         let chosen = self.choose_in_turn(now, &term);
@@ -77,6 +78,8 @@ impl<D: Directory> Partition<D> {
     }
 
     fn choose_urgent(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
+        // A slice at a time: what needs no question is admitted without a call.
+        let was_staged = self.staged.is_some();
         if let Some(asking) = self.ask(now, term) {
             return Some(asking);
         }
@@ -94,6 +97,9 @@ impl<D: Directory> Partition<D> {
             && let Some(settle) = self.settle(now, term, 0)
         {
             return Some(settle);
+        }
+        if was_staged {
+            return None;
         }
         self.take_up_deferred(now);
         self.ask(now, term)
@@ -188,7 +194,9 @@ impl<D: Directory> Partition<D> {
         }
         let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
         self.was_here = false;
-        Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(Page { from, max, of_pass })))
+        let was_woken = from == ReadFrom::New && std::mem::take(&mut self.was_woken);
+        let page = Page { from, max, of_pass, was_woken };
+        Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(page)))
     }
 
     /// While receivers that could take more wait for their backlogs, or accounts for what of them waits in the stream, many

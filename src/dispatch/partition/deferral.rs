@@ -19,6 +19,9 @@ pub(super) const MAX_DEFERRED: usize = 50_000;
 /// should not wait for thousands of calls.
 const LEAST_PAGE: usize = 32;
 
+/// Entries for many endpoints that are admitted in turns.
+pub(super) const MAX_IN_PARTS: usize = 4;
+
 /// Accounts that wait for more than room are looked at again so often.
 const LOOK_EVERY_MS: u64 = 500;
 
@@ -49,6 +52,11 @@ pub(super) struct Deferral {
     /// What of them is in memory, and may be.
     here: Budget,
     budget: Budget,
+    /// Entries in memory that are admitted in parts.
+    in_parts: usize,
+    /// Who waits for one of those to end, in turn: each once.
+    wide: VecDeque<AccountId>,
+    are_wide: HashSet<AccountId>,
     pause: Option<Pause>,
     /// Whose entry was deferred last.
     latest: Option<AccountId>,
@@ -137,6 +145,9 @@ impl Deferral {
             entries: 0,
             here: Budget::default(),
             budget,
+            in_parts: 0,
+            wide: VecDeque::new(),
+            are_wide: HashSet::default(),
             pause: None,
             latest: None,
             look_at: 0,
@@ -207,9 +218,20 @@ impl Deferral {
         // What comes back from the stream has waited there.
         let since = if is_first { now } else { waiting.since };
         let arrival = Arrival { waits_since: Some(arrival.waits_since.unwrap_or(since)), ..arrival };
-        self.here.count += 1;
-        self.here.bytes += weight(&arrival);
+        self.came(&arrival);
         waiting.keep(arrival);
+    }
+
+    fn came(&mut self, arrival: &Arrival) {
+        self.here.count += 1;
+        self.here.bytes += weight(arrival);
+        self.in_parts += usize::from(arrival.is_in_parts);
+    }
+
+    fn left(&mut self, arrival: &Arrival) {
+        self.here.count -= 1;
+        self.here.bytes -= weight(arrival);
+        self.in_parts -= usize::from(arrival.is_in_parts);
     }
 
     /// One account may have as much in memory as it leaves to all others.
@@ -224,8 +246,7 @@ impl Deferral {
             && let Some(arrival) = waiting.here.pop_back()
         {
             waiting.here_bytes -= weight(&arrival);
-            self.here.count -= 1;
-            self.here.bytes -= weight(&arrival);
+            self.left(&arrival);
         }
     }
 
@@ -243,11 +264,37 @@ impl Deferral {
 
     /// What was given to an account and could not be admitted waits again, before all others.
     pub fn put_back(&mut self, account: &AccountId, arrivals: impl DoubleEndedIterator<Item = Arrival>) {
-        let Some(waiting) = self.waiting.get_mut(account) else { return };
+        let Some(mut waiting) = self.waiting.remove(account) else { return };
         for arrival in arrivals.rev() {
-            self.here.count += 1;
-            self.here.bytes += weight(&arrival);
+            self.came(&arrival);
             waiting.keep_first(arrival);
+        }
+        self.waiting.insert(account.clone(), waiting);
+    }
+
+    #[cfg(test)]
+    pub fn in_parts(&self) -> usize {
+        self.in_parts
+    }
+
+    /// Whether one more entry for many endpoints may be admitted in parts: whatever is delivered of such a one is delivered
+    /// again after a crash.
+    pub fn may_be_in_parts(&self) -> bool {
+        self.in_parts < MAX_IN_PARTS
+    }
+
+    /// This account has an entry that may begin once another one has ended.
+    pub fn awaits_end_of_parts(&mut self, account: &AccountId) {
+        if self.are_wide.insert(account.clone()) {
+            self.wide.push_back(account.clone());
+        }
+    }
+
+    /// An entry that was in parts is admitted as a whole.
+    pub fn parts_ended(&mut self) {
+        if let Some(next) = self.wide.pop_front() {
+            self.are_wide.remove(&next);
+            self.relieve([next]);
         }
     }
 
@@ -291,16 +338,16 @@ impl Deferral {
     /// A page of what waits in memory for an account that may take more.
     pub fn next_here(&mut self) -> Option<(AccountId, VecDeque<Arrival>)> {
         while let Some(account) = self.relieved_here.pop_front() {
-            let Some(waiting) = self.waiting.get_mut(&account) else { continue };
+            let Some(mut waiting) = self.waiting.remove(&account) else { continue };
             let (mut page, mut deliveries) = (VecDeque::new(), 0);
             while deliveries < READ_MAX
                 && let Some(arrival) = waiting.take_first()
             {
-                self.here.count -= 1;
-                self.here.bytes -= weight(&arrival);
+                self.left(&arrival);
                 deliveries += arrival.left();
                 page.push_back(arrival);
             }
+            self.waiting.insert(account.clone(), waiting);
             if !page.is_empty() {
                 return Some((account, page));
             }
@@ -504,6 +551,7 @@ mod tests {
             unknown: Vec::new(),
             next: 0,
             is_open: false,
+            is_in_parts: false,
             waits_since: None,
             suspect: false,
         }

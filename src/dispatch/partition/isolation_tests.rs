@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::deferral::MAX_IN_PARTS;
 use super::*;
 use crate::{
     dispatch::{attempts::turns::Turns, lane::Owed},
@@ -80,6 +81,7 @@ struct Run<'a> {
     waited_ms: Vec<u64>,
     most_jobs: usize,
     most_slow: usize,
+    most_in_parts: usize,
     /// Attempts of deliveries of `acc_many`.
     many: usize,
     /// A call costs Redis so much, and what is done with a record; it is busy for so long.
@@ -129,6 +131,7 @@ impl<'a> Run<'a> {
             waited_ms: Vec::new(),
             most_jobs: 0,
             most_slow: 0,
+            most_in_parts: 0,
             many: 0,
             call_us: 0,
             record_us: 0,
@@ -236,6 +239,7 @@ impl<'a> Run<'a> {
         self.send();
         let tally = self.partition.tally();
         (self.most_jobs, self.most_slow) = (self.most_jobs.max(tally.jobs), self.most_slow.max(tally.slow));
+        self.most_in_parts = self.most_in_parts.max(self.partition.deferral.in_parts());
         let ended = self.partition.take_happenings().into_iter().find(|h| matches!(h, Happening::TermEnded { .. }));
         assert_eq!(ended, None);
     }
@@ -396,6 +400,49 @@ fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     assert_eq!(run.many, MANY * EVENTS, "some went twice");
     assert!(run.model.stream.groups[GROUP].pending.is_empty() && run.model.records.is_empty());
     assert_eq!(run.partition.deferred(), 0);
+}
+
+/// What of an entry for many endpoints is delivered is delivered again after a crash, so few are admitted in parts at a time,
+/// however many come at once.
+#[test]
+fn many_accounts_with_many_endpoints_have_turns_and_few_entries_are_in_parts() {
+    const ACCOUNTS: usize = 60;
+    const MANY: usize = 200;
+    let mut register = register(100);
+    for account in 0..ACCOUNTS {
+        let many = |n| (format!("ep_{account}_{n}"), format!("many{account}_{n}.example"));
+        for (id, host) in (0..MANY).map(many) {
+            register.add(id, &format!("acc_many{account}"), &host, QUICK_MS, 10);
+        }
+    }
+    let mut run = Run::new(&register);
+    run.go(1_000, 100, &[], 0);
+    run.waited();
+    (0..2 * ACCOUNTS).for_each(|n| run.publish(&format!("acc_many{}", n % ACCOUNTS)));
+    while run.partition.deferred() > 0 || !run.model.stream.groups[GROUP].pending.is_empty() {
+        run.go(1, 100, &[], 0);
+        assert!(run.now < 30_000, "{} are in parts, {} wait", run.most_in_parts, run.partition.deferred());
+    }
+    let (half, most, all) = run.waited();
+    println!("{} in parts; p50 {half} ms, p99 {most} ms, all {all} ms", run.most_in_parts);
+    assert!((1..=MAX_IN_PARTS).contains(&run.most_in_parts), "{} in parts", run.most_in_parts);
+    assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+}
+
+/// Those of which the receivers hang take no place among the few that have parts.
+#[test]
+fn a_healthy_account_with_many_endpoints_waits_for_none_of_those_that_hang() {
+    let mut register = register(100);
+    (0..150).for_each(|n| register.add(format!("ep_w{n}"), "acc_good0", &format!("w{n}.example"), QUICK_MS, 10));
+    let mut bad = Vec::new();
+    for account in (0..20).map(|account| format!("acc_bad{account}")) {
+        let id = |n| format!("ep_{account}_{n}");
+        (0..200).for_each(|n| register.add(id(n), &account, &format!("{account}-{n}.example"), TIMEOUT_MS, 10));
+        bad.push(account);
+        bad.extend((0..19).map(|n| format!("acc_none{n}")));
+    }
+    (0..19).for_each(|n| register.add(format!("ep_none{n}"), &format!("acc_none{n}"), "other.example", QUICK_MS, 10));
+    check(&register, 100, &bad, 1, "20 accounts of 200 that hang beside a healthy one of 151");
 }
 
 fn add_paused(register: &mut Register) {
