@@ -414,6 +414,8 @@ pub struct Partition<D> {
     /// When a read last found something.
     found_at: u64,
     is_stopping: bool,
+    /// What was left of entries that were begun when it last looked, while it stops.
+    begun_before: Option<usize>,
     /// The last answer said that another worker holds the lease.
     is_taken: bool,
     is_held_up: bool,
@@ -479,6 +481,7 @@ impl<D: Directory> Partition<D> {
             keeps_up: false,
             found_at: 0,
             is_stopping: false,
+            begun_before: None,
             is_taken: false,
             is_held_up: true,
             happenings: Vec::new(),

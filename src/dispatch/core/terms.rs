@@ -46,6 +46,16 @@ impl Core {
         }
     }
 
+    /// Of entries of which something was delivered what still waits gets its records: whoever reads them again would deliver
+    /// all of each.
+    pub fn record_what_is_begun(&mut self, now: u64) {
+        let waits = |job: &Job| job.origin == Origin::Fresh && self.delivered.contains_key(&job.delivery.id.entry);
+        let mut waiting: Vec<(EntryId, JobId)> =
+            self.jobs.iter().filter(|(_, job)| waits(job)).map(|(id, job)| (job.delivery.id.entry, *id)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|(_, job)| self.give_record(now, job));
+    }
+
     /// Nobody waits for what is in flight any more: it gets its records.
     pub fn abandon_flights(&mut self, now: u64) {
         let mut flights: Vec<(Token, JobId)> = self.flights.drain().collect();

@@ -150,7 +150,46 @@ impl<D: Directory> Partition<D> {
         if self.core.outbox_len() > 0 {
             return self.settle(now, &term, 0);
         }
-        (self.core.tally().in_flight == 0).then_some((Call::Release { term }, Outstanding::Release))
+        if self.core.tally().in_flight > 0 {
+            return None;
+        }
+        let is_roomy = !self.is_under_pressure;
+        let chosen = is_roomy.then(|| self.record_what_is_begun(now, &term)).flatten();
+        Some(chosen.unwrap_or((Call::Release { term }, Outstanding::Release)))
+    }
+
+    /// Entries of which something was delivered get records of all else, a slice at a time: the next owner would deliver the
+    /// whole of each again. Ends when nothing of them is left, or nothing more of it can be admitted.
+    fn record_what_is_begun(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
+        loop {
+            self.core.record_what_is_begun(now);
+            if self.core.outbox_len() > 0 {
+                return self.settle(now, term, 0);
+            }
+            if let Some(staged) = self.staged.take().filter(|staged| staged.asking.is_none()) {
+                let Staged { arrivals, source, .. } = staged;
+                let begun: VecDeque<Arrival> = arrivals.into_iter().filter(|arrival| arrival.is_open).collect();
+                self.staged = (!begun.is_empty()).then(|| Staged::new(begun, source, false));
+            }
+            let left = self.begun_left();
+            if left == 0 || self.begun_before.replace(left) == Some(left) {
+                return None;
+            }
+            if self.staged.is_none()
+                && let Some((account, arrival)) = self.deferral.take_begun()
+            {
+                self.staged = Some(Staged::new(VecDeque::from([arrival]), Source::Memory(account), false));
+            }
+            if let Some(asking) = self.ask(now, term) {
+                return Some(asking);
+            }
+        }
+    }
+
+    /// Deliveries of entries that were begun, and that are not admitted yet.
+    fn begun_left(&self) -> usize {
+        let staged = self.staged.iter().flat_map(|staged| &staged.arrivals).filter(|arrival| arrival.is_open);
+        staged.map(Arrival::left).sum::<usize>() + self.deferral.begun_left()
     }
 
     pub(super) fn settle(&mut self, now: u64, term: &Term, delay_ms: u64) -> Option<(Call, Outstanding)> {

@@ -355,6 +355,21 @@ impl Deferral {
         None
     }
 
+    /// An entry of which a part was admitted.
+    pub fn take_begun(&mut self) -> Option<(AccountId, Arrival)> {
+        let is_begun = |waiting: &Waiting| waiting.here.front().is_some_and(|arrival| arrival.is_open);
+        let (account, waiting) = self.waiting.iter_mut().find(|(_, waiting)| is_begun(waiting))?;
+        let (account, arrival) = (account.clone(), waiting.take_first()?);
+        self.left(&arrival);
+        Some((account, arrival))
+    }
+
+    /// Deliveries of such entries that are not admitted yet.
+    pub fn begun_left(&self) -> usize {
+        let first = self.waiting.values().filter_map(|waiting| waiting.here.front());
+        first.filter(|arrival| arrival.is_open).map(Arrival::left).sum()
+    }
+
     pub fn wants_here(&self) -> bool {
         !self.relieved_here.is_empty()
     }

@@ -93,6 +93,8 @@ struct Run<'a> {
     refusals: usize,
     /// Entries that were read again.
     read_again: usize,
+    /// How often each was delivered.
+    delivered: BTreeMap<DeliveryId, u32>,
 }
 
 impl<'a> Run<'a> {
@@ -139,6 +141,7 @@ impl<'a> Run<'a> {
             broken: None,
             refusals: 0,
             read_again: 0,
+            delivered: BTreeMap::new(),
         }
     }
 
@@ -270,6 +273,9 @@ impl<'a> Run<'a> {
                 true => (Outcome::Delivered { status: 200 }, takes),
                 false => (Outcome::ResponseTimedOut, TIMEOUT_MS),
             };
+            if outcome.is_delivered() {
+                *self.delivered.entry(send.delivery.id.clone()).or_default() += 1;
+            }
             self.ends.insert((self.now + takes, send.token), (send.endpoint.id.clone(), outcome, takes));
         }
     }
@@ -427,6 +433,49 @@ fn many_accounts_with_many_endpoints_have_turns_and_few_entries_are_in_parts() {
     println!("{} in parts; p50 {half} ms, p99 {most} ms, all {all} ms", run.most_in_parts);
     assert!((1..=MAX_IN_PARTS).contains(&run.most_in_parts), "{} in parts", run.most_in_parts);
     assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+}
+
+/// Of an entry that was delivered in part the rest has records when its worker has stopped: the next one delivers that and no
+/// more.
+#[test]
+fn a_worker_that_stops_leaves_nothing_behind_that_goes_twice() {
+    const MANY: usize = 700;
+    let mut register = register(10);
+    (0..MANY).for_each(|n| register.add(format!("ep_many{n}"), "acc_many", &format!("many{n}.example"), QUICK_MS, 1));
+    register.add("ep_quick".to_owned(), "acc_two", "quick.example", 1, 10);
+    register.add("ep_slow".to_owned(), "acc_two", "slow.example", 100, 1);
+    let mut run = Run::new(&register);
+    run.go(1_000, 10, &[], 0);
+    let mut published = 0;
+    for round in 0..8 {
+        for _ in 0..6 {
+            run.publish("acc_many");
+            run.publish("acc_two");
+        }
+        published += 6 * (MANY + 2);
+        // Whatever is out in part then.
+        run.go(2 + 3 * round, 10, &[], 0);
+        run.partition.stop();
+        let until = run.now + 10_000;
+        while !run.partition.is_stopped() {
+            run.step();
+            assert!(run.now < until, "it does not stop");
+        }
+        let next = Run::new(&register);
+        run = Run { model: run.model, now: run.now, published: run.published, delivered: run.delivered, ..next };
+    }
+    let has_ended = |run: &Run| run.model.records.is_empty() && run.model.stream.groups[GROUP].pending.is_empty();
+    while run.now < 60_000 && (run.partition.deferred() > 0 || !has_ended(&run)) {
+        run.go(1, 0, &[], 0);
+    }
+    let of_good = |id: &DeliveryId| id.endpoint.as_str().starts_with("ep_good");
+    let (all, twice) = run
+        .delivered
+        .iter()
+        .filter(|(id, _)| !of_good(id))
+        .fold((0, 0), |(all, twice), (_, times)| (all + 1, twice + times - 1));
+    assert_eq!((all, twice), (published, 0), "of {published}, at {} ms", run.now);
+    assert!(has_ended(&run));
 }
 
 /// Those of which the receivers hang take no place among the few that have parts.
