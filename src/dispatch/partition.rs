@@ -376,8 +376,8 @@ pub struct Partition<D> {
     is_under_pressure: bool,
     /// The last read was of what was deferred.
     was_pass: bool,
-    /// What was staged last came from memory, and nothing was read since.
-    was_here: bool,
+    /// What was staged last was a part of an entry, and nothing was read since.
+    was_in_parts: bool,
     staged: Option<Staged>,
     deferral: Deferral,
     /// What waits in the stream up to here was pending when the term began, or a stranger's.
@@ -456,7 +456,7 @@ impl<D: Directory> Partition<D> {
             inbox_after: EntryId::ZERO,
             is_under_pressure: false,
             was_pass: false,
-            was_here: false,
+            was_in_parts: false,
             staged: None,
             deferral,
             pending_until: EntryId::ZERO,

@@ -131,8 +131,8 @@ impl<D: Directory> Partition<D> {
     }
 
     fn take_up_deferred(&mut self, now: u64) {
-        // What waits in memory and what is to be read take turns.
-        let is_turn_of_read = self.was_here && self.may_read() && self.wants_to_read(now);
+        // What is admitted in parts and what is to be read take turns.
+        let is_turn_of_read = self.was_in_parts && self.may_read() && self.wants_to_read(now);
         if self.staged.is_none()
             && !self.is_held_up
             && self.core.has_room()
@@ -141,8 +141,8 @@ impl<D: Directory> Partition<D> {
         {
             // As when it is read again: another registry may have been accepted meanwhile.
             self.find_endpoints(&mut page);
+            self.was_in_parts = page.front().is_some_and(|arrival| arrival.is_in_parts);
             self.staged = Some(Staged::new(page, Source::Memory(account), false));
-            self.was_here = true;
         }
     }
 
@@ -232,7 +232,7 @@ impl<D: Directory> Partition<D> {
             self.deferral.reads_on();
         }
         let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
-        self.was_here = false;
+        self.was_in_parts = false;
         let was_woken = from == ReadFrom::New && std::mem::take(&mut self.was_woken);
         let page = Page { from, max, of_pass, was_woken };
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(page)))
