@@ -45,7 +45,8 @@ use crate::{
 /// Those of the worker: one for proven receivers, one for the others.
 const SENDERS: u64 = 2;
 
-/// What stopping may take beyond the configured grace: the last settle and the release of the lease.
+/// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
+/// of the lease.
 const LAST_CALLS: Duration = Duration::from_secs(6);
 
 /// `herald serve`: works until SIGTERM or SIGINT; a second one ends it at once.

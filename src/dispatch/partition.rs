@@ -15,7 +15,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-pub use self::admission::{MAX_QUESTIONS, SLICE};
+pub use self::admission::SLICE;
 use self::admission::{Slice, WIDE};
 use self::deferral::Deferral;
 use super::{
@@ -416,6 +416,8 @@ pub struct Partition<D> {
     is_stopping: bool,
     /// What was left of entries that were begun when it last looked, while it stops.
     begun_before: Option<usize>,
+    /// Until when it gives them records.
+    records_until: Option<u64>,
     /// The last answer said that another worker holds the lease.
     is_taken: bool,
     is_held_up: bool,
@@ -482,6 +484,7 @@ impl<D: Directory> Partition<D> {
             found_at: 0,
             is_stopping: false,
             begun_before: None,
+            records_until: None,
             is_taken: false,
             is_held_up: true,
             happenings: Vec::new(),

@@ -159,7 +159,6 @@ impl Action {
                 | Settle { .. }
                 | Renewal { .. }
                 | Crash(_)
-                | Stop(_)
                 | Freeze { .. }
                 | RedisDown { .. }
                 | RollBack

@@ -493,6 +493,8 @@ impl World {
                 if self.workers[worker].life == life
                     && let Some(partition) = &mut self.workers[worker].partition
                 {
+                    // Whoever was asked then may have answered.
+                    self.has_faults |= partition.tally().in_flight > 0;
                     partition.stop_waiting(now);
                     self.pump(worker);
                 }

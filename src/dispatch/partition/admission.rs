@@ -7,7 +7,7 @@ use super::*;
 pub const SLICE: usize = 256;
 
 /// Deliveries of a slice that are asked about, at most. Each costs Redis some 10 µs, which everybody waits for.
-pub const MAX_QUESTIONS: usize = 64;
+const MAX_QUESTIONS: usize = 64;
 
 /// An entry for more endpoints than this lets others pass after each slice of it.
 pub(super) const WIDE: usize = MAX_QUESTIONS;

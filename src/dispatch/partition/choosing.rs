@@ -5,6 +5,10 @@ use super::*;
 /// Calls that somebody waits for, before each other kind of call has its turn.
 const MAX_URGENT: usize = 4;
 
+/// A worker that stops gives records to what was begun for so long: thousands of them, and a part of what stopping may take
+/// beyond its grace.
+const RECORDING_MS: u64 = 3_000;
+
 /// What a due time may be off by without a step of the clock.
 const CLOCKS_MS: u64 = 60_000;
 
@@ -159,9 +163,10 @@ impl<D: Directory> Partition<D> {
     }
 
     /// Entries of which something was delivered get records of all else, a slice at a time: the next owner would deliver the
-    /// whole of each again. Ends when nothing of them is left, or nothing more of it can be admitted.
+    /// whole of each again. Ends when nothing of them is left, when nothing more of it can be admitted, or after a while.
     fn record_what_is_begun(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        loop {
+        let until = *self.records_until.get_or_insert(now + RECORDING_MS);
+        while now < until {
             self.core.record_what_is_begun(now);
             if self.core.outbox_len() > 0 {
                 return self.settle(now, term, 0);
@@ -184,6 +189,7 @@ impl<D: Directory> Partition<D> {
                 return Some(asking);
             }
         }
+        None
     }
 
     /// Deliveries of entries that were begun, and that are not admitted yet.

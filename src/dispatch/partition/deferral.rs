@@ -218,17 +218,17 @@ impl Deferral {
         // What comes back from the stream has waited there.
         let since = if is_first { now } else { waiting.since };
         let arrival = Arrival { waits_since: Some(arrival.waits_since.unwrap_or(since)), ..arrival };
-        self.came(&arrival);
+        self.count_in(&arrival);
         waiting.keep(arrival);
     }
 
-    fn came(&mut self, arrival: &Arrival) {
+    fn count_in(&mut self, arrival: &Arrival) {
         self.here.count += 1;
         self.here.bytes += weight(arrival);
         self.in_parts += usize::from(arrival.is_in_parts);
     }
 
-    fn left(&mut self, arrival: &Arrival) {
+    fn count_out(&mut self, arrival: &Arrival) {
         self.here.count -= 1;
         self.here.bytes -= weight(arrival);
         self.in_parts -= usize::from(arrival.is_in_parts);
@@ -246,7 +246,7 @@ impl Deferral {
             && let Some(arrival) = waiting.here.pop_back()
         {
             waiting.here_bytes -= weight(&arrival);
-            self.left(&arrival);
+            self.count_out(&arrival);
         }
     }
 
@@ -266,7 +266,7 @@ impl Deferral {
     pub fn put_back(&mut self, account: &AccountId, arrivals: impl DoubleEndedIterator<Item = Arrival>) {
         let Some(mut waiting) = self.waiting.remove(account) else { return };
         for arrival in arrivals.rev() {
-            self.came(&arrival);
+            self.count_in(&arrival);
             waiting.keep_first(arrival);
         }
         self.waiting.insert(account.clone(), waiting);
@@ -343,7 +343,7 @@ impl Deferral {
             while deliveries < READ_MAX
                 && let Some(arrival) = waiting.take_first()
             {
-                self.left(&arrival);
+                self.count_out(&arrival);
                 deliveries += arrival.left();
                 page.push_back(arrival);
             }
@@ -360,7 +360,7 @@ impl Deferral {
         let is_begun = |waiting: &Waiting| waiting.here.front().is_some_and(|arrival| arrival.is_open);
         let (account, waiting) = self.waiting.iter_mut().find(|(_, waiting)| is_begun(waiting))?;
         let (account, arrival) = (account.clone(), waiting.take_first()?);
-        self.left(&arrival);
+        self.count_out(&arrival);
         Some((account, arrival))
     }
 
