@@ -272,6 +272,7 @@ impl Plan {
         }
         plan.beside_a_steady_account(accounts);
         plan.with_a_stream_made_anew();
+        plan.with_clean_stops();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -298,6 +299,20 @@ impl Plan {
         for _ in 0..6 {
             let (at, intent) = (chance.within(STEADY_FROM_MS, ACTIVE_MS), chance.below(first as u64) as usize);
             self.actions.push((at, Action::Publish { intent, count: BURST }));
+        }
+    }
+
+    /// Every other run in which nothing breaks has workers that are stopped in the middle of their work, as by a deployment.
+    fn with_clean_stops(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x570b);
+        if self.actions.iter().any(|(_, action)| action.is_fault()) || chance.one_in(2) {
+            return;
+        }
+        for _ in 0..chance.within(1, 4) {
+            let at = chance.below(ACTIVE_MS);
+            let (intent, worker) = (chance.below(self.intents.len() as u64), chance.below(self.workers as u64));
+            self.actions.push((at, Action::Publish { intent: intent as usize, count: 3 }));
+            self.actions.push((at + chance.within(5, 40), Action::Stop(worker as usize)));
         }
     }
 
