@@ -166,7 +166,10 @@ impl<D: Directory> Partition<D> {
     /// whole of each again. Ends when nothing of them is left, when nothing more of it can be admitted, or after a while.
     fn record_what_is_begun(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         let until = *self.records_until.get_or_insert(now + RECORDING_MS);
-        while now < until {
+        if now >= until {
+            return None;
+        }
+        loop {
             self.core.record_what_is_begun(now);
             if self.core.outbox_len() > 0 {
                 return self.settle(now, term, 0);
@@ -189,7 +192,6 @@ impl<D: Directory> Partition<D> {
                 return Some(asking);
             }
         }
-        None
     }
 
     /// Deliveries of entries that were begun, and that are not admitted yet.
