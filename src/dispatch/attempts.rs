@@ -5,27 +5,27 @@
 //! An attempt, its connection and its timer stay on one thread, and what goes to and fro goes by the batch: waking
 //! another thread is dear.
 
+mod mailbox;
+mod pacing;
 pub mod turns;
 
 use std::{
     io,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     thread,
     time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::{
-    runtime::{Builder, RuntimeMetrics},
-    sync::Notify,
-};
+use tokio::runtime::{Builder, RuntimeMetrics};
 
-use self::turns::Turns;
+use self::{
+    mailbox::{Alarm, Mailbox},
+    pacing::{PROVEN, Pace, Pacing, UNPROVEN},
+    turns::Turns,
+};
 use super::{
     core::{Send, Token},
     lane::Trust,
@@ -120,11 +120,13 @@ impl Ward {
         let taken = Arc::clone(&orders);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _alarm = Alarm(ended.clone());
-            pace.apply();
+            if pace.stands_back {
+                stand_back();
+            }
             let (began, turns) = (clock::now(), Turns::default());
-            let (young, metrics) = (Young::new(began, pace), runtime.metrics());
-            let inside = Inside { orders: taken, ended, turns, young, metrics, began };
-            runtime.block_on(inside.run(|send, spell| attempt(sender.clone(), send, spell)));
+            let (pacing, metrics) = (Pacing::new(pace, began), runtime.metrics());
+            let inside = Inside { orders: taken, ended, turns, pacing, metrics, began };
+            runtime.block_on(inside.run(|send, period| attempt(sender.clone(), send, period)));
             runtime.shutdown_background();
         })?;
         Ok(Self { orders, gathered: Vec::new() })
@@ -137,65 +139,30 @@ impl Ward {
     }
 }
 
-/// Tells the worker that the thread has ended, however it ended.
-struct Alarm<T>(Arc<Mailbox<T>>);
-
-impl<T> Drop for Alarm<T> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
 struct Finished {
     token: Token,
     endpoint: EndpointId,
     attempted: Attempted,
     /// When it was begun.
-    spell: u64,
+    period: u64,
 }
 
 /// Attempts that are begun before the thread looks again at what has ended: so few that those before them are served
 /// first, so many that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
 
-/// How many attempts of a thread may have been begun within one spell and be unanswered, and whether it leaves the processor
-/// to the others.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// More would only wait in the buffers of receivers that answer at once, and a request costs the more the more are out,
-    /// for what has left the processor's cache.
-    least: usize,
-    /// On a thread that rests beside slow receivers.
-    most: usize,
-    stands_back: bool,
-}
-
-/// At most a spell's worth at a hundred thousand a second.
-const PROVEN: Pace = Pace { least: 64, most: 2_048, stands_back: false };
-
-/// Two thousand a second beside those that answer at once. What begins together times out together, and hundreds that do, or
-/// connect together, would be felt by the proven, who share processors and Redis with them.
-const UNPROVEN: Pace = Pace { least: 32, most: 32, stands_back: true };
-
 /// How much sooner others have the processor than who stands back: of a busy one it gets a quarter.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
 
-impl Pace {
-    fn apply(self) {
-        // Elsewhere it would be the whole process that stands back.
-        #[cfg(target_os = "linux")]
-        if self.stands_back
-            && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
-        {
-            tracing::warn!(%error, "the thread of receivers that are not proven cannot stand back behind the others");
-        }
+/// Such a thread leaves the processor to the others.
+fn stand_back() {
+    // Elsewhere it would be the whole process that stands back.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::warn!(%error, "the thread of receivers that are not proven cannot stand back behind the others");
     }
 }
-
-/// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
-/// waits for a processor.
-const SPELL: Duration = Duration::from_millis(16);
 
 /// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
@@ -215,75 +182,15 @@ struct Inside {
     ended: Arc<Mailbox<Ended>>,
     /// Handed over and not begun; bounded like what is in flight, of which it is a part.
     turns: Turns,
-    young: Young,
+    pacing: Pacing,
     metrics: RuntimeMetrics,
     began: Instant,
-}
-
-/// The attempts that were begun within this spell and have not ended, and how many there may be. A spell that reached the
-/// limit while the thread rested more than a quarter of it tells of slow receivers, and the next may have twice as many; a
-/// thread that has enough to do gets back to few.
-struct Young {
-    count: usize,
-    most: usize,
-    pace: Pace,
-    /// As many as there may be were out.
-    was_full: bool,
-    spell: u64,
-    since: Instant,
-    /// What the thread had worked by then.
-    busy: Duration,
-}
-
-impl Young {
-    fn new(now: Instant, pace: Pace) -> Self {
-        Self { count: 0, most: pace.least, pace, was_full: false, spell: 0, since: now, busy: Duration::ZERO }
-    }
-
-    /// Whatever is out now counts no more.
-    fn next_spell(&mut self, now: Instant, busy: Duration) {
-        let is_busy = 4 * busy.saturating_sub(self.busy) >= 3 * (now - self.since);
-        let most = match (is_busy, self.was_full) {
-            (true, _) => (self.most - self.most / 8).max(self.pace.least),
-            (false, true) => (2 * self.most).min(self.pace.most),
-            (false, false) => self.most,
-        };
-        *self = Self { count: 0, most, was_full: false, spell: self.spell + 1, since: now, busy, ..*self };
-    }
-
-    /// How many more may begin; `busy` is what the thread has worked so far.
-    fn room(&mut self, now: Instant, busy: impl FnOnce() -> Duration) -> usize {
-        if now >= self.until() {
-            self.next_spell(now, busy());
-        }
-        self.most - self.count
-    }
-
-    fn begun(&mut self, few: usize) {
-        self.count += few;
-        self.was_full |= self.count == self.most;
-    }
-
-    fn ended(&mut self, spell: u64) {
-        if spell == self.spell {
-            self.count -= 1;
-        }
-    }
-
-    fn until(&self) -> Instant {
-        self.since + SPELL
-    }
-
-    /// Until when nothing may begin, if nothing ends before.
-    fn full_until(&self) -> Option<Instant> {
-        (self.count == self.most).then(|| self.until())
-    }
 }
 
 impl Inside {
     /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
     /// connections, which costs much less a request than having them all out at once. Those to slow receivers soon count
-    /// no more: see [`Young`].
+    /// no more: see [`pacing`].
     async fn run<F: Future<Output = Finished>>(mut self, attempt: impl Fn(Send, u64) -> F) {
         // Each lies within its place here, without a box of its own.
         let mut running = FuturesUnordered::new();
@@ -291,7 +198,7 @@ impl Inside {
         let (mut tell_at, mut look_at) = (clock::now(), clock::now());
         loop {
             let has_waiting = !self.turns.is_empty();
-            let full_until = self.young.full_until();
+            let full_until = self.pacing.full_until();
             let rest_until = full_until.map(|until| if ended.is_empty() { until } else { until.min(tell_at) });
             let look_or_tell_at = if ended.is_empty() { look_at } else { look_at.min(tell_at) };
             let orders = tokio::select! {
@@ -308,7 +215,7 @@ impl Inside {
                     Order::AbortAll => {
                         self.turns.clear();
                         running.clear();
-                        self.young.next_spell(clock::now(), busy(&self.metrics));
+                        self.pacing.next_period(clock::now(), busy(&self.metrics));
                     }
                     Order::Stop => return,
                 }
@@ -317,15 +224,15 @@ impl Inside {
                 tell_at = clock::now() + GATHERING;
             }
             if round.is_empty() {
-                running.extend(self.next().map(|(send, spell)| attempt(send, spell)));
+                running.extend(self.next().map(|(send, period)| attempt(send, period)));
             }
             if self.turns.are_crowded() && clock::now() >= look_at {
                 look_at = clock::now() + LOOK_EVERY;
                 self.turns.give_back(self.now_ms(), &mut back);
             }
-            let (turns, young) = (&mut self.turns, &mut self.young);
-            let finished = round.drain(..).map(|Finished { token, endpoint, attempted, spell }| {
-                young.ended(spell);
+            let (turns, pacing) = (&mut self.turns, &mut self.pacing);
+            let finished = round.drain(..).map(|Finished { token, endpoint, attempted, period }| {
+                pacing.ended(period);
                 turns.ended(&endpoint, attempted.report.outcome.is_delivered(), &mut back);
                 Ended::Attempted(token, attempted)
             });
@@ -343,14 +250,13 @@ impl Inside {
         }
     }
 
-    /// What is to begin now, and in which spell.
+    /// What is to begin now, and in which period.
     fn next(&mut self) -> impl Iterator<Item = (Send, u64)> {
-        let (room, now_ms) = (self.young.room(clock::now(), || busy(&self.metrics)), self.now_ms());
+        let (room, now_ms) = (self.pacing.room(clock::now(), || busy(&self.metrics)), self.now_ms());
         let few = BEGUN_AT_ONCE.min(room);
         let next: Vec<Send> = std::iter::from_fn(|| self.turns.next(now_ms)).take(few).collect();
-        self.young.begun(next.len());
-        let spell = self.young.spell;
-        next.into_iter().map(move |send| (send, spell))
+        let period = self.pacing.begun(next.len());
+        next.into_iter().map(move |send| (send, period))
     }
 
     fn now_ms(&self) -> u64 {
@@ -384,60 +290,12 @@ fn poll_all<F: Future>(
     if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
-async fn attempt(sender: Arc<Sender>, send: Send, spell: u64) -> Finished {
+async fn attempt(sender: Arc<Sender>, send: Send, period: u64) -> Finished {
     let Send { token, delivery, endpoint, .. } = send;
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
     let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
-    Finished { token, endpoint: endpoint.id.clone(), attempted, spell }
-}
-
-/// What one thread leaves for another. Bounded by what is in flight, as only that passes through.
-struct Mailbox<T> {
-    items: Mutex<Vec<T>>,
-    filled: Notify,
-    /// Nobody fills it any more.
-    is_closed: AtomicBool,
-}
-
-impl<T> Default for Mailbox<T> {
-    fn default() -> Self {
-        Self { items: Mutex::default(), filled: Notify::new(), is_closed: AtomicBool::new(false) }
-    }
-}
-
-impl<T> Mailbox<T> {
-    fn put(&self, more: &mut Vec<T>) {
-        self.lock().append(more);
-        self.filled.notify_one();
-    }
-
-    /// All of it; waits until there is something. Who waits for a thread that has died ends as well: its lanes would
-    /// stay full for ever while the lease is renewed, and another process can do what this one can not.
-    async fn take(&self) -> Vec<T> {
-        loop {
-            let items = self.take_now();
-            if !items.is_empty() {
-                return items;
-            }
-            assert!(!self.is_closed.load(Relaxed), "a thread of attempts has died: its panic stands before this one");
-            self.filled.notified().await;
-        }
-    }
-
-    fn take_now(&self) -> Vec<T> {
-        std::mem::take(&mut *self.lock())
-    }
-
-    fn close(&self) {
-        self.is_closed.store(true, Relaxed);
-        self.filled.notify_one();
-    }
-
-    /// The list is whole at every step.
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    Finished { token, endpoint: endpoint.id.clone(), attempted, period }
 }
 
 fn panicked(number: u32) -> Attempted {
@@ -473,56 +331,6 @@ mod tests {
         },
         sender::SenderConfig,
     };
-
-    /// The limit after a spell that began with `most`, of which `count` are out at its end, in which the thread worked so much.
-    fn most_after(most: usize, count: usize, busy_ms: u64) -> usize {
-        let start = clock::now();
-        let mut young = Young { most, ..Young::new(start, PROVEN) };
-        young.begun(count);
-        assert_eq!(young.room(start + SPELL, || Duration::from_millis(busy_ms)), young.most);
-        young.most
-    }
-
-    #[test]
-    fn few_are_out_while_the_thread_has_enough_to_do_and_slow_receivers_limit_nothing() {
-        // Slow receivers: twice as many, up to all that there may be.
-        assert_eq!(most_after(PROVEN.least, PROVEN.least, 3), 2 * PROVEN.least);
-        assert_eq!(most_after(PROVEN.most, PROVEN.most, 3), PROVEN.most);
-        // More do not help a thread that hardly rests, and fewer cost it less.
-        assert_eq!(most_after(PROVEN.least, PROVEN.least, 15), PROVEN.least);
-        assert_eq!(most_after(512, 512, 15), 448);
-        // There was not more to begin.
-        assert_eq!(most_after(512, 511, 3), 512);
-    }
-
-    #[test]
-    fn those_that_are_not_proven_begin_at_an_even_pace_however_many_hang() {
-        let start = clock::now();
-        let mut young = Young::new(start, UNPROVEN);
-        for spell in 0..10 {
-            let now = start + spell * SPELL;
-            assert_eq!(young.room(now, || Duration::ZERO), UNPROVEN.most);
-            young.begun(UNPROVEN.most);
-            assert_eq!(young.room(now, || Duration::ZERO), 0);
-        }
-    }
-
-    #[test]
-    fn what_is_not_answered_within_a_spell_makes_room() {
-        let start = clock::now();
-        let idle = || Duration::ZERO;
-        let mut young = Young::new(start, PROVEN);
-        assert_eq!(young.room(start, idle), PROVEN.least);
-        young.begun(PROVEN.least);
-        assert_eq!((young.room(start, idle), young.full_until()), (0, Some(start + SPELL)));
-        // One is answered at once: another may begin.
-        young.ended(0);
-        assert_eq!((young.room(start, idle), young.full_until()), (1, None));
-        // The others are not: they make room for twice as many, and when they end they make none again.
-        assert_eq!(young.room(start + SPELL, idle), 2 * PROVEN.least);
-        young.ended(0);
-        assert_eq!(young.room(start + SPELL, idle), 2 * PROVEN.least);
-    }
 
     const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
 
@@ -591,47 +399,5 @@ mod tests {
         attempts.hand_over();
         let (mut stream, _) = listener.accept().await.unwrap();
         assert!(is_of(&mut stream, &send(ALL + 1)).await);
-    }
-
-    /// A result that gets lost here keeps its delivery in flight until the term ends.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn everything_that_one_thread_leaves_the_other_takes_once() {
-        const ALL: usize = 100_000;
-        let mailbox = Arc::new(Mailbox::default());
-        let from = mailbox.clone();
-        let leaving = tokio::task::spawn_blocking(move || {
-            // Batches of 1 to 700: smaller and larger than any turn.
-            let (mut next, mut size) = (0, 1);
-            while next < ALL {
-                let until = (next + size).min(ALL);
-                from.put(&mut (next..until).collect());
-                (next, size) = (until, size % 700 + 1);
-            }
-        });
-        let mut taken = Vec::new();
-        while taken.len() < ALL {
-            taken.extend(mailbox.take().await);
-        }
-        leaving.await.unwrap();
-        assert_eq!(taken, (0..ALL).collect::<Vec<_>>());
-    }
-
-    #[tokio::test]
-    #[should_panic(expected = "has died")]
-    async fn who_waits_for_a_thread_that_died_ends_as_well() {
-        let mailbox = Arc::new(Mailbox::<u32>::default());
-        let dying = Alarm(mailbox.clone());
-        thread::spawn(move || drop(dying)).join().unwrap();
-        mailbox.take().await;
-    }
-
-    #[tokio::test]
-    async fn nothing_is_lost_when_a_wait_is_given_up() {
-        let mailbox = Mailbox::default();
-        for number in 0..100 {
-            assert!(mailbox.take().now_or_never().is_none());
-            mailbox.put(&mut vec![number]);
-            assert_eq!(mailbox.take().await, [number]);
-        }
     }
 }
