@@ -411,6 +411,8 @@ pub struct Partition<D> {
     was_settle: bool,
     /// The last read found all that there was to read for the first time.
     keeps_up: bool,
+    /// All that was read last has to wait for its account: what is behind it may not.
+    reads_past: bool,
     /// When a read last found something.
     found_at: u64,
     is_stopping: bool,
@@ -481,6 +483,7 @@ impl<D: Directory> Partition<D> {
             was_settle: false,
             was_read: false,
             keeps_up: false,
+            reads_past: false,
             found_at: 0,
             is_stopping: false,
             begun_before: None,

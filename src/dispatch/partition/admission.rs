@@ -147,8 +147,11 @@ impl<D: Directory> Partition<D> {
             Source::Stream | Source::Pass if all == 0 => {}
             Source::Stream | Source::Pass => {
                 self.feeds_backlogs = answers::would_feed_backlogs(deferred, (count + kept).max(deferred));
-                if source == Source::Stream && count == 0 {
-                    self.deferral.read_in_vain(now);
+                if source == Source::Stream {
+                    if count == 0 {
+                        self.deferral.read_in_vain(now);
+                    }
+                    self.reads_past = count == 0 && self.deferral.pauses_until().is_none();
                 }
             }
         }
@@ -193,8 +196,9 @@ impl<D: Directory> Partition<D> {
         // Here and not where it is read: what is deferred may be read again.
         let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
-        if *source != Source::Stream {
-            self.deferral.admitted(now, &arrival.event.account);
+        match source {
+            Source::Stream => self.deferral.passes(now, &arrival.event.account),
+            Source::Pass | Source::Memory(_) => self.deferral.admitted(now, &arrival.event.account),
         }
         self.core.open_entry(now, arrival.entry, arrival.left() as u32);
     }

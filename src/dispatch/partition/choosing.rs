@@ -87,8 +87,9 @@ impl<D: Directory> Partition<D> {
         if let Some(asking) = self.ask(now, term) {
             return Some(asking);
         }
-        // Who keeps up with what comes has little to read, and it goes out at once: it waits for one other call at most.
-        if self.keeps_up
+        // Who keeps up with what comes has little to read, and it goes out at once: it waits for one other call at most. So
+        // does what stands behind a page that was only passed by.
+        if (self.keeps_up || self.reads_past)
             && !self.was_read
             && self.wants_new(now)
             && let Some(read) = self.read(now, term)
@@ -250,7 +251,8 @@ impl<D: Directory> Partition<D> {
     /// entries for them would only make those longer, and each costs Redis more than one that goes out at once: they come
     /// first. A few such receivers among many slow nobody's reading.
     fn most_new(&self) -> usize {
-        let are_fed = self.feeds_backlogs && (self.core.has_hungry() || self.deferral.entries() > 0);
+        let are_fed =
+            self.feeds_backlogs && (self.core.has_hungry() || self.deferral.entries() > 0) && !self.reads_past;
         if are_fed { READ_BESIDE_BACKLOG } else { READ_MAX }
     }
 

@@ -39,6 +39,9 @@ const PATIENCE_MS: u64 = 40;
 /// … and who does not is read past, for so long. Others may stand behind what it has.
 const IMPATIENT_MS: u64 = 250;
 
+/// Where others were read that had to wait for nothing, they are expected behind what it has: it is read past at once.
+const OTHERS_MS: u64 = 10_000;
+
 #[derive(Debug)]
 pub(super) struct Deferral {
     waiting: BTreeMap<AccountId, Waiting>,
@@ -60,6 +63,8 @@ pub(super) struct Deferral {
     pause: Option<Pause>,
     /// Whose entry was deferred last.
     latest: Option<AccountId>,
+    /// Two accounts whose entries were admitted as they were read, and when: the last one, and the last but that one.
+    passed: [Option<(AccountId, u64)>; 2],
     look_at: u64,
 }
 
@@ -150,6 +155,7 @@ impl Deferral {
             are_wide: HashSet::default(),
             pause: None,
             latest: None,
+            passed: [None, None],
             look_at: 0,
         }
     }
@@ -374,9 +380,25 @@ impl Deferral {
         !self.relieved_here.is_empty()
     }
 
+    /// An entry is admitted as it is read.
+    pub fn passes(&mut self, now: u64, account: &AccountId) {
+        match &mut self.passed[0] {
+            Some((last, at)) if last == account => *at = now,
+            last => {
+                let before = last.replace((account.clone(), now));
+                self.passed[1] = before;
+            }
+        }
+    }
+
+    fn others_pass(&self, now: u64, account: &AccountId) -> bool {
+        self.passed.iter().flatten().any(|(other, at)| other != account && now < at + OTHERS_MS)
+    }
+
     /// Everything of a page that was read for the first time has to wait.
     pub fn read_in_vain(&mut self, now: u64) {
-        let Some(account) = self.latest.clone().filter(|account| !self.has_room_for_page(account)) else { return };
+        let is_waited_for = |account: &AccountId| !self.has_room_for_page(account) && !self.others_pass(now, account);
+        let Some(account) = self.latest.clone().filter(is_waited_for) else { return };
         match &self.pause {
             Some(pause) if now >= pause.until && now < pause.until + IMPATIENT_MS => {}
             _ => self.pause = Some(Pause { account, until: now + PATIENCE_MS, taken: 0 }),

@@ -408,6 +408,28 @@ fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     assert_eq!(run.partition.deferred(), 0);
 }
 
+/// They come while those before them still wait: they are passed by, and whoever is behind them waits for none.
+#[test]
+fn events_for_thousands_of_endpoints_that_come_at_once_are_passed_by() {
+    const MANY: usize = 2_000;
+    let mut register = register(200);
+    (0..MANY).for_each(|n| register.add(format!("ep_many{n}"), "acc_many", &format!("many{n}.example"), 100, 10));
+    let mut run = Run::with_nothing_in_memory(&register);
+    run.call_us = 1_000;
+    run.go(1_000, 200, &[], 0);
+    run.waited();
+    for _ in 0..5 {
+        (0..250).for_each(|_| run.publish("acc_many"));
+        run.go(250, 200, &[], 0);
+    }
+    run.go(100, 0, &[], 0);
+    assert_eq!(run.waited_ms.len(), 5 * 250);
+    let (half, most, all) = run.waited();
+    println!("behind 250 events for 2 000 endpoints, five times: p50 {half} ms, p99 {most} ms, all {all} ms");
+    assert!(half <= 2 && most <= 10 && all <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
+    assert!(run.partition.deferral.entries() > 1_000, "this proves nothing");
+}
+
 /// What of an entry for many endpoints is delivered is delivered again after a crash, so few are admitted in parts at a time,
 /// however many come at once.
 #[test]
