@@ -15,7 +15,7 @@ require_count(whole((#ARGV - 3) / 4), 0, MAX_ITEMS)
 
 -- Whether the key's head names the event. What is no string was not written by Herald, and says of no event that it is done.
 local function is_of(key, event)
-  local head = redis.pcall('GETRANGE', key, 0, 1023)
+  local head = try('GETRANGE', key, 0, 1023)
   return type(head) == 'string' and find(head, '"event":"' .. event .. '"', 1, true)
 end
 
@@ -31,7 +31,7 @@ end
 -- What is no hash was not written by Herald. A settle will say so; here it is one endpoint's, and no reason to tell
 -- nothing of the others.
 local function has(key, field)
-  return redis.pcall('HEXISTS', key, field) == 1 and 1 or 0
+  return try('HEXISTS', key, field) == 1 and 1 or 0
 end
 
 local answer = {'ASKED'}

@@ -12,14 +12,14 @@ local max = require_count(ARGV[3], 0, MAX_ITEMS)
 require_types(KEYS[2], 'zset', KEYS[3], 'zset')
 
 local now = now_ms()
-local kept = {}
+local now_text, kept = whole(now), {}
 if max > 0 then
-  kept = with_records(ARGV[2], call('ZRANGE', KEYS[2], '-inf', whole(now), 'BYSCORE', 'LIMIT', 0, whole(max)))
+  kept = with_records(ARGV[2], call('ZRANGE', KEYS[2], '-inf', now_text, 'BYSCORE', 'LIMIT', 0, whole(max)))
 end
 if #kept > 0 then
   local scored = {}
   for i = 1, #kept, 2 do
-    scored[i], scored[i + 1] = whole(now), kept[i]
+    scored[i], scored[i + 1] = now_text, kept[i]
   end
   call('ZADD', KEYS[3], unpack(scored))
   -- They are the first ones, and where millions are due to find each would cost more than all the rest.

@@ -11,7 +11,7 @@ end
 local stream, group, consumer = KEYS[1], ARGV[3], ARGV[4]
 local max = require_count(ARGV[2], 0, MAX_ITEMS)
 require_types(stream, 'stream', KEYS[3], 'hash')
-local summary = redis.pcall('XPENDING', stream, group)
+local summary = try('XPENDING', stream, group)
 if summary.err then
   if sub(summary.err, 1, 7) == 'NOGROUP' then
     return {'NOGROUP'}

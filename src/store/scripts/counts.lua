@@ -14,9 +14,9 @@ for i = 1, #page[2], 2 do
   local endpoint, at = page[2][i], #answer
   answer[at + 1], answer[at + 2] = endpoint, tonumber(page[2][i + 1])
   -- A key that somebody else wrote stops its endpoint, not the term of everybody.
-  local parked = redis.pcall('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
+  local parked = try('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
   answer[at + 3] = type(parked) == 'number' and parked or 0
-  local bytes = redis.pcall('HGET', KEYS[3], endpoint)
+  local bytes = try('HGET', KEYS[3], endpoint)
   answer[at + 4] = type(bytes) == 'string' and find(bytes, '^%d+$') and #bytes < 16 and tonumber(bytes) or 0
 end
 return answer

@@ -30,7 +30,7 @@ local function look_up(asked)
   if (op == 'redeliver' or op == 'discard') and asked.id then
     return {record('dead-letter:', asked.id)}
   elseif op == 'release' and asked.endpoint and asked.intent then
-    local entry = redis.pcall('HGET', prefix .. 'heads:' .. asked.endpoint, asked.intent)
+    local entry = try('HGET', prefix .. 'heads:' .. asked.endpoint, asked.intent)
     local id = type(entry) == 'string' and entry .. ':' .. asked.endpoint
     return {id, id and record('delivery:', id)}
   elseif (op == 'requeue' or op == 'discard-quarantined') and asked.entry then

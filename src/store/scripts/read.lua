@@ -76,7 +76,7 @@ local answer, heads, bytes, taken = {'ENTRIES', now_ms(), ''}, {}, 0, 0
 local chunk = 8
 while left > 0 and bytes < MAX_READ_BYTES do
   chunk = math.min(chunk, left)
-  local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', whole(chunk), 'STREAMS', stream, from)
+  local read = try('XREADGROUP', 'GROUP', group, consumer, 'COUNT', whole(chunk), 'STREAMS', stream, from)
   if read and read.err then
     if sub(read.err, 1, 7) == 'NOGROUP' then
       return {'NOGROUP'}

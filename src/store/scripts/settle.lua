@@ -47,49 +47,65 @@ local function why_unusable(key, want)
   return known[key]
 end
 
-local function check_place(item)
-  local place = item.place
+-- Answers the milliseconds until it is due, where that is its place; nil, and why, for what is no place.
+local function due_in(place)
   if place == 'held' or place == 'backlog' or place == 'claimed' then
-    return
-  elseif not find(place, '^%d+$') or #place > 15 then
-    return 'the place ' .. sub(place, 1, 64) .. ' is not known'
+    return false
+  elseif find(place, '^%d+$') and #place <= 15 then
+    return tonumber(place)
   end
-  item.due_in = tonumber(place)
+  return nil, 'the place ' .. sub(place, 1, 64) .. ' is not known'
 end
 
-local function check_delivery(item)
-  local entry, endpoint = match(item.id, '^(%d+%-%d+):([%w_-]+)$')
-  if not entry or not is_entry(entry) then
-    return sub(item.id, 1, 200) .. ' is no delivery id'
-  end
-  item.entry, item.endpoint = entry, endpoint
-end
-
--- Per endpoint of the items: its keys, why they can not be used, what it has parked, and how many records more than
--- before, and by how many bytes they have grown.
+-- Per endpoint of the items: its keys, the item that named it first, what it has parked, whether it holds any, and how
+-- many records more than before, and by how many bytes they have grown.
 local endpoints = {}
-local function endpoint_of(name)
+local function endpoint_of(name, index)
   local found = endpoints[name]
   if not found then
-    local heads, held, backlog = prefix .. 'heads:' .. name, prefix .. 'held:' .. name, prefix .. 'backlog:' .. name
-    local is_held, parked = call('EXISTS', held), redis.pcall('ZCARD', backlog)
-    found = {name = name, heads = heads, held = held, backlog = backlog, parked = parked, more = 0, grown = 0}
-    found.why = misfit(heads, 'hash') or is_held == 1 and misfit(held, 'zset')
-      or type(parked) ~= 'number' and misfit(backlog, 'zset')
-      or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash') or nil
-    found.holds = is_held == 1
+    found = {name = name, first = index, heads = prefix .. 'heads:' .. name, held = prefix .. 'held:' .. name,
+      backlog = prefix .. 'backlog:' .. name, parked = 0, holds = false, more = 0, grown = 0}
     endpoints[name], endpoints[#endpoints + 1] = found, found
   end
   return found
 end
 
+-- Whether any of these keys is there. Nearly always none is, and then one call has told it of all.
+local function is_any_there(name)
+  local keys = {}
+  for i, of in ipairs(endpoints) do
+    keys[i] = of[name]
+  end
+  return call('EXISTS', unpack(keys)) > 0
+end
+
+-- The first item, of those up to this one, whose endpoint's keys can not be used, and why.
+local function first_unusable(last)
+  if #endpoints == 0 then
+    return nil
+  end
+  local any_held, any_parked = is_any_there('held'), is_any_there('backlog')
+  for _, of in ipairs(endpoints) do
+    if of.first > last then
+      return nil
+    end
+    local why = misfit(of.heads, 'hash') or any_held and misfit(of.held, 'zset') or any_parked and misfit(of.backlog, 'zset')
+      or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash')
+    if why then
+      return of.first, why
+    end
+    of.holds = any_held and call('EXISTS', of.held) == 1
+    of.parked = any_parked and call('ZCARD', of.backlog) or 0
+  end
+end
+
+local of_record = prefix .. 'delivery:'
+
 -- By key, whether there is a record, and its bytes, as the items so far leave it.
 local is_there, length_of = {}, {}
-local function check_record(item)
-  local key = prefix .. 'delivery:' .. item.id
-  item.record_key = key
+local function check_record(key)
   if is_there[key] == nil then
-    local length = redis.pcall('STRLEN', key)
+    local length = try('STRLEN', key)
     if type(length) ~= 'number' then
       return misfit(key, 'string')
     end
@@ -97,28 +113,60 @@ local function check_record(item)
   end
 end
 
-local function check_chain(item)
-  local intent = match(item.chain, '^~?([%w_-]+)$')
-  if not intent then
-    return sub(item.chain, 1, 200) .. ' is no chain'
+local function entry_and_endpoint(id)
+  local entry, endpoint = match(id, '^(%d+%-%d+):([%w_-]+)$')
+  if not entry or #entry > 20 and not is_entry(entry) then
+    return nil, sub(id, 1, 200) .. ' is no delivery id'
   end
-  item.of, item.intent, item.ordered = endpoint_of(item.endpoint), intent, intent == item.chain
-  -- Chain::head_field.
-  item.head = item.ordered and intent or '~' .. item.entry
-  item.singles = not item.ordered and prefix .. 'singles:' .. item.endpoint
-  return item.of.why or item.singles and why_unusable(item.singles, 'hash') or check_record(item)
+  return entry, endpoint
 end
 
-local function check_dead(item)
-  item.letter_key, item.dead_of = prefix .. 'dead-letter:' .. item.id, prefix .. 'dead:' .. item.endpoint
+-- An item about a delivery of a chain. Made at once with all that it has: a table that grows is dear.
+local function of_chain(kind, index, id, chain, place, record, letter)
+  local entry, endpoint = entry_and_endpoint(id)
+  if not entry then
+    return nil, endpoint
+  end
+  local intent = match(chain, '^~?([%w_-]+)$')
+  if not intent then
+    return nil, sub(chain, 1, 200) .. ' is no chain'
+  end
+  local ordered, key = intent == chain, of_record .. id
+  local of, singles = endpoint_of(endpoint, index), not ordered and prefix .. 'singles:' .. endpoint
+  local why = singles and why_unusable(singles, 'hash') or check_record(key)
+  if why then
+    return nil, why
+  end
+  local due_in_ms
+  if place then
+    due_in_ms, why = due_in(place)
+    if why then
+      return nil, why
+    end
+  end
+  -- `head` is Chain::head_field.
+  return {kind = kind, id = id, chain = chain, entry = entry, of = of, intent = intent, ordered = ordered,
+    head = ordered and intent or '~' .. entry, singles = singles, record_key = key, place = place, due_in = due_in_ms,
+    record = record, letter = letter, letter_key = false, dead_of = false}
+end
+
+local function check_dead(item, endpoint)
+  item.letter_key, item.dead_of = prefix .. 'dead-letter:' .. item.id, prefix .. 'dead:' .. endpoint
   return why_unusable(dead, 'zset') or why_unusable(item.dead_of, 'zset') or why_unusable(item.letter_key, 'string')
 end
 
-local function check_quarantined(item)
+local function of_letter(kind, index, id, chain, record, letter)
+  local item, why = of_chain(kind, index, id, chain, record and 'held', record, letter)
+  why = not item and why or check_dead(item, item.of.name)
+  return not why and item or nil, why
+end
+
+local function of_quarantined(item)
   if not is_entry(item.entry) then
-    return sub(item.entry, 1, 64) .. ' is no entry id'
+    return nil, sub(item.entry, 1, 64) .. ' is no entry id'
   end
-  return why_unusable(quarantine, 'stream') or why_unusable(quarantine_index, 'hash') or why_unusable(places, 'zset')
+  local why = why_unusable(quarantine, 'stream') or why_unusable(quarantine_index, 'hash') or why_unusable(places, 'zset')
+  return not why and item or nil, why
 end
 
 -- Redis hands out no id after the greatest one.
@@ -129,60 +177,75 @@ local function check_room(key)
   end
 end
 
--- Per name: its arguments, and what to check of them.
+-- Per name: how many arguments it has, and what makes an item of its index and of these, or says why there is none.
 local KINDS = {
-  finish = {{'id', 'chain'}, check_delivery, check_chain},
-  keep = {{'id', 'chain', 'place', 'record'}, check_delivery, check_chain, check_place},
-  move = {{'id', 'chain', 'place'}, check_delivery, check_chain, check_place},
-  bury = {{'id', 'chain', 'letter'}, check_delivery, check_chain, check_dead},
-  revive = {{'id', 'chain', 'record'}, check_delivery, check_chain, check_dead},
-  discard = {{'id'}, check_delivery, check_dead},
-  quarantine = {{'entry', 'body', 'cut', 'error', 'traceparent', 'keep'}, check_quarantined, function(item)
-    if item.keep ~= 'always' and not find(item.keep, '^%d+$') then
-      return sub(item.keep, 1, 64) .. ' is no number of bytes'
-    end
-    return check_room(quarantine)
+  finish = {2, function(index, id, chain) return of_chain('finish', index, id, chain) end},
+  keep = {4, function(index, id, chain, place, record) return of_chain('keep', index, id, chain, place, record) end},
+  move = {3, function(index, id, chain, place) return of_chain('move', index, id, chain, place) end},
+  bury = {3, function(index, id, chain, letter) return of_letter('bury', index, id, chain, nil, letter) end},
+  revive = {3, function(index, id, chain, record) return of_letter('revive', index, id, chain, record) end},
+  discard = {1, function(_, id)
+    local entry, endpoint = entry_and_endpoint(id)
+    local item = {kind = 'discard', id = id}
+    local why = not entry and endpoint or check_dead(item, endpoint)
+    return not why and item or nil, why
   end},
-  requeue = {{'entry'}, check_quarantined, function() return check_room(stream) end},
-  ['discard-quarantined'] = {{'entry'}, check_quarantined},
-  bind = {{'registry'}, function() return why_unusable(registry_id, 'string') end},
-  reply = {{'request', 'answer'}, function(item)
-    if not is_entry(item.request) then
-      return sub(item.request, 1, 64) .. ' is no entry id'
+  quarantine = {6, function(_, entry, body, cut, error, traceparent, keep)
+    local item, why = of_quarantined({kind = 'quarantine', entry = entry, body = body, cut = cut, error = error,
+      traceparent = traceparent, keep = keep})
+    if item and keep ~= 'always' and not find(keep, '^%d+$') then
+      why = sub(keep, 1, 64) .. ' is no number of bytes'
     end
-    return why_unusable(inbox, 'stream') or why_unusable(prefix .. 'answer:' .. item.request, 'list')
+    why = why or check_room(quarantine)
+    return not why and item or nil, why
+  end},
+  requeue = {1, function(_, entry)
+    local item, why = of_quarantined({kind = 'requeue', entry = entry})
+    why = why or check_room(stream)
+    return not why and item or nil, why
+  end},
+  ['discard-quarantined'] = {1, function(_, entry)
+    return of_quarantined({kind = 'discard-quarantined', entry = entry})
+  end},
+  bind = {1, function(_, registry)
+    local why = why_unusable(registry_id, 'string')
+    return not why and {kind = 'bind', registry = registry} or nil, why
+  end},
+  reply = {2, function(_, request, answer)
+    if not is_entry(request) then
+      return nil, sub(request, 1, 64) .. ' is no entry id'
+    end
+    local why = why_unusable(inbox, 'stream') or why_unusable(prefix .. 'answer:' .. request, 'list')
+    return not why and {kind = 'reply', request = request, answer = answer} or nil, why
   end},
 }
 
-local items = {}
+local items, arguments = {}, ARGV
 
--- nil, or the answer that names the item that can not be applied.
+-- nil, or the answer that names the first item that can not be understood.
 local function read_items()
-  local at = first_item
-  while at <= #ARGV do
-    local kind, index = KINDS[ARGV[at]], #items
+  local at, last = first_item, #arguments
+  while at <= last do
+    local kind, index = KINDS[arguments[at]], #items
     if acks + lines + index >= MAX_ITEMS then
       return {'BAD', 0, 'a batch holds at most ' .. MAX_ITEMS}
-    elseif not kind or at + #kind[1] > #ARGV then
-      return {'BAD', index, sub(ARGV[at], 1, 64) .. ' is no item with its arguments'}
+    elseif not kind or at + kind[1] > last then
+      return {'BAD', index, sub(arguments[at], 1, 64) .. ' is no item with its arguments'}
     end
-    local item = {kind = ARGV[at]}
-    for i, name in ipairs(kind[1]) do
-      item[name] = ARGV[at + i]
-    end
-    for i = 2, #kind do
-      local why = kind[i](item)
-      if why then
-        return {'BAD', index, why}
-      end
+    local item, why = kind[2](index, unpack(arguments, at + 1, at + kind[1]))
+    if not item then
+      return {'BAD', index, why}
     end
     items[index + 1] = item
-    at = at + 1 + #kind[1]
+    at = at + 1 + kind[1]
   end
 end
 
 local bad = read_items()
-if bad then
+local index, why = first_unusable(#items)
+if index then
+  return {'BAD', index, why}
+elseif bad then
   return bad
 end
 
@@ -190,6 +253,9 @@ end
 
 local now = now_ms()
 local now_text = whole(now)
+
+-- Finished since the last other item, of endpoints that hold none, so that each is the head of its chain: they go together.
+local finished = {}
 
 local function put(item)
   if item.place == 'claimed' then
@@ -257,15 +323,18 @@ local function write_record(item)
 end
 
 local function finish(item)
-  if not is_there[item.record_key] then
+  local key, of = item.record_key, item.of
+  if not is_there[key] then
     return
   end
-  call('DEL', item.record_key)
-  item.of.grown = item.of.grown - length_of[item.record_key]
-  is_there[item.record_key], length_of[item.record_key] = false, 0
+  of.grown, of.more = of.grown - length_of[key], of.more - 1
+  is_there[key], length_of[key] = false, 0
+  if item.ordered and not of.holds then
+    finished[#finished + 1] = item
+    return
+  end
+  call('DEL', key)
   lift(item)
-  local of = item.of
-  of.more = of.more - 1
   if item.singles and call('HINCRBY', item.singles, item.chain, -1) <= 0 then
     call('HDEL', item.singles, item.chain)
   end
@@ -283,6 +352,37 @@ local function finish(item)
   call('ZREM', of.held, next_member)
   call('HSET', of.heads, item.head, entry)
   call('ZADD', due, now_text, entry .. ':' .. of.name)
+end
+
+-- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is dear.
+local function finish_together()
+  if #finished == 0 then
+    return
+  end
+  local keys, ids, by_endpoint = {}, {}, {}
+  for i, item in ipairs(finished) do
+    keys[i], ids[i] = item.record_key, item.id
+    local of = by_endpoint[item.of.name]
+    if not of then
+      of = {heads = {}, padded = {}, of = item.of}
+      by_endpoint[item.of.name], by_endpoint[#by_endpoint + 1] = of, of
+    end
+    of.heads[#of.heads + 1] = item.head
+    of.padded[#of.padded + 1] = item.of.parked > 0 and pad(item.entry) or nil
+  end
+  finished = {}
+  call('DEL', unpack(keys))
+  local left = #ids - call('ZREM', claimed, unpack(ids))
+  for _, each in ipairs(by_endpoint) do
+    call('HDEL', each.of.heads, unpack(each.heads))
+    if left > 0 and #each.padded > 0 then
+      local gone = call('ZREM', each.of.backlog, unpack(each.padded))
+      each.of.parked, left = each.of.parked - gone, left - gone
+    end
+  end
+  if left > 0 then
+    call('ZREM', due, unpack(ids))
+  end
 end
 
 local function forget_letter(item)
@@ -336,7 +436,7 @@ end
 
 -- A count in a hash. Whatever a stranger wrote there is begun anew.
 local function add_to(key, name, by)
-  local count = redis.pcall('HINCRBY', key, name, whole(by))
+  local count = try('HINCRBY', key, name, whole(by))
   if type(count) ~= 'number' or count < 0 or count > 9e15 then
     count = math.max(0, by)
     call('HSET', key, name, whole(count))
@@ -446,17 +546,53 @@ local APPLY = {
 }
 
 for _, item in ipairs(items) do
+  if item.kind ~= 'finish' then
+    finish_together()
+  end
   APPLY[item.kind](item)
 end
+finish_together()
 
--- The bytes of an endpoint's records, now that the batch has changed them. They are a count beside the records: those of an
--- older version were not in it, so where nothing is left nothing is counted, and what a stranger put in its place goes.
-local function bytes_left(of, records)
-  if records <= 0 then
-    call('HDEL', bytes_of, of.name)
-    return 0
+-- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays one. In a list
+-- of a hundred endpoints each look passes fifty of them.
+local NO_LIST = rep('-', 128)
+local MANY_ENDPOINTS = 8
+
+-- The counts of the batch's endpoints in a hash, each changed by what `by` names; what is nothing, or is nothing by
+-- another count, goes. Of all endpoints together, for each command costs more than what it does here. Whatever a stranger
+-- wrote there is begun anew.
+local function changed(key, by, others)
+  local names, counts, set, gone, is_new = {}, {}, {}, {}, true
+  for i, of in ipairs(endpoints) do
+    names[i] = of.name
   end
-  return add_to(bytes_of, of.name, of.grown)
+  for i, text in ipairs(call('HMGET', key, unpack(names))) do
+    local change = endpoints[i][by]
+    local known = text and find(text, '^%d+$') and tonumber(text)
+    local count = (known or 0) + change
+    is_new = is_new and not text
+    if count < 0 or count > 9e15 then
+      count = math.max(0, change)
+    end
+    if count == 0 or others and others[i] == 0 then
+      count = 0
+      gone[#gone + 1] = text and names[i] or nil
+    elseif change ~= 0 or not known then
+      set[#set + 1], set[#set + 2] = names[i], whole(count)
+    end
+    counts[i] = count
+  end
+  if #set > 0 then
+    call('HSET', key, unpack(set))
+    if is_new and #names > MANY_ENDPOINTS then
+      call('HSET', key, NO_LIST, '')
+      call('HDEL', key, NO_LIST)
+    end
+  end
+  if #gone > 0 then
+    call('HDEL', key, unpack(gone))
+  end
+  return counts
 end
 
 if #endpoints > 0 and misfit(bytes_of, 'hash') then
@@ -487,8 +623,8 @@ end
 -- number of lines that were ever logged, itself included. So what lies too far back goes by its id alone: Redis hands a
 -- script no part of an entry, and to look at a whole batch would cost as much as to write it.
 local function log_lines()
-  local total = redis.pcall('HINCRBY', stats, 'log-lines', lines)
-  local added = type(total) == 'number' and redis.pcall('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
+  local total = try('HINCRBY', stats, 'log-lines', lines)
+  local added = type(total) == 'number' and try('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
   if type(added) ~= 'string' then
     total = count_anew()
     call('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
@@ -505,19 +641,20 @@ if lines > 0 then
 end
 
 -- Without the group nothing is known to be pending, and the cursor stays where it is.
-local summary = redis.pcall('XPENDING', stream, group)
+local summary = try('XPENDING', stream, group)
 if not summary.err then
   call('SET', KEYS[3], summary[2] and before(summary[2]) or last_read)
 end
 
 local answer = {'SETTLED', now, next_due(due), summary.err and 1 or 0}
-for _, of in ipairs(endpoints) do
-  local count = call('HINCRBY', unfinished, of.name, of.more)
-  if count <= 0 then
-    call('HDEL', unfinished, of.name)
+if #endpoints > 0 then
+  local records = changed(unfinished, 'more')
+  -- The bytes are a count beside the records: those of an older version were not in it, so where nothing is left nothing
+  -- is counted.
+  local bytes = changed(bytes_of, 'grown', records)
+  for i, of in ipairs(endpoints) do
+    local at = #answer
+    answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = of.name, records[i], of.parked, bytes[i]
   end
-  local at = #answer
-  answer[at + 1], answer[at + 2], answer[at + 3] = of.name, math.max(0, count), of.parked
-  answer[at + 4] = bytes_left(of, count)
 end
 return answer

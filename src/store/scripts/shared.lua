@@ -5,7 +5,7 @@ local MAX_ITEMS = 500
 local MAX_READ_BYTES = 1024 * 1024
 local MAX_U64 = '18446744073709551615'
 
-local call, find, match, sub, rep = redis.call, string.find, string.match, string.sub, string.rep
+local call, try, find, match, sub, rep = redis.call, redis.pcall, string.find, string.match, string.sub, string.rep
 
 local function now_ms()
   local time = call('TIME')
@@ -67,7 +67,8 @@ local function pad(entry)
 end
 
 local function unpad(padded)
-  return match(sub(padded, 1, 20), '^0*(%d+)$') .. '-' .. match(sub(padded, 22), '^0*(%d+)$')
+  local ms, seq = match(padded, '^0*(%d+)%-0*(%d+)$')
+  return ms .. '-' .. seq
 end
 
 -- The next lower number; `digits` is not 0.
@@ -147,21 +148,22 @@ end
 -- {id, record or false, id, record or false, …} of these delivery ids, up to MAX_READ_BYTES of records.
 -- A record of a wrong type counts as gone. Fetched a few at a time, so that little is fetched in vain.
 local function with_records(prefix, ids)
-  local kept, bytes, at = {}, 0, 1
-  while at <= #ids and bytes < MAX_READ_BYTES do
-    local keys = {}
-    for i = at, math.min(at + 15, #ids) do
-      keys[#keys + 1] = prefix .. 'delivery:' .. ids[i]
+  local kept, count, bytes, at, all = {}, 0, 0, 1, #ids
+  local of_record = prefix .. 'delivery:'
+  while at <= all and bytes < MAX_READ_BYTES do
+    local keys, few = {}, math.min(16, all - at + 1)
+    for i = 1, few do
+      keys[i] = of_record .. ids[at + i - 1]
     end
     for i, record in ipairs(call('MGET', unpack(keys))) do
-      kept[#kept + 1] = ids[at + i - 1]
-      kept[#kept + 1] = record
+      kept[count + 1], kept[count + 2] = ids[at + i - 1], record
+      count = count + 2
       bytes = bytes + (record and #record or 0)
       if bytes >= MAX_READ_BYTES then
         break
       end
     end
-    at = at + #keys
+    at = at + few
   end
   return kept
 end
