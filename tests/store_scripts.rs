@@ -262,6 +262,54 @@ async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed()
     }
 }
 
+/// Whatever finds it: keys of all endpoints are looked at together.
+#[tokio::test]
+async fn of_two_items_that_can_not_be_applied_the_first_is_named() {
+    let owner = busy_owner().await;
+    for name in ["held:ep_b", "delivery:7-0:ep_c"] {
+        let key = format!("{}{name}", owner.keys.prefix());
+        owner.redis.command::<()>(&["LPUSH", &key, "x"]).await;
+    }
+    let items = [keep(6, "ep_a", Place::Backlog, b"{}"), keep(8, "ep_b", Place::Claimed, b"{}")];
+    let unreadable = keep(7, "ep_c", Place::Claimed, b"{}");
+    let named = |answer: Answer| match answer {
+        Answer::BadItem { at, why } => (at, why),
+        other => panic!("{other:?}"),
+    };
+    let before = owner.fingerprint().await;
+    let (at, why) = named(owner.settle(items.iter().cloned().chain([unreadable.clone()]).collect()).await);
+    assert!(at == 1 && why.contains("held:ep_b"), "{at}: {why}");
+    let (at, why) = named(owner.settle([unreadable].into_iter().chain(items).collect()).await);
+    assert!(at == 0 && why.contains("delivery:7-0:ep_c"), "{at}: {why}");
+    assert_eq!(owner.fingerprint().await, before);
+}
+
+#[tokio::test]
+async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
+    let owner = Owner::start().await;
+    let places = [Place::Claimed, Place::Backlog, Place::DueIn(5), Place::DueIn(1_000_000)];
+    let all: Vec<(u64, &str)> = (1..=40).map(|n| (n, ["ep_a", "ep_b", "ep_c"][n as usize % 3])).collect();
+    let nothing = owner.settle(Vec::new()).await;
+    let empty = owner.redis.command::<usize>(&["DBSIZE"]).await;
+    owner.settle(all.iter().map(|&(n, at)| keep(n, at, places[n as usize % 4], b"{}")).collect()).await;
+    let finish = |&(n, at): &(u64, &str)| Item::Finish {
+        id: delivery(EntryId { ms: n, seq: 0 }, at),
+        chain: chain(&format!("pi_{n}")),
+    };
+    // One of them twice, and one that never was.
+    let mut items: Vec<Item> = all.iter().map(finish).collect();
+    items.extend([finish(&all[7]), finish(&(41, "ep_a"))]);
+    match owner.settle(items).await {
+        Answer::Settled { counts, next_due_ms, .. } => {
+            let left: Vec<_> = counts.iter().map(|(_, left)| (left.records, left.parked, left.bytes)).collect();
+            assert_eq!((left, next_due_ms), (vec![(0, 0, 0); 3], None));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(nothing, Answer::Settled { .. }));
+    assert_eq!(owner.redis.command::<usize>(&["DBSIZE"]).await, empty);
+}
+
 /// A settle's word on what an endpoint has.
 async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
     match owner.settle(items).await {

@@ -186,6 +186,7 @@ impl Walk {
         let settlement = match self.chance.below(12) {
             0 => Settlement { last_read: self.some_entry(), ..Settlement::default() },
             1 => self.large_settlement(),
+            2..4 => self.endings(),
             _ => self.settlement(),
         };
         let requeues = settlement.items.iter().any(|item| matches!(item, Item::Requeue { .. }));
@@ -202,6 +203,16 @@ impl Walk {
         let acks = (0..self.chance.below(8)).map(|_| self.some_entry()).collect();
         let log = (0..self.chance.below(3)).map(|_| self.some_line()).collect();
         Settlement { items, acks, log, last_read: self.some_entry() }
+    }
+
+    /// Deliveries that end together, of every place.
+    fn endings(&mut self) -> Settlement {
+        let mut items = Vec::new();
+        for _ in 0..1 + self.chance.below(12) {
+            let (id, chain) = self.some_delivery();
+            items.push(Item::Finish { id, chain });
+        }
+        Settlement { items, last_read: self.some_entry(), ..Settlement::default() }
     }
 
     /// Around the limit, with items, acknowledgements and log lines in any mixture.
