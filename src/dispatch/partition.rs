@@ -411,7 +411,7 @@ pub struct Partition<D> {
     was_settle: bool,
     /// The last read found all that there was to read for the first time.
     keeps_up: bool,
-    /// All that was read last has to wait for its account: what is behind it may not.
+    /// All of the last page waits for its account, and reading does not: what is behind it perhaps need not wait.
     reads_past: bool,
     /// When a read last found something.
     found_at: u64,

@@ -89,21 +89,21 @@ impl Pacing {
     /// The limit of the next period, and whether it is on trial.
     fn judged(&mut self, is_busy: bool) -> (usize, Option<Trial>) {
         let fewer = |limit: usize| (limit - limit / 8).max(self.pace.least);
-        if is_busy {
-            return (fewer(self.limit), None);
-        }
         if let Some(Trial { limit, begun }) = self.trial.take()
-            && 4 * self.begun <= 5 * begun
+            && (is_busy || 4 * self.begun <= 5 * begun)
         {
             self.no_trial_before = self.period + PERIODS_BETWEEN_TRIALS;
             return (fewer(limit), None);
         }
-        let was_full = self.peak == self.limit;
+        if is_busy {
+            return (fewer(self.limit), None);
+        }
         let more = (2 * self.limit).min(self.pace.most);
-        if was_full && more > self.limit && self.period >= self.no_trial_before {
+        if self.peak == self.limit && more > self.limit && self.period >= self.no_trial_before {
             return (more, Some(Trial { limit: self.limit, begun: self.begun }));
         }
-        let is_needed = self.peak >= self.limit / 2;
+        // A quarter more than were needed: slow receivers should not wait for a trial each time when some more come.
+        let is_needed = self.peak + self.peak / 4 > fewer(self.limit);
         (if is_needed { self.limit } else { fewer(self.limit) }, None)
     }
 
@@ -150,8 +150,8 @@ mod tests {
     const RESTING: Duration = Duration::from_millis(3);
     const WORKING: Duration = Duration::from_millis(15);
 
-    /// A thread that always has more to begin, beside receivers that answer `a_period` of them in a period, each after
-    /// `takes` periods at least, for so many periods: the limit at the end of each.
+    /// The limit in each of so many periods in each of which the thread works so long and has so many to begin: those to
+    /// slow receivers are not answered within it, all others at once.
     fn limits(pacing: &mut Pacing, periods: u32, busy: Duration, a_period: usize, is_slow: bool) -> Vec<usize> {
         let since = pacing.since;
         let mut limits = Vec::new();
@@ -204,9 +204,24 @@ mod tests {
         assert!(few.iter().all(|limit| *limit <= 2 * PROVEN.least), "{few:?}");
         let trials = few.iter().filter(|limit| **limit > PROVEN.least).count();
         assert!((10..=25).contains(&trials), "{few:?}");
-        // And many from before get fewer.
-        let mut pacing = begun_with(512);
-        assert_eq!(limits(&mut pacing, 100, RESTING, 600, false).last(), Some(&PROVEN.least));
+        // And many from before get fewer, also where not all of them are ever out.
+        for (ready, most) in [(600, 2 * PROVEN.least), (300, 400)] {
+            let mut pacing = begun_with(512);
+            let all = limits(&mut pacing, 100, RESTING, ready, false);
+            assert!(*all.last().unwrap() <= most, "{all:?}");
+        }
+    }
+
+    /// A preempted thread counts as busy: it is the more often while others need the processors.
+    #[test]
+    fn a_thread_that_works_and_rests_in_turns_gets_no_more() {
+        let mut pacing = begun_with(PROVEN.least);
+        let mut all = Vec::new();
+        for turn in 0..100 {
+            pacing.busy = Duration::ZERO;
+            all.extend(limits(&mut pacing, 2, if turn % 2 == 0 { RESTING } else { WORKING }, 600, false));
+        }
+        assert!(all.iter().all(|limit| *limit <= 2 * PROVEN.least), "{all:?}");
     }
 
     #[test]

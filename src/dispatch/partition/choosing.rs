@@ -249,7 +249,7 @@ impl<D: Directory> Partition<D> {
 
     /// While receivers that could take more wait for their backlogs, or accounts for what of them waits in the stream, many
     /// entries for them would only make those longer, and each costs Redis more than one that goes out at once: they come
-    /// first. A few such receivers among many slow nobody's reading.
+    /// first. A few such receivers among many slow nobody's reading, and what is passed by makes no backlog longer.
     fn most_new(&self) -> usize {
         let are_fed =
             self.feeds_backlogs && (self.core.has_hungry() || self.deferral.entries() > 0) && !self.reads_past;

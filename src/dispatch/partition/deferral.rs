@@ -39,8 +39,9 @@ const PATIENCE_MS: u64 = 40;
 /// … and who does not is read past, for so long. Others may stand behind what it has.
 const IMPATIENT_MS: u64 = 250;
 
-/// Where others were read that had to wait for nothing, they are expected behind what it has: it is read past at once.
-const OTHERS_MS: u64 = 10_000;
+/// Where others were read so lately that had to wait for nothing, they are expected behind what it has: it is read past at
+/// once, though what is read ahead of it costs twice.
+const OTHERS_MS: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Deferral {
@@ -63,7 +64,8 @@ pub(super) struct Deferral {
     pause: Option<Pause>,
     /// Whose entry was deferred last.
     latest: Option<AccountId>,
-    /// Two accounts whose entries were admitted as they were read, and when: the last one, and the last but that one.
+    /// Two accounts whose entries were admitted as they were read, or were owed to nobody, and when: the last one, and the
+    /// one before it.
     passed: [Option<(AccountId, u64)>; 2],
     look_at: u64,
 }
@@ -380,8 +382,9 @@ impl Deferral {
         !self.relieved_here.is_empty()
     }
 
-    /// An entry is admitted as it is read.
+    /// An entry is admitted as it is read: its account is not one for which all others wait.
     pub fn passes(&mut self, now: u64, account: &AccountId) {
+        self.pause.take_if(|pause| pause.account != *account);
         match &mut self.passed[0] {
             Some((last, at)) if last == account => *at = now,
             last => {

@@ -418,6 +418,9 @@ fn events_for_thousands_of_endpoints_that_come_at_once_are_passed_by() {
     run.call_us = 1_000;
     run.go(1_000, 200, &[], 0);
     run.waited();
+    // At first it is alone, and reading waits for it.
+    (0..500).for_each(|_| run.publish("acc_many"));
+    run.go(100, 0, &[], 0);
     for _ in 0..5 {
         (0..250).for_each(|_| run.publish("acc_many"));
         run.go(250, 200, &[], 0);
@@ -594,6 +597,30 @@ fn what_an_endpoint_alone_is_owed_is_read_once() {
     println!("of {ALL} {} were read twice, in {} ms", run.read_again, run.now);
     assert!(run.read_again < ALL / 8, "{} were read twice", run.read_again);
     assert!(run.model.records.is_empty());
+}
+
+/// Whoever comes now and then beside it waits for little, and costs it little.
+#[test]
+fn what_a_quick_endpoint_is_owed_needs_no_records_beside_one_that_comes_now_and_then() {
+    const ALL: usize = 60_000;
+    let mut register = register(1);
+    register.add("ep_many".to_owned(), "acc_many", "many.example", QUICK_MS, 100);
+    let mut run = Run::new(&register);
+    run.call_us = 1_000;
+    run.go(1_000, 1, &[], 0);
+    run.waited();
+    (0..ALL).for_each(|_| run.publish("acc_many"));
+    let mut records = 0;
+    while run.many < ALL && run.now < 21_000 {
+        run.go(1, 1, &[], 0);
+        records = records.max(run.model.records.len());
+    }
+    let (half, most, all) = run.waited();
+    println!(
+        "of {ALL} {} were read twice, in {} ms; the healthy one waits {half} ms, {most} ms, {all} ms",
+        run.read_again, run.now
+    );
+    assert_eq!((run.many, records), (ALL, 0));
 }
 
 #[test]

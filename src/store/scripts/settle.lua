@@ -254,7 +254,8 @@ end
 local now = now_ms()
 local now_text = whole(now)
 
--- Finished since the last other item, of endpoints that hold none, so that each is the head of its chain: they go together.
+-- Finished in order since the last other item, of endpoints that hold none: they go together. Of each chain one stands
+-- anywhere but among the held, so each of these is the head of its own.
 local finished = {}
 
 local function put(item)
@@ -354,7 +355,9 @@ local function finish(item)
   call('ZADD', due, now_text, entry .. ':' .. of.name)
 end
 
--- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is dear.
+-- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is dear. Heads go first
+-- and records last: were only a part of this applied, some would be sent again, and no chain would wait for a head that is
+-- gone.
 local function finish_together()
   if #finished == 0 then
     return
@@ -371,10 +374,11 @@ local function finish_together()
     of.padded[#of.padded + 1] = item.of.parked > 0 and pad(item.entry) or nil
   end
   finished = {}
-  call('DEL', unpack(keys))
-  local left = #ids - call('ZREM', claimed, unpack(ids))
   for _, each in ipairs(by_endpoint) do
     call('HDEL', each.of.heads, unpack(each.heads))
+  end
+  local left = #ids - call('ZREM', claimed, unpack(ids))
+  for _, each in ipairs(by_endpoint) do
     if left > 0 and #each.padded > 0 then
       local gone = call('ZREM', each.of.backlog, unpack(each.padded))
       each.of.parked, left = each.of.parked - gone, left - gone
@@ -383,6 +387,7 @@ local function finish_together()
   if left > 0 then
     call('ZREM', due, unpack(ids))
   end
+  call('DEL', unpack(keys))
 end
 
 local function forget_letter(item)
@@ -553,8 +558,8 @@ for _, item in ipairs(items) do
 end
 finish_together()
 
--- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays one. In a list
--- of a hundred endpoints each look passes fifty of them.
+-- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays
+-- one until it is empty or Redis starts anew. In a list of a hundred endpoints each look passes fifty of them.
 local NO_LIST = rep('-', 128)
 local MANY_ENDPOINTS = 8
 
@@ -562,7 +567,7 @@ local MANY_ENDPOINTS = 8
 -- another count, goes. Of all endpoints together, for each command costs more than what it does here. Whatever a stranger
 -- wrote there is begun anew.
 local function changed(key, by, others)
-  local names, counts, set, gone, is_new = {}, {}, {}, {}, true
+  local names, counts, set, gone, new = {}, {}, {}, {}, 0
   for i, of in ipairs(endpoints) do
     names[i] = of.name
   end
@@ -570,7 +575,7 @@ local function changed(key, by, others)
     local change = endpoints[i][by]
     local known = text and find(text, '^%d+$') and tonumber(text)
     local count = (known or 0) + change
-    is_new = is_new and not text
+    new = new + (text and 0 or 1)
     if count < 0 or count > 9e15 then
       count = math.max(0, change)
     end
@@ -584,7 +589,7 @@ local function changed(key, by, others)
   end
   if #set > 0 then
     call('HSET', key, unpack(set))
-    if is_new and #names > MANY_ENDPOINTS then
+    if new > MANY_ENDPOINTS then
       call('HSET', key, NO_LIST, '')
       call('HDEL', key, NO_LIST)
     end
