@@ -290,7 +290,7 @@ impl World {
             published: BTreeSet::new(),
             versions: 0,
             is_loosened: false,
-            has_faults: plan.actions.iter().any(|(_, action)| action.is_fault()),
+            has_faults: plan.has_faults(),
             duplicates: 0,
             allowance: 0,
             is_healed: false,
