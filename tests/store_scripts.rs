@@ -310,6 +310,60 @@ async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
     assert_eq!(owner.redis.command::<usize>(&["DBSIZE"]).await, empty);
 }
 
+#[tokio::test]
+async fn counts_of_records_that_a_stranger_wrote_are_found_anew_and_stop_nobody() {
+    let owner = Owner::start().await;
+    let finish =
+        |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
+    let key = owner.keys.unfinished();
+    owner.settle((1..=3).map(|n| keep(n, "ep_a", Place::Claimed, b"{}")).collect()).await;
+    owner.redis.command::<i64>(&["HSET", &key, "no endpoint", "x", &".".repeat(128), "0", "ep_a", "many"]).await;
+    match owner.call(Call::Counts { term: owner.term(), cursor: 0 }).await {
+        Answer::Counts { counts, .. } => {
+            let counts: Vec<_> = counts.iter().map(|(endpoint, of)| (endpoint.as_str(), of.records)).collect();
+            assert_eq!(counts, [("ep_a", 3)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    for (ended, left) in [(1, 2), (2, 1), (3, 0)] {
+        owner.redis.command::<i64>(&["HSET", &key, "ep_a", "many"]).await;
+        match owner.settle(vec![finish(ended)]).await {
+            Answer::Settled { counts, .. } => assert_eq!(counts[0].1.records, left),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Its record lost its head to a stranger, and another delivery of the intent has become it.
+#[tokio::test]
+async fn what_ends_takes_no_other_deliverys_place_at_the_head() {
+    let owner = Owner::start().await;
+    let (first, second) = (EntryId { ms: 1, seq: 0 }, EntryId { ms: 2, seq: 0 });
+    let begun = |entry| Item::Keep {
+        id: delivery(entry, "ep_a"),
+        chain: chain("pi_1"),
+        place: Place::Claimed,
+        record: Bytes::from_static(b"{}"),
+    };
+    let heads = format!("{}heads:ep_a", owner.keys.prefix());
+    owner.settle(vec![begun(first)]).await;
+    owner.redis.command::<i64>(&["DEL", &heads]).await;
+    owner.settle(vec![begun(second)]).await;
+    owner.settle(vec![Item::Finish { id: delivery(first, "ep_a"), chain: chain("pi_1") }]).await;
+    assert_eq!(owner.redis.command::<String>(&["HGET", &heads, "pi_1"]).await, second.to_string());
+}
+
+/// In a list each look would pass half of the endpoints.
+#[tokio::test]
+async fn the_counts_of_many_endpoints_are_no_list_and_nothing_else_is_among_them() {
+    let owner = Owner::start().await;
+    owner.settle((1..=12).map(|n| keep(n, &format!("ep_{n}"), Place::Claimed, b"{}")).collect()).await;
+    for key in [owner.keys.unfinished(), owner.keys.bytes()] {
+        assert_eq!(owner.redis.command::<String>(&["OBJECT", "ENCODING", &key]).await, "hashtable");
+        assert_eq!(owner.redis.command::<usize>(&["HLEN", &key]).await, 12);
+    }
+}
+
 /// A settle's word on what an endpoint has.
 async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
     match owner.settle(items).await {

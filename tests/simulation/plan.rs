@@ -305,9 +305,9 @@ impl Plan {
     /// Whether something may cost duplicates: also a stop while Redis is nearly full, for what was begun then gets no records.
     pub fn has_faults(&self) -> bool {
         let any = |is: fn(Action) -> bool| self.actions.iter().any(|(_, action)| is(*action));
-        let stops_under_pressure =
+        let may_stop_under_pressure =
             any(|a| matches!(a, Action::Stop(_))) && any(|a| matches!(a, Action::Pressure { .. }));
-        any(Action::is_fault) || stops_under_pressure
+        any(Action::is_fault) || may_stop_under_pressure
     }
 
     /// Every other run in which nothing breaks has workers that are stopped in the middle of their work, as by a deployment.

@@ -28,7 +28,7 @@ pub const UNPROVEN: Pace = Pace { least: 32, most: 32, stands_back: true };
 
 /// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
 /// waits for a processor.
-pub const PERIOD: Duration = Duration::from_millis(16);
+const PERIOD: Duration = Duration::from_millis(16);
 
 /// Periods between a trial that brought nothing and the next one.
 const PERIODS_BETWEEN_TRIALS: u64 = 4;

@@ -11,12 +11,15 @@ end
 local page = call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
 local answer = {'COUNTS', page[1]}
 for i = 1, #page[2], 2 do
-  local endpoint, at = page[2][i], #answer
-  answer[at + 1], answer[at + 2] = endpoint, tonumber(page[2][i + 1])
-  -- A key that somebody else wrote stops its endpoint, not the term of everybody.
-  local parked = try('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
-  answer[at + 3] = type(parked) == 'number' and parked or 0
-  local bytes = try('HGET', KEYS[3], endpoint)
-  answer[at + 4] = type(bytes) == 'string' and find(bytes, '^%d+$') and #bytes < 16 and tonumber(bytes) or 0
+  local endpoint, records = page[2][i], page[2][i + 1]
+  -- What somebody else wrote stops nobody's term: no endpoint's name is passed by, and what is no number is found anew.
+  if find(endpoint, '^ep_[%w_-]*$') and #endpoint <= MAX_ID_BYTES then
+    local at, parked = #answer, try('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
+    local bytes = try('HGET', KEYS[3], endpoint)
+    answer[at + 1] = endpoint
+    answer[at + 2] = find(records, '^%d+$') and #records < 16 and tonumber(records) or records_of(ARGV[2], endpoint)
+    answer[at + 3] = type(parked) == 'number' and parked or 0
+    answer[at + 4] = type(bytes) == 'string' and find(bytes, '^%d+$') and #bytes < 16 and tonumber(bytes) or 0
+  end
 end
 return answer

@@ -254,8 +254,8 @@ end
 local now = now_ms()
 local now_text = whole(now)
 
--- Finished in order since the last other item, of endpoints that hold none: they go together. Of each chain one stands
--- anywhere but among the held, so each of these is the head of its own.
+-- Finished in order since the last other item, of endpoints that hold none, so that nothing waits behind them: they go
+-- together.
 local finished = {}
 
 local function put(item)
@@ -367,15 +367,23 @@ local function finish_together()
     keys[i], ids[i] = item.record_key, item.id
     local of = by_endpoint[item.of.name]
     if not of then
-      of = {heads = {}, padded = {}, of = item.of}
+      of = {heads = {}, entries = {}, padded = {}, of = item.of}
       by_endpoint[item.of.name], by_endpoint[#by_endpoint + 1] = of, of
     end
-    of.heads[#of.heads + 1] = item.head
+    local n = #of.heads + 1
+    of.heads[n], of.entries[n] = item.head, item.entry
     of.padded[#of.padded + 1] = item.of.parked > 0 and pad(item.entry) or nil
   end
   finished = {}
   for _, each in ipairs(by_endpoint) do
-    call('HDEL', each.of.heads, unpack(each.heads))
+    -- Whose a head is is looked at, as a stranger may have changed them: another one's stays.
+    local own = {}
+    for i, entry in ipairs(call('HMGET', each.of.heads, unpack(each.heads))) do
+      own[#own + 1] = entry == each.entries[i] and each.heads[i] or nil
+    end
+    if #own > 0 then
+      call('HDEL', each.of.heads, unpack(own))
+    end
   end
   local left = #ids - call('ZREM', claimed, unpack(ids))
   for _, each in ipairs(by_endpoint) do
@@ -560,13 +568,14 @@ finish_together()
 
 -- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays
 -- one until it is empty or Redis starts anew. In a list of a hundred endpoints each look passes fifty of them.
-local NO_LIST = rep('-', 128)
+-- It is no endpoint's id, so whoever finds it left there passes it by.
+local NO_LIST = rep('.', 128)
 local MANY_ENDPOINTS = 8
 
 -- The counts of the batch's endpoints in a hash, each changed by what `by` names; what is nothing, or is nothing by
--- another count, goes. Of all endpoints together, for each command costs more than what it does here. Whatever a stranger
--- wrote there is begun anew.
-local function changed(key, by, others)
+-- another count, goes. Of all endpoints together, for each command costs more than what it does here. What a stranger wrote
+-- there is found anew by `recount`, or begun anew.
+local function changed(key, by, others, recount)
   local names, counts, set, gone, new = {}, {}, {}, {}, 0
   for i, of in ipairs(endpoints) do
     names[i] = of.name
@@ -576,7 +585,9 @@ local function changed(key, by, others)
     local known = text and find(text, '^%d+$') and tonumber(text)
     local count = (known or 0) + change
     new = new + (text and 0 or 1)
-    if count < 0 or count > 9e15 then
+    if recount and text and not known then
+      count = recount(endpoints[i])
+    elseif count < 0 or count > 9e15 then
       count = math.max(0, change)
     end
     if count == 0 or others and others[i] == 0 then
@@ -590,7 +601,7 @@ local function changed(key, by, others)
   if #set > 0 then
     call('HSET', key, unpack(set))
     if new > MANY_ENDPOINTS then
-      call('HSET', key, NO_LIST, '')
+      call('HSET', key, NO_LIST, '0')
       call('HDEL', key, NO_LIST)
     end
   end
@@ -653,7 +664,7 @@ end
 
 local answer = {'SETTLED', now, next_due(due), summary.err and 1 or 0}
 if #endpoints > 0 then
-  local records = changed(unfinished, 'more')
+  local records = changed(unfinished, 'more', nil, function(of) return records_of(prefix, of.name) end)
   -- The bytes are a count beside the records: those of an older version were not in it, so where nothing is left nothing
   -- is counted.
   local bytes = changed(bytes_of, 'grown', records)

@@ -3,6 +3,7 @@
 
 local MAX_ITEMS = 500
 local MAX_READ_BYTES = 1024 * 1024
+local MAX_ID_BYTES = 128
 local MAX_U64 = '18446744073709551615'
 
 local call, try, find, match, sub, rep = redis.call, redis.pcall, string.find, string.match, string.sub, string.rep
@@ -166,6 +167,12 @@ local function with_records(prefix, ids)
     at = at + few
   end
   return kept
+end
+
+-- How many records an endpoint has: each is the head of its chain or held.
+local function records_of(prefix, endpoint)
+  local heads, held = try('HLEN', prefix .. 'heads:' .. endpoint), try('ZCARD', prefix .. 'held:' .. endpoint)
+  return (type(heads) == 'number' and heads or 0) + (type(held) == 'number' and held or 0)
 end
 
 local function next_due(due)
