@@ -78,7 +78,7 @@ impl Attempts {
     pub fn start(&mut self, send: Send) {
         let ward = match send.trust {
             Trust::Proven => &mut self.proven,
-            Trust::New | Trust::Doubted => &mut self.unproven,
+            Trust::New | Trust::Failing | Trust::Doubted => &mut self.unproven,
         };
         ward.gathered.push(Order::Start(send));
     }

@@ -56,6 +56,9 @@ const LOCAL_PAUSE_MS: u64 = 100;
 /// How long after a failed look a backlog is looked at again: keys that somebody broke cost no more than that.
 const LOOK_AGAIN_MS: u64 = 5_000;
 
+/// How soon a lane that needs no seat looks again whether there is room in memory for what its backlog would bring.
+const CROWDED_MS: u64 = 250;
+
 /// Failures of ours are told at most so often: one shortage fails hundreds at a time.
 const LOCAL_NOTE_MS: u64 = 1_000;
 
@@ -541,8 +544,8 @@ impl Core {
         let lane = &mut self.lanes[at];
         let was = lane.trust;
         lane.judge(&attempted, self.budgets.slow_after_ms);
-        if lane.trust == Trust::Doubted && was != Trust::Doubted {
-            self.counts_as_doubted(now, at);
+        if lane.trust > was {
+            self.counts_as_worse(now, at);
         }
         if let Outcome::Local { cause } = attempted.report.outcome {
             return self.goes_again(now, token, job, cause, chance);
@@ -576,7 +579,7 @@ impl Core {
                 (None, _) | (_, None) => true,
             };
             if !has_seat || self.is_crowded_out(at, Origin::Backlog) {
-                self.waits(at);
+                self.waits(now, at);
             } else {
                 let lane = &mut self.lanes[at];
                 lane.looks();

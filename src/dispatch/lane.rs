@@ -103,25 +103,33 @@ pub enum Gate {
     Shut,
 }
 
-/// Whether a receiver has shown that it answers. What one sends instead of an answer may cost more than its attempt, so
-/// only the proven are among themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What attempts at a receiver may cost, the least first. What one sends instead of an answer may cost more than its
+/// attempt, so only the proven are among themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
+    /// It has taken something, and kept nobody waiting since.
     Proven,
     /// It never took anything, and never failed.
     New,
-    /// It last kept us waiting, broke off or sent what is no answer, and took nothing quickly since.
+    /// It last refused, broke off or sent what is no answer, but quickly: others wait for it no longer than for the proven.
+    Failing,
+    /// It last kept us waiting or flooded us, and ended nothing quickly since.
     Doubted,
 }
 
 impl Trust {
-    /// How its slow flights are counted; the proven have none.
+    /// Which seats its attempts need; without one are those that are expected to end quickly.
     pub fn class(self) -> Option<Class> {
         match self {
-            Self::Proven => None,
+            Self::Proven | Self::Failing => None,
             Self::New => Some(Class::New),
             Self::Doubted => Some(Class::Doubted),
         }
+    }
+
+    /// It never failed, or has taken something since.
+    pub fn is_well(self) -> bool {
+        self < Self::Failing
     }
 }
 
@@ -160,7 +168,7 @@ pub struct Lane {
     pub drained_to: EntryId,
     /// … and there was no more.
     drained: bool,
-    /// A look at the backlog failed: the next one is not made before.
+    /// A look at the backlog failed, or there was no room for what it would bring: the next one is not made before.
     pub look_again_at: u64,
     /// The lowest that was parked since the look that is under way began: its answer does not count for that one.
     parked_meanwhile: Option<EntryId>,
@@ -364,7 +372,7 @@ impl Lane {
 
     /// It takes as fast as it can, has no backlog, and has enough for now.
     pub fn is_merely_full(&self, now: u64, share: usize) -> bool {
-        let is_well = self.trust != Trust::Doubted && self.parked == 0 && self.is_breaker_closed(now);
+        let is_well = self.trust.is_well() && self.parked == 0 && self.is_breaker_closed(now);
         is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && self.should_park(now, share)
     }
 
@@ -470,11 +478,13 @@ impl Lane {
         match &attempted.report.outcome {
             _ if attempted.flooded => self.trust = Trust::Doubted,
             Outcome::Local { .. } => {}
+            // A timeout may be shorter than what is called slow.
+            Outcome::ConnectTimedOut | Outcome::ResponseTimedOut => self.trust = Trust::Doubted,
             _ if is_slow => self.trust = Trust::Doubted,
             Outcome::Delivered { .. } => self.trust = Trust::Proven,
-            Outcome::ResponseTimedOut | Outcome::Garbled | Outcome::Reset => self.trust = Trust::Doubted,
-            // A new one that fails otherwise is not one that never failed.
-            outcome if outcome.health().is_trouble() && self.trust == Trust::New => self.trust = Trust::Doubted,
+            Outcome::Garbled | Outcome::Reset => self.trust = Trust::Failing,
+            // Who has taken something may refuse something else.
+            _ if self.trust != Trust::Proven => self.trust = Trust::Failing,
             _ => {}
         }
     }

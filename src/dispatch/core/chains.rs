@@ -96,8 +96,8 @@ impl Core {
     pub(super) fn touch(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
         let gate = lane.gate(now);
-        // Who has become one of the proven needs no seat.
-        lane.is_waiting &= lane.trust != Trust::Proven;
+        // Who ends its attempts quickly now needs no seat.
+        lane.is_waiting &= lane.trust.class().is_some();
         if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready && !lane.is_waiting {
             lane.is_ready = true;
             self.ready.push_back(at);

@@ -1,5 +1,6 @@
 //! Attempts in flight: which starts next, which of them have become slow, and whose turn it is among those that wait for a
-//! seat. A quick flight is to a proven receiver and younger than a second; every other one is slow and has a seat.
+//! seat. A quick flight is to a receiver that last ended one quickly, and younger than a second; every other one is slow and
+//! has a seat.
 
 use super::*;
 
@@ -25,7 +26,7 @@ impl Core {
                 (Some(class), Some(holder)) => match self.shares.take(holder, class, bytes) {
                     Some(seat) => Some(seat),
                     None => {
-                        self.waits(at);
+                        self.waits(now, at);
                         continue;
                     }
                 },
@@ -142,7 +143,7 @@ impl Core {
         }
         self.count_in(id);
         if was != Trust::Doubted {
-            self.counts_as_doubted(now, at);
+            self.counts_as_worse(now, at);
         }
     }
 
@@ -217,12 +218,19 @@ impl Core {
         }
     }
 
-    /// A lane without a seat waits for its turn.
-    pub(super) fn waits(&mut self, at: LaneAt) {
+    /// A lane without a seat waits for its turn; one that needs none waits for room.
+    pub(super) fn waits(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
-        if let (Some(class), Some(holder), false) = (lane.trust.class(), &lane.holder, lane.is_waiting) {
-            lane.is_waiting = true;
-            self.shares.wait(holder, class);
+        match (lane.trust.class(), &lane.holder) {
+            (Some(class), Some(holder)) => {
+                if !std::mem::replace(&mut lane.is_waiting, true) {
+                    self.shares.wait(holder, class);
+                }
+            }
+            (None, _) | (_, None) => {
+                lane.look_again_at = now + CROWDED_MS;
+                self.touch(now, at);
+            }
         }
     }
 

@@ -3,13 +3,10 @@
 
 use super::*;
 
-/// What may be fresh or kept of those that are doubted: half, so that however many hang, the others have the rest.
-const DOUBTED_PART: usize = 2;
-
-/// What may be kept of those that are not proven, the new among them: three quarters. To an owner that has just begun all are
-/// new, and what is due to those that hang must leave the others a part. Nothing of the kind for what is fresh: a first
-/// delivery to a new receiver is not parked for the sake of others, and is fresh for a second at most.
-const PROVEN_PART: usize = 4;
+/// What may be fresh or kept of those that are no better than this, in eighths: however many hang, those that merely fail have
+/// some room, and so beside both have those of whom nothing is known. To an owner that has just begun all are new, and what
+/// is due to those that hang must leave the proven a part, too.
+const EIGHTHS: [(Trust, usize); 3] = [(Trust::Doubted, 4), (Trust::Failing, 5), (Trust::New, 6)];
 
 /// Heads with records that one lane may queue before its receiver has shown that it answers: more than go out before then,
 /// and a thirtieth of all.
@@ -26,7 +23,7 @@ const ACCOUNT_LEAST_PART: usize = 8;
 pub(super) struct Memory {
     fresh: Used,
     kept: Used,
-    /// What each account has that is fresh and not of doubted receivers.
+    /// What each account has that is fresh, of receivers that are well.
     loads: HashMap<AccountId, Load>,
     relieved: Vec<AccountId>,
 }
@@ -45,10 +42,8 @@ struct Load {
 struct Used {
     count: usize,
     bytes: usize,
-    /// Of these, of receivers that were not proven when they came …
-    unproven: usize,
-    /// … or that were doubted then, or since while it waits.
-    doubted: usize,
+    /// By how their receivers stood when they came, or worse if they still waited then.
+    of: [usize; 4],
 }
 
 impl Used {
@@ -56,24 +51,22 @@ impl Used {
         budget.has_room(Budget { count: self.count, bytes: self.bytes })
     }
 
-    fn has_room_for_doubted(&self, budget: Budget) -> bool {
-        self.doubted < budget.part(DOUBTED_PART).count
-    }
-
-    fn has_room_for_unproven(&self, budget: Budget) -> bool {
-        self.unproven < budget.count.saturating_sub(budget.part(PROVEN_PART).count).max(1)
+    /// Whether those that stand so leave the better ones their part.
+    fn has_room_for(&self, trust: Trust, budget: Budget) -> bool {
+        EIGHTHS.iter().filter(|(of, _)| trust >= *of).all(|(of, eighths)| {
+            let used: usize = self.of[*of as usize..].iter().sum();
+            used < (budget.count * eighths / 8).max(1)
+        })
     }
 
     fn add(&mut self, bytes: usize, trust: Trust) {
         (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
-        self.unproven += usize::from(trust != Trust::Proven);
-        self.doubted += usize::from(trust == Trust::Doubted);
+        self.of[trust as usize] += 1;
     }
 
     fn take(&mut self, bytes: usize, trust: Trust) {
         (self.count, self.bytes) = (self.count - 1, self.bytes - bytes);
-        self.unproven -= usize::from(trust != Trust::Proven);
-        self.doubted -= usize::from(trust == Trust::Doubted);
+        self.of[trust as usize] -= 1;
     }
 }
 
@@ -174,18 +167,18 @@ impl Core {
             Origin::Fresh => (&self.memory.fresh, self.budgets.fresh),
             Origin::Claimed | Origin::Backlog => (&self.memory.kept, self.budgets.kept),
         };
-        trust == Trust::Doubted && !used.has_room_for_doubted(budget)
-            || trust != Trust::Proven && !used.has_room_for_unproven(budget)
+        !used.has_room_for(trust, budget)
     }
 
-    /// A receiver has come to be doubted: what waits for it is counted so from now on, so that there is room for the next
+    /// A receiver stands worse than before: what waits for it is counted so from now on, so that there is room for the next
     /// new ones, and what is too much of it leaves for Redis.
-    pub(super) fn counts_as_doubted(&mut self, now: u64, at: LaneAt) {
-        let queued: Vec<JobId> = self.lanes[at].queue.iter().copied().collect();
+    pub(super) fn counts_as_worse(&mut self, now: u64, at: LaneAt) {
+        let lane = &self.lanes[at];
+        let (trust, queued): (Trust, Vec<JobId>) = (lane.trust, lane.queue.iter().copied().collect());
         for id in queued {
-            if self.jobs[&id].trust != Trust::Doubted {
+            if self.jobs[&id].trust < trust {
                 self.count_out(id);
-                self.jobs.entry(id).and_modify(|job| job.trust = Trust::Doubted);
+                self.jobs.entry(id).and_modify(|job| job.trust = trust);
                 self.count_in(id);
             }
         }
@@ -201,7 +194,7 @@ impl Core {
         let Some((used, bytes, trust)) = self.place(id) else { return };
         used.add(bytes, trust);
         let job = &self.jobs[&id];
-        if job.origin == Origin::Fresh && trust != Trust::Doubted {
+        if job.origin == Origin::Fresh && trust.is_well() {
             let load = self.memory.loads.entry(job.delivery.account.clone()).or_default();
             (load.count, load.bytes) = (load.count + 1, load.bytes + bytes);
         }
@@ -212,7 +205,7 @@ impl Core {
         let Some((used, bytes, trust)) = self.place(id) else { return };
         used.take(bytes, trust);
         let job = &self.jobs[&id];
-        if job.origin != Origin::Fresh || trust == Trust::Doubted {
+        if job.origin != Origin::Fresh || !trust.is_well() {
             return;
         }
         let account = &job.delivery.account;
