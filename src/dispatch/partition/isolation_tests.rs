@@ -379,7 +379,13 @@ fn failing_beside(hang: usize, outcome: &Outcome) -> u64 {
     let account = |n: usize| format!("acc_bad{n}");
     (0..hang).for_each(|n| register.add(format!("ep_bad{n}"), &account(n), &format!("bad{n}.example"), TIMEOUT_MS, 10));
     for n in 0..3 {
-        register.add(format!("ep_failing{n}"), &format!("acc_failing{n}"), &format!("failing{n}.example"), QUICK_MS, 10);
+        register.add(
+            format!("ep_failing{n}"),
+            &format!("acc_failing{n}"),
+            &format!("failing{n}.example"),
+            QUICK_MS,
+            10,
+        );
         register.fails.insert(format!("ep_failing{n}").parse().unwrap(), outcome.clone());
     }
     let mut run = Run::new(&register);
