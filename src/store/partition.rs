@@ -2,7 +2,7 @@
 //! `decode` owns how their answers are read. Never repeats a script, and never decides anything: `model.rs` says what
 //! each call means.
 
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 use bytes::Bytes;
 use redis::Value;
@@ -16,7 +16,9 @@ use super::{
     protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement, Start},
 };
 use crate::facts::{
+    delivery::Chain,
     event::MAX_EVENT_BYTES,
+    id::{DeliveryId, EndpointId, IntentId},
     traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
 };
 
@@ -64,7 +66,12 @@ impl PartitionStore {
             };
         }
         let value: Value = connection.run(subject, &script).await.map_err(failure)?;
-        decode::answer(call, value).map_err(malformed)
+        match (call, decode::answer(call, value).map_err(malformed)?) {
+            (Call::Settle { settlement, .. }, Answer::BadItem { at, why }) => {
+                Ok(Answer::BadItem { at: written_at(&settlement.items, at), why })
+            }
+            (_, answer) => Ok(answer),
+        }
     }
 
     fn fenced(&self, script: &'static Script, keys: &[&str], call: &Call) -> ScriptCall<'static> {
@@ -165,7 +172,70 @@ impl PartitionStore {
         if !settlement.log.is_empty() {
             script = script.arg(settlement.log.join(&b'\n'));
         }
-        settlement.items.iter().fold(script, write_item)
+        let items = &settlement.items;
+        steps(items).iter().fold(script, |script, step| match step {
+            Step::One(at) => write_item(script, &items[*at]),
+            Step::Together(by_endpoint) => write_together(script, items, by_endpoint),
+        })
+    }
+}
+
+/// What a settlement's items are written as.
+enum Step<'a> {
+    One(usize),
+    /// Deliveries that end together, by endpoint.
+    Together(Vec<(&'a EndpointId, Vec<usize>)>),
+}
+
+/// Items in their order, but those that end together, of which one does not wait for another endpoint's.
+fn steps(items: &[Item]) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mut places = HashMap::new();
+    for (at, item) in items.iter().enumerate() {
+        let Item::Finish { id, chain: Chain::Intent(_) } = item else {
+            steps.push(Step::One(at));
+            continue;
+        };
+        if !matches!(steps.last(), Some(Step::Together(_))) {
+            steps.push(Step::Together(Vec::new()));
+            places.clear();
+        }
+        let Some(Step::Together(by_endpoint)) = steps.last_mut() else { continue };
+        let place = *places.entry(&id.endpoint).or_insert(by_endpoint.len());
+        match by_endpoint.get_mut(place) {
+            Some((_, all)) => all.push(at),
+            None => by_endpoint.push((&id.endpoint, vec![at])),
+        }
+    }
+    steps
+}
+
+/// Which item `settle.lua` means by the number that it counts.
+fn written_at(items: &[Item], number: usize) -> usize {
+    let written = steps(items).into_iter().flat_map(|step| match step {
+        Step::One(at) => vec![at],
+        Step::Together(by_endpoint) => by_endpoint.into_iter().flat_map(|(_, all)| all).collect(),
+    });
+    written.into_iter().nth(number).unwrap_or(number)
+}
+
+/// The arguments of deliveries that end together.
+fn write_together<'a>(
+    script: ScriptCall<'a>,
+    items: &[Item],
+    by_endpoint: &[(&EndpointId, Vec<usize>)],
+) -> ScriptCall<'a> {
+    let all = || by_endpoint.iter().flat_map(|(_, all)| all).filter_map(|at| ends(&items[*at]));
+    let script = script.arg("finish-all").arg(all().count()).arg(by_endpoint.len());
+    let script = by_endpoint.iter().fold(script, |script, (endpoint, all)| script.arg(endpoint.as_str()).arg(all.len()));
+    let script = script.texts(all().map(|(id, _)| id));
+    script.texts(all().map(|(_, intent)| intent)).texts(all().map(|(id, _)| id.entry.padded()))
+}
+
+fn ends(item: &Item) -> Option<(&DeliveryId, &IntentId)> {
+    match item {
+        Item::Finish { id, chain: Chain::Intent(intent) } => Some((id, intent)),
+        _ => None,
     }
 }
 

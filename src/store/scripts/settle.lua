@@ -7,7 +7,9 @@
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
 --         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR TRACEPARENT KEEP | requeue ENTRY |
---         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER
+--         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER |
+--         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
+--         item, and none is a chain of its own
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
 --         KEEP: bytes that the quarantine may hold; `always` for a sound event, which no limit drops
 --         PLACE: held, backlog, claimed, or the milliseconds until it is due
@@ -57,17 +59,28 @@ local function due_in(place)
   return nil, 'the place ' .. sub(place, 1, 64) .. ' is not known'
 end
 
--- Per endpoint of the items: its keys, the item that named it first, what it has parked, whether it holds any, and how
--- many records more than before, and by how many bytes they have grown.
+-- Per endpoint of the items: its keys, the item that named it first, how many did, what it has parked, whether it holds any,
+-- how many records more than before, and by how many bytes they have grown.
 local endpoints = {}
 local function endpoint_of(name, index)
   local found = endpoints[name]
   if not found then
-    found = {name = name, first = index, heads = prefix .. 'heads:' .. name, held = prefix .. 'held:' .. name,
-      backlog = prefix .. 'backlog:' .. name, parked = 0, holds = false, more = 0, grown = 0}
+    found = {name = name, first = index, uses = 0, heads = prefix .. 'heads:' .. name, held = prefix .. 'held:' .. name,
+      backlog = prefix .. 'backlog:' .. name, parked = 0, holds = false, more = 0, grown = 0, intents_at = false,
+      intents_to = false, found = false}
     endpoints[name], endpoints[#endpoints + 1] = found, found
   end
+  found.uses = found.uses + 1
   return found
+end
+
+-- nil, or why its heads can not be used. Where only deliveries that end together need them they are read with that.
+local function why_no_heads(of)
+  if of.uses > 1 or not of.intents_at then
+    return misfit(of.heads, 'hash')
+  end
+  of.found = try('HMGET', of.heads, unpack(ARGV, of.intents_at, of.intents_to))
+  return of.found.err and misfit(of.heads, 'hash')
 end
 
 -- Whether any of these keys is there. Nearly always none is, and then one call has told it of all.
@@ -89,7 +102,7 @@ local function first_unusable(last)
     if of.first > last then
       return nil
     end
-    local why = misfit(of.heads, 'hash') or any_held and misfit(of.held, 'zset') or any_parked and misfit(of.backlog, 'zset')
+    local why = why_no_heads(of) or any_held and misfit(of.held, 'zset') or any_parked and misfit(of.backlog, 'zset')
       or why_unusable(claimed, 'zset') or why_unusable(unfinished, 'hash')
     if why then
       return of.first, why
@@ -99,7 +112,7 @@ local function first_unusable(last)
   end
 end
 
-local of_record = prefix .. 'delivery:'
+local of_record, byte, COLON = prefix .. 'delivery:', string.byte, 58
 
 -- By key, whether there is a record, and its bytes, as the items so far leave it.
 local is_there, length_of = {}, {}
@@ -220,29 +233,69 @@ local KINDS = {
   end},
 }
 
-local items, arguments = {}, ARGV
+local items, counted, arguments = {}, 0, ARGV
+
+-- Deliveries that end together. An item of its own for each would cost more than all that Redis does for it: what is
+-- done with them is done with ranges of the arguments. Answers what it is and the arguments' end; or nil, which of them is
+-- bad, and why.
+local function of_run(index, at)
+  local count, groups = tonumber(arguments[at + 1]), tonumber(arguments[at + 2])
+  local before = count and groups and at + 2 + 2 * groups
+  if not before or before + 3 * count > #arguments then
+    return nil, 0, 'finish-all has fewer arguments than announced'
+  end
+  local run = {kind = 'finish-all', count = count, ids = before, intents = before + count, padded = before + 2 * count, keys = {}}
+  local nth = 0
+  for group = 1, groups do
+    local name, few = arguments[at + 1 + 2 * group], tonumber(arguments[at + 2 + 2 * group])
+    if not find(name, '^[%w_-]+$') or not few or few < 1 or nth + few > count then
+      return nil, nth, sub(name, 1, 64) .. ' is no endpoint with a count of its deliveries'
+    end
+    local of = endpoint_of(name, index + nth)
+    of.intents_at, of.intents_to = run.intents + nth + 1, run.intents + nth + few
+    for i = nth + 1, nth + few do
+      local key = of_record .. arguments[before + i]
+      local why = check_record(key)
+      if why then
+        return nil, i - 1, why
+      end
+      run.keys[i] = key
+    end
+    run[group] = {of = of, from = nth + 1, to = nth + few}
+    nth = nth + few
+  end
+  if nth ~= count then
+    return nil, nth, 'finish-all counts ' .. count .. ' and holds ' .. nth
+  end
+  return run, before + 3 * count
+end
 
 -- nil, or the answer that names the first item that can not be understood.
 local function read_items()
   local at, last = first_item, #arguments
   while at <= last do
-    local kind, index = KINDS[arguments[at]], #items
-    if acks + lines + index >= MAX_ITEMS then
-      return {'BAD', 0, 'a batch holds at most ' .. MAX_ITEMS}
+    local name, kind, item, why, ends_at, nth = arguments[at], KINDS[arguments[at]], nil, nil, nil, 0
+    if name == 'finish-all' then
+      item, ends_at, why = of_run(counted, at)
+      nth = item and 0 or ends_at
     elseif not kind or at + kind[1] > last then
-      return {'BAD', index, sub(arguments[at], 1, 64) .. ' is no item with its arguments'}
+      why = sub(name, 1, 64) .. ' is no item with its arguments'
+    else
+      item, why = kind[2](counted, unpack(arguments, at + 1, at + kind[1]))
+      ends_at = at + kind[1]
     end
-    local item, why = kind[2](index, unpack(arguments, at + 1, at + kind[1]))
     if not item then
-      return {'BAD', index, why}
+      return {'BAD', counted + nth, why}
     end
-    items[index + 1] = item
-    at = at + 1 + kind[1]
+    items[#items + 1], counted, at = item, counted + (item.count or 1), ends_at + 1
+    if acks + lines + counted > MAX_ITEMS then
+      return {'BAD', 0, 'a batch holds at most ' .. MAX_ITEMS}
+    end
   end
 end
 
 local bad = read_items()
-local index, why = first_unusable(#items)
+local index, why = first_unusable(counted)
 if index then
   return {'BAD', index, why}
 elseif bad then
@@ -253,10 +306,6 @@ end
 
 local now = now_ms()
 local now_text = whole(now)
-
--- Finished in order since the last other item, of endpoints that hold none, so that nothing waits behind them: they go
--- together.
-local finished = {}
 
 local function put(item)
   if item.place == 'claimed' then
@@ -330,10 +379,6 @@ local function finish(item)
   end
   of.grown, of.more = of.grown - length_of[key], of.more - 1
   is_there[key], length_of[key] = false, 0
-  if item.ordered and not of.holds then
-    finished[#finished + 1] = item
-    return
-  end
   call('DEL', key)
   lift(item)
   if item.singles and call('HINCRBY', item.singles, item.chain, -1) <= 0 then
@@ -355,41 +400,55 @@ local function finish(item)
   call('ZADD', due, now_text, entry .. ':' .. of.name)
 end
 
+-- Where an endpoint holds any something may wait behind each of them: they go one by one.
+local function finish_apart(run, each)
+  for i = each.from, each.to do
+    local id, intent = arguments[run.ids + i], arguments[run.intents + i]
+    finish({id = id, chain = intent, entry = match(id, '^(%d+%-%d+):'), of = each.of, intent = intent, ordered = true,
+      head = intent, record_key = run.keys[i]})
+  end
+end
+
 -- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is dear. Heads go first
 -- and records last: were only a part of this applied, some would be sent again, and no chain would wait for a head that is
 -- gone.
-local function finish_together()
-  if #finished == 0 then
+local function finish_run(run)
+  local keys, ids, n = {}, {}, 0
+  for _, each in ipairs(run) do
+    local of = each.of
+    if of.holds then
+      finish_apart(run, each)
+    else
+      -- Whose a head is is looked at, as a stranger may have changed them: another one's stays.
+      local heads = of.found or call('HMGET', of.heads, unpack(arguments, run.intents + each.from, run.intents + each.to))
+      local own, padded, few = {}, {}, n
+      for i = each.from, each.to do
+        local key, id, head = run.keys[i], arguments[run.ids + i], heads[i - each.from + 1]
+        if is_there[key] then
+          n = n + 1
+          keys[n], ids[n], padded[n - few] = key, id, arguments[run.padded + i]
+          of.grown, of.more = of.grown - length_of[key], of.more - 1
+          is_there[key], length_of[key] = false, 0
+          if head and sub(id, 1, #head) == head and byte(id, #head + 1) == COLON then
+            own[#own + 1] = arguments[run.intents + i]
+          end
+        end
+      end
+      if #own > 0 then
+        call('HDEL', of.heads, unpack(own))
+      end
+      each.padded = padded
+    end
+  end
+  if n == 0 then
     return
   end
-  local keys, ids, by_endpoint = {}, {}, {}
-  for i, item in ipairs(finished) do
-    keys[i], ids[i] = item.record_key, item.id
-    local of = by_endpoint[item.of.name]
-    if not of then
-      of = {heads = {}, entries = {}, padded = {}, of = item.of}
-      by_endpoint[item.of.name], by_endpoint[#by_endpoint + 1] = of, of
-    end
-    local n = #of.heads + 1
-    of.heads[n], of.entries[n] = item.head, item.entry
-    of.padded[#of.padded + 1] = item.of.parked > 0 and pad(item.entry) or nil
-  end
-  finished = {}
-  for _, each in ipairs(by_endpoint) do
-    -- Whose a head is is looked at, as a stranger may have changed them: another one's stays.
-    local own = {}
-    for i, entry in ipairs(call('HMGET', each.of.heads, unpack(each.heads))) do
-      own[#own + 1] = entry == each.entries[i] and each.heads[i] or nil
-    end
-    if #own > 0 then
-      call('HDEL', each.of.heads, unpack(own))
-    end
-  end
-  local left = #ids - call('ZREM', claimed, unpack(ids))
-  for _, each in ipairs(by_endpoint) do
-    if left > 0 and #each.padded > 0 then
-      local gone = call('ZREM', each.of.backlog, unpack(each.padded))
-      each.of.parked, left = each.of.parked - gone, left - gone
+  local left = n - call('ZREM', claimed, unpack(ids))
+  for _, each in ipairs(run) do
+    local of = each.of
+    if left > 0 and of.parked > 0 and each.padded and #each.padded > 0 then
+      local gone = call('ZREM', of.backlog, unpack(each.padded))
+      of.parked, left = of.parked - gone, left - gone
     end
   end
   if left > 0 then
@@ -491,6 +550,7 @@ end
 
 local APPLY = {
   finish = finish,
+  ['finish-all'] = finish_run,
   keep = write_record,
   move = function(item)
     if is_there[item.record_key] then
@@ -559,12 +619,8 @@ local APPLY = {
 }
 
 for _, item in ipairs(items) do
-  if item.kind ~= 'finish' then
-    finish_together()
-  end
   APPLY[item.kind](item)
 end
-finish_together()
 
 -- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays
 -- one until it is empty or Redis starts anew. In a list of a hundred endpoints each look passes fifty of them.
