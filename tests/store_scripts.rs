@@ -310,6 +310,44 @@ async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
     assert_eq!(owner.redis.command::<usize>(&["DBSIZE"]).await, empty);
 }
 
+/// Deliveries that end together are written endpoint by endpoint, and named by their place among all the same.
+#[tokio::test]
+async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
+    let owner = Owner::start().await;
+    let all: Vec<(u64, &str)> = (1..=12).map(|n| (n, ["ep_a", "ep_b", "ep_c"][n as usize % 3])).collect();
+    owner.settle(all.iter().map(|&(n, at)| keep(n, at, Place::Backlog, b"{}")).collect()).await;
+    let finish = |&(n, at): &(u64, &str)| Item::Finish {
+        id: delivery(EntryId { ms: n, seq: 0 }, at),
+        chain: chain(&format!("pi_{n}")),
+    };
+    let mut items: Vec<Item> = all.iter().map(finish).collect();
+    // Between two runs, so that both endpoints of it are in each.
+    items.insert(6, keep(20, "ep_b", Place::Claimed, b"{}"));
+    for (broken, at) in [("delivery:8-0:ep_c", 8), ("delivery:4-0:ep_b", 3), ("heads:ep_c", 1), ("backlog:ep_a", 2)] {
+        let key = format!("{}{broken}", owner.keys.prefix());
+        let spare = format!("{key}-spare");
+        owner.redis.command::<()>(&["RENAME", &key, &spare]).await;
+        owner.redis.command::<i64>(&["LPUSH", &key, "x"]).await;
+        let before = owner.fingerprint().await;
+        match owner.settle(items.clone()).await {
+            Answer::BadItem { at: named, why } => {
+                assert!(named == at && why.contains(&key), "{broken}: {named}, {why}")
+            }
+            other => panic!("{broken}: {other:?}"),
+        }
+        assert_eq!(owner.fingerprint().await, before, "{broken}");
+        owner.redis.command::<()>(&["RENAME", &spare, &key]).await;
+    }
+    match owner.settle(items).await {
+        Answer::Settled { counts, .. } => {
+            let mut left: Vec<_> = counts.iter().map(|(at, left)| (at.as_str(), left.records, left.parked)).collect();
+            left.sort_unstable();
+            assert_eq!(left, [("ep_a", 0, 0), ("ep_b", 1, 0), ("ep_c", 0, 0)]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn counts_of_records_that_a_stranger_wrote_are_found_anew_and_stop_nobody() {
     let owner = Owner::start().await;

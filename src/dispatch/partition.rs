@@ -64,7 +64,7 @@ const INTO_BACKLOGS: usize = READ_BESIDE_BACKLOG / 2;
 const CLAIM_MAX: usize = 100;
 
 /// A settle waits this long for company, unless [`SETTLE_AT`] operations wait already.
-const SETTLE_DELAY_MS: u64 = 2;
+const SETTLE_DELAY_MS: u64 = 4;
 const SETTLE_AT: usize = 250;
 
 /// How often a worker without the lease asks for it, at most: a clean stop is noticed within this time.

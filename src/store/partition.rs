@@ -227,7 +227,8 @@ fn write_together<'a>(
 ) -> ScriptCall<'a> {
     let all = || by_endpoint.iter().flat_map(|(_, all)| all).filter_map(|at| ends(&items[*at]));
     let script = script.arg("finish-all").arg(all().count()).arg(by_endpoint.len());
-    let script = by_endpoint.iter().fold(script, |script, (endpoint, all)| script.arg(endpoint.as_str()).arg(all.len()));
+    let script =
+        by_endpoint.iter().fold(script, |script, (endpoint, all)| script.arg(endpoint.as_str()).arg(all.len()));
     let script = script.texts(all().map(|(id, _)| id));
     script.texts(all().map(|(_, intent)| intent)).texts(all().map(|(id, _)| id.entry.padded()))
 }

@@ -2,17 +2,26 @@
 
 use super::*;
 
-/// What a settle costs at most, in acknowledgements and lines. What changes records costs Redis some 60 microseconds, ten times
-/// as much as those: so it is 25 of them, for no call should keep everybody waiting for more than a millisecond or two.
-/// Where more than that waits each other call is followed by a settle: with one in each round of all kinds of calls,
-/// receivers that drain their backlogs had too few.
+/// What a settle costs Redis at most, in microseconds, about: no call should keep everybody waiting for more than a millisecond
+/// or two. So it is 25 changes of records or 60 deliveries that end together. Where more waits each other call is followed by
+/// a settle: with one in each round of all kinds of calls, receivers that drain their backlogs had too few.
 const MAX_BATCH_COST: usize = 1_000;
 const ITEM_COST: usize = 40;
+const FINISH_COST: usize = 16;
 
 /// What a settle carries at most, so that neither side is busy with it for more than a few milliseconds.
 const MAX_BATCH_BYTES: usize = 2 << 20;
 
 impl Op {
+    /// Of [`MAX_BATCH_COST`].
+    fn cost(&self) -> usize {
+        match self {
+            Self::Item { item: Item::Finish { .. }, .. } => FINISH_COST,
+            Self::Item { .. } => ITEM_COST,
+            Self::Ack(_) | Self::Log { .. } => 1,
+        }
+    }
+
     /// What it holds of bodies.
     fn bytes(&self) -> usize {
         match self {
@@ -83,7 +92,7 @@ impl Core {
         let fits = self.outbox.iter().take(max).take_while(|op| {
             let had_room = bytes < MAX_BATCH_BYTES && cost < MAX_BATCH_COST;
             bytes += op.bytes();
-            cost += if matches!(op, Op::Item { .. }) { ITEM_COST } else { 1 };
+            cost += op.cost();
             had_room
         });
         fits.count()
