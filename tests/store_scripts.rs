@@ -338,6 +338,20 @@ async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
         assert_eq!(owner.fingerprint().await, before, "{broken}");
         owner.redis.command::<()>(&["RENAME", &spare, &key]).await;
     }
+    // Of two the first as they are written: all of ep_b, which comes first, then all of ep_c.
+    for name in ["heads:ep_c", "delivery:5-0:ep_c"] {
+        let key = format!("{}{name}", owner.keys.prefix());
+        owner.redis.command::<()>(&["RENAME", &key, &format!("{key}-spare")]).await;
+        owner.redis.command::<i64>(&["LPUSH", &key, "x"]).await;
+    }
+    match owner.settle(items.clone()).await {
+        Answer::BadItem { at, why } => assert!(at == 1 && why.contains("heads:ep_c"), "{at}, {why}"),
+        other => panic!("{other:?}"),
+    }
+    for name in ["heads:ep_c", "delivery:5-0:ep_c"] {
+        let key = format!("{}{name}", owner.keys.prefix());
+        owner.redis.command::<()>(&["RENAME", &format!("{key}-spare"), &key]).await;
+    }
     match owner.settle(items).await {
         Answer::Settled { counts, .. } => {
             let mut left: Vec<_> = counts.iter().map(|(at, left)| (at.as_str(), left.records, left.parked)).collect();

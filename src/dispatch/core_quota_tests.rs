@@ -15,7 +15,7 @@ fn watched() -> Core {
 }
 
 fn has(core: &mut Core, now: u64, id: &str, mib: u64) {
-    core.count(now, &EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB });
+    core.count(now, &[(EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB })]);
 }
 
 /// The receiver answers the next attempt so.
@@ -45,6 +45,21 @@ fn paused(core: &mut Core) -> Vec<(String, &'static str)> {
 }
 
 const OWN: &str = "endpoint_bytes";
+
+#[test]
+fn what_one_answer_says_of_an_account_is_weighed_before_it_is_judged() {
+    let mut core = watched();
+    has(&mut core, 0, "ep_a", 1);
+    has(&mut core, 0, "ep_b", 9);
+    answers(&mut core, 0, "ep_a", FAILED);
+    let of =
+        |id: &str, mib: u64| (EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB });
+    // One has more and the other less: at no time there was too much.
+    core.count(COOLDOWN_MS, &[of("ep_a", 9), of("ep_b", 1)]);
+    assert_eq!(paused(&mut core), []);
+    core.count(COOLDOWN_MS + 1_000, &[of("ep_a", 9), of("ep_b", 9)]);
+    assert_eq!(paused(&mut core).len(), 1);
+}
 
 #[test]
 fn an_endpoint_that_grows_beyond_its_quota_and_takes_nothing_is_paused_once_with_the_reason() {
@@ -173,7 +188,7 @@ fn of_an_account_that_is_over_its_quota_the_heaviest_that_takes_nothing_is_pause
     assert_eq!((bytes / MIB, over), (17, 0));
     // What is gone is forgotten.
     for id in ["ep_a", "ep_b", "ep_c"] {
-        core.count(20_000, &EndpointId::new(id).unwrap(), Unfinished::default());
+        core.count(20_000, &[(EndpointId::new(id).unwrap(), Unfinished::default())]);
     }
     assert_eq!(core.record_bytes(), (0, 0));
     assert_eq!(format!("{:?}", core.weights), "Weights { accounts: {} }");

@@ -230,7 +230,7 @@ fn silence_parks_what_waits_and_then_one_probe_goes_out() {
 fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 20);
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &id, Unfinished { records: 50, parked: 50, bytes: 0 });
+    core.count(0, &[(id.clone(), Unfinished { records: 50, parked: 50, bytes: 0 })]);
     let (mut next, mut sizes, mut sent) = (1, Vec::new(), Vec::new());
     for now in 0..5 {
         while let Some((_, after, most)) = core.next_backlog(now) {
@@ -253,7 +253,7 @@ fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
 #[test]
 fn nobody_jumps_the_queue_of_a_backlog() {
     let mut core = core(|_| {});
-    core.count(0, &EndpointId::new("ep_a").unwrap(), Unfinished { records: 5, parked: 5, bytes: 0 });
+    core.count(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 5, parked: 5, bytes: 0 })]);
     admit(&mut core, 9, "ep_a", "pi_9");
     assert!(sends(&mut core, 0).is_empty());
     assert_eq!(places(&settle(&mut core, &[])), [(9, Place::Backlog)]);
@@ -262,7 +262,7 @@ fn nobody_jumps_the_queue_of_a_backlog() {
 #[test]
 fn a_parked_delivery_whose_end_is_on_its_way_is_not_sent_again() {
     let mut core = core(|_| {});
-    core.count(0, &EndpointId::new("ep_a").unwrap(), Unfinished { records: 1, parked: 1, bytes: 0 });
+    core.count(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
     core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
     let first = sends(&mut core, 0);
     end(&mut core, 1, first[0].0, OK);
@@ -337,7 +337,7 @@ fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
     let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
     let mut core = core(|_| {});
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &id, Unfinished { records: 2, parked: 2, bytes: 0 });
+    core.count(0, &[(id.clone(), Unfinished { records: 2, parked: 2, bytes: 0 })]);
     core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
     core.looked_at_backlog(0, &id, Some(EntryId { ms: 1, seq: 0 }));
     assert_eq!(core.next_backlog(0).map(|(_, after, _)| after.ms), Some(1));
@@ -352,7 +352,7 @@ fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
 fn a_backlog_whose_look_failed_is_looked_at_again_and_not_at_once() {
     let mut core = core(|_| {});
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &id, Unfinished { records: 1, parked: 1, bytes: 0 });
+    core.count(0, &[(id.clone(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
     assert!(core.next_backlog(0).is_some());
     core.look_failed(0, &id);
     core.tick(4_999);
@@ -612,7 +612,7 @@ fn the_lanes_of_deleted_endpoints_leave_and_their_places_are_given_again() {
     let deleted = || Standing::Ended { reason: DeadReason::Deleted, owed: crate::dispatch::lane::Owed::All };
     // It has something in Redis to the end.
     stand(&mut core, "ep_owing", endpoint("ep_owing", |_| {}));
-    core.count(0, &"ep_owing".parse().unwrap(), Unfinished { records: 1, parked: 0, bytes: 0 });
+    core.count(0, &[("ep_owing".parse().unwrap(), Unfinished { records: 1, parked: 0, bytes: 0 })]);
     stand(&mut core, "ep_owing", deleted());
     let mut most = 0;
     for n in 0..10_000 {

@@ -375,7 +375,7 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     let behind = |partition: &mut Partition<&Known>, parked: u64| {
-        partition.core.count(10, &endpoint().id, Unfinished { records: parked, parked, bytes: 0 });
+        partition.core.count(10, &[(endpoint().id.clone(), Unfinished { records: parked, parked, bytes: 0 })]);
     };
     let read = |partition: &mut Partition<&Known>| {
         let term = partition.term.clone().unwrap();

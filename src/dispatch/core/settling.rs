@@ -16,7 +16,7 @@ impl Op {
     /// Of [`MAX_BATCH_COST`].
     fn cost(&self) -> usize {
         match self {
-            Self::Item { item: Item::Finish { .. }, .. } => FINISH_COST,
+            Self::Item { item: Item::Finish { chain: Chain::Intent(_), .. }, .. } => FINISH_COST,
             Self::Item { .. } => ITEM_COST,
             Self::Ack(_) | Self::Log { .. } => 1,
         }
@@ -115,9 +115,7 @@ impl Core {
             }
         }
         self.land(now, redis_ms);
-        for (endpoint, unfinished) in counts {
-            self.count(now, &endpoint, unfinished);
-        }
+        self.count(now, &counts);
     }
 
     /// The store refused one item and changed nothing: it is set aside, with the entry it belongs to, and the rest
@@ -161,11 +159,16 @@ impl Core {
         self.outbox_since = Some(now);
     }
 
-    /// What Redis holds of an endpoint, as an answer said.
-    pub fn count(&mut self, now: u64, endpoint: &EndpointId, unfinished: Unfinished) {
-        if let Some(at) = self.lanes.at(endpoint) {
-            self.lanes[at].counted(unfinished);
-            self.weigh(at);
+    /// What Redis holds of endpoints, as an answer said. All are weighed before any is judged by what its account has: one
+    /// of it may have more than before, and another less.
+    pub fn count(&mut self, now: u64, counts: &[(EndpointId, Unfinished)]) {
+        for (endpoint, unfinished) in counts {
+            if let Some(at) = self.lanes.at(endpoint) {
+                self.lanes[at].counted(*unfinished);
+                self.weigh(at);
+            }
+        }
+        for at in counts.iter().filter_map(|(endpoint, _)| self.lanes.at(endpoint)).collect::<Vec<LaneAt>>() {
             self.keep_quotas(now, at);
             self.comes_to_its_end(at);
             self.touch(now, at);

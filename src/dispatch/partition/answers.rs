@@ -35,10 +35,8 @@ impl<D: Directory> Partition<D> {
                 self.opened(now, made_after, last_delivered, registry)
             }
             (_, Answer::Counts { counts, cursor }) => {
-                for (endpoint, unfinished) in counts {
-                    self.stand(now, &endpoint);
-                    self.core.count(now, &endpoint, unfinished);
-                }
+                counts.iter().for_each(|(endpoint, _)| self.stand(now, endpoint));
+                self.core.count(now, &counts);
                 self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
             }
             (Outstanding::Read(page), Answer::Entries { entries, now_ms, registry }) => {

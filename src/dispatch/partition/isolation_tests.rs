@@ -372,7 +372,6 @@ fn thousands_that_hang_cost_nobody_else_anything() {
     check(&register, 200, &bad, 1, "5 000 hang");
 }
 
-/// As after a take-over, when the new owner knows nobody yet.
 /// How long three receivers wait that fail at each delivery's first attempt, quickly: until they have taken all.
 fn failing_beside(hang: usize, outcome: &Outcome) -> u64 {
     let mut register = Register::default();
@@ -433,6 +432,7 @@ fn hundreds_that_are_quick_and_hang_at_times_cost_nobody_else_anything() {
     }
 }
 
+/// As after a take-over, when the new owner knows nobody yet.
 #[test]
 fn who_is_as_new_as_thousands_that_hang_is_met_at_once() {
     let mut register = register(200);

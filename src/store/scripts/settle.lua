@@ -254,8 +254,9 @@ local function of_run(index, at)
     local of = endpoint_of(name, index + nth)
     of.intents_at, of.intents_to = run.intents + nth + 1, run.intents + nth + few
     for i = nth + 1, nth + few do
-      local key = of_record .. arguments[before + i]
-      local why = check_record(key)
+      local id = arguments[before + i]
+      local key = of_record .. id
+      local why = not find(id, '^%d+%-%d+:') and sub(id, 1, 200) .. ' is no delivery id' or check_record(key)
       if why then
         return nil, i - 1, why
       end
@@ -295,7 +296,7 @@ local function read_items()
 end
 
 local bad = read_items()
-local index, why = first_unusable(counted)
+local index, why = first_unusable(bad and bad[2] or counted)
 if index then
   return {'BAD', index, why}
 elseif bad then
