@@ -23,7 +23,7 @@ impl Core {
     pub(super) fn insert(&mut self, delivery: Delivery, lane: LaneAt, chain: Chain, origin: Origin) -> JobId {
         let id = self.next();
         self.count_single(lane, &chain);
-        let (delivery, trust) = (Arc::new(delivery), self.lanes[lane].trust);
+        let (delivery, trust) = (Arc::new(delivery), self.counts_as(lane, origin));
         self.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, trust, revision: 0 });
         self.count_in(id);
         id

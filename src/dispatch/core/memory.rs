@@ -162,12 +162,23 @@ impl Core {
 
     /// A receiver that is not proven waits in Redis once too much waits for such in memory.
     pub(super) fn is_crowded_out(&self, at: LaneAt, origin: Origin) -> bool {
-        let trust = self.lanes[at].trust;
         let (used, budget) = match origin {
             Origin::Fresh => (&self.memory.fresh, self.budgets.fresh),
             Origin::Claimed | Origin::Backlog => (&self.memory.kept, self.budgets.kept),
         };
-        !used.has_room_for(trust, budget)
+        !used.has_room_for(self.counts_as(at, origin), budget)
+    }
+
+    /// How what comes for a lane now is counted. What has a record and no seat waits as long as for those that are doubted:
+    /// a new owner may find thousands of one dead host whom it has not met yet.
+    pub(super) fn counts_as(&self, at: LaneAt, origin: Origin) -> Trust {
+        let lane = &self.lanes[at];
+        match (lane.trust.class(), &lane.holder) {
+            (Some(class), Some(holder)) if origin != Origin::Fresh && !self.shares.has_seat(holder, class) => {
+                Trust::Doubted
+            }
+            _ => lane.trust,
+        }
     }
 
     /// A receiver stands worse than before: what waits for it is counted so from now on, so that there is room for the next
