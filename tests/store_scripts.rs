@@ -119,6 +119,10 @@ fn keep(number: u64, at: &str, place: Place, record: &[u8]) -> Item {
     Item::Keep { id, chain: chain(&format!("pi_{number}")), place, record: Bytes::copy_from_slice(record) }
 }
 
+fn finish(number: u64, at: &str) -> Item {
+    Item::Finish { id: delivery(EntryId { ms: number, seq: 0 }, at), chain: chain(&format!("pi_{number}")) }
+}
+
 /// One of each kind of item, all to one endpoint.
 fn every_item(at: &str) -> Vec<Item> {
     let id = delivery(EntryId { ms: 5, seq: 1 }, at);
@@ -292,13 +296,9 @@ async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
     let nothing = owner.settle(Vec::new()).await;
     let empty = owner.redis.command::<usize>(&["DBSIZE"]).await;
     owner.settle(all.iter().map(|&(n, at)| keep(n, at, places[n as usize % 4], b"{}")).collect()).await;
-    let finish = |&(n, at): &(u64, &str)| Item::Finish {
-        id: delivery(EntryId { ms: n, seq: 0 }, at),
-        chain: chain(&format!("pi_{n}")),
-    };
     // One of them twice, and one that never was.
-    let mut items: Vec<Item> = all.iter().map(finish).collect();
-    items.extend([finish(&all[7]), finish(&(41, "ep_a"))]);
+    let mut items: Vec<Item> = all.iter().map(|&(n, at)| finish(n, at)).collect();
+    items.extend([finish(all[7].0, all[7].1), finish(41, "ep_a")]);
     match owner.settle(items).await {
         Answer::Settled { counts, next_due_ms, .. } => {
             let left: Vec<_> = counts.iter().map(|(_, left)| (left.records, left.parked, left.bytes)).collect();
@@ -316,11 +316,7 @@ async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
     let owner = Owner::start().await;
     let all: Vec<(u64, &str)> = (1..=12).map(|n| (n, ["ep_a", "ep_b", "ep_c"][n as usize % 3])).collect();
     owner.settle(all.iter().map(|&(n, at)| keep(n, at, Place::Backlog, b"{}")).collect()).await;
-    let finish = |&(n, at): &(u64, &str)| Item::Finish {
-        id: delivery(EntryId { ms: n, seq: 0 }, at),
-        chain: chain(&format!("pi_{n}")),
-    };
-    let mut items: Vec<Item> = all.iter().map(finish).collect();
+    let mut items: Vec<Item> = all.iter().map(|&(n, at)| finish(n, at)).collect();
     // Between two runs, so that both endpoints of it are in each.
     items.insert(6, keep(20, "ep_b", Place::Claimed, b"{}"));
     for (broken, at) in [("delivery:8-0:ep_c", 8), ("delivery:4-0:ep_b", 3), ("heads:ep_c", 1), ("backlog:ep_a", 2)] {
@@ -365,8 +361,6 @@ async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
 #[tokio::test]
 async fn counts_of_records_that_a_stranger_wrote_are_found_anew_and_stop_nobody() {
     let owner = Owner::start().await;
-    let finish =
-        |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
     let key = owner.keys.unfinished();
     owner.settle((1..=3).map(|n| keep(n, "ep_a", Place::Claimed, b"{}")).collect()).await;
     owner.redis.command::<i64>(&["HSET", &key, "no endpoint", "x", &".".repeat(128), "0", "ep_a", "many"]).await;
@@ -379,7 +373,7 @@ async fn counts_of_records_that_a_stranger_wrote_are_found_anew_and_stop_nobody(
     }
     for (ended, left) in [(1, 2), (2, 1), (3, 0)] {
         owner.redis.command::<i64>(&["HSET", &key, "ep_a", "many"]).await;
-        match owner.settle(vec![finish(ended)]).await {
+        match owner.settle(vec![finish(ended, "ep_a")]).await {
             Answer::Settled { counts, .. } => assert_eq!(counts[0].1.records, left),
             other => panic!("{other:?}"),
         }
@@ -427,30 +421,28 @@ async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
 #[tokio::test]
 async fn records_are_weighed_and_what_a_stranger_or_an_older_version_left_fails_nothing() {
     let owner = Owner::start().await;
-    let finish =
-        |n: u64| Item::Finish { id: delivery(EntryId { ms: n, seq: 0 }, "ep_a"), chain: chain(&format!("pi_{n}")) };
     let parked = |n: u64, record: &'static [u8]| keep(n, "ep_a", Place::Backlog, record);
     assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 100]), parked(2, &[b'x'; 50])]).await, 150);
     assert_eq!(bytes_of(&owner, vec![parked(1, &[b'x'; 30])]).await, 80, "it is written anew");
-    assert_eq!(bytes_of(&owner, vec![finish(1), finish(1)]).await, 50);
+    assert_eq!(bytes_of(&owner, vec![finish(1, "ep_a"), finish(1, "ep_a")]).await, 50);
     let key = owner.keys.bytes();
     for value in ["many", "-70", "9223372036854775807", "1.5"] {
         owner.redis.command::<i64>(&["HSET", &key, "ep_a", value]).await;
         let unfinished = Call::Counts { term: owner.term(), cursor: 0 };
         assert!(matches!(owner.call(unfinished).await, Answer::Counts { .. }), "{value}");
         assert_eq!(bytes_of(&owner, vec![parked(3, &[b'x'; 20])]).await, 20, "{value} is begun anew");
-        assert!(bytes_of(&owner, vec![finish(3)]).await <= 50, "{value}");
+        assert!(bytes_of(&owner, vec![finish(3, "ep_a")]).await <= 50, "{value}");
     }
     owner.redis.command::<()>(&["DEL", &key]).await;
     owner.redis.command::<()>(&["SET", &key, "x"]).await;
     assert!(matches!(owner.call(Call::Counts { term: owner.term(), cursor: 0 }).await, Answer::Counts { .. }));
     // What was there before the count ended with it: never below nothing, and right again when all has gone.
     assert_eq!(bytes_of(&owner, vec![parked(4, &[b'x'; 10])]).await, 10);
-    assert_eq!(bytes_of(&owner, vec![finish(2)]).await, 0);
-    assert_eq!(bytes_of(&owner, vec![finish(4), parked(5, &[b'x'; 90])]).await, 80);
-    assert_eq!(bytes_of(&owner, vec![finish(5)]).await, 0);
+    assert_eq!(bytes_of(&owner, vec![finish(2, "ep_a")]).await, 0);
+    assert_eq!(bytes_of(&owner, vec![finish(4, "ep_a"), parked(5, &[b'x'; 90])]).await, 80);
+    assert_eq!(bytes_of(&owner, vec![finish(5, "ep_a")]).await, 0);
     assert_eq!(bytes_of(&owner, vec![parked(6, &[b'x'; 7])]).await, 7);
-    assert_eq!(bytes_of(&owner, vec![finish(6)]).await, 0);
+    assert_eq!(bytes_of(&owner, vec![finish(6, "ep_a")]).await, 0);
     assert!(!owner.redis.command::<bool>(&["EXISTS", &key]).await);
 }
 
