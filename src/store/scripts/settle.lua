@@ -244,6 +244,9 @@ local function of_run(index, at)
   if not before or before + 3 * count > #arguments then
     return nil, 0, 'finish-all has fewer arguments than announced'
   end
+  if count > MAX_ITEMS or groups > count then
+    return nil, 0, 'a batch holds at most ' .. MAX_ITEMS .. ', and an endpoint at least one'
+  end
   local run = {kind = 'finish-all', count = count, ids = before, intents = before + count, padded = before + 2 * count, keys = {}}
   local nth = 0
   for group = 1, groups do
