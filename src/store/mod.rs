@@ -18,6 +18,7 @@
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
 pub mod acl;
+mod backlog;
 pub mod connection;
 #[doc(hidden)]
 pub mod decode;

@@ -1,6 +1,6 @@
-//! The protocol on Redis: one call, one script. Owns the scripts of a partition and how their arguments are written;
-//! `decode` owns how their answers are read. Never repeats a script, and never decides anything: `model.rs` says what
-//! each call means.
+//! The protocol on Redis: one call, one script, but for a look at a backlog, which is `backlog.rs`. Owns the scripts of a
+//! partition and how their arguments are written; `decode` owns how their answers are read. Never repeats a script, and
+//! never decides anything: `model.rs` says what each call means.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::{
+    backlog::Look,
     connection::{Connection, Script, ScriptCall, Subject},
     decode,
     error::StoreError,
@@ -48,9 +49,12 @@ impl PartitionStore {
 
     /// Runs one call. A count above [`MAX_BATCH`] is taken as that: whoever wants more calls again.
     pub async fn call(&self, call: &Call) -> Result<Answer, Failure> {
-        let script = self.script_call(call);
-        let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let subject = Subject(verb(call), self.keys.stream());
+        let script = match self.way(call) {
+            Way::Script(script) => script,
+            Way::Look(look) => return look.run(&mut self.work.clone()).await.map_err(failure),
+        };
+        let connection = if matches!(call, Call::Renew { .. }) { &self.lease } else { &self.work };
         let mut connection = connection.clone();
         let malformed = |why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call)));
         if let Call::Read { .. } = call {
@@ -78,11 +82,11 @@ impl PartitionStore {
         script.keys(keys).arg(term_of(call).as_str())
     }
 
-    fn script_call(&self, call: &Call) -> ScriptCall<'_> {
+    fn way<'a>(&'a self, call: &'a Call) -> Way<'a> {
         let keys = &self.keys;
         let (stream, prefix, lease) = (keys.stream(), keys.prefix(), keys.lease());
         let lease = lease.as_str();
-        match call {
+        Way::Script(match call {
             Call::Acquire { previous, ttl_ms, .. } => {
                 let script = self.fenced(&ACQUIRE, &[lease], call).arg(ttl_ms);
                 previous.iter().fold(script, |script, term| script.arg(term.as_str()))
@@ -119,9 +123,8 @@ impl PartitionStore {
                 let script = self.fenced(&PULL_IN, &[lease, &keys.due(), &keys.stats()], call);
                 script.arg(from_ms).arg(by_ms).arg(most(*max)).arg(step_ms)
             }
-            Call::Backlog { endpoint, after, max, .. } => {
-                let script = self.fenced(&BACKLOG, &[lease], call).arg(prefix);
-                script.arg(endpoint.as_str()).text(after).arg(most(*max))
+            Call::Backlog { term, endpoint, after, max } => {
+                return Way::Look(Look { keys, term, endpoint, after: *after, max: most(*max) });
             }
             Call::TakeHeads { endpoint, max, .. } => {
                 let script = self.fenced(&TAKE_HEADS, &[lease, &keys.due(), &keys.claimed()], call).arg(prefix);
@@ -143,7 +146,7 @@ impl PartitionStore {
                 let script = self.fenced(&EXPIRE_DEAD, &[lease, &keys.dead()], call).arg(prefix);
                 script.arg(max_age_ms).arg(max_count).arg(most(*max))
             }
-        }
+        })
     }
 
     fn settle(&self, call: &Call, settlement: &Settlement) -> ScriptCall<'_> {
@@ -178,6 +181,12 @@ impl PartitionStore {
             Step::Together(by_endpoint) => write_together(script, items, by_endpoint),
         })
     }
+}
+
+/// How a call is carried out.
+enum Way<'a> {
+    Script(ScriptCall<'a>),
+    Look(Look<'a>),
 }
 
 /// What a settlement's items are written as.
@@ -394,7 +403,6 @@ scripts! {
     SETTLE = "settle",
     CLAIM = "claim",
     PULL_IN = "pull_in",
-    BACKLOG = "backlog",
     TAKE_HEADS = "take_heads",
     CLAIM_FOREIGN = "claim_foreign",
     INBOX = "inbox",

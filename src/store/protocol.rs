@@ -1,8 +1,9 @@
 //! The calls that the owner of a partition makes of Redis, and their answers. Two things speak this protocol: the
 //! scripts (`partition.rs`) and the plain Rust model that specifies them (`model.rs`).
 //!
-//! One call, one script, one atomic step. Every call that takes or changes state carries the term's value and is
-//! answered [`Answer::Lost`] when the lease no longer holds it. Never decides anything: that is `dispatch`.
+//! One call, one atomic step: a script, or for a look at a backlog what serves as well. Every call that takes or changes
+//! state carries the term's value and is answered [`Answer::Lost`] when the lease no longer holds it. Never decides
+//! anything: that is `dispatch`.
 
 use bytes::Bytes;
 
