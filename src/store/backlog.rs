@@ -2,19 +2,22 @@
 //! need not be one step, as nothing of a partition changes but by its owner, who makes one call at a time. The lease is
 //! fetched with the records: a term that holds then has held all the while.
 
+use std::str;
+
 use bytes::Bytes;
 use redis::Pipeline;
+use tokio::time::timeout;
 
 use super::{
-    connection::{Connection, Subject},
+    connection::{Connection, Subject, WORK_TIMEOUT},
     error::StoreError,
     keys::PartitionKeys,
     protocol::{Answer, Kept, MAX_READ_BYTES, Term},
 };
 use crate::facts::id::{DeliveryId, EndpointId, EntryId};
 
-/// Records that are fetched while none of their sizes is known.
-const FIRST: usize = 16;
+/// Records that are fetched at once: some 2 MiB, if each is of the largest event there can be.
+const AT_ONCE: usize = 32;
 
 pub(super) struct Look<'a> {
     pub keys: &'a PartitionKeys,
@@ -25,42 +28,46 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Waits no longer than for the answer of one script.
     pub(super) async fn run(&self, connection: &mut Connection) -> Result<Answer, StoreError> {
         let backlog = self.keys.backlog(self.endpoint);
         let subject = Subject("look at", &backlog);
-        let mut waiting = self.parked(connection, subject).await?.into_iter();
-        let mut kept: Vec<Kept> = Vec::with_capacity(waiting.len());
-        let (mut bytes, mut largest, mut few) = (0, 1, FIRST);
+        let looked = timeout(WORK_TIMEOUT, self.answer(connection, subject)).await;
+        looked.unwrap_or_else(|_| Err(StoreError::late(subject)))
+    }
+
+    /// What is parked behind the entry, up to [`MAX_READ_BYTES`] of records.
+    async fn answer(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Answer, StoreError> {
+        let ids = self.parked(connection, subject).await?;
+        let (mut kept, mut bytes) = (Vec::<Kept>::with_capacity(ids.len()), 0);
         loop {
-            let ids: Vec<DeliveryId> = waiting.by_ref().take(few).collect();
-            let (records, now_ms) = match self.records(connection, subject, &ids).await? {
-                Some(found) => found,
-                None => return Ok(Answer::Lost),
+            let next = &ids[kept.len()..ids.len().min(kept.len() + AT_ONCE)];
+            let Some((records, now_ms)) = self.records(connection, subject, next).await? else {
+                return Ok(Answer::Lost);
             };
-            for (id, record) in ids.into_iter().zip(records) {
-                let size = record.as_ref().map_or(0, Bytes::len);
-                (bytes, largest) = (bytes + size, largest.max(size));
-                kept.push((id, record));
+            for (id, record) in next.iter().zip(records) {
+                bytes += record.as_ref().map_or(0, Bytes::len);
+                kept.push((id.clone(), record));
                 if bytes >= MAX_READ_BYTES {
                     break;
                 }
             }
-            if bytes >= MAX_READ_BYTES || waiting.len() == 0 {
+            if bytes >= MAX_READ_BYTES || kept.len() == ids.len() {
                 return Ok(Answer::Backlog { kept, now_ms });
             }
-            few = ((MAX_READ_BYTES - bytes) / largest).max(1);
         }
     }
 
-    /// What is parked, by entry id.
+    /// By entry id.
     async fn parked(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Vec<DeliveryId>, StoreError> {
         let mut range = redis::cmd("ZRANGEBYLEX");
-        range.arg(subject.1).arg(format!("({}", self.after.padded())).arg("+");
-        range.arg("LIMIT").arg(0).arg(self.max);
-        let entries: Vec<String> = connection.query(subject, &range).await?;
-        let id = |entry: String| match entry.parse() {
-            Ok(entry) => Ok(DeliveryId { entry, endpoint: self.endpoint.clone() }),
-            Err(error) => Err(StoreError::unexpected(subject, error)),
+        range.arg(subject.1).arg(format!("({}", self.after.padded())).arg("+").arg("LIMIT").arg(0).arg(self.max);
+        // Anybody may have written there, so these are not texts yet.
+        let entries: Vec<Vec<u8>> = connection.query(subject, &range).await?;
+        let id = |entry: Vec<u8>| {
+            let entry = str::from_utf8(&entry).ok().and_then(|entry| entry.parse().ok());
+            let entry = entry.ok_or_else(|| StoreError::unexpected(subject, "what stands in it is no entry's id"))?;
+            Ok(DeliveryId { entry, endpoint: self.endpoint.clone() })
         };
         entries.into_iter().map(id).collect()
     }
@@ -78,11 +85,12 @@ impl Look<'_> {
             fetch.arg(self.keys.delivery(id));
         }
         let both = Pipeline::with_capacity(2).add_command(fetch).cmd("TIME").to_owned();
-        let (found, (s, us)): (Vec<Option<Vec<u8>>>, (u64, u64)) = connection.pipeline(subject, &both).await?;
-        let mut found = found.into_iter().map(|value| value.map(Bytes::from));
-        match found.next().flatten() {
-            Some(lease) if lease == self.term.as_str() => Ok(Some((found.collect(), s * 1000 + us / 1000))),
-            _ => Ok(None),
+        let (mut found, (s, us)): (Vec<Option<Vec<u8>>>, (u64, u64)) = connection.pipeline(subject, &both).await?;
+        if found.len() != ids.len() + 1 {
+            return Err(StoreError::unexpected(subject, "it has another number of records than were asked for"));
         }
+        let records = found.split_off(1).into_iter().map(|record| record.map(Bytes::from)).collect();
+        let is_lost = found[0].as_deref() != Some(self.term.as_str().as_bytes());
+        Ok((!is_lost).then_some((records, s * 1000 + us / 1000)))
     }
 }

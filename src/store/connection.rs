@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can hold it for seconds.
 /// Who waits longer for an answer than the default lease lasts waits for nothing.
-const WORK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For people and for loads of a whole registry: slower, and nothing is lost while they wait.
 const OTHER_TIMEOUT: Duration = Duration::from_secs(10);

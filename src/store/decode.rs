@@ -61,9 +61,6 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             set_back_ms: parts.number()?,
             next_due_ms: parts.optional(Parts::number)?,
         },
-        ("BACKLOG", Call::Backlog { .. }) => {
-            Answer::Backlog { now_ms: parts.number()?, kept: parts.until_end(Parts::kept)? }
-        }
         ("HEADS", Call::TakeHeads { .. }) => {
             Answer::Heads { now_ms: parts.number()?, kept: parts.until_end(Parts::kept)? }
         }

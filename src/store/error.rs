@@ -55,6 +55,11 @@ impl StoreError {
         }
     }
 
+    /// For what took longer than anybody waits.
+    pub(in crate::store) fn late(subject: impl Display) -> Self {
+        Self::Unavailable { subject: subject.to_string(), cause: "it did not answer in time".to_owned() }
+    }
+
     /// For an answer that no script of this version gives.
     pub(in crate::store) fn unexpected(subject: impl Display, cause: impl Display) -> Self {
         Self::Other { subject: subject.to_string(), cause: cause.to_string() }
@@ -86,7 +91,10 @@ impl Kind {
                 ServerErrorKind::NoPerm => Self::Denied,
                 _ => Self::Other,
             },
-            ErrorKind::Extension => Self::of_code(error.code().unwrap_or_default()),
+            ErrorKind::Extension => match error.clone().into_server_errors().as_deref() {
+                Some([(_, first), ..]) => Self::of_code(first.code()),
+                _ => Self::of_code(error.code().unwrap_or_default()),
+            },
             // A broken protocol leaves a connection that can not be used any more, like a broken line.
             _ if error.is_unrecoverable_error() => Self::Unavailable,
             _ => Self::Other,

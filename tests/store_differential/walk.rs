@@ -317,7 +317,7 @@ impl Walk {
 
     async fn look_at_backlog(&mut self) -> Step {
         let (endpoint, after) = (self.some_endpoint(), self.some_entry());
-        let max = self.chance.below(10) as usize;
+        let max = self.chance.below(60) as usize;
         self.alike(Call::Backlog { term: self.term.clone(), endpoint, after, max }).await
     }
 
