@@ -145,7 +145,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
             cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
             max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
         },
-        budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)),
+        budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
+            .within(descriptors::connections_each(SENDERS)),
         lease_ms: config.lease.ttl.as_millis() as u64,
         start: match config.stream.start {
             Start::Oldest => store::protocol::Start::Oldest,

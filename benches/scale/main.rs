@@ -308,6 +308,8 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     let what = format!("p50 of the others while an endpoint with {parked} parked is deleted");
     let [before, after] = [felt.alone.p50_us, felt.beside.p50_us].map(|us| us as f64 / 1e3);
     table.compare_from(&what, Unit::Millis, before, after, (MOST_P99, P99_SLACK_MS));
+    let what = format!("peak memory of Herald, {parked} parked of an endpoint that is deleted");
+    table.limit(&what, Unit::Megabytes, None, felt.peak_bytes as f64 / MB, MOST_MEMORY_MB);
     Ok(())
 }
 

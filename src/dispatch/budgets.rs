@@ -81,6 +81,12 @@ impl Budgets {
         }
     }
 
+    /// Where so many connections may be open, and slow ones and their overfullness must not take the last.
+    pub fn within(self, connections: usize) -> Self {
+        let count = self.slow.count.min(connections * 4 / 5);
+        Self { slow: Budget { count, ..self.slow }, ..self }
+    }
+
     /// Slow flights of one endpoint, at most: an eighth.
     pub fn slow_of_endpoint(&self) -> Budget {
         self.slow.part(8)
@@ -89,5 +95,19 @@ impl Budgets {
     /// Attempts that are in flight at a time, at most: slow ones, and others of which each has its place in memory.
     pub fn flights(&self) -> usize {
         self.fresh.count + self.kept.count + self.slow.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_hang_leave_some_of_few_connections() {
+        for connections in [16, 384, 4_096] {
+            let slow = Budgets::of(1 << 20).within(connections).slow.count;
+            assert!(slow > 0 && slow + slow / 4 <= connections, "{slow} of {connections}");
+        }
+        assert_eq!(Budgets::of(1 << 20).within(4_096), Budgets::of(1 << 20));
     }
 }

@@ -540,7 +540,7 @@ impl Core {
         self.leaves_seat(token);
         self.count_in(job);
         let at = self.jobs[&job].lane;
-        let age = std::time::Duration::from_millis(redis_ms.saturating_sub(self.jobs[&job].delivery.since_ms));
+        let age = self.age(&self.jobs[&job].delivery, redis_ms);
         let lane = &mut self.lanes[at];
         let was = lane.trust;
         lane.judge(&attempted, self.budgets.slow_after_ms);

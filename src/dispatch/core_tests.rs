@@ -185,6 +185,22 @@ fn a_rate_limit_spaces_attempts() {
 }
 
 #[test]
+fn a_throttled_endpoint_rests_as_long_as_it_asks_also_while_redis_clock_is_not_believed() {
+    const MONTH_MS: u64 = 40 * 86_400_000;
+    let mut core = core(|endpoint| endpoint.max_in_flight = 1);
+    core.set_may_expire(false);
+    admit(&mut core, 1, "ep_a", "pi_1");
+    admit(&mut core, 2, "ep_a", "pi_2");
+    let first = sends(&mut core, 0);
+    let throttled = Outcome::Throttled { status: 429, retry_after: Some(Duration::from_secs(60)) };
+    core.attempted(0, REDIS_MS + MONTH_MS, first[0].0, attempted(throttled), 0.0);
+    core.tick(59_999);
+    assert!(sends(&mut core, 59_999).is_empty());
+    core.tick(60_000);
+    assert_eq!(entries(&sends(&mut core, 60_000)).len(), 1);
+}
+
+#[test]
 fn a_throttled_endpoint_rests_as_long_as_it_asks() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 1);
     admit(&mut core, 1, "ep_a", "pi_1");
@@ -512,6 +528,29 @@ fn what_waits_for_its_receiver_and_has_a_record_does_not_stop_the_reading() {
         settle(&mut core, &[]);
     }
     assert!(core.has_room() && core.has_room_for_records(), "{:?}", core.tally());
+}
+
+/// The records of all that failed and wait for a settle are as much memory as what was read.
+#[test]
+fn an_outbox_is_full_by_bytes_too() {
+    let mut budgets = Budgets::of(1 << 20);
+    budgets.outbox.bytes = 4_000;
+    let mut core = Core::new(RetryPolicy::try_new(RetrySettings::default()).unwrap(), BREAKER, budgets);
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.max_in_flight = 100));
+    let mut entry = 0;
+    while core.may_settle_more() {
+        entry += 1;
+        assert!(entry < 100, "it has {} operations", core.outbox_len());
+        admit(&mut core, entry, "ep_a", &format!("pi_{entry}"));
+        for (token, _) in sends(&mut core, 0) {
+            end(&mut core, 0, token, FAILED);
+        }
+    }
+    assert!(!core.has_room() && !core.has_room_for_records());
+    while core.outbox_len() > 0 {
+        settle(&mut core, &[]);
+    }
+    assert!(core.has_room() && core.has_room_for_records());
 }
 
 #[test]

@@ -376,6 +376,14 @@ impl Lane {
         is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && self.should_park(now, share)
     }
 
+    /// The time that its endpoint allows an attempt, where it says one.
+    pub fn timeout_ms(&self) -> Option<u64> {
+        match &self.standing {
+            Standing::Serving(endpoint) | Standing::Paused(endpoint) => endpoint.timeout_ms,
+            Standing::Ended { .. } | Standing::Unknown => None,
+        }
+    }
+
     /// How many more of the backlog it can take now.
     pub fn appetite(&self, now: u64) -> usize {
         if self.parked == 0 || self.drained || now < self.look_again_at {

@@ -64,11 +64,15 @@ fn partition(known: &Known) -> Partition<&Known> {
 }
 
 fn partition_with(known: &Known, budgets: Budgets) -> Partition<&Known> {
-    let settings = Settings {
+    Partition::new(Settings { budgets, ..settings() }, known, [7; 32])
+}
+
+fn settings() -> Settings {
+    Settings {
         owner: "tester".to_owned(),
         policy: RetryPolicy::try_new(RetrySettings::default()).unwrap(),
         breaker: BreakerSettings::default(),
-        budgets,
+        budgets: Budgets::of(1_000_000),
         lease_ms: 5_000,
         start: Start::Oldest,
         retain_ms: 60_000,
@@ -77,8 +81,7 @@ fn partition_with(known: &Known, budgets: Budgets) -> Partition<&Known> {
         dead_max_count: 1_000,
         quarantine_bytes: 1 << 20,
         strict_events: false,
-    };
-    Partition::new(settings, known, [7; 32])
+    }
 }
 
 fn entry(ms: u64) -> EntryId {
@@ -741,5 +744,24 @@ fn a_pull_in_that_was_not_answered_is_asked_for_again() {
         }
         assert_eq!(lost, 1);
         assert!(partition.next_send(20_000).is_some(), "{failure:?}: due {:?}, and it is {}", model.due, model.now_ms);
+    }
+}
+
+#[test]
+fn strict_or_not_decides_what_becomes_of_an_event_of_tomorrow() {
+    for strict_events in [true, false] {
+        let (known, mut model) = (Known::with_endpoint(), Model::default());
+        let mut partition = Partition::new(Settings { strict_events, ..settings() }, &known, [7; 32]);
+        publish(&mut model, 1);
+        let body = String::from_utf8(model.stream.entries[&entry(1)].to_vec()).unwrap();
+        model.publish(entry(2), body.replace("Created", "Frozen").into());
+        drive(&mut partition, &mut model, 0);
+        let sends = std::iter::from_fn(|| partition.next_send(0)).count();
+        drive(&mut partition, &mut model, 100);
+        let quarantined: Vec<_> = model.quarantine.iter().map(|(entry, _)| *entry).collect();
+        match strict_events {
+            true => assert_eq!((sends, quarantined), (1, vec![entry(2)])),
+            false => assert_eq!((sends, quarantined), (2, vec![])),
+        }
     }
 }

@@ -105,6 +105,7 @@ pub struct Worker {
     grace: Duration,
     began: Instant,
     attempts: Attempts,
+    sender: Arc<Sender>,
     errands: JoinSet<Done>,
     work: Option<Link>,
     lease: Option<Link>,
@@ -145,6 +146,7 @@ impl Worker {
             listener: parts.listener,
             grace: parts.grace,
             began: clock::now(),
+            sender: Arc::clone(&proven),
             attempts: Attempts::new(proven, unproven)?,
             errands: JoinSet::new(),
             skipped_disabled: 0,
@@ -331,13 +333,10 @@ impl Worker {
         let Some(numbers) = numbers else { return };
         self.look_at_memory(&numbers);
         let parked: u64 = self.partition.core().lanes().map(|(_, lane)| lane.parked).sum();
-        let overdue = numbers.oldest_due_ms.is_some_and(|at| at + 1_000 < numbers.now_ms);
         // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
         let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
-        // What is claimed and out waits for its receiver, no longer than an attempt may take.
-        let in_flight = self.partition.tally().in_flight as u64;
-        let is_waiting = numbers.behind + numbers.pending > 0 || overdue || numbers.claimed > in_flight;
-        self.readiness.backlog(is_ours && is_waiting, clock::now());
+        let has_backlog = numbers.has_backlog(self.partition.tally().in_flight as u64);
+        self.readiness.backlog(is_ours && has_backlog, self.longest_attempt(), clock::now());
         self.metrics.set_behind(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.look_at_foreign(numbers.slowest_foreign);
@@ -346,6 +345,12 @@ impl Worker {
         self.metrics.set_parked(parked);
         let placed = numbers.due + numbers.claimed + parked;
         self.metrics.set_held(numbers.unfinished.saturating_sub(placed));
+    }
+
+    /// What any attempt that is out may take.
+    fn longest_attempt(&self) -> Duration {
+        let out = self.partition.core().lanes().filter(|(_, lane)| lane.in_flight > 0);
+        out.map(|(_, lane)| self.sender.timeout_of(lane.timeout_ms())).max().unwrap_or_default()
     }
 
     /// What Redis has left, and what the records in it take.

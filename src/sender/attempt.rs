@@ -9,6 +9,7 @@ use reqwest::{Body, Method};
 use super::{
     MAX_ATTEMPT_TIMEOUT, Sender, body, classify,
     exchange::{Answer, Failure, IsHttp2},
+    lateness::is_too_late,
     request::{Prepared, RequestError},
     stages::{Stages, micros},
 };
@@ -16,7 +17,7 @@ use crate::clock;
 use crate::facts::{
     delivery::Delivery,
     endpoint::Endpoint,
-    outcome::{AttemptReport, Attempted, BodyEnd, Outcome, SentRequest, Timing},
+    outcome::{AttemptReport, Attempted, BodyEnd, LocalCause, Outcome, SentRequest, Timing},
 };
 
 /// What came of the exchange, before it is made a report.
@@ -107,7 +108,7 @@ impl Sender {
             }
             request
         };
-        let deadline = tokio::time::Instant::from_std(start) + self.timeout_of(endpoint);
+        let deadline = tokio::time::Instant::from_std(start) + self.timeout_of(endpoint.timeout_ms);
         match self.exchanges.exchange(&prepared.origin, request, deadline, stages).await {
             Ok(Answer { status, headers, body: answer }) => {
                 let head_us = Some(micros(start.elapsed()));
@@ -118,8 +119,10 @@ impl Sender {
                 Ending { outcome, detail, head_us, body_end: body.end, snippet: body.snippet, flooded: false }
             }
             Err(failure) => {
-                let late = clock::now().saturating_duration_since(deadline.into_std());
-                let outcome = classify::of_lateness(late).unwrap_or_else(|| classify::of_failure(&failure));
+                let outcome = match is_too_late(deadline) {
+                    true => Outcome::Local { cause: LocalCause::Lag },
+                    false => classify::of_failure(&failure),
+                };
                 let detail = classify::detail(&failure);
                 let flooded = matches!(failure, Failure::Exchange { is_flood: true, .. });
                 Ending { flooded, ..Ending::without_response(outcome, detail) }
@@ -127,8 +130,9 @@ impl Sender {
         }
     }
 
-    fn timeout_of(&self, endpoint: &Endpoint) -> Duration {
-        endpoint.timeout_ms.map_or(self.attempt_timeout, Duration::from_millis).min(MAX_ATTEMPT_TIMEOUT)
+    /// How long an attempt may take where the endpoint says this.
+    pub fn timeout_of(&self, timeout_ms: Option<u64>) -> Duration {
+        timeout_ms.map_or(self.attempt_timeout, Duration::from_millis).min(MAX_ATTEMPT_TIMEOUT)
     }
 }
 

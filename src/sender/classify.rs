@@ -53,14 +53,6 @@ fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     (pause <= MAX_RETRY_AFTER).then_some(pause)
 }
 
-/// How much later than its deadline an attempt may end. Timers and other attempts of its thread take milliseconds.
-const MAX_LATENESS: Duration = Duration::from_millis(500);
-
-/// A thread that looks so late does not know whether the receiver had answered in time.
-pub(super) fn of_lateness(late: Duration) -> Option<Outcome> {
-    (late > MAX_LATENESS).then_some(Outcome::Local { cause: LocalCause::Lag })
-}
-
 /// What there was instead of an answer.
 pub(super) fn of_failure(failure: &Failure) -> Outcome {
     match failure {
@@ -81,6 +73,7 @@ fn of_connect_error(error: &ConnectError) -> Outcome {
         ConnectError::Silent { .. } | ConnectError::TlsLate { .. } => Outcome::ConnectTimedOut,
         ConnectError::Failed { .. } => Outcome::ConnectFailed,
         ConnectError::Short { .. } | ConnectError::Full { .. } => Outcome::Local { cause: LocalCause::Descriptors },
+        ConnectError::Lagged(_) => Outcome::Local { cause: LocalCause::Lag },
         // Whatever broke it, TCP stood already.
         ConnectError::Tls { error, .. } => {
             let known = chain(error).find_map(|cause| cause.downcast_ref());

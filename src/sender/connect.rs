@@ -16,6 +16,7 @@ use url::{Host, Url};
 
 use super::{
     guard::{AddressGuard, GuardError},
+    lateness::is_too_late,
     pool::Spare,
     resolver::{ResolveError, Resolver},
     stages::Stages,
@@ -82,6 +83,15 @@ pub(super) enum ConnectError {
     },
     #[error("HTTP was not begun: {0}")]
     Protocol(#[source] hyper::Error),
+    /// This thread looked so late that nobody knows whether the receiver was in time.
+    #[error("looked at too late to know: {0}")]
+    Lagged(Box<ConnectError>),
+}
+
+impl ConnectError {
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::ResolvedLate { .. } | Self::Silent { .. } | Self::TlsLate { .. })
+    }
 }
 
 pub(super) struct Connector {
@@ -111,8 +121,22 @@ impl Connector {
         deadline: Instant,
         stages: &mut Stages<'_>,
     ) -> Result<(Wire, bool), ConnectError> {
-        let start = clock::now();
-        let deadline = deadline.min(Instant::from_std(start) + self.timeout);
+        let deadline = deadline.min(Instant::from_std(clock::now()) + self.timeout);
+        let opened = self.open(origin, only_http1, spare, deadline, stages).await;
+        opened.map_err(|error| match error.is_silence() && is_too_late(deadline) {
+            true => ConnectError::Lagged(Box::new(error)),
+            false => error,
+        })
+    }
+
+    async fn open(
+        &self,
+        origin: &Origin,
+        only_http1: bool,
+        spare: impl Fn() -> Option<Spare>,
+        deadline: Instant,
+        stages: &mut Stages<'_>,
+    ) -> Result<(Wire, bool), ConnectError> {
         let addresses = self.addresses(origin, deadline, stages).await?;
         let resolved = clock::now();
         let (stream, address) = race(&addresses, spare, deadline).await?;

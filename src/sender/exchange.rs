@@ -478,8 +478,9 @@ impl Idle {
 
 /// A server that closes an idle connection may say so, and that crosses with a request: RFC 9110, section 15.5.9.
 fn is_idle_timeout(response: &Response<Incoming>) -> bool {
-    let closes = response.headers().get(header::CONNECTION).is_some_and(|value| value.as_bytes() == b"close");
-    response.status() == StatusCode::REQUEST_TIMEOUT && closes
+    let options = response.headers().get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    let mut options = options.flat_map(|value| value.split(',').map(str::trim));
+    response.status() == StatusCode::REQUEST_TIMEOUT && options.any(|option| option.eq_ignore_ascii_case("close"))
 }
 
 /// RFC 9110, section 6.4.1.

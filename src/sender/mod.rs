@@ -14,6 +14,7 @@ mod exchange;
 mod frames;
 mod guard;
 mod headers;
+mod lateness;
 mod pool;
 mod ports;
 mod request;

@@ -54,6 +54,15 @@ pub struct Gauges {
     pub maxmemory_bytes: u64,
 }
 
+impl Gauges {
+    /// Whether an owner that has so many attempts out could move something now. What is claimed and out waits for its
+    /// receiver, no longer than an attempt may take.
+    pub fn has_backlog(&self, in_flight: u64) -> bool {
+        let is_overdue = self.oldest_due_ms.is_some_and(|at| at + 1_000 < self.now_ms);
+        self.behind + self.pending > 0 || is_overdue || self.claimed > in_flight
+    }
+}
+
 /// Two pipelines: the second only where there is a stream.
 pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result<Gauges, StoreError> {
     let subject = Subject("look at the numbers of", keys.stream());
@@ -221,5 +230,19 @@ mod tests {
         // 1 000 added, 800 read, the first 700 trimmed.
         assert_eq!(unread(300, 1000, Some(800)), (200, 0));
         assert_eq!(unread(300, 1000, None), (300, 0));
+    }
+
+    #[test]
+    fn what_is_unread_pending_overdue_or_claimed_and_not_out_is_a_backlog() {
+        let idle = Gauges { now_ms: 10_000, oldest_due_ms: Some(9_000), claimed: 3, dead: 9, ..Gauges::default() };
+        assert!(!idle.has_backlog(3));
+        assert!(idle.has_backlog(2));
+        for backlog in [
+            Gauges { behind: 1, ..idle.clone() },
+            Gauges { pending: 1, ..idle.clone() },
+            Gauges { oldest_due_ms: Some(8_999), ..idle.clone() },
+        ] {
+            assert!(backlog.has_backlog(3), "{backlog:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A backlog of which nothing moves for so long is a stall. Longer than the slowest attempt of the defaults (15 s) and a
-/// take-over (5 s) together, short enough for a pager.
+/// take-over (5 s) together, short enough for a pager. Where an attempt may take longer it is so much longer.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// How often the worker's thread says that it gets its turn, and after how long a silence it is taken to hang: shorter
@@ -36,6 +36,7 @@ struct State {
     refused: Option<(Instant, Instant)>,
     /// Since when there is a backlog that this worker, as the owner, has to move.
     backlog_since: Option<Instant>,
+    longest_attempt: Duration,
     progressed_at: Option<Instant>,
 }
 
@@ -76,9 +77,10 @@ impl Readiness {
     }
 
     /// Whether there is something that this worker could move now. A standby, and an owner of which everything is parked,
-    /// paused or due later, has no backlog in this sense.
-    pub fn backlog(&self, waiting: bool, at: Instant) {
+    /// paused or due later, has no backlog in this sense. `longest_attempt` is what any that is out may take.
+    pub fn backlog(&self, waiting: bool, longest_attempt: Duration, at: Instant) {
         let mut state = self.lock();
+        state.longest_attempt = longest_attempt;
         state.backlog_since = waiting.then(|| state.backlog_since.unwrap_or(at));
     }
 
@@ -102,8 +104,8 @@ impl State {
     fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
         // A backlog that came after a quiet night has not stalled since the last progress of the evening.
         let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
-        let stalled = still_since.is_some_and(|since| now.saturating_duration_since(since) >= STALLED_AFTER);
         let lasts = |since: Option<Instant>, long| since.is_some_and(|at| now.saturating_duration_since(at) >= long);
+        let stalled = lasts(still_since, STALLED_AFTER.max(self.longest_attempt + STALLED_AFTER / 2));
         let reasons: Vec<_> = [
             (self.draining, "draining: the worker is shutting down"),
             (lasts(self.beat_at, SILENT_AFTER), "the worker's thread hangs or gets no processor"),
@@ -147,11 +149,11 @@ mod tests {
     fn every_reason_is_named_and_draining_has_no_way_back() {
         let now = clock::now();
         let readiness = Readiness::new();
-        readiness.backlog(true, now);
+        readiness.backlog(true, Duration::ZERO, now);
         readiness.set_draining();
         assert_eq!(readiness.verdict(now + STALLED_AFTER).unwrap_err().len(), 3);
         readiness.set_redis(true);
-        readiness.backlog(false, now);
+        readiness.backlog(false, Duration::ZERO, now);
         assert_eq!(readiness.verdict(now), Err(vec!["draining: the worker is shutting down"]));
     }
 
@@ -159,17 +161,28 @@ mod tests {
     fn a_backlog_stalls_only_when_nothing_moves_for_long_enough() {
         let now = clock::now();
         let readiness = with_redis();
-        readiness.backlog(true, now);
+        readiness.backlog(true, Duration::ZERO, now);
         assert_eq!(readiness.verdict(now + STALLED_AFTER - Duration::from_millis(1)), Ok(()));
         assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED]));
         readiness.progress(now + STALLED_AFTER);
         assert_eq!(readiness.verdict(now + STALLED_AFTER), Ok(()));
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
         // Said again, a backlog does not become younger.
-        readiness.backlog(true, now + 2 * STALLED_AFTER);
+        readiness.backlog(true, Duration::ZERO, now + 2 * STALLED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
-        readiness.backlog(false, now + 2 * STALLED_AFTER);
+        readiness.backlog(false, Duration::ZERO, now + 2 * STALLED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Ok(()));
+    }
+
+    #[test]
+    fn an_attempt_that_may_take_long_is_no_stall() {
+        let now = clock::now();
+        let readiness = with_redis();
+        readiness.backlog(true, Duration::from_secs(60), now);
+        assert_eq!(readiness.verdict(now + Duration::from_secs(74)), Ok(()));
+        assert_eq!(readiness.verdict(now + Duration::from_secs(75)), Err(vec![STALLED]));
+        readiness.backlog(true, Duration::ZERO, now);
+        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED]));
     }
 
     #[test]
@@ -206,7 +219,7 @@ mod tests {
         let morning = evening + 1000 * STALLED_AFTER;
         let readiness = with_redis();
         readiness.progress(evening);
-        readiness.backlog(true, morning);
+        readiness.backlog(true, Duration::ZERO, morning);
         assert_eq!(readiness.verdict(morning), Ok(()));
     }
 }

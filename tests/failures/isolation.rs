@@ -168,6 +168,7 @@ async fn an_account_with_two_thousand_endpoints_costs_the_others_nothing() {
     println!("the others have theirs when {asked} of {} were sent; {} MiB more", MANY * EVENTS, grown / MIB);
     assert!(asked < MANY * EVENTS / 2, "the others waited until {asked} of the account with many endpoints were sent");
     assert!(grown < 100 * MIB);
+    assert_eq!(herald.metric("herald_lease_terms_total"), 1.0, "it kept its lease");
     many.until_delivered(MANY * EVENTS).await;
     world.until_finished().await;
     for merchants in [&world.merchants, &many] {
@@ -415,4 +416,27 @@ async fn an_endpoint_that_is_gone_is_disabled_and_its_deliveries_become_dead_let
     let skipped = herald.metric("herald_skipped_disabled_total") as u64;
     assert_eq!(dead + skipped, 30, "{dead} dead letters, {skipped} skipped");
     assert!(world.merchants.log().arrivals.len() <= 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_gone_is_disabled_once_redis_allows_it() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    world.merchants.rule("ep_0", |_| Reply::status(410));
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    // It may read the registry and not change it.
+    let own = format!("~{PREFIX}*");
+    let setuser = ["ACL", "SETUSER", "default", "resetkeys", "~payment-intents", &own, "%R~*"];
+    world.redis.command::<String>(&setuser).await;
+    world.publish(&others(0, 5, "acc_0")).await;
+    until("the refused change", async || herald.log().contains("cannot disable or pause the endpoint yet")).await;
+    world.redis.command::<String>(&["ACL", "SETUSER", "default", "allkeys"]).await;
+    let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
+    until("the disabled endpoint", async || {
+        let endpoint = world.registry().await.get(&id).await.unwrap().expect("it is there");
+        matches!(endpoint.status, herald::facts::endpoint::EndpointState::Disabled(_))
+    })
+    .await;
+    world.until_finished().await;
 }

@@ -30,7 +30,8 @@ async fn answering_once_a_connection(second: &'static [u8]) -> Receiver {
 #[tokio::test]
 async fn a_request_that_meets_a_connection_being_closed_is_sent_again_within_its_attempt() {
     const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    for second in [b"".as_slice(), TIMEOUT] {
+    const ONE_OF_MANY: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: x-hop, Close\r\nContent-Length: 0\r\n\r\n";
+    for second in [b"".as_slice(), TIMEOUT, ONE_OF_MANY] {
         let receiver = answering_once_a_connection(second).await;
         let (sender, endpoint) = (sender(), endpoint(&receiver.url()));
         for (number, resent) in [(0, false), (1, true), (2, true)] {
@@ -46,6 +47,23 @@ async fn a_request_that_meets_a_connection_being_closed_is_sent_again_within_its
         for name in ["webhook-id", "webhook-timestamp", "webhook-signature", "herald-attempt"] {
             assert_eq!(seen[1].header(name), seen[2].header(name));
         }
+    }
+}
+
+/// The thread sleeps over the deadline of the connection, and wakes long before that of the attempt.
+#[tokio::test]
+async fn a_thread_that_looks_too_late_at_a_connection_blames_nobody() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    for (sleep_ms, expected) in [(0, Outcome::ConnectTimedOut), (1_200, Outcome::Local { cause: LocalCause::Lag })] {
+        let sender = Sender::try_new(SenderConfig { connect_timeout: SHORT, ..local() }).unwrap();
+        let asleep = async {
+            tokio::time::sleep(SHORT / 4).await;
+            std::thread::sleep(Duration::from_millis(sleep_ms));
+        };
+        let endpoint = endpoint(&url);
+        let (attempted, ()) = tokio::join!(attempted(&sender, &endpoint), asleep);
+        assert_eq!(attempted.report.outcome, expected, "{}", attempted.report.detail);
     }
 }
 

@@ -1,0 +1,28 @@
+//! Whether a thread looks at an attempt in time. Reads the clock, and nothing else.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock;
+
+/// How much later than its deadline what waits may end. Timers and other attempts of its thread take milliseconds.
+const MAX_LATENESS: Duration = Duration::from_millis(500);
+
+/// A thread that looks so long after a deadline does not know whether the receiver had answered before it.
+pub(super) fn is_too_late(deadline: Instant) -> bool {
+    clock::now().saturating_duration_since(deadline.into_std()) > MAX_LATENESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_second_behind_the_deadline_nobody_knows_any_more() {
+        let ago = |ms| Instant::from_std(clock::now() - Duration::from_millis(ms));
+        assert!(is_too_late(ago(501)));
+        assert!(!is_too_late(ago(100)));
+        assert!(!is_too_late(Instant::from_std(clock::now()) + Duration::from_secs(1)));
+    }
+}
