@@ -753,8 +753,11 @@ fn strict_or_not_decides_what_becomes_of_an_event_of_tomorrow() {
         let (known, mut model) = (Known::with_endpoint(), Model::default());
         let mut partition = Partition::new(Settings { strict_events, ..settings() }, &known, [7; 32]);
         publish(&mut model, 1);
-        let body = String::from_utf8(model.stream.entries[&entry(1)].to_vec()).unwrap();
-        model.publish(entry(2), body.replace("Created", "Frozen").into());
+        let body = String::from_utf8(model.stream.entries[&entry(1)][0].1.to_vec()).unwrap();
+        model.publish(
+            entry(2),
+            body.replace("evt_1", "evt_2").replace("pi_1", "pi_2").replace("Created", "Frozen").into(),
+        );
         drive(&mut partition, &mut model, 0);
         let sends = std::iter::from_fn(|| partition.next_send(0)).count();
         drive(&mut partition, &mut model, 100);

@@ -10,7 +10,7 @@ use herald::{
     },
     store::{
         model::{GROUP, Model},
-        protocol::{Answer, Call, Failure, Item, Known, Place, ReadFrom, Recorded, Settlement, Term},
+        protocol::{Answer, Call, Failure, Item, Known, Place, ReadFrom, Settlement, Term},
     },
 };
 
@@ -41,13 +41,12 @@ pub enum Mutation {
     FinishedStillWeighed,
     BuriedStillWeighed,
     NamesakeTakenForKnown,
-    AnotherEventTakenForThis,
     PlacesIgnored,
     NewestEntryTellsTheStream,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 27] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -73,7 +72,6 @@ impl Mutation {
         Self::FinishedStillWeighed,
         Self::BuriedStillWeighed,
         Self::NamesakeTakenForKnown,
-        Self::AnotherEventTakenForThis,
         Self::PlacesIgnored,
         Self::NewestEntryTellsTheStream,
     ];
@@ -109,7 +107,6 @@ impl Mutation {
             Self::NewestEntryTellsTheStream => {
                 "another stream taken for ours, for its newest entry is after the cursor"
             }
-            Self::AnotherEventTakenForThis => "the record of another event of this id taken for its own",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
@@ -204,15 +201,6 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             settlement.items.retain(|item| !matches!(item, Item::Quarantine { entry, .. } if known.contains(entry)));
             model.call(&Call::Settle { term: term.clone(), settlement })
         }
-        (Mutation::AnotherEventTakenForThis, Call::Ask { .. }) => match model.call(call) {
-            Ok(Answer::Asked { mut known }) => {
-                for known in known.iter_mut().filter(|known| known.recorded == Recorded::Another) {
-                    known.recorded = Recorded::This;
-                }
-                Ok(Answer::Asked { known })
-            }
-            other => other,
-        },
         (Mutation::AskAnswersZero, Call::Ask { .. }) => match model.call(call) {
             Ok(Answer::Asked { known }) => Ok(Answer::Asked { known: vec![Known::default(); known.len()] }),
             other => other,

@@ -4,6 +4,10 @@ use std::hash::BuildHasher;
 
 use super::*;
 
+/// Stands for every attempt: what was delivered by a later one, from its record, is owed its first again while its entry is
+/// not acknowledged.
+const DELIVERED: u32 = 0;
+
 impl Core {
     /// The term has ended. Nothing in memory is known to stand in Redis; what was sent, and what came of it, is
     /// remembered until the deliveries are read again.
@@ -108,11 +112,13 @@ impl Core {
             return None;
         }
         let id = self.carried_id(&self.jobs[&job].delivery);
-        self.carried.remove(&id)
+        let carried = self.carried.remove(&id);
+        carried.or_else(|| self.carried.remove(&(id.0, DELIVERED, id.2)))
     }
 
     fn carry(&mut self, verdict: Verdict) {
-        let id = (verdict.id, verdict.attempt, verdict.event);
+        let attempt = if verdict.attempted.report.outcome.is_delivered() { DELIVERED } else { verdict.attempt };
+        let id = (verdict.id, attempt, verdict.event);
         self.carried.insert(id, Carried::Ended(verdict.attempted, verdict.revision));
     }
 
