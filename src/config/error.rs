@@ -10,35 +10,59 @@ pub enum ConfigError {
     Unreadable { path: String, why: String },
     #[error("{name} in the environment is not UTF-8")]
     NotText { name: String },
+    /// Never with anything of what the file holds.
+    #[error("{origin}: cannot read the file: {why}")]
+    UnreadableSecret { origin: Origin, why: String },
+    #[error("{variable} and {file_variable} are both set: unset one of them")]
+    SetTwice { variable: String, file_variable: String },
     /// The text says where, never what stands there: it may be half a secret.
     #[error("{origin}: is no TOML: {problem}")]
     Syntax { origin: Origin, problem: String },
-    #[error("{origin}: there is no setting {name}; the nearest is {nearest}{hint}")]
-    Unknown { name: String, origin: Origin, nearest: &'static str, hint: &'static str },
+    #[error("{origin}: there is no setting {name}; the nearest is {nearest}")]
+    Unknown { name: String, origin: Origin, nearest: &'static str },
     /// `shown` is empty for secrets.
     #[error("{origin}: {key}{shown}: {problem}")]
     Bad { key: &'static str, origin: Origin, shown: String, problem: String },
 }
 
+/// A variable that is meant for Herald, as it seems, and sets nothing. It stops nothing, so whoever starts says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownVariable {
+    pub name: String,
+    pub nearest: String,
+}
+
+impl fmt::Display for UnknownVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, nearest } = self;
+        write!(f, "{name} in the environment is no setting and has no effect; the nearest is {nearest}")
+    }
+}
+
 /// Everything that is wrong, in the order file, environment, flags, then values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(pub(super) Vec<ConfigError>);
+pub struct ConfigErrors {
+    pub(super) errors: Vec<ConfigError>,
+    /// A misspelt variable may be why something is wrong.
+    pub(super) unknown_variables: Vec<UnknownVariable>,
+}
 
 impl ConfigErrors {
     pub fn all(&self) -> &[ConfigError] {
-        &self.0
+        &self.errors
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [only] => write!(f, "the configuration is wrong: {only}"),
+        match self.errors.as_slice() {
+            [only] => write!(f, "the configuration is wrong: {only}")?,
             all => {
                 write!(f, "the configuration is wrong in {} places:", all.len())?;
-                all.iter().try_for_each(|error| write!(f, "\n  {error}"))
+                all.iter().try_for_each(|error| write!(f, "\n  {error}"))?;
             }
         }
+        self.unknown_variables.iter().try_for_each(|unknown| write!(f, "\nwarning: {unknown}"))
     }
 }
 

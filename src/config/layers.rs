@@ -1,89 +1,16 @@
-//! Owns the names of all settings and lays their sources over each other: built-in default < file < environment < flag.
+//! Lays the sources of all settings over each other: built-in default < file < environment < flag.
 //! Knows where each text came from, and nothing of what it means.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{error::ConfigError, origin::Origin};
-
-/// How a value may be shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Showing {
-    Plain,
-    /// Never, only whether it is there.
-    Hidden,
-    /// Without the password inside.
-    RedisUrl,
-}
-
-/// One setting. Only those that `deploy/herald.toml` names a variable for can be set in the environment.
-pub(super) struct Key {
-    pub name: &'static str,
-    pub env: Option<&'static str>,
-    pub showing: Showing,
-}
-
-const fn key(name: &'static str, env: &'static str) -> Key {
-    Key { name, env: Some(env), showing: Showing::Plain }
-}
-
-const fn file_only(name: &'static str) -> Key {
-    Key { name, env: None, showing: Showing::Plain }
-}
-
-/// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 40] = [
-    key("listen", "HERALD_LISTEN"),
-    Key { name: "admin_token", env: Some("HERALD_ADMIN_TOKEN"), showing: Showing::Hidden },
-    key("master_key_file", "HERALD_MASTER_KEY_FILE"),
-    Key { name: "redis.url", env: Some("HERALD_REDIS_URL"), showing: Showing::RedisUrl },
-    file_only("redis.ca_file"),
-    key("stream.name", "HERALD_STREAM"),
-    key("stream.partitions", "HERALD_PARTITIONS"),
-    key("stream.start", "HERALD_START"),
-    key("stream.retain", "HERALD_RETAIN"),
-    file_only("stream.trim_ignores"),
-    file_only("events.strict"),
-    key("lease.ttl", "HERALD_LEASE"),
-    key("guard.allow_http", "HERALD_ALLOW_HTTP"),
-    key("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
-    file_only("guard.allow_metadata"),
-    file_only("guard.deny_networks"),
-    file_only("guard.allow_ports"),
-    key("attempt.timeout", "HERALD_ATTEMPT_TIMEOUT"),
-    file_only("attempt.connect_timeout"),
-    file_only("attempt.max_connection_age"),
-    file_only("attempt.ca_file"),
-    key("retry.initial", "HERALD_RETRY_INITIAL"),
-    key("retry.multiplier", "HERALD_RETRY_MULTIPLIER"),
-    key("retry.max_interval", "HERALD_RETRY_MAX_INTERVAL"),
-    key("retry.jitter", "HERALD_RETRY_JITTER"),
-    key("retry.max_attempts", "HERALD_RETRY_MAX_ATTEMPTS"),
-    key("retry.max_age", "HERALD_RETRY_MAX_AGE"),
-    key("log.filter", "HERALD_LOG"),
-    key("log.format", "HERALD_LOG_FORMAT"),
-    file_only("shutdown.grace"),
-    file_only("limits.body_bytes"),
-    file_only("limits.attempt_log_entries"),
-    file_only("limits.quarantine_bytes"),
-    file_only("quota.endpoint_bytes"),
-    file_only("quota.account_bytes"),
-    file_only("limits.dead_letters.max_count"),
-    file_only("limits.dead_letters.max_age"),
-    file_only("limits.breaker.failure_share"),
-    file_only("limits.breaker.cooldown"),
-    file_only("limits.breaker.max_cooldown"),
-];
-
-/// Names the file; whoever gathers the sources reads it.
-pub(super) const CONFIG_FILE_ENV: &str = "HERALD_CONFIG";
-
-/// Only variables that start so are Herald's.
-pub(super) const ENV_PREFIX: &str = "HERALD_";
-
-/// Kubernetes sets HERALD_PORT and the like in every container beside a service named herald.
-const ENV_HINT: &str = " (if Kubernetes sets it for a service named herald: enableServiceLinks: false)";
+use super::{
+    error::{ConfigError, UnknownVariable},
+    keys::{KEYS, Variable, nearest_key, nearest_variable},
+    origin::Origin,
+    sources::SecretFile,
+};
 
 /// A value as it was written.
 #[derive(Clone)]
@@ -106,6 +33,7 @@ pub(super) struct Given {
 pub(super) struct Layers {
     pub values: BTreeMap<&'static str, Given>,
     pub errors: Vec<ConfigError>,
+    pub unknown_variables: Vec<UnknownVariable>,
 }
 
 impl Layers {
@@ -143,30 +71,41 @@ impl Layers {
                 self.values.insert(key.name, Given { written, origin });
             }
             None => {
-                let nearest = nearest(name, KEYS.iter().map(|key| key.name));
-                self.errors.push(ConfigError::Unknown { name: shorten(name), origin, nearest, hint: "" });
+                let (name, nearest) = (shorten(name), nearest_key(name));
+                self.errors.push(ConfigError::Unknown { name, origin, nearest });
             }
         }
     }
 
-    /// Lays the variables that start with HERALD_ over what is there; others are nobody's business here.
+    /// Lays the variables that are values over what is there. One that nothing is known of stops nothing: it may be for another
+    /// version, or be set by whatever runs Herald.
     pub fn lay_env(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         for (name, value) in variables {
-            if !name.starts_with(ENV_PREFIX) || name == CONFIG_FILE_ENV {
+            match Variable::of(&name) {
+                Variable::Value(key) => {
+                    self.values.insert(key.name, Given { written: Written::One(value), origin: Origin::Env(name) });
+                }
+                Variable::Unknown => {
+                    let (name, nearest) = (shorten(&name), nearest_variable(&name));
+                    self.unknown_variables.push(UnknownVariable { name, nearest });
+                }
+                // Whoever gathered the sources has read those files.
+                Variable::FileOfValue(_) | Variable::ConfigFile | Variable::Foreign => {}
+            }
+        }
+    }
+
+    /// Lays what such files hold over what is there. Beside the value itself one is an error: which of them is outdated?
+    pub fn lay_secret_files(&mut self, files: impl IntoIterator<Item = SecretFile>) {
+        for SecretFile { variable: file_variable, path, text } in files {
+            let Variable::FileOfValue(key) = Variable::of(&file_variable) else { continue };
+            if let Some(Given { origin: Origin::Env(variable), .. }) = self.values.get(key.name) {
+                let variable = variable.clone();
+                self.errors.push(ConfigError::SetTwice { variable, file_variable });
                 continue;
             }
-            let known = KEYS.iter().find_map(|key| key.env.filter(|env| *env == name).map(|env| (key.name, env)));
-            match known {
-                Some((key, env)) => {
-                    self.values.insert(key, Given { written: Written::One(value), origin: Origin::Env(env) });
-                }
-                None => self.errors.push(ConfigError::Unknown {
-                    nearest: nearest(&name, KEYS.iter().filter_map(|key| key.env).chain([CONFIG_FILE_ENV])),
-                    name: shorten(&name),
-                    origin: Origin::UnknownEnv,
-                    hint: ENV_HINT,
-                }),
-            }
+            let origin = Origin::SecretFile { variable: file_variable, path };
+            self.values.insert(key.name, Given { written: Written::One(text), origin });
         }
     }
 
@@ -201,10 +140,6 @@ fn written(value: &DeValue<'_>) -> Written {
 
 fn line_at(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-}
-
-fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
-    known.min_by_key(|known| strsim::damerau_levenshtein(name, known)).unwrap_or_default()
 }
 
 /// A message stays readable whatever was written.

@@ -10,9 +10,13 @@ pub enum Origin {
         path: Arc<str>,
         line: usize,
     },
-    Env(&'static str),
-    /// A variable that is no setting.
-    UnknownEnv,
+    /// A variable of the environment.
+    Env(String),
+    /// A file with nothing but the value, and the variable that names it.
+    SecretFile {
+        variable: String,
+        path: String,
+    },
     Flag,
 }
 
@@ -22,7 +26,7 @@ impl fmt::Display for Origin {
             Self::BuiltIn => f.write_str("built-in default"),
             Self::File { path, line } => write!(f, "{path}:{line}"),
             Self::Env(name) => f.write_str(name),
-            Self::UnknownEnv => f.write_str("environment"),
+            Self::SecretFile { variable, path } => write!(f, "{variable} ({path})"),
             Self::Flag => f.write_str("flag"),
         }
     }

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::{
     error::ConfigError,
-    layers::{Given, KEYS, Layers, Showing, Written, shorten},
+    keys::{KEYS, Showing},
+    layers::{Given, Layers, Written, shorten},
     values::{self, AdminToken, DAY, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
 };
 use crate::{
@@ -323,12 +324,12 @@ impl Reader {
         parsed.map_or_else(|problem| self.refuse(key, problem), Some)
     }
 
-    /// A list: a TOML array, or one text with commas. Every item that is wrong is named.
+    /// A list: a TOML array, or one text with commas and blanks around them as one likes. Every item that is wrong is named.
     fn many<T>(&mut self, key: &'static str, max: usize, parse: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let items: Vec<String> = match &self.given(key).written {
             Written::Many(items) => items.clone(),
             Written::One(text) if text.trim().is_empty() => Vec::new(),
-            Written::One(text) => text.split(',').map(str::to_owned).collect(),
+            Written::One(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
             Written::Other(kind) => return self.refuse(key, format!("takes a list, not a value of type {kind}")),
         };
         if items.len() > max {

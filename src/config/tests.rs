@@ -1,6 +1,13 @@
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use super::{values::compact, *};
+use super::{keys::Variable, values::compact, *};
 use crate::{facts::retry::RetryPolicy, telemetry::logging::LogFormat};
 
 fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -9,11 +16,21 @@ fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let file = (!file.is_empty()).then(|| ConfigFile { path: "herald.toml".to_owned(), text: file.to_owned() });
-    Config::load(Sources { file, env: pairs(env), flags: pairs(flags) })
+    Config::load(Sources { file, env: pairs(env), flags: pairs(flags), ..Sources::default() })
 }
 
 fn refused(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
     load(file, env, flags).expect_err("it was taken").to_string()
+}
+
+/// As from a process with these variables. The other sources are those that the variables name.
+fn gathered(env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    Config::load(Sources::of(env, None, Vec::new())?)
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    config.unknown_variables().iter().map(ToString::to_string).collect()
 }
 
 fn row(config: &Config, key: &str) -> (String, String) {
@@ -25,19 +42,28 @@ fn row(config: &Config, key: &str) -> (String, String) {
 #[test]
 fn the_variables_and_their_defaults_are_those_of_the_interface() {
     let config = load("", &[], &[]).unwrap();
-    for (env, expected) in [
+    let interface = [
+        ("HERALD_LISTEN", "127.0.0.1:8080"),
+        ("HERALD_ADMIN_TOKEN", ""),
+        ("HERALD_MASTER_KEY_FILE", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
+        ("HERALD_REDIS_CA_FILE", ""),
         ("HERALD_STREAM", "payment-intents"),
         ("HERALD_PARTITIONS", "1"),
         ("HERALD_START", "0"),
         ("HERALD_RETAIN", "0s"),
+        ("HERALD_STREAM_TRIM_IGNORES", ""),
+        ("HERALD_EVENTS_STRICT", "false"),
         ("HERALD_LEASE", "5s"),
-        ("HERALD_LISTEN", "127.0.0.1:8080"),
-        ("HERALD_ADMIN_TOKEN", ""),
-        ("HERALD_MASTER_KEY_FILE", ""),
         ("HERALD_ALLOW_HTTP", "false"),
         ("HERALD_ALLOW_NETWORKS", ""),
+        ("HERALD_GUARD_ALLOW_METADATA", "false"),
+        ("HERALD_GUARD_DENY_NETWORKS", ""),
+        ("HERALD_GUARD_ALLOW_PORTS", ""),
         ("HERALD_ATTEMPT_TIMEOUT", "15s"),
+        ("HERALD_ATTEMPT_CONNECT_TIMEOUT", "5s"),
+        ("HERALD_ATTEMPT_MAX_CONNECTION_AGE", "5m"),
+        ("HERALD_ATTEMPT_CA_FILE", ""),
         ("HERALD_RETRY_INITIAL", "5s"),
         ("HERALD_RETRY_MULTIPLIER", "4"),
         ("HERALD_RETRY_MAX_INTERVAL", "12h"),
@@ -46,11 +72,33 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_RETRY_MAX_AGE", "72h"),
         ("HERALD_LOG", "info"),
         ("HERALD_LOG_FORMAT", "auto"),
-    ] {
-        let key = KEYS.iter().find(|key| key.env == Some(env)).unwrap_or_else(|| panic!("{env} is not known"));
-        assert_eq!(row(&config, key.name), (expected.to_owned(), "built-in default".to_owned()), "{env}");
+        ("HERALD_SHUTDOWN_GRACE", "20s"),
+        ("HERALD_LIMITS_BODY_BYTES", "67108864"),
+        ("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "100000"),
+        ("HERALD_LIMITS_QUARANTINE_BYTES", "16777216"),
+        ("HERALD_QUOTA_ENDPOINT_BYTES", "auto"),
+        ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
+        ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),
+        ("HERALD_LIMITS_DEAD_LETTERS_MAX_AGE", "30d"),
+        ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
+        ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
+        ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
+    ];
+    let built: Vec<_> = KEYS.iter().map(|key| (key.variable(), row(&config, key.name))).collect();
+    let written = interface.map(|(env, value)| (env.to_owned(), (value.to_owned(), "built-in default".to_owned())));
+    assert_eq!(built, written);
+    let files: Vec<String> = KEYS.iter().filter_map(Key::file_variable).collect();
+    assert_eq!(files, ["HERALD_ADMIN_TOKEN_FILE", "HERALD_REDIS_URL_FILE"]);
+}
+
+/// `HERALD_MASTER_KEY_FILE` is the path of a key: were the key a setting as well, the name would say two things.
+#[test]
+fn no_variable_stands_for_two_things() {
+    let all: Vec<String> = KEYS.iter().flat_map(Key::variables).collect();
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+    for name in all {
+        assert!(matches!(Variable::of(&name), Variable::Value(_) | Variable::FileOfValue(_)), "{name}");
     }
-    assert_eq!(KEYS.iter().filter(|key| key.env.is_some()).count(), 20);
 }
 
 #[test]
@@ -58,7 +106,7 @@ fn the_built_in_default_has_every_key_with_its_variable_named_beside_it() {
     let config = load("", &[], &[]).unwrap();
     let shown: Vec<_> = config.show().iter().map(|row| row.key).collect();
     assert_eq!(shown, KEYS.map(|key| key.name));
-    for env in KEYS.iter().filter_map(|key| key.env) {
+    for env in KEYS.iter().flat_map(Key::variables) {
         let named = DEFAULT_TOML.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).any(|word| word == env);
         assert!(named, "{env} is not in deploy/herald.toml");
     }
@@ -104,18 +152,18 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 fn every_error_is_in_one_message_with_its_origin() {
     let file = "colour = 1\n[lease]\nttl = 5\ntll = \"5s\"\n[stream]\npartitions = 4\nstart = 2022-02-01\n[typo]\n";
     let env =
-        [("HERALD_LEASSE", "5s"), ("HERALD_ALLOW_NETWORKS", "10.0.0.0/8, here,0.0.0.0/0"), ("HERALD_LOG", "inof")];
+        [("HERALD_LEASSE", "geheim"), ("HERALD_ALLOW_NETWORKS", "10.0.0.0/8, here,0.0.0.0/0"), ("HERALD_LOG", "inof")];
     let flags = [("retry.jiter", "1"), ("retry.jitter", "7"), ("retry.max_age", "0s"), ("listen", "localhost:80")];
     let message = refused(file, &env, &flags);
     for part in [
-        "the configuration is wrong in 13 places:",
+        "the configuration is wrong in 12 places:",
         "herald.toml:1: there is no setting colour; the nearest is ",
         "herald.toml:3: lease.ttl = \"5\": is no duration; write it with units",
         "herald.toml:4: there is no setting lease.tll; the nearest is lease.ttl",
         "herald.toml:6: stream.partitions = \"4\": must be 1: routing to more partitions comes with a later version",
         "herald.toml:7: stream.start: takes text, a number or true and false, not a value of type datetime",
         "herald.toml:8: there is no setting typo; the nearest is ",
-        "environment: there is no setting HERALD_LEASSE; the nearest is HERALD_LEASE",
+        "\nwarning: HERALD_LEASSE in the environment is no setting and has no effect; the nearest is HERALD_LEASE",
         "HERALD_ALLOW_NETWORKS: guard.allow_networks = ",
         "\"here\" is no network; write it as CIDR, for example 10.1.0.0/16; \"0.0.0.0/0\" would switch the whole",
         "HERALD_LOG: log.filter = \"inof\": \"inof\" is no level",
@@ -126,6 +174,7 @@ fn every_error_is_in_one_message_with_its_origin() {
     ] {
         assert!(message.contains(part), "{part:?} is not in\n{message}");
     }
+    assert!(!message.contains("geheim"), "{message}");
 }
 
 #[test]
@@ -134,58 +183,59 @@ fn a_single_error_is_one_line() {
     assert_eq!(message, "the configuration is wrong: HERALD_LEASE: lease.ttl = \"0.5s\": must be between 1s and 1m");
 }
 
+/// A key, values that it takes and values that it does not.
+type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+const BOUNDS: [Bounds; 40] = [
+    ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
+    ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
+    ("master_key_file", &[""], &["/etc/herald/key"]),
+    (
+        "redis.url",
+        &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]", "redis+unix:///r?db=1"],
+        &["", "h:6379", "http://h", "redis:///1", "redis://h/db", "unix://", "redis-sentinel://h", "redis+cluster://h"],
+    ),
+    ("redis.ca_file", &["", "ca.pem"], &[]),
+    ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
+    ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
+    ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
+    ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
+    ("stream.trim_ignores", &["", "audit, old reader"], &["audit,", ","]),
+    ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),
+    ("quota.endpoint_bytes", &["auto", "0", "1048576"], &["1", "1mb", "", "-1"]),
+    ("quota.account_bytes", &["auto", "0", "1099511627776"], &["off", "1099511627777"]),
+    ("guard.allow_http", &["true", "false"], &["yes", "1", ""]),
+    ("guard.allow_networks", &["", "127.0.0.1/8", "10.0.0.0/8, fd00::/8"], &["127.0.0.1", "::/0", "10.0.0.0/8,"]),
+    ("guard.allow_metadata", &["true", "false"], &["yes", ""]),
+    ("guard.deny_networks", &["", "8.8.8.0/24, 2600::/96"], &["8.8.8.8", "8.8.8.0/24,"]),
+    ("guard.allow_ports", &["", "9200, 22"], &["0", "65536", "http", "22,"]),
+    ("attempt.timeout", &["100ms", "2m"], &["99ms", "121s"]),
+    ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
+    ("attempt.max_connection_age", &["1s", "24h"], &["999ms", "25h"]),
+    ("attempt.ca_file", &["", "ca.pem"], &[]),
+    ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
+    ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),
+    ("retry.max_interval", &["5s", "30d"], &["4s", "31d", "0s"]),
+    ("retry.jitter", &["0", "1"], &["-0.1", "1.1", "inf"]),
+    ("retry.max_attempts", &["1", "50"], &["0", "51", "1.5"]),
+    ("retry.max_age", &["1s", "365d"], &["999ms", "366d"]),
+    ("log.filter", &["warn", "info,herald=debug"], &["", "loud"]),
+    ("log.format", &["auto", "text", "json"], &["yaml", ""]),
+    ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
+    ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
+    ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+    ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
+    ("events.strict", &["true", "false"], &["", "yes", "1"]),
+    ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
+    ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
+    ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
+    ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
+    ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
+];
+
 #[test]
 fn bounds_hold_for_every_key() {
-    for (key, good, bad) in [
-        ("listen", &["0.0.0.0:1", "[::1]:0"][..], &["8080", "", "localhost:8080"][..]),
-        ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
-        ("master_key_file", &[""], &["/etc/herald/key"]),
-        (
-            "redis.url",
-            &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]"],
-            &["", "h:6379", "http://h", "redis:///1"],
-        ),
-        (
-            "redis.url",
-            &["redis+unix:///r?db=1"],
-            &["redis://h/db", "unix://", "redis-sentinel://h", "redis+cluster://h"],
-        ),
-        ("redis.ca_file", &["", "ca.pem"], &[]),
-        ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
-        ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
-        ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
-        ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
-        ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),
-        ("quota.endpoint_bytes", &["auto", "0", "1048576"], &["1", "1mb", "", "-1"]),
-        ("quota.account_bytes", &["auto", "0", "1099511627776"], &["off", "1099511627777"]),
-        ("guard.allow_http", &["true", "false"], &["yes", "1", ""]),
-        ("guard.allow_networks", &["", "127.0.0.1/8", "10.0.0.0/8, fd00::/8"], &["127.0.0.1", "::/0", "10.0.0.0/8,"]),
-        ("guard.allow_metadata", &["true", "false"], &["yes", ""]),
-        ("guard.deny_networks", &["", "8.8.8.0/24, 2600::/96"], &["8.8.8.8", "8.8.8.0/24,"]),
-        ("guard.allow_ports", &["", "9200, 22"], &["0", "65536", "http", "22,"]),
-        ("attempt.timeout", &["100ms", "2m"], &["99ms", "121s"]),
-        ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
-        ("attempt.max_connection_age", &["1s", "24h"], &["999ms", "25h"]),
-        ("attempt.ca_file", &["", "ca.pem"], &[]),
-        ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
-        ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),
-        ("retry.max_interval", &["5s", "30d"], &["4s", "31d", "0s"]),
-        ("retry.jitter", &["0", "1"], &["-0.1", "1.1", "inf"]),
-        ("retry.max_attempts", &["1", "50"], &["0", "51", "1.5"]),
-        ("retry.max_age", &["1s", "365d"], &["999ms", "366d"]),
-        ("log.filter", &["warn", "info,herald=debug"], &["", "loud"]),
-        ("log.format", &["auto", "text", "json"], &["yaml", ""]),
-        ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
-        ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
-        ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
-        ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
-        ("events.strict", &["true", "false"], &["", "yes", "1"]),
-        ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
-        ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
-        ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
-        ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
-        ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
-    ] {
+    for (key, good, bad) in BOUNDS {
         for value in good {
             let loaded = load("", &[], &[(key, value)]);
             assert!(loaded.is_ok(), "{key} = {value:?} was refused: {}", loaded.unwrap_err());
@@ -195,6 +245,47 @@ fn bounds_hold_for_every_key() {
             assert!(message.contains(key), "{key} = {value:?}: {message}");
         }
     }
+}
+
+#[test]
+fn every_key_is_set_by_its_variable() {
+    for key in &KEYS {
+        let (name, variable) = (key.name, key.variable());
+        let bounds = BOUNDS.iter().find(|(bounded, ..)| *bounded == name);
+        let (_, good, bad) = bounds.unwrap_or_else(|| panic!("BOUNDS says nothing of {name}"));
+        for value in *good {
+            let [set, by_flag] =
+                [load("", &[(&variable, value)], &[]), load("", &[], &[(name, value)])].map(Result::unwrap);
+            assert_eq!(row(&set, name), (row(&by_flag, name).0, variable.clone()));
+            assert_eq!(warnings(&set), [""; 0], "{variable}");
+        }
+        // What is wrong only beside another key's value may be said of that one.
+        let is_named = |value: &&str| refused("", &[(&variable, value)], &[]).contains(&format!("{variable}: {name}"));
+        assert!(bad.is_empty() || bad.iter().any(is_named), "no error names {variable}");
+    }
+}
+
+#[test]
+fn a_list_in_a_variable_is_written_with_commas_and_blanks_as_one_likes() {
+    let env = [
+        ("HERALD_STREAM_TRIM_IGNORES", "audit, old reader ,x"),
+        ("HERALD_GUARD_DENY_NETWORKS", "8.8.8.0/24,2600::/96"),
+        ("HERALD_GUARD_ALLOW_PORTS", " 9200 , 22 "),
+        ("HERALD_ALLOW_NETWORKS", ""),
+    ];
+    let config = load("[guard]\nallow_networks = ['10.0.0.0/8']", &env, &[]).unwrap();
+    assert_eq!(config.stream.trim_ignores, ["audit", "old reader", "x"]);
+    assert_eq!(config.guard.deny_networks.len(), 2);
+    assert_eq!((config.guard.allow_ports, config.guard.allow_networks), (vec![9200, 22], Vec::new()));
+    let file = load("[stream]\ntrim_ignores = [' a,b']", &[], &[]).unwrap();
+    assert_eq!(file.stream.trim_ignores, [" a,b"], "in a file it is what it is");
+    let message = refused("", &[("HERALD_STREAM_TRIM_IGNORES", "audit,")], &[]);
+    assert!(
+        message.contains("HERALD_STREAM_TRIM_IGNORES: stream.trim_ignores = \"audit,\": \"\" is empty"),
+        "{message}"
+    );
+    let message = refused("", &[("HERALD_GUARD_ALLOW_PORTS", "22,ssh")], &[]);
+    assert!(message.contains("HERALD_GUARD_ALLOW_PORTS: guard.allow_ports = \"22,ssh\": \"ssh\" must be"), "{message}");
 }
 
 #[test]
@@ -276,9 +367,136 @@ fn no_secret_is_ever_shown() {
 }
 
 #[test]
-fn an_unknown_variable_that_kubernetes_sets_says_how_to_be_rid_of_it() {
-    let message = refused("", &[("HERALD_PORT_8080_TCP", "tcp://10.0.0.1:8080")], &[]);
-    assert!(message.contains("HERALD_PORT_8080_TCP") && message.contains("enableServiceLinks: false"), "{message}");
+fn an_unknown_variable_stops_nothing_and_is_named_with_the_nearest_setting() {
+    for (name, nearest) in [
+        ("HERALD_LEASSE", "HERALD_LEASE"),
+        ("HERALD_RETRY_JITER", "HERALD_RETRY_JITTER"),
+        ("HERALD_CONFG", "HERALD_CONFIG"),
+        ("HERALD_ADMIN_TOKEN_FIEL", "HERALD_ADMIN_TOKEN_FILE"),
+        // By the rule where an older name holds: letter by letter others are nearer.
+        ("HERALD_LOG_FILTER", "HERALD_LOG"),
+        ("HERALD_GUARD_ALLOW_NETWORKS", "HERALD_ALLOW_NETWORKS"),
+        ("HERALD_STREAM_NAME", "HERALD_STREAM"),
+        ("HERALD_LEASE_TTL", "HERALD_LEASE"),
+    ] {
+        let config = load("", &[(name, "geheim")], &[]).unwrap();
+        let said = format!("{name} in the environment is no setting and has no effect; the nearest is {nearest}");
+        assert_eq!(warnings(&config), [said]);
+    }
+    let long = format!("HERALD_{}", "X".repeat(1000));
+    assert!(warnings(&load("", &[(&long, "")], &[]).unwrap())[0].len() < 250);
+}
+
+#[test]
+fn what_kubernetes_sets_for_a_service_named_herald_and_what_is_others_is_passed_over() {
+    let env = [
+        ("HERALD_SERVICE_HOST", "10.0.0.1"),
+        ("HERALD_SERVICE_PORT", "9090"),
+        ("HERALD_SERVICE_PORT_HTTP", "9090"),
+        ("HERALD_PORT", "tcp://10.0.0.1:9090"),
+        ("HERALD_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
+        ("HERALD_PORT_9090_TCP_PROTO", "tcp"),
+        ("HERALD_PORT_9090_TCP_PORT", "9090"),
+        ("HERALD_PORT_9090_TCP_ADDR", "10.0.0.1"),
+        ("HERALDRY", "gules"),
+        ("HOME", "/root"),
+    ];
+    assert_eq!(warnings(&load("", &env, &[]).unwrap()), [""; 0]);
+    assert_eq!(warnings(&gathered(&env).unwrap()), [""; 0]);
+    for name in ["HERALD_PORTS", "HERALD_SERVICE"] {
+        assert_eq!(warnings(&load("", &[(name, "1")], &[]).unwrap()).len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_value_that_is_not_utf_8_is_an_error_only_where_it_would_be_read() {
+    let read = |name: &str| {
+        let env = [(OsString::from(name), OsString::from_vec(vec![b'a', 0xff]))];
+        Sources::of(env, None, Vec::new()).map(|sources| sources.env).map_err(|errors| errors.to_string())
+    };
+    for name in ["HERALD_LEASE", "HERALD_CONFIG", "HERALD_REDIS_URL_FILE"] {
+        let said = format!("the configuration is wrong: {name} in the environment is not UTF-8");
+        assert_eq!(read(name), Err(said));
+    }
+    assert_eq!(read("HERALD_LEASSE").unwrap().len(), 1);
+    assert_eq!(read("HERALD_PORT").unwrap().len(), 0);
+}
+
+/// A file of this content, and its path.
+fn secret_file(folder: &Path, content: &[u8]) -> String {
+    let path = folder.join("secret");
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_secret_comes_from_the_file_that_its_variable_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for (content, expected) in [
+        ("0123456789abcdef", "0123456789abcdef"),
+        ("0123456789abcdef\n", "0123456789abcdef"),
+        ("0123456789abcdef\r\n", "0123456789abcdef"),
+    ] {
+        let path = secret_file(folder.path(), content.as_bytes());
+        let config = gathered(&[("HERALD_ADMIN_TOKEN_FILE", &path)]).unwrap();
+        assert_eq!(config.admin_token.as_ref().unwrap().reveal(), expected);
+        let origin = format!("HERALD_ADMIN_TOKEN_FILE ({path})");
+        assert_eq!(row(&config, "admin_token"), ("(hidden)".to_owned(), origin));
+    }
+    let path = secret_file(folder.path(), b"redis://u:hunter2@h:1\n");
+    let env = [(OsString::from("HERALD_REDIS_URL_FILE"), OsString::from(&path))];
+    let loaded = |flags: &[(&str, &str)]| {
+        let mut sources = Sources::of(env.clone(), None, pairs(flags)).unwrap();
+        sources.file = Some(ConfigFile { path: "f".to_owned(), text: "redis.url = 'redis://file'".to_owned() });
+        Config::load(sources).unwrap()
+    };
+    let config = loaded(&[]);
+    assert_eq!(config.redis.url.reveal(), "redis://u:hunter2@h:1");
+    assert_eq!(row(&config, "redis.url").0, "redis://u:***@h:1");
+    assert_eq!(loaded(&[("redis.url", "redis://flag")]).redis.url.reveal(), "redis://flag");
+}
+
+#[test]
+fn a_secret_file_that_is_no_secret_is_an_error_with_its_name_and_without_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = b"hunter2 ".repeat(1025);
+    for (variable, content, why) in [
+        ("HERALD_ADMIN_TOKEN_FILE", &b""[..], "cannot read the file: it is empty"),
+        ("HERALD_ADMIN_TOKEN_FILE", b"\n", "cannot read the file: it is empty"),
+        ("HERALD_REDIS_URL_FILE", b"hunter2\xff", "cannot read the file: it is not UTF-8"),
+        ("HERALD_REDIS_URL_FILE", &large, "cannot read the file: it is larger than 8 KiB"),
+        ("HERALD_ADMIN_TOKEN_FILE", b"hunter2", "admin_token: must be 16 to 256 visible ASCII characters"),
+        (
+            "HERALD_ADMIN_TOKEN_FILE",
+            b"hunter2hunter2hunter2\n\n",
+            "admin_token: must be 16 to 256 visible ASCII characters",
+        ),
+        ("HERALD_REDIS_URL_FILE", b"redis:hunter2@", "redis.url: "),
+    ] {
+        let path = secret_file(folder.path(), content);
+        let message = gathered(&[(variable, &path)]).expect_err("it was taken").to_string();
+        assert!(message.contains(&format!("{variable} ({path}): {why}")), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    let message = gathered(&[("HERALD_REDIS_URL_FILE", "/nowhere/url"), ("HERALD_ADMIN_TOKEN_FILE", "/")]);
+    let message = message.expect_err("they were taken").to_string();
+    assert!(message.contains("HERALD_REDIS_URL_FILE (/nowhere/url): cannot read the file: No such file"), "{message}");
+    assert!(message.contains("HERALD_ADMIN_TOKEN_FILE (/): cannot read the file: Is a directory"), "{message}");
+}
+
+#[test]
+fn both_forms_of_a_secret_at_once_are_an_error_that_names_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = secret_file(folder.path(), b"redis://h");
+    // In whatever order the environment has them.
+    let mut env = [("HERALD_REDIS_URL", "redis://h"), ("HERALD_REDIS_URL_FILE", &path)];
+    for _ in 0..2 {
+        env.reverse();
+        let message = gathered(&env).expect_err("it was taken").to_string();
+        let said =
+            "the configuration is wrong: HERALD_REDIS_URL and HERALD_REDIS_URL_FILE are both set: unset one of them";
+        assert_eq!(message, said);
+    }
 }
 
 #[test]
@@ -308,5 +526,5 @@ fn the_named_file_is_read_and_must_be_text_of_a_sensible_size() {
     };
     assert_eq!(written("good.toml", b"[lease]").as_deref(), Ok("[lease]"));
     assert!(written("binary.toml", b"\xff").unwrap_err().contains("is not UTF-8"));
-    assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1 MiB"));
+    assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1024 KiB"));
 }

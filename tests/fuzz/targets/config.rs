@@ -19,7 +19,7 @@ pub fn run(input: &[u8]) {
     let (env, flags) = (pairs(), pairs());
     check_redis_url(&text);
     let is_secret_free = !text.contains(SECRET);
-    match Config::load(Sources { file, env, flags }) {
+    match Config::load(Sources { file, env, flags, ..Sources::default() }) {
         Ok(config) => {
             RetryPolicy::try_new(config.retry).expect("what is loaded is a policy");
             let networks = &config.guard.allow_networks;

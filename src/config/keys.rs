@@ -1,0 +1,151 @@
+//! Owns the names of all settings, in the file and in the environment, and knows what a variable of the environment is for.
+
+/// How a value may be shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Showing {
+    Plain,
+    /// Never, only whether it is there.
+    Hidden,
+    /// Without the password inside.
+    RedisUrl,
+}
+
+/// One setting.
+pub(super) struct Key {
+    pub name: &'static str,
+    pub showing: Showing,
+    /// The name of its variable where that is older than the rule.
+    older: Option<&'static str>,
+}
+
+const fn key(name: &'static str) -> Key {
+    Key { name, showing: Showing::Plain, older: None }
+}
+
+const fn named(name: &'static str, variable: &'static str) -> Key {
+    Key { name, showing: Showing::Plain, older: Some(variable) }
+}
+
+const fn secret(name: &'static str, showing: Showing) -> Key {
+    Key { name, showing, older: None }
+}
+
+/// In the order in which `herald config show` prints them.
+pub(super) const KEYS: [Key; 40] = [
+    key("listen"),
+    secret("admin_token", Showing::Hidden),
+    key("master_key_file"),
+    secret("redis.url", Showing::RedisUrl),
+    key("redis.ca_file"),
+    named("stream.name", "HERALD_STREAM"),
+    named("stream.partitions", "HERALD_PARTITIONS"),
+    named("stream.start", "HERALD_START"),
+    named("stream.retain", "HERALD_RETAIN"),
+    key("stream.trim_ignores"),
+    key("events.strict"),
+    named("lease.ttl", "HERALD_LEASE"),
+    named("guard.allow_http", "HERALD_ALLOW_HTTP"),
+    named("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
+    key("guard.allow_metadata"),
+    key("guard.deny_networks"),
+    key("guard.allow_ports"),
+    key("attempt.timeout"),
+    key("attempt.connect_timeout"),
+    key("attempt.max_connection_age"),
+    key("attempt.ca_file"),
+    key("retry.initial"),
+    key("retry.multiplier"),
+    key("retry.max_interval"),
+    key("retry.jitter"),
+    key("retry.max_attempts"),
+    key("retry.max_age"),
+    named("log.filter", "HERALD_LOG"),
+    key("log.format"),
+    key("shutdown.grace"),
+    key("limits.body_bytes"),
+    key("limits.attempt_log_entries"),
+    key("limits.quarantine_bytes"),
+    key("quota.endpoint_bytes"),
+    key("quota.account_bytes"),
+    key("limits.dead_letters.max_count"),
+    key("limits.dead_letters.max_age"),
+    key("limits.breaker.failure_share"),
+    key("limits.breaker.cooldown"),
+    key("limits.breaker.max_cooldown"),
+];
+
+/// Only variables that start so are Herald's.
+const PREFIX: &str = "HERALD_";
+
+/// Behind the variable of a secret: the value stands in the file of this name.
+const FILE_SUFFIX: &str = "_FILE";
+
+/// Names the file of the configuration.
+const CONFIG_FILE: &str = "HERALD_CONFIG";
+
+impl Key {
+    pub fn variable(&self) -> String {
+        self.older.map_or_else(|| self.variable_by_rule(), str::to_owned)
+    }
+
+    /// Only of a secret: nobody needs one for the rest, and `HERALD_MASTER_KEY_FILE` is the path of something else.
+    pub fn file_variable(&self) -> Option<String> {
+        (self.showing != Showing::Plain).then(|| self.variable() + FILE_SUFFIX)
+    }
+
+    /// All that set it.
+    pub fn variables(&self) -> impl Iterator<Item = String> {
+        [self.variable()].into_iter().chain(self.file_variable())
+    }
+
+    fn variable_by_rule(&self) -> String {
+        format!("{PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// What a variable of the environment is for.
+pub(super) enum Variable {
+    Value(&'static Key),
+    /// Names a file that holds nothing but the value.
+    FileOfValue(&'static Key),
+    ConfigFile,
+    /// Not Herald's, whatever it is called.
+    Foreign,
+    /// Meant for Herald, as it seems, and for nothing that there is.
+    Unknown,
+}
+
+impl Variable {
+    pub fn of(name: &str) -> Self {
+        let value = || KEYS.iter().find(|key| key.variable() == name).map(Self::Value);
+        let file = || KEYS.iter().find(|key| key.file_variable().as_deref() == Some(name)).map(Self::FileOfValue);
+        match name {
+            CONFIG_FILE => Self::ConfigFile,
+            name if !name.starts_with(PREFIX) || is_of_kubernetes(name) => Self::Foreign,
+            _ => value().or_else(file).unwrap_or(Self::Unknown),
+        }
+    }
+}
+
+/// Kubernetes sets these in each container of a namespace that has a Service named herald: nobody meant anything by them.
+fn is_of_kubernetes(name: &str) -> bool {
+    name == "HERALD_PORT" || ["HERALD_PORT_", "HERALD_SERVICE_"].iter().any(|start| name.starts_with(start))
+}
+
+pub(super) fn nearest_key(name: &str) -> &'static str {
+    nearest(name, KEYS.iter().map(|key| (key.name, key.name)))
+}
+
+/// Whoever goes by the rule where an older name holds is told the older one: by its letters alone `HERALD_LOG_FILTER` would be
+/// nearer to `HERALD_LOG_FORMAT`.
+pub(super) fn nearest_variable(name: &str) -> String {
+    let by_rule = KEYS.iter().map(|key| (key.variable_by_rule(), key.variable()));
+    let all = KEYS.iter().flat_map(Key::variables).chain([CONFIG_FILE.to_owned()]);
+    nearest(name, by_rule.chain(all.map(|variable| (variable.clone(), variable))))
+}
+
+/// What is meant by the spelling that is nearest.
+fn nearest<S: AsRef<str>, T: Default>(name: &str, known: impl Iterator<Item = (S, T)>) -> T {
+    let distance = |(spelling, _): &(S, T)| strsim::damerau_levenshtein(name, spelling.as_ref());
+    known.min_by_key(distance).map(|(_, meant)| meant).unwrap_or_default()
+}
