@@ -14,6 +14,7 @@ use self::{
     findings::examine,
 };
 use crate::{
+    config::UnknownVariable,
     store::{acl, queries::Oldest},
     surface::{Context, Format, cell, json_line, note, words},
 };
@@ -48,6 +49,7 @@ struct OldestView {
 pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let keys = context.keys()?;
     if args.print_acl {
+        context.note_unknown_variables();
         note("Put a password of its own for each >PASSWORD and run this with redis-cli. Then the worker uses");
         note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
         note("Run the last line only when nobody needs the default user any more.");
@@ -56,6 +58,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let mut findings = examine(&observed);
     findings.push(guard::judge(&context.config.guard));
+    findings.extend(context.config.unknown_variables().iter().map(of_unknown_variable));
     findings.sort_by_key(|finding| finding.level);
     let now_ms = observed.redis_now_ms().unwrap_or_else(|| context.now_ms());
     let oldest = observed.partition.as_ref().map_or(&[][..], |partition| &partition.oldest);
@@ -78,6 +81,11 @@ fn show(context: &Context, findings: &[Finding], oldest: &[Oldest], now_ms: u64)
             output.one(&Report { healthy, findings, oldest_unfinished }, &[])
         }
     }
+}
+
+fn of_unknown_variable(unknown: &UnknownVariable) -> Finding {
+    let remedy = Some("give it the right name, or unset it".to_owned());
+    Finding { level: Level::Warn, subject: "environment", says: unknown.to_string(), remedy }
 }
 
 /// What is wrong comes first, each with its remedy right below it.

@@ -525,6 +525,58 @@ fn events_are_all_added_although_nobody_reads_their_entries() {
     assert_eq!(runtime.block_on(cli.redis.command::<u64>(&["XLEN", "payment-intents"])), 3);
 }
 
+/// A verb of each kind. Those that have no better place for a warning say it on stderr, with the data untouched on stdout.
+#[test]
+fn an_unknown_variable_is_said_once_by_whatever_loads_the_configuration() {
+    let env = [("HERALD_LEASSE", "geheim"), ("HERALD_PORT", "tcp://10.0.0.1:8080"), ("HERALD_LEASE", "4s")];
+    let warning = "HERALD_LEASSE in the environment is no setting and has no effect; the nearest is HERALD_LEASE\n";
+    let run = |args: &[&str]| finish(command(args, &env));
+    let shown = run(&["config", "show"]).ok();
+    assert_eq!(shown.stderr, format!("warning: {warning}"));
+    assert!(shown.json().as_array().unwrap().iter().any(|row| row["origin"] == "HERALD_LEASE"), "{}", shown.stdout);
+    let checked = run(&["config", "check"]).ok().stderr;
+    assert!(checked.starts_with(&format!("warning: {warning}")) && checked.contains("is right"), "{checked}");
+    let acl = run(&["doctor", "--print-acl"]).ok().stderr;
+    assert!(acl.starts_with(&format!("warning: {warning}")), "{acl}");
+    run(&["config", "show", "--set", "lease.ttl=1h"]).failed(2, &format!("\nwarning: {warning}"));
+
+    let doctor = run(&["doctor", "--redis-url", "redis://127.0.0.1:1"]);
+    let findings = doctor.json()["findings"].as_array().unwrap().clone();
+    let found = findings.iter().find(|finding| finding["subject"] == "environment").unwrap();
+    assert_eq!((&found["level"], &found["says"]), (&"warn".into(), &warning.trim_end().into()));
+    assert!(!doctor.stderr.contains("HERALD_LEASSE"), "{}", doctor.stderr);
+
+    // It ends at once, for somebody else listens there.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("listen={}", taken.local_addr().unwrap());
+    let served = run(&["serve", "--set", &address]);
+    served.failed(1, "cannot listen");
+    let lines: Vec<&str> = served.stderr.lines().filter(|line| line.contains("LEASSE")).collect();
+    let [line] = lines[..] else { panic!("{}", served.stderr) };
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["level"], &line["variable"]), (&"WARN".into(), &"HERALD_LEASSE".into()), "{line}");
+    assert_eq!(line["nearest"], "HERALD_LEASE", "{line}");
+    assert!(!served.stderr.contains("geheim"), "{}", served.stderr);
+}
+
+#[test]
+fn a_secret_from_a_file_is_shown_by_where_it_came_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    std::fs::write(&path, "redis://u:geheim@h:1\n").unwrap();
+    let path = path.to_str().unwrap();
+    let shown = finish(command(&["config", "show"], &[("HERALD_REDIS_URL_FILE", path)])).ok();
+    assert_eq!(shown.stderr, "");
+    let rows = shown.json();
+    let row = rows.as_array().unwrap().iter().find(|row| row["key"] == "redis.url").unwrap();
+    assert_eq!(row["value"], "redis://u:***@h:1");
+    assert_eq!(row["origin"], format!("HERALD_REDIS_URL_FILE ({path})"));
+    let both = [("HERALD_REDIS_URL_FILE", path), ("HERALD_REDIS_URL", "redis://u:geheim@h:1")];
+    let refused = finish(command(&["config", "check"], &both));
+    refused.failed(2, "HERALD_REDIS_URL and HERALD_REDIS_URL_FILE are both set");
+    assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
+}
+
 /// Takes one request, answers it and keeps it.
 struct Receiver {
     address: SocketAddr,

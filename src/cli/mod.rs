@@ -18,6 +18,7 @@ mod story;
 use std::process;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tracing::warn;
 
 #[doc(hidden)]
 pub use self::dead_letter::Filter as DeadLetterFilter;
@@ -26,7 +27,9 @@ use crate::demo;
 #[cfg(feature = "loadtest")]
 use crate::loadtest;
 use crate::{
-    app, doctor,
+    app,
+    config::UnknownVariable,
+    doctor,
     surface::{
         Context, Format, Globals, Output,
         error::{self, ExitCode, code_of},
@@ -121,9 +124,10 @@ pub fn command() -> clap::Command {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let globals = &cli.globals;
-    let context = || Context::new(globals);
+    let context = || Context::new(globals).inspect(Context::note_unknown_variables);
     match cli.verb {
-        Verb::Serve => serve(context()?).await,
+        // Its log says what the others note.
+        Verb::Serve => serve(Context::new(globals)?).await,
         #[cfg(feature = "demo")]
         Verb::Demo(args) => demo::run(args).await,
         Verb::Pause(args) => pause::pause(&context()?, args).await,
@@ -137,7 +141,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,
-        Verb::Doctor(args) => doctor::run(&context()?, args).await,
+        // It is one of its findings.
+        Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),
     }
@@ -146,6 +151,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 async fn serve(context: Context) -> anyhow::Result<()> {
     let log = &context.config.log;
     logging::init(&log.filter, log.format)?;
+    for UnknownVariable { name, nearest } in context.config.unknown_variables() {
+        warn!(variable = name, nearest, "a variable of the environment is no setting and has no effect");
+    }
     app::serve(context.config).await
 }
 

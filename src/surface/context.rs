@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::{
     error::VerbError,
-    output::{Format, Output},
+    output::{Format, Output, note},
 };
 use crate::{
     app, clock,
@@ -64,6 +64,11 @@ impl Context {
     pub fn new(globals: &Globals) -> anyhow::Result<Self> {
         let sources = Sources::gather(globals.config.as_deref(), globals.settings()?)?;
         Ok(Self { config: Config::load(sources)?, output: Output::new(globals.output) })
+    }
+
+    /// Says what is odd about the environment: once, and only where a verb has no better place for it.
+    pub fn note_unknown_variables(&self) {
+        self.config.unknown_variables().iter().for_each(|unknown| note(format_args!("warning: {unknown}")));
     }
 
     pub fn redis(&self) -> anyhow::Result<Redis> {
