@@ -61,7 +61,7 @@ impl Setup {
         self
     }
 
-    /// Replaces the file of settings that have no variable.
+    /// Replaces the file of settings.
     pub fn toml(mut self, toml: &str) -> Self {
         self.toml = toml.to_owned();
         self
