@@ -64,7 +64,7 @@ pub struct Lookup {
     pub id: Option<RegistryId>,
     pub version: u64,
     pub endpoints: Arc<[Arc<Endpoint>]>,
-    /// The account has, or may have, an endpoint that this Herald can not read: its events must wait.
+    /// The account has, or may have, an endpoint that this Herald cannot read: its events must wait.
     pub is_uncertain: bool,
 }
 
@@ -167,17 +167,17 @@ impl Registry {
         self.snapshot().state()
     }
 
-    /// Whether the account has, or may have, an endpoint that this Herald can not read.
+    /// Whether the account has, or may have, an endpoint that this Herald cannot read.
     pub fn is_account_uncertain(&self, account: &AccountId) -> bool {
         self.snapshot().is_uncertain(account)
     }
 
-    /// Endpoints that are kept out of the snapshot because this Herald can not read them.
+    /// Endpoints that are kept out of the snapshot because this Herald cannot read them.
     pub fn unreadable(&self) -> usize {
         self.snapshot().unreadable()
     }
 
-    /// The account's endpoints that are there and that this Herald can not read.
+    /// The account's endpoints that are there and that this Herald cannot read.
     pub fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
         self.snapshot().unreadable_of(account)
     }

@@ -286,7 +286,7 @@ fn children_of(pid: u32) -> Vec<u32> {
 
 #[test]
 fn a_harness_that_is_killed_leaves_nothing_behind() {
-    // Killed, it can not clear its scratch folders away.
+    // Killed, it cannot clear its scratch folders away.
     let scratch = tempfile::tempdir().unwrap();
     let mut command = loadtest("steady --rate 50 --for 60s --plain");
     let mut child = command.env("TMPDIR", scratch.path()).stderr(Stdio::piped()).spawn().unwrap();

@@ -14,11 +14,10 @@ use herald::{
     store::{
         connection::Purpose,
         keys::PartitionKeys,
-        model::Asked,
         partition::PartitionStore,
         protocol::{
-            Answer, Call, Content, Failure, Item, Kept, MAX_READ_BYTES, Place, ReadFrom, RequestKind, Settlement,
-            Start, Term,
+            Answer, Asked, Call, Content, Failure, Item, Kept, MAX_READ_BYTES, Place, ReadFrom, RequestKind,
+            Settlement, Start, Term,
         },
         requests::Requests,
         wakeup::{New, Wakeup},

@@ -21,9 +21,8 @@ use herald::{
     store::{
         connection::{Purpose, Redis as Client},
         keys::PartitionKeys,
-        model::{CONSUMER, GROUP},
         partition::PartitionStore,
-        protocol::{Answer, Call, Item, MAX_BATCH, Place, Settlement, Term},
+        protocol::{Answer, CONSUMER, Call, GROUP, Item, MAX_BATCH, Place, Settlement, Term},
         registry::RegistryStore,
     },
 };

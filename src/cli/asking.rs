@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     facts::endpoint::Mark,
-    store::{connection::Purpose, keys::PartitionKeys, model::Asked, queries::Queries, requests::Requests},
+    store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, queries::Queries, requests::Requests},
     surface::{Context, VerbError, note, words},
 };
 

@@ -15,7 +15,7 @@ use crate::{
         id::{DeliveryId, EndpointId, IntentId},
     },
     store::{
-        model::Asked,
+        protocol::Asked,
         queries::{ChainHead, Queries, Unfinished},
     },
     surface::{Context, Format, VerbError, note, words},

@@ -18,7 +18,7 @@ use crate::{
         retry::DeadReason,
     },
     store::{
-        model::Asked,
+        protocol::Asked,
         queries::{DeadCursor, DeadOrder, DeadRange, Letter, MAX_PAGE, Queries},
     },
     surface::{Context, Format, VerbError, json_line, note, words},

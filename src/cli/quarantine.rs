@@ -13,7 +13,7 @@ use crate::{
         id::{EntryId, IntentId},
     },
     store::{
-        model::Asked,
+        protocol::Asked,
         queries::{Quarantined, Queries},
     },
     surface::{Context, VerbError, note, words},
@@ -64,7 +64,7 @@ struct View<'a> {
     entry: EntryId,
     at_ms: u64,
     error: &'a str,
-    /// Only a part of it was kept, or it has no field `event`: it can not be put back.
+    /// Only a part of it was kept, or it has no field `event`: it cannot be put back.
     cut: bool,
     /// Where it can be read.
     intent: Option<IntentId>,
@@ -125,7 +125,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
     let kept = match one.cut {
         true if has_no_event(&one) => "its fields as text: there is no event in it to put back".to_owned(),
         true => format!(
-            "only the first {} were kept: it can not be put back, publish it anew",
+            "only the first {} were kept: it cannot be put back, publish it anew",
             words::bytes(one.body.len() as u64)
         ),
         false => format!("all of its {}", words::bytes(one.body.len() as u64)),

@@ -115,7 +115,7 @@ pub enum Note {
         cause: LocalCause,
         count: u64,
     },
-    /// A record that can not be read; it stays where it is.
+    /// A record that cannot be read; it stays where it is.
     Unreadable {
         id: DeliveryId,
         why: String,
@@ -686,7 +686,7 @@ impl Core {
         self.push_for(now, chain_id, item);
     }
 
-    /// Gives the head of a chain up, so that the next may go. Tells why it can not.
+    /// Gives the head of a chain up, so that the next may go. Tells why it cannot.
     pub fn release(&mut self, now: u64, redis_ms: u64, delivery: Delivery, detail: String) -> Result<(), &'static str> {
         let chain_id = (self.lane_of(&delivery.id.endpoint), delivery.chain());
         let head = self.chains.get(&chain_id).and_then(|links| links.head);
@@ -710,7 +710,7 @@ impl Core {
         Ok(())
     }
 
-    /// Gives up a head whose record can not be read.
+    /// Gives up a head whose record cannot be read.
     pub fn release_unreadable(
         &mut self,
         now: u64,

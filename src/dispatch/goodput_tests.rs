@@ -338,7 +338,7 @@ fn a_receiver_that_is_down_costs_few_attempts_and_is_found_soon() {
             let told = down(outcome.clone(), after_ms, max_in_flight);
             let (attempts, found) = (told.attempted(DOWN, BACK), told.next_delivery(BACK + after_ms).unwrap() - BACK);
             println!("{kind:24} {max_in_flight:5} in flight: {attempts:4} attempts, found after {found:5} ms");
-            // What goes out before the first failure is known can not be helped.
+            // What goes out before the first failure is known cannot be helped.
             let unknown = (after_ms as usize / 2).min(max_in_flight.into());
             assert!(attempts <= unknown + 45, "{kind}: {attempts} attempts");
             assert!(found <= 30_000 + after_ms, "{kind}: found after {found} ms");

@@ -64,7 +64,7 @@ pub enum Standing {
         reason: DeadReason,
         owed: Owed,
     },
-    /// The registry can not be asked with certainty: nothing is sent and nothing is given up.
+    /// The registry cannot be asked with certainty: nothing is sent and nothing is given up.
     Unknown,
 }
 

@@ -8,8 +8,8 @@ use crate::{
         retry::{DeadReason, RetrySettings},
     },
     store::{
-        model::{GROUP, Model},
-        protocol::Unfinished,
+        model::Model,
+        protocol::{GROUP, Unfinished},
     },
 };
 
@@ -508,7 +508,7 @@ fn an_accepted_registry_says_what_was_deleted() {
     partition.registry_changed(11, None);
     let mark = Mark { by: "ops".to_owned(), why: "restored".to_owned(), at_ms: 0 };
     model.ask(
-        crate::store::model::Asked::AcceptRegistry("another".to_owned()),
+        crate::store::protocol::Asked::AcceptRegistry("another".to_owned()),
         serde_json::to_vec(&mark).unwrap().into(),
     );
     partition.woken(EntryId::MAX, false, true);
@@ -524,7 +524,7 @@ fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    // A stranger's entry is taken over, but the answer can not be read.
+    // A stranger's entry is taken over, but the answer cannot be read.
     publish(&mut model, 2);
     let group = model.stream.groups.get_mut(GROUP).unwrap();
     group.last_delivered = entry(2);
@@ -598,8 +598,7 @@ fn a_retry_waits_no_longer_than_its_interval_when_the_clock_of_redis_is_set_back
     for now in [1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
         drive_at(&mut partition, &mut model, now, at(now) - HOUR_MS);
         let call = partition.next_renewal(now);
-        call.into_iter()
-            .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+        call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
     }
     assert!(partition.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
     assert!(
@@ -615,8 +614,7 @@ fn no_dead_letter_expires_by_a_clock_that_has_stepped() {
     model.dead.insert("1-0:ep_a".parse().unwrap(), (DAY_MS, Bytes::new()));
     let renewed = |partition: &mut Partition<&Known>, model: &mut Model, now| {
         let call = partition.next_renewal(now);
-        call.into_iter()
-            .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+        call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
     };
     // Forty days ahead for a while, and as it was again.
     for now in (10..120_000).step_by(1_000) {
@@ -663,7 +661,7 @@ fn what_is_too_old_is_found_behind_what_was_redelivered() {
         drive(&mut partition, &mut model, OLD_MS + now);
         let call = partition.next_renewal(OLD_MS + now);
         call.into_iter().for_each(|call| {
-            partition.renewed(OLD_MS + now, crate::store::model::term_of(&call), &model.call(&call));
+            partition.renewed(OLD_MS + now, call.term(), &model.call(&call));
         });
     }
     assert_eq!(model.dead.len(), 1, "the one that was never redelivered is older than three days");
@@ -682,7 +680,7 @@ fn a_record_that_can_not_be_read_is_given_up_on_request() {
     let garbage = Bytes::from_static(b"of a Herald to come");
     model.records.insert(id.clone(), garbage.clone());
     let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
-    let asked = crate::store::model::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap());
+    let asked = crate::store::protocol::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap());
     let request = model.ask(asked, mark.into());
     partition.woken(EntryId::MAX, false, true);
     drive(&mut partition, &mut model, 30);
@@ -708,7 +706,7 @@ fn an_owner_that_comes_after_the_clock_was_set_back_lets_nothing_wait_longer_for
     for now in [0, 1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
         drive_at(&mut next, &mut model, now, HOUR_MS + now);
         let call = next.next_renewal(now);
-        call.into_iter().for_each(|call| next.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+        call.into_iter().for_each(|call| next.renewed(now, call.term(), &model.call(&call)));
     }
     assert!(next.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
 }
@@ -739,8 +737,7 @@ fn a_pull_in_that_was_not_answered_is_asked_for_again() {
                 partition.answered(now, if is_lost { Err(failure.clone()) } else { model.call(&call) });
             }
             let call = partition.next_renewal(now);
-            call.into_iter()
-                .for_each(|call| partition.renewed(now, crate::store::model::term_of(&call), &model.call(&call)));
+            call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
         }
         assert_eq!(lost, 1);
         assert!(partition.next_send(20_000).is_some(), "{failure:?}: due {:?}, and it is {}", model.due, model.now_ms);

@@ -1,6 +1,6 @@
 //! Who may start a slow flight: one to a receiver that has not shown that it answers, or that keeps us waiting. However
 //! many such receivers there are, they have a limited number of flights, of which no endpoint, account or host holds more
-//! than its part; and who never failed has a part of each that those who did can not take.
+//! than its part; and who never failed has a part of each that those who did cannot take.
 //!
 //! Pure. Counts holders, and lets those that may not start wait for their turn. Never starts anything.
 

@@ -494,13 +494,13 @@ fn log(happening: &Happening) {
             error!(?cause, count, "attempts failed here and not at their receivers: they go again")
         }
         Happening::Core(Note::Unreadable { id, why }) => {
-            error!(delivery = %id, why, "a record can not be read; it stays as it is")
+            error!(delivery = %id, why, "a record cannot be read; it stays as it is")
         }
         Happening::Core(Note::Displaced { id, event }) => {
             error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
         }
         Happening::Core(Note::SetAside { item, why }) => {
-            error!(item, why, "Redis can not take this change; it is set aside until the next term")
+            error!(item, why, "Redis cannot take this change; it is set aside until the next term")
         }
         Happening::TermBegan => info!("owns the partition"),
         Happening::TermEnded { why } => warn!(why, "the term has ended"),

@@ -1,4 +1,4 @@
-//! Asks Redis for everything that the findings are about. Never judges. What can not be asked is `None`, with the first
+//! Asks Redis for everything that the findings are about. Never judges. What cannot be asked is `None`, with the first
 //! error beside it, so that one denied command does not hide the rest.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
         error::StoreError,
         keys::PartitionKeys,
-        model::{CONSUMER, GROUP},
+        protocol::{CONSUMER, GROUP},
         queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, LeaseLook, Oldest, Pending, Queries, RedisSettings},
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},

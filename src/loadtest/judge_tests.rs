@@ -245,7 +245,7 @@ fn the_next_may_go_out_once_the_earlier_one_is_given_up() {
         ..none()
     };
     kept(&history, &letters(at, end));
-    // Expired in the backlog: the receiver can not know, but the dead letter says when.
+    // Expired in the backlog: the receiver cannot know, but the dead letter says when.
     let expired = |died: f64| {
         let history = History::new(HEALTHY);
         history.sent(0, 0, 0, 0.0);

@@ -95,7 +95,7 @@ pub fn merge<'a>(latencies: impl IntoIterator<Item = &'a Latency>) -> Result<Opt
 
 fn encode(histogram: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
-    // Writing to memory does not fail, and no count comes near the 2^63 that the format can not hold.
+    // Writing to memory does not fail, and no count comes near the 2^63 that the format cannot hold.
     V2Serializer::new().serialize(histogram, &mut bytes).expect("a histogram of a run can be written");
     STANDARD.encode(bytes)
 }

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A change ends a wait at once. Only what the feed can not tell (a wiped Redis) takes this long to be seen.
+/// A change ends a wait at once. Only what the feed cannot tell (a wiped Redis) takes this long to be seen.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: &Shared, redis: Redis, cancel: CancellationToken) {

@@ -107,7 +107,7 @@ impl Snapshot {
         self.unreadable.len()
     }
 
-    /// The account's endpoints that are there and can not be read.
+    /// The account's endpoints that are there and cannot be read.
     pub(super) fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
         if self.unreadable.is_empty() {
             return Vec::new();
@@ -123,7 +123,7 @@ impl Snapshot {
         self.unreadable.iter().any(|(id, account)| account.is_none() || EndpointId::new(id).is_err())
     }
 
-    /// With its account as it is known from before, where it can not be read any more.
+    /// With its account as it is known from before, where it cannot be read any more.
     fn whose(&self, found: Unreadable) -> (String, Option<AccountId>) {
         let known = self.endpoints.get(found.id.as_str()).map(|endpoint| endpoint.account.clone());
         let account = found.account.or(known).or_else(|| self.unreadable.get(&found.id).cloned().flatten());

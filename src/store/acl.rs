@@ -121,7 +121,7 @@ const OPERATOR: &[&str] = &[
 
 const PRODUCER: &[&str] = &["select", "xadd"];
 
-/// Asked for and not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it can not see.
+/// Asked for and not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
 
 impl Role {

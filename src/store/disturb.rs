@@ -5,7 +5,7 @@ use super::{
     connection::{Connection, Subject},
     error::StoreError,
     keys::PartitionKeys,
-    model::GROUP,
+    protocol::GROUP,
 };
 
 /// One connection to the Redis that is disturbed.

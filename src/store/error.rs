@@ -10,7 +10,7 @@ pub enum StoreError {
     #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
     Url { cause: String },
 
-    /// No answer, or a server that can not serve now (loading, read-only, failing over, refusing writes). Whether a script
+    /// No answer, or a server that cannot serve now (loading, read-only, failing over, refusing writes). Whether a script
     /// ran is unknown: a term ends with this. The connection must be made anew.
     #[error("cannot {subject}: Redis is unavailable ({cause}); see that it runs and is reachable")]
     Unavailable { subject: String, cause: String },
@@ -95,7 +95,7 @@ impl Kind {
                 Some([(_, first), ..]) => Self::of_code(first.code()),
                 _ => Self::of_code(error.code().unwrap_or_default()),
             },
-            // A broken protocol leaves a connection that can not be used any more, like a broken line.
+            // A broken protocol leaves a connection that cannot be used any more, like a broken line.
             _ if error.is_unrecoverable_error() => Self::Unavailable,
             _ => Self::Other,
         }

@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 
 use super::protocol::{
-    Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_DROPS, MAX_READ_BYTES, Place,
-    QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request, RequestKind, Settlement,
-    Start, Term, Unfinished,
+    Answer, Asked, CONSUMER, Call, Content, Entry, Failure, GROUP, Item, Kept, Known, MAX_BATCH, MAX_DROPS,
+    MAX_READ_BYTES, Place, QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request,
+    RequestKind, Settlement, Start, Term, Unfinished,
 };
 use crate::facts::{
     delivery::Chain,
@@ -20,10 +20,6 @@ use crate::facts::{
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
     traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
 };
-
-/// The group that Herald reads with, and the one consumer name that every owner uses.
-pub const GROUP: &str = "herald";
-pub const CONSUMER: &str = "herald";
 
 /// The longest lease that a configuration may ask for.
 pub const MAX_LEASE_MS: u64 = 60_000;
@@ -118,17 +114,6 @@ pub struct Inbox {
     pub last: u64,
 }
 
-/// A request as its sender writes it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
-    Redeliver(DeliveryId),
-    Discard(DeliveryId),
-    Release(EndpointId, IntentId),
-    Requeue(EntryId),
-    DiscardQuarantined(EntryId),
-    AcceptRegistry(String),
-}
-
 impl Model {
     /// `XADD` with one field `event`.
     pub fn publish(&mut self, id: EntryId, body: Bytes) {
@@ -202,7 +187,7 @@ impl Model {
         if let Call::Acquire { term, previous, ttl_ms } = call {
             return Ok(self.acquire(term, previous, *ttl_ms));
         }
-        if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(term_of(call).as_str()) {
+        if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(call.term().as_str()) {
             return Ok(Answer::Lost);
         }
         Ok(self.fenced(call))
@@ -481,7 +466,7 @@ impl Model {
         }
     }
 
-    /// Only what Herald itself wrote tells that an entry has another's place: a producer can not say so of its own.
+    /// Only what Herald itself wrote tells that an entry has another's place: a producer cannot say so of its own.
     fn requeue(&mut self, entry: EntryId) {
         let Some(found) = self.quarantined(entry).filter(|found| !found.cut).cloned() else { return };
         self.leave_quarantine(entry);
@@ -767,29 +752,6 @@ fn is_of(record: &Bytes, event: &EventId) -> bool {
     let head = &record[..record.len().min(RECORD_HEAD_BYTES)];
     let named = format!("\"event\":\"{event}\"");
     head.windows(named.len()).any(|window| window == named.as_bytes())
-}
-
-/// The term that a call carries.
-pub fn term_of(call: &Call) -> &Term {
-    match call {
-        Call::Acquire { term, .. }
-        | Call::Renew { term, .. }
-        | Call::Release { term }
-        | Call::Recover { term, .. }
-        | Call::Open { term, .. }
-        | Call::Counts { term, .. }
-        | Call::Read { term, .. }
-        | Call::Ask { term, .. }
-        | Call::Settle { term, .. }
-        | Call::Claim { term, .. }
-        | Call::PullIn { term, .. }
-        | Call::Backlog { term, .. }
-        | Call::TakeHeads { term, .. }
-        | Call::ClaimForeign { term, .. }
-        | Call::Inbox { term, .. }
-        | Call::Trim { term, .. }
-        | Call::ExpireDead { term, .. } => term,
-    }
 }
 
 /// What a read returns of an entry's fields. Anything longer than an event may be is cut there.

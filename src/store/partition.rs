@@ -13,8 +13,9 @@ use super::{
     decode,
     error::StoreError,
     keys::{PartitionKeys, RegistryKeys},
-    model::{CONSUMER, GROUP, term_of},
-    protocol::{Answer, Call, Failure, Item, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement, Start},
+    protocol::{
+        Answer, CONSUMER, Call, Failure, GROUP, Item, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement, Start,
+    },
 };
 use crate::facts::{
     delivery::Chain,
@@ -79,7 +80,7 @@ impl PartitionStore {
     }
 
     fn fenced(&self, script: &'static Script, keys: &[&str], call: &Call) -> ScriptCall<'static> {
-        script.keys(keys).arg(term_of(call).as_str())
+        script.keys(keys).arg(call.term().as_str())
     }
 
     fn way<'a>(&'a self, call: &'a Call) -> Way<'a> {

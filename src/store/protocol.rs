@@ -13,6 +13,10 @@ use crate::facts::{
     traceparent::Traceparent,
 };
 
+/// The group that Herald reads with, and the one consumer name that every owner uses.
+pub const GROUP: &str = "herald";
+pub const CONSUMER: &str = "herald";
+
 /// Most items, acknowledgements and log lines together in one [`Settlement`]: bounds how long a script holds Redis.
 pub const MAX_BATCH: usize = 500;
 
@@ -235,6 +239,31 @@ pub enum Call {
     },
 }
 
+impl Call {
+    /// The term that it carries.
+    pub fn term(&self) -> &Term {
+        match self {
+            Self::Acquire { term, .. }
+            | Self::Renew { term, .. }
+            | Self::Release { term }
+            | Self::Recover { term, .. }
+            | Self::Open { term, .. }
+            | Self::Counts { term, .. }
+            | Self::Read { term, .. }
+            | Self::Ask { term, .. }
+            | Self::Settle { term, .. }
+            | Self::Claim { term, .. }
+            | Self::PullIn { term, .. }
+            | Self::Backlog { term, .. }
+            | Self::TakeHeads { term, .. }
+            | Self::ClaimForeign { term, .. }
+            | Self::Inbox { term, .. }
+            | Self::Trim { term, .. }
+            | Self::ExpireDead { term, .. } => term,
+        }
+    }
+}
+
 /// An entry of the stream as it was read. Values longer than an event may be are cut.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
@@ -359,7 +388,7 @@ pub enum Answer {
     Lost,
     /// The group is not there. Nothing was changed.
     NoGroup,
-    /// An item can not be applied; nothing was changed.
+    /// An item cannot be applied; nothing was changed.
     BadItem {
         at: usize,
         why: String,
@@ -441,6 +470,17 @@ pub enum Answer {
     ExpiredDead {
         count: u64,
     },
+}
+
+/// A request as its sender writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    Redeliver(DeliveryId),
+    Discard(DeliveryId),
+    Release(EndpointId, IntentId),
+    Requeue(EntryId),
+    DiscardQuarantined(EntryId),
+    AcceptRegistry(String),
 }
 
 /// Why a call has no answer.

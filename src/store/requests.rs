@@ -9,7 +9,7 @@ use super::{
     connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
-    model::Asked,
+    protocol::Asked,
 };
 use crate::facts::{endpoint::Mark, id::EntryId};
 

@@ -8,7 +8,7 @@ use super::{
     connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
-    model::GROUP,
+    protocol::GROUP,
 };
 use crate::facts::id::EntryId;
 

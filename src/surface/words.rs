@@ -141,7 +141,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         Outcome::Throttled { .. } => "the receiver, or what stands before it, asks for less; Herald slows down",
         Outcome::Rejected { .. } => "the receiver refuses this request: ask its owner why",
         Outcome::ServerFailed { .. } => "the receiver failed on its own side",
-        Outcome::DnsFailed => "the host's name can not be resolved: is it right, and is its DNS up?",
+        Outcome::DnsFailed => "the host's name cannot be resolved: is it right, and is its DNS up?",
         Outcome::ConnectFailed => "nothing listens there, or no way leads there",
         Outcome::ConnectTimedOut => "no connection within the time for it: a firewall, or the host is down",
         Outcome::ResponseTimedOut => "connected, but no answer within the attempt's time",

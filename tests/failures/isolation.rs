@@ -147,7 +147,7 @@ async fn seven_hundred_endpoints_that_hang_cost_the_others_nothing() {
     assert!(grown < 60 * MIB, "{} MiB more", grown / MIB);
 }
 
-/// An account with many endpoints takes its turns: what of it can not be admitted waits in the stream, and others overtake it.
+/// An account with many endpoints takes its turns: what of it cannot be admitted waits in the stream, and others overtake it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_with_two_thousand_endpoints_costs_the_others_nothing() {
     const MANY: usize = 2_000;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use herald::{
     facts::id::{DeliveryId, EntryId},
     store::{
-        model::{GROUP, Model},
-        protocol::Start,
+        model::Model,
+        protocol::{GROUP, Start},
     },
 };
 

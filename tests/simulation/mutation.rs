@@ -9,8 +9,8 @@ use herald::{
         id::{DeliveryId, EntryId},
     },
     store::{
-        model::{GROUP, Model},
-        protocol::{Answer, Call, Failure, Item, Known, Place, ReadFrom, Settlement, Term},
+        model::Model,
+        protocol::{Answer, Call, Failure, GROUP, Item, Known, Place, ReadFrom, Settlement, Term},
     },
 };
 

@@ -60,7 +60,7 @@ pub enum Net {
     RunsLate(u64),
     /// The answer takes so long.
     AnswersLate(u64),
-    /// The script fails before its first change; or it is carried out, and its answer can not be read.
+    /// The script fails before its first change; or it is carried out, and its answer cannot be read.
     ScriptFails { applied: bool },
 }
 
@@ -123,7 +123,7 @@ pub enum Action {
     Pressure {
         for_ms: u64,
     },
-    /// One delivery, or every one, can not be settled any more.
+    /// One delivery, or every one, cannot be settled any more.
     Refuse {
         for_all: bool,
     },

@@ -37,8 +37,8 @@ use herald::{
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
     },
     store::{
-        model::{Asked, GROUP, Group, Model, Stream, term_of},
-        protocol::{Answer, Call, Failure, Item, RECORD_BYTES, Start, Term},
+        model::{Group, Model, Stream},
+        protocol::{Answer, Asked, Call, Failure, GROUP, Item, RECORD_BYTES, Start, Term},
     },
 };
 
@@ -231,7 +231,7 @@ pub struct World {
     pub trace: Option<Vec<String>>,
     violation: Option<Broken>,
     pub tally: Tally,
-    /// What each settle that names one of these is answered: the change can not be applied.
+    /// What each settle that names one of these is answered: the change cannot be applied.
     refused: BTreeSet<DeliveryId>,
     /// How Redis' registry of endpoints is, and what it held before it was lost.
     health: Health,
@@ -451,7 +451,7 @@ impl World {
                 };
                 if reply {
                     let back = self.chance.below(3);
-                    let term = term_of(&call).clone();
+                    let term = call.term().clone();
                     self.after(back, Event::Answer { worker, life, slot, term, answer });
                 }
             }
@@ -516,7 +516,7 @@ fn mark() -> Mark {
     Mark { by: "ops".to_owned(), why: "simulated".to_owned(), at_ms: 0 }
 }
 
-/// The worker that takes part in an event, and can not while it is frozen.
+/// The worker that takes part in an event, and cannot while it is frozen.
 fn addressee(event: &Event) -> Option<usize> {
     match event {
         Event::Wake { worker, .. }

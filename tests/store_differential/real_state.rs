@@ -1,5 +1,5 @@
 //! Reads everything that a partition has in Redis into the form of the model, and checks on the way what the model's
-//! form can not express: that each index agrees with what it indexes.
+//! form cannot express: that each index agrees with what it indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use herald::{
     facts::id::{DeliveryId, EndpointId, EntryId},
     store::{
         keys::PartitionKeys,
-        model::{Asked, Chains, Group, Inbox, Lease, Model, Quarantined, Stream},
+        model::{Chains, Group, Inbox, Lease, Model, Quarantined, Stream},
+        protocol::Asked,
     },
 };
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};

@@ -14,9 +14,9 @@ use herald::{
     store::{
         connection::Purpose,
         keys::PartitionKeys,
-        model::{Asked, CONSUMER, GROUP, Group, Lease, Model, Stream},
+        model::{Group, Lease, Model, Stream},
         partition::PartitionStore,
-        protocol::{Answer, Call, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term},
+        protocol::{Answer, Asked, CONSUMER, Call, GROUP, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term},
     },
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};

@@ -6,7 +6,7 @@ use crate::{
         args::{Consent, Go},
         asking::Asking,
     },
-    store::{model::Asked, queries::Queries},
+    store::{protocol::Asked, queries::Queries},
     surface::{Context, VerbError, note},
 };
 

@@ -28,7 +28,7 @@ impl<T> Mailbox<T> {
     }
 
     /// All of it; waits until there is something. Who waits for a thread that has died ends as well: its lanes would
-    /// stay full for ever while the lease is renewed, and another process can do what this one can not.
+    /// stay full for ever while the lease is renewed, and another process can do what this one cannot.
     pub async fn take(&self) -> Vec<T> {
         loop {
             let items = self.take_now();

@@ -1,5 +1,5 @@
 //! The way of entries that were read into the core, a slice at a time: between two slices the worker looks at its lease,
-//! its calls and its attempts. What an account can not take now waits in the stream: see `deferral`.
+//! its calls and its attempts. What an account cannot take now waits in the stream: see `deferral`.
 
 use super::*;
 

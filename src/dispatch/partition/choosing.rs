@@ -325,7 +325,7 @@ impl<D: Directory> Partition<D> {
         }
         if now >= self.trim_at {
             self.trim_at = now + TRIM_EVERY_MS;
-            // While the wake-up can not be relied on, the stream is looked at as often as it is trimmed.
+            // While the wake-up cannot be relied on, the stream is looked at as often as it is trimmed.
             self.more_entries |= self.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());
             return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Job));

@@ -248,7 +248,7 @@ impl Deferral {
         used.count + own.count < self.budget.count && used.bytes + own.bytes + 2 * bytes <= self.budget.bytes
     }
 
-    /// What is behind this entry still stands in the stream. What was begun can not be read again.
+    /// What is behind this entry still stands in the stream. What was begun cannot be read again.
     fn forget_after(&mut self, waiting: &mut Waiting, entry: EntryId) {
         while waiting.here.back().is_some_and(|last| last.entry > entry && !last.is_open)
             && let Some(arrival) = waiting.here.pop_back()

@@ -13,8 +13,8 @@ use crate::{
         retry::{DeadReason, RetrySettings},
     },
     store::{
-        model::{GROUP, Model},
-        protocol::{Place, Settlement},
+        model::Model,
+        protocol::{GROUP, Place, Settlement},
     },
 };
 
@@ -251,7 +251,7 @@ impl<'a> Run<'a> {
         assert_eq!(ended, None);
     }
 
-    /// The item of a settle that can not be applied.
+    /// The item of a settle that cannot be applied.
     fn refusal(&mut self, call: &Call) -> Option<usize> {
         let (Call::Settle { settlement, .. }, Some(broken)) = (call, &self.broken) else { return None };
         let is_broken = |item: &Item| matches!(item, Item::Keep { id, .. } if id.endpoint == *broken);
@@ -609,7 +609,7 @@ fn an_endpoint_whose_keys_are_broken_stops_nobody_however_much_is_owed_to_it() {
     run.broken = Some(EndpointId::new("ep_paused").unwrap());
     run.go(1_000, 100, &[], 0);
     run.waited();
-    // Sixteen thousand events, each of which needs a record that can not be written.
+    // Sixteen thousand events, each of which needs a record that cannot be written.
     run.go(8_000, 100, &["acc_paused".to_owned()], 2);
     let (half, most, all) = run.waited();
     println!("broken keys: p50 {half} ms, p99 {most} ms, all {all} ms; {} refusals", run.refusals);

@@ -67,7 +67,7 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
 
 impl Wire for TcpStream {
     fn break_off(&self) {
-        // Closing with nothing to linger for sends RST instead of FIN. If it can not be set, FIN breaks off as well.
+        // Closing with nothing to linger for sends RST instead of FIN. If it cannot be set, FIN breaks off as well.
         let _ = self.set_zero_linger();
     }
 }

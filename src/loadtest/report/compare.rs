@@ -36,7 +36,7 @@ pub enum Change {
     Same,
     Better,
     Worse,
-    /// The runs can not be compared.
+    /// The runs cannot be compared.
     Unknown,
 }
 
@@ -53,7 +53,7 @@ pub struct Row {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Because of these the figures can not be held against each other: `redis_version: "7.0.15" before, "8.0" now`.
+    /// Because of these the figures cannot be held against each other: `redis_version: "7.0.15" before, "8.0" now`.
     pub differences: Vec<String>,
     /// These are shown, and do not matter: another build of Herald is what one compares.
     pub notes: Vec<String>,
@@ -66,7 +66,7 @@ impl Comparison {
     }
 }
 
-/// Results that were read by [`json::read`](super::json::read) have no latency that can not be read.
+/// Results that were read by [`json::read`](super::json::read) have no latency that cannot be read.
 pub fn compare(before: &RunResult, now: &RunResult) -> Result<Comparison, LatencyError> {
     let differences = differences(before, now);
     let mut rows = Vec::new();

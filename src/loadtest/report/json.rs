@@ -32,7 +32,7 @@ pub enum ResultError {
     Form { path: PathBuf, error: serde_json::Error },
     #[error("{path} has version {version} of the result; this Herald reads {RESULT_SCHEMA}: {advice}")]
     Version { path: PathBuf, version: u64, advice: &'static str },
-    #[error("{path} has a latency that can not be read ({place}): {error}")]
+    #[error("{path} has a latency that cannot be read ({place}): {error}")]
     Latency { path: PathBuf, place: String, error: LatencyError },
 }
 
@@ -181,7 +181,7 @@ mod tests {
         assert!(refused(r#"{"schema": 1}"#).contains("missing field"));
         let mut value = serde_json::to_value(fixture::outage()).unwrap();
         value["profiles"][0]["latency"]["hdr"] = json!("AAAA");
-        assert!(refused(&value.to_string()).contains(r#"a latency that can not be read (profile "healthy")"#));
+        assert!(refused(&value.to_string()).contains(r#"a latency that cannot be read (profile "healthy")"#));
         let absent = read(Path::new("/nowhere/result.json")).unwrap_err().to_string();
         assert!(absent.starts_with("cannot read the result /nowhere/result.json"), "{absent}");
     }

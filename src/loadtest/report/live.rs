@@ -1,6 +1,6 @@
 //! What is seen while a run runs: a view that fills the terminal, or a plain line a second where there is none. Owns the
 //! terminal from [`Live::open`] to [`Live::close`], and gives it back whatever happens. Never slows a run: what it is told
-//! and can not take is left out. On `q`, Ctrl-C or a signal it only says so, through [`Wishes`]; whoever runs the load acts.
+//! and cannot take is left out. On `q`, Ctrl-C or a signal it only says so, through [`Wishes`]; whoever runs the load acts.
 
 mod history;
 mod plain;
@@ -93,7 +93,7 @@ impl Place {
 }
 
 impl Live {
-    /// Must be called within a tokio runtime. Fails when the terminal or the signals can not be had.
+    /// Must be called within a tokio runtime. Fails when the terminal or the signals cannot be had.
     pub fn open(heading: Heading, place: Place, wishes: Wishes) -> io::Result<Self> {
         let signals = Signals::watch(wishes.clone())?;
         let (to, told) = sync_channel(QUEUE);

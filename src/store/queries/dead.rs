@@ -34,7 +34,7 @@ pub struct DeadCursor {
 pub struct Letter {
     pub id: DeliveryId,
     pub at_ms: u64,
-    /// Or why it can not be read.
+    /// Or why it cannot be read.
     pub letter: Result<DeadLetter, String>,
 }
 

@@ -30,7 +30,7 @@ pub enum WhereUnfinished {
 pub struct Unfinished {
     pub id: DeliveryId,
     pub place: WhereUnfinished,
-    /// Or why its record can not be read.
+    /// Or why its record cannot be read.
     pub delivery: Result<Delivery, String>,
 }
 

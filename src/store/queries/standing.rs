@@ -8,7 +8,11 @@ use redis::{FromRedisValue, Value};
 use super::{MAX_PAGE, Queries};
 use crate::{
     facts::id::{DeliveryId, EndpointId, EntryId},
-    store::{error::StoreError, model::GROUP, protocol::Term, watch::numbers},
+    store::{
+        error::StoreError,
+        protocol::{GROUP, Term},
+        watch::numbers,
+    },
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]

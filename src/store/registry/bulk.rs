@@ -38,7 +38,7 @@ pub enum BulkError {
     Changed,
     #[error("the staged import was lost on its way ({found} of {expected} endpoints are there): repeat it")]
     Unstaged { expected: usize, found: String },
-    #[error("the export would leave out endpoints that this Herald can not read ({ids}): export with a newer one")]
+    #[error("the export would leave out endpoints that this Herald cannot read ({ids}): export with a newer one")]
     Unreadable { ids: String },
     #[error("the file is no export of endpoints (line {line}, column {column})")]
     File { line: usize, column: usize },

@@ -72,7 +72,7 @@ local function content(id, fields)
 end
 
 local answer, heads, bytes, taken = {'ENTRIES', now_ms(), ''}, {}, 0, 0
--- What XREADGROUP has handed out can not be given back, so a few are taken first, and then as many as should fit.
+-- What XREADGROUP has handed out cannot be given back, so a few are taken first, and then as many as should fit.
 local chunk = 8
 while left > 0 and bytes < MAX_READ_BYTES do
   chunk = math.min(chunk, left)

@@ -74,7 +74,7 @@ local function endpoint_of(name, index)
   return found
 end
 
--- nil, or why its heads can not be used. Where only deliveries that end together need them they are read with that.
+-- nil, or why its heads cannot be used. Where only deliveries that end together need them they are read with that.
 local function why_no_heads(of)
   if of.uses > 1 or not of.intents_at then
     return misfit(of.heads, 'hash')
@@ -92,7 +92,7 @@ local function is_any_there(name)
   return call('EXISTS', unpack(keys)) > 0
 end
 
--- The first item, of those up to this one, whose endpoint's keys can not be used, and why.
+-- The first item, of those up to this one, whose endpoint's keys cannot be used, and why.
 local function first_unusable(last)
   if #endpoints == 0 then
     return nil
@@ -274,7 +274,7 @@ local function of_run(index, at)
   return run, before + 3 * count
 end
 
--- nil, or the answer that names the first item that can not be understood.
+-- nil, or the answer that names the first item that cannot be understood.
 local function read_items()
   local at, last = first_item, #arguments
   while at <= last do

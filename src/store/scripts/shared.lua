@@ -21,7 +21,7 @@ local function lost(lease, term)
   return call('GET', lease) ~= term
 end
 
--- nil, or why `key` can not be used: it is there and of another type than `want`.
+-- nil, or why `key` cannot be used: it is there and of another type than `want`.
 local function misfit(key, want)
   local found = call('TYPE', key).ok
   if found ~= want and found ~= 'none' then

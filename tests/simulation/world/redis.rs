@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// The answer to a settle with a change that can not be applied: nothing of it is.
+    /// The answer to a settle with a change that cannot be applied: nothing of it is.
     fn refusal(&mut self, call: &Call) -> Option<Answer> {
         let Call::Settle { term, settlement } = call else { return None };
         let is_ours = self.model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str());

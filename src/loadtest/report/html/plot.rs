@@ -112,7 +112,7 @@ pub struct Plot {
 }
 
 impl Plot {
-    /// `name` says to those who can not see it what it shows.
+    /// `name` says to those who cannot see it what it shows.
     pub fn new(name: &str, height: f64, x: Scale, y: Scale) -> Self {
         let name = escaped(name);
         let svg = format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}">"#);

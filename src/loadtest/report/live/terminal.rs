@@ -69,7 +69,7 @@ fn give_back() {
     }
 }
 
-/// Until it is told to close. A terminal that can not be drawn on is given back, and the run goes on unseen.
+/// Until it is told to close. A terminal that cannot be drawn on is given back, and the run goes on unseen.
 pub(super) fn show(mut held: Held, mut state: State, told: &Receiver<Told>, wishes: &Wishes) {
     loop {
         if !hear(&mut state, told) || draw(&mut held, &state).is_err() || keys(wishes, &mut state).is_err() {
