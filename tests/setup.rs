@@ -1,4 +1,4 @@
-//! What `deploy/setup` and `deploy/install` do to a machine, on one that is made up: every program that it calls is a script of the test.
+//! What `deploy/setup`, `deploy/install` and `deploy/unpack` do to a machine, on one that is made up: every program that it calls is a script of the test.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ impl Machine {
     fn new() -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
         fs::create_dir(machine.path("bin")).unwrap();
-        for tool in ["bash", "env", "rm", "tee", "chmod", "cat", "printf"] {
+        for tool in ["bash", "env", "rm", "tee", "chmod", "cat", "printf", "mktemp", "mkdir", "mv"] {
             let real =
                 ["/usr/bin", "/bin"].iter().map(|folder| Path::new(folder).join(tool)).find(|path| path.exists());
             std::os::unix::fs::symlink(real.expect(tool), machine.path("bin").join(tool)).unwrap();
@@ -129,4 +129,34 @@ fn without_a_package_manager_it_says_what_is_needed() {
     let output = machine.run("install", &["a web server", "nginx"]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("please install a web server;"), "{output:?}");
+}
+
+#[test]
+fn a_program_is_taken_out_of_its_package_and_the_package_is_not_installed() {
+    let machine = Machine::new();
+    // Without its lists apt knows of no package.
+    let downloads = r#"echo "apt-get: $*" >>"$NOTES"
+        case "$*" in
+            *update*) : >"$MADE.lists" ;;
+            *download*) [ -e "$MADE.lists" ] && : >prometheus_2.42_amd64.deb ;;
+        esac"#;
+    machine.program("apt-get", downloads);
+    machine.program("dpkg-deb", r#"[ -e "$2" ] && echo "$2""#);
+    machine.program("tar", r#"cat >/dev/null; mkdir -p "$3/usr/bin"; echo new >"$3/$4""#);
+    let target = machine.path("promtool");
+    let arguments = ["prometheus", "usr/bin/promtool", target.to_str().unwrap()];
+    let output = machine.run("unpack", &arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("taking it out of the package prometheus"), "{said}");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "new\n");
+    let notes = machine.notes();
+    let asked: Vec<&str> = notes.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    assert_eq!(asked, ["prometheus", "update", "prometheus"], "{notes}");
+    assert!(!notes.contains("install"), "{notes}");
+
+    machine.program("tar", "exit 1");
+    fs::remove_file(&target).unwrap();
+    assert!(!machine.run("unpack", &arguments).status.success());
+    assert!(!target.exists(), "half a program is none");
 }
