@@ -242,6 +242,36 @@ fn silence_parks_what_waits_and_then_one_probe_goes_out() {
     assert_eq!((after, most), (EntryId::ZERO, 1));
 }
 
+/// One more delivery to `ep_a`, and what comes of all that goes out; tells how many did.
+fn try_one(core: &mut Core, now: u64, outcome: &Outcome) -> usize {
+    core.tick(now);
+    core.open_entry(now, EntryId { ms: now, seq: 0 }, 1);
+    core.admit_fresh(now, REDIS_MS, delivery(now, "ep_a", &format!("pi_{now}")), Known::default());
+    let flying = sends(core, now);
+    flying.iter().for_each(|(token, _)| end(core, now, *token, outcome.clone()));
+    flying.len()
+}
+
+#[test]
+fn an_endpoint_is_in_trouble_until_it_has_recovered_and_only_while_it_is_served() {
+    let mut core = core(|_| {});
+    stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+    let opened = (1..100).map(|n| n * 500).find(|now| {
+        try_one(&mut core, *now, &FAILED);
+        core.open_breakers(*now) == 1
+    });
+    let now = opened.expect("it opens");
+    let mark = Mark { by: "tester".into(), why: "the test".into(), at_ms: 0 };
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.status = EndpointState::Paused(mark)));
+    assert_eq!(core.open_breakers(now), 0, "nobody waits for a paused one");
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    let later = now + BREAKER.max_cooldown_ms;
+    let probes: Vec<_> =
+        (later..later + 3).map(|now| (core.open_breakers(now), try_one(&mut core, now, &OK))).collect();
+    assert_eq!(probes, [(1, 1); 3]);
+    assert_eq!(core.open_breakers(later + 3), 0);
+}
+
 #[test]
 fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 20);

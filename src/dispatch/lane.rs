@@ -542,6 +542,12 @@ impl Lane {
         self.breaker.view(now) == BreakerView::Closed
     }
 
+    /// Its endpoint may be sent to, and its breaker lets nothing out, or probes only.
+    pub fn is_in_trouble(&self, now: u64) -> bool {
+        let is_served = matches!(self.standing, Standing::Serving(_)) && self.ended().is_none();
+        is_served && !self.is_breaker_closed(now)
+    }
+
     /// In flight at most, as the endpoint has it.
     pub fn most(&self) -> u32 {
         self.endpoint().map_or(1, |endpoint| u32::from(endpoint.max_in_flight)).max(1)

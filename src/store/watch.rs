@@ -55,11 +55,15 @@ pub struct Gauges {
 }
 
 impl Gauges {
+    /// For how long the first of what is due has been due.
+    pub fn overdue_ms(&self) -> u64 {
+        self.oldest_due_ms.map_or(0, |at| self.now_ms.saturating_sub(at))
+    }
+
     /// Whether an owner that has so many attempts out could move something now. What is claimed and out waits for its
     /// receiver, no longer than an attempt may take.
     pub fn has_backlog(&self, in_flight: u64) -> bool {
-        let is_overdue = self.oldest_due_ms.is_some_and(|at| at + 1_000 < self.now_ms);
-        self.behind + self.pending > 0 || is_overdue || self.claimed > in_flight
+        self.behind + self.pending > 0 || self.overdue_ms() > 1_000 || self.claimed > in_flight
     }
 }
 
@@ -221,6 +225,12 @@ mod tests {
         assert_eq!(slowest("9500-0"), Some(("old".to_owned(), 5_500)));
         assert_eq!(slowest("9500000-0"), Some(("old".to_owned(), 6_000)), "ids in microseconds count as now");
         assert_eq!(slowest_foreign(&groups[..1], "9500-0".parse().ok(), 10_000), None);
+    }
+
+    #[test]
+    fn what_is_due_in_a_minute_is_not_overdue() {
+        let overdue = |oldest_due_ms| Gauges { oldest_due_ms, now_ms: 100_000, ..Gauges::default() }.overdue_ms();
+        assert_eq!((overdue(Some(97_500)), overdue(Some(160_000)), overdue(None)), (2_500, 0, 0));
     }
 
     #[test]
