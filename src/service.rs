@@ -7,7 +7,7 @@ use std::{collections::VecDeque, io, thread, time::Duration};
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -28,10 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    telemetry::{
-        metrics::{self, Metrics},
-        readiness::Readiness,
-    },
+    telemetry::{exposition::Format, metrics::Metrics, readiness::Readiness},
 };
 
 /// What one may take of the service.
@@ -151,8 +148,11 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn metrics_page(State(shared): State<Shared>) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], shared.metrics.encode()).into_response()
+async fn metrics_page(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    // Several are as good as one with commas.
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted_by(&accept.collect::<Vec<_>>().join(","));
+    ([(header::CONTENT_TYPE, format.content_type())], shared.metrics.encode(format)).into_response()
 }
 
 async fn not_found(uri: Uri) -> Response {
@@ -203,8 +203,13 @@ mod tests {
     impl Served {
         /// The status line, the content type and the body.
         async fn ask(&self, method: &str, path: &str) -> (u16, String, String) {
+            self.ask_with(method, path, "").await
+        }
+
+        /// With further lines of the head.
+        async fn ask_with(&self, method: &str, path: &str, lines: &str) -> (u16, String, String) {
             let mut stream = TcpStream::connect(self.address).await.unwrap();
-            let request = format!("{method} {path} HTTP/1.1\r\nhost: herald\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: herald\r\n{lines}\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -257,12 +262,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_come_as_openmetrics() {
+    async fn metrics_come_in_the_text_that_was_asked_for() {
         let served = served().await;
         served.metrics.entries_read(3);
         let (status, kind, body) = served.ask("GET", "/metrics").await;
-        assert_eq!((status, kind.as_str()), (200, metrics::CONTENT_TYPE));
-        assert!(body.contains("herald_entries_read_total 3\n") && body.ends_with("# EOF\n"), "{body}");
+        assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+        assert!(body.contains("# TYPE herald_entries_read_total counter\nherald_entries_read_total 3\n"), "{body}");
+        assert!(!body.contains("# EOF"), "{body}");
+
+        let accept = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;version=1.0.0\r\n";
+        let (status, kind, body) = served.ask_with("GET", "/metrics", accept).await;
+        assert_eq!((status, kind.as_str()), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+        assert!(body.contains("# TYPE herald_entries_read counter\nherald_entries_read_total 3\n"), "{body}");
+        assert!(body.ends_with("# EOF\n"), "{body}");
     }
 
     #[tokio::test]

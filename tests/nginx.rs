@@ -77,7 +77,7 @@ async fn run(options: &str, rate: u32, seconds: u32, reload_at_s: &[u32]) -> See
         published_at,
         requests: nginx.requests(),
         failures: failures(&herald),
-        resent: herald.metric("herald_resent_total"),
+        resent: herald.metric("herald_requests_resent_total"),
     }
 }
 
@@ -85,7 +85,7 @@ async fn run(options: &str, rate: u32, seconds: u32, reload_at_s: &[u32]) -> See
 fn failures(herald: &Herald) -> Vec<String> {
     let (_, page) = herald.get("/metrics").expect("herald answers");
     let is_failure = |line: &&str| {
-        line.starts_with("herald_deliveries_total{") && !line.contains("\"delivered\"") && !line.ends_with(" 0")
+        line.starts_with("herald_attempts_total{") && !line.contains("\"delivered\"") && !line.ends_with(" 0")
     };
     page.lines().filter(is_failure).map(str::to_owned).collect()
 }

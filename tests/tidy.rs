@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use herald::telemetry::{exposition::Format, metrics::Metrics};
+
 /// Every Rust file under a folder of the sources, as (path from `src`, text).
 fn sources() -> Vec<(String, String)> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -371,14 +373,44 @@ fn the_design_names_the_fields_headers_and_reasons_that_there_are() {
     }
 }
 
+/// As `/metrics` names them.
+fn metrics() -> BTreeSet<String> {
+    let page = Metrics::new().encode(Format::Text);
+    let described = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    described.map(str::to_owned).collect()
+}
+
 #[test]
-fn the_design_names_no_metric_that_is_not_there() {
-    let (design, metrics) = (file("docs/design.md"), file("src/telemetry/metrics.rs"));
-    let named = design.split('`').filter_map(|word| word.strip_prefix("herald_"));
-    for name in named {
-        let name = name.strip_suffix("_total").unwrap_or(name);
-        assert!(metrics.contains(&format!("\"{name}\"")), "there is no metric {name}");
+fn the_design_has_a_table_of_the_metrics_that_there_are() {
+    let metrics = metrics();
+    assert!(metrics.len() > 30, "{metrics:?}");
+    assert_eq!(keys_in_table(&file("docs/design.md"), "### The metrics"), metrics);
+}
+
+#[test]
+fn no_document_and_no_setting_names_a_metric_that_is_not_there() {
+    let metrics = metrics();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for path in documents().into_iter().chain([root.join("deploy/herald.toml")]) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("herald_") {
+            let name = text[at..].split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+            assert!(metrics.contains(name), "{} names {name}", path.display());
+            seen += 1;
+        }
     }
+    assert!(seen > metrics.len(), "the documents name few metrics: the rule checks nothing");
+}
+
+/// Of the project, and for those who use it.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [root.to_path_buf(), root.join("docs")].map(|folder| fs::read_dir(folder).unwrap());
+    let paths = files.into_iter().flatten().map(|entry| entry.unwrap().path());
+    let documents: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
+    assert!(documents.len() >= 8);
+    documents
 }
 
 /// As they are made of headings: in small letters, with dashes for blanks and without other signs.
@@ -391,12 +423,7 @@ fn anchors(document: &str) -> Vec<String> {
 
 #[test]
 fn every_link_of_the_documents_leads_somewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = [root.to_path_buf(), root.join("docs")].map(|folder| fs::read_dir(folder).unwrap());
-    let paths = files.into_iter().flatten().map(|entry| entry.unwrap().path());
-    let documents: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
-    assert!(documents.len() >= 8);
-    for path in documents {
+    for path in documents() {
         let text = fs::read_to_string(&path).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {

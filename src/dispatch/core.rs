@@ -668,11 +668,6 @@ impl Core {
         self.lanes.iter()
     }
 
-    /// Endpoints that would be sent to, and are in trouble. Looks at each: for once a second, and not for each event.
-    pub fn open_breakers(&self, now: u64) -> usize {
-        self.lanes.iter().filter(|(_, lane)| lane.is_in_trouble(now)).count()
-    }
-
     pub fn tally(&self) -> Tally {
         let orphans = self.carried.values().filter(|carried| matches!(carried, Carried::Flying(..))).count();
         let (jobs, bytes, slow) = (self.jobs.len(), self.bytes(), self.shares.held());

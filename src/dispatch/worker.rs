@@ -300,7 +300,7 @@ impl Worker {
             let took = Duration::from_micros(attempted.report.timing.total_us);
             self.metrics.attempt_ended(&attempted.report.outcome, took);
             if attempted.resent {
-                self.metrics.resent();
+                self.metrics.request_resent();
             }
             self.partition.attempted(now, token, attempted);
         }
@@ -329,28 +329,38 @@ impl Worker {
 
     fn numbers(&mut self, numbers: Option<Gauges>) {
         self.readiness.set_redis(numbers.is_some());
-        self.partition.compare_clocks(self.now(), clock::wall_ms());
+        let now = self.now();
+        self.partition.compare_clocks(now, clock::wall_ms());
         let Some(numbers) = numbers else { return };
         self.look_at_memory(&numbers);
-        let parked: u64 = self.partition.core().lanes().map(|(_, lane)| lane.parked).sum();
+        // One walk for all: there may be a hundred thousand.
+        let (mut parked, mut in_trouble, mut longest_attempt) = (0, 0, Duration::ZERO);
+        for (_, lane) in self.partition.core().lanes() {
+            parked += lane.parked;
+            in_trouble += u64::from(lane.is_in_trouble(now));
+            if lane.in_flight > 0 {
+                longest_attempt = longest_attempt.max(self.sender.timeout_of(lane.timeout_ms()));
+            }
+        }
         // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
         let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
         let has_backlog = numbers.has_backlog(self.partition.tally().in_flight as u64);
-        self.readiness.backlog(is_ours && has_backlog, self.longest_attempt(), clock::now());
-        self.metrics.set_behind(numbers.behind);
+        self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
+        self.metrics.set_unread(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
         self.look_at_foreign(numbers.slowest_foreign);
         self.look_at_quarantine(numbers.quarantine_dropped);
-        self.metrics.set_due(numbers.due);
+        self.metrics.set_due(numbers.due, numbers.overdue_ms() / 1_000);
+        self.metrics.set_dead_letters_kept(numbers.dead);
         self.metrics.set_parked(parked);
+        // Only the owner knows what is parked, and so what is held; what a former one knows of receivers is out of date.
         let placed = numbers.due + numbers.claimed + parked;
-        self.metrics.set_held(numbers.unfinished.saturating_sub(placed));
-    }
-
-    /// What any attempt that is out may take.
-    fn longest_attempt(&self) -> Duration {
-        let out = self.partition.core().lanes().filter(|(_, lane)| lane.in_flight > 0);
-        out.map(|(_, lane)| self.sender.timeout_of(lane.timeout_ms())).max().unwrap_or_default()
+        let (held, in_trouble) = match self.partition.is_owner() {
+            true => (numbers.unfinished.saturating_sub(placed), in_trouble),
+            false => (0, 0),
+        };
+        self.metrics.set_held(held);
+        self.metrics.set_open_breakers(in_trouble);
     }
 
     /// What Redis has left, and what the records in it take.
@@ -383,7 +393,7 @@ impl Worker {
         let ignores = &self.trim_ignores;
         let slowest = slowest.filter(|(group, _)| !ignores.contains(group));
         let behind_ms = slowest.as_ref().map_or(0, |(_, behind_ms)| *behind_ms);
-        self.metrics.set_foreign_group_behind(behind_ms / 1_000);
+        self.metrics.set_foreign_group_lag(behind_ms / 1_000);
         let is_far = behind_ms > FOREIGN_FAR_MS;
         if let (true, false, Some((group, _))) = (is_far, self.is_foreign_far, &slowest) {
             warn!(
@@ -408,11 +418,10 @@ impl Worker {
             }
         }
         let tally = self.partition.tally();
-        self.metrics.set_in_flight(tally.in_flight as u64);
-        self.metrics.set_slow(tally.slow as u64);
+        self.metrics.set_in_flight(tally.in_flight as u64, tally.slow as u64);
         self.metrics.set_deferred(self.partition.deferred() as u64);
         if tally.skipped_disabled > self.skipped_disabled {
-            self.metrics.skipped_disabled(tally.skipped_disabled - self.skipped_disabled);
+            self.metrics.deliveries_skipped(tally.skipped_disabled - self.skipped_disabled);
             self.skipped_disabled = tally.skipped_disabled;
         }
         for errand in self.partition.take_errands() {
@@ -452,17 +461,17 @@ impl Worker {
         match happening {
             Happening::Core(Note::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
             Happening::Core(Note::SetAside { .. } | Note::Unreadable { .. }) | Happening::JobFailed { .. } => {
-                self.metrics.bad_items(1)
+                self.metrics.item_set_aside()
             }
-            Happening::Core(Note::Displaced { .. }) => self.metrics.quarantined(1),
-            Happening::Core(Note::OverQuota { quota, .. }) => self.metrics.quota_refused(*quota),
+            Happening::Core(Note::Displaced { .. }) => self.metrics.entry_quarantined(),
+            Happening::Core(Note::OverQuota { quota, .. }) => self.metrics.quota_pause(*quota),
             Happening::TermBegan => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
-            Happening::Quarantined { .. } => self.metrics.quarantined(1),
+            Happening::Quarantined { .. } => self.metrics.entry_quarantined(),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
-            Happening::TrimmedWhilePending { .. } => self.metrics.trimmed_pending(1),
-            Happening::NoEndpoint { .. } => self.metrics.no_endpoint(1),
+            Happening::TrimmedWhilePending { .. } => self.metrics.pending_entry_trimmed(),
+            Happening::NoEndpoint { .. } => self.metrics.entry_without_endpoint(),
             Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
             Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
             Happening::Core(Note::Failed { .. } | Note::BreakerOpened { .. } | Note::OursFailed { .. })

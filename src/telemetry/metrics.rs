@@ -1,4 +1,5 @@
-//! The metrics of one worker, in Prometheus' conventions: `herald_` first, base units, counters end in `_total`.
+//! The metrics of one worker, named by Prometheus' conventions: `herald_` first; then what is counted, as a noun; base units
+//! last; counters end in `_total`, and what a label says stands in no name. `docs/design.md` has the table of all of them.
 //! Every series exists from the start at 0, so that an alert on its rate sees the first event. Labels are resolved once,
 //! when they are registered: counting is an atomic addition.
 
@@ -9,20 +10,20 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::logging;
+use super::{
+    exposition::{Format, without_openmetrics},
+    logging,
+};
 use crate::facts::{
     event::NoveltyKind,
     outcome::{LocalCause, Outcome},
     quota::Quota,
     retry::DeadReason,
 };
-
-/// What `/metrics` answers with: OpenMetrics text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Seconds. From a receiver next door to the longest attempt that can be configured.
 const ATTEMPT_BUCKETS: [f64; 16] =
@@ -60,41 +61,47 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     entries_read: Counter,
-    /// By [`outcome_slot`].
-    deliveries: [Counter; OUTCOMES.len()],
-    resent: Counter,
-    attempt_duration: Histogram,
+    entries_without_endpoint: Counter,
+    entries_quarantined: Counter,
+    quarantine_entries_dropped: Counter,
+    foreign_entries_claimed: Counter,
+    pending_entries_trimmed: Counter,
+    trimmed_unread_entries: Number,
+    stream_unread_entries: Number,
+    deferred_entries: Number,
+    foreign_group_lag: Number,
+    /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
+    novel_events: [Counter; NoveltyKind::ALL.len()],
     xadd_to_first_attempt: Histogram,
-    in_flight: Gauge<u64, AtomicU64>,
-    held: Gauge<u64, AtomicU64>,
-    parked: Gauge<u64, AtomicU64>,
-    deferred: Gauge<u64, AtomicU64>,
-    slow: Gauge<u64, AtomicU64>,
-    due: Gauge<u64, AtomicU64>,
+    attempt_duration: Histogram,
+    /// By [`outcome_slot`].
+    attempts: [Counter; OUTCOMES.len()],
+    attempts_in_flight: Number,
+    slow_attempts_in_flight: Number,
+    requests_resent: Counter,
+    due_deliveries: Number,
+    oldest_due_delivery_age: Number,
+    held_deliveries: Number,
+    parked_deliveries: Number,
+    deliveries_skipped: Counter,
     /// In the order of [`DeadReason::ALL`], which is that of its variants.
     dead_letters: [Counter; DeadReason::ALL.len()],
     dead_letters_expired: Counter,
-    behind: Gauge<u64, AtomicU64>,
-    lease_terms: Counter,
-    owner: Gauge<u64, AtomicU64>,
-    quarantined: Counter,
-    quarantine_dropped: Counter,
-    /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
-    novel_events: [Counter; NoveltyKind::ALL.len()],
-    trimmed_pending: Counter,
-    trimmed_unread: Gauge<u64, AtomicU64>,
-    foreign_group_behind_seconds: Gauge<u64, AtomicU64>,
-    no_endpoint: Counter,
-    skipped_disabled: Counter,
-    redis_errors: Counter,
-    bad_items: Counter,
-    foreign_entries_claimed: Counter,
+    dead_letters_kept: Number,
+    endpoints_with_open_breaker: Number,
+    endpoints_over_quota: Number,
     /// In the order of [`Quota::ALL`], which is that of its variants.
-    quota_refusals: [Counter; Quota::ALL.len()],
-    record_bytes: Gauge<u64, AtomicU64>,
-    endpoints_over_quota: Gauge<u64, AtomicU64>,
-    memory_pressure: Gauge<u64, AtomicU64>,
+    quota_pauses: [Counter; Quota::ALL.len()],
+    partition_owned: Number,
+    lease_terms: Counter,
+    items_set_aside: Counter,
+    record_bytes: Number,
+    redis_memory_pressure: Number,
+    redis_errors: Counter,
 }
+
+/// A whole number that goes up and down.
+type Number = Gauge<u64, AtomicU64>;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -106,113 +113,204 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("herald");
         let r = &mut registry;
+        r.register("build", "1, with what is known of how this program was built", Info::new(build()));
         r.register("log_lines_dropped", "Lines of the log that nobody read in time", logging::dropped_lines());
         let inner = Inner {
             entries_read: counter(r, "entries_read", "Entries taken from the stream"),
-            deliveries: by_outcome(r),
-            resent: counter(
+            entries_without_endpoint: counter(r, "entries_without_endpoint", "Entries whose account has no endpoint"),
+            entries_quarantined: counter(
                 r,
-                "resent",
-                "Requests sent a second time within their attempt: the receiver had certainly not processed the first",
+                "entries_quarantined",
+                "Entries that were no valid event, or whose id another event has",
             ),
-            attempt_duration: seconds(r, "attempt_duration", "Whole attempts, start to end", ATTEMPT_BUCKETS),
+            quarantine_entries_dropped: counter(
+                r,
+                "quarantine_entries_dropped",
+                "Entries that the quarantine's limit dropped from it",
+            ),
+            foreign_entries_claimed: counter(
+                r,
+                "foreign_entries_claimed",
+                "Entries claimed from other consumers of the group",
+            ),
+            pending_entries_trimmed: counter(
+                r,
+                "pending_entries_trimmed",
+                "Entries whose body was trimmed while they were pending",
+            ),
+            trimmed_unread_entries: number(
+                r,
+                "trimmed_unread_entries",
+                "Entries trimmed before the group read them, as far as it can be told",
+            ),
+            stream_unread_entries: number(
+                r,
+                "stream_unread_entries",
+                "Entries of the stream that the group has not read yet",
+            ),
+            deferred_entries: number(
+                r,
+                "deferred_entries",
+                "Entries that wait in the stream until their account can take more",
+            ),
+            foreign_group_lag: number_in(
+                r,
+                Unit::Seconds,
+                "foreign_group_lag",
+                "How far the slowest other consumer group, which trimming waits for, is behind",
+            ),
+            novel_events: by_novelty(r),
             xadd_to_first_attempt: seconds(
                 r,
                 "xadd_to_first_attempt",
                 "From an entry's XADD to the start of a delivery's first attempt",
                 FIRST_ATTEMPT_BUCKETS,
             ),
-            in_flight: gauge(r, "in_flight", "Attempts under way"),
-            held: gauge(r, "held", "Deliveries behind the head of their chain"),
-            parked: gauge(r, "parked", "Deliveries that wait in an endpoint's backlog"),
-            deferred: gauge(r, "deferred", "Entries that wait in the stream until their account can take more"),
-            slow: gauge(
+            attempt_duration: seconds(r, "attempt_duration", "Whole attempts, start to end", ATTEMPT_BUCKETS),
+            attempts: by_outcome(r),
+            attempts_in_flight: number(r, "attempts_in_flight", "Attempts under way"),
+            slow_attempts_in_flight: number(
                 r,
-                "slow_in_flight",
+                "slow_attempts_in_flight",
                 "Attempts under way to receivers that never answered, or keep Herald waiting",
             ),
-            due: gauge(r, "due", "Deliveries that wait for the time of their next attempt"),
+            requests_resent: counter(
+                r,
+                "requests_resent",
+                "Requests sent a second time within their attempt: the receiver had certainly not processed the first",
+            ),
+            due_deliveries: number(r, "due_deliveries", "Deliveries that wait for the time of their next attempt"),
+            oldest_due_delivery_age: number_in(
+                r,
+                Unit::Seconds,
+                "oldest_due_delivery_age",
+                "For how long the time of the next attempt of the most overdue delivery has passed, else 0",
+            ),
+            held_deliveries: number(r, "held_deliveries", "Deliveries behind the head of their chain"),
+            parked_deliveries: number(r, "parked_deliveries", "Deliveries that wait in an endpoint's backlog"),
+            deliveries_skipped: counter(
+                r,
+                "deliveries_skipped",
+                "Deliveries not made because the endpoint is disabled",
+            ),
             dead_letters: by_reason(r),
             dead_letters_expired: counter(r, "dead_letters_expired", "Dead letters removed by the retention limit"),
-            behind: gauge(r, "behind", "Entries of the stream that the group has not read yet"),
+            dead_letters_kept: number(r, "dead_letters_kept", "Dead letters that are there now"),
+            endpoints_with_open_breaker: number(
+                r,
+                "endpoints_with_open_breaker",
+                "Endpoints in trouble: nothing goes to them now, or probes only",
+            ),
+            endpoints_over_quota: number(r, "endpoints_over_quota", "Endpoints with more in Redis than their quota"),
+            quota_pauses: by_quota(r),
+            partition_owned: number(r, "partition_owned", "1 while this worker owns its partition, else 0"),
             lease_terms: counter(r, "lease_terms", "Terms that this worker began"),
-            owner: gauge(r, "owner", "1 while this worker owns its partition, else 0"),
-            quarantined: counter(r, "quarantined", "Entries that were no valid event"),
-            quarantine_dropped: counter(r, "quarantine_dropped", "Entries that the quarantine's limit dropped from it"),
-            novel_events: by_novelty(r),
-            trimmed_pending: counter(r, "trimmed_pending", "Entries whose body was trimmed while they were pending"),
-            trimmed_unread: gauge(r, "trimmed_unread", "Entries trimmed before the group read them"),
-            foreign_group_behind_seconds: gauge(
+            items_set_aside: counter(
                 r,
-                "foreign_group_behind_seconds",
-                "How far the slowest other consumer group, which trimming waits for, is behind",
+                "items_set_aside",
+                "Changes that Redis refused, records that can not be read and jobs that failed: they are tried again",
             ),
-            no_endpoint: counter(r, "no_endpoint", "Entries whose account has no endpoint"),
-            skipped_disabled: counter(r, "skipped_disabled", "Deliveries not made because the endpoint is disabled"),
+            record_bytes: number_in(r, Unit::Bytes, "record", "What unfinished deliveries take in Redis, about"),
+            redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
             redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
-            bad_items: counter(r, "bad_items", "Items set aside because a script refused them"),
-            foreign_entries_claimed: counter(
-                r,
-                "foreign_entries_claimed",
-                "Entries claimed from other consumers of the group",
-            ),
-            quota_refusals: by_quota(r),
-            record_bytes: gauge(r, "record_bytes", "What unfinished deliveries take in Redis, about"),
-            endpoints_over_quota: gauge(r, "endpoints_over_quota", "Endpoints whose part of it is over their quota"),
-            memory_pressure: gauge(r, "memory_pressure", "1 while Redis has little memory left, else 0"),
             registry,
         };
         Self(Arc::new(inner))
     }
 
-    /// All metrics as OpenMetrics text, see [`CONTENT_TYPE`].
-    pub fn encode(&self) -> String {
+    /// All metrics, as a scraper wants them.
+    pub fn encode(&self, format: Format) -> String {
         let mut page = String::new();
         text::encode(&mut page, &self.0.registry).expect("a String takes every write");
-        page
+        match format {
+            Format::OpenMetrics => page,
+            Format::Text => without_openmetrics(&page),
+        }
     }
 
     pub fn entries_read(&self, count: u64) {
         self.0.entries_read.inc_by(count);
     }
 
-    /// An attempt ended. `took` is from its start to its end.
-    pub fn attempt_ended(&self, outcome: &Outcome, took: Duration) {
-        self.0.deliveries[outcome_slot(outcome)].inc();
-        self.0.attempt_duration.observe(took.as_secs_f64());
+    pub fn entry_without_endpoint(&self) {
+        self.0.entries_without_endpoint.inc();
+    }
+
+    pub fn entry_quarantined(&self) {
+        self.0.entries_quarantined.inc();
+    }
+
+    /// The limit of the quarantine has dropped so many more.
+    pub fn quarantine_dropped(&self, count: u64) {
+        self.0.quarantine_entries_dropped.inc_by(count);
+    }
+
+    pub fn foreign_entries_claimed(&self, count: u64) {
+        self.0.foreign_entries_claimed.inc_by(count);
+    }
+
+    pub fn pending_entry_trimmed(&self) {
+        self.0.pending_entries_trimmed.inc();
+    }
+
+    pub fn set_trimmed_unread(&self, entries: u64) {
+        self.0.trimmed_unread_entries.set(entries);
+    }
+
+    pub fn set_unread(&self, entries: u64) {
+        self.0.stream_unread_entries.set(entries);
+    }
+
+    pub fn set_deferred(&self, entries: u64) {
+        self.0.deferred_entries.set(entries);
+    }
+
+    pub fn set_foreign_group_lag(&self, seconds: u64) {
+        self.0.foreign_group_lag.set(seconds);
+    }
+
+    pub fn novel_event(&self, kind: NoveltyKind) {
+        self.0.novel_events[kind as usize].inc();
     }
 
     /// A delivery's first attempt started `after` its entry was added.
-    pub fn resent(&self) {
-        self.0.resent.inc();
-    }
-
     pub fn first_attempt_started(&self, after: Duration) {
         self.0.xadd_to_first_attempt.observe(after.as_secs_f64());
     }
 
-    pub fn set_in_flight(&self, count: u64) {
-        self.0.in_flight.set(count);
+    /// An attempt ended. `took` is from its start to its end.
+    pub fn attempt_ended(&self, outcome: &Outcome, took: Duration) {
+        self.0.attempts[outcome_slot(outcome)].inc();
+        self.0.attempt_duration.observe(took.as_secs_f64());
     }
 
-    pub fn set_held(&self, count: u64) {
-        self.0.held.set(count);
+    /// So many attempts are under way, and so many of them are slow ones.
+    pub fn set_in_flight(&self, attempts: u64, slow: u64) {
+        self.0.attempts_in_flight.set(attempts);
+        self.0.slow_attempts_in_flight.set(slow);
     }
 
-    pub fn set_deferred(&self, count: u64) {
-        self.0.deferred.set(count);
+    /// Within its attempt a request went a second time.
+    pub fn request_resent(&self) {
+        self.0.requests_resent.inc();
     }
 
-    pub fn set_slow(&self, count: u64) {
-        self.0.slow.set(count);
+    /// `oldest_age` is by how much the most overdue one is late, in seconds.
+    pub fn set_due(&self, deliveries: u64, oldest_age: u64) {
+        self.0.due_deliveries.set(deliveries);
+        self.0.oldest_due_delivery_age.set(oldest_age);
     }
 
-    pub fn set_parked(&self, count: u64) {
-        self.0.parked.set(count);
+    pub fn set_held(&self, deliveries: u64) {
+        self.0.held_deliveries.set(deliveries);
     }
 
-    pub fn set_due(&self, count: u64) {
-        self.0.due.set(count);
+    pub fn set_parked(&self, deliveries: u64) {
+        self.0.parked_deliveries.set(deliveries);
+    }
+
+    pub fn deliveries_skipped(&self, count: u64) {
+        self.0.deliveries_skipped.inc_by(count);
     }
 
     pub fn dead_letters(&self, reason: DeadReason, count: u64) {
@@ -223,76 +321,53 @@ impl Metrics {
         self.0.dead_letters_expired.inc_by(count);
     }
 
-    pub fn set_behind(&self, entries: u64) {
-        self.0.behind.set(entries);
+    pub fn set_dead_letters_kept(&self, letters: u64) {
+        self.0.dead_letters_kept.set(letters);
+    }
+
+    pub fn set_open_breakers(&self, endpoints: u64) {
+        self.0.endpoints_with_open_breaker.set(endpoints);
+    }
+
+    /// An endpoint is to be paused for what it, or its account, has in Redis.
+    pub fn quota_pause(&self, quota: Quota) {
+        self.0.quota_pauses[quota as usize].inc();
     }
 
     /// This worker became the owner.
     pub fn term_began(&self) {
         self.0.lease_terms.inc();
-        self.0.owner.set(1);
+        self.0.partition_owned.set(1);
     }
 
     /// This worker is the owner no more, by loss or by its own will.
     pub fn term_ended(&self) {
-        self.0.owner.set(0);
+        self.0.partition_owned.set(0);
     }
 
-    pub fn quarantined(&self, count: u64) {
-        self.0.quarantined.inc_by(count);
+    pub fn item_set_aside(&self) {
+        self.0.items_set_aside.inc();
     }
 
-    /// The limit of the quarantine has dropped so many more.
-    pub fn quarantine_dropped(&self, count: u64) {
-        self.0.quarantine_dropped.inc_by(count);
-    }
-
-    pub fn novel_event(&self, kind: NoveltyKind) {
-        self.0.novel_events[kind as usize].inc();
-    }
-
-    pub fn trimmed_pending(&self, count: u64) {
-        self.0.trimmed_pending.inc_by(count);
-    }
-
-    pub fn set_trimmed_unread(&self, entries: u64) {
-        self.0.trimmed_unread.set(entries);
-    }
-
-    pub fn set_foreign_group_behind(&self, seconds: u64) {
-        self.0.foreign_group_behind_seconds.set(seconds);
-    }
-
-    pub fn no_endpoint(&self, count: u64) {
-        self.0.no_endpoint.inc_by(count);
-    }
-
-    pub fn skipped_disabled(&self, count: u64) {
-        self.0.skipped_disabled.inc_by(count);
+    pub fn set_memory(&self, is_under_pressure: bool, record_bytes: u64, endpoints_over_quota: u64) {
+        self.0.redis_memory_pressure.set(u64::from(is_under_pressure));
+        self.0.record_bytes.set(record_bytes);
+        self.0.endpoints_over_quota.set(endpoints_over_quota);
     }
 
     pub fn redis_error(&self) {
         self.0.redis_errors.inc();
     }
+}
 
-    pub fn bad_items(&self, count: u64) {
-        self.0.bad_items.inc_by(count);
-    }
-
-    /// An endpoint is to be paused for what it, or its account, has in Redis.
-    pub fn quota_refused(&self, quota: Quota) {
-        self.0.quota_refusals[quota as usize].inc();
-    }
-
-    pub fn set_memory(&self, is_under_pressure: bool, record_bytes: u64, endpoints_over_quota: u64) {
-        self.0.memory_pressure.set(u64::from(is_under_pressure));
-        self.0.record_bytes.set(record_bytes);
-        self.0.endpoints_over_quota.set(endpoints_over_quota);
-    }
-
-    pub fn foreign_entries_claimed(&self, count: u64) {
-        self.0.foreign_entries_claimed.inc_by(count);
-    }
+/// What is known of how this program was built; `build.rs` asks. What is not known has no label.
+fn build() -> Vec<(&'static str, &'static str)> {
+    let known = [
+        ("version", Some(env!("CARGO_PKG_VERSION"))),
+        ("revision", option_env!("BUILD_REVISION")),
+        ("rustc", option_env!("BUILD_RUSTC")),
+    ];
+    known.into_iter().filter_map(|(label, value)| Some((label, value?))).collect()
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
@@ -301,10 +376,17 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     counter
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge<u64, AtomicU64> {
-    let gauge = Gauge::default();
-    registry.register(name, help, gauge.clone());
-    gauge
+fn number(registry: &mut Registry, name: &str, help: &str) -> Number {
+    let number = Number::default();
+    registry.register(name, help, number.clone());
+    number
+}
+
+/// Its unit is the last part of its name.
+fn number_in(registry: &mut Registry, unit: Unit, name: &str, help: &str) -> Number {
+    let number = Number::default();
+    registry.register_with_unit(name, help, unit, number.clone());
+    number
 }
 
 fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: [f64; 16]) -> Histogram {
@@ -315,7 +397,7 @@ fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: [f64; 16]) 
 
 fn by_outcome(registry: &mut Registry) -> [Counter; OUTCOMES.len()] {
     let family = Family::<OutcomeLabel, Counter>::default();
-    registry.register("deliveries", "Attempts of deliveries that ended, by their outcome", family.clone());
+    registry.register("attempts", "Attempts that ended, by their outcome", family.clone());
     OUTCOMES.map(|outcome| family.get_or_create_owned(&OutcomeLabel { outcome }))
 }
 
@@ -328,7 +410,7 @@ fn by_novelty(registry: &mut Registry) -> [Counter; NoveltyKind::ALL.len()] {
 fn by_quota(registry: &mut Registry) -> [Counter; Quota::ALL.len()] {
     let family = Family::<QuotaLabel, Counter>::default();
     let help = "Endpoints paused because they, or their account, had more in Redis than a quota and took nothing";
-    registry.register("quota_refusals", help, family.clone());
+    registry.register("quota_pauses", help, family.clone());
     Quota::ALL.map(|quota| family.get_or_create_owned(&QuotaLabel { quota: quota.name() }))
 }
 
@@ -421,40 +503,55 @@ mod tests {
 
     #[test]
     fn every_series_is_there_from_the_start() {
-        let page = Metrics::new().encode();
+        let page = Metrics::new().encode(Format::Text);
         for line in [
+            "herald_log_lines_dropped_total 0",
             "herald_entries_read_total 0",
-            "herald_deliveries_total{outcome=\"delivered\"} 0",
-            "herald_deliveries_total{outcome=\"unsendable\"} 0",
-            "herald_resent_total 0",
-            "herald_attempt_duration_seconds_count 0",
+            "herald_entries_without_endpoint_total 0",
+            "herald_entries_quarantined_total 0",
+            "herald_quarantine_entries_dropped_total 0",
+            "herald_foreign_entries_claimed_total 0",
+            "herald_pending_entries_trimmed_total 0",
+            "herald_trimmed_unread_entries 0",
+            "herald_stream_unread_entries 0",
+            "herald_deferred_entries 0",
+            "herald_foreign_group_lag_seconds 0",
+            "herald_novel_events_total{kind=\"payment_status\"} 0",
             "herald_xadd_to_first_attempt_seconds_bucket{le=\"0.0015\"} 0",
-            "herald_in_flight 0",
-            "herald_held 0",
-            "herald_parked 0",
-            "herald_deferred 0",
-            "herald_slow_in_flight 0",
-            "herald_due 0",
+            "herald_attempt_duration_seconds_count 0",
+            "herald_attempts_total{outcome=\"delivered\"} 0",
+            "herald_attempts_total{outcome=\"unsendable\"} 0",
+            "herald_attempts_in_flight 0",
+            "herald_slow_attempts_in_flight 0",
+            "herald_requests_resent_total 0",
+            "herald_due_deliveries 0",
+            "herald_oldest_due_delivery_age_seconds 0",
+            "herald_held_deliveries 0",
+            "herald_parked_deliveries 0",
+            "herald_deliveries_skipped_total 0",
             "herald_dead_letters_total{reason=\"exhausted\"} 0",
             "herald_dead_letters_expired_total 0",
-            "herald_behind 0",
+            "herald_dead_letters_kept 0",
+            "herald_endpoints_with_open_breaker 0",
+            "herald_endpoints_over_quota 0",
+            "herald_quota_pauses_total{quota=\"endpoint_bytes\"} 0",
+            "herald_partition_owned 0",
             "herald_lease_terms_total 0",
-            "herald_owner 0",
-            "herald_quarantined_total 0",
-            "herald_quarantine_dropped_total 0",
-            "herald_novel_events_total{kind=\"payment_status\"} 0",
-            "herald_trimmed_pending_total 0",
-            "herald_trimmed_unread 0",
-            "herald_foreign_group_behind_seconds 0",
-            "herald_no_endpoint_total 0",
-            "herald_skipped_disabled_total 0",
+            "herald_items_set_aside_total 0",
+            "herald_record_bytes 0",
+            "herald_redis_memory_pressure 0",
             "herald_redis_errors_total 0",
-            "herald_bad_items_total 0",
-            "herald_foreign_entries_claimed_total 0",
-            "herald_log_lines_dropped_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
+    }
+
+    #[test]
+    fn a_build_says_its_version_and_whatever_else_is_known_of_it() {
+        let page = Metrics::new().encode(Format::Text);
+        let line = page.lines().find(|line| line.starts_with("herald_build_info{")).unwrap();
+        assert!(line.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{line}");
+        assert!(line.ends_with("} 1") && !line.contains("\"\""), "{line}");
     }
 
     #[test]
@@ -466,19 +563,19 @@ mod tests {
         clone.dead_letters(DeadReason::Gone, 2);
         clone.term_began();
         clone.set_parked(7);
-        let page = metrics.encode();
+        let page = metrics.encode(Format::OpenMetrics);
         for line in [
-            "herald_deliveries_total{outcome=\"gone\"} 1",
+            "herald_attempts_total{outcome=\"gone\"} 1",
             "herald_attempt_duration_seconds_sum 0.003",
             "herald_attempt_duration_seconds_bucket{le=\"0.005\"} 1",
             "herald_xadd_to_first_attempt_seconds_count 1",
             "herald_dead_letters_total{reason=\"gone\"} 2",
-            "herald_owner 1",
-            "herald_parked 7",
+            "herald_partition_owned 1",
+            "herald_parked_deliveries 7",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
         metrics.term_ended();
-        assert!(metrics.encode().contains("herald_owner 0"));
+        assert!(metrics.encode(Format::OpenMetrics).contains("herald_partition_owned 0"));
     }
 }

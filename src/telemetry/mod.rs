@@ -1,6 +1,7 @@
 //! What Herald says about itself: logs, metrics and whether it is ready. Decides nothing about deliveries.
 
 pub mod allowance;
+pub mod exposition;
 pub mod lines;
 pub mod logging;
 pub mod metrics;

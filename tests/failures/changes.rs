@@ -107,7 +107,7 @@ async fn a_key_of_one_endpoint_that_a_stranger_wrote_stops_nobody_else() {
         .collect();
     world.publish(&events).await;
     world.merchants.until("all that is not its", |log| log.delivered_to("ep_0") == 20).await;
-    herald.until_metric("herald_bad_items_total", |count| count > 0.0).await;
+    herald.until_metric("herald_items_set_aside_total", |count| count > 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,7 +55,7 @@ async fn bears(receiver: Receiver) -> (World, Herald) {
 }
 
 async fn has_outcome(herald: &Herald, outcome: &str) {
-    herald.until_metric(&format!("herald_deliveries_total{{outcome=\"{outcome}\"}}"), |count| count >= 1.0).await;
+    herald.until_metric(&format!("herald_attempts_total{{outcome=\"{outcome}\"}}"), |count| count >= 1.0).await;
 }
 
 /// Writes `first` and then `again` for ever, with a pause.
@@ -149,7 +149,7 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
         "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://169.254.169.254/latest/\r\ncontent-length: 0\r\n\r\n";
     let (_world, herald) = bears(Receiver::answering(REDIRECT).await).await;
     has_outcome(&herald, "redirected").await;
-    herald.until_metric("herald_deliveries_total{outcome=\"delivered\"}", |count| count == 500.0).await;
+    herald.until_metric("herald_attempts_total{outcome=\"delivered\"}", |count| count == 500.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,7 +158,7 @@ async fn an_endpoint_at_a_metadata_address_is_refused_at_every_attempt() {
     let herald = setup(&world).start();
     world.publish(&[Event::new(0, "acc_hostile", "pi_0", "Created")]).await;
     world.until_finished().await;
-    assert_eq!(herald.metric("herald_deliveries_total{outcome=\"address_refused\"}"), 2.0);
+    assert_eq!(herald.metric("herald_attempts_total{outcome=\"address_refused\"}"), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,6 +194,7 @@ async fn only_a_certificate_of_a_known_authority_for_the_right_name_is_trusted()
     world.until_finished().await;
     let seen: Vec<usize> = receivers.iter().map(|receiver| receiver.log.seen().len()).collect();
     assert_eq!(seen, [1, 0, 0]);
-    assert_eq!(herald.metric("herald_deliveries_total{outcome=\"tls_failed\"}"), 4.0);
+    assert_eq!(herald.metric("herald_attempts_total{outcome=\"tls_failed\"}"), 4.0);
     assert_eq!(herald.metric("herald_dead_letters_total{reason=\"exhausted\"}"), 2.0);
+    herald.until_metric("herald_dead_letters_kept", |letters| letters == 2.0).await;
 }

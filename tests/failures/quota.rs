@@ -23,7 +23,7 @@ max_cooldown = "1s"
 endpoint_bytes = 1048576
 "#;
 
-const OF_ENDPOINT: &str = "herald_quota_refusals_total{quota=\"endpoint_bytes\"}";
+const OF_ENDPOINT: &str = "herald_quota_pauses_total{quota=\"endpoint_bytes\"}";
 
 /// Events for the endpoint `ep_dead`, of which about 900 are more than it may have.
 fn owed_to_the_dead(from: usize, count: usize) -> Vec<Event> {
@@ -96,7 +96,7 @@ async fn the_attempt_log_is_kept_short_while_redis_has_little_memory_left() {
     let memory: String = world.redis.command(&["INFO", "memory"]).await;
     let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
     world.redis.set_maxmemory(used.parse::<u64>().unwrap() * 108 / 100).await;
-    herald.until_metric("herald_memory_pressure", |value| value == 1.0).await;
+    herald.until_metric("herald_redis_memory_pressure", |value| value == 1.0).await;
     // The log holds no more than a tenth, and what is left of a batch.
     let (mut number, mut connection) = (0, world.redis.connection().await);
     until("a short log", async || {

@@ -15,7 +15,7 @@ async fn two_hundred_events_reach_ten_endpoints_signed_and_in_order_and_leave_no
     assert_eq!(world.merchants.log().duplicates(), 0);
     assert_eq!(world.merchants.log().overlaps, Vec::<String>::new());
     assert_eq!(herald.metric("herald_entries_read_total"), 200.0);
-    assert_eq!(herald.metric("herald_deliveries_total{outcome=\"delivered\"}"), 200.0);
+    assert_eq!(herald.metric("herald_attempts_total{outcome=\"delivered\"}"), 200.0);
     assert_eq!(world.number(&["HGET", "herald:{payment-intents}:stats", "log-lines"]).await, 200);
     assert_eq!(herald.get("/readyz").map(|(status, _)| status), Some(200));
     assert!(herald.stop().await.success());

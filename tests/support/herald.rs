@@ -163,7 +163,7 @@ impl Herald {
     }
 
     pub async fn until_owner(&self) {
-        self.until_metric("herald_owner", |value| value == 1.0).await;
+        self.until_metric("herald_partition_owned", |value| value == 1.0).await;
     }
 
     pub async fn until_log(&self, text: &str) {

@@ -1,0 +1,151 @@
+//! The two texts in which a page of metrics can be written, and which of them a scraper gets. Pure.
+//! `prometheus-client` writes OpenMetrics alone; the older text says the same with fewer words.
+
+use std::fmt::Write;
+
+use mime::Mime;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Version 1.0.0.
+    OpenMetrics,
+    /// Prometheus' own, version 0.0.4, which whatever reads metrics can read.
+    Text,
+}
+
+impl Format {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+
+    /// What an `Accept` asks for. OpenMetrics is for those who name it in the version that is written here and like nothing
+    /// else better, as Prometheus does; a wildcard asks for nothing in particular. Whatever else a range says, such as how
+    /// Prometheus wants names escaped, makes no difference to names that need no escaping.
+    pub fn accepted_by(accept: &str) -> Self {
+        let ranges: Vec<Mime> = accept.split(',').filter_map(|range| range.trim().parse().ok()).collect();
+        let liking = |kind: &str, version: &str| {
+            let is_meant = |range: &&Mime| {
+                range.essence_str() == kind && range.get_param("version").is_none_or(|asked| asked == version)
+            };
+            ranges.iter().filter(is_meant).map(weight).fold(0.0, f32::max)
+        };
+        let openmetrics = liking("application/openmetrics-text", "1.0.0");
+        match openmetrics > 0.0 && openmetrics >= liking("text/plain", "0.0.4") {
+            true => Self::OpenMetrics,
+            false => Self::Text,
+        }
+    }
+}
+
+/// How much a range is wanted, from 0 to 1: its `q`, where it has one. One that is no number wants nothing.
+fn weight(range: &Mime) -> f32 {
+    range.get_param("q").map_or(1.0, |q| q.as_str().parse().unwrap_or(0.0))
+}
+
+/// The older text of a page that `prometheus-client` has written. There a counter is described by the whole name of its
+/// samples, an `info` is a gauge, and neither a unit nor the page's end has a line.
+pub fn without_openmetrics(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    let mut help = "";
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').map_or("", |(_, help)| help);
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let (ending, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                other => ("", other),
+            };
+            write!(text, "# HELP {name}{ending} {help}\n# TYPE {name}{ending} {kind}\n").expect("a String takes it");
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{
+        encoding::text,
+        metrics::{counter::Counter, gauge::ConstGauge, histogram::Histogram, info::Info},
+        registry::{Registry, Unit},
+    };
+
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_those_who_ask_for_it() {
+        for accept in [
+            "application/openmetrics-text",
+            "Application/OpenMetrics-Text; Version=\"1.0.0\"; charset=utf-8",
+            "text/html, application/openmetrics-text;q=0.1",
+            // Prometheus 2.
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            // Prometheus 3.
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            // Prometheus that would rather have what only it writes.
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+        ] {
+            assert_eq!(Format::accepted_by(accept), Format::OpenMetrics, "{accept}");
+        }
+    }
+
+    #[test]
+    fn everybody_else_gets_the_older_text() {
+        for accept in [
+            "",
+            "*/*",
+            // A browser.
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            // Prometheus that is set to the older text.
+            "text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,*/*;q=0.1",
+            // An old Prometheus, which knows a draft alone.
+            "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text;version=2.0.0",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=much",
+            "application/openmetrics-text-of-mine",
+            ", ;q=1, application/",
+        ] {
+            assert_eq!(Format::accepted_by(accept), Format::Text, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_older_text_names_counters_whole_and_has_no_line_that_only_openmetrics_knows() {
+        let mut registry = Registry::with_prefix("herald");
+        let counter: Counter = Counter::default();
+        counter.inc_by(3);
+        let histogram = Histogram::new([0.5, 2.0]);
+        histogram.observe(1.0);
+        registry.register("entries_read", "Entries", counter);
+        registry.register("build", "This build", Info::new([("version", "1 \"x\" # HELP")]));
+        registry.register_with_unit("record", "Bytes of records", Unit::Bytes, ConstGauge::new(7u64));
+        registry.register_with_unit("attempt_duration", "Attempts", Unit::Seconds, histogram);
+        let mut page = String::new();
+        text::encode(&mut page, &registry).unwrap();
+        let expected = r#"# HELP herald_entries_read_total Entries.
+# TYPE herald_entries_read_total counter
+herald_entries_read_total 3
+# HELP herald_build_info This build.
+# TYPE herald_build_info gauge
+herald_build_info{version="1 \"x\" # HELP"} 1
+# HELP herald_record_bytes Bytes of records.
+# TYPE herald_record_bytes gauge
+herald_record_bytes 7
+# HELP herald_attempt_duration_seconds Attempts.
+# TYPE herald_attempt_duration_seconds histogram
+herald_attempt_duration_seconds_sum 1.0
+herald_attempt_duration_seconds_count 1
+herald_attempt_duration_seconds_bucket{le="0.5"} 0
+herald_attempt_duration_seconds_bucket{le="2.0"} 1
+herald_attempt_duration_seconds_bucket{le="+Inf"} 1
+"#;
+        assert_eq!(without_openmetrics(&page), expected);
+    }
+}
