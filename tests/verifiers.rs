@@ -1,6 +1,7 @@
 //! Live callbacks of the real program, verified by what merchants use: the published `standardwebhooks` libraries of
 //! crates.io, PyPI and npm, each receiving in its own language; and `dojo-signature` by nothing but the standard libraries
-//! of Python and Node. `make setup` installs them; one that is missing fails here.
+//! of Python and Node. And its metrics, judged by Prometheus' own tool. `make setup` installs them; one that is missing
+//! fails here.
 
 // A test waits for other processes.
 #![allow(clippy::disallowed_methods)]
@@ -197,6 +198,31 @@ async fn the_library_of_crates_io_accepts_what_is_sent_and_nothing_else() {
         }
     }
     assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prometheus_finds_nothing_to_mend_in_the_metrics_of_a_worker() {
+    let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (_world, herald) = send_to(receiver.address.port()).await;
+    herald.until_metric("herald_attempts_total{outcome=\"delivered\"}", |count| count == 2.0).await;
+    let (_, page) = herald.get("/metrics").unwrap();
+    assert_eq!(complaints(&page).await, "");
+    let misnamed = page.replace("herald_entries_read_total", "herald_entries_read");
+    let said = complaints(&misnamed).await;
+    assert!(said.contains("herald_entries_read counter metrics should have \"_total\" suffix"), "{said}");
+    assert!(herald.stop().await.success());
+}
+
+/// What `promtool check metrics` has to say of a page.
+async fn complaints(page: &str) -> String {
+    let mut command = Command::new(installed("target/verifiers/promtool"));
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = command.kill_on_drop(true).spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).await.unwrap();
+    let output = soon("its judgement", promtool.wait_with_output()).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(output.status.success(), said.is_empty(), "{}", output.status);
+    String::from_utf8(said).unwrap()
 }
 
 fn is_verified(seen: &Seen, name: &str, body: &[u8]) -> bool {
