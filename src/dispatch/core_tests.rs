@@ -270,8 +270,7 @@ fn an_endpoint_is_in_trouble_until_it_has_recovered_and_only_while_it_is_served(
     assert_eq!(in_trouble(&core, now), 0, "nobody waits for a paused one");
     stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
     let later = now + BREAKER.max_cooldown_ms;
-    let probes: Vec<_> =
-        (later..later + 3).map(|now| (in_trouble(&core, now), try_one(&mut core, now, &OK))).collect();
+    let probes: Vec<_> = (later..later + 3).map(|now| (in_trouble(&core, now), try_one(&mut core, now, &OK))).collect();
     assert_eq!(probes, [(1, 1); 3]);
     assert_eq!(in_trouble(&core, later + 3), 0);
 }

@@ -208,7 +208,7 @@ impl Metrics {
             items_set_aside: counter(
                 r,
                 "items_set_aside",
-                "Changes that Redis refused, records that can not be read and jobs that failed: they are tried again",
+                "Changes that Redis refused, records that cannot be read and jobs that failed: they are tried again",
             ),
             record_bytes: number_in(r, Unit::Bytes, "record", "What unfinished deliveries take in Redis, about"),
             redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
