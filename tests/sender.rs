@@ -27,7 +27,7 @@ use herald::{
         endpoint::Endpoint,
         event::Event,
         id::EndpointId,
-        outcome::{AttemptReport, Attempted, BodyEnd, LocalCause, Outcome, TlsFailure},
+        outcome::{AttemptReport, Attempted, BodyEnd, Outcome, TlsFailure},
         signing::{Secret, SecretText},
     },
     sender::{Sender, SenderConfig, certificates_from_pem},

@@ -348,9 +348,9 @@ impl Worker {
         self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
         self.metrics.set_unread(numbers.behind);
         self.metrics.set_trimmed_unread(numbers.trimmed_unread);
+        self.metrics.set_due(numbers.due, numbers.overdue_ms() / 1_000);
         self.look_at_foreign(numbers.slowest_foreign);
         self.look_at_quarantine(numbers.quarantine_dropped);
-        self.metrics.set_due(numbers.due, numbers.overdue_ms() / 1_000);
         self.metrics.set_dead_letters_kept(numbers.dead);
         self.metrics.set_parked(parked);
         // Only the owner knows what is parked, and so what is held; what a former one knows of receivers is out of date.

@@ -51,6 +51,7 @@ async fn a_request_that_meets_a_connection_being_closed_is_sent_again_within_its
 }
 
 /// The thread sleeps over the deadline of the connection, and wakes long before that of the attempt.
+#[expect(clippy::disallowed_methods, reason = "it is to stall every task on this thread")]
 #[tokio::test]
 async fn a_thread_that_looks_too_late_at_a_connection_blames_nobody() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

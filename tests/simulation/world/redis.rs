@@ -24,7 +24,7 @@ impl World {
                 self.allowance += self.may_go_again();
             }
             (Ok(Answer::Lost | Answer::Taken { .. }), _) | (Err(_), _) => return answer,
-            _ if self.legit.as_ref() != Some(term_of(call)) => {
+            _ if self.legit.as_ref() != Some(call.term()) => {
                 self.wrong(Promise::OneOwner, || format!("a call of an ended term was carried out: {call:?}"));
             }
             _ => {}

@@ -69,7 +69,7 @@ impl World {
                 && let Some(call) = partition.next_call(now)
             {
                 self.workers[worker].main = true;
-                self.workers[worker].term = Some(term_of(&call).clone());
+                self.workers[worker].term = Some(call.term().clone());
                 self.make(worker, Slot::Main, call);
             }
             if !self.workers[worker].renewal
@@ -169,7 +169,7 @@ impl World {
     }
 
     pub(super) fn make(&mut self, worker: usize, slot: Slot, call: Call) {
-        let (life, redis, term) = (self.workers[worker].life, self.redis, term_of(&call).clone());
+        let (life, redis, term) = (self.workers[worker].life, self.redis, call.term().clone());
         if matches!(call, Call::Read { .. }) {
             self.tally.checked(Promise::Bounded);
             if let (true, Call::Read { max, .. }) = (self.is_pressed, &call)
