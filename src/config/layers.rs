@@ -86,7 +86,8 @@ impl Layers {
                     self.values.insert(key.name, Given { written: Written::One(value), origin: Origin::Env(name) });
                 }
                 Variable::Unknown => {
-                    let (name, nearest) = (shorten(&name), nearest_variable(&name));
+                    let name = shorten(&name);
+                    let nearest = nearest_variable(&name);
                     self.unknown_variables.push(UnknownVariable { name, nearest });
                 }
                 // Whoever gathered the sources has read those files.

@@ -71,7 +71,7 @@ impl Sources {
                 (Variable::FileOfValue(_), Ok(path)) => match read_secret(Path::new(&path)) {
                     Ok(text) => sources.secret_files.push(SecretFile { variable: name, path, text }),
                     Err(why) => {
-                        let origin = Origin::SecretFile { variable: name, path };
+                        let origin = Origin::SecretFile { variable: name, path: shown(path) };
                         errors.push(ConfigError::UnreadableSecret { origin, why });
                     }
                 },
@@ -102,6 +102,11 @@ fn read_secret(path: &Path) -> Result<String, String> {
         true => Err("it is empty".to_owned()),
         false => Ok(secret.to_owned()),
     }
+}
+
+/// Whoever puts the secret itself where its file's name belongs does not find it in the log.
+fn shown(path: String) -> String {
+    if path.starts_with(['/', '.']) { path } else { "not shown, as it may be the secret itself".to_owned() }
 }
 
 fn read(path: &Path, max_bytes: u64) -> Result<String, String> {

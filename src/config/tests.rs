@@ -478,6 +478,8 @@ fn a_secret_file_that_is_no_secret_is_an_error_with_its_name_and_without_its_con
         assert!(message.contains(&format!("{variable} ({path}): {why}")), "{message}");
         assert!(!message.contains("hunter2"), "{message}");
     }
+    let message = gathered(&[("HERALD_REDIS_URL_FILE", "redis://:hunter2@h")]).expect_err("it was taken").to_string();
+    assert!(message.contains("HERALD_REDIS_URL_FILE") && !message.contains("hunter2"), "{message}");
     let message = gathered(&[("HERALD_REDIS_URL_FILE", "/nowhere/url"), ("HERALD_ADMIN_TOKEN_FILE", "/")]);
     let message = message.expect_err("they were taken").to_string();
     assert!(message.contains("HERALD_REDIS_URL_FILE (/nowhere/url): cannot read the file: No such file"), "{message}");

@@ -513,18 +513,17 @@ impl Core {
         let attempted = Arc::new(attempted);
         let Some(job) = self.flights.remove(&token) else {
             self.leaves_seat(token);
-            let orphan = self.carried.iter_mut().find(|(_, c)| matches!(c, Carried::Flying(t, _) if *t == token));
-            if let Some(((id, ..), orphan)) = orphan
-                && let Carried::Flying(_, revision) = *orphan
-            {
-                let endpoint = id.endpoint.clone();
+            let orphan = self.carried.iter().find_map(|(id, carried)| match carried {
+                Carried::Flying(flying, revision) if *flying == token => Some((id.clone(), *revision)),
+                _ => None,
+            });
+            if let Some((id, revision)) = orphan {
+                let endpoint = id.0.endpoint.clone();
                 let is_delivered = attempted.report.outcome.is_delivered();
                 match attempted.report.outcome {
                     // As if it had never been made.
-                    Outcome::Local { .. } => {
-                        self.carried.retain(|_, c| !matches!(c, Carried::Flying(t, _) if *t == token));
-                    }
-                    _ => *orphan = Carried::Ended(attempted, revision),
+                    Outcome::Local { .. } => drop(self.carried.remove(&id)),
+                    _ => self.carry_ended(id, attempted, revision),
                 }
                 if let Some(at) = self.lanes.at(&endpoint) {
                     self.lanes[at].forget_attempt(token);

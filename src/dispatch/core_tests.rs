@@ -563,33 +563,83 @@ fn what_waits_for_its_receiver_and_has_a_record_does_not_stop_the_reading() {
     assert!(core.has_room() && core.has_room_for_records(), "{:?}", core.tally());
 }
 
-/// Its record is gone, and its entry waits for another endpoint.
+/// When the term ends: before its second attempt has, before that is settled, or after.
+#[derive(Clone, Copy, PartialEq)]
+enum EndOfTerm {
+    InFlight,
+    NotSettled,
+    Settled,
+}
+
+/// Its entry waits for another endpoint all the while.
 #[test]
 fn what_was_delivered_from_its_record_is_not_sent_again_when_its_entry_is_read_again() {
+    for ends in [EndOfTerm::InFlight, EndOfTerm::NotSettled, EndOfTerm::Settled] {
+        let mut core = core(|_| {});
+        stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+        read_for_two(&mut core);
+        let first: Vec<Send> = std::iter::from_fn(|| core.next_send(0)).collect();
+        assert!(first.len() == 2 && first[0].delivery.id.endpoint.as_str() == "ep_a");
+        end(&mut core, 0, first[0].token, FAILED);
+        let record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
+        core.admit_kept(0, REDIS_MS, record.clone(), Origin::Claimed);
+        let second = sends(&mut core, 0)[0].0;
+        let finishes = |core: &mut Core| {
+            let settlement = settle(core, &[("ep_a", 0, 0)]);
+            assert!(matches!(settlement.items[..], [Item::Finish { .. }]) && settlement.acks.is_empty());
+        };
+        if ends == EndOfTerm::InFlight {
+            core.end_term();
+            end(&mut core, 0, second, OK);
+        } else {
+            end(&mut core, 0, second, OK);
+        }
+        if ends == EndOfTerm::Settled {
+            finishes(&mut core);
+        }
+        core.end_term();
+        if ends != EndOfTerm::Settled {
+            // Its record is there again, and is claimed before its entry is read.
+            core.admit_kept(0, REDIS_MS, record, Origin::Claimed);
+            assert_eq!(sends(&mut core, 0), []);
+            finishes(&mut core);
+        }
+        read_for_two(&mut core);
+        assert_eq!(sends(&mut core, 0), [], "one was delivered, the other is still out");
+        end(&mut core, 0, first[1].token, OK);
+        assert_eq!(settle(&mut core, &[]).acks, [EntryId { ms: 1, seq: 0 }]);
+    }
+}
+
+/// Another owner had it refused meanwhile, and an operator sends it again.
+#[test]
+fn what_was_delivered_once_is_sent_again_if_its_record_says_so() {
     let mut core = core(|_| {});
     stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
-    let read = |core: &mut Core| {
-        core.open_entry(0, EntryId { ms: 1, seq: 0 }, 2);
-        for id in ["ep_a", "ep_b"] {
-            core.admit_fresh(0, REDIS_MS, delivery(1, id, "pi_1"), Known::default());
-        }
-    };
-    read(&mut core);
+    read_for_two(&mut core);
     let first: Vec<Send> = std::iter::from_fn(|| core.next_send(0)).collect();
-    assert!(first.len() == 2 && first[0].delivery.id.endpoint.as_str() == "ep_a");
     end(&mut core, 0, first[0].token, FAILED);
-    let settlement = settle(&mut core, &[("ep_a", 1, 0)]);
-    let [Item::Keep { record, .. }] = &settlement.items[..] else { panic!("{settlement:?}") };
-    core.admit_kept(0, REDIS_MS, Delivery::from_record(record).unwrap(), Origin::Claimed);
-    let second = sends(&mut core, 0);
-    end(&mut core, 0, second[0].0, OK);
-    let settlement = settle(&mut core, &[("ep_a", 0, 0)]);
-    assert!(matches!(settlement.items[..], [Item::Finish { .. }]) && settlement.acks.is_empty());
+    let mut record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
+    core.admit_kept(0, REDIS_MS, record.clone(), Origin::Claimed);
+    let second = sends(&mut core, 0)[0].0;
+    end(&mut core, 0, second, OK);
     core.end_term();
-    read(&mut core);
-    assert_eq!(sends(&mut core, 0), [], "one was delivered, the other is still out");
-    end(&mut core, 0, first[1].token, OK);
-    assert_eq!(settle(&mut core, &[]).acks, [EntryId { ms: 1, seq: 0 }]);
+    record.remember(attempted(FAILED).report);
+    core.admit_kept(0, REDIS_MS, record, Origin::Claimed);
+    assert_eq!(entries(&sends(&mut core, 0)), [1]);
+}
+
+/// An entry that is owed to `ep_a` and `ep_b`.
+fn read_for_two(core: &mut Core) {
+    core.open_entry(0, EntryId { ms: 1, seq: 0 }, 2);
+    for id in ["ep_a", "ep_b"] {
+        core.admit_fresh(0, REDIS_MS, delivery(1, id, "pi_1"), Known::default());
+    }
+}
+
+fn kept_record(settlement: &Settlement) -> Delivery {
+    let [Item::Keep { record, .. }] = &settlement.items[..] else { panic!("{settlement:?}") };
+    Delivery::from_record(record).unwrap()
 }
 
 /// The records of all that failed and wait for a settle are as much memory as what was read.

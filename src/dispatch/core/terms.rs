@@ -4,8 +4,8 @@ use std::hash::BuildHasher;
 
 use super::*;
 
-/// Stands for every attempt: what was delivered by a later one, from its record, is owed its first again while its entry is
-/// not acknowledged.
+/// Stands for every attempt of an entry that is read again: what a later one delivered, from its record, would be owed its
+/// first again while its entry is not acknowledged.
 const DELIVERED: u32 = 0;
 
 impl Core {
@@ -111,15 +111,24 @@ impl Core {
         if self.carried.is_empty() {
             return None;
         }
-        let id = self.carried_id(&self.jobs[&job].delivery);
+        let Job { delivery, origin, .. } = &self.jobs[&job];
+        let (id, is_fresh) = (self.carried_id(delivery), *origin == Origin::Fresh);
         let carried = self.carried.remove(&id);
-        carried.or_else(|| self.carried.remove(&(id.0, DELIVERED, id.2)))
+        // A record says itself which attempt is owed; one that an operator sends again is owed it although one before was taken.
+        carried.or_else(|| if is_fresh { self.carried.remove(&(id.0, DELIVERED, id.2)) } else { None })
     }
 
     fn carry(&mut self, verdict: Verdict) {
-        let attempt = if verdict.attempted.report.outcome.is_delivered() { DELIVERED } else { verdict.attempt };
-        let id = (verdict.id, attempt, verdict.event);
-        self.carried.insert(id, Carried::Ended(verdict.attempted, verdict.revision));
+        self.carry_ended((verdict.id, verdict.attempt, verdict.event), verdict.attempted, verdict.revision);
+    }
+
+    /// Its record may be claimed first, and its entry read again only after that.
+    pub(super) fn carry_ended(&mut self, id: CarriedId, attempted: Arc<Attempted>, revision: u64) {
+        if id.1 > 1 && attempted.report.outcome.is_delivered() {
+            let of_entry = (id.0.clone(), DELIVERED, id.2);
+            self.carried.insert(of_entry, Carried::Ended(Arc::clone(&attempted), revision));
+        }
+        self.carried.insert(id, Carried::Ended(attempted, revision));
     }
 
     fn carried_id(&self, delivery: &Delivery) -> CarriedId {
