@@ -202,6 +202,8 @@ struct Verdict {
     attempted: Arc<Attempted>,
     revision: u64,
     event: Fingerprint,
+    /// It came from its record, and its entry may be pending all the same.
+    is_recorded: bool,
 }
 
 /// Tells an event from another one that got its entry's id, after a failover to a Redis that had not heard of the first.
@@ -268,7 +270,11 @@ pub struct Core {
     /// When each flight to a new receiver leaves its place to another, if it has not ended.
     unanswered: VecDeque<(u64, Token)>,
     waiters_at: u64,
+    /// Open entries of which something was delivered or got a record.
+    begun: HashSet<EntryId>,
     carried: HashMap<CarriedId, Carried>,
+    /// Pending entries may still be read again in this term.
+    rereads: bool,
     fingerprints: foldhash::fast::RandomState,
     /// Heads that were resumed with their result; empty between inputs.
     landed: VecDeque<(JobId, Arc<Attempted>)>,
@@ -323,7 +329,9 @@ impl Core {
             young: VecDeque::new(),
             unanswered: VecDeque::new(),
             waiters_at: 0,
+            begun: Default::default(),
             carried: HashMap::default(),
+            rereads: true,
             fingerprints: foldhash::fast::RandomState::default(),
             landed: VecDeque::new(),
             ready: VecDeque::new(),

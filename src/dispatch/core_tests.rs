@@ -611,6 +611,22 @@ fn what_was_delivered_from_its_record_is_not_sent_again_when_its_entry_is_read_a
     }
 }
 
+/// An owner before left the record, of a delivery that failed, and the entry, which waits for another endpoint.
+#[test]
+fn a_record_that_is_delivered_before_its_entry_is_read_again_is_not_sent_twice() {
+    let mut core = core(|_| {});
+    stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
+    let mut record = delivery(1, "ep_a", "pi_1");
+    record.remember(attempted(FAILED).report);
+    core.admit_kept(0, REDIS_MS, record, Origin::Claimed);
+    let second = sends(&mut core, 0)[0].0;
+    end(&mut core, 0, second, OK);
+    assert!(matches!(settle(&mut core, &[("ep_a", 0, 0)]).items[..], [Item::Finish { .. }]));
+    read_for_two(&mut core);
+    let sent: Vec<_> = std::iter::from_fn(|| core.next_send(0)).map(|send| send.delivery.id.endpoint.clone()).collect();
+    assert!(sent.len() == 1 && sent[0].as_str() == "ep_b", "{sent:?}");
+}
+
 /// Another owner had it refused meanwhile, and an operator sends it again.
 #[test]
 fn what_was_delivered_once_is_sent_again_if_its_record_says_so() {

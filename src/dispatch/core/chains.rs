@@ -251,8 +251,10 @@ impl Core {
     pub(super) fn close_one(&mut self, now: u64, entry: EntryId) {
         let Some(open) = self.entries.get_mut(&entry) else { return };
         *open = open.saturating_sub(1);
-        if *open == 0 && !self.aside.contains(&entry) {
-            self.push(now, Op::Ack(entry));
+        match *open {
+            0 if self.aside.contains(&entry) => {}
+            0 => self.push(now, Op::Ack(entry)),
+            _ => drop(self.begun.insert(entry)),
         }
     }
 

@@ -15,7 +15,9 @@ impl Core {
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
-        let verdict = Verdict { id: found.delivery.id.clone(), attempt, attempted: attempted.clone(), revision, event };
+        let is_recorded = found.origin != Origin::Fresh;
+        let id = found.delivery.id.clone();
+        let verdict = Verdict { id, attempt, attempted: attempted.clone(), revision, event, is_recorded };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision

@@ -104,11 +104,14 @@ impl Core {
                 Op::Ack(entry) => {
                     self.entries.remove(&entry);
                     self.delivered.remove(&entry);
+                    self.begun.remove(&entry);
                 }
                 Op::Log { verdict, .. } => {
-                    let waits = self.entries.contains_key(&verdict.id.entry);
-                    if waits && verdict.attempted.report.outcome.is_delivered() {
+                    let is_delivered = verdict.attempted.report.outcome.is_delivered();
+                    if is_delivered && self.entries.contains_key(&verdict.id.entry) {
                         self.delivered.entry(verdict.id.entry).or_default().push(verdict);
+                    } else if is_delivered && verdict.is_recorded {
+                        self.remember_for_its_entry(verdict);
                     }
                 }
                 Op::Item { item, chain } => self.confirm(now, &item, chain),

@@ -4,8 +4,8 @@ use std::hash::BuildHasher;
 
 use super::*;
 
-/// Stands for every attempt of an entry that is read again: what a later one delivered, from its record, would be owed its
-/// first again while its entry is not acknowledged.
+/// Stands for every attempt up to the one that delivered: while an entry is not acknowledged, what was delivered from its record
+/// is read again as if nothing of it had been sent, and may get a record again before its turn comes.
 const DELIVERED: u32 = 0;
 
 impl Core {
@@ -25,11 +25,13 @@ impl Core {
             let Job { delivery, revision, .. } = &self.jobs[&job];
             self.carried.insert(self.carried_id(delivery), Carried::Flying(token, *revision));
         }
+        self.rereads = true;
         self.jobs.clear();
         self.chains.clear();
         self.singles.clear();
         self.changing.clear();
         self.entries.clear();
+        self.begun.clear();
         self.ready.clear();
         self.hungry.clear();
         self.ending.clear();
@@ -50,10 +52,10 @@ impl Core {
         }
     }
 
-    /// Of entries of which something was delivered what still waits gets its records: whoever reads them again would deliver
-    /// all of each.
+    /// Of entries of which something was delivered or has a record what still waits gets its records: whoever reads them again
+    /// would deliver all of each, what is delivered from its record before that too.
     pub fn record_what_is_begun(&mut self, now: u64) {
-        let waits = |job: &Job| job.origin == Origin::Fresh && self.delivered.contains_key(&job.delivery.id.entry);
+        let waits = |job: &Job| job.origin == Origin::Fresh && self.begun.contains(&job.delivery.id.entry);
         let mut waiting: Vec<(EntryId, JobId)> =
             self.jobs.iter().filter(|(_, job)| waits(job)).map(|(id, job)| (job.delivery.id.entry, *id)).collect();
         waiting.sort_unstable();
@@ -98,6 +100,7 @@ impl Core {
 
     /// Everything that could be read again was: what is remembered of the last term means nothing any more.
     pub fn forget_verdicts(&mut self) {
+        self.rereads = false;
         self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
     }
 
@@ -111,15 +114,32 @@ impl Core {
         if self.carried.is_empty() {
             return None;
         }
-        let Job { delivery, origin, .. } = &self.jobs[&job];
-        let (id, is_fresh) = (self.carried_id(delivery), *origin == Origin::Fresh);
-        let carried = self.carried.remove(&id);
-        // A record says itself which attempt is owed; one that an operator sends again is owed it although one before was taken.
-        carried.or_else(|| if is_fresh { self.carried.remove(&(id.0, DELIVERED, id.2)) } else { None })
+        let delivery = &self.jobs[&job].delivery;
+        let id = self.carried_id(delivery);
+        // What another owner or an operator has taken further since is owed all the same.
+        let (next, is_redelivered) = (delivery.next_attempt(), !delivery.redelivered.is_empty());
+        if let Some(carried) = self.carried.remove(&id) {
+            return Some(carried);
+        }
+        let of_any = (id.0, DELIVERED, id.2);
+        match self.carried.get(&of_any) {
+            Some(Carried::Ended(ended, _)) if next <= ended.report.number && !is_redelivered => {
+                self.carried.remove(&of_any)
+            }
+            _ => None,
+        }
     }
 
     fn carry(&mut self, verdict: Verdict) {
         self.carry_ended((verdict.id, verdict.attempt, verdict.event), verdict.attempted, verdict.revision);
+    }
+
+    /// Its record, which an owner before left, was claimed before its entry was read again.
+    pub(super) fn remember_for_its_entry(&mut self, verdict: Verdict) {
+        if self.rereads && self.carried.len() < MAX_CARRIED {
+            let id = (verdict.id, DELIVERED, verdict.event);
+            self.carried.insert(id, Carried::Ended(verdict.attempted, verdict.revision));
+        }
     }
 
     /// Its record may be claimed first, and its entry read again only after that.
