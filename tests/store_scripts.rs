@@ -16,7 +16,7 @@ use herald::{
         keys::PartitionKeys,
         partition::PartitionStore,
         protocol::{
-            Answer, Asked, Call, Content, Failure, Item, Kept, MAX_READ_BYTES, Place, ReadFrom, RequestKind,
+            Answer, Asked, Call, Content, Failure, Item, Kept, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, RequestKind,
             Settlement, Start, Term,
         },
         requests::Requests,
@@ -570,6 +570,18 @@ async fn records_come_a_megabyte_at_a_time_and_only_what_came_is_moved() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_run_longer_than_a_batch_is_refused_whole() {
+    let owner = Owner::start().await;
+    owner.settle((1..=3).map(|n| keep(n, "ep_a", Place::Backlog, b"{}")).collect()).await;
+    let before = owner.fingerprint().await;
+    match owner.settle((1..=MAX_BATCH as u64 + 1).map(|n| finish(n, "ep_a")).collect()).await {
+        Answer::BadItem { at: 0, why } => assert!(why.contains("at most 500"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(owner.fingerprint().await, before);
 }
 
 /// A look is several commands; what has no record is told as that.

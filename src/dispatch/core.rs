@@ -273,6 +273,8 @@ pub struct Core {
     /// Open entries of which something was delivered or got a record.
     begun: HashSet<EntryId>,
     carried: HashMap<CarriedId, Carried>,
+    /// What was delivered by a later attempt than its first, or from its record, for when its entry is read again.
+    delivered_before: HashMap<(DeliveryId, Fingerprint), (Arc<Attempted>, u64)>,
     /// Pending entries may still be read again in this term.
     rereads: bool,
     fingerprints: foldhash::fast::RandomState,
@@ -331,6 +333,7 @@ impl Core {
             waiters_at: 0,
             begun: Default::default(),
             carried: HashMap::default(),
+            delivered_before: HashMap::default(),
             rereads: true,
             fingerprints: foldhash::fast::RandomState::default(),
             landed: VecDeque::new(),

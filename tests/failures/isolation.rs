@@ -401,6 +401,15 @@ async fn what_a_deleted_endpoint_was_owed_becomes_dead_letters() {
     world.merchants.until_delivered(10).await;
 }
 
+async fn until_disabled(world: &World) {
+    let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
+    until("the disabled endpoint", async || {
+        let endpoint = world.registry().await.get(&id).await.unwrap().expect("it is there");
+        matches!(endpoint.status, herald::facts::endpoint::EndpointState::Disabled(_))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_is_gone_is_disabled_and_its_deliveries_become_dead_letters() {
     let world = World::new().await;
@@ -408,12 +417,7 @@ async fn an_endpoint_that_is_gone_is_disabled_and_its_deliveries_become_dead_let
     world.merchants.rule("ep_0", |_| Reply::status(410));
     let herald = world.setup().start();
     world.publish(&others(0, 30, "acc_0")).await;
-    until("the disabled endpoint", async || {
-        let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
-        let endpoint = world.registry().await.get(&id).await.unwrap().expect("it is there");
-        matches!(endpoint.status, herald::facts::endpoint::EndpointState::Disabled(_))
-    })
-    .await;
+    until_disabled(&world).await;
     world.until_finished().await;
     let dead = world.number(&["ZCARD", &format!("{PREFIX}dead")]).await;
     let skipped = herald.metric("herald_deliveries_skipped_total") as u64;
@@ -435,11 +439,6 @@ async fn an_endpoint_that_is_gone_is_disabled_once_redis_allows_it() {
     world.publish(&others(0, 5, "acc_0")).await;
     until("the refused change", async || herald.log().contains("cannot disable or pause the endpoint yet")).await;
     world.redis.command::<String>(&["ACL", "SETUSER", "default", "allkeys"]).await;
-    let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
-    until("the disabled endpoint", async || {
-        let endpoint = world.registry().await.get(&id).await.unwrap().expect("it is there");
-        matches!(endpoint.status, herald::facts::endpoint::EndpointState::Disabled(_))
-    })
-    .await;
+    until_disabled(&world).await;
     world.until_finished().await;
 }

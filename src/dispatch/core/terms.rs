@@ -4,10 +4,6 @@ use std::hash::BuildHasher;
 
 use super::*;
 
-/// Stands for every attempt up to the one that delivered: while an entry is not acknowledged, what was delivered from its record
-/// is read again as if nothing of it had been sent, and may get a record again before its turn comes.
-const DELIVERED: u32 = 0;
-
 impl Core {
     /// The term has ended. Nothing in memory is known to stand in Redis; what was sent, and what came of it, is
     /// remembered until the deliveries are read again.
@@ -101,54 +97,59 @@ impl Core {
     /// Everything that could be read again was: what is remembered of the last term means nothing any more.
     pub fn forget_verdicts(&mut self) {
         self.rereads = false;
+        self.delivered_before.clear();
         self.carried.retain(|_, carried| matches!(carried, Carried::Flying(..)));
     }
 
     /// Somebody else owned the partition: what we remember is theirs to find out.
     pub fn forget_carried(&mut self) {
         self.forget_flights();
+        self.delivered_before.clear();
         self.carried.clear();
     }
 
     pub(super) fn carried_for(&mut self, job: JobId) -> Option<Carried> {
-        if self.carried.is_empty() {
+        if self.carried.is_empty() && self.delivered_before.is_empty() {
             return None;
         }
         let delivery = &self.jobs[&job].delivery;
         let id = self.carried_id(delivery);
-        // What another owner or an operator has taken further since is owed all the same.
         let (next, is_redelivered) = (delivery.next_attempt(), !delivery.redelivered.is_empty());
-        if let Some(carried) = self.carried.remove(&id) {
-            return Some(carried);
-        }
-        let of_any = (id.0, DELIVERED, id.2);
-        match self.carried.get(&of_any) {
-            Some(Carried::Ended(ended, _)) if next <= ended.report.number && !is_redelivered => {
-                self.carried.remove(&of_any)
-            }
-            _ => None,
-        }
+        self.carried.remove(&id).or_else(|| {
+            let of_event = (id.0, id.2);
+            let (ended, _) = self.delivered_before.get(&of_event)?;
+            // What another owner or an operator has taken further since is owed all the same.
+            let is_done = next <= ended.report.number && !is_redelivered;
+            let (ended, revision) = is_done.then(|| self.delivered_before.remove(&of_event)).flatten()?;
+            Some(Carried::Ended(ended, revision))
+        })
     }
 
     fn carry(&mut self, verdict: Verdict) {
         self.carry_ended((verdict.id, verdict.attempt, verdict.event), verdict.attempted, verdict.revision);
     }
 
-    /// Its record, which an owner before left, was claimed before its entry was read again.
-    pub(super) fn remember_for_its_entry(&mut self, verdict: Verdict) {
-        if self.rereads && self.carried.len() < MAX_CARRIED {
-            let id = (verdict.id, DELIVERED, verdict.event);
-            self.carried.insert(id, Carried::Ended(verdict.attempted, verdict.revision));
-        }
-    }
-
     /// Its record may be claimed first, and its entry read again only after that.
     pub(super) fn carry_ended(&mut self, id: CarriedId, attempted: Arc<Attempted>, revision: u64) {
         if id.1 > 1 && attempted.report.outcome.is_delivered() {
-            let of_entry = (id.0.clone(), DELIVERED, id.2);
-            self.carried.insert(of_entry, Carried::Ended(Arc::clone(&attempted), revision));
+            self.remember(id.0.clone(), id.2, Arc::clone(&attempted), revision);
         }
         self.carried.insert(id, Carried::Ended(attempted, revision));
+    }
+
+    /// Its record, which an owner before left, was claimed before its entry was read again.
+    pub(super) fn remember_for_its_entry(&mut self, verdict: Verdict) {
+        if self.rereads {
+            self.remember(verdict.id, verdict.event, verdict.attempted, verdict.revision);
+        }
+    }
+
+    /// While an entry is not acknowledged, what was delivered from its record is read again as if nothing of it had been sent,
+    /// and may get a record again before its turn comes.
+    fn remember(&mut self, id: DeliveryId, event: Fingerprint, attempted: Arc<Attempted>, revision: u64) {
+        if self.delivered_before.len() < MAX_CARRIED {
+            self.delivered_before.insert((id, event), (attempted, revision));
+        }
     }
 
     fn carried_id(&self, delivery: &Delivery) -> CarriedId {

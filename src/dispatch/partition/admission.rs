@@ -25,12 +25,22 @@ impl<D: Directory> Partition<D> {
     /// Admits the next slice of what is staged, if nothing has to be asked before.
     pub(super) fn admit_if_known(&mut self, now: u64) {
         let is_confirmed = self.staged.as_ref().is_some_and(|staged| !staged.unconfirmed && staged.asking.is_none());
-        if is_confirmed && self.core.has_room() {
+        if is_confirmed && self.has_room() {
             let slice = self.next_slice();
             if slice.questions.is_empty() {
                 self.admit_slice(now, slice, Vec::new());
             }
         }
+    }
+
+    /// What a worker that stops still admits is of entries that were begun, and gets its records at once, slice by slice: what
+    /// else is in memory, of which nothing was sent, must not keep it out.
+    pub(super) fn has_room(&self) -> bool {
+        self.records_until.is_some() || self.core.has_room()
+    }
+
+    fn has_share(&self, account: &AccountId) -> bool {
+        self.records_until.is_some() || self.core.has_share(account)
     }
 
     /// Good only until the next settlement is confirmed.
@@ -69,7 +79,7 @@ impl<D: Directory> Partition<D> {
         // Accounts that were deferred within this slice.
         let mut stuck = HashSet::default();
         while left > 0
-            && self.core.has_room()
+            && self.has_room()
             && let Some(mut arrival) = staged.arrivals.pop_front()
         {
             // What was to be asked about and stays behind is of this slice too: what comes after it was not asked about.
@@ -85,7 +95,7 @@ impl<D: Directory> Partition<D> {
                 continue;
             }
             self.open(now, &mut arrival, &staged.source);
-            while left > 0 && arrival.left() > 0 && self.core.has_share(&account) {
+            while left > 0 && arrival.left() > 0 && self.has_share(&account) {
                 left -= 1;
                 staged.count += 1;
                 staged.deferred += usize::from(self.admit_one(now, &arrival, &mut known));
@@ -94,11 +104,11 @@ impl<D: Directory> Partition<D> {
             if arrival.left() == 0 && arrival.is_in_parts {
                 self.deferral.parts_ended();
             }
-            if arrival.left() > WIDE && self.core.has_share(&account) && self.deferral.may_be_in_parts() {
+            if arrival.left() > WIDE && self.has_share(&account) && self.deferral.may_be_in_parts() {
                 arrival.is_in_parts = true;
                 self.wait(now, arrival, &mut staged);
                 self.deferral.relieve([account]);
-            } else if arrival.left() > 0 && self.core.has_share(&account) {
+            } else if arrival.left() > 0 && self.has_share(&account) {
                 staged.arrivals.push_front(arrival);
             } else if arrival.left() > 0 {
                 left = left.saturating_sub(arrival.left());

@@ -358,7 +358,7 @@ impl<D: Directory> Partition<D> {
     pub(super) fn ask(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         self.admit_if_known(now);
         let staged = self.staged.as_ref().filter(|staged| !staged.unconfirmed)?;
-        if !self.core.has_room() {
+        if !self.has_room() {
             return None;
         }
         let suspect = staged.arrivals.iter().any(|arrival| arrival.suspect);
