@@ -400,6 +400,9 @@ pub struct Partition<D> {
     confirmations: u32,
     /// The answer came at a time when the registry was not to be trusted: it must be asked for again.
     must_reconfirm: bool,
+    /// In this term the snapshot was as new as the registry. Before it, an endpoint that is not in it need not have been
+    /// deleted: the owner before may have known one that was made since.
+    is_confirmed: bool,
     /// Terms that ended since a settlement was last confirmed.
     failures: u32,
     turn: usize,
@@ -477,6 +480,7 @@ impl<D: Directory> Partition<D> {
             feeds_backlogs: false,
             confirmations: 0,
             must_reconfirm: false,
+            is_confirmed: false,
             failures: 0,
             turn: 0,
             urgent: 0,
@@ -633,9 +637,8 @@ impl<D: Directory> Partition<D> {
         // In an order of its own, not of the map's: the same inputs must lead to the same calls.
         changed.sort_unstable();
         changed.retain(|endpoint| self.core.has_lane(endpoint));
-        let is_other = self.is_other_registry();
         for endpoint in changed {
-            let standing = if is_other { Standing::Unknown } else { self.directory.standing(&endpoint) };
+            let standing = self.standing(&endpoint);
             self.core.stand(now, &endpoint, standing);
         }
     }
@@ -647,12 +650,15 @@ impl<D: Directory> Partition<D> {
             // The registry may have been read before the entries that wait now.
             return;
         }
-        let Some(staged) = self.staged.as_mut().filter(|staged| staged.unconfirmed) else { return };
         let view = self.directory.view();
         if !view.is_certain || view.id != self.bound {
             self.must_reconfirm = true;
             return;
         }
+        if !std::mem::replace(&mut self.is_confirmed, true) {
+            self.registry_changed(now, None);
+        }
+        let Some(staged) = self.staged.as_mut().filter(|staged| staged.unconfirmed) else { return };
         staged.unconfirmed = false;
         let mut arrivals = std::mem::take(&mut staged.arrivals);
         self.find_endpoints(&mut arrivals);
@@ -894,12 +900,13 @@ impl<D: Directory> Partition<D> {
 
     // ---- small things ---------------------------------------------------------------------------------------------
 
-    /// An operator, the registry or its absence stops everything but settling.
+    /// An operator, the registry, its absence or its age stops everything but settling.
     fn look_at_registry(&mut self) {
         let view = self.directory.view();
         let is_ours = view.is_certain && view.id == self.bound;
-        self.is_held_up = view.is_paused || !is_ours;
-        if is_ours && std::mem::take(&mut self.must_reconfirm) && self.staged.is_some() {
+        self.is_held_up = view.is_paused || !is_ours || !self.is_confirmed;
+        let is_waited_for = self.staged.is_some() || !self.is_confirmed;
+        if is_ours && std::mem::take(&mut self.must_reconfirm) && is_waited_for {
             self.confirm_registry();
         }
     }
@@ -931,9 +938,12 @@ impl<D: Directory> Partition<D> {
     }
 
     fn standing(&self, endpoint: &EndpointId) -> Standing {
-        match self.is_other_registry() {
-            true => Standing::Unknown,
-            false => self.directory.standing(endpoint),
+        if self.is_other_registry() {
+            return Standing::Unknown;
+        }
+        match self.directory.standing(endpoint) {
+            Standing::Ended { .. } if !self.is_confirmed => Standing::Unknown,
+            standing => standing,
         }
     }
 

@@ -116,7 +116,7 @@ impl<D: Directory> Partition<D> {
         self.lease_until = self.lease_end(sent);
         self.renew_at = sent + self.settings.lease_ms / 4;
         self.renewing = None;
-        (self.began_at, self.refused_since) = (now, None);
+        (self.began_at, self.refused_since, self.is_confirmed) = (now, None, false);
         self.phase = Phase::Recovering;
         // Whatever was claimed is due now.
         self.next_due_ms = Some(now_ms);
@@ -140,6 +140,7 @@ impl<D: Directory> Partition<D> {
         }
         self.bound = Some(registry);
         self.registry_changed(now, None);
+        self.confirm_registry();
         self.last_read = last_delivered;
         self.pending_until = last_delivered;
         self.phase = Phase::Counting(0);

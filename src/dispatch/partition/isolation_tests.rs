@@ -241,6 +241,9 @@ impl<'a> Run<'a> {
             let took_us = self.call_us + self.record_us * records as u64;
             self.busy_until_us = self.busy_until_us.max(1_000 * self.now) + took_us;
             self.partition.answered(self.now, answer);
+            if self.partition.take_errands().contains(&Errand::ConfirmRegistry) {
+                self.partition.registry_confirmed(self.now);
+            }
             self.send();
         }
         self.send();
