@@ -41,7 +41,7 @@ pub enum ChainVerb {
 pub struct ListArgs {
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: EndpointId,
-    /// Show at most so many
+    /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
 }

@@ -77,7 +77,7 @@ pub struct Filter {
 pub struct ListArgs {
     #[command(flatten)]
     filter: Filter,
-    /// Show at most so many
+    /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
 }

@@ -57,7 +57,7 @@ pub struct Whose {
 pub struct ListArgs {
     #[command(flatten)]
     whose: Whose,
-    /// Show at most so many
+    /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
 }

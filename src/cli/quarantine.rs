@@ -26,7 +26,7 @@ const PREVIEW_CHARS: usize = 60;
 pub enum QuarantineVerb {
     /// Show the entries in quarantine, the oldest first
     List {
-        /// Show at most so many
+        /// Show at most this many
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: usize,
     },

@@ -16,7 +16,7 @@ pub enum ConfigError {
     #[error("{variable} and {file_variable} are both set: unset one of them")]
     SetTwice { variable: String, file_variable: String },
     /// The text says where, never what stands there: it may be half a secret.
-    #[error("{origin}: is no TOML: {problem}")]
+    #[error("{origin}: is not valid TOML: {problem}")]
     Syntax { origin: Origin, problem: String },
     #[error("{origin}: there is no setting {name}; the nearest is {nearest}")]
     Unknown { name: String, origin: Origin, nearest: &'static str },

@@ -158,7 +158,7 @@ fn every_error_is_in_one_message_with_its_origin() {
     for part in [
         "the configuration is wrong in 12 places:",
         "herald.toml:1: there is no setting colour; the nearest is ",
-        "herald.toml:3: lease.ttl = \"5\": is no duration; write it with units",
+        "herald.toml:3: lease.ttl = \"5\": is not a duration; write it with units",
         "herald.toml:4: there is no setting lease.tll; the nearest is lease.ttl",
         "herald.toml:6: stream.partitions = \"4\": must be 1: routing to more partitions comes with a later version",
         "herald.toml:7: stream.start: takes text, a number or true and false, not a value of type datetime",
@@ -311,8 +311,8 @@ fn what_has_the_wrong_shape_is_refused() {
         ("[lease]\nttl = [\"5s\"]", "herald.toml:2: lease.ttl: takes one value, not a list"),
         ("[guard]\nallow_networks = [[\"10.0.0.0/8\"]]", "takes a list, not a value of type array"),
         ("[guard]\nallow_networks = [10]", "\"10\" is no network"),
-        ("[lease]\nttl = \"1s\"\nttl = \"2s\"", "herald.toml:3: is no TOML: duplicate key"),
-        ("[lease\nttl = \"1s\"", "is no TOML"),
+        ("[lease]\nttl = \"1s\"\nttl = \"2s\"", "herald.toml:3: is not valid TOML: duplicate key"),
+        ("[lease\nttl = \"1s\"", "is not valid TOML"),
     ] {
         let message = refused(file, &[], &[]);
         assert!(message.contains(part), "{part:?} is not in {message}");
@@ -325,7 +325,7 @@ fn what_has_the_wrong_shape_is_refused() {
 fn a_broken_file_does_not_hide_what_else_is_wrong() {
     let message = refused("[lease\n", &[("HERALD_LEASE", "1h")], &[("log.format", "xml")]);
     assert!(
-        message.contains("is no TOML") && message.contains("lease.ttl") && message.contains("log.format"),
+        message.contains("is not valid TOML") && message.contains("lease.ttl") && message.contains("log.format"),
         "{message}"
     );
 }

@@ -20,7 +20,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
     exact
         .and_then(|exact| Duration::try_from(exact).ok())
-        .ok_or_else(|| "is no duration; write it with units, for example 250ms, 5s, 1h 30m or 30d".to_owned())
+        .ok_or_else(|| "is not a duration; write it with units, for example 250ms, 5s, 1h 30m or 30d".to_owned())
 }
 
 pub(super) fn duration_in(bounds: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> {
@@ -52,7 +52,7 @@ pub(super) fn number_in(bounds: RangeInclusive<u64>) -> impl Fn(&str) -> Result<
 }
 
 pub(super) fn decimal(text: &str) -> Result<f64, String> {
-    text.trim().parse().map_err(|_| "is no number; write it like 4 or 0.2".to_owned())
+    text.trim().parse().map_err(|_| "is not a number; write it like 4 or 0.2".to_owned())
 }
 
 pub(super) fn truth(text: &str) -> Result<bool, String> {
@@ -134,7 +134,7 @@ impl FromStr for RedisUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
-        let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); write {FORMS}"))?;
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write {FORMS}"))?;
         match url.scheme() {
             "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
                 return Err(format!("names no host; write {FORMS}"));

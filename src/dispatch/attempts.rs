@@ -2,8 +2,8 @@
 //! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they
 //! answer have one thread for themselves: a flood that keeps it busy takes none from the proven ones.
 //!
-//! An attempt, its connection and its timer stay on one thread, and what goes to and fro goes by the batch: waking
-//! another thread is dear.
+//! An attempt, its connection and its timer stay on one thread, and what goes back and forth goes by the batch: waking
+//! another thread is expensive.
 
 mod mailbox;
 mod pacing;

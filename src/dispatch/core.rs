@@ -59,7 +59,7 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// How soon a lane that needs no seat looks again whether there is room in memory for what its backlog would bring.
 const CROWDED_MS: u64 = 250;
 
-/// Failures of ours are told at most so often: one shortage fails hundreds at a time.
+/// Failures of ours are told at this interval at most: one shortage fails hundreds at a time.
 const LOCAL_NOTE_MS: u64 = 1_000;
 
 /// Entries that are set aside because the store refused what is to be written of them, at which reading stops: each is read

@@ -8,7 +8,7 @@ const SETTINGS: BreakerSettings = BreakerSettings { failure_share: 0.9, cooldown
 
 #[derive(Debug, Clone)]
 enum Deed {
-    /// Start what may start, at most so many.
+    /// Start what may start, at most this many.
     Start(u32),
     /// The how manieth of those in flight ends.
     End(usize, Outcome),

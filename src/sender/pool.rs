@@ -96,7 +96,7 @@ struct Hosts {
 #[derive(Default)]
 struct Host {
     /// The one used last is at the end, and is used next: the others grow old and leave.
-    #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
+    #[expect(clippy::vec_box, reason = "it goes back and forth at every request: only the pointer is to move")]
     idle: Vec<Box<Idle>>,
     /// The first that has room is used next: the others grow idle and leave.
     shared: Vec<Http2>,

@@ -222,7 +222,7 @@ impl Parts {
 }
 
 fn signed(text: &str) -> Result<i64, Malformed> {
-    text.parse().map_err(|_| format!("{text:?} is no number"))
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
 }
 
 /// An entry's content from its text, with the lengths as `read.lua` tells them.

@@ -40,7 +40,7 @@ impl Format {
     }
 }
 
-/// How much a range is wanted, from 0 to 1: its `q`, where it has one. One that is no number wants nothing.
+/// How much a range is wanted, from 0 to 1: its `q`, where it has one. One that is not a number wants nothing.
 fn weight(range: &Mime) -> f32 {
     range.get_param("q").map_or(1.0, |q| q.as_str().parse().unwrap_or(0.0))
 }

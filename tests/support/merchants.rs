@@ -313,7 +313,7 @@ fn arrival(log: &mut Log, secret: &str, endpoint: String, headers: &http::Header
         EntryId::ZERO
     });
     let attempt = text("herald-attempt").parse().unwrap_or_else(|_| {
-        fault("the attempt is no number");
+        fault("the attempt is not a number");
         0
     });
     let times = log.seen.entry((endpoint.clone(), event.clone())).or_default();

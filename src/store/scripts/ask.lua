@@ -19,7 +19,7 @@ local function is_of(key, event)
   return type(head) == 'string' and find(head, '"event":"' .. event .. '"', 1, true)
 end
 
--- Looking for a record is dear where there are many, and hardly ever is there one.
+-- Looking for a record is expensive where there are many, and hardly ever is there one.
 local function recorded(id, event)
   local record, letter = prefix .. 'delivery:' .. id, prefix .. 'dead-letter:' .. id
   if call('EXISTS', record, letter) == 0 then

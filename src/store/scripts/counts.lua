@@ -12,7 +12,7 @@ local page = call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
 local answer = {'COUNTS', page[1]}
 for i = 1, #page[2], 2 do
   local endpoint, records = page[2][i], page[2][i + 1]
-  -- What somebody else wrote stops nobody's term: no endpoint's name is passed by, and what is no number is found anew.
+  -- What somebody else wrote stops nobody's term: no endpoint's name is passed by, and what is not a number is found anew.
   if find(endpoint, '^ep_[%w_-]*$') and #endpoint <= MAX_ID_BYTES then
     local at, parked = #answer, try('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
     local bytes = try('HGET', KEYS[3], endpoint)

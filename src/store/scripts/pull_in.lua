@@ -15,7 +15,7 @@ local by, max, step = require_count(ARGV[3], 0, 1e15), require_count(ARGV[4], 0,
 require_count(ARGV[2], 0, 1e15)
 require_types(KEYS[2], 'zset', KEYS[3], 'hash')
 if not find(step, '^%-?%d+$') then
-  error({err = 'ERR the step is no number; nothing was changed'})
+  error({err = 'ERR the step is not a number; nothing was changed'})
 end
 
 if step ~= '0' then

@@ -134,7 +134,7 @@ local function entry_and_endpoint(id)
   return entry, endpoint
 end
 
--- An item about a delivery of a chain. Made at once with all that it has: a table that grows is dear.
+-- An item about a delivery of a chain. Made at once with all that it has: a table that grows is expensive.
 local function of_chain(kind, index, id, chain, place, record, letter)
   local entry, endpoint = entry_and_endpoint(id)
   if not entry then
@@ -207,7 +207,7 @@ local KINDS = {
     local item, why = of_quarantined({kind = 'quarantine', entry = entry, body = body, cut = cut, error = error,
       traceparent = traceparent, keep = keep})
     if item and keep ~= 'always' and not find(keep, '^%d+$') then
-      why = sub(keep, 1, 64) .. ' is no number of bytes'
+      why = sub(keep, 1, 64) .. ' is not a number of bytes'
     end
     why = why or check_room(quarantine)
     return not why and item or nil, why
@@ -321,7 +321,7 @@ local function put(item)
   end
 end
 
--- It stands at one place only. Most are claimed, and where millions are due a look for one in vain is dear.
+-- It stands at one place only. Most are claimed, and where millions are due a look for one in vain is expensive.
 local function lift(item)
   if call('ZREM', claimed, item.id) == 1 then
     return
@@ -413,7 +413,7 @@ local function finish_apart(run, each)
   end
 end
 
--- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is dear. Heads go first
+-- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is expensive. Heads go first
 -- and records last: were only a part of this applied, some would be sent again, and no chain would wait for a head that is
 -- gone.
 local function finish_run(run)
