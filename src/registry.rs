@@ -1,6 +1,6 @@
-//! The endpoints in memory: a snapshot of the registry that follows Redis within a second.
-//! Never takes a registry that has vanished for an empty one: the last snapshot stays, and [`RegistryState`] says so.
-//! Never changes the registry; only [`sweep`] does, to take out what has expired.
+//! The endpoints in memory: a snapshot of the registry that follows Redis within a second. Never takes a registry that has
+//! vanished for an empty one: the last snapshot stays, and [`RegistryState`] says so. Never changes the registry; only
+//! [`sweep`] does, to take out what has expired.
 //!
 //! [`Registry`] is the handle that everyone reads from; [`Registry::run`] is the one task that keeps it up to date.
 //! Single changes are applied in place. Only a gap in the feed, an import or another registry loads everything again.
@@ -30,7 +30,7 @@ use crate::{
     store::connection::Redis,
 };
 
-/// Changes that a listener may be behind before it is told [`Change::Reset`] instead.
+/// How many changes a listener may be behind before it is told [`Change::Reset`] instead.
 const CHANGES_BUFFERED: usize = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum RegistryState {
     /// Read, and without any endpoint.
     Empty,
     Loaded,
-    /// There was a registry; now it is gone or damaged. What the snapshot says is the last that was known.
+    /// There was a registry; now it is gone or damaged. The snapshot holds what was last known.
     Vanished,
 }
 
@@ -53,11 +53,11 @@ pub enum Change {
     /// Removed, or not readable.
     Removed(EndpointId),
     Pause(Option<Mark>),
-    /// Anything may be different: a load, another state, or changes that this listener was too slow for.
+    /// Anything may be different: after a load, another state, or changes that this listener was too slow for.
     Reset,
 }
 
-/// All that an event's owner needs to know, as of one moment.
+/// All that the owner of an event needs to know, as of one moment.
 #[derive(Debug, Clone)]
 pub struct Lookup {
     pub state: RegistryState,
@@ -120,7 +120,7 @@ impl Registry {
         }
     }
 
-    /// Follows the registry until cancelled. Every failure of Redis is retried for ever.
+    /// Follows the registry until cancelled. Every failure of Redis is retried, without end.
     pub async fn run(self, redis: Redis, cancel: CancellationToken) {
         follower::run(&self.shared, redis, cancel).await;
     }
@@ -145,7 +145,7 @@ impl Registry {
         self.snapshot().get(id)
     }
 
-    /// All endpoints, in no order. Copies a list of pointers: for a start or a reset, not for every event.
+    /// All endpoints, in no particular order. Copies a list of pointers: for a start or a reset, not for every event.
     pub fn all(&self) -> Vec<Arc<Endpoint>> {
         self.snapshot().all()
     }
@@ -158,7 +158,7 @@ impl Registry {
         self.snapshot().version()
     }
 
-    /// The mark of whoever stopped all sending.
+    /// The mark of the operator who stopped all sending.
     pub fn paused_all(&self) -> Option<Mark> {
         self.snapshot().pause().cloned()
     }
@@ -177,7 +177,7 @@ impl Registry {
         self.snapshot().unreadable()
     }
 
-    /// The account's endpoints that are there and that this Herald cannot read.
+    /// The account's endpoints that exist but that this Herald cannot read.
     pub fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
         self.snapshot().unreadable_of(account)
     }
@@ -186,7 +186,7 @@ impl Registry {
         self.snapshot().knows_unreadable(id.as_str())
     }
 
-    /// Whether there is an endpoint of which not even the account can be told.
+    /// Whether there is an endpoint of which not even the account is known.
     pub fn has_strays(&self) -> bool {
         self.snapshot().has_strays()
     }
@@ -204,7 +204,7 @@ impl Registry {
         Changes { receiver: self.shared.changes.subscribe() }
     }
 
-    /// Waits until the registry was read for the first time, if only to find that there is none.
+    /// Waits until the registry has been read for the first time, if only to find that there is none.
     pub async fn first_load(&self) -> Result<(), RefreshError> {
         self.looked(|looked| looked.is_loaded).await
     }
@@ -245,7 +245,7 @@ impl Registry {
 }
 
 impl Shared {
-    /// No code that holds the lock can panic half-way through a change, so a poisoned one is as good as new.
+    /// No code that holds the lock can panic half-way through a change, so a poisoned lock is as good as new.
     fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
         self.snapshot.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -271,8 +271,8 @@ impl Changes {
     }
 }
 
-/// Pauses between tries to reach Redis: doubled from the first to the last, each spread over its upper half so that
-/// many workers do not come back in step.
+/// Pauses between attempts to reach Redis: doubled from the first to the last, each spread over its upper half so that many
+/// workers do not come back in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 

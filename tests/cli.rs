@@ -1,16 +1,18 @@
 //! The command line as its users meet it: the real binary against a real Redis.
 
+mod receiver;
 mod support;
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    io::Write,
+    net::TcpListener,
     process::{Command, Stdio},
-    thread,
 };
 
+use receiver::{Receiver, Seen};
 use serde_json::Value;
 use support::TestRedis;
+use tokio::runtime::Runtime;
 
 const WHO: [&str; 4] = ["--reason", "a test", "--by", "tester"];
 
@@ -439,8 +441,8 @@ fn events_are_checked_before_the_first_one_is_added() {
 #[test]
 fn a_test_event_is_signed_sent_and_told_of_also_when_paused() {
     let cli = Cli::start();
-    let receiver = Receiver::start("200 OK");
-    let url = format!("http://{}/hook", receiver.address);
+    let receiver = Answering::with("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let url = receiver.url();
     let create = ["endpoint", "create", "--account", "acc_1", "--url", &url, "--header", "x-key: geheim"];
     let created = cli.run_private(&[&create, &WHO[..]].concat()).ok().json();
     let id = created["id"].as_str().unwrap();
@@ -450,9 +452,9 @@ fn a_test_event_is_signed_sent_and_told_of_also_when_paused() {
     let tested = tested.json();
     let event = tested["event"].as_str().unwrap();
     assert!(event.starts_with("evt_test_") && tested["delivered"] == true, "{tested}");
-    let (head, body) = receiver.request();
+    let (head, body) = (receiver.request().headers(), receiver.request().body);
     let webhook = standardwebhooks::Webhook::new(created["secret"].as_str().unwrap()).unwrap();
-    webhook.verify(body.as_bytes(), &head).unwrap();
+    webhook.verify(&body, &head).unwrap();
     assert_eq!(head["webhook-id"], event);
     assert_eq!(head["x-key"], "geheim");
     // It is not in the stream.
@@ -464,8 +466,8 @@ fn a_test_event_is_signed_sent_and_told_of_also_when_paused() {
 #[test]
 fn a_test_event_that_fails_says_what_to_do() {
     let cli = Cli::start();
-    let receiver = Receiver::start("401 Unauthorized");
-    let url = format!("http://{}/hook", receiver.address);
+    let receiver = Answering::with("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+    let url = receiver.url();
     let create = ["endpoint", "create", "--account", "acc_1", "--url", &url];
     let created = cli.run_private(&[&create, &WHO[..]].concat()).ok().json();
     let tested = cli.run_private(&["endpoint", "test", created["id"].as_str().unwrap()]);
@@ -477,8 +479,8 @@ fn a_test_event_that_fails_says_what_to_do() {
 #[test]
 fn a_test_event_disables_nothing_and_does_not_say_so() {
     let cli = Cli::start();
-    let receiver = Receiver::start("410 Gone");
-    let url = format!("http://{}/hook", receiver.address);
+    let receiver = Answering::with("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n");
+    let url = receiver.url();
     let created = cli.run_private(&["endpoint", "create", "--account", "acc_1", "--url", &url]).ok().json();
     let id = created["id"].as_str().unwrap();
     cli.run_private(&["endpoint", "test", id]).failed(1, "a real delivery would disable the endpoint");
@@ -577,43 +579,26 @@ fn a_secret_from_a_file_is_shown_by_where_it_came_from() {
     assert!(!refused.stderr.contains("geheim"), "{}", refused.stderr);
 }
 
-/// Takes one request, answers it and keeps it.
-struct Receiver {
-    address: SocketAddr,
-    thread: thread::JoinHandle<String>,
+/// A receiver on a runtime of its own: the tests here wait for processes, not for tasks.
+struct Answering {
+    receiver: Receiver,
+    _runtime: Runtime,
 }
 
-impl Receiver {
-    fn start(status: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let thread = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let (mut request, mut chunk) = (String::new(), [0; 4096]);
-            loop {
-                let bytes = stream.read(&mut chunk).unwrap();
-                request.push_str(std::str::from_utf8(&chunk[..bytes]).unwrap());
-                let whole = request.split_once("\r\n\r\n").is_some_and(|(head, body)| {
-                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                    body.len() == length.parse::<usize>().unwrap()
-                });
-                if whole {
-                    break;
-                }
-                assert!(bytes > 0, "the request ended early: {request}");
-            }
-            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-            request
-        });
-        Self { address, thread }
+impl Answering {
+    fn with(response: &'static str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        Self { receiver: runtime.block_on(Receiver::answering(response)), _runtime: runtime }
     }
 
-    /// The headers and the body of what came.
-    fn request(self) -> (http::HeaderMap, String) {
-        let request = self.thread.join().unwrap();
-        let (head, body) = request.split_once("\r\n\r\n").unwrap();
-        let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        let headers = headers.map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()));
-        (headers.collect(), body.to_owned())
+    fn url(&self) -> String {
+        format!("http://{}/hook", self.receiver.address)
+    }
+
+    /// The only request that came.
+    fn request(&self) -> Seen {
+        let seen = self.receiver.log.seen();
+        let [request] = &seen[..] else { panic!("{seen:?}") };
+        request.clone()
     }
 }

@@ -8,9 +8,8 @@ use std::collections::HashSet;
 
 use herald::{
     facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{Endpoint, EndpointState, Mark},
         id::{AccountId, EndpointId, RegistryId},
-        retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
     registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
@@ -39,29 +38,8 @@ fn account(text: &str) -> AccountId {
 }
 
 fn endpoint(name: &str, of: &str) -> Endpoint {
-    Endpoint {
-        schema: ENDPOINT_SCHEMA,
-        id: id(name),
-        account: account(of),
-        url: "https://merchant.example/hook".into(),
-        description: String::new(),
-        event_types: Vec::new(),
-        schemes: vec![Scheme::Standard, Scheme::Dojo],
-        secrets: vec![Secret { value: SecretText::from_random([7; 32]), created_at_ms: 1, expires_at_ms: None }],
-        ordering: Ordering::Intent,
-        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-        rate_limit: None,
-        timeout_ms: None,
-        retry: RetryOverrides::default(),
-        headers: Vec::new(),
-        traceparent: false,
-        http1: false,
-        status: EndpointState::Enabled,
-        owed_until: None,
-        created_at_ms: 1,
-        updated_at_ms: 1,
-        revision: 0,
-    }
+    let secret = SecretText::from_random([7; 32]);
+    Endpoint::new(id(name), account(of), "https://merchant.example/hook".into(), secret, 1)
 }
 
 fn many(number: usize, of: &str) -> Vec<Endpoint> {

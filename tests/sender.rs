@@ -28,7 +28,7 @@ use herald::{
         event::Event,
         id::EndpointId,
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, TlsFailure},
-        signing::{Secret, SecretText},
+        signing::SecretText,
     },
     sender::{Sender, SenderConfig, certificates_from_pem},
 };
@@ -71,14 +71,8 @@ fn delivery() -> Delivery {
 }
 
 fn endpoint(url: &str) -> Endpoint {
-    let mut endpoint: Endpoint = serde_json::from_value(serde_json::json!({
-        "schema": 1, "id": "ep_1", "account": "acc_test", "url": url, "schemes": ["standard", "dojo"],
-        "secrets": [], "max_in_flight": 10, "status": {"state": "enabled"},
-        "created_at_ms": 0, "updated_at_ms": 0, "revision": 1
-    }))
-    .unwrap();
-    endpoint.secrets = vec![Secret { value: SecretText::from_random([7; 32]), created_at_ms: 0, expires_at_ms: None }];
-    endpoint
+    let (id, account) = ("ep_1".parse().unwrap(), "acc_test".parse().unwrap());
+    Endpoint::new(id, account, url.to_owned(), SecretText::from_random([7; 32]), 0)
 }
 
 fn impatient(url: &str) -> Endpoint {

@@ -95,6 +95,14 @@ fn what_ships_does_not_lean_on_the_model() {
     }
 }
 
+/// A file says what it takes from its neighbours, so that a reader need not search all of them.
+#[test]
+fn only_tests_import_everything() {
+    for (path, text) in sources().iter().filter(|(path, _)| !path.ends_with("tests.rs")) {
+        assert!(!code(text).contains("::*;"), "{path} imports all of a module");
+    }
+}
+
 /// A page that sends its reader to a file that has moved is worse than none.
 #[test]
 fn each_file_that_the_docs_name_is_there() {

@@ -24,7 +24,7 @@ const UNNAMED: &str = "operator";
 
 /// Who changes something, and why.
 #[derive(Debug, Clone, Args)]
-pub struct Change {
+pub struct WhoAndWhy {
     /// Why: it is kept with the change
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
@@ -33,7 +33,7 @@ pub struct Change {
     pub by: String,
 }
 
-impl Change {
+impl WhoAndWhy {
     pub fn mark(&self) -> Mark {
         Mark { by: self.by.clone(), why: self.reason.clone(), at_ms: clock::wall_ms() }
     }
@@ -43,7 +43,7 @@ impl Change {
 #[derive(Debug, Clone, Args)]
 pub struct Consent {
     #[command(flatten)]
-    pub change: Change,
+    pub change: WhoAndWhy,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,

@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::args::Change;
+use super::args::WhoAndWhy;
 use crate::{
     facts::endpoint::Mark,
     surface::{Context, instant, note},
@@ -15,7 +15,7 @@ pub struct PauseArgs {
     #[arg(long, required = true)]
     all: bool,
     #[command(flatten)]
-    change: Change,
+    change: WhoAndWhy,
 }
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub struct ResumeArgs {
     #[arg(long, required = true)]
     all: bool,
     #[command(flatten)]
-    change: Change,
+    change: WhoAndWhy,
 }
 
 pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {

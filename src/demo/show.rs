@@ -14,7 +14,7 @@ use super::{
     receiver::Said,
 };
 use crate::{
-    dispatch::{core::Note, partition::Happening},
+    dispatch::{core::CoreHappening, partition::Happening},
     facts::id::EndpointId,
     store::watch::Gauges,
     surface::words,
@@ -88,7 +88,7 @@ impl Show {
 
     pub fn happened(&mut self, happening: &Happening) {
         match happening {
-            Happening::Core(Note::Failed { id, attempt, outcome, retry_in_ms, .. }) => self.paint(
+            Happening::Core(CoreHappening::Failed { id, attempt, outcome, retry_in_ms, .. }) => self.paint(
                 Tone::Odd,
                 &format!(
                     "{:8} attempt {attempt} of {id}: {outcome}; again in {}",
@@ -96,7 +96,7 @@ impl Show {
                     words::time_us(retry_in_ms * 1_000)
                 ),
             ),
-            Happening::Core(Note::Dead { id, reason, attempts, .. }) => self.paint(
+            Happening::Core(CoreHappening::Dead { id, reason, attempts, .. }) => self.paint(
                 Tone::Bad,
                 &format!(
                     "{:8} dead letter {id}: {} after {}",
@@ -105,7 +105,7 @@ impl Show {
                     words::count(u64::from(*attempts), "attempt", "attempts")
                 ),
             ),
-            Happening::Core(Note::BreakerOpened { endpoint }) => {
+            Happening::Core(CoreHappening::BreakerOpened { endpoint }) => {
                 self.paint(Tone::Bad, &format!("{:8} breaker open: its deliveries wait in the backlog", name(endpoint)))
             }
             _ => {}

@@ -1,8 +1,8 @@
 //! Where attempts run: on threads, timers and connections of their own, so that no receiver, whatever it sends, keeps the
-//! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they
-//! answer have one thread for themselves: a flood that keeps it busy takes none from the proven ones.
+//! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they answer
+//! have a thread to themselves: a flood that keeps it busy takes nothing from the proven ones.
 //!
-//! An attempt, its connection and its timer stay on one thread, and what goes back and forth goes by the batch: waking
+//! An attempt, its connection and its timer stay on one thread, and what passes between threads goes in batches: waking
 //! another thread is expensive.
 
 mod mailbox;
@@ -27,7 +27,7 @@ use self::{
     turns::Turns,
 };
 use super::{
-    core::{Send, Token},
+    core::{NextAttempt, Token},
     lane::Trust,
 };
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
 };
 
 pub struct Attempts {
-    proven: Ward,
-    unproven: Ward,
+    proven: AttemptThread,
+    unproven: AttemptThread,
     ended: Arc<Mailbox<Ended>>,
 }
 
@@ -52,15 +52,15 @@ pub enum Ended {
     NotBegun(Token),
 }
 
-/// One thread's attempts, from outside.
-struct Ward {
+/// One thread's attempts, seen from outside.
+struct AttemptThread {
     orders: Arc<Mailbox<Order>>,
     /// Not handed over yet.
     gathered: Vec<Order>,
 }
 
 enum Order {
-    Start(Send),
+    Start(NextAttempt),
     AbortAll,
     Stop,
 }
@@ -69,18 +69,18 @@ impl Attempts {
     /// Each sender has connections of its own, which live where its attempts do.
     pub fn new(proven: Arc<Sender>, unproven: Arc<Sender>) -> io::Result<Self> {
         let ended = Arc::new(Mailbox::default());
-        let proven = Ward::begin("attempts", proven, ended.clone(), PROVEN)?;
-        let unproven = Ward::begin("unproven", unproven, ended.clone(), UNPROVEN)?;
+        let proven = AttemptThread::begin("attempts", proven, ended.clone(), PROVEN)?;
+        let unproven = AttemptThread::begin("unproven", unproven, ended.clone(), UNPROVEN)?;
         Ok(Self { proven, unproven, ended })
     }
 
     /// Begins with the next [`Attempts::hand_over`].
-    pub fn start(&mut self, send: Send) {
-        let ward = match send.trust {
+    pub fn start(&mut self, send: NextAttempt) {
+        let thread = match send.trust {
             Trust::Proven => &mut self.proven,
             Trust::New | Trust::Failing | Trust::Doubted => &mut self.unproven,
         };
-        ward.gathered.push(Order::Start(send));
+        thread.gathered.push(Order::Start(send));
     }
 
     /// Passes on everything that was started.
@@ -89,16 +89,16 @@ impl Attempts {
         self.unproven.hand_over();
     }
 
-    /// All that have ended; waits until there is one. Nothing is lost when it is not waited for to the end.
+    /// All that have ended; waits until there is one. Dropping this future loses nothing.
     pub async fn ended(&self) -> Vec<Ended> {
         self.ended.take().await
     }
 
-    /// What has ended already may still be told.
+    /// What has ended already may still be reported.
     pub fn abort_all(&mut self) {
-        for ward in [&mut self.proven, &mut self.unproven] {
-            ward.gathered.push(Order::AbortAll);
-            ward.hand_over();
+        for thread in [&mut self.proven, &mut self.unproven] {
+            thread.gathered.push(Order::AbortAll);
+            thread.hand_over();
         }
     }
 }
@@ -106,14 +106,14 @@ impl Attempts {
 impl Drop for Attempts {
     /// The threads are not waited for: a flood may keep one busy.
     fn drop(&mut self) {
-        for ward in [&mut self.proven, &mut self.unproven] {
-            ward.gathered.push(Order::Stop);
-            ward.hand_over();
+        for thread in [&mut self.proven, &mut self.unproven] {
+            thread.gathered.push(Order::Stop);
+            thread.hand_over();
         }
     }
 }
 
-impl Ward {
+impl AttemptThread {
     fn begin(name: &str, sender: Arc<Sender>, ended: Arc<Mailbox<Ended>>, pace: Pace) -> io::Result<Self> {
         let orders = Arc::new(Mailbox::default());
         let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
@@ -147,40 +147,40 @@ struct Finished {
     period: u64,
 }
 
-/// Attempts that are begun before the thread looks again at what has ended: so few that those before them are served
-/// first, so many that the looking costs little.
+/// How many attempts are begun before the thread looks again at what has ended: few enough that those before them are
+/// served first, enough that the looking costs little.
 const BEGUN_AT_ONCE: usize = 16;
 
-/// How much sooner others have the processor than who stands back: of a busy one it gets a quarter.
+/// How far behind others the thread that stands back is for the processor: of a busy one it gets a quarter.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
 
-/// Such a thread leaves the processor to the others.
+/// This thread leaves the processor to the others.
 fn stand_back() {
-    // Elsewhere it would be the whole process that stands back.
+    // On other systems the whole process would stand back.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         tracing::warn!(%error, "the thread of receivers that are not proven cannot stand back behind the others");
     }
 }
 
-/// Results that are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
+/// How many results are gathered while there is more to begin: the partition is busy enough then, and waking it costs.
 const GATHERED: usize = 64;
 
-/// And while so many wait for places that those come free meanwhile.
+/// Results are also gathered while this many wait for places: enough to fill those that come free meanwhile.
 const ENOUGH_AHEAD: usize = 32;
 
-/// How long results are gathered while no more may begin: the next of their chains wait for them.
+/// How long results are gathered while no more may begin: the next deliveries of their chains wait for them.
 const GATHERING: Duration = Duration::from_millis(2);
 
-/// How often it is looked whether some wait for a place too long.
+/// How often to check whether some have waited too long for a place.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// One thread's attempts, on that thread.
 struct Inside {
     orders: Arc<Mailbox<Order>>,
     ended: Arc<Mailbox<Ended>>,
-    /// Handed over and not begun; bounded like what is in flight, of which it is a part.
+    /// Handed over and not begun; bounded, as part of what is in flight.
     turns: Turns,
     pacing: Pacing,
     metrics: RuntimeMetrics,
@@ -188,11 +188,11 @@ struct Inside {
 }
 
 impl Inside {
-    /// Ends attempts before it begins others. A thread that has enough to do then has few requests out at a time, on few
-    /// connections, which costs much less a request than having them all out at once. Those to slow receivers soon count
+    /// Ends attempts before it begins others. So a thread that has enough to do has few requests out at a time, on few
+    /// connections, which costs much less per request than having them all out at once. Those to slow receivers soon count
     /// no more: see [`pacing`].
-    async fn run<F: Future<Output = Finished>>(mut self, attempt: impl Fn(Send, u64) -> F) {
-        // Each lies within its place here, without a box of its own.
+    async fn run<F: Future<Output = Finished>>(mut self, attempt: impl Fn(NextAttempt, u64) -> F) {
+        // Each is stored inline here, without a box of its own.
         let mut running = FuturesUnordered::new();
         let (mut round, mut ended, mut back) = (Vec::new(), Vec::new(), Vec::new());
         let (mut tell_at, mut look_at) = (clock::now(), clock::now());
@@ -237,7 +237,7 @@ impl Inside {
                 Ended::Attempted(token, attempted)
             });
             let finished: Vec<Ended> = finished.collect();
-            // First what was never begun: the failure for which it goes back is judged as one with fewer out.
+            // What was never begun comes first: the failure that sent it back is then judged with fewer attempts out.
             ended.extend(back.drain(..).map(Ended::NotBegun));
             ended.extend(finished);
             let is_ahead = self.turns.ahead() >= ENOUGH_AHEAD;
@@ -251,10 +251,10 @@ impl Inside {
     }
 
     /// What is to begin now, and in which period.
-    fn next(&mut self) -> impl Iterator<Item = (Send, u64)> {
+    fn next(&mut self) -> impl Iterator<Item = (NextAttempt, u64)> {
         let (room, now_ms) = (self.pacing.room(clock::now(), || busy(&self.metrics)), self.now_ms());
         let few = BEGUN_AT_ONCE.min(room);
-        let next: Vec<Send> = std::iter::from_fn(|| self.turns.next(now_ms)).take(few).collect();
+        let next: Vec<NextAttempt> = std::iter::from_fn(|| self.turns.next(now_ms)).take(few).collect();
         let period = self.pacing.begun(next.len());
         next.into_iter().map(move |send| (send, period))
     }
@@ -264,12 +264,12 @@ impl Inside {
     }
 }
 
-/// How long the one thread of a runtime was not waiting for its sockets and timers.
+/// How long the only thread of a runtime was not waiting for its sockets and timers.
 fn busy(metrics: &RuntimeMetrics) -> Duration {
     metrics.worker_total_busy_duration(0)
 }
 
-/// Until something may begin, after a look at the sockets.
+/// Waits until something may begin, after a look at the sockets.
 async fn pause(until: Option<Instant>) {
     match until {
         None => tokio::task::yield_now().await,
@@ -290,8 +290,8 @@ fn poll_all<F: Future>(
     if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
-async fn attempt(sender: Arc<Sender>, send: Send, period: u64) -> Finished {
-    let Send { token, delivery, endpoint, .. } = send;
+async fn attempt(sender: Arc<Sender>, send: NextAttempt, period: u64) -> Finished {
+    let NextAttempt { token, delivery, endpoint, .. } = send;
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
     let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
@@ -334,8 +334,9 @@ mod tests {
 
     const BODY: &str = r#"{"id":"evt_1","event":"payment_intent.created","accountId":"acc_1","createdAt":"2022-02-01T13:07:41Z","data":{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}"#;
 
-    /// A receiver that only listens, attempts that may reach it, and what sends the delivery of a number to it.
-    async fn silent_receiver() -> (TcpListener, Attempts, impl Fn(u64) -> Send) {
+    /// A receiver that only listens, attempts that may reach it, and a function that makes the delivery of a given number
+    /// to it.
+    async fn silent_receiver() -> (TcpListener, Attempts, impl Fn(u64) -> NextAttempt) {
         crate::tls::install_crypto_provider();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (id, account) = (EndpointId::new("ep_1").unwrap(), AccountId::new("acc_1").unwrap());
@@ -345,7 +346,13 @@ mod tests {
         let send = move |number: u64| {
             let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id.clone(), &event, true, 0);
             let (trust, places) = (Trust::Proven, u32::MAX);
-            Send { token: number, trust, places, delivery: Arc::new(delivery), endpoint: endpoint.clone() }
+            NextAttempt {
+                token: Token(number),
+                trust,
+                places,
+                delivery: Arc::new(delivery),
+                endpoint: endpoint.clone(),
+            }
         };
         let sender = || {
             let config = SenderConfig {
@@ -360,8 +367,8 @@ mod tests {
         (listener, Attempts::new(sender(), sender()).unwrap(), send)
     }
 
-    /// Reads one request and says whether it is the one of this delivery: the sequence is the entry's.
-    async fn is_of(stream: &mut TcpStream, send: &Send) -> bool {
+    /// Reads one request and returns whether it belongs to this delivery: the sequence is the entry's.
+    async fn is_of(stream: &mut TcpStream, send: &NextAttempt) -> bool {
         let mut request = Vec::new();
         while !request.ends_with(BODY.as_bytes()) {
             assert!(stream.read_buf(&mut request).await.unwrap() > 0);
@@ -370,7 +377,7 @@ mod tests {
         String::from_utf8_lossy(&request).contains(&format!("herald-sequence: {sequence}\r\n"))
     }
 
-    /// Were they begun, the next owner's attempts and these would be out at once.
+    /// If they were begun, they would be out together with the next owner's attempts.
     #[tokio::test]
     async fn what_was_not_begun_when_a_term_ends_is_never_begun() {
         let (listener, mut attempts, send) = silent_receiver().await;
@@ -393,7 +400,7 @@ mod tests {
         for _ in 1..=ALL {
             streams.push(listener.accept().await.unwrap());
         }
-        // A term ends while as many are out as there may be: the next one's begin all the same.
+        // A term ends while as many are out as may be: those of the next term begin all the same.
         attempts.abort_all();
         attempts.start(send(ALL + 1));
         attempts.hand_over();

@@ -2,28 +2,28 @@
 //! Pure: times and chance are passed in. Never decides what happens to what it refuses.
 //!
 //! As in Finagle's failure accrual, two things open it: silence (nothing has succeeded for a cooldown, over several round
-//! trips, however few attempts those were), or a share of failures that stays too high for a cooldown. A count of failures in a
-//! row does neither: ten that were out together are one piece of evidence, and a hiccup of a tenth of a second is many in a
-//! row. As in Envoy's outlier detection the pauses lengthen while nothing succeeds: each is half as long as that has lasted, so
-//! a receiver that is back is found before its outage is half as long again, or within the longest cooldown. It closes by
-//! degrees: one probe at a time, then two, then three, and then the lane's window begins at one.
+//! trips, however few attempts those were), or a share of failures that stays too high for a cooldown. A count of failures
+//! in a row does neither: ten that were out together are one piece of evidence, and a hiccup of a tenth of a second is many
+//! in a row. As in Envoy's outlier detection, the pauses lengthen while nothing succeeds. Each is half as long as the
+//! silence so far, so a receiver that is back is found before its outage is half as long again, or within the longest
+//! cooldown. It closes by degrees: one probe at a time, then two, then three, and then the lane's window begins at one.
 
 use super::evidence::Evidence;
 
 /// Round trips without a success before it opens: one that failed is an accident, and so may be the few after it.
 const ROUNDS: u32 = 5;
 
-/// Good probes that close it.
+/// Good probes needed to close it.
 const GOOD_PROBES: u32 = 3;
 
-/// Bad probes more than good ones that open it again: one alone may be the one in five that fails anyway.
+/// It opens again when bad probes outnumber good ones by this many: a single one may be the one in five that fails anyway.
 const BAD_PROBES: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BreakerSettings {
     /// The share of failing attempts at which it opens although some succeed.
     pub failure_share: f64,
-    /// How long nothing, or too little, succeeds before it opens, and the first pause.
+    /// How long nothing, or too little, must succeed before it opens; also the first pause.
     pub cooldown_ms: u64,
     /// The pauses grow up to here while nothing succeeds.
     pub max_cooldown_ms: u64,
@@ -37,9 +37,9 @@ impl Default for BreakerSettings {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Too many attempts have failed since then.
+    /// Too many attempts have failed since this time.
     Closed { failing_since: Option<u64> },
-    /// Refuses until `until`; from then on it is half-open, and counts what comes of its probes: attempts after `last`.
+    /// Refuses until `until`. From then on it is half-open and counts the results of its probes: the attempts after `last`.
     Open { until: u64, last: u64, good: u32, bad: u32 },
 }
 
@@ -49,7 +49,7 @@ pub enum BreakerView {
     Open {
         until: u64,
     },
-    /// So many probes may be out.
+    /// This many probes may be out.
     HalfOpen {
         probes: u32,
     },
@@ -77,7 +77,7 @@ impl Breaker {
     pub fn view(&self, now: u64) -> BreakerView {
         match self.state {
             State::Closed { .. } => BreakerView::Closed,
-            // Whatever succeeds meanwhile brings the probes forward.
+            // A success meanwhile brings the probes forward.
             State::Open { until, good: 0, .. } if now < until => BreakerView::Open { until },
             State::Open { good, .. } => BreakerView::HalfOpen { probes: 1 + good },
         }
@@ -93,8 +93,8 @@ impl Breaker {
         Turn::Closes
     }
 
-    /// An attempt has failed that `evidence` knows of already. `chance` in [0, 1) shortens a pause by up to a quarter, so that
-    /// endpoints that failed together are not probed together.
+    /// An attempt has failed; `evidence` has counted it already. `chance` in [0, 1) shortens a pause by up to a quarter, so
+    /// that endpoints that failed together are not probed together.
     pub fn failed(
         &mut self,
         now: u64,

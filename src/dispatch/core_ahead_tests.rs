@@ -1,9 +1,9 @@
-//! What is started before there is a place for it, and what becomes of it when none comes free.
+//! What is started before there is a place for it, and what becomes of it when no place comes free.
 
 use super::*;
 
-/// A receiver that has answered within so many milliseconds for a while, with much more for it in memory, and what is started
-/// then.
+/// A receiver that has answered within this many milliseconds for a while, with much more for it in memory, and what is
+/// started then.
 fn answering(took_ms: u64, change: impl FnOnce(&mut Endpoint)) -> (Core, Vec<(Token, u64)>) {
     let mut core = core(change);
     (1..=500).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
@@ -28,7 +28,7 @@ fn not_begun(core: &mut Core, now: u64, tokens: &[(Token, u64)]) {
 fn a_quick_receivers_next_attempts_are_started_before_there_are_places_for_them() {
     let (core, out) = answering(2, |_| {});
     assert_eq!((out.len(), core.tally().in_flight), (20, 20));
-    // Not of one that takes its time, nor where a rate limit says when each may go.
+    // Not for a receiver that takes its time, nor where a rate limit says when each may go.
     assert_eq!(answering(20, |_| {}).1.len(), 10);
     assert_eq!(answering(2, |endpoint| endpoint.rate_limit = Some(10_000)).1.len(), 10);
 }
@@ -41,7 +41,7 @@ fn who_takes_more_than_it_has_places_is_given_what_it_takes_in_the_time_of_a_cal
     let mut out: VecDeque<(Token, u64)> = sends(&mut core, 0).into();
     for now in 1..=150 {
         (0..10).map(|n| 200 + 10 * now + n).for_each(|entry| admit(&mut core, entry, "ep_a", &format!("pi_{entry}")));
-        // Of those that have begun each takes a millisecond.
+        // Each of those that have begun takes a millisecond.
         for (token, _) in out.drain(..out.len().min(10)).collect::<Vec<_>>() {
             let mut attempted = attempted(OK);
             attempted.report.timing.total_us = 1_000;
@@ -66,8 +66,8 @@ fn what_found_no_place_goes_first_again_and_in_its_order_and_no_attempt_was_made
     begun[1..].iter().for_each(|(token, _)| end(&mut core, 131, *token, OK));
     let more = sends(&mut core, 131);
     assert_eq!(entries(&more)[..9], entries(&ahead[1..]));
-    // Each of them is at its first attempt still.
-    let firsts = next.iter().chain(&more[..9]).map(|(token, _)| &core.jobs[&core.flights[token]]);
+    // Each of them is still at its first attempt.
+    let firsts = next.iter().chain(&more[..9]).map(|(token, _)| &core.term.jobs[&core.term.flights[token]]);
     assert!(firsts.map(|job| job.delivery.attempts).all(|attempts| attempts == 0));
 }
 

@@ -1,4 +1,4 @@
-//! Who is paused for what it has in Redis, and who never is.
+//! Which endpoints are paused for what they have in Redis, and which never are.
 
 use super::*;
 use crate::facts::quota::{Quota, Quotas};
@@ -15,10 +15,10 @@ fn watched() -> Core {
 }
 
 fn has(core: &mut Core, now: u64, id: &str, mib: u64) {
-    core.count(now, &[(EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB })]);
+    core.set_unfinished(now, &[(EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB })]);
 }
 
-/// The receiver answers the next attempt so.
+/// The receiver gives the next attempt this outcome.
 fn answers(core: &mut Core, now: u64, id: &str, outcome: Outcome) {
     let entry = core.next();
     admit(core, entry, id, &format!("pi_{entry}"));
@@ -27,21 +27,21 @@ fn answers(core: &mut Core, now: u64, id: &str, outcome: Outcome) {
     end(core, now, flying[0].0, outcome);
 }
 
-/// Who is to be paused, and for what.
+/// Which endpoints are to be paused, and for what.
 fn paused(core: &mut Core) -> Vec<(String, &'static str)> {
     let quotas: Vec<Quota> = core
-        .take_notes()
+        .take_happenings()
         .into_iter()
-        .filter_map(|note| match note {
-            Note::OverQuota { quota, .. } => Some(quota),
+        .filter_map(|happening| match happening {
+            CoreHappening::OverQuota { quota, .. } => Some(quota),
             _ => None,
         })
         .collect();
-    let wishes = core.take_wishes().into_iter().map(|wish| match wish {
-        Wish::Pause { endpoint, .. } => endpoint.to_string(),
-        Wish::Disable { .. } => panic!("nothing is gone"),
+    let errands = core.take_errands().into_iter().map(|errand| match errand {
+        CoreErrand::Pause { endpoint, .. } => endpoint.to_string(),
+        CoreErrand::Disable { .. } => panic!("nothing is gone"),
     });
-    wishes.zip(quotas).map(|(endpoint, quota)| (endpoint, quota.name())).collect()
+    errands.zip(quotas).map(|(endpoint, quota)| (endpoint, quota.name())).collect()
 }
 
 const OWN: &str = "endpoint_bytes";
@@ -54,10 +54,10 @@ fn what_one_answer_says_of_an_account_is_weighed_before_it_is_judged() {
     answers(&mut core, 0, "ep_a", FAILED);
     let of =
         |id: &str, mib: u64| (EndpointId::new(id).unwrap(), Unfinished { records: 1, parked: 0, bytes: mib * MIB });
-    // One has more and the other less: at no time there was too much.
-    core.count(COOLDOWN_MS, &[of("ep_a", 9), of("ep_b", 1)]);
+    // One has more and the other less: at no time was there too much.
+    core.set_unfinished(COOLDOWN_MS, &[of("ep_a", 9), of("ep_b", 1)]);
     assert_eq!(paused(&mut core), []);
-    core.count(COOLDOWN_MS + 1_000, &[of("ep_a", 9), of("ep_b", 9)]);
+    core.set_unfinished(COOLDOWN_MS + 1_000, &[of("ep_a", 9), of("ep_b", 9)]);
     assert_eq!(paused(&mut core).len(), 1);
 }
 
@@ -69,13 +69,13 @@ fn an_endpoint_that_grows_beyond_its_quota_and_takes_nothing_is_paused_once_with
     has(&mut core, COOLDOWN_MS, "ep_a", 9);
     assert_eq!(paused(&mut core), []);
     has(&mut core, COOLDOWN_MS, "ep_a", 10);
-    let wishes = core.take_wishes();
-    let [Wish::Pause { revision: 1, why, .. }] = &wishes[..] else { panic!("{wishes:?}") };
+    let errands = core.take_errands();
+    let [CoreErrand::Pause { revision: 1, why, .. }] = &errands[..] else { panic!("{errands:?}") };
     for part in ["take 10.0 MiB of Redis", "quota.endpoint_bytes is 10.0 MiB", "herald endpoint resume ep_a --reason"] {
         assert!(why.contains(part), "{why}");
     }
     has(&mut core, COOLDOWN_MS + 1, "ep_a", 20);
-    assert!(core.take_wishes().is_empty(), "it was asked for");
+    assert!(core.take_errands().is_empty(), "it was asked for");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn who_drains_a_backlog_is_not_paused_for_having_it() {
     let mut core = watched();
     has(&mut core, 0, "ep_a", 100);
     for second in 1..100 {
-        // It fails nearly always, and gets more than it takes.
+        // It nearly always fails, and gets more than it takes.
         let now = second * 60_000;
         answers(&mut core, now, "ep_a", OK);
         has(&mut core, now, "ep_a", 100 + second * 8);
@@ -114,7 +114,7 @@ fn who_asks_for_a_rest_is_left_alone_for_as_long() {
     assert_eq!(paused(&mut core), []);
     has(&mut core, 4 * 60_000 + COOLDOWN_MS, "ep_a", 20);
     assert_eq!(paused(&mut core), [("ep_a".to_owned(), OWN)]);
-    // Not for ever: whoever says nothing else for a quarter of an hour takes nothing.
+    // But not for ever: a receiver that does nothing else for a quarter of an hour takes nothing.
     let mut core = watched();
     has(&mut core, 0, "ep_a", 1);
     for second in 0..1_200 {
@@ -188,8 +188,8 @@ fn of_an_account_that_is_over_its_quota_the_heaviest_that_takes_nothing_is_pause
     assert_eq!((bytes / MIB, over), (17, 0));
     // What is gone is forgotten.
     for id in ["ep_a", "ep_b", "ep_c"] {
-        core.count(20_000, &[(EndpointId::new(id).unwrap(), Unfinished::default())]);
+        core.set_unfinished(20_000, &[(EndpointId::new(id).unwrap(), Unfinished::default())]);
     }
     assert_eq!(core.record_bytes(), (0, 0));
-    assert_eq!(format!("{:?}", core.weights), "Weights { accounts: {} }");
+    assert_eq!(format!("{:?}", core.term.weights), "Weights { accounts: {} }");
 }

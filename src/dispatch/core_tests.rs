@@ -1,13 +1,14 @@
-//! The rules of the core, one by one. What happens when they meet is the simulator's to find out.
+//! The rules of the core, one by one. What happens when they meet is for the simulator to find out.
 
 use std::time::Duration;
 
 use super::*;
 use crate::facts::{
-    endpoint::{ENDPOINT_SCHEMA, EndpointState, Mark, Scheme},
+    endpoint::{EndpointState, Mark},
     event::Event,
     outcome::{AttemptReport, BodyEnd, Timing},
-    retry::{RetryOverrides, RetrySettings},
+    retry::RetrySettings,
+    signing::SecretText,
 };
 
 const REDIS_MS: u64 = 1_700_000_000_000;
@@ -20,29 +21,10 @@ fn core_with(max_bytes: usize) -> Core {
 }
 
 fn endpoint(id: &str, change: impl FnOnce(&mut Endpoint)) -> Standing {
-    let mut endpoint = Endpoint {
-        schema: ENDPOINT_SCHEMA,
-        id: EndpointId::new(id).unwrap(),
-        account: "acc_1".parse().unwrap(),
-        url: "https://example.com/".to_owned(),
-        description: String::new(),
-        event_types: Vec::new(),
-        schemes: vec![Scheme::Standard],
-        secrets: Vec::new(),
-        ordering: Ordering::Intent,
-        max_in_flight: 10,
-        rate_limit: None,
-        timeout_ms: None,
-        retry: RetryOverrides::default(),
-        headers: Vec::new(),
-        traceparent: false,
-        http1: false,
-        status: EndpointState::Enabled,
-        owed_until: None,
-        created_at_ms: 0,
-        updated_at_ms: 0,
-        revision: 1,
-    };
+    let (id, account, url) =
+        (EndpointId::new(id).unwrap(), "acc_1".parse().unwrap(), "https://example.com/".to_owned());
+    let mut endpoint = Endpoint::new(id, account, url, SecretText::from_random([7; 32]), 0);
+    endpoint.revision = 1;
     change(&mut endpoint);
     Standing::of(Arc::new(endpoint))
 }
@@ -77,7 +59,7 @@ fn admit_known(core: &mut Core, entry: u64, endpoint: &str, intent: &str, known:
 
 /// What may start now: the token and the entry of each.
 fn sends(core: &mut Core, now: u64) -> Vec<(Token, u64)> {
-    std::iter::from_fn(|| core.next_send(now)).map(|send| (send.token, send.delivery.id.entry.ms)).collect()
+    std::iter::from_fn(|| core.next_attempt(now)).map(|send| (send.token, send.delivery.id.entry.ms)).collect()
 }
 
 fn entries(sends: &[(Token, u64)]) -> Vec<u64> {
@@ -156,7 +138,7 @@ fn endpoints_take_turns() {
         stand(&mut core, id, endpoint(id, |_| {}));
         (0..3).for_each(|n| admit(&mut core, n, id, &format!("pi_{n}")));
     }
-    let order: Vec<_> = std::iter::from_fn(|| core.next_send(0)).map(|s| s.endpoint.id.to_string()).collect();
+    let order: Vec<_> = std::iter::from_fn(|| core.next_attempt(0)).map(|s| s.endpoint.id.to_string()).collect();
     assert_eq!(order, ["ep_a", "ep_b", "ep_c"].repeat(3));
 }
 
@@ -217,7 +199,7 @@ fn a_throttled_endpoint_rests_as_long_as_it_asks() {
 fn silence_parks_what_waits_and_then_one_probe_goes_out() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 3);
     let (mut now, mut attempts) = (0, 0);
-    while !core.take_notes().iter().any(|note| matches!(note, Note::BreakerOpened { .. })) {
+    while !core.take_happenings().iter().any(|happening| matches!(happening, CoreHappening::BreakerOpened { .. })) {
         assert!(now < 10_000, "it has not opened after {attempts} attempts");
         now += 10;
         core.tick(now);
@@ -242,7 +224,7 @@ fn silence_parks_what_waits_and_then_one_probe_goes_out() {
     assert_eq!((after, most), (EntryId::ZERO, 1));
 }
 
-/// One more delivery to `ep_a`, and what comes of all that goes out; tells how many did.
+/// One more delivery to `ep_a`, and what comes of all that goes out; returns how many did.
 fn try_one(core: &mut Core, now: u64, outcome: &Outcome) -> usize {
     core.tick(now);
     core.open_entry(now, EntryId { ms: now, seq: 0 }, 1);
@@ -279,7 +261,7 @@ fn an_endpoint_is_in_trouble_until_it_has_recovered_and_only_while_it_is_served(
 fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 20);
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &[(id.clone(), Unfinished { records: 50, parked: 50, bytes: 0 })]);
+    core.set_unfinished(0, &[(id.clone(), Unfinished { records: 50, parked: 50, bytes: 0 })]);
     let (mut next, mut sizes, mut sent) = (1, Vec::new(), Vec::new());
     for now in 0..5 {
         while let Some((_, after, most)) = core.next_backlog(now) {
@@ -302,7 +284,7 @@ fn a_backlog_drains_in_order_at_a_rate_that_ramps_up() {
 #[test]
 fn nobody_jumps_the_queue_of_a_backlog() {
     let mut core = core(|_| {});
-    core.count(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 5, parked: 5, bytes: 0 })]);
+    core.set_unfinished(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 5, parked: 5, bytes: 0 })]);
     admit(&mut core, 9, "ep_a", "pi_9");
     assert!(sends(&mut core, 0).is_empty());
     assert_eq!(places(&settle(&mut core, &[])), [(9, Place::Backlog)]);
@@ -311,7 +293,7 @@ fn nobody_jumps_the_queue_of_a_backlog() {
 #[test]
 fn a_parked_delivery_whose_end_is_on_its_way_is_not_sent_again() {
     let mut core = core(|_| {});
-    core.count(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
+    core.set_unfinished(0, &[(EndpointId::new("ep_a").unwrap(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
     core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
     let first = sends(&mut core, 0);
     end(&mut core, 1, first[0].0, OK);
@@ -339,7 +321,7 @@ fn a_switch_of_the_order_takes_effect_chain_by_chain() {
     admit(&mut core, 1, "ep_a", "pi_1");
     let flying = sends(&mut core, 0);
     stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
-    // While one without order is unfinished, in memory or in Redis, its intent goes on without order.
+    // While a delivery without order is unfinished, in memory or in Redis, its intent goes on without order.
     admit(&mut core, 2, "ep_a", "pi_1");
     assert_eq!(entries(&sends(&mut core, 0)), [2]);
     end(&mut core, 1, flying[0].0, FAILED);
@@ -365,7 +347,7 @@ fn one_bad_item_is_set_aside_with_its_entry_and_the_rest_goes_again() {
     let again = core.settlement(1, 500, EntryId::ZERO);
     assert_eq!(places(&again), [(2, Place::DueIn(4_000))]);
     assert_eq!(again.acks, [EntryId { ms: 2, seq: 0 }]);
-    assert!(core.take_notes().iter().any(|note| matches!(note, Note::SetAside { .. })));
+    assert!(core.take_happenings().iter().any(|happening| matches!(happening, CoreHappening::SetAside { .. })));
 }
 
 #[test]
@@ -376,7 +358,7 @@ fn an_endpoint_that_answers_410_gets_nothing_more() {
     let first = sends(&mut core, 0);
     end(&mut core, 1, first[0].0, Outcome::Gone);
     assert!(sends(&mut core, 1).is_empty());
-    assert!(matches!(core.take_wishes()[..], [Wish::Disable { revision: 1, .. }]));
+    assert!(matches!(core.take_errands()[..], [CoreErrand::Disable { revision: 1, .. }]));
     assert!(settle(&mut core, &[("ep_a", 1, 1)]).items.iter().any(|item| matches!(item, Item::Bury { .. })));
     assert_eq!(core.next_ending().map(|id| id.to_string()).as_deref(), Some("ep_a"));
 }
@@ -386,7 +368,7 @@ fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
     let mark = Mark { by: "ops".into(), why: "test".into(), at_ms: 0 };
     let mut core = core(|_| {});
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &[(id.clone(), Unfinished { records: 2, parked: 2, bytes: 0 })]);
+    core.set_unfinished(0, &[(id.clone(), Unfinished { records: 2, parked: 2, bytes: 0 })]);
     core.admit_kept(0, REDIS_MS, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
     core.looked_at_backlog(0, &id, Some(EntryId { ms: 1, seq: 0 }));
     assert_eq!(core.next_backlog(0).map(|(_, after, _)| after.ms), Some(1));
@@ -401,7 +383,7 @@ fn what_is_parked_while_its_backlog_is_looked_at_is_looked_at_again() {
 fn a_backlog_whose_look_failed_is_looked_at_again_and_not_at_once() {
     let mut core = core(|_| {});
     let id = EndpointId::new("ep_a").unwrap();
-    core.count(0, &[(id.clone(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
+    core.set_unfinished(0, &[(id.clone(), Unfinished { records: 1, parked: 1, bytes: 0 })]);
     assert!(core.next_backlog(0).is_some());
     core.look_failed(0, &id);
     core.tick(4_999);
@@ -418,7 +400,7 @@ fn a_410_is_about_the_revision_that_the_attempt_was_made_with() {
     let first = sends(&mut core, 0);
     stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.revision = 2));
     end(&mut core, 1, first[0].0, Outcome::Gone);
-    assert!(core.take_wishes().is_empty());
+    assert!(core.take_errands().is_empty());
     admit(&mut core, 2, "ep_a", "pi_2");
     assert_eq!(entries(&sends(&mut core, 1)), [2]);
 }
@@ -502,7 +484,7 @@ fn what_came_of_an_event_says_nothing_of_another_one_under_its_id() {
     admit(&mut core, 2, "ep_a", "pi_2");
     let sent = sends(&mut core, 0);
     end(&mut core, 0, sent[0].0, OK);
-    // Redis fails over to one that has heard of neither: the ids are given to other events.
+    // Redis fails over to one that has heard of neither: their ids are given to other events.
     core.end_term();
     for (entry, intent) in [(1, "pi_3"), (2, "pi_4")] {
         admit(&mut core, entry, "ep_a", intent);
@@ -522,7 +504,7 @@ fn an_event_whose_id_is_taken_is_kept_apart_and_not_taken_for_the_other() {
     assert_eq!(settlement.acks.len(), 1);
 }
 
-/// A core whose endpoints, all of one host and account, are doubted and hang: `count` of them with an event each.
+/// Hanging deliveries: `count` of them with an event each, to endpoints that are doubted and share one host and account.
 fn hanging(core: &mut Core, count: u64) -> Vec<(Token, u64)> {
     for n in 0..count {
         let id = format!("ep_bad{n}");
@@ -578,7 +560,7 @@ fn what_was_delivered_from_its_record_is_not_sent_again_when_its_entry_is_read_a
         let mut core = core(|_| {});
         stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
         read_for_two(&mut core);
-        let first: Vec<Send> = std::iter::from_fn(|| core.next_send(0)).collect();
+        let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0)).collect();
         assert!(first.len() == 2 && first[0].delivery.id.endpoint.as_str() == "ep_a");
         end(&mut core, 0, first[0].token, FAILED);
         let record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
@@ -611,7 +593,7 @@ fn what_was_delivered_from_its_record_is_not_sent_again_when_its_entry_is_read_a
     }
 }
 
-/// An owner before left the record, of a delivery that failed, and the entry, which waits for another endpoint.
+/// An earlier owner left the record of a delivery that failed, and the entry, which waits for another endpoint.
 #[test]
 fn a_record_that_is_delivered_before_its_entry_is_read_again_is_not_sent_twice() {
     let mut core = core(|_| {});
@@ -623,17 +605,18 @@ fn a_record_that_is_delivered_before_its_entry_is_read_again_is_not_sent_twice()
     end(&mut core, 0, second, OK);
     assert!(matches!(settle(&mut core, &[("ep_a", 0, 0)]).items[..], [Item::Finish { .. }]));
     read_for_two(&mut core);
-    let sent: Vec<_> = std::iter::from_fn(|| core.next_send(0)).map(|send| send.delivery.id.endpoint.clone()).collect();
+    let sent: Vec<_> =
+        std::iter::from_fn(|| core.next_attempt(0)).map(|send| send.delivery.id.endpoint.clone()).collect();
     assert!(sent.len() == 1 && sent[0].as_str() == "ep_b", "{sent:?}");
 }
 
-/// Another owner had it refused meanwhile, and an operator sends it again.
+/// Another owner has had it refused meanwhile, and an operator sends it again.
 #[test]
 fn what_was_delivered_once_is_sent_again_if_its_record_says_so() {
     let mut core = core(|_| {});
     stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
     read_for_two(&mut core);
-    let first: Vec<Send> = std::iter::from_fn(|| core.next_send(0)).collect();
+    let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0)).collect();
     end(&mut core, 0, first[0].token, FAILED);
     let mut record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
     core.admit_kept(0, REDIS_MS, record.clone(), Origin::Claimed);
@@ -658,7 +641,7 @@ fn kept_record(settlement: &Settlement) -> Delivery {
     Delivery::from_record(record).unwrap()
 }
 
-/// The records of all that failed and wait for a settle are as much memory as what was read.
+/// The records of all that failed and wait for a settle take as much memory as what was read.
 #[test]
 fn an_outbox_is_full_by_bytes_too() {
     let mut budgets = Budgets::of(1 << 20);
@@ -685,14 +668,14 @@ fn an_outbox_is_full_by_bytes_too() {
 fn who_hangs_takes_no_more_than_its_accounts_share_and_costs_a_new_one_nothing() {
     let mut core = small(64);
     let first = hanging(&mut core, 40);
-    // New ones have a quarter of their account's quarter.
+    // New ones may have a quarter of their account's quarter.
     assert_eq!(first.len(), 4);
-    // Those that hang were new once: their seats are the next new one's.
+    // Those that hang were new once: their places go to the next new one.
     stand(&mut core, "ep_good", endpoint("ep_good", |_| {}));
     admit(&mut core, 100, "ep_good", "pi_1");
     let good = sends(&mut core, 1_000);
     assert_eq!(entries(&good), [100]);
-    // What it answers quickly makes it one of the proven, who need no seats.
+    // Its quick answers make it one of the proven, which need no seats.
     end(&mut core, 1_010, good[0].0, OK);
     (101..110).for_each(|entry| admit(&mut core, entry, "ep_good", &format!("pi_{entry}")));
     assert_eq!(sends(&mut core, 1_010).len(), 5);
@@ -705,7 +688,7 @@ fn new_ones_that_do_not_answer_at_once_leave_their_places_to_the_next_and_are_no
     // Those that are not proven may have three quarters of what has no record.
     let mut core = small_with(64, 96);
     let mut met = 0;
-    // Each of an account and host of its own: only the places of the new are few.
+    // Each has an account and host of its own: only the places of the new are few.
     for round in 0..4 {
         for n in 16 * round..16 * (round + 1) {
             let id = format!("ep_{n}");
@@ -742,7 +725,7 @@ fn who_keeps_us_waiting_is_doubted_whatever_it_answers() {
     slow.report.timing.total_us = 14_000_000;
     core.attempted(14_000, REDIS_MS, second[0].0, slow, 0.0);
     assert_eq!((trust(&core), core.tally().slow), (Trust::Doubted, 0));
-    // And so is who floods.
+    // The same holds for a receiver that floods.
     admit(&mut core, 3, "ep_a", "pi_3");
     let third = sends(&mut core, 14_000);
     end(&mut core, 14_010, third[0].0, OK);
@@ -766,10 +749,11 @@ fn a_failure_of_ours_is_no_attempt_and_the_delivery_goes_again_in_its_place() {
         now += LOCAL_PAUSE_MS;
         core.tick(now);
     }
-    let notes = core.take_notes();
-    assert!(notes.iter().all(|note| matches!(note, Note::OursFailed { .. })), "{notes:?}");
+    let happenings = core.take_happenings();
+    assert!(happenings.iter().all(|happening| matches!(happening, CoreHappening::OursFailed { .. })), "{happenings:?}");
     let flying = sends(&mut core, now);
-    let delivery = core.jobs.values().find(|job| job.delivery.id.entry.ms == flying[0].1).unwrap().delivery.clone();
+    let delivery =
+        core.term.jobs.values().find(|job| job.delivery.id.entry.ms == flying[0].1).unwrap().delivery.clone();
     assert_eq!(delivery.attempts, 0);
 }
 
@@ -779,7 +763,7 @@ fn the_lanes_of_deleted_endpoints_leave_and_their_places_are_given_again() {
     let deleted = || Standing::Ended { reason: DeadReason::Deleted, owed: crate::dispatch::lane::Owed::All };
     // It has something in Redis to the end.
     stand(&mut core, "ep_owing", endpoint("ep_owing", |_| {}));
-    core.count(0, &[("ep_owing".parse().unwrap(), Unfinished { records: 1, parked: 0, bytes: 0 })]);
+    core.set_unfinished(0, &[("ep_owing".parse().unwrap(), Unfinished { records: 1, parked: 0, bytes: 0 })]);
     stand(&mut core, "ep_owing", deleted());
     let mut most = 0;
     for n in 0..10_000 {
@@ -801,7 +785,7 @@ fn the_lanes_of_deleted_endpoints_leave_and_their_places_are_given_again() {
     left.sort_unstable();
     assert_eq!(left, ["ep_a", "ep_owing"]);
     assert!(most < 200, "{most} lanes");
-    // Who is created again before it has left stays.
+    // An endpoint that is created again before it has left stays.
     stand(&mut core, "ep_back", endpoint("ep_back", |_| {}));
     stand(&mut core, "ep_back", deleted());
     stand(&mut core, "ep_back", endpoint("ep_back", |_| {}));

@@ -20,8 +20,8 @@ impl Directory for Registry {
         match self.get(endpoint) {
             Some(endpoint) => Standing::of(endpoint),
             None if self.is_unreadable(endpoint) => Standing::Unknown,
-            // Only a registry that was read whole can say that an endpoint is no more.
-            // When it was deleted is not known: whatever still finds its way to it was owed.
+            // Only a registry that was read whole can say that an endpoint no longer exists.
+            // When it was deleted is not known, so whatever still finds its way to it was owed.
             None if is_certain(self) => Standing::Ended { reason: DeadReason::Deleted, owed: Owed::All },
             None => Standing::Unknown,
         }

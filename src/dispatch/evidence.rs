@@ -1,8 +1,9 @@
-//! What the outcomes of one receiver say of it: how long nothing has succeeded, and which share of its attempts fails.
-//! Requests that were out together and fail together are one piece of evidence, so shares are counted by the round trip.
+//! What the outcomes of one receiver say of it: how long nothing has succeeded, and what share of its attempts fails.
+//! Requests that were out together and fail together are one piece of evidence, so shares are counted per round trip.
 //! Pure; decides nothing: the limiter and the breaker do.
 
-/// How much one round trip weighs in the share of failures: it takes 26 that fail altogether to bring it to four fifths.
+/// How much one round trip weighs in the share of failures: it takes 26 round trips of nothing but failures to bring it to
+/// four fifths.
 const ROUND_WEIGHT: f64 = 1.0 / 16.0;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,13 +12,14 @@ pub struct Evidence {
     started: u64,
     /// The round trip ends with the outcome of an attempt that was started after this one.
     mark: u64,
-    /// Of the round trip that is under way.
+    /// Counts of the round trip that is under way.
     well: u32,
     failed: u32,
     failures: u32,
     failed_rounds: u32,
     silent_since: Option<u64>,
-    /// What was out when the silence began, up to this attempt, and has not ended yet: so many may still succeed.
+    /// The silence began while attempts up to `witness` were out. `witnesses` of them have not ended yet and may still
+    /// succeed.
     witness: u64,
     witnesses: u32,
     failing: f64,
@@ -28,7 +30,7 @@ impl Evidence {
         self.started = attempt;
     }
 
-    /// An attempt has ended, and so many are out still. Tells whether a round trip has ended with it.
+    /// An attempt has ended and `in_flight` are still out. Returns whether a round trip has ended with it.
     pub fn ended(&mut self, now: u64, attempt: u64, in_flight: u32, is_well: bool) -> bool {
         match is_well {
             true => {
@@ -55,12 +57,12 @@ impl Evidence {
         ends
     }
 
-    /// Nothing of the past counts any more but the order of attempts.
+    /// Nothing of the past counts any more except the order of attempts.
     pub fn forget(&mut self) {
         *self = Self { started: self.started, mark: self.started, ..Self::default() };
     }
 
-    /// An attempt that was out says nothing any more.
+    /// An attempt that was out can tell nothing any more.
     pub fn lost(&mut self, attempt: u64) {
         if attempt <= self.witness {
             self.witnesses = self.witnesses.saturating_sub(1);
@@ -72,22 +74,22 @@ impl Evidence {
         self.failures
     }
 
-    /// Of what was out when the first of them failed, so many may still succeed.
+    /// How many of those that were out at the first of these failures may still succeed.
     pub fn witnesses(&self) -> u32 {
         self.witnesses
     }
 
-    /// Round trips since the last success, each of which failed altogether.
+    /// Round trips since the last success, in each of which every attempt failed.
     pub fn failed_rounds(&self) -> u32 {
         self.failed_rounds
     }
 
-    /// How long it is since the first failure after the last success.
+    /// How long ago the first failure after the last success was.
     pub fn silence_ms(&self, now: u64) -> u64 {
         self.silent_since.map_or(0, |since| now.saturating_sub(since))
     }
 
-    /// The share of attempts that fail, of the last few dozen round trips.
+    /// The share of attempts that fail, over the last few dozen round trips.
     pub fn failing(&self) -> f64 {
         self.failing
     }

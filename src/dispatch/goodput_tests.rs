@@ -1,5 +1,5 @@
-//! What imperfect receivers get of what they could take: one endpoint's lane with its retries and its backlog, against
-//! receivers of many kinds, in virtual time. The seeds are fixed, so a run says the same every time.
+//! How much imperfect receivers get of what they could take: one endpoint's lane with its retries and its backlog, against
+//! receivers of many kinds, in virtual time. The seeds are fixed, so every run gives the same result.
 
 use std::{
     cmp::Reverse,
@@ -13,16 +13,17 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     breaker::BreakerSettings,
-    lane::{Ended, Gate, Lane, Standing},
+    lane::{Ended, Gate, JobId, Lane, Standing},
 };
 use crate::facts::{
     endpoint::Endpoint,
     id::EntryId,
     outcome::Outcome,
     retry::{Fate, RetryPolicy, RetrySettings},
+    signing::SecretText,
 };
 
-/// How long a look into the backlog takes, and what one lane may queue of what all may.
+/// How long a look into the backlog takes, and how many one lane may queue of what all may.
 const LOOK_MS: u64 = 2;
 const SHARE: usize = 1_024;
 
@@ -35,8 +36,8 @@ fn limited_for(seconds: u64) -> Outcome {
     Outcome::Throttled { status: 429, retry_after: Some(Duration::from_secs(seconds)) }
 }
 
-/// How a receiver behaves: what it answers at a time while it works on so many others, by chance, and after how many
-/// milliseconds.
+/// How a receiver behaves: what it answers at a given time while it works on this many others, by chance, and after how
+/// many milliseconds.
 type Manner = Box<dyn FnMut(u64, u32, f64) -> (Outcome, u64)>;
 
 struct Case {
@@ -92,14 +93,14 @@ struct World {
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next: u64,
-    /// Attempts so far of what is unfinished.
+    /// Attempts so far, for what is unfinished.
     attempts: HashMap<EntryId, u32>,
     backlog: BTreeSet<EntryId>,
-    /// Of the backlog, what is queued or in flight.
+    /// What of the backlog is queued or in flight.
     taken: BTreeSet<EntryId>,
     queue: HashMap<u64, EntryId>,
     flights: HashMap<u64, (EntryId, Outcome)>,
-    /// Of those in flight, what the receiver works on.
+    /// How many of those in flight the receiver is working on.
     at_work: u32,
     is_looking: bool,
     told: Told,
@@ -171,8 +172,8 @@ impl World {
         self.next += 1;
         self.queue.insert(self.next, entry);
         match goes_first {
-            true => self.lane.queue.push_front(self.next),
-            false => self.lane.queue.push_back(self.next),
+            true => self.lane.queue.push_front(JobId(self.next)),
+            false => self.lane.queue.push_back(JobId(self.next)),
         }
     }
 
@@ -187,7 +188,7 @@ impl World {
         while self.lane.gate(self.now) == Gate::Open
             && let Some(job) = self.lane.queue.pop_front()
         {
-            let entry = self.queue.remove(&job).unwrap();
+            let entry = self.queue.remove(&job.0).unwrap();
             self.start(entry);
         }
         if let Gate::Later(opens) = self.lane.gate(self.now) {
@@ -234,11 +235,11 @@ impl World {
             Fate::RetryAfter(pause) => self.at(self.now + pause.as_millis() as u64, Event::IsDue(entry)),
             Fate::Dead(_) => self.told.dead += 1,
         }
-        // As the core does: what will not go soon waits in the backlog.
+        // As in the core: what will not go soon waits in the backlog.
         let is_shut = !matches!(self.lane.gate(self.now), Gate::Open | Gate::Busy);
         if is_shut && self.lane.should_park(self.now, usize::MAX) {
             for job in std::mem::take(&mut self.lane.queue) {
-                let entry = self.queue.remove(&job).unwrap();
+                let entry = self.queue.remove(&job.0).unwrap();
                 self.park(entry);
             }
         }
@@ -258,12 +259,11 @@ impl World {
 }
 
 fn endpoint() -> Endpoint {
-    let text = r#"{"schema":1,"id":"ep_a","account":"acc_1","url":"https://example.com/","schemes":["standard"],
-        "secrets":[],"max_in_flight":10,"status":{"state":"enabled"},"created_at_ms":0,"updated_at_ms":0,"revision":1}"#;
-    serde_json::from_str(text).unwrap()
+    let (id, account) = ("ep_a".parse().unwrap(), "acc_1".parse().unwrap());
+    Endpoint::new(id, account, "https://example.com/".to_owned(), SecretText::from_random([7; 32]), 0)
 }
 
-/// The share of what the same receiver takes that never fails: the worst of three seeds.
+/// Its share of what the same receiver takes if it never fails: the worst of three seeds.
 fn goodput(case: impl Fn() -> Case, after_ms: u64) -> f64 {
     let mut perfect = case();
     perfect.manner = Box::new(move |_, _, _| (WELL, after_ms));
@@ -271,7 +271,7 @@ fn goodput(case: impl Fn() -> Case, after_ms: u64) -> f64 {
     (1..=3).map(|seed| case().run(seed).delivered_at.len() as f64 / all).fold(f64::INFINITY, f64::min)
 }
 
-/// A receiver of 10 ms that fails so often, whatever it is sent.
+/// A receiver of 10 ms that fails with this probability, whatever it is sent.
 fn often(p: f64, outcome: Outcome) -> impl Fn() -> Case {
     move || {
         let outcome = outcome.clone();
@@ -279,7 +279,7 @@ fn often(p: f64, outcome: Outcome) -> impl Fn() -> Case {
     }
 }
 
-/// A receiver of 10 ms that fails for the first so many milliseconds of every so many.
+/// A receiver of 10 ms that fails for the first `bad_ms` of every `of_ms`.
 fn at_times(bad_ms: u64, of_ms: u64, outcome: Outcome) -> impl Fn() -> Case {
     move || {
         let outcome = outcome.clone();
@@ -338,7 +338,7 @@ fn a_receiver_that_is_down_costs_few_attempts_and_is_found_soon() {
             let told = down(outcome.clone(), after_ms, max_in_flight);
             let (attempts, found) = (told.attempted(DOWN, BACK), told.next_delivery(BACK + after_ms).unwrap() - BACK);
             println!("{kind:24} {max_in_flight:5} in flight: {attempts:4} attempts, found after {found:5} ms");
-            // What goes out before the first failure is known cannot be helped.
+            // What goes out before the first failure is known cannot be avoided.
             let unknown = (after_ms as usize / 2).min(max_in_flight.into());
             assert!(attempts <= unknown + 45, "{kind}: {attempts} attempts");
             assert!(found <= 30_000 + after_ms, "{kind}: found after {found} ms");
@@ -373,7 +373,7 @@ fn a_slow_receiver_has_all_its_places() {
 
 #[test]
 fn a_receiver_with_a_limit_of_its_own_is_kept_busy() {
-    // So many at a time: what is too much is refused at once.
+    // It takes this many at a time: what is too much is refused at once.
     for places in [1, 5, 50] {
         let manner = move |_, at_work, _| if at_work < places { (WELL, 10) } else { (BUSY, 3) };
         let every_ms = 5.0 / f64::from(places);

@@ -1,6 +1,6 @@
-//! One endpoint's lane in the partition's owner: the heads that may go, how many may be in flight, and when.
-//! Bounded: what does not fit is for the caller to park. How many and when is up to the limiter, the breaker, the rest that
-//! the receiver asked for, and the endpoint's rate limit. Never touches Redis, chains or another lane.
+//! One endpoint's lane in the partition's owner: the heads that may go, how many may be in flight, and when. Bounded: what
+//! does not fit is for the caller to park. How many may go and when is up to the limiter, the breaker, the rest that the
+//! receiver asked for, and the endpoint's rate limit. Never touches Redis, chains or another lane.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::facts::{
 };
 use crate::store::protocol::Unfinished;
 
-/// A lane may queue what it gets rid of in this time: enough to stay busy, too little to be felt by others.
+/// A lane may queue as much as it gets rid of in this time: enough to stay busy, too little for others to feel it.
 const QUEUE_MS: u64 = 250;
 
 /// A slow lane may still queue this many, so that a burst does not travel through Redis.
@@ -27,32 +27,36 @@ const MIN_QUOTA: usize = 32;
 /// How long a lane is watched before its rate counts.
 const RATE_WINDOW_MS: u64 = 100;
 
-/// A receiver is quick whose round trips take no longer on average; and what an attempt weighs in that.
+/// A receiver is quick if its round trips take no longer than this on average. The weight is that of one attempt in the
+/// average.
 const QUICK_US: f64 = 5_000.0;
 const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 
-/// What a quick receiver takes in this time may be started before there are places for it, as many as it has places at the
-/// least, and so many at the most: what comes back when it fails goes through the lane again.
+/// For a quick receiver, attempts may be started before there are places for them: as many as it takes in this time, but at
+/// least as many as it has places, and at most `MOST_AHEAD`, because what comes back when it fails goes through the lane
+/// again.
 const AHEAD_MS: u64 = 5;
 const MOST_AHEAD: u32 = 128;
 
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
 
-/// How long a lane rests at least after a 429, also after one that does not say: what a receiver's rate limit has given out
-/// comes back with time, not with fewer at once. Short, because many such limits give something back all the time.
+/// How long a lane rests at least after a 429, even one that does not say how long: what a receiver's rate limit has given
+/// out comes back with time, not with fewer attempts at once. Short, because many such limits give something back all the
+/// time.
 const MIN_REST_MS: u64 = 50;
 
-/// Such a rest grows up to here while nothing but 429s comes; beyond it the breaker opens.
+/// Such a rest grows up to here while only 429s come; beyond it the breaker opens.
 const LONG_REST_MS: u64 = 2_500;
 
 /// How long a receiver may make us rest: after this the next delivery asks again.
 const MAX_REST_MS: u64 = 300_000;
 
-/// Whoever fails for so long takes nothing, whatever rests it asks for: three of the longest.
+/// A receiver that only fails for this long takes nothing, whatever rests it asks for: three of the longest.
 const LONG_IN_VAIN_MS: u64 = 3 * MAX_REST_MS;
 
-pub type JobId = u64;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
 
 /// What the registry says of the endpoint.
 #[derive(Debug, Clone)]
@@ -64,7 +68,7 @@ pub enum Standing {
         reason: DeadReason,
         owed: Owed,
     },
-    /// The registry cannot be asked with certainty: nothing is sent and nothing is given up.
+    /// What the registry says cannot be known for certain: nothing is sent and nothing is given up.
     Unknown,
 }
 
@@ -75,7 +79,7 @@ pub enum Owed {
     All,
     /// Entries up to this one: the stream's own order.
     Until(EntryId),
-    /// Entries up to this time, for a mark that names no entry. An id need not be a time, nor are two clocks one.
+    /// Entries up to this time, for a mark that names no entry. An id need not be a time, nor need two clocks agree.
     UntilMs(u64),
 }
 
@@ -103,22 +107,23 @@ pub enum Gate {
     Shut,
 }
 
-/// What attempts at a receiver may cost, the least first. What one sends instead of an answer may cost more than its
-/// attempt, so only the proven are among themselves.
+/// What attempts at a receiver may cost, the cheapest first. What a receiver sends instead of an answer may cost more than
+/// its attempt, so only the proven are kept to themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
-    /// It has taken something, and kept nobody waiting since.
+    /// It has taken something, and has kept nobody waiting since.
     Proven,
-    /// It never took anything, and never failed.
+    /// It has never taken anything, and never failed.
     New,
-    /// It last refused, broke off or sent what is no answer, but quickly: others wait for it no longer than for the proven.
+    /// It last refused, broke off or sent something that is not an answer, but quickly: others wait no longer for it than
+    /// for the proven.
     Failing,
-    /// It last kept us waiting or flooded us, and ended nothing quickly since.
+    /// It last kept us waiting or flooded us, and has ended nothing quickly since.
     Doubted,
 }
 
 impl Trust {
-    /// Which seats its attempts need; without one are those that are expected to end quickly.
+    /// Which seats its attempts need; none for those that are expected to end quickly.
     pub fn class(self) -> Option<Class> {
         match self {
             Self::Proven | Self::Failing => None,
@@ -149,52 +154,52 @@ pub struct Lane {
     pub policy: RetryPolicy,
     pub queue: VecDeque<JobId>,
     pub in_flight: u32,
-    /// Of these, slow ones.
+    /// How many of those are slow.
     pub seats: u32,
     /// In Redis, as the last answer said.
     pub unfinished: u64,
     pub parked: u64,
-    /// What that takes of Redis, and what it took when it was first counted after a delivery last succeeded, or after somebody
-    /// let it go on.
+    /// How many bytes that takes in Redis, and how many it took at the first count after a delivery last succeeded, or
+    /// after somebody let it go on.
     weight: u64,
     tolerated: Option<u64>,
-    /// As whose it is weighed, and with how much.
+    /// Whose weight it counts towards, and how much of it is counted there.
     pub weighed: Option<(Arc<Holder>, u64)>,
-    /// The registry does not know yet that this revision is to be paused for its weight.
+    /// This revision is to be paused for its weight, and the registry does not know it yet.
     pub pause_asked_at: Option<u64>,
-    /// Nothing was delivered since this failure.
+    /// Nothing has been delivered since this failure.
     in_vain_since: Option<u64>,
     /// The backlog was looked at up to here …
     pub drained_to: EntryId,
     /// … and there was no more.
     drained: bool,
-    /// A look at the backlog failed, or there was no room for what it would bring: the next one is not made before.
+    /// A look at the backlog failed, or there was no room for what it would bring: no other look before this time.
     pub look_again_at: u64,
-    /// The lowest that was parked since the look that is under way began: its answer does not count for that one.
+    /// The lowest entry that was parked since the current look began: the look's answer does not cover it.
     parked_meanwhile: Option<EntryId>,
-    /// The registry does not know yet that the receiver answered 410 to this revision.
+    /// The receiver answered 410 to this revision, and the registry does not know it yet.
     pub gone_at: Option<u64>,
-    /// Flags of the lists that the core keeps lanes in.
+    /// Which of the core's lists of lanes it is in.
     pub is_ready: bool,
     pub is_hungry: bool,
     /// It waits for a seat, to start or to take from its backlog.
     pub is_waiting: bool,
     pub alarm_at: Option<u64>,
     pub trust: Trust,
-    /// As whom it asks for seats; none while the registry never named it.
+    /// As whom it asks for seats; none while the registry has never named it.
     pub holder: Option<Arc<Holder>>,
     evidence: Evidence,
     limiter: Limiter,
     breaker: Breaker,
-    /// The receiver asked for a rest up to here.
+    /// The receiver asked for a rest until then.
     rests_until: u64,
     tokens: f64,
     tokens_at: u64,
-    /// Deliveries a second while it had work; infinite until it is known.
+    /// Deliveries a second while it had work; infinite until that is known.
     rate: f64,
     watched_since: u64,
     done_since: u32,
-    /// How long it took to take something, on average; infinite until it did.
+    /// How long it took to take something, on average; infinite until it has taken something.
     round_trip_us: f64,
 }
 
@@ -244,7 +249,7 @@ impl Lane {
         }
     }
 
-    /// What the registry says of it now. Whoever lets it go on, or changes it, is right until it has grown again.
+    /// What the registry says of it now. Letting it go on, or changing it, excuses what it has until that has grown again.
     pub fn stands(&mut self, standing: Standing) {
         let serving = |standing: &Standing| match standing {
             Standing::Serving(endpoint) => Some(endpoint.revision),
@@ -267,14 +272,15 @@ impl Lane {
         self.tolerated.get_or_insert(self.weight);
     }
 
-    /// Bytes that its records take of Redis, about.
+    /// Roughly how many bytes its records take in Redis.
     pub fn weight(&self) -> u64 {
         self.weight
     }
 
-    /// Whether what it has in Redis grows and its receiver takes nothing: it only fails, for a cooldown at least and not
-    /// for a rest that it asked for, and has a tenth more than when it last took something, or somebody let it go on. So
-    /// one that drains its backlog, however slowly, is never meant, and one that was resumed not at once again.
+    /// Whether what it has in Redis grows while its receiver takes nothing: it only fails, for a cooldown at least and not
+    /// because of a rest that it asked for, and has a tenth more than when it last took something, or when somebody let it
+    /// go on. So this never means a lane that drains its backlog, however slowly, and one that was resumed is not paused
+    /// again at once.
     pub fn grows_in_vain(&self, now: u64, cooldown_ms: u64) -> bool {
         let Standing::Serving(endpoint) = &self.standing else { return false };
         let Some(since) = self.in_vain_since else { return false };
@@ -304,7 +310,7 @@ impl Lane {
             Standing::Ended { owed: Owed::All, .. } => true,
             Standing::Ended { owed: Owed::Until(last), .. } => entry <= *last,
             Standing::Ended { owed: Owed::UntilMs(at_ms), .. } => entry.ms <= *at_ms,
-            // The receiver said 410 a moment ago, and the registry does not say when yet.
+            // The receiver said 410 a moment ago, and the registry does not yet say when.
             Standing::Serving(_) | Standing::Paused(_) | Standing::Unknown => true,
         }
     }
@@ -339,14 +345,14 @@ impl Lane {
         }
     }
 
-    /// Whether as many may be started as wait for the places of those that are out: its receiver takes everything, and so
-    /// quickly that the way there and back would cost as much time as the receiver itself.
+    /// Whether attempts may be started ahead, to wait for the places of those that are out: the receiver takes everything,
+    /// and so quickly that handing attempts over and back would cost as much time as the receiver itself.
     fn may_be_ahead(&self, endpoint: &Endpoint) -> bool {
         let is_well = self.trust == Trust::Proven && self.seats == 0 && self.evidence.failures() == 0;
         is_well && self.round_trip_us <= QUICK_US && endpoint.rate_limit.is_none()
     }
 
-    /// What it takes in [`AHEAD_MS`]: the worker hears of those that have ended no sooner, while it makes a call.
+    /// How many it takes in [`AHEAD_MS`]: while the worker makes a call, it does not hear earlier of those that have ended.
     fn ahead(&self, now: u64, most: u32) -> u32 {
         let takes = match self.quota(now) {
             // Not known yet.
@@ -356,7 +362,7 @@ impl Lane {
         takes.min(MOST_AHEAD.into()).max(most.into()) as u32
     }
 
-    /// Whether a new head is better parked than queued. `share` is what the lane may queue of what all lanes may.
+    /// Whether a new head is better parked than queued. `share` is this lane's part of what all lanes may queue.
     pub fn should_park(&self, now: u64, share: usize) -> bool {
         let shut = match self.gate(now) {
             Gate::Open | Gate::Busy => false,
@@ -376,7 +382,7 @@ impl Lane {
         is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && self.should_park(now, share)
     }
 
-    /// The time that its endpoint allows an attempt, where it says one.
+    /// The time that its endpoint allows an attempt, if it sets one.
     pub fn timeout_ms(&self) -> Option<u64> {
         match &self.standing {
             Standing::Serving(endpoint) | Standing::Paused(endpoint) => endpoint.timeout_ms,
@@ -384,7 +390,7 @@ impl Lane {
         }
     }
 
-    /// How many more of the backlog it can take now.
+    /// How many more from the backlog it can take now.
     pub fn appetite(&self, now: u64) -> usize {
         if self.parked == 0 || self.drained || now < self.look_again_at {
             return 0;
@@ -413,7 +419,7 @@ impl Lane {
         }
     }
 
-    /// Tells whether the outcome opened the breaker.
+    /// Returns whether the outcome opened the breaker.
     pub fn ended_attempt(&mut self, now: u64, ended: &Ended<'_>, settings: &BreakerSettings, chance: f64) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         let Ended { attempt, outcome, granted } = *ended;
@@ -461,7 +467,7 @@ impl Lane {
         turn
     }
 
-    /// Follows the rate at which it gets rid of what it has. What was held back for a moment says nothing of that.
+    /// Follows the rate at which it gets rid of what it has. A time in which it was held back says nothing of that.
     fn watch(&mut self, now: u64) {
         self.done_since += 1;
         let watched = now.saturating_sub(self.watched_since);
@@ -473,8 +479,8 @@ impl Lane {
         }
     }
 
-    /// What an attempt says of the receiver. One that keeps us waiting for its answer, or sends far more than one, proves
-    /// nothing by it.
+    /// What an attempt says of the receiver. A receiver that keeps us waiting for its answer, or sends far more than an
+    /// answer, proves nothing by it.
     pub fn judge(&mut self, attempted: &Attempted, slow_after_ms: u64) {
         let took_us = attempted.report.timing.total_us;
         let is_slow = took_us >= 1_000 * slow_after_ms;
@@ -486,12 +492,12 @@ impl Lane {
         match &attempted.report.outcome {
             _ if attempted.flooded => self.trust = Trust::Doubted,
             Outcome::Local { .. } => {}
-            // A timeout may be shorter than what is called slow.
+            // A timeout may be shorter than the time after which a flight is slow.
             Outcome::ConnectTimedOut | Outcome::ResponseTimedOut => self.trust = Trust::Doubted,
             _ if is_slow => self.trust = Trust::Doubted,
             Outcome::Delivered { .. } => self.trust = Trust::Proven,
             Outcome::Garbled | Outcome::Reset => self.trust = Trust::Failing,
-            // Who has taken something may refuse something else.
+            // A receiver that has taken something may refuse something else.
             _ if self.trust != Trust::Proven => self.trust = Trust::Failing,
             _ => {}
         }
@@ -508,7 +514,7 @@ impl Lane {
         self.parked_meanwhile = None;
     }
 
-    /// The backlog was looked at up to this entry; with none there was no more.
+    /// The backlog was looked at up to this entry; with `None`, to its end.
     pub fn looked(&mut self, last: Option<EntryId>) {
         match last {
             Some(last) => self.drained_to = self.drained_to.max(last),
@@ -528,8 +534,8 @@ impl Lane {
         }
     }
 
-    /// Starts over with a new term: what was in memory is read again. What was learnt of the receiver stays, and so do
-    /// the attempts that are in flight.
+    /// Starts over with a new term: what was in memory is read again. What was learnt of the receiver stays, and so do the
+    /// attempts in flight.
     pub fn reset(&mut self) {
         self.queue.clear();
         (self.unfinished, self.parked, self.weight, self.weighed) = (0, 0, 0, None);
@@ -542,13 +548,13 @@ impl Lane {
         self.breaker.view(now) == BreakerView::Closed
     }
 
-    /// Its endpoint may be sent to, and its breaker lets nothing out, or probes only.
+    /// Its endpoint may be sent to, but its breaker lets out nothing, or only probes.
     pub fn is_in_trouble(&self, now: u64) -> bool {
         let is_served = matches!(self.standing, Standing::Serving(_)) && self.ended().is_none();
         is_served && !self.is_breaker_closed(now)
     }
 
-    /// In flight at most, as the endpoint has it.
+    /// How many may be in flight, as the endpoint sets it.
     pub fn most(&self) -> u32 {
         self.endpoint().map_or(1, |endpoint| u32::from(endpoint.max_in_flight)).max(1)
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::facts::signing::SecretText;
 
 const SETTINGS: BreakerSettings = BreakerSettings { failure_share: 0.9, cooldown_ms: 1_000, max_cooldown_ms: 60_000 };
 
@@ -10,7 +11,7 @@ const SETTINGS: BreakerSettings = BreakerSettings { failure_share: 0.9, cooldown
 enum Deed {
     /// Start what may start, at most this many.
     Start(u32),
-    /// The how manieth of those in flight ends.
+    /// The one at this index, of those in flight, ends.
     End(usize, Outcome),
     Wait(u64),
 }
@@ -48,9 +49,9 @@ struct Shell {
 
 impl Shell {
     fn new(most: u16) -> Self {
-        let text = r#"{"schema":1,"id":"ep_a","account":"acc_1","url":"https://example.com/","schemes":["standard"],
-            "secrets":[],"max_in_flight":5,"status":{"state":"enabled"},"created_at_ms":0,"updated_at_ms":0,"revision":1}"#;
-        let endpoint = Endpoint { max_in_flight: most, ..serde_json::from_str(text).unwrap() };
+        let (id, account, url) = ("ep_a".parse().unwrap(), "acc_1".parse().unwrap(), "https://example.com/".to_owned());
+        let endpoint = Endpoint::new(id, account, url, SecretText::from_random([7; 32]), 0);
+        let endpoint = Endpoint { max_in_flight: most, revision: 1, ..endpoint };
         let policy = RetryPolicy::try_new(crate::facts::retry::RetrySettings::default()).unwrap();
         let lane = Lane::new(Standing::of(Arc::new(endpoint)), policy, 0);
         Self { lane, most: most.into(), now: 0, next: 0, flying: Vec::new() }
@@ -121,7 +122,8 @@ proptest! {
     fn whatever_was_a_receiver_that_is_well_again_has_all_its_places_soon(most in 1u16..50, deeds in deeds()) {
         let mut shell = Shell::new(most);
         shell.run(deeds);
-        // The longest rest, then round trips of 10 ms: with the rest of what failed before, at most a hundred.
+        // The longest rest, then round trips of 10 ms: with what is left of the rest for earlier failures, at most a
+        // hundred.
         let mut rounds = 0;
         while shell.flying.len() < usize::from(most) {
             if let Gate::Later(at) = shell.lane.gate(shell.now) {

@@ -1,30 +1,30 @@
 //! How many attempts of one lane may be in flight, and whether the next one waits a moment.
-//! Pure: times are passed in. Never looks at what waits, and never gives a receiver up: that is the breaker's.
+//! Pure: times are passed in. Never looks at what waits, and never gives a receiver up: the breaker does that.
 //!
-//! The field offers three kinds. TCP halves its window once a round trip; a receiver that fails one request in ten, whatever
-//! it is sent, would be left with a few places. Netflix' gradient limiter compares latencies; a refusal is quick. Google's
-//! adaptive throttling bounds requests by a multiple of accepts: it leaves a receiver everything as long as it accepts
-//! enough. The last is taken, as the smallest change of a window: each accepted attempt adds a third of a place, each one
-//! that was refused for congestion takes half a place, at most half the window in one round trip. So the window grows as
-//! long as three fifths are accepted (requests ≤ 1.67 × accepts; Google's multiple is 2, but for us a refusal costs a
-//! retry), and shrinks to what is accepted otherwise. From TCP come the doubling of a new window up to the first cut, and
-//! what happens when nothing comes back at all: one attempt at a time, each after half the time for which nothing has
-//! succeeded. A receiver that is back is found before its outage has become half as long again, and an outage of a
-//! second costs a dozen attempts, whatever was waiting.
+//! Three kinds of limiter are in common use. TCP halves its window once per round trip: a receiver that fails one request
+//! in ten, whatever it is sent, would be left with a few places. Netflix' gradient limiter compares latencies, but a
+//! refusal is quick. Google's adaptive throttling bounds requests by a multiple of accepts, so a receiver keeps everything
+//! as long as it accepts enough. We use the last, as small changes of a window: each accepted attempt adds a third of a
+//! place, and each one refused for congestion removes half a place, at most half the window in one round trip. So the
+//! window grows as long as three fifths are accepted (requests ≤ 1.67 × accepts; Google's multiple is 2, but for us a
+//! refusal costs a retry), and otherwise shrinks to what is accepted. From TCP come the doubling of a new window up to the
+//! first cut, and what happens when nothing comes back at all: one attempt at a time, each after half the time for which
+//! nothing has succeeded. A receiver that is back is found before its outage has become half as long again, and an outage
+//! of a second costs a dozen attempts, however much was waiting.
 
 use super::evidence::Evidence;
 
-/// In flight at most in a new lane: enough for a receiver that nobody knows yet.
+/// How many a new lane may have in flight: enough for a receiver that nobody knows yet.
 const FIRST_WINDOW: f64 = 4.0;
 
 /// Places that an accepted attempt adds once congestion has shown itself.
 const GAIN: f64 = 1.0 / 3.0;
 
-/// Places that an attempt takes which was refused for congestion.
+/// Places that an attempt refused for congestion removes.
 const LOSS: f64 = 1.0 / 2.0;
 
-/// So many failures in a row, and all that was out with the first, are no accident any more: of independent ones, one in
-/// three, it happens once in 6 561 times.
+/// This many failures in a row, together with the failure of all that was out at the first one, are no longer an accident:
+/// if one in three fails independently, it happens once in 6 561 times.
 const FAILURES_OF_SILENCE: u32 = 8;
 
 /// Longest pause before the next attempt while nothing succeeds; beyond it the breaker opens.
@@ -33,9 +33,9 @@ const MAX_HOLD_MS: u64 = 2_500;
 #[derive(Debug, Clone)]
 pub struct Limiter {
     window: f64,
-    /// Up to here the window doubles with each round trip.
+    /// The window doubles with each round trip up to here.
     goal: f64,
-    /// Where this round trip's cuts end.
+    /// This round trip's cuts stop here.
     floor: f64,
     held_until: u64,
 }
@@ -47,17 +47,17 @@ impl Default for Limiter {
 }
 
 impl Limiter {
-    /// In flight at most, of an endpoint that allows `most`.
+    /// How many may be in flight, for an endpoint that allows `most`.
     pub fn limit(&self, most: u32, evidence: &Evidence) -> u32 {
         let most = match evidence.failures() < FAILURES_OF_SILENCE {
             true => most,
-            // What is out since before the first of them is waited for; meanwhile one at a time asks on.
+            // What was already out at the first failure is waited for; meanwhile one attempt at a time keeps asking.
             false => most.min(evidence.witnesses() + 1),
         };
         (self.window as u32).min(most).max(1)
     }
 
-    /// The time before which nothing goes.
+    /// Nothing goes before this time.
     pub fn held_until(&self) -> u64 {
         self.held_until
     }
@@ -72,7 +72,7 @@ impl Limiter {
         self.held_until = 0;
     }
 
-    /// An attempt has failed, and so many are out still; `is_congestion` when it was for too many of them.
+    /// An attempt has failed and `in_flight` are still out; `is_congestion` if it failed because there were too many.
     pub fn failed(&mut self, now: u64, in_flight: u32, is_congestion: bool, evidence: &Evidence) {
         if evidence.failures() >= FAILURES_OF_SILENCE && evidence.witnesses() == 0 {
             self.window = 1.0;
@@ -85,7 +85,7 @@ impl Limiter {
         }
     }
 
-    /// The receiver is left alone for a while: what waits meanwhile must not come over it all at once.
+    /// The receiver is left alone for a while: what waits meanwhile must not hit it all at once.
     pub fn rests(&mut self) {
         self.window = self.window.min(FIRST_WINDOW);
     }
@@ -94,7 +94,7 @@ impl Limiter {
         self.floor = self.window / 2.0;
     }
 
-    /// Begins small, and with no pause: the receiver is there again.
+    /// Begins small, and without a pause: the receiver is back.
     pub fn begin_again(&mut self) {
         *self = Self { window: 1.0, floor: 1.0, ..Self::default() };
     }
@@ -104,7 +104,7 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    /// Answers come one after the other, with so many out besides.
+    /// Answers come one after another, while this many others are out.
     fn answers(limiter: &mut Limiter, evidence: &mut Evidence, at: std::ops::Range<u64>, is_well: bool) {
         for now in at {
             evidence.started(now);

@@ -1,5 +1,5 @@
-//! One connection to a partition's state, made anew after it failed. A call that failed is never repeated here: whoever
-//! made it decides what its missing answer means.
+//! One connection to a partition's state, made anew after it failed. A call that failed is never repeated here: the caller
+//! decides what its missing answer means.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Link {
         Self { redis, keys, purpose, attempt_log_len, store: None }
     }
 
-    /// From now on the log of attempts keeps about so many lines.
+    /// From now on the log of attempts keeps about this many lines.
     pub fn keep_log(&mut self, lines: u64) {
         self.attempt_log_len = lines;
         if let Some(store) = &mut self.store {
@@ -59,10 +59,10 @@ impl Link {
     }
 }
 
-/// How long one wait for something new lasts. After it the owner looks by itself.
+/// How long one wait for something new lasts. After it the owner looks for itself.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// After a failed wait the next begins so much later: until then the owner looks by itself.
+/// How long after a failed wait the next one begins: until then the owner looks for itself.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The connection that only waits.
@@ -78,7 +78,7 @@ impl Waiter {
         Self { redis, keys, wakeup: None, is_warned: false }
     }
 
-    /// Returns when there is something new, when it waited for long, or a little after it failed.
+    /// Returns when there is something new, when it has waited long enough, or a little after it failed.
     /// None when the wait failed: then nothing is known.
     pub async fn wait(mut self, last_read: EntryId, inbox_after: EntryId) -> (Self, Option<New>) {
         let waited = match self.wakeup().await {

@@ -1,14 +1,16 @@
-//! The owner of one partition, or who waits to be: which call on Redis comes next, what its answer means, and when an
-//! attempt may start. Pure like the core that it drives: the shell (`worker`) and the simulator make the calls.
+//! The owner of one partition, or a worker that waits to become it: which call on Redis comes next, what its answer means,
+//! and when an attempt may start. Pure like the core that it drives: the shell (`worker`) and the simulator make the calls.
 //!
-//! One call at a time. So an answer is always about the state that the next call will find, and a batch of operations
-//! is either confirmed or the term ends. The lease is renewed beside it, on a connection of its own.
+//! One call at a time, so an answer is always about the state that the next call will find, and a batch of operations is
+//! either confirmed or the term ends. The lease is renewed alongside, on a connection of its own.
 
 mod admission;
 mod answers;
 mod choosing;
 mod deferral;
+mod lease;
 mod requests;
+mod term;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -17,12 +19,12 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub use self::admission::SLICE;
 use self::admission::{Slice, WIDE};
-use self::deferral::Deferral;
+use self::{deferral::Deferral, lease::Lease, term::TermState};
 use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
-    core::{Core, Note, Origin, Send, Tally, Token, Wish},
+    core::{Core, CoreErrand, CoreHappening, NextAttempt, Origin, Tally, Token},
     lane::Standing,
     redis_clock::RedisClock,
 };
@@ -43,21 +45,21 @@ use crate::{
     },
 };
 
-/// Entries of one read: hundreds share the cost of a call, and a call stays well under a millisecond of Redis.
+/// Entries of one read: hundreds share the cost of a call, and a call takes well under a millisecond of Redis' time.
 pub const READ_MAX: usize = 250;
 
-/// So long after the last entry another one is expected.
+/// Another entry is expected for this long after the last one.
 const LIVELY_MS: u64 = 10;
 
-/// Entries of one read while a full one would make the backlogs longer that are being drained: fewer than one look at a
-/// backlog brings.
+/// Entries of one read while a full read would lengthen backlogs that are being drained: fewer than one look at a backlog
+/// brings.
 pub const READ_BESIDE_BACKLOG: usize = 32;
 
-/// Entries of one read while Redis has little memory left: what they are in need of beyond the stream is little.
+/// Entries of one read while Redis has little memory left: what they need beyond the stream is little.
 pub const READ_UNDER_PRESSURE: usize = 32;
 
-/// What may join such backlogs with a full read: less than a look at one of them brings back, or they grow for as long as
-/// there is something to read, and all of it goes through them.
+/// How many entries of a full read may join such backlogs: fewer than one look at them brings back. Otherwise the backlogs
+/// grow for as long as there is something to read, and everything goes through them.
 const INTO_BACKLOGS: usize = READ_BESIDE_BACKLOG / 2;
 
 /// Records of one claim: bounds what a long outage puts into memory at once.
@@ -72,46 +74,43 @@ const ACQUIRE_EVERY_MS: u64 = 200;
 
 const FOREIGN_EVERY_MS: u64 = 10_000;
 const TRIM_EVERY_MS: u64 = 1_000;
-/// Entries of a trim after which another one is worth while at once; a call takes 10 000 at most.
+/// If a trim removed this many entries, another one is worth while at once; one call removes 10 000 at most.
 const TRIM_ROUND: u64 = 5_000;
 
 const INBOX_EVERY_MS: u64 = 1_000;
-/// How soon a step of Redis' clock is noticed where nothing else tells the time.
+/// How soon a step of Redis' clock is noticed when nothing else tells the time.
 const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
 
-/// While Redis' clock is not believed nothing is too old: no age is greater.
+/// While Redis' clock is not believed, nothing is too old: no age is greater.
 const NO_AGE_MS: u64 = 1_000_000_000_000_000;
 const ENDING_EVERY_MS: u64 = 1_000;
 
-/// Heads of an ended endpoint that are taken at once, and how long the next are left: a thousand a second, each of which
-/// costs Redis some 80 microseconds with its letter, so a tenth of its time and less than a millisecond of anybody's. While
-/// nobody else gets anything it goes eight times as fast.
+/// Heads of an ended endpoint that are taken at once, and the pause before the next ones: a thousand a second. Each costs
+/// Redis some 80 microseconds with its letter, so that is a tenth of its time, and nobody waits for as long as a
+/// millisecond. While nobody else gets anything it goes eight times as fast.
 const ENDING_MAX: usize = 8;
 const ENDING_PAUSE_MS: u64 = 8;
 const ENDING_MAX_ALONE: usize = 16;
 const ENDING_PAUSE_ALONE_MS: u64 = 2;
 
-/// Who has got nothing for so long will not notice.
+/// Once nothing has been admitted for this long, nobody will notice.
 const ALONE_AFTER_MS: u64 = 500;
-
-/// Values that this worker wrote, or may have written, to the lease. Beyond it, it waits like anyone for the lease to end.
-const MAX_OWN_VALUES: usize = 16;
 
 /// How long a worker that can do nothing now waits before it looks again.
 const IDLE_MS: u64 = 50;
 
-/// After an item was refused the term ends after so long: then it is tried again, by then perhaps mended.
+/// How long after an item was refused the term ends: then the item is tried again, and may have been repaired by then.
 const REFUSED_MS: u64 = 30_000;
 
-/// What a term remembers of the one before is of no more use after this.
+/// After this long, what a term remembers of the one before is of no more use.
 const REMEMBER_MS: u64 = 60_000;
 
 /// Where the registry's knowledge comes from.
 pub trait Directory {
     fn standing(&self, endpoint: &EndpointId) -> Standing;
     fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>>;
-    /// Endpoints of the account that are there, and of which no more is known.
+    /// Endpoints of the account that exist, and of which nothing more is known.
     fn unknown_of(&self, account: &AccountId) -> Vec<EndpointId>;
     fn view(&self) -> RegistryView;
 }
@@ -120,10 +119,10 @@ pub trait Directory {
 pub struct RegistryView {
     /// None until there is a registry.
     pub id: Option<String>,
-    /// Whatever changed the registry up to this version is in the snapshot. It only grows.
+    /// All changes of the registry up to this version are in the snapshot. It only grows.
     pub version: u64,
-    /// The snapshot is what the registry holds: it has not vanished, and of every endpoint in it at least the account
-    /// could be read.
+    /// The snapshot is what the registry holds: the registry has not vanished, and at least the account of every endpoint
+    /// in it could be read.
     pub is_certain: bool,
     /// An operator stopped all sending.
     pub is_paused: bool,
@@ -141,16 +140,16 @@ pub struct Settings {
     pub trim_ignores: Vec<String>,
     pub dead_max_age_ms: u64,
     pub dead_max_count: u64,
-    /// What the quarantine may hold in Redis; beyond it the oldest in it go, counted.
+    /// What the quarantine may hold in Redis; beyond that its oldest entries go, and are counted.
     pub quarantine_bytes: u64,
-    /// What is new to this Herald in an event is no reason to quarantine it, unless this is set.
+    /// If set, anything in an event that is new to this Herald is a reason to quarantine it.
     pub strict_events: bool,
 }
 
 /// What happened, for logs and counters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Happening {
-    Core(Note),
+    Core(CoreHappening),
     TermBegan,
     TermEnded {
         why: String,
@@ -165,7 +164,7 @@ pub enum Happening {
         entry: EntryId,
         error: String,
     },
-    /// An event was taken in which something is new to this Herald.
+    /// An event was taken that contains something new to this Herald.
     Novelty {
         entry: EntryId,
         novelty: Novelty,
@@ -186,7 +185,7 @@ pub enum Happening {
     DeadExpired {
         count: u64,
     },
-    /// Redis' clock was set by so much, or another server's counts now.
+    /// Redis' clock was set by this much, or another server's clock counts now.
     ClockStepped {
         by_ms: i64,
     },
@@ -207,8 +206,8 @@ pub enum Happening {
 /// What the partition asks of its surroundings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Errand {
-    Core(Wish),
-    /// Read the registry's version and follow up to it, then say [`Partition::registry_confirmed`].
+    Core(CoreErrand),
+    /// Read the registry's version and bring the snapshot up to it, then call [`Partition::registry_confirmed`].
     ConfirmRegistry,
     /// Stop every attempt in flight: somebody else may be making the same.
     AbortFlights,
@@ -247,7 +246,7 @@ enum Outstanding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BacklogFor {
     Sending,
-    /// Only what has outlived its policy is taken.
+    /// Takes only what has outlived its policy.
     Expiring,
 }
 
@@ -262,27 +261,27 @@ struct Page {
 }
 
 #[derive(Debug)]
-struct Arrival {
+struct StagedEntry {
     entry: EntryId,
     event: Event,
     traceparent: Option<Traceparent>,
     place: Option<EntryId>,
     endpoints: Arc<Vec<Arc<Endpoint>>>,
-    /// Those that may be owed it, once they can be read: until then it waits in their backlogs.
+    /// Endpoints that may be owed it, once they can be read: until then it waits in their backlogs.
     unknown: Vec<EndpointId>,
-    /// The first of them that is not admitted yet.
+    /// The first delivery that is not admitted yet.
     next: usize,
     is_open: bool,
     /// It lets others pass after each slice of it, and then goes on at once.
     is_in_parts: bool,
-    /// It was deferred then.
+    /// When it was deferred.
     waits_since: Option<u64>,
-    /// It may have been read before: each delivery is looked up.
+    /// It may have been read before, so each delivery is looked up.
     suspect: bool,
 }
 
-impl Arrival {
-    /// Everyone that it is owed to.
+impl StagedEntry {
+    /// Every endpoint that it is owed to.
     fn owed_to(&self) -> impl Iterator<Item = &EndpointId> + Clone {
         self.endpoints.iter().map(|endpoint| &endpoint.id).chain(&self.unknown)
     }
@@ -293,10 +292,10 @@ impl Arrival {
     }
 }
 
-/// What was found for accounts with many endpoints.
+/// The endpoints found for accounts that have many.
 type Wide = HashMap<(AccountId, EventType), Arc<Vec<Arc<Endpoint>>>>;
 
-/// Where entries come from that are to be admitted.
+/// Where entries that are to be admitted come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     /// Read for the first time, or taken over.
@@ -307,25 +306,48 @@ enum Source {
     Memory(AccountId),
 }
 
+/// How far what was read has come on its way in.
+#[derive(Debug)]
+enum Stage {
+    /// The registry has changed since the snapshot: which endpoints the entries are owed to is not known yet.
+    Unconfirmed,
+    /// The next slice may be admitted.
+    Ready,
+    /// Redis is being asked about the next slice.
+    Asking(Slice),
+}
+
 /// Entries that are not admitted yet.
 #[derive(Debug)]
 struct Staged {
-    arrivals: VecDeque<Arrival>,
+    arrivals: VecDeque<StagedEntry>,
     source: Source,
-    /// The registry has changed since the snapshot: whom they are owed to is not known yet.
-    unconfirmed: bool,
-    /// The next slice, which is being asked about.
-    asking: Option<Slice>,
-    /// Deliveries that were admitted, and entries that wait in memory.
+    stage: Stage,
+    /// Deliveries that were admitted; then entries that wait in memory.
     count: usize,
     kept: usize,
-    /// What joined backlogs that are drained, or will have to be read again.
+    /// How many joined backlogs that are being drained, or will have to be read again.
     deferred: usize,
 }
 
 impl Staged {
-    fn new(arrivals: VecDeque<Arrival>, source: Source, unconfirmed: bool) -> Self {
-        Self { arrivals, source, unconfirmed, asking: None, count: 0, kept: 0, deferred: 0 }
+    fn new(arrivals: VecDeque<StagedEntry>, source: Source, stage: Stage) -> Self {
+        Self { arrivals, source, stage, count: 0, kept: 0, deferred: 0 }
+    }
+
+    fn is_unconfirmed(&self) -> bool {
+        matches!(self.stage, Stage::Unconfirmed)
+    }
+
+    /// The slice that was asked about, once.
+    fn take_asked(&mut self) -> Option<Slice> {
+        match std::mem::replace(&mut self.stage, Stage::Ready) {
+            Stage::Asking(slice) => Some(slice),
+            stage => {
+                self.stage = stage;
+                None
+            }
+        }
     }
 }
 
@@ -334,7 +356,7 @@ impl Staged {
 struct Pull {
     from_ms: u64,
     by_ms: u64,
-    /// The step of the clock behind it, told once.
+    /// The step of the clock that caused it, reported once.
     step_ms: i64,
 }
 
@@ -344,82 +366,26 @@ pub struct Partition<D> {
     core: Core,
     rng: StdRng,
     phase: Phase,
-    term: Option<Term>,
-    own_values: VecDeque<Term>,
-    /// By this worker's own clock the lease is ours until here.
-    lease_until: u64,
-    renew_at: u64,
-    renewing: Option<u64>,
+    lease: Lease,
+    term: TermState,
     outstanding: Option<Outstanding>,
     clock: RedisClock,
-    /// When the call on its way was sent.
+    /// When the call that is on its way was sent.
     asked_at: u64,
     /// What is due too late, and has to be made due earlier.
     pulls: VecDeque<Pull>,
-    /// Not before this: the last one failed.
-    pulls_at: u64,
-    pull_at: u64,
-    /// It has heard no time of Redis before this term: whether the clock was set back meanwhile only Redis can tell.
+    /// It has not heard Redis' time before this term: only Redis can tell whether its clock was set back meanwhile.
     is_newcomer: bool,
     bound: Option<String>,
-    last_read: EntryId,
-    /// Pending entries are still to be read, after this one.
-    pending_after: Option<EntryId>,
-    /// Entries up to here may have been read before the group was made again.
-    suspect_until: EntryId,
-    more_entries: bool,
-    more_requests: bool,
-    /// Woken for entries, but there was nothing to read: a stranger read them. The wake-up would fire for ever.
-    is_wakeup_false: bool,
-    was_woken: bool,
-    inbox_after: EntryId,
     is_under_pressure: bool,
-    /// The last read was of what was deferred.
-    was_pass: bool,
-    /// What was staged last was a part of an entry, and nothing was read since.
-    was_in_parts: bool,
-    staged: Option<Staged>,
-    deferral: Deferral,
-    /// What waits in the stream up to here was pending when the term began, or a stranger's.
-    pending_until: EntryId,
-    next_due_ms: Option<u64>,
-    /// Backlogs to look through for what has outlived its policy, each after an entry.
-    expiring: VecDeque<(EndpointId, EntryId)>,
-    foreign_at: u64,
-    trim_at: u64,
-    inbox_at: u64,
-    expire_at: u64,
-    ending_at: u64,
-    /// When something was last taken from the stream.
-    admitted_at: u64,
-    refused_since: Option<u64>,
-    began_at: u64,
-    /// So much of what was read last was owed to endpoints that drain their backlogs that these would grow.
-    feeds_backlogs: bool,
-    /// Errands to confirm the registry that were not answered yet. Only the last one's answer is new enough.
+    /// Errands to confirm the registry that have not been answered yet. Only the answer to the last one is new enough.
     confirmations: u32,
-    /// The answer came at a time when the registry was not to be trusted: it must be asked for again.
+    /// The answer came while the registry could not be trusted: it must be asked for again.
     must_reconfirm: bool,
-    /// In this term the snapshot was as new as the registry. Before it, an endpoint that is not in it need not have been
-    /// deleted: the owner before may have known one that was made since.
-    is_confirmed: bool,
     /// Terms that ended since a settlement was last confirmed.
     failures: u32,
-    turn: usize,
-    /// Calls that somebody waited for, since one was made in turn.
-    urgent: usize,
-    /// The last call was a read.
-    was_read: bool,
-    /// The last one that was none was a settle. Otherwise the two would take turns with each other only.
-    was_settle: bool,
-    /// The last read found all that there was to read for the first time.
-    keeps_up: bool,
-    /// All of the last page waits for its account, and reading does not: what is behind it perhaps need not wait.
-    reads_past: bool,
-    /// When a read last found something.
-    found_at: u64,
     is_stopping: bool,
-    /// What was left of entries that were begun when it last looked, while it stops.
+    /// While stopping: how much of the entries that were begun was left at the last look.
     begun_before: Option<usize>,
     /// Until when it gives them records.
     records_until: Option<u64>,
@@ -433,62 +399,26 @@ pub struct Partition<D> {
 impl<D: Directory> Partition<D> {
     pub fn new(settings: Settings, directory: D, seed: [u8; 32]) -> Self {
         let core = Core::new(settings.policy.clone(), settings.breaker, settings.budgets);
-        let deferral = Deferral::new(settings.budgets.deferred);
+        let lease = Lease::new(settings.lease_ms);
+        let term = TermState::new(0, 0, settings.budgets.deferred);
         Self {
             settings,
             directory,
             core,
             rng: StdRng::from_seed(seed),
             phase: Phase::Waiting { at: 0 },
-            term: None,
-            own_values: VecDeque::new(),
-            lease_until: 0,
-            renew_at: 0,
-            renewing: None,
+            lease,
+            term,
             outstanding: None,
             clock: RedisClock::default(),
             asked_at: 0,
             pulls: VecDeque::new(),
-            pulls_at: 0,
-            pull_at: 0,
             is_newcomer: false,
             bound: None,
-            last_read: EntryId::ZERO,
-            pending_after: None,
-            suspect_until: EntryId::ZERO,
-            more_entries: false,
-            more_requests: false,
-            is_wakeup_false: false,
-            was_woken: false,
-            inbox_after: EntryId::ZERO,
             is_under_pressure: false,
-            was_pass: false,
-            was_in_parts: false,
-            staged: None,
-            deferral,
-            pending_until: EntryId::ZERO,
-            next_due_ms: None,
-            expiring: VecDeque::new(),
-            foreign_at: 0,
-            trim_at: 0,
-            inbox_at: 0,
-            expire_at: 0,
-            ending_at: 0,
-            admitted_at: 0,
-            refused_since: None,
-            began_at: 0,
-            feeds_backlogs: false,
             confirmations: 0,
             must_reconfirm: false,
-            is_confirmed: false,
             failures: 0,
-            turn: 0,
-            urgent: 0,
-            was_settle: false,
-            was_read: false,
-            keeps_up: false,
-            reads_past: false,
-            found_at: 0,
             is_stopping: false,
             begun_before: None,
             records_until: None,
@@ -525,18 +455,19 @@ impl<D: Directory> Partition<D> {
                 }
                 self.end_term(now, why);
             }
-            // These check everything before they change anything: what is wrong is one endpoint's or one job's, and
-            // no reason to end everybody's term.
+            // These check everything before they change anything: what is wrong concerns one endpoint or one job, and is no
+            // reason to end the term for everybody.
             Err(Failure::Script(why))
                 if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job | Outstanding::PullIn(_)) =>
             {
                 self.job_failed(now, outstanding, why);
             }
-            // It has taken what we do not know of: only a new term finds that, and everybody's need not end at once.
+            // It has taken something that we do not know of: only a new term finds that, but the term need not end at once
+            // for everybody.
             Err(Failure::Malformed(why))
                 if matches!(outstanding, Outstanding::Heads(_) | Outstanding::Job | Outstanding::PullIn(_)) =>
             {
-                self.refused_since.get_or_insert(now);
+                self.term.refused_since.get_or_insert(now);
                 self.job_failed(now, outstanding, why);
             }
             Err(Failure::Script(why)) if matches!(outstanding, Outstanding::Backlog(..)) => {
@@ -549,7 +480,7 @@ impl<D: Directory> Partition<D> {
     fn job_failed(&mut self, now: u64, outstanding: Outstanding, why: String) {
         match outstanding {
             Outstanding::PullIn(pull) => {
-                self.pulls_at = now + PULL_EVERY_MS;
+                self.term.pulls_at = now + PULL_EVERY_MS;
                 self.pulls_again(pull);
             }
             Outstanding::Heads(endpoint) => self.core.ends_later(&endpoint),
@@ -563,54 +494,41 @@ impl<D: Directory> Partition<D> {
             | Outstanding::Ask
             | Outstanding::Settle => {}
         }
-        self.ending_at = now + ENDING_EVERY_MS;
+        self.term.ending_at = now + ENDING_EVERY_MS;
         self.happenings.push(Happening::JobFailed { why });
     }
 
-    /// It is not known whether anything was made due earlier. Where it was, it is tried somewhat too early now; where it was
-    /// not, it would be tried as much too late as the clock was set back. A look at what nobody can have meant comes again by
-    /// itself.
+    /// It is not known whether anything was made due earlier. If it was, trying again makes it somewhat too early; if it
+    /// was not, leaving it would make it as late as the clock was set back. A look for times that nobody can have meant
+    /// comes again by itself.
     fn pulls_again(&mut self, pull: Pull) {
         if pull.by_ms != NO_AGE_MS {
             self.pulls.push_front(pull);
         }
     }
 
-    /// The next renewal, to be made beside the other calls.
+    /// The next renewal, to be made alongside the other calls.
     pub fn next_renewal(&mut self, now: u64) -> Option<Call> {
         self.check_lease(now);
-        let term = self.term.clone()?;
-        if self.renewing.is_some() || now < self.renew_at {
-            return None;
-        }
-        self.renewing = Some(now);
+        let term = self.lease.renewal(now)?;
         Some(Call::Renew { term, ttl_ms: self.settings.lease_ms })
     }
 
     pub fn renewed(&mut self, now: u64, term: &Term, answer: &Result<Answer, Failure>) {
-        let Some(sent) = self.renewing.take() else { return };
-        if self.term.as_ref() != Some(term) {
-            return;
-        }
-        match answer {
-            Ok(Answer::Renewed) => {
-                self.lease_until = self.lease_end(sent);
-                self.renew_at = sent + self.settings.lease_ms / 4;
-            }
-            Ok(_) => self.end_term(now, "the lease is not ours any more".to_owned()),
-            Err(_) => self.renew_at = now + self.settings.lease_ms / 8,
+        if !self.lease.renewed(now, term, answer) {
+            self.end_term(now, "the lease is not ours any more".to_owned());
         }
     }
 
     // ---- attempts -------------------------------------------------------------------------------------------------
 
     /// The next attempt to start.
-    pub fn next_send(&mut self, now: u64) -> Option<Send> {
+    pub fn next_attempt(&mut self, now: u64) -> Option<NextAttempt> {
         self.check_lease(now);
         if self.phase != Phase::Running || self.is_stopping || self.is_held_up {
             return None;
         }
-        self.core.next_send(now)
+        self.core.next_attempt(now)
     }
 
     pub fn attempted(&mut self, now: u64, token: Token, attempted: Attempted) {
@@ -627,14 +545,14 @@ impl<D: Directory> Partition<D> {
 
     // ---- the surroundings -----------------------------------------------------------------------------------------
 
-    /// An endpoint has changed, or, with none named, any may have.
+    /// An endpoint has changed; if none is named, any may have.
     pub fn registry_changed(&mut self, now: u64, endpoint: Option<&EndpointId>) {
         self.look_at_registry();
         let mut changed: Vec<EndpointId> = match endpoint {
             Some(endpoint) => vec![endpoint.clone()],
             None => self.core.lanes().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
-        // In an order of its own, not of the map's: the same inputs must lead to the same calls.
+        // Sorted, not in the map's order: the same inputs must lead to the same calls.
         changed.sort_unstable();
         changed.retain(|endpoint| self.core.has_lane(endpoint));
         for endpoint in changed {
@@ -643,10 +561,11 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    /// The snapshot is as new as the registry was after the errand was given.
+    /// The snapshot is at least as new as the registry was when the errand was given.
     pub fn registry_confirmed(&mut self, now: u64) {
         self.confirmations = self.confirmations.saturating_sub(1);
-        if self.confirmations > 0 {
+        let is_of_term = matches!(self.phase, Phase::Counting(_) | Phase::Running);
+        if self.confirmations > 0 || !is_of_term {
             // The registry may have been read before the entries that wait now.
             return;
         }
@@ -655,19 +574,19 @@ impl<D: Directory> Partition<D> {
             self.must_reconfirm = true;
             return;
         }
-        if !std::mem::replace(&mut self.is_confirmed, true) {
+        if !std::mem::replace(&mut self.term.is_confirmed, true) {
             self.registry_changed(now, None);
         }
-        let Some(staged) = self.staged.as_mut().filter(|staged| staged.unconfirmed) else { return };
-        staged.unconfirmed = false;
+        let Some(staged) = self.term.staged.as_mut().filter(|staged| staged.is_unconfirmed()) else { return };
+        staged.stage = Stage::Ready;
         let mut arrivals = std::mem::take(&mut staged.arrivals);
         self.find_endpoints(&mut arrivals);
-        self.staged.iter_mut().for_each(|staged| staged.arrivals = std::mem::take(&mut arrivals));
+        self.term.staged.iter_mut().for_each(|staged| staged.arrivals = std::mem::take(&mut arrivals));
         self.admit_if_known(now);
     }
 
-    /// Whom they are owed to, as the snapshot has it now. What was begun stays as it began.
-    fn find_endpoints(&self, arrivals: &mut VecDeque<Arrival>) {
+    /// Finds the endpoints that they are owed to, as the snapshot has them now. What was begun stays as it began.
+    fn find_endpoints(&self, arrivals: &mut VecDeque<StagedEntry>) {
         let mut wide = Wide::default();
         for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_open) {
             arrival.endpoints = self.endpoints_for(&arrival.event, &mut wide);
@@ -675,7 +594,7 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    /// Of a page the events for an account with many endpoints have one list of them: hundreds of such lists would take
+    /// Events of one page for an account with many endpoints share one list of them: hundreds of such lists would take
     /// longer than anybody should wait.
     fn endpoints_for(&self, event: &Event, wide: &mut Wide) -> Arc<Vec<Arc<Endpoint>>> {
         if !wide.is_empty()
@@ -711,28 +630,32 @@ impl<D: Directory> Partition<D> {
 
     /// The wake-up failed: the stream and the inbox are looked at without it.
     pub fn look_again(&mut self) {
-        (self.more_entries, self.more_requests) = (true, true);
+        (self.term.more_entries, self.term.more_requests) = (true, true);
     }
 
-    /// The stream or the inbox has changed: perhaps something was added, or something left.
+    /// The stream or the inbox has changed: perhaps something was added, perhaps something left.
     pub fn stirred(&mut self, entries: bool, requests: bool) {
-        self.more_entries |= entries;
-        self.more_requests |= requests;
+        self.term.more_entries |= entries;
+        self.term.more_requests |= requests;
     }
 
-    /// There is something new in the stream or the inbox, for who had read up to `after` there.
+    /// There is something new in the stream or the inbox, for a reader that had read up to `after` there.
     pub fn woken(&mut self, after: EntryId, entries: bool, requests: bool) {
-        self.more_entries |= entries;
-        self.was_woken |= entries && after >= self.last_read;
-        self.more_requests |= requests;
+        self.term.more_entries |= entries;
+        self.term.was_woken |= entries && after >= self.term.last_read;
+        self.term.more_requests |= requests;
     }
 
-    /// What a wake-up should wait for, when nothing is left to read: entries and requests after these. Also while something
-    /// is being admitted: what comes meanwhile has its turn between the slices.
+    /// What a wake-up should wait for when nothing is left to read: entries and requests after these. This holds even while
+    /// something is being admitted: what comes meanwhile gets its turn between the slices.
     pub fn wants_wakeup(&self) -> Option<(EntryId, EntryId)> {
-        let idle = self.phase == Phase::Running && self.pending_after.is_none();
-        let waits = idle && !self.more_entries && !self.more_requests && !self.is_stopping && !self.is_wakeup_false;
-        waits.then_some((self.last_read, self.inbox_after))
+        let idle = self.phase == Phase::Running && self.term.pending_after.is_none();
+        let waits = idle
+            && !self.term.more_entries
+            && !self.term.more_requests
+            && !self.is_stopping
+            && !self.term.is_wakeup_false;
+        waits.then_some((self.term.last_read, self.term.inbox_after))
     }
 
     /// Stop reading and sending; what is in flight may end, then the lease is given back.
@@ -757,7 +680,7 @@ impl<D: Directory> Partition<D> {
     }
 
     pub fn is_owner(&self) -> bool {
-        self.term.is_some()
+        self.lease.term().is_some()
     }
 
     /// Reading, claiming and sending.
@@ -771,12 +694,12 @@ impl<D: Directory> Partition<D> {
 
     /// Entries that wait in the stream for their account to take more.
     pub fn deferred(&self) -> usize {
-        self.deferral.entries()
+        self.term.deferral.entries()
     }
 
-    /// Of these, in memory.
+    /// How many of these are in memory.
     pub fn deferred_in_memory(&self) -> usize {
-        self.deferral.entries_here()
+        self.term.deferral.entries_here()
     }
 
     pub fn core(&self) -> &Core {
@@ -788,12 +711,12 @@ impl<D: Directory> Partition<D> {
     }
 
     pub fn take_happenings(&mut self) -> Vec<Happening> {
-        self.happenings.extend(self.core.take_notes().into_iter().map(Happening::Core));
+        self.happenings.extend(self.core.take_happenings().into_iter().map(Happening::Core));
         std::mem::take(&mut self.happenings)
     }
 
     pub fn take_errands(&mut self) -> Vec<Errand> {
-        self.errands.extend(self.core.take_wishes().into_iter().map(Errand::Core));
+        self.errands.extend(self.core.take_errands().into_iter().map(Errand::Core));
         std::mem::take(&mut self.errands)
     }
 
@@ -804,9 +727,7 @@ impl<D: Directory> Partition<D> {
 
     /// When to look again at the latest, if nothing happens before.
     pub fn wake_at(&self, now: u64) -> u64 {
-        let renew = (self.term.is_some() && self.renewing.is_none()).then_some(self.renew_at);
-        let lease = (self.lease_until > 0).then_some(self.lease_until);
-        let lease = renew.into_iter().chain(lease).min().unwrap_or(u64::MAX);
+        let lease = self.lease.wake_at().unwrap_or(u64::MAX);
         let work = match self.phase {
             _ if self.outstanding.is_some() => u64::MAX,
             Phase::Waiting { at } => at,
@@ -820,36 +741,31 @@ impl<D: Directory> Partition<D> {
     /// The earliest time at which [`Partition::choose_running`] could find something new to do.
     fn next_work(&self) -> u64 {
         let takes_more = !self.is_held_up && self.core.has_room_for_records();
-        let due = self.next_due_ms.map(|due| self.clock.when(due));
+        let due = self.term.next_due_ms.map(|due| self.clock.when(due));
         let due = due.filter(|_| takes_more);
         let ending =
-            (self.core.has_ending() && !self.is_held_up && self.core.may_settle_more()).then_some(self.ending_at);
-        let foreign = self.pending_after.is_none().then_some(self.foreign_at);
+            (self.core.has_ending() && !self.is_held_up && self.core.may_settle_more()).then_some(self.term.ending_at);
+        let foreign = self.term.pending_after.is_none().then_some(self.term.foreign_at);
         let settle = self.core.outbox_since().map(|since| since + SETTLE_DELAY_MS);
-        let reads_again = self.pending_after.is_some() || self.deferral.wants_page();
+        let reads_again = self.term.pending_after.is_some() || self.term.deferral.wants_page();
         let read = if reads_again { Some(0) } else { self.new_at() };
         let read = read.filter(|_| self.may_read());
         let may_admit = !self.is_held_up && self.core.has_room();
-        let is_staged = self.staged.as_ref().map_or(self.deferral.wants_here(), |staged| !staged.unconfirmed);
+        let is_staged =
+            self.term.staged.as_ref().map_or(self.term.deferral.wants_here(), |staged| !staged.is_unconfirmed());
         let slice = (may_admit && is_staged).then_some(0);
-        let fixed = [self.trim_at, self.inbox_at, self.expire_at, self.pull_at];
-        let look = self.deferral.next_look();
-        let pull = (!self.pulls.is_empty()).then_some(self.pulls_at);
+        let fixed = [self.term.trim_at, self.term.inbox_at, self.term.expire_at, self.term.pull_at];
+        let look = self.term.deferral.next_look();
+        let pull = (!self.pulls.is_empty()).then_some(self.term.pulls_at);
         let maybe = [pull, due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];
         fixed.into_iter().chain(maybe.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 
     // ---- the term -------------------------------------------------------------------------------------------------
 
-    /// The lease ends a tenth early for us: clocks drift, and an attempt takes a moment to start.
-    fn lease_end(&self, sent: u64) -> u64 {
-        sent + self.settings.lease_ms - self.settings.lease_ms / 10
-    }
-
     fn check_lease(&mut self, now: u64) {
-        if self.lease_until > 0 && now >= self.lease_until {
-            self.lease_until = 0;
-            if self.term.is_some() {
+        if self.lease.lapses(now) {
+            if self.is_owner() {
                 self.end_term(now, "the lease could not be renewed in time".to_owned());
             }
             self.core.forget_flights();
@@ -857,55 +773,56 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    /// Whatever was not confirmed is not relied on. The next term takes a new value, so a script of this one that is
-    /// still on its way changes nothing.
+    /// What was not confirmed is not relied on. The next term takes a new value, so a script of this term that is still on
+    /// its way changes nothing.
     fn end_term(&mut self, now: u64, why: String) {
         let pause = if self.failures == 0 { 0 } else { self.rng.random_range(50..500) };
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting { at: now + pause };
-        self.staged = None;
-        self.deferral = Deferral::new(self.settings.budgets.deferred);
-        // An answer to a call of this term that still comes is not expected any more.
+        self.term = TermState::new(now, 0, self.settings.budgets.deferred);
+        // An answer to a call of this term that still arrives is not expected any more.
         if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
             self.pulls_again(pull);
         }
-        if self.term.take().is_some() {
+        if self.lease.end() {
             self.core.end_term();
             self.happenings.push(Happening::TermEnded { why });
         }
     }
 
     fn may_read(&self) -> bool {
-        // What is in memory may yet need records.
+        // What is in memory may still need records.
         let is_little = !self.is_under_pressure || self.core.fresh() < READ_UNDER_PRESSURE;
-        self.staged.is_none() && !self.is_held_up && self.core.has_room() && is_little
+        self.term.staged.is_none() && !self.is_held_up && self.core.has_room() && is_little
     }
 
     /// When something is to be read for the first time.
     fn new_at(&self) -> Option<u64> {
-        (self.more_entries && !self.deferral.is_full()).then(|| self.deferral.pauses_until().unwrap_or(0))
+        (self.term.more_entries && !self.term.deferral.is_full())
+            .then(|| self.term.deferral.pauses_until().unwrap_or(0))
     }
 
-    /// Who keeps up where much comes does not wait to be told that there is more: another call took its time since.
+    /// A worker that keeps up with a busy stream does not wait to be told that there is more: another call has taken time
+    /// since.
     fn wants_new(&self, now: u64) -> bool {
-        let is_lively = self.keeps_up && !self.was_read && now < self.found_at + LIVELY_MS;
-        (self.more_entries || is_lively)
-            && !self.deferral.is_full()
-            && self.deferral.pauses_until().is_none_or(|until| now >= until)
+        let is_lively = self.term.keeps_up && !self.term.was_read && now < self.term.found_at + LIVELY_MS;
+        (self.term.more_entries || is_lively)
+            && !self.term.deferral.is_full()
+            && self.term.deferral.pauses_until().is_none_or(|until| now >= until)
     }
 
     fn wants_to_read(&self, now: u64) -> bool {
-        self.pending_after.is_some() || self.wants_new(now)
+        self.term.pending_after.is_some() || self.wants_new(now)
     }
 
     // ---- small things ---------------------------------------------------------------------------------------------
 
-    /// An operator, the registry, its absence or its age stops everything but settling.
+    /// A pause by an operator, or a registry that is another, gone or out of date, stops everything but settling.
     fn look_at_registry(&mut self) {
         let view = self.directory.view();
         let is_ours = view.is_certain && view.id == self.bound;
-        self.is_held_up = view.is_paused || !is_ours || !self.is_confirmed;
-        let is_waited_for = self.staged.is_some() || !self.is_confirmed;
+        self.is_held_up = view.is_paused || !is_ours || !self.term.is_confirmed;
+        let is_waited_for = self.term.staged.is_some() || !self.term.is_confirmed;
         if is_ours && std::mem::take(&mut self.must_reconfirm) && is_waited_for {
             self.confirm_registry();
         }
@@ -922,15 +839,15 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    /// A fresh delivery goes to its endpoint as the snapshot has it, also where the word of the change is still on its
-    /// way to the lane.
+    /// A fresh delivery goes to its endpoint as the snapshot has it, even while the news of the change is still on its way
+    /// to the lane.
     fn stand_as(&mut self, now: u64, endpoint: &Arc<Endpoint>) {
         if !self.core.stands_as(endpoint) {
             self.core.stand(now, &endpoint.id, self.standing(&endpoint.id));
         }
     }
 
-    /// What it was before it could not be read any more counts no longer.
+    /// What it was before it became unreadable no longer counts.
     fn stand_unknown(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.stands_unknown(endpoint) {
             self.core.stand(now, endpoint, self.standing(endpoint));
@@ -942,18 +859,18 @@ impl<D: Directory> Partition<D> {
             return Standing::Unknown;
         }
         match self.directory.standing(endpoint) {
-            Standing::Ended { .. } if !self.is_confirmed => Standing::Unknown,
+            Standing::Ended { .. } if !self.term.is_confirmed => Standing::Unknown,
             standing => standing,
         }
     }
 
     /// That an endpoint is not in somebody else's registry does not mean that it was deleted: until an operator accepts
-    /// that registry, nothing is given up for its sake.
+    /// that registry, nothing is given up because of it.
     fn is_other_registry(&self) -> bool {
         self.bound.is_some() && self.directory.view().id != self.bound
     }
 
-    /// What was due by the clock as it was is due as much later by one that was set back.
+    /// What was due by the old clock is due that much later by one that was set back.
     fn stepped(&mut self, redis_ms: u64, step_ms: i64) {
         self.happenings.push(Happening::ClockStepped { by_ms: step_ms });
         let by_ms = step_ms.min(0).unsigned_abs();

@@ -6,6 +6,7 @@ use crate::{
     facts::{
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::{DeadReason, RetrySettings},
+        signing::SecretText,
     },
     store::{
         model::Model,
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Default)]
 struct Known {
     endpoint: std::cell::RefCell<Option<Arc<Endpoint>>>,
-    /// Another registry, without any endpoint, stands where it was.
+    /// Another registry, without any endpoint, is in its place.
     is_another: std::cell::Cell<bool>,
     /// Of the snapshot, and of the registry itself.
     version: std::cell::Cell<u64>,
@@ -54,12 +55,12 @@ impl Directory for &Known {
 }
 
 fn endpoint() -> Arc<Endpoint> {
-    let text = r#"{"schema":1,"id":"ep_a","account":"acc_1","url":"https://example.com/","schemes":["standard"],
-        "secrets":[],"max_in_flight":5,"status":{"state":"enabled"},"created_at_ms":0,"updated_at_ms":0,"revision":1}"#;
-    Arc::new(serde_json::from_str(text).unwrap())
+    let (id, account, url) = ("ep_a".parse().unwrap(), "acc_1".parse().unwrap(), "https://example.com/".to_owned());
+    let endpoint = Endpoint::new(id, account, url, SecretText::from_random([7; 32]), 0);
+    Arc::new(Endpoint { max_in_flight: 5, revision: 1, ..endpoint })
 }
 
-/// As of a worker that may hold a megabyte of bodies.
+/// As for a worker that may hold a megabyte of bodies.
 fn partition(known: &Known) -> Partition<&Known> {
     partition_with(known, Budgets::of(1_000_000))
 }
@@ -96,7 +97,7 @@ fn publish(model: &mut Model, ms: u64) {
     model.publish(entry(ms), body.into());
 }
 
-/// Makes every call that is wanted at this time; returns how many those were.
+/// Makes every call that is wanted at this time; returns how many there were.
 fn drive(partition: &mut Partition<&Known>, model: &mut Model, now: u64) -> usize {
     drive_at(partition, model, now, now)
 }
@@ -116,7 +117,7 @@ fn drive_at(partition: &mut Partition<&Known>, model: &mut Model, now: u64, redi
     calls
 }
 
-/// What each term asks of the registry first is answered at once.
+/// What each term first asks of the registry is answered at once.
 fn answered(partition: &mut Partition<&Known>, now: u64, call: &Call, answer: Result<Answer, Failure>) {
     partition.answered(now, answer);
     if let Call::Open { .. } = call {
@@ -144,7 +145,7 @@ fn a_delivered_event_is_acknowledged_and_leaves_nothing_behind() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    let send = partition.next_send(10).unwrap();
+    let send = partition.next_attempt(10).unwrap();
     assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
     partition.attempted(11, send.token, delivered());
     drive(&mut partition, &mut model, 20);
@@ -159,7 +160,7 @@ fn a_stopped_worker_settles_and_gives_its_lease_back() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    let send = partition.next_send(10).unwrap();
+    let send = partition.next_attempt(10).unwrap();
     partition.stop();
     drive(&mut partition, &mut model, 11);
     assert!(model.lease.is_some() && !partition.is_stopped());
@@ -175,7 +176,7 @@ fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    partition.next_send(10).unwrap();
+    partition.next_attempt(10).unwrap();
     partition.stop_waiting(11);
     drive(&mut partition, &mut model, 11);
     assert!(partition.is_stopped() && model.lease.is_none());
@@ -188,7 +189,7 @@ fn an_endpoint_that_the_owner_before_knew_is_not_deleted_for_a_snapshot_that_is_
     let (mut before, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut before, &mut model, 10);
-    before.next_send(10).unwrap();
+    before.next_attempt(10).unwrap();
     before.stop_waiting(11);
     drive(&mut before, &mut model, 11);
     assert_eq!(model.claimed.len(), 1);
@@ -199,13 +200,13 @@ fn an_endpoint_that_the_owner_before_knew_is_not_deleted_for_a_snapshot_that_is_
         after.answered(12, model.call(&call));
     }
     assert!(after.take_errands().contains(&Errand::ConfirmRegistry));
-    assert!(after.next_send(12).is_none() && model.dead.is_empty());
+    assert!(after.next_attempt(12).is_none() && model.dead.is_empty());
     assert_eq!(model.records.len(), 1);
     *behind.endpoint.borrow_mut() = Some(endpoint());
     behind.version.set(1);
     after.registry_confirmed(13);
     drive(&mut after, &mut model, 13);
-    let send = after.next_send(13).unwrap();
+    let send = after.next_attempt(13).unwrap();
     after.attempted(14, send.token, delivered());
     drive(&mut after, &mut model, 20);
     assert!(model.records.is_empty() && model.dead.is_empty());
@@ -219,13 +220,13 @@ fn an_account_without_endpoint_is_one_only_if_the_registry_says_so_after_the_rea
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
     assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
-    assert!(partition.next_send(10).is_none());
+    assert!(partition.next_attempt(10).is_none());
     assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
     *known.endpoint.borrow_mut() = Some(endpoint());
     known.version.set(1);
     partition.registry_confirmed(12);
     drive(&mut partition, &mut model, 12);
-    assert!(partition.next_send(12).is_some());
+    assert!(partition.next_attempt(12).is_some());
 }
 
 #[test]
@@ -234,22 +235,22 @@ fn an_entry_accepted_after_a_change_goes_to_the_endpoint_as_it_was_changed() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    let first = partition.next_send(10).unwrap();
+    let first = partition.next_attempt(10).unwrap();
     partition.attempted(10, first.token, delivered());
     // The change is answered, an entry is accepted, and the snapshot has heard of neither.
     known.redis_version.set(1);
     publish(&mut model, 2);
     partition.woken(EntryId::MAX, true, false);
     drive(&mut partition, &mut model, 12);
-    assert!(partition.next_send(12).is_none(), "it would go to the URL that was");
+    assert!(partition.next_attempt(12).is_none(), "it would go to the URL that was");
     assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
     let moved = Endpoint { url: "https://moved.example/".to_owned(), revision: 2, ..(*endpoint()).clone() };
     *known.endpoint.borrow_mut() = Some(Arc::new(moved));
     known.version.set(1);
-    // Before the word of the change has come to the lane.
+    // Before the news of the change has come to the lane.
     partition.registry_confirmed(13);
     drive(&mut partition, &mut model, 13);
-    assert_eq!(partition.next_send(13).unwrap().endpoint.url, "https://moved.example/");
+    assert_eq!(partition.next_attempt(13).unwrap().endpoint.url, "https://moved.example/");
 }
 
 #[test]
@@ -259,15 +260,26 @@ fn a_confirmation_older_than_the_read_is_not_believed() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    // The term ends, and in the next one it is the first errand's answer that comes.
+    // The term ends, and in the next one the answer to the first errand arrives.
     model.lease = None;
     drive(&mut partition, &mut model, 1_100);
     assert!(partition.is_owner() && !partition.is_running());
     partition.registry_confirmed(1_101);
     drive(&mut partition, &mut model, 1_110);
     assert!(partition.is_running() && model.stream.groups[GROUP].pending.contains_key(&entry(1)));
-    partition.registry_confirmed(1_111);
-    drive(&mut partition, &mut model, 1_120);
+    // Another term, and now that answer comes before the term has asked.
+    model.lease = None;
+    while let Some(call) = partition.next_call(2_200) {
+        if let Call::Open { .. } = call {
+            partition.registry_confirmed(2_200);
+        }
+        partition.answered(2_200, model.call(&call));
+    }
+    assert!(partition.is_owner() && !partition.is_running());
+    partition.registry_confirmed(2_201);
+    drive(&mut partition, &mut model, 2_210);
+    partition.registry_confirmed(2_211);
+    drive(&mut partition, &mut model, 2_220);
     assert!(model.stream.groups[GROUP].pending.is_empty());
 }
 
@@ -278,7 +290,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     drive(&mut partition, &mut model, 10);
     publish(&mut model, 1);
     model.stream.groups.get_mut(GROUP).unwrap().last_delivered = entry(1);
-    // The wake-up sees the entry each time that it is armed.
+    // The wake-up sees the entry each time it is armed.
     let mut wakes = 0;
     while partition.wants_wakeup().is_some_and(|(after, _)| entry(1) > after) && wakes < 10 {
         partition.woken(EntryId::MAX, true, true);
@@ -288,7 +300,7 @@ fn an_entry_that_a_stranger_read_wakes_nobody_for_ever() {
     assert_eq!(wakes, 1);
     publish(&mut model, 2);
     drive(&mut partition, &mut model, 1_100);
-    assert!(partition.next_send(1_100).is_some());
+    assert!(partition.next_attempt(1_100).is_some());
     assert!(partition.wants_wakeup().is_some());
 }
 
@@ -299,9 +311,9 @@ fn a_lease_that_could_not_be_renewed_stops_everything_in_flight() {
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
     publish(&mut model, 2);
-    assert!(partition.next_send(10).is_some());
+    assert!(partition.next_attempt(10).is_some());
     partition.take_errands();
-    assert!(partition.next_send(4_510).is_none());
+    assert!(partition.next_attempt(4_510).is_none());
     assert!(!partition.is_owner());
     assert_eq!(partition.take_errands(), [Errand::AbortFlights]);
 }
@@ -316,7 +328,7 @@ fn a_full_redis_is_emptied_by_delivering() {
     let (mut sent, mut happened) = (Vec::new(), Vec::new());
     for now in 10..100 {
         drive(&mut partition, &mut model, now);
-        while let Some(send) = partition.next_send(now) {
+        while let Some(send) = partition.next_attempt(now) {
             sent.push(send.delivery.id.entry.ms);
             partition.attempted(now, send.token, delivered());
         }
@@ -351,7 +363,7 @@ fn what_would_need_a_record_stays_in_the_stream_while_redis_is_nearly_full() {
     let mut sent = Vec::new();
     for now in 20..1_200 {
         drive(&mut partition, &mut model, now);
-        while let Some(send) = partition.next_send(now) {
+        while let Some(send) = partition.next_attempt(now) {
             sent.push(send.delivery.id.entry.ms);
             partition.attempted(now, send.token, delivered());
         }
@@ -378,7 +390,7 @@ fn what_waits_in_memory_is_owed_to_whom_the_registry_says_when_it_goes_on() {
     let mut sent = 0;
     for now in 20..1_200 {
         drive(&mut partition, &mut model, now);
-        while let Some(send) = partition.next_send(now) {
+        while let Some(send) = partition.next_attempt(now) {
             assert_eq!(send.delivery.id.endpoint, other);
             sent += 1;
             partition.attempted(now, send.token, delivered());
@@ -401,7 +413,7 @@ fn an_endpoint_that_is_merely_full_leaves_what_comes_in_the_stream_and_needs_no_
         most = most.max(partition.deferred());
         // It answers at once, five at a time.
         for _ in 0..5 {
-            if let Some(send) = partition.next_send(now) {
+            if let Some(send) = partition.next_attempt(now) {
                 sent.push(send.delivery.id.entry.ms);
                 partition.attempted(now, send.token, delivered());
             }
@@ -417,11 +429,11 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     let behind = |partition: &mut Partition<&Known>, parked: u64| {
-        partition.core.count(10, &[(endpoint().id.clone(), Unfinished { records: parked, parked, bytes: 0 })]);
+        partition.core.set_unfinished(10, &[(endpoint().id.clone(), Unfinished { records: parked, parked, bytes: 0 })]);
     };
     let read = |partition: &mut Partition<&Known>| {
-        let term = partition.term.clone().unwrap();
-        partition.more_entries = true;
+        let term = partition.lease.term().cloned().unwrap();
+        partition.term.more_entries = true;
         match partition.read(10, &term) {
             Some((Call::Read { max, .. }, _)) => max,
             other => panic!("{other:?} is no read"),
@@ -432,20 +444,20 @@ fn reads_are_small_only_while_they_would_feed_backlogs() {
     behind(&mut partition, 9);
     assert!(partition.core.has_hungry());
     for (feeds_backlogs, most) in [(false, READ_MAX), (true, READ_BESIDE_BACKLOG), (false, READ_MAX)] {
-        partition.feeds_backlogs = feeds_backlogs;
+        partition.term.feeds_backlogs = feeds_backlogs;
         assert_eq!(read(&mut partition), most);
     }
     publish(&mut model, 2);
     drive(&mut partition, &mut model, 10);
-    assert!(partition.feeds_backlogs, "it went to an endpoint with a backlog");
+    assert!(partition.term.feeds_backlogs, "it went to an endpoint with a backlog");
     behind(&mut partition, 0);
     publish(&mut model, 3);
-    partition.more_entries = true;
+    partition.term.more_entries = true;
     drive(&mut partition, &mut model, 10);
-    assert!(!partition.feeds_backlogs);
+    assert!(!partition.term.feeds_backlogs);
 }
 
-/// With a larger share a million entries once went through backlogs that grew as fast as they were drained.
+/// With a larger share, a million entries once went through backlogs that grew as fast as they were drained.
 #[test]
 fn one_delivery_of_twenty_for_a_backlog_slows_nobody_and_one_of_ten_does() {
     assert!(!answers::would_feed_backlogs(0, 250));
@@ -454,14 +466,14 @@ fn one_delivery_of_twenty_for_a_backlog_slows_nobody_and_one_of_ten_does() {
     assert!(answers::would_feed_backlogs(1, 1));
 }
 
-/// Sends everything; tells the entries that went out.
+/// Sends everything; returns the entries that went out.
 fn deliver_all(partition: &mut Partition<&Known>, model: &mut Model, now: &mut u64) -> Vec<u64> {
     let mut sent = Vec::new();
     partition.woken(EntryId::MAX, true, false);
     loop {
         *now += 10;
         drive(partition, model, *now);
-        let sends: Vec<Send> = std::iter::from_fn(|| partition.next_send(*now)).collect();
+        let sends: Vec<NextAttempt> = std::iter::from_fn(|| partition.next_attempt(*now)).collect();
         if sends.is_empty() {
             return sent;
         }
@@ -472,7 +484,7 @@ fn deliver_all(partition: &mut Partition<&Known>, model: &mut Model, now: &mut u
     }
 }
 
-/// More than one read brings, so that the first one alone does not tell.
+/// More than one read brings, so that the first read alone does not tell.
 const REPLAYED: u64 = 3 * READ_MAX as u64;
 
 #[test]
@@ -505,11 +517,11 @@ fn another_registry_gives_nothing_up_until_it_is_accepted() {
     partition.registry_changed(11, None);
     drive(&mut partition, &mut model, 2_000);
     assert!(model.dead.is_empty() && !model.records.is_empty(), "{:?}", model.dead);
-    assert!(partition.next_send(2_000).is_none());
+    assert!(partition.next_attempt(2_000).is_none());
     known.is_another.set(false);
     partition.registry_changed(2_010, None);
     drive(&mut partition, &mut model, 2_010);
-    assert!(partition.next_send(2_010).is_some());
+    assert!(partition.next_attempt(2_010).is_some());
 }
 
 #[test]
@@ -529,14 +541,14 @@ fn what_is_read_while_the_registry_is_exchanged_stays_pending() {
     }
     assert!(known.is_another.get(), "nothing was read");
     drive(&mut partition, &mut model, 2_000);
-    assert!(partition.next_send(2_000).is_none() && model.records.is_empty());
+    assert!(partition.next_attempt(2_000).is_none() && model.records.is_empty());
     assert_eq!(model.stream.groups[GROUP].pending.len(), 1);
     known.is_another.set(false);
     partition.registry_changed(2_010, None);
     assert!(partition.take_errands().contains(&Errand::ConfirmRegistry));
     partition.registry_confirmed(2_010);
     drive(&mut partition, &mut model, 2_010);
-    assert!(partition.next_send(2_010).is_some());
+    assert!(partition.next_attempt(2_010).is_some());
 }
 
 #[test]
@@ -579,7 +591,7 @@ fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
         answered(&mut partition, now, &call, answer);
     }
     let sent = |partition: &mut Partition<&Known>, now| {
-        std::iter::from_fn(|| partition.next_send(now)).any(|send| send.delivery.id.entry == entry(2))
+        std::iter::from_fn(|| partition.next_attempt(now)).any(|send| send.delivery.id.entry == entry(2))
     };
     assert!(!sent(&mut partition, now));
     for second in 1..40 {
@@ -598,7 +610,7 @@ fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
     panic!("nobody ever reads what was taken over");
 }
 
-/// Somebody restored it by hand, or it is damaged: the endpoint that it names may be one that nobody knows here.
+/// Somebody restored it by hand, or it is damaged: nobody here may know the endpoint that it names.
 #[test]
 fn a_head_whose_record_is_of_another_delivery_is_not_released() {
     let known = Known::with_endpoint();
@@ -632,17 +644,17 @@ fn a_retry_waits_no_longer_than_its_interval_when_the_clock_of_redis_is_set_back
     let at = |ms: u64| 2 * HOUR_MS + ms;
     publish(&mut model, 1);
     drive_at(&mut partition, &mut model, 10, at(10));
-    let send = partition.next_send(10).unwrap();
+    let send = partition.next_attempt(10).unwrap();
     partition.attempted(11, send.token, failed());
     drive_at(&mut partition, &mut model, 20, at(20));
     assert_eq!(model.due.len(), 1);
-    // An hour back. Any answer tells; the first retry comes within its 6 s.
+    // An hour back. Any answer tells it; the first retry comes within its 6 s.
     for now in [1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
         drive_at(&mut partition, &mut model, now, at(now) - HOUR_MS);
         let call = partition.next_renewal(now);
         call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
     }
-    assert!(partition.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
+    assert!(partition.next_attempt(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
     assert!(
         partition.take_happenings().iter().any(|what| matches!(what, Happening::ClockStepped { by_ms } if *by_ms < 0))
     );
@@ -658,7 +670,7 @@ fn no_dead_letter_expires_by_a_clock_that_has_stepped() {
         let call = partition.next_renewal(now);
         call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
     };
-    // Forty days ahead for a while, and as it was again.
+    // Forty days ahead for a while, and then back to normal.
     for now in (10..120_000).step_by(1_000) {
         let step = if (40_000..80_000).contains(&now) { 40 * DAY_MS } else { 0 };
         drive_at(&mut partition, &mut model, now, DAY_MS + now + step);
@@ -689,7 +701,7 @@ fn what_is_too_old_is_found_behind_what_was_redelivered() {
     (1..=6).for_each(|round| {
         drive(&mut partition, &mut model, 10 * round);
     });
-    // A whole look at the backlog is of such.
+    // They fill a whole look at the backlog.
     for ms in 1..=CLAIM_MAX as u64 {
         let id = DeliveryId { entry: entry(ms), endpoint: "ep_a".parse().unwrap() };
         let mut delivery = Delivery::from_record(&model.records[&id]).unwrap();
@@ -715,7 +727,7 @@ fn a_record_that_can_not_be_read_is_given_up_on_request() {
     let (mut partition, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive(&mut partition, &mut model, 10);
-    let send = partition.next_send(10).unwrap();
+    let send = partition.next_attempt(10).unwrap();
     partition.attempted(11, send.token, failed());
     drive(&mut partition, &mut model, 20);
     let id = DeliveryId { entry: entry(1), endpoint: "ep_a".parse().unwrap() };
@@ -739,10 +751,10 @@ fn an_owner_that_comes_after_the_clock_was_set_back_lets_nothing_wait_longer_for
     let (mut first, mut model) = (partition(&known), Model::default());
     publish(&mut model, 1);
     drive_at(&mut first, &mut model, 10, 2 * HOUR_MS);
-    let send = first.next_send(10).unwrap();
+    let send = first.next_attempt(10).unwrap();
     first.attempted(11, send.token, failed());
     drive_at(&mut first, &mut model, 20, 2 * HOUR_MS + 10);
-    // It dies, and its lease with it.
+    // The worker dies, and its lease with it.
     model.lease = None;
     let mut next = partition(&known);
     for now in [0, 1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
@@ -750,7 +762,7 @@ fn an_owner_that_comes_after_the_clock_was_set_back_lets_nothing_wait_longer_for
         let call = next.next_renewal(now);
         call.into_iter().for_each(|call| next.renewed(now, call.term(), &model.call(&call)));
     }
-    assert!(next.next_send(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
+    assert!(next.next_attempt(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
 }
 
 #[test]
@@ -765,7 +777,7 @@ fn a_pull_in_that_was_not_answered_is_asked_for_again() {
         let (mut partition, mut model) = (partition(&known), Model::default());
         publish(&mut model, 1);
         drive_at(&mut partition, &mut model, 10, 3 * HOUR_MS);
-        let send = partition.next_send(10).unwrap();
+        let send = partition.next_attempt(10).unwrap();
         partition.attempted(11, send.token, failed());
         drive_at(&mut partition, &mut model, 20, 3 * HOUR_MS + 10);
         // An hour back, and what would make up for it is lost on its way.
@@ -783,7 +795,12 @@ fn a_pull_in_that_was_not_answered_is_asked_for_again() {
             call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
         }
         assert_eq!(lost, 1);
-        assert!(partition.next_send(20_000).is_some(), "{failure:?}: due {:?}, and it is {}", model.due, model.now_ms);
+        assert!(
+            partition.next_attempt(20_000).is_some(),
+            "{failure:?}: due {:?}, and it is {}",
+            model.due,
+            model.now_ms
+        );
     }
 }
 
@@ -799,7 +816,7 @@ fn strict_or_not_decides_what_becomes_of_an_event_of_tomorrow() {
             body.replace("evt_1", "evt_2").replace("pi_1", "pi_2").replace("Created", "Frozen").into(),
         );
         drive(&mut partition, &mut model, 0);
-        let sends = std::iter::from_fn(|| partition.next_send(0)).count();
+        let sends = std::iter::from_fn(|| partition.next_attempt(0)).count();
         drive(&mut partition, &mut model, 100);
         let quarantined: Vec<_> = model.quarantine.iter().map(|(entry, _)| *entry).collect();
         match strict_events {

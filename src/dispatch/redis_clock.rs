@@ -1,34 +1,34 @@
-//! Redis' clock as its answers tell it against our monotonic one: how far it is ahead, when it stepped, and whether it
+//! Redis' clock, as its answers tell it, against our monotonic one: how far it is ahead, when it stepped, and whether it
 //! may be believed where something would end for good. Pure.
 
-/// Two clocks that differ by no more than this are as good as one.
+/// Two clocks that differ by no more than this count as equal.
 const STEP_MS: i64 = 60_000;
 
-/// A clock that has stepped is believed again once it went on for so long without another step.
+/// A clock that has stepped is believed again after this long without another step.
 const STABLE_MS: u64 = 600_000;
 
 #[derive(Debug, Default)]
 pub struct RedisClock {
-    /// Redis' time minus ours, by the last answer. Exact to the time that the answer took.
+    /// Redis' time minus ours, by the last answer. As exact as the time that the answer took.
     ahead_ms: i64,
     /// The least and the most that it can be.
     bounds: Option<(i64, i64)>,
     stepped_at: Option<u64>,
-    /// Whether our machine's own clock says otherwise; None until it was asked. Of a step before the first answer it is
-    /// the only witness.
+    /// Whether our machine's own clock disagrees; None until it was asked. It is the only witness of a step before the
+    /// first answer.
     differs: Option<bool>,
     /// Our machine's clock minus our monotonic one.
     wall_ahead_ms: i64,
 }
 
 impl RedisClock {
-    /// An answer to a call that was sent and received at these times of ours. Tells a step of the clock.
+    /// An answer to a call that was sent and received at these times of ours. Returns a step of the clock.
     pub fn hear(&mut self, sent: u64, received: u64, redis_ms: u64) -> Option<i64> {
         let now = (redis_ms as i64 - received as i64, redis_ms as i64 - sent as i64);
         let before = self.bounds.replace(now);
         self.ahead_ms = now.0;
         let (least, most) = before?;
-        // Only what no delay of either answer explains.
+        // Counts only what no delay of either answer can explain.
         let step = if now.0 > most { now.0 - most } else { (now.1 - least).min(0) };
         if step.abs() <= STEP_MS {
             return None;
@@ -37,12 +37,12 @@ impl RedisClock {
         Some(step)
     }
 
-    /// No answer was heard yet.
+    /// No answer has been heard yet.
     pub fn is_new(&self) -> bool {
         self.bounds.is_none()
     }
 
-    /// Whether so much is more than two clocks may differ by.
+    /// Whether this is more than two clocks may differ by.
     pub fn is_step(&self, by_ms: u64) -> bool {
         by_ms > STEP_MS as u64
     }
@@ -60,8 +60,8 @@ impl RedisClock {
         now.saturating_add_signed(self.ahead_ms)
     }
 
-    /// From when on an age is counted that begins now. Where two clocks disagree the later one counts: nothing ends early
-    /// because it was written down by a clock that was set back.
+    /// The time from which an age that begins now is counted. Where two clocks disagree the later one counts, so that
+    /// nothing ends early because it was written down by a clock that was set back.
     pub fn birth(&self, now: u64) -> u64 {
         match self.is_trusted(now) {
             true => self.at(now),
@@ -69,12 +69,12 @@ impl RedisClock {
         }
     }
 
-    /// Our time at a time of Redis'.
+    /// Our time at this time of Redis'.
     pub fn when(&self, redis_ms: u64) -> u64 {
         redis_ms.saturating_add_signed(-self.ahead_ms)
     }
 
-    /// Whether what is old by it is old.
+    /// Whether what is old by it is really old.
     pub fn is_trusted(&self, now: u64) -> bool {
         self.differs == Some(false) && self.stepped_at.is_none_or(|at| now >= at + STABLE_MS)
     }
@@ -90,7 +90,7 @@ mod tests {
     fn a_step_is_told_apart_from_an_answer_that_came_late() {
         let mut clock = RedisClock::default();
         assert_eq!(clock.hear(0, 1, 10 * HOUR), None);
-        // Answered at once, and heard two minutes later; and asked long before it was answered.
+        // Answered at once but heard two minutes later; and asked long before it was answered.
         assert_eq!(clock.hear(1_000, 121_000, 10 * HOUR + 1_000), None);
         assert_eq!(clock.hear(122_000, 322_000, 10 * HOUR + 321_000), None);
         assert_eq!(clock.hear(400_000, 400_001, 9 * HOUR + 400_000), Some(-(HOUR as i64) + 1_000));

@@ -1,8 +1,8 @@
 //! Who may start a slow flight: one to a receiver that has not shown that it answers, or that keeps us waiting. However
-//! many such receivers there are, they have a limited number of flights, of which no endpoint, account or host holds more
-//! than its part; and who never failed has a part of each that those who did cannot take.
+//! many such receivers there are, they share a limited number of flights. No endpoint, account or host holds more than its
+//! part of them, and a part of each share is kept for receivers that never failed: those that did cannot take it.
 //!
-//! Pure. Counts holders, and lets those that may not start wait for their turn. Never starts anything.
+//! Pure. Counts holders, and lets those that may not start wait their turn. Never starts anything.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,16 +16,17 @@ use crate::facts::id::AccountId;
 const ACCOUNT_PART: usize = 4;
 const HOST_PART: usize = 4;
 
-/// Of each share a quarter is for those who never failed.
+/// A quarter of each share is for receivers that never failed.
 const NEW_PART: usize = 4;
 
-/// A flight to a new receiver keeps its seat when it is not answered at once, and is counted with the doubted from then on,
-/// so that the seats of the new are soon free again; when a share is overfull by this part of it even the new wait. More costs
-/// memory, and less costs those who have not been met yet: beside 5 000 that hang for 15 s, 1 920 flights in all instead of
-/// 2 560 spared 26 MB and raised the p99 of 1 000 healthy new ones from 57 ms to 4.7 s.
+/// A flight to a new receiver that is not answered at once keeps its seat, but counts among the doubted from then on, so
+/// that the seats of the new are soon free again. A share may be overfull by this part of it; beyond that even the new
+/// wait. A larger part costs memory, and a smaller one holds up receivers that have not been met yet: beside 5 000 that
+/// hang for 15 s, 1 920 flights in all instead of 2 560 saved 26 MB and raised the p99 of 1 000 healthy new ones from 57 ms
+/// to 4.7 s.
 const OVERFULL_PART: usize = 4;
 
-/// Waiters are looked at again at least so often, whether or not a seat was given back.
+/// Waiters are looked at again at least this often, whether or not a seat was given back.
 pub const LOOK_EVERY_MS: u64 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,7 +95,7 @@ impl Shares {
         }
     }
 
-    /// Takes a seat where there is one.
+    /// Takes a seat if there is one.
     pub fn take(&mut self, holder: &Arc<Holder>, class: Class, bytes: usize) -> Option<Seat> {
         self.refusing(holder, class).is_none().then(|| self.seat(holder, class, bytes))
     }
@@ -104,7 +105,7 @@ impl Shares {
         self.refusing(holder, class).is_none()
     }
 
-    /// A flight that was quick has become slow: it has its seat whether or not there is one.
+    /// A flight that was quick has become slow: it gets a seat whether or not one is free.
     pub fn seat(&mut self, holder: &Arc<Holder>, class: Class, bytes: usize) -> Seat {
         for key in keys(holder) {
             let held = &mut self.scopes.entry(key).or_default().held[class as usize];
@@ -113,7 +114,7 @@ impl Shares {
         Seat { holder: holder.clone(), class, bytes }
     }
 
-    /// Its flight is not answered at once: its place is for another of the new.
+    /// Its flight is not answered at once: it frees its place for another new one.
     pub fn doubt(&mut self, seat: &mut Seat) {
         if seat.class == Class::New {
             self.leave(seat);
@@ -141,13 +142,13 @@ impl Shares {
 
     /// Waits for its turn; [`Shares::next_turn`] names it.
     pub fn wait(&mut self, holder: &Arc<Holder>, class: Class) {
-        // What refused it may have room meanwhile: then it waits for the next look.
+        // What refused it may have room by now: then it waits for the next look.
         let key = self.refusing(holder, class).unwrap_or(Key::All);
         self.scopes.entry(key).or_default().waiting[class as usize].push_back(holder.lane);
         self.waiters += 1;
     }
 
-    /// A lane that waited and may ask again. Whoever comes to no use of it asks for the next.
+    /// A lane that waited and may ask again. A caller that has no use for it asks for the next.
     pub fn next_turn(&mut self) -> Option<Turn> {
         while let Some((key, class)) = self.turns.pop_front() {
             if !self.has_room(&key, class) {
@@ -164,12 +165,12 @@ impl Shares {
         None
     }
 
-    /// The lane had no use for its turn: the next one has it.
+    /// The lane had no use for its turn: it goes to the next one.
     pub fn pass_on(&mut self, turn: Turn) {
         self.turns.push_front((turn.key, turn.class));
     }
 
-    /// One waiter of each scope with room may ask again, for a turn that came to nothing must not strand the others.
+    /// One waiter of each scope with room may ask again, because a turn that came to nothing must not strand the others.
     pub fn look_again(&mut self) {
         self.turns.clear();
         for (key, scope) in &self.scopes {
@@ -179,7 +180,7 @@ impl Shares {
                 }
             }
         }
-        // In an order of its own, not of the map's: the same inputs must lead to the same sends.
+        // Sorted, not in the map's order: the same inputs must lead to the same sends.
         self.turns.make_contiguous().sort_unstable_by(|a, b| order(a).cmp(&order(b)));
     }
 
@@ -187,7 +188,7 @@ impl Shares {
         self.waiters > 0
     }
 
-    /// Nobody waits any more; who holds a seat keeps it.
+    /// Nobody waits any more; seats that are held stay held.
     pub fn forget_waiters(&mut self) {
         self.turns.clear();
         self.scopes.values_mut().for_each(|scope| scope.waiting = Default::default());
@@ -208,7 +209,7 @@ impl Shares {
         self.scopes.get(&Key::All).map_or(0, |scope| scope.used().count)
     }
 
-    /// What has no room for one more.
+    /// The scope that has no room for one more.
     fn refusing(&self, holder: &Arc<Holder>, class: Class) -> Option<Key> {
         keys(holder).into_iter().find(|key| !self.has_room(key, class))
     }
@@ -217,7 +218,8 @@ impl Shares {
         let Some(scope) = self.scopes.get(key) else { return true };
         let share = match key {
             Key::All => self.all,
-            // It has failed or it has not, and keeps its flights when that changes: both count, and neither has a part.
+            // An endpoint has failed or it has not, and it keeps its flights when that changes: both classes count, and
+            // neither has a part of its own.
             Key::Endpoint(_) => return self.of_endpoint.has_room(scope.used()),
             Key::Account(_) => self.all.part(ACCOUNT_PART),
             Key::Host(_) => self.all.part(HOST_PART),
@@ -282,7 +284,7 @@ mod tests {
         Arc::new(Holder { lane, account, host: format!("host-{host}").into() })
     }
 
-    /// How many seats these get, one after the other.
+    /// How many of these get a seat, one after the other.
     fn taken(shares: &mut Shares, class: Class, holders: impl Iterator<Item = Arc<Holder>>) -> usize {
         holders.filter_map(|holder| shares.take(&holder, class, 10)).count()
     }
@@ -317,7 +319,7 @@ mod tests {
         assert_eq!(seats.len(), 16);
         seats.iter_mut().for_each(|seat| shares.doubt(seat));
         assert!(shares.has_seat(&holder(200, 200, 200), Class::New));
-        // But not for ever: together they stay bounded.
+        // But not without end: together they stay bounded.
         for n in 300..999 {
             if let Some(mut seat) = shares.take(&holder(n, n, n), Class::New, 10) {
                 shares.doubt(&mut seat);
@@ -337,7 +339,7 @@ mod tests {
         shares.leave(&seats[0]);
         let turn = shares.next_turn().unwrap();
         assert_eq!(turn.lane, 50);
-        // It has no use for it: the next in the queue has it.
+        // It has no use for it: it goes to the next in the queue.
         shares.pass_on(turn);
         assert_eq!(shares.next_turn().map(|turn| turn.lane), Some(51));
         assert!(shares.next_turn().is_none(), "one seat is one turn");

@@ -128,9 +128,6 @@ pub struct RunArgs {
     /// Write a page with plots to a file
     #[arg(long, value_name = "FILE", help_heading = RESULT)]
     pub html: Option<PathBuf>,
-    /// Compare with an earlier result
-    #[arg(long, value_name = "FILE", help_heading = RESULT)]
-    pub compare: Option<PathBuf>,
     /// Plain lines, also on a terminal
     #[arg(long, help_heading = RESULT)]
     pub plain: bool,

@@ -1,4 +1,4 @@
-//! What a run found, in the form in which it is published: `--json` writes it, `--compare` and the reports read it.
+//! What a run found, in the form in which it is published: `--json` writes it, the reports read it.
 //! Its JSON Schema is `docs/loadtest-result.schema.json`, which is made from this file.
 //!
 //! Times are in microseconds where the name says `_us`, else seconds since the load began.

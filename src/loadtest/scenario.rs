@@ -428,7 +428,7 @@ pub(super) mod span {
     }
 
     pub mod option {
-        use super::*;
+        use super::{Deserialize, Deserializer, Duration, Serializer, read};
 
         pub fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
             match value {

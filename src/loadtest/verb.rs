@@ -9,7 +9,7 @@ use super::{
     plan::{Given, own_words, plan},
     prove,
     report::{
-        self, compare, json,
+        self, json,
         live::{Live, Place, Wishes},
         progress::Heading,
         text::{self, Colour},
@@ -48,7 +48,6 @@ fn list(given: &Given) -> Result<()> {
 
 async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     // What can be wrong with the files is said before the run, not after it.
-    let before = args.compare.as_deref().map(json::read).transpose()?;
     for path in [&args.json, &args.html].into_iter().flatten() {
         check_writable(path)?;
     }
@@ -62,7 +61,7 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     live.close();
     let Ran { result, logs } = ran?;
     // The verdict counts whether or not anybody reads it and whatever becomes of the files.
-    let shown = show(&result, before.as_ref(), given);
+    let shown = show(&result, given);
     let written = report::write(args.json.as_deref(), args.html.as_deref(), &result);
     if let Some(logs) = logs {
         note(format_args!("the workers' logs are in {}", logs.display()));
@@ -78,17 +77,12 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     Err(failed)
 }
 
-fn show(result: &RunResult, before: Option<&RunResult>, given: &Given) -> Result<()> {
+fn show(result: &RunResult, given: &Given) -> Result<()> {
     let output = Output::new(Some(given.format.unwrap_or(Format::Table)));
     match output.format() {
-        Format::Table => output.text(&text::summary(result, Colour::of_stdout()))?,
-        Format::Json | Format::Jsonl => output.one(result, &[])?,
+        Format::Table => output.text(&text::summary(result, Colour::of_stdout())),
+        Format::Json | Format::Jsonl => output.one(result, &[]),
     }
-    if let Some(before) = before {
-        let comparison = compare::compare(before, result)?;
-        note(compare::text(&comparison, Colour::Never));
-    }
-    Ok(())
 }
 
 fn heading(run: &Run) -> Heading {

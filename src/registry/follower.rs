@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A change ends a wait at once. Only what the feed cannot tell (a wiped Redis) takes this long to be seen.
+/// A change ends a wait at once. Only what the feed cannot tell (that Redis was wiped) takes this long to be seen.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: &Shared, redis: Redis, cancel: CancellationToken) {
@@ -51,7 +51,7 @@ async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryE
             *failures = 0;
             match followed_version(shared) {
                 Some(version) => {
-                    // One blocking read at a time: a dropped one would keep the connection for the rest of its time.
+                    // One blocking read at a time: a dropped one would keep the connection busy for the rest of its time.
                     let mut change = pin!(wait.wait(version, LOOK_EVERY));
                     loop {
                         tokio::select! {
@@ -60,7 +60,7 @@ async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryE
                         }
                     }
                 }
-                // Nothing to wait for, and a feed of a damaged registry would end every wait at once.
+                // There is nothing to wait for, and the feed of a damaged registry would end every wait at once.
                 None => tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                     () = shared.ask.notified() => {}
@@ -82,7 +82,7 @@ fn followed_version(shared: &Shared) -> Option<u64> {
     position.map(|position| position.version)
 }
 
-/// Brings the snapshot up to date, then answers everyone who asked before it began.
+/// Brings the snapshot up to date, then answers everyone who asked before this look began.
 async fn look(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
     let asked = shared.asked.load(std::sync::atomic::Ordering::SeqCst);
     loop {
@@ -137,7 +137,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
         loaded => loaded?,
     };
     loaded.unreadable.values().filter(|found| !shared.read().knows_unreadable(&found.id)).for_each(report);
-    // Everything slow, the dropping of the old maps too, happens outside the lock.
+    // Everything slow, including dropping the old maps, happens outside the lock.
     let fresh = Snapshot::new(loaded, &shared.read());
     let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
@@ -160,7 +160,7 @@ fn report(found: &Unreadable) {
     );
 }
 
-/// Told also of an endpoint that was not readable before: an account that was uncertain may be so no more.
+/// Also reported for an endpoint that was unreadable before: an account that was uncertain may no longer be.
 fn removed(id: &str) -> Change {
     EndpointId::new(id).map_or(Change::Reset, Change::Removed)
 }
@@ -201,7 +201,7 @@ impl Shared {
         change(&mut self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
-    /// Nobody listening is no failure.
+    /// It is no failure if nobody listens.
     fn tell(&self, change: Change) {
         let _ = self.changes.send(change);
     }

@@ -1,5 +1,5 @@
-//! What an endpoint must be to be registered. Every surface asks here before it changes one, so that all of them refuse the
-//! same things. Attempts do not rely on it: they check what they connect to themselves.
+//! What an endpoint must be to be registered. Every surface asks here before it changes one, so that they all refuse the
+//! same things. Attempts do not rely on this: they check for themselves what they connect to.
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
@@ -19,13 +19,13 @@ pub const MAX_IN_FLIGHT: RangeInclusive<u16> = 1..=1000;
 /// Attempts a second of one endpoint: more than a worker makes in all.
 pub const RATE_LIMIT: RangeInclusive<u32> = 1..=100_000;
 
-/// Shorter than a round trip around the earth with TLS only makes duplicates.
+/// Anything shorter than a round trip around the earth with TLS only makes duplicates.
 pub const MIN_TIMEOUT_MS: u64 = 100;
 
-/// Secrets that sign at once: `webhook-signature` carries one signature of each, and receivers try them all.
+/// Secrets that sign at the same time: `webhook-signature` carries one signature of each, and receivers try them all.
 pub const MAX_SECRETS: usize = 5;
 
-/// Event types of one endpoint; more mean all.
+/// Event types that one endpoint may list; one that wants more takes all.
 pub const MAX_EVENT_TYPES: usize = 50;
 
 pub const MAX_DESCRIPTION_CHARS: usize = 500;
@@ -76,14 +76,14 @@ impl Rules {
         Self { guard, policy }
     }
 
-    /// Everything, the addresses behind the URL's name included. For one endpoint that is new or has a new URL.
+    /// Checks everything, including the addresses behind the URL's name. For one endpoint that is new or has a new URL.
     pub async fn check(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
         self.check_unresolved(endpoint)?;
         Ok(self.guard.check_resolved(&self.guard.check_url(&endpoint.url)?).await?)
     }
 
-    /// Everything that can be said without asking a name server. For imports: a backup must not fail because a name does
-    /// not resolve today, and every attempt is guarded anyway.
+    /// Checks everything that needs no name server. For imports: a backup must not fail because a name does not resolve
+    /// today, and every attempt is guarded anyway.
     pub fn check_unresolved(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
         self.guard.check_url(&endpoint.url)?;
         match endpoint.url.contains(steers) {
@@ -92,7 +92,7 @@ impl Rules {
         }
     }
 
-    /// Everything but the URL: one that is registered already was judged then, and is guarded at every attempt.
+    /// Checks everything but the URL: that of a registered endpoint was judged then, and is guarded at every attempt.
     pub fn check_settings(&self, endpoint: &Endpoint) -> Result<(), RuleError> {
         if endpoint.schema > ENDPOINT_SCHEMA {
             return Err(RuleError::Newer { found: endpoint.schema });
@@ -110,8 +110,8 @@ impl Rules {
     }
 }
 
-/// Secrets that are new, against what is `known` of the endpoint: one that is registered already keeps signing until its
-/// rotation is over, so it is not judged again.
+/// Checks the secrets that are new, compared with what is `known` of the endpoint: one that is registered already keeps
+/// signing until its rotation is over, so it is not judged again.
 pub fn check_new_secrets(endpoint: &Endpoint, known: Option<&Endpoint>) -> Result<(), RuleError> {
     let is_known =
         |secret: &Secret| known.is_some_and(|known| known.secrets.iter().any(|other| other.value == secret.value));
@@ -121,7 +121,7 @@ pub fn check_new_secrets(endpoint: &Endpoint, known: Option<&Endpoint>) -> Resul
     }
 }
 
-/// A refusal that a setting could lift names a setting of whoever runs the command, which need not be the worker's.
+/// A setting that could lift a refusal is one of the process that runs the command, which need not be the worker.
 fn whose_settings(error: &GuardError) -> &'static str {
     match error {
         GuardError::PlainHttp | GuardError::Port { .. } | GuardError::Address { .. } => {

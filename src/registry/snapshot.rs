@@ -1,4 +1,4 @@
-//! The maps behind [`super::Registry`]. A change of one endpoint touches that endpoint and its account's list, nothing else.
+//! The maps behind [`super::Registry`]. A change of one endpoint touches only that endpoint and its account's list.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,7 +34,7 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Endpoints that `old` has in the same form are taken from it: so a reload does not double the memory.
+    /// Endpoints that `old` has in the same form are taken from it, so that a reload does not double the memory.
     pub(super) fn new(loaded: Loaded, old: &Self) -> Self {
         let shared = |endpoint: Endpoint| match old.endpoints.get(&endpoint.id) {
             Some(known) if **known == endpoint => known.clone(),
@@ -98,7 +98,7 @@ impl Snapshot {
         self.accounts.get(account).cloned().unwrap_or_default()
     }
 
-    /// One whose account is not known may belong to any.
+    /// An endpoint whose account is not known may belong to any.
     pub(super) fn is_uncertain(&self, account: &AccountId) -> bool {
         self.unreadable.values().any(|of| of.as_ref().is_none_or(|of| of == account))
     }
@@ -107,7 +107,7 @@ impl Snapshot {
         self.unreadable.len()
     }
 
-    /// The account's endpoints that are there and cannot be read.
+    /// The account's endpoints that exist but cannot be read.
     pub(super) fn unreadable_of(&self, account: &AccountId) -> Vec<EndpointId> {
         if self.unreadable.is_empty() {
             return Vec::new();
@@ -118,12 +118,12 @@ impl Snapshot {
         ids
     }
 
-    /// Something is there that may be any account's.
+    /// There is something that may belong to any account.
     pub(super) fn has_strays(&self) -> bool {
         self.unreadable.iter().any(|(id, account)| account.is_none() || EndpointId::new(id).is_err())
     }
 
-    /// With its account as it is known from before, where it cannot be read any more.
+    /// With the account that was known before, if it cannot be read any more.
     fn whose(&self, found: Unreadable) -> (String, Option<AccountId>) {
         let known = self.endpoints.get(found.id.as_str()).map(|endpoint| endpoint.account.clone());
         let account = found.account.or(known).or_else(|| self.unreadable.get(&found.id).cloned().flatten());
@@ -134,12 +134,12 @@ impl Snapshot {
         self.unreadable.contains_key(id)
     }
 
-    /// The registry is gone or damaged. Answers whether that is new.
+    /// The registry is gone or damaged. Returns whether that is new.
     pub(super) fn lose(&mut self) -> bool {
         std::mem::replace(&mut self.presence, Presence::Absent) != Presence::Absent
     }
 
-    /// The registry is there, at this position. Answers whether the pause is another one.
+    /// The registry is there, at this position. Returns whether the pause has changed.
     pub(super) fn advance(&mut self, position: Position, pause: Option<Mark>) -> bool {
         self.presence = Presence::Present;
         self.position = Some(position);
@@ -178,7 +178,7 @@ impl Snapshot {
     }
 }
 
-/// By id, so that an account's deliveries are made in the same order by every worker.
+/// By id, so that every worker makes an account's deliveries in the same order.
 fn in_order(mut list: Vec<Arc<Endpoint>>) -> Arc<[Arc<Endpoint>]> {
     list.sort_by(|one, other| one.id.cmp(&other.id));
     list.into()

@@ -1,5 +1,5 @@
-//! Takes secrets that have expired out of the registry: nobody changes an endpoint only because a date has passed. Changes
-//! nothing else, and gives way to whoever changes an endpoint at the same time.
+//! Takes secrets that have expired out of the registry, because nobody changes an endpoint only because a date has passed.
+//! Changes nothing else, and gives way to anyone who changes an endpoint at the same time.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// A secret leaves an hour after its end and some minutes: often enough, and a look at memory costs nothing.
+/// A secret leaves an hour and some minutes after its end: that is soon enough, and a look at memory costs nothing.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// Until cancelled. What fails is looked at again at the next turn.
+/// Runs until cancelled. What fails is looked at again at the next turn.
 pub async fn run(registry: Registry, redis: Redis, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
@@ -51,7 +51,7 @@ async fn sweep(registry: &Registry, redis: &Redis, now_ms: u64) -> Result<(), Re
         let mark = Mark { by: "herald".to_owned(), why: "a secret has expired".to_owned(), at_ms: now_ms };
         match store.update(endpoint, &mark).await {
             Ok(_) => info!(endpoint = %id, "took expired secrets out of the registry"),
-            // Whoever was quicker has taken them out as well.
+            // Somebody was quicker, and has taken them out as well.
             Err(RegistryError::Stale { .. } | RegistryError::Missing(_)) => {}
             Err(error) => return Err(error),
         }

@@ -20,7 +20,7 @@ use crate::facts::{
     outcome::{AttemptReport, Attempted, BodyEnd, LocalCause, Outcome, SentRequest, Timing},
 };
 
-/// What came of the exchange, before it is made a report.
+/// What came of the exchange, before it becomes a report.
 struct Ending {
     outcome: Outcome,
     detail: String,
@@ -70,8 +70,8 @@ impl Sender {
         Attempted { report, request, flooded: ending.flooded, resent: stages.resent }
     }
 
-    /// The headers that an attempt at this time has, for people: signatures and the endpoint's own values are hidden. None
-    /// for an endpoint that makes no valid request.
+    /// The headers that an attempt at this time would have, for people: signatures and the endpoint's own values are
+    /// hidden. None for an endpoint whose settings make no valid request.
     pub fn headers_to_show(&self, delivery: &Delivery, endpoint: &Endpoint, now_ms: u64) -> Vec<(String, String)> {
         let prepared = self.prepared.get(endpoint, &self.guard);
         prepared.map(|prepared| prepared.headers_to_show(delivery, endpoint, now_ms)).unwrap_or_default()
@@ -90,7 +90,7 @@ impl Sender {
             Ok(headers) => Some(headers),
             Err(error) => return unsendable(&error),
         };
-        // Asked for a second time only when the first was not processed: the same bytes then.
+        // Called a second time only if the first request was not processed; it makes the same bytes then.
         let request = |is_http2| {
             let headers = headers.take().or_else(|| prepared.headers(delivery, endpoint, now_ms).ok());
             let mut request = Request::new(Body::from(delivery.body.clone()));
@@ -130,7 +130,7 @@ impl Sender {
         }
     }
 
-    /// How long an attempt may take where the endpoint says this.
+    /// How long an attempt may take if the endpoint asks for this timeout.
     pub fn timeout_of(&self, timeout_ms: Option<u64>) -> Duration {
         timeout_ms.map_or(self.attempt_timeout, Duration::from_millis).min(MAX_ATTEMPT_TIMEOUT)
     }

@@ -15,7 +15,7 @@ use crate::facts::{
 /// Most that is read of a body: enough to finish what real receivers answer, so that the connection can be kept.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// Longest that a delivered event's lane waits for the rest of an answer which changes nothing any more.
+/// How long a delivered event's lane waits at most for the rest of an answer that no longer changes anything.
 const DELIVERED_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Body {
@@ -28,7 +28,7 @@ pub(super) async fn read(body: &mut AnswerBody, is_success: bool, deadline: Inst
     let mut first = Vec::new();
     let end = {
         let mut reading = pin!(read_to_end(body, &mut first));
-        // Most answers came with their head: they need no timer.
+        // Most answers come whole with their head: they need no timer.
         match reading.as_mut().now_or_never() {
             Some(end) => end,
             None => {
@@ -59,7 +59,7 @@ async fn read_to_end(body: &mut AnswerBody, first: &mut Vec<u8>) -> BodyEnd {
     }
 }
 
-/// Text that a terminal, a log or a page can show without being steered by it, of at most [`MAX_SNIPPET_BYTES`].
+/// Text that cannot steer a terminal, a log or a page that shows it, of at most [`MAX_SNIPPET_BYTES`].
 fn snippet(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());
     for c in String::from_utf8_lossy(bytes).chars() {

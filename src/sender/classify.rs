@@ -1,5 +1,5 @@
-//! What a response or an error means, as an outcome. Errors are told apart by their types all along the chain of their
-//! causes, never by their text; the text is kept for operators only.
+//! What a response or an error means, as an outcome. Errors are told apart by their types, all along the chain of their
+//! causes, never by their text; the text is kept only for operators.
 
 use std::{error::Error, io, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::facts::{
     text::steers,
 };
 
-/// Longest pause that a receiver can ask for: the longest that any retry policy allows. Whoever asks for more (an epoch
-/// instead of a span, forty digits, the year 9999) does not mean it.
+/// Longest pause that a receiver can ask for: the longest that any retry policy allows. A receiver that asks for more (an
+/// epoch instead of a span, forty digits, the year 9999) does not mean it.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// Longest detail that an attempt keeps, in bytes. Enough for a chain of causes; a receiver's TLS name list can be long.
@@ -29,7 +29,7 @@ pub fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outc
     }
     let retry_after = retry_after(headers, now_ms);
     match status {
-        // Whatever else a status means: one that says when to come back is obeyed.
+        // Whatever else its status means, an answer that says when to come back is obeyed.
         _ if retry_after.is_some() => Outcome::Throttled { status, retry_after },
         429 | 502 | 503 | 504 => Outcome::Throttled { status, retry_after: None },
         300..=399 => Outcome::Redirected { status },
@@ -38,11 +38,12 @@ pub fn of_response(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Outc
     }
 }
 
-/// Seconds or an HTTP date (RFC 9110, section 10.2.3); anything else, and what nobody can mean, is as if it were not there.
+/// Seconds or an HTTP date (RFC 9110, section 10.2.3). Anything else, or a value that nobody can mean, is treated as
+/// absent.
 fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        // So many digits that they fit no number are too long a pause.
+        // More digits than fit a number are too long a pause.
         true => Duration::from_secs(text.parse().ok()?),
         false => {
             let at = httpdate::parse_http_date(text).ok()?;
@@ -67,14 +68,14 @@ pub(super) fn of_failure(failure: &Failure) -> Outcome {
 fn of_connect_error(error: &ConnectError) -> Outcome {
     match error {
         ConnectError::Refused(_) => Outcome::AddressRefused,
-        // Either there was no place, or nothing to ask with.
+        // Either there was no place for the look-up, or nothing to ask with.
         ConnectError::Unresolved(error) if error.is_busy() => Outcome::Local { cause: LocalCause::Lookups },
         ConnectError::Unresolved(_) | ConnectError::ResolvedLate { .. } => Outcome::DnsFailed,
         ConnectError::Silent { .. } | ConnectError::TlsLate { .. } => Outcome::ConnectTimedOut,
         ConnectError::Failed { .. } => Outcome::ConnectFailed,
         ConnectError::Short { .. } | ConnectError::Full { .. } => Outcome::Local { cause: LocalCause::Descriptors },
         ConnectError::Lagged(_) => Outcome::Local { cause: LocalCause::Lag },
-        // Whatever broke it, TCP stood already.
+        // Whatever broke it, TCP was already connected.
         ConnectError::Tls { error, .. } => {
             let known = chain(error).find_map(|cause| cause.downcast_ref());
             Outcome::Tls { failure: known.map_or(TlsFailure::Handshake, tls_failure) }
@@ -86,7 +87,7 @@ fn of_connect_error(error: &ConnectError) -> Outcome {
 /// Something went wrong between the request's first byte and the response head's last.
 fn of_exchange_error(error: &hyper::Error) -> Outcome {
     if let Some(h2) = chain(error).find_map(|cause| cause.downcast_ref::<h2::Error>()) {
-        // What h2 itself objects to is a breach of the protocol; the rest is the receiver's choice to end it.
+        // What h2 itself objects to is a breach of the protocol; otherwise the receiver chose to end it.
         return if h2.is_library() { Outcome::Garbled } else { Outcome::Reset };
     }
     if error.is_timeout() {
@@ -116,7 +117,7 @@ fn tls_failure(error: &rustls::Error) -> TlsFailure {
     }
 }
 
-/// What stands behind a failure, for people.
+/// The cause of a failure, for people.
 pub(super) fn detail(failure: &Failure) -> String {
     match failure {
         Failure::Connect(error) if shows_an_authority(error) => shorten(format!("{} ({NO_LEAF})", causes(error))),
@@ -130,7 +131,7 @@ pub(super) fn detail(failure: &Failure) -> String {
     }
 }
 
-/// The usual fate of a certificate that signed itself, and what mends it.
+/// What usually goes wrong with a self-signed certificate, and how to repair it.
 const NO_LEAF: &str = "the receiver shows an authority's certificate as its own: make one without CA:TRUE, or one that \
                        another signed, and give the signer in attempt.ca_file";
 
@@ -150,7 +151,7 @@ pub(super) fn location(status: StatusCode, headers: &HeaderMap) -> String {
     shorten(format!("location: {}", without_controls(&String::from_utf8_lossy(cut))))
 }
 
-/// An error and its causes, without what repeats the one before it.
+/// An error and its causes, leaving out any that repeats the one before it.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in chain(error) {
@@ -166,7 +167,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     shorten(without_controls(&text))
 }
 
-/// A certificate's names and a name server's answer are others' text as well.
+/// A certificate's names and a name server's answer are other people's text as well.
 fn without_controls(text: &str) -> String {
     text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
@@ -179,7 +180,7 @@ pub(super) fn shorten(mut text: String) -> String {
 
 /// An error and its causes from the outside in. An `io::Error` that wraps another error hides it from `source`.
 fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    /// Deeper than any chain that these libraries build; a chain that bites its tail ends here.
+    /// Deeper than any chain that these libraries build; a chain that loops ends here.
     const MAX_DEPTH: usize = 16;
     fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

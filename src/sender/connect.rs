@@ -1,5 +1,5 @@
-//! Opens a connection to a receiver: resolve, check, race its addresses, agree on TLS. Connects to addresses that the guard
-//! has checked and to nothing else. Never keeps a connection, never sends a request.
+//! Opens a connection to a receiver: resolve, check, race its addresses, agree on TLS. Connects only to addresses that the
+//! guard has checked. Never keeps a connection, never sends a request.
 
 use std::{
     fmt::{self, Write},
@@ -24,19 +24,19 @@ use super::{
 };
 use crate::clock;
 
-/// How long an address may be silent before the next one is tried beside it: RFC 8305, section 5.
+/// How long an address may be silent before the next one is tried alongside: RFC 8305, section 5.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Most addresses of one name that are tried: more than any real receiver has, and an attempt's time is short.
 const MAX_ADDRESSES: usize = 8;
 
-/// What connections have in common that may serve the same requests.
+/// What connections that may serve the same requests have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
     pub(super) is_https: bool,
     host: Host<String>,
     port: u16,
-    /// An endpoint was told to be spoken to in HTTP/1.1 only.
+    /// The endpoint is to be spoken to only in HTTP/1.1.
     pub(super) only_http1: bool,
 }
 
@@ -83,7 +83,7 @@ pub(super) enum ConnectError {
     },
     #[error("HTTP was not begun: {0}")]
     Protocol(#[source] hyper::Error),
-    /// This thread looked so late that nobody knows whether the receiver was in time.
+    /// This thread looked so late that nobody can tell whether the receiver was in time.
     #[error("looked at too late to know: {0}")]
     Lagged(Box<ConnectError>),
 }
@@ -103,7 +103,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// `most` connections are open at a time.
+    /// At most `most` connections are open at a time.
     pub(super) fn new(guard: AddressGuard, tls: rustls::ClientConfig, timeout: Duration, most: usize) -> Self {
         let mut http1 = tls.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -111,8 +111,8 @@ impl Connector {
         Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout }
     }
 
-    /// Opens a connection by the deadline, or within the time for one if that is over before; also says whether it is for
-    /// HTTP/2.
+    /// Opens a connection by the deadline, or within the time allowed for connecting if that ends earlier; also returns
+    /// whether it is for HTTP/2.
     pub(super) async fn connect(
         &self,
         origin: &Origin,
@@ -155,7 +155,7 @@ impl Connector {
         Ok(connected)
     }
 
-    /// The addresses that may be connected to, in the order in which they are tried.
+    /// The addresses that may be connected to, in the order in which to try them.
     async fn addresses(
         &self,
         origin: &Origin,
@@ -195,7 +195,7 @@ fn server_name(host: &Host<String>) -> ServerName<'static> {
     }
 }
 
-/// The families take turns, the first one's first: a family that leads nowhere costs one address's time.
+/// The families take turns, the first address's family first: a family that leads nowhere costs one address's time.
 fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses: Vec<_> = addresses.collect();
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
@@ -213,8 +213,8 @@ fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     addresses
 }
 
-/// The first address that answers. The next one is tried as soon as one fails, or has been silent for a while: beside it if
-/// there is a spare place, else instead of it, when its part of the time is over.
+/// The first address that answers. The next one is tried as soon as one fails or has been silent for a while: alongside it
+/// if there is a spare place, otherwise instead of it, once its part of the time is over.
 async fn race(
     addresses: &[SocketAddr],
     spare: impl Fn() -> Option<Spare>,
@@ -242,7 +242,7 @@ async fn race(
                     let tried = &addresses[..addresses.len() - waiting.len()];
                     return Err(not_connected(tried, &failed, true));
                 }
-                // A place is free again for each that has failed.
+                // Each one that has failed frees a place.
                 Err(_) if racing.len() <= spares.len() => {}
                 Err(_) => match spare() {
                     Some(place) => spares.push(place),
@@ -264,7 +264,7 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Says of each address what it did, in the order of trying.
+/// Says what each address did, in the order in which they were tried.
 fn not_connected(addresses: &[SocketAddr], failed: &[(SocketAddr, io::Error)], is_late: bool) -> ConnectError {
     let mut tried = String::new();
     for address in addresses {
@@ -285,12 +285,12 @@ fn not_connected(addresses: &[SocketAddr], failed: &[(SocketAddr, io::Error)], i
     }
 }
 
-/// The system's errors that tell of this machine and not of the receiver: no descriptor, memory or local port left.
+/// Errors of the system that are about this machine and not about the receiver: no descriptor, memory or local port left.
 fn is_ours(address: SocketAddr, error: &io::Error) -> bool {
     use nix::errno::Errno;
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => true,
-        // Of IPv6 it means that this machine has none, which lasts.
+        // For IPv6 it means that this machine has no such address, which does not change.
         Some(Errno::EADDRNOTAVAIL) => address.is_ipv4(),
         _ => false,
     }
@@ -367,7 +367,7 @@ mod tests {
     #[tokio::test]
     async fn the_places_of_addresses_that_were_given_up_are_the_next_ones() {
         let (silent, _queued) = silent_listener("127.0.0.6", 0).await;
-        // Two of its places are for what is tried beside.
+        // Two of its places are for addresses tried alongside.
         let pool = Pool::new(16, Duration::from_secs(60));
         let in_use = std::sync::Mutex::new(Vec::new());
         let two = || {
@@ -383,7 +383,7 @@ mod tests {
         assert!(in_use.len() >= 2 && in_use.iter().all(|sockets| *sockets == 3), "asks before it uses all: {in_use:?}");
     }
 
-    /// Connections of this machine that nobody has accepted yet, by the system's own list.
+    /// Connections of this machine that nobody has accepted yet, as listed by the system.
     fn being_opened_to(address: SocketAddr) -> usize {
         const SYN_SENT: &str = "02";
         let IpAddr::V4(ip) = address.ip() else { panic!("{address} is not IPv4") };
@@ -405,7 +405,7 @@ mod tests {
         let deadline = Instant::from_std(clock::now()) + 12 * NEXT_ADDRESS_AFTER;
         race(&[silent; 4], spare, deadline).await.unwrap_err();
         assert_eq!((most.into_inner(), pool.open_now()), (3, 0), "one each beside the attempt's own");
-        // No more than a part of all, however many try.
+        // No more than a part of all places, however many try.
         let taken: Vec<_> = std::iter::from_fn(|| pool.spare()).collect();
         assert_eq!(taken.len(), 5);
     }
@@ -436,7 +436,7 @@ mod tests {
         while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
             queued.push(stream.unwrap());
         }
-        // It lives as long as the process: a closed one would refuse.
+        // It lives as long as the process: once closed, it would refuse.
         std::mem::forget(full);
         (address, queued)
     }

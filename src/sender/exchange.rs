@@ -1,9 +1,10 @@
 //! One request and the head of its answer, on a kept connection or a new one. Sends a second time, once, what the receiver
-//! certainly did not process; that is no retry, as nothing was tried. Never judges an answer, never reads a body's worth.
+//! certainly did not process; that is not a retry, as nothing was tried. Never judges an answer, and never reads a body for
+//! its content.
 //!
-//! Below `reqwest`, whose client hides its connections: this needs to know whether one was used before, whether anything
-//! came back on it, how much may come, and how old it is. An HTTP/1.1 connection is driven by the attempt that uses it, so
-//! a delivery wakes no second task.
+//! Works below `reqwest`, whose client hides its connections: this needs to know whether one was used before, whether
+//! anything came back on it, how much may come, and how old it is. An HTTP/1.1 connection is driven by the attempt that
+//! uses it, so a delivery wakes no second task.
 
 use std::{
     future::{Future, poll_fn},
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::clock;
 
-/// A whole response head. Common servers and proxies allow 8 to 32 KiB, and this is what an unfinished one can hold of our
+/// A whole response head. Common servers and proxies allow 8 to 32 KiB. An unfinished head can hold this much of our
 /// memory. The library's buffer for HTTP/1.1 cannot be smaller than 8 KiB.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
@@ -46,16 +47,16 @@ const MAX_HEAD_LINES: usize = 256;
 /// What a receiver may send on one HTTP/2 stream before we read it: we never read more than 16 KiB anyway.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 
-/// The same for a whole connection: sixteen streams' worth, so that one that is not read does not stop the others.
+/// The same for a whole connection: sixteen streams' worth, so that one stream that is not read does not stop the others.
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// An HTTP/2 connection that carries requests and does not answer a ping within this time is dead: all its attempts would
-/// otherwise wait for their deadlines, and so would those after them.
+/// An HTTP/2 connection that carries requests and does not answer a ping within this time is dead. Otherwise all its
+/// attempts, and those after them, would wait for their deadlines.
 const H2_PING: Duration = Duration::from_secs(5);
 
 /// Requests that share an HTTP/2 connection at a time: the fewest streams that a receiver should allow (RFC 9113, section
-/// 6.5.2), and fewer where it allows fewer. One more would wait for another's end, and its waiting would look like the
-/// receiver's silence.
+/// 6.5.2), or fewer if it allows fewer. One more would wait for another to end, and that would look like the receiver's
+/// silence.
 pub(super) const MAX_SHARING: usize = 100;
 
 /// An HTTP/1.1 connection, used by one request at a time.
@@ -65,17 +66,17 @@ struct Http1 {
     connection: Option<http1::Connection<TokioIo<Wire>, Body>>,
     watch: Arc<Watch>,
     is_reused: bool,
-    /// The last answer had no body by its status. Some servers send one all the same, a little later.
+    /// The last answer's status rules out a body. Some servers send one all the same, a little later.
     had_no_body: bool,
     retire_at: Instant,
     idle_since: Instant,
     place: Place,
 }
 
-/// An HTTP/1.1 connection on which nothing is under way, without what the library needs to speak on it: two buffers of
-/// 8 KiB and 9 KiB for the way of a request into it. An event for thousands of endpoints would leave a hundred megabytes
-/// of that behind. To make it anew for each request costs no more than to keep it: it is still in the processor's cache
-/// from the request before.
+/// An HTTP/1.1 connection on which nothing is under way, without what the library needs to speak on it: two buffers of 8
+/// KiB and 9 KiB for handing it a request. An event for thousands of endpoints would leave a hundred megabytes of that
+/// behind. Making it anew for each request costs no more than keeping it: the memory is still in the processor's cache from
+/// the request before.
 pub(super) struct Idle {
     wire: Wire,
     had_no_body: bool,
@@ -94,12 +95,12 @@ pub(super) struct Http2 {
     pub(super) opened_at: Instant,
     retire_at: Instant,
     pub(super) idle_since: Instant,
-    /// With the last of them everything ends that the connection consists of.
+    /// When the last clone is dropped, everything ends that the connection consists of.
     _ends: Arc<DropGuard>,
 }
 
-/// Runs what an HTTP/2 connection consists of: its socket, and each body that waits for the receiver's leave to be sent.
-/// The library ends these when the receiver does, and a receiver may never; here they end with the last who uses the
+/// Runs what an HTTP/2 connection consists of: its socket, and each body that waits for the receiver's permission to be
+/// sent. The library ends these when the receiver does, which may be never. Here they end with the last user of the
 /// connection, and only then is its place free.
 #[derive(Clone)]
 struct OneConnection {
@@ -120,7 +121,7 @@ where
     }
 }
 
-/// A request's body that tells by its own end that the library has done with it.
+/// A request's body. When it is dropped, the library is known to have done with it.
 struct Watched {
     body: Body,
     _waits: Arc<()>,
@@ -156,7 +157,7 @@ pub(super) enum Failure {
     },
     /// The deadline is over, and the request is out.
     Silent,
-    /// What came was no answer to the request: the connection was being closed for having been idle.
+    /// What came was not an answer to the request: the connection was being closed because it had been idle.
     Unasked,
 }
 
@@ -203,7 +204,7 @@ impl Exchanges {
         http1
             .max_buf_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEAD_LINES)
-            // What curl and browsers take.
+            // What curl and browsers accept.
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .ignore_invalid_headers_in_responses(true);
@@ -256,7 +257,7 @@ impl Exchanges {
                             self.pool.keep_to_http1(origin);
                         }
                     }
-                    // It may take no more streams: then whatever began on it next would be silent too.
+                    // It may take no more streams: then whatever begins on it next would get no answer either.
                     Err(Once { failure: Failure::Silent, .. }) => self.pool.retire(origin, &shared),
                     Err(_) | Ok(_) => {}
                 }
@@ -265,7 +266,7 @@ impl Exchanges {
         }
     }
 
-    /// A connection that stands, as far as can be seen.
+    /// A connection that is still open, as far as can be seen.
     async fn connection(
         &self,
         origin: &Arc<Origin>,
@@ -285,11 +286,11 @@ impl Exchanges {
                 Taken::Http2(shared) => return Ok(shared.used()),
                 Taken::Wait(gate) => {
                     has_waited = true;
-                    // It never has a permit: the waiting ends when it is closed.
+                    // It never has a permit: the wait ends when it is closed.
                     let waited = tokio::time::timeout_at(deadline, gate.acquire()).await;
                     waited.map(drop).map_err(|_| ConnectError::Silent { tried: "another attempt's".to_owned() })?;
                 }
-                // In a place of its own: an attempt waits much longer for its answer, and would keep the room for this.
+                // Boxed: an attempt waits much longer for its answer, and would keep the room for this all that time.
                 Taken::Open(opening) => return Box::pin(self.open(origin, opening, deadline, stages)).await,
             }
         }
@@ -342,7 +343,7 @@ impl Exchanges {
                     self.pool.keep(origin, idle);
                 }
             }
-            // It answered before it took the whole request: what is left of that lies in the connection until its end.
+            // It answered before it took the whole request: the rest of that stays in the connection until it ends.
             Connection::Http2(shared, user) if user.body.strong_count() > 0 => self.pool.retire(origin, &shared),
             Connection::Http2(..) => {}
         }
@@ -350,8 +351,8 @@ impl Exchanges {
     }
 }
 
-/// Others who ask for a connection wait until the receiver has said how many streams it allows. The first one's request is
-/// on its way meanwhile.
+/// Others that ask for a connection wait until the receiver has said how many streams it allows. The first one's request is
+/// already on its way.
 async fn drive(connection: http2::Connection<TokioIo<Wire>, Body, OneConnection>, watch: Arc<Watch>, opening: Opening) {
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -418,19 +419,19 @@ impl Http1 {
         if let Some(connection) = &mut self.connection
             && Pin::new(connection).poll(cx).is_ready()
         {
-            // Whatever still waits for it learns of its end by this.
+            // Whatever still waits for it learns of its end this way.
             self.connection = None;
         }
     }
 
-    /// Looks once whether the connection has ended or says something unasked.
+    /// Checks once whether the connection has ended or says something unasked.
     fn stands(&mut self) -> bool {
-        // Its socket keeps the waker that it was last polled with, and an attempt's keeps the memory of the attempt.
+        // Its socket keeps the waker that it was last polled with, and an attempt's waker would keep the attempt's memory.
         self.poll(&mut Context::from_waker(Waker::noop()));
         self.connection.is_some() && !self.send.is_closed()
     }
 
-    /// What is kept of one on which nothing is under way. None if it has ended or says something unasked.
+    /// What is kept of a connection on which nothing is under way. None if it has ended or says something unasked.
     fn idle(self) -> Option<Box<Idle>> {
         let Self { connection, had_no_body, retire_at, idle_since, place, .. } = self;
         let Parts { io, read_buf, .. } = connection?.into_parts();
@@ -448,7 +449,7 @@ impl Http1 {
             return Err(Once { failure: Failure::Unasked, is_certain: true });
         }
         self.had_no_body = has_no_body(response.status());
-        // It says that a body follows where none may: nobody knows where the next answer begins.
+        // It says that a body follows where none is allowed: nobody knows where the next answer begins.
         if self.had_no_body && announces_body(&response) {
             self.retire_at = self.idle_since;
         }
@@ -459,7 +460,7 @@ impl Http1 {
         let was_sent = error.take_message().is_none();
         let error = error.into_error();
         let is_flood = self.watch.is_flooded() || error.is_parse_too_large();
-        // What came is the late body of the answer before, which must have had none.
+        // What came is a late body of the answer before, which must not have one.
         let is_leftover = self.had_no_body && error.is_parse() && !is_flood;
         let is_certain = self.is_reused && (!was_sent || !self.watch.is_answered() || is_leftover);
         Once { failure: Failure::Exchange { error, is_flood }, is_certain }
@@ -476,7 +477,7 @@ impl Idle {
     }
 }
 
-/// A server that closes an idle connection may say so, and that crosses with a request: RFC 9110, section 15.5.9.
+/// A server that closes an idle connection may say so, and that may cross with a request: RFC 9110, section 15.5.9.
 fn is_idle_timeout(response: &Response<Incoming>) -> bool {
     let options = response.headers().get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     let mut options = options.flat_map(|value| value.split(',').map(str::trim));
@@ -500,7 +501,7 @@ impl Http2 {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        // One that allows none now may allow some soon: a request waits on it as on a silent one.
+        // A receiver that allows none now may soon allow some: a request waits on it as on a silent one.
         self.users.load(Relaxed) < self.watch.streams().clamp(1, MAX_SHARING)
     }
 
@@ -542,8 +543,8 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// RFC 9113, section 8.7: a stream above the last one of a GOAWAY, and one that was refused. The library tells a stream of a
-/// GOAWAY only if it is above the last.
+/// RFC 9113, section 8.7: a stream above the last one of a GOAWAY, and one that was refused. The library reports a GOAWAY
+/// for a stream only if the stream is above the last one.
 fn was_not_processed(error: &hyper::Error) -> bool {
     let Some(error) = h2_error(error).filter(|error| error.is_remote()) else { return false };
     let reason = error.reason();

@@ -1,5 +1,5 @@
 //! The frames of an HTTP/2 connection on their way in, as far as their headers tell, and how many streams the receiver's
-//! settings allow. Counts what answers nothing; never looks into a frame of an answer.
+//! settings allow. Counts frames that answer nothing; never looks into a frame of an answer.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ const MAX_STREAMS: usize = 4096;
 pub(super) struct Frames {
     header: [u8; Self::HEADER],
     have: usize,
-    /// Of the frame that is coming.
+    /// Bytes left of the frame that is coming.
     left: usize,
-    /// Of the settings that are coming; none in any other frame.
+    /// The settings that are coming; none in any other frame.
     settings: Option<Settings>,
     /// Heads that did not end their stream: interim ones, and the one before a body.
     heads: BTreeMap<u32, u32>,
@@ -58,7 +58,7 @@ impl Frames {
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const END_STREAM: u8 = 1;
-    /// Of settings: they are ours, and these bytes only say that they came.
+    /// On a settings frame: the settings are ours, and the frame only acknowledges them.
     const ACK: u8 = 1;
 
     pub(super) fn new() -> Self {
@@ -90,7 +90,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Whether settings are complete now.
+    /// Whether settings are now complete.
     fn ends(&mut self, watch: &Watch) {
         if let Some(settings) = self.settings.take_if(|_| self.left == 0) {
             watch.allows(settings.streams);
@@ -107,12 +107,12 @@ impl Frames {
             Self::DATA | Self::HEADERS if ends => {
                 self.heads.remove(&stream);
             }
-            // A body follows no interim head. We may cut it, and then its end never comes.
+            // No body follows an interim head. If we cut the body, its end never comes.
             Self::DATA if self.left > 0 => {
                 self.heads.remove(&stream);
             }
             Self::HEADERS => {
-                // The lowest began first, and is the likeliest to have ended on our side alone.
+                // The lowest stream began first, and is the most likely to have ended on our side only.
                 if self.heads.len() >= MAX_STREAMS && !self.heads.contains_key(&stream) {
                     self.heads.pop_first();
                 }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn http2_answers_whose_end_never_comes_are_no_flood() {
         const END_HEADERS: u8 = 4;
-        // We cut them, so the receiver never says that they end: with a part of the body, or before it.
+        // We cut them, so the receiver never says that they end: some within the body, some before it.
         let streams = (0..MAX_STREAMS as u32 + 100).map(|n| 2 * n + 1);
         let head = |stream| frame(Frames::HEADERS, END_HEADERS, stream, 8);
         let cut: Vec<_> =

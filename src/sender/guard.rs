@@ -1,5 +1,5 @@
-//! The address guard: which URLs and addresses Herald may connect to. It allows global unicast and nothing else, so what
-//! nobody thought of is refused; the tables below only say what of global unicast is special all the same.
+//! The address guard: which URLs and addresses Herald may connect to. It allows global unicast and nothing else, so
+//! anything that nobody thought of is refused; the tables below only name the special parts of global unicast.
 //! Owns the rules. Never connects; it resolves names only to judge a URL that is being registered.
 //!
 //! Sources: IANA's special-purpose address registries for IPv4 and IPv6, and the clouds' documented metadata addresses.
@@ -78,11 +78,11 @@ pub struct GuardRules {
     pub allow_http: bool,
     /// Exempt from the tables below.
     pub allow_networks: Vec<IpNet>,
-    /// Refused before anything else: one's own public networks, and NAT64 prefixes of one's own.
+    /// Refused before anything else: the operator's own public networks and NAT64 prefixes.
     pub deny_networks: Vec<IpNet>,
     /// Exempt from [`ports`].
     pub allow_ports: Vec<u16>,
-    /// Whether an exempt network opens a cloud's metadata address in it as well.
+    /// Whether an exempt network also opens a cloud's metadata address in it.
     pub allow_metadata: bool,
     pub own: Vec<Own>,
 }
@@ -92,7 +92,7 @@ pub struct GuardRules {
 pub struct Own {
     pub what: &'static str,
     pub port: u16,
-    /// None where that is not known: any address then, as far as it is not public.
+    /// None if that is not known: then any address, unless it is public.
     pub address: Option<IpAddr>,
 }
 
@@ -115,12 +115,12 @@ impl AddressGuard {
         if text.len() > MAX_URL_BYTES {
             return Err(GuardError::TooLong { bytes: text.len() });
         }
-        // The parser would drop line feeds and tabs without a word.
+        // The parser would silently drop line feeds and tabs.
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(GuardError::Character);
         }
         let url = Url::parse(text).map_err(|e| GuardError::NotAUrl(e.to_string()))?;
-        // What is sent is the encoded form: a letter of three bytes has nine there.
+        // The encoded form is sent: a letter of three bytes takes nine there.
         if url.as_str().len() > MAX_URL_BYTES {
             return Err(GuardError::TooLong { bytes: url.as_str().len() });
         }
@@ -146,7 +146,7 @@ impl AddressGuard {
             Some(Host::Domain(name)) => check_name(&url, name)?,
             None => return Err(GuardError::NotAUrl("it names no host".to_owned())),
         }
-        // Whatever the HTTP library would choke on is refused here and not at the first attempt.
+        // What the HTTP library would choke on is refused here and not at the first attempt.
         match url.as_str().parse::<http::Uri>() {
             Ok(_) => Ok(url),
             Err(e) => Err(GuardError::NotAUrl(e.to_string())),
@@ -157,7 +157,7 @@ impl AddressGuard {
     /// resolved is refused. Attempts do not rely on this; they check what they connect to.
     pub async fn check_resolved(&self, url: &Url) -> Result<(), GuardError> {
         let Some(Host::Domain(name)) = url.host() else {
-            // Literals were judged by `check_url`; a second look costs nothing and forgets none.
+            // Literals were judged by `check_url`; a second look costs nothing and misses none.
             return self.check_url(url.as_str()).map(drop);
         };
         let port = url.port_or_known_default().unwrap_or_default();
@@ -213,7 +213,7 @@ impl Own {
             IpAddr::V6(ip) => embedded_v4(ip).map(IpAddr::V4),
         };
         let is_there = match self.address {
-            // Who listens on one address of this machine itself may well do so on all of them.
+            // A server that listens on one address of this machine may well listen on all of them.
             Some(own) if own.is_loopback() => {
                 let is_local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
                 is_local(address) || inner.is_some_and(is_local)
@@ -232,8 +232,8 @@ fn special(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// Where clouds answer whoever asks from inside with credentials: AWS, Google, Azure and others; AWS' containers and pods;
-/// Azure's host; Alibaba; Oracle; AWS over IPv6.
+/// Where clouds hand out credentials to anyone who asks from inside: AWS, Google, Azure and others; AWS' containers and
+/// pods; Azure's host; Alibaba; Oracle; AWS over IPv6.
 const METADATA: &[&str] = &[
     "169.254.169.254/32",
     "169.254.170.2/32",
@@ -250,7 +250,7 @@ fn is_metadata(address: IpAddr) -> bool {
     METADATA.iter().any(|text| net(text).contains(&address))
 }
 
-/// A name that TLS could not ask for fails at every attempt: better said at once.
+/// A name that TLS cannot ask for fails at every attempt: better to say so at once.
 fn check_name(url: &Url, name: &str) -> Result<(), GuardError> {
     if url.scheme() == "https" && rustls::pki_types::ServerName::try_from(name).is_err() {
         return Err(GuardError::NotAUrl("its host is no valid DNS name".to_owned()));
@@ -259,7 +259,7 @@ fn check_name(url: &Url, name: &str) -> Result<(), GuardError> {
 }
 
 /// The IPv4 address that a connection to this IPv6 address would really go to: mapped, compatible, translated and NAT64.
-/// 6to4 and Teredo also carry one, but lead through a stranger's relay: no exemption of an IPv4 network reaches them.
+/// 6to4 and Teredo also carry one, but lead through a stranger's relay: no exemption of an IPv4 network applies to them.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let carriers = ["::ffff:0:0/96", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96"];
     carriers.iter().any(|net| net6(net).contains(&ip)).then(|| {
@@ -268,7 +268,7 @@ fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     })
 }
 
-/// What of IPv4 is not a receiver's address.
+/// The parts of IPv4 that are not receivers' addresses.
 const SPECIAL_V4: &[(&str, &str)] = &[
     ("0.0.0.0/8", "this network"),
     ("10.0.0.0/8", "a private network"),
@@ -291,11 +291,11 @@ const SPECIAL_V4: &[(&str, &str)] = &[
     ("240.0.0.0/4", "reserved or broadcast"),
 ];
 
-/// The only part of IPv6 that IANA has given out as global unicast. Everything else (loopback, mapped, NAT64, unique
-/// local, link-local, site-local, multicast, what is yet unassigned) is refused by not being in it.
+/// The only part of IPv6 that IANA has given out as global unicast. Everything else (loopback, mapped, NAT64, unique local,
+/// link-local, site-local, multicast, what is not yet assigned) is refused because it is not in it.
 const GLOBAL_V6: &str = "2000::/3";
 
-/// What of [`GLOBAL_V6`] is not a receiver's address.
+/// The parts of [`GLOBAL_V6`] that are not receivers' addresses.
 const SPECIAL_V6: &[(&str, &str)] = &[
     ("2001::/23", "protocol assignments, Teredo among them"),
     ("2001:db8::/32", "documentation"),

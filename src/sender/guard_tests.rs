@@ -187,7 +187,7 @@ proptest! {
         for host in [format!("{bits}"), format!("{bits:#x}"), format!("0{bits:o}"), format!("{a:#x}.{b}.{c}.0{d:o}")] {
             prop_assert_eq!(strict().check_url(&format!("https://{host}/")).is_ok(), allowed, "{}", host);
         }
-        // None of the forms that carry an IPv4 address is a way around its own verdict.
+        // No form that carries an IPv4 address is a way around the verdict on that address.
         for carrier in [ip.to_ipv6_mapped(), ip.to_ipv6_compatible()] {
             prop_assert!(strict().check_address(carrier.into()).is_err());
         }

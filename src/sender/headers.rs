@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 /// Most extra headers of one endpoint: more than any receiver's gateway asks for.
 pub const MAX_HEADERS: usize = 20;
 
-/// All their names and values together: half of what common servers take for a whole request head.
+/// The limit for all their names and values together: half of what common servers accept for a whole request head.
 pub const MAX_HEADER_BYTES: usize = 8 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum HeaderError {
     Twice { name: String },
 }
 
-/// Headers of the connection, of the message's framing, and those that Herald writes itself.
+/// Headers of the connection, of the message's framing, and those that Herald itself writes.
 const RESERVED: &[&str] = &[
     "connection",
     "content-encoding",
@@ -51,8 +51,8 @@ const RESERVED: &[&str] = &[
     "user-agent",
 ];
 
-/// What AWS, Azure, Google, Linode, Alibaba, IBM and OpenStack ask for in front of their metadata, by its beginning; and
-/// Vault's agent and Consul.
+/// The beginnings of the headers that AWS, Azure, Google, Linode, Alibaba, IBM and OpenStack require for their metadata,
+/// and of those that Vault's agent and Consul require.
 const OPENING_PREFIXES: &[&str] = &[
     "metadata",
     "x-aliyun-ecs-metadata-",
@@ -64,7 +64,7 @@ const OPENING_PREFIXES: &[&str] = &[
     "x-vault-",
 ];
 
-/// Oracle's instances ask for these credentials, the same everywhere.
+/// Oracle's instances require these credentials, the same everywhere.
 const OPENING_CREDENTIALS: &str = "bearer oracle";
 
 const RESERVED_PREFIXES: &[&str] = &["webhook-", "herald-"];
@@ -74,7 +74,7 @@ pub fn check_headers(headers: &[(String, String)]) -> Result<(), HeaderError> {
     parse_headers(headers).map(drop)
 }
 
-/// The same check, with what it parsed. The values are marked as sensitive: no library shows them in its `Debug`.
+/// The same check, returning what it parsed. The values are marked as sensitive: no library shows them in its `Debug`.
 pub(super) fn parse_headers(headers: &[(String, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, HeaderError> {
     if headers.len() > MAX_HEADERS {
         return Err(HeaderError::TooMany { count: headers.len() });
@@ -98,13 +98,13 @@ pub(super) fn parse_headers(headers: &[(String, String)]) -> Result<Vec<(HeaderN
     Ok(parsed)
 }
 
-/// However many blanks stand in it.
+/// However many blanks there are in it.
 fn is_opening(credentials: &str) -> bool {
     let words: Vec<String> = credentials.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
     words.join(" ") == OPENING_CREDENTIALS
 }
 
-/// Stricter than the HTTP library, which also takes the bytes beyond ASCII that receivers read in different ways.
+/// Stricter than the HTTP library, which also accepts bytes beyond ASCII that receivers read in different ways.
 fn parse_value(text: &str) -> Option<HeaderValue> {
     let is_plain = text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
     let mut value = HeaderValue::from_str(text).ok().filter(|_| is_plain)?;

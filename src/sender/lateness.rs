@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use crate::clock;
 
-/// How much later than its deadline what waits may end. Timers and other attempts of its thread take milliseconds.
+/// How much later than its deadline a wait may end. Timers and other attempts of its thread take milliseconds.
 const MAX_LATENESS: Duration = Duration::from_millis(500);
 
-/// A thread that looks so long after a deadline does not know whether the receiver had answered before it.
+/// A thread that looks this long after a deadline cannot tell whether the receiver had answered before it.
 pub(super) fn is_too_late(deadline: Instant) -> bool {
     clock::now().saturating_duration_since(deadline.into_std()) > MAX_LATENESS
 }

@@ -38,12 +38,12 @@ use exchange::Exchanges;
 use pool::Pool;
 use request::PreparedEndpoints;
 
-/// Longest that a whole attempt may take, whatever is configured: a lane's place is taken for as long.
+/// Longest that a whole attempt may take, whatever is configured: a lane's place is taken for that long.
 pub const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone)]
 pub struct SenderConfig {
-    /// The whole attempt, from resolving to the body's last byte, for endpoints that ask for no other.
+    /// The whole attempt, from resolving to the body's last byte, for endpoints that set no timeout of their own.
     pub attempt_timeout: Duration,
     /// Resolving, TCP and TLS together.
     pub connect_timeout: Duration,
@@ -55,11 +55,11 @@ pub struct SenderConfig {
     pub allow_metadata: bool,
     /// Where Herald itself and its Redis can be reached: no receiver is there.
     pub own: Vec<Own>,
-    /// Authorities to trust beside the system's own.
+    /// Authorities to trust besides the system's own.
     pub extra_root_certificates: Vec<CertificateDer<'static>>,
-    /// No connection is used for longer: a change of DNS, a failover or a new certificate is noticed by then.
+    /// No connection is used for longer than this: by then a change of DNS, a failover or a new certificate is noticed.
     pub max_connection_age: Duration,
-    /// Connections open at a time. Beyond it the idle ones are closed, the oldest first.
+    /// Connections open at a time. Beyond this the idle ones are closed, the oldest first.
     pub max_connections: usize,
 }
 
@@ -138,7 +138,7 @@ impl Sender {
         Ok(Self { exchanges, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })
     }
 
-    /// The guard that every attempt passes, for whoever registers endpoints.
+    /// The guard that every attempt passes, for code that registers endpoints.
     pub fn guard(&self) -> &AddressGuard {
         &self.guard
     }

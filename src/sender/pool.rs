@@ -2,8 +2,8 @@
 //! be. None is kept for ever, so that a change of DNS, a failover or a new certificate is noticed.
 //! Never connects, never sends a request.
 //!
-//! An idle connection to an HTTP/1.1 receiver is polled by nobody: whoever takes it looks first whether it still stands. It
-//! is little more than its socket, so that thousands may be kept.
+//! Nobody polls an idle connection to an HTTP/1.1 receiver: whoever takes it first checks that it is still open. It is
+//! little more than its socket, so thousands may be kept.
 
 use std::{
     sync::{
@@ -23,39 +23,40 @@ use super::{
 };
 use crate::clock;
 
-/// Idle connections that are kept per scheme, host and port. Many endpoints share one platform's host, so it is as large
-/// as the attempts in flight to one host may be; the timeout below is what keeps the sum small.
+/// Idle connections that are kept per scheme, host and port. Many endpoints share one platform's host, so this is as large
+/// as the number of attempts in flight to one host may be; the timeout below is what keeps the sum small.
 const MAX_IDLE_PER_HOST: usize = 1024;
 
-/// Below the 5 s after which Node's HTTP server, the shortest of the common ones, closes an idle connection: a request
+/// Less than the 5 s after which Node's HTTP server, the quickest of the common ones, closes an idle connection: a request
 /// that is written while the other side closes has to be sent again.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How often idle connections are looked through.
+/// How often to look through idle connections.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// How much of its greatest age a connection may live less, so that those which began together do not end together.
+/// By how much less than the greatest age a connection may live, so that connections that began together do not end
+/// together.
 const AGE_JITTER: f64 = 0.2;
 
-/// How long a host that asked for HTTP/1.1 is spoken to in it: some hours, as such a set-up hardly changes within a day.
+/// How long HTTP/1.1 is used with a host that asked for it: some hours, as such a set-up hardly changes within a day.
 const HTTP1_FOR: Duration = Duration::from_secs(6 * 3600);
 
-/// Hosts of which that is remembered, at about 100 bytes each. Beyond it the oldest is forgotten and has to ask again.
+/// Hosts for which that is remembered, at about 100 bytes each. Beyond this the oldest is forgotten and has to ask again.
 const MAX_HTTP1_HOSTS: usize = 4096;
 
-/// The part of all places that may be held beyond one for each attempt, for the addresses that it tries beside each other:
-/// one in this many. A platform whose addresses are all silent would take eight times what its attempts may.
+/// The part of all places, one in this many, that may be held in addition to one for each attempt, for addresses that an
+/// attempt tries at the same time. Otherwise a platform whose addresses are all silent would take eight times what its
+/// attempts may.
 const RACING_PART: usize = 8;
 
-/// When there may be no more connections, so many of the idle ones are closed at once: one in this many.
+/// When no more connections may be opened, this part of the idle ones is closed at once: one in this many.
 const CLOSED_AT_ONCE: usize = 16;
 
-/// What a place in the pool brings: the right to have one connection open.
+/// A place in the pool: the right to have one connection open.
 pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    /// None if there are as many already. A thread of attempts has a pool for itself: nobody is between the look and the
-    /// taking.
+    /// None if all are taken. A thread of attempts has a pool to itself: nothing comes between the check and the taking.
     fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         if taken.load(Relaxed) >= most {
             return None;
@@ -80,7 +81,7 @@ pub(super) struct Spare {
 pub(super) struct Pool {
     hosts: Mutex<Hosts>,
     open: Arc<AtomicUsize>,
-    /// Those of them that are beyond one for each attempt.
+    /// How many of them are in addition to one for each attempt.
     racing: Arc<AtomicUsize>,
     pub(super) most: usize,
     greatest_age: Duration,
@@ -95,28 +96,28 @@ struct Hosts {
 
 #[derive(Default)]
 struct Host {
-    /// The one used last is at the end, and is used next: the others grow old and leave.
-    #[expect(clippy::vec_box, reason = "it goes back and forth at every request: only the pointer is to move")]
+    /// The connection used last is at the end, and is used next: the others grow old and leave.
+    #[expect(clippy::vec_box, reason = "it goes to and fro at every request: only the pointer is to move")]
     idle: Vec<Box<Idle>>,
-    /// The first that has room is used next: the others grow idle and leave.
+    /// The first one that has room is used next: the others become idle and leave.
     shared: Vec<Http2>,
-    /// It did not take HTTP/2 when it was offered: nobody waits for another's connection.
+    /// It did not take HTTP/2 when offered it: nobody waits for another's connection.
     is_http1: bool,
     /// Somebody is finding out what the host speaks.
     opening: Option<Arc<Semaphore>>,
 }
 
-/// What a request gets that asks for a connection.
+/// What a request that asks for a connection gets.
 pub(super) enum Taken {
     Http1(Box<Idle>),
     Http2(Http2),
-    /// Another request is opening one that may be for all: closed as soon as it knows.
+    /// Another request is opening one that may serve all: the semaphore is closed as soon as that is known.
     Wait(Arc<Semaphore>),
     /// There is none: open one.
     Open(Opening),
 }
 
-/// While this lives, others that ask for a connection to the same host may wait for what comes of it.
+/// While this lives, others that ask for a connection to the same host may wait for the result.
 pub(super) struct Opening {
     pool: Weak<Pool>,
     origin: Arc<Origin>,
@@ -136,8 +137,8 @@ impl Drop for Opening {
     }
 }
 
-/// Whether one more request will find its place on the connection that is being opened. The host, whoever opens it and each
-/// who waits hold the gate.
+/// Whether one more request will find its place on the connection that is being opened. The host, the request that opens it
+/// and each one that waits hold the gate.
 fn has_room_to_wait(opening: &Arc<Semaphore>) -> bool {
     Arc::strong_count(opening) <= MAX_SHARING
 }
@@ -148,8 +149,8 @@ impl Pool {
         Arc::new(Self { hosts: Mutex::default(), open, racing, most, greatest_age })
     }
 
-    /// `newer_than` asks for a connection that was opened since then: a receiver that ends one often ends all that it has.
-    /// `has_waited` asks for one without waiting for another request's in vain again.
+    /// `newer_than` asks for a connection opened since then: a receiver that ends one often ends all that it has.
+    /// `has_waited` asks for one without waiting in vain for another request's connection again.
     pub(super) fn take(self: &Arc<Self>, origin: &Arc<Origin>, newer_than: Option<Instant>, has_waited: bool) -> Taken {
         let now = clock::now();
         let mut hosts = self.lock();
@@ -157,7 +158,7 @@ impl Pool {
         let Some(host) = hosts.by_origin.get_mut(origin) else {
             return self.open(&mut hosts, origin, may_be_http2);
         };
-        // What is under way on one that is too old ends on it; the next is for those that come.
+        // What is under way on a connection that is too old may end on it; new requests get another.
         host.shared.retain(|shared| shared.may_be_used(now));
         let is_new_enough = |shared: &Http2| newer_than.is_none_or(|since| shared.opened_at >= since);
         if let Some(shared) = host.shared.iter_mut().find(|shared| shared.has_room() && is_new_enough(shared)) {
@@ -171,7 +172,7 @@ impl Pool {
                 }
             }
         }
-        // Where connections are shared it was not in vain: others were quicker.
+        // Where connections are shared the wait was not in vain: others were quicker.
         let may_wait = !has_waited || !host.shared.is_empty();
         match host.opening.as_ref().filter(|opening| has_room_to_wait(opening)) {
             Some(opening) if may_be_http2 && !host.is_http1 && may_wait => Taken::Wait(Arc::clone(opening)),
@@ -183,7 +184,8 @@ impl Pool {
         let mut gate = None;
         if may_be_http2 {
             let host = hosts.by_origin.entry(Arc::clone(origin)).or_default();
-            // Who has waited in vain opens one beside whoever else does; the next ones wait for it once the other has enough.
+            // A request that has waited in vain opens one even if another is being opened; later ones wait for this one
+            // once the other has enough waiting.
             if host.opening.as_ref().is_none_or(|opening| !has_room_to_wait(opening)) {
                 gate = Some(Arc::clone(host.opening.insert(Arc::new(Semaphore::new(0)))));
             }
@@ -219,7 +221,7 @@ impl Pool {
         self.lock().is_only_http1(origin, clock::now())
     }
 
-    /// The host asked for HTTP/1.1: that is what it gets from now on.
+    /// The host asked for HTTP/1.1: it gets that from now on.
     pub(super) fn keep_to_http1(&self, origin: &Arc<Origin>) {
         let now = clock::now();
         let mut hosts = self.lock();
@@ -243,7 +245,7 @@ impl Pool {
         self.sweep_from_now_on(hosts);
     }
 
-    /// Nobody shall begin anything on this connection any more.
+    /// Nothing new begins on this connection any more.
     pub(super) fn retire(&self, origin: &Arc<Origin>, shared: &Http2) {
         let mut hosts = self.lock();
         if let Some(host) = hosts.by_origin.get_mut(origin) {
@@ -273,7 +275,7 @@ impl Pool {
         self.sweep_from_now_on(hosts);
     }
 
-    /// Until nothing is left; then the task ends, and the next connection begins another.
+    /// Sweeps until nothing is left; then the task ends, and the next connection begins another.
     fn sweep_from_now_on(self: &Arc<Self>, mut hosts: MutexGuard<'_, Hosts>) {
         if std::mem::replace(&mut hosts.is_swept, true) {
             return;

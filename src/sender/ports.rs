@@ -1,4 +1,4 @@
-//! Ports on which no receiver listens. Whoever registers a URL chooses what Herald talks to: a request is text, and some
+//! Ports on which no receiver listens. Whoever registers a URL chooses what Herald talks to. A request is text, and some
 //! servers of other protocols obey the lines in it that they understand.
 
 /// The Fetch standard's bad ports (https://fetch.spec.whatwg.org/#bad-port).

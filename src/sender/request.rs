@@ -34,7 +34,7 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const USER_AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
 
-/// What stands for a value that must not be shown.
+/// What is shown instead of a value that must not be shown.
 const HIDDEN: &str = "(hidden)";
 
 /// Headers that Herald writes itself; with the endpoint's own they size the map.
@@ -43,8 +43,8 @@ const OWN_HEADERS: usize = 11;
 /// Room for the usual values of a request together.
 const USUAL_VALUE_BYTES: usize = 256;
 
-/// Endpoints whose prepared form is kept. At about 1 KiB each this is 8 MiB, and more endpoints than one worker
-/// sends to at a time; the others are prepared anew, which costs microseconds.
+/// Endpoints whose prepared form is kept. At about 1 KiB each this is 8 MiB, and more endpoints than one worker sends to at
+/// a time; any others are prepared again, which costs microseconds.
 const MAX_PREPARED: usize = 8192;
 
 /// Why no request could be built from an endpoint's settings.
@@ -60,18 +60,19 @@ pub(super) enum RequestError {
     NoLiveSecret,
 }
 
-/// An endpoint with everything parsed and checked that its requests need.
+/// An endpoint, with everything that its requests need parsed and checked.
 pub(super) struct Prepared {
     pub(super) origin: Arc<Origin>,
-    /// The whole of it, for HTTP/2.
+    /// The whole URI, for HTTP/2.
     pub(super) uri: Uri,
-    /// What HTTP/1.1 asks for, and of whom.
+    /// What HTTP/1.1 asks for, and which host it asks.
     pub(super) path: Uri,
     pub(super) host: HeaderValue,
     extra: Vec<(HeaderName, HeaderValue)>,
     /// Oldest first, as in the endpoint.
     keys: Vec<Keys>,
-    /// What this was made from. The revision alone would not do: an import can bring another endpoint of the same number.
+    /// What this was made from. The revision alone is not enough: an import can bring another endpoint with the same
+    /// number.
     made_from: (String, bool, Vec<(String, String)>, Vec<Secret>),
 }
 
@@ -162,7 +163,7 @@ impl Prepared {
         let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        // Some firewalls before receivers refuse what says nothing of it.
+        // Some firewalls in front of receivers refuse a request without it.
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         values.insert_into(&mut headers);
         for (name, value) in &self.extra {
@@ -201,8 +202,8 @@ impl Prepared {
     }
 }
 
-/// The values of one request, written one behind the other: the library copies a request's headers more than once, and a
-/// copy of a part of one buffer is only a count.
+/// The values of one request, written one after the other: the library copies a request's headers more than once, and
+/// copying a part of a shared buffer only increments a count.
 struct Values {
     text: String,
     /// The name of each value, where it ends, and whether it is hidden.
@@ -253,7 +254,7 @@ impl PreparedEndpoints {
         let fresh = Arc::new(Prepared::try_new(endpoint, guard)?);
         let mut kept = self.lock();
         if kept.len() >= MAX_PREPARED && !kept.contains_key(&endpoint.id) {
-            // Any one will do: what is missed again is prepared again.
+            // Any one will do: if it is needed again, it is prepared again.
             if let Some(some) = kept.keys().next().cloned() {
                 kept.remove(&some);
             }

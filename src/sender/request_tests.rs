@@ -19,15 +19,10 @@ fn secret(byte: u8, expires_at_ms: Option<u64>) -> Secret {
 }
 
 fn endpoint(secrets: Vec<Secret>) -> Endpoint {
-    let mut endpoint: Endpoint = serde_json::from_value(serde_json::json!({
-        "schema": 1, "id": "ep_1", "account": "acc_1", "url": "https://merchant.example/hook",
-        "schemes": ["standard", "dojo"], "secrets": [], "max_in_flight": 10, "status": {"state": "enabled"},
-        "headers": [["Authorization", "Bearer geheim"]],
-        "created_at_ms": 0, "updated_at_ms": 0, "revision": 1
-    }))
-    .unwrap();
-    endpoint.secrets = secrets;
-    endpoint
+    let (id, account) = ("ep_1".parse().unwrap(), "acc_1".parse().unwrap());
+    let made = SecretText::from_random([1; 32]);
+    let headers = vec![("Authorization".to_owned(), "Bearer geheim".to_owned())];
+    Endpoint { secrets, headers, ..Endpoint::new(id, account, "https://merchant.example/hook".to_owned(), made, 0) }
 }
 
 fn guard() -> AddressGuard {

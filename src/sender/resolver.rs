@@ -1,10 +1,10 @@
-//! Resolves receivers' names. Never asked for IP literals, and never judges an address: whoever connects has each one
-//! checked, so a name that changes its answer gains nothing.
+//! Resolves receivers' names. Never asked for IP literals, and never judges an address: each one is checked before it is
+//! connected to, so a name that changes its answer gains nothing.
 //!
 //! The system is asked (`getaddrinfo`: its hosts file, its name servers, its order of addresses), which blocks a thread of
-//! the runtime's pool for as long as it takes, also after whoever asked has given up. So there is one look-up per name at a
-//! time, shared by all who wait for it; names of one domain, and those that one account asks for, have a part of the places;
-//! and a name that has been resolved goes on with its last good addresses while its name servers are silent or fail
+//! the runtime's pool for as long as it takes, even after the caller has given up. So there is one look-up per name at a
+//! time, shared by all who wait for it. Names of one domain, and those that one account asks for, may only take a part of
+//! the places. A name that has been resolved goes on with its last good addresses while its name servers are silent or fail
 //! (RFC 8767).
 
 use std::{
@@ -25,37 +25,37 @@ use crate::{clock, facts::id::AccountId};
 /// Most look-ups under way: tokio's pool has 512 threads, and nothing else on a thread of attempts blocks.
 const MAX_LOOKUPS: usize = 480;
 
-/// The part of the connections that as many look-ups may be: each has a socket and a thread, also after whoever asked has
-/// given up and left its place to another.
+/// Look-ups may be as many as this part of the connections: each has a socket and a thread, even after its caller has given
+/// up and left its place to another.
 const PART_OF_CONNECTIONS: usize = 4;
 
-/// The part of them within one domain, and for one account, so that one whose name servers hang leaves the others their
-/// places: one in this many. A platform's shops resolve in milliseconds each.
+/// The part of the look-ups within one domain, and for one account: one in this many, so that one whose name servers hang
+/// leaves the others their places. A platform's shops resolve in milliseconds each.
 const PART_OF_ONE: usize = 4;
 
 /// How long an answer is good without asking again: requests that need connections come in bursts. The system does not say
-/// how long its answer is valid, and few are for less.
+/// how long its answer is valid, and few are valid for less.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// How long the last good addresses serve while the name servers are silent or fail. A receiver that moves keeps its old
-/// address for a while, and TLS says whose it is.
+/// address for a while, and TLS says who answers there.
 const STALE: Duration = Duration::from_secs(3600);
 
 /// How long they serve when the look-up fails here, for want of a place or a descriptor: nobody has said anything against
-/// them, and who moves within a day leaves the old address working. Whoever has it then is checked as any other.
+/// them, and a receiver that moves leaves the old address working for a day. Whoever has it then is checked like any other.
 const STALE_WHEN_BUSY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a request waits for a new answer while there is an old one. Below it are most look-ups that work.
+/// How long a request waits for a new answer while there is an old one. Most look-ups that work take less.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Names whose last addresses are kept, at some 200 bytes each.
 const MAX_KNOWN: usize = 16_384;
 
-/// A look-up that fails for a reason that may pass, and took so long, failed for silence: the system's resolver waits 5 s for
-/// each answer.
+/// A look-up that fails for a reason that may pass, after at least this long, failed because of silence: the system's
+/// resolver waits 5 s for each answer.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// A name that could not be resolved; an own type, so that nobody has to read an error's text.
+/// A name that could not be resolved; a type of its own, so that nobody has to read an error's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ResolveError {
     #[error("{name} does not exist (NXDOMAIN): check its spelling and its zone")]
@@ -75,12 +75,12 @@ pub(super) enum ResolveError {
 }
 
 impl ResolveError {
-    /// Nobody was asked: it tells nothing of the name.
+    /// Nobody was asked, so it says nothing about the name.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self, Self::Busy { .. } | Self::Short { .. })
     }
 
-    /// The name's zone has answered; otherwise what was true before may still be.
+    /// The name's zone has answered; otherwise what was true before may still be true.
     fn is_answer(&self) -> bool {
         match self {
             Self::NoSuchName { .. } | Self::NoAddress { .. } => true,
@@ -145,7 +145,7 @@ impl Known {
 }
 
 impl Resolver {
-    /// For a process that may have so many connections to receivers.
+    /// For a process that may have this many connections to receivers.
     pub(super) fn new(connections: usize) -> Self {
         let most = (connections / PART_OF_CONNECTIONS).clamp(PART_OF_ONE, MAX_LOOKUPS);
         let shares = || Shares { most: most / PART_OF_ONE, taken: HashMap::default() };
@@ -154,7 +154,7 @@ impl Resolver {
         Self { names: Arc::new(Mutex::new(names)) }
     }
 
-    /// The addresses of a name, unchecked. A new look-up is one of this account's.
+    /// The addresses of a name, unchecked. A new look-up counts towards this account.
     pub(super) async fn resolve(&self, name: &str, account: &AccountId) -> Found {
         let (lookup, known) = {
             let mut names = lock(&self.names);
@@ -187,7 +187,8 @@ impl Resolver {
             let busy = ResolveError::Busy { name: name.to_owned() };
             return std::future::ready(Err(busy)).boxed().shared();
         }
-        // A task of its own, which runs to its end whoever waits: the name's place is taken for as long as the thread.
+        // A task of its own, which runs to its end whether or not anyone waits: the name's place is taken for as long as
+        // the thread.
         let task = tokio::spawn(look_up(name.to_owned(), account.clone(), Arc::clone(&self.names)));
         let owner = name.to_owned();
         let lookup = async move {
@@ -221,7 +222,7 @@ impl Names {
         match found {
             Ok(addresses) => {
                 if self.known.len() >= MAX_KNOWN && !self.known.contains_key(name) {
-                    // Any one will do: it is asked for again.
+                    // Any one will do: if it is needed again, it is asked for again.
                     if let Some(some) = self.known.keys().next().cloned() {
                         self.known.remove(&some);
                     }
@@ -234,8 +235,8 @@ impl Names {
     }
 }
 
-/// The last two labels: whose name servers they are, nearly always. Where a registry is meant by them (`co.uk`), its names
-/// share a part, which they notice only if hundreds of them hang.
+/// The last two labels: nearly always they tell whose name servers are asked. Where they are a registry's (`co.uk`), its
+/// names share a part, which they notice only if hundreds of them hang.
 fn domain(name: &str) -> &str {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at + 1..])
@@ -279,7 +280,7 @@ pub(super) async fn ask(name: &str) -> Found {
 }
 
 /// The system's codes tell the zone's answers from failures, but not a name server that refuses from one that is silent:
-/// that is told by the time it took.
+/// the time it took tells that.
 fn meaning(name: &str, error: &LookupError, took: Duration) -> ResolveError {
     let name = name.to_owned();
     match error.kind() {
@@ -326,7 +327,7 @@ mod tests {
         assert!(names.known.contains_key("localhost"));
     }
 
-    /// Look-ups that never end, as those of zones whose name servers hang; for an account each.
+    /// Look-ups that never end, like those of zones whose name servers hang; each for an account of its own.
     fn hang(resolver: &Resolver, names: impl Iterator<Item = String>) {
         let mut under_way = lock(&resolver.names);
         for (number, name) in names.enumerate() {

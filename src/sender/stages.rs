@@ -1,5 +1,5 @@
-//! For whom an attempt is made, what its connection took, and whether its request went out twice. Never decides what that
-//! means.
+//! Which account an attempt is made for, how long its connection took, and whether its request went out twice. Never
+//! decides what that means.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::facts::id::AccountId;
 /// One attempt's notes.
 #[derive(Debug)]
 pub(super) struct Stages<'a> {
-    /// Whose share it takes of what all share.
+    /// The account whose share of what all share it takes.
     pub(super) account: &'a AccountId,
     pub(super) dns_us: Option<u64>,
     /// TCP and TLS together, without the resolving before them.
     pub(super) connect_us: Option<u64>,
-    /// The request was sent a second time, as the receiver had certainly not processed it.
+    /// The request was sent a second time, because the receiver had certainly not processed it.
     pub(super) resent: bool,
 }
 

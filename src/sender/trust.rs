@@ -1,4 +1,4 @@
-//! Whom a receiver's TLS is trusted to be: the system's authorities and those that were configured. Never connects.
+//! Who is trusted to vouch for a receiver in TLS: the system's authorities and those that were configured. Never connects.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub(super) fn client_config(config: &SenderConfig) -> Result<ClientConfig, Sende
         Err(error) => return Err(SenderError::Roots(error)),
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // A ticket is bytes of the receiver's choice, kept by name and sent in the clear to whatever address the name has next:
-    // it must reach no other. Connections live for minutes, so a whole handshake each costs little.
+    // A ticket is bytes of the receiver's choice, kept by name and sent in the clear to whatever address the name has next;
+    // no other receiver may get it. Connections live for minutes, so a whole handshake each costs little.
     tls.resumption = Resumption::disabled();
     Ok(tls)
 }

@@ -1,6 +1,6 @@
-//! A connection's bytes on their way in, watched: has anything come since the request, and is it still an answer or a
-//! flood? The HTTP library reads interim answers without end and lets nobody count them. Never parses a head; it only finds
-//! where one begins.
+//! Watches a connection's bytes on their way in: has anything come since the request, and is it still an answer or a flood?
+//! The HTTP library reads interim answers without end and lets nobody count them. Never parses a head; it only finds where
+//! one begins.
 
 use std::{
     io,
@@ -24,14 +24,15 @@ use super::frames::{Frames, MAX_IDLE_FRAMES};
 /// Interim answers (1xx) to one request: a server sends one or two. Each may be as large as a head.
 pub(super) const MAX_INTERIM: u32 = 16;
 
-/// All of them together: as much as the head that they announce may have.
+/// Bytes of all of them together: as many as the head that they announce may have.
 const MAX_INTERIM_BYTES: usize = 32 * 1024;
 
 /// Bytes from the socket since the last request of its connection began, whatever they are: bodies, padding, TLS' own
 /// messages, what comes for streams that we cut. A hundred streams' windows, heads and interim answers are less.
 const MAX_IDLE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Streams before an HTTP/2 receiver has said how many it allows, half a round trip after the first: it would refuse others.
+/// Streams used before an HTTP/2 receiver has said how many it allows, half a round trip after the first: it would refuse
+/// more.
 pub(super) const STREAMS_UNASKED: usize = 1;
 
 /// A receiver that sends more than any answer needs.
@@ -86,16 +87,16 @@ impl Watch {
         self.settings.is_closed()
     }
 
-    /// How many streams an HTTP/2 receiver allows at a time, by what it has said last.
+    /// How many streams an HTTP/2 receiver allows at a time, as it said last.
     pub(super) fn streams(&self) -> usize {
         self.streams.load(Relaxed)
     }
 
-    /// Its settings are there.
+    /// Its settings have come.
     pub(super) fn allows(&self, streams: Option<u32>) {
         match streams {
             Some(streams) => self.streams.store(streams as usize, Relaxed),
-            // Who begins without a word of it allows any number.
+            // A receiver that begins without mentioning it allows any number.
             None if !self.settings.is_closed() => self.streams.store(usize::MAX, Relaxed),
             None => {}
         }
@@ -116,7 +117,7 @@ impl Watch {
     }
 }
 
-/// A socket whose bytes are counted below TLS and HTTP: padding and what comes for a cut stream reach nobody who counts.
+/// A socket whose bytes are counted below TLS and HTTP: nothing above could count padding and what comes for a cut stream.
 pub(super) struct Metered {
     io: TcpStream,
     watch: Arc<Watch>,
@@ -185,7 +186,7 @@ impl Wire {
         Self { io: Io::Plain(stream), watch, scan: Scan::Http1(Heads::default()) }
     }
 
-    /// Also says whether HTTP/2 was agreed.
+    /// Also returns whether HTTP/2 was agreed.
     pub(super) fn tls(stream: TlsStream<Metered>) -> (Self, bool) {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let scan = if is_http2 { Scan::Http2(Frames::new()) } else { Scan::Http1(Heads::default()) };
@@ -286,7 +287,8 @@ impl Scan {
     }
 }
 
-/// The heads of the answers to one HTTP/1 request. Only interim ones are looked at to their end: usually one byte is.
+/// The heads of the answers to one HTTP/1 request. Only interim heads are looked at to their end; of any other, usually one
+/// byte is.
 #[derive(Default)]
 struct Heads {
     at: At,
@@ -296,11 +298,11 @@ struct Heads {
 
 #[derive(Default, Clone, Copy)]
 enum At {
-    /// So many bytes of `HTTP/1.1 ` have come.
+    /// This many bytes of `HTTP/1.1 ` have come.
     #[default]
     Start,
     Version(usize),
-    /// In an interim head; so many line ends in a row have come.
+    /// In an interim head; this many line ends in a row have come.
     Interim {
         line_ends: u8,
     },
@@ -308,7 +310,7 @@ enum At {
 }
 
 impl Heads {
-    /// Where the status stands: behind `HTTP/1.1 `.
+    /// Where the status is: after `HTTP/1.1 `.
     const STATUS_AT: usize = 9;
 
     fn look(&mut self, read: &[u8]) -> Result<(), Flood> {

@@ -1,6 +1,6 @@
-//! Owns the list of what Herald asks of Redis: for each role the commands and the keys that they touch, as rules for
-//! `ACL SETUSER`. Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. A test holds
-//! them against the sources, others run everything as those users and try what each must not do.
+//! Owns the list of what Herald asks of Redis: for each role the commands and the keys that they touch, as rules for `ACL
+//! SETUSER`. Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test
+//! compares them with the sources, others run everything as those users and try what each must not do.
 
 use super::keys::{PartitionKeys, RegistryKeys};
 
@@ -16,8 +16,8 @@ pub enum Role {
     Producer,
 }
 
-/// By their names in an ACL, sorted. `select` is sent by the client library for a URL that names a database; `auth` and
-/// `hello` need no permission.
+/// The commands by their names in an ACL, sorted. `select` is sent by the client library for a URL that names a database;
+/// `auth` and `hello` need no permission.
 const WORKER: &[&str] = &[
     "bgrewriteaof",
     "client|tracking",
@@ -161,21 +161,21 @@ impl Role {
     }
 }
 
-/// The command that makes a role's user anew; the password is for the reader to fill in.
+/// The command that makes a role's user anew; the reader has to fill in the password.
 pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
     format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "))
 }
 
-/// Everything to run, in this order. The last line shuts out whoever has no name.
+/// Everything to run, in this order. The last line shuts out everyone without a name.
 pub fn rules(keys: &PartitionKeys) -> String {
     let mut lines: Vec<String> = Role::ALL.iter().map(|role| rule(keys, *role)).collect();
     lines.push("ACL SETUSER default off".to_owned());
     lines.join("\n")
 }
 
-/// A stream's name as a pattern that fits nothing else.
+/// A stream's name as a pattern that matches nothing else.
 fn escape(name: &str) -> String {
     let mut pattern = String::with_capacity(name.len());
     for c in name.chars() {
@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// Commands whose permissions are given by their second word.
+    /// Commands whose permissions depend on their second word.
     const CONTAINERS: [&str; 6] = ["CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"];
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
             match path.extension().and_then(|extension| extension.to_str()) {
                 None => scan(&path, used),
                 Some("lua") => find(&fs::read_to_string(&path).unwrap(), &["call('", "try('", "{'XGROUP"], '\'', used),
-                // What only a load test does to a Redis of its own is no right of the user.
+                // What only a load test does, to a Redis of its own, is not one of the user's rights.
                 Some("rs") if path.ends_with("acl.rs") || path.ends_with("disturb.rs") => {}
                 Some("rs") => find(&fs::read_to_string(&path).unwrap(), &["cmd(\""], '"', used),
                 Some(_) => {}

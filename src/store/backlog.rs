@@ -1,6 +1,6 @@
-//! A look at an endpoint's backlog, by plain commands: Redis reads a record for half of what it costs within a script. It
-//! need not be one step, as nothing of a partition changes but by its owner, who makes one call at a time. The lease is
-//! fetched with the records: a term that holds then has held all the while.
+//! A look at an endpoint's backlog, by plain commands: that way Redis reads a record for half of what it costs within a
+//! script. It need not be one step, because only its owner changes a partition, and the owner makes one call at a time. The
+//! lease is fetched with the records: a term that holds then has held all along.
 
 use std::str;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::facts::id::{DeliveryId, EndpointId, EntryId};
 
-/// Records that are fetched at once: some 2 MiB, if each is of the largest event there can be.
+/// Records that are fetched at once: some 2 MiB, if each holds the largest event possible.
 const AT_ONCE: usize = 32;
 
 pub(super) struct Look<'a> {
@@ -36,7 +36,7 @@ impl Look<'_> {
         looked.unwrap_or_else(|_| Err(StoreError::late(subject)))
     }
 
-    /// What is parked behind the entry, up to [`MAX_READ_BYTES`] of records.
+    /// What is parked after the entry, up to [`MAX_READ_BYTES`] of records.
     async fn answer(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Answer, StoreError> {
         let ids = self.parked(connection, subject).await?;
         let (mut kept, mut bytes) = (Vec::<Kept>::with_capacity(ids.len()), 0);
@@ -58,11 +58,11 @@ impl Look<'_> {
         }
     }
 
-    /// By entry id.
+    /// In the order of entry ids.
     async fn parked(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Vec<DeliveryId>, StoreError> {
         let mut range = redis::cmd("ZRANGEBYLEX");
         range.arg(subject.1).arg(format!("({}", self.after.padded())).arg("+").arg("LIMIT").arg(0).arg(self.max);
-        // Anybody may have written there, so these are not texts yet.
+        // Anybody may have written there, so these need not be text.
         let entries: Vec<Vec<u8>> = connection.query(subject, &range).await?;
         let id = |entry: Vec<u8>| {
             let entry = str::from_utf8(&entry).ok().and_then(|entry| entry.parse().ok());

@@ -1,5 +1,5 @@
-//! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts.
-//! Never retries what may have run, and never connects again by itself: who uses a connection knows what is at stake.
+//! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts. Never retries what may have run,
+//! and never reconnects by itself: the user of a connection knows what is at stake.
 
 use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,32 +13,32 @@ use redis::{
 use super::error::StoreError;
 use crate::tls::install_crypto_provider;
 
-/// A server that does not accept, encrypt and greet within this time is as good as away.
+/// A server that does not accept, encrypt and greet within this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can hold it for seconds.
-/// Who waits longer for an answer than the default lease lasts waits for nothing.
+/// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can hold it for seconds. It
+/// is no use to wait longer for an answer than the default lease lasts.
 pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For people and for loads of a whole registry: slower, and nothing is lost while they wait.
+/// For people and for loads of a whole registry: these are slower, and nothing is lost while they wait.
 const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A peer that vanished without a word is noticed after about 20 s on a connection that only waits.
+/// On a connection that only waits, a peer that vanished silently is noticed after about 20 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 2;
 
-/// What a connection is for. It fixes how long its caller waits for an answer; the library's own default of 500 ms would
+/// What a connection is for. This fixes how long its caller waits for an answer; the library's own default of 500 ms would
 /// also hit blocking reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Fenced reads and settles.
     Work,
-    /// Waiting: no time limit of its own, the caller sets one around the wait.
+    /// Waiting: no time limit of its own; the caller sets one around the wait.
     Wakeup,
-    /// Renewals: an answer later than this is of no use.
+    /// Renewals: an answer that comes later than this is of no use.
     Lease(Duration),
-    /// Adding events in bulk: who adds them asks no longer than this and then adds them again.
+    /// Adding events in bulk: the caller waits no longer than this for an answer and then adds them again.
     Produce,
     /// Everything else.
     Other,
@@ -68,8 +68,8 @@ impl Redis {
         Self::trusting(url, None)
     }
 
-    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: it is then the only one
-    /// that is trusted.
+    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: then only that
+    /// authority is trusted.
     pub fn trusting(url: &str, authority: Option<Vec<u8>>) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
         let info = url.into_connection_info().map_err(unusable)?;
@@ -91,7 +91,7 @@ impl Redis {
         &self.address
     }
 
-    /// How the way to Redis is guarded.
+    /// How the way to Redis is protected.
     pub fn reach(&self) -> Reach {
         match self.client.get_connection_info().addr() {
             ConnectionAddr::Unix(_) => Reach::Socket,
@@ -102,7 +102,7 @@ impl Redis {
         }
     }
 
-    /// Whether Redis carries out a command of somebody who has neither a name nor a password. `None` if it cannot be asked.
+    /// Whether Redis carries out a command of a client with neither a name nor a password. `None` if it cannot be asked.
     pub async fn lets_strangers_in(&self) -> Option<bool> {
         let info = self.client.get_connection_info().clone();
         let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
@@ -124,8 +124,8 @@ impl Redis {
         self.open(&self.client, config(purpose)).await
     }
 
-    /// A connection on which Redis can push what has changed (RESP3). `hear` runs where its answers are read: it must not
-    /// wait.
+    /// A connection on which Redis can push what has changed (RESP3). `hear` runs where the connection's answers are read,
+    /// so it must not wait.
     pub(in crate::store) async fn connect_tracking(
         &self,
         hear: impl AsyncPushSender,
@@ -153,7 +153,7 @@ pub enum Reach {
     /// TCP that does not leave this machine.
     ThisMachine,
     Encrypted,
-    /// A network in which events, endpoints' secrets and Redis' password can be read.
+    /// A network on which events, endpoints' secrets and Redis' password can be read.
     Plain,
 }
 
@@ -173,14 +173,14 @@ fn config(purpose: Purpose) -> AsyncConnectionConfig {
         .set_response_timeout(purpose.response_timeout())
 }
 
-/// Without `nodelay` a small command behind another one waits for the acknowledgement of the first.
+/// Without `nodelay` a small command that follows another one waits for the acknowledgement of the first.
 fn tcp_settings() -> TcpSettings {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
-/// What a call was for: a verb with its object, completing "cannot …" in an error's message. Written out only for errors.
+/// What a call was for: a verb with its object, completing "cannot …" in an error's message. Only formatted for errors.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Subject<'a>(pub &'a str, pub &'a str);
 
@@ -215,13 +215,13 @@ impl Connection {
         commands.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
     }
 
-    /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the one safe repetition.
+    /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the only safe repetition.
     pub(in crate::store) async fn run<T: FromRedisValue>(
         &mut self,
         subject: impl Display,
         call: &ScriptCall<'_>,
     ) -> Result<T, StoreError> {
-        /// Scripts can be flushed between the loading and the asking; who flushes them for ever is not waited for.
+        /// Scripts can be flushed between loading and asking; if somebody keeps flushing them, we give up.
         const LOADS: usize = 3;
         for _ in 0..LOADS {
             match call.command.query_async(&mut self.inner).await {
@@ -243,8 +243,8 @@ impl Connection {
         self.query(subject, &call.command).await
     }
 
-    /// Runs a script and then a command, sent together: the server takes them in this order. The command's failure is
-    /// not the script's.
+    /// Runs a script and then a command, sent together: the server takes them in this order. A failure of the command is
+    /// not one of the script.
     pub(in crate::store) async fn run_then<T: FromRedisValue, U: FromRedisValue>(
         &mut self,
         subject: impl Display,
@@ -271,9 +271,9 @@ impl Connection {
         }
     }
 
-    /// Has the server write its append-only file anew. A server that was killed within a script starts from a file with
-    /// a transaction that has no end: Redis 7.0 leaves it out at this start and takes it for whole at the next one, so
-    /// the file must be made anew between. A rewrite that runs already serves as well.
+    /// Has the server write its append-only file anew. A server that was killed within a script starts from a file with a
+    /// transaction that has no end: Redis 7.0 leaves it out at this start and takes it for whole at the next one, so the
+    /// file must be rewritten in between. A rewrite that is already running serves as well.
     pub async fn rewrite_aof(&mut self) -> Result<(), StoreError> {
         match self.query::<redis::Value>("have the append-only file rewritten", &redis::cmd("BGREWRITEAOF")).await {
             Ok(_) | Err(StoreError::Other { .. }) => Ok(()),
@@ -300,12 +300,12 @@ impl Script {
         Self { name, source, sha: redis::Script::new(source).get_hash().to_owned() }
     }
 
-    /// Starts a call with its keys. They must all be known here: their number is written before them.
+    /// Starts a call with its keys. They must all be known here, because their number is written before them.
     pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
         self.call(redis::cmd("EVALSHA"), keys)
     }
 
-    /// For a script that only reads: a user who may not write to its keys may run it as well.
+    /// For a script that only reads: a user who may not write to its keys can run it too.
     pub(in crate::store) fn keys_to_read(&self, keys: &[&str]) -> ScriptCall<'_> {
         self.call(redis::cmd("EVALSHA_RO"), keys)
     }
@@ -327,7 +327,7 @@ impl ScriptCall<'_> {
         self
     }
 
-    /// Its text, without a string of its own.
+    /// The argument's text, without a string of its own.
     pub(in crate::store) fn text(self, arg: impl fmt::Display) -> Self {
         self.texts([arg])
     }
@@ -340,7 +340,7 @@ impl ScriptCall<'_> {
     }
 }
 
-/// The state of the server as far as Herald's promises depend on it.
+/// The state of the server, as far as Herald's promises depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// Random for each start of the server: another one means a restart or a failover.
@@ -361,7 +361,7 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Major and minor version; `(0, 0)` for a text that is no version.
+    /// Major and minor version; `(0, 0)` for a text that is not a version.
     pub fn major_minor(&self) -> (u32, u32) {
         let mut parts = self.version.split('.').map(|part| part.parse().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))

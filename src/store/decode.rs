@@ -1,6 +1,6 @@
 //! How the answers of the scripts are read: strictly. An answer that the call's script never gives is an error with a
-//! reason, never a guess. What other processes wrote (the inbox) is checked too, but what is wrong there is their fault
-//! and answered as such.
+//! reason, never a guess. What other processes wrote (the inbox) is checked too, but whatever is wrong there is their fault
+//! and is answered as such.
 
 use std::{str::FromStr, vec};
 
@@ -225,7 +225,7 @@ fn signed(text: &str) -> Result<i64, Malformed> {
     text.parse().map_err(|_| format!("{text:?} is not a number"))
 }
 
-/// An entry's content from its text, with the lengths as `read.lua` tells them.
+/// An entry's content from its text, with the lengths as `read.lua` reports them.
 fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Malformed> {
     let traceparent = match traceparent {
         -1 => None,
@@ -246,13 +246,13 @@ fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Ma
 }
 
 enum Unreadable {
-    /// By whoever asked.
+    /// The fault of whoever asked.
     Request(String),
-    /// By us.
+    /// Our fault.
     Answer(Malformed),
 }
 
-/// What is asked, from its fields and from what `inbox.lua` found.
+/// What is asked, from the request's fields and from what `inbox.lua` found.
 fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts) -> Result<RequestKind, Unreadable> {
     let text = |name: &str| {
         let bytes = field(name).ok_or_else(|| Unreadable::Request(format!("the request has no field {name:?}")))?;
@@ -264,7 +264,7 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
     }
     let letter = |found: &mut Parts| found.optional(Parts::bytes).map_err(Unreadable::Answer);
     let flag = |found: &mut Parts| found.flag().map_err(Unreadable::Answer);
-    // Who reads the mark says whether it can be read; without any nobody answers for the request.
+    // Whether the mark can be read is for its reader to say; without any mark nobody is responsible for the request.
     field("mark").ok_or_else(|| Unreadable::Request("the request has no field \"mark\"".to_owned()))?;
     match text("op")? {
         "redeliver" => Ok(RequestKind::Redeliver { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),

@@ -25,13 +25,13 @@ impl Disturber {
         self.connection.query("set maxmemory", &command).await
     }
 
-    /// Sets `maxmemory` to what is used now: from here on every write that needs memory is refused.
+    /// Sets `maxmemory` to what is used now: from then on every write that needs memory is refused.
     pub async fn fill(&mut self) -> Result<(), StoreError> {
         let used = self.connection.server_info().await?.used_memory_bytes;
         self.limit_memory(used.max(1)).await
     }
 
-    /// Herald's group with all that it has pending. Answers false where there was none.
+    /// Destroys Herald's group with everything it has pending. Returns false if there was none.
     pub async fn destroy_group(&mut self, keys: &PartitionKeys) -> Result<bool, StoreError> {
         let mut command = redis::cmd("XGROUP");
         command.arg("DESTROY").arg(keys.stream()).arg(GROUP);

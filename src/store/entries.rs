@@ -1,5 +1,5 @@
-//! The stream as its producers and those who look for an event see it: adds entries, reads single ones, searches backwards
-//! within a limit. Never touches the group or a companion key.
+//! The stream as seen by its producers and by people who look for an event: adds entries, reads single ones, searches
+//! backwards within a limit. Never touches the group or a companion key.
 
 use bytes::Bytes;
 
@@ -14,10 +14,10 @@ use crate::facts::{
     traceparent::Traceparent,
 };
 
-/// Entries of one page of a search: with the largest events 6 MiB.
+/// Entries in one page of a search: 6 MiB with the largest events.
 const PAGE: usize = 100;
 
-/// Hits of one search. The same event is there more than once when its producer repeats itself.
+/// Hits of one search. The same event is there more than once if its producer repeats itself.
 const MAX_HITS: usize = 10;
 
 /// An entry as it lies in the stream.
@@ -41,7 +41,7 @@ impl StreamEntry {
     }
 }
 
-/// What a search has come upon.
+/// What a search has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Search {
     /// Newest first.
@@ -49,7 +49,7 @@ pub struct Search {
     pub looked_at: u64,
     /// The oldest entry that was looked at.
     pub back_to: Option<EntryId>,
-    /// The search came to the stream's beginning.
+    /// The search reached the stream's beginning.
     pub is_whole: bool,
 }
 
@@ -64,7 +64,7 @@ impl Entries {
         Self { connection, keys }
     }
 
-    /// Adds an event. Not repeated when the answer is lost: whether to risk a second one is for the producer to say.
+    /// Adds an event. Not repeated when the answer is lost: the producer decides whether to risk a second one.
     pub async fn add(&mut self, event: &Event, traceparent: Option<&Traceparent>) -> Result<EntryId, StoreError> {
         let subject = Subject("add an event to", self.keys.stream());
         let mut command = redis::cmd("XADD");
@@ -76,8 +76,8 @@ impl Entries {
         id.parse().map_err(|error| StoreError::unexpected(subject, error))
     }
 
-    /// Adds many events, the bytes as they are, in one transaction: all of them in this order, or none. Their bytes are not
-    /// looked at. After [`StoreError::Unavailable`] nobody knows which of the two it was.
+    /// Adds many events, the bytes as they are, in one transaction: all of them in this order, or none. The bytes are not
+    /// checked. After [`StoreError::Unavailable`] nobody knows which of the two happened.
     pub async fn add_all(&mut self, bodies: &[Bytes]) -> Result<Vec<EntryId>, StoreError> {
         let subject = Subject("add events to", self.keys.stream());
         let mut commands = redis::Pipeline::with_capacity(bodies.len());
@@ -95,7 +95,7 @@ impl Entries {
         Ok(self.read(&command).await?.pop())
     }
 
-    /// Looks for an event by its own id, from the newest entry on, at no more than `most` entries.
+    /// Looks for an event by its own id, from the newest entry backwards, through no more than `most` entries.
     pub async fn search(&mut self, id: &EventId, most: u64) -> Result<Search, StoreError> {
         let mut search = Search::default();
         let mut end = "+".to_owned();

@@ -1,5 +1,5 @@
-//! What can go wrong with Redis, told apart by type from the error's code, never from its text.
-//! Messages name what was wanted and what to do; none has a password, a key's content or an endpoint's secret.
+//! What can go wrong with Redis, told apart by type from the error's code, never from its text. Messages name what was
+//! wanted and what to do; none contains a password, a key's content or an endpoint's secret.
 
 use std::fmt::Display;
 
@@ -10,8 +10,8 @@ pub enum StoreError {
     #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
     Url { cause: String },
 
-    /// No answer, or a server that cannot serve now (loading, read-only, failing over, refusing writes). Whether a script
-    /// ran is unknown: a term ends with this. The connection must be made anew.
+    /// No answer, or a server that cannot serve now (loading, read-only, failing over, refusing writes). It is unknown
+    /// whether a script ran, so the term ends. The connection must be made anew.
     #[error("cannot {subject}: Redis is unavailable ({cause}); see that it runs and is reachable")]
     Unavailable { subject: String, cause: String },
 
@@ -95,7 +95,7 @@ impl Kind {
                 Some([(_, first), ..]) => Self::of_code(first.code()),
                 _ => Self::of_code(error.code().unwrap_or_default()),
             },
-            // A broken protocol leaves a connection that cannot be used any more, like a broken line.
+            // A broken protocol leaves a connection that is as useless as a broken line.
             _ if error.is_unrecoverable_error() => Self::Unavailable,
             _ => Self::Other,
         }
@@ -108,7 +108,7 @@ impl Kind {
             "WRONGTYPE" => Self::WrongType,
             "NOGROUP" => Self::NoGroup,
             "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Denied,
-            // A script holds the server; a disk that is full; too few replicas; a failover that ended a blocking call.
+            // A script holds the server; a disk is full; there are too few replicas; a failover ended a blocking call.
             "BUSY" | "MISCONF" | "NOREPLICAS" | "UNBLOCKED" => Self::Unavailable,
             _ => Self::Other,
         }

@@ -1,13 +1,13 @@
-//! Owns the name of every key. Never reads or writes one. What each holds stands in `docs/design.md`, section 4.
+//! Owns the name of every key. Never reads or writes one. What each holds is described in `docs/design.md`, section 4.
 //!
 //! The companion keys of the stream `S` carry its hash tag, so that Redis Cluster keeps them in one slot with `S` and one
-//! script may change them together. A stream that has a tag of its own keeps it; its whole name follows the tag then, so
-//! that two streams with one tag stay apart.
+//! script may change them together. A stream that has a tag of its own keeps it; then its whole name follows the tag, so
+//! that two streams with the same tag stay apart.
 //!
 //! Some scripts touch keys for each endpoint or delivery of a batch. They get [`PartitionKeys::prefix`] as an argument and
 //! build these names themselves (`prefix .. 'held:' .. endpoint`). Redis asks for every key to be declared, and promises
-//! Cluster support only for scripts that do; since all of these keys share the slot of a declared one, such scripts run on
-//! Cluster as it is. Declaring them would cost thousands of arguments a batch.
+//! Cluster support only for scripts that do so. But since all of these keys share the slot of a declared one, such scripts
+//! run on today's Cluster. Declaring them would cost thousands of arguments a batch.
 
 use crate::facts::id::{DeliveryId, EndpointId};
 
@@ -25,7 +25,7 @@ pub enum KeyError {
     Untaggable { stream: String },
 }
 
-/// Longest name of a stream. It is part of every companion key, of log lines and of labels of metrics.
+/// Longest name of a stream. It is part of every companion key, of log lines and of metrics' labels.
 pub const MAX_STREAM_BYTES: usize = 256;
 
 /// The keys of one partition: its stream and the stream's companions.
@@ -136,18 +136,18 @@ impl PartitionKeys {
         self.key(&format!("dead-letter:{id}"))
     }
 
-    /// Stream: entries that are no valid event.
+    /// Stream: entries that are not valid events.
     pub fn quarantine(&self) -> String {
         self.key("quarantine")
     }
 
-    /// Hash: a quarantined entry's id in its stream to its id in the quarantine; to more than one, the oldest first and with
-    /// blanks between, where several streams have given the id out.
+    /// Hash: a quarantined entry's id in its stream to its id in the quarantine; to several ids, the oldest first and
+    /// separated by blanks, if several streams have given out the same id.
     pub fn quarantine_index(&self) -> String {
         self.key("quarantine-index")
     }
 
-    /// Zset, all of one score: an entry that came back from the quarantine and the one whose place it has, padded.
+    /// Zset, all with the same score: an entry that came back from the quarantine and the one whose place it has, padded.
     pub fn places(&self) -> String {
         self.key("places")
     }
@@ -199,14 +199,14 @@ impl RegistryKeys {
     /// Stream: the change feed.
     pub const CHANGES: &str = "herald:{herald}:registry:changes";
 
-    /// Hash with TTL: an import on its way.
+    /// Hash with TTL: an import that is under way.
     pub fn staging(token: &str) -> String {
         format!("{}:staging:{token}", Self::ENDPOINTS)
     }
 }
 
-/// The hash tag of a key by the rule of Redis Cluster: what stands between the first `{` and the first `}` after it,
-/// unless that is nothing.
+/// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
+/// nothing.
 fn hash_tag(key: &str) -> Option<&str> {
     let (_, rest) = key.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;
@@ -219,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// CRC16 as in the appendix of the specification of Redis Cluster.
+    /// CRC16 as in the appendix of Redis Cluster's specification.
     fn slot(key: &str) -> u16 {
         let crc = hash_tag(key).unwrap_or(key).bytes().fold(0u16, |crc, byte| {
             (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| match crc & 0x8000 {

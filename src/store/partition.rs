@@ -1,4 +1,4 @@
-//! The protocol on Redis: one call, one script, but for a look at a backlog, which is `backlog.rs`. Owns the scripts of a
+//! The protocol on Redis: one script per call, except for a look at a backlog, which is `backlog.rs`. Owns the scripts of a
 //! partition and how their arguments are written; `decode` owns how their answers are read. Never repeats a script, and
 //! never decides anything: `model.rs` says what each call means.
 
@@ -34,7 +34,7 @@ pub struct PartitionStore {
 }
 
 impl PartitionStore {
-    /// Renewals go over `lease`, so that they never queue behind a large answer on `work`. `attempt_log_len` is about how
+    /// Renewals go over `lease`, so that they never queue behind a large answer on `work`. `attempt_log_len` is roughly how
     /// many lines the log of attempts keeps.
     pub fn new(work: Connection, lease: Connection, keys: PartitionKeys, attempt_log_len: u64) -> Self {
         Self { work, lease, keys, attempt_log_len }
@@ -48,7 +48,7 @@ impl PartitionStore {
         &self.keys
     }
 
-    /// Runs one call. A count above [`MAX_BATCH`] is taken as that: whoever wants more calls again.
+    /// Runs one call. A count above [`MAX_BATCH`] is cut to that: a caller that wants more calls again.
     pub async fn call(&self, call: &Call) -> Result<Answer, Failure> {
         let subject = Subject(verb(call), self.keys.stream());
         let script = match self.way(call) {
@@ -59,7 +59,7 @@ impl PartitionStore {
         let mut connection = connection.clone();
         let malformed = |why| Failure::Malformed(format!("the answer to {} is malformed: {why}", call_name(call)));
         if let Call::Read { .. } = call {
-            // The registry has a slot of its own, so no script of the partition sees it.
+            // The registry has a slot of its own, so no script of the partition can see it.
             let version = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
             let read = connection.run_then::<Value, Option<u64>>(subject, &script, &version).await;
             let (value, version) = read.map_err(failure)?;
@@ -107,7 +107,7 @@ impl PartitionStore {
             Call::Read { from, max, .. } => {
                 let script = self.fenced(&READ, &[stream, lease, &keys.places()], call);
                 let script = script.arg(from_text(*from)).arg(most(*max)).arg(GROUP).arg(CONSUMER);
-                // One byte more, so that what is too long shows as that and is not cut to something else.
+                // One byte more, so that a value that is too long shows as that and is not cut to something else.
                 script.arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES + 1)
             }
             Call::Ask { deliveries, suspect, .. } => {
@@ -197,7 +197,8 @@ enum Step<'a> {
     Together(Vec<(&'a EndpointId, Vec<usize>)>),
 }
 
-/// Items in their order, but those that end together, of which one does not wait for another endpoint's.
+/// Items in their order, except that deliveries that end together are grouped, so that one does not wait for another
+/// endpoint's.
 fn steps(items: &[Item]) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut places = HashMap::new();
@@ -220,7 +221,7 @@ fn steps(items: &[Item]) -> Vec<Step<'_>> {
     steps
 }
 
-/// Which item `settle.lua` means by the number that it counts.
+/// The item that `settle.lua` means by the number that it counts.
 fn written_at(items: &[Item], number: usize) -> usize {
     let written = steps(items).into_iter().flat_map(|step| match step {
         Step::One(at) => vec![at],
@@ -318,7 +319,7 @@ fn most(max: usize) -> usize {
     max.min(MAX_BATCH)
 }
 
-/// What the errors of the connection mean for a call. Only a script that never started is known to have changed nothing.
+/// What the connection's errors mean for a call. Only a script that never started is known to have changed nothing.
 fn failure(error: StoreError) -> Failure {
     match error {
         StoreError::OutOfMemory { .. } => Failure::Full,
@@ -332,7 +333,7 @@ fn failure(error: StoreError) -> Failure {
     }
 }
 
-/// The call's name for errors and logs; also that of its script.
+/// The call's name for errors and logs; also the name of its script.
 pub fn call_name(call: &Call) -> &'static str {
     match call {
         Call::Acquire { .. } => "acquire",
@@ -378,8 +379,8 @@ fn verb(call: &Call) -> &'static str {
     }
 }
 
-/// The file's first line names the flags and must stay the first; the shared functions come right behind it. Made once
-/// for the life of the process.
+/// The file's first line names the flags and must stay first; the shared functions come right after it. Made once for the
+/// life of the process.
 fn assemble(name: &'static str, file: &'static str) -> Script {
     let (flags, rest) = file.split_once('\n').expect("a script has a first line with its flags");
     Script::new(name, [flags, include_str!("scripts/shared.lua"), rest].join("\n").leak())

@@ -1,9 +1,9 @@
-//! The calls that the owner of a partition makes of Redis, and their answers. Two things speak this protocol: the
-//! scripts (`partition.rs`) and the plain Rust model that specifies them (`model.rs`).
+//! The calls that the owner of a partition makes to Redis, and their answers. Two things speak this protocol: the scripts
+//! (`partition.rs`) and the plain Rust model that specifies them (`model.rs`).
 //!
-//! One call, one atomic step: a script, or for a look at a backlog what serves as well. Every call that takes or changes
+//! One call, one atomic step: a script, or for a look at a backlog something just as good. Every call that takes or changes
 //! state carries the term's value and is answered [`Answer::Lost`] when the lease no longer holds it. Never decides
-//! anything: that is `dispatch`.
+//! anything: `dispatch` does.
 
 use bytes::Bytes;
 
@@ -23,16 +23,17 @@ pub const MAX_BATCH: usize = 500;
 /// What one read may return in bytes; reached by few large events or many small ones.
 pub const MAX_READ_BYTES: usize = 1024 * 1024;
 
-/// What a quarantined entry takes of the quarantine's limit beside its body and its error.
+/// What a quarantined entry takes of the quarantine's limit in addition to its body and its error.
 pub const QUARANTINED_BYTES: usize = 256;
 
-/// Entries that one more drops from the quarantine at most: bounds how long a script holds Redis after the limit was lowered.
+/// How many entries one more entry drops from the quarantine at most: bounds how long a script holds Redis after the limit
+/// was lowered.
 pub const MAX_DROPS: usize = 100;
 
-/// Parts of `retain` by which finished entries may stay longer than that: so many marks of the time are kept.
+/// Finished entries may stay longer than `retain` by one part in this many, because this many marks of the time are kept.
 pub const RETAIN_PARTS: u64 = 64;
 
-/// The value of the lease: random for each term, followed by the owner's name for those who look.
+/// The value of the lease: random for each term, followed by the owner's name for people who look.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Term(String);
 
@@ -68,10 +69,10 @@ pub enum ReadFrom {
     New,
 }
 
-/// Where a record stands. Of each chain exactly one is anywhere but held.
+/// Where a record is. Of each chain exactly one record is anywhere but held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Its next attempt is so many milliseconds from now, by Redis' clock.
+    /// Its next attempt is this many milliseconds from now, by Redis' clock.
     DueIn(u64),
     /// The owner has it in memory.
     Claimed,
@@ -83,24 +84,24 @@ pub enum Place {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
-    /// Delivered, or owed no more. Its record, if it has one, goes, and the next of its chain becomes due.
+    /// Delivered, or no longer owed. Its record, if it has one, goes, and the next of its chain becomes due.
     Finish { id: DeliveryId, chain: Chain },
-    /// Its record is written and stands at `place`. A new record that is to be held but finds no head before it
-    /// becomes the head and is due at once; a new one that is to be the head but finds one is held.
+    /// Its record is written and put at `place`. A new record that is to be held but finds no head before it becomes the
+    /// head and is due at once; a new one that is to be the head but finds one is held.
     Keep { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
-    /// Its record stays and changes its place. Nothing happens to a delivery without record.
+    /// Its record stays and changes its place. Nothing happens to a delivery without a record.
     Move { id: DeliveryId, chain: Chain, place: Place },
-    /// Given up: the letter is written and indexed, then as [`Item::Finish`].
+    /// Given up: the letter is written and indexed, then as with [`Item::Finish`].
     Bury { id: DeliveryId, chain: Chain, letter: Bytes },
-    /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Nothing happens without
-    /// the letter.
+    /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Nothing happens if there is no
+    /// letter.
     Revive { id: DeliveryId, chain: Chain, record: Bytes },
     /// A dead letter goes for good.
     Discard { id: DeliveryId },
-    /// An entry that is no valid event. It is there once, however often it is quarantined; what has the same id and another
-    /// body stands beside it.
-    /// While the quarantine then holds more than `keep_bytes`, its oldest goes, counted; this one stays. Without a limit it is
-    /// a sound event, which no limit drops.
+    /// An entry that is not a valid event. It is there once, however often it is quarantined; one with the same id and
+    /// another body is kept beside it.
+    /// While the quarantine then holds more than `keep_bytes`, its oldest goes, counted; this one stays. Without a limit it
+    /// is a sound event, which no limit drops.
     Quarantine {
         entry: EntryId,
         body: Bytes,
@@ -109,13 +110,14 @@ pub enum Item {
         traceparent: Option<Traceparent>,
         keep_bytes: Option<u64>,
     },
-    /// A quarantined entry, the oldest of its id, goes back to the stream's end, with the place in the order that it had; one that was cut stays.
+    /// A quarantined entry, the oldest of its id, goes back to the end of the stream, with the place in the order that it
+    /// had; one that was cut stays.
     Requeue { entry: EntryId },
     /// A quarantined entry goes for good, the oldest of its id.
     DiscardQuarantined { entry: EntryId },
     /// The partition belongs to this registry from now on.
     Bind { registry: String },
-    /// A request was dealt with: it leaves the inbox, and its sender finds the answer.
+    /// A request has been dealt with: it leaves the inbox, and its sender finds the answer.
     Reply { request: EntryId, answer: String },
 }
 
@@ -142,7 +144,7 @@ impl Settlement {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// Takes the lease when it is free or holds one of `previous`, values that this worker itself wrote.
+    /// Takes the lease if it is free or holds one of `previous`, values that this worker itself wrote.
     Acquire {
         term: Term,
         previous: Vec<Term>,
@@ -155,12 +157,12 @@ pub enum Call {
     Release {
         term: Term,
     },
-    /// Moves up to `max` of what is claimed back to due, now.
+    /// Moves up to `max` of what is claimed back to due, with the time now.
     Recover {
         term: Term,
         max: usize,
     },
-    /// Makes the group where it is missing and binds the partition to `registry` where it is bound to none.
+    /// Makes the group if it is missing, and binds the partition to `registry` if it is bound to none.
     Open {
         term: Term,
         start: Start,
@@ -198,8 +200,8 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
-    /// Makes up to `max` of what is due from `from_ms` on due earlier by `by_ms`, at the earliest at 0, in the order of the
-    /// times. A step of Redis' clock is remembered for those who look.
+    /// Makes up to `max` of what is due from `from_ms` on due earlier by `by_ms`, but not before 0, in the order of the
+    /// times. A step of Redis' clock is remembered for people who look.
     PullIn {
         term: Term,
         from_ms: u64,
@@ -224,13 +226,13 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
-    /// Trims what every group is past and was there `retain_ms` ago.
+    /// Trims what was there `retain_ms` ago and every group has passed.
     Trim {
         term: Term,
         retain_ms: u64,
         ignores: Vec<String>,
     },
-    /// Drops up to `max` dead letters beyond a limit of retention.
+    /// Drops up to `max` dead letters that are beyond a retention limit.
     ExpireDead {
         term: Term,
         max_age_ms: u64,
@@ -264,7 +266,7 @@ impl Call {
     }
 }
 
-/// An entry of the stream as it was read. Values longer than an event may be are cut.
+/// An entry of the stream as it was read. Values that are longer than an event may be are cut.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     Event {
@@ -283,7 +285,7 @@ pub enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub id: EntryId,
-    /// The entry whose place in the order it has, when it came back from the quarantine.
+    /// The entry whose place in the order this one has, if it came back from the quarantine.
     pub place: Option<EntryId>,
     pub content: Content,
 }
@@ -292,17 +294,17 @@ pub struct Entry {
 pub struct Unfinished {
     /// Records, wherever they stand.
     pub records: u64,
-    /// Of these, in the backlog.
+    /// How many of these are in the backlog.
     pub parked: u64,
-    /// What the records' texts hold. Those that an older version wrote are not in it.
+    /// Bytes of the records' texts. Those that an older version wrote are not counted.
     pub bytes: u64,
 }
 
-/// What Redis needs for a record beside its text: the key, and its places in the indexes of its endpoint.
+/// What Redis needs for a record in addition to its text: the key, and its places in its endpoint's indexes.
 pub const RECORD_BYTES: u64 = 400;
 
 impl Unfinished {
-    /// What all of it takes in Redis, about.
+    /// Roughly what all of it takes in Redis.
     pub fn weight(&self) -> u64 {
         self.bytes.saturating_add(self.records.saturating_mul(RECORD_BYTES))
     }
@@ -315,36 +317,36 @@ pub struct Known {
     pub ordered: bool,
     /// Whether it has any that are chains of their own.
     pub single: bool,
-    /// What stands under the delivery's id. It is looked for only where the intent has records or the question is
+    /// What is stored under the delivery's id. It is looked for only if the intent has records or the question is
     /// `suspect`: of what is read for the first time there is nothing.
     pub recorded: Recorded,
 }
 
-/// What has a delivery's id already, as a record or as a dead letter.
+/// What already has a delivery's id, as a record or as a dead letter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recorded {
     #[default]
     Nothing,
     /// This very delivery: it is not fresh at all.
     This,
-    /// A delivery of another event. A stream that was made anew gives its ids out again.
+    /// A delivery of another event. A stream that was made anew gives out its ids again.
     Another,
 }
 
 /// A delivery that was read, with its intent and its event.
 pub type Question = (DeliveryId, IntentId, EventId);
 
-/// The event's id stands within so many bytes of the beginning of a record and of a letter.
+/// The event's id is within this many bytes of the beginning of a record and of a letter.
 pub const RECORD_HEAD_BYTES: usize = 1024;
 
-/// A record as a call returned it; `None` where the id stands in a set but the record is gone.
+/// A record as a call returned it; `None` if the id is in a set but the record is gone.
 pub type Kept = (DeliveryId, Option<Bytes>);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub id: EntryId,
     pub what: RequestKind,
-    /// The `Mark` of who asked, as JSON.
+    /// The `Mark` of whoever asked, as JSON.
     pub mark: Bytes,
 }
 
@@ -410,8 +412,8 @@ pub enum Answer {
         last_delivered: EntryId,
         last_generated: EntryId,
         registry: String,
-        /// The group stands before the cursor: somebody moved it, and it will deliver again what was dealt with. Or it was
-        /// made in another stream than the one that the cursor is about, which may give the same ids to other events.
+        /// The group is behind the cursor: somebody moved it, and it will deliver again what was dealt with. Or it was made
+        /// in another stream than the one that the cursor is about, which may give the same ids to other events.
         is_set_back: bool,
     },
     Counts {
@@ -421,11 +423,11 @@ pub enum Answer {
     Entries {
         entries: Vec<Entry>,
         now_ms: u64,
-        /// The registry's version, read after the entries: who is behind it does not know yet whom they are owed to.
-        /// None where there is no registry, or none that can be asked.
+        /// The registry's version, read after the entries: an owner whose snapshot is older does not know yet whom they are
+        /// owed to. None if there is no registry, or none that can be asked.
         registry: Option<u64>,
     },
-    /// Of the deliveries in the order in which they were asked about.
+    /// For the deliveries, in the order in which they were asked about.
     Asked {
         known: Vec<Known>,
     },
@@ -440,7 +442,8 @@ pub enum Answer {
         now_ms: u64,
         next_due_ms: Option<u64>,
     },
-    /// `last_ms` is when the last of the moved was due; `set_back_ms` is how far Redis' clock is behind the last such call.
+    /// `last_ms` is when the last of those moved was due; `set_back_ms` is how far Redis' clock is behind the last such
+    /// call.
     PulledIn {
         moved: usize,
         last_ms: u64,
@@ -486,12 +489,12 @@ pub enum Asked {
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// No answer came, or too late. The call may have been carried out, or may still be.
+    /// No answer came, or it came too late. The call may have been carried out, or may still be.
     Unknown(String),
     /// Redis is full and refused before anything was changed.
     Full,
     /// The script failed. What it changed before is not known.
     Script(String),
-    /// It answered what no script of this version answers: it was carried out, and what it took is not known.
+    /// It answered something that no script of this version answers: it was carried out, and what it took is not known.
     Malformed(String),
 }

@@ -1,6 +1,6 @@
 //! Looks at a partition for people: dead letters, unfinished deliveries, chains, the attempt log, the quarantine, the
-//! group. Read-only and without a term, so every answer is of its moment and may be old when it is read. Never walks
-//! the keyspace, never changes anything, and never asks Redis for more than a page at a time.
+//! group. Read-only and without a term, so every answer is of its moment and may be old when it is read. Never walks the
+//! keyspace, never changes anything, and never asks Redis for more than a page at a time.
 //!
 //! What has no index (an event's id, an intent's dead letters) is found by looking at a bounded number of records or
 //! lines; the answer then says how far it looked.
@@ -23,14 +23,14 @@ pub use self::{
 };
 use super::{connection::Connection, error::StoreError, keys::PartitionKeys};
 
-/// Most that one call returns.
+/// The most that one call returns.
 pub const MAX_PAGE: usize = 500;
 
 /// Records fetched in one command. A record has at most 64 KiB of body and about 40 KiB of history, so an answer stays
 /// below 6 MiB, and below 100 KiB with usual events.
 const CHUNK: usize = 50;
 
-/// What one command of a walk looks at.
+/// How much one command of a walk looks at.
 const STRIDE: usize = 500;
 
 /// One partition, as seen from outside. Clones share the connection.
@@ -55,7 +55,7 @@ impl Queries {
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// The values of these keys; `None` for what is not there.
+    /// The values of these keys; `None` for those that do not exist.
     async fn values(&mut self, subject: &str, keys: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());

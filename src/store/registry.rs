@@ -1,8 +1,7 @@
-//! The registry of endpoints in Redis: create, update, remove, look up, pause everything.
-//! [`bulk`] moves whole registries, [`feed`] follows the changes. Never judges an endpoint's URL or settings: who calls
-//! has done so.
+//! The registry of endpoints in Redis: create, update, remove, look up, pause everything. [`bulk`] moves whole registries,
+//! [`feed`] follows the changes. Never judges an endpoint's URL or settings: the caller has done so.
 //!
-//! Every change says who makes it and why, has one script, and gives the registry a larger version.
+//! Every change says who makes it and why, has its own script, and gives the registry a larger version.
 
 pub mod bulk;
 pub mod feed;
@@ -21,8 +20,8 @@ use crate::facts::{
     id::{AccountId, EndpointId, RegistryId},
 };
 
-/// Changes that the feed keeps, about: hours of busy administration, and a few MiB at most. Who is further behind loads
-/// the registry anew.
+/// Roughly how many changes the feed keeps: hours of busy administration, and a few MiB at most. A reader that is further
+/// behind loads the registry anew.
 const FEED_LENGTH: usize = 10_000;
 
 /// Endpoints of one page or chunk: a millisecond of Redis' time.
@@ -31,7 +30,7 @@ pub const PAGE: usize = 500;
 /// Longest JSON of one endpoint. Many headers, event types and secrets fit; a page stays bounded.
 pub const MAX_ENDPOINT_BYTES: usize = 64 * 1024;
 
-/// The first line has the flags; then comes what scripts share, then the script itself.
+/// The first line has the flags; then comes what the scripts share, then the script itself.
 macro_rules! registry_script {
     ($static:ident, $first_line:literal, $($file:literal),+) => {
         static $static: LazyLock<Script> = LazyLock::new(|| {
@@ -82,23 +81,23 @@ pub enum RegistryError {
     Bulk(#[from] bulk::BulkError),
 }
 
-/// What is stored under an endpoint's id but is no endpoint that this Herald knows. Its account's events must not be
-/// treated as owed to nobody.
+/// Something stored under an endpoint's id that is not an endpoint as this Herald knows them. Its account's events must not
+/// be treated as owed to nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     pub id: String,
-    /// Its account, where that much can be read.
+    /// Its account, if that much can be read.
     pub account: Option<AccountId>,
-    /// Without any part of the content: that may be a secret.
+    /// Contains no part of the content, which may be a secret.
     pub why: String,
 }
 
-/// Some endpoints in no order, and where to go on.
+/// Some endpoints in no particular order, and where to go on.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     pub endpoints: Vec<Endpoint>,
     pub unreadable: Vec<Unreadable>,
-    /// None after the last page. An endpoint may show on two pages if the registry changes meanwhile.
+    /// None after the last page. An endpoint may appear on two pages if the registry changes meanwhile.
     pub next: Option<u64>,
 }
 
@@ -117,14 +116,14 @@ impl RegistryStore {
         Self { connection }
     }
 
-    /// Adds a new endpoint, with revision 1. Answers it as it is stored.
+    /// Adds a new endpoint, with revision 1. Returns it as it is stored.
     pub async fn create(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
         endpoint.revision = 1;
         self.put("create", &PUT, endpoint, 0, mark).await
     }
 
-    /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change that was made since then wins.
-    /// Answers the endpoint as it is stored, with its next revision.
+    /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change that was made since then wins. Returns
+    /// the endpoint as it is stored, with its next revision.
     pub async fn update(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
         let seen = endpoint.revision;
         endpoint.revision += 1;
@@ -137,7 +136,7 @@ impl RegistryStore {
         self.put("update", script, endpoint, seen, mark).await
     }
 
-    /// Removes an endpoint. Without `seen` whatever is there goes, also what is not readable.
+    /// Removes an endpoint. Without `seen`, whatever is there goes, even if it is unreadable.
     pub async fn remove(&mut self, id: &EndpointId, seen: Option<u64>, mark: &Mark) -> Result<(), RegistryError> {
         let revision = seen.map(|revision| revision.to_string()).unwrap_or_default();
         let call = change(&REMOVE, &[], None, mark).arg(id.as_str()).arg(revision);
@@ -152,7 +151,7 @@ impl RegistryStore {
         read.map_err(|_| RegistryError::Unreadable(id.clone()))
     }
 
-    /// One page of about [`PAGE`] endpoints, from the start without a cursor.
+    /// One page of about [`PAGE`] endpoints; without a cursor, the first one.
     pub async fn list(&mut self, cursor: Option<u64>) -> Result<Page, StoreError> {
         let mut command = redis::cmd("HSCAN");
         command.arg(RegistryKeys::ENDPOINTS).arg(cursor.unwrap_or(0)).arg("COUNT").arg(PAGE);
@@ -173,7 +172,7 @@ impl RegistryStore {
         self.switch_pause("pause all sending", &to_json(mark), mark).await.map(|_| ())
     }
 
-    /// Lets sending go on. Answers false if nothing was paused.
+    /// Lets sending go on. Returns false if nothing was paused.
     pub async fn resume_all(&mut self, mark: &Mark) -> Result<bool, RegistryError> {
         self.switch_pause("resume sending", &[], mark).await
     }
@@ -206,8 +205,8 @@ impl RegistryStore {
     }
 }
 
-/// A call of one of the scripts that change the registry, with the arguments that they share. A registry that is not
-/// made yet gets the given id, or a fresh one.
+/// A call of one of the scripts that change the registry, with the arguments that they share. A registry that is not made
+/// yet gets the given id, or a fresh one.
 fn change<'a>(script: &'a Script, more_keys: &[&str], id: Option<&RegistryId>, mark: &Mark) -> ScriptCall<'a> {
     let mut keys = vec![RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES];
     keys.extend(more_keys);
@@ -240,7 +239,8 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and lists of them are always JSON")
 }
 
-/// Reads what is stored under `id`. A newer schema and anything that is no endpoint are told apart from its absence.
+/// Reads what is stored under `id`. A newer schema, and anything that is not an endpoint, are told apart from an absent
+/// one.
 fn read_endpoint(id: &str, json: &[u8]) -> Result<Endpoint, Unreadable> {
     #[derive(Deserialize)]
     struct Sketch {
@@ -261,7 +261,7 @@ fn read_endpoint(id: &str, json: &[u8]) -> Result<Endpoint, Unreadable> {
     }
 }
 
-/// 128 random bits as hex: no two of them are ever equal.
+/// 128 random bits as hex: no two such tokens are ever equal.
 fn random_token() -> String {
     hex::encode(rand::random::<[u8; 16]>())
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::facts::{endpoint::Mark, id::EntryId};
 
-/// Requests that may wait at once. A job that asks for more waits for answers in between; an owner that is away for long
-/// finds at most this many.
+/// Requests that may wait at once. A job that asks for more waits for answers in between; an owner that has been away for
+/// long finds at most this many.
 pub const MAX_WAITING: u64 = 10_000;
 
 static REQUEST: LazyLock<Script> = LazyLock::new(|| Script::new("request", include_str!("scripts/request.lua")));
@@ -30,13 +30,13 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Waiting for an answer holds the connection, so it is one of its own, of the purpose `Wakeup`.
+    /// Waiting for an answer holds the connection, so it needs one of its own, with the purpose `Wakeup`.
     pub fn new(connection: Connection, keys: PartitionKeys) -> Self {
         Self { connection, keys }
     }
 
-    /// Appends a request and returns its id. Not repeated when the answer is lost: asking twice is harmless, but that is
-    /// for the asker to say.
+    /// Appends a request and returns its id. Not repeated when the answer is lost: asking twice is harmless, but the caller
+    /// has to decide that.
     pub async fn ask(&self, asked: &Asked, mark: &Mark) -> Result<EntryId, StoreError> {
         let subject = Subject("ask the owner of", self.keys.stream());
         let mark = serde_json::to_string(mark).expect("a mark of strings and numbers is always JSON");
@@ -53,10 +53,10 @@ impl Requests {
         }
     }
 
-    /// The owner's answer; `None` when none came in time. It can be fetched once, within 5 minutes.
+    /// The owner's answer; `None` if none came in time. It can be fetched once, within 5 minutes.
     pub async fn await_answer(&self, id: EntryId, timeout: Duration) -> Result<Option<String>, StoreError> {
         let subject = Subject("wait for an answer of the owner of", self.keys.stream());
-        // To Redis 0 means for ever.
+        // To Redis 0 means without end.
         let seconds = timeout.as_secs_f64().max(0.001);
         let mut command = redis::cmd("BLPOP");
         command.arg(self.keys.answer(&id.to_string())).arg(seconds);
@@ -67,7 +67,7 @@ impl Requests {
     }
 }
 
-/// The fields of a request in the inbox, names and values in turn.
+/// The fields of a request in the inbox, names and values alternating.
 fn fields(asked: &Asked, mark: &str) -> Vec<String> {
     let what: Vec<(&str, String)> = match asked {
         Asked::Redeliver(id) => vec![("op", "redeliver".to_owned()), ("id", id.to_string())],

@@ -1,9 +1,9 @@
-//! The wake-up of a partition's owner: waits until the stream or the inbox has changed, and carries nothing but that. A blocking
-//! read would carry the entry, and whoever writes to the stream decides how large that is.
+//! The wake-up of a partition's owner: waits until the stream or the inbox has changed, and carries nothing but that. A
+//! blocking read would carry the entry, and whoever writes to the stream decides how large that is.
 //!
-//! Redis' client-side caching (`CLIENT TRACKING`, in every Redis that Herald runs on, without a setting) remembers which keys
-//! a connection has looked at and pushes their names, once, when they change. So each wait first looks, by `wake.lua`, and
-//! then listens.
+//! Redis' client-side caching (`CLIENT TRACKING`, in every Redis that Herald runs on, without a setting) remembers which
+//! keys a connection has looked at and pushes their names, once, when they change. So each wait first looks, by
+//! `wake.lua`, and then listens.
 
 use std::{
     sync::{
@@ -29,18 +29,18 @@ use crate::facts::id::EntryId;
 
 static WAKE: LazyLock<Script> = LazyLock::new(|| Script::new("wake", include_str!("scripts/wake.lua")));
 
-/// A look's answer may take so long.
+/// How long a look's answer may take.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Where Redis refuses to track, the stream is looked at so often: a hundredth of a core of Redis at most.
+/// How often the stream is looked at if Redis refuses to track: a hundredth of a core of Redis at most.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What a wait has ended for; neither when its time was over.
+/// What ended a wait; neither if its time was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct New {
     pub entries: bool,
     pub requests: bool,
-    /// It was seen. Otherwise the key has changed, perhaps because something left it.
+    /// Something was seen there. Otherwise the key has changed, perhaps because something left it.
     pub is_certain: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct Wakeup {
 }
 
 impl Wakeup {
-    /// On a connection of its own: what Redis remembers is the connection's.
+    /// On a connection of its own, because what Redis remembers belongs to the connection.
     pub async fn connect(redis: &Redis, keys: PartitionKeys) -> Result<Self, StoreError> {
         let pushed = Arc::new(Pushed::default());
         let (hears, inbox) = (Arc::clone(&pushed), keys.inbox());
@@ -65,7 +65,7 @@ impl Wakeup {
         let is_told = match connection.query::<()>(subject, &track).await {
             Ok(()) => true,
             Err(error @ StoreError::Unavailable { .. }) => return Err(error),
-            // Not granted, or a server without it.
+            // Not granted, or the server does not have it.
             Err(_) => false,
         };
         Ok(Self { connection, keys, pushed, is_told })
@@ -76,11 +76,11 @@ impl Wakeup {
         self.is_told
     }
 
-    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, or may have; with
-    /// neither after `block`. Takes nothing: what is there is found by the next call of the owner.
+    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, or may have; if
+    /// neither, after `block`. Takes nothing: the owner's next call finds what is there.
     pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<New, StoreError> {
         if self.is_told {
-            // What was pushed before is seen by the look.
+            // What was pushed earlier is covered by the look.
             self.pushed.take()?;
             let new = self.look(last_read, inbox_after).await?;
             if new.is_certain {
@@ -119,7 +119,7 @@ struct Pushed {
 }
 
 impl Pushed {
-    /// Never waits, as it runs where the connection's answers are read. The error of its type is never made.
+    /// Never waits, as it runs where the connection's answers are read. It never returns the error of its type.
     fn hear(&self, info: &PushInfo, inbox: &[u8]) -> Result<(), std::convert::Infallible> {
         match (&info.kind, info.data.first()) {
             (PushKind::Invalidate, Some(Value::Array(keys))) => {
@@ -136,7 +136,7 @@ impl Pushed {
             (PushKind::Disconnection, _) => self.is_lost.store(true, Ordering::Relaxed),
             _ => return Ok(()),
         }
-        // Whoever was waiting comes to see what was stored before.
+        // Wakes the waiter, which checks what was stored before this.
         self.changed.notify_one();
         Ok(())
     }

@@ -12,23 +12,23 @@ use super::{
 };
 use crate::facts::id::EntryId;
 
-/// Cheap numbers of one partition. Not of one instant: the owner works on meanwhile.
+/// Cheap numbers of one partition. They are not of one instant, as the owner works on meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gauges {
     /// Entries in the stream now.
     pub length: u64,
     /// Entries ever added to it.
     pub added: u64,
-    /// Entries that the group read by Redis' own count, where Redis still knows.
+    /// Entries that the group has read by Redis' own count, if Redis still knows.
     pub read: Option<u64>,
-    /// The group is there.
+    /// The group exists.
     pub group: bool,
     /// Read, not yet acknowledged.
     pub pending: u64,
-    /// Entries in the stream that nobody has read yet. Without Redis' count an upper bound.
+    /// Entries in the stream that nobody has read yet. An upper bound if Redis' count is missing.
     pub behind: u64,
-    /// Entries that were trimmed before they were read, as far as what is behind the group tells. Redis' count is not
-    /// made for this, so once reading has gone past a gap the number may stay at a part of it.
+    /// Entries that were trimmed before they were read, as far as what is behind the group tells. Redis' count is not made
+    /// for this, so once reading has gone past a gap the number may cover only a part of it.
     pub trimmed_unread: u64,
     /// Entries that a foreign consumer had taken and that were trimmed before Herald took them over.
     pub foreign_trimmed: u64,
@@ -38,9 +38,9 @@ pub struct Gauges {
     pub claimed: u64,
     pub dead: u64,
     pub quarantined: u64,
-    /// Dropped from the quarantine by its limit, ever.
+    /// How many the quarantine's limit has ever dropped.
     pub quarantine_dropped: u64,
-    /// The stream's last generated id: that of its newest entry, or of one that is gone.
+    /// The id that the stream last generated: that of its newest entry, or of one that is gone.
     pub last_generated: EntryId,
     pub requests: u64,
     /// Records, wherever they stand.
@@ -55,19 +55,19 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// For how long the first of what is due has been due.
+    /// How long the first of what is due has been due.
     pub fn overdue_ms(&self) -> u64 {
         self.oldest_due_ms.map_or(0, |at| self.now_ms.saturating_sub(at))
     }
 
-    /// Whether an owner that has so many attempts out could move something now. What is claimed and out waits for its
+    /// Whether an owner with this many attempts out could move something now. What is claimed and out waits for its
     /// receiver, no longer than an attempt may take.
     pub fn has_backlog(&self, in_flight: u64) -> bool {
         self.behind + self.pending > 0 || self.overdue_ms() > 1_000 || self.claimed > in_flight
     }
 }
 
-/// Two pipelines: the second only where there is a stream.
+/// Makes two pipelines, the second only if there is a stream.
 pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result<Gauges, StoreError> {
     let subject = Subject("look at the numbers of", keys.stream());
     let mut pipeline = redis::pipe();
@@ -105,7 +105,7 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         maxmemory_bytes: memory_field("maxmemory"),
         ..Gauges::default()
     };
-    // XINFO of a stream that is not there is an error, and would be one of the whole pipeline.
+    // XINFO of a stream that does not exist is an error, and would fail the whole pipeline.
     if exists {
         look_at_stream(connection, keys, &mut gauges).await?;
     }
@@ -114,10 +114,10 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str!("scripts/look.lua")));
 
-/// A group as `look.lua` tells of it: name, pending, last delivered, and what it read where Redis knows.
+/// A group as `look.lua` reports it: name, pending, last delivered, and what it has read, if Redis knows.
 type GroupNumbers = (String, u64, String, Option<u64>);
 
-/// What a stream says of itself, without its entries: its length, how many were ever added, and the last id; none where there
+/// What a stream says of itself, without its entries: its length, how many were ever added, and the last id; none if there
 /// is no stream.
 pub(super) async fn numbers(connection: &mut Connection, key: &str) -> Result<Option<(u64, u64, EntryId)>, StoreError> {
     let subject = Subject("look at", key);
@@ -130,7 +130,7 @@ pub(super) async fn numbers(connection: &mut Connection, key: &str) -> Result<Op
     Ok(Some((length.map_err(malformed)?, added.map_err(malformed)?, last)))
 }
 
-/// The last id that the stream has given out; nothing was accepted behind it. Zero without a stream.
+/// The last id that the stream has given out; nothing was accepted after it. Zero without a stream.
 pub async fn last_entry(connection: &mut Connection, keys: &PartitionKeys) -> Result<EntryId, StoreError> {
     let subject = Subject("look for the last entry of", keys.stream());
     let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
@@ -148,7 +148,7 @@ pub async fn is_passed(connection: &mut Connection, keys: &PartitionKeys, last: 
     if cursor >= last {
         return Ok(true);
     }
-    // Ids that were given out to nothing that is still there are passed too.
+    // Ids that belong to nothing that is still there count as passed too.
     let mut command = redis::cmd("XRANGE");
     command.arg(keys.stream()).arg(format!("({cursor}")).arg(last.to_string()).arg("COUNT").arg(1);
     let left: Vec<Value> = connection.query(subject, &command).await?;
@@ -189,8 +189,8 @@ async fn look_at_stream(
     Ok(())
 }
 
-/// Trimming waits for the others' groups: one that nobody reads any more keeps the stream growing. What runs ahead of Redis'
-/// clock counts as now, so that ids that are no times raise no alarm.
+/// Trimming waits for other groups: one that nobody reads any more keeps the stream growing. An id ahead of Redis' clock
+/// counts as now, so that ids that are not times raise no alarm.
 fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>, now_ms: u64) -> Option<(String, u64)> {
     let behind = |(name, _, delivered, _): &GroupNumbers| {
         let delivered: EntryId = delivered.parse().ok()?;
@@ -201,8 +201,8 @@ fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>, now_ms: u64) 
     foreign.filter_map(behind).max_by_key(|(_, behind_ms)| *behind_ms)
 }
 
-/// How many entries nobody has read yet, and how many of the stream's are gone before that. `lag` of Redis would say it
-/// at once, but is NULL or wrong for ever after a deletion within the stream.
+/// How many entries nobody has read yet, and how many of the stream's entries before those are gone. Redis' `lag` would say
+/// it directly, but after a deletion within the stream it is NULL or wrong for ever.
 fn unread(length: u64, added: u64, read: Option<u64>) -> (u64, u64) {
     match read {
         Some(read) => {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use herald::{
     facts::{
         delivery::{DeadLetter, Delivery, RECORD_SCHEMA},
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{Endpoint, Mark, Scheme},
         event::Event,
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
-        retry::{DeadReason, RetryOverrides},
-        signing::{Secret, SecretText},
+        retry::DeadReason,
+        signing::SecretText,
     },
     store::{
         connection::{Purpose, Redis},
@@ -101,29 +101,9 @@ pub fn log_line(delivery: &Delivery, outcome: &str) -> bytes::Bytes {
 }
 
 pub fn endpoint(name: &str, account: &str, url: &str) -> Endpoint {
-    Endpoint {
-        schema: ENDPOINT_SCHEMA,
-        id: endpoint_id(name),
-        account: AccountId::new(account).unwrap(),
-        url: url.into(),
-        description: String::new(),
-        event_types: Vec::new(),
-        schemes: vec![Scheme::Standard],
-        secrets: vec![Secret { value: SecretText::from_random([7; 32]), created_at_ms: 1, expires_at_ms: None }],
-        ordering: Ordering::Intent,
-        max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-        rate_limit: None,
-        timeout_ms: None,
-        retry: RetryOverrides::default(),
-        headers: Vec::new(),
-        traceparent: false,
-        http1: false,
-        status: EndpointState::Enabled,
-        owed_until: None,
-        created_at_ms: 1,
-        updated_at_ms: 1,
-        revision: 0,
-    }
+    let secret = SecretText::from_random([7; 32]);
+    let endpoint = Endpoint::new(endpoint_id(name), AccountId::new(account).unwrap(), url.into(), secret, 1);
+    Endpoint { schemes: vec![Scheme::Standard], ..endpoint }
 }
 
 /// The owner of the partition, as far as a test plays it.

@@ -36,6 +36,11 @@ impl Seen {
             found.eq_ignore_ascii_case(name).then_some(value)
         })
     }
+
+    pub fn headers(&self) -> http::HeaderMap {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
 }
 
 /// What all connections of one receiver saw.

@@ -22,7 +22,7 @@ use herald::{
         attempts::turns::Turns,
         breaker::BreakerSettings,
         budgets::Budgets,
-        core::{Note, Send, Token, Wish},
+        core::{CoreErrand, CoreHappening, NextAttempt, Token},
         lane::{self, Standing},
         partition::{
             Directory, Errand, Happening, Partition, READ_MAX, READ_UNDER_PRESSURE, RegistryView, SLICE, Settings,

@@ -4,10 +4,9 @@
 
 use herald::{
     facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{Endpoint, EndpointState, Mark},
         id::{AccountId, EndpointId},
-        retry::RetryOverrides,
-        signing::{Secret, SecretText},
+        signing::SecretText,
     },
     store::registry::RegistryStore,
 };
@@ -103,29 +102,8 @@ impl World {
     }
 
     pub fn endpoint(&self, name: &str, account: &str) -> Endpoint {
-        Endpoint {
-            schema: ENDPOINT_SCHEMA,
-            id: EndpointId::new(name).unwrap(),
-            account: AccountId::new(account).unwrap(),
-            url: self.merchants.url(name),
-            description: String::new(),
-            event_types: Vec::new(),
-            schemes: vec![Scheme::Standard, Scheme::Dojo],
-            secrets: vec![Secret { value: secret(), created_at_ms: 1, expires_at_ms: None }],
-            ordering: Ordering::Intent,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-            rate_limit: None,
-            timeout_ms: None,
-            retry: RetryOverrides::default(),
-            headers: Vec::new(),
-            traceparent: false,
-            http1: false,
-            status: EndpointState::Enabled,
-            owed_until: None,
-            created_at_ms: 1,
-            updated_at_ms: 1,
-            revision: 0,
-        }
+        let (id, account) = (EndpointId::new(name).unwrap(), AccountId::new(account).unwrap());
+        Endpoint::new(id, account, self.merchants.url(name), secret(), 1)
     }
 
     pub async fn register(&self, endpoint: Endpoint) -> Endpoint {

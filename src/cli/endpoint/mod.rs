@@ -15,7 +15,7 @@ use rand::{TryRng, rngs::SysRng};
 
 pub use self::settings::RetryArgs;
 use self::settings::{Hidden, Resets, Settings};
-use super::args::{Change, Consent, Go};
+use super::args::{Consent, Go, WhoAndWhy};
 use crate::{
     app, clock,
     config::{compact, parse_duration},
@@ -91,7 +91,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
-    change: Change,
+    change: WhoAndWhy,
 }
 
 #[derive(Debug, Args)]
@@ -122,14 +122,14 @@ pub struct UpdateArgs {
     #[command(flatten)]
     resets: Resets,
     #[command(flatten)]
-    change: Change,
+    change: WhoAndWhy,
 }
 
 #[derive(Debug, Args)]
 pub struct ChangeArgs {
     id: EndpointId,
     #[command(flatten)]
-    change: Change,
+    change: WhoAndWhy,
 }
 
 #[derive(Debug, Args)]

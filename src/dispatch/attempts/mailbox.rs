@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 pub struct Mailbox<T> {
     items: Mutex<Vec<T>>,
     filled: Notify,
-    /// Nobody fills it any more.
+    /// Nobody will fill it any more.
     is_closed: AtomicBool,
 }
 
@@ -27,8 +27,8 @@ impl<T> Mailbox<T> {
         self.filled.notify_one();
     }
 
-    /// All of it; waits until there is something. Who waits for a thread that has died ends as well: its lanes would
-    /// stay full for ever while the lease is renewed, and another process can do what this one cannot.
+    /// All of it; waits until there is something. If the thread that fills it has died, this one panics too: otherwise its
+    /// lanes would stay full for ever while the lease is renewed, and another process can do what this one cannot.
     pub async fn take(&self) -> Vec<T> {
         loop {
             let items = self.take_now();

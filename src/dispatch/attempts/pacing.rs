@@ -1,18 +1,18 @@
-//! How many attempts of one thread may be out and unanswered at a time. Few cost much less each than many, and whoever
-//! comes next waits for all of their ends; but slow receivers must not keep it from beginning others.
+//! How many attempts of one thread may be out and unanswered at a time. Few cost much less each than many, and a new one
+//! has to wait until all of them are done; but slow receivers must not keep the thread from beginning others.
 //!
-//! What was begun within a period and is not answered at its end waits for its receiver and counts no more. And a
-//! period in which as many were out as may be, while the thread rested, is followed by one with twice as many, on
-//! trial: more help where answers take their time on the way, and nothing where the thread only waits for a processor.
+//! An attempt that was begun within a period and is not answered at its end waits for its receiver and counts no more. When
+//! as many as allowed were out in a period while the thread rested, the next period is a trial with twice as many: that
+//! helps where answers take their time on the way, and does nothing where the thread only waits for a processor.
 //! Pure: times are passed in.
 
 use std::time::{Duration, Instant};
 
-/// What one thread may have out, and whether it leaves the processor to the others.
+/// How many one thread may have out, and whether it leaves the processor to the others.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// More would only wait in the buffers of receivers that answer at once, and a request costs the more the more are out,
-    /// for what has left the processor's cache.
+    /// More would only wait in the buffers of receivers that answer at once, and each request costs more the more are out,
+    /// because its data has left the processor's cache.
     pub least: usize,
     /// On a thread that rests beside slow receivers.
     pub most: usize,
@@ -22,12 +22,12 @@ pub struct Pace {
 /// At most a period's worth at a hundred thousand a second.
 pub const PROVEN: Pace = Pace { least: 64, most: 2_048, stands_back: false };
 
-/// Two thousand a second beside those that answer at once. What begins together times out together, and hundreds that do, or
-/// connect together, would be felt by the proven, who share processors and Redis with them.
+/// Two thousand a second beside those that answer at once. What begins together times out together. Hundreds that do, or
+/// that connect together, would be felt by the proven, which share processors and Redis with them.
 pub const UNPROVEN: Pace = Pace { least: 32, most: 32, stands_back: true };
 
-/// What is unanswered after it waits for its receiver, and others may begin. Longer than a receiver on the same machine
-/// waits for a processor.
+/// An attempt unanswered for longer than this waits for its receiver, and others may begin. Longer than a receiver on the
+/// same machine waits for a processor.
 const PERIOD: Duration = Duration::from_millis(16);
 
 /// Periods between a trial that brought nothing and the next one.
@@ -36,28 +36,28 @@ const PERIODS_BETWEEN_TRIALS: u64 = 4;
 #[derive(Debug)]
 pub struct Pacing {
     pace: Pace,
-    /// How many there may be.
+    /// How many may be out.
     limit: usize,
-    /// The present period: attempts belong to the one in which they were begun.
+    /// The current period: attempts belong to the one in which they were begun.
     period: u64,
     since: Instant,
-    /// What the thread had worked by then.
+    /// How long the thread had worked by `since`.
     busy: Duration,
     /// Begun within the period.
     begun: usize,
-    /// Of these, not ended.
+    /// Of those, how many have not ended.
     out: usize,
     /// The most that were out together.
     peak: usize,
     trial: Option<Trial>,
-    /// Not before then is another one made.
+    /// No other trial is made before this period.
     no_trial_before: u64,
 }
 
-/// Twice as many may be out for one period.
+/// A period in which twice as many may be out.
 #[derive(Debug)]
 struct Trial {
-    /// The limit before, and how many were begun within a period with it.
+    /// The limit before, and how many were begun within a period under it.
     limit: usize,
     begun: usize,
 }
@@ -102,7 +102,7 @@ impl Pacing {
         if self.peak == self.limit && more > self.limit && self.period >= self.no_trial_before {
             return (more, Some(Trial { limit: self.limit, begun: self.begun }));
         }
-        // A quarter more than were needed: slow receivers should not wait for a trial each time when some more come.
+        // A quarter more than were needed, so that slow receivers need not wait for a trial whenever a few more come.
         let is_needed = self.peak + self.peak / 4 > fewer(self.limit);
         (if is_needed { self.limit } else { fewer(self.limit) }, None)
     }
@@ -115,7 +115,7 @@ impl Pacing {
         self.limit - self.out
     }
 
-    /// These belong to the present period.
+    /// Adds these to the current period.
     pub fn begun(&mut self, few: usize) -> u64 {
         self.begun += few;
         self.out += few;
@@ -130,7 +130,7 @@ impl Pacing {
         }
     }
 
-    /// Until when nothing may begin, if nothing ends before.
+    /// Until when nothing may begin, unless something ends before.
     pub fn full_until(&self) -> Option<Instant> {
         (self.out == self.limit).then(|| self.until())
     }
@@ -150,8 +150,8 @@ mod tests {
     const RESTING: Duration = Duration::from_millis(3);
     const WORKING: Duration = Duration::from_millis(15);
 
-    /// The limit in each of so many periods in each of which the thread works so long and has so many to begin: those to
-    /// slow receivers are not answered within it, all others at once.
+    /// The limit in each of `periods` periods. In each the thread works for `busy` and has `a_period` attempts to begin.
+    /// Attempts to slow receivers are not answered within the period, all others at once.
     fn limits(pacing: &mut Pacing, periods: u32, busy: Duration, a_period: usize, is_slow: bool) -> Vec<usize> {
         let since = pacing.since;
         let mut limits = Vec::new();
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(limits(&mut pacing, 3, WORKING, 100_000, true), [512, 448, 392]);
     }
 
-    /// The thread rests, for it waits for a processor, the worker or the receivers' processor: more that are out make
+    /// The thread rests because it waits for a processor, the worker or the receivers' processor: having more out makes
     /// nothing faster.
     #[test]
     fn more_that_bring_nothing_are_taken_back() {
@@ -204,7 +204,7 @@ mod tests {
         assert!(few.iter().all(|limit| *limit <= 2 * PROVEN.least), "{few:?}");
         let trials = few.iter().filter(|limit| **limit > PROVEN.least).count();
         assert!((10..=25).contains(&trials), "{few:?}");
-        // And many from before get fewer, also where not all of them are ever out.
+        // And a limit that has grown shrinks again, even if it is never used up.
         for (ready, most) in [(600, 2 * PROVEN.least), (300, 400)] {
             let mut pacing = begun_with(512);
             let all = limits(&mut pacing, 100, RESTING, ready, false);
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// A preempted thread counts as busy: it is the more often while others need the processors.
+    /// A preempted thread counts as busy, the more so when others need the processors.
     #[test]
     fn a_thread_that_works_and_rests_in_turns_gets_no_more() {
         let mut pacing = begun_with(PROVEN.least);
@@ -242,14 +242,15 @@ mod tests {
         pacing.ended(first);
         assert_eq!((pacing.room(start, idle), pacing.full_until()), (1, None));
         pacing.begun(1);
-        // The others are not: they make room for twice as many, and when they end they make none again.
+        // The others are not: they make room for twice as many, and make none again when they end.
         assert_eq!(pacing.room(start + PERIOD, idle), 2 * PROVEN.least);
         pacing.ended(first);
         assert_eq!(pacing.room(start + PERIOD, idle), 2 * PROVEN.least);
     }
 
     proptest! {
-        /// Whatever is begun and ends, and whenever: the limit is within its bounds, and no place is lost or given twice.
+        /// Whatever begins and ends, and whenever: the limit stays within its bounds, and no place is lost or given out
+        /// twice.
         #[test]
         fn places_are_neither_lost_nor_given_twice(steps in prop::collection::vec((0_u64..6, 0_usize..300, 0_u32..300, 0_u64..7), 1..200)) {
             let mut now = clock::now();

@@ -1,9 +1,9 @@
-//! What is handed over and not begun, and which of it begins next. Account after account has its turn: however many
-//! receivers an event of one account goes to, one of another is not behind them all.
+//! What is handed over and not begun, and which of it begins next. Accounts take turns: however many receivers an event of
+//! one account goes to, an attempt of another account is not behind them all.
 //!
-//! And no receiver has more out at a time than it may have. To a quick one the partition hands over more than that, so that
-//! its places need not stay empty until the partition hears of each end: the next one begins when one of the others was
-//! delivered. When one was not, those that wait for a place go back, for the partition to judge.
+//! And no receiver has more out at a time than it may have. For a quick one the partition hands over more than that, so
+//! that its places do not stay empty until the partition hears of each end: the next attempt begins when one of the others
+//! was delivered. When one was not, those that wait for a place go back, for the partition to judge.
 //! Pure: times are passed in. Never begins anything.
 
 use std::collections::{VecDeque, hash_map::Entry};
@@ -11,13 +11,13 @@ use std::collections::{VecDeque, hash_map::Entry};
 use crate::{
     dispatch::{
         HashMap,
-        core::{Send, Token},
+        core::{NextAttempt, Token},
     },
     facts::id::{AccountId, EndpointId},
 };
 
-/// What has waited so long for a place goes back: its receiver is not quick any more, and an operator who stops it expects
-/// that nothing more goes to it.
+/// What has waited this long for a place goes back: its receiver is not quick any more, and an operator who stops it
+/// expects that nothing more goes to it.
 const LONGEST_WAIT_MS: u64 = 50;
 
 #[derive(Debug, Default)]
@@ -27,16 +27,16 @@ pub struct Turns {
     /// Of all accounts.
     count: usize,
     out: HashMap<EndpointId, Out>,
-    /// Endpoints of which some wait for a place, or did: each once, and with what it has out.
+    /// Endpoints that have some waiting for a place, or had: each once, with what it has out.
     crowded: VecDeque<EndpointId>,
-    /// Those that wait for a place, of all endpoints.
+    /// How many wait for a place, of all endpoints.
     ahead: usize,
 }
 
 #[derive(Debug)]
 struct Handed {
-    send: Send,
-    /// One that has ended left it its place.
+    send: NextAttempt,
+    /// An attempt that ended left its place to this one.
     has_place: bool,
 }
 
@@ -45,8 +45,8 @@ struct Handed {
 struct Out {
     /// Begun, or about to begin in a place of their own.
     places: u32,
-    /// For a place, each since a time.
-    waiting: VecDeque<(u64, Send)>,
+    /// Waiting for a place, with the time since when.
+    waiting: VecDeque<(u64, NextAttempt)>,
     is_crowded: bool,
 }
 
@@ -57,7 +57,7 @@ impl Out {
 }
 
 impl Turns {
-    pub fn push(&mut self, send: Send) {
+    pub fn push(&mut self, send: NextAttempt) {
         self.queue(Handed { send, has_place: false });
     }
 
@@ -77,8 +77,8 @@ impl Turns {
         self.count += 1;
     }
 
-    /// The next one to begin. It has to be followed by [`Turns::ended`].
-    pub fn next(&mut self, now_ms: u64) -> Option<Send> {
+    /// The next one to begin. [`Turns::ended`] has to follow.
+    pub fn next(&mut self, now_ms: u64) -> Option<NextAttempt> {
         while let Some(account) = self.accounts.pop_front() {
             let Entry::Occupied(mut of) = self.waiting.entry(account) else { continue };
             let Some(Handed { send, has_place }) = of.get_mut().pop_front() else { continue };
@@ -107,9 +107,9 @@ impl Turns {
         None
     }
 
-    /// One has ended: the next of its endpoint has its place, or all of them go back.
+    /// One has ended: the next of its endpoint gets its place, or all of them go back.
     pub fn ended(&mut self, endpoint: &EndpointId, is_delivered: bool, back: &mut Vec<Token>) {
-        // It was begun before all were given up.
+        // It was begun before everything was given up.
         let Some(out) = self.out.get_mut(endpoint) else { return };
         if !is_delivered {
             self.ahead -= out.waiting.len();
@@ -120,13 +120,14 @@ impl Turns {
             return self.queue(Handed { send, has_place: true });
         }
         out.places -= 1;
-        // The next look at those that are crowded removes it otherwise, or it would stand there twice when it came again.
+        // One that still counts as crowded is left to the next look at those: removed here, it would be listed twice when
+        // it came again.
         if out.is_idle() {
             self.out.remove(endpoint);
         }
     }
 
-    /// What has waited too long for a place goes back, and with it what came later.
+    /// What has waited too long for a place goes back, and what came later goes with it.
     pub fn give_back(&mut self, now_ms: u64, back: &mut Vec<Token>) {
         for _ in 0..self.crowded.len() {
             let Some(endpoint) = self.crowded.pop_front() else { return };
@@ -163,7 +164,7 @@ impl Turns {
         self.count == 0
     }
 
-    /// All are given up, also those that have begun.
+    /// Gives up everything, including what has begun.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -180,7 +181,7 @@ mod tests {
     };
 
     /// Deliveries to an endpoint of an account, numbered.
-    fn send(token: Token, endpoint: &str, account: &str, places: u32) -> Send {
+    fn send(number: u64, endpoint: &str, account: &str, places: u32) -> NextAttempt {
         let body = format!(
             r#"{{"id":"evt_1","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_1","paymentStatus":"Created","captureMode":"Auto"}}}}"#
         );
@@ -188,18 +189,19 @@ mod tests {
         let (id, account) = (EndpointId::new(endpoint).unwrap(), account.parse().unwrap());
         let secret = SecretText::from_random([7; 32]);
         let facts = Endpoint::new(id.clone(), account, "https://receiver.example/".to_owned(), secret, 0);
-        let delivery = Delivery::new(format!("{token}-0").parse().unwrap(), id, &event, true, 0);
-        Send { token, trust: Trust::Proven, places, delivery: Arc::new(delivery), endpoint: Arc::new(facts) }
+        let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id, &event, true, 0);
+        let (token, trust) = (Token(number), Trust::Proven);
+        NextAttempt { token, trust, places, delivery: Arc::new(delivery), endpoint: Arc::new(facts) }
     }
 
-    fn begun(turns: &mut Turns) -> Vec<Token> {
-        std::iter::from_fn(|| turns.next(0)).map(|send| send.token).collect()
+    fn begun(turns: &mut Turns) -> Vec<u64> {
+        std::iter::from_fn(|| turns.next(0)).map(|send| send.token.0).collect()
     }
 
-    fn ended(turns: &mut Turns, endpoint: &str, is_delivered: bool) -> Vec<Token> {
+    fn ended(turns: &mut Turns, endpoint: &str, is_delivered: bool) -> Vec<u64> {
         let mut back = Vec::new();
         turns.ended(&EndpointId::new(endpoint).unwrap(), is_delivered, &mut back);
-        back
+        back.into_iter().map(|token| token.0).collect()
     }
 
     #[test]
@@ -207,7 +209,7 @@ mod tests {
         let mut turns = Turns::default();
         (0..1_000).for_each(|n| turns.push(send(n, &format!("ep_{n}"), "acc_wide", 10)));
         (1_000..1_003).for_each(|n| turns.push(send(n, "ep_other", "acc_other", 10)));
-        let first: Vec<Token> = std::iter::from_fn(|| turns.next(0)).take(6).map(|send| send.token).collect();
+        let first: Vec<u64> = std::iter::from_fn(|| turns.next(0)).take(6).map(|send| send.token.0).collect();
         assert_eq!(first, [0, 1_000, 1, 1_001, 2, 1_002]);
         assert_eq!((turns.len(), begun(&mut turns).len()), (997, 997));
     }
@@ -247,7 +249,7 @@ mod tests {
         turns.give_back(LONGEST_WAIT_MS - 1, &mut back);
         assert!(back.is_empty() && turns.are_crowded());
         turns.give_back(LONGEST_WAIT_MS, &mut back);
-        assert_eq!(back, [6, 7, 8]);
+        assert_eq!(back, [6, 7, 8].map(Token));
         assert!(!turns.are_crowded() && turns.ahead() == 0);
         (0..2).for_each(|_| drop(ended(&mut turns, "ep_1", true)));
         assert!(turns.out.is_empty(), "what has nothing out is forgotten");

@@ -1,40 +1,43 @@
 //! Chains and lanes from the inside: who leads, who follows, and who leaves memory for a record.
 //! Keeps the rule that an earlier delivery's record is always made first.
 
-use super::*;
+use super::{
+    Arc, Chain, ChainId, Core, CoreHappening, Delivery, EntryId, Gate, Item, Job, JobId, Known, LaneAt, Links, Op,
+    Ordering, Origin, Place,
+};
 
 impl Core {
-    /// What one lane may queue when all that have something queued shared alike.
+    /// How many one lane may queue if all lanes that have something queued share equally.
     pub(super) fn share(&self) -> usize {
-        (self.budgets.fresh.count / 2 / self.ready.len().max(1)).max(1)
+        (self.budgets.fresh.count / 2 / self.term.ready.len().max(1)).max(1)
     }
 
-    /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule it began with.
+    /// A switch of the order takes effect chain by chain: what is unfinished ends under the rule that it began with.
     pub(super) fn joins_intent(&self, delivery: &Delivery, at: LaneAt, known: Known) -> bool {
-        if known.ordered || self.chains.contains_key(&(at, Chain::Intent(delivery.intent.clone()))) {
+        if known.ordered || self.term.chains.contains_key(&(at, Chain::Intent(delivery.intent.clone()))) {
             return true;
         }
-        let alone =
-            known.single || (!self.singles.is_empty() && self.singles.contains_key(&(at, delivery.intent.clone())));
+        let alone = known.single
+            || (!self.term.singles.is_empty() && self.term.singles.contains_key(&(at, delivery.intent.clone())));
         let rule = self.lanes[at].endpoint().map(|endpoint| endpoint.ordering).unwrap_or_default();
         rule == Ordering::Intent && !alone
     }
 
     pub(super) fn insert(&mut self, delivery: Delivery, lane: LaneAt, chain: Chain, origin: Origin) -> JobId {
-        let id = self.next();
+        let id = JobId(self.next());
         self.count_single(lane, &chain);
         let (delivery, trust) = (Arc::new(delivery), self.counts_as(lane, origin));
-        self.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, trust, revision: 0 });
+        self.term.jobs.insert(id, Job { delivery, lane, chain, origin, flight: None, trust, revision: 0 });
         self.count_in(id);
         id
     }
 
-    /// Out of memory, and out of its chain's head.
+    /// Takes a job out of memory, and off the head of its chain.
     pub(super) fn remove(&mut self, id: JobId) -> Job {
         self.count_out(id);
-        let job = self.jobs.remove(&id).expect("a job ends once");
+        let job = self.term.jobs.remove(&id).expect("a job ends once");
         self.uncount_single(job.lane, &job.chain);
-        if let Some(links) = self.chains.get_mut(&(job.lane, job.chain.clone()))
+        if let Some(links) = self.term.chains.get_mut(&(job.lane, job.chain.clone()))
             && links.head == Some(id)
         {
             links.head = None;
@@ -44,23 +47,23 @@ impl Core {
 
     pub(super) fn count_single(&mut self, lane: LaneAt, chain: &Chain) {
         if let Chain::Single(intent, _) = chain {
-            *self.singles.entry((lane, intent.clone())).or_default() += 1;
+            *self.term.singles.entry((lane, intent.clone())).or_default() += 1;
         }
     }
 
     pub(super) fn uncount_single(&mut self, lane: LaneAt, chain: &Chain) {
         let Chain::Single(intent, _) = chain else { return };
         let key = (lane, intent.clone());
-        if let Some(count) = self.singles.get_mut(&key) {
+        if let Some(count) = self.term.singles.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                self.singles.remove(&key);
+                self.term.singles.remove(&key);
             }
         }
     }
 
-    /// Its id is taken, so it can have neither record nor letter, and must not pass for the one that has it. The quarantine
-    /// keeps it, whole, until an operator gives it an id of its own by putting it back.
+    /// Its id is taken, so it can have neither record nor letter, and must not be mistaken for the delivery that has them.
+    /// The quarantine keeps it, whole, until an operator gives it an id of its own by putting it back.
     pub(super) fn displace(&mut self, now: u64, delivery: Delivery) {
         let Delivery { id, event, body, traceparent, .. } = delivery;
         let error = format!(
@@ -69,17 +72,17 @@ impl Core {
             id.endpoint
         );
         let entry = id.entry;
-        self.notes.push(Note::Displaced { id, event });
+        self.happenings.push(CoreHappening::Displaced { id, event });
         let item = Item::Quarantine { entry, body, cut: false, error, traceparent, keep_bytes: None };
         self.push(now, Op::Item { item, chain: None });
         self.close_one(now, entry);
     }
 
-    /// A head without record: queued, or parked at once.
+    /// A head without a record: queued, or parked at once.
     pub(super) fn lead(&mut self, now: u64, job: JobId, chain_id: ChainId) {
         let at = chain_id.0;
-        self.chains.entry(chain_id).or_default().head = Some(job);
-        if let Some(carried) = self.carried_for(job) {
+        self.term.chains.entry(chain_id).or_default().head = Some(job);
+        if let Some(carried) = self.carried.take(&self.term.jobs[&job].delivery) {
             return self.resume(job, carried);
         }
         let (share, is_crowded_out) = (self.share(), self.is_crowded_out(at, Origin::Fresh));
@@ -89,22 +92,22 @@ impl Core {
             return self.park(now, job);
         }
         lane.queue.push_back(job);
-        self.touch(now, at);
+        self.schedule_lane(now, at);
     }
 
-    /// Looks a lane over after anything that may have opened its gate or filled it.
-    pub(super) fn touch(&mut self, now: u64, at: LaneAt) {
+    /// Looks at a lane again after anything that may have opened its gate or filled it.
+    pub(super) fn schedule_lane(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
         let gate = lane.gate(now);
-        // Who ends its attempts quickly now needs no seat.
+        // A lane that now ends its attempts quickly needs no seat.
         lane.is_waiting &= lane.trust.class().is_some();
         if !lane.queue.is_empty() && gate == Gate::Open && !lane.is_ready && !lane.is_waiting {
             lane.is_ready = true;
-            self.ready.push_back(at);
+            self.term.ready.push_back(at);
         }
         if lane.appetite(now) > 0 && !lane.is_hungry && !lane.is_waiting {
             lane.is_hungry = true;
-            self.hungry.push_back(at);
+            self.term.hungry.push_back(at);
         }
         let opens = match gate {
             Gate::Later(opens) if !lane.queue.is_empty() || lane.parked > 0 => Some(opens),
@@ -115,12 +118,12 @@ impl Core {
             && lane.alarm_at.is_none_or(|alarm| wakes < alarm)
         {
             lane.alarm_at = Some(wakes);
-            self.alarms.push(std::cmp::Reverse((wakes, at)));
+            self.term.alarms.push(std::cmp::Reverse((wakes, at)));
         }
     }
 
-    /// After a change that may have shut a lane for long: nothing waits in memory for what will not come soon.
-    pub(super) fn react(&mut self, now: u64, at: LaneAt) {
+    /// After a change that may have shut a lane for long: nothing that will not go soon waits in memory.
+    pub(super) fn gate_changed(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
         if lane.should_park(now, usize::MAX) && !matches!(lane.gate(now), Gate::Open | Gate::Busy) {
             for job in std::mem::take(&mut lane.queue) {
@@ -128,26 +131,26 @@ impl Core {
             }
         }
         self.comes_to_its_end(at);
-        self.touch(now, at);
+        self.schedule_lane(now, at);
     }
 
-    /// A lane that takes nothing any more has its turn as long as it has unfinished deliveries.
+    /// A lane that takes nothing any more gets turns as long as it has unfinished deliveries.
     pub(super) fn comes_to_its_end(&mut self, at: LaneAt) {
         let lane = &self.lanes[at];
-        if lane.ended().is_some() && lane.unfinished > 0 && !self.ending.contains(&at) {
-            self.ending.push_back(at);
+        if lane.ended().is_some() && lane.unfinished > 0 && !self.term.ending.contains(&at) {
+            self.term.ending.push_back(at);
         }
     }
 
     pub(super) fn unqueue(&mut self, job: JobId) {
-        let at = self.jobs[&job].lane;
+        let at = self.term.jobs[&job].lane;
         self.lanes[at].queue.retain(|queued| *queued != job);
     }
 
     /// A head leaves memory for the backlog, and what waits behind it is held.
     pub(super) fn park(&mut self, now: u64, job: JobId) {
         let chain_id = self.chain_id(job);
-        match self.jobs[&job].origin {
+        match self.term.jobs[&job].origin {
             Origin::Fresh => self.keep(now, job, Place::Backlog),
             Origin::Claimed => {
                 let done = self.remove(job);
@@ -167,7 +170,7 @@ impl Core {
     pub(super) fn keep(&mut self, now: u64, job: JobId, place: Place) {
         let chain_id = self.chain_id(job);
         let done = self.remove(job);
-        let links = self.chains.entry(chain_id.clone()).or_default();
+        let links = self.term.chains.entry(chain_id.clone()).or_default();
         links.tail_in_redis = true;
         let record = done.delivery.to_record();
         let item = Item::Keep { id: done.delivery.id.clone(), chain: done.chain, place, record };
@@ -176,7 +179,7 @@ impl Core {
     }
 
     pub(super) fn hold_followers(&mut self, now: u64, chain_id: &ChainId) {
-        let Some(links) = self.chains.get_mut(chain_id) else { return };
+        let Some(links) = self.term.chains.get_mut(chain_id) else { return };
         for job in std::mem::take(&mut links.followers) {
             self.keep(now, job, Place::Held);
         }
@@ -184,7 +187,7 @@ impl Core {
 
     /// Everything of a chain that is in memory gets its record; only an attempt in flight stays.
     pub(super) fn spill(&mut self, now: u64, chain_id: &ChainId) {
-        if let Some(head) = self.chains.get(chain_id).and_then(|links| links.head) {
+        if let Some(head) = self.term.chains.get(chain_id).and_then(|links| links.head) {
             self.give_head_record(now, head);
         }
         self.hold_followers(now, chain_id);
@@ -192,12 +195,12 @@ impl Core {
 
     /// A delivery has been in memory for long.
     pub(super) fn give_record(&mut self, now: u64, job: JobId) {
-        let Some(found) = self.jobs.get(&job) else { return };
+        let Some(found) = self.term.jobs.get(&job) else { return };
         if found.origin != Origin::Fresh {
             return;
         }
         let chain_id = self.chain_id(job);
-        let is_head = self.chains.get(&chain_id).is_some_and(|links| links.head == Some(job));
+        let is_head = self.term.chains.get(&chain_id).is_some_and(|links| links.head == Some(job));
         match is_head {
             true => self.give_head_record(now, job),
             false => self.spill(now, &chain_id),
@@ -205,7 +208,7 @@ impl Core {
     }
 
     pub(super) fn give_head_record(&mut self, now: u64, job: JobId) {
-        let found = self.jobs.get_mut(&job).expect("a head is there");
+        let found = self.term.jobs.get_mut(&job).expect("a head is there");
         if found.origin != Origin::Fresh {
             return;
         }
@@ -215,7 +218,7 @@ impl Core {
         }
         let delivery = found.delivery.clone();
         self.count_out(job);
-        self.jobs.entry(job).and_modify(|found| found.origin = Origin::Claimed);
+        self.term.jobs.entry(job).and_modify(|found| found.origin = Origin::Claimed);
         self.count_in(job);
         let chain_id = self.chain_id(job);
         let record = delivery.to_record();
@@ -225,41 +228,41 @@ impl Core {
         self.close_one(now, delivery.id.entry);
     }
 
-    /// The head has gone, and if it died its letter is durable: the first that waits in memory takes its place. What is
+    /// The head has gone, and if it died its letter is durable: the first one that waits in memory takes its place. What is
     /// held in Redis is released there.
     pub(super) fn promote(&mut self, now: u64, chain_id: ChainId) {
         let at = chain_id.0;
-        let Some(links) = self.chains.get_mut(&chain_id) else { return };
+        let Some(links) = self.term.chains.get_mut(&chain_id) else { return };
         if links.is_busy() {
             return;
         }
         if let Some(job) = links.followers.pop_front() {
             self.lead(now, job, chain_id);
         } else if links.is_idle() {
-            self.chains.remove(&chain_id);
+            self.term.chains.remove(&chain_id);
         }
-        self.touch(now, at);
+        self.schedule_lane(now, at);
     }
 
     pub(super) fn tidy(&mut self, chain_id: &ChainId) {
-        if self.chains.get(chain_id).is_some_and(Links::is_idle) {
-            self.chains.remove(chain_id);
+        if self.term.chains.get(chain_id).is_some_and(Links::is_idle) {
+            self.term.chains.remove(chain_id);
         }
     }
 
-    /// One delivery of an entry is finished or recorded; with the last the entry is acknowledged.
+    /// One delivery of an entry is finished or recorded; with the last one the entry is acknowledged.
     pub(super) fn close_one(&mut self, now: u64, entry: EntryId) {
-        let Some(open) = self.entries.get_mut(&entry) else { return };
+        let Some(open) = self.term.entries.get_mut(&entry) else { return };
         *open = open.saturating_sub(1);
         match *open {
-            0 if self.aside.contains(&entry) => {}
+            0 if self.term.aside.contains(&entry) => {}
             0 => self.push(now, Op::Ack(entry)),
-            _ => drop(self.begun.insert(entry)),
+            _ => drop(self.term.begun.insert(entry)),
         }
     }
 
     pub(super) fn chain_id(&self, job: JobId) -> ChainId {
-        let job = &self.jobs[&job];
+        let job = &self.term.jobs[&job];
         (job.lane, job.chain.clone())
     }
 }

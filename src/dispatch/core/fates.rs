@@ -1,30 +1,35 @@
 //! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
 
-use super::*;
+use super::{
+    Arc, AttemptResult, Attempted, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, Fate, Item,
+    JobId, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest,
+};
 
 impl Core {
     /// An attempt's result becomes a fate.
     pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
-        let event = self.fingerprint(&self.jobs[&job].delivery);
-        let age = self.age(&self.jobs[&job].delivery, redis_ms);
-        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        let of = self.carried.id_of(&self.term.jobs[&job].delivery);
+        let age = self.age(&self.term.jobs[&job].delivery, redis_ms);
+        let found = self.term.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let lane = &mut self.lanes[found.lane];
-        let attempt = found.delivery.next_attempt();
         let outcome = attempted.report.outcome.clone();
         let fate = lane.policy.decide(found.delivery.attempts.saturating_add(1), &outcome, age, chance);
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
         let is_recorded = found.origin != Origin::Fresh;
-        let id = found.delivery.id.clone();
-        let verdict = Verdict { id, attempt, attempted: attempted.clone(), revision, event, is_recorded };
+        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision
         {
             let endpoint = endpoint.id.clone();
             lane.gone_at = Some(revision);
-            self.wishes.push(Wish::Disable { endpoint, revision, why: "the receiver answered 410 Gone".to_owned() });
+            self.errands.push(CoreErrand::Disable {
+                endpoint,
+                revision,
+                why: "the receiver answered 410 Gone".to_owned(),
+            });
         }
         if fate != Fate::Delivered {
             Arc::make_mut(&mut found.delivery).remember(attempted.report.clone());
@@ -34,8 +39,8 @@ impl Core {
             Fate::RetryAfter(pause) => self.retry(now, job, pause.as_millis() as u64, &outcome),
             Fate::Dead(reason) => self.bury(now, redis_ms, job, reason, String::new(), attempted.request.clone()),
         }
-        // After its item: a batch that holds the line holds the item too, or held it before.
-        self.push(now, Op::Log { line, verdict });
+        // After its item: a batch that holds the line also holds the item, or an earlier one did.
+        self.push(now, Op::Log { line, result });
     }
 
     pub(super) fn deliver(&mut self, now: u64, job: JobId) {
@@ -55,16 +60,16 @@ impl Core {
     pub(super) fn retry(&mut self, now: u64, job: JobId, pause_ms: u64, outcome: &Outcome) {
         self.tally.retried += 1;
         let chain_id = self.chain_id(job);
-        let delivery = self.jobs[&job].delivery.clone();
-        self.notes.push(Note::Failed {
+        let delivery = self.term.jobs[&job].delivery.clone();
+        self.happenings.push(CoreHappening::Failed {
             id: delivery.id.clone(),
-            chain: delivery.intent.clone(),
+            intent: delivery.intent.clone(),
             attempt: delivery.next_attempt() - 1,
             outcome: outcome.clone(),
             retry_in_ms: pause_ms,
         });
         let place = Place::DueIn(pause_ms);
-        match self.jobs[&job].origin {
+        match self.term.jobs[&job].origin {
             Origin::Fresh => self.keep(now, job, place),
             Origin::Claimed | Origin::Backlog => {
                 let done = self.remove(job);
@@ -73,7 +78,7 @@ impl Core {
                 self.push_for(now, chain_id.clone(), item);
             }
         }
-        if let Some(links) = self.chains.get_mut(&chain_id) {
+        if let Some(links) = self.term.chains.get_mut(&chain_id) {
             links.tail_in_redis = true;
         }
         self.hold_followers(now, &chain_id);
@@ -104,7 +109,7 @@ impl Core {
         self.tally.dead += 1;
         let attempts = letter.delivery.attempts_in_all();
         let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
-        self.notes.push(Note::Dead { id, intent, reason: letter.reason, attempts });
+        self.happenings.push(CoreHappening::Dead { id, intent, reason: letter.reason, attempts });
     }
 }
 

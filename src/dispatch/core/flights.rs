@@ -1,14 +1,17 @@
 //! Attempts in flight: which starts next, which of them have become slow, and whose turn it is among those that wait for a
-//! seat. A quick flight is to a receiver that last ended one quickly, and younger than a second; every other one is slow and
-//! has a seat.
+//! seat. A flight is quick if its receiver ended its last one quickly and it is itself younger than a second; every other
+//! flight is slow and has a seat.
 
-use super::*;
+use super::{
+    Arc, CROWDED_MS, Core, CoreHappening, Endpoint, Gate, JobId, LOCAL_FAILURES_EVERY_MS, LOCAL_PAUSE_MS,
+    LOOK_EVERY_MS, LaneAt, LocalCause, NextAttempt, Seat, Token, Trust,
+};
 
 impl Core {
-    /// The next attempt to start, endpoint after endpoint in turn.
-    pub fn next_send(&mut self, now: u64) -> Option<Send> {
+    /// The next attempt to start; endpoints take turns.
+    pub fn next_attempt(&mut self, now: u64) -> Option<NextAttempt> {
         loop {
-            let Some(at) = self.ready.pop_front() else {
+            let Some(at) = self.term.ready.pop_front() else {
                 if self.gives_turn(now) {
                     continue;
                 }
@@ -17,11 +20,11 @@ impl Core {
             let lane = &mut self.lanes[at];
             lane.is_ready = false;
             if lane.gate(now) != Gate::Open {
-                self.touch(now, at);
+                self.schedule_lane(now, at);
                 continue;
             }
             let (Some(job), Some(facts)) = (lane.queue.front().copied(), lane.endpoint().cloned()) else { continue };
-            let bytes = self.jobs[&job].delivery.body.len();
+            let bytes = self.term.jobs[&job].delivery.body.len();
             let seat = match (lane.trust.class(), &lane.holder) {
                 (Some(class), Some(holder)) => match self.shares.take(holder, class, bytes) {
                     Some(seat) => Some(seat),
@@ -36,11 +39,11 @@ impl Core {
         }
     }
 
-    fn start(&mut self, now: u64, at: LaneAt, id: JobId, facts: Arc<Endpoint>, seat: Option<Seat>) -> Send {
-        let token = self.next();
+    fn start(&mut self, now: u64, at: LaneAt, id: JobId, facts: Arc<Endpoint>, seat: Option<Seat>) -> NextAttempt {
+        let token = Token(self.next());
         let lane = &mut self.lanes[at];
         lane.queue.pop_front();
-        lane.started(now, token);
+        lane.started(now, token.0);
         let (trust, places) = (lane.trust, lane.most());
         self.count_out(id);
         if trust == Trust::New {
@@ -49,14 +52,14 @@ impl Core {
         if let Some(seat) = seat {
             self.sits(at, token, seat);
         }
-        self.flights.insert(token, id);
+        self.term.flights.insert(token, id);
         self.young.push_back((now + self.budgets.slow_after_ms, token));
-        let job = self.jobs.get_mut(&id).expect("a queued job is there");
+        let job = self.term.jobs.get_mut(&id).expect("a queued job is there");
         (job.flight, job.revision) = (Some(token), facts.revision);
         let delivery = job.delivery.clone();
         self.count_in(id);
-        self.touch(now, at);
-        Send { token, trust, places, delivery, endpoint: facts }
+        self.schedule_lane(now, at);
+        NextAttempt { token, trust, places, delivery, endpoint: facts }
     }
 
     /// Time has passed: what is old gets its record, flights become slow, and lanes whose time has come are looked at.
@@ -73,28 +76,28 @@ impl Core {
             self.unanswered.pop_front();
             self.leaves_place(token);
         }
-        while let Some((at, job)) = self.ageing.front().copied()
+        while let Some((at, job)) = self.term.ageing.front().copied()
             && at <= now
         {
-            self.ageing.pop_front();
+            self.term.ageing.pop_front();
             self.give_record(now, job);
         }
-        while let Some((at, job)) = self.again.first().copied()
+        while let Some((at, job)) = self.term.again.first().copied()
             && at <= now
         {
-            self.again.pop_first();
+            self.term.again.pop_first();
             self.queues_again(now, job);
         }
         self.tell_of_ours(now);
         self.let_lanes_leave(now);
-        while let Some(std::cmp::Reverse((alarm_at, at))) = self.alarms.peek().copied()
+        while let Some(std::cmp::Reverse((alarm_at, at))) = self.term.alarms.peek().copied()
             && alarm_at <= now
         {
-            self.alarms.pop();
+            self.term.alarms.pop();
             let lane = &mut self.lanes[at];
             if lane.alarm_at == Some(alarm_at) {
                 lane.alarm_at = None;
-                self.touch(now, at);
+                self.schedule_lane(now, at);
             }
         }
         if self.shares.has_waiters() && now >= self.waiters_at {
@@ -104,12 +107,12 @@ impl Core {
     }
 
     pub fn next_alarm(&self) -> Option<u64> {
-        let alarm = self.alarms.peek().map(|std::cmp::Reverse((at, _))| *at);
-        let ageing = self.ageing.front().map(|(at, _)| *at);
+        let alarm = self.term.alarms.peek().map(|std::cmp::Reverse((at, _))| *at);
+        let ageing = self.term.ageing.front().map(|(at, _)| *at);
         let young = self.young.front().map(|(at, _)| *at);
         let unanswered = self.unanswered.front().map(|(at, _)| *at);
         let waiters = self.shares.has_waiters().then_some(self.waiters_at);
-        let again = self.again.first().map(|(at, _)| *at);
+        let again = self.term.again.first().map(|(at, _)| *at);
         [alarm, ageing, young, unanswered, waiters, again].into_iter().flatten().min()
     }
 
@@ -122,13 +125,13 @@ impl Core {
 
     /// Its receiver keeps us waiting, whatever it answers in the end.
     fn becomes_slow(&mut self, now: u64, token: Token) {
-        let Some(id) = self.flights.get(&token).copied() else {
-            // Of an earlier term, or it has ended.
+        let Some(id) = self.term.flights.get(&token).copied() else {
+            // It belongs to an earlier term, or has ended.
             self.leaves_place(token);
             return;
         };
         self.count_out(id);
-        let job = &self.jobs[&id];
+        let job = &self.term.jobs[&id];
         let at = job.lane;
         let lane = &mut self.lanes[at];
         let was = std::mem::replace(&mut lane.trust, Trust::Doubted);
@@ -147,61 +150,58 @@ impl Core {
         }
     }
 
-    /// It failed here and not at its receiver: no attempt was made. It stays the head of its chain and goes again soon.
+    /// It failed here and not at its receiver, so no attempt was made. It stays the head of its chain and goes again soon.
     pub(super) fn goes_again(&mut self, now: u64, token: Token, job: JobId, cause: LocalCause, chance: f64) {
         let pause = LOCAL_PAUSE_MS + (chance * LOCAL_PAUSE_MS as f64) as u64;
-        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        let found = self.term.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let at = found.lane;
-        self.again.insert((now + pause, job));
+        self.term.again.insert((now + pause, job));
         match self.ours.iter_mut().find(|(of, _)| *of == cause) {
             Some((_, count)) => *count += 1,
             None => self.ours.push((cause, 1)),
         }
         self.tell_of_ours(now);
-        self.lanes[at].forget_attempt(token);
-        self.touch(now, at);
+        self.lanes[at].forget_attempt(token.0);
+        self.schedule_lane(now, at);
     }
 
     fn queues_again(&mut self, now: u64, job: JobId) {
-        let Some(at) = self.jobs.get(&job).map(|found| found.lane) else { return };
+        let Some(at) = self.term.jobs.get(&job).map(|found| found.lane) else { return };
         // It was in flight, so it goes before what is merely next.
         self.lanes[at].queue.push_front(job);
-        self.react(now, at);
+        self.gate_changed(now, at);
     }
 
     fn tell_of_ours(&mut self, now: u64) {
-        if self.ours.is_empty() || self.ours_noted_at.is_some_and(|at| now < at + LOCAL_NOTE_MS) {
+        if self.ours.is_empty() || self.ours_noted_at.is_some_and(|at| now < at + LOCAL_FAILURES_EVERY_MS) {
             return;
         }
         self.ours_noted_at = Some(now);
-        self.notes.extend(self.ours.drain(..).map(|(cause, count)| Note::OursFailed { cause, count }));
+        self.happenings.extend(self.ours.drain(..).map(|(cause, count)| CoreHappening::OursFailed { cause, count }));
     }
 
-    /// It was started and never begun: a place that it was to have did not come free in time. It goes before what is merely
-    /// next, as if it had never been started.
+    /// It was started and never begun: the place that it was to have did not come free in time. It goes before what is
+    /// merely next, as if it had never been started.
     pub fn not_begun(&mut self, now: u64, token: Token) {
-        let Some(job) = self.flights.remove(&token) else { return self.was_never_made(now, token) };
+        let Some(job) = self.term.flights.remove(&token) else { return self.was_never_made(now, token) };
         self.count_out(job);
         self.leaves_seat(token);
-        let found = self.jobs.get_mut(&job).expect("an attempt has a job");
+        let found = self.term.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let at = found.lane;
         self.count_in(job);
-        self.lanes[at].forget_attempt(token);
+        self.lanes[at].forget_attempt(token.0);
         self.queues_again(now, job);
     }
 
-    /// An attempt of an earlier term, of which nothing came.
+    /// An attempt of an earlier term that came to nothing.
     fn was_never_made(&mut self, now: u64, token: Token) {
         self.leaves_seat(token);
-        let is_it = |carried: &Carried| matches!(carried, Carried::Flying(flying, _) if *flying == token);
-        let orphan = self.carried.iter().find(|(_, carried)| is_it(carried));
-        let Some(id) = orphan.map(|(id, _)| id.clone()) else { return };
-        self.carried.remove(&id);
-        if let Some(at) = self.lanes.at(&id.0.endpoint) {
-            self.lanes[at].forget_attempt(token);
-            self.touch(now, at);
+        let Some((id, _)) = self.carried.take_flight(token) else { return };
+        if let Some(at) = self.lanes.at(&id.delivery.endpoint) {
+            self.lanes[at].forget_attempt(token.0);
+            self.schedule_lane(now, at);
         }
     }
 
@@ -210,7 +210,7 @@ impl Core {
         self.seats.insert(token, seat);
     }
 
-    /// The attempt is over, or not waited for any more.
+    /// The attempt is over, or nobody waits for it any more.
     pub(super) fn leaves_seat(&mut self, token: Token) {
         if let Some(seat) = self.seats.remove(&token) {
             self.shares.leave(&seat);
@@ -218,7 +218,7 @@ impl Core {
         }
     }
 
-    /// A lane without a seat waits for its turn; one that needs none waits for room.
+    /// A lane that needs a seat waits for its turn; one that needs none waits for room.
     pub(super) fn waits(&mut self, now: u64, at: LaneAt) {
         let lane = &mut self.lanes[at];
         match (lane.trust.class(), &lane.holder) {
@@ -229,7 +229,7 @@ impl Core {
             }
             (None, _) | (_, None) => {
                 lane.look_again_at = now + CROWDED_MS;
-                self.touch(now, at);
+                self.schedule_lane(now, at);
             }
         }
     }
@@ -239,7 +239,7 @@ impl Core {
         let Some(turn) = self.shares.next_turn() else { return false };
         let at = turn.lane;
         let waited = std::mem::take(&mut self.lanes[at].is_waiting);
-        self.touch(now, at);
+        self.schedule_lane(now, at);
         let lane = &self.lanes[at];
         if !waited || !(lane.is_ready || lane.is_hungry) {
             self.shares.pass_on(turn);

@@ -1,11 +1,11 @@
-//! The lanes of one partition, each in a place of its own that everything else names it by. The lane of a deleted endpoint
-//! leaves once nothing names its place any more; the next new one has it. Never decides who may leave.
+//! The lanes of one partition, each in a place of its own by which everything else names it. The lane of a deleted endpoint
+//! leaves once nothing names its place any more; the next new lane gets that place. Never decides who may leave.
 
 use std::ops::{Index, IndexMut};
 
-use super::*;
+use super::{Core, DeadReason, EndpointId, HashMap, HashSet, Lane, Op};
 
-/// Where an endpoint's lane stands among the lanes, for as long as anything names it.
+/// Where an endpoint's lane is among the lanes, for as long as anything names it.
 pub type LaneAt = usize;
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl IndexMut<LaneAt> for Lanes {
     }
 }
 
-/// How often it is looked whether the lanes of deleted endpoints can go. A look costs some nanoseconds for everything that is
+/// How often to check whether the lanes of deleted endpoints can go. A check costs some nanoseconds for everything that is
 /// in memory.
 const LEAVE_EVERY_MS: u64 = 5_000;
 
@@ -104,16 +104,16 @@ impl Core {
 
     /// Every place that something here names.
     fn named_places(&self) -> HashSet<LaneAt> {
-        let chains = self.chains.keys().chain(&self.blocked).map(|(at, _)| *at);
-        let ops = self.outbox.iter().chain(&self.sent).filter_map(|op| match op {
+        let chains = self.term.chains.keys().chain(&self.term.blocked).map(|(at, _)| *at);
+        let ops = self.term.outbox.all().filter_map(|op| match op {
             Op::Item { chain, .. } => chain.as_ref().map(|(at, _)| *at),
             Op::Ack(_) | Op::Log { .. } => None,
         });
-        let singles = self.singles.keys().map(|(at, _)| *at);
-        let jobs = self.jobs.values().map(|job| job.lane);
-        let lists = self.ready.iter().chain(&self.hungry).chain(&self.ending).copied();
-        let alarms = self.alarms.iter().map(|std::cmp::Reverse((_, at))| *at);
+        let singles = self.term.singles.keys().map(|(at, _)| *at);
+        let jobs = self.term.jobs.values().map(|job| job.lane);
+        let lists = self.term.ready.iter().chain(&self.term.hungry).chain(&self.term.ending).copied();
+        let alarms = self.term.alarms.iter().map(|std::cmp::Reverse((_, at))| *at);
         let places = chains.chain(ops).chain(singles).chain(jobs).chain(lists).chain(alarms);
-        places.chain(self.shares.lanes()).chain(self.refusals.keys().copied()).collect()
+        places.chain(self.shares.lanes()).chain(self.term.refusals.keys().copied()).collect()
     }
 }

@@ -1,12 +1,12 @@
 //! What the records of each endpoint and of each account take in Redis, and which endpoint is to be paused for it: one that
-//! is over its quota, or has the most of an account that is, and grows while its receiver takes nothing. Its deliveries go
-//! on being parked; nothing is dropped. Nobody is paused for a backlog that he drains.
+//! is over its quota, or has the most in an account that is over its own, and that grows while its receiver takes nothing.
+//! Its deliveries are still parked; nothing is dropped. An endpoint is never paused for a backlog that it drains.
 //!
-//! A pause comes once for each tenth that is added: whoever resumed the endpoint knew what it had then.
+//! There is one pause for each tenth that is added: whoever resumed the endpoint knew what it had then.
 
-use super::*;
+use super::{AccountId, Core, CoreErrand, CoreHappening, Endpoint, HashMap, HashSet, LaneAt, Quota, Quotas, bytes};
 
-/// An account that is over its quota is looked at so often: it may have thousands of endpoints.
+/// How often an account that is over its quota is looked at: it may have thousands of endpoints.
 const LOOK_AT_ACCOUNT_EVERY_MS: u64 = 1_000;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Weights {
 struct Weight {
     bytes: u64,
     lanes: HashSet<LaneAt>,
-    /// With less than this no further endpoint of it is paused.
+    /// Below this no further endpoint of it is paused.
     tolerated: u64,
     look_at: u64,
 }
@@ -27,7 +27,7 @@ struct Weight {
 struct Excess {
     at: LaneAt,
     quota: Quota,
-    /// What it has, or all of its account, and what is allowed.
+    /// What the endpoint has, or all of its account, and what is allowed.
     bytes: u64,
     allowed: u64,
 }
@@ -37,7 +37,7 @@ impl Core {
         self.quotas = quotas;
     }
 
-    /// What all records take in Redis, about, and how many endpoints are over their quota.
+    /// Roughly what all records take in Redis, and how many endpoints are over their quota.
     pub fn record_bytes(&self) -> (u64, usize) {
         let weights = || self.lanes.iter().map(|(_, lane)| lane.weight());
         let over = self.quotas.endpoint.map_or(0, |allowed| weights().filter(|bytes| *bytes >= allowed).count());
@@ -49,7 +49,7 @@ impl Core {
         let lane = &mut self.lanes[at];
         let now = lane.holder.clone().map(|holder| (holder, lane.weight())).filter(|(_, bytes)| *bytes > 0);
         let before = std::mem::replace(&mut lane.weighed, now.clone());
-        let accounts = &mut self.weights.accounts;
+        let accounts = &mut self.term.weights.accounts;
         if let Some((holder, bytes)) = before
             && let Some(weight) = accounts.get_mut(&holder.account)
         {
@@ -66,7 +66,7 @@ impl Core {
         }
     }
 
-    /// What a lane has was counted anew: asks for a pause where it is too much.
+    /// What a lane has was counted again: asks for a pause if it is too much.
     pub(super) fn keep_quotas(&mut self, now: u64, at: LaneAt) {
         let Some(excess) = self.own_excess(now, at).or_else(|| self.excess_of_account(now, at)) else { return };
         let lane = &mut self.lanes[excess.at];
@@ -74,8 +74,12 @@ impl Core {
         lane.pause_asked_at = Some(endpoint.revision);
         let why = why(&excess, &endpoint, lane.weight());
         let (endpoint, revision) = (endpoint.id.clone(), endpoint.revision);
-        self.notes.push(Note::OverQuota { endpoint: endpoint.clone(), quota: excess.quota, bytes: excess.bytes });
-        self.wishes.push(Wish::Pause { endpoint, revision, why });
+        self.happenings.push(CoreHappening::OverQuota {
+            endpoint: endpoint.clone(),
+            quota: excess.quota,
+            bytes: excess.bytes,
+        });
+        self.errands.push(CoreErrand::Pause { endpoint, revision, why });
     }
 
     fn own_excess(&self, now: u64, at: LaneAt) -> Option<Excess> {
@@ -85,11 +89,11 @@ impl Core {
         is_over.then_some(Excess { at, quota: Quota::Endpoint, bytes, allowed })
     }
 
-    /// The heaviest endpoint of an account that is over its quota, of those whose receivers take nothing.
+    /// If the account is over its quota, the heaviest of its endpoints whose receivers take nothing.
     fn excess_of_account(&mut self, now: u64, at: LaneAt) -> Option<Excess> {
         let allowed = self.quotas.account?;
         let account = &self.lanes[at].holder.as_ref()?.account;
-        let weight = self.weights.accounts.get_mut(account)?;
+        let weight = self.term.weights.accounts.get_mut(account)?;
         if weight.bytes < allowed.max(weight.tolerated) || now < weight.look_at {
             return None;
         }
@@ -102,7 +106,7 @@ impl Core {
     }
 }
 
-/// For whoever finds the endpoint paused: what was too much, and what to do.
+/// For people who find the endpoint paused: what was too much, and what to do.
 fn why(excess: &Excess, endpoint: &Endpoint, own: u64) -> String {
     let Excess { quota, bytes: has, allowed, .. } = excess;
     let (id, account, quota) = (&endpoint.id, &endpoint.account, quota.name());

@@ -1,20 +1,26 @@
 //! Which call comes next. Each kind has its turn, so that none starves another.
 
-use super::*;
+use super::{
+    ACQUIRE_EVERY_MS, ALONE_AFTER_MS, BacklogFor, CLAIM_MAX, Call, Directory, ENDING_MAX, ENDING_MAX_ALONE,
+    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS, MAX_BATCH,
+    NO_AGE_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
+    READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
+    StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
+};
 
-/// Calls that somebody waits for, before each other kind of call has its turn.
+/// How many calls that somebody waits for go before the other kinds of calls have their turn.
 const MAX_URGENT: usize = 4;
 
-/// A worker that stops gives records to what was begun for so long: thousands of them, and a part of what stopping may take
-/// beyond its grace.
+/// For how long a stopping worker gives records to what was begun: enough for thousands of them, and only a part of what
+/// stopping may take beyond its grace.
 const RECORDING_MS: u64 = 3_000;
 
-/// What a due time may be off by without a step of the clock.
+/// How far off a due time may be without a step of the clock.
 const CLOCKS_MS: u64 = 60_000;
 
 impl<D: Directory> Partition<D> {
     pub(super) fn choose(&mut self, now: u64) -> Option<(Call, Outstanding)> {
-        let term = self.term.clone();
+        let term = self.lease.term().cloned();
         match (self.phase, term) {
             (Phase::Stopped, _) => None,
             (Phase::Waiting { .. }, _) if self.is_stopping => {
@@ -33,9 +39,9 @@ impl<D: Directory> Partition<D> {
                 self.core.tick(now);
                 let chosen = self.choose_running(now, term);
                 if let Some((call, _)) = &chosen {
-                    self.was_read = matches!(call, Call::Read { .. });
-                    if !self.was_read {
-                        self.was_settle = matches!(call, Call::Settle { .. });
+                    self.term.was_read = matches!(call, Call::Read { .. });
+                    if !self.term.was_read {
+                        self.term.was_settle = matches!(call, Call::Settle { .. });
                     }
                 }
                 chosen
@@ -50,11 +56,7 @@ impl<D: Directory> Partition<D> {
             return None;
         }
         let term = Term::new(self.rng.random(), &self.settings.owner);
-        let previous = self.own_values.iter().cloned().collect();
-        if self.own_values.len() == MAX_OWN_VALUES {
-            self.own_values.pop_front();
-        }
-        self.own_values.push_back(term.clone());
+        let previous = self.lease.ask(term.clone());
         Some((Call::Acquire { term, previous, ttl_ms: self.settings.lease_ms }, Outstanding::Acquire { sent: now }))
     }
 
@@ -64,16 +66,16 @@ impl<D: Directory> Partition<D> {
             return self.choose_stopping(now, term);
         }
         let relieved = self.core.take_relieved();
-        self.deferral.relieve(relieved);
-        self.deferral.look(now);
-        if self.urgent < MAX_URGENT {
-            self.urgent += 1;
+        self.term.deferral.relieve(relieved);
+        self.term.deferral.look(now);
+        if self.term.urgent < MAX_URGENT {
+            self.term.urgent += 1;
             return self.choose_urgent(now, &term).or_else(|| {
-                self.urgent = 0;
+                self.term.urgent = 0;
                 self.choose_in_turn(now, &term)
             });
         }
-        self.urgent = 0;
+        self.term.urgent = 0;
         let chosen = self.choose_in_turn(now, &term);
         match self.phase {
             Phase::Running => chosen.or_else(|| self.choose_urgent(now, &term)),
@@ -83,21 +85,21 @@ impl<D: Directory> Partition<D> {
 
     fn choose_urgent(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         // A slice at a time: what needs no question is admitted without a call.
-        let was_staged = self.staged.is_some();
+        let was_staged = self.term.staged.is_some();
         if let Some(asking) = self.ask(now, term) {
             return Some(asking);
         }
-        // Who keeps up with what comes has little to read, and it goes out at once: it waits for one other call at most. So
-        // does what stands behind a page that was only passed by.
-        if (self.keeps_up || self.reads_past)
-            && !self.was_read
+        // A worker that keeps up has little to read, and what it reads goes out at once: so a read waits for one other call
+        // at most. The same goes for what is behind a page that was only passed by.
+        if (self.term.keeps_up || self.term.reads_past)
+            && !self.term.was_read
             && self.wants_new(now)
             && let Some(read) = self.read(now, term)
         {
             return Some(read);
         }
-        // What waits to be settled keeps other calls from being made, so it may not have to wait for all of them.
-        if !self.was_settle
+        // What waits to be settled keeps other calls from being made, so it must not have to wait for all of them.
+        if !self.term.was_settle
             && self.core.outbox_exceeds(MAX_BATCH)
             && let Some(settle) = self.settle(now, term, 0)
         {
@@ -114,7 +116,7 @@ impl<D: Directory> Partition<D> {
     fn choose_in_turn(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         const TURNS: usize = 7;
         for step in 0..TURNS {
-            let turn = (self.turn + step) % TURNS;
+            let turn = (self.term.turn + step) % TURNS;
             let chosen = match turn {
                 0 => self.settle(now, term, SETTLE_DELAY_MS),
                 1 => self.claim(now, term),
@@ -125,7 +127,7 @@ impl<D: Directory> Partition<D> {
                 _ => self.housekeeping(now, term),
             };
             if chosen.is_some() {
-                self.turn = turn + 1;
+                self.term.turn = turn + 1;
                 return chosen;
             }
             if self.phase != Phase::Running {
@@ -137,17 +139,17 @@ impl<D: Directory> Partition<D> {
 
     fn take_up_deferred(&mut self, now: u64) {
         // What is admitted in parts and what is to be read take turns.
-        let is_turn_of_read = self.was_in_parts && self.may_read() && self.wants_to_read(now);
-        if self.staged.is_none()
+        let is_turn_of_read = self.term.was_in_parts && self.may_read() && self.wants_to_read(now);
+        if self.term.staged.is_none()
             && !self.is_held_up
             && self.core.has_room()
             && !is_turn_of_read
-            && let Some((account, mut page)) = self.deferral.next_here()
+            && let Some((account, mut page)) = self.term.deferral.next_here()
         {
             // As when it is read again: another registry may have been accepted meanwhile.
             self.find_endpoints(&mut page);
-            self.was_in_parts = page.front().is_some_and(|arrival| arrival.is_in_parts);
-            self.staged = Some(Staged::new(page, Source::Memory(account), false));
+            self.term.was_in_parts = page.front().is_some_and(|arrival| arrival.is_in_parts);
+            self.term.staged = Some(Staged::new(page, Source::Memory(account), Stage::Ready));
         }
     }
 
@@ -163,8 +165,9 @@ impl<D: Directory> Partition<D> {
         Some(chosen.unwrap_or((Call::Release { term }, Outstanding::Release)))
     }
 
-    /// Entries of which something was delivered get records of all else, a slice at a time: the next owner would deliver the
-    /// whole of each again. Ends when nothing of them is left, when nothing more of it can be admitted, or after a while.
+    /// Where something of an entry was delivered, all the rest of it gets records, a slice at a time: otherwise the next
+    /// owner would deliver the whole entry again. Ends when nothing of such entries is left, when no more of them can be
+    /// admitted, or after a while.
     fn record_what_is_begun(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         let until = *self.records_until.get_or_insert(now + RECORDING_MS);
         if now >= until {
@@ -175,19 +178,19 @@ impl<D: Directory> Partition<D> {
             if self.core.outbox_len() > 0 {
                 return self.settle(now, term, 0);
             }
-            if let Some(staged) = self.staged.take().filter(|staged| staged.asking.is_none()) {
+            if let Some(staged) = self.term.staged.take().filter(|staged| !matches!(staged.stage, Stage::Asking(_))) {
                 let Staged { arrivals, source, .. } = staged;
-                let begun: VecDeque<Arrival> = arrivals.into_iter().filter(|arrival| arrival.is_open).collect();
-                self.staged = (!begun.is_empty()).then(|| Staged::new(begun, source, false));
+                let begun: VecDeque<StagedEntry> = arrivals.into_iter().filter(|arrival| arrival.is_open).collect();
+                self.term.staged = (!begun.is_empty()).then(|| Staged::new(begun, source, Stage::Ready));
             }
             let left = self.begun_left();
             if left == 0 || self.begun_before.replace(left) == Some(left) {
                 return None;
             }
-            if self.staged.is_none()
-                && let Some((account, arrival)) = self.deferral.take_begun()
+            if self.term.staged.is_none()
+                && let Some((account, arrival)) = self.term.deferral.take_begun()
             {
-                self.staged = Some(Staged::new(VecDeque::from([arrival]), Source::Memory(account), false));
+                self.term.staged = Some(Staged::new(VecDeque::from([arrival]), Source::Memory(account), Stage::Ready));
             }
             if let Some(asking) = self.ask(now, term) {
                 return Some(asking);
@@ -195,10 +198,10 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    /// Deliveries of entries that were begun, and that are not admitted yet.
+    /// Deliveries of entries that were begun, as far as they are not admitted yet.
     fn begun_left(&self) -> usize {
-        let staged = self.staged.iter().flat_map(|staged| &staged.arrivals).filter(|arrival| arrival.is_open);
-        staged.map(Arrival::left).sum::<usize>() + self.deferral.begun_left()
+        let staged = self.term.staged.iter().flat_map(|staged| &staged.arrivals).filter(|arrival| arrival.is_open);
+        staged.map(StagedEntry::left).sum::<usize>() + self.term.deferral.begun_left()
     }
 
     pub(super) fn settle(&mut self, now: u64, term: &Term, delay_ms: u64) -> Option<(Call, Outstanding)> {
@@ -206,12 +209,12 @@ impl<D: Directory> Partition<D> {
         if self.core.outbox_len() < SETTLE_AT && now < since + delay_ms {
             return None;
         }
-        let settlement = self.core.settlement(now, MAX_BATCH, self.last_read);
+        let settlement = self.core.settlement(now, MAX_BATCH, self.term.last_read);
         Some((Call::Settle { term: term.clone(), settlement }, Outstanding::Settle))
     }
 
     pub(super) fn claim(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        let is_due = self.next_due_ms.is_some_and(|due| due <= self.redis_now(now));
+        let is_due = self.term.next_due_ms.is_some_and(|due| due <= self.redis_now(now));
         if !is_due || self.is_held_up || !self.core.has_room_for_records() {
             return None;
         }
@@ -222,37 +225,39 @@ impl<D: Directory> Partition<D> {
         if !self.may_read() {
             return None;
         }
-        self.deferral.end_pass_at_its_end();
+        self.term.deferral.end_pass_at_its_end();
         // What was deferred and what is new take turns; what is pending from before the term comes before both.
         let wants_new = self.wants_new(now);
-        let is_turn_of_new = std::mem::take(&mut self.was_pass) && wants_new;
-        let page = match (self.pending_after, is_turn_of_new) {
+        let is_turn_of_new = std::mem::take(&mut self.term.was_pass) && wants_new;
+        let page = match (self.term.pending_after, is_turn_of_new) {
             (Some(_), _) | (None, true) => None,
-            (None, false) => self.deferral.next_page(now),
+            (None, false) => self.term.deferral.next_page(now),
         };
-        let (from, max, of_pass) = match (self.pending_after, page) {
+        let (from, max, of_pass) = match (self.term.pending_after, page) {
             (Some(after), _) => (ReadFrom::Pending(after), READ_MAX, false),
             (None, Some((after, max))) => (ReadFrom::Pending(after), max, true),
             (None, None) if wants_new => (ReadFrom::New, self.most_new(), false),
             (None, None) => return None,
         };
-        self.was_pass = of_pass;
+        self.term.was_pass = of_pass;
         if from == ReadFrom::New {
-            self.deferral.reads_on();
+            self.term.deferral.reads_on();
         }
         let max = if self.is_under_pressure { max.min(READ_UNDER_PRESSURE) } else { max };
-        self.was_in_parts = false;
-        let was_woken = from == ReadFrom::New && std::mem::take(&mut self.was_woken);
+        self.term.was_in_parts = false;
+        let was_woken = from == ReadFrom::New && std::mem::take(&mut self.term.was_woken);
         let page = Page { from, max, of_pass, was_woken };
         Some((Call::Read { term: term.clone(), from, max }, Outstanding::Read(page)))
     }
 
-    /// While receivers that could take more wait for their backlogs, or accounts for what of them waits in the stream, many
-    /// entries for them would only make those longer, and each costs Redis more than one that goes out at once: they come
-    /// first. A few such receivers among many slow nobody's reading, and what is passed by makes no backlog longer.
+    /// While receivers that could take more wait for their backlogs, or accounts for their entries in the stream, reading
+    /// many entries for them would only lengthen those, and each such entry costs Redis more than one that goes out at
+    /// once: so what waits comes first. A few such receivers among many slow nobody's reading, and what is passed by
+    /// lengthens no backlog.
     fn most_new(&self) -> usize {
-        let are_fed =
-            self.feeds_backlogs && (self.core.has_hungry() || self.deferral.entries() > 0) && !self.reads_past;
+        let are_fed = self.term.feeds_backlogs
+            && (self.core.has_hungry() || self.term.deferral.entries() > 0)
+            && !self.term.reads_past;
         if are_fed { READ_BESIDE_BACKLOG } else { READ_MAX }
     }
 
@@ -263,7 +268,7 @@ impl<D: Directory> Partition<D> {
         let (endpoint, after, max, why) = match self.core.next_backlog(now) {
             Some((endpoint, after, max)) => (endpoint, after, max.min(CLAIM_MAX), BacklogFor::Sending),
             None => {
-                let (endpoint, after) = self.expiring.pop_front()?;
+                let (endpoint, after) = self.term.expiring.pop_front()?;
                 (endpoint, after, CLAIM_MAX, BacklogFor::Expiring)
             }
         };
@@ -272,71 +277,71 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn heads(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if now < self.ending_at || self.is_held_up || !self.core.may_settle_more() {
+        if now < self.term.ending_at || self.is_held_up || !self.core.may_settle_more() {
             return None;
         }
         let endpoint = self.core.next_ending()?;
-        let is_alone = self.core.fresh() == 0 && now >= self.admitted_at + ALONE_AFTER_MS;
+        let is_alone = self.core.fresh() == 0 && now >= self.term.admitted_at + ALONE_AFTER_MS;
         let (max, pause) = match is_alone {
             true => (ENDING_MAX_ALONE, ENDING_PAUSE_ALONE_MS),
             false => (ENDING_MAX, ENDING_PAUSE_MS),
         };
-        self.ending_at = now + pause;
+        self.term.ending_at = now + pause;
         let call = Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max };
         Some((call, Outstanding::Heads(endpoint)))
     }
 
     pub(super) fn inbox(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if !self.more_requests && now < self.inbox_at {
+        if !self.term.more_requests && now < self.term.inbox_at {
             return None;
         }
-        self.inbox_at = now + INBOX_EVERY_MS;
-        self.more_requests = false;
-        let call = Call::Inbox { term: term.clone(), after: self.inbox_after, max: CLAIM_MAX };
+        self.term.inbox_at = now + INBOX_EVERY_MS;
+        self.term.more_requests = false;
+        let call = Call::Inbox { term: term.clone(), after: self.term.inbox_after, max: CLAIM_MAX };
         Some((call, Outstanding::Job))
     }
 
     pub(super) fn housekeeping(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
         if self.core.has_refused() {
-            self.refused_since.get_or_insert(now);
+            self.term.refused_since.get_or_insert(now);
         }
-        if self.refused_since.is_some_and(|since| now >= since + REFUSED_MS) {
+        if self.term.refused_since.is_some_and(|since| now >= since + REFUSED_MS) {
             self.end_term(now, "Redis refused a change; it is tried again".to_owned());
             return None;
         }
         let term = term.clone();
-        if now >= self.pull_at {
-            self.pull_at = now + PULL_EVERY_MS;
-            // One that waits behind another that fails serves as well.
+        if now >= self.term.pull_at {
+            self.term.pull_at = now + PULL_EVERY_MS;
+            // If one is still waiting behind another that fails, it serves as well.
             if self.pulls.iter().all(|pull| pull.by_ms != NO_AGE_MS) {
                 self.pulls.push_back(self.unmeant(now));
             }
         }
-        if now >= self.pulls_at
+        if now >= self.term.pulls_at
             && let Some(pull) = self.pulls.pop_front()
         {
             let Pull { from_ms, by_ms, step_ms } = pull;
             let max = if by_ms > 0 { MAX_BATCH } else { 0 };
             return Some((Call::PullIn { term, from_ms, by_ms, max, step_ms }, Outstanding::PullIn(pull)));
         }
-        if now >= self.foreign_at && self.pending_after.is_none() {
-            self.foreign_at = now + FOREIGN_EVERY_MS;
+        if now >= self.term.foreign_at && self.term.pending_after.is_none() {
+            self.term.foreign_at = now + FOREIGN_EVERY_MS;
             return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Job));
         }
-        if now >= self.trim_at {
-            self.trim_at = now + TRIM_EVERY_MS;
+        if now >= self.term.trim_at {
+            self.term.trim_at = now + TRIM_EVERY_MS;
             // While the wake-up cannot be relied on, the stream is looked at as often as it is trimmed.
-            self.more_entries |= self.is_wakeup_false;
+            self.term.more_entries |= self.term.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());
             return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Job));
         }
-        if now >= self.expire_at {
-            self.expire_at = now + EXPIRE_EVERY_MS;
-            if now >= self.began_at + REMEMBER_MS {
-                self.core.forget_verdicts();
+        if now >= self.term.expire_at {
+            self.term.expire_at = now + EXPIRE_EVERY_MS;
+            if now >= self.term.began_at + REMEMBER_MS {
+                self.core.forget_results();
             }
             let waiting = self.core.waiting_backlogs(now).into_iter();
-            self.expiring = waiting.map(|endpoint| (endpoint, EntryId::ZERO)).collect();
+            self.term.expiring = waiting.map(|endpoint| (endpoint, EntryId::ZERO)).collect();
             let is_trusted = self.clock.is_trusted(now);
             let max_age_ms = if is_trusted { self.settings.dead_max_age_ms } else { NO_AGE_MS };
             let max_count = self.settings.dead_max_count;
@@ -345,30 +350,10 @@ impl<D: Directory> Partition<D> {
         None
     }
 
-    /// No policy lets anything wait so long: its time is of a clock that was set back before this owner came. It also
-    /// tells the time to an owner that has nothing else to ask.
+    /// No policy lets anything wait for so long, so such a time comes from a clock that was set back before this owner
+    /// came. The call also tells the time to an owner that has nothing else to ask.
     fn unmeant(&self, now: u64) -> Pull {
         let longest_ms = self.core.longest_pause().as_millis() as u64;
         Pull { from_ms: self.redis_now(now) + longest_ms + CLOCKS_MS, by_ms: NO_AGE_MS, step_ms: 0 }
-    }
-
-    /// The questions of the next slice of what is staged, or the slice itself where there are none. They are put together
-    /// only now, when no settlement is on its way, and until they are answered nothing else is called: nothing may be
-    /// settled between a question about chains and the admission that relies on its answer.
-    pub(super) fn ask(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        self.admit_if_known(now);
-        let staged = self.staged.as_ref().filter(|staged| !staged.unconfirmed)?;
-        if !self.has_room() {
-            return None;
-        }
-        let suspect = staged.arrivals.iter().any(|arrival| arrival.suspect);
-        let slice = self.next_slice();
-        if slice.questions.is_empty() {
-            // The next slice has none either, or it is that one's turn with the next call.
-            return None;
-        }
-        let call = Call::Ask { term: term.clone(), deliveries: slice.questions.clone(), suspect };
-        self.staged.as_mut()?.asking = Some(slice);
-        Some((call, Outstanding::Ask))
     }
 }

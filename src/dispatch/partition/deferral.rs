@@ -1,91 +1,94 @@
-//! Accounts whose entries wait: pending in the group and not acknowledged, so the stream is their record. An entry is deferred
-//! whole, before any delivery of it is admitted, and with it every later one of its account, so nothing overtakes. The first
-//! of them wait in memory too, as they were read, as far as there is room; of all that come after these nothing is kept but
-//! their number. Pure: never reads and never admits.
+//! Accounts whose entries wait: pending in the group and not acknowledged, so the stream is their record. An entry is
+//! deferred whole, before any delivery of it is admitted, and with it every later one of its account, so nothing overtakes.
+//! The first of them also wait in memory, as they were read, as far as there is room; of all that come after these, only
+//! the number is kept. Pure: never reads and never admits.
 //!
-//! When an account can take more, it is given what waits in memory. What waits in the stream alone is read again by a
-//! **pass**, which admits what of it waits, until the account can take no more, or everything was read that waited when the
-//! pass began. What is read for the first time meanwhile is deferred, and is the next pass': so each pass ends, however
-//! much comes, and others have their turn.
+//! When an account can take more, it is given what waits in memory. What waits only in the stream is read again by a
+//! **pass**. A pass admits what it reads of that until the account can take no more, or until everything was read that
+//! waited when the pass began. What is read for the first time meanwhile is deferred and left to the next pass: so each
+//! pass ends, however much comes, and others have their turn.
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{
+    AccountId, Arc, Budget, Endpoint, EntryId, HashSet, MAX_READ_BYTES, READ_MAX, Source, StagedEntry, VecDeque,
+};
 
-/// Entries that wait at most, beyond which nothing new is read: a pending entry costs Redis some 100 bytes, so 5 MB.
+/// Beyond this many entries that wait, nothing new is read: a pending entry costs Redis some 100 bytes, so 5 MB.
 pub(super) const MAX_DEFERRED: usize = 50_000;
 
-/// Entries that a page of a pass has at least: much of what is pending may be others', and those who wait for the next pass
-/// should not wait for thousands of calls.
+/// Entries that a page of a pass has at least: much of what is pending may belong to others, and accounts that wait for the
+/// next pass should not wait for thousands of calls.
 const LEAST_PAGE: usize = 32;
 
 /// Entries for many endpoints that are admitted in turns.
 pub(super) const MAX_IN_PARTS: usize = 4;
 
-/// Accounts that wait for more than room are looked at again so often.
+/// How often accounts that wait for something other than room are looked at again.
 const LOOK_EVERY_MS: u64 = 500;
 
-/// Whoever has waited so long waits in records from then on: all of the stream behind its first entry stays for it.
+/// An account that has waited this long waits in records from then on, because everything in the stream behind its first
+/// entry is kept for it.
 const MAX_WAIT_MS: u64 = 10_000;
 
-/// What an entry in memory takes beside its body, about.
+/// Roughly what an entry in memory takes beside its body.
 const ENTRY_BYTES: usize = 512;
 
-/// When all that was read last waits for one account and its memory is full, reading waits for it, because what it leaves in
-/// the stream must be read twice: as long as it takes a page of what waits in this time, for then it is nearly as quick as
-/// reading itself …
+/// When everything that was read last waits for one account whose memory is full, reading waits for that account, because
+/// what it leaves in the stream must be read twice. Reading waits as long as the account takes a page of what waits within
+/// this time, as then it is nearly as quick as reading itself …
 const PATIENCE_MS: u64 = 40;
 
-/// … and who does not is read past, for so long. Others may stand behind what it has.
+/// … and an account that does not is read past, for this long. Entries of others may be behind its own.
 const IMPATIENT_MS: u64 = 250;
 
-/// Where others were read so lately that had to wait for nothing, they are expected behind what it has: it is read past at
-/// once, though what is read ahead of it costs twice.
+/// When entries of others that had to wait for nothing were read this recently, more are expected behind the account's own.
+/// The account's own are then read past at once, although what is read ahead costs twice.
 const OTHERS_MS: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Deferral {
     waiting: BTreeMap<AccountId, Waiting>,
-    /// Who may take more, in the order in which that was found: of the stream …
+    /// Accounts that may take more, in the order in which that was found: from the stream …
     relieved: VecDeque<AccountId>,
-    /// … and of what waits in memory.
+    /// … and from what waits in memory.
     relieved_here: VecDeque<AccountId>,
     pass: Option<Pass>,
     /// Entries that wait, of all accounts.
     entries: usize,
-    /// What of them is in memory, and may be.
+    /// How much of them is in memory, and how much may be.
     here: Budget,
     budget: Budget,
     /// Entries in memory that are admitted in parts.
     in_parts: usize,
-    /// Who waits for one of those to end, in turn: each once.
+    /// Accounts that wait for one of those to end, in turn: each once.
     wide: VecDeque<AccountId>,
     are_wide: HashSet<AccountId>,
     pause: Option<Pause>,
-    /// Whose entry was deferred last.
+    /// The account whose entry was deferred last.
     latest: Option<AccountId>,
-    /// Two accounts whose entries were admitted as they were read, or were owed to nobody, and when: the last one, and the
-    /// one before it.
+    /// The last two accounts whose entries were admitted as they were read, or were owed to nobody, and when: the latest
+    /// first.
     passed: [Option<(AccountId, u64)>; 2],
     look_at: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    /// The first that wait, in memory. Of the very first a part may be admitted already.
-    here: VecDeque<Arrival>,
+    /// The first ones that wait, in memory. A part of the very first may be admitted already.
+    here: VecDeque<StagedEntry>,
     here_bytes: usize,
-    /// Every entry of the account after this one waits in the stream alone …
+    /// Every entry of the account after this one waits only in the stream …
     after: EntryId,
-    /// … up to this one: what is newer was not read yet.
+    /// … up to this one: what is newer has not been read yet.
     last: EntryId,
-    /// Of the page that is being looked at an earlier one was left in the stream.
+    /// An earlier entry of the page that is being looked at was left in the stream.
     is_gap: bool,
-    /// Entries that wait; fewer where a stranger had taken earlier ones.
+    /// Entries that wait; too few where a stranger had taken earlier ones.
     entries: usize,
-    /// Deliveries of the entry with which it began.
+    /// Deliveries of the entry with which the waiting began.
     fan_out: usize,
-    /// When what waits in the stream alone began to wait.
+    /// When what waits only in the stream began to wait.
     since: u64,
 }
 
@@ -99,12 +102,12 @@ struct Pass {
     takers: HashSet<AccountId>,
 }
 
-/// Nothing is read for the first time before this account has room in memory for a page, or this time.
+/// Nothing is read for the first time until this account has room in memory for a page, or until this time.
 #[derive(Debug)]
 struct Pause {
     account: AccountId,
     until: u64,
-    /// What it took since that was last put off.
+    /// How many it has taken since the time was last put off.
     taken: usize,
 }
 
@@ -114,17 +117,17 @@ impl Waiting {
         Self { here, here_bytes: 0, after, last: after, is_gap: false, entries: 0, fan_out, since: now }
     }
 
-    fn keep(&mut self, arrival: Arrival) {
+    fn keep(&mut self, arrival: StagedEntry) {
         self.here_bytes += weight(&arrival);
         self.here.push_back(arrival);
     }
 
-    fn keep_first(&mut self, arrival: Arrival) {
+    fn keep_first(&mut self, arrival: StagedEntry) {
         self.here_bytes += weight(&arrival);
         self.here.push_front(arrival);
     }
 
-    fn take_first(&mut self) -> Option<Arrival> {
+    fn take_first(&mut self) -> Option<StagedEntry> {
         let arrival = self.here.pop_front()?;
         self.here_bytes -= weight(&arrival);
         Some(arrival)
@@ -135,14 +138,14 @@ impl Waiting {
     }
 }
 
-/// What an entry takes of memory. It does not change while it waits.
-fn weight(arrival: &Arrival) -> usize {
+/// What an entry takes of memory. It does not change while the entry waits.
+fn weight(arrival: &StagedEntry) -> usize {
     let owed = arrival.endpoints.len() + arrival.unknown.len();
     arrival.event.body().len() + ENTRY_BYTES + owed * size_of::<Arc<Endpoint>>()
 }
 
 impl Deferral {
-    /// So much may wait in memory.
+    /// With room in memory for this much.
     pub fn new(budget: Budget) -> Self {
         Self {
             waiting: BTreeMap::new(),
@@ -171,8 +174,8 @@ impl Deferral {
         }
     }
 
-    /// This entry waits, and all later ones of its account. Tells whether it waits in memory.
-    pub fn defer(&mut self, now: u64, arrival: Arrival, source: &Source) -> bool {
+    /// This entry waits, and so do all later ones of its account. Returns whether it waits in memory.
+    pub fn defer(&mut self, now: u64, arrival: StagedEntry, source: &Source) -> bool {
         self.begins(now);
         let (account, entry, fan_out) = (arrival.event.account.clone(), arrival.entry, arrival.left());
         let (before, is_taker) = (entry.before(), self.takes(&account));
@@ -183,7 +186,7 @@ impl Deferral {
             return true;
         }
         let is_all_here = waiting.last == waiting.after;
-        // What is read again is counted already.
+        // What is read again has been counted already.
         if entry > waiting.last {
             waiting.last = entry;
             waiting.entries += 1;
@@ -222,21 +225,21 @@ impl Deferral {
         is_kept
     }
 
-    fn keep(&mut self, now: u64, waiting: &mut Waiting, arrival: Arrival, is_first: bool) {
-        // What comes back from the stream has waited there.
+    fn keep(&mut self, now: u64, waiting: &mut Waiting, arrival: StagedEntry, is_first: bool) {
+        // What comes back from the stream has been waiting there.
         let since = if is_first { now } else { waiting.since };
-        let arrival = Arrival { waits_since: Some(arrival.waits_since.unwrap_or(since)), ..arrival };
+        let arrival = StagedEntry { waits_since: Some(arrival.waits_since.unwrap_or(since)), ..arrival };
         self.count_in(&arrival);
         waiting.keep(arrival);
     }
 
-    fn count_in(&mut self, arrival: &Arrival) {
+    fn count_in(&mut self, arrival: &StagedEntry) {
         self.here.count += 1;
         self.here.bytes += weight(arrival);
         self.in_parts += usize::from(arrival.is_in_parts);
     }
 
-    fn count_out(&mut self, arrival: &Arrival) {
+    fn count_out(&mut self, arrival: &StagedEntry) {
         self.here.count -= 1;
         self.here.bytes -= weight(arrival);
         self.in_parts -= usize::from(arrival.is_in_parts);
@@ -248,7 +251,7 @@ impl Deferral {
         used.count + own.count < self.budget.count && used.bytes + own.bytes + 2 * bytes <= self.budget.bytes
     }
 
-    /// What is behind this entry still stands in the stream. What was begun cannot be read again.
+    /// Forgets what is behind this entry, as it is still in the stream. What was begun cannot be read again, and stays.
     fn forget_after(&mut self, waiting: &mut Waiting, entry: EntryId) {
         while waiting.here.back().is_some_and(|last| last.entry > entry && !last.is_open)
             && let Some(arrival) = waiting.here.pop_back()
@@ -258,8 +261,9 @@ impl Deferral {
         }
     }
 
-    /// A part of this entry's deliveries was admitted; the rest waits here, whatever room there is: one of each account.
-    pub fn rest(&mut self, now: u64, arrival: Arrival) {
+    /// A part of this entry's deliveries was admitted; the rest waits in memory, whatever room there is: one such entry per
+    /// account.
+    pub fn rest(&mut self, now: u64, arrival: StagedEntry) {
         self.begins(now);
         let (account, entry, fan_out) = (arrival.event.account.clone(), arrival.entry, arrival.left());
         let mut waiting = self.waiting.remove(&account).unwrap_or_else(|| Waiting::new(now, entry, fan_out));
@@ -270,8 +274,8 @@ impl Deferral {
         self.waiting.insert(account, waiting);
     }
 
-    /// What was given to an account and could not be admitted waits again, before all others.
-    pub fn put_back(&mut self, account: &AccountId, arrivals: impl DoubleEndedIterator<Item = Arrival>) {
+    /// What was given to an account and could not be admitted waits again, before everything else.
+    pub fn put_back(&mut self, account: &AccountId, arrivals: impl DoubleEndedIterator<Item = StagedEntry>) {
         let Some(mut waiting) = self.waiting.remove(account) else { return };
         for arrival in arrivals.rev() {
             self.count_in(&arrival);
@@ -285,20 +289,20 @@ impl Deferral {
         self.in_parts
     }
 
-    /// Whether one more entry for many endpoints may be admitted in parts: whatever is delivered of such a one is delivered
-    /// again after a crash.
+    /// Whether one more entry for many endpoints may be admitted in parts: after a crash, whatever was delivered of such an
+    /// entry is delivered again.
     pub fn may_be_in_parts(&self) -> bool {
         self.in_parts < MAX_IN_PARTS
     }
 
-    /// This account has an entry that may begin once another one has ended.
+    /// This account has an entry that may begin once another entry in parts has ended.
     pub fn awaits_end_of_parts(&mut self, account: &AccountId) {
         if self.are_wide.insert(account.clone()) {
             self.wide.push_back(account.clone());
         }
     }
 
-    /// An entry that was in parts is admitted as a whole.
+    /// An entry that was admitted in parts is admitted completely.
     pub fn parts_ended(&mut self) {
         if let Some(next) = self.wide.pop_front() {
             self.are_wide.remove(&next);
@@ -333,7 +337,7 @@ impl Deferral {
         }
     }
 
-    /// Who waits for more than room is looked at now and then, also while there is one pass after the other.
+    /// Accounts that wait for something other than room are looked at now and then, even while one pass follows another.
     pub fn look(&mut self, now: u64) {
         if !self.waiting.is_empty() && now >= self.look_at {
             self.look_at = now + LOOK_EVERY_MS;
@@ -344,7 +348,7 @@ impl Deferral {
     }
 
     /// A page of what waits in memory for an account that may take more.
-    pub fn next_here(&mut self) -> Option<(AccountId, VecDeque<Arrival>)> {
+    pub fn next_here(&mut self) -> Option<(AccountId, VecDeque<StagedEntry>)> {
         while let Some(account) = self.relieved_here.pop_front() {
             let Some(mut waiting) = self.waiting.remove(&account) else { continue };
             let (mut page, mut deliveries) = (VecDeque::new(), 0);
@@ -364,7 +368,7 @@ impl Deferral {
     }
 
     /// An entry of which a part was admitted.
-    pub fn take_begun(&mut self) -> Option<(AccountId, Arrival)> {
+    pub fn take_begun(&mut self) -> Option<(AccountId, StagedEntry)> {
         let is_begun = |waiting: &Waiting| waiting.here.front().is_some_and(|arrival| arrival.is_open);
         let (account, waiting) = self.waiting.iter_mut().find(|(_, waiting)| is_begun(waiting))?;
         let (account, arrival) = (account.clone(), waiting.take_first()?);
@@ -375,14 +379,14 @@ impl Deferral {
     /// Deliveries of such entries that are not admitted yet.
     pub fn begun_left(&self) -> usize {
         let first = self.waiting.values().filter_map(|waiting| waiting.here.front());
-        first.filter(|arrival| arrival.is_open).map(Arrival::left).sum()
+        first.filter(|arrival| arrival.is_open).map(StagedEntry::left).sum()
     }
 
     pub fn wants_here(&self) -> bool {
         !self.relieved_here.is_empty()
     }
 
-    /// An entry is admitted as it is read: its account is not one for which all others wait.
+    /// An entry is admitted as it is read, so its account is not the one that all others wait for.
     pub fn passes(&mut self, now: u64, account: &AccountId) {
         self.pause.take_if(|pause| pause.account != *account);
         match &mut self.passed[0] {
@@ -408,8 +412,8 @@ impl Deferral {
         }
     }
 
-    /// Whether a page of this account's would not have to be read twice; or whether so much waits that nobody should wait
-    /// for its sake.
+    /// Whether a page of this account's would not have to be read twice; or whether so much waits for it that nobody should
+    /// wait because of it.
     fn has_room_for_page(&self, account: &AccountId) -> bool {
         let Some(waiting) = self.waiting.get(account) else { return true };
         let own = waiting.here();
@@ -420,7 +424,7 @@ impl Deferral {
         is_in_memory || waiting.entries > self.budget.count
     }
 
-    /// Something is read for the first time. Who has room by now was waited for with success.
+    /// Something is read for the first time. If the account that was waited for has room by now, the waiting has succeeded.
     pub fn reads_on(&mut self) {
         self.pause = self.pause.take().filter(|pause| !self.has_room_for_page(&pause.account));
     }
@@ -430,7 +434,7 @@ impl Deferral {
         self.pause.as_ref().filter(|pause| !self.has_room_for_page(&pause.account)).map(|pause| pause.until)
     }
 
-    /// Where the pass reads on, and how many entries; begins one where an account may take more.
+    /// Where the pass reads on, and how many entries; begins a pass if an account may take more.
     pub fn next_page(&mut self, now: u64) -> Option<(EntryId, usize)> {
         if self.pass.is_none() {
             self.begin_pass(now);
@@ -445,7 +449,7 @@ impl Deferral {
         for account in std::mem::take(&mut self.relieved) {
             let Some(waiting) = self.waiting.get(&account) else { continue };
             if !waiting.here.is_empty() {
-                // That comes first.
+                // What waits in memory comes first.
                 self.relieved_here.push_back(account);
             } else if waiting.last == waiting.after {
                 // All of it waited in memory, and was admitted.
@@ -462,19 +466,19 @@ impl Deferral {
         self.pass = (!takers.is_empty()).then_some(Pass { after, until, began_at: now, takers });
     }
 
-    /// Ends a pass that has read everything that waited when it began. Only while nothing that it read is still to be
-    /// admitted.
+    /// Ends a pass that has read everything that waited when it began. Call it only when everything that the pass read has
+    /// been admitted or deferred again.
     pub fn end_pass_at_its_end(&mut self) {
         if self.pass.as_ref().is_some_and(|pass| pass.after >= pass.until) {
             self.end_pass();
         }
     }
 
-    /// Its takers wait for nothing any more, but for what came meanwhile.
+    /// Nothing waits any more for the accounts that took part, except what came meanwhile.
     fn end_pass(&mut self) {
         let Some(pass) = self.pass.take() else { return };
         let mut takers: Vec<AccountId> = pass.takers.into_iter().collect();
-        // In an order of its own, not of the set's: the same inputs must lead to the same calls.
+        // Sorted, not in the set's order: the same inputs must lead to the same calls.
         takers.sort_unstable();
         for account in takers {
             match self.waiting.get_mut(&account) {
@@ -502,7 +506,7 @@ impl Deferral {
         self.takes(account) && self.waiting.get(account).is_some_and(|waiting| entry > waiting.after)
     }
 
-    /// The pass has read up to here; with none nothing is pending behind what it has read.
+    /// The pass has read up to here; with `None`, nothing is pending behind what it has read.
     pub fn read_up_to(&mut self, last: Option<EntryId>) {
         if let Some(pass) = &mut self.pass {
             pass.after = last.unwrap_or(EntryId::MAX);
@@ -513,7 +517,7 @@ impl Deferral {
     }
 
     /// Whether this entry, which may be admitted now, has waited for too long.
-    pub fn has_waited_long(&self, now: u64, arrival: &Arrival, source: &Source) -> bool {
+    pub fn has_waited_long(&self, now: u64, arrival: &StagedEntry, source: &Source) -> bool {
         let since = match source {
             Source::Stream => None,
             Source::Pass => self.waiting.get(&arrival.event.account).map(|waiting| waiting.since),
@@ -535,12 +539,12 @@ impl Deferral {
         self.entries
     }
 
-    /// Of these, in memory.
+    /// How many of these are in memory.
     pub fn entries_here(&self) -> usize {
         self.here.count
     }
 
-    /// The first that waits: it is looked at in its time.
+    /// Before the first that waits: sets when waiting accounts are looked at.
     fn begins(&mut self, now: u64) {
         if self.waiting.is_empty() {
             self.look_at = now + LOOK_EVERY_MS;
@@ -569,6 +573,7 @@ impl Deferral {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::event::Event;
 
     fn entry(ms: u64) -> EntryId {
         EntryId { ms, seq: 0 }
@@ -578,11 +583,11 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn arrival(account: &AccountId, ms: u64) -> Arrival {
+    fn arrival(account: &AccountId, ms: u64) -> StagedEntry {
         let body = format!(
             r#"{{"id":"evt_{ms}","event":"payment_intent.created","accountId":"{account}","createdAt":"2022-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_{ms}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
         );
-        Arrival {
+        StagedEntry {
             entry: entry(ms),
             event: Event::parse(body.into()).unwrap(),
             traceparent: None,
@@ -597,7 +602,7 @@ mod tests {
         }
     }
 
-    /// With room for so many entries of one account, and as many of others.
+    /// With room for this many entries of one account, and as many of others.
     fn with_room(count: usize) -> Deferral {
         Deferral::new(Budget { count: 2 * count, bytes: 1 << 20 })
     }
@@ -662,7 +667,7 @@ mod tests {
     fn the_first_that_wait_are_in_memory_and_what_comes_after_them_is_read_again() {
         let mut deferral = with_room(3);
         let waits = account("acc_waits");
-        // Once one was left in the stream all later ones are, whatever room there is then.
+        // Once one was left in the stream, all later ones are, whatever room there is then.
         assert_eq!(deferral.defer_all(&waits, [10, 20, 30, 40, 50], &Source::Stream), [true, true, true, false, false]);
         assert_eq!((deferral.entries(), deferral.entries_here()), (5, 3));
         deferral.relieve([waits.clone()]);
@@ -682,7 +687,7 @@ mod tests {
         deferral.admitted(0, &waits);
         assert_eq!(deferral.defer_all(&waits, [50, 60], &Source::Pass), [true, true]);
         assert_eq!((deferral.entries(), deferral.entries_here()), (2, 2));
-        // Nothing of it is in the stream alone, so what comes next is in memory too.
+        // Nothing of it is only in the stream, so what comes next is in memory too.
         assert_eq!(deferral.defer_all(&waits, [70], &Source::Stream), [true]);
         deferral.relieve([waits.clone()]);
         assert_eq!(deferral.given(), [50, 60, 70]);
@@ -718,7 +723,7 @@ mod tests {
         let mut deferral = with_room(8);
         let waits = account("acc_waits");
         assert_eq!(deferral.defer_all(&waits, [10, 30, 40], &Source::Stream), [true; 3]);
-        // What is read again and is here already changes nothing.
+        // What is read again and is in memory already changes nothing.
         assert_eq!(deferral.defer_all(&waits, [30], &Source::Stream), [true]);
         assert_eq!(deferral.defer_all(&waits, [20, 30, 40], &Source::Stream), [false; 3]);
         assert_eq!((deferral.entries(), deferral.entries_here()), (3, 1));
@@ -752,7 +757,7 @@ mod tests {
         deferral.defer_all(&waits, 1_001..=1_251, &Source::Stream);
         deferral.read_in_vain(190);
         assert_eq!(deferral.pauses_until(), Some(190 + PATIENCE_MS));
-        // One is left in the stream. A page was taken, and the rest of it is waited for.
+        // One is left in the stream. A page was taken, and reading waits for the rest of it.
         assert_eq!((deferral.given().len(), deferral.entries()), (0, 252));
         (0..READ_MAX).for_each(|_| deferral.admitted(200, &waits));
         assert_eq!(deferral.pauses_until(), Some(200 + PATIENCE_MS));

@@ -1,5 +1,5 @@
-//! Many receivers in trouble beside others that are well, in virtual time against the store's model: what the healthy ones
-//! wait for. A millisecond has time for three calls; an attempt takes as long as its receiver.
+//! Many receivers in trouble beside others that are well, in virtual time against the store's model: how long the healthy
+//! ones wait. A millisecond has time for three calls; an attempt takes as long as its receiver.
 
 use std::collections::BTreeMap;
 
@@ -19,21 +19,21 @@ use crate::{
 };
 
 const CALLS_A_MS: usize = 3;
-/// What changing a record costs Redis, and taking one up with its text.
+/// What it costs Redis to change a record, and to take one up with its text.
 const RECORD_US: u64 = 80;
 const TIMEOUT_MS: u64 = 15_000;
-/// What a healthy receiver takes.
+/// How long a healthy receiver takes.
 const QUICK_MS: u64 = 5;
 
 #[derive(Default)]
 struct Register {
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     by_account: BTreeMap<AccountId, Vec<Arc<Endpoint>>>,
-    /// How long each takes; beyond the timeout it never answers.
+    /// How long each takes; if longer than the timeout, it never answers.
     takes_ms: BTreeMap<EndpointId, u64>,
-    /// These end each delivery's first attempt so, as quickly as they take the others.
+    /// How these end each delivery's first attempt, as quickly as they take the others.
     fails: BTreeMap<EndpointId, Outcome>,
-    /// One attempt in so many of these hangs.
+    /// One in this many attempts at these hangs.
     hangs_at_times: Option<u64>,
     /// Was deleted while deliveries to it were parked.
     deleted: Option<EndpointId>,
@@ -81,18 +81,18 @@ struct Run<'a> {
     published: u64,
     turns: Turns,
     ends: BTreeMap<(u64, Token), (EndpointId, Outcome, u64)>,
-    /// From the publication to the first attempt, of the accounts that are healthy.
+    /// The time from publication to the first attempt, for accounts that are healthy.
     waited_ms: Vec<u64>,
     most_jobs: usize,
     most_slow: usize,
     most_in_parts: usize,
     /// Attempts of deliveries of `acc_many`.
     many: usize,
-    /// A call costs Redis so much, and what is done with a record; it is busy for so long.
+    /// What a call costs Redis, and each record that it handles; Redis is busy until `busy_until_us`.
     call_us: u64,
     record_us: u64,
     busy_until_us: u64,
-    /// Its keys are of a wrong type: what is to be written of it is refused.
+    /// Its keys are of a wrong type: whatever is to be written for it is refused.
     broken: Option<EndpointId>,
     refusals: usize,
     /// Entries that were read again.
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
         Self::with_budgets(register, Budgets::of(64 << 20))
     }
 
-    /// What waits for its account is read again, all of it.
+    /// Everything that waits for its account is read again.
     fn with_nothing_in_memory(register: &'a Register) -> Self {
         Self::with_budgets(register, Budgets { deferred: Budget::default(), ..Budgets::of(64 << 20) })
     }
@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
         body.into()
     }
 
-    /// Deliveries that an owner before left behind, with their records.
+    /// Deliveries that an earlier owner left behind, with their records.
     fn leave(&mut self, endpoint: &str, account: &str, count: usize, place: Place, at_ms: u64) {
         self.model.now_ms = at_ms;
         let term = Term::new(1, "another");
@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
         self.model.call(&Call::Release { term }).unwrap();
     }
 
-    /// A millisecond of the worker's.
+    /// One millisecond of the worker's work.
     fn step(&mut self) {
         self.now += 1;
         self.model.now_ms = self.now;
@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
         self.send();
         let tally = self.partition.tally();
         (self.most_jobs, self.most_slow) = (self.most_jobs.max(tally.jobs), self.most_slow.max(tally.slow));
-        self.most_in_parts = self.most_in_parts.max(self.partition.deferral.in_parts());
+        self.most_in_parts = self.most_in_parts.max(self.partition.term.deferral.in_parts());
         let ended = self.partition.take_happenings().into_iter().find(|h| matches!(h, Happening::TermEnded { .. }));
         assert_eq!(ended, None);
     }
@@ -264,7 +264,7 @@ impl<'a> Run<'a> {
     }
 
     fn send(&mut self) {
-        while let Some(send) = self.partition.next_send(self.now) {
+        while let Some(send) = self.partition.next_attempt(self.now) {
             self.turns.push(send);
         }
         let mut back = Vec::new();
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
             let takes = self.register.takes_ms[&send.endpoint.id];
             let fails = self.register.fails.get(&send.endpoint.id);
             let hangs_at_times = self.register.hangs_at_times.filter(|_| fails.is_some());
-            let hangs = takes >= TIMEOUT_MS || hangs_at_times.is_some_and(|one_in| send.token % one_in == 0);
+            let hangs = takes >= TIMEOUT_MS || hangs_at_times.is_some_and(|one_in| send.token.0 % one_in == 0);
             let (outcome, takes) = match fails {
                 _ if hangs => (Outcome::ResponseTimedOut, TIMEOUT_MS),
                 Some(outcome) if send.delivery.attempts == 0 => (outcome.clone(), takes),
@@ -291,7 +291,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// For so long each healthy account gets an event every 200 ms, and those in trouble one by one their own.
+    /// For this long each healthy account gets an event every 200 ms, and those in trouble get theirs one after the other.
     fn go(&mut self, ms: u64, good: usize, bad: &[String], bad_a_ms: usize) {
         let mut next_bad = bad.iter().cycle();
         for _ in 0..ms {
@@ -304,7 +304,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The healthy ones' first attempts: half of them, 99 of 100, all of them.
+    /// How long the first attempts of the healthy ones waited: half of them, 99 of 100, all of them.
     fn waited(&mut self) -> (u64, u64, u64) {
         let mut waited = std::mem::take(&mut self.waited_ms);
         waited.sort_unstable();
@@ -320,7 +320,7 @@ fn register(good: usize) -> Register {
     register
 }
 
-/// Beside those in trouble the healthy ones wait no more than without them, and memory stays as planned.
+/// Beside those in trouble the healthy ones wait no longer than without them, and memory stays as planned.
 fn check(register: &Register, good: usize, bad: &[String], bad_a_ms: usize, why: &str) {
     let mut run = Run::new(register);
     run.go(1_000, good, &[], 0);
@@ -331,7 +331,7 @@ fn check(register: &Register, good: usize, bad: &[String], bad_a_ms: usize, why:
     println!("{why}: p50 {half} ms, p99 {most} ms, all {all} ms; {} jobs, {} slow", run.most_jobs, run.most_slow);
     assert!(half <= 2 && most <= 20, "{why}: the healthy wait {half} ms, {most} ms, {all} ms");
     let budgets = Budgets::of(64 << 20);
-    // Overfull by a quarter, beside what was quick before it was slow.
+    // Overfull by a quarter, in addition to what was quick before it became slow.
     let most_slow = budgets.slow.count + budgets.slow.count / 4;
     assert!(run.most_slow <= most_slow, "{why}: {} slow flights", run.most_slow);
     assert!(run.most_jobs <= budgets.flights() + SLICE + READ_MAX, "{why}: {} jobs", run.most_jobs);
@@ -341,7 +341,7 @@ fn check(register: &Register, good: usize, bad: &[String], bad_a_ms: usize, why:
 fn endpoints_of_one_account_that_hang_cost_nobody_else_anything() {
     let mut register = register(100);
     (0..700).for_each(|n| register.add(format!("ep_bad{n}"), "acc_bad", &format!("bad{n}.example"), TIMEOUT_MS, 10));
-    // Each is owed to all of them.
+    // Each event is owed to all of them.
     let mut bad = vec!["acc_bad".to_owned()];
     bad.extend((0..49).map(|n| format!("acc_none{n}")));
     (0..49).for_each(|n| register.add(format!("ep_none{n}"), &format!("acc_none{n}"), "other.example", QUICK_MS, 10));
@@ -375,7 +375,7 @@ fn thousands_that_hang_cost_nobody_else_anything() {
     check(&register, 200, &bad, 1, "5 000 hang");
 }
 
-/// How long three receivers wait that fail at each delivery's first attempt, quickly: until they have taken all.
+/// How long three receivers take that quickly fail each delivery's first attempt: until they have taken everything.
 fn failing_beside(hang: usize, hosts: usize, outcome: &Outcome) -> u64 {
     let mut register = Register::default();
     let account = |n: usize| format!("acc_bad{n}");
@@ -394,9 +394,9 @@ fn failing_beside(hang: usize, hosts: usize, outcome: &Outcome) -> u64 {
     }
     let mut run = Run::new(&register);
     let bad: Vec<String> = (0..hang).map(account).collect();
-    // So much of the others has records that they fill their part of memory, too.
+    // The others have so many records that these fill their part of memory, too.
     (0..hang).for_each(|n| run.leave(&format!("ep_bad{n}"), &account(n), 2, Place::DueIn(2_000), 1));
-    // They are met before it is full.
+    // They are met before memory is full.
     let began = run.now;
     (0..3).for_each(|n| run.publish(&format!("acc_failing{n}")));
     run.go(4_000, 0, &bad, 2);
@@ -447,10 +447,10 @@ fn who_is_as_new_as_thousands_that_hang_is_met_at_once() {
     let bad: Vec<String> = (0..5_000).map(|n| format!("acc_bad{n}")).collect();
     (0..5_000).for_each(|n| register.add(format!("ep_bad{n}"), &bad[n], &format!("bad{n}.example"), TIMEOUT_MS, 10));
     let mut run = Run::new(&register);
-    // Each millisecond another one that hangs.
+    // Every millisecond another one that hangs.
     run.go(1_000, 0, &bad, 1);
     run.go(500, 200, &bad[1_000..], 1);
-    // Whoever still waits is counted too.
+    // Those that still wait are counted too.
     run.go(2_000, 0, &[], 0);
     let (half, most, all) = run.waited();
     assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
@@ -484,7 +484,7 @@ fn an_account_with_thousands_of_endpoints_costs_nobody_else_anything() {
     assert_eq!(run.partition.deferred(), 0);
 }
 
-/// They come while those before them still wait: they are passed by, and whoever is behind them waits for none.
+/// They come while those before them still wait: they are passed by, and nobody behind them waits.
 #[test]
 fn events_for_thousands_of_endpoints_that_come_at_once_are_passed_by() {
     const MANY: usize = 2_000;
@@ -506,11 +506,11 @@ fn events_for_thousands_of_endpoints_that_come_at_once_are_passed_by() {
     let (half, most, all) = run.waited();
     println!("behind 250 events for 2 000 endpoints, five times: p50 {half} ms, p99 {most} ms, all {all} ms");
     assert!(half <= 2 && most <= 10 && all <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
-    assert!(run.partition.deferral.entries() > 1_000, "this proves nothing");
+    assert!(run.partition.term.deferral.entries() > 1_000, "this proves nothing");
 }
 
-/// What of an entry for many endpoints is delivered is delivered again after a crash, so few are admitted in parts at a time,
-/// however many come at once.
+/// What is delivered of an entry for many endpoints is delivered again after a crash, so only a few are admitted in parts
+/// at a time, however many come at once.
 #[test]
 fn many_accounts_with_many_endpoints_have_turns_and_few_entries_are_in_parts() {
     const ACCOUNTS: usize = 60;
@@ -536,8 +536,8 @@ fn many_accounts_with_many_endpoints_have_turns_and_few_entries_are_in_parts() {
     assert!(half <= 2 && most <= 20, "the healthy wait {half} ms, {most} ms, {all} ms");
 }
 
-/// Of an entry that was delivered in part the rest has records when its worker has stopped: the next one delivers that and no
-/// more.
+/// When a worker has stopped, the rest of an entry that was delivered in part has records: the next worker delivers that
+/// rest and no more.
 #[test]
 fn a_worker_that_stops_leaves_nothing_behind_that_goes_twice() {
     const MANY: usize = 700;
@@ -554,7 +554,7 @@ fn a_worker_that_stops_leaves_nothing_behind_that_goes_twice() {
             run.publish("acc_two");
         }
         published += 6 * (MANY + 2);
-        // Whatever is out in part then.
+        // Whatever is out in part at that time.
         run.go(2 + 3 * round, 10, &[], 0);
         run.partition.stop();
         let until = run.now + 10_000;
@@ -579,7 +579,7 @@ fn a_worker_that_stops_leaves_nothing_behind_that_goes_twice() {
     assert!(has_ended(&run));
 }
 
-/// Those of which the receivers hang take no place among the few that have parts.
+/// Those whose receivers hang take no place among the few that are admitted in parts.
 #[test]
 fn a_healthy_account_with_many_endpoints_waits_for_none_of_those_that_hang() {
     let mut register = register(100);
@@ -612,7 +612,7 @@ fn an_endpoint_whose_keys_are_broken_stops_nobody_however_much_is_owed_to_it() {
     run.broken = Some(EndpointId::new("ep_paused").unwrap());
     run.go(1_000, 100, &[], 0);
     run.waited();
-    // Sixteen thousand events, each of which needs a record that cannot be written.
+    // Sixteen thousand events, each needing a record that cannot be written.
     run.go(8_000, 100, &["acc_paused".to_owned()], 2);
     let (half, most, all) = run.waited();
     println!("broken keys: p50 {half} ms, p99 {most} ms, all {all} ms; {} refusals", run.refusals);
@@ -643,13 +643,13 @@ fn an_account_that_waits_has_its_turn_while_another_one_takes_for_ever() {
     register.add("ep_busy".to_owned(), "acc_busy", "busy.example", QUICK_MS, 10);
     register.add("ep_many".to_owned(), "acc_many", "many.example", QUICK_MS, 10);
     for mut run in [Run::new(&register), Run::with_nothing_in_memory(&register)] {
-        // More comes for one than it takes: it always waits, and always takes.
+        // More comes for one than it takes: something always waits for it, and it always takes.
         (0..600).for_each(|_| run.publish("acc_busy"));
         let busy = vec!["acc_busy".to_owned()];
         run.go(100, 100, &busy, 3);
         (0..600).for_each(|_| run.publish("acc_many"));
         run.go(4_000, 100, &busy, 3);
-        assert!(run.partition.deferral.is_waiting("acc_busy"), "this proves nothing");
+        assert!(run.partition.term.deferral.is_waiting("acc_busy"), "this proves nothing");
         assert_eq!(run.many, 600, "of 600 that 2 000 a second can be had of in 4 s");
         assert!(run.model.records.is_empty());
     }
@@ -669,13 +669,13 @@ fn what_an_endpoint_alone_is_owed_is_read_once() {
     }
     run.go(100, 0, &[], 0);
     assert_eq!((run.many, run.model.stream.groups[GROUP].pending.len()), (ALL, 0));
-    // But for what is read in the half second before it is known how quick it is.
+    // Except for what is read in the half second before it is known how quick it is.
     println!("of {ALL} {} were read twice, in {} ms", run.read_again, run.now);
     assert!(run.read_again < ALL / 8, "{} were read twice", run.read_again);
     assert!(run.model.records.is_empty());
 }
 
-/// Whoever comes now and then beside it waits for little, and costs it little.
+/// An account that comes now and then beside it does not wait long, and costs it little.
 #[test]
 fn what_a_quick_endpoint_is_owed_needs_no_records_beside_one_that_comes_now_and_then() {
     const ALL: usize = 60_000;
@@ -706,7 +706,7 @@ fn reading_waits_for_nobody_who_is_slow() {
     let mut run = Run::new(&register);
     run.go(1_000, 100, &[], 0);
     run.waited();
-    // Ten seconds' work of a receiver that takes a hundred a second, and more than memory is for.
+    // Ten seconds' work of a receiver that takes a hundred a second, and more than memory has room for.
     (0..20_000).for_each(|_| run.publish("acc_many"));
     run.go(3_000, 100, &[], 0);
     let (half, most, all) = run.waited();
@@ -721,12 +721,12 @@ fn an_account_whose_events_never_pause_does_not_keep_another_one_waiting() {
     register.add("ep_many".to_owned(), "acc_many", "many.example", QUICK_MS, 4);
     let mut run = Run::with_nothing_in_memory(&register);
     run.call_us = 1_000;
-    // More at once than it takes. From then on it takes whatever a pass brings, and has new ones before the pass reads on.
+    // More at once than it takes. From then on it takes whatever a pass brings, and gets new ones before the pass reads on.
     for (account, count) in [("acc_busy", 600), ("acc_many", 600), ("acc_busy", 2_000)] {
         (0..count).for_each(|_| run.publish(account));
     }
     let busy = vec!["acc_busy".to_owned()];
-    while !["acc_busy", "acc_many"].iter().all(|account| run.partition.deferral.is_waiting(account)) {
+    while !["acc_busy", "acc_many"].iter().all(|account| run.partition.term.deferral.is_waiting(account)) {
         run.go(1, 1, &busy, 3);
         assert!(run.now < 500, "this proves nothing");
     }
@@ -756,7 +756,7 @@ fn deliver_what_a_stranger_had_taken(mut run: Run) {
     while run.many < 200 {
         run.go(1, 0, &[], 0);
     }
-    run.partition.foreign_at = run.now;
+    run.partition.term.foreign_at = run.now;
     let mut most = 0;
     while run.many < 1_001 && run.now < 20_000 {
         run.go(1, 0, &[], 0);
@@ -764,11 +764,11 @@ fn deliver_what_a_stranger_had_taken(mut run: Run) {
     }
     run.go(100, 0, &[], 0);
     assert_eq!((run.many, run.model.stream.groups[GROUP].pending.len()), (1_001, 0));
-    // What was read again for its sake is not counted again.
+    // What was read again because of it is not counted again.
     assert!(most <= 900, "{most} wait");
 }
 
-/// How many virtual milliseconds a new owner takes for what is due to a hundred healthy receivers behind what is due to
+/// How many virtual milliseconds a new owner takes for what is due to a hundred healthy receivers, behind what is due to
 /// others in trouble: `hang` of them with `each` deliveries, which hang or fail quickly.
 fn take_over(hang: usize, hosts: usize, each: usize, fails: Option<Outcome>) -> u64 {
     let mut register = register(100);
@@ -791,7 +791,7 @@ fn take_over(hang: usize, hosts: usize, each: usize, fails: Option<Outcome>) -> 
 
 #[test]
 fn a_new_owner_comes_to_what_is_due_to_the_healthy_behind_what_is_due_to_those_that_hang() {
-    // The first second tells who hangs; then there is room for those of whom nothing is known.
+    // The first second shows which ones hang; then there is room for those of which nothing is known.
     for (hang, hosts, each) in [(600, 600, 10), (3, 3, 3_000), (5_000, 1, 2)] {
         let took_ms = take_over(hang, hosts, each, None);
         assert!(took_ms < 5_000, "{took_ms} ms with {hang} that hang");

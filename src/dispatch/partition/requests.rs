@@ -1,18 +1,18 @@
 //! What operators and others ask of the owner through the inbox.
 
-use super::*;
+use super::{DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, Standing};
 
 impl<D: Directory> Partition<D> {
-    pub(super) fn serve(&mut self, now: u64, requests: Vec<Request>) {
-        self.more_requests = !requests.is_empty();
+    pub(super) fn serve_inbox(&mut self, now: u64, requests: Vec<Request>) {
+        self.term.more_requests = !requests.is_empty();
         for request in requests {
-            self.inbox_after = self.inbox_after.max(request.id);
+            self.term.inbox_after = self.term.inbox_after.max(request.id);
             let answer = match self.grant(now, &request) {
                 Ok(()) => "ok".to_owned(),
                 Err(why) => format!("error: {why}"),
             };
             self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
-            self.core.also(now, Item::Reply { request: request.id, answer });
+            self.core.push_item(now, Item::Reply { request: request.id, answer });
         }
     }
 
@@ -35,7 +35,7 @@ impl<D: Directory> Partition<D> {
             }
             RequestKind::Discard { id, letter } => {
                 letter.as_ref().ok_or_else(missing)?;
-                self.core.also(now, Item::Discard { id: id.clone() });
+                self.core.push_item(now, Item::Discard { id: id.clone() });
             }
             RequestKind::Release { endpoint, intent, head } => {
                 let none = || format!("{intent} has nothing unfinished at {endpoint}");
@@ -45,7 +45,7 @@ impl<D: Directory> Partition<D> {
                 let delivery = match Delivery::from_record(record) {
                     Ok(delivery) if delivery.id == *id => delivery,
                     Ok(other) => return Err(format!("the record of {id} is of another delivery, {}", other.id)),
-                    // The letter is the record as it stands, and no more readable: it can be looked at and discarded.
+                    // The letter is the record as it is, and just as unreadable: it can be looked at and discarded.
                     Err(_) => return Ok(self.core.release_unreadable(now, id, intent, record)?),
                 };
                 let detail = format!("released by {}: {}", mark.by, mark.why);
@@ -58,16 +58,16 @@ impl<D: Directory> Partition<D> {
                 return Err("it was not kept whole, or has no field \"event\": have it published anew".to_owned());
             }
             RequestKind::Requeue { entry, .. } => {
-                self.core.also(now, Item::Requeue { entry: *entry });
-                self.more_entries = true;
+                self.core.push_item(now, Item::Requeue { entry: *entry });
+                self.term.more_entries = true;
             }
             RequestKind::DiscardQuarantined { entry, .. } => {
-                self.core.also(now, Item::DiscardQuarantined { entry: *entry });
+                self.core.push_item(now, Item::DiscardQuarantined { entry: *entry });
             }
             RequestKind::AcceptRegistry { registry } => {
                 self.bound = Some(registry.clone());
                 self.registry_changed(now, None);
-                self.core.also(now, Item::Bind { registry: registry.clone() });
+                self.core.push_item(now, Item::Bind { registry: registry.clone() });
             }
             RequestKind::Unknown { why } => return Err(why.clone()),
         }

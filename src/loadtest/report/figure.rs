@@ -1,4 +1,4 @@
-//! The figures of a run by name: what a threshold can ask for and a comparison compares. One list, so that both know the same.
+//! The figures of a run by name: what a threshold can ask for.
 
 use std::fmt;
 
@@ -32,14 +32,6 @@ impl Unit {
     }
 }
 
-/// Which way is worse; none where neither is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Worse {
-    More,
-    Less,
-    Neither,
-}
-
 /// A percentile or the like of a latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
@@ -64,18 +56,6 @@ impl Point {
             Self::P9999 => "p99.99",
             Self::Max => "max",
             Self::Mean => "mean",
-        }
-    }
-
-    /// None for what is no percentile.
-    pub fn quantile(self) -> Option<f64> {
-        match self {
-            Self::P50 => Some(0.5),
-            Self::P90 => Some(0.9),
-            Self::P99 => Some(0.99),
-            Self::P999 => Some(0.999),
-            Self::P9999 => Some(0.9999),
-            Self::Max | Self::Mean => None,
         }
     }
 
@@ -233,16 +213,6 @@ impl Figure {
         matches!(self, Self::Process(_, Used::CpuUs | Used::CpuSeconds) | Self::Seconds)
     }
 
-    pub fn worse(&self) -> Worse {
-        match self {
-            Self::Deliveries(Sum::Rate) | Self::ProfileDeliveries(_, Sum::Rate) => Worse::Less,
-            Self::Latency(..) | Self::ProfileLatency(..) | Self::Process(..) | Self::Promise(_) => Worse::More,
-            Self::Sending(Sending::Late) => Worse::More,
-            Self::Deliveries(Sum::Unfinished) | Self::ProfileDeliveries(_, Sum::Unfinished) => Worse::More,
-            Self::Deliveries(_) | Self::ProfileDeliveries(..) | Self::Sending(_) | Self::Seconds => Worse::Neither,
-        }
-    }
-
     /// None when the run has none: no arrival, no such process, a promise that was never tried.
     pub fn value(&self, result: &RunResult) -> Option<f64> {
         let profile = |name: &str| result.profiles.iter().find(|profile| profile.name == name);
@@ -275,7 +245,7 @@ impl Figure {
     }
 
     /// The latency that it is a point of; none where it is something else, or where nothing arrived.
-    pub fn latency<'a>(&self, result: &'a RunResult) -> Option<(&'a Latency, Point)> {
+    fn latency<'a>(&self, result: &'a RunResult) -> Option<(&'a Latency, Point)> {
         let (latency, point) = match self {
             Self::Latency(Timed::Delivery, point) => (&result.latency, point),
             Self::Latency(Timed::RetryLateness, point) => (&result.retry_lateness, point),

@@ -7,8 +7,9 @@ mod series;
 mod spectrum;
 mod tables;
 
-use std::{io, path::Path};
+use std::{fmt, io, path::Path};
 
+use askama::filters::Escaper;
 use thiserror::Error;
 
 use super::json::write_whole;
@@ -23,6 +24,8 @@ pub enum PageError {
     Write { path: std::path::PathBuf, error: io::Error },
     #[error("cannot draw the page: {0}")]
     Latency(#[from] LatencyError),
+    #[error("cannot fill the page: {0}")]
+    Template(#[from] askama::Error),
 }
 
 /// Beside its place first, then moved there.
@@ -33,24 +36,35 @@ pub fn write(path: &Path, result: &RunResult) -> Result<(), PageError> {
 }
 
 /// The whole page.
-pub fn page(result: &RunResult) -> Result<String, LatencyError> {
+pub fn page(result: &RunResult) -> Result<String, PageError> {
     page::page(result)
 }
 
 /// Text as HTML shows it, in an element or in an attribute; what steers a display becomes a blank.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in cell(text).chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
+    Escaped.write_escaped_str(&mut safe, text).expect("a string takes everything");
     safe
+}
+
+/// What the templates escape with.
+#[derive(Clone, Copy)]
+pub struct Escaped;
+
+impl Escaper for Escaped {
+    fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
+        for c in cell(text).chars() {
+            match c {
+                '&' => to.write_str("&amp;")?,
+                '<' => to.write_str("&lt;")?,
+                '>' => to.write_str("&gt;")?,
+                '"' => to.write_str("&quot;")?,
+                '\'' => to.write_str("&#39;")?,
+                c => to.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

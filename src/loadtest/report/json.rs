@@ -1,39 +1,21 @@
-//! The result file: written whole or not at all, read with suspicion, and described by a JSON Schema that is made from the
+//! The result file: written whole or not at all, and described by a JSON Schema that is made from the
 //! types. Never changes what a run found.
 
 use std::{
-    fs::File,
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use schemars::generate::SchemaSettings;
-use serde::Deserialize;
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use crate::loadtest::{
-    latency::LatencyError,
-    result::{Latency, RESULT_SCHEMA, RunResult},
-};
-
-/// An hour's run with every profile takes a twentieth of it.
-const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+use crate::loadtest::result::RunResult;
 
 #[derive(Debug, Error)]
 pub enum ResultError {
     #[error("cannot write the result to {path}: {error}")]
     Write { path: PathBuf, error: io::Error },
-    #[error("cannot read the result {path}: {error}")]
-    Read { path: PathBuf, error: io::Error },
-    #[error("{path} is larger than 64 MiB, so it is no result of `herald loadtest`")]
-    TooLarge { path: PathBuf },
-    #[error("{path} is no result of `herald loadtest --json`: {error}")]
-    Form { path: PathBuf, error: serde_json::Error },
-    #[error("{path} has version {version} of the result; this Herald reads {RESULT_SCHEMA}: {advice}")]
-    Version { path: PathBuf, version: u64, advice: &'static str },
-    #[error("{path} has a latency that cannot be read ({place}): {error}")]
-    Latency { path: PathBuf, place: String, error: LatencyError },
 }
 
 /// Beside its place first, then moved there: a reader sees the old one or the new one.
@@ -65,51 +47,6 @@ fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
-/// Whoever compares relies on every figure in it, so the histograms are read too.
-pub fn read(path: &Path) -> Result<RunResult, ResultError> {
-    let owned = || path.to_owned();
-    let refused = |error| ResultError::Read { path: owned(), error };
-    let mut text = Vec::new();
-    File::open(path).map_err(refused)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(refused)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(ResultError::TooLarge { path: owned() });
-    }
-    // The version first: of a newer one nothing else can be expected.
-    #[derive(Deserialize)]
-    struct Versioned {
-        schema: u64,
-    }
-    let form = |error| ResultError::Form { path: owned(), error };
-    let Versioned { schema } = serde_json::from_slice(&text).map_err(form)?;
-    match schema {
-        version if version > u64::from(RESULT_SCHEMA) => {
-            return Err(ResultError::Version {
-                path: owned(),
-                version,
-                advice: "use the Herald that wrote it, or a newer one",
-            });
-        }
-        version if version < u64::from(RESULT_SCHEMA) => {
-            return Err(ResultError::Version { path: owned(), version, advice: "run the scenario again" });
-        }
-        _ => {}
-    }
-    let result = serde_json::from_slice(&text).map_err(form)?;
-    check_latencies(&result).map_err(|(place, error)| ResultError::Latency { path: owned(), place, error })?;
-    Ok(result)
-}
-
-fn check_latencies(result: &RunResult) -> Result<(), (String, LatencyError)> {
-    let named = |place: &str, latency: &Option<Latency>| match latency {
-        Some(latency) => latency.histogram().map(drop).map_err(|error| (place.to_owned(), error)),
-        None => Ok(()),
-    };
-    named("latency", &result.latency)?;
-    named("retry_lateness", &result.retry_lateness)?;
-    named("generator.lateness", &result.generator.lateness)?;
-    result.profiles.iter().try_for_each(|profile| named(&format!("profile {:?}", profile.name), &profile.latency))
-}
-
 /// The JSON Schema (draft 2020-12) of the result, as `docs/loadtest-result.schema.json` publishes it.
 pub fn schema() -> String {
     // As Herald writes it, where everything is there, not as it may be left out of a scenario's file.
@@ -133,7 +70,8 @@ mod tests {
         let path = folder.path().join("result.json");
         for result in [fixture::outage(), fixture::nothing()] {
             write(&path, &result).unwrap();
-            assert_eq!(read(&path).unwrap(), result);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(serde_json::from_str::<RunResult>(&text).unwrap(), result);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
     }
@@ -163,27 +101,6 @@ mod tests {
         value = serde_json::to_value(fixture::outage()).unwrap();
         value.as_object_mut().unwrap().remove("seed");
         assert!(!validator.is_valid(&value));
-    }
-
-    fn refused(text: &str) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("result.json");
-        std::fs::write(&path, text).unwrap();
-        read(&path).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_file_that_is_no_result_is_refused_with_a_reason() {
-        assert!(refused("hello").contains("is no result of `herald loadtest --json`"));
-        assert!(refused("{}").contains("missing field `schema`"));
-        assert!(refused(r#"{"schema": 2}"#).contains("use the Herald that wrote it"));
-        assert!(refused(r#"{"schema": 0}"#).contains("run the scenario again"));
-        assert!(refused(r#"{"schema": 1}"#).contains("missing field"));
-        let mut value = serde_json::to_value(fixture::outage()).unwrap();
-        value["profiles"][0]["latency"]["hdr"] = json!("AAAA");
-        assert!(refused(&value.to_string()).contains(r#"a latency that cannot be read (profile "healthy")"#));
-        let absent = read(Path::new("/nowhere/result.json")).unwrap_err().to_string();
-        assert!(absent.starts_with("cannot read the result /nowhere/result.json"), "{absent}");
     }
 
     #[test]

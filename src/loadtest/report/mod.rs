@@ -1,8 +1,7 @@
-//! What people and programs see of a run: the live view, the summary, the page, the result file and its comparison with
-//! an earlier one, and the thresholds. All of it is made from [`Progress`](progress::Progress) and
-//! [`RunResult`](super::result::RunResult) alone. Nothing here changes what a run found.
+//! What people and programs see of a run: the live view, the summary, the page, the result file and the thresholds. All of
+//! it is made from [`Progress`](progress::Progress) and [`RunResult`](super::result::RunResult) alone. Nothing here changes
+//! what a run found.
 
-pub mod compare;
 pub mod html;
 pub mod json;
 pub mod live;

@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub(super) fn start(&mut self, worker: usize, send: Send) {
+    pub(super) fn start(&mut self, worker: usize, send: NextAttempt) {
         let entry = send.delivery.id.entry;
         let endpoint = index_of(send.endpoint.id.as_str());
         let intent = index_of(send.delivery.intent.as_str());

@@ -78,7 +78,7 @@ impl World {
                 self.workers[worker].renewal = true;
                 self.make(worker, Slot::Renewal, call);
             }
-            while let Some(mut send) = partition.next_send(now) {
+            while let Some(mut send) = partition.next_attempt(now) {
                 if self.mutation == Some(Mutation::PlacesIgnored) {
                     send.places = u32::MAX;
                 }
@@ -96,7 +96,7 @@ impl World {
                 moved |= self.errand(worker, errand);
             }
             for happening in partition.take_happenings() {
-                if let Happening::Core(Note::OverQuota { quota, .. }) = happening {
+                if let Happening::Core(CoreHappening::OverQuota { quota, .. }) = happening {
                     self.tally.count(match quota {
                         Quota::Endpoint => "over_endpoint_quota",
                         Quota::Account => "over_account_quota",
@@ -152,10 +152,10 @@ impl World {
         let life = self.workers[worker].life;
         let delay = self.chance.within(1, 20);
         match errand {
-            Errand::Core(Wish::Disable { endpoint, revision, .. }) => {
+            Errand::Core(CoreErrand::Disable { endpoint, revision, .. }) => {
                 self.after(delay, Event::Disable { endpoint, revision });
             }
-            Errand::Core(Wish::Pause { endpoint, revision, .. }) => {
+            Errand::Core(CoreErrand::Pause { endpoint, revision, .. }) => {
                 self.check_pause(worker, &endpoint);
                 self.after(delay, Event::PauseForQuota { endpoint, revision });
             }

@@ -1,57 +1,95 @@
-//! The page as a whole: what stands where.
+//! The page as a whole: what stands where. How it looks is `page.html`'s matter, with `section.html`, `table.html` and
+//! `page.css`.
+
+use askama::Template;
 
 use super::{
-    escaped,
+    PageError,
     series::Series,
     spectrum::{self, beside_each_other, lines},
-    tables,
+    tables::{self, Table},
 };
 use crate::{
     loadtest::{
-        latency::LatencyError,
         report::text::{Verdict, verdict},
         result::RunResult,
     },
     surface::words,
 };
 
-const STYLE: &str = include_str!("page.css");
-
-pub(super) fn page(result: &RunResult) -> Result<String, LatencyError> {
-    let title = format!("{} – herald loadtest", escaped(&result.scenario.name));
-    let mut body = head(result);
-    body.push_str(&proof(result));
-    body.push_str(&over_time(result));
-    body.push_str(&distribution(result)?);
-    body.push_str(&costs(result));
-    body.push_str(&origin(result));
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
-    ))
+#[derive(Template)]
+#[template(path = "loadtest/report/html/page.html")]
+struct Page<'a> {
+    name: &'a str,
+    description: &'a str,
+    verdict: String,
+    verdict_class: &'static str,
+    tiles: Vec<(&'static str, String)>,
+    sections: Vec<Section>,
+    costs: Vec<Section>,
+    origin: Section,
 }
 
-fn section(title: &str, says: &str, content: &str) -> String {
-    let says = if says.is_empty() { String::new() } else { format!("<p>{}</p>", escaped(says)) };
-    format!("<section><h2>{}</h2>{says}{content}</section>\n", escaped(title))
+#[derive(Template, Default)]
+#[template(path = "loadtest/report/html/section.html")]
+struct Section {
+    title: &'static str,
+    says: &'static str,
+    figure: Option<Figure>,
+    table: Option<Table>,
+    /// The lines of the file.
+    scenario: Vec<String>,
 }
 
-fn head(result: &RunResult) -> String {
-    let (name, description) = (escaped(&result.scenario.name), escaped(&result.scenario.description));
-    let class = match Verdict::of(result) {
-        Verdict::Kept => "good",
-        Verdict::NothingProven => "quiet",
-        Verdict::NotKept => "bad",
+#[derive(Default)]
+struct Figure {
+    /// Classes and names.
+    legend: Vec<(String, String)>,
+    svg: String,
+}
+
+impl Figure {
+    fn new(legend: &[(&str, &str)], svg: String) -> Self {
+        let legend = legend.iter().map(|(class, name)| {
+            let dashed = if *class == "intended" || class.contains("dashed") { " dashed" } else { "" };
+            (format!("{class}{dashed}"), (*name).to_owned())
+        });
+        Self { legend: legend.collect(), svg }
+    }
+}
+
+impl Section {
+    fn of_table(title: &'static str, table: Table) -> Self {
+        Self { title, table: Some(table), ..Self::default() }
+    }
+
+    fn of_figure(title: &'static str, says: &'static str, figure: Figure) -> Self {
+        Self { title, says, figure: Some(figure), ..Self::default() }
+    }
+}
+
+pub(super) fn page(result: &RunResult) -> Result<String, PageError> {
+    let mut sections = proof(result);
+    sections.extend(over_time(result));
+    sections.extend(distribution(result)?);
+    let page = Page {
+        name: &result.scenario.name,
+        description: &result.scenario.description,
+        verdict: verdict(result),
+        verdict_class: match Verdict::of(result) {
+            Verdict::Kept => "good",
+            Verdict::NothingProven => "quiet",
+            Verdict::NotKept => "bad",
+        },
+        tiles: tiles(result),
+        sections,
+        costs: costs(result),
+        origin: origin(result),
     };
-    let verdict = escaped(&verdict(result));
-    format!(
-        "<header><h1>{name}</h1><p>{description}</p><div class=\"verdict {class}\">{verdict}</div></header>\n{}",
-        tiles(result)
-    )
+    Ok(page.render()?)
 }
 
-fn tiles(result: &RunResult) -> String {
+fn tiles(result: &RunResult) -> Vec<(&'static str, String)> {
     let mut tiles = vec![
         ("Acknowledged", words::number(result.deliveries.acknowledged)),
         ("Rate", words::rate(result.deliveries.rate)),
@@ -65,33 +103,18 @@ fn tiles(result: &RunResult) -> String {
         tiles.extend(herald.cpu_us_per_delivery.map(|us| ("Herald CPU/delivery", words::time(us))));
         tiles.push(("Herald memory", words::bytes(herald.peak_rss_bytes)));
     }
-    let tiles = tiles.iter().map(|(name, text)| {
-        format!(r#"<div class="tile"><span>{}</span><b>{}</b></div>"#, escaped(name), escaped(text))
-    });
-    format!("<div class=\"tiles\">{}</div>\n", tiles.collect::<String>())
+    tiles
 }
 
-fn proof(result: &RunResult) -> String {
-    let mut html = section("Promises", "", &tables::promises(result));
+fn proof(result: &RunResult) -> Vec<Section> {
+    let mut sections = vec![Section::of_table("Promises", tables::promises(result))];
     if !result.thresholds.is_empty() {
-        html.push_str(&section("Thresholds", "", &tables::thresholds(result)));
+        sections.push(Section::of_table("Thresholds", tables::thresholds(result)));
     }
-    html
+    sections
 }
 
-fn legend(entries: &[(&str, &str)]) -> String {
-    let entries = entries.iter().map(|(class, name)| {
-        let dashed = if *class == "intended" || class.contains("dashed") { "dashed" } else { "" };
-        format!(r#"<li><i class="{class} {dashed}"></i>{}</li>"#, escaped(name))
-    });
-    format!(r#"<ul class="legend">{}</ul>"#, entries.collect::<String>())
-}
-
-fn figure(entries: &[(&str, &str)], svg: &str) -> String {
-    format!("<figure>{}{svg}</figure>", legend(entries))
-}
-
-fn over_time(result: &RunResult) -> String {
+fn over_time(result: &RunResult) -> Vec<Section> {
     let series = Series::of(result);
     let fault: &[_] = if result.faults.is_empty() { &[] } else { &[("band", "fault")] };
     let with_faults = |entries: &[(&'static str, &'static str)]| [entries, fault].concat();
@@ -102,65 +125,62 @@ fn over_time(result: &RunResult) -> String {
         ("failed", "requests failed"),
     ]);
     let latencies = with_faults(&[("p50", "p50"), ("p99", "p99"), ("max", "slowest")]);
-    let mut html = section(
-        "Rate",
-        "Each second. One event is a delivery for each endpoint of its account.",
-        &figure(&rates, &series.rates()),
-    );
-    let says = "From an event's intended time to its first arrival; the axis is logarithmic.";
-    html.push_str(&section("Latency over time", says, &figure(&latencies, &series.latencies())));
-    let says = "Each second: answered with anything but 2xx, or not at all.";
-    html.push_str(&section(
-        "Failed requests",
-        says,
-        &figure(&with_faults(&[("failed", "failed")]), &series.failures()),
-    ));
+    let failures = with_faults(&[("failed", "failed")]);
+    let mut sections = vec![
+        Section::of_figure(
+            "Rate",
+            "Each second. One event is a delivery for each endpoint of its account.",
+            Figure::new(&rates, series.rates()),
+        ),
+        Section::of_figure(
+            "Latency over time",
+            "From an event's intended time to its first arrival; the axis is logarithmic.",
+            Figure::new(&latencies, series.latencies()),
+        ),
+        Section::of_figure(
+            "Failed requests",
+            "Each second: answered with anything but 2xx, or not at all.",
+            Figure::new(&failures, series.failures()),
+        ),
+    ];
     if !result.faults.is_empty() {
-        html.push_str(&section(
-            "Faults",
-            "What was broken on purpose, in seconds since the load began.",
-            &tables::faults(result),
-        ));
+        let says = "What was broken on purpose, in seconds since the load began.";
+        sections.push(Section { says, ..Section::of_table("Faults", tables::faults(result)) });
     }
-    html
+    sections
 }
 
-fn distribution(result: &RunResult) -> Result<String, LatencyError> {
+fn distribution(result: &RunResult) -> Result<Vec<Section>, PageError> {
     let lines = lines(result);
     let known = lines.iter().filter(|(_, _, latency)| latency.is_some());
-    let entries: Vec<_> = known.map(|(name, class, _)| (class.as_str(), name.as_str())).collect();
+    let legend: Vec<_> = known.map(|(name, class, _)| (class.as_str(), name.as_str())).collect();
     let says =
         "Each line to the right is rarer: at 99.9 % one delivery of a thousand is slower. Both axes are logarithmic.";
-    let table = if entries.is_empty() { String::new() } else { tables::percentiles(result) };
-    let content = format!("{}{table}", figure(&entries, &spectrum::spectrum(result)?));
-    let mut html = section("Percentiles", says, &content);
+    let table = (!legend.is_empty()).then(|| tables::percentiles(result));
+    let figure = Figure::new(&legend, spectrum::spectrum(result)?);
+    let mut sections = vec![Section { table, ..Section::of_figure("Percentiles", says, figure) }];
     if !result.profiles.is_empty() {
         let says = "By how the receivers behave: the bar reaches from the median to the 99th percentile, the line to the slowest.";
-        let content = format!("<figure>{}</figure>{}", beside_each_other(result), tables::profiles(result));
-        html.push_str(&section("Receivers", says, &content));
+        let figure = Figure::new(&[], beside_each_other(result));
+        let table = Some(tables::profiles(result));
+        sections.push(Section { table, ..Section::of_figure("Receivers", says, figure) });
     }
-    Ok(html)
+    Ok(sections)
 }
 
-fn costs(result: &RunResult) -> String {
-    let sums = section("Sums", "", &tables::sums(result));
-    let processes = match result.processes.is_empty() {
-        true => String::new(),
-        false => section("Processes", "", &tables::processes(result)),
-    };
-    format!("<div class=\"pair\">{sums}{processes}</div>\n")
+fn costs(result: &RunResult) -> Vec<Section> {
+    let mut sections = vec![Section::of_table("Sums", tables::sums(result))];
+    if !result.processes.is_empty() {
+        sections.push(Section::of_table("Processes", tables::processes(result)));
+    }
+    sections
 }
 
-fn origin(result: &RunResult) -> String {
+fn origin(result: &RunResult) -> Section {
     let scenario = toml::to_string_pretty(&result.scenario).unwrap_or_else(|error| format!("not shown: {error}"));
     // Line by line: what steers a display becomes a blank, and a line feed would.
-    let scenario: Vec<_> = scenario.lines().map(escaped).collect();
-    let content = format!(
-        "{}<details><summary>Scenario</summary><pre>{}</pre></details>",
-        tables::environment(result),
-        scenario.join("\n")
-    );
-    section("This run", "", &content)
+    let scenario = scenario.lines().map(str::to_owned).collect();
+    Section { scenario, ..Section::of_table("This run", tables::environment(result)) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! The tables of the page.
+//! The tables of the page. `table.html` says how they look, and escapes what is in them.
 
-use std::fmt::Write as _;
+use askama::Template;
 
-use super::escaped;
 use crate::{
     loadtest::{
         report::{
@@ -15,46 +14,51 @@ use crate::{
     surface::words,
 };
 
-/// A cell, escaped when it is made.
+#[derive(Template)]
+#[template(path = "loadtest/report/html/table.html")]
+pub(super) struct Table {
+    width: &'static str,
+    /// Classes and names.
+    columns: Vec<(&'static str, String)>,
+    rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Default)]
 struct Cell {
     class: &'static str,
     text: String,
+    is_mark: bool,
+    examples: Vec<String>,
 }
 
 fn text_cell(text: &str) -> Cell {
-    Cell { class: "", text: escaped(text) }
+    Cell { text: text.to_owned(), ..Cell::default() }
 }
 
 fn number_cell(text: String) -> Cell {
-    Cell { class: "num", text: escaped(&text) }
+    Cell { class: "num", text, ..Cell::default() }
+}
+
+fn code(text: &str) -> Cell {
+    Cell { class: "code", ..text_cell(text) }
 }
 
 fn mark(class: &'static str, text: &str) -> Cell {
-    Cell { class, text: format!(r#"<b class="mark">{}</b>"#, escaped(text)) }
+    Cell { class, is_mark: true, ..text_cell(text) }
 }
 
 /// `columns` with a leading `>` are of numbers.
-fn table(columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
+fn table(columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> Table {
     // A narrow table is not torn over the whole width.
     let width = if columns.len() <= 3 { "few" } else { "many" };
-    let mut html = format!(r#"<div class="scroll"><table class="{width}"><thead><tr>"#);
-    for column in columns {
-        let (class, name) = column.strip_prefix('>').map_or(("", *column), |name| ("num", name));
-        write!(html, r#"<th class="{class}">{}</th>"#, escaped(name)).expect("a string takes everything");
-    }
-    html.push_str("</tr></thead><tbody>");
-    for row in rows {
-        html.push_str("<tr>");
-        for Cell { class, text } in row {
-            write!(html, r#"<td class="{class}">{text}</td>"#).expect("a string takes everything");
-        }
-        html.push_str("</tr>");
-    }
-    html.push_str("</tbody></table></div>");
-    html
+    let class_of = |column: &&str| match column.strip_prefix('>') {
+        Some(name) => ("num", name.to_owned()),
+        None => ("", (*column).to_owned()),
+    };
+    Table { width, columns: columns.iter().map(class_of).collect(), rows: rows.collect() }
 }
 
-pub(super) fn promises(result: &RunResult) -> String {
+pub(super) fn promises(result: &RunResult) -> Table {
     table(
         &["", "Promise", ">Tried", ">Broken", "Name"],
         result.promises.iter().map(|promise| {
@@ -63,29 +67,24 @@ pub(super) fn promises(result: &RunResult) -> String {
                 (_, 0) => mark("good", "kept"),
                 _ => mark("bad", "broken"),
             };
-            let mut said = text_cell(&promise.text);
-            for example in &promise.examples {
-                write!(said.text, r#"<div class="example">{}</div>"#, escaped(example))
-                    .expect("a string takes everything");
-            }
+            let said = Cell { examples: promise.examples.clone(), ..text_cell(&promise.text) };
             let [tried, broken] = [promise.tried, promise.broken].map(|many| number_cell(words::number(many)));
-            vec![verdict, said, tried, broken, Cell { class: "code", text: escaped(&promise.name) }]
+            vec![verdict, said, tried, broken, code(&promise.name)]
         }),
     )
 }
 
-pub(super) fn thresholds(result: &RunResult) -> String {
+pub(super) fn thresholds(result: &RunResult) -> Table {
     table(
         &["", "Threshold", ">Was"],
         result.thresholds.iter().map(|kept| {
             let verdict = if kept.is_kept { mark("good", "kept") } else { mark("bad", "not kept") };
-            let threshold = Cell { class: "code", text: escaped(&kept.threshold) };
-            vec![verdict, threshold, number_cell(threshold::shown(kept))]
+            vec![verdict, code(&kept.threshold), number_cell(threshold::shown(kept))]
         }),
     )
 }
 
-pub(super) fn percentiles(result: &RunResult) -> String {
+pub(super) fn percentiles(result: &RunResult) -> Table {
     let mut columns = vec!["", ">Count"];
     let names = Point::ALL.map(|point| format!(">{}", point.name()));
     columns.extend(names.iter().map(String::as_str));
@@ -105,7 +104,7 @@ pub(super) fn percentiles(result: &RunResult) -> String {
     )
 }
 
-pub(super) fn profiles(result: &RunResult) -> String {
+pub(super) fn profiles(result: &RunResult) -> Table {
     table(
         &[
             "Profile",
@@ -135,7 +134,7 @@ pub(super) fn profiles(result: &RunResult) -> String {
     )
 }
 
-pub(super) fn processes(result: &RunResult) -> String {
+pub(super) fn processes(result: &RunResult) -> Table {
     table(
         &["Process", ">CPU time", ">CPU per delivery", ">Peak memory"],
         result.processes.iter().map(|process| {
@@ -151,7 +150,7 @@ pub(super) fn processes(result: &RunResult) -> String {
     )
 }
 
-pub(super) fn faults(result: &RunResult) -> String {
+pub(super) fn faults(result: &RunResult) -> Table {
     table(
         &["Fault", ">From", ">To"],
         result.faults.iter().map(|fault| {
@@ -161,7 +160,7 @@ pub(super) fn faults(result: &RunResult) -> String {
     )
 }
 
-pub(super) fn sums(result: &RunResult) -> String {
+pub(super) fn sums(result: &RunResult) -> Table {
     let (sums, sending) = (&result.deliveries, &result.generator);
     let rows = [
         ("Events intended", sending.intended),
@@ -178,13 +177,13 @@ pub(super) fn sums(result: &RunResult) -> String {
     table(&["", ">"], rows.into_iter().map(|(name, many)| vec![text_cell(name), number_cell(words::number(many))]))
 }
 
-pub(super) fn environment(result: &RunResult) -> String {
+pub(super) fn environment(result: &RunResult) -> Table {
     let rows = [
         ("Machine", text_cell(&machine(result))),
         ("Began", text_cell(&result.started_at)),
         ("Took", text_cell(&words::seconds(result.seconds))),
         ("Seed", text_cell(&result.seed.to_string())),
-        ("Again", Cell { class: "code", text: escaped(&again(result)) }),
+        ("Again", code(&again(result))),
     ];
     table(&["", ""], rows.into_iter().map(|(name, said)| vec![text_cell(name), said]))
 }

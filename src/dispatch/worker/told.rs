@@ -1,25 +1,25 @@
-//! What was said already, so that a log never grows with what a producer does: of entries that are no events one line a
-//! minute, of each kind of novelty one line ever. Pure: the time is passed in. Counts are the metrics'.
+//! What was said already, so that a log never grows with what a producer does: for entries that are not events one line a
+//! minute, for each kind of novelty one line ever. Pure: the time is passed in. Counts are the metrics' job.
 
-use super::HashSet;
+use crate::dispatch::HashSet;
 use crate::facts::event::Novelty;
 
-/// A producer that is broken breaks every event: the first line names one, and the next ones how many.
+/// A broken producer breaks every event: the first line names one, and the next ones how many.
 const EVERY_MS: u64 = 60_000;
 
-/// Kinds of novelties that are told of. A producer that makes up a new one each time is not followed further.
+/// Kinds of novelties that are reported. A producer that makes up a new one each time is not followed further.
 const MAX_KINDS: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct Told {
     quarantined_at: Option<u64>,
-    /// Since then, without a line.
+    /// How many since then got no line.
     quarantined: u64,
     novelties: HashSet<Novelty>,
 }
 
 impl Told {
-    /// An entry was quarantined: how many since the last line, itself included, if it is time for one.
+    /// An entry was quarantined. If it is time for a line, returns how many were since the last one, this entry included.
     pub fn quarantined(&mut self, now: u64) -> Option<u64> {
         self.quarantined += 1;
         if self.quarantined_at.is_some_and(|at| now < at + EVERY_MS) {

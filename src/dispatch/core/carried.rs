@@ -1,0 +1,115 @@
+//! What a worker still knows when a term has ended: attempts in flight, and results that Redis has not confirmed. Each is
+//! remembered until its delivery is read again. Knows nothing of lanes and seats.
+
+use std::{hash::BuildHasher, sync::Arc};
+
+use super::{Attempted, Delivery, DeliveryId, HashMap, Token};
+
+/// Results that may wait for their deliveries to be read again. Beyond it the receivers get duplicates instead.
+const MAX_RESULTS: usize = 8_192;
+
+/// Tells an event apart from another one that got its entry's id, after a failover to a Redis that had not heard of the
+/// first: a hash of the event's bytes.
+pub(super) type Fingerprint = u64;
+
+/// Which attempt, across terms.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct AttemptId {
+    pub delivery: DeliveryId,
+    pub attempt: u32,
+    pub event: Fingerprint,
+}
+
+/// With the endpoint's revision that the attempt was made with.
+#[derive(Debug)]
+pub(super) enum Carried {
+    Flying(Token, u64),
+    Ended(Arc<Attempted>, u64),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CarriedOver {
+    attempts: HashMap<AttemptId, Carried>,
+    /// What was delivered by a later attempt than its first, or from its record, for when its entry is read again.
+    delivered: HashMap<(DeliveryId, Fingerprint), (Arc<Attempted>, u64)>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl CarriedOver {
+    /// The next attempt of a delivery.
+    pub fn id_of(&self, delivery: &Delivery) -> AttemptId {
+        let event = self.hasher.hash_one(&delivery.body[..]);
+        AttemptId { delivery: delivery.id.clone(), attempt: delivery.next_attempt(), event }
+    }
+
+    /// It is in flight.
+    pub fn fly(&mut self, id: AttemptId, token: Token, revision: u64) {
+        self.attempts.insert(id, Carried::Flying(token, revision));
+    }
+
+    /// It has ended. Its record may be claimed first, and its entry read again only after that.
+    pub fn end(&mut self, id: AttemptId, attempted: Arc<Attempted>, revision: u64) {
+        if id.attempt > 1 && attempted.report.outcome.is_delivered() {
+            self.remember_delivered(&id, Arc::clone(&attempted), revision);
+        }
+        self.attempts.insert(id, Carried::Ended(attempted, revision));
+    }
+
+    /// Until its entry is acknowledged, what was delivered from its record is read again as if nothing of it had been sent,
+    /// and may get a record again before its turn comes.
+    pub fn remember_delivered(&mut self, id: &AttemptId, attempted: Arc<Attempted>, revision: u64) {
+        if self.delivered.len() < MAX_RESULTS {
+            self.delivered.insert((id.delivery.clone(), id.event), (attempted, revision));
+        }
+    }
+
+    /// What is known of the next attempt of a delivery, once.
+    pub fn take(&mut self, delivery: &Delivery) -> Option<Carried> {
+        if self.attempts.is_empty() && self.delivered.is_empty() {
+            return None;
+        }
+        let id = self.id_of(delivery);
+        self.attempts.remove(&id).or_else(|| {
+            let of_event = (id.delivery, id.event);
+            let (ended, _) = self.delivered.get(&of_event)?;
+            // What another owner or an operator has taken further since then is still owed.
+            let is_done = id.attempt <= ended.report.number && delivery.redelivered.is_empty();
+            let (ended, revision) = is_done.then(|| self.delivered.remove(&of_event)).flatten()?;
+            Some(Carried::Ended(ended, revision))
+        })
+    }
+
+    /// The attempt of an earlier term that is in flight under this token, once, with its revision.
+    pub fn take_flight(&mut self, token: Token) -> Option<(AttemptId, u64)> {
+        let found = self.attempts.iter().find_map(|(id, carried)| match carried {
+            Carried::Flying(flying, revision) if *flying == token => Some((id.clone(), *revision)),
+            Carried::Flying(..) | Carried::Ended(..) => None,
+        });
+        let (id, revision) = found?;
+        self.attempts.remove(&id);
+        Some((id, revision))
+    }
+
+    pub fn flights(&self) -> impl Iterator<Item = (Token, &DeliveryId)> {
+        self.attempts.iter().filter_map(|(id, carried)| match carried {
+            Carried::Flying(token, _) => Some((*token, &id.delivery)),
+            Carried::Ended(..) => None,
+        })
+    }
+
+    pub fn forget_flights(&mut self) {
+        self.attempts.retain(|_, carried| matches!(carried, Carried::Ended(..)));
+    }
+
+    pub fn forget_results(&mut self) {
+        self.delivered.clear();
+        self.attempts.retain(|_, carried| matches!(carried, Carried::Flying(..)));
+    }
+
+    /// Drops the results if they are too many.
+    pub fn limit(&mut self) {
+        if self.attempts.len() > MAX_RESULTS {
+            self.attempts.retain(|_, carried| matches!(carried, Carried::Flying(..)));
+        }
+    }
+}

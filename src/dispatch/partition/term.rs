@@ -1,0 +1,106 @@
+//! What belongs to one term, and is made new with each: nothing of the term before can be left in it.
+
+use super::{Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, Staged, TRIM_EVERY_MS, VecDeque};
+
+#[derive(Debug)]
+pub(super) struct TermState {
+    pub began_at: u64,
+    /// In this term the snapshot has been as new as the registry. Until then, an endpoint that is missing from it need not
+    /// have been deleted: the owner before may have known one that was made since.
+    pub is_confirmed: bool,
+
+    pub last_read: EntryId,
+    /// Pending entries are still to be read, after this one.
+    pub pending_after: Option<EntryId>,
+    /// What waits in the stream up to here was pending when the term began, or was a stranger's.
+    pub pending_until: EntryId,
+    /// Entries up to here may have been read before the group was made again.
+    pub suspect_until: EntryId,
+    pub more_entries: bool,
+    /// Woken for entries, but there was nothing to read: a stranger read them. The wake-up would fire for ever.
+    pub is_wakeup_false: bool,
+    pub was_woken: bool,
+    /// The last read was of what was deferred.
+    pub was_pass: bool,
+    /// The last read found everything there was to read for the first time.
+    pub keeps_up: bool,
+    /// When a read last found something.
+    pub found_at: u64,
+    /// All of the last page waits for its account, but reading does not: what is behind it perhaps need not wait.
+    pub reads_past: bool,
+    /// So much of what was read last was owed to endpoints that drain their backlogs that those would grow.
+    pub feeds_backlogs: bool,
+
+    pub staged: Option<Staged>,
+    /// What was staged last was a part of an entry, and nothing was read since.
+    pub was_in_parts: bool,
+    pub deferral: Deferral,
+    /// When something was last taken from the stream.
+    pub admitted_at: u64,
+
+    pub more_requests: bool,
+    pub inbox_after: EntryId,
+    pub next_due_ms: Option<u64>,
+    /// Backlogs to search for what has outlived its policy, each from an entry on.
+    pub expiring: VecDeque<(EndpointId, EntryId)>,
+    pub foreign_at: u64,
+    pub trim_at: u64,
+    pub inbox_at: u64,
+    pub expire_at: u64,
+    pub ending_at: u64,
+    pub pull_at: u64,
+    /// What is due too late is not made due earlier before this time: the last try failed.
+    pub pulls_at: u64,
+    pub refused_since: Option<u64>,
+
+    pub turn: usize,
+    /// Calls that somebody waited for since one was last made in turn.
+    pub urgent: usize,
+    /// The last call was a read.
+    pub was_read: bool,
+    /// The last call that was not a read was a settle. Without this the two would only take turns with each other.
+    pub was_settle: bool,
+}
+
+impl TermState {
+    /// By Redis' clock it is `redis_ms`.
+    pub fn new(now: u64, redis_ms: u64, deferred: Budget) -> Self {
+        Self {
+            began_at: now,
+            is_confirmed: false,
+            last_read: EntryId::ZERO,
+            pending_after: Some(EntryId::ZERO),
+            pending_until: EntryId::ZERO,
+            suspect_until: EntryId::ZERO,
+            more_entries: true,
+            is_wakeup_false: false,
+            was_woken: false,
+            was_pass: false,
+            keeps_up: false,
+            found_at: 0,
+            reads_past: false,
+            feeds_backlogs: false,
+            staged: None,
+            was_in_parts: false,
+            deferral: Deferral::new(deferred),
+            admitted_at: now,
+            more_requests: true,
+            inbox_after: EntryId::ZERO,
+            // Everything that was claimed is due now.
+            next_due_ms: Some(redis_ms),
+            expiring: VecDeque::new(),
+            foreign_at: now,
+            trim_at: now + TRIM_EVERY_MS,
+            inbox_at: now,
+            expire_at: now + EXPIRE_EVERY_MS,
+            ending_at: now,
+            pull_at: now,
+            pulls_at: now,
+            refused_since: None,
+            turn: 0,
+            urgent: 0,
+            was_read: false,
+            was_settle: false,
+        }
+    }
+}

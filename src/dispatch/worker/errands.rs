@@ -1,0 +1,85 @@
+//! What the partition wants done beside its calls: following the registry up to now, disabling or pausing an endpoint. Each
+//! errand is tried until it is done or somebody else's change takes precedence.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::{
+    clock,
+    dispatch::core::CoreErrand,
+    facts::endpoint::{EndpointState, Mark},
+    registry::{RefreshError, Registry},
+    store::{
+        connection::{Purpose, Redis},
+        keys::PartitionKeys,
+        registry::{RegistryError, RegistryStore},
+        watch::last_entry,
+    },
+};
+
+/// Pause before an errand that failed is tried again.
+const ERRAND_PAUSE: Duration = Duration::from_millis(500);
+
+/// An errand that was run.
+pub enum Done {
+    RegistryConfirmed,
+    Nothing,
+}
+
+/// Follows the registry up to a look that begins now.
+pub async fn confirm(registry: Registry) -> Done {
+    loop {
+        // No version is as new as this, so it always looks; what it finds is the registry's newest version.
+        match registry.refresh_to(u64::MAX).await {
+            Ok(()) | Err(RefreshError::Older { .. }) => return Done::RegistryConfirmed,
+            Err(RefreshError::Stopped) => return Done::Nothing,
+            // Nothing is final while it is gone.
+            Err(RefreshError::Vanished) => tokio::time::sleep(ERRAND_PAUSE).await,
+        }
+    }
+}
+
+/// Disables an endpoint that answered 410, or pauses one that is over its quota, unless somebody has changed it since.
+pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, errand: CoreErrand) -> Done {
+    let (CoreErrand::Disable { endpoint, why, .. } | CoreErrand::Pause { endpoint, why, .. }) = &errand;
+    loop {
+        match try_change(&redis, &keys, &errand).await {
+            Ok(()) => {
+                match errand {
+                    CoreErrand::Disable { .. } => warn!(%endpoint, why, "disabled the endpoint"),
+                    CoreErrand::Pause { .. } => warn!(%endpoint, why, "paused the endpoint"),
+                }
+                return Done::Nothing;
+            }
+            // Deleted or changed by somebody: their change takes precedence.
+            Err(error @ (RegistryError::Missing(_) | RegistryError::Stale { .. } | RegistryError::NeverMade)) => {
+                info!(%endpoint, %error, "the endpoint was left as it is");
+                return Done::Nothing;
+            }
+            // Refused for a reason that somebody will fix. Until then the owner sends nothing to an endpoint that is gone.
+            Err(error) => {
+                warn!(%endpoint, %error, "cannot disable or pause the endpoint yet; trying again");
+                tokio::time::sleep(ERRAND_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn try_change(redis: &Redis, keys: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
+    let (CoreErrand::Disable { endpoint: id, revision, why } | CoreErrand::Pause { endpoint: id, revision, why }) =
+        errand;
+    let mut connection = redis.connect(Purpose::Other).await?;
+    let last = last_entry(&mut connection, keys).await?;
+    let mut store = RegistryStore::on(connection);
+    let Some(mut endpoint) = store.get(id).await? else { return Err(RegistryError::Missing(id.clone())) };
+    // The store refuses a change that was based on another revision than the current one.
+    endpoint.revision = *revision;
+    let mark = Mark { by: "herald".to_owned(), why: why.clone(), at_ms: clock::wall_ms() };
+    match errand {
+        CoreErrand::Disable { .. } => endpoint.disable(mark.clone(), last),
+        CoreErrand::Pause { .. } => endpoint.status = EndpointState::Paused(mark.clone()),
+    }
+    endpoint.updated_at_ms = mark.at_ms;
+    store.update(endpoint, &mark).await.map(drop)
+}

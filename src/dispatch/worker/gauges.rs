@@ -1,0 +1,103 @@
+//! Looks at the partition's numbers alongside the work, and sees to it that a Redis that has just started has a whole
+//! append-only file. What the numbers mean is up to `numbers`.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    clock,
+    store::{
+        connection::{Connection, Purpose, Redis},
+        error::StoreError,
+        keys::PartitionKeys,
+        watch::{Gauges, gauges},
+    },
+};
+
+/// How often the numbers of the partition are looked at.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// The part of the time that looks may take; there is a look at least this often. Redis copies the stream's first and last
+/// entry to tell its numbers: with 200 MB that holds it for three seconds, and with a look a second nothing else would get
+/// done.
+const GAUGES_PART: u32 = 20;
+const GAUGES_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+
+/// A server younger than this may have been killed just before it started, for all that a new worker knows.
+const FRESH_S: u64 = 300;
+
+/// Looks at the partition's numbers again and again; None while Redis does not answer.
+pub async fn watch_gauges(
+    redis: Redis,
+    keys: PartitionKeys,
+    numbers: watch::Sender<Option<Gauges>>,
+    cancel: CancellationToken,
+) {
+    let (mut connection, mut server, mut is_mended) = (None, None, false);
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        if connection.is_none() {
+            connection = redis.connect(Purpose::Other).await.ok();
+            is_mended = false;
+        }
+        if let (Some(connection), false) = (&mut connection, is_mended) {
+            is_mended = mend_aof(connection, &mut server).await;
+        }
+        let began = clock::now();
+        let seen = match &mut connection {
+            Some(connection) => gauges(connection, &keys).await.ok(),
+            None => None,
+        };
+        pause = match seen {
+            Some(_) => pause_after(clock::now() - began),
+            None => GAUGES_EVERY,
+        };
+        if seen.is_none() {
+            connection = None;
+        }
+        numbers.send_replace(seen);
+    }
+}
+
+/// How long after a look the next one is made.
+fn pause_after(look: Duration) -> Duration {
+    (look * GAUGES_PART).clamp(GAUGES_EVERY, GAUGES_AT_LEAST_EVERY)
+}
+
+/// A server that has started again, now or shortly before us, may have been killed: its append-only file is made whole.
+/// `known` is the server already dealt with; one that is still loading or refuses is dealt with on the next connection.
+async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bool {
+    let Ok(info) = connection.server_info().await else { return false };
+    if info.is_loading {
+        return false;
+    }
+    let is_new = known.as_ref().map_or(info.uptime_s < FRESH_S, |id| *id != info.run_id);
+    if is_new && info.aof_enabled {
+        match connection.rewrite_aof().await {
+            Ok(()) => info!(run_id = info.run_id, "Redis has started anew; it writes its append-only file afresh"),
+            Err(StoreError::Unavailable { .. }) => return false,
+            Err(error) => warn!(%error, "run BGREWRITEAOF: Redis has started anew, and its file may have a loose end"),
+        }
+    }
+    *known = Some(info.run_id);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_holds_redis_is_made_seldom() {
+        assert_eq!(pause_after(Duration::from_micros(300)), Duration::from_secs(1));
+        assert_eq!(pause_after(Duration::from_millis(500)), Duration::from_secs(10));
+        assert_eq!(pause_after(Duration::from_secs(5)), Duration::from_secs(30));
+    }
+}

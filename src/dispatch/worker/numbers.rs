@@ -1,0 +1,105 @@
+//! What the numbers of the partition mean for it, for readiness and for the metrics.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Worker;
+use crate::{clock, store::watch::Gauges};
+
+/// From this part of `maxmemory` on, in percent, little is read at a time.
+const PRESSURE_PERCENT: u64 = 90;
+
+/// The part of the attempt log that is kept while Redis has little memory left: enough to see what happens now.
+const LOG_PART_UNDER_PRESSURE: u64 = 10;
+
+/// Another group this far behind, by the stream's time, is worth mentioning: ten minutes are no hiccup.
+const FOREIGN_FAR_MS: u64 = 600_000;
+
+impl Worker {
+    pub(super) fn numbers(&mut self, numbers: Option<Gauges>) {
+        self.readiness.set_redis(numbers.is_some());
+        let now = self.now();
+        self.partition.compare_clocks(now, clock::wall_ms());
+        let Some(numbers) = numbers else { return };
+        self.look_at_memory(&numbers);
+        // One walk for all three: there may be a hundred thousand.
+        let (mut parked, mut in_trouble, mut longest_attempt) = (0, 0, Duration::ZERO);
+        for (_, lane) in self.partition.core().lanes() {
+            parked += lane.parked;
+            in_trouble += u64::from(lane.is_in_trouble(now));
+            if lane.in_flight > 0 {
+                longest_attempt = longest_attempt.max(self.sender.timeout_of(lane.timeout_ms()));
+            }
+        }
+        // Only an operator's own pause excuses an owner: a lost registry or a term that keeps failing does not.
+        let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
+        let has_backlog = numbers.has_backlog(self.partition.tally().in_flight as u64);
+        self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
+        self.metrics.set_unread(numbers.behind);
+        self.metrics.set_trimmed_unread(numbers.trimmed_unread);
+        self.metrics.set_due(numbers.due, numbers.overdue_ms() / 1_000);
+        self.look_at_foreign(numbers.slowest_foreign);
+        self.look_at_quarantine(numbers.quarantine_dropped);
+        self.metrics.set_dead_letters_kept(numbers.dead);
+        self.metrics.set_parked(parked);
+        // Only the owner knows what is parked, and so what is held. What a former owner knows of receivers is out of date.
+        let placed = numbers.due + numbers.claimed + parked;
+        let (held, in_trouble) = match self.partition.is_owner() {
+            true => (numbers.unfinished.saturating_sub(placed), in_trouble),
+            false => (0, 0),
+        };
+        self.metrics.set_held(held);
+        self.metrics.set_open_breakers(in_trouble);
+    }
+
+    /// What Redis has left, and what the records in it take.
+    fn look_at_memory(&mut self, numbers: &Gauges) {
+        let limit = numbers.maxmemory_bytes;
+        let is_under_pressure = limit > 0 && numbers.used_memory_bytes / PRESSURE_PERCENT >= limit / 100;
+        if is_under_pressure != std::mem::replace(&mut self.is_under_pressure, is_under_pressure) {
+            match is_under_pressure {
+                true => warn!(
+                    used = numbers.used_memory_bytes,
+                    limit, "Redis has little memory left: little is read at a time, and the attempt log is kept short"
+                ),
+                false => info!("Redis has memory again"),
+            }
+        }
+        self.partition.set_pressure(is_under_pressure);
+        self.partition.set_quotas(self.quotas.with(limit));
+        let (bytes, over) = self.partition.core().record_bytes();
+        self.metrics.set_memory(is_under_pressure, bytes, over as u64);
+    }
+
+    /// How many lines the log of attempts keeps. The log is a convenience and delivering is not: where Redis has little
+    /// memory left, the log must not eat up the room that delivering frees.
+    pub(super) fn log_len(&self) -> u64 {
+        if self.is_under_pressure { self.attempt_log_len / LOG_PART_UNDER_PRESSURE } else { self.attempt_log_len }
+    }
+
+    /// A group that is far behind keeps the stream from being trimmed: reported once, until it has caught up.
+    fn look_at_foreign(&mut self, slowest: Option<(String, u64)>) {
+        let ignores = &self.trim_ignores;
+        let slowest = slowest.filter(|(group, _)| !ignores.contains(group));
+        let behind_ms = slowest.as_ref().map_or(0, |(_, behind_ms)| *behind_ms);
+        self.metrics.set_foreign_group_lag(behind_ms / 1_000);
+        let is_far = behind_ms > FOREIGN_FAR_MS;
+        if let (true, false, Some((group, _))) = (is_far, self.is_foreign_far, &slowest) {
+            warn!(
+                group,
+                behind_ms,
+                "the stream is kept for a group that is far behind; name it in stream.trim_ignores if nobody reads it"
+            );
+        }
+        self.is_foreign_far = is_far;
+    }
+
+    /// What was dropped before this worker's first look has been reported by somebody else.
+    fn look_at_quarantine(&mut self, dropped: u64) {
+        let known = self.quarantine_dropped.replace(dropped).unwrap_or(dropped);
+        if let more @ 1.. = dropped.saturating_sub(known) {
+            self.metrics.quarantine_dropped(more);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Reports what happened: counts it, logs it, and passes it on to a listener.
+
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use super::told::Told;
+use crate::{
+    dispatch::{
+        core::{CoreHappening, Tally},
+        partition::Happening,
+    },
+    telemetry::metrics::Metrics,
+};
+
+pub struct Reporter {
+    metrics: Metrics,
+    /// What does not fit is left out.
+    listener: Option<mpsc::Sender<Happening>>,
+    told: Told,
+    skipped_disabled: u64,
+}
+
+impl Reporter {
+    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>) -> Self {
+        Self { metrics, listener, told: Told::default(), skipped_disabled: 0 }
+    }
+
+    pub fn happened(&mut self, now: u64, happening: Happening) {
+        self.count(&happening);
+        if self.is_worth_a_line(now, &happening) {
+            log(&happening);
+        }
+        if let Some(listener) = &self.listener {
+            // A listener that is too slow misses something; the log has it.
+            let _ = listener.try_send(happening);
+        }
+    }
+
+    pub fn tally(&mut self, tally: Tally, deferred: usize) {
+        self.metrics.set_in_flight(tally.in_flight as u64, tally.slow as u64);
+        self.metrics.set_deferred(deferred as u64);
+        if tally.skipped_disabled > self.skipped_disabled {
+            self.metrics.deliveries_skipped(tally.skipped_disabled - self.skipped_disabled);
+            self.skipped_disabled = tally.skipped_disabled;
+        }
+    }
+
+    /// Anyone who writes to the stream can cause these without end: they are counted, and logged only now and then.
+    fn is_worth_a_line(&mut self, now: u64, happening: &Happening) -> bool {
+        match happening {
+            Happening::Quarantined { entry, error } => {
+                if let Some(entries) = self.told.quarantined(now) {
+                    warn!(entries, last = %entry, error, "no valid event: quarantined; said once a minute at most");
+                }
+                false
+            }
+            Happening::Novelty { novelty, .. } => self.told.is_first(novelty),
+            _ => true,
+        }
+    }
+
+    fn count(&self, happening: &Happening) {
+        match happening {
+            Happening::Core(CoreHappening::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
+            Happening::Core(CoreHappening::SetAside { .. } | CoreHappening::Unreadable { .. })
+            | Happening::JobFailed { .. } => self.metrics.item_set_aside(),
+            Happening::Core(CoreHappening::Displaced { .. }) => self.metrics.entry_quarantined(),
+            Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_pause(*quota),
+            Happening::TermBegan => self.metrics.term_began(),
+            Happening::TermEnded { .. } => self.metrics.term_ended(),
+            Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
+            Happening::Quarantined { .. } => self.metrics.entry_quarantined(),
+            Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
+            Happening::TrimmedWhilePending { .. } => self.metrics.pending_entry_trimmed(),
+            Happening::NoEndpoint { .. } => self.metrics.entry_without_endpoint(),
+            Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
+            Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
+            Happening::Core(
+                CoreHappening::Failed { .. } | CoreHappening::BreakerOpened { .. } | CoreHappening::OursFailed { .. },
+            )
+            | Happening::GroupMade { .. }
+            | Happening::Trimmed { .. }
+            | Happening::ClockStepped { .. }
+            | Happening::OtherRegistry { .. }
+            | Happening::Requested { .. } => {}
+        }
+    }
+}
+
+fn log(happening: &Happening) {
+    match happening {
+        Happening::Core(CoreHappening::Failed { id, intent, attempt, outcome, retry_in_ms }) => {
+            info!(delivery = %id, %intent, attempt, %outcome, retry_in_ms, "attempt failed")
+        }
+        Happening::Core(CoreHappening::Dead { id, intent, reason, attempts }) => {
+            warn!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
+        }
+        Happening::Core(CoreHappening::BreakerOpened { endpoint }) => {
+            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        // The pause itself says it, with the reason.
+        Happening::Core(CoreHappening::OverQuota { endpoint, quota, bytes }) => {
+            debug!(%endpoint, quota = quota.name(), bytes, "over its quota: it is to be paused")
+        }
+        Happening::Core(CoreHappening::OursFailed { cause, count }) => {
+            error!(?cause, count, "attempts failed here and not at their receivers: they go again")
+        }
+        Happening::Core(CoreHappening::Unreadable { id, why }) => {
+            error!(delivery = %id, why, "a record cannot be read; it stays as it is")
+        }
+        Happening::Core(CoreHappening::Displaced { id, event }) => {
+            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
+        }
+        Happening::Core(CoreHappening::SetAside { item, why }) => {
+            error!(item, why, "Redis cannot take this change; it is set aside until the next term")
+        }
+        Happening::TermBegan => info!("owns the partition"),
+        Happening::TermEnded { why } => warn!(why, "the term has ended"),
+        Happening::GroupMade { after } => warn!(%after, "made the consumer group"),
+        Happening::Read { entries } => debug!(entries, "read"),
+        // Logged once a minute.
+        Happening::Quarantined { .. } => {}
+        Happening::Novelty { entry, novelty } => {
+            warn!(%entry, kind = novelty.kind.name(), what = %novelty, "new to this Herald, and delivered; said once")
+        }
+        Happening::TrimmedWhilePending { entry } => {
+            error!(%entry, "the entry was trimmed while it was pending; its event is gone")
+        }
+        Happening::NoEndpoint { entry, account } => debug!(%entry, %account, "the account has no endpoint for it"),
+        Happening::ForeignClaimed { count } => {
+            warn!(count, "took over entries that another consumer of the group had taken")
+        }
+        Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
+        Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
+        Happening::ClockStepped { by_ms } => error!(
+            by_ms,
+            "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
+        ),
+        Happening::OtherRegistry { bound, found } => error!(
+            bound,
+            found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
+        ),
+        Happening::JobFailed { why } => error!(why, "a job of the partition failed; it comes again"),
+        Happening::Requested { request, answer } => info!(%request, answer, "a request was dealt with"),
+    }
+}
