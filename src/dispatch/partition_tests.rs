@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     dispatch::{budgets::Budget, lane::Owed},
     facts::{
+        endpoint::EndpointState,
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::{DeadReason, RetrySettings},
         signing::SecretText,
@@ -184,32 +185,42 @@ fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
 }
 
 #[test]
-fn an_endpoint_that_the_owner_before_knew_is_not_deleted_for_a_snapshot_that_is_behind() {
-    let known = Known::with_endpoint();
-    let (mut before, mut model) = (partition(&known), Model::default());
-    publish(&mut model, 1);
-    drive(&mut before, &mut model, 10);
-    before.next_attempt(10).unwrap();
-    before.stop_waiting(11);
-    drive(&mut before, &mut model, 11);
-    assert_eq!(model.claimed.len(), 1);
+fn what_the_owner_before_left_is_not_judged_by_a_snapshot_that_is_behind() {
+    let mark = Mark { by: "tester".to_owned(), why: "a test".to_owned(), at_ms: 0 };
+    let disabled = EndpointState::Disabled(mark);
+    let elsewhere = "https://before.example/".to_owned();
+    for behind in [
+        None,
+        Some(Endpoint { status: disabled, owed_until: Some(EntryId::ZERO), ..(*endpoint()).clone() }),
+        Some(Endpoint { url: elsewhere, ..(*endpoint()).clone() }),
+    ] {
+        let known = Known::with_endpoint();
+        let (mut before, mut model) = (partition(&known), Model::default());
+        publish(&mut model, 1);
+        drive(&mut before, &mut model, 10);
+        before.next_attempt(10).unwrap();
+        before.stop_waiting(11);
+        drive(&mut before, &mut model, 11);
+        assert_eq!(model.claimed.len(), 1);
 
-    let behind = Known { redis_version: 1.into(), ..Known::default() };
-    let mut after = partition(&behind);
-    while let Some(call) = after.next_call(12) {
-        after.answered(12, model.call(&call));
+        let known = Known { endpoint: behind.map(Arc::new).into(), redis_version: 1.into(), ..Known::default() };
+        let mut after = partition(&known);
+        while let Some(call) = after.next_call(12) {
+            after.answered(12, model.call(&call));
+        }
+        assert!(after.take_errands().contains(&Errand::ConfirmRegistry));
+        assert!(after.next_attempt(12).is_none() && model.dead.is_empty());
+        assert_eq!(model.records.len(), 1);
+        *known.endpoint.borrow_mut() = Some(endpoint());
+        known.version.set(1);
+        after.registry_confirmed(13);
+        drive(&mut after, &mut model, 13);
+        let send = after.next_attempt(13).unwrap();
+        assert_eq!(send.endpoint.url, endpoint().url);
+        after.attempted(14, send.token, delivered());
+        drive(&mut after, &mut model, 20);
+        assert!(model.records.is_empty() && model.dead.is_empty());
     }
-    assert!(after.take_errands().contains(&Errand::ConfirmRegistry));
-    assert!(after.next_attempt(12).is_none() && model.dead.is_empty());
-    assert_eq!(model.records.len(), 1);
-    *behind.endpoint.borrow_mut() = Some(endpoint());
-    behind.version.set(1);
-    after.registry_confirmed(13);
-    drive(&mut after, &mut model, 13);
-    let send = after.next_attempt(13).unwrap();
-    after.attempted(14, send.token, delivered());
-    drive(&mut after, &mut model, 20);
-    assert!(model.records.is_empty() && model.dead.is_empty());
 }
 
 #[test]
@@ -349,7 +360,7 @@ fn a_full_redis_is_emptied_by_delivering() {
 
 fn paused() -> Arc<Endpoint> {
     let mark = Mark { by: "ops".to_owned(), why: "test".to_owned(), at_ms: 0 };
-    let status = crate::facts::endpoint::EndpointState::Paused(mark);
+    let status = EndpointState::Paused(mark);
     Arc::new(Endpoint { status, revision: 2, ..(*endpoint()).clone() })
 }
 
@@ -697,8 +708,7 @@ fn what_is_too_old_is_found_behind_what_was_redelivered() {
     const OLD_MS: u64 = 80 * 3_600_000;
     let known = Known::with_endpoint();
     let mut paused = (*endpoint()).clone();
-    paused.status =
-        crate::facts::endpoint::EndpointState::Paused(Mark { by: "ops".into(), why: "test".into(), at_ms: 0 });
+    paused.status = EndpointState::Paused(Mark { by: "ops".into(), why: "test".into(), at_ms: 0 });
     *known.endpoint.borrow_mut() = Some(Arc::new(paused));
     let (mut partition, mut model) = (partition(&known), Model::default());
     for ms in 1..=CLAIM_MAX as u64 + 1 {
