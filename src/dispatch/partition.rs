@@ -103,7 +103,7 @@ const IDLE_MS: u64 = 50;
 /// How long after an item was refused the term ends: then the item is tried again, and may have been repaired by then.
 const REFUSED_MS: u64 = 30_000;
 
-/// After this long, what a term remembers of the one before is of no more use.
+/// This long after everything pending has been read again, what a term remembers of the one before is of no more use.
 const REMEMBER_MS: u64 = 60_000;
 
 /// Where the registry's knowledge comes from.

@@ -24,6 +24,7 @@ struct Known {
     /// Of the snapshot, and of the registry itself.
     version: std::cell::Cell<u64>,
     redis_version: std::cell::Cell<u64>,
+    is_paused: std::cell::Cell<bool>,
 }
 
 impl Known {
@@ -51,7 +52,12 @@ impl Directory for &Known {
 
     fn view(&self) -> RegistryView {
         let id = if self.is_another.get() { "another" } else { "reg" };
-        RegistryView { id: Some(id.to_owned()), version: self.version.get(), is_certain: true, is_paused: false }
+        RegistryView {
+            id: Some(id.to_owned()),
+            version: self.version.get(),
+            is_certain: true,
+            is_paused: self.is_paused.get(),
+        }
     }
 }
 
@@ -116,6 +122,11 @@ fn drive_at(partition: &mut Partition<&Known>, model: &mut Model, now: u64, redi
         assert!(calls < 100, "it never comes to rest");
     }
     calls
+}
+
+fn renew(partition: &mut Partition<&Known>, model: &mut Model, now: u64) {
+    let call = partition.next_renewal(now);
+    call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
 }
 
 /// What each term first asks of the registry is answered at once.
@@ -262,6 +273,30 @@ fn an_entry_accepted_after_a_change_goes_to_the_endpoint_as_it_was_changed() {
     partition.registry_confirmed(13);
     drive(&mut partition, &mut model, 13);
     assert_eq!(partition.next_attempt(13).unwrap().endpoint.url, "https://moved.example/");
+}
+
+#[test]
+fn what_was_delivered_is_remembered_for_as_long_as_its_entry_cannot_be_read_again() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let first = partition.next_attempt(10).unwrap();
+    // It is delivered, but the term ends before Redis hears of it, and the next one may read nothing for minutes.
+    model.lease = None;
+    known.is_paused.set(true);
+    partition.attempted(11, first.token, delivered());
+    for now in (1_000..200_000).step_by(1_000) {
+        renew(&mut partition, &mut model, now);
+        drive(&mut partition, &mut model, now);
+    }
+    assert!(model.stream.groups[GROUP].pending.contains_key(&entry(1)));
+    known.is_paused.set(false);
+    partition.registry_changed(200_000, None);
+    drive(&mut partition, &mut model, 200_000);
+    assert!(partition.next_attempt(200_000).is_none(), "it would be sent twice");
+    drive(&mut partition, &mut model, 200_100);
+    assert!(model.stream.groups[GROUP].pending.is_empty());
 }
 
 #[test]
@@ -615,11 +650,7 @@ fn what_a_job_took_without_saying_so_is_found_by_a_new_term() {
     for second in 1..40 {
         let now = now + second * 1_000;
         model.now_ms = now;
-        while let Some(call) = partition.next_renewal(now) {
-            let answer = model.call(&call);
-            let Call::Renew { term, .. } = &call else { unreachable!() };
-            partition.renewed(now, term, &answer);
-        }
+        renew(&mut partition, &mut model, now);
         drive(&mut partition, &mut model, now);
         if sent(&mut partition, now) {
             return;
@@ -669,8 +700,7 @@ fn a_retry_waits_no_longer_than_its_interval_when_the_clock_of_redis_is_set_back
     // An hour back. Any answer tells it; the first retry comes within its 6 s.
     for now in [1_100, 2_200, 3_300, 4_400, 5_500, 6_600] {
         drive_at(&mut partition, &mut model, now, at(now) - HOUR_MS);
-        let call = partition.next_renewal(now);
-        call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
+        renew(&mut partition, &mut model, now);
     }
     assert!(partition.next_attempt(6_600).is_some(), "due {:?}, and it is {}", model.due, model.now_ms);
     assert!(
@@ -684,21 +714,17 @@ fn no_dead_letter_expires_by_a_clock_that_has_stepped() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());
     model.dead.insert("1-0:ep_a".parse().unwrap(), (DAY_MS, Bytes::new()));
-    let renewed = |partition: &mut Partition<&Known>, model: &mut Model, now| {
-        let call = partition.next_renewal(now);
-        call.into_iter().for_each(|call| partition.renewed(now, call.term(), &model.call(&call)));
-    };
     // Forty days ahead for a while, and then back to normal.
     for now in (10..120_000).step_by(1_000) {
         let step = if (40_000..80_000).contains(&now) { 40 * DAY_MS } else { 0 };
         drive_at(&mut partition, &mut model, now, DAY_MS + now + step);
-        renewed(&mut partition, &mut model, now);
+        renew(&mut partition, &mut model, now);
     }
     assert_eq!(model.dead.len(), 1);
     // Old by a clock that has been steady.
     for now in (120_010..1_900_000).step_by(1_000) {
         drive_at(&mut partition, &mut model, now, DAY_MS + now);
-        renewed(&mut partition, &mut model, now);
+        renew(&mut partition, &mut model, now);
     }
     assert!(model.dead.is_empty());
 }

@@ -337,7 +337,9 @@ impl<D: Directory> Partition<D> {
         }
         if now >= self.term.expire_at {
             self.term.expire_at = now + EXPIRE_EVERY_MS;
-            if now >= self.term.began_at + REMEMBER_MS {
+            if self.term.pending_after.is_some() {
+                self.term.remember_until = now + REMEMBER_MS;
+            } else if now >= self.term.remember_until {
                 self.core.forget_results();
             }
             let waiting = self.core.waiting_backlogs(now).into_iter();

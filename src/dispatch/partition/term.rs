@@ -1,10 +1,11 @@
 //! What belongs to one term, and is made new with each: nothing of the term before can be left in it.
 
-use super::{Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, Staged, TRIM_EVERY_MS, VecDeque};
+use super::{Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, REMEMBER_MS, Staged, TRIM_EVERY_MS, VecDeque};
 
 #[derive(Debug)]
 pub(super) struct TermState {
-    pub began_at: u64,
+    /// What the term before left unconfirmed is remembered until then, and while entries that it left pending are to be read.
+    pub remember_until: u64,
     /// In this term the snapshot has been as new as the registry. Until then, an endpoint that is missing from it need not
     /// have been deleted: the owner before may have known one that was made since.
     pub is_confirmed: bool,
@@ -66,7 +67,7 @@ impl TermState {
     /// By Redis' clock it is `redis_ms`.
     pub fn new(now: u64, redis_ms: u64, deferred: Budget) -> Self {
         Self {
-            began_at: now,
+            remember_until: now + REMEMBER_MS,
             is_confirmed: false,
             last_read: EntryId::ZERO,
             pending_after: Some(EntryId::ZERO),
