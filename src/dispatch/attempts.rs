@@ -228,7 +228,7 @@ impl Inside {
             }
             if self.turns.are_crowded() && clock::now() >= look_at {
                 look_at = clock::now() + LOOK_EVERY;
-                self.turns.give_back(self.now_ms(), &mut back);
+                self.turns.give_back(self.now(), &mut back);
             }
             let (turns, pacing) = (&mut self.turns, &mut self.pacing);
             let finished = round.drain(..).map(|Finished { token, endpoint, attempted, period }| {
@@ -252,14 +252,14 @@ impl Inside {
 
     /// What is to begin now, and in which period.
     fn next(&mut self) -> impl Iterator<Item = (NextAttempt, u64)> {
-        let (room, now_ms) = (self.pacing.room(clock::now(), || busy(&self.metrics)), self.now_ms());
+        let (room, now) = (self.pacing.room(clock::now(), || busy(&self.metrics)), self.now());
         let few = BEGUN_AT_ONCE.min(room);
-        let next: Vec<NextAttempt> = std::iter::from_fn(|| self.turns.next(now_ms)).take(few).collect();
+        let next: Vec<NextAttempt> = std::iter::from_fn(|| self.turns.next(now)).take(few).collect();
         let period = self.pacing.begun(next.len());
         next.into_iter().map(move |send| (send, period))
     }
 
-    fn now_ms(&self) -> u64 {
+    fn now(&self) -> u64 {
         clock::now().saturating_duration_since(self.began).as_millis() as u64
     }
 }

@@ -1,5 +1,6 @@
-//! Redis' clock, as its answers tell it, against our monotonic one: how far it is ahead, when it stepped, and whether it
-//! may be believed where something would end for good. Pure.
+//! Redis' clock, as its answers tell it, against our monotonic one: how far it is ahead, when it stepped, and whether
+//! it may be believed where something would end for good. Pure. Three clocks meet here: `now`, `sent` and `received`
+//! are our monotonic clock, `redis_ms` is Redis' and `wall_ms` our machine's; all are in milliseconds.
 
 /// Two clocks that differ by no more than this count as equal.
 const STEP_MS: i64 = 60_000;
@@ -13,6 +14,7 @@ pub struct RedisClock {
     ahead_ms: i64,
     /// The least and the most that it can be.
     bounds: Option<(i64, i64)>,
+    /// By our monotonic clock.
     stepped_at: Option<u64>,
     /// Whether our machine's own clock disagrees; None until it was asked. It is the only witness of a step before the
     /// first answer.
@@ -24,12 +26,12 @@ pub struct RedisClock {
 impl RedisClock {
     /// An answer to a call that was sent and received at these times of ours. Returns a step of the clock.
     pub fn hear(&mut self, sent: u64, received: u64, redis_ms: u64) -> Option<i64> {
-        let now = (redis_ms as i64 - received as i64, redis_ms as i64 - sent as i64);
-        let before = self.bounds.replace(now);
-        self.ahead_ms = now.0;
+        let ahead = (redis_ms as i64 - received as i64, redis_ms as i64 - sent as i64);
+        let before = self.bounds.replace(ahead);
+        self.ahead_ms = ahead.0;
         let (least, most) = before?;
         // Counts only what no delay of either answer can explain.
-        let step = if now.0 > most { now.0 - most } else { (now.1 - least).min(0) };
+        let step = if ahead.0 > most { ahead.0 - most } else { (ahead.1 - least).min(0) };
         if step.abs() <= STEP_MS {
             return None;
         }

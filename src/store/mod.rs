@@ -7,13 +7,17 @@
 //!   at its top. It checks the types of its keys and all its arguments before its first write, and answers with words:
 //!   `ok`, or why not. Redis' own errors stay errors.
 //! - A **connection** has a [`connection::Purpose`], which fixes how long it waits for an answer. Nothing is retried
-//!   inside: an answer that did not come may belong to a script that ran, or that is still going to run.
+//!   inside: an answer that did not come may belong to a script that ran, or is still going to run.
 //! - A [`error::StoreError`] says by its type what a caller can do: wait, make room, ask an operator.
-//! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell of
-//!   ownership, and its value fences every script of a partition. [`protocol`] lists its calls, [`model`] says what they
-//!   mean, [`partition`] makes them of Redis.
+//! - An **entry** lies in the stream; a **record** keeps an unfinished delivery; a **term** is one uninterrupted spell
+//!   of ownership, and its value fences every script of a partition. [`protocol`] lists the calls, [`model`] says what
+//!   they mean, [`partition`] runs them on Redis.
 //! - The **registry** holds the endpoints. Each change gives it a larger **version** and an entry in its **change feed**,
 //!   by which followers keep up. Its id is made once and outlives a restore.
+//!
+//! Times are milliseconds: spans, or moments since 1970 by Redis' clock (so are `now` and the marks of [`model`]). Only
+//! what was noted elsewhere is by another clock: the `at_ms` of a mark, an attempt or an export is by that of its
+//! machine.
 //!
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 

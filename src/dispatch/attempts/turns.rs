@@ -78,7 +78,7 @@ impl Turns {
     }
 
     /// The next one to begin. [`Turns::ended`] has to follow.
-    pub fn next(&mut self, now_ms: u64) -> Option<NextAttempt> {
+    pub fn next(&mut self, now: u64) -> Option<NextAttempt> {
         while let Some(account) = self.accounts.pop_front() {
             let Entry::Occupied(mut of) = self.waiting.entry(account) else { continue };
             let Some(Handed { send, has_place }) = of.get_mut().pop_front() else { continue };
@@ -101,7 +101,7 @@ impl Turns {
             if !std::mem::replace(&mut out.is_crowded, true) {
                 self.crowded.push_back(send.endpoint.id.clone());
             }
-            out.waiting.push_back((now_ms, send));
+            out.waiting.push_back((now, send));
             self.ahead += 1;
         }
         None
@@ -128,11 +128,11 @@ impl Turns {
     }
 
     /// What has waited too long for a place goes back, and what came later goes with it.
-    pub fn give_back(&mut self, now_ms: u64, back: &mut Vec<Token>) {
+    pub fn give_back(&mut self, now: u64, back: &mut Vec<Token>) {
         for _ in 0..self.crowded.len() {
             let Some(endpoint) = self.crowded.pop_front() else { return };
             let Some(out) = self.out.get_mut(&endpoint) else { continue };
-            if out.waiting.front().is_some_and(|(since, _)| now_ms >= since + LONGEST_WAIT_MS) {
+            if out.waiting.front().is_some_and(|(since, _)| now >= since + LONGEST_WAIT_MS) {
                 self.ahead -= out.waiting.len();
                 back.extend(out.waiting.drain(..).map(|(_, send)| send.token));
             }

@@ -12,7 +12,9 @@ impl<D: Directory> Partition<D> {
         match (outstanding, answer) {
             (_, Answer::Lost) => self.end_term(now, "the lease is not ours any more".to_owned()),
             (_, Answer::NoGroup) => self.end_term(now, "the consumer group is gone".to_owned()),
-            (Outstanding::Acquire { sent }, Answer::Acquired { now_ms }) => self.begin_term(now, sent, now_ms),
+            (Outstanding::Acquire { sent }, Answer::Acquired { now_ms: redis_ms }) => {
+                self.begin_term(now, sent, redis_ms)
+            }
             (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. }) => {
                 self.is_taken = true;
                 self.core.forget_carried();
@@ -111,13 +113,13 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    pub(super) fn begin_term(&mut self, now: u64, sent: u64, now_ms: u64) {
+    pub(super) fn begin_term(&mut self, now: u64, sent: u64, redis_ms: u64) {
         self.asked_at = sent;
         self.is_newcomer |= self.clock.is_new();
-        self.hear_time(now, now_ms);
+        self.hear_time(now, redis_ms);
         self.is_taken = false;
         self.lease.begin(sent);
-        self.term = TermState::new(now, now_ms, self.settings.budgets.deferred);
+        self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
         self.phase = Phase::Recovering;
         self.happenings.push(Happening::TermBegan);
     }
