@@ -1,6 +1,7 @@
-//! The scripts against their specification: random calls go to a real Redis and to the model, and each answer is the same,
-//! and so is, every few calls, the whole state key by key. Redis' clock is the only input that the model takes from Redis.
-//! A failure prints its seed; `HERALD_SEED=N` runs that one alone and compares the state after every call.
+//! The scripts against their specification: random calls go to a real Redis and to the model, and every answer must be
+//! the same, as must be the whole state, key by key, every few calls. Redis' clock is the only input that the model
+//! takes from Redis. A failure prints its seed; `HERALD_SEED=N` runs that seed alone and compares the state after every
+//! call.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the scripts do in the cases that the model does not know: a full Redis, foreign types, huge values, lost scripts.
+//! What the scripts do in cases that the model does not know: a full Redis, foreign types, huge values, lost scripts.
 
 mod support;
 
@@ -252,7 +252,8 @@ async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed()
         items.extend(every_item("ep_b"));
         match owner.settle(items.clone()).await {
             Answer::BadItem { at, why } => {
-                // A dead letter's index is first needed by the item that buries, and a count by what is without order.
+                // A dead letter's index is first needed by the item that buries, and a count by a delivery without
+                // order.
                 let later = HashMap::from([("dead:ep_b", 3), ("singles:ep_b", 6)]).get(name).copied().unwrap_or(0);
                 assert_eq!(at, first_bad + later, "{why}");
                 assert!(why.contains(&key), "{why} names {key}");
@@ -265,7 +266,7 @@ async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed()
     }
 }
 
-/// Whatever finds it: keys of all endpoints are looked at together.
+/// Whichever item finds it: keys of all endpoints are looked at together.
 #[tokio::test]
 async fn of_two_items_that_can_not_be_applied_the_first_is_named() {
     let owner = busy_owner().await;
@@ -295,7 +296,7 @@ async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
     let nothing = owner.settle(Vec::new()).await;
     let empty = owner.redis.command::<usize>(&["DBSIZE"]).await;
     owner.settle(all.iter().map(|&(n, at)| keep(n, at, places[n as usize % 4], b"{}")).collect()).await;
-    // One of them twice, and one that never was.
+    // One of them twice, and one that never existed.
     let mut items: Vec<Item> = all.iter().map(|&(n, at)| finish(n, at)).collect();
     items.extend([finish(all[7].0, all[7].1), finish(41, "ep_a")]);
     match owner.settle(items).await {
@@ -309,7 +310,7 @@ async fn what_ends_together_leaves_no_trace_wherever_it_stood() {
     assert_eq!(owner.redis.command::<usize>(&["DBSIZE"]).await, empty);
 }
 
-/// Deliveries that end together are written endpoint by endpoint, and named by their place among all the same.
+/// Deliveries that end together are written endpoint by endpoint, but named by their place among all.
 #[tokio::test]
 async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
     let owner = Owner::start().await;
@@ -333,7 +334,7 @@ async fn of_what_ends_together_the_one_that_can_not_be_applied_is_named() {
         assert_eq!(owner.fingerprint().await, before, "{broken}");
         owner.redis.command::<()>(&["RENAME", &spare, &key]).await;
     }
-    // Of two the first as they are written: all of ep_b, which comes first, then all of ep_c.
+    // Of two bad ones the first as written: all of ep_b, which comes first, then all of ep_c.
     for name in ["heads:ep_c", "delivery:5-0:ep_c"] {
         let key = format!("{}{name}", owner.keys.prefix());
         owner.redis.command::<()>(&["RENAME", &key, &format!("{key}-spare")]).await;
@@ -379,7 +380,7 @@ async fn counts_of_records_that_a_stranger_wrote_are_found_anew_and_stop_nobody(
     }
 }
 
-/// Its record lost its head to a stranger, and another delivery of the intent has become it.
+/// A stranger removed the head of its record, and another delivery of the intent has become the head.
 #[tokio::test]
 async fn what_ends_takes_no_other_deliverys_place_at_the_head() {
     let owner = Owner::start().await;
@@ -398,7 +399,7 @@ async fn what_ends_takes_no_other_deliverys_place_at_the_head() {
     assert_eq!(owner.redis.command::<String>(&["HGET", &heads, "pi_1"]).await, second.to_string());
 }
 
-/// In a list each look would pass half of the endpoints.
+/// In a list, each look would pass half of the endpoints.
 #[tokio::test]
 async fn the_counts_of_many_endpoints_are_no_list_and_nothing_else_is_among_them() {
     let owner = Owner::start().await;
@@ -409,7 +410,7 @@ async fn the_counts_of_many_endpoints_are_no_list_and_nothing_else_is_among_them
     }
 }
 
-/// A settle's word on what an endpoint has.
+/// What a settle reports about an endpoint.
 async fn bytes_of(owner: &Owner, items: Vec<Item>) -> u64 {
     match owner.settle(items).await {
         Answer::Settled { counts, .. } => counts.iter().map(|(_, unfinished)| unfinished.bytes).sum(),
@@ -435,7 +436,7 @@ async fn records_are_weighed_and_what_a_stranger_or_an_older_version_left_fails_
     owner.redis.command::<()>(&["DEL", &key]).await;
     owner.redis.command::<()>(&["SET", &key, "x"]).await;
     assert!(matches!(owner.call(Call::Counts { term: owner.term(), cursor: 0 }).await, Answer::Counts { .. }));
-    // What was there before the count ended with it: never below nothing, and right again when all has gone.
+    // Records that were there before the count end with it: never negative, and right again when all have gone.
     assert_eq!(bytes_of(&owner, vec![parked(4, &[b'x'; 10])]).await, 10);
     assert_eq!(bytes_of(&owner, vec![finish(2, "ep_a")]).await, 0);
     assert_eq!(bytes_of(&owner, vec![finish(4, "ep_a"), parked(5, &[b'x'; 90])]).await, 80);
@@ -532,7 +533,7 @@ async fn a_read_stops_at_its_size_and_the_next_one_goes_on_there() {
         seen.extend(entries.into_iter().map(|entry| entry.id));
     }
     assert_eq!(seen, published);
-    // What is pending stops in the same way.
+    // Reading what is pending stops in the same way.
     let read = Call::Read { term: owner.term(), from: ReadFrom::Pending(EntryId::ZERO), max: 500 };
     match owner.call(read).await {
         Answer::Entries { entries, .. } => {
@@ -584,7 +585,7 @@ async fn a_run_longer_than_a_batch_is_refused_whole() {
     assert_eq!(owner.fingerprint().await, before);
 }
 
-/// A look is several commands; what has no record is told as that.
+/// A look is several commands; a member without a record is reported as such.
 #[tokio::test]
 async fn a_look_tells_all_that_is_parked_in_its_order() {
     let owner = Owner::start().await;
@@ -605,7 +606,7 @@ async fn a_look_tells_all_that_is_parked_in_its_order() {
     }
 }
 
-/// Nothing was taken, so nobody's term ends by it.
+/// Nothing was taken, so nobody's term ends because of it.
 #[tokio::test]
 async fn a_backlog_that_a_stranger_broke_is_named() {
     let owner = Owner::start().await;
@@ -664,7 +665,7 @@ async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
     assert!(kept > EntryId::ZERO && owner.gauges().await.length == 1);
 }
 
-/// Ids of a clock that runs a day ahead, of a counter and of microseconds: what is finished goes all the same, and with
+/// Ids of a clock that runs a day ahead, of a counter and of microseconds: what is finished is trimmed all the same,
 /// `retain` after its time and not before.
 #[tokio::test]
 async fn what_is_finished_is_trimmed_whatever_its_id_says() {
@@ -676,7 +677,7 @@ async fn what_is_finished_is_trimmed_whatever_its_id_says() {
         owner.redis.command::<String>(&["XADD", STREAM, &id, "event", "{}"]).await;
         let entries = owner.read(10).await;
         owner.acknowledge(&entries).await;
-        // From this one on the time is known at which it was passed.
+        // From this one on it is known when it was passed.
         let kept = owner.call(trim(3_600_000)).await;
         assert!(matches!(kept, Answer::Trimmed { count: 0, .. }), "{id} has been there for a moment only: {kept:?}");
         let gone = owner.call(trim(0)).await;
@@ -709,7 +710,7 @@ async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_clai
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut bad = EntryId { ms: 5, seq: 1 };
     let place = bad;
-    // Twice: what is refused again keeps the place that it had at first.
+    // Twice: an entry that is refused again keeps the place that it had at first.
     for _ in 0..2 {
         let item = Item::Quarantine {
             entry: bad,
@@ -732,7 +733,7 @@ async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_clai
     assert_eq!((read[0].id.to_string(), read[0].place), (forged, None));
 }
 
-/// A stream that was made anew gives its ids out again, and what it holds under them is nowhere else.
+/// A stream that was made anew gives out its ids again, and what it holds under them is nowhere else.
 #[tokio::test]
 async fn two_events_of_one_id_are_in_the_quarantine_both() {
     let owner = Owner::start().await;
@@ -772,7 +773,7 @@ async fn the_quarantine_drops_its_oldest_beyond_its_limit_and_counts_them() {
         traceparent: None,
         keep_bytes: Some(1 << 20),
     };
-    // A sound one, whose id another event has, is nobody's to drop.
+    // A sound one, whose id another event has, may be dropped by nobody.
     let sound = Item::Quarantine {
         entry: EntryId { ms: 0, seq: 1 },
         body: "{}".into(),
@@ -831,8 +832,8 @@ async fn who_starts_at_the_newest_entry_has_missed_nothing() {
     }
 }
 
-/// What a stream had up to the cursor is known, and the group goes on behind it, also where somebody has trimmed or emptied the
-/// stream. In another stream of the same name nothing is known, whatever the ids in it.
+/// What a stream had up to the cursor is known, and the group goes on after it, even if somebody has trimmed or emptied
+/// the stream. In another stream of the same name nothing is known, whatever its ids are.
 #[tokio::test]
 async fn a_lost_group_goes_on_in_its_own_stream_and_begins_another_one() {
     let owner = Owner::start().await;
@@ -853,7 +854,7 @@ async fn a_lost_group_goes_on_in_its_own_stream_and_begins_another_one() {
     let own = |ms, seq| (Some((ms, seq)), false);
     let another = (Some((0, 0)), true);
 
-    // The last that was read is there, or the first that is pending.
+    // The last one read is there, or the first one pending.
     stream_of(&["5-0", "7-0", "9-0"]).await;
     cursor("7-0").await;
     assert_eq!(open(Start::Oldest).await, own(7, 0));
@@ -883,7 +884,7 @@ async fn a_lost_group_goes_on_in_its_own_stream_and_begins_another_one() {
     cursor("7-0").await;
     assert_eq!(open(Start::Oldest).await, another);
 
-    // Who asked for a start has it for as long as nothing was read.
+    // A start that was asked for holds as long as nothing was read.
     stream_of(&["2-0", "9-0"]).await;
     cursor("7-0").await;
     assert_eq!(open(Start::After(EntryId { ms: 7, seq: 0 })).await, own(7, 0));
@@ -1038,14 +1039,14 @@ async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
     for _ in 0..20 {
         log(250).await;
     }
-    // 1 000 lines are kept, and what is left of the batch in which the oldest of them is.
+    // 1 000 lines are kept, and the rest of the batch that has the oldest of them.
     assert_eq!(lines().await, (4, 1_000));
     for _ in 0..10 {
         log(3).await;
     }
     assert_eq!(lines().await, (14, 1_030));
 
-    // The count is lost, or no number: it is taken from the log.
+    // The count is lost, or is not a number: it is taken from the log.
     owner.redis.command::<()>(&["DEL", &owner.keys.stats()]).await;
     log(10).await;
     assert_eq!(lines().await, (15, 1_040));
@@ -1057,7 +1058,7 @@ async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
     }
     assert_eq!(lines().await, (1_000, 1_000));
 
-    // There is no id behind a stranger's: the log begins anew.
+    // There is no id after a stranger's: the log begins anew.
     let last = format!("{0}-{0}", u64::MAX);
     owner.redis.command::<String>(&["XADD", &owner.keys.attempts(), &last, "a", "{}"]).await;
     log(2).await;
@@ -1067,7 +1068,7 @@ async fn the_attempt_log_keeps_its_length_whatever_the_batches_are() {
     let info: HashMap<String, redis::Value> = owner.redis.command(&["XINFO", "STREAM", &owner.keys.attempts()]).await;
     assert_eq!((&info["entries-added"], &info["length"]), (&redis::Value::Int(3), &redis::Value::Int(2)));
 
-    // A stranger's higher id makes all before it old.
+    // A stranger's higher id makes everything before it old.
     owner.redis.command::<String>(&["XADD", &owner.keys.attempts(), "5000000", "a", "{}"]).await;
     log(1).await;
     assert_eq!(lines().await, (2, 2));

@@ -1,10 +1,10 @@
-//! Owns the list of what Herald asks of Redis: for each role the commands and the keys that they touch, as rules for `ACL
-//! SETUSER`. Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test
-//! compares them with the sources, others run everything as those users and try what each must not do.
+//! Owns the list of everything Herald asks of Redis: the commands and keys of each role, as rules for `ACL SETUSER`.
+//! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
+//! them with the sources; others run everything as these users and try what each must not do.
 
 use super::keys::{PartitionKeys, RegistryKeys};
 
-/// Who has a user of its own.
+/// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// `herald serve`.
@@ -121,7 +121,7 @@ const OPERATOR: &[&str] = &[
 
 const PRODUCER: &[&str] = &["select", "xadd"];
 
-/// Asked for and not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
+/// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
 
 impl Role {
@@ -161,14 +161,14 @@ impl Role {
     }
 }
 
-/// The command that makes a role's user anew; the reader has to fill in the password.
+/// The command that makes a role's user from scratch; the reader has to fill in the password.
 pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
     format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "))
 }
 
-/// Everything to run, in this order. The last line shuts out everyone without a name.
+/// All the commands to run, in this order. The last one shuts out everyone without a name.
 pub fn rules(keys: &PartitionKeys) -> String {
     let mut lines: Vec<String> = Role::ALL.iter().map(|role| rule(keys, *role)).collect();
     lines.push("ACL SETUSER default off".to_owned());
@@ -212,7 +212,7 @@ mod tests {
             match path.extension().and_then(|extension| extension.to_str()) {
                 None => scan(&path, used),
                 Some("lua") => find(&fs::read_to_string(&path).unwrap(), &["call('", "try('", "{'XGROUP"], '\'', used),
-                // What only a load test does, to a Redis of its own, is not one of the user's rights.
+                // What only a load test does, to a Redis of its own, is not among the user's rights.
                 Some("rs") if path.ends_with("acl.rs") || path.ends_with("disturb.rs") => {}
                 Some("rs") => find(&fs::read_to_string(&path).unwrap(), &["cmd(\""], '"', used),
                 Some(_) => {}

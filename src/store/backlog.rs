@@ -1,6 +1,6 @@
-//! A look at an endpoint's backlog, by plain commands: that way Redis reads a record for half of what it costs within a
-//! script. It need not be one step, because only its owner changes a partition, and the owner makes one call at a time. The
-//! lease is fetched with the records: a term that holds then has held all along.
+//! Reads an endpoint's backlog with plain commands: a record costs Redis half of what it costs within a script. It need
+//! not be one step, because only the owner changes a partition, and the owner makes one call at a time. The lease is
+//! fetched with the records: a term that holds it then has held it all along.
 
 use std::str;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::facts::id::{DeliveryId, EndpointId, EntryId};
 
-/// Records that are fetched at once: some 2 MiB, if each holds the largest event possible.
+/// Records fetched at once: about 2 MiB if each holds the largest possible event.
 const AT_ONCE: usize = 32;
 
 pub(super) struct Look<'a> {
@@ -28,7 +28,7 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Waits no longer than for the answer of one script.
+    /// Waits no longer than it would for the answer of a script.
     pub(super) async fn run(&self, connection: &mut Connection) -> Result<Answer, StoreError> {
         let backlog = self.keys.backlog(self.endpoint);
         let subject = Subject("look at", &backlog);
@@ -36,7 +36,7 @@ impl Look<'_> {
         looked.unwrap_or_else(|_| Err(StoreError::late(subject)))
     }
 
-    /// What is parked after the entry, up to [`MAX_READ_BYTES`] of records.
+    /// The deliveries parked after the entry, up to [`MAX_READ_BYTES`] of records.
     async fn answer(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Answer, StoreError> {
         let ids = self.parked(connection, subject).await?;
         let (mut kept, mut bytes) = (Vec::<Kept>::with_capacity(ids.len()), 0);
@@ -62,17 +62,19 @@ impl Look<'_> {
     async fn parked(&self, connection: &mut Connection, subject: Subject<'_>) -> Result<Vec<DeliveryId>, StoreError> {
         let mut range = redis::cmd("ZRANGEBYLEX");
         range.arg(subject.1).arg(format!("({}", self.after.padded())).arg("+").arg("LIMIT").arg(0).arg(self.max);
-        // Anybody may have written there, so these need not be text.
+        // Anyone may have written there, so these need not be text.
         let entries: Vec<Vec<u8>> = connection.query(subject, &range).await?;
         let id = |entry: Vec<u8>| {
             let entry = str::from_utf8(&entry).ok().and_then(|entry| entry.parse().ok());
-            let entry = entry.ok_or_else(|| StoreError::unexpected(subject, "what stands in it is no entry's id"))?;
+            let entry =
+                entry.ok_or_else(|| StoreError::unexpected(subject, "it holds something that is not an entry's id"))?;
             Ok(DeliveryId { entry, endpoint: self.endpoint.clone() })
         };
         entries.into_iter().map(id).collect()
     }
 
-    /// The records of these, and Redis' time; `None` if the lease is lost. A record of a wrong type counts as gone.
+    /// The records of these deliveries and Redis' time; `None` if the lease is lost. A record of a wrong type counts as
+    /// gone.
     async fn records(
         &self,
         connection: &mut Connection,
@@ -87,7 +89,7 @@ impl Look<'_> {
         let both = Pipeline::with_capacity(2).add_command(fetch).cmd("TIME").to_owned();
         let (mut found, (s, us)): (Vec<Option<Vec<u8>>>, (u64, u64)) = connection.pipeline(subject, &both).await?;
         if found.len() != ids.len() + 1 {
-            return Err(StoreError::unexpected(subject, "it has another number of records than were asked for"));
+            return Err(StoreError::unexpected(subject, "it does not have as many records as were asked for"));
         }
         let records = found.split_off(1).into_iter().map(|record| record.map(Bytes::from)).collect();
         let is_lost = found[0].as_deref() != Some(self.term.as_str().as_bytes());

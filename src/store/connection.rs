@@ -16,20 +16,20 @@ use crate::tls::install_crypto_provider;
 /// A server that does not accept, encrypt and greet within this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can hold it for seconds. It
-/// is no use to wait longer for an answer than the default lease lasts.
+/// A batch of 500 deliveries costs Redis a few milliseconds; a fork or an fsync of a slow disk can stall it for
+/// seconds. There is no point in waiting for an answer longer than the default lease lasts.
 pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For people and for loads of a whole registry: these are slower, and nothing is lost while they wait.
+/// For people, and for loading a whole registry: these are slower, and nothing is lost while they wait.
 const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// On a connection that only waits, a peer that vanished silently is noticed after about 20 s.
+/// On a connection that only waits, a peer that has vanished silently is noticed after about 20 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 2;
 
-/// What a connection is for. This fixes how long its caller waits for an answer; the library's own default of 500 ms would
-/// also hit blocking reads.
+/// What a connection is for. This fixes how long its caller waits for an answer; the library's default of 500 ms would
+/// also end blocking reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Fenced reads and settles.
@@ -68,8 +68,8 @@ impl Redis {
         Self::trusting(url, None)
     }
 
-    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: then only that
-    /// authority is trusted.
+    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: only that authority
+    /// is trusted then.
     pub fn trusting(url: &str, authority: Option<Vec<u8>>) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
         let info = url.into_connection_info().map_err(unusable)?;
@@ -91,7 +91,7 @@ impl Redis {
         &self.address
     }
 
-    /// How the way to Redis is protected.
+    /// How the connection to Redis is protected.
     pub fn reach(&self) -> Reach {
         match self.client.get_connection_info().addr() {
             ConnectionAddr::Unix(_) => Reach::Socket,
@@ -102,7 +102,7 @@ impl Redis {
         }
     }
 
-    /// Whether Redis carries out a command of a client with neither a name nor a password. `None` if it cannot be asked.
+    /// Whether Redis obeys a client with neither a name nor a password. `None` if it cannot be asked.
     pub async fn lets_strangers_in(&self) -> Option<bool> {
         let info = self.client.get_connection_info().clone();
         let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
@@ -153,7 +153,7 @@ pub enum Reach {
     /// TCP that does not leave this machine.
     ThisMachine,
     Encrypted,
-    /// A network on which events, endpoints' secrets and Redis' password can be read.
+    /// A network on which others may read events, endpoints' secrets and Redis' password.
     Plain,
 }
 
@@ -173,14 +173,14 @@ fn config(purpose: Purpose) -> AsyncConnectionConfig {
         .set_response_timeout(purpose.response_timeout())
 }
 
-/// Without `nodelay` a small command that follows another one waits for the acknowledgement of the first.
+/// Without `nodelay`, a small command that follows another one waits until the first is acknowledged.
 fn tcp_settings() -> TcpSettings {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
-/// What a call was for: a verb with its object, completing "cannot …" in an error's message. Only formatted for errors.
+/// What a call was for: a verb and its object, to complete "cannot …" in an error message. Only formatted for errors.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Subject<'a>(pub &'a str, pub &'a str);
 
@@ -190,7 +190,7 @@ impl Display for Subject<'_> {
     }
 }
 
-/// One multiplexed connection. Clones share it. After [`StoreError::Unavailable`] it is of no more use.
+/// One multiplexed connection. Clones share it. After [`StoreError::Unavailable`] it is useless.
 #[derive(Clone)]
 pub struct Connection {
     inner: MultiplexedConnection,
@@ -215,13 +215,13 @@ impl Connection {
         commands.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
     }
 
-    /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the only safe repetition.
+    /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the only safe retry.
     pub(in crate::store) async fn run<T: FromRedisValue>(
         &mut self,
         subject: impl Display,
         call: &ScriptCall<'_>,
     ) -> Result<T, StoreError> {
-        /// Scripts can be flushed between loading and asking; if somebody keeps flushing them, we give up.
+        /// Scripts can be flushed between loading and running them; if someone keeps flushing them, we give up.
         const LOADS: usize = 3;
         for _ in 0..LOADS {
             match call.command.query_async(&mut self.inner).await {
@@ -236,15 +236,15 @@ impl Connection {
             if sha != call.script.sha {
                 return Err(StoreError::unexpected(
                     subject,
-                    format_args!("the script {} got another SHA-1", call.script.name),
+                    format_args!("Redis gave the script {} another SHA-1", call.script.name),
                 ));
             }
         }
         self.query(subject, &call.command).await
     }
 
-    /// Runs a script and then a command, sent together: the server takes them in this order. A failure of the command is
-    /// not one of the script.
+    /// Runs a script and then a command, sent together: the server runs them in this order. A failure of the command is
+    /// not a failure of the script.
     pub(in crate::store) async fn run_then<T: FromRedisValue, U: FromRedisValue>(
         &mut self,
         subject: impl Display,
@@ -262,7 +262,7 @@ impl Connection {
                 let first = T::from_redis_value(first).map_err(|error| StoreError::unexpected(&subject, error))?;
                 Ok((first, second.ok().and_then(|value| U::from_redis_value(value).ok())))
             }
-            // It did not run. By the time that it has, the command's answer is too old.
+            // The script did not run. By the time it has, the command's answer is too old.
             Err(StoreError::NoScript { .. }) => {
                 let first = self.run(&subject, call).await?;
                 Ok((first, self.query(&subject, then).await.ok()))
@@ -271,9 +271,9 @@ impl Connection {
         }
     }
 
-    /// Has the server write its append-only file anew. A server that was killed within a script starts from a file with a
-    /// transaction that has no end: Redis 7.0 leaves it out at this start and takes it for whole at the next one, so the
-    /// file must be rewritten in between. A rewrite that is already running serves as well.
+    /// Has the server rewrite its append-only file. A server that was killed within a script starts from a file whose
+    /// last transaction has no end: Redis 7.0 leaves it out at this start but takes it for complete at the next one, so
+    /// the file must be rewritten in between. A rewrite that is already running will do.
     pub async fn rewrite_aof(&mut self) -> Result<(), StoreError> {
         match self.query::<redis::Value>("have the append-only file rewritten", &redis::cmd("BGREWRITEAOF")).await {
             Ok(_) | Err(StoreError::Other { .. }) => Ok(()),
@@ -327,7 +327,7 @@ impl ScriptCall<'_> {
         self
     }
 
-    /// The argument's text, without a string of its own.
+    /// The argument's text, written without allocating a string.
     pub(in crate::store) fn text(self, arg: impl fmt::Display) -> Self {
         self.texts([arg])
     }
@@ -343,7 +343,7 @@ impl ScriptCall<'_> {
 /// The state of the server, as far as Herald's promises depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// Random for each start of the server: another one means a restart or a failover.
+    /// Random for each start of the server: a new value means a restart or a failover.
     pub run_id: String,
     pub version: String,
     pub is_primary: bool,

@@ -1,6 +1,6 @@
-//! How the answers of the scripts are read: strictly. An answer that the call's script never gives is an error with a
-//! reason, never a guess. What other processes wrote (the inbox) is checked too, but whatever is wrong there is their fault
-//! and is answered as such.
+//! Reads the answers of the scripts, strictly. An answer that the call's script never gives is an error with a reason,
+//! never a guess. What other processes wrote (the inbox) is checked too, but a mistake there is theirs, and they are
+//! told so.
 
 use std::{str::FromStr, vec};
 
@@ -70,7 +70,7 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
         ("REQUESTS", Call::Inbox { .. }) => Answer::Requests { requests: parts.until_end(Parts::request)? },
         ("TRIMMED", Call::Trim { .. }) => Answer::Trimmed { count: parts.number()?, now_ms: parts.number()? },
         ("EXPIRED", Call::ExpireDead { .. }) => Answer::ExpiredDead { count: parts.number()? },
-        _ => return Err(format!("{word:?} is none of its words")),
+        _ => return Err(format!("{word:?} is not one of its words")),
     };
     parts.end()?;
     Ok(answer)
@@ -83,7 +83,7 @@ impl Parts {
     fn of(value: Value) -> Result<Self, Malformed> {
         match value {
             Value::Array(values) => Ok(Self(values.into_iter())),
-            other => Err(format!("{} where an array belongs", kind(&other))),
+            other => Err(format!("found {} instead of an array", kind(&other))),
         }
     }
 
@@ -137,7 +137,7 @@ impl Parts {
 
     fn number(&mut self) -> Result<u64, Malformed> {
         let number = self.signed()?;
-        number.try_into().map_err(|_| format!("{number} where no negative number belongs"))
+        number.try_into().map_err(|_| format!("{number} must not be negative"))
     }
 
     fn size(&mut self) -> Result<usize, Malformed> {
@@ -175,7 +175,7 @@ impl Parts {
             0 => Recorded::Nothing,
             1 => Recorded::This,
             2 => Recorded::Another,
-            other => return Err(format!("{other} says of no record whose it is")),
+            other => return Err(format!("{other} does not say whose record it is")),
         };
         Ok(Known { ordered, single, recorded })
     }
@@ -193,13 +193,13 @@ impl Parts {
             let content = match (parts.next(), parts.next()) {
                 (None, _) => Content::Event { full_bytes: text.len(), body: text, traceparent: None },
                 (Some(length), Some(traceparent)) => content(signed(length)?, signed(traceparent)?, text)?,
-                _ => return Err(format!("{head:?} is no head of an entry")),
+                _ => return Err(format!("{head:?} is not the head of an entry")),
             };
             let place =
                 parts.next().map(|place| place.parse().map_err(|error: IdError| error.to_string())).transpose()?;
             match parts.next() {
                 None => Ok(Entry { id, place, content }),
-                Some(_) => Err(format!("{head:?} is no head of an entry")),
+                Some(_) => Err(format!("{head:?} is not the head of an entry")),
             }
         };
         heads.split_ascii_whitespace().map(one).collect()
@@ -231,7 +231,7 @@ fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Ma
         -1 => None,
         bytes => {
             let event = usize::try_from(bytes).ok().and_then(|bytes| text.len().checked_sub(bytes));
-            Some(text.split_off(event.ok_or_else(|| format!("a text has no traceparent of {bytes} bytes"))?))
+            Some(text.split_off(event.ok_or_else(|| format!("a text cannot hold a traceparent of {bytes} bytes"))?))
         }
     };
     match (length, &traceparent) {
@@ -239,20 +239,20 @@ fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Ma
         (-1, None) => Ok(Content::NoEvent { preview: text }),
         _ => {
             let full_bytes = usize::try_from(length).ok().filter(|full_bytes| *full_bytes >= text.len());
-            let full_bytes = full_bytes.ok_or_else(|| format!("{length} is no length of an event"))?;
+            let full_bytes = full_bytes.ok_or_else(|| format!("{length} is not the length of an event"))?;
             Ok(Content::Event { body: text, traceparent, full_bytes })
         }
     }
 }
 
 enum Unreadable {
-    /// The fault of whoever asked.
+    /// The sender's fault.
     Request(String),
     /// Our fault.
     Answer(Malformed),
 }
 
-/// What is asked, from the request's fields and from what `inbox.lua` found.
+/// Reads what is asked, from the request's fields and from what `inbox.lua` found.
 fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts) -> Result<RequestKind, Unreadable> {
     let text = |name: &str| {
         let bytes = field(name).ok_or_else(|| Unreadable::Request(format!("the request has no field {name:?}")))?;
@@ -264,7 +264,7 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
     }
     let letter = |found: &mut Parts| found.optional(Parts::bytes).map_err(Unreadable::Answer);
     let flag = |found: &mut Parts| found.flag().map_err(Unreadable::Answer);
-    // Whether the mark can be read is for its reader to say; without any mark nobody is responsible for the request.
+    // Whether the mark can be read is for its reader to say; but without a mark nobody is responsible for the request.
     field("mark").ok_or_else(|| Unreadable::Request("the request has no field \"mark\"".to_owned()))?;
     match text("op")? {
         "redeliver" => Ok(RequestKind::Redeliver { id: id::<DeliveryId>(text("id")?)?, letter: letter(found)? }),
@@ -283,7 +283,7 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
             Ok(RequestKind::DiscardQuarantined { entry: id::<EntryId>(text("entry")?)?, exists: flag(found)? })
         }
         "accept-registry" => Ok(RequestKind::AcceptRegistry { registry: text("registry")?.to_owned() }),
-        other => Err(Unreadable::Request(format!("no request is called {:?}", shorten(other)))),
+        other => Err(Unreadable::Request(format!("there is no request named {:?}", shorten(other)))),
     }
 }
 

@@ -25,7 +25,7 @@ impl Disturber {
         self.connection.query("set maxmemory", &command).await
     }
 
-    /// Sets `maxmemory` to what is used now: from then on every write that needs memory is refused.
+    /// Sets `maxmemory` to what is used now: from then on Redis refuses every write that needs memory.
     pub async fn fill(&mut self) -> Result<(), StoreError> {
         let used = self.connection.server_info().await?.used_memory_bytes;
         self.limit_memory(used.max(1)).await

@@ -1,4 +1,4 @@
-//! The stream as seen by its producers and by people who look for an event: adds entries, reads single ones, searches
+//! The stream as its producers see it, and people who look for an event: adds entries, reads single ones, searches
 //! backwards within a limit. Never touches the group or a companion key.
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::facts::{
 /// Entries in one page of a search: 6 MiB with the largest events.
 const PAGE: usize = 100;
 
-/// Hits of one search. The same event is there more than once if its producer repeats itself.
+/// The most hits of one search. An event is there more than once if its producer repeats itself.
 const MAX_HITS: usize = 10;
 
 /// An entry as it lies in the stream.
@@ -76,7 +76,7 @@ impl Entries {
         id.parse().map_err(|error| StoreError::unexpected(subject, error))
     }
 
-    /// Adds many events, the bytes as they are, in one transaction: all of them in this order, or none. The bytes are not
+    /// Adds many events, byte for byte, in one transaction: all of them in this order, or none. The bytes are not
     /// checked. After [`StoreError::Unavailable`] nobody knows which of the two happened.
     pub async fn add_all(&mut self, bodies: &[Bytes]) -> Result<Vec<EntryId>, StoreError> {
         let subject = Subject("add events to", self.keys.stream());
@@ -95,7 +95,7 @@ impl Entries {
         Ok(self.read(&command).await?.pop())
     }
 
-    /// Looks for an event by its own id, from the newest entry backwards, through no more than `most` entries.
+    /// Looks for an event by its own id, from the newest entry backwards, through at most `most` entries.
     pub async fn search(&mut self, id: &EventId, most: u64) -> Result<Search, StoreError> {
         let mut search = Search::default();
         let mut end = "+".to_owned();

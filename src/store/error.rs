@@ -1,5 +1,5 @@
 //! What can go wrong with Redis, told apart by type from the error's code, never from its text. Messages name what was
-//! wanted and what to do; none contains a password, a key's content or an endpoint's secret.
+//! wanted and what to do; none contains a password, the content of a key or an endpoint's secret.
 
 use std::fmt::Display;
 
@@ -24,11 +24,11 @@ pub enum StoreError {
     #[error("cannot {subject}: Redis forgot the script; something keeps calling SCRIPT FLUSH ({cause})")]
     NoScript { subject: String, cause: String },
 
-    #[error("cannot {subject}: a key of Herald has a foreign type; find what else writes to it ({cause})")]
+    #[error("cannot {subject}: one of Herald's keys has the wrong type; find out what else writes to it ({cause})")]
     WrongType { subject: String, cause: String },
 
     /// The stream or its consumer group is gone.
-    #[error("cannot {subject}: the consumer group is gone and must be made again ({cause})")]
+    #[error("cannot {subject}: the consumer group is gone and has to be made again ({cause})")]
     NoGroup { subject: String, cause: String },
 
     #[error(
@@ -36,7 +36,7 @@ pub enum StoreError {
     )]
     Denied { subject: String, cause: String },
 
-    #[error("cannot {subject}: unexpected answer of Redis: {cause}")]
+    #[error("cannot {subject}: unexpected answer from Redis: {cause}")]
     Other { subject: String, cause: String },
 }
 
@@ -55,7 +55,7 @@ impl StoreError {
         }
     }
 
-    /// For what took longer than anybody waits.
+    /// For a call that took longer than anyone waits.
     pub(in crate::store) fn late(subject: impl Display) -> Self {
         Self::Unavailable { subject: subject.to_string(), cause: "it did not answer in time".to_owned() }
     }
@@ -95,13 +95,13 @@ impl Kind {
                 Some([(_, first), ..]) => Self::of_code(first.code()),
                 _ => Self::of_code(error.code().unwrap_or_default()),
             },
-            // A broken protocol leaves a connection that is as useless as a broken line.
+            // After a protocol error, the connection is as useless as a broken one.
             _ if error.is_unrecoverable_error() => Self::Unavailable,
             _ => Self::Other,
         }
     }
 
-    /// Codes that the client library has no name for.
+    /// Codes for which the client library has no name.
     fn of_code(code: &str) -> Self {
         match code {
             "OOM" => Self::OutOfMemory,

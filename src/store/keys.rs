@@ -141,8 +141,8 @@ impl PartitionKeys {
         self.key("quarantine")
     }
 
-    /// Hash: a quarantined entry's id in its stream to its id in the quarantine; to several ids, the oldest first and
-    /// separated by blanks, if several streams have given out the same id.
+    /// Hash: a quarantined entry's id in its stream to its id in the quarantine. If several streams have given out the
+    /// same id, it has several ids there, oldest first and separated by blanks.
     pub fn quarantine_index(&self) -> String {
         self.key("quarantine-index")
     }
@@ -152,7 +152,7 @@ impl PartitionKeys {
         self.key("places")
     }
 
-    /// Zset: entries, padded, by the time at which everything up to them had been read.
+    /// Zset: padded entries, each with the time at which everything up to it had been read.
     pub fn marks(&self) -> String {
         self.key("marks")
     }

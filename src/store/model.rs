@@ -1,6 +1,6 @@
 //! What the scripts mean, in plain Rust: one partition's state and every call on it. This is the specification:
-//! differential tests hold the scripts against it, and the simulator runs on it at memory speed.
-//! Never waits, fails or loses an answer; whoever drives it adds that.
+//! differential tests compare the scripts with it, and the simulator runs on it at memory speed.
+//! Never waits, fails or loses an answer; its caller adds that.
 
 use std::{
     cmp::Ordering,
@@ -27,13 +27,15 @@ pub const MAX_LEASE_MS: u64 = 60_000;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     pub now_ms: u64,
-    /// Redis is at `maxmemory`: it takes no more from producers. No call is refused, for each frees or moves.
+    /// Redis is at `maxmemory`: it takes no more from producers. No call is refused, because each frees or moves
+    /// something.
     pub full: bool,
     pub stream: Stream,
     pub lease: Option<Lease>,
     pub cursor: Option<EntryId>,
     pub registry: Option<String>,
-    /// The registry's own version: it has keys of its own, and a read tells the version as it is after it.
+    /// The registry's own version: the registry has keys of its own, and a read returns the version as it is after the
+    /// read.
     pub registry_version: Option<u64>,
     pub records: BTreeMap<DeliveryId, Bytes>,
     pub due: BTreeMap<DeliveryId, u64>,
@@ -42,16 +44,16 @@ pub struct Model {
     pub dead: BTreeMap<DeliveryId, (u64, Bytes)>,
     /// The oldest first.
     pub quarantine: Vec<(EntryId, Quarantined)>,
-    /// What its limit has dropped from it.
+    /// How many entries its limit has dropped.
     pub quarantine_dropped: u64,
-    /// Of what came back from it, whose place it has.
+    /// For each entry that came back from the quarantine, the entry whose place it has.
     pub places: BTreeMap<EntryId, EntryId>,
-    /// Up to which entry every group had passed at a time.
+    /// By time: the entry that every group had passed then.
     pub marks: BTreeMap<u64, EntryId>,
     pub inbox: Inbox,
     pub answers: BTreeMap<EntryId, String>,
     pub log: Vec<Bytes>,
-    /// The time of the last look at what is due too late.
+    /// The time of the last look for what is due too late.
     pub clock_seen: u64,
 }
 
@@ -76,13 +78,13 @@ pub struct Lease {
     pub until_ms: u64,
 }
 
-/// The unfinished of one endpoint.
+/// One endpoint's unfinished deliveries.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chains {
     pub unfinished: u64,
-    /// Without order, by their intent's name in scripts.
+    /// Records without order, by their intent's name in scripts.
     pub singles: BTreeMap<String, u64>,
-    /// What the records hold, as far as they were counted: never below nothing once a settle has ended.
+    /// Bytes of the records, as far as they were counted: never negative once a settle has ended.
     pub bytes: i64,
     pub heads: BTreeMap<String, EntryId>,
     pub held: BTreeSet<(IntentId, EntryId)>,
@@ -95,14 +97,14 @@ pub struct Quarantined {
     pub cut: bool,
     pub error: String,
     pub traceparent: Option<Traceparent>,
-    /// The entry whose place it has.
+    /// The entry whose place in the order it has.
     pub place: EntryId,
     /// A sound event, which no limit drops.
     pub is_sound: bool,
 }
 
 impl Quarantined {
-    /// What it takes of the quarantine's limit.
+    /// How much of the quarantine's limit it takes.
     pub fn bytes(&self) -> u64 {
         (self.body.len() + self.error.len() + QUARANTINED_BYTES) as u64
     }
@@ -135,7 +137,7 @@ impl Model {
     }
 
     /// What must hold between any two calls: every record stands in exactly one place, every chain has one head, and
-    /// what is counted is what is there. Says what does not.
+    /// the counts are right. The error says what does not hold.
     pub fn check(&self) -> Result<(), String> {
         let mut standing = 0;
         let mut bytes: BTreeMap<&EndpointId, i64> = BTreeMap::new();
@@ -238,7 +240,7 @@ impl Model {
     fn acquire(&mut self, term: &Term, previous: &[Term], ttl_ms: u64) -> Answer {
         let is_own = |lease: &Lease| previous.iter().any(|own| own.as_str() == lease.value);
         if let Some(lease) = self.lease.as_mut().filter(|lease| !is_own(lease)) {
-            // Nobody takes a longer one: Redis' clock was set back behind one that was, and its owner may be gone.
+            // Nobody takes a longer lease: Redis' clock was set back since, and its owner may be gone.
             if lease.until_ms - self.now_ms > ttl_ms.max(MAX_LEASE_MS) {
                 lease.until_ms = self.now_ms + ttl_ms;
             }
@@ -263,8 +265,7 @@ impl Model {
         Answer::Recovered { moved: moved.len() }
     }
 
-    /// A lost group starts again from the cursor, and another stream than the one that the cursor is about from its
-    /// beginning.
+    /// A lost group starts again from the cursor; in another stream than the cursor's, it starts from the beginning.
     fn open(&mut self, start: Start, registry: &str) -> Answer {
         let bound = self.registry.get_or_insert_with(|| registry.to_owned()).clone();
         let group = self.stream.groups.get(GROUP);
@@ -290,9 +291,9 @@ impl Model {
         Answer::Opened { made_after, last_delivered, last_generated, registry: bound, is_set_back }
     }
 
-    /// Whether nothing is left of the stream that the cursor is about. Its entries go from the oldest on and up to what is
-    /// settled: where any is left that is not after the cursor, then so is the last that was read or the first that is
-    /// pending.
+    /// Whether nothing is left of the stream that the cursor is about. Its entries are trimmed from the oldest on, and
+    /// only up to what is settled: so if any entry is left that is not after the cursor, then so is the last one read
+    /// or the first one pending.
     pub fn is_another_stream(&self, cursor: EntryId, start: Start) -> bool {
         let stream = &self.stream;
         let is_at_cursor = |id: &EntryId| *id == cursor || id.before() == cursor;
@@ -433,7 +434,7 @@ impl Model {
     }
 
     fn quarantine(&mut self, entry: EntryId, quarantined: Quarantined, keep_bytes: Option<u64>) {
-        // Another one with the same id is another event, of a stream that was there before.
+        // An entry with the same id and another body is another event, from an earlier stream.
         if self.quarantine.iter().any(|(other, found)| *other == entry && found.body == quarantined.body) {
             return;
         }
@@ -446,7 +447,7 @@ impl Model {
             }
             let (entry, oldest) = self.quarantine.remove(0);
             if oldest.is_sound {
-                // Out of the way of those behind it.
+                // Moved out of the way of those behind it.
                 self.quarantine.push((entry, oldest));
             } else {
                 bytes -= oldest.bytes();
@@ -455,7 +456,7 @@ impl Model {
         }
     }
 
-    /// The oldest of this id.
+    /// The oldest entry with this id.
     fn quarantined(&self, entry: EntryId) -> Option<&Quarantined> {
         self.quarantine.iter().find(|(quarantined, _)| *quarantined == entry).map(|(_, found)| found)
     }
@@ -466,7 +467,7 @@ impl Model {
         }
     }
 
-    /// Only what Herald itself wrote tells that an entry has another's place: a producer cannot say so of its own.
+    /// Only a key of Herald's own says that an entry has another's place: a producer cannot claim one.
     fn requeue(&mut self, entry: EntryId) {
         let Some(found) = self.quarantined(entry).filter(|found| !found.cut).cloned() else { return };
         self.leave_quarantine(entry);
@@ -511,7 +512,7 @@ impl Model {
         }
     }
 
-    /// A record that is there changes its place, if it is its chain's head: what is held stays held.
+    /// An existing record changes its place if it is its chain's head; what is held stays held.
     fn place(&mut self, id: &DeliveryId, chain: &Chain, place: Place) {
         let chains = self.endpoints.entry(id.endpoint.clone()).or_default();
         if place != Place::Held && chains.heads.get(&chain.head_field()) == Some(&id.entry) {
@@ -525,7 +526,7 @@ impl Model {
             Place::DueIn(ms) => drop(self.due.insert(id.clone(), self.now_ms + ms)),
             Place::Claimed => drop(self.claimed.insert(id.clone())),
             Place::Backlog => drop(self.endpoints.entry(id.endpoint.clone()).or_default().backlog.insert(id.entry)),
-            Place::Held => unreachable!("only what has a head before it is held"),
+            Place::Held => unreachable!("only a record with a head before it is held"),
         }
     }
 
@@ -654,8 +655,8 @@ impl Model {
         Answer::Requests { requests: requests.collect() }
     }
 
-    /// Without Herald's own group nothing is trimmed: until it is made again the other groups may be past entries that
-    /// Herald has not settled.
+    /// Without Herald's own group nothing is trimmed: until it is made again, the other groups may have passed entries
+    /// that Herald has not settled.
     fn trim(&mut self, retain_ms: u64, ignores: &[String]) -> Answer {
         if !self.stream.groups.contains_key(GROUP) {
             return Answer::NoGroup;
@@ -678,11 +679,11 @@ impl Model {
         Answer::Trimmed { count: (before - self.stream.entries.len()) as u64, now_ms }
     }
 
-    /// Up to which entry everything was there, and passed, `retain_ms` ago. An entry's id would not say it: a producer writes
-    /// what it likes. So now and then the time is noted at which the groups were past an entry.
+    /// The entry up to which everything was there, and passed by every group, `retain_ms` ago. Its id would not tell:
+    /// producers write what they like. So now and then, how far the groups are is noted with the time.
     fn old_after(&mut self, passed: EntryId, retain_ms: u64) -> Option<EntryId> {
         let now = self.now_ms;
-        // Redis' clock went back: what was noted then is known from now on only.
+        // Redis' clock went back: marks that are in the future now go.
         self.marks.retain(|at, _| *at <= now);
         if self.marks.last_key_value().is_some_and(|(_, newest)| *newest > passed) {
             // Another stream, or a group that was set back.
@@ -747,14 +748,14 @@ fn endpoint_of(item: &Item) -> Option<&EndpointId> {
     }
 }
 
-/// Whether a record or a letter is of this event, by what its head says.
+/// Whether a record or a letter is of this event, by the id near its beginning.
 fn is_of(record: &Bytes, event: &EventId) -> bool {
     let head = &record[..record.len().min(RECORD_HEAD_BYTES)];
     let named = format!("\"event\":\"{event}\"");
     head.windows(named.len()).any(|window| window == named.as_bytes())
 }
 
-/// What a read returns of an entry's fields. Anything longer than an event may be is cut there.
+/// What a read returns of an entry's fields, cut where an event would be too long.
 fn content_of(fields: &[(Bytes, Bytes)]) -> Content {
     let field = |name: &[u8]| fields.iter().find(|(field, _)| field.as_ref() == name).map(|(_, value)| value);
     match field(b"event") {

@@ -1,6 +1,6 @@
-//! The protocol on Redis: one script per call, except for a look at a backlog, which is `backlog.rs`. Owns the scripts of a
-//! partition and how their arguments are written; `decode` owns how their answers are read. Never repeats a script, and
-//! never decides anything: `model.rs` says what each call means.
+//! Runs the protocol on Redis: one script per call, except for a look at a backlog, which is `backlog.rs`. Owns the
+//! scripts of a partition and how their arguments are written; `decode` owns how their answers are read. Never repeats
+//! a script and never decides anything: `model.rs` says what each call means.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -107,7 +107,7 @@ impl PartitionStore {
             Call::Read { from, max, .. } => {
                 let script = self.fenced(&READ, &[stream, lease, &keys.places()], call);
                 let script = script.arg(from_text(*from)).arg(most(*max)).arg(GROUP).arg(CONSUMER);
-                // One byte more, so that a value that is too long shows as that and is not cut to something else.
+                // One byte more, so that a value that is too long can be told from one that fits.
                 script.arg(MAX_EVENT_BYTES).arg(MAX_TRACEPARENT_BYTES + 1)
             }
             Call::Ask { deliveries, suspect, .. } => {
@@ -190,15 +190,15 @@ enum Way<'a> {
     Look(Look<'a>),
 }
 
-/// What a settlement's items are written as.
+/// How a settlement's items are written.
 enum Step<'a> {
     One(usize),
     /// Deliveries that end together, by endpoint.
     Together(Vec<(&'a EndpointId, Vec<usize>)>),
 }
 
-/// Items in their order, except that deliveries that end together are grouped, so that one does not wait for another
-/// endpoint's.
+/// Items in their order, except that deliveries that end together are grouped by endpoint, whatever order their
+/// endpoints come in.
 fn steps(items: &[Item]) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut places = HashMap::new();
@@ -221,7 +221,7 @@ fn steps(items: &[Item]) -> Vec<Step<'_>> {
     steps
 }
 
-/// The item that `settle.lua` means by the number that it counts.
+/// The index of the item that `settle.lua` counts as this number.
 fn written_at(items: &[Item], number: usize) -> usize {
     let written = steps(items).into_iter().flat_map(|step| match step {
         Step::One(at) => vec![at],
@@ -362,16 +362,16 @@ fn verb(call: &Call) -> &'static str {
         Call::Acquire { .. } => "take the lease on",
         Call::Renew { .. } => "renew the lease on",
         Call::Release { .. } => "release the lease on",
-        Call::Recover { .. } => "recover what was claimed of",
+        Call::Recover { .. } => "recover the claimed deliveries of",
         Call::Open { .. } => "open the group of",
-        Call::Counts { .. } => "count what is unfinished of",
+        Call::Counts { .. } => "count the unfinished deliveries of",
         Call::Read { .. } => "read entries of",
         Call::Ask { .. } => "ask for records of",
         Call::Settle { .. } => "settle deliveries of",
-        Call::Claim { .. } => "claim what is due of",
-        Call::PullIn { .. } => "pull in what is due late of",
+        Call::Claim { .. } => "claim the due deliveries of",
+        Call::PullIn { .. } => "pull in the late due times of",
         Call::Backlog { .. } => "look at a backlog of",
-        Call::TakeHeads { .. } => "take an endpoint's heads of",
+        Call::TakeHeads { .. } => "take an endpoint's heads from",
         Call::ClaimForeign { .. } => "take over what other consumers hold of",
         Call::Inbox { .. } => "read the inbox of",
         Call::Trim { .. } => "trim",
@@ -379,8 +379,8 @@ fn verb(call: &Call) -> &'static str {
     }
 }
 
-/// The file's first line names the flags and must stay first; the shared functions come right after it. Made once for the
-/// life of the process.
+/// The file's first line holds the flags and must stay first; the shared functions come right after it. Made once per
+/// process.
 fn assemble(name: &'static str, file: &'static str) -> Script {
     let (flags, rest) = file.split_once('\n').expect("a script has a first line with its flags");
     Script::new(name, [flags, include_str!("scripts/shared.lua"), rest].join("\n").leak())

@@ -1,9 +1,9 @@
 //! The calls that the owner of a partition makes to Redis, and their answers. Two things speak this protocol: the scripts
 //! (`partition.rs`) and the plain Rust model that specifies them (`model.rs`).
 //!
-//! One call, one atomic step: a script, or for a look at a backlog something just as good. Every call that takes or changes
-//! state carries the term's value and is answered [`Answer::Lost`] when the lease no longer holds it. Never decides
-//! anything: `dispatch` does.
+//! One call is one atomic step: a script or, for a look at a backlog, something just as good. Every call that takes or
+//! changes state carries the term's value and is answered [`Answer::Lost`] when the lease no longer holds it. Never
+//! decides anything: `dispatch` does.
 
 use bytes::Bytes;
 
@@ -17,20 +17,21 @@ use crate::facts::{
 pub const GROUP: &str = "herald";
 pub const CONSUMER: &str = "herald";
 
-/// Most items, acknowledgements and log lines together in one [`Settlement`]: bounds how long a script holds Redis.
+/// The most items, acknowledgements and log lines in one [`Settlement`], all together: bounds how long a script holds
+/// Redis.
 pub const MAX_BATCH: usize = 500;
 
-/// What one read may return in bytes; reached by few large events or many small ones.
+/// The most bytes that one read returns; reached by few large events or many small ones.
 pub const MAX_READ_BYTES: usize = 1024 * 1024;
 
-/// What a quarantined entry takes of the quarantine's limit in addition to its body and its error.
+/// What a quarantined entry takes of the quarantine's limit, besides its body and its error.
 pub const QUARANTINED_BYTES: usize = 256;
 
-/// How many entries one more entry drops from the quarantine at most: bounds how long a script holds Redis after the limit
-/// was lowered.
+/// The most entries that a new one drops from the quarantine: bounds how long a script holds Redis after the limit was
+/// lowered.
 pub const MAX_DROPS: usize = 100;
 
-/// Finished entries may stay longer than `retain` by one part in this many, because this many marks of the time are kept.
+/// Finished entries may stay longer than `retain` by one part in this many, because so many time marks are kept.
 pub const RETAIN_PARTS: u64 = 64;
 
 /// The value of the lease: random for each term, followed by the owner's name for people who look.
@@ -69,10 +70,10 @@ pub enum ReadFrom {
     New,
 }
 
-/// Where a record is. Of each chain exactly one record is anywhere but held.
+/// Where a record is. Exactly one record of each chain is anywhere but held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Its next attempt is this many milliseconds from now, by Redis' clock.
+    /// Its next attempt comes this many milliseconds from now, by Redis' clock.
     DueIn(u64),
     /// The owner has it in memory.
     Claimed,
@@ -84,24 +85,23 @@ pub enum Place {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
-    /// Delivered, or no longer owed. Its record, if it has one, goes, and the next of its chain becomes due.
+    /// Delivered, or no longer owed. Its record, if any, is removed, and the next of its chain becomes due.
     Finish { id: DeliveryId, chain: Chain },
     /// Its record is written and put at `place`. A new record that is to be held but finds no head before it becomes the
     /// head and is due at once; a new one that is to be the head but finds one is held.
     Keep { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
-    /// Its record stays and changes its place. Nothing happens to a delivery without a record.
+    /// Its record stays and changes its place. Does nothing to a delivery without a record.
     Move { id: DeliveryId, chain: Chain, place: Place },
-    /// Given up: the letter is written and indexed, then as with [`Item::Finish`].
+    /// Given up: the letter is written and indexed, then the same as for [`Item::Finish`].
     Bury { id: DeliveryId, chain: Chain, letter: Bytes },
-    /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Nothing happens if there is no
-    /// letter.
+    /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Does nothing if there is
+    /// no letter.
     Revive { id: DeliveryId, chain: Chain, record: Bytes },
     /// A dead letter goes for good.
     Discard { id: DeliveryId },
-    /// An entry that is not a valid event. It is there once, however often it is quarantined; one with the same id and
-    /// another body is kept beside it.
-    /// While the quarantine then holds more than `keep_bytes`, its oldest goes, counted; this one stays. Without a limit it
-    /// is a sound event, which no limit drops.
+    /// An entry that is not a valid event. It is kept once, however often it is quarantined; another entry with the
+    /// same id but another body is kept beside it. While the quarantine then holds more than `keep_bytes`, its oldest
+    /// entries are dropped and counted, but never this one. Without a limit it is a sound event, which no limit drops.
     Quarantine {
         entry: EntryId,
         body: Bytes,
@@ -110,10 +110,10 @@ pub enum Item {
         traceparent: Option<Traceparent>,
         keep_bytes: Option<u64>,
     },
-    /// A quarantined entry, the oldest of its id, goes back to the end of the stream, with the place in the order that it
-    /// had; one that was cut stays.
+    /// The oldest quarantined entry with this id goes back to the end of the stream, with the place in the order that
+    /// it had; one that was cut stays.
     Requeue { entry: EntryId },
-    /// A quarantined entry goes for good, the oldest of its id.
+    /// The oldest quarantined entry with this id goes for good.
     DiscardQuarantined { entry: EntryId },
     /// The partition belongs to this registry from now on.
     Bind { registry: String },
@@ -157,7 +157,7 @@ pub enum Call {
     Release {
         term: Term,
     },
-    /// Moves up to `max` of what is claimed back to due, with the time now.
+    /// Makes up to `max` of the claimed deliveries due again, now.
     Recover {
         term: Term,
         max: usize,
@@ -168,7 +168,7 @@ pub enum Call {
         start: Start,
         registry: String,
     },
-    /// What is unfinished per endpoint, a page at a time.
+    /// The unfinished records of each endpoint, a page at a time.
     Counts {
         term: Term,
         cursor: u64,
@@ -178,7 +178,7 @@ pub enum Call {
         from: ReadFrom,
         max: usize,
     },
-    /// What there is of these deliveries and of their intents. `suspect`: they may have been read before.
+    /// What Redis holds of these deliveries and of their intents. `suspect`: they may have been read before.
     Ask {
         term: Term,
         deliveries: Vec<Question>,
@@ -188,7 +188,7 @@ pub enum Call {
         term: Term,
         settlement: Settlement,
     },
-    /// Moves up to `max` of what is due to claimed.
+    /// Moves up to `max` due deliveries to claimed.
     Claim {
         term: Term,
         max: usize,
@@ -200,8 +200,8 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
-    /// Makes up to `max` of what is due from `from_ms` on due earlier by `by_ms`, but not before 0, in the order of the
-    /// times. A step of Redis' clock is remembered for people who look.
+    /// Makes up to `max` deliveries that are due at `from_ms` or later due earlier by `by_ms`, but not before 0, in the
+    /// order of their times. A step of Redis' clock is remembered for people who look.
     PullIn {
         term: Term,
         from_ms: u64,
@@ -220,13 +220,13 @@ pub enum Call {
         term: Term,
         max: usize,
     },
-    /// Requests after this one, with what each is about.
+    /// Requests after this one, each with what it is about.
     Inbox {
         term: Term,
         after: EntryId,
         max: usize,
     },
-    /// Trims what was there `retain_ms` ago and every group has passed.
+    /// Trims the entries that were there `retain_ms` ago and that every group has passed.
     Trim {
         term: Term,
         retain_ms: u64,
@@ -242,7 +242,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The term that it carries.
+    /// The term that the call carries.
     pub fn term(&self) -> &Term {
         match self {
             Self::Acquire { term, .. }
@@ -266,7 +266,7 @@ impl Call {
     }
 }
 
-/// An entry of the stream as it was read. Values that are longer than an event may be are cut.
+/// An entry of the stream as it was read. Values longer than an event may be are cut.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     Event {
@@ -274,7 +274,7 @@ pub enum Content {
         traceparent: Option<Bytes>,
         full_bytes: usize,
     },
-    /// It has no field `event`; its fields, for the quarantine.
+    /// It has no field `event`; these are its fields, for the quarantine.
     NoEvent {
         preview: Bytes,
     },
@@ -294,13 +294,13 @@ pub struct Entry {
 pub struct Unfinished {
     /// Records, wherever they stand.
     pub records: u64,
-    /// How many of these are in the backlog.
+    /// How many of these records are in the backlog.
     pub parked: u64,
-    /// Bytes of the records' texts. Those that an older version wrote are not counted.
+    /// Bytes of the records' texts. Records that an older version wrote are not counted.
     pub bytes: u64,
 }
 
-/// What Redis needs for a record in addition to its text: the key, and its places in its endpoint's indexes.
+/// What Redis needs for a record besides its text: the key, and its places in its endpoint's indexes.
 pub const RECORD_BYTES: u64 = 400;
 
 impl Unfinished {
@@ -315,19 +315,19 @@ impl Unfinished {
 pub struct Known {
     /// Whether the intent has unfinished records in order.
     pub ordered: bool,
-    /// Whether it has any that are chains of their own.
+    /// Whether it has any unfinished records that are chains of their own.
     pub single: bool,
-    /// What is stored under the delivery's id. It is looked for only if the intent has records or the question is
-    /// `suspect`: of what is read for the first time there is nothing.
+    /// What is stored under the delivery's id. Redis looks only if the intent has records or the question is `suspect`:
+    /// nothing is stored of a delivery that is read for the first time.
     pub recorded: Recorded,
 }
 
-/// What already has a delivery's id, as a record or as a dead letter.
+/// What already has a delivery's id: a record or a dead letter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recorded {
     #[default]
     Nothing,
-    /// This very delivery: it is not fresh at all.
+    /// This very delivery: it is not new at all.
     This,
     /// A delivery of another event. A stream that was made anew gives out its ids again.
     Another,
@@ -336,7 +336,7 @@ pub enum Recorded {
 /// A delivery that was read, with its intent and its event.
 pub type Question = (DeliveryId, IntentId, EventId);
 
-/// The event's id is within this many bytes of the beginning of a record and of a letter.
+/// The event's id lies within this many bytes of the beginning of a record or a letter.
 pub const RECORD_HEAD_BYTES: usize = 1024;
 
 /// A record as a call returned it; `None` if the id is in a set but the record is gone.
@@ -346,7 +346,7 @@ pub type Kept = (DeliveryId, Option<Bytes>);
 pub struct Request {
     pub id: EntryId,
     pub what: RequestKind,
-    /// The `Mark` of whoever asked, as JSON.
+    /// The sender's `Mark`, as JSON.
     pub mark: Bytes,
 }
 
@@ -378,7 +378,7 @@ pub enum RequestKind {
     AcceptRegistry {
         registry: String,
     },
-    /// Not readable: it is answered with this text.
+    /// Not readable: its answer is this text.
     Unknown {
         why: String,
     },
@@ -412,8 +412,8 @@ pub enum Answer {
         last_delivered: EntryId,
         last_generated: EntryId,
         registry: String,
-        /// The group is behind the cursor: somebody moved it, and it will deliver again what was dealt with. Or it was made
-        /// in another stream than the one that the cursor is about, which may give the same ids to other events.
+        /// The group is behind the cursor: somebody moved it, and it will deliver again what was already dealt with. Or
+        /// it was made in another stream than the cursor's, which may give the same ids to other events.
         is_set_back: bool,
     },
     Counts {
@@ -423,8 +423,8 @@ pub enum Answer {
     Entries {
         entries: Vec<Entry>,
         now_ms: u64,
-        /// The registry's version, read after the entries: an owner whose snapshot is older does not know yet whom they are
-        /// owed to. None if there is no registry, or none that can be asked.
+        /// The registry's version, read after the entries: an owner with an older snapshot does not know yet to whom
+        /// they are owed. None if there is no registry, or none that can be asked.
         registry: Option<u64>,
     },
     /// For the deliveries, in the order in which they were asked about.
@@ -493,8 +493,8 @@ pub enum Failure {
     Unknown(String),
     /// Redis is full and refused before anything was changed.
     Full,
-    /// The script failed. What it changed before is not known.
+    /// The script failed. What it changed before that is not known.
     Script(String),
-    /// It answered something that no script of this version answers: it was carried out, and what it took is not known.
+    /// An answer that no script of this version gives: the call was carried out, and what it took is not known.
     Malformed(String),
 }

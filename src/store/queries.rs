@@ -1,6 +1,6 @@
 //! Looks at a partition for people: dead letters, unfinished deliveries, chains, the attempt log, the quarantine, the
-//! group. Read-only and without a term, so every answer is of its moment and may be old when it is read. Never walks the
-//! keyspace, never changes anything, and never asks Redis for more than a page at a time.
+//! group. Read-only and without a term, so every answer may be out of date when it is read. Never walks the keyspace,
+//! never changes anything, and never asks Redis for more than a page at a time.
 //!
 //! What has no index (an event's id, an intent's dead letters) is found by looking at a bounded number of records or
 //! lines; the answer then says how far it looked.
@@ -30,7 +30,7 @@ pub const MAX_PAGE: usize = 500;
 /// below 6 MiB, and below 100 KiB with usual events.
 const CHUNK: usize = 50;
 
-/// How much one command of a walk looks at.
+/// How many ids or fields one command of a walk looks at.
 const STRIDE: usize = 500;
 
 /// One partition, as seen from outside. Clones share the connection.

@@ -24,13 +24,13 @@ use crate::facts::{
 /// behind loads the registry anew.
 const FEED_LENGTH: usize = 10_000;
 
-/// Endpoints of one page or chunk: a millisecond of Redis' time.
+/// Endpoints in one page or chunk: a millisecond of Redis' time.
 pub const PAGE: usize = 500;
 
 /// Longest JSON of one endpoint. Many headers, event types and secrets fit; a page stays bounded.
 pub const MAX_ENDPOINT_BYTES: usize = 64 * 1024;
 
-/// The first line has the flags; then comes what the scripts share, then the script itself.
+/// The first line holds the flags; then comes what the scripts share, then the script itself.
 macro_rules! registry_script {
     ($static:ident, $first_line:literal, $($file:literal),+) => {
         static $static: LazyLock<Script> = LazyLock::new(|| {
@@ -47,7 +47,7 @@ macro_rules! registry_script {
 registry_script!(PUT, "#!lua", "registry_change.lua", "registry_put.lua");
 registry_script!(STAGE, "#!lua", "registry_stage.lua");
 registry_script!(SWITCH, "#!lua", "registry_change.lua", "registry_switch.lua");
-// A full Redis must not keep anyone from stopping or removing something.
+// However full Redis is, anyone must be able to stop or remove something.
 registry_script!(PUT_STOPPED, "#!lua flags=allow-oom", "registry_change.lua", "registry_put.lua");
 registry_script!(REMOVE, "#!lua flags=allow-oom", "registry_change.lua", "registry_remove.lua");
 registry_script!(PAUSE, "#!lua flags=allow-oom", "registry_change.lua", "registry_pause.lua");
@@ -57,17 +57,17 @@ registry_script!(CHANGES, "#!lua flags=no-writes", "registry_changes.lua");
 pub enum RegistryError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("endpoint {0} exists already: update it, or create one with another id")]
+    #[error("endpoint {0} already exists: update it, or create one with another id")]
     Exists(EndpointId),
     #[error("there is no endpoint {0}: list the endpoints to find its id")]
     Missing(EndpointId),
     #[error(
-        "endpoint {id} was changed meanwhile: it has revision {found}, this change saw {seen}; look again and repeat"
+        "endpoint {id} was changed meanwhile: it has revision {found}, but this change saw {seen}; look again and repeat"
     )]
     Stale { id: EndpointId, seen: u64, found: String },
     #[error("endpoint {id} was written by a newer Herald (schema {found}): change it with that one")]
     Newer { id: EndpointId, found: String },
-    #[error("what Redis holds as endpoint {0} is not readable: remove it, or import a backup")]
+    #[error("what Redis holds as endpoint {0} cannot be read: remove it, or import a backup")]
     Unreadable(EndpointId),
     #[error(
         "endpoint {id} takes {bytes} bytes; at most {MAX_ENDPOINT_BYTES} are allowed: give it fewer headers or types"
@@ -81,14 +81,14 @@ pub enum RegistryError {
     Bulk(#[from] bulk::BulkError),
 }
 
-/// Something stored under an endpoint's id that is not an endpoint as this Herald knows them. Its account's events must not
+/// Something stored under an endpoint's id that this Herald cannot read as an endpoint. Its account's events must not
 /// be treated as owed to nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     pub id: String,
     /// Its account, if that much can be read.
     pub account: Option<AccountId>,
-    /// Contains no part of the content, which may be a secret.
+    /// Quotes nothing of the content, which may be a secret.
     pub why: String,
 }
 
@@ -122,8 +122,8 @@ impl RegistryStore {
         self.put("create", &PUT, endpoint, 0, mark).await
     }
 
-    /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change that was made since then wins. Returns
-    /// the endpoint as it is stored, with its next revision.
+    /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change made since then wins. Returns the
+    /// endpoint as it is stored, with its next revision.
     pub async fn update(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
         let seen = endpoint.revision;
         endpoint.revision += 1;
@@ -136,7 +136,7 @@ impl RegistryStore {
         self.put("update", script, endpoint, seen, mark).await
     }
 
-    /// Removes an endpoint. Without `seen`, whatever is there goes, even if it is unreadable.
+    /// Removes an endpoint. Without `seen` it goes whatever its revision is, even if it is unreadable.
     pub async fn remove(&mut self, id: &EndpointId, seen: Option<u64>, mark: &Mark) -> Result<(), RegistryError> {
         let revision = seen.map(|revision| revision.to_string()).unwrap_or_default();
         let call = change(&REMOVE, &[], None, mark).arg(id.as_str()).arg(revision);
@@ -205,8 +205,8 @@ impl RegistryStore {
     }
 }
 
-/// A call of one of the scripts that change the registry, with the arguments that they share. A registry that is not made
-/// yet gets the given id, or a fresh one.
+/// A call of one of the scripts that change the registry, with the arguments that they share. A registry that does not
+/// exist yet gets the given id, or a fresh one.
 fn change<'a>(script: &'a Script, more_keys: &[&str], id: Option<&RegistryId>, mark: &Mark) -> ScriptCall<'a> {
     let mut keys = vec![RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES];
     keys.extend(more_keys);
@@ -257,7 +257,7 @@ fn read_endpoint(id: &str, json: &[u8]) -> Result<Endpoint, Unreadable> {
         Ok(endpoint) if endpoint.id.as_str() == id => Ok(endpoint),
         Ok(_) => Err(unreadable("it names another id".to_owned())),
         // The parser's own message may quote a secret.
-        Err(error) => Err(unreadable(format!("it is no endpoint from column {} on", error.column()))),
+        Err(error) => Err(unreadable(format!("it is not an endpoint, see column {}", error.column()))),
     }
 }
 

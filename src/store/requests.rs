@@ -13,13 +13,13 @@ use super::{
 };
 use crate::facts::{endpoint::Mark, id::EntryId};
 
-/// Requests that may wait at once. A job that asks for more waits for answers in between; an owner that has been away for
+/// The most requests that may wait. A job that asks for more waits for answers in between; an owner that was away for
 /// long finds at most this many.
 pub const MAX_WAITING: u64 = 10_000;
 
 static REQUEST: LazyLock<Script> = LazyLock::new(|| Script::new("request", include_str!("scripts/request.lua")));
 
-/// A blocking command waits on the server for its time; the answer may take this much longer on its way.
+/// A blocking command takes its full time on the server; the answer may take this much longer to arrive.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Asks the owner of one partition. Clones share the connection.
@@ -43,7 +43,7 @@ impl Requests {
         let call = REQUEST.keys(&[&self.keys.inbox()]).arg(MAX_WAITING).arg(fields(asked, &mark));
         match self.connection.clone().run(subject, &call).await? {
             Value::Int(waiting) => {
-                let cause = format!("{waiting} requests wait already; see that a worker owns the partition");
+                let cause = format!("{waiting} requests are already waiting; check that a worker owns the partition");
                 Err(StoreError::unexpected(subject, cause))
             }
             id => {
@@ -56,7 +56,7 @@ impl Requests {
     /// The owner's answer; `None` if none came in time. It can be fetched once, within 5 minutes.
     pub async fn await_answer(&self, id: EntryId, timeout: Duration) -> Result<Option<String>, StoreError> {
         let subject = Subject("wait for an answer of the owner of", self.keys.stream());
-        // To Redis 0 means without end.
+        // To Redis, 0 means without end.
         let seconds = timeout.as_secs_f64().max(0.001);
         let mut command = redis::cmd("BLPOP");
         command.arg(self.keys.answer(&id.to_string())).arg(seconds);

@@ -1,5 +1,5 @@
-//! The wake-up of a partition's owner: waits until the stream or the inbox has changed, and carries nothing but that. A
-//! blocking read would carry the entry, and whoever writes to the stream decides how large that is.
+//! Wakes a partition's owner: waits until the stream or the inbox has changed, and carries nothing but that. A blocking
+//! read would carry the entry, which a producer may make as large as it likes.
 //!
 //! Redis' client-side caching (`CLIENT TRACKING`, in every Redis that Herald runs on, without a setting) remembers which
 //! keys a connection has looked at and pushes their names, once, when they change. So each wait first looks, by
@@ -35,12 +35,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often the stream is looked at if Redis refuses to track: a hundredth of a core of Redis at most.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What ended a wait; neither if its time was over.
+/// What ended a wait; neither of the two if the time was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct New {
     pub entries: bool,
     pub requests: bool,
-    /// Something was seen there. Otherwise the key has changed, perhaps because something left it.
+    /// Something was seen there. Otherwise the key has only changed, perhaps because something left it.
     pub is_certain: bool,
 }
 
@@ -76,8 +76,8 @@ impl Wakeup {
         self.is_told
     }
 
-    /// Returns when the stream has an entry after `last_read` or the inbox a request after `inbox_after`, or may have; if
-    /// neither, after `block`. Takes nothing: the owner's next call finds what is there.
+    /// Returns when the stream has, or may have, an entry after `last_read`, or the inbox a request after
+    /// `inbox_after`; if neither has, after `block`. Takes nothing: the owner's next call finds what is there.
     pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<New, StoreError> {
         if self.is_told {
             // What was pushed earlier is covered by the look.
@@ -119,7 +119,7 @@ struct Pushed {
 }
 
 impl Pushed {
-    /// Never waits, as it runs where the connection's answers are read. It never returns the error of its type.
+    /// Never waits, because it runs where the connection's answers are read. Never returns the error of its type.
     fn hear(&self, info: &PushInfo, inbox: &[u8]) -> Result<(), std::convert::Infallible> {
         match (&info.kind, info.data.first()) {
             (PushKind::Invalidate, Some(Value::Array(keys))) => {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::facts::id::EntryId;
 
-/// Cheap numbers of one partition. They are not of one instant, as the owner works on meanwhile.
+/// Cheap numbers of one partition. They are not of one instant, because the owner works on meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gauges {
     /// Entries in the stream now.
@@ -21,14 +21,14 @@ pub struct Gauges {
     pub added: u64,
     /// Entries that the group has read by Redis' own count, if Redis still knows.
     pub read: Option<u64>,
-    /// The group exists.
+    /// Whether the group exists.
     pub group: bool,
     /// Read, not yet acknowledged.
     pub pending: u64,
     /// Entries in the stream that nobody has read yet. An upper bound if Redis' count is missing.
     pub behind: u64,
-    /// Entries that were trimmed before they were read, as far as what is behind the group tells. Redis' count is not made
-    /// for this, so once reading has gone past a gap the number may cover only a part of it.
+    /// Entries that were trimmed before they were read, as far as the entries behind the group show. Redis' count is
+    /// not made for this: once reading has gone past a gap, the number may cover only part of it.
     pub trimmed_unread: u64,
     /// Entries that a foreign consumer had taken and that were trimmed before Herald took them over.
     pub foreign_trimmed: u64,
@@ -38,14 +38,14 @@ pub struct Gauges {
     pub claimed: u64,
     pub dead: u64,
     pub quarantined: u64,
-    /// How many the quarantine's limit has ever dropped.
+    /// How many entries the quarantine's limit has ever dropped.
     pub quarantine_dropped: u64,
     /// The id that the stream last generated: that of its newest entry, or of one that is gone.
     pub last_generated: EntryId,
     pub requests: u64,
     /// Records, wherever they stand.
     pub unfinished: u64,
-    /// When the first of what is due is due, ms since 1970.
+    /// When the first of the due deliveries is due, ms since 1970.
     pub oldest_due_ms: Option<u64>,
     /// Redis' clock, ms since 1970.
     pub now_ms: u64,
@@ -55,13 +55,13 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// How long the first of what is due has been due.
+    /// How long the first of the due deliveries has been due.
     pub fn overdue_ms(&self) -> u64 {
         self.oldest_due_ms.map_or(0, |at| self.now_ms.saturating_sub(at))
     }
 
-    /// Whether an owner with this many attempts out could move something now. What is claimed and out waits for its
-    /// receiver, no longer than an attempt may take.
+    /// Whether an owner with this many attempts out could move something now. A claimed delivery whose attempt is out
+    /// waits for its receiver, but no longer than an attempt may take.
     pub fn has_backlog(&self, in_flight: u64) -> bool {
         self.behind + self.pending > 0 || self.overdue_ms() > 1_000 || self.claimed > in_flight
     }
@@ -130,7 +130,7 @@ pub(super) async fn numbers(connection: &mut Connection, key: &str) -> Result<Op
     Ok(Some((length.map_err(malformed)?, added.map_err(malformed)?, last)))
 }
 
-/// The last id that the stream has given out; nothing was accepted after it. Zero without a stream.
+/// The last id that the stream has given out; nothing has been accepted after it. Zero without a stream.
 pub async fn last_entry(connection: &mut Connection, keys: &PartitionKeys) -> Result<EntryId, StoreError> {
     let subject = Subject("look for the last entry of", keys.stream());
     let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
@@ -148,7 +148,7 @@ pub async fn is_passed(connection: &mut Connection, keys: &PartitionKeys, last: 
     if cursor >= last {
         return Ok(true);
     }
-    // Ids that belong to nothing that is still there count as passed too.
+    // Ids whose entries are no longer there count as passed too.
     let mut command = redis::cmd("XRANGE");
     command.arg(keys.stream()).arg(format!("({cursor}")).arg(last.to_string()).arg("COUNT").arg(1);
     let left: Vec<Value> = connection.query(subject, &command).await?;
@@ -189,7 +189,7 @@ async fn look_at_stream(
     Ok(())
 }
 
-/// Trimming waits for other groups: one that nobody reads any more keeps the stream growing. An id ahead of Redis' clock
+/// Trimming waits for other groups: one that is no longer read keeps the stream growing. An id ahead of Redis' clock
 /// counts as now, so that ids that are not times raise no alarm.
 fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>, now_ms: u64) -> Option<(String, u64)> {
     let behind = |(name, _, delivered, _): &GroupNumbers| {

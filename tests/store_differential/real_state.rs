@@ -1,5 +1,5 @@
-//! Reads everything that a partition has in Redis into the form of the model, and checks on the way what the model's
-//! form cannot express: that each index agrees with what it indexes.
+//! Reads everything that a partition has in Redis into the form of the model, and checks on the way what that form
+//! cannot express: that each index agrees with what it indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -235,7 +235,7 @@ fn unpad(padded: &str) -> EntryId {
     id
 }
 
-/// `KEYS` takes a pattern; of the characters that mean something there a prefix of ours may have these.
+/// `KEYS` takes a pattern; our prefixes may contain these of the characters that are special there.
 fn glob(prefix: &str) -> String {
     prefix.replace('[', "\\[").replace('*', "\\*").replace('?', "\\?")
 }

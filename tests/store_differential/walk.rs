@@ -23,7 +23,7 @@ use redis::{FromRedisValue, aio::MultiplexedConnection};
 
 use crate::{real_state::Reader, support::TestRedis};
 
-/// Redis stamps with its clock when it runs a script; we look at it before and after.
+/// Redis stamps with its clock when it runs a script; we read that clock before and after.
 const WINDOW_MS: u64 = 2_000;
 
 /// Ids that test the text arithmetic: around 2^53, with a turn of the millisecond.
@@ -34,7 +34,7 @@ const ODD_ENTRIES: [EntryId; 5] = [
     EntryId { ms: 9_007_199_254_740_993, seq: 9 },
     EntryId { ms: 1_700_000_000_000, seq: 3 },
 ];
-/// Each is a prefix of others, with every character that may follow.
+/// Each is a prefix of others, followed by every character that may follow.
 const INTENTS: [&str; 5] = ["pi_1", "pi_10", "pi_1-", "pi_1_", "pi_1A"];
 const ENDPOINTS: [&str; 3] = ["ep_a", "ep_aa", "ep_b"];
 /// One is the beginning of another.
@@ -111,7 +111,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The whole state, and what holds of every state.
+    /// The whole state, and what holds for every state.
     pub async fn compare(&mut self) -> Step {
         let real = Reader { connection: &mut self.raw, keys: &self.keys }.read().await;
         let mut model = self.model.clone();
@@ -165,7 +165,7 @@ impl Walk {
         seconds * 1000 + micros / 1000
     }
 
-    /// Until Redis' clock has gone on, so that what was written before is older than what comes.
+    /// Waits until Redis' clock has moved on, so that what was written before is older than what comes.
     async fn tick(&mut self) {
         let start = self.redis_time().await;
         while self.redis_time().await == start {}
@@ -205,7 +205,7 @@ impl Walk {
         Settlement { items, acks, log, last_read: self.some_entry() }
     }
 
-    /// Deliveries that end together, of every place.
+    /// Deliveries that end together, from every place.
     fn endings(&mut self) -> Settlement {
         let mut items = Vec::new();
         for _ in 0..1 + self.chance.below(12) {
@@ -215,7 +215,7 @@ impl Walk {
         Settlement { items, last_read: self.some_entry(), ..Settlement::default() }
     }
 
-    /// Around the limit, with items, acknowledgements and log lines in any mixture.
+    /// Around the limit, with any mixture of items, acknowledgements and log lines.
     fn large_settlement(&mut self) -> Settlement {
         let total = MAX_BATCH - 1 + self.chance.below(3) as usize;
         let items = self.chance.below(total as u64 + 1) as usize;
@@ -254,7 +254,7 @@ impl Walk {
         }
     }
 
-    /// Redis generates an id by a clock of its own, a moment after the script's: the model takes that id over.
+    /// Redis generates an id by its own clock, a moment after the script's: the model adopts that id.
     async fn take_over_generated_ids(&mut self) -> Step {
         let real = Reader { connection: &mut self.raw, keys: &self.keys }.entries(self.keys.stream()).await;
         let stream = &mut self.model.stream;
@@ -291,7 +291,7 @@ impl Walk {
         self.alike(Call::PullIn { term: self.term.clone(), from_ms, by_ms, max, step_ms }).await
     }
 
-    /// Which of the claimed move first is open, and the time is Redis' own.
+    /// Which of the claimed ones move first is not defined, and the time is Redis' own.
     async fn recover(&mut self) -> Step {
         let max = if self.chance.one_in(3) { 2 } else { MAX_BATCH };
         let call = Call::Recover { term: self.term.clone(), max };
@@ -321,7 +321,7 @@ impl Walk {
         self.alike(Call::Backlog { term: self.term.clone(), endpoint, after, max }).await
     }
 
-    /// Which heads come first is open.
+    /// Which heads come first is not defined.
     async fn take_heads(&mut self) -> Step {
         let (endpoint, max) = (self.some_endpoint(), 1 + self.chance.below(6) as usize);
         let call = Call::TakeHeads { term: self.term.clone(), endpoint: endpoint.clone(), max };
@@ -359,7 +359,7 @@ impl Walk {
         self.alike(Call::Counts { term: self.term.clone(), cursor: 0 }).await
     }
 
-    /// Redis drops what was trimmed when it is taken over; the model would read it as trimmed.
+    /// Redis drops trimmed entries when they are taken over; the model would read them as trimmed.
     async fn claim_foreign(&mut self) -> Step {
         let pending = self.model.stream.groups.get(GROUP).map(|group| group.pending.clone()).unwrap_or_default();
         let foreign: BTreeSet<_> = pending.values().filter(|owner| *owner != CONSUMER).collect();
@@ -626,7 +626,7 @@ impl Walk {
         EventId::new(EVENTS[self.chance.below(EVENTS.len() as u64) as usize]).unwrap()
     }
 
-    /// As Herald writes one, or anything; once the event is named where nobody looks for it.
+    /// As Herald writes one, or arbitrary; in one case the event is named where nobody looks for it.
     fn some_record(&mut self) -> Bytes {
         let event = self.some_event();
         match self.chance.below(6) {
@@ -661,7 +661,7 @@ impl Walk {
     }
 }
 
-/// What holds of every state, whatever the calls were.
+/// What holds for every state, whatever the calls were.
 fn invariants(state: &Model, chain_of: &BTreeMap<DeliveryId, Chain>) -> Step {
     let mut counts: BTreeMap<(EndpointId, String), u64> = BTreeMap::new();
     for id in state.records.keys() {

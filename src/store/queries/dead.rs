@@ -23,7 +23,7 @@ pub enum DeadOrder {
     NewestFirst,
 }
 
-/// Behind the last letter of a page. Letters that come or go meanwhile neither repeat nor hide others.
+/// Just behind the last letter of a page. Letters that come or go meanwhile neither repeat nor hide others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadCursor {
     at_ms: u64,
@@ -46,7 +46,7 @@ pub struct DeadPage {
 }
 
 impl Queries {
-    /// How many dead letters a range has. Exact and cheap: the index counts.
+    /// How many dead letters are in the range. Exact and cheap: the index counts them.
     pub async fn count_dead(&mut self, range: &DeadRange) -> Result<u64, StoreError> {
         let mut command = redis::cmd("ZCOUNT");
         command.arg(self.dead_index(range)).arg(range.from_ms).arg(range.until_ms);
@@ -67,7 +67,7 @@ impl Queries {
             true => found.last().map(|(id, at_ms)| DeadCursor { at_ms: *at_ms, id: id.clone() }),
             false => None,
         };
-        // What is no delivery id was not written by Herald; there is nothing to show of it.
+        // Herald writes nothing here but delivery ids, so there is nothing to show of anything else.
         let ids = found.into_iter().filter_map(|(id, at_ms)| Some((id.parse().ok()?, at_ms))).collect();
         Ok(DeadPage { letters: self.letters(ids).await?, next })
     }
@@ -132,7 +132,7 @@ impl Queries {
             letters.extend(chunk.iter().zip(records).map(|((id, at_ms), record)| {
                 let letter = match record {
                     Some(record) => DeadLetter::from_record(&record).map_err(|error| error.to_string()),
-                    None => Err("it left while this list was made".to_owned()),
+                    None => Err("it was removed while the list was made".to_owned()),
                 };
                 Letter { id: id.clone(), at_ms: *at_ms, letter }
             }));

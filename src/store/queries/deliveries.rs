@@ -11,18 +11,18 @@ use crate::{
     store::{error::StoreError, protocol},
 };
 
-/// Where a record stands, as people ask for it.
+/// Where a record stands, as people want to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhereUnfinished {
     /// Its next attempt is at this time, ms since 1970 by Redis' clock.
     Due { at_ms: u64 },
-    /// The owner has it in memory since then.
+    /// The owner has had it in memory since this time, ms since 1970 by Redis' clock.
     Claimed { since_ms: u64 },
     /// In its endpoint's backlog.
     Parked,
-    /// Behind the head of its chain, which is this entry.
+    /// Behind this entry, the head of its chain.
     Held { head: EntryId },
-    /// Its record is there and nothing else: it moved while we looked, or Redis has lost a part.
+    /// There is a record and nothing else: it moved while we looked, or Redis has lost a part.
     Nowhere,
 }
 
@@ -38,7 +38,7 @@ pub struct Unfinished {
 pub enum Whereabouts {
     Unfinished(Box<Unfinished>),
     Dead(Box<Letter>),
-    /// Delivered, in flight without record, not read yet, or never owed.
+    /// Delivered, in flight without a record, not read yet, or never owed.
     NoRecord,
 }
 
@@ -104,7 +104,7 @@ impl Queries {
         Ok(busy)
     }
 
-    /// What the records of such endpoints take in Redis, about; the heaviest first.
+    /// Roughly what the records of these endpoints take in Redis, the heaviest first.
     pub async fn record_weights(&mut self, busy: &[(EndpointId, u64)]) -> Result<Vec<(EndpointId, u64)>, StoreError> {
         let mut weights = Vec::with_capacity(busy.len());
         for part in busy.chunks(MAX_PAGE) {
@@ -124,7 +124,8 @@ impl Queries {
         Ok(weights)
     }
 
-    /// What is unfinished at one endpoint, oldest first, after a look at up to `max_look` records' ids; at most `max`.
+    /// The oldest unfinished deliveries of one endpoint, at most `max`, after a look at the ids of up to `max_look`
+    /// records.
     pub async fn unfinished_of(
         &mut self,
         endpoint: &EndpointId,
@@ -137,7 +138,8 @@ impl Queries {
         Ok(Walk { found: self.locate(&first).await?, looked, is_complete })
     }
 
-    /// What is unfinished and fits, at all endpoints; for what has no index. Looks at up to `max_look` records.
+    /// The unfinished deliveries that match, at all endpoints; for what has no index. Looks at up to `max_look`
+    /// records.
     pub async fn unfinished_where(
         &mut self,
         max_look: usize,
@@ -268,8 +270,8 @@ impl Queries {
         Ok(found)
     }
 
-    /// Ids of what is unfinished at an endpoint, the heads first and then what is held, together up to `max`, in stream
-    /// order; and whether that is all.
+    /// Ids of the unfinished deliveries of an endpoint, up to `max`, in stream order; and whether these are all. Heads
+    /// are taken first, held ones only if there is room.
     async fn ids_of(&mut self, endpoint: &EndpointId, max: usize) -> Result<(Vec<DeliveryId>, bool), StoreError> {
         let (heads, all_heads) = self.hash_page(&self.keys.heads(endpoint), max).await?;
         let mut entries: BTreeSet<EntryId> = heads.iter().filter_map(|(_, entry)| entry.parse().ok()).collect();
@@ -320,7 +322,7 @@ impl Queries {
     }
 }
 
-/// Endpoints that one question about an intent looks at: each costs two cheap commands.
+/// The most endpoints that one question about an intent looks at: each costs two cheap commands.
 const MAX_ENDPOINTS: usize = 1_000;
 
 /// Where an intent's members of `held:EP` begin and end: a blank ends its name, and the next character after it is `!`.
@@ -334,8 +336,8 @@ fn held_entry(member: &str) -> Option<EntryId> {
     padded.parse().ok()
 }
 
-/// Whether a delivery belongs to a chain of its own.
 impl Unfinished {
+    /// Whether the delivery is a chain of its own.
     pub fn is_single(&self) -> bool {
         self.delivery.as_ref().is_ok_and(|delivery| matches!(delivery.chain(), Chain::Single(..)))
     }

@@ -1,4 +1,5 @@
-//! The attempt log, from its newest line backwards. It is capped and has no index, so a look goes so far and says so.
+//! Reads the attempt log from its newest line backwards. It is capped and has no index, so a look goes only so far and
+//! says how far.
 
 use super::{Queries, STRIDE};
 use crate::{
@@ -9,12 +10,13 @@ use crate::{
     store::error::StoreError,
 };
 
-/// Entries of the first command of a look. An entry holds the lines of a whole batch; how many is known only then.
+/// Entries in the first command of a look. An entry holds the lines of a whole batch; how many is only known when it is
+/// read.
 const FIRST_STRIDE: usize = 4;
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What a look searches for; empty fits every line.
+/// What to look for; an empty filter matches every line.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LogFilter {
     pub delivery: Option<DeliveryId>,
@@ -40,7 +42,7 @@ pub struct LogPage {
     pub looked: usize,
     /// When the attempt of the oldest line that was looked at began, ms since 1970; `None` if none could be read.
     pub back_to_ms: Option<u64>,
-    /// It went to the oldest line that the log has.
+    /// It reached the oldest line that the log has.
     pub reached_end: bool,
     /// Older lines were dropped: the log does not tell the whole story.
     pub was_cut: bool,
@@ -63,7 +65,7 @@ impl LogPage {
 }
 
 impl Queries {
-    /// Up to `max` lines that fit, after a look at up to `max_look` lines.
+    /// Up to `max` matching lines, after a look at up to `max_look` lines.
     pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
         let mut page = LogPage { was_cut: self.log_was_cut().await?, ..LogPage::default() };
         let (mut end, mut stride, mut entries_seen) = ("+".to_owned(), FIRST_STRIDE, 0);
@@ -86,12 +88,12 @@ impl Queries {
                 page.reached_end = true;
                 return Ok(page);
             }
-            // A quiet spell's entries are small and those before it may be large, so it grows by steps.
+            // The entries of a quiet spell are small and those before it may be large, so the stride grows by steps.
             stride = (STRIDE * entries_seen / page.looked.max(1)).clamp(1, STRIDE.min(2 * stride));
         }
     }
 
-    /// More lines were ever added than there are.
+    /// Whether more lines were ever added than are there now.
     async fn log_was_cut(&mut self) -> Result<bool, StoreError> {
         let Some(info) = self.stream_info(&self.keys.attempts()).await? else { return Ok(false) };
         Ok(info.added > info.length)

@@ -41,14 +41,14 @@ pub struct GroupLook {
 pub struct Pending {
     pub entry: EntryId,
     pub consumer: String,
-    /// Since it was last handed out.
+    /// Milliseconds since it was last handed out.
     pub idle_ms: u64,
     pub handed_out: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
-    /// Its id in the stream that it came from: by this it is named.
+    /// Its id in the stream that it came from, by which it is named.
     pub entry: EntryId,
     pub body: Bytes,
     /// Only a part of it was kept.
@@ -57,14 +57,14 @@ pub struct Quarantined {
     pub at_ms: u64,
 }
 
-/// Behind the last entry of a page of the quarantine.
+/// Just behind the last entry of a page of the quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineCursor(String);
 
 /// Where an entry of the stream stands that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryStanding {
-    /// Read and not settled, since then.
+    /// Read and not settled; last handed out this long ago.
     InFlight { idle_ms: u64 },
     /// Not read yet.
     Waiting,
@@ -130,7 +130,7 @@ impl Queries {
         self.stream_info(&key).await
     }
 
-    /// Nothing where the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis has none.
+    /// All `None` if the user may not ask: `CONFIG GET` also shows passwords, and a managed Redis lacks it.
     pub async fn settings(&mut self) -> Result<RedisSettings, StoreError> {
         let mut command = redis::cmd("CONFIG");
         command.arg("GET").arg("appendfsync").arg("proto-max-bulk-len");
@@ -153,7 +153,7 @@ impl Queries {
         Ok(found.first().and_then(|(id, _)| id.parse().ok()))
     }
 
-    /// What the stream takes in Redis' memory, about; 0 where there is none.
+    /// Roughly what the stream takes in Redis' memory; 0 if there is none.
     pub async fn stream_bytes(&mut self) -> Result<u64, StoreError> {
         let mut command = redis::cmd("MEMORY");
         command.arg("USAGE").arg(self.keys.stream());
@@ -195,7 +195,7 @@ impl Queries {
         Ok(consumers.iter().filter_map(look).collect())
     }
 
-    /// Entries that were read and not settled, the oldest first, that nobody has touched for `idle_ms`.
+    /// Entries that were read but not settled and that nobody has touched for `idle_ms`, the oldest first.
     pub async fn pending(&mut self, idle_ms: u64, max: usize) -> Result<Vec<Pending>, StoreError> {
         self.pending_between("-", "+", idle_ms, max.min(MAX_PAGE)).await
     }
@@ -234,7 +234,7 @@ impl Queries {
         Ok((found.into_iter().filter_map(|(_, fields)| quarantined(fields)).collect(), next))
     }
 
-    /// The oldest of this id: a stream that was made anew gives its ids out again.
+    /// The oldest entry with this id: a stream that was made anew gives out its ids again.
     pub async fn quarantined(&mut self, entry: EntryId) -> Result<Option<Quarantined>, StoreError> {
         let mut command = redis::cmd("HGET");
         command.arg(self.keys.quarantine_index()).arg(entry.to_string());
@@ -253,8 +253,8 @@ impl Queries {
         self.connection.query("count the quarantine", &command).await
     }
 
-    /// The oldest unfinished delivery of each of these endpoints. Of an endpoint with very many chains only a part is
-    /// looked at, with what is longest in its backlog.
+    /// The oldest unfinished delivery of each of these endpoints. If an endpoint has very many chains, only some of
+    /// their heads are looked at, and the oldest of its backlog.
     pub async fn oldest(&mut self, endpoints: &[(EndpointId, u64)]) -> Result<Vec<Oldest>, StoreError> {
         let mut all = Vec::with_capacity(endpoints.len());
         for (endpoint, unfinished) in endpoints {
@@ -272,7 +272,8 @@ impl Queries {
         Ok(all)
     }
 
-    /// What the records of some unfinished deliveries take in Redis' memory: bytes, and of how many.
+    /// What the records of some unfinished deliveries take in Redis' memory: how many bytes, and how many records that
+    /// is.
     pub async fn sample_record_bytes(&mut self, ids: &[DeliveryId]) -> Result<(u64, u64), StoreError> {
         if ids.is_empty() {
             return Ok((0, 0));

@@ -1,5 +1,5 @@
-//! The whole registry at once: export to a file's form, import as one switch. Never half: an import is staged apart, where
-//! nobody looks, and becomes the registry in one script. One that dies on its way leaves only staged data with a TTL.
+//! The whole registry at once: exported in a file's form, imported in one switch. Never half: an import is staged where
+//! nobody looks, and becomes the registry in one script. If it dies on the way, only staged data with a TTL is left.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,21 +14,21 @@ use crate::{
     store::error::StoreError,
 };
 
-/// Version of the file's form. A larger one was written by a newer Herald and is refused, not guessed at.
+/// Version of the file's form. A larger one was written by a newer Herald and is refused instead of guessed at.
 pub const EXPORT_SCHEMA: u32 = 1;
 
 /// How long staged data outlives the import's last sign of life: longer than any pause between two chunks.
 const STAGING_TTL_S: u64 = 600;
 
-/// Bytes of JSON of one chunk, apart from its last endpoint: keeps one call at a few milliseconds.
+/// Bytes of JSON in one chunk, not counting its last endpoint: keeps one call to a few milliseconds.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Imports that start again because the registry was changed meanwhile, before the caller hears of it.
+/// How often an import starts again because the registry was changed meanwhile, before the caller hears of it.
 const IMPORT_TRIES: usize = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
-    #[error("the import has no endpoints: it would remove every one that there is")]
+    #[error("the import has no endpoints: it would remove all of them")]
     Empty,
     #[error("the import has endpoint {0} twice: remove one of them from the file")]
     Twice(EndpointId),
@@ -36,17 +36,17 @@ pub enum BulkError {
         "the registry was changed {IMPORT_TRIES} times during the import: repeat it when nobody else changes endpoints"
     )]
     Changed,
-    #[error("the staged import was lost on its way ({found} of {expected} endpoints are there): repeat it")]
+    #[error("the staged import was lost on the way ({found} of {expected} endpoints are there): repeat it")]
     Unstaged { expected: usize, found: String },
     #[error("the export would leave out endpoints that this Herald cannot read ({ids}): export with a newer one")]
     Unreadable { ids: String },
-    #[error("the file is no export of endpoints (line {line}, column {column})")]
+    #[error("the file is not an export of endpoints (line {line}, column {column})")]
     File { line: usize, column: usize },
     #[error("the file has schema {found}; this Herald knows up to {EXPORT_SCHEMA}: import with a newer one")]
     NewerFile { found: u64 },
 }
 
-/// A backup of the registry with all its secrets: whoever writes it to a disk keeps others from reading it.
+/// A backup of the registry with all its secrets: a caller that writes it to disk keeps others from reading it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExportFile {
     pub schema: u32,
@@ -73,7 +73,7 @@ impl ExportFile {
     }
 }
 
-/// What an import has led to.
+/// What an import has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
     pub id: RegistryId,
@@ -139,7 +139,7 @@ impl RegistryStore {
         Err(BulkError::Changed.into())
     }
 
-    /// Also of a damaged one, since an import is what mends it. 0 where there is none.
+    /// Also reads a damaged registry, because an import is what mends it. 0 if there is none.
     async fn version_of_any_registry(&mut self) -> Result<u64, StoreError> {
         let command = redis::cmd("HGET").arg(RegistryKeys::META).arg("version").to_owned();
         let version: Option<u64> = self.connection.query("read the registry's version", &command).await?;

@@ -15,28 +15,28 @@ use crate::{
     },
 };
 
-/// Changes in one answer. With the largest endpoints allowed that is 13 MiB.
+/// The most changes in one answer. With the largest endpoints allowed that is 13 MiB.
 const CHANGES_AT_ONCE: usize = 200;
 
-/// Loads that a registry may spoil by being imported meanwhile before the caller hears of it.
+/// How many loads an import may spoil before the caller hears of it.
 const LOADS: usize = 10;
 
-/// How much later than it should a blocking read may answer before the connection counts as dead.
+/// How much later than asked a blocking read may answer before the connection counts as dead.
 const WAIT_GRACE: Duration = Duration::from_secs(5);
 
-/// A state of the registry that someone has seen.
+/// A state of the registry that the caller has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub id: RegistryId,
     pub version: u64,
 }
 
-/// One entry of the feed with what the endpoint is by now.
+/// One entry of the feed, with the endpoint as it is by now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedChange {
     Put(Box<Endpoint>),
     Unreadable(Unreadable),
-    /// Also for one that was changed and has been removed since.
+    /// Also for an endpoint that was changed and has been removed since.
     Removed(String),
     /// Everything may be different.
     Reset,
@@ -47,9 +47,10 @@ pub enum FeedChange {
 pub enum News {
     NoRegistry,
     Damaged(String),
-    /// The feed does not tell all that happened: everything must be loaded.
+    /// The feed does not tell everything that happened: the whole registry must be loaded.
     Gap(Position, Option<Mark>),
-    /// All up to a new position, or nothing new at the known one. There may be more: ask again until it stays.
+    /// All changes up to a new position, or none at the known one. There may be more: ask again until the position
+    /// stays.
     Changes {
         position: Position,
         pause: Option<Mark>,
@@ -87,8 +88,8 @@ impl RegistryStore {
             .ok_or_else(|| StoreError::unexpected("follow the registry", "the script's answer has no known form"))
     }
 
-    /// Everything, as it was at one version: pages are read while the registry may change, then what changed since the
-    /// first page is read from the feed and put right. An import meanwhile makes it start again.
+    /// Everything, as it was at one version. The pages are read while the registry may change; then the changes since
+    /// the first page are read from the feed and applied. If there was an import meanwhile, it starts again.
     pub async fn load(&mut self) -> Result<Loaded, RegistryError> {
         for _ in 0..LOADS {
             let (position, pause) = self.position().await?.ok_or(RegistryError::NeverMade)?;
@@ -111,7 +112,7 @@ impl RegistryStore {
         Err(StoreError::unexpected("load the registry", why).into())
     }
 
-    /// Answers false if the feed does not tell all.
+    /// Returns false if the feed does not tell everything.
     async fn put_right(&mut self, loaded: &mut Loaded) -> Result<bool, RegistryError> {
         loop {
             match self.news(Some(&loaded.position)).await? {
@@ -162,8 +163,8 @@ impl ChangeWait {
         Ok(Self { connection: redis.connect(Purpose::Wakeup).await? })
     }
 
-    /// Returns when the feed has something after `version`, or after `at_most`. A wiped Redis ends no such wait, so look
-    /// at the registry in any case.
+    /// Returns when the feed has something after `version`, or after `at_most`. A wiped Redis does not end the wait, so
+    /// look at the registry in any case.
     pub async fn wait(&mut self, version: u64, at_most: Duration) -> Result<(), StoreError> {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(at_most.as_millis().max(1) as u64);
@@ -177,7 +178,7 @@ impl ChangeWait {
     }
 }
 
-/// None if the answer has no form that the script gives.
+/// None if the answer has a form that the script never gives.
 fn read_news(known: Option<&Position>, answer: &[Vec<u8>]) -> Option<News> {
     let text = |at: usize| std::str::from_utf8(answer.get(at)?).ok();
     match text(0)? {
@@ -224,13 +225,13 @@ fn read_change(change: &[Vec<u8>]) -> Option<Option<FeedChange>> {
             Err(unreadable) => FeedChange::Unreadable(unreadable),
         }),
         b"remove" => Some(FeedChange::Removed(id.to_owned())),
-        // Also for a kind that only a newer Herald knows: loading everything is right for every change.
+        // Also for a kind that only a newer Herald knows: loading everything is right after any change.
         _ => Some(FeedChange::Reset),
     })
 }
 
-/// Whoever paused everything in a form that is not known meant it.
+/// A pause in an unknown form is a pause all the same: somebody meant it.
 fn read_mark(json: &[u8]) -> Mark {
-    let unknown = |_| Mark { by: "unknown".to_owned(), why: "its mark is not readable".to_owned(), at_ms: 0 };
+    let unknown = |_| Mark { by: "unknown".to_owned(), why: "its mark cannot be read".to_owned(), at_ms: 0 };
     serde_json::from_slice(json).unwrap_or_else(unknown)
 }

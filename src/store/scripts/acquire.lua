@@ -20,8 +20,8 @@ end
 
 local left = call('PTTL', KEYS[1])
 if left < 0 or left > math.max(ttl, 60000) then
-  -- Somebody wrote it without TTL, or Redis' clock was set back, and nobody takes a lease that long: it would hold the
-  -- partition for as good as ever. A living owner renews it in time.
+  -- Somebody wrote it without a TTL, or Redis' clock was set back: nobody takes a lease that long. It would block the
+  -- partition almost for ever; a living owner renews its lease in time.
   call('PEXPIRE', KEYS[1], whole(ttl))
   left = ttl
 end

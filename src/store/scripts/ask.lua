@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- What there is of deliveries that were read, and of their intents.
+-- What Redis holds of deliveries that were read, and of their intents.
 -- KEYS    1 lease
 -- ARGV    1 term  2 prefix of this partition's keys  3 whether they may have been read before, 0 or 1
 --         then per delivery: endpoint, intent, delivery id, event
@@ -13,13 +13,14 @@ end
 local prefix, suspect = ARGV[2], ARGV[3] == '1'
 require_count(whole((#ARGV - 3) / 4), 0, MAX_ITEMS)
 
--- Whether the key's head names the event. What is no string was not written by Herald, and says of no event that it is done.
+-- Whether the key's head names the event. A value that is not a string was not written by Herald, and shows no event as
+-- done.
 local function is_of(key, event)
   local head = try('GETRANGE', key, 0, 1023)
   return type(head) == 'string' and find(head, '"event":"' .. event .. '"', 1, true)
 end
 
--- Looking for a record is expensive where there are many, and hardly ever is there one.
+-- Looking for a record is expensive where there are many, and there hardly ever is one.
 local function recorded(id, event)
   local record, letter = prefix .. 'delivery:' .. id, prefix .. 'dead-letter:' .. id
   if call('EXISTS', record, letter) == 0 then
@@ -28,8 +29,8 @@ local function recorded(id, event)
   return (is_of(record, event) or is_of(letter, event)) and 1 or 2
 end
 
--- What is no hash was not written by Herald. A settle will say so; here it is one endpoint's, and no reason to tell
--- nothing of the others.
+-- A key that is not a hash was not written by Herald. A settle will say so; here it concerns one endpoint only, and is
+-- no reason to say nothing about the others.
 local function has(key, field)
   return try('HEXISTS', key, field) == 1 and 1 or 0
 end

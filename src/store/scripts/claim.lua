@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Moves what is due to claimed, the most overdue first.
+-- Moves due deliveries to claimed, the most overdue first.
 -- KEYS    1 lease  2 due  3 claimed
 -- ARGV    1 term  2 prefix of this partition's keys  3 most to move
 -- Answer  {'CLAIMED', now ms, next due ms or false, id, record or false, id, …} | {'LOST'}
@@ -22,7 +22,7 @@ if #kept > 0 then
     scored[i], scored[i + 1] = now_text, kept[i]
   end
   call('ZADD', KEYS[3], unpack(scored))
-  -- They are the first ones, and where millions are due to find each would cost more than all the rest.
+  -- They are the first ones: where millions are due, finding each would cost more than all the rest.
   call('ZREMRANGEBYRANK', KEYS[2], 0, whole(#kept / 2 - 1))
 end
 return {'CLAIMED', now, next_due(KEYS[2]), unpack(kept)}

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- What is unfinished per endpoint, a page at a time. An endpoint may come twice.
+-- The unfinished records of each endpoint, a page at a time. An endpoint may come twice.
 -- KEYS    1 lease  2 unfinished  3 bytes
 -- ARGV    1 term  2 prefix of this partition's keys  3 cursor
 -- Answer  {'COUNTS', next cursor or '0', endpoint, records, parked, bytes, endpoint, …} | {'LOST'}
@@ -12,7 +12,8 @@ local page = call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
 local answer = {'COUNTS', page[1]}
 for i = 1, #page[2], 2 do
   local endpoint, records = page[2][i], page[2][i + 1]
-  -- What somebody else wrote stops nobody's term: no endpoint's name is passed by, and what is not a number is found anew.
+  -- What a stranger wrote ends nobody's term: a field that names no endpoint is skipped, a count that is no number is
+  -- recomputed.
   if find(endpoint, '^ep_[%w_-]*$') and #endpoint <= MAX_ID_BYTES then
     local at, parked = #answer, try('ZCARD', ARGV[2] .. 'backlog:' .. endpoint)
     local bytes = try('HGET', KEYS[3], endpoint)

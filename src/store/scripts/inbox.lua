@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Requests after one, each with what Redis holds of what it is about. Up to 1 MiB.
+-- Requests after a given one, each with what Redis holds of what it is about. Up to 1 MiB.
 -- KEYS    1 lease  2 inbox  3 quarantine  4 quarantine-index
 -- ARGV    1 term  2 prefix of this partition's keys  3 entry id, itself excluded  4 most to return
 -- Answer  {'REQUESTS', {id, {field, value, …}, found…}, …} | {'LOST'}; found, by `op`:
@@ -24,7 +24,7 @@ local function standing(entry)
   return 1, found.cut == '1' and 1 or 0
 end
 
--- What others wrote is only looked up here; whether it makes sense is decided by the reader.
+-- What others wrote is only looked up here; the reader decides whether it makes sense.
 local function look_up(asked)
   local op = asked.op
   if (op == 'redeliver' or op == 'discard') and asked.id then

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- The numbers of a stream and its groups. Redis' own XINFO STREAM also shows the first and the last entry with their
--- bodies, which may be of any size: here they stay in the server.
+-- bodies, which may have any size: here they stay in the server.
 -- KEYS    1 stream
 -- Answer  {length, entries added, last generated id, {group, pending, last delivered id, entries read or false}, …} |
 --         {} without a stream

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Makes the group where it is missing, and binds the partition to a registry where it is bound to none.
--- A lost group starts again from the cursor, where the stream is still the one that the cursor is about. Another one,
+-- Makes the group if it is missing, and binds the partition to a registry if it is bound to none.
+-- A lost group starts again from the cursor if the stream is still the one that the cursor is about. Another stream,
 -- made since under the same name, is read from its beginning.
 -- KEYS    1 stream  2 lease  3 cursor  4 registry-id
 -- ARGV    1 term  2 start: '0', '$' or an entry id  3 registry  4 group
@@ -33,9 +33,9 @@ if call('EXISTS', stream) == 1 then
 end
 local last_generated = info['last-generated-id']
 
--- Whether this is another stream than the one that the cursor is about. What a stream has is trimmed from its oldest entry
--- on, and never beyond what is settled: where any entry is left that is not after the cursor, then so is the one that the
--- cursor is about, the last that was read or the first that is pending. A stream that was emptied remembers its last id.
+-- Whether this is another stream than the one that the cursor is about. A stream is trimmed from its oldest entry on,
+-- and never beyond what is settled: so if any entry is left that is not after the cursor, then so is the one that the
+-- cursor is about, the last one read or the first one pending. A stream that was emptied remembers its last id.
 local function is_another_stream()
   if cursor == start or pad(last_generated) == pad(cursor) then
     return false
@@ -47,8 +47,8 @@ local function is_another_stream()
 end
 
 local made_after = false
--- How many entries lie before the start, where that is known without a walk: entries that were trimmed unread are
--- counted from it.
+-- How many entries lie before the start, if that is known without a walk: entries that were trimmed unread are counted
+-- from it.
 local entries_read
 local set_back = last_delivered and cursor and pad(last_delivered) < pad(cursor)
 if not last_delivered then

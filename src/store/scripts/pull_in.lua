@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Makes what is due late due earlier, from a time on, in the order of the times: after Redis' clock was set back, and for
--- what no policy can have meant.
+-- Makes late due times earlier, from a given time on and in their order: after Redis' clock was set back, and for times
+-- that no policy can have meant.
 -- KEYS    1 lease  2 due  3 stats
 -- ARGV    1 term  2 from this time on, in ms  3 earlier by so many ms  4 most to move  5 ms by which the clock has stepped,
 --         to be remembered, or 0
@@ -22,7 +22,7 @@ if step ~= '0' then
   call('HINCRBY', KEYS[3], 'clock-steps', 1)
   call('HSET', KEYS[3], 'clock-step-ms', step, 'clock-step-at', whole(now_ms()))
 end
--- An owner that has just come knows a step only by this.
+-- A new owner learns of a step only from this.
 local now = now_ms()
 local seen = tonumber(call('HGET', KEYS[3], 'clock-seen') or 0) or 0
 call('HSET', KEYS[3], 'clock-seen', whole(now))

@@ -22,7 +22,7 @@ local left = require_count(ARGV[3], 0, MAX_ITEMS)
 local max_event, max_traceparent = tonumber(ARGV[6]), tonumber(ARGV[7])
 local has_places = call('EXISTS', KEYS[3]) == 1
 
--- ':' and the entry whose place this one has; nothing for nearly all.
+-- ':' and the entry whose place this one has; empty for nearly all.
 local function place_of(id)
   if has_places then
     local place = place_in(KEYS[3], id)

@@ -1,7 +1,7 @@
 -- Shared by the scripts that change the registry, which are appended to it. Not a script of its own.
 --
 -- KEYS  1 endpoints (hash)   2 meta (hash)   3 change feed (stream)
--- ARGV  1 id for a registry that is not made yet   2 by   3 why   4 at_ms   5 length of the feed
+-- ARGV  1 id for a registry that does not exist yet   2 by   3 why   4 at_ms   5 length of the feed
 --
 -- A version is Redis' time in ms, or one more than the last where that is larger: so a registry that was wiped and
 -- restored never gives a version twice. It is also the id of the change's entry in the feed.
@@ -33,7 +33,7 @@ local function damage()
 end
 
 -- Announces the change and gives the registry its new version, and its id if it has none. Call it before any other
--- write: a feed that refuses the entry then leaves everything as it was. Answers the version.
+-- write: if the feed refuses the entry, everything is left as it was. Returns the version.
 local function announce(kind, endpoint)
   local id, last = unpack(redis.call('HMGET', KEYS[2], 'id', 'version'))
   local time = redis.call('TIME')

@@ -3,7 +3,7 @@
 -- KEYS    as in registry_change.lua
 -- ARGV    1 to 5 as there   6 the mark as JSON; empty lets it go on
 -- answer  {ok, version} | {unchanged} | {damaged, why}
--- It works on a damaged registry only where there is meta data: whoever stops everything must not be held up.
+-- It works on a damaged registry if there is meta data: whoever stops everything must not be held up.
 
 local complaint = wrong_type()
 if complaint then return complaint end

@@ -28,8 +28,9 @@ local acks, lines = require_count(ARGV[6], 0, 1e6), require_count(ARGV[7], 0, 1e
 local lines_at = 8 + acks
 local first_item = lines_at + (lines > 0 and 1 or 0)
 
--- Acknowledgements and log lines first: with items there are few, and without items this is all. An acknowledgement is
--- an id that Redis gave out and Herald has parsed; looking at each once more would cost more than anything else here.
+-- Acknowledgements and log lines first: with items there are few, and without items they are all there is. An
+-- acknowledgement is an id that Redis gave out and Herald has parsed; checking each one again would cost more than
+-- anything else here.
 if first_item - 1 > #ARGV then
   error({err = 'ERR fewer arguments than announced; nothing was changed'})
 elseif acks + lines > MAX_ITEMS then
@@ -49,7 +50,7 @@ local function why_unusable(key, want)
   return known[key]
 end
 
--- Answers the milliseconds until it is due, where that is its place; nil, and why, for what is no place.
+-- Returns the milliseconds until it is due if that is its place; nil and why for what is not a place.
 local function due_in(place)
   if place == 'held' or place == 'backlog' or place == 'claimed' then
     return false
@@ -59,8 +60,8 @@ local function due_in(place)
   return nil, 'the place ' .. sub(place, 1, 64) .. ' is not known'
 end
 
--- Per endpoint of the items: its keys, the item that named it first, how many did, what it has parked, whether it holds any,
--- how many records more than before, and by how many bytes they have grown.
+-- Per endpoint of the items: its keys, the first item that named it, how many did, how many records it has parked,
+-- whether it holds any, how many records it has more than before, and by how many bytes they have grown.
 local endpoints = {}
 local function endpoint_of(name, index)
   local found = endpoints[name]
@@ -74,7 +75,7 @@ local function endpoint_of(name, index)
   return found
 end
 
--- nil, or why its heads cannot be used. Where only deliveries that end together need them they are read with that.
+-- nil, or why its heads cannot be used. If only deliveries that end together need the heads, this reads them.
 local function why_no_heads(of)
   if of.uses > 1 or not of.intents_at then
     return misfit(of.heads, 'hash')
@@ -83,7 +84,7 @@ local function why_no_heads(of)
   return of.found.err and misfit(of.heads, 'hash')
 end
 
--- Whether any of these keys is there. Nearly always none is, and then one call has told it of all.
+-- Whether any of these keys exists. Nearly always none does, and then one call has told it for all.
 local function is_any_there(name)
   local keys = {}
   for i, of in ipairs(endpoints) do
@@ -134,7 +135,7 @@ local function entry_and_endpoint(id)
   return entry, endpoint
 end
 
--- An item about a delivery of a chain. Made at once with all that it has: a table that grows is expensive.
+-- An item about a delivery of a chain. Made at once with all its fields: a table that grows is expensive.
 local function of_chain(kind, index, id, chain, place, record, letter)
   local entry, endpoint = entry_and_endpoint(id)
   if not entry then
@@ -190,7 +191,7 @@ local function check_room(key)
   end
 end
 
--- Per name: how many arguments it has, and what makes an item of its index and of these, or says why there is none.
+-- By name: how many arguments an item takes, and what makes it of its index and of these, or says why it cannot.
 local KINDS = {
   finish = {2, function(index, id, chain) return of_chain('finish', index, id, chain) end},
   keep = {4, function(index, id, chain, place, record) return of_chain('keep', index, id, chain, place, record) end},
@@ -235,9 +236,9 @@ local KINDS = {
 
 local items, counted, arguments = {}, 0, ARGV
 
--- Deliveries that end together. An item of its own for each would cost more than all that Redis does for it: what is
--- done with them is done with ranges of the arguments. Answers what it is and the arguments' end; or nil, which of them is
--- bad, and why.
+-- Deliveries that end together. A separate item for each would cost more than all that Redis does for it, so everything
+-- is done with ranges of the arguments. Returns the item and where its arguments end; or nil, which of the deliveries
+-- is bad, and why.
 local function of_run(index, at)
   local count, groups = tonumber(arguments[at + 1]), tonumber(arguments[at + 2])
   local before = count and groups and at + 2 + 2 * groups
@@ -321,7 +322,7 @@ local function put(item)
   end
 end
 
--- It stands at one place only. Most are claimed, and where millions are due a look for one in vain is expensive.
+-- It stands in one place only. Most are claimed, and where millions are due, looking for one in vain is expensive.
 local function lift(item)
   if call('ZREM', claimed, item.id) == 1 then
     return
@@ -355,7 +356,7 @@ local function begin(item)
   end
 end
 
--- A record that is there changes its place if it is its chain's head: what is held stays held.
+-- An existing record changes its place if it is its chain's head; what is held stays held.
 local function place(item)
   if item.place ~= 'held' and call('HGET', item.of.heads, item.head) == item.entry then
     lift(item)
@@ -404,7 +405,7 @@ local function finish(item)
   call('ZADD', due, now_text, entry .. ':' .. of.name)
 end
 
--- Where an endpoint holds any something may wait behind each of them: they go one by one.
+-- If an endpoint holds any, something may wait behind each of these: they go one by one.
 local function finish_apart(run, each)
   for i = each.from, each.to do
     local id, intent = arguments[run.ids + i], arguments[run.intents + i]
@@ -413,9 +414,9 @@ local function finish_apart(run, each)
   end
 end
 
--- Each stands at one place only; most are claimed, and where millions are due a look for one in vain is expensive. Heads go first
--- and records last: were only a part of this applied, some would be sent again, and no chain would wait for a head that is
--- gone.
+-- Each stands in one place only; most are claimed, and where millions are due, looking for one in vain is expensive.
+-- Heads go first and records last: if only a part of this were applied, some deliveries would be sent again, but no
+-- chain would wait for a head that is gone.
 local function finish_run(run)
   local keys, ids, n = {}, {}, 0
   for _, each in ipairs(run) do
@@ -423,7 +424,7 @@ local function finish_run(run)
     if of.holds then
       finish_apart(run, each)
     else
-      -- Whose a head is is looked at, as a stranger may have changed them: another one's stays.
+      -- Each head is checked, because a stranger may have changed it: one that names another delivery stays.
       local heads = of.found or call('HMGET', of.heads, unpack(arguments, run.intents + each.from, run.intents + each.to))
       local own, padded, few = {}, {}, n
       for i = each.from, each.to do
@@ -467,19 +468,21 @@ local function forget_letter(item)
   return call('DEL', item.letter_key) == 1
 end
 
--- Bounds how long one call holds Redis after a limit was lowered; the next one goes on. An entry of the log is a batch.
+-- Bounds how long one call holds Redis after a limit was lowered; the next call goes on. An entry of the log is a
+-- batch.
 local MAX_DROPS = 100
 local MAX_LOG_TRIM = 400
 
--- Quarantined entries of one id that a new one is compared with: each is of another stream. Beyond, one may be there twice.
+-- How many quarantined entries with its id a new one is compared with: each is of another stream. Beyond, one may be
+-- there twice.
 local MAX_COMPARED = 16
 
--- What a quarantined entry takes of the limit: its texts, and about what Redis needs besides.
+-- What a quarantined entry takes of the limit: its texts, and roughly what Redis needs besides.
 local function quarantined_bytes(found)
   return #(found.body or '') + #(found.error or '') + 256
 end
 
--- What was written down of an entry's id: where those that have it stand now.
+-- Writes down where the quarantined entries with this id stand now.
 local function index_quarantined(entry, all)
   if #all == 0 then
     call('HDEL', quarantine_index, entry)
@@ -498,8 +501,8 @@ local function unindexed(entry, gone)
   return all
 end
 
--- Whether this very entry is there already: a settle may come again. Another one with the same id is another event, and the
--- only one that still knows of it is this item.
+-- Whether this very entry is there already, because a settle may come again. An entry with the same id and another body
+-- is another event, and only this item still knows of it.
 local function is_quarantined(item)
   for n, at in ipairs(namesakes(quarantine_index, item.entry)) do
     local found = n <= MAX_COMPARED and call('XRANGE', quarantine, at, at)[1]
@@ -510,7 +513,7 @@ local function is_quarantined(item)
   return false
 end
 
--- A count in a hash. Whatever a stranger wrote there is begun anew.
+-- A count in a hash. If a stranger wrote something else there, it begins anew.
 local function add_to(key, name, by)
   local count = try('HINCRBY', key, name, whole(by))
   if type(count) ~= 'number' or count < 0 or count > 9e15 then
@@ -520,7 +523,7 @@ local function add_to(key, name, by)
   return count
 end
 
--- Answers how many bytes are left in the quarantine. Nothing of an entry is relied on: a stranger may have written it.
+-- Returns how many bytes are left in the quarantine. Nothing in an entry is relied on: a stranger may have written it.
 local function leave_quarantine(entry, at, found)
   call('XDEL', quarantine, at)
   index_quarantined(entry, unindexed(entry, at))
@@ -539,7 +542,7 @@ local function drop_oldest(bytes, keep)
     local oldest = call('XRANGE', quarantine, '-', '+', 'COUNT', 1)[1]
     local found = by_name(oldest[2])
     if found.sound == '1' then
-      -- Out of the way of those behind it.
+      -- Moved out of the way of those behind it.
       local entry = found.entry or ''
       local all = unindexed(entry, oldest[1])
       all[#all + 1] = call('XADD', quarantine, '*', unpack(oldest[2]))
@@ -598,7 +601,7 @@ local APPLY = {
       else
         id = call('XADD', stream, '*', 'event', found.body)
       end
-      -- A key that no producer may write to says whose place it has: nobody can take a place of his own choice.
+      -- A key that no producer may write to says whose place it has: nobody can choose a place for himself.
       call('ZADD', places, 0, pad(id) .. ' ' .. pad(is_entry(found.place or '') and found.place or item.entry))
       leave_quarantine(item.entry, at, found)
     end
@@ -612,7 +615,7 @@ local APPLY = {
   bind = function(item)
     call('SET', registry_id, item.registry)
   end,
-  -- An answer that nobody fetches within 5 minutes goes: its sender has given up long before.
+  -- An answer that nobody fetches goes after 5 minutes: its sender has given up long before.
   reply = function(item)
     if call('XDEL', inbox, item.request) == 1 then
       local answer = prefix .. 'answer:' .. item.request
@@ -626,15 +629,15 @@ for _, item in ipairs(items) do
   APPLY[item.kind](item)
 end
 
--- Longer than what a hash may hold that Redis keeps as a list: once it is there the hash is a table, and stays
--- one until it is empty or Redis starts anew. In a list of a hundred endpoints each look passes fifty of them.
--- It is no endpoint's id, so whoever finds it left there passes it by.
+-- Longer than a name may be in a hash that Redis keeps as a list: with it the hash is a table, and stays one until it
+-- is empty or Redis restarts. In a list of a hundred endpoints each look passes fifty of them. It is no endpoint's id,
+-- so readers that find it skip it.
 local NO_LIST = rep('.', 128)
 local MANY_ENDPOINTS = 8
 
--- The counts of the batch's endpoints in a hash, each changed by what `by` names; what is nothing, or is nothing by
--- another count, goes. Of all endpoints together, for each command costs more than what it does here. What a stranger wrote
--- there is found anew by `recount`, or begun anew.
+-- The counts of the batch's endpoints in one hash, each changed by what `by` names; a count that becomes zero, or is
+-- zero by another count, is removed. All endpoints go together, because each command costs more than what it does here.
+-- If a stranger wrote something else there, `recount` finds the count anew, or it begins anew.
 local function changed(key, by, others, recount)
   local names, counts, set, gone, new = {}, {}, {}, {}, 0
   for i, of in ipairs(endpoints) do
@@ -679,9 +682,9 @@ if acks > 0 then
   call('XACK', stream, group, unpack(ARGV, 8, lines_at - 1))
 end
 
--- The count was lost with its key, or a stranger wrote to the log: it goes on behind the last id that is there, so lines
--- from before a stranger's higher id count as old and go first. Where no number is left that Lua counts exactly, the log
--- begins anew, and shows by an entry added and gone that it lost some: what was settled does not fail for it.
+-- The count was lost with its key, or a stranger wrote to the log: counting goes on after the last id that is there, so
+-- lines from before a stranger's higher id count as old and go first. If no number is left that Lua counts exactly, the
+-- log begins anew, and shows by an entry added and removed that it lost some: the settle does not fail because of it.
 local function count_anew()
   local known = call('EXISTS', attempts) == 1 and by_name(call('XINFO', 'STREAM', attempts))['last-generated-id'] or '0'
   local last = tonumber(match(known, '^%d+'))
@@ -695,9 +698,9 @@ local function count_anew()
   return last + lines
 end
 
--- All lines of a batch are one entry, as an entry for each would cost more than all the rest of a settle. Its id is the
--- number of lines that were ever logged, itself included. So what lies too far back goes by its id alone: Redis hands a
--- script no part of an entry, and to look at a whole batch would cost as much as to write it.
+-- All lines of a batch are one entry, because an entry for each would cost more than all the rest of a settle. Its id
+-- is the number of lines ever logged, its own included. So old entries can be removed by their ids alone: Redis cannot
+-- hand a script part of an entry, and looking at a whole batch would cost as much as writing it.
 local function log_lines()
   local total = try('HINCRBY', stats, 'log-lines', lines)
   local added = type(total) == 'number' and try('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
@@ -706,7 +709,7 @@ local function log_lines()
     call('XADD', attempts, whole(total), 'lines', ARGV[lines_at])
   end
   local first = total - tonumber(log_length) + 1
-  -- After its length was lowered much has to go: some with each batch. What is left then is within one node.
+  -- After its length was lowered, much has to go: some with each batch. What is left then is within one node.
   if first > 1 and call('XTRIM', attempts, 'MINID', '~', whole(first), 'LIMIT', MAX_LOG_TRIM) < MAX_LOG_TRIM / 2 then
     call('XTRIM', attempts, 'MINID', whole(first))
   end
@@ -725,8 +728,8 @@ end
 local answer = {'SETTLED', now, next_due(due), summary.err and 1 or 0}
 if #endpoints > 0 then
   local records = changed(unfinished, 'more', nil, function(of) return records_of(prefix, of.name) end)
-  -- The bytes are a count beside the records: those of an older version were not in it, so where nothing is left nothing
-  -- is counted.
+  -- Bytes are counted beside the records, but those of an older version's records were never added: so where no record
+  -- is left, the bytes are removed too.
   local bytes = changed(bytes_of, 'grown', records)
   for i, of in ipairs(endpoints) do
     local at = #answer

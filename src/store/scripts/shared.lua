@@ -21,7 +21,7 @@ local function lost(lease, term)
   return call('GET', lease) ~= term
 end
 
--- nil, or why `key` cannot be used: it is there and of another type than `want`.
+-- nil, or why `key` cannot be used: it exists and has another type than `want`.
 local function misfit(key, want)
   local found = call('TYPE', key).ok
   if found ~= want and found ~= 'none' then
@@ -53,7 +53,7 @@ local function is_u64(digits)
 end
 
 local function is_entry(text)
-  -- As short as all real ones are, both halves are: one look instead of three.
+  -- In an id this short, as all real ones are, both halves are valid: one look instead of three.
   if #text < 21 then
     return find(text, '^%d+%-%d+$')
   end
@@ -108,7 +108,7 @@ local function after(entry)
   end
 end
 
--- The entry whose place in the order `entry` has; nil for what did not come back from the quarantine.
+-- The entry whose place in the order `entry` has; nil if it did not come back from the quarantine.
 local function place_in(places, entry)
   local padded = pad(entry)
   local found = call('ZRANGEBYLEX', places, '[' .. padded .. ' ', '(' .. padded .. '!', 'LIMIT', 0, 1)[1]
@@ -124,8 +124,8 @@ local function by_name(flat)
   return map
 end
 
--- Where the entries of this id stand in the quarantine, the oldest first. Nearly always it is one; but a stream that was
--- made anew gives its ids out again.
+-- Where the entries with this id stand in the quarantine, the oldest first. Nearly always there is one; but a stream
+-- that was made anew gives out its ids again.
 local function namesakes(index, entry)
   local all = {}
   for at in string.gmatch(call('HGET', index, entry) or '', '[^ ]+') do
@@ -136,7 +136,7 @@ local function namesakes(index, entry)
   return all
 end
 
--- The oldest quarantined entry of this id: its id in the quarantine, and its fields by name; nil when there is none.
+-- The oldest quarantined entry with this id: its id in the quarantine, and its fields by name; nil if there is none.
 local function quarantined(quarantine, index, entry)
   for _, at in ipairs(namesakes(index, entry)) do
     local found = call('XRANGE', quarantine, at, at)[1]

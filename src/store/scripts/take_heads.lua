@@ -12,7 +12,7 @@ local prefix, endpoint, max = ARGV[2], ARGV[3], require_count(ARGV[4], 0, MAX_IT
 local heads, backlog = prefix .. 'heads:' .. endpoint, prefix .. 'backlog:' .. endpoint
 require_types(KEYS[2], 'zset', KEYS[3], 'zset', heads, 'hash', backlog, 'zset')
 
--- Every head but the claimed ones is wanted.
+-- Every head that is not claimed yet is wanted.
 local ids, seen = {}, {}
 local function add(entry)
   local id = entry .. ':' .. endpoint
@@ -26,7 +26,7 @@ if max > 0 then
     add(unpad(padded))
   end
 end
--- A scan passes all that was taken before, and would cost more with each call: it is for the last few.
+-- A scan passes everything that was taken before, and would cost more with each call: it is for the last few.
 if #ids < max then
   local some = call('HRANDFIELD', heads, whole(2 * max), 'WITHVALUES')
   for i = 2, #some, 2 do

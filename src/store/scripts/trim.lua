@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Trims what every group is past and was there `retain` ago. Without Herald's own group nothing is trimmed: until it is
--- made again nobody knows how far Herald is. An entry's id tells no time, as producers may write what they like: so marks
--- are kept of how far the groups were at which time of Redis' clock.
+-- Trims what every group has passed and what was there `retain` ago. Without Herald's own group nothing is trimmed:
+-- until it is made again, nobody knows how far Herald is. An entry's id does not tell the time, because producers may
+-- write what they like; so marks are kept of how far the groups were at which time of Redis' clock.
 -- KEYS    1 stream  2 lease  3 marks  4 places
 -- ARGV    1 term  2 retain in ms  3 group  4 parts of `retain` by which an entry may stay longer
 --         5… names of groups that do not count
@@ -44,9 +44,9 @@ end
 
 local now = now_ms()
 
--- Padded: up to which entry everything was passed `retain` ago; nil while that is not known.
+-- Padded: the entry up to which everything was passed `retain` ago; nil while that is not known.
 local function old_after(padded)
-  -- Redis' clock went back: what was noted then is known from now on only.
+  -- Redis' clock went back: marks that are in the future now go.
   call('ZREMRANGEBYSCORE', marks, '(' .. whole(now), '+inf')
   local newest = call('ZRANGE', marks, -1, -1, 'WITHSCORES')
   if newest[1] and newest[1] > padded then
@@ -72,7 +72,7 @@ end
 if not old then
   return {'TRIMMED', 0, now}
 end
--- Everything below `least` goes. Nothing comes after the last id there can be, so that one entry stays.
+-- Everything below `least` goes. Nothing comes after the last possible id, so that one entry stays.
 local least = unpad(old)
 least = after(least) or least
 call('ZREMRANGEBYLEX', places, '-', '(' .. pad(least))

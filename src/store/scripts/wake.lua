@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- Whether there is something after what was read, of the stream and of the inbox. Redis then remembers both keys for the
--- connection that asked, and says once when one of them changes. The bodies stay in the server.
+-- Whether the stream or the inbox has anything after what was read. Redis then remembers both keys for the connection
+-- that asked, and says once when one of them changes. The bodies stay in the server.
 -- KEYS    1 stream  2 inbox
 -- ARGV    1 last entry read  2 last request read
 -- Answer  {entries 0 or 1, requests 0 or 1}
