@@ -19,7 +19,7 @@ use crate::{
     surface::{Context, Format, cell, json_line, note, words},
 };
 
-/// Endpoints of the list of the oldest unfinished deliveries.
+/// How many endpoints the list of the oldest unfinished deliveries has.
 const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let keys = context.keys()?;
     if args.print_acl {
         context.note_unknown_variables();
-        note("Put a password of its own for each >PASSWORD and run this with redis-cli. Then the worker uses");
+        note("Replace each >PASSWORD by a password of its own and run this with redis-cli. Then the worker uses");
         note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
         note("Run the last line only when nobody needs the default user any more.");
         return context.output.text(&acl::rules(&keys));

@@ -22,14 +22,15 @@ use tokio::process::{Child, Command};
 
 pub use self::redis::OwnRedis;
 
-/// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed.
+/// A process in a group of its own, so that Ctrl-C in a terminal reaches only its owner. It is killed when this is
+/// dropped.
 pub struct Owned {
     child: Child,
     pid: Pid,
 }
 
 impl Owned {
-    /// The kernel kills the child when the *thread* ends that calls this, so that not even a killed owner leaves it
+    /// The kernel kills the child when the *thread* that calls this ends, so that not even a killed owner leaves it
     /// behind: call it from `main`'s thread or from a task, never from `spawn_blocking`.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let owner = Pid::this();
@@ -58,7 +59,7 @@ impl Owned {
         self.child.try_wait()
     }
 
-    /// Does nothing to one that has ended: its id may be another's by now.
+    /// Does nothing to a process that has ended: its id may be another's by now.
     pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
         match self.ended()? {
             Some(_) => Ok(()),
@@ -66,13 +67,14 @@ impl Owned {
         }
     }
 
-    /// SIGKILL, which ends a stopped process as well, and its end.
+    /// Sends SIGKILL, which ends a stopped process as well, and waits for its end.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.kill_group();
         self.child.kill().await
     }
 
-    /// With what it has forked: a Redis that rewrites its file would write on into a folder that is being removed.
+    /// Also kills what it has forked: a Redis that rewrites its file would go on writing into a folder that is being
+    /// removed.
     fn kill_group(&mut self) {
         if let Ok(None) = self.ended() {
             // It may end just now.
@@ -123,7 +125,7 @@ fn peak_rss(status: &str) -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// 100 on every Linux of today.
+/// 100 on every Linux today.
 fn ticks_per_second() -> f64 {
     sysconf(SysconfVar::CLK_TCK).ok().flatten().filter(|ticks| *ticks > 0).unwrap_or(100) as f64
 }
@@ -135,8 +137,8 @@ pub fn free_port() -> Result<u16> {
     candidates.find(is_free).context("no port of this machine is free")
 }
 
-/// Below those that Linux gives to connections unless it is told otherwise: one of these could take the port while its
-/// server is down, and a connection to a port of its own range can even end up connected to itself.
+/// Below the ports that Linux gives to connections by default: one of these could take the port while its server is
+/// down, and a connection to a port of its own range can even end up connected to itself.
 const OWN_PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 const PORT_TRIES: usize = 100;
@@ -178,7 +180,7 @@ mod tests {
         }
     }
 
-    /// Neither gone nor dead and not yet waited for, as whose parent has ended may stay where nobody waits for orphans.
+    /// Neither gone nor a zombie: a process whose parent has ended may stay a zombie where nobody waits for orphans.
     fn runs(pid: &Pid) -> bool {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))

@@ -36,7 +36,7 @@ impl Done {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 
-    /// The code, and a message that begins as every message does and holds this.
+    /// Checks the code, and that the message begins as every message does and contains this.
     #[track_caller]
     fn failed(&self, code: i32, says: &str) {
         assert_eq!(self.code, code, "{}", self.stderr);
@@ -44,7 +44,7 @@ impl Done {
     }
 }
 
-/// Nothing of the environment of whoever runs the tests.
+/// Nothing of the tester's own environment.
 fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command.args(args).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
@@ -95,7 +95,7 @@ impl Cli {
         finish(command)
     }
 
-    /// An endpoint at an address that needs no name server. Its id and its secret.
+    /// An endpoint at an address that needs no name server. Returns its id and its secret.
     fn create(&self, more: &[&str]) -> (String, String) {
         let args = ["endpoint", "create", "--account", "acc_1", "--url", "https://1.1.1.1/hook"];
         let created = self.run(&[&args, &WHO[..], more].concat()).ok().json();
@@ -171,7 +171,7 @@ fn a_change_needs_a_reason_and_a_destructive_one_a_yes() {
     let cli = Cli::start();
     let (id, _) = cli.create(&[]);
     cli.run(&["endpoint", "delete", &id, "--yes", "--by", "me"]).failed(2, "--reason");
-    // Where nothing says who, as in a container, it is an operator.
+    // Where nothing says who it is, as in a container, it is an operator.
     let nameless = cli.run(&["endpoint", "pause", &id, "--reason", "r"]).ok().json();
     assert_eq!(nameless["by"], "operator");
     cli.run(&["endpoint", "resume", &id, "--reason", "r"]).ok();
@@ -260,7 +260,7 @@ fn an_export_comes_back_whole_after_everything_is_gone() {
     assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
     let wrong = std::fs::read_to_string(&path).unwrap().replace("https://1.1.1.1", "https://10.0.0.1");
     cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), &wrong).failed(4, "a private network");
-    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), "{}").failed(4, "no export of endpoints");
+    cli.fed(&[&["endpoint", "import", "-", "--yes"], &WHO[..]].concat(), "{}").failed(4, "not an export of endpoints");
 }
 
 #[test]
@@ -527,11 +527,12 @@ fn events_are_all_added_although_nobody_reads_their_entries() {
     assert_eq!(runtime.block_on(cli.redis.command::<u64>(&["XLEN", "payment-intents"])), 3);
 }
 
-/// A verb of each kind. Those that have no better place for a warning say it on stderr, with the data untouched on stdout.
+/// A verb of each kind. Those that have no better place for a warning write it to stderr, and leave the data on stdout
+/// as it is.
 #[test]
 fn an_unknown_variable_is_said_once_by_whatever_loads_the_configuration() {
     let env = [("HERALD_LEASSE", "geheim"), ("HERALD_PORT", "tcp://10.0.0.1:8080"), ("HERALD_LEASE", "4s")];
-    let warning = "HERALD_LEASSE in the environment is no setting and has no effect; the nearest is HERALD_LEASE\n";
+    let warning = "HERALD_LEASSE in the environment is not a setting and has no effect; the nearest is HERALD_LEASE\n";
     let run = |args: &[&str]| finish(command(args, &env));
     let shown = run(&["config", "show"]).ok();
     assert_eq!(shown.stderr, format!("warning: {warning}"));
@@ -548,7 +549,7 @@ fn an_unknown_variable_is_said_once_by_whatever_loads_the_configuration() {
     assert_eq!((&found["level"], &found["says"]), (&"warn".into(), &warning.trim_end().into()));
     assert!(!doctor.stderr.contains("HERALD_LEASSE"), "{}", doctor.stderr);
 
-    // It ends at once, for somebody else listens there.
+    // It ends at once, because somebody else listens there.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("listen={}", taken.local_addr().unwrap());
     let served = run(&["serve", "--set", &address]);
@@ -595,7 +596,7 @@ impl Answering {
         format!("http://{}/hook", self.receiver.address)
     }
 
-    /// The only request that came.
+    /// The only request that arrived.
     fn request(&self) -> Seen {
         let seen = self.receiver.log.seen();
         let [request] = &seen[..] else { panic!("{seen:?}") };

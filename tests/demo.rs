@@ -18,7 +18,7 @@ fn the_demo_ends_by_itself_and_keeps_its_promises() {
     assert!(value("delivered").parse::<u64>().unwrap() > 20, "{said}");
     assert!(said.contains("lost            0"), "{said}");
     assert!(said.contains("out of order    0"), "{said}");
-    // Without a terminal there are plain lines only.
+    // Without a terminal there are only plain lines.
     assert!(!said.contains('\u{1b}'), "{said}");
     let url = said.lines().find_map(|line| line.trim().strip_prefix("export HERALD_REDIS_URL=redis://")).unwrap();
     assert!(std::net::TcpStream::connect(url).is_err(), "its Redis still runs at {url}");

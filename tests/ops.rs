@@ -1,5 +1,5 @@
-//! What operators see and do, against a real Redis: state is made by the partition's own scripts, then looked at through
-//! the queries, the ACL user and the binary.
+//! What operators see and do, against a real Redis: the state is made by the partition's own scripts, then looked at
+//! through the queries, the ACL user and the binary.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Arguments and input that many verbs take, and how they are read. [`Consent`] is what stands before every destructive verb.
+//! Arguments and input that many verbs take, and how they are read. [`Consent`] comes before every destructive verb.
 
 use std::{
     fs,
@@ -15,11 +15,11 @@ use crate::{
     surface::{VerbError, note, words},
 };
 
-/// Longest name and reason: they stand in records, the change feed and logs.
+/// Longest name and reason: both appear in records, the change feed and logs.
 const MAX_BY_CHARS: usize = 128;
 const MAX_REASON_CHARS: usize = 1024;
 
-/// Who it was where nothing says so: a container has no `USER`.
+/// Who it was if nothing says so: a container has no `USER`.
 const UNNAMED: &str = "operator";
 
 /// Who changes something, and why.
@@ -56,7 +56,7 @@ pub struct Consent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Go {
     Ahead,
-    /// It was a dry run, and it has been said what would happen.
+    /// It was a dry run, and what would happen has been said.
     DryRun,
 }
 

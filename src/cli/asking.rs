@@ -1,5 +1,5 @@
-//! How verbs ask a partition's owner for a change: one request, or many in batches. Only the owner changes anything; a
-//! request that nobody has answered stays in the inbox and is still carried out when an owner comes.
+//! How verbs ask a partition's owner for a change: one request, or many in batches. Only the owner changes anything. A
+//! request that nobody has answered stays in the inbox and is carried out when there is an owner again.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Refuses where nobody owns the partition, so that nothing is left behind in its inbox by surprise.
+    /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
     pub async fn connect(context: &Context, mark: Mark) -> anyhow::Result<Self> {
         let keys = context.keys()?;
         if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
@@ -50,7 +50,7 @@ impl Asking {
         }
     }
 
-    /// Asks for all of these, at most [`BATCH`], and waits for every answer. A refusal is told and counted.
+    /// Asks for all of these, at most [`BATCH`], and waits for every answer. A refusal is reported and counted.
     pub async fn batch(&self, asked: &[(String, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
         let mut waiting = Vec::with_capacity(asked.len());
         for (name, asked) in asked {

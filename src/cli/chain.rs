@@ -1,4 +1,4 @@
-//! Chains: what waits behind what, and how to let the next go. Changes go through the partition's owner.
+//! Chains: what waits behind what, and how to let the next one go. Changes go through the partition's owner.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -21,10 +21,10 @@ use crate::{
     surface::{Context, Format, VerbError, note, words},
 };
 
-/// Deliveries of one chain that `show` looks at.
+/// How many deliveries of one chain `show` looks at.
 const MAX_OF_CHAIN: usize = 500;
 
-/// Chains that `list` looks at to find the oldest.
+/// How many chains `list` looks at to find the oldest.
 const MAX_CHAINS: usize = 5_000;
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,7 @@ pub enum ChainVerb {
     List(ListArgs),
     /// Show one chain: its head, and what waits behind it
     Show(Which),
-    /// Give the head of a chain up as a dead letter, so that the next one goes
+    /// Give up the head of a chain as a dead letter, so that the next one goes
     Release(ReleaseArgs),
 }
 
@@ -112,7 +112,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     }
     if !is_complete {
         note(format_args!(
-            "looked at {} chains only: an older one may be among the others",
+            "looked at only {} chains: an older one may be among the others",
             words::number(MAX_CHAINS as u64)
         ));
     }
@@ -175,7 +175,7 @@ async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) ->
     let chain = chain_of(queries, &args.which).await?;
     let head = &chain[0].id;
     let next = chain.get(1).map_or("nothing waits behind it".to_owned(), |next| format!("{} goes next", next.id));
-    let what = format!("give {head} up as a dead letter; {next}");
+    let what = format!("give up {head} as a dead letter; {next}");
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
@@ -192,7 +192,7 @@ async fn chain_of(queries: &mut Queries, which: &Which) -> anyhow::Result<Vec<Un
         false => Ok(chain),
         true => {
             let text = format!(
-                "{} has no unfinished chain at {}: `herald delivery list --intent {}` tells what became of its events",
+                "{} has no unfinished chain at {}: `herald delivery list --intent {}` shows what became of its events",
                 which.intent, which.endpoint, which.intent
             );
             Err(VerbError::NotFound(text).into())

@@ -1,4 +1,5 @@
-//! `herald config …`: the configuration as it holds, with where each value came from. Secrets are masked where they are kept.
+//! `herald config …`: the configuration in effect, and where each value came from. Secrets are masked where they are
+//! kept.
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use crate::{
 pub enum ConfigVerb {
     /// Print each value with where it came from
     Show,
-    /// Say whether the configuration is right, the files that it names included
+    /// Check the configuration and the files that it names
     Check,
 }
 
@@ -41,7 +42,7 @@ fn show(context: &Context) -> anyhow::Result<()> {
     list.finish()
 }
 
-/// Loading it has checked every value; what is left is what the values lead to.
+/// Loading has checked every value; what is left is to try what the values lead to.
 fn check(context: &Context) -> anyhow::Result<()> {
     context.keys()?;
     context.redis()?;

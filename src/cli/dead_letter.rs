@@ -24,10 +24,10 @@ use crate::{
     surface::{Context, Format, VerbError, json_line, note, words},
 };
 
-/// Letters that a count behind a filter without an index reads before it says "more than".
+/// How many letters a count behind a filter without an index reads before it says "more than".
 const MAX_COUNT_LOOK: u64 = 10_000;
 
-/// Letters that `list` reads while it looks for what fits its filter.
+/// How many letters `list` reads while it looks for those that match its filter.
 const MAX_LIST_LOOK: u64 = 10_000;
 
 /// Lines of the sample that a dry run shows.
@@ -42,15 +42,15 @@ pub enum DeadLetterVerb {
         /// ENTRY:ENDPOINT
         id: DeliveryId,
     },
-    /// Send one, or all that fit a filter, again: with the same webhook-id and their history
+    /// Send one again, or all that match a filter, with the same webhook-id and their history
     Redeliver(JobArgs),
-    /// Drop one, or all that fit a filter, for good
+    /// Drop one, or all that match a filter, for good
     Discard(JobArgs),
-    /// Write all that fit a filter as JSON lines, the oldest first
+    /// Write all that match a filter as JSON lines, the oldest first
     Export {
         #[command(flatten)]
         filter: Filter,
-        /// Stop after so many
+        /// Stop after this many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
@@ -68,7 +68,7 @@ pub struct Filter {
     /// Given up longer ago than this: 90s, 2h, 7d
     #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     older_than: Option<Duration>,
-    /// Given up less long ago than this
+    /// Given up more recently than this
     #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     newer_than: Option<Duration>,
 }
@@ -92,7 +92,7 @@ pub struct JobArgs {
     /// Every dead letter there is
     #[arg(long)]
     all: bool,
-    /// Stop after so many, the oldest first
+    /// Stop after this many, the oldest first
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
@@ -220,11 +220,11 @@ async fn job(context: &Context, job: Job, args: JobArgs) -> anyhow::Result<()> {
         let text = "name a dead letter, a filter, or --all".to_owned();
         return Err(VerbError::Usage(text).into());
     }
-    // Fixed now: what is given up again meanwhile is not taken a second time.
+    // Fixed now, so that a letter that is given up again meanwhile is not taken twice.
     let range = args.filter.range(queries.now_ms().await?);
     let (fitting, is_exact, sample) = measure(&mut queries, &args, &range).await?;
     if fitting == 0 {
-        note("no dead letter fits: nothing to do");
+        note("no dead letter matches: nothing to do");
         return context.output.one(&Done::default(), &[("done", "0".to_owned())]);
     }
     for letter in &sample {
@@ -271,7 +271,7 @@ async fn one(
     Ok(())
 }
 
-/// How many letters a job is about (a filter without an index counts only so far), and the first few of them.
+/// How many letters a job is about (with a filter without an index, counted only so far), and the first few of them.
 async fn measure(queries: &mut Queries, args: &JobArgs, range: &DeadRange) -> anyhow::Result<(u64, bool, Vec<Letter>)> {
     let limit = args.limit.unwrap_or(u64::MAX);
     let indexed = queries.count_dead(range).await?;
@@ -311,8 +311,9 @@ async fn carry_out(
     Ok(done)
 }
 
-/// What a job takes up, with the times at which it was given up: ids alone, so even a million letters are a hundred MB.
-/// Past the limit it goes on to the end of a millisecond, because within that the index has no order of ours.
+/// The letters that a job works on, with the times at which they were given up: only ids, so even a million letters
+/// take a hundred MB. It goes past its limit to the end of a millisecond, because within one the index has no order of
+/// ours.
 async fn select(queries: &mut Queries, args: &JobArgs, range: DeadRange) -> anyhow::Result<Vec<(u64, DeliveryId)>> {
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut selected: Vec<(u64, DeliveryId)> = Vec::new();
@@ -328,7 +329,7 @@ async fn select(queries: &mut Queries, args: &JobArgs, range: DeadRange) -> anyh
     Ok(selected)
 }
 
-/// The oldest, and these as their entries lie in the stream: an intent's events go out again in their order.
+/// The oldest ones, sorted as their entries lie in the stream: an intent's events go out again in their order.
 fn in_stream_order(mut selected: Vec<(u64, DeliveryId)>, limit: Option<u64>) -> Vec<DeliveryId> {
     selected.sort_unstable();
     selected.truncate(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
@@ -477,7 +478,7 @@ mod tests {
     #[test]
     fn what_a_job_takes_up_goes_out_as_it_lies_in_the_stream() {
         let letter = |at_ms: u64, id: &str| (at_ms, id.parse().unwrap());
-        // As the index has them: those of one settle share their time and are sorted as text.
+        // As the index has them: letters of one settle share their time and are sorted as text.
         let selected =
             vec![letter(5, "7-10:ep_a"), letter(5, "7-9:ep_a"), letter(6, "7-2:ep_a"), letter(6, "10-0:ep_a")];
         let in_order =

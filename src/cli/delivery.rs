@@ -1,4 +1,4 @@
-//! Deliveries: what is unfinished, what the attempt log still knows, and one delivery's story wherever it stands.
+//! Deliveries: what is unfinished, what the attempt log still knows, and the story of one delivery wherever it stands.
 //! Changes nothing.
 
 use std::collections::BTreeMap;
@@ -19,13 +19,14 @@ use crate::{
     surface::{Context, Format, VerbError, note, words},
 };
 
-/// Lines of the attempt log that one look reads, the newest first: a second's work for Redis and us, hours of traffic.
+/// How many lines of the attempt log one look reads, newest first: a second's work for Redis and us, and hours of
+/// traffic.
 const MAX_LOG_LOOK: usize = 100_000;
 
-/// Unfinished records that one look reads where no index helps.
+/// How many unfinished records one look reads where no index helps.
 const MAX_RECORD_LOOK: usize = 5_000;
 
-/// Deliveries of an intent that one look shows behind the head of its chain.
+/// How many deliveries of an intent one look shows behind the head of its chain.
 const MAX_OF_CHAIN: usize = 200;
 
 #[derive(Debug, Subcommand)]
@@ -98,7 +99,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         endpoint: args.whose.endpoint.clone(),
         ..LogFilter::default()
     };
-    // An endpoint's log is long: its newest lines are enough. An intent's or an event's story is wanted whole.
+    // An endpoint's log is long, so its newest lines are enough. The story of an intent or an event is wanted whole.
     let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
     let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
     let is_paused = pause::tell_if_paused(context).await;
@@ -136,7 +137,7 @@ async fn unfinished(
 ) -> anyhow::Result<(Vec<Unfinished>, Option<String>)> {
     let bounded = |looked: usize| {
         let records = words::count(looked as u64, "unfinished record", "unfinished records");
-        format!("looked at {records} only, so some may be missing: --endpoint looks at one endpoint alone")
+        format!("looked at only {records}, so some may be missing: --endpoint looks at one endpoint alone")
     };
     if let Some(endpoint) = &whose.endpoint {
         let walk = queries.unfinished_of(endpoint, limit, MAX_RECORD_LOOK).await?;
@@ -275,7 +276,9 @@ fn how_far(log: &LogPage, now_ms: u64) -> String {
     };
     match log.unreadable {
         0 => told,
-        unreadable => format!("{told}; {unreadable} of them are of another version of Herald and could not be read"),
+        unreadable => {
+            format!("{told}; {unreadable} of them were written by another version of Herald and could not be read")
+        }
     }
 }
 
@@ -360,7 +363,7 @@ fn state(place: &WhereUnfinished) -> &'static str {
     }
 }
 
-/// The exact commands that go on from here.
+/// The exact commands to go on with.
 fn advice(one: &Unfinished) -> Vec<String> {
     let (endpoint, Ok(delivery)) = (&one.id.endpoint, &one.delivery) else { return Vec::new() };
     match one.place {

@@ -1,6 +1,6 @@
-//! The command line: reads which verb was asked for and runs it, and has the verbs of its own. Every verb that changes something
-//! records who and why; every destructive one asks first. Nothing but `main` imports it: what another surface needs as well is
-//! in [`surface`](crate::surface).
+//! The command line: reads which verb was asked for and runs it, and holds the verbs that have no folder of their own.
+//! Every verb that changes something records who and why; every destructive one asks first. Nothing but `main` imports
+//! it: what another surface needs too is in [`surface`](crate::surface).
 
 mod args;
 mod asking;
@@ -74,7 +74,7 @@ enum Verb {
     /// Dead letters: deliveries that were given up
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterVerb),
-    /// Stream entries that are no valid event
+    /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
     /// Print the real schedule of retries and its whole span
@@ -84,7 +84,7 @@ enum Verb {
     Loadtest(Box<loadtest::args::LoadtestArgs>),
     /// Check Redis, the stream and what is stuck, with a remedy for each finding
     Doctor(doctor::DoctorArgs),
-    /// The configuration as it holds
+    /// The configuration in effect
     #[command(subcommand)]
     Config(config::ConfigVerb),
     /// Print the completions for a shell
@@ -97,7 +97,7 @@ pub fn main() -> process::ExitCode {
     let done = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
             let done = runtime.block_on(run(cli));
-            // A look-up of a name or a read of stdin that nobody waits for any more must not hold the exit up.
+            // A name look-up or a read of stdin that nobody waits for any more must not hold up the exit.
             runtime.shutdown_background();
             done
         },
@@ -126,7 +126,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let globals = &cli.globals;
     let context = || Context::new(globals).inspect(Context::note_unknown_variables);
     match cli.verb {
-        // Its log says what the others note.
+        // Its log says what the other verbs say as a note.
         Verb::Serve => serve(Context::new(globals)?).await,
         #[cfg(feature = "demo")]
         Verb::Demo(args) => demo::run(args).await,
@@ -141,7 +141,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,
-        // It is one of its findings.
+        // Unknown variables are one of its findings.
         Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),
@@ -152,7 +152,7 @@ async fn serve(context: Context) -> anyhow::Result<()> {
     let log = &context.config.log;
     logging::init(&log.filter, log.format)?;
     for UnknownVariable { name, nearest } in context.config.unknown_variables() {
-        warn!(variable = name, nearest, "a variable of the environment is no setting and has no effect");
+        warn!(variable = name, nearest, "an environment variable is not a setting and has no effect");
     }
     app::serve(context.config).await
 }

@@ -1,5 +1,5 @@
-//! The global switch: stops all sending at once, and lets it go on. It takes nothing away, so neither asks first: whoever
-//! must stop everything has no time for questions.
+//! The global switch: stops all sending at once, and lets it go on. It takes nothing away, so neither verb asks first:
+//! someone who must stop everything has no time for questions.
 
 use clap::Args;
 
@@ -38,7 +38,7 @@ pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who paused all sending, if somebody has. What cannot be read must hold no verb up.
+/// Who paused all sending, if anyone did. A mark that cannot be read must not hold up a verb.
 async fn paused(context: &Context) -> Option<Mark> {
     let (_, pause) = context.registry().await.ok()?.position().await.ok()??;
     pause
@@ -48,7 +48,7 @@ fn by_whom(mark: &Mark) -> String {
     format!("paused by {}: {}", mark.by, mark.why)
 }
 
-/// For verbs that show what waits: says who has paused all sending and how it goes on. Answers whether it is paused.
+/// For verbs that show what waits: says who has paused all sending and how to resume it. Returns whether it is paused.
 pub async fn tell_if_paused(context: &Context) -> bool {
     let Some(mark) = paused(context).await else { return false };
     note(format_args!("all sending is {}; `herald resume --all --reason '…'` lets it go on", by_whom(&mark)));

@@ -1,4 +1,4 @@
-//! The quarantine: stream entries that are no valid event. Changes go through the partition's owner.
+//! The quarantine: stream entries that are not valid events. Changes go through the partition's owner.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -66,9 +66,9 @@ struct View<'a> {
     error: &'a str,
     /// Only a part of it was kept, or it has no field `event`: it cannot be put back.
     cut: bool,
-    /// Where it can be read.
+    /// If it can be read.
     intent: Option<IntentId>,
-    /// Bytes that are no UTF-8 show as U+FFFD.
+    /// Bytes that are not UTF-8 show as U+FFFD.
     body: String,
 }
 
@@ -86,7 +86,7 @@ async fn list(context: &Context, queries: &mut Queries, limit: usize) -> anyhow:
     let (now_ms, there) = (queries.now_ms().await?, queries.count_quarantined().await?);
     note(match there {
         0 => "the quarantine is empty".to_owned(),
-        n => words::count(n, "entry is no valid event", "entries are no valid events"),
+        n => words::count(n, "entry is not a valid event", "entries are not valid events"),
     });
     let mut rows = context.output.list(&["ENTRY", "SINCE", "WHAT IS WRONG", "BODY"]);
     let (mut after, mut left, mut first) = (None, limit, None);
@@ -147,7 +147,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
     Ok(())
 }
 
-/// Such an entry counts as cut, because what is kept of it is no event.
+/// Such an entry counts as cut, because what is kept of it is not an event.
 fn has_no_event(one: &Quarantined) -> bool {
     one.error == "the entry has no field \"event\""
 }
@@ -193,7 +193,7 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
     }
     let asking = Asking::connect(context, consent.mark()).await?;
     let (mut after, mut done, mut looked) = (None, Done::default(), 0);
-    // What comes back into the quarantine meanwhile is not taken a second time.
+    // An entry that comes back into the quarantine meanwhile is not taken twice.
     while looked < there {
         let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
         looked += page.len() as u64;

@@ -1,4 +1,4 @@
-//! `herald retry-schedule`: what the retry policy really does, worked out from the policy that the dispatcher uses.
+//! `herald retry-schedule`: what the retry policy really does, computed from the policy that the dispatcher uses.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct RetryScheduleArgs {
     retry: RetryArgs,
 }
 
-/// When an attempt comes, if all before it fail at once and none of them asks for more time.
+/// When an attempt comes if all before it fail at once and none asks for more time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Step {
     attempt: u32,
@@ -32,7 +32,7 @@ struct Step {
     pause_max_ms: u64,
     since_first_min_ms: u64,
     since_first_max_ms: u64,
-    /// Some deliveries grow too old before this attempt, as chance lengthens their pauses.
+    /// Some deliveries grow too old before this attempt, because chance lengthens their pauses.
     may_expire_before: bool,
 }
 
@@ -43,7 +43,7 @@ enum End {
     Attempts,
     /// The delivery grows too old first.
     Age,
-    /// Either, as chance lengthens the pauses.
+    /// Either, because chance lengthens the pauses.
     AttemptsOrAge,
 }
 
@@ -157,7 +157,7 @@ fn span(min_ms: u64, max_ms: u64) -> String {
     }
 }
 
-/// To the second where it is long: nobody plans with the rest.
+/// Long spans are rounded to the second: nobody plans with the rest.
 fn short(ms: u64) -> String {
     let rounded = if ms >= 10_000 { ms / 1000 * 1000 } else { ms };
     compact(Duration::from_millis(rounded))

@@ -1,4 +1,4 @@
-//! A delivery's record told in words, wherever it stands: for the verbs of deliveries, chains and dead letters. Pure; asks
+//! A delivery's record in words, wherever it stands: for the verbs of deliveries, chains and dead letters. Pure; asks
 //! Redis nothing.
 
 use crate::{

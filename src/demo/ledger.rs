@@ -1,4 +1,4 @@
-//! What was published against what arrived: the demo's proof. Judges; never sends or answers.
+//! Compares what was published with what arrived: the demo's proof. Judges; never sends or answers.
 
 use std::{
     collections::HashMap,
@@ -53,7 +53,7 @@ pub enum Arrival {
 pub struct Sums {
     pub events: u64,
     pub delivered: u64,
-    /// Owed to a merchant that is alive, and not there.
+    /// Owed to a merchant that is alive, and missing.
     pub missing: u64,
     pub duplicates: u64,
     pub out_of_order: u64,
@@ -77,7 +77,7 @@ impl Ledger {
         books.events.insert(event.to_owned(), Published { merchant, intent, step, at, arrived: false });
     }
 
-    /// Redis did not take it: nobody is owed it.
+    /// Redis did not take it: it is owed to nobody.
     pub fn withdraw(&self, event: &str) {
         let mut books = lock(&self.books);
         if let Some(published) = books.events.remove(event) {
@@ -147,7 +147,7 @@ impl Ledger {
     }
 }
 
-/// No code panics with a book open.
+/// No code panics while it holds the books.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

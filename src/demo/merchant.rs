@@ -1,4 +1,4 @@
-//! Who the five sample merchants are, and the temper of each.
+//! Who the five sample merchants are, and how each behaves.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Merchant {

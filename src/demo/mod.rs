@@ -45,10 +45,10 @@ use crate::{
     },
 };
 
-/// Lines that the display may be behind.
+/// How many lines the display may fall behind.
 const SAYINGS: usize = 1_024;
 
-/// What the merchants that are alive may take to get the rest, after the last event was published.
+/// How long the merchants that are alive may take to get the rest, after the last event was published.
 const LAST_ARRIVALS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, clap::Args)]
@@ -64,7 +64,7 @@ pub struct DemoArgs {
     pub seed: Option<u64>,
 }
 
-/// Shorter than a worker takes to begin, a demo would show nothing.
+/// A demo that is shorter than a worker takes to begin would show nothing.
 fn length(text: &str) -> Result<Duration, String> {
     let length = parse_duration(text)?;
     match length < Duration::from_secs(1) {
@@ -163,7 +163,7 @@ async fn reached(end: Option<tokio::time::Instant>) {
     }
 }
 
-/// Quick retries, so that a demo of seconds shows what takes days.
+/// Quick retries, so that a demo of seconds shows what otherwise takes days.
 fn config(redis_url: &str, port: u16) -> anyhow::Result<Config> {
     let listen = format!("127.0.0.1:{port}");
     let flags = [
@@ -210,7 +210,7 @@ async fn produce(mut stream: Entries, merchants: Arc<Merchants>, rate: u32, seed
     let mut rng = StdRng::seed_from_u64(seed);
     let (began, pause) = (clock::now(), Duration::from_secs(1) / rate);
     let mut alive: Vec<(Merchant, Intent, u32)> = Vec::new();
-    // When the intent at this index takes its next step; none is the next intent's beginning.
+    // When the intent at this index takes its next step; without an index, when the next intent begins.
     let mut steps: BinaryHeap<Reverse<(Duration, Option<usize>)>> = BinaryHeap::from([Reverse((pause, None))]);
     while let Some(Reverse((at, index))) = steps.pop() {
         tokio::select! {

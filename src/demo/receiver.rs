@@ -1,5 +1,5 @@
-//! The five merchants at their work, in one process. They verify what they receive as a merchant
-//! should, over the raw bytes, and keep the ledger.
+//! The five merchants at work, in one process. They verify what they receive as a merchant should, over the raw bytes,
+//! and keep the ledger.
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ const FLAKY: std::ops::Range<Duration> = Duration::from_secs(3)..Duration::from_
 /// Events that the merchant takes before it is gone.
 const BEFORE_GONE: u64 = 4;
 
-/// What a merchant has to say.
+/// What a merchant reports about one request.
 #[derive(Debug, Clone)]
 pub struct Said {
     pub merchant: Merchant,
@@ -64,7 +64,7 @@ impl Merchants {
 
     pub async fn serve(self: Arc<Self>, socket: TcpListener, cancel: CancellationToken) {
         let router = Router::new().route("/{merchant}", post(receive)).with_state(self);
-        // Dropped on cancellation: whoever is still answered has been told to wait long enough.
+        // Dropped on cancellation: the worker has ended by then, so nobody waits for an answer any more.
         tokio::select! {
             () = cancel.cancelled() => {}
             served = async { axum::serve(socket, router).await } => drop(served),
@@ -110,7 +110,7 @@ async fn receive(
     let status = merchants.answer(merchant).await;
     let arrival = status.is_success().then(|| merchants.ledger.accept(&event, clock::now()));
     let said = Said { merchant, status: status.as_u16(), event, attempt: header("herald-attempt"), arrival };
-    // Who shows it may be slow; the ledger is what counts.
+    // The display may be slow; the ledger is what counts.
     let _ = merchants.says.try_send(said);
     status
 }

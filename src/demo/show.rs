@@ -23,7 +23,7 @@ use crate::{
 /// How often the sums are shown.
 const SUMS_EVERY: Duration = Duration::from_secs(2);
 
-/// Deliveries a second above which single ones are not shown: nobody could read them.
+/// Above this many deliveries a second, single ones are not shown: nobody could read them.
 const READABLE: u32 = 40;
 
 #[derive(Clone, Copy)]
@@ -170,7 +170,7 @@ impl Show {
             Tone::Bad => "\x1b[31m",
         };
         let mut out = std::io::stdout().lock();
-        // Whoever reads may have left; the demo's verdict does not depend on it.
+        // Readers may have left; the demo's verdict does not depend on them.
         let _ = match self.has_colour && !colour.is_empty() {
             true => writeln!(out, "{colour}{line}\x1b[0m"),
             false => writeln!(out, "{line}"),

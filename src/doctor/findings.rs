@@ -22,7 +22,7 @@ const CLOSE_PERCENT: u64 = 75;
 const SKEW_WARN_MS: u64 = 2_000;
 const SKEW_FAIL_MS: u64 = 60_000;
 
-/// A full Redis this near is worth being woken for.
+/// A full Redis this near is worth waking someone for.
 const FULL_SOON_MS: u64 = 24 * 3_600_000;
 
 /// Clocks of one system differ by less.
@@ -31,15 +31,15 @@ const IDS_AHEAD_MS: u64 = 5_000;
 /// An endpoint that is an hour behind has seen its fourth retry fail, or is paused.
 const OLD_MS: u64 = 3_600_000;
 
-/// Events that nobody has read for so long, though somebody owns the partition.
+/// How long events may stay unread though somebody owns the partition.
 const UNREAD_MS: u64 = 30_000;
 
 const NEAR_RETENTION_PERCENT: u64 = 80;
 
-/// Endpoints, and accounts, over their quota that are named.
+/// How many endpoints, and how many accounts, over their quota are named.
 const MAX_OVER: usize = 5;
 
-/// All findings, what is worst first.
+/// All findings, the worst first.
 pub fn examine(observed: &Observed) -> Vec<Finding> {
     let mut findings = Findings::default();
     // Nothing can be at work before the first endpoint, so that is said before anything else of its level.
@@ -74,7 +74,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
     if let (false, Some(registry)) = (is_new, &observed.registry) {
         endpoints(&mut findings, registry, observed.partition.as_ref());
     }
-    // Behind what someone on call came for: it is as it was yesterday.
+    // Comes last of its level: whoever is on call came for something else, and this is as it was yesterday.
     if let Ok(server) = &observed.server {
         security::judge(&mut findings, server);
     }
@@ -163,7 +163,7 @@ fn clocks(findings: &mut Findings, server: &Server) {
     }
 }
 
-/// Told for a day. The clock that told when it was may be another one by now.
+/// Reported for a day. The clock that told the time of the step may be another one by now.
 fn clock_step(findings: &mut Findings, partition: &Partition, now_ms: u64) {
     const TOLD_FOR_MS: u64 = 86_400_000;
     let Some((at_ms, by_ms)) = partition.clock_step.filter(|(at_ms, _)| at_ms.abs_diff(now_ms) < TOLD_FOR_MS) else {
@@ -262,7 +262,7 @@ fn what_of(endpoint: &EndpointId, holder: Option<&RecordHolder>) -> (&'static st
     }
 }
 
-/// What the unfinished records take, from the weight of some.
+/// What the unfinished records take, estimated from the weight of some.
 fn backlog_share(partition: &Partition) -> String {
     let records = partition.gauges.unfinished;
     match (partition.record_bytes.checked_div(partition.records_weighed), records) {
@@ -274,8 +274,8 @@ fn backlog_share(partition: &Partition) -> String {
     }
 }
 
-/// How long until reading stops if everything that is added stays. What is read becomes records of about its size, so the
-/// heavier of both counts. `None` without traffic.
+/// How long until reading stops if everything that is added stays. What is read becomes records of about its size, so
+/// the heavier of the two counts. `None` without traffic.
 fn forecast_ms(used: u64, max: u64, partition: &Partition) -> Option<u64> {
     let per_entry = partition.stream_bytes.checked_div(partition.gauges.length).unwrap_or(0);
     let per_record = partition.record_bytes.checked_div(partition.records_weighed).unwrap_or(0);
@@ -310,7 +310,7 @@ fn owner(findings: &mut Findings, observed: &Observed, partition: &Partition) {
             }
             None => findings.fail(
                 "owner",
-                format!("the lease of {stream} never ends: something else than Herald wrote it ({})", lease.owner),
+                format!("the lease of {stream} never ends: something other than Herald wrote it ({})", lease.owner),
                 "start a worker: it gives the lease an end, and takes it after that",
             ),
         },
@@ -385,7 +385,7 @@ fn group(findings: &mut Findings, observed: &Observed, partition: &Partition) {
     }
 }
 
-/// Redis hands out no id below one that it has taken: after a single one from a clock that was ahead, all are.
+/// Redis hands out no id below one that it has taken: after a single id from a clock that was ahead, all ids are.
 fn ids(findings: &mut Findings, partition: &Partition, now_ms: u64) {
     let newest = partition.gauges.last_generated;
     match newest.ms.saturating_sub(now_ms) {
@@ -464,7 +464,7 @@ fn unfinished(findings: &mut Findings, observed: &Observed, partition: &Partitio
     let records = count(partition.gauges.unfinished, "delivery", "deliveries");
     let remedy = format!("herald delivery list --endpoint {}", one.endpoint);
     let Some(age) = id.entry.age_ms(now_ms) else {
-        // Its id is no time: only its record tells its age.
+        // Its id is not a time: only its record tells its age.
         return findings.warn("unfinished", format!("{records} of {endpoints} unfinished, the oldest is {id}"), remedy);
     };
     let says = format!("{records} of {endpoints} unfinished, the oldest for {}", span(age));
@@ -507,7 +507,7 @@ fn quarantine(findings: &mut Findings, partition: &Partition) {
         0 => findings.ok("quarantine", "empty"),
         n => findings.warn(
             "quarantine",
-            count(n, "entry is no valid event", "entries are no valid events"),
+            count(n, "entry is not a valid event", "entries are not valid events"),
             "herald quarantine list; then tell the producer",
         ),
     }
@@ -528,7 +528,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000;
     const DAY_MS: u64 = 86_400_000;
 
-    /// Nothing is wrong here.
+    /// An observation in which nothing is wrong.
     fn well() -> Observed {
         let info = ServerInfo {
             run_id: "abc".into(),
@@ -640,7 +640,7 @@ mod tests {
     #[test]
     fn a_redis_that_lets_others_in_or_listen_is_warned_of() {
         let open = |reach| with_server(|server| (server.lets_strangers_in, server.reach) = (Some(true), reach));
-        check(&open(Reach::ThisMachine), Level::Warn, "security", "serves whoever reaches it");
+        check(&open(Reach::ThisMachine), Level::Warn, "security", "serves anyone who can reach it");
         check(&open(Reach::Socket), Level::Ok, "security", "only users");
         check(&with_server(|server| server.reach = Reach::Plain), Level::Warn, "security", "not encrypted");
         check(&with_server(|server| server.reach = Reach::Encrypted), Level::Ok, "security", "only users");

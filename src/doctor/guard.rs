@@ -1,4 +1,4 @@
-//! Says what an operator has opened of the address guard: any merchant's URL may lead there. Pure.
+//! Reports what an operator has opened in the address guard: any merchant's URL may lead there. Pure.
 
 use super::finding::{Finding, Level};
 use crate::config::GuardConfig;

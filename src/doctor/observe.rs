@@ -28,23 +28,23 @@ use crate::{
 /// How long the rate of new entries is measured.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// An entry is settled or has its records a second after its read; what is pending so long is stuck.
+/// An entry is settled or has its records a second after its read; what has been pending for this long is stuck.
 pub const STUCK_AFTER_MS: u64 = 60_000;
 
-/// Stuck entries that are looked at.
+/// How many stuck entries are looked at.
 const MAX_STUCK: usize = 100;
 
-/// Endpoints of which the number of unfinished records is read, and those of which the oldest is looked for.
+/// For how many endpoints the number of unfinished records is read, and for how many the oldest is looked for.
 const MAX_BUSY: usize = 10_000;
 const MAX_OLDEST: usize = 200;
 
-/// Records that are weighed for the forecast.
+/// How many records are weighed for the forecast.
 const WEIGHED: usize = 20;
 
-/// Pages of the registry that are read for endpoints that are not readable: a hundred thousand endpoints.
+/// How many pages of the registry are searched for unreadable endpoints: a hundred thousand endpoints.
 const MAX_REGISTRY_PAGES: usize = 200;
 
-/// Unreadable endpoints that are named.
+/// How many unreadable endpoints are named.
 const MAX_UNREADABLE: usize = 20;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,7 @@ pub struct Server {
     pub info: ServerInfo,
     pub settings: RedisSettings,
     pub reach: Reach,
-    /// Whether Redis serves whoever connects; `None` if that could not be found out.
+    /// Whether Redis serves anyone who connects; `None` if that could not be found out.
     pub lets_strangers_in: Option<bool>,
     pub our_now_ms: u64,
     pub redis_now_ms: u64,
@@ -83,7 +83,7 @@ pub struct Partition {
     pub records_weighed: u64,
     pub lease: Option<LeaseLook>,
     pub groups: Vec<GroupLook>,
-    /// Of Herald's group, other than Herald's own.
+    /// The consumers of Herald's group, except Herald's own.
     pub foreign_consumers: Vec<ConsumerLook>,
     pub stuck: Vec<Pending>,
     pub oldest_unread: Option<EntryId>,
@@ -91,7 +91,7 @@ pub struct Partition {
     /// The oldest first.
     pub oldest: Vec<Oldest>,
     pub busy_endpoints: usize,
-    /// What the records of each take in Redis, about; the heaviest first.
+    /// Roughly what the records of each endpoint take in Redis, the heaviest first.
     pub weights: Vec<(EndpointId, u64)>,
     pub oldest_dead_ms: Option<u64>,
     /// When Redis' clock last stepped, and by how many ms.
@@ -107,12 +107,12 @@ pub enum RegistryLook {
         endpoints: u64,
         unreadable: Vec<String>,
         pause: Option<Mark>,
-        /// Of those that have records.
+        /// The endpoints that have records.
         holders: BTreeMap<EndpointId, RecordHolder>,
     },
 }
 
-/// Whose an endpoint with records is.
+/// An endpoint that has records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordHolder {
     pub account: AccountId,
@@ -127,7 +127,7 @@ impl RecordHolder {
     }
 }
 
-/// What the configuration says about what is looked at.
+/// What the configuration says about the things looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub dead_max_count: u64,

@@ -1,20 +1,21 @@
-//! Judges who gets to Redis, and with what. Pure, like [`findings`](super::findings), of which it is a part.
+//! Judges who can reach Redis, and what a client can do there. Pure, like [`findings`](super::findings), of which it is
+//! a part.
 
 use super::{finding::Findings, observe::Server};
 use crate::{store::connection::Reach, surface::words::bytes};
 
-/// No value of Herald's is near it, and one that long makes Redis wait for a moment. The default of 512 MB lets one entry fill
-/// the memory.
+/// No value of Herald's comes near it, and one this long stops Redis for a moment. With the default of 512 MB one entry
+/// can fill the memory.
 const LONGEST_VALUE_BYTES: u64 = 16 << 20;
 
 pub fn judge(findings: &mut Findings, server: &Server) {
     let mut is_well = true;
-    // Whoever may open a socket of the file system was let in by its permissions.
+    // Anyone who may open a socket in the file system was let in by its permissions.
     if server.lets_strangers_in == Some(true) && server.reach != Reach::Socket {
         is_well = false;
         findings.warn(
             "security",
-            "Redis serves whoever reaches it, without a password: they can forge events and read every secret",
+            "Redis serves anyone who can reach it, without a password: they can forge events and read every secret",
             "give each its own user: herald doctor --print-acl; its last line shuts the others out",
         );
     }
@@ -22,7 +23,7 @@ pub fn judge(findings: &mut Findings, server: &Server) {
         is_well = false;
         findings.warn(
             "security",
-            "the way to Redis is not encrypted: passwords, secrets and events can be read and changed on it",
+            "the connection to Redis is not encrypted: passwords, secrets and events can be read and changed on it",
             "use rediss:// (tls-port of Redis), or a tunnel that ends on both machines",
         );
     }
@@ -38,7 +39,9 @@ pub fn judge(findings: &mut Findings, server: &Server) {
         (true, None, reach) if reach != Reach::Socket => {
             findings.ok("security", "whether Redis serves strangers could not be found out");
         }
-        (true, ..) => findings.ok("security", "only users with a password get in, on a way that nobody else reads"),
+        (true, ..) => {
+            findings.ok("security", "only users with a password get in, over a connection that nobody else reads")
+        }
         (false, ..) => {}
     }
 }

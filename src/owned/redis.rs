@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{Owned, Usage, free_port};
 
-/// A server on a slow machine is up within a second, and one that reads a file of a million events within ten; what
-/// takes longer has failed.
+/// A server on a slow machine is up within a second, and one that reads a file of a million events within ten; anything
+/// slower has failed.
 const START: Duration = Duration::from_secs(60);
 
 /// Ports to try: another program may take one between its choice and its use.
@@ -70,11 +70,11 @@ impl OwnRedis {
     /// Starts it again after [`Self::kill`], with the same port and data. Returns when it has read its file.
     pub async fn start_again(&mut self) -> Result<()> {
         let launched = launch(self.folder.path(), self.port).await?;
-        self.process = launched.with_context(|| format!("the scratch Redis does not get port {} back", self.port))?;
+        self.process = launched.with_context(|| format!("the scratch Redis did not get port {} back", self.port))?;
         Ok(())
     }
 
-    /// One that nobody killed has failed.
+    /// A server that nobody killed has failed if it is gone.
     pub fn check(&mut self) -> Result<()> {
         match self.process.ended()? {
             Some(status) => {
@@ -90,7 +90,7 @@ impl OwnRedis {
     }
 }
 
-/// The inner error may pass on another port: the server ended by itself, as it does when its port is taken.
+/// The inner error may go away with another port: the server ended by itself, as it does when its port is taken.
 async fn launch(folder: &Path, port: u16) -> Result<Result<Owned>> {
     let mut command = Command::new("redis-server");
     command
@@ -126,7 +126,7 @@ async fn launch(folder: &Path, port: u16) -> Result<Result<Owned>> {
     }
 }
 
-/// It has read its file, and it is ours: another program's server may have taken the port.
+/// Whether it has read its file and is ours: another program's server may have taken the port.
 async fn answers(port: u16, process: &Owned) -> bool {
     /// `INFO` is 6 KiB.
     const MOST: u64 = 64 * 1024;

@@ -1,5 +1,5 @@
-//! The flags of every verb, and what a verb is handed for them: the configuration and the way to show results. Connects only
-//! when asked to.
+//! The flags of every verb, and what a verb gets from them: the configuration and the way to show results. Connects
+//! only when asked to.
 
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// As the configuration takes them. The named flags come last, so they hold.
+    /// As the configuration takes them. The named flags come last, so they win.
     pub fn settings(&self) -> Result<Vec<(String, String)>, VerbError> {
         let named = [("redis.url", &self.redis_url), ("stream.name", &self.stream)];
         let named = named.into_iter().filter_map(|(key, value)| Some(Ok((key.to_owned(), value.clone()?))));
@@ -66,7 +66,7 @@ impl Context {
         Ok(Self { config: Config::load(sources)?, output: Output::new(globals.output) })
     }
 
-    /// Says what is odd about the environment: once, and only where a verb has no better place for it.
+    /// Says what is odd about the environment: once, and only if a verb has no better place for it.
     pub fn note_unknown_variables(&self) {
         self.config.unknown_variables().iter().for_each(|unknown| note(format_args!("warning: {unknown}")));
     }
@@ -83,7 +83,7 @@ impl Context {
         Ok(RegistryStore::on(self.connect().await?))
     }
 
-    /// The keys of the one partition there is.
+    /// The keys of the only partition there is.
     pub fn keys(&self) -> anyhow::Result<PartitionKeys> {
         Ok(PartitionKeys::new(&self.config.stream.name)?)
     }

@@ -75,12 +75,12 @@ impl VerbError {
     }
 }
 
-/// The reader of stdout went away (`herald … | head`). That is its right, and no failure.
+/// The reader of stdout went away (`herald … | head`). It may do that, and it is not a failure.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub struct OutputClosed;
 
-/// The first error of the chain whose type says something decides.
+/// The first error in the chain whose type says something decides.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     error.chain().find_map(code_of_link).unwrap_or(ExitCode::Failed)
 }

@@ -1,8 +1,8 @@
-//! What every surface shares: the verbs of `cli`, `doctor`, `demo` and `loadtest` stand on it. It knows none of them, and never
-//! decides what one of them does.
+//! What every surface shares: the verbs of `cli`, `doctor`, `demo` and `loadtest` are built on it. It knows none of
+//! them, and never decides what one of them does.
 //!
-//! [`error`] turns what went wrong into an exit code, [`output`] writes results and talk, [`words`] says numbers, times, sizes and
-//! reasons to people, and [`context`] is what a verb is handed.
+//! [`error`] turns what went wrong into an exit code, [`output`] writes results and messages, [`words`] writes numbers,
+//! times, sizes and reasons for people, and [`context`] is what a verb is handed.
 
 pub mod context;
 pub mod error;

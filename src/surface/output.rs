@@ -1,4 +1,4 @@
-//! How results look: tables for people, JSON for programs. Data goes to stdout, talk to stderr.
+//! How results look: tables for people, JSON for programs. Data goes to stdout, messages to stderr.
 //! Never colours anything, so `NO_COLOR` and pipes need no care. A reader that goes away ends a verb without an error.
 
 use std::{
@@ -59,8 +59,8 @@ impl Output {
         }
     }
 
-    /// Many things, one after the other: each is written when its page is full, so any number of them fits.
-    /// Call [`List::finish`] at the end.
+    /// Many things, one after the other: a page is written when it is full, so there may be any number of them. Call
+    /// [`List::finish`] at the end.
     pub fn list(self, columns: &[&str]) -> List {
         List { output: self, columns: columns.iter().map(|column| (*column).to_owned()).collect(), state: State::Empty }
     }
@@ -90,16 +90,16 @@ pub fn even_unread(printed: anyhow::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Says something to whoever watches. Nobody watching is no failure.
+/// Says something to whoever reads stderr. If nobody does, that is no failure.
 pub fn note(text: impl Display) {
-    // What strangers said stands in it too; only its lines are our own.
+    // It may quote strangers, so only its line feeds are our own.
     let text = text.to_string().split('\n').map(cell).collect::<Vec<_>>().join("\n");
     if !logging::say(&text) {
         let _ = writeln!(io::stderr(), "{text}");
     }
 }
 
-/// One line of JSON. A terminal shows it too, so it steers none.
+/// One line of JSON. A terminal may show it too, so it contains nothing that steers one.
 pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(escaped_json(&serde_json::to_string(value)?).into_owned())
 }
@@ -107,11 +107,11 @@ pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
 enum State {
     Empty,
     Rows(Vec<Vec<String>>),
-    /// JSON or a full table was already printed.
+    /// JSON, or a full table, was already printed.
     Begun,
 }
 
-/// A list on its way out.
+/// A list that is being written.
 pub struct List {
     output: Output,
     columns: Vec<String>,
@@ -119,7 +119,7 @@ pub struct List {
 }
 
 impl List {
-    /// `cells` is asked only for a table.
+    /// `cells` is only called for a table.
     pub fn push(&mut self, value: &impl Serialize, cells: impl FnOnce() -> Vec<String>) -> anyhow::Result<()> {
         match self.output.format {
             Format::Jsonl => self.output.text(&json_line(value)?)?,
@@ -167,7 +167,7 @@ fn plain_table() -> Table {
     table
 }
 
-/// Without the blanks that end every line of a table, and the one that begins it.
+/// Without the blanks at the end of every line of a table, and without the one at its beginning.
 fn trimmed(table: &Table) -> String {
     let lines: Vec<String> = table.to_string().lines().map(|line| unindented(line).to_owned()).collect();
     lines.join("\n")
@@ -177,7 +177,7 @@ fn unindented(line: &str) -> &str {
     line.strip_prefix(' ').unwrap_or(line).trim_end()
 }
 
-/// A stranger's text must not move the cursor of a terminal, turn its writing or break a row.
+/// A stranger's text must not move a terminal's cursor, turn its writing direction or break a row.
 pub fn cell(text: &str) -> String {
     text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
 }

@@ -1,6 +1,6 @@
-//! Numbers, times, sizes and reasons in words, for people who were asleep a minute ago. The one place that knows how they look:
-//! `1 234`, `1.4 GiB`, and times as the configuration takes them, so that what is shown can be typed: `250ms`, `3m 20s`. Never
-//! more digits than a measurement has.
+//! Numbers, times, sizes and reasons in words, for people who were asleep a minute ago. The one place that knows how
+//! they look: `1 234`, `1.4 GiB`, and times as the configuration takes them, so that what is shown can be typed:
+//! `250ms`, `3m 20s`. Never shows more digits than a measurement has.
 
 pub use crate::facts::text::bytes;
 use crate::facts::{
@@ -36,7 +36,7 @@ pub fn ago(ms: u64, now_ms: u64) -> String {
     }
 }
 
-/// The instant with its distance, for stories, where both matter: `2026-01-01T00:00:00Z (3m ago)`.
+/// The instant and its distance, for stories, where both matter: `2026-01-01T00:00:00Z (3m ago)`.
 pub fn when(ms: u64, now_ms: u64) -> String {
     format!("{} ({})", instant(ms), ago(ms, now_ms))
 }
@@ -48,7 +48,7 @@ pub fn instant(ms: u64) -> String {
     known.map_or_else(|| format!("{ms} ms"), |instant| instant.to_string())
 }
 
-/// What was measured, in microseconds: three significant digits, and from a minute on two units as in [`span`]: `840us`,
+/// A measured time, in microseconds: three significant digits, and from a minute on two units as in [`span`]: `840us`,
 /// `1.24ms`, `12.5s`, `1m 5s`.
 pub fn time(us: f64) -> String {
     match us {
@@ -64,7 +64,7 @@ pub fn time_us(us: u64) -> String {
     time(us as f64)
 }
 
-/// As [`time`].
+/// Like [`time`].
 pub fn seconds(seconds: f64) -> String {
     time(seconds * 1e6)
 }
@@ -82,7 +82,7 @@ pub fn number(n: u64) -> String {
     text
 }
 
-/// Whole and grouped from ten on, with three significant digits below.
+/// From ten on whole and grouped, below that with three significant digits.
 pub fn decimal(value: f64) -> String {
     match value {
         value if !value.is_finite() => "?".to_owned(),
@@ -92,12 +92,12 @@ pub fn decimal(value: f64) -> String {
     }
 }
 
-/// `26 400/s`; as [`decimal`].
+/// `26 400/s`; like [`decimal`].
 pub fn rate(rate: f64) -> String {
     format!("{}/s", decimal(rate))
 }
 
-/// Three significant digits, no idle zeros behind the point.
+/// Three significant digits, without trailing zeros after the point.
 fn digits(value: f64) -> String {
     let places = match value.abs() {
         from if from >= 99.95 => 0,
@@ -131,7 +131,7 @@ pub fn dead_reason(reason: DeadReason) -> &'static str {
     }
 }
 
-/// What an attempt's outcome means, with what a person can do where nothing mends itself.
+/// What an attempt's outcome means, and what a person can do where nothing mends itself.
 pub fn outcome(outcome: &Outcome) -> &'static str {
     if let Some(advice) = outcome.needs_a_person() {
         return advice;
@@ -142,7 +142,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         Outcome::Rejected { .. } => "the receiver refuses this request: ask its owner why",
         Outcome::ServerFailed { .. } => "the receiver failed on its own side",
         Outcome::DnsFailed => "the host's name cannot be resolved: is it right, and is its DNS up?",
-        Outcome::ConnectFailed => "nothing listens there, or no way leads there",
+        Outcome::ConnectFailed => "nothing listens there, or there is no route to it",
         Outcome::ConnectTimedOut => "no connection within the time for it: a firewall, or the host is down",
         Outcome::ResponseTimedOut => "connected, but no answer within the attempt's time",
         Outcome::Reset => "the receiver closed the connection before it answered",
@@ -158,7 +158,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         | Outcome::Gone
         | Outcome::Tls { .. }
         | Outcome::AddressRefused
-        | Outcome::Unsendable => "no retry mends this by itself",
+        | Outcome::Unsendable => "a retry alone does not mend this",
     }
 }
 

@@ -120,7 +120,7 @@ async fn a_stranger_is_noticed_until_the_default_user_is_off() {
     operator.connect(Purpose::Other).await.unwrap().server_info().await.unwrap();
 }
 
-/// What a worker asks for apart from the owner's calls.
+/// What a worker asks for besides the owner's calls.
 async fn workers_looks(redis: &Redis) {
     let mut connection = redis.connect(Purpose::Other).await.unwrap();
     connection.server_info().await.unwrap();
@@ -149,7 +149,7 @@ async fn registry(redis: &Redis) {
     store.remove(&endpoint_id("ep_b"), None, &mark()).await.unwrap();
 }
 
-/// Every call there is, each with something to do.
+/// Every kind of call, each with something to do.
 async fn owners_calls(server: &TestRedis, owner: &Owner) {
     let term = || owner.term.clone();
     owner.call(Call::Renew { term: term(), ttl_ms: 600_000 }).await;

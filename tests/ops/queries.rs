@@ -98,7 +98,7 @@ async fn pages_of_dead_letters_neither_repeat_nor_miss_one_though_all_share_a_mi
             for letter in page.letters {
                 assert!(letter.letter.is_ok());
                 assert!(seen.insert(letter.id.clone()), "{} came twice", letter.id);
-                // What leaves on the way hides nothing behind it.
+                // Letters that leave on the way hide none behind them.
                 if order == DeadOrder::NewestFirst {
                     owner.settle(vec![Item::Discard { id: letter.id }], Vec::new()).await;
                 }

@@ -106,7 +106,7 @@ pub fn endpoint(name: &str, account: &str, url: &str) -> Endpoint {
     Endpoint { schemes: vec![Scheme::Standard], ..endpoint }
 }
 
-/// The owner of the partition, as far as a test plays it.
+/// The owner of the partition, as far as a test plays one.
 pub struct Owner {
     pub store: PartitionStore,
     pub term: Term,

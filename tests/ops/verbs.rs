@@ -62,7 +62,7 @@ async fn queries(redis: &TestRedis) -> Queries {
     Queries::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys())
 }
 
-/// An endpoint that fails, and a partition of nobody with these items in it.
+/// An endpoint that fails, and an unowned partition with these items in it.
 async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
     let redis = TestRedis::start_with_aof();
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
@@ -137,10 +137,13 @@ async fn a_list_tells_of_the_unfinished_the_dead_and_the_delivered() {
     let list = done(&redis, &["delivery", "list", "--intent", "pi_1", "-o", "jsonl"]);
     assert!(list.starts_with("1 waiting for a retry, 1 dead, 1 delivered"), "{list}");
     assert!(list.contains("attempt log: 2 lines, all there ever were"), "{list}");
-    // What another version logged is not passed over in silence.
+    // Lines that another version logged are not passed over in silence.
     redis.command::<String>(&["XADD", &keys().attempts(), "*", "lines", "{}\n{}"]).await;
     let list = done(&redis, &["delivery", "list", "--intent", "pi_1", "-o", "jsonl"]);
-    assert!(list.contains("attempt log: 4 lines, all there ever were; 2 of them are of another version"), "{list}");
+    assert!(
+        list.contains("attempt log: 4 lines, all there ever were; 2 of them were written by another version"),
+        "{list}"
+    );
     let output = herald(&redis, &["delivery", "list", "--event", "evt_10", "-o", "json"]);
     let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((rows[0]["id"].as_str(), rows[0]["state"].as_str()), (Some("10-0:ep_a"), Some("due")));
@@ -173,7 +176,7 @@ async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
     };
     let redis = stage(vec![bad], Vec::new()).await;
     let list = done(&redis, &["quarantine", "list", "-o", "table"]);
-    assert!(list.starts_with("1 entry is no valid event") && list.contains("id: is missing"), "{list}");
+    assert!(list.starts_with("1 entry is not a valid event") && list.contains("id: is missing"), "{list}");
     let _worker = Worker::start(&redis).await;
     done(&redis, &["quarantine", "discard", "3-0", "--yes", "--reason", "told the producer"]);
     assert_eq!(herald(&redis, &["quarantine", "show", "3-0"]).status.code(), Some(3));
@@ -251,7 +254,7 @@ async fn the_doctor_names_what_is_wrong_and_fails() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("throws events and retries away"), "{said}");
-    assert!(said.contains("Redis serves whoever reaches it") && said.contains("doctor --print-acl"), "{said}");
+    assert!(said.contains("Redis serves anyone who can reach it") && said.contains("doctor --print-acl"), "{said}");
     assert!(said.contains("one value may be as long as 512.0 MiB"), "{said}");
     assert!(said.contains("no worker owns payment-intents") && said.contains("start a worker: herald serve"), "{said}");
 
@@ -283,16 +286,16 @@ async fn the_doctor_says_so_when_redis_is_away() {
     redis.start_again();
 }
 
-/// Adds an event under an id of the producer's own.
+/// Adds an event under an id that the producer chose.
 async fn publish(redis: &TestRedis, entry: &str) {
     let body = delivery(entry, "ep_a", "pi_1", true).body;
     redis.command::<String>(&["XADD", keys().stream(), entry, "event", std::str::from_utf8(&body).unwrap()]).await;
 }
 
-/// Whoever disables, by whatever clock, and whatever the producer's ids are.
+/// Works by whatever clock the endpoint is disabled, and whatever the producer's ids are.
 #[tokio::test]
 async fn what_was_accepted_before_a_disable_becomes_dead_letters_and_what_came_later_is_not_owed() {
-    // A counter's, and those of a clock that is a day ahead.
+    // Those of a counter, and those of a clock that is a day ahead.
     let ahead = 86_400_000 + std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     for first in [5, ahead] {
         let redis = stage(Vec::new(), Vec::new()).await;

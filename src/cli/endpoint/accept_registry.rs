@@ -1,5 +1,5 @@
-//! `herald endpoint accept-registry`: says that the registry in Redis is the right one, after the partition was found to
-//! belong to another. Until somebody says so, nothing is read.
+//! `herald endpoint accept-registry`: says that the registry in Redis is the right one, after the partition was found
+//! to belong to another. Until someone says so, nothing is read.
 
 use crate::{
     cli::{
@@ -21,7 +21,9 @@ pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Re
     let bound = Queries::new(context.connect().await?, keys).bound_registry().await?;
     let found = position.id.to_string();
     let Some(bound) = bound.filter(|bound| *bound != found) else {
-        note(format_args!("{stream} works with the registry {found} already, or takes it by itself: nothing to do"));
+        note(format_args!(
+            "{stream} already works with the registry {found}, or will take it by itself: nothing to do"
+        ));
         return Ok(());
     };
     if consent.confirm(&format!("bind {stream} to the registry {found} instead of {bound}"))? == Go::Ahead {

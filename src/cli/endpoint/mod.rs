@@ -33,10 +33,10 @@ use crate::{
     surface::{Context, OutputClosed, VerbError, note},
 };
 
-/// Longest overlap of two secrets: who has not moved on after that never will.
+/// Longest overlap of two secrets: a receiver that has not moved on by then never will.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
-/// How long a deletion waits for what was accepted before it: an owner that is there and healthy needs a second.
+/// How long a deletion waits for what was accepted before it: a healthy owner needs a second.
 const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 const DRAINED_LOOK: Duration = Duration::from_millis(100);
 
@@ -60,7 +60,7 @@ pub enum EndpointVerb {
     Disable(ConsentArgs),
     /// Remove it, once what was accepted before is delivered or a dead letter
     Delete(ConsentArgs),
-    /// Make a new secret that signs at once; the older ones sign along until the overlap is over
+    /// Make a new secret that signs at once; the older ones keep signing until the overlap is over
     RotateSecret(RotateArgs),
     /// Send a signed test event to it, past the stream
     Test(test_send::TestArgs),
@@ -68,11 +68,11 @@ pub enum EndpointVerb {
     Export(transfer::ExportArgs),
     /// Replace all endpoints by those of a file, in one switch
     Import(transfer::ImportArgs),
-    /// Say that the endpoints in Redis are the right ones, after the registry became another one
+    /// Confirm that the endpoints in Redis are the right ones, after the registry was replaced
     AcceptRegistry(Consent),
 }
 
-/// Alone of all changes it needs no reason: nothing was there before.
+/// The only change that needs no reason: nothing was there before.
 #[derive(Debug, Args)]
 #[command(mut_arg("reason", |reason| reason.required(false).default_value("created")))]
 pub struct CreateArgs {
@@ -85,7 +85,7 @@ pub struct CreateArgs {
     /// Its id, ep_… [default: a fresh one]
     #[arg(long, value_name = "ENDPOINT")]
     id: Option<EndpointId>,
-    /// A secret that exists already; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
+    /// An existing secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
     #[arg(long, value_name = "SECRET")]
     secret: Option<Hidden>,
     #[command(flatten)]
@@ -142,7 +142,7 @@ pub struct ConsentArgs {
 #[derive(Debug, Args)]
 pub struct RotateArgs {
     id: EndpointId,
-    /// How long the older secrets sign along, 0s to 30d
+    /// How long the older secrets keep signing, 0s to 30d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     overlap: Duration,
     /// The new secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
@@ -174,12 +174,13 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
     }
 }
 
-/// An endpoint that must be there.
+/// An endpoint that must exist.
 pub async fn get(registry: &mut RegistryStore, id: &EndpointId) -> Result<Endpoint, RegistryError> {
     registry.get(id).await?.ok_or_else(|| RegistryError::Missing(id.clone()))
 }
 
-/// For verbs that look for what is of an endpoint: says so if there is none of that name. Nothing found is then an error.
+/// For verbs that look for things of an endpoint: says so if there is no such endpoint. If nothing was found, that is
+/// an error.
 pub async fn check_known(context: &Context, id: &EndpointId, found_nothing: bool) -> anyhow::Result<()> {
     if !matches!(context.registry().await?.get(id).await, Ok(None)) {
         return Ok(());
@@ -234,7 +235,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
 
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     let mut registry = context.registry().await?;
-    // Pages come in no order and may repeat an endpoint: this puts both right.
+    // Pages come in no order and may repeat an endpoint: this mends both.
     let (mut found, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
     let mut cursor = None;
     loop {
@@ -284,7 +285,7 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
     args.resets.apply(&mut endpoint);
     args.settings.apply(&mut endpoint)?;
     if endpoint == before {
-        note(format_args!("endpoint {} is like that already; nothing was changed", args.id));
+        note(format_args!("endpoint {} is already like that; nothing was changed", args.id));
         return view::show(context.output, &before, None, context.now_ms());
     }
     let rules = rules(context)?;
@@ -303,7 +304,7 @@ enum Switch {
 }
 
 impl Switch {
-    /// The next state; none if it is that already.
+    /// The next state; none if it has that state already.
     fn of(self, id: &EndpointId, status: &EndpointState, mark: &Mark) -> Result<Option<EndpointState>, VerbError> {
         let refused = |why: &str| Err(VerbError::Refused(format!("endpoint {id} is {status}: {why}")));
         match (self, status) {
@@ -329,7 +330,7 @@ async fn switch(context: &Context, args: ChangeArgs, switch: Switch) -> anyhow::
             endpoint = registry.update(endpoint, &mark).await?;
             note(format_args!("endpoint {} is {}", args.id, endpoint.status));
         }
-        None => note(format_args!("endpoint {} is {} already; nothing was changed", args.id, endpoint.status)),
+        None => note(format_args!("endpoint {} is already {}; nothing was changed", args.id, endpoint.status)),
     }
     view::show(context.output, &endpoint, None, context.now_ms())
 }
@@ -338,7 +339,7 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
     let mut registry = context.registry().await?;
     let mut endpoint = get(&mut registry, &args.id).await?;
     if matches!(endpoint.status, EndpointState::Disabled(_)) {
-        note(format_args!("endpoint {} is {} already; nothing was changed", args.id, endpoint.status));
+        note(format_args!("endpoint {} is already {}; nothing was changed", args.id, endpoint.status));
         return view::show(context.output, &endpoint, None, context.now_ms());
     }
     let what = format!(
@@ -378,8 +379,8 @@ async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An endpoint that is gone is owed nothing, also of what was accepted before and is not read yet. So it is disabled
-/// first, and goes only when everything that it was owed is a dead letter or delivered. Answers its revision.
+/// An endpoint that is gone is owed nothing, not even what was accepted before and is not read yet. So it is disabled
+/// first, and removed only when everything that it was owed is delivered or a dead letter. Returns its revision.
 async fn drained(
     context: &Context,
     registry: &mut RegistryStore,
@@ -417,18 +418,21 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     let mut registry = context.registry().await?;
     let mut endpoint = get(&mut registry, &args.id).await?;
     if endpoint.secrets.iter().any(|known| known.value == secret) {
-        return Err(VerbError::Refused(format!("endpoint {} has this secret already", args.id)).into());
+        return Err(VerbError::Refused(format!("endpoint {} already has this secret", args.id)).into());
     }
     endpoint.secrets = rotated(endpoint.secrets, &secret, mark.at_ms, args.overlap);
     rules(context)?.check_settings(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
     let shown = compact(args.overlap);
     let what = match args.overlap.is_zero() {
         true => {
-            format!("end every secret of endpoint {} now: receivers that only know those refuse what comes", args.id)
+            format!(
+                "end every secret of endpoint {} now: receivers that know only those will refuse what comes",
+                args.id
+            )
         }
         false => format!("give endpoint {} a new secret, and end the older ones in {shown}", args.id),
     };
-    // With an overlap nothing is taken away, and only a dry run has something to say.
+    // With an overlap nothing is taken away, so only a dry run has something to say.
     if (args.overlap.is_zero() || args.consent.dry_run) && args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
@@ -440,7 +444,8 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     show_stored(context, &updated, args.secret.is_none().then_some(&secret))
 }
 
-/// The older secrets end after the overlap at the latest, the new one stands last. What has expired already leaves.
+/// The older secrets end after the overlap at the latest; the new one comes last. Those that have expired are dropped
+/// at once.
 fn rotated(older: Vec<Secret>, new: &SecretText, now_ms: u64, overlap: Duration) -> Vec<Secret> {
     let end = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
     let ending = |mut secret: Secret| {
@@ -451,7 +456,7 @@ fn rotated(older: Vec<Secret>, new: &SecretText, now_ms: u64, overlap: Duration)
     older.chain([Secret { value: new.clone(), created_at_ms: now_ms, expires_at_ms: None }]).collect()
 }
 
-/// Shows a secret that was made here, which nobody can be shown again. One that was given is known to who gave it.
+/// Shows a secret that was made here and is never shown again. A secret that was given is known to whoever gave it.
 fn show_stored(context: &Context, endpoint: &Endpoint, made: Option<&SecretText>) -> anyhow::Result<()> {
     let Some(secret) = made else { return view::show(context.output, endpoint, None, context.now_ms()) };
     match view::show(context.output, endpoint, Some(secret), context.now_ms()) {
@@ -467,7 +472,7 @@ fn show_stored(context: &Context, endpoint: &Endpoint, made: Option<&SecretText>
 /// From the operating system's generator.
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
-    SysRng.try_fill_bytes(&mut bytes).context("the operating system gives no random bytes")?;
+    SysRng.try_fill_bytes(&mut bytes).context("the operating system gave no random bytes")?;
     Ok(bytes)
 }
 
@@ -509,7 +514,7 @@ mod tests {
         assert_eq!(rotated(vec![secret(1, None)], &new, 100, Duration::ZERO).len(), 1);
     }
 
-    /// Everything that is handed on with a secret or a header's value in it.
+    /// Everything that is handed on while it holds a secret or a header's value.
     #[test]
     fn no_debug_shows_what_was_given_in_confidence() {
         let id = EndpointId::new("ep_a").unwrap();

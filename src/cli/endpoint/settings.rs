@@ -1,5 +1,5 @@
-//! The settings of an endpoint as arguments of `create` and `update`. What may be a credential is taken as it is and
-//! checked later, because the argument parser would quote it in its error.
+//! The settings of an endpoint as arguments of `create` and `update`. Whatever may be a credential is taken as it is
+//! and checked later, because the argument parser would quote it in its error.
 
 use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 
@@ -39,7 +39,7 @@ impl Hidden {
         let text = match self.0.as_str() {
             "-" => {
                 let mut line = String::new();
-                // One more than the longest secret, so that a longer one is refused and not cut.
+                // One character more than the longest secret, so that a longer one is refused instead of cut.
                 let mut limited = std::io::Read::take(std::io::stdin().lock(), 300);
                 std::io::BufRead::read_line(&mut limited, &mut line)?;
                 line.trim_end_matches(['\r', '\n']).to_owned()
@@ -98,7 +98,7 @@ pub struct Settings {
     retry: RetryArgs,
 }
 
-/// What of the retry policy is different from the configured one.
+/// How the retry policy differs from the configured one.
 #[derive(Debug, Clone, Args)]
 pub struct RetryArgs {
     /// The pause after the first failed attempt
@@ -122,7 +122,7 @@ pub struct RetryArgs {
 }
 
 impl RetryArgs {
-    /// Lays what was given over what is there.
+    /// Puts the given settings in place of the present ones.
     pub fn apply(&self, retry: &mut RetryOverrides) {
         let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
         retry.initial_ms = ms(self.initial).or(retry.initial_ms);
@@ -135,7 +135,7 @@ impl RetryArgs {
 }
 
 impl Settings {
-    /// Lays what was given over what is there. A list that was given replaces the one that is there.
+    /// Puts the given settings in place of the present ones. A list that is given replaces the present list.
     pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), VerbError> {
         if !self.events.is_empty() {
             endpoint.event_types.clone_from(&self.events);
@@ -161,7 +161,7 @@ impl Settings {
     }
 }
 
-/// What `update` puts back to where a new endpoint begins.
+/// The settings that `update` puts back to those of a new endpoint.
 #[derive(Debug, Args)]
 pub struct Resets {
     /// All event types
@@ -176,7 +176,7 @@ pub struct Resets {
     /// No extra headers
     #[arg(long, conflicts_with = "headers")]
     no_headers: bool,
-    /// The configured retry policy; --retry-* then hold over it
+    /// The configured retry policy; any --retry-* then overrides it
     #[arg(long)]
     no_retry: bool,
 }

@@ -1,5 +1,5 @@
-//! `herald endpoint test`: one real, signed request to an endpoint, made as the dispatcher makes it, and what came of it.
-//! It passes by the stream, the lanes and the breaker, leaves no trace in Redis, and works for paused endpoints.
+//! `herald endpoint test`: one real, signed request to an endpoint, made as the dispatcher makes it, and what came of
+//! it. It bypasses the stream, the lanes and the breaker, leaves no trace in Redis, and works for paused endpoints.
 
 use clap::Args;
 use serde::Serialize;
@@ -34,7 +34,7 @@ struct Tested<'a> {
     delivered: bool,
     advice: Option<&'static str>,
     attempt: &'a AttemptReport,
-    /// As they were sent; signatures and the endpoint's own values hidden.
+    /// As they were sent, with signatures and the endpoint's own values hidden.
     headers: &'a [(String, String)],
     body: &'a str,
 }
@@ -78,7 +78,7 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
     }
 }
 
-/// A test changes nothing, so an answer that would must not be told as if it had.
+/// A test changes nothing, so an answer that would change something must not be told as if it had.
 fn advice(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Gone => Some("the receiver says that this URL is gone: a real delivery would disable the endpoint"),

@@ -26,7 +26,7 @@ use crate::{
     surface::{Context, VerbError, even_unread, note, words},
 };
 
-/// A file that is read whole: half a million endpoints with long settings.
+/// The largest file, which is read whole: half a million endpoints with long settings.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
@@ -66,7 +66,7 @@ pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whole or not at all: a file beside it takes its name at the end. It has mode 0600.
+/// Whole or not at all: it is written to a file beside it, which takes its name at the end. It has mode 0600.
 fn write_private(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = folder.join(format!(".herald-{}", hex::encode(random::<8>()?)));
@@ -75,7 +75,7 @@ fn write_private(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
         // A rename would replace what is there.
         false => fs::hard_link(&beside, path),
     });
-    // A rename took it away; otherwise it has done its work, or is of no use.
+    // After a rename it is gone; otherwise it has done its work, or is useless.
     let _ = fs::remove_file(&beside);
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -144,7 +144,7 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is registered now, as far as it can be read: an import is also what mends a damaged registry.
+/// What is registered now, as far as it can be read, because an import is also what mends a damaged registry.
 async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<EndpointId, Endpoint>> {
     match registry.load().await {
         Ok(loaded) => {
@@ -163,7 +163,8 @@ async fn current(registry: &mut RegistryStore) -> anyhow::Result<HashMap<Endpoin
     }
 }
 
-/// Judges URLs and secrets only where they are new. Names the first endpoints that are wrong, so that a file is mended in few rounds.
+/// Judges URLs and secrets only where they are new. Names the first few wrong endpoints, so that a file is mended in
+/// few rounds.
 fn check_all(rules: &Rules, now: &HashMap<EndpointId, Endpoint>, endpoints: &[Endpoint]) -> Result<(), VerbError> {
     const SHOWN: usize = 10;
     let wrong = endpoints.iter().filter_map(|endpoint| {
@@ -207,7 +208,8 @@ fn differences(mut now: HashMap<EndpointId, Endpoint>, file: &[Endpoint]) -> Vec
     found
 }
 
-/// By name only: values may be secrets. The revision and the time of the last change say nothing of their own.
+/// Only their names, because values may be secrets. The revision and the time of the last change say nothing by
+/// themselves.
 fn fields_that_differ(one: &Endpoint, other: &Endpoint) -> Vec<String> {
     let fields = |endpoint: &Endpoint| match serde_json::to_value(endpoint) {
         Ok(Value::Object(fields)) => fields,

@@ -22,7 +22,7 @@ use crate::{
     surface::{Context, Output, VerbError, even_unread, note, when},
 };
 
-/// Largest input of `publish`, read whole so that all of it is checked before the first event is added.
+/// Largest input of `publish`, which is read whole so that all of it is checked before the first event is added.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +39,7 @@ pub struct PublishArgs {
     /// One event as JSON, or several one after the other; - is stdin
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Make an event up
+    /// Make up an event
     #[arg(long, requires = "account")]
     sample: bool,
     /// The sample's account
@@ -135,14 +135,15 @@ fn make_up(context: &Context, account: &AccountId, args: &PublishArgs) -> anyhow
 /// Each JSON value of the input is an event, byte for byte as it stands there.
 fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
     let text = std::str::from_utf8(input).map_err(|error| {
-        VerbError::Refused(format!("it is not UTF-8: the byte at {} does not belong", error.valid_up_to()))
+        VerbError::Refused(format!("it is not UTF-8: the byte at {} is not valid", error.valid_up_to()))
     })?;
     let mut events = Vec::new();
     for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
         let number = events.len() + 1;
         let value = value.map_err(|error| VerbError::Refused(format!("event {number} is not JSON: {error}")))?;
         let body = input.slice_ref(value.get().as_bytes());
-        let event = Event::parse(body).with_context(|| format!("event {number} is no event, and nothing was added"))?;
+        let event =
+            Event::parse(body).with_context(|| format!("event {number} is not valid, and nothing was added"))?;
         for new in &event.novelties {
             note(format_args!("event {number}: {new}; it is added all the same"));
         }
@@ -157,9 +158,9 @@ fn parse_all(input: &Bytes) -> anyhow::Result<Vec<Event>> {
 #[derive(Serialize)]
 struct Shown {
     entry: EntryId,
-    /// By its id; none where that is no time.
+    /// From its id; none if that is not a time.
     at_ms: Option<u64>,
-    /// Why it is no event; it goes to quarantine then.
+    /// Why it is not an event; it then goes to the quarantine.
     problem: Option<String>,
     event: Option<String>,
     account: Option<String>,
@@ -197,7 +198,7 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     search.hits.iter().try_for_each(|entry| print(context.output, entry, context.now_ms()))
 }
 
-/// When an entry was added, by its id; the id itself where that is no time.
+/// When an entry was added, by its id; the id itself if that is not a time.
 fn added(entry: EntryId, now_ms: u64) -> String {
     entry.age_ms(now_ms).map_or_else(|| entry.to_string(), |_| when(entry.ms, now_ms))
 }

@@ -17,12 +17,12 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Through the parser that every event passes.
+    /// Through the parser that every event goes through.
     pub fn event(&self) -> Result<Event, EventError> {
         let created_at = i64::try_from(self.now_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let created_at = created_at.unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S").to_string();
         let Self { id, event_type, account, intent, status, now_ms } = self;
-        // Ids, types and states hold no character that JSON would escape.
+        // Ids, types and states contain no character that JSON would escape.
         let body = format!(
             "{{\"id\":\"{id}\",\"event\":\"{event_type}\",\"accountId\":\"{account}\",\
              \"createdAt\":\"{created_at}.{:03}0000Z\",\"data\":{{\"paymentIntentId\":\"{intent}\",\
