@@ -1,5 +1,5 @@
-//! The load test's own parts against the real program: traffic into a real Redis, a real `herald serve`, receivers of every
-//! profile, and the judge over all of it. And against a sender that cheats, which must be caught.
+//! The load test's own parts against the real program: traffic into a real Redis, a real `herald serve`, receivers of
+//! every profile, and the judge over all of it. And against a sender that cheats, which must be caught.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -50,7 +50,7 @@ mod support;
 
 const SEED: u64 = 20_260_101;
 
-/// Everything that a receiver can do, one endpoint of each at the least, and attempts that end within seconds.
+/// Everything that a receiver can do, at least one endpoint of each kind, and attempts that end within seconds.
 const EVERYTHING: &str = r#"
 name = "everything"
 description = "Every profile at once."
@@ -147,7 +147,7 @@ impl Stage {
         self.producer().run(schedule, traffic, CancellationToken::new()).await.unwrap();
     }
 
-    /// Until Herald has nothing left to do.
+    /// Returns when Herald has nothing left to do.
     async fn until_idle(&self) {
         let mut connection = self.redis.redis().connect(Purpose::Other).await.unwrap();
         let mut left = None;
@@ -204,7 +204,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
     let broken: Vec<String> = broken(&verdict).into_iter().filter(|line| !line.contains("generator")).collect();
     assert_eq!(broken, Vec::<String>::new(), "{:#?}", verdict.promises);
     for promise in &verdict.promises {
-        // Those that take a rate or a fault are the scenarios' own.
+        // Promises that need a rate or a fault belong to the scenarios.
         let is_elsewhere = ["goodput", "stale_url", "standstill"].contains(&promise.name.as_str());
         let is_tried = promise.tried > 0 || is_elsewhere;
         assert!(is_tried, "{} was never tried", promise.name);
@@ -310,7 +310,7 @@ struct Cheat {
     line: TcpStream,
 }
 
-/// One request of it; what is none here is as it should be.
+/// One of its requests; a part that is none is as it should be.
 #[derive(Default)]
 struct Trick {
     secret: Option<SecretText>,
@@ -320,7 +320,7 @@ struct Trick {
 }
 
 impl Cheat {
-    /// With three events of one intent, which the ledger takes for sent.
+    /// With three events of one intent, which the ledger believes to have been sent.
     async fn new(profile: &str) -> Self {
         let text = EVERYTHING.split("profiles = [").next().unwrap().replace("accounts = 40", "accounts = 1");
         let text = format!("{text}profiles = [{profile}]\n").replace("fan_out = 2", "fan_out = 1");
@@ -343,7 +343,7 @@ impl Cheat {
         Self { stage, bodies, line }
     }
 
-    /// Sends event `at` of the intent, and gives the status.
+    /// Sends event `at` of the intent, and returns the status.
     async fn send(&mut self, at: usize, trick: Trick) -> u16 {
         let request = self.request(at, trick);
         self.line.write_all(&request).await.unwrap();
@@ -373,7 +373,7 @@ impl Cheat {
     }
 
     fn broken(&self) -> Vec<String> {
-        // The receivers have threads of their own: what they have answered they note soon.
+        // The receivers have threads of their own: they soon note what they have answered.
         while !self.stage.ledger.is_quiet() {
             std::thread::yield_now();
         }
@@ -397,7 +397,7 @@ async fn an_honest_sender_is_not_accused() {
 async fn requests_that_come_before_the_answer_to_the_one_before_are_answered_in_turn() {
     let mut sender = Cheat::new(r#"{ profile = "slow", after = "50ms" }"#).await;
     let both = [sender.request(0, Trick::default()), sender.request(1, Trick::default())].concat();
-    // The second arrives in two parts, while the first one is being thought about.
+    // The second request arrives in two parts, while the first one's answer is pending.
     let (part, rest) = both.split_at(both.len() - 100);
     sender.line.write_all(part).await.unwrap();
     sender.line.write_all(rest).await.unwrap();
@@ -417,7 +417,7 @@ async fn a_sender_that_signs_with_another_secret_or_changes_a_byte_is_caught() {
     let mut body = sender.bodies[0].clone();
     let last = body.len() - 3;
     body[last] ^= 1;
-    // It signs what it sends: only the producer's own bytes show it.
+    // It signs what it sends: only a comparison with the producer's own bytes shows it.
     sender.send(0, Trick { body: Some(body), ..Trick::default() }).await;
     assert_eq!(sender.broken(), ["wrong_body"]);
 }

@@ -1,5 +1,5 @@
-//! The proof in its short form, and that the load test notices what it must: a Herald that lies, a machine without Redis, a
-//! harness that dies. The real program, real Redis, real sockets.
+//! The proof in its short form, and checks that the load test notices what it must: a Herald that lies, a machine
+//! without Redis, a harness that dies. The real program, real Redis, real sockets.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 const HERALD: &str = env!("CARGO_BIN_EXE_herald");
 
-/// Far beyond what anything here takes: a test that waits so long has failed.
+/// Far more than anything here takes: a test that waits this long has failed.
 const SAFETY: Duration = Duration::from_secs(60);
 
 fn loadtest(words: &str) -> Command {
@@ -46,7 +46,7 @@ fn no_promise_breaks_in_the_short_proof() {
 
 #[test]
 fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
-    // Every first attempt is told to come again a second later; so many intents that none has a second event.
+    // Every first attempt is told to come again a second later; there are so many intents that none has a second event.
     let line = "steady --rate 50 --for 4s --profile throttling --intents 5000 --without-thresholds --plain --seed 7";
     // A run that breaks a promise keeps its workers' logs there.
     let scratch = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
     let port = redis_of(&mut child);
     let mut redis = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap();
     let deadline = Instant::now() + SAFETY;
-    // Of the first record that waits for its retry everything goes, as if Redis had never had it.
+    // Of the first record that waits for its retry everything is removed, as if Redis had never had it.
     let stolen: String = loop {
         let due: Vec<String> =
             redis::cmd("ZRANGE").arg("herald:{payment-intents}:due").arg(0).arg(0).query(&mut redis).unwrap();
@@ -78,7 +78,7 @@ fn a_record_that_vanishes_is_a_lost_event_and_exit_code_99() {
     assert!(lost.contains("BROKEN") && text.contains(&endpoint), "{text}");
 }
 
-/// A Redis and a worker that are nobody's but the test's.
+/// A Redis and a worker that belong to the test alone.
 struct Service {
     redis: Child,
     serve: Child,
@@ -138,7 +138,7 @@ fn a_service_that_runs_already_is_loaded_and_left_as_it_was() {
     let service = Service::start();
     let words = "steady --rate 50 --for 2s --profile flaky=0.3 --without-thresholds";
     let text = said(&run(&format!("{words} --redis {}", service.url)));
-    // A machine that has other work sends late; nothing else may break.
+    // A machine with other work to do sends late; nothing else may break.
     let broken: Vec<&str> = text.lines().filter(|line| line.contains("  BROKEN: ")).collect();
     assert!(broken.iter().all(|line| line.starts_with("generator")), "{text}");
     assert!(text.contains("Every confirmed event") && text.contains("processes are not measured"), "{text}");
@@ -148,7 +148,7 @@ fn a_service_that_runs_already_is_loaded_and_left_as_it_was() {
 #[test]
 fn a_second_signal_still_removes_the_endpoints_from_a_service() {
     let service = Service::start();
-    // Receivers that never answer: without the second signal it would wait for them.
+    // Receivers that never answer: without the second signal the run would wait for them.
     let words = "steady --rate 20 --for 60s --profile hanging --without-thresholds --plain";
     let mut child = with_talk(&format!("{words} --redis {}", service.url));
     let mut talk = BufReader::new(child.stderr.take().unwrap());
@@ -286,7 +286,7 @@ fn children_of(pid: u32) -> Vec<u32> {
 
 #[test]
 fn a_harness_that_is_killed_leaves_nothing_behind() {
-    // Killed, it cannot clear its scratch folders away.
+    // When it is killed, it cannot remove its scratch folders.
     let scratch = tempfile::tempdir().unwrap();
     let mut command = loadtest("steady --rate 50 --for 60s --plain");
     let mut child = command.env("TMPDIR", scratch.path()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! The command line of `herald loadtest`, and what it changes of a scenario. Pure; runs nothing.
+//! The command line of `herald loadtest`, and how it changes a scenario. Pure; runs nothing.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -39,7 +39,7 @@ pub enum LoadtestVerb {
 
 #[derive(Args)]
 pub struct ProveArgs {
-    /// How long all of it takes, about
+    /// How long all of it takes, roughly
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_440))]
     pub minutes: u32,
     /// About two minutes at modest rates, for machines that have other work
@@ -58,7 +58,7 @@ pub struct RunArgs {
     /// One that comes with Herald (see --list), or a TOML file [default: steady]
     #[arg(value_name = "SCENARIO")]
     pub scenario: Option<String>,
-    /// Events a second; of several stages the first gets it and the others keep their proportion to it
+    /// Events a second; with several stages the first gets it and the others keep their proportion to it
     #[arg(long, value_name = "RATE", value_parser = rate, help_heading = SCENARIO)]
     pub rate: Option<f64>,
     /// How long the load takes; the scenario's own times are stretched to it
@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// Events come independently of each other, not evenly
     #[arg(long, help_heading = SCENARIO)]
     pub poisson: bool,
-    /// Lay up N events before the workers start, then measure the drain
+    /// Put N events into the stream before the workers start, then measure the drain
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "length", "ramp_to", "spike", "poisson"],
           value_parser = clap::value_parser!(u64).range(1..), help_heading = SCENARIO)]
     pub drain: Option<u64>,
@@ -95,7 +95,7 @@ pub struct RunArgs {
     /// How receivers behave: hanging, slow, flaky and so on; a share below 1 leaves the rest healthy; can be repeated
     #[arg(long, value_name = "NAME[=SHARE]", value_parser = profile, help_heading = SCENARIO)]
     pub profile: Vec<ProfileShare>,
-    /// Share of the endpoints that are https
+    /// Share of the endpoints that use https
     #[arg(long, value_name = "SHARE", help_heading = SCENARIO)]
     pub tls_share: Option<f64>,
     /// `herald serve` processes; --set KEY=VALUE gives them settings
@@ -110,13 +110,13 @@ pub struct RunArgs {
     /// Repeats everything random of a run
     #[arg(long, value_name = "N", help_heading = SCENARIO)]
     pub seed: Option<u64>,
-    /// Load a Herald that runs already, by its Redis; nothing of it is broken or measured
+    /// Load a Herald that already runs, by its Redis; nothing of it is broken or measured
     #[arg(long, value_name = "URL", help_heading = TARGET)]
     pub redis: Option<String>,
-    /// A host other than this machine that is yours to load; can be repeated
+    /// A host other than this machine that you own and may load; can be repeated
     #[arg(long, value_name = "HOST", help_heading = TARGET)]
     pub i_own_this_target: Vec<String>,
-    /// Something to hold: p99<5ms, lost==0, rate>20000; can be repeated
+    /// Something to keep: p99<5ms, lost==0, rate>20000; can be repeated
     #[arg(long, value_name = "THRESHOLD", help_heading = RESULT)]
     pub threshold: Vec<String>,
     /// Leave out the scenario's own thresholds
@@ -147,7 +147,7 @@ pub struct Spike {
 }
 
 impl RunArgs {
-    /// The scenario with everything that the command line says otherwise. `settings` are the workers'.
+    /// The scenario with everything that the command line changes. `settings` are the workers'.
     pub fn scenario(&self, settings: &[(String, String)]) -> Result<Scenario, VerbError> {
         let mut scenario = scenarios::find(self.scenario.as_deref().unwrap_or("steady"))
             .map_err(|error| VerbError::Usage(error.to_string()))?;
@@ -159,7 +159,7 @@ impl RunArgs {
         }
         self.change_load(&mut scenario)?;
         self.change_traffic(&mut scenario);
-        // After the stretching: times of the command line are meant as they are written.
+        // After the stretching, because times on the command line are meant as they are written.
         scenario.faults.extend(self.fault.iter().cloned());
         scenario.thresholds.extend(self.threshold.iter().cloned());
         scenario.herald.settings.extend(settings.iter().cloned());
@@ -256,7 +256,7 @@ fn part(stage: &Stage, begins: Duration, from: Duration, until: Duration) -> Opt
     Some(Stage { length, rate: rate_at(from), to: stage.to.map(|_| rate_at(until)) })
 }
 
-/// Shares that do not add up to 1 leave the rest healthy, unless somebody is named as healthy.
+/// Shares that do not add up to 1 leave the rest healthy, unless the healthy profile is named too.
 fn with_healthy_rest(named: &[ProfileShare]) -> Vec<ProfileShare> {
     let rest = 1.0 - named.iter().map(|share| share.share).sum::<f64>();
     let has_healthy = named.iter().any(|share| matches!(share.profile, Profile::Healthy { .. }));
@@ -267,12 +267,13 @@ fn with_healthy_rest(named: &[ProfileShare]) -> Vec<ProfileShare> {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate: Option<f64> = text.replace('_', "").parse().ok();
-    rate.filter(|rate| rate.is_finite() && *rate > 0.0).ok_or_else(|| "it takes events a second, above 0".to_owned())
+    rate.filter(|rate| rate.is_finite() && *rate > 0.0)
+        .ok_or_else(|| "must be a number of events a second, above 0".to_owned())
 }
 
 fn load_length(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
-        length if length < Duration::from_secs(1) => Err("it takes at least 1s".to_owned()),
+        length if length < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
         length => Ok(length),
     }
 }
@@ -287,7 +288,7 @@ fn spike(text: &str) -> Result<Spike, String> {
     }
 }
 
-/// Profiles that need a number get a usual one; a scenario's file can say it.
+/// Profiles that need a number get a usual one; a scenario's file can set it.
 fn profile(text: &str) -> Result<ProfileShare, String> {
     let (name, share) = text.split_once('=').map_or((text, None), |(name, share)| (name, Some(share)));
     let share = share.map_or(Ok(1.0), |share| share.parse::<f64>().map_err(|_| format!("{share:?} is no share")))?;

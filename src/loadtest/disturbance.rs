@@ -1,5 +1,5 @@
-//! Performs the planned faults, each at its time, and notes when each really held, or that it did not. Decides nothing: the
-//! plan does.
+//! Performs the planned faults, each at its time, and notes when each really held, or that it did not. Decides nothing:
+//! the plan does that.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::clock;
 
-/// Which faults hold now, for those who watch and for the producer. Clones are one.
+/// Which faults hold now, for the view and for the producer. All clones share one state.
 #[derive(Clone)]
 pub struct Held(watch::Sender<Vec<Fault>>);
 
@@ -63,7 +63,7 @@ fn disturbs_producers(fault: Fault) -> bool {
     }
 }
 
-/// What faults have to do with, beside the house.
+/// What faults work with, besides the house.
 pub struct Scene<'a> {
     pub house: &'a House,
     pub registration: &'a Registration<'a>,
@@ -73,7 +73,7 @@ pub struct Scene<'a> {
 /// When the load began, and what ends its faults before their time.
 pub struct Course<'a> {
     pub began: Instant,
-    /// The workers are there: before, there is nothing to break.
+    /// The workers are there: before that, there is nothing to break.
     pub started: &'a CancellationToken,
     /// The load is over, or was asked to end.
     pub early: &'a CancellationToken,
@@ -88,7 +88,8 @@ pub struct Performed {
     pub missed: Vec<MissedFault>,
 }
 
-/// Returns when each has happened, or was left out because its load was over before. What holds then ends at once.
+/// Returns when each fault has happened, or was left out because the load ended first. What still holds then ends at
+/// once.
 pub async fn perform<'p>(
     scene: &Scene<'_>,
     planned: &'p [Planned],
@@ -139,13 +140,13 @@ impl Course<'_> {
     }
 }
 
-/// By when they happened, or should have.
+/// The time by which they happened, or should have.
 fn sorted(all: Vec<(&Planned, Result<FaultMark, Missed>)>) -> Performed {
     let mut performed = Performed::default();
     for (planned, became) in all {
         match became {
             Ok(mark) => performed.happened.push(mark),
-            // It was to come for as long as the load lasts, and did.
+            // It was to repeat for as long as the load lasts, and did.
             Err(Missed::LoadOver | Missed::Interrupted) if planned.wanted == Wanted::Onward => {}
             Err(why) => {
                 let (fault, at, wanted) = (planned.fault, planned.at.as_secs_f64(), planned.wanted);

@@ -1,5 +1,5 @@
-//! Random numbers that need no generator: each is a hash of the seed and of what it is for. So a receiver answers the same
-//! delivery the same way in every run of a seed, whatever came before it. Pure.
+//! Random numbers without a generator: each is a hash of the seed and of what it is for. So in every run with one seed
+//! a receiver answers the same delivery the same way, whatever came before it. Pure.
 
 /// A bijection of 64 bits in which every bit of the input changes half of the output (splitmix64's finaliser).
 pub fn mix(value: u64) -> u64 {

@@ -10,7 +10,7 @@ use crate::store::{
     queries::Queries,
 };
 
-/// What is not to be found out stays empty: a figure without it is still a figure.
+/// What cannot be found out stays empty: a figure without it is still a figure.
 pub async fn look(redis: &Redis, keys: &PartitionKeys, is_own: bool) -> Result<Environment, StoreError> {
     let mut connection = redis.connect(Purpose::Other).await?;
     let redis_version = connection.server_info().await?.version;

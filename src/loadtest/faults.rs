@@ -20,13 +20,13 @@ pub enum Fault {
     PauseWorker,
     /// `kill -9` of Redis; started again after a time on the same files.
     RestartRedis,
-    /// The workers reach Redis no more: nothing is refused, nothing arrives. Producers still do.
+    /// The workers no longer reach Redis: nothing is refused, nothing arrives. Producers still reach it.
     PartitionRedis,
     /// Redis has no memory left: `maxmemory` is what it uses.
     FillRedis,
     /// `XGROUP DESTROY` of Herald's group.
     DestroyGroup,
-    /// Endpoints get another URL. Breaks nothing: what is accepted once that was answered goes there.
+    /// Endpoints get another URL. Breaks nothing: what is accepted after the change was answered goes there.
     ChangeUrls,
     /// Nobody reads what the workers log. Breaks nothing: they go on.
     BlockLogs,
@@ -40,7 +40,7 @@ pub struct FaultSpec {
     pub fault: Fault,
     /// None means at a random time.
     pub at: Option<Duration>,
-    /// For those that last; none means the fault's own default.
+    /// For faults that last; none means the fault's own default.
     pub length: Option<Duration>,
     pub every: Option<Duration>,
     /// None means once, or with `every` until the load ends.
@@ -52,12 +52,12 @@ pub struct FaultSpec {
 pub struct Planned {
     pub fault: Fault,
     pub at: Duration,
-    /// Zero for those that do not last.
+    /// Zero for faults that do not last.
     pub length: Duration,
     pub wanted: Wanted,
 }
 
-/// How much a fault was asked for: a run in which one that was named does not come has not done what it should.
+/// How firmly a fault was asked for: if one that was named does not come, the run has not done what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wanted {
@@ -65,7 +65,7 @@ pub enum Wanted {
     Named,
     /// At a time from the seed.
     Random,
-    /// A repetition for as long as the load lasts, which nobody knows before.
+    /// A repetition for as long as the load lasts, which nobody knows beforehand.
     Onward,
 }
 
@@ -94,7 +94,7 @@ impl Fault {
         }
     }
 
-    /// How long it lasts unless a scenario says otherwise; none for those that are over at once.
+    /// How long it lasts unless a scenario says otherwise; none for faults that are over at once.
     pub fn usual_length(self) -> Option<Duration> {
         match self {
             Self::KillWorker | Self::DestroyGroup | Self::ChangeUrls => None,
@@ -104,7 +104,7 @@ impl Fault {
         }
     }
 
-    /// What comes late or twice near it may come from it. Of the others nobody may notice anything.
+    /// Events that come late or twice near it may do so because of it. The other faults should go unnoticed.
     pub fn is_felt(self) -> bool {
         match self {
             Self::KillWorker
@@ -117,7 +117,7 @@ impl Fault {
         }
     }
 
-    /// What is accepted already goes on being delivered while it lasts.
+    /// Whether what is already accepted goes on being delivered while it lasts.
     pub fn lets_work_go_on(self) -> bool {
         match self {
             Self::FillRedis | Self::BlockLogs => true,
@@ -131,18 +131,19 @@ impl Fault {
     }
 }
 
-/// How long the load takes, as far as that is known before.
+/// How long the load takes, as far as that is known beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadLength {
     Exactly(Duration),
-    /// A drain takes as long as it takes; what comes after its end does not happen.
+    /// A drain takes as long as it takes; faults after its end do not happen.
     About(Duration),
 }
 
-/// Random faults come within this part of the load: there is something to disturb, and something to see it recover by.
+/// Random faults come within this part of the load, where there is something to disturb and something to show the
+/// recovery.
 const RANDOM_WITHIN: std::ops::Range<f64> = 0.05..0.85;
 
-/// A drain with slow receivers, or of a test build, takes so many times as long as it is guessed to.
+/// A drain with slow receivers, or of a test build, takes this many times as long as guessed.
 const SLOW_DRAIN: u32 = 6;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,8 +154,8 @@ pub enum PlanError {
     TooOften { spec: String },
 }
 
-/// Everything that is going to happen, in its order. Two of one kind that would overlap become one that lasts as long as
-/// both: there is no pausing of what is paused.
+/// Everything that is going to happen, in order. Two faults of one kind that would overlap become one that lasts as
+/// long as both: what is paused cannot be paused again.
 pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Planned>, PlanError> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut planned = Vec::new();
@@ -182,7 +183,7 @@ pub fn plan(specs: &[FaultSpec], length: LoadLength, seed: u64) -> Result<Vec<Pl
 }
 
 impl FaultSpec {
-    /// The `n`th time of it, from 0.
+    /// When it happens for the `n`th time, counted from 0.
     fn wanted(&self, n: usize, length: LoadLength) -> Wanted {
         match (self.at, self.times, length) {
             (None, _, _) => Wanted::Random,

@@ -1,5 +1,5 @@
-//! Ids that say which event of which run they are: a receiver finds an event's books by arithmetic, and an id that this run
-//! did not make is recognised. To everyone else they look like any of Dojo's. Pure.
+//! Ids that say which event of which run they are: a receiver finds an event's books by arithmetic, and an id that this
+//! run did not make is recognised. To everyone else they look like Dojo's. Pure.
 
 use super::draw::mix;
 

@@ -1,9 +1,9 @@
-//! Turns the ledger, the dead letters and the faults into what a run found: figures, and promises kept or broken. Pure: it
-//! reads the books, asks nobody, and would find the same again. Nothing of Herald's own decisions is used: what a policy,
-//! an order or a signature should have been is worked out here and in the books.
+//! Turns the ledger, the dead letters and the faults into what a run found: figures, and promises kept or broken. Pure:
+//! it reads the books, asks nobody, and would find the same again. It uses none of Herald's own decisions: what a
+//! policy, an order or a signature should have been is worked out here and in the books.
 //!
-//! `promises` holds each promise with what excuses it, `goodput` those about what imperfect receivers get; here are the
-//! figures.
+//! `promises` holds each promise with what excuses it, `goodput` those about what imperfect receivers get; the figures
+//! are here.
 
 mod backlog;
 mod changes;
@@ -58,19 +58,19 @@ pub struct Kept {
 /// What the ledger does not know.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
-    /// All dead letters at the end, also those that are not of this run.
+    /// All dead letters at the end, including those of other runs.
     pub dead: Vec<Dead>,
-    /// What Herald still holds at the end, of endpoints that never take anything. Without a list, whatever is neither
-    /// acknowledged nor dead counts as lost.
+    /// What Herald still holds at the end for endpoints that never take anything. Without a list, everything that is
+    /// neither acknowledged nor dead counts as lost.
     pub kept: Vec<Kept>,
     pub faults: Vec<FaultMark>,
     /// The events lay in the stream before the load began.
     pub is_drain: bool,
-    /// When the waiting ended, in seconds since the load began: says how old what is unfinished has become.
+    /// When the waiting ended, in seconds since the load began: tells how old the unfinished deliveries have become.
     pub ended_s: f64,
 }
 
-/// What a run found, without what only the one who ran it knows.
+/// What a run found, without what only the caller knows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     pub seconds: f64,
@@ -168,7 +168,7 @@ impl Times {
     }
 }
 
-/// Everything that is judged, with what is looked up often.
+/// Everything that is judged, indexed by what is looked up often.
 struct Case<'a> {
     ledger: &'a Ledger,
     population: &'a Population,

@@ -1,4 +1,4 @@
-//! For every promise a history that breaks exactly it, and one beside it that does not.
+//! For every promise a history that breaks just that one, and one beside it that does not.
 
 use super::*;
 use crate::loadtest::{
@@ -91,7 +91,7 @@ fn clean() -> History {
     history
 }
 
-/// Six attempts, each refused, at the policy's middle.
+/// Six attempts, each refused, at the middle of the policy's intervals.
 fn exhausted(history: &History, event: u32, from: f64) -> f64 {
     let mut at = from;
     for (attempt, pause) in [0.25, 0.5, 1.0, 2.0, 2.0, 0.0].into_iter().enumerate() {
@@ -157,13 +157,13 @@ fn what_still_waits_for_a_living_receiver_is_stuck() {
 fn an_event_that_comes_again_is_a_duplicate_unless_a_fault_explains_it() {
     let again = || {
         let history = clean();
-        // Attempt 2 and on time: nothing else is wrong with it.
+        // Attempt 2, and on time: nothing else is wrong with it.
         history.answered(2, 2, Answer::Yes, 20.0);
         history
     };
     only(&again(), &none(), "duplicated");
     assert_eq!(judge(&again().0, &none()).deliveries.duplicates, 1);
-    // Its acknowledgement at 2.002 was within the lease (5 s) and the time after of the fault, or it was not.
+    // Its acknowledgement at 2.002 was, or was not, within the fault's lease (5 s) and the time after it.
     kept(&again(), &fault(Fault::KillWorker, 9.0, 9.0));
     only(&again(), &fault(Fault::KillWorker, 9.1, 9.1), "duplicated");
     let twice = again();
@@ -224,7 +224,7 @@ fn a_later_event_before_the_earlier_one_has_ended_is_out_of_order() {
     only(&history(Answer::Refused), &none(), "out_of_order");
     only(&history(Answer::Refused), &fault(Fault::KillWorker, 0.1, 0.1), "out_of_order");
     kept(&history(Answer::Yes), &none());
-    // The later one first, with nothing of the earlier one.
+    // The later event first, and nothing of the earlier one.
     let skipped = History::new(HEALTHY);
     skipped.sent(0, 0, 0, 0.0);
     skipped.sent(1, 0, 1, 0.0);
@@ -278,7 +278,7 @@ fn two_of_an_intent_at_once_are_concurrent_unless_a_fault_explains_it() {
     };
     only(&history(), &none(), "concurrent");
     kept(&history(), &fault(Fault::PauseWorker, 0.1, 3.0));
-    // After the attempt's time the earlier one is over, whether its end was noticed or not.
+    // After the attempt's time the earlier one is over, whether or not its end was noticed.
     let timed_out = History::new(Profile::Hanging);
     timed_out.sent(0, 0, 0, 0.0);
     timed_out.arrives(0, 1, 0.1);
@@ -336,7 +336,7 @@ fn attempts_and_sequences_only_grow() {
     };
     kept(&retried(2, 1000), &none());
     only(&retried(1, 1000), &none(), "wrong_headers");
-    // A worker that was killed before it could settle repeats the attempt's number, but not another entry's.
+    // A worker that was killed before it could settle repeats the attempt's number, but not that of another entry.
     kept(&retried(1, 1000), &fault(Fault::KillWorker, 0.2, 0.2));
     only(&retried(2, 1001), &fault(Fault::KillWorker, 0.2, 0.2), "wrong_headers");
     let falling = History::new(HEALTHY);
@@ -377,7 +377,7 @@ fn a_retry_before_the_policy_allows_it_is_early() {
     };
     kept(&old(0.45), &none());
     only(&old(0.4), &none(), "retried_early");
-    // Of an attempt that timed out the receiver does not know exactly when it did.
+    // The receiver does not know exactly when an attempt that timed out did so.
     kept(&retried(flaky(), Answer::Abandoned, 0.05), &none());
     let later = History::new(flaky());
     later.sent(0, 0, 0, 0.0);
@@ -409,7 +409,7 @@ fn a_dead_letter_needs_a_reason_that_the_receiver_knows() {
     }
     let history = fresh();
     kept(&history, &buried(&history, 0, DeadReason::Expired, 3600.0));
-    // The number of its last attempt is no proof of those before it.
+    // The number of its last attempt does not prove those before it.
     history.answered(0, 6, Answer::Refused, 9.0);
     only(&history, &buried(&history, 0, DeadReason::Exhausted, 9.1), "dead_unexpectedly");
     let acknowledged = clean();

@@ -1,8 +1,8 @@
-//! What came too late, was kept too long, or should not have come any more.
+//! Events that came too late, were kept too long, or should not have come any more.
 
 use super::*;
 
-/// Of the promise of this name.
+/// The result for the promise with this name.
 fn tried(history: &History, evidence: &Evidence, name: &str) -> u64 {
     judge(&history.0, evidence).promises.into_iter().find(|promise| promise.name == name).unwrap().tried
 }
@@ -113,7 +113,7 @@ fn what_an_endpoint_that_takes_nothing_keeps_beyond_its_age_is_stuck() {
     only(&history, &ended(3659.5, none()), "stuck");
     assert_eq!(tried(&history, &ended(3659.4, none()), "stuck"), 0);
     assert_eq!(tried(&history, &ended(3659.5, none()), "stuck"), 1);
-    // Its owner died meanwhile: the next one looks half a minute after it has begun.
+    // Its owner died meanwhile: the next owner looks half a minute after it has begun.
     let killed = || fault(Fault::KillWorker, 100.0, 100.0);
     kept(&history, &ended(3756.4, killed()));
     only(&history, &ended(3756.5, killed()), "stuck");
@@ -132,7 +132,7 @@ fn what_follows_in_an_intent_has_as_long_again_from_the_end_of_the_one_before() 
     only(&history, &ended(died + 3649.5), "stuck");
 }
 
-/// An endpoint that answers 410 at 1.0 s; events 2 and 3, which it was owed then, arrive all the same.
+/// An endpoint that answers 410 at 1.0 s; events 2 and 3, which it was owed then, still arrive.
 fn gone(second: f64, third: f64) -> (History, Vec<Dead>) {
     let history = History::new(Profile::Gone { after: 1 });
     (0..4).for_each(|event| history.sent(event, event, 0, 0.0));
@@ -159,7 +159,7 @@ fn an_endpoint_that_answered_410_gets_no_more_than_was_on_its_way() {
 fn whoever_takes_over_may_ask_a_gone_endpoint_once_more_but_not_twice() {
     let killed = |dead: Vec<Dead>, at| Evidence { dead, ..fault(Fault::KillWorker, at, at) };
     let (history, dead) = gone(1.1, 30.0);
-    // Nobody may have noted the first answers.
+    // The first answers may not have been noted.
     kept(&history, &killed(dead.clone(), 2.0));
     kept(&history, &killed(dead.clone(), 29.0));
     // They were noted long before.

@@ -1,5 +1,5 @@
-//! Latencies as HDR histograms, and their published form. Owns the bounds that all of them share, so that any two can be
-//! added. Never measures: whoever records says how long it took.
+//! Latencies as HDR histograms, and their published form. Owns the bounds that all of them share, so that any two can
+//! be added. Never measures: callers say how long something took.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::result::Latency;
 const LOWEST_US: u64 = 1;
 /// Longer ones count as this: an hour. A run waits less.
 const HIGHEST_US: u64 = 3_600_000_000;
-/// A thousandth of each value: 190 KiB of counts at most.
+/// A thousandth of each value: at most 190 KiB of counts.
 const DIGITS: u8 = 3;
 
 /// Cookie, length, offset, digits, lowest, highest and ratio.
@@ -28,14 +28,14 @@ const MAX_TEXT_BYTES: usize = 300_000;
 /// More deliveries than any run makes; sums of a thousand such results still fit.
 const MAX_COUNT: u64 = 1 << 50;
 
-/// A result file is what anybody may have written.
+/// Anyone may have written a result file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LatencyError {
     #[error("the histogram is {0} bytes of text; Herald writes at most {MAX_TEXT_BYTES}")]
     TooLong(usize),
-    #[error("the histogram is no base64")]
+    #[error("the histogram is not base64")]
     NotBase64,
-    #[error("the histogram is no HDR histogram (V2) from 1 us to 1 h with 3 digits, as Herald writes it")]
+    #[error("the histogram is not an HDR histogram (V2) from 1 us to 1 h with 3 digits, as Herald writes it")]
     Foreign,
     #[error("the histogram is cut off or counts what no run can count")]
     Damaged,
@@ -43,7 +43,7 @@ pub enum LatencyError {
     WrongCount { held: u64, said: u64 },
 }
 
-/// An empty one, with the bounds that all of them share.
+/// An empty histogram, with the bounds that all of them share.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(LOWEST_US, HIGHEST_US, DIGITS).expect("the bounds are in order")
 }
@@ -55,7 +55,7 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
 }
 
 impl Latency {
-    /// None of an empty histogram: there is no percentile of nothing. The histogram must be from [`histogram`].
+    /// None for an empty histogram, which has no percentiles. The histogram must come from [`histogram`].
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         if histogram.is_empty() {
             return None;
@@ -84,7 +84,7 @@ impl Latency {
     }
 }
 
-/// As if all had been recorded in one. None without any.
+/// As if all had been recorded in one. None if there is none.
 pub fn merge<'a>(latencies: impl IntoIterator<Item = &'a Latency>) -> Result<Option<Latency>, LatencyError> {
     let mut sum = histogram();
     for latency in latencies {
@@ -110,7 +110,8 @@ fn decode(text: &str) -> Result<Histogram<u64>, LatencyError> {
     Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|_| LatencyError::Damaged)
 }
 
-/// The part with the counts, if all before it is what Herald writes. The library would allocate whatever a header asks for.
+/// The part with the counts, if everything before it is what Herald writes. The library would allocate whatever a
+/// header asks for.
 fn counts_of(bytes: &[u8]) -> Option<&[u8]> {
     let (header, counts) = bytes.split_at_checked(HEADER_BYTES)?;
     let mut expected = Vec::with_capacity(HEADER_BYTES);
@@ -124,7 +125,7 @@ fn counts_of(bytes: &[u8]) -> Option<&[u8]> {
     (header == expected).then_some(counts)
 }
 
-/// Walks over the counts as the library will; it would overflow on some that no histogram has.
+/// Walks over the counts as the library will, because the library would overflow on some that no histogram has.
 fn check_counts(counts: &[u8]) -> Option<()> {
     let (mut rest, mut place, mut total) = (counts, 0_u64, 0_u64);
     let places = histogram().distinct_values() as u64;
@@ -146,7 +147,7 @@ fn check_counts(counts: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// LEB128 of at most nine bytes, of which the ninth is taken whole.
+/// LEB128 of at most nine bytes, whose ninth is taken whole.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
     for (place, &byte) in bytes.iter().take(9).enumerate() {

@@ -1,6 +1,6 @@
-//! What was sent against what arrived. Producers and receivers write it while the run goes on, from several threads and many
-//! thousand times a second; the judge reads it afterwards. Every call is handed its time, so that a test can write any
-//! history. Never sends, never answers, never decides whether a promise is broken.
+//! Records what was sent and what arrived. Producers and receivers write it while the run goes on, from several threads
+//! and many thousand times a second; the judge reads it afterwards. Every call is given its time, so that a test can
+//! write any history. Never sends, never answers, never decides whether a promise is broken.
 //!
 //! One lock guards all books: a call holds it for well under a microsecond, and what costs more (hashing, verifying) is
 //! done before.
@@ -37,15 +37,16 @@ use super::{
 use crate::{facts::id::EntryId, lifecycle::MAX_STEPS};
 
 /// An event that is sent later than this after its intended time was held up by the generator itself, unless Redis was
-/// being disturbed. Far above what a shared machine's scheduler does, far below what a reader would call an outage.
+/// being disturbed. Far more than a shared machine's scheduler causes, far less than what a reader would call an
+/// outage.
 pub const LATE: Duration = Duration::from_millis(50);
 
-/// Books for so many deliveries are reserved at once, 100 MB of address space; a larger run grows them as it goes.
+/// Books for this many deliveries are reserved at once, 100 MB of address space; in a larger run they grow.
 const MAX_RESERVED: usize = 1_000_000;
 
-/// Of an event's exact bytes.
+/// A hash of an event's exact bytes.
 pub fn body_hash(body: &[u8]) -> u64 {
-    // Keys of its own are of no use: nobody here wants to collide.
+    // Random keys would be of no use: nobody here wants to collide.
     let mut hasher = DefaultHasher::new();
     hasher.write(body);
     hasher.finish()
@@ -54,9 +55,9 @@ pub fn body_hash(body: &[u8]) -> u64 {
 /// How an event got to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lateness {
-    /// Nothing stood in the way: how late it was is the generator's own doing.
+    /// Nothing stood in the way: if it was late, that is the generator's own doing.
     Own,
-    /// Redis was being disturbed, or what had gathered meanwhile was still being caught up with.
+    /// Redis was being disturbed, or the generator was still catching up after that.
     Excused,
 }
 
@@ -80,7 +81,7 @@ pub(super) struct State {
 }
 
 impl Ledger {
-    /// With room for so many events.
+    /// With room for this many events.
     pub fn new(population: Arc<Population>, events: u64) -> Self {
         let fan_out = population.fan_out() as usize;
         let events = (events as usize).min(MAX_RESERVED / fan_out);
@@ -110,8 +111,8 @@ impl Ledger {
         &self.population
     }
 
-    /// The load begins: offsets count from here. What is noted before (a backlog that is laid up first) has the time 0.
-    /// Only the first call counts.
+    /// The load begins: offsets count from here. What is noted earlier (events put into the stream before a drain) has
+    /// the time 0. Only the first call counts.
     pub fn begin(&self, now: Instant, wall_ms: u64) {
         let _ = self.began.set((now, wall_ms));
     }
@@ -165,7 +166,7 @@ impl Ledger {
         state.live.published(intended_us);
     }
 
-    /// These events are handed to Redis now.
+    /// These events are now handed to Redis.
     pub fn sent(&self, events: &[u32], at_us: u64, lateness: Lateness) {
         let mut state = self.lock();
         for number in events {
@@ -180,7 +181,7 @@ impl Ledger {
         }
     }
 
-    /// Nobody knows whether Redis has these: they are sent again, all of them in their order.
+    /// Nobody knows whether Redis has these: they are sent again, all of them in order.
     pub fn sent_again(&self, events: &[u32]) {
         let mut state = self.lock();
         for number in events {
@@ -199,7 +200,8 @@ impl Ledger {
             if std::mem::replace(&mut event.confirmed, true) {
                 continue;
             }
-            // Before the load began there is no time to count from: then every entry is older than all that follows.
+            // Before the load began there is no time to count from: such an entry counts as older than all that
+            // follows.
             let since = if began_ms == 0 { -1 } else { entry.ms as i64 - began_ms as i64 };
             event.entry_ms = since.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
             let account = event.account;
@@ -223,7 +225,7 @@ impl Ledger {
         }
     }
 
-    /// URLs are about to be changed, to those of this generation.
+    /// URLs are about to change, to those of this generation.
     pub fn next_generation(&self) -> u32 {
         let mut state = self.lock();
         state.books.changes.generation += 1;
@@ -237,9 +239,9 @@ impl Ledger {
         state.books.changes.answered.entry(endpoint).or_default().push((generation, answered_ms));
     }
 
-    /// Shuts the books' lock for as long as the answer lives: for the judge.
+    /// Locks the books for as long as the returned value lives: for the judge.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics with the books open, short of a defect that ends the run anyway.
+        // No code panics while it holds the books, short of a defect that ends the run anyway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -249,7 +251,7 @@ impl Ledger {
     }
 }
 
-/// The policy's shortest and longest pauses, worked out anew here: what is judged must not judge itself.
+/// The policy's shortest and longest pauses, worked out anew here, because what is judged must not judge itself.
 fn pauses(terms: &Terms) -> Vec<(u64, u64)> {
     let retry = &terms.retry;
     let mut interval = retry.initial.as_secs_f64();

@@ -5,7 +5,7 @@ use crate::loadtest::{
     scenario::{Population as Wanted, Profile, ProfileShare},
 };
 
-/// A ledger whose endpoints all behave like this, with `fan_out` of them for each of three accounts.
+/// A ledger whose endpoints all behave like this; each of three accounts has `fan_out` of them.
 pub fn ledger_of(profile: Profile, fan_out: u32) -> Ledger {
     let profiles = vec![ProfileShare::of(1.0, profile)];
     let timeout = Some(Duration::from_secs(2));
@@ -19,7 +19,7 @@ pub const BEGAN_MS: u64 = 1_700_000_000_000;
 
 pub const HEALTHY: Profile = Profile::Healthy { median: Duration::ZERO, p99: Duration::ZERO };
 
-/// Body of an event, for its hash.
+/// The body of an event, for its hash.
 fn body(event: u32) -> Vec<u8> {
     format!("event {event}").into_bytes()
 }
@@ -239,6 +239,6 @@ fn what_was_reset_may_come_once_more_within_its_attempt() {
         history.suspicions()
     };
     assert_eq!(repeated(Profile::Resetting), [Suspicion::Repeated]);
-    // Of these the client has seen the beginning of an answer.
+    // In these cases the client has seen the beginning of an answer.
     assert_eq!(repeated(Profile::Truncating), [Suspicion::Repeated; 2]);
 }

@@ -1,8 +1,9 @@
 //! `herald loadtest`: puts load on Herald, breaks what it is told to break, and proves or refutes each promise.
 //!
-//! A *scenario* says what happens: a *load* (a schedule of intended send times, or a backlog to drain), *traffic* (what the
-//! events look like), a *population* of endpoints whose receivers behave by *profile*, and *faults*. The *ledger* holds what
-//! was sent against what arrived; the *judge* turns it into promises kept or broken. The *result* is what a run found.
+//! A *scenario* says what happens: a *load* (a schedule of intended send times, or a backlog to drain), *traffic* (what
+//! the events look like), a *population* of endpoints whose receivers behave by *profile*, and *faults*. The *ledger*
+//! compares what was sent with what arrived; the *judge* turns it into promises kept or broken. The *result* is what a
+//! run found.
 //!
 //! Everything random comes from one seed, which is printed. Traffic leaves this machine only for a host that the user
 //! names as their own. Nothing here shares code with what it checks: signatures are verified by [`receiver`] alone.

@@ -11,9 +11,9 @@ use crate::{
     surface::{Format, Globals, VerbError},
 };
 
-/// What the global flags say that a load test uses.
+/// The global flags that a load test uses.
 pub struct Given {
-    /// Of the workers.
+    /// Settings for the workers.
     pub settings: Vec<(String, String)>,
     pub stream: String,
     pub format: Option<Format>,
@@ -61,7 +61,7 @@ pub fn own_words() -> Vec<String> {
     std::env::args_os().skip(1).map(|word| without_password(&word.to_string_lossy())).collect()
 }
 
-/// A result is passed on: the URL of a Redis is shown in it as everywhere else.
+/// A result is passed on, so the URL of a Redis is shown in it as it is everywhere else.
 fn without_password(word: &str) -> String {
     let (flag, value) = match word.split_once('=').filter(|_| word.starts_with("--")) {
         Some((flag, value)) => (format!("{flag}="), value),

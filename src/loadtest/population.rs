@@ -25,21 +25,21 @@ use crate::{
     },
 };
 
-/// Endpoints of one run: ten times what one registry is meant for.
+/// The most endpoints of one run: ten times what one registry is meant for.
 pub const MAX_ENDPOINTS: u64 = 1_000_000;
 
-/// Endpoints of one account. Herald takes more; a run that needs them has another question.
+/// The most endpoints of one account. Herald takes more, but a run that needs them asks another question.
 pub const MAX_FAN_OUT: u32 = 2_000;
 
 /// Loopback addresses of receivers: those of 127.1.0.0/16.
 pub const MAX_HOSTS: u32 = 65_536;
 
-/// What Herald does unless the scenario's settings say otherwise; the documented defaults.
+/// What Herald does unless the scenario's settings say otherwise: the documented defaults.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 const LEASE: Duration = Duration::from_secs(5);
 
-/// Failures in a row after which Herald may let an endpoint wait, on the endpoint's side: it takes eight, and not all of
-/// them may have been seen here.
+/// After how many failures in a row Herald may let an endpoint wait. In the endpoint's favour: Herald takes eight, but
+/// not all of them may have been seen here.
 const BREAKER_THRESHOLD: u32 = 5;
 const COOLDOWN: Duration = Duration::from_secs(5);
 const MAX_COOLDOWN: Duration = Duration::from_secs(300);
@@ -64,11 +64,11 @@ pub enum PopulationError {
     Setting { key: &'static str, value: String, problem: String },
 }
 
-/// What of Herald's configuration the harness must know to judge.
+/// What the harness must know of Herald's configuration to judge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Terms {
     pub retry: Retry,
-    /// What an attempt may take.
+    /// How long an attempt may take.
     pub timeout: Duration,
     pub lease: Duration,
     /// Failures in a row after which an endpoint's deliveries may be parked.
@@ -85,7 +85,7 @@ pub struct Doors {
     pub plain: SocketAddr,
     /// Has a certificate that is not for its address.
     pub misnamed: SocketAddr,
-    /// Of the profiles that have one of their own, by profile.
+    /// For the profiles that have a door of their own, by profile.
     pub own: Vec<Option<SocketAddr>>,
 }
 
@@ -108,7 +108,7 @@ pub struct Population {
     profiles: Vec<Profile>,
     /// By profile.
     max_in_flight: Vec<u16>,
-    /// Up to and with each account, how many events of the sum; empty where all get as many.
+    /// Up to and including each account, how many events of the sum; empty if all get the same number.
     weights: Vec<f64>,
     seats: Vec<Seat>,
     terms: Terms,
@@ -125,7 +125,7 @@ impl Population {
         let shares = if wanted.profiles.is_empty() { &usual[..] } else { &wanted.profiles[..] };
         let mut seats = Vec::with_capacity(active);
         for (profile, seated) in apportion(shares, active).into_iter().enumerate() {
-            // Of each profile the same part is https.
+            // The same part of each profile is https.
             let tls = (seated as f64 * wanted.tls_share).round() as usize;
             seats.extend((0..seated).map(|at| Seat { profile: profile as u8, is_tls: at < tls }));
         }
@@ -146,7 +146,7 @@ impl Population {
         })
     }
 
-    /// Tells this run's ids from another's. Runs of one seed share it.
+    /// Tells this run's ids from another run's. Runs with the same seed share it.
     pub fn run(&self) -> u64 {
         hash(&[self.seed, 0x52554E])
     }
@@ -167,12 +167,12 @@ impl Population {
         self.fan_out
     }
 
-    /// Endpoints that events are for; they are numbered from 0.
+    /// Endpoints that get events; they are numbered from 0.
     pub fn active(&self) -> u32 {
         self.seats.len() as u32
     }
 
-    /// All endpoints, the idle ones included.
+    /// All endpoints, including the idle ones.
     pub fn len(&self) -> u32 {
         self.active() + self.idle
     }
@@ -186,7 +186,7 @@ impl Population {
         &self.profiles
     }
 
-    /// Where the endpoint's profile stands in [`Self::profiles`]. Idle ones would be of the first.
+    /// The position of the endpoint's profile in [`Self::profiles`]. Idle ones count as the first.
     pub fn profile_index(&self, endpoint: u32) -> usize {
         self.seats.get(endpoint as usize).map_or(0, |seat| usize::from(seat.profile))
     }
@@ -201,7 +201,7 @@ impl Population {
         !self.weights.is_empty()
     }
 
-    /// The account of this part of all events, from 0 to 1.
+    /// The account at this part of all events, from 0 to 1.
     pub fn account_by_weight(&self, part: f64) -> u32 {
         let sum = self.weights.last().copied().unwrap_or_default();
         let account = self.weights.partition_point(|before| *before <= part * sum);
@@ -212,8 +212,8 @@ impl Population {
         &self.profiles[self.profile_index(endpoint)]
     }
 
-    /// Everything that is owed to it is acknowledged in the end, so it is waited for. Of one that fails at random the
-    /// last attempt may fail as well: that is a dead letter and expected.
+    /// Whether everything owed to it is acknowledged in the end, so that the run waits for it. At an endpoint that
+    /// fails at random the last attempt may fail too: that is an expected dead letter.
     pub fn is_alive(&self, endpoint: u32) -> bool {
         match self.profile(endpoint) {
             Profile::Healthy { .. } | Profile::Flaky { .. } | Profile::Throttling { .. } | Profile::HugeBody => true,
@@ -291,12 +291,12 @@ impl Population {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 1, high, low)), plain.port())
     }
 
-    /// Receivers have other addresses of this machine than 127.0.0.1.
+    /// Whether receivers have other addresses of this machine than 127.0.0.1.
     pub fn is_spread(&self) -> bool {
         self.hosts > 1
     }
 
-    /// For the registry: the endpoints of this number range, idle ones included.
+    /// For the registry: the endpoints in this range of numbers, including idle ones.
     pub fn endpoints(
         &self,
         numbers: std::ops::Range<u32>,
@@ -408,7 +408,7 @@ fn terms(workers: &Workers, retry: Retry, timeout: Option<Duration>) -> Result<T
     })
 }
 
-/// Running sums of what the accounts get; the endpoint that is to get most says it for its account.
+/// Running sums of what the accounts get; the endpoint with the largest weight decides for its account.
 fn weights(shares: &[ProfileShare], seats: &[Seat], fan_out: usize) -> Vec<f64> {
     if shares.iter().all(|share| share.weight == 1.0) {
         return Vec::new();
@@ -422,8 +422,8 @@ fn weights(shares: &[ProfileShare], seats: &[Seat], fan_out: usize) -> Vec<f64> 
     accounts.collect()
 }
 
-/// Divides so many seats by shares, with nothing left over: the largest remainders get the last seats, and every profile
-/// with a share gets one seat where there are enough.
+/// Divides this many seats by shares, with nothing left over: the largest remainders get the last seats, and every
+/// profile with a share gets a seat if there are enough.
 fn apportion(shares: &[ProfileShare], seats: usize) -> Vec<usize> {
     let sum: f64 = shares.iter().map(|share| share.share).sum();
     let exact: Vec<f64> = shares.iter().map(|share| share.share / sum * seats as f64).collect();

@@ -1,13 +1,13 @@
-//! Writes the events into the stream at their intended times, whatever became of those before them: an open model. It never
+//! Writes the events into the stream at their intended times, whatever became of earlier ones: an open model. It never
 //! waits for deliveries, only for Redis to confirm what it sent last.
 //!
-//! It is one thread that keeps the time, makes the events that are due and sends them, as many as there are, in one
-//! transaction at a time. So the order within an intent holds in the stream as well: what is not confirmed is sent again
-//! whole and in order before anything later, and noted as *sent again*. The thread has a runtime of its own: no event waits
-//! for another thread to wake up, and the time is kept finer than a runtime's timers can.
+//! One thread keeps the time, makes the events that are due and sends them all together, one transaction at a time. So
+//! the order within an intent holds in the stream as well: what is not confirmed is sent again whole and in order
+//! before anything later, and noted as *sent again*. The thread has a runtime of its own, so that no event waits for
+//! another thread to wake up, and the timing is finer than a runtime's timers allow.
 //!
-//! How late an event is sent is the generator's own doing, unless Redis was disturbed since its time ([`IsDisturbed`]), or
-//! what had gathered behind a disturbance is still being caught up with.
+//! If an event is sent late, that is the generator's own doing, unless Redis was disturbed since the event's time
+//! ([`IsDisturbed`]), or the generator is still catching up after a disturbance.
 
 use std::{
     sync::Arc,
@@ -35,21 +35,21 @@ use crate::{
     },
 };
 
-/// Events of one transaction: about a millisecond of Redis' time, so that nobody else waits longer for their turn.
+/// Events in one transaction: about a millisecond of Redis' time, so that nobody else waits longer for their turn.
 const MAX_BATCH: usize = 500;
 
-/// Bytes of one transaction: with the largest events a batch is 16 of them.
+/// Bytes in one transaction: with the largest events a batch has 16.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// The timer wakes no more often than this: at high rates a wake-up for each event would cost more than the event.
 const TICK: Duration = Duration::from_micros(250);
 
-/// Before Redis is asked again after it could not be reached, or refused.
+/// How long to wait before asking Redis again after it could not be reached, or refused.
 const PAUSE: Duration = Duration::from_millis(25);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProducerError {
-    /// No pause mends this.
+    /// No pause helps against this.
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot start the thread that keeps the schedule: {0}")]
@@ -58,7 +58,7 @@ pub enum ProducerError {
     Panicked,
 }
 
-/// Tells whether somebody disturbs Redis at this moment: sending late is not the generator's fault then.
+/// Tells whether something disturbs Redis at this moment: late sending is not the generator's fault then.
 pub type IsDisturbed = Arc<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Clone)]
@@ -70,9 +70,9 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Sends every event of the schedule at its time after the load's beginning, which the ledger knows; if it has not begun,
-    /// all at once, as fast as Redis takes them. Ends when the last is confirmed, or on cancellation. It connects before it
-    /// sends: a beginning that lies a little ahead keeps that out of the first events' lateness.
+    /// Sends every event of the schedule at its time after the load's beginning, which the ledger knows; if the load
+    /// has not begun, all at once, as fast as Redis takes them. Ends when the last is confirmed, or on cancellation. It
+    /// connects before it sends: if the beginning lies a little ahead, connecting does not make the first events late.
     pub async fn run(
         &self,
         schedule: Schedule,
@@ -81,7 +81,7 @@ impl Producer {
     ) -> Result<(), ProducerError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ProducerError::Thread)?;
-        // However this future ends, the thread ends as well.
+        // However this future ends, the thread ends too.
         let ending = cancel.child_token();
         let _end = ending.clone().drop_guard();
         let began = self.ledger.began();
@@ -89,7 +89,7 @@ impl Producer {
         let pace = Pace { runtime, sender, began, schedule, traffic, ending };
         let (tell, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("producer".to_owned());
-        // Nobody listens any more when the future was dropped.
+        // Nobody listens any more if the future was dropped.
         let body = move || drop(tell.send(pace.keep()));
         thread.spawn(body).map_err(ProducerError::Thread)?;
         ended.await.unwrap_or(Err(ProducerError::Panicked))
@@ -107,16 +107,16 @@ struct Parcel {
 
 struct Sender {
     producer: Producer,
-    /// None after a failure: the next one is made anew.
+    /// None after a failure: the next connection is made anew.
     entries: Option<Entries>,
     /// When Redis was last seen to be disturbed.
     disturbed_at: Option<Instant>,
-    /// What has gathered behind a disturbance is not all sent yet.
+    /// Not everything that gathered behind a disturbance is sent yet.
     is_catching_up: bool,
 }
 
 impl Sender {
-    /// Until Redis has confirmed it, or says what no pause mends.
+    /// Returns when Redis has confirmed it, or says what no pause helps against.
     async fn send(&mut self, parcel: &Parcel) -> Result<(), ProducerError> {
         let ledger = self.producer.ledger.clone();
         let now = self.look();
@@ -196,7 +196,7 @@ impl Failed {
 struct Pace {
     runtime: Runtime,
     sender: Sender,
-    /// None to be as fast as possible.
+    /// None for as fast as possible.
     began: Option<Instant>,
     schedule: Schedule,
     traffic: Traffic,
@@ -204,9 +204,9 @@ struct Pace {
 }
 
 impl Pace {
-    /// Until the schedule ends or is cancelled.
+    /// Runs until the schedule ends or is cancelled.
     fn keep(mut self) -> Result<(), ProducerError> {
-        // Should it fail, the first parcel tries again.
+        // If this fails, the first parcel tries again.
         let _ = self.runtime.block_on(self.ending.run_until_cancelled(self.sender.connect()));
         let mut next = self.schedule.next();
         while let Some(first) = next {
@@ -257,9 +257,9 @@ impl Pace {
         parcel.bytes += scratch.len();
     }
 
-    /// False when it was cancelled.
+    /// Returns false if it was cancelled.
     fn wait_until(&self, offset: Duration) -> bool {
-        /// How soon an end is noticed within a long pause of the schedule.
+        /// How soon an end is noticed during a long pause of the schedule.
         const GLANCE: Duration = Duration::from_millis(100);
         let began = self.began.unwrap_or_else(clock::now);
         // A beginning that lies ahead is waited for as well.

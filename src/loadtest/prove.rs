@@ -1,6 +1,6 @@
-//! `herald loadtest prove`: every scenario with its faults and random ones, again and again for as long as asked, and one
-//! table of what was tried and what broke. Each run is a command line that repeats it. Ctrl-C ends the run in progress as it
-//! ends a single one; those that are left are not made, and the proof is none.
+//! `herald loadtest prove`: every scenario with its own faults and random ones, again and again for as long as asked,
+//! and one table of what was tried and what broke. Each run is a command line that repeats it. Ctrl-C ends the run in
+//! progress as it ends a single one; the remaining runs are not made, and nothing is proven.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
     surface::{Format, Output, VerbError, message_of, note, words},
 };
 
-/// What a run takes beside its load: the start, and the wait for the last retries.
+/// What a run takes besides its load: the start, and the wait for the last retries.
 const TAIL: Duration = Duration::from_secs(7);
 
 /// A load shorter than this is over before a fault has shown what it does.
@@ -37,11 +37,11 @@ const SHORTEST: Duration = Duration::from_secs(6);
 /// Scenarios whose figures would mean nothing with random faults; they keep their thresholds instead.
 const UNDISTURBED: [&str; 4] = ["steady", "noisy-neighbour", "imperfect-world", "many-endpoints"];
 
-/// Run without random faults as well, which would excuse what its own receivers are there to prove: retries on time, and
+/// Also run without random faults, which would excuse what its own receivers are there to prove: retries on time, and
 /// silence after a 410.
 const ALSO_UNDISTURBED: &str = "flaky-world";
 
-/// The short form: what matters most, at rates that a test build holds on two shared cores.
+/// The short form: what matters most, at rates that a test build can keep up with on two shared cores.
 const SHORT: [(&str, &str); 5] = [
     ("crash-storm", "100"),
     ("outage-and-recovery", "100"),
@@ -50,8 +50,9 @@ const SHORT: [(&str, &str); 5] = [
     ("drain", "3000"),
 ];
 
-/// What the storm's own become when its times are stretched to so little lies too close: a successor owns the partition a
-/// lease (1 s) after a kill, and one that was frozen for two of them finds another in its place when it comes back.
+/// The storm's own faults come too close together when its times are stretched to so little: a successor owns the
+/// partition a lease (1 s) after a kill, and a worker that was frozen for two leases finds another in its place when it
+/// comes back.
 const SHORT_STORM: [&str; 2] = ["kill-worker@1s/4s*3", "pause-worker@2500ms:2s/4s*2"];
 
 const SHORT_LOAD: Duration = Duration::from_secs(10);
@@ -65,7 +66,7 @@ struct Step {
 }
 
 impl Step {
-    /// For a shell.
+    /// Quoted for a shell.
     fn command(&self) -> String {
         let quoted = |word: &String| match word.contains([' ', '*', '<', '>']) {
             true => format!("'{word}'"),
@@ -87,11 +88,11 @@ struct Line {
     broken_in: Vec<String>,
 }
 
-/// The promise that is the generator's own. In the short form it is left out: a machine that has other work is late, and
+/// The promise that is the generator's own. The short form leaves it out: a machine with other work to do is late, and
 /// what was sent late is judged all the same.
 const GENERATOR: &str = "generator";
 
-/// What every run says of its faults. Beside the promises: it is not Herald that keeps it.
+/// What every run says of its faults. Not among the promises, because it is not Herald that keeps it.
 const FAULTS: &str = "Every planned fault came";
 
 #[derive(Default)]
@@ -189,7 +190,7 @@ pub async fn run(args: ProveArgs, given: &Given) -> Result<()> {
             break;
         }
     }
-    // What broke counts whether or not the table is read.
+    // What broke counts whether or not anyone reads the table.
     let shown = show(&sums, &steps, given);
     let took = words::span((clock::now() - began).as_secs() * 1_000);
     let (tried, broken) = (sums.sum(|line| line.tried), sums.sum(|line| line.broken));
@@ -224,7 +225,7 @@ fn read(step: &Step) -> Result<LoadtestArgs> {
     Ok(words.loadtest)
 }
 
-/// The result of a run that broke something, and how to see it break again.
+/// Keeps the result of a run that broke something, and says how to see it break again.
 fn keep(args: &ProveArgs, step: &Step, ran: &Ran) -> Result<()> {
     let folder = &args.keep;
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -301,7 +302,7 @@ fn short(seed: u64) -> Vec<Step> {
             "drain" => vec!["--drain".to_owned(), (*rate).to_owned()],
             _ => vec!["--for".to_owned(), in_seconds(SHORT_LOAD), "--rate".to_owned(), (*rate).to_owned()],
         };
-        // Thousands of receivers take a machine of their own.
+        // Thousands of receivers need a machine of their own.
         let few = if *name == "noisy-neighbour" { vec!["--accounts", "100"] } else { Vec::new() };
         let words = ["loadtest", name].map(str::to_owned).into_iter().chain(load);
         let words = words.chain(few.into_iter().map(str::to_owned));
@@ -314,7 +315,7 @@ fn short(seed: u64) -> Vec<Step> {
     SHORT.iter().enumerate().map(step).collect()
 }
 
-/// Two of them; their times are drawn from the run's seed.
+/// Two of them, at times drawn from the run's seed.
 fn random_faults(seed: u64) -> Vec<String> {
     const FAULTS: [&str; 6] = [
         "kill-worker@random*2",
@@ -374,7 +375,7 @@ mod tests {
         assert_ne!(long(3, Duration::from_secs(600)).unwrap(), long(4, Duration::from_secs(600)).unwrap());
     }
 
-    /// Else a pause hits a worker that owns nothing, or never sees another in its place.
+    /// Otherwise a pause hits a worker that owns nothing, or one that never sees another in its place.
     #[test]
     fn in_the_short_storm_each_pause_finds_an_owner_and_a_successor() {
         let scenario = read(&short(7)[0]).unwrap().run.scenario(&[]).unwrap();

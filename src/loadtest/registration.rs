@@ -1,4 +1,4 @@
-//! Makes the endpoints of a run known to Herald, and takes them away again where they are guests.
+//! Registers the endpoints of a run with Herald, and removes them again where the run is a guest.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// Endpoints that get another URL at once: each is a change of its own.
+/// How many endpoints get another URL at once: each is a change of its own.
 const MOST_CHANGED: u32 = 50;
 
-/// For a Redis that is away meanwhile, and between two tries.
+/// How long a Redis that is away meanwhile is waited for, and the pause between two tries.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -31,7 +31,7 @@ impl<'a> Registration<'a> {
         Self { population, receivers }
     }
 
-    /// All at once, into a registry that is the run's own.
+    /// All at once, into a registry that belongs to the run.
     pub async fn import(&self, redis: &Redis) -> Result<()> {
         let mut store = RegistryStore::connect(redis).await?;
         let endpoints = self.endpoints().collect();
@@ -39,7 +39,7 @@ impl<'a> Registration<'a> {
         Ok(())
     }
 
-    /// One by one, beside those of others.
+    /// One by one, beside the endpoints of others.
     pub async fn create(&self, redis: &Redis) -> Result<()> {
         let mut store = RegistryStore::connect(redis).await?;
         for endpoint in self.endpoints() {
@@ -56,7 +56,8 @@ impl<'a> Registration<'a> {
             loop {
                 match self.change_url(redis, number, generation).await {
                     Ok(()) => break,
-                    // Another fault may have taken Redis away, and the answer with it: the same once more changes nothing.
+                    // Another fault may have taken Redis away, and the answer with it: repeating the change does no
+                    // harm.
                     Err(_) if clock::now() < deadline => tokio::time::sleep(PAUSE).await,
                     Err(error) => return Err(error),
                 }
@@ -76,7 +77,7 @@ impl<'a> Registration<'a> {
         Ok(())
     }
 
-    /// Those of this run alone; one that is not there is no failure.
+    /// Only those of this run; one that is not there is not a failure.
     pub async fn remove(&self, redis: &Redis) -> Result<()> {
         let mut store = RegistryStore::connect(redis).await?;
         for endpoint in self.endpoints() {

@@ -1,4 +1,4 @@
-//! What a run found, in the form in which it is published: `--json` writes it, the reports read it.
+//! What a run found, in its published form: `--json` writes it, the reports read it.
 //! Its JSON Schema is `docs/loadtest-result.schema.json`, which is made from this file.
 //!
 //! Times are in microseconds where the name says `_us`, else seconds since the load began.
@@ -11,7 +11,7 @@ use super::{
     scenario::Scenario,
 };
 
-/// A larger one was written by a newer Herald and is refused, not guessed at.
+/// A larger version was written by a newer Herald and is refused instead of guessed at.
 pub const RESULT_SCHEMA: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,9 +19,9 @@ pub struct RunResult {
     pub schema: u32,
     pub herald_version: String,
     pub scenario: Scenario,
-    /// Repeats everything random of this run.
+    /// Repeats everything random in this run.
     pub seed: u64,
-    /// What was typed after `herald`, without passwords; a seed that was drawn is not among them.
+    /// What was typed after `herald`, without passwords; a seed that was drawn is not among the words.
     #[serde(default)]
     pub words: Vec<String>,
     /// RFC 3339.
@@ -37,14 +37,14 @@ pub struct RunResult {
     /// From the settled time of a retry by the policy's earliest moment to its arrival.
     pub retry_lateness: Option<Latency>,
     pub profiles: Vec<ProfileResult>,
-    /// What imperfect receivers took; empty where there is none, or no rate can be compared.
+    /// What imperfect receivers took; empty if there is none, or if no rate can be compared.
     #[serde(default)]
     pub goodput: Vec<Goodput>,
     /// One for each second of the run.
     pub series: Vec<Second>,
     /// What happened.
     pub faults: Vec<FaultMark>,
-    /// What was planned and did not happen.
+    /// What was planned but did not happen.
     #[serde(default)]
     pub missed: Vec<MissedFault>,
     pub promises: Vec<Promise>,
@@ -59,7 +59,7 @@ impl RunResult {
             && self.thresholds.iter().all(|threshold| threshold.is_kept)
     }
 
-    /// Faults that were asked for by their time and did not come, although nobody ended the run before.
+    /// Faults that were asked for at a certain time and did not come, although nobody ended the run first.
     pub fn owed_faults(&self) -> impl Iterator<Item = &MissedFault> {
         self.missed.iter().filter(|missed| missed.wanted == Wanted::Named && missed.why != Missed::Interrupted)
     }
@@ -81,7 +81,7 @@ pub struct Environment {
     pub redis_appendfsync: String,
     /// `release` or `debug`.
     pub build: String,
-    /// The harness started Redis and the workers; else it only loaded a service that it found.
+    /// Whether the harness started Redis and the workers; otherwise it only loaded a service that it found.
     pub is_own: bool,
 }
 
@@ -106,7 +106,7 @@ pub struct Deliveries {
     /// The receiver has answered 2xx.
     pub acknowledged: u64,
     pub dead: u64,
-    /// Neither, when the run ended; a run waits for them before it judges.
+    /// Neither of the two when the run ended; a run waits for them before it judges.
     pub unfinished: u64,
     /// Requests that arrived.
     pub attempts: u64,
@@ -142,15 +142,15 @@ pub struct ProfileResult {
 /// What an imperfect receiver took while the load lasted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Goodput {
-    /// What is wrong with it.
+    /// How it is imperfect.
     pub receiver: String,
     pub endpoints: u64,
     pub owed: u64,
     /// Acknowledged before the load ended.
     pub taken: u64,
-    /// Of what the same receiver without failures took of its own.
+    /// As a share of what the same receiver without failures took.
     pub share: f64,
-    /// What it should be.
+    /// The least that the share should be.
     pub least: f64,
 }
 
@@ -163,7 +163,7 @@ pub struct Second {
     pub acknowledged: u64,
     /// Requests that were answered otherwise, or not at all.
     pub failed: u64,
-    /// Of the first arrivals within this second; none without one.
+    /// Latencies of the first arrivals within this second; none without one.
     pub p50_us: Option<u64>,
     pub p99_us: Option<u64>,
     pub max_us: Option<u64>,
@@ -189,11 +189,11 @@ pub struct MissedFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Missed {
-    /// A drain was over before.
+    /// The drain was over first.
     LoadOver,
-    /// Nobody owned the partition, or there was no group, although it was waited for.
+    /// Nobody owned the partition, or there was no group, although the harness waited for it.
     NothingToBreak,
-    /// The run was asked to end before.
+    /// The run was asked to end first.
     Interrupted,
 }
 
@@ -207,21 +207,21 @@ pub struct Promise {
     /// How many times it could have broken. 0 means that this run says nothing about it.
     pub tried: u64,
     pub broken: u64,
-    /// At most five of those that broke, with ids.
+    /// At most five of the cases that broke, with ids.
     pub examples: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ThresholdResult {
     pub threshold: String,
-    /// None when the run has no such figure; then it is not kept.
+    /// None if the run has no such figure; then the threshold is not kept.
     pub value: Option<f64>,
     pub is_kept: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessUse {
-    /// `herald`, `redis` or `harness`; processes that followed each other are added.
+    /// `herald`, `redis` or `harness`; processes that followed each other are added up.
     pub who: String,
     pub cpu_seconds: f64,
     /// None without a delivery.

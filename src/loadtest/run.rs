@@ -1,5 +1,6 @@
-//! One run from its scenario to its result: the service, the endpoints, the receivers, the load with its faults, the wait for
-//! what is unfinished, and the judge. Says what is being done through a view; decides nothing that is judged.
+//! One run from its scenario to its result: the service, the endpoints, the receivers, the load with its faults, the
+//! wait for what is unfinished, and the judge. Reports through a view what is being done; decides nothing that is
+//! judged.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -40,7 +41,8 @@ use crate::{
     surface::VerbError,
 };
 
-/// Between two glances at the run: what the view needs, and no more than a tenth of a second of waiting too long.
+/// The pause between two looks at the run: often enough for the view, and at most a tenth of a second of waiting too
+/// long.
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The view is told twice a second.
@@ -57,7 +59,7 @@ pub enum Target {
         /// The `herald` that serves.
         program: PathBuf,
     },
-    /// A service that runs already.
+    /// A service that already runs.
     Found { redis: RedisUrl, owned_hosts: Vec<String> },
 }
 
@@ -67,7 +69,7 @@ pub struct Run {
     pub seed: u64,
     pub stream: String,
     pub target: Target,
-    /// What was typed, for whoever wants to see it again.
+    /// What was typed, to be shown again.
     pub words: Vec<String>,
 }
 
@@ -75,11 +77,11 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Ran {
     pub result: RunResult,
-    /// The workers' logs, kept where a promise broke.
+    /// The workers' logs, kept if a promise broke.
     pub logs: Option<PathBuf>,
 }
 
-/// Everything that can be said, and can be wrong, before anything is started.
+/// Everything that can be checked, and can be wrong, before anything is started.
 pub struct Prepared {
     run: Run,
     keys: PartitionKeys,
@@ -128,7 +130,7 @@ fn names(scenario: &Scenario, population: &Arc<Population>) -> Names {
     Names::of(scenario, verdict.promises.iter().map(|promise| promise.name.as_str()))
 }
 
-/// What is not ours is only loaded.
+/// A service that is not ours may only be loaded.
 fn refuse_for_found(scenario: &Scenario) -> Result<(), VerbError> {
     let refused = |what: &str| {
         Err(VerbError::Refused(format!(
@@ -155,20 +157,20 @@ impl Prepared {
         self.run.seed
     }
 
-    /// Puts the load on and judges. With `wishes.abort` it ends at once, and judges nothing.
+    /// Puts the load on and judges. With `wishes.abort` it ends at once and judges nothing.
     pub async fn run(self, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
         match self.run.target.clone() {
             Target::Own { program } => tokio::select! {
                 ran = self.own(program, view, wishes) => ran,
                 () = wishes.abort.cancelled() => Err(aborted()),
             },
-            // Not as a whole: what was registered with it must not stay behind.
+            // Not cancelled as a whole: what was registered must not stay behind.
             Target::Found { redis, owned_hosts } => self.found(&redis, &owned_hosts, view, wishes).await,
         }
     }
 
     async fn own(self, program: PathBuf, view: &View<'_>, wishes: &Wishes) -> Result<Ran> {
-        // A receiver of thousands of endpoints holds a connection of each.
+        // Receivers of thousands of endpoints hold a connection for each.
         descriptors::raise_limit();
         view.show(phase("starting Redis"));
         let scratch = TempDir::with_prefix("herald-receivers-").context("cannot make a scratch folder")?;
@@ -303,7 +305,7 @@ impl Prepared {
         producer.run(schedule, traffic, wishes.end.clone()).await.context("the producer failed")
     }
 
-    /// The load and the wait for what it leaves.
+    /// The load, and the wait for what it leaves.
     async fn load(
         &self,
         redis: &Redis,
@@ -418,10 +420,10 @@ impl Prepared {
     }
 }
 
-/// Who watches.
+/// Where progress is shown.
 pub enum View<'a> {
     Live(&'a Live),
-    /// Nobody: the run says nothing until its result.
+    /// Nowhere: the run says nothing until its result.
     Nobody,
 }
 
@@ -441,7 +443,7 @@ impl View<'_> {
     }
 }
 
-/// How far a run's load and its faults are.
+/// How far the load and its faults are.
 #[derive(Default)]
 struct Course {
     held: Held,

@@ -1,4 +1,4 @@
-//! What a run does, as a TOML file says it. Pure values; `deploy/scenarios/` has those that come with Herald.
+//! What a run does, as a TOML file describes it. Pure values; `deploy/scenarios/` has those that come with Herald.
 //!
 //! Durations are text with units (`250ms`, `5s`); shares are parts of 1; sizes are bytes.
 
@@ -31,15 +31,15 @@ pub struct Scenario {
     pub thresholds: Vec<String>,
 }
 
-/// A drain's length is not known before: for random faults it is taken to be this many events a second. A fault that comes
-/// after the drain does not happen, so this is what a good machine does.
+/// The length of a drain is not known beforehand: for random faults this many events a second are assumed. A fault
+/// after the end of the drain does not happen, so this is what a good machine does.
 const DRAIN_RATE: f64 = 30_000.0;
 
-/// However few events: the workers have to find them.
+/// At least this long, however few events there are: the workers have to find them.
 const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
 
 impl Scenario {
-    /// How long the load takes; of a drain a guess.
+    /// How long the load takes; for a drain a guess.
     pub fn length(&self) -> Duration {
         match &self.load {
             Load::Open { stages, .. } => stages.iter().map(|stage| stage.length).sum(),
@@ -47,9 +47,9 @@ impl Scenario {
         }
     }
 
-    /// The same in another time: stages, the times of faults and of healing by this factor. How long one fault lasts stays
-    /// as it is, and so do the rates. What lasts and goes on until the end is not repeated before twice its length: else
-    /// those that overlap would become a single one.
+    /// The same scenario in another time: stages, the times of faults and of healing are stretched by this factor. How
+    /// long one fault lasts stays as it is, and so do the rates. A fault that lasts and repeats until the end is not
+    /// repeated before twice its length has passed: otherwise overlapping ones would become a single one.
     pub fn stretch(&mut self, factor: f64) {
         match &mut self.load {
             Load::Open { stages, .. } => stages.iter_mut().for_each(|stage| stage.length = by(stage.length, factor)),
@@ -69,7 +69,7 @@ impl Scenario {
     }
 }
 
-/// To the millisecond, in which they are written, and never to nothing.
+/// Rounded to the millisecond, in which they are written, but never to zero.
 fn by(span: Duration, factor: f64) -> Duration {
     Duration::from_millis((span.as_secs_f64() * factor * 1e3).round().max(1.0) as u64)
 }
@@ -118,7 +118,7 @@ pub struct Traffic {
     pub accounts: u32,
     /// Intents of one account that are alive at once; each lives through one to four statuses.
     pub intents: u32,
-    /// Size of an event's JSON; what the payload lacks is made up by further `data`.
+    /// Size of an event's JSON; further `data` makes up what the payload lacks.
     pub body_bytes: u32,
     /// Share of all events that belong to the first account: one hot merchant. The others share the rest evenly.
     pub hot_share: f64,
@@ -143,7 +143,7 @@ pub struct Population {
     pub max_in_flight: Option<u16>,
     /// Loopback addresses over which the receivers without TLS are spread: one host may only have a share of Herald.
     pub hosts: u32,
-    /// What an attempt may take; none means the worker's setting.
+    /// How long an attempt may take; none means the worker's setting.
     #[serde(with = "span::option")]
     #[schemars(with = "Option<String>")]
     pub timeout: Option<Duration>,
@@ -167,7 +167,7 @@ impl Default for Population {
     }
 }
 
-/// The endpoints' own retry policy: a run of seconds must see what else takes days.
+/// The endpoints' own retry policy: a run of seconds must show what otherwise takes days.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
@@ -245,8 +245,8 @@ pub enum Profile {
     Hanging,
     /// 500 with this probability, drawn for each attempt from the seed.
     Flaky { p: f64 },
-    /// As `slow`, but that it fails now and then. What it takes is held against its twin, the `slow` one with the same
-    /// `after` (the promise `goodput`): this share of that is the least.
+    /// Like `slow`, but it fails now and then. What it takes is compared with its twin, the `slow` one with the same
+    /// `after` (the promise `goodput`): it must be at least this share of that.
     Imperfect {
         #[serde(with = "span")]
         #[schemars(with = "String")]
@@ -255,8 +255,8 @@ pub enum Profile {
         often: Often,
         goodput: f64,
     },
-    /// As `slow`, but that its connections do not last, and it is some way off. Whatever is lost so was certainly not
-    /// processed, and is no failure (the promise `needless_retry`).
+    /// Like `slow`, but its connections do not last, and it is some distance away. Whatever is lost because of that was
+    /// certainly not processed, and is not a failure (the promise `needless_retry`).
     Fleeting {
         #[serde(with = "span")]
         #[schemars(with = "String")]
@@ -268,15 +268,15 @@ pub enum Profile {
         /// HTTP/2 over TLS; else plain HTTP/1.1.
         #[serde(default)]
         http2: bool,
-        /// Closes after so many answers.
+        /// Closes after this many answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         requests: Option<u32>,
-        /// Closes what is idle for so long.
+        /// Closes a connection that is idle for this long.
         #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
         #[schemars(with = "Option<String>")]
         idle: Option<Duration>,
-        /// Every so long all connections there are end as soon as what was asked is answered, as when nginx is reloaded;
-        /// new ones are taken all the time.
+        /// How often all connections end, each as soon as what was asked is answered, as when nginx is reloaded; new
+        /// ones are accepted all the time.
         #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
         #[schemars(with = "Option<String>")]
         reload: Option<Duration>,
@@ -299,13 +299,13 @@ pub enum Profile {
         #[schemars(with = "String")]
         retry_after: Duration,
     },
-    /// 200 for so many deliveries, then 410: the endpoint is disabled.
+    /// 200 for this many deliveries, then 410: the endpoint is disabled.
     Gone { after: u64 },
     /// 302 to a place that must never be visited.
     Redirecting,
     /// Resets the connection instead of answering.
     Resetting,
-    /// Closes the connection within the head of the answer.
+    /// Closes the connection in the middle of the answer's head.
     Truncating,
     /// 200 with a body that never ends.
     HugeBody,
@@ -338,7 +338,7 @@ impl Profile {
         }
     }
 
-    /// What tells it from others of its name.
+    /// What tells it from others with its name.
     pub fn label(&self) -> String {
         match self {
             Self::Imperfect { failure, often: Often::Random { p }, .. } => {
@@ -380,7 +380,7 @@ impl Failure {
 pub enum Often {
     /// With this probability, drawn for each attempt from the seed.
     Random { p: f64 },
-    /// At the end of every such time for so long: whatever comes meanwhile fails.
+    /// For this long at the end of every such period: whatever comes meanwhile fails.
     Spells {
         #[serde(rename = "for", with = "span")]
         #[schemars(with = "String")]
@@ -391,13 +391,13 @@ pub enum Often {
     },
 }
 
-/// The workers that the harness starts. Against a service that it did not start, none of this is used.
+/// The workers that the harness starts. Not used against a service that it did not start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
     /// `herald serve` processes; one owns the partition, the others stand by.
     pub workers: u32,
-    /// Further settings of theirs, by their names in Herald's own configuration: `"lease.ttl" = "2s"`.
+    /// Further settings for them, by their names in Herald's own configuration: `"lease.ttl" = "2s"`.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -438,7 +438,7 @@ pub(super) mod span {
         }
 
         pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-            // JSON writes what is not there as null.
+            // JSON writes absent values as null.
             let text = Option::<String>::deserialize(from)?;
             text.map(|text| read(&text)).transpose()
         }

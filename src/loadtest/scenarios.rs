@@ -1,5 +1,5 @@
-//! Where scenarios come from: those that are compiled in, from `deploy/scenarios`, and files. Reads them strictly: a key that
-//! nobody knows is an error, also where serde would let it pass.
+//! Where scenarios come from: those that are compiled in, from `deploy/scenarios`, and files. Reads them strictly: an
+//! unknown key is an error, even where serde would accept it.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -30,7 +30,7 @@ built_in!(
     "tls",
 );
 
-/// A scenario has a hundred lines: what is larger is some other file.
+/// A scenario has a hundred lines: anything larger is some other file.
 const MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum ScenarioError {
     Wrong { origin: String, why: String },
 }
 
-/// By the name of one that is built in, or by a path.
+/// By the name of a built-in one, or by a path.
 pub fn find(name: &str) -> Result<Scenario, ScenarioError> {
     if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
         return parse(text, name);
@@ -73,7 +73,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Scenario, ScenarioError> {
     Ok(scenario)
 }
 
-/// A profile lies flat beside its share, where serde takes any key.
+/// A profile is flattened beside its share, where serde accepts any key.
 fn known_keys(written: &toml::Value, read: &ProfileShare) -> Result<(), String> {
     let known = toml::Table::try_from(read).map_err(|error| error.to_string())?;
     let written = written.as_table().into_iter().flat_map(|table| table.keys());

@@ -1,9 +1,9 @@
-//! When each event is to be sent: offsets from the load's beginning, worked out beforehand and never moved by what became
-//! of earlier events. Pure: a load and a seed go in.
+//! When each event is to be sent: offsets from the load's beginning, computed beforehand and never moved by what became
+//! of earlier events. Pure: takes a load and a seed.
 //!
-//! Stages are pieces of a rate that changes steadily, so the number of events up to a time is a known integral and event
-//! `k` is where that integral is `k`: no sum of gaps, hence no drift. Poisson arrivals are the same with a running sum of
-//! exponential draws in the place of `k`, which is exact for a rate that changes as well.
+//! Stages are pieces of a rate that changes steadily, so the number of events up to a time is a known integral and
+//! event `k` is where that integral is `k`: no sum of gaps, hence no drift. Poisson arrivals are the same with a
+//! running sum of exponential draws instead of `k`, which is exact for a changing rate as well.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::scenario::{Arrivals, Load, Stage};
 
-/// Events of one run: the ledger counts them in 32 bits and keeps a hundred bytes for each delivery.
+/// The most events of one run: the ledger counts them in 32 bits and keeps a hundred bytes for each delivery.
 pub const MAX_EVENTS: u64 = 100_000_000;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     #[error("the load has no stages; give it one, for example {{ for = \"10s\", rate = 1000 }}")]
     NoStages,
-    #[error("stage {0} of the load has a rate that is negative or no number")]
+    #[error("stage {0} of the load has a rate that is negative or not a number")]
     Rate(usize),
     #[error("the load has no events: every stage is empty or has rate 0")]
     Empty,
@@ -26,7 +26,7 @@ pub enum ScheduleError {
     TooMany(f64),
 }
 
-/// A stage as it lies on the time line.
+/// A stage at its place on the time line.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     begins_s: f64,
@@ -36,13 +36,13 @@ struct Piece {
     /// Events in it.
     events: f64,
     rate: f64,
-    /// Change of the rate in a second.
+    /// How much the rate changes in a second.
     slope: f64,
 }
 
 impl Piece {
-    /// When so many of its events are over: the root of `rate·t + slope·t²/2 = count`, in the form that loses no digits when
-    /// the slope is small and does not divide by a rate of 0.
+    /// When this many of its events are over: the root of `rate·t + slope·t²/2 = count`, in the form that loses no
+    /// digits when the slope is small and does not divide by a rate of 0.
     fn time_of(&self, count: f64) -> f64 {
         let root = (self.rate * self.rate + 2.0 * self.slope * count).max(0.0).sqrt();
         let offset = if self.rate + root > 0.0 { 2.0 * count / (self.rate + root) } else { 0.0 };
@@ -55,7 +55,7 @@ impl Piece {
 pub struct Schedule {
     pieces: Vec<Piece>,
     piece: usize,
-    /// Where on the integral the next event is.
+    /// Where the next event is on the integral.
     next: f64,
     arrivals: Arrivals,
     rng: StdRng,
@@ -98,7 +98,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// How many events there are; of Poisson arrivals, how many to expect.
+    /// How many events there are; for Poisson arrivals, how many to expect.
     pub fn expected(&self) -> u64 {
         self.total.ceil() as u64
     }
@@ -108,7 +108,7 @@ impl Schedule {
         self.pieces.last().map_or(Duration::ZERO, |last| Duration::from_secs_f64(last.begins_s + last.length_s))
     }
 
-    /// To the next event, on the integral.
+    /// The distance to the next event, on the integral.
     fn gap(&mut self) -> f64 {
         match self.arrivals {
             Arrivals::Even => 1.0,
@@ -134,7 +134,7 @@ impl Iterator for Schedule {
     }
 }
 
-/// None when its rates are no rates.
+/// None if its rates are invalid.
 fn piece(stage: &Stage, begins_s: f64, before: f64) -> Option<Piece> {
     let (rate, to, length_s) = (stage.rate, stage.to.unwrap_or(stage.rate), stage.length.as_secs_f64());
     let is_rate = |rate: f64| rate.is_finite() && rate >= 0.0;
@@ -180,7 +180,7 @@ mod tests {
             assert!((up_to - 50.0 * t * t).abs() <= 1.0, "{up_to} up to {t}");
         }
         assert!(offsets.is_sorted());
-        // And down again, to nothing.
+        // And down again, to zero.
         let down = open(vec![stage(10, 1000.0, Some(0.0))], Arrivals::Even).last().unwrap();
         assert!((9.0..=10.0).contains(&down.as_secs_f64()), "{down:?}");
     }

@@ -1,5 +1,5 @@
-//! Whose machine the load goes to. It goes to this one, or to a host that the user has named as their own; judged by the
-//! addresses that a name leads to, not by how it is spelt.
+//! Whose machine the load goes to. It goes to this one, or to a host that the user has named as their own; this is
+//! judged by the addresses that a name leads to, not by how it is spelt.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -43,17 +43,18 @@ pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
 
 /// The host of a Redis; a socket is on this machine.
 pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
-    let parsed = Url::parse(url.reveal()).context("the URL of Redis is not readable")?;
+    let parsed = Url::parse(url.reveal()).context("the URL of Redis cannot be read")?;
     match parsed.host_str().filter(|_| parsed.scheme().starts_with("redis") && parsed.scheme() != "redis+unix") {
         Some(host) => check("Redis at", host, owned).await,
         None => Ok(()),
     }
 }
 
-/// A worker that has seen its first endpoint takes the partition at once; after another's end it waits for the lease.
+/// A worker that has seen its first endpoint takes the partition at once; if another one has ended, it waits for the
+/// lease.
 const OWNER_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Somebody must take what is sent, on a machine that load may go to: a port of this machine may be forwarded from
+/// Some worker must take what is sent, on a machine that load may go to: a port of this machine may be forwarded from
 /// elsewhere. Call it when the endpoints are there: without any there is no owner.
 pub async fn check_owner(redis: &Redis, keys: &PartitionKeys, owned: &[String]) -> Result<()> {
     let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys.clone());

@@ -1,5 +1,6 @@
-//! What comes next: an account, one of its intents that are alive, that intent's next status, and the event's exact bytes.
-//! Pure: a population and a seed go in. Cheap, as it shares the machine with what it measures: a microsecond or two.
+//! What comes next: an account, one of its intents that are alive, that intent's next status, and the event's exact
+//! bytes. Pure: takes a population and a seed. It takes only a microsecond or two, because it shares the machine with
+//! what it measures.
 
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub struct Traffic {
     intents: Ids,
     next_event: u32,
     next_intent: u32,
-    /// By account; filled as an account gets its first event, as most of many have none for long.
+    /// By account; filled when an account gets its first event, because most of many get none for long.
     alive: Vec<Vec<Alive>>,
     created_at: CreatedAt,
 }
@@ -60,7 +61,7 @@ impl Traffic {
         }
     }
 
-    /// The next event, said to be created at this time. Its bytes are appended.
+    /// The next event, with this time as its creation. Its bytes are appended.
     pub fn next(&mut self, wall_ms: u64, body: &mut Vec<u8>) -> EventFacts {
         let account = self.account();
         let slot = self.rng.random_range(0..self.wanted.intents as usize);
@@ -99,7 +100,7 @@ impl Traffic {
         self.rng.random_range(first..accounts)
     }
 
-    /// Lets an intent of the account take its next step; one whose life is over is followed by a new one.
+    /// Lets an intent of the account take its next step; one whose life is over is replaced by a new one.
     fn step(&mut self, account: u32, slot: usize) -> Alive {
         let alive = &mut self.alive[account as usize];
         if let Some(known) = alive.get_mut(slot)
@@ -150,7 +151,7 @@ impl Traffic {
     }
 }
 
-/// The text of the last millisecond: events come many to one.
+/// The text of the last millisecond, because many events fall into one.
 #[derive(Default)]
 struct CreatedAt {
     ms: u64,

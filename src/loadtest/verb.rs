@@ -47,7 +47,7 @@ fn list(given: &Given) -> Result<()> {
 }
 
 async fn one(args: &RunArgs, given: &Given) -> Result<()> {
-    // What can be wrong with the files is said before the run, not after it.
+    // What can be wrong with the files is reported before the run, not after it.
     for path in [&args.json, &args.html].into_iter().flatten() {
         check_writable(path)?;
     }
@@ -60,7 +60,7 @@ async fn one(args: &RunArgs, given: &Given) -> Result<()> {
     let ran = prepared.run(&View::Live(&live), &wishes).await;
     live.close();
     let Ran { result, logs } = ran?;
-    // The verdict counts whether or not anybody reads it and whatever becomes of the files.
+    // The verdict counts whether or not anyone reads it, and whatever becomes of the files.
     let shown = show(&result, given);
     let written = report::write(args.json.as_deref(), args.html.as_deref(), &result);
     if let Some(logs) = logs {

@@ -1,5 +1,5 @@
-//! Whether anything is still to come: by the ledger, by the dead letters, and by what Redis still holds. Then the evidence of
-//! the end: every dead letter, and what Herald keeps. Looks only; Redis may be away while it does.
+//! Whether anything is still to come: by the ledger, by the dead letters, and by what Redis still holds. Then it
+//! gathers the evidence of the end: every dead letter, and what Herald keeps. Only looks; Redis may be away meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -20,30 +20,30 @@ use crate::{
     },
 };
 
-/// Longest time without anything that ends, beyond what the policies explain: a take-over, a Redis that reads its file.
+/// The longest time in which nothing ends, beyond what the policies explain: a take-over, a Redis that reads its file.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A greatest age up to this is waited for; endpoints that never answer keep what has a longer one.
+/// A greatest age up to this is waited for; with a longer one, endpoints that never answer keep their deliveries.
 const AGE_WAITED_FOR: Duration = Duration::from_secs(60);
 
-/// Redis has held nothing for so long: what is not there will not come. Longer than an answer is on its way to a settle.
+/// Redis has held nothing for this long: what is not there will not come. Longer than an answer takes to be settled.
 const EMPTY: Duration = Duration::from_millis(1_500);
 
-/// A fault may end as late as the load, and then Herald has a lease and this long to recover.
+/// A fault may end as late as the load does, and then Herald has a lease and this long to recover.
 const CALM: Duration = Duration::from_secs(5);
 
-/// A worker that was frozen has said what it still had to say by then.
+/// By then a worker that was frozen has said what it still had to say.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
-/// Longest wait after the load, whatever still moves.
+/// The longest wait after the load, whatever still moves.
 const LONGEST: Duration = Duration::from_secs(1_800);
 
-/// Between two looks into Redis while the load lasts, and after it.
+/// The pause between two looks into Redis while the load lasts, and after it.
 const LOOK_LOADED: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Records that Herald keeps at the end and that are listed: with more the rest counts as lost, and the run has failed
-/// anyway.
+/// How many of the records that Herald keeps at the end are listed: beyond that they count as lost, and the run has
+/// failed anyway.
 const MOST_KEPT: usize = 200_000;
 
 pub struct Waiting<'a> {
@@ -65,7 +65,7 @@ impl<'a> Waiting<'a> {
         let terms = ledger.population().terms();
         let pause = terms.retry.max_interval.mul_f64(1.0 + terms.retry.jitter);
         let age = match terms.retry.max_age <= AGE_WAITED_FOR {
-            // Beyond where the judge begins to call it stuck: what never ends must be seen not to.
+            // Longer than the judge waits before it calls a delivery stuck: what never ends must be seen not to end.
             true => terms.retry.max_age + EXPIRY.saturating_sub(PATIENCE) + CALM,
             false => Duration::ZERO,
         };
@@ -92,7 +92,7 @@ impl<'a> Waiting<'a> {
         (left.alive + left.hopeless).saturating_sub(self.dead)
     }
 
-    /// Whether the run is over; only once everything is sent and no fault is to come.
+    /// Whether the run is over; ask only once everything is sent and no fault is to come.
     pub async fn look(&mut self, is_sent: bool) -> bool {
         let now = clock::now();
         if is_sent {

@@ -1,14 +1,14 @@
-//! Between what a worker says and the file that keeps it: a pipe that can be left unread, as when whoever collects logs
-//! hangs. Knows nothing of what is said.
+//! A pipe between what a worker says and the file that keeps it. It can be left unread, as when a log collector hangs.
+//! Knows nothing of what is said.
 
 use std::{fs::File, io, process::Stdio};
 
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, sync::watch};
 
-/// What is read at once: as much as the kernel keeps in a pipe.
+/// How much is read at once: as much as the kernel keeps in a pipe.
 const PART_BYTES: usize = 64 * 1024;
 
-/// Clones are one.
+/// All clones share one gate.
 #[derive(Clone)]
 pub struct LogGate(watch::Sender<bool>);
 
@@ -28,7 +28,7 @@ impl LogGate {
         self.0.send_replace(true);
     }
 
-    /// For a process to write to. What moves it into the file ends with the process.
+    /// The end that a process writes to. What moves the bytes into the file ends with the process.
     pub fn pipe(&self, mut log: File) -> io::Result<Stdio> {
         let (reader, writer) = io::pipe()?;
         let mut reader = Receiver::from_owned_fd(reader.into())?;

@@ -1,5 +1,5 @@
-//! What the harness starts and owns: a Redis, workers, and the way between them. All of it ends with the harness. Does to
-//! them what a fault asks for; never decides when.
+//! What the harness starts and owns: a Redis, workers, and the connection between them. All of it ends with the
+//! harness. Does to them what a fault asks for; never decides when.
 
 mod log_gate;
 mod proxy;
@@ -34,15 +34,15 @@ use crate::{
     surface::VerbError,
 };
 
-/// A take-over needs the lease's length and a moment; none takes longer than the longest lease. Also what a fault on Redis
-/// waits for one that another fault has taken away.
+/// A take-over needs the lease's length and a moment; none takes longer than the longest lease. A fault on Redis waits
+/// as long if another fault has taken Redis away.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a fault waits for something to break beyond the lease of an owner that is gone: a successor takes the partition, and
-/// makes the group, within moments; a machine that is full takes longer.
+/// How long a fault waits for something to break, beyond the lease of an owner that is gone. A successor takes the
+/// partition and makes the group within moments; a machine that is full takes longer.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Between two looks at something that nobody announces.
+/// The pause between two looks at something that nobody announces.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How the processes are started.
@@ -56,7 +56,7 @@ pub struct Plan {
     pub stream: String,
     /// How long a partition stays with an owner that is gone.
     pub lease: Duration,
-    /// Workers reach Redis through a way that can be closed.
+    /// Workers reach Redis through a proxy that can be closed.
     pub has_proxy: bool,
     /// What workers log goes through a pipe that can be left unread.
     pub has_log_pipe: bool,
@@ -66,7 +66,7 @@ pub struct Plan {
 
 pub struct House {
     redis: Mutex<OwnRedis>,
-    /// Redis' processes that were killed.
+    /// The Redis processes that were killed.
     redis_ended: Cell<Usage>,
     proxy: Option<Proxy>,
     log_gate: Option<LogGate>,
@@ -89,7 +89,7 @@ pub struct Uses {
 }
 
 impl House {
-    /// Redis and the way to it; the workers follow with [`Self::start_workers`].
+    /// Starts Redis and the proxy before it; the workers follow with [`Self::start_workers`].
     pub async fn start(plan: Plan) -> Result<Self> {
         let folder = TempDir::with_prefix("herald-loadtest-").context("cannot make a scratch folder")?;
         let redis = OwnRedis::start().await?;
@@ -142,7 +142,7 @@ impl House {
         self.folder.path()
     }
 
-    /// Leaves the workers' logs where they are, and says where.
+    /// Leaves the workers' logs where they are, and returns where that is.
     pub fn keep_folder(&mut self) -> PathBuf {
         self.folder.disable_cleanup(true);
         self.folder.path().to_owned()
@@ -163,7 +163,7 @@ impl House {
         Ok(())
     }
 
-    /// Comes when something has failed; for as long as nothing has, it never does.
+    /// Returns when something has failed; never, as long as nothing has.
     pub async fn failure(&self) -> anyhow::Error {
         loop {
             if let Err(error) = self.check().await {
@@ -237,7 +237,7 @@ impl House {
 
     /// Nobody reads what the workers say until the end.
     pub async fn block_logs(&self, end: &End) -> Result<Hit> {
-        let gate = self.log_gate.as_ref().context("the house has no logs that could be left unread")?;
+        let gate = self.log_gate.as_ref().context("the house has no logs that can be left unread")?;
         let now = clock::now();
         gate.shut();
         end.come().await;
@@ -245,7 +245,7 @@ impl House {
         Ok(Some(now))
     }
 
-    /// Where an owner has not made it yet, it is waited for.
+    /// If an owner has not made it yet, this waits for it.
     pub async fn destroy_group(&self, end: &End) -> Result<Hit> {
         let destroy = async || {
             let now = clock::now();
@@ -256,12 +256,12 @@ impl House {
     }
 
     /// The living worker that owns the partition, as soon as one does. Between the end of an owner and the take-over by
-    /// another the lease is a dead one's: whoever is broken then has nothing to lose.
+    /// another, the lease is a dead worker's: breaking one then would prove nothing.
     async fn victim(&self, end: &End) -> Result<Option<MutexGuard<'_, Worker>>> {
         end.or(self.owner(self.lease + GRACE)).await
     }
 
-    /// The worker that owns the partition, held so that it stays what it is; none if there is no owner for so long.
+    /// The worker that owns the partition, held so that it stays the owner; none if there is no owner within the time.
     async fn owner(&self, patience: Duration) -> Result<Option<MutexGuard<'_, Worker>>> {
         until_there(patience, async || {
             self.check().await?;
@@ -292,7 +292,7 @@ impl House {
     }
 }
 
-/// When what lasts is over: after its length, or when the run is asked to end.
+/// When a lasting fault is over: after its length, or when the run is asked to end.
 pub struct End {
     pub length: Duration,
     pub early: CancellationToken,
@@ -312,7 +312,7 @@ impl End {
     }
 }
 
-/// Looks again and again; none if it is not there for so long.
+/// Looks again and again; none if it is not there within the time.
 async fn until_there<T>(patience: Duration, mut look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let deadline = clock::now() + patience;
     loop {
@@ -323,7 +323,7 @@ async fn until_there<T>(patience: Duration, mut look: impl AsyncFnMut() -> Resul
     }
 }
 
-/// Of processes that followed each other.
+/// The sum over processes that followed each other.
 fn both(before: Usage, now: Usage) -> Usage {
     Usage { cpu: before.cpu + now.cpu, peak_rss_bytes: before.peak_rss_bytes.max(now.peak_rss_bytes) }
 }
@@ -339,7 +339,7 @@ async fn patiently<T, E>(mut act: impl AsyncFnMut() -> Result<T, E>) -> Result<T
     }
 }
 
-/// What the house says of its workers itself.
+/// The settings that the house itself gives its workers.
 const OWN_SETTINGS: [&str; 6] =
     ["redis.url", "stream.name", "listen", "guard.allow_http", "guard.allow_networks", "attempt.ca_file"];
 
@@ -354,7 +354,7 @@ pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), VerbError> 
     }
 }
 
-/// What the house needs comes last, so it holds.
+/// What the house needs comes last, so it wins.
 fn settings(plan: &Plan, redis_url: &str) -> BTreeMap<String, String> {
     let usual = [("log.filter", "info"), ("log.format", "text"), ("shutdown.grace", "5s")];
     let needed = [

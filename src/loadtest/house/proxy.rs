@@ -1,5 +1,5 @@
-//! A way between the workers and Redis that can become a black hole: what it holds is neither refused nor delivered, as
-//! when a network loses everything. Moves bytes; knows nothing of what they mean.
+//! A proxy between the workers and Redis that can become a black hole: what it holds is neither refused nor delivered,
+//! as when a network loses everything. Moves bytes; knows nothing of what they mean.
 
 use std::{
     io,
@@ -55,12 +55,12 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// From now on nothing passes, in either direction; connections stay, and new ones are taken.
+    /// From now on nothing passes in either direction; connections stay open, and new ones are accepted.
     pub fn close(&self) {
         self.way.send_replace(Way::Hole);
     }
 
-    /// What was held goes on its way, however late.
+    /// What was held goes on, however late.
     pub fn open(&self) {
         self.way.send_replace(Way::Open);
     }
@@ -79,7 +79,8 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, way: watch::Receive
     }
 }
 
-/// One client and the server behind. When either side ends, so does the other: that is all there is to say of an error.
+/// One client and the server behind it. When either side ends, so does the other: that is all there is to say about an
+/// error.
 async fn connection(client: TcpStream, upstream: SocketAddr, mut way: watch::Receiver<Way>) {
     if opened(&mut way).await.is_err() {
         return;
@@ -100,7 +101,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
     loop {
         opened(&mut way).await?;
         let bytes = from.read(&mut buffer).await?;
-        // Also what was on its way when the way was closed, and the end of a connection.
+        // This also holds what was on its way when the proxy was closed, and the end of a connection.
         opened(&mut way).await?;
         if bytes == 0 {
             return Ok(());

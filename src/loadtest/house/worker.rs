@@ -1,5 +1,5 @@
-//! One `herald serve` of the harness's own: its settings, its log, its starts and ends. Started again after a `kill -9` it
-//! is the same worker with another process.
+//! One `herald serve` of the harness's own: its settings, its log, its starts and ends. Started again after a `kill
+//! -9`, it is the same worker with another process.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ const READY: Duration = Duration::from_secs(30);
 /// Ports to try: another program may take one between its choice and its use.
 const TRIES: usize = 5;
 
-/// What is shown of the log of a worker that failed.
+/// How much of the log of a failed worker is shown.
 const LAST_WORDS_BYTES: u64 = 4 * 1024;
 
 pub struct Worker {
@@ -43,10 +43,10 @@ pub struct Worker {
     settings: BTreeMap<String, String>,
     gate: Option<LogGate>,
     process: Option<Owned>,
-    /// The process was stopped and does not go on yet.
+    /// The process was stopped and has not been continued yet.
     is_frozen: bool,
     port: u16,
-    /// Of the processes that have ended.
+    /// The use of the processes that have ended.
     ended: Usage,
 }
 
@@ -59,12 +59,12 @@ impl Worker {
         Self { program, file, log, settings, gate, process, is_frozen: false, port: 0, ended }
     }
 
-    /// What it says goes through this.
+    /// Its output goes through this.
     pub fn with_gate(self, gate: Option<LogGate>) -> Self {
         Self { gate, ..self }
     }
 
-    /// Starts a process of it and waits until it is ready.
+    /// Starts a process for it and waits until that is ready.
     pub async fn start(&mut self) -> Result<()> {
         for tried in 1..=TRIES {
             self.launch().await?;
@@ -82,7 +82,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts a process of it, ready or not.
+    /// Starts a process for it, ready or not.
     pub async fn launch(&mut self) -> Result<()> {
         self.port = free_port()?;
         fs::write(&self.file, toml(&self.settings, self.port))
@@ -90,7 +90,7 @@ impl Worker {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.program);
-        // Nothing of the user's own environment: it may name another Redis.
+        // Nothing of the user's environment: it may name another Redis.
         command.arg("serve").arg("--config").arg(&self.file).env_clear().env("RUST_BACKTRACE", "1");
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let (out, error) = match &self.gate {
@@ -113,19 +113,19 @@ impl Worker {
         process.kill().await.context("cannot kill a worker")
     }
 
-    /// Its process; none while that is frozen: it does nothing, though a lease may still bear its name.
+    /// Its process; none while that is frozen: it does nothing then, though a lease may still bear its name.
     pub fn awake(&self) -> Option<Pid> {
         self.process.as_ref().filter(|_| !self.is_frozen).map(Owned::pid)
     }
 
-    /// SIGSTOP. Gives the process that it was sent to.
+    /// SIGSTOP. Returns the process that it was sent to.
     pub fn freeze(&mut self) -> Result<Option<Pid>> {
         self.signal(Signal::SIGSTOP)?;
         self.is_frozen = true;
         Ok(self.process.as_ref().map(Owned::pid))
     }
 
-    /// SIGCONT, unless it is another process by now because it was killed meanwhile.
+    /// SIGCONT, unless it has another process by now because it was killed meanwhile.
     pub fn thaw(&mut self, frozen: Option<Pid>) -> Result<()> {
         if self.process.as_ref().map(Owned::pid) != frozen {
             return Ok(());
@@ -139,7 +139,7 @@ impl Worker {
         signalled.with_context(|| format!("cannot send {signal} to a worker"))
     }
 
-    /// One that nobody killed has failed.
+    /// A worker that ended although nobody killed it has failed.
     pub fn check(&mut self) -> Result<()> {
         match self.process.as_mut().map(Owned::ended).transpose()?.flatten() {
             Some(status) => bail!("a worker ended by itself with {status}; {}", self.last_words()),
@@ -147,7 +147,7 @@ impl Worker {
         }
     }
 
-    /// Of all its processes: processor time added, memory the highest.
+    /// Over all its processes: the sum of the processor time, the highest memory.
     pub fn usage(&self) -> Usage {
         let now = self.process.as_ref().map(Owned::usage).unwrap_or_default();
         Usage { cpu: self.ended.cpu + now.cpu, peak_rss_bytes: self.ended.peak_rss_bytes.max(now.peak_rss_bytes) }
@@ -198,7 +198,7 @@ pub fn check_settings(settings: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Every value is text: the configuration reads it by its key.
+/// Every value is written as text: the configuration reads it by its key.
 fn toml(settings: &BTreeMap<String, String>, port: u16) -> String {
     let listen = ("listen".to_owned(), format!("{}:{port}", Ipv4Addr::LOCALHOST));
     let lines = settings.iter().map(|(key, value)| (key.clone(), value.clone())).chain([listen]);

@@ -1,5 +1,5 @@
-//! When the whole service was behind with its work, by what it had read: then nothing of one delivery's lateness speaks of
-//! that delivery. Pure.
+//! When the whole service was behind with its work, judged by what it had read: at such a time a late delivery says
+//! nothing about that delivery. Pure.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::loadtest::{
 /// A service that keeps up sends an event on within milliseconds.
 const BRISK: Duration = Duration::from_secs(1);
 
-/// The seconds of a run in which nothing fresh arrived that was not old already.
+/// The seconds of a run in which everything fresh that arrived was already old.
 #[derive(Default)]
 pub struct Backlog {
     behind: Vec<bool>,
-    /// When it had caught up for good; 0 if it always had.
+    /// When it had caught up for good; 0 if it was never behind.
     pub ended_us: u64,
 }
 
@@ -27,7 +27,7 @@ impl Backlog {
     pub fn of(case: &Case<'_>) -> Self {
         let seconds = youngest(case);
         let mut behind = vec![false; seconds.len()];
-        // What arrives next tells how far the service had read meanwhile; after the last of all it has read everything.
+        // What arrives next tells how far the service had read by then; after the last arrival it has read everything.
         let mut read_to_us = None;
         for (second, youngest) in seconds.iter().enumerate().rev() {
             read_to_us = youngest.or(read_to_us);
@@ -38,7 +38,7 @@ impl Backlog {
         Self { behind, ended_us: last.map_or(0, |second| (second as u64 + 1) * 1_000_000) }
     }
 
-    /// It was behind at some time within this span.
+    /// Whether it was behind at some time within this span.
     pub fn lies_within(&self, from_us: u64, until_us: u64) -> bool {
         let second = |at_us: u64| (at_us / 1_000_000) as usize;
         let seconds = self.behind.get(second(from_us)..self.behind.len().min(second(until_us) + 1));
@@ -46,7 +46,7 @@ impl Backlog {
     }
 }
 
-/// When the youngest event was sent of those that arrived first within each second. Only what nothing else can hold up:
+/// By second: when the youngest event was sent that arrived first within it. Only events that nothing else can hold up:
 /// the first of an intent, at an endpoint that takes what comes.
 fn youngest(case: &Case<'_>) -> Vec<Option<u64>> {
     let mut seconds: Vec<Option<u64>> = Vec::new();

@@ -1,18 +1,18 @@
-//! What changes around Herald and must not hurt: `stale_url`, of URLs that change while events come, and `standstill`, of
-//! things that end whose end nothing may wait for. Pure.
+//! Changes around Herald that must not hurt: `stale_url` is about URLs that change while events come, `standstill`
+//! about things that end and that nothing may wait for. Pure.
 
 use std::time::Duration;
 
 use super::{Case, mark_us, trial::Trial};
 use crate::loadtest::{ledger::times::micros, result::FaultMark, scenario::Profile};
 
-/// Where work can go on, something of it is done in every such time; a machine that is full stalls for a second or two.
+/// Where work can go on, some of it is done in every span this long; a machine that is full stalls for a second or two.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Deliveries that must lie there at the least when a window begins: few may be on their way in a retry.
+/// How many deliveries must be there at least when a window begins, because a few may be on their way in a retry.
 const LEAST_LEFT: usize = 20;
 
-/// What was accepted after a change was answered went to the new URL, at every attempt.
+/// What was accepted after a change was answered went to the new URL at every attempt.
 pub fn stale_url(case: &Case<'_>) -> Trial {
     let text = "What is accepted after a change of its endpoint goes to the new URL.";
     let mut trial = Trial::new("stale_url", 0, text);
@@ -33,7 +33,7 @@ pub fn stale_url(case: &Case<'_>) -> Trial {
     trial
 }
 
-/// Whether anything was delivered in each window of a fault that lets work go on, where there was something to deliver.
+/// Whether anything was delivered in each window of a fault that lets work go on, if there was something to deliver.
 pub fn standstill(case: &Case<'_>) -> Trial {
     let text = "A full Redis, or a log that nobody reads, does not stop what was accepted from being delivered.";
     let mut trial = Trial::new("standstill", 0, text);
@@ -139,12 +139,12 @@ mod tests {
         assert_eq!(counts(&history(|event| 3.0 + f64::from(event) / 6.0), vec![full.clone()], "standstill"), (2, 0));
         let nothing = history(|_| 14.0);
         assert_eq!(counts(&nothing, vec![full.clone()], "standstill"), (2, 2));
-        // Another fault explains it, and where little lies nothing need move.
+        // Another fault explains it; and where there is little, nothing need move.
         let paused = FaultMark { fault: Fault::PauseWorker, at: 4.0, until: 5.0 };
         assert_eq!(counts(&nothing, vec![full.clone(), paused], "standstill"), (0, 0));
         let gone = history(|event| 1.5 + f64::from(event) / 1e3);
         assert_eq!(counts(&gone, vec![full.clone()], "standstill"), (0, 0));
-        // What goes as it comes moves, however little lies there.
+        // What goes out as it comes in does move, however little there is.
         let prompt = history(|event| if event == 0 { 2.5 } else { 1.5 });
         assert_eq!(counts(&prompt, vec![full], "standstill"), (1, 0));
     }

@@ -1,10 +1,10 @@
 //! What receivers that are not perfect get: `goodput`, `recovered` and `needless_retry`. Pure.
 //!
-//! No other promise can see a sender that is too cautious. Latency is of first arrivals, and a lane that rests has few to
-//! speak of; nothing is lost, only late; and `retried_late` takes every breaker that may be open for a reason, as it once
-//! took a lane's rest after a 503, whoever wanted it. Nor had any receiver of a scenario enough to do: the flaky ones get a
-//! hundredth of what they can take, so that a lane that is shut for most of the time still gets rid of it. So what counts
-//! here is the work that was done, at a rate that matters, beside the same receiver without failures.
+//! No other promise can see a sender that is too cautious. Latency counts first arrivals, and a resting lane has few of
+//! them; nothing is lost, only late; and `retried_late` excuses every breaker that may be open for a reason, as it once
+//! excused a lane's rest after any 503. Nor did any scenario's receiver have enough to do: the flaky ones get a
+//! hundredth of what they can take, so even a lane that is shut most of the time gets rid of it. So what counts here is
+//! the work that was done, at a rate that matters, compared with the same receiver without failures.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::{
     surface::words,
 };
 
-/// Deliveries of a receiver below which its share says nothing: of so many the failures that were drawn differ from their
-/// probability by a twentieth at the most, four deviations at 30 %, and the bounds leave as much.
+/// With fewer deliveries, a receiver's share says nothing. With this many, the failures drawn differ from their
+/// probability by a twentieth at most (four deviations at 30 %), and the bounds leave that much room.
 const LEAST_OWED: u64 = 400;
 
-/// A healed receiver's backlog may take so many times as long as its capacity says: lanes grow, and the backlog's way is
+/// A healed receiver's backlog may take this many times as long as its capacity says: lanes grow, and the backlog goes
 /// through Redis.
 const CAPACITY_FACTOR: f64 = 2.0;
 
-/// What an attempt takes besides its receiver's time, on a machine that is busy.
+/// What an attempt takes besides its receiver's time, on a busy machine.
 const WAY: Duration = Duration::from_millis(5);
 
 /// Beyond what follows from capacity and policy: for a stall of the machine, as with late retries.
 const RECOVERY_SLACK: Duration = Duration::from_secs(3);
 
-/// What is sent again at once is there by then, its round trips and the time of the receiver apart. It takes milliseconds; a
-/// stall of the machine lasts a second or two.
+/// How soon a request that is sent again at once has arrived, not counting round trips and the receiver's time. It
+/// takes milliseconds; a stall of the machine lasts a second or two.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// A new connection with TLS, and the request once more.
 const ROUND_TRIPS: u32 = 6;
 
-/// What the endpoints of a profile were owed, and what of it they had taken when the load ended.
+/// What the endpoints of a profile were owed, and how much of it they had taken when the load ended.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taken {
     endpoints: u64,
@@ -44,7 +44,7 @@ struct Taken {
 }
 
 impl Taken {
-    /// Of what was owed or of what so many places can take in that time, whichever is less.
+    /// What was owed, or what this many places can take in that time, whichever is less.
     fn share(&self, profile: &Profile, max_in_flight: u16, window_s: f64) -> f64 {
         let per_second = after(profile).map_or(f64::MAX, |after| f64::from(max_in_flight) / after.as_secs_f64());
         let most = (self.owed as f64).min(per_second * window_s * self.endpoints as f64);
@@ -60,9 +60,9 @@ fn after(profile: &Profile) -> Option<Duration> {
     }
 }
 
-/// One for each imperfect profile that has a twin; none where a fault or a drain lets no rate be compared.
+/// One for each imperfect profile that has a twin; none if a fault or a drain makes rates incomparable.
 pub fn goodput(case: &Case<'_>) -> Vec<Goodput> {
-    // A fault stops all alike, but what has gathered behind it is not worked off alike.
+    // A fault stops all alike, but the backlog behind it is not worked off alike.
     if case.evidence.is_drain || case.evidence.faults.iter().any(|fault| fault.fault.is_felt()) {
         return Vec::new();
     }
@@ -140,13 +140,13 @@ pub fn recovered(case: &Case<'_>) -> Trial {
 struct Recovery {
     /// What it was owed when it came back.
     behind: u64,
-    /// When that must be there.
+    /// When it must have been delivered.
     within: Duration,
     overdue: u64,
 }
 
 impl Recovery {
-    /// None where nothing can be said: nothing was behind, more comes than it can take, the run ended before, or something
+    /// None if nothing can be said: nothing was behind, more comes than it can take, the run ended first, or something
     /// else stood in the way.
     fn of(case: &Case<'_>, endpoint: u32, at: Duration, after: Duration) -> Option<Self> {
         let at_us = micros(at);
@@ -180,15 +180,16 @@ impl Recovery {
     }
 }
 
-/// How long until the breaker probes a receiver that is back, and a retry after it. A pause that doubles is never longer than
-/// all those before it together and the first: so it cannot have grown beyond how long the receiver was down.
+/// How long until the breaker probes a receiver that is back, and until a retry after that. A pause that doubles is
+/// never longer than all those before it plus the first: so it exceeds the time that the receiver was down by the first
+/// at most.
 fn found_again(case: &Case<'_>, down: Duration) -> Duration {
     let terms = case.population.terms();
     let cooldown = terms.max_cooldown.min(down + terms.cooldown);
     (cooldown + terms.retry.max_interval).mul_f64(1.0 + terms.retry.jitter) + terms.timeout
 }
 
-/// Deliveries that only the way to their receiver could disturb.
+/// Deliveries that only the connection to their receiver could disturb.
 pub fn needless_retry(case: &Case<'_>) -> Trial {
     let text = "What a receiver certainly did not process goes again at once, and is no failure.";
     let mut trial = Trial::new("needless_retry", 0, text);

@@ -33,7 +33,7 @@ fn healing() -> Profile {
     Profile::Healing { at: Duration::from_secs(4), after: TEN_MS }
 }
 
-/// One account each of the twin without failures, and of this one. Time is that of the load, in seconds.
+/// One account for the twin without failures, and one for this profile. Time is that of the load, in seconds.
 struct Sides {
     ledger: Ledger,
     sound: u32,
@@ -75,8 +75,9 @@ impl Sides {
         }
     }
 
-    /// So many events at 100 a second for either side, from this time on. The sound one gets each at once, the other one when
-    /// `when` says; `None` means never while the load lasts, but with its last breath, when the run waits for it.
+    /// This many events at 100 a second for each of the two, from this time on. The sound one gets each at once, the
+    /// other one when `when` says; `None` means not while the load lasts, but at the very end, when the run waits for
+    /// it.
     fn load(&self, count: u32, when: impl Fn(u32) -> Option<f64>) {
         let ends = f64::from(count) / 100.0;
         for n in 0..count {
@@ -112,7 +113,7 @@ fn faulty(at: f64) -> Evidence {
     Evidence { faults: vec![FaultMark { fault: Fault::KillWorker, at, until: at }], ..ended(60.0) }
 }
 
-/// A share of what comes is taken at once, the rest when the load is over.
+/// A share of the events is taken at once, the rest when the load is over.
 fn taking(part: u32) -> Sides {
     let sides = Sides::new(imperfect());
     sides.load(1_000, |n| (n % 100 < part).then_some(0.01));
@@ -131,15 +132,15 @@ fn who_gets_less_than_its_due_beside_its_twin_has_lost_goodput() {
 
 #[test]
 fn a_lane_that_rests_a_second_after_each_503_breaks_goodput() {
-    // Ten events of each second go out, one of them fails, and the lane rests until the next second begins. What it gets is
-    // late, but everything comes in the end, in order, and no retry is late beside what its lane excuses.
+    // Ten events of each second go out, one of them fails, and the lane rests until the next second begins. What it
+    // gets is late, but everything comes in the end, in order, and no retry is later than what its lane excuses.
     let sides = Sides::new(imperfect());
     let mut taken = 0;
     for n in 0..1_000u32 {
         let at = f64::from(n) / 100.0;
         let [one, other] = [sides.sound, sides.other].map(|endpoint| sides.sent(endpoint, at));
         sides.answered(sides.sound, one, 1, Answer::Yes, at + 0.01);
-        // A second lets ten through; what has gathered before comes first.
+        // Each second lets ten through, and what has gathered before comes first.
         let goes_at = f64::from(n / 10);
         match n % 10 {
             9 => {
@@ -176,7 +177,7 @@ fn no_share_is_judged_where_none_can_be_compared() {
     assert_eq!(few.counts(&ended(60.0), "goodput"), (0, 0));
 }
 
-/// It is down for 4 s of 6 and gets everything so long after it came back.
+/// It is down for 4 s of 6 and gets everything this long after it came back.
 fn back_after(wait: f64) -> Sides {
     let sides = Sides::new(healing());
     for n in 0..600u32 {
@@ -198,7 +199,7 @@ fn a_healed_receiver_whose_backlog_stays_has_not_recovered() {
     assert_eq!(late.counts(&ended(60.0), "recovered"), (1, 1));
     late.only(&ended(60.0), "recovered");
     assert!(late.promise(&ended(60.0), "recovered").examples[0].contains("400 of 400"));
-    // A fault in this time explains it.
+    // A fault during this time explains it.
     assert_eq!(late.counts(&faulty(8.0), "recovered"), (0, 0));
 }
 

@@ -1,5 +1,6 @@
-//! Each promise: how often it was tried, how often it broke, and the first examples. What a fault may cost is told apart from
-//! what it may not: duplicates and repeated attempts are the price of a crash, a lost or reordered event never is.
+//! Each promise: how often it was tried, how often it broke, and the first examples. What a fault may cost is told
+//! apart from what it may not: duplicates and repeated attempts are the price of a crash; a lost or reordered event
+//! never is.
 
 use std::time::Duration;
 
@@ -18,31 +19,32 @@ use crate::{
     surface::words,
 };
 
-/// Beside the lease, which another owner waits for: the time to start a worker, and for a receiver's answer to be settled.
+/// Besides the lease, which another owner waits for: the time to start a worker, and to settle a receiver's answer.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// The next of a chain goes out only after the one before is given up, so a dead letter's time is not later than that
-/// arrival. It is Redis' clock in milliseconds, as the worker knows it from the last answer, which makes it earlier if
-/// anything; the arrival's is this process' own. Both are this machine's: apart by the cut milliseconds, and by what the
-/// wall clock was set right since the load began.
+/// The next event of a chain goes out only after the one before is given up, so a dead letter's time is not later than
+/// that arrival. It is Redis' clock in milliseconds, as the worker knows it from the last answer, so it is early if
+/// anything; the arrival's time is this process' own. Both clocks are this machine's: they differ by the milliseconds
+/// cut off, and by how much the wall clock was corrected since the load began.
 const DEATH_SLACK: Duration = Duration::from_millis(100);
 
 /// Herald's age of a delivery begins when it reads it, by Redis' clock in milliseconds.
 const AGE_SLACK: Duration = Duration::from_secs(1);
 
-/// What is parked at an endpoint that takes nothing ends by its age when its owner next looks at the oldest of each
-/// backlog, which it does every half minute; and it takes a while to bury many.
+/// A delivery that is parked at an endpoint that takes nothing ends by its age when its owner next looks at the oldest
+/// of each backlog, which is every half minute; and burying many takes a while.
 pub const EXPIRY: Duration = Duration::from_secs(30 + 15);
 
-/// Deliveries that a worker has in memory, and may repeat, when a fault comes: its own limit, which is part of the promise.
+/// How many deliveries a worker has in memory, and may repeat, when a fault comes: its own limit, which is part of the
+/// promise.
 const IN_FLIGHT: u64 = 2_048;
 
-/// Of a thousand events the generator may send one late: percentiles up to 99.9 still speak of Herald then.
+/// The generator may send one event of a thousand late: percentiles up to 99.9 still describe Herald then.
 const LATE_PER_SENT: u64 = 1_000;
 
 pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
     let tried = case.books().tried;
-    // What a fault would excuse was not tried.
+    // What a fault would excuse does not count as tried.
     let calm = |at_us: fn(&DeliveryBook) -> u64| {
         let times = case.books().deliveries.iter().map(at_us).filter(|at_us| *at_us != NEVER);
         times.filter(|at_us| !case.near_fault(*at_us)).count() as u64
@@ -111,7 +113,7 @@ pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
 }
 
 impl Case<'_> {
-    /// Lost, and stuck.
+    /// The promises `lost` and `stuck`.
     fn lost(&self) -> (Trial, Trial) {
         let mut lost = Trial::new("lost", 0, "Every confirmed event is acknowledged or a dead letter.");
         let mut stuck = Trial::new(
@@ -125,7 +127,7 @@ impl Case<'_> {
             lost.tried += u64::from(end != End::NotOwed);
             let is_overdue = !is_alive && end != End::NotOwed && self.is_overdue(&item);
             stuck.tried += u64::from(is_alive || is_overdue);
-            // Of two entries of one event the other may still be held.
+            // If one event has two entries, the other may still be held.
             if end == End::Acknowledged && self.kept.contains(&delivery) && !item.sent.sent_again {
                 stuck.broke(|| self.name(&item, "acknowledged, and still held by Herald at the end"));
             }
@@ -144,8 +146,8 @@ impl Case<'_> {
         (lost, stuck)
     }
 
-    /// Whatever its receiver does, by the end its age must have ended it. Who was hindered may begin to count anew: Herald
-    /// itself by a fault, and an event by the one before it.
+    /// Whatever its receiver does, its age must have ended it by then. The age may count anew after a hindrance: for
+    /// Herald itself a fault, for an event the one before it.
     fn is_overdue(&self, item: &Item<'_>) -> bool {
         let terms = self.population.terms();
         let longest = terms.retry.max_interval.mul_f64(1.0 + terms.retry.jitter);
@@ -156,7 +158,7 @@ impl Case<'_> {
         mark_us(self.evidence.ended_s) > entry_us.max(hindered_us).saturating_add(allowed_us)
     }
 
-    /// When the last of those before it in its intent ended, as far as they did.
+    /// When the last of the earlier events of its intent ended, as far as they did.
     fn followed_us(&self, item: &Item<'_>) -> u64 {
         let fan_out = self.population.fan_out();
         let before = &self.books().intents[item.sent.intent as usize][..usize::from(item.sent.place)];
@@ -179,7 +181,7 @@ impl Case<'_> {
         seconds.map(|(_, book)| u64::from(book.retries)).sum()
     }
 
-    /// Deliveries that may have gone to an endpoint after its 410, and did not have to.
+    /// Deliveries that might have gone to an endpoint after its 410.
     fn owed_to_gone(&self) -> u64 {
         let may_have = |item: &Item<'_>| {
             let gone_us = self.books().endpoints[item.endpoint as usize].gone_us;
@@ -189,7 +191,7 @@ impl Case<'_> {
         self.items().filter(|(_, item)| item.sent.confirmed && may_have(item)).count() as u64
     }
 
-    /// A receiver has seen all its attempts, or said 410 to it.
+    /// Whether a receiver has seen all its attempts, or answered it with 410.
     fn should_be_dead(&self, item: &Item<'_>) -> bool {
         let max_attempts = self.population.terms().retry.max_attempts;
         let has_ended = !matches!(item.book.last, Last::None | Last::InFlight | Last::Affirming | Last::Acknowledged);
@@ -227,11 +229,11 @@ impl Case<'_> {
         trial
     }
 
-    /// Why nobody could expect this dead letter.
+    /// Why this dead letter was not to be expected.
     fn unexpected(&self, item: &Item<'_>, reason: DeadReason, died_us: i64) -> Option<&'static str> {
         let retry = &self.population.terms().retry;
         let book = item.book;
-        // Two entries of one event are two deliveries, of which one may die.
+        // Two entries of one event are two deliveries, and one of them may die.
         if item.sent.sent_again {
             return None;
         }
@@ -299,7 +301,7 @@ impl Case<'_> {
         trial
     }
 
-    /// A fault explains duplicates of what was in flight, and no more than that.
+    /// A fault explains duplicates of what was in flight, but no more than that.
     fn duplicated(&self, tried: u64) -> Trial {
         let text = "What was acknowledged comes again only where a fault explains it.";
         let mut trial = self.suspected(&[Suspicion::Duplicated], Trial::new("duplicated", tried, text));
@@ -307,7 +309,7 @@ impl Case<'_> {
             let item = self.item_of(incident);
             self.is_excused(incident) && !item.sent.sent_again && !item.book.is_doubtful
         };
-        // Only a duplicate is sure to have a delivery.
+        // Only a duplicate certainly has a delivery.
         let by_a_fault = |incident: &&Incident| incident.suspicion == Suspicion::Duplicated && explains(incident);
         let explained = self.books().incidents.iter().filter(by_a_fault).count() as u64;
         let most = self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).count() as u64 * IN_FLIGHT;
@@ -344,7 +346,7 @@ impl Case<'_> {
                 let item = self.item_of(incident);
                 item.sent.sent_again || item.book.is_doubtful || self.near_fault(incident.since_us)
             }
-            // The earlier one may have been given up without the receiver knowing.
+            // The earlier one may have been given up without the receiver's knowledge.
             Suspicion::OutOfOrder => {
                 let earlier = incident.other * fan_out + incident.endpoint % fan_out;
                 let latest_us = incident.at_us.saturating_add(micros(DEATH_SLACK)) as i64;
@@ -354,7 +356,7 @@ impl Case<'_> {
                 let (since_us, at_us) = (incident.since_us, incident.at_us);
                 self.is_disturbed(since_us, at_us) || self.backlog.lies_within(since_us, at_us)
             }
-            // Who died with the 410 has told nobody, and its successor asks once more.
+            // A worker that died with the 410 has told nobody, and its successor asks once more.
             Suspicion::AfterGone => self.near_fault(incident.since_us) || self.near_fault(incident.at_us),
             Suspicion::Concurrent | Suspicion::Repeated => self.is_disturbed(incident.since_us, incident.at_us),
             Suspicion::WrongSignature
@@ -371,7 +373,7 @@ impl Case<'_> {
         self.is_disturbed(at_us, at_us)
     }
 
-    /// A fault, or the time in which Herald recovers from one, lies within this span.
+    /// Whether a fault, or the time in which Herald recovers from one, lies within this span.
     pub(super) fn is_disturbed(&self, from_us: u64, until_us: u64) -> bool {
         let around_us = self.around_us();
         self.evidence.faults.iter().filter(|fault| fault.fault.is_felt()).any(|fault| {
@@ -380,7 +382,7 @@ impl Case<'_> {
         })
     }
 
-    /// What a fault may still be to blame for, before and after it.
+    /// How long before and after itself a fault may be to blame.
     pub(super) fn around_us(&self) -> u64 {
         micros(self.population.terms().lease + AFTERMATH)
     }

@@ -2,7 +2,7 @@
 
 use crate::loadtest::result::Promise;
 
-/// Examples of one promise: enough to begin looking.
+/// Examples kept of one promise: enough to begin looking.
 const EXAMPLES: usize = 5;
 
 /// A promise while it is judged.
@@ -26,7 +26,7 @@ impl Trial {
         }
     }
 
-    /// So many more than there are examples of: what sums them up is always among those that are kept.
+    /// This many more cases than there are examples for: their summary is always among the examples kept.
     pub fn broke_more(&mut self, many: u64, example: String) {
         self.broken += many;
         self.examples.truncate(EXAMPLES - 1);
@@ -34,7 +34,7 @@ impl Trial {
     }
 
     pub fn done(self) -> Promise {
-        // What broke was tried, whatever counted it.
+        // What broke was tried, even if nothing counted it.
         let tried = self.tried.max(self.broken);
         Promise {
             name: self.name.to_owned(),

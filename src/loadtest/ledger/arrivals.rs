@@ -1,5 +1,5 @@
-//! The receivers' side of the books: a request has arrived, was answered, was acknowledged, was given up. What looks wrong at
-//! that moment is noted with the state of its chain, which is soon another one.
+//! The receivers' side of the books: a request has arrived, was answered, was acknowledged, was given up. What looks
+//! wrong at that moment is noted with the state of its chain, which soon changes.
 
 use std::time::Duration;
 
@@ -14,42 +14,43 @@ use crate::{
     loadtest::scenario::{Failure, Profile},
 };
 
-/// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt this
-/// much short of its time may be over already.
+/// Herald's time for an attempt starts before the request arrives and ends before its end is noticed here. An attempt
+/// that is this close to its time may already be over.
 const TIMEOUT_SLACK: Duration = Duration::from_millis(250);
 
 /// A retry is due at a whole millisecond of Redis' clock, which may be cut off, and is compared with this process' clock.
 const EARLY_TOLERANCE: Duration = Duration::from_millis(3);
 
-/// Where a sender gave up, its own clock ran out some time before the closed connection was noticed here.
+/// When a sender gave up, its own clock ran out some time before the closed connection was noticed here.
 const EARLY_TOLERANCE_ABANDONED: Duration = Duration::from_millis(300);
 
-/// Beyond the policy's latest moment and the time for one attempt, as a lane that met failures may let only one out at a
-/// time. On two busy cores with a debug build retries come tens of milliseconds late, a stall of such a machine or of its
-/// disk lasts a second or two: this is more than twice that, and still far below what a merchant would call on time.
+/// How late a retry may come beyond the policy's latest moment and the time for one attempt; the latter because a lane
+/// that met failures may let out only one at a time. On two busy cores with a debug build retries come tens of
+/// milliseconds late; a stall of such a machine or its disk lasts a second or two. This is more than twice that, and
+/// still far less than what a merchant would call late.
 const LATE_TOLERANCE: Duration = Duration::from_secs(5);
 
-/// What was on its way when the first 410 was answered has arrived by then, even on a machine that is full.
+/// Whatever was on its way when the first 410 was answered has arrived by then, even on a machine that is full.
 const GONE_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// A verified request as the receiver read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
     pub endpoint: u32,
-    /// By the id in its body; none when it is no event of this run.
+    /// From the id in its body; none if it is not an event of this run.
     pub event: Option<u32>,
     /// Of its URL; 0 is the first one.
     pub generation: u32,
     pub body_hash: u64,
-    /// `herald-attempt`; 0 when it is missing or no number.
+    /// `herald-attempt`; 0 if it is missing or not a number.
     pub attempt: u32,
-    /// `herald-sequence` in one number; 0 when it is missing or none.
+    /// `herald-sequence` as one number; 0 if it is missing or invalid.
     pub sequence: u64,
-    /// `webhook-timestamp` in milliseconds since the load began; none when it is missing.
+    /// `webhook-timestamp` in milliseconds since the load began; none if it is missing.
     pub timestamp_ms: Option<i64>,
-    /// Why a signature is not right, if one is not.
+    /// Why a signature is wrong, if one is.
     pub bad_signature: Option<&'static str>,
-    /// Why another header is not right, if one is not.
+    /// Why another header is wrong, if one is.
     pub bad_header: Option<&'static str>,
 }
 
@@ -67,7 +68,7 @@ pub struct Ticket {
 /// What the receiver needs to know to behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrived {
-    /// None for what belongs to no delivery of this run.
+    /// None for a request that belongs to no delivery of this run.
     pub ticket: Option<Ticket>,
     /// Which arrival of its delivery this is, from 1.
     pub arrival: u16,
@@ -81,7 +82,7 @@ pub enum Answer {
     /// 2xx: to be followed by [`Ledger::written`].
     Yes,
     Refused,
-    /// 429: the receiver asks for less. A 503 that does not say how long asks for nothing.
+    /// 429: the receiver asks for less. A 503 that does not say for how long asks for nothing.
     Throttled,
     Gone,
     Redirected,
@@ -92,7 +93,7 @@ pub enum Answer {
 }
 
 impl Ledger {
-    /// A request has arrived whole.
+    /// A request has arrived completely.
     pub fn arrive(&self, arrival: &Arrival, at_us: u64) -> Arrived {
         let mut state = self.lock();
         let state = &mut *state;
@@ -109,7 +110,7 @@ impl Ledger {
                 at_us,
                 since_us: at_us,
                 attempt: arrival.attempt,
-                detail: if arrival.event.is_some() { "not owed to this endpoint" } else { "no event of this run" },
+                detail: if arrival.event.is_some() { "not owed to this endpoint" } else { "not an event of this run" },
             });
             return Arrived { ticket: None, arrival: 1, acknowledged };
         };
@@ -135,8 +136,8 @@ impl Ledger {
         Arrived { ticket: Some(ticket), arrival: book.arrivals, acknowledged }
     }
 
-    /// The answer is about to be written, or there will be none. Noted first: the sender may act on an answer before whoever
-    /// wrote it comes to note it.
+    /// The answer is about to be written, or there will be none. Noted first, because the sender may act on an answer
+    /// before its writer comes to note it.
     pub fn answer(&self, ticket: &Ticket, answer: Answer, at_us: u64) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -163,7 +164,7 @@ impl Ledger {
         }
     }
 
-    /// What [`Answer::Yes`] announced was written, wholly or not. Called once for each.
+    /// What [`Answer::Yes`] announced was written, completely or not. Called once for each.
     pub fn written(&self, ticket: &Ticket, is_whole: bool, at_us: u64) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -194,12 +195,12 @@ impl Ledger {
         state.live.acknowledge(profile, self.population.is_alive(ticket.endpoint), is_confirmed);
     }
 
-    /// A request came to where only a followed redirect leads.
+    /// A request came to a place where only a followed redirect leads.
     pub fn redirect_followed(&self, endpoint: u32, at_us: u64) {
         self.suspect(Suspicion::Redirected, endpoint, at_us, "a redirect was followed");
     }
 
-    /// A handshake with a certificate that is not for its name has begun.
+    /// A handshake has begun with a certificate that is not for its name.
     pub fn bad_handshake(&self) {
         self.lock().books.tried.bad_handshakes += 1;
     }
@@ -277,15 +278,15 @@ impl Ledger {
     fn wrong_attempt(&self, before: &DeliveryBook, arrival: &Arrival) -> Option<&'static str> {
         let (attempt, known) = (arrival.attempt, u32::from(before.attempt));
         match attempt {
-            0 => Some("herald-attempt is missing or no number"),
+            0 => Some("herald-attempt is missing or not a number"),
             _ if before.arrivals == 0 || attempt > known => None,
             _ if attempt == known && self.may_come_again(before, arrival.endpoint) => None,
             _ => Some("herald-attempt did not grow"),
         }
     }
 
-    /// On a kept connection that ends without a byte of an answer nobody can tell whether the request was processed: it
-    /// may go again, once, within its attempt.
+    /// If a kept connection ends without a byte of an answer, nobody can tell whether the request was processed: it may
+    /// go again, once, within its attempt.
     fn may_come_again(&self, before: &DeliveryBook, endpoint: u32) -> bool {
         let resets = match self.population.profile(endpoint) {
             Profile::Resetting => true,
@@ -295,7 +296,7 @@ impl Ledger {
         resets && before.last == Last::Broken && u32::from(before.arrivals) < 2 * u32::from(before.attempt)
     }
 
-    /// Whether a retry comes before its time, or long after it; one that is not early leaves how late it is.
+    /// Whether a retry comes before its time, or long after it; for one that is not early, notes how late it is.
     fn untimely(
         &self,
         state: &mut State,
@@ -318,7 +319,7 @@ impl Ledger {
         };
         let allowed_us = before.ended_us + pause_us.max(asked_us);
         let tolerance_us = match before.last == Last::Abandoned {
-            // Never so much that a retry without any pause would pass.
+            // Never so much that a retry without any pause would be accepted.
             true => micros(EARLY_TOLERANCE_ABANDONED).min(pause_us / 4 * 3),
             false => micros(EARLY_TOLERANCE),
         };
@@ -326,11 +327,11 @@ impl Ledger {
         if at_us + tolerance_us < allowed_us {
             return Some((Suspicion::Early, "before the earliest moment that the policy allows"));
         }
-        // An endpoint that asked for less or whose breaker may be open makes its retries wait: that is no lateness.
+        // An endpoint that asked for less, or whose breaker may be open, makes its retries wait: that is not lateness.
         if state.books.endpoints[arrival.endpoint as usize].shut_us < before.ended_us {
             state.retry_lateness.saturating_record(at_us.saturating_sub(allowed_us).max(1));
         }
-        // Of an attempt that nobody saw between the two nobody knows when it ended.
+        // If there was an attempt in between that nobody saw, nobody knows when it ended.
         let is_next = u32::from(before.attempt) + 1 == arrival.attempt;
         let due_us = before.ended_us + longest_us.max(asked_us);
         let is_late = is_next && self.is_late(state, arrival.endpoint, before, due_us, at_us);
@@ -344,7 +345,7 @@ impl Ledger {
         at_us.saturating_sub(due_us) > shut_us + micros(LATE_TOLERANCE) + self.timeout_us()
     }
 
-    /// The pause that the endpoint's answer asks for, as far as Herald honours it.
+    /// The pause that the endpoint's answer asks for, as far as Herald grants it.
     fn asked_us(&self, endpoint: u32) -> u64 {
         micros(self.asked_rest(endpoint).min(self.population.terms().retry.max_interval))
     }
@@ -362,7 +363,7 @@ impl Ledger {
         }
     }
 
-    /// What the others of its intent are doing.
+    /// Compares with the other events of its intent.
     fn check_chain(&self, state: &mut State, arrival: &Arrival, event: u32, at_us: u64) {
         let (intent, place) = {
             let event = &state.books.events[event as usize];
@@ -422,13 +423,13 @@ impl Ledger {
                 book.lane.rests(self.asked_rest(ticket.endpoint), at_us);
             }
             Answer::Refused | Answer::Broken => book.lane.failed(threshold, at_us),
-            // Who lets an attempt's time pass has its turn among all who do, until it answers.
+            // Attempts that run out of time take turns, until the receiver answers.
             Answer::Abandoned => book.lane.failed(1, at_us),
             Answer::Redirected | Answer::Gone => {}
         }
         match answer {
             Answer::Yes => book.failures_in_a_row = 0,
-            // These are no trouble of the receiver's.
+            // These do not mean that the receiver is in trouble.
             Answer::Redirected => {}
             Answer::Gone => (book.gone_us, book.gone_again_us) = (book.gone_us.min(at_us), at_us),
             Answer::Refused | Answer::Throttled | Answer::Broken | Answer::Abandoned => {
@@ -441,10 +442,10 @@ impl Ledger {
     }
 }
 
-/// Every attempt of an event has the same sequence; the order within an intent is the judge's to compare.
+/// Every attempt of an event has the same sequence; comparing the order within an intent is the judge's job.
 fn wrong_sequence(known: &mut u64, sequence: u64) -> Option<&'static str> {
     if sequence == 0 {
-        return Some("herald-sequence is missing or none");
+        return Some("herald-sequence is missing or invalid");
     }
     if *known == 0 {
         *known = sequence;

@@ -1,6 +1,6 @@
 //! The books themselves: compact arrays of what was sent and what arrived, about a hundred bytes for each delivery at a
-//! fan-out of one. Times are microseconds since the load began. Never judges: it notes what looks wrong as an incident, with
-//! what a judge needs to tell a broken promise from the price of a fault.
+//! fan-out of one. Times are microseconds since the load began. Never judges: it notes whatever looks wrong as an
+//! incident, with what a judge needs to tell a broken promise from the price of a fault.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ pub struct EventBook {
     pub intended_us: u64,
     /// When it was first handed to Redis.
     pub sent_us: u64,
-    /// Of its exact bytes.
+    /// A hash of its exact bytes.
     pub hash: u64,
-    /// `herald-sequence` as it first arrived, in one number; 0 is none.
+    /// `herald-sequence` as it first arrived, as one number; 0 means none.
     pub sequence: u64,
     /// Redis' time of its entry, in milliseconds since the load began.
     pub entry_ms: i32,
@@ -39,7 +39,7 @@ pub enum Last {
     None,
     /// It has not been answered.
     InFlight,
-    /// A 2xx is being written: whoever reads it may act on it before the writer knows.
+    /// A 2xx is being written: its reader may act on it before the writer knows.
     Affirming,
     /// A 2xx was written wholly.
     Acknowledged,
@@ -59,19 +59,19 @@ pub enum Last {
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryBook {
     pub first_arrival_us: u64,
-    /// The first 2xx was fully written.
+    /// When the first 2xx was completely written.
     pub acknowledged_us: u64,
     pub last_arrival_us: u64,
     /// When the last attempt was answered or given up.
     pub ended_us: u64,
-    /// How long its endpoint's lane may have been shut in all by then.
+    /// How long its endpoint's lane may have been shut by then, in total.
     pub shut_us: u64,
     pub arrivals: u16,
     pub acknowledgements: u16,
     /// The largest `herald-attempt` that arrived.
     pub attempt: u16,
     pub last: Last,
-    /// An acknowledgement came so late that the sender may not have waited for it, or may not have got it wholly.
+    /// An acknowledgement came so late that the sender may not have waited for it, or may not have got all of it.
     pub is_doubtful: bool,
 }
 
@@ -93,8 +93,9 @@ impl DeliveryBook {
         self.acknowledged_us != NEVER
     }
 
-    /// All attempts that the policy allows have been made, as far as a receiver sees: the last one has come, and so have
-    /// those before it, but for a few that can have been lost on a connection that was just being closed.
+    /// Whether all attempts that the policy allows have been made, as far as a receiver sees: the last one has come,
+    /// and so have those before it, except for a few that may have been lost on a connection that was just being
+    /// closed.
     pub fn is_exhausted(&self, max_attempts: u32) -> bool {
         let came =
             u32::from(self.attempt) >= max_attempts && u32::from(self.arrivals) + UNSEEN_ATTEMPTS >= max_attempts;
@@ -102,7 +103,7 @@ impl DeliveryBook {
     }
 }
 
-/// Attempts of one delivery that may miss their receiver without anybody's fault.
+/// How many attempts of one delivery may miss their receiver without it being anyone's fault.
 const UNSEEN_ATTEMPTS: u32 = 2;
 
 /// One receiver.
@@ -110,7 +111,7 @@ const UNSEEN_ATTEMPTS: u32 = 2;
 pub struct EndpointBook {
     /// Deliveries that were acknowledged, each counted once.
     pub acknowledged: u64,
-    /// When it first answered 410; [`NEVER`] in a book that was made.
+    /// When it first answered 410; [`NEVER`] in a new book.
     pub gone_us: u64,
     /// When it last did.
     pub gone_again_us: u64,
@@ -121,7 +122,7 @@ pub struct EndpointBook {
 }
 
 impl EndpointBook {
-    /// It had answered 410 before an entry of this time, milliseconds since the load began. Of one within the same
+    /// Whether it had answered 410 before an entry of this time, milliseconds since the load began. Within the same
     /// millisecond nobody knows.
     pub fn was_gone_by(&self, entry_ms: i64) -> bool {
         self.gone_us != NEVER && entry_ms + 1 >= (self.gone_us / 1000) as i64
@@ -165,7 +166,7 @@ pub struct Incident {
     pub other: u32,
     pub endpoint: u32,
     pub at_us: u64,
-    /// What is judged began here: a fault between the two can be its cause.
+    /// What is judged began here: a fault between the two times can be its cause.
     pub since_us: u64,
     pub attempt: u32,
     pub detail: &'static str,
@@ -180,11 +181,11 @@ pub struct SecondBook {
     pub retries: u32,
 }
 
-/// Incidents that are kept for the judge; the others are counted, and count as broken. A worker that is killed repeats some
-/// thousands of deliveries, so this is for hundreds of faults; it is 12 MB.
+/// How many incidents are kept for the judge; the others are counted, and count as broken. A worker that is killed
+/// repeats some thousands of deliveries, so this is enough for hundreds of faults; it takes 12 MB.
 pub const MAX_INCIDENTS: usize = 200_000;
 
-/// Seconds with a book of their own: a day. What happens later is added to the last.
+/// How many seconds have a book of their own: a day. What happens later is added to the last.
 pub const MAX_SECONDS: usize = 86_400;
 
 #[derive(Debug, Default)]
@@ -199,23 +200,24 @@ pub struct Books {
     pub left_out: [u64; Suspicion::COUNT],
     pub seconds: Vec<SecondBook>,
     pub changes: Changes,
-    /// Requests that were tried for something, by what.
+    /// How many requests were tried for something, by what.
     pub tried: Tried,
 }
 
-/// Of URLs that changed while the load went on.
+/// URLs that changed while the load went on.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// How many times they were changed.
     pub generation: u32,
-    /// By endpoint: each generation with Redis' time of its answer, milliseconds since the load began.
+    /// By endpoint: each generation, and Redis' time when the change was answered, in milliseconds since the load
+    /// began.
     pub answered: HashMap<u32, Vec<(u32, i64)>>,
     /// By delivery: the oldest generation at whose URL it arrived after a first change had begun.
     pub arrived_at: HashMap<u32, u32>,
 }
 
 impl Changes {
-    /// What an entry of this time is owed to at the least. Of one within the same millisecond nobody knows.
+    /// The oldest generation that an entry of this time may be owed to. Within the same millisecond nobody knows.
     pub fn owed(&self, endpoint: u32, entry_ms: i64) -> u32 {
         let answered = self.answered.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
         let before = answered.iter().filter(|(_, answered_ms)| *answered_ms < entry_ms);
@@ -228,7 +230,7 @@ impl Changes {
 pub struct Tried {
     /// Requests that arrived.
     pub requests: u64,
-    /// Of them, of an event of this run, at an endpoint that is owed it.
+    /// Those of them that are an event of this run, at an endpoint to which it is owed.
     pub arrivals: u64,
     /// Arrivals of an event that has earlier ones in its intent.
     pub followers: u64,

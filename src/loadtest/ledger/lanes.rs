@@ -1,5 +1,5 @@
-//! How long Herald may have had reason to send an endpoint nothing, by the answers that its receiver gave. Errs on the
-//! endpoint's side: a retry that waited while its lane may have been shut is not late. Pure: times are handed in.
+//! How long Herald may have had reason to send an endpoint nothing, judging by its receiver's answers. Errs on the side
+//! of too long: a retry that waited while its lane may have been shut is not late. Pure: times are passed in.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ pub struct LaneBook {
     /// The latest span: its end is [`NEVER`] while the breaker may be open.
     from_us: u64,
     until_us: u64,
-    /// Of all spans before it.
+    /// The sum of all spans before it.
     before_us: u64,
-    /// Failures that may be in a row as Herald sees them.
+    /// How many failures may be in a row as Herald sees them.
     failures: u32,
     failed_us: u64,
     /// When the breaker may have opened; none while it is surely closed.
@@ -27,13 +27,14 @@ pub struct LaneBook {
 impl LaneBook {
     /// An attempt was accepted that had arrived at `arrived_us`.
     pub fn succeeded(&mut self, arrived_us: u64, at_us: u64) {
-        // Answers that cross each other may be read the other way round: only what began after the last failure ends a row.
+        // Answers that cross each other may be read in the other order: only an attempt that began after the last
+        // failure ends a row.
         if arrived_us > self.failed_us {
             self.failures = 0;
         }
         if let Some(opened_us) = self.opened_us.filter(|opened_us| arrived_us > *opened_us) {
             self.opened_us = None;
-            // What has gathered in its backlog meanwhile may take as long again.
+            // The backlog that has gathered meanwhile may take as long again.
             self.until_us = at_us.saturating_add(at_us.saturating_sub(opened_us)).max(self.rests_until_us);
         }
     }
@@ -47,13 +48,13 @@ impl LaneBook {
         }
     }
 
-    /// The receiver asked for so long a rest; what gathers meanwhile may take as long again.
+    /// The receiver asked for a rest this long; the backlog that gathers meanwhile may take as long again.
     pub fn rests(&mut self, asked: Duration, at_us: u64) {
         self.rests_until_us = self.rests_until_us.max(at_us.saturating_add(2 * micros(asked.max(LEAST_REST))));
         self.shut(at_us, self.rests_until_us);
     }
 
-    /// How long it may have been shut in all, up to this time.
+    /// How long it may have been shut in total, up to this time.
     pub fn shut_us(&self, at_us: u64) -> u64 {
         self.before_us + at_us.min(self.until_us).saturating_sub(self.from_us)
     }
@@ -83,7 +84,7 @@ mod tests {
     fn a_lane_is_shut_from_the_failure_that_may_open_its_breaker_until_its_backlog_may_be_gone() {
         let mut lane = opened();
         assert_eq!([2, 3, 7].map(|at| lane.shut_us(at * SECOND)), [0, 0, 4 * SECOND]);
-        // Sent before it opened: it proves nothing.
+        // Sent before the breaker opened: it proves nothing.
         lane.succeeded(2 * SECOND, 4 * SECOND);
         assert_eq!(lane.shut_us(7 * SECOND), 4 * SECOND);
         lane.succeeded(7 * SECOND, 8 * SECOND);

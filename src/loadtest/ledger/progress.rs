@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use super::Ledger;
 use crate::loadtest::latency::histogram;
 
-/// Sums that are kept as the run goes.
+/// Sums that are kept up to date during the run.
 #[derive(Debug)]
 pub struct Live {
     pub intended: u64,
@@ -24,7 +24,7 @@ pub struct Live {
     pub last_intended_us: u64,
     /// Answers that are being written.
     pub affirming: u64,
-    /// First arrivals at endpoints that are alive, since somebody last asked.
+    /// First arrivals at endpoints that are alive, since the last glance.
     pub recent: Histogram<u64>,
     /// By profile.
     pub profiles: Vec<LiveProfile>,
@@ -147,7 +147,7 @@ pub struct ProfileProgress {
 }
 
 impl Recent {
-    /// What has gathered, which begins anew.
+    /// Takes what has gathered; it begins anew.
     fn take(histogram: &mut Histogram<u64>) -> Option<Self> {
         let recent = (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
@@ -163,9 +163,10 @@ impl Recent {
 /// Deliveries of confirmed events that are not acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outstanding {
-    /// Owed to endpoints that say yes in the end. A few of those that fail at random become dead letters instead.
+    /// Owed to endpoints that say yes in the end. A few of those at endpoints that fail at random become dead letters
+    /// instead.
     pub alive: u64,
-    /// Owed to endpoints that never do, or not any more: these become dead letters.
+    /// Owed to endpoints that never say yes, or no longer do: these become dead letters.
     pub hopeless: u64,
 }
 
@@ -204,14 +205,14 @@ impl Ledger {
         outstanding(&self.lock().live)
     }
 
-    /// No receiver is writing a 2xx. Herald can have settled an answer that whoever wrote it has not noted yet, so the judge
-    /// is called when Herald is idle and this holds.
+    /// Whether no receiver is writing a 2xx. Herald may have settled an answer that its writer has not noted yet, so
+    /// the judge is called when Herald is idle and this holds.
     pub fn is_quiet(&self) -> bool {
         self.lock().live.affirming == 0
     }
 
-    /// Every delivery of a confirmed event is acknowledged or one of the dead letters that Herald has, by their number. With
-    /// events still to come it means little.
+    /// Whether every delivery of a confirmed event is acknowledged or among the dead letters that Herald has, by their
+    /// number. While events are still to come it means little.
     pub fn is_complete(&self, dead_letters: u64) -> bool {
         let Outstanding { alive, hopeless } = self.outstanding();
         alive + hopeless <= dead_letters

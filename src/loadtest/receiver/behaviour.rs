@@ -19,7 +19,7 @@ pub enum Reaction {
     Accept {
         after: Duration,
     },
-    /// This status, and a `Retry-After` of so many seconds.
+    /// This status, and a `Retry-After` of this many seconds.
     Refuse {
         status: u16,
         retry_after_s: Option<u64>,
@@ -81,7 +81,7 @@ pub fn react(profile: &Profile, moment: &Moment) -> Reaction {
         Profile::Truncating => Reaction::Truncate,
         Profile::HugeBody => Reaction::Flood,
         Profile::Flooding => Reaction::Hint,
-        // Nobody who checks certificates gets here.
+        // Clients that check certificates do not get here.
         Profile::BrokenTls => refuse(500),
     }
 }

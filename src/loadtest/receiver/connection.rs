@@ -1,8 +1,8 @@
-//! One connection: reads its requests one after the other, has each verified and noted, and answers as the endpoint's profile
-//! says. Waiting for a late answer holds up nobody but this connection, and ends when the peer goes away.
+//! One connection: reads its requests one after the other, has each verified and noted, and answers as the endpoint's
+//! profile says. Waiting for a late answer holds up only this connection, and ends when the peer goes away.
 //!
-//! Of one whose connections do not last, a connection ends between two requests, without a word before: a request that
-//! crosses its end was not processed.
+//! With a profile whose connections do not last, a connection ends between two requests, without warning: a request
+//! that crosses its end was not processed.
 
 use std::{
     sync::Arc,
@@ -30,22 +30,22 @@ use crate::{
     },
 };
 
-/// Between two parts of one request. Herald writes a request at once; a paused one may keep us waiting.
+/// The time between two parts of one request. Herald writes a request at once; a paused Herald may keep us waiting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long and how much an endless body is. Herald reads 16 KiB and hangs up.
+/// How long and how large an endless body is. Herald reads 16 KiB and hangs up.
 const FLOOD_TIMEOUT: Duration = Duration::from_secs(30);
 const FLOOD_BYTES: usize = 64 * 1024 * 1024;
 
-/// One that hangs does so for longer than Herald can wait.
+/// A receiver that hangs does so for longer than Herald can wait.
 const HANG: Duration = Duration::from_secs(600);
 
-/// How many bytes of interim answers a flood has at once, and how long it rests between: a megabyte or so a second, since the
-/// harness shares the machine with what it measures.
+/// How many bytes of interim answers a flood sends at once, and how long it rests in between: a megabyte or so a
+/// second, because the harness shares the machine with what it measures.
 const HINTS: usize = 512;
 const HINT_PAUSE: Duration = Duration::from_millis(20);
 
-/// So long a request is in flight at one that floods before the flood ends its attempt: a sender of two at a time is seen.
+/// How long a request is in flight before a flood ends its attempt: a sender of two at a time is noticed.
 const BEFORE_HINTS: Duration = Duration::from_millis(20);
 
 /// Where a redirect leads, before the endpoint's number. No endpoint has this path.
@@ -59,15 +59,15 @@ pub struct Hall {
     pub keys: Vec<Keys>,
 }
 
-/// A TCP connection, with or without TLS around it, here or some way off.
+/// A TCP connection, with or without TLS around it, here or some distance away.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
-    /// That it ends with a reset, as far as that is for this end to say.
+    /// Makes it end with a reset, as far as this end can decide that.
     fn break_off(&self);
 }
 
 impl Wire for TcpStream {
     fn break_off(&self) {
-        // Closing with nothing to linger for sends RST instead of FIN. If it cannot be set, FIN breaks off as well.
+        // Closing with a linger of zero sends RST instead of FIN. If that cannot be set, FIN breaks off as well.
         let _ = self.set_zero_linger();
     }
 }
@@ -87,16 +87,16 @@ impl<W: Wire> Wire for TlsStream<W> {
 pub struct Manners {
     /// The certificate that was shown is not for this address.
     pub is_misnamed: bool,
-    /// After so many answers.
+    /// After this many answers.
     pub requests: Option<u32>,
-    /// When nothing was asked for so long.
+    /// After this long without a request.
     pub idle: Option<Duration>,
-    /// At this time, once what was asked by then is answered.
+    /// At this time, once what was asked by then has been answered.
     pub until: Option<Instant>,
 }
 
 impl Manners {
-    /// How long a request may be waited for; none means for ever.
+    /// How long to wait for a request; none means for ever.
     fn patience(&self) -> Option<Duration> {
         let left = self.until.map(|until| until.saturating_duration_since(clock::now()));
         [self.idle, left].into_iter().flatten().min()
@@ -106,7 +106,7 @@ impl Manners {
 /// What follows from a request.
 pub(super) struct Verdict {
     pub(super) endpoint: u32,
-    /// None for what belongs to no delivery: it is answered 404.
+    /// None for a request that belongs to no delivery: it is answered 404.
     pub(super) ticket: Option<Ticket>,
     pub(super) reaction: Reaction,
 }
@@ -140,7 +140,7 @@ struct Line<'a, W> {
 }
 
 impl<W: Wire> Line<'_, W> {
-    /// The next request, judged and noted; none when the connection is over.
+    /// The next request, judged and noted; none if the connection is over.
     async fn next(&mut self) -> Option<Verdict> {
         loop {
             let judged = match read(&self.buffer) {
@@ -155,7 +155,7 @@ impl<W: Wire> Line<'_, W> {
                 self.buffer.advance(length);
                 return Some(verdict);
             }
-            // Between requests a kept connection is quiet for as long as its owner likes.
+            // Between requests a kept connection may be quiet for as long as its owner likes.
             let patience = match self.buffer.is_empty() {
                 true => self.manners.patience(),
                 false => Some(REQUEST_TIMEOUT),
@@ -218,7 +218,7 @@ impl<W: Wire> Line<'_, W> {
                 if !self.stays_for(BEFORE_HINTS).await {
                     return self.give_up(&ticket);
                 }
-                // More than anybody takes comes at once, so the attempt may be over before we see that it is.
+                // More than anyone takes comes at once, so the attempt may be over before we see that.
                 self.note(&ticket, Answer::Abandoned);
                 self.hint().await;
                 Next::Close
@@ -280,7 +280,7 @@ impl<W: Wire> Line<'_, W> {
         }
     }
 
-    /// Waits, and tells whether the peer is still there. What it sends meanwhile belongs to its next request.
+    /// Waits, and returns whether the peer is still there. What it sends meanwhile belongs to its next request.
     async fn stays_for(&mut self, time: Duration) -> bool {
         let over = sleep(time);
         tokio::pin!(over);
@@ -336,7 +336,7 @@ impl Hall {
         Verdict { endpoint, ticket: arrived.ticket, reaction: react(self.population.profile(endpoint), &moment) }
     }
 
-    /// By the path. Whoever asks for anything else was not told to by us, or follows a redirect.
+    /// By its path. A client that asks for anything else was not told to by us, or follows a redirect.
     fn endpoint(&self, request: &Request<'_>) -> Option<u32> {
         let known = |path: &str| {
             let number = path.strip_prefix('/').and_then(|text| number(text.as_bytes()))?;
@@ -354,7 +354,7 @@ impl Hall {
     }
 }
 
-/// Which of its URLs an endpoint was asked at.
+/// At which of its URLs an endpoint was asked.
 fn generation(request: &Request<'_>) -> u32 {
     let query = request.path.split_once('?').and_then(|(_, query)| number(query.as_bytes()));
     query.and_then(|generation| u32::try_from(generation).ok()).unwrap_or(0)

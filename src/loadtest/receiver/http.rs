@@ -10,7 +10,7 @@ const MAX_HEADERS: usize = 64;
 /// The largest event is 64 KiB.
 const MAX_BODY_BYTES: u64 = 128 * 1024;
 
-/// A buffer never needs more than one request; what a client sends ahead of its answers waits in the kernel.
+/// A buffer never needs to hold more than one request; what a client sends ahead of its answers waits in the kernel.
 pub const MAX_BUFFER: usize = MAX_HEAD_BYTES + MAX_BODY_BYTES as usize;
 
 /// One whole request, where it arrived.
@@ -29,7 +29,7 @@ pub struct Request<'a> {
 pub enum Read<'a> {
     /// More must arrive.
     Partial,
-    /// So many bytes are this request; what follows belongs to the next.
+    /// This many bytes are the request; what follows belongs to the next one.
     Whole(usize, Request<'a>),
     /// Not HTTP, or beyond the limits.
     Bad(&'static str),
@@ -42,7 +42,7 @@ pub fn read(buffer: &[u8]) -> Read<'_> {
         Ok(httparse::Status::Complete(head)) => head,
         Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD_BYTES => return Read::Partial,
         Ok(httparse::Status::Partial) => return Read::Bad("its head is longer than 16 KiB"),
-        Err(_) => return Read::Bad("it is no HTTP/1.1 request"),
+        Err(_) => return Read::Bad("it is not an HTTP/1.1 request"),
     };
     let mut length = None;
     let mut request = Request {
@@ -72,7 +72,7 @@ pub fn read(buffer: &[u8]) -> Read<'_> {
     }
     let length = match length {
         Some(Some(length)) if length <= MAX_BODY_BYTES => length as usize,
-        Some(_) => return Read::Bad("its length is none, or more than 128 KiB"),
+        Some(_) => return Read::Bad("its length is invalid, or more than 128 KiB"),
         None => 0,
     };
     match buffer.get(head..head + length) {

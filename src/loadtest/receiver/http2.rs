@@ -1,7 +1,8 @@
-//! One HTTP/2 connection of a receiver whose connections do not last. After its number of requests it says so in time and takes
-//! what is on its way, as RFC 9113 (section 6.8) would have it. Idle, or when its receiver is reloaded, it ends as nginx
-//! ends one: once what was asked is answered, with a GOAWAY that names the last stream, whatever is on its way by then. What
-//! comes later than it can wait for is refused before anything of it is looked at. Both say that nothing was done (section 8.7).
+//! One HTTP/2 connection of a receiver whose connections do not last. After its number of requests it says so in time
+//! and takes what is on its way, as RFC 9113 (section 6.8) would have it. When idle, or when its receiver is reloaded,
+//! it ends the way nginx ends one: once what was asked is answered, with a GOAWAY that names the last stream, whatever
+//! is on its way by then. A request that comes too late is refused before anything of it is looked at. Both tell the
+//! client that nothing was done (section 8.7).
 
 use std::time::{Duration, Instant};
 
@@ -28,16 +29,16 @@ use crate::{
 /// The largest event is 64 KiB.
 const MAX_BODY_BYTES: usize = 128 * 1024;
 
-/// Streams of one connection at once, as nginx has it.
+/// Streams of one connection at once, as in nginx.
 const MAX_STREAMS: u32 = 128;
 
-/// So long without a stream ends a connection that is to end; its last answers have left by then.
+/// After this long without a stream a connection that is to end does end; its last answers have left by then.
 const QUIET: Duration = Duration::from_millis(5);
 
-/// A connection that is never quiet refuses new streams from this long after its end was due.
+/// A connection that is never quiet refuses new streams this long after its end was due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a peer may take for its part of a beginning, a body or an end.
+/// How long a peer may take for its part of a beginning, a body or an end.
 const SLOWEST: Duration = Duration::from_secs(10);
 
 pub async fn serve(hall: &Hall, wire: impl Wire, manners: Manners) {
@@ -49,7 +50,7 @@ pub async fn serve(hall: &Hall, wire: impl Wire, manners: Manners) {
     }
 }
 
-/// Until the connection is to end; none if the peer ended it.
+/// Runs until the connection is to end; none if the peer ended it.
 async fn answer_all<W: Wire>(hall: &Hall, connection: &mut Connection<W, Bytes>, manners: Manners) -> Option<()> {
     let mut streams = FuturesUnordered::new();
     let (mut taken, mut quiet_since) = (0u32, clock::now());
@@ -93,7 +94,7 @@ async fn at(moment: Option<Instant>) {
 
 async fn answer_one(hall: &Hall, (head, mut body): (Parts, RecvStream), mut answer: SendResponse<Bytes>) {
     let Some(body) = timeout(SLOWEST, whole(&mut body)).map(|read| read.ok().flatten()).await else {
-        return hall.ledger.nonsense(NONE, hall.now_us(), "a body over HTTP/2 that is none");
+        return hall.ledger.nonsense(NONE, hall.now_us(), "an invalid body over HTTP/2");
     };
     let verdict = hall.receive(&request(&head, &body), false);
     let status = |status| Response::builder().status(status).body(()).expect("a status alone makes a response");
@@ -113,7 +114,7 @@ async fn answer_one(hall: &Hall, (head, mut body): (Parts, RecvStream), mut answ
     }
 }
 
-/// None when it breaks off, or is too large.
+/// None if it breaks off, or is too large.
 async fn whole(body: &mut RecvStream) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     while let Some(part) = body.data().await {

@@ -1,9 +1,9 @@
-//! The receivers: one port that serves thousands of endpoints over HTTP and HTTPS, each behaving by its profile. They verify
-//! every request, note it in the ledger and answer. They run on threads of their own, so that neither their work nor the
-//! harness' shows in the other's latency. Never imports what Herald signs with.
+//! The receivers: one port that serves thousands of endpoints over HTTP and HTTPS, each behaving by its profile. They
+//! verify every request, note it in the ledger and answer. They run on threads of their own, so that neither their work
+//! nor that of the harness shows in the other's latency. Never imports the code that Herald signs with.
 //!
-//! The first byte of a connection tells TLS from plain HTTP. A second listener, on 127.0.0.2, shows a certificate that is for
-//! 127.0.0.1 only. A profile whose connections are special has a listener of its own, since what is special begins before
+//! The first byte of a connection tells TLS from plain HTTP. A second listener, on 127.0.0.2, shows a certificate that
+//! is only for 127.0.0.1. A profile whose connections are special has a listener of its own, because they differ before
 //! the first request.
 
 mod behaviour;
@@ -45,7 +45,8 @@ use super::{
 };
 use crate::clock;
 
-/// Connections at once: Herald keeps a few for each endpoint, and each takes some KiB here. More wait to be accepted.
+/// Connections at once: Herald keeps a few for each endpoint, and each takes some KiB here. Further ones wait to be
+/// accepted.
 const MAX_CONNECTIONS: usize = 16_384;
 
 /// Connections that wait to be accepted: thousands of endpoints may get their first event within a moment.
@@ -54,7 +55,7 @@ const BACKLOG: u32 = 4_096;
 /// Between two tries when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a peer may take to say whether it speaks TLS, and to shake hands.
+/// How long a peer may take to show whether it speaks TLS, and to shake hands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +70,9 @@ pub enum ReceiverError {
     Threads(io::Error),
 }
 
-/// The receivers while they run. They end with this value.
+/// The running receivers. They end when this value is dropped.
 pub struct Receivers {
-    /// The misnamed one is the plain one where nobody needs it.
+    /// The same as the plain one if nobody needs a misnamed one.
     pub doors: Doors,
     /// The authority behind the certificates, for `attempt.ca_file`.
     pub ca_file: PathBuf,
@@ -84,7 +85,7 @@ pub struct Receivers {
 enum Door {
     Right,
     Misnamed,
-    /// Of the profile whose connections do not last.
+    /// For the profile whose connections do not last.
     Fleeting {
         rtt: Duration,
         http2: bool,
@@ -167,7 +168,7 @@ impl Drop for Receivers {
     fn drop(&mut self) {
         self.cancel.cancel();
         if let Some(runtime) = self.runtime.take() {
-            // Not waited for: what hangs on purpose would hang here.
+            // Not waited for: a receiver that hangs on purpose would hang here.
             runtime.shutdown_background();
         }
     }
@@ -183,7 +184,7 @@ fn listen(host: Ipv4Addr, port: u16) -> Result<(SocketAddr, std::net::TcpListene
     open().map_err(|cause| ReceiverError::Listen { address, cause })
 }
 
-/// All addresses of the loopback interface and none of another: 127.0.0.0/8 are 16 million hosts.
+/// All addresses of the loopback interface and no other: 127.0.0.0/8 has 16 million hosts.
 fn listen_on_loopback() -> Result<(SocketAddr, std::net::TcpListener), ReceiverError> {
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let open = || {
@@ -250,7 +251,7 @@ impl Entrance {
         let is_tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
             // The first byte of a TLS handshake record (RFC 8446, section 5.1); no HTTP method begins with it.
             Ok(Ok(1)) => first[0] == 0x16,
-            // A connection that was opened ahead and is not used yet says nothing for long: HTTP's own limits apply to it.
+            // A connection that was opened ahead and is not used yet is silent for long: HTTP's own limits apply to it.
             Err(_) => stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0] == 0x16,
             _ => return,
         };

@@ -43,7 +43,7 @@ impl Certificates {
             .map_err(|error| ReceiverError::Certificate(error.to_string()))?;
         let mut http2 = server.clone();
         http2.alpn_protocols = vec![b"h2".to_vec()];
-        // What all others speak is HTTP/1.1, whatever else the client could.
+        // All others speak HTTP/1.1 only, whatever else the client could speak.
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { authority_pem: authority.pem(), server: Arc::new(server), http2: Arc::new(http2) })
     }

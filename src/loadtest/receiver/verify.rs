@@ -3,15 +3,15 @@
 
 use aws_lc_rs::hmac;
 
-/// Seconds that a timestamp may be ahead of this machine's clock: both are read on it.
+/// How many seconds a timestamp may be ahead of this machine's clock, which both sides read.
 const MAX_AHEAD_MS: i64 = 2_000;
 
-/// Standard Webhooks' libraries refuse what is older. Whether a timestamp is fresh for its attempt is checked apart.
+/// Standard Webhooks' libraries refuse older ones. Whether a timestamp is fresh for its attempt is checked elsewhere.
 const MAX_AGE_MS: i64 = 300_000;
 
 /// An endpoint's secret made ready, both ways. Has no `Debug`.
 pub struct Keys {
-    /// None when the secret is not of the form that this scheme asks for: then nothing verifies.
+    /// None if the secret does not have the form that this scheme asks for: then nothing verifies.
     standard: Option<hmac::Key>,
     dojo: hmac::Key,
 }

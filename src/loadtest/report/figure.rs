@@ -7,7 +7,7 @@ use crate::{
     surface::words,
 };
 
-/// What a figure's value is counted in.
+/// The unit of a figure's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Microseconds.
@@ -72,7 +72,7 @@ impl Point {
     }
 }
 
-/// Whose latency.
+/// Whose latency it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Timed {
     Delivery,
@@ -160,7 +160,7 @@ impl Used {
     }
 }
 
-/// Those whose use of the machine is measured.
+/// The processes whose use of the machine is measured.
 pub const PROCESSES: [&str; 3] = ["herald", "redis", "harness"];
 
 /// One figure of a run.
@@ -179,7 +179,7 @@ pub enum Figure {
 }
 
 impl Figure {
-    /// Each that can be asked for, given the names of what a run judges and of the profiles in it.
+    /// Every figure that can be asked for, given the names of what a run judges and of its profiles.
     pub fn all(promises: &[String], profiles: &[String]) -> Vec<Self> {
         let mut all: Vec<Self> = Point::ALL.map(|point| Self::Latency(Timed::Delivery, point)).into();
         all.extend(Sum::ALL.map(Self::Deliveries));
@@ -208,12 +208,12 @@ impl Figure {
         }
     }
 
-    /// The name says the unit already, so a bare number is no riddle.
+    /// The name already says the unit, so a bare number is clear.
     pub fn says_its_unit(&self) -> bool {
         matches!(self, Self::Process(_, Used::CpuUs | Used::CpuSeconds) | Self::Seconds)
     }
 
-    /// None when the run has none: no arrival, no such process, a promise that was never tried.
+    /// None if the run has none: no arrival, no such process, a promise that was never tried.
     pub fn value(&self, result: &RunResult) -> Option<f64> {
         let profile = |name: &str| result.profiles.iter().find(|profile| profile.name == name);
         match self {
@@ -238,13 +238,13 @@ impl Figure {
             }
             Self::Promise(name) => {
                 let promise = result.promise(name)?;
-                // Broken counts even where nothing was counted as tried.
+                // What broke counts even if nothing was counted as tried.
                 (promise.tried > 0 || promise.broken > 0).then_some(promise.broken as f64)
             }
         }
     }
 
-    /// The latency that it is a point of; none where it is something else, or where nothing arrived.
+    /// The latency that it is a point of; none if it is something else, or if nothing arrived.
     fn latency<'a>(&self, result: &'a RunResult) -> Option<(&'a Latency, Point)> {
         let (latency, point) = match self {
             Self::Latency(Timed::Delivery, point) => (&result.latency, point),
@@ -259,7 +259,7 @@ impl Figure {
     }
 }
 
-/// As a threshold names it.
+/// As it is written in a threshold.
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Results as runs make them, for tests: always the same, with the noise and the scars of real ones.
+//! Results as runs make them, for tests: always the same, with the noise and the flaws of real ones.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::loadtest::{
     scenario::Scenario,
 };
 
-/// A plain generator of numbers: the fixture must never change with a crate.
+/// A plain generator of numbers, because the fixture must never change with a crate.
 struct Noise(u64);
 
 impl Noise {
-    /// Evenly between 0 and 1.
+    /// Uniform between 0 and 1.
     fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1_u64 << 53) as f64
@@ -38,8 +38,8 @@ pub struct Shape {
     pub seed: u64,
 }
 
-/// A minute at 1 000/s with a worker that is killed twice, a Redis that restarts, and five kinds of receivers. Breaks
-/// its order once, is late three times, misses one threshold.
+/// A minute at 1 000/s with a worker that is killed twice, a Redis that restarts, and five kinds of receivers. It
+/// breaks its order once, is late three times, and misses one threshold.
 pub fn outage() -> RunResult {
     let faults = vec![
         (Fault::KillWorker, 12.0, 13.1),
@@ -178,7 +178,7 @@ pub fn run(shape: &Shape) -> RunResult {
     }
 }
 
-/// Also the sums of what was intended and acknowledged.
+/// Also makes the sums of what was intended and acknowledged.
 fn series(shape: &Shape, noise: &mut Noise) -> (Vec<Second>, (u64, u64)) {
     let (mut owed, mut behind, mut sums) = (0.0, 0.0, (0, 0));
     let seconds = (0..shape.seconds).map(|at| {

@@ -1,4 +1,4 @@
-//! The page of a run: one file that needs nothing else. No script, no font, no style and no picture from anywhere, so it
+//! The page of a run: one file that needs nothing else. No script, font, style or picture comes from anywhere, so it
 //! works from a disk, in a mail and in ten years. Everything that a scenario, a machine or a stranger said is escaped.
 
 mod page;
@@ -28,7 +28,7 @@ pub enum PageError {
     Template(#[from] askama::Error),
 }
 
-/// Beside its place first, then moved there.
+/// Written beside its place first, then moved there.
 pub fn write(path: &Path, result: &RunResult) -> Result<(), PageError> {
     let page = page(result)?;
     write_whole(path, |to| to.write_all(page.as_bytes()))
@@ -40,7 +40,7 @@ pub fn page(result: &RunResult) -> Result<String, PageError> {
     page::page(result)
 }
 
-/// Text as HTML shows it, in an element or in an attribute; what steers a display becomes a blank.
+/// Text as HTML shows it, in an element or in an attribute; characters that steer a display become blanks.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     Escaped.write_escaped_str(&mut safe, text).expect("a string takes everything");
@@ -141,7 +141,7 @@ mod tests {
         assert!(page.len() < 600_000, "{}", page.len());
     }
 
-    /// `PAGES=folder cargo test --lib pages_to_look_at` writes them, for eyes.
+    /// `PAGES=folder cargo test --lib pages_to_look_at` writes them, to be looked at.
     #[test]
     fn pages_to_look_at_can_be_written() {
         let scratch = tempfile::tempdir().unwrap();

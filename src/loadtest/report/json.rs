@@ -1,5 +1,5 @@
-//! The result file: written whole or not at all, and described by a JSON Schema that is made from the
-//! types. Never changes what a run found.
+//! The result file: written completely or not at all, and described by a JSON Schema that is made from the types. Never
+//! changes what a run found.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -18,7 +18,7 @@ pub enum ResultError {
     Write { path: PathBuf, error: io::Error },
 }
 
-/// Beside its place first, then moved there: a reader sees the old one or the new one.
+/// Written beside its place first, then moved there: a reader sees the old one or the new one.
 pub fn write(path: &Path, result: &RunResult) -> Result<(), ResultError> {
     write_whole(path, |to| {
         serde_json::to_writer_pretty(&mut *to, result)?;
@@ -31,7 +31,7 @@ pub fn write(path: &Path, result: &RunResult) -> Result<(), ResultError> {
 pub(super) fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    // As any file of this user; a temporary one would be for its owner alone.
+    // Readable like any file of this user; a temporary one would be for its owner alone.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.prefix(".herald-").tempfile_in(folder)?;
@@ -49,7 +49,7 @@ fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
 
 /// The JSON Schema (draft 2020-12) of the result, as `docs/loadtest-result.schema.json` publishes it.
 pub fn schema() -> String {
-    // As Herald writes it, where everything is there, not as it may be left out of a scenario's file.
+    // As Herald writes it, with everything there, not as a scenario's file may leave things out.
     let mut schema =
         SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<RunResult>();
     schema.insert("title".to_owned(), "The result of herald loadtest".into());

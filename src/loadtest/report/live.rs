@@ -1,6 +1,7 @@
-//! What is seen while a run runs: a view that fills the terminal, or a plain line a second where there is none. Owns the
-//! terminal from [`Live::open`] to [`Live::close`], and gives it back whatever happens. Never slows a run: what it is told
-//! and cannot take is left out. On `q`, Ctrl-C or a signal it only says so, through [`Wishes`]; whoever runs the load acts.
+//! What is seen while a run runs: a view that fills the terminal, or a plain line a second if there is no terminal.
+//! Owns the terminal from [`Live::open`] to [`Live::close`], and gives it back whatever happens. Never slows a run:
+//! what it cannot take at once is left out. On `q`, Ctrl-C or a signal it only records the wish in [`Wishes`]; the code
+//! that runs the load acts on it.
 
 mod history;
 mod plain;
@@ -22,15 +23,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::{Heading, Progress};
 
-/// Told twice a second, and drawn at once: more wait only while the terminal does not take what is written.
+/// Told twice a second, and drawn at once: more wait only while the terminal does not accept what is written.
 const QUEUE: usize = 64;
 
-/// What whoever watches wants.
+/// What the user has asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
     /// End the load now, wait for what is unfinished as always, judge and report.
     pub end: CancellationToken,
-    /// The second time: wait for nothing more. The processes of the run still have to be ended.
+    /// Asked a second time: wait for nothing more. The processes of the run still have to be ended.
     pub abort: CancellationToken,
 }
 
@@ -74,7 +75,7 @@ impl Drop for Signals {
     }
 }
 
-/// Where the view goes.
+/// Where the view is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Screen,
@@ -82,7 +83,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The whole screen where both ends are a terminal that can be steered.
+    /// The whole screen if both ends are a terminal that can be steered.
     pub fn of_this_process() -> Self {
         let is_steered = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
         match io::stderr().is_terminal() && io::stdin().is_terminal() && is_steered {
@@ -125,7 +126,7 @@ impl Live {
     pub fn close(self) {}
 
     fn tell(&self, told: Told) {
-        // A terminal that stands still must not make the run wait: what it did not take is not shown.
+        // A terminal that is stuck must not make the run wait: what it did not accept is not shown.
         match self.to.as_ref().map(|to| to.try_send(told)) {
             Some(Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => {}
         }
@@ -137,7 +138,7 @@ impl Drop for Live {
         // The view looks for this ten times a second.
         self.to = None;
         if let Some(view) = self.view.take() {
-            // It has given the terminal back even if it panicked; there is nothing else to be done about that here.
+            // It has given the terminal back even if it panicked; nothing else can be done about that here.
             let _ = view.join();
         }
     }
@@ -182,8 +183,8 @@ mod tests {
         live.close();
     }
 
-    /// `WATCH=panic cargo test --lib a_view_for_eyes -- --ignored --nocapture` on a terminal shows half a minute in
-    /// fast motion; with `WATCH=panic` it leaves by a panic.
+    /// `cargo test --lib a_view_for_eyes -- --ignored --nocapture` on a terminal shows half a minute in fast motion;
+    /// with `WATCH=panic` it ends by a panic.
     #[tokio::test]
     #[ignore = "for eyes"]
     async fn a_view_for_eyes() {

@@ -1,6 +1,6 @@
-//! What people and programs see of a run: the live view, the summary, the page, the result file and the thresholds. All of
-//! it is made from [`Progress`](progress::Progress) and [`RunResult`](super::result::RunResult) alone. Nothing here changes
-//! what a run found.
+//! What people and programs see of a run: the live view, the summary, the page, the result file and the thresholds. All
+//! of it is made only from [`Progress`](progress::Progress) and [`RunResult`](super::result::RunResult). Nothing here
+//! changes what a run found.
 
 pub mod html;
 pub mod json;
@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::result::RunResult;
 
-/// To the files that were asked for.
+/// Writes the files that were asked for.
 pub fn write(to_json: Option<&Path>, to_html: Option<&Path>, result: &RunResult) -> anyhow::Result<()> {
     if let Some(path) = to_json {
         json::write(path, result)?;

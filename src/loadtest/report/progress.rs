@@ -1,5 +1,5 @@
-//! How a run stands, as plain numbers: what the live view shows and a plain line says. Whoever runs the load fills it
-//! twice a second; it is cheap to make and to copy, and nothing here measures.
+//! How a run stands, as plain numbers: what the live view and the plain lines show. The code that runs the load fills
+//! it twice a second; it is cheap to make and to copy, and nothing here measures.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub struct Progress {
     pub unfinished: u64,
     /// What looks like a broken promise so far; a fault may yet explain it, and the judge has the last word.
     pub suspicions: u64,
-    /// Of the first arrivals within the last second or two; none without one.
+    /// Latencies of the first arrivals within the last second or two; none without one.
     pub recent: Option<Recent>,
     pub profiles: Vec<ProfileProgress>,
     /// The faults that hold now: `pause-worker`.

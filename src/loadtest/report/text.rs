@@ -1,4 +1,4 @@
-//! The summary on stdout. Pure text; colours are added only where the caller says that a terminal shows them.
+//! The summary on stdout. Pure text; colours are added only if the caller says that a terminal shows them.
 
 use std::io::{self, IsTerminal};
 
@@ -68,7 +68,7 @@ pub fn summary(result: &RunResult, colour: Colour) -> String {
     parts.join("\n\n")
 }
 
-/// What a run comes to.
+/// The verdict on a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Kept,
@@ -111,7 +111,7 @@ pub fn verdict(result: &RunResult) -> String {
     said
 }
 
-/// How many of the faults that were planned came.
+/// How many of the planned faults came.
 fn came(result: &RunResult) -> String {
     let planned = (result.faults.len() + result.missed.len()) as u64;
     format!(
@@ -121,7 +121,7 @@ fn came(result: &RunResult) -> String {
     )
 }
 
-/// Faults that were asked for by their time and did not come: what was asked was not done, whatever was kept meanwhile.
+/// Faults that were asked for at a certain time and did not come: what was asked for was not done, whatever was kept.
 pub fn owed_faults(result: &RunResult) -> Option<String> {
     let owed: Vec<&MissedFault> = result.owed_faults().collect();
     (!owed.is_empty()).then(|| format!("not every fault came ({}): {}", came(result), absent(owed)))
@@ -236,7 +236,7 @@ fn deliveries(result: &RunResult) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// A long list of faults says nothing more than its beginning.
+/// A long list of faults says no more than its beginning does.
 const FAULTS_SHOWN: usize = 6;
 
 fn abridged(all: &[String], between: &str) -> String {
@@ -325,7 +325,7 @@ fn tail(result: &RunResult, colour: Colour) -> String {
     section("This run", colour, &rows)
 }
 
-/// What repeats everything random of the run, for a shell.
+/// The command that repeats everything random of the run, for a shell.
 pub(super) fn again(result: &RunResult) -> String {
     let is_plain = |text: &str| {
         let is_harmless = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+%".contains(c);
@@ -380,7 +380,7 @@ pub(super) fn headed(columns: &[&str], right: &[usize]) -> Table {
     table
 }
 
-/// Without the blanks that begin and end every line of a table.
+/// Without the blanks at the beginning and the end of every line of a table.
 pub(super) fn shown(table: &Table) -> String {
     let text = table.to_string();
     let lines: Vec<_> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();

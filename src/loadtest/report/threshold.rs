@@ -1,6 +1,6 @@
 //! What a run is asked to keep: `METRIC OP VALUE[UNIT]`, for example `p99<5ms`, `lost==0`, `rate>20000`,
-//! `healthy.p99<=8ms`, `herald.rss<150MB`. Pure: reads a threshold before the run, so that a typing error costs none, and
-//! holds the result against it.
+//! `healthy.p99<=8ms`, `herald.rss<150MB`. Pure: reads a threshold before the run, so that a typing error does not cost
+//! a run, and compares the result with it.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::loadtest::{
 /// Shown with every error about the grammar.
 const EXAMPLES: &str = "p99<5ms, lost==0, rate>20000, healthy.p99<=8ms or herald.rss<150MB";
 
-/// The names that exist only because of what a run does and judges.
+/// The names that depend on what a run does and judges.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
     pub promises: Vec<String>,
@@ -23,7 +23,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// `promises` are the names of those that the judge holds a run against.
+    /// `promises` are the names of those that the judge judges.
     pub fn of<'a>(scenario: &Scenario, promises: impl IntoIterator<Item = &'a str>) -> Self {
         let mut profiles: Vec<_> =
             scenario.endpoints.profiles.iter().map(|share| share.profile.name().to_owned()).collect();
@@ -40,7 +40,9 @@ impl Names {
 pub enum ThresholdError {
     #[error("the threshold {0:?} compares nothing; write it like {EXAMPLES}")]
     NoComparison(String),
-    #[error("the threshold {threshold:?} names {metric:?}, which is no figure of this run{guess}; there are {known}")]
+    #[error(
+        "the threshold {threshold:?} names {metric:?}, which is not a figure of this run{guess}; there are {known}"
+    )]
     Unknown { threshold: String, metric: String, guess: String, known: String },
     #[error("the threshold {threshold:?} compares with {value:?}, which is {wrong}")]
     Value { threshold: String, value: String, wrong: &'static str },
@@ -56,7 +58,7 @@ enum Op {
 }
 
 impl Op {
-    /// Longer signs before those that they begin with.
+    /// Longer signs come before those that they begin with.
     const ALL: [(&'static str, Self); 5] = [
         ("<=", Self::LessOrEqual),
         (">=", Self::MoreOrEqual),
@@ -71,7 +73,7 @@ impl Op {
             Self::LessOrEqual => value <= bound,
             Self::More => value > bound,
             Self::MoreOrEqual => value >= bound,
-            // Only counts are compared so, and they are whole.
+            // Only counts are compared this way, and they are whole numbers.
             Self::Equal => value == bound,
         }
     }
@@ -113,7 +115,7 @@ impl Threshold {
         Ok(Self { text: text.to_owned(), figure, op, bound })
     }
 
-    /// All of them, or the first that is wrong.
+    /// All of them, or the first error.
     pub fn parse_all<'a>(
         texts: impl IntoIterator<Item = &'a String>,
         names: &Names,
@@ -121,7 +123,7 @@ impl Threshold {
         texts.into_iter().map(|text| Self::parse(text, names)).collect()
     }
 
-    /// A figure that the run does not have keeps nothing.
+    /// A threshold on a figure that the run does not have is not kept.
     pub fn evaluate(&self, result: &RunResult) -> ThresholdResult {
         let value = self.figure.value(result).filter(|value| value.is_finite());
         let is_kept = value.is_some_and(|value| self.op.holds(value, self.bound));
@@ -134,7 +136,7 @@ pub fn evaluate(thresholds: &[Threshold], result: &RunResult) -> Vec<ThresholdRe
     thresholds.iter().map(|threshold| threshold.evaluate(result)).collect()
 }
 
-/// The value with the unit of its figure, for people: `4.2 ms`; `none in this run` without one.
+/// The value with the unit of its figure, for people: `4.2 ms`; `none in this run` if there is none.
 pub fn shown(kept: &ThresholdResult) -> String {
     let Some(value) = kept.value else { return "none in this run".to_owned() };
     let metric = kept.threshold.split(['<', '>', '=']).next().unwrap_or_default().trim();
@@ -142,7 +144,7 @@ pub fn shown(kept: &ThresholdResult) -> String {
     unit_of(metric).show(value)
 }
 
-/// By the last part of the name, which alone says what kind of figure it is.
+/// By the last part of the name, which alone tells the kind of the figure.
 fn unit_of(metric: &str) -> Unit {
     let names = match metric.split_once('.') {
         Some((owner, _)) if !PROCESSES.contains(&owner) && Point::ALL.iter().all(|point| point.name() != metric) => {
@@ -193,11 +195,11 @@ fn bound(text: &str, figure: &Figure) -> Result<f64, &'static str> {
         (Unit::Time, "s") => 1e6,
         (Unit::Time | Unit::Seconds, "") if figure.says_its_unit() => 1.0,
         (Unit::Time, "") => return Err("a time without a unit: write us, ms or s behind it"),
-        (Unit::Time, _) => return Err("no time: write us, ms or s behind the number"),
+        (Unit::Time, _) => return Err("not a time: write us, ms or s behind the number"),
         (Unit::Seconds, "s") => 1.0,
         (Unit::Seconds, "ms") => 1e-3,
         (Unit::Seconds, "min") => 60.0,
-        (Unit::Seconds, _) => return Err("no length of time: write s or min behind the number"),
+        (Unit::Seconds, _) => return Err("not a length of time: write s or min behind the number"),
         (Unit::Bytes, "B") => 1.0,
         (Unit::Bytes, "kB") => 1e3,
         (Unit::Bytes, "MB") => 1e6,
@@ -205,11 +207,11 @@ fn bound(text: &str, figure: &Figure) -> Result<f64, &'static str> {
         (Unit::Bytes, "KiB") => 1024.0,
         (Unit::Bytes, "MiB") => 1024.0 * 1024.0,
         (Unit::Bytes, "GiB") => 1024.0 * 1024.0 * 1024.0,
-        (Unit::Bytes, _) => return Err("no size: write kB, MB, GB, KiB, MiB or GiB behind the number"),
+        (Unit::Bytes, _) => return Err("not a size: write kB, MB, GB, KiB, MiB or GiB behind the number"),
         (Unit::Rate, "" | "/s") => 1.0,
-        (Unit::Rate, _) => return Err("no rate: write a number, with /s or without"),
+        (Unit::Rate, _) => return Err("not a rate: write a number, with /s or without"),
         (Unit::Count, "") => 1.0,
-        (Unit::Count, _) => return Err("no count: a count has no unit"),
+        (Unit::Count, _) => return Err("not a count: a count has no unit"),
     };
     Ok(number * factor)
 }
@@ -271,9 +273,9 @@ mod tests {
         {
             assert!(unknown.contains(known), "{known} is not in: {unknown}");
         }
-        assert!(error("gone.p99<5ms").contains("no figure of this run"), "a profile that this scenario has not");
+        assert!(error("gone.p99<5ms").contains("not a figure of this run"), "a profile that this scenario has not");
         assert!(error("p99<5").contains("without a unit") && error("p99<5MB").contains("us, ms or s"));
-        assert!(error("herald.rss<150").contains("no size") && error("lost<1s").contains("has no unit"));
+        assert!(error("herald.rss<150").contains("not a size") && error("lost<1s").contains("has no unit"));
         assert!(error("p99<fast").contains("no number") && error("p99<1.2.3s").contains("no number"));
         assert!(error("p99==5ms").contains("never met exactly"));
         assert!(error("p99<-5ms").contains("no number"));

@@ -1,5 +1,5 @@
-//! The page as a whole: what stands where. How it looks is `page.html`'s matter, with `section.html`, `table.html` and
-//! `page.css`.
+//! The page as a whole: where everything stands. How it looks is decided by `page.html`, `section.html`, `table.html`
+//! and `page.css`.
 
 use askama::Template;
 
@@ -178,7 +178,7 @@ fn costs(result: &RunResult) -> Vec<Section> {
 
 fn origin(result: &RunResult) -> Section {
     let scenario = toml::to_string_pretty(&result.scenario).unwrap_or_else(|error| format!("not shown: {error}"));
-    // Line by line: what steers a display becomes a blank, and a line feed would.
+    // Line by line, because characters that steer a display become blanks, and so would a line feed.
     let scenario = scenario.lines().map(str::to_owned).collect();
     Section { scenario, ..Section::of_table("This run", tables::environment(result)) }
 }

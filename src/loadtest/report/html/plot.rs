@@ -1,5 +1,5 @@
 //! A plot as SVG: a frame with axes, and what is drawn into it. Colours are classes, so that the page's style decides
-//! them for light and for dark. Knows nothing of a run.
+//! them for light and for dark displays. Knows nothing of a run.
 
 use std::fmt::Write as _;
 
@@ -23,7 +23,7 @@ pub enum Scale {
         from: f64,
         to: f64,
     },
-    /// Of positive values.
+    /// For positive values.
     Log {
         from: f64,
         to: f64,
@@ -58,7 +58,7 @@ impl Scale {
         Self::Log { from: 10_f64.powf(from), to: 10_f64.powf(to) }
     }
 
-    /// Values for labels: round ones, about four.
+    /// Values for labels: about four round ones.
     pub fn ticks(self) -> Vec<f64> {
         match self {
             Self::Linear { from, to } => {
@@ -73,7 +73,7 @@ impl Scale {
         }
     }
 
-    /// Between the powers, without labels.
+    /// Lines between the powers, without labels.
     fn minor_ticks(self) -> Vec<f64> {
         match self {
             Self::Linear { .. } => Vec::new(),
@@ -85,7 +85,7 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, not below the one given.
+/// 1, 2 or 5 times a power of ten, at least the given value.
 fn round_step(least: f64) -> f64 {
     if !(least.is_finite() && least > 0.0) {
         return 1.0;
@@ -94,7 +94,7 @@ fn round_step(least: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= least * 0.999).unwrap_or(least)
 }
 
-/// Steps of a clock: seconds, minutes and hours that people count in.
+/// Steps of a clock: the seconds, minutes and hours in which people count.
 pub fn clock_ticks(until: f64) -> Vec<f64> {
     const STEPS: [f64; 15] =
         [0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0];
@@ -112,14 +112,14 @@ pub struct Plot {
 }
 
 impl Plot {
-    /// `name` says to those who cannot see it what it shows.
+    /// `name` tells those who cannot see the plot what it shows.
     pub fn new(name: &str, height: f64, x: Scale, y: Scale) -> Self {
         let name = escaped(name);
         let svg = format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}">"#);
         Self { svg, height, left: LEFT, x, y }
     }
 
-    /// With room for names on the left; before anything is drawn.
+    /// Leaves room for names on the left; call it before anything is drawn.
     pub fn wide_left(self) -> Self {
         Self { left: WIDE_LEFT, ..self }
     }
@@ -159,7 +159,7 @@ impl Plot {
         self
     }
 
-    /// Marks below and their labels; one that would run into the one before is left out.
+    /// Marks below the axis and their labels; a label that would run into the one before is left out.
     pub fn x_axis(mut self, ticks: &[f64], label: impl Fn(f64) -> String) -> Self {
         let bottom = self.height - BOTTOM;
         let mut last = f64::NEG_INFINITY;
@@ -177,7 +177,7 @@ impl Plot {
         self
     }
 
-    /// From one x to another over the whole height; at least so wide that it is seen.
+    /// From one x to another over the whole height; at least wide enough to be seen.
     pub fn band(mut self, class: &str, from: f64, to: f64, says: &str) -> Self {
         let (left, right) = (self.x_of(from), self.x_of(to));
         let (width, height, says) = ((right - left).max(2.0), self.height - TOP - BOTTOM, escaped(says));
@@ -195,7 +195,7 @@ impl Plot {
         self
     }
 
-    /// A line through the points that are there; a gap where one is not. A point between two gaps is a dot.
+    /// A line through the points that exist, with a gap where one is missing. A point between two gaps is a dot.
     pub fn line(mut self, class: &str, points: &[(f64, Option<f64>)]) -> Self {
         for run in runs(points) {
             if let [(x, y)] = run[..] {
@@ -234,7 +234,8 @@ impl Plot {
     /// A column from the axis up, in the middle of its stretch.
     pub fn column(mut self, class: &str, from: f64, to: f64, value: f64) -> Self {
         let (left, right) = (self.x_of(from), self.x_of(to));
-        // A hair of space between two, unless they are hairs themselves; and no walls in a run of three seconds.
+        // A hair of space between two columns, unless they are hairs themselves; and no walls in a run of three
+        // seconds.
         let width = (right - left - if right - left > 4.0 { 1.0 } else { 0.0 }).clamp(0.8, 36.0);
         let left = (left + right - width) / 2.0;
         let height = (self.height - BOTTOM - self.y_of(value)).max(if value > 0.0 { 1.0 } else { 0.0 });
@@ -252,7 +253,7 @@ impl Plot {
         self
     }
 
-    /// An invisible column that says something under the pointer.
+    /// An invisible column that shows a text under the pointer.
     pub fn hover(mut self, from: f64, to: f64, says: &str) -> Self {
         let (left, right) = (self.x_of(from), self.x_of(to));
         let (width, height, says) = ((right - left).max(1.0), self.height - TOP - BOTTOM, escaped(says));

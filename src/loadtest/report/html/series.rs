@@ -6,13 +6,13 @@ use crate::{
     surface::words,
 };
 
-/// More points than this are more than a screen has pixels for; a page of an hour stays small.
+/// More points than this are more than a screen has pixels for; so the page of an hour stays small.
 const MOST_POINTS: usize = 300;
 
-/// A letter of a fault's name is at most this wide, in parts of [`WIDTH`]; the frame is a little narrower than that.
+/// A letter of a fault's name is at most this wide, as a part of [`WIDTH`]; the frame is a little narrower than that.
 const FLAG_LETTER: f64 = 6.4;
 
-/// Some seconds as one point.
+/// Several seconds as one point.
 #[derive(Debug, Clone, PartialEq)]
 struct Bucket {
     from: f64,
@@ -22,7 +22,7 @@ struct Bucket {
     sent: f64,
     acknowledged: f64,
     failed: f64,
-    /// The median of the seconds' medians; the worst of the others.
+    /// The median of the seconds' medians; the worst of the other percentiles.
     p50_us: Option<u64>,
     p99_us: Option<u64>,
     max_us: Option<u64>,

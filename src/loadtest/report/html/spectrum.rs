@@ -1,4 +1,5 @@
-//! How latencies are distributed: the percentile spectrum of all and of each profile, and the profiles beside each other.
+//! How latencies are distributed: the percentile spectrum of the whole run and of each profile, and the profiles
+//! compared.
 
 use hdrhistogram::Histogram;
 
@@ -11,7 +12,7 @@ use crate::{
     surface::words,
 };
 
-/// Colours of the page; profiles beyond take them again, dashed.
+/// Colours of the page; further profiles use them again, dashed.
 pub(super) const COLOURS: usize = 8;
 /// The rightmost percentile is 99.99 %: one of ten thousand.
 const TAIL: f64 = 10_000.0;

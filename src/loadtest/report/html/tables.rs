@@ -47,9 +47,9 @@ fn mark(class: &'static str, text: &str) -> Cell {
     Cell { class, is_mark: true, ..text_cell(text) }
 }
 
-/// `columns` with a leading `>` are of numbers.
+/// `columns` with a leading `>` hold numbers.
 fn table(columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> Table {
-    // A narrow table is not torn over the whole width.
+    // A narrow table is not stretched over the whole width.
     let width = if columns.len() <= 3 { "few" } else { "many" };
     let class_of = |column: &&str| match column.strip_prefix('>') {
         Some(name) => ("num", name.to_owned()),

@@ -7,7 +7,7 @@ use crate::loadtest::report::progress::{Progress, Recent};
 /// Ten minutes at two a second: more than any terminal has columns for.
 const KEPT: usize = 1_200;
 
-/// Between one snapshot and the next.
+/// The step from one snapshot to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Seconds since the load began.
@@ -30,7 +30,7 @@ impl History {
         let before = self.last.replace(progress.clone());
         let Some(before) = before else { return };
         let seconds = progress.elapsed.saturating_sub(before.elapsed).as_secs_f64();
-        // The clock of the load has not begun, or stands.
+        // The clock of the load has not begun, or stands still.
         if seconds <= 0.0 {
             return;
         }
@@ -52,12 +52,12 @@ impl History {
         self.last.as_ref()
     }
 
-    /// At most so many, the newest.
+    /// At most this many, the newest.
     pub fn newest(&self, many: usize) -> impl Iterator<Item = &Step> + Clone {
         self.steps.iter().skip(self.steps.len().saturating_sub(many))
     }
 
-    /// Mean of the last two seconds' steps, which is what an eye can follow.
+    /// The mean of the steps of the last two seconds, which is what an eye can follow.
     pub fn acknowledged_rate(&self) -> f64 {
         let steps: Vec<_> = self.newest(4).map(|step| step.acknowledged).collect();
         match steps.len() {

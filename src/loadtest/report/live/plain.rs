@@ -1,4 +1,4 @@
-//! A line a second for those without a terminal: logs of a build server, files, pipes.
+//! A line a second where there is no terminal: logs of a build server, files, pipes.
 
 use std::{io::Write, sync::mpsc::Receiver, time::Duration};
 
@@ -67,7 +67,7 @@ impl<W: Write> Lines<W> {
     }
 
     fn line(&mut self, text: &str) {
-        // Nobody reading is no failure of a run.
+        // If nobody reads it, that is no failure of the run.
         let _ = writeln!(self.to, "{}", cell(text));
     }
 }

@@ -1,4 +1,5 @@
-//! The view that fills the terminal: how far, how much, how fast, for whom, and what happened. Pure: state and a frame.
+//! The view that fills the terminal: how far, how much, how fast, for whom, and what happened. Pure: turns a state into
+//! a frame.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -247,7 +248,7 @@ fn titled(title: &str) -> Block<'_> {
     Block::default().borders(Borders::TOP).border_style(Style::new().fg(QUIET)).title(format!(" {title} "))
 }
 
-/// Two dots of Braille to a column, less what the labels take.
+/// Two dots of Braille to a column, minus what the labels take.
 fn columns(area: Rect) -> usize {
     usize::from(area.width.saturating_sub(10)).max(1) * 2
 }
@@ -255,7 +256,7 @@ fn columns(area: Rect) -> usize {
 /// A name, its colour, and where it goes.
 type Curve<'a> = (&'a str, Color, Vec<(f64, f64)>);
 
-/// The names stand in the title, in their colours: a legend would lie over the lines.
+/// The names are in the title, in their colours: a legend would cover the lines.
 fn chart(frame: &mut Frame, area: Rect, title: &str, curves: &[Curve<'_>], window: [f64; 2], height: Height) {
     let quiet = Style::new().fg(QUIET);
     let x = Axis::default().bounds(window).labels(window.map(clock)).style(quiet);
@@ -276,13 +277,13 @@ struct Height {
     labels: Vec<String>,
 }
 
-/// At least as wide as a run's first seconds, so that a lone point is not a line.
+/// At least as wide as the first seconds of a run, so that a single point does not look like a line.
 fn window<'a>(steps: impl Iterator<Item = &'a Step> + Clone) -> [f64; 2] {
     let from = steps.clone().next().map_or(0.0, |step| step.at);
     [from, steps.last().map_or(0.0, |step| step.at).max(from + 10.0)]
 }
 
-/// Whole seconds: a display that is read at a glance.
+/// Whole seconds, because the display is read at a glance.
 fn clock(seconds: f64) -> String {
     words::seconds(seconds.floor())
 }

@@ -1,5 +1,5 @@
-//! The terminal itself: raw mode, the other screen, keys. Gives it back on every way out: at the end, on an error, on a
-//! panic of any thread, and when the process is asked to end, which ends the run and with it this.
+//! The terminal itself: raw mode, the alternate screen, keys. Gives it back on every way out: at the end, on an error,
+//! on a panic of any thread, and when the process is asked to end, which ends the run and with it this.
 
 use std::{
     io::{self, Stderr},
@@ -28,7 +28,7 @@ use super::{Told, Wishes, screen::State};
 /// How long a key or a new size may go unnoticed: an eye's blink.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Whether the terminal is ours now: what is given back twice would leave a screen that was never entered.
+/// Whether the terminal is ours now: giving it back twice would leave a screen that was never entered.
 static HELD: AtomicBool = AtomicBool::new(false);
 
 /// A terminal that goes back to what it was when this is dropped.
@@ -69,7 +69,7 @@ fn give_back() {
     }
 }
 
-/// Until it is told to close. A terminal that cannot be drawn on is given back, and the run goes on unseen.
+/// Runs until it is told to close. A terminal that cannot be drawn on is given back, and the run goes on unseen.
 pub(super) fn show(mut held: Held, mut state: State, told: &Receiver<Told>, wishes: &Wishes) {
     loop {
         if !hear(&mut state, told) || draw(&mut held, &state).is_err() || keys(wishes, &mut state).is_err() {
@@ -86,7 +86,7 @@ fn draw(held: &mut Held, state: &State) -> io::Result<()> {
     held.terminal.draw(|frame| state.draw(frame)).map(drop)
 }
 
-/// Everything that has been told by now; false at the end.
+/// Takes everything that has been told by now; false at the end.
 fn hear(state: &mut State, told: &Receiver<Told>) -> bool {
     loop {
         match told.try_recv() {
@@ -98,7 +98,7 @@ fn hear(state: &mut State, told: &Receiver<Told>) -> bool {
     }
 }
 
-/// Waits a tick for a key, and answers it.
+/// Waits a tick for a key, and returns it.
 fn keys(wishes: &Wishes, state: &mut State) -> io::Result<()> {
     if event::poll(TICK)?
         && let Event::Key(key) = event::read()?
