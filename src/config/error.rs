@@ -10,12 +10,12 @@ pub enum ConfigError {
     Unreadable { path: String, why: String },
     #[error("{name} in the environment is not UTF-8")]
     NotText { name: String },
-    /// Never with anything of what the file holds.
+    /// Shows nothing of the file's content.
     #[error("{origin}: cannot read the file: {why}")]
     UnreadableSecret { origin: Origin, why: String },
     #[error("{variable} and {file_variable} are both set: unset one of them")]
     SetTwice { variable: String, file_variable: String },
-    /// The text says where, never what stands there: it may be half a secret.
+    /// The text says where, never what is written there: that may be half a secret.
     #[error("{origin}: is not valid TOML: {problem}")]
     Syntax { origin: Origin, problem: String },
     #[error("{origin}: there is no setting {name}; the nearest is {nearest}")]
@@ -25,7 +25,7 @@ pub enum ConfigError {
     Bad { key: &'static str, origin: Origin, shown: String, problem: String },
 }
 
-/// A variable that is meant for Herald, as it seems, and sets nothing. It stops nothing, so whoever starts says so.
+/// A variable that looks meant for Herald but sets nothing. It stops nothing, so the program that starts reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownVariable {
     pub name: String,
@@ -35,7 +35,7 @@ pub struct UnknownVariable {
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, nearest } = self;
-        write!(f, "{name} in the environment is no setting and has no effect; the nearest is {nearest}")
+        write!(f, "{name} in the environment is not a setting and has no effect; the nearest is {nearest}")
     }
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for UnknownVariable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     pub(super) errors: Vec<ConfigError>,
-    /// A misspelt variable may be why something is wrong.
+    /// A misspelt variable may be the reason that something is wrong.
     pub(super) unknown_variables: Vec<UnknownVariable>,
 }
 

@@ -1,12 +1,12 @@
-//! Owns the names of all settings, in the file and in the environment, and knows what a variable of the environment is for.
+//! Owns the names of all settings, in the file and in the environment, and knows what each environment variable is for.
 
 /// How a value may be shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Showing {
     Plain,
-    /// Never, only whether it is there.
+    /// Never, only whether it is set.
     Hidden,
-    /// Without the password inside.
+    /// Without the password in it.
     RedisUrl,
 }
 
@@ -14,7 +14,7 @@ pub(super) enum Showing {
 pub(super) struct Key {
     pub name: &'static str,
     pub showing: Showing,
-    /// The name of its variable where that is older than the rule.
+    /// The name of its variable if that is older than the rule.
     older: Option<&'static str>,
 }
 
@@ -74,13 +74,13 @@ pub(super) const KEYS: [Key; 40] = [
     key("limits.breaker.max_cooldown"),
 ];
 
-/// Only variables that start so are Herald's.
+/// Only variables with this prefix are Herald's.
 const PREFIX: &str = "HERALD_";
 
-/// Behind the variable of a secret: the value stands in the file of this name.
+/// The suffix of a secret's variable that names a file instead: the file of this name holds the value.
 const FILE_SUFFIX: &str = "_FILE";
 
-/// Names the file of the configuration.
+/// Names the configuration file.
 const CONFIG_FILE: &str = "HERALD_CONFIG";
 
 impl Key {
@@ -88,12 +88,12 @@ impl Key {
         self.older.map_or_else(|| self.variable_by_rule(), str::to_owned)
     }
 
-    /// Only of a secret: nobody needs one for the rest, and `HERALD_MASTER_KEY_FILE` is the path of something else.
+    /// Only for a secret: nobody needs one for the rest, and `HERALD_MASTER_KEY_FILE` is the path of something else.
     pub fn file_variable(&self) -> Option<String> {
         (self.showing != Showing::Plain).then(|| self.variable() + FILE_SUFFIX)
     }
 
-    /// All that set it.
+    /// All variables that set it.
     pub fn variables(&self) -> impl Iterator<Item = String> {
         [self.variable()].into_iter().chain(self.file_variable())
     }
@@ -103,15 +103,15 @@ impl Key {
     }
 }
 
-/// What a variable of the environment is for.
+/// What an environment variable is for.
 pub(super) enum Variable {
     Value(&'static Key),
     /// Names a file that holds nothing but the value.
     FileOfValue(&'static Key),
     ConfigFile,
-    /// Not Herald's, whatever it is called.
+    /// Not Herald's, whatever its name is.
     Foreign,
-    /// Meant for Herald, as it seems, and for nothing that there is.
+    /// It looks meant for Herald, but there is no such setting.
     Unknown,
 }
 
@@ -127,7 +127,8 @@ impl Variable {
     }
 }
 
-/// Kubernetes sets these in each container of a namespace that has a Service named herald: nobody meant anything by them.
+/// Kubernetes sets these in each container of a namespace that has a Service named herald: nobody meant anything by
+/// them.
 fn is_of_kubernetes(name: &str) -> bool {
     name == "HERALD_PORT" || ["HERALD_PORT_", "HERALD_SERVICE_"].iter().any(|start| name.starts_with(start))
 }
@@ -136,15 +137,15 @@ pub(super) fn nearest_key(name: &str) -> &'static str {
     nearest(name, KEYS.iter().map(|key| (key.name, key.name)))
 }
 
-/// Whoever goes by the rule where an older name holds is told the older one: by its letters alone `HERALD_LOG_FILTER` would be
-/// nearer to `HERALD_LOG_FORMAT`.
+/// Someone who follows the rule where an older name is used is told the older one: by its letters alone
+/// `HERALD_LOG_FILTER` would be nearer to `HERALD_LOG_FORMAT`.
 pub(super) fn nearest_variable(name: &str) -> String {
     let by_rule = KEYS.iter().map(|key| (key.variable_by_rule(), key.variable()));
     let all = KEYS.iter().flat_map(Key::variables).chain([CONFIG_FILE.to_owned()]);
     nearest(name, by_rule.chain(all.map(|variable| (variable.clone(), variable))))
 }
 
-/// What is meant by the spelling that is nearest.
+/// The name with the nearest spelling.
 fn nearest<S: AsRef<str>, T: Default>(name: &str, known: impl Iterator<Item = (S, T)>) -> T {
     let distance = |(spelling, _): &(S, T)| strsim::damerau_levenshtein(name, spelling.as_ref());
     known.min_by_key(distance).map(|(_, meant)| meant).unwrap_or_default()

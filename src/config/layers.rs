@@ -28,7 +28,7 @@ pub(super) struct Given {
     pub origin: Origin,
 }
 
-/// The value that holds for each key, and what was wrong on the way.
+/// The value that applies to each key, and what was wrong on the way.
 #[derive(Default)]
 pub(super) struct Layers {
     pub values: BTreeMap<&'static str, Given>,
@@ -37,7 +37,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Lays a TOML text over what is there. `path` is none for the built-in default.
+    /// Lays a TOML text over the present values. `path` is none for the built-in default.
     pub fn lay_toml(&mut self, text: &str, path: Option<&str>) {
         let path: Option<Arc<str>> = path.map(Arc::from);
         let origin_at = |at: usize| match &path {
@@ -77,8 +77,8 @@ impl Layers {
         }
     }
 
-    /// Lays the variables that are values over what is there. One that nothing is known of stops nothing: it may be for another
-    /// version, or be set by whatever runs Herald.
+    /// Lays the variables that hold values over the present ones. An unknown variable stops nothing: it may be meant
+    /// for another version, or be set by the platform that runs Herald.
     pub fn lay_env(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         for (name, value) in variables {
             match Variable::of(&name) {
@@ -90,13 +90,14 @@ impl Layers {
                     let nearest = nearest_variable(&name);
                     self.unknown_variables.push(UnknownVariable { name, nearest });
                 }
-                // Whoever gathered the sources has read those files.
+                // Those files were read when the sources were gathered.
                 Variable::FileOfValue(_) | Variable::ConfigFile | Variable::Foreign => {}
             }
         }
     }
 
-    /// Lays what such files hold over what is there. Beside the value itself one is an error: which of them is outdated?
+    /// Lays the content of such files over the present values. If the value itself is set as well, that is an error:
+    /// which of the two is outdated?
     pub fn lay_secret_files(&mut self, files: impl IntoIterator<Item = SecretFile>) {
         for SecretFile { variable: file_variable, path, text } in files {
             let Variable::FileOfValue(key) = Variable::of(&file_variable) else { continue };
@@ -110,7 +111,7 @@ impl Layers {
         }
     }
 
-    /// Lays flags over what is there; of a repeated one the last holds.
+    /// Lays flags over the present values; if a flag is repeated, the last one wins.
     pub fn lay_flags(&mut self, flags: impl IntoIterator<Item = (String, String)>) {
         for (key, value) in flags {
             self.lay(&key, Written::One(value), Origin::Flag);

@@ -45,7 +45,7 @@ pub struct Config {
     pub lease: LeaseConfig,
     pub guard: GuardConfig,
     pub attempt: AttemptConfig,
-    /// `RetryPolicy::try_new` takes it: that was tried.
+    /// `RetryPolicy::try_new` accepts it: that has been tried.
     pub retry: RetrySettings,
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,
@@ -65,7 +65,7 @@ pub struct Row {
 }
 
 impl Config {
-    /// Lays the sources over the built-in default and checks every value that holds. Errors come all at once.
+    /// Lays the sources over the built-in default and checks every resulting value. All errors are reported at once.
     pub fn load(sources: Sources) -> Result<Self, ConfigErrors> {
         let mut layers = Layers::default();
         layers.lay_toml(DEFAULT_TOML, None);
@@ -90,12 +90,12 @@ impl Config {
         &self.rows
     }
 
-    /// Whoever starts says them once.
+    /// The program that starts reports them once.
     pub fn unknown_variables(&self) -> &[UnknownVariable] {
         &self.unknown_variables
     }
 
-    /// Reads all before it looks at any, so that every error is noted.
+    /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());

@@ -10,7 +10,7 @@ pub enum Origin {
         path: Arc<str>,
         line: usize,
     },
-    /// A variable of the environment.
+    /// An environment variable.
     Env(String),
     /// A file with nothing but the value, and the variable that names it.
     SecretFile {

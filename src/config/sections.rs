@@ -1,5 +1,5 @@
 //! What each part of Herald is configured with: small typed structs, each read from its keys and checked against the
-//! bounds that `deploy/herald.toml` documents. A reader goes on after an error, so that all of them are found.
+//! bounds that `deploy/herald.toml` documents. Reading goes on after an error, so that all errors are found.
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -39,7 +39,7 @@ pub struct StreamConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventsConfig {
-    /// What is new to this Herald in an event makes it no event.
+    /// Whether an event is refused if anything in it is new to this Herald.
     pub strict: bool,
 }
 
@@ -59,10 +59,10 @@ pub struct GuardConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptConfig {
-    /// The whole attempt.
+    /// The time for the whole attempt.
     pub timeout: Duration,
     pub connect_timeout: Duration,
-    /// No connection is used for longer.
+    /// No connection is used for longer than this.
     pub max_connection_age: Duration,
     /// PEM file of further authorities.
     pub ca_file: Option<PathBuf>,
@@ -76,7 +76,7 @@ pub struct LogConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutdownConfig {
-    /// What SIGTERM gives to what is in flight.
+    /// How long after SIGTERM attempts in flight may take.
     pub grace: Duration,
 }
 
@@ -85,7 +85,7 @@ pub struct LimitsConfig {
     /// Bodies in memory, bytes.
     pub body_bytes: u64,
     pub attempt_log_entries: u64,
-    /// What the quarantine may hold in Redis.
+    /// How much the quarantine may hold in Redis, bytes.
     pub quarantine_bytes: u64,
     pub dead_letters: DeadLetterLimits,
     pub breaker: BreakerLimits,
@@ -101,7 +101,7 @@ pub struct DeadLetterLimits {
 pub struct BreakerLimits {
     /// The share of failing attempts that opens it although some succeed.
     pub failure_share: f64,
-    /// How long nothing, or too little, succeeds before it opens, and its first pause.
+    /// How long nothing, or too little, must succeed before it opens; also its first pause.
     pub cooldown: Duration,
     pub max_cooldown: Duration,
 }
@@ -125,7 +125,7 @@ impl Reader {
     }
 
     pub fn stream(&mut self) -> Option<StreamConfig> {
-        /// A stream with more readers than this has other worries.
+        /// A stream with more readers than this has other problems.
         const MAX_GROUPS: usize = 64;
         let name = self.one("stream.name", values::stream_name);
         let partitions = self.one("stream.partitions", |text| match number_in(1..=u64::from(u16::MAX))(text)? {
@@ -165,7 +165,7 @@ impl Reader {
         self.one("admin_token", values::admin_token)
     }
 
-    /// Known, so that nobody who sets it believes in a seal that is not there.
+    /// Known, so that nobody who sets it believes that secrets are sealed when they are not.
     pub fn master_key_file(&mut self) -> Option<()> {
         self.one("master_key_file", |text| match text {
             "" => Ok(()),
@@ -174,7 +174,7 @@ impl Reader {
     }
 
     pub fn guard(&mut self) -> Option<GuardConfig> {
-        /// Each resolved address of each attempt is held against all of them.
+        /// Each resolved address of each attempt is checked against all of them.
         const MAX_NETWORKS: usize = 64;
         let allow_http = self.one("guard.allow_http", values::truth);
         let allow_networks = self.many("guard.allow_networks", MAX_NETWORKS, values::network);
@@ -205,7 +205,7 @@ impl Reader {
         })
     }
 
-    /// The policy alone knows its bounds. Each value is tried alone first, with the others out of its way, so that one
+    /// Only the policy knows its bounds. Each value is first tried alone, with the others out of its way, so that one
     /// wrong value does not hide another; then all of them together.
     pub fn retry(&mut self) -> Option<RetrySettings> {
         let defaults = RetrySettings::default();
@@ -269,7 +269,7 @@ impl Reader {
     }
 
     pub fn limits(&mut self) -> Option<LimitsConfig> {
-        // One read takes up to 1 MiB: fewer than four would stop and go.
+        // One read takes up to 1 MiB: with room for fewer than four, reading would stop and go.
         let body_bytes = self.one("limits.body_bytes", number_in(4 << 20..=64 << 30));
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.
@@ -298,7 +298,7 @@ impl Reader {
 
     fn breaker(&mut self) -> Option<BreakerLimits> {
         let failure_share = self.one("limits.breaker.failure_share", |text| {
-            // Half of a receiver's answers is too much to give up.
+            // Half of a receiver's answers are too many to give up.
             let share = decimal(text)?;
             (0.5..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be between 0.5 and 1".to_owned())
         });
@@ -314,7 +314,7 @@ impl Reader {
         }
     }
 
-    /// A value of its own.
+    /// A single value.
     fn one<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let parsed = match &self.given(key).written {
             Written::One(text) => parse(text),
@@ -324,7 +324,7 @@ impl Reader {
         parsed.map_or_else(|problem| self.refuse(key, problem), Some)
     }
 
-    /// A list: a TOML array, or one text with commas and blanks around them as one likes. Every item that is wrong is named.
+    /// A list: a TOML array, or one text with commas and any blanks around them. Every wrong item is named.
     fn many<T>(&mut self, key: &'static str, max: usize, parse: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let items: Vec<String> = match &self.given(key).written {
             Written::Many(items) => items.clone(),
@@ -349,7 +349,7 @@ impl Reader {
     }
 
     fn given(&self, key: &'static str) -> &Given {
-        self.0.values.get(key).expect("the built-in default has every key: a test holds it")
+        self.0.values.get(key).expect("the built-in default has every key: a test checks that")
     }
 
     fn refuse<T>(&mut self, key: &'static str, problem: String) -> Option<T> {

@@ -1,5 +1,5 @@
-//! Gathers where a configuration comes from: the only part of it that looks at the process and at files. Knows which variables
-//! name a file, and nothing of what any text means.
+//! Gathers the sources of a configuration: the only part of it that looks at the process and at files. Knows which
+//! variables name a file, and nothing of what any text means.
 
 use std::{
     ffi::OsString,
@@ -14,21 +14,21 @@ use super::{
     origin::Origin,
 };
 
-/// The whole default with its comments has less than 16 KiB: what is larger than this is some other file.
+/// The whole default with its comments has less than 16 KiB: a file larger than this is some other file.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A URL may carry a token of some KiB as its password.
 const MAX_SECRET_BYTES: u64 = 8 << 10;
 
-/// Where a configuration comes from, besides the built-in default. It may hold secrets, so it has no `Debug`.
+/// The sources of a configuration, besides the built-in default. They may hold secrets, so there is no `Debug`.
 #[derive(Default)]
 pub struct Sources {
     pub file: Option<ConfigFile>,
-    /// Variables that do not start with `HERALD_` are ignored, and so are those that name a file: what it holds stands in its place
-    /// here.
+    /// Variables that do not start with `HERALD_` are ignored, and so are those that name a file: its content is in
+    /// another field here.
     pub env: Vec<(String, String)>,
     pub secret_files: Vec<SecretFile>,
-    /// Keys as in the file (`lease.ttl`) and their values; of a repeated one the last holds.
+    /// Keys as in the file (`lease.ttl`) and their values; if a key is repeated, the last one wins.
     pub flags: Vec<(String, String)>,
 }
 
@@ -38,7 +38,7 @@ pub struct ConfigFile {
     pub text: String,
 }
 
-/// A file with nothing but a secret.
+/// A file that holds only a secret.
 pub struct SecretFile {
     /// Names it, and says whose value it is: `HERALD_REDIS_URL_FILE`.
     pub variable: String,
@@ -48,7 +48,7 @@ pub struct SecretFile {
 }
 
 impl Sources {
-    /// Looks at the process: its environment, and the file of `--config` or else of `HERALD_CONFIG`.
+    /// Looks at the process: its environment, and the file of `--config`, or else that of `HERALD_CONFIG`.
     pub fn gather(config_flag: Option<&Path>, flags: Vec<(String, String)>) -> Result<Self, ConfigErrors> {
         Self::of(std::env::vars_os(), config_flag, flags)
     }
@@ -64,7 +64,7 @@ impl Sources {
             let name = name.to_string_lossy().into_owned();
             match (Variable::of(&name), value.into_string()) {
                 (Variable::Foreign, _) => {}
-                // It is only named, so its value may be anything.
+                // It only names a file, so its value may be anything.
                 (Variable::Unknown, _) => sources.env.push((name, String::new())),
                 (_, Err(_)) => errors.push(ConfigError::NotText { name }),
                 (Variable::Value(_), Ok(value)) => sources.env.push((name, value)),
@@ -93,8 +93,8 @@ impl Sources {
     }
 }
 
-/// What the file holds without the line's end that an editor or `echo` puts behind it. Nothing is no secret: an empty token would
-/// be taken for none.
+/// The file's content without the line ending that an editor or `echo` puts at its end. An empty file is no secret: an
+/// empty token would count as none.
 fn read_secret(path: &Path) -> Result<String, String> {
     let text = read(path, MAX_SECRET_BYTES)?;
     let secret = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(&text);
@@ -104,9 +104,9 @@ fn read_secret(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Whoever puts the secret itself where its file's name belongs does not find it in the log.
+/// If someone puts the secret itself where the name of its file belongs, it does not appear in the log.
 fn shown(path: String) -> String {
-    if path.starts_with(['/', '.']) { path } else { "not shown, as it may be the secret itself".to_owned() }
+    if path.starts_with(['/', '.']) { path } else { "not shown, because it may be the secret itself".to_owned() }
 }
 
 fn read(path: &Path, max_bytes: u64) -> Result<String, String> {

@@ -91,7 +91,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
     assert_eq!(files, ["HERALD_ADMIN_TOKEN_FILE", "HERALD_REDIS_URL_FILE"]);
 }
 
-/// `HERALD_MASTER_KEY_FILE` is the path of a key: were the key a setting as well, the name would say two things.
+/// `HERALD_MASTER_KEY_FILE` is the path of a key: if the key were a setting as well, the name would mean two things.
 #[test]
 fn no_variable_stands_for_two_things() {
     let all: Vec<String> = KEYS.iter().flat_map(Key::variables).collect();
@@ -163,10 +163,10 @@ fn every_error_is_in_one_message_with_its_origin() {
         "herald.toml:6: stream.partitions = \"4\": must be 1: routing to more partitions comes with a later version",
         "herald.toml:7: stream.start: takes text, a number or true and false, not a value of type datetime",
         "herald.toml:8: there is no setting typo; the nearest is ",
-        "\nwarning: HERALD_LEASSE in the environment is no setting and has no effect; the nearest is HERALD_LEASE",
+        "\nwarning: HERALD_LEASSE in the environment is not a setting and has no effect; the nearest is HERALD_LEASE",
         "HERALD_ALLOW_NETWORKS: guard.allow_networks = ",
-        "\"here\" is no network; write it as CIDR, for example 10.1.0.0/16; \"0.0.0.0/0\" would switch the whole",
-        "HERALD_LOG: log.filter = \"inof\": \"inof\" is no level",
+        "\"here\" is not a network; write it as CIDR, for example 10.1.0.0/16; \"0.0.0.0/0\" would switch the whole",
+        "HERALD_LOG: log.filter = \"inof\": \"inof\" is not a level",
         "flag: there is no setting retry.jiter; the nearest is retry.jitter",
         "flag: retry.jitter = \"7\": retry jitter 7 must be between 0 and 1",
         "flag: retry.max_age = \"0s\": retry max age",
@@ -183,7 +183,7 @@ fn a_single_error_is_one_line() {
     assert_eq!(message, "the configuration is wrong: HERALD_LEASE: lease.ttl = \"0.5s\": must be between 1s and 1m");
 }
 
-/// A key, values that it takes and values that it does not.
+/// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const BOUNDS: [Bounds; 40] = [
@@ -259,7 +259,7 @@ fn every_key_is_set_by_its_variable() {
             assert_eq!(row(&set, name), (row(&by_flag, name).0, variable.clone()));
             assert_eq!(warnings(&set), [""; 0], "{variable}");
         }
-        // What is wrong only beside another key's value may be said of that one.
+        // A value that is only wrong beside another key's value may be reported for that key.
         let is_named = |value: &&str| refused("", &[(&variable, value)], &[]).contains(&format!("{variable}: {name}"));
         assert!(bad.is_empty() || bad.iter().any(is_named), "no error names {variable}");
     }
@@ -373,14 +373,14 @@ fn an_unknown_variable_stops_nothing_and_is_named_with_the_nearest_setting() {
         ("HERALD_RETRY_JITER", "HERALD_RETRY_JITTER"),
         ("HERALD_CONFG", "HERALD_CONFIG"),
         ("HERALD_ADMIN_TOKEN_FIEL", "HERALD_ADMIN_TOKEN_FILE"),
-        // By the rule where an older name holds: letter by letter others are nearer.
+        // By the rule, where an older name is used: letter by letter others are nearer.
         ("HERALD_LOG_FILTER", "HERALD_LOG"),
         ("HERALD_GUARD_ALLOW_NETWORKS", "HERALD_ALLOW_NETWORKS"),
         ("HERALD_STREAM_NAME", "HERALD_STREAM"),
         ("HERALD_LEASE_TTL", "HERALD_LEASE"),
     ] {
         let config = load("", &[(name, "geheim")], &[]).unwrap();
-        let said = format!("{name} in the environment is no setting and has no effect; the nearest is {nearest}");
+        let said = format!("{name} in the environment is not a setting and has no effect; the nearest is {nearest}");
         assert_eq!(warnings(&config), [said]);
     }
     let long = format!("HERALD_{}", "X".repeat(1000));
@@ -490,7 +490,7 @@ fn a_secret_file_that_is_no_secret_is_an_error_with_its_name_and_without_its_con
 fn both_forms_of_a_secret_at_once_are_an_error_that_names_both() {
     let folder = tempfile::tempdir().unwrap();
     let path = secret_file(folder.path(), b"redis://h");
-    // In whatever order the environment has them.
+    // Whatever order the environment has them in.
     let mut env = [("HERALD_REDIS_URL", "redis://h"), ("HERALD_REDIS_URL_FILE", &path)];
     for _ in 0..2 {
         env.reverse();

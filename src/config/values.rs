@@ -1,4 +1,5 @@
-//! Texts into values, with bounds. Each error says what would be right; none repeats the text, for it may be a secret.
+//! Turns texts into values, with bounds. Each error says what would be right; none repeats the text, because it may be
+//! a secret.
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -112,7 +113,7 @@ impl fmt::Display for Start {
 
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let network = text.trim().parse::<IpNet>();
-    let network = network.map_err(|_| "is no network; write it as CIDR, for example 10.1.0.0/16".to_owned())?;
+    let network = network.map_err(|_| "is not a network; write it as CIDR, for example 10.1.0.0/16".to_owned())?;
     match network.prefix_len() {
         0 => Err("would switch the whole address guard off; name the networks that are yours".to_owned()),
         _ => Ok(network.trunc()),
@@ -162,7 +163,7 @@ impl FromStr for RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MASK: &str = "***";
-        // It was parsed when it was made; should that ever fail, nothing is the safe thing to show.
+        // It was parsed when it was made; should that ever fail, showing nothing is safe.
         let Ok(mut url) = Url::parse(&self.0) else { return f.write_str(MASK) };
         if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
             return f.write_str(MASK);
@@ -194,7 +195,7 @@ impl fmt::Debug for RedisUrl {
 pub struct AdminToken(String);
 
 impl AdminToken {
-    /// Call it only to compare it with what a caller brings.
+    /// Call it only to compare it with what a caller sends.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -16,10 +16,10 @@ use super::{
     traceparent::{Traceparent, lenient},
 };
 
-/// Version of the stored form. A larger one was written by a newer Herald and is refused, not guessed at.
+/// Version of the stored form. A larger one was written by a newer Herald and is refused instead of guessed at.
 pub const RECORD_SCHEMA: u32 = 1;
 
-/// Attempts whose reports a record keeps: the oldest fall out first. More than any policy's attempts, so only
+/// Attempts whose reports a record keeps; beyond that the oldest are dropped. More than any policy's attempts, so only
 /// repeated redeliveries reach it.
 pub const MAX_HISTORY: usize = 60;
 
@@ -34,7 +34,8 @@ pub enum Chain {
 }
 
 impl Chain {
-    /// How scripts are told of it. For a delivery without order it is also the field of `singles:EP` that counts it.
+    /// What scripts are told about it. For a delivery without order it is also the field of `singles:EP` that counts
+    /// it.
     pub fn name(&self) -> String {
         match self {
             Self::Intent(intent) => intent.to_string(),
@@ -42,7 +43,7 @@ impl Chain {
         }
     }
 
-    /// The field of `heads:EP` that names its head.
+    /// The field of `heads:EP` that holds its head.
     pub fn head_field(&self) -> String {
         match self {
             Self::Intent(intent) => intent.to_string(),
@@ -68,19 +69,20 @@ pub struct Delivery {
     pub intent: IntentId,
     /// Whether it belongs to its intent's chain or is one of its own. Fixed when it is first admitted.
     pub ordered: bool,
-    /// When Herald first read it, or it was last redelivered: the start of its age. Redis' time, ms since 1970.
+    /// When Herald first read it, or when it was last redelivered: its age counts from here. Redis' time, ms since
+    /// 1970.
     pub since_ms: u64,
     /// Attempts made since then.
     pub attempts: u32,
     /// Attempts made before it was last redelivered.
     #[serde(default)]
     pub earlier_attempts: u32,
-    /// Its endpoint could not be read when the event was: whether it wants such events is seen when it can be.
+    /// Its endpoint could not be read when the event was read: whether it wants such events is decided when it can be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unsure: bool,
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
-    /// The entry whose place in the order this one has, when it came back from the quarantine.
+    /// The entry whose place in the order this one has, if it came back from the quarantine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<EntryId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -95,7 +97,7 @@ pub struct Delivery {
 pub enum RecordError {
     #[error("the record has no line feed between its header and its body")]
     NoBody,
-    #[error("the record's header is not readable: {0}")]
+    #[error("the record's header cannot be read: {0}")]
     Header(#[from] serde_json::Error),
     #[error("the record has schema {found}; this Herald knows up to {RECORD_SCHEMA}: run a newer one")]
     Newer { found: u32 },
@@ -135,12 +137,12 @@ impl Delivery {
         Sequence(self.place.unwrap_or(self.id.entry))
     }
 
-    /// Attempts made since the delivery was new. A record that somebody wrote by hand may say anything.
+    /// Attempts made since the delivery was new. A record that somebody wrote by hand may hold any number.
     pub fn attempts_in_all(&self) -> u32 {
         self.earlier_attempts.saturating_add(self.attempts)
     }
 
-    /// The number of the next attempt as the receiver sees it: it only grows, also across redeliveries.
+    /// The number of the next attempt as the receiver sees it: it only grows, even across redeliveries.
     pub fn next_attempt(&self) -> u32 {
         self.attempts_in_all().saturating_add(1)
     }
@@ -153,7 +155,7 @@ impl Delivery {
         self.history.push(report);
     }
 
-    /// A dead letter on its way out again: its history stays, its age and its attempts start anew.
+    /// A dead letter that becomes a delivery again: its history stays, its age and its attempts start anew.
     pub fn redeliver(&mut self, mark: Mark, now_ms: u64) {
         self.earlier_attempts = self.earlier_attempts.saturating_add(std::mem::take(&mut self.attempts));
         self.since_ms = now_ms;
@@ -175,19 +177,19 @@ impl Delivery {
     }
 }
 
-/// A delivery that was given up, with everything that is known of it.
+/// A delivery that was given up, with everything known about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub schema: u32,
-    /// Near the beginning of what is stored: there a script finds whose it is.
+    /// Near the beginning of what is stored: there a script finds which event it belongs to.
     pub delivery: Delivery,
     pub reason: DeadReason,
-    /// When it was given up, Redis' time, ms since 1970.
+    /// When it was given up: Redis' time, ms since 1970.
     pub died_at_ms: u64,
-    /// Names who or what ended it where the reason alone does not say it.
+    /// Names who or what ended it, if the reason alone does not say so.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
-    /// The URL and the headers of the last attempt, signatures and secret headers left out.
+    /// The URL and the headers of the last attempt, without signatures and secret headers.
     #[serde(default)]
     pub url: String,
     #[serde(default)]

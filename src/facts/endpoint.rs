@@ -12,10 +12,10 @@ use super::{
     signing::{Secret, SecretText},
 };
 
-/// Version of the stored form. A larger one was written by a newer Herald and is refused, not guessed at.
+/// Version of the stored form. A larger one was written by a newer Herald and is refused instead of guessed at.
 pub const ENDPOINT_SCHEMA: u32 = 1;
 
-/// Attempts that one endpoint may have in flight by default: enough for a receiver that takes 100 ms to get 100 a second.
+/// Attempts that one endpoint may have in flight by default: enough for 100 a second to a receiver that takes 100 ms.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl FromStr for Scheme {
         match text {
             "standard" => Ok(Self::Standard),
             "dojo" => Ok(Self::Dojo),
-            _ => Err(format!("{text:?} is no signature scheme; use standard or dojo")),
+            _ => Err(format!("{text:?} is not a signature scheme; use standard or dojo")),
         }
     }
 }
@@ -54,12 +54,12 @@ impl FromStr for Ordering {
         match text {
             "intent" => Ok(Self::Intent),
             "none" => Ok(Self::None),
-            _ => Err(format!("{text:?} is no ordering; use intent or none")),
+            _ => Err(format!("{text:?} is not an ordering; use intent or none")),
         }
     }
 }
 
-/// Who changed a state, when and why. Every verb that changes something leaves one.
+/// Who changed a state, when and why. Every verb that changes something leaves such a mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     pub by: String,
@@ -79,7 +79,7 @@ pub enum EndpointState {
     Disabled(Mark),
 }
 
-/// How long a secret is kept after its end: a clock that is wrong by less takes none away that still signs.
+/// How long a secret is kept after it has ended, so that a clock that is wrong by less removes none that still signs.
 const EXPIRED_KEPT_MS: u64 = 3_600_000;
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -118,19 +118,19 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub http1: bool,
     pub status: EndpointState,
-    /// While it is disabled: the last entry of the stream when that was asked for. Up to it everything was owed. Without
-    /// it the mark's time must do, and an entry's id need not be a time.
+    /// Only while it is disabled: the stream's last entry when that was asked for. Everything up to it was owed.
+    /// Without it the mark's time must do, though an entry's id need not be a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed_until: Option<EntryId>,
     pub created_at_ms: u64,
     pub updated_at_ms: u64,
-    /// Grows with every change of this endpoint; a change that saw an older one is refused.
+    /// Grows with every change of this endpoint; a change based on an older one is refused.
     pub revision: u64,
 }
 
 impl Endpoint {
-    /// An endpoint as it is before anyone asks for more: enabled, for every event type, signed by both schemes with one
-    /// secret, in order per intent, everything else as configured. It is stored nowhere yet.
+    /// An endpoint with the defaults: enabled, for every event type, signed by both schemes with one secret, in order
+    /// per intent, everything else as configured. It is not stored anywhere yet.
     pub fn new(id: EndpointId, account: AccountId, url: String, secret: SecretText, now_ms: u64) -> Self {
         Self {
             schema: ENDPOINT_SCHEMA,
@@ -157,8 +157,8 @@ impl Endpoint {
         }
     }
 
-    /// Takes away the secrets that ended long enough ago, and says whether there were any. The newest stays where none is
-    /// left: without a secret a backup could not be imported.
+    /// Removes the secrets that ended long enough ago, and returns whether there were any. The newest stays if none
+    /// would be left: without a secret a backup could not be imported.
     pub fn drop_expired_secrets(&mut self, now_ms: u64) -> bool {
         let before = self.secrets.len();
         let newest = self.secrets.last().cloned();
@@ -171,7 +171,7 @@ impl Endpoint {
         self.secrets.len() < before
     }
 
-    /// It takes nothing any more. `last` is the stream's last entry, read before: what comes later is not owed.
+    /// It takes nothing any more. `last` is the stream's last entry, read beforehand: what comes later is not owed.
     pub fn disable(&mut self, mark: Mark, last: EntryId) {
         self.status = EndpointState::Disabled(mark);
         self.owed_until = Some(last);
@@ -182,7 +182,7 @@ impl Endpoint {
     }
 }
 
-/// Without the values of its headers, which often are credentials, and the signing keys.
+/// Without the signing keys, and without the values of its headers, which often are credentials.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();

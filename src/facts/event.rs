@@ -75,7 +75,7 @@ impl CaptureMode {
     }
 }
 
-/// What of an event can be new to this Herald without being wrong.
+/// The parts of an event that may be new to this Herald without being wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NoveltyKind {
     EventType,
@@ -96,12 +96,12 @@ impl NoveltyKind {
     }
 }
 
-/// Something of an event that this Herald does not know. Payment systems add statuses and types: a dispatcher that stopped
-/// on them would hold back, and later reorder, what its merchants wait for.
+/// Something in an event that this Herald does not know. Payment systems add statuses and types: a dispatcher that
+/// stopped at them would hold back, and later reorder, what its merchants wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Novelty {
     pub kind: NoveltyKind,
-    /// What stands there, cut; empty where nothing does.
+    /// The unknown text, cut; empty if there is none.
     pub text: String,
 }
 
@@ -129,7 +129,7 @@ impl EventType {
         &self.0
     }
 
-    /// Of the family that Herald was made for: `payment_intent.NAME`, in lower case.
+    /// In the family that Herald was made for: `payment_intent.NAME`, in lower case.
     fn is_familiar(&self) -> bool {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(&b);
         self.0.strip_prefix("payment_intent.").is_some_and(|name| !name.is_empty() && name.bytes().all(allowed))
@@ -144,7 +144,7 @@ impl FromStr for EventType {
         let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         if !starts_well || text.len() > MAX_TYPE_BYTES || !text.bytes().all(allowed) {
             return Err(format!(
-                "{:?} is no event type; it has up to {MAX_TYPE_BYTES} of A-Z a-z 0-9 _ - . and is, for example, \
+                "{:?} is not an event type; it has up to {MAX_TYPE_BYTES} of A-Z a-z 0-9 _ - . and is, for example, \
                  payment_intent.status_updated",
                 shorten(text)
             ));
@@ -178,21 +178,21 @@ pub struct Event {
     pub event_type: EventType,
     pub account: AccountId,
     pub intent: IntentId,
-    /// `None`: one that this Herald does not know.
+    /// `None`: a status that this Herald does not know.
     pub status: Option<PaymentStatus>,
-    /// `None`: missing, or one that this Herald does not know.
+    /// `None`: missing, or a mode that this Herald does not know.
     pub capture_mode: Option<CaptureMode>,
-    /// What of it is new to this Herald; nearly always nothing.
+    /// The parts that are new to this Herald; nearly always none.
     pub novelties: Vec<Novelty>,
     body: Bytes,
 }
 
-/// Why an entry is no event. The text names each thing that is wrong; it is kept with the quarantined entry.
+/// Why an entry is not an event. The text names each thing that is wrong; it is kept with the quarantined entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     #[error("the event is {bytes} bytes long; at most {MAX_EVENT_BYTES} are allowed")]
     TooLarge { bytes: usize },
-    #[error("the event is not UTF-8: the byte at {at} does not belong")]
+    #[error("the event is not UTF-8: the byte at {at} is not valid")]
     NotUtf8 { at: usize },
     #[error("the event is not JSON: {0}")]
     NotJson(String),
@@ -224,12 +224,12 @@ struct WireData<'a> {
     capture_mode: Option<Text<'a>>,
 }
 
-/// Borrows also within an `Option`, where a bare `Cow` would be copied.
+/// Borrows within an `Option` as well, where a bare `Cow` would be copied.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Event {
-    /// Takes what can be delivered; what is new in it is named in [`Event::novelties`].
+    /// Takes whatever can be delivered; what is new in it is listed in [`Event::novelties`].
     pub fn parse(body: Bytes) -> Result<Self, EventError> {
         if body.len() > MAX_EVENT_BYTES {
             return Err(EventError::TooLarge { bytes: body.len() });
@@ -256,7 +256,7 @@ impl Event {
         }
     }
 
-    /// For who takes only what this Herald knows.
+    /// For callers that take only what this Herald knows.
     pub fn require_familiar(&self) -> Result<(), EventError> {
         match self.novelties.is_empty() {
             true => Ok(()),
@@ -281,13 +281,13 @@ impl Event {
     }
 }
 
-/// The intent that a text names which need not be an event: for people who look at what was refused.
+/// The intent that a text names, even if the text is not an event: for people who look at what was refused.
 pub fn intent_in(text: &[u8]) -> Option<IntentId> {
     let value: Value = serde_json::from_slice(text).ok()?;
     IntentId::new(member(member(&value, "data")?, "paymentIntentId")?.as_str()?).ok()
 }
 
-/// Says everything that is wrong with a text that [`Event::parse`] refused. Only failures pay for this second look.
+/// Lists everything that is wrong with a text that [`Event::parse`] refused. Only failures pay for this second look.
 fn explain(text: &str) -> EventError {
     let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
@@ -301,7 +301,7 @@ fn explain(text: &str) -> EventError {
     check_text(&mut wrong, &value, "event", |t| t.parse::<EventType>().map(drop));
     check_text(&mut wrong, &value, "accountId", |t| AccountId::new(t).map(drop).map_err(|e| e.to_string()));
     check_text(&mut wrong, &value, "createdAt", |t| {
-        is_date_time(t).then_some(()).ok_or_else(|| format!("{:?} is no RFC 3339 time", shorten(t)))
+        is_date_time(t).then_some(()).ok_or_else(|| format!("{:?} is not an RFC 3339 time", shorten(t)))
     });
     match member(&value, "data") {
         Some(data) if data.is_object() => {
@@ -315,7 +315,7 @@ fn explain(text: &str) -> EventError {
         None => wrong.push("data: is missing".to_owned()),
     }
     if wrong.is_empty() {
-        // Each part is right by itself, so a key stands twice: receivers would disagree on which one counts.
+        // Each part is right by itself, so a key appears twice: receivers would disagree on which one counts.
         let error = serde_json::from_str::<Wire<'_>>(text).err().map_or("unclear".to_owned(), |e| e.to_string());
         wrong.push(format!("the event is ambiguous: {error}"));
     }
@@ -347,7 +347,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// What a message may quote of a stranger's text.
+/// As much of a stranger's text as a message may quote.
 fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -1,5 +1,5 @@
-//! One type per identity, so that an account can never stand where an intent belongs.
-//! Every id is checked when it is made: what holds one needs no further care with keys, headers or file names.
+//! One type per identity, so that an account can never be passed as an intent.
+//! Every id is checked when it is made: code that holds one needs no further care with keys, headers or file names.
 
 use std::{
     borrow::Borrow,
@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Longest id in bytes. Dojo's are 26 long; the limit bounds Redis keys, headers and log lines.
+/// Longest id in bytes. Dojo's have 26; the limit bounds Redis keys, headers and log lines.
 pub const MAX_ID_BYTES: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,13 +23,13 @@ pub enum IdError {
     Character { what: &'static str, text: String, found: char },
     #[error("{what} {text:?} does not start with {prefix:?}")]
     Prefix { what: &'static str, text: String, prefix: &'static str },
-    #[error("{text:?} is no entry id; write it as MILLISECONDS-SEQUENCE, for example 1700000000000-0")]
+    #[error("{text:?} is not an entry id; write it as MILLISECONDS-SEQUENCE, for example 1700000000000-0")]
     Entry { text: String },
-    #[error("{text:?} is no delivery id; write it as ENTRY:ENDPOINT, for example 1700000000000-0:ep_x")]
+    #[error("{text:?} is not a delivery id; write it as ENTRY:ENDPOINT, for example 1700000000000-0:ep_x")]
     Delivery { text: String },
 }
 
-/// Inlined where the prefix is known, so that it is compared like a number and not by a call.
+/// Inlined where the prefix is known, so that comparing it is like comparing numbers and needs no call.
 #[inline(always)]
 fn check(what: &'static str, prefix: &'static str, text: &str) -> Result<(), IdError> {
     check_characters(what, text)?;
@@ -47,7 +47,7 @@ fn check_characters(what: &'static str, text: &str) -> Result<(), IdError> {
         return Err(IdError::TooLong { what, bytes: text.len() });
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() | (b == b'_') | (b == b'-');
-    // To the end in any case: without a way out the compiler looks at many bytes at once.
+    // Always to the end: without an early exit the compiler looks at many bytes at once.
     let all_allowed = text.bytes().fold(true, |all, b| all & allowed(b));
     if !all_allowed {
         let found = text.chars().find(|c| !u8::try_from(*c).is_ok_and(allowed)).unwrap_or_default();
@@ -146,7 +146,7 @@ impl EntryId {
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
     pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
 
-    /// The id just before this one: a range that starts after it includes this one.
+    /// The id just before this one, so that a range that starts after it includes this one.
     pub fn before(self) -> Self {
         match self.seq.checked_sub(1) {
             Some(seq) => Self { ms: self.ms, seq },
@@ -155,8 +155,8 @@ impl EntryId {
         }
     }
 
-    /// How long ago it was added, if its id is a time of a clock like Redis': a producer may write ids of any kind, as
-    /// long as they rise. `None` for a counter, for microseconds, for a clock that runs far ahead.
+    /// How long ago it was added, if its id is the time of a clock like Redis': a producer may write ids of any kind,
+    /// as long as they rise. `None` for a counter, for microseconds, or for a clock that runs far ahead.
     pub fn age_ms(self, now_ms: u64) -> Option<u64> {
         /// Clocks of one system differ by less.
         const AHEAD_MS: u64 = 5_000;
@@ -185,7 +185,7 @@ impl FromStr for EntryId {
     }
 }
 
-/// Without the formatter's widths and signs: ids are written more often than anything else.
+/// Written without the formatter's widths and signs, because ids are written more often than anything else.
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut digits = itoa::Buffer::new();

@@ -1,5 +1,6 @@
 //! One line of the attempt log: what was tried for a delivery, when, and what came of it.
-//! Format: a JSON array without line feeds, the fields of [`LogLine`] in their order: their names would be a third of it.
+//! Format: a JSON array without line feeds, with the fields of [`LogLine`] in their order: field names would be a third
+//! of it.
 
 use super::{
     delivery::Delivery,
@@ -8,10 +9,10 @@ use super::{
 };
 use bytes::Bytes;
 
-/// What a line keeps of an error's text.
+/// How much a line keeps of an error's text.
 const MAX_DETAIL_BYTES: usize = 120;
 
-/// Room for a usual line, so that it is written in one go.
+/// Room for a usual line, so that it is written without growing.
 const USUAL_BYTES: usize = 208;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +75,7 @@ mod tests {
             timing: Timing { total_us: 1_234, ..Timing::default() },
             body_end: Default::default(),
             snippet: "not kept".to_owned(),
-            // Cut in the middle of a character, were it cut by bytes alone; a line feed must not end the line.
+            // Cutting by bytes alone would cut in the middle of a character; and a line feed must not end the line.
             detail: format!("\n{}", "ä".repeat(MAX_DETAIL_BYTES)),
         };
         let line = LogLine::write(&delivery, &report);

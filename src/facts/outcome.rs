@@ -17,7 +17,7 @@ pub enum TlsFailure {
     UnknownIssuer,
     /// The certificate is revoked, malformed or otherwise refused.
     BadCertificate,
-    /// The receiver speaks no TLS that we speak, or broke the handshake.
+    /// The receiver does not speak a TLS that we speak, or broke the handshake.
     Handshake,
 }
 
@@ -27,16 +27,16 @@ pub enum TlsFailure {
 pub enum LocalCause {
     /// No descriptor, port or memory for another connection.
     Descriptors,
-    /// No place among the names that are being looked up.
+    /// No place left for another name look-up.
     Lookups,
-    /// The thread lagged so far behind that the deadline tells nothing of the receiver.
+    /// The thread lagged so far behind that the deadline says nothing about the receiver.
     Lag,
 }
 
-/// What an outcome says of the receiver.
+/// What an outcome says about the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It answered as one that works does, be it with a no.
+    /// It answered as a working one does, even if the answer was no.
     Well,
     /// It has too much to do, or asks for less.
     Congested,
@@ -47,7 +47,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// The receiver, not the request and not we, is in trouble.
+    /// The receiver is in trouble, not the request and not we.
     pub fn is_trouble(self) -> bool {
         match self {
             Self::Congested | Self::Failing => true,
@@ -85,7 +85,7 @@ pub enum Outcome {
     },
     /// The host's name could not be resolved.
     DnsFailed,
-    /// Nothing listens, or no way leads there.
+    /// Nothing listens there, or there is no route to it.
     ConnectFailed,
     /// No connection within the time for it.
     ConnectTimedOut,
@@ -137,7 +137,7 @@ impl Outcome {
         matches!(self, Self::Delivered { .. })
     }
 
-    /// What it says of the receiver, whatever it means for the event.
+    /// What it says about the receiver, whatever it means for the event.
     pub fn health(&self) -> Health {
         match self {
             Self::Delivered { .. } | Self::Redirected { .. } | Self::Gone | Self::Rejected { .. } => Health::Well,
@@ -153,7 +153,7 @@ impl Outcome {
         }
     }
 
-    /// The pause that the receiver asks for.
+    /// The pause that the receiver asked for.
     pub fn asked(&self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after, .. } => *retry_after,
@@ -161,7 +161,8 @@ impl Outcome {
         }
     }
 
-    /// Why no retry will mend this by itself, said to those who read the attempt. The policy is followed all the same.
+    /// Why a retry alone will not mend this, for people who read about the attempt. The policy is followed all the
+    /// same.
     pub fn needs_a_person(&self) -> Option<&'static str> {
         match self {
             Self::Redirected { .. } | Self::Throttled { status: 300..=399, .. } => {
@@ -173,11 +174,11 @@ impl Outcome {
             }
             Self::Rejected { status: 404 | 405 } => Some("the receiver does not know this URL or takes no POST there"),
             Self::Rejected { status: 413 } => Some("the receiver takes no body of this size"),
-            Self::Tls { .. } => Some("the receiver's certificate or TLS set-up must be mended"),
+            Self::Tls { .. } => Some("the receiver's certificate or TLS set-up must be fixed"),
             Self::AddressRefused => {
-                Some("Herald connects to no such URL: its scheme, its user name or its address is refused")
+                Some("Herald does not connect to such a URL: its scheme, its user name or its address is refused")
             }
-            Self::Unsendable => Some("the endpoint's URL or headers make no valid request: update the endpoint"),
+            Self::Unsendable => Some("the endpoint's URL or headers do not make a valid request: update the endpoint"),
             _ => None,
         }
     }
@@ -206,7 +207,7 @@ pub enum BodyEnd {
     Complete,
     /// Longer than we read; the rest was dropped with the connection.
     Cut,
-    /// Still arriving when its time was over.
+    /// Still arriving when its time was up.
     TimedOut,
     /// Ended before its announced length, or could not be decoded.
     Broken,
@@ -278,9 +279,10 @@ pub struct SentRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attempted {
     pub report: AttemptReport,
-    /// Only of an attempt that did not deliver: the fast path does not pay for it.
+    /// Only for an attempt that did not deliver: the fast path does not pay for it.
     pub request: Option<SentRequest>,
-    /// The receiver sent far more than an answer needs, whatever its status: it has shown that it may keep a thread busy.
+    /// The receiver sent far more than an answer needs, whatever its status: it has shown that it can keep a thread
+    /// busy.
     pub flooded: bool,
     /// The request was sent a second time, on a fresh connection, because the receiver had certainly not processed it.
     pub resent: bool,

@@ -1,12 +1,12 @@
-//! How much of Redis the records of one endpoint, or of all endpoints of an account, may take before Herald pauses the one
-//! whose receiver takes nothing. Pure numbers; who is paused and when is `dispatch`'s.
+//! How much of Redis the records of one endpoint, or of all endpoints of an account, may take before Herald pauses an
+//! endpoint whose receiver takes nothing. Pure numbers; `dispatch` decides who is paused and when.
 
 use std::str::FromStr;
 
-/// Least that can be set: below it an endpoint is not who fills a Redis.
+/// The least that can be set: an endpoint with less is not the one that fills Redis.
 const LEAST: u64 = 1 << 20;
 
-/// Most that can be set.
+/// The most that can be set.
 const MOST: u64 = 1 << 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Quota {
 impl Quota {
     pub const ALL: [Self; 2] = [Self::Endpoint, Self::Account];
 
-    /// As it is called in the configuration, behind `quota.`, and in metrics.
+    /// Its name in the configuration, after `quota.`, and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint_bytes",
@@ -26,8 +26,8 @@ impl Quota {
         }
     }
 
-    /// The part of `maxmemory` that it is by itself: a sixteenth, so that a dozen receivers may be down for long while the
-    /// others' events have room; and a quarter, so that no account alone brings Redis near its end.
+    /// The share of `maxmemory` that is the default: a sixteenth, so that a dozen receivers may be down for long while
+    /// the others' events have room; and a quarter, so that no account alone brings Redis near its limit.
     fn part(self) -> u64 {
         match self {
             Self::Endpoint => 16,
@@ -35,7 +35,7 @@ impl Quota {
         }
     }
 
-    /// What it is by itself where Redis has no limit: about 200 000 records of usual size, and four times as many.
+    /// The default if Redis has no limit: about 200 000 records of usual size, and four times as many.
     fn without_limit(self) -> u64 {
         match self {
             Self::Endpoint => 256 << 20,
@@ -73,7 +73,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What they are with a Redis of this `maxmemory`; 0 means that it has no limit.
+    /// The quotas with a Redis of this `maxmemory`; 0 means that it has no limit.
     pub fn with(self, maxmemory_bytes: u64) -> Quotas {
         let bytes = |quota: Quota, setting| match (setting, maxmemory_bytes) {
             (Setting::Off, _) => None,
@@ -85,7 +85,7 @@ impl Settings {
     }
 }
 
-/// In bytes; none has no limit.
+/// In bytes; none means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quotas {
     pub endpoint: Option<u64>,

@@ -1,5 +1,5 @@
-//! When to try again, and when to give up. Pure: the attempt's number, its outcome, the delivery's age and a random
-//! number go in, a fate comes out.
+//! When to try again, and when to give up. Pure: takes the attempt's number, its outcome, the delivery's age and a
+//! random number, and returns a fate.
 //!
 //! `backoff` is used here and nowhere else. The crate is unmaintained (RUSTSEC-2025-0012); it has no I/O and no unsafe
 //! code, and `.cargo/deny.toml` carries the exception. The way out is [`intervals`]: thirty lines of multiplication.
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::outcome::Outcome;
 
-/// Most attempts that a policy may ask for: bounds a record's history.
+/// The most attempts that a policy may ask for: bounds a record's history.
 pub const MAX_ATTEMPTS: u32 = 50;
 
-/// The part of a delivery's remaining time that no `Retry-After` can take: a tenth is left for the attempt after it, which
-/// may have to wait for others.
+/// The part of a delivery's remaining time that no `Retry-After` can take: a tenth is left for the attempt after it,
+/// which may have to wait for others.
 const LAST_PART: u32 = 10;
 
-/// What an endpoint may change of the configured policy. Durations in milliseconds.
+/// What an endpoint may change in the configured policy. Durations in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryOverrides {
@@ -119,7 +119,7 @@ pub enum Fate {
     Dead(DeadReason),
 }
 
-/// A validated policy with its intervals worked out.
+/// A validated policy with its intervals computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
     settings: RetrySettings,
@@ -151,7 +151,7 @@ impl RetryPolicy {
         Ok(Self { intervals: intervals(&settings), settings })
     }
 
-    /// This policy as an endpoint overrides it.
+    /// This policy with an endpoint's overrides.
     pub fn with(&self, overrides: &RetryOverrides) -> Result<Self, RetryError> {
         let base = self.settings;
         Self::try_new(RetrySettings {
@@ -178,7 +178,7 @@ impl RetryPolicy {
     }
 
     /// The pause that the receiver asked for, as far as it is granted to a delivery of this age: no longer than the
-    /// policy's longest interval, and so that one more attempt fits before the delivery is too old.
+    /// policy's longest interval, and short enough for one more attempt before the delivery is too old.
     pub fn granted(&self, outcome: &Outcome, age: Duration) -> Option<Duration> {
         let fits = longest_that_fits(self.settings.max_age, age);
         outcome.asked().map(|asked| asked.min(self.settings.max_interval).min(fits))
@@ -204,7 +204,7 @@ impl RetryPolicy {
     }
 }
 
-/// The pause after each attempt but the last, worked out by `backoff`'s exponential policy without its own jitter and
+/// The pause after each attempt but the last, computed by `backoff`'s exponential policy without its own jitter and
 /// clock: both are ours, so that a decision can be repeated.
 fn intervals(settings: &RetrySettings) -> Vec<Duration> {
     let mut policy = ExponentialBackoffBuilder::new()

@@ -1,5 +1,5 @@
-//! Whether a text is a point in time as RFC 3339 writes it. Libraries take more than that (ISO 8601's other forms, a zone's
-//! name) or less (a fraction beyond nanoseconds), and Herald only passes the text on.
+//! Whether a text is a point in time in the form of RFC 3339. Libraries accept more than that (ISO 8601's other forms,
+//! a zone's name) or less (a fraction beyond nanoseconds), and Herald only passes the text on.
 
 /// Digits of a fraction: picoseconds. Platforms write up to nanoseconds; the rest is room.
 const MAX_FRACTION: usize = 12;
@@ -19,7 +19,7 @@ fn parse(text: &[u8]) -> Option<()> {
     let (hour, minute, second) = (number(&[h1, h2])?, number(&[n1, n2])?, number(&[s1, s2])?);
     let offset = offset_minutes(without_fraction(rest)?)?;
     let is_day = (1..=days_of(year, month)?).contains(&day);
-    // A leap second ends a day of UTC, wherever its text was written.
+    // A leap second ends a day in UTC, wherever its text was written.
     let utc_minute = (hour as i32 * 60 + minute as i32 - offset).rem_euclid(24 * 60);
     let is_second = second < 60 || (second == 60 && utc_minute == 24 * 60 - 1);
     (is_day && hour < 24 && minute < 60 && is_second).then_some(())

@@ -1,10 +1,10 @@
-//! `herald-sequence`: a payment intent's order as a merchant sees it. It is the place of the event's entry in the stream, so
-//! it grows strictly for every sequence of ids that Redis takes, and is the same on every attempt.
+//! `herald-sequence`: a payment intent's order as a merchant sees it. It is the place of the event's entry in the
+//! stream, so it grows strictly for every sequence of ids that Redis accepts, and is the same for every attempt.
 //!
-//! Format: `s`, 20 digits, `-`, 20 digits: both halves of an entry id, which are 64 bits each. All have the same length,
-//! so they are compared as text, in any language and in any database. They are no number on purpose: 128 bits fit no
-//! number that is common, and the letter in front keeps `parseInt`, `(int)` and `atoi` from reading half of it and being
-//! right nearly always.
+//! Format: `s`, 20 digits, `-`, 20 digits: both halves of an entry id, which have 64 bits each. All have the same
+//! length, so they can be compared as text, in any language and in any database. They are deliberately not numbers: 128
+//! bits do not fit into any common number type, and the leading letter keeps `parseInt`, `(int)` and `atoi` from
+//! reading half of it and being right nearly always.
 
 use std::{
     fmt::{self, Write},
@@ -13,7 +13,7 @@ use std::{
 
 use super::id::EntryId;
 
-/// Length of its text.
+/// The length of its text.
 pub const SEQUENCE_BYTES: usize = 42;
 
 const MARK: char = 's';
@@ -22,12 +22,12 @@ const MARK: char = 's';
 pub struct Sequence(pub EntryId);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no herald-sequence; it is s, 20 digits, -, 20 digits")]
+#[error("{text:?} is not a herald-sequence; it is s, 20 digits, -, 20 digits")]
 pub struct SequenceError {
     text: String,
 }
 
-/// Without the formatter's widths: every attempt writes one.
+/// Written without the formatter's widths, because every attempt writes one.
 impl fmt::Display for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char(MARK)?;
@@ -51,7 +51,7 @@ impl FromStr for Sequence {
         let bad = || SequenceError { text: text.chars().take(64).collect() };
         let id = text.strip_prefix(MARK).filter(|_| text.len() == SEQUENCE_BYTES).ok_or_else(bad)?;
         let id: EntryId = id.parse().map_err(|_| bad())?;
-        // Both halves could have another width, were the dash elsewhere.
+        // If the dash were elsewhere, the two halves would have other widths.
         if id.padded() == text[1..] { Ok(Self(id)) } else { Err(bad()) }
     }
 }
@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn its_text_grows_strictly_with_every_id_that_redis_takes() {
         let mut ids = vec![(0, 1), (1, 0), (9, 9), (9, 10), (10, 0)];
-        // Counters, milliseconds, microseconds, nanoseconds, and the greatest; within one millisecond a million and more.
+        // Counters, milliseconds, microseconds, nanoseconds, and the greatest; a million and more within one
+        // millisecond.
         for ms in [42, 1_700_000_000_000, 1_700_000_000_000_000, 1_700_000_000_000_000_000, u64::MAX - 1, u64::MAX] {
             ids.extend([0, 1, 999_999, 1_000_000, 1_000_001, 1 << 53, (1 << 53) + 1, u64::MAX].map(|seq| (ms, seq)));
         }

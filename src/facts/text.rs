@@ -1,16 +1,16 @@
-//! Text for people: how much in words, and what a stranger's text must not do to whoever reads it on a terminal, in a log
-//! or on a page.
+//! Text for people: sizes in words, and what a stranger's text must not do to readers on a terminal, in a log or on a
+//! page.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Control characters, line separators and what turns the direction of writing.
+/// Whether it is a control character, a line separator or something that turns the writing direction.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Writes what steers as `\u` and its four digits: in JSON the same string, in any other text at least harmless. What
-/// `keep` names stays. Everything that [`steers`] has at most four digits.
+/// Writes characters that steer as `\u` and four digits: in JSON that is the same string, in any other text at least
+/// harmless. Characters for which `keep` is true stay. Everything that [`steers`] has at most four digits.
 pub fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     let is_bad = |c: char| steers(c) && !keep(c);
     if !text.chars().any(is_bad) {
@@ -26,8 +26,9 @@ pub fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// JSON as a library writes it, without what steers. Between its strings a line feed is the only such character, and within
-/// them the library has escaped those below a blank; the others (DEL, C1, the direction of writing) it leaves as they are.
+/// JSON as a library writes it, without characters that steer. Between its strings a line feed is the only such
+/// character, and within them the library has escaped those below a blank; the others (DEL, C1, the writing direction)
+/// it leaves as they are.
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     escaped(json, |c| c == '\n')
 }

@@ -1,24 +1,24 @@
-//! A `traceparent`: names the trace that an event belongs to, so that a receiver's spans join its producer's. Parsed once,
-//! where an entry is read; what is none is left out, as it does not concern the payment.
+//! A `traceparent`: names the trace that an event belongs to, so that a receiver's spans join its producer's. Parsed
+//! once, when an entry is read; an invalid one is left out, because it does not concern the payment.
 //!
-//! Format: W3C Trace Context, `VERSION-TRACE-PARENT-FLAGS` in lower-case hex. Version 00 has exactly 55 bytes; later ones
-//! may append, behind another dash. Version ff and ids of nothing but zeros are invalid.
+//! Format: W3C Trace Context, `VERSION-TRACE-PARENT-FLAGS` in lower-case hex. Version 00 has exactly 55 bytes; later
+//! ones may append something after another dash. Version ff and all-zero ids are invalid.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Length in version 00, and of what every later one begins with.
+/// The length in version 00, and of the part with which every later version begins.
 const BASE_BYTES: usize = 55;
 
-/// Longest that is passed on, with what a later version may append. A header of it fits every receiver's limits.
+/// The longest that is passed on, with what a later version may append. A header with it fits every receiver's limits.
 pub const MAX_TRACEPARENT_BYTES: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Traceparent(Box<str>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no traceparent of W3C's; write it as 00-TRACE-PARENT-FLAGS, 32, 16 and 2 lower-case hex digits")]
+#[error("not a traceparent of W3C's; write it as 00-TRACE-PARENT-FLAGS, 32, 16 and 2 lower-case hex digits")]
 pub struct TraceparentError;
 
 impl Traceparent {
@@ -45,7 +45,7 @@ impl fmt::Display for Traceparent {
     }
 }
 
-/// For a record's field: one that is none is none, and no reason not to read the record.
+/// For a record's field: an invalid one counts as none, and is no reason to refuse the record.
 pub fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Traceparent>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     Ok(text.and_then(|text| text.parse().ok()))
@@ -59,7 +59,7 @@ fn is_one(bytes: &[u8]) -> bool {
     let is_some = |part: &[u8]| part.iter().any(|byte| *byte != b'0');
     let has_dashes = [2, 35, 52].iter().all(|at| base[*at] == b'-');
     let may_append = version != b"00" && appended.starts_with(b"-");
-    // Whatever it means, it must be able to stand in a header.
+    // Whatever it means, it must be valid in a header.
     let is_plain = bytes.len() <= MAX_TRACEPARENT_BYTES && appended.iter().all(u8::is_ascii_graphic);
     has_dashes
         && [version, trace, parent, flags].into_iter().all(is_hex)

@@ -1,6 +1,6 @@
-//! How many lines each place of the code may log in a minute. Where thousands of deliveries fail alike, the first hundred
-//! lines say what the rest would; those are left out, and one line a minute says how many. Counts lines, never events:
-//! metrics and the attempt log have all of them.
+//! How many lines each place in the code may log in a minute. Where thousands of deliveries fail alike, the first
+//! hundred lines say what the rest would; the rest is left out, and one line a minute says how many. Counts lines,
+//! never events: metrics and the attempt log have all of those.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use crate::clock;
 
-/// For how long an allowance is, and how often what was left out is told.
+/// How long an allowance lasts, and how often the left-out lines are reported.
 pub const SPAN: Duration = Duration::from_secs(60);
 
-/// Lines of one place in that time: more than anybody reads, and little enough for the smallest disk (some 30 MB a day).
+/// Lines of one place in that time: more than anyone reads, and few enough for the smallest disk (some 30 MB a day).
 pub const LINES: u32 = 100;
 
-/// By the place that logs. Those are in the code, so there are only so many.
+/// By the place that logs. The places are in the code, so their number is bounded.
 #[derive(Clone, Default)]
 pub struct Allowance(Arc<Mutex<HashMap<Identifier, Place>>>);
 
@@ -39,7 +39,8 @@ pub struct LeftOut {
 }
 
 impl Allowance {
-    /// Whether another line from there may be written. Debug and trace are asked for by name: they have no allowance.
+    /// Whether another line from there may be written. Debug and trace were asked for by name, so they have no
+    /// allowance.
     fn may_log(&self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
         if *metadata.level() > Level::INFO {
             return true;
@@ -58,7 +59,7 @@ impl Allowance {
         may
     }
 
-    /// What was left out since the last call.
+    /// The lines left out since the last call.
     pub fn take_left_out(&self) -> Vec<LeftOut> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = places.values_mut().filter(|place| place.left_out > 0).map(|place| LeftOut {
@@ -80,7 +81,7 @@ impl<S: Subscriber> Layer<S> for Allowance {
 mod tests {
     use super::*;
 
-    /// The places of this test, as a subscriber is shown them.
+    /// The places of this test, as a subscriber sees them.
     fn places() -> Vec<&'static Metadata<'static>> {
         #[derive(Clone, Default)]
         struct Seen(Arc<Mutex<Vec<&'static Metadata<'static>>>>);

@@ -1,5 +1,5 @@
-//! The two texts in which a page of metrics can be written, and which of them a scraper gets. Pure.
-//! `prometheus-client` writes OpenMetrics alone; the older text says the same with fewer words.
+//! The two text formats of a page of metrics, and which of them a scraper gets. Pure.
+//! `prometheus-client` writes only OpenMetrics; the older text says the same in fewer words.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use mime::Mime;
 pub enum Format {
     /// Version 1.0.0.
     OpenMetrics,
-    /// Prometheus' own, version 0.0.4, which whatever reads metrics can read.
+    /// Prometheus' own, version 0.0.4, which everything that reads metrics can read.
     Text,
 }
 
@@ -21,9 +21,9 @@ impl Format {
         }
     }
 
-    /// What an `Accept` asks for. OpenMetrics is for those who name it in the version that is written here and like nothing
-    /// else better, as Prometheus does; a wildcard asks for nothing in particular. Whatever else a range says, such as how
-    /// Prometheus wants names escaped, makes no difference to names that need no escaping.
+    /// What an `Accept` header asks for. OpenMetrics is for clients that name it in the version written here and prefer
+    /// nothing else, as Prometheus does; a wildcard asks for nothing in particular. Whatever else a range says, such as
+    /// how Prometheus wants names escaped, makes no difference to names that need no escaping.
     pub fn accepted_by(accept: &str) -> Self {
         let ranges: Vec<Mime> = accept.split(',').filter_map(|range| range.trim().parse().ok()).collect();
         let liking = |kind: &str, version: &str| {
@@ -40,13 +40,13 @@ impl Format {
     }
 }
 
-/// How much a range is wanted, from 0 to 1: its `q`, where it has one. One that is not a number wants nothing.
+/// How much a range is wanted, from 0 to 1: its `q`, if it has one. A `q` that is not a number counts as 0.
 fn weight(range: &Mime) -> f32 {
     range.get_param("q").map_or(1.0, |q| q.as_str().parse().unwrap_or(0.0))
 }
 
-/// The older text of a page that `prometheus-client` has written. There a counter is described by the whole name of its
-/// samples, an `info` is a gauge, and neither a unit nor the page's end has a line.
+/// Turns a page that `prometheus-client` has written into the older text. There a counter is described by the full name
+/// of its samples, an `info` is a gauge, and neither a unit nor the end of the page has a line.
 pub fn without_openmetrics(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     let mut help = "";
@@ -88,7 +88,7 @@ mod tests {
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             // Prometheus 3.
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-            // Prometheus that would rather have what only it writes.
+            // A Prometheus that would rather have what only it writes.
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
         ] {
             assert_eq!(Format::accepted_by(accept), Format::OpenMetrics, "{accept}");
@@ -102,9 +102,9 @@ mod tests {
             "*/*",
             // A browser.
             "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-            // Prometheus that is set to the older text.
+            // A Prometheus that is set to the older text.
             "text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,*/*;q=0.1",
-            // An old Prometheus, which knows a draft alone.
+            // An old Prometheus, which only knows a draft.
             "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/openmetrics-text;version=2.0.0",
             "application/openmetrics-text;q=0",

@@ -1,5 +1,6 @@
-//! The way of log lines to whoever reads them: a bounded buffer and a thread of its own. Who logs never waits for a reader:
-//! what finds no room is dropped and counted. Lets nothing through that steers a terminal or begins a line of its own.
+//! The way of log lines to their reader: a bounded buffer and a thread of its own. Code that logs never waits for a
+//! reader: a line that finds no room is dropped and counted. Lets nothing through that steers a terminal or begins a
+//! line of its own.
 
 use std::{
     io::{self, Write},
@@ -14,14 +15,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{clock, facts::text::escaped};
 
-/// Bytes of lines that wait for the thread: some thousand of them, more than any burst that a living reader needs time
-/// for. What the thread is just writing can be as much again.
+/// Bytes of lines that wait for the thread: some thousand lines, more than any burst for which a living reader needs
+/// time. What the thread is just writing can be as much again.
 pub const MAX_WAITING_BYTES: usize = 1 << 20;
 
-/// How lines look, as far as cleaning them goes.
+/// How lines are formatted, as far as that matters for cleaning them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colours {
-    /// Escape sequences of the formatter's own pass; it cleans what it quotes.
+    /// The formatter's own escape sequences pass; it cleans what it quotes.
     Own,
     None,
 }
@@ -44,8 +45,8 @@ struct State {
 }
 
 impl Lines {
-    /// Writes to `out` from a thread of its own, which lives as long as the process. `dropped` counts lines without room.
-    /// After `every` the thread calls `then`, again and again.
+    /// Writes to `out` from a thread of its own, which lives as long as the process. `dropped` counts lines that found
+    /// no room. Every `every`, the thread calls `then`.
     pub fn start(
         out: impl Write + Send + 'static,
         colours: Colours,
@@ -75,7 +76,7 @@ impl Lines {
         self.0.changed.notify_all();
     }
 
-    /// Waits until everything is written, but no longer than `most`. Says whether it is.
+    /// Waits until everything is written, but no longer than `most`. Returns whether it is.
     pub fn flush(&self, most: Duration) -> bool {
         let state = self.0.lock();
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
@@ -85,7 +86,7 @@ impl Lines {
 }
 
 impl Shared {
-    /// No code panics with this lock held half-way through a change.
+    /// No code panics with this lock held halfway through a change.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +95,7 @@ impl Shared {
         let mut next = clock::now() + every;
         loop {
             let batch = self.take(next);
-            // A reader that is gone is nobody to tell.
+            // If the reader is gone, there is nobody to tell.
             let _ = out.write_all(&batch).and_then(|()| out.flush());
             self.lock().is_writing = false;
             self.changed.notify_all();
@@ -106,7 +107,7 @@ impl Shared {
         }
     }
 
-    /// All that waits; nothing once it is `until`.
+    /// Everything that waits; nothing once it is `until`.
     fn take(&self, until: Instant) -> Vec<u8> {
         let state = self.lock();
         let rest = until.saturating_duration_since(clock::now());
@@ -144,7 +145,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Says that it was asked to write, and writes when it is told to.
+    /// Says when it is asked to write, and writes when it is told to.
     struct Gate {
         asked: mpsc::Sender<Vec<u8>>,
         open: mpsc::Receiver<()>,
@@ -153,7 +154,7 @@ mod tests {
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.asked.send(bytes.to_vec());
-            // Who opens it may be gone: then it stays open.
+            // The test that opens it may be gone: then it stays open.
             let _ = self.open.recv();
             Ok(bytes.len())
         }
@@ -174,7 +175,7 @@ mod tests {
         let (lines, dropped, written, open) = gated();
         lines.put("first\n");
         assert_eq!(written.recv().unwrap(), b"first\n");
-        // The reader hangs now, and everything else is put without waiting for it.
+        // The reader hangs now, and everything else is logged without waiting for it.
         let line = "x".repeat(1023);
         for _ in 0..2048 {
             lines.put(&line);
@@ -200,7 +201,7 @@ mod tests {
     fn the_thread_comes_back_to_its_other_work_although_nothing_is_logged() {
         let (tell, told) = mpsc::channel();
         let then = move |_| {
-            // Who listens may have heard enough.
+            // The listener may have heard enough.
             let _ = tell.send(());
         };
         let _lines =

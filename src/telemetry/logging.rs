@@ -1,6 +1,6 @@
 //! Structured logs on stderr: text on a terminal, one JSON object a line elsewhere. stdout belongs to data.
-//! [`lines`](super::lines) writes them, so that no thread waits for who reads the log; [`allowance`](super::allowance) keeps
-//! a flood of equal ones out.
+//! [`lines`](super::lines) writes them, so that no thread waits for the log's reader; [`allowance`](super::allowance)
+//! holds back a flood of similar lines.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -23,10 +23,10 @@ use super::{
     lines::{Colours, Lines},
 };
 
-/// What the last lines of a process may wait for their reader. A log that hangs must not keep a worker from ending.
+/// How long the last lines of a process may wait for their reader. A log that hangs must not keep a worker from ending.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Of this process, like the logger itself.
+/// For this process, like the logger itself.
 static LINES: OnceLock<Lines> = OnceLock::new();
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
@@ -55,13 +55,13 @@ impl FromStr for LogFilter {
     fn from_str(text: &str) -> Result<Self, String> {
         let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         let parts: Vec<_> = text.split(',').map(str::trim).collect();
-        // [span{field=value}] alone is a filter, too.
+        // `[span{field=value}]` alone is a filter, too.
         let is_odd = |part: &&&str| !part.contains(['=', '[']) && !is_level(part);
         if let Some(odd) = parts.iter().find(is_odd) {
-            return Err(format!("{odd:?} is no level; use one of {}, or TARGET=LEVEL", LEVELS.join(", ")));
+            return Err(format!("{odd:?} is not a level; use one of {}, or TARGET=LEVEL", LEVELS.join(", ")));
         }
         let text = parts.join(",");
-        EnvFilter::try_new(&text).map_err(|error| format!("is no log filter: {error}"))?;
+        EnvFilter::try_new(&text).map_err(|error| format!("is not a log filter: {error}"))?;
         Ok(Self(text))
     }
 }
@@ -86,14 +86,14 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Logs to stderr from here on, panics as well. Call it once, before the first task starts, and [`flush`] at the end.
+/// Logs to stderr from here on, including panics. Call it once, before the first task starts, and [`flush`] at the end.
 pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), LoggingError> {
     let on_terminal = io::stderr().is_terminal();
     let is_text = matches!((format, on_terminal), (LogFormat::Text, _) | (LogFormat::Auto, true));
-    // https://no-color.org: set to anything but nothing.
+    // https://no-color.org: set to anything but an empty text.
     let has_colours = is_text && on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colours = if has_colours { Colours::Own } else { Colours::None };
-    // Past the lock of the standard library's own handle: a write that hangs must not hold it.
+    // Bypasses the lock of the standard library's own handle: a write that hangs must not hold it.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let allowance = Allowance::default();
     let (counted, mut told) = (allowance.clone(), 0);
@@ -110,33 +110,33 @@ pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), LoggingError> {
     Ok(())
 }
 
-/// Says something through the log's own way, if there is a log. Whoever says it on stderr itself could wait for ever.
+/// Says something through the log, if there is one. Code that writes to stderr itself could wait for ever.
 pub fn say(text: &str) -> bool {
     let Some(lines) = LINES.get() else { return false };
     text.lines().for_each(|line| lines.put(line));
     true
 }
 
-/// What was logged is written when this returns, or its reader did not take it in time.
+/// When this returns, what was logged is written, or its reader did not take it in time.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(LAST_WORDS);
     }
 }
 
-/// Once a minute: what is not in the log.
+/// Once a minute: what is missing from the log.
 fn tell(left_out: &[LeftOut], told: &mut u64) {
     for LeftOut { file, line, lines } in left_out {
-        warn!(file, line, lines, "left out lines like others of the last minute; the metrics count what they told of");
+        warn!(file, line, lines, "left out lines like others of the last minute; the metrics count what they reported");
     }
     let dropped = DROPPED.get();
     if dropped > *told {
-        warn!(lines = dropped - *told, "dropped lines of the log: whoever reads it was too slow");
+        warn!(lines = dropped - *told, "dropped lines of the log: its reader was too slow");
         *told = dropped;
     }
 }
 
-/// The usual one writes to stderr itself, and a thread that panics would wait for a log that hangs.
+/// The default hook writes to stderr itself, and a thread that panics would wait for a log that hangs.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("without a name");
@@ -159,7 +159,7 @@ where
         .with_env_filter(EnvFilter::new(&filter.0))
         .with_writer(writer)
         .with_ansi(has_colours)
-        // When stderr itself is broken there is nobody left to tell, and telling would panic.
+        // If stderr itself is broken, there is nobody left to tell, and telling would panic.
         .log_internal_errors(false)
         .finish()
 }

@@ -1,7 +1,8 @@
-//! The metrics of one worker, named by Prometheus' conventions: `herald_` first; then what is counted, as a noun; base units
-//! last; counters end in `_total`, and what a label says stands in no name. `docs/design.md` has the table of all of them.
-//! Every series exists from the start at 0, so that an alert on its rate sees the first event. Labels are resolved once,
-//! when they are registered: counting is an atomic addition.
+//! The metrics of one worker, named by Prometheus' conventions: `herald_` first; then what is counted, as a noun; base
+//! units last; counters end in `_total`, and a name never repeats what a label says. `docs/design.md` has the table of
+//! all of them.
+//! Every series exists from the start at 0, so that an alert on its rate sees the first event. Labels are resolved
+//! once, when they are registered: counting is an atomic addition.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -25,11 +26,11 @@ use crate::facts::{
     retry::DeadReason,
 };
 
-/// Seconds. From a receiver next door to the longest attempt that can be configured.
+/// Seconds, from a receiver next door to the longest attempt that can be configured.
 const ATTEMPT_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 120.0];
 
-/// Seconds. Fine where the goals lie (p50 1.5 ms, p99 8 ms), coarse where there is a backlog.
+/// Seconds, fine around the goals (p50 1.5 ms, p99 8 ms), coarse where there is a backlog.
 const FIRST_ATTEMPT_BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0015, 0.002, 0.004, 0.008, 0.015, 0.03, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86_400.0];
 
@@ -114,7 +115,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("herald");
         let r = &mut registry;
         r.register("build", "1, with what is known of how this program was built", Info::new(build()));
-        r.register("log_lines_dropped", "Lines of the log that nobody read in time", logging::dropped_lines());
+        r.register("log_lines_dropped", "Lines of the log that were not read in time", logging::dropped_lines());
         let inner = Inner {
             entries_read: counter(r, "entries_read", "Entries taken from the stream"),
             entries_without_endpoint: counter(r, "entries_without_endpoint", "Entries whose account has no endpoint"),
@@ -240,7 +241,7 @@ impl Metrics {
         self.0.entries_quarantined.inc();
     }
 
-    /// The limit of the quarantine has dropped so many more.
+    /// The limit of the quarantine has dropped this many more.
     pub fn quarantine_dropped(&self, count: u64) {
         self.0.quarantine_entries_dropped.inc_by(count);
     }
@@ -278,24 +279,24 @@ impl Metrics {
         self.0.xadd_to_first_attempt.observe(after.as_secs_f64());
     }
 
-    /// An attempt ended. `took` is from its start to its end.
+    /// An attempt has ended. `took` is from its start to its end.
     pub fn attempt_ended(&self, outcome: &Outcome, took: Duration) {
         self.0.attempts[outcome_slot(outcome)].inc();
         self.0.attempt_duration.observe(took.as_secs_f64());
     }
 
-    /// So many attempts are under way, and so many of them are slow ones.
+    /// This many attempts are under way, and this many of them are slow ones.
     pub fn set_in_flight(&self, attempts: u64, slow: u64) {
         self.0.attempts_in_flight.set(attempts);
         self.0.slow_attempts_in_flight.set(slow);
     }
 
-    /// Within its attempt a request went a second time.
+    /// A request was sent a second time within its attempt.
     pub fn request_resent(&self) {
         self.0.requests_resent.inc();
     }
 
-    /// `oldest_age` is by how much the most overdue one is late, in seconds.
+    /// `oldest_age` is how late the most overdue one is, in seconds.
     pub fn set_due(&self, deliveries: u64, oldest_age: u64) {
         self.0.due_deliveries.set(deliveries);
         self.0.oldest_due_delivery_age.set(oldest_age);
@@ -329,7 +330,7 @@ impl Metrics {
         self.0.endpoints_with_open_breaker.set(endpoints);
     }
 
-    /// An endpoint is to be paused for what it, or its account, has in Redis.
+    /// An endpoint is to be paused because of what it, or its account, has in Redis.
     pub fn quota_pause(&self, quota: Quota) {
         self.0.quota_pauses[quota as usize].inc();
     }
@@ -340,7 +341,7 @@ impl Metrics {
         self.0.partition_owned.set(1);
     }
 
-    /// This worker is the owner no more, by loss or by its own will.
+    /// This worker is no longer the owner, whether it lost the lease or gave it back.
     pub fn term_ended(&self) {
         self.0.partition_owned.set(0);
     }
@@ -360,7 +361,7 @@ impl Metrics {
     }
 }
 
-/// What is known of how this program was built; `build.rs` asks. What is not known has no label.
+/// What is known about how this program was built; `build.rs` finds it out. What is not known has no label.
 fn build() -> Vec<(&'static str, &'static str)> {
     let known = [
         ("version", Some(env!("CARGO_PKG_VERSION"))),
@@ -382,7 +383,7 @@ fn number(registry: &mut Registry, name: &str, help: &str) -> Number {
     number
 }
 
-/// Its unit is the last part of its name.
+/// The unit is the last part of its name.
 fn number_in(registry: &mut Registry, unit: Unit, name: &str, help: &str) -> Number {
     let number = Number::default();
     registry.register_with_unit(name, help, unit, number.clone());

@@ -1,14 +1,14 @@
-//! Whether this worker should be trusted with traffic, and why not. The engine reports, `/readyz` asks from a thread of its
-//! own, so that a thread that hangs is noticed and not waited for. Reads no clock and decides nothing else: a worker that is
-//! not ready goes on working.
+//! Whether this worker should be trusted with traffic, and why not. The engine reports, and `/readyz` asks from a
+//! thread of its own, so that a thread that hangs is noticed and not waited for. Reads no clock and decides nothing
+//! else: a worker that is not ready goes on working.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// A backlog of which nothing moves for so long is a stall. Longer than the slowest attempt of the defaults (15 s) and a
-/// take-over (5 s) together, short enough for a pager. Where an attempt may take longer it is so much longer.
+/// If nothing of a backlog moves for this long, that is a stall. Longer than the slowest attempt of the defaults (15 s)
+/// and a take-over (5 s) together, short enough for a pager. If an attempt may take longer than that, so may this.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// How often the worker's thread says that it gets its turn, and after how long a silence it is taken to hang: shorter
@@ -16,8 +16,8 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
 pub const SILENT_AFTER: Duration = Duration::from_secs(4);
 
-/// For so long Redis may refuse or lose what the worker asks: a failover and the first tries after it. Without another refusal
-/// for twice as long it is over, also where nothing was owed.
+/// How long Redis may refuse or lose what the worker asks: a failover and the first tries after it. Without another
+/// refusal for twice as long it is over, even if nothing was owed.
 pub const REFUSED_AFTER: Duration = Duration::from_secs(5);
 
 const REFUSED: &str = "Redis does not carry out what the worker asks: see the log";
@@ -30,7 +30,7 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     redis: bool,
     draining: bool,
-    /// When the worker's thread last had its turn; none before its first.
+    /// When the worker's thread last had its turn; none before the first.
     beat_at: Option<Instant>,
     /// The first and the last call of the worker that was not carried out, since the last progress.
     refused: Option<(Instant, Instant)>,
@@ -61,8 +61,8 @@ impl Readiness {
         self.lock().beat_at = Some(at);
     }
 
-    /// A call of the worker was refused, failed or got lost. That others are carried out proves nothing: one that may read and
-    /// not settle reads the same for ever.
+    /// A call of the worker was refused, failed or got lost. That others are carried out proves nothing: a worker that
+    /// may read but not settle reads the same entries for ever.
     pub fn refused(&self, at: Instant) {
         let mut state = self.lock();
         let first = state.refusing(at).map_or(at, |(first, _)| first);
@@ -76,8 +76,9 @@ impl Readiness {
         state.refused = None;
     }
 
-    /// Whether there is something that this worker could move now. A standby, and an owner of which everything is parked,
-    /// paused or due later, has no backlog in this sense. `longest_attempt` is what any that is out may take.
+    /// Whether there is something that this worker could move now. A standby has no backlog in this sense, nor has an
+    /// owner whose work is all parked, paused or due later. `longest_attempt` is how long any attempt that is out may
+    /// take.
     pub fn backlog(&self, waiting: bool, longest_attempt: Duration, at: Instant) {
         let mut state = self.lock();
         state.longest_attempt = longest_attempt;
@@ -102,7 +103,7 @@ impl State {
     }
 
     fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
-        // A backlog that came after a quiet night has not stalled since the last progress of the evening.
+        // A backlog that comes after a quiet night has not been stalling since the evening's last progress.
         let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
         let lasts = |since: Option<Instant>, long| since.is_some_and(|at| now.saturating_duration_since(at) >= long);
         let stalled = lasts(still_since, STALLED_AFTER.max(self.longest_attempt + STALLED_AFTER / 2));
@@ -167,7 +168,7 @@ mod tests {
         readiness.progress(now + STALLED_AFTER);
         assert_eq!(readiness.verdict(now + STALLED_AFTER), Ok(()));
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
-        // Said again, a backlog does not become younger.
+        // Reporting it again does not make a backlog younger.
         readiness.backlog(true, Duration::ZERO, now + 2 * STALLED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
         readiness.backlog(false, Duration::ZERO, now + 2 * STALLED_AFTER);

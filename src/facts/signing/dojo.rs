@@ -21,7 +21,7 @@ pub fn dojo_signature(secret: &SecretText, body: &[u8]) -> String {
     dojo_signature_with(&DojoKey::new(secret), body)
 }
 
-/// The same for those who sign often and keep their key ready.
+/// The same for callers that sign often and keep their key ready.
 pub fn dojo_signature_with(key: &DojoKey, body: &[u8]) -> String {
     let mut mac = key.0.clone();
     mac.update(body);

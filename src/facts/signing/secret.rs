@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, fmt};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-/// Shorter keys can be found by trying, and so can a key of very few different bytes.
+/// Shorter keys can be found by brute force, and so can a key with very few different bytes.
 pub const MIN_SECRET_CHARS: usize = 16;
 const MIN_DIFFERENT_BYTES: usize = 6;
 
-/// Bytes of a secret that Herald makes.
+/// The number of random bytes in a secret that Herald makes.
 const KEY_BYTES: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,8 @@ pub enum SecretError {
     Base64,
 }
 
-/// The secret as it is shown to the merchant. With the prefix `whsec_` the rest is base64 of the key of the standard
-/// scheme; any other text (Dojo's) is itself the key.
+/// The secret as it is shown to the merchant. After the prefix `whsec_` comes the key of the standard scheme in base64;
+/// any other text (Dojo's) is itself the key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SecretText(String);
@@ -50,7 +50,8 @@ impl SecretText {
         Self(format!("whsec_{}", STANDARD.encode(bytes)))
     }
 
-    /// Nobody finds it by trying, as far as its look tells. For what is new: what is registered already keeps signing.
+    /// Whether nobody can find it by brute force, as far as its text tells. For new secrets only: those that are
+    /// registered keep signing.
     pub fn is_strong(&self) -> bool {
         let different: BTreeSet<u8> = self.standard_key().into_iter().collect();
         self.0.len() >= MIN_SECRET_CHARS && different.len() >= MIN_DIFFERENT_BYTES
@@ -87,7 +88,7 @@ pub struct Secret {
     pub value: SecretText,
     /// Milliseconds since 1970.
     pub created_at_ms: u64,
-    /// From here on it signs no more; none means never. Milliseconds since 1970.
+    /// It stops signing at this time; none means never. Milliseconds since 1970.
     #[serde(default)]
     pub expires_at_ms: Option<u64>,
 }
@@ -136,7 +137,7 @@ mod tests {
         for weak in ["fifteen-letters", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababab"] {
             assert!(!new(weak).unwrap().is_strong(), "{weak}");
         }
-        // Its text has many different letters, its key has none.
+        // Its text has many different letters, but its key has not.
         assert!(!SecretText::from_random([0; KEY_BYTES]).is_strong());
         assert!(new("sixteen-letters-").unwrap().is_strong());
         let bytes: Vec<u8> = (0..32).collect();

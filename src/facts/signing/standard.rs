@@ -6,7 +6,8 @@ use sha2::Sha256;
 
 use super::secret::SecretText;
 
-/// A secret made ready to sign: decoded, and its key already worked into the hash. Has no `Debug`, as it is the secret.
+/// A secret made ready to sign: decoded, and its key already worked into the hash. Has no `Debug`, because it is the
+/// secret.
 #[derive(Clone)]
 pub struct StandardKey(Hmac<Sha256>);
 
@@ -27,7 +28,7 @@ pub fn standard_signature<'s>(
     standard_signature_with(keys.iter(), id, timestamp_s, body)
 }
 
-/// The same for those who sign often and keep their keys ready.
+/// The same for callers that sign often and keep their keys ready.
 pub fn standard_signature_with<'k>(
     keys: impl Iterator<Item = &'k StandardKey>,
     id: &str,
