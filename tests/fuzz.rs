@@ -1,7 +1,7 @@
-//! The fuzz targets in the ordinary test run: every input that is kept is replayed, and some like them are tried.
-//! `make fuzz SECONDS=60` looks for new ones under libFuzzer; `HERALD_FUZZ_SECONDS` does it here, without coverage, where
-//! there is no C++ compiler for that. What breaks a promise is kept in the corpus, and replayed from then on.
-// Reading the clock ends a run in time; nothing is decided by it.
+//! The fuzz targets in the ordinary test run: every kept input is replayed, and some similar ones are tried. `make fuzz
+//! SECONDS=60` looks for new ones under libFuzzer; `HERALD_FUZZ_SECONDS` does it here, without coverage, if there is no
+//! C++ compiler for that. An input that breaks a promise is kept in the corpus and replayed from then on.
+// Reading the clock ends a run in time; it decides nothing else.
 #![allow(clippy::disallowed_methods)]
 
 #[path = "fuzz/budget.rs"]
@@ -23,7 +23,7 @@ use targets::{ALL, Target};
 #[global_allocator]
 static COUNTING: budget::Counting = budget::Counting;
 
-/// Inputs made of the kept ones, for each target: a second or two in all.
+/// How many inputs are derived from the kept ones for each target: a second or two in all.
 const TRIES: u64 = 2_000;
 
 fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {

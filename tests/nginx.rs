@@ -1,6 +1,6 @@
-//! A real nginx as the receiver, half a continent away: TLS and HTTP/2 with its own defaults, an application behind it, and
-//! reloads under way, at which it closes what it has. None of this is a failure of anybody. `deploy/setup-verifiers`
-//! installs it; each test has one of its own, in a folder and on a port of its own.
+//! A real nginx as the receiver, half a continent away: TLS and HTTP/2 with its own defaults, an application behind it,
+//! and reloads under way, at which it closes its connections. None of this is anyone's failure.
+//! `deploy/setup-verifiers` installs it; each test has an nginx of its own, in a folder and on a port of its own.
 
 // A test measures what another process does.
 #![allow(clippy::disallowed_methods)]
@@ -35,16 +35,16 @@ use crate::{
 /// To a receiver in another part of the world, and back.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
-/// What nginx was asked, and what Herald says of it.
+/// What nginx was asked, and what Herald reports about it.
 struct Seen {
     published_at: HashMap<String, f64>,
     requests: Vec<Request>,
-    /// Attempts by their outcome, without those that delivered.
+    /// Attempts by their outcome, except those that delivered.
     failures: Vec<String>,
     resent: f64,
 }
 
-/// Publishes so many events in a second for so many seconds, with a reload at each of the given times.
+/// Publishes this many events a second for this many seconds, with a reload at each of the given times.
 async fn run(options: &str, rate: u32, seconds: u32, reload_at_s: &[u32]) -> Seen {
     let world = World::new().await;
     let nginx = Nginx::start(options).await;
@@ -91,7 +91,7 @@ fn failures(herald: &Herald) -> Vec<String> {
 }
 
 impl Seen {
-    /// Everything arrived, and nothing of it is counted as a failure of anybody.
+    /// Everything arrived, and nothing of it counts as anyone's failure.
     fn assert_sound(&self) {
         assert_eq!(self.failures, Vec::<String>::new(), "{} were sent again", self.resent);
         let again: Vec<_> = self.requests.iter().filter(|request| request.attempt != "1").collect();
@@ -110,20 +110,20 @@ impl Seen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nginx_closes_when_it_is_reloaded_or_has_had_enough_is_no_failure() {
-    // So few that every connection ends soon, with GOAWAY, while requests are on their way.
+    // So few that every connection soon ends with GOAWAY, while requests are on their way.
     let seen = run("keepalive_requests 40;", 120, 6, &[2, 4]).await;
     seen.assert_sound();
     let connections = seen.requests.iter().map(|request| &request.connection).collect::<std::collections::HashSet<_>>();
     assert!(connections.len() > 10, "nginx ended none: {connections:?}");
 }
 
-/// What an idle connection of nginx' lives is less than Herald keeps it for.
+/// An idle connection lives shorter in nginx than Herald keeps it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nginx_closes_as_idle_is_no_failure() {
     run("keepalive_timeout 1s;", 1, 8, &[]).await.assert_sound();
 }
 
-/// `deploy/prove` runs this one: it judges a time.
+/// `deploy/prove` runs this one, because it judges a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "20 seconds, and it judges a time: deploy/prove runs it"]
 async fn a_real_nginx_that_is_reloaded_gets_its_events_in_time() {

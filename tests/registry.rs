@@ -1,4 +1,4 @@
-//! The registry against a real Redis: changes, import and export, and the follower in every kind of trouble.
+//! The registry against a real Redis: changes, import and export, and a follower in every kind of trouble.
 
 #[path = "receiver/mod.rs"]
 mod receiver;
@@ -213,7 +213,7 @@ async fn an_import_into_a_registry_replaces_its_endpoints_and_keeps_its_id() {
     assert_eq!(imported.id, before.id);
     assert!(imported.version > before.version);
     assert_eq!(store.get(&gone.id).await.unwrap(), None);
-    // Whoever saw the endpoint before the import must not overwrite what it brought.
+    // A caller that saw the endpoint before the import must not overwrite what it brought.
     assert!(matches!(store.update(kept, &mark("late")).await, Err(RegistryError::Stale { .. })));
 }
 
@@ -388,7 +388,7 @@ async fn a_part_of_a_registry_is_damage_that_only_an_import_mends() {
         store.import(file.endpoints.clone(), id, &mark("mend")).await.unwrap();
         follower.see("the mended one", |registry| registry.state() == RegistryState::Loaded).await;
     }
-    // Without its feed a registry is whole, but no follower can know what it missed.
+    // Without its feed a registry is complete, but no follower can know what it missed.
     redis.command::<()>(&["DEL", RegistryKeys::CHANGES]).await;
     store.create(endpoint("ep_new", "acc_1"), &mark("new")).await.unwrap();
     follower.see("the new endpoint", |registry| registry.get(&id("ep_new")).is_some()).await;
@@ -411,7 +411,7 @@ async fn a_follower_that_missed_a_part_of_the_feed_loads_everything() {
     follower.see("the load", |registry| registry.version() == 9_999_999_999_999).await;
     assert_eq!(follower.registry.get(&first.id), None);
     assert_eq!(follower.registry.state(), RegistryState::Empty);
-    // The next version follows the last one although it lies in the future.
+    // The next version follows the last one, although that lies in the future.
     store.create(endpoint("ep_b", "acc_1"), &mark("new")).await.unwrap();
     assert!(matches!(follower.next().await, Change::Reset | Change::Endpoint(_)));
     follower.see("the next change", |registry| registry.version() == 10_000_000_000_000).await;
@@ -524,7 +524,7 @@ async fn a_listener_that_is_too_slow_is_told_to_look_at_everything() {
     let mut store = store(&redis).await;
     let mut last = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
-    // More than a listener may be behind.
+    // More changes than a listener may be behind.
     for _ in 0..1_100 {
         last = store.update(last, &mark("again")).await.unwrap();
     }
@@ -592,7 +592,7 @@ async fn a_private_authority_of_redis_is_trusted_when_it_is_named() {
     use receiver::{Authority, Receiver, Seen};
     let authority = Authority::new();
     let acceptor = authority.acceptor("localhost", &[], |_| ());
-    // Says of each connection whether its TLS was agreed; a server behind it is not needed for that.
+    // Reports for each connection whether TLS was agreed on; that needs no server behind it.
     let server = Receiver::start(move |stream, log| {
         let acceptor = acceptor.clone();
         async move {

@@ -1,5 +1,5 @@
-//! The sender against receivers of every temper, over real sockets and real TLS.
-//! The times in here are the receivers' and the deadlines' own; no test asserts that something was fast.
+//! The sender against receivers of every kind, over real sockets and real TLS.
+//! All times in here are the receivers' and the deadlines' own; no test asserts that something was fast.
 
 #[path = "sender/connections.rs"]
 mod connections;
@@ -41,7 +41,7 @@ use tokio::{
 
 const BODY: &str = r#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.status_updated","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Captured","captureMode":"Auto"}}"#;
 
-/// For endpoints whose deadline is what a test waits for.
+/// For tests that wait for the endpoint's deadline.
 const SHORT: Duration = Duration::from_millis(400);
 
 /// More than a receiver could hide in socket buffers, and far less than it wants to send.
@@ -91,7 +91,7 @@ async fn outcome(sender: &Sender, endpoint: &Endpoint) -> Outcome {
     attempt(sender, endpoint).await.outcome
 }
 
-/// Writes the same bytes until nobody takes them any more; says how many were taken.
+/// Writes the same bytes until nobody takes them any more; returns how many were taken.
 async fn write_for_ever(stream: &mut TcpStream, bytes: &[u8]) -> u64 {
     let mut written = 0;
     while written < 300 * 1024 * 1024 && stream.write_all(bytes).await.is_ok() {
@@ -100,7 +100,7 @@ async fn write_for_ever(stream: &mut TcpStream, bytes: &[u8]) -> u64 {
     written
 }
 
-/// Receives a request, writes `head` and then `flood` for as long as it is let. Notifies when it was stopped.
+/// Receives a request, writes `head` and then `flood` for as long as it can. Notifies when it was stopped.
 async fn flooding(head: &'static str, flood: &'static [u8]) -> (Receiver, Arc<AtomicU64>, Arc<Notify>) {
     let (written, stopped) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let (count, stop) = (Arc::clone(&written), Arc::clone(&stopped));
@@ -117,7 +117,7 @@ async fn flooding(head: &'static str, flood: &'static [u8]) -> (Receiver, Arc<At
     (receiver, written, stopped)
 }
 
-/// Receives a request, writes `head` and then `drip`, a byte at a time, for as long as it is let.
+/// Receives a request, writes `head` and then `drip`, a byte at a time, for as long as it can.
 async fn dripping(head: &'static str, drip: &'static [u8]) -> Receiver {
     Receiver::start(move |mut stream, log| async move {
         log.read_request(&mut stream).await;
@@ -252,7 +252,7 @@ async fn headers_that_drip_end_with_the_deadline() {
 #[tokio::test]
 async fn a_body_that_drips_holds_nothing_up_and_changes_no_outcome() {
     let receiver = dripping("HTTP/1.1 200 OK\r\n\r\n", b"z").await;
-    // The second at most that a delivered event waits for the rest is shorter than this endpoint's minute.
+    // A delivered event waits at most a second for the rest, which is less than this endpoint's minute.
     let report = attempt(&sender(), &endpoint(&receiver.url())).await;
     assert_eq!((report.outcome, report.body_end), (Outcome::Delivered { status: 200 }, BodyEnd::TimedOut));
     assert!(report.snippet.starts_with('z'));
@@ -346,7 +346,7 @@ async fn no_answer_and_no_listener_are_told_apart() {
 
 #[tokio::test]
 async fn a_connection_that_is_never_made_is_a_connect_timeout() {
-    // A listener whose queue is full drops what comes next, as an address behind a silent firewall does.
+    // A listener whose queue is full drops further connections, as an address behind a silent firewall does.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let full = socket.listen(1).unwrap();
@@ -389,7 +389,7 @@ async fn a_kept_alive_connection_is_used_again_until_a_body_is_cut() {
     assert_eq!((receiver.log.connections(), receiver.log.seen().len()), (2, 6));
 }
 
-/// Thousands may be out at a time, and each is moved on its way to its thread's set of them.
+/// Thousands may be out at a time, and each is moved on its way to its thread's set of attempts.
 #[tokio::test]
 async fn an_attempt_is_small() {
     let (sender, delivery, endpoint) = (sender(), delivery(), endpoint("http://127.0.0.1/"));
@@ -407,7 +407,7 @@ async fn a_connection_that_was_closed_while_idle_costs_no_attempt() {
             log.read_request(&mut stream).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
             let _ = stream.shutdown().await;
-            // Ends when the sender has closed its side as well, so it knows.
+            // Ends when the sender has closed its side as well, so the sender knows.
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             close.notify_one();
         }
@@ -611,7 +611,7 @@ async fn the_guard_stands_before_every_way_in() {
         assert!(!attempted.report.detail.is_empty());
     }
     assert_eq!(receiver.log.connections(), 0);
-    // The same name, where its network is exempt.
+    // The same name, with its network exempt.
     assert!(outcome(&sender(), &endpoint(&format!("http://localhost:{port}/"))).await.is_delivered());
 }
 
@@ -718,7 +718,7 @@ async fn two_hundred_attempts_that_crawl_do_not_hold_up_the_healthy_ones() {
 async fn proxies_of_the_environment_are_ignored() {
     let proxy = Receiver::answering("HTTP/1.1 502 Proxy\r\ncontent-length: 0\r\n\r\n").await;
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-    // The environment belongs to a whole process, so the attempt is made in another one: this very test binary.
+    // The environment belongs to a whole process, so the attempt is made in another process: this very test binary.
     let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "attempt_in_a_process_of_its_own", "--ignored"]).env("HERALD_TEST_URL", receiver.url());
     for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {

@@ -1,4 +1,5 @@
-//! What `deploy/setup`, `deploy/install` and `deploy/unpack` do to a machine, on one that is made up: every program that it calls is a script of the test.
+//! What `deploy/setup`, `deploy/install` and `deploy/unpack` do to a machine, tried on a fake one: every program that
+//! they call is a script of the test.
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 struct Machine(tempfile::TempDir);
 
 impl Machine {
-    /// With what the script itself needs, and a package manager that notes what it is asked for.
+    /// With what the script itself needs, and a package manager that records what it is asked for.
     fn new() -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
         fs::create_dir(machine.path("bin")).unwrap();

@@ -1,9 +1,9 @@
-//! The state machine under every fault that the design names, in virtual time; and proof that this would notice if a
-//! rule of the design were broken.
+//! The state machine under every fault that the design names, in virtual time; and a proof that the simulator would
+//! notice if a rule of the design were broken.
 //!
-//! `HERALD_SIM_SEEDS` sets how many seeds run, `HERALD_SIM_SECONDS` for how long (whichever is reached first ends it, where
-//! both are set), `HERALD_SIM_SEED` the first of them; by itself that one is replayed. With `--nocapture` each test ends with one line
-//! of JSON, `{"simulator":…}` and `{"mutations":…}`.
+//! `HERALD_SIM_SEEDS` sets how many seeds run and `HERALD_SIM_SECONDS` for how long (if both are set, whichever is
+//! reached first ends it); `HERALD_SIM_SEED` is the first of them, and alone it is replayed by itself. With
+//! `--nocapture` each test ends with one line of JSON, `{"simulator":…}` and `{"mutations":…}`.
 // The clock only says when a run of so many seconds is over.
 #![allow(clippy::disallowed_methods)]
 
@@ -16,7 +16,7 @@ use simulation::{
     tally::{Broken, Promise, Tally},
 };
 
-/// A mutation that survives so many seeds is one that the simulator does not see.
+/// A mutation that survives this many seeds is one that the simulator does not see.
 const MUTATION_SEEDS: u64 = 4_000;
 
 /// What the suite runs by default: a few seconds.
@@ -99,7 +99,7 @@ fn check_that_it_was_tried(sum: &Tally) {
     }
 }
 
-/// What this thread has used of the CPU: the wall clock would count who else is on the machine.
+/// The CPU time of this thread: the wall clock would also count whatever else the machine is doing.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default() / 1e9

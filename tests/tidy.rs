@@ -1,5 +1,5 @@
-//! The structure of the house, as far as a program can check it. `ARCHITECTURE.md` says why; `docs/design.md` is held against
-//! the code.
+//! The structure of the house, as far as a program can check it. `ARCHITECTURE.md` gives the reasons; `docs/design.md`
+//! is compared with the code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ fn sources() -> Vec<(String, String)> {
     paths.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The code of a file: no comments, and none of its unit tests.
+/// The code of a file, without comments and its unit tests.
 fn code(text: &str) -> String {
     let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(super) mod tests"];
     let end = tests.iter().filter_map(|begin| text.find(begin)).min().unwrap_or(text.len());
@@ -36,7 +36,7 @@ fn code(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether `word` stands in the code as a path's beginning, such as `redis::cmd`.
+/// Whether `word` is the beginning of a path in the code, such as `redis::cmd`.
 fn names(code: &str, word: &str) -> bool {
     let path = format!("{word}::");
     code.match_indices(&path).any(|(at, _)| {
@@ -88,7 +88,7 @@ fn the_load_test_verifies_with_code_of_its_own() {
     assert!(seen, "the load test has moved: the rule checks nothing");
 }
 
-/// It specifies the scripts, for the tests that hold them against it.
+/// It specifies the scripts, for the tests that compare them with it.
 #[test]
 fn what_ships_does_not_lean_on_the_model() {
     let is_for_tests = |path: &str| path == "store/model.rs" || path.ends_with("tests.rs");
@@ -97,7 +97,7 @@ fn what_ships_does_not_lean_on_the_model() {
     }
 }
 
-/// A file says what it takes from its neighbours, so that a reader need not search all of them.
+/// A file names what it takes from its neighbours, so that a reader need not search all of them.
 #[test]
 fn only_tests_import_everything() {
     for (path, text) in sources().iter().filter(|(path, _)| !path.ends_with("tests.rs")) {
@@ -122,7 +122,7 @@ fn each_file_that_the_docs_name_is_there() {
     assert!(seen > 20, "the names are not found: the rule checks nothing");
 }
 
-/// One file or folder of ours, and no pattern for several.
+/// One file or folder of ours, not a pattern for several.
 fn is_path(named: &str) -> bool {
     ["src/", "tests/", "deploy/", "benches/"].iter().any(|top| named.starts_with(top))
         && !named.contains("NAME")
@@ -147,7 +147,7 @@ fn facts_know_nothing_but_facts() {
     }
 }
 
-/// From the ground up. A module imports what stands on a step below its own, and nothing else of ours. Some are still to come.
+/// From the ground up. A module imports from the steps below its own, and nothing else of ours. Some are still to come.
 const STEPS: [&[&str]; 13] = [
     &["facts"],
     &["clock", "descriptors", "tls"],
@@ -178,7 +178,8 @@ fn each_folder_imports_only_what_stands_below_it() {
     }
 }
 
-/// What needs each other can only be understood together; so it is one file, or the part that both need is a third.
+/// Modules that need each other can only be understood together; so they are one file, or the part that both need is a
+/// third.
 #[test]
 fn no_files_of_the_surfaces_need_each_other() {
     let folders = ["cli", "config", "demo", "doctor", "loadtest", "surface"];
@@ -188,7 +189,7 @@ fn no_files_of_the_surfaces_need_each_other() {
     let needs = |module: &String| -> Vec<String> {
         let named = imports(module, &code(&files[module]));
         let named = named.iter().filter_map(|import| files.keys().filter(|file| is_within(import, file)).max());
-        // A file may use its parts, and they what it has for all of them.
+        // A file may use its parts, and the parts may use what it has for all of them.
         named.filter(|file| !is_within(file, module) && !is_within(module, file)).cloned().collect()
     };
     let needs: BTreeMap<&String, Vec<String>> = files.keys().map(|module| (module, needs(module))).collect();
@@ -217,7 +218,7 @@ fn is_within(path: &str, module: &str) -> bool {
     path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// What a module's code names of ours, in `use` or anywhere, as paths from the crate's root.
+/// Everything of ours that a module's code names, in `use` or elsewhere, as paths from the crate's root.
 fn imports(module: &str, code: &str) -> BTreeSet<String> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
@@ -241,7 +242,7 @@ fn imports(module: &str, code: &str) -> BTreeSet<String> {
     found.iter().map(from_the_root).filter(|path| !path.is_empty()).collect()
 }
 
-/// The paths of a tree such as `crate::{clock, facts::id::{EntryId, EventId}}`. Answers what follows it.
+/// The paths of a tree such as `crate::{clock, facts::id::{EntryId, EventId}}`. Returns what follows it.
 fn write_out<'a>(mut text: &'a str, before: &str, found: &mut Vec<String>) -> &'a str {
     let mut path = before.to_owned();
     loop {
@@ -299,12 +300,12 @@ fn file(path: &str) -> String {
         .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// What stands between the next two of these quotes, behind each place where `opening` stands.
+/// The text between the next two of these quotes, after each place where `opening` is.
 fn quoted_behind<'t>(text: &'t str, opening: &str, quote: char) -> Vec<&'t str> {
     text.match_indices(opening).filter_map(|(at, _)| text[at..].split(quote).nth(1)).collect()
 }
 
-/// Between one text and the next `end` behind it.
+/// The text between `begin` and the next `end` after it.
 fn part<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
     let rest = text.split_once(begin).unwrap_or_else(|| panic!("{begin} has moved: the rule checks nothing")).1;
     rest.split_once(end).map_or(rest, |(part, _)| part)
@@ -413,7 +414,7 @@ fn no_document_and_no_setting_names_a_metric_that_is_not_there() {
     assert!(seen > metrics.len(), "the documents name few metrics: the rule checks nothing");
 }
 
-/// Of the project, and for those who use it.
+/// Pages of the project, and pages for its users.
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = [root.to_path_buf(), root.join("docs")].map(|folder| fs::read_dir(folder).unwrap());
@@ -423,7 +424,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// As they are made of headings: in small letters, with dashes for blanks and without other signs.
+/// As they are made from headings: in lower case, with dashes for blanks and without other signs.
 fn anchors(document: &str) -> Vec<String> {
     let headings =
         document.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());

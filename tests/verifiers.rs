@@ -1,7 +1,7 @@
 //! Live callbacks of the real program, verified by what merchants use: the published `standardwebhooks` libraries of
-//! crates.io, PyPI and npm, each receiving in its own language; and `dojo-signature` by nothing but the standard libraries
-//! of Python and Node. And its metrics, judged by Prometheus' own tool. `make setup` installs them; one that is missing
-//! fails here.
+//! crates.io, PyPI and npm, each receiving in its own language; and `dojo-signature` with only the standard libraries
+//! of Python and Node. And its metrics, judged by Prometheus' own tool. `make setup` installs them; if one is missing,
+//! the tests here fail.
 
 // A test waits for other processes.
 #![allow(clippy::disallowed_methods)]
@@ -34,7 +34,7 @@ use receiver::{Receiver, Seen};
 use support::soon;
 use world::{Event, World};
 
-/// Signed with the first secret alone, and with both, as while a rotation overlaps.
+/// Signed with the first secret alone, and with both, as during the overlap of a rotation.
 const ENDPOINTS: [&str; 2] = ["ep_plain", "ep_rotating"];
 
 fn secret(name: &str) -> SecretText {
@@ -64,7 +64,7 @@ fn expected(standard: &[&str], dojo: &[&str]) -> Value {
 fn check(path: &str, verdicts: &Value) {
     let wanted = match path {
         "/ep_plain" => expected(&["first"], &["first"]),
-        // Dojo's verifiers take one signature: it is the newest secret's.
+        // Dojo's verifiers take one signature: that of the newest secret.
         "/ep_rotating" => expected(&["first", "second"], &["second"]),
         other => panic!("a callback came to {other}"),
     };
@@ -138,7 +138,8 @@ async fn verify_in(command: Command) {
     }
     seen.sort();
     assert_eq!(seen, ["/ep_plain", "/ep_rotating"]);
-    // By the last of them, the language's own comparison of texts has to see each as newer than the one before.
+    // When the last of them arrives, the language's own text comparison has to have seen each as newer than the one
+    // before.
     for (at, entry) in odd_entries().into_iter().enumerate() {
         world.publish_as(&entry, &Event::new(at + 2, "acc_0", "pi_0", "Captured")).await;
         let (path, verdicts) = foreign.next().await;
@@ -147,8 +148,8 @@ async fn verify_in(command: Command) {
     assert!(herald.stop().await.success());
 }
 
-/// Rising ids that a number of 53 or of 64 bits cannot tell apart: many within a millisecond, those of a clock that runs
-/// ahead, in microseconds and in nanoseconds.
+/// Rising ids that a number of 53 or of 64 bits cannot tell apart: many within a millisecond, and those of a clock that
+/// runs ahead, in microseconds and in nanoseconds.
 fn odd_entries() -> Vec<String> {
     let day = 86_400_000;
     let tomorrow = herald::clock::wall_ms() + day;

@@ -1,6 +1,6 @@
-//! The bare loop: what a program would cost that signs and posts the same bytes with the same libraries and does nothing
-//! else: no order, no Redis, no limits, no record of what came of it. With `--hyper` it also leaves out reqwest and posts
-//! with the client that reqwest itself is built on: the difference is what going below reqwest would bring.
+//! The bare loop: what a program would cost that signs and posts the same bytes with the same libraries and does
+//! nothing else: no order, no Redis, no limits, no record of what came of it. With `--hyper` it also leaves out reqwest
+//! and posts with the client that reqwest itself is built on: the difference is what going below reqwest would gain.
 
 use std::{
     cell::Cell,
@@ -59,7 +59,7 @@ struct Job {
 
 /// Prints `done` after its last delivery and stays until its input ends, so that its numbers can be read.
 pub fn run(args: BareArgs) -> Result<()> {
-    // One thread: two spend more on waking each other than the second one brings.
+    // One thread, because two spend more on waking each other than the second one gains.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, deliver(&args))?;
     println!("done");
@@ -78,7 +78,7 @@ async fn deliver(args: &BareArgs) -> Result<()> {
     let job = Rc::new(Job {
         client: Client::new(args)?,
         targets: (0..args.endpoints).map(target).collect::<Result<_>>()?,
-        // A few thousand different ones: none is in the processor's cache when its turn comes.
+        // A few thousand different events, so that none is in the processor's cache when its turn comes.
         events: Lives::new(args.endpoints, 1).take(4096).map(|event| (event.id, event.body.into())).collect(),
         next: Cell::new(0),
         end: args.deliveries,

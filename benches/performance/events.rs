@@ -5,10 +5,10 @@ use std::{collections::VecDeque, ops::Range};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// Intents whose lives are interleaved: events of one intent are about so many entries apart.
+/// Intents whose lives are interleaved: events of one intent are about this many entries apart.
 const ALIVE: usize = 400;
 
-/// What one event weighs, as the published payload with the members that real producers add.
+/// The size of one event: the published payload with the members that real producers add.
 const EVENT_BYTES: usize = 600;
 
 pub struct Event {
@@ -30,12 +30,12 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// Of the accounts from 0.
+    /// For the accounts from 0 on.
     pub fn new(accounts: usize, seed: u64) -> Self {
         Self::of(0..accounts, seed)
     }
 
-    /// Of accounts with these numbers.
+    /// For the accounts with these numbers.
     pub fn of(accounts: Range<usize>, seed: u64) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), accounts, born: 0, alive: VecDeque::new() }
     }
@@ -58,7 +58,7 @@ impl Lives {
         }
     }
 
-    /// The next event, under an id of the caller's own.
+    /// The next event, under an id that the caller chose.
     pub fn next_as(&mut self, id: String) -> Event {
         while self.alive.len() < ALIVE {
             let intent = self.birth();

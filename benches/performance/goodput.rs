@@ -1,6 +1,6 @@
-//! What receivers that fail now and then get of what they can take: the load test's scenario for it, all of them at once and
-//! beside the same receiver without failures. They share the machine, so that what one loses another does not win: each
-//! takes half of what it could.
+//! How much receivers that fail now and then get of what they can take: the load test's scenario for that, with all of
+//! them at once and beside the same receiver without failures. Each takes half of what it could, so that although they
+//! share the machine, none gains what another loses.
 
 use std::{
     fmt::Write as _,
@@ -11,10 +11,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use herald::loadtest::result::{Goodput, RunResult};
 
-/// The load test's code for a promise or threshold that broke; its result is there all the same.
+/// The load test's exit code for a broken promise or threshold; the result exists all the same.
 const BROKEN: i32 = 99;
 
-/// The scenario's own shares, for so many seconds.
+/// The scenario's own shares, over this many seconds.
 pub fn measure(herald: &Path, seconds: u64) -> Result<Vec<Goodput>> {
     let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
     let file = folder.path().join("goodput.json");

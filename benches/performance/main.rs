@@ -1,8 +1,9 @@
-//! `make bench`: Herald draining against a bare loop that signs and posts the same bytes and does nothing else, in turns,
-//! on one machine, against one receiver. Tells what each costs per delivery, how fast it is, and what it keeps in memory.
+//! `make bench`: Herald draining, compared with a bare loop that signs and posts the same bytes and does nothing else;
+//! in turns, on one machine, against one receiver. Reports what each costs per delivery, how fast it is, and how much
+//! memory it takes.
 //!
-//! Every part is a process of its own, so that the kernel's account of it is the measure: Redis (append-only file,
-//! fsynced every second), `herald serve` as built, the receiver and the loop. Read `processes` for how they are started,
+//! Every part is a process of its own, so that the kernel's accounting is the measure: Redis (append-only file, fsynced
+//! every second), `herald serve` as built, the receiver and the loop. Read `processes` for how they are started,
 //! `receiver` and `bare` for what they do, `events` for what is delivered, `table` for what is shown.
 
 mod bare;
@@ -36,17 +37,17 @@ use self::{
     table::{Drain, Latency, Results, Who},
 };
 
-/// Herald's, so that the loop is not the slower for its allocator.
+/// Herald's allocator, so that the loop is not slower because of its own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is counted begins when so much of the whole is delivered, so that starting up is not.
+/// Counting begins when this part of the whole has been delivered, so that starting up does not count.
 const WARM_UP: u64 = 10;
 
 /// A drain that takes longer is stuck.
 const DRAIN: Duration = Duration::from_secs(600);
 
-/// Requests in flight of which the loop is tried, to find what serves it best.
+/// Numbers of requests in flight that the loop is tried with, to find the best for it.
 const CONCURRENCIES: [usize; 4] = [16, 64, 256, 1024];
 
 #[derive(Parser, Clone)]
@@ -169,7 +170,7 @@ fn say(round: u32, who: Who, scheme: Scheme, drain: &Drain) {
     );
 }
 
-/// What costs the loop least: it is its cost that Herald's is compared with.
+/// The number with which the loop costs least, because Herald's cost is compared with the loop's.
 fn best_concurrency(args: &Args) -> Result<usize> {
     let mut best = (f64::INFINITY, CONCURRENCIES[0]);
     for lines in CONCURRENCIES {
@@ -203,7 +204,7 @@ impl Reading {
         })
     }
 
-    /// What was spent since an earlier one, per delivery.
+    /// What was spent since an earlier mark, per delivery.
     fn since(&self, earlier: &Self, senders: &[&Process]) -> Drain {
         let count = (self.count - earlier.count).max(1) as f64;
         let each_us = |of: fn(&Self) -> f64| (of(self) - of(earlier)) * 1e6 / count;
@@ -269,7 +270,7 @@ fn herald_drain(args: &Args, scheme: Scheme, endpoints: u64, folder: &Path) -> R
     Ok((drain, Some(Latency { p50_us, p99_us, max_us })))
 }
 
-/// An event each millisecond. Its id says when it should have been sent, so a late producer hides nothing.
+/// An event every millisecond. Its id says when it should have been sent, so a late producer hides nothing.
 #[expect(clippy::disallowed_methods, reason = "the producer has this thread for itself, and a timer of its own")]
 fn steady(producer: &mut processes::Producer, lives: &mut Lives, events: u64) -> Result<()> {
     let start_us = receiver::now_us() + 10_000;

@@ -15,10 +15,10 @@ use herald::owned::free_port;
 
 use crate::events::Event;
 
-/// A process of a slow machine is up within a second; what takes longer has failed.
+/// A process on a slow machine is up within a second; anything slower has failed.
 const START: Duration = Duration::from_secs(20);
 
-/// Commands of one pipeline: enough to hide the round trip, little enough for both buffers.
+/// Commands in one pipeline: enough to hide the round trip, few enough for both buffers.
 const PIPELINE: usize = 1_000;
 
 /// A child that ends with its owner.
@@ -29,12 +29,12 @@ impl Process {
         command.spawn().map(Self).with_context(|| format!("cannot start {what}"))
     }
 
-    /// Processor time so far, in seconds: its own and the kernel's on its behalf.
+    /// Processor time so far, in seconds: its own, and the kernel's on its behalf.
     pub fn cpu_s(&self) -> f64 {
-        /// `USER_HZ`, which Linux has fixed for what it shows.
+        /// `USER_HZ`, which Linux has fixed for the values that it shows.
         const TICKS_PER_S: f64 = 100.0;
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
-        // The name, in brackets, may have blanks. Of what follows it utime and stime are the 12th and 13th.
+        // The name, in brackets, may have blanks. Of the fields after it, utime and stime are the 12th and 13th.
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
         (ticks(11) + ticks(12)) / TICKS_PER_S
@@ -63,7 +63,7 @@ impl Drop for Process {
 pub struct Redis {
     pub process: Process,
     port: u16,
-    /// Goes with it.
+    /// Removed with it.
     _folder: tempfile::TempDir,
 }
 
@@ -74,7 +74,7 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
         command.args(["--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]);
-        // Rewriting the file is another process' work, now and then: it would hit one round and not the other.
+        // Rewriting the file is the work of another process, now and then: it would affect one round and not the other.
         command.args(["--auto-aof-rewrite-percentage", "0", "--dir"]);
         command.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::spawn(&mut command, "redis-server")?;
@@ -119,7 +119,7 @@ impl Producer {
         self.flush()
     }
 
-    /// Without waiting for the answer, as one of many producers would: [`Producer::flush`] sees to all of them.
+    /// Does not wait for the answer, as one of many producers would not: [`Producer::flush`] waits for all of them.
     pub fn send(&mut self, event: &Event) -> Result<()> {
         self.write(event);
         self.stream.write_all(&self.buffer)?;
@@ -142,7 +142,7 @@ impl Producer {
         self.stream.write_all(&self.buffer)?;
         self.buffer.clear();
         let mut line = String::new();
-        // Each answer is an id: its length and itself.
+        // Each answer is an id: its length and the id itself.
         for _ in 0..2 * std::mem::take(&mut self.asked) {
             line.clear();
             self.answers.read_line(&mut line)?;
@@ -160,7 +160,7 @@ pub struct Receiver {
     _input: ChildStdin,
 }
 
-/// The thread of this number takes the processor from nobody.
+/// The thread with this number takes the processor from nobody.
 #[allow(dead_code, reason = "one of the two benches has receivers in its own process")]
 pub fn stand_back(thread: i32) -> Result<()> {
     schedule(&["--batch"], thread)
@@ -191,14 +191,14 @@ impl Receiver {
         Ok(Self { process, port, secure_port, ca_file, _input: input })
     }
 
-    /// From now on it takes the processor from nobody, as if it were on another machine: it runs when a core is free or has
-    /// run something else for its time (`SCHED_BATCH`). Otherwise, where Herald, Redis and the receiver share few cores,
-    /// its waking throws the sender off its own again and again.
+    /// From now on it takes the processor from nobody, as if it were on another machine: it runs when a core is free or
+    /// has run something else for its time (`SCHED_BATCH`). Otherwise, where Herald, Redis and the receiver share few
+    /// cores, its waking keeps throwing the sender off its own core.
     pub fn stand_back(&self) -> Result<()> {
         schedule(&["--all-tasks", "--batch"], self.process.0.id() as i32)
     }
 
-    /// It answers as soon as it can, as it does at first.
+    /// It answers as soon as it can, as at the beginning.
     pub fn step_forward(&self) -> Result<()> {
         schedule(&["--all-tasks", "--other"], self.process.0.id() as i32)
     }
@@ -214,7 +214,7 @@ impl Receiver {
         Ok(ask(self.port, "/count")?.parse()?)
     }
 
-    /// How many, p50, p99 and the longest in microseconds, since it was asked last.
+    /// How many, p50, p99 and the longest in microseconds, since the last call.
     pub fn latency(&self) -> Result<[u64; 4]> {
         let text = ask(self.port, "/latency")?;
         let numbers: Vec<u64> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
@@ -275,7 +275,7 @@ impl Bare {
     }
 }
 
-/// Asks again and again, seldom enough not to be measured itself.
+/// Asks again and again, but seldom enough not to affect the measurement.
 #[expect(clippy::disallowed_methods, reason = "the bench waits for other processes and has nothing else to do")]
 pub fn wait_for(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + limit;

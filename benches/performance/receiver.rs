@@ -1,8 +1,8 @@
-//! A receiver that costs as little as one can: it reads HTTP/1.1 off kept connections, answers 200 and counts. It
-//! verifies nothing; what is measured is who sends. One thread, so that it never takes more than one core.
+//! A receiver that costs as little as possible: it reads HTTP/1.1 from kept connections, answers 200 and counts. It
+//! verifies nothing, because the sender is what is measured. One thread, so that it never takes more than one core.
 //!
 //! `POST` is a delivery. An event whose id is `evt_t` + microseconds since 1970 + `_` + anything also says how long it
-//! took to get here. `GET /count` and `GET /latency` tell; the latter starts the next collection.
+//! took to get here. `GET /count` and `GET /latency` report; the latter starts the next collection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,10 +27,10 @@ use tokio_rustls::TlsAcceptor;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// What a connection may have sent ahead of our reading: far more than one request of 600 bytes with its head.
+/// How much a connection may send ahead of our reading: far more than one request of 600 bytes with its head.
 const MAX_BUFFER: usize = 256 * 1024;
 
-/// Latencies above a minute count as that.
+/// Latencies above a minute count as a minute.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
 struct Seen {
@@ -68,7 +68,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Rc<Seen>)
         stream.set_nodelay(true)?;
         let (tls, seen) = (tls.clone(), seen.clone());
         tokio::task::spawn_local(async move {
-            // Who breaks off is noticed by what is missing.
+            // A client that breaks off is noticed by what is missing.
             let _ = connection(stream, tls, &seen).await;
         });
     }
@@ -107,7 +107,7 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Seen) -> R
     }
 }
 
-/// The length of the first whole request, after its answer was added; none when more is to come.
+/// The length of the first complete request, whose answer has been added; none if more has to arrive.
 fn take_request(bytes: &[u8], seen: &Seen, answer: &mut Vec<u8>) -> Result<Option<usize>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);
@@ -151,7 +151,7 @@ fn sent_at_us(id: &[u8]) -> Option<u64> {
     us.parse().ok()
 }
 
-/// The wall clock: sender and receiver are two processes of one machine.
+/// The wall clock, because sender and receiver are two processes of one machine.
 #[expect(clippy::disallowed_methods, reason = "the library's clock counts milliseconds; here microseconds matter")]
 pub fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64

@@ -1,4 +1,5 @@
-//! What was measured, as the table of `docs/performance.md`: medians, ratios, and what machine and versions they are of.
+//! What was measured, as the table of `docs/performance.md`: medians, ratios, and the machine and versions that they
+//! were measured on.
 
 use std::{fs, process::Command};
 
@@ -6,16 +7,16 @@ use anyhow::{Context, Result};
 
 use crate::processes::Scheme;
 
-/// Who delivers.
+/// The senders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     Loop,
-    /// Two at a time: like Herald, Redis and the receiver they leave no core at rest.
+    /// Two at a time: with Redis and the receiver they leave no core idle, and neither does Herald.
     Loops,
     /// Posts with the client that reqwest is built on.
     LoopBelow,
     Herald,
-    /// To one endpoint alone, which is to get nearly what a hundred get.
+    /// To a single endpoint, which should get nearly what a hundred get.
     HeraldToOne,
 }
 
@@ -38,7 +39,7 @@ impl Who {
 pub struct Drain {
     /// Deliveries a second.
     pub rate: f64,
-    /// Processor time of who sends.
+    /// Processor time of the sender.
     pub cpu_us: f64,
     pub redis_us: f64,
     pub receiver_us: f64,
@@ -128,8 +129,8 @@ impl Results {
         lines
     }
 
-    /// The middle one, the least and the most of the rounds' own ratios: a round's two sides are seconds apart, and a shared
-    /// machine's speed changes by the minute.
+    /// The median, the least and the greatest of the rounds' own ratios: the two sides of a round are seconds apart,
+    /// and a shared machine's speed changes by the minute.
     fn ratio(&self, [who, than]: [Who; 2], scheme: Scheme, value: fn(&Drain) -> f64) -> Option<(f64, f64, f64)> {
         let both = self.of(who, scheme).zip(self.of(than, scheme));
         let mut ratios: Vec<f64> = both.map(|(one, other)| value(one) / value(other)).collect();

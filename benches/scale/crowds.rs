@@ -1,6 +1,6 @@
-//! What the healthy ones feel of crowds: thousands of receivers that hang, answer late, flood or never end their head, many
-//! endpoints of one account, many shops on one host. Each crowd stands beside healthy endpoints in one of two stacks, and the
-//! other one has the healthy ones alone; both are measured in turns.
+//! What healthy endpoints notice of crowds: thousands of receivers that hang, answer late, flood or never end their
+//! head, many endpoints of one account, many shops on one host. Each crowd is beside healthy endpoints in one of two
+//! stacks, and the other stack has only the healthy ones; both are measured in turns.
 
 use std::{
     collections::HashMap,
@@ -39,14 +39,14 @@ const BACKLOG: u32 = 4_096;
 /// Longer than an attempt may take.
 const HANG: Duration = Duration::from_secs(60);
 
-/// Just within an attempt's time.
+/// Just within the time of an attempt.
 const LATE: Duration = Duration::from_secs(14);
 
-/// Interim answers at once, and the rest between: the receiver shares the machine with what is measured.
+/// Interim answers sent at once, and the pause between: the receiver shares the machine with what is measured.
 const HINTS: usize = 512;
 const HINT_PAUSE: Duration = Duration::from_millis(20);
 
-/// The largest head that was ever taken, less a little.
+/// A little less than the largest head that is accepted.
 const HEAD_BYTES: usize = 395_000;
 
 /// How a receiver of a crowd behaves.
@@ -73,13 +73,13 @@ impl Manner {
     }
 }
 
-/// So many endpoints of one manner.
+/// This many endpoints of one manner.
 pub struct Part {
     pub manner: Manner,
     pub endpoints: u64,
-    /// As many accounts as endpoints, or one of all.
+    /// As many accounts as endpoints, or one for all.
     pub is_one_account: bool,
-    /// As many hosts as endpoints, or one of all.
+    /// As many hosts as endpoints, or one for all.
     pub is_one_host: bool,
     pub max_in_flight: Option<u16>,
 }
@@ -109,7 +109,7 @@ impl Crowd {
         for part in &self.parts {
             for at in 0..part.endpoints {
                 let of = account + if part.is_one_account { 0 } else { at };
-                // 127.1.0.0/16 is of crowds that have hosts of their own.
+                // 127.1.0.0/16 is for crowds with hosts of their own.
                 let host = if part.is_one_host { Ipv4Addr::new(127, 2, 0, 1) } else { own_host(number) };
                 let url = format!("http://{host}:{}/{}/{number}", server.port, part.manner.path());
                 let mut endpoint = endpoint(number, of, url)?;
@@ -144,7 +144,7 @@ impl Server {
         let counts = requests.clone();
         let listener = runtime.block_on(async {
             let socket = TcpSocket::new_v4()?;
-            // Of no other interface, whatever the address.
+            // On no other interface, whatever the address.
             socket.bind_device(Some(b"lo"))?;
             socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
             socket.listen(BACKLOG)
@@ -155,7 +155,7 @@ impl Server {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => drop(tokio::spawn(converse(stream, counts.clone()))),
-                    // No descriptor is left: those that hang give theirs back.
+                    // No descriptor is left: receivers that hang will give theirs back.
                     Err(_) => sleep(HINT_PAUSE).await,
                 }
             }
@@ -168,7 +168,7 @@ impl Server {
     }
 }
 
-/// Until the peer hangs up.
+/// Waits until the peer hangs up.
 async fn converse(mut stream: TcpStream, counts: Arc<HashMap<Manner, AtomicU64>>) {
     let mut buffer = Vec::with_capacity(2 * 1024);
     while let Some(manner) = next_request(&mut stream, &mut buffer).await {
@@ -179,7 +179,7 @@ async fn converse(mut stream: TcpStream, counts: Arc<HashMap<Manner, AtomicU64>>
     }
 }
 
-/// A request of a few hundred bytes, by its path; none when there is no more.
+/// A request of a few hundred bytes, by its path; none if there are no more.
 async fn next_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Manner> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -200,7 +200,7 @@ async fn next_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Ma
     }
 }
 
-/// None when the connection is over.
+/// None if the connection is over.
 async fn answer(stream: &mut TcpStream, manner: Manner) -> Option<()> {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     match manner {
@@ -225,7 +225,7 @@ async fn answer(stream: &mut TcpStream, manner: Manner) -> Option<()> {
     stream.write_all(OK).await.ok()
 }
 
-/// Waits so long; none if the peer hangs up meanwhile.
+/// Waits this long; none if the peer hangs up meanwhile.
 async fn gone(stream: &mut TcpStream, time: Duration) -> Option<()> {
     let mut nothing = [0];
     // A peer that waits for its answer says nothing.
@@ -242,7 +242,7 @@ pub struct Felt {
     pub peak_bytes: u64,
 }
 
-/// `rounds` of so many seconds for each side, after one that does not count.
+/// `rounds` of this many seconds for each side, after one that does not count.
 pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds: u64) -> Result<Felt> {
     let others = crowd.endpoints(server)?;
     let setup = |others| Setup {
@@ -281,7 +281,7 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
     Ok(Felt { alone, beside, peak_bytes: stacks[1].peak_bytes() })
 }
 
-/// Most memory of a worker while each of so many receivers has sent a head without an end.
+/// The most memory of a worker while each of this many receivers has sent a head without an end.
 pub fn heads(program: &Path, server: &Server, receivers: u64) -> Result<u64> {
     let crowd = Crowd { parts: vec![Part::of(Manner::NeverEndsItsHead, receivers)], more: More::default(), before: 1 };
     let others = crowd.endpoints(server)?;
@@ -308,7 +308,7 @@ pub fn heads(program: &Path, server: &Server, receivers: u64) -> Result<u64> {
     Ok(stack.peak_bytes())
 }
 
-/// What the others feel while an endpoint is deleted that has so much parked: alone, and from the deletion on.
+/// What the others notice while an endpoint with this much parked is deleted: alone, and from the deletion on.
 pub fn deleted(program: &Path, server: &Server, parked: u64, seconds: u64) -> Result<Felt> {
     let crowd = Crowd { parts: vec![Part::of(Manner::Hangs, 1)], more: More::default(), before: parked };
     let others = crowd.endpoints(server)?;

@@ -1,9 +1,10 @@
-//! `make bench-scale`: whether a delivery costs the same when much lies behind, and who feels it when others hang or die.
+//! `make bench-scale`: whether a delivery costs the same when there is a lot behind it, and who notices when others
+//! hang or die.
 //!
-//! Each row sets two stacks side by side, one with few of something and one with many, and measures them in turns. A
-//! stack has a Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of
-//! their own; while one is measured the other is paused. Read `stack` for a round, `state` for what lies in Redis before,
-//! `takeover`, `neighbours` and `crowds` for the rows that are no comparison of cost, `table` for what is shown.
+//! Each row compares two stacks, one with few of something and one with many, and measures them in turns. A stack has a
+//! Redis (append-only file, fsynced every second), a receiver and `herald serve` as built, all processes of their own;
+//! while one is measured the other is paused. Read `stack` for a round, `state` for what is in Redis beforehand,
+//! `takeover`, `neighbours` and `crowds` for the rows that do not compare cost, `table` for what is shown.
 
 mod crowds;
 #[allow(dead_code, reason = "the other bench uses the rest")]
@@ -36,26 +37,26 @@ use self::{
     takeover::take_over,
 };
 
-/// What "few" is: of entries, of endpoints, of due deliveries.
+/// What "few" means: of entries, of endpoints, of due deliveries.
 const FEW: u64 = 1_000;
 
-/// Where the target is about 1 000 000, it is about a tenth as many endpoints.
+/// Where the target is about 1 000 000, there are about a tenth as many endpoints.
 const ENDPOINTS_PER_SCALE: u64 = 10;
 
-/// From here on the rounds are long enough for figures to publish; below it is a quick look.
+/// From here on the rounds are long enough for figures to publish; below this it is a quick look.
 const FULL: u64 = 500_000;
 
 const MB: f64 = 1e6;
 const MOST_MEMORY_MB: f64 = 150.0;
-/// What an endpoint may take of it besides: its facts, its address and its place in the registry.
+/// How much of it an endpoint may take in addition: its facts, its address and its place in the registry.
 const ENDPOINT_MB: f64 = 1_500.0 / MB;
 const MOST_DUE_US: f64 = 40.0;
 const MOST_PARKED_US: f64 = 25.0;
 const MOST_COST: f64 = 1.15;
 const MOST_P99: f64 = 1.2;
-/// A share of a millisecond is less than two cores can promise anybody.
+/// A part of a millisecond is less than two cores can promise.
 const P99_SLACK_MS: f64 = 1.0;
-/// While one account gets half a million deliveries at once.
+/// For the case that one account gets half a million deliveries at once.
 const MOST_P99_FAN_OUT: f64 = 2.0;
 /// The default lease and a second.
 const MOST_TAKE_OVER_S: f64 = 6.0;
@@ -64,7 +65,7 @@ const MOST_TAKE_OVER_S: f64 = 6.0;
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// What "many" is: entries behind, deliveries due; a tenth of it endpoints
+    /// What "many" means: entries behind, deliveries due; a tenth of it endpoints
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(50_000..=10_000_000))]
     scale: u64,
     /// Rounds of each row; the medians count [default: 5, or 3 for a small scale]
@@ -73,7 +74,7 @@ struct Args {
     /// Only these rows
     #[arg(long, value_enum)]
     only: Vec<Rows>,
-    /// Of the crowds only those whose name has this in it
+    /// Only crowds whose name contains this
     #[arg(long, default_value = "")]
     crowd: String,
     /// Measure another build of Herald
@@ -118,7 +119,7 @@ impl Args {
         self.rounds.unwrap_or(if self.is_full() { 5 } else { 3 })
     }
 
-    /// Of each side in a round.
+    /// Deliveries of each side in a round.
     fn deliveries(&self) -> u64 {
         (self.scale / 25).clamp(2_000, 40_000)
     }
@@ -187,13 +188,13 @@ fn measure(args: &Args) -> Result<()> {
     args.write.as_ref().map_or(Ok(()), |path| marks::write_between(path, "<!-- scale -->", &text))
 }
 
-/// Both in turns; a row each for Herald and for Redis. Answers the medians of Herald's cost.
+/// Measures both in turns; a row each for Herald and for Redis. Returns the medians of Herald's cost.
 fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) -> Result<()> {
     few.receiver.stand_back()?;
     many.receiver.stand_back()?;
     let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
     for round in 1..=args.rounds() {
-        // Who goes first changes, so that neither always has the warmer machine.
+        // The order alternates, so that neither always has the warmer machine.
         let first = (round % 2) as usize;
         for side in [first, 1 - first] {
             let stack = if side == 0 { &mut *few } else { &mut *many };
@@ -240,7 +241,7 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     }
     let (rounds, seconds) = if args.is_full() { (2 * args.rounds(), 4) } else { (args.rounds(), 2) };
     let mut seen = [Vec::new(), Vec::new()];
-    // Before the first round that counts, connections are made, and the hanging ones begin to hang.
+    // Before the first round that counts, connections are made and the hanging ones begin to hang.
     for round in 0..=rounds {
         let first = (round % 2) as usize;
         for side in [first, 1 - first] {
@@ -262,9 +263,9 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Crowds of a size that fits what "many" is: all of them at the full one.
+/// Crowds of a size that fits what "many" is: all of them at the full scale.
 fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
-    // Each side of each has a descriptor for every connection.
+    // Each side of each connection needs a descriptor.
     herald::descriptors::raise_limit();
     let server = Server::start()?;
     let of = |count: u64| if args.is_full() { count } else { (count / 10).max(1) };
@@ -318,7 +319,7 @@ fn crowd(args: &Args, table: &mut Table, server: &Server, what: &str, crowd: &Cr
         return Ok(());
     }
     eprintln!("{what}:");
-    // Many short ones: the machine has moments of its own, and the middle one counts.
+    // Many short rounds: the machine has moments of its own, and the median counts.
     let (rounds, seconds) = if args.is_full() { (2 * args.rounds() - 1, 3) } else { (args.rounds(), 2) };
     show(table, what, &felt(&args.herald, server, crowd, rounds, seconds)?, MOST_P99);
     Ok(())

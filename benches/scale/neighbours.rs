@@ -1,4 +1,4 @@
-//! What healthy endpoints feel of others that take a request and never answer it.
+//! What healthy endpoints notice of others that take a request and never answer it.
 
 use std::{
     net::TcpListener,
@@ -19,23 +19,23 @@ use crate::{
     table::median,
 };
 
-/// One endpoint in so many hangs.
+/// One endpoint in this many hangs.
 const ONE_IN: u64 = 10;
 
-/// Connections that it keeps: a lane has some ten at most, and an attempt ends after 15 s.
+/// How many connections it keeps: a lane has some ten at most, and an attempt ends after 15 s.
 const MOST_KEPT: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Latency {
     pub p50_us: u64,
     pub p99_us: u64,
-    /// What the host took away of the machine's processors meanwhile, of a thousand. A program that does not run for ten
-    /// milliseconds answers late, whoever is beside it.
+    /// How much of the machine's processors the host took away meanwhile, in thousandths. A program that does not run
+    /// for ten milliseconds answers late, whatever is beside it.
     pub stolen: u64,
 }
 
 impl Latency {
-    /// Of each figure by itself, over the calmer half of the rounds: those of which the host took least.
+    /// Of each figure by itself, over the calmer half of the rounds: those in which the host took least.
     pub fn median(mut all: Vec<Self>) -> Self {
         all.sort_by_key(|one| one.stolen);
         all.truncate(all.len().div_ceil(2));
@@ -44,7 +44,7 @@ impl Latency {
     }
 }
 
-/// The machine's processor time since it started, and what of it the host gave to others, in the kernel's ticks.
+/// The machine's processor time since it started, and how much of it the host gave to others, in the kernel's ticks.
 struct Ticks {
     all: u64,
     stolen: u64,
@@ -61,7 +61,7 @@ impl Ticks {
         Ok(Self { all: ticks.iter().sum(), stolen: ticks[7] })
     }
 
-    /// Of a thousand.
+    /// In thousandths.
     fn stolen_since(&self, earlier: &Self) -> u64 {
         1_000 * (self.stolen - earlier.stolen) / (self.all - earlier.all).max(1)
     }
@@ -83,7 +83,7 @@ impl Hanging {
         let url = format!("http://{}", listener.local_addr()?);
         let accepted = Arc::new(AtomicU64::new(0));
         let counter = accepted.clone();
-        // Ends with the bench.
+        // It ends with the bench.
         std::thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming().take(MOST_KEPT) {
@@ -99,9 +99,9 @@ impl Hanging {
     }
 }
 
-/// An event each millisecond, whatever Redis does: who waited for each answer would be late by all of them together. Its id
-/// says when it should have been sent, so a late producer hides nothing. Only what is
-/// sent to endpoints of which `is_healthy` is so arrives.
+/// An event every millisecond, whatever Redis does: waiting for each answer would add up to being late. Its id says
+/// when it should have been sent, so a late producer hides nothing. Only events for endpoints that `is_healthy` accepts
+/// arrive.
 pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool) -> Result<Latency> {
     let (before, ticks) = (stack.receiver.count()?, Ticks::now()?);
     stack.receiver.latency()?;
@@ -124,12 +124,12 @@ pub fn latency(stack: &mut Stack, seconds: u64, is_healthy: impl Fn(u64) -> bool
 /// What others get meanwhile.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct More {
-    /// Events at the beginning.
+    /// Events added at the beginning.
     pub at_once: u64,
     pub per_second: u64,
 }
 
-/// The same, with every endpoint of the stack's own lives healthy, and events of other lives between.
+/// The same, with all endpoints of the stack's own lives healthy, and events of other lives in between.
 pub fn latency_beside(stack: &mut Stack, seconds: u64, mut others: Option<(&mut Lives, More)>) -> Result<Latency> {
     let (before, ticks) = (stack.receiver.count()?, Ticks::now()?);
     stack.receiver.latency()?;

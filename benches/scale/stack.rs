@@ -1,5 +1,5 @@
-//! A Redis, a receiver and an owner of the partition, with work to do. It gets as much new work as it does, so what lies
-//! behind it stays as much as it was.
+//! A Redis, a receiver and an owner of the partition, with work to do. It gets as much new work as it does, so what is
+//! behind it stays the same.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,17 +19,17 @@ use crate::{
 /// A round that takes longer is stuck.
 pub const STUCK: Duration = Duration::from_secs(600);
 
-/// New work comes in portions of at least so many, as from a busy producer.
+/// New work comes in portions of at least this many, as from a busy producer.
 const PORTION: u64 = 100;
 
-/// Deliveries after the work has begun before anything is counted.
+/// How many deliveries are made after the work has begun, before counting starts.
 pub const WARM_UP: u64 = 3_000;
 
-/// What a pause caught in flight has its record by then, and is delivered first. An owner that is not done with that after
-/// so many deliveries never will be, and that is what is measured then.
+/// After this many deliveries, whatever a pause caught in flight has its record and has been delivered first. An owner
+/// that is not done with that by then never will be, and then that is what is measured.
 const MOST_WARM_UP: u64 = 60_000;
 
-/// Longer than a worker takes to look at Redis and ask for its file to be written anew.
+/// Longer than a worker takes to look at Redis and ask for its file to be rewritten.
 const LOOK: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Work {
     Records,
 }
 
-/// What a delivery cost, in microseconds of processor time. For Redis with what it spends on taking in the next.
+/// What a delivery cost, in microseconds of processor time. For Redis this includes taking in the next one.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub herald_us: f64,
@@ -50,7 +50,7 @@ pub struct Cost {
 
 /// Processor time that a Redis with nothing else to do spends on taking in one piece of work, in microseconds.
 pub fn taking_in_us(work: Work) -> Result<f64> {
-    // So many that the kernel's account of it, in steps of 10 ms, is exact enough.
+    // So many that the kernel's accounting of it, in steps of 10 ms, is exact enough.
     let pieces = match work {
         Work::Entries => 200_000,
         Work::Records => 20_000,
@@ -79,7 +79,7 @@ pub struct Stack {
     folder: TempDir,
     pub work: Work,
     due_later: u64,
-    /// Deliveries that it should have behind it.
+    /// Deliveries that should be behind it.
     depth: u64,
     /// Deliveries that it was given so far, without those that are due some day.
     given: u64,
@@ -93,9 +93,9 @@ pub struct Setup<'a> {
     pub endpoints: u64,
     /// How many of them get the traffic.
     pub busy: u64,
-    /// Endpoints whose receiver is another one, by their number.
+    /// Endpoints that have another receiver, by their number.
     pub elsewhere: &'a dyn Fn(u64) -> Option<String>,
-    /// Registered besides.
+    /// Registered in addition.
     pub others: Vec<Endpoint>,
     /// Records that are due in half a day.
     pub due_later: u64,
@@ -141,13 +141,13 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Redis has done what a new worker asks of it.
+    /// Waits until Redis has done what a new worker asks of it.
     pub fn until_calm(&mut self) -> Result<()> {
         rest(LOOK);
         wait_for("Redis to write its file anew", STUCK, || self.state.is_rewriting().is_ok_and(|busy| !busy))
     }
 
-    /// From now on its work is records: those that were due some day are due now, and more come.
+    /// From now on its work consists of records: those that were due some day are due now, and more come.
     pub fn turn_to_records(&mut self) -> Result<u64> {
         let due = self.state.let_time_pass()?;
         (self.work, self.depth) = (Work::Records, due);
@@ -212,7 +212,7 @@ impl Stack {
     /// Lets it deliver what has records, while nothing is added, and pauses it again.
     pub fn drain(&mut self, deliveries: u64) -> Result<Cost> {
         self.state.resume()?;
-        // With what it settles next it finds what was put under its hands.
+        // With its next settle it finds the records that were added behind its back.
         self.producer.add_all(self.lives.by_ref().take(1))?;
         let delivered = |stack: &mut Self, goal| {
             wait_for("the deliveries", STUCK, || stack.receiver.count().is_ok_and(|count| count >= goal))
@@ -262,7 +262,7 @@ impl Stack {
         failed.map_or(Ok(()), Err)
     }
 
-    /// As much work as is missing. Answers how much is delivered.
+    /// Adds as much work as is missing. Returns how much is delivered.
     fn give(&mut self) -> Result<u64> {
         let delivered = self.receiver.count()?;
         self.fill(delivered)?;
@@ -285,7 +285,7 @@ impl Stack {
         Ok(())
     }
 
-    /// An owner that has nothing to do finds records that were put under its hands with the next thing that it settles.
+    /// An owner with nothing to do finds records that were added behind its back with the next thing that it settles.
     pub fn nudge(&mut self) -> Result<()> {
         if self.work == Work::Records {
             self.producer.add_all(self.lives.by_ref().take(1))?;

@@ -1,4 +1,4 @@
-//! What lies in Redis before something is measured: endpoints, due records, pending entries. All of it is written by the
+//! What is in Redis before something is measured: endpoints, due records, pending entries. All of it is written by the
 //! store's own calls and scripts, so it is what Herald itself would have left behind.
 
 use std::{
@@ -38,10 +38,10 @@ pub const STREAM: &str = "payment-intents";
 /// Longer than it takes to write everything.
 const TTL_MS: u64 = 600_000;
 
-/// As Herald's own default.
+/// The same as Herald's own default.
 const ATTEMPT_LOG_LEN: u64 = 100_000;
 
-/// Members and entries that one call of ours moves: some ten milliseconds of Redis.
+/// Members and entries that one of our calls moves: some ten milliseconds of Redis.
 const CHUNK: usize = 5_000;
 
 pub struct State {
@@ -68,7 +68,7 @@ impl State {
         Ok(Self { runtime, registry, store, keys, raw, written: 0 })
     }
 
-    /// In place of all that there were.
+    /// Replaces all endpoints that there were.
     pub fn register(&mut self, endpoints: Vec<Endpoint>) -> Result<()> {
         self.runtime.block_on(self.registry.import(endpoints, None, &mark())).context("cannot register endpoints")?;
         Ok(())
@@ -87,7 +87,7 @@ impl State {
         Ok(())
     }
 
-    /// What the lease holds; empty while nobody has it.
+    /// What the lease holds; empty if nobody has it.
     pub fn lease(&mut self) -> Result<String> {
         self.raw.ask(&["GET", &self.keys.lease()])
     }
@@ -99,13 +99,14 @@ impl State {
         Ok(self.raw.ask(&["EVAL", SCRIPT, "1", &self.keys.unfinished()])?.parse()?)
     }
 
-    /// Redis writes its append-only file anew, as Herald asks of a server that has just started.
+    /// Redis rewrites its append-only file, as Herald asks of a server that has just started.
     pub fn is_rewriting(&mut self) -> Result<bool> {
         let info = self.raw.ask(&["INFO", "persistence"])?;
         Ok(info.contains("aof_rewrite_in_progress:1") || info.contains("aof_rewrite_scheduled:1"))
     }
 
-    /// Records of deliveries that failed once, as the owner of a term of our own. Nobody else may own the partition.
+    /// Records of deliveries that failed once, written as the owner of a term of our own. Nobody else may own the
+    /// partition.
     pub fn write_records_unowned(&mut self, count: u64, place: Place) -> Result<()> {
         let term = Term::new(1, "bench");
         let acquire = Call::Acquire { term: term.clone(), previous: Vec::new(), ttl_ms: TTL_MS };
@@ -116,7 +117,7 @@ impl State {
         Ok(())
     }
 
-    /// The same within the term of whoever owns it now: more work appears, and the owner finds it by the due times.
+    /// The same within the present owner's term: more work appears, and the owner finds it by the due times.
     pub fn write_records_owned(&mut self, count: u64, place: Place) -> Result<()> {
         let lease = self.lease()?;
         let (random, owner) = lease.split_once(' ').context("nobody owns the partition")?;
@@ -143,7 +144,7 @@ impl State {
         }
     }
 
-    /// Time passes until everything that is due some day is due now. Answers how much that is.
+    /// Lets time pass until everything that is due some day is due now. Returns how much that is.
     pub fn let_time_pass(&mut self) -> Result<u64> {
         const SCRIPT: &str = "local time = redis.call('TIME') local now = time[1] * 1000 \
             local late = redis.call('ZRANGE', KEYS[1], '+inf', string.format('(%.0f', now), 'BYSCORE', 'REV', \
@@ -154,8 +155,8 @@ impl State {
         self.repeat(SCRIPT, &self.keys.due(), &[&CHUNK.to_string()])
     }
 
-    /// Has everything in the stream read under Herald's own name and acknowledged by nobody, as a killed owner leaves it
-    /// behind. Answers how much that is.
+    /// Has everything in the stream read under Herald's own name but acknowledged by nobody, as a killed owner leaves
+    /// it behind. Returns how much that is.
     pub fn leave_pending(&mut self) -> Result<u64> {
         const SCRIPT: &str = "local read = redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'COUNT', ARGV[1], \
             'STREAMS', KEYS[1], '>') return read and #read[1][2] or 0";
@@ -189,7 +190,7 @@ pub fn endpoint(at: u64, account: u64, url: String) -> Result<Endpoint> {
 fn keep(n: u64, place: Place) -> Result<Item> {
     let (now_ms, at) = (clock::wall_ms(), n % BUSY);
     let event = Event::parse(body(n, at))?;
-    // Entries of a time before anything else that is in the stream.
+    // Entries from a time before everything else in the stream.
     let entry = EntryId { ms: 1_700_000_000_000, seq: n };
     let mut delivery = Delivery::new(entry, EndpointId::new(&format!("ep_{at}"))?, &event, true, now_ms);
     delivery.remember(AttemptReport {
@@ -205,7 +206,7 @@ fn keep(n: u64, place: Place) -> Result<Item> {
     Ok(Item::Keep { id: delivery.id.clone(), chain: delivery.chain(), place, record })
 }
 
-/// 600 bytes, as those of `events`, but each of an intent of its own: so each is at the head of its chain.
+/// 600 bytes, like those of `events`, but each with an intent of its own: so each is the head of its chain.
 fn body(n: u64, account: u64) -> Bytes {
     let text = "Two coffees and a slice of lemon cake. ".repeat(7);
     let body = format!(
@@ -214,7 +215,7 @@ fn body(n: u64, account: u64) -> Bytes {
     body.into()
 }
 
-/// Single commands to Redis, of which the answer is one number or one text.
+/// Single commands to Redis that are answered with one number or one text.
 struct Raw {
     stream: TcpStream,
     answers: BufReader<TcpStream>,
@@ -227,7 +228,7 @@ impl Raw {
         Ok(Self { answers: BufReader::new(stream.try_clone()?), stream })
     }
 
-    /// Nothing there is an empty text.
+    /// If nothing is there, an empty text.
     fn ask(&mut self, words: &[&str]) -> Result<String> {
         let mut command = format!("*{}\r\n", words.len());
         for word in words {

@@ -1,4 +1,5 @@
-//! The rows as `docs/performance.md` shows them, each with what it should reach, and what machine they are of.
+//! The rows as `docs/performance.md` shows them, each with what it should reach, and the machine that they were
+//! measured on.
 
 use std::{fs, process::Command};
 
@@ -10,14 +11,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// A figure with few and with many, and the most that the one may be of the other.
+    /// A figure with few and with many, and the greatest ratio allowed.
     pub fn compare(&mut self, what: &str, unit: Unit, few: f64, many: f64, most: Option<f64>) {
         let reach = most.map_or("–".to_owned(), |most| format!("≤ {most} ×"));
         let ratio = mark(many / few, most, format!("{:.2} ×", many / few));
         self.rows.push([what.to_owned(), unit.show(few), unit.show(many), ratio, reach]);
     }
 
-    /// The same, where so much more is always allowed: a share of little is less than what clocks can tell.
+    /// The same, but this much more is always allowed: a fraction of a small figure is less than clocks can tell.
     pub fn compare_from(&mut self, what: &str, unit: Unit, few: f64, many: f64, (most, slack): (f64, f64)) {
         let allowed = few * most + slack;
         let shown = mark(many, Some(allowed), format!("{:.2} ×", many / few));
@@ -25,7 +26,7 @@ impl Table {
         self.rows.push([what.to_owned(), unit.show(few), unit.show(many), shown, reach]);
     }
 
-    /// A figure that has a limit of its own.
+    /// A figure with a limit of its own.
     pub fn limit(&mut self, what: &str, unit: Unit, few: Option<f64>, many: f64, most: f64) {
         let few = few.map_or("–".to_owned(), |few| unit.show(few));
         let many = mark(many, Some(most), unit.show(many));
@@ -60,7 +61,7 @@ impl Unit {
     }
 }
 
-/// Bold where it is kept; what is not kept says so.
+/// Bold if it is kept; if not, it says so.
 fn mark(value: f64, most: Option<f64>, text: String) -> String {
     match most {
         Some(most) if value > most => format!("{text} (missed)"),

@@ -10,13 +10,13 @@ use crate::{
     stack::{STUCK, Stack, rest},
 };
 
-/// The owner is killed when it has delivered so many: in the middle of its work.
+/// The owner is killed when it has delivered this many: in the middle of its work.
 const AT_WORK: u64 = 1_000;
 
-/// What the killed one had sent has arrived within this time; the lease holds for far longer.
+/// What the killed owner had sent has arrived within this time; the lease holds for far longer.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Seconds from `kill -9` to the first delivery of the other one. The stack is paused before and after.
+/// Seconds from `kill -9` to the first delivery of the other worker. The stack is paused before and after.
 pub fn take_over(stack: &mut Stack) -> Result<f64> {
     let other = stack.start_another()?;
     stack.until_calm()?;

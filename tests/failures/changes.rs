@@ -42,7 +42,7 @@ async fn an_endpoint_gets_everything_that_is_accepted_after_it_was_registered() 
     world.merchants.assert_sound();
 }
 
-/// Without the command that it waits with, a follower looks only now and then.
+/// Without the command that it waits with, a follower only looks from time to time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_goes_to_the_new_url_though_the_follower_of_the_registry_is_held_up() {
     const EVENTS: usize = 16;
@@ -120,7 +120,7 @@ async fn letters_of_one_moment_are_sent_again_in_the_order_of_the_stream() {
     world.publish(&lives(5, &accounts, EVENTS)).await;
     let all = |count| count == EVENTS as u64;
     world.until_key("all in the backlog", &["HLEN", &format!("{PREFIX}heads:ep_0")], |heads| heads > 0).await;
-    // Hundreds die in each settle, and those have one time.
+    // Hundreds die in each settle, and all of those have one time.
     world.change("ep_0", |endpoint| endpoint.disable(mark(), EntryId::MAX)).await;
     world.until_key("all dead", &["ZCARD", &format!("{PREFIX}dead")], all).await;
     world.change("ep_0", |endpoint| endpoint.status = EndpointState::Enabled).await;

@@ -13,8 +13,8 @@ use crate::{
     world::{Event, PREFIX, STREAM, World, lives},
 };
 
-/// The entries, as `herald-sequence` names them, of which deliveries may have been in flight: what is pending in the
-/// group, what was claimed, and what stands in a backlog, which is read without being taken.
+/// The entries, as `herald-sequence` names them, whose deliveries may have been in flight: what is pending in the
+/// group, what was claimed, and what stands in a backlog, because that is read without being taken.
 async fn in_flight(world: &World) -> HashSet<EntryId> {
     let mut connection = world.redis.connection().await;
     let mut pending = redis::cmd("XPENDING");
@@ -71,7 +71,7 @@ async fn ten_kills_in_ten_thousand_events_lose_nothing_and_keep_the_order() {
     let mut herald = setup.start();
     let (mut in_flight_once, mut kills) = (HashSet::new(), Vec::new());
     for kill in 1..=10 {
-        // Each kill falls at a random moment behind its share of the run.
+        // Each kill falls at a random moment after its share of the run.
         let mark = owed * kill / 11;
         world.merchants.until("the moment of a kill", |log| log.delivered.len() >= mark).await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..40))).await;
@@ -93,7 +93,7 @@ async fn ten_kills_in_ten_thousand_events_lose_nothing_and_keep_the_order() {
 /// `kills`: deliveries made so far and entries in flight, at each.
 fn assert_duplicates_were_in_flight(world: &World, in_flight_once: &HashSet<EntryId>, kills: &[(usize, usize)]) {
     let log = world.merchants.log();
-    // What failed at first arrives again by right, as another attempt.
+    // What failed at first rightly arrives again, as another attempt.
     let mut seen = HashSet::new();
     let mut again: Vec<&Arrival> = log.arrivals.iter().collect();
     again.retain(|arrival| !seen.insert((&arrival.endpoint, &arrival.event, arrival.attempt)));
@@ -108,7 +108,7 @@ fn has_second(account: &str) -> bool {
     account["acc_".len()..].parse::<u32>().unwrap() < 10
 }
 
-/// Two workers; answers the owner and the standby.
+/// Two workers; returns the owner and the standby.
 async fn two(world: &World) -> (Herald, Herald) {
     let setup = world.setup();
     let owner = setup.start();
@@ -156,18 +156,19 @@ async fn an_owner_that_was_paused_beyond_its_lease_changes_nothing_when_it_wakes
     world.merchants.until_delivered(100).await;
     old.signal(Signal::SIGSTOP);
     new.until_owner().await;
-    // The new owner is stopped too, so whatever changes now is the old one's doing. Its lease must not run out meanwhile.
+    // The new owner is stopped too, so that whatever changes now is the old one's doing. Its lease must not run out
+    // meanwhile.
     world.merchants.until_delivered(150).await;
     new.signal(Signal::SIGSTOP);
     let lease = format!("{PREFIX}lease");
-    // A renewal that it sent before may still be on its way, and would make the lease end again.
+    // A renewal that it sent earlier may still be on its way, and would make the lease end again.
     for _ in 0..20 {
         world.redis.command::<()>(&["PERSIST", &lease]).await;
     }
     let before = fingerprint(&world).await;
     old.signal(Signal::SIGCONT);
     old.until_log("the term has ended").await;
-    // It asks for the lease again and again; every call of its old term was before that.
+    // It asks for the lease again and again; every call of its old term came before that.
     let scripts = world.calls("evalsha").await;
     until("the old owner's questions", async || world.calls("evalsha").await >= scripts + 3).await;
     assert_eq!((old.metric("herald_partition_owned"), old.metric("herald_lease_terms_total")), (0.0, 1.0));
@@ -249,8 +250,8 @@ async fn what_does_not_end_in_its_grace_gets_records_and_a_second_signal_ends_at
     world.merchants.assert_sound();
 }
 
-/// Redis 7.0 cuts a torn transaction at its last whole command and keeps its `MULTI`. The half of it is not applied
-/// now, but by the next start, together with what follows. Herald has the file rewritten, which leaves it behind.
+/// Redis 7.0 cuts a torn transaction after its last whole command and keeps its `MULTI`. That half is not applied now,
+/// but by the next start, together with what follows. Herald has the file rewritten, which leaves the half behind.
 async fn rewritten_aof(world: &World) {
     until("the rewritten file", async || {
         let state: String = world.redis.command(&["INFO", "persistence"]).await;

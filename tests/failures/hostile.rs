@@ -1,5 +1,5 @@
-//! Receivers that mean harm, through the whole of Herald: none of them slows the others or fills its memory, and each
-//! outcome is told by its name.
+//! Receivers that mean harm, tested through the whole of Herald: none of them slows the others or fills its memory, and
+//! each outcome is reported by its name.
 
 #[path = "../receiver/mod.rs"]
 mod receiver;
@@ -15,7 +15,7 @@ use crate::{
     world::{Event, World, lives, publish},
 };
 
-/// Short, so that a test does not wait for what can only time out; one attempt, so that each ends.
+/// Short, so that a test does not wait for what can only time out; one attempt, so that each delivery ends.
 fn setup(world: &World) -> Setup {
     world.setup().env("HERALD_ATTEMPT_TIMEOUT", "1s").env("HERALD_RETRY_MAX_ATTEMPTS", "2").env("HERALD_LOG", "warn")
 }
@@ -30,8 +30,9 @@ async fn world_with(url: &str) -> (World, Vec<String>) {
     (world, accounts)
 }
 
-/// 200 events for the hostile one among 500 for the others: the others get theirs, and memory stays where it was. What the
-/// hostile one does not take is tried so often that it does not end before, so who waited for that would wait in vain.
+/// 200 events for the hostile endpoint among 500 for the others: the others get theirs, and memory stays where it was.
+/// What the hostile one does not take is tried so often that it does not end earlier, so waiting for that would be in
+/// vain.
 async fn bears(receiver: Receiver) -> (World, Herald) {
     let (world, accounts) = world_with(&receiver.url()).await;
     let herald = setup(&world).env("HERALD_RETRY_MAX_ATTEMPTS", "50").start();
@@ -90,7 +91,7 @@ const CHUNK: &[u8] = b"400\r\n\
 async fn an_endless_body_is_cut() {
     assert_eq!(CHUNK.len(), 5 + 0x400 + 2);
     let (_world, herald) = bears(dripping(CHUNKED, CHUNK, Duration::ZERO).await).await;
-    // The status came: the body that follows it is dropped.
+    // The status has arrived: the body that follows is dropped.
     has_outcome(&herald, "delivered").await;
 }
 
@@ -138,7 +139,7 @@ async fn a_reset_is_a_reset() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_interim_answers_ends_with_the_attempt() {
-    // As much as the connection takes: this is a load on the parser, not a trickle.
+    // As much as the connection takes, because this is a load on the parser and not a trickle.
     let flood: &'static [u8] = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(1_000).leak();
     bears(dripping(b"HTTP/1.1 100 Continue\r\n\r\n", flood, Duration::ZERO).await).await;
 }

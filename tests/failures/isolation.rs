@@ -1,4 +1,4 @@
-//! One endpoint in trouble among others that are well, and what waits for it: apart, bounded, and in order.
+//! One endpoint in trouble among healthy ones, and what waits for it: apart, bounded, and in order.
 
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,10 @@ fn events_at(log: &Log, endpoint: &str, intent: &str) -> Vec<(String, u32)> {
     of_intent.map(|arrival| (arrival.event.clone(), arrival.attempt)).collect()
 }
 
-/// Longer than any test: whoever waits for one of its ends waits in vain.
+/// Longer than any test: waiting for one of these attempts to end is waiting in vain.
 const NEVER: &str = "120s";
 
-/// Endpoints of an account each that answer at once; answers the accounts.
+/// Endpoints that answer at once, one for each account; returns the accounts.
 async fn healthy(world: &World, count: usize) -> Vec<String> {
     let mut registry = world.registry().await;
     let mut accounts = Vec::new();
@@ -44,7 +44,7 @@ fn for_healthy(first: usize, count: usize, accounts: &[String]) -> Vec<Event> {
     (0..count).map(event).collect()
 }
 
-/// Endpoints of one account at another machine, with a share of its own: `PREFIX_N`.
+/// Endpoints of one account on another machine, which has a share of its own: `PREFIX_N`.
 async fn elsewhere(world: &World, prefix: &str, count: usize) -> Merchants {
     let merchants = Merchants::start(secret().reveal()).await;
     let mut registry = world.registry().await;
@@ -56,7 +56,7 @@ async fn elsewhere(world: &World, prefix: &str, count: usize) -> Merchants {
     merchants
 }
 
-/// How many attempts there were. Nobody had to wait for an end of theirs: none of them has ended.
+/// How many attempts there were. Nobody had to wait for one of them to end: none has ended.
 fn all_open(hanging: &Merchants) -> usize {
     let (asked, open) = hanging.log().asked_and_open();
     assert_eq!(open, asked, "attempts that hang have ended before the healthy ones had theirs");
@@ -73,7 +73,7 @@ async fn a_hanging_endpoint_costs_ninety_nine_healthy_ones_nothing() {
     hanging.rule("ep_bad_0", |_| Reply::HANGS);
     let herald = world.setup().env("HERALD_ATTEMPT_TIMEOUT", NEVER).env("HERALD_LOG", "warn").start();
     herald.until_owner().await;
-    // The hanging one has more to come than anybody, and all of it first.
+    // The hanging one has more events to come than any other, and all of them come first.
     world.publish(&others(0, 2_000, "acc_elsewhere")).await;
     world.publish(&for_healthy(1_000_000, 3_000, &accounts)).await;
     world.merchants.until_delivered(3_000).await;
@@ -92,7 +92,7 @@ async fn a_hanging_endpoint_gets_everything_in_order_when_it_recovers() {
     let accounts = world.register_many(100).await;
     world.merchants.rule("ep_0", |_| Reply::HANGS);
     let herald = world.setup().env("HERALD_ATTEMPT_TIMEOUT", "2s").env("HERALD_LOG", "warn").start();
-    // The hanging one has more to come than anybody.
+    // The hanging one has more events to come than any other.
     let burden = lives(30, &accounts[..1], 2_000);
     let heavy =
         |(n, event): (usize, &Event)| Event::new(5_000_000 + n, "acc_0", &format!("{}_b", event.intent), "Captured");
@@ -109,7 +109,7 @@ async fn a_hanging_endpoint_gets_everything_in_order_when_it_recovers() {
             log.delivered.iter().filter(|(to, _)| to != "ep_0").count() >= events.len() - of_hanging
         })
         .await;
-    // What it is owed lies in Redis, held or in its backlog or due.
+    // What it is owed is in Redis: held, in its backlog or due.
     let unfinished = ["HGET", &format!("{PREFIX}unfinished"), "ep_0"];
     until("its records", async || world.redis.command::<Option<u64>>(&unfinished).await >= Some(2_000)).await;
     herald.until_metric("herald_parked_deliveries", |parked| parked > 500.0).await;
@@ -126,7 +126,7 @@ async fn a_hanging_endpoint_gets_everything_in_order_when_it_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seven_hundred_endpoints_that_hang_cost_the_others_nothing() {
     const BAD: usize = 700;
-    /// An account's quarter of the 2 048 seats, overfull by a quarter.
+    /// An account's quarter of the 2 048 seats, exceeded by a quarter.
     const SHARE: usize = 640;
     let world = World::new().await;
     let accounts = healthy(&world, 20).await;
@@ -135,10 +135,10 @@ async fn seven_hundred_endpoints_that_hang_cost_the_others_nothing() {
     let herald = world.setup().env("HERALD_ATTEMPT_TIMEOUT", NEVER).env("HERALD_LOG", "error").start();
     herald.until_owner().await;
     let before = herald.resident();
-    // Each is owed to all 700.
+    // Each event is owed to all 700.
     world.publish(&others(0, 20, "acc_elsewhere")).await;
     hanging.until("as many as may", |log| log.asked_and_open().0 >= SHARE).await;
-    // The healthy ones are as new as they are, and have had nothing yet.
+    // The healthy ones are just as new, and have had nothing yet.
     world.publish(&for_healthy(1_000_000, 2_000, &accounts)).await;
     world.merchants.until_delivered(2_000).await;
     assert_eq!(all_open(&hanging), SHARE);
@@ -147,7 +147,8 @@ async fn seven_hundred_endpoints_that_hang_cost_the_others_nothing() {
     assert!(grown < 60 * MIB, "{} MiB more", grown / MIB);
 }
 
-/// An account with many endpoints takes its turns: what of it cannot be admitted waits in the stream, and others overtake it.
+/// An account with many endpoints takes turns with the others: events of it that cannot be admitted wait in the stream,
+/// and others overtake them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_with_two_thousand_endpoints_costs_the_others_nothing() {
     const MANY: usize = 2_000;
@@ -158,7 +159,7 @@ async fn an_account_with_two_thousand_endpoints_costs_the_others_nothing() {
     let herald = world.setup().env("HERALD_LOG", "error").start();
     herald.until_owner().await;
     let before = herald.resident();
-    // All at once, so that only Herald says who is first: those of the many stand first in the stream.
+    // All at once, so that only Herald decides who is first: the many endpoints' events come first in the stream.
     let mut events = others(0, EVENTS, "acc_elsewhere");
     events.extend(for_healthy(1_000_000, 600, &accounts));
     world.publish(&events).await;
@@ -259,12 +260,13 @@ async fn a_chain_keeps_its_order_through_a_take_over() {
     assert_eq!(chain, expected);
 }
 
-/// A retry waits for its time, and not for the end of what else there is to send: that goes on until the retries have come.
+/// A retry waits for its time, not until there is nothing else to send: the test keeps sending until the retries have
+/// come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn due_retries_go_out_under_a_load_without_a_pause() {
     const RETRIES: usize = 200;
     const RETRY_MS: u128 = 500;
-    /// New ones on their way at any time, or nearly.
+    /// Events that are new on their way at nearly any time.
     const AHEAD: usize = 1_000;
     let world = World::new().await;
     let accounts = world.register_many(20).await;
@@ -432,7 +434,7 @@ async fn an_endpoint_that_is_gone_is_disabled_once_redis_allows_it() {
     world.merchants.rule("ep_0", |_| Reply::status(410));
     let herald = world.setup().start();
     herald.until_owner().await;
-    // It may read the registry and not change it.
+    // It may read the registry but not change it.
     let own = format!("~{PREFIX}*");
     let setuser = ["ACL", "SETUSER", "default", "resetkeys", "~payment-intents", &own, "%R~*"];
     world.redis.command::<String>(&setuser).await;

@@ -1,6 +1,6 @@
 //! The whole program against real Redis and real sockets, on good days and on all the bad ones of the promises.
 
-// A test measures another process, and reports what it measured.
+// A test measures another process, and prints what it measured.
 #![allow(clippy::disallowed_methods)]
 
 mod changes;

@@ -1,4 +1,5 @@
-//! Receivers that take nothing while their events come in: what they may have of Redis, and what is left of it for the others.
+//! Receivers that take nothing while their events come in: how much of Redis they may use, and what is left for the
+//! others.
 
 use herald::facts::{endpoint::EndpointState, id::EndpointId};
 
@@ -8,7 +9,7 @@ use crate::{
     world::{Event, PREFIX, World, lives, publish},
 };
 
-/// The least that a quota can be; and attempts enough that nothing dies of failing.
+/// The least that a quota can be; and enough attempts that no delivery dies of failing.
 const SMALL: &str = r#"
 [shutdown]
 grace = "3s"
@@ -25,7 +26,7 @@ endpoint_bytes = 1048576
 
 const OF_ENDPOINT: &str = "herald_quota_pauses_total{quota=\"endpoint_bytes\"}";
 
-/// Events for the endpoint `ep_dead`, of which about 900 are more than it may have.
+/// Events for the endpoint `ep_dead`; about 900 of them are more than it may have.
 fn owed_to_the_dead(from: usize, count: usize) -> Vec<Event> {
     (from..from + count).map(|n| Event::new(700_000 + n, "acc_dead", &format!("pi_dead_{n}"), "Created")).collect()
 }
@@ -58,12 +59,12 @@ async fn a_dead_receiver_is_paused_at_its_quota_and_loses_nothing_and_the_others
     }
     herald.until_metric(OF_ENDPOINT, |count| count == 1.0).await;
     herald.until_log("paused the endpoint").await;
-    // What comes after it is kept like all before.
+    // What comes after that is kept like everything before.
     publish(&mut connection, &owed_to_the_dead(1_500, 100)).await;
     publish(&mut connection, &healthy[500..]).await;
     world.until_key("records", &["HGET", &format!("{PREFIX}unfinished"), "ep_dead"], |count| count == 1_600).await;
 
-    // Resumed before it is mended: it may have what it has, and is not stopped at once again.
+    // Resumed before it is mended: it may keep what it has, and is not paused again at once.
     world.resume("ep_dead").await;
     let tried = world.merchants.log().of("ep_dead").count();
     world.merchants.until("more attempts", |log| log.of("ep_dead").count() > tried + 10).await;
@@ -93,7 +94,7 @@ async fn the_attempt_log_is_kept_short_while_redis_has_little_memory_left() {
         log.iter().flat_map(|(_, words)| words.last()).map(|lines| lines.split('\n').count()).sum::<usize>()
     };
     until("the log", async || lines().await >= 1_000).await;
-    // What Redis uses falls again after a burst, so the limit follows it until the worker has seen it near.
+    // After a burst, what Redis uses falls again, so the limit follows it until the worker has seen it come near.
     until("the pressure", async || {
         let memory: String = world.redis.command(&["INFO", "memory"]).await;
         let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
@@ -101,7 +102,7 @@ async fn the_attempt_log_is_kept_short_while_redis_has_little_memory_left() {
         herald.metric("herald_redis_memory_pressure") == 1.0
     })
     .await;
-    // The log holds no more than a tenth, and what is left of a batch.
+    // The log holds no more than a tenth, plus what is left of a batch.
     let (mut number, mut connection) = (0, world.redis.connection().await);
     until("a short log", async || {
         number += 1;

@@ -79,7 +79,7 @@ async fn entries_that_a_foreign_consumer_took_are_taken_over() {
         if round != 1 {
             return;
         }
-        // It competes with Herald for what is new, so it is sure to get something only of what is added behind a pause.
+        // It competes with Herald for new entries, so it is only certain to get some of those added during a pause.
         let robbed = Event::new(9_000_000 + round, "acc_9", &format!("pi_robbed_{round}"), "Created");
         let mut both = redis::pipe();
         both.atomic().cmd("XADD").arg(STREAM).arg("*").arg("event").arg(&robbed.body).ignore();
@@ -105,7 +105,7 @@ async fn a_wiped_redis_is_worked_on_again_once_its_endpoints_are_imported() {
     world.publish(&events[..1_000]).await;
     world.merchants.until_delivered(300).await;
     world.redis.command::<()>(&["FLUSHALL"]).await;
-    // Without endpoints nothing is owed to nobody: the events wait.
+    // Having no endpoints does not mean that events are owed to nobody: they wait.
     world.publish(&events[1_000..]).await;
     let length = world.number(&["XLEN", STREAM]).await;
     assert_eq!(length, 1_000);
@@ -142,7 +142,7 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
     let events = lives(17, &accounts, 2_000);
     world.publish(&events[..1_000]).await;
     world.merchants.until_delivered(100).await;
-    // Full at once: it goes on with the little that it reads at a time, for what is delivered makes room.
+    // Full at once: Herald goes on with the little that it reads at a time, because what is delivered makes room.
     world.redis.set_maxmemory(1).await;
     let refused = world.redis.connection().await;
     let add = redis::cmd("XADD").arg(STREAM).arg("*").arg("event").arg("{}").to_owned();
@@ -186,7 +186,7 @@ async fn an_entry_that_was_trimmed_while_pending_is_counted_and_let_go() {
     let world = World::new().await;
     world.register_many(1).await;
     let events: Vec<Event> = (0..20).map(|n| Event::new(n, "acc_0", &format!("pi_{n}"), "Created")).collect();
-    // A group as a dead owner leaves it: everything read, nothing acknowledged, and then somebody trims.
+    // A group as a dead owner leaves it: everything read, nothing acknowledged; and then somebody trims.
     world.redis.command::<()>(&["XGROUP", "CREATE", STREAM, "herald", "0", "MKSTREAM"]).await;
     world.publish(&events).await;
     let read = ["XREADGROUP", "GROUP", "herald", "herald", "COUNT", "20", "STREAMS", STREAM, ">"];
@@ -249,12 +249,13 @@ async fn what_is_no_event_is_quarantined_and_an_account_without_endpoint_is_coun
     assert!(log.contains("the entry has no field"), "it names what is wrong: {log}");
 }
 
-/// A producer's accident of 64 MB: it goes to quarantine, cut, and Herald never holds it, nor do the others wait for it.
+/// A producer's accident of 64 MB: it goes to the quarantine, cut. Herald never holds it, and the others do not wait
+/// for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_of_64_mb_costs_herald_no_memory() {
     let world = World::new().await;
     let accounts = world.register_many(2).await;
-    // Redis itself copies it more than once, and serves nobody meanwhile: the default lease bears that.
+    // Redis itself copies it more than once, and serves nobody meanwhile: the default lease is long enough for that.
     let herald = world.setup().env("HERALD_LEASE", "5s").start();
     herald.until_owner().await;
     let events = lives(23, &accounts, 40);
@@ -321,7 +322,7 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     herald.until_metric("herald_partition_owned", |value| value == 0.0).await;
     assert_eq!(herald.get("/healthz").map(|(status, _)| status), Some(200));
     assert!(herald.metric("herald_redis_errors_total") > 0.0);
-    // It kept nothing: its endpoints come back as they would from a backup, under the id that they had.
+    // It kept nothing: its endpoints come back as from a backup, under the id that they had.
     world.redis.start_again();
     until("ready again", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
     let registry = Some(export.registry_id.clone());

@@ -21,7 +21,7 @@ async fn two_hundred_events_reach_ten_endpoints_signed_and_in_order_and_leave_no
     assert!(herald.stop().await.success());
 }
 
-/// With them a connection that waits costs twice the memory.
+/// With these, a waiting connection costs twice the memory.
 #[tokio::test]
 async fn a_worker_asks_for_no_huge_pages() {
     let world = World::new().await;

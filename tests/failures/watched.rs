@@ -1,4 +1,4 @@
-//! What Herald shows to those who watch it: its log stops nothing, and `/readyz` sees what does stop.
+//! What Herald shows of itself: its log stops nothing, and `/readyz` sees what does stop.
 
 use std::{io, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
     world::{STREAM, World, lives},
 };
 
-/// Longer than any test: the merchant is healed before.
+/// Longer than any test: the merchant is healed before that.
 const NEVER: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -16,7 +16,8 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     let world = World::new().await;
     let accounts = world.register_many(4).await;
     let (unread, stderr) = io::pipe().unwrap();
-    // Everything that Herald and its libraries say, a few hundred bytes an event: more than the pipe and the buffer hold.
+    // Everything that Herald and its libraries log, a few hundred bytes for each event: more than the pipe and the
+    // buffer hold.
     let herald = world.setup().env("HERALD_LOG", "trace").start_logging_to(stderr);
     herald.until_owner().await;
     let events = lives(30, &accounts, 20_000);
@@ -74,7 +75,7 @@ async fn a_worker_that_may_settle_nothing_any_more_is_not_ready() {
     until("ready", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
     world.redis.command::<()>(&["ACL", "SETUSER", "worker", "-xack"]).await;
     world.publish(&lives(32, &accounts, 40)).await;
-    // It reads the same again and again, and sends nothing twice.
+    // It reads the same entries again and again, and sends nothing twice.
     until("not ready", async || {
         herald.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("does not carry out"))
     })

@@ -5,14 +5,15 @@ use std::{
     cell::Cell,
 };
 
-/// What any input may cost at once: tables that are made at the first use, a command line's whole grammar.
+/// What any input may cost at once: tables that are made at first use, and the whole grammar of a command line.
 const BASE_BYTES: usize = 4 << 20;
 
-/// … and for each byte of it. A JSON array of the shortest numbers becomes values of 32 bytes, in a list that doubles.
+/// … and what each byte of it may cost. A JSON array of the shortest numbers becomes values of 32 bytes, in a list that
+/// doubles.
 const BYTES_PER_BYTE: usize = 256;
 
 thread_local! {
-    /// Allocated and not yet freed by this thread; what others freed for it makes it wrong only while they run.
+    /// Bytes allocated and not yet freed by this thread; if others free for it, it is wrong only while they run.
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
@@ -21,7 +22,7 @@ thread_local! {
 pub struct Counting;
 
 fn count(bytes: isize) {
-    // A thread that is ending has no counters any more, and nothing to prove.
+    // A thread that is ending no longer has counters, and nothing to prove.
     let _ = LIVE.try_with(|live| {
         live.set(live.get() + bytes);
         PEAK.try_with(|peak| peak.set(peak.get().max(live.get())))
@@ -46,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs a target on an input; panics if it ever held more than the input may cost.
+/// Runs a target on an input; panics if it ever held more memory than the input may cost.
 pub fn spend(input: &[u8], run: fn(&[u8])) {
     let before = LIVE.get();
     PEAK.set(before);

@@ -1,4 +1,4 @@
-//! New inputs out of kept ones: bytes changed, pieces moved, two of them joined. The same for the same seed.
+//! New inputs derived from kept ones: bytes changed, pieces moved, two of them joined. The same for the same seed.
 
 /// splitmix64: small, and the same on every machine.
 pub struct Chance(pub u64);
@@ -28,7 +28,7 @@ pub fn hash(input: &[u8]) -> u64 {
 /// Longer inputs only make each try slower.
 const MAX_BYTES: usize = 8 * 1024;
 
-/// Bytes at which parsers turn.
+/// Bytes at which parsers change their state.
 const TELLING: &[u8] = b"\0\n\r\t \"'%&+,-./0129:;=?@AZ[\\]^_az{|}~\x7f\x80\xc3\xe2\xff";
 
 pub fn another(inputs: &[Vec<u8>], chance: &mut Chance) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! An nginx of the test's own. Nothing of the machine's is read or changed, and it ends with its value.
+//! An nginx of the test's own. Nothing of the machine's own is read or changed, and it ends when its value is dropped.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// `options` are of its `http` block; beyond them it has its defaults.
+    /// `options` go into its `http` block; otherwise it has its defaults.
     pub async fn start(options: &str) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder can be made");
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
@@ -45,7 +45,7 @@ impl Nginx {
         fs::write(path("nginx.conf"), configuration(address, options, &path("app.sock")))
             .expect("it can be written to");
         let mut command = Command::new("nginx");
-        // Where it stands on a machine whose users have it not on their path.
+        // Where it is on a machine whose users do not have it on their path.
         command.env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/bin");
         command.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "error.log"]).stdin(Stdio::null());
         let child = command.spawn().expect("nginx is installed: deploy/setup-verifiers does it");

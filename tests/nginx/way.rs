@@ -1,5 +1,5 @@
-//! A way to a receiver that takes its time: what goes in comes out later, in its order, ends and resets as well. Moves
-//! bytes; knows nothing of what they mean. Needs no rights, as a slower network device would.
+//! A connection to a receiver that takes its time: what goes in comes out later and in order, including ends and
+//! resets. Moves bytes; knows nothing of what they mean. Unlike a slower network device it needs no rights.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Reads that are on their way in one direction of a connection. A test's requests are few and small.
+/// Reads that may be on their way in one direction of a connection. A test's requests are few and small.
 const ON_THE_WAY: usize = 1024;
 
 const READ_BYTES: usize = 16 * 1024;
@@ -25,7 +25,7 @@ enum Part {
     Reset,
 }
 
-/// It ends with this value.
+/// Ends when this value is dropped.
 pub struct Way {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -51,7 +51,7 @@ impl Way {
 }
 
 async fn pass_both(near: TcpStream, to: SocketAddr, delay: Duration) {
-    // TCP's own greeting crosses twice before the first byte may set out.
+    // TCP's own handshake crosses twice before the first byte may set out.
     tokio::time::sleep(2 * delay).await;
     let Ok(far) = TcpStream::connect(to).await else { return near.set_zero_linger().unwrap_or_default() };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));

@@ -1,4 +1,4 @@
-//! Receivers of every temper on real sockets: each is a task per connection that does whatever a test wants with it.
+//! Receivers of every kind on real sockets: each is a task per connection that does whatever a test wants with it.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
@@ -63,7 +63,7 @@ impl Log {
         self.seen.lock().unwrap().push(seen);
     }
 
-    /// Reads one request; none when the other side has closed.
+    /// Reads one request; none if the other side has closed.
     pub async fn read_request(&self, stream: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
         let seen = read_request(stream).await?;
         self.note(seen.clone());
@@ -115,7 +115,7 @@ impl Receiver {
         .await
     }
 
-    /// Writes this to the first request of each connection and closes it.
+    /// Writes this as the answer to the first request of each connection, and closes it.
     pub async fn answering_once(response: &'static [u8]) -> Self {
         Self::start(move |mut stream, log| async move {
             log.read_request(&mut stream).await;
@@ -157,7 +157,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
     Some(seen)
 }
 
-/// An authority of our own, whose keys are of one algorithm; a sender is told to trust it.
+/// An authority of our own, whose keys use one algorithm; a sender is told to trust it.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     algorithm: &'static SignatureAlgorithm,
@@ -170,7 +170,7 @@ impl Authority {
 
     pub fn with(algorithm: &'static SignatureAlgorithm) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // A name of its own: two authorities of one name would be told apart by their signatures only.
+        // A name of its own: two authorities with one name could only be told apart by their signatures.
         static AUTHORITIES: AtomicUsize = AtomicUsize::new(0);
         let name = format!("Authority {}", AUTHORITIES.fetch_add(1, SeqCst));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -209,8 +209,7 @@ impl Authority {
     }
 }
 
-/// A certificate that nobody but itself signed and that calls itself an authority, as `openssl req -x509` makes them; and
-/// its PEM.
+/// A self-signed certificate that calls itself an authority, as `openssl req -x509` makes them; and its PEM.
 pub fn self_made_authority_acceptor(name: &str) -> (TlsAcceptor, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -219,7 +218,7 @@ pub fn self_made_authority_acceptor(name: &str) -> (TlsAcceptor, String) {
     (acceptor(certificate.der().clone(), &key, &["http/1.1"]), certificate.pem())
 }
 
-/// A certificate that nobody but itself signed.
+/// A self-signed certificate.
 pub fn self_signed_acceptor(name: &str) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();

@@ -13,7 +13,7 @@ async fn attempted(sender: &Sender, endpoint: &Endpoint) -> Attempted {
     sender.attempt(&delivery(), endpoint, now_ms()).await
 }
 
-/// Answers the first request of each connection; `second` ends it with whatever the second request meets.
+/// Answers the first request of each connection; `second` decides what the second request meets.
 async fn answering_once_a_connection(second: &'static [u8]) -> Receiver {
     Receiver::start(move |mut stream, log| async move {
         log.read_request(&mut stream).await;
@@ -42,7 +42,7 @@ async fn a_request_that_meets_a_connection_being_closed_is_sent_again_within_its
         }
         let seen = receiver.log.seen();
         assert_eq!((receiver.log.connections(), seen.len()), (3, 5));
-        // The same bytes, so that the receiver knows it for the same.
+        // The same bytes, so that the receiver recognises it.
         assert_eq!(seen[1].body, seen[2].body);
         for name in ["webhook-id", "webhook-timestamp", "webhook-signature", "herald-attempt"] {
             assert_eq!(seen[1].header(name), seen[2].header(name));
@@ -50,7 +50,7 @@ async fn a_request_that_meets_a_connection_being_closed_is_sent_again_within_its
     }
 }
 
-/// The thread sleeps over the deadline of the connection, and wakes long before that of the attempt.
+/// The thread sleeps past the deadline of the connection, and wakes long before that of the attempt.
 #[expect(clippy::disallowed_methods, reason = "it is to stall every task on this thread")]
 #[tokio::test]
 async fn a_thread_that_looks_too_late_at_a_connection_blames_nobody() {
@@ -112,7 +112,7 @@ async fn what_was_answered_in_part_is_never_sent_again() {
 #[tokio::test]
 async fn a_late_body_of_an_answer_without_one_does_not_spoil_the_next_request() {
     const NONE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
-    // It comes with the head, before the next request, and instead of the next answer.
+    // It comes with the head, before the next request, in place of the next answer.
     for late in [0, 1, 2] {
         let receiver = Receiver::start(move |mut stream, log| async move {
             log.read_request(&mut stream).await;
@@ -178,7 +178,8 @@ async fn a_stream_above_the_last_one_of_a_goaway_is_sent_again() {
             if log.connections() > 1 {
                 return serve_http2(stream, log, None).await;
             }
-            // Settings; and as soon as a request's head is there, GOAWAY: nothing was processed (RFC 9113, section 6.8).
+            // Sends its settings; and as soon as a request's head is there, GOAWAY: nothing was processed (RFC 9113,
+            // section 6.8).
             let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
             let mut preface = [0; 24];
             let _ = stream.read_exact(&mut preface).await;
@@ -218,7 +219,7 @@ async fn a_body_that_is_never_taken_keeps_no_connection_open() {
             let building = h2::server::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream);
             let Ok(mut connection) = building.await else { return };
             open.send_modify(|open| *open += 1);
-            // It says yes and takes no body, nor refuses one, and it wants no more on this connection.
+            // It says yes, neither takes nor refuses a body, and wants nothing more on this connection.
             let mut bodies = Vec::new();
             while let Some(Ok((request, mut respond))) = connection.accept().await {
                 bodies.push(request.into_body());
@@ -238,7 +239,7 @@ async fn a_body_that_is_never_taken_keeps_no_connection_open() {
     seen.wait_for(|open| *open <= 1).await.unwrap();
 }
 
-/// Speaks what was agreed; asks for HTTP/1.1 whenever HTTP/2 was.
+/// Speaks what was agreed on; asks for HTTP/1.1 whenever that was HTTP/2.
 async fn http1_wanting(authority: &Authority) -> Receiver {
     let acceptor = authority.acceptor("localhost", &["h2", "http/1.1"], |_| ());
     Receiver::start(move |stream, log: Log| {
@@ -371,7 +372,7 @@ async fn the_oldest_idle_connection_makes_room_and_no_room_is_no_failure_of_the_
         assert!(outcome(&sender, &endpoint(&receiver.url())).await.is_delivered());
         receivers.push(receiver);
     }
-    // The last one's is still there, and the first one's is not.
+    // The last one's is still there; the first one's is not.
     assert_eq!(attempt(&sender, &endpoint(&receivers[7].url())).await.timing.connect_us, None);
     assert!(attempt(&sender, &endpoint(&receivers[0].url())).await.timing.connect_us.is_some());
 
@@ -406,7 +407,7 @@ async fn a_redirects_location_is_kept_for_whoever_reads_the_attempt() {
     assert_eq!(report.detail, "location: https://shop.example/new-hook");
 }
 
-/// Allows so many streams at a time, and answers nobody before so many requests are there.
+/// Allows this many streams at a time, and answers nobody until this many requests have arrived.
 async fn holding(authority: &Authority, streams: u32, until: usize) -> Receiver {
     let acceptor = authority.acceptor("localhost", &["h2"], |_| ());
     let (seen, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
@@ -456,8 +457,8 @@ async fn a_hundred_requests_share_an_http2_connection_and_the_next_ones_another(
     assert_eq!(receiver.log.connections(), 3);
 }
 
-/// When a receiver is reloaded all connections end that it had. What was lost on one must not meet the next of them: that
-/// would count as its receiver's failure.
+/// When a receiver is reloaded, all the connections that it had end. What was lost on one must not meet the next of
+/// them: that would count as its receiver's failure.
 #[tokio::test]
 async fn what_was_lost_goes_again_on_a_connection_that_is_newer_and_not_on_another_old_one() {
     let authority = Authority::new();
@@ -471,7 +472,7 @@ async fn what_was_lost_goes_again_on_a_connection_that_is_newer_and_not_on_anoth
             let Ok(mut connection) = building.await else { return };
             while let Some(Ok((_, mut respond))) = connection.accept().await {
                 log.note(Seen { head: "http/2".to_owned(), body: Vec::new() });
-                // The first of each of the two is answered, and then neither takes anything any more.
+                // The first request on each of the two is answered, and then neither takes anything any more.
                 match (log.connections() <= 2, answered.load(SeqCst) < 2) {
                     (true, true) => {
                         both.wait().await;
@@ -526,7 +527,7 @@ async fn after_a_silent_request_nothing_begins_on_its_http2_connection() {
     assert_eq!(receiver.log.connections(), 2);
 }
 
-/// However it ends what it was asked: no socket of it is left.
+/// However it ends the connection, no socket is left.
 #[tokio::test]
 async fn a_receiver_that_ends_each_stream_or_connection_keeps_none_open() {
     let authority = Authority::new();

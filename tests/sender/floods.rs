@@ -1,4 +1,5 @@
-//! Receivers that send for ever what is no answer: at every layer it ends at a bound, and the attempt is a flood.
+//! Receivers that send for ever without answering: at every layer it ends at a bound, and the attempt counts as a
+//! flood.
 
 use super::*;
 
@@ -11,7 +12,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
-/// Agrees on HTTP/2 by hand and reads one request's head; then writes `first`, and `flood` for as long as it is let.
+/// Agrees on HTTP/2 by hand and reads one request's head; then writes `first`, and `flood` for as long as it can.
 async fn flooding_http2(
     authority: &Authority,
     first: Vec<u8>,
@@ -36,7 +37,7 @@ async fn flooding_http2(
                 let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
                 let _ = stream.read_exact(&mut vec![0; length as usize]).await;
             }
-            // What the sender answers is read, or it would stop for that reason.
+            // The sender's replies are read, or the flood would stop because of them.
             let (mut from, mut to) = tokio::io::split(stream);
             let reading = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
             let _ = to.write_all(&first).await;
@@ -54,7 +55,7 @@ async fn flooding_http2(
 #[tokio::test]
 async fn http2_frames_without_end_are_given_up() {
     let authority = Authority::new();
-    // The status 500 of the static table, and frames whose bytes are padding alone.
+    // The status 500 from the static table, and frames whose bytes are all padding.
     let head = frame(1, END_HEADERS, 1, &[0x8e]);
     let padding = frame(0, PADDED, 1, &[&[254][..], &[0; 254]].concat());
     let cases = [
@@ -75,7 +76,7 @@ async fn http2_frames_without_end_are_given_up() {
         let report = attempted.report;
         let expected = if first.len() > 9 && first[4] == END_HEADERS { "server_failed" } else { "garbled" };
         assert_eq!(report.outcome.name(), expected, "{what}: {}", report.detail);
-        // The receiver only gets there because the connection was dropped.
+        // The receiver gets there only because the connection was dropped.
         stopped.notified().await;
         assert!(written.load(SeqCst) < FAR_TOO_MUCH, "{what}: {} bytes were taken", written.load(SeqCst));
     }

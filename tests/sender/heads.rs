@@ -1,4 +1,4 @@
-//! Heads of answers: what curl takes is taken, and what is more than any answer needs ends the attempt.
+//! Heads of answers: what curl accepts is accepted, and what is more than any answer needs ends the attempt.
 
 use super::*;
 
@@ -42,7 +42,7 @@ async fn a_larger_head_is_a_flood() {
     assert_eq!((attempted.report.outcome, attempted.flooded), (Outcome::Garbled, true), "{}", attempted.report.detail);
 }
 
-/// Bytes of the heads that wait are what 600 of them may hold of our memory.
+/// The bytes of waiting heads are what 600 of them may take of our memory.
 #[tokio::test]
 async fn an_unfinished_head_is_given_up_at_its_limit_and_not_at_the_deadline() {
     let (receiver, written, stopped) = flooding("HTTP/1.1 200 OK\r\nx-first: ", b"x").await;
@@ -65,7 +65,7 @@ async fn a_few_interim_answers_pass_and_a_flood_of_them_ends_the_attempt() {
     for flood in [b"HTTP/1.1 100 Continue\r\n\r\n".as_slice(), HINT] {
         let (receiver, written, stopped) = flooding("", flood).await;
         assert_eq!(outcome(&sender(), &endpoint(&receiver.url())).await, Outcome::Garbled);
-        // The receiver only gets there because the connection was dropped.
+        // The receiver gets there only because the connection was dropped.
         stopped.notified().await;
         assert!(written.load(SeqCst) < FAR_TOO_MUCH);
     }

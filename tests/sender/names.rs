@@ -1,5 +1,6 @@
-//! Name servers that never answer, asked for real: the system's resolver, its file of name servers, a server on port 53. All of
-//! that belongs to a machine, so it happens in namespaces of its own, in this very test binary as another process.
+//! Name servers that never answer, asked for real: the system's resolver, its file of name servers, a server on port
+//! 53. All of that belongs to a machine, so it happens in namespaces of its own, in this very test binary run as
+//! another process.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -8,7 +9,7 @@ use tokio::net::UdpSocket;
 
 use super::*;
 
-/// Runs one in namespaces of its own, as their root; where the system lets nobody have them there is nothing to see.
+/// Runs one test in namespaces of its own, as their root; if the system grants none there is nothing to test.
 fn passes_alone(test: &str) {
     let alone = |command: &str| {
         let mut unshare = std::process::Command::new("unshare");
@@ -32,7 +33,7 @@ fn passes_alone(test: &str) {
     assert!(output.status.success(), "{said}");
 }
 
-/// Answers every name with this machine's address but those that begin with `hang`; says which it was asked for.
+/// Answers every name with this machine's address, except those that begin with `hang`; records which it was asked for.
 async fn name_server() -> Arc<Mutex<HashSet<String>>> {
     let (asked, socket) = (Arc::new(Mutex::new(HashSet::new())), UdpSocket::bind("127.0.0.1:53").await.unwrap());
     let noted = Arc::clone(&asked);
@@ -113,7 +114,7 @@ async fn hanging_names() {
         assert!(report.outcome.is_delivered(), "{number}: {:?} {}", report.outcome, report.detail);
     }
     assert!(hanging.iter().all(|task| !task.is_finished()), "the others went on while they hung");
-    // The system's threads hang on in them for seconds: nobody waits for their end.
+    // The system's threads hang in them for seconds more: nobody waits for their end.
     std::process::exit(0);
 }
 
@@ -136,7 +137,7 @@ async fn one_accounts_hanging_names() {
         let report = attempt(&sender, &endpoint(&format!("http://shop-{number}.healthy.example:{port}/"))).await;
         assert!(report.outcome.is_delivered(), "{number}: {:?} {}", report.outcome, report.detail);
     }
-    // What had no place was no failure of its receiver.
+    // A look-up without a place was not its receiver's failure.
     for task in hanging.into_iter().filter(|task| task.is_finished()) {
         let report = task.await.unwrap();
         assert_eq!(report.outcome, Outcome::Local { cause: LocalCause::Lookups }, "{}", report.detail);

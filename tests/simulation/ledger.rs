@@ -14,7 +14,7 @@ use herald::{
 
 #[derive(Debug, Clone)]
 pub struct Owed {
-    /// The event's number. Its entry's id may be another event's after Redis forgot something.
+    /// The event's number. Its entry's id may belong to another event after Redis forgot something.
     pub event: u64,
     pub id: DeliveryId,
     /// When it was accepted, by the clock of the run.
@@ -23,26 +23,27 @@ pub struct Owed {
     pub intent: usize,
     /// The receiver took it.
     pub delivered: bool,
-    /// … and the owner heard so.
+    /// … and the owner heard of it.
     pub answered: bool,
     /// It may be nowhere: its endpoint took nothing for a while, Redis forgot it, or somebody threw it away.
     pub may_vanish: bool,
-    /// Redis forgot it: an owner that has not noticed yet may still send it, and what comes has its place in the order.
+    /// Redis forgot it: an owner that has not noticed yet may still send it, and the delivery keeps its place in the
+    /// order.
     pub is_forgotten: bool,
     /// Later ones need not wait for it: it was a dead letter once, or a stranger took it.
     pub may_be_overtaken: bool,
-    /// A producer trimmed its entry before it was settled: an attempt that is still in flight is all that is left of it,
-    /// and nothing waits for that.
+    /// A producer trimmed its entry before it was settled: only an attempt that is still in flight is left of it, and
+    /// nothing waits for that.
     pub was_trimmed: bool,
 }
 
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub owed: Vec<Owed>,
-    /// Of those that got the same id, the last.
+    /// If several got the same id, the last of them.
     by_id: BTreeMap<(usize, EntryId), usize>,
     by_event: BTreeMap<(usize, u64), usize>,
-    /// By endpoint and intent, what may still be undelivered.
+    /// By endpoint and intent: what may still be undelivered.
     open: BTreeMap<(usize, usize), Vec<usize>>,
 }
 
@@ -62,7 +63,7 @@ impl Ledger {
         self.by_event.get(&(endpoint, event)).map(|at| &mut self.owed[*at])
     }
 
-    /// An earlier one of the chain that should have ended before this one may go.
+    /// An earlier delivery of the chain that should have ended before this one may go.
     pub fn overtaken(&self, endpoint: usize, intent: usize, entry: EntryId, model: &Model) -> Option<&Owed> {
         let open = self.open.get(&(endpoint, intent))?;
         open.iter().map(|at| &self.owed[*at]).find(|owed| {
@@ -87,7 +88,7 @@ fn is_somewhere(model: &Model, id: &DeliveryId) -> bool {
     model.stream.entries.contains_key(&id.entry) && is_unfinished(model, &id.entry)
 }
 
-/// This entry of the stream is not read, or not settled.
+/// Whether this entry of the stream is not read, or not settled.
 fn is_unfinished(model: &Model, entry: &EntryId) -> bool {
     match model.stream.groups.get(GROUP) {
         Some(group) => *entry > group.last_delivered || group.pending.contains_key(entry),
@@ -98,7 +99,8 @@ fn is_unfinished(model: &Model, entry: &EntryId) -> bool {
     }
 }
 
-/// What is no event lies in the quarantine, or is still to be read or settled; also what was put back from there.
+/// An entry that is not an event is in the quarantine, or still to be read or settled; so is one that was put back from
+/// there.
 pub fn is_quarantined_or_to_be(model: &Model, body: &Bytes) -> bool {
     let has_it = |fields: &[(Bytes, Bytes)]| fields.iter().any(|(_, value)| value == body);
     let is_in_stream = |id: &EntryId| model.stream.entries.get(id).is_some_and(|fields| has_it(fields));
@@ -106,7 +108,7 @@ pub fn is_quarantined_or_to_be(model: &Model, body: &Bytes) -> bool {
         || model.stream.entries.keys().any(|id| is_in_stream(id) && is_unfinished(model, id))
 }
 
-/// Everything that Redis would still have to do something with is gone.
+/// Whether everything is gone that Redis would still have to do something with.
 pub fn is_settled(model: &Model) -> bool {
     let group = model.stream.groups.get(GROUP);
     model.records.is_empty()

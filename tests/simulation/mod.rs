@@ -1,4 +1,4 @@
-//! Runs seeds, and tells a failing one as short as it can be told.
+//! Runs seeds, and shows the shortest story of one that fails.
 
 mod ledger;
 pub mod mutation;
@@ -13,10 +13,10 @@ use plan::{Action, Plan};
 use tally::{Broken, Promise, Tally};
 use world::World;
 
-/// Steps of the story that are printed at its end.
+/// How many steps of the story are printed at its end.
 const LAST_STEPS: usize = 120;
 
-/// One run: what it did, and the promise that it broke, if it did.
+/// One run: what it did, and the promise that it broke, if any.
 fn run(plan: &Plan, mutation: Option<Mutation>) -> (Tally, Option<Broken>) {
     let mut world = World::new(plan.clone(), mutation);
     let broken = match catch_unwind(AssertUnwindSafe(|| world.run())) {

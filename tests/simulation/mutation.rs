@@ -1,4 +1,4 @@
-//! Ways to do it wrong, at the boundary between a worker and Redis: the product has no switch for them. Each is a
+//! Ways to do it wrong, at the boundary between a worker and Redis; the product has no switch for them. Each is a
 //! mistake that someone could make in a script, in the client, or in the order of calls.
 
 use std::collections::BTreeSet;
@@ -283,7 +283,7 @@ fn promote_early(model: &mut Model, settlement: &Settlement) {
     }
 }
 
-/// The first that is held behind a head.
+/// The first one held behind a head.
 fn next_of(model: &Model, head: &DeliveryId, record: Option<&bytes::Bytes>) -> Option<DeliveryId> {
     let intent = Delivery::from_record(record?).ok()?.intent;
     let chains = model.endpoints.get(&head.endpoint)?;

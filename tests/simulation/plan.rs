@@ -1,5 +1,5 @@
-//! What happens to a run from outside, drawn from the seed before it begins: so a failing run can be told, and made
-//! shorter by leaving actions out. Never acts itself.
+//! What happens to a run from outside, drawn from the seed before it begins, so that a failing run can be told, and
+//! shortened by leaving actions out. Never acts itself.
 
 use herald::{
     dispatch::budgets::{Budget, Budgets},
@@ -56,9 +56,9 @@ pub enum Net {
     AnswerLost,
     /// Never arrives.
     CallLost,
-    /// The client gives up; the script runs so much later.
+    /// The client gives up; the script runs this much later.
     RunsLate(u64),
-    /// The answer takes so long.
+    /// The answer takes this long.
     AnswersLate(u64),
     /// The script fails before its first change; or it is carried out, and its answer cannot be read.
     ScriptFails { applied: bool },
@@ -95,7 +95,7 @@ pub enum Action {
         worker: usize,
         net: Net,
     },
-    /// Of the next settle that changes records.
+    /// Breaks the next settle that changes records.
     Settle {
         worker: usize,
         net: Net,
@@ -123,12 +123,12 @@ pub enum Action {
     Pressure {
         for_ms: u64,
     },
-    /// One delivery, or every one, cannot be settled any more.
+    /// One delivery, or every one, can no longer be settled.
     Refuse {
         for_all: bool,
     },
     RegistryLost {
-        /// Another one stands in its place.
+        /// Another registry stands in its place.
         other: bool,
         for_ms: u64,
     },
@@ -191,7 +191,7 @@ pub struct Plan {
     /// Each intent's account.
     pub intents: Vec<usize>,
     pub budgets: Budgets,
-    /// An account whose events come without a pause, from [`STEADY_FROM_MS`] on until all others have what they are owed.
+    /// An account whose events come without a pause, from [`STEADY_FROM_MS`] until all others have what they are owed.
     pub steady: Option<Steady>,
     pub quotas: Quotas,
     pub actions: Vec<(u64, Action)>,
@@ -204,17 +204,17 @@ pub struct Steady {
     pub intents: std::ops::Range<usize>,
 }
 
-/// An event of the steady account comes so often: always there is a new one to read, and one that is pending.
+/// How often an event of the steady account comes: there is always a new one to read, and one that is pending.
 pub const STEADY_EVERY_MS: u64 = 2;
 pub const STEADY_FROM_MS: u64 = 2_500;
 /// More than it has in flight at a time, so that they seldom wait for each other.
 const STEADY_INTENTS: usize = 64;
 
-/// What is fresh at most beside a steady account: it has what it needs, and a burst of any other has not.
+/// The most that may be fresh beside a steady account: enough for that account, but not for a burst of any other.
 const STEADY_FRESH: usize = 256;
 const BURST: usize = 60;
 
-/// Until here things are done to a run; then everything heals.
+/// Until this time things are done to a run; then everything heals.
 pub const ACTIVE_MS: u64 = 3_000;
 
 impl Plan {
@@ -302,7 +302,8 @@ impl Plan {
         }
     }
 
-    /// Whether something may cost duplicates: also a stop while Redis is nearly full, for what was begun then gets no records.
+    /// Whether something may cost duplicates: also a stop while Redis is nearly full, because what was begun then gets
+    /// no records.
     pub fn has_faults(&self) -> bool {
         let any = |is: fn(Action) -> bool| self.actions.iter().any(|(_, action)| is(*action));
         let may_stop_under_pressure =
@@ -417,7 +418,7 @@ fn clock_step(chance: &mut Chance) -> i64 {
     }
 }
 
-/// Half the runs have so small ones that everything is used up.
+/// Half of the runs have such small ones that everything is used up.
 fn budgets(seed: u64) -> Budgets {
     let mut chance = Chance::new(seed ^ 0xb0d9e7);
     let whole = Budgets::of(1024 * 1024);
@@ -431,7 +432,7 @@ fn budgets(seed: u64) -> Budgets {
         slow: few(whole.slow.bytes),
         outbox: few(whole.outbox.bytes),
         deferred: few(whole.deferred.bytes),
-        // Less than a receiver that hangs takes.
+        // Less than a hanging receiver takes.
         slow_after_ms: 100,
         new_for_ms: 25,
     }

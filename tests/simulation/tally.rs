@@ -1,4 +1,4 @@
-//! What a run did, and how often each promise was looked at. Sums of many runs make the line that a report is made of.
+//! What a run did, and how often each promise was checked. A report's line is made of the sums of many runs.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,9 +11,9 @@ pub enum Promise {
     InOrder,
     /// A dead letter has a reason that is true.
     GivenUpForCause,
-    /// Whom Herald pauses has more in Redis than a quota allows, and takes nothing.
+    /// An endpoint that Herald pauses has more in Redis than a quota allows, and takes nothing.
     PausedForCause,
-    /// What has ended goes again only for what the end of a term can explain.
+    /// What has ended is sent again only if the end of a term can explain it.
     FewDuplicates,
     /// Of two workers only the owner changes anything.
     OneOwner,

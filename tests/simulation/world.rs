@@ -53,7 +53,7 @@ use registry::{Health, REGISTRY, Registry, Snapshot};
 /// Redis' clock at the start of a run.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 const LEASE_MS: u64 = 1_000;
-/// For so long nothing may succeed before a breaker opens, or a quota counts.
+/// How long nothing may succeed before a breaker opens, or a quota counts.
 const COOLDOWN_MS: u64 = 200;
 /// A retry waits this long at most, its jitter included.
 const MAX_PAUSE_MS: u64 = 720;
@@ -61,9 +61,9 @@ const MAX_AGE_MS: u64 = 10_000;
 const ATTEMPT_TIMEOUT_MS: u64 = 400;
 /// After everything has healed, a run has ended by then.
 const PATIENCE_MS: u64 = 60_000;
-/// Calls in a second that bring nothing. Polling each of the timers, and a few terms, stay far below.
+/// Calls in a second that bring nothing. Polling by each of the timers, and a few terms, stay far below.
 const MAX_IDLE_CALLS: u32 = 150;
-/// The longest that a worker's snapshot of the registry is behind.
+/// How far a worker's snapshot of the registry may be behind at most.
 const MAX_LAG_MS: u64 = 1_000;
 const ACTIVE: u64 = ACTIVE_MS;
 
@@ -165,10 +165,10 @@ struct Worker {
     offset: u64,
     main: bool,
     renewal: bool,
-    /// The Redis that each connection was made to.
+    /// The Redis that each connection was made to, by its start.
     redis: [u32; 2],
     faults: [Option<Net>; 3],
-    /// What it waits for; aborted ones are not in it.
+    /// What it waits for, except for aborted attempts.
     turns: Turns,
     flights: BTreeMap<Token, Flight>,
     term: Option<Term>,
@@ -195,18 +195,18 @@ pub struct World {
     legit: Option<Term>,
     registry: Registry,
     workers: Vec<Worker>,
-    /// What is on its way to a receiver or being answered, also of workers that are dead.
+    /// Attempts on their way to a receiver or being answered, including those of dead workers.
     wire: BTreeMap<(usize, u32, Token), Flight>,
     manners: Vec<Manner>,
-    /// When each worker heard last that an endpoint's receiver took something.
+    /// When each worker last heard that an endpoint's receiver took something.
     taken_at: BTreeMap<(usize, usize), u64>,
-    /// Until when an endpoint may be taken for one that takes nothing.
+    /// Until when an endpoint may be mistaken for one that takes nothing.
     ended_until: Vec<u64>,
     was_unordered: Vec<bool>,
     /// It was disabled, deleted or gone at some time.
     was_ended: Vec<bool>,
     ledger: Ledger,
-    /// Entries that are no events, each with a text of its own, since nothing else tells two of one id apart.
+    /// Entries that are not events, each with a text of its own, because nothing else tells two with one id apart.
     strange: Vec<Bytes>,
     strangers: u64,
     /// The stream is not the first one: what comes from now on has ids of its own.
@@ -217,10 +217,10 @@ pub struct World {
     published: BTreeSet<EntryId>,
     /// Versions that the registry has had.
     versions: u64,
-    /// Redis forgot something: what has ended may go again.
+    /// Redis forgot something: what has ended may be sent again.
     is_loosened: bool,
     has_faults: bool,
-    /// Attempts of what had been answered with 2xx, and how many of them the changes of term explain.
+    /// Attempts of deliveries that had been answered with 2xx, and how many of them the changes of term explain.
     duplicates: usize,
     allowance: usize,
     is_healed: bool,
@@ -231,9 +231,9 @@ pub struct World {
     pub trace: Option<Vec<String>>,
     violation: Option<Broken>,
     pub tally: Tally,
-    /// What each settle that names one of these is answered: the change cannot be applied.
+    /// How each settle that names one of these is answered: the change cannot be applied.
     refused: BTreeSet<DeliveryId>,
-    /// How Redis' registry of endpoints is, and what it held before it was lost.
+    /// The state of Redis' registry of endpoints, and what it held before it was lost.
     health: Health,
     lost_registry: Option<Registry>,
 }
@@ -340,7 +340,7 @@ impl World {
         world
     }
 
-    /// Until everything has ended, or something is wrong.
+    /// Runs until everything has ended, or something is wrong.
     pub fn run(&mut self) -> Result<(), Broken> {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             self.now = at;
@@ -483,7 +483,7 @@ impl World {
                     self.disable(index_of(endpoint.as_str()));
                 }
             }
-            // Once everything is healed an operator has seen to it.
+            // Once everything is healed, an operator has seen to it.
             Event::PauseForQuota { endpoint, revision } if !self.is_healed => self.pause_for_quota(&endpoint, revision),
             Event::PauseForQuota { .. } => {}
             Event::Remove { endpoint, revision } => self.remove(endpoint, revision),
@@ -493,7 +493,7 @@ impl World {
                 if self.workers[worker].life == life
                     && let Some(partition) = &mut self.workers[worker].partition
                 {
-                    // Whoever was asked then may have answered.
+                    // The worker that was asked then may have answered.
                     self.has_faults |= partition.tally().in_flight > 0;
                     partition.stop_waiting(now);
                     self.pump(worker);
@@ -516,7 +516,7 @@ fn mark() -> Mark {
     Mark { by: "ops".to_owned(), why: "simulated".to_owned(), at_ms: 0 }
 }
 
-/// The worker that takes part in an event, and cannot while it is frozen.
+/// The worker that takes part in an event, which it cannot do while it is frozen.
 fn addressee(event: &Event) -> Option<usize> {
     match event {
         Event::Wake { worker, .. }

@@ -18,7 +18,7 @@ use nix::{
 
 use crate::support::{SAFETY, until};
 
-/// What the tests change of the default: everything quick.
+/// How the tests change the defaults: everything is quick.
 const QUICK: &str = r#"
 [shutdown]
 grace = "3s"
@@ -71,7 +71,7 @@ impl Setup {
         self.start_with(None)
     }
 
-    /// Its log goes there and into no file.
+    /// Its log goes there and not into a file.
     pub fn start_logging_to(&self, stderr: impl Into<Stdio>) -> Herald {
         self.start_with(Some(stderr.into()))
     }
@@ -108,7 +108,7 @@ impl Herald {
         self.child.wait().expect("a child can be waited for");
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for its end.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.ended().await
@@ -175,7 +175,7 @@ impl Herald {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever had resident, in bytes.
+    /// The most memory that it ever had resident, in bytes.
     pub fn peak_resident(&self) -> u64 {
         self.memory("VmHWM:")
     }

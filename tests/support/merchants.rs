@@ -30,7 +30,7 @@ pub struct Arrival {
     pub intent: String,
     pub sequence: EntryId,
     pub attempt: u32,
-    /// How often this event had arrived at this endpoint before.
+    /// How often this event had already arrived at this endpoint.
     pub earlier: u32,
     pub at: Instant,
     /// Milliseconds since 1970.
@@ -63,7 +63,7 @@ impl Reply {
     }
 }
 
-/// Decides by the arrival alone, so that a run does not depend on who came first.
+/// Decides by the arrival alone, so that a run does not depend on which arrival came first.
 type Rule = Arc<dyn Fn(&Arrival) -> Reply + Send + Sync>;
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ pub struct Log {
     pub faults: Vec<String>,
     /// Attempts that are being answered now, and the most there ever were, by endpoint.
     pub open: HashMap<String, (u32, u32)>,
-    /// Attempts that are being answered now by chain: more than one breaks the order.
+    /// Attempts that are being answered now, by chain: more than one breaks the order.
     open_chains: HashMap<(String, String), u32>,
     pub overlaps: Vec<String>,
 }
@@ -125,11 +125,11 @@ struct Shared {
     rules: Mutex<HashMap<String, Rule>>,
     secret: String,
     changed: watch::Sender<u64>,
-    /// Counts the healings: those that hang look whether they are meant.
+    /// Counts the healings: those that hang check whether they are meant.
     healed: watch::Sender<u64>,
 }
 
-/// The merchants; they end with this value.
+/// The merchants; they end when this value is dropped.
 pub struct Merchants {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -190,7 +190,7 @@ impl Merchants {
         self.log().delivered.len()
     }
 
-    /// Waits for the log to be as it should.
+    /// Waits until the log is as it should be.
     pub async fn until(&self, what: &str, holds: impl Fn(&Log) -> bool) {
         let mut changed = self.shared.changed.subscribe();
         let waiting = async {
@@ -217,7 +217,7 @@ impl Merchants {
         self.until(&format!("{count} deliveries"), |log| log.delivered.len() >= count).await;
     }
 
-    /// Everything that arrived was signed and complete, and first arrivals came in order.
+    /// Checks that everything that arrived was signed and complete, and that first arrivals came in order.
     pub fn assert_sound(&self) {
         let log = self.log();
         assert_eq!(log.faults, Vec::<String>::new());
@@ -274,7 +274,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     Ok(response.body(Full::new(Bytes::new())).unwrap())
 }
 
-/// Takes an attempt off the open ones, also when the sender gave up.
+/// Takes an attempt off the open ones, even if the sender gave up.
 struct Closing<'a> {
     shared: &'a Shared,
     endpoint: &'a str,

@@ -18,10 +18,10 @@ use nix::{
 /// Far longer than anything here takes: it only keeps a broken test from hanging for ever.
 pub const SAFETY: Duration = Duration::from_secs(60);
 
-/// Between two looks at a condition that nobody announces.
+/// The pause between two looks at a condition that nobody announces.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A private Redis server in a folder of its own; it ends with this value, also when the test panics.
+/// A private Redis server in a folder of its own; it ends when this value is dropped, even if the test panics.
 pub struct TestRedis {
     folder: tempfile::TempDir,
     address: SocketAddr,
@@ -35,7 +35,7 @@ impl TestRedis {
         Self::start_with(&["--appendonly", "no"])
     }
 
-    /// Keeps its data over a restart and over `kill -9`, to the last answered command.
+    /// Keeps its data over a restart and over `kill -9`, up to the last answered command.
     pub fn start_with_aof() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
@@ -43,7 +43,7 @@ impl TestRedis {
     pub fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder can be made");
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        // Between finding a free port and listening on it another process can take it: then the next port is tried.
+        // Between finding a free port and listening on it, another process can take it: then the next port is tried.
         for _ in 0..20 {
             let address = free_address();
             if let Some(child) = launch(&folder, address, &options) {
@@ -111,7 +111,7 @@ impl TestRedis {
         self.start_again();
     }
 
-    /// It keeps its connections and answers nothing.
+    /// It keeps its connections but answers nothing.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -157,7 +157,7 @@ fn launch(folder: &tempfile::TempDir, address: SocketAddr, options: &[String]) -
         .expect("redis-server is installed");
     let deadline = Instant::now() + SAFETY;
     while child.try_wait().expect("the test's Redis can be asked for").is_none() {
-        // Asking for the process id, not for PONG alone: another test's server may have taken the port.
+        // Compares the process id instead of only asking for PONG: another test's server may have taken the port.
         if ask(address, "PING").is_some_and(|answer| answer.starts_with("+PONG")) {
             let is_ours = format!("process_id:{}\r\n", child.id());
             if ask(address, "INFO server").is_some_and(|answer| answer.contains(&is_ours)) {
@@ -191,7 +191,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Looks again and again until the condition holds; for what nobody announces.
+/// Looks again and again until the condition holds; for conditions that nobody announces.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     soon(what, async {
         while !condition().await {

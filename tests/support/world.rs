@@ -41,7 +41,7 @@ impl Event {
     }
 }
 
-/// The lives of intents, shuffled together: each intent's events stay in their order, spread among those of others.
+/// The lives of intents, shuffled together: each intent's events stay in order, spread among those of others.
 pub fn lives(seed: u64, accounts: &[String], count: usize) -> Vec<Event> {
     const LIVES: [&[&str]; 5] = [
         &["Created", "Captured", "Refunded", "Refunded"],
@@ -59,7 +59,7 @@ pub fn lives(seed: u64, accounts: &[String], count: usize) -> Vec<Event> {
         intents += 1;
     }
     turns.truncate(count);
-    // Neighbours within a window mix, as intents that live at the same time do.
+    // Neighbours within a window mix, as intents do that live at the same time.
     turns.chunks_mut(200).for_each(|window| window.shuffle(&mut rng));
     let mut lived = vec![0; intents];
     let event = |(number, (intent, life)): (usize, (usize, &[&str]))| {
@@ -110,7 +110,7 @@ impl World {
         self.registry().await.create(endpoint, &mark()).await.unwrap()
     }
 
-    /// `ep_N` of `acc_N` for N from 0; answers the accounts.
+    /// `ep_N` of `acc_N` for N from 0; returns the accounts.
     pub async fn register_many(&self, count: usize) -> Vec<String> {
         let mut registry = self.registry().await;
         let mut accounts = Vec::new();
@@ -143,7 +143,7 @@ impl World {
         publish(&mut self.redis.connection().await, events).await;
     }
 
-    /// Adds an event with an entry id of the producer's own.
+    /// Adds an event with an entry id that the producer chose.
     pub async fn publish_as(&self, entry: &str, event: &Event) {
         let id: String = self.redis.command(&["XADD", STREAM, entry, "event", &event.body]).await;
         assert_eq!(id, entry);

@@ -1,4 +1,4 @@
-//! One binary for all targets: `HERALD_FUZZ_TARGET` names the one to run, libFuzzer's own flags do the rest.
+//! One binary for all targets: `HERALD_FUZZ_TARGET` names the one to run, and libFuzzer's own flags do the rest.
 #![no_main]
 
 #[path = "../budget.rs"]

@@ -1,4 +1,4 @@
-//! A merchant's URL against the address guard: whatever goes in, nothing special is admitted.
+//! A merchant's URL against the address guard: whatever goes in, no special address is admitted.
 //! The first byte says how the rest is put together; the rest is a whole URL, a host, or an address in some notation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use super::{oracle, text};
 
 pub fn run(input: &[u8]) {
     let Some((form, rest)) = input.split_first() else { return };
-    // As configured by default; and as where plain HTTP is allowed, which exempts no address.
+    // As configured by default; and with plain HTTP allowed, which exempts no address.
     let guard = AddressGuard::new(form & 0x80 != 0, &[]);
     let text = text(rest);
     match form & 0x0f {
@@ -34,7 +34,7 @@ fn check_url(guard: &AddressGuard, text: &str) {
     let address = match url.host().expect("what is admitted has a host") {
         Host::Ipv4(ip) => Some(IpAddr::V4(ip)),
         Host::Ipv6(ip) => Some(IpAddr::V6(ip)),
-        // A name is checked again when it is resolved; one that is an address in disguise is not even a name.
+        // A name is checked again when it is resolved; an address in disguise is not even a name.
         Host::Domain(name) => oracle::old_notation(name).map(IpAddr::V4),
     };
     if let Some(address) = address {
@@ -43,7 +43,7 @@ fn check_url(guard: &AddressGuard, text: &str) {
     let scheme = url.scheme();
     assert!(matches!(scheme, "https" | "http"), "{text:?} is admitted with the scheme {scheme}");
     assert!(url.username().is_empty() && url.password().is_none(), "{text:?} is admitted with user information");
-    // What connects reads the URL with another parser: both must see the same host and port.
+    // The code that connects reads the URL with another parser: both must see the same host and port.
     let uri: http::Uri = url.as_str().parse().expect("what is admitted can be sent");
     assert_eq!(uri.host(), url.host_str(), "{text:?}: the parsers see different hosts");
     assert_eq!(uri.port_u16(), url.port(), "{text:?}: the parsers see different ports");

@@ -1,4 +1,4 @@
-//! What a script answers, as any values that Redis can send: the first byte is the call, the rest builds the value.
+//! A script's answer, made of any values that Redis can send: the first byte is the call, the rest builds the value.
 
 use bytes::Bytes;
 use herald::{
@@ -13,7 +13,7 @@ use redis::Value;
 /// Deeper than any answer: an inbox's request is three levels deep.
 const MAX_DEPTH: u8 = 8;
 
-/// What the scripts say, and what stands in their answers, so that the fuzzer need not guess it letter by letter.
+/// Words of the scripts and of their answers, so that the fuzzer need not guess them letter by letter.
 const WORDS: [&[u8]; 40] = [
     b"LOST",
     b"NOGROUP",
@@ -87,7 +87,7 @@ fn check(call: &Call, answer: &Answer) {
     }
 }
 
-/// One value from the front of the bytes. Never more than the bytes are worth.
+/// One value from the front of the bytes. Never larger than the bytes allow.
 fn build(rest: &mut &[u8], depth: u8) -> Value {
     let Some((form, tail)) = rest.split_first() else { return Value::Nil };
     *rest = tail;

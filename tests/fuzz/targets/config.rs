@@ -30,7 +30,7 @@ pub fn run(input: &[u8]) {
         Err(errors) => {
             assert!(!errors.all().is_empty());
             let said = errors.to_string();
-            // Each line of an input can be wrong once, each key once more; a message quotes 80 characters.
+            // Each line of an input can be wrong once, and each key once more; a message quotes 80 characters.
             let most = 2_048 * (text.lines().count() + errors.all().len() + 1);
             assert!(said.len() <= most, "{} bytes about {}", said.len(), input.len());
             assert!(is_secret_free || !about_secrets(&said), "{said}");
@@ -43,13 +43,13 @@ fn pair(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.to_owned()))
 }
 
-/// A message about a key that holds secrets and repeats one.
+/// A message about a key that holds a secret and repeats it.
 fn about_secrets(said: &str) -> bool {
     let of_secret = |line: &str| line.contains(": redis.url") || line.contains(": admin_token");
     said.lines().any(|line| of_secret(line) && line.contains(SECRET))
 }
 
-/// However the URL around it looks, a password is not shown.
+/// Whatever the URL around it looks like, a password is not shown.
 fn check_redis_url(text: &str) {
     let (user, host) = text.split_once('\n').unwrap_or((text, "127.0.0.1"));
     let host = host.lines().next().unwrap_or_default();

@@ -35,7 +35,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// What is taken says itself as it was written, and is nothing that breaks a key, a header or a line.
+/// What is accepted prints as it was written, and contains nothing that breaks a key, a header or a line.
 fn survives<T: FromStr + Display>(text: &str) {
     if let Ok(id) = text.parse::<T>() {
         let said = id.to_string();

@@ -1,4 +1,4 @@
-//! What is fuzzed: everything that strangers write and Herald reads. Each target takes any bytes and panics when a
+//! What is fuzzed: everything that strangers write and Herald reads. Each target takes any bytes and panics if a
 //! promise about them is broken; it shares no code with what it checks.
 
 mod address;

@@ -1,6 +1,6 @@
-//! Which addresses are nobody's receiver, written from the list of what a sender must refuse and from RFC 6890, bit by
-//! bit and apart from the guard's own tables. It errs on the side of calling an address public: what it calls special
-//! must never be admitted.
+//! Which addresses belong to nobody's receiver, written from the list of what a sender must refuse and from RFC 6890,
+//! bit by bit and without the guard's own tables. It errs on the side of calling an address public: what it calls
+//! special must never be admitted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,7 +42,7 @@ fn is_special_v6(ip: Ipv6Addr) -> bool {
     let tail = Ipv4Addr::from((u32::from(s[6]) << 16) | u32::from(s[7]));
     let second = Ipv4Addr::from((u32::from(s[1]) << 16) | u32::from(s[2]));
     let starts = |head: &[u16]| s[..head.len()] == *head;
-    // Every form that carries an IPv4 address is judged by what it carries, and most are refused outright.
+    // Every form that carries an IPv4 address is judged by that address, and most are refused outright.
     let carries_special = (starts(&[0, 0, 0, 0, 0, 0xffff]) && is_special_v4(tail))
         || (starts(&[0, 0, 0, 0, 0xffff, 0]) && is_special_v4(tail))
         || (starts(&[0, 0, 0, 0, 0, 0]) && is_special_v4(tail))
@@ -66,8 +66,8 @@ fn is_special_v6(ip: Ipv6Addr) -> bool {
         || ip.is_multicast()
 }
 
-/// An address as the oldest of resolvers reads it (`inet_aton`): one to four parts, decimal, octal or hexadecimal, the
-/// last of which fills what is left.
+/// An address as the oldest resolvers read it (`inet_aton`): one to four parts, decimal, octal or hexadecimal, the last
+/// of which fills what is left.
 pub fn old_notation(host: &str) -> Option<Ipv4Addr> {
     let host = host.strip_suffix('.').unwrap_or(host);
     let parts: Vec<u64> = host.split('.').map(part).collect::<Option<_>>()?;

@@ -1,4 +1,4 @@
-//! Records, dead letters and endpoints as they lie in Redis, where anybody can have written.
+//! Records, dead letters and endpoints as they are in Redis, where anyone may have written them.
 
 use bytes::Bytes;
 use herald::facts::{

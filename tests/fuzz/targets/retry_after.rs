@@ -37,7 +37,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Written from RFC 9110, section 10.2.3: digits are seconds, else a date; more than a month is as if it were not there.
+/// Written from RFC 9110, section 10.2.3: digits are seconds, anything else is a date; more than a month counts as
+/// absent.
 fn expected(value: &HeaderValue, now_ms: u64) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {

@@ -43,7 +43,7 @@ impl World {
         let has_ended = self.has_ended_in_redis(&send.delivery.id);
         let (loosened, has_faults) = (self.is_loosened, self.has_faults);
         if let Some(owed) = self.ledger.of_event(endpoint, event) {
-            // A duplicate that fails is retried like any other: that is one duplicate still.
+            // A duplicate that fails is retried like any other: that is still one duplicate.
             self.tally.checked(Promise::FewDuplicates);
             let was_answered = std::mem::take(&mut owed.answered);
             self.duplicates += usize::from(was_answered && !loosened);
@@ -57,7 +57,7 @@ impl World {
                 "there are more duplicates than deliveries were in flight at the ends of terms".to_owned()
             });
         }
-        // Who has not shown that it answers takes no more than its share of the flights.
+        // A receiver that has not shown that it answers gets no more than its share of the flights.
         let is_slow = send.trust.class().is_some();
         let of_lane = self.workers[worker].flights.values().filter(|flight| flight.endpoint == endpoint);
         let slow = of_lane.filter(|flight| flight.is_slow).count();
@@ -80,7 +80,7 @@ impl World {
 
     pub(super) fn arrive(&mut self, worker: usize, life: u32, token: Token) {
         let Some(flight) = self.wire.get(&(worker, life, token)).cloned() else { return };
-        // To one in three so quick that the next attempts are handed over before there are places for them.
+        // To one in three of them so quickly that the next attempts are handed over before there are places for them.
         let quick = self.chance.within(1, if flight.endpoint.is_multiple_of(3) { 2 } else { 40 });
         let (mut manner, coin) = (self.manners[flight.endpoint], self.chance.one_in(2));
         if manner == Manner::Flaky {

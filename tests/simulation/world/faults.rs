@@ -24,7 +24,7 @@ impl World {
             }
             Action::Freeze { worker, for_ms } => {
                 self.tally.count("freezes");
-                // What waits for the thaw was put off to that time already: a second freeze does not shorten it.
+                // What waits for the thaw was already put off to that time: a second freeze does not shorten it.
                 let until = self.now + for_ms;
                 self.workers[worker].frozen_until = self.workers[worker].frozen_until.max(until);
             }
@@ -70,7 +70,7 @@ impl World {
             partition.set_quotas(Quotas::default());
         });
         self.registry_comes_back();
-        // Once more, when whatever is on its way now has arrived.
+        // Once more, when everything that is on its way now has arrived.
         self.after(2_000, Event::RegistryBack);
         (self.is_down, self.model.full) = (false, false);
         self.manners.iter_mut().for_each(|manner| *manner = Manner::Healthy);
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    /// Everything since the snapshot is forgotten, also what was on its way.
+    /// Everything since the snapshot is forgotten, including what was on its way.
     pub(super) fn roll_back(&mut self) {
         let Some((model, legit)) = self.snapshot.take() else { return };
         self.tally.count("redis_rolled_back");
@@ -102,7 +102,7 @@ impl World {
         }
         self.forget_lost_strangers();
         let last = self.model.stream.last_generated;
-        // The registry is not set back with it: who was deleted is owed nothing of what is there again.
+        // The registry is not set back with it: an endpoint that was deleted is owed nothing of what is there again.
         let is_there: Vec<bool> = (0..self.plan.endpoints.len()).map(|at| self.status(at).is_some()).collect();
         let vanishes = |owed: &&mut Owed| owed.id.entry > last || !is_there[owed.endpoint];
         self.ledger.owed.iter_mut().filter(vanishes).for_each(|owed| owed.may_vanish = true);
@@ -124,9 +124,10 @@ impl World {
         self.forget_lost_strangers();
     }
 
-    /// What was in the old stream only is gone. In the new one an entry that is no event comes first for each that lies in
-    /// the quarantine, under its id: another one, which nothing but its text tells from it. All are before the cursor, and the
-    /// entry that the cursor is about is not among them: by that an owner knows that the stream is another one.
+    /// What was only in the old stream is gone. In the new one, an entry that is not an event comes first for each
+    /// entry that is in the quarantine, under its id: another entry, which only its text tells from it. All of them are
+    /// before the cursor, and the entry that the cursor is about is not among them: by that an owner knows that the
+    /// stream is another one.
     fn make_stream_anew(&mut self) {
         let cursor = self.model.cursor.unwrap_or_default();
         let quarantined = self.model.quarantine.iter().map(|(entry, _)| *entry);
@@ -166,7 +167,7 @@ impl World {
         }
     }
 
-    /// From now on no settle that names one of these is carried out: one record, or all that there are.
+    /// From now on no settle that names one of these is carried out: one record, or all that exist.
     fn refuse(&mut self, for_all: bool) {
         let ids = self.model.records.keys().chain(self.ledger.owed.iter().filter(|o| !o.delivered).map(|o| &o.id));
         let most = if for_all { usize::MAX } else { 1 };
@@ -184,7 +185,7 @@ impl World {
         }
     }
 
-    /// The registry vanishes from Redis, or another one, without endpoints, stands in its place.
+    /// The registry vanishes from Redis, or another one without endpoints takes its place.
     fn lose_registry(&mut self, other: bool, for_ms: u64) {
         // A partition that belongs to none yet would take the other one for its own, and rightly.
         if self.health != Health::Whole || self.model.registry.is_none() {
@@ -197,8 +198,8 @@ impl World {
         self.after(for_ms, Event::RegistryBack);
     }
 
-    /// As a backup that is imported: exactly what it was. A partition whose binding Redis forgot may have taken the other
-    /// one for its own meanwhile: then an operator says which one it is.
+    /// Like a backup that is imported: exactly what it was. A partition whose binding Redis forgot may have taken the
+    /// other one for its own meanwhile: then an operator says which one is right.
     pub(super) fn registry_comes_back(&mut self) {
         if let Some(registry) = self.lost_registry.take() {
             self.registry = registry;

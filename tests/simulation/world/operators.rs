@@ -6,7 +6,7 @@ impl World {
     pub(super) fn act(&mut self, action: Action) {
         let reachable = !self.is_down;
         match action {
-            // Nobody changes a registry that is not there.
+            // Nobody changes a registry that does not exist.
             action if action.is_of_registry() && self.health != Health::Whole => {}
             Action::Publish { intent, count } if reachable && !self.model.full => {
                 (0..count).for_each(|_| self.publish(intent));
@@ -74,8 +74,8 @@ impl World {
         self.check();
     }
 
-    /// The next event of the steady account, for as long as others still wait for what they are owed: nobody is behind those
-    /// that come without a pause.
+    /// The next event of the steady account, as long as others still wait for what they are owed: nobody is behind an
+    /// account whose events come without a pause.
     pub(super) fn goes_on_steadily(&mut self) {
         let (Some(Steady { endpoint, intents }), Some(entries)) = (self.plan.steady.clone(), &self.steady) else {
             return;
@@ -98,7 +98,7 @@ impl World {
             if let Some(entries) = &mut self.steady {
                 entries.insert(self.model.stream.last_generated);
             }
-            // Redis tells at once that the stream has changed.
+            // Redis reports at once that the stream has changed.
             let partitions = self.workers.iter_mut().filter_map(|worker| worker.partition.as_mut());
             partitions.for_each(|partition| partition.stirred(true, false));
         }
@@ -137,10 +137,10 @@ impl World {
 
     pub(super) fn add(&mut self, body: Bytes) -> EntryId {
         let last = self.model.stream.last_generated;
-        // A Redis that forgot entries gives their ids out again.
+        // A Redis that forgot entries gives out their ids again.
         let forgotten = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
         let again = self.published.range(forgotten).next().copied().filter(|_| !self.is_stream_anew);
-        // The id that comes right after the last one of the stream before is given out by no clock.
+        // No clock gives out the id right after the last one of the earlier stream.
         self.sequence = self.sequence.max(last.seq) + if self.is_stream_anew { 2 } else { 1 };
         let newest = self.published.last().map_or(0, |newest| newest.ms);
         let ms = self.model.now_ms.max(last.ms);
@@ -158,7 +158,7 @@ impl World {
         entry
     }
 
-    /// The text of another entry that is no event.
+    /// The text of another entry that is not an event.
     pub(super) fn no_event(&mut self) -> Bytes {
         self.strangers += 1;
         let body = Bytes::from(format!("nonsense {}", self.strangers));
@@ -166,7 +166,7 @@ impl World {
         body
     }
 
-    /// What somebody else has thrown away nobody owes.
+    /// What somebody else has thrown away is owed to nobody.
     pub(super) fn forget_lost_strangers(&mut self) {
         let model = &self.model;
         self.strange.retain(|body| is_quarantined_or_to_be(model, body));

@@ -1,4 +1,4 @@
-//! Redis: the store's model carries the calls out, and after each of them the promises are looked at.
+//! Redis: the store's model carries out the calls, and after each of them the promises are checked.
 
 use super::*;
 
@@ -47,8 +47,8 @@ impl World {
         answer
     }
 
-    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones, what
-    /// is on the wire, and what was answered while its record still stands, wherever it went out from.
+    /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones,
+    /// those on the wire, and those that were answered while their record is still there, wherever they were sent from.
     pub(super) fn may_go_again(&self) -> usize {
         let pending = self.model.stream.groups.get(GROUP).map(|group| &group.pending);
         let is_unsettled = |owed: &&Owed| {
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// The answer to a settle with a change that cannot be applied: nothing of it is.
+    /// The answer to a settle with a change that cannot be applied: none of it is applied.
     fn refusal(&mut self, call: &Call) -> Option<Answer> {
         let Call::Settle { term, settlement } = call else { return None };
         let is_ours = self.model.lease.as_ref().is_some_and(|lease| lease.value == term.as_str());
@@ -91,10 +91,11 @@ impl World {
         }
     }
 
-    /// Whom the owner wants paused has too much in Redis, or its account, and has taken nothing for a while.
+    /// An endpoint that the owner wants paused has too much in Redis, or its account has, and it has taken nothing for
+    /// a while.
     pub(super) fn check_pause(&mut self, worker: usize, endpoint: &EndpointId) {
         let at = index_of(endpoint.as_str());
-        // What another owner, or an older state of Redis, makes of it meanwhile says nothing of what was decided.
+        // What another owner, or an older state of Redis, makes of it meanwhile says nothing about what was decided.
         if self.is_loosened || self.legit.is_none() || self.legit != self.workers[worker].term {
             return;
         }
@@ -122,7 +123,7 @@ impl World {
         }
     }
 
-    /// An endpoint that never ended takes what it is owed: nobody may give that up for its sake.
+    /// An endpoint that never ended takes what it is owed: no delivery to it may be given up because of it.
     fn check_reason(&mut self, id: &DeliveryId, letter: &Bytes) {
         self.tally.checked(Promise::GivenUpForCause);
         let reason = DeadLetter::from_record(letter).expect("Herald wrote it").reason;

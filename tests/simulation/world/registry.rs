@@ -1,19 +1,19 @@
-//! The endpoints, and each worker's snapshot of them, which is behind by a little.
+//! The endpoints, and each worker's snapshot of them, which is a little behind.
 
 use super::*;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registry {
-    /// Another one with each change, and never the same twice.
+    /// Changes with each change, and is never the same twice.
     pub version: u64,
     pub is_paused: bool,
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
 }
 
-/// The id of the one that is meant.
+/// The id of the right registry.
 pub(super) const REGISTRY: &str = "registry";
 
-/// What Redis says of its registry.
+/// What Redis says about its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Health {
     #[default]
@@ -24,7 +24,7 @@ pub(super) enum Health {
     Other,
 }
 
-/// What a worker knows of the registry. One that vanishes leaves the last that was known.
+/// What a worker knows of the registry. If the registry vanishes, the last known state stays.
 #[derive(Default)]
 struct Seen {
     registry: Registry,
@@ -49,7 +49,7 @@ impl Snapshot {
     pub fn see(&self, registry: Registry, health: Health) {
         let mut seen = self.seen.borrow_mut();
         seen.is_certain = health != Health::Gone;
-        // A look that began before another one may be answered after it.
+        // A look that began earlier may be answered later than another.
         if seen.is_certain && (seen.id.is_none() || registry.version >= seen.registry.version) {
             seen.registry = registry;
             seen.id = Some(if health == Health::Whole { REGISTRY } else { "another" });
@@ -151,7 +151,7 @@ impl World {
         self.registry.endpoints.get(&endpoint_id(at)).map(|endpoint| endpoint.status.clone())
     }
 
-    /// What is accepted from here on is not owed to it. What was accepted before may be given up, and does not vanish.
+    /// What is accepted from here on is not owed to it. What was accepted before may be given up, but does not vanish.
     pub(super) fn takes_nothing(&mut self, at: usize) {
         self.ended_until[at] = u64::MAX;
         self.was_ended[at] = true;
@@ -162,7 +162,7 @@ impl World {
         self.change(at, |endpoint| endpoint.disable(mark(), last));
     }
 
-    /// As `herald endpoint delete` does it: it is disabled first, and goes when everything up to then is settled.
+    /// As `herald endpoint delete` does it: it is disabled first, and removed when everything up to then is settled.
     pub(super) fn delete(&mut self, at: usize) {
         self.takes_nothing(at);
         self.disable(at);

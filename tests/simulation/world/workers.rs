@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// How often it is looked whether some wait for a place too long.
+/// How often to look whether some have waited too long for a place.
 const LOOK_EVERY_MS: u64 = 10;
 
 impl World {
@@ -119,7 +119,7 @@ impl World {
         self.tally.checked(Promise::Bounded);
         let jobs = partition.tally().jobs;
         let budgets = self.plan.budgets;
-        // One slice, and one call, may go beyond what there is room for.
+        // One slice, and one call, may exceed the room.
         if self.mutation.is_none() && jobs > budgets.flights() + SLICE + 2 * READ_MAX {
             self.wrong(Promise::Bounded, || format!("{jobs} jobs are in memory"));
         }
@@ -127,7 +127,7 @@ impl World {
         if waiting > 0 {
             self.tally.count("deferred_in_memory");
         }
-        // Of each account one may be there that was begun.
+        // For each account there may be one that was begun.
         let accounts = self.plan.endpoints.len();
         if self.mutation.is_none() && waiting > budgets.deferred.count + accounts {
             self.wrong(Promise::Bounded, || format!("{waiting} entries wait in memory"));
