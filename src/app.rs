@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::{
-    clock,
+    api, clock,
     config::{Config, Start},
     descriptors,
     dispatch::{
@@ -31,6 +31,7 @@ use crate::{
         worker::{Parts, Worker},
     },
     facts::retry::RetryPolicy,
+    http, intents,
     registry::{Registry, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
     service,
@@ -91,9 +92,18 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let following = tokio::spawn(registry.run(redis, rest.clone()));
     let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
         .context("cannot start the service's thread")?;
+    let intents = match config.intents.listen {
+        Some(address) => Some(tokio::spawn(serve_payment_intents(config, address, rest.clone()).await?)),
+        None => None,
+    };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, readiness, cancel).await;
     rest.cancel();
+    if let Some(intents) = intents
+        && let Err(error) = intents.await
+    {
+        warn!(%error, "the payment intents failed");
+    }
     for (task, what) in [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")] {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
@@ -105,6 +115,52 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     worked?;
     info!("herald has stopped");
     Ok(())
+}
+
+/// `herald intents serve`: the payment intents alone, until SIGTERM or SIGINT.
+pub async fn serve_intents(config: Config) -> Result<()> {
+    let mut ends = Ends::new()?;
+    let cancel = CancellationToken::new();
+    let Some(address) = config.intents.listen else {
+        bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
+    };
+    let serving = tokio::spawn(serve_payment_intents(&config, address, cancel.clone()).await?);
+    let name = ends.next().await;
+    info!(signal = name, "stopping; once more ends it at once");
+    cancel.cancel();
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        name = ends.next() => bail!("ended by a second {name}"),
+    }
+}
+
+/// Serves payment intents until cancelled, once it listens.
+async fn serve_payment_intents(
+    config: &Config,
+    address: SocketAddr,
+    cancel: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>> {
+    let redis = redis(config)?;
+    let keys = PartitionKeys::new(&config.stream.name)?;
+    let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
+    let service = intents::service::Service::new(redis.clone(), keys, intents::service::Settings { retain });
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
+    let bound = listener.local_addr()?;
+    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
+    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), &public_url);
+    let router = api::intents::router(api, config.intents.sandbox);
+    info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
+    Ok(async move {
+        let serving = http::server::serve(listener, router, http::server::LIMITS, cancel);
+        let served = tokio::select! {
+            served = serving => served,
+            () = service.run_scheduler() => Ok(()),
+        };
+        if let Err(error) = served {
+            warn!(%error, "the payment intents are not served any more");
+        }
+    })
 }
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for

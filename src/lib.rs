@@ -1,6 +1,7 @@
 //! Herald delivers status changes of payment intents from a Redis stream to merchants' webhooks.
 //! `ARCHITECTURE.md` follows an event through these modules.
 
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod clock;
@@ -11,6 +12,8 @@ pub mod descriptors;
 pub mod dispatch;
 pub mod doctor;
 pub mod facts;
+pub mod http;
+pub mod intents;
 #[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod lifecycle;
 #[cfg(feature = "loadtest")]

@@ -10,6 +10,7 @@ mod dead_letter;
 mod delivery;
 mod endpoint;
 mod event;
+mod intents;
 mod pause;
 mod quarantine;
 mod retry_schedule;
@@ -55,6 +56,9 @@ enum Verb {
     /// See Herald at work: a Redis of its own, five sample merchants and a stream of payment intents
     #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
+    /// Payment intents: what the events are about
+    #[command(subcommand)]
+    Intents(intents::IntentsVerb),
     /// Stop all sending at once; events wait in Redis
     Pause(pause::PauseArgs),
     /// Let sending go on
@@ -128,6 +132,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
         // Its log says what the other verbs say as a note.
         Verb::Serve => serve(Context::new(globals)?).await,
+        Verb::Intents(intents::IntentsVerb::Serve) => intents::serve(Context::new(globals)?).await,
+        Verb::Intents(verb) => intents::run(&context()?, verb).await,
         #[cfg(feature = "demo")]
         Verb::Demo(args) => demo::run(args).await,
         Verb::Pause(args) => pause::pause(&context()?, args).await,
@@ -149,12 +155,18 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn serve(context: Context) -> anyhow::Result<()> {
+    start_log(&context)?;
+    app::serve(context.config).await
+}
+
+/// For the verbs that run until they are stopped.
+fn start_log(context: &Context) -> anyhow::Result<()> {
     let log = &context.config.log;
     logging::init(&log.filter, log.format)?;
     for UnknownVariable { name, nearest } in context.config.unknown_variables() {
         warn!(variable = name, nearest, "an environment variable is not a setting and has no effect");
     }
-    app::serve(context.config).await
+    Ok(())
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {

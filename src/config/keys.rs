@@ -31,7 +31,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 40] = [
+pub(super) const KEYS: [Key; 44] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -72,6 +72,10 @@ pub(super) const KEYS: [Key; 40] = [
     key("limits.breaker.failure_share"),
     key("limits.breaker.cooldown"),
     key("limits.breaker.max_cooldown"),
+    key("intents.listen"),
+    key("intents.public_url"),
+    key("intents.retain"),
+    named("intents.sandbox", "HERALD_SANDBOX"),
 ];
 
 /// Only variables with this prefix are Herald's.

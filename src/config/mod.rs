@@ -18,7 +18,7 @@ pub use self::{
     error::{ConfigError, ConfigErrors, UnknownVariable},
     origin::Origin,
     sections::{
-        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, LeaseConfig, LimitsConfig,
+        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, IntentsConfig, LeaseConfig, LimitsConfig,
         LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
@@ -51,6 +51,7 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
     pub limits: LimitsConfig,
     pub quotas: quota::Settings,
+    pub intents: IntentsConfig,
     rows: Vec<Row>,
     unknown_variables: Vec<UnknownVariable>,
 }
@@ -101,7 +102,7 @@ impl Config {
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
-        let quotas = reader.quotas();
+        let (quotas, intents) = (reader.quotas(), reader.intents());
         seal?;
         Some(Self {
             listen: listen?,
@@ -117,6 +118,7 @@ impl Config {
             shutdown: shutdown?,
             limits: limits?,
             quotas: quotas?,
+            intents: intents?,
             rows: KEYS.iter().filter_map(|key| Some(row(key, reader.0.values.get(key.name)?))).collect(),
             unknown_variables: reader.0.unknown_variables.clone(),
         })

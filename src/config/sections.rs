@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
+use url::Url;
 
 use super::{
     error::ConfigError,
@@ -78,6 +79,18 @@ pub struct LogConfig {
 pub struct ShutdownConfig {
     /// How long after SIGTERM attempts in flight may take.
     pub grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntentsConfig {
+    /// None: this process does not serve payment intents.
+    pub listen: Option<SocketAddr>,
+    /// Where callers reach it, for links; None is where it listens.
+    pub public_url: Option<Url>,
+    /// For how long an intent that nothing happens to any more is kept; zero is for ever.
+    pub retain: Duration,
+    /// Whether there is a customer, an issuer and a clock to play with.
+    pub sandbox: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -159,6 +172,25 @@ impl Reader {
         self.one("listen", |text| {
             text.parse().map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8080".to_owned())
         })
+    }
+
+    pub fn intents(&mut self) -> Option<IntentsConfig> {
+        let listen = self.one("intents.listen", |text| match text {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned()
+            }),
+        });
+        let public_url = self.one("intents.public_url", |text| match text {
+            "" => Ok(None),
+            text => match Url::parse(text) {
+                Ok(url) if matches!(url.scheme(), "http" | "https") && url.query().is_none() => Ok(Some(url)),
+                _ => Err("must be an http or https URL without a query, for example https://pay.example.com".to_owned()),
+            },
+        });
+        let retain = self.one("intents.retain", duration_in(Duration::ZERO..=3_650 * DAY));
+        let sandbox = self.one("intents.sandbox", values::truth);
+        Some(IntentsConfig { listen: listen?, public_url: public_url?, retain: retain?, sandbox: sandbox? })
     }
 
     pub fn admin_token(&mut self) -> Option<Option<AdminToken>> {

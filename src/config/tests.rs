@@ -186,7 +186,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 40] = [
+const BOUNDS: [Bounds; 44] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -231,6 +231,10 @@ const BOUNDS: [Bounds; 40] = [
     ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
     ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
     ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
+    ("intents.listen", &["", "127.0.0.1:8090", "[::1]:0"], &["8090", "localhost:8090"]),
+    ("intents.public_url", &["", "https://pay.example.com/x"], &["pay.example.com", "ftp://h", "https://h?x"]),
+    ("intents.retain", &["0s", "3650d"], &["3651d", "-1s"]),
+    ("intents.sandbox", &["true", "false"], &["yes", ""]),
 ];
 
 #[test]

@@ -59,8 +59,9 @@ impl fmt::Display for PaymentStatus {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum CaptureMode {
+    #[default]
     Auto,
     Manual,
 }

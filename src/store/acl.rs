@@ -2,7 +2,7 @@
 //! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
 //! them with the sources; others run everything as these users and try what each must not do.
 
-use super::keys::{PartitionKeys, RegistryKeys};
+use super::keys::{ApiKeys, PartitionKeys, RegistryKeys};
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Role {
     Operator,
     /// Adds events and reads nothing.
     Producer,
+    /// `herald intents`: keeps payment intents and adds their events. `herald serve` needs it too where it serves them.
+    Intents,
 }
 
 /// The commands by their names in an ACL, sorted. `select` is sent by the client library for a URL that names a database;
@@ -31,6 +33,7 @@ const WORKER: &[&str] = &[
     "hdel",
     "hexists",
     "hget",
+    "hgetall",
     "hincrby",
     "hlen",
     "hmget",
@@ -121,17 +124,41 @@ const OPERATOR: &[&str] = &[
 
 const PRODUCER: &[&str] = &["select", "xadd"];
 
+const INTENTS: &[&str] = &[
+    "del",
+    "evalsha",
+    "evalsha_ro",
+    "get",
+    "getrange",
+    "hdel",
+    "hget",
+    "hgetall",
+    "hincrby",
+    "hmget",
+    "hset",
+    "script|load",
+    "select",
+    "set",
+    "time",
+    "type",
+    "xadd",
+    "zadd",
+    "zrange",
+    "zrem",
+];
+
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Worker, Self::Operator, Self::Producer];
+    pub const ALL: [Self; 4] = [Self::Worker, Self::Operator, Self::Producer, Self::Intents];
 
     pub fn user(self) -> &'static str {
         match self {
             Self::Worker => "herald",
             Self::Operator => "herald-operator",
             Self::Producer => "herald-producer",
+            Self::Intents => "herald-intents",
         }
     }
 
@@ -140,6 +167,7 @@ impl Role {
             Self::Worker => WORKER,
             Self::Operator => OPERATOR,
             Self::Producer => PRODUCER,
+            Self::Intents => INTENTS,
         }
     }
 
@@ -148,7 +176,7 @@ impl Role {
         let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
         match self {
-            Self::Worker => vec![format!("~{stream}"), format!("~{companions}*"), registry],
+            Self::Worker => vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS)],
             Self::Operator => vec![
                 format!("%R~{stream}"),
                 format!("%R~{companions}*"),
@@ -157,6 +185,9 @@ impl Role {
                 registry,
             ],
             Self::Producer => vec![format!("~{stream}")],
+            Self::Intents => {
+                vec![format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS)]
+            }
         }
     }
 }
@@ -238,7 +269,7 @@ mod tests {
     fn a_stream_with_a_pattern_in_its_name_opens_no_other_key() {
         let keys = PartitionKeys::new("pay*[a]").unwrap();
         let worker = rule(&keys, Role::Worker);
-        assert!(worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* "), "{worker}");
+        assert!(worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys "), "{worker}");
         let operator = rule(&keys, Role::Operator);
         assert!(
             operator.contains(r" %R~pay\*\[a\] %R~herald:{pay\*\[a\]}:* ~herald:{pay\*\[a\]}:inbox "),

@@ -300,6 +300,13 @@ impl Script {
         Self { name, source, sha: redis::Script::new(source).get_hash().to_owned() }
     }
 
+    /// From its file, whose first line has the flags, with what it shares with others put behind that line.
+    pub(in crate::store) fn assembled(name: &'static str, file: &str, shared: &[&str]) -> Self {
+        let (flags, rest) = file.split_once('\n').expect("a script has a first line with its flags");
+        let source = [&[flags], shared, &[rest]].concat().join("\n");
+        Self::new(name, source.leak())
+    }
+
     /// Starts a call with its keys. They must all be known here, because their number is written before them.
     pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
         self.call(redis::cmd("EVALSHA"), keys)

@@ -9,7 +9,7 @@
 //! Cluster support only for scripts that do so. But since all of these keys share the slot of a declared one, such scripts
 //! run on today's Cluster. Declaring them would cost thousands of arguments a batch.
 
-use crate::facts::id::{DeliveryId, EndpointId};
+use crate::facts::id::{AccountId, DeliveryId, EndpointId, IntentId};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -177,6 +177,41 @@ impl PartitionKeys {
         self.key("registry-id")
     }
 
+    /// String: a payment intent.
+    pub fn intent(&self, id: &IntentId) -> String {
+        self.key(&format!("pi:{id}"))
+    }
+
+    /// What the key of every payment intent starts with.
+    pub fn intent_prefix(&self) -> String {
+        self.key("pi:")
+    }
+
+    /// Zset: payment intents by the time (µs of their clock) of their next deadline.
+    pub fn intent_due(&self) -> String {
+        self.key("pi-due")
+    }
+
+    /// Zset: an account's payment intents in one status by the time (µs of their clock) of their creation.
+    pub fn intents_of(&self, account: &AccountId, status: &str) -> String {
+        self.key(&format!("pi-of:{account}:{status}"))
+    }
+
+    /// String with TTL: what a request with an idempotency key was answered, under a hash of whose key it is.
+    pub fn intent_key(&self, hash: &str) -> String {
+        self.key(&format!("pi-key:{hash}"))
+    }
+
+    /// Hash: the clock of the payment intents.
+    pub fn intent_clock(&self) -> String {
+        self.key("pi-clock")
+    }
+
+    /// Hash: counters of the payment intents, and the events of each account.
+    pub fn intent_counts(&self) -> String {
+        self.key("pi-count")
+    }
+
     /// Hash: counters that outlive a worker.
     pub fn stats(&self) -> String {
         self.key("stats")
@@ -203,6 +238,15 @@ impl RegistryKeys {
     pub fn staging(token: &str) -> String {
         format!("{}:staging:{token}", Self::ENDPOINTS)
     }
+}
+
+/// The API keys of the payment-intents service. They belong to no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiKeys;
+
+impl ApiKeys {
+    /// Hash: SHA-256 of an API key to what it may do, as JSON.
+    pub const KEYS: &str = "herald:{herald}:keys";
 }
 
 /// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
@@ -257,6 +301,12 @@ mod tests {
             keys.attempts(),
             keys.registry_id(),
             keys.stats(),
+            keys.intent(&IntentId::new("pi_a").unwrap()),
+            keys.intent_due(),
+            keys.intents_of(&AccountId::new("acc_a").unwrap(), "Created"),
+            keys.intent_key("hash"),
+            keys.intent_clock(),
+            keys.intent_counts(),
         ]
     }
 

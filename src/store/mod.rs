@@ -22,6 +22,7 @@
 //! Nothing here decides what becomes of a delivery; the scripts only keep what they are told, and only from an owner.
 
 pub mod acl;
+pub mod api_keys;
 mod backlog;
 pub mod connection;
 #[doc(hidden)]
@@ -29,6 +30,7 @@ pub mod decode;
 pub mod disturb;
 pub mod entries;
 pub mod error;
+pub mod intents;
 pub mod keys;
 pub mod model;
 pub mod partition;

@@ -379,17 +379,14 @@ fn verb(call: &Call) -> &'static str {
     }
 }
 
-/// The file's first line holds the flags and must stay first; the shared functions come right after it. Made once per
-/// process.
-fn assemble(name: &'static str, file: &'static str) -> Script {
-    let (flags, rest) = file.split_once('\n').expect("a script has a first line with its flags");
-    Script::new(name, [flags, include_str!("scripts/shared.lua"), rest].join("\n").leak())
-}
 
 macro_rules! scripts {
     ($($constant:ident = $name:literal),* $(,)?) => {$(
         static $constant: LazyLock<Script> =
-            LazyLock::new(|| assemble($name, include_str!(concat!("scripts/", $name, ".lua"))));
+            LazyLock::new(|| {
+                let shared = [include_str!("scripts/shared.lua")];
+                Script::assembled($name, include_str!(concat!("scripts/", $name, ".lua")), &shared)
+            });
     )*};
 }
 

@@ -1,0 +1,161 @@
+//! Whose request it is: `Authorization: Basic sk_sandbox_…`, the key itself, as Dojo's API has it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use crate::{
+    clock,
+    facts::id::AccountId,
+    http::problem::Problem,
+    store::{
+        api_keys::{ApiKey, ApiKeyStore},
+        connection::Redis,
+        error::StoreError,
+    },
+};
+
+pub const PREFIX: &str = "sk_sandbox_";
+
+/// For how long a key is believed without asking again: a revoked one is refused after this.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+
+/// Keys that are remembered. Unknown ones are, too: whoever guesses does not reach Redis for each guess.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Longest key that is looked for.
+const MAX_KEY_BYTES: usize = 200;
+
+/// A new key. Whoever gets it is the last to see it.
+pub fn new_key() -> String {
+    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
+}
+
+/// What is kept of a key.
+pub fn hash(key: &str) -> String {
+    hex::encode(Sha256::digest(key))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub account: AccountId,
+    pub is_read_only: bool,
+}
+
+impl Caller {
+    pub fn may_write(&self) -> Result<(), Problem> {
+        let refused = || Problem::new(StatusCode::FORBIDDEN, "forbidden", "This API key may only read.");
+        if self.is_read_only { Err(refused()) } else { Ok(()) }
+    }
+}
+
+#[derive(Clone)]
+pub struct Access {
+    redis: Redis,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    store: Option<ApiKeyStore>,
+    believed: HashMap<String, (Option<ApiKey>, Instant)>,
+}
+
+impl Access {
+    pub fn new(redis: Redis) -> Self {
+        Self { redis, state: Arc::default() }
+    }
+
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let key = presented(headers)?;
+        let found = self.find(&hash(key)).await.map_err(|error| match error {
+            StoreError::Unavailable { .. } => Problem::unavailable("Redis does not answer.", 1),
+            error => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()),
+        })?;
+        let ApiKey { account, is_read_only, .. } =
+            found.ok_or_else(|| unauthorized("The API key is unknown, or was revoked."))?;
+        Ok(Caller { account, is_read_only })
+    }
+
+    async fn find(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
+        let mut state = self.state.lock().await;
+        let now = clock::now();
+        if let Some((key, since)) = state.believed.get(hash)
+            && now < *since + BELIEVED_FOR
+        {
+            return Ok(key.clone());
+        }
+        let mut store = match state.store.take() {
+            Some(store) => store,
+            None => ApiKeyStore::connect(&self.redis).await?,
+        };
+        let found = store.find(hash).await?;
+        state.store = Some(store);
+        if state.believed.len() >= MAX_REMEMBERED {
+            state.believed.clear();
+        }
+        state.believed.insert(hash.to_owned(), (found.clone(), now));
+        Ok(found)
+    }
+}
+
+/// The key as it was sent, or what is wrong with how it was.
+fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
+    let given = headers.get(header::AUTHORIZATION).ok_or_else(|| {
+        unauthorized("The Authorization header is missing: send \"Authorization: Basic sk_sandbox_…\", the key as it is.")
+    })?;
+    let text = given.to_str().unwrap_or_default().trim();
+    let (scheme, key) = text.split_once(' ').unwrap_or((text, ""));
+    let key = key.trim();
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(unauthorized("The Authorization header does not begin with \"Basic \": neither Bearer nor the bare key is taken."));
+    }
+    if key.starts_with(PREFIX) && key.len() <= MAX_KEY_BYTES {
+        return Ok(key);
+    }
+    let decoded = STANDARD.decode(key).ok();
+    if decoded.is_some_and(|bytes| bytes.starts_with(PREFIX.as_bytes())) {
+        return Err(unauthorized("The key is encoded as base64: send it as it is, after \"Basic \"."));
+    }
+    Err(unauthorized("After \"Basic \" there is no API key: keys begin with sk_sandbox_."))
+}
+
+fn unauthorized(detail: &str) -> Problem {
+    let challenge = HeaderValue::from_static("Basic realm=\"payment intents\"");
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, challenge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(value: &str) -> HeaderMap {
+        [(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn only_the_key_itself_is_taken_and_the_detail_says_what_was_wrong() {
+        let key = new_key();
+        assert_eq!(presented(&with(&format!("Basic {key}"))), Ok(key.as_str()));
+        assert_eq!(presented(&with(&format!("basic  {key}"))), Ok(key.as_str()));
+        let encoded = format!("Basic {}", STANDARD.encode(&key));
+        let wrong = [(encoded.as_str(), "base64"), ("Bearer x", "Bearer"), ("Basic x", "no API key"), (&key, "bare key")];
+        for (value, says) in wrong {
+            let problem = presented(&with(value)).unwrap_err();
+            assert_eq!(problem.status, StatusCode::UNAUTHORIZED);
+            assert!(problem.detail.contains(says), "{value}: {}", problem.detail);
+            assert!(problem.headers.contains_key(header::WWW_AUTHENTICATE));
+        }
+        assert!(presented(&HeaderMap::new()).unwrap_err().detail.contains("missing"));
+    }
+}

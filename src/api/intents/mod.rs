@@ -1,0 +1,101 @@
+//! Payment intents over HTTP, as Dojo's API 2025-09-10 describes them, and the sandbox around them.
+//!
+//! - [`operations`] are the merchant's calls, [`sandbox`] what only a test needs: the customer, the issuer, the clock.
+//! - [`request`] reads what all of them have in common: the key, the version, the body, the idempotency key.
+
+pub mod operations;
+pub mod request;
+pub mod sandbox;
+
+use std::sync::Arc;
+
+use axum::{Json, Router, routing::get};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        OpenApi as Description,
+        security::{ApiKey, ApiKeyValue, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::access::Access;
+use crate::intents::service::Service;
+
+#[derive(Clone)]
+pub struct Api {
+    pub service: Service,
+    pub access: Access,
+    /// Where the checkout page of each intent is, up to its id.
+    pub links: Arc<str>,
+    pub schemas: Arc<request::Schemas>,
+}
+
+impl Api {
+    /// `public_url` is where callers reach it.
+    pub fn new(service: Service, access: Access, public_url: &str) -> Self {
+        let links = format!("{}/checkout/", public_url.trim_end_matches('/')).into();
+        Self { service, access, links, schemas: Arc::default() }
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Herald: payment intents",
+        version = "2025-09-10",
+        description = "Payment intents as Dojo's API of this version describes them, kept by Herald."
+    ),
+    security(("key" = [])),
+    modifiers(&Keys)
+)]
+struct Base;
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, description: &mut Description) {
+        let scheme = ApiKeyValue::with_description("Authorization", "`Basic sk_sandbox_…`: the key itself, not encoded.");
+        let components = description.components.get_or_insert_default();
+        components.add_security_scheme("key", SecurityScheme::ApiKey(ApiKey::Header(scheme)));
+    }
+}
+
+/// Its routes, with the description of themselves at `/openapi.json`.
+pub fn router(api: Api, is_sandbox: bool) -> Router {
+    let (router, description) = described(is_sandbox);
+    let description: Arc<str> = description.to_json().expect("a description is JSON").into();
+    let json = [("content-type", "application/json")];
+    let publish = get(async move || (json, description.to_string()));
+    let health = get(async || Json(serde_json::json!({ "status": "ok" })));
+    router.with_state(api).route("/openapi.json", publish).route("/healthz", health)
+}
+
+/// The description alone, for whoever makes documents of it.
+pub fn description(is_sandbox: bool) -> Description {
+    described(is_sandbox).1
+}
+
+fn described(is_sandbox: bool) -> (Router<Api>, Description) {
+    let mut router = OpenApiRouter::with_openapi(Base::openapi())
+        .routes(routes!(operations::create))
+        .routes(routes!(operations::search))
+        .routes(routes!(operations::get, operations::cancel))
+        .routes(routes!(operations::capture))
+        .routes(routes!(operations::reverse))
+        .routes(routes!(operations::refund))
+        .routes(routes!(operations::get_refund))
+        .routes(routes!(operations::set_amount))
+        .routes(routes!(operations::set_tips))
+        .routes(routes!(operations::refresh_secret))
+        .routes(routes!(operations::send_receipt));
+    if is_sandbox {
+        router = router
+            .routes(routes!(sandbox::pay))
+            .routes(routes!(sandbox::challenge))
+            .routes(routes!(sandbox::timeline))
+            .routes(routes!(sandbox::clock, sandbox::set_clock))
+            .routes(routes!(sandbox::advance));
+    }
+    router.split_for_parts()
+}

@@ -1,0 +1,9 @@
+//! What everything that speaks HTTP to callers shares. Nothing here knows what is asked for.
+//!
+//! - [`server`] takes connections and bounds what they can take.
+//! - [`problem`] is how every refusal is answered.
+//! - [`json`] reads a body strictly, by its schema, and finds all of its faults at once.
+
+pub mod json;
+pub mod problem;
+pub mod server;

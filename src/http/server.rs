@@ -1,0 +1,110 @@
+//! Takes connections for a router and bounds what each can take: how many there are, how long a head and a request may last,
+//! how large a body is.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::DefaultBodyLimit, http::Request, middleware};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use super::problem::{Problem, finish};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once. One more waits until another ends.
+    pub connections: usize,
+    /// Until the head of a request is here; this long an idle connection is kept.
+    pub head: Duration,
+    /// From the first byte of a connection to its last.
+    pub connection: Duration,
+    pub body_bytes: usize,
+}
+
+pub const LIMITS: Limits = Limits {
+    connections: 1_024,
+    head: Duration::from_secs(20),
+    connection: Duration::from_secs(600),
+    body_bytes: 64 * 1024,
+};
+
+/// What open connections get after `shutdown`, for the requests that are on their way.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// After an accept that failed, mostly because there is no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown`, and then ends what is under way.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) -> io::Result<()> {
+    let router = router
+        .fallback(|| async { Problem::not_found() })
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(middleware::from_fn(finish));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, place)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let _place = place;
+            serve_connection(stream, router, limits, shutdown).await;
+        });
+    }
+    drop(listener);
+    if timeout(DRAIN_TIME, async { while connections.join_next().await.is_some() {} }).await.is_err() {
+        warn!(connections = connections.len(), "closed connections whose requests had not ended");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, place))
+}
+
+async fn serve_connection(
+    stream: tokio::net::TcpStream,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let mut router = router.clone();
+        async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = timeout(limits.connection, async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    });
+    if let Ok(Err(error)) = ended.await {
+        debug!(%error, "a connection ended badly");
+    }
+}

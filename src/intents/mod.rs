@@ -1,0 +1,23 @@
+//! Payment intents: what a merchant is paid for, from its creation to its end. They are kept in Redis beside the stream that
+//! Herald delivers from, and each change leaves together with the event that tells of it, or not at all.
+//!
+//! - [`details`] is what a merchant says of a purchase, [`requests`] the other bodies and the rules over their members,
+//!   [`document`] what is answered.
+//! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
+//!   stored and the time. [`refusal`] says why not.
+//! - [`issuer`] is the simulated bank of the sandbox.
+//! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
+
+pub mod decide;
+#[cfg(test)]
+mod decide_tests;
+pub mod details;
+pub mod document;
+pub mod intent;
+pub mod issuer;
+pub mod life;
+pub mod money;
+pub mod refusal;
+pub mod requests;
+pub mod service;
+pub mod stamp;

@@ -1,0 +1,563 @@
+//! Carries commands out: looks, decides, commits, and decides again if somebody else was quicker. Whatever this process
+//! loses on the way, an answer or its life, nothing is done twice and nothing is half done: a change is one script, and is
+//! recognised by its operation.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::join_all;
+use sha2::{Digest, Sha256};
+use tokio::{sync::Mutex, time::sleep};
+use tracing::{info, warn};
+
+use super::{
+    decide::{self, Change, Command, Fresh},
+    details::Details,
+    intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    refusal::Refusal,
+    requests::{self, Fault, SearchPaymentIntentRequest},
+    stamp::Stamp,
+};
+use crate::{
+    facts::{
+        event::PaymentStatus,
+        id::{AccountId, EventId, IntentId},
+    },
+    store::{
+        connection::Redis,
+        error::StoreError,
+        intents::{
+            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored,
+        },
+        keys::PartitionKeys,
+    },
+};
+
+/// How often a command is decided anew because others change the same intent.
+const MAX_ROUNDS: usize = 16;
+
+/// How often a command is tried again because Redis did not answer, and after how long.
+const MAX_RECONNECTS: usize = 3;
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// For how long an idempotency key of a creation, or of a change of amount, is kept.
+const KEY_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How long the scheduler sleeps at most: another process may have made an intent that is due earlier.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// How long it waits after Redis failed it.
+const FAILED_SLEEP: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For how long an intent that nothing happens to any more is kept, in microseconds; 0 is for ever.
+    pub retain: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error("there is no such payment intent")]
+    NotFound,
+    #[error("{}", .0.sentence())]
+    Refused(Refusal),
+    #[error("the request has faults")]
+    Faults(Vec<Fault>),
+    #[error("the payment intent {0} cannot be read: {1}")]
+    Unreadable(IntentId, RecordError),
+    /// Nothing has happened.
+    #[error("others change this payment intent all the time: try again")]
+    Busy,
+    /// It cannot be known whether anything has happened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A request that its client may repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Hash of the key and of what it is for.
+    hash: String,
+    /// Hash of the request's body.
+    request: String,
+}
+
+impl RequestKey {
+    /// `scope` is the operation, and the intent or account that it belongs to. `body` is the JSON as a value, so that the
+    /// order of members does not matter.
+    pub fn new(scope: &str, key: &str, body: &serde_json::Value) -> Self {
+        Self { hash: digest(&[scope, key]), request: digest(&[&body.to_string()]) }
+    }
+
+    /// As a record keeps it.
+    pub fn kept(&self) -> IdempotencyKey {
+        IdempotencyKey { key: self.hash.clone(), body: self.request.clone() }
+    }
+
+    fn of(&self) -> KeyOf<'_> {
+        KeyOf { hash: &self.hash, request: &self.request, keep_ms: KEY_KEPT_MS }
+    }
+
+    /// Whether this is the request that the key was used for before.
+    fn repeats(&self, used: &IdempotencyKey) -> Option<Result<(), Refusal>> {
+        (self.hash == used.key).then(|| (self.request == used.body).then_some(()).ok_or(Refusal::KeyReused))
+    }
+}
+
+/// 128 bits are enough to be unique.
+fn digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    URL_SAFE_NO_PAD.encode(&hash.finalize()[..16])
+}
+
+/// 128 random bits, as Dojo's ids have them.
+pub fn random_part() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
+}
+
+fn fresh() -> Fresh {
+    let event = EventId::new(&format!("evt_{}", random_part())).expect("base64url has only what ids have");
+    Fresh { operation: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 8]>()), event }
+}
+
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub intents: Vec<Intent>,
+    /// There are newer ones than the first, and older ones than the last.
+    pub has_newer: bool,
+    pub has_older: bool,
+}
+
+/// Which part of an account's intents: before or after one that was made at this instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Newest,
+    NewerThan(Stamp),
+    OlderThan(Stamp),
+}
+
+/// The payment intents of one stream. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    redis: Redis,
+    keys: PartitionKeys,
+    settings: Arc<Settings>,
+    /// None while there is no connection that is known to work.
+    store: Arc<Mutex<Option<IntentStore>>>,
+}
+
+impl Service {
+    pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
+        Self { redis, keys, settings: Arc::new(settings), store: Arc::default() }
+    }
+
+    /// Creates an intent. With a key that was used before, the one that it created then.
+    pub async fn create(
+        &self,
+        account: &AccountId,
+        details: Details,
+        key: Option<&RequestKey>,
+    ) -> Result<Intent, ServiceError> {
+        let id = IntentId::new(&format!("{ID_PREFIX}{}", random_part())).expect("base64url has only what ids have");
+        let loaded = self.load(&id, key).await?;
+        if let Some(repeated) = &loaded.repeated {
+            return self.repeated(repeated, key);
+        }
+        let faults = requests::faults_of_details(&details, Stamp(loaded.now));
+        if !faults.is_empty() {
+            return Err(ServiceError::Faults(faults));
+        }
+        let secret = details.generate_remote_token.then(client_secret);
+        let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
+        match self.commit_surely(&change, None, None, key).await? {
+            Attempt::Done(intent) => Ok(intent),
+            Attempt::Repeated(repeated) => self.repeated(&repeated, key),
+            Attempt::Stale(_) | Attempt::Late => Err(ServiceError::Busy),
+        }
+    }
+
+    /// What is stored, after whatever its time has come for.
+    pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
+        let mut loaded = self.load(id, None).await?;
+        for _ in 0..MAX_ROUNDS {
+            let intent = self.own(account, id, &loaded)?;
+            match self.apply_deadline(&intent, loaded.now).await? {
+                None => return Ok(intent),
+                Some(next) => loaded = next,
+            }
+        }
+        Err(ServiceError::Busy)
+    }
+
+    /// Carries a command out. `key` is kept beside the intent; keys that the intent itself remembers come in the command.
+    pub async fn change(
+        &self,
+        account: &AccountId,
+        id: &IntentId,
+        command: &Command,
+        key: Option<&RequestKey>,
+    ) -> Result<Intent, ServiceError> {
+        let fresh = fresh();
+        let mut loaded = self.load(id, key).await?;
+        for _ in 0..MAX_ROUNDS {
+            let intent = self.own(account, id, &loaded)?;
+            if let Some(next) = self.apply_deadline(&intent, loaded.now).await? {
+                loaded = Loaded { repeated: loaded.repeated, ..next };
+                continue;
+            }
+            if let Some(repeated) = &loaded.repeated {
+                return self.repeated(repeated, key);
+            }
+            if was_done(&intent, command).map_err(ServiceError::Refused)? {
+                return Ok(intent);
+            }
+            let now = Stamp(loaded.now);
+            let change = decide::decide(&intent, command, now, fresh.clone()).map_err(ServiceError::Refused)?;
+            match self.commit_surely(&change, Some(&intent), None, key).await? {
+                Attempt::Done(intent) => return Ok(intent),
+                Attempt::Repeated(repeated) => return self.repeated(&repeated, key),
+                Attempt::Stale(next) => loaded = next,
+                Attempt::Late => loaded = self.load(id, key).await?,
+            }
+        }
+        Err(ServiceError::Busy)
+    }
+
+    /// A page of an account's intents, newest first.
+    pub async fn search(
+        &self,
+        account: &AccountId,
+        request: &SearchPaymentIntentRequest,
+        part: Part,
+        limit: usize,
+    ) -> Result<Page, ServiceError> {
+        let statuses: Vec<_> = match request.statuses.as_deref() {
+            None | Some([]) => PaymentStatus::ALL.iter().map(ToString::to_string).collect(),
+            Some(some) => {
+                let named = PaymentStatus::ALL.iter().filter(|status| some.contains(status));
+                named.map(ToString::to_string).collect()
+            }
+        };
+        let statuses: Vec<_> = statuses.iter().map(String::as_str).collect();
+        let (from, to) = (request.start_date.unwrap_or(Stamp(0)), request.end_date.unwrap_or(Stamp::MAX));
+        let (from, to, order) = match part {
+            Part::Newest => (from, to, Order::NewestFirst),
+            Part::OlderThan(at) => (from, to.min(Stamp(at.0 - 1)), Order::NewestFirst),
+            Part::NewerThan(at) => (from.max(Stamp(at.0 + 1)), to, Order::OldestFirst),
+        };
+        let range = (from.0, to.0);
+        let most = (limit + 1).min(MAX_PAGE);
+        let mut found = self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        if order == Order::OldestFirst {
+            found.reverse();
+        }
+        let intents = found.into_iter().filter_map(|found| {
+            let stored = found.stored?;
+            read(&found.id, &stored).inspect_err(|error| warn!(intent = %found.id, %error, "cannot be read")).ok()
+        });
+        let (has_newer, has_older) = match part {
+            Part::Newest => (false, has_more),
+            Part::OlderThan(_) => (true, has_more),
+            Part::NewerThan(_) => (has_more, true),
+        };
+        Ok(Page { intents: intents.collect(), has_newer, has_older })
+    }
+
+    /// What time it is in the intents' world.
+    pub async fn now(&self) -> Result<Stamp, ServiceError> {
+        let due = self.with_store(async |store| store.due().await).await?;
+        Ok(Stamp(due.now))
+    }
+
+    /// Lets the clock run at another speed; 0 stops it.
+    pub async fn set_speed(&self, speed: f64) -> Result<ClockState, ServiceError> {
+        Ok(self.with_store(async |store| store.clock(ClockChange::Speed(speed)).await).await?)
+    }
+
+    /// Moves the clock, and answers when everything that is due until then has happened.
+    pub async fn advance(&self, change: ClockChange) -> Result<ClockState, ServiceError> {
+        let begun = self.with_store(async |store| store.clock(change).await).await?;
+        match begun {
+            ClockState::UnderWay { .. } => self.finish_advance().await,
+            refused => Ok(refused),
+        }
+    }
+
+    async fn finish_advance(&self) -> Result<ClockState, ServiceError> {
+        loop {
+            while self.fire_due().await?.1 > 0 {}
+            match self.with_store(async |store| store.clock(ClockChange::Step).await).await? {
+                ClockState::UnderWay { .. } => {}
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Fires deadlines as they come, until it is dropped. Any number of processes may do so at once. Nobody depends on it: a
+    /// deadline that has passed is applied by whoever looks at its intent.
+    pub async fn run_scheduler(&self) {
+        loop {
+            let pause = match self.fire_due().await {
+                Ok((_, fired)) if fired > 0 => Duration::ZERO,
+                Ok((Next::Advance, _)) => match self.finish_advance().await {
+                    Ok(_) => Duration::ZERO,
+                    Err(_) => FAILED_SLEEP,
+                },
+                Ok((Next::After(pause), _)) => pause,
+                Err(error) => {
+                    warn!(%error, "cannot fire the deadlines of payment intents");
+                    FAILED_SLEEP
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Fires a page of what is due; says how many it took further.
+    async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
+        let due = self.with_store(async |store| store.due().await).await?;
+        let now = due.now;
+        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored.as_ref(), now))).await;
+        let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
+        let next = match (due.target, due.next) {
+            (Some(_), _) => Next::Advance,
+            (None, Some(at)) if due.speed > 0.0 => {
+                let micros = (at - due.now).max(0) as f64 / due.speed;
+                Next::After(Duration::from_micros(micros as u64).clamp(Duration::from_millis(1), MAX_SLEEP))
+            }
+            (None, _) => Next::After(MAX_SLEEP),
+        };
+        Ok((next, fired))
+    }
+
+    /// Whether its deadline is behind it now.
+    async fn fire(&self, id: &IntentId, stored: Option<&Stored>, now: i64) -> Result<bool, ServiceError> {
+        let intent = match stored.map(|stored| read(id, stored)) {
+            Some(Ok(intent)) => intent,
+            Some(Err(error)) => {
+                warn!(intent = %id, %error, "a payment intent that is due cannot be read");
+                return Ok(false);
+            }
+            None => {
+                let nobody = AccountId::new("acc").expect("it is an id");
+                return Ok(self.with_store(async |store| store.forget(id, &nobody, "Canceled", 1).await).await?);
+            }
+        };
+        if intent.deadline().is_some() {
+            return Ok(self.apply_deadline(&intent, now).await?.is_some());
+        }
+        let status = intent.status.to_string();
+        let forget =
+            async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
+        Ok(self.with_store(forget).await?)
+    }
+
+    /// What there is after the deadline that has come, or nothing if none has.
+    async fn apply_deadline(&self, intent: &Intent, now: i64) -> Result<Option<Loaded>, ServiceError> {
+        let Some(deadline) = intent.deadline().filter(|deadline| deadline.at().0 <= now) else { return Ok(None) };
+        let at = deadline.at().0;
+        let command = Command::Deadline(deadline);
+        let change = decide::decide(intent, &command, Stamp(now), fresh()).map_err(ServiceError::Refused)?;
+        match self.commit_surely(&change, Some(intent), Some(at), None).await? {
+            Attempt::Done(done) => {
+                info!(intent = %done.id, status = %done.status, "the payment intent's time has come");
+            }
+            Attempt::Stale(_) | Attempt::Late | Attempt::Repeated(_) => {}
+        }
+        Ok(Some(self.load(&intent.id, None).await?))
+    }
+
+    /// Commits a change, again if its answer is lost, until it is known what became of it. `fires` is the deadline that this
+    /// change is for.
+    async fn commit_surely(
+        &self,
+        change: &Change,
+        before: Option<&Intent>,
+        fires: Option<i64>,
+        key: Option<&RequestKey>,
+    ) -> Result<Attempt, ServiceError> {
+        let commit = self.commit_of(change, before, fires, key);
+        let operation = change.intent.operations.last().map(String::as_str).unwrap_or_default();
+        let mut reconnects = 0;
+        loop {
+            let committed = match self.with_store(async |store| store.commit(&commit).await).await {
+                Err(StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
+                    reconnects += 1;
+                    sleep(RECONNECT_PAUSE).await;
+                    continue;
+                }
+                committed => committed?,
+            };
+            return Ok(match committed {
+                Committed::Done { stamp, .. } => {
+                    let mut intent = change.intent.clone();
+                    intent.date_from(Stamp(stamp));
+                    Attempt::Done(intent)
+                }
+                Committed::Stale { now, stored } => match done_before(&change.intent.id, operation, stored.as_ref()) {
+                    Some(intent) => Attempt::Done(intent),
+                    None => Attempt::Stale(Loaded { now, stored, repeated: None }),
+                },
+                Committed::Taken(repeated) => match done_before(&change.intent.id, operation, Some(&repeated.stored)) {
+                    Some(intent) => Attempt::Done(intent),
+                    None => Attempt::Repeated(repeated),
+                },
+                Committed::Late { .. } | Committed::Early { .. } => Attempt::Late,
+            });
+        }
+    }
+
+    fn commit_of<'a>(
+        &self,
+        change: &'a Change,
+        before: Option<&Intent>,
+        fires: Option<i64>,
+        key: Option<&'a RequestKey>,
+    ) -> Commit<'a> {
+        let intent = &change.intent;
+        Commit {
+            id: &intent.id,
+            account: &intent.account,
+            expected_revision: intent.revision - 1,
+            before: before.and_then(|before| before.deadline()).map(|deadline| deadline.at().0).filter(|_| fires.is_none()),
+            from: fires,
+            json: intent.to_record(),
+            due: due_of(intent, self.settings.retain),
+            created_at: before.map(|before| before.created_at.0),
+            status: intent.status.to_string(),
+            status_before: before.map(|before| before.status.to_string()),
+            event: change.told.map(|kind| event_around_time(intent, kind)),
+            key: key.map(RequestKey::of),
+        }
+    }
+
+    fn repeated(&self, repeated: &Repeated, key: Option<&RequestKey>) -> Result<Intent, ServiceError> {
+        match key {
+            Some(key) if key.request == repeated.request => {
+                let Repeated { id, stored, .. } = repeated;
+                read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
+            }
+            _ => Err(ServiceError::Refused(Refusal::KeyReused)),
+        }
+    }
+
+    /// The intent, if it is there and this account's.
+    fn own(&self, account: &AccountId, id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
+        let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
+        let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+        if intent.account == *account { Ok(intent) } else { Err(ServiceError::NotFound) }
+    }
+
+    async fn load(&self, id: &IntentId, key: Option<&RequestKey>) -> Result<Loaded, ServiceError> {
+        let key = key.map(|key| key.hash.as_str());
+        Ok(self.with_store(async |store| store.load(id, key).await).await?)
+    }
+
+    /// Does something with the connection, which is made anew after it failed.
+    async fn with_store<T>(
+        &self,
+        what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut store = {
+            let mut shared = self.store.lock().await;
+            match &*shared {
+                Some(store) => store.clone(),
+                None => {
+                    let store = IntentStore::connect(&self.redis, self.keys.clone()).await?;
+                    shared.insert(store).clone()
+                }
+            }
+        };
+        let done = what(&mut store).await;
+        if let Err(StoreError::Unavailable { .. }) = &done {
+            // Of several that find it broken, the last may drop a new one: that costs a connection.
+            *self.store.lock().await = None;
+        }
+        done
+    }
+}
+
+/// What the scheduler does next.
+enum Next {
+    After(Duration),
+    /// An advance was begun and not finished.
+    Advance,
+}
+
+enum Attempt {
+    Done(Intent),
+    Repeated(Repeated),
+    Stale(Loaded),
+    /// A deadline came first.
+    Late,
+}
+
+fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
+    Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)
+}
+
+/// The intent, if this operation is among its last: then its answer was lost.
+fn done_before(id: &IntentId, operation: &str, stored: Option<&Stored>) -> Option<Intent> {
+    let intent = read(id, stored?).ok()?;
+    intent.operations.iter().any(|done| done == operation).then_some(intent)
+}
+
+/// Whether the intent remembers the command by its idempotency key.
+fn was_done(intent: &Intent, command: &Command) -> Result<bool, Refusal> {
+    let (key, used): (_, Vec<&IdempotencyKey>) = match command {
+        Command::Capture { key: Some(key), .. } => {
+            (key, intent.captures.iter().filter_map(|capture| capture.key.as_ref()).collect())
+        }
+        Command::Refund { key, .. } => (key, intent.refunds.iter().map(|refund| &refund.key).collect()),
+        Command::Reverse { key: Some(key), .. } => {
+            (key, intent.reversal.iter().filter_map(|reversal| reversal.key.as_ref()).collect())
+        }
+        _ => return Ok(false),
+    };
+    let key = RequestKey { hash: key.key.clone(), request: key.body.clone() };
+    match used.into_iter().find_map(|used| key.repeats(used)) {
+        Some(same) => same.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Where time goes on with it: its deadline, or when it is forgotten.
+fn due_of(intent: &Intent, retain: i64) -> Due {
+    // A change of now has no instant yet, so what counts from it is counted by the script.
+    let from_now = |of: Stamp, span: i64| if of.is_this() { Due::In(span) } else { Due::At(of.0 + span) };
+    match (intent.deadline(), &intent.payment) {
+        (Some(super::intent::Deadline::Expiry(at)), _) => match intent.details.expire_at {
+            Some(_) => Due::At(at.0),
+            None => from_now(intent.created_at, super::intent::EXPIRES_AFTER),
+        },
+        (Some(super::intent::Deadline::HoldEnd(_)), Some(payment)) => from_now(payment.at, intent.hold_for()),
+        _ if retain > 0 => Due::In(retain),
+        _ => Due::Never,
+    }
+}
+
+/// The event of a change, in the published payload's key order, up to its time and from there on.
+fn event_around_time(intent: &Intent, kind: EventKind) -> (String, String) {
+    let event = intent.history.last().map(|told| told.id.to_string()).unwrap_or_default();
+    let (account, id, status, name) = (&intent.account, &intent.id, intent.status, kind.name());
+    let mode = match intent.mode() {
+        crate::facts::event::CaptureMode::Auto => "Auto",
+        crate::facts::event::CaptureMode::Manual => "Manual",
+    };
+    // Ids and names have nothing that JSON escapes.
+    let head = format!(r#"{{"id":"{event}","event":"{name}","accountId":"{account}","createdAt":""#);
+    let tail =
+        format!(r#"","data":{{"paymentIntentId":"{id}","paymentStatus":"{status}","captureMode":"{mode}"}}}}"#);
+    (head, tail)
+}
+
+/// What a customer's device shows to pay.
+pub fn client_secret() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 64]>())
+}

@@ -1,0 +1,386 @@
+//! Payment intents in Redis: one script looks, one changes, and one finds what time has come for. Knows their records as
+//! bytes behind a line that says which change wrote them.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+
+use super::{
+    connection::{Connection, Purpose, Redis, Script, Subject},
+    error::StoreError,
+    keys::PartitionKeys,
+};
+use crate::facts::id::{AccountId, IntentId};
+
+/// Intents of one look for those that are due, and of one page.
+pub const MAX_DUE: usize = 100;
+pub const MAX_PAGE: usize = 101;
+
+/// The year 2200. Redis' scripts count microseconds exactly until 2255.
+const MAX_MICROS: i64 = 7_258_118_400_000_000;
+
+macro_rules! scripts {
+    ($($constant:ident = $name:literal),* $(,)?) => {$(
+        static $constant: LazyLock<Script> = LazyLock::new(|| {
+            let shared = [include_str!("scripts/shared.lua"), include_str!("scripts/intent_shared.lua")];
+            Script::assembled($name, include_str!(concat!("scripts/", $name, ".lua")), &shared)
+        });
+    )*};
+}
+
+scripts! {
+    LOAD = "intent_load",
+    COMMIT = "intent_commit",
+    DUE = "intent_due",
+    FORGET = "intent_forget",
+    SEARCH = "intent_search",
+    CLOCK = "intent_clock",
+}
+
+/// What is stored of an intent. Times are microseconds of the intents' clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub revision: u64,
+    /// When its last change was made.
+    pub changed_at: i64,
+    pub json: Bytes,
+}
+
+impl Stored {
+    /// None if there is nothing; an error if it is not what a commit wrote.
+    fn parse(subject: &str, value: &Bytes) -> Result<Option<Self>, StoreError> {
+        if value.is_empty() {
+            return Ok(None);
+        }
+        let parsed = || {
+            let end = value.iter().position(|byte| *byte == b'\n')?;
+            let mut head = std::str::from_utf8(&value[..end]).ok()?.split(' ');
+            let (revision, changed_at) = (head.next()?.parse().ok()?, head.next()?.parse().ok()?);
+            Some(Self { revision, changed_at, json: value.slice(end + 1..) })
+        };
+        let stored = parsed().ok_or_else(|| StoreError::unexpected(subject, "the record does not begin as one"))?;
+        Ok(Some(stored))
+    }
+}
+
+/// What a request with an idempotency key led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeated {
+    /// Hash of the request.
+    pub request: String,
+    pub id: IntentId,
+    pub stored: Stored,
+}
+
+impl Repeated {
+    fn parse(subject: &str, value: &Bytes) -> Result<Option<Self>, StoreError> {
+        if value.is_empty() {
+            return Ok(None);
+        }
+        let malformed = || StoreError::unexpected(subject, "what is kept of an idempotency key is no answer");
+        let mut lines = value.splitn(3, |byte| *byte == b'\n');
+        let mut text = || std::str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| malformed());
+        let (request, id) = (text()?.to_owned(), IntentId::new(text()?).map_err(|_| malformed())?);
+        let record = value.slice_ref(lines.next().unwrap_or_default());
+        let stored = Stored::parse(subject, &record)?.ok_or_else(malformed)?;
+        Ok(Some(Self { request, id, stored }))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub now: i64,
+    pub stored: Option<Stored>,
+    pub repeated: Option<Repeated>,
+}
+
+/// When the next deadline is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    At(i64),
+    /// After the instant of the change.
+    In(i64),
+    Never,
+}
+
+impl std::fmt::Display for Due {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(micros) => write!(f, "={}", (*micros).clamp(0, MAX_MICROS)),
+            Self::In(micros) => write!(f, "+{}", (*micros).clamp(0, MAX_MICROS)),
+            Self::Never => Ok(()),
+        }
+    }
+}
+
+/// One change. See the script for what each part means.
+#[derive(Debug, Clone)]
+pub struct Commit<'a> {
+    pub id: &'a IntentId,
+    pub account: &'a AccountId,
+    pub expected_revision: u64,
+    /// The change must be made before, and not before.
+    pub before: Option<i64>,
+    pub from: Option<i64>,
+    pub json: String,
+    pub due: Due,
+    /// None if this change creates it.
+    pub created_at: Option<i64>,
+    pub status: String,
+    pub status_before: Option<String>,
+    /// The event around its time.
+    pub event: Option<(String, String)>,
+    pub key: Option<KeyOf<'a>>,
+}
+
+/// An idempotency key under which the answer is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyOf<'a> {
+    /// Hash of whose key it is.
+    pub hash: &'a str,
+    /// Hash of the request.
+    pub request: &'a str,
+    pub keep_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    Done {
+        stamp: i64,
+        /// The event's entry in the stream.
+        entry: Option<String>,
+        /// Of the event among its account's, without gaps.
+        number: Option<u64>,
+    },
+    /// It has another revision: this one.
+    Stale { now: i64, stored: Option<Stored> },
+    Late { now: i64 },
+    Early { now: i64 },
+    Taken(Repeated),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DueIntents {
+    pub now: i64,
+    /// How fast the clock runs; 0 while it stands still.
+    pub speed: f64,
+    /// Where an unfinished advance leads.
+    pub target: Option<i64>,
+    pub next: Option<i64>,
+    pub found: Vec<(IntentId, Option<Stored>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub created_at: i64,
+    pub id: IntentId,
+    /// None if what is stored cannot be told.
+    pub stored: Option<Stored>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ClockChange {
+    Speed(f64),
+    /// By so much.
+    Advance(i64),
+    To(i64),
+    Step,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockState {
+    On { now: i64 },
+    /// What is due now comes before the next step.
+    UnderWay { now: i64 },
+    Back { now: i64 },
+    Far { now: i64 },
+}
+
+/// The payment intents of one stream through one connection.
+#[derive(Clone)]
+pub struct IntentStore {
+    connection: Connection,
+    keys: PartitionKeys,
+}
+
+impl IntentStore {
+    pub async fn connect(redis: &Redis, keys: PartitionKeys) -> Result<Self, StoreError> {
+        Ok(Self { connection: redis.connect(Purpose::Work).await?, keys })
+    }
+
+    pub fn keys(&self) -> &PartitionKeys {
+        &self.keys
+    }
+
+    /// With `key`, also what a request with this idempotency key led to.
+    pub async fn load(&mut self, id: &IntentId, key: Option<&str>) -> Result<Loaded, StoreError> {
+        let subject = format!("look at the payment intent {id}");
+        let mut keys = vec![self.keys.intent(id), self.keys.intent_clock()];
+        keys.extend(key.map(|hash| self.keys.intent_key(hash)));
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let (now, record, repeated): (i64, Bytes, Bytes) =
+            self.connection.run(&subject, &LOAD.keys_to_read(&keys)).await?;
+        let stored = Stored::parse(&subject, &record)?;
+        Ok(Loaded { now, stored, repeated: Repeated::parse(&subject, &repeated)? })
+    }
+
+    pub async fn commit(&mut self, commit: &Commit<'_>) -> Result<Committed, StoreError> {
+        let subject = format!("change the payment intent {}", commit.id);
+        let of = |status: &str| self.keys.intents_of(commit.account, status);
+        let mut keys = vec![
+            self.keys.intent(commit.id),
+            self.keys.intent_due(),
+            self.keys.intent_clock(),
+            self.keys.intent_counts(),
+            self.keys.stream().to_owned(),
+            of(&commit.status),
+            of(commit.status_before.as_deref().unwrap_or(&commit.status)),
+        ];
+        keys.extend(commit.key.map(|key| self.keys.intent_key(key.hash)));
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let (head, tail) = commit.event.as_ref().map_or(("", ""), |(head, tail)| (head.as_str(), tail.as_str()));
+        let (request, keep_ms) = commit.key.map_or(("", 0), |key| (key.request, key.keep_ms));
+        let call = COMMIT
+            .keys(&keys)
+            .arg(commit.id.as_str())
+            .arg(commit.expected_revision)
+            .arg(or_empty(commit.before))
+            .arg(or_empty(commit.from))
+            .arg(&commit.json)
+            .text(commit.due)
+            .arg(or_empty(commit.created_at))
+            .arg(head)
+            .arg(tail)
+            .arg(commit.account.as_str())
+            .arg(request)
+            .arg(keep_ms);
+        let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
+        committed(&subject, &answer)
+    }
+
+    pub async fn due(&mut self) -> Result<DueIntents, StoreError> {
+        let subject = "look for payment intents whose time has come";
+        let (due, clock) = (self.keys.intent_due(), self.keys.intent_clock());
+        let call = DUE.keys_to_read(&[&due, &clock]).arg(MAX_DUE).arg(self.keys.intent_prefix());
+        let answer: Vec<Bytes> = self.connection.run(subject, &call).await?;
+        let [now, speed, target, next, found @ ..] = &answer[..] else {
+            return Err(StoreError::unexpected(subject, "its answer is too short"));
+        };
+        let float = |text: &Bytes| std::str::from_utf8(text).ok()?.parse::<f64>().ok();
+        let micros = |text: &Bytes| float(text).map(|number| number as i64);
+        let found = found.chunks_exact(2).filter_map(|pair| {
+            let id = IntentId::new(std::str::from_utf8(&pair[0]).ok()?).ok()?;
+            Some((id, Stored::parse(subject, &pair[1]).ok().flatten()))
+        });
+        Ok(DueIntents {
+            now: micros(now).unwrap_or_default(),
+            speed: float(speed).unwrap_or(1.0),
+            target: micros(target),
+            next: micros(next),
+            found: found.collect(),
+        })
+    }
+
+    /// Whether it was there with this revision.
+    pub async fn forget(
+        &mut self,
+        id: &IntentId,
+        account: &AccountId,
+        status: &str,
+        revision: u64,
+    ) -> Result<bool, StoreError> {
+        let keys = [
+            self.keys.intent(id),
+            self.keys.intent_due(),
+            self.keys.intent_counts(),
+            self.keys.intents_of(account, status),
+        ];
+        let call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
+        let answer: Vec<String> = self.connection.run(Subject("forget the payment intent", id.as_str()), &call).await?;
+        Ok(answer == ["OK"])
+    }
+
+    /// At most [`MAX_PAGE`].
+    pub async fn search(
+        &mut self,
+        account: &AccountId,
+        statuses: &[&str],
+        (from, to): (i64, i64),
+        order: Order,
+        most: usize,
+    ) -> Result<Vec<Found>, StoreError> {
+        let subject = format!("look for payment intents of {account}");
+        let keys: Vec<_> = statuses.iter().map(|status| self.keys.intents_of(account, status)).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let order = if order == Order::NewestFirst { "newest" } else { "oldest" };
+        let call = SEARCH
+            .keys_to_read(&keys)
+            .arg(self.keys.intent_prefix())
+            .arg(from.clamp(0, MAX_MICROS))
+            .arg(to.clamp(0, MAX_MICROS))
+            .arg(order)
+            .arg(most.min(MAX_PAGE));
+        let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
+        let found = answer.chunks_exact(3).filter_map(|part| {
+            let (created_at, id) = (number(&part[0])?, IntentId::new(std::str::from_utf8(&part[1]).ok()?).ok()?);
+            Some(Found { created_at, id, stored: Stored::parse(&subject, &part[2]).ok().flatten() })
+        });
+        Ok(found.collect())
+    }
+
+    pub async fn clock(&mut self, change: ClockChange) -> Result<ClockState, StoreError> {
+        let subject = "move the clock of the payment intents";
+        let (clock, due) = (self.keys.intent_clock(), self.keys.intent_due());
+        let call = CLOCK.keys(&[&clock, &due]);
+        let call = match change {
+            ClockChange::Speed(speed) => call.arg("speed").arg(speed),
+            ClockChange::Advance(micros) => call.arg("advance").arg(micros),
+            ClockChange::To(micros) => call.arg("to").arg(micros),
+            ClockChange::Step => call.arg("step").arg(""),
+        };
+        let (now, state): (i64, String) = self.connection.run(subject, &call).await?;
+        match state.as_str() {
+            "ON" => Ok(ClockState::On { now }),
+            "UNDER_WAY" => Ok(ClockState::UnderWay { now }),
+            "BACK" => Ok(ClockState::Back { now }),
+            "FAR" => Ok(ClockState::Far { now }),
+            _ => Err(StoreError::unexpected(subject, state)),
+        }
+    }
+}
+
+fn committed(subject: &str, answer: &[Bytes]) -> Result<Committed, StoreError> {
+    let malformed = || StoreError::unexpected(subject, format_args!("{answer:?}"));
+    let micros = |part: &Bytes| number(part).ok_or_else(malformed);
+    let text = |part: &Bytes| String::from_utf8_lossy(part).into_owned();
+    match answer {
+        [word, stamp, entry, count] if word == "OK" => Ok(Committed::Done {
+            stamp: micros(stamp)?,
+            entry: (!entry.is_empty()).then(|| text(entry)),
+            number: number(count).and_then(|number| number.try_into().ok()),
+        }),
+        [word, now, record] if word == "STALE" => {
+            Ok(Committed::Stale { now: micros(now)?, stored: Stored::parse(subject, record)? })
+        }
+        [word, now] if word == "LATE" => Ok(Committed::Late { now: micros(now)? }),
+        [word, now] if word == "EARLY" => Ok(Committed::Early { now: micros(now)? }),
+        [word, kept] if word == "TAKEN" => {
+            Repeated::parse(subject, kept)?.map(Committed::Taken).ok_or_else(malformed)
+        }
+        _ => Err(malformed()),
+    }
+}
+
+fn number(text: &Bytes) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn or_empty(micros: Option<i64>) -> String {
+    micros.map(|micros| micros.clamp(0, MAX_MICROS).to_string()).unwrap_or_default()
+}

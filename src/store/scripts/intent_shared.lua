@@ -1,0 +1,30 @@
+-- Put between `shared.lua` and every script of payment intents: their clock.
+--
+-- The clock is a hash: `virtual` and `real`, the instant that it showed at an instant of the server's clock; `speed`, how
+-- fast it runs; `last`, the last stamp that was given; `target` and `resume`, an advance that is under way and the speed
+-- afterwards. All instants are microseconds since 1970. Without `virtual` it is the server's clock.
+
+-- The year 2200. Numbers of Lua count microseconds exactly until 2255.
+local MAX_MICROS = 7258118400000000
+
+local function real_micros()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- The instant that the clock shows, never before the last stamp; and that stamp.
+local function read_clock(key)
+  local real = real_micros()
+  local virtual, since, speed, last = unpack(call('HMGET', key, 'virtual', 'real', 'speed', 'last'))
+  local now = real
+  if virtual then
+    -- A server's clock that was set back does not turn this one back.
+    now = tonumber(virtual) + math.floor(math.max(real - tonumber(since), 0) * tonumber(speed))
+  end
+  last = tonumber(last or 0)
+  return math.min(math.max(now, last), MAX_MICROS), last
+end
+
+local function require_micros(text)
+  return require_count(text, 0, MAX_MICROS)
+end
