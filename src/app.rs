@@ -145,7 +145,8 @@ async fn serve_payment_intents(
     let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
     let service = intents::service::Service::new(redis.clone(), keys, intents::service::Settings { retain });
     let listener = TcpListener::bind(address).await;
-    let listener = listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
     let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), &public_url);

@@ -112,13 +112,17 @@ impl Access {
 /// The key as it was sent, or what is wrong with how it was.
 fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
     let given = headers.get(header::AUTHORIZATION).ok_or_else(|| {
-        unauthorized("The Authorization header is missing: send \"Authorization: Basic sk_sandbox_…\", the key as it is.")
+        unauthorized(
+            "The Authorization header is missing: send \"Authorization: Basic sk_sandbox_…\", the key as it is.",
+        )
     })?;
     let text = given.to_str().unwrap_or_default().trim();
     let (scheme, key) = text.split_once(' ').unwrap_or((text, ""));
     let key = key.trim();
     if !scheme.eq_ignore_ascii_case("basic") {
-        return Err(unauthorized("The Authorization header does not begin with \"Basic \": neither Bearer nor the bare key is taken."));
+        return Err(unauthorized(
+            "The Authorization header does not begin with \"Basic \": neither Bearer nor the bare key is taken.",
+        ));
     }
     if key.starts_with(PREFIX) && key.len() <= MAX_KEY_BYTES {
         return Ok(key);
@@ -149,7 +153,8 @@ mod tests {
         assert_eq!(presented(&with(&format!("Basic {key}"))), Ok(key.as_str()));
         assert_eq!(presented(&with(&format!("basic  {key}"))), Ok(key.as_str()));
         let encoded = format!("Basic {}", STANDARD.encode(&key));
-        let wrong = [(encoded.as_str(), "base64"), ("Bearer x", "Bearer"), ("Basic x", "no API key"), (&key, "bare key")];
+        let wrong =
+            [(encoded.as_str(), "base64"), ("Bearer x", "Bearer"), ("Basic x", "no API key"), (&key, "bare key")];
         for (value, says) in wrong {
             let problem = presented(&with(value)).unwrap_err();
             assert_eq!(problem.status, StatusCode::UNAUTHORIZED);

@@ -18,8 +18,8 @@ pub use self::{
     error::{ConfigError, ConfigErrors, UnknownVariable},
     origin::Origin,
     sections::{
-        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, IntentsConfig, LeaseConfig, LimitsConfig,
-        LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
+        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, IntentsConfig, LeaseConfig,
+        LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
     values::{AdminToken, RedisUrl, Start, compact, duration as parse_duration},

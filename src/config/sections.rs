@@ -177,15 +177,18 @@ impl Reader {
     pub fn intents(&mut self) -> Option<IntentsConfig> {
         let listen = self.one("intents.listen", |text| match text {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned()
-            }),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned()),
         });
         let public_url = self.one("intents.public_url", |text| match text {
             "" => Ok(None),
             text => match Url::parse(text) {
                 Ok(url) if matches!(url.scheme(), "http" | "https") && url.query().is_none() => Ok(Some(url)),
-                _ => Err("must be an http or https URL without a query, for example https://pay.example.com".to_owned()),
+                _ => {
+                    Err("must be an http or https URL without a query, for example https://pay.example.com".to_owned())
+                }
             },
         });
         let retain = self.one("intents.retain", duration_in(Duration::ZERO..=3_650 * DAY));

@@ -103,7 +103,9 @@ struct Strict {
 impl Strict {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         let depth = self.depth + 1;
-        (depth <= MAX_DEPTH).then_some(Self { depth }).ok_or_else(|| E::custom(format!("it is more than {MAX_DEPTH} deep")))
+        (depth <= MAX_DEPTH)
+            .then_some(Self { depth })
+            .ok_or_else(|| E::custom(format!("it is more than {MAX_DEPTH} deep")))
     }
 }
 
@@ -188,7 +190,9 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<(String, String)>) {
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             let of_type = |error: &ValidationError<'_>| matches!(error.kind(), ValidationErrorKind::Type { .. });
             let is_null = |branch: &Vec<ValidationError<'static>>| {
-                branch.iter().any(|error| of_type(error) && error.instance_path() == error_path(error) && says_null(error))
+                branch
+                    .iter()
+                    .any(|error| of_type(error) && error.instance_path() == error_path(error) && says_null(error))
             };
             let branch = context.iter().find(|branch| !is_null(branch)).or(context.first());
             branch.into_iter().flatten().for_each(|error| explain(error, faults));

@@ -41,7 +41,12 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`, and then ends what is under way.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let router = router
         .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -81,12 +86,7 @@ async fn accept(
     Ok((stream, place))
 }
 
-async fn serve_connection(
-    stream: tokio::net::TcpStream,
-    router: Router,
-    limits: Limits,
-    shutdown: CancellationToken,
-) {
+async fn serve_connection(stream: tokio::net::TcpStream, router: Router, limits: Limits, shutdown: CancellationToken) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut router = router.clone();
         async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }

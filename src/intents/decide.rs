@@ -13,10 +13,7 @@ use super::{
     refusal::Refusal,
     stamp::Stamp,
 };
-use crate::facts::{
-    event::PaymentStatus,
-    id::EventId,
-};
+use crate::facts::{event::PaymentStatus, id::EventId};
 
 /// Receipts that one intent asks for.
 const MAX_RECEIPTS: usize = 100;
@@ -24,16 +21,42 @@ const MAX_RECEIPTS: usize = 100;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// The customer has paid with a card, and the issuer has answered.
-    Pay { card: Card, answer: IssuerAnswer },
+    Pay {
+        card: Card,
+        answer: IssuerAnswer,
+    },
     /// The customer has met the pending challenge, or not.
     Challenge(ChallengeResult),
     Cancel,
-    Capture { id: String, amount: i64, tips: Option<i64>, key: Option<IdempotencyKey> },
-    Reverse { id: String, key: Option<IdempotencyKey> },
-    Refund { amount: i64, reason: Option<String>, notes: Option<String>, key: IdempotencyKey },
-    SetAmount { amount: Money, item_lines: Option<Vec<ItemLine>>, tax_lines: Option<Vec<TaxLine>>, secret: String },
-    SetTips { amount: Money, secret: String },
-    RefreshSecret { secret: String },
+    Capture {
+        id: String,
+        amount: i64,
+        tips: Option<i64>,
+        key: Option<IdempotencyKey>,
+    },
+    Reverse {
+        id: String,
+        key: Option<IdempotencyKey>,
+    },
+    Refund {
+        amount: i64,
+        reason: Option<String>,
+        notes: Option<String>,
+        key: IdempotencyKey,
+    },
+    SetAmount {
+        amount: Money,
+        item_lines: Option<Vec<ItemLine>>,
+        tax_lines: Option<Vec<TaxLine>>,
+        secret: String,
+    },
+    SetTips {
+        amount: Money,
+        secret: String,
+    },
+    RefreshSecret {
+        secret: String,
+    },
     SendReceipt,
     /// Its time has come.
     Deadline(Deadline),
@@ -62,7 +85,9 @@ impl Command {
     /// Its line in the table of the life.
     pub fn kind(&self, intent: &Intent) -> Kind {
         match self {
-            Self::Pay { answer: IssuerAnswer::Approved(_), .. } | Self::Challenge(ChallengeResult::Passed(_)) => Kind::Pay,
+            Self::Pay { answer: IssuerAnswer::Approved(_), .. } | Self::Challenge(ChallengeResult::Passed(_)) => {
+                Kind::Pay
+            }
             Self::Pay { .. } | Self::Challenge(ChallengeResult::Failed) => Kind::FailToPay,
             Self::Cancel => Kind::Cancel,
             Self::Capture { .. } => Kind::Capture,

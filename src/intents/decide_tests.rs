@@ -119,7 +119,9 @@ fn in_state(state: State) -> World {
         State::Reversed => vec![paid(), reversal()],
         State::Canceled => vec![Command::Cancel],
     };
-    way.iter().for_each(|command| drop(world.do_it(command).unwrap()));
+    for command in &way {
+        world.do_it(command).unwrap();
+    }
     assert_eq!(world.intent.state(), state);
     world
 }
@@ -197,7 +199,10 @@ fn held_money_goes_back_after_seven_days_and_not_a_moment_earlier() {
     let mut world = in_state(State::Authorized);
     let paid_at = world.intent.payment.as_ref().unwrap().at;
     world.now = paid_at + (7 * DAY - 1);
-    assert_eq!(world.do_it(&Command::RefreshSecret { secret: "s".to_owned() }), Err(Refusal::State(Kind::RefreshSecret, State::Authorized)));
+    assert_eq!(
+        world.do_it(&Command::RefreshSecret { secret: "s".to_owned() }),
+        Err(Refusal::State(Kind::RefreshSecret, State::Authorized))
+    );
     world.pass(1);
     assert_eq!(world.do_it(&capture_of(1)), Err(Refusal::State(Kind::Capture, State::Reversed)));
     assert_eq!(world.intent.history.last().unwrap().status, PaymentStatus::Reversed);
@@ -245,7 +250,8 @@ fn an_automatic_capture_is_reversed_on_its_day_only() {
 #[test]
 fn a_changed_amount_adjusts_the_hold_unless_the_issuer_declines() {
     let mut world = in_state(State::Authorized);
-    let to = |value| Command::SetAmount { amount: money(value), item_lines: None, tax_lines: None, secret: "s".to_owned() };
+    let to =
+        |value| Command::SetAmount { amount: money(value), item_lines: None, tax_lines: None, secret: "s".to_owned() };
     world.do_it(&to(2_000)).unwrap();
     assert_eq!((world.intent.held(), world.intent.requested), (2_000, Some(1_000)));
     assert!(matches!(world.do_it(&to(2_051)), Err(Refusal::Declined { .. })));
@@ -299,7 +305,8 @@ fn check(intent: &Intent) {
     let last = told.iter().rev().find(|told| told.kind != EventKind::SendReceipt).unwrap();
     assert_eq!(last.status, intent.status, "its merchant knows another status");
     let edges = life::edges();
-    let statuses: Vec<_> = told.iter().filter(|told| told.kind != EventKind::SendReceipt).map(|told| told.status).collect();
+    let statuses: Vec<_> =
+        told.iter().filter(|told| told.kind != EventKind::SendReceipt).map(|told| told.status).collect();
     for pair in statuses.windows(2) {
         assert!(edges.iter().any(|(from, to, _)| (*from, *to) == (pair[0], pair[1])), "{} to {}", pair[0], pair[1]);
     }

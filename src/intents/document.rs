@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use super::{
     details::{
-        ActionLink, Address, AutoExpireAction, Config, Customer, ItemLine, OrderDetails, PaymentMethod, RequestSecurity,
-        ShippingDetails, TaxLine, capture_mode,
+        ActionLink, Address, AutoExpireAction, Config, Customer, ItemLine, OrderDetails, PaymentMethod,
+        RequestSecurity, ShippingDetails, TaxLine, capture_mode,
     },
     intent::{Capture, Intent, Payment},
     money::{self, Money},

@@ -398,7 +398,8 @@ impl Intent {
 
     /// From what a commit stored, with everything that stands beside it.
     pub fn from_record(id: IntentId, revision: u64, changed_at: Stamp, json: &[u8]) -> Result<Self, RecordError> {
-        let mut intent: Self = serde_json::from_slice(json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
+        let mut intent: Self =
+            serde_json::from_slice(json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
         if intent.schema > SCHEMA {
             return Err(RecordError::Newer(intent.schema));
         }

@@ -80,7 +80,10 @@ mod tests {
     #[test]
     fn only_the_ends_of_a_number_are_kept() {
         let (number, card) = mask("4456 5300 0000 1096").unwrap();
-        assert_eq!((number.as_str(), card.masked.as_str(), card.scheme.as_str()), (CHALLENGED, "44565300****1096", "VISA"));
+        assert_eq!(
+            (number.as_str(), card.masked.as_str(), card.scheme.as_str()),
+            (CHALLENGED, "44565300****1096", "VISA")
+        );
         assert_eq!(mask("501800000009").unwrap().1.masked, "5018****0009");
         for wrong in ["", "4456", "4456530000001097", "44565300000010９6", "4456 5300 0000 1096 0000 0000"] {
             assert_eq!(mask(wrong), None, "{wrong}");

@@ -134,7 +134,9 @@ pub fn edges() -> Vec<(PaymentStatus, PaymentStatus, Kind)> {
                 Stays | Tells | No | Gone => Vec::new(),
             };
             let from = state.status();
-            edges.extend(targets.into_iter().map(|to| (from, to, kind)).filter(|edge| *edge != (Created, Created, kind)));
+            edges.extend(
+                targets.into_iter().map(|to| (from, to, kind)).filter(|edge| *edge != (Created, Created, kind)),
+            );
         }
     }
     edges.dedup();
@@ -146,7 +148,8 @@ pub fn diagram() -> String {
     let mut lines = vec!["stateDiagram-v2".to_owned(), "    [*] --> Created".to_owned()];
     let edges = edges();
     for (from, to, _) in &edges {
-        let kinds: Vec<_> = edges.iter().filter(|edge| (edge.0, edge.1) == (*from, *to)).map(|edge| label(edge.2)).collect();
+        let kinds: Vec<_> =
+            edges.iter().filter(|edge| (edge.0, edge.1) == (*from, *to)).map(|edge| label(edge.2)).collect();
         let line = format!("    {from} --> {to}: {}", kinds.join(", "));
         if !lines.contains(&line) {
             lines.push(line);

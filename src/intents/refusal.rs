@@ -13,14 +13,26 @@ pub enum Refusal {
     AmountChangeNotAllowed,
     TipsNotAllowed,
     /// Of a request's member, wrong for this intent for ever.
-    Wrong { member: &'static str, why: String },
+    Wrong {
+        member: &'static str,
+        why: String,
+    },
     /// More than is left to capture or to refund.
-    TooMuch { kind: Kind, asked: Money, left: Money },
-    TooMany { what: &'static str, max: usize },
+    TooMuch {
+        kind: Kind,
+        asked: Money,
+        left: Money,
+    },
+    TooMany {
+        what: &'static str,
+        max: usize,
+    },
     /// Only on the day of the payment.
     AnotherDay,
     /// The issuer does not hold the new amount.
-    Declined { why: &'static str },
+    Declined {
+        why: &'static str,
+    },
     NoChallenge,
     /// The key was used with another body.
     KeyReused,

@@ -162,7 +162,11 @@ fn faults_of_lines(items: Option<&[ItemLine]>, taxes: Option<&[TaxLine]>, amount
     let of_taxes = taxes.map(|(index, line)| (format!("taxLines[{index}]"), line.amount_total));
     for (line, money) in of_items.chain(of_taxes) {
         let is_same = money.currency_code == currency;
-        faults.require(is_same, format!("{line}.amountTotal.currencyCode"), format!("must be {currency}, as in amount"));
+        faults.require(
+            is_same,
+            format!("{line}.amountTotal.currencyCode"),
+            format!("must be {currency}, as in amount"),
+        );
     }
 }
 
@@ -218,7 +222,9 @@ pub fn faults_of_receipt(request: &SendReceiptRequest) -> Vec<Fault> {
     let mut faults = Faults::default();
     for (index, email) in request.emails.iter().enumerate() {
         let is_email = email.len() <= 254
-            && email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'))
+            && email
+                .split_once('@')
+                .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'))
             && !email.chars().any(|c| c.is_whitespace() || c.is_control());
         faults.require(is_email, format!("emails[{index}]"), "is not an e-mail address");
     }

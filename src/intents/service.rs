@@ -27,7 +27,8 @@ use crate::{
         connection::Redis,
         error::StoreError,
         intents::{
-            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored,
+            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
+            Stored,
         },
         keys::PartitionKeys,
     },
@@ -251,7 +252,8 @@ impl Service {
         };
         let range = (from.0, to.0);
         let most = (limit + 1).min(MAX_PAGE);
-        let mut found = self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
+        let mut found =
+            self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
         let has_more = found.len() > limit;
         found.truncate(limit);
         if order == Order::OldestFirst {
@@ -353,8 +355,7 @@ impl Service {
             return Ok(self.apply_deadline(&intent, now).await?.is_some());
         }
         let status = intent.status.to_string();
-        let forget =
-            async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
+        let forget = async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
         Ok(self.with_store(forget).await?)
     }
 
@@ -425,7 +426,10 @@ impl Service {
             id: &intent.id,
             account: &intent.account,
             expected_revision: intent.revision - 1,
-            before: before.and_then(|before| before.deadline()).map(|deadline| deadline.at().0).filter(|_| fires.is_none()),
+            before: before
+                .and_then(|before| before.deadline())
+                .map(|deadline| deadline.at().0)
+                .filter(|_| fires.is_none()),
             from: fires,
             json: intent.to_record(),
             due: due_of(intent, self.settings.retain),
@@ -552,8 +556,7 @@ fn event_around_time(intent: &Intent, kind: EventKind) -> (String, String) {
     };
     // Ids and names have nothing that JSON escapes.
     let head = format!(r#"{{"id":"{event}","event":"{name}","accountId":"{account}","createdAt":""#);
-    let tail =
-        format!(r#"","data":{{"paymentIntentId":"{id}","paymentStatus":"{status}","captureMode":"{mode}"}}}}"#);
+    let tail = format!(r#"","data":{{"paymentIntentId":"{id}","paymentStatus":"{status}","captureMode":"{mode}"}}}}"#);
     (head, tail)
 }
 

@@ -127,7 +127,8 @@ impl Serialize for TimeSpan {
 impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom("is not a span written as [d.]hh:mm:ss, such as 00:30:00 or 6.12:00:00"))
+        Self::parse(&text)
+            .ok_or_else(|| D::Error::custom("is not a span written as [d.]hh:mm:ss, such as 00:30:00 or 6.12:00:00"))
     }
 }
 
@@ -161,7 +162,9 @@ mod tests {
 
     #[test]
     fn what_is_no_instant_of_four_digits_is_refused() {
-        for text in ["", "2022-02-01", "tomorrow", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "10000-01-01T00:00:00Z"] {
+        for text in
+            ["", "2022-02-01", "tomorrow", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "10000-01-01T00:00:00Z"]
+        {
             assert_eq!(Stamp::parse(text), None, "{text}");
         }
         assert_eq!(Stamp::MAX + DAY, Stamp::MAX);
@@ -172,7 +175,18 @@ mod tests {
         for (text, written) in [("00:00:55", "00:00:55"), ("0.23:59:59", "23:59:59"), ("06.00:00:01", "6.00:00:01")] {
             assert_eq!(TimeSpan::parse(text).unwrap().to_string(), written);
         }
-        for text in ["", "55", "24:00:00", "00:60:00", "00:00:60", "1:00:00", "-00:00:55", "1.00:00", "00:00:00:00", "x.00:00:01"] {
+        for text in [
+            "",
+            "55",
+            "24:00:00",
+            "00:60:00",
+            "00:00:60",
+            "1:00:00",
+            "-00:00:55",
+            "1.00:00",
+            "00:00:00:00",
+            "x.00:00:01",
+        ] {
             assert_eq!(TimeSpan::parse(text), None, "{text}");
         }
     }

@@ -176,7 +176,9 @@ impl Role {
         let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
         match self {
-            Self::Worker => vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS)],
+            Self::Worker => {
+                vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS)]
+            }
             Self::Operator => vec![
                 format!("%R~{stream}"),
                 format!("%R~{companions}*"),
@@ -269,7 +271,10 @@ mod tests {
     fn a_stream_with_a_pattern_in_its_name_opens_no_other_key() {
         let keys = PartitionKeys::new("pay*[a]").unwrap();
         let worker = rule(&keys, Role::Worker);
-        assert!(worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys "), "{worker}");
+        assert!(
+            worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys "),
+            "{worker}"
+        );
         let operator = rule(&keys, Role::Operator);
         assert!(
             operator.contains(r" %R~pay\*\[a\] %R~herald:{pay\*\[a\]}:* ~herald:{pay\*\[a\]}:inbox "),

@@ -37,9 +37,8 @@ impl ApiKeyStore {
         let subject = "look for an API key";
         let command = redis::cmd("HGET").arg(ApiKeys::KEYS).arg(hash).to_owned();
         let found: Option<Vec<u8>> = self.connection.query(subject, &command).await?;
-        let read = |json: Vec<u8>| {
-            serde_json::from_slice(&json).map_err(|error| StoreError::unexpected(subject, error))
-        };
+        let read =
+            |json: Vec<u8>| serde_json::from_slice(&json).map_err(|error| StoreError::unexpected(subject, error));
         found.map(read).transpose()
     }
 

@@ -153,9 +153,16 @@ pub enum Committed {
         number: Option<u64>,
     },
     /// It has another revision: this one.
-    Stale { now: i64, stored: Option<Stored> },
-    Late { now: i64 },
-    Early { now: i64 },
+    Stale {
+        now: i64,
+        stored: Option<Stored>,
+    },
+    Late {
+        now: i64,
+    },
+    Early {
+        now: i64,
+    },
     Taken(Repeated),
 }
 
@@ -195,11 +202,19 @@ pub enum ClockChange {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockState {
-    On { now: i64 },
+    On {
+        now: i64,
+    },
     /// What is due now comes before the next step.
-    UnderWay { now: i64 },
-    Back { now: i64 },
-    Far { now: i64 },
+    UnderWay {
+        now: i64,
+    },
+    Back {
+        now: i64,
+    },
+    Far {
+        now: i64,
+    },
 }
 
 /// The payment intents of one stream through one connection.
@@ -370,9 +385,7 @@ fn committed(subject: &str, answer: &[Bytes]) -> Result<Committed, StoreError> {
         }
         [word, now] if word == "LATE" => Ok(Committed::Late { now: micros(now)? }),
         [word, now] if word == "EARLY" => Ok(Committed::Early { now: micros(now)? }),
-        [word, kept] if word == "TAKEN" => {
-            Repeated::parse(subject, kept)?.map(Committed::Taken).ok_or_else(malformed)
-        }
+        [word, kept] if word == "TAKEN" => Repeated::parse(subject, kept)?.map(Committed::Taken).ok_or_else(malformed),
         _ => Err(malformed()),
     }
 }

@@ -379,7 +379,6 @@ fn verb(call: &Call) -> &'static str {
     }
 }
 
-
 macro_rules! scripts {
     ($($constant:ident = $name:literal),* $(,)?) => {$(
         static $constant: LazyLock<Script> =

@@ -55,7 +55,8 @@ struct Keys;
 
 impl Modify for Keys {
     fn modify(&self, description: &mut Description) {
-        let scheme = ApiKeyValue::with_description("Authorization", "`Basic sk_sandbox_…`: the key itself, not encoded.");
+        let scheme =
+            ApiKeyValue::with_description("Authorization", "`Basic sk_sandbox_…`: the key itself, not encoded.");
         let components = description.components.get_or_insert_default();
         components.add_security_scheme("key", SecurityScheme::ApiKey(ApiKey::Header(scheme)));
     }

@@ -166,9 +166,7 @@ impl From<ServiceError> for Problem {
                     _ => problem,
                 }
             }
-            ServiceError::Faults(faults) => {
-                Self::faults(faults.into_iter().map(|Fault { member, why }| (member, why)))
-            }
+            ServiceError::Faults(faults) => Self::faults(faults.into_iter().map(|Fault { member, why }| (member, why))),
             ServiceError::Busy => {
                 Self::unavailable("Others change this payment intent all the time; nothing was changed.", 1)
             }

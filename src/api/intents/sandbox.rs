@@ -106,7 +106,10 @@ const DOWN: &str = "the issuer does not answer";
 
 /// What the issuer gives with its approval.
 pub fn approval() -> Approval {
-    Approval { transaction: format!("tx_{}", random_part()), auth_code: format!("{:06}", rand::random_range(0..1_000_000)) }
+    Approval {
+        transaction: format!("tx_{}", random_part()),
+        auth_code: format!("{:06}", rand::random_range(0..1_000_000)),
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -249,12 +252,16 @@ fn moved(state: ClockState) -> Answer<Clock> {
     let refused = |name, detail: String| Problem::new(StatusCode::CONFLICT, name, detail);
     match state {
         ClockState::On { now } | ClockState::UnderWay { now } => Ok(Json(Clock { now: Stamp(now) })),
-        ClockState::Back { now } => {
-            Err(refused("clock-never-goes-back", format!("It is {} in the sandbox; its clock never goes back.", Stamp(now))))
-        }
+        ClockState::Back { now } => Err(refused(
+            "clock-never-goes-back",
+            format!("It is {} in the sandbox; its clock never goes back.", Stamp(now)),
+        )),
         ClockState::Far { now } => {
             let now = Stamp(now);
-            Err(refused("clock-ends-in-2200", format!("It is {now} in the sandbox; its clock does not go past the year 2200.")))
+            Err(refused(
+                "clock-ends-in-2200",
+                format!("It is {now} in the sandbox; its clock does not go past the year 2200."),
+            ))
         }
     }
 }
