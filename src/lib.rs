@@ -15,7 +15,7 @@ pub mod facts;
 pub mod lifecycle;
 #[cfg(feature = "loadtest")]
 pub mod loadtest;
-#[cfg(any(feature = "demo", feature = "loadtest"))]
+#[cfg(feature = "owned")]
 pub mod owned;
 pub mod registry;
 pub mod sender;

@@ -198,7 +198,7 @@ impl Reading {
             at: clock::now(),
             count: receiver.count()?,
             senders_s: senders.iter().map(|sender| sender.cpu_s()).sum(),
-            redis_s: redis.map_or(0.0, |redis| redis.process.cpu_s()),
+            redis_s: redis.map_or(0.0, |redis| redis.cpu_s()),
             receiver_s: receiver.process.cpu_s(),
         })
     }

@@ -262,7 +262,7 @@ async fn rewritten_aof(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_and_started_again_loses_nothing_that_it_had_accepted() {
-    let mut world = World::on(TestRedis::start_with_aof()).await;
+    let mut world = World::on(TestRedis::start_with_aof().await).await;
     let accounts = world.register_many(20).await;
     world.merchants.rule("ep_0", |arrival| match arrival.attempt {
         1 | 2 => Reply::status(500),
@@ -275,9 +275,9 @@ async fn redis_killed_and_started_again_loses_nothing_that_it_had_accepted() {
         // Everything is accepted before the kill, so everything must arrive.
         world.publish(part).await;
         world.merchants.until_delivered(round * 1_000 + 300).await;
-        world.redis.kill9();
+        world.redis.kill9().await;
         herald.until_log("the term has ended").await;
-        world.redis.start_again();
+        world.redis.start_again().await;
         let (returned, delivered) = (std::time::Instant::now(), world.merchants.delivered());
         world.merchants.until_delivered((delivered + 1).min((round + 1) * 1_000)).await;
         back.push(returned.elapsed());

@@ -167,7 +167,7 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_stands_still_longer_than_the_lease_is_waited_for() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let accounts = world.register_many(10).await;
     let herald = world.setup().start();
     let events = lives(18, &accounts, 1_000);
@@ -313,7 +313,7 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     let herald = world.setup().start();
     herald.until_owner().await;
     until("ready", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
-    world.redis.kill9();
+    world.redis.kill9().await;
     until("not ready", async || {
         herald.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("Redis does not answer"))
     })
@@ -322,7 +322,7 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     assert_eq!(herald.get("/healthz").map(|(status, _)| status), Some(200));
     assert!(herald.metric("herald_redis_errors_total") > 0.0);
     // It kept nothing: its endpoints come back as they would from a backup, under the id that they had.
-    world.redis.start_again();
+    world.redis.start_again().await;
     until("ready again", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
     let registry = Some(export.registry_id.clone());
     world.registry().await.import(export.endpoints, registry, &mark()).await.unwrap();
