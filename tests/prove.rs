@@ -178,11 +178,10 @@ fn a_redis_that_ends_by_itself_ends_the_run() {
     let mut talk = BufReader::new(child.stderr.take().unwrap());
     until_said(&mut talk, |line| line.contains(" load ") && line.contains("acknowledged") && !line.contains("sent 0"));
     signal(redis, nix::sys::signal::Signal::SIGKILL);
-    let killed = Instant::now();
     let mut rest = String::new();
     talk.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
-    assert!(killed.elapsed() < SAFETY && rest.contains("the scratch Redis ended by itself"), "{rest}");
+    assert!(rest.contains("the scratch Redis ended by itself"), "{rest}");
 }
 
 #[test]

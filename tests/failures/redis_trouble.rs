@@ -1,6 +1,6 @@
 //! Redis wiped, flushed, robbed, cut off and full: Herald goes on by itself and loses nothing that Redis still had.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     merchants::Reply,
@@ -153,11 +153,13 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
     })
     .await;
     world.merchants.until_delivered(1_000).await;
-    let (calls, cpu) = (world.calls("evalsha").await, herald.cpu());
+    // Whether it was a second or the machine made it three: so many each.
+    let (began, calls, cpu) = (Instant::now(), world.calls("evalsha").await, herald.cpu());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (calls, cpu) = (world.calls("evalsha").await - calls, herald.cpu() - cpu);
-    println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in a second");
-    assert!(calls < 50, "{calls} scripts in a second");
+    let seconds = began.elapsed().as_secs_f64();
+    println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in {seconds:.2} s");
+    assert!((calls as f64) < 50.0 * seconds, "{calls} scripts in {seconds:.2} s");
     world.redis.set_maxmemory(0).await;
     world.publish(&events[1_000..]).await;
     world.merchants.until_delivered(2_000).await;
