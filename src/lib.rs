@@ -18,7 +18,7 @@ pub mod intents;
 pub mod lifecycle;
 #[cfg(feature = "loadtest")]
 pub mod loadtest;
-#[cfg(any(feature = "demo", feature = "loadtest"))]
+#[cfg(feature = "owned")]
 pub mod owned;
 pub mod registry;
 pub mod sender;

@@ -15,15 +15,16 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill, killpg},
+        wait::{Id, WaitPidFlag, waitid},
     },
     unistd::{Pid, SysconfVar, getppid, sysconf},
 };
 use tokio::process::{Child, Command};
 
-pub use self::redis::OwnRedis;
+pub use self::redis::{Directive, OwnRedis};
 
-/// A process in a group of its own, so that Ctrl-C in a terminal reaches only its owner. It is killed when this is
-/// dropped.
+/// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed and has ended
+/// before the drop returns.
 pub struct Owned {
     child: Child,
     pid: Pid,
@@ -67,7 +68,13 @@ impl Owned {
         }
     }
 
-    /// Sends SIGKILL, which ends a stopped process as well, and waits for its end.
+    /// SIGTERM, and its end.
+    pub async fn stop(&mut self) -> io::Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        self.child.wait().await.map(drop)
+    }
+
+    /// SIGKILL, which ends a stopped process as well, and its end.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.kill_group();
         self.child.kill().await
@@ -84,13 +91,17 @@ impl Owned {
 
     /// What it has used so far; zero once it has ended.
     pub fn usage(&self) -> Usage {
-        Usage::of(&self.pid.to_string())
+        Usage::of(self.pid)
     }
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
         self.kill_group();
+        if let Ok(None) = self.ended() {
+            // Whoever waits for it besides, as the runtime may, finds it as it is.
+            let _ = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        }
     }
 }
 
@@ -103,10 +114,11 @@ pub struct Usage {
 
 impl Usage {
     pub fn of_this_process() -> Self {
-        Self::of("self")
+        Self::of(Pid::this())
     }
 
-    fn of(pid: &str) -> Self {
+    /// Zero for one that has ended.
+    pub fn of(pid: Pid) -> Self {
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         Self { cpu: cpu(&read("stat"), ticks_per_second()), peak_rss_bytes: peak_rss(&read("status")) }
     }
@@ -175,7 +187,8 @@ mod tests {
         let both = [owned.pid(), Pid::from_raw(line.trim().parse().unwrap())];
         assert!(both.iter().all(runs));
         drop(owned);
-        while both.iter().any(runs) {
+        assert!(!runs(&both[0]));
+        while runs(&both[1]) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -62,13 +62,21 @@ fn alone(args: &[&str]) -> Done {
     finish(command(args, &[]))
 }
 
+/// The tests here wait for processes, not for tasks: only Redis needs a runtime.
 struct Cli {
     redis: TestRedis,
+    runtime: Runtime,
 }
 
 impl Cli {
     fn start() -> Self {
-        Self { redis: TestRedis::start() }
+        let runtime = Runtime::new().unwrap();
+        Self { redis: runtime.block_on(TestRedis::start()), runtime }
+    }
+
+    /// One command of the test's own.
+    fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.runtime.block_on(self.redis.command(words))
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -191,9 +199,7 @@ fn a_new_endpoint_needs_no_reason() {
     let cli = Cli::start();
     let create = ["endpoint", "create", "--account", "acc_1", "--url", "https://1.1.1.1/", "-o", "json"];
     assert!(cli.run(&create).ok().json()["secret"].as_str().unwrap().starts_with("whsec_"));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let feed: Vec<(String, Vec<String>)> =
-        runtime.block_on(cli.redis.command(&["XRANGE", "herald:{herald}:registry:changes", "-", "+"]));
+    let feed: Vec<(String, Vec<String>)> = cli.redis(&["XRANGE", "herald:{herald}:registry:changes", "-", "+"]);
     assert!(feed[0].1.iter().any(|text| text == "created"), "{feed:?}");
     cli.run(&[&create[..], &["--reason", " "]].concat()).failed(2, "--reason");
 }
@@ -253,8 +259,7 @@ fn an_export_comes_back_whole_after_everything_is_gone() {
     cli.run(&import).ok();
     cli.run(&["endpoint", "show", &added]).failed(3, &added);
     assert_eq!(cli.run(&["endpoint", "show", &kept]).ok().json()["timeout_ms"], Value::Null);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(cli.redis.command::<()>(&["FLUSHALL"]));
+    cli.redis::<()>(&["FLUSHALL"]);
     cli.run(&["endpoint", "export"]).failed(3, "there is no registry");
     cli.run(&import).ok();
     assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
@@ -497,8 +502,7 @@ fn all_sending_is_paused_and_resumed_by_one_switch() {
     assert!(paused.stderr.contains("workers follow within a second"), "{}", paused.stderr);
     let again = cli.run(&["pause", "--all", "--reason", "another", "--by", "else"]).ok();
     assert!(again.stderr.contains("paused by tester: a test already"), "{}", again.stderr);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mark: String = runtime.block_on(cli.redis.command(&["HGET", "herald:{herald}:registry:meta", "pause"]));
+    let mark: String = cli.redis(&["HGET", "herald:{herald}:registry:meta", "pause"]);
     assert!(mark.contains("tester") && mark.contains("a test"), "{mark}");
     assert!(cli.run(&[&["resume", "--all"], &WHO[..]].concat()).ok().stderr.contains("sending goes on"));
     assert!(cli.run(&[&["resume", "--all"], &WHO[..]].concat()).ok().stderr.contains("nothing was paused"));
@@ -523,8 +527,7 @@ fn events_are_all_added_although_nobody_reads_their_entries() {
     drop(reader);
     let mut command = cli.command(&["event", "publish", path.to_str().unwrap(), "-o", "jsonl"]);
     assert_eq!(command.stdout(writer).status().unwrap().code(), Some(0));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    assert_eq!(runtime.block_on(cli.redis.command::<u64>(&["XLEN", "payment-intents"])), 3);
+    assert_eq!(cli.redis::<u64>(&["XLEN", "payment-intents"]), 3);
 }
 
 /// A verb of each kind. Those that have no better place for a warning write it to stderr, and leave the data on stdout

@@ -103,7 +103,7 @@ struct Stage {
 
 impl Stage {
     async fn new(scenario: &Scenario) -> Self {
-        let redis = TestRedis::start_with_aof();
+        let redis = TestRedis::start_with_aof().await;
         let population = Arc::new(Population::draw(scenario, SEED).unwrap());
         let events = Schedule::try_new(&scenario.load, SEED).unwrap().expected();
         let ledger = Arc::new(Ledger::new(population.clone(), events));
@@ -269,8 +269,8 @@ async fn a_producer_goes_on_in_order_after_redis_was_away() {
     let producer = Producer { is_disturbed: Arc::new(|| true), ..stage.producer() };
     let producing = tokio::spawn(async move { producer.run(schedule, traffic, CancellationToken::new()).await });
     support::until("some events", async || stage.ledger.progress().confirmed > 30).await;
-    stage.redis.kill9();
-    stage.redis.start_again();
+    stage.redis.kill9().await;
+    stage.redis.start_again().await;
     producing.await.unwrap().unwrap();
     let herald = stage.herald();
     stage.until_idle().await;

@@ -90,7 +90,7 @@ impl Follower {
 
 #[tokio::test]
 async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let mut rotated = endpoint("ep_a", "acc_1");
     let end =
@@ -111,7 +111,7 @@ async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
 
 #[tokio::test]
 async fn a_change_that_saw_an_older_revision_is_refused() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let first = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     assert_eq!(first.revision, 1);
@@ -133,7 +133,7 @@ async fn a_change_that_saw_an_older_revision_is_refused() {
 
 #[tokio::test]
 async fn every_change_gives_a_larger_version_and_the_id_stays() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     assert_eq!(store.position().await.unwrap(), None);
     assert!(matches!(store.export(1).await, Err(RegistryError::NeverMade)));
@@ -153,7 +153,7 @@ async fn every_change_gives_a_larger_version_and_the_id_stays() {
 
 #[tokio::test]
 async fn the_feed_says_who_changed_what_and_why() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     store(&redis).await.create(endpoint("ep_a", "acc_1"), &mark("asked by mail")).await.unwrap();
     let feed: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", RegistryKeys::CHANGES, "-", "+"]).await;
     let words = feed[0].1.join(" ");
@@ -162,7 +162,7 @@ async fn the_feed_says_who_changed_what_and_why() {
 
 #[tokio::test]
 async fn a_list_shows_every_endpoint_page_by_page() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(3 * PAGE, "x"), None, &mark("import")).await.unwrap();
     let (mut seen, mut cursor, mut pages) = (HashSet::new(), None, 0);
@@ -180,7 +180,7 @@ async fn a_list_shows_every_endpoint_page_by_page() {
 
 #[tokio::test]
 async fn an_export_comes_back_whole_into_an_empty_redis_with_its_id() {
-    let (from, to) = (TestRedis::start(), TestRedis::start());
+    let (from, to) = (TestRedis::start().await, TestRedis::start().await);
     let mut old = store(&from).await;
     old.import(many(700, "x"), None, &mark("start")).await.unwrap();
     let file = old.export(5).await.unwrap();
@@ -201,7 +201,7 @@ async fn an_export_comes_back_whole_into_an_empty_redis_with_its_id() {
 
 #[tokio::test]
 async fn an_import_into_a_registry_replaces_its_endpoints_and_keeps_its_id() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let gone = store.create(endpoint("ep_gone", "acc_1"), &mark("new")).await.unwrap();
     let kept = store.create(endpoint("ep_kept", "acc_1"), &mark("new")).await.unwrap();
@@ -219,7 +219,7 @@ async fn an_import_into_a_registry_replaces_its_endpoints_and_keeps_its_id() {
 
 #[tokio::test]
 async fn an_import_that_makes_no_sense_changes_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let empty = store.import(Vec::new(), None, &mark("")).await;
     assert!(matches!(empty, Err(RegistryError::Bulk(BulkError::Empty))));
@@ -237,7 +237,7 @@ async fn an_import_that_makes_no_sense_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_looks_during_an_import_sees_the_old_or_the_new_registry() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(600, "old"), None, &mark("start")).await.unwrap();
     let mut other = store.clone();
@@ -253,7 +253,7 @@ async fn whoever_looks_during_an_import_sees_the_old_or_the_new_registry() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_whose_process_dies_in_between_leaves_the_registry_as_it_was() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(600, "old"), None, &mark("start")).await.unwrap();
     let before = store.position().await.unwrap();
@@ -275,7 +275,7 @@ async fn an_import_whose_process_dies_in_between_leaves_the_registry_as_it_was()
 
 #[tokio::test]
 async fn a_follower_sees_each_change_once_it_is_made() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let mut follower = Follower::start(&redis).await;
     assert_eq!(follower.registry.state(), RegistryState::NeverMade);
@@ -313,7 +313,7 @@ async fn a_follower_sees_each_change_once_it_is_made() {
 
 #[tokio::test]
 async fn a_refresh_is_at_least_as_new_as_what_was_asked_for() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.create(endpoint("ep_0", "acc_1"), &mark("new")).await.unwrap();
     let follower = Follower::start(&redis).await;
@@ -333,7 +333,7 @@ async fn a_refresh_is_at_least_as_new_as_what_was_asked_for() {
 
 #[tokio::test]
 async fn a_registry_that_vanished_is_not_taken_for_an_empty_one() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(600, "x"), None, &mark("start")).await.unwrap();
     let file = store.export(1).await.unwrap();
@@ -356,7 +356,7 @@ async fn a_registry_that_vanished_is_not_taken_for_an_empty_one() {
 
 #[tokio::test]
 async fn a_registry_with_another_id_is_loaded_and_shows_it() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
@@ -371,7 +371,7 @@ async fn a_registry_with_another_id_is_loaded_and_shows_it() {
 
 #[tokio::test]
 async fn a_part_of_a_registry_is_damage_that_only_an_import_mends() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(10, "x"), None, &mark("start")).await.unwrap();
     let file = store.export(1).await.unwrap();
@@ -398,7 +398,7 @@ async fn a_part_of_a_registry_is_damage_that_only_an_import_mends() {
 
 #[tokio::test]
 async fn a_follower_that_missed_a_part_of_the_feed_loads_everything() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let first = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
@@ -420,7 +420,7 @@ async fn a_follower_that_missed_a_part_of_the_feed_loads_everything() {
 
 #[tokio::test]
 async fn an_endpoint_that_can_not_be_read_makes_its_account_uncertain_and_no_other() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     for (name, of) in [("ep_a", "acc_1"), ("ep_b", "acc_2")] {
         store.create(endpoint(name, of), &mark("new")).await.unwrap();
@@ -462,15 +462,15 @@ async fn an_endpoint_that_can_not_be_read_makes_its_account_uncertain_and_no_oth
 
 #[tokio::test]
 async fn a_follower_survives_a_restart_a_kill_and_a_silent_redis() {
-    let mut redis = TestRedis::start_with_aof();
+    let mut redis = TestRedis::start_with_aof().await;
     store(&redis).await.import(many(600, "x"), None, &mark("start")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
     for (n, name) in ["ep_1", "ep_2", "ep_3", "ep_4"].into_iter().enumerate() {
         match n {
-            0 => redis.restart(),
+            0 => redis.restart().await,
             1 => {
-                redis.kill9();
-                redis.start_again();
+                redis.kill9().await;
+                redis.start_again().await;
             }
             2 => redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await,
             _ => {
@@ -489,12 +489,12 @@ async fn a_follower_survives_a_restart_a_kill_and_a_silent_redis() {
 
 #[tokio::test]
 async fn a_follower_waits_for_a_redis_that_is_not_there_yet_and_stops_at_once() {
-    let mut redis = TestRedis::start_with_aof();
+    let mut redis = TestRedis::start_with_aof().await;
     store(&redis).await.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
-    redis.stop();
+    redis.stop().await;
     let follower = Follower::start_without_load(&redis);
     assert_eq!(follower.registry.state(), RegistryState::Loading);
-    redis.start_again();
+    redis.start_again().await;
     soon("the first load", follower.registry.first_load()).await.unwrap();
     assert_eq!(follower.registry.state(), RegistryState::Loaded);
     redis.pause();
@@ -504,7 +504,7 @@ async fn a_follower_waits_for_a_redis_that_is_not_there_yet_and_stops_at_once() 
 
 #[tokio::test]
 async fn a_hundred_thousand_endpoints_are_loaded_and_followed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     store.import(many(100_000, "x"), None, &mark("start")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
@@ -520,7 +520,7 @@ async fn a_hundred_thousand_endpoints_are_loaded_and_followed() {
 
 #[tokio::test]
 async fn a_listener_that_is_too_slow_is_told_to_look_at_everything() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let mut last = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
@@ -537,7 +537,7 @@ async fn a_listener_that_is_too_slow_is_told_to_look_at_everything() {
 
 #[tokio::test]
 async fn a_full_redis_refuses_a_new_endpoint_but_not_a_pause_or_a_removal() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let mut store = store(&redis).await;
     let made = store.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
     redis.set_maxmemory(1).await;
@@ -557,7 +557,7 @@ async fn a_full_redis_refuses_a_new_endpoint_but_not_a_pause_or_a_removal() {
 
 #[tokio::test]
 async fn errors_of_redis_are_told_apart_by_type() {
-    let mut redis = TestRedis::start();
+    let mut redis = TestRedis::start().await;
     let mut connected = store(&redis).await;
     let info =
         redis.redis().connect(herald::store::connection::Purpose::Other).await.unwrap().server_info().await.unwrap();
@@ -578,12 +578,12 @@ async fn errors_of_redis_are_told_apart_by_type() {
     let tls = herald::store::connection::Redis::new(&redis.url().replace("redis:", "rediss:")).unwrap();
     let plain = RegistryStore::connect(&tls).await.err().unwrap();
     assert!(matches!(plain, StoreError::Unavailable { .. }), "{plain:?}");
-    redis.stop();
+    redis.stop().await;
     let away = connected.position().await;
     assert!(matches!(away, Err(RegistryError::Store(StoreError::Unavailable { .. }))), "{away:?}");
     let away = redis.redis().connect(herald::store::connection::Purpose::Work).await.err().unwrap();
     assert!(matches!(away, StoreError::Unavailable { .. }), "{away:?}");
-    redis.start_again();
+    redis.start_again().await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const STEPS_PER_COMPARISON: usize = 10;
 
 #[tokio::test]
 async fn random_calls_leave_redis_and_the_model_alike() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let (seeds, every) = match std::env::var("HERALD_SEED") {
         Ok(seed) => (vec![seed.parse().expect("HERALD_SEED is a number")], 1),
         Err(_) => ((1..=WALKS).collect(), STEPS_PER_COMPARISON),

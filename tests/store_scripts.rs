@@ -38,7 +38,7 @@ struct Owner {
 impl Owner {
     /// A partition with its lease taken and its group made.
     async fn start() -> Self {
-        let redis = TestRedis::start_with(&["--appendonly", "no", "--enable-debug-command", "yes"]);
+        let redis = TestRedis::start_with(&[("appendonly", "no"), ("enable-debug-command", "yes")]).await;
         let keys = PartitionKeys::new(STREAM).unwrap();
         let work = redis.redis().connect(Purpose::Work).await.unwrap();
         let lease = redis.redis().connect(Purpose::Lease(Duration::from_secs(5))).await.unwrap();
@@ -499,7 +499,7 @@ async fn scripts_that_redis_forgot_are_loaded_again() {
 #[tokio::test]
 async fn a_server_that_is_gone_leaves_the_outcome_unknown() {
     let mut owner = Owner::start().await;
-    owner.redis.kill9();
+    owner.redis.kill9().await;
     for call in every_call(owner.term()) {
         assert!(matches!(owner.store.call(&call).await, Err(Failure::Unknown(_))), "{call:?}");
     }

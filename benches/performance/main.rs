@@ -29,6 +29,7 @@ use herald::{
         signing::SecretText,
     },
     store::{connection::Redis as Client, registry::RegistryStore},
+    surface::words::{rate, time, time_us},
 };
 
 use self::{
@@ -137,7 +138,7 @@ fn measure(args: &Args) -> Result<()> {
             say(round, Who::Herald, scheme, &drain);
             results.add(Who::Herald, scheme, drain);
             if let Some(latency) = latency {
-                eprintln!("  p50 {} µs, p99 {} µs at 1 000/s", latency.p50_us, latency.p99_us);
+                eprintln!("  p50 {}, p99 {} at 1 000/s", time_us(latency.p50_us), time_us(latency.p99_us));
                 results.add_latency(latency);
             }
             if scheme == Scheme::Http && args.endpoints > 1 {
@@ -163,10 +164,10 @@ fn measure(args: &Args) -> Result<()> {
 
 fn say(round: u32, who: Who, scheme: Scheme, drain: &Drain) {
     let who = who.name();
-    let Drain { rate, cpu_us, redis_us, receiver_us, .. } = drain;
+    let [cpu, redis, receiver] = [drain.cpu_us, drain.redis_us, drain.receiver_us].map(time);
     eprintln!(
-        "round {round}, {scheme:?}: {who} {rate:.0}/s; µs a delivery: {cpu_us:.1}, Redis {redis_us:.1}, \
-         receiver {receiver_us:.1}"
+        "round {round}, {scheme:?}: {who} {}; a delivery: {cpu}, Redis {redis}, receiver {receiver}",
+        rate(drain.rate)
     );
 }
 
@@ -176,7 +177,7 @@ fn best_concurrency(args: &Args) -> Result<usize> {
     for lines in CONCURRENCIES {
         let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
         let drain = loop_drain(args, Scheme::Http, lines, Who::Loop, folder.path())?;
-        eprintln!("the bare loop with {lines} in flight: {:.0}/s, {:.1} µs each", drain.rate, drain.cpu_us);
+        eprintln!("the bare loop with {lines} in flight: {}, {} each", rate(drain.rate), time(drain.cpu_us));
         if drain.cpu_us < best.0 {
             best = (drain.cpu_us, lines);
         }
@@ -199,7 +200,7 @@ impl Reading {
             at: clock::now(),
             count: receiver.count()?,
             senders_s: senders.iter().map(|sender| sender.cpu_s()).sum(),
-            redis_s: redis.map_or(0.0, |redis| redis.process.cpu_s()),
+            redis_s: redis.map_or(0.0, |redis| redis.cpu_s()),
             receiver_s: receiver.process.cpu_s(),
         })
     }

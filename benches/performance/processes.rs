@@ -11,14 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use herald::owned::free_port;
+use herald::owned::{OwnRedis, Usage, free_port};
+use nix::unistd::Pid;
+use tokio::runtime::Runtime;
 
 use crate::events::Event;
 
-/// A process on a slow machine is up within a second; anything slower has failed.
-const START: Duration = Duration::from_secs(20);
-
-/// Commands in one pipeline: enough to hide the round trip, few enough for both buffers.
+/// Commands of one pipeline: enough to hide the round trip, little enough for both buffers.
 const PIPELINE: usize = 1_000;
 
 /// A child that ends with its owner.
@@ -31,24 +30,20 @@ impl Process {
 
     /// Processor time so far, in seconds: its own, and the kernel's on its behalf.
     pub fn cpu_s(&self) -> f64 {
-        /// `USER_HZ`, which Linux has fixed for the values that it shows.
-        const TICKS_PER_S: f64 = 100.0;
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
-        // The name, in brackets, may have blanks. Of the fields after it, utime and stime are the 12th and 13th.
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-        (ticks(11) + ticks(12)) / TICKS_PER_S
+        self.usage().cpu.as_secs_f64()
     }
 
-    /// The most memory that it ever had resident, in bytes.
+    /// The most memory that it ever had resident.
     pub fn peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+        self.usage().peak_rss_bytes
     }
 
-    fn is_over(&mut self) -> bool {
-        !matches!(self.0.try_wait(), Ok(None))
+    fn usage(&self) -> Usage {
+        Usage::of(self.pid())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().try_into().expect("a process id fits"))
     }
 }
 
@@ -61,35 +56,30 @@ impl Drop for Process {
 }
 
 pub struct Redis {
-    pub process: Process,
-    port: u16,
-    /// Removed with it.
-    _folder: tempfile::TempDir,
+    server: OwnRedis,
+    /// Whatever waits for the server; it outlives it.
+    _runtime: Runtime,
 }
 
 impl Redis {
     pub fn start() -> Result<Self> {
-        let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
-        let port = free_port()?;
-        let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
-        command.args(["--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]);
-        // Rewriting the file is the work of another process, now and then: it would affect one round and not the other.
-        command.args(["--auto-aof-rewrite-percentage", "0", "--dir"]);
-        command.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Process::spawn(&mut command, "redis-server")?;
-        let mut redis = Self { process, port, _folder: folder };
-        wait_for("redis-server to start", START, || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
-        ensure!(!redis.process.is_over(), "redis-server ended at once");
-        Ok(redis)
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Rewriting the file is another process' work, now and then: it would hit one round and not the other.
+        let server = runtime.block_on(OwnRedis::start_with(&[("auto-aof-rewrite-percentage", "0")]))?;
+        Ok(Self { server, _runtime: runtime })
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.server.url()
+    }
+
+    /// As [`Process::cpu_s`].
+    pub fn cpu_s(&self) -> f64 {
+        self.server.usage().cpu.as_secs_f64()
     }
 
     pub fn producer(&self) -> Result<Producer> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let stream = TcpStream::connect(self.server.address())?;
         stream.set_nodelay(true)?;
         Ok(Producer { answers: BufReader::new(stream.try_clone()?), stream, asked: 0, buffer: Vec::new() })
     }
@@ -195,12 +185,12 @@ impl Receiver {
     /// has run something else for its time (`SCHED_BATCH`). Otherwise, where Herald, Redis and the receiver share few
     /// cores, its waking keeps throwing the sender off its own core.
     pub fn stand_back(&self) -> Result<()> {
-        schedule(&["--all-tasks", "--batch"], self.process.0.id() as i32)
+        schedule(&["--all-tasks", "--batch"], self.process.pid().as_raw())
     }
 
     /// It answers as soon as it can, as at the beginning.
     pub fn step_forward(&self) -> Result<()> {
-        schedule(&["--all-tasks", "--other"], self.process.0.id() as i32)
+        schedule(&["--all-tasks", "--other"], self.process.pid().as_raw())
     }
 
     pub fn url(&self, scheme: Scheme) -> String {

@@ -4,6 +4,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
+use herald::surface::words::{bytes, number, rate, time, time_us};
 
 use crate::processes::Scheme;
 
@@ -103,7 +104,7 @@ impl Results {
         }
         let cpu = |who, scheme| self.median(who, scheme, |drain| drain.cpu_us);
         if let (Some(below), Some(bare)) = (cpu(Who::LoopBelow, Scheme::Http), cpu(Who::Loop, Scheme::Http)) {
-            lines.push(format!("- Of the bare loop's {bare:.1} µs, reqwest itself takes **{:.1} µs**", bare - below));
+            lines.push(format!("- Of the bare loop's {}, reqwest itself takes **{}**", time(bare), time(bare - below)));
         }
         if let (Some(secure), Some(plain)) = (cpu(Who::Herald, Scheme::Https), cpu(Who::Herald, Scheme::Http)) {
             lines.push(format!("- Herald's CPU per delivery, HTTPS ÷ HTTP: **{:.2}**", secure / plain));
@@ -118,12 +119,12 @@ impl Results {
         }
         let middle = |value: fn(&Latency) -> u64| middle(self.latencies.iter().map(|l| value(l) as f64).collect());
         if let (Some(p50), Some(p99)) = (middle(|l| l.p50_us), middle(|l| l.p99_us)) {
-            let most = self.latencies.iter().map(|latency| latency.max_us).max().unwrap_or(0) as f64;
+            let most = self.latencies.iter().map(|latency| latency.max_us).max().unwrap_or(0);
             lines.push(format!(
-                "- From XADD to the receiver at 1 000 events a second: p50 **{:.2} ms**, p99 **{:.2} ms**, at most {:.1} ms",
-                p50 / 1e3,
-                p99 / 1e3,
-                most / 1e3
+                "- From XADD to the receiver at 1 000 events a second: p50 **{}**, p99 **{}**, at most {}",
+                time(p50),
+                time(p99),
+                time_us(most)
             ));
         }
         lines
@@ -148,16 +149,16 @@ impl Results {
 
     fn row(&self, who: Who, scheme: Scheme) -> Option<String> {
         let of = |value: fn(&Drain) -> f64| self.median(who, scheme, value);
-        let us = |value: f64| if value > 0.0 { format!("{value:.1} µs") } else { "–".to_owned() };
+        let us = |value: f64| if value > 0.0 { time(value) } else { "–".to_owned() };
         Some(format!(
-            "| {}, {} | {:.0}/s | {} | {} | {} | {:.0} MiB |",
+            "| {}, {} | {} | {} | {} | {} | {} |",
             who.name(),
             name(scheme),
-            of(|drain| drain.rate)?,
+            rate(of(|drain| drain.rate)?),
             us(of(|drain| drain.cpu_us)?),
             us(of(|drain| drain.redis_us)?),
             us(of(|drain| drain.receiver_us)?),
-            of(|drain| drain.peak_bytes as f64)? / 1024.0 / 1024.0,
+            bytes(of(|drain| drain.peak_bytes as f64)? as u64),
         ))
     }
 
@@ -173,8 +174,8 @@ impl Results {
             "Medians of {rounds} rounds of {} deliveries of 600 bytes to {} endpoints, attempt log on, Redis with AOF \
              everysec; loop, Herald, Redis and receiver share {cores} cores ({}). Herald {}, Redis {redis}, {rustc}, \
              Linux {}.",
-            self.deliveries,
-            self.endpoints,
+            number(self.deliveries),
+            number(self.endpoints),
             processor(),
             env!("CARGO_PKG_VERSION"),
             kernel.trim(),

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use herald::facts::endpoint::Endpoint;
+use herald::{facts::endpoint::Endpoint, surface::words::time_us};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -46,8 +46,8 @@ const LATE: Duration = Duration::from_secs(14);
 const HINTS: usize = 512;
 const HINT_PAUSE: Duration = Duration::from_millis(20);
 
-/// A little less than the largest head that is accepted.
-const HEAD_BYTES: usize = 395_000;
+/// The largest head that was ever taken, less a little.
+pub const HEAD_BYTES: usize = 395_000;
 
 /// How a receiver of a crowd behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -269,8 +269,8 @@ pub fn felt(program: &Path, server: &Server, crowd: &Crowd, rounds: u32, seconds
             let more = (side == 1).then_some((&mut lives, crowd.more));
             let latency = latency_beside(&mut stacks[side], seconds, more)?;
             if round > 0 {
-                let Latency { p50_us, p99_us, stolen } = latency;
-                eprintln!("  side {side}, round {round}: p50 {p50_us} µs, p99 {p99_us} µs; the host took {stolen} ‰");
+                let [p50, p99] = [latency.p50_us, latency.p99_us].map(time_us);
+                eprintln!("  side {side}, round {round}: p50 {p50}, p99 {p99}; the host took {} ‰", latency.stolen);
                 seen[side].push(latency);
             }
         }

@@ -23,10 +23,11 @@ mod state;
 mod table;
 mod takeover;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use herald::surface::words::{bytes, number, rate, time, time_us};
 
 use self::{
     crowds::{Crowd, Felt, HEALTHY, Manner, Part, Server, felt},
@@ -46,20 +47,19 @@ const ENDPOINTS_PER_SCALE: u64 = 10;
 /// From here on the rounds are long enough for figures to publish; below this it is a quick look.
 const FULL: u64 = 500_000;
 
-const MB: f64 = 1e6;
-const MOST_MEMORY_MB: f64 = 150.0;
-/// How much of it an endpoint may take in addition: its facts, its address and its place in the registry.
-const ENDPOINT_MB: f64 = 1_500.0 / MB;
+const MOST_MEMORY_BYTES: f64 = 140.0 * 1024.0 * 1024.0;
+/// What an endpoint may take besides: its facts, its address and its place in the registry.
+const ENDPOINT_BYTES: f64 = 1_500.0;
 const MOST_DUE_US: f64 = 40.0;
 const MOST_PARKED_US: f64 = 25.0;
 const MOST_COST: f64 = 1.15;
 const MOST_P99: f64 = 1.2;
-/// A part of a millisecond is less than two cores can promise.
-const P99_SLACK_MS: f64 = 1.0;
-/// For the case that one account gets half a million deliveries at once.
+/// A share of a millisecond is less than two cores can promise anybody.
+const P99_SLACK_US: f64 = 1_000.0;
+/// While one account gets half a million deliveries at once.
 const MOST_P99_FAN_OUT: f64 = 2.0;
 /// The default lease and a second.
-const MOST_TAKE_OVER_S: f64 = 6.0;
+const MOST_TAKE_OVER_US: f64 = 6e6;
 
 #[derive(Parser)]
 struct Args {
@@ -179,7 +179,7 @@ fn measure(args: &Args) -> Result<()> {
          with AOF everysec; as much is added as is delivered, and the receiver takes the processor from nobody \
          (SCHED_BATCH). Taking over: the slowest of {}. Bench, receivers, Redis and Herald {}",
         args.rounds(),
-        args.deliveries(),
+        number(args.deliveries()),
         args.take_overs(),
         machine()?
     );
@@ -202,8 +202,13 @@ fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &m
         }
         let [few, many] = [&costs[0], &costs[1]].map(|costs| costs[costs.len() - 1]);
         eprintln!(
-            "{what}, round {round}: Herald {:.1} and {:.1} µs, Redis {:.1} and {:.1} µs, {:.0}/s and {:.0}/s",
-            few.herald_us, many.herald_us, few.redis_us, many.redis_us, few.rate, many.rate
+            "{what}, round {round}: Herald {} and {}, Redis {} and {}, {} and {}",
+            time(few.herald_us),
+            time(many.herald_us),
+            time(few.redis_us),
+            time(many.redis_us),
+            rate(few.rate),
+            rate(many.rate)
         );
     }
     let taking_in_us = taking_in_us(many.work)?;
@@ -212,14 +217,14 @@ fn compare(args: &Args, table: &mut Table, what: &str, few: &mut Stack, many: &m
         (of(|cost| cost.herald_us), of(|cost| cost.redis_us))
     });
     table.compare(&format!("CPU of Herald per delivery, {what}"), Unit::Micros, few.0, many.0, Some(MOST_COST));
-    let redis = format!("CPU of Redis per delivery, without {taking_in_us:.1} µs for taking in another, {what}");
+    let redis = format!("CPU of Redis per delivery, without {} for taking in another, {what}", time(taking_in_us));
     table.compare(&redis, Unit::Micros, few.1 - taking_in_us, many.1 - taking_in_us, Some(MOST_COST));
     Ok(())
 }
 
 fn memory(table: &mut Table, what: &str, few: &mut Stack, many: &mut Stack) {
-    let [few, many] = [few, many].map(|stack| stack.peak_bytes() as f64 / MB);
-    table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, Some(few), many, MOST_MEMORY_MB);
+    let [few, many] = [few, many].map(|stack| stack.peak_bytes() as f64);
+    table.limit(&format!("peak memory of Herald, {what}"), Unit::Bytes, Some(few), many, MOST_MEMORY_BYTES);
 }
 
 fn hanging(args: &Args, table: &mut Table) -> Result<()> {
@@ -247,19 +252,20 @@ fn hanging(args: &Args, table: &mut Table) -> Result<()> {
         for side in [first, 1 - first] {
             let taken = latency(&mut stacks[side], seconds, |at| side == 0 || !hangs(at))?;
             if round > 0 {
-                eprintln!("hanging {side}, round {round}: p50 {} µs, p99 {} µs", taken.p50_us, taken.p99_us);
+                let [p50, p99] = [taken.p50_us, taken.p99_us].map(time_us);
+                eprintln!("hanging {side}, round {round}: p50 {p50}, p99 {p99}");
                 seen[side].push(taken);
             }
         }
     }
     ensure!(server.accepted() > 0, "nothing was sent to the endpoints that hang");
     let at = |value: fn(&neighbours::Latency) -> u64| {
-        [0, 1].map(|side| median(seen[side].iter().map(|latency| value(latency) as f64 / 1e3).collect()))
+        [0, 1].map(|side| median(seen[side].iter().map(|latency| value(latency) as f64).collect()))
     };
     let ([few_p50, many_p50], [few_p99, many_p99]) = (at(|l| l.p50_us), at(|l| l.p99_us));
     let what = "of healthy endpoints at 1 000/s: none hangs, 10 % hang";
-    table.compare(&format!("p50 {what}"), Unit::Millis, few_p50, many_p50, None);
-    table.compare(&format!("p99 {what}"), Unit::Millis, few_p99, many_p99, Some(MOST_P99));
+    table.compare(&format!("p50 {what}"), Unit::Micros, few_p50, many_p50, None);
+    table.compare(&format!("p99 {what}"), Unit::Micros, few_p99, many_p99, Some(MOST_P99));
     Ok(())
 }
 
@@ -272,7 +278,8 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     let part = |manner, count| Part::of(manner, of(count));
     let [hang, late, flood] = [(Manner::Hangs, 5_000), (Manner::AnswersLate, 1_000), (Manner::Floods, 100)];
     let everybody = vec![part(hang.0, hang.1), part(late.0, late.1), part(flood.0, flood.1)];
-    let what = format!("{} hang, {} answer after 14 s, {} flood", of(hang.1), of(late.1), of(flood.1));
+    let [hanging, late_ones, flooding] = [hang.1, late.1, flood.1].map(|count| number(of(count)));
+    let what = format!("{hanging} hang, {late_ones} answer after 14s, {flooding} flood");
     crowd(
         args,
         table,
@@ -287,7 +294,7 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     crowd(args, table, &server, &format!("{} shops on one host hang", host.endpoints), &one(host, 300))?;
     let wide = Part { max_in_flight: Some(1_000), ..Part::of(Manner::AnswersLate, 3) };
     let wide = Crowd { parts: vec![wide], more: More { per_second: 300, at_once: 0 }, before: of(1_000) };
-    crowd(args, table, &server, "3 with 1 000 in flight answer after 14 s", &wide)?;
+    crowd(args, table, &server, "3 with 1 000 in flight answer after 14s", &wide)?;
     fan_out(args, table, &server, of(2_000))?;
     if !args.crowd.is_empty() {
         return Ok(());
@@ -296,21 +303,21 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
         "names that hang in DNS: not measured, as the system's resolver can only be changed with rights that not all have"
     );
     let heads = of(600);
-    let peak = crowds::heads(&args.herald, &server, heads)? as f64 / MB;
+    let peak = crowds::heads(&args.herald, &server, heads)? as f64;
     table.limit(
-        &format!("peak memory of Herald, {heads} heads of 395 KB without an end"),
-        Unit::Megabytes,
+        &format!("peak memory of Herald, {heads} heads of {} without an end", bytes(crowds::HEAD_BYTES as u64)),
+        Unit::Bytes,
         None,
         peak,
-        MOST_MEMORY_MB,
+        MOST_MEMORY_BYTES,
     );
     let parked = (args.scale * 15 / 100).min(150_000);
     let felt = crowds::deleted(&args.herald, &server, parked, if args.is_full() { 10 } else { 4 })?;
-    let what = format!("p50 of the others while an endpoint with {parked} parked is deleted");
-    let [before, after] = [felt.alone.p50_us, felt.beside.p50_us].map(|us| us as f64 / 1e3);
-    table.compare_from(&what, Unit::Millis, before, after, (MOST_P99, P99_SLACK_MS));
-    let what = format!("peak memory of Herald, {parked} parked of an endpoint that is deleted");
-    table.limit(&what, Unit::Megabytes, None, felt.peak_bytes as f64 / MB, MOST_MEMORY_MB);
+    let what = format!("p50 of the others while an endpoint with {} parked is deleted", number(parked));
+    let [before, after] = [felt.alone.p50_us, felt.beside.p50_us].map(|us| us as f64);
+    table.compare_from(&what, Unit::Micros, before, after, (MOST_P99, P99_SLACK_US));
+    let what = format!("peak memory of Herald, {} parked of an endpoint that is deleted", number(parked));
+    table.limit(&what, Unit::Bytes, None, felt.peak_bytes as f64, MOST_MEMORY_BYTES);
     Ok(())
 }
 
@@ -328,7 +335,7 @@ fn crowd(args: &Args, table: &mut Table, server: &Server, what: &str, crowd: &Cr
 /// An event for one account, and as many deliveries as it has endpoints, 250 times.
 fn fan_out(args: &Args, table: &mut Table, server: &Server, endpoints: u64) -> Result<()> {
     let part = Part { is_one_account: true, ..Part::of(Manner::AnswersAtOnce, endpoints) };
-    let what = format!("250 events at once for an account with {endpoints} endpoints");
+    let what = format!("250 events at once for an account with {} endpoints", number(endpoints));
     if !what.contains(&args.crowd) {
         return Ok(());
     }
@@ -339,48 +346,48 @@ fn fan_out(args: &Args, table: &mut Table, server: &Server, endpoints: u64) -> R
 }
 
 fn show(table: &mut Table, what: &str, felt: &Felt, most: f64) {
-    let ms = |us: u64| us as f64 / 1e3;
-    let of = format!("of {HEALTHY} healthy endpoints at 1 000/s: alone, and beside them {what}");
-    table.compare(&format!("p50 {of}"), Unit::Millis, ms(felt.alone.p50_us), ms(felt.beside.p50_us), None);
-    let (alone, beside) = (ms(felt.alone.p99_us), ms(felt.beside.p99_us));
-    table.compare_from(&format!("p99 {of}"), Unit::Millis, alone, beside, (most, P99_SLACK_MS));
-    let peak = felt.peak_bytes as f64 / MB;
-    table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, None, peak, MOST_MEMORY_MB);
+    let of = format!("of {} healthy endpoints at 1 000/s: alone, and beside them {what}", number(HEALTHY));
+    let [alone, beside] = [felt.alone.p50_us, felt.beside.p50_us].map(|us| us as f64);
+    table.compare(&format!("p50 {of}"), Unit::Micros, alone, beside, None);
+    let [alone, beside] = [felt.alone.p99_us, felt.beside.p99_us].map(|us| us as f64);
+    table.compare_from(&format!("p99 {of}"), Unit::Micros, alone, beside, (most, P99_SLACK_US));
+    let peak = felt.peak_bytes as f64;
+    table.limit(&format!("peak memory of Herald, {what}"), Unit::Bytes, None, peak, MOST_MEMORY_BYTES);
 }
 
 fn behind(args: &Args, table: &mut Table) -> Result<()> {
     let (mut few, mut many) = (args.stack(BUSY, 0, FEW)?, args.stack(BUSY, 0, args.scale)?);
-    let what = format!("{FEW} and {} entries behind", args.scale);
+    let what = format!("{} and {} entries behind", number(FEW), number(args.scale));
     compare(args, table, &what, &mut few, &mut many)?;
     memory(table, &what, &mut few, &mut many);
     drop(few);
     // The owner is killed, and the next one finds everything read and nothing acknowledged.
     many.change_owner()?;
     let pending = many.state.leave_pending()?;
-    killed(args, table, &format!("with {pending} entries pending"), &mut many)
+    killed(args, table, &format!("with {} entries pending", number(pending)), &mut many)
 }
 
 fn endpoints(args: &Args, table: &mut Table) -> Result<()> {
     let registered = args.scale / ENDPOINTS_PER_SCALE;
     let (mut few, mut many) = (args.stack(FEW, 0, FEW)?, args.stack(registered, 0, FEW)?);
-    let what = format!("{FEW} and {registered} endpoints registered");
+    let what = format!("{} and {} endpoints registered", number(FEW), number(registered));
     compare(args, table, &what, &mut few, &mut many)?;
-    let most = MOST_MEMORY_MB + ENDPOINT_MB * registered as f64;
-    let peaks = [few.peak_bytes() as f64 / MB, many.peak_bytes() as f64 / MB];
-    table.limit(&format!("peak memory of Herald, {what}"), Unit::Megabytes, Some(peaks[0]), peaks[1], most);
+    let most = MOST_MEMORY_BYTES + ENDPOINT_BYTES * registered as f64;
+    let peaks = [few.peak_bytes() as f64, many.peak_bytes() as f64];
+    table.limit(&format!("peak memory of Herald, {what}"), Unit::Bytes, Some(peaks[0]), peaks[1], most);
     Ok(())
 }
 
 fn due(args: &Args, table: &mut Table) -> Result<()> {
     let (mut few, mut many) = (args.stack(BUSY, FEW, FEW)?, args.stack(BUSY, args.scale, FEW)?);
-    let what = format!("{FEW} and {} deliveries due later", args.scale);
+    let what = format!("{} and {} deliveries due later", number(FEW), number(args.scale));
     compare(args, table, &what, &mut few, &mut many)?;
     let due = [few.turn_to_records()?, many.turn_to_records()?];
-    let what = format!("{} and {} deliveries due now", due[0], due[1]);
+    let what = format!("{} and {} deliveries due now", number(due[0]), number(due[1]));
     compare(args, table, &what, &mut few, &mut many)?;
     memory(table, &what, &mut few, &mut many);
     drop(few);
-    killed(args, table, &format!("with {} deliveries due", due[1]), &mut many)
+    killed(args, table, &format!("with {} deliveries due", number(due[1])), &mut many)
 }
 
 /// What Redis does for a delivery that has a record.
@@ -411,20 +418,23 @@ fn drain(args: &Args, table: &mut Table) -> Result<()> {
             }
             stacks.push(stack);
         }
-        eprintln!("{} and {} {what}:", counts[0], counts[1]);
+        let what = format!("{} and {} {what}", number(counts[0]), number(counts[1]));
+        eprintln!("{what}:");
         let mut costs = [Vec::new(), Vec::new()];
         for round in 0..args.rounds() as usize {
             for side in [round % 2, 1 - round % 2] {
                 let cost = stacks[side].drain(args.deliveries())?;
                 eprintln!(
-                    "  side {side}: Redis {:.1} µs, Herald {:.1} µs, {:.0}/s",
-                    cost.redis_us, cost.herald_us, cost.rate
+                    "  side {side}: Redis {}, Herald {}, {}",
+                    time(cost.redis_us),
+                    time(cost.herald_us),
+                    rate(cost.rate)
                 );
                 costs[side].push(cost.redis_us);
             }
         }
         let [few, many] = costs.map(median);
-        let what = format!("CPU of Redis per delivery, {} and {} {what}, nothing added", counts[0], counts[1]);
+        let what = format!("CPU of Redis per delivery, {what}, nothing added");
         table.limit(&what, Unit::Micros, Some(few), many, most);
     }
     Ok(())
@@ -432,24 +442,24 @@ fn drain(args: &Args, table: &mut Table) -> Result<()> {
 
 /// The slowest of several.
 fn killed(args: &Args, table: &mut Table, what: &str, stack: &mut Stack) -> Result<()> {
-    let mut slowest = 0.0f64;
+    let mut slowest = Duration::ZERO;
     for _ in 0..args.take_overs() {
         slowest = slowest.max(take_over(stack)?);
     }
     table.limit(
         &format!("`kill -9` to the other's first delivery, {what}"),
-        Unit::Seconds,
+        Unit::Micros,
         None,
-        slowest,
-        MOST_TAKE_OVER_S,
+        slowest.as_micros() as f64,
+        MOST_TAKE_OVER_US,
     );
-    let peak = stack.peak_bytes() as f64 / MB;
+    let peak = stack.peak_bytes() as f64;
     table.limit(
         &format!("peak memory of Herald, {what} when it was killed"),
-        Unit::Megabytes,
+        Unit::Bytes,
         None,
         peak,
-        MOST_MEMORY_MB,
+        MOST_MEMORY_BYTES,
     );
     Ok(())
 }

@@ -58,14 +58,14 @@ pub fn taking_in_us(work: Work) -> Result<f64> {
     let redis = Redis::start()?;
     let (mut state, mut producer) = (State::connect(&redis)?, redis.producer()?);
     let mut lives = Lives::new(BUSY as usize, 2);
-    let before = redis.process.cpu_s();
+    let before = redis.cpu_s();
     for _ in 0..pieces / PORTION {
         match work {
             Work::Entries => producer.add_all(lives.by_ref().take(PORTION as usize))?,
             Work::Records => state.write_records_unowned(PORTION, Place::DueIn(0))?,
         }
     }
-    Ok((redis.process.cpu_s() - before) * 1e6 / pieces as f64)
+    Ok((redis.cpu_s() - before) * 1e6 / pieces as f64)
 }
 
 pub struct Stack {
@@ -201,7 +201,7 @@ impl Stack {
         let begun = self.receiver.count()?;
         self.work_until(begun + WARM_UP)?;
         self.until_at_ease(begun + MOST_WARM_UP)?;
-        let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
+        let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.cpu_s());
         self.work_until(first.1 + deliveries)?;
         let cost = self.cost_since(first)?;
         self.state.pause()?;
@@ -219,7 +219,7 @@ impl Stack {
         };
         let begun = self.receiver.count()?;
         delivered(self, begun + WARM_UP)?;
-        let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
+        let first = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.cpu_s());
         delivered(self, first.1 + deliveries)?;
         let cost = self.cost_since(first)?;
         self.state.pause()?;
@@ -228,7 +228,7 @@ impl Stack {
     }
 
     fn cost_since(&self, first: (Instant, u64, f64, f64)) -> Result<Cost> {
-        let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.process.cpu_s());
+        let last = (clock::now(), self.receiver.count()?, self.owner.process.cpu_s(), self.redis.cpu_s());
         let count = (last.1 - first.1).max(1) as f64;
         Ok(Cost {
             herald_us: (last.2 - first.2) * 1e6 / count,

@@ -4,6 +4,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
+use herald::surface::words;
 
 #[derive(Default)]
 pub struct Table {
@@ -42,21 +43,18 @@ impl Table {
     }
 }
 
+/// What a figure is of.
 #[derive(Debug, Clone, Copy)]
 pub enum Unit {
     Micros,
-    Millis,
-    Seconds,
-    Megabytes,
+    Bytes,
 }
 
 impl Unit {
     fn show(self, value: f64) -> String {
         match self {
-            Self::Micros => format!("{value:.1} µs"),
-            Self::Millis => format!("{value:.2} ms"),
-            Self::Seconds => format!("{value:.2} s"),
-            Self::Megabytes => format!("{value:.0} MB"),
+            Self::Micros => words::time(value),
+            Self::Bytes => words::bytes(value as u64),
         }
     }
 }

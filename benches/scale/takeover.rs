@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use herald::clock;
+use herald::{
+    clock,
+    surface::words::{number, seconds},
+};
 
 use crate::{
     processes::wait_for,
@@ -16,8 +19,8 @@ const AT_WORK: u64 = 1_000;
 /// What the killed owner had sent has arrived within this time; the lease holds for far longer.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Seconds from `kill -9` to the first delivery of the other worker. The stack is paused before and after.
-pub fn take_over(stack: &mut Stack) -> Result<f64> {
+/// From `kill -9` to the first delivery of the other one. The stack is paused before and after.
+pub fn take_over(stack: &mut Stack) -> Result<Duration> {
     let other = stack.start_another()?;
     stack.until_calm()?;
     let lease = stack.state.lease()?;
@@ -32,10 +35,10 @@ pub fn take_over(stack: &mut Stack) -> Result<f64> {
     let left = stack.receiver.count()?;
     let behind = stack.behind()?;
     wait_for("the other one to deliver", STUCK, || stack.receiver.count().is_ok_and(|count| count > left))?;
-    let took_s = (clock::now() - killed).as_secs_f64();
+    let took = clock::now() - killed;
     ensure!(stack.state.lease()? != lease, "what arrived is not of the one that took over");
     wait_for("more of it", STUCK, || stack.receiver.count().is_ok_and(|count| count >= left + AT_WORK))?;
     stack.state.pause()?;
-    eprintln!("  took over after {took_s:.2} s, with {behind} behind");
-    Ok(took_s)
+    eprintln!("  took over after {}, with {} behind", seconds(took.as_secs_f64()), number(behind));
+    Ok(took)
 }

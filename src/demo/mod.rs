@@ -74,10 +74,7 @@ fn length(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let redis = OwnRedis::start().await?;
-    let ran = with_redis(&args, &redis).await;
-    redis.stop().await;
-    ran
+    with_redis(&args, &OwnRedis::start().await?).await
 }
 
 async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {

@@ -208,6 +208,7 @@ struct AttemptResult {
     is_recorded: bool,
 }
 
+/// An operation: what is to become durable with a settle. The result stays with its line until then, for the next term.
 #[derive(Debug)]
 enum Op {
     Item { item: Item, chain: Option<ChainId> },
@@ -602,7 +603,7 @@ impl Core {
         std::mem::take(&mut self.happenings)
     }
 
-    // ---- settling -------------------------------------------------------------------------------------------------
+    // ---- what it is asked -----------------------------------------------------------------------------------------
 
     /// Whether Redis must be asked about an endpoint's chains before a fresh delivery is admitted.
     pub fn must_ask(&self, endpoint: &EndpointId) -> bool {

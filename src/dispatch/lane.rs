@@ -156,7 +156,7 @@ pub struct Lane {
     pub in_flight: u32,
     /// How many of those are slow.
     pub seats: u32,
-    /// In Redis, as the last answer said.
+    /// Records in Redis, as the last answer said, and how many of them are in its backlog.
     pub unfinished: u64,
     pub parked: u64,
     /// How many bytes that takes in Redis, and how many it took at the first count after a delivery last succeeded, or

@@ -10,6 +10,7 @@ mod choosing;
 mod deferral;
 mod lease;
 mod requests;
+mod staged;
 mod term;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -18,8 +19,13 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub use self::admission::SLICE;
-use self::admission::{Slice, WIDE};
-use self::{deferral::Deferral, lease::Lease, term::TermState};
+use self::{
+    admission::{Slice, WIDE},
+    deferral::Deferral,
+    lease::Lease,
+    staged::{Source, Stage, Staged, StagedEntry},
+    term::TermState,
+};
 use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
@@ -82,9 +88,11 @@ const INBOX_EVERY_MS: u64 = 1_000;
 const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
 
+/// How soon an endpoint that has ended is looked at again when nothing was found there, or the look failed.
+const ENDING_EVERY_MS: u64 = 1_000;
+
 /// While Redis' clock is not believed, nothing is too old: no age is greater.
 const NO_AGE_MS: u64 = 1_000_000_000_000_000;
-const ENDING_EVERY_MS: u64 = 1_000;
 
 /// Heads of an ended endpoint that are taken at once, and the pause before the next ones: a thousand a second. Each costs
 /// Redis some 80 microseconds with its letter, so that is a tenth of its time, and nobody waits for as long as a
@@ -219,19 +227,24 @@ enum Phase {
     Waiting {
         at: u64,
     },
+    /// What the owner before had claimed becomes due again.
     Recovering,
+    /// The group is there, and the partition is bound to a registry.
     Opening,
+    /// Learns what each endpoint has in Redis, a page at a time, from this cursor on.
     Counting(u64),
     Running,
     Stopped,
 }
 
+/// The call that is on its way, as far as its answer alone does not say what it is about.
 #[derive(Debug)]
 enum Outstanding {
     Acquire {
         sent: u64,
     },
     Release,
+    /// Recovering, opening, counting, or a claim: without its answer the term cannot go on.
     Plain,
     /// Housekeeping, or the inbox.
     Job,
@@ -255,101 +268,14 @@ enum BacklogFor {
 struct Page {
     from: ReadFrom,
     max: usize,
+    /// It reads again what was deferred: such a walk through the stream is a pass, see `deferral`.
     of_pass: bool,
     /// Something new had been seen.
     was_woken: bool,
 }
 
-#[derive(Debug)]
-struct StagedEntry {
-    entry: EntryId,
-    event: Event,
-    traceparent: Option<Traceparent>,
-    place: Option<EntryId>,
-    endpoints: Arc<Vec<Arc<Endpoint>>>,
-    /// Endpoints that may be owed it, once they can be read: until then it waits in their backlogs.
-    unknown: Vec<EndpointId>,
-    /// The first delivery that is not admitted yet.
-    next: usize,
-    is_open: bool,
-    /// It lets others pass after each slice of it, and then goes on at once.
-    is_in_parts: bool,
-    /// When it was deferred.
-    waits_since: Option<u64>,
-    /// It may have been read before, so each delivery is looked up.
-    suspect: bool,
-}
-
-impl StagedEntry {
-    /// Every endpoint that it is owed to.
-    fn owed_to(&self) -> impl Iterator<Item = &EndpointId> + Clone {
-        self.endpoints.iter().map(|endpoint| &endpoint.id).chain(&self.unknown)
-    }
-
-    /// Deliveries that are not admitted yet.
-    fn left(&self) -> usize {
-        self.endpoints.len() + self.unknown.len() - self.next
-    }
-}
-
 /// The endpoints found for accounts that have many.
 type Wide = HashMap<(AccountId, EventType), Arc<Vec<Arc<Endpoint>>>>;
-
-/// Where entries that are to be admitted come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    /// Read for the first time, or taken over.
-    Stream,
-    /// Deferred, and read again.
-    Pass,
-    /// Deferred in memory; all of this account.
-    Memory(AccountId),
-}
-
-/// How far what was read has come on its way in.
-#[derive(Debug)]
-enum Stage {
-    /// The registry has changed since the snapshot: which endpoints the entries are owed to is not known yet.
-    Unconfirmed,
-    /// The next slice may be admitted.
-    Ready,
-    /// Redis is being asked about the next slice.
-    Asking(Slice),
-}
-
-/// Entries that are not admitted yet.
-#[derive(Debug)]
-struct Staged {
-    arrivals: VecDeque<StagedEntry>,
-    source: Source,
-    stage: Stage,
-    /// Deliveries that were admitted; then entries that wait in memory.
-    count: usize,
-    kept: usize,
-    /// How many joined backlogs that are being drained, or will have to be read again.
-    deferred: usize,
-}
-
-impl Staged {
-    fn new(arrivals: VecDeque<StagedEntry>, source: Source, stage: Stage) -> Self {
-        Self { arrivals, source, stage, count: 0, kept: 0, deferred: 0 }
-    }
-
-    fn is_unconfirmed(&self) -> bool {
-        matches!(self.stage, Stage::Unconfirmed)
-    }
-
-    /// The slice that was asked about, once.
-    fn take_asked(&mut self) -> Option<Slice> {
-        match std::mem::replace(&mut self.stage, Stage::Ready) {
-            Stage::Asking(slice) => Some(slice),
-            stage => {
-                self.stage = stage;
-                None
-            }
-        }
-    }
-}
 
 /// A walk through what is due from a time on.
 #[derive(Debug, Clone, Copy)]
@@ -376,6 +302,7 @@ pub struct Partition<D> {
     pulls: VecDeque<Pull>,
     /// It has not heard Redis' time before this term: only Redis can tell whether its clock was set back meanwhile.
     is_newcomer: bool,
+    /// The registry that the partition's deliveries are owed by, as Redis says.
     bound: Option<String>,
     is_under_pressure: bool,
     /// Errands to confirm the registry that have not been answered yet. Only the answer to the last one is new enough.
@@ -387,10 +314,11 @@ pub struct Partition<D> {
     is_stopping: bool,
     /// While stopping: how much of the entries that were begun was left at the last look.
     begun_before: Option<usize>,
-    /// Until when it gives them records.
+    /// Until when it gives these records; none while it does not.
     records_until: Option<u64>,
     /// The last answer said that another worker holds the lease.
     is_taken: bool,
+    /// Nothing is read, claimed or sent: see [`Partition::look_at_registry`].
     is_held_up: bool,
     happenings: Vec<Happening>,
     errands: Vec<Errand>,
@@ -833,6 +761,7 @@ impl<D: Directory> Partition<D> {
         self.errands.push(Errand::ConfirmRegistry);
     }
 
+    /// The core must know of an endpoint before anything of it is admitted.
     fn stand(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.has_lane(endpoint) {
             self.core.stand(now, endpoint, self.standing(endpoint));

@@ -1,4 +1,5 @@
-//! A Redis of one's own: with AOF, in a scratch folder, on a free port of this machine. It ends with its owner.
+//! A Redis of one's own: in a scratch folder, on a free port of this machine. It ends with its owner and leaves no file.
+//! The demo, the load test, the tests and the benches start theirs here and nowhere else.
 
 use std::{
     io,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,20 +28,38 @@ const START: Duration = Duration::from_secs(60);
 /// Ports to try: another program may take one between its choice and its use.
 const TRIES: usize = 5;
 
+/// A directive of `redis.conf` and its value, such as `("maxmemory", "100mb")`.
+pub type Directive = (&'static str, &'static str);
+
+/// As a production Redis for Herald: what is written is in a file within a second, and nothing is evicted. Without
+/// snapshots, which would be a second file of the same.
+const DIRECTIVES: [Directive; 4] =
+    [("save", ""), ("appendonly", "yes"), ("appendfsync", "everysec"), ("maxmemory-policy", "noeviction")];
+
 pub struct OwnRedis {
+    /// Before the folder, so that it ends before its files go.
     process: Owned,
     folder: TempDir,
     port: u16,
+    /// What its owner asked for beyond [`DIRECTIVES`].
+    directives: Vec<Directive>,
 }
 
 impl OwnRedis {
+    /// With an append-only file.
     pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// These directives come last, so they hold.
+    pub async fn start_with(directives: &[Directive]) -> Result<Self> {
         let folder = TempDir::with_prefix("herald-redis-").context("cannot make a scratch folder")?;
+        let directives = directives.to_vec();
         let mut failed = anyhow!("no port was tried");
         for _ in 0..TRIES {
             let port = free_port()?;
-            match launch(folder.path(), port).await? {
-                Ok(process) => return Ok(Self { process, folder, port }),
+            match launch(folder.path(), port, &directives).await? {
+                Ok(process) => return Ok(Self { process, folder, port, directives }),
                 Err(error) => failed = error,
             }
         }
@@ -62,19 +82,33 @@ impl OwnRedis {
         self.process.usage()
     }
 
-    /// `kill -9`. What it had accepted is in its file.
+    /// SIGTERM, and its end: what it had accepted is in its file, if it has one.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.process.stop().await.context("cannot stop the scratch Redis")
+    }
+
+    /// `kill -9`. What it had accepted is in its file, if it has one.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.kill().await.context("cannot kill the scratch Redis")
     }
 
-    /// Starts it again after [`Self::kill`], with the same port and data. Returns when it has read its file.
+    /// Starts it again after [`Self::stop`] or [`Self::kill`], with the same port and files. Returns when it has read them.
     pub async fn start_again(&mut self) -> Result<()> {
-        let launched = launch(self.folder.path(), self.port).await?;
-        self.process = launched.with_context(|| format!("the scratch Redis did not get port {} back", self.port))?;
+        let launched = launch(self.folder.path(), self.port, &self.directives).await?;
+        self.process = launched.with_context(|| format!("the scratch Redis does not get port {} back", self.port))?;
         Ok(())
     }
 
-    /// A server that nobody killed has failed if it is gone.
+    /// It keeps its connections and answers nothing.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP).context("cannot pause the scratch Redis")
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT).context("cannot let the scratch Redis go on")
+    }
+
+    /// One that nobody killed has failed.
     pub fn check(&mut self) -> Result<()> {
         match self.process.ended()? {
             Some(status) => {
@@ -83,21 +117,16 @@ impl OwnRedis {
             None => Ok(()),
         }
     }
-
-    pub async fn stop(mut self) {
-        // It is a scratch server: nothing of it is kept.
-        let _ = self.process.kill().await;
-    }
 }
 
-/// The inner error may go away with another port: the server ended by itself, as it does when its port is taken.
-async fn launch(folder: &Path, port: u16) -> Result<Result<Owned>> {
+/// The inner error may pass on another port: the server ended by itself, as it does when its port is taken.
+async fn launch(folder: &Path, port: u16, directives: &[Directive]) -> Result<Result<Owned>> {
     let mut command = Command::new("redis-server");
     command
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-        .args(["--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--daemonize", "no"])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
         .args(["--logfile", "redis.log", "--dir"])
         .arg(folder)
+        .args(DIRECTIVES.iter().chain(directives).flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -165,6 +194,27 @@ mod tests {
         redis.start_again().await.unwrap();
         let got = ask(&redis, "GET a\r\nQUIT\r\n").await;
         assert!(got.contains("\r\nb\r\n"), "{got}");
+    }
+
+    #[tokio::test]
+    async fn its_owners_directives_hold() {
+        let mut redis = OwnRedis::start_with(&[("appendonly", "no"), ("maxmemory", "100mb")]).await.unwrap();
+        for _ in 0..2 {
+            let got = ask(&redis, "CONFIG GET appendonly\r\nCONFIG GET maxmemory\r\nQUIT\r\n").await;
+            assert!(got.contains("\r\nno\r\n") && got.contains("\r\n104857600\r\n"), "{got}");
+            redis.stop().await.unwrap();
+            redis.start_again().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dropped_is_gone_with_its_files() {
+        let redis = OwnRedis::start().await.unwrap();
+        let (folder, address) = (redis.folder().to_owned(), redis.address());
+        assert!(folder.join("redis.log").exists());
+        drop(redis);
+        assert!(!folder.exists());
+        assert!(TcpStream::connect(address).await.is_err());
     }
 
     async fn ask(redis: &OwnRedis, words: &str) -> String {

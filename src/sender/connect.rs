@@ -344,9 +344,18 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let (silent, _queued) = silent_listener("127.0.0.6", port).await;
         let good = listener.local_addr().unwrap();
-        let deadline = Instant::from_std(clock::now()) + Duration::from_secs(2);
-        let (_, answered) = race(&[silent, good], || None, deadline).await.unwrap();
-        assert_eq!(answered, good);
+        let deadline = Instant::from_std(clock::now()) + Duration::from_secs(60);
+        let asked = AtomicUsize::new(0);
+        let no_spare = || {
+            // When it asks again, the silent one has had its time; the other one answers in the machine's.
+            if asked.fetch_add(1, Relaxed) == 1 {
+                tokio::time::resume();
+            }
+            None
+        };
+        tokio::time::pause();
+        let (_, answered) = race(&[silent, good], no_spare, deadline).await.unwrap();
+        assert_eq!((answered, asked.into_inner()), (good, 2));
     }
 
     #[tokio::test]
@@ -358,6 +367,7 @@ mod tests {
             most.fetch_max(being_opened_to(silent), Relaxed);
             None
         };
+        tokio::time::pause();
         let deadline = Instant::from_std(clock::now()) + 12 * NEXT_ADDRESS_AFTER;
         race(&[silent; 4], no_spare, deadline).await.unwrap_err();
         assert!(asked.into_inner() >= 2, "this proves nothing");
@@ -377,6 +387,7 @@ mod tests {
             }
             spare
         };
+        tokio::time::pause();
         let deadline = Instant::from_std(clock::now()) + 24 * NEXT_ADDRESS_AFTER;
         race(&[silent; 8], two, deadline).await.unwrap_err();
         let in_use = in_use.into_inner().unwrap();
@@ -402,6 +413,7 @@ mod tests {
             most.fetch_max(pool.open_now(), Relaxed);
             spare
         };
+        tokio::time::pause();
         let deadline = Instant::from_std(clock::now()) + 12 * NEXT_ADDRESS_AFTER;
         race(&[silent; 4], spare, deadline).await.unwrap_err();
         assert_eq!((most.into_inner(), pool.open_now()), (3, 0), "one each beside the attempt's own");

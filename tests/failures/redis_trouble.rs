@@ -1,6 +1,6 @@
 //! Redis wiped, flushed, robbed, cut off and full: Herald goes on by itself and loses nothing that Redis still had.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     merchants::Reply,
@@ -153,11 +153,13 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
     })
     .await;
     world.merchants.until_delivered(1_000).await;
-    let (calls, cpu) = (world.calls("evalsha").await, herald.cpu());
+    // Whether it was a second or the machine made it three: so many each.
+    let (began, calls, cpu) = (Instant::now(), world.calls("evalsha").await, herald.cpu());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (calls, cpu) = (world.calls("evalsha").await - calls, herald.cpu() - cpu);
-    println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in a second");
-    assert!(calls < 50, "{calls} scripts in a second");
+    let seconds = began.elapsed().as_secs_f64();
+    println!("a full Redis: {calls} scripts and {cpu:.2} s of processor time in {seconds:.2} s");
+    assert!((calls as f64) < 50.0 * seconds, "{calls} scripts in {seconds:.2} s");
     world.redis.set_maxmemory(0).await;
     world.publish(&events[1_000..]).await;
     world.merchants.until_delivered(2_000).await;
@@ -167,7 +169,7 @@ async fn a_full_redis_loses_nothing_and_keeps_nobody_busy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_stands_still_longer_than_the_lease_is_waited_for() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let accounts = world.register_many(10).await;
     let herald = world.setup().start();
     let events = lives(18, &accounts, 1_000);
@@ -314,7 +316,7 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     let herald = world.setup().start();
     herald.until_owner().await;
     until("ready", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
-    world.redis.kill9();
+    world.redis.kill9().await;
     until("not ready", async || {
         herald.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("Redis does not answer"))
     })
@@ -322,8 +324,8 @@ async fn readiness_and_metrics_tell_the_truth_while_redis_is_away() {
     herald.until_metric("herald_partition_owned", |value| value == 0.0).await;
     assert_eq!(herald.get("/healthz").map(|(status, _)| status), Some(200));
     assert!(herald.metric("herald_redis_errors_total") > 0.0);
-    // It kept nothing: its endpoints come back as from a backup, under the id that they had.
-    world.redis.start_again();
+    // It kept nothing: its endpoints come back as they would from a backup, under the id that they had.
+    world.redis.start_again().await;
     until("ready again", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
     let registry = Some(export.registry_id.clone());
     world.registry().await.import(export.endpoints, registry, &mark()).await.unwrap();

@@ -39,7 +39,7 @@ fn connect_as(server: &TestRedis, role: Role) -> Redis {
 
 #[tokio::test]
 async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
-    let server = TestRedis::start();
+    let server = TestRedis::start().await;
     with_users(&server).await;
     let [worker, operator, producer] = Role::ALL.map(|role| connect_as(&server, role));
     registry(&operator).await;
@@ -58,7 +58,7 @@ async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
 
 #[tokio::test]
 async fn the_printed_rules_open_nothing_else() {
-    let server = TestRedis::start();
+    let server = TestRedis::start().await;
     with_users(&server).await;
     let nobodys = [
         &["GET", "foreign"][..],
@@ -111,7 +111,7 @@ async fn the_printed_rules_open_nothing_else() {
 
 #[tokio::test]
 async fn a_stranger_is_noticed_until_the_default_user_is_off() {
-    let server = TestRedis::start();
+    let server = TestRedis::start().await;
     with_users(&server).await;
     let operator = connect_as(&server, Role::Operator);
     assert_eq!(operator.lets_strangers_in().await, Some(true));

@@ -15,7 +15,7 @@ use crate::{
 const EVER: DeadRange = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
 
 async fn stage() -> (TestRedis, Owner, Queries) {
-    let redis = TestRedis::start();
+    let redis = TestRedis::start().await;
     let owner = Owner::start(&redis.redis()).await;
     let queries = Queries::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys());
     (redis, owner, queries)

@@ -64,7 +64,7 @@ async fn queries(redis: &TestRedis) -> Queries {
 
 /// An endpoint that fails, and an unowned partition with these items in it.
 async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
-    let redis = TestRedis::start_with_aof();
+    let redis = TestRedis::start_with_aof().await;
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
     registry.create(endpoint("ep_a", "acc_1", NOWHERE), &mark()).await.unwrap();
     let owner = Owner::start(&redis.redis()).await;
@@ -239,7 +239,7 @@ async fn a_list_names_an_endpoint_that_is_not_there_and_a_pause_of_everything() 
 
 #[tokio::test]
 async fn the_doctor_names_a_registry_that_was_never_made_first() {
-    let redis = TestRedis::start_with_aof();
+    let redis = TestRedis::start_with_aof().await;
     done(&redis, &["event", "publish", "--sample", "--account", "acc_1"]);
     let output = herald(&redis, &["doctor", "-o", "table"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -278,12 +278,12 @@ async fn another_registry_stops_the_reading_until_it_is_accepted() {
 
 #[tokio::test]
 async fn the_doctor_says_so_when_redis_is_away() {
-    let mut redis = TestRedis::start();
-    redis.stop();
+    let mut redis = TestRedis::start().await;
+    redis.stop().await;
     let output = herald(&redis, &["doctor", "-o", "table"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("start Redis, or set HERALD_REDIS_URL"), "{}", text(&output));
-    redis.start_again();
+    redis.start_again().await;
 }
 
 /// Adds an event under an id that the producer chose.

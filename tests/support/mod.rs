@@ -1,19 +1,9 @@
 //! What several integration tests need: a Redis of their own. Waits for conditions, never for time to pass.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
-// A test waits for another process: it polls, and a safety time-out ends it.
-#![allow(clippy::disallowed_methods)]
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use herald::owned::{Directive, OwnRedis};
 
 /// Far longer than anything here takes: it only keeps a broken test from hanging for ever.
 pub const SAFETY: Duration = Duration::from_secs(60);
@@ -21,44 +11,33 @@ pub const SAFETY: Duration = Duration::from_secs(60);
 /// The pause between two looks at a condition that nobody announces.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A private Redis server in a folder of its own; it ends when this value is dropped, even if the test panics.
+/// A private Redis server, the one of `herald::owned`, and what tests say to it. It ends with this value, also when the test
+/// panics.
 pub struct TestRedis {
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-    options: Vec<String>,
-    child: Child,
+    server: OwnRedis,
 }
 
 impl TestRedis {
     /// In memory only: a restart comes back empty.
-    pub fn start() -> Self {
-        Self::start_with(&["--appendonly", "no"])
+    pub async fn start() -> Self {
+        Self::start_with(&[("appendonly", "no")]).await
     }
 
-    /// Keeps its data over a restart and over `kill -9`, up to the last answered command.
-    pub fn start_with_aof() -> Self {
-        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    /// Keeps its data over a restart and over `kill -9`, to the last answered command.
+    pub async fn start_with_aof() -> Self {
+        Self::start_with(&[("appendfsync", "always")]).await
     }
 
-    pub fn start_with(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a scratch folder can be made");
-        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        // Between finding a free port and listening on it, another process can take it: then the next port is tried.
-        for _ in 0..20 {
-            let address = free_address();
-            if let Some(child) = launch(&folder, address, &options) {
-                return Self { folder, address, options, child };
-            }
-        }
-        panic!("redis-server did not start on any of 20 free ports");
+    pub async fn start_with(directives: &[Directive]) -> Self {
+        Self { server: OwnRedis::start_with(directives).await.expect("redis-server starts") }
     }
 
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        self.server.url()
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// For the code under test.
@@ -85,102 +64,32 @@ impl TestRedis {
     }
 
     /// Stops it in an orderly way.
-    pub fn stop(&mut self) {
-        self.end(Signal::SIGTERM);
+    pub async fn stop(&mut self) {
+        self.server.stop().await.expect("the test's Redis runs");
     }
 
-    pub fn kill9(&mut self) {
-        self.end(Signal::SIGKILL);
+    pub async fn kill9(&mut self) {
+        self.server.kill().await.expect("the test's Redis runs");
     }
 
     /// Starts it again after [`Self::stop`] or [`Self::kill9`], with the same address and data.
-    pub fn start_again(&mut self) {
-        let deadline = Instant::now() + SAFETY;
-        loop {
-            if let Some(child) = launch(&self.folder, self.address, &self.options) {
-                self.child = child;
-                return;
-            }
-            assert!(Instant::now() < deadline, "redis-server does not get its port {} back", self.address);
-            std::thread::sleep(POLL);
-        }
+    pub async fn start_again(&mut self) {
+        self.server.start_again().await.expect("redis-server gets its port back");
     }
 
-    pub fn restart(&mut self) {
-        self.stop();
-        self.start_again();
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start_again().await;
     }
 
-    /// It keeps its connections but answers nothing.
-    pub fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
+    /// It keeps its connections and answers nothing.
+    pub fn pause(&mut self) {
+        self.server.pause().expect("the test's Redis runs");
     }
 
-    pub fn resume(&self) {
-        self.signal(Signal::SIGCONT);
+    pub fn resume(&mut self) {
+        self.server.resume().expect("the test's Redis runs");
     }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id fits"));
-        kill(pid, signal).expect("the test's Redis runs");
-    }
-
-    fn end(&mut self, signal: Signal) {
-        self.signal(signal);
-        self.child.wait().expect("the test's Redis can be waited for");
-    }
-}
-
-impl Drop for TestRedis {
-    fn drop(&mut self) {
-        // SIGKILL ends a stopped process as well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
-    listener.local_addr().expect("a listener has an address")
-}
-
-/// None if the server ended by itself, as it does when the port is taken.
-fn launch(folder: &tempfile::TempDir, address: SocketAddr, options: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", ""])
-        .args(["--dir", &folder.path().display().to_string(), "--daemonize", "no"])
-        .args(options)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed");
-    let deadline = Instant::now() + SAFETY;
-    while child.try_wait().expect("the test's Redis can be asked for").is_none() {
-        // Compares the process id instead of only asking for PONG: another test's server may have taken the port.
-        if ask(address, "PING").is_some_and(|answer| answer.starts_with("+PONG")) {
-            let is_ours = format!("process_id:{}\r\n", child.id());
-            if ask(address, "INFO server").is_some_and(|answer| answer.contains(&is_ours)) {
-                return Some(child);
-            }
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return None;
-        }
-        std::thread::sleep(POLL);
-    }
-    None
-}
-
-fn ask(address: SocketAddr, command: &str) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
 }
 
 /// Waits for a future that a correct Herald completes soon.

@@ -86,7 +86,7 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        Self::on(TestRedis::start()).await
+        Self::on(TestRedis::start().await).await
     }
 
     pub async fn on(redis: TestRedis) -> Self {

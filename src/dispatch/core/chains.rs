@@ -193,7 +193,7 @@ impl Core {
         self.hold_followers(now, chain_id);
     }
 
-    /// A delivery has been in memory for long.
+    /// A delivery that has been in memory for long gets its record; one behind a head gets it with all of its chain.
     pub(super) fn give_record(&mut self, now: u64, job: JobId) {
         let Some(found) = self.term.jobs.get(&job) else { return };
         if found.origin != Origin::Fresh {
@@ -207,6 +207,7 @@ impl Core {
         }
     }
 
+    /// A head gets its record and is parked; while an attempt of it is in flight it stays, as if it had been claimed.
     pub(super) fn give_head_record(&mut self, now: u64, job: JobId) {
         let found = self.term.jobs.get_mut(&job).expect("a head is there");
         if found.origin != Origin::Fresh {

@@ -48,6 +48,7 @@ impl Core {
         let done = self.remove(job);
         let chain_id = (done.lane, done.chain);
         match done.origin {
+            // It has no record: that its entry is acknowledged is all that becomes durable.
             Origin::Fresh => self.close_one(now, done.delivery.id.entry),
             Origin::Claimed | Origin::Backlog => {
                 let item = Item::Finish { id: done.delivery.id.clone(), chain: chain_id.1.clone() };

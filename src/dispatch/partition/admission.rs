@@ -119,8 +119,8 @@ impl<D: Directory> Partition<D> {
             self.open(now, &mut arrival, &staged.source);
             while left > 0 && arrival.left() > 0 && self.has_share(&account) {
                 left -= 1;
-                staged.count += 1;
-                staged.deferred += usize::from(self.admit_one(now, &arrival, &mut known));
+                staged.admitted += 1;
+                staged.put_off += usize::from(self.admit_one(now, &arrival, &mut known));
                 arrival.next += 1;
             }
             if arrival.left() == 0 && arrival.is_in_parts {
@@ -152,7 +152,7 @@ impl<D: Directory> Partition<D> {
     /// An entry waits, or the part of one that is not admitted yet. What came from memory goes back there, with all that is
     /// behind it.
     fn wait(&mut self, now: u64, arrival: StagedEntry, staged: &mut Staged) {
-        let is_kept = match &staged.source {
+        let is_in_memory = match &staged.source {
             Source::Memory(account) => {
                 let arrivals = std::iter::once(arrival).chain(staged.arrivals.drain(..));
                 self.term.deferral.put_back(account, arrivals);
@@ -164,27 +164,27 @@ impl<D: Directory> Partition<D> {
             }
             Source::Stream | Source::Pass => self.term.deferral.defer(now, arrival, &staged.source),
         };
-        (staged.kept, staged.deferred) = match is_kept {
-            true => (staged.kept + 1, staged.deferred),
-            false => (staged.kept, staged.deferred + 1),
-        };
+        match is_in_memory {
+            true => staged.in_memory += 1,
+            false => staged.put_off += 1,
+        }
     }
 
     fn admitted_all(&mut self, now: u64, staged: Staged) {
-        let Staged { source, count, kept, deferred, .. } = staged;
-        let all = count + kept + deferred;
+        let Staged { source, admitted, in_memory, put_off, .. } = staged;
+        let all = admitted + in_memory + put_off;
         match source {
             // The account may be able to take what it has beyond that.
-            Source::Memory(account) if kept == 0 => self.term.deferral.relieve([account]),
+            Source::Memory(account) if in_memory == 0 => self.term.deferral.relieve([account]),
             Source::Memory(_) => {}
             Source::Stream | Source::Pass if all == 0 => {}
             Source::Stream | Source::Pass => {
-                self.term.feeds_backlogs = answers::would_feed_backlogs(deferred, (count + kept).max(deferred));
+                self.term.feeds_backlogs = answers::would_feed_backlogs(put_off, (admitted + in_memory).max(put_off));
                 if source == Source::Stream {
-                    if count == 0 {
+                    if admitted == 0 {
                         self.term.deferral.read_in_vain(now);
                     }
-                    self.term.reads_past = count == 0 && self.term.deferral.pauses_until().is_none();
+                    self.term.reads_past = admitted == 0 && self.term.deferral.pauses_until().is_none();
                 }
             }
         }

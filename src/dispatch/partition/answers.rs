@@ -65,14 +65,14 @@ impl<D: Directory> Partition<D> {
             (_, Answer::Claimed { kept, now_ms, next_due_ms }) => {
                 self.hear_time(now, now_ms);
                 self.term.next_due_ms = next_due_ms;
-                self.admit(now, kept, Origin::Claimed);
+                self.admit_records(now, kept, Origin::Claimed);
             }
             (Outstanding::Heads(endpoint), Answer::Heads { kept, now_ms }) => {
                 self.hear_time(now, now_ms);
                 if kept.is_empty() {
                     self.term.ending_at = now + ENDING_EVERY_MS;
                 }
-                self.admit(now, kept, Origin::Claimed);
+                self.admit_records(now, kept, Origin::Claimed);
                 self.core.ends_later(&endpoint);
             }
             (Outstanding::Backlog(endpoint, why), Answer::Backlog { kept, now_ms }) => {
@@ -156,6 +156,7 @@ impl<D: Directory> Partition<D> {
         }
         let last = entries.last().map(|entry| entry.id);
         let mut bytes = 0;
+        // Left pending by an owner before, or by a stranger.
         let is_taken_up = matches!(from, ReadFrom::Pending(_)) && !of_pass;
         let known_until =
             if of_pass { self.term.suspect_until.max(self.term.pending_until) } else { self.term.suspect_until };
@@ -210,6 +211,7 @@ impl<D: Directory> Partition<D> {
         if unconfirmed {
             self.confirm_registry();
         }
+        // Where Redis must be asked first, the next call does it: see `choosing`.
         self.admit_if_known(now);
     }
 
@@ -265,10 +267,11 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    pub(super) fn admit(&mut self, now: u64, kept: Vec<Kept>, origin: Origin) {
+    /// What has a record goes into the core at once, not by slices: no more is asked for than there is room.
+    pub(super) fn admit_records(&mut self, now: u64, kept: Vec<Kept>, origin: Origin) {
         let redis_ms = self.redis_now(now);
         for (id, record) in kept {
-            if let Some(delivery) = self.readable(id, record) {
+            if let Some(delivery) = self.read_record(id, record) {
                 self.stand(now, &delivery.id.endpoint);
                 self.core.admit_kept(now, redis_ms, delivery, origin);
             }
@@ -280,11 +283,11 @@ impl<D: Directory> Partition<D> {
         let redis_ms = self.redis_now(now);
         if why == BacklogFor::Sending {
             self.core.looked_at_backlog(now, endpoint, last);
-            return self.admit(now, kept, Origin::Backlog);
+            return self.admit_records(now, kept, Origin::Backlog);
         }
         let mut is_young = false;
         for (id, record) in kept {
-            let Some(delivery) = self.readable(id, record) else { continue };
+            let Some(delivery) = self.read_record(id, record) else { continue };
             if self.core.is_expired(&delivery, redis_ms) {
                 self.core.admit_kept(now, redis_ms, delivery, Origin::Backlog);
             } else {
@@ -298,7 +301,8 @@ impl<D: Directory> Partition<D> {
         }
     }
 
-    pub(super) fn readable(&mut self, id: DeliveryId, record: Option<Bytes>) -> Option<Delivery> {
+    /// None, and reported, where there is none that can be read.
+    pub(super) fn read_record(&mut self, id: DeliveryId, record: Option<Bytes>) -> Option<Delivery> {
         let why = match record.map(|record| Delivery::from_record(&record)) {
             Some(Ok(delivery)) if delivery.id == id => return Some(delivery),
             Some(Ok(_)) => "its record is of another delivery".to_owned(),

@@ -105,6 +105,7 @@ impl<D: Directory> Partition<D> {
         {
             return Some(settle);
         }
+        // One slice at a time: what was staged has had its own just now.
         if was_staged {
             return None;
         }
