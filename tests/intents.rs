@@ -5,7 +5,13 @@ mod support;
 #[path = "intents/house.rs"]
 mod house;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use futures_util::future::join_all;
 use house::{House, created, manual};
@@ -300,17 +306,19 @@ async fn what_was_answered_is_stored_and_told_although_the_service_is_killed() {
     let (mut answered, mut cut_off) = (0, 0);
     for _ in 0..3 {
         let merchant = house.again(&merchant);
+        let paid = Arc::new(AtomicUsize::new(0));
         let storm = ids.clone().into_iter().map(|id| {
-            let merchant = merchant.clone();
+            let (merchant, paid) = (merchant.clone(), Arc::clone(&paid));
             async move {
                 let pay = merchant.try_post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
                 let capture =
                     merchant.try_post(&format!("/payment-intents/{id}/captures"), &json!({ "amount": 10 })).await;
+                paid.fetch_add(usize::from(capture.is_some()), Ordering::Relaxed);
                 (pay, capture)
             }
         });
         let storm = tokio::spawn(join_all(storm.map(tokio::spawn).collect::<Vec<_>>()));
-        tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+        support::until("some answers", async || paid.load(Ordering::Relaxed) >= 3).await;
         house.kill_service();
         house.start_service().await;
         let merchant = house.again(&merchant);

@@ -83,6 +83,10 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
+        ("HERALD_INTENTS_LISTEN", ""),
+        ("HERALD_INTENTS_PUBLIC_URL", ""),
+        ("HERALD_INTENTS_RETAIN", "400d"),
+        ("HERALD_SANDBOX", "false"),
     ];
     let built: Vec<_> = KEYS.iter().map(|key| (key.variable(), row(&config, key.name))).collect();
     let written = interface.map(|(env, value)| (env.to_owned(), (value.to_owned(), "built-in default".to_owned())));
@@ -314,7 +318,7 @@ fn what_has_the_wrong_shape_is_refused() {
         ),
         ("[lease]\nttl = [\"5s\"]", "herald.toml:2: lease.ttl: takes one value, not a list"),
         ("[guard]\nallow_networks = [[\"10.0.0.0/8\"]]", "takes a list, not a value of type array"),
-        ("[guard]\nallow_networks = [10]", "\"10\" is no network"),
+        ("[guard]\nallow_networks = [10]", "\"10\" is not a network"),
         ("[lease]\nttl = \"1s\"\nttl = \"2s\"", "herald.toml:3: is not valid TOML: duplicate key"),
         ("[lease\nttl = \"1s\"", "is not valid TOML"),
     ] {

@@ -29,12 +29,12 @@ pub struct Problem {
     pub name: &'static str,
     pub detail: String,
     pub errors: BTreeMap<String, Vec<String>>,
-    pub headers: HeaderMap,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, name: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, detail: detail.into(), errors: BTreeMap::new(), headers: HeaderMap::new() }
+        Self { status, name, detail: detail.into(), errors: BTreeMap::new(), headers: Vec::new() }
     }
 
     /// A request whose members are wrong, each by its path as the client wrote it.
@@ -64,7 +64,7 @@ impl Problem {
     }
 
     pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value.into());
+        self.headers.push((name, value.into()));
         self
     }
 

@@ -175,7 +175,7 @@ impl Service {
         let secret = details.generate_remote_token.then(client_secret);
         let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
         match self.commit_surely(&change, None, None, key).await? {
-            Attempt::Done(intent) => Ok(intent),
+            Attempt::Done(intent) => Ok(*intent),
             Attempt::Repeated(repeated) => self.repeated(&repeated, key),
             Attempt::Stale(_) | Attempt::Late => Err(ServiceError::Busy),
         }
@@ -219,7 +219,7 @@ impl Service {
             let now = Stamp(loaded.now);
             let change = decide::decide(&intent, command, now, fresh.clone()).map_err(ServiceError::Refused)?;
             match self.commit_surely(&change, Some(&intent), None, key).await? {
-                Attempt::Done(intent) => return Ok(intent),
+                Attempt::Done(intent) => return Ok(*intent),
                 Attempt::Repeated(repeated) => return self.repeated(&repeated, key),
                 Attempt::Stale(next) => loaded = next,
                 Attempt::Late => loaded = self.load(id, key).await?,
@@ -399,14 +399,14 @@ impl Service {
                 Committed::Done { stamp, .. } => {
                     let mut intent = change.intent.clone();
                     intent.date_from(Stamp(stamp));
-                    Attempt::Done(intent)
+                    Attempt::Done(Box::new(intent))
                 }
                 Committed::Stale { now, stored } => match done_before(&change.intent.id, operation, stored.as_ref()) {
-                    Some(intent) => Attempt::Done(intent),
+                    Some(intent) => Attempt::Done(Box::new(intent)),
                     None => Attempt::Stale(Loaded { now, stored, repeated: None }),
                 },
                 Committed::Taken(repeated) => match done_before(&change.intent.id, operation, Some(&repeated.stored)) {
-                    Some(intent) => Attempt::Done(intent),
+                    Some(intent) => Attempt::Done(Box::new(intent)),
                     None => Attempt::Repeated(repeated),
                 },
                 Committed::Late { .. } | Committed::Early { .. } => Attempt::Late,
@@ -495,7 +495,7 @@ enum Next {
 }
 
 enum Attempt {
-    Done(Intent),
+    Done(Box<Intent>),
     Repeated(Repeated),
     Stale(Loaded),
     /// A deadline came first.

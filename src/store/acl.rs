@@ -88,6 +88,7 @@ const OPERATOR: &[&str] = &[
     "hdel",
     "hexists",
     "hget",
+    "hgetall",
     "hlen",
     "hmget",
     "hscan",
@@ -185,6 +186,7 @@ impl Role {
                 format!("~{}", escape(&keys.inbox())),
                 format!("~{}*", escape(&keys.answer(""))),
                 registry,
+                format!("~{}", ApiKeys::KEYS),
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {

@@ -20,7 +20,7 @@ pub struct House {
 
 impl House {
     pub async fn start() -> Self {
-        let redis = TestRedis::start();
+        let redis = TestRedis::start().await;
         let (child, url) = serve(&redis);
         let house = Self { redis, child, url };
         house.until_it_answers().await;

@@ -1,11 +1,22 @@
 use std::time::Duration;
 
 use herald::{
-    facts::{id::EntryId, retry::DeadReason},
+    facts::{
+        id::{AccountId, EntryId},
+        retry::DeadReason,
+    },
+    intents::{
+        decide::Command,
+        details::Details,
+        requests::SearchPaymentIntentRequest,
+        service::{Part, RequestKey, Service, ServiceError, Settings, random_part},
+    },
     store::{
         acl::{self, Role},
+        api_keys::{ApiKey, ApiKeyStore},
         connection::{Purpose, Redis},
         entries::Entries,
+        intents::ClockChange,
         protocol::{Answer, Asked, Call, Item, Known, Place, ReadFrom, Recorded, RequestKind, Settlement},
         queries::{DeadOrder, DeadRange, LogFilter, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
@@ -41,7 +52,7 @@ fn connect_as(server: &TestRedis, role: Role) -> Redis {
 async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     let server = TestRedis::start().await;
     with_users(&server).await;
-    let [worker, operator, producer] = Role::ALL.map(|role| connect_as(&server, role));
+    let [worker, operator, producer, intents] = Role::ALL.map(|role| connect_as(&server, role));
     registry(&operator).await;
     let owner = Owner::start(&worker).await;
     owners_calls(&server, &owner).await;
@@ -54,6 +65,33 @@ async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     entries.get(added).await.unwrap().unwrap();
     entries.search(&event("evt_9", "acc_1", "pi_9").id, 10).await.unwrap();
     owner.release().await;
+    // A worker may serve payment intents, too.
+    for redis in [&intents, &worker] {
+        payment_intents(redis, &operator).await;
+    }
+}
+
+/// Everything that their service asks of Redis, and the keys that an operator makes for its callers.
+async fn payment_intents(redis: &Redis, operator: &Redis) {
+    let account: AccountId = "acc_1".parse().unwrap();
+    let key = ApiKey { account: account.clone(), is_read_only: false, name: String::new(), created_at_ms: 1 };
+    let mut api_keys = ApiKeyStore::connect(operator).await.unwrap();
+    api_keys.put("hash", &key).await.unwrap();
+    assert_eq!(api_keys.all().await.unwrap(), [("hash".to_owned(), key.clone())]);
+    assert_eq!(ApiKeyStore::connect(redis).await.unwrap().find("hash").await.unwrap(), Some(key));
+    assert!(api_keys.remove("hash").await.unwrap());
+
+    let service = Service::new(redis.clone(), keys(), Settings { retain: 1 });
+    let money = serde_json::json!({ "amount": { "value": 1, "currencyCode": "GBP" }, "reference": "x" });
+    let details: Details = serde_json::from_value(money).unwrap();
+    let request = RequestKey::new("create", &random_part(), &serde_json::Value::Null);
+    let intent = service.create(&account, details, Some(&request)).await.unwrap();
+    service.search(&account, &SearchPaymentIntentRequest::default(), Part::Newest, 1).await.unwrap();
+    service.set_speed(1.0).await.unwrap();
+    service.change(&account, &intent.id, &Command::Cancel, None).await.unwrap();
+    // It is forgotten when the clock has passed that.
+    service.advance(ClockChange::Advance(2)).await.unwrap();
+    assert!(matches!(service.get(&account, &intent.id).await, Err(ServiceError::NotFound)));
 }
 
 #[tokio::test]
@@ -95,7 +133,14 @@ async fn the_printed_rules_open_nothing_else() {
         &["INFO"],
     ];
     let not_the_workers = [&["RENAME", "herald:{herald}:registry", "x"][..], &["XGROUP", "DESTROY", STREAM, "herald"]];
+    let not_the_intents = [
+        &["XRANGE", STREAM, "-", "+"][..],
+        &["DEL", lease],
+        &["XADD", "herald:{payment-intents}:inbox", "*", "op", "discard"],
+        &["HGETALL", "herald:{herald}:registry"],
+    ];
     for (role, refused) in [
+        (Role::Intents, &not_the_intents[..]),
         (Role::Worker, &not_the_workers[..]),
         (Role::Operator, &not_the_operators[..]),
         (Role::Producer, &not_the_producers[..]),
