@@ -11,8 +11,11 @@ pub mod descriptors;
 pub mod dispatch;
 pub mod doctor;
 pub mod facts;
+/// For receivers: [`signing::verify`] checks a callback, and needs nothing else of Herald.
+pub use facts::signing;
 #[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod lifecycle;
+pub mod listen;
 #[cfg(feature = "loadtest")]
 pub mod loadtest;
 #[cfg(any(feature = "demo", feature = "loadtest"))]
