@@ -14,8 +14,11 @@ pub mod doctor;
 pub mod facts;
 pub mod http;
 pub mod intents;
+/// For receivers: [`signing::verify`] checks a callback, and needs nothing else of Herald.
+pub use facts::signing;
 #[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod lifecycle;
+pub mod listen;
 #[cfg(feature = "loadtest")]
 pub mod loadtest;
 #[cfg(feature = "owned")]

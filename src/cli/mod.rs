@@ -15,6 +15,7 @@ mod pause;
 mod quarantine;
 mod retry_schedule;
 mod story;
+mod verify;
 
 use std::process;
 
@@ -30,7 +31,7 @@ use crate::loadtest;
 use crate::{
     app,
     config::UnknownVariable,
-    doctor,
+    doctor, listen,
     surface::{
         Context, Format, Globals, Output,
         error::{self, ExitCode, code_of},
@@ -86,6 +87,10 @@ enum Verb {
     /// Put load on Herald, break what it is told to break, and judge every promise
     #[cfg(feature = "loadtest")]
     Loadtest(Box<loadtest::args::LoadtestArgs>),
+    /// Receive callbacks on this machine: show, check and forward them, and rehearse what goes wrong
+    Listen(Box<listen::ListenArgs>),
+    /// Say whether a callback's signatures are valid, and otherwise what is wrong with them
+    Verify(verify::VerifyArgs),
     /// Check Redis, the stream and what is stuck, with a remedy for each finding
     Doctor(doctor::DoctorArgs),
     /// The configuration in effect
@@ -147,6 +152,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,
+        Verb::Listen(args) => listen::run(&context()?, *args).await,
+        Verb::Verify(args) => verify::run(&context()?, args),
         // Unknown variables are one of its findings.
         Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),

@@ -87,6 +87,9 @@ const FILE_SUFFIX: &str = "_FILE";
 /// Names the configuration file.
 const CONFIG_FILE: &str = "HERALD_CONFIG";
 
+/// Of a verb alone, `listen` or `verify`: it is no setting.
+const OF_A_VERB: &str = "HERALD_LISTEN_SECRET";
+
 impl Key {
     pub fn variable(&self) -> String {
         self.older.map_or_else(|| self.variable_by_rule(), str::to_owned)
@@ -125,6 +128,7 @@ impl Variable {
         let file = || KEYS.iter().find(|key| key.file_variable().as_deref() == Some(name)).map(Self::FileOfValue);
         match name {
             CONFIG_FILE => Self::ConfigFile,
+            OF_A_VERB => Self::Foreign,
             name if !name.starts_with(PREFIX) || is_of_kubernetes(name) => Self::Foreign,
             _ => value().or_else(file).unwrap_or(Self::Unknown),
         }

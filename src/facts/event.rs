@@ -288,6 +288,27 @@ pub fn intent_in(text: &[u8]) -> Option<IntentId> {
     IntentId::new(member(member(&value, "data")?, "paymentIntentId")?.as_str()?).ok()
 }
 
+/// What a text says of itself, which need not be an event: for people who look at what arrived. A stranger may have written it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Glance {
+    pub id: Option<String>,
+    pub event_type: Option<String>,
+    pub intent: Option<String>,
+    pub status: Option<String>,
+}
+
+pub fn glance(text: &[u8]) -> Glance {
+    let value: Value = serde_json::from_slice(text).unwrap_or_default();
+    let text = |value: &Value, name| Some(member(value, name)?.as_str()?.to_owned());
+    let data = member(&value, "data").unwrap_or(&Value::Null);
+    Glance {
+        id: text(&value, "id"),
+        event_type: text(&value, "event"),
+        intent: text(data, "paymentIntentId"),
+        status: text(data, "paymentStatus"),
+    }
+}
+
 /// Lists everything that is wrong with a text that [`Event::parse`] refused. Only failures pay for this second look.
 fn explain(text: &str) -> EventError {
     let value: Value = match serde_json::from_str(text) {

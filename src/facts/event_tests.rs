@@ -111,3 +111,13 @@ fn deep_nesting_is_an_error_and_not_a_crash() {
     let deep = "[".repeat(60_000);
     assert!(matches!(parse(&deep), Err(EventError::NotJson(_))));
 }
+
+#[test]
+fn a_glance_takes_what_is_there_and_needs_nothing() {
+    let seen = glance(br#"{"Id":"evt_1","event":7,"data":{"PaymentIntentId":"pi 1","paymentStatus":"New"}}"#);
+    assert_eq!((seen.id.as_deref(), seen.event_type), (Some("evt_1"), None));
+    assert_eq!((seen.intent.as_deref(), seen.status.as_deref()), (Some("pi 1"), Some("New")));
+    for nothing in [&b"\xff"[..], b"", b"[]", b"\"id\"", b"{}"] {
+        assert_eq!(glance(nothing), Glance::default());
+    }
+}

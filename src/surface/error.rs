@@ -22,7 +22,7 @@ Exit codes:
     1  an error of Herald or of what it depends on: Redis, a file, the network
     2  usage: a wrong argument or a wrong configuration
     3  what was asked for does not exist
-    4  refused: a value, a state or a missing yes stands against it; nothing was changed
+    4  refused: a value, a state, a signature or a missing yes stands against it; nothing was changed
     5  asked, but nobody answered: no worker owns the partition
    99  a load test found a broken promise or a threshold that was not kept
   130  interrupted (as shells report it)

@@ -1,12 +1,15 @@
 //! What every surface shares: the verbs of `cli`, `doctor`, `demo` and `loadtest` are built on it. It knows none of
 //! them, and never decides what one of them does.
 //!
+//! [`secret`] reads a secret without ever showing it, and [`signatures`] says what was found about a callback's.
 //! [`error`] turns what went wrong into an exit code, [`output`] writes results and messages, [`words`] writes numbers,
 //! times, sizes and reasons for people, and [`context`] is what a verb is handed.
 
 pub mod context;
 pub mod error;
 pub mod output;
+pub mod secret;
+pub mod signatures;
 pub mod words;
 
 pub use self::{

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use rand::{TryRng, rngs::SysRng};
 
 pub use self::settings::RetryArgs;
-use self::settings::{Hidden, Resets, Settings};
+use self::settings::{Resets, Settings};
 use super::args::{Consent, Go, WhoAndWhy};
 use crate::{
     app, clock,
@@ -30,7 +30,7 @@ use crate::{
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
-    surface::{Context, OutputClosed, VerbError, note},
+    surface::{Context, OutputClosed, VerbError, note, secret::Hidden},
 };
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.

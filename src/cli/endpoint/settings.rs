@@ -1,7 +1,7 @@
 //! The settings of an endpoint as arguments of `create` and `update`. Whatever may be a credential is taken as it is
 //! and checked later, because the argument parser would quote it in its error.
 
-use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
@@ -13,40 +13,13 @@ use crate::{
         retry::RetryOverrides,
         signing::{MIN_SECRET_CHARS, SecretText},
     },
-    surface::VerbError,
+    surface::{VerbError, secret::Hidden},
 };
-
-/// A text that no error and no `Debug` may show.
-#[derive(Clone)]
-pub struct Hidden(String);
-
-impl FromStr for Hidden {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
 
 impl Hidden {
     /// The secret itself, or the first line of stdin for `-`.
     pub fn secret(&self) -> anyhow::Result<SecretText> {
-        let text = match self.0.as_str() {
-            "-" => {
-                let mut line = String::new();
-                // One character more than the longest secret, so that a longer one is refused instead of cut.
-                let mut limited = std::io::Read::take(std::io::stdin().lock(), 300);
-                std::io::BufRead::read_line(&mut limited, &mut line)?;
-                line.trim_end_matches(['\r', '\n']).to_owned()
-            }
-            text => text.to_owned(),
-        };
-        let secret = SecretText::new(text)?;
+        let secret = SecretText::new(self.read()?)?;
         if !secret.is_strong() {
             let why = format!(
                 "--secret: it needs at least {MIN_SECRET_CHARS} characters, and different ones, or signatures can be forged"
@@ -57,7 +30,7 @@ impl Hidden {
     }
 
     fn header(&self) -> Result<(String, String), VerbError> {
-        let parts = self.0.split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        let parts = self.text().split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
         parts.ok_or_else(|| VerbError::Usage("--header: write it as 'NAME: VALUE'".to_owned()))
     }
 }

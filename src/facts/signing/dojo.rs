@@ -12,7 +12,18 @@ pub struct DojoKey(Hmac<Sha256>);
 
 impl DojoKey {
     pub fn new(secret: &SecretText) -> Self {
-        Self(Hmac::new_from_slice(secret.reveal().as_bytes()).expect("HMAC takes keys of any length"))
+        Self::of_bytes(secret.reveal().as_bytes())
+    }
+
+    pub(super) fn of_bytes(key: &[u8]) -> Self {
+        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
+    }
+
+    /// The hash, fed with everything that is signed.
+    pub(super) fn fed(&self, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(body);
+        mac
     }
 }
 
@@ -23,9 +34,7 @@ pub fn dojo_signature(secret: &SecretText, body: &[u8]) -> String {
 
 /// The same for callers that sign often and keep their key ready.
 pub fn dojo_signature_with(key: &DojoKey, body: &[u8]) -> String {
-    let mut mac = key.0.clone();
-    mac.update(body);
-    let digits = hex::encode_upper(mac.finalize().into_bytes());
+    let digits = hex::encode_upper(key.fed(body).finalize().into_bytes());
     let mut header = String::with_capacity("sha256=".len() + 3 * digits.len() / 2);
     header.push_str("sha256=");
     for (at, digit) in digits.chars().enumerate() {

@@ -13,7 +13,20 @@ pub struct StandardKey(Hmac<Sha256>);
 
 impl StandardKey {
     pub fn new(secret: &SecretText) -> Self {
-        Self(Hmac::new_from_slice(&secret.standard_key()).expect("HMAC takes keys of any length"))
+        Self::of_bytes(&secret.standard_key())
+    }
+
+    pub(super) fn of_bytes(key: &[u8]) -> Self {
+        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
+    }
+
+    /// The hash, fed with everything that is signed.
+    pub(super) fn fed(&self, id: &[u8], timestamp: &[u8], body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in [id, b".", timestamp, b".", body] {
+            mac.update(part);
+        }
+        mac
     }
 }
 
@@ -40,10 +53,7 @@ pub fn standard_signature_with<'k>(
     let mut header = String::with_capacity(ONE_SIGNATURE);
     let timestamp = timestamp_s.to_string();
     for key in keys {
-        let mut mac = key.0.clone();
-        for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
-            mac.update(part);
-        }
+        let mac = key.fed(id.as_bytes(), timestamp.as_bytes(), body);
         if !header.is_empty() {
             header.push(' ');
         }
