@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn any_signature_of_a_list_is_enough_and_other_versions_are_passed_over() {
         let other = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        for list in [format!("{other} REAL"), format!("REAL {other}"), format!("v1a,x v2,y  REAL")] {
+        for list in [format!("{other} REAL"), format!("REAL {other}"), "v1a,x v2,y  REAL".to_owned()] {
             assert!(with(|headers| headers[2].1 = list.replace("REAL", &headers[2].1)).is_ok(), "{list}");
         }
         let none = with(|headers| headers[2].1 = headers[2].1.replace("v1,", "v2,"));
