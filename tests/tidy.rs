@@ -319,9 +319,12 @@ fn keys_in_table(document: &str, heading: &str) -> BTreeSet<String> {
     let rows = part(document, heading, "\n#").lines().skip_while(|line| !line.starts_with('|'));
     let names =
         rows.take_while(|line| line.starts_with('|')).filter_map(|row| row.strip_prefix("| `")?.split('`').next());
-    let name = |name: &str| match name.rsplit_once(':') {
-        Some((fixed, part)) if part.chars().all(|c| c.is_ascii_uppercase()) => format!("{fixed}:*"),
-        _ => name.to_owned(),
+    let name = |name: &str| match name.split_once(':') {
+        Some((fixed, parts)) if parts.chars().all(|c| c.is_ascii_uppercase() || c == ':') => format!("{fixed}:*"),
+        _ => match name.rsplit_once(':') {
+            Some((fixed, part)) if part.chars().all(|c| c.is_ascii_uppercase()) => format!("{fixed}:*"),
+            _ => name.to_owned(),
+        },
     };
     names.map(name).collect()
 }

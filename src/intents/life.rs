@@ -199,6 +199,13 @@ mod tests {
     }
 
     #[test]
+    fn the_page_shows_this_diagram() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/payment-intents.md"));
+        let shown = page.split("```mermaid\n").nth(1).and_then(|rest| rest.split("```").next());
+        assert_eq!(shown, Some(diagram().as_str()));
+    }
+
+    #[test]
     fn the_diagram_names_every_edge_once() {
         let diagram = diagram();
         assert!(diagram.contains("    Created --> Authorized: paid\n"), "{diagram}");

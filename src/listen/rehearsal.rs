@@ -27,7 +27,7 @@ impl Share {
 
     /// `drawn` lies from 0 up to, but not including, 1.
     fn takes(self, drawn: f64) -> bool {
-        drawn * 100.0 < self.0
+        drawn < self.0 / 100.0
     }
 }
 

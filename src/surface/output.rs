@@ -65,10 +65,9 @@ impl Output {
         List { output: self, columns: columns.iter().map(|column| (*column).to_owned()).collect(), state: State::Empty }
     }
 
-    /// Text as it is, with a line feed.
+    /// Text as it is, with a line feed. In one piece: several tasks may print at once.
     pub fn text(self, text: &str) -> anyhow::Result<()> {
-        self.raw(text.as_bytes())?;
-        self.raw(b"\n")
+        self.raw([text.as_bytes(), b"\n"].concat().as_slice())
     }
 
     /// Bytes as they are.

@@ -241,6 +241,6 @@ mod tests {
         for bad in ["", "inof", "info,", "herald", "herald=loud", "info,[span"] {
             assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was taken");
         }
-        assert!("inof".parse::<LogFilter>().unwrap_err().contains("\"inof\" is no level"));
+        assert!("inof".parse::<LogFilter>().unwrap_err().contains("\"inof\" is not a level"));
     }
 }
