@@ -50,7 +50,7 @@ const MAX_ENTRIES: usize = 16;
 
 /// Of `webhook-signature`: each entry of the list.
 pub fn of_standard(header: &str) -> Vec<Candidate> {
-    let entries = header.split_ascii_whitespace().filter(|entry| !entry.starts_with("v1a,")).take(MAX_ENTRIES);
+    let entries = header.split(' ').filter(|entry| !entry.is_empty() && !entry.starts_with("v1a,")).take(MAX_ENTRIES);
     // What was made of small letters can often be decoded as well, to something else.
     let read = |entry: &str| [strict_standard(entry).or_else(|| loosely(entry)), as_lowered(bare(entry))];
     entries.flat_map(read).flatten().collect()

@@ -11,7 +11,7 @@ use super::{
     DOJO_SIGNATURE, DojoKey, SecretText, StandardKey, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
     candidates::{self, Candidate, Form},
     earlier,
-    verify::seconds_of,
+    verify::{seconds_of, signed_id},
 };
 use crate::facts::{event, id::MAX_ID_BYTES};
 
@@ -99,9 +99,14 @@ fn header<'e>(evidence: &Evidence<'e>, name: &'static str) -> Result<&'e str, Fa
     let mut values = evidence.headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
     match (values.next(), values.next()) {
         (Some(_), Some(_)) => Err(Fault::HeaderRepeated(name)),
-        (Some((_, value)), None) if !value.trim().is_empty() => Ok(value.trim()),
+        (Some((_, value)), None) if !trimmed_ascii(value).is_empty() => Ok(trimmed_ascii(value)),
         _ => Err(Fault::HeaderMissing(name)),
     }
+}
+
+/// As the verifier reads it.
+fn trimmed_ascii(value: &str) -> &str {
+    value.trim_matches(|c: char| c.is_ascii_whitespace())
 }
 
 /// `None`: not signed so. `Some(None)`: nothing explains it.
@@ -126,7 +131,11 @@ fn explain_standard(evidence: &Evidence<'_>) -> Explained {
     let search = Search { evidence, candidates: &candidates, form: STANDARD_FORM };
     let found =
         search.standard(id, timestamp).or_else(|| search.for_dojo()).or_else(|| search.for_timestamp(id, timestamp));
-    Some(found.map(|faults| with_time(evidence, timestamp, faults)))
+    let with_form = |mut faults: Vec<Fault>| {
+        faults.extend(signed_id(id.as_bytes()).is_err().then_some(Fault::IdForm));
+        faults
+    };
+    Some(found.map(|faults| with_time(evidence, timestamp, with_form(faults))))
 }
 
 /// Only a signature that fits can be called old.

@@ -205,6 +205,10 @@ fn a_header_that_is_missing_or_twice_is_named() {
     let mut twice = Arrived::new();
     twice.headers.push(("Dojo-Signature".to_owned(), "x".to_owned()));
     twice.finds(&[], &[Fault::HeaderRepeated(DOJO_SIGNATURE)]);
+    let signature = standard_signature([&secret()].into_iter(), "evt.1", SENT_S, BODY.as_bytes());
+    let stop =
+        Arrived::new().header(WEBHOOK_ID, |_| "evt.1".to_owned()).header(WEBHOOK_SIGNATURE, |_| signature.clone());
+    stop.finds(&[Fault::IdForm], &[]);
     let odd = Arrived::new().header(WEBHOOK_SIGNATURE, |_| "nothing".to_owned());
     odd.finds(&[Fault::NoSignature { must_be: STANDARD_FORM }], &[]);
 }
@@ -246,7 +250,7 @@ proptest! {
     #[test]
     fn the_diagnosis_and_the_verifier_agree(
         body in proptest::collection::vec(any::<u8>(), 0..200),
-        id in "[A-Za-z0-9_-]{1,20}",
+        id in "[A-Za-z0-9_.-]{1,20}",
         late_s in 0_u64..700,
         at in proptest::option::of(any::<proptest::sample::Index>()),
     ) {

@@ -8,6 +8,8 @@ use super::{WEBHOOK_ID, WEBHOOK_TIMESTAMP, candidates::Form};
 pub enum Fault {
     HeaderMissing(&'static str),
     HeaderRepeated(&'static str),
+    /// It has a full stop, or what is no visible ASCII: where it ends in what is signed could not be told.
+    IdForm,
     /// It is no whole number of seconds.
     TimestampForm,
     /// The signature is right.
@@ -87,6 +89,7 @@ impl Fault {
         match self {
             Self::HeaderMissing(_) => "header_missing",
             Self::HeaderRepeated(_) => "header_repeated",
+            Self::IdForm => "id_form",
             Self::TimestampForm => "timestamp_form",
             Self::TooOld { .. } => "too_old",
             Self::TooNew { .. } => "too_new",
@@ -138,6 +141,9 @@ impl fmt::Display for Fault {
                 write!(f, "the header {name} is missing: does a proxy, or how the headers are copied, drop it?")
             }
             Self::HeaderRepeated(name) => write!(f, "the header {name} stands there more than once: keep only the one that came"),
+            Self::IdForm => {
+                write!(f, "{WEBHOOK_ID} may only have visible ASCII and no full stop, which ends it in what is signed")
+            }
             Self::TimestampForm => write!(f, "{WEBHOOK_TIMESTAMP} is not a number of whole seconds since 1970"),
             Self::TooOld { by_ms } => write!(
                 f,

@@ -216,7 +216,7 @@ fn standard_digests(signatures: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// A full stop ends the id in what is signed: within an id it would let two ids, times and bodies have one signature.
-fn signed_id(id: &[u8]) -> Result<&str, VerifyError> {
+pub(super) fn signed_id(id: &[u8]) -> Result<&str, VerifyError> {
     let malformed = VerifyError::Malformed { header: WEBHOOK_ID, form: "visible ASCII without a full stop" };
     std::str::from_utf8(id).ok().filter(|id| id.bytes().all(|b| b.is_ascii_graphic() && b != b'.')).ok_or(malformed)
 }
