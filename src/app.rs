@@ -271,11 +271,12 @@ pub fn sender(config: &Config) -> Result<Sender> {
 
 /// Where Herald and its Redis listen, for the guard.
 fn own_sockets(config: &Config) -> Vec<Own> {
-    let listens_at = |address: IpAddr| Own { what: "service", port: config.listen.port(), address: Some(address) };
-    let mut own = match config.listen.ip().is_unspecified() {
-        true => local_addresses().into_iter().map(listens_at).collect(),
-        false => vec![listens_at(config.listen.ip())],
-    };
+    let mut own = Vec::new();
+    for socket in [Some(config.listen), config.intents.listen].into_iter().flatten() {
+        let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![socket.ip()] };
+        let listens_at = |address| Own { what: "service", port: socket.port(), address: Some(address) };
+        own.extend(addresses.into_iter().map(listens_at));
+    }
     // A unix socket has no port. Of a name only the port is known, as its addresses may change.
     if let Ok(redis) = Url::parse(config.redis.url.reveal())
         && let Some(host) = redis.host_str()

@@ -166,9 +166,9 @@ async fn a_deadline_that_passed_while_nobody_was_there_is_applied_before_anythin
     soon["autoExpireAction"] = json!("Release");
     let id = merchant.create(&soon).await["id"].as_str().unwrap().to_owned();
     merchant.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
-    merchant.post("/sandbox/clock", &json!({ "speed": 1000 })).await;
+    // Any restart takes longer than 31 µs.
+    merchant.post("/sandbox/clock", &json!({ "speed": 1_000_000 })).await;
     house.stop_service().await;
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     house.start_service().await;
     let merchant = house.again(&merchant);
     let (code, problem) = merchant.post(&format!("/payment-intents/{id}/captures"), &json!({ "amount": 1 })).await;
@@ -291,6 +291,68 @@ async fn a_full_redis_refuses_a_change_whole() {
     assert_eq!(house.events().await.len(), 1);
     merchant.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
     assert_eq!(merchant.status(&id).await, "Captured");
+    house.end().await;
+}
+
+/// A script that fails half-way undoes nothing, so what can fail comes before all that it writes.
+#[tokio::test]
+async fn a_stream_that_takes_no_more_refuses_a_change_whole() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    let id = merchant.create(&created()).await["id"].as_str().unwrap().to_owned();
+    let last = "18446744073709551615-18446744073709551615";
+    house.redis.command::<()>(&["XADD", "payment-intents", last, "event", "{}"]).await;
+    let before = house.stored().await;
+    let (code, problem) = merchant.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
+    assert_eq!((code, &problem["type"]), (500, &json!("/problems/internal")), "{problem}");
+    assert!(!problem.to_string().contains("XADD"), "what is inside is shown to callers: {problem}");
+    assert_eq!(house.stored().await, before);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_does_not_stand_before_the_deadlines_of_others() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    // More than one look shows, of a newer Herald, of nobody, and due before all others.
+    for n in 0..150 {
+        let (key, due) = (format!("herald:{{payment-intents}}:pi:pi_odd_{n}"), "herald:{payment-intents}:pi-due");
+        let record = if n % 2 == 0 { "7 1 -\n{\"v\":99}" } else { "nothing that a commit writes" };
+        house.redis.command::<()>(&["SET", &key, record]).await;
+        house.redis.command::<()>(&["ZADD", due, "1", &format!("pi_odd_{n}")]).await;
+    }
+    let mut held = manual(1_000);
+    (held["autoExpireIn"], held["autoExpireAction"]) = (json!("05:00:00"), json!("Release"));
+    let id = merchant.create(&held).await["id"].as_str().unwrap().to_owned();
+    merchant.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
+    let (code, answer) = merchant.post("/sandbox/clock/advance", &json!({ "by": "05:00:01" })).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(house.events().await.len(), 3, "the hold did not end");
+    assert_eq!(house.redis.command::<u64>(&["EXISTS", "herald:{payment-intents}:pi:pi_odd_0"]).await, 1);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_stands_still_lets_deadlines_come_by_the_changes_that_are_made() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    merchant.post("/sandbox/clock", &json!({ "speed": 0 })).await;
+    let (_, clock) = merchant.get("/sandbox/clock").await;
+    let now = herald::intents::stamp::Stamp::parse(clock["now"].as_str().unwrap()).unwrap();
+    let mut soon = created();
+    soon["expireAt"] = json!((now + 10).to_string());
+    let id = merchant.create(&soon).await["id"].as_str().unwrap().to_owned();
+    // Each change takes a microsecond, which is all that passes.
+    for _ in 0..20 {
+        merchant.create(&created()).await;
+    }
+    assert_eq!(merchant.status(&id).await, "Canceled");
+    for (body, code) in [(json!({ "by": "9999999.00:00:00" }), 409), (json!({ "to": "9999-01-01T00:00:00Z" }), 409)] {
+        assert_eq!(merchant.post("/sandbox/clock/advance", &body).await.0, code, "{body}");
+    }
+    let mut late = created();
+    late["expireAt"] = json!("2300-01-01T00:00:00Z");
+    assert_eq!(merchant.post("/payment-intents", &late).await.0, 400);
     house.end().await;
 }
 

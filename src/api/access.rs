@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,6 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 
 use crate::{
     clock,
@@ -20,7 +19,7 @@ use crate::{
     http::problem::Problem,
     store::{
         api_keys::{ApiKey, ApiKeyStore},
-        connection::Redis,
+        connection::{Purpose, Redis, SharedConnection},
         error::StoreError,
     },
 };
@@ -61,26 +60,23 @@ impl Caller {
 
 #[derive(Clone)]
 pub struct Access {
-    redis: Redis,
-    state: Arc<Mutex<State>>,
+    connection: SharedConnection,
+    believed: Arc<Mutex<HashMap<String, Believed>>>,
 }
 
-#[derive(Default)]
-struct State {
-    store: Option<ApiKeyStore>,
-    believed: HashMap<String, (Option<ApiKey>, Instant)>,
-}
+/// What was found of a key, and when. None: there is no such key.
+type Believed = (Option<ApiKey>, Instant);
 
 impl Access {
     pub fn new(redis: Redis) -> Self {
-        Self { redis, state: Arc::default() }
+        Self { connection: SharedConnection::new(redis, Purpose::Other), believed: Arc::default() }
     }
 
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let key = presented(headers)?;
         let found = self.find(&hash(key)).await.map_err(|error| match error {
             StoreError::Unavailable { .. } => Problem::unavailable("Redis does not answer.", 1),
-            error => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()),
+            error => Problem::internal(&error),
         })?;
         let ApiKey { account, is_read_only, .. } =
             found.ok_or_else(|| unauthorized("The API key is unknown, or was revoked."))?;
@@ -88,24 +84,23 @@ impl Access {
     }
 
     async fn find(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
-        let mut state = self.state.lock().await;
         let now = clock::now();
-        if let Some((key, since)) = state.believed.get(hash)
+        if let Some((key, since)) = self.believed().get(hash)
             && now < *since + BELIEVED_FOR
         {
             return Ok(key.clone());
         }
-        let mut store = match state.store.take() {
-            Some(store) => store,
-            None => ApiKeyStore::connect(&self.redis).await?,
-        };
-        let found = store.find(hash).await?;
-        state.store = Some(store);
-        if state.believed.len() >= MAX_REMEMBERED {
-            state.believed.clear();
+        let found = self.connection.with(async |connection| ApiKeyStore::on(connection).find(hash).await).await?;
+        let mut believed = self.believed();
+        if believed.len() >= MAX_REMEMBERED {
+            believed.clear();
         }
-        state.believed.insert(hash.to_owned(), (found.clone(), now));
+        believed.insert(hash.to_owned(), (found.clone(), now));
         Ok(found)
+    }
+
+    fn believed(&self) -> MutexGuard<'_, HashMap<String, Believed>> {
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A refusal as RFC 9457 describes it: `type`, `title`, `status`, `detail`, with `errors` by the path of each member that is
 //! wrong, and a `traceId` by which the logs find the request.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{
     Json,
@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tracing::error;
 use utoipa::ToSchema;
 
 use crate::facts::traceparent::Traceparent;
@@ -30,11 +31,13 @@ pub struct Problem {
     pub detail: String,
     pub errors: BTreeMap<String, Vec<String>>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the log, and nobody else.
+    pub cause: Option<Box<str>>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, name: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, detail: detail.into(), errors: BTreeMap::new(), headers: Vec::new() }
+        Self { status, name, detail: detail.into(), errors: BTreeMap::new(), headers: Vec::new(), cause: None }
     }
 
     /// A request whose members are wrong, each by its path as the client wrote it.
@@ -61,6 +64,18 @@ impl Problem {
     /// `try_again` is in seconds.
     pub fn unavailable(detail: impl Into<String>, try_again: u32) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).with(header::RETRY_AFTER, try_again)
+    }
+
+    /// Something is wrong on this side. What it is stands in the log, under the trace's id.
+    pub fn internal(cause: &dyn fmt::Display) -> Self {
+        let detail = "Something is wrong on this side: whoever runs it finds it in the log by the traceId.";
+        let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
+        Self { cause: Some(cause.to_string().into()), ..problem }
+    }
+
+    /// The same answer, with what the log says of it.
+    pub fn because(self, cause: &dyn fmt::Display) -> Self {
+        Self { cause: Some(cause.to_string().into()), ..self }
     }
 
     pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
@@ -121,6 +136,10 @@ pub async fn finish(request: Request, next: Next) -> Response {
 }
 
 fn written(problem: &Problem, id: &str, given: &HeaderMap) -> Response {
+    if problem.status.is_server_error() {
+        let cause = problem.cause.as_deref().unwrap_or(&problem.detail);
+        error!(trace_id = id, status = problem.status.as_u16(), cause, "a request failed");
+    }
     let details = ProblemDetails {
         r#type: format!("{TYPES}{}", problem.name),
         title: problem.title().to_owned(),

@@ -3,13 +3,25 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, extract::DefaultBodyLimit, http::Request, middleware};
+use axum::{
+    Router,
+    body::Body,
+    extract::DefaultBodyLimit,
+    http::Request,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -22,7 +34,9 @@ pub struct Limits {
     pub connections: usize,
     /// Until the head of a request is here; this long an idle connection is kept.
     pub head: Duration,
-    /// From the first byte of a connection to its last.
+    /// From the head of a request to its answer, its body and all.
+    pub request: Duration,
+    /// After this long a connection ends with the request that is under way.
     pub connection: Duration,
     pub body_bytes: usize,
 }
@@ -30,6 +44,7 @@ pub struct Limits {
 pub const LIMITS: Limits = Limits {
     connections: 1_024,
     head: Duration::from_secs(20),
+    request: Duration::from_secs(60),
     connection: Duration::from_secs(600),
     body_bytes: 64 * 1024,
 };
@@ -50,6 +65,7 @@ pub async fn serve(
     let router = router
         .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
         .layer(middleware::from_fn(finish));
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -60,7 +76,7 @@ pub async fn serve(
         };
         while connections.try_join_next().is_some() {}
         let Ok((stream, place)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let (router, shutdown) = (router.clone(), shutdown.clone());
@@ -74,6 +90,17 @@ pub async fn serve(
         warn!(connections = connections.len(), "closed connections whose requests had not ended");
     }
     Ok(())
+}
+
+/// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done.
+async fn in_time(limit: Duration, request: axum::extract::Request, next: Next) -> Response {
+    match timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = "The request took too long, so it is not known what has happened: look, or repeat it with the same key.";
+            Problem::unavailable(detail, 1).into_response()
+        }
+    }
 }
 
 async fn accept(
@@ -91,20 +118,19 @@ async fn serve_connection(stream: tokio::net::TcpStream, router: Router, limits:
         let mut router = router.clone();
         async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // HTTP/2 has no limit to how long its streams may be silent.
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let ended = timeout(limits.connection, async {
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Ok(ended),
+        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = sleep(limits.connection) => {} } } => {
+            connection.as_mut().graceful_shutdown();
+            timeout(limits.request, connection).await
         }
-    });
-    if let Ok(Err(error)) = ended.await {
+    };
+    if let Ok(Err(error)) = ended {
         debug!(%error, "a connection ended badly");
     }
 }

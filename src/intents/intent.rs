@@ -1,6 +1,8 @@
 //! The payment intent: what was asked for, what was paid, and what became of the money. Everything that is derived is a
 //! function here and stands in no record.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -83,12 +85,18 @@ fn no_id() -> IntentId {
 }
 
 /// Lets a customer's device pay this one intent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClientSecret {
     #[serde(rename = "s")]
     pub text: String,
     #[serde(rename = "at", with = "micros")]
     pub made_at: Stamp,
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientSecret(made at {})", self.made_at)
+    }
 }
 
 impl ClientSecret {

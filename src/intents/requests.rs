@@ -15,6 +15,9 @@ use super::{
 };
 use crate::facts::event::{CaptureMode, PaymentStatus};
 
+/// The year 2200, where the intents' clock ends.
+const LAST_EXPIRY: Stamp = Stamp(7_258_118_400_000_000);
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateCaptureRequest {
@@ -173,6 +176,7 @@ fn faults_of_lines(items: Option<&[ItemLine]>, taxes: Option<&[TaxLine]>, amount
 fn faults_of_times(details: &Details, now: Stamp, faults: &mut Faults) {
     if let Some(at) = details.expire_at {
         faults.require(at > now, "expireAt", format!("must be in the future; it is {now} now"));
+        faults.require(at < LAST_EXPIRY, "expireAt", "must be before the year 2200");
     }
     let is_manual = details.capture_mode == CaptureMode::Manual;
     if let Some(span) = details.auto_expire_in {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use sha2::{Digest, Sha256};
-use tokio::{sync::Mutex, time::sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
-    stamp::Stamp,
+    stamp::{MINUTE, Stamp},
 };
 use crate::{
     facts::{
@@ -24,7 +24,7 @@ use crate::{
         id::{AccountId, EventId, IntentId},
     },
     store::{
-        connection::Redis,
+        connection::{Purpose, Redis, SharedConnection},
         error::StoreError,
         intents::{
             ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
@@ -46,6 +46,10 @@ const KEY_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// How long the scheduler sleeps at most: another process may have made an intent that is due earlier.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// For how long, by the intents' clock, what cannot be done now is put off. An advance over a week passes by it 168 times; a
+/// newer Herald, which can, is late by no more.
+const PUT_OFF: i64 = 60 * MINUTE;
 
 /// How long it waits after Redis failed it.
 const FAILED_SLEEP: Duration = Duration::from_secs(1);
@@ -144,16 +148,15 @@ pub enum Part {
 /// The payment intents of one stream. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
-    redis: Redis,
+    connection: SharedConnection,
     keys: PartitionKeys,
     settings: Arc<Settings>,
-    /// None while there is no connection that is known to work.
-    store: Arc<Mutex<Option<IntentStore>>>,
 }
 
 impl Service {
     pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
-        Self { redis, keys, settings: Arc::new(settings), store: Arc::default() }
+        let connection = SharedConnection::new(redis, Purpose::Work);
+        Self { connection, keys, settings: Arc::new(settings) }
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -251,11 +254,9 @@ impl Service {
             Part::NewerThan(at) => (from.max(Stamp(at.0 + 1)), to, Order::OldestFirst),
         };
         let range = (from.0, to.0);
-        let most = (limit + 1).min(MAX_PAGE);
-        let mut found =
+        let most = limit.min(MAX_PAGE);
+        let (mut found, has_more) =
             self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
-        let has_more = found.len() > limit;
-        found.truncate(limit);
         if order == Order::OldestFirst {
             found.reverse();
         }
@@ -325,7 +326,7 @@ impl Service {
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
         let due = self.with_store(async |store| store.due().await).await?;
         let now = due.now;
-        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored.as_ref(), now))).await;
+        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
         let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
         let next = match (due.target, due.next) {
             (Some(_), _) => Next::Advance,
@@ -338,25 +339,51 @@ impl Service {
         Ok((next, fired))
     }
 
-    /// Whether its deadline is behind it now.
-    async fn fire(&self, id: &IntentId, stored: Option<&Stored>, now: i64) -> Result<bool, ServiceError> {
-        let intent = match stored.map(|stored| read(id, stored)) {
-            Some(Ok(intent)) => intent,
-            Some(Err(error)) => {
-                warn!(intent = %id, %error, "a payment intent that is due cannot be read");
-                return Ok(false);
+    /// Whether it is done with. What cannot be done now must not stand before all others, so it is put off.
+    async fn fire(
+        &self,
+        id: &IntentId,
+        stored: &Result<Option<Stored>, StoreError>,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let again_at = match self.take_further(id, stored, now).await {
+            Ok(Fired::Done) => return Ok(true),
+            Ok(Fired::ByOther) => return Ok(false),
+            Ok(Fired::NotDue(at)) => at.0.max(now + PUT_OFF),
+            Err(ServiceError::Store(error @ (StoreError::Unavailable { .. } | StoreError::OutOfMemory { .. }))) => {
+                return Err(error);
             }
-            None => {
-                let nobody = AccountId::new("acc").expect("it is an id");
-                return Ok(self.with_store(async |store| store.forget(id, &nobody, "Canceled", 1).await).await?);
+            Err(error) => {
+                warn!(intent = %id, %error, "a payment intent whose time has come is put off for an hour");
+                now + PUT_OFF
             }
         };
-        if intent.deadline().is_some() {
-            return Ok(self.apply_deadline(&intent, now).await?.is_some());
+        self.with_store(async |store| store.put_off(id, again_at).await).await?;
+        Ok(false)
+    }
+
+    async fn take_further(
+        &self,
+        id: &IntentId,
+        stored: &Result<Option<Stored>, StoreError>,
+        now: i64,
+    ) -> Result<Fired, ServiceError> {
+        let intent = match stored.clone()? {
+            Some(stored) => read(id, &stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?,
+            // Only its deadline is left.
+            None => {
+                let nobody = AccountId::new("acc").expect("it is an id");
+                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0).await).await?;
+                return Ok(Fired::Done);
+            }
+        };
+        if let Some(deadline) = intent.deadline() {
+            let applied = self.apply_deadline(&intent, now).await?;
+            return Ok(if applied.is_some() { Fired::Done } else { Fired::NotDue(deadline.at()) });
         }
         let status = intent.status.to_string();
         let forget = async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
-        Ok(self.with_store(forget).await?)
+        Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
     }
 
     /// What there is after the deadline that has come, or nothing if none has.
@@ -468,22 +495,8 @@ impl Service {
         &self,
         what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut store = {
-            let mut shared = self.store.lock().await;
-            match &*shared {
-                Some(store) => store.clone(),
-                None => {
-                    let store = IntentStore::connect(&self.redis, self.keys.clone()).await?;
-                    shared.insert(store).clone()
-                }
-            }
-        };
-        let done = what(&mut store).await;
-        if let Err(StoreError::Unavailable { .. }) = &done {
-            // Of several that find it broken, the last may drop a new one: that costs a connection.
-            *self.store.lock().await = None;
-        }
-        done
+        let keys = self.keys.clone();
+        self.connection.with(async |connection| what(&mut IntentStore::on(connection, keys)).await).await
     }
 }
 
@@ -492,6 +505,14 @@ enum Next {
     After(Duration),
     /// An advance was begun and not finished.
     Advance,
+}
+
+enum Fired {
+    Done,
+    /// Another process has taken it further.
+    ByOther,
+    /// Its deadline is later than the index has it.
+    NotDue(Stamp),
 }
 
 enum Attempt {

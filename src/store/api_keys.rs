@@ -29,7 +29,11 @@ pub struct ApiKeyStore {
 
 impl ApiKeyStore {
     pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
-        Ok(Self { connection: redis.connect(Purpose::Other).await? })
+        Ok(Self::on(redis.connect(Purpose::Other).await?))
+    }
+
+    pub fn on(connection: Connection) -> Self {
+        Self { connection }
     }
 
     /// By the hash of a key.

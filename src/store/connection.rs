@@ -1,7 +1,13 @@
 //! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts. Never retries what may have run,
 //! and never reconnects by itself: the user of a connection knows what is at stake.
 
-use std::{fmt, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    fmt::Display,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
@@ -10,8 +16,10 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
+use tokio::sync::Mutex;
+
 use super::error::StoreError;
-use crate::tls::install_crypto_provider;
+use crate::{clock, tls::install_crypto_provider};
 
 /// A server that does not accept, encrypt and greet within this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,6 +30,9 @@ pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For people, and for loading a whole registry: these are slower, and nothing is lost while they wait.
 const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After a shared connection could not be made, until the next try.
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// On a connection that only waits, a peer that has vanished silently is noticed after about 20 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -285,6 +296,63 @@ impl Connection {
     pub async fn server_info(&mut self) -> Result<ServerInfo, StoreError> {
         let text: String = self.query("ask for the server's state", &redis::cmd("INFO")).await?;
         ServerInfo::parse(&text)
+    }
+}
+
+/// One connection for many at once, which is made anew after it failed.
+#[derive(Clone)]
+pub struct SharedConnection {
+    redis: Redis,
+    purpose: Purpose,
+    state: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    connection: Option<Connection>,
+    /// How many have been made: tells one from the next.
+    made: u64,
+    failed: Option<(Instant, StoreError)>,
+}
+
+impl SharedConnection {
+    pub fn new(redis: Redis, purpose: Purpose) -> Self {
+        Self { redis, purpose, state: Arc::default() }
+    }
+
+    pub async fn with<T>(&self, what: impl AsyncFnOnce(Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let (connection, number) = self.get().await?;
+        let done = what(connection).await;
+        if let Err(StoreError::Unavailable { .. }) = &done {
+            let mut state = self.state.lock().await;
+            if state.made == number {
+                state.connection = None;
+            }
+        }
+        done
+    }
+
+    /// Those that wait while it is made share what comes of it, or each would wait in turn for a server that is away.
+    async fn get(&self) -> Result<(Connection, u64), StoreError> {
+        let mut state = self.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((connection.clone(), state.made));
+        }
+        if let Some((at, error)) = &state.failed
+            && clock::now() < *at + CONNECT_PAUSE
+        {
+            return Err(error.clone());
+        }
+        match self.redis.connect(self.purpose).await {
+            Ok(connection) => {
+                *state = Shared { connection: Some(connection.clone()), made: state.made + 1, failed: None };
+                Ok((connection, state.made))
+            }
+            Err(error) => {
+                state.failed = Some((clock::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 
 use super::{
-    connection::{Connection, Purpose, Redis, Script, Subject},
+    connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
 };
@@ -14,7 +14,7 @@ use crate::facts::id::{AccountId, IntentId};
 
 /// Intents of one look for those that are due, and of one page.
 pub const MAX_DUE: usize = 100;
-pub const MAX_PAGE: usize = 101;
+pub const MAX_PAGE: usize = 100;
 
 /// The year 2200. Redis' scripts count microseconds exactly until 2255.
 const MAX_MICROS: i64 = 7_258_118_400_000_000;
@@ -174,7 +174,8 @@ pub struct DueIntents {
     /// Where an unfinished advance leads.
     pub target: Option<i64>,
     pub next: Option<i64>,
-    pub found: Vec<(IntentId, Option<Stored>)>,
+    /// An error where what is stored is no record.
+    pub found: Vec<(IntentId, Result<Option<Stored>, StoreError>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,8 +226,8 @@ pub struct IntentStore {
 }
 
 impl IntentStore {
-    pub async fn connect(redis: &Redis, keys: PartitionKeys) -> Result<Self, StoreError> {
-        Ok(Self { connection: redis.connect(Purpose::Work).await?, keys })
+    pub fn on(connection: Connection, keys: PartitionKeys) -> Self {
+        Self { connection, keys }
     }
 
     pub fn keys(&self) -> &PartitionKeys {
@@ -291,7 +292,7 @@ impl IntentStore {
         let micros = |text: &Bytes| float(text).map(|number| number as i64);
         let found = found.chunks_exact(2).filter_map(|pair| {
             let id = IntentId::new(std::str::from_utf8(&pair[0]).ok()?).ok()?;
-            Some((id, Stored::parse(subject, &pair[1]).ok().flatten()))
+            Some((id, Stored::parse(subject, &pair[1])))
         });
         Ok(DueIntents {
             now: micros(now).unwrap_or_default(),
@@ -321,7 +322,7 @@ impl IntentStore {
         Ok(answer == ["OK"])
     }
 
-    /// At most [`MAX_PAGE`].
+    /// At most [`MAX_PAGE`], and whether there are more.
     pub async fn search(
         &mut self,
         account: &AccountId,
@@ -329,7 +330,7 @@ impl IntentStore {
         (from, to): (i64, i64),
         order: Order,
         most: usize,
-    ) -> Result<Vec<Found>, StoreError> {
+    ) -> Result<(Vec<Found>, bool), StoreError> {
         let subject = format!("look for payment intents of {account}");
         let keys: Vec<_> = statuses.iter().map(|status| self.keys.intents_of(account, status)).collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
@@ -342,11 +343,26 @@ impl IntentStore {
             .arg(order)
             .arg(most.min(MAX_PAGE));
         let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
-        let found = answer.chunks_exact(3).filter_map(|part| {
+        let Some((has_more, found)) = answer.split_first() else {
+            return Err(StoreError::unexpected(&subject, "its answer is empty"));
+        };
+        let found = found.chunks_exact(3).filter_map(|part| {
             let (created_at, id) = (number(&part[0])?, IntentId::new(std::str::from_utf8(&part[1]).ok()?).ok()?);
             Some(Found { created_at, id, stored: Stored::parse(&subject, &part[2]).ok().flatten() })
         });
-        Ok(found.collect())
+        Ok((found.collect(), has_more == "1"))
+    }
+
+    /// Looks at an intent again only after this time: what cannot be read must not stand before all others.
+    pub async fn put_off(&mut self, id: &IntentId, to: i64) -> Result<(), StoreError> {
+        let command = redis::cmd("ZADD")
+            .arg(self.keys.intent_due())
+            .arg("XX")
+            .arg("GT")
+            .arg(to.clamp(0, MAX_MICROS))
+            .arg(id.as_str())
+            .to_owned();
+        self.connection.query::<u64>(Subject("put off the payment intent", id.as_str()), &command).await.map(drop)
     }
 
     pub async fn clock(&mut self, change: ClockChange) -> Result<ClockState, StoreError> {
@@ -355,8 +371,9 @@ impl IntentStore {
         let call = CLOCK.keys(&[&clock, &due]);
         let call = match change {
             ClockChange::Speed(speed) => call.arg("speed").arg(speed),
-            ClockChange::Advance(micros) => call.arg("advance").arg(micros),
-            ClockChange::To(micros) => call.arg("to").arg(micros),
+            // Beyond its end is beyond its end, however far.
+            ClockChange::Advance(micros) => call.arg("advance").arg(micros.clamp(0, MAX_MICROS)),
+            ClockChange::To(micros) => call.arg("to").arg(micros.clamp(0, MAX_MICROS + 1)),
             ClockChange::Step => call.arg("step").arg(""),
         };
         let (now, state): (i64, String) = self.connection.run(subject, &call).await?;
@@ -371,7 +388,8 @@ impl IntentStore {
 }
 
 fn committed(subject: &str, answer: &[Bytes]) -> Result<Committed, StoreError> {
-    let malformed = || StoreError::unexpected(subject, format_args!("{answer:?}"));
+    // A record may be in it.
+    let malformed = || StoreError::unexpected(subject, "it is no answer of the script");
     let micros = |part: &Bytes| number(part).ok_or_else(malformed);
     let text = |part: &Bytes| String::from_utf8_lossy(part).into_owned();
     match answer {

@@ -1,6 +1,7 @@
 //! A Redis, the service, and merchants with keys.
 
 use std::{
+    collections::BTreeMap,
     net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -80,6 +81,16 @@ impl House {
     /// The same merchant, where the service is now.
     pub fn again(&self, merchant: &Merchant) -> Merchant {
         self.with_key(&merchant.key)
+    }
+
+    /// Everything of payment intents, each key as Redis dumps it.
+    pub async fn stored(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut stored = BTreeMap::new();
+        for key in self.redis.command::<Vec<String>>(&["KEYS", "*pi*"]).await {
+            let dump = self.redis.command::<Vec<u8>>(&["DUMP", &key]).await;
+            stored.insert(key, dump);
+        }
+        stored
     }
 
     /// All of the stream, in its order.

@@ -170,17 +170,15 @@ impl From<ServiceError> for Problem {
             ServiceError::Busy => {
                 Self::unavailable("Others change this payment intent all the time; nothing was changed.", 1)
             }
-            ServiceError::Store(StoreError::OutOfMemory { .. }) => {
-                Self::unavailable("Redis is full and refuses changes; nothing was changed.", 5)
+            ServiceError::Store(ref error @ StoreError::OutOfMemory { .. }) => {
+                Self::unavailable("Redis is full and refuses changes; nothing was changed.", 5).because(error)
             }
-            ServiceError::Store(StoreError::Unavailable { .. }) => Self::unavailable(
+            ServiceError::Store(ref error @ StoreError::Unavailable { .. }) => Self::unavailable(
                 "Redis does not answer, so it is not known whether anything was changed: look, or repeat with the same idempotencyKey.",
                 1,
-            ),
-            error @ (ServiceError::Store(_) | ServiceError::Unreadable(..)) => {
-                tracing::error!(%error, "a request failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
-            }
+            )
+            .because(error),
+            error @ (ServiceError::Store(_) | ServiceError::Unreadable(..)) => Self::internal(&error),
         }
     }
 }

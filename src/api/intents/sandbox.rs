@@ -35,8 +35,9 @@ type Answer<T> = Result<Json<T>, Problem>;
 /// How long the slow issuer takes.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// What the customer does. Without a body they pay with the card that is approved.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+/// What the customer does. Without a body they pay with the card that is approved. It holds a card's number, so there is no
+/// `Debug`.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PayRequest {
     /// The number of a card; only the ends of it are kept.

@@ -8,8 +8,8 @@
 --         8 event up to its time, or '' without one  9 the rest of the event  10 account
 --         11 hash of the request  12 for how long the key is kept, ms
 -- Answer  {'OK', stamp µs, entry or '', number of the event within its account or ''}
---         {'STALE', now µs, record or ''}: it has another revision
---         {'LATE', now µs}, {'EARLY', now µs}: the deadline has come, or has not
+--         {'STALE', the stamp of a change of now µs, record or ''}: it has another revision
+--         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
 --         {'TAKEN', answer}: the key was used
 --         The stamp is the instant of the change, later than that of every change before. A record is stored behind a line
 --         `REVISION STAMP ENTRY`, a key's answer is the request's hash, the intent and the
@@ -26,6 +26,8 @@ if KEYS[8] then
   end
 end
 local id, account = ARGV[1], ARGV[10]
+local counted = call('HGET', KEYS[4], 'events:' .. account) or '0'
+require_count(counted, 0, 9007199254740990)
 local expected = require_count(ARGV[2], 0, 9007199254740991)
 local due_mode, due_text = match(ARGV[6], '^([=+]?)(%d*)$')
 if ARGV[6] ~= '' and (not due_mode or due_mode == '' or due_text == '') then
@@ -37,14 +39,13 @@ local before = ARGV[3] ~= '' and require_micros(ARGV[3])
 local from = ARGV[4] ~= '' and require_micros(ARGV[4])
 local keep_ms = KEYS[8] and require_count(ARGV[12], 1, MAX_MICROS)
 
-local now, last = read_clock(KEYS[3])
+-- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
+local stamp = next_stamp(KEYS[3])
 local stored = call('GET', KEYS[1])
 local revision = stored and tonumber(match(stored, '^(%d+) ')) or 0
 if revision ~= expected then
-  return {'STALE', whole(now), stored or ''}
+  return {'STALE', whole(stamp), stored or ''}
 end
--- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
-local stamp = math.max(now, last + 1)
 if before and stamp >= before then
   return {'LATE', whole(stamp)}
 end
@@ -73,8 +74,10 @@ end
 
 local stamp_text, entry, number = whole(stamp), '', ''
 if ARGV[8] ~= '' then
-  number = call('HINCRBY', KEYS[4], 'events:' .. account, 1)
+  -- The first of the writes, as it alone can fail: a producer may have used up the stream's ids.
   entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9])
+  number = whole(tonumber(counted) + 1)
+  call('HSET', KEYS[4], 'events:' .. account, number)
 end
 local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. (entry ~= '' and entry or '-') .. '\n'
 local record = head .. ARGV[5]
@@ -91,7 +94,8 @@ if KEYS[6] ~= KEYS[7] or revision == 0 then
   call('ZADD', KEYS[6], created and ARGV[7] or stamp_text, id)
 end
 call('HSET', KEYS[3], 'last', stamp_text)
-call('HINCRBY', KEYS[4], from and 'fired' or 'changes', 1)
+-- What a stranger may have made of a counter undoes no change.
+try('HINCRBY', KEYS[4], from and 'fired' or 'changes', 1)
 if KEYS[8] then
   call('SET', KEYS[8], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
 end

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Removes an intent.
 -- KEYS    1 record  2 deadlines  3 counts  4 index of its status
--- ARGV    1 intent  2 revision that it is expected to have
+-- ARGV    1 intent  2 revision that it is expected to have; 0 if there should be none
 -- Answer  {'OK'}, also if there is none | {'STALE'}: it has another revision
 -- Flags   allow-oom: it frees memory.
 
 require_types(KEYS[1], 'string', KEYS[2], 'zset', KEYS[3], 'hash', KEYS[4], 'zset')
-local expected = require_count(ARGV[2], 1, 9007199254740991)
+local expected = require_count(ARGV[2], 0, 9007199254740991)
 local stored = call('GETRANGE', KEYS[1], 0, 20)
 if stored ~= '' and tonumber(match(stored, '^(%d+) ')) ~= expected then
   return {'STALE'}
@@ -14,5 +14,5 @@ end
 call('DEL', KEYS[1])
 call('ZREM', KEYS[2], ARGV[1])
 call('ZREM', KEYS[4], ARGV[1])
-call('HINCRBY', KEYS[3], 'forgotten', 1)
+try('HINCRBY', KEYS[3], 'forgotten', 1)
 return {'OK'}

@@ -1,0 +1,246 @@
+//! The scripts of payment intents against a plain model of what they mean: the same random calls to both, and the same answers,
+//! records, indexes and events. The clock stands still but for what a call does to it, so the model knows it.
+
+mod support;
+
+#[path = "store_intents/model.rs"]
+mod model;
+
+use bytes::Bytes;
+use herald::{
+    facts::id::{AccountId, IntentId},
+    store::{
+        connection::Purpose,
+        intents::{ClockChange, Commit, Committed, Due, IntentStore, KeyOf, Order},
+        keys::PartitionKeys,
+    },
+};
+use model::{Known, Model};
+use proptest::{prelude::*, sample::select};
+use support::TestRedis;
+
+const START: i64 = 4_000_000_000_000_000;
+const STATUSES: [&str; 3] = ["Created", "Captured", "Refunded"];
+
+#[derive(Debug, Clone)]
+enum Act {
+    Commit {
+        id: usize,
+        /// How far its revision and status are from those that are there.
+        off: u64,
+        before: Option<i64>,
+        from: Option<i64>,
+        due: Due,
+        status: usize,
+        is_told: bool,
+        key: Option<usize>,
+    },
+    Load(usize, usize),
+    Due,
+    Forget(usize, u64),
+    PutOff(usize, i64),
+    Search {
+        account: usize,
+        from: i64,
+        to: i64,
+        order: Order,
+        most: usize,
+    },
+    Clock(ClockChange),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let instant = || (-5..60i64).prop_map(|micros| START + micros);
+    let due = prop_oneof![instant().prop_map(Due::At), (0..60i64).prop_map(Due::In), Just(Due::Never)];
+    let bound = || prop::option::weighted(0.2, instant());
+    let off = prop_oneof![8 => Just(0u64), 1 => 1..3u64];
+    let commit =
+        (0..4usize, off, bound(), bound(), due, 0..3usize, any::<bool>(), prop::option::weighted(0.2, 0..3usize));
+    let act = prop_oneof![
+        8 => commit.prop_map(|(id, off, before, from, due, status, is_told, key)| {
+            Act::Commit { id, off, before, from, due, status, is_told, key }
+        }),
+        2 => (0..4usize, 0..3usize).prop_map(|(id, key)| Act::Load(id, key)),
+        1 => Just(Act::Due),
+        1 => (0..4usize, prop_oneof![3 => Just(0u64), 1 => Just(1)]).prop_map(|(id, off)| Act::Forget(id, off)),
+        1 => (0..4usize, instant()).prop_map(|(id, to)| Act::PutOff(id, to)),
+        2 => (0..2usize, instant(), instant(), select(vec![Order::NewestFirst, Order::OldestFirst]), 1..4usize)
+            .prop_map(|(account, from, to, order, most)| Act::Search { account, from, to, order, most }),
+        1 => (0..20i64).prop_map(|by| Act::Clock(ClockChange::Advance(by))),
+        1 => instant().prop_map(|to| Act::Clock(ClockChange::To(to))),
+        2 => Just(Act::Clock(ClockChange::Step)),
+    ];
+    prop::collection::vec(act, 1..60)
+}
+
+fn id(n: usize) -> IntentId {
+    IntentId::new(&format!("pi_{n}")).unwrap()
+}
+
+/// Each intent belongs to one account.
+fn account(n: usize) -> AccountId {
+    AccountId::new(&format!("acc_{}", n % 2)).unwrap()
+}
+
+/// Without what only Redis knows: the entry's id.
+fn known(committed: Committed) -> Committed {
+    match committed {
+        Committed::Done { stamp, entry, number } => {
+            Committed::Done { stamp, entry: entry.map(|_| "entry".to_owned()), number }
+        }
+        other => other,
+    }
+}
+
+struct Both<'r> {
+    redis: &'r TestRedis,
+    store: IntentStore,
+    model: Model,
+}
+
+impl<'r> Both<'r> {
+    async fn start(redis: &'r TestRedis) -> Self {
+        let keys = PartitionKeys::new("payment-intents").unwrap();
+        let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys);
+        store.clock(ClockChange::Speed(0.0)).await.unwrap();
+        store.clock(ClockChange::To(START)).await.unwrap();
+        store.clock(ClockChange::Step).await.unwrap();
+        Self { redis, store, model: Model::new(START) }
+    }
+
+    async fn act(&mut self, act: &Act) {
+        match act {
+            Act::Commit { .. } => self.commit(act).await,
+            Act::Load(n, key) => {
+                let (of, hash) = (id(*n), format!("key_{key}"));
+                assert_eq!(self.store.load(&of, Some(&hash)).await.unwrap(), self.model.load(&of, &hash));
+            }
+            Act::Due => self.due().await,
+            Act::Forget(n, off) => {
+                let (status, revision) = self.model.known(&id(*n)).map_or(("Created".to_owned(), 0), Known::parts);
+                let done = self.store.forget(&id(*n), &account(*n), &status, revision + off).await.unwrap();
+                assert_eq!(done, self.model.forget(&id(*n), revision + off));
+            }
+            Act::PutOff(n, to) => {
+                self.store.put_off(&id(*n), *to).await.unwrap();
+                self.model.put_off(&id(*n), *to);
+            }
+            Act::Search { account: n, from, to, order, most } => {
+                let range = (*from, *to);
+                let (found, has_more) = self.store.search(&account(*n), &STATUSES, range, *order, *most).await.unwrap();
+                let found: Vec<_> = found.into_iter().map(|found| (found.created_at, found.id, found.stored)).collect();
+                assert_eq!((found, has_more), self.model.search(&account(*n), range, *order, *most));
+            }
+            Act::Clock(change) => {
+                assert_eq!(self.store.clock(*change).await.unwrap(), self.model.clock(*change), "{change:?}");
+            }
+        }
+    }
+
+    async fn commit(&mut self, act: &Act) {
+        let Act::Commit { id: n, off, before, from, due, status, is_told, key } = act else { unreachable!() };
+        let (id, account) = (id(*n), account(*n));
+        let there = self.model.known(&id).cloned();
+        let hash = key.map(|key| format!("key_{key}"));
+        let commit = Commit {
+            id: &id,
+            account: &account,
+            expected_revision: there.as_ref().map_or(0, |known| known.revision) + off,
+            before: *before,
+            from: *from,
+            json: format!("{{\"n\":{}}}", self.model.calls()),
+            due: *due,
+            created_at: there.as_ref().map(|known| known.created_at),
+            status: STATUSES[*status].to_owned(),
+            status_before: there.as_ref().map(|known| known.status.clone()),
+            event: is_told.then(|| ("<".to_owned(), ">".to_owned())),
+            key: hash.as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
+        };
+        let done = known(self.store.commit(&commit).await.unwrap());
+        assert_eq!(done, self.model.commit(&commit), "{commit:?}");
+    }
+
+    async fn due(&mut self) {
+        let due = self.store.due().await.unwrap();
+        let found: Vec<_> = due.found.into_iter().map(|(id, stored)| (id, stored.unwrap())).collect();
+        assert_eq!((due.now, due.target, due.next, found), self.model.due());
+    }
+
+    /// Everything that is there.
+    async fn compare(&mut self) {
+        for n in 0..4 {
+            self.act(&Act::Load(n, 0)).await;
+        }
+        self.due().await;
+        for n in 0..2 {
+            let all = Act::Search { account: n, from: 0, to: i64::MAX, order: Order::OldestFirst, most: 100 };
+            self.act(&all).await;
+            for status in STATUSES {
+                let key = format!("herald:{{payment-intents}}:pi-of:{}:{status}", account(n));
+                let indexed: Vec<String> = self.redis.command(&["ZRANGE", &key, "0", "-1"]).await;
+                assert_eq!(indexed, self.model.indexed(&account(n), status), "{status}");
+            }
+        }
+        let entries: Vec<(String, Vec<Bytes>)> = self.redis.command(&["XRANGE", "payment-intents", "-", "+"]).await;
+        let told: Vec<String> =
+            entries.into_iter().map(|(_, fields)| String::from_utf8(fields[1].to_vec()).unwrap()).collect();
+        assert_eq!(told, self.model.told());
+    }
+}
+
+#[test]
+fn the_scripts_do_what_the_model_says() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let redis = runtime.block_on(TestRedis::start());
+    let config = ProptestConfig { cases: 300, failure_persistence: None, max_shrink_iters: 400, ..Default::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let ran = runner.run(&acts(), |acts| {
+        runtime.block_on(async {
+            redis.command::<()>(&["FLUSHALL"]).await;
+            let mut both = Both::start(&redis).await;
+            for act in &acts {
+                both.act(act).await;
+            }
+            both.compare().await;
+        });
+        Ok(())
+    });
+    ran.unwrap();
+}
+
+/// The script writes dates by arithmetic of its own: each day of four centuries, and the ends of its seconds.
+#[tokio::test]
+async fn every_day_is_written_as_the_calendar_has_it() {
+    use herald::intents::stamp::{DAY, Stamp};
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys);
+    store.clock(ClockChange::Speed(0.0)).await.unwrap();
+    let (id, account) = (id(0), account(0));
+    let from = Stamp::parse("2040-01-01T00:00:00Z").unwrap();
+    for n in 0..2_000i64 {
+        // A prime number of days and an odd time: every month, leap days and the turns of years are among them.
+        let at = from.0 + n * 29 * DAY + (n * 86_399_999_983) % DAY;
+        store.clock(ClockChange::To(at)).await.unwrap();
+        store.clock(ClockChange::Step).await.unwrap();
+        let commit = Commit {
+            id: &id,
+            account: &account,
+            expected_revision: n.try_into().unwrap(),
+            before: None,
+            from: None,
+            json: "{}".to_owned(),
+            due: Due::Never,
+            created_at: Some(1),
+            status: "Created".to_owned(),
+            status_before: Some("Created".to_owned()),
+            event: Some(("<".to_owned(), ">".to_owned())),
+            key: None,
+        };
+        let Committed::Done { stamp, entry, .. } = store.commit(&commit).await.unwrap() else { panic!("{n}") };
+        let entry = entry.unwrap();
+        let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", "payment-intents", &entry, &entry]).await;
+        assert_eq!(entries[0].1[1], format!("<{}>", Stamp(stamp)));
+        assert_eq!(stamp, at);
+    }
+}
