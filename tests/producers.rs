@@ -36,7 +36,8 @@ fn page() -> String {
 /// The page's only example in a language.
 fn example(language: &str) -> String {
     let page = page();
-    let mut found = page.split(&format!("```{language}\n")).skip(1).map(|rest| rest.split("```").next().unwrap());
+    let opening = format!("```{language}\n");
+    let mut found = page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap());
     let example = found.next().unwrap_or_else(|| panic!("the page has no example in {language}"));
     assert_eq!(found.next(), None, "there are several in {language}");
     example.to_owned()
@@ -95,15 +96,16 @@ async fn until_arrivals(world: &World, count: usize) -> Vec<Arrival> {
 
 /// It also shows that the entry's id is what the example printed.
 async fn entries_before(world: &World, entry: &str) -> u64 {
-    let before: Vec<(String, Vec<String>)> =
-        world.redis.command(&["XRANGE", STREAM, "-", &format!("({entry}")]).await;
+    let before: Vec<(String, Vec<String>)> = world.redis.command(&["XRANGE", STREAM, "-", &format!("({entry}")]).await;
     before.len() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_can_neither_trim_nor_read() {
     let (_world, url) = world_with_a_producer().await;
-    for forbidden in ["XTRIM payment-intents MAXLEN 0", "XRANGE payment-intents - +", "DEL payment-intents", "XADD s * a b"] {
+    for forbidden in
+        ["XTRIM payment-intents MAXLEN 0", "XRANGE payment-intents - +", "DEL payment-intents", "XADD s * a b"]
+    {
         let mut client = Command::new("redis-cli");
         client.args(["--no-auth-warning", "-u", &url]).args(forbidden.split(' '));
         let said = said(client, &url).await;

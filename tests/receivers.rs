@@ -7,10 +7,10 @@
 
 #[path = "receivers/language.rs"]
 mod language;
-#[path = "support/merchants.rs"]
-mod merchants;
 #[path = "receivers/merchant.rs"]
 mod merchant;
+#[path = "support/merchants.rs"]
+mod merchants;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "receivers/request.rs"]

@@ -46,18 +46,20 @@ GUARD = Mutex.new # One connection for all threads.
 # Takes an event once, and keeps the newest status of its intent. One transaction: a crash leaves both or neither.
 def store(event, sequence)
   intent, status = event["data"].values_at("paymentIntentId", "paymentStatus")
+  result = "duplicate"
   GUARD.synchronize do
     DB.transaction(:immediate) do
       DB.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", [event["id"], Time.now.to_i])
-      next "duplicate" if DB.changes.zero?
+      next if DB.changes.zero?
 
       DB.execute(<<~SQL, [intent, status, sequence]) # Compared as text.
         INSERT INTO intents VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE
         SET status = excluded.status, sequence = excluded.sequence WHERE excluded.sequence > intents.sequence
       SQL
-      DB.changes.zero? ? "older" : "applied"
+      result = DB.changes.zero? ? "older" : "applied"
     end
   end
+  result
 end
 
 # The status to answer with.

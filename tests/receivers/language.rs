@@ -79,7 +79,11 @@ pub fn java(file: &'static str) -> Option<Language> {
     if version.is_none_or(|version| version < 17) {
         return missing(file, "a JDK of Java 17 or newer");
     }
-    Some(Language::new(file, "java", &[&source(file)]).forgetful())
+    // `java Receiver.java` does the same, each time it is started.
+    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("receiver-java");
+    let built = Command::new("javac").args(["-Xlint", "-Werror", "-d"]).arg(&classes).arg(source(file)).status();
+    assert!(built.unwrap().success(), "javac failed");
+    Some(Language::new(file, "java", &["-cp", &classes.display().to_string(), "Receiver"]).forgetful())
 }
 
 fn source(file: &str) -> String {

@@ -27,6 +27,8 @@ pub struct Merchant<'w> {
     /// Of its account, its endpoint and its intents.
     name: &'static str,
     port: u16,
+    /// What survives a restart is here.
+    folder: tempfile::TempDir,
     /// One of each kind: the base64 of a key, and a text that is itself the key.
     old: SecretText,
     new: SecretText,
@@ -39,7 +41,8 @@ impl<'w> Merchant<'w> {
             Scheme::Dojo => "dojo",
         };
         let new = SecretText::new("PDYkJQq6sESYHp_zJuTTBQ".to_owned()).unwrap();
-        Self { world, language, scheme, name, port: free_port(), old: SecretText::from_random([7; 32]), new }
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        Self { world, language, scheme, name, port, folder, old: SecretText::from_random([7; 32]), new }
     }
 
     pub async fn lives(&self) {
@@ -87,7 +90,9 @@ impl<'w> Merchant<'w> {
     }
 
     async fn start(&self, secrets: &str) -> Served {
-        Served::start(self.language, self.port, &[("HERALD_SECRETS", secrets), ("HERALD_SCHEME", self.name)]).await
+        let database = self.folder.path().join("receiver.sqlite").display().to_string();
+        let env = [("HERALD_SECRETS", secrets), ("HERALD_SCHEME", self.name), ("DATABASE", &database)];
+        Served::start(self.language, self.port, &env).await
     }
 
     /// Its receiver is not there yet, and one attempt is all there is.
@@ -110,7 +115,7 @@ impl<'w> Merchant<'w> {
     async fn redeliver(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.args(["dead-letter", "redeliver", "--endpoint", &self.endpoint()]);
-        command.args(["--reason", "it is up", "--by", "tester"]).env("HERALD_REDIS_URL", self.world.redis.url());
+        command.args(["--reason", "it is up", "--by", "tester", "--yes"]).env("HERALD_REDIS_URL", self.world.redis.url());
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -147,12 +152,13 @@ impl<'w> Merchant<'w> {
             }
             Scheme::Dojo => of_odd,
         };
+        // In the order of their sequences.
         for (event, request) in [
+            (&odd, of_odd),
             (&plain, self.signed(&[&stranger(), &self.old], &plain)),
             (&letters, self.signed(&[&self.new], &letters)),
             (&large, self.signed(&[&self.new], &large)),
             (&late, Request::signed(self.scheme, &[&self.old], &late, wall_ms() / 1000 - 280)),
-            (&odd, of_odd),
         ] {
             assert_eq!(request.sent_to(served.address).await, Some(204), "{}: {}", self.language.file, event.id);
             self.expect(served, event, "applied").await;
@@ -182,7 +188,9 @@ impl<'w> Merchant<'w> {
             ("letters that are not ASCII", genuine.clone().with_bytes(signature, b"v1,\xe9\xff sha256=\xc3\xa9")),
         ];
         if self.scheme == Scheme::Standard {
-            let at = |shift_s| Request::signed(self.scheme, &[&self.new], &event, (wall_ms() / 1000).saturating_add_signed(shift_s));
+            let at = |shift_s| {
+                Request::signed(self.scheme, &[&self.new], &event, (wall_ms() / 1000).saturating_add_signed(shift_s))
+            };
             refused.extend([
                 ("six minutes old", at(-360)),
                 ("six minutes ahead", at(360)),

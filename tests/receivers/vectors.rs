@@ -1,4 +1,4 @@
-//! The test vectors of docs/receivers/README.md, held against Herald's own code.
+//! What docs/receivers says of itself, held against Herald's own code: the test vectors, and the crates of the one in Rust.
 
 use std::fs;
 
@@ -29,5 +29,23 @@ fn the_vectors_for_merchants_are_what_herald_signs() {
     for Vector { secrets, id, timestamp, body, standard, dojo } in vectors {
         assert_eq!(standard_signature(secrets.iter(), &id, timestamp, body.as_bytes()), standard, "{id}");
         assert_eq!(dojo_signature(secrets.last().unwrap(), body.as_bytes()), dojo, "{id}");
+    }
+}
+
+#[test]
+fn the_receiver_in_rust_names_the_crates_that_it_is_built_with() {
+    let manifest = fs::read_to_string(installed("Cargo.toml")).unwrap();
+    let receiver = fs::read_to_string(installed("docs/receivers/receiver.rs")).unwrap();
+    let named = receiver.split("[dependencies]").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let named: Vec<&str> = named.lines().filter_map(|line| line.strip_prefix("//! ")).collect();
+    assert!(named.len() >= 6, "{named:?}");
+    for line in named {
+        let (name, rest) = line.split_once(" = ").unwrap();
+        let version = rest.split('"').nth(1).unwrap();
+        let is_ours = |ours: &str| {
+            let ours = ours.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = ")?.split('"').nth(1));
+            ours.is_some_and(|ours| ours == version || ours.starts_with(&format!("{version}.")))
+        };
+        assert!(manifest.lines().any(is_ours), "Herald is not built with {name} {version}");
     }
 }
