@@ -115,7 +115,9 @@ impl<'w> Merchant<'w> {
     async fn redeliver(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.args(["dead-letter", "redeliver", "--endpoint", &self.endpoint()]);
-        command.args(["--reason", "it is up", "--by", "tester", "--yes"]).env("HERALD_REDIS_URL", self.world.redis.url());
+        command
+            .args(["--reason", "it is up", "--by", "tester", "--yes"])
+            .env("HERALD_REDIS_URL", self.world.redis.url());
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }

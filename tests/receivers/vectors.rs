@@ -37,10 +37,9 @@ fn the_receiver_in_rust_names_the_crates_that_it_is_built_with() {
     let manifest = fs::read_to_string(installed("Cargo.toml")).unwrap();
     let receiver = fs::read_to_string(installed("docs/receivers/receiver.rs")).unwrap();
     let named = receiver.split("[dependencies]").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let named: Vec<&str> = named.lines().filter_map(|line| line.strip_prefix("//! ")).collect();
+    let named: Vec<_> = named.lines().filter_map(|line| line.strip_prefix("//! ")?.split_once(" = ")).collect();
     assert!(named.len() >= 6, "{named:?}");
-    for line in named {
-        let (name, rest) = line.split_once(" = ").unwrap();
+    for (name, rest) in named {
         let version = rest.split('"').nth(1).unwrap();
         let is_ours = |ours: &str| {
             let ours = ours.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = ")?.split('"').nth(1));
