@@ -54,6 +54,8 @@ setup: tools
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
 
-# Every scenario with its faults, a real nginx, the simulator, its mutations and the fuzz targets, with one table at the end.
+# Every scenario with its faults, a real nginx, the receivers in every language, the simulator, its mutations and the fuzz
+# targets, with one table at the end.
 prove: setup
+	@deploy/setup-runtimes
 	@MINUTES=$(MINUTES) SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) SEED=$(SEED) deploy/prove

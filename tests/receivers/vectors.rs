@@ -1,0 +1,50 @@
+//! What docs/receivers says of itself, held against Herald's own code: the test vectors, and the crates of the one in Rust.
+
+use std::fs;
+
+use herald::facts::signing::{SecretText, dojo_signature, standard_signature};
+use serde::Deserialize;
+
+use crate::language::installed;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    secrets: Vec<SecretText>,
+    id: String,
+    timestamp: u64,
+    body: String,
+    #[serde(rename = "webhook-signature")]
+    standard: String,
+    #[serde(rename = "dojo-signature")]
+    dojo: String,
+}
+
+#[test]
+fn the_vectors_for_merchants_are_what_herald_signs() {
+    let page = fs::read_to_string(installed("docs/receivers/README.md")).unwrap();
+    let (_, rest) = page.split_once("```json\n").expect("the page has vectors");
+    let vectors: Vec<Vector> = serde_json::from_str(rest.split_once("```").unwrap().0).unwrap();
+    assert!(vectors.len() >= 4 && vectors.iter().any(|vector| vector.secrets.len() > 1));
+    for Vector { secrets, id, timestamp, body, standard, dojo } in vectors {
+        assert_eq!(standard_signature(secrets.iter(), &id, timestamp, body.as_bytes()), standard, "{id}");
+        assert_eq!(dojo_signature(secrets.last().unwrap(), body.as_bytes()), dojo, "{id}");
+    }
+}
+
+#[test]
+fn the_receiver_in_rust_names_the_crates_that_it_is_built_with() {
+    let manifest = fs::read_to_string(installed("Cargo.toml")).unwrap();
+    let receiver = fs::read_to_string(installed("docs/receivers/receiver.rs")).unwrap();
+    let named = receiver.split("[dependencies]").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let named: Vec<_> = named.lines().filter_map(|line| line.strip_prefix("//! ")?.split_once(" = ")).collect();
+    assert!(named.len() >= 6, "{named:?}");
+    for (name, rest) in named {
+        let version = rest.split('"').nth(1).unwrap();
+        let is_ours = |ours: &str| {
+            let ours = ours.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = ")?.split('"').nth(1));
+            ours.is_some_and(|ours| ours == version || ours.starts_with(&format!("{version}.")))
+        };
+        assert!(manifest.lines().any(is_ours), "Herald is not built with {name} {version}");
+    }
+}
