@@ -89,11 +89,14 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), rest.clone()));
+    let follower = registry.clone();
     let following = tokio::spawn(registry.run(redis, rest.clone()));
     let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
         .context("cannot start the service's thread")?;
     let intents = match config.intents.listen {
-        Some(address) => Some(tokio::spawn(serve_payment_intents(config, address, rest.clone()).await?)),
+        Some(address) => {
+            Some(tokio::spawn(serve_payment_intents(config, address, follower.clone(), rest.clone()).await?))
+        }
         None => None,
     };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
@@ -124,12 +127,18 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     let Some(address) = config.intents.listen else {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
-    let serving = tokio::spawn(serve_payment_intents(&config, address, cancel.clone()).await?);
+    let registry = Registry::new();
+    let following = tokio::spawn(registry.clone().run(redis(&config)?, cancel.clone()));
+    let serving = tokio::spawn(serve_payment_intents(&config, address, registry, cancel.clone()).await?);
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
     cancel.cancel();
     tokio::select! {
-        ended = serving => Ok(ended?),
+        ended = serving => {
+            cancel.cancel();
+            following.await?;
+            Ok(ended?)
+        }
         name = ends.next() => bail!("ended by a second {name}"),
     }
 }
@@ -138,6 +147,7 @@ pub async fn serve_intents(config: Config) -> Result<()> {
 async fn serve_payment_intents(
     config: &Config,
     address: SocketAddr,
+    registry: Registry,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
     let redis = redis(config)?;
@@ -149,7 +159,7 @@ async fn serve_payment_intents(
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
-    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), &public_url);
+    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), registry, &public_url);
     let router = api::intents::router(api, config.intents.sandbox);
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {

@@ -1,9 +1,19 @@
 //! The payment-intents service as a merchant meets it: the real program, a real Redis, HTTP.
 
-mod support;
+// A test waits for other processes.
+#![allow(clippy::disallowed_methods)]
 
 #[path = "intents/house.rs"]
 mod house;
+#[path = "support/merchants.rs"]
+mod merchants;
+#[path = "support/herald.rs"]
+mod process;
+#[path = "intents/reconciliation.rs"]
+mod reconciliation;
+mod support;
+#[path = "support/world.rs"]
+mod world;
 
 use std::{
     collections::BTreeMap,

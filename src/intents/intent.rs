@@ -8,10 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     details::{AutoExpireAction, Details},
     stamp::{DAY, MINUTE, Stamp, micros},
+    told::Told,
 };
-use crate::facts::{
-    event::{CaptureMode, PaymentStatus},
-    id::{AccountId, EventId, IntentId},
+use crate::{
+    facts::{
+        event::{CaptureMode, PaymentStatus},
+        id::{AccountId, IntentId},
+    },
+    store::intents::Stored,
 };
 
 /// How long an intent waits for its payment where nothing else is said, and how long money is held.
@@ -193,39 +197,6 @@ pub struct PaymentAttempt {
     pub masked: String,
 }
 
-/// An event that left with a change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Told {
-    pub id: EventId,
-    #[serde(rename = "k")]
-    pub kind: EventKind,
-    #[serde(rename = "st")]
-    pub status: PaymentStatus,
-    #[serde(rename = "at", with = "micros")]
-    pub at: Stamp,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EventKind {
-    #[serde(rename = "c")]
-    Created,
-    #[serde(rename = "u")]
-    StatusUpdated,
-    #[serde(rename = "r")]
-    SendReceipt,
-}
-
-impl EventKind {
-    /// As the webhook's `event` names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "payment_intent.created",
-            Self::StatusUpdated => "payment_intent.status_updated",
-            Self::SendReceipt => "payment_intent.send-receipt",
-        }
-    }
-}
-
 /// What a client calls a request that it may have to repeat, and a hash of what it asked for. The key's own text is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyKey {
@@ -405,20 +376,25 @@ impl Intent {
     }
 
     /// From what a commit stored, with everything that stands beside it.
-    pub fn from_record(id: IntentId, revision: u64, changed_at: Stamp, json: &[u8]) -> Result<Self, RecordError> {
+    pub fn from_record(id: IntentId, stored: &Stored) -> Result<Self, RecordError> {
         let mut intent: Self =
-            serde_json::from_slice(json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
+            serde_json::from_slice(&stored.json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
         if intent.schema > SCHEMA {
             return Err(RecordError::Newer(intent.schema));
         }
-        (intent.id, intent.revision, intent.changed_at) = (id, revision, changed_at);
-        intent.date_from(changed_at);
+        (intent.id, intent.revision) = (id, stored.revision);
+        intent.date_from(Stamp(stored.changed_at), stored.number);
         Ok(intent)
     }
 
-    /// Gives what the last change did its time.
-    pub fn date_from(&mut self, this: Stamp) {
+    /// Gives what the last change did its time, and its event its number.
+    pub fn date_from(&mut self, this: Stamp, number: Option<u64>) {
         self.changed_at = this;
+        if let (Some(told), Some(number)) = (self.history.last_mut(), number)
+            && told.number == 0
+        {
+            told.number = number;
+        }
         let all = std::iter::once(&mut self.created_at)
             .chain(self.secret.iter_mut().map(|secret| &mut secret.made_at))
             .chain(self.payment.iter_mut().map(|payment| &mut payment.at))

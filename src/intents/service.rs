@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{
     decide::{self, Change, Command, Fresh},
     details::Details,
-    intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    intent::{ID_PREFIX, IdempotencyKey, Intent, RecordError},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
     stamp::{MINUTE, Stamp},
@@ -148,8 +148,8 @@ pub enum Part {
 /// The payment intents of one stream. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
-    connection: SharedConnection,
-    keys: PartitionKeys,
+    pub(super) connection: SharedConnection,
+    pub(super) keys: PartitionKeys,
     settings: Arc<Settings>,
 }
 
@@ -373,7 +373,7 @@ impl Service {
             // Only its deadline is left.
             None => {
                 let nobody = AccountId::new("acc").expect("it is an id");
-                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0).await).await?;
+                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0, &[]).await).await?;
                 return Ok(Fired::Done);
             }
         };
@@ -382,7 +382,10 @@ impl Service {
             return Ok(if applied.is_some() { Fired::Done } else { Fired::NotDue(deadline.at()) });
         }
         let status = intent.status.to_string();
-        let forget = async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
+        let numbers: Vec<u64> = intent.history.iter().map(|told| told.number).filter(|number| *number > 0).collect();
+        let forget = async |store: &mut IntentStore| {
+            store.forget(id, &intent.account, &status, intent.revision, &numbers).await
+        };
         Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
     }
 
@@ -423,9 +426,9 @@ impl Service {
                 committed => committed?,
             };
             return Ok(match committed {
-                Committed::Done { stamp, .. } => {
+                Committed::Done { stamp, number, .. } => {
                     let mut intent = change.intent.clone();
-                    intent.date_from(Stamp(stamp));
+                    intent.date_from(Stamp(stamp), number);
                     Attempt::Done(Box::new(intent))
                 }
                 Committed::Stale { now, stored } => match done_before(&change.intent.id, operation, stored.as_ref()) {
@@ -463,7 +466,7 @@ impl Service {
             created_at: before.map(|before| before.created_at.0),
             status: intent.status.to_string(),
             status_before: before.map(|before| before.status.to_string()),
-            event: change.told.map(|kind| event_around_time(intent, kind)),
+            event: change.told.and(intent.history.last()).map(|told| told.around_time(intent)),
             key: key.map(RequestKey::of),
         }
     }
@@ -491,7 +494,7 @@ impl Service {
     }
 
     /// Does something with the connection, which is made anew after it failed.
-    async fn with_store<T>(
+    pub(super) async fn with_store<T>(
         &self,
         what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -523,8 +526,8 @@ enum Attempt {
     Late,
 }
 
-fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
-    Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)
+pub(super) fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
+    Intent::from_record(id.clone(), stored)
 }
 
 /// The intent, if this operation is among its last: then its answer was lost.
@@ -565,20 +568,6 @@ fn due_of(intent: &Intent, retain: i64) -> Due {
         _ if retain > 0 => Due::In(retain),
         _ => Due::Never,
     }
-}
-
-/// The event of a change, in the published payload's key order, up to its time and from there on.
-fn event_around_time(intent: &Intent, kind: EventKind) -> (String, String) {
-    let event = intent.history.last().map(|told| told.id.to_string()).unwrap_or_default();
-    let (account, id, status, name) = (&intent.account, &intent.id, intent.status, kind.name());
-    let mode = match intent.mode() {
-        crate::facts::event::CaptureMode::Auto => "Auto",
-        crate::facts::event::CaptureMode::Manual => "Manual",
-    };
-    // Ids and names have nothing that JSON escapes.
-    let head = format!(r#"{{"id":"{event}","event":"{name}","accountId":"{account}","createdAt":""#);
-    let tail = format!(r#"","data":{{"paymentIntentId":"{id}","paymentStatus":"{status}","captureMode":"{mode}"}}}}"#);
-    (head, tail)
 }
 
 /// What a customer's device shows to pay.

@@ -129,23 +129,34 @@ const INTENTS: &[&str] = &[
     "del",
     "evalsha",
     "evalsha_ro",
+    "exists",
     "get",
     "getrange",
     "hdel",
     "hget",
     "hgetall",
     "hincrby",
+    "hlen",
     "hmget",
+    "hscan",
     "hset",
+    "hvals",
+    "mget",
     "script|load",
     "select",
     "set",
     "time",
     "type",
     "xadd",
+    "xinfo|groups",
+    "xinfo|stream",
+    "xpending",
+    "xread",
+    "xrevrange",
     "zadd",
     "zrange",
     "zrem",
+    "zscore",
 ];
 
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
@@ -190,7 +201,9 @@ impl Role {
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                vec![format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS)]
+                let read = ["delivery:*", "dead-letter:*", "due"].map(|key| format!("%R~{companions}{key}"));
+                let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS)];
+                own.into_iter().chain(read).chain([format!("%R{registry}")]).collect()
             }
         }
     }
@@ -200,7 +213,12 @@ impl Role {
 pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
-    format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "))
+    let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
+    match role {
+        // Only there may it take something back: what stands in the stream stays.
+        Role::Intents => format!("{rule} (~{}pi-feed:* +xdel +xrange)", escape(keys.prefix())),
+        _ => rule,
+    }
 }
 
 /// All the commands to run, in this order. The last one shuts out everyone without a name.

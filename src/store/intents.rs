@@ -1,7 +1,7 @@
 //! Payment intents in Redis: one script looks, one changes, and one finds what time has come for. Knows their records as
 //! bytes behind a line that says which change wrote them.
 
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
 };
-use crate::facts::id::{AccountId, IntentId};
+use crate::facts::id::{AccountId, EntryId, IntentId};
 
 /// Intents of one look for those that are due, and of one page.
 pub const MAX_DUE: usize = 100;
@@ -18,6 +18,9 @@ pub const MAX_PAGE: usize = 100;
 
 /// The year 2200. Redis' scripts count microseconds exactly until 2255.
 const MAX_MICROS: i64 = 7_258_118_400_000_000;
+
+/// An account's events are counted exactly up to here.
+const MAX_NUMBER: u64 = (1 << 53) - 2;
 
 macro_rules! scripts {
     ($($constant:ident = $name:literal),* $(,)?) => {$(
@@ -34,6 +37,7 @@ scripts! {
     DUE = "intent_due",
     FORGET = "intent_forget",
     SEARCH = "intent_search",
+    FEED = "intent_feed",
     CLOCK = "intent_clock",
 }
 
@@ -43,6 +47,8 @@ pub struct Stored {
     pub revision: u64,
     /// When its last change was made.
     pub changed_at: i64,
+    /// Of the last change's event among its account's.
+    pub number: Option<u64>,
     pub json: Bytes,
 }
 
@@ -56,7 +62,8 @@ impl Stored {
             let end = value.iter().position(|byte| *byte == b'\n')?;
             let mut head = std::str::from_utf8(&value[..end]).ok()?.split(' ');
             let (revision, changed_at) = (head.next()?.parse().ok()?, head.next()?.parse().ok()?);
-            Some(Self { revision, changed_at, json: value.slice(end + 1..) })
+            let number = head.nth(1).and_then(|number| number.parse().ok());
+            Some(Self { revision, changed_at, number, json: value.slice(end + 1..) })
         };
         let stored = parsed().ok_or_else(|| StoreError::unexpected(subject, "the record does not begin as one"))?;
         Ok(Some(stored))
@@ -192,6 +199,25 @@ pub struct Found {
     pub stored: Option<Stored>,
 }
 
+/// A page of what an account was told.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    /// The number of the account's last event.
+    pub latest: u64,
+    pub has_more: bool,
+    pub told: Vec<FeedEntry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct FeedEntry {
+    pub number: u64,
+    pub id: IntentId,
+    /// Where it stood in the stream.
+    pub entry: Option<EntryId>,
+    /// None if it stands at an earlier event of the page.
+    pub stored: Option<Result<Option<Stored>, StoreError>>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClockChange {
     Speed(f64),
@@ -257,6 +283,7 @@ impl IntentStore {
             self.keys.stream().to_owned(),
             of(&commit.status),
             of(commit.status_before.as_deref().unwrap_or(&commit.status)),
+            self.keys.intent_feed(commit.account),
         ];
         keys.extend(commit.key.map(|key| self.keys.intent_key(key.hash)));
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
@@ -303,21 +330,26 @@ impl IntentStore {
         })
     }
 
-    /// Whether it was there with this revision.
+    /// Whether it was there with this revision. `numbers` are those of its events.
     pub async fn forget(
         &mut self,
         id: &IntentId,
         account: &AccountId,
         status: &str,
         revision: u64,
+        numbers: &[u64],
     ) -> Result<bool, StoreError> {
         let keys = [
             self.keys.intent(id),
             self.keys.intent_due(),
             self.keys.intent_counts(),
             self.keys.intents_of(account, status),
+            self.keys.intent_feed(account),
         ];
-        let call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
+        let mut call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
+        for number in numbers {
+            call = call.arg(*number);
+        }
         let answer: Vec<String> = self.connection.run(Subject("forget the payment intent", id.as_str()), &call).await?;
         Ok(answer == ["OK"])
     }
@@ -351,6 +383,52 @@ impl IntentStore {
             Some(Found { created_at, id, stored: Stored::parse(&subject, &part[2]).ok().flatten() })
         });
         Ok((found.collect(), has_more == "1"))
+    }
+
+    /// What an account was told after a number, at most [`MAX_PAGE`].
+    pub async fn feed(&mut self, account: &AccountId, after: u64, most: usize) -> Result<Feed, StoreError> {
+        let subject = format!("read what {account} was told");
+        let (feed, counts) = (self.keys.intent_feed(account), self.keys.intent_counts());
+        let call = FEED
+            .keys_to_read(&[&feed, &counts])
+            .arg(self.keys.intent_prefix())
+            .arg(account.as_str())
+            .arg(after.min(MAX_NUMBER))
+            .arg(most.min(MAX_PAGE));
+        let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
+        let malformed = || StoreError::unexpected(&subject, "it is no answer of the script");
+        let [latest, has_more, told @ ..] = &answer[..] else { return Err(malformed()) };
+        let count = |text: &Bytes| number(text).and_then(|number| u64::try_from(number).ok());
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        let mut feed =
+            Feed { latest: count(latest).ok_or_else(malformed)?, has_more: has_more == "1", told: Vec::new() };
+        for part in told.chunks_exact(4) {
+            // What a stranger wrote into the feed was told to nobody.
+            let Ok(id) = IntentId::new(&text(&part[1])) else { continue };
+            let stored = if part[3] == "=" { None } else { Some(Stored::parse(&subject, &part[3])) };
+            let number = count(&part[0]).ok_or_else(malformed)?;
+            feed.told.push(FeedEntry { number, id, entry: text(&part[2]).parse().ok(), stored });
+        }
+        Ok(feed)
+    }
+
+    /// Where the events with these numbers stood in the stream.
+    pub async fn feed_entries(
+        &mut self,
+        account: &AccountId,
+        numbers: &[u64],
+    ) -> Result<Vec<Option<EntryId>>, StoreError> {
+        let subject = format!("look where events of {account} stood");
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for number in numbers {
+            let id = format!("{number}-0");
+            pipeline.cmd("XRANGE").arg(self.keys.intent_feed(account)).arg(&id).arg(&id);
+        }
+        let found: Vec<Vec<(String, HashMap<String, String>)>> = self.connection.pipeline(&subject, &pipeline).await?;
+        Ok(found.iter().map(|found| found.first()?.1.get("entry")?.parse().ok()).collect())
     }
 
     /// Looks at an intent again only after this time: what cannot be read must not stand before all others.

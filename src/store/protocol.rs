@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::facts::{
     delivery::Chain,
+    envelope::{AccountSequence, Envelope},
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
-    traceparent::Traceparent,
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -107,7 +107,7 @@ pub enum Item {
         body: Bytes,
         cut: bool,
         error: String,
-        traceparent: Option<Traceparent>,
+        envelope: Envelope,
         keep_bytes: Option<u64>,
     },
     /// The oldest quarantined entry with this id goes back to the end of the stream, with the place in the order that
@@ -272,6 +272,7 @@ pub enum Content {
     Event {
         body: Bytes,
         traceparent: Option<Bytes>,
+        account_sequence: Option<AccountSequence>,
         full_bytes: usize,
     },
     /// It has no field `event`; these are its fields, for the quarantine.

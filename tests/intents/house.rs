@@ -17,13 +17,18 @@ pub struct House {
     pub redis: TestRedis,
     child: Child,
     url: String,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl House {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub async fn start_with(env: &[(&'static str, &'static str)]) -> Self {
         let redis = TestRedis::start().await;
-        let (child, url) = serve(&redis);
-        let house = Self { redis, child, url };
+        let (child, url) = serve(&redis, env);
+        let house = Self { redis, child, url, env: env.to_vec() };
         house.until_it_answers().await;
         house
     }
@@ -49,7 +54,7 @@ impl House {
     }
 
     pub async fn start_service(&mut self) {
-        (self.child, self.url) = serve(&self.redis);
+        (self.child, self.url) = serve(&self.redis, &self.env);
         self.until_it_answers().await;
     }
 
@@ -112,12 +117,12 @@ fn client() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-fn serve(redis: &TestRedis) -> (Child, String) {
+fn serve(redis: &TestRedis, env: &[(&str, &str)]) -> (Child, String) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
     command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
     (command.spawn().unwrap(), format!("http://{address}"))
 }
 
@@ -139,6 +144,14 @@ pub struct Merchant {
 impl Merchant {
     pub async fn get(&self, path: &str) -> (u16, Value) {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
+    }
+
+    pub async fn text(&self, path: &str) -> String {
+        self.asking(reqwest::Method::GET, path).send().await.unwrap().text().await.unwrap()
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        answer(self.asking(reqwest::Method::DELETE, path)).await.unwrap()
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
