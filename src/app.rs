@@ -140,16 +140,13 @@ async fn serve_payment_intents(
     address: SocketAddr,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
-    let redis = redis(config)?;
-    let keys = PartitionKeys::new(&config.stream.name)?;
-    let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
-    let service = intents::service::Service::new(redis.clone(), keys, intents::service::Settings { retain });
+    let service = intents(config)?;
     let listener = TcpListener::bind(address).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
-    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), &public_url);
+    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis(config)?), &public_url);
     let router = api::intents::router(api, config.intents.sandbox);
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {
@@ -230,6 +227,13 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         listener,
         grace: config.shutdown.grace,
     })
+}
+
+/// The payment intents as they are configured, for whoever serves them or works on them.
+pub fn intents(config: &Config) -> Result<intents::service::Service> {
+    let keys = PartitionKeys::new(&config.stream.name)?;
+    let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
+    Ok(intents::service::Service::new(redis(config)?, keys, intents::service::Settings { retain }))
 }
 
 /// Redis as it is configured.

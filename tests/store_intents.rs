@@ -156,8 +156,12 @@ impl<'r> Both<'r> {
             event: is_told.then(|| ("<".to_owned(), ">".to_owned())),
             key: hash.as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
         };
-        let done = known(self.store.commit(&commit).await.unwrap());
-        assert_eq!(done, self.model.commit(&commit), "{commit:?}");
+        let done = self.store.commit(&commit).await.unwrap();
+        let entry = match &done {
+            Committed::Done { entry, .. } => entry.as_ref().map(|entry| entry.parse().unwrap()),
+            _ => None,
+        };
+        assert_eq!(known(done), self.model.commit(&commit, entry), "{commit:?}");
     }
 
     async fn due(&mut self) {

@@ -158,7 +158,7 @@ pub fn decide(intent: &Intent, command: &Command, now: Stamp, fresh: Fresh) -> R
 
 fn tell(mut intent: Intent, kind: EventKind, fresh: Fresh) -> Change {
     let status = intent.status;
-    intent.history.push(Told { id: fresh.event, kind, status, at: Stamp::THIS });
+    intent.history.push(Told { id: fresh.event, kind, status, at: Stamp::THIS, entry: None });
     settle(intent, fresh.operation, Some(kind))
 }
 

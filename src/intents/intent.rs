@@ -11,7 +11,7 @@ use super::{
 };
 use crate::facts::{
     event::{CaptureMode, PaymentStatus},
-    id::{AccountId, EventId, IntentId},
+    id::{AccountId, EntryId, EventId, IntentId},
 };
 
 /// How long an intent waits for its payment where nothing else is said, and how long money is held.
@@ -203,6 +203,9 @@ pub struct Told {
     pub status: PaymentStatus,
     #[serde(rename = "at", with = "micros")]
     pub at: Stamp,
+    /// Its place in the stream, which only the commit knows: the last one's stands before the record until the next change.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<EntryId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -414,6 +417,13 @@ impl Intent {
         (intent.id, intent.revision, intent.changed_at) = (id, revision, changed_at);
         intent.date_from(changed_at);
         Ok(intent)
+    }
+
+    /// Gives the event that the last change told its place in the stream.
+    pub fn place(&mut self, entry: Option<EntryId>) {
+        if let (Some(last), Some(entry)) = (self.history.last_mut(), entry) {
+            last.entry = Some(entry);
+        }
     }
 
     /// Gives what the last change did its time.

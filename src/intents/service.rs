@@ -13,7 +13,8 @@ use tracing::{info, warn};
 use super::{
     decide::{self, Change, Command, Fresh},
     details::Details,
-    intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    event,
+    intent::{ID_PREFIX, IdempotencyKey, Intent, RecordError},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
     stamp::{MINUTE, Stamp},
@@ -186,11 +187,24 @@ impl Service {
 
     /// What is stored, after whatever its time has come for.
     pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
+        let (intent, _) = self.look(id, |intent| intent.account == *account).await?;
+        Ok(intent)
+    }
+
+    /// The same for whoever runs the service: whosever it is, and what time it is in the intents' world.
+    pub async fn inspect(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        self.look(id, |_| true).await
+    }
+
+    async fn look(&self, id: &IntentId, may: impl Fn(&Intent) -> bool) -> Result<(Intent, Stamp), ServiceError> {
         let mut loaded = self.load(id, None).await?;
         for _ in 0..MAX_ROUNDS {
-            let intent = self.own(account, id, &loaded)?;
+            let intent = stored(id, &loaded)?;
+            if !may(&intent) {
+                return Err(ServiceError::NotFound);
+            }
             match self.apply_deadline(&intent, loaded.now).await? {
-                None => return Ok(intent),
+                None => return Ok((intent, Stamp(loaded.now))),
                 Some(next) => loaded = next,
             }
         }
@@ -276,6 +290,12 @@ impl Service {
     pub async fn now(&self) -> Result<Stamp, ServiceError> {
         let due = self.with_store(async |store| store.due().await).await?;
         Ok(Stamp(due.now))
+    }
+
+    /// What time it is there, and how fast it passes; 0 while it stands still.
+    pub async fn clock(&self) -> Result<(Stamp, f64), ServiceError> {
+        let due = self.with_store(async |store| store.due().await).await?;
+        Ok((Stamp(due.now), due.speed))
     }
 
     /// Lets the clock run at another speed; 0 stops it.
@@ -463,7 +483,7 @@ impl Service {
             created_at: before.map(|before| before.created_at.0),
             status: intent.status.to_string(),
             status_before: before.map(|before| before.status.to_string()),
-            event: change.told.map(|kind| event_around_time(intent, kind)),
+            event: change.told.and(intent.history.last()).map(|told| event::around_time(intent, told)),
             key: key.map(RequestKey::of),
         }
     }
@@ -480,8 +500,7 @@ impl Service {
 
     /// The intent, if it is there and this account's.
     fn own(&self, account: &AccountId, id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
-        let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
-        let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+        let intent = stored(id, loaded)?;
         if intent.account == *account { Ok(intent) } else { Err(ServiceError::NotFound) }
     }
 
@@ -524,7 +543,14 @@ enum Attempt {
 }
 
 fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
-    Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)
+    let mut intent = Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)?;
+    intent.place(stored.entry);
+    Ok(intent)
+}
+
+fn stored(id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
+    let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
+    read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
 }
 
 /// The intent, if this operation is among its last: then its answer was lost.
@@ -565,20 +591,6 @@ fn due_of(intent: &Intent, retain: i64) -> Due {
         _ if retain > 0 => Due::In(retain),
         _ => Due::Never,
     }
-}
-
-/// The event of a change, in the published payload's key order, up to its time and from there on.
-fn event_around_time(intent: &Intent, kind: EventKind) -> (String, String) {
-    let event = intent.history.last().map(|told| told.id.to_string()).unwrap_or_default();
-    let (account, id, status, name) = (&intent.account, &intent.id, intent.status, kind.name());
-    let mode = match intent.mode() {
-        crate::facts::event::CaptureMode::Auto => "Auto",
-        crate::facts::event::CaptureMode::Manual => "Manual",
-    };
-    // Ids and names have nothing that JSON escapes.
-    let head = format!(r#"{{"id":"{event}","event":"{name}","accountId":"{account}","createdAt":""#);
-    let tail = format!(r#"","data":{{"paymentIntentId":"{id}","paymentStatus":"{status}","captureMode":"{mode}"}}}}"#);
-    (head, tail)
 }
 
 /// What a customer's device shows to pay.

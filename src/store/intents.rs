@@ -10,7 +10,7 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
 };
-use crate::facts::id::{AccountId, IntentId};
+use crate::facts::id::{AccountId, EntryId, IntentId};
 
 /// Intents of one look for those that are due, and of one page.
 pub const MAX_DUE: usize = 100;
@@ -43,6 +43,8 @@ pub struct Stored {
     pub revision: u64,
     /// When its last change was made.
     pub changed_at: i64,
+    /// The event that it told; none if it told none.
+    pub entry: Option<EntryId>,
     pub json: Bytes,
 }
 
@@ -56,7 +58,8 @@ impl Stored {
             let end = value.iter().position(|byte| *byte == b'\n')?;
             let mut head = std::str::from_utf8(&value[..end]).ok()?.split(' ');
             let (revision, changed_at) = (head.next()?.parse().ok()?, head.next()?.parse().ok()?);
-            Some(Self { revision, changed_at, json: value.slice(end + 1..) })
+            let entry = head.next().and_then(|entry| entry.parse().ok());
+            Some(Self { revision, changed_at, entry, json: value.slice(end + 1..) })
         };
         let stored = parsed().ok_or_else(|| StoreError::unexpected(subject, "the record does not begin as one"))?;
         Ok(Some(stored))

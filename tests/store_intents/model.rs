@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use herald::{
-    facts::id::{AccountId, IntentId},
+    facts::id::{AccountId, EntryId, IntentId},
     intents::stamp::Stamp,
     store::intents::{ClockChange, ClockState, Commit, Committed, Due, Loaded, Order, Repeated, Stored},
 };
@@ -73,7 +73,8 @@ impl Model {
         Loaded { now: self.stamp(), stored, repeated: self.keys.get(key).cloned() }
     }
 
-    pub fn commit(&mut self, commit: &Commit<'_>) -> Committed {
+    /// `entry` is what Redis has called the event, which nobody can know before.
+    pub fn commit(&mut self, commit: &Commit<'_>, entry: Option<EntryId>) -> Committed {
         if let Some(taken) = commit.key.and_then(|key| self.keys.get(key.hash)) {
             return Committed::Taken(taken.clone());
         }
@@ -95,7 +96,7 @@ impl Model {
             *number
         });
         let revision = commit.expected_revision + 1;
-        let stored = Stored { revision, changed_at: stamp, json: commit.json.clone().into() };
+        let stored = Stored { revision, changed_at: stamp, entry, json: commit.json.clone().into() };
         let due = match commit.due {
             Due::At(at) => Some(at),
             Due::In(span) => Some(stamp + span),
