@@ -4,6 +4,12 @@ mod support;
 
 #[path = "intents/house.rs"]
 mod house;
+#[path = "support/herald.rs"]
+mod process;
+#[path = "receiver/mod.rs"]
+mod receiver;
+#[path = "intents/tools.rs"]
+mod tools;
 
 use std::{
     collections::BTreeMap,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::support::{TestRedis, until};
 
-const HERALD: &str = env!("CARGO_BIN_EXE_herald");
+pub const HERALD: &str = env!("CARGO_BIN_EXE_herald");
 
 pub struct House {
     pub redis: TestRedis,
