@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Api, sandbox};
 use crate::{
-    api::access::Caller,
+    api::{access::Caller, webhooks},
     facts::id::IntentId,
     http::{json::Schema, problem::Problem},
     intents::{
@@ -44,6 +44,9 @@ pub struct Schemas {
     pub challenge: Schema<sandbox::ChallengeRequest>,
     pub clock: Schema<sandbox::ClockRequest>,
     pub advance: Schema<sandbox::AdvanceRequest>,
+    pub subscription: Schema<webhooks::operations::SubscriptionRequest>,
+    pub subscription_update: Schema<webhooks::operations::SubscriptionUpdateRequest>,
+    pub endpoint: Schema<webhooks::sandbox::EndpointRequest>,
 }
 
 /// A caller whose key and version are right.
