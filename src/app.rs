@@ -94,7 +94,9 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
         .context("cannot start the service's thread")?;
     let intents = match config.intents.listen {
-        Some(address) => Some(tokio::spawn(serve_payment_intents(config, address, registry.clone(), rest.clone()).await?)),
+        Some(address) => {
+            Some(tokio::spawn(serve_payment_intents(config, address, registry.clone(), rest.clone()).await?))
+        }
         None => None,
     };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;

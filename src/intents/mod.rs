@@ -6,8 +6,10 @@
 //! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
 //!   stored and the time. [`refusal`] says why not.
 //! - [`issuer`] is the simulated bank of the sandbox.
+//! - [`capacity`] keeps room for the intents that there are.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
 
+pub mod capacity;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;

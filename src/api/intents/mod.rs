@@ -107,6 +107,7 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
             .routes(routes!(sandbox::timeline))
             .routes(routes!(sandbox::clock, sandbox::set_clock))
             .routes(routes!(sandbox::advance))
+            .routes(routes!(sandbox::reset))
             .routes(routes!(endpoints::create))
             .routes(routes!(endpoints::delete));
     }

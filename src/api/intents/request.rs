@@ -173,6 +173,10 @@ impl From<ServiceError> for Problem {
             ServiceError::Busy => {
                 Self::unavailable("Others change this payment intent all the time; nothing was changed.", 1)
             }
+            ServiceError::Full => Self::unavailable(
+                "Redis has less than a tenth of its memory left, which is for the payment intents that there are; nothing was created.",
+                60,
+            ),
             ServiceError::Store(ref error @ StoreError::OutOfMemory { .. }) => {
                 Self::unavailable("Redis is full and refuses changes; nothing was changed.", 5).because(error)
             }

@@ -58,11 +58,7 @@ pub struct NewEndpoint {
     post, path = "/sandbox/endpoints", tag = "Sandbox", params(Version), request_body = EndpointRequest,
     responses((status = 200, body = NewEndpoint), Refusals, (status = 409, body = ProblemDetails))
 )]
-pub async fn create(
-    State(api): State<Api>,
-    Writer(caller): Writer,
-    body: Body,
-) -> Result<Json<NewEndpoint>, Problem> {
+pub async fn create(State(api): State<Api>, Writer(caller): Writer, body: Body) -> Result<Json<NewEndpoint>, Problem> {
     let (request, _) = body.read(&api.schemas.endpoint)?;
     let wanted = Wanted {
         keeper: Keeper::Sandbox,

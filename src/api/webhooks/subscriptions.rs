@@ -174,7 +174,8 @@ impl Subscriptions {
         for _ in 0..MAX_ROUNDS {
             let known = self.look(account).await?;
             known.has_room_for(&endpoint)?;
-            let create = async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), &mark).await;
+            let create =
+                async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), &mark).await;
             match self.with_store(create).await {
                 Err(RegistryError::Moved) => {}
                 created => return Ok((created?, secret)),
@@ -359,10 +360,13 @@ impl Known {
         if self.endpoints.iter().filter(|endpoint| endpoint.leaves).count() >= MAX_LEAVING {
             return Err(SubscriptionError::TooManyLeaving);
         }
-        let mut others =
-            self.endpoints.iter().filter(|other| other.id != wanted.id && is_there(other, wanted.keeper));
+        let mut others = self.endpoints.iter().filter(|other| other.id != wanted.id && is_there(other, wanted.keeper));
         if wanted.keeper == Keeper::Sandbox {
-            return if others.count() < MAX_SANDBOX_ENDPOINTS { Ok(()) } else { Err(SubscriptionError::TooManyEndpoints) };
+            return if others.count() < MAX_SANDBOX_ENDPOINTS {
+                Ok(())
+            } else {
+                Err(SubscriptionError::TooManyEndpoints)
+            };
         }
         let events: HashSet<_> = wanted.event_types.iter().collect();
         let taken = others.find_map(|other| {
