@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::{
-    api, clock,
+    api::{self, webhooks::subscriptions::Subscriptions},
+    clock,
     config::{Config, Start},
     descriptors,
     dispatch::{
@@ -32,7 +33,7 @@ use crate::{
     },
     facts::retry::RetryPolicy,
     http, intents,
-    registry::{Registry, sweep},
+    registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
     service,
     store::{self, connection::Redis, keys::PartitionKeys},
@@ -88,12 +89,14 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
-    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), rest.clone()));
-    let following = tokio::spawn(registry.run(redis, rest.clone()));
+    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), parts.keys.clone(), rest.clone()));
+    let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
     let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
         .context("cannot start the service's thread")?;
     let intents = match config.intents.listen {
-        Some(address) => Some(tokio::spawn(serve_payment_intents(config, address, rest.clone()).await?)),
+        Some(address) => {
+            Some(tokio::spawn(serve_payment_intents(config, address, registry.clone(), rest.clone()).await?))
+        }
         None => None,
     };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
@@ -124,29 +127,38 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     let Some(address) = config.intents.listen else {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
-    let serving = tokio::spawn(serve_payment_intents(&config, address, cancel.clone()).await?);
+    let registry = Registry::new();
+    let serving = tokio::spawn(serve_payment_intents(&config, address, registry.clone(), cancel.clone()).await?);
+    let following = tokio::spawn(registry.run(redis(&config)?, cancel.clone()));
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
     cancel.cancel();
     tokio::select! {
-        ended = serving => Ok(ended?),
+        ended = async { tokio::join!(serving, following) } => {
+            ended.0?;
+            Ok(ended.1?)
+        }
         name = ends.next() => bail!("ended by a second {name}"),
     }
 }
 
-/// Serves payment intents until cancelled, once it listens.
+/// Serves payment intents until cancelled, once it listens. Somebody must follow the registry.
 async fn serve_payment_intents(
     config: &Config,
     address: SocketAddr,
+    registry: Registry,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
+    let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
+    let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
+    let subscriptions = Subscriptions::new(redis.clone(), keys, registry, rules);
     let service = intents(config)?;
     let listener = TcpListener::bind(address).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
-    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis(config)?), &public_url);
+    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), subscriptions, &public_url);
     let router = api::intents::router(api, config.intents.sandbox);
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {

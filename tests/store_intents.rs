@@ -39,6 +39,7 @@ enum Act {
     Due,
     Forget(usize, u64),
     PutOff(usize, i64),
+    Reset(usize, Option<i64>),
     Search {
         account: usize,
         from: i64,
@@ -64,6 +65,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Due),
         1 => (0..4usize, prop_oneof![3 => Just(0u64), 1 => Just(1)]).prop_map(|(id, off)| Act::Forget(id, off)),
         1 => (0..4usize, instant()).prop_map(|(id, to)| Act::PutOff(id, to)),
+        1 => (0..2usize, prop::option::of(instant())).prop_map(|(account, until)| Act::Reset(account, until)),
         2 => (0..2usize, instant(), instant(), select(vec![Order::NewestFirst, Order::OldestFirst]), 1..4usize)
             .prop_map(|(account, from, to, order, most)| Act::Search { account, from, to, order, most }),
         1 => (0..20i64).prop_map(|by| Act::Clock(ClockChange::Advance(by))),
@@ -124,6 +126,10 @@ impl<'r> Both<'r> {
             Act::PutOff(n, to) => {
                 self.store.put_off(&id(*n), *to).await.unwrap();
                 self.model.put_off(&id(*n), *to);
+            }
+            Act::Reset(n, until) => {
+                let removed = self.store.reset(&account(*n), &STATUSES.map(str::to_owned), *until).await.unwrap();
+                assert_eq!(removed, self.model.reset(&account(*n), *until));
             }
             Act::Search { account: n, from, to, order, most } => {
                 let range = (*from, *to);

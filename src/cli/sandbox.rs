@@ -1,12 +1,12 @@
-//! `herald sandbox …`: the simulated world around payment intents, whose clock can be moved.
+//! `herald sandbox …`: the simulated world around payment intents, whose clock can be moved. Scenarios have a folder of their own.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::intents::{of_service, service};
 use crate::{
-    config::parse_duration,
     intents::stamp::{Stamp, TimeSpan},
+    sandbox,
     store::intents::{ClockChange, ClockState},
     surface::{Context, VerbError},
 };
@@ -15,6 +15,8 @@ use crate::{
 pub enum SandboxVerb {
     /// The clock of all payment intents of this Redis
     Clock(ClockArgs),
+    /// Run a scenario file against a service: calls, the customer, time, and what the merchant must be told
+    Run(Box<sandbox::RunArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -55,13 +57,9 @@ fn speed(text: &str) -> Result<f64, String> {
     speed.ok_or_else(|| format!("is no speed; write a number from 0 to {MAX_SPEED}"))
 }
 
-/// In microseconds, written as the configuration or as the API has it.
-pub fn span(text: &str) -> Result<i64, String> {
-    if let Some(span) = TimeSpan::parse(text) {
-        return Ok(span.micros());
-    }
-    let by = parse_duration(text)?;
-    i64::try_from(by.as_micros()).map_err(|_| "is longer than there is time".to_owned())
+/// In microseconds.
+fn span(text: &str) -> Result<i64, String> {
+    sandbox::span(text).map(TimeSpan::micros)
 }
 
 fn instant(text: &str) -> Result<Stamp, String> {
@@ -76,6 +74,7 @@ struct Shown {
 
 pub async fn run(context: &Context, verb: SandboxVerb) -> anyhow::Result<()> {
     match verb {
+        SandboxVerb::Run(args) => sandbox::run(context, *args).await,
         SandboxVerb::Clock(ClockArgs { verb }) => clock(context, verb.unwrap_or(ClockVerb::Show)).await,
     }
 }

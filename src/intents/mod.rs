@@ -7,8 +7,10 @@
 //!   stored and the time. [`refusal`] says why not, and [`explain`] which
 //!   commands are possible now.
 //! - [`issuer`] is the simulated bank of the sandbox.
+//! - [`capacity`] keeps room for the intents that there are.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
 
+pub mod capacity;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
+    capacity::Capacity,
     decide::{self, Change, Command, Fresh},
     details::Details,
     event,
@@ -28,8 +29,8 @@ use crate::{
         connection::{Purpose, Redis, SharedConnection},
         error::StoreError,
         intents::{
-            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
-            Stored,
+            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_DUE, MAX_PAGE, Order,
+            Repeated, Stored,
         },
         keys::PartitionKeys,
     },
@@ -71,7 +72,9 @@ pub enum ServiceError {
     Faults(Vec<Fault>),
     #[error("the payment intent {0} cannot be read: {1}")]
     Unreadable(IntentId, RecordError),
-    /// Nothing has happened.
+    /// Nothing has happened in either.
+    #[error("payment intents take up nine tenths of what Redis may use")]
+    Full,
     #[error("others change this payment intent all the time: try again")]
     Busy,
     /// It cannot be known whether anything has happened.
@@ -152,12 +155,13 @@ pub struct Service {
     connection: SharedConnection,
     keys: PartitionKeys,
     settings: Arc<Settings>,
+    capacity: Capacity,
 }
 
 impl Service {
     pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
         let connection = SharedConnection::new(redis, Purpose::Work);
-        Self { connection, keys, settings: Arc::new(settings) }
+        Self { connection, keys, settings: Arc::new(settings), capacity: Capacity::default() }
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -175,6 +179,9 @@ impl Service {
         let faults = requests::faults_of_details(&details, Stamp(loaded.now));
         if !faults.is_empty() {
             return Err(ServiceError::Faults(faults));
+        }
+        if !self.capacity.has_room(&self.connection).await? {
+            return Err(ServiceError::Full);
         }
         let secret = details.generate_remote_token.then(client_secret);
         let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
@@ -284,6 +291,21 @@ impl Service {
             Part::NewerThan(_) => (has_more, true),
         };
         Ok(Page { intents: intents.collect(), has_newer, has_older })
+    }
+
+    /// Forgets every intent of an account that there is now, and says how many. What was told of them stays told, and the
+    /// numbers of the account's events go on.
+    pub async fn reset(&self, account: &AccountId) -> Result<usize, ServiceError> {
+        let statuses = PaymentStatus::ALL.map(|status| status.to_string());
+        let (mut until, mut removed) = (None, 0);
+        loop {
+            let page = self.with_store(async |store| store.reset(account, &statuses, until).await).await?;
+            until = Some(page.0);
+            removed += page.1;
+            if page.1 < MAX_DUE {
+                return Ok(removed);
+            }
+        }
     }
 
     /// What time it is in the intents' world.

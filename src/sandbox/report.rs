@@ -1,6 +1,6 @@
 //! What came of a scenario, for people, for programs, and for whoever collects the results of tests (JUnit's XML).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
 
@@ -87,6 +87,18 @@ fn mark(verdict: Verdict) -> &'static str {
 }
 
 impl Report {
+    pub fn new(
+        scenario: String,
+        file: &Path,
+        seed: u64,
+        steps: Vec<StepReport>,
+        callbacks: Vec<CallbackReport>,
+    ) -> Self {
+        let verdicts = steps.iter().map(|step| step.verdict);
+        let passed = verdicts.chain(callbacks.iter().map(|one| one.verdict)).all(|one| one == Verdict::Passed);
+        Self { scenario, file: file.display().to_string(), seed, passed, steps, callbacks }
+    }
+
     /// One line for each step and callback, and one for each deviation below it.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("{}  (seed {})", self.title(), self.seed)];

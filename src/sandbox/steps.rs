@@ -95,8 +95,8 @@ impl Step {
     }
 }
 
-/// As the command line or as the API writes it.
-fn span(text: &str) -> Result<TimeSpan, String> {
+/// As the configuration or as the API writes it: `7d` or `7.00:00:00`.
+pub fn span(text: &str) -> Result<TimeSpan, String> {
     if let Some(span) = TimeSpan::parse(text) {
         return Ok(span);
     }

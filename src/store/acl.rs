@@ -14,7 +14,8 @@ pub enum Role {
     Operator,
     /// Adds events and reads nothing.
     Producer,
-    /// `herald intents`: keeps payment intents and adds their events. `herald serve` needs it too where it serves them.
+    /// `herald intents`: keeps payment intents and adds their events, and the endpoints that merchants subscribe with.
+    /// `herald serve` needs it too where it serves them.
     Intents,
 }
 
@@ -129,20 +130,29 @@ const INTENTS: &[&str] = &[
     "del",
     "evalsha",
     "evalsha_ro",
+    "exists",
     "get",
     "getrange",
     "hdel",
     "hget",
     "hgetall",
     "hincrby",
+    "hlen",
     "hmget",
+    "hscan",
     "hset",
+    "hsetnx",
+    "info",
     "script|load",
     "select",
     "set",
     "time",
     "type",
     "xadd",
+    "xinfo|groups",
+    "xinfo|stream",
+    "xrange",
+    "xread",
     "zadd",
     "zrange",
     "zrem",
@@ -190,7 +200,8 @@ impl Role {
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                vec![format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS)]
+                let cursor = format!("%R~{}", escape(&keys.cursor()));
+                vec![format!("~{stream}"), format!("~{companions}pi*"), cursor, registry, format!("~{}", ApiKeys::KEYS)]
             }
         }
     }

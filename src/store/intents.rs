@@ -33,6 +33,7 @@ scripts! {
     COMMIT = "intent_commit",
     DUE = "intent_due",
     FORGET = "intent_forget",
+    RESET = "intent_reset",
     SEARCH = "intent_search",
     CLOCK = "intent_clock",
 }
@@ -244,7 +245,7 @@ impl IntentStore {
         keys.extend(key.map(|hash| self.keys.intent_key(hash)));
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let (now, record, repeated): (i64, Bytes, Bytes) =
-            self.connection.run(&subject, &LOAD.keys_to_read(&keys)).await?;
+            self.connection.run(&subject, &LOAD.keys_to_read(&keys).arg(self.keys.intent_prefix())).await?;
         let stored = Stored::parse(&subject, &record)?;
         Ok(Loaded { now, stored, repeated: Repeated::parse(&subject, &repeated)? })
     }
@@ -278,7 +279,8 @@ impl IntentStore {
             .arg(tail)
             .arg(commit.account.as_str())
             .arg(request)
-            .arg(keep_ms);
+            .arg(keep_ms)
+            .arg(self.keys.intent_prefix());
         let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
         committed(&subject, &answer)
     }
@@ -323,6 +325,21 @@ impl IntentStore {
         let call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
         let answer: Vec<String> = self.connection.run(Subject("forget the payment intent", id.as_str()), &call).await?;
         Ok(answer == ["OK"])
+    }
+
+    /// Removes up to [`MAX_DUE`] intents of an account, those that were created at `until` or before; without it, until now.
+    /// Returns that instant, and how many they were: fewer than that, and none is left.
+    pub async fn reset(
+        &mut self,
+        account: &AccountId,
+        statuses: &[String],
+        until: Option<i64>,
+    ) -> Result<(i64, usize), StoreError> {
+        let mut keys = vec![self.keys.intent_due(), self.keys.intent_clock(), self.keys.intent_counts()];
+        keys.extend(statuses.iter().map(|status| self.keys.intents_of(account, status)));
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let call = RESET.keys(&keys).arg(self.keys.intent_prefix()).arg(or_empty(until)).arg(MAX_DUE);
+        self.connection.run(Subject("remove the payment intents of", account.as_str()), &call).await
     }
 
     /// At most [`MAX_PAGE`], and whether there are more.

@@ -17,13 +17,21 @@ pub struct House {
     pub redis: TestRedis,
     child: Child,
     url: String,
+    settings: Settings,
 }
+
+/// Of the service, beside what each has.
+type Settings = &'static [(&'static str, &'static str)];
 
 impl House {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub async fn start_with(settings: Settings) -> Self {
         let redis = TestRedis::start().await;
-        let (child, url) = serve(&redis);
-        let house = Self { redis, child, url };
+        let (child, url) = serve(&redis, settings);
+        let house = Self { redis, child, url, settings };
         house.until_it_answers().await;
         house
     }
@@ -49,7 +57,7 @@ impl House {
     }
 
     pub async fn start_service(&mut self) {
-        (self.child, self.url) = serve(&self.redis);
+        (self.child, self.url) = serve(&self.redis, self.settings);
         self.until_it_answers().await;
     }
 
@@ -66,12 +74,17 @@ impl House {
     }
 
     fn key(&self, more: &[&str]) -> String {
-        let mut command = Command::new(HERALD);
-        command.args(["intents", "key", "create", "-o", "json"]).args(more);
-        let made = command.env_clear().env("HERALD_REDIS_URL", self.redis.url()).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        let made = self.verb(&[&["intents", "key", "create", "-o", "json"], more].concat());
         made["key"].as_str().unwrap().to_owned()
+    }
+
+    /// What a verb of an operator says, where that is JSON.
+    pub fn verb(&self, words: &[&str]) -> Value {
+        let mut command = Command::new(HERALD);
+        command.args(words).env_clear().env("HERALD_REDIS_URL", self.redis.url()).envs(self.settings.iter().copied());
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap_or_default()
     }
 
     pub fn with_key(&self, key: &str) -> Merchant {
@@ -112,12 +125,12 @@ fn client() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-fn serve(redis: &TestRedis) -> (Child, String) {
+fn serve(redis: &TestRedis, settings: Settings) -> (Child, String) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
     command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
     (command.spawn().unwrap(), format!("http://{address}"))
 }
 
@@ -152,6 +165,24 @@ impl Merchant {
 
     pub async fn post_as(&self, key: &str, path: &str, body: &Value) -> (u16, Value) {
         self.raw_as(key, path, &body.to_string()).await
+    }
+
+    /// Any other method, without a body.
+    pub async fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+        answer(self.asking(method.parse().unwrap(), path)).await.unwrap()
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.asking(reqwest::Method::PATCH, path).header("content-type", "application/json");
+        answer(request.body(body.to_string())).await.unwrap()
+    }
+
+    pub async fn post_of_type(&self, kind: Option<&str>, path: &str, body: &Value) -> (u16, Value) {
+        let mut request = self.asking(reqwest::Method::POST, path);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        answer(request.body(body.to_string())).await.unwrap()
     }
 
     pub async fn raw(&self, path: &str, body: &str) -> (u16, Value) {

@@ -134,10 +134,11 @@ async fn the_printed_rules_open_nothing_else() {
     ];
     let not_the_workers = [&["RENAME", "herald:{herald}:registry", "x"][..], &["XGROUP", "DESTROY", STREAM, "herald"]];
     let not_the_intents = [
-        &["XRANGE", STREAM, "-", "+"][..],
-        &["DEL", lease],
+        &["DEL", lease][..],
+        &["SET", "herald:{payment-intents}:cursor", "1-1"],
+        &["XDEL", STREAM, "1-1"],
+        &["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"],
         &["XADD", "herald:{payment-intents}:inbox", "*", "op", "discard"],
-        &["HGETALL", "herald:{herald}:registry"],
     ];
     for (role, refused) in [
         (Role::Intents, &not_the_intents[..]),

@@ -70,12 +70,17 @@ impl Model {
 
     pub fn load(&self, id: &IntentId, key: &str) -> Loaded {
         let stored = self.intents.get(id).map(|known| known.stored.clone());
-        Loaded { now: self.stamp(), stored, repeated: self.keys.get(key).cloned() }
+        Loaded { now: self.stamp(), stored, repeated: self.used(key).cloned() }
+    }
+
+    /// A key ends with its intent.
+    fn used(&self, key: &str) -> Option<&Repeated> {
+        self.keys.get(key).filter(|repeated| self.intents.contains_key(&repeated.id))
     }
 
     /// `entry` is what Redis has called the event, which nobody can know before.
     pub fn commit(&mut self, commit: &Commit<'_>, entry: Option<EntryId>) -> Committed {
-        if let Some(taken) = commit.key.and_then(|key| self.keys.get(key.hash)) {
+        if let Some(taken) = commit.key.and_then(|key| self.used(key.hash)) {
             return Committed::Taken(taken.clone());
         }
         let (stamp, there) = (self.stamp(), self.intents.get(commit.id));
@@ -136,6 +141,13 @@ impl Model {
                 true
             }
         }
+    }
+
+    /// Those that there are now; a page is larger than all of them.
+    pub fn reset(&mut self, account: &AccountId, until: Option<i64>) -> (i64, usize) {
+        let (until, before) = (until.unwrap_or(self.now()), self.intents.len());
+        self.intents.retain(|_, known| known.account != *account || known.created_at > until);
+        (until, before - self.intents.len())
     }
 
     /// Never to an earlier time, and only what waits.

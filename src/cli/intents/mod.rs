@@ -108,7 +108,7 @@ pub fn of_service(error: ServiceError) -> anyhow::Error {
             VerbError::Usage(faults.join("; ")).into()
         }
         ServiceError::Store(error) => error.into(),
-        ServiceError::Unreadable(..) | ServiceError::Busy => error.into(),
+        ServiceError::Unreadable(..) | ServiceError::Busy | ServiceError::Full => error.into(),
     }
 }
 
