@@ -8,6 +8,8 @@ mod support;
 
 #[path = "intents/house.rs"]
 mod house;
+#[path = "intents/scenarios.rs"]
+mod scenarios;
 #[path = "intents/subscriptions.rs"]
 mod subscriptions;
 #[path = "intents/tools.rs"]

@@ -432,7 +432,7 @@ fn no_document_and_no_setting_names_a_metric_that_is_not_there() {
 /// Pages of the project, and pages for its users.
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = [root.to_path_buf(), root.join("docs"), root.join("docs/receivers")];
+    let folders = [root.to_path_buf(), root.join("docs"), root.join("docs/receivers"), root.join("docs/scenarios")];
     let files = folders.map(|folder| fs::read_dir(folder).unwrap());
     let paths = files.into_iter().flatten().map(|entry| entry.unwrap().path());
     let documents: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();

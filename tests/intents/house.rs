@@ -44,6 +44,10 @@ impl House {
         .await;
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub fn kill_service(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -150,6 +154,10 @@ pub struct Merchant {
 }
 
 impl Merchant {
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     pub async fn get(&self, path: &str) -> (u16, Value) {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
     }
