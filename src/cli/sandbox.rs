@@ -81,7 +81,8 @@ pub async fn run(context: &Context, verb: SandboxVerb) -> anyhow::Result<()> {
 
 /// In earnest, nobody moves the clock by which money is held, and nobody plays the customer.
 pub fn require(context: &Context) -> Result<(), VerbError> {
-    let why = "the sandbox is off: set HERALD_SANDBOX=true (intents.sandbox) where this Redis has only payments of tests";
+    let why =
+        "the sandbox is off: set HERALD_SANDBOX=true (intents.sandbox) where this Redis has only payments of tests";
     context.config.intents.sandbox.then_some(()).ok_or_else(|| VerbError::Refused(why.to_owned()))
 }
 

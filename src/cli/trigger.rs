@@ -115,7 +115,9 @@ fn details(args: &TriggerArgs, is_manual: bool) -> Result<Details, VerbError> {
     let money = json!({ "value": args.amount, "currencyCode": args.currency });
     let details: Result<Details, _> = serde_json::from_value(json!({ "amount": money, "reference": reference }));
     let mode = if is_manual { CaptureMode::Manual } else { CaptureMode::Auto };
-    details.map(|details| Details { capture_mode: mode, ..details }).map_err(|error| VerbError::Usage(error.to_string()))
+    details
+        .map(|details| Details { capture_mode: mode, ..details })
+        .map_err(|error| VerbError::Usage(error.to_string()))
 }
 
 fn show(context: &Context, intent: &Intent) -> anyhow::Result<()> {

@@ -51,6 +51,14 @@ pub struct Next {
     pub tells: Option<&'static str>,
 }
 
+/// The intent as whoever looks at it next will find it: a deadline that has come is applied first. None if none has.
+pub fn after_deadline(intent: &Intent, now: Stamp) -> Option<Intent> {
+    let deadline = intent.deadline().filter(|deadline| deadline.at() <= now)?;
+    let mut after = decide(intent, &Command::Deadline(deadline), now, nobody()).ok()?.intent;
+    after.date_from(now);
+    Some(after)
+}
+
 /// Every command that somebody can give, in the order of the table.
 pub fn prospects(intent: &Intent, now: Stamp) -> Vec<Prospect> {
     let commands = Kind::ALL.into_iter().filter_map(|kind| Some((kind, smallest(intent, kind)?)));
@@ -119,10 +127,9 @@ fn smallest(intent: &Intent, kind: Kind) -> Option<Command> {
         Kind::SetAmount => {
             Command::SetAmount { amount: money, item_lines: None, tax_lines: None, secret: String::new() }
         }
-        Kind::SetTips => Command::SetTips {
-            amount: intent.details.tips_amount.unwrap_or(money.of(0)),
-            secret: String::new(),
-        },
+        Kind::SetTips => {
+            Command::SetTips { amount: intent.details.tips_amount.unwrap_or(money.of(0)), secret: String::new() }
+        }
         Kind::RefreshSecret => Command::RefreshSecret { secret: String::new() },
         Kind::SendReceipt => Command::SendReceipt,
         Kind::Expire | Kind::ReleaseHold | Kind::CaptureHold => return None,
@@ -136,4 +143,94 @@ fn approval() -> Approval {
 /// What is decided here is never written.
 fn nobody() -> Fresh {
     Fresh { operation: String::new(), event: EventId::new("evt").expect("it is an id") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        facts::{
+            event::CaptureMode,
+            id::{AccountId, IntentId},
+        },
+        intents::{
+            decide::create,
+            details::Details,
+            intent::State,
+            life::{Step, step},
+        },
+    };
+
+    const NOW: Stamp = Stamp(1_700_000_000_000_000);
+
+    /// After these commands, each a microsecond after the one before.
+    fn lived(mode: CaptureMode, commands: &[Kind]) -> Intent {
+        let json = serde_json::json!({ "amount": { "value": 1, "currencyCode": "GBP" }, "reference": "a" });
+        let details = Details { capture_mode: mode, ..serde_json::from_value(json).unwrap() };
+        let (id, account) = (IntentId::new("pi_sandbox_a").unwrap(), AccountId::new("acc_1").unwrap());
+        let mut intent = create(Intent::new(id, account, details), None, nobody()).intent;
+        intent.date_from(NOW);
+        for kind in commands {
+            let command = smallest(&intent, *kind).unwrap();
+            intent = decide(&intent, &command, NOW, nobody()).unwrap().intent;
+            intent.date_from(NOW);
+        }
+        intent
+    }
+
+    #[test]
+    fn in_each_state_it_says_what_the_table_says() {
+        use CaptureMode::{Auto, Manual};
+        use Kind::{Cancel, Capture, Pay, Refund, Reverse};
+        let mut seen = Vec::new();
+        for (mode, commands) in [
+            (Auto, &[][..]),
+            (Manual, &[Pay]),
+            (Manual, &[Pay, Capture]),
+            (Auto, &[Pay]),
+            (Auto, &[Pay, Refund]),
+            (Manual, &[Pay, Reverse]),
+            (Auto, &[Cancel]),
+        ] {
+            let intent = lived(mode, commands);
+            let state = intent.state();
+            let prospects = prospects(&intent, NOW);
+            for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_of_time()) {
+                let prospect = prospects.iter().find(|prospect| prospect.command == kind.name()).unwrap();
+                let name = prospect.why_not.as_ref().map(|why| why.name);
+                match step(kind, state) {
+                    Step::No => assert!(name.is_some_and(|name| name.starts_with("intent-is-")), "{kind:?} {state:?}"),
+                    Step::Gone => assert_eq!(name, Some("not-found")),
+                    Step::To(to) | Step::SameDay(to) if prospect.is_possible => assert_eq!(prospect.leads_to, Some(to)),
+                    // Something else stands against it, such as that nothing is left.
+                    _ => {
+                        assert!(prospect.is_possible || !name.unwrap().starts_with("intent-is-"), "{kind:?} {state:?}")
+                    }
+                }
+            }
+            assert_eq!(next(&intent, NOW).is_some(), matches!(state, State::Created | State::Authorized), "{state:?}");
+            seen.push(state);
+        }
+        assert_eq!(seen, State::ALL);
+    }
+
+    #[test]
+    fn a_deadline_that_has_come_is_applied_first() {
+        let held = lived(CaptureMode::Manual, &[Kind::Pay]);
+        let end = next(&held, NOW).unwrap();
+        assert_eq!((end.leads_to, end.tells.is_some()), (PaymentStatus::Reversed, true));
+        assert_eq!(after_deadline(&held, NOW), None);
+        assert_eq!(after_deadline(&held, end.at).unwrap().status, PaymentStatus::Reversed);
+    }
+
+    #[test]
+    fn a_challenge_is_a_command_as_long_as_it_is_pending() {
+        let mut intent = lived(CaptureMode::Auto, &[]);
+        let card = Card { masked: String::new(), scheme: String::new() };
+        let challenged = Command::Pay { card, answer: IssuerAnswer::Challenged };
+        intent = decide(&intent, &challenged, NOW, nobody()).unwrap().intent;
+        intent.date_from(NOW);
+        let has = |now| prospects(&intent, now).iter().any(|prospect| prospect.command == "challenge");
+        assert!(has(NOW) && !has(NOW + crate::intents::intent::CHALLENGE_FOR));
+    }
 }

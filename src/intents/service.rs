@@ -194,28 +194,22 @@ impl Service {
 
     /// What is stored, after whatever its time has come for.
     pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
-        let (intent, _) = self.look(id, |intent| intent.account == *account).await?;
-        Ok(intent)
-    }
-
-    /// The same for whoever runs the service: whosever it is, and what time it is in the intents' world.
-    pub async fn inspect(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
-        self.look(id, |_| true).await
-    }
-
-    async fn look(&self, id: &IntentId, may: impl Fn(&Intent) -> bool) -> Result<(Intent, Stamp), ServiceError> {
         let mut loaded = self.load(id, None).await?;
         for _ in 0..MAX_ROUNDS {
-            let intent = stored(id, &loaded)?;
-            if !may(&intent) {
-                return Err(ServiceError::NotFound);
-            }
+            let intent = self.own(account, id, &loaded)?;
             match self.apply_deadline(&intent, loaded.now).await? {
-                None => return Ok((intent, Stamp(loaded.now))),
+                None => return Ok(intent),
                 Some(next) => loaded = next,
             }
         }
         Err(ServiceError::Busy)
+    }
+
+    /// What is stored, whosever it is, and what time it is in the intents' world. For whoever only looks: a deadline that has
+    /// come is left to others.
+    pub async fn inspect(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        let loaded = self.load(id, None).await?;
+        Ok((stored(id, &loaded)?, Stamp(loaded.now)))
     }
 
     /// Carries a command out. `key` is kept beside the intent; keys that the intent itself remembers come in the command.

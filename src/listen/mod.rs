@@ -53,6 +53,7 @@ const MOST_WAITING: usize = 100;
 
 /// What it takes and gives, for the help.
 const BOUNDS: &str = "\
+With --key it makes an endpoint of its own in the service's sandbox, which leads here, and removes it at the end.
 Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at once and bodies up to
 64 KiB. Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502
 where it cannot be reached. Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
@@ -71,7 +72,6 @@ pub struct ListenArgs {
     /// Take the secrets of this endpoint from the registry in Redis, as they are now; creates and changes nothing
     #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["secret", "secret_file"])]
     endpoint: Option<EndpointId>,
-    /// With --key it makes an endpoint of its own in the sandbox, which is removed at the end.
     #[command(flatten)]
     service: ServiceArgs,
     /// How far webhook-timestamp may be from this machine's clock
@@ -134,7 +134,9 @@ pub fn url_of(own: SocketAddr) -> String {
 pub async fn remove(client: &ServiceClient, endpoint: &SandboxEndpoint) {
     if let Err(error) = client.delete_endpoint(&endpoint.id).await {
         let id = &endpoint.id;
-        note(format_args!("warning: {error:#}\nendpoint {id} is still there; `herald endpoint delete {id}` removes it"));
+        note(format_args!(
+            "warning: {error:#}\nendpoint {id} is still there; `herald endpoint delete {id}` removes it"
+        ));
     }
 }
 
@@ -151,8 +153,7 @@ async fn listen(
     ending: CancellationToken,
 ) -> anyhow::Result<()> {
     if secrets.is_empty() && args.exit_on_first_bad {
-        let why =
-            "--exit-on-first-bad needs a secret: give --secret, --secret-file, HERALD_LISTEN_SECRET, --endpoint or --key";
+        let why = "--exit-on-first-bad needs a secret: give --secret, --secret-file, HERALD_LISTEN_SECRET, --endpoint or --key";
         return Err(VerbError::Usage(why.to_owned()).into());
     }
     greet(listener.local_addr()?, &args, secrets.is_empty());

@@ -155,7 +155,10 @@ mod tests {
         let (one, came) = ([told(1, "Created")], [arrived(1)]);
         assert_eq!(deviations(&[], &one, &came), ["payment_intent.created Created was told as well"]);
         assert_eq!(deviations(&[status("Created"), status("Captured")], &one, &came), ["Captured was never told"]);
-        assert_eq!(deviations(&[status("Captured")], &one, &came), ["expected Captured, told payment_intent.created Created"]);
+        assert_eq!(
+            deviations(&[status("Captured")], &one, &came),
+            ["expected Captured, told payment_intent.created Created"]
+        );
         let answers = |application| [Arrived { application, ..arrived(1) }];
         let refused = deviations(&[status("Created")], &one, &answers(Some(Ok(500))));
         assert_eq!(refused, ["the application was to answer 2xx, and answered 500"]);

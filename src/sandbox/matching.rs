@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn members_that_are_not_expected_may_be_there() {
         let came = json!({ "a": { "b": 1, "c": [1, 2] }, "d": null });
-        for expected in [json!({}), json!({ "a": { "b": 1.0 } }), json!({ "a": { "c": [1, 2] } }), json!({ "x": null })] {
+        for expected in [json!({}), json!({ "a": { "b": 1.0 } }), json!({ "a": { "c": [1, 2] } }), json!({ "x": null })]
+        {
             assert_eq!(deviations(&expected, &came), Vec::<String>::new(), "{expected}");
         }
     }

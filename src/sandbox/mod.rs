@@ -80,7 +80,8 @@ pub async fn run(context: &Context, args: RunArgs) -> anyhow::Result<()> {
     let ending = CancellationToken::new();
     listen::end_on_signals(ending.clone())?;
     if !needs_callbacks(&scenario) && args.forward_to.is_none() {
-        let (steps, callbacks) = interruptible(&ending, Runner::new(client, None, seed, args.wait).run(&scenario)).await?;
+        let (steps, callbacks) =
+            interruptible(&ending, Runner::new(client, None, seed, args.wait).run(&scenario)).await?;
         return show(context, &args, Report::new(scenario.name, &args.file, seed, steps, callbacks));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
@@ -102,7 +103,10 @@ pub async fn run(context: &Context, args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// What is under way is dropped, and what was made for it can still be removed.
-async fn interruptible<T>(ending: &CancellationToken, running: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+async fn interruptible<T>(
+    ending: &CancellationToken,
+    running: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     tokio::select! {
         ran = running => ran,
         () = ending.cancelled() => bail!("interrupted: what was done until now is done"),

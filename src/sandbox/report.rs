@@ -127,9 +127,10 @@ impl Report {
             let name = format!("line {}: {}", step.line, step.step);
             (name, step.took_ms, step.verdict, &step.deviations)
         });
-        let callbacks = self.callbacks.iter().map(|callback| {
-            (format!("callback {}", callback.title()), 0, callback.verdict, &callback.deviations)
-        });
+        let callbacks = self
+            .callbacks
+            .iter()
+            .map(|callback| (format!("callback {}", callback.title()), 0, callback.verdict, &callback.deviations));
         let cases: Vec<_> = steps.chain(callbacks).collect();
         let count = |verdict| cases.iter().filter(|case| case.2 == verdict).count();
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
@@ -210,7 +211,10 @@ mod tests {
     fn people_see_each_step_and_what_deviated() {
         let text = report().text();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[..3], ["A <purchase>  (seed 7)", "ok    line 3    create order  200", "FAIL  line 3    pay order  200"]);
+        assert_eq!(
+            lines[..3],
+            ["A <purchase>  (seed 7)", "ok    line 3    create order  200", "FAIL  line 3    pay order  200"]
+        );
         assert!(lines[3].starts_with("        status: expected") && !text.contains('\u{1b}'), "{text:?}");
         assert_eq!(lines[4..], ["-     line 9    refund order", "FAILED"]);
     }
@@ -219,6 +223,9 @@ mod tests {
     fn the_xml_is_whole_whatever_stands_in_it() {
         let xml = report().junit();
         assert!(xml.contains("name=\"A &lt;purchase&gt;\" tests=\"3\" failures=\"1\" skipped=\"1\""), "{xml}");
-        assert!(xml.contains("time=\"1.005\"><failure>status: expected &quot;a&quot;") && !xml.contains('\u{1b}'), "{xml}");
+        assert!(
+            xml.contains("time=\"1.005\"><failure>status: expected &quot;a&quot;") && !xml.contains('\u{1b}'),
+            "{xml}"
+        );
     }
 }

@@ -174,8 +174,7 @@ mod tests {
         check(&scenario).unwrap();
         let mut names = Names::new(1);
         names.keep("order", json!({ "id": "pi_1" }));
-        let requests: Vec<_> =
-            scenario.steps.iter().map(|step| step.request(&names, 3).unwrap().unwrap()).collect();
+        let requests: Vec<_> = scenario.steps.iter().map(|step| step.request(&names, 3).unwrap().unwrap()).collect();
         let asked: Vec<_> = requests.iter().map(|request| format!("{} {}", request.method, request.path)).collect();
         let expected = [
             "POST /payment-intents",

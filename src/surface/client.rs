@@ -66,7 +66,8 @@ impl ServiceArgs {
             None => std::env::var(KEY_VARIABLE).unwrap_or_default(),
         };
         if key.is_empty() {
-            let why = format!("which API key? Give it by --key or {KEY_VARIABLE}; `herald intents key create` makes one");
+            let why =
+                format!("which API key? Give it by --key or {KEY_VARIABLE}; `herald intents key create` makes one");
             return Err(VerbError::Usage(why).into());
         }
         ServiceClient::new(self.url.as_deref().unwrap_or(USUAL), &key, plain)
@@ -192,7 +193,10 @@ impl ServiceClient {
         let mut answer = match asking.send().await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => {
-                bail!("cannot connect to {}: is the service running there? `herald intents serve` starts one", self.base)
+                bail!(
+                    "cannot connect to {}: is the service running there? `herald intents serve` starts one",
+                    self.base
+                )
             }
             Err(error) => return Err(anyhow::Error::from(error.without_url()).context(asked())),
         };

@@ -28,8 +28,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A service whose callbacks may come to this machine, and a worker that delivers them.
 async fn house() -> (House, Herald) {
-    let house =
-        House::start_with(&[("HERALD_ALLOW_HTTP", "true"), ("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")]).await;
+    let house = House::start_with(&[("HERALD_ALLOW_HTTP", "true"), ("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")]).await;
     let worker = Setup::new(&house.redis.url()).start();
     (house, worker)
 }
@@ -229,8 +228,7 @@ async fn listen_with_a_key_makes_an_endpoint_and_takes_it_away_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scenario_that_is_interrupted_leaves_no_endpoint_behind() {
     // Nobody delivers, so it waits.
-    let house =
-        House::start_with(&[("HERALD_ALLOW_HTTP", "true"), ("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")]).await;
+    let house = House::start_with(&[("HERALD_ALLOW_HTTP", "true"), ("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")]).await;
     let (_folder, file) = written(
         "steps:\n  - create: { amount: { value: 1000, currencyCode: GBP }, reference: a }\n    as: order\n  - delivered: order\n",
     );

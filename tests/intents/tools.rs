@@ -11,7 +11,11 @@ use herald::{
         id::{AccountId, EndpointId},
     },
     signing::{SecretText, verify_standard},
-    store::registry::RegistryStore,
+    store::{
+        acl::{self, Role},
+        keys::PartitionKeys,
+        registry::RegistryStore,
+    },
 };
 use serde_json::{Value, json};
 
@@ -76,6 +80,14 @@ async fn explain_says_what_is_possible_and_why_the_rest_is_not() {
     let why = &command(&captured, "reverse")["whyNot"];
     assert_eq!((json!(code), &problem["detail"]), (why["code"].clone(), &why["says"]));
     assert!(problem["type"].as_str().unwrap().ends_with(why["name"].as_str().unwrap()), "{problem}");
+
+    // As the user that operators have, who can change none of it.
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let rule = acl::rule(&keys, Role::Operator).replace("PASSWORD", "secret");
+    house.redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
+    let url = house.redis.url().replace("redis://", "redis://herald-operator:secret@");
+    let operator = Command::new(HERALD).args(["intents", "explain", &id, "--redis-url", &url]).env_clear().output();
+    assert_eq!(json_of(&operator.unwrap())["commands"], captured["commands"]);
 
     let text = herald(&house.redis, &["-o", "table", "intents", "explain", &id]);
     let text = String::from_utf8(text.stdout).unwrap();
@@ -199,7 +211,10 @@ async fn a_history_is_replayed_as_it_left_although_the_stream_has_forgotten_it()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_stops_at_what_is_not_taken_and_before_what_herald_still_owes() {
     let house = House::start().await;
-    let (app, secret) = (Receiver::answering("HTTP/1.1 500 no\r\ncontent-length: 4\r\n\r\nlost").await, SecretText::from_random([7; 32]));
+    let (app, secret) = (
+        Receiver::answering("HTTP/1.1 500 no\r\ncontent-length: 4\r\n\r\nlost").await,
+        SecretText::from_random([7; 32]),
+    );
     register(&house.redis, "ep_a", "acc_a", &app.url(), &secret).await;
     let merchant = house.merchant("acc_a");
     let id = merchant.create(&created()).await["id"].as_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
 //! `herald intents explain`: what a payment intent is now, which commands are possible, and why the others are not. What can be
-//! done is asked of the very decision that the service makes.
+//! done is asked of the very decision that the service makes. Changes nothing.
 
 use clap::Args;
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::{
         money::Money,
         stamp::Stamp,
     },
-    surface::{Context, Format, words},
+    surface::{Context, Format, note, words},
 };
 
 #[derive(Debug, Args)]
@@ -53,7 +53,12 @@ struct Explained<'a> {
 }
 
 pub async fn run(context: &Context, args: ExplainArgs) -> anyhow::Result<()> {
-    let (intent, now) = service(context)?.inspect(&args.id).await.map_err(of_service)?;
+    let (stored, now) = service(context)?.inspect(&args.id).await.map_err(of_service)?;
+    let after = explain::after_deadline(&stored, now);
+    if after.is_some() {
+        note("its deadline has come, and is applied by whoever looks at it next: this is how it will be then");
+    }
+    let intent = after.unwrap_or(stored);
     let explained = explained(&intent, now);
     context.output.one(&explained, &fields(&explained))?;
     if context.output.format() != Format::Table {

@@ -125,14 +125,7 @@ pub async fn run(context: &Context, args: ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refusal(
-    intent: &Intent,
-    endpoint: &Endpoint,
-    told: &Told,
-    report: &AttemptReport,
-    sent: u64,
-    all: &str,
-) -> String {
+fn refusal(intent: &Intent, endpoint: &Endpoint, told: &Told, report: &AttemptReport, sent: u64, all: &str) -> String {
     let (event, outcome) = (&told.event.id, &report.outcome);
     let more = [report.detail.as_str(), report.snippet.as_str(), outcome.needs_a_person().unwrap_or_default()];
     let more: Vec<_> = more.into_iter().filter(|text| !text.is_empty()).map(|text| format!("; {text}")).collect();
@@ -177,7 +170,9 @@ fn history(intent: &Intent, from: Option<&EventId>) -> anyhow::Result<Vec<Told>>
     let told = intent.history[begin..].iter().map(|told| {
         let entry = told.entry.ok_or_else(|| {
             let id = &told.id;
-            VerbError::Refused(format!("it is not known where {id} stood in the stream: an older Herald did not keep it"))
+            VerbError::Refused(format!(
+                "it is not known where {id} stood in the stream: an older Herald did not keep it"
+            ))
         })?;
         let event = event::again(intent, told)?;
         Ok(Told { event, kind: told.kind.name(), status: told.status, at: told.at, entry })
@@ -192,10 +187,7 @@ async fn is_on_its_way(queries: &mut Queries, entry: EntryId, endpoint: &Endpoin
         Whereabouts::Unfinished(_) => true,
         Whereabouts::Dead(_) => false,
         Whereabouts::NoRecord => {
-            matches!(
-                queries.entry_standing(entry).await?,
-                EntryStanding::InFlight { .. } | EntryStanding::Waiting
-            )
+            matches!(queries.entry_standing(entry).await?, EntryStanding::InFlight { .. } | EntryStanding::Waiting)
         }
     })
 }
