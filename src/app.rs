@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::{
-    api, clock,
+    api::{self, webhooks::subscriptions::Subscriptions},
+    clock,
     config::{Config, Start},
     descriptors,
     dispatch::{
@@ -32,7 +33,7 @@ use crate::{
     },
     facts::retry::RetryPolicy,
     http, intents,
-    registry::{Registry, sweep},
+    registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
     service,
     store::{self, connection::Redis, keys::PartitionKeys},
@@ -88,14 +89,13 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
-    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), rest.clone()));
-    let follower = registry.clone();
-    let following = tokio::spawn(registry.run(redis, rest.clone()));
+    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), parts.keys.clone(), rest.clone()));
+    let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
     let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
         .context("cannot start the service's thread")?;
     let intents = match config.intents.listen {
         Some(address) => {
-            Some(tokio::spawn(serve_payment_intents(config, address, follower.clone(), rest.clone()).await?))
+            Some(tokio::spawn(serve_payment_intents(config, address, registry.clone(), rest.clone()).await?))
         }
         None => None,
     };
@@ -128,38 +128,38 @@ pub async fn serve_intents(config: Config) -> Result<()> {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
     let registry = Registry::new();
-    let following = tokio::spawn(registry.clone().run(redis(&config)?, cancel.clone()));
-    let serving = tokio::spawn(serve_payment_intents(&config, address, registry, cancel.clone()).await?);
+    let serving = tokio::spawn(serve_payment_intents(&config, address, registry.clone(), cancel.clone()).await?);
+    let following = tokio::spawn(registry.run(redis(&config)?, cancel.clone()));
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
     cancel.cancel();
     tokio::select! {
-        ended = serving => {
-            cancel.cancel();
-            following.await?;
-            Ok(ended?)
+        ended = async { tokio::join!(serving, following) } => {
+            ended.0?;
+            Ok(ended.1?)
         }
         name = ends.next() => bail!("ended by a second {name}"),
     }
 }
 
-/// Serves payment intents until cancelled, once it listens.
+/// Serves payment intents until cancelled, once it listens. Somebody must follow the registry.
 async fn serve_payment_intents(
     config: &Config,
     address: SocketAddr,
     registry: Registry,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
-    let redis = redis(config)?;
-    let keys = PartitionKeys::new(&config.stream.name)?;
-    let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
-    let service = intents::service::Service::new(redis.clone(), keys, intents::service::Settings { retain });
+    let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
+    let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
+    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules);
+    let service = intents(config)?;
     let listener = TcpListener::bind(address).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
-    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), registry, &public_url);
+    let access = api::access::Access::new(redis);
+    let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, &public_url);
     let router = api::intents::router(api, config.intents.sandbox);
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {
@@ -240,6 +240,13 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         listener,
         grace: config.shutdown.grace,
     })
+}
+
+/// The payment intents as they are configured, for whoever serves them or works on them.
+pub fn intents(config: &Config) -> Result<intents::service::Service> {
+    let keys = PartitionKeys::new(&config.stream.name)?;
+    let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
+    Ok(intents::service::Service::new(redis(config)?, keys, intents::service::Settings { retain }))
 }
 
 /// Redis as it is configured.

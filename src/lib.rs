@@ -24,6 +24,7 @@ pub mod loadtest;
 #[cfg(feature = "owned")]
 pub mod owned;
 pub mod registry;
+pub mod sandbox;
 pub mod sender;
 pub mod service;
 pub mod store;

@@ -3,17 +3,26 @@
 // A test waits for other processes.
 #![allow(clippy::disallowed_methods)]
 
-#[path = "intents/house.rs"]
-mod house;
 #[path = "support/merchants.rs"]
 mod merchants;
 #[path = "support/herald.rs"]
 mod process;
-#[path = "intents/reconciliation.rs"]
-mod reconciliation;
+#[path = "receiver/mod.rs"]
+mod receiver;
 mod support;
 #[path = "support/world.rs"]
 mod world;
+
+#[path = "intents/house.rs"]
+mod house;
+#[path = "intents/reconciliation.rs"]
+mod reconciliation;
+#[path = "intents/scenarios.rs"]
+mod scenarios;
+#[path = "intents/subscriptions.rs"]
+mod subscriptions;
+#[path = "intents/tools.rs"]
+mod tools;
 
 use std::{
     collections::BTreeMap,
@@ -363,6 +372,81 @@ async fn a_clock_that_stands_still_lets_deadlines_come_by_the_changes_that_are_m
     let mut late = created();
     late["expireAt"] = json!("2300-01-01T00:00:00Z");
     assert_eq!(merchant.post("/payment-intents", &late).await.0, 400);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn the_last_tenth_of_redis_is_for_the_intents_that_there_are() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    let id = merchant.create(&created()).await["id"].as_str().unwrap().to_owned();
+    let kept = merchant.post_as("key", "/payment-intents", &created()).await;
+    let info: String = house.redis.command(&["INFO", "memory"]).await;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse::<u64>().unwrap();
+    house.redis.set_maxmemory(used * 105 / 100).await;
+    // What was found before is believed for a moment.
+    support::until("a refusal", async || merchant.post("/payment-intents", &created()).await.0 == 503).await;
+    let (code, problem) = merchant.post("/payment-intents", &created()).await;
+    assert_eq!((code, &problem["type"]), (503, &json!("/problems/unavailable")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("nothing was created"), "{problem}");
+    assert_eq!(merchant.post_as("key", "/payment-intents", &created()).await, kept, "a repeated one creates nothing");
+    assert_eq!(merchant.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await.0, 200);
+    house.redis.set_maxmemory(0).await;
+    support::until("room", async || merchant.post("/payment-intents", &created()).await.0 == 200).await;
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_reset_forgets_all_of_one_account_and_the_numbers_of_its_events_go_on() {
+    let house = House::start().await;
+    let (ours, theirs) = (house.merchant("acc_a"), house.merchant("acc_b"));
+    let other = theirs.create(&created()).await["id"].as_str().unwrap().to_owned();
+    // More than one call of the script takes.
+    join_all((0..250).map(|_| ours.create(&created()))).await;
+    let (_, first) = ours.post_as("key", "/payment-intents", &manual(1_000)).await;
+    let id = first["id"].as_str().unwrap().to_owned();
+    ours.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;
+    let counted = || house.redis.command::<u64>(&["HGET", "herald:{payment-intents}:pi-count", "events:acc_a"]);
+    assert_eq!(counted().await, 252);
+
+    assert_eq!(house.reader("acc_a").post("/sandbox/reset", &json!({})).await.0, 403);
+    assert_eq!(ours.post("/sandbox/reset", &json!({})).await, (200, json!({ "removed": 251 })));
+    assert_eq!(ours.post("/payment-intents/search", &json!({})).await.1["data"], json!([]));
+    assert_eq!(ours.get(&format!("/payment-intents/{id}")).await.0, 404);
+    let left: Vec<String> = house.redis.command(&["KEYS", "herald:{payment-intents}:pi:*"]).await;
+    assert_eq!(left, [format!("herald:{{payment-intents}}:pi:{other}")]);
+    assert_eq!(house.redis.command::<u64>(&["ZCARD", "herald:{payment-intents}:pi-due"]).await, 1);
+    assert_eq!(theirs.status(&other).await, "Created");
+
+    let (code, second) = ours.post_as("key", "/payment-intents", &manual(2_000)).await;
+    assert_eq!(code, 200, "the key was used only for what is gone: {second}");
+    assert_ne!(second["id"], first["id"]);
+    assert_eq!(ours.post_as("key", "/payment-intents", &manual(2_000)).await.1, second);
+    assert_eq!(counted().await, 253);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_is_tolerated_and_a_body_that_is_not_called_json_is_not() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    let (code, intent) = merchant.post("/payment-intents/", &created()).await;
+    assert_eq!(code, 200, "{intent}");
+    let id = intent["id"].as_str().unwrap();
+    assert_eq!(merchant.get(&format!("/payment-intents/{id}/?returnCanceled=true")).await.0, 200);
+    assert_eq!(merchant.get(&format!("/payment-intents/{id}//")).await.0, 404);
+    assert_eq!(merchant.get("/webhooks/events/").await.0, 200);
+    for (kind, code) in [
+        (Some("application/json; charset=utf-8"), 200),
+        (Some("application/problem+json"), 200),
+        (Some("text/plain"), 400),
+        (Some("application/x-www-form-urlencoded"), 400),
+        (None, 400),
+    ] {
+        let (found, answer) = merchant.post_of_type(kind, "/payment-intents", &created()).await;
+        assert_eq!(found, code, "{kind:?}: {answer}");
+        assert!(code == 200 || answer["errors"]["Content-Type"].is_array(), "{answer}");
+    }
     house.end().await;
 }
 

@@ -15,7 +15,7 @@ use herald::{
     registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
     store::{
         error::StoreError,
-        keys::RegistryKeys,
+        keys::{PartitionKeys, RegistryKeys},
         registry::{
             PAGE, RegistryError, RegistryStore,
             bulk::{BulkError, ExportFile},
@@ -35,6 +35,10 @@ fn id(text: &str) -> EndpointId {
 
 fn account(text: &str) -> AccountId {
     AccountId::new(text).unwrap()
+}
+
+fn partition() -> PartitionKeys {
+    PartitionKeys::new("payment-intents").unwrap()
 }
 
 fn endpoint(name: &str, of: &str) -> Endpoint {
@@ -99,7 +103,8 @@ async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
     store.create(rotated, &mark("made")).await.unwrap();
     let kept = store.create(endpoint("ep_b", "acc_1"), &mark("made")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
-    let sweeping = tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), follower.cancel.clone()));
+    let sweeping =
+        tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), partition(), follower.cancel.clone()));
     follower.see("the sweep", |registry| registry.get(&id("ep_a")).is_some_and(|seen| seen.secrets.len() == 2)).await;
     let swept = store.get(&id("ep_a")).await.unwrap().unwrap();
     let ends: Vec<_> = swept.secrets.iter().map(|secret| secret.expires_at_ms).collect();
@@ -107,6 +112,47 @@ async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
     assert_eq!(store.get(&id("ep_b")).await.unwrap(), Some(kept));
     follower.stop().await;
     sweeping.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_leaves_is_removed_once_all_that_it_was_owed_is_settled() {
+    let redis = TestRedis::start().await;
+    let mut store = store(&redis).await;
+    redis.command::<()>(&["XADD", "payment-intents", "5-0", "event", "{}"]).await;
+    let leaving = |name: &str, owed_until: &str| {
+        let mut endpoint = Endpoint { leaves: true, ..endpoint(name, "acc_1") };
+        endpoint.disable(mark("gone"), owed_until.parse().unwrap());
+        endpoint
+    };
+    store.create(leaving("ep_drained", "4-0"), &mark("made")).await.unwrap();
+    store.create(leaving("ep_owed", "5-0"), &mark("made")).await.unwrap();
+    store.create(endpoint("ep_other", "acc_1"), &mark("made")).await.unwrap();
+    let mut follower = Follower::start(&redis).await;
+    let sweeping =
+        tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), partition(), follower.cancel.clone()));
+    follower.see("the sweep", |registry| registry.get(&id("ep_drained")).is_none()).await;
+    assert!(store.get(&id("ep_owed")).await.unwrap().is_some() && store.get(&id("ep_other")).await.unwrap().is_some());
+    // Somebody wants it back.
+    let mut back = store.get(&id("ep_owed")).await.unwrap().unwrap();
+    back.status = EndpointState::Enabled;
+    let back = store.update(back, &mark("back")).await.unwrap();
+    assert_eq!((back.leaves, back.owed_until), (false, None));
+    follower.stop().await;
+    sweeping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_saw_another_registry_is_refused() {
+    let redis = TestRedis::start().await;
+    let mut store = store(&redis).await;
+    let first = store.create_at(0, endpoint("ep_a", "acc_1"), &mark("first")).await.unwrap();
+    let moved = store.create_at(0, endpoint("ep_b", "acc_1"), &mark("late")).await;
+    assert!(matches!(moved, Err(RegistryError::Moved)), "{moved:?}");
+    let seen = store.position().await.unwrap().unwrap().0.version;
+    let first = store.update_at(seen, first, &mark("same")).await.unwrap();
+    let moved = store.update_at(seen, first, &mark("late")).await;
+    assert!(matches!(moved, Err(RegistryError::Moved)), "{moved:?}");
+    assert_eq!(store.get(&id("ep_b")).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ enum Act {
     Due,
     Forget(usize, u64),
     PutOff(usize, i64),
+    Reset(usize, Option<(i64, u64)>),
     Search {
         account: usize,
         from: i64,
@@ -69,6 +70,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Due),
         1 => (0..4usize, prop_oneof![3 => Just(0u64), 1 => Just(1)]).prop_map(|(id, off)| Act::Forget(id, off)),
         1 => (0..4usize, instant()).prop_map(|(id, to)| Act::PutOff(id, to)),
+        1 => (0..2usize, prop::option::of((instant(), 0..12u64))).prop_map(|(account, until)| Act::Reset(account, until)),
         2 => (0..2usize, instant(), instant(), select(vec![Order::NewestFirst, Order::OldestFirst]), 1..4usize)
             .prop_map(|(account, from, to, order, most)| Act::Search { account, from, to, order, most }),
         2 => (0..2usize, 0..12u64, 1..6usize).prop_map(|(account, after, most)| Act::Feed { account, after, most }),
@@ -133,6 +135,10 @@ impl<'r> Both<'r> {
                 self.store.put_off(&id(*n), *to).await.unwrap();
                 self.model.put_off(&id(*n), *to);
             }
+            Act::Reset(n, until) => {
+                let removed = self.store.reset(&account(*n), &STATUSES.map(str::to_owned), *until).await.unwrap();
+                assert_eq!((removed.until, removed.intents, removed.has_more), self.model.reset(&account(*n), *until));
+            }
             Act::Search { account: n, from, to, order, most } => {
                 let range = (*from, *to);
                 let (found, has_more) = self.store.search(&account(*n), &STATUSES, range, *order, *most).await.unwrap();
@@ -141,10 +147,7 @@ impl<'r> Both<'r> {
             }
             Act::Feed { account: n, after, most } => {
                 let feed = self.store.feed(&account(*n), *after, *most).await.unwrap();
-                let told = feed.told.into_iter().map(|told| {
-                    assert!(told.entry.is_some());
-                    (told.number, told.id, told.stored.map(Result::unwrap))
-                });
+                let told = feed.told.into_iter().map(|told| (told.number, told.id, told.stored.map(Result::unwrap)));
                 let found = (feed.latest, feed.has_more, told.collect());
                 assert_eq!(found, self.model.feed(&account(*n), *after, *most));
             }
@@ -173,8 +176,12 @@ impl<'r> Both<'r> {
             event: is_told.then(|| ("<".to_owned(), ">".to_owned())),
             key: hash.as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
         };
-        let done = known(self.store.commit(&commit).await.unwrap());
-        assert_eq!(done, self.model.commit(&commit), "{commit:?}");
+        let done = self.store.commit(&commit).await.unwrap();
+        let entry = match &done {
+            Committed::Done { entry, .. } => entry.as_ref().map(|entry| entry.parse().unwrap()),
+            _ => None,
+        };
+        assert_eq!(known(done), self.model.commit(&commit, entry), "{commit:?}");
     }
 
     async fn due(&mut self) {

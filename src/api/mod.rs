@@ -1,5 +1,6 @@
-//! Herald over HTTP: the payment intents, and the sandbox around them. Says what is asked for and what is answered; what
+//! Herald over HTTP: the payment intents, the sandbox around them, and merchants' webhook subscriptions. Says what is asked for and what is answered; what
 //! happens is decided below.
 
 pub mod access;
 pub mod intents;
+pub mod webhooks;

@@ -14,7 +14,9 @@ mod intents;
 mod pause;
 mod quarantine;
 mod retry_schedule;
+mod sandbox;
 mod story;
+mod trigger;
 mod verify;
 
 use std::process;
@@ -60,6 +62,11 @@ enum Verb {
     /// Payment intents: what the events are about
     #[command(subcommand)]
     Intents(intents::IntentsVerb),
+    /// Make a payment intent live up to a status, so that its merchant is told
+    Trigger(trigger::TriggerArgs),
+    /// The simulated world around payment intents: its clock
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxVerb),
     /// Stop all sending at once; events wait in Redis
     Pause(pause::PauseArgs),
     /// Let sending go on
@@ -141,6 +148,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Intents(verb) => intents::run(&context()?, verb).await,
         #[cfg(feature = "demo")]
         Verb::Demo(args) => demo::run(args).await,
+        Verb::Trigger(args) => trigger::run(&context()?, args).await,
+        Verb::Sandbox(verb) => sandbox::run(&context()?, verb).await,
         Verb::Pause(args) => pause::pause(&context()?, args).await,
         Verb::Resume(args) => pause::resume(&context()?, args).await,
         Verb::Endpoint(verb) => endpoint::run(&context()?, verb).await,

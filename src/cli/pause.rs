@@ -39,12 +39,12 @@ pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {
 }
 
 /// Who paused all sending, if anyone did. A mark that cannot be read must not hold up a verb.
-async fn paused(context: &Context) -> Option<Mark> {
+pub async fn paused(context: &Context) -> Option<Mark> {
     let (_, pause) = context.registry().await.ok()?.position().await.ok()??;
     pause
 }
 
-fn by_whom(mark: &Mark) -> String {
+pub fn by_whom(mark: &Mark) -> String {
     format!("paused by {}: {}", mark.by, mark.why)
 }
 

@@ -87,8 +87,8 @@ const FILE_SUFFIX: &str = "_FILE";
 /// Names the configuration file.
 const CONFIG_FILE: &str = "HERALD_CONFIG";
 
-/// Of a verb alone, `listen` or `verify`: it is no setting.
-const OF_A_VERB: &str = "HERALD_LISTEN_SECRET";
+/// Of verbs alone, `listen`, `verify` and `sandbox run`: they are no settings.
+const OF_A_VERB: [&str; 2] = ["HERALD_API_KEY", "HERALD_LISTEN_SECRET"];
 
 impl Key {
     pub fn variable(&self) -> String {
@@ -128,7 +128,7 @@ impl Variable {
         let file = || KEYS.iter().find(|key| key.file_variable().as_deref() == Some(name)).map(Self::FileOfValue);
         match name {
             CONFIG_FILE => Self::ConfigFile,
-            OF_A_VERB => Self::Foreign,
+            name if OF_A_VERB.contains(&name) => Self::Foreign,
             name if !name.starts_with(PREFIX) || is_of_kubernetes(name) => Self::Foreign,
             _ => value().or_else(file).unwrap_or(Self::Unknown),
         }

@@ -82,6 +82,25 @@ pub enum EndpointState {
 /// How long a secret is kept after it has ended, so that a clock that is wrong by less removes none that still signs.
 const EXPIRED_KEPT_MS: u64 = 3_600_000;
 
+/// Who keeps an endpoint, and so by which way it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeper {
+    /// By the verbs.
+    #[default]
+    Operator,
+    /// By its merchant, as a webhook subscription.
+    Merchant,
+    /// By its merchant, for a while, in a sandbox.
+    Sandbox,
+}
+
+impl Keeper {
+    fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
+}
+
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
@@ -98,6 +117,9 @@ pub struct Endpoint {
     pub schemes: Vec<Scheme>,
     /// Oldest first.
     pub secrets: Vec<Secret>,
+    /// Made, handed out, and not used yet: none of them signs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spare_secrets: Vec<Secret>,
     #[serde(default)]
     pub ordering: Ordering,
     pub max_in_flight: u16,
@@ -117,7 +139,12 @@ pub struct Endpoint {
     /// Speak HTTP/1.1 only, also where the receiver offers HTTP/2.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub http1: bool,
+    #[serde(default, skip_serializing_if = "Keeper::is_operator")]
+    pub keeper: Keeper,
     pub status: EndpointState,
+    /// Only while it is disabled: it is removed as soon as nothing is owed to it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
     /// Only while it is disabled: the stream's last entry when that was asked for. Everything up to it was owed.
     /// Without it the mark's time must do, though an entry's id need not be a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,6 +168,7 @@ impl Endpoint {
             event_types: Vec::new(),
             schemes: vec![Scheme::Standard, Scheme::Dojo],
             secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
+            spare_secrets: Vec::new(),
             ordering: Ordering::Intent,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             rate_limit: None,
@@ -149,7 +177,9 @@ impl Endpoint {
             headers: Vec::new(),
             traceparent: false,
             http1: false,
+            keeper: Keeper::Operator,
             status: EndpointState::Enabled,
+            leaves: false,
             owed_until: None,
             created_at_ms: now_ms,
             updated_at_ms: now_ms,
@@ -171,10 +201,22 @@ impl Endpoint {
         self.secrets.len() < before
     }
 
+    /// Those that sign or have signed, the oldest first, and then those that are spare.
+    pub fn all_secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.secrets.iter().chain(&self.spare_secrets)
+    }
+
     /// It takes nothing any more. `last` is the stream's last entry, read beforehand: what comes later is not owed.
     pub fn disable(&mut self, mark: Mark, last: EntryId) {
         self.status = EndpointState::Disabled(mark);
         self.owed_until = Some(last);
+    }
+
+    /// Everybody may use it again: what was said of its end does not hold any more.
+    pub fn settle_state(&mut self) {
+        if !matches!(self.status, EndpointState::Disabled(_)) {
+            (self.owed_until, self.leaves) = (None, false);
+        }
     }
 
     pub fn wants(&self, event_type: &EventType) -> bool {
@@ -194,6 +236,7 @@ impl fmt::Debug for Endpoint {
             .field("event_types", &self.event_types)
             .field("schemes", &self.schemes)
             .field("secrets", &self.secrets)
+            .field("spare_secrets", &self.spare_secrets)
             .field("ordering", &self.ordering)
             .field("max_in_flight", &self.max_in_flight)
             .field("rate_limit", &self.rate_limit)

@@ -25,7 +25,8 @@ pub const MAX_ACCOUNT_SEQUENCE: u64 = (1 << 53) - 1;
 impl AccountSequence {
     /// From the bytes that a producer wrote: a number without sign, blanks or zeros before it.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.starts_with(|first| matches!(first, '1'..='9')))?;
+        let text =
+            std::str::from_utf8(bytes).ok().filter(|text| text.starts_with(|first| matches!(first, '1'..='9')))?;
         text.parse().ok().filter(|number| *number <= MAX_ACCOUNT_SEQUENCE).map(Self)
     }
 }

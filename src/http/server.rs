@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::DefaultBodyLimit,
-    http::Request,
+    http::{Request, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -114,8 +114,9 @@ async fn accept(
 }
 
 async fn serve_connection(stream: tokio::net::TcpStream, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let mut router = router.clone();
+        drop_last_slash(request.uri_mut());
         async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
     });
     // HTTP/2 has no limit to how long its streams may be silent.
@@ -132,5 +133,33 @@ async fn serve_connection(stream: tokio::net::TcpStream, router: Router, limits:
     };
     if let Ok(Err(error)) = ended {
         debug!(%error, "a connection ended badly");
+    }
+}
+
+/// `/payment-intents/` is `/payment-intents`: one slash at the end says nothing.
+fn drop_last_slash(uri: &mut Uri) {
+    let path = uri.path();
+    let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else { return };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{shorter}{query}").parse().ok();
+    if let Ok(without) = Uri::from_parts(parts) {
+        *uri = without;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slash_at_the_end_of_a_path_is_dropped() {
+        for (given, meant) in
+            [("/a/", "/a"), ("/a", "/a"), ("/a//", "/a/"), ("/", "/"), ("/a/?b=/", "/a?b=/"), ("*", "*")]
+        {
+            let mut uri: Uri = given.parse().unwrap();
+            drop_last_slash(&mut uri);
+            assert_eq!(uri.to_string(), meant);
+        }
     }
 }

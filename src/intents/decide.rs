@@ -4,8 +4,8 @@
 use super::{
     details::{AutoExpireAction, ItemLine, TaxLine},
     intent::{
-        Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS,
-        Payment, Refund, Reversal,
+        Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS, Payment,
+        Refund, Reversal,
     },
     issuer::{self, Verdict},
     life::{self, Kind, Step},

@@ -88,8 +88,9 @@ impl World {
         let Change { mut intent, told } = change;
         let number = told.map(|_| intent.history.len() as u64);
         let json = intent.to_record().into();
-        intent.date_from(self.now, number);
-        let stored = Stored { revision: intent.revision, changed_at: self.now.0, number, json };
+        intent.date_from(self.now);
+        intent.place(number, None);
+        let stored = Stored { revision: intent.revision, changed_at: self.now.0, number, entry: None, json };
         let read = Intent::from_record(intent.id.clone(), &stored).unwrap();
         assert_eq!(read, intent, "what is read is not what was written");
         self.intent = read;

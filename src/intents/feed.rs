@@ -12,7 +12,7 @@ use super::{
     told::Told,
 };
 use crate::{
-    facts::id::{AccountId, DeliveryId, EntryId, IntentId},
+    facts::id::{AccountId, DeliveryId, IntentId},
     store::{
         intents::MAX_PAGE,
         queries::{Outcome, Queries},
@@ -37,8 +37,6 @@ pub struct Feed {
 pub struct FedEvent {
     pub told: Told,
     pub intent: Arc<Intent>,
-    /// Where it stood in the stream.
-    pub entry: Option<EntryId>,
 }
 
 impl FedEvent {
@@ -96,7 +94,7 @@ impl Service {
                 forgotten.push(next..=entry.number - 1);
             }
             next = entry.number + 1;
-            events.push(FedEvent { told: told.clone(), intent: Arc::clone(intent), entry: entry.entry });
+            events.push(FedEvent { told: told.clone(), intent: Arc::clone(intent) });
         }
         if next <= through {
             forgotten.push(next..=through);
@@ -105,16 +103,14 @@ impl Service {
     }
 
     /// All that was told of one intent, as far as it is numbered.
-    pub async fn feed_of(&self, account: &AccountId, id: &IntentId) -> Result<(Arc<Intent>, Vec<FedEvent>), ServiceError> {
+    pub async fn feed_of(
+        &self,
+        account: &AccountId,
+        id: &IntentId,
+    ) -> Result<(Arc<Intent>, Vec<FedEvent>), ServiceError> {
         let intent = Arc::new(self.get(account, id).await?);
-        let numbered: Vec<&Told> = intent.history.iter().filter(|told| told.number > 0).collect();
-        let numbers: Vec<u64> = numbered.iter().map(|told| told.number).collect();
-        let entries = self.with_store(async |store| store.feed_entries(account, &numbers).await).await?;
-        let events = numbered.into_iter().zip(entries).map(|(told, entry)| FedEvent {
-            told: told.clone(),
-            intent: Arc::clone(&intent),
-            entry,
-        });
+        let numbered = intent.history.iter().filter(|told| told.number > 0);
+        let events = numbered.map(|told| FedEvent { told: told.clone(), intent: Arc::clone(&intent) });
         let events = events.collect();
         Ok((intent, events))
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     facts::{
         event::{CaptureMode, PaymentStatus},
-        id::{AccountId, IntentId},
+        id::{AccountId, EntryId, IntentId},
     },
     store::intents::Stored,
 };
@@ -383,18 +383,21 @@ impl Intent {
             return Err(RecordError::Newer(intent.schema));
         }
         (intent.id, intent.revision) = (id, stored.revision);
-        intent.date_from(Stamp(stored.changed_at), stored.number);
+        intent.date_from(Stamp(stored.changed_at));
+        intent.place(stored.number, stored.entry);
         Ok(intent)
     }
 
-    /// Gives what the last change did its time, and its event its number.
-    pub fn date_from(&mut self, this: Stamp, number: Option<u64>) {
-        self.changed_at = this;
-        if let (Some(told), Some(number)) = (self.history.last_mut(), number)
-            && told.number == 0
-        {
-            told.number = number;
+    /// Gives the event that the last change told its number and its place in the stream.
+    pub fn place(&mut self, number: Option<u64>, entry: Option<EntryId>) {
+        if let Some(told) = self.history.last_mut().filter(|told| told.number == 0) {
+            (told.number, told.entry) = (number.unwrap_or_default(), entry);
         }
+    }
+
+    /// Gives what the last change did its time.
+    pub fn date_from(&mut self, this: Stamp) {
+        self.changed_at = this;
         let all = std::iter::once(&mut self.created_at)
             .chain(self.secret.iter_mut().map(|secret| &mut secret.made_at))
             .chain(self.payment.iter_mut().map(|payment| &mut payment.at))

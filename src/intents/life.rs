@@ -65,6 +65,25 @@ impl Kind {
         }
     }
 
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pay => "pay",
+            Self::FailToPay => "fail-to-pay",
+            Self::Cancel => "cancel",
+            Self::Capture => "capture",
+            Self::Reverse => "reverse",
+            Self::Refund => "refund",
+            Self::SetAmount => "set-amount",
+            Self::SetTips => "set-tips",
+            Self::RefreshSecret => "refresh-secret",
+            Self::SendReceipt => "send-receipt",
+            Self::Expire => "expire",
+            Self::ReleaseHold => "release-hold",
+            Self::CaptureHold => "capture-hold",
+        }
+    }
+
     /// Whether time does it, and nobody asks for it.
     pub fn is_of_time(self) -> bool {
         matches!(self, Self::Expire | Self::ReleaseHold | Self::CaptureHold)

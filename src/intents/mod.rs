@@ -2,17 +2,21 @@
 //! Herald delivers from, and each change leaves together with the event that tells of it, or not at all.
 //!
 //! - [`details`] is what a merchant says of a purchase, [`requests`] the other bodies and the rules over their members,
-//!   [`document`] what is answered.
+//!   [`document`] what is answered, [`event`] what its merchant is told.
 //! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
-//!   stored and the time. [`refusal`] says why not.
+//!   stored and the time. [`refusal`] says why not, and [`explain`] which
+//!   commands are possible now.
 //! - [`issuer`] is the simulated bank of the sandbox.
+//! - [`capacity`] keeps room for the intents that there are.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
 
+pub mod capacity;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 pub mod details;
 pub mod document;
+pub mod explain;
 pub mod feed;
 pub mod intent;
 pub mod issuer;

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
+    capacity::Capacity,
     decide::{self, Change, Command, Fresh},
     details::Details,
     intent::{ID_PREFIX, IdempotencyKey, Intent, RecordError},
@@ -70,7 +71,9 @@ pub enum ServiceError {
     Faults(Vec<Fault>),
     #[error("the payment intent {0} cannot be read: {1}")]
     Unreadable(IntentId, RecordError),
-    /// Nothing has happened.
+    /// Nothing has happened in either.
+    #[error("payment intents take up nine tenths of what Redis may use")]
+    Full,
     #[error("others change this payment intent all the time: try again")]
     Busy,
     /// It cannot be known whether anything has happened.
@@ -151,12 +154,13 @@ pub struct Service {
     pub(super) connection: SharedConnection,
     pub(super) keys: PartitionKeys,
     settings: Arc<Settings>,
+    capacity: Capacity,
 }
 
 impl Service {
     pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
         let connection = SharedConnection::new(redis, Purpose::Work);
-        Self { connection, keys, settings: Arc::new(settings) }
+        Self { connection, keys, settings: Arc::new(settings), capacity: Capacity::default() }
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -174,6 +178,9 @@ impl Service {
         let faults = requests::faults_of_details(&details, Stamp(loaded.now));
         if !faults.is_empty() {
             return Err(ServiceError::Faults(faults));
+        }
+        if !self.capacity.has_room(&self.connection).await? {
+            return Err(ServiceError::Full);
         }
         let secret = details.generate_remote_token.then(client_secret);
         let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
@@ -195,6 +202,13 @@ impl Service {
             }
         }
         Err(ServiceError::Busy)
+    }
+
+    /// What is stored, whosever it is, and what time it is in the intents' world. For whoever only looks: a deadline that has
+    /// come is left to others.
+    pub async fn inspect(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        let loaded = self.load(id, None).await?;
+        Ok((stored(id, &loaded)?, Stamp(loaded.now)))
     }
 
     /// Carries a command out. `key` is kept beside the intent; keys that the intent itself remembers come in the command.
@@ -272,10 +286,31 @@ impl Service {
         Ok(Page { intents: intents.collect(), has_newer, has_older })
     }
 
+    /// Forgets every intent of an account that there is now, and says how many. What was told of them stays told, and the
+    /// numbers of the account's events go on.
+    pub async fn reset(&self, account: &AccountId) -> Result<usize, ServiceError> {
+        let statuses = PaymentStatus::ALL.map(|status| status.to_string());
+        let (mut until, mut removed) = (None, 0);
+        loop {
+            let page = self.with_store(async |store| store.reset(account, &statuses, until).await).await?;
+            until = Some(page.until);
+            removed += page.intents;
+            if !page.has_more {
+                return Ok(removed);
+            }
+        }
+    }
+
     /// What time it is in the intents' world.
     pub async fn now(&self) -> Result<Stamp, ServiceError> {
         let due = self.with_store(async |store| store.due().await).await?;
         Ok(Stamp(due.now))
+    }
+
+    /// What time it is there, and how fast it passes; 0 while it stands still.
+    pub async fn clock(&self) -> Result<(Stamp, f64), ServiceError> {
+        let due = self.with_store(async |store| store.due().await).await?;
+        Ok((Stamp(due.now), due.speed))
     }
 
     /// Lets the clock run at another speed; 0 stops it.
@@ -383,9 +418,8 @@ impl Service {
         }
         let status = intent.status.to_string();
         let numbers: Vec<u64> = intent.history.iter().map(|told| told.number).filter(|number| *number > 0).collect();
-        let forget = async |store: &mut IntentStore| {
-            store.forget(id, &intent.account, &status, intent.revision, &numbers).await
-        };
+        let forget =
+            async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision, &numbers).await;
         Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
     }
 
@@ -426,9 +460,10 @@ impl Service {
                 committed => committed?,
             };
             return Ok(match committed {
-                Committed::Done { stamp, number, .. } => {
+                Committed::Done { stamp, number, entry } => {
                     let mut intent = change.intent.clone();
-                    intent.date_from(Stamp(stamp), number);
+                    intent.date_from(Stamp(stamp));
+                    intent.place(number, entry.and_then(|entry| entry.parse().ok()));
                     Attempt::Done(Box::new(intent))
                 }
                 Committed::Stale { now, stored } => match done_before(&change.intent.id, operation, stored.as_ref()) {
@@ -483,8 +518,7 @@ impl Service {
 
     /// The intent, if it is there and this account's.
     fn own(&self, account: &AccountId, id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
-        let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
-        let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+        let intent = stored(id, loaded)?;
         if intent.account == *account { Ok(intent) } else { Err(ServiceError::NotFound) }
     }
 
@@ -528,6 +562,11 @@ enum Attempt {
 
 pub(super) fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
     Intent::from_record(id.clone(), stored)
+}
+
+fn stored(id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
+    let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
+    read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
 }
 
 /// The intent, if this operation is among its last: then its answer was lost.

@@ -108,6 +108,12 @@ impl TimeSpan {
         self.0
     }
 
+    /// Whole seconds of it. None where it is longer than can be written.
+    pub fn of_micros(micros: u128) -> Option<Self> {
+        let micros = i64::try_from(micros).ok().filter(|micros| *micros / DAY < 10_000_000)?;
+        Some(Self(micros / SECOND * SECOND))
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let (days, time) = text.split_once('.').unwrap_or(("0", text));
         let mut parts = time.split(':').map(|part| (part.len() == 2).then(|| digits(part)).flatten());

@@ -1,6 +1,7 @@
 //! What a merchant was told of an intent: the event that left with a change, which can be written again from the record, byte
 //! for byte.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -8,8 +9,8 @@ use super::{
     stamp::{Stamp, micros},
 };
 use crate::facts::{
-    event::{CaptureMode, PaymentStatus},
-    id::EventId,
+    event::{CaptureMode, Event, EventError, PaymentStatus},
+    id::{EntryId, EventId},
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Told {
     /// stands beside the record.
     #[serde(rename = "n", default, skip_serializing_if = "is_zero")]
     pub number: u64,
+    /// Its place in the stream; for that of the change that wrote it, as with the number.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<EntryId>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -55,7 +59,7 @@ impl EventKind {
 impl Told {
     /// As it will leave.
     pub fn now(id: EventId, kind: EventKind, status: PaymentStatus) -> Self {
-        Self { id, kind, status, at: Stamp::THIS, number: 0 }
+        Self { id, kind, status, at: Stamp::THIS, number: 0, entry: None }
     }
 
     /// The event of this intent, in the published payload's key order, up to its time and from there on.
@@ -73,9 +77,13 @@ impl Told {
         (head, tail)
     }
 
-    /// The event as it left.
+    /// To the byte as it left: nothing that it says of its intent ever changes.
     pub fn body(&self, intent: &Intent) -> String {
         let (head, tail) = self.around_time(intent);
         format!("{head}{}{tail}", self.at)
+    }
+
+    pub fn again(&self, intent: &Intent) -> Result<Event, EventError> {
+        Event::parse(Bytes::from(self.body(intent)))
     }
 }

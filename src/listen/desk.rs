@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -34,6 +37,13 @@ const MOST_HELD: usize = 100;
 /// As long as one is held back where no other of its intent comes.
 const HELD_FOR: Duration = Duration::from_secs(10);
 
+/// Who learns what became of a callback.
+pub enum To {
+    Output(Output, Style),
+    /// Another surface, which takes them as they are answered.
+    Surface(mpsc::Sender<Record>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// Some lines when it arrives, and some when it is answered.
@@ -48,8 +58,7 @@ pub struct Settings {
     pub tolerance_ms: u64,
     /// Only these are printed, and what is bad. Empty means all.
     pub events: Vec<EventType>,
-    pub style: Style,
-    pub output: Output,
+    pub to: To,
     pub rehearsal: Rehearsal,
     pub exit_on_first_bad: bool,
 }
@@ -101,8 +110,8 @@ impl Desk {
 
     pub async fn handle(self: Arc<Self>, callback: Callback) -> Reply {
         let mut record = self.judge(callback);
-        if self.settings.style == Style::Text {
-            self.print(&record, Ok(record.arrival_lines()));
+        if let To::Output(output, Style::Text) = &self.settings.to {
+            self.print(*output, &record, Ok(record.arrival_lines()));
         }
         let reply = self.work(&mut record).await;
         let intent = record.says.intent.clone();
@@ -110,7 +119,7 @@ impl Desk {
             // Whoever forwards it shows it.
             true => self.hold(record),
             false => {
-                self.finish(&record);
+                self.finish(record).await;
                 self.release(intent.as_deref());
             }
         }
@@ -196,7 +205,7 @@ impl Desk {
             if let Some(forwarder) = &desk.forwarder {
                 forward(forwarder, &mut record).await;
             }
-            desk.finish(&record);
+            desk.finish(record).await;
         });
     }
 
@@ -206,24 +215,28 @@ impl Desk {
         held.map(|held| held.send(()));
     }
 
-    fn finish(&self, record: &Record) {
-        let text = match self.settings.style {
-            Style::Text => Ok(record.answer_lines()),
-            Style::Json => record.json().map_err(anyhow::Error::from),
-        };
-        self.print(record, text);
-        if record.is_bad() && self.settings.exit_on_first_bad {
+    async fn finish(&self, record: Record) {
+        let is_bad = record.is_bad();
+        match &self.settings.to {
+            To::Output(output, Style::Text) => self.print(*output, &record, Ok(record.answer_lines())),
+            To::Output(output, Style::Json) => {
+                self.print(*output, &record, record.json().map_err(anyhow::Error::from));
+            }
+            // Whoever takes no more has seen enough.
+            To::Surface(surface) => drop(surface.send(record).await),
+        }
+        if is_bad && self.settings.exit_on_first_bad {
             self.end(VerbError::Refused("a callback was not valid; why is above".to_owned()).into());
         }
     }
 
-    fn print(&self, record: &Record, text: anyhow::Result<String>) {
+    fn print(&self, output: Output, record: &Record, text: anyhow::Result<String>) {
         let events = &self.settings.events;
         let is_wanted = |event: &String| events.iter().any(|wanted| wanted.as_str() == event);
         if !(events.is_empty() || record.is_bad() || record.says.event.as_ref().is_some_and(is_wanted)) {
             return;
         }
-        if let Err(error) = text.and_then(|text| self.settings.output.text(&text)) {
+        if let Err(error) = text.and_then(|text| output.text(&text)) {
             self.end(error);
         }
     }

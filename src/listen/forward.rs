@@ -6,12 +6,15 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use reqwest::{Client, Url, redirect::Policy};
-use url::Host;
 
 use super::callback::Callback;
 use crate::{
     clock,
-    surface::{VerbError, message_of, words},
+    surface::{
+        VerbError,
+        client::{self, PlainHttp},
+        message_of, words,
+    },
     tls,
 };
 
@@ -23,13 +26,6 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Of the application's answer. Herald reads 16 KiB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-
-/// Whether plain HTTP may leave this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlainHttp {
-    OnLoopback,
-    Everywhere,
-}
 
 pub struct Forwarder {
     client: Client,
@@ -110,37 +106,12 @@ fn causes(error: &reqwest::Error) -> String {
 }
 
 fn checked(text: &str, own: SocketAddr, plain: PlainHttp) -> Result<Url, VerbError> {
-    let wrong = |why: &str| VerbError::Usage(format!("--forward-to: {why}"));
-    let url = Url::parse(text)
-        .map_err(|error| wrong(&format!("is not a URL ({error}); write it as http://127.0.0.1:3000/webhooks")))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("has a user name or password, which would change the headers; take them out"));
-    }
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(&url) || plain == PlainHttp::Everywhere => {}
-        "http" => {
-            return Err(VerbError::Refused(
-                "--forward-to: plain http to another machine sends payments in the clear; use https, or set \
-                 HERALD_ALLOW_HTTP in a private set-up"
-                    .to_owned(),
-            ));
-        }
-        _ => return Err(wrong("has another scheme than http and https")),
-    }
-    if is_loopback(&url) && url.port_or_known_default() == Some(own.port()) {
-        return Err(wrong("is this listener itself; name the port of your application"));
+    let url = client::checked("--forward-to", text, plain)?;
+    if client::is_loopback(&url) && url.port_or_known_default() == Some(own.port()) {
+        let why = "--forward-to: is this listener itself; name the port of your application";
+        return Err(VerbError::Usage(why.to_owned()));
     }
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
 }
 
 /// Everything but what is about this one connection (RFC 9110, 7.6.1), and what the next one counts anew.

@@ -12,30 +12,48 @@ mod rehearsal;
 mod server;
 mod shown;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::shown::Record;
 use self::{
-    desk::{Desk, Settings, Style},
-    forward::{Forwarder, PlainHttp},
+    desk::{Desk, Settings, Style, To},
+    forward::Forwarder,
     rehearsal::Rehearsal,
 };
 use crate::{
     config::parse_duration,
     facts::{event::EventType, id::EndpointId, signing::SecretText},
     store::registry::RegistryError,
-    surface::{Context, Format, OutputClosed, VerbError, note, secret::SecretArgs, words},
+    surface::{
+        Context, Format, OutputClosed, VerbError,
+        client::{PlainHttp, SandboxEndpoint, ServiceArgs, ServiceClient},
+        note,
+        secret::SecretArgs,
+        words,
+    },
 };
+
+/// As far as `webhook-timestamp` may be from this machine's clock where nothing else is said.
+const USUAL_TOLERANCE_MS: u64 = 300_000;
+
+/// Callbacks that another surface has not taken yet: each is a body in memory, and the next ones wait for their answer.
+const MOST_WAITING: usize = 100;
 
 /// What it takes and gives, for the help.
 const BOUNDS: &str = "\
+With --key it makes an endpoint of its own in the service's sandbox, which leads here, and removes it at the end.
 Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at once and bodies up to
 64 KiB. Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502
 where it cannot be reached. Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
@@ -54,6 +72,8 @@ pub struct ListenArgs {
     /// Take the secrets of this endpoint from the registry in Redis, as they are now; creates and changes nothing
     #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["secret", "secret_file"])]
     endpoint: Option<EndpointId>,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// How far webhook-timestamp may be from this machine's clock
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     tolerance: Duration,
@@ -77,26 +97,70 @@ enum Shape {
 }
 
 pub async fn run(context: &Context, args: ListenArgs) -> anyhow::Result<()> {
-    let secrets = secrets(context, &args).await?;
-    if secrets.is_empty() && args.exit_on_first_bad {
-        let why =
-            "--exit-on-first-bad needs a secret: give --secret, --secret-file, HERALD_LISTEN_SECRET or --endpoint";
+    let plain = plain_http(context);
+    let client = args.service.is_given().then(|| args.service.client(plain)).transpose()?;
+    if client.is_some() && (args.endpoint.is_some() || args.secret.is_given()) {
+        let why = "--key makes an endpoint, with a secret of its own: leave out --endpoint, --secret and --secret-file";
         return Err(VerbError::Usage(why.to_owned()).into());
     }
     let cannot_listen =
         || format!("cannot listen on {}; --listen chooses another address, port 0 a free one", args.listen);
     let listener = TcpListener::bind(args.listen).await.with_context(cannot_listen)?;
     let own = listener.local_addr()?;
-    let plain = if context.config.guard.allow_http { PlainHttp::Everywhere } else { PlainHttp::OnLoopback };
     let forwarder = args.forward_to.as_ref().map(|url| Forwarder::new(url, own, plain)).transpose()?;
     let ending = CancellationToken::new();
     end_on_signals(ending.clone())?;
-    greet(own, &args, secrets.is_empty());
+    let Some(client) = client else {
+        let secrets = secrets(context, &args).await?;
+        return listen(context, args, listener, forwarder, secrets, ending).await;
+    };
+    let events: Vec<String> = args.events.iter().map(ToString::to_string).collect();
+    let endpoint = client.create_endpoint(&url_of(own), &events).await?;
+    note(format_args!("endpoint {} leads here until this ends", endpoint.id));
+    let secrets = vec![endpoint.secret.clone()];
+    let listened = listen(context, args, listener, forwarder, secrets, ending).await;
+    // What went wrong first is said first.
+    remove(&client, &endpoint).await;
+    listened
+}
+
+/// Where callers of this machine reach it.
+pub fn url_of(own: SocketAddr) -> String {
+    let host = if own.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { own.ip() };
+    format!("http://{}/", SocketAddr::new(host, own.port()))
+}
+
+/// Whatever becomes of it, the verb is at its end: so it only says what is left to do.
+pub async fn remove(client: &ServiceClient, endpoint: &SandboxEndpoint) {
+    if let Err(error) = client.delete_endpoint(&endpoint.id).await {
+        let id = &endpoint.id;
+        note(format_args!(
+            "warning: {error:#}\nendpoint {id} is still there; `herald endpoint delete {id}` removes it"
+        ));
+    }
+}
+
+pub fn plain_http(context: &Context) -> PlainHttp {
+    if context.config.guard.allow_http { PlainHttp::Everywhere } else { PlainHttp::OnLoopback }
+}
+
+async fn listen(
+    context: &Context,
+    args: ListenArgs,
+    listener: TcpListener,
+    forwarder: Option<Forwarder>,
+    secrets: Vec<SecretText>,
+    ending: CancellationToken,
+) -> anyhow::Result<()> {
+    if secrets.is_empty() && args.exit_on_first_bad {
+        let why = "--exit-on-first-bad needs a secret: give --secret, --secret-file, HERALD_LISTEN_SECRET, --endpoint or --key";
+        return Err(VerbError::Usage(why.to_owned()).into());
+    }
+    greet(listener.local_addr()?, &args, secrets.is_empty());
     let settings = Settings {
         secrets,
         tolerance_ms: u64::try_from(args.tolerance.as_millis()).unwrap_or(u64::MAX),
-        style: style(args.format, context.output.format()),
-        output: context.output,
+        to: To::Output(context.output, style(args.format, context.output.format())),
         events: args.events,
         rehearsal: args.rehearsal,
         exit_on_first_bad: args.exit_on_first_bad,
@@ -109,6 +173,31 @@ pub async fn run(context: &Context, args: ListenArgs) -> anyhow::Result<()> {
         note(format_args!("{}, {} of them not valid", words::count(seen, "callback", "callbacks"), words::number(bad)));
     }
     ended_by.map_or(Ok(()), Err)
+}
+
+/// For another surface: what comes is judged, forwarded and answered as `herald listen` does, and handed over. Ends with
+/// `ending`.
+pub fn receive(
+    listener: TcpListener,
+    secret: SecretText,
+    forward_to: Option<&str>,
+    plain: PlainHttp,
+    ending: CancellationToken,
+) -> anyhow::Result<mpsc::Receiver<Record>> {
+    let own = listener.local_addr()?;
+    let forwarder = forward_to.map(|url| Forwarder::new(url, own, plain)).transpose()?;
+    let (to, taken) = mpsc::channel(MOST_WAITING);
+    let settings = Settings {
+        secrets: vec![secret],
+        tolerance_ms: USUAL_TOLERANCE_MS,
+        to: To::Surface(to),
+        events: Vec::new(),
+        rehearsal: Rehearsal::default(),
+        exit_on_first_bad: false,
+    };
+    let desk = Desk::new(settings, forwarder, ending.clone());
+    tokio::spawn(server::serve(listener, desk, ending));
+    Ok(taken)
 }
 
 fn style(asked: Option<Shape>, output: Format) -> Style {
@@ -139,14 +228,15 @@ fn greet(own: SocketAddr, args: &ListenArgs, is_unchecked: bool) {
     let to = args.forward_to.as_ref().map(|url| format!(", forwarding to {url}")).unwrap_or_default();
     note(format_args!("listening on http://{own}/{to}"));
     if is_unchecked {
-        note("signatures are not checked: give --secret, --secret-file, HERALD_LISTEN_SECRET or --endpoint");
+        note("signatures are not checked: give --secret, --secret-file, HERALD_LISTEN_SECRET, --endpoint or --key");
     }
     if !own.ip().is_loopback() {
         note("warning: others on the network can reach it");
     }
 }
 
-fn end_on_signals(ending: CancellationToken) -> anyhow::Result<()> {
+/// SIGTERM or Ctrl-C.
+pub fn end_on_signals(ending: CancellationToken) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::spawn(async move {

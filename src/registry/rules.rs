@@ -22,7 +22,8 @@ pub const RATE_LIMIT: RangeInclusive<u32> = 1..=100_000;
 /// Anything shorter than a round trip around the earth with TLS only makes duplicates.
 pub const MIN_TIMEOUT_MS: u64 = 100;
 
-/// Secrets that sign at the same time: `webhook-signature` carries one signature of each, and receivers try them all.
+/// Secrets, with those that are spare: all may sign at the same time, and then `webhook-signature` carries one signature of
+/// each, and receivers try them all.
 pub const MAX_SECRETS: usize = 5;
 
 /// Event types that one endpoint may list; one that wants more takes all.
@@ -48,7 +49,7 @@ pub enum RuleError {
     )]
     WeakSecret,
     #[error(
-        "it has {count} secrets; at most {MAX_SECRETS} may sign at once: wait until an older one expires, or rotate with a \
+        "it has {count} secrets; at most {MAX_SECRETS} are allowed: wait until an older one expires, or rotate with a \
          shorter overlap"
     )]
     TooManySecrets { count: usize },
@@ -114,8 +115,8 @@ impl Rules {
 /// signing until its rotation is over, so it is not judged again.
 pub fn check_new_secrets(endpoint: &Endpoint, known: Option<&Endpoint>) -> Result<(), RuleError> {
     let is_known =
-        |secret: &Secret| known.is_some_and(|known| known.secrets.iter().any(|other| other.value == secret.value));
-    match endpoint.secrets.iter().all(|secret| secret.value.is_strong() || is_known(secret)) {
+        |secret: &Secret| known.is_some_and(|known| known.all_secrets().any(|other| other.value == secret.value));
+    match endpoint.all_secrets().all(|secret| secret.value.is_strong() || is_known(secret)) {
         true => Ok(()),
         false => Err(RuleError::WeakSecret),
     }
@@ -139,10 +140,10 @@ fn check_signing(endpoint: &Endpoint) -> Result<(), RuleError> {
     if let Some(twice) = endpoint.schemes.iter().find(|scheme| !seen.insert(**scheme)) {
         return Err(RuleError::Twice { what: format!("the scheme {twice:?}").to_lowercase() });
     }
-    match endpoint.secrets.len() {
-        0 => Err(RuleError::NoSecret),
-        1..=MAX_SECRETS => Ok(()),
-        count => Err(RuleError::TooManySecrets { count }),
+    match (endpoint.secrets.len(), endpoint.all_secrets().count()) {
+        (0, _) => Err(RuleError::NoSecret),
+        (_, count) if count > MAX_SECRETS => Err(RuleError::TooManySecrets { count }),
+        _ => Ok(()),
     }
 }
 
@@ -179,7 +180,7 @@ fn check_limits(endpoint: &Endpoint) -> Result<(), RuleError> {
 mod tests {
     use super::*;
     use crate::facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, EndpointState, Ordering, Scheme},
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, EndpointState, Keeper, Ordering, Scheme},
         id::{AccountId, EndpointId},
         retry::{RetryOverrides, RetrySettings},
         signing::SecretText,
@@ -196,6 +197,7 @@ mod tests {
             event_types: Vec::new(),
             schemes: vec![Scheme::Standard, Scheme::Dojo],
             secrets: vec![Secret { value, created_at_ms: 1, expires_at_ms: None }],
+            spare_secrets: Vec::new(),
             ordering: Ordering::Intent,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             rate_limit: None,
@@ -204,7 +206,9 @@ mod tests {
             headers: Vec::new(),
             traceparent: false,
             http1: false,
+            keeper: Keeper::Operator,
             status: EndpointState::Enabled,
+            leaves: false,
             owed_until: None,
             created_at_ms: 1,
             updated_at_ms: 1,

@@ -1,5 +1,5 @@
-//! Takes secrets that have expired out of the registry, because nobody changes an endpoint only because a date has passed.
-//! Changes nothing else, and gives way to anyone who changes an endpoint at the same time.
+//! Takes out of the registry what nobody else comes back for: secrets that have expired, and endpoints that their merchant has
+//! deleted, once nothing is owed to them. Gives way to anyone who changes an endpoint at the same time.
 
 use std::time::Duration;
 
@@ -9,10 +9,15 @@ use tracing::{info, warn};
 use super::Registry;
 use crate::{
     clock,
-    facts::{endpoint::Mark, id::EndpointId},
+    facts::{
+        endpoint::{Endpoint, Mark},
+        id::EndpointId,
+    },
     store::{
-        connection::Redis,
+        connection::{Connection, Purpose, Redis},
+        keys::PartitionKeys,
         registry::{RegistryError, RegistryStore},
+        watch::is_passed,
     },
 };
 
@@ -20,7 +25,7 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(600);
 
 /// Runs until cancelled. What fails is looked at again at the next turn.
-pub async fn run(registry: Registry, redis: Redis, cancel: CancellationToken) {
+pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
@@ -28,24 +33,39 @@ pub async fn run(registry: Registry, redis: Redis, cancel: CancellationToken) {
             _ = tick.tick() => {}
         }
         if registry.first_load().await.is_ok()
-            && let Err(error) = sweep(&registry, &redis, clock::wall_ms()).await
+            && let Err(error) = sweep(&registry, &redis, &keys, clock::wall_ms()).await
         {
-            warn!(%error, "cannot take expired secrets out of the registry yet; trying again");
+            warn!(%error, "cannot tidy the registry yet; trying again");
         }
     }
 }
 
-async fn sweep(registry: &Registry, redis: &Redis, now_ms: u64) -> Result<(), RegistryError> {
+async fn sweep(registry: &Registry, redis: &Redis, keys: &PartitionKeys, now_ms: u64) -> Result<(), RegistryError> {
     let all = registry.all();
-    let has_expired = |endpoint: &crate::facts::endpoint::Endpoint| {
-        endpoint.secrets.iter().any(|secret| !secret.is_live(now_ms)) && endpoint.clone().drop_expired_secrets(now_ms)
-    };
-    let ids: Vec<&EndpointId> =
-        all.iter().filter(|endpoint| has_expired(endpoint)).map(|endpoint| &endpoint.id).collect();
-    if ids.is_empty() {
+    let (mut expired, mut leaving) = (Vec::new(), Vec::new());
+    for endpoint in &all {
+        if endpoint.leaves {
+            leaving.push(endpoint);
+        } else if has_expired(endpoint, now_ms) {
+            expired.push(&endpoint.id);
+        }
+    }
+    if expired.is_empty() && leaving.is_empty() {
         return Ok(());
     }
-    let mut store = RegistryStore::connect(redis).await?;
+    let connection = redis.connect(Purpose::Other).await?;
+    drop_expired(&mut RegistryStore::on(connection.clone()), &expired, now_ms).await?;
+    for endpoint in leaving {
+        remove_if_drained(&connection, keys, endpoint).await?;
+    }
+    Ok(())
+}
+
+fn has_expired(endpoint: &Endpoint, now_ms: u64) -> bool {
+    endpoint.secrets.iter().any(|secret| !secret.is_live(now_ms)) && endpoint.clone().drop_expired_secrets(now_ms)
+}
+
+async fn drop_expired(store: &mut RegistryStore, ids: &[&EndpointId], now_ms: u64) -> Result<(), RegistryError> {
     for id in ids {
         let Some(endpoint) = store.get(id).await? else { continue };
         let mark = Mark { by: "herald".to_owned(), why: "a secret has expired".to_owned(), at_ms: now_ms };
@@ -57,4 +77,26 @@ async fn sweep(registry: &Registry, redis: &Redis, now_ms: u64) -> Result<(), Re
         }
     }
     Ok(())
+}
+
+/// Removes an endpoint that leaves, if everything that it was owed is delivered or a dead letter. Whether it did.
+pub async fn remove_if_drained(
+    connection: &Connection,
+    keys: &PartitionKeys,
+    endpoint: &Endpoint,
+) -> Result<bool, RegistryError> {
+    let Some(last) = endpoint.owed_until else { return Ok(false) };
+    if !is_passed(&mut connection.clone(), keys, last).await? {
+        return Ok(false);
+    }
+    let mark = Mark { by: "herald".to_owned(), why: "its merchant has deleted it".to_owned(), at_ms: clock::wall_ms() };
+    let removed = RegistryStore::on(connection.clone()).remove(&endpoint.id, Some(endpoint.revision), &mark).await;
+    match removed {
+        Ok(()) => {
+            info!(endpoint = %endpoint.id, "removed an endpoint that its merchant has deleted");
+            Ok(true)
+        }
+        Err(RegistryError::Stale { .. } | RegistryError::Missing(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -14,7 +14,8 @@ pub enum Role {
     Operator,
     /// Adds events and reads nothing.
     Producer,
-    /// `herald intents`: keeps payment intents and adds their events. `herald serve` needs it too where it serves them.
+    /// `herald intents`: keeps payment intents and adds their events, and the endpoints that merchants subscribe with.
+    /// `herald serve` needs it too where it serves them.
     Intents,
 }
 
@@ -140,7 +141,9 @@ const INTENTS: &[&str] = &[
     "hmget",
     "hscan",
     "hset",
+    "hsetnx",
     "hvals",
+    "info",
     "mget",
     "script|load",
     "select",
@@ -201,9 +204,9 @@ impl Role {
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                let read = ["delivery:*", "dead-letter:*", "due"].map(|key| format!("%R~{companions}{key}"));
-                let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS)];
-                own.into_iter().chain(read).chain([format!("%R{registry}")]).collect()
+                let read = ["delivery:*", "dead-letter:*", "due", "cursor"].map(|key| format!("%R~{companions}{key}"));
+                let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
+                own.into_iter().chain(read).collect()
             }
         }
     }

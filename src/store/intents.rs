@@ -1,7 +1,7 @@
 //! Payment intents in Redis: one script looks, one changes, and one finds what time has come for. Knows their records as
 //! bytes behind a line that says which change wrote them.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 
@@ -36,6 +36,7 @@ scripts! {
     COMMIT = "intent_commit",
     DUE = "intent_due",
     FORGET = "intent_forget",
+    RESET = "intent_reset",
     SEARCH = "intent_search",
     FEED = "intent_feed",
     CLOCK = "intent_clock",
@@ -49,6 +50,8 @@ pub struct Stored {
     pub changed_at: i64,
     /// Of the last change's event among its account's.
     pub number: Option<u64>,
+    /// The event that it told; none if it told none.
+    pub entry: Option<EntryId>,
     pub json: Bytes,
 }
 
@@ -62,8 +65,9 @@ impl Stored {
             let end = value.iter().position(|byte| *byte == b'\n')?;
             let mut head = std::str::from_utf8(&value[..end]).ok()?.split(' ');
             let (revision, changed_at) = (head.next()?.parse().ok()?, head.next()?.parse().ok()?);
-            let number = head.nth(1).and_then(|number| number.parse().ok());
-            Some(Self { revision, changed_at, number, json: value.slice(end + 1..) })
+            let entry = head.next().and_then(|entry| entry.parse().ok());
+            let number = head.next().and_then(|number| number.parse().ok());
+            Some(Self { revision, changed_at, number, entry, json: value.slice(end + 1..) })
         };
         let stored = parsed().ok_or_else(|| StoreError::unexpected(subject, "the record does not begin as one"))?;
         Ok(Some(stored))
@@ -199,6 +203,15 @@ pub struct Found {
     pub stored: Option<Stored>,
 }
 
+/// A page of what was removed of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Created until this instant; told until this number.
+    pub until: (i64, u64),
+    pub intents: usize,
+    pub has_more: bool,
+}
+
 /// A page of what an account was told.
 #[derive(Debug, Clone)]
 pub struct Feed {
@@ -212,8 +225,6 @@ pub struct Feed {
 pub struct FeedEntry {
     pub number: u64,
     pub id: IntentId,
-    /// Where it stood in the stream.
-    pub entry: Option<EntryId>,
     /// None if it stands at an earlier event of the page.
     pub stored: Option<Result<Option<Stored>, StoreError>>,
 }
@@ -267,7 +278,7 @@ impl IntentStore {
         keys.extend(key.map(|hash| self.keys.intent_key(hash)));
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let (now, record, repeated): (i64, Bytes, Bytes) =
-            self.connection.run(&subject, &LOAD.keys_to_read(&keys)).await?;
+            self.connection.run(&subject, &LOAD.keys_to_read(&keys).arg(self.keys.intent_prefix())).await?;
         let stored = Stored::parse(&subject, &record)?;
         Ok(Loaded { now, stored, repeated: Repeated::parse(&subject, &repeated)? })
     }
@@ -302,7 +313,8 @@ impl IntentStore {
             .arg(tail)
             .arg(commit.account.as_str())
             .arg(request)
-            .arg(keep_ms);
+            .arg(keep_ms)
+            .arg(self.keys.intent_prefix());
         let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
         committed(&subject, &answer)
     }
@@ -354,6 +366,26 @@ impl IntentStore {
         Ok(answer == ["OK"])
     }
 
+    /// Removes up to [`MAX_DUE`] intents of an account, those that were created at `until` or before; without it, until now.
+    /// Returns that instant, and how many they were: fewer than that, and none is left.
+    pub async fn reset(
+        &mut self,
+        account: &AccountId,
+        statuses: &[String],
+        until: Option<(i64, u64)>,
+    ) -> Result<Removed, StoreError> {
+        let (subject, feed) =
+            (Subject("remove the payment intents of", account.as_str()), self.keys.intent_feed(account));
+        let mut keys = vec![self.keys.intent_due(), self.keys.intent_clock(), self.keys.intent_counts(), feed];
+        keys.extend(statuses.iter().map(|status| self.keys.intents_of(account, status)));
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let (at, number) = (until.map(|(at, _)| at), until.map_or(String::new(), |(_, number)| number.to_string()));
+        let call = RESET.keys(&keys).arg(self.keys.intent_prefix()).arg(or_empty(at)).arg(MAX_DUE);
+        let call = call.arg(account.as_str()).arg(number);
+        let (at, number, intents, events): (i64, u64, usize, usize) = self.connection.run(subject, &call).await?;
+        Ok(Removed { until: (at, number), intents, has_more: intents >= MAX_DUE || events >= MAX_DUE })
+    }
+
     /// At most [`MAX_PAGE`], and whether there are more.
     pub async fn search(
         &mut self,
@@ -402,33 +434,14 @@ impl IntentStore {
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let mut feed =
             Feed { latest: count(latest).ok_or_else(malformed)?, has_more: has_more == "1", told: Vec::new() };
-        for part in told.chunks_exact(4) {
+        for part in told.chunks_exact(3) {
             // What a stranger wrote into the feed was told to nobody.
             let Ok(id) = IntentId::new(&text(&part[1])) else { continue };
-            let stored = if part[3] == "=" { None } else { Some(Stored::parse(&subject, &part[3])) };
+            let stored = if part[2] == "=" { None } else { Some(Stored::parse(&subject, &part[2])) };
             let number = count(&part[0]).ok_or_else(malformed)?;
-            feed.told.push(FeedEntry { number, id, entry: text(&part[2]).parse().ok(), stored });
+            feed.told.push(FeedEntry { number, id, stored });
         }
         Ok(feed)
-    }
-
-    /// Where the events with these numbers stood in the stream.
-    pub async fn feed_entries(
-        &mut self,
-        account: &AccountId,
-        numbers: &[u64],
-    ) -> Result<Vec<Option<EntryId>>, StoreError> {
-        let subject = format!("look where events of {account} stood");
-        if numbers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::pipe();
-        for number in numbers {
-            let id = format!("{number}-0");
-            pipeline.cmd("XRANGE").arg(self.keys.intent_feed(account)).arg(&id).arg(&id);
-        }
-        let found: Vec<Vec<(String, HashMap<String, String>)>> = self.connection.pipeline(&subject, &pipeline).await?;
-        Ok(found.iter().map(|found| found.first()?.1.get("entry")?.parse().ok()).collect())
     }
 
     /// Looks at an intent again only after this time: what cannot be read must not stand before all others.

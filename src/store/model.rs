@@ -16,9 +16,9 @@ use super::protocol::{
 };
 use crate::facts::{
     delivery::Chain,
+    envelope::{AccountSequence, Envelope},
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
-    envelope::{AccountSequence, Envelope},
     traceparent::MAX_TRACEPARENT_BYTES,
 };
 

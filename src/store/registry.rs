@@ -65,6 +65,8 @@ pub enum RegistryError {
         "endpoint {id} was changed meanwhile: it has revision {found}, but this change saw {seen}; look again and repeat"
     )]
     Stale { id: EndpointId, seen: u64, found: String },
+    #[error("the registry was changed meanwhile: look again and repeat")]
+    Moved,
     #[error("endpoint {id} was written by a newer Herald (schema {found}): change it with that one")]
     Newer { id: EndpointId, found: String },
     #[error("what Redis holds as endpoint {0} cannot be read: remove it, or import a backup")]
@@ -119,21 +121,50 @@ impl RegistryStore {
     /// Adds a new endpoint, with revision 1. Returns it as it is stored.
     pub async fn create(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
         endpoint.revision = 1;
-        self.put("create", &PUT, endpoint, 0, mark).await
+        self.put("create", &PUT, endpoint, 0, None, mark).await
+    }
+
+    /// The same, unless anything in the registry has changed since this version: for rules that bind endpoints to each other.
+    /// There is no registry yet at version 0.
+    pub async fn create_at(
+        &mut self,
+        version: u64,
+        mut endpoint: Endpoint,
+        mark: &Mark,
+    ) -> Result<Endpoint, RegistryError> {
+        endpoint.revision = 1;
+        self.put("create", &PUT, endpoint, 0, Some(version), mark).await
     }
 
     /// Replaces an endpoint. Its `revision` is the one that the caller saw; a change made since then wins. Returns the
     /// endpoint as it is stored, with its next revision.
-    pub async fn update(&mut self, mut endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
+    pub async fn update(&mut self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, RegistryError> {
+        self.replace(None, endpoint, mark).await
+    }
+
+    /// The same, unless anything in the registry has changed since this version.
+    pub async fn update_at(
+        &mut self,
+        version: u64,
+        endpoint: Endpoint,
+        mark: &Mark,
+    ) -> Result<Endpoint, RegistryError> {
+        self.replace(Some(version), endpoint, mark).await
+    }
+
+    async fn replace(
+        &mut self,
+        version: Option<u64>,
+        mut endpoint: Endpoint,
+        mark: &Mark,
+    ) -> Result<Endpoint, RegistryError> {
         let seen = endpoint.revision;
         endpoint.revision += 1;
         endpoint.updated_at_ms = mark.at_ms;
         endpoint.drop_expired_secrets(mark.at_ms);
-        if !matches!(endpoint.status, EndpointState::Disabled(_)) {
-            endpoint.owed_until = None;
-        }
+        endpoint.settle_state();
         let script = if endpoint.status == EndpointState::Enabled { &PUT } else { &PUT_STOPPED };
-        self.put("update", script, endpoint, seen, mark).await
+        self.put("update", script, endpoint, seen, version, mark).await
     }
 
     /// Removes an endpoint. Without `seen` it goes whatever its revision is, even if it is unreadable.
@@ -193,11 +224,14 @@ impl RegistryStore {
         script: &Script,
         endpoint: Endpoint,
         seen: u64,
+        version: Option<u64>,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
         let json = endpoint_json(&endpoint)?;
         let id = &endpoint.id;
+        let version = version.map(|version| version.to_string()).unwrap_or_default();
         let call = change(script, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
+        let call = call.arg(version);
         let object = format!("the endpoint {id}");
         let answer = self.connection.run(Subject(mode, &object), &call).await?;
         verdict(answer, id, seen)?;
@@ -219,6 +253,7 @@ fn verdict(answer: Vec<String>, id: &EndpointId, seen: u64) -> Result<(), Regist
         ["ok", ..] => return Ok(()),
         ["exists"] => RegistryError::Exists(id.clone()),
         ["missing"] => RegistryError::Missing(id.clone()),
+        ["moved"] => RegistryError::Moved,
         ["stale", found] => RegistryError::Stale { id: id.clone(), seen, found: found.to_owned() },
         ["newer", found] => RegistryError::Newer { id: id.clone(), found: found.to_owned() },
         ["unreadable"] => RegistryError::Unreadable(id.clone()),

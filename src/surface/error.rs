@@ -122,6 +122,7 @@ fn code_of_registry(error: &RegistryError) -> ExitCode {
         RegistryError::Missing(_) | RegistryError::NeverMade => ExitCode::NotFound,
         RegistryError::Exists(_)
         | RegistryError::Stale { .. }
+        | RegistryError::Moved
         | RegistryError::Newer { .. }
         | RegistryError::TooLarge { .. }
         | RegistryError::Bulk(_) => ExitCode::Refused,

@@ -3,8 +3,10 @@
 //!
 //! [`secret`] reads a secret without ever showing it, and [`signatures`] says what was found about a callback's.
 //! [`error`] turns what went wrong into an exit code, [`output`] writes results and messages, [`words`] writes numbers,
-//! times, sizes and reasons for people, and [`context`] is what a verb is handed.
+//! times, sizes and reasons for people, [`client`] asks the payment-intents service over HTTP, and [`context`] is what a verb is
+//! handed.
 
+pub mod client;
 pub mod context;
 pub mod error;
 pub mod output;

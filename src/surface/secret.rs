@@ -70,6 +70,11 @@ impl SecretArgs {
         self.secret.as_ref().is_some_and(|secret| secret.text() == "-")
     }
 
+    /// By a flag.
+    pub fn is_given(&self) -> bool {
+        self.secret.is_some() || self.secret_file.is_some()
+    }
+
     /// By a flag; otherwise by the environment; otherwise there is none.
     pub fn read(&self) -> anyhow::Result<Option<String>> {
         match (&self.secret, &self.secret_file) {

@@ -11,24 +11,27 @@ use serde_json::{Value, json};
 
 use super::support::{TestRedis, until};
 
-const HERALD: &str = env!("CARGO_BIN_EXE_herald");
+pub const HERALD: &str = env!("CARGO_BIN_EXE_herald");
 
 pub struct House {
     pub redis: TestRedis,
     child: Child,
     url: String,
-    env: Vec<(&'static str, &'static str)>,
+    settings: Settings,
 }
+
+/// Of the service, beside what each has.
+type Settings = &'static [(&'static str, &'static str)];
 
 impl House {
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    pub async fn start_with(env: &[(&'static str, &'static str)]) -> Self {
+    pub async fn start_with(settings: Settings) -> Self {
         let redis = TestRedis::start().await;
-        let (child, url) = serve(&redis, env);
-        let house = Self { redis, child, url, env: env.to_vec() };
+        let (child, url) = serve(&redis, settings);
+        let house = Self { redis, child, url, settings };
         house.until_it_answers().await;
         house
     }
@@ -39,6 +42,10 @@ impl House {
             client.get(format!("{}/healthz", self.url)).send().await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub fn kill_service(&mut self) {
@@ -54,7 +61,7 @@ impl House {
     }
 
     pub async fn start_service(&mut self) {
-        (self.child, self.url) = serve(&self.redis, &self.env);
+        (self.child, self.url) = serve(&self.redis, self.settings);
         self.until_it_answers().await;
     }
 
@@ -71,12 +78,17 @@ impl House {
     }
 
     fn key(&self, more: &[&str]) -> String {
-        let mut command = Command::new(HERALD);
-        command.args(["intents", "key", "create", "-o", "json"]).args(more);
-        let made = command.env_clear().env("HERALD_REDIS_URL", self.redis.url()).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        let made = self.verb(&[&["intents", "key", "create", "-o", "json"], more].concat());
         made["key"].as_str().unwrap().to_owned()
+    }
+
+    /// What a verb of an operator says, where that is JSON.
+    pub fn verb(&self, words: &[&str]) -> Value {
+        let mut command = Command::new(HERALD);
+        command.args(words).env_clear().env("HERALD_REDIS_URL", self.redis.url()).envs(self.settings.iter().copied());
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap_or_default()
     }
 
     pub fn with_key(&self, key: &str) -> Merchant {
@@ -117,12 +129,12 @@ fn client() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-fn serve(redis: &TestRedis, env: &[(&str, &str)]) -> (Child, String) {
+fn serve(redis: &TestRedis, settings: Settings) -> (Child, String) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
     command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
-    command.envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
     (command.spawn().unwrap(), format!("http://{address}"))
 }
 
@@ -142,6 +154,10 @@ pub struct Merchant {
 }
 
 impl Merchant {
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     pub async fn get(&self, path: &str) -> (u16, Value) {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
     }
@@ -165,6 +181,24 @@ impl Merchant {
 
     pub async fn post_as(&self, key: &str, path: &str, body: &Value) -> (u16, Value) {
         self.raw_as(key, path, &body.to_string()).await
+    }
+
+    /// Any other method, without a body.
+    pub async fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+        answer(self.asking(method.parse().unwrap(), path)).await.unwrap()
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.asking(reqwest::Method::PATCH, path).header("content-type", "application/json");
+        answer(request.body(body.to_string())).await.unwrap()
+    }
+
+    pub async fn post_of_type(&self, kind: Option<&str>, path: &str, body: &Value) -> (u16, Value) {
+        let mut request = self.asking(reqwest::Method::POST, path);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        answer(request.body(body.to_string())).await.unwrap()
     }
 
     pub async fn raw(&self, path: &str, body: &str) -> (u16, Value) {

@@ -79,9 +79,7 @@ async fn a_merchant_proves_that_nothing_was_missed() {
     let of_other: Vec<(u64, String)> = fed(&other, 3)
         .await
         .iter()
-        .map(|event| {
-            (event["accountSequence"].as_u64().unwrap(), event["event"]["id"].as_str().unwrap().to_owned())
-        })
+        .map(|event| (event["accountSequence"].as_u64().unwrap(), event["event"]["id"].as_str().unwrap().to_owned()))
         .collect();
     assert_eq!(of_other, seen);
 
@@ -100,11 +98,10 @@ async fn a_merchant_proves_that_nothing_was_missed() {
     let (_, page) = merchant.get("/reconciliation?limit=100").await;
     assert_eq!(page["events"].as_array().unwrap().len(), 30);
     let first = &page["events"][0];
-    assert_eq!((&first["accountSequence"], &first["paymentStatus"], &first["statusNow"]), (
-        &json!(1),
-        &json!("Created"),
-        &json!("Captured")
-    ));
+    assert_eq!(
+        (&first["accountSequence"], &first["paymentStatus"], &first["statusNow"]),
+        (&json!(1), &json!("Created"), &json!("Captured"))
+    );
     let states: BTreeSet<(&str, &str)> = first["deliveries"]
         .as_array()
         .unwrap()

@@ -461,7 +461,8 @@ impl Walk {
                 ],
                 _ => vec![(field("event"), self.some_bytes())],
             };
-            let numbers = ["1", "0", "17", "+3", "9007199254740991", "9007199254740992", "99999999999999999", "1:2", ""];
+            let numbers =
+                ["1", "0", "17", "+3", "9007199254740991", "9007199254740992", "99999999999999999", "1:2", ""];
             for _ in 0..self.chance.below(3) {
                 let number = numbers[self.chance.below(numbers.len() as u64) as usize];
                 fields.push((field("account-sequence"), number.into()));

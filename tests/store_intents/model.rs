@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use herald::{
-    facts::id::{AccountId, IntentId},
+    facts::id::{AccountId, EntryId, IntentId},
     intents::stamp::Stamp,
     store::intents::{ClockChange, ClockState, Commit, Committed, Due, Loaded, Order, Repeated, Stored},
 };
@@ -73,11 +73,17 @@ impl Model {
 
     pub fn load(&self, id: &IntentId, key: &str) -> Loaded {
         let stored = self.intents.get(id).map(|known| known.stored.clone());
-        Loaded { now: self.stamp(), stored, repeated: self.keys.get(key).cloned() }
+        Loaded { now: self.stamp(), stored, repeated: self.used(key).cloned() }
     }
 
-    pub fn commit(&mut self, commit: &Commit<'_>) -> Committed {
-        if let Some(taken) = commit.key.and_then(|key| self.keys.get(key.hash)) {
+    /// A key ends with its intent.
+    fn used(&self, key: &str) -> Option<&Repeated> {
+        self.keys.get(key).filter(|repeated| self.intents.contains_key(&repeated.id))
+    }
+
+    /// `entry` is what Redis has called the event, which nobody can know before.
+    pub fn commit(&mut self, commit: &Commit<'_>, entry: Option<EntryId>) -> Committed {
+        if let Some(taken) = commit.key.and_then(|key| self.used(key.hash)) {
             return Committed::Taken(taken.clone());
         }
         let (stamp, there) = (self.stamp(), self.intents.get(commit.id));
@@ -99,7 +105,7 @@ impl Model {
             *number
         });
         let revision = commit.expected_revision + 1;
-        let stored = Stored { revision, changed_at: stamp, number, json: commit.json.clone().into() };
+        let stored = Stored { revision, changed_at: stamp, number, entry, json: commit.json.clone().into() };
         let due = match commit.due {
             Due::At(at) => Some(at),
             Due::In(span) => Some(stamp + span),
@@ -142,6 +148,15 @@ impl Model {
                 true
             }
         }
+    }
+
+    /// Those that there are now; a page is larger than all of them.
+    pub fn reset(&mut self, account: &AccountId, until: Option<(i64, u64)>) -> ((i64, u64), usize, bool) {
+        let latest = self.numbers.get(account).copied().unwrap_or_default();
+        let ((at, number), before) = (until.unwrap_or((self.now(), latest)), self.intents.len());
+        self.intents.retain(|_, known| known.account != *account || known.created_at > at);
+        self.feed.retain(|(of, told), _| of != account || *told > number);
+        ((at, number), before - self.intents.len(), false)
     }
 
     /// Never to an earlier time, and only what waits.

@@ -261,9 +261,12 @@ async fn reconciled(
         let wants = move |endpoint: &&Arc<Endpoint>| kind.as_ref().is_some_and(|kind| endpoint.wants(kind));
         endpoints.iter().filter(wants).cloned().collect::<Vec<_>>()
     };
-    let pairs = events.iter().map(|event| event.entry.map_or_else(Vec::new, |entry| {
-        wanted(event).into_iter().map(|endpoint| (entry, endpoint)).collect()
-    }));
+    let pairs = events.iter().map(|event| {
+        event
+            .told
+            .entry
+            .map_or_else(Vec::new, |entry| wanted(event).into_iter().map(|endpoint| (entry, endpoint)).collect())
+    });
     let pairs: Vec<Vec<(EntryId, Arc<Endpoint>)>> = pairs.collect();
     let ids: Vec<DeliveryId> = pairs
         .iter()

@@ -21,7 +21,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::access::Access;
+use super::{
+    access::Access,
+    webhooks::{operations as webhooks, sandbox as endpoints, subscriptions::Subscriptions},
+};
 use crate::{intents::service::Service, registry::Registry};
 
 #[derive(Clone)]
@@ -29,6 +32,7 @@ pub struct Api {
     pub service: Service,
     pub access: Access,
     pub registry: Registry,
+    pub subscriptions: Subscriptions,
     /// Where the checkout page of each intent is, up to its id.
     pub links: Arc<str>,
     pub schemas: Arc<request::Schemas>,
@@ -36,9 +40,15 @@ pub struct Api {
 
 impl Api {
     /// `public_url` is where callers reach it.
-    pub fn new(service: Service, access: Access, registry: Registry, public_url: &str) -> Self {
+    pub fn new(
+        service: Service,
+        access: Access,
+        registry: Registry,
+        subscriptions: Subscriptions,
+        public_url: &str,
+    ) -> Self {
         let links = format!("{}/checkout/", public_url.trim_end_matches('/')).into();
-        Self { service, access, registry, links, schemas: Arc::default() }
+        Self { service, access, registry, subscriptions, links, schemas: Arc::default() }
     }
 }
 
@@ -95,14 +105,23 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
         .routes(routes!(operations::send_receipt))
         .routes(routes!(feed::events))
         .routes(routes!(feed::reconciliation))
-        .routes(routes!(feed::digest));
+        .routes(routes!(feed::digest))
+        .routes(routes!(webhooks::events))
+        .routes(routes!(webhooks::list, webhooks::subscribe))
+        .routes(routes!(webhooks::update, webhooks::unsubscribe))
+        .routes(routes!(webhooks::list_secrets, webhooks::add_secret))
+        .routes(routes!(webhooks::delete_secret))
+        .routes(routes!(webhooks::activate_secret));
     if is_sandbox {
         router = router
             .routes(routes!(sandbox::pay))
             .routes(routes!(sandbox::challenge))
             .routes(routes!(sandbox::timeline))
             .routes(routes!(sandbox::clock, sandbox::set_clock))
-            .routes(routes!(sandbox::advance));
+            .routes(routes!(sandbox::advance))
+            .routes(routes!(sandbox::reset))
+            .routes(routes!(endpoints::create))
+            .routes(routes!(endpoints::delete));
     }
     router.split_for_parts()
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Api, sandbox};
 use crate::{
-    api::access::Caller,
+    api::{access::Caller, webhooks},
     facts::id::IntentId,
     http::{json::Schema, problem::Problem},
     intents::{
@@ -44,6 +44,9 @@ pub struct Schemas {
     pub challenge: Schema<sandbox::ChallengeRequest>,
     pub clock: Schema<sandbox::ClockRequest>,
     pub advance: Schema<sandbox::AdvanceRequest>,
+    pub subscription: Schema<webhooks::operations::SubscriptionRequest>,
+    pub subscription_update: Schema<webhooks::operations::SubscriptionUpdateRequest>,
+    pub endpoint: Schema<webhooks::sandbox::EndpointRequest>,
 }
 
 /// A caller whose key and version are right.
@@ -170,6 +173,10 @@ impl From<ServiceError> for Problem {
             ServiceError::Busy => {
                 Self::unavailable("Others change this payment intent all the time; nothing was changed.", 1)
             }
+            ServiceError::Full => Self::unavailable(
+                "Redis has less than a tenth of its memory left, which is for the payment intents that there are; nothing was created.",
+                60,
+            ),
             ServiceError::Store(ref error @ StoreError::OutOfMemory { .. }) => {
                 Self::unavailable("Redis is full and refuses changes; nothing was changed.", 5).because(error)
             }

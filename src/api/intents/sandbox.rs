@@ -249,6 +249,23 @@ pub async fn advance(State(api): State<Api>, Writer(_): Writer, body: Body) -> A
     moved(api.service.advance(change).await?)
 }
 
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResetAnswer {
+    /// So many payment intents.
+    removed: usize,
+}
+
+/// Begin anew: forgets every payment intent of this account, with its idempotency keys. Events that were sent stay sent, and
+/// subscriptions stay.
+#[utoipa::path(
+    post, path = "/sandbox/reset", tag = "Sandbox", params(Version),
+    responses((status = 200, body = ResetAnswer), Refusals)
+)]
+pub async fn reset(State(api): State<Api>, Writer(caller): Writer) -> Answer<ResetAnswer> {
+    Ok(Json(ResetAnswer { removed: api.service.reset(&caller.account).await? }))
+}
+
 fn moved(state: ClockState) -> Answer<Clock> {
     let refused = |name, detail: String| Problem::new(StatusCode::CONFLICT, name, detail);
     match state {

@@ -20,10 +20,10 @@ use crate::{
     app, clock,
     config::{compact, parse_duration},
     facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, EndpointId},
         retry::{RetryOverrides, RetryPolicy},
-        signing::{Secret, SecretText},
+        signing::{Secret, SecretText, rotated},
     },
     registry::rules::Rules,
     store::{
@@ -213,6 +213,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         event_types: Vec::new(),
         schemes: vec![Scheme::Standard, Scheme::Dojo],
         secrets: vec![Secret { value: secret.clone(), created_at_ms: mark.at_ms, expires_at_ms: None }],
+        spare_secrets: Vec::new(),
         ordering: Ordering::Intent,
         max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         rate_limit: None,
@@ -221,7 +222,9 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         headers: Vec::new(),
         traceparent: false,
         http1: false,
+        keeper: Keeper::Operator,
         status: EndpointState::Enabled,
+        leaves: false,
         owed_until: None,
         created_at_ms: mark.at_ms,
         updated_at_ms: mark.at_ms,
@@ -420,7 +423,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     if endpoint.secrets.iter().any(|known| known.value == secret) {
         return Err(VerbError::Refused(format!("endpoint {} already has this secret", args.id)).into());
     }
-    endpoint.secrets = rotated(endpoint.secrets, &secret, mark.at_ms, args.overlap);
+    endpoint.secrets = rotated(endpoint.secrets, Secret::new(secret.clone(), mark.at_ms), mark.at_ms, args.overlap);
     rules(context)?.check_settings(&endpoint).with_context(|| format!("endpoint {} was not changed", args.id))?;
     let shown = compact(args.overlap);
     let what = match args.overlap.is_zero() {
@@ -442,18 +445,6 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }
     show_stored(context, &updated, args.secret.is_none().then_some(&secret))
-}
-
-/// The older secrets end after the overlap at the latest; the new one comes last. Those that have expired are dropped
-/// at once.
-fn rotated(older: Vec<Secret>, new: &SecretText, now_ms: u64, overlap: Duration) -> Vec<Secret> {
-    let end = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
-    let ending = |mut secret: Secret| {
-        secret.expires_at_ms = Some(secret.expires_at_ms.map_or(end, |known| known.min(end)));
-        secret
-    };
-    let older = older.into_iter().map(ending).filter(|secret| secret.is_live(now_ms));
-    older.chain([Secret { value: new.clone(), created_at_ms: now_ms, expires_at_ms: None }]).collect()
 }
 
 /// Shows a secret that was made here and is never shown again. A secret that was given is known to whoever gave it.
@@ -498,21 +489,6 @@ mod tests {
             feed::FeedChange,
         },
     };
-
-    fn secret(byte: u8, expires_at_ms: Option<u64>) -> Secret {
-        Secret { value: SecretText::from_random([byte; 32]), created_at_ms: 1, expires_at_ms }
-    }
-
-    #[test]
-    fn a_rotation_lets_the_older_secrets_sign_until_the_overlap_is_over() {
-        let new = SecretText::from_random([9; 32]);
-        let older = vec![secret(1, Some(50)), secret(2, Some(150)), secret(3, None)];
-        let after = rotated(older, &new, 100, Duration::from_millis(1000));
-        let ends: Vec<_> = after.iter().map(|secret| secret.expires_at_ms).collect();
-        assert_eq!(ends, [Some(150), Some(1100), None]);
-        assert_eq!(after.last().unwrap().value, new);
-        assert_eq!(rotated(vec![secret(1, None)], &new, 100, Duration::ZERO).len(), 1);
-    }
 
     /// Everything that is handed on while it holds a secret or a header's value.
     #[test]

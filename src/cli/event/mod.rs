@@ -68,7 +68,7 @@ pub struct ShowArgs {
     look: u64,
 }
 
-fn status(text: &str) -> Result<PaymentStatus, String> {
+pub fn status(text: &str) -> Result<PaymentStatus, String> {
     let known = PaymentStatus::ALL.into_iter().find(|status| status.to_string().eq_ignore_ascii_case(text));
     known.ok_or_else(|| "use Created, Authorized, Captured, Reversed, Refunded or Canceled".to_owned())
 }

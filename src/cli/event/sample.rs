@@ -37,6 +37,10 @@ pub fn status_updated() -> EventType {
     "payment_intent.status_updated".parse().expect("it is the documented event type")
 }
 
+pub fn created() -> EventType {
+    "payment_intent.created".parse().expect("it is the documented event type")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,9 @@
 
 use super::{
     ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
-    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INTO_BACKLOGS, Item, Kept,
-    MAX_BATCH, MAX_READ_BYTES, Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage,
-    Staged, StagedEntry, TRIM_ROUND, TermState, Traceparent, VecDeque, Wide,
+    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INTO_BACKLOGS, Item,
+    Kept, MAX_BATCH, MAX_READ_BYTES, Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source,
+    Stage, Staged, StagedEntry, TRIM_ROUND, TermState, Traceparent, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {

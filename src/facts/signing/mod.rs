@@ -12,7 +12,7 @@ mod standard;
 mod verify;
 
 pub use dojo::{DojoKey, dojo_signature, dojo_signature_with};
-pub use secret::{MIN_SECRET_CHARS, Secret, SecretError, SecretText};
+pub use secret::{MIN_SECRET_CHARS, Secret, SecretError, SecretText, rotated};
 pub use standard::{StandardKey, standard_signature, standard_signature_with};
 pub use verify::{Verified, VerifyError, verify, verify_dojo, verify_standard};
 

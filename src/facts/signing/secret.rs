@@ -1,9 +1,14 @@
 //! A signing secret: `whsec_` + base64 of the key. Shown once, when it is made; never by `Debug`.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 
 /// Shorter keys can be found by brute force, and so can a key with very few different bytes.
 pub const MIN_SECRET_CHARS: usize = 16;
@@ -62,6 +67,13 @@ impl SecretText {
         &self.0
     }
 
+    /// By which its owner can name it without showing it. Who knows it, knows no more than who saw a signature.
+    pub fn name(&self) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).expect("HMAC takes keys of any length");
+        mac.update(b"the name of this secret");
+        URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..16])
+    }
+
     /// The key of the standard scheme.
     pub(super) fn standard_key(&self) -> Vec<u8> {
         let decoded = self.0.strip_prefix("whsec_").and_then(|rest| STANDARD.decode(rest).ok());
@@ -94,14 +106,54 @@ pub struct Secret {
 }
 
 impl Secret {
+    /// One that does not end.
+    pub fn new(value: SecretText, created_at_ms: u64) -> Self {
+        Self { value, created_at_ms, expires_at_ms: None }
+    }
+
     pub fn is_live(&self, now_ms: u64) -> bool {
         self.expires_at_ms.is_none_or(|end| now_ms < end)
     }
 }
 
+/// The older secrets end after the overlap at the latest; the new one comes last. Those that have expired are dropped
+/// at once.
+pub fn rotated(older: Vec<Secret>, new: Secret, now_ms: u64, overlap: Duration) -> Vec<Secret> {
+    let end = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+    let ending = |mut secret: Secret| {
+        secret.expires_at_ms = Some(secret.expires_at_ms.map_or(end, |known| known.min(end)));
+        secret
+    };
+    let older = older.into_iter().map(ending).filter(|secret| secret.is_live(now_ms));
+    older.chain([new]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotation_lets_the_older_secrets_sign_until_the_overlap_is_over() {
+        let secret = |byte: u8, expires_at_ms: Option<u64>| Secret {
+            expires_at_ms,
+            ..Secret::new(SecretText::from_random([byte; 32]), 1)
+        };
+        let new = || secret(9, None);
+        let older = vec![secret(1, Some(50)), secret(2, Some(150)), secret(3, None)];
+        let after = rotated(older, new(), 100, Duration::from_millis(1000));
+        let ends: Vec<_> = after.iter().map(|secret| secret.expires_at_ms).collect();
+        assert_eq!(ends, [Some(150), Some(1100), None]);
+        assert_eq!(after.last(), Some(&new()));
+        assert_eq!(rotated(vec![secret(1, None)], new(), 100, Duration::ZERO).len(), 1);
+    }
+
+    #[test]
+    fn a_secret_has_a_name_of_its_own_that_does_not_show_it() {
+        let [one, other] = [1, 2].map(|byte| SecretText::from_random([byte; 32]));
+        assert_eq!(one.name(), SecretText::new(one.reveal().to_owned()).unwrap().name());
+        assert!(one.name() != other.name() && one.name().len() == 22);
+        assert!(!one.reveal().contains(&one.name()));
+    }
 
     fn new(text: &str) -> Result<SecretText, SecretError> {
         SecretText::new(text.to_owned())

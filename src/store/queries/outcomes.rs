@@ -15,7 +15,9 @@ static OUTCOMES: LazyLock<Script> = LazyLock::new(|| {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// With the time of its next attempt, ms since 1970 by Redis' clock, where it waits for one.
-    Owed { next_ms: Option<u64> },
+    Owed {
+        next_ms: Option<u64>,
+    },
     Dead,
     /// Neither: it was delivered, or an operator has discarded it, or its dead letter was kept long enough.
     Settled,

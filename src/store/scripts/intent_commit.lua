@@ -6,7 +6,7 @@
 --         3 deadline before which this must be, µs or ''  4 deadline that must have come, µs or ''
 --         5 record  6 next deadline: '=µs', '+µs' from now, or ''  7 created at µs, or '' for now
 --         8 event up to its time, or '' without one  9 the rest of the event  10 account
---         11 hash of the request  12 for how long the key is kept, ms
+--         11 hash of the request  12 for how long the key is kept, ms  13 start of the records' keys
 -- Answer  {'OK', stamp µs, entry or '', number of the event within its account or ''}
 --         {'STALE', the stamp of a change of now µs, record or ''}: it has another revision
 --         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
@@ -20,7 +20,7 @@ require_types(KEYS[1], 'string', KEYS[2], 'zset', KEYS[3], 'hash', KEYS[4], 'has
   KEYS[7], 'zset', KEYS[8], 'stream')
 if KEYS[9] then
   require_types(KEYS[9], 'string')
-  local taken = call('GET', KEYS[9])
+  local taken = answer_of(KEYS[9], ARGV[13])
   if taken then
     return {'TAKEN', taken}
   end
@@ -79,7 +79,7 @@ if ARGV[8] ~= '' then
   entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9], 'account-sequence', number)
   call('HSET', KEYS[4], 'events:' .. account, number)
   -- What a stranger may have made of the feed undoes no change. Its ids are the numbers.
-  try('XADD', KEYS[8], number .. '-0', 'intent', id, 'entry', entry)
+  try('XADD', KEYS[8], number .. '-0', 'intent', id)
 end
 local told = entry ~= '' and entry .. ' ' .. number or '- -'
 local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n'

@@ -2,8 +2,8 @@
 -- A page of what an account was told, in the order of its numbers.
 -- KEYS    1 feed of the account  2 counts
 -- ARGV    1 start of the records' keys  2 account  3 number after which it begins  4 most events
--- Answer  {number of the account's last event, 1 if there is more, number, intent, entry, record or '', …}; a page ends early where its records
---         are large, and a record that stood on the page before is '='
+-- Answer  {number of the account's last event, 1 if there is more, number, intent, record or '', …}; a page ends early where
+--         its records are large, and a record that stood on the page before is '='
 -- Flags   no-writes.
 
 require_types(KEYS[1], 'stream', KEYS[2], 'hash')
@@ -12,17 +12,14 @@ local counted = call('HGET', KEYS[2], 'events:' .. ARGV[2]) or '0'
 local entries = call('XRANGE', KEYS[1], whole(after + 1) .. '-0', '+', 'COUNT', whole(most + 1))
 local answer, bytes, seen, shown = {counted, '0'}, 0, {}, 0
 while shown < #entries and shown < most and bytes < MAX_READ_BYTES do
-  local i = shown + 1
-  shown = i
-  local fields = by_name(entries[i][2])
-  local id, record = fields.intent or '', '='
+  shown = shown + 1
+  local id, record = by_name(entries[shown][2]).intent or '', '='
   if not seen[id] then
     record = call('GET', ARGV[1] .. id) or ''
     seen[id] = true
   end
   bytes = bytes + #record
-  local number = match(entries[i][1], '^%d+')
-  answer[4 * i - 1], answer[4 * i], answer[4 * i + 1], answer[4 * i + 2] = number, id, fields.entry or '', record
+  answer[3 * shown], answer[3 * shown + 1], answer[3 * shown + 2] = match(entries[shown][1], '^%d+'), id, record
 end
 if shown < #entries then
   answer[2] = '1'

@@ -35,3 +35,10 @@ end
 local function require_micros(text)
   return require_count(text, 0, MAX_MICROS)
 end
+
+-- What a request with this idempotency key led to. A key ends with its intent: what was forgotten is not answered again.
+local function answer_of(key, prefix)
+  local kept = call('GET', key)
+  local id = kept and match(kept, '^[^\n]*\n([^\n]*)\n')
+  return (not id or call('EXISTS', prefix .. id) == 1) and kept or nil
+end

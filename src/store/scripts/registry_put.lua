@@ -2,8 +2,8 @@
 --
 -- KEYS    as in registry_change.lua
 -- ARGV    1 to 5 as there   6 `create` or `update`   7 endpoint's id   8 its JSON   9 revision that the update saw
---         10 schema of the JSON
--- answer  {ok, version} | {exists} | {missing} | {stale, revision} | {newer, schema} | {unreadable} | {damaged, why}
+--         10 schema of the JSON   11 version of the registry that the caller saw, 0 before there is one; empty takes any
+-- answer  {ok, version} | {moved} | {exists} | {missing} | {stale, revision} | {newer, schema} | {unreadable} | {damaged, why}
 
 local complaint = wrong_type()
 if complaint then return complaint end
@@ -14,6 +14,7 @@ end
 local damaged = damage()
 if damaged then return { 'damaged', damaged } end
 
+if ARGV[11] ~= '' and (redis.call('HGET', KEYS[2], 'version') or '0') ~= ARGV[11] then return { 'moved' } end
 local stored = redis.call('HGET', KEYS[1], endpoint)
 if mode == 'create' then
   if stored then return { 'exists' } end

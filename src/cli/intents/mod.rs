@@ -1,4 +1,7 @@
-//! Payment intents: their service, and the API keys of those who call it.
+//! Payment intents: their service, the API keys of those who call it, and what operators do with single ones.
+
+mod explain;
+mod replay;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -8,8 +11,9 @@ use crate::{
     api::access,
     app, clock,
     facts::id::AccountId,
+    intents::service::{Service, ServiceError},
     store::api_keys::{ApiKey, ApiKeyStore},
-    surface::{Context, instant, note},
+    surface::{Context, VerbError, instant, note},
 };
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +23,10 @@ pub enum IntentsVerb {
     /// API keys: who may call the service
     #[command(subcommand)]
     Key(KeyVerb),
+    /// Say what a payment intent is now, which commands are possible, and why the others are not
+    Explain(explain::ExplainArgs),
+    /// Send an endpoint the history of a payment intent again, in order, also when the stream has forgotten it
+    Replay(replay::ReplayArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,6 +88,27 @@ pub async fn run(context: &Context, verb: IntentsVerb) -> anyhow::Result<()> {
         IntentsVerb::Key(KeyVerb::Create(args)) => create(context, args).await,
         IntentsVerb::Key(KeyVerb::List(args)) => list(context, args).await,
         IntentsVerb::Key(KeyVerb::Revoke(args)) => revoke(context, args).await,
+        IntentsVerb::Explain(args) => explain::run(context, args).await,
+        IntentsVerb::Replay(args) => replay::run(context, args).await,
+    }
+}
+
+/// The payment intents themselves, in this process: what is done to them is done as the service does it.
+pub fn service(context: &Context) -> anyhow::Result<Service> {
+    app::intents(&context.config)
+}
+
+/// With the exit code that its kind has.
+pub fn of_service(error: ServiceError) -> anyhow::Error {
+    match error {
+        ServiceError::NotFound => VerbError::NotFound(error.to_string()).into(),
+        ServiceError::Refused(_) => VerbError::Refused(error.to_string()).into(),
+        ServiceError::Faults(faults) => {
+            let faults: Vec<_> = faults.iter().map(|fault| format!("{} {}", fault.member, fault.why)).collect();
+            VerbError::Usage(faults.join("; ")).into()
+        }
+        ServiceError::Store(error) => error.into(),
+        ServiceError::Unreadable(..) | ServiceError::Busy | ServiceError::Full => error.into(),
     }
 }
 

@@ -1,0 +1,405 @@
+//! Endpoints that their merchants keep. Each change compares what it saw with what is there: one of an endpoint alone its
+//! revision, one of what its account subscribes to the version of the whole registry, as it binds several endpoints.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{sync::Mutex, time::timeout};
+
+use crate::{
+    clock,
+    facts::{
+        endpoint::{Endpoint, EndpointState, Keeper, Mark},
+        event::EventType,
+        id::{AccountId, EndpointId},
+        signing::{Secret, SecretText, rotated},
+    },
+    intents::service::random_part,
+    registry::{
+        Registry,
+        rules::{MAX_SECRETS, RuleError, Rules},
+        sweep::remove_if_drained,
+    },
+    store::{
+        connection::{Connection, Purpose, Redis, SharedConnection},
+        error::StoreError,
+        keys::PartitionKeys,
+        registry::{RegistryError, RegistryStore},
+        watch::last_entry,
+    },
+};
+
+/// How often a change is tried anew because others change the registry.
+const MAX_ROUNDS: usize = 16;
+
+/// How long a change waits for what this process knows of the registry to be as new as Redis.
+const FRESH_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the secret that was active before keeps signing, as with the verb that rotates.
+const OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Endpoints of one account in a sandbox: one for each of its developers' terminals.
+pub const MAX_SANDBOX_ENDPOINTS: usize = 20;
+
+/// Endpoints of one account that are deleted and still owed something. Each keeps its record, so whoever makes and deletes
+/// without end has to wait for the worker.
+pub const MAX_LEAVING: usize = 50;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SubscriptionError {
+    #[error("there is no such webhook subscription")]
+    NotFound,
+    #[error("there is no such secret")]
+    SecretNotFound,
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    #[error("the event {event} has the subscription {by} already")]
+    EventTaken { event: EventType, by: EndpointId },
+    #[error("it has {MAX_SECRETS} secrets, and no more are allowed")]
+    TooManySecrets,
+    #[error("the secret is the active one")]
+    ActiveSecret,
+    #[error("the account has {MAX_SANDBOX_ENDPOINTS} endpoints of the sandbox, and no more are allowed")]
+    TooManyEndpoints,
+    /// Nothing was changed in any of the following.
+    #[error("{MAX_LEAVING} deleted endpoints of the account wait for what they are owed")]
+    TooManyLeaving,
+    #[error("others change the registry all the time")]
+    Busy,
+    #[error("the registry has an endpoint of this account that cannot be read")]
+    Unreadable,
+    #[error("the registry cannot be followed at the moment")]
+    NotFollowed,
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<StoreError> for SubscriptionError {
+    fn from(error: StoreError) -> Self {
+        Self::Registry(error.into())
+    }
+}
+
+type Result<T> = std::result::Result<T, SubscriptionError>;
+
+/// What a new endpoint is to be, as far as its merchant says.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub keeper: Keeper,
+    pub url: String,
+    /// None means all.
+    pub events: Vec<EventType>,
+    pub description: String,
+    /// All that it is signed by.
+    pub schemes: Vec<crate::facts::endpoint::Scheme>,
+}
+
+/// What stays as it is, is None.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    pub url: Option<String>,
+    pub events: Option<Vec<EventType>>,
+    pub description: Option<String>,
+}
+
+impl Changes {
+    fn applied_to(&self, endpoint: &Endpoint) -> Endpoint {
+        let mut changed = endpoint.clone();
+        if let Some(url) = &self.url {
+            changed.url.clone_from(url);
+        }
+        if let Some(events) = &self.events {
+            changed.event_types.clone_from(events);
+        }
+        if let Some(description) = &self.description {
+            changed.description.clone_from(description);
+        }
+        changed
+    }
+}
+
+/// The endpoints that merchants keep. Cheap to clone.
+#[derive(Clone)]
+pub struct Subscriptions(Arc<Inner>);
+
+struct Inner {
+    connection: SharedConnection,
+    keys: PartitionKeys,
+    registry: Registry,
+    rules: Rules,
+    /// One change at a time: those of one process need not be tried anew because of each other.
+    turn: Mutex<()>,
+}
+
+/// An account's endpoints as they were at one version of the registry.
+struct Known {
+    version: u64,
+    endpoints: Vec<Arc<Endpoint>>,
+    is_uncertain: bool,
+}
+
+impl Subscriptions {
+    /// `registry` must be followed for as long as this is used.
+    pub fn new(redis: Redis, keys: PartitionKeys, registry: Registry, rules: Rules) -> Self {
+        let connection = SharedConnection::new(redis, Purpose::Other);
+        Self(Arc::new(Inner { connection, keys, registry, rules, turn: Mutex::default() }))
+    }
+
+    /// In the order in which they were made.
+    pub async fn list(&self, account: &AccountId) -> Result<Vec<Arc<Endpoint>>> {
+        let mut endpoints = self.look(account).await?.endpoints;
+        endpoints.retain(|endpoint| is_there(endpoint, Keeper::Merchant));
+        endpoints.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
+        Ok(endpoints)
+    }
+
+    pub async fn get(&self, account: &AccountId, id: &EndpointId) -> Result<Arc<Endpoint>> {
+        self.look(account).await?.own(id, Keeper::Merchant).cloned()
+    }
+
+    /// Its secret is in the answer, and never again.
+    pub async fn create(&self, account: &AccountId, wanted: Wanted) -> Result<(Endpoint, SecretText)> {
+        let (secret, mark) = (fresh_secret(), mark(account, "created over HTTP"));
+        let id = EndpointId::new(&format!("ep_{}", random_part())).expect("base64url has only what ids have");
+        let endpoint = Endpoint {
+            keeper: wanted.keeper,
+            event_types: wanted.events,
+            description: wanted.description,
+            schemes: wanted.schemes,
+            ..Endpoint::new(id, account.clone(), wanted.url, secret.clone(), mark.at_ms)
+        };
+        // A name server is asked before others have to wait.
+        self.0.rules.check(&endpoint).await?;
+        let _turn = self.0.turn.lock().await;
+        self.remove_drained(account).await?;
+        for _ in 0..MAX_ROUNDS {
+            let known = self.look(account).await?;
+            known.has_room_for(&endpoint)?;
+            let create =
+                async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), &mark).await;
+            match self.with_store(create).await {
+                Err(RegistryError::Moved) => {}
+                created => return Ok((created?, secret)),
+            }
+        }
+        Err(SubscriptionError::Busy)
+    }
+
+    pub async fn change(&self, account: &AccountId, id: &EndpointId, changes: &Changes) -> Result<Endpoint> {
+        let seen = self.get(account, id).await?;
+        let wanted = changes.applied_to(&seen);
+        if wanted.url == seen.url {
+            self.0.rules.check_settings(&wanted)?;
+        } else {
+            self.0.rules.check(&wanted).await?;
+        }
+        let mark = mark(account, "changed over HTTP");
+        let _turn = self.0.turn.lock().await;
+        for _ in 0..MAX_ROUNDS {
+            let known = self.look(account).await?;
+            let before = known.own(id, Keeper::Merchant)?;
+            let after = changes.applied_to(before);
+            if after == **before {
+                return Ok(after);
+            }
+            known.has_room_for(&after)?;
+            let update = async |store: &mut RegistryStore| store.update_at(known.version, after, &mark).await;
+            match self.with_store(update).await {
+                Err(RegistryError::Moved | RegistryError::Stale { .. }) => {}
+                updated => return Ok(updated?),
+            }
+        }
+        Err(SubscriptionError::Busy)
+    }
+
+    /// It takes nothing any more and is gone for its merchant; its record goes when what it was owed has become dead letters.
+    pub async fn delete(&self, account: &AccountId, id: &EndpointId, keeper: Keeper) -> Result<()> {
+        let mark = mark(account, "deleted over HTTP");
+        // First: what is accepted from here on is not owed.
+        let last = self.with_connection(async |mut it| last_entry(&mut it, &self.0.keys).await).await?;
+        let leave = |endpoint: &mut Endpoint| {
+            if !matches!(endpoint.status, EndpointState::Disabled(_)) {
+                endpoint.disable(mark.clone(), last);
+            }
+            endpoint.leaves = true;
+            Ok(())
+        };
+        let (endpoint, ()) = self.change_alone(account, id, keeper, &mark, leave).await?;
+        self.remove_if_drained(&endpoint).await
+    }
+
+    /// A new secret, which does not sign before it is activated.
+    pub async fn add_secret(&self, account: &AccountId, id: &EndpointId) -> Result<(Endpoint, SecretText)> {
+        let mark = mark(account, "made a secret over HTTP");
+        let secret = fresh_secret();
+        let add = |endpoint: &mut Endpoint| {
+            if endpoint.all_secrets().count() >= MAX_SECRETS {
+                return Err(SubscriptionError::TooManySecrets);
+            }
+            endpoint.spare_secrets.push(Secret::new(secret.clone(), mark.at_ms));
+            Ok(())
+        };
+        let (endpoint, ()) = self.change_alone(account, id, Keeper::Merchant, &mark, add).await?;
+        Ok((endpoint, secret))
+    }
+
+    /// From now on this one makes `dojo-signature`. The one before goes on in `webhook-signature` for a day.
+    pub async fn activate(&self, account: &AccountId, id: &EndpointId, secret: &str) -> Result<()> {
+        let mark = mark(account, "activated a secret over HTTP");
+        let activate = |endpoint: &mut Endpoint| {
+            if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
+                return Ok(());
+            }
+            let chosen = take_secret(endpoint, secret)?;
+            let chosen = Secret { expires_at_ms: None, ..chosen };
+            endpoint.secrets = rotated(std::mem::take(&mut endpoint.secrets), chosen, mark.at_ms, OVERLAP);
+            Ok(())
+        };
+        self.change_alone(account, id, Keeper::Merchant, &mark, activate).await.map(drop)
+    }
+
+    pub async fn remove_secret(&self, account: &AccountId, id: &EndpointId, secret: &str) -> Result<()> {
+        let mark = mark(account, "deleted a secret over HTTP");
+        let remove = |endpoint: &mut Endpoint| {
+            if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
+                return Err(SubscriptionError::ActiveSecret);
+            }
+            take_secret(endpoint, secret).map(drop)
+        };
+        self.change_alone(account, id, Keeper::Merchant, &mark, remove).await.map(drop)
+    }
+
+    /// A change that concerns no other endpoint.
+    async fn change_alone<T>(
+        &self,
+        account: &AccountId,
+        id: &EndpointId,
+        keeper: Keeper,
+        mark: &Mark,
+        what: impl Fn(&mut Endpoint) -> Result<T>,
+    ) -> Result<(Endpoint, T)> {
+        let _turn = self.0.turn.lock().await;
+        for _ in 0..MAX_ROUNDS {
+            let known = self.look(account).await?;
+            let before = known.own(id, keeper)?;
+            let mut after = (**before).clone();
+            let done = what(&mut after)?;
+            if after == **before {
+                return Ok((after, done));
+            }
+            match self.with_store(async |store| store.update(after, mark).await).await {
+                Err(RegistryError::Stale { .. }) => {}
+                updated => return Ok((updated?, done)),
+            }
+        }
+        Err(SubscriptionError::Busy)
+    }
+
+    /// The account's endpoints, as new as Redis is now.
+    async fn look(&self, account: &AccountId) -> Result<Known> {
+        let registry = &self.0.registry;
+        match self.with_store(async |store| store.position().await).await? {
+            Some((position, _)) => match timeout(FRESH_WITHIN, registry.refresh_to(position.version)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(SubscriptionError::NotFollowed),
+            },
+            // One that vanished is not begun anew: the worker waits for it to come back.
+            None if registry.id().is_some() => return Err(SubscriptionError::NotFollowed),
+            None => return Ok(Known { version: 0, endpoints: Vec::new(), is_uncertain: false }),
+        }
+        let found = registry.lookup(account);
+        let (version, is_uncertain) = (found.version, found.is_uncertain);
+        Ok(Known { version, endpoints: found.endpoints.to_vec(), is_uncertain })
+    }
+
+    async fn remove_drained(&self, account: &AccountId) -> Result<()> {
+        let known = self.look(account).await?;
+        for endpoint in known.endpoints.iter().filter(|endpoint| endpoint.leaves) {
+            self.remove_if_drained(endpoint).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_if_drained(&self, endpoint: &Endpoint) -> Result<()> {
+        let remove =
+            async |connection: Connection| Ok(remove_if_drained(&connection, &self.0.keys, endpoint).await.map(drop));
+        Ok(self.with_connection(remove).await??)
+    }
+
+    async fn with_store<T>(
+        &self,
+        what: impl AsyncFnOnce(&mut RegistryStore) -> std::result::Result<T, RegistryError>,
+    ) -> std::result::Result<T, RegistryError> {
+        // A connection that failed is told from a registry that refuses.
+        let told = async |connection| match what(&mut RegistryStore::on(connection)).await {
+            Err(RegistryError::Store(error)) => Err(error),
+            done => Ok(done),
+        };
+        self.with_connection(told).await?
+    }
+
+    async fn with_connection<T>(
+        &self,
+        what: impl AsyncFnOnce(Connection) -> std::result::Result<T, StoreError>,
+    ) -> std::result::Result<T, StoreError> {
+        self.0.connection.with(what).await
+    }
+}
+
+impl Known {
+    fn own(&self, id: &EndpointId, keeper: Keeper) -> Result<&Arc<Endpoint>> {
+        let found = self.endpoints.iter().find(|endpoint| endpoint.id == *id && is_there(endpoint, keeper));
+        found.ok_or(SubscriptionError::NotFound)
+    }
+
+    /// Whether the account may have this endpoint beside its others.
+    fn has_room_for(&self, wanted: &Endpoint) -> Result<()> {
+        // It may be a subscription to the same event.
+        if self.is_uncertain {
+            return Err(SubscriptionError::Unreadable);
+        }
+        if self.endpoints.iter().filter(|endpoint| endpoint.leaves).count() >= MAX_LEAVING {
+            return Err(SubscriptionError::TooManyLeaving);
+        }
+        let mut others = self.endpoints.iter().filter(|other| other.id != wanted.id && is_there(other, wanted.keeper));
+        if wanted.keeper == Keeper::Sandbox {
+            return if others.count() < MAX_SANDBOX_ENDPOINTS {
+                Ok(())
+            } else {
+                Err(SubscriptionError::TooManyEndpoints)
+            };
+        }
+        let events: HashSet<_> = wanted.event_types.iter().collect();
+        let taken = others.find_map(|other| {
+            let event = other.event_types.iter().find(|event| events.contains(event))?;
+            Some(SubscriptionError::EventTaken { event: event.clone(), by: other.id.clone() })
+        });
+        taken.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether it is there for its merchant, who keeps it in this way.
+fn is_there(endpoint: &Endpoint, keeper: Keeper) -> bool {
+    endpoint.keeper == keeper && !endpoint.leaves
+}
+
+/// The secret that makes `dojo-signature`.
+pub fn active(endpoint: &Endpoint, now_ms: u64) -> Option<&Secret> {
+    endpoint.secrets.iter().rfind(|secret| secret.is_live(now_ms))
+}
+
+fn take_secret(endpoint: &mut Endpoint, name: &str) -> Result<Secret> {
+    for secrets in [&mut endpoint.spare_secrets, &mut endpoint.secrets] {
+        if let Some(at) = secrets.iter().position(|secret| secret.value.name() == name) {
+            return Ok(secrets.remove(at));
+        }
+    }
+    Err(SubscriptionError::SecretNotFound)
+}
+
+fn fresh_secret() -> SecretText {
+    SecretText::from_random(rand::random())
+}
+
+fn mark(account: &AccountId, why: &str) -> Mark {
+    Mark { by: account.to_string(), why: why.to_owned(), at_ms: clock::wall_ms() }
+}
