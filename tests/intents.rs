@@ -4,6 +4,8 @@ mod support;
 
 #[path = "intents/house.rs"]
 mod house;
+#[path = "intents/linearizable.rs"]
+mod linearizable;
 
 use std::{
     collections::BTreeMap,

@@ -5,6 +5,7 @@
 //!   [`document`] what is answered.
 //! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
 //!   stored and the time. [`refusal`] says why not.
+//! - [`service`] carries commands out, on what [`records`] asks of the store.
 //! - [`issuer`] is the simulated bank of the sandbox.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
 
@@ -17,6 +18,11 @@ pub mod intent;
 pub mod issuer;
 pub mod life;
 pub mod money;
+#[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
+mod property_tests;
+pub mod records;
 pub mod refusal;
 pub mod requests;
 pub mod service;

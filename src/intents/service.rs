@@ -14,6 +14,7 @@ use super::{
     decide::{self, Change, Command, Fresh},
     details::Details,
     intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    records::{Records, RedisRecords},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
     stamp::{MINUTE, Stamp},
@@ -24,12 +25,9 @@ use crate::{
         id::{AccountId, EventId, IntentId},
     },
     store::{
-        connection::{Purpose, Redis, SharedConnection},
+        connection::Redis,
         error::StoreError,
-        intents::{
-            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
-            Stored,
-        },
+        intents::{ClockChange, ClockState, Commit, Committed, Due, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored},
         keys::PartitionKeys,
     },
 };
@@ -147,16 +145,20 @@ pub enum Part {
 
 /// The payment intents of one stream. Cheap to clone.
 #[derive(Clone)]
-pub struct Service {
-    connection: SharedConnection,
-    keys: PartitionKeys,
+pub struct Service<R = RedisRecords> {
+    records: R,
     settings: Arc<Settings>,
 }
 
 impl Service {
     pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
-        let connection = SharedConnection::new(redis, Purpose::Work);
-        Self { connection, keys, settings: Arc::new(settings) }
+        Self::on(RedisRecords::new(redis, keys), settings)
+    }
+}
+
+impl<R: Records> Service<R> {
+    pub fn on(records: R, settings: Settings) -> Self {
+        Self { records, settings: Arc::new(settings) }
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -256,7 +258,7 @@ impl Service {
         let range = (from.0, to.0);
         let most = limit.min(MAX_PAGE);
         let (mut found, has_more) =
-            self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
+            self.records.search(account, &statuses, range, order, most).await?;
         if order == Order::OldestFirst {
             found.reverse();
         }
@@ -274,18 +276,18 @@ impl Service {
 
     /// What time it is in the intents' world.
     pub async fn now(&self) -> Result<Stamp, ServiceError> {
-        let due = self.with_store(async |store| store.due().await).await?;
+        let due = self.records.due().await?;
         Ok(Stamp(due.now))
     }
 
     /// Lets the clock run at another speed; 0 stops it.
     pub async fn set_speed(&self, speed: f64) -> Result<ClockState, ServiceError> {
-        Ok(self.with_store(async |store| store.clock(ClockChange::Speed(speed)).await).await?)
+        Ok(self.records.clock(ClockChange::Speed(speed)).await?)
     }
 
     /// Moves the clock, and answers when everything that is due until then has happened.
     pub async fn advance(&self, change: ClockChange) -> Result<ClockState, ServiceError> {
-        let begun = self.with_store(async |store| store.clock(change).await).await?;
+        let begun = self.records.clock(change).await?;
         match begun {
             ClockState::UnderWay { .. } => self.finish_advance().await,
             refused => Ok(refused),
@@ -295,7 +297,7 @@ impl Service {
     async fn finish_advance(&self) -> Result<ClockState, ServiceError> {
         loop {
             while self.fire_due().await?.1 > 0 {}
-            match self.with_store(async |store| store.clock(ClockChange::Step).await).await? {
+            match self.records.clock(ClockChange::Step).await? {
                 ClockState::UnderWay { .. } => {}
                 done => return Ok(done),
             }
@@ -324,7 +326,7 @@ impl Service {
 
     /// Fires a page of what is due; says how many it took further.
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
-        let due = self.with_store(async |store| store.due().await).await?;
+        let due = self.records.due().await?;
         let now = due.now;
         let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
         let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
@@ -358,7 +360,7 @@ impl Service {
                 now + PUT_OFF
             }
         };
-        self.with_store(async |store| store.put_off(id, again_at).await).await?;
+        self.records.put_off(id, again_at).await?;
         Ok(false)
     }
 
@@ -373,7 +375,7 @@ impl Service {
             // Only its deadline is left.
             None => {
                 let nobody = AccountId::new("acc").expect("it is an id");
-                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0).await).await?;
+                self.records.forget(id, &nobody, "Canceled", 0).await?;
                 return Ok(Fired::Done);
             }
         };
@@ -382,8 +384,8 @@ impl Service {
             return Ok(if applied.is_some() { Fired::Done } else { Fired::NotDue(deadline.at()) });
         }
         let status = intent.status.to_string();
-        let forget = async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
-        Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
+        let is_forgotten = self.records.forget(id, &intent.account, &status, intent.revision).await?;
+        Ok(if is_forgotten { Fired::Done } else { Fired::ByOther })
     }
 
     /// What there is after the deadline that has come, or nothing if none has.
@@ -414,7 +416,7 @@ impl Service {
         let operation = change.intent.operations.last().map(String::as_str).unwrap_or_default();
         let mut reconnects = 0;
         loop {
-            let committed = match self.with_store(async |store| store.commit(&commit).await).await {
+            let committed = match self.records.commit(&commit).await {
                 Err(StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
                     reconnects += 1;
                     sleep(RECONNECT_PAUSE).await;
@@ -487,17 +489,9 @@ impl Service {
 
     async fn load(&self, id: &IntentId, key: Option<&RequestKey>) -> Result<Loaded, ServiceError> {
         let key = key.map(|key| key.hash.as_str());
-        Ok(self.with_store(async |store| store.load(id, key).await).await?)
+        Ok(self.records.load(id, key).await?)
     }
 
-    /// Does something with the connection, which is made anew after it failed.
-    async fn with_store<T>(
-        &self,
-        what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let keys = self.keys.clone();
-        self.connection.with(async |connection| what(&mut IntentStore::on(connection, keys)).await).await
-    }
 }
 
 /// What the scheduler does next.

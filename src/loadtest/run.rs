@@ -14,7 +14,10 @@ use super::{
     environment,
     faults::{Fault, LoadLength, Planned, plan},
     house::{self, House, Uses},
-    intents::{self, storm::{Storm, Stormed}},
+    intents::{
+        self,
+        storm::{Storm, Stormed},
+    },
     judge::{Evidence, Verdict, judge},
     ledger::{self, Ledger},
     population::Population,

@@ -163,12 +163,9 @@ fn is_stored(asked: &Asked, stored: &Stored) -> bool {
         Ask::Cancel => stored.status == "Canceled",
         Ask::SendReceipt => stored.told.iter().any(|told| told.kind == "payment_intent.send-receipt"),
         Ask::Look => body["status"].as_str().is_some_and(statuses),
-        Ask::Pay(_)
-        | Ask::SetAmount(_)
-        | Ask::SetTips(_)
-        | Ask::RefreshSecret
-        | Ask::LookAtForeign
-        | Ask::Advance => true,
+        Ask::Pay(_) | Ask::SetAmount(_) | Ask::SetTips(_) | Ask::RefreshSecret | Ask::LookAtForeign | Ask::Advance => {
+            true
+        }
     }
 }
 
@@ -268,12 +265,10 @@ fn apart(case: &Case) -> Trial {
     for arrival in &case.books.arrivals {
         let account = arrival.endpoint / case.fan_out.max(1);
         let name = case.accounts.get(account as usize);
-        let is_own = name == Some(&arrival.account)
-            && owners.get(arrival.intent.as_str()).is_none_or(|owner| *owner == account);
+        let is_own =
+            name == Some(&arrival.account) && owners.get(arrival.intent.as_str()).is_none_or(|owner| *owner == account);
         if !is_own {
-            trial.broke(|| {
-                format!("{} of {} at endpoint {}", arrival.event, arrival.account, arrival.endpoint)
-            });
+            trial.broke(|| format!("{} of {} at endpoint {}", arrival.event, arrival.account, arrival.endpoint));
         }
     }
     trial
@@ -284,9 +279,8 @@ fn unanswered(case: &Case) -> Trial {
     let is_near = |asked: &Asked| {
         let felt = case.faults.iter().filter(|mark| mark.fault.is_felt());
         let us = |seconds: f64| (seconds.max(0.0) * 1e6) as u64;
-        felt.clone().any(|mark| {
-            asked.began_us <= us(mark.until) + AFTERMATH_US && asked.ended_us + BEFORE_US >= us(mark.at)
-        })
+        felt.clone()
+            .any(|mark| asked.began_us <= us(mark.until) + AFTERMATH_US && asked.ended_us + BEFORE_US >= us(mark.at))
     };
     let calm = case.books.asked.iter().filter(|asked| !is_near(asked));
     let text = "With no fault near every request is answered, and none at any time by an error of the service's own.";

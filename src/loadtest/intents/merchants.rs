@@ -108,19 +108,8 @@ impl Merchants {
             _ => errand.intent,
         };
         let Errand { account, ask, key, .. } = errand;
-        let asked = Asked {
-            account,
-            intent,
-            ask,
-            key,
-            intended_us,
-            began_us,
-            ended_us,
-            tries,
-            is_doubtful,
-            outcome,
-            repeats,
-        };
+        let asked =
+            Asked { account, intent, ask, key, intended_us, began_us, ended_us, tries, is_doubtful, outcome, repeats };
         self.ledger.asked(asked);
     }
 

@@ -79,14 +79,7 @@ fn writes(asked: &[&Asked], value: impl Fn(&Ask) -> Option<i64>) -> Vec<Write> {
     .collect()
 }
 
-fn register(
-    stored: &Stored,
-    what: &str,
-    value: Option<i64>,
-    first: Option<i64>,
-    writes: &[Write],
-    trial: &mut Trial,
-) {
+fn register(stored: &Stored, what: &str, value: Option<i64>, first: Option<i64>, writes: &[Write], trial: &mut Trial) {
     trial.tried += 1;
     let certain = || writes.iter().filter(|write| write.ended_us.is_some());
     let overwritten = |until_us: u64| certain().any(|write| write.began_us > until_us);
