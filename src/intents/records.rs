@@ -1,12 +1,12 @@
 //! What the service asks of the store, each call by itself: Redis where it ships, a model of the scripts in the simulator.
 
+use crate::facts::id::{AccountId, IntentId};
 use crate::store::{
     connection::{Purpose, Redis, SharedConnection},
     error::StoreError,
     intents::{ClockChange, ClockState, Commit, Committed, DueIntents, Found, IntentStore, Loaded, Order},
     keys::PartitionKeys,
 };
-use crate::facts::id::{AccountId, IntentId};
 
 type Answer<T> = Result<T, StoreError>;
 

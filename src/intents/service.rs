@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{
     decide::{self, Change, Command, Fresh},
     details::Details,
-    intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    intent::{EventKind, ID_PREFIX, IdempotencyKey, Intent, MAX_OPERATIONS, RecordError},
     records::{Records, RedisRecords},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
@@ -257,8 +257,7 @@ impl<R: Records> Service<R> {
         };
         let range = (from.0, to.0);
         let most = limit.min(MAX_PAGE);
-        let (mut found, has_more) =
-            self.records.search(account, &statuses, range, order, most).await?;
+        let (mut found, has_more) = self.records.search(account, &statuses, range, order, most).await?;
         if order == Order::OldestFirst {
             found.reverse();
         }
@@ -414,16 +413,24 @@ impl<R: Records> Service<R> {
     ) -> Result<Attempt, ServiceError> {
         let commit = self.commit_of(change, before, fires, key);
         let operation = change.intent.operations.last().map(String::as_str).unwrap_or_default();
-        let mut reconnects = 0;
+        let (mut reconnects, mut lost) = (0, None);
         loop {
             let committed = match self.records.commit(&commit).await {
-                Err(StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
+                Err(error @ StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
                     reconnects += 1;
+                    lost.get_or_insert(error);
                     sleep(RECONNECT_PAUSE).await;
                     continue;
                 }
-                committed => committed?,
+                // That it is refused now, as by a full Redis, says nothing of the try whose answer is lost.
+                Err(error) => return Err(lost.unwrap_or(error).into()),
+                Ok(committed) => committed,
             };
+            if let (Committed::Stale { stored, .. }, Some(lost)) = (&committed, &lost)
+                && !would_be_known(&change.intent, stored.as_ref())
+            {
+                return Err(lost.clone().into());
+            }
             return Ok(match committed {
                 Committed::Done { stamp, .. } => {
                     let mut intent = change.intent.clone();
@@ -491,7 +498,6 @@ impl<R: Records> Service<R> {
         let key = key.map(|key| key.hash.as_str());
         Ok(self.records.load(id, key).await?)
     }
-
 }
 
 /// What the scheduler does next.
@@ -525,6 +531,11 @@ fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
 fn done_before(id: &IntentId, operation: &str, stored: Option<&Stored>) -> Option<Intent> {
     let intent = read(id, stored?).ok()?;
     intent.operations.iter().any(|done| done == operation).then_some(intent)
+}
+
+/// Whether the change would be found by its operation, had it been made: so many may have been made since that it is forgotten.
+fn would_be_known(changed: &Intent, stored: Option<&Stored>) -> bool {
+    stored.is_some_and(|stored| stored.revision < changed.revision + MAX_OPERATIONS as u64)
 }
 
 /// Whether the intent remembers the command by its idempotency key.

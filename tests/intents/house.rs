@@ -165,7 +165,13 @@ impl Merchant {
     }
 
     /// None where the service went away meanwhile.
-    pub async fn try_ask(&self, method: reqwest::Method, path: &str, key: Option<&str>, body: &Value) -> Option<(u16, Value)> {
+    pub async fn try_ask(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Option<(u16, Value)> {
         let mut request = self.asking(method, path);
         if !body.is_null() {
             request = request.header("content-type", "application/json").body(body.to_string());

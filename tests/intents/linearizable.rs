@@ -12,10 +12,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use herald::intents::{
-    details::Details,
-    intent::Intent,
-};
+use herald::intents::{details::Details, intent::Intent};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -171,7 +168,8 @@ const TAMPERS: [Tamper; 4] = [
         if calls.iter().any(is_lost) {
             return false;
         }
-        let Some(at) = calls.iter().position(|call| matches!(call.ask, Ask::Capture { key: None, .. }) && call.is_done())
+        let Some(at) =
+            calls.iter().position(|call| matches!(call.ask, Ask::Capture { key: None, .. }) && call.is_done())
         else {
             return false;
         };
@@ -200,7 +198,10 @@ const TAMPERS: [Tamper; 4] = [
         true
     }),
     ("what was captured has another amount", |calls| {
-        let captured = |call: &&mut Call| call.ask == Ask::Look && matches!(&call.seen, Seen::Answer(200, body) if body["captures"].as_array().is_some_and(|all| !all.is_empty()));
+        let captured = |call: &&mut Call| {
+            call.ask == Ask::Look
+                && matches!(&call.seen, Seen::Answer(200, body) if body["captures"].as_array().is_some_and(|all| !all.is_empty()))
+        };
         let Some(Call { seen: Seen::Answer(_, body), .. }) = calls.iter_mut().find(captured) else { return false };
         body["captures"][0]["amount"] = 7.into();
         true
@@ -226,8 +227,16 @@ fn a_look_that_comes_too_late_for_what_it_sees_has_no_order() {
     // What was never answered may come at any time, or not at all.
     let lost = || call(pay(), 0, 1, Seen::Nothing);
     assert!(has_order(&[lost(), call(Ask::Look, 11, 12, look("Created"))]));
-    assert!(has_order(&[lost(), call(Ask::Look, 11, 12, look("Created")), call(Ask::Look, 13, 14, look("Authorized"))]));
-    assert!(!has_order(&[lost(), call(Ask::Look, 11, 12, look("Authorized")), call(Ask::Look, 13, 14, look("Created"))]));
+    assert!(has_order(&[
+        lost(),
+        call(Ask::Look, 11, 12, look("Created")),
+        call(Ask::Look, 13, 14, look("Authorized"))
+    ]));
+    assert!(!has_order(&[
+        lost(),
+        call(Ask::Look, 11, 12, look("Authorized")),
+        call(Ask::Look, 13, 14, look("Created"))
+    ]));
     // Two of one kind are paid once.
     assert!(!has_order(&[call(pay(), 0, 1, paid()), call(pay(), 0, 1, paid())]));
 }

@@ -65,9 +65,8 @@ fn requests(intent: &Intent, asked: &[&Asked]) -> Result<(), String> {
             return Err(format!("{:?} was answered, and is not stored", asked.what));
         }
     }
-    let count = |is: fn(&Asked) -> bool| {
-        asked.iter().filter(|asked| asked.what == What::SendReceipt && is(asked)).count()
-    };
+    let count =
+        |is: fn(&Asked) -> bool| asked.iter().filter(|asked| asked.what == What::SendReceipt && is(asked)).count();
     let receipts = intent.history.iter().filter(|told| told.kind == EventKind::SendReceipt).count();
     let (done, doubtful) = (count(is_done), count(may_be_done));
     let is_right = (done..=done + doubtful).contains(&receipts);
@@ -90,7 +89,10 @@ fn captures(intent: &Intent, asked: &[&Asked]) -> Result<(), String> {
             (false, false) => found == 0,
         };
         if !is_right {
-            return Err(format!("{:?} was captured {found} times, and its client knows {:?}", asked.what, asked.outcome));
+            return Err(format!(
+                "{:?} was captured {found} times, and its client knows {:?}",
+                asked.what, asked.outcome
+            ));
         }
     }
     if let Some(id) = times.keys().next() {
@@ -103,10 +105,8 @@ fn captures(intent: &Intent, asked: &[&Asked]) -> Result<(), String> {
 
 fn refunds(intent: &Intent, asked: &[&Asked]) -> Result<(), String> {
     let refunds = asked.iter().filter(|asked| matches!(asked.what, What::Refund { .. }));
-    let (done, doubtful) = (
-        refunds.clone().filter(|asked| is_done(asked)).count(),
-        refunds.filter(|asked| may_be_done(asked)).count(),
-    );
+    let (done, doubtful) =
+        (refunds.clone().filter(|asked| is_done(asked)).count(), refunds.filter(|asked| may_be_done(asked)).count());
     let keys: HashSet<&str> = intent.refunds.iter().map(|refund| refund.key.key.as_str()).collect();
     let found = intent.refunds.len();
     let is_right = keys.len() == found && (done..=done + doubtful).contains(&found);

@@ -11,9 +11,7 @@ use herald::{
     intents::records::Records,
     store::{
         error::StoreError,
-        intents::{
-            ClockChange, ClockState, Commit, Committed, Due, DueIntents, Found, KeyOf, Loaded, Order, Stored,
-        },
+        intents::{ClockChange, ClockState, Commit, Committed, Due, DueIntents, Found, KeyOf, Loaded, Order, Stored},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};

@@ -49,7 +49,8 @@ impl Call {
 
     /// Whether it is a look that shows this capture.
     pub fn is_seen_with(&self, capture: &Value) -> bool {
-        let shows = |body: &Value| body["captures"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == *capture));
+        let shows =
+            |body: &Value| body["captures"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == *capture));
         self.ask == Ask::Look && matches!(&self.seen, Seen::Answer(200, body) if shows(body))
     }
 }
@@ -74,7 +75,8 @@ impl Search<'_> {
         let waiting = |at: &usize| done & 1 << at == 0;
         let answered = |at: &usize| matches!(self.calls[*at].seen, Seen::Answer(..));
         let open: Vec<usize> = (0..self.calls.len()).filter(waiting).collect();
-        let Some(first_answer) = open.iter().filter(|at| answered(at)).map(|at| self.calls[*at].answered_at).min() else {
+        let Some(first_answer) = open.iter().filter(|at| answered(at)).map(|at| self.calls[*at].answered_at).min()
+        else {
             return true;
         };
         if !self.been.insert((done, intent.to_record())) {
