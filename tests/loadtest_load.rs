@@ -3,7 +3,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use herald::{
     clock,
@@ -20,6 +20,7 @@ use herald::{
         population::Population,
         producer::Producer,
         receiver::Receivers,
+        result::RunResult,
         scenario::Scenario,
         schedule::Schedule,
         traffic::Traffic,
@@ -476,4 +477,31 @@ async fn a_sender_that_follows_a_redirect_is_caught() {
     let mut answer = [0; 64];
     assert!(sender.line.read(&mut answer).await.unwrap() > 0);
     assert_eq!(sender.broken(), ["redirect_followed"]);
+}
+
+/// The whole storm in small, by the program itself. How late the generator is, and whether anything was ever calm, says more about
+/// the machine than about the service.
+#[test]
+fn payment_intents_keep_every_promise_while_everything_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.json");
+    let faults =
+        ["kill-service@1s/1s*4", "pause-service@1500ms:1s", "kill-worker@2s", "restart-redis@3s", "fill-redis@4s:1s"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command
+        .args(["loadtest", "intents", "--for", "6s", "--rate", "50", "--plain", "--without-faults", "--json"])
+        .arg(&path);
+    command.args(faults.iter().flat_map(|fault| ["--fault", fault]));
+    let ran = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let result = std::fs::read(&path).unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&ran.stderr)));
+    let result: RunResult = serde_json::from_slice(&result).unwrap();
+    assert_eq!((result.faults.len(), result.missed.len()), (8, 0), "{said}");
+    for promise in
+        result.promises.iter().filter(|promise| !["generator", "unanswered"].contains(&promise.name.as_str()))
+    {
+        assert!(promise.tried > 0 && promise.broken == 0, "{promise:?} in {said}");
+    }
+    let doubtful: u64 = result.requests.iter().map(|requests| requests.unknown + requests.unavailable).sum();
+    assert!(doubtful > 0 && result.generator.sent_again > 0, "nobody noticed the faults: {said}");
 }

@@ -3,8 +3,14 @@
 
 mod support;
 
+#[path = "store_intents/checks.rs"]
+mod checks;
 #[path = "store_intents/model.rs"]
 mod model;
+#[path = "store_intents/simulated.rs"]
+mod simulated;
+#[path = "store_intents/simulation.rs"]
+mod simulation;
 
 use bytes::Bytes;
 use herald::{

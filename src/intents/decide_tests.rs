@@ -1,7 +1,4 @@
-//! Whatever is done to an intent and whenever: its money adds up, each change of status is told once and in order, and what
-//! is refused has no trace.
-
-use proptest::{prelude::*, sample::select};
+//! What each command does in each state, and the examples of the description. What holds in every life is in `property_tests`.
 
 use super::{
     decide::{Approval, ChallengeResult, Change, Command, Fresh, IssuerAnswer, create, decide},
@@ -21,56 +18,56 @@ use crate::{
     store::intents::Stored,
 };
 
-const START: Stamp = Stamp(1_700_000_000_000_000);
+pub(super) const START: Stamp = Stamp(1_700_000_000_000_000);
 
-fn money(value: i64) -> Money {
+pub(super) fn money(value: i64) -> Money {
     Money { value, currency_code: Currency::Gbp }
 }
 
-fn details(mode: CaptureMode, amount: i64) -> Details {
+pub(super) fn details(mode: CaptureMode, amount: i64) -> Details {
     let json = serde_json::json!({ "amount": money(amount), "reference": "Order 236" });
     let payment = PaymentConfig { custom_amount_allowed: Some(true), tips_allowed: Some(true) };
     let config = Config { payment: Some(payment), ..Config::default() };
     Details { capture_mode: mode, config: Some(config), ..serde_json::from_value(json).unwrap() }
 }
 
-fn card() -> Card {
+pub(super) fn card() -> Card {
     Card { masked: "52000000****0056".to_owned(), scheme: "MASTERCARD".to_owned() }
 }
 
-fn approval() -> Approval {
+pub(super) fn approval() -> Approval {
     Approval { transaction: "tx_1".to_owned(), auth_code: "123456".to_owned() }
 }
 
-fn paid() -> Command {
+pub(super) fn paid() -> Command {
     Command::Pay { card: card(), answer: IssuerAnswer::Approved(approval()) }
 }
 
-fn key(name: &str) -> IdempotencyKey {
+pub(super) fn key(name: &str) -> IdempotencyKey {
     IdempotencyKey { key: name.to_owned(), body: "same".to_owned() }
 }
 
-fn capture_of(amount: i64) -> Command {
+pub(super) fn capture_of(amount: i64) -> Command {
     Command::Capture { id: "cp_1".to_owned(), amount, tips: None, key: None }
 }
 
-fn refund_of(amount: i64) -> Command {
+pub(super) fn refund_of(amount: i64) -> Command {
     Command::Refund { amount, reason: None, notes: None, key: key("k") }
 }
 
-fn reversal() -> Command {
+pub(super) fn reversal() -> Command {
     Command::Reverse { id: "rvs_1".to_owned(), key: None }
 }
 
 /// An intent with its clock, changed as the service would.
-struct World {
-    intent: Intent,
-    now: Stamp,
+pub(super) struct World {
+    pub intent: Intent,
+    pub now: Stamp,
     count: u64,
 }
 
 impl World {
-    fn new(details: Details) -> Self {
+    pub fn new(details: Details) -> Self {
         let (id, account) = (IntentId::new("pi_sandbox_a").unwrap(), AccountId::new("acc_1").unwrap());
         let change = create(Intent::new(id, account, details), None, Self::fresh(0));
         let mut world = Self { intent: change.intent.clone(), now: START, count: 1 };
@@ -78,12 +75,12 @@ impl World {
         world
     }
 
-    fn fresh(number: u64) -> Fresh {
+    pub fn fresh(number: u64) -> Fresh {
         Fresh { operation: format!("op{number}"), event: EventId::new(&format!("evt_{number}")).unwrap() }
     }
 
     /// Through its record, as the next process would see it.
-    fn stored(&mut self, change: Change) {
+    pub fn stored(&mut self, change: Change) {
         self.now = self.now + 1;
         let Change { mut intent, told } = change;
         let number = told.map(|_| intent.history.len() as u64);
@@ -109,7 +106,7 @@ impl World {
         Ok(told)
     }
 
-    fn pass(&mut self, micros: i64) {
+    pub fn pass(&mut self, micros: i64) {
         self.now = self.now + micros;
     }
 }
@@ -262,102 +259,4 @@ fn a_changed_amount_adjusts_the_hold_unless_the_issuer_declines() {
     assert_eq!((world.intent.held(), world.intent.requested), (2_000, Some(1_000)));
     assert!(matches!(world.do_it(&to(2_051)), Err(Refusal::Declined { .. })));
     assert_eq!((world.intent.held(), world.intent.details.amount.value), (2_000, 2_000));
-}
-
-#[derive(Debug, Clone)]
-enum Act {
-    Do(Command),
-    Wait(i64),
-}
-
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let value = || prop_oneof![1..3_000i64, select(vec![1, 400, 1_000, 1_051, 1_096])];
-    let number = 0..6u32;
-    let command = prop_oneof![
-        4 => Just(paid()),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Failed("declined") }),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Challenged }),
-        1 => Just(Command::Challenge(ChallengeResult::Passed(approval()))),
-        1 => Just(Command::Challenge(ChallengeResult::Failed)),
-        1 => Just(Command::Cancel),
-        6 => (value(), prop::option::of(0..200i64)).prop_map(|(amount, tips)| {
-            Command::Capture { id: "cp".to_owned(), amount, tips, key: None }
-        }),
-        1 => Just(reversal()),
-        5 => (value(), number).prop_map(|(amount, number)| {
-            Command::Refund { amount, reason: None, notes: None, key: key(&number.to_string()) }
-        }),
-        3 => value().prop_map(|value| {
-            Command::SetAmount { amount: money(value), item_lines: None, tax_lines: None, secret: "s".to_owned() }
-        }),
-        2 => (0..500i64).prop_map(|value| Command::SetTips { amount: money(value), secret: "s".to_owned() }),
-        1 => Just(Command::RefreshSecret { secret: "s".to_owned() }),
-        1 => Just(Command::SendReceipt),
-    ];
-    let wait = select(vec![1, SECOND, 55 * SECOND, 10 * MINUTE, DAY, 7 * DAY, 30 * DAY]);
-    prop::collection::vec(prop_oneof![5 => command.prop_map(Act::Do), 2 => wait.prop_map(Act::Wait)], 1..40)
-}
-
-/// What must be so at any time.
-fn check(intent: &Intent) {
-    let (held, captured, refunded) = (intent.held(), intent.captured(), intent.refunded());
-    assert!(captured <= held, "{captured} was captured of {held}");
-    assert!(refunded <= captured, "{refunded} was refunded of {captured}");
-    assert!(intent.rest() >= 0 && intent.rest() <= held - captured);
-    assert!(intent.details.total().is_some());
-    let told = &intent.history;
-    assert_eq!((told[0].kind, told[0].status), (EventKind::Created, PaymentStatus::Created));
-    assert!(told.windows(2).all(|pair| pair[0].at < pair[1].at), "told at one time, or backwards");
-    let last = told.iter().rev().find(|told| told.kind != EventKind::SendReceipt).unwrap();
-    assert_eq!(last.status, intent.status, "its merchant knows another status");
-    let edges = life::edges();
-    let statuses: Vec<_> =
-        told.iter().filter(|told| told.kind != EventKind::SendReceipt).map(|told| told.status).collect();
-    for pair in statuses.windows(2) {
-        assert!(edges.iter().any(|(from, to, _)| (*from, *to) == (pair[0], pair[1])), "{} to {}", pair[0], pair[1]);
-    }
-    match intent.status {
-        PaymentStatus::Created | PaymentStatus::Canceled => assert!(intent.payment.is_none() && captured == 0),
-        PaymentStatus::Authorized => assert!(held > 0 && captured == 0),
-        PaymentStatus::Captured => assert!(captured > 0 && refunded == 0),
-        PaymentStatus::Refunded => assert!(refunded > 0 && intent.rest() == 0),
-        PaymentStatus::Reversed => assert!(intent.rest() == 0 && refunded == 0),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn money_adds_up_and_every_change_of_status_is_told_once(
-        is_manual: bool, is_capture: bool, amount in 1..3_000i64, acts in acts(),
-    ) {
-        let mode = if is_manual { CaptureMode::Manual } else { CaptureMode::Auto };
-        let mut details = details(mode, amount);
-        details.auto_expire_action = (is_manual && is_capture).then_some(AutoExpireAction::Capture);
-        let mut world = World::new(details);
-        check(&world.intent);
-        for act in acts {
-            match act {
-                Act::Wait(micros) => world.pass(micros),
-                Act::Do(command) => {
-                    let before = world.intent.clone();
-                    let done = world.do_it(&command);
-                    check(&world.intent);
-                    if world.intent.revision == before.revision {
-                        prop_assert!(done.is_err());
-                        prop_assert_eq!(&world.intent, &before);
-                    }
-                    if let Ok(told) = done {
-                        // One change of its own; before it at most those that time made.
-                        let last_was_told = world.intent.history.last().unwrap().at == world.intent.changed_at;
-                        prop_assert_eq!(told.is_some(), last_was_told);
-                    }
-                    if let Some(deadline) = world.intent.deadline() {
-                        prop_assert!(deadline.at() > before.created_at);
-                    }
-                }
-            }
-        }
-    }
 }

@@ -75,7 +75,7 @@ impl DigestOf {
 impl Service {
     /// The events after a number.
     pub async fn feed(&self, account: &AccountId, after: u64, most: usize) -> Result<Feed, ServiceError> {
-        let page = self.with_store(async |store| store.feed(account, after, most.min(MAX_PAGE)).await).await?;
+        let page = self.records.with(async |store| store.feed(account, after, most.min(MAX_PAGE)).await).await?;
         let last_shown = page.told.last().map_or(after, |told| told.number);
         let through = if page.has_more { last_shown } else { page.latest.max(after) };
         let mut intents: HashMap<IntentId, Option<Arc<Intent>>> = HashMap::new();
@@ -137,8 +137,8 @@ impl Service {
 
     /// Where deliveries stand, all at one instant.
     pub async fn outcomes(&self, deliveries: &[DeliveryId]) -> Result<Vec<Outcome>, ServiceError> {
-        let keys = self.keys.clone();
+        let keys = self.records.keys.clone();
         let look = async |connection| Queries::new(connection, keys).outcomes(deliveries).await;
-        Ok(self.connection.with(look).await?)
+        Ok(self.records.connection.with(look).await?)
     }
 }

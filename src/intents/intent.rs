@@ -30,7 +30,7 @@ pub const SECRET_FOR: i64 = 30 * MINUTE;
 pub const MAX_CAPTURES: usize = 100;
 pub const MAX_REFUNDS: usize = 100;
 const MAX_ATTEMPTS: usize = 20;
-const MAX_OPERATIONS: usize = 4;
+pub const MAX_OPERATIONS: usize = 4;
 
 /// What every intent's id begins with.
 pub const ID_PREFIX: &str = "pi_sandbox_";

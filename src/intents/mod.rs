@@ -4,8 +4,8 @@
 //! - [`details`] is what a merchant says of a purchase, [`requests`] the other bodies and the rules over their members,
 //!   [`document`] what is answered, [`event`] what its merchant is told.
 //! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
-//!   stored and the time. [`refusal`] says why not, and [`explain`] which
-//!   commands are possible now.
+//!   stored and the time. [`refusal`] says why not, and [`explain`] which commands are possible now.
+//! - [`service`] carries commands out, on what [`records`] asks of the store. [`feed`] reads what was told.
 //! - [`issuer`] is the simulated bank of the sandbox.
 //! - [`capacity`] keeps room for the intents that there are.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
@@ -22,6 +22,11 @@ pub mod intent;
 pub mod issuer;
 pub mod life;
 pub mod money;
+#[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
+mod property_tests;
+pub mod records;
 pub mod refusal;
 pub mod requests;
 pub mod service;

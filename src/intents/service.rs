@@ -11,10 +11,10 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    capacity::Capacity,
     decide::{self, Change, Command, Fresh},
     details::Details,
-    intent::{ID_PREFIX, IdempotencyKey, Intent, RecordError},
+    intent::{ID_PREFIX, IdempotencyKey, Intent, MAX_OPERATIONS, RecordError},
+    records::{Records, RedisRecords},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
     stamp::{MINUTE, Stamp},
@@ -25,12 +25,9 @@ use crate::{
         id::{AccountId, EventId, IntentId},
     },
     store::{
-        connection::{Purpose, Redis, SharedConnection},
+        connection::Redis,
         error::StoreError,
-        intents::{
-            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
-            Stored,
-        },
+        intents::{ClockChange, ClockState, Commit, Committed, Due, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored},
         keys::PartitionKeys,
     },
 };
@@ -150,17 +147,35 @@ pub enum Part {
 
 /// The payment intents of one stream. Cheap to clone.
 #[derive(Clone)]
-pub struct Service {
-    pub(super) connection: SharedConnection,
-    pub(super) keys: PartitionKeys,
+pub struct Service<R = RedisRecords> {
+    pub(super) records: R,
     settings: Arc<Settings>,
-    capacity: Capacity,
 }
 
 impl Service {
     pub fn new(redis: Redis, keys: PartitionKeys, settings: Settings) -> Self {
-        let connection = SharedConnection::new(redis, Purpose::Work);
-        Self { connection, keys, settings: Arc::new(settings), capacity: Capacity::default() }
+        Self::on(RedisRecords::new(redis, keys), settings)
+    }
+
+    /// Forgets every intent of an account that there is now, and says how many. What was told of them stays told, and the
+    /// numbers of the account's events go on.
+    pub async fn reset(&self, account: &AccountId) -> Result<usize, ServiceError> {
+        let statuses = PaymentStatus::ALL.map(|status| status.to_string());
+        let (mut until, mut removed) = (None, 0);
+        loop {
+            let page = self.records.with(async |store| store.reset(account, &statuses, until).await).await?;
+            until = Some(page.until);
+            removed += page.intents;
+            if !page.has_more {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+impl<R: Records> Service<R> {
+    pub fn on(records: R, settings: Settings) -> Self {
+        Self { records, settings: Arc::new(settings) }
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -179,7 +194,7 @@ impl Service {
         if !faults.is_empty() {
             return Err(ServiceError::Faults(faults));
         }
-        if !self.capacity.has_room(&self.connection).await? {
+        if !self.records.has_room().await? {
             return Err(ServiceError::Full);
         }
         let secret = details.generate_remote_token.then(client_secret);
@@ -269,8 +284,7 @@ impl Service {
         };
         let range = (from.0, to.0);
         let most = limit.min(MAX_PAGE);
-        let (mut found, has_more) =
-            self.with_store(async |store| store.search(account, &statuses, range, order, most).await).await?;
+        let (mut found, has_more) = self.records.search(account, &statuses, range, order, most).await?;
         if order == Order::OldestFirst {
             found.reverse();
         }
@@ -286,41 +300,26 @@ impl Service {
         Ok(Page { intents: intents.collect(), has_newer, has_older })
     }
 
-    /// Forgets every intent of an account that there is now, and says how many. What was told of them stays told, and the
-    /// numbers of the account's events go on.
-    pub async fn reset(&self, account: &AccountId) -> Result<usize, ServiceError> {
-        let statuses = PaymentStatus::ALL.map(|status| status.to_string());
-        let (mut until, mut removed) = (None, 0);
-        loop {
-            let page = self.with_store(async |store| store.reset(account, &statuses, until).await).await?;
-            until = Some(page.until);
-            removed += page.intents;
-            if !page.has_more {
-                return Ok(removed);
-            }
-        }
-    }
-
     /// What time it is in the intents' world.
     pub async fn now(&self) -> Result<Stamp, ServiceError> {
-        let due = self.with_store(async |store| store.due().await).await?;
+        let due = self.records.due().await?;
         Ok(Stamp(due.now))
     }
 
     /// What time it is there, and how fast it passes; 0 while it stands still.
     pub async fn clock(&self) -> Result<(Stamp, f64), ServiceError> {
-        let due = self.with_store(async |store| store.due().await).await?;
+        let due = self.records.due().await?;
         Ok((Stamp(due.now), due.speed))
     }
 
     /// Lets the clock run at another speed; 0 stops it.
     pub async fn set_speed(&self, speed: f64) -> Result<ClockState, ServiceError> {
-        Ok(self.with_store(async |store| store.clock(ClockChange::Speed(speed)).await).await?)
+        Ok(self.records.clock(ClockChange::Speed(speed)).await?)
     }
 
     /// Moves the clock, and answers when everything that is due until then has happened.
     pub async fn advance(&self, change: ClockChange) -> Result<ClockState, ServiceError> {
-        let begun = self.with_store(async |store| store.clock(change).await).await?;
+        let begun = self.records.clock(change).await?;
         match begun {
             ClockState::UnderWay { .. } => self.finish_advance().await,
             refused => Ok(refused),
@@ -330,7 +329,7 @@ impl Service {
     async fn finish_advance(&self) -> Result<ClockState, ServiceError> {
         loop {
             while self.fire_due().await?.1 > 0 {}
-            match self.with_store(async |store| store.clock(ClockChange::Step).await).await? {
+            match self.records.clock(ClockChange::Step).await? {
                 ClockState::UnderWay { .. } => {}
                 done => return Ok(done),
             }
@@ -359,7 +358,7 @@ impl Service {
 
     /// Fires a page of what is due; says how many it took further.
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
-        let due = self.with_store(async |store| store.due().await).await?;
+        let due = self.records.due().await?;
         let now = due.now;
         let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
         let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
@@ -393,7 +392,7 @@ impl Service {
                 now + PUT_OFF
             }
         };
-        self.with_store(async |store| store.put_off(id, again_at).await).await?;
+        self.records.put_off(id, again_at).await?;
         Ok(false)
     }
 
@@ -408,7 +407,7 @@ impl Service {
             // Only its deadline is left.
             None => {
                 let nobody = AccountId::new("acc").expect("it is an id");
-                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0, &[]).await).await?;
+                self.records.forget(id, &nobody, "Canceled", 0, &[]).await?;
                 return Ok(Fired::Done);
             }
         };
@@ -418,9 +417,8 @@ impl Service {
         }
         let status = intent.status.to_string();
         let numbers: Vec<u64> = intent.history.iter().map(|told| told.number).filter(|number| *number > 0).collect();
-        let forget =
-            async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision, &numbers).await;
-        Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
+        let is_forgotten = self.records.forget(id, &intent.account, &status, intent.revision, &numbers).await?;
+        Ok(if is_forgotten { Fired::Done } else { Fired::ByOther })
     }
 
     /// What there is after the deadline that has come, or nothing if none has.
@@ -449,16 +447,24 @@ impl Service {
     ) -> Result<Attempt, ServiceError> {
         let commit = self.commit_of(change, before, fires, key);
         let operation = change.intent.operations.last().map(String::as_str).unwrap_or_default();
-        let mut reconnects = 0;
+        let (mut reconnects, mut lost) = (0, None);
         loop {
-            let committed = match self.with_store(async |store| store.commit(&commit).await).await {
-                Err(StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
+            let committed = match self.records.commit(&commit).await {
+                Err(error @ StoreError::Unavailable { .. }) if reconnects < MAX_RECONNECTS => {
                     reconnects += 1;
+                    lost.get_or_insert(error);
                     sleep(RECONNECT_PAUSE).await;
                     continue;
                 }
-                committed => committed?,
+                // That it is refused now, as by a full Redis, says nothing of the try whose answer is lost.
+                Err(error) => return Err(lost.unwrap_or(error).into()),
+                Ok(committed) => committed,
             };
+            if let (Committed::Stale { stored, .. }, Some(lost)) = (&committed, &lost)
+                && !would_be_known(&change.intent, stored.as_ref())
+            {
+                return Err(lost.clone().into());
+            }
             return Ok(match committed {
                 Committed::Done { stamp, number, entry } => {
                     let mut intent = change.intent.clone();
@@ -524,16 +530,7 @@ impl Service {
 
     async fn load(&self, id: &IntentId, key: Option<&RequestKey>) -> Result<Loaded, ServiceError> {
         let key = key.map(|key| key.hash.as_str());
-        Ok(self.with_store(async |store| store.load(id, key).await).await?)
-    }
-
-    /// Does something with the connection, which is made anew after it failed.
-    pub(super) async fn with_store<T>(
-        &self,
-        what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let keys = self.keys.clone();
-        self.connection.with(async |connection| what(&mut IntentStore::on(connection, keys)).await).await
+        Ok(self.records.load(id, key).await?)
     }
 }
 
@@ -573,6 +570,11 @@ fn stored(id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
 fn done_before(id: &IntentId, operation: &str, stored: Option<&Stored>) -> Option<Intent> {
     let intent = read(id, stored?).ok()?;
     intent.operations.iter().any(|done| done == operation).then_some(intent)
+}
+
+/// Whether the change would be found by its operation, had it been made: so many may have been made since that it is forgotten.
+fn would_be_known(changed: &Intent, stored: Option<&Stored>) -> bool {
+    stored.is_some_and(|stored| stored.revision < changed.revision + MAX_OPERATIONS as u64)
 }
 
 /// Whether the intent remembers the command by its idempotency key.

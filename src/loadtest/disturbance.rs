@@ -59,13 +59,21 @@ fn disturbs_producers(fault: Fault) -> bool {
         | Fault::PartitionRedis
         | Fault::DestroyGroup
         | Fault::ChangeUrls
-        | Fault::BlockLogs => false,
+        | Fault::BlockLogs
+        | Fault::KillService
+        | Fault::PauseService => false,
     }
 }
 
 /// What faults work with, besides the house.
 pub struct Scene<'a> {
     pub house: &'a House,
+    /// None where no URL can be changed.
+    pub urls: Option<Urls<'a>>,
+}
+
+/// The endpoints' URLs, and who must know when they change.
+pub struct Urls<'a> {
     pub registration: &'a Registration<'a>,
     pub ledger: &'a Ledger,
 }
@@ -169,10 +177,13 @@ async fn act(scene: &Scene<'_>, fault: Fault, length: Duration, early: &Cancella
         Fault::FillRedis => house.fill_redis(&end).await,
         Fault::DestroyGroup => house.destroy_group(&end).await,
         Fault::ChangeUrls => {
+            let Some(urls) = &scene.urls else { return Ok(None) };
             let now = clock::now();
-            scene.registration.change_urls(house.redis(), scene.ledger).await?;
+            urls.registration.change_urls(house.redis(), urls.ledger).await?;
             Ok(Some(now))
         }
+        Fault::KillService => house.kill_service().await,
+        Fault::PauseService => house.pause_service(&end).await,
         Fault::BlockLogs => house.block_logs(&end).await,
     }
 }

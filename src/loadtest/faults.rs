@@ -30,6 +30,10 @@ pub enum Fault {
     ChangeUrls,
     /// Nobody reads what the workers log. Breaks nothing: they go on.
     BlockLogs,
+    /// `kill -9` of a process of the payment-intents service, one after the other; it is started again at once.
+    KillService,
+    /// SIGSTOP of such a process, SIGCONT after a time.
+    PauseService,
 }
 
 /// One `--fault`.
@@ -70,7 +74,7 @@ pub enum Wanted {
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::KillWorker,
         Self::PauseWorker,
         Self::RestartRedis,
@@ -79,6 +83,8 @@ impl Fault {
         Self::DestroyGroup,
         Self::ChangeUrls,
         Self::BlockLogs,
+        Self::KillService,
+        Self::PauseService,
     ];
 
     pub fn name(self) -> &'static str {
@@ -91,15 +97,19 @@ impl Fault {
             Self::DestroyGroup => "destroy-group",
             Self::ChangeUrls => "change-urls",
             Self::BlockLogs => "block-logs",
+            Self::KillService => "kill-service",
+            Self::PauseService => "pause-service",
         }
     }
 
     /// How long it lasts unless a scenario says otherwise; none for faults that are over at once.
     pub fn usual_length(self) -> Option<Duration> {
         match self {
-            Self::KillWorker | Self::DestroyGroup | Self::ChangeUrls => None,
+            Self::KillWorker | Self::KillService | Self::DestroyGroup | Self::ChangeUrls => None,
             Self::RestartRedis => Some(Duration::from_millis(500)),
-            Self::PauseWorker | Self::PartitionRedis | Self::FillRedis => Some(Duration::from_secs(3)),
+            Self::PauseWorker | Self::PauseService | Self::PartitionRedis | Self::FillRedis => {
+                Some(Duration::from_secs(3))
+            }
             Self::BlockLogs => Some(Duration::from_secs(10)),
         }
     }
@@ -112,7 +122,9 @@ impl Fault {
             | Self::RestartRedis
             | Self::PartitionRedis
             | Self::FillRedis
-            | Self::DestroyGroup => true,
+            | Self::DestroyGroup
+            | Self::KillService
+            | Self::PauseService => true,
             Self::ChangeUrls | Self::BlockLogs => false,
         }
     }
@@ -120,7 +132,7 @@ impl Fault {
     /// Whether what is already accepted goes on being delivered while it lasts.
     pub fn lets_work_go_on(self) -> bool {
         match self {
-            Self::FillRedis | Self::BlockLogs => true,
+            Self::FillRedis | Self::BlockLogs | Self::KillService | Self::PauseService => true,
             Self::KillWorker
             | Self::PauseWorker
             | Self::RestartRedis

@@ -9,7 +9,7 @@ mod backlog;
 mod changes;
 mod goodput;
 mod promises;
-mod trial;
+pub mod trial;
 
 use std::collections::HashMap;
 

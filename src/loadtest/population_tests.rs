@@ -9,6 +9,7 @@ pub(crate) fn scenario(accounts: u32, wanted: Wanted) -> Scenario {
         traffic: Traffic { accounts, ..Traffic::default() },
         endpoints: wanted,
         herald: Workers::default(),
+        intents: None,
         faults: vec![],
         thresholds: vec![],
     }

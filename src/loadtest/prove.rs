@@ -19,9 +19,10 @@ use super::{
         text,
     },
     result::RunResult,
-    run::{Ran, View},
+    run::Ran,
     scenario::Load,
     scenarios::{self, BUILT_IN},
+    view::View,
 };
 use crate::{
     clock,

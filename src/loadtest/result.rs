@@ -34,9 +34,15 @@ pub struct RunResult {
     /// From an event's intended time to its first arrival at a receiver, over all endpoints that were alive. None without
     /// an arrival.
     pub latency: Option<Latency>,
+    /// From a request's intended time to its answer; none where the load is no requests.
+    #[serde(default)]
+    pub answers: Option<Latency>,
     /// From the settled time of a retry by the policy's earliest moment to its arrival.
     pub retry_lateness: Option<Latency>,
     pub profiles: Vec<ProfileResult>,
+    /// What merchants asked the payment-intents service for; empty where the scenario has none.
+    #[serde(default)]
+    pub requests: Vec<Requests>,
     /// What imperfect receivers took; empty if there is none, or if no rate can be compared.
     #[serde(default)]
     pub goodput: Vec<Goodput>,
@@ -154,6 +160,24 @@ pub struct Goodput {
     pub least: f64,
 }
 
+/// Requests of one kind to the payment-intents service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Requests {
+    /// `create`, `pay`, `capture` and so on.
+    pub name: String,
+    pub asked: u64,
+    /// Answered with 2xx.
+    pub done: u64,
+    /// Answered with 4xx.
+    pub refused: u64,
+    /// Answered with 503, certain that nothing was changed.
+    pub unavailable: u64,
+    /// Not answered, or with 503 in doubt.
+    pub unknown: u64,
+    /// From the intended time to the answer.
+    pub latency: Option<Latency>,
+}
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Second {
     /// Seconds since the load began.
@@ -191,7 +215,7 @@ pub struct MissedFault {
 pub enum Missed {
     /// The drain was over first.
     LoadOver,
-    /// Nobody owned the partition, or there was no group, although the harness waited for it.
+    /// Nobody owned the partition, there was no group or no service, although the harness waited for it.
     NothingToBreak,
     /// The run was asked to end first.
     Interrupted,

@@ -10,10 +10,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    disturbance::{self, Held, Performed, Scene, perform},
+    disturbance::{self, Held, Performed, Scene, Urls, perform},
     environment,
     faults::{Fault, LoadLength, Planned, plan},
     house::{self, House, Uses},
+    intents::{
+        self,
+        storm::{Storm, Stormed},
+    },
     judge::{Evidence, Verdict, judge},
     ledger::{self, Ledger},
     population::Population,
@@ -21,15 +25,16 @@ use super::{
     receiver::Receivers,
     registration::Registration,
     report::{
-        live::{Live, Wishes},
+        live::Wishes,
         progress::{ProfileProgress, Progress, Recent},
         threshold::{Names, Threshold, evaluate},
     },
     result::{Environment, FaultMark, ProcessUse, RESULT_SCHEMA, RunResult},
-    scenario::{Load, Profile, Scenario},
+    scenario::{Intents, Load, Profile, Scenario},
     schedule::Schedule,
     target,
     traffic::Traffic,
+    view::{View, phase},
     waiting::{self, Waiting},
 };
 use crate::{
@@ -50,6 +55,9 @@ const GLANCES_PER_SHOWING: u64 = 5;
 
 /// One thread serves 25 000 requests a second.
 const RECEIVER_THREADS: usize = 1;
+
+/// Processes of the payment-intents service.
+const MOST_SERVICES: u32 = 16;
 
 /// What is under load.
 #[derive(Debug, Clone)]
@@ -105,6 +113,7 @@ impl Run {
             Load::Drain { .. } => LoadLength::About(scenario.length()),
         };
         let planned = plan(&scenario.faults, length, *seed).map_err(usage)?;
+        refuse_for_intents(scenario, &planned)?;
         let ledger = Arc::new(Ledger::new(population.clone(), schedule.expected()));
         let thresholds = Threshold::parse_all(&scenario.thresholds, &names(scenario, &population)).map_err(usage)?;
         house::refuse_own(&scenario.herald.settings)?;
@@ -126,8 +135,38 @@ fn usage(error: impl std::fmt::Display) -> VerbError {
 
 /// The names that thresholds may use: the judge's own, found by judging nothing.
 fn names(scenario: &Scenario, population: &Arc<Population>) -> Names {
-    let verdict = judge(&Ledger::new(population.clone(), 0), &Evidence::default());
-    Names::of(scenario, verdict.promises.iter().map(|promise| promise.name.as_str()))
+    let promises = match scenario.intents {
+        Some(_) => intents::judge::judge(&intents::judge::Case::default()),
+        None => judge(&Ledger::new(population.clone(), 0), &Evidence::default()).promises,
+    };
+    Names::of(scenario, promises.iter().map(|promise| promise.name.as_str()))
+}
+
+/// What is only there, or not there, where the load is merchants' commands.
+fn refuse_for_intents(scenario: &Scenario, planned: &[Planned]) -> Result<(), VerbError> {
+    let refused = |why: String| Err(VerbError::Usage(format!("the scenario {}: {why}", scenario.name)));
+    let planned = |faults: &[Fault]| planned.iter().find(|one| faults.contains(&one.fault)).map(|one| one.fault.name());
+    let Some(intents) = &scenario.intents else {
+        return match planned(&[Fault::KillService, Fault::PauseService]) {
+            Some(name) => refused(format!("{name} needs the payment-intents service, as the scenario intents has it")),
+            None => Ok(()),
+        };
+    };
+    if let Some(name) = planned(&[Fault::ChangeUrls]) {
+        return refused(format!("{name} is not possible with payment intents"));
+    }
+    if matches!(scenario.load, Load::Drain { .. }) {
+        return refused("merchants' commands come at a rate, and there is nothing to drain".to_owned());
+    }
+    if !(1..=MOST_SERVICES).contains(&intents.services) {
+        return refused(format!("intents.services is {}; from 1 to {MOST_SERVICES} are possible", intents.services));
+    }
+    let is_known = |profile: &Profile| matches!(profile, Profile::Healthy { .. } | Profile::Flaky { .. });
+    match scenario.endpoints.profiles.iter().find(|share| !is_known(&share.profile)) {
+        Some(share) => refused(format!("its receivers are healthy or flaky, not {}", share.profile.name())),
+        None if scenario.endpoints.tls_share > 0.0 => refused("its receivers speak plain HTTP".to_owned()),
+        None => Ok(()),
+    }
 }
 
 /// A service that is not ours may only be loaded.
@@ -141,6 +180,9 @@ fn refuse_for_found(scenario: &Scenario) -> Result<(), VerbError> {
         return refused(&format!(
             "the fault {fault} would break a service that is not the load test's own (--without-faults leaves a scenario's faults out)"
         ));
+    }
+    if scenario.intents.is_some() {
+        return refused("payment intents need a service and keys of the load test's own");
     }
     if matches!(scenario.load, Load::Drain { .. }) {
         return refused("a drain begins before the workers");
@@ -181,6 +223,7 @@ impl Prepared {
         let mut house = House::start(house::Plan {
             program,
             workers: scenario.herald.workers,
+            services: scenario.intents.as_ref().map_or(0, |intents| intents.services),
             settings: scenario.herald.settings.clone(),
             lease: self.population.terms().lease,
             stream: self.run.stream.clone(),
@@ -189,7 +232,10 @@ impl Prepared {
             ca_file: Some(receivers.ca_file.clone()),
         })
         .await?;
-        let ran = self.in_house(&house, &receivers, view, wishes).await;
+        let ran = match &scenario.intents {
+            Some(intents) => self.storm(&house, intents, view, wishes).await,
+            None => self.in_house(&house, &receivers, view, wishes).await,
+        };
         let is_kept = ran.as_ref().is_ok_and(RunResult::is_kept);
         let logs = (!is_kept).then(|| house.keep_folder());
         match (ran, &logs) {
@@ -197,6 +243,28 @@ impl Prepared {
             (Err(error), Some(logs)) => Err(error.context(format!("the workers' logs are in {}", logs.display()))),
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// Merchants' commands to the payment-intents service.
+    async fn storm(&self, house: &House, intents: &Intents, view: &View<'_>, wishes: &Wishes) -> Result<RunResult> {
+        let environment = environment::look(house.redis(), &self.keys, true).await?;
+        let (before, started_at) = ((Uses::default(), Usage::of_this_process()), started_at());
+        let storm = Storm {
+            scenario: &self.run.scenario,
+            intents,
+            population: Arc::clone(&self.population),
+            planned: &self.planned,
+            seed: self.run.seed,
+            house,
+        };
+        let Stormed { verdict, performed, answers, requests } = storm.run(view, wishes).await?;
+        let Performed { happened, missed } = performed;
+        let after = (house.uses().await, Usage::of_this_process());
+        let processes = processes(before, after, verdict.deliveries.acknowledged);
+        let result = self.result(verdict, happened, environment, started_at, processes);
+        let mut result = RunResult { missed, answers, requests, ..result };
+        result.thresholds = evaluate(&self.thresholds, &result);
+        Ok(result)
     }
 
     async fn in_house(
@@ -233,7 +301,8 @@ impl Prepared {
             let say = |at, text| view.say(at, text);
             let faults =
                 disturbance::Course { began, started: &course.started, early: &ended, interrupted: &wishes.end };
-            let scene = Scene { house, registration: &registration, ledger: &self.ledger };
+            let urls = Urls { registration: &registration, ledger: &self.ledger };
+            let scene = Scene { house, urls: Some(urls) };
             let performed = perform(&scene, &self.planned, &faults, &course.held, say).await?;
             course.calm.cancel();
             anyhow::Ok(performed)
@@ -405,8 +474,10 @@ impl Prepared {
             generator: verdict.generator,
             deliveries: verdict.deliveries,
             latency: verdict.latency,
+            answers: None,
             retry_lateness: verdict.retry_lateness,
             profiles: verdict.profiles,
+            requests: Vec::new(),
             goodput: verdict.goodput,
             series: verdict.series,
             faults,
@@ -417,29 +488,6 @@ impl Prepared {
         };
         result.thresholds = evaluate(&self.thresholds, &result);
         result
-    }
-}
-
-/// Where progress is shown.
-pub enum View<'a> {
-    Live(&'a Live),
-    /// Nowhere: the run says nothing until its result.
-    Nobody,
-}
-
-impl View<'_> {
-    fn show(&self, progress: Progress) {
-        match self {
-            Self::Live(live) => live.show(progress),
-            Self::Nobody => {}
-        }
-    }
-
-    fn say(&self, at: Duration, text: String) {
-        match self {
-            Self::Live(live) => live.say(at, text),
-            Self::Nobody => {}
-        }
     }
 }
 
@@ -456,10 +504,6 @@ struct Course {
 
 fn aborted() -> anyhow::Error {
     anyhow::anyhow!("ended before the end: nothing was judged")
-}
-
-fn phase(name: &str) -> Progress {
-    Progress { phase: name.to_owned(), ..Progress::default() }
 }
 
 /// RFC 3339, now.

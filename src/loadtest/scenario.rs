@@ -23,6 +23,9 @@ pub struct Scenario {
     pub endpoints: Population,
     #[serde(default)]
     pub herald: Workers,
+    /// With it, what comes at the load's rate are merchants' commands to the payment-intents service, which tells of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intents: Option<Intents>,
     /// `kill-worker@10s` and the like.
     #[serde(default)]
     pub faults: Vec<FaultSpec>,
@@ -86,6 +89,22 @@ pub enum Load {
     },
     /// The events lie in the stream before the workers start; then the drain is measured.
     Drain { events: u64 },
+}
+
+/// The payment-intents service under load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Intents {
+    /// `herald intents serve` processes over one Redis.
+    pub services: u32,
+    /// Share of the requests with an idempotency key that are sent once more although they were answered.
+    pub repeats: f64,
+}
+
+impl Default for Intents {
+    fn default() -> Self {
+        Self { services: 2, repeats: 0.1 }
+    }
 }
 
 /// A stretch of time with a rate, or with a rate that changes steadily.

@@ -28,6 +28,7 @@ built_in!(
     "hot-merchant",
     "many-endpoints",
     "tls",
+    "intents",
 );
 
 /// A scenario has a hundred lines: anything larger is some other file.

@@ -15,9 +15,10 @@ use super::{
         text::{self, Colour},
     },
     result::RunResult,
-    run::{Ran, Run, Target, View},
+    run::{Ran, Run, Target},
     scenario::Scenario,
     scenarios::BUILT_IN,
+    view::View,
 };
 use crate::surface::{Format, Globals, Output, VerbError, message_of, note};
 

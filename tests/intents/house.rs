@@ -18,6 +18,8 @@ pub struct House {
     child: Child,
     url: String,
     settings: Settings,
+    /// Further processes over the same Redis.
+    others: Vec<Child>,
 }
 
 /// Of the service, beside what each has.
@@ -31,17 +33,17 @@ impl House {
     pub async fn start_with(settings: Settings) -> Self {
         let redis = TestRedis::start().await;
         let (child, url) = serve(&redis, settings);
-        let house = Self { redis, child, url, settings };
-        house.until_it_answers().await;
+        let house = Self { redis, child, url, settings, others: Vec::new() };
+        until_it_answers(&house.url).await;
         house
     }
 
-    async fn until_it_answers(&self) {
-        let client = client();
-        until("the service", async || {
-            client.get(format!("{}/healthz", self.url)).send().await.is_ok_and(|answer| answer.status() == 200)
-        })
-        .await;
+    /// One process more; says where.
+    pub async fn start_another(&mut self) -> String {
+        let (child, url) = serve(&self.redis, self.settings);
+        self.others.push(child);
+        until_it_answers(&url).await;
+        url
     }
 
     pub fn url(&self) -> &str {
@@ -62,7 +64,13 @@ impl House {
 
     pub async fn start_service(&mut self) {
         (self.child, self.url) = serve(&self.redis, self.settings);
-        self.until_it_answers().await;
+        until_it_answers(&self.url).await;
+    }
+
+    /// A process at the address of the one that was killed.
+    pub async fn start_service_again(&mut self) {
+        self.child = serve_at(&self.redis, self.url.trim_start_matches("http://"), self.settings);
+        until_it_answers(&self.url).await;
     }
 
     pub async fn end(mut self) {
@@ -119,9 +127,19 @@ impl House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in self.others.iter_mut().chain([&mut self.child]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+async fn until_it_answers(url: &str) {
+    let client = client();
+    until("the service", async || {
+        client.get(format!("{url}/healthz")).send().await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
 }
 
 fn client() -> reqwest::Client {
@@ -131,11 +149,15 @@ fn client() -> reqwest::Client {
 
 fn serve(redis: &TestRedis, settings: Settings) -> (Child, String) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    (serve_at(redis, &address, settings), format!("http://{address}"))
+}
+
+fn serve_at(redis: &TestRedis, address: &str, settings: Settings) -> Child {
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
-    command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
+    command.env("HERALD_INTENTS_LISTEN", address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
     command.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
-    (command.spawn().unwrap(), format!("http://{address}"))
+    command.spawn().unwrap()
 }
 
 pub fn created() -> Value {
@@ -156,6 +178,29 @@ pub struct Merchant {
 impl Merchant {
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The same merchant at another process.
+    pub fn at(&self, url: &str) -> Self {
+        Self { url: url.to_owned(), ..self.clone() }
+    }
+
+    /// None where the service went away meanwhile.
+    pub async fn try_ask(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Option<(u16, Value)> {
+        let mut request = self.asking(method, path);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        if let Some(key) = key {
+            request = request.header("idempotencyKey", key);
+        }
+        answer(request).await
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {

@@ -19,6 +19,14 @@ pub struct Known {
 }
 
 impl Known {
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    pub fn due(&self) -> Option<i64> {
+        self.due
+    }
+
     pub fn parts(&self) -> (String, u64) {
         (self.status.clone(), self.revision)
     }
@@ -61,6 +69,32 @@ impl Model {
 
     pub fn told(&self) -> &[String] {
         &self.told
+    }
+
+    /// Its clock goes on, unless an advance holds it.
+    pub fn pass(&mut self, micros: i64) {
+        if self.target.is_none() {
+            self.at += micros;
+        }
+    }
+
+    pub fn target(&self) -> Option<i64> {
+        self.target
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (&IntentId, &Known)> {
+        self.intents.iter()
+    }
+
+    /// What no script does: for the simulator, to do it wrong.
+    pub fn forget_advance(&mut self) {
+        self.target = None;
+    }
+
+    /// What no script does either: an event without its change.
+    pub fn tell(&mut self, commit: &Commit<'_>) {
+        let stamp = Stamp(self.stamp());
+        self.told.extend(commit.event.as_ref().map(|(head, tail)| format!("{head}{stamp}{tail}")));
     }
 
     fn now(&self) -> i64 {

@@ -8,6 +8,7 @@ mod worker;
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,7 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::worker::check_settings;
-use self::{log_gate::LogGate, proxy::Proxy, worker::Worker};
+use self::{
+    log_gate::LogGate,
+    proxy::Proxy,
+    worker::{Role, Worker},
+};
 use crate::{
     clock,
     owned::{OwnRedis, Usage},
@@ -51,6 +56,8 @@ pub struct Plan {
     /// The `herald` that serves.
     pub program: PathBuf,
     pub workers: u32,
+    /// Processes of the payment-intents service. Where there are some, Redis loses nothing that it has answered.
+    pub services: u32,
     /// Settings of the workers beyond what the house needs.
     pub settings: BTreeMap<String, String>,
     pub stream: String,
@@ -71,6 +78,9 @@ pub struct House {
     proxy: Option<Proxy>,
     log_gate: Option<LogGate>,
     workers: Vec<Mutex<Worker>>,
+    services: Vec<Mutex<Worker>>,
+    /// Whose turn it is to be killed or paused.
+    next_service: Cell<usize>,
     lease: Duration,
     keys: PartitionKeys,
     direct: Redis,
@@ -92,7 +102,8 @@ impl House {
     /// Starts Redis and the proxy before it; the workers follow with [`Self::start_workers`].
     pub async fn start(plan: Plan) -> Result<Self> {
         let folder = TempDir::with_prefix("herald-loadtest-").context("cannot make a scratch folder")?;
-        let redis = OwnRedis::start().await?;
+        let safe = [("appendfsync", "always")];
+        let redis = OwnRedis::start_with(if plan.services > 0 { &safe } else { &[] }).await?;
         let proxy = match plan.has_proxy {
             true => Some(Proxy::start(redis.address()).await?),
             false => None,
@@ -102,12 +113,14 @@ impl House {
         let settings = settings(&plan, &seen_by_workers);
         check_settings(&settings)?;
         let log_gate = plan.has_log_pipe.then(LogGate::default);
-        let worker = |number| {
-            let worker = Worker::new(number, plan.program.clone(), folder.path(), settings.clone());
+        let worker = |role, number| {
+            let worker = Worker::new(role, number, plan.program.clone(), folder.path(), settings.clone());
             Mutex::new(worker.with_gate(log_gate.clone()))
         };
         Ok(Self {
-            workers: (1..=plan.workers).map(worker).collect(),
+            workers: (1..=plan.workers).map(|number| worker(Role::Dispatcher, number)).collect(),
+            services: (1..=plan.services).map(|number| worker(Role::Intents, number)).collect(),
+            next_service: Cell::default(),
             redis: Mutex::new(redis),
             redis_ended: Cell::default(),
             proxy,
@@ -127,6 +140,17 @@ impl House {
         }
         let owner = self.owner(PATIENCE).await?;
         owner.map(|_| ()).context("no worker took the partition")
+    }
+
+    /// Returns when each answers; says where.
+    pub async fn start_services(&self) -> Result<Vec<SocketAddr>> {
+        let mut addresses = Vec::new();
+        for service in &self.services {
+            let mut service = service.lock().await;
+            service.start().await?;
+            addresses.push(service.address());
+        }
+        Ok(addresses)
     }
 
     /// Redis as producers reach it: not through the proxy.
@@ -154,7 +178,7 @@ impl House {
         if let Ok(mut redis) = self.redis.try_lock() {
             redis.check()?;
         }
-        for worker in &self.workers {
+        for worker in self.workers.iter().chain(&self.services) {
             // One that is being killed and started again is looked at next time.
             if let Ok(mut worker) = worker.try_lock() {
                 worker.check()?;
@@ -175,7 +199,7 @@ impl House {
 
     pub async fn uses(&self) -> Uses {
         let mut herald = Usage::default();
-        for worker in &self.workers {
+        for worker in self.workers.iter().chain(&self.services) {
             let used = worker.lock().await.usage();
             herald =
                 Usage { cpu: herald.cpu + used.cpu, peak_rss_bytes: herald.peak_rss_bytes.max(used.peak_rss_bytes) };
@@ -203,6 +227,32 @@ impl House {
         end.come().await;
         worker.lock().await.thaw(frozen)?;
         Ok(Some(now))
+    }
+
+    /// `kill -9` of a service, which is started again at once at its old address.
+    pub async fn kill_service(&self) -> Result<Hit> {
+        let Some(service) = self.service_in_turn() else { return Ok(None) };
+        let mut service = service.lock().await;
+        let now = clock::now();
+        service.kill().await?;
+        service.launch().await?;
+        Ok(Some(now))
+    }
+
+    /// SIGSTOP of a service until the end.
+    pub async fn pause_service(&self, end: &End) -> Result<Hit> {
+        let Some(service) = self.service_in_turn() else { return Ok(None) };
+        let now = clock::now();
+        let frozen = service.lock().await.freeze()?;
+        end.come().await;
+        service.lock().await.thaw(frozen)?;
+        Ok(Some(now))
+    }
+
+    fn service_in_turn(&self) -> Option<&Mutex<Worker>> {
+        let turn = self.next_service.get();
+        self.next_service.set(turn + 1);
+        self.services.get(turn % self.services.len().max(1))
     }
 
     /// `kill -9` of Redis, and its start at the end.
@@ -340,8 +390,17 @@ async fn patiently<T, E>(mut act: impl AsyncFnMut() -> Result<T, E>) -> Result<T
 }
 
 /// The settings that the house itself gives its workers.
-const OWN_SETTINGS: [&str; 6] =
-    ["redis.url", "stream.name", "listen", "guard.allow_http", "guard.allow_networks", "attempt.ca_file"];
+const OWN_SETTINGS: [&str; 9] = [
+    "redis.url",
+    "stream.name",
+    "listen",
+    "guard.allow_http",
+    "guard.allow_networks",
+    "attempt.ca_file",
+    "intents.listen",
+    "intents.sandbox",
+    "intents.public_url",
+];
 
 /// A setting that would be silently overridden is refused.
 pub fn refuse_own(settings: &BTreeMap<String, String>) -> Result<(), VerbError> {

@@ -1,11 +1,11 @@
-//! One `herald serve` of the harness's own: its settings, its log, its starts and ends. Started again after a `kill
+//! One `herald serve` or `herald intents serve` of the harness's own: its settings, its log, its starts and ends. Started again after a `kill
 //! -9`, it is the same worker with another process.
 
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -36,7 +36,55 @@ const TRIES: usize = 5;
 /// How much of the log of a failed worker is shown.
 const LAST_WORDS_BYTES: u64 = 4 * 1024;
 
+/// What its process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Dispatcher,
+    /// The payment-intents service, with its sandbox. Keeps its address from process to process, as callers know it.
+    Intents,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dispatcher => "worker",
+            Self::Intents => "service",
+        }
+    }
+
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Dispatcher => &["serve"],
+            Self::Intents => &["intents", "serve"],
+        }
+    }
+
+    fn probe(self) -> &'static str {
+        match self {
+            Self::Dispatcher => "/readyz",
+            Self::Intents => "/healthz",
+        }
+    }
+
+    /// Its own settings at this port. One public URL for all services, or the links that they answer would differ.
+    fn settings(self, port: u16) -> Vec<(String, String)> {
+        let address = format!("{}:{port}", Ipv4Addr::LOCALHOST);
+        let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        match self {
+            Self::Dispatcher => [("listen", address.as_str())].map(text).into(),
+            Self::Intents => [
+                ("intents.listen", address.as_str()),
+                ("intents.sandbox", "true"),
+                ("intents.public_url", "https://intents.test"),
+            ]
+            .map(text)
+            .into(),
+        }
+    }
+}
+
 pub struct Worker {
+    role: Role,
     program: PathBuf,
     file: PathBuf,
     log: PathBuf,
@@ -52,11 +100,11 @@ pub struct Worker {
 
 impl Worker {
     /// Does not start it. `number` counts from 1.
-    pub fn new(number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
-        let file = folder.join(format!("worker-{number}.toml"));
-        let log = folder.join(format!("worker-{number}.log"));
+    pub fn new(role: Role, number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
+        let file = folder.join(format!("{}-{number}.toml", role.name()));
+        let log = folder.join(format!("{}-{number}.log", role.name()));
         let (gate, process, ended) = (None, None, Usage::default());
-        Self { program, file, log, settings, gate, process, is_frozen: false, port: 0, ended }
+        Self { role, program, file, log, settings, gate, process, is_frozen: false, port: 0, ended }
     }
 
     /// Its output goes through this.
@@ -71,7 +119,7 @@ impl Worker {
             match timeout(READY, self.ready()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) if tried == TRIES || !self.lost_its_port() => return Err(error),
-                Ok(Err(_)) => {}
+                Ok(Err(_)) => self.port = 0,
                 Err(_) => bail!(
                     "a worker was not ready within {}; {}",
                     words::span(READY.as_millis() as u64),
@@ -84,14 +132,16 @@ impl Worker {
 
     /// Starts a process for it, ready or not.
     pub async fn launch(&mut self) -> Result<()> {
-        self.port = free_port()?;
-        fs::write(&self.file, toml(&self.settings, self.port))
+        if self.role == Role::Dispatcher || self.port == 0 {
+            self.port = free_port()?;
+        }
+        fs::write(&self.file, toml(&self.settings, self.role, self.port))
             .with_context(|| format!("cannot write {}", self.file.display()))?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.program);
         // Nothing of the user's environment: it may name another Redis.
-        command.arg("serve").arg("--config").arg(&self.file).env_clear().env("RUST_BACKTRACE", "1");
+        command.args(self.role.words()).arg("--config").arg(&self.file).env_clear().env("RUST_BACKTRACE", "1");
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let (out, error) = match &self.gate {
             Some(gate) => (gate.pipe(log.try_clone()?)?, gate.pipe(log)?),
@@ -101,6 +151,10 @@ impl Worker {
         let process = Owned::spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {} serve", self.program.display()))?);
         Ok(())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// `kill -9`.
@@ -154,7 +208,7 @@ impl Worker {
     }
 
     async fn ready(&mut self) -> Result<()> {
-        while !is_ready(self.port).await {
+        while !is_ready(self.port, self.role.probe()).await {
             self.check()?;
             sleep(Duration::from_millis(10)).await;
         }
@@ -193,22 +247,21 @@ impl Worker {
 
 /// What a worker would say of these settings, before anything is started.
 pub fn check_settings(settings: &BTreeMap<String, String>) -> Result<()> {
-    let file = ConfigFile { path: "the settings of the workers".to_owned(), text: toml(settings, 1) };
+    let file = ConfigFile { path: "the settings of the workers".to_owned(), text: toml(settings, Role::Dispatcher, 1) };
     Config::load(Sources { file: Some(file), ..Sources::default() })?;
     Ok(())
 }
 
 /// Every value is written as text: the configuration reads it by its key.
-fn toml(settings: &BTreeMap<String, String>, port: u16) -> String {
-    let listen = ("listen".to_owned(), format!("{}:{port}", Ipv4Addr::LOCALHOST));
-    let lines = settings.iter().map(|(key, value)| (key.clone(), value.clone())).chain([listen]);
+fn toml(settings: &BTreeMap<String, String>, role: Role, port: u16) -> String {
+    let lines = settings.iter().map(|(key, value)| (key.clone(), value.clone())).chain(role.settings(port));
     lines.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value))).collect()
 }
 
-async fn is_ready(port: u16) -> bool {
+async fn is_ready(port: u16, probe: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").await?;
+        stream.write_all(format!("GET {probe} HTTP/1.1\r\nhost: herald\r\n\r\n").as_bytes()).await?;
         let mut status = [0; 12];
         stream.read_exact(&mut status).await?;
         std::io::Result::Ok(status)

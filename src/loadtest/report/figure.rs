@@ -76,6 +76,7 @@ impl Point {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Timed {
     Delivery,
+    Answer,
     RetryLateness,
     SendLateness,
 }
@@ -185,6 +186,7 @@ impl Figure {
         all.extend(Sum::ALL.map(Self::Deliveries));
         all.extend(Sending::ALL.map(Self::Sending));
         all.push(Self::Seconds);
+        all.extend(Point::ALL.map(|point| Self::Latency(Timed::Answer, point)));
         all.extend(Point::ALL.map(|point| Self::Latency(Timed::RetryLateness, point)));
         all.extend(Point::ALL.map(|point| Self::Latency(Timed::SendLateness, point)));
         for who in PROCESSES {
@@ -248,6 +250,7 @@ impl Figure {
     fn latency<'a>(&self, result: &'a RunResult) -> Option<(&'a Latency, Point)> {
         let (latency, point) = match self {
             Self::Latency(Timed::Delivery, point) => (&result.latency, point),
+            Self::Latency(Timed::Answer, point) => (&result.answers, point),
             Self::Latency(Timed::RetryLateness, point) => (&result.retry_lateness, point),
             Self::Latency(Timed::SendLateness, point) => (&result.generator.lateness, point),
             Self::ProfileLatency(name, point) => {
@@ -264,6 +267,7 @@ impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Latency(Timed::Delivery, point) => f.write_str(point.name()),
+            Self::Latency(Timed::Answer, point) => write!(f, "answers.{}", point.name()),
             Self::Latency(Timed::RetryLateness, point) => write!(f, "retry_lateness.{}", point.name()),
             Self::Latency(Timed::SendLateness, point) => write!(f, "send_lateness.{}", point.name()),
             Self::ProfileLatency(profile, point) => write!(f, "{profile}.{}", point.name()),

@@ -9,7 +9,7 @@ use crate::loadtest::{
     latency::{self, histogram},
     result::{
         Deliveries, Environment, FaultMark, Generator, Latency, ProcessUse, ProfileResult, Promise, RESULT_SCHEMA,
-        RunResult, Second, ThresholdResult,
+        Requests, RunResult, Second, ThresholdResult,
     },
     scenario::Scenario,
 };
@@ -108,6 +108,7 @@ pub fn hostile() -> RunResult {
     result.environment.cpu = EVIL.to_owned();
     result.environment.redis_version = EVIL.to_owned();
     result.profiles[0].name = EVIL.to_owned();
+    result.requests[0].name = EVIL.to_owned();
     result.processes[0].who = EVIL.to_owned();
     result.promises[1].name = EVIL.to_owned();
     result.promises[1].text = EVIL.to_owned();
@@ -166,8 +167,10 @@ pub fn run(shape: &Shape) -> RunResult {
         },
         deliveries: deliveries(sums.1, f64::from(shape.seconds)),
         latency: latency::merge(all).unwrap(),
+        answers: (!lateness.is_empty()).then(|| of(&lateness)),
         retry_lateness: (!retry.is_empty()).then(|| of(&retry)),
         profiles,
+        requests: requests(sums.1),
         goodput: Vec::new(),
         series,
         faults: shape.faults.iter().map(|&(fault, at, until)| FaultMark { fault, at, until }).collect(),
@@ -176,6 +179,20 @@ pub fn run(shape: &Shape) -> RunResult {
         thresholds: vec![],
         processes: processes(sums.1),
     }
+}
+
+fn requests(acknowledged: u64) -> Vec<Requests> {
+    let of = |name: &str, asked: u64| Requests {
+        name: name.to_owned(),
+        asked,
+        done: asked / 2,
+        refused: asked / 4,
+        unavailable: asked - asked / 2 - asked / 4,
+        unknown: 0,
+        latency: None,
+    };
+    let all = [of("create", acknowledged / 4), of("capture", acknowledged / 2)];
+    all.into_iter().filter(|requests| requests.asked > 0).collect()
 }
 
 /// Also makes the sums of what was intended and acknowledged.

@@ -61,6 +61,7 @@ pub fn summary(result: &RunResult, colour: Colour) -> String {
     parts.push(section("Deliveries", colour, &deliveries(result)));
     parts.push(latencies(result, colour));
     parts.extend(profiles(result, colour));
+    parts.extend(requests(result, colour));
     parts.extend(goodput(result, colour));
     parts.extend(processes(result, colour));
     parts.extend(thresholds(result, colour));
@@ -260,6 +261,7 @@ fn latencies(result: &RunResult, colour: Colour) -> String {
         }
     };
     row("intended time to arrival", &result.latency);
+    row("intended time to answer", &result.answers);
     row("retries after their time", &result.retry_lateness);
     row("sending after its time", &result.generator.lateness);
     match table.is_empty() {
@@ -282,6 +284,20 @@ fn profiles(result: &RunResult, colour: Colour) -> Option<String> {
         table.add_row(cells);
     }
     (!result.profiles.is_empty()).then(|| format!("{}\n{}", colour.title("Receivers"), shown(&table)))
+}
+
+fn requests(result: &RunResult, colour: Colour) -> Option<String> {
+    let columns = ["requests", "asked", "done", "refused", "unavailable", "unknown", "p50", "p99", "max"];
+    let mut table = headed(&columns, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    for one in &result.requests {
+        let counts = [one.asked, one.done, one.refused, one.unavailable, one.unknown].map(words::number);
+        let points = [Point::P50, Point::P99, Point::Max].map(|point| match &one.latency {
+            Some(latency) => words::time(point.of(latency)),
+            None => "-".to_owned(),
+        });
+        table.add_row([vec![cell(&one.name)], counts.to_vec(), points.to_vec()].concat());
+    }
+    (!result.requests.is_empty()).then(|| format!("{}\n{}", colour.title("Requests"), shown(&table)))
 }
 
 fn goodput(result: &RunResult, colour: Colour) -> Option<String> {

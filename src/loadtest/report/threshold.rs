@@ -171,6 +171,7 @@ impl Names {
         let sending = Sending::ALL.map(Sending::name).join(" ");
         let used = Used::ALL.map(Used::name).join("|");
         let mut known = vec![format!("{points} {sums} {sending} seconds")];
+        known.push("answers.p50 (of the payment-intents service, and so on)".to_owned());
         known.push("retry_lateness.p50 (and the other percentiles)".to_owned());
         known.push("send_lateness.p50 (and so on)".to_owned());
         known.push(format!("{}.{used}", PROCESSES.join("|")));

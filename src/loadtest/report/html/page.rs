@@ -165,6 +165,10 @@ fn distribution(result: &RunResult) -> Result<Vec<Section>, PageError> {
         let table = Some(tables::profiles(result));
         sections.push(Section { table, ..Section::of_figure("Receivers", says, figure) });
     }
+    if !result.requests.is_empty() {
+        let says = "What merchants asked for, and how the service answered. In doubt is what nobody answered.";
+        sections.push(Section { says, ..Section::of_table("Requests", tables::requests(result)) });
+    }
     Ok(sections)
 }
 

@@ -90,6 +90,7 @@ pub(super) fn percentiles(result: &RunResult) -> Table {
     columns.extend(names.iter().map(String::as_str));
     let rows = [
         ("Intended time to first arrival", &result.latency),
+        ("Intended time to answer", &result.answers),
         ("Retries, after their time", &result.retry_lateness),
         ("Sending, after its time", &result.generator.lateness),
     ];
@@ -127,6 +128,23 @@ pub(super) fn profiles(result: &RunResult) -> Table {
             cells.extend([Point::P50, Point::P99, Point::P9999, Point::Max].map(|point| {
                 number_cell(
                     profile.latency.as_ref().map_or_else(|| "–".to_owned(), |latency| words::time(point.of(latency))),
+                )
+            }));
+            cells
+        }),
+    )
+}
+
+pub(super) fn requests(result: &RunResult) -> Table {
+    table(
+        &["Request", ">Asked", ">Done", ">Refused", ">Unavailable", ">Unknown", ">p50", ">p99", ">max"],
+        result.requests.iter().map(|one| {
+            let counts = [one.asked, one.done, one.refused, one.unavailable, one.unknown];
+            let mut cells = vec![text_cell(&one.name)];
+            cells.extend(counts.map(|many| number_cell(words::number(many))));
+            cells.extend([Point::P50, Point::P99, Point::Max].map(|point| {
+                number_cell(
+                    one.latency.as_ref().map_or_else(|| "–".to_owned(), |latency| words::time(point.of(latency))),
                 )
             }));
             cells
