@@ -151,14 +151,15 @@ async fn serve_payment_intents(
 ) -> Result<impl Future<Output = ()> + use<>> {
     let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
     let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
-    let subscriptions = Subscriptions::new(redis.clone(), keys, registry, rules);
+    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules);
     let service = intents(config)?;
     let listener = TcpListener::bind(address).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
-    let api = api::intents::Api::new(service.clone(), api::access::Access::new(redis), subscriptions, &public_url);
+    let access = api::access::Access::new(redis);
+    let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, &public_url);
     let router = api::intents::router(api, config.intents.sandbox);
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {

@@ -1,13 +1,22 @@
 //! The payment-intents service as a merchant meets it: the real program, a real Redis, HTTP.
 
+// A test waits for other processes.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "support/merchants.rs"]
+mod merchants;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "receiver/mod.rs"]
 mod receiver;
 mod support;
+#[path = "support/world.rs"]
+mod world;
 
 #[path = "intents/house.rs"]
 mod house;
+#[path = "intents/reconciliation.rs"]
+mod reconciliation;
 #[path = "intents/scenarios.rs"]
 mod scenarios;
 #[path = "intents/subscriptions.rs"]

@@ -39,12 +39,17 @@ enum Act {
     Due,
     Forget(usize, u64),
     PutOff(usize, i64),
-    Reset(usize, Option<i64>),
+    Reset(usize, Option<(i64, u64)>),
     Search {
         account: usize,
         from: i64,
         to: i64,
         order: Order,
+        most: usize,
+    },
+    Feed {
+        account: usize,
+        after: u64,
         most: usize,
     },
     Clock(ClockChange),
@@ -65,9 +70,10 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Due),
         1 => (0..4usize, prop_oneof![3 => Just(0u64), 1 => Just(1)]).prop_map(|(id, off)| Act::Forget(id, off)),
         1 => (0..4usize, instant()).prop_map(|(id, to)| Act::PutOff(id, to)),
-        1 => (0..2usize, prop::option::of(instant())).prop_map(|(account, until)| Act::Reset(account, until)),
+        1 => (0..2usize, prop::option::of((instant(), 0..12u64))).prop_map(|(account, until)| Act::Reset(account, until)),
         2 => (0..2usize, instant(), instant(), select(vec![Order::NewestFirst, Order::OldestFirst]), 1..4usize)
             .prop_map(|(account, from, to, order, most)| Act::Search { account, from, to, order, most }),
+        2 => (0..2usize, 0..12u64, 1..6usize).prop_map(|(account, after, most)| Act::Feed { account, after, most }),
         1 => (0..20i64).prop_map(|by| Act::Clock(ClockChange::Advance(by))),
         1 => instant().prop_map(|to| Act::Clock(ClockChange::To(to))),
         2 => Just(Act::Clock(ClockChange::Step)),
@@ -120,8 +126,10 @@ impl<'r> Both<'r> {
             Act::Due => self.due().await,
             Act::Forget(n, off) => {
                 let (status, revision) = self.model.known(&id(*n)).map_or(("Created".to_owned(), 0), Known::parts);
-                let done = self.store.forget(&id(*n), &account(*n), &status, revision + off).await.unwrap();
-                assert_eq!(done, self.model.forget(&id(*n), revision + off));
+                let (id, account) = (id(*n), account(*n));
+                let numbers = self.model.numbers_of(&id);
+                let done = self.store.forget(&id, &account, &status, revision + off, &numbers).await.unwrap();
+                assert_eq!(done, self.model.forget(&id, &account, revision + off, &numbers));
             }
             Act::PutOff(n, to) => {
                 self.store.put_off(&id(*n), *to).await.unwrap();
@@ -129,13 +137,19 @@ impl<'r> Both<'r> {
             }
             Act::Reset(n, until) => {
                 let removed = self.store.reset(&account(*n), &STATUSES.map(str::to_owned), *until).await.unwrap();
-                assert_eq!(removed, self.model.reset(&account(*n), *until));
+                assert_eq!((removed.until, removed.intents, removed.has_more), self.model.reset(&account(*n), *until));
             }
             Act::Search { account: n, from, to, order, most } => {
                 let range = (*from, *to);
                 let (found, has_more) = self.store.search(&account(*n), &STATUSES, range, *order, *most).await.unwrap();
                 let found: Vec<_> = found.into_iter().map(|found| (found.created_at, found.id, found.stored)).collect();
                 assert_eq!((found, has_more), self.model.search(&account(*n), range, *order, *most));
+            }
+            Act::Feed { account: n, after, most } => {
+                let feed = self.store.feed(&account(*n), *after, *most).await.unwrap();
+                let told = feed.told.into_iter().map(|told| (told.number, told.id, told.stored.map(Result::unwrap)));
+                let found = (feed.latest, feed.has_more, told.collect());
+                assert_eq!(found, self.model.feed(&account(*n), *after, *most));
             }
             Act::Clock(change) => {
                 assert_eq!(self.store.clock(*change).await.unwrap(), self.model.clock(*change), "{change:?}");
@@ -185,6 +199,7 @@ impl<'r> Both<'r> {
         for n in 0..2 {
             let all = Act::Search { account: n, from: 0, to: i64::MAX, order: Order::OldestFirst, most: 100 };
             self.act(&all).await;
+            self.act(&Act::Feed { account: n, after: 0, most: 100 }).await;
             for status in STATUSES {
                 let key = format!("herald:{{payment-intents}}:pi-of:{}:{status}", account(n));
                 let indexed: Vec<String> = self.redis.command(&["ZRANGE", &key, "0", "-1"]).await;

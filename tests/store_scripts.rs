@@ -9,6 +9,7 @@ use herald::{
     facts::{
         delivery::Chain,
         endpoint::Mark,
+        envelope::{AccountSequence, Envelope},
         id::{DeliveryId, EndpointId, EntryId, IntentId},
     },
     store::{
@@ -143,7 +144,7 @@ fn every_item(at: &str) -> Vec<Item> {
             body: bytes,
             cut: false,
             error: "no JSON".to_owned(),
-            traceparent: None,
+            envelope: Default::default(),
             keep_bytes: Some(1 << 20),
         },
         Item::Requeue { entry },
@@ -708,6 +709,8 @@ async fn what_is_finished_is_trimmed_whatever_its_id_says() {
 async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_claim_one() {
     let owner = Owner::start().await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let account_sequence = Some(AccountSequence(17));
+    let envelope = Envelope { traceparent: traceparent.parse().ok(), account_sequence };
     let mut bad = EntryId { ms: 5, seq: 1 };
     let place = bad;
     // Twice: an entry that is refused again keeps the place that it had at first.
@@ -717,14 +720,17 @@ async fn what_comes_back_from_the_quarantine_keeps_its_place_and_nobody_can_clai
             body: "{}".into(),
             cut: false,
             error: "no".to_owned(),
-            traceparent: traceparent.parse().ok(),
+            envelope: envelope.clone(),
             keep_bytes: Some(1 << 20),
         };
         owner.settle(vec![item, Item::Requeue { entry: bad }]).await;
         let back = owner.read(10).await;
         assert_eq!(back.len(), 1);
         assert_eq!(back[0].place, Some(place));
-        let Content::Event { body, traceparent: kept, .. } = &back[0].content else { panic!("{back:?}") };
+        let Content::Event { body, traceparent: kept, account_sequence: number, .. } = &back[0].content else {
+            panic!("{back:?}")
+        };
+        assert_eq!(*number, account_sequence);
         assert_eq!((&body[..], kept.as_deref()), (&b"{}"[..], Some(traceparent.as_bytes())));
         bad = back[0].id;
     }
@@ -743,7 +749,7 @@ async fn two_events_of_one_id_are_in_the_quarantine_both() {
         body: body.into(),
         cut: false,
         error: "no".to_owned(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: None,
     };
     // Each is settled a second time.
@@ -770,7 +776,7 @@ async fn the_quarantine_drops_its_oldest_beyond_its_limit_and_counts_them() {
         body: vec![b'x'; 60_000].into(),
         cut: false,
         error: "no JSON".to_owned(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: Some(1 << 20),
     };
     // A sound one, whose id another event has, may be dropped by nobody.
@@ -779,7 +785,7 @@ async fn the_quarantine_drops_its_oldest_beyond_its_limit_and_counts_them() {
         body: "{}".into(),
         cut: false,
         error: "displaced".to_owned(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: None,
     };
     owner.settle(vec![sound]).await;

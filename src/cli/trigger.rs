@@ -23,7 +23,6 @@ use crate::{
         decide::{Command, IssuerAnswer},
         details::Details,
         document::Document,
-        event,
         intent::{IdempotencyKey, Intent},
         issuer,
         service::random_part,
@@ -126,7 +125,7 @@ fn show(context: &Context, intent: &Intent) -> anyhow::Result<()> {
     let links = config.public_url.as_ref().map_or_else(listen, ToString::to_string);
     let links = links.trim_end_matches('/');
     let told = intent.history.iter().map(|told| {
-        let body = serde_json::from_slice(event::again(intent, told)?.body())?;
+        let body = serde_json::from_slice(told.again(intent)?.body())?;
         let event = told.kind.name().to_owned();
         anyhow::Ok(Told { entry: told.entry, id: told.id.clone(), event, status: told.status, body })
     });

@@ -38,6 +38,7 @@ use crate::{
     facts::{
         delivery::{DeadLetter, Delivery},
         endpoint::{Endpoint, Mark},
+        envelope::Envelope,
         event::{Event, EventError, EventType, Novelty},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
         outcome::Attempted,

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     endpoint::Mark,
+    envelope::Envelope,
     event::{Event, EventType},
     id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
     outcome::AttemptReport,
     retry::DeadReason,
     sequence::Sequence,
-    traceparent::{Traceparent, lenient},
 };
 
 /// Version of the stored form. A larger one was written by a newer Herald and is refused instead of guessed at.
@@ -80,8 +80,8 @@ pub struct Delivery {
     /// Its endpoint could not be read when the event was read: whether it wants such events is decided when it can be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unsure: bool,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<Traceparent>,
+    #[serde(flatten)]
+    pub envelope: Envelope,
     /// The entry whose place in the order this one has, if it came back from the quarantine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<EntryId>,
@@ -117,7 +117,7 @@ impl Delivery {
             attempts: 0,
             earlier_attempts: 0,
             is_unsure: false,
-            traceparent: None,
+            envelope: Envelope::default(),
             place: None,
             history: Vec::new(),
             redelivered: Vec::new(),
@@ -249,7 +249,7 @@ mod tests {
             attempts: 0,
             earlier_attempts: 0,
             is_unsure: false,
-            traceparent: None,
+            envelope: Envelope::default(),
             place: None,
             history: Vec::new(),
             redelivered: Vec::new(),
@@ -303,7 +303,7 @@ mod tests {
         let mut back = delivery("{}");
         assert_eq!(back.sequence(), Sequence("17-1".parse().unwrap()));
         back.place = Some("9-3".parse().unwrap());
-        back.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        back.envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
         let read = Delivery::from_record(&back.to_record()).unwrap();
         assert_eq!((&read, read.sequence()), (&back, Sequence("9-3".parse().unwrap())));
     }
@@ -311,9 +311,9 @@ mod tests {
     #[test]
     fn a_traceparent_that_is_none_spoils_no_record() {
         let mut kept = delivery("{}");
-        kept.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        kept.envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
         let record = String::from_utf8(kept.to_record().to_vec()).unwrap().replace("b7ad6b7169203331", "what?");
-        kept.traceparent = None;
+        kept.envelope.traceparent = None;
         assert_eq!(Delivery::from_record(&record.into()).unwrap(), kept);
     }
 

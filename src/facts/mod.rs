@@ -6,6 +6,7 @@
 
 pub mod delivery;
 pub mod endpoint;
+pub mod envelope;
 pub mod event;
 pub mod id;
 pub mod log;

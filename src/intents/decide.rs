@@ -4,14 +4,15 @@
 use super::{
     details::{AutoExpireAction, ItemLine, TaxLine},
     intent::{
-        Capture, Card, Challenge, ClientSecret, Deadline, EventKind, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS,
-        Payment, Refund, Reversal, Told,
+        Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS, Payment,
+        Refund, Reversal,
     },
     issuer::{self, Verdict},
     life::{self, Kind, Step},
     money::{self, Money},
     refusal::Refusal,
     stamp::Stamp,
+    told::{EventKind, Told},
 };
 use crate::facts::{event::PaymentStatus, id::EventId};
 
@@ -158,7 +159,7 @@ pub fn decide(intent: &Intent, command: &Command, now: Stamp, fresh: Fresh) -> R
 
 fn tell(mut intent: Intent, kind: EventKind, fresh: Fresh) -> Change {
     let status = intent.status;
-    intent.history.push(Told { id: fresh.event, kind, status, at: Stamp::THIS, entry: None });
+    intent.history.push(Told::now(fresh.event, kind, status));
     settle(intent, fresh.operation, Some(kind))
 }
 

@@ -6,15 +6,19 @@ use proptest::{prelude::*, sample::select};
 use super::{
     decide::{Approval, ChallengeResult, Change, Command, Fresh, IssuerAnswer, create, decide},
     details::{AutoExpireAction, Config, Details, PaymentConfig},
-    intent::{Card, EventKind, IdempotencyKey, Intent, State},
+    intent::{Card, IdempotencyKey, Intent, State},
     life::{self, Kind, Step},
     money::{Currency, Money},
     refusal::Refusal,
     stamp::{DAY, MINUTE, SECOND, Stamp, TimeSpan},
+    told::EventKind,
 };
-use crate::facts::{
-    event::{CaptureMode, PaymentStatus},
-    id::{AccountId, EventId, IntentId},
+use crate::{
+    facts::{
+        event::{CaptureMode, PaymentStatus},
+        id::{AccountId, EventId, IntentId},
+    },
+    store::intents::Stored,
 };
 
 const START: Stamp = Stamp(1_700_000_000_000_000);
@@ -81,11 +85,13 @@ impl World {
     /// Through its record, as the next process would see it.
     fn stored(&mut self, change: Change) {
         self.now = self.now + 1;
-        let Change { mut intent, .. } = change;
-        let record = intent.to_record();
-        let (id, revision) = (intent.id.clone(), intent.revision);
+        let Change { mut intent, told } = change;
+        let number = told.map(|_| intent.history.len() as u64);
+        let json = intent.to_record().into();
         intent.date_from(self.now);
-        let read = Intent::from_record(id, revision, self.now, record.as_bytes()).unwrap();
+        intent.place(number, None);
+        let stored = Stored { revision: intent.revision, changed_at: self.now.0, number, entry: None, json };
+        let read = Intent::from_record(intent.id.clone(), &stored).unwrap();
         assert_eq!(read, intent, "what is read is not what was written");
         self.intent = read;
     }

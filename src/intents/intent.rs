@@ -8,10 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     details::{AutoExpireAction, Details},
     stamp::{DAY, MINUTE, Stamp, micros},
+    told::Told,
 };
-use crate::facts::{
-    event::{CaptureMode, PaymentStatus},
-    id::{AccountId, EntryId, EventId, IntentId},
+use crate::{
+    facts::{
+        event::{CaptureMode, PaymentStatus},
+        id::{AccountId, EntryId, IntentId},
+    },
+    store::intents::Stored,
 };
 
 /// How long an intent waits for its payment where nothing else is said, and how long money is held.
@@ -193,42 +197,6 @@ pub struct PaymentAttempt {
     pub masked: String,
 }
 
-/// An event that left with a change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Told {
-    pub id: EventId,
-    #[serde(rename = "k")]
-    pub kind: EventKind,
-    #[serde(rename = "st")]
-    pub status: PaymentStatus,
-    #[serde(rename = "at", with = "micros")]
-    pub at: Stamp,
-    /// Its place in the stream, which only the commit knows: the last one's stands before the record until the next change.
-    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
-    pub entry: Option<EntryId>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EventKind {
-    #[serde(rename = "c")]
-    Created,
-    #[serde(rename = "u")]
-    StatusUpdated,
-    #[serde(rename = "r")]
-    SendReceipt,
-}
-
-impl EventKind {
-    /// As the webhook's `event` names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "payment_intent.created",
-            Self::StatusUpdated => "payment_intent.status_updated",
-            Self::SendReceipt => "payment_intent.send-receipt",
-        }
-    }
-}
-
 /// What a client calls a request that it may have to repeat, and a hash of what it asked for. The key's own text is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyKey {
@@ -408,21 +376,22 @@ impl Intent {
     }
 
     /// From what a commit stored, with everything that stands beside it.
-    pub fn from_record(id: IntentId, revision: u64, changed_at: Stamp, json: &[u8]) -> Result<Self, RecordError> {
+    pub fn from_record(id: IntentId, stored: &Stored) -> Result<Self, RecordError> {
         let mut intent: Self =
-            serde_json::from_slice(json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
+            serde_json::from_slice(&stored.json).map_err(|error| RecordError::Unreadable(error.to_string()))?;
         if intent.schema > SCHEMA {
             return Err(RecordError::Newer(intent.schema));
         }
-        (intent.id, intent.revision, intent.changed_at) = (id, revision, changed_at);
-        intent.date_from(changed_at);
+        (intent.id, intent.revision) = (id, stored.revision);
+        intent.date_from(Stamp(stored.changed_at));
+        intent.place(stored.number, stored.entry);
         Ok(intent)
     }
 
-    /// Gives the event that the last change told its place in the stream.
-    pub fn place(&mut self, entry: Option<EntryId>) {
-        if let (Some(last), Some(entry)) = (self.history.last_mut(), entry) {
-            last.entry = Some(entry);
+    /// Gives the event that the last change told its number and its place in the stream.
+    pub fn place(&mut self, number: Option<u64>, entry: Option<EntryId>) {
+        if let Some(told) = self.history.last_mut().filter(|told| told.number == 0) {
+            (told.number, told.entry) = (number.unwrap_or_default(), entry);
         }
     }
 

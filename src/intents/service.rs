@@ -14,7 +14,6 @@ use super::{
     capacity::Capacity,
     decide::{self, Change, Command, Fresh},
     details::Details,
-    event,
     intent::{ID_PREFIX, IdempotencyKey, Intent, RecordError},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
@@ -29,8 +28,8 @@ use crate::{
         connection::{Purpose, Redis, SharedConnection},
         error::StoreError,
         intents::{
-            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_DUE, MAX_PAGE, Order,
-            Repeated, Stored,
+            ClockChange, ClockState, Commit, Committed, Due, IntentStore, KeyOf, Loaded, MAX_PAGE, Order, Repeated,
+            Stored,
         },
         keys::PartitionKeys,
     },
@@ -152,8 +151,8 @@ pub enum Part {
 /// The payment intents of one stream. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
-    connection: SharedConnection,
-    keys: PartitionKeys,
+    pub(super) connection: SharedConnection,
+    pub(super) keys: PartitionKeys,
     settings: Arc<Settings>,
     capacity: Capacity,
 }
@@ -294,9 +293,9 @@ impl Service {
         let (mut until, mut removed) = (None, 0);
         loop {
             let page = self.with_store(async |store| store.reset(account, &statuses, until).await).await?;
-            until = Some(page.0);
-            removed += page.1;
-            if page.1 < MAX_DUE {
+            until = Some(page.until);
+            removed += page.intents;
+            if !page.has_more {
                 return Ok(removed);
             }
         }
@@ -409,7 +408,7 @@ impl Service {
             // Only its deadline is left.
             None => {
                 let nobody = AccountId::new("acc").expect("it is an id");
-                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0).await).await?;
+                self.with_store(async |store| store.forget(id, &nobody, "Canceled", 0, &[]).await).await?;
                 return Ok(Fired::Done);
             }
         };
@@ -418,7 +417,9 @@ impl Service {
             return Ok(if applied.is_some() { Fired::Done } else { Fired::NotDue(deadline.at()) });
         }
         let status = intent.status.to_string();
-        let forget = async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision).await;
+        let numbers: Vec<u64> = intent.history.iter().map(|told| told.number).filter(|number| *number > 0).collect();
+        let forget =
+            async |store: &mut IntentStore| store.forget(id, &intent.account, &status, intent.revision, &numbers).await;
         Ok(if self.with_store(forget).await? { Fired::Done } else { Fired::ByOther })
     }
 
@@ -459,9 +460,10 @@ impl Service {
                 committed => committed?,
             };
             return Ok(match committed {
-                Committed::Done { stamp, .. } => {
+                Committed::Done { stamp, number, entry } => {
                     let mut intent = change.intent.clone();
                     intent.date_from(Stamp(stamp));
+                    intent.place(number, entry.and_then(|entry| entry.parse().ok()));
                     Attempt::Done(Box::new(intent))
                 }
                 Committed::Stale { now, stored } => match done_before(&change.intent.id, operation, stored.as_ref()) {
@@ -499,7 +501,7 @@ impl Service {
             created_at: before.map(|before| before.created_at.0),
             status: intent.status.to_string(),
             status_before: before.map(|before| before.status.to_string()),
-            event: change.told.and(intent.history.last()).map(|told| event::around_time(intent, told)),
+            event: change.told.and(intent.history.last()).map(|told| told.around_time(intent)),
             key: key.map(RequestKey::of),
         }
     }
@@ -526,7 +528,7 @@ impl Service {
     }
 
     /// Does something with the connection, which is made anew after it failed.
-    async fn with_store<T>(
+    pub(super) async fn with_store<T>(
         &self,
         what: impl AsyncFnOnce(&mut IntentStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -558,10 +560,8 @@ enum Attempt {
     Late,
 }
 
-fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
-    let mut intent = Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)?;
-    intent.place(stored.entry);
-    Ok(intent)
+pub(super) fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
+    Intent::from_record(id.clone(), stored)
 }
 
 fn stored(id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {

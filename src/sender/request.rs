@@ -30,6 +30,7 @@ static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signatur
 static DOJO_SIGNATURE: HeaderName = HeaderName::from_static("dojo-signature");
 static HERALD_ATTEMPT: HeaderName = HeaderName::from_static("herald-attempt");
 static HERALD_SEQUENCE: HeaderName = HeaderName::from_static("herald-sequence");
+static HERALD_ACCOUNT_SEQUENCE: HeaderName = HeaderName::from_static("herald-account-sequence");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const USER_AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
@@ -38,7 +39,7 @@ const USER_AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "(hidden)";
 
 /// Headers that Herald writes itself; with the endpoint's own they size the map.
-const OWN_HEADERS: usize = 11;
+const OWN_HEADERS: usize = 12;
 
 /// Room for the usual values of a request together.
 const USUAL_VALUE_BYTES: usize = 256;
@@ -157,7 +158,10 @@ impl Prepared {
         self.sign(&mut values, delivery, &endpoint.schemes, now_ms, usage)?;
         values.add(&HERALD_ATTEMPT, &delivery.next_attempt().to_string());
         values.add(&HERALD_SEQUENCE, &delivery.sequence().to_string());
-        if let Some(traceparent) = delivery.traceparent.as_ref().filter(|_| endpoint.traceparent) {
+        if let Some(number) = delivery.envelope.account_sequence {
+            values.add(&HERALD_ACCOUNT_SEQUENCE, &number.to_string());
+        }
+        if let Some(traceparent) = delivery.envelope.traceparent.as_ref().filter(|_| endpoint.traceparent) {
             values.add(&TRACEPARENT, traceparent.as_str());
         }
         let mut headers = HeaderMap::with_capacity(OWN_HEADERS + self.extra.len());

@@ -10,7 +10,7 @@ fn delivery() -> Delivery {
     let event = Event::parse(Bytes::from_static(BODY.as_bytes())).unwrap();
     let mut delivery =
         Delivery::new("1700000000000-7".parse().unwrap(), EndpointId::new("ep_1").unwrap(), &event, true, 0);
-    delivery.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+    delivery.envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
     delivery
 }
 

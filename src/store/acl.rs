@@ -142,7 +142,9 @@ const INTENTS: &[&str] = &[
     "hscan",
     "hset",
     "hsetnx",
+    "hvals",
     "info",
+    "mget",
     "script|load",
     "select",
     "set",
@@ -151,11 +153,13 @@ const INTENTS: &[&str] = &[
     "xadd",
     "xinfo|groups",
     "xinfo|stream",
-    "xrange",
+    "xpending",
     "xread",
+    "xrevrange",
     "zadd",
     "zrange",
     "zrem",
+    "zscore",
 ];
 
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
@@ -200,8 +204,9 @@ impl Role {
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                let cursor = format!("%R~{}", escape(&keys.cursor()));
-                vec![format!("~{stream}"), format!("~{companions}pi*"), cursor, registry, format!("~{}", ApiKeys::KEYS)]
+                let read = ["delivery:*", "dead-letter:*", "due", "cursor"].map(|key| format!("%R~{companions}{key}"));
+                let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
+                own.into_iter().chain(read).collect()
             }
         }
     }
@@ -211,7 +216,12 @@ impl Role {
 pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
-    format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "))
+    let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
+    match role {
+        // Only there may it take something back: what stands in the stream stays.
+        Role::Intents => format!("{rule} (~{}pi-feed:* +xdel +xrange)", escape(keys.prefix())),
+        _ => rule,
+    }
 }
 
 /// All the commands to run, in this order. The last one shuts out everyone without a name.

@@ -10,7 +10,10 @@ use redis::Value;
 use super::protocol::{
     Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Recorded, Request, RequestKind, Term, Unfinished,
 };
-use crate::facts::id::{DeliveryId, EndpointId, EntryId, IdError, IntentId};
+use crate::facts::{
+    envelope::AccountSequence,
+    id::{DeliveryId, EndpointId, EntryId, IdError, IntentId},
+};
 
 type Malformed = String;
 
@@ -190,13 +193,19 @@ impl Parts {
             let mut parts = head.split(':');
             let id = parts.next().unwrap_or_default().parse().map_err(|error: IdError| error.to_string())?;
             let text = self.bytes()?;
-            let content = match (parts.next(), parts.next()) {
-                (None, _) => Content::Event { full_bytes: text.len(), body: text, traceparent: None },
+            let mut content = match (parts.next(), parts.next()) {
+                (None, _) => {
+                    Content::Event { full_bytes: text.len(), body: text, traceparent: None, account_sequence: None }
+                }
                 (Some(length), Some(traceparent)) => content(signed(length)?, signed(traceparent)?, text)?,
                 _ => return Err(format!("{head:?} is not the head of an entry")),
             };
-            let place =
-                parts.next().map(|place| place.parse().map_err(|error: IdError| error.to_string())).transpose()?;
+            let place = parts.next().filter(|place| !place.is_empty());
+            let place = place.map(|place| place.parse().map_err(|error: IdError| error.to_string())).transpose()?;
+            if let (Some(number), Content::Event { account_sequence, .. }) = (parts.next(), &mut content) {
+                let read = AccountSequence::read(number.as_bytes());
+                *account_sequence = Some(read.ok_or_else(|| format!("{number:?} is no number of an account's event"))?);
+            }
             match parts.next() {
                 None => Ok(Entry { id, place, content }),
                 Some(_) => Err(format!("{head:?} is not the head of an entry")),
@@ -240,7 +249,7 @@ fn content(length: i64, traceparent: i64, mut text: Bytes) -> Result<Content, Ma
         _ => {
             let full_bytes = usize::try_from(length).ok().filter(|full_bytes| *full_bytes >= text.len());
             let full_bytes = full_bytes.ok_or_else(|| format!("{length} is not the length of an event"))?;
-            Ok(Content::Event { body: text, traceparent, full_bytes })
+            Ok(Content::Event { body: text, traceparent, account_sequence: None, full_bytes })
         }
     }
 }

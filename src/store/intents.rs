@@ -19,6 +19,9 @@ pub const MAX_PAGE: usize = 100;
 /// The year 2200. Redis' scripts count microseconds exactly until 2255.
 const MAX_MICROS: i64 = 7_258_118_400_000_000;
 
+/// An account's events are counted exactly up to here.
+const MAX_NUMBER: u64 = (1 << 53) - 2;
+
 macro_rules! scripts {
     ($($constant:ident = $name:literal),* $(,)?) => {$(
         static $constant: LazyLock<Script> = LazyLock::new(|| {
@@ -35,6 +38,7 @@ scripts! {
     FORGET = "intent_forget",
     RESET = "intent_reset",
     SEARCH = "intent_search",
+    FEED = "intent_feed",
     CLOCK = "intent_clock",
 }
 
@@ -44,6 +48,8 @@ pub struct Stored {
     pub revision: u64,
     /// When its last change was made.
     pub changed_at: i64,
+    /// Of the last change's event among its account's.
+    pub number: Option<u64>,
     /// The event that it told; none if it told none.
     pub entry: Option<EntryId>,
     pub json: Bytes,
@@ -60,7 +66,8 @@ impl Stored {
             let mut head = std::str::from_utf8(&value[..end]).ok()?.split(' ');
             let (revision, changed_at) = (head.next()?.parse().ok()?, head.next()?.parse().ok()?);
             let entry = head.next().and_then(|entry| entry.parse().ok());
-            Some(Self { revision, changed_at, entry, json: value.slice(end + 1..) })
+            let number = head.next().and_then(|number| number.parse().ok());
+            Some(Self { revision, changed_at, number, entry, json: value.slice(end + 1..) })
         };
         let stored = parsed().ok_or_else(|| StoreError::unexpected(subject, "the record does not begin as one"))?;
         Ok(Some(stored))
@@ -196,6 +203,32 @@ pub struct Found {
     pub stored: Option<Stored>,
 }
 
+/// A page of what was removed of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Created until this instant; told until this number.
+    pub until: (i64, u64),
+    pub intents: usize,
+    pub has_more: bool,
+}
+
+/// A page of what an account was told.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    /// The number of the account's last event.
+    pub latest: u64,
+    pub has_more: bool,
+    pub told: Vec<FeedEntry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct FeedEntry {
+    pub number: u64,
+    pub id: IntentId,
+    /// None if it stands at an earlier event of the page.
+    pub stored: Option<Result<Option<Stored>, StoreError>>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClockChange {
     Speed(f64),
@@ -261,6 +294,7 @@ impl IntentStore {
             self.keys.stream().to_owned(),
             of(&commit.status),
             of(commit.status_before.as_deref().unwrap_or(&commit.status)),
+            self.keys.intent_feed(commit.account),
         ];
         keys.extend(commit.key.map(|key| self.keys.intent_key(key.hash)));
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
@@ -308,21 +342,26 @@ impl IntentStore {
         })
     }
 
-    /// Whether it was there with this revision.
+    /// Whether it was there with this revision. `numbers` are those of its events.
     pub async fn forget(
         &mut self,
         id: &IntentId,
         account: &AccountId,
         status: &str,
         revision: u64,
+        numbers: &[u64],
     ) -> Result<bool, StoreError> {
         let keys = [
             self.keys.intent(id),
             self.keys.intent_due(),
             self.keys.intent_counts(),
             self.keys.intents_of(account, status),
+            self.keys.intent_feed(account),
         ];
-        let call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
+        let mut call = FORGET.keys(&keys.each_ref().map(String::as_str)).arg(id.as_str()).arg(revision);
+        for number in numbers {
+            call = call.arg(*number);
+        }
         let answer: Vec<String> = self.connection.run(Subject("forget the payment intent", id.as_str()), &call).await?;
         Ok(answer == ["OK"])
     }
@@ -333,13 +372,18 @@ impl IntentStore {
         &mut self,
         account: &AccountId,
         statuses: &[String],
-        until: Option<i64>,
-    ) -> Result<(i64, usize), StoreError> {
-        let mut keys = vec![self.keys.intent_due(), self.keys.intent_clock(), self.keys.intent_counts()];
+        until: Option<(i64, u64)>,
+    ) -> Result<Removed, StoreError> {
+        let (subject, feed) =
+            (Subject("remove the payment intents of", account.as_str()), self.keys.intent_feed(account));
+        let mut keys = vec![self.keys.intent_due(), self.keys.intent_clock(), self.keys.intent_counts(), feed];
         keys.extend(statuses.iter().map(|status| self.keys.intents_of(account, status)));
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        let call = RESET.keys(&keys).arg(self.keys.intent_prefix()).arg(or_empty(until)).arg(MAX_DUE);
-        self.connection.run(Subject("remove the payment intents of", account.as_str()), &call).await
+        let (at, number) = (until.map(|(at, _)| at), until.map_or(String::new(), |(_, number)| number.to_string()));
+        let call = RESET.keys(&keys).arg(self.keys.intent_prefix()).arg(or_empty(at)).arg(MAX_DUE);
+        let call = call.arg(account.as_str()).arg(number);
+        let (at, number, intents, events): (i64, u64, usize, usize) = self.connection.run(subject, &call).await?;
+        Ok(Removed { until: (at, number), intents, has_more: intents >= MAX_DUE || events >= MAX_DUE })
     }
 
     /// At most [`MAX_PAGE`], and whether there are more.
@@ -371,6 +415,33 @@ impl IntentStore {
             Some(Found { created_at, id, stored: Stored::parse(&subject, &part[2]).ok().flatten() })
         });
         Ok((found.collect(), has_more == "1"))
+    }
+
+    /// What an account was told after a number, at most [`MAX_PAGE`].
+    pub async fn feed(&mut self, account: &AccountId, after: u64, most: usize) -> Result<Feed, StoreError> {
+        let subject = format!("read what {account} was told");
+        let (feed, counts) = (self.keys.intent_feed(account), self.keys.intent_counts());
+        let call = FEED
+            .keys_to_read(&[&feed, &counts])
+            .arg(self.keys.intent_prefix())
+            .arg(account.as_str())
+            .arg(after.min(MAX_NUMBER))
+            .arg(most.min(MAX_PAGE));
+        let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
+        let malformed = || StoreError::unexpected(&subject, "it is no answer of the script");
+        let [latest, has_more, told @ ..] = &answer[..] else { return Err(malformed()) };
+        let count = |text: &Bytes| number(text).and_then(|number| u64::try_from(number).ok());
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        let mut feed =
+            Feed { latest: count(latest).ok_or_else(malformed)?, has_more: has_more == "1", told: Vec::new() };
+        for part in told.chunks_exact(3) {
+            // What a stranger wrote into the feed was told to nobody.
+            let Ok(id) = IntentId::new(&text(&part[1])) else { continue };
+            let stored = if part[2] == "=" { None } else { Some(Stored::parse(&subject, &part[2])) };
+            let number = count(&part[0]).ok_or_else(malformed)?;
+            feed.told.push(FeedEntry { number, id, stored });
+        }
+        Ok(feed)
     }
 
     /// Looks at an intent again only after this time: what cannot be read must not stand before all others.

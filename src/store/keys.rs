@@ -197,6 +197,11 @@ impl PartitionKeys {
         self.key(&format!("pi-of:{account}:{status}"))
     }
 
+    /// Stream: what an account was told, each entry's id being its number: the intent, and the entry in `S`.
+    pub fn intent_feed(&self, account: &AccountId) -> String {
+        self.key(&format!("pi-feed:{account}"))
+    }
+
     /// String with TTL: what a request with an idempotency key was answered, under a hash of whose key it is.
     pub fn intent_key(&self, hash: &str) -> String {
         self.key(&format!("pi-key:{hash}"))
@@ -304,6 +309,7 @@ mod tests {
             keys.intent(&IntentId::new("pi_a").unwrap()),
             keys.intent_due(),
             keys.intents_of(&AccountId::new("acc_a").unwrap(), "Created"),
+            keys.intent_feed(&AccountId::new("acc_a").unwrap()),
             keys.intent_key("hash"),
             keys.intent_clock(),
             keys.intent_counts(),

@@ -16,9 +16,10 @@ use super::protocol::{
 };
 use crate::facts::{
     delivery::Chain,
+    envelope::{AccountSequence, Envelope},
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
-    traceparent::{MAX_TRACEPARENT_BYTES, Traceparent},
+    traceparent::MAX_TRACEPARENT_BYTES,
 };
 
 /// The longest lease that a configuration may ask for.
@@ -96,7 +97,7 @@ pub struct Quarantined {
     pub body: Bytes,
     pub cut: bool,
     pub error: String,
-    pub traceparent: Option<Traceparent>,
+    pub envelope: Envelope,
     /// The entry whose place in the order it has.
     pub place: EntryId,
     /// A sound event, which no limit drops.
@@ -415,11 +416,11 @@ impl Model {
                 }
             }
             Item::Discard { id } => drop(self.dead.remove(id)),
-            Item::Quarantine { entry, body, cut, error, traceparent, keep_bytes } => {
+            Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
                 let place = self.places.get(entry).copied().unwrap_or(*entry);
-                let (body, error, traceparent) = (body.clone(), error.clone(), traceparent.clone());
+                let (body, error, envelope) = (body.clone(), error.clone(), envelope.clone());
                 let quarantined =
-                    Quarantined { body, cut: *cut, error, traceparent, place, is_sound: keep_bytes.is_none() };
+                    Quarantined { body, cut: *cut, error, envelope, place, is_sound: keep_bytes.is_none() };
                 self.quarantine(*entry, quarantined, *keep_bytes);
             }
             Item::Requeue { entry } => self.requeue(*entry),
@@ -478,9 +479,12 @@ impl Model {
         };
         let id = EntryId { ms: self.now_ms, seq: 0 }.max(next);
         let mut fields = vec![(Bytes::from_static(b"event"), found.body)];
-        if let Some(traceparent) = &found.traceparent {
+        if let Some(traceparent) = &found.envelope.traceparent {
             let traceparent = Bytes::copy_from_slice(traceparent.as_str().as_bytes());
             fields.push((Bytes::from_static(b"traceparent"), traceparent));
+        }
+        if let Some(number) = found.envelope.account_sequence {
+            fields.push((Bytes::from_static(b"account-sequence"), number.to_string().into()));
         }
         self.add_entry(id, fields);
         self.places.insert(id, found.place);
@@ -762,6 +766,7 @@ fn content_of(fields: &[(Bytes, Bytes)]) -> Content {
         Some(body) => Content::Event {
             body: body.slice(..body.len().min(MAX_EVENT_BYTES)),
             traceparent: field(b"traceparent").map(|text| text.slice(..text.len().min(MAX_TRACEPARENT_BYTES + 1))),
+            account_sequence: field(b"account-sequence").and_then(|text| AccountSequence::read(text)),
             full_bytes: body.len(),
         },
         None => {

@@ -264,10 +264,11 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
         Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.name()), letter),
         Item::Revive { id, chain, record } => body(script.text(id).arg(chain.name()), record),
         Item::Discard { id } => script.text(id),
-        Item::Quarantine { entry, body: content, cut, error, traceparent, keep_bytes } => {
+        Item::Quarantine { entry, body: content, cut, error, envelope, keep_bytes } => {
             let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);
             let keep = keep_bytes.map_or("always".to_owned(), |bytes| bytes.to_string());
-            script.arg(traceparent.as_ref().map_or("", Traceparent::as_str)).arg(keep)
+            let script = script.arg(envelope.traceparent.as_ref().map_or("", Traceparent::as_str));
+            script.arg(envelope.account_sequence.map_or(String::new(), |number| number.to_string())).arg(keep)
         }
         Item::Requeue { entry } | Item::DiscardQuarantined { entry } => script.text(entry),
         Item::Bind { registry } => script.arg(registry),

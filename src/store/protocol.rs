@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::facts::{
     delivery::Chain,
+    envelope::{AccountSequence, Envelope},
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
-    traceparent::Traceparent,
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -102,14 +102,7 @@ pub enum Item {
     /// An entry that is not a valid event. It is kept once, however often it is quarantined; another entry with the
     /// same id but another body is kept beside it. While the quarantine then holds more than `keep_bytes`, its oldest
     /// entries are dropped and counted, but never this one. Without a limit it is a sound event, which no limit drops.
-    Quarantine {
-        entry: EntryId,
-        body: Bytes,
-        cut: bool,
-        error: String,
-        traceparent: Option<Traceparent>,
-        keep_bytes: Option<u64>,
-    },
+    Quarantine { entry: EntryId, body: Bytes, cut: bool, error: String, envelope: Envelope, keep_bytes: Option<u64> },
     /// The oldest quarantined entry with this id goes back to the end of the stream, with the place in the order that
     /// it had; one that was cut stays.
     Requeue { entry: EntryId },
@@ -272,6 +265,7 @@ pub enum Content {
     Event {
         body: Bytes,
         traceparent: Option<Bytes>,
+        account_sequence: Option<AccountSequence>,
         full_bytes: usize,
     },
     /// It has no field `event`; these are its fields, for the quarantine.

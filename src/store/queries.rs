@@ -8,6 +8,7 @@
 mod dead;
 mod deliveries;
 mod log;
+mod outcomes;
 mod standing;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
     log::{LogFilter, LogPage},
+    outcomes::Outcome,
     standing::{
         ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined,
         RedisSettings, StreamLook,

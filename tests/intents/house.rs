@@ -162,6 +162,14 @@ impl Merchant {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
     }
 
+    pub async fn text(&self, path: &str) -> String {
+        self.asking(reqwest::Method::GET, path).send().await.unwrap().text().await.unwrap()
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        answer(self.asking(reqwest::Method::DELETE, path)).await.unwrap()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.raw(path, &body.to_string()).await
     }

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use herald::{
     facts::{
-        id::{AccountId, EntryId},
+        envelope::Envelope,
+        id::{AccountId, DeliveryId, EntryId},
         retry::DeadReason,
     },
     intents::{
@@ -11,6 +12,7 @@ use herald::{
         requests::SearchPaymentIntentRequest,
         service::{Part, RequestKey, Service, ServiceError, Settings, random_part},
     },
+    registry::Registry,
     store::{
         acl::{self, Role},
         api_keys::{ApiKey, ApiKeyStore},
@@ -18,13 +20,15 @@ use herald::{
         entries::Entries,
         intents::ClockChange,
         protocol::{Answer, Asked, Call, Item, Known, Place, ReadFrom, Recorded, RequestKind, Settlement},
-        queries::{DeadOrder, DeadRange, LogFilter, Queries, RedisSettings},
+        queries::{DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
         wakeup::Wakeup,
         watch::gauges,
     },
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     stage::{Owner, STREAM, bury, delivery, endpoint, endpoint_id, event, id, intent, keep, keys, log_line, mark},
@@ -86,6 +90,15 @@ async fn payment_intents(redis: &Redis, operator: &Redis) {
     let details: Details = serde_json::from_value(money).unwrap();
     let request = RequestKey::new("create", &random_part(), &serde_json::Value::Null);
     let intent = service.create(&account, details, Some(&request)).await.unwrap();
+    assert_eq!(service.feed(&account, 0, 10).await.unwrap().events.len(), 1);
+    let entry = service.feed_of(&account, &intent.id).await.unwrap().1[0].told.entry.unwrap();
+    let owed = DeliveryId { entry, endpoint: endpoint_id("ep_a") };
+    assert!(matches!(service.outcomes(&[owed]).await.unwrap()[..], [Outcome::Owed { .. }]));
+    let (registry, cancel) = (Registry::new(), CancellationToken::new());
+    let following = tokio::spawn(registry.clone().run(redis.clone(), cancel.clone()));
+    registry.first_load().await.unwrap();
+    cancel.cancel();
+    following.await.unwrap();
     service.search(&account, &SearchPaymentIntentRequest::default(), Part::Newest, 1).await.unwrap();
     service.set_speed(1.0).await.unwrap();
     service.change(&account, &intent.id, &Command::Cancel, None).await.unwrap();
@@ -134,10 +147,12 @@ async fn the_printed_rules_open_nothing_else() {
     ];
     let not_the_workers = [&["RENAME", "herald:{herald}:registry", "x"][..], &["XGROUP", "DESTROY", STREAM, "herald"]];
     let not_the_intents = [
-        &["DEL", lease][..],
-        &["SET", "herald:{payment-intents}:cursor", "1-1"],
+        &["XRANGE", STREAM, "-", "+"][..],
         &["XDEL", STREAM, "1-1"],
         &["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"],
+        &["GET", lease],
+        &["DEL", lease],
+        &["SET", "herald:{payment-intents}:cursor", "1-1"],
         &["XADD", "herald:{payment-intents}:inbox", "*", "op", "discard"],
     ];
     for (role, refused) in [
@@ -307,6 +322,6 @@ async fn looks(redis: &Redis) {
 
 fn quarantine(entry: &str) -> Item {
     let (body, error) = ("x".into(), "bad".into());
-    let (traceparent, keep_bytes) = (None, Some(1 << 20));
-    Item::Quarantine { entry: entry.parse().unwrap(), body, cut: false, error, traceparent, keep_bytes }
+    let (envelope, keep_bytes) = (Envelope::default(), Some(1 << 20));
+    Item::Quarantine { entry: entry.parse().unwrap(), body, cut: false, error, envelope, keep_bytes }
 }

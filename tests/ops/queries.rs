@@ -155,7 +155,7 @@ async fn the_quarantine_is_listed_page_by_page_and_found_by_entry() {
         body: vec![0xff; 10].into(),
         cut: n == 2,
         error: format!("wrong {n}"),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: Some(1 << 20),
     });
     owner.settle(items.collect(), Vec::new()).await;

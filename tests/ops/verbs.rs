@@ -171,7 +171,7 @@ async fn a_quarantined_entry_is_shown_with_its_error_and_dropped() {
         body: "{}".into(),
         cut: false,
         error: "id: is missing".into(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: Some(1 << 20),
     };
     let redis = stage(vec![bad], Vec::new()).await;
@@ -189,7 +189,7 @@ async fn who_puts_an_entry_back_is_told_that_later_ones_of_its_intent_may_have_g
         body: body.into(),
         cut: false,
         error: "id: is missing".into(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: Some(1 << 20),
     };
     let items = vec![item("3-0", r#"{"data":{"paymentIntentId":"pi_7"}}"#), item("4-0", "nonsense")];
@@ -209,7 +209,7 @@ async fn an_entry_without_event_is_not_said_to_be_cut() {
         body: "other: 1".into(),
         cut: true,
         error: "the entry has no field \"event\"".into(),
-        traceparent: None,
+        envelope: Default::default(),
         keep_bytes: Some(1 << 20),
     };
     let redis = stage(vec![bad], Vec::new()).await;

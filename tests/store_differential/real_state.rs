@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use herald::{
-    facts::id::{DeliveryId, EndpointId, EntryId},
+    facts::{
+        envelope::{AccountSequence, Envelope},
+        id::{DeliveryId, EndpointId, EntryId},
+    },
     store::{
         keys::PartitionKeys,
         model::{Chains, Group, Inbox, Lease, Model, Quarantined, Stream},
@@ -166,11 +169,13 @@ impl Reader<'_> {
             let entry: EntryId = parse(&text("entry"));
             places.entry(entry).or_default().push(at.to_string());
             let body = value(&fields, "body").clone();
-            let (traceparent, place) = (text("traceparent").parse().ok(), parse(&text("place")));
+            let account_sequence = AccountSequence::read(text("account-sequence").as_bytes());
+            let envelope = Envelope { traceparent: text("traceparent").parse().ok(), account_sequence };
+            let place = parse(&text("place"));
             let (cut, is_sound) = (text("cut") == "1", text("sound") == "1");
             let is_here = |(other, of): &(EntryId, Quarantined)| *other == entry && of.body == body;
             assert!(!found.iter().any(is_here), "{entry} is quarantined once");
-            found.push((entry, Quarantined { body, cut, error: text("error"), traceparent, place, is_sound }));
+            found.push((entry, Quarantined { body, cut, error: text("error"), envelope, place, is_sound }));
         }
         for (entry, all) in places {
             let index: Option<String> = self.ask(&["HGET", &self.keys.quarantine_index(), &entry.to_string()]).await;

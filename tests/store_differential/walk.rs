@@ -9,6 +9,7 @@ use bytes::Bytes;
 use herald::{
     facts::{
         delivery::Chain,
+        envelope::{AccountSequence, Envelope},
         id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
     },
     store::{
@@ -243,7 +244,10 @@ impl Walk {
                 body: self.some_bytes(),
                 cut: self.chance.one_in(3),
                 error: "the event is not JSON\n".to_owned(),
-                traceparent: self.chance.one_in(2).then(|| TRACEPARENT.parse().unwrap()),
+                envelope: Envelope {
+                    traceparent: self.chance.one_in(2).then(|| TRACEPARENT.parse().unwrap()),
+                    account_sequence: self.chance.one_in(2).then(|| AccountSequence(self.chance.below(1 << 53).max(1))),
+                },
                 // Two or three of them, or all.
                 keep_bytes: [Some(900), Some(900), Some(1 << 20), None][self.chance.below(4) as usize],
             },
@@ -447,7 +451,7 @@ impl Walk {
                 _ => EntryId { ms: last.ms, seq: last.seq + 1 },
             };
             let field = |name: &'static str| Bytes::from_static(name.as_bytes());
-            let fields = match self.chance.below(8) {
+            let mut fields = match self.chance.below(8) {
                 0 => vec![(field("Event"), self.some_bytes()), (self.some_bytes(), self.some_bytes())],
                 1 => vec![(field("traceparent"), self.some_bytes()), (field("event"), self.some_bytes())],
                 2 => vec![(field("event"), self.some_bytes()), (field("event"), self.some_bytes())],
@@ -457,6 +461,12 @@ impl Walk {
                 ],
                 _ => vec![(field("event"), self.some_bytes())],
             };
+            let numbers =
+                ["1", "0", "17", "+3", "9007199254740991", "9007199254740992", "99999999999999999", "1:2", ""];
+            for _ in 0..self.chance.below(3) {
+                let number = numbers[self.chance.below(numbers.len() as u64) as usize];
+                fields.push((field("account-sequence"), number.into()));
+            }
             let mut command = redis::cmd("XADD");
             command.arg(self.keys.stream()).arg(id.to_string());
             for (name, value) in &fields {

@@ -33,17 +33,20 @@ pub struct Model {
     intents: BTreeMap<IntentId, Known>,
     keys: BTreeMap<String, Repeated>,
     numbers: BTreeMap<AccountId, u64>,
+    /// By account and number.
+    feed: BTreeMap<(AccountId, u64), IntentId>,
     told: Vec<String>,
     calls: u64,
 }
 
 type Due4 = (i64, Option<i64>, Option<i64>, Vec<(IntentId, Option<Stored>)>);
+type Fed = (u64, IntentId, Option<Option<Stored>>);
 type Row = (i64, IntentId, Option<Stored>);
 
 impl Model {
     pub fn new(at: i64) -> Self {
-        let (intents, keys, numbers) = Default::default();
-        Self { at, last: 0, target: None, intents, keys, numbers, told: Vec::new(), calls: 0 }
+        let (intents, keys, numbers, feed) = Default::default();
+        Self { at, last: 0, target: None, intents, keys, numbers, feed, told: Vec::new(), calls: 0 }
     }
 
     /// Makes each record another one.
@@ -98,10 +101,11 @@ impl Model {
             self.told.push(format!("{head}{}{tail}", Stamp(stamp)));
             let number = self.numbers.entry(commit.account.clone()).or_default();
             *number += 1;
+            self.feed.insert((commit.account.clone(), *number), commit.id.clone());
             *number
         });
         let revision = commit.expected_revision + 1;
-        let stored = Stored { revision, changed_at: stamp, entry, json: commit.json.clone().into() };
+        let stored = Stored { revision, changed_at: stamp, number, entry, json: commit.json.clone().into() };
         let due = match commit.due {
             Due::At(at) => Some(at),
             Due::In(span) => Some(stamp + span),
@@ -133,21 +137,26 @@ impl Model {
         (now, self.target, by_time.first().map(|(at, _)| *at), found)
     }
 
-    pub fn forget(&mut self, id: &IntentId, revision: u64) -> bool {
+    pub fn forget(&mut self, id: &IntentId, account: &AccountId, revision: u64, numbers: &[u64]) -> bool {
         match self.intents.get(id) {
             Some(known) if known.revision != revision => false,
             _ => {
                 self.intents.remove(id);
+                for number in numbers {
+                    self.feed.remove(&(account.clone(), *number));
+                }
                 true
             }
         }
     }
 
     /// Those that there are now; a page is larger than all of them.
-    pub fn reset(&mut self, account: &AccountId, until: Option<i64>) -> (i64, usize) {
-        let (until, before) = (until.unwrap_or(self.now()), self.intents.len());
-        self.intents.retain(|_, known| known.account != *account || known.created_at > until);
-        (until, before - self.intents.len())
+    pub fn reset(&mut self, account: &AccountId, until: Option<(i64, u64)>) -> ((i64, u64), usize, bool) {
+        let latest = self.numbers.get(account).copied().unwrap_or_default();
+        let ((at, number), before) = (until.unwrap_or((self.now(), latest)), self.intents.len());
+        self.intents.retain(|_, known| known.account != *account || known.created_at > at);
+        self.feed.retain(|(of, told), _| of != account || *told > number);
+        ((at, number), before - self.intents.len(), false)
     }
 
     /// Never to an earlier time, and only what waits.
@@ -169,6 +178,23 @@ impl Model {
         let has_more = rows.len() > most;
         rows.truncate(most);
         (rows, has_more)
+    }
+
+    /// The last number, whether there is more, and each with its record unless that stood before.
+    pub fn feed(&self, account: &AccountId, after: u64, most: usize) -> (u64, bool, Vec<Fed>) {
+        let all = self.feed.range((account.clone(), after + 1)..=(account.clone(), u64::MAX));
+        let mut told: Vec<Fed> = Vec::new();
+        for ((_, number), id) in all.clone().take(most) {
+            let is_again = told.iter().any(|(_, before, _)| before == id);
+            let stored = (!is_again).then(|| self.intents.get(id).map(|known| known.stored.clone()));
+            told.push((*number, id.clone(), stored));
+        }
+        (self.numbers.get(account).copied().unwrap_or_default(), all.count() > most, told)
+    }
+
+    /// Numbers of an intent's events.
+    pub fn numbers_of(&self, id: &IntentId) -> Vec<u64> {
+        self.feed.iter().filter(|(_, of)| *of == id).map(|((_, number), _)| *number).collect()
     }
 
     pub fn indexed(&self, account: &AccountId, status: &str) -> Vec<String> {

@@ -29,6 +29,7 @@ pub struct Arrival {
     pub event: String,
     pub intent: String,
     pub sequence: EntryId,
+    pub account_sequence: Option<u64>,
     pub attempt: u32,
     /// How often this event had already arrived at this endpoint.
     pub earlier: u32,
@@ -324,6 +325,7 @@ fn arrival(log: &mut Log, secret: &str, endpoint: String, headers: &http::Header
         endpoint,
         event,
         sequence,
+        account_sequence: text("herald-account-sequence").parse().ok(),
         attempt,
         earlier,
         at: Instant::now(),

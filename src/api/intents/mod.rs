@@ -1,8 +1,10 @@
 //! Payment intents over HTTP, as Dojo's API 2025-09-10 describes them, and the sandbox around them.
 //!
-//! - [`operations`] are the merchant's calls, [`sandbox`] what only a test needs: the customer, the issuer, the clock.
+//! - [`operations`] are the merchant's calls, [`feed`] what they were told and where it stands, [`sandbox`] what only a test
+//!   needs: the customer, the issuer, the clock.
 //! - [`request`] reads what all of them have in common: the key, the version, the body, the idempotency key.
 
+pub mod feed;
 pub mod operations;
 pub mod request;
 pub mod sandbox;
@@ -23,12 +25,13 @@ use super::{
     access::Access,
     webhooks::{operations as webhooks, sandbox as endpoints, subscriptions::Subscriptions},
 };
-use crate::intents::service::Service;
+use crate::{intents::service::Service, registry::Registry};
 
 #[derive(Clone)]
 pub struct Api {
     pub service: Service,
     pub access: Access,
+    pub registry: Registry,
     pub subscriptions: Subscriptions,
     /// Where the checkout page of each intent is, up to its id.
     pub links: Arc<str>,
@@ -37,9 +40,15 @@ pub struct Api {
 
 impl Api {
     /// `public_url` is where callers reach it.
-    pub fn new(service: Service, access: Access, subscriptions: Subscriptions, public_url: &str) -> Self {
+    pub fn new(
+        service: Service,
+        access: Access,
+        registry: Registry,
+        subscriptions: Subscriptions,
+        public_url: &str,
+    ) -> Self {
         let links = format!("{}/checkout/", public_url.trim_end_matches('/')).into();
-        Self { service, access, subscriptions, links, schemas: Arc::default() }
+        Self { service, access, registry, subscriptions, links, schemas: Arc::default() }
     }
 }
 
@@ -94,6 +103,9 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
         .routes(routes!(operations::set_tips))
         .routes(routes!(operations::refresh_secret))
         .routes(routes!(operations::send_receipt))
+        .routes(routes!(feed::events))
+        .routes(routes!(feed::reconciliation))
+        .routes(routes!(feed::digest))
         .routes(routes!(webhooks::events))
         .routes(routes!(webhooks::list, webhooks::subscribe))
         .routes(routes!(webhooks::update, webhooks::unsubscribe))

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub type Answer<T> = Result<Json<T>, Problem>;
 
 const DEFAULT_PAGE: u32 = 50;
 

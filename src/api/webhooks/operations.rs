@@ -56,7 +56,7 @@ impl WebhookEvent {
     const ALL: [Self; 3] = [Self::Created, Self::StatusUpdated, Self::SendReceipt];
 
     pub fn event_type(self) -> EventType {
-        use crate::intents::intent::EventKind;
+        use crate::intents::told::EventKind;
         let kind = match self {
             Self::Created => EventKind::Created,
             Self::StatusUpdated => EventKind::StatusUpdated,

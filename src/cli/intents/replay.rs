@@ -16,11 +16,12 @@ use crate::{
     facts::{
         delivery::Delivery,
         endpoint::{Endpoint, EndpointState, Ordering},
+        envelope::AccountSequence,
         event::{Event, PaymentStatus},
         id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
         outcome::AttemptReport,
     },
-    intents::{event, intent::Intent, stamp::Stamp},
+    intents::{intent::Intent, stamp::Stamp},
     sender::Sender,
     store::queries::{EntryStanding, Queries, Whereabouts},
     surface::{Context, VerbError, even_unread, note, words},
@@ -69,6 +70,7 @@ struct Told {
     status: PaymentStatus,
     at: Stamp,
     entry: EntryId,
+    number: Option<AccountSequence>,
 }
 
 /// What becomes of one.
@@ -174,8 +176,9 @@ fn history(intent: &Intent, from: Option<&EventId>) -> anyhow::Result<Vec<Told>>
                 "it is not known where {id} stood in the stream: an older Herald did not keep it"
             ))
         })?;
-        let event = event::again(intent, told)?;
-        Ok(Told { event, kind: told.kind.name(), status: told.status, at: told.at, entry })
+        let event = told.again(intent)?;
+        let number = (told.number > 0).then_some(AccountSequence(told.number));
+        Ok(Told { event, kind: told.kind.name(), status: told.status, at: told.at, entry, number })
     });
     told.collect()
 }
@@ -195,7 +198,8 @@ async fn is_on_its_way(queries: &mut Queries, entry: EntryId, endpoint: &Endpoin
 async fn send(context: &Context, sender: &Sender, endpoint: &Endpoint, told: &Told) -> AttemptReport {
     let now_ms = context.now_ms();
     let ordered = endpoint.ordering == Ordering::Intent;
-    let delivery = Delivery::new(told.entry, endpoint.id.clone(), &told.event, ordered, now_ms);
+    let mut delivery = Delivery::new(told.entry, endpoint.id.clone(), &told.event, ordered, now_ms);
+    delivery.envelope.account_sequence = told.number;
     let report = sender.attempt(&delivery, endpoint, now_ms).await.report;
     let took = words::time_us(report.timing.total_us);
     note(format_args!("{} {} {}: {} within {took}", told.event.id, told.kind, told.status, report.outcome));

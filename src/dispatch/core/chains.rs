@@ -65,7 +65,7 @@ impl Core {
     /// Its id is taken, so it can have neither record nor letter, and must not be mistaken for the delivery that has them.
     /// The quarantine keeps it, whole, until an operator gives it an id of its own by putting it back.
     pub(super) fn displace(&mut self, now: u64, delivery: Delivery) {
-        let Delivery { id, event, body, traceparent, .. } = delivery;
+        let Delivery { id, event, body, envelope, .. } = delivery;
         let error = format!(
             "the event is sound, but its entry has the id of another one that is not finished or is a dead \
              letter at {}: the stream was made anew and gives its ids out again; put it back to give it a new one",
@@ -73,7 +73,7 @@ impl Core {
         );
         let entry = id.entry;
         self.happenings.push(CoreHappening::Displaced { id, event });
-        let item = Item::Quarantine { entry, body, cut: false, error, traceparent, keep_bytes: None };
+        let item = Item::Quarantine { entry, body, cut: false, error, envelope, keep_bytes: None };
         self.push(now, Op::Item { item, chain: None });
         self.close_one(now, entry);
     }

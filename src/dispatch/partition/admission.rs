@@ -255,7 +255,7 @@ impl<D: Directory> Partition<D> {
         let drains = self.core.drains_backlog(now, &id);
         let mut delivery = Delivery::new(arrival.entry, id, &arrival.event, true, since_ms);
         delivery.is_unsure = arrival.next >= arrival.endpoints.len();
-        delivery.traceparent = arrival.traceparent.clone();
+        delivery.envelope = arrival.envelope.clone();
         delivery.place = arrival.place;
         let known = known.remove(&delivery.id).unwrap_or_default();
         self.core.admit_fresh(now, redis_ms, delivery, known);

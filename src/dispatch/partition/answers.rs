@@ -2,9 +2,9 @@
 
 use super::{
     ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
-    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Errand, Event, EventError, Happening, INTO_BACKLOGS, Item, Kept,
-    MAX_BATCH, MAX_READ_BYTES, Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage,
-    Staged, StagedEntry, TRIM_ROUND, TermState, Traceparent, VecDeque, Wide,
+    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INTO_BACKLOGS, Item,
+    Kept, MAX_BATCH, MAX_READ_BYTES, Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source,
+    Stage, Staged, StagedEntry, TRIM_ROUND, TermState, Traceparent, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -217,9 +217,12 @@ impl<D: Directory> Partition<D> {
 
     /// An event goes on into the core; anything else is dealt with at once.
     fn understand_entry(&mut self, now: u64, entry: Entry, wide: &mut Wide) -> Option<StagedEntry> {
-        let traceparent = match &entry.content {
-            Content::Event { traceparent, .. } => traceparent.as_deref().and_then(Traceparent::read),
-            Content::NoEvent { .. } | Content::Trimmed => None,
+        let envelope = match &entry.content {
+            Content::Event { traceparent, account_sequence, .. } => Envelope {
+                traceparent: traceparent.as_deref().and_then(Traceparent::read),
+                account_sequence: *account_sequence,
+            },
+            Content::NoEvent { .. } | Content::Trimmed => Envelope::default(),
         };
         let (body, error, cut) = match entry.content {
             Content::Trimmed => {
@@ -238,7 +241,7 @@ impl<D: Directory> Partition<D> {
                     return Some(StagedEntry {
                         entry: entry.id,
                         event,
-                        traceparent,
+                        envelope,
                         place: entry.place,
                         endpoints,
                         unknown,
@@ -254,7 +257,7 @@ impl<D: Directory> Partition<D> {
         };
         self.happenings.push(Happening::Quarantined { entry: entry.id, error: error.clone() });
         let keep_bytes = Some(self.settings.quarantine_bytes);
-        self.core.push_item(now, Item::Quarantine { entry: entry.id, body, cut, error, traceparent, keep_bytes });
+        self.core.push_item(now, Item::Quarantine { entry: entry.id, body, cut, error, envelope, keep_bytes });
         self.core.open_entry(now, entry.id, 0);
         None
     }

@@ -590,7 +590,7 @@ mod tests {
         StagedEntry {
             entry: entry(ms),
             event: Event::parse(body.into()).unwrap(),
-            traceparent: None,
+            envelope: Default::default(),
             place: None,
             endpoints: Arc::default(),
             unknown: Vec::new(),

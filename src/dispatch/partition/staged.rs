@@ -1,14 +1,14 @@
 //! What was read and is not admitted yet: entries with the endpoints that they are owed to, and how far they have come on
 //! their way in. Holds them, and decides nothing: that is `admission`.
 
-use super::{AccountId, Arc, Endpoint, EndpointId, EntryId, Event, Slice, Traceparent, VecDeque};
+use super::{AccountId, Arc, Endpoint, EndpointId, EntryId, Envelope, Event, Slice, VecDeque};
 
 /// One entry, and how far its deliveries have come.
 #[derive(Debug)]
 pub(super) struct StagedEntry {
     pub entry: EntryId,
     pub event: Event,
-    pub traceparent: Option<Traceparent>,
+    pub envelope: Envelope,
     pub place: Option<EntryId>,
     pub endpoints: Arc<Vec<Arc<Endpoint>>>,
     /// Endpoints that may be owed it, once they can be read: until then it waits in their backlogs.

@@ -1,7 +1,7 @@
 #!lua
 -- Changes one intent and tells of it, or does neither.
 -- KEYS    1 record  2 deadlines  3 clock  4 counts  5 stream  6 index of its status  7 index of the status before
---         8 idempotency key, optional
+--         8 feed of its account  9 idempotency key, optional
 -- ARGV    1 intent  2 revision that it is expected to have, 0 if there is none yet
 --         3 deadline before which this must be, µs or ''  4 deadline that must have come, µs or ''
 --         5 record  6 next deadline: '=µs', '+µs' from now, or ''  7 created at µs, or '' for now
@@ -12,15 +12,15 @@
 --         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
 --         {'TAKEN', answer}: the key was used
 --         The stamp is the instant of the change, later than that of every change before. A record is stored behind a line
---         `REVISION STAMP ENTRY`, a key's answer is the request's hash, the intent and the
+--         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's hash, the intent and the
 --         record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
 require_types(KEYS[1], 'string', KEYS[2], 'zset', KEYS[3], 'hash', KEYS[4], 'hash', KEYS[5], 'stream', KEYS[6], 'zset',
-  KEYS[7], 'zset')
-if KEYS[8] then
-  require_types(KEYS[8], 'string')
-  local taken = answer_of(KEYS[8], ARGV[13])
+  KEYS[7], 'zset', KEYS[8], 'stream')
+if KEYS[9] then
+  require_types(KEYS[9], 'string')
+  local taken = answer_of(KEYS[9], ARGV[13])
   if taken then
     return {'TAKEN', taken}
   end
@@ -37,7 +37,7 @@ local due = ARGV[6] ~= '' and require_micros(due_text)
 local created = ARGV[7] ~= '' and require_micros(ARGV[7])
 local before = ARGV[3] ~= '' and require_micros(ARGV[3])
 local from = ARGV[4] ~= '' and require_micros(ARGV[4])
-local keep_ms = KEYS[8] and require_count(ARGV[12], 1, MAX_MICROS)
+local keep_ms = KEYS[9] and require_count(ARGV[12], 1, MAX_MICROS)
 
 -- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
 local stamp = next_stamp(KEYS[3])
@@ -75,11 +75,14 @@ end
 local stamp_text, entry, number = whole(stamp), '', ''
 if ARGV[8] ~= '' then
   -- The first of the writes, as it alone can fail: a producer may have used up the stream's ids.
-  entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9])
   number = whole(tonumber(counted) + 1)
+  entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9], 'account-sequence', number)
   call('HSET', KEYS[4], 'events:' .. account, number)
+  -- What a stranger may have made of the feed undoes no change. Its ids are the numbers.
+  try('XADD', KEYS[8], number .. '-0', 'intent', id)
 end
-local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. (entry ~= '' and entry or '-') .. '\n'
+local told = entry ~= '' and entry .. ' ' .. number or '- -'
+local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n'
 local record = head .. ARGV[5]
 call('SET', KEYS[1], record)
 if due then
@@ -96,7 +99,7 @@ end
 call('HSET', KEYS[3], 'last', stamp_text)
 -- What a stranger may have made of a counter undoes no change.
 try('HINCRBY', KEYS[4], from and 'fired' or 'changes', 1)
-if KEYS[8] then
-  call('SET', KEYS[8], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
+if KEYS[9] then
+  call('SET', KEYS[9], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
 end
 return {'OK', stamp_text, entry, number}

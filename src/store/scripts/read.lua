@@ -5,10 +5,11 @@
 --         6 longest event in bytes  7 where a traceparent is cut
 -- Answer  {'ENTRIES', now ms, 'head head …', text, text, …} | {'LOST'} | {'NOGROUP'}
 --         head: the entry's id, alone where the text is the whole event; or id:length:traceparent, or
---         id:length:traceparent:place
+--         id:length:traceparent:place, or id:length:traceparent:place:number with a place that may be empty
 --         length: of the whole event; -1 when there is no field `event`, then the text shows the fields;
 --         -2 when the entry was trimmed while pending
 --         traceparent: how many bytes of it stand at the end of the text, behind the event; -1 without one
+--         number: of the event among its account's, from the field `account-sequence`
 --         place: the entry whose place in the order it has, when it came back from the quarantine
 --         Few parts, because each costs both sides more than its bytes do.
 -- Flags   allow-oom: what is read and delivered frees memory, and what is pending costs little more. Who reads from a
@@ -48,12 +49,14 @@ local function content(id, fields)
   if not fields then
     return id .. ':-2:-1' .. (place_of(id) or ''), '', 0
   end
-  local body, traceparent
+  local body, traceparent, number
   for i = 1, #fields, 2 do
     if fields[i] == 'event' then
       body = body or fields[i + 1]
     elseif fields[i] == 'traceparent' then
       traceparent = traceparent or fields[i + 1]
+    elseif fields[i] == 'account-sequence' then
+      number = number or fields[i + 1]
     end
   end
   local place = place_of(id)
@@ -62,12 +65,21 @@ local function content(id, fields)
     return id .. ':-1:-1' .. (place or ''), shown, #shown
   end
   local length = #body
-  if length <= max_event and not traceparent and not place then
+  -- What is no number, or one that is not counted exactly, is none.
+  if number and (#number > 16 or not find(number, '^[1-9]%d*$') or tonumber(number) > 9007199254740991) then
+    number = nil
+  end
+  if length <= max_event and not traceparent and not place and not number then
     return id, body, length
   end
   traceparent = traceparent and sub(traceparent, 1, max_traceparent)
   body = sub(body, 1, max_event)
-  local head = id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1) .. (place or '')
+  local head = id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1)
+  if number then
+    head = head .. (place or ':') .. ':' .. number
+  elseif place then
+    head = head .. place
+  end
   return head, body .. (traceparent or ''), #body
 end
 

@@ -6,11 +6,12 @@
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
---         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR TRACEPARENT KEEP | requeue ENTRY |
+--         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY |
 --         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER |
 --         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
 --         item, and none is a chain of its own
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
+--         NUMBER: of the event among its account's, or empty
 --         KEEP: bytes that the quarantine may hold; `always` for a sound event, which no limit drops
 --         PLACE: held, backlog, claimed, or the milliseconds until it is due
 -- Answer  {'SETTLED', now ms, next due ms or false, group missing 0 or 1, endpoint, records, parked, bytes, endpoint, …} |
@@ -204,9 +205,9 @@ local KINDS = {
     local why = not entry and endpoint or check_dead(item, endpoint)
     return not why and item or nil, why
   end},
-  quarantine = {6, function(_, entry, body, cut, error, traceparent, keep)
+  quarantine = {7, function(_, entry, body, cut, error, traceparent, number, keep)
     local item, why = of_quarantined({kind = 'quarantine', entry = entry, body = body, cut = cut, error = error,
-      traceparent = traceparent, keep = keep})
+      traceparent = traceparent, number = number, keep = keep})
     if item and keep ~= 'always' and not find(keep, '^%d+$') then
       why = sub(keep, 1, 64) .. ' is not a number of bytes'
     end
@@ -581,7 +582,7 @@ local APPLY = {
   quarantine = function(item)
     if not is_quarantined(item) then
       local at = call('XADD', quarantine, '*', 'entry', item.entry, 'body', item.body, 'cut', item.cut,
-        'error', item.error, 'at', now_text, 'traceparent', item.traceparent,
+        'error', item.error, 'at', now_text, 'traceparent', item.traceparent, 'account-sequence', item.number,
         'place', place_in(places, item.entry) or item.entry, 'sound', item.keep == 'always' and '1' or '0')
       local all = namesakes(quarantine_index, item.entry)
       all[#all + 1] = at
@@ -595,12 +596,13 @@ local APPLY = {
   requeue = function(item)
     local at, found = quarantined(quarantine, quarantine_index, item.entry)
     if at and found.body and found.cut ~= '1' then
-      local id
-      if found.traceparent and found.traceparent ~= '' then
-        id = call('XADD', stream, '*', 'event', found.body, 'traceparent', found.traceparent)
-      else
-        id = call('XADD', stream, '*', 'event', found.body)
+      local fields = {'event', found.body}
+      for _, name in ipairs({'traceparent', 'account-sequence'}) do
+        if found[name] and found[name] ~= '' then
+          fields[#fields + 1], fields[#fields + 2] = name, found[name]
+        end
       end
+      local id = call('XADD', stream, '*', unpack(fields))
       -- A key that no producer may write to says whose place it has: nobody can choose a place for himself.
       call('ZADD', places, 0, pad(id) .. ' ' .. pad(is_entry(found.place or '') and found.place or item.entry))
       leave_quarantine(item.entry, at, found)

@@ -1,0 +1,371 @@
+//! What an account was told: to fetch what was missed, and to prove that nothing was.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Api,
+    operations::{Answer, Refusals, Version},
+    request::{Reader, intent_id},
+};
+use crate::{
+    facts::{
+        endpoint::{Endpoint, EndpointState},
+        event::{EventType, PaymentStatus},
+        id::{DeliveryId, EntryId},
+    },
+    http::problem::{Problem, ProblemDetails},
+    intents::{
+        feed::{DigestOf, FedEvent, MAX_DIGEST},
+        requests::Status,
+        stamp::Stamp,
+    },
+    registry::RegistryState,
+    store::queries::Outcome,
+};
+
+const MAX_PAGE: usize = 100;
+
+/// Deliveries of one page: events times the endpoints of their account.
+const MAX_DELIVERIES: usize = 2_000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// The number after which the page begins: 0, or `after` of the page before.
+    #[serde(default)]
+    #[param(required = false, minimum = 0, maximum = 9_007_199_254_740_990_u64)]
+    after: u64,
+    /// At most so many events.
+    #[serde(default = "whole_page")]
+    #[param(required = false, minimum = 1, maximum = 100)]
+    limit: usize,
+}
+
+fn whole_page() -> usize {
+    MAX_PAGE
+}
+
+const MAX_NUMBER: u64 = (1 << 53) - 2;
+
+fn bounded<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    query.map(|Query(query)| query).map_err(|rejection| Problem::fault("query", rejection.body_text()))
+}
+
+impl PageQuery {
+    fn check(&self) -> Result<(), Problem> {
+        if self.after > MAX_NUMBER {
+            return Err(Problem::fault("after", format!("is more than {MAX_NUMBER}")));
+        }
+        if !(1..=MAX_PAGE).contains(&self.limit) {
+            return Err(Problem::fault("limit", format!("is not 1 to {MAX_PAGE}")));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Events {
+    /// The number of the account's last event.
+    latest: u64,
+    /// What to ask for next.
+    after: u64,
+    data: Vec<NumberedEvent>,
+    /// Numbers in between whose events are not kept any more.
+    forgotten: Vec<Numbers>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NumberedEvent {
+    /// As the header `herald-account-sequence` has it.
+    account_sequence: u64,
+    /// Byte for byte as it was sent.
+    #[schema(value_type = Object)]
+    event: Box<RawValue>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Numbers {
+    from: u64,
+    to: u64,
+}
+
+/// What the account was told, in order: for those who would rather ask than be called.
+#[utoipa::path(
+    get, path = "/events", tag = "Reconciliation", params(PageQuery, Version),
+    responses((status = 200, body = Events), Refusals)
+)]
+pub async fn events(
+    State(api): State<Api>,
+    Reader(caller): Reader,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Answer<Events> {
+    let query = bounded(query)?;
+    query.check()?;
+    let feed = api.service.feed(&caller.account, query.after, query.limit).await?;
+    let data = feed.events.iter().map(|event| {
+        let raw = RawValue::from_string(event.body()).map_err(|error| Problem::internal(&error))?;
+        Ok(NumberedEvent { account_sequence: event.told.number, event: raw })
+    });
+    let data = data.collect::<Result<_, Problem>>()?;
+    let forgotten = feed.forgotten.iter().map(|range| Numbers { from: *range.start(), to: *range.end() }).collect();
+    Ok(Json(Events { latest: feed.latest, after: feed.through, data, forgotten }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReconciliationQuery {
+    /// The number after which the page begins: 0, or `after` of the page before.
+    #[serde(default)]
+    #[param(required = false, minimum = 0, maximum = 9_007_199_254_740_990_u64)]
+    after: u64,
+    /// At most so many events.
+    #[serde(default = "whole_page")]
+    #[param(required = false, minimum = 1, maximum = 100)]
+    limit: usize,
+    /// Only what was told of this one, all of it.
+    #[serde(default)]
+    payment_intent_id: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reconciliation {
+    account_id: String,
+    /// The number of the account's last event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latest: Option<u64>,
+    /// What to ask for next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<u64>,
+    digest: Digest,
+    totals: Totals,
+    events: Vec<Reconciled>,
+    /// Numbers in between whose events are not kept any more.
+    forgotten: Vec<Numbers>,
+}
+
+/// SHA-256 over a line for each event: its number, a blank, its id, a line feed.
+#[derive(Serialize, ToSchema)]
+pub struct Digest {
+    count: u64,
+    sha256: String,
+}
+
+/// Deliveries of this page by where they stand.
+#[derive(Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    settled: u64,
+    owed: u64,
+    dead_letter: u64,
+}
+
+/// An event, and where it stands at each endpoint that it is for.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reconciled {
+    account_sequence: u64,
+    id: String,
+    event: &'static str,
+    payment_intent_id: String,
+    /// What the event told.
+    #[schema(value_type = Status)]
+    payment_status: PaymentStatus,
+    /// What the payment intent is now.
+    #[schema(value_type = Status)]
+    status_now: PaymentStatus,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Stamp,
+    deliveries: Vec<StandingDelivery>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StandingDelivery {
+    endpoint_id: String,
+    state: DeliveryState,
+    /// Where it is owed and waits for its next attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<Stamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DeliveryState {
+    /// It was delivered, or given up for good: discarded by an operator, or kept as a dead letter for long enough.
+    Settled,
+    /// It is to be delivered, now or later.
+    Owed,
+    /// It was given up, and may be redelivered.
+    DeadLetter,
+}
+
+/// What was told and where it stands: what is settled, owed or dead, with a digest to compare with one's own log.
+#[utoipa::path(
+    get, path = "/reconciliation", tag = "Reconciliation", params(ReconciliationQuery, Version),
+    responses((status = 200, body = Reconciliation), Refusals, (status = 404, body = ProblemDetails))
+)]
+pub async fn reconciliation(
+    State(api): State<Api>,
+    Reader(caller): Reader,
+    query: Result<Query<ReconciliationQuery>, QueryRejection>,
+) -> Answer<Reconciliation> {
+    let ReconciliationQuery { after, limit, payment_intent_id } = bounded(query)?;
+    PageQuery { after, limit }.check()?;
+    let known = api.registry.lookup(&caller.account);
+    if known.is_uncertain || matches!(known.state, RegistryState::Loading | RegistryState::Vanished) {
+        return Err(Problem::unavailable("It is not known now which endpoints the account has.", 2));
+    }
+    let endpoints = known.endpoints;
+    let account_id = caller.account.to_string();
+    let (latest, after, events, forgotten) = match payment_intent_id {
+        Some(id) => {
+            let (_, events) = api.service.feed_of(&caller.account, &intent_id(&id)?).await?;
+            (None, None, events, Vec::new())
+        }
+        None => {
+            let limit = limit.min(MAX_DELIVERIES / endpoints.len().max(1)).max(1);
+            let feed = api.service.feed(&caller.account, after, limit).await?;
+            (Some(feed.latest), Some(feed.through), feed.events, feed.forgotten)
+        }
+    };
+    let mut digest = DigestOf::default();
+    events.iter().for_each(|event| digest.add(&event.told));
+    let (count, sha256) = digest.finish();
+    let (events, totals) = reconciled(&api, &endpoints, events).await?;
+    let forgotten = forgotten.iter().map(|range| Numbers { from: *range.start(), to: *range.end() }).collect();
+    let digest = Digest { count, sha256 };
+    Ok(Json(Reconciliation { account_id, latest, after, digest, totals, events, forgotten }))
+}
+
+async fn reconciled(
+    api: &Api,
+    endpoints: &[Arc<Endpoint>],
+    events: Vec<FedEvent>,
+) -> Result<(Vec<Reconciled>, Totals), Problem> {
+    let wanted = |event: &FedEvent| {
+        let kind = event.told.kind.name().parse::<EventType>().ok();
+        let wants = move |endpoint: &&Arc<Endpoint>| kind.as_ref().is_some_and(|kind| endpoint.wants(kind));
+        endpoints.iter().filter(wants).cloned().collect::<Vec<_>>()
+    };
+    let pairs = events.iter().map(|event| {
+        event
+            .told
+            .entry
+            .map_or_else(Vec::new, |entry| wanted(event).into_iter().map(|endpoint| (entry, endpoint)).collect())
+    });
+    let pairs: Vec<Vec<(EntryId, Arc<Endpoint>)>> = pairs.collect();
+    let ids: Vec<DeliveryId> = pairs
+        .iter()
+        .flatten()
+        .map(|(entry, endpoint)| DeliveryId { entry: *entry, endpoint: endpoint.id.clone() })
+        .collect();
+    let mut outcomes = api.service.outcomes(&ids).await?.into_iter();
+    let mut totals = Totals::default();
+    let mut all = Vec::with_capacity(events.len());
+    for (event, pairs) in events.into_iter().zip(pairs) {
+        let outcomes = outcomes.by_ref().take(pairs.len());
+        let deliveries = pairs.into_iter().zip(outcomes).filter_map(|((entry, endpoint), outcome)| {
+            let standing = StandingDelivery::of(entry, &endpoint, outcome)?;
+            totals.count(standing.state);
+            Some(standing)
+        });
+        let deliveries = deliveries.collect();
+        all.push(Reconciled {
+            account_sequence: event.told.number,
+            id: event.told.id.to_string(),
+            event: event.told.kind.name(),
+            payment_intent_id: event.intent.id.to_string(),
+            payment_status: event.told.status,
+            status_now: event.intent.status,
+            created_at: event.told.at,
+            deliveries,
+        });
+    }
+    Ok((all, totals))
+}
+
+impl StandingDelivery {
+    /// None where it was never owed: the endpoint was made later, or was disabled.
+    fn of(entry: EntryId, endpoint: &Endpoint, outcome: Outcome) -> Option<Self> {
+        let was_disabled = matches!(endpoint.status, EndpointState::Disabled(_))
+            && endpoint.owed_until.is_some_and(|until| entry > until);
+        let (state, next_ms) = match outcome {
+            Outcome::Settled if was_disabled || entry.ms < endpoint.created_at_ms => return None,
+            Outcome::Settled => (DeliveryState::Settled, None),
+            Outcome::Dead => (DeliveryState::DeadLetter, None),
+            Outcome::Owed { next_ms } => (DeliveryState::Owed, next_ms),
+        };
+        let next_attempt_at = next_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| Stamp(ms.saturating_mul(1000)));
+        Some(Self { endpoint_id: endpoint.id.to_string(), state, next_attempt_at })
+    }
+}
+
+impl Totals {
+    fn count(&mut self, state: DeliveryState) {
+        match state {
+            DeliveryState::Settled => self.settled += 1,
+            DeliveryState::Owed => self.owed += 1,
+            DeliveryState::DeadLetter => self.dead_letter += 1,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DigestQuery {
+    /// The number after which it begins.
+    #[serde(default)]
+    #[param(required = false, minimum = 0, maximum = 9_007_199_254_740_990_u64)]
+    after: u64,
+    /// The last number that it is over; without it, the account's last. At most 10 000 events are taken at once.
+    #[serde(default)]
+    #[param(required = false, minimum = 1, maximum = 9_007_199_254_740_990_u64)]
+    through: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RangeDigest {
+    /// The number of the account's last event.
+    latest: u64,
+    after: u64,
+    /// The last number that it is over.
+    through: u64,
+    count: u64,
+    sha256: String,
+}
+
+/// A digest over the numbers and ids of events, for merchants to compare with their own log: SHA-256 over a line for each,
+/// its number, a blank, its id, a line feed.
+#[utoipa::path(
+    get, path = "/reconciliation/digest", tag = "Reconciliation", params(DigestQuery, Version),
+    responses((status = 200, body = RangeDigest), Refusals)
+)]
+pub async fn digest(
+    State(api): State<Api>,
+    Reader(caller): Reader,
+    query: Result<Query<DigestQuery>, QueryRejection>,
+) -> Answer<RangeDigest> {
+    let DigestQuery { after, through } = bounded(query)?;
+    PageQuery { after, limit: MAX_PAGE }.check()?;
+    if through.is_some_and(|through| through <= after || through - after > MAX_DIGEST) {
+        return Err(Problem::fault("through", format!("is not 1 to {MAX_DIGEST} more than after")));
+    }
+    let digest = api.service.feed_digest(&caller.account, after, through).await?;
+    let crate::intents::feed::FeedDigest { latest, through, count, sha256 } = digest;
+    Ok(Json(RangeDigest { latest, after, through, count, sha256 }))
+}
