@@ -128,7 +128,8 @@ async fn a_secret_signs_only_once_it_is_active_and_the_active_one_is_not_deleted
         assert_eq!(merchant.ask(method, &format!("{path}/{second}{tail}")).await.0, 404, "{method}");
     }
     // As many as there may be, however they come.
-    let answers = join_all((0..8).map(|_| merchant.post(&path, &json!({})))).await;
+    let empty = json!({});
+    let answers = join_all((0..8).map(|_| merchant.post(&path, &empty))).await;
     let names: BTreeSet<_> = answers.iter().map(kind).collect();
     assert_eq!(names, [(200, ""), (409, "/problems/too-many-secrets")].into());
     assert_eq!(answers.iter().filter(|answer| answer.0 == 200).count(), 4);
