@@ -79,36 +79,32 @@ pub async fn run(context: &Context, args: RunArgs) -> anyhow::Result<()> {
     let seed = args.seed.unwrap_or_else(|| rand::random_range(0..=u64::from(u32::MAX)));
     let ending = CancellationToken::new();
     listen::end_on_signals(ending.clone())?;
-    if !needs_callbacks(&scenario) && args.forward_to.is_none() {
-        let (steps, callbacks) =
-            interruptible(&ending, Runner::new(client, None, seed, args.wait).run(&scenario)).await?;
-        return show(context, &args, Report::new(scenario.name, &args.file, seed, steps, callbacks));
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
-    let endpoint = client.create_endpoint(&listen::url_of(listener.local_addr()?), &[]).await?;
-    let receiving = CancellationToken::new();
-    let forward_to = args.forward_to.as_deref();
-    let ran = match listen::receive(listener, endpoint.secret.clone(), forward_to, plain, receiving.clone()) {
-        Ok(taken) => {
-            let arrivals = Arrivals::collect(taken);
-            let runner = Runner::new(client.clone(), Some((arrivals, forward_to.is_some())), seed, args.wait);
-            interruptible(&ending, runner.run(&scenario)).await
-        }
-        Err(error) => Err(error),
+    let (steps, callbacks) = if needs_callbacks(&scenario) || args.forward_to.is_some() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
+        let endpoint = client.create_endpoint(&listen::url_of(listener.local_addr()?), &[]).await?;
+        let receiving = CancellationToken::new();
+        let forward_to = args.forward_to.as_deref();
+        let taken = listen::receive(listener, endpoint.secret.clone(), forward_to, plain, receiving.clone());
+        let ran = match taken.map(Arrivals::collect) {
+            Ok(arrivals) => {
+                let runner = Runner::new(client.clone(), Some((arrivals, forward_to.is_some())), seed, args.wait);
+                until(&ending, runner.run(&scenario)).await
+            }
+            Err(error) => Err(error),
+        };
+        listen::remove(&client, &endpoint).await;
+        receiving.cancel();
+        ran?
+    } else {
+        until(&ending, Runner::new(client, None, seed, args.wait).run(&scenario)).await?
     };
-    listen::remove(&client, &endpoint).await;
-    receiving.cancel();
-    let (steps, callbacks) = ran?;
     show(context, &args, Report::new(scenario.name, &args.file, seed, steps, callbacks))
 }
 
 /// What is under way is dropped, and what was made for it can still be removed.
-async fn interruptible<T>(
-    ending: &CancellationToken,
-    running: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
+async fn until<T>(ending: &CancellationToken, running: impl Future<Output = T>) -> anyhow::Result<T> {
     tokio::select! {
-        ran = running => ran,
+        ran = running => Ok(ran),
         () = ending.cancelled() => bail!("interrupted: what was done until now is done"),
     }
 }

@@ -67,6 +67,20 @@ impl StepReport {
 }
 
 impl CallbackReport {
+    /// It cannot be known what was told of this intent.
+    pub fn unknown(intent: &str, why: String) -> Self {
+        Self {
+            intent: intent.to_owned(),
+            expected: None,
+            told: None,
+            id: None,
+            application: None,
+            answered: None,
+            verdict: Verdict::Deviates,
+            deviations: vec![why],
+        }
+    }
+
     fn title(&self) -> String {
         let what = self.told.as_ref().or(self.expected.as_ref()).cloned().unwrap_or_default();
         format!("{}  {what}", self.intent)

@@ -8,14 +8,17 @@ use serde::Deserialize;
 use super::{
     arrivals::Arrivals,
     callbacks::{self, ToldEvent},
-    file::{Action, Expect, Scenario, Step},
+    file::{Action, Expect, ExpectedCallback, Scenario, Step},
     matching,
     names::Names,
     report::{CallbackReport, StepReport, Verdict},
 };
 use crate::{
     clock,
-    surface::client::{Answer, Request, ServiceClient},
+    surface::{
+        client::{Answer, Request, ServiceClient},
+        message_of,
+    },
 };
 
 pub struct Runner {
@@ -34,8 +37,8 @@ impl Runner {
         Self { client, arrivals, names: Names::new(seed), wait }
     }
 
-    /// An error means that the service could not be asked at all.
-    pub async fn run(mut self, scenario: &Scenario) -> anyhow::Result<(Vec<StepReport>, Vec<CallbackReport>)> {
+    /// What could not be asked deviates, and says why.
+    pub async fn run(mut self, scenario: &Scenario) -> (Vec<StepReport>, Vec<CallbackReport>) {
         let mut steps = Vec::new();
         let mut is_well = true;
         for (number, step) in scenario.steps.iter().enumerate() {
@@ -46,7 +49,7 @@ impl Runner {
             }
             let began = clock::now();
             let came = self.step(step, number).await;
-            let (code, deviations) = came.with_context(|| format!("line {line}: {title}"))?;
+            let (code, deviations) = came.unwrap_or_else(|error| (None, vec![message_of(&error)]));
             is_well = deviations.is_empty();
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let verdict = if is_well { Verdict::Passed } else { Verdict::Deviates };
@@ -56,13 +59,20 @@ impl Runner {
         // What a scenario that was broken off expects was never to happen.
         if is_well {
             for (intent, expected) in &scenario.callbacks {
-                let told = self.timeline(intent).await?;
-                self.wait_for(intent, &told).await?;
-                let (arrived, is_forwarded) = self.arrived(intent);
-                judged.extend(callbacks::judge(intent, expected, &told, &arrived, is_forwarded));
+                match self.judged(intent, expected).await {
+                    Ok(reports) => judged.extend(reports),
+                    Err(error) => judged.push(CallbackReport::unknown(intent, message_of(&error))),
+                }
             }
         }
-        Ok((steps, judged))
+        (steps, judged)
+    }
+
+    async fn judged(&self, intent: &str, expected: &[ExpectedCallback]) -> anyhow::Result<Vec<CallbackReport>> {
+        let told = self.timeline(intent).await?;
+        self.wait_for(intent, &told).await?;
+        let (arrived, is_forwarded) = self.arrived(intent);
+        Ok(callbacks::judge(intent, expected, &told, &arrived, is_forwarded))
     }
 
     async fn step(&mut self, step: &Step, number: usize) -> anyhow::Result<Came> {

@@ -181,7 +181,7 @@ async fn a_history_is_replayed_as_it_left_although_the_stream_has_forgotten_it()
     assert_eq!(seen.len(), 8, "{replayed}");
     for (first, again) in seen[..4].iter().zip(&seen[4..]) {
         assert_eq!(first.body, again.body);
-        for name in ["webhook-id", "herald-sequence", "dojo-signature"] {
+        for name in ["webhook-id", "herald-sequence", "herald-account-sequence", "dojo-signature"] {
             assert!(first.header(name).is_some() && first.header(name) == again.header(name), "{name}");
         }
         let timestamp: u64 = again.header("webhook-timestamp").unwrap().parse().unwrap();
