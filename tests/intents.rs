@@ -6,6 +6,8 @@ mod process;
 mod receiver;
 mod support;
 
+#[path = "intents/contract.rs"]
+mod contract;
 #[path = "intents/house.rs"]
 mod house;
 #[path = "intents/subscriptions.rs"]

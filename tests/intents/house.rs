@@ -150,6 +150,14 @@ pub struct Merchant {
 }
 
 impl Merchant {
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub async fn get(&self, path: &str) -> (u16, Value) {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
     }
