@@ -391,7 +391,8 @@ async fn a_reset_forgets_all_of_one_account_and_the_numbers_of_its_events_go_on(
     let (ours, theirs) = (house.merchant("acc_a"), house.merchant("acc_b"));
     let other = theirs.create(&created()).await["id"].as_str().unwrap().to_owned();
     // More than one call of the script takes.
-    join_all((0..250).map(|_| ours.create(&created()))).await;
+    let purchase = created();
+    join_all((0..250).map(|_| ours.create(&purchase))).await;
     let (_, first) = ours.post_as("key", "/payment-intents", &manual(1_000)).await;
     let id = first["id"].as_str().unwrap().to_owned();
     ours.post(&format!("/sandbox/payment-intents/{id}/pay"), &json!({})).await;

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use super::house::{House, Merchant};
 
 /// Of each operation, in a gate.
-const EXAMPLES: &str = "15";
+const EXAMPLES: &str = "10";
 
 /// https to this machine: names cost time, and others are not asked for a test.
 const LOOPBACK: &[(&str, &str)] = &[("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")];
@@ -126,7 +126,11 @@ async fn a_promise_that_the_service_does_not_keep_is_found() {
     let right = std::fs::read_to_string(&description).unwrap();
     let only = ["--phases", "examples,coverage", "--max-examples", "1", "--seed", "1", "--no-shrink"];
     let cases = [
-        ("/paths/~1webhooks~1events/get/responses/200/content/application~1json/schema/maxItems", "0", "/webhooks/events"),
+        (
+            "/paths/~1webhooks~1events/get/responses/200/content/application~1json/schema/maxItems",
+            "0",
+            "/webhooks/events",
+        ),
         ("/components/schemas/PaymentIntent/required", r#"["nothing"]"#, "/payment-intents"),
         ("/components/schemas/CreatePaymentIntentRequest/additionalProperties", "true", "/payment-intents"),
     ];
@@ -135,7 +139,8 @@ async fn a_promise_that_the_service_does_not_keep_is_found() {
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         wrong.pointer_mut(parent).unwrap()[name] = serde_json::from_str(promise).unwrap();
         std::fs::write(&description, wrong.to_string()).unwrap();
-        let (is_kept, said) = desk.hold(&merchant, &description, &[&only[..], &["--include-path", path]].concat()).await;
+        let (is_kept, said) =
+            desk.hold(&merchant, &description, &[&only[..], &["--include-path", path]].concat()).await;
         assert!(!is_kept && said.contains("= FAILURES ="), "{pointer} was not found: {said}");
     }
     house.end().await;
