@@ -6,9 +6,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Passed on, as in `make demo ARGS="--for 20s"` or `make bench ARGS="--rounds 5"`.
 ARGS ?=
 
-# For how long `make prove` runs the load test; SEEDS of the simulator.
+# For how long `make prove` runs the load test; SEEDS of the simulator; EXAMPLES of each call of the payment intents.
 MINUTES ?= 10
 SEEDS ?= 100000
+EXAMPLES ?= 200
 
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
@@ -54,8 +55,8 @@ setup: tools
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
 
-# Every scenario with its faults, a real nginx, the receivers in every language, the simulator, its mutations and the fuzz
-# targets, with one table at the end.
+# Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
+# the simulator, its mutations and the fuzz targets, with one table at the end.
 prove: setup
 	@deploy/setup-runtimes
-	@MINUTES=$(MINUTES) SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) SEED=$(SEED) deploy/prove
+	@MINUTES=$(MINUTES) SEEDS=$(SEEDS) EXAMPLES=$(EXAMPLES) SECONDS_EACH=$(SECONDS) SEED=$(SEED) deploy/prove

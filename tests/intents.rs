@@ -13,6 +13,8 @@ mod support;
 #[path = "support/world.rs"]
 mod world;
 
+#[path = "intents/contract.rs"]
+mod contract;
 #[path = "intents/house.rs"]
 mod house;
 #[path = "intents/linearizable.rs"]
@@ -383,6 +385,8 @@ async fn the_last_tenth_of_redis_is_for_the_intents_that_there_are() {
     let merchant = house.merchant("acc_a");
     let id = merchant.create(&created()).await["id"].as_str().unwrap().to_owned();
     let kept = merchant.post_as("key", "/payment-intents", &created()).await;
+    // Enough that connections which come and go make no difference.
+    house.redis.command::<u64>(&["SETRANGE", "ballast", "40000000", "x"]).await;
     let info: String = house.redis.command(&["INFO", "memory"]).await;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse::<u64>().unwrap();
     house.redis.set_maxmemory(used * 105 / 100).await;
@@ -462,8 +466,10 @@ async fn what_was_answered_is_stored_and_told_although_the_service_is_killed() {
     for _ in 0..20 {
         ids.push(merchant.create(&manual(1_000)).await["id"].as_str().unwrap().to_owned());
     }
-    let (mut answered, mut cut_off) = (0, 0);
-    for _ in 0..3 {
+    let (mut answered, mut cut_off, mut rounds) = (0, 0, 0);
+    // On a busy machine all may be answered before the kill comes.
+    while rounds < 3 || (cut_off == 0 && rounds < 50) {
+        rounds += 1;
         let merchant = house.again(&merchant);
         let paid = Arc::new(AtomicUsize::new(0));
         let storm = ids.clone().into_iter().map(|id| {

@@ -18,6 +18,9 @@ use super::problem::Problem;
 /// How deep arrays and objects may lie in each other.
 const MAX_DEPTH: usize = 32;
 
+/// Up to here floating point counts whole numbers one by one.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// Faults of one body that are told.
 const MAX_FAULTS: usize = 50;
 
@@ -136,7 +139,11 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Number(value.into()))
     }
 
+    /// To JSON Schema 1.0 is a whole number.
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        if value.fract() == 0.0 && value.abs() <= EXACT {
+            return Ok(Value::Number((value as i64).into()));
+        }
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
@@ -251,4 +258,19 @@ fn member(pointer: &str) -> String {
         }
     }
     if path.is_empty() { "body".to_owned() } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (text, value) in
+            [("1.0", "1"), ("-2e3", "-2000"), ("-0.0", "0"), ("1.5", "1.5"), ("1e15", "1000000000000000")]
+        {
+            assert_eq!(parse(text.as_bytes()).unwrap().to_string(), value, "{text}");
+        }
+        assert!(parse(b"1e300").unwrap().as_i64().is_none());
+    }
 }

@@ -156,10 +156,13 @@ fn written(problem: &Problem, id: &str, given: &HeaderMap) -> Response {
     response
 }
 
-/// What axum refuses by itself: a method that a path does not have.
+/// What axum refuses by itself: a method that a path does not have, a path that is no text.
 fn of_axum(response: &Response<Body>) -> Option<Problem> {
-    let is_bare = response.headers().get(header::CONTENT_TYPE).is_none();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_bare = kind.is_none();
+    let is_plain = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     match response.status() {
+        StatusCode::BAD_REQUEST if is_plain => Some(Problem::fault("path", "is not UTF-8 once it is decoded")),
         StatusCode::METHOD_NOT_ALLOWED if is_bare => Some(Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",

@@ -85,8 +85,9 @@ pub async fn remove_if_drained(
     keys: &PartitionKeys,
     endpoint: &Endpoint,
 ) -> Result<bool, RegistryError> {
-    let Some(last) = endpoint.owed_until else { return Ok(false) };
-    if !is_passed(&mut connection.clone(), keys, last).await? {
+    if let Some(last) = endpoint.owed_until
+        && !is_passed(&mut connection.clone(), keys, last).await?
+    {
         return Ok(false);
     }
     let mark = Mark { by: "herald".to_owned(), why: "its merchant has deleted it".to_owned(), at_ms: clock::wall_ms() };

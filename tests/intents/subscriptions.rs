@@ -103,7 +103,7 @@ async fn a_secret_signs_only_once_it_is_active_and_the_active_one_is_not_deleted
     let made = subscribe(&merchant, &[UPDATED]).await;
     let path = format!("{}/secrets", of(&made));
     let first = made["secrets"][0]["id"].as_str().unwrap();
-    let (code, added) = merchant.post(&path, &json!({})).await;
+    let (code, added) = merchant.ask("POST", &path).await;
     assert_eq!((code, &added["id"]), (200, &made["id"]), "{added}");
     assert!(added["secrets"][0]["value"].is_null() && added["secrets"][1]["value"].is_string(), "{added}");
     let second = added["secrets"][1]["id"].as_str().unwrap();
@@ -128,8 +128,7 @@ async fn a_secret_signs_only_once_it_is_active_and_the_active_one_is_not_deleted
         assert_eq!(merchant.ask(method, &format!("{path}/{second}{tail}")).await.0, 404, "{method}");
     }
     // As many as there may be, however they come.
-    let nothing = json!({});
-    let answers = join_all((0..8).map(|_| merchant.post(&path, &nothing))).await;
+    let answers = join_all((0..8).map(|_| merchant.ask("POST", &path))).await;
     let names: BTreeSet<_> = answers.iter().map(kind).collect();
     assert_eq!(names, [(200, ""), (409, "/problems/too-many-secrets")].into());
     assert_eq!(answers.iter().filter(|answer| answer.0 == 200).count(), 4);
@@ -263,7 +262,7 @@ async fn callbacks_come_to_a_subscription_signed_as_its_secrets_say() {
     let path = format!("{}/secrets", of(&made));
     let shown = |secret: &Value| SecretText::new(secret["value"].as_str().unwrap().to_owned()).unwrap();
     let first = shown(&made["secrets"][0]);
-    let (_, added) = merchant.post(&path, &json!({})).await;
+    let (_, added) = merchant.ask("POST", &path).await;
     let second = shown(&added["secrets"][1]);
     let callback = async |number: usize| {
         merchant.create(&created()).await;

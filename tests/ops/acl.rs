@@ -1,10 +1,12 @@
 use std::time::Duration;
 
 use herald::{
+    api::webhooks::subscriptions::{Changes, Subscriptions, Wanted},
     facts::{
+        endpoint::{Keeper, Scheme},
         envelope::Envelope,
         id::{AccountId, DeliveryId, EntryId},
-        retry::DeadReason,
+        retry::{DeadReason, RetryPolicy, RetrySettings},
     },
     intents::{
         decide::Command,
@@ -12,7 +14,8 @@ use herald::{
         requests::SearchPaymentIntentRequest,
         service::{Part, RequestKey, Service, ServiceError, Settings, random_part},
     },
-    registry::Registry,
+    registry::{Registry, rules::Rules},
+    sender::AddressGuard,
     store::{
         acl::{self, Role},
         api_keys::{ApiKey, ApiKeyStore},
@@ -105,6 +108,34 @@ async fn payment_intents(redis: &Redis, operator: &Redis) {
     // It is forgotten when the clock has passed that.
     service.advance(ClockChange::Advance(2)).await.unwrap();
     assert!(matches!(service.get(&account, &intent.id).await, Err(ServiceError::NotFound)));
+    service.reset(&account).await.unwrap();
+    subscriptions(redis, &account).await;
+}
+
+/// Everything that merchants do with endpoints of their own.
+async fn subscriptions(redis: &Redis, account: &AccountId) {
+    let (registry, cancel) = (Registry::new(), CancellationToken::new());
+    let following = tokio::spawn(registry.clone().run(redis.clone(), cancel.clone()));
+    let loopback = AddressGuard::new(false, &["127.0.0.0/8".parse().unwrap()]);
+    let rules = Rules::new(loopback, RetryPolicy::try_new(RetrySettings::default()).unwrap());
+    let subscriptions = Subscriptions::new(redis.clone(), keys(), registry, rules);
+    let wanted = Wanted {
+        keeper: Keeper::Merchant,
+        url: "https://127.0.0.1/".to_owned(),
+        events: vec!["payment_intent.created".parse().unwrap()],
+        description: String::new(),
+        schemes: vec![Scheme::Standard],
+    };
+    let (made, secret) = subscriptions.create(account, wanted).await.unwrap();
+    subscriptions.add_secret(account, &made.id).await.unwrap();
+    let changes = Changes { description: Some("till 7".to_owned()), ..Changes::default() };
+    subscriptions.change(account, &made.id, &changes).await.unwrap();
+    subscriptions.activate(account, &made.id, &secret.name()).await.unwrap();
+    assert_eq!(subscriptions.list(account).await.unwrap().len(), 1);
+    subscriptions.delete(account, &made.id, Keeper::Merchant).await.unwrap();
+    assert_eq!(subscriptions.list(account).await.unwrap().len(), 0);
+    cancel.cancel();
+    following.await.unwrap();
 }
 
 #[tokio::test]

@@ -11,11 +11,11 @@ pub mod sandbox;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, http::StatusCode, routing::get};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Description,
+        OpenApi as Description, RefOr,
         security::{ApiKey, ApiKeyValue, SecurityScheme},
     },
 };
@@ -123,5 +123,26 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
             .routes(routes!(endpoints::create))
             .routes(routes!(endpoints::delete));
     }
-    router.split_for_parts()
+    let (router, mut description) = router.split_for_parts();
+    describe_responses(&mut description);
+    (router, description)
 }
+
+/// Every response must have a description: what its code means, where nothing else is to be said.
+fn describe_responses(description: &mut Description) {
+    for item in description.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            for (code, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
+                    let code = code.parse::<StatusCode>().ok();
+                    response.description = code.and_then(|code| code.canonical_reason()).unwrap_or(ANSWER).to_owned();
+                }
+            }
+        }
+    }
+}
+
+const ANSWER: &str = "The answer";

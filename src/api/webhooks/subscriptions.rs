@@ -3,7 +3,10 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     clock,
@@ -36,6 +39,9 @@ const FRESH_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the secret that was active before keeps signing, as with the verb that rotates.
 const OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Names that are looked up at once: each takes a thread for as long as its server likes, and callbacks need threads, too.
+const MAX_LOOKUPS: usize = 16;
 
 /// Endpoints of one account in a sandbox: one for each of its developers' terminals.
 pub const MAX_SANDBOX_ENDPOINTS: usize = 20;
@@ -126,6 +132,7 @@ struct Inner {
     keys: PartitionKeys,
     registry: Registry,
     rules: Rules,
+    lookups: Semaphore,
     /// One change at a time: those of one process need not be tried anew because of each other.
     turn: Mutex<()>,
 }
@@ -141,7 +148,8 @@ impl Subscriptions {
     /// `registry` must be followed for as long as this is used.
     pub fn new(redis: Redis, keys: PartitionKeys, registry: Registry, rules: Rules) -> Self {
         let connection = SharedConnection::new(redis, Purpose::Other);
-        Self(Arc::new(Inner { connection, keys, registry, rules, turn: Mutex::default() }))
+        let lookups = Semaphore::new(MAX_LOOKUPS);
+        Self(Arc::new(Inner { connection, keys, registry, rules, lookups, turn: Mutex::default() }))
     }
 
     /// In the order in which they were made.
@@ -167,8 +175,7 @@ impl Subscriptions {
             schemes: wanted.schemes,
             ..Endpoint::new(id, account.clone(), wanted.url, secret.clone(), mark.at_ms)
         };
-        // A name server is asked before others have to wait.
-        self.0.rules.check(&endpoint).await?;
+        self.check_with_url(&endpoint).await?;
         let _turn = self.0.turn.lock().await;
         self.remove_drained(account).await?;
         for _ in 0..MAX_ROUNDS {
@@ -190,7 +197,7 @@ impl Subscriptions {
         if wanted.url == seen.url {
             self.0.rules.check_settings(&wanted)?;
         } else {
-            self.0.rules.check(&wanted).await?;
+            self.check_with_url(&wanted).await?;
         }
         let mark = mark(account, "changed over HTTP");
         let _turn = self.0.turn.lock().await;
@@ -292,6 +299,12 @@ impl Subscriptions {
             }
         }
         Err(SubscriptionError::Busy)
+    }
+
+    /// Asks a name server, so it must be done before others have to wait.
+    async fn check_with_url(&self, endpoint: &Endpoint) -> Result<()> {
+        let _place = self.0.lookups.acquire().await.map_err(|_| SubscriptionError::Busy)?;
+        Ok(self.0.rules.check(endpoint).await?)
     }
 
     /// The account's endpoints, as new as Redis is now.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     config::compact,
     facts::{
-        endpoint::{Endpoint, EndpointState, Ordering, Scheme},
+        endpoint::{Endpoint, EndpointState, Keeper, Ordering, Scheme},
         event::EventType,
         id::{AccountId, EndpointId},
         retry::RetryOverrides,
@@ -30,6 +30,7 @@ struct View<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'a str>,
     secrets: Vec<SecretView>,
+    spare_secrets: usize,
     ordering: Ordering,
     max_in_flight: u16,
     rate_limit: Option<u32>,
@@ -38,6 +39,8 @@ struct View<'a> {
     headers: Vec<(&'a str, &'static str)>,
     traceparent: bool,
     http1: bool,
+    keeper: Keeper,
+    leaves: bool,
     created_at_ms: u64,
     updated_at_ms: u64,
     revision: u64,
@@ -68,6 +71,7 @@ fn view<'a>(endpoint: &'a Endpoint, new: Option<&'a SecretText>, now_ms: u64) ->
         schemes: &endpoint.schemes,
         secret: new.map(SecretText::reveal),
         secrets: endpoint.secrets.iter().map(secret).collect(),
+        spare_secrets: endpoint.spare_secrets.len(),
         ordering: endpoint.ordering,
         max_in_flight: endpoint.max_in_flight,
         rate_limit: endpoint.rate_limit,
@@ -76,6 +80,8 @@ fn view<'a>(endpoint: &'a Endpoint, new: Option<&'a SecretText>, now_ms: u64) ->
         headers: endpoint.headers.iter().map(|(name, _)| (name.as_str(), HIDDEN)).collect(),
         traceparent: endpoint.traceparent,
         http1: endpoint.http1,
+        keeper: endpoint.keeper,
+        leaves: endpoint.leaves,
         created_at_ms: endpoint.created_at_ms,
         updated_at_ms: endpoint.updated_at_ms,
         revision: endpoint.revision,
@@ -87,6 +93,7 @@ pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_m
     let mut fields = vec![
         ("id", endpoint.id.to_string()),
         ("account", endpoint.account.to_string()),
+        ("kept by", lower(endpoint.keeper)),
         ("url", endpoint.url.clone()),
         ("state", state(&endpoint.status, now_ms)),
         ("events", types(endpoint)),
@@ -94,6 +101,9 @@ pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_m
     ];
     fields.extend(new.map(|secret| ("secret", secret.reveal().to_owned())));
     fields.extend(endpoint.secrets.iter().map(|secret| ("signs with", secret_line(secret, now_ms))));
+    if !endpoint.spare_secrets.is_empty() {
+        fields.push(("spare secrets", endpoint.spare_secrets.len().to_string()));
+    }
     fields.extend([
         ("ordering", lower(endpoint.ordering)),
         ("max in flight", endpoint.max_in_flight.to_string()),
