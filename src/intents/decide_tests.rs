@@ -4,8 +4,8 @@
 use proptest::{prelude::*, sample::select};
 
 use super::{
-    decide::{Approval, ChallengeResult, Change, Command, Fresh, IssuerAnswer, create, decide},
-    details::{AutoExpireAction, Config, Details, PaymentConfig},
+    decide::{Approval, ChallengeResult, Change, Checkout, Command, Fresh, IssuerAnswer, create, decide},
+    details::{Address, AutoExpireAction, Config, Details, PaymentConfig, ShippingDetails},
     intent::{Card, EventKind, IdempotencyKey, Intent, State},
     life::{self, Kind, Step},
     money::{Currency, Money},
@@ -38,8 +38,26 @@ fn approval() -> Approval {
     Approval { transaction: "tx_1".to_owned(), auth_code: "123456".to_owned() }
 }
 
+fn pay_with(answer: IssuerAnswer) -> Command {
+    Command::Pay { card: card(), answer, checkout: None }
+}
+
+/// On the checkout page, where the customer is shown this total.
+fn check_out(total: i64, answer: IssuerAnswer) -> Command {
+    let address = |city: &str| Address { city: Some(city.to_owned()), ..serde_json::from_str(ADDRESS).unwrap() };
+    let checkout = Checkout {
+        total,
+        email_address: Some("a@b.example".to_owned()),
+        billing_address: (total % 2 == 0).then(|| address("London")),
+        shipping_details: Some(ShippingDetails { address: Some(address("Leeds")), ..ShippingDetails::default() }),
+    };
+    Command::Pay { card: card(), answer, checkout: Some(Box::new(checkout)) }
+}
+
+const ADDRESS: &str = r#"{"countryCode":"GB"}"#;
+
 fn paid() -> Command {
-    Command::Pay { card: card(), answer: IssuerAnswer::Approved(approval()) }
+    pay_with(IssuerAnswer::Approved(approval()))
 }
 
 fn key(name: &str) -> IdempotencyKey {
@@ -129,7 +147,7 @@ fn in_state(state: State) -> World {
 fn command_of(kind: Kind, intent: &Intent) -> Option<Command> {
     Some(match kind {
         Kind::Pay => paid(),
-        Kind::FailToPay => Command::Pay { card: card(), answer: IssuerAnswer::Failed("it is declined") },
+        Kind::FailToPay => pay_with(IssuerAnswer::Failed("it is declined")),
         Kind::Cancel => Command::Cancel,
         Kind::Capture => capture_of(100),
         Kind::Reverse => reversal(),
@@ -226,14 +244,42 @@ fn a_hold_may_end_earlier_and_be_captured() {
 #[test]
 fn an_interrupted_payment_is_resumed_on_the_same_intent() {
     let mut world = World::new(details(CaptureMode::Auto, 1_000));
-    world.do_it(&Command::Pay { card: card(), answer: IssuerAnswer::Failed("declined") }).unwrap();
-    world.do_it(&Command::Pay { card: card(), answer: IssuerAnswer::Challenged }).unwrap();
+    world.do_it(&pay_with(IssuerAnswer::Failed("declined"))).unwrap();
+    world.do_it(&pay_with(IssuerAnswer::Challenged)).unwrap();
     world.pass(10 * MINUTE);
     assert_eq!(world.do_it(&Command::Challenge(ChallengeResult::Passed(approval()))), Err(Refusal::NoChallenge));
     world.do_it(&Command::RefreshSecret { secret: "again".to_owned() }).unwrap();
     assert_eq!(world.intent.history.len(), 1, "nobody is told of a decline");
     world.do_it(&paid()).unwrap();
     assert_eq!((world.intent.status, &world.intent.secret), (PaymentStatus::Captured, &None));
+}
+
+#[test]
+fn a_customer_pays_the_total_that_they_were_shown_or_nothing() {
+    let mut world = World::new(details(CaptureMode::Auto, 1_000));
+    world.do_it(&Command::SetTips { amount: money(100), secret: "s".to_owned() }).unwrap();
+    let before = world.intent.clone();
+    let refused = Refusal::TotalChanged { shown: money(1_000), now: money(1_100) };
+    assert_eq!(world.do_it(&check_out(1_000, IssuerAnswer::Approved(approval()))), Err(refused));
+    assert_eq!(world.intent, before);
+    world.do_it(&check_out(1_100, IssuerAnswer::Approved(approval()))).unwrap();
+    assert_eq!(world.intent.held(), 1_100);
+}
+
+#[test]
+fn what_a_customer_has_filled_in_outlives_a_declined_payment() {
+    let mut details = details(CaptureMode::Auto, 1_000);
+    details.customer = Some(serde_json::from_str(r#"{"id":"c","emailAddress":"old@b.example"}"#).unwrap());
+    let mut world = World::new(details);
+    world.do_it(&check_out(1_000, IssuerAnswer::Failed("declined"))).unwrap();
+    let details = &world.intent.details;
+    let customer = details.customer.as_ref().unwrap();
+    assert_eq!((customer.id.as_deref(), customer.email_address.as_deref()), (Some("c"), Some("a@b.example")));
+    assert_eq!(details.billing_address.as_ref().unwrap().city.as_deref(), Some("London"));
+    let kept = details.clone();
+    // Who fills in nothing leaves what is there.
+    world.do_it(&paid()).unwrap();
+    assert_eq!(world.intent.details, kept);
 }
 
 #[test]
@@ -261,6 +307,11 @@ fn a_changed_amount_adjusts_the_hold_unless_the_issuer_declines() {
 #[derive(Debug, Clone)]
 enum Act {
     Do(Command),
+    /// Having been shown a total that is off by so much, with an issuer that approves.
+    CheckOut {
+        off_by: i64,
+        is_approved: bool,
+    },
     Wait(i64),
 }
 
@@ -269,8 +320,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let number = 0..6u32;
     let command = prop_oneof![
         4 => Just(paid()),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Failed("declined") }),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Challenged }),
+        1 => Just(pay_with(IssuerAnswer::Failed("declined"))),
+        1 => Just(pay_with(IssuerAnswer::Challenged)),
         1 => Just(Command::Challenge(ChallengeResult::Passed(approval()))),
         1 => Just(Command::Challenge(ChallengeResult::Failed)),
         1 => Just(Command::Cancel),
@@ -289,7 +340,10 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Command::SendReceipt),
     ];
     let wait = select(vec![1, SECOND, 55 * SECOND, 10 * MINUTE, DAY, 7 * DAY, 30 * DAY]);
-    prop::collection::vec(prop_oneof![5 => command.prop_map(Act::Do), 2 => wait.prop_map(Act::Wait)], 1..40)
+    let check_out = (select(vec![0, 0, 0, 1, -1]), any::<bool>())
+        .prop_map(|(off_by, is_approved)| Act::CheckOut { off_by, is_approved });
+    let act = prop_oneof![5 => command.prop_map(Act::Do), 1 => check_out, 2 => wait.prop_map(Act::Wait)];
+    prop::collection::vec(act, 1..40)
 }
 
 /// What must be so at any time.
@@ -332,8 +386,16 @@ proptest! {
         let mut world = World::new(details);
         check(&world.intent);
         for act in acts {
+            let act = match act {
+                Act::CheckOut { off_by, is_approved } => {
+                    let answer = if is_approved { IssuerAnswer::Approved(approval()) } else { IssuerAnswer::Failed("declined") };
+                    Act::Do(check_out(world.intent.total() + off_by, answer))
+                }
+                act => act,
+            };
             match act {
                 Act::Wait(micros) => world.pass(micros),
+                Act::CheckOut { .. } => unreachable!("it has become a command"),
                 Act::Do(command) => {
                     let before = world.intent.clone();
                     let done = world.do_it(&command);
@@ -341,6 +403,11 @@ proptest! {
                     if world.intent.revision == before.revision {
                         prop_assert!(done.is_err());
                         prop_assert_eq!(&world.intent, &before);
+                    }
+                    if let (Command::Pay { checkout: Some(checkout), .. }, true) = (&command, done.is_ok()) {
+                        prop_assert_eq!(checkout.total, before.total());
+                        prop_assert_eq!(checkout.total, world.intent.total());
+                        prop_assert_eq!(&checkout.shipping_details, &world.intent.details.shipping_details);
                     }
                     if let Ok(told) = done {
                         // One change of its own; before it at most those that time made.

@@ -186,11 +186,23 @@ impl Service {
 
     /// What is stored, after whatever its time has come for.
     pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
+        Ok(self.look(id, Some(account)).await?.0)
+    }
+
+    /// Whosever it is, and the time there: for the customer, whose id of the intent is all that they have.
+    pub async fn find(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        self.look(id, None).await
+    }
+
+    async fn look(&self, id: &IntentId, account: Option<&AccountId>) -> Result<(Intent, Stamp), ServiceError> {
         let mut loaded = self.load(id, None).await?;
         for _ in 0..MAX_ROUNDS {
-            let intent = self.own(account, id, &loaded)?;
+            let intent = match account {
+                Some(account) => self.own(account, id, &loaded)?,
+                None => stored_intent(id, &loaded)?,
+            };
             match self.apply_deadline(&intent, loaded.now).await? {
-                None => return Ok(intent),
+                None => return Ok((intent, Stamp(loaded.now))),
                 Some(next) => loaded = next,
             }
         }
@@ -480,8 +492,7 @@ impl Service {
 
     /// The intent, if it is there and this account's.
     fn own(&self, account: &AccountId, id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
-        let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
-        let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+        let intent = stored_intent(id, loaded)?;
         if intent.account == *account { Ok(intent) } else { Err(ServiceError::NotFound) }
     }
 
@@ -525,6 +536,11 @@ enum Attempt {
 
 fn read(id: &IntentId, stored: &Stored) -> Result<Intent, RecordError> {
     Intent::from_record(id.clone(), stored.revision, Stamp(stored.changed_at), &stored.json)
+}
+
+fn stored_intent(id: &IntentId, loaded: &Loaded) -> Result<Intent, ServiceError> {
+    let stored = loaded.stored.as_ref().ok_or(ServiceError::NotFound)?;
+    read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
 }
 
 /// The intent, if this operation is among its last: then its answer was lost.
