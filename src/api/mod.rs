@@ -2,4 +2,5 @@
 //! happens is decided below.
 
 pub mod access;
+pub mod checkout;
 pub mod intents;
