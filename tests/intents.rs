@@ -2,6 +2,12 @@
 
 mod support;
 
+#[path = "intents/browser.rs"]
+mod browser;
+#[path = "intents/checkout.rs"]
+mod checkout;
+#[path = "intents/checkout_seen.rs"]
+mod checkout_seen;
 #[path = "intents/house.rs"]
 mod house;
 

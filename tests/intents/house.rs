@@ -21,8 +21,16 @@ pub struct House {
 
 impl House {
     pub async fn start() -> Self {
+        Self::of(true).await
+    }
+
+    pub async fn without_sandbox() -> Self {
+        Self::of(false).await
+    }
+
+    async fn of(is_sandbox: bool) -> Self {
         let redis = TestRedis::start().await;
-        let (child, url) = serve(&redis);
+        let (child, url) = serve(&redis, is_sandbox);
         let house = Self { redis, child, url };
         house.until_it_answers().await;
         house
@@ -34,6 +42,11 @@ impl House {
             client.get(format!("{}/healthz", self.url)).send().await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
+    }
+
+    /// Where the service is, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub fn kill_service(&mut self) {
@@ -49,7 +62,7 @@ impl House {
     }
 
     pub async fn start_service(&mut self) {
-        (self.child, self.url) = serve(&self.redis);
+        (self.child, self.url) = serve(&self.redis, true);
         self.until_it_answers().await;
     }
 
@@ -112,11 +125,12 @@ fn client() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-fn serve(redis: &TestRedis) -> (Child, String) {
+fn serve(redis: &TestRedis, is_sandbox: bool) -> (Child, String) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
-    command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
+    command.env("HERALD_INTENTS_LISTEN", &address).env("HERALD_LOG", "warn");
+    command.env("HERALD_SANDBOX", is_sandbox.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     (command.spawn().unwrap(), format!("http://{address}"))
 }

@@ -93,7 +93,7 @@ pub const CARD: [Field; 4] = [
         name: "security-code",
         label: "Security code",
         missing: Some("Enter the security code of your card"),
-        hint: Some("3 or 4 digits"),
+        hint: Some("CV2"),
         max: 10,
         autocomplete: "cc-csc",
         kind: Kind::SecurityCode,
@@ -120,12 +120,12 @@ pub const NOTES: Field =
     Field { name: "shipping-notes", label: "Delivery notes", max: 1024, kind: Kind::Lines, ..TEXT };
 
 macro_rules! address {
-    ($of:literal) => {
+    ($of:literal, $name:literal) => {
         [
             Field {
                 name: concat!($of, "-line1"),
                 label: "Address line 1",
-                missing: Some(concat!("Enter the first line of the ", $of, " address")),
+                missing: Some(concat!("Enter the first line of the ", $name, " address")),
                 autocomplete: concat!($of, " address-line1"),
                 ..TEXT
             },
@@ -138,7 +138,7 @@ macro_rules! address {
             Field {
                 name: concat!($of, "-city"),
                 label: "Town or city",
-                missing: Some(concat!("Enter the town or city of the ", $of, " address")),
+                missing: Some(concat!("Enter the town or city of the ", $name, " address")),
                 autocomplete: concat!($of, " address-level2"),
                 ..TEXT
             },
@@ -153,7 +153,7 @@ macro_rules! address {
             Field {
                 name: concat!($of, "-country"),
                 label: "Country",
-                missing: Some(concat!("Choose the country of the ", $of, " address")),
+                missing: Some(concat!("Choose the country of the ", $name, " address")),
                 autocomplete: concat!($of, " country"),
                 kind: Kind::Country,
                 ..TEXT
@@ -162,8 +162,8 @@ macro_rules! address {
     };
 }
 
-pub const BILLING: [Field; 5] = address!("billing");
-pub const SHIPPING: [Field; 5] = address!("shipping");
+pub const BILLING: [Field; 5] = address!("billing", "billing");
+pub const SHIPPING: [Field; 5] = address!("shipping", "delivery");
 
 /// What is wrong with what stands in a field, for whoever typed it.
 pub fn fault(field: &Field, text: &str, now: Stamp) -> Option<String> {
@@ -179,7 +179,7 @@ pub fn fault(field: &Field, text: &str, now: Stamp) -> Option<String> {
     let wrong = match field.kind {
         Kind::Email if !is_email(text) => "Enter an email address as in name@example.com",
         Kind::Country if !countries::is_country(text) => "Choose a country from the list",
-        Kind::CardNumber if issuer::mask(text).is_none() => "This is not the number of a card: check its digits",
+        Kind::CardNumber if issuer::mask(text).is_none() => "Check the digits of the card number",
         Kind::Expiry => return expiry_fault(text, now).map(str::to_owned),
         Kind::SecurityCode if !is_security_code(text) => "Enter the 3 or 4 digits of the security code",
         _ => return None,
@@ -197,7 +197,7 @@ fn expiry_fault(text: &str, now: Stamp) -> Option<&'static str> {
     };
     // A card is good to the end of its month. Both begin with the year, in four digits.
     let is_over = *format!("{year:04}-{month:02}") < now.to_string()[..7];
-    is_over.then_some("This card has expired: check the date, or use another card")
+    is_over.then_some("This card has expired")
 }
 
 /// `9/30`, `09 / 2030` or `0930`.

@@ -18,7 +18,7 @@ use crate::{
         details::{Address, Collection, PaymentMethod, ShippingDetails},
         intent::{Card, Intent},
         issuer,
-        money::MAX_MINOR,
+        money::{Currency, MAX_MINOR},
         stamp::Stamp,
     },
 };
@@ -124,7 +124,7 @@ impl Typed {
         let [line1, line2, city, postcode, country] = fields;
         let Some(address) = address.cloned() else {
             // Most likely, and changed in a moment where it is wrong.
-            let is_british = intent.details.amount.currency_code == crate::intents::money::Currency::Gbp;
+            let is_british = intent.details.amount.currency_code == Currency::Gbp;
             return self.put(country, is_british.then(|| "GB".to_owned()));
         };
         self.put(line1, address.address1);
@@ -166,6 +166,7 @@ impl Typed {
     fn missing_postcode(&self, field: &Field) -> Option<String> {
         let of = field.name.strip_suffix("-postcode").filter(|_| self.text(field.name).is_empty())?;
         let is_british = self.text(&format!("{of}-country")) == "GB";
+        let of = if of == "shipping" { "delivery" } else { of };
         is_british.then(|| format!("Enter the postcode of the {of} address"))
     }
 

@@ -374,7 +374,7 @@ impl<'a> Tips<'a> {
         let choices = TIP_PERCENT.into_iter().map(|percent| {
             let value = (money.value * percent + 50) / 100;
             let price = Some(Price(money.of(value)));
-            TipChoice { label: format!("{percent} %"), price, value, is_chosen: chosen == value && value > 0 }
+            TipChoice { label: format!("{percent}%"), price, value, is_chosen: chosen == value && value > 0 }
         });
         let fault = faults.iter().find(|fault| fault.field == form::OWN_TIP).map(|fault| fault.says.as_str());
         details.are_tips_allowed().then(|| Self {
@@ -388,7 +388,7 @@ impl<'a> Tips<'a> {
 
 /// What is bought, and what it costs.
 struct Summary {
-    title: String,
+    title: Option<String>,
     reference: Option<String>,
     description: Vec<String>,
     lines: Vec<Line>,
@@ -423,7 +423,7 @@ impl Summary {
             parts.insert(0, ("Amount", Price(details.amount)));
         }
         Self {
-            title: title.unwrap_or_else(|| "Your payment".to_owned()),
+            title,
             reference: (shows.show_reference != Some(false)).then(|| details.reference.clone()),
             description: details.description.iter().flat_map(|text| text.lines()).map(str::to_owned).collect(),
             lines: details.item_lines.iter().flatten().map(Line::of_item).collect(),
@@ -431,6 +431,10 @@ impl Summary {
             parts,
             total: (shows.show_total != Some(false)).then(|| Price(details.amount.of(intent.total()))),
         }
+    }
+
+    fn name(&self) -> &str {
+        self.title.as_deref().unwrap_or("Your payment")
     }
 }
 
