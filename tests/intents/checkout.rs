@@ -241,7 +241,7 @@ async fn all_faults_are_shown_at_once_and_only_the_card_must_be_typed_again() {
         "value=\"ada@\"",
         "Ada &lt;b&gt;Lovelace",
         "12 St James’s Square",
-        ">Ring twice.\nThen wait.</textarea>",
+        "Ring twice.\nThen wait.</textarea>",
         "value=\"01 / 20\"",
         "value=\"1 Rue de Rivoli\"",
         "<option value=\"GB\" selected>",
