@@ -114,6 +114,13 @@ impl Typed {
         typed
     }
 
+    /// The same, with the tip that was typed: it has a form of its own, which knows nothing of the other fields.
+    pub fn known_beside_tip(&self, intent: &Intent) -> Self {
+        let mut known = Self::known(intent);
+        known.0.insert(OWN_TIP.to_owned(), self.text(OWN_TIP).to_owned());
+        known
+    }
+
     fn put(&mut self, field: &Field, text: Option<String>) {
         if let Some(text) = text {
             self.0.insert(field.name.to_owned(), text);

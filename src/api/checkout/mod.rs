@@ -171,7 +171,10 @@ async fn challenge(State(api): State<Api>, Path(id): Path<String>, typed: Typed)
 
 async fn tip(State(api): State<Api>, Path(id): Path<String>, typed: Typed) -> Answer {
     let visit = Visit::of(&api, &id).await?;
-    let with_fault = |fault: Fault| Ok(page::with_faults(visit.shown(), &typed, &[fault]).into_response());
+    let with_fault = |fault: Fault| {
+        let shown = typed.known_beside_tip(&visit.intent);
+        Ok(page::with_faults(visit.shown(), &shown, &[fault]).into_response())
+    };
     if !visit.is_open() || !visit.intent.details.are_tips_allowed() {
         return Ok(visit.back());
     }
