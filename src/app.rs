@@ -160,7 +160,10 @@ async fn serve_payment_intents(
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
     let access = api::access::Access::new(redis);
     let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, &public_url);
-    let router = api::intents::router(api, config.intents.sandbox);
+    let mut router = api::intents::router(api.clone(), config.intents.sandbox);
+    if config.intents.sandbox {
+        router = router.merge(api::checkout::router(api));
+    }
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {
         let serving = http::server::serve(listener, router, http::server::LIMITS, cancel);

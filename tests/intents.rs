@@ -13,6 +13,12 @@ mod support;
 #[path = "support/world.rs"]
 mod world;
 
+#[path = "intents/browser.rs"]
+mod browser;
+#[path = "intents/checkout.rs"]
+mod checkout;
+#[path = "intents/checkout_seen.rs"]
+mod checkout_seen;
 #[path = "intents/contract.rs"]
 mod contract;
 #[path = "intents/house.rs"]

@@ -62,6 +62,7 @@ fn each_foreign_system_has_one_place() {
     // `listen` is a client of the application that its user names, and no sender to receivers; so is what asks a service.
     check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs"]);
     check_only("axum", &["api/", "http/", "service.rs", "demo/"]);
+    check_only("askama", &["api/checkout/", "http/html.rs", "loadtest/report/html"]);
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/", "loadtest/receiver/verify.rs"]);
     check_only("aws_lc_rs", &["loadtest/receiver/verify.rs"]);

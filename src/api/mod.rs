@@ -2,5 +2,6 @@
 //! happens is decided below.
 
 pub mod access;
+pub mod checkout;
 pub mod intents;
 pub mod webhooks;

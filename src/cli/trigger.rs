@@ -92,7 +92,7 @@ pub async fn run(context: &Context, args: TriggerArgs) -> anyhow::Result<()> {
 fn path(status: PaymentStatus, is_manual: bool, amount: i64) -> Vec<Command> {
     let pay = || {
         let (_, card) = issuer::mask(issuer::APPROVED).expect("it is the number of a card");
-        Command::Pay { card, answer: IssuerAnswer::Approved(approval()) }
+        Command::pay(card, IssuerAnswer::Approved(approval()))
     };
     let capture = || Command::Capture { id: format!("cp_{}", random_part()), amount, tips: None, key: None };
     let reverse = || Command::Reverse { id: format!("rvs_{}", random_part()), key: None };

@@ -3,7 +3,9 @@
 //! - [`server`] takes connections and bounds what they can take.
 //! - [`problem`] is how every refusal is answered.
 //! - [`json`] reads a body strictly, by its schema, and finds all of its faults at once.
+//! - [`html`] writes what others said into a page, as text and nothing else.
 
+pub mod html;
 pub mod json;
 pub mod problem;
 pub mod server;

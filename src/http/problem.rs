@@ -112,7 +112,7 @@ pub struct ProblemDetails {
     pub errors: BTreeMap<String, Vec<String>>,
 }
 
-/// Written by [`finish`], which knows the trace.
+/// Written by [`finish`], which knows the trace, unless somebody makes a page of it before.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
@@ -127,7 +127,11 @@ pub async fn finish(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Arc<Problem>>().or_else(|| of_axum(&response).map(Arc::new));
     if let Some(problem) = problem {
-        response = written(&problem, &id, response.headers());
+        log(&problem, &id);
+        // A page for people stays as it is.
+        if !response.headers().contains_key(header::CONTENT_TYPE) {
+            response = written(&problem, &id, response.headers());
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -135,11 +139,14 @@ pub async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
-fn written(problem: &Problem, id: &str, given: &HeaderMap) -> Response {
+fn log(problem: &Problem, id: &str) {
     if problem.status.is_server_error() {
         let cause = problem.cause.as_deref().unwrap_or(&problem.detail);
         error!(trace_id = id, status = problem.status.as_u16(), cause, "a request failed");
     }
+}
+
+fn written(problem: &Problem, id: &str, given: &HeaderMap) -> Response {
     let details = ProblemDetails {
         r#type: format!("{TYPES}{}", problem.name),
         title: problem.title().to_owned(),

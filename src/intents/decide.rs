@@ -2,7 +2,7 @@
 //! outside says (an issuer's verdict, a new secret) comes with the command.
 
 use super::{
-    details::{AutoExpireAction, ItemLine, TaxLine},
+    details::{Address, AutoExpireAction, ItemLine, ShippingDetails, TaxLine},
     intent::{
         Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS, Payment,
         Refund, Reversal,
@@ -25,6 +25,7 @@ pub enum Command {
     Pay {
         card: Card,
         answer: IssuerAnswer,
+        checkout: Option<Box<Checkout>>,
     },
     /// The customer has met the pending challenge, or not.
     Challenge(ChallengeResult),
@@ -63,6 +64,17 @@ pub enum Command {
     Deadline(Deadline),
 }
 
+/// What a customer was shown and has filled in on the page where they pay. It is kept whatever the issuer answers, so that they
+/// need not fill it in again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkout {
+    /// What they have agreed to pay: not what it has become meanwhile.
+    pub total: i64,
+    pub email_address: Option<String>,
+    pub billing_address: Option<Address>,
+    pub shipping_details: Option<ShippingDetails>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IssuerAnswer {
     Approved(Approval),
@@ -83,6 +95,11 @@ pub enum ChallengeResult {
 }
 
 impl Command {
+    /// Paid as it is, by somebody who was shown nothing.
+    pub fn pay(card: Card, answer: IssuerAnswer) -> Self {
+        Self::Pay { card, answer, checkout: None }
+    }
+
     /// Its line in the table of the life.
     pub fn kind(&self, intent: &Intent) -> Kind {
         match self {
@@ -172,7 +189,12 @@ fn settle(mut intent: Intent, operation: String, told: Option<EventKind>) -> Cha
 /// What the command does beside the status.
 fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refusal> {
     match command {
-        Command::Pay { card, answer } => pay(intent, card, answer),
+        Command::Pay { card, answer, checkout } => {
+            if let Some(checkout) = checkout {
+                check_out(intent, checkout)?;
+            }
+            pay(intent, card, answer);
+        }
         Command::Challenge(result) => challenge(intent, result, now)?,
         Command::Cancel => intent.secret = None,
         Command::Capture { id, amount, tips, key } => capture(intent, id, *amount, *tips, key.clone())?,
@@ -214,6 +236,21 @@ fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refus
 
 fn made(text: String) -> ClientSecret {
     ClientSecret { text, made_at: Stamp::THIS }
+}
+
+fn check_out(intent: &mut Intent, checkout: &Checkout) -> Result<(), Refusal> {
+    let money = intent.details.amount;
+    if checkout.total != intent.total() {
+        return Err(Refusal::TotalChanged { shown: money.of(checkout.total), now: money.of(intent.total()) });
+    }
+    let Checkout { email_address, billing_address, shipping_details, .. } = checkout.clone();
+    let details = &mut intent.details;
+    if email_address.is_some() {
+        details.customer.get_or_insert_default().email_address = email_address;
+    }
+    details.billing_address = billing_address.or(details.billing_address.take());
+    details.shipping_details = shipping_details.or(details.shipping_details.take());
+    Ok(())
 }
 
 /// An attempt uses the secret up, whatever comes of it.

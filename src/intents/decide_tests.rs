@@ -1,8 +1,8 @@
 //! What each command does in each state, and the examples of the description. What holds in every life is in `property_tests`.
 
 use super::{
-    decide::{Approval, ChallengeResult, Change, Command, Fresh, IssuerAnswer, create, decide},
-    details::{AutoExpireAction, Config, Details, PaymentConfig},
+    decide::{Approval, ChallengeResult, Change, Checkout, Command, Fresh, IssuerAnswer, create, decide},
+    details::{Address, AutoExpireAction, Config, Details, PaymentConfig, ShippingDetails},
     intent::{Card, IdempotencyKey, Intent, State},
     life::{self, Kind, Step},
     money::{Currency, Money},
@@ -39,8 +39,26 @@ pub(super) fn approval() -> Approval {
     Approval { transaction: "tx_1".to_owned(), auth_code: "123456".to_owned() }
 }
 
+pub(super) fn pay_with(answer: IssuerAnswer) -> Command {
+    Command::Pay { card: card(), answer, checkout: None }
+}
+
+/// On the checkout page, where the customer is shown this total.
+pub(super) fn check_out(total: i64, answer: IssuerAnswer) -> Command {
+    let address = |city: &str| Address { city: Some(city.to_owned()), ..serde_json::from_str(ADDRESS).unwrap() };
+    let checkout = Checkout {
+        total,
+        email_address: Some("a@b.example".to_owned()),
+        billing_address: (total % 2 == 0).then(|| address("London")),
+        shipping_details: Some(ShippingDetails { address: Some(address("Leeds")), ..ShippingDetails::default() }),
+    };
+    Command::Pay { card: card(), answer, checkout: Some(Box::new(checkout)) }
+}
+
+const ADDRESS: &str = r#"{"countryCode":"GB"}"#;
+
 pub(super) fn paid() -> Command {
-    Command::Pay { card: card(), answer: IssuerAnswer::Approved(approval()) }
+    pay_with(IssuerAnswer::Approved(approval()))
 }
 
 pub(super) fn key(name: &str) -> IdempotencyKey {
@@ -132,7 +150,7 @@ fn in_state(state: State) -> World {
 fn command_of(kind: Kind, intent: &Intent) -> Option<Command> {
     Some(match kind {
         Kind::Pay => paid(),
-        Kind::FailToPay => Command::Pay { card: card(), answer: IssuerAnswer::Failed("it is declined") },
+        Kind::FailToPay => pay_with(IssuerAnswer::Failed("it is declined")),
         Kind::Cancel => Command::Cancel,
         Kind::Capture => capture_of(100),
         Kind::Reverse => reversal(),
@@ -229,14 +247,42 @@ fn a_hold_may_end_earlier_and_be_captured() {
 #[test]
 fn an_interrupted_payment_is_resumed_on_the_same_intent() {
     let mut world = World::new(details(CaptureMode::Auto, 1_000));
-    world.do_it(&Command::Pay { card: card(), answer: IssuerAnswer::Failed("declined") }).unwrap();
-    world.do_it(&Command::Pay { card: card(), answer: IssuerAnswer::Challenged }).unwrap();
+    world.do_it(&pay_with(IssuerAnswer::Failed("declined"))).unwrap();
+    world.do_it(&pay_with(IssuerAnswer::Challenged)).unwrap();
     world.pass(10 * MINUTE);
     assert_eq!(world.do_it(&Command::Challenge(ChallengeResult::Passed(approval()))), Err(Refusal::NoChallenge));
     world.do_it(&Command::RefreshSecret { secret: "again".to_owned() }).unwrap();
     assert_eq!(world.intent.history.len(), 1, "nobody is told of a decline");
     world.do_it(&paid()).unwrap();
     assert_eq!((world.intent.status, &world.intent.secret), (PaymentStatus::Captured, &None));
+}
+
+#[test]
+fn a_customer_pays_the_total_that_they_were_shown_or_nothing() {
+    let mut world = World::new(details(CaptureMode::Auto, 1_000));
+    world.do_it(&Command::SetTips { amount: money(100), secret: "s".to_owned() }).unwrap();
+    let before = world.intent.clone();
+    let refused = Refusal::TotalChanged { shown: money(1_000), now: money(1_100) };
+    assert_eq!(world.do_it(&check_out(1_000, IssuerAnswer::Approved(approval()))), Err(refused));
+    assert_eq!(world.intent, before);
+    world.do_it(&check_out(1_100, IssuerAnswer::Approved(approval()))).unwrap();
+    assert_eq!(world.intent.held(), 1_100);
+}
+
+#[test]
+fn what_a_customer_has_filled_in_outlives_a_declined_payment() {
+    let mut details = details(CaptureMode::Auto, 1_000);
+    details.customer = Some(serde_json::from_str(r#"{"id":"c","emailAddress":"old@b.example"}"#).unwrap());
+    let mut world = World::new(details);
+    world.do_it(&check_out(1_000, IssuerAnswer::Failed("declined"))).unwrap();
+    let details = &world.intent.details;
+    let customer = details.customer.as_ref().unwrap();
+    assert_eq!((customer.id.as_deref(), customer.email_address.as_deref()), (Some("c"), Some("a@b.example")));
+    assert_eq!(details.billing_address.as_ref().unwrap().city.as_deref(), Some("London"));
+    let kept = details.clone();
+    // Who fills in nothing leaves what is there.
+    world.do_it(&paid()).unwrap();
+    assert_eq!(world.intent.details, kept);
 }
 
 #[test]

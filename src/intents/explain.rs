@@ -118,8 +118,8 @@ fn smallest(intent: &Intent, kind: Kind) -> Option<Command> {
     let key = || IdempotencyKey { key: String::new(), body: String::new() };
     let money = intent.details.amount;
     Some(match kind {
-        Kind::Pay => Command::Pay { card: card(), answer: IssuerAnswer::Approved(approval()) },
-        Kind::FailToPay => Command::Pay { card: card(), answer: IssuerAnswer::Failed("") },
+        Kind::Pay => Command::pay(card(), IssuerAnswer::Approved(approval())),
+        Kind::FailToPay => Command::pay(card(), IssuerAnswer::Failed("")),
         Kind::Cancel => Command::Cancel,
         Kind::Capture => Command::Capture { id: String::new(), amount: 1, tips: None, key: None },
         Kind::Reverse => Command::Reverse { id: String::new(), key: None },
@@ -227,7 +227,7 @@ mod tests {
     fn a_challenge_is_a_command_as_long_as_it_is_pending() {
         let mut intent = lived(CaptureMode::Auto, &[]);
         let card = Card { masked: String::new(), scheme: String::new() };
-        let challenged = Command::Pay { card, answer: IssuerAnswer::Challenged };
+        let challenged = Command::pay(card, IssuerAnswer::Challenged);
         intent = decide(&intent, &challenged, NOW, nobody()).unwrap().intent;
         intent.date_from(NOW);
         let has = |now| prospects(&intent, now).iter().any(|prospect| prospect.command == "challenge");

@@ -9,7 +9,7 @@ use proptest::{
 
 use super::{
     decide::{ChallengeResult, Change, Command, Fresh, IssuerAnswer, decide},
-    decide_tests::{World, approval, card, details, key, money, paid, reversal},
+    decide_tests::{World, approval, check_out, details, key, money, paid, pay_with, reversal},
     details::{AutoExpireAction, Details},
     intent::{CHALLENGE_FOR, Intent, State},
     life::{self, Kind, Step},
@@ -26,6 +26,11 @@ pub(super) type Decider<'a> = &'a dyn Fn(&Intent, &Command, Stamp, Fresh) -> Res
 #[derive(Debug, Clone)]
 pub(super) enum Act {
     Do(Command),
+    /// Having been shown a total that is off by so much.
+    CheckOut {
+        off_by: i64,
+        is_approved: bool,
+    },
     Wait(i64),
 }
 
@@ -57,8 +62,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let number = 0..6u32;
     let command = prop_oneof![
         4 => Just(paid()),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Failed("declined") }),
-        1 => Just(Command::Pay { card: card(), answer: IssuerAnswer::Challenged }),
+        1 => Just(pay_with(IssuerAnswer::Failed("declined"))),
+        1 => Just(pay_with(IssuerAnswer::Challenged)),
         1 => Just(Command::Challenge(ChallengeResult::Passed(approval()))),
         1 => Just(Command::Challenge(ChallengeResult::Failed)),
         1 => Just(Command::Cancel),
@@ -77,7 +82,10 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Command::SendReceipt),
     ];
     let wait = select(vec![1, SECOND, 55 * SECOND, 10 * MINUTE, DAY, 7 * DAY, 30 * DAY]);
-    prop::collection::vec(prop_oneof![5 => command.prop_map(Act::Do), 2 => wait.prop_map(Act::Wait)], 1..40)
+    let check_out = (select(vec![0, 0, 0, 1, -1]), any::<bool>())
+        .prop_map(|(off_by, is_approved)| Act::CheckOut { off_by, is_approved });
+    let act = prop_oneof![5 => command.prop_map(Act::Do), 1 => check_out, 2 => wait.prop_map(Act::Wait)];
+    prop::collection::vec(act, 1..40)
 }
 
 /// Lives it, and checks each of its moments.
@@ -86,21 +94,26 @@ pub(super) fn live(life: &Life, decider: Decider<'_>) -> TestCaseResult {
     check(&world.intent)?;
     let mut number = 1;
     for act in &life.acts {
-        match act {
-            Act::Wait(micros) => world.pass(*micros),
-            Act::Do(command) => {
-                while let Some(deadline) = world.intent.deadline().filter(|deadline| deadline.at() <= world.now) {
-                    number += 1;
-                    let before = world.intent.clone();
-                    let command = Command::Deadline(deadline);
-                    let changed = step(&mut world, &command, decider, number)?;
-                    prop_assert!(changed, "what is due is refused");
-                    prop_assert_ne!(world.intent.deadline(), before.deadline(), "what was due is due again");
-                }
-                number += 1;
-                step(&mut world, command, decider, number)?;
+        let command = match act {
+            Act::Wait(micros) => {
+                world.pass(*micros);
+                continue;
             }
+            Act::Do(command) => command.clone(),
+            Act::CheckOut { off_by, is_approved: true } => {
+                check_out(world.intent.total() + off_by, IssuerAnswer::Approved(approval()))
+            }
+            Act::CheckOut { off_by, .. } => check_out(world.intent.total() + off_by, IssuerAnswer::Failed("declined")),
+        };
+        while let Some(deadline) = world.intent.deadline().filter(|deadline| deadline.at() <= world.now) {
+            number += 1;
+            let before = world.intent.clone();
+            let changed = step(&mut world, &Command::Deadline(deadline), decider, number)?;
+            prop_assert!(changed, "what is due is refused");
+            prop_assert_ne!(world.intent.deadline(), before.deadline(), "what was due is due again");
         }
+        number += 1;
+        step(&mut world, &command, decider, number)?;
     }
     Ok(())
 }
@@ -147,6 +160,9 @@ fn is_fair(refusal: &Refusal, intent: &Intent, command: &Command, now: Stamp) ->
             amount + tips.unwrap_or_default() > intent.rest()
         }
         (Refusal::TooMuch { .. }, Command::Refund { amount, .. }) => *amount > intent.captured() - intent.refunded(),
+        (Refusal::TotalChanged { .. }, Command::Pay { checkout: Some(checkout), .. }) => {
+            checkout.total != intent.total()
+        }
         (Refusal::NoChallenge, Command::Challenge(_)) => intent.pending_challenge(now).is_none(),
         (Refusal::AmountChangeNotAllowed, Command::SetAmount { .. }) => !intent.details.is_custom_amount_allowed(),
         (Refusal::TipsNotAllowed, Command::SetTips { .. }) => !intent.details.are_tips_allowed(),
@@ -178,7 +194,13 @@ fn check_step(
     prop_assert!(changes_money || before.total() == after.total(), "the amount has changed by itself");
     prop_assert_eq!(before.details.amount.currency_code, after.details.amount.currency_code);
     match command {
-        Command::Pay { .. } => prop_assert!(after.secret.is_none(), "an attempt leaves the secret"),
+        Command::Pay { checkout, .. } => {
+            prop_assert!(after.secret.is_none(), "an attempt leaves the secret");
+            if let Some(checkout) = checkout {
+                prop_assert_eq!(checkout.total, after.total(), "the customer has agreed to another total");
+                prop_assert_eq!(&checkout.shipping_details, &after.details.shipping_details);
+            }
+        }
         Command::Challenge(_) => {
             let asked_at = before.challenge.as_ref().map(|challenge| challenge.at);
             prop_assert!(asked_at.is_some_and(|at| now < at + CHALLENGE_FOR), "a challenge is met too late");

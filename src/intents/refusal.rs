@@ -34,6 +34,11 @@ pub enum Refusal {
         why: &'static str,
     },
     NoChallenge,
+    /// The customer has agreed to another total than there is now.
+    TotalChanged {
+        shown: Money,
+        now: Money,
+    },
     /// The key was used with another body.
     KeyReused,
 }
@@ -51,6 +56,7 @@ impl Refusal {
             | Self::AnotherDay
             | Self::Declined { .. }
             | Self::NoChallenge
+            | Self::TotalChanged { .. }
             | Self::KeyReused => 409,
         }
     }
@@ -75,6 +81,7 @@ impl Refusal {
             Self::AnotherDay => "reversal-only-on-the-same-day",
             Self::Declined { .. } => "issuer-declined",
             Self::NoChallenge => "no-challenge",
+            Self::TotalChanged { .. } => "total-changed",
             Self::KeyReused => "idempotency-key-reused",
         }
     }
@@ -108,6 +115,9 @@ impl Refusal {
             }
             Self::Declined { why } => format!("The issuer declines the new amount: {why}."),
             Self::NoChallenge => "No challenge is pending: pay first.".to_owned(),
+            Self::TotalChanged { shown, now } => {
+                format!("The customer agreed to pay {shown}, and the total is {now} now.")
+            }
             Self::KeyReused => {
                 "This idempotencyKey was used for another request: use a new key for a new request.".to_owned()
             }

@@ -204,9 +204,13 @@ fn faults_of_texts(details: &Details, faults: &mut Faults) {
     }
 }
 
-/// A page leads there: nothing that a browser would run.
 fn is_link(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    link(text).is_some()
+}
+
+/// A page leads there: nothing that a browser would run.
+pub fn link(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 pub fn faults_of_amount(request: &SetAmountRequest) -> Vec<Fault> {
@@ -225,14 +229,16 @@ pub fn faults_of_tips(request: &SetTipsAmountRequest) -> Vec<Fault> {
 pub fn faults_of_receipt(request: &SendReceiptRequest) -> Vec<Fault> {
     let mut faults = Faults::default();
     for (index, email) in request.emails.iter().enumerate() {
-        let is_email = email.len() <= 254
-            && email
-                .split_once('@')
-                .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'))
-            && !email.chars().any(|c| c.is_whitespace() || c.is_control());
-        faults.require(is_email, format!("emails[{index}]"), "is not an e-mail address");
+        faults.require(is_email(email), format!("emails[{index}]"), "is not an e-mail address");
     }
     faults.0
+}
+
+/// As far as can be told without sending a mail.
+pub fn is_email(text: &str) -> bool {
+    let is_at = |(name, host): (&str, &str)| !name.is_empty() && !host.is_empty() && !host.contains('@');
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control();
+    text.len() <= 254 && text.split_once('@').is_some_and(is_at) && text.chars().all(is_plain)
 }
 
 pub fn faults_of_search(request: &SearchPaymentIntentRequest) -> Vec<Fault> {

@@ -208,11 +208,23 @@ impl<R: Records> Service<R> {
 
     /// What is stored, after whatever its time has come for.
     pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
+        Ok(self.look(id, Some(account)).await?.0)
+    }
+
+    /// Whosever it is, and the time there: for the customer, whose id of the intent is all that they have.
+    pub async fn find(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        self.look(id, None).await
+    }
+
+    async fn look(&self, id: &IntentId, account: Option<&AccountId>) -> Result<(Intent, Stamp), ServiceError> {
         let mut loaded = self.load(id, None).await?;
         for _ in 0..MAX_ROUNDS {
-            let intent = self.own(account, id, &loaded)?;
+            let intent = match account {
+                Some(account) => self.own(account, id, &loaded)?,
+                None => stored(id, &loaded)?,
+            };
             match self.apply_deadline(&intent, loaded.now).await? {
-                None => return Ok(intent),
+                None => return Ok((intent, Stamp(loaded.now))),
                 Some(next) => loaded = next,
             }
         }

@@ -30,6 +30,10 @@ impl House {
         Self::start_with(&[]).await
     }
 
+    pub async fn without_sandbox() -> Self {
+        Self::start_with(&[("HERALD_SANDBOX", "false")]).await
+    }
+
     pub async fn start_with(settings: Settings) -> Self {
         let redis = TestRedis::start().await;
         let (child, url) = serve(&redis, settings);
@@ -178,6 +182,10 @@ pub struct Merchant {
 impl Merchant {
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The same merchant at another process.

@@ -294,7 +294,7 @@ fn command(what: &What, key: Option<u32>) -> Option<Command> {
         What::Pay => {
             let approval = Approval { transaction: "tx".to_owned(), auth_code: "1".to_owned() };
             let card = Card { masked: "52000000****0056".to_owned(), scheme: "MASTERCARD".to_owned() };
-            Command::Pay { card, answer: IssuerAnswer::Approved(approval) }
+            Command::pay(card, IssuerAnswer::Approved(approval))
         }
         What::Capture { number, amount } => Command::Capture {
             id: format!("cp_{number}"),

@@ -90,20 +90,31 @@ pub async fn pay(
         Some(PayOutcome::Challenge) => Verdict::Challenges,
         None => issuer::judge(&number, total),
     };
-    if verdict == Verdict::IsSlow {
-        sleep(SLOW).await;
-    }
-    let (answer, outcome, why) = match verdict {
-        Verdict::Approves | Verdict::IsSlow => (IssuerAnswer::Approved(approval()), PayOutcome::Approved, None),
-        Verdict::Challenges => (IssuerAnswer::Challenged, PayOutcome::Challenge, None),
-        Verdict::Declines(why) => (IssuerAnswer::Failed(why), PayOutcome::Declined, Some(why)),
-        Verdict::IsDown => (IssuerAnswer::Failed(DOWN), PayOutcome::Declined, Some(DOWN)),
+    let answer = answer_of(verdict).await;
+    let (outcome, why) = match &answer {
+        IssuerAnswer::Approved(_) => (PayOutcome::Approved, None),
+        IssuerAnswer::Challenged => (PayOutcome::Challenge, None),
+        IssuerAnswer::Failed(why) => (PayOutcome::Declined, Some(*why)),
     };
-    let intent = api.service.change(&caller.account, &id, &Command::Pay { card, answer }, None).await?;
+    let command = Command::Pay { card, answer, checkout: None };
+    let intent = api.service.change(&caller.account, &id, &command, None).await?;
     Ok(Json(PayAnswer { outcome, why, status: intent.status }))
 }
 
 const DOWN: &str = "the issuer does not answer";
+
+/// What the issuer says, once it does.
+pub async fn answer_of(verdict: Verdict) -> IssuerAnswer {
+    if verdict == Verdict::IsSlow {
+        sleep(SLOW).await;
+    }
+    match verdict {
+        Verdict::Approves | Verdict::IsSlow => IssuerAnswer::Approved(approval()),
+        Verdict::Challenges => IssuerAnswer::Challenged,
+        Verdict::Declines(why) => IssuerAnswer::Failed(why),
+        Verdict::IsDown => IssuerAnswer::Failed(DOWN),
+    }
+}
 
 /// What the issuer gives with its approval.
 pub fn approval() -> Approval {

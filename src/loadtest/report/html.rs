@@ -7,16 +7,12 @@ mod series;
 mod spectrum;
 mod tables;
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
-use askama::filters::Escaper;
 use thiserror::Error;
 
 use super::json::write_whole;
-use crate::{
-    loadtest::{latency::LatencyError, result::RunResult},
-    surface::cell,
-};
+use crate::loadtest::{latency::LatencyError, result::RunResult};
 
 #[derive(Debug, Error)]
 pub enum PageError {
@@ -38,33 +34,6 @@ pub fn write(path: &Path, result: &RunResult) -> Result<(), PageError> {
 /// The whole page.
 pub fn page(result: &RunResult) -> Result<String, PageError> {
     page::page(result)
-}
-
-/// Text as HTML shows it, in an element or in an attribute; characters that steer a display become blanks.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    Escaped.write_escaped_str(&mut safe, text).expect("a string takes everything");
-    safe
-}
-
-/// What the templates escape with.
-#[derive(Clone, Copy)]
-pub struct Escaped;
-
-impl Escaper for Escaped {
-    fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
-        for c in cell(text).chars() {
-            match c {
-                '&' => to.write_str("&amp;")?,
-                '<' => to.write_str("&lt;")?,
-                '>' => to.write_str("&gt;")?,
-                '"' => to.write_str("&quot;")?,
-                '\'' => to.write_str("&#39;")?,
-                c => to.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ fn carry_out(intent: &Intent, call: &Call, at: usize) -> Result<Intent, Refusal>
             let approval = || Approval { transaction: String::new(), auth_code: String::new() };
             let answer =
                 if *is_approved { IssuerAnswer::Approved(approval()) } else { IssuerAnswer::Failed("declined") };
-            Command::Pay { card: Card { masked: String::new(), scheme: String::new() }, answer }
+            Command::pay(Card { masked: String::new(), scheme: String::new() }, answer)
         }
         Ask::Capture { amount, key } => {
             // The service makes the id, so the answer tells it; without one it is any.

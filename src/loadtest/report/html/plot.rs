@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::escaped;
+use crate::http::html::escaped;
 
 /// In units of the picture; the page scales it to its width.
 pub const WIDTH: f64 = 960.0;
