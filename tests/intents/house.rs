@@ -193,14 +193,14 @@ impl Merchant {
         Self { url: url.to_owned(), ..self.clone() }
     }
 
-    /// None where the service went away meanwhile.
+    /// An error where the service went away meanwhile, or was not there.
     pub async fn try_ask(
         &self,
         method: reqwest::Method,
         path: &str,
         key: Option<&str>,
         body: &Value,
-    ) -> Option<(u16, Value)> {
+    ) -> reqwest::Result<(u16, Value)> {
         let mut request = self.asking(method, path);
         if !body.is_null() {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -208,7 +208,9 @@ impl Merchant {
         if let Some(key) = key {
             request = request.header("idempotencyKey", key);
         }
-        answer(request).await
+        let answer = request.send().await?;
+        let code = answer.status().as_u16();
+        Ok((code, serde_json::from_str(&answer.text().await?).unwrap_or(Value::Null)))
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {

@@ -257,10 +257,10 @@ impl World {
                 }
             })
             .await;
-        if let (Outcome::Done(_), Some(ClockState::On { now })) = (&outcome, *reached.lock().unwrap()) {
-            if now < to {
-                *self.flaw.lock().unwrap() = Some(format!("an advance to {to} is answered at {now}"));
-            }
+        if let (Outcome::Done(_), Some(ClockState::On { now })) = (&outcome, *reached.lock().unwrap())
+            && now < to
+        {
+            *self.flaw.lock().unwrap() = Some(format!("an advance to {to} is answered at {now}"));
         }
         self.note(Asked { intent: None, what: What::Advance { to }, outcome, is_doubtful });
     }

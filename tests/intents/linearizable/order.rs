@@ -79,12 +79,18 @@ impl Search<'_> {
         else {
             return true;
         };
-        if !self.been.insert((done, intent.to_record())) {
+        if !self.been.insert((done, essence(intent))) {
             return false;
         }
-        // None of them was asked after another had been answered.
-        for at in open.into_iter().filter(|at| self.calls[*at].asked_at <= first_answer) {
-            if let Some(next) = apply(intent, &self.calls[at], at) {
+        // None of them was asked after another had been answered. The likely order first: that of the answers, and what was never
+        // answered only where nothing else goes on.
+        let mut next: Vec<usize> = open.into_iter().filter(|at| self.calls[*at].asked_at <= first_answer).collect();
+        next.sort_by_key(|at| (self.calls[*at].seen == Seen::Nothing, self.calls[*at].answered_at));
+        for at in next {
+            let after = apply(intent, &self.calls[at], at);
+            let changes_nothing =
+                |after: &Intent| self.calls[at].seen == Seen::Nothing && essence(after) == essence(intent);
+            if let Some(next) = after.filter(|after| !changes_nothing(after)) {
                 self.order.push(at);
                 if self.go_on(done | 1 << at, &next) {
                     return true;
@@ -94,6 +100,12 @@ impl Search<'_> {
         }
         false
     }
+}
+
+/// All of an intent that any later answer depends on. What else its record remembers would make each way to it another place.
+fn essence(intent: &Intent) -> String {
+    let (attempts, history, operations) = (Vec::new(), Vec::new(), Vec::new());
+    Intent { attempts, history, operations, secret: None, ..intent.clone() }.to_record()
 }
 
 /// What is stored after it, if it can be answered so now.
