@@ -3,7 +3,10 @@
 use std::process::Stdio;
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -13,7 +16,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::support::soon;
+use super::support::{soon, until};
 
 /// How the driver names an element in what it answers; the standard's own constant.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -73,7 +76,11 @@ impl Browser {
     }
 
     async fn look(&self, path: &str) -> Value {
-        answer(path, self.client.get(format!("{}{path}", self.session))).await
+        self.try_look(path).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    async fn try_look(&self, path: &str) -> Result<Value, Value> {
+        try_answer(path, self.client.get(format!("{}{path}", self.session))).await
     }
 
     pub async fn open(&self, url: &str) {
@@ -92,6 +99,28 @@ impl Browser {
     pub async fn text(&self) -> String {
         let body = self.find("body").await;
         self.look(&format!("/element/{body}/text")).await.as_str().unwrap().to_owned()
+    }
+
+    /// A form that was sent is answered in its own time.
+    pub async fn until_it_says(&self, text: &str) {
+        let body = json!({ "using": "css selector", "value": "body" });
+        until(text, async || {
+            // The page that was looked at may be gone a moment later.
+            let request =
+                self.client.post(format!("{}/element", self.session)).header("content-type", "application/json");
+            let Ok(found) = try_answer("body", request.body(body.to_string())).await else { return false };
+            let shown = self.try_look(&format!("/element/{}/text", found[ELEMENT].as_str().unwrap())).await;
+            shown.is_ok_and(|shown| shown.as_str().unwrap().contains(text))
+        })
+        .await;
+    }
+
+    pub async fn until_titled(&self, title: &str) {
+        until(title, async || self.title().await == title).await;
+    }
+
+    pub async fn until_at(&self, url: &str) {
+        until(url, async || self.url().await == url).await;
     }
 
     async fn find(&self, selector: &str) -> String {
@@ -151,16 +180,18 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let Some(id) = self.driver.id().and_then(|id| i32::try_from(id).ok()) else { return };
         let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
-        while matches!(self.driver.try_wait(), Ok(None)) {
-            std::thread::yield_now();
-        }
+        let _ = waitpid(Pid::from_raw(id), None);
     }
 }
 
 async fn answer(what: &str, request: reqwest::RequestBuilder) -> Value {
+    try_answer(what, request).await.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// What the driver refuses is what there is not, or not any more.
+async fn try_answer(what: &str, request: reqwest::RequestBuilder) -> Result<Value, Value> {
     let answer = soon("the browser", request.send()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let is_good = answer.status().is_success();
     let value: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-    assert!(is_good, "{what}: {value}");
-    value["value"].clone()
+    if is_good { Ok(value["value"].clone()) } else { Err(value) }
 }

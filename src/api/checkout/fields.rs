@@ -87,7 +87,6 @@ pub const CARD: [Field; 4] = [
         max: 10,
         autocomplete: "cc-exp",
         kind: Kind::Expiry,
-        ..TEXT
     },
     Field {
         name: "security-code",
@@ -97,7 +96,6 @@ pub const CARD: [Field; 4] = [
         max: 10,
         autocomplete: "cc-csc",
         kind: Kind::SecurityCode,
-        ..TEXT
     },
     Field {
         name: "card-name",

@@ -234,9 +234,7 @@ impl Asked {
         let mut fields = Vec::new();
         fields.extend(self.email.then_some(&EMAIL));
         if self.shipping {
-            fields.push(&RECIPIENT);
-            fields.extend(&SHIPPING);
-            fields.push(&NOTES);
+            fields.extend(delivery());
         }
         if !by_wallet {
             fields.extend(&CARD);
@@ -246,6 +244,10 @@ impl Asked {
         }
         fields
     }
+}
+
+pub fn delivery() -> impl Iterator<Item = &'static Field> {
+    [&RECIPIENT].into_iter().chain(&SHIPPING).chain([&NOTES])
 }
 
 /// What a customer wants to be done. It has their card's number, so there is no `Debug`.

@@ -9,6 +9,7 @@ pub mod countries;
 pub mod fields;
 pub mod form;
 pub mod page;
+pub mod price;
 
 use axum::{
     Router,

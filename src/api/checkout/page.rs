@@ -1,6 +1,6 @@
 //! What the page shows, from the intent as it is. How it looks is decided by the templates and `page.css`.
 
-use std::{fmt, sync::LazyLock};
+use std::sync::LazyLock;
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -10,15 +10,15 @@ use url::Url;
 
 use super::{
     countries::COUNTRIES,
-    fields::{BILLING, CARD, EMAIL, Field, Kind, NOTES, RECIPIENT, SHIPPING},
+    fields::{BILLING, CARD, EMAIL, Field, Kind},
     form::{self, Asked, Fault, Typed},
+    price::{Price, sign},
 };
 use crate::{
     facts::event::PaymentStatus,
     intents::{
         details::{ItemLine, TaxLine},
         intent::{CHALLENGE_FOR, Challenge, Intent},
-        money::{Currency, Money},
         requests::link,
         stamp::Stamp,
     },
@@ -181,15 +181,15 @@ fn of_challenge(shown: Shown<'_>, challenge: &Challenge) -> Page {
 fn of_form(shown: Shown<'_>, typed: &Typed, faults: &[Fault], notice: Option<Notice>, status: StatusCode) -> Page {
     let intent = shown.intent;
     let asked = Asked::of(intent);
-    let field = |field: &'static Field| FieldView {
+    let view = |field: &'static Field| FieldView {
         field,
         // A card's number and its code never come back.
         value: if field.kind.is_secret() { "" } else { typed.text(field.name) },
         fault: faults.iter().find(|fault| fault.field == field.name).map(|fault| fault.says.as_str()),
     };
-    let mut delivery = vec![field(&RECIPIENT)];
-    delivery.extend(SHIPPING.iter().map(field));
-    delivery.push(field(&NOTES));
+    let views = |is_asked: bool, fields: Vec<&'static Field>| -> Vec<_> {
+        if is_asked { fields.into_iter().map(view).collect() } else { Vec::new() }
+    };
     let template = FormTemplate {
         style: STYLE,
         path: shown.path,
@@ -197,10 +197,10 @@ fn of_form(shown: Shown<'_>, typed: &Typed, faults: &[Fault], notice: Option<Not
         total: intent.total(),
         price: Price(intent.details.amount.of(intent.total())),
         tips: Tips::of(intent, typed, faults),
-        contact: asked.email.then(|| vec![field(&EMAIL)]).unwrap_or_default(),
-        delivery: asked.shipping.then_some(delivery).unwrap_or_default(),
-        card: asked.card.then(|| CARD.iter().map(field).collect()).unwrap_or_default(),
-        billing: asked.billing.then(|| BILLING.iter().map(field).collect()).unwrap_or_default(),
+        contact: views(asked.email, vec![&EMAIL]),
+        delivery: views(asked.shipping, form::delivery().collect()),
+        card: views(asked.card, CARD.iter().collect()),
+        billing: views(asked.billing, BILLING.iter().collect()),
         can_be_same: asked.billing && asked.shipping,
         is_same: typed.is_same_address(),
         has_wallet: asked.wallet,
@@ -463,47 +463,5 @@ impl Line {
             price: Some(Price(line.amount_total)),
             modifiers: Vec::new(),
         }
-    }
-}
-
-/// As customers read it: `£1,234.50`.
-#[derive(Debug, Clone, Copy)]
-struct Price(Money);
-
-fn sign(currency: Currency) -> &'static str {
-    match currency {
-        Currency::Gbp => "£",
-        Currency::Eur => "€",
-    }
-}
-
-impl fmt::Display for Price {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Money { value, currency_code } = self.0;
-        let minus = if value < 0 { "−" } else { "" };
-        let (whole, part) = (value.unsigned_abs() / 100, value.unsigned_abs() % 100);
-        let digits = whole.to_string();
-        let mut grouped = String::new();
-        for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        write!(f, "{minus}{}{grouped}.{part:02}", sign(currency_code))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_price_is_grouped_and_has_its_sign() {
-        let of = |value, currency_code| Price(Money { value, currency_code }).to_string();
-        assert_eq!(of(123_456_789, Currency::Gbp), "£1,234,567.89");
-        assert_eq!(of(-5, Currency::Eur), "−€0.05");
-        assert_eq!(of(100_000, Currency::Gbp), "£1,000.00");
-        assert_eq!(of(99_999, Currency::Gbp), "£999.99");
     }
 }
