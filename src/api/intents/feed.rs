@@ -105,7 +105,7 @@ pub struct Numbers {
     get, path = "/events", tag = "Reconciliation", params(PageQuery, Version),
     responses((status = 200, body = Events), Refusals)
 )]
-pub async fn events(
+pub async fn list_events(
     State(api): State<Api>,
     Reader(caller): Reader,
     query: Result<Query<PageQuery>, QueryRejection>,
@@ -355,7 +355,7 @@ pub struct RangeDigest {
     get, path = "/reconciliation/digest", tag = "Reconciliation", params(DigestQuery, Version),
     responses((status = 200, body = RangeDigest), Refusals)
 )]
-pub async fn digest(
+pub async fn reconciliation_digest(
     State(api): State<Api>,
     Reader(caller): Reader,
     query: Result<Query<DigestQuery>, QueryRejection>,

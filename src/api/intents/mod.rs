@@ -12,6 +12,7 @@ pub mod sandbox;
 use std::sync::Arc;
 
 use axum::{Json, Router, http::StatusCode, routing::get};
+use serde_json::Value;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -78,7 +79,9 @@ impl Modify for Keys {
 /// Its routes, with the description of themselves at `/openapi.json`.
 pub fn router(api: Api, is_sandbox: bool) -> Router {
     let (router, description) = described(is_sandbox);
-    let description: Arc<str> = description.to_json().expect("a description is JSON").into();
+    let mut description = serde_json::to_value(&description).expect("a description is JSON");
+    drop_null_defaults(&mut description);
+    let description: Arc<str> = description.to_string().into();
     let json = [("content-type", "application/json")];
     let publish = get(async move || (json, description.to_string()));
     let health = get(async || Json(serde_json::json!({ "status": "ok" })));
@@ -103,12 +106,12 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
         .routes(routes!(operations::set_tips))
         .routes(routes!(operations::refresh_secret))
         .routes(routes!(operations::send_receipt))
-        .routes(routes!(feed::events))
+        .routes(routes!(feed::list_events))
         .routes(routes!(feed::reconciliation))
-        .routes(routes!(feed::digest))
-        .routes(routes!(webhooks::events))
-        .routes(routes!(webhooks::list, webhooks::subscribe))
-        .routes(routes!(webhooks::update, webhooks::unsubscribe))
+        .routes(routes!(feed::reconciliation_digest))
+        .routes(routes!(webhooks::list_event_types))
+        .routes(routes!(webhooks::list_subscriptions, webhooks::subscribe))
+        .routes(routes!(webhooks::update_subscription, webhooks::unsubscribe))
         .routes(routes!(webhooks::list_secrets, webhooks::add_secret))
         .routes(routes!(webhooks::delete_secret))
         .routes(routes!(webhooks::activate_secret));
@@ -120,8 +123,8 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
             .routes(routes!(sandbox::clock, sandbox::set_clock))
             .routes(routes!(sandbox::advance))
             .routes(routes!(sandbox::reset))
-            .routes(routes!(endpoints::create))
-            .routes(routes!(endpoints::delete));
+            .routes(routes!(endpoints::create_endpoint))
+            .routes(routes!(endpoints::delete_endpoint));
     }
     let (router, mut description) = router.split_for_parts();
     describe_responses(&mut description);
@@ -142,6 +145,18 @@ fn describe_responses(description: &mut Description) {
                 }
             }
         }
+    }
+}
+
+/// That nothing is the default of a member goes without saying, and null is a value of few.
+fn drop_null_defaults(description: &mut Value) {
+    match description {
+        Value::Object(members) => {
+            members.retain(|name, value| name != "default" || !value.is_null());
+            members.values_mut().for_each(drop_null_defaults);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_null_defaults),
+        _ => {}
     }
 }
 

@@ -78,7 +78,7 @@ pub struct WebhookEvents {
     get, path = "/webhooks/events", tag = "Webhooks", params(Version),
     responses((status = 200, body = [WebhookEvents]), Refusals)
 )]
-pub async fn events(Reader(_): Reader) -> Json<[WebhookEvents; 1]> {
+pub async fn list_event_types(Reader(_): Reader) -> Json<[WebhookEvents; 1]> {
     Json([WebhookEvents { model: "PaymentIntent", events: &WebhookEvent::ALL }])
 }
 
@@ -167,7 +167,7 @@ fn secret_name(text: &str) -> Result<&str, Problem> {
     get, path = "/webhooks", tag = "Webhooks", params(Version),
     responses((status = 200, body = [Subscription]), Refusals)
 )]
-pub async fn list(State(api): State<Api>, Reader(caller): Reader) -> Answer<Vec<Subscription>> {
+pub async fn list_subscriptions(State(api): State<Api>, Reader(caller): Reader) -> Answer<Vec<Subscription>> {
     let endpoints = api.subscriptions.list(&caller.account).await?;
     Ok(Json(endpoints.iter().map(|endpoint| Subscription::of(endpoint, None)).collect()))
 }
@@ -224,7 +224,7 @@ pub struct SubscriptionUpdateRequest {
     params(("subscriptionId" = String, Path), Version), request_body = SubscriptionUpdateRequest,
     responses((status = 200, body = Subscription), Refusals, WebhookRefusals)
 )]
-pub async fn update(
+pub async fn update_subscription(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,

@@ -58,7 +58,11 @@ pub struct NewEndpoint {
     post, path = "/sandbox/endpoints", tag = "Sandbox", params(Version), request_body = EndpointRequest,
     responses((status = 200, body = NewEndpoint), Refusals, (status = 409, body = ProblemDetails))
 )]
-pub async fn create(State(api): State<Api>, Writer(caller): Writer, body: Body) -> Result<Json<NewEndpoint>, Problem> {
+pub async fn create_endpoint(
+    State(api): State<Api>,
+    Writer(caller): Writer,
+    body: Body,
+) -> Result<Json<NewEndpoint>, Problem> {
     let (request, _) = body.read(&api.schemas.endpoint)?;
     let wanted = Wanted {
         keeper: Keeper::Sandbox,
@@ -81,7 +85,7 @@ pub async fn create(State(api): State<Api>, Writer(caller): Writer, body: Body) 
     params(("endpointId" = String, Path), Version),
     responses((status = 204, description = "It takes no event any more"), Refusals, (status = 404, body = ProblemDetails))
 )]
-pub async fn delete(
+pub async fn delete_endpoint(
     State(api): State<Api>,
     Writer(caller): Writer,
     Path(id): Path<String>,
