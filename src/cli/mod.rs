@@ -64,7 +64,7 @@ enum Verb {
     Intents(intents::IntentsVerb),
     /// Make a payment intent live up to a status, so that its merchant is told
     Trigger(trigger::TriggerArgs),
-    /// The simulated world around payment intents: its clock
+    /// The simulated world around payment intents: its clock, and scenarios
     #[command(subcommand)]
     Sandbox(sandbox::SandboxVerb),
     /// Stop all sending at once; events wait in Redis
