@@ -182,7 +182,8 @@ impl Drop for Browser {
         let goodbye = format!("DELETE {} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n", session.path());
         let _ = TcpStream::connect(("127.0.0.1", session.port().unwrap_or_default())).and_then(|mut driver| {
             driver.write_all(goodbye.as_bytes())?;
-            driver.read_to_string(&mut String::new())
+            // It answers once the browser has ended, and keeps the connection.
+            driver.read(&mut [0; 512])
         });
         let Some(id) = self.driver.id().and_then(|id| i32::try_from(id).ok()) else { return };
         let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
