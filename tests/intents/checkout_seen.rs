@@ -152,7 +152,7 @@ async fn a_customer_pays_without_a_script_after_faults_a_decline_and_a_challenge
     assert_eq!(paid["shippingDetails"]["deliveryNotes"], "Ring twice.\nThen wait.");
     browser.open(&link).await;
     assert!(browser.text().await.contains("Already paid"));
-    browser.end().await;
+    drop(browser);
     house.end().await;
 }
 
@@ -184,7 +184,7 @@ async fn a_customer_cancels_and_no_other_site_does_it_for_them() {
     assert_eq!(merchant.status(&id).await, "Canceled");
     browser.open(&link).await;
     assert!(browser.text().await.contains("Payment canceled"));
-    browser.end().await;
+    drop(browser);
     house.end().await;
 }
 
@@ -289,6 +289,6 @@ async fn no_page_has_barriers_in_light_or_dark_on_a_phone_or_a_desk() {
             }
         }
     }
-    browser.end().await;
+    drop(browser);
     house.end().await;
 }
