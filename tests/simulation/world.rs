@@ -30,7 +30,7 @@ use herald::{
     },
     facts::{
         delivery::DeadLetter,
-        endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark, Ordering, Scheme},
+        endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
         quota::{Quota, Quotas},
