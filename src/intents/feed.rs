@@ -127,7 +127,7 @@ impl Service {
         loop {
             let page = self.feed(account, at, MAX_PAGE).await?;
             page.events.iter().filter(|event| event.told.number <= end).for_each(|event| digest.add(&event.told));
-            at = page.through.min(end);
+            at = page.through.min(end).max(after);
             if at >= end || page.through >= page.latest {
                 let (count, sha256) = digest.finish();
                 return Ok(FeedDigest { latest: page.latest, through: at, count, sha256 });

@@ -23,7 +23,7 @@ use crate::{
     },
     http::problem::{Problem, ProblemDetails},
     intents::{
-        feed::{DigestOf, FedEvent, MAX_DIGEST},
+        feed::{DigestOf, FedEvent},
         requests::Status,
         stamp::Stamp,
     },
@@ -332,7 +332,8 @@ pub struct DigestQuery {
     #[serde(default)]
     #[param(required = false, minimum = 0, maximum = 9_007_199_254_740_990_u64)]
     after: u64,
-    /// The last number that it is over; without it, the account's last. At most 10 000 events are taken at once.
+    /// The last number that it is over; without it, the account's last. At most 10 000 are taken at once: then `through` of the
+    /// answer is less, and the next digest begins there.
     #[serde(default)]
     #[param(required = false, minimum = 1, maximum = 9_007_199_254_740_990_u64)]
     through: Option<u64>,
@@ -362,9 +363,6 @@ pub async fn reconciliation_digest(
 ) -> Answer<RangeDigest> {
     let DigestQuery { after, through } = bounded(query)?;
     PageQuery { after, limit: MAX_PAGE }.check()?;
-    if through.is_some_and(|through| through <= after || through - after > MAX_DIGEST) {
-        return Err(Problem::fault("through", format!("is not 1 to {MAX_DIGEST} more than after")));
-    }
     let digest = api.service.feed_digest(&caller.account, after, through).await?;
     let crate::intents::feed::FeedDigest { latest, through, count, sha256 } = digest;
     Ok(Json(RangeDigest { latest, after, through, count, sha256 }))
