@@ -1,5 +1,5 @@
 //! The life of a payment intent, as Dojo's statuses allow it, and the event of each status. Random, but only through the
-//! generator it is handed. For the demo and the load test; never what `herald event publish` adds.
+//! generator it is handed. For the load test; never what `herald event publish` adds.
 
 use std::io::Write;
 
@@ -70,44 +70,10 @@ impl Life {
     }
 }
 
-/// One intent on its way, with an id of its own.
-#[derive(Debug, Clone)]
-pub struct Intent {
-    pub id: String,
-    life: Life,
-}
-
-impl Intent {
-    pub fn new(rng: &mut impl Rng) -> Self {
-        Self { life: Life::new(rng), id: format!("pi_{}", token(rng)) }
-    }
-
-    /// Its next status; none when its life is over.
-    pub fn step(&mut self, rng: &mut impl Rng) -> Option<PaymentStatus> {
-        self.life.step(rng)
-    }
-
-    /// The event of the status it just reached. Returns its id and its bytes.
-    pub fn event(&self, account: &str, wall_ms: u64, rng: &mut impl Rng) -> (String, Vec<u8>) {
-        let id = format!("evt_{}", token(rng));
-        let created_at = created_at(wall_ms);
-        let mut body = Vec::new();
-        self.life.write_event(&mut body, &Words { id: &id, account, intent: &self.id, created_at: &created_at });
-        body.extend_from_slice(b"}}");
-        (id, body)
-    }
-}
-
 /// A clock past the year 9999 is not worth an error here.
 pub fn created_at(wall_ms: u64) -> String {
     let at = i64::try_from(wall_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
     at.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string()
-}
-
-/// 22 characters, as in Dojo's ids.
-fn token(rng: &mut impl Rng) -> String {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    (0..22).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
 #[cfg(test)]
@@ -124,12 +90,15 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         let mut longest = 0;
         for _ in 0..500 {
-            let mut intent = Intent::new(&mut rng);
+            let mut life = Life::new(&mut rng);
             let mut steps = 0;
-            while let Some(status) = intent.step(&mut rng) {
-                let (id, body) = intent.event("acc_demo", 1_700_000_000_123, &mut rng);
+            while let Some(status) = life.step(&mut rng) {
+                let (mut body, created_at) = (Vec::new(), created_at(1_700_000_000_123));
+                let words = Words { id: "evt_1", account: "acc_1", intent: "pi_1", created_at: &created_at };
+                life.write_event(&mut body, &words);
+                body.extend_from_slice(b"}}");
                 let event = Event::parse(Bytes::from(body)).unwrap();
-                assert_eq!((event.id.as_str(), event.status), (id.as_str(), Some(status)));
+                assert_eq!((event.id.as_str(), event.status), ("evt_1", Some(status)));
                 seen.insert(status);
                 steps += 1;
             }

@@ -1,9 +1,9 @@
-//! Compares what was published with what arrived: the demo's proof. Judges; never sends or answers.
+//! Compares what merchants were told by their feeds with what arrived: the demo's proof. Judges; never sends or answers.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
@@ -13,26 +13,20 @@ use super::merchant::Merchant;
 /// Latencies above this count as this: a minute.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
-struct Published {
-    merchant: Merchant,
-    intent: String,
-    /// Its place in the life of its intent, from 0.
-    step: u32,
-    at: Instant,
-    arrived: bool,
-}
-
 #[derive(Default)]
 struct Books {
-    events: HashMap<String, Published>,
-    /// Steps of each intent that arrived in order so far.
-    progress: HashMap<String, u32>,
+    /// Events that a merchant was told of by the feed, and that arrived.
+    told: HashSet<String>,
+    arrived: HashSet<String>,
+    /// The number of the newest event of each intent that arrived.
+    newest: HashMap<String, u64>,
     owed: HashMap<Merchant, u64>,
-    arrived: HashMap<Merchant, u64>,
+    /// Arrived, whether the feed has told of it yet or not; and those of which it has.
+    taken: HashMap<Merchant, u64>,
+    met: HashMap<Merchant, u64>,
     duplicates: u64,
     out_of_order: u64,
     bad_signatures: u64,
-    unknown: u64,
 }
 
 pub struct Ledger {
@@ -46,7 +40,15 @@ pub enum Arrival {
     First { after: Duration },
     Duplicate,
     OutOfOrder,
-    Unknown,
+}
+
+/// What the ledger needs of a callback.
+#[derive(Debug, Clone)]
+pub struct Callback {
+    pub event: String,
+    pub intent: String,
+    /// Its `herald-account-sequence`.
+    pub number: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,6 +60,7 @@ pub struct Sums {
     pub duplicates: u64,
     pub out_of_order: u64,
     pub bad_signatures: u64,
+    /// Arrived, and not told of by any feed: only at the end does that mean something.
     pub unknown: u64,
     pub p50: Duration,
     pub p99: Duration,
@@ -69,39 +72,29 @@ impl Ledger {
         Self { books: Mutex::default(), latency: Mutex::new(latency) }
     }
 
-    /// Noted before it is added to the stream: it may arrive before the producer hears that it was added.
-    pub fn publish(&self, event: &str, merchant: Merchant, intent: &str, step: u32, at: Instant) {
+    /// The feed of a merchant's account has it.
+    pub fn told(&self, event: &str, merchant: Merchant) {
         let mut books = lock(&self.books);
-        *books.owed.entry(merchant).or_default() += 1;
-        let intent = intent.to_owned();
-        books.events.insert(event.to_owned(), Published { merchant, intent, step, at, arrived: false });
-    }
-
-    /// Redis did not take it: it is owed to nobody.
-    pub fn withdraw(&self, event: &str) {
-        let mut books = lock(&self.books);
-        if let Some(published) = books.events.remove(event) {
-            books.owed.entry(published.merchant).and_modify(|owed| *owed -= 1);
+        if books.told.insert(event.to_owned()) {
+            *books.owed.entry(merchant).or_default() += 1;
+            let has_arrived = books.arrived.contains(event);
+            *books.met.entry(merchant).or_default() += u64::from(has_arrived);
         }
     }
 
-    /// A merchant is about to answer 2xx.
-    pub fn accept(&self, event: &str, now: Instant) -> Arrival {
+    /// A merchant is about to answer 2xx. It may be before the feed is asked.
+    pub fn accept(&self, merchant: Merchant, callback: &Callback, after: Duration) -> Arrival {
         let mut books = lock(&self.books);
-        let Some(published) = books.events.get_mut(event) else {
-            books.unknown += 1;
-            return Arrival::Unknown;
-        };
-        if std::mem::replace(&mut published.arrived, true) {
+        if !books.arrived.insert(callback.event.clone()) {
             books.duplicates += 1;
             return Arrival::Duplicate;
         }
-        let (merchant, intent, step) = (published.merchant, published.intent.clone(), published.step);
-        let after = now.saturating_duration_since(published.at);
-        *books.arrived.entry(merchant).or_default() += 1;
-        let expected = books.progress.entry(intent).or_default();
-        let in_order = *expected == step;
-        *expected = step + 1;
+        let is_told = books.told.contains(&callback.event);
+        *books.met.entry(merchant).or_default() += u64::from(is_told);
+        *books.taken.entry(merchant).or_default() += 1;
+        let newest = books.newest.entry(callback.intent.clone()).or_default();
+        let in_order = *newest < callback.number;
+        *newest = callback.number.max(*newest);
         if merchant == Merchant::Healthy {
             lock(&self.latency).saturating_record(after.as_micros() as u64);
         }
@@ -124,15 +117,15 @@ impl Ledger {
         let books = lock(&self.books);
         let latency = lock(&self.latency);
         let of = |counts: &HashMap<Merchant, u64>, merchant| counts.get(&merchant).copied().unwrap_or(0);
-        let missing = |merchant| of(&books.owed, merchant) - of(&books.arrived, merchant);
+        let missing = |merchant| of(&books.owed, merchant) - of(&books.met, merchant);
         Sums {
-            events: books.events.len() as u64,
-            delivered: books.arrived.values().sum(),
+            events: books.told.len() as u64,
+            delivered: books.taken.values().sum(),
             missing: Merchant::ALL.into_iter().filter(|merchant| merchant.is_alive()).map(missing).sum(),
             duplicates: books.duplicates,
             out_of_order: books.out_of_order,
             bad_signatures: books.bad_signatures,
-            unknown: books.unknown,
+            unknown: books.arrived.difference(&books.told).count() as u64,
             p50: Duration::from_micros(latency.value_at_quantile(0.50)),
             p99: Duration::from_micros(latency.value_at_quantile(0.99)),
         }
@@ -143,7 +136,7 @@ impl Ledger {
     }
 
     pub fn arrived_at(&self, merchant: Merchant) -> u64 {
-        lock(&self.books).arrived.get(&merchant).copied().unwrap_or(0)
+        lock(&self.books).taken.get(&merchant).copied().unwrap_or(0)
     }
 }
 
@@ -155,28 +148,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+
+    fn callback(event: &str, number: u64) -> Callback {
+        Callback { event: event.to_owned(), intent: "pi_1".to_owned(), number }
+    }
 
     #[test]
     fn it_counts_what_is_missing_doubled_or_out_of_order() {
-        let (ledger, now) = (Ledger::new(), clock::now());
-        for (step, event) in ["evt_0", "evt_1", "evt_2"].into_iter().enumerate() {
-            ledger.publish(event, Merchant::Healthy, "pi_1", step as u32, now);
+        let (ledger, after) = (Ledger::new(), Duration::ZERO);
+        for event in ["evt_1", "evt_2", "evt_3", "evt_4"] {
+            ledger.told(event, Merchant::Healthy);
         }
-        assert!(matches!(ledger.accept("evt_0", now), Arrival::First { .. }));
-        assert_eq!(ledger.accept("evt_0", now), Arrival::Duplicate);
-        assert_eq!(ledger.accept("evt_2", now), Arrival::OutOfOrder);
-        assert_eq!(ledger.accept("evt_9", now), Arrival::Unknown);
+        let accept = |event, number| ledger.accept(Merchant::Healthy, &callback(event, number), after);
+        assert!(matches!(accept("evt_1", 1), Arrival::First { .. }));
+        assert_eq!(accept("evt_1", 1), Arrival::Duplicate);
+        assert!(matches!(accept("evt_3", 3), Arrival::First { .. }));
+        assert_eq!(accept("evt_2", 2), Arrival::OutOfOrder);
+        // Before the feed was asked, and never in it.
+        accept("evt_5", 5);
         let sums = ledger.sums();
         assert_eq!((sums.missing, sums.duplicates, sums.out_of_order, sums.unknown), (1, 1, 1, 1));
-        ledger.withdraw("evt_1");
+        ledger.told("evt_5", Merchant::Healthy);
+        accept("evt_4", 4);
         assert!(ledger.is_complete());
+        assert_eq!((ledger.sums().unknown, ledger.sums().delivered), (0, 5));
     }
 
     #[test]
     fn merchants_that_are_gone_or_dead_are_not_waited_for() {
         let ledger = Ledger::new();
-        ledger.publish("evt_0", Merchant::Dead, "pi_1", 0, clock::now());
+        ledger.told("evt_0", Merchant::Dead);
         assert!(ledger.is_complete());
     }
 }

@@ -4,19 +4,12 @@
 mod ledger;
 mod merchant;
 mod receiver;
+mod shoppers;
 mod show;
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    net::Ipv4Addr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -24,21 +17,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{ledger::Sums, merchant::Merchant, receiver::Merchants, show::Show};
+use self::{ledger::Sums, merchant::Merchant, receiver::Merchants, shoppers::Tills, show::Show};
 use crate::{
+    api::access,
     app, clock,
     config::{Config, Sources, parse_duration},
     facts::{
         endpoint::{Endpoint, Mark},
-        event::Event,
         id::{AccountId, EndpointId},
         signing::SecretText,
     },
-    lifecycle::Intent,
     owned::{OwnRedis, free_port},
     store::{
+        api_keys::{ApiKey, ApiKeyStore},
         connection::{Purpose, Redis},
-        entries::Entries,
         keys::PartitionKeys,
         registry::RegistryStore,
         watch::{Gauges, gauges},
@@ -78,7 +70,8 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
-    let config = config(&own.url(), free_port()?)?;
+    let intents = format!("127.0.0.1:{}", free_port()?);
+    let config = config(&own.url(), free_port()?, &intents)?;
     let redis = Redis::new(&own.url())?;
     let keys = PartitionKeys::new(&config.stream.name)?;
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free for the merchants")?;
@@ -94,11 +87,17 @@ async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
         let (config, stopping) = (config.clone(), stopping.clone());
         async move { app::run(&config, stopping, Some(happens)).await }
     });
-    let mut show = Show::begin(&own.url(), config.listen.port(), own.folder());
-    let stream = Entries::new(redis.connect(Purpose::Other).await?, keys.clone());
-    let seed = args.seed.unwrap_or_else(rand::random);
-    let produced = CancellationToken::new();
-    let producing = tokio::spawn(produce(stream, merchants.clone(), args.rate, seed, produced.clone()));
+    let api_keys = create_keys(&redis).await?;
+    let (url, seed) = (format!("http://{intents}"), args.seed.unwrap_or_else(rand::random));
+    let mut show = Show::begin(&own.url(), config.listen.port(), &url, &api_keys[&Merchant::Healthy], own.folder());
+    let tills = Tills::new(&url, &api_keys)?;
+    tills.until_open().await.context("the payment intents are not served")?;
+    let (sold, told) = (CancellationToken::new(), CancellationToken::new());
+    let selling = tokio::spawn(tills.clone().sell(args.rate, seed, sold.clone()));
+    let following = tokio::spawn({
+        let (tills, merchants, told) = (tills.clone(), merchants.clone(), told.clone());
+        async move { tills.follow(&merchants.ledger, told).await }
+    });
     let end = args.length.map(|length| tokio::time::Instant::from_std(clock::now() + length));
     loop {
         tokio::select! {
@@ -112,9 +111,11 @@ async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
             break;
         }
     }
-    produced.cancel();
-    producing.await.context("the producer failed")?;
-    show.line("no more events; waiting for the last deliveries");
+    sold.cancel();
+    selling.await.context("the tills failed")?;
+    told.cancel();
+    following.await.context("the feed failed")?;
+    show.line("no more sales; waiting for the last deliveries");
     let complete = async {
         while !merchants.ledger.is_complete() && !worker.is_finished() {
             tokio::select! {
@@ -132,12 +133,12 @@ async fn with_redis(args: &DemoArgs, own: &OwnRedis) -> anyhow::Result<()> {
     ending.cancel();
     serving.await.context("the merchants failed")?;
     let sums = merchants.ledger.sums();
-    show.summary(&merchants.ledger, &left, seed);
-    judge(&sums, &left, &merchants)
+    show.summary(&merchants.ledger, &left, tills.refusals(), seed);
+    judge(&sums, &left, &merchants, tills.refusals())
 }
 
 /// Every event is delivered, or in Redis, or was for an endpoint that was disabled before.
-fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants) -> anyhow::Result<()> {
+fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants, refusals: u64) -> anyhow::Result<()> {
     let dead = merchants.ledger.owed_to(Merchant::Dead);
     let accounted = left.dead + left.unfinished + left.behind + left.pending;
     let broken = [
@@ -145,7 +146,8 @@ fn judge(sums: &Sums, left: &Gauges, merchants: &Merchants) -> anyhow::Result<()
         (accounted < dead, "an event of the dead merchant is neither a dead letter nor unfinished"),
         (sums.out_of_order > 0, "an event arrived out of order"),
         (sums.bad_signatures > 0, "a signature did not verify"),
-        (sums.unknown > 0, "something arrived that nobody published"),
+        (sums.unknown > 0, "something arrived that no payment intent tells of"),
+        (refusals > 0, "the service did not take a request"),
     ];
     match broken.iter().find(|(is_broken, _)| *is_broken) {
         Some((_, promise)) => bail!("{promise}: please report this with the seed above"),
@@ -161,11 +163,13 @@ async fn reached(end: Option<tokio::time::Instant>) {
 }
 
 /// Quick retries, so that a demo of seconds shows what otherwise takes days.
-fn config(redis_url: &str, port: u16) -> anyhow::Result<Config> {
+fn config(redis_url: &str, port: u16, intents: &str) -> anyhow::Result<Config> {
     let listen = format!("127.0.0.1:{port}");
     let flags = [
         ("redis.url", redis_url),
         ("listen", listen.as_str()),
+        ("intents.listen", intents),
+        ("intents.sandbox", "true"),
         ("guard.allow_http", "true"),
         ("guard.allow_networks", "127.0.0.0/8"),
         ("lease.ttl", "2s"),
@@ -202,35 +206,15 @@ async fn register(redis: &Redis, port: u16, dead_port: u16) -> anyhow::Result<Ha
     Ok(secrets)
 }
 
-/// Intents begin at a steady rate; each then takes its steps at random times.
-async fn produce(mut stream: Entries, merchants: Arc<Merchants>, rate: u32, seed: u64, cancel: CancellationToken) {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let (began, pause) = (clock::now(), Duration::from_secs(1) / rate);
-    let mut alive: Vec<(Merchant, Intent, u32)> = Vec::new();
-    // When the intent at this index takes its next step; without an index, when the next intent begins.
-    let mut steps: BinaryHeap<Reverse<(Duration, Option<usize>)>> = BinaryHeap::from([Reverse((pause, None))]);
-    while let Some(Reverse((at, index))) = steps.pop() {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = sleep_until((began + at).into()) => {}
-        }
-        let index = index.unwrap_or_else(|| {
-            steps.push(Reverse((at + pause, None)));
-            let merchant = Merchant::ALL[rng.random_range(0..Merchant::ALL.len())];
-            alive.push((merchant, Intent::new(&mut rng), 0));
-            alive.len() - 1
-        });
-        let (merchant, intent, step) = &mut alive[index];
-        if intent.step(&mut rng).is_none() {
-            continue;
-        }
-        let (id, body) = intent.event(&format!("acc_{}", merchant.name()), clock::wall_ms(), &mut rng);
-        merchants.ledger.publish(&id, *merchant, &intent.id, *step, clock::now());
-        *step += 1;
-        let Ok(event) = Event::parse(Bytes::from(body)) else { continue };
-        if stream.add(&event, None).await.is_err() {
-            merchants.ledger.withdraw(&id);
-        }
-        steps.push(Reverse((at + Duration::from_millis(rng.random_range(200..2_000)), Some(index))));
+/// A key for each merchant's account, as `herald intents key create` makes one.
+async fn create_keys(redis: &Redis) -> anyhow::Result<HashMap<Merchant, String>> {
+    let mut store = ApiKeyStore::connect(redis).await?;
+    let mut keys = HashMap::new();
+    for merchant in Merchant::ALL {
+        let (key, account) = (access::new_key(), AccountId::new(&format!("acc_{}", merchant.name()))?);
+        let kept = ApiKey { account, is_read_only: false, name: "demo".to_owned(), created_at_ms: clock::wall_ms() };
+        store.put(&access::hash(&key), &kept).await?;
+        keys.insert(merchant, key);
     }
+    Ok(keys)
 }

@@ -17,11 +17,13 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
+use jiff::Timestamp;
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::{Arrival, Ledger},
+    ledger::{Arrival, Callback, Ledger},
     merchant::Merchant,
 };
 use crate::{
@@ -108,9 +110,21 @@ async fn receive(
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let event = header("webhook-id");
     let status = merchants.answer(merchant).await;
-    let arrival = status.is_success().then(|| merchants.ledger.accept(&event, clock::now()));
+    let arrival = status.is_success().then(|| {
+        let number = header("herald-account-sequence").parse().unwrap_or_default();
+        let (intent, after) = told_by(&body).unwrap_or_default();
+        merchants.ledger.accept(merchant, &Callback { event: event.clone(), intent, number }, after)
+    });
     let said = Said { merchant, status: status.as_u16(), event, attempt: header("herald-attempt"), arrival };
     // The display may be slow; the ledger is what counts.
     let _ = merchants.says.try_send(said);
     status
+}
+
+/// The intent, and how long ago it changed.
+fn told_by(body: &[u8]) -> Option<(String, Duration)> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let created_at: Timestamp = body["createdAt"].as_str()?.parse().ok()?;
+    let after = Duration::try_from(Timestamp::now().duration_since(created_at)).unwrap_or_default();
+    Some((body["data"]["paymentIntentId"].as_str()?.to_owned(), after))
 }

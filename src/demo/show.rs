@@ -42,7 +42,7 @@ pub struct Show {
 }
 
 impl Show {
-    pub fn begin(redis_url: &str, port: u16, folder: &Path) -> Self {
+    pub fn begin(redis_url: &str, port: u16, intents_url: &str, key: &str, folder: &Path) -> Self {
         let has_colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut tick = interval(SUMS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -60,6 +60,10 @@ impl Show {
             show.line(&format!("  {program} {verb}"));
         }
         show.line(&format!("  curl -s 127.0.0.1:{port}/metrics | grep -v '^#'"));
+        show.line("Or be the healthy merchant:");
+        let headers = format!("-H 'Authorization: Basic {key}' -H 'version: 2025-09-10'");
+        show.line(&format!("  curl -s {headers} {intents_url}/reconciliation"));
+        show.line("");
         show.line(&format!("  redis-cli -u {redis_url} keys '*'      # its files: {}", folder.display()));
         show.line("");
         show
@@ -79,7 +83,6 @@ impl Show {
             (Some(Arrival::First { after }), _) => (Tone::Good, format!("after {}", latency(after))),
             (Some(Arrival::Duplicate), _) => (Tone::Odd, "again: a duplicate".to_owned()),
             (Some(Arrival::OutOfOrder), _) => (Tone::Bad, "OUT OF ORDER".to_owned()),
-            (Some(Arrival::Unknown), _) => (Tone::Bad, "UNKNOWN".to_owned()),
             (None, _) => (Tone::Odd, String::new()),
         };
         let line = format!("{:8} {} {} attempt {} {what}", said.merchant.name(), said.status, said.event, said.attempt);
@@ -128,10 +131,10 @@ impl Show {
         ));
     }
 
-    pub fn summary(&self, ledger: &Ledger, left: &Gauges, seed: u64) {
+    pub fn summary(&self, ledger: &Ledger, left: &Gauges, refusals: u64, seed: u64) {
         let sums = ledger.sums();
         self.line("");
-        self.line(&format!("{:10} {:>9} {:>9}", "merchant", "published", "delivered"));
+        self.line(&format!("{:10} {:>9} {:>9}", "merchant", "told", "delivered"));
         for merchant in Merchant::ALL {
             let [owed, arrived] = [ledger.owed_to(merchant), ledger.arrived_at(merchant)].map(words::number);
             self.line(&format!("{:10} {owed:>9} {arrived:>9}", merchant.name()));
@@ -146,14 +149,15 @@ impl Show {
             ("out of order", words::number(sums.out_of_order)),
             ("duplicates", words::number(sums.duplicates)),
             ("bad signatures", words::number(sums.bad_signatures)),
-            ("latency", format!("p50 {}, p99 {} (healthy, XADD to receipt)", latency(sums.p50), latency(sums.p99))),
+            ("not taken", words::number(refusals)),
+            ("latency", format!("p50 {}, p99 {} (healthy, change to receipt)", latency(sums.p50), latency(sums.p99))),
             ("seed", seed.to_string()),
         ] {
             self.line(&format!("{name:15} {value}"));
         }
         if ledger.arrived_at(Merchant::Gone) < ledger.owed_to(Merchant::Gone) {
             self.line(
-                "Published to `gone` after its 410 and not delivered: its endpoint is disabled and takes nothing more.",
+                "Told to `gone` after its 410 and not delivered: its endpoint is disabled and takes nothing more.",
             );
         }
     }
