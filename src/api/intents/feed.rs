@@ -363,6 +363,9 @@ pub async fn reconciliation_digest(
 ) -> Answer<RangeDigest> {
     let DigestQuery { after, through } = bounded(query)?;
     PageQuery { after, limit: MAX_PAGE }.check()?;
+    if through.is_some_and(|through| !(1..=MAX_NUMBER).contains(&through)) {
+        return Err(Problem::fault("through", format!("is not 1 to {MAX_NUMBER}")));
+    }
     let digest = api.service.feed_digest(&caller.account, after, through).await?;
     let crate::intents::feed::FeedDigest { latest, through, count, sha256 } = digest;
     Ok(Json(RangeDigest { latest, after, through, count, sha256 }))
