@@ -25,6 +25,8 @@ mod contract;
 mod house;
 #[path = "intents/linearizable.rs"]
 mod linearizable;
+#[path = "intents/pages.rs"]
+mod pages;
 #[path = "intents/reconciliation.rs"]
 mod reconciliation;
 #[path = "intents/scenarios.rs"]

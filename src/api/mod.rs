@@ -2,6 +2,7 @@
 //! happens is decided below.
 
 pub mod access;
+pub mod callbacks;
 pub mod checkout;
 pub mod intents;
 pub mod webhooks;

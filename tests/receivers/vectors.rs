@@ -1,4 +1,5 @@
-//! What docs/receivers says of itself, held against Herald's own code: the test vectors, and the crates of the one in Rust.
+//! What merchants are told, held against Herald's own code: the test vectors of docs/merchants.md, and the crates of the receiver
+//! in Rust.
 
 use std::fs;
 
@@ -22,8 +23,9 @@ struct Vector {
 
 #[test]
 fn the_vectors_for_merchants_are_what_herald_signs() {
-    let page = fs::read_to_string(installed("docs/receivers/README.md")).unwrap();
-    let (_, rest) = page.split_once("```json\n").expect("the page has vectors");
+    let page = fs::read_to_string(installed("docs/merchants.md")).unwrap();
+    let (_, vectors) = page.split_once("\n### Test vectors\n").expect("the page has vectors");
+    let (_, rest) = vectors.split_once("```json\n").expect("the page has vectors");
     let vectors: Vec<Vector> = serde_json::from_str(rest.split_once("```").unwrap().0).unwrap();
     assert!(vectors.len() >= 4 && vectors.iter().any(|vector| vector.secrets.len() > 1));
     for Vector { secrets, id, timestamp, body, standard, dojo } in vectors {

@@ -24,6 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access::Access,
+    callbacks,
     webhooks::{operations as webhooks, sandbox as endpoints, subscriptions::Subscriptions},
 };
 use crate::{intents::service::Service, registry::Registry};
@@ -76,7 +77,7 @@ impl Modify for Keys {
     }
 }
 
-/// Its routes, with the description of themselves at `/openapi.json`.
+/// Its routes, with the description of themselves at `/openapi.json`, and of what receivers are sent at `/asyncapi.json`.
 pub fn router(api: Api, is_sandbox: bool) -> Router {
     let (router, description) = described(is_sandbox);
     let mut description = serde_json::to_value(&description).expect("a description is JSON");
@@ -84,8 +85,11 @@ pub fn router(api: Api, is_sandbox: bool) -> Router {
     let description: Arc<str> = description.to_string().into();
     let json = [("content-type", "application/json")];
     let publish = get(async move || (json, description.to_string()));
+    let told: Arc<str> = callbacks::asyncapi().to_string().into();
+    let publish_told = get(async move || (json, told.to_string()));
     let health = get(async || Json(serde_json::json!({ "status": "ok" })));
-    router.with_state(api).route("/openapi.json", publish).route("/healthz", health)
+    let router = router.with_state(api).route("/openapi.json", publish).route("/asyncapi.json", publish_told);
+    router.route("/healthz", health)
 }
 
 /// The description alone, for whoever makes documents of it.
@@ -128,6 +132,7 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
     }
     let (router, mut description) = router.split_for_parts();
     describe_responses(&mut description);
+    callbacks::describe(&mut description);
     (router, description)
 }
 

@@ -53,7 +53,7 @@ pub enum WebhookEvent {
 }
 
 impl WebhookEvent {
-    const ALL: [Self; 3] = [Self::Created, Self::StatusUpdated, Self::SendReceipt];
+    pub const ALL: [Self; 3] = [Self::Created, Self::StatusUpdated, Self::SendReceipt];
 
     pub fn event_type(self) -> EventType {
         use crate::intents::told::EventKind;
