@@ -1,4 +1,4 @@
-// Says whether a file is a valid AsyncAPI description, by the parser that AsyncAPI publishes. Examples must fit their schemas.
+// Says whether a file is a valid AsyncAPI description, by the parser that AsyncAPI publishes.
 "use strict";
 
 const { readFileSync } = require("node:fs");
