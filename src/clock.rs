@@ -10,6 +10,13 @@ pub fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The same in microseconds.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Monotonic clock. It follows tokio's paused time in tests and is `std`'s everywhere else.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Instant {

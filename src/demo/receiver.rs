@@ -125,6 +125,7 @@ async fn receive(
 fn told_by(body: &[u8]) -> Option<(String, Duration)> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let created_at: Timestamp = body["createdAt"].as_str()?.parse().ok()?;
-    let after = Duration::try_from(Timestamp::now().duration_since(created_at)).unwrap_or_default();
+    let created_at_us = u64::try_from(created_at.as_microsecond()).ok()?;
+    let after = Duration::from_micros(clock::wall_us().saturating_sub(created_at_us));
     Some((body["data"]["paymentIntentId"].as_str()?.to_owned(), after))
 }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ledger::Ledger, merchant::Merchant};
 use crate::{
-    clock,
+    clock, lifecycle,
     surface::client::{PlainHttp, Request, ServiceClient},
 };
 
@@ -37,7 +36,7 @@ const FEED_EVERY: Duration = Duration::from_millis(250);
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// After this an intent that nobody pays expires, where the demo wants to show that.
-const EXPIRES_AFTER: SignedDuration = SignedDuration::from_secs(3);
+const EXPIRES_AFTER_MS: u64 = 3_000;
 
 /// One of the sandbox's cards that is declined.
 const DECLINED: &str = "4456 5300 0000 1013";
@@ -168,7 +167,7 @@ impl Sale {
         let mut purchase = json!({ "amount": money, "reference": format!("Order {number}") });
         purchase["captureMode"] = json!(if is_manual { "Manual" } else { "Auto" });
         if is_left {
-            purchase["expireAt"] = json!((Timestamp::now() + EXPIRES_AFTER).to_string());
+            purchase["expireAt"] = json!(lifecycle::created_at(clock::wall_ms() + EXPIRES_AFTER_MS));
         }
         let intent = self.post("/payment-intents", purchase, None).await?;
         let id = intent["id"].as_str()?.to_owned();
