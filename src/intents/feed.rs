@@ -76,13 +76,16 @@ impl Service {
     /// The events after a number.
     pub async fn feed(&self, account: &AccountId, after: u64, most: usize) -> Result<Feed, ServiceError> {
         let page = self.records.with(async |store| store.feed(account, after, most.min(MAX_PAGE)).await).await?;
-        let last_shown = page.told.last().map_or(after, |told| told.number);
+        let last_shown = page.last.unwrap_or(after);
         let through = if page.has_more { last_shown } else { page.latest.max(after) };
         let mut intents: HashMap<IntentId, Option<Arc<Intent>>> = HashMap::new();
         let (mut events, mut forgotten, mut next) = (Vec::new(), Vec::new(), after + 1);
         for entry in page.told {
             if let Some(stored) = entry.stored {
-                let intent = stored?.and_then(|stored| {
+                // One that cannot be read keeps nobody from the others.
+                let stored =
+                    stored.inspect_err(|error| warn!(intent = %entry.id, %error, "cannot be read")).ok().flatten();
+                let intent = stored.and_then(|stored| {
                     let intent = read(&entry.id, &stored);
                     intent.inspect_err(|error| warn!(intent = %entry.id, %error, "cannot be read")).ok()
                 });

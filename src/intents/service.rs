@@ -157,8 +157,8 @@ impl Service {
         Self::on(RedisRecords::new(redis, keys), settings)
     }
 
-    /// Forgets every intent of an account that there is now, and says how many. What was told of them stays told, and the
-    /// numbers of the account's events go on.
+    /// Forgets every intent of an account that there is now, with its feed, and says how many. What is in the stream is still
+    /// delivered, and the numbers of the account's events go on.
     pub async fn reset(&self, account: &AccountId) -> Result<usize, ServiceError> {
         let statuses = PaymentStatus::ALL.map(|status| status.to_string());
         let (mut until, mut removed) = (None, 0);

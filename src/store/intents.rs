@@ -218,6 +218,8 @@ pub struct Feed {
     /// The number of the account's last event.
     pub latest: u64,
     pub has_more: bool,
+    /// The number of the page's last entry, whatever stands there: the next page begins after it.
+    pub last: Option<u64>,
     pub told: Vec<FeedEntry>,
 }
 
@@ -432,13 +434,18 @@ impl IntentStore {
         let [latest, has_more, told @ ..] = &answer[..] else { return Err(malformed()) };
         let count = |text: &Bytes| number(text).and_then(|number| u64::try_from(number).ok());
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-        let mut feed =
-            Feed { latest: count(latest).ok_or_else(malformed)?, has_more: has_more == "1", told: Vec::new() };
+        let mut feed = Feed {
+            latest: count(latest).ok_or_else(malformed)?,
+            has_more: has_more == "1",
+            last: None,
+            told: Vec::new(),
+        };
         for part in told.chunks_exact(3) {
+            let number = count(&part[0]).ok_or_else(malformed)?;
+            feed.last = Some(number);
             // What a stranger wrote into the feed was told to nobody.
             let Ok(id) = IntentId::new(&text(&part[1])) else { continue };
             let stored = if part[2] == "=" { None } else { Some(Stored::parse(&subject, &part[2])) };
-            let number = count(&part[0]).ok_or_else(malformed)?;
             feed.told.push(FeedEntry { number, id, stored });
         }
         Ok(feed)

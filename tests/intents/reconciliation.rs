@@ -211,3 +211,23 @@ async fn events_of_forgotten_intents_are_named_as_such() {
     assert_eq!(digest["count"], 2);
     house.end().await;
 }
+
+/// Neither a record that nobody can read nor what a stranger wrote into the feed keeps a merchant from the rest.
+#[tokio::test]
+async fn what_cannot_be_read_in_the_feed_holds_nothing_up() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    let broken = purchase(&merchant).await;
+    purchase(&merchant).await;
+    house.redis.command::<()>(&["SET", &format!("herald:{{payment-intents}}:pi:{broken}"), "no record"]).await;
+    let feed = "herald:{payment-intents}:pi-feed:acc_a";
+    for number in 5..8 {
+        house.redis.command::<String>(&["XADD", feed, &format!("{number}-0"), "intent", "no id at all"]).await;
+    }
+    house.redis.command::<u64>(&["HSET", "herald:{payment-intents}:pi-count", "events:acc_a", "7"]).await;
+    let numbers: Vec<u64> =
+        fed(&merchant, 1).await.iter().map(|event| event["accountSequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [3, 4]);
+    assert_eq!(merchant.get("/reconciliation/digest").await.1["count"], 2);
+    house.end().await;
+}
