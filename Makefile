@@ -14,16 +14,22 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-scale test check fmt tools setup fuzz prove
+.PHONY: demo bench bench-intents bench-scale test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
 	@[ -e target/release/herald ] || echo "demo: building Herald, which takes some minutes the first time" >&2
 	@cargo run --quiet --release --locked -- demo $(ARGS)
 
-# What Herald costs and how fast it is, beside a bare loop; ARGS="--write docs/performance.md" keeps the table.
+# What Herald costs and how fast it is, beside a bare loop, then what payment intents cost; ARGS="--write docs/performance.md"
+# keeps the tables.
 bench: tools
 	cargo bench --locked --bench performance -- $(ARGS)
+	cargo bench --locked --bench intents -- $(ARGS)
+
+# Payment intents alone, with ARGS of their own such as "--only many --scale 100000".
+bench-intents: tools
+	cargo bench --locked --bench intents -- $(ARGS)
 
 # Whether a delivery costs the same when a million lies behind; who feels it when others hang or die. Takes 20 minutes,
 # with ARGS="--scale 50000" five.

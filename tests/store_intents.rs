@@ -193,7 +193,7 @@ impl<'r> Both<'r> {
     }
 
     async fn due(&mut self) {
-        let due = self.store.due().await.unwrap();
+        let due = self.store.due(rand::random()).await.unwrap();
         let found: Vec<_> = due.found.into_iter().map(|(id, stored)| (id, stored.unwrap())).collect();
         assert_eq!((due.now, due.target, due.next, found), self.model.due());
     }
@@ -276,4 +276,76 @@ async fn every_day_is_written_as_the_calendar_has_it() {
         assert_eq!(entries[0].1[1], format!("<{}>", Stamp(stamp)));
         assert_eq!(stamp, at);
     }
+}
+
+fn change<'a>(id: &'a IntentId, account: &'a AccountId, due: Due) -> Commit<'a> {
+    Commit {
+        id,
+        account,
+        expected_revision: 0,
+        before: None,
+        from: None,
+        json: "{}".to_owned(),
+        due,
+        created_at: None,
+        status: "Created".to_owned(),
+        status_before: None,
+        event: Some(("<".to_owned(), ">".to_owned())),
+        key: Some(KeyOf { hash: "hash", request: "request", keep_ms: 600_000 }),
+    }
+}
+
+/// Whatever key a stranger has made into something else, a change is done whole or not at all, and what cannot be used is named.
+#[tokio::test]
+async fn a_key_of_a_foreign_type_is_named_and_nothing_is_changed() {
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys.clone());
+    let (id, account) = (id(0), account(0));
+    let needed = [
+        keys.intent(&id),
+        keys.intent_due(),
+        keys.intent_clock(),
+        keys.intent_counts(),
+        keys.stream().to_owned(),
+        keys.intents_of(&account, "Created"),
+        keys.intent_key("hash"),
+    ];
+    for key in &needed {
+        redis.command::<()>(&["FLUSHALL"]).await;
+        redis.command::<()>(&["SADD", key, "x"]).await;
+        let refused = store.commit(&change(&id, &account, Due::In(1))).await.unwrap_err().to_string();
+        assert!(refused.contains(key.as_str()), "{refused} names {key}");
+        let left: Vec<String> = redis.command(&["KEYS", "*"]).await;
+        assert_eq!(left, [key.clone()]);
+    }
+    // Another process may be writing to the feed; nobody waits for it. What it misses is counted.
+    redis.command::<()>(&["FLUSHALL"]).await;
+    redis.command::<()>(&["SADD", &keys.intent_feed(&account), "x"]).await;
+    let done = store.commit(&change(&id, &account, Due::In(1))).await.unwrap();
+    assert!(matches!(done, Committed::Done { number: Some(1), .. }), "{done:?}");
+    let counts: Vec<(String, String)> = redis.command(&["HGETALL", &keys.intent_counts()]).await;
+    let count = |name: &str| counts.iter().find(|(found, _)| found == name).map(|(_, count)| count.as_str());
+    assert_eq!((count("lost-feed"), count("changes")), (Some("1"), Some("1")), "{counts:?}");
+}
+
+#[tokio::test]
+async fn several_who_ask_for_what_is_due_get_different_intents_where_there_are_many() {
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys);
+    let account = account(0);
+    let nth = |n: usize| IntentId::new(&format!("pi_sandbox_{n:022}")).unwrap();
+    for n in 0..1_250 {
+        let id = nth(n);
+        let due = Due::At(1 + n as i64);
+        let commit = Commit { event: None, key: None, ..change(&id, &account, due) };
+        assert!(matches!(store.commit(&commit).await.unwrap(), Committed::Done { .. }));
+    }
+    // A page, and up to ten pages that are passed over.
+    for (place, first) in [(0.0, 0), (0.5, 500), (1.0, 1_000)] {
+        let found: Vec<_> = store.due(place).await.unwrap().found.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(found, (first..first + 100).map(nth).collect::<Vec<_>>(), "{place}");
+    }
+    assert!(store.due(1.5).await.unwrap_err().to_string().contains("1.5 is no place"));
 }

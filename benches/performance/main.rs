@@ -101,7 +101,7 @@ enum Role {
 fn main() -> Result<()> {
     let args = Args::parse();
     match args.role {
-        Some(Role::Receiver) => receiver::run(),
+        Some(Role::Receiver) => receiver::run(false),
         Some(Role::Bare(args)) => bare::run(args),
         None => measure(&args),
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use herald::owned::{OwnRedis, Usage, free_port};
+use herald::owned::{Directive, OwnRedis, Usage, free_port};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
@@ -63,9 +63,14 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(directives: &[Directive]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Rewriting the file is another process' work, now and then: it would hit one round and not the other.
-        let server = runtime.block_on(OwnRedis::start_with(&[("auto-aof-rewrite-percentage", "0")]))?;
+        let directives = [&[("auto-aof-rewrite-percentage", "0")], directives].concat();
+        let server = runtime.block_on(OwnRedis::start_with(&directives))?;
         Ok(Self { server, _runtime: runtime })
     }
 
@@ -167,8 +172,13 @@ fn schedule(policy: &[&str], id: i32) -> Result<()> {
 
 impl Receiver {
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, &[])
+    }
+
+    /// With these arguments after its name.
+    pub fn start_with(folder: &Path, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("receiver").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("receiver").args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn(&mut command, "the receiver")?;
         let input = process.0.stdin.take().context("the receiver has no input")?;
         let mut lines = BufReader::new(process.0.stdout.take().context("the receiver has no output")?).lines();
@@ -224,6 +234,17 @@ pub struct Herald {
 
 impl Herald {
     pub fn start(program: &Path, redis: &Redis, receiver: &Receiver, folder: &Path) -> Result<Self> {
+        Self::start_with(program, redis, receiver, folder, &[])
+    }
+
+    /// With further variables of its environment.
+    pub fn start_with(
+        program: &Path,
+        redis: &Redis,
+        receiver: &Receiver,
+        folder: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let port = free_port()?;
         let config = folder.join("herald.toml");
         fs::write(&config, format!("[attempt]\nca_file = {:?}\n", receiver.ca_file))?;
@@ -231,6 +252,7 @@ impl Herald {
         command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_CONFIG", &config);
         command.env("HERALD_REDIS_URL", redis.url()).env("HERALD_LISTEN", format!("127.0.0.1:{port}"));
         command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
+        command.envs(settings.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(folder.join("herald.log"))?);
         Ok(Self { process: Process::spawn(&mut command, "herald")? })
     }

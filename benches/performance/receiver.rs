@@ -2,7 +2,7 @@
 //! verifies nothing, because the sender is what is measured. One thread, so that it never takes more than one core.
 //!
 //! `POST` is a delivery. An event whose id is `evt_t` + microseconds since 1970 + `_` + anything also says how long it
-//! took to get here. `GET /count` and `GET /latency` report; the latter starts the next collection.
+//! took to get here; where the events' own times are to be read, each does that has `createdAt`. `GET /count` and `GET /latency` report; the latter starts the next collection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use herald::intents::stamp::Stamp;
 use rustls::{
     ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -36,16 +37,18 @@ const MAX_LATENCY_US: u64 = 60_000_000;
 struct Seen {
     count: Cell<u64>,
     latency: RefCell<Histogram<u64>>,
+    /// An event's `createdAt` is when it was added.
+    reads_times: bool,
 }
 
 /// Serves on two free ports, which it prints with the path of its certificate authority, until its input ends.
-pub fn run() -> Result<()> {
+pub fn run(reads_times: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve())
+    LocalSet::new().block_on(&runtime, serve(reads_times))
 }
 
-async fn serve() -> Result<()> {
-    let seen = Rc::new(Seen { count: Cell::new(0), latency: RefCell::new(new_histogram()) });
+async fn serve(reads_times: bool) -> Result<()> {
+    let seen = Rc::new(Seen { count: Cell::new(0), latency: RefCell::new(new_histogram()), reads_times });
     let (plain, secure) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let (acceptor, certificate) = tls()?;
     let mut out = std::io::stdout();
@@ -126,7 +129,8 @@ fn take_request(bytes: &[u8], seen: &Seen, answer: &mut Vec<u8>) -> Result<Optio
         return Ok(None);
     }
     seen.count.set(seen.count.get() + 1);
-    if let Some(sent_us) = header("webhook-id").and_then(sent_at_us) {
+    let of_event = || seen.reads_times.then(|| created_at_us(&bytes[head..head + length])).flatten();
+    if let Some(sent_us) = header("webhook-id").and_then(sent_at_us).or_else(of_event) {
         seen.latency.borrow_mut().saturating_record(now_us().saturating_sub(sent_us));
     }
     answer.extend_from_slice(OK);
@@ -149,6 +153,11 @@ fn new_histogram() -> Histogram<u64> {
 fn sent_at_us(id: &[u8]) -> Option<u64> {
     let (us, _) = std::str::from_utf8(id).ok()?.strip_prefix("evt_t")?.split_once('_')?;
     us.parse().ok()
+}
+
+fn created_at_us(body: &[u8]) -> Option<u64> {
+    let (_, rest) = std::str::from_utf8(body).ok()?.split_once("\"createdAt\":\"")?;
+    Stamp::parse(rest.split('"').next()?)?.0.try_into().ok()
 }
 
 /// The wall clock, because sender and receiver are two processes of one machine.

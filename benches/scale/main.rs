@@ -149,7 +149,7 @@ impl Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     match args.role {
-        Some(Role::Receiver) => receiver::run(),
+        Some(Role::Receiver) => receiver::run(false),
         None => measure(&args),
     }
 }

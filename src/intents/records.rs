@@ -17,7 +17,7 @@ pub trait Records: Clone + Send + Sync + 'static {
     fn has_room(&self) -> impl Future<Output = Answer<bool>> + Send;
     fn load(&self, id: &IntentId, key: Option<&str>) -> impl Future<Output = Answer<Loaded>> + Send;
     fn commit(&self, commit: &Commit<'_>) -> impl Future<Output = Answer<Committed>> + Send;
-    fn due(&self) -> impl Future<Output = Answer<DueIntents>> + Send;
+    fn due(&self, place: f64) -> impl Future<Output = Answer<DueIntents>> + Send;
     fn forget(
         &self,
         id: &IntentId,
@@ -70,8 +70,8 @@ impl Records for RedisRecords {
         self.with(async |store| store.commit(commit).await).await
     }
 
-    async fn due(&self) -> Answer<DueIntents> {
-        self.with(async |store| store.due().await).await
+    async fn due(&self, place: f64) -> Answer<DueIntents> {
+        self.with(async |store| store.due(place).await).await
     }
 
     async fn forget(

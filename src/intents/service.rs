@@ -49,6 +49,9 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// newer Herald, which can, is late by no more.
 const PUT_OFF: i64 = 60 * MINUTE;
 
+/// Where whoever only asks for the time looks among what is due.
+const OLDEST: f64 = 0.0;
+
 /// How long it waits after Redis failed it.
 const FAILED_SLEEP: Duration = Duration::from_secs(1);
 
@@ -186,15 +189,17 @@ impl<R: Records> Service<R> {
         key: Option<&RequestKey>,
     ) -> Result<Intent, ServiceError> {
         let id = IntentId::new(&format!("{ID_PREFIX}{}", random_part())).expect("base64url has only what ids have");
-        let loaded = self.load(&id, key).await?;
-        if let Some(repeated) = &loaded.repeated {
+        let has_room = self.records.has_room().await?;
+        // The commit itself finds a key that was used. A look costs as much again, and only these need what it tells.
+        let looked = if details.expire_at.is_some() || !has_room { Some(self.load(&id, key).await?) } else { None };
+        if let Some(repeated) = looked.as_ref().and_then(|loaded| loaded.repeated.as_ref()) {
             return self.repeated(repeated, key);
         }
-        let faults = requests::faults_of_details(&details, Stamp(loaded.now));
+        let faults = requests::faults_of_details(&details, Stamp(looked.map_or(0, |loaded| loaded.now)));
         if !faults.is_empty() {
             return Err(ServiceError::Faults(faults));
         }
-        if !self.records.has_room().await? {
+        if !has_room {
             return Err(ServiceError::Full);
         }
         let secret = details.generate_remote_token.then(client_secret);
@@ -314,13 +319,13 @@ impl<R: Records> Service<R> {
 
     /// What time it is in the intents' world.
     pub async fn now(&self) -> Result<Stamp, ServiceError> {
-        let due = self.records.due().await?;
+        let due = self.records.due(OLDEST).await?;
         Ok(Stamp(due.now))
     }
 
     /// What time it is there, and how fast it passes; 0 while it stands still.
     pub async fn clock(&self) -> Result<(Stamp, f64), ServiceError> {
-        let due = self.records.due().await?;
+        let due = self.records.due(OLDEST).await?;
         Ok((Stamp(due.now), due.speed))
     }
 
@@ -370,7 +375,8 @@ impl<R: Records> Service<R> {
 
     /// Fires a page of what is due; says how many it took further.
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
-        let due = self.records.due().await?;
+        // Others may do the same at the same time.
+        let due = self.records.due(rand::random()).await?;
         let now = due.now;
         let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
         let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
@@ -424,8 +430,8 @@ impl<R: Records> Service<R> {
             }
         };
         if let Some(deadline) = intent.deadline() {
-            let applied = self.apply_deadline(&intent, now).await?;
-            return Ok(if applied.is_some() { Fired::Done } else { Fired::NotDue(deadline.at()) });
+            let is_fired = self.fire_deadline(&intent, now).await?;
+            return Ok(if is_fired { Fired::Done } else { Fired::NotDue(deadline.at()) });
         }
         let status = intent.status.to_string();
         let numbers: Vec<u64> = intent.history.iter().map(|told| told.number).filter(|number| *number > 0).collect();
@@ -435,7 +441,15 @@ impl<R: Records> Service<R> {
 
     /// What there is after the deadline that has come, or nothing if none has.
     async fn apply_deadline(&self, intent: &Intent, now: i64) -> Result<Option<Loaded>, ServiceError> {
-        let Some(deadline) = intent.deadline().filter(|deadline| deadline.at().0 <= now) else { return Ok(None) };
+        if !self.fire_deadline(intent, now).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.load(&intent.id, None).await?))
+    }
+
+    /// Whether a deadline has come: then it is applied, by this or by somebody else who was quicker.
+    async fn fire_deadline(&self, intent: &Intent, now: i64) -> Result<bool, ServiceError> {
+        let Some(deadline) = intent.deadline().filter(|deadline| deadline.at().0 <= now) else { return Ok(false) };
         let at = deadline.at().0;
         let command = Command::Deadline(deadline);
         let change = decide::decide(intent, &command, Stamp(now), fresh()).map_err(ServiceError::Refused)?;
@@ -445,7 +459,7 @@ impl<R: Records> Service<R> {
             }
             Attempt::Stale(_) | Attempt::Late | Attempt::Repeated(_) => {}
         }
-        Ok(Some(self.load(&intent.id, None).await?))
+        Ok(true)
     }
 
     /// Commits a change, again if its answer is lost, until it is known what became of it. `fires` is the deadline that this

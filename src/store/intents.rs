@@ -321,10 +321,11 @@ impl IntentStore {
         committed(&subject, &answer)
     }
 
-    pub async fn due(&mut self) -> Result<DueIntents, StoreError> {
+    /// At most [`MAX_DUE`]. Where more are due, those after `place` among the first of them: 0 is the oldest, 1 the furthest.
+    pub async fn due(&mut self, place: f64) -> Result<DueIntents, StoreError> {
         let subject = "look for payment intents whose time has come";
         let (due, clock) = (self.keys.intent_due(), self.keys.intent_clock());
-        let call = DUE.keys_to_read(&[&due, &clock]).arg(MAX_DUE).arg(self.keys.intent_prefix());
+        let call = DUE.keys_to_read(&[&due, &clock]).arg(MAX_DUE).arg(self.keys.intent_prefix()).arg(place);
         let answer: Vec<Bytes> = self.connection.run(subject, &call).await?;
         let [now, speed, target, next, found @ ..] = &answer[..] else {
             return Err(StoreError::unexpected(subject, "its answer is too short"));

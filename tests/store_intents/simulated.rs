@@ -237,7 +237,7 @@ impl Records for Simulated {
         self.call(true, |redis| redis.commit(commit), later).await
     }
 
-    async fn due(&self) -> Result<DueIntents, StoreError> {
+    async fn due(&self, _: f64) -> Result<DueIntents, StoreError> {
         self.read(|redis| {
             let (now, target, next, found) = redis.now().due();
             let found = found.into_iter().map(|(id, stored)| (id, Ok(stored))).collect();

@@ -16,18 +16,21 @@
 --         record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
-require_types(KEYS[1], 'string', KEYS[2], 'zset', KEYS[3], 'hash', KEYS[4], 'hash', KEYS[5], 'stream', KEYS[6], 'zset',
-  KEYS[7], 'zset', KEYS[8], 'stream')
+-- What else is of a foreign type fails what is read below, or the first of the writes.
+require_types(KEYS[2], 'zset', KEYS[6], 'zset')
+if KEYS[7] ~= KEYS[6] then
+  require_types(KEYS[7], 'zset')
+end
 if KEYS[9] then
-  require_types(KEYS[9], 'string')
   local taken = answer_of(KEYS[9], ARGV[13])
   if taken then
     return {'TAKEN', taken}
   end
 end
 local id, account = ARGV[1], ARGV[10]
-local counted = call('HGET', KEYS[4], 'events:' .. account) or '0'
-require_count(counted, 0, 9007199254740990)
+local event_count, of_kind = 'events:' .. account, ARGV[4] ~= '' and 'fired' or 'changes'
+local counted, changes = unpack(take('hash', 'HMGET', KEYS[4], event_count, of_kind))
+local told_before = require_count(counted or '0', 0, 9007199254740990)
 local expected = require_count(ARGV[2], 0, 9007199254740991)
 local due_mode, due_text = match(ARGV[6], '^([=+]?)(%d*)$')
 if ARGV[6] ~= '' and (not due_mode or due_mode == '' or due_text == '') then
@@ -41,7 +44,7 @@ local keep_ms = KEYS[9] and require_count(ARGV[12], 1, MAX_MICROS)
 
 -- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
 local stamp = next_stamp(KEYS[3])
-local stored = call('GET', KEYS[1])
+local stored = take('string', 'GET', KEYS[1])
 local revision = stored and tonumber(match(stored, '^(%d+) ')) or 0
 if revision ~= expected then
   return {'STALE', whole(stamp), stored or ''}
@@ -75,11 +78,14 @@ end
 local stamp_text, entry, number = whole(stamp), '', ''
 if ARGV[8] ~= '' then
   -- The first of the writes, as it alone can fail: a producer may have used up the stream's ids.
-  number = whole(tonumber(counted) + 1)
-  entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9], 'account-sequence', number)
-  call('HSET', KEYS[4], 'events:' .. account, number)
-  -- What a stranger may have made of the feed undoes no change. Its ids are the numbers.
-  try('XADD', KEYS[8], number .. '-0', 'intent', id)
+  number = whole(told_before + 1)
+  local event = ARGV[8] .. rfc3339(stamp) .. ARGV[9]
+  entry = take('stream', 'XADD', KEYS[5], '*', 'event', event, 'account-sequence', number)
+  -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
+  local fed = try('XADD', KEYS[8], number .. '-0', 'intent', id)
+  if type(fed) == 'table' and fed.err then
+    try('HINCRBY', KEYS[4], 'lost-feed', 1)
+  end
 end
 local told = entry ~= '' and entry .. ' ' .. number or '- -'
 local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n'
@@ -98,7 +104,12 @@ if KEYS[6] ~= KEYS[7] or revision == 0 then
 end
 call('HSET', KEYS[3], 'last', stamp_text)
 -- What a stranger may have made of a counter undoes no change.
-try('HINCRBY', KEYS[4], from and 'fired' or 'changes', 1)
+local change = whole((tonumber(changes or 0) or 0) + 1)
+if number ~= '' then
+  call('HSET', KEYS[4], event_count, number, of_kind, change)
+else
+  call('HSET', KEYS[4], of_kind, change)
+end
 if KEYS[9] then
   call('SET', KEYS[9], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
 end

@@ -7,6 +7,16 @@
 -- The year 2200. Numbers of Lua count microseconds exactly until 2255.
 local MAX_MICROS = 7258118400000000
 
+-- What a command reads, or wrote first. A key of a foreign type fails it, and only then is worth another look.
+local function take(want, command, key, ...)
+  local found = try(command, key, ...)
+  if type(found) == 'table' and found.err then
+    require_types(key, want)
+    error(found)
+  end
+  return found
+end
+
 local function real_micros()
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
@@ -15,7 +25,7 @@ end
 -- The instant that the clock shows, never before the last stamp; and that stamp.
 local function read_clock(key)
   local real = real_micros()
-  local virtual, since, speed, last = unpack(call('HMGET', key, 'virtual', 'real', 'speed', 'last'))
+  local virtual, since, speed, last = unpack(take('hash', 'HMGET', key, 'virtual', 'real', 'speed', 'last'))
   local now = real
   if virtual then
     -- A server's clock that was set back does not turn this one back.
@@ -38,7 +48,7 @@ end
 
 -- What a request with this idempotency key led to. A key ends with its intent: what was forgotten is not answered again.
 local function answer_of(key, prefix)
-  local kept = call('GET', key)
+  local kept = take('string', 'GET', key)
   local id = kept and match(kept, '^[^\n]*\n([^\n]*)\n')
   return (not id or call('EXISTS', prefix .. id) == 1) and kept or nil
 end
