@@ -12,8 +12,8 @@
 --         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
 --         {'TAKEN', answer}: the key was used
 --         The stamp is the instant of the change, later than that of every change before. A record is stored behind a line
---         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's hash, the intent and the
---         record, each in its line.
+--         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's
+--         hash, the intent and the record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
 require_types(KEYS[1], 'string', KEYS[2], 'zset', KEYS[3], 'hash', KEYS[4], 'hash', KEYS[5], 'stream', KEYS[6], 'zset',
@@ -78,8 +78,11 @@ if ARGV[8] ~= '' then
   number = whole(tonumber(counted) + 1)
   entry = call('XADD', KEYS[5], '*', 'event', ARGV[8] .. rfc3339(stamp) .. ARGV[9], 'account-sequence', number)
   call('HSET', KEYS[4], 'events:' .. account, number)
-  -- What a stranger may have made of the feed undoes no change. Its ids are the numbers.
-  try('XADD', KEYS[8], number .. '-0', 'intent', id)
+  -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
+  local fed = try('XADD', KEYS[8], number .. '-0', 'intent', id)
+  if type(fed) == 'table' and fed.err then
+    try('HINCRBY', KEYS[4], 'lost-feed', 1)
+  end
 end
 local told = entry ~= '' and entry .. ' ' .. number or '- -'
 local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n'
