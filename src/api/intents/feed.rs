@@ -239,8 +239,7 @@ pub async fn reconciliation(
             (None, None, events, Vec::new())
         }
         None => {
-            let limit = limit.min(MAX_DELIVERIES / endpoints.len().max(1)).max(1);
-            let feed = api.service.feed(&caller.account, after, limit).await?;
+            let feed = api.service.feed(&caller.account, after, most_events(limit, &endpoints)).await?;
             (Some(feed.latest), Some(feed.through), feed.events, feed.forgotten)
         }
     };
@@ -261,11 +260,16 @@ fn endpoints_of(api: &Api, account: &AccountId) -> Result<Arc<[Arc<Endpoint>]>, 
     Ok(known.endpoints)
 }
 
+/// As many as are asked for, and no more than one answer can have deliveries of.
+fn most_events(asked: usize, endpoints: &[Arc<Endpoint>]) -> usize {
+    asked.min(MAX_DELIVERIES / endpoints.len().max(1)).max(1)
+}
+
 /// The last events of one intent, as many as `most`, and where each stands at each endpoint that it is for.
 pub async fn standing(api: &Api, intent: &Intent, most: usize) -> Result<Vec<Reconciled>, Problem> {
     let endpoints = endpoints_of(api, &intent.account)?;
     let (_, mut events) = api.service.feed_of(&intent.account, &intent.id).await?;
-    let events = events.split_off(events.len().saturating_sub(most));
+    let events = events.split_off(events.len().saturating_sub(most_events(most, &endpoints)));
     Ok(reconciled(api, &endpoints, events).await?.0)
 }
 
