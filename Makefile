@@ -40,10 +40,12 @@ bench-scale: tools
 test: setup check
 	cargo test --locked
 
-# What needs no test run: the form, the lints and the dependencies.
+# What needs no test run: the form, the lints and the dependencies. Also of a service without the demo and the load test, and
+# of what a receiver gets.
 check: tools
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features --features dispatcher -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	@deploy/setup-checks
 	deploy/check-dependencies

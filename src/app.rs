@@ -166,13 +166,9 @@ async fn serve_payment_intents(
     }
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
     Ok(async move {
-        let serving = http::server::serve(listener, router, http::server::LIMITS, cancel);
-        let served = tokio::select! {
-            served = serving => served,
-            () = service.run_scheduler() => Ok(()),
-        };
-        if let Err(error) = served {
-            warn!(%error, "the payment intents are not served any more");
+        tokio::select! {
+            () = http::server::serve(listener, router, http::server::LIMITS, cancel) => {}
+            () = service.run_scheduler() => {}
         }
     })
 }

@@ -2,54 +2,40 @@
 //! Shows no payload and no secret, changes nothing, asks for no token. Runs on a thread of its own: whoever is asked about
 //! must not be needed for the answer.
 
-use std::{collections::VecDeque, io, thread, time::Duration};
+use std::{io, thread, time::Duration};
 
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use serde_json::json;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    runtime::Builder,
-    sync::oneshot,
-    task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
-};
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
+    http::{
+        connections::{self, Bounds, OneMore},
+        problem::{PROBLEM_JSON, untyped},
+    },
     telemetry::{exposition::Format, metrics::Metrics, readiness::Readiness},
 };
 
-/// What one may take of the service.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// Connections at once. A few probes and scrapers need a handful. One more ends the oldest, which has asked for nothing
-    /// yet or does not read: whoever asks is answered from memory at once.
-    connections: usize,
-    /// Until the head of its request is here.
-    head: Duration,
-    /// A connection's whole life. Each carries one request, so only a peer that crawls gets here.
-    whole: Duration,
-}
-
-const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(2), whole: Duration::from_secs(10) };
-
-/// What open connections get after `shutdown`, for an answer that is on its way.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
-
-/// After an accept that failed (out of file descriptors, mostly): long enough not to spin, short for a probe.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A few probes and scrapers need a handful of connections, and whoever asks is answered from memory at once. Each connection
+/// carries one request, so only a peer that crawls lasts.
+const BOUNDS: Bounds = Bounds {
+    connections: 64,
+    one_more: OneMore::EndsTheOldest,
+    head: Duration::from_secs(2),
+    whole: Duration::from_secs(10),
+    last_request: Duration::from_secs(1),
+    drain: Duration::from_secs(1),
+};
 
 #[derive(Clone)]
 struct Shared {
@@ -72,7 +58,7 @@ pub fn start(
     };
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(serve(listener, LIMITS, Shared { readiness, metrics }, shutdown));
+        runtime.block_on(serve(listener, BOUNDS, Shared { readiness, metrics }, shutdown));
         // Who waits for it may be gone.
         let _ = ends.send(());
     };
@@ -80,48 +66,12 @@ pub fn start(
     Ok(ended)
 }
 
-async fn serve(listener: TcpListener, limits: Limits, shared: Shared, shutdown: CancellationToken) {
-    let router = router(shared);
-    let mut connections = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::with_capacity(limits.connections);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    oldest_first.retain(|connection| !connection.is_finished());
-                    if oldest_first.len() >= limits.connections
-                        && let Some(oldest) = oldest_first.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    oldest_first.push_back(connections.spawn(connection(stream, limits, router.clone())));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the service cannot accept a connection; it tries again");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-    drop(listener);
-    // What is not done by then is dropped with the set.
-    let _ = timeout(DRAIN_TIME, async { while connections.join_next().await.is_some() {} }).await;
-}
-
-/// One request, one answer. A peer that breaks off is its own affair.
-async fn connection(stream: TcpStream, limits: Limits, router: Router) {
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(limits.whole, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection to the service broke off"),
-        Err(_) => tracing::debug!("a connection to the service took too long"),
-    }
+async fn serve(listener: TcpListener, bounds: Bounds, shared: Shared, shutdown: CancellationToken) {
+    let service = TowerToHyperService::new(router(shared));
+    let cannot_accept = |error: &io::Error| {
+        tracing::warn!(%error, "the service cannot accept a connection; it tries again");
+    };
+    connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
 }
 
 fn router(shared: Shared) -> Router {
@@ -132,6 +82,13 @@ fn router(shared: Shared) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
+        .layer(middleware::map_response(last_of_its_connection))
+}
+
+/// One request, one answer.
+async fn last_of_its_connection(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The process is alive and its tasks get their turn; what it depends on is `/readyz`' business.
@@ -142,9 +99,7 @@ async fn healthz() -> Response {
 async fn readyz(State(shared): State<Shared>) -> Response {
     match shared.readiness.verdict(clock::now()) {
         Ok(()) => Json(json!({"status": "ready"})).into_response(),
-        Err(reasons) => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, "Not ready", &reasons.join("; "), json!({"reasons": reasons}))
-        }
+        Err(reasons) => problem(StatusCode::SERVICE_UNAVAILABLE, &reasons.join("; "), json!({"reasons": reasons})),
     }
 }
 
@@ -156,26 +111,23 @@ async fn metrics_page(State(shared): State<Shared>, headers: HeaderMap) -> Respo
 }
 
 async fn not_found(uri: Uri) -> Response {
-    problem(StatusCode::NOT_FOUND, "Not Found", &format!("there is nothing at {}", uri.path()), json!({}))
+    problem(StatusCode::NOT_FOUND, &format!("there is nothing at {}", uri.path()), json!({}))
 }
 
 async fn method_not_allowed() -> Response {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed", "use GET", json!({}))
+    problem(StatusCode::METHOD_NOT_ALLOWED, "use GET", json!({}))
 }
 
-/// RFC 9457. `extra` is an object with further members.
-fn problem(status: StatusCode, title: &str, detail: &str, extra: serde_json::Value) -> Response {
-    let mut body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    if let (Some(body), serde_json::Value::Object(extra)) = (body.as_object_mut(), extra) {
-        body.extend(extra);
-    }
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+fn problem(status: StatusCode, detail: &str, more: Value) -> Response {
+    (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], untyped(status, detail, more)).into_response()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
 
     use super::*;
 
@@ -188,15 +140,15 @@ mod tests {
     }
 
     async fn served() -> Served {
-        served_within(LIMITS).await
+        served_within(BOUNDS).await
     }
 
-    async fn served_within(limits: Limits) -> Served {
+    async fn served_within(bounds: Bounds) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
         let shared = Shared { readiness: readiness.clone(), metrics: metrics.clone() };
-        let task = tokio::spawn(serve(listener, limits, shared, shutdown.clone()));
+        let task = tokio::spawn(serve(listener, bounds, shared, shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
 
@@ -293,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn three_hundred_idle_connections_do_not_keep_a_probe_waiting() {
         const HOUR: Duration = Duration::from_secs(3600);
-        let served = served_within(Limits { head: HOUR, whole: HOUR, ..LIMITS }).await;
+        let served = served_within(Bounds { head: HOUR, whole: HOUR, ..BOUNDS }).await;
         let mut idle = Vec::new();
         for n in 0..300 {
             let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -309,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_does_not_come_ends_its_connection() {
-        let served = served_within(Limits { head: Duration::from_millis(1), ..LIMITS }).await;
+        let served = served_within(Bounds { head: Duration::from_millis(1), ..BOUNDS }).await;
         let mut silent = TcpStream::connect(served.address).await.unwrap();
         let mut answer = Vec::new();
         let _ = silent.read_to_end(&mut answer).await;

@@ -1,5 +1,8 @@
-//! Herald over HTTP: the payment intents, the sandbox around them, and merchants' webhook subscriptions. Says what is asked for and what is answered; what
-//! happens is decided below.
+//! Herald over HTTP: the payment intents, the sandbox around them, and merchants' webhook subscriptions. Says what is asked for
+//! and what is answered; what happens is decided below.
+//!
+//! - [`access`] says whose request it is, [`intents`] and [`webhooks`] are what can be asked, [`checkout`] is a customer's page.
+//! - [`callbacks`] describes what receivers are sent, in OpenAPI and AsyncAPI.
 
 pub mod access;
 pub mod callbacks;

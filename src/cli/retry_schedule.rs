@@ -184,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_merchants_has_the_default_schedule() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/merchants.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, table) =
+            page.split_once("| attempt | pause before it | since the first |\n| --- | --- | --- |\n").unwrap();
+        let row = |step: &Step| match step.attempt {
+            1 => "| 1 | | |".to_owned(),
+            attempt => {
+                let pause = span(step.pause_min_ms, step.pause_max_ms);
+                format!("| {attempt} | {pause} | {} |", span(step.since_first_min_ms, step.since_first_max_ms))
+            }
+        };
+        let schedule: Vec<_> = of(|_| {}).steps.iter().map(row).collect();
+        assert_eq!(table.lines().take_while(|line| line.starts_with('|')).collect::<Vec<_>>(), schedule);
+        assert_eq!(of(|_| {}).max_age_ms, 3 * 86_400_000, "the page says three days");
+    }
+
+    #[test]
     fn an_age_below_the_span_ends_it_earlier() {
         let schedule = of(|settings| settings.max_age = Duration::from_secs(3600));
         assert_eq!((schedule.steps.len(), schedule.ends_by), (6, End::Age));

@@ -70,6 +70,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         unfinished(&mut findings, observed, partition, server.redis_now_ms);
         dead(&mut findings, observed, partition, server.redis_now_ms);
         quarantine(&mut findings, partition);
+        feeds(&mut findings, observed, partition);
     }
     if let (false, Some(registry)) = (is_new, &observed.registry) {
         endpoints(&mut findings, registry, observed.partition.as_ref());
@@ -513,6 +514,17 @@ fn quarantine(findings: &mut Findings, partition: &Partition) {
     }
 }
 
+/// They are told all the same: merchants who only fetch do not see them.
+fn feeds(findings: &mut Findings, observed: &Observed, partition: &Partition) {
+    if partition.lost_from_feeds > 0 {
+        let lost = count(partition.lost_from_feeds, "event is", "events are");
+        let says = format!("{lost} missing in GET /events, because something else wrote to a feed of payment intents");
+        let counts = format!("HDEL herald:{{{}}}:pi-count lost-feed", observed.stream);
+        let remedy = format!("let nothing else write there (herald doctor --print-acl); then redis-cli {counts}");
+        findings.warn("feeds", says, remedy);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -703,6 +715,8 @@ mod tests {
             "3 entries were trimmed",
         );
         check(&with_partition(|partition| partition.gauges.quarantined = 1), Level::Warn, "quarantine", "1 entry");
+        let feeds = with_partition(|partition| partition.lost_from_feeds = 2);
+        check(&feeds, Level::Warn, "feeds", "2 events are missing");
         let dead = |oldest| {
             with_partition(|partition| (partition.gauges.dead, partition.oldest_dead_ms) = (5, Some(NOW - oldest)))
         };

@@ -96,6 +96,8 @@ pub struct Partition {
     pub oldest_dead_ms: Option<u64>,
     /// When Redis' clock last stepped, and by how many ms.
     pub clock_step: Option<(u64, i64)>,
+    /// Events that are missing in the feeds of payment intents.
+    pub lost_from_feeds: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -196,6 +198,7 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
         lease: queries.lease().await?,
         bound_registry: queries.bound_registry().await?,
         clock_step: queries.clock_step().await?,
+        lost_from_feeds: queries.lost_from_feeds().await?,
         stream_bytes: queries.stream_bytes().await?,
         ..Partition::default()
     };

@@ -3,15 +3,21 @@
 //!
 //! Moments are milliseconds since 1970: a delivery's own (`since_ms`, `died_at_ms`) by Redis' clock; those of a mark,
 //! an attempt, an endpoint or a secret by the wall clock of the machine that notes them.
+//!
+//! `signing` and what it needs are there without the feature `dispatcher`; what needs the retry policy, and so `backoff`, is not.
 
+#[cfg(feature = "dispatcher")]
 pub mod delivery;
+#[cfg(feature = "dispatcher")]
 pub mod endpoint;
 pub mod envelope;
 pub mod event;
 pub mod id;
+#[cfg(feature = "dispatcher")]
 pub mod log;
 pub mod outcome;
 pub mod quota;
+#[cfg(feature = "dispatcher")]
 pub mod retry;
 pub mod rfc3339;
 pub mod sequence;

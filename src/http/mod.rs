@@ -1,10 +1,11 @@
 //! What everything that speaks HTTP to callers shares. Nothing here knows what is asked for.
 //!
-//! - [`server`] takes connections and bounds what they can take.
+//! - [`connections`] takes connections and bounds what they can take; [`server`] serves a router on them, its requests bounded too.
 //! - [`problem`] is how every refusal is answered.
 //! - [`json`] reads a body strictly, by its schema, and finds all of its faults at once.
 //! - [`html`] writes what others said into a page, as text and nothing else.
 
+pub mod connections;
 pub mod html;
 pub mod json;
 pub mod problem;

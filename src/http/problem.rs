@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use tracing::error;
 use utoipa::ToSchema;
 
@@ -177,6 +178,20 @@ fn of_axum(response: &Response<Body>) -> Option<Problem> {
         )),
         _ => None,
     }
+}
+
+/// Of [`untyped`] problems.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The body of a problem without a type of its own, for callers who have no description to look it up in. `more` is an object
+/// with further members.
+pub fn untyped(status: StatusCode, detail: &str, more: Value) -> String {
+    let title = status.canonical_reason().unwrap_or("Problem");
+    let mut body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+        body.extend(more);
+    }
+    body.to_string()
 }
 
 /// The caller's own trace, where it sends one.

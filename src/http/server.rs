@@ -1,7 +1,6 @@
-//! Takes connections for a router and bounds what each can take: how many there are, how long a head and a request may last,
-//! how large a body is.
+//! Serves a router within bounds: how many connections there are, how long a head and a request may last, how large a body is.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Router,
@@ -11,22 +10,16 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use hyper::{body::Incoming, service::service_fn};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::problem::{Problem, finish};
+use super::{
+    connections::{self, Bounds, OneMore},
+    problem::{Problem, finish},
+};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -52,44 +45,31 @@ pub const LIMITS: Limits = Limits {
 /// What open connections get after `shutdown`, for the requests that are on their way.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// After an accept that failed, mostly because there is no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Serves until `shutdown`, and then ends what is under way.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limits: Limits,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     let router = router
         .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
         .layer(middleware::from_fn(finish));
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
-        };
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, place)) = accepted else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let (router, shutdown) = (router.clone(), shutdown.clone());
-        connections.spawn(async move {
-            let _place = place;
-            serve_connection(stream, router, limits, shutdown).await;
-        });
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let mut router = router.clone();
+        drop_last_slash(request.uri_mut());
+        async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+    });
+    let bounds = Bounds {
+        connections: limits.connections,
+        one_more: OneMore::Waits,
+        head: limits.head,
+        whole: limits.connection,
+        last_request: limits.request,
+        drain: DRAIN_TIME,
+    };
+    let cannot_accept = |error: &std::io::Error| warn!(%error, "cannot accept a connection; trying again");
+    let left = connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
+    if left > 0 {
+        warn!(connections = left, "closed connections whose requests had not ended");
     }
-    drop(listener);
-    if timeout(DRAIN_TIME, async { while connections.join_next().await.is_some() {} }).await.is_err() {
-        warn!(connections = connections.len(), "closed connections whose requests had not ended");
-    }
-    Ok(())
 }
 
 /// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done.
@@ -100,39 +80,6 @@ async fn in_time(limit: Duration, request: axum::extract::Request, next: Next) -
             let detail = "The request took too long, so it is not known what has happened: look, or repeat it with the same key.";
             Problem::unavailable(detail, 1).into_response()
         }
-    }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
-}
-
-async fn serve_connection(stream: tokio::net::TcpStream, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let mut router = router.clone();
-        drop_last_slash(request.uri_mut());
-        async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
-    });
-    // HTTP/2 has no limit to how long its streams may be silent.
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Ok(ended),
-        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = sleep(limits.connection) => {} } } => {
-            connection.as_mut().graceful_shutdown();
-            timeout(limits.request, connection).await
-        }
-    };
-    if let Ok(Err(error)) = ended {
-        debug!(%error, "a connection ended badly");
     }
 }
 

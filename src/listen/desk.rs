@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     facts::{event::EventType, signing::SecretText},
+    http::problem::{PROBLEM_JSON, untyped},
     surface::{Output, VerbError, signatures::Found},
 };
 
@@ -271,12 +272,13 @@ pub fn empty(status: StatusCode) -> Answer {
     Answer { status, headers: HeaderMap::new(), body: Bytes::new() }
 }
 
-/// RFC 9457.
 pub fn problem(status: StatusCode, detail: &str) -> Answer {
-    let title = status.canonical_reason().unwrap_or("Problem");
-    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    let kind = HeaderValue::from_static("application/problem+json");
-    Answer { status, headers: HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]), body: body.to_string().into() }
+    let body = untyped(status, detail, Value::Null).into();
+    Answer {
+        status,
+        headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON))]),
+        body,
+    }
 }
 
 /// Nothing in here can be left half done by a panic.

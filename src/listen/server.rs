@@ -1,17 +1,12 @@
 //! Takes callbacks in by HTTP/1.1, within bounds: connections, heads, bodies and the time for each. Judges nothing.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use hyper::{body::Incoming, service::service_fn};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,77 +17,38 @@ use super::{
 use crate::{
     clock,
     facts::event::MAX_EVENT_BYTES,
+    http::connections::{self, Bounds, OneMore},
     surface::{note, words},
 };
 
 /// At once; further ones wait until one ends. Herald opens as many as an endpoint has attempts in flight, by default 10.
 pub const MOST_CONNECTIONS: usize = 256;
 
-/// Until a head is here; as long is a connection kept that asks nothing.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// What open connections, and then callbacks that are not shown yet, get at the end.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+const BOUNDS: Bounds = Bounds {
+    connections: MOST_CONNECTIONS,
+    one_more: OneMore::Waits,
+    head: Duration::from_secs(10),
+    // A sender may keep its connection for as long as it uses it.
+    whole: Duration::MAX,
+    last_request: DRAIN_TIME,
+    drain: DRAIN_TIME,
+};
 
 /// Until a body is here, which is at most 64 KiB.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What open connections get at the end, for answers that are on their way.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-/// After an accept that failed (out of descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Until `ending`; then what is under way gets a moment.
 pub async fn serve(listener: TcpListener, desk: Arc<Desk>, ending: CancellationToken) {
-    let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = ending.cancelled() => break,
-            accepted = accept(&listener, &seats) => accepted,
-        };
-        match accepted {
-            Ok((stream, seat)) => {
-                let connection = connection(stream, desk.clone(), ending.clone());
-                desk.tasks.spawn(async move {
-                    connection.await;
-                    drop(seat);
-                });
-            }
-            Err(error) => {
-                note(format_args!("a connection cannot be accepted ({error}); trying again"));
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
+    let of_requests = desk.clone();
+    let service = service_fn(move |request| answered(of_requests.clone(), request));
+    let cannot_accept =
+        |error: &io::Error| note(format_args!("a connection cannot be accepted ({error}); trying again"));
+    connections::serve(listener, BOUNDS, service, ending, cannot_accept).await;
     desk.tasks.close();
     let _ = timeout(DRAIN_TIME, desk.tasks.wait()).await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    seats: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, seat))
-}
-
-/// A peer that breaks off is its own affair.
-async fn connection(stream: TcpStream, desk: Arc<Desk>, ending: CancellationToken) {
-    // Its answers are small, and somebody waits for them.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answered(desk.clone(), request));
-    let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    tokio::select! {
-        _ = served.as_mut() => return,
-        () = ending.cancelled() => {}
-    }
-    served.as_mut().graceful_shutdown();
-    let _ = timeout(DRAIN_TIME, served).await;
 }
 
 /// An error closes the connection without an answer.

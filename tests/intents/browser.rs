@@ -127,6 +127,17 @@ impl Browser {
         until(url, async || self.url().await == url).await;
     }
 
+    /// What is looked for from here on is in this frame.
+    pub async fn enter(&self, selector: &str) {
+        let frame = self.find(selector).await;
+        self.ask("/frame", &json!({ "id": { ELEMENT: frame } })).await;
+    }
+
+    /// Back to the page.
+    pub async fn leave(&self) {
+        self.ask("/frame", &json!({ "id": null })).await;
+    }
+
     async fn find(&self, selector: &str) -> String {
         let found = self.ask("/element", &json!({ "using": "css selector", "value": selector })).await;
         found[ELEMENT].as_str().unwrap().to_owned()

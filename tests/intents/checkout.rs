@@ -132,8 +132,13 @@ async fn the_page_shows_the_purchase_as_text_and_allows_nothing_else() {
         assert!(page.html.contains(text), "{text} is missing: {}", page.html);
     }
     let secret = merchant.get(&format!("/payment-intents/{id}")).await.1["clientSessionSecret"].clone();
+    let beside = customer.get(&format!("{path}/callbacks")).await;
+    assert_eq!((beside.code, beside.header("x-frame-options")), (200, "SAMEORIGIN"));
+    assert!(beside.header("content-security-policy").contains("frame-ancestors 'self'; form-action 'none'"));
+    assert!(page.html.contains(&format!("<iframe src=\"{path}/callbacks\" ")));
     for text in ["<script", "\u{202e}", "acc_secret", "of-the-merchant", secret.as_str().unwrap(), "http://", "src="] {
-        assert!(!page.html.contains(text), "{text} is shown");
+        assert!(!page.html.replace("<iframe src=", "").contains(text), "{text} is shown");
+        assert!(!beside.html.contains(text), "{text} is shown beside it");
     }
     let policy = page.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
@@ -553,6 +558,7 @@ async fn there_is_no_page_outside_the_sandbox() {
     let (merchant, customer) = (house.merchant("acc_a"), Customer::new(&house));
     let (id, path) = path_of(merchant.create(&created()).await);
     assert_eq!(customer.get(&path).await.code, 404);
+    assert_eq!(customer.get(&format!("{path}/callbacks")).await.code, 404);
     assert_eq!(customer.post(&path, &CARD).await.code, 404);
     assert_eq!(merchant.status(&id).await, "Created");
     house.end().await;

@@ -7,6 +7,13 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use herald::{
+    facts::{
+        endpoint::Endpoint,
+        id::{AccountId, EndpointId},
+    },
+    store::registry::RegistryStore,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,6 +25,10 @@ use super::{
     browser::Browser,
     checkout::Customer,
     house::{House, Merchant, created},
+    merchants::{Merchants, Reply},
+    process::Setup,
+    support::until,
+    world::{mark, secret},
 };
 
 /// The merchant's own site. It is at two names, which browsers take for two sites.
@@ -188,6 +199,51 @@ async fn a_customer_cancels_and_no_other_site_does_it_for_them() {
     house.end().await;
 }
 
+/// An endpoint of the account that tries once, or as often as usual.
+async fn endpoint(house: &House, merchants: &Merchants, name: &str, most_attempts: Option<u32>) {
+    let mut registry = RegistryStore::connect(&house.redis.redis()).await.unwrap();
+    let (id, account) = (EndpointId::new(name).unwrap(), AccountId::new("acc_a").unwrap());
+    let mut endpoint = Endpoint::new(id, account, merchants.url(name), secret(), 1);
+    endpoint.retry.max_attempts = most_attempts;
+    registry.create(endpoint, &mark()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_merchant_is_told_is_followed_beside_the_form_without_a_script() {
+    let house = House::start().await;
+    let merchants = Merchants::start(secret().reveal()).await;
+    endpoint(&house, &merchants, "ep_shop", None).await;
+    let (merchant, customer) = (house.merchant("acc_a"), Customer::new(&house));
+    let (id, link) = intent(&merchant, json!({})).await;
+    let beside = format!("/checkout/{id}/callbacks");
+    until("the endpoint", async || customer.get(&beside).await.html.contains("owed")).await;
+    assert!(customer.get(&beside).await.html.contains("http-equiv=\"refresh\""));
+    assert!(!customer.get(&format!("{beside}?still")).await.html.contains("http-equiv"));
+
+    let browser = Browser::without_scripts().await;
+    browser.open(&link).await;
+    browser.fill("#card-name", "Ada").await;
+    browser.enter("iframe").await;
+    browser.until_it_says("Something is still owed").await;
+    browser.until_it_says("owed ep_shop").await;
+    let herald = Setup::new(&house.redis.url()).start();
+    browser.until_it_says("Nothing is owed").await;
+    browser.until_it_says("settled ep_shop").await;
+    assert!(!customer.get(&beside).await.html.contains("http-equiv"), "it is looked at for nothing");
+    browser.leave().await;
+    assert_eq!(browser.value("#card-name").await, "Ada", "the form was loaded anew");
+
+    fill_card(&browser, "5200 0000 0000 0056").await;
+    browser.click("button.main").await;
+    browser.until_it_says("Thank you").await;
+    browser.enter("iframe").await;
+    browser.until_it_says("Captured").await;
+    browser.until_it_says("Nothing is owed").await;
+    drop(browser);
+    assert!(herald.stop().await.success());
+    house.end().await;
+}
+
 /// Each page there is, by a name for its pictures.
 async fn all_pages(merchant: &Merchant, customer: &Customer) -> Vec<(&'static str, String)> {
     let asked = json!({ "collectionRequired": true });
@@ -235,6 +291,8 @@ async fn all_pages(merchant: &Merchant, customer: &Customer) -> Vec<(&'static st
     let canceled = small("canceled", "", "").await;
     customer.post(&format!("{canceled}/cancel"), &[]).await;
     pages.push(("unknown", format!("{}x", form)));
+    let (_, told) = &pages[5];
+    pages.push(("callbacks", format!("{}/callbacks?still", told)));
     pages
 }
 
@@ -247,14 +305,27 @@ const JUDGE: &str = "const done = arguments[0];
     }));";
 
 /// Judged by axe: contrast, names, labels, landmarks. And nothing is wider than the display.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_page_has_barriers_in_light_or_dark_on_a_phone_or_a_desk() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules/axe-core/axe.min.js");
     let axe = fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", axe.display()));
     let pictures = std::env::var_os("PICTURES").map(PathBuf::from);
     let house = House::start().await;
+    let merchants = Merchants::start(secret().reveal()).await;
+    for (name, most_attempts) in [("ep_good", None), ("ep_late", None), ("ep_given_up", Some(1))] {
+        merchants.rule(name, move |_| Reply::status(if name == "ep_good" { 200 } else { 500 }));
+        endpoint(&house, &merchants, name, most_attempts).await;
+    }
+    let herald =
+        Setup::new(&house.redis.url()).env("HERALD_RETRY_INITIAL", "1h").env("HERALD_RETRY_MAX_INTERVAL", "1h").start();
     let (merchant, customer) = (house.merchant("acc_a"), Customer::new(&house));
     let mut pages = all_pages(&merchant, &customer).await;
+    let told = url::Url::parse(&pages.last().unwrap().1).unwrap();
+    until("an outcome of each kind", async || {
+        let html = customer.get(told.path()).await.html;
+        ["settled</b>", "owed, next attempt at ", "dead letter</b>"].iter().all(|outcome| html.contains(outcome))
+    })
+    .await;
     // What is wrong is shown in answer to a form, not at an address.
     pages.extend([("faults", pages[0].1.clone()), ("tip-fault", pages[0].1.clone())]);
     let browser = Browser::with_scripts().await;
@@ -290,5 +361,6 @@ async fn no_page_has_barriers_in_light_or_dark_on_a_phone_or_a_desk() {
         }
     }
     drop(browser);
+    assert!(herald.stop().await.success());
     house.end().await;
 }

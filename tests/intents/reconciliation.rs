@@ -1,6 +1,6 @@
 //! What a merchant was told, fetched and proved: the numbers of their events, the feed, the reconciliation.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
 use futures_util::future::join_all;
 use herald::facts::{
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    house::{House, Merchant, created, manual},
+    house::{HERALD, House, Merchant, created, manual},
     merchants::{Merchants, Reply},
     process::Setup,
     support::until,
@@ -229,5 +229,14 @@ async fn what_cannot_be_read_in_the_feed_holds_nothing_up() {
         fed(&merchant, 1).await.iter().map(|event| event["accountSequence"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [3, 4]);
     assert_eq!(merchant.get("/reconciliation/digest").await.1["count"], 2);
+
+    // A feed takes nothing below its last id. Then it stays as it is, the merchant is told all the same, and the doctor says so.
+    house.redis.command::<String>(&["XADD", feed, "100-0", "intent", "no id at all"]).await;
+    purchase(&merchant).await;
+    assert_eq!(house.events().await.len(), 6);
+    let doctor =
+        Command::new(HERALD).args(["doctor", "-o", "table"]).env("HERALD_REDIS_URL", house.redis.url()).output();
+    let said = String::from_utf8(doctor.unwrap().stdout).unwrap();
+    assert!(said.contains("2 events are missing in GET /events"), "{said}");
     house.end().await;
 }

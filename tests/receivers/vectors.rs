@@ -40,8 +40,14 @@ fn the_receiver_in_rust_names_the_crates_that_it_is_built_with() {
     let receiver = fs::read_to_string(installed("docs/receivers/receiver.rs")).unwrap();
     let named = receiver.split("[dependencies]").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let named: Vec<_> = named.lines().filter_map(|line| line.strip_prefix("//! ")?.split_once(" = ")).collect();
-    assert!(named.len() >= 6, "{named:?}");
-    for (name, rest) in named {
+    let of_herald = named.iter().find(|(name, _)| *name == "herald-dispatch").map(|(_, rest)| *rest);
+    assert!(
+        of_herald.is_some_and(|rest| rest.contains("default-features = false")),
+        "it gets the dispatcher: {of_herald:?}"
+    );
+    let others: Vec<_> = named.into_iter().filter(|(name, _)| *name != "herald-dispatch").collect();
+    assert!(others.len() >= 3, "{others:?}");
+    for (name, rest) in others {
         let version = rest.split('"').nth(1).unwrap();
         let is_ours = |ours: &str| {
             let ours = ours.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = ")?.split('"').nth(1));

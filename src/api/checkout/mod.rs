@@ -1,10 +1,12 @@
 //! The page where a customer pays: plain forms, written whole by the service, that need no script and nothing from anywhere.
 //! It is the sandbox's, so its issuer is simulated and no money moves. Whoever has an intent's link may pay it, as a customer
-//! may; what else an account has, the page does not know.
+//! may, and sees beside it what the merchant is told of it; what else an account has, the page does not know.
 //!
 //! - [`fields`] are the fields that it can ask for, [`form`] what was typed into them.
 //! - [`page`] is what is shown, from the intent's state and nothing else: so every tab sees the same, and sees it again.
+//! - [`callbacks`] is what is shown beside it: what the merchant was told, and what became of it.
 
+pub mod callbacks;
 pub mod countries;
 pub mod fields;
 pub mod form;
@@ -47,6 +49,7 @@ const JUST_PAID: &str = "paid";
 pub fn router(api: Api) -> Router {
     Router::new()
         .route("/checkout/{id}", get(show).post(pay))
+        .route("/checkout/{id}/callbacks", get(show_callbacks))
         .route("/checkout/{id}/tip", post(tip))
         .route("/checkout/{id}/challenge", post(challenge))
         .route("/checkout/{id}/cancel", get(ask_to_cancel).post(cancel))
@@ -77,7 +80,7 @@ async fn guarded(mut response: Response) -> Response {
         (HeaderName::from_static("x-robots-tag"), "noindex"),
     ];
     for (name, value) in all {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }
@@ -130,6 +133,13 @@ async fn show(State(api): State<Api>, Path(id): Path<String>, RawQuery(query): R
     let visit = Visit::of(&api, &id).await?;
     let is_thanks = query.as_deref() == Some(JUST_PAID);
     Ok(page::of_state(visit.shown(), is_thanks).into_response())
+}
+
+async fn show_callbacks(State(api): State<Api>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Answer {
+    let visit = Visit::of(&api, &id).await?;
+    let is_still = query.as_deref() == Some(callbacks::STILL);
+    let page = callbacks::of(&api, &visit.intent, &visit.path, is_still).await?;
+    Ok(([(header::X_FRAME_OPTIONS, "SAMEORIGIN")], page).into_response())
 }
 
 async fn pay(State(api): State<Api>, Path(id): Path<String>, typed: Typed) -> Answer {

@@ -26,15 +26,16 @@ use crate::{
 
 pub const HTML: &str = "text/html; charset=utf-8";
 
-const STYLE: &str = include_str!("page.css");
+pub const STYLE: &str = include_str!("page.css");
 
-/// Nothing but this style: no script, no picture, and nothing from anywhere.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
+/// Nothing but this style and the frame beside the page: no script, no picture, and nothing from anywhere.
+static POLICY: LazyLock<String> =
+    LazyLock::new(|| policy("frame-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"));
+
+fn policy(more: &str) -> String {
     let hash = STANDARD.encode(Sha256::digest(STYLE));
-    format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
-    )
-});
+    format!("default-src 'none'; style-src 'sha256-{hash}'; {more}")
+}
 
 /// An answer of the page.
 pub struct Page {
@@ -85,6 +86,12 @@ fn written(status: StatusCode, template: &impl Template) -> Page {
     }
 }
 
+/// What a page of ours may show within itself, and nobody else.
+pub fn framed(template: &impl Template) -> Page {
+    let policy = policy("base-uri 'none'; frame-ancestors 'self'; form-action 'none'");
+    Page { policy, ..written(StatusCode::OK, template) }
+}
+
 /// What the intent's state has to show. `is_thanks`: to whoever has just paid.
 pub fn of_state(shown: Shown<'_>, is_thanks: bool) -> Page {
     let intent = shown.intent;
@@ -121,7 +128,8 @@ pub fn of_state(shown: Shown<'_>, is_thanks: bool) -> Page {
             (StatusCode::GONE, Mark::Quiet, "Payment canceled", says, next)
         }
     };
-    let template = StateTemplate { style: STYLE, title, mark, says, summary: Some(Summary::of(intent)), next };
+    let (path, summary) = (Some(shown.path), Some(Summary::of(intent)));
+    let template = StateTemplate { style: STYLE, path, title, mark, says, summary, next };
     shown.page(status, &template)
 }
 
@@ -161,8 +169,15 @@ pub fn failed(status: StatusCode) -> Page {
             "The page could not be understood, so nothing was done. Open your payment link again.",
         ),
     };
-    let template =
-        StateTemplate { style: STYLE, title, mark: Mark::Bad, says: says.to_owned(), summary: None, next: None };
+    let template = StateTemplate {
+        style: STYLE,
+        path: None,
+        title,
+        mark: Mark::Bad,
+        says: says.to_owned(),
+        summary: None,
+        next: None,
+    };
     written(status, &template)
 }
 
@@ -273,8 +288,10 @@ struct CancelTemplate<'a> {
 
 #[derive(Template)]
 #[template(path = "api/checkout/state.html")]
-struct StateTemplate {
+struct StateTemplate<'a> {
     style: &'static str,
+    /// Where the page is, if it is an intent's.
+    path: Option<&'a str>,
     title: &'static str,
     mark: Mark,
     says: String,

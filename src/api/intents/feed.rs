@@ -1,6 +1,6 @@
 //! What an account was told: to fetch what was missed, and to prove that nothing was.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use axum::{
     Json,
@@ -19,11 +19,12 @@ use crate::{
     facts::{
         endpoint::{Endpoint, EndpointState},
         event::{EventType, PaymentStatus},
-        id::{DeliveryId, EntryId},
+        id::{AccountId, DeliveryId, EntryId},
     },
     http::problem::{Problem, ProblemDetails},
     intents::{
         feed::{DigestOf, FedEvent},
+        intent::Intent,
         requests::Status,
         stamp::Stamp,
     },
@@ -100,6 +101,12 @@ pub struct Numbers {
     to: u64,
 }
 
+impl Numbers {
+    fn of(ranges: &[RangeInclusive<u64>]) -> Vec<Self> {
+        ranges.iter().map(|range| Self { from: *range.start(), to: *range.end() }).collect()
+    }
+}
+
 /// What the account was told, in order: for those who would rather ask than be called.
 #[utoipa::path(
     get, path = "/events", tag = "Reconciliation", params(PageQuery, Version),
@@ -118,8 +125,7 @@ pub async fn list_events(
         Ok(NumberedEvent { account_sequence: event.told.number, event: raw })
     });
     let data = data.collect::<Result<_, Problem>>()?;
-    let forgotten = feed.forgotten.iter().map(|range| Numbers { from: *range.start(), to: *range.end() }).collect();
-    Ok(Json(Events { latest: feed.latest, after: feed.through, data, forgotten }))
+    Ok(Json(Events { latest: feed.latest, after: feed.through, data, forgotten: Numbers::of(&feed.forgotten) }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -176,30 +182,30 @@ pub struct Totals {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconciled {
-    account_sequence: u64,
+    pub account_sequence: u64,
     id: String,
-    event: &'static str,
+    pub event: &'static str,
     payment_intent_id: String,
     /// What the event told.
     #[schema(value_type = Status)]
-    payment_status: PaymentStatus,
+    pub payment_status: PaymentStatus,
     /// What the payment intent is now.
     #[schema(value_type = Status)]
     status_now: PaymentStatus,
     #[schema(value_type = String, format = DateTime)]
-    created_at: Stamp,
-    deliveries: Vec<StandingDelivery>,
+    pub created_at: Stamp,
+    pub deliveries: Vec<StandingDelivery>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StandingDelivery {
-    endpoint_id: String,
-    state: DeliveryState,
+    pub endpoint_id: String,
+    pub state: DeliveryState,
     /// Where it is owed and waits for its next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    next_attempt_at: Option<Stamp>,
+    pub next_attempt_at: Option<Stamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -225,11 +231,7 @@ pub async fn reconciliation(
 ) -> Answer<Reconciliation> {
     let ReconciliationQuery { after, limit, payment_intent_id } = bounded(query)?;
     PageQuery { after, limit }.check()?;
-    let known = api.registry.lookup(&caller.account);
-    if known.is_uncertain || matches!(known.state, RegistryState::Loading | RegistryState::Vanished) {
-        return Err(Problem::unavailable("It is not known now which endpoints the account has.", 2));
-    }
-    let endpoints = known.endpoints;
+    let endpoints = endpoints_of(&api, &caller.account)?;
     let account_id = caller.account.to_string();
     let (latest, after, events, forgotten) = match payment_intent_id {
         Some(id) => {
@@ -237,8 +239,7 @@ pub async fn reconciliation(
             (None, None, events, Vec::new())
         }
         None => {
-            let limit = limit.min(MAX_DELIVERIES / endpoints.len().max(1)).max(1);
-            let feed = api.service.feed(&caller.account, after, limit).await?;
+            let feed = api.service.feed(&caller.account, after, most_events(limit, &endpoints)).await?;
             (Some(feed.latest), Some(feed.through), feed.events, feed.forgotten)
         }
     };
@@ -246,9 +247,30 @@ pub async fn reconciliation(
     events.iter().for_each(|event| digest.add(&event.told));
     let (count, sha256) = digest.finish();
     let (events, totals) = reconciled(&api, &endpoints, events).await?;
-    let forgotten = forgotten.iter().map(|range| Numbers { from: *range.start(), to: *range.end() }).collect();
+    let forgotten = Numbers::of(&forgotten);
     let digest = Digest { count, sha256 };
     Ok(Json(Reconciliation { account_id, latest, after, digest, totals, events, forgotten }))
+}
+
+fn endpoints_of(api: &Api, account: &AccountId) -> Result<Arc<[Arc<Endpoint>]>, Problem> {
+    let known = api.registry.lookup(account);
+    if known.is_uncertain || matches!(known.state, RegistryState::Loading | RegistryState::Vanished) {
+        return Err(Problem::unavailable("It is not known now which endpoints the account has.", 2));
+    }
+    Ok(known.endpoints)
+}
+
+/// As many as are asked for, and no more than one answer can have deliveries of.
+fn most_events(asked: usize, endpoints: &[Arc<Endpoint>]) -> usize {
+    asked.min(MAX_DELIVERIES / endpoints.len().max(1)).max(1)
+}
+
+/// The last events of one intent, as many as `most`, and where each stands at each endpoint that it is for.
+pub async fn standing(api: &Api, intent: &Intent, most: usize) -> Result<Vec<Reconciled>, Problem> {
+    let endpoints = endpoints_of(api, &intent.account)?;
+    let (_, mut events) = api.service.feed_of(&intent.account, &intent.id).await?;
+    let events = events.split_off(events.len().saturating_sub(most_events(most, &endpoints)));
+    Ok(reconciled(api, &endpoints, events).await?.0)
 }
 
 async fn reconciled(

@@ -72,6 +72,13 @@ pub enum VerifyError {
 /// assert_eq!(altered, Err(VerifyError::Mismatch("webhook-signature")));
 /// let replayed = verify(&secret, headers, body, now + Duration::from_secs(86_400), tolerance);
 /// assert!(matches!(replayed, Err(VerifyError::TooOld { .. })));
+///
+/// // Dojo's scheme, which has no time to check.
+/// let dojo = SecretText::new("PDYkJQq6sESYHp_zJuTTBQ".to_owned())?;
+/// let signature =
+///     "sha256=4B-49-F8-FE-25-A7-E6-7D-00-4F-A7-9C-F8-0B-63-00-C7-77-B4-F2-2D-E5-E1-22-84-FA-04-18-50-A1-76-FD";
+/// let body = br#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
+/// assert_eq!(verify(&dojo, [("dojo-signature", signature)], body, now, tolerance)?, Verified::Dojo);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

@@ -124,6 +124,14 @@ impl Queries {
         Ok(at_ms.zip(by_ms))
     }
 
+    /// Events that payment intents told, and that are missing in their account's feed because somebody else wrote to it.
+    pub async fn lost_from_feeds(&mut self) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.keys.intent_counts()).arg("lost-feed");
+        let lost: Option<u64> = self.connection.query("look for what feeds have lost", &command).await?;
+        Ok(lost.unwrap_or_default())
+    }
+
     /// The stream that events arrive on; `None` where there is none.
     pub async fn stream(&mut self) -> Result<Option<StreamLook>, StoreError> {
         let key = self.keys.stream().to_owned();

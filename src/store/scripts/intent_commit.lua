@@ -12,8 +12,8 @@
 --         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
 --         {'TAKEN', answer}: the key was used
 --         The stamp is the instant of the change, later than that of every change before. A record is stored behind a line
---         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's hash, the intent and the
---         record, each in its line.
+--         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's
+--         hash, the intent and the record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
 -- What else is of a foreign type fails what is read below, or the first of the writes.

@@ -1,0 +1,118 @@
+//! Takes connections and hands their requests to a service, HTTP/1.1 only: HTTP/2 has no limit to how long its streams may be
+//! silent. Bounds how many there are and how long each may last, and ends them all at the end. Knows nothing of what is asked.
+
+use std::{collections::VecDeque, error::Error, io, pin::pin, time::Duration};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::Service,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// What all connections together and each of them can take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at once.
+    pub connections: usize,
+    pub one_more: OneMore,
+    /// Until the head of a request is here; this long an idle connection is kept.
+    pub head: Duration,
+    /// After this long a connection ends with the request that is under way.
+    pub whole: Duration,
+    /// What that request then gets.
+    pub last_request: Duration,
+    /// What open connections get after the end, for the requests that are on their way.
+    pub drain: Duration,
+}
+
+/// A connection when there are as many as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OneMore {
+    /// Waits until another ends.
+    Waits,
+    /// Ends the oldest: for those whose answers take no time, so that the oldest has asked for nothing or does not read.
+    EndsTheOldest,
+}
+
+/// After an accept that failed, mostly because there is no descriptor left: long enough not to spin, short for a probe.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Until `shutdown`, and then until what is under way has ended or `drain` has passed; says how many connections were left then.
+/// `cannot_accept` tells whoever runs it of an accept that failed.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    bounds: Bounds,
+    service: S,
+    shutdown: CancellationToken,
+    cannot_accept: impl Fn(&io::Error),
+) -> usize
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<Cause>, Future: Send> + Clone + Send + 'static,
+    B: Body<Data: Send, Error: Into<Cause>> + Send + 'static,
+{
+    let mut open = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let has_place = open.len() < bounds.connections || bounds.one_more == OneMore::EndsTheOldest;
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = open.join_next() => continue,
+            accepted = listener.accept(), if has_place => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                cannot_accept(&error);
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        oldest_first.retain(|connection| !connection.is_finished());
+        if oldest_first.len() >= bounds.connections
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        oldest_first.push_back(open.spawn(connection(stream, bounds, service.clone(), shutdown.clone())));
+    }
+    drop(listener);
+    // What is not done by then is dropped with the set.
+    let _ = timeout(bounds.drain, async { while open.join_next().await.is_some() {} }).await;
+    open.len()
+}
+
+/// A peer that breaks off is its own affair.
+async fn connection<S, B>(stream: TcpStream, bounds: Bounds, service: S, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<Cause>>,
+    B: Body<Error: Into<Cause>> + 'static,
+{
+    // Answers are small, and somebody waits for them.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(bounds.head);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = served.as_mut() => Ok(ended),
+        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = sleep(bounds.whole) => {} } } => {
+            served.as_mut().graceful_shutdown();
+            timeout(bounds.last_request, served).await
+        }
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection broke off"),
+        Err(_) => debug!("a connection took too long"),
+    }
+}
