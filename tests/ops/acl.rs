@@ -338,6 +338,7 @@ async fn looks(redis: &Redis) {
     queries.attempts(&LogFilter::default(), 10, 10).await.unwrap();
     queries.lease().await.unwrap();
     queries.bound_registry().await.unwrap();
+    queries.intents().await.unwrap();
     queries.consumers().await.unwrap();
     queries.pending(0, 10).await.unwrap();
     queries.oldest_unread(EntryId::ZERO).await.unwrap();
