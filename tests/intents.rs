@@ -35,6 +35,8 @@ mod scenarios;
 mod subscriptions;
 #[path = "intents/tools.rs"]
 mod tools;
+#[path = "intents/watched.rs"]
+mod watched;
 
 use std::{
     collections::BTreeMap,

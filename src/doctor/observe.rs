@@ -19,7 +19,10 @@ use crate::{
         error::StoreError,
         keys::PartitionKeys,
         protocol::{CONSUMER, GROUP},
-        queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, LeaseLook, Oldest, Pending, Queries, RedisSettings},
+        queries::{
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, LeaseLook, Oldest, Pending, Queries,
+            RedisSettings,
+        },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
     },

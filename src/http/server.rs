@@ -27,6 +27,7 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use super::problem::{Problem, finish};
+use crate::clock;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -55,18 +56,20 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// After an accept that failed, mostly because there is no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`, and then ends what is under way.
+/// Serves until `shutdown`, and then ends what is under way. `answered` is told of each answer, and how long it took.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    answered: impl Fn(u16, Duration) + Clone + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let router = router
         .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
-        .layer(middleware::from_fn(finish));
+        .layer(middleware::from_fn(finish))
+        .layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -90,6 +93,13 @@ pub async fn serve(
         warn!(connections = connections.len(), "closed connections whose requests had not ended");
     }
     Ok(())
+}
+
+async fn timed(answered: impl Fn(u16, Duration), request: axum::extract::Request, next: Next) -> Response {
+    let began = clock::now();
+    let response = next.run(request).await;
+    answered(response.status().as_u16(), clock::now() - began);
+    response
 }
 
 /// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done.

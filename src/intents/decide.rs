@@ -1,6 +1,8 @@
 //! What a command does to an intent: pure, from what is stored and the time. Never asks and never waits; what the world
 //! outside says (an issuer's verdict, a new secret) comes with the command.
 
+use jiff::tz::TimeZone;
+
 use super::{
     details::{Address, AutoExpireAction, ItemLine, ShippingDetails, TaxLine},
     intent::{
@@ -38,6 +40,8 @@ pub enum Command {
     },
     Reverse {
         id: String,
+        /// Where a payment that was captured by itself must be of the same day.
+        zone: TimeZone,
         key: Option<IdempotencyKey>,
     },
     Refund {
@@ -155,8 +159,8 @@ pub fn decide(intent: &Intent, command: &Command, now: Stamp, fresh: Fresh) -> R
         Step::To(status) => Some(status),
         Step::ByMode => Some(life::paid(intent.mode())),
         Step::SameDay(status) => {
-            let paid_on = intent.payment.as_ref().map(|payment| payment.at.day());
-            (paid_on == Some(now.day())).then_some(Some(status)).ok_or(Refusal::AnotherDay)?
+            check_day(intent, command, now)?;
+            Some(status)
         }
         Step::Stays | Step::Tells => None,
     };
@@ -198,7 +202,7 @@ fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refus
         Command::Challenge(result) => challenge(intent, result, now)?,
         Command::Cancel => intent.secret = None,
         Command::Capture { id, amount, tips, key } => capture(intent, id, *amount, *tips, key.clone())?,
-        Command::Reverse { id, key } => {
+        Command::Reverse { id, key, .. } => {
             intent.reversal = Some(Reversal { id: id.clone(), at: Stamp::THIS, key: key.clone() });
             release(intent);
         }
@@ -232,6 +236,13 @@ fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refus
         Command::Deadline(deadline) => at_deadline(intent, *deadline),
     }
     Ok(())
+}
+
+fn check_day(intent: &Intent, command: &Command, now: Stamp) -> Result<(), Refusal> {
+    let Command::Reverse { zone, .. } = command else { return Ok(()) };
+    let paid_on = intent.payment.as_ref().map(|payment| payment.at.day(zone));
+    let refused = || Refusal::AnotherDay { zone: zone.iana_name().unwrap_or("UTC").to_owned() };
+    (paid_on == Some(now.day(zone))).then_some(()).ok_or_else(refused)
 }
 
 fn made(text: String) -> ClientSecret {

@@ -153,8 +153,8 @@ fn is_fair(refusal: &Refusal, intent: &Intent, command: &Command, now: Stamp) ->
     match (refusal, command) {
         (Refusal::State(of, at), _) => step == Step::No && (*of, *at) == (kind, state),
         (Refusal::Gone, _) => step == Step::Gone,
-        (Refusal::AnotherDay, Command::Reverse { .. }) => {
-            intent.payment.as_ref().is_some_and(|paid| paid.at.day() != now.day())
+        (Refusal::AnotherDay { .. }, Command::Reverse { zone, .. }) => {
+            intent.payment.as_ref().is_some_and(|paid| paid.at.day(zone) != now.day(zone))
         }
         (Refusal::TooMuch { .. }, Command::Capture { amount, tips, .. }) => {
             amount + tips.unwrap_or_default() > intent.rest()
@@ -215,9 +215,9 @@ fn check_step(
             prop_assert_eq!(after.requested, Some(before.requested.unwrap_or(before.details.amount.value)));
         }
         Command::SetTips { .. } => prop_assert!(before.details.are_tips_allowed()),
-        Command::Reverse { .. } if before.state() == State::CapturedAuto => {
-            let paid_on = before.payment.as_ref().map(|payment| payment.at.day());
-            prop_assert_eq!(paid_on, Some(now.day()), "what was captured by itself is reversed on another day");
+        Command::Reverse { zone, .. } if before.state() == State::CapturedAuto => {
+            let paid_on = before.payment.as_ref().map(|payment| payment.at.day(zone));
+            prop_assert_eq!(paid_on, Some(now.day(zone)), "what was captured by itself is reversed on another day");
         }
         Command::Deadline(deadline) => {
             prop_assert!(deadline.at() <= now);

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
+use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -17,7 +18,7 @@ use super::{
     records::{Records, RedisRecords},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
-    stamp::{MINUTE, Stamp},
+    stamp::{MINUTE, SECOND, Stamp},
 };
 use crate::{
     facts::{
@@ -27,9 +28,13 @@ use crate::{
     store::{
         connection::Redis,
         error::StoreError,
-        intents::{ClockChange, ClockState, Commit, Committed, Due, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored},
+        intents::{
+            ClockChange, ClockState, Commit, Committed, Due, DueIntents, Found, KeyOf, Loaded, MAX_PAGE, Order,
+            Repeated, Stored,
+        },
         keys::PartitionKeys,
     },
+    telemetry::intents::{Ended, IntentMetrics},
 };
 
 /// How often a command is decided anew because others change the same intent.
@@ -56,6 +61,8 @@ const FAILED_SLEEP: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// For how long an intent that nothing happens to any more is kept, in microseconds; 0 is for ever.
     pub retain: i64,
+    /// Where a day begins and ends.
+    pub zone: TimeZone,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,17 @@ pub enum ServiceError {
     /// It cannot be known whether anything has happened.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ServiceError {
+    fn ended(&self) -> Ended {
+        match self {
+            Self::NotFound | Self::Refused(_) | Self::Faults(_) => Ended::Refused,
+            Self::Full | Self::Busy => Ended::Unavailable,
+            Self::Store(StoreError::Unavailable { .. } | StoreError::OutOfMemory { .. }) => Ended::Unavailable,
+            Self::Unreadable(..) | Self::Store(_) => Ended::Failed,
+        }
+    }
 }
 
 /// A request that its client may repeat.
@@ -150,6 +168,7 @@ pub enum Part {
 pub struct Service<R = RedisRecords> {
     pub(super) records: R,
     settings: Arc<Settings>,
+    metrics: IntentMetrics,
 }
 
 impl Service {
@@ -175,7 +194,21 @@ impl Service {
 
 impl<R: Records> Service<R> {
     pub fn on(records: R, settings: Settings) -> Self {
-        Self { records, settings: Arc::new(settings) }
+        Self { records, settings: Arc::new(settings), metrics: IntentMetrics::default() }
+    }
+
+    /// The same service, whose work somebody counts.
+    pub fn counted_by(self, metrics: IntentMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    pub fn zone(&self) -> &TimeZone {
+        &self.settings.zone
+    }
+
+    fn count(&self, carried: Result<(Intent, Ended), ServiceError>) -> Result<Intent, ServiceError> {
+        self.metrics.ended(carried.as_ref().map_or_else(ServiceError::ended, |(_, ended)| *ended));
+        carried.map(|(intent, _)| intent)
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -185,6 +218,15 @@ impl<R: Records> Service<R> {
         details: Details,
         key: Option<&RequestKey>,
     ) -> Result<Intent, ServiceError> {
+        self.count(self.make(account, details, key).await)
+    }
+
+    async fn make(
+        &self,
+        account: &AccountId,
+        details: Details,
+        key: Option<&RequestKey>,
+    ) -> Result<(Intent, Ended), ServiceError> {
         let id = IntentId::new(&format!("{ID_PREFIX}{}", random_part())).expect("base64url has only what ids have");
         let loaded = self.load(&id, key).await?;
         if let Some(repeated) = &loaded.repeated {
@@ -200,7 +242,7 @@ impl<R: Records> Service<R> {
         let secret = details.generate_remote_token.then(client_secret);
         let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
         match self.commit_surely(&change, None, None, key).await? {
-            Attempt::Done(intent) => Ok(*intent),
+            Attempt::Done(intent) => Ok((*intent, Ended::Done)),
             Attempt::Repeated(repeated) => self.repeated(&repeated, key),
             Attempt::Stale(_) | Attempt::Late => Err(ServiceError::Busy),
         }
@@ -246,6 +288,16 @@ impl<R: Records> Service<R> {
         command: &Command,
         key: Option<&RequestKey>,
     ) -> Result<Intent, ServiceError> {
+        self.count(self.carry_out(account, id, command, key).await)
+    }
+
+    async fn carry_out(
+        &self,
+        account: &AccountId,
+        id: &IntentId,
+        command: &Command,
+        key: Option<&RequestKey>,
+    ) -> Result<(Intent, Ended), ServiceError> {
         let fresh = fresh();
         let mut loaded = self.load(id, key).await?;
         for _ in 0..MAX_ROUNDS {
@@ -258,14 +310,17 @@ impl<R: Records> Service<R> {
                 return self.repeated(repeated, key);
             }
             if was_done(&intent, command).map_err(ServiceError::Refused)? {
-                return Ok(intent);
+                return Ok((intent, Ended::Repeated));
             }
             let now = Stamp(loaded.now);
             let change = decide::decide(&intent, command, now, fresh.clone()).map_err(ServiceError::Refused)?;
             match self.commit_surely(&change, Some(&intent), None, key).await? {
-                Attempt::Done(intent) => return Ok(*intent),
+                Attempt::Done(intent) => return Ok((*intent, Ended::Done)),
                 Attempt::Repeated(repeated) => return self.repeated(&repeated, key),
-                Attempt::Stale(next) => loaded = next,
+                Attempt::Stale(next) => {
+                    self.metrics.conflict();
+                    loaded = next;
+                }
                 Attempt::Late => loaded = self.load(id, key).await?,
             }
         }
@@ -288,6 +343,11 @@ impl<R: Records> Service<R> {
             }
         };
         let statuses: Vec<_> = statuses.iter().map(String::as_str).collect();
+        let due = self.records.due().await?;
+        if let Err(error) = self.fire_all(&due).await {
+            // They may be others'. What is due on this page itself must be applied below.
+            warn!(%error, "a search cannot fire all deadlines of payment intents");
+        }
         let (from, to) = (request.start_date.unwrap_or(Stamp(0)), request.end_date.unwrap_or(Stamp::MAX));
         let (from, to, order) = match part {
             Part::Newest => (from, to, Order::NewestFirst),
@@ -371,9 +431,9 @@ impl<R: Records> Service<R> {
     /// Fires a page of what is due; says how many it took further.
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
         let due = self.records.due().await?;
-        let now = due.now;
-        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
-        let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
+        let overdue = due.next.map_or(0, |at| (due.now - at).max(0) / SECOND);
+        self.metrics.set_overdue(overdue.unsigned_abs());
+        let fired = self.fire_all(&due).await?;
         let next = match (due.target, due.next) {
             (Some(_), _) => Next::Advance,
             (None, Some(at)) if due.speed > 0.0 => {
@@ -383,6 +443,11 @@ impl<R: Records> Service<R> {
             (None, _) => Next::After(MAX_SLEEP),
         };
         Ok((next, fired))
+    }
+
+    async fn fire_all(&self, due: &DueIntents) -> Result<usize, StoreError> {
+        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, due.now))).await;
+        Ok(fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count())
     }
 
     /// Whether it is done with. What cannot be done now must not stand before all others, so it is put off.
@@ -441,6 +506,7 @@ impl<R: Records> Service<R> {
         let change = decide::decide(intent, &command, Stamp(now), fresh()).map_err(ServiceError::Refused)?;
         match self.commit_surely(&change, Some(intent), Some(at), None).await? {
             Attempt::Done(done) => {
+                self.metrics.deadline_fired();
                 info!(intent = %done.id, status = %done.status, "the payment intent's time has come");
             }
             Attempt::Stale(_) | Attempt::Late | Attempt::Repeated(_) => {}
@@ -524,11 +590,12 @@ impl<R: Records> Service<R> {
         }
     }
 
-    fn repeated(&self, repeated: &Repeated, key: Option<&RequestKey>) -> Result<Intent, ServiceError> {
+    fn repeated(&self, repeated: &Repeated, key: Option<&RequestKey>) -> Result<(Intent, Ended), ServiceError> {
         match key {
             Some(key) if key.request == repeated.request => {
                 let Repeated { id, stored, .. } = repeated;
-                read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
+                let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+                Ok((intent, Ended::Repeated))
             }
             _ => Err(ServiceError::Refused(Refusal::KeyReused)),
         }

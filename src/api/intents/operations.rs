@@ -194,7 +194,7 @@ pub async fn reverse(
     body: Body,
 ) -> Answer<ReversedAnswer> {
     let key = body.key(&format!("reverse {id}"), &serde_json::Value::Null)?.map(|key| key.kept());
-    let command = Command::Reverse { id: format!("rvs_{}", random_part()), key };
+    let command = Command::Reverse { id: format!("rvs_{}", random_part()), zone: api.service.zone().clone(), key };
     let intent = api.service.change(&caller.account, &intent_id(&id)?, &command, None).await?;
     let reversal_id = intent.reversal.map(|reversal| reversal.id).unwrap_or_default();
     Ok(Json(ReversedAnswer { message: "Reversed", reversal_id }))
