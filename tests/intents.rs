@@ -31,6 +31,8 @@ mod pages;
 mod reconciliation;
 #[path = "intents/scenarios.rs"]
 mod scenarios;
+#[path = "intents/search.rs"]
+mod search;
 #[path = "intents/subscriptions.rs"]
 mod subscriptions;
 #[path = "intents/tools.rs"]

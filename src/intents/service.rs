@@ -150,9 +150,10 @@ fn fresh() -> Fresh {
 #[derive(Debug, Clone)]
 pub struct Page {
     pub intents: Vec<Intent>,
-    /// There are newer ones than the first, and older ones than the last.
-    pub has_newer: bool,
-    pub has_older: bool,
+    /// Where to go on for newer ones than these, and for older ones; none where there are no more. The intent that was made
+    /// then may not be among these.
+    pub newer: Option<Stamp>,
+    pub older: Option<Stamp>,
 }
 
 /// Which part of an account's intents: before or after one that was made at this instant.
@@ -327,7 +328,8 @@ impl<R: Records> Service<R> {
         Err(ServiceError::Busy)
     }
 
-    /// A page of an account's intents, newest first.
+    /// A page of an account's intents, newest first, as they are by now: what is due is applied before it is looked for, so that
+    /// it is found by the status that it has then. A page can be shorter than `limit` although there are more.
     pub async fn search(
         &self,
         account: &AccountId,
@@ -335,13 +337,12 @@ impl<R: Records> Service<R> {
         part: Part,
         limit: usize,
     ) -> Result<Page, ServiceError> {
-        let statuses: Vec<_> = match request.statuses.as_deref() {
-            None | Some([]) => PaymentStatus::ALL.iter().map(ToString::to_string).collect(),
-            Some(some) => {
-                let named = PaymentStatus::ALL.iter().filter(|status| some.contains(status));
-                named.map(ToString::to_string).collect()
-            }
+        let is_wanted = |status: &PaymentStatus| match request.statuses.as_deref() {
+            None | Some([]) => true,
+            Some(some) => some.contains(status),
         };
+        let statuses: Vec<_> =
+            PaymentStatus::ALL.iter().filter(|status| is_wanted(status)).map(ToString::to_string).collect();
         let statuses: Vec<_> = statuses.iter().map(String::as_str).collect();
         let due = self.records.due().await?;
         if let Err(error) = self.fire_all(&due).await {
@@ -360,16 +361,42 @@ impl<R: Records> Service<R> {
         if order == Order::OldestFirst {
             found.reverse();
         }
-        let intents = found.into_iter().filter_map(|found| {
-            let stored = found.stored?;
-            read(&found.id, &stored).inspect_err(|error| warn!(intent = %found.id, %error, "cannot be read")).ok()
-        });
         let (has_newer, has_older) = match part {
             Part::Newest => (false, has_more),
             Part::OlderThan(_) => (true, has_more),
             Part::NewerThan(_) => (has_more, true),
         };
-        Ok(Page { intents: intents.collect(), has_newer, has_older })
+        let at = |found: Option<&Found>| found.map(|found| Stamp(found.created_at));
+        let newer = at(found.first()).filter(|_| has_newer);
+        let older = at(found.last()).filter(|_| has_older);
+        let shown = join_all(found.into_iter().map(|found| self.as_it_is(found, Stamp(due.now)))).await;
+        let shown = shown.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let intents = shown.into_iter().flatten().filter(|intent| is_wanted(&intent.status)).collect();
+        Ok(Page { intents, newer, older })
+    }
+
+    /// What was found, after whatever its time has come for; none where it cannot be told or is forgotten meanwhile.
+    async fn as_it_is(&self, found: Found, now: Stamp) -> Result<Option<Intent>, ServiceError> {
+        let Found { id, stored: Some(stored), .. } = found else { return Ok(None) };
+        let intent = match read(&id, &stored) {
+            Ok(intent) => intent,
+            Err(error) => {
+                warn!(intent = %id, %error, "cannot be read");
+                return Ok(None);
+            }
+        };
+        if intent.deadline().is_none_or(|deadline| deadline.at() > now) {
+            return Ok(Some(intent));
+        }
+        match self.find(&id).await {
+            Ok((intent, _)) => Ok(Some(intent)),
+            Err(ServiceError::NotFound) => Ok(None),
+            Err(error @ (ServiceError::Store(_) | ServiceError::Busy)) => Err(error),
+            Err(error) => {
+                warn!(intent = %id, %error, "a payment intent whose time has come is left out of a search");
+                Ok(None)
+            }
+        }
     }
 
     /// What time it is in the intents' world.

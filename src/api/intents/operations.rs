@@ -369,10 +369,10 @@ pub async fn search(State(api): State<Api>, Reader(caller): Reader, body: Body) 
     };
     let limit = cursor.limit.unwrap_or(DEFAULT_PAGE) as usize;
     let page = api.service.search(&caller.account, &request, part, limit).await?;
-    let at = |intent: Option<&Intent>| intent.map(|intent| write_cursor(&caller.account, intent.created_at));
+    let cursor = |at| write_cursor(&caller.account, at);
     Ok(Json(PagedPaymentIntent {
-        before: page.has_newer.then(|| at(page.intents.first())).flatten(),
-        after: page.has_older.then(|| at(page.intents.last())).flatten(),
+        before: page.newer.map(cursor),
+        after: page.older.map(cursor),
         data: page.intents.iter().map(|intent| Document::of(intent, &api.links)).collect(),
     }))
 }
