@@ -70,7 +70,7 @@ pub enum Command {
 
 /// What a customer was shown and has filled in on the page where they pay. It is kept whatever the issuer answers, so that they
 /// need not fill it in again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Checkout {
     /// What they have agreed to pay: not what it has become meanwhile.
     pub total: i64,
