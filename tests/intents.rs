@@ -13,6 +13,8 @@ mod support;
 #[path = "support/world.rs"]
 mod world;
 
+#[path = "intents/as_of.rs"]
+mod as_of;
 #[path = "intents/browser.rs"]
 mod browser;
 #[path = "intents/checkout.rs"]

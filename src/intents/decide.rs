@@ -7,7 +7,7 @@ use super::{
     details::{Address, AutoExpireAction, ItemLine, ShippingDetails, TaxLine},
     intent::{
         Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS, Payment,
-        Refund, Reversal,
+        PaymentAttempt, Refund, Reversal,
     },
     issuer::{self, Verdict},
     life::{self, Kind, Step},
@@ -279,7 +279,7 @@ fn pay(intent: &mut Intent, card: &Card, answer: &IssuerAnswer) {
 }
 
 fn approve(intent: &mut Intent, card: Card, approval: &Approval) {
-    intent.remember_attempt("approved", &card);
+    intent.remember_attempt(PaymentAttempt::APPROVED, &card);
     let Approval { transaction, auth_code } = approval.clone();
     let held = intent.total();
     intent.payment = Some(Payment { at: Stamp::THIS, held, is_rest_released: false, transaction, auth_code, card });

@@ -93,7 +93,8 @@ pub(super) struct World {
 impl World {
     pub fn new(details: Details) -> Self {
         let (id, account) = (IntentId::new("pi_sandbox_a").unwrap(), AccountId::new("acc_1").unwrap());
-        let change = create(Intent::new(id, account, details), None, Self::fresh(0));
+        let secret = details.generate_remote_token.then(|| "first".to_owned());
+        let change = create(Intent::new(id, account, details), secret, Self::fresh(0));
         let mut world = Self { intent: change.intent.clone(), now: START, count: 1 };
         world.stored(change);
         world
@@ -117,7 +118,7 @@ impl World {
         self.intent = read;
     }
 
-    fn do_it(&mut self, command: &Command) -> Result<Option<EventKind>, Refusal> {
+    pub fn do_it(&mut self, command: &Command) -> Result<Option<EventKind>, Refusal> {
         while let Some(deadline) = self.intent.deadline().filter(|deadline| deadline.at() <= self.now) {
             self.count += 1;
             let change = decide(&self.intent, &Command::Deadline(deadline), self.now, Self::fresh(self.count)).unwrap();

@@ -254,6 +254,11 @@ impl<R: Records> Service<R> {
         Ok(self.look(id, Some(account)).await?.0)
     }
 
+    /// The same, and what time it is there.
+    pub async fn get_with_time(&self, account: &AccountId, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        self.look(id, Some(account)).await
+    }
+
     /// Whosever it is, and the time there: for the customer, whose id of the intent is all that they have.
     pub async fn find(&self, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
         self.look(id, None).await
