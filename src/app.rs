@@ -38,7 +38,8 @@ use crate::{
     service,
     store::{self, connection::Redis, keys::PartitionKeys},
     telemetry::{
-        metrics::Metrics,
+        intents::IntentMetrics,
+        metrics::{Metrics, page_of_process},
         readiness::{BEAT_EVERY, Readiness},
     },
     tls::install_crypto_provider,
@@ -46,6 +47,9 @@ use crate::{
 
 /// Those of the worker: one for proven receivers, one for the others.
 const SENDERS: u64 = 2;
+
+/// How often a process that has only payment intents looks whether Redis answers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
 /// of the lease.
@@ -71,6 +75,12 @@ pub async fn serve(config: Config) -> Result<()> {
     }
 }
 
+/// How many callers of the payment intents this process may have at once beside so many senders.
+fn callers(config: &Config, senders: u64) -> usize {
+    let most = http::server::LIMITS.connections;
+    config.intents.listen.map_or(0, |_| descriptors::connections_of_callers(most, senders))
+}
+
 /// The worker, its registry and its service, until cancelled.
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
     install_crypto_provider();
@@ -91,14 +101,15 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let rest = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), parts.keys.clone(), rest.clone()));
     let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
-    let serving = service::start(socket.into_std()?, readiness.clone(), metrics, rest.clone())
+    let (mut page, mut intents) = (metrics.page(), None);
+    if let Some(address) = config.intents.listen {
+        let counted = IntentMetrics::default();
+        page = page.and(counted.page());
+        let serving = serve_payment_intents(config, address, SENDERS, registry.clone(), counted, rest.clone());
+        intents = Some(tokio::spawn(serving.await?));
+    }
+    let serving = service::start(socket.into_std()?, readiness.clone(), page, rest.clone())
         .context("cannot start the service's thread")?;
-    let intents = match config.intents.listen {
-        Some(address) => {
-            Some(tokio::spawn(serve_payment_intents(config, address, registry.clone(), rest.clone()).await?))
-        }
-        None => None,
-    };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, readiness, cancel).await;
     rest.cancel();
@@ -127,8 +138,14 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     let Some(address) = config.intents.listen else {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
+    descriptors::raise_limit();
+    let counted = IntentMetrics::default();
     let registry = Registry::new();
-    let serving = tokio::spawn(serve_payment_intents(&config, address, registry.clone(), cancel.clone()).await?);
+    let serving = serve_payment_intents(&config, address, 0, registry.clone(), counted.clone(), cancel.clone()).await?;
+    if let Some(address) = config.intents.metrics_listen {
+        show_health(&config, address, &counted, cancel.clone()).await?;
+    }
+    let serving = tokio::spawn(serving);
     let following = tokio::spawn(registry.run(redis(&config)?, cancel.clone()));
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
@@ -142,17 +159,44 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     }
 }
 
-/// Serves payment intents until cancelled, once it listens. Somebody must follow the registry.
+/// Health, readiness and metrics of a process that has nothing but payment intents, until cancelled.
+async fn show_health(
+    config: &Config,
+    address: SocketAddr,
+    counted: &IntentMetrics,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let socket = TcpListener::bind(address).await;
+    let socket = socket.with_context(|| {
+        format!("cannot listen on {address} (intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN)")
+    })?;
+    let (readiness, page) = (Readiness::new(), page_of_process().and(counted.page()));
+    service::start(socket.into_std()?, readiness.clone(), page, cancel.clone())
+        .context("cannot start the service's thread")?;
+    let service = intents(config)?;
+    tokio::spawn(cancel.run_until_cancelled_owned(async move {
+        loop {
+            readiness.set_redis(service.now().await.is_ok());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }));
+    Ok(())
+}
+
+/// Serves payment intents until cancelled, once it listens, beside so many senders. Somebody must follow the registry.
 async fn serve_payment_intents(
     config: &Config,
     address: SocketAddr,
+    senders: u64,
     registry: Registry,
+    counted: IntentMetrics,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
     let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
     let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules);
-    let service = intents(config)?;
+    let service = intents(config)?.counted_by(counted.clone());
+    let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
     let listener = TcpListener::bind(address).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
@@ -165,9 +209,10 @@ async fn serve_payment_intents(
         router = router.merge(api::checkout::router(api));
     }
     info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
+    let answered = move |code, took| counted.answered(code, took);
     Ok(async move {
         tokio::select! {
-            () = http::server::serve(listener, router, http::server::LIMITS, cancel) => {}
+            () = http::server::serve(listener, router, limits, answered, cancel) => {}
             () = service.run_scheduler() => {}
         }
     })
@@ -212,7 +257,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
             max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
         },
         budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
-            .within(descriptors::connections_each(SENDERS)),
+            .within(descriptors::connections_each(SENDERS, callers(config, SENDERS))),
         lease_ms: config.lease.ttl.as_millis() as u64,
         start: match config.stream.start {
             Start::Oldest => store::protocol::Start::Oldest,
@@ -245,7 +290,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
 pub fn intents(config: &Config) -> Result<intents::service::Service> {
     let keys = PartitionKeys::new(&config.stream.name)?;
     let retain = config.intents.retain.as_micros().try_into().unwrap_or(i64::MAX);
-    Ok(intents::service::Service::new(redis(config)?, keys, intents::service::Settings { retain }))
+    let settings = intents::service::Settings { retain, zone: config.intents.zone.clone() };
+    Ok(intents::service::Service::new(redis(config)?, keys, settings))
 }
 
 /// Redis as it is configured.
@@ -280,7 +326,7 @@ pub fn sender(config: &Config) -> Result<Sender> {
         own: own_sockets(config),
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
-        max_connections: descriptors::connections_each(SENDERS),
+        max_connections: descriptors::connections_each(SENDERS, callers(config, SENDERS)),
     })?;
     Ok(sender)
 }
@@ -288,7 +334,7 @@ pub fn sender(config: &Config) -> Result<Sender> {
 /// Where Herald and its Redis listen, for the guard.
 fn own_sockets(config: &Config) -> Vec<Own> {
     let mut own = Vec::new();
-    for socket in [Some(config.listen), config.intents.listen].into_iter().flatten() {
+    for socket in [Some(config.listen), config.intents.listen, config.intents.metrics_listen].into_iter().flatten() {
         let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![socket.ip()] };
         let listens_at = |address| Own { what: "service", port: socket.port(), address: Some(address) };
         own.extend(addresses.into_iter().map(listens_at));

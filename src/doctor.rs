@@ -4,6 +4,7 @@
 mod finding;
 pub mod findings;
 mod guard;
+mod intents;
 pub mod observe;
 mod security;
 

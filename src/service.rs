@@ -23,7 +23,10 @@ use crate::{
         connections::{self, Bounds, OneMore},
         problem::{PROBLEM_JSON, untyped},
     },
-    telemetry::{exposition::Format, metrics::Metrics, readiness::Readiness},
+    telemetry::{
+        exposition::{Format, Page},
+        readiness::Readiness,
+    },
 };
 
 /// A few probes and scrapers need a handful of connections, and whoever asks is answered from memory at once. Each connection
@@ -40,7 +43,7 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Clone)]
 struct Shared {
     readiness: Readiness,
-    metrics: Metrics,
+    metrics: Page,
 }
 
 /// Serves on a thread of its own until `shutdown`; the answer tells of its end. Cancel it last: while the worker drains,
@@ -48,7 +51,7 @@ struct Shared {
 pub fn start(
     listener: std::net::TcpListener,
     readiness: Readiness,
-    metrics: Metrics,
+    metrics: Page,
     shutdown: CancellationToken,
 ) -> io::Result<oneshot::Receiver<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -130,6 +133,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     struct Served {
         address: std::net::SocketAddr,
@@ -147,7 +151,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
-        let shared = Shared { readiness: readiness.clone(), metrics: metrics.clone() };
+        let shared = Shared { readiness: readiness.clone(), metrics: metrics.page() };
         let task = tokio::spawn(serve(listener, bounds, shared, shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
@@ -199,7 +203,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         readiness.set_redis(true);
-        let ended = start(listener, readiness.clone(), Metrics::new(), shutdown.clone()).unwrap();
+        let ended = start(listener, readiness.clone(), Metrics::new().page(), shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();

@@ -13,6 +13,8 @@ mod support;
 #[path = "support/world.rs"]
 mod world;
 
+#[path = "intents/as_of.rs"]
+mod as_of;
 #[path = "intents/browser.rs"]
 mod browser;
 #[path = "intents/checkout.rs"]
@@ -31,10 +33,14 @@ mod pages;
 mod reconciliation;
 #[path = "intents/scenarios.rs"]
 mod scenarios;
+#[path = "intents/search.rs"]
+mod search;
 #[path = "intents/subscriptions.rs"]
 mod subscriptions;
 #[path = "intents/tools.rs"]
 mod tools;
+#[path = "intents/watched.rs"]
+mod watched;
 
 use std::{
     collections::BTreeMap,
@@ -271,6 +277,32 @@ async fn accounts_never_see_one_another_and_a_reader_changes_nothing() {
     assert_eq!(reader.post("/payment-intents", &created()).await.0, 403);
     let nobody = house.with_key("sk_sandbox_nobody");
     assert_eq!(nobody.get(&format!("/payment-intents/{id}")).await.0, 401);
+    house.end().await;
+}
+
+/// The issuer takes five seconds for an amount that ends with 91.
+#[tokio::test]
+async fn what_changes_while_the_issuer_thinks_is_not_paid() {
+    let house = House::start().await;
+    let merchant = house.merchant("acc_a");
+    let asked = json!({
+        "amount": { "value": 1091, "currencyCode": "GBP" }, "reference": "a",
+        "config": { "payment": { "customAmountAllowed": true } },
+    });
+    let intent = merchant.create(&asked).await;
+    let id = intent["id"].as_str().unwrap();
+    let pay = format!("/sandbox/payment-intents/{id}/pay");
+    let change = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let amount = json!({ "amount": { "value": 99_900, "currencyCode": "GBP" } });
+        merchant.post(&format!("/payment-intents/{id}/amount"), &amount).await.0
+    };
+    let nothing = json!({});
+    let (refused, changed) = tokio::join!(merchant.post(&pay, &nothing), change);
+    assert_eq!(changed, 200);
+    assert!(refused.0 == 409 && refused.1["type"].as_str().unwrap().ends_with("/total-changed"), "{refused:?}");
+    assert_eq!(merchant.status(id).await, "Created");
+    assert_eq!(merchant.post(&pay, &json!({})).await.0, 200);
     house.end().await;
 }
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use herald::telemetry::{exposition::Format, metrics::Metrics};
+use herald::telemetry::{exposition::Format, intents::IntentMetrics, metrics::Metrics};
 
 /// Every Rust file under a folder of the sources, as (path from `src`, text).
 fn sources() -> Vec<(String, String)> {
@@ -403,7 +403,7 @@ fn the_design_names_the_fields_headers_and_reasons_that_there_are() {
 
 /// As `/metrics` names them.
 fn metrics() -> BTreeSet<String> {
-    let page = Metrics::new().encode(Format::Text);
+    let page = Metrics::new().page().and(IntentMetrics::default().page()).encode(Format::Text);
     let described = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     described.map(str::to_owned).collect()
 }

@@ -135,7 +135,7 @@ pub fn keys() -> Result<PartitionKeys> {
 
 /// The payment intents of a Redis, in this process. They are kept for good.
 pub fn service(redis: &processes::Redis) -> Result<Service> {
-    Ok(Service::new(Client::new(&redis.url())?, keys()?, Settings { retain: 0 }))
+    Ok(Service::new(Client::new(&redis.url())?, keys()?, Settings { retain: 0, zone: jiff::tz::TimeZone::UTC }))
 }
 
 pub fn account(at: u64) -> Result<AccountId> {

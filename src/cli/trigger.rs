@@ -2,6 +2,7 @@
 //! told as in earnest. With `--bare` there is no intent, only the event, as another producer would add it.
 
 use clap::Args;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::json;
 
@@ -80,7 +81,7 @@ pub async fn run(context: &Context, args: TriggerArgs) -> anyhow::Result<()> {
     let is_manual = args.manual || args.status == Authorized;
     let details = details(&args, is_manual)?;
     let mut intent = service.create(&args.account, details, None).await.map_err(of_service)?;
-    for command in path(args.status, is_manual, args.amount) {
+    for command in path(args.status, is_manual, args.amount, service.zone()) {
         intent = service.change(&args.account, &intent.id, &command, None).await.map_err(of_service)?;
     }
     // As it is stored: only there each event has its entry.
@@ -89,13 +90,13 @@ pub async fn run(context: &Context, args: TriggerArgs) -> anyhow::Result<()> {
 }
 
 /// What is done to it until it has the status.
-fn path(status: PaymentStatus, is_manual: bool, amount: i64) -> Vec<Command> {
+fn path(status: PaymentStatus, is_manual: bool, amount: i64, zone: &TimeZone) -> Vec<Command> {
     let pay = || {
         let (_, card) = issuer::mask(issuer::APPROVED).expect("it is the number of a card");
         Command::pay(card, IssuerAnswer::Approved(approval()))
     };
     let capture = || Command::Capture { id: format!("cp_{}", random_part()), amount, tips: None, key: None };
-    let reverse = || Command::Reverse { id: format!("rvs_{}", random_part()), key: None };
+    let reverse = || Command::Reverse { id: format!("rvs_{}", random_part()), zone: zone.clone(), key: None };
     let key = || IdempotencyKey { key: random_part(), body: random_part() };
     let refund = || Command::Refund { amount, reason: None, notes: None, key: key() };
     match (status, is_manual) {

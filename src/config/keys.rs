@@ -31,7 +31,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 44] = [
+pub(super) const KEYS: [Key; 46] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -73,8 +73,10 @@ pub(super) const KEYS: [Key; 44] = [
     key("limits.breaker.cooldown"),
     key("limits.breaker.max_cooldown"),
     key("intents.listen"),
+    key("intents.metrics_listen"),
     key("intents.public_url"),
     key("intents.retain"),
+    key("intents.zone"),
     named("intents.sandbox", "HERALD_SANDBOX"),
 ];
 

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use url::Url;
 
 use super::{
@@ -85,10 +86,14 @@ pub struct ShutdownConfig {
 pub struct IntentsConfig {
     /// None: this process does not serve payment intents.
     pub listen: Option<SocketAddr>,
+    /// Where a process that has nothing else shows its health and metrics; None is nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where callers reach it, for links; None is where it listens.
     pub public_url: Option<Url>,
     /// For how long an intent that nothing happens to any more is kept; zero is for ever.
     pub retain: Duration,
+    /// Where a day begins and ends.
+    pub zone: TimeZone,
     /// Whether there is a customer, an issuer and a clock to play with.
     pub sandbox: bool,
 }
@@ -175,13 +180,15 @@ impl Reader {
     }
 
     pub fn intents(&mut self) -> Option<IntentsConfig> {
-        let listen = self.one("intents.listen", |text| match text {
+        let socket = |text: &str| match text {
             "" => Ok(None),
             text => text
                 .parse()
                 .map(Some)
                 .map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned()),
-        });
+        };
+        let listen = self.one("intents.listen", socket);
+        let metrics_listen = self.one("intents.metrics_listen", socket);
         let public_url = self.one("intents.public_url", |text| match text {
             "" => Ok(None),
             text => match Url::parse(text) {
@@ -192,8 +199,16 @@ impl Reader {
             },
         });
         let retain = self.one("intents.retain", duration_in(Duration::ZERO..=3_650 * DAY));
+        let zone = self.one("intents.zone", values::zone);
         let sandbox = self.one("intents.sandbox", values::truth);
-        Some(IntentsConfig { listen: listen?, public_url: public_url?, retain: retain?, sandbox: sandbox? })
+        Some(IntentsConfig {
+            listen: listen?,
+            metrics_listen: metrics_listen?,
+            public_url: public_url?,
+            retain: retain?,
+            zone: zone?,
+            sandbox: sandbox?,
+        })
     }
 
     pub fn admin_token(&mut self) -> Option<Option<AdminToken>> {

@@ -84,8 +84,10 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
         ("HERALD_INTENTS_LISTEN", ""),
+        ("HERALD_INTENTS_METRICS_LISTEN", ""),
         ("HERALD_INTENTS_PUBLIC_URL", ""),
         ("HERALD_INTENTS_RETAIN", "400d"),
+        ("HERALD_INTENTS_ZONE", "UTC"),
         ("HERALD_SANDBOX", "false"),
     ];
     let built: Vec<_> = KEYS.iter().map(|key| (key.variable(), row(&config, key.name))).collect();
@@ -190,7 +192,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 44] = [
+const BOUNDS: [Bounds; 46] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -236,8 +238,10 @@ const BOUNDS: [Bounds; 44] = [
     ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
     ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
     ("intents.listen", &["", "127.0.0.1:8090", "[::1]:0"], &["8090", "localhost:8090"]),
+    ("intents.metrics_listen", &["", "127.0.0.1:8091"], &["8091", "localhost:8091"]),
     ("intents.public_url", &["", "https://pay.example.com/x"], &["pay.example.com", "ftp://h", "https://h?x"]),
     ("intents.retain", &["0s", "3650d"], &["3651d", "-1s"]),
+    ("intents.zone", &["UTC", "Europe/London", "America/New_York"], &["", "London", "Europe/Atlantis", "+01:00"]),
     ("intents.sandbox", &["true", "false"], &["yes", ""]),
 ];
 

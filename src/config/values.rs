@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use jiff::{
     SpanRelativeTo,
     fmt::friendly::{Designator, SpanParser, SpanPrinter},
+    tz::TimeZone,
 };
 use url::Url;
 
@@ -58,6 +59,13 @@ pub(super) fn decimal(text: &str) -> Result<f64, String> {
 
 pub(super) fn truth(text: &str) -> Result<bool, String> {
     text.trim().parse().map_err(|_| "must be true or false".to_owned())
+}
+
+/// A zone of the IANA database, which the program brings along.
+pub(super) fn zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|_| {
+        "is no time zone of the IANA database; name one by region and city, such as Europe/London, or UTC".to_owned()
+    })
 }
 
 /// Empty means none.

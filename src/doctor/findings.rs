@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     finding::{Finding, Findings},
+    intents,
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, Server},
     security,
 };
@@ -52,6 +53,9 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
         Ok(server) => {
             reach(&mut findings, observed, server);
             durability(&mut findings, server);
+            if let Some(look) = observed.intents {
+                intents::judge(&mut findings, server, look, &observed.limits);
+            }
             eviction(&mut findings, server);
             clocks(&mut findings, server);
         }
@@ -526,14 +530,14 @@ fn feeds(findings: &mut Findings, observed: &Observed, partition: &Partition) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         doctor::{finding::Level, observe::Limits},
         facts::{endpoint::Mark, id::EntryId, quota::Settings},
         store::{
             connection::{Reach, ServerInfo},
-            queries::{LeaseLook, Oldest, Pending, RedisSettings},
+            queries::{IntentsLook, LeaseLook, Oldest, Pending, RedisSettings},
         },
     };
 
@@ -541,7 +545,7 @@ mod tests {
     const DAY_MS: u64 = 86_400_000;
 
     /// An observation in which nothing is wrong.
-    fn well() -> Observed {
+    pub(in crate::doctor) fn well() -> Observed {
         let info = ServerInfo {
             run_id: "abc".into(),
             version: "7.0.15".into(),
@@ -585,12 +589,15 @@ mod tests {
                 pause: None,
                 holders: BTreeMap::new(),
             }),
+            intents: Some(IntentsLook::default()),
             unasked: Vec::new(),
             limits: Limits {
                 dead_max_count: 1_000,
                 dead_max_age_ms: 30 * DAY_MS,
                 max_age_ms: 3 * DAY_MS,
                 quotas: Settings::default(),
+                are_intents_served: false,
+                is_sandbox: false,
             },
         }
     }

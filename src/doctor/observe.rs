@@ -19,7 +19,10 @@ use crate::{
         error::StoreError,
         keys::PartitionKeys,
         protocol::{CONSUMER, GROUP},
-        queries::{ConsumerLook, DeadOrder, DeadRange, GroupLook, LeaseLook, Oldest, Pending, Queries, RedisSettings},
+        queries::{
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, LeaseLook, Oldest, Pending, Queries,
+            RedisSettings,
+        },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
     },
@@ -55,6 +58,7 @@ pub struct Observed {
     /// `None` where the server itself could not be asked.
     pub partition: Option<Partition>,
     pub registry: Option<RegistryLook>,
+    pub intents: Option<IntentsLook>,
     /// What could not be asked, and why.
     pub unasked: Vec<String>,
     pub limits: Limits,
@@ -136,6 +140,9 @@ pub struct Limits {
     pub dead_max_age_ms: u64,
     pub max_age_ms: u64,
     pub quotas: quota::Settings,
+    /// Payment intents, by whoever has this configuration.
+    pub are_intents_served: bool,
+    pub is_sandbox: bool,
 }
 
 impl Observed {
@@ -151,6 +158,8 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         dead_max_age_ms: millis(config.limits.dead_letters.max_age),
         max_age_ms: millis(config.retry.max_age),
         quotas: config.quotas,
+        are_intents_served: config.intents.listen.is_some(),
+        is_sandbox: config.intents.sandbox,
     };
     let mut observed = Observed {
         address: redis.address().to_owned(),
@@ -158,6 +167,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         server: Err(String::new()),
         partition: None,
         registry: None,
+        intents: None,
         unasked: Vec::new(),
         limits,
     };
@@ -172,6 +182,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     }
     let unasked = &mut observed.unasked;
     observed.partition = keep(unasked, partition(&mut connection, &mut queries).await);
+    observed.intents = keep(unasked, queries.intents().await);
     let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
     let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();
     observed.registry = keep(unasked, registry(connection, &weighed).await);

@@ -20,6 +20,7 @@ use super::{
     connections::{self, Bounds, OneMore},
     problem::{Problem, finish},
 };
+use crate::clock;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -45,13 +46,20 @@ pub const LIMITS: Limits = Limits {
 /// What open connections get after `shutdown`, for the requests that are on their way.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Serves until `shutdown`, and then ends what is under way.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+/// Serves until `shutdown`, and then ends what is under way. `answered` is told of each answer, and how long it took.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    answered: impl Fn(u16, Duration) + Clone + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) {
     let router = router
         .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
-        .layer(middleware::from_fn(finish));
+        .layer(middleware::from_fn(finish))
+        .layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let mut router = router.clone();
         drop_last_slash(request.uri_mut());
@@ -70,6 +78,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     if left > 0 {
         warn!(connections = left, "closed connections whose requests had not ended");
     }
+}
+
+async fn timed(answered: impl Fn(u16, Duration), request: axum::extract::Request, next: Next) -> Response {
+    let began = clock::now();
+    let response = next.run(request).await;
+    answered(response.status().as_u16(), clock::now() - began);
+    response
 }
 
 /// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done.

@@ -1,11 +1,13 @@
 //! What a command does to an intent: pure, from what is stored and the time. Never asks and never waits; what the world
 //! outside says (an issuer's verdict, a new secret) comes with the command.
 
+use jiff::tz::TimeZone;
+
 use super::{
     details::{Address, AutoExpireAction, ItemLine, ShippingDetails, TaxLine},
     intent::{
         Capture, Card, Challenge, ClientSecret, Deadline, IdempotencyKey, Intent, MAX_CAPTURES, MAX_REFUNDS, Payment,
-        Refund, Reversal,
+        PaymentAttempt, Refund, Reversal,
     },
     issuer::{self, Verdict},
     life::{self, Kind, Step},
@@ -38,6 +40,8 @@ pub enum Command {
     },
     Reverse {
         id: String,
+        /// Where a payment that was captured by itself must be of the same day.
+        zone: TimeZone,
         key: Option<IdempotencyKey>,
     },
     Refund {
@@ -66,7 +70,7 @@ pub enum Command {
 
 /// What a customer was shown and has filled in on the page where they pay. It is kept whatever the issuer answers, so that they
 /// need not fill it in again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Checkout {
     /// What they have agreed to pay: not what it has become meanwhile.
     pub total: i64,
@@ -155,8 +159,8 @@ pub fn decide(intent: &Intent, command: &Command, now: Stamp, fresh: Fresh) -> R
         Step::To(status) => Some(status),
         Step::ByMode => Some(life::paid(intent.mode())),
         Step::SameDay(status) => {
-            let paid_on = intent.payment.as_ref().map(|payment| payment.at.day());
-            (paid_on == Some(now.day())).then_some(Some(status)).ok_or(Refusal::AnotherDay)?
+            check_day(intent, command, now)?;
+            Some(status)
         }
         Step::Stays | Step::Tells => None,
     };
@@ -198,7 +202,7 @@ fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refus
         Command::Challenge(result) => challenge(intent, result, now)?,
         Command::Cancel => intent.secret = None,
         Command::Capture { id, amount, tips, key } => capture(intent, id, *amount, *tips, key.clone())?,
-        Command::Reverse { id, key } => {
+        Command::Reverse { id, key, .. } => {
             intent.reversal = Some(Reversal { id: id.clone(), at: Stamp::THIS, key: key.clone() });
             release(intent);
         }
@@ -232,6 +236,13 @@ fn apply(intent: &mut Intent, command: &Command, now: Stamp) -> Result<(), Refus
         Command::Deadline(deadline) => at_deadline(intent, *deadline),
     }
     Ok(())
+}
+
+fn check_day(intent: &Intent, command: &Command, now: Stamp) -> Result<(), Refusal> {
+    let Command::Reverse { zone, .. } = command else { return Ok(()) };
+    let paid_on = intent.payment.as_ref().map(|payment| payment.at.day(zone));
+    let refused = || Refusal::AnotherDay { zone: zone.iana_name().unwrap_or("UTC").to_owned() };
+    (paid_on == Some(now.day(zone))).then_some(()).ok_or_else(refused)
 }
 
 fn made(text: String) -> ClientSecret {
@@ -268,7 +279,7 @@ fn pay(intent: &mut Intent, card: &Card, answer: &IssuerAnswer) {
 }
 
 fn approve(intent: &mut Intent, card: Card, approval: &Approval) {
-    intent.remember_attempt("approved", &card);
+    intent.remember_attempt(PaymentAttempt::APPROVED, &card);
     let Approval { transaction, auth_code } = approval.clone();
     let held = intent.total();
     intent.payment = Some(Payment { at: Stamp::THIS, held, is_rest_released: false, transaction, auth_code, card });

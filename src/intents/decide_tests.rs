@@ -1,5 +1,7 @@
 //! What each command does in each state, and the examples of the description. What holds in every life is in `property_tests`.
 
+use jiff::tz::TimeZone;
+
 use super::{
     decide::{Approval, ChallengeResult, Change, Checkout, Command, Fresh, IssuerAnswer, create, decide},
     details::{Address, AutoExpireAction, Config, Details, PaymentConfig, ShippingDetails},
@@ -74,7 +76,11 @@ pub(super) fn refund_of(amount: i64) -> Command {
 }
 
 pub(super) fn reversal() -> Command {
-    Command::Reverse { id: "rvs_1".to_owned(), key: None }
+    reversal_in(TimeZone::UTC)
+}
+
+fn reversal_in(zone: TimeZone) -> Command {
+    Command::Reverse { id: "rvs_1".to_owned(), zone, key: None }
 }
 
 /// An intent with its clock, changed as the service would.
@@ -87,7 +93,8 @@ pub(super) struct World {
 impl World {
     pub fn new(details: Details) -> Self {
         let (id, account) = (IntentId::new("pi_sandbox_a").unwrap(), AccountId::new("acc_1").unwrap());
-        let change = create(Intent::new(id, account, details), None, Self::fresh(0));
+        let secret = details.generate_remote_token.then(|| "first".to_owned());
+        let change = create(Intent::new(id, account, details), secret, Self::fresh(0));
         let mut world = Self { intent: change.intent.clone(), now: START, count: 1 };
         world.stored(change);
         world
@@ -111,7 +118,7 @@ impl World {
         self.intent = read;
     }
 
-    fn do_it(&mut self, command: &Command) -> Result<Option<EventKind>, Refusal> {
+    pub fn do_it(&mut self, command: &Command) -> Result<Option<EventKind>, Refusal> {
         while let Some(deadline) = self.intent.deadline().filter(|deadline| deadline.at() <= self.now) {
             self.count += 1;
             let change = decide(&self.intent, &Command::Deadline(deadline), self.now, Self::fresh(self.count)).unwrap();
@@ -288,12 +295,33 @@ fn what_a_customer_has_filled_in_outlives_a_declined_payment() {
 #[test]
 fn an_automatic_capture_is_reversed_on_its_day_only() {
     let mut world = in_state(State::CapturedAuto);
-    let end_of_day = Stamp((world.now.day() + 1) * DAY);
+    let end_of_day = Stamp((world.now.0 / DAY + 1) * DAY);
     world.now = end_of_day;
-    assert_eq!(world.do_it(&reversal()), Err(Refusal::AnotherDay));
+    assert_eq!(world.do_it(&reversal()), Err(Refusal::AnotherDay { zone: "UTC".to_owned() }));
     let mut world = in_state(State::CapturedAuto);
     world.now = Stamp(end_of_day.0 - 1);
     assert_eq!(world.do_it(&reversal()), Ok(Some(EventKind::StatusUpdated)));
+}
+
+#[test]
+fn the_day_of_a_reversal_is_that_of_the_zone() {
+    let at = |text| Stamp::parse(text).unwrap();
+    let reversed_at = |zone: &str, now| {
+        let mut world = in_state(State::CapturedAuto);
+        // The night in which London goes back to winter time: that day has 25 hours.
+        world.intent.payment.as_mut().unwrap().at = at("2025-10-25T23:30:00Z");
+        world.now = at(now);
+        world.do_it(&reversal_in(TimeZone::get(zone).unwrap()))
+    };
+    let refused = |zone: &str| Err(Refusal::AnotherDay { zone: zone.to_owned() });
+    assert!(reversed_at("Europe/London", "2025-10-26T23:59:59Z").is_ok());
+    assert_eq!(reversed_at("Europe/London", "2025-10-27T00:00:00Z"), refused("Europe/London"));
+    assert_eq!(reversed_at("UTC", "2025-10-26T00:00:00Z"), refused("UTC"));
+    assert!(reversed_at("America/New_York", "2025-10-26T03:59:59Z").is_ok());
+    assert_eq!(reversed_at("America/New_York", "2025-10-26T04:00:00Z"), refused("America/New_York"));
+    assert!(
+        refused("Europe/London").map(|_: Option<EventKind>| ()).unwrap_err().sentence().contains("(Europe/London)")
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Which commands are possible on an intent now, and why the others are not. It asks [`decide`](super::decide), which follows
 //! the table of the life: the smallest command of each kind is tried on the intent as it is, and what came of it is dropped.
 
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::{
@@ -59,9 +60,9 @@ pub fn after_deadline(intent: &Intent, now: Stamp) -> Option<Intent> {
     Some(after)
 }
 
-/// Every command that somebody can give, in the order of the table.
-pub fn prospects(intent: &Intent, now: Stamp) -> Vec<Prospect> {
-    let commands = Kind::ALL.into_iter().filter_map(|kind| Some((kind, smallest(intent, kind)?)));
+/// Every command that somebody can give, in the order of the table. Days are those of `zone`.
+pub fn prospects(intent: &Intent, now: Stamp, zone: &TimeZone) -> Vec<Prospect> {
+    let commands = Kind::ALL.into_iter().filter_map(|kind| Some((kind, smallest(intent, kind, zone)?)));
     let mut prospects: Vec<_> =
         commands.map(|(kind, command)| prospect(intent, kind.name(), &command, now, at_most(intent, kind))).collect();
     if intent.pending_challenge(now).is_some() {
@@ -113,7 +114,7 @@ fn at_most(intent: &Intent, kind: Kind) -> Option<Money> {
 }
 
 /// None for what time does.
-fn smallest(intent: &Intent, kind: Kind) -> Option<Command> {
+fn smallest(intent: &Intent, kind: Kind, zone: &TimeZone) -> Option<Command> {
     let card = || Card { masked: String::new(), scheme: String::new() };
     let key = || IdempotencyKey { key: String::new(), body: String::new() };
     let money = intent.details.amount;
@@ -122,7 +123,7 @@ fn smallest(intent: &Intent, kind: Kind) -> Option<Command> {
         Kind::FailToPay => Command::pay(card(), IssuerAnswer::Failed("")),
         Kind::Cancel => Command::Cancel,
         Kind::Capture => Command::Capture { id: String::new(), amount: 1, tips: None, key: None },
-        Kind::Reverse => Command::Reverse { id: String::new(), key: None },
+        Kind::Reverse => Command::Reverse { id: String::new(), zone: zone.clone(), key: None },
         Kind::Refund => Command::Refund { amount: 1, reason: None, notes: None, key: key() },
         Kind::SetAmount => {
             Command::SetAmount { amount: money, item_lines: None, tax_lines: None, secret: String::new() }
@@ -171,7 +172,7 @@ mod tests {
         let mut intent = create(Intent::new(id, account, details), None, nobody()).intent;
         intent.date_from(NOW);
         for kind in commands {
-            let command = smallest(&intent, *kind).unwrap();
+            let command = smallest(&intent, *kind, &TimeZone::UTC).unwrap();
             intent = decide(&intent, &command, NOW, nobody()).unwrap().intent;
             intent.date_from(NOW);
         }
@@ -194,7 +195,7 @@ mod tests {
         ] {
             let intent = lived(mode, commands);
             let state = intent.state();
-            let prospects = prospects(&intent, NOW);
+            let prospects = prospects(&intent, NOW, &TimeZone::UTC);
             for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_of_time()) {
                 let prospect = prospects.iter().find(|prospect| prospect.command == kind.name()).unwrap();
                 let name = prospect.why_not.as_ref().map(|why| why.name);
@@ -230,7 +231,7 @@ mod tests {
         let challenged = Command::pay(card, IssuerAnswer::Challenged);
         intent = decide(&intent, &challenged, NOW, nobody()).unwrap().intent;
         intent.date_from(NOW);
-        let has = |now| prospects(&intent, now).iter().any(|prospect| prospect.command == "challenge");
+        let has = |now| prospects(&intent, now, &TimeZone::UTC).iter().any(|prospect| prospect.command == "challenge");
         assert!(has(NOW) && !has(NOW + crate::intents::intent::CHALLENGE_FOR));
     }
 }

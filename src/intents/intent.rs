@@ -197,6 +197,11 @@ pub struct PaymentAttempt {
     pub masked: String,
 }
 
+impl PaymentAttempt {
+    /// The outcome of the one that paid.
+    pub const APPROVED: &str = "approved";
+}
+
 /// What a client calls a request that it may have to repeat, and a hash of what it asked for. The key's own text is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyKey {

@@ -96,7 +96,7 @@ pub enum Step {
     To(PaymentStatus),
     /// Captured at once or Authorized, as the capture mode says.
     ByMode,
-    /// A new status, but only on the day (UTC) of the payment.
+    /// A new status, but only on the day of the payment.
     SameDay(PaymentStatus),
     /// Something changes, but no status, and nobody is told.
     Stays,

@@ -5,11 +5,13 @@
 //!   [`document`] what is answered, [`event`] what its merchant is told.
 //! - [`intent`] is the entity. [`life`] says which command does what in which state, [`decide`] does it: pure, from what is
 //!   stored and the time. [`refusal`] says why not, and [`explain`] which commands are possible now.
+//!   [`as_of`] says what it was earlier.
 //! - [`service`] carries commands out, on what [`records`] asks of the store. [`feed`] reads what was told.
 //! - [`issuer`] is the simulated bank of the sandbox.
 //! - [`capacity`] keeps room for the intents that there are.
 //! - [`money`] and [`stamp`] are the units: minor units of a currency, microseconds of the intents' own clock.
 
+pub mod as_of;
 pub mod capacity;
 pub mod decide;
 #[cfg(test)]

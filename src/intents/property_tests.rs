@@ -8,9 +8,11 @@ use proptest::{
 };
 
 use super::{
+    as_of::{Unknown, as_of},
     decide::{ChallengeResult, Change, Command, Fresh, IssuerAnswer, decide},
     decide_tests::{World, approval, check_out, details, key, money, paid, pay_with, reversal},
-    details::{AutoExpireAction, Details},
+    details::{AutoExpireAction, Collection, Details},
+    document::Document,
     intent::{CHALLENGE_FOR, Intent, State},
     life::{self, Kind, Step},
     money::{Currency, Money},
@@ -43,13 +45,19 @@ pub(super) struct Life {
 
 pub(super) fn lives() -> impl Strategy<Value = Life> {
     let is_allowed = prop::bool::weighted(0.9);
-    (any::<bool>(), any::<bool>(), 1..3_000i64, is_allowed, acts()).prop_map(
-        |(is_manual, is_capture, amount, is_allowed, acts)| {
+    (any::<bool>(), any::<bool>(), any::<bool>(), 1..3_000i64, is_allowed, acts()).prop_map(
+        |(is_manual, is_capture, has_token, amount, is_allowed, acts)| {
             let mode = if is_manual { CaptureMode::Manual } else { CaptureMode::Auto };
             let mut details = details(mode, amount);
             details.auto_expire_action = (is_manual && is_capture).then_some(AutoExpireAction::Capture);
             if !is_allowed {
                 details.config = None;
+            }
+            details.generate_remote_token = has_token;
+            if acts.iter().any(|act| matches!(act, Act::CheckOut { .. })) {
+                // Only what is asked for is filled in.
+                let asked = Some(Collection { collection_required: Some(true) });
+                details.config.get_or_insert_default().customer_email = asked;
             }
             Life { details, acts }
         },
@@ -92,6 +100,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 pub(super) fn live(life: &Life, decider: Decider<'_>) -> TestCaseResult {
     let mut world = World::new(life.details.clone());
     check(&world.intent)?;
+    let mut moments = vec![world.intent.clone()];
     let mut number = 1;
     for act in &life.acts {
         let command = match act {
@@ -110,10 +119,31 @@ pub(super) fn live(life: &Life, decider: Decider<'_>) -> TestCaseResult {
             let before = world.intent.clone();
             let changed = step(&mut world, &Command::Deadline(deadline), decider, number)?;
             prop_assert!(changed, "what is due is refused");
+            moments.push(world.intent.clone());
             prop_assert_ne!(world.intent.deadline(), before.deadline(), "what was due is due again");
         }
         number += 1;
-        step(&mut world, &command, decider, number)?;
+        if step(&mut world, &command, decider, number)? {
+            moments.push(world.intent.clone());
+        }
+    }
+    check_earlier(&moments)
+}
+
+/// What the last record tells of each earlier moment is what was, if it tells anything.
+fn check_earlier(moments: &[Intent]) -> TestCaseResult {
+    let Some(last) = moments.last() else { return Ok(()) };
+    for (moment, next) in moments.iter().zip(&moments[1..]) {
+        for at in [moment.changed_at, Stamp(next.changed_at.0 - 1)] {
+            match as_of(last, at) {
+                Ok(then) => {
+                    prop_assert_eq!(Document::of(&then, ""), Document::of(moment, ""), "at {} of {:?}", at, last);
+                    prop_assert_eq!((then.rest(), then.deadline()), (moment.rest(), moment.deadline()));
+                    prop_assert_eq!((then.revision, &then.history), (moment.revision, &moment.history));
+                }
+                Err(unknown) => prop_assert_eq!(unknown, Unknown::NotKept),
+            }
+        }
     }
     Ok(())
 }
@@ -153,8 +183,8 @@ fn is_fair(refusal: &Refusal, intent: &Intent, command: &Command, now: Stamp) ->
     match (refusal, command) {
         (Refusal::State(of, at), _) => step == Step::No && (*of, *at) == (kind, state),
         (Refusal::Gone, _) => step == Step::Gone,
-        (Refusal::AnotherDay, Command::Reverse { .. }) => {
-            intent.payment.as_ref().is_some_and(|paid| paid.at.day() != now.day())
+        (Refusal::AnotherDay { .. }, Command::Reverse { zone, .. }) => {
+            intent.payment.as_ref().is_some_and(|paid| paid.at.day(zone) != now.day(zone))
         }
         (Refusal::TooMuch { .. }, Command::Capture { amount, tips, .. }) => {
             amount + tips.unwrap_or_default() > intent.rest()
@@ -215,9 +245,9 @@ fn check_step(
             prop_assert_eq!(after.requested, Some(before.requested.unwrap_or(before.details.amount.value)));
         }
         Command::SetTips { .. } => prop_assert!(before.details.are_tips_allowed()),
-        Command::Reverse { .. } if before.state() == State::CapturedAuto => {
-            let paid_on = before.payment.as_ref().map(|payment| payment.at.day());
-            prop_assert_eq!(paid_on, Some(now.day()), "what was captured by itself is reversed on another day");
+        Command::Reverse { zone, .. } if before.state() == State::CapturedAuto => {
+            let paid_on = before.payment.as_ref().map(|payment| payment.at.day(zone));
+            prop_assert_eq!(paid_on, Some(now.day(zone)), "what was captured by itself is reversed on another day");
         }
         Command::Deadline(deadline) => {
             prop_assert!(deadline.at() <= now);

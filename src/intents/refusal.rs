@@ -27,8 +27,10 @@ pub enum Refusal {
         what: &'static str,
         max: usize,
     },
-    /// Only on the day of the payment.
-    AnotherDay,
+    /// Only on the day of the payment, in this time zone.
+    AnotherDay {
+        zone: String,
+    },
     /// The issuer does not hold the new amount.
     Declined {
         why: &'static str,
@@ -53,7 +55,7 @@ impl Refusal {
             Self::State(..)
             | Self::TooMuch { .. }
             | Self::TooMany { .. }
-            | Self::AnotherDay
+            | Self::AnotherDay { .. }
             | Self::Declined { .. }
             | Self::NoChallenge
             | Self::TotalChanged { .. }
@@ -78,7 +80,7 @@ impl Refusal {
             Self::Wrong { .. } => "validation",
             Self::TooMuch { .. } => "amount-exceeds-what-is-left",
             Self::TooMany { .. } => "too-many",
-            Self::AnotherDay => "reversal-only-on-the-same-day",
+            Self::AnotherDay { .. } => "reversal-only-on-the-same-day",
             Self::Declined { .. } => "issuer-declined",
             Self::NoChallenge => "no-challenge",
             Self::TotalChanged { .. } => "total-changed",
@@ -109,9 +111,11 @@ impl Refusal {
                 format!("{asked} cannot be {}: {left} is left.", kind.participle())
             }
             Self::TooMany { what, max } => format!("A payment intent has at most {max} {what}."),
-            Self::AnotherDay => {
-                "A payment that was captured automatically can be reversed only on the day (UTC) of the payment: refund it instead."
-                    .to_owned()
+            Self::AnotherDay { zone } => {
+                format!(
+                    "A payment that was captured automatically can be reversed only on the day ({zone}) of the payment: \
+                     refund it instead."
+                )
             }
             Self::Declined { why } => format!("The issuer declines the new amount: {why}."),
             Self::NoChallenge => "No challenge is pending: pay first.".to_owned(),

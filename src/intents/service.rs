@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
+use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -17,7 +18,7 @@ use super::{
     records::{Records, RedisRecords},
     refusal::Refusal,
     requests::{self, Fault, SearchPaymentIntentRequest},
-    stamp::{MINUTE, Stamp},
+    stamp::{MINUTE, SECOND, Stamp},
 };
 use crate::{
     facts::{
@@ -27,9 +28,13 @@ use crate::{
     store::{
         connection::Redis,
         error::StoreError,
-        intents::{ClockChange, ClockState, Commit, Committed, Due, KeyOf, Loaded, MAX_PAGE, Order, Repeated, Stored},
+        intents::{
+            ClockChange, ClockState, Commit, Committed, Due, DueIntents, Found, KeyOf, Loaded, MAX_PAGE, Order,
+            Repeated, Stored,
+        },
         keys::PartitionKeys,
     },
+    telemetry::intents::{Ended, IntentMetrics},
 };
 
 /// How often a command is decided anew because others change the same intent.
@@ -59,6 +64,8 @@ const FAILED_SLEEP: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// For how long an intent that nothing happens to any more is kept, in microseconds; 0 is for ever.
     pub retain: i64,
+    /// Where a day begins and ends.
+    pub zone: TimeZone,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +86,17 @@ pub enum ServiceError {
     /// It cannot be known whether anything has happened.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ServiceError {
+    fn ended(&self) -> Ended {
+        match self {
+            Self::NotFound | Self::Refused(_) | Self::Faults(_) => Ended::Refused,
+            Self::Full | Self::Busy => Ended::Unavailable,
+            Self::Store(StoreError::Unavailable { .. } | StoreError::OutOfMemory { .. }) => Ended::Unavailable,
+            Self::Unreadable(..) | Self::Store(_) => Ended::Failed,
+        }
+    }
 }
 
 /// A request that its client may repeat.
@@ -135,9 +153,10 @@ fn fresh() -> Fresh {
 #[derive(Debug, Clone)]
 pub struct Page {
     pub intents: Vec<Intent>,
-    /// There are newer ones than the first, and older ones than the last.
-    pub has_newer: bool,
-    pub has_older: bool,
+    /// Where to go on for newer ones than these, and for older ones; none where there are no more. The intent that was made
+    /// then may not be among these.
+    pub newer: Option<Stamp>,
+    pub older: Option<Stamp>,
 }
 
 /// Which part of an account's intents: before or after one that was made at this instant.
@@ -153,6 +172,7 @@ pub enum Part {
 pub struct Service<R = RedisRecords> {
     pub(super) records: R,
     settings: Arc<Settings>,
+    metrics: IntentMetrics,
 }
 
 impl Service {
@@ -178,7 +198,21 @@ impl Service {
 
 impl<R: Records> Service<R> {
     pub fn on(records: R, settings: Settings) -> Self {
-        Self { records, settings: Arc::new(settings) }
+        Self { records, settings: Arc::new(settings), metrics: IntentMetrics::default() }
+    }
+
+    /// The same service, whose work somebody counts.
+    pub fn counted_by(self, metrics: IntentMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    pub fn zone(&self) -> &TimeZone {
+        &self.settings.zone
+    }
+
+    fn count(&self, carried: Result<(Intent, Ended), ServiceError>) -> Result<Intent, ServiceError> {
+        self.metrics.ended(carried.as_ref().map_or_else(ServiceError::ended, |(_, ended)| *ended));
+        carried.map(|(intent, _)| intent)
     }
 
     /// Creates an intent. With a key that was used before, the one that it created then.
@@ -188,6 +222,15 @@ impl<R: Records> Service<R> {
         details: Details,
         key: Option<&RequestKey>,
     ) -> Result<Intent, ServiceError> {
+        self.count(self.make(account, details, key).await)
+    }
+
+    async fn make(
+        &self,
+        account: &AccountId,
+        details: Details,
+        key: Option<&RequestKey>,
+    ) -> Result<(Intent, Ended), ServiceError> {
         let id = IntentId::new(&format!("{ID_PREFIX}{}", random_part())).expect("base64url has only what ids have");
         let has_room = self.records.has_room().await?;
         // The commit itself finds a key that was used. A look costs as much again, and only these need what it tells.
@@ -205,7 +248,7 @@ impl<R: Records> Service<R> {
         let secret = details.generate_remote_token.then(client_secret);
         let change = decide::create(Intent::new(id, account.clone(), details), secret, fresh());
         match self.commit_surely(&change, None, None, key).await? {
-            Attempt::Done(intent) => Ok(*intent),
+            Attempt::Done(intent) => Ok((*intent, Ended::Done)),
             Attempt::Repeated(repeated) => self.repeated(&repeated, key),
             Attempt::Stale(_) | Attempt::Late => Err(ServiceError::Busy),
         }
@@ -214,6 +257,11 @@ impl<R: Records> Service<R> {
     /// What is stored, after whatever its time has come for.
     pub async fn get(&self, account: &AccountId, id: &IntentId) -> Result<Intent, ServiceError> {
         Ok(self.look(id, Some(account)).await?.0)
+    }
+
+    /// The same, and what time it is there.
+    pub async fn get_with_time(&self, account: &AccountId, id: &IntentId) -> Result<(Intent, Stamp), ServiceError> {
+        self.look(id, Some(account)).await
     }
 
     /// Whosever it is, and the time there: for the customer, whose id of the intent is all that they have.
@@ -251,6 +299,16 @@ impl<R: Records> Service<R> {
         command: &Command,
         key: Option<&RequestKey>,
     ) -> Result<Intent, ServiceError> {
+        self.count(self.carry_out(account, id, command, key).await)
+    }
+
+    async fn carry_out(
+        &self,
+        account: &AccountId,
+        id: &IntentId,
+        command: &Command,
+        key: Option<&RequestKey>,
+    ) -> Result<(Intent, Ended), ServiceError> {
         let fresh = fresh();
         let mut loaded = self.load(id, key).await?;
         for _ in 0..MAX_ROUNDS {
@@ -263,21 +321,25 @@ impl<R: Records> Service<R> {
                 return self.repeated(repeated, key);
             }
             if was_done(&intent, command).map_err(ServiceError::Refused)? {
-                return Ok(intent);
+                return Ok((intent, Ended::Repeated));
             }
             let now = Stamp(loaded.now);
             let change = decide::decide(&intent, command, now, fresh.clone()).map_err(ServiceError::Refused)?;
             match self.commit_surely(&change, Some(&intent), None, key).await? {
-                Attempt::Done(intent) => return Ok(*intent),
+                Attempt::Done(intent) => return Ok((*intent, Ended::Done)),
                 Attempt::Repeated(repeated) => return self.repeated(&repeated, key),
-                Attempt::Stale(next) => loaded = next,
+                Attempt::Stale(next) => {
+                    self.metrics.conflict();
+                    loaded = next;
+                }
                 Attempt::Late => loaded = self.load(id, key).await?,
             }
         }
         Err(ServiceError::Busy)
     }
 
-    /// A page of an account's intents, newest first.
+    /// A page of an account's intents, newest first, as they are by now: what is due is applied before it is looked for, so that
+    /// it is found by the status that it has then. A page can be shorter than `limit` although there are more.
     pub async fn search(
         &self,
         account: &AccountId,
@@ -285,14 +347,18 @@ impl<R: Records> Service<R> {
         part: Part,
         limit: usize,
     ) -> Result<Page, ServiceError> {
-        let statuses: Vec<_> = match request.statuses.as_deref() {
-            None | Some([]) => PaymentStatus::ALL.iter().map(ToString::to_string).collect(),
-            Some(some) => {
-                let named = PaymentStatus::ALL.iter().filter(|status| some.contains(status));
-                named.map(ToString::to_string).collect()
-            }
+        let is_wanted = |status: &PaymentStatus| match request.statuses.as_deref() {
+            None | Some([]) => true,
+            Some(some) => some.contains(status),
         };
+        let statuses: Vec<_> =
+            PaymentStatus::ALL.iter().filter(|status| is_wanted(status)).map(ToString::to_string).collect();
         let statuses: Vec<_> = statuses.iter().map(String::as_str).collect();
+        let due = self.records.due(OLDEST).await?;
+        if let Err(error) = self.fire_all(&due).await {
+            // They may be others'. What is due on this page itself must be applied below.
+            warn!(%error, "a search cannot fire all deadlines of payment intents");
+        }
         let (from, to) = (request.start_date.unwrap_or(Stamp(0)), request.end_date.unwrap_or(Stamp::MAX));
         let (from, to, order) = match part {
             Part::Newest => (from, to, Order::NewestFirst),
@@ -305,16 +371,42 @@ impl<R: Records> Service<R> {
         if order == Order::OldestFirst {
             found.reverse();
         }
-        let intents = found.into_iter().filter_map(|found| {
-            let stored = found.stored?;
-            read(&found.id, &stored).inspect_err(|error| warn!(intent = %found.id, %error, "cannot be read")).ok()
-        });
         let (has_newer, has_older) = match part {
             Part::Newest => (false, has_more),
             Part::OlderThan(_) => (true, has_more),
             Part::NewerThan(_) => (has_more, true),
         };
-        Ok(Page { intents: intents.collect(), has_newer, has_older })
+        let at = |found: Option<&Found>| found.map(|found| Stamp(found.created_at));
+        let newer = at(found.first()).filter(|_| has_newer);
+        let older = at(found.last()).filter(|_| has_older);
+        let shown = join_all(found.into_iter().map(|found| self.as_it_is(found, Stamp(due.now)))).await;
+        let shown = shown.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let intents = shown.into_iter().flatten().filter(|intent| is_wanted(&intent.status)).collect();
+        Ok(Page { intents, newer, older })
+    }
+
+    /// What was found, after whatever its time has come for; none where it cannot be told or is forgotten meanwhile.
+    async fn as_it_is(&self, found: Found, now: Stamp) -> Result<Option<Intent>, ServiceError> {
+        let Found { id, stored: Some(stored), .. } = found else { return Ok(None) };
+        let intent = match read(&id, &stored) {
+            Ok(intent) => intent,
+            Err(error) => {
+                warn!(intent = %id, %error, "cannot be read");
+                return Ok(None);
+            }
+        };
+        if intent.deadline().is_none_or(|deadline| deadline.at() > now) {
+            return Ok(Some(intent));
+        }
+        match self.find(&id).await {
+            Ok((intent, _)) => Ok(Some(intent)),
+            Err(ServiceError::NotFound) => Ok(None),
+            Err(error @ (ServiceError::Store(_) | ServiceError::Busy)) => Err(error),
+            Err(error) => {
+                warn!(intent = %id, %error, "a payment intent whose time has come is left out of a search");
+                Ok(None)
+            }
+        }
     }
 
     /// What time it is in the intents' world.
@@ -377,9 +469,9 @@ impl<R: Records> Service<R> {
     async fn fire_due(&self) -> Result<(Next, usize), ServiceError> {
         // Others may do the same at the same time.
         let due = self.records.due(rand::random()).await?;
-        let now = due.now;
-        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, now))).await;
-        let fired = fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count();
+        let overdue = due.next.map_or(0, |at| (due.now - at).max(0) / SECOND);
+        self.metrics.set_overdue(overdue.unsigned_abs());
+        let fired = self.fire_all(&due).await?;
         let next = match (due.target, due.next) {
             (Some(_), _) => Next::Advance,
             (None, Some(at)) if due.speed > 0.0 => {
@@ -389,6 +481,11 @@ impl<R: Records> Service<R> {
             (None, _) => Next::After(MAX_SLEEP),
         };
         Ok((next, fired))
+    }
+
+    async fn fire_all(&self, due: &DueIntents) -> Result<usize, StoreError> {
+        let fired = join_all(due.found.iter().map(|(id, stored)| self.fire(id, stored, due.now))).await;
+        Ok(fired.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().filter(|fired| *fired).count())
     }
 
     /// Whether it is done with. What cannot be done now must not stand before all others, so it is put off.
@@ -455,6 +552,7 @@ impl<R: Records> Service<R> {
         let change = decide::decide(intent, &command, Stamp(now), fresh()).map_err(ServiceError::Refused)?;
         match self.commit_surely(&change, Some(intent), Some(at), None).await? {
             Attempt::Done(done) => {
+                self.metrics.deadline_fired();
                 info!(intent = %done.id, status = %done.status, "the payment intent's time has come");
             }
             Attempt::Stale(_) | Attempt::Late | Attempt::Repeated(_) => {}
@@ -538,11 +636,12 @@ impl<R: Records> Service<R> {
         }
     }
 
-    fn repeated(&self, repeated: &Repeated, key: Option<&RequestKey>) -> Result<Intent, ServiceError> {
+    fn repeated(&self, repeated: &Repeated, key: Option<&RequestKey>) -> Result<(Intent, Ended), ServiceError> {
         match key {
             Some(key) if key.request == repeated.request => {
                 let Repeated { id, stored, .. } = repeated;
-                read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))
+                let intent = read(id, stored).map_err(|error| ServiceError::Unreadable(id.clone(), error))?;
+                Ok((intent, Ended::Repeated))
             }
             _ => Err(ServiceError::Refused(Refusal::KeyReused)),
         }

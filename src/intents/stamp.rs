@@ -3,7 +3,7 @@
 
 use std::{fmt, ops::Add};
 
-use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
+use jiff::{Timestamp, civil::Date, fmt::strtime, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 pub const SECOND: i64 = 1_000_000;
@@ -72,9 +72,9 @@ impl Stamp {
         (1..=MAX_MICROS).contains(&micros).then_some(Self(micros))
     }
 
-    /// The UTC day, counted since 1970.
-    pub fn day(self) -> i64 {
-        self.0.div_euclid(DAY)
+    /// The calendar day that it belongs to in a time zone.
+    pub fn day(self, zone: &TimeZone) -> Date {
+        self.timestamp().to_zoned(zone.clone()).date()
     }
 
     fn timestamp(self) -> Timestamp {

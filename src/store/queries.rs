@@ -7,6 +7,7 @@
 
 mod dead;
 mod deliveries;
+mod intents;
 mod log;
 mod outcomes;
 mod standing;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
+    intents::{IntentsLook, SetClock},
     log::{LogFilter, LogPage},
     outcomes::Outcome,
     standing::{

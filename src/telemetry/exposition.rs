@@ -1,9 +1,38 @@
 //! The two text formats of a page of metrics, and which of them a scraper gets. Pure.
 //! `prometheus-client` writes only OpenMetrics; the older text says the same in fewer words.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use mime::Mime;
+use prometheus_client::{encoding::text, registry::Registry};
+
+/// What is shown to a scraper: some metrics, or several parts of them one behind the other.
+#[derive(Debug, Clone)]
+pub struct Page(Vec<Arc<Registry>>);
+
+impl Page {
+    pub fn of(registry: Arc<Registry>) -> Self {
+        Self(vec![registry])
+    }
+
+    /// No metric may be in both.
+    pub fn and(mut self, more: Self) -> Self {
+        self.0.extend(more.0);
+        self
+    }
+
+    pub fn encode(&self, format: Format) -> String {
+        let mut page = String::new();
+        for registry in &self.0 {
+            text::encode_registry(&mut page, registry).expect("a String takes every write");
+        }
+        text::encode_eof(&mut page).expect("a String takes every write");
+        match format {
+            Format::OpenMetrics => page,
+            Format::Text => without_openmetrics(&page),
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

@@ -10,13 +10,13 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
 use super::{
-    exposition::{Format, without_openmetrics},
+    exposition::{Format, Page},
     logging,
 };
 use crate::facts::{
@@ -60,7 +60,7 @@ pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    registry: Registry,
+    registry: Arc<Registry>,
     entries_read: Counter,
     entries_without_endpoint: Counter,
     entries_quarantined: Counter,
@@ -112,10 +112,8 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("herald");
+        let mut registry = of_process();
         let r = &mut registry;
-        r.register("build", "1, with what is known of how this program was built", Info::new(build()));
-        r.register("log_lines_dropped", "Lines of the log that were not read in time", logging::dropped_lines());
         let inner = Inner {
             entries_read: counter(r, "entries_read", "Entries taken from the stream"),
             entries_without_endpoint: counter(r, "entries_without_endpoint", "Entries whose account has no endpoint"),
@@ -214,19 +212,18 @@ impl Metrics {
             record_bytes: number_in(r, Unit::Bytes, "record", "What unfinished deliveries take in Redis, about"),
             redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
             redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
-            registry,
+            registry: Arc::new(registry),
         };
         Self(Arc::new(inner))
     }
 
     /// All metrics, as a scraper wants them.
     pub fn encode(&self, format: Format) -> String {
-        let mut page = String::new();
-        text::encode(&mut page, &self.0.registry).expect("a String takes every write");
-        match format {
-            Format::OpenMetrics => page,
-            Format::Text => without_openmetrics(&page),
-        }
+        self.page().encode(format)
+    }
+
+    pub fn page(&self) -> Page {
+        Page::of(Arc::clone(&self.0.registry))
     }
 
     pub fn entries_read(&self, count: u64) {
@@ -359,6 +356,18 @@ impl Metrics {
     pub fn redis_error(&self) {
         self.0.redis_errors.inc();
     }
+}
+
+/// What every process tells of itself, with no worker in it.
+pub fn page_of_process() -> Page {
+    Page::of(Arc::new(of_process()))
+}
+
+fn of_process() -> Registry {
+    let mut registry = Registry::with_prefix("herald");
+    registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
+    registry.register("log_lines_dropped", "Lines of the log that were not read in time", logging::dropped_lines());
+    registry
 }
 
 /// What is known about how this program was built; `build.rs` finds it out. What is not known has no label.

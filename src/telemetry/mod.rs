@@ -2,6 +2,7 @@
 
 pub mod allowance;
 pub mod exposition;
+pub mod intents;
 pub mod lines;
 pub mod logging;
 pub mod metrics;

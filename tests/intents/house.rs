@@ -217,6 +217,11 @@ impl Merchant {
         answer(self.asking(reqwest::Method::GET, path)).await.unwrap()
     }
 
+    /// What was there at an earlier instant.
+    pub async fn get_as_of(&self, at: &str, path: &str) -> (u16, Value) {
+        answer(self.asking(reqwest::Method::GET, path).header("herald-as-of", at)).await.unwrap()
+    }
+
     pub async fn text(&self, path: &str) -> String {
         self.asking(reqwest::Method::GET, path).send().await.unwrap().text().await.unwrap()
     }

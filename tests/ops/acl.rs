@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use herald::{
     api::webhooks::subscriptions::{Changes, Subscriptions, Wanted},
     facts::{
@@ -88,7 +90,7 @@ async fn payment_intents(redis: &Redis, operator: &Redis) {
     assert_eq!(ApiKeyStore::connect(redis).await.unwrap().find("hash").await.unwrap(), Some(key));
     assert!(api_keys.remove("hash").await.unwrap());
 
-    let service = Service::new(redis.clone(), keys(), Settings { retain: 1 });
+    let service = Service::new(redis.clone(), keys(), Settings { retain: 1, zone: TimeZone::UTC });
     let money = serde_json::json!({ "amount": { "value": 1, "currencyCode": "GBP" }, "reference": "x" });
     let details: Details = serde_json::from_value(money).unwrap();
     let request = RequestKey::new("create", &random_part(), &serde_json::Value::Null);
@@ -338,6 +340,7 @@ async fn looks(redis: &Redis) {
     queries.attempts(&LogFilter::default(), 10, 10).await.unwrap();
     queries.lease().await.unwrap();
     queries.bound_registry().await.unwrap();
+    queries.intents().await.unwrap();
     queries.consumers().await.unwrap();
     queries.pending(0, 10).await.unwrap();
     queries.oldest_unread(EntryId::ZERO).await.unwrap();

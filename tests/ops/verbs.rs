@@ -266,6 +266,23 @@ async fn the_doctor_names_what_is_wrong_and_fails() {
 }
 
 #[tokio::test]
+async fn the_doctor_warns_where_payment_intents_could_be_lost_or_live_by_a_clock_that_was_moved() {
+    let redis = TestRedis::start_with_aof().await;
+    redis.command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
+    let said = || text(&herald(&redis, &["doctor", "-o", "table"]));
+    assert!(!said().contains(" intents "), "{}", said());
+    redis.command::<()>(&["HSET", "herald:{payment-intents}:pi-count", "changes", "1"]).await;
+    assert!(said().contains("can lose the last changes of payment intents"), "{}", said());
+    assert!(said().contains("CONFIG SET appendfsync always"), "{}", said());
+    let ahead = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() + 7 * 86_400_000_000;
+    let (clock, ahead) = ("herald:{payment-intents}:pi-clock", ahead.to_string());
+    redis.command::<()>(&["HSET", clock, "virtual", &ahead, "real", "0", "speed", "0"]).await;
+    redis.command::<()>(&["CONFIG", "SET", "appendfsync", "always"]).await;
+    assert!(said().contains("is on the disk before its answer"), "{}", said());
+    assert!(said().contains("the clock of payment intents was moved"), "{}", said());
+}
+
+#[tokio::test]
 async fn another_registry_stops_the_reading_until_it_is_accepted() {
     let redis = stage(vec![Item::Bind { registry: "reg_other".into() }], Vec::new()).await;
     let _worker = Worker::start(&redis).await;

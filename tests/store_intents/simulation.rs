@@ -29,6 +29,7 @@ use herald::{
         intents::{ClockChange, ClockState},
     },
 };
+use jiff::tz::TimeZone;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
 use tokio::{
@@ -120,7 +121,7 @@ struct Process {
 
 impl Process {
     fn start(redis: &Simulated) -> Self {
-        let service = Service::on(redis.clone(), Settings { retain: 0 });
+        let service = Service::on(redis.clone(), Settings { retain: 0, zone: TimeZone::UTC });
         let mut tasks = JoinSet::new();
         let scheduler = service.clone();
         tasks.spawn(async move { scheduler.run_scheduler().await });
@@ -316,7 +317,7 @@ fn command(what: &What, key: Option<u32>) -> Option<Command> {
         },
         What::SendReceipt => Command::SendReceipt,
         What::Cancel => Command::Cancel,
-        What::Reverse => Command::Reverse { id: "rvs_1".to_owned(), key: None },
+        What::Reverse => Command::Reverse { id: "rvs_1".to_owned(), zone: TimeZone::UTC, key: None },
         What::Look => return None,
         What::Create { .. } | What::Advance { .. } => unreachable!("they are no commands"),
     })

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::{
     facts::{event::PaymentStatus, id::AccountId},
     http::problem::{Problem, ProblemDetails},
     intents::{
+        as_of::{Unknown, as_of},
         decide::Command,
         details::Details,
         document::Document,
@@ -109,24 +110,65 @@ pub struct GetQuery {
     return_canceled: bool,
 }
 
-/// Look at a payment intent.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+pub struct AsOf {
+    /// An instant of the past: the answer is what the payment intent was then.
+    #[param(rename = "herald-as-of", format = DateTime, example = "2025-09-10T12:00:00Z")]
+    as_of: Option<String>,
+}
+
+/// Look at a payment intent, as it is or as it was.
 #[utoipa::path(
     get, path = "/payment-intents/{paymentIntentId}", tag = "Payment intents",
-    params(("paymentIntentId" = String, Path), GetQuery, Version),
-    responses((status = 200, body = Document), Refusals, (status = 404, body = ProblemDetails))
+    params(("paymentIntentId" = String, Path), GetQuery, Version, AsOf),
+    responses((status = 200, body = Document), Refusals, (status = 404, body = ProblemDetails),
+        (status = 409, description = "What it was then is not kept", body = ProblemDetails))
 )]
 pub async fn get(
     State(api): State<Api>,
     Reader(caller): Reader,
     Path(id): Path<String>,
+    headers: HeaderMap,
     query: Result<Query<GetQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Document> {
     let Query(query) = query.map_err(|_| Problem::fault("returnCanceled", "is neither true nor false"))?;
-    let intent = api.service.get(&caller.account, &intent_id(&id)?).await?;
+    let at = earlier_instant(&headers)?;
+    let (intent, now) = api.service.get_with_time(&caller.account, &intent_id(&id)?).await?;
+    let intent = at.map_or_else(|| Ok(intent.clone()), |at| earlier(&intent, at, now))?;
     if intent.status == PaymentStatus::Canceled && !query.return_canceled {
         return Err(ServiceError::NotFound.into());
     }
     Ok(Json(Document::of(&intent, &api.links)))
+}
+
+const AS_OF: &str = "herald-as-of";
+
+fn earlier_instant(headers: &HeaderMap) -> Result<Option<Stamp>, Problem> {
+    let read = |value: &HeaderValue| value.to_str().ok().and_then(Stamp::parse);
+    let fault = || Problem::fault(AS_OF, "is not an instant from 1970 on as in \"herald-as-of: 2025-09-10T12:00:00Z\"");
+    headers.get(AS_OF).map(|value| read(value).ok_or_else(fault)).transpose()
+}
+
+fn earlier(intent: &Intent, at: Stamp, now: Stamp) -> Result<Intent, Problem> {
+    if at > now {
+        return Err(Problem::fault(AS_OF, format!("is in the future: it is {now}")));
+    }
+    as_of(intent, at).map_err(|unknown| match unknown {
+        Unknown::NotYet => {
+            let detail = format!("There was no such payment intent then: it was created at {}.", intent.created_at);
+            Problem::new(StatusCode::NOT_FOUND, "not-created-yet", detail)
+        }
+        Unknown::NotKept => {
+            let detail = format!(
+                "What this payment intent was then cannot be told exactly: of an amount, tips, a secret or what a customer fills in \
+                 only the last is kept. From {} on it is as it is now.",
+                intent.changed_at
+            );
+            Problem::new(StatusCode::CONFLICT, "not-kept", detail)
+        }
+    })
 }
 
 /// Cancel a payment intent that nobody has paid.
@@ -194,7 +236,7 @@ pub async fn reverse(
     body: Body,
 ) -> Answer<ReversedAnswer> {
     let key = body.key(&format!("reverse {id}"), &serde_json::Value::Null)?.map(|key| key.kept());
-    let command = Command::Reverse { id: format!("rvs_{}", random_part()), key };
+    let command = Command::Reverse { id: format!("rvs_{}", random_part()), zone: api.service.zone().clone(), key };
     let intent = api.service.change(&caller.account, &intent_id(&id)?, &command, None).await?;
     let reversal_id = intent.reversal.map(|reversal| reversal.id).unwrap_or_default();
     Ok(Json(ReversedAnswer { message: "Reversed", reversal_id }))
@@ -369,10 +411,10 @@ pub async fn search(State(api): State<Api>, Reader(caller): Reader, body: Body) 
     };
     let limit = cursor.limit.unwrap_or(DEFAULT_PAGE) as usize;
     let page = api.service.search(&caller.account, &request, part, limit).await?;
-    let at = |intent: Option<&Intent>| intent.map(|intent| write_cursor(&caller.account, intent.created_at));
+    let cursor = |at| write_cursor(&caller.account, at);
     Ok(Json(PagedPaymentIntent {
-        before: page.has_newer.then(|| at(page.intents.first())).flatten(),
-        after: page.has_older.then(|| at(page.intents.last())).flatten(),
+        before: page.newer.map(cursor),
+        after: page.older.map(cursor),
         data: page.intents.iter().map(|intent| Document::of(intent, &api.links)).collect(),
     }))
 }

@@ -20,7 +20,7 @@ use crate::{
     facts::event::PaymentStatus,
     http::problem::Problem,
     intents::{
-        decide::{Approval, ChallengeResult, Command, IssuerAnswer},
+        decide::{Approval, ChallengeResult, Checkout, Command, IssuerAnswer},
         intent::Intent,
         issuer::{self, Verdict},
         requests::Status,
@@ -96,7 +96,9 @@ pub async fn pay(
         IssuerAnswer::Challenged => (PayOutcome::Challenge, None),
         IssuerAnswer::Failed(why) => (PayOutcome::Declined, Some(*why)),
     };
-    let command = Command::Pay { card, answer, checkout: None };
+    // A total that has changed since is refused: the issuer was asked for this one.
+    let checkout = Some(Box::new(Checkout { total, ..Checkout::default() }));
+    let command = Command::Pay { card, answer, checkout };
     let intent = api.service.change(&caller.account, &id, &command, None).await?;
     Ok(Json(PayAnswer { outcome, why, status: intent.status }))
 }

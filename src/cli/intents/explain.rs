@@ -2,6 +2,7 @@
 //! done is asked of the very decision that the service makes. Changes nothing.
 
 use clap::Args;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::{of_service, service};
@@ -59,7 +60,7 @@ pub async fn run(context: &Context, args: ExplainArgs) -> anyhow::Result<()> {
         note("its deadline has come, and is applied by whoever looks at it next: this is how it will be then");
     }
     let intent = after.unwrap_or(stored);
-    let explained = explained(&intent, now);
+    let explained = explained(&intent, now, &context.config.intents.zone);
     context.output.one(&explained, &fields(&explained))?;
     if context.output.format() != Format::Table {
         return Ok(());
@@ -72,7 +73,7 @@ pub async fn run(context: &Context, args: ExplainArgs) -> anyhow::Result<()> {
     list.finish()
 }
 
-fn explained(intent: &Intent, now: Stamp) -> Explained<'_> {
+fn explained<'a>(intent: &'a Intent, now: Stamp, zone: &TimeZone) -> Explained<'a> {
     let amount = intent.details.amount;
     Explained {
         id: &intent.id,
@@ -94,7 +95,7 @@ fn explained(intent: &Intent, now: Stamp) -> Explained<'_> {
         attempts: intent.attempts.len(),
         last_attempt: intent.attempts.last().map(|attempt| attempt.outcome.as_str()),
         events: intent.history.len(),
-        commands: explain::prospects(intent, now),
+        commands: explain::prospects(intent, now, zone),
     }
 }
 

@@ -159,7 +159,7 @@ fn carry_out(intent: &Intent, call: &Call, at: usize) -> Result<Intent, Refusal>
         }
         Ask::SetTips(value) => Command::SetTips { amount: gbp(*value), secret: String::new() },
         Ask::Cancel => Command::Cancel,
-        Ask::Reverse => Command::Reverse { id: String::new(), key: None },
+        Ask::Reverse => Command::Reverse { id: String::new(), zone: jiff::tz::TimeZone::UTC, key: None },
     };
     decide(intent, &command, NOW, fresh()).map(dated)
 }
