@@ -87,7 +87,11 @@ impl Search<'_> {
         let mut next: Vec<usize> = open.into_iter().filter(|at| self.calls[*at].asked_at <= first_answer).collect();
         next.sort_by_key(|at| (self.calls[*at].seen == Seen::Nothing, self.calls[*at].answered_at));
         for at in next {
-            let after = apply(intent, &self.calls[at], at);
+            let after = match is_paid_too_late(&self.calls[at], self.calls) {
+                // It looked and paid in two steps, with a change of the total between them: only what is open could be paid.
+                true => carry_out(intent, &self.calls[at], at).is_ok().then(|| intent.clone()),
+                false => apply(intent, &self.calls[at], at),
+            };
             let changes_nothing =
                 |after: &Intent| self.calls[at].seen == Seen::Nothing && essence(after) == essence(intent);
             if let Some(next) = after.filter(|after| !changes_nothing(after)) {
@@ -106,6 +110,17 @@ impl Search<'_> {
 fn essence(intent: &Intent) -> String {
     let (attempts, history, operations) = (Vec::new(), Vec::new(), Vec::new());
     Intent { attempts, history, operations, secret: None, ..intent.clone() }.to_record()
+}
+
+/// Whether it was refused because the total has changed, while somebody did change it.
+fn is_paid_too_late(call: &Call, calls: &[Call]) -> bool {
+    let is_refused = |seen: &Seen| matches!(seen, Seen::Answer(409, body) if body["type"] == "/problems/total-changed");
+    let changes = |other: &Call| {
+        let is_meanwhile = other.asked_at <= call.answered_at
+            && (other.seen == Seen::Nothing || (other.is_done() && other.answered_at >= call.asked_at));
+        matches!(other.ask, Ask::SetAmount(_) | Ask::SetTips(_)) && is_meanwhile
+    };
+    matches!(call.ask, Ask::Pay { .. }) && is_refused(&call.seen) && calls.iter().any(changes)
 }
 
 /// What is stored after it, if it can be answered so now.
