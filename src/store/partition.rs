@@ -384,7 +384,7 @@ macro_rules! scripts {
     ($($constant:ident = $name:literal),* $(,)?) => {$(
         static $constant: LazyLock<Script> =
             LazyLock::new(|| {
-                let shared = [include_str!("scripts/shared.lua")];
+                let shared = [include_str!("scripts/shared.lua"), include_str!("scripts/partition_shared.lua")];
                 Script::assembled($name, include_str!(concat!("scripts/", $name, ".lua")), &shared)
             });
     )*};

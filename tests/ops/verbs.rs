@@ -271,7 +271,7 @@ async fn the_doctor_warns_where_payment_intents_could_be_lost_or_live_by_a_clock
     redis.command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
     let said = || text(&herald(&redis, &["doctor", "-o", "table"]));
     assert!(!said().contains(" intents "), "{}", said());
-    redis.command::<()>(&["HSET", "herald:{payment-intents}:pi-count", "changes", "1"]).await;
+    redis.command::<()>(&["HSET", "herald:{payment-intents}:pi-count", "events:acc_1", "1"]).await;
     assert!(said().contains("can lose the last changes of payment intents"), "{}", said());
     assert!(said().contains("CONFIG SET appendfsync always"), "{}", said());
     let ahead = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() + 7 * 86_400_000_000;
