@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod envelope;
 pub mod event;
 pub mod id;
+pub mod letter;
 pub mod log;
 pub mod outcome;
 pub mod quota;

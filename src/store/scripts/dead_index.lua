@@ -1,0 +1,71 @@
+-- Put behind shared.lua in the scripts that change dead letters. A letter stands in all of its indexes or in none, and its
+-- line in dead-facts says in which: `AT FACTS`, with FACTS as LetterFacts writes them. Letters of an older Herald have no
+-- line until they are indexed.
+-- The last four KEYS are those that all letters share.
+local dead_facts, dead_kinds, dead_intents, dead_events = unpack(KEYS, #KEYS - 3)
+local FACTS = '^([%w_-]*) ([%l_]+) ([%l%d_:]+) %d+ ([%w_-]*) ([%w_-]*)'
+
+-- nil if nothing that Herald writes, else what the indexes need of it. `kind` names its set of letters of one account,
+-- endpoint, reason and cause; `why` that of one reason and cause.
+local function dead_facts_of(text, endpoint)
+  local account, reason, cause, event, intent = match(text, FACTS)
+  if not account then
+    return nil
+  end
+  local why = reason .. ':' .. cause
+  return {text = text, account = account, endpoint = endpoint, why = why, kind = account .. ':' .. endpoint .. ':' .. why,
+    event = event, intent = intent}
+end
+
+-- The same of what stands in dead-facts, and the time in front of it.
+local function dead_line_of(line, endpoint)
+  local at, text = match(line or '', '^(%d+) (.*)$')
+  return text and dead_facts_of(text, endpoint), at
+end
+
+-- Each set of a kind is named twice, so that those of an account and those of an endpoint each lie together.
+local function dead_kinds_of(facts)
+  return 'a:' .. facts.kind, 'e:' .. facts.endpoint .. ':' .. facts.account .. ':' .. facts.why
+end
+
+local function index_dead(prefix, id, at, facts)
+  local of, by = prefix .. 'dead-of:' .. facts.kind, prefix .. 'dead-by:' .. facts.why
+  if call('EXISTS', of, by) < 2 then
+    local of_account, of_endpoint = dead_kinds_of(facts)
+    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'w:' .. facts.why)
+  end
+  call('ZADD', of, at, id)
+  call('ZADD', by, at, id)
+  if facts.intent ~= '' then
+    call('ZADD', dead_intents, 0, facts.intent .. ' ' .. id)
+  end
+  if facts.event ~= '' then
+    call('ZADD', dead_events, 0, facts.event .. ' ' .. id)
+  end
+  call('HSET', dead_facts, id, at .. ' ' .. facts.text)
+end
+
+local function unindex_dead(prefix, id, facts)
+  local of, by = prefix .. 'dead-of:' .. facts.kind, prefix .. 'dead-by:' .. facts.why
+  call('ZREM', of, id)
+  call('ZREM', by, id)
+  if call('EXISTS', of, by) < 2 then
+    if call('EXISTS', of) == 0 then
+      call('ZREM', dead_kinds, dead_kinds_of(facts))
+    end
+    if call('EXISTS', by) == 0 then
+      call('ZREM', dead_kinds, 'w:' .. facts.why)
+    end
+  end
+  if facts.intent ~= '' then
+    call('ZREM', dead_intents, facts.intent .. ' ' .. id)
+  end
+  if facts.event ~= '' then
+    call('ZREM', dead_events, facts.event .. ' ' .. id)
+  end
+  call('HDEL', dead_facts, id)
+end
+
+local function require_dead_types()
+  require_types(dead_facts, 'hash', dead_kinds, 'zset', dead_intents, 'zset', dead_events, 'zset')
+end
