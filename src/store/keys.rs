@@ -141,7 +141,7 @@ impl PartitionKeys {
         self.key("dead-facts")
     }
 
-    /// Zset, all with the same score: which of the two kinds of sets below there are.
+    /// Zset, all with the same score: which of the three kinds of sets below there are.
     pub fn dead_kinds(&self) -> String {
         self.key("dead-kinds")
     }
@@ -149,6 +149,11 @@ impl PartitionKeys {
     /// Zset: dead letters of one account, endpoint, reason and cause, by time. `kind` is these four with colons between.
     pub fn dead_of_kind(&self, kind: &str) -> String {
         self.key(&format!("dead-of:{kind}"))
+    }
+
+    /// Zset: dead letters of one account, reason and cause, by time. `why` is the last two with a colon between.
+    pub fn dead_account(&self, account: &str, why: &str) -> String {
+        self.key(&format!("dead-account:{account}:{why}"))
     }
 
     /// Zset: dead letters of one reason and cause, by time. `why` is these two with a colon between.
@@ -335,6 +340,7 @@ mod tests {
             keys.dead_facts(),
             keys.dead_kinds(),
             keys.dead_of_kind("acc_a:ep_a:gone:gone"),
+            keys.dead_account("acc_a", "gone:gone"),
             keys.dead_by("gone:gone"),
             keys.dead_intents(),
             keys.dead_events(),

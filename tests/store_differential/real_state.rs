@@ -92,7 +92,7 @@ impl Reader<'_> {
                     }
                 }
                 // Compared below with what they index.
-                ("dead-kinds" | "dead-of" | "dead-by" | "dead-intents" | "dead-events", _) => {}
+                ("dead-kinds" | "dead-of" | "dead-account" | "dead-by" | "dead-intents" | "dead-events", _) => {}
                 ("dead-mark", _) => model.dead_mark = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
                 ("quarantine", _) => model.quarantine = self.quarantine().await,
                 ("quarantine-index", _) => {
@@ -151,8 +151,14 @@ impl Reader<'_> {
             let account = of.account.as_ref().map_or("", |account| account.as_str());
             let (endpoint, why) = (&id.endpoint, format!("{}:{}", of.reason_name(), of.cause));
             let kind = format!("{account}:{endpoint}:{why}");
-            kinds.extend([format!("a:{kind}"), format!("e:{endpoint}:{account}:{why}"), format!("w:{why}")]);
-            for key in [keys.dead_of_kind(&kind), keys.dead_by(&why)] {
+            let of_account = format!("b:{account}:{why}");
+            kinds.extend([
+                format!("a:{kind}"),
+                format!("e:{endpoint}:{account}:{why}"),
+                of_account,
+                format!("w:{why}"),
+            ]);
+            for key in [keys.dead_of_kind(&kind), keys.dead_account(account, &why), keys.dead_by(&why)] {
                 sets.entry(key).or_default().insert(id.clone(), *at_ms);
             }
             names[0].1.extend(of.intent.as_ref().map(|intent| format!("{intent} {id}")));
@@ -162,7 +168,7 @@ impl Reader<'_> {
         for (key, expected) in names {
             assert_eq!(self.unscored(&key).await, expected, "{key}");
         }
-        for pattern in [keys.dead_of_kind(""), keys.dead_by("")] {
+        for pattern in [keys.dead_of_kind(""), format!("{}dead-account:", keys.prefix()), keys.dead_by("")] {
             let found: Vec<String> = self.ask(&["KEYS", &format!("{}*", glob(&pattern))]).await;
             for key in found {
                 assert_eq!(Some(self.scored(&key).await), sets.remove(&key), "{key}");

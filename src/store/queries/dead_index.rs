@@ -2,7 +2,7 @@
 //! time, from the indexes alone. No letter is read, and nothing is walked but what fits, whatever else there is.
 //!
 //! Each condition leads to sets that are ordered by time: those of the kinds (account, endpoint, reason, cause) that fit,
-//! or one for each reason and cause. A page is merged from them here; each command of it looks at no more than a page, so
+//! or an account's or everybody's for each reason and cause. A page is merged from them here; each command of it looks at no more than a page, so
 //! none holds Redis for long. An intent's and an event's letters are few, and are looked at one by one.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -285,19 +285,23 @@ impl Queries {
             }
             return Ok(groups);
         }
-        let kinds = self.kinds(filter).await?;
+        let kinds =
+            match filter.endpoint.is_none() && !by.contains(&DeadKey::Endpoint) && !by.contains(&DeadKey::Account) {
+                true => self.wholes(filter).await?,
+                false => self.kinds(filter).await?,
+            };
         for part in kinds.chunks(STRIDE) {
             let mut pipeline = redis::pipe();
-            for kind in part {
-                let (key, from, until) = (kind.key(self), filter.from_ms, filter.until_ms);
-                pipeline.cmd("ZCOUNT").arg(&key).arg(from).arg(until);
-                pipeline.cmd("ZRANGE").arg(&key).arg(from).arg(until).arg("BYSCORE").arg("LIMIT").arg(0).arg(1);
-                pipeline.arg("WITHSCORES").cmd("ZRANGE").arg(&key).arg(until).arg(from).arg("BYSCORE").arg("REV");
+            for (key, _) in part {
+                let (from, until) = (filter.from_ms, filter.until_ms);
+                pipeline.cmd("ZCOUNT").arg(key).arg(from).arg(until);
+                pipeline.cmd("ZRANGE").arg(key).arg(from).arg(until).arg("BYSCORE").arg("LIMIT").arg(0).arg(1);
+                pipeline.arg("WITHSCORES").cmd("ZRANGE").arg(key).arg(until).arg(from).arg("BYSCORE").arg("REV");
                 pipeline.arg("LIMIT").arg(0).arg(1).arg("WITHSCORES");
             }
             type Ends = Vec<(String, f64)>;
             let answers: Vec<redis::Value> = self.connection.pipeline("group dead letters", &pipeline).await?;
-            for (kind, answer) in part.iter().zip(answers.chunks(3)) {
+            for ((_, kind), answer) in part.iter().zip(answers.chunks(3)) {
                 let read = |at: usize| redis::from_redis_value::<Ends>(answer[at].clone()).ok()?.pop();
                 let count = redis::from_redis_value::<u64>(answer[0].clone()).unwrap_or(0);
                 if let (1.., Some((_, first)), Some((_, last))) = (count, read(1), read(2)) {
@@ -325,26 +329,41 @@ impl Queries {
                 all.map_or_else(|| self.keys.dead(), |endpoint| self.keys.dead_of(endpoint)),
             ]));
         }
-        if filter.endpoint.is_none() && filter.account.is_none() {
-            let members = self.members(&self.keys.dead_kinds(), "w:", ';').await?;
-            let whys = members.iter().filter_map(|member| member.strip_prefix("w:"));
-            let fitting =
-                whys.filter(|why| why.split_once(':').is_some_and(|(reason, cause)| filter.fits_why(reason, cause)));
-            return Ok(Places::Sets(fitting.map(|why| self.keys.dead_by(why)).collect()));
-        }
-        let kinds = self.kinds(filter).await?;
-        Ok(Places::Sets(kinds.iter().map(|kind| kind.key(self)).collect()))
+        let sets = match filter.endpoint {
+            None => self.wholes(filter).await?,
+            Some(_) => self.kinds(filter).await?,
+        };
+        Ok(Places::Sets(sets.into_iter().map(|(key, _)| key).collect()))
     }
 
-    /// The kinds of letters that fit.
-    async fn kinds(&mut self, filter: &DeadFilter) -> Result<Vec<Kind>, StoreError> {
+    /// The kinds of letters that fit, each with its set. As many as an account has endpoints, reasons and causes.
+    async fn kinds(&mut self, filter: &DeadFilter) -> Result<Vec<(String, Kind)>, StoreError> {
         let prefix = match (&filter.endpoint, &filter.account) {
             (Some(endpoint), _) => format!("e:{endpoint}:"),
             (None, Some(account)) => format!("a:{account}:"),
             (None, None) => "e:".to_owned(),
         };
         let members = self.members(&self.keys.dead_kinds(), &prefix, ';').await?;
-        Ok(members.iter().filter_map(|member| Kind::parse(member)).filter(|kind| filter.fits_kind(kind)).collect())
+        let kinds = members.iter().filter_map(|member| Kind::parse(member)).filter(|kind| filter.fits_kind(kind));
+        Ok(kinds.map(|kind| (kind.key(self), kind)).collect())
+    }
+
+    /// The same without regard to endpoints: the sets of an account, or of everybody, for each reason and cause that fits.
+    async fn wholes(&mut self, filter: &DeadFilter) -> Result<Vec<(String, Kind)>, StoreError> {
+        let prefix = filter.account.as_ref().map_or_else(|| "w:".to_owned(), |account| format!("b:{account}:"));
+        let members = self.members(&self.keys.dead_kinds(), &prefix, ';').await?;
+        let whole = |member: &String| {
+            let why = member.strip_prefix(&prefix)?;
+            let (reason, cause) = why.split_once(':').filter(|(reason, cause)| filter.fits_why(reason, cause))?;
+            let account = filter.account.as_ref().map_or_else(String::new, ToString::to_string);
+            let key = match &filter.account {
+                Some(account) => self.keys.dead_account(account.as_str(), why),
+                None => self.keys.dead_by(why),
+            };
+            let (reason, cause) = (reason.to_owned(), cause.to_owned());
+            Some((key, Kind { account, endpoint: String::new(), reason, cause }))
+        };
+        Ok(members.iter().filter_map(whole).collect())
     }
 
     /// Members of a set without scores that begin like this. `behind` follows the prefix's last character, which is in

@@ -23,18 +23,26 @@ local function dead_line_of(line, endpoint)
   return text and dead_facts_of(text, endpoint), at
 end
 
--- Each set of a kind is named twice, so that those of an account and those of an endpoint each lie together.
+-- The sets by time that a letter stands in besides `dead` and `dead:EP`: of its kind, of its account for this reason and
+-- cause, and of everybody's for these.
+local function dead_sets(prefix, facts)
+  return prefix .. 'dead-of:' .. facts.kind, prefix .. 'dead-account:' .. facts.account .. ':' .. facts.why,
+    prefix .. 'dead-by:' .. facts.why
+end
+
+-- The sets of kinds are named twice, so that those of an account and those of an endpoint each lie together.
 local function dead_kinds_of(facts)
   return 'a:' .. facts.kind, 'e:' .. facts.endpoint .. ':' .. facts.account .. ':' .. facts.why
 end
 
 local function index_dead(prefix, id, at, facts)
-  local of, by = prefix .. 'dead-of:' .. facts.kind, prefix .. 'dead-by:' .. facts.why
-  if call('EXISTS', of, by) < 2 then
+  local of, account, by = dead_sets(prefix, facts)
+  if call('EXISTS', of, account, by) < 3 then
     local of_account, of_endpoint = dead_kinds_of(facts)
-    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'w:' .. facts.why)
+    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'b:' .. facts.account .. ':' .. facts.why, 0, 'w:' .. facts.why)
   end
   call('ZADD', of, at, id)
+  call('ZADD', account, at, id)
   call('ZADD', by, at, id)
   if facts.intent ~= '' then
     call('ZADD', dead_intents, 0, facts.intent .. ' ' .. id)
@@ -46,12 +54,16 @@ local function index_dead(prefix, id, at, facts)
 end
 
 local function unindex_dead(prefix, id, facts)
-  local of, by = prefix .. 'dead-of:' .. facts.kind, prefix .. 'dead-by:' .. facts.why
+  local of, account, by = dead_sets(prefix, facts)
   call('ZREM', of, id)
+  call('ZREM', account, id)
   call('ZREM', by, id)
-  if call('EXISTS', of, by) < 2 then
+  if call('EXISTS', of, account, by) < 3 then
     if call('EXISTS', of) == 0 then
       call('ZREM', dead_kinds, dead_kinds_of(facts))
+    end
+    if call('EXISTS', account) == 0 then
+      call('ZREM', dead_kinds, 'b:' .. facts.account .. ':' .. facts.why)
     end
     if call('EXISTS', by) == 0 then
       call('ZREM', dead_kinds, 'w:' .. facts.why)
@@ -64,6 +76,11 @@ local function unindex_dead(prefix, id, facts)
     call('ZREM', dead_events, facts.event .. ' ' .. id)
   end
   call('HDEL', dead_facts, id)
+end
+
+local function require_set_types(prefix, facts)
+  local of, account, by = dead_sets(prefix, facts)
+  require_types(of, 'zset', account, 'zset', by, 'zset')
 end
 
 local function require_dead_types()

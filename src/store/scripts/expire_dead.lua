@@ -30,7 +30,7 @@ for i = 1, #oldest, 2 do
   local known = dead_line_of(call('HGET', dead_facts, id), endpoint)
   require_types(index, 'zset')
   if known then
-    require_types(prefix .. 'dead-of:' .. known.kind, 'zset', prefix .. 'dead-by:' .. known.why, 'zset')
+    require_set_types(prefix, known)
   end
   ids[#ids + 1], indexes[#indexes + 1], facts[#facts + 1] = id, index, known or false
 end

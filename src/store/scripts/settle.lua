@@ -168,8 +168,10 @@ local function of_chain(kind, index, id, chain, place, record, letter)
 end
 
 local function why_no_sets(facts)
-  return facts and (why_unusable(prefix .. 'dead-of:' .. facts.kind, 'zset')
-    or why_unusable(prefix .. 'dead-by:' .. facts.why, 'zset'))
+  if facts then
+    local of, account, by = dead_sets(prefix, facts)
+    return why_unusable(of, 'zset') or why_unusable(account, 'zset') or why_unusable(by, 'zset')
+  end
 end
 
 -- By delivery: in which indexes its letter stands, or false, as the items so far leave it.

@@ -18,7 +18,7 @@ for i = 1, #page[2], 2 do
   if not call('ZSCORE', dead, id) then
     local known = dead_line_of(page[2][i + 1], match(id, ':(.*)$') or '')
     if known then
-      require_types(prefix .. 'dead-of:' .. known.kind, 'zset', prefix .. 'dead-by:' .. known.why, 'zset')
+      require_set_types(prefix, known)
     end
     gone[#gone + 1], gone[#gone + 2] = id, known or false
   end
