@@ -161,14 +161,9 @@ impl PartitionKeys {
         self.key(&format!("dead-by:{why}"))
     }
 
-    /// Zset, all with the same score: an intent and a dead letter of it.
-    pub fn dead_intents(&self) -> String {
-        self.key("dead-intents")
-    }
-
-    /// Zset, all with the same score: an event and a dead letter of it.
-    pub fn dead_events(&self) -> String {
-        self.key("dead-events")
+    /// Zset, all with the same score: an intent or an event, and a dead letter of it.
+    pub fn dead_names(&self) -> String {
+        self.key("dead-names")
     }
 
     /// String: every dead letter from before this time was looked at, for those that an older Herald wrote.
@@ -342,8 +337,7 @@ mod tests {
             keys.dead_of_kind("acc_a:ep_a:gone:gone"),
             keys.dead_account("acc_a", "gone:gone"),
             keys.dead_by("gone:gone"),
-            keys.dead_intents(),
-            keys.dead_events(),
+            keys.dead_names(),
             keys.dead_mark(),
             keys.quarantine(),
             keys.quarantine_index(),

@@ -87,7 +87,7 @@ impl PartitionStore {
     /// A script about dead letters alone: the lease, all letters, what else it needs, and what all of them share.
     fn of_dead(&self, script: &'static Script, more: Option<String>, call: &Call) -> ScriptCall<'static> {
         let keys = &self.keys;
-        let shared = [keys.dead_facts(), keys.dead_kinds(), keys.dead_intents(), keys.dead_events()];
+        let shared = [keys.dead_facts(), keys.dead_kinds(), keys.dead_names()];
         let names: Vec<String> = [keys.lease(), keys.dead()].into_iter().chain(more).chain(shared).collect();
         self.fenced(script, &names.iter().map(String::as_str).collect::<Vec<_>>(), call)
     }
@@ -189,8 +189,7 @@ impl PartitionStore {
             &keys.bytes(),
             &keys.dead_facts(),
             &keys.dead_kinds(),
-            &keys.dead_intents(),
-            &keys.dead_events(),
+            &keys.dead_names(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.text(settlement.last_read).arg(self.attempt_log_len);

@@ -92,7 +92,7 @@ impl Reader<'_> {
                     }
                 }
                 // Compared below with what they index.
-                ("dead-kinds" | "dead-of" | "dead-account" | "dead-by" | "dead-intents" | "dead-events", _) => {}
+                ("dead-kinds" | "dead-of" | "dead-account" | "dead-by" | "dead-names", _) => {}
                 ("dead-mark", _) => model.dead_mark = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
                 ("quarantine", _) => model.quarantine = self.quarantine().await,
                 ("quarantine-index", _) => {
@@ -146,7 +146,7 @@ impl Reader<'_> {
     async fn compare_indexes(&mut self, facts: &BTreeMap<DeliveryId, (u64, LetterFacts)>) {
         let keys = self.keys.clone();
         let (mut sets, mut kinds) = (BTreeMap::<String, BTreeMap<DeliveryId, u64>>::new(), BTreeSet::new());
-        let mut names = [(keys.dead_intents(), BTreeSet::new()), (keys.dead_events(), BTreeSet::new())];
+        let mut names = BTreeSet::new();
         for (id, (at_ms, of)) in facts {
             let account = of.account.as_ref().map_or("", |account| account.as_str());
             let (endpoint, why) = (&id.endpoint, format!("{}:{}", of.reason_name(), of.cause));
@@ -161,13 +161,11 @@ impl Reader<'_> {
             for key in [keys.dead_of_kind(&kind), keys.dead_account(account, &why), keys.dead_by(&why)] {
                 sets.entry(key).or_default().insert(id.clone(), *at_ms);
             }
-            names[0].1.extend(of.intent.as_ref().map(|intent| format!("{intent} {id}")));
-            names[1].1.extend(of.event.as_ref().map(|event| format!("{event} {id}")));
+            names.extend(of.intent.as_ref().map(|intent| format!("i:{intent} {id}")));
+            names.extend(of.event.as_ref().map(|event| format!("e:{event} {id}")));
         }
         assert_eq!(self.unscored(&keys.dead_kinds()).await, kinds, "the kinds are those that there are");
-        for (key, expected) in names {
-            assert_eq!(self.unscored(&key).await, expected, "{key}");
-        }
+        assert_eq!(self.unscored(&keys.dead_names()).await, names, "intents and events lead to their letters");
         for pattern in [keys.dead_of_kind(""), format!("{}dead-account:", keys.prefix()), keys.dead_by("")] {
             let found: Vec<String> = self.ask(&["KEYS", &format!("{}*", glob(&pattern))]).await;
             for key in found {

@@ -314,12 +314,12 @@ impl Queries {
 
     async fn places(&mut self, filter: &DeadFilter) -> Result<Places, StoreError> {
         let named = match (&filter.intent, &filter.event) {
-            (Some(intent), _) => Some((self.keys.dead_intents(), intent.as_str())),
-            (None, Some(event)) => Some((self.keys.dead_events(), event.as_str())),
+            (Some(intent), _) => Some(format!("i:{intent} ")),
+            (None, Some(event)) => Some(format!("e:{event} ")),
             (None, None) => None,
         };
-        if let Some((key, name)) = named {
-            let mut letters = self.named(&key, name).await?;
+        if let Some(prefix) = named {
+            let mut letters = self.named(&prefix).await?;
             letters.retain(|letter| filter.fits(letter));
             return Ok(Places::Named(letters));
         }
@@ -384,8 +384,8 @@ impl Queries {
         }
     }
 
-    async fn named(&mut self, key: &str, name: &str) -> Result<Vec<FoundDead>, StoreError> {
-        let members = self.members(key, &format!("{name} "), '!').await?;
+    async fn named(&mut self, prefix: &str) -> Result<Vec<FoundDead>, StoreError> {
+        let members = self.members(&self.keys.dead_names(), prefix, '!').await?;
         let ids = members.iter().filter_map(|member| member.split_once(' ')?.1.parse().ok());
         let ids: Vec<DeliveryId> = ids.collect();
         let mut letters = Vec::with_capacity(ids.len());

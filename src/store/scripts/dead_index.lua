@@ -1,8 +1,8 @@
 -- Put behind shared.lua in the scripts that change dead letters. A letter stands in all of its indexes or in none, and its
 -- line in dead-facts says in which: `AT FACTS`, with FACTS as LetterFacts writes them. Letters of an older Herald have no
 -- line until they are indexed.
--- The last four KEYS are those that all letters share.
-local dead_facts, dead_kinds, dead_intents, dead_events = unpack(KEYS, #KEYS - 3)
+-- The last three KEYS are those that all letters share.
+local dead_facts, dead_kinds, dead_names = unpack(KEYS, #KEYS - 2)
 local FACTS = '^([%w_-]*) ([%l_]+) ([%l%d_:]+) %d+ ([%w_-]*) ([%w_-]*)'
 
 -- nil if nothing that Herald writes, else what the indexes need of it. `kind` names its set of letters of one account,
@@ -35,29 +35,24 @@ local function dead_kinds_of(facts)
   return 'a:' .. facts.kind, 'e:' .. facts.endpoint .. ':' .. facts.account .. ':' .. facts.why
 end
 
-local function index_dead(prefix, id, at, facts)
-  local of, account, by = dead_sets(prefix, facts)
-  if call('EXISTS', of, account, by) < 3 then
-    local of_account, of_endpoint = dead_kinds_of(facts)
-    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'b:' .. facts.account .. ':' .. facts.why, 0, 'w:' .. facts.why)
-  end
-  call('ZADD', of, at, id)
-  call('ZADD', account, at, id)
-  call('ZADD', by, at, id)
+-- The members of dead-names: by its intent and by its event, as far as they are known.
+local function dead_names_of(facts, id)
+  local names = {}
   if facts.intent ~= '' then
-    call('ZADD', dead_intents, 0, facts.intent .. ' ' .. id)
+    names[1] = 'i:' .. facts.intent .. ' ' .. id
   end
   if facts.event ~= '' then
-    call('ZADD', dead_events, 0, facts.event .. ' ' .. id)
+    names[#names + 1] = 'e:' .. facts.event .. ' ' .. id
   end
-  call('HSET', dead_facts, id, at .. ' ' .. facts.text)
+  return names
 end
 
+-- A stranger's key where a set should be does not keep a letter from leaving: whatever is left of it there leads nowhere.
 local function unindex_dead(prefix, id, facts)
   local of, account, by = dead_sets(prefix, facts)
-  call('ZREM', of, id)
-  call('ZREM', account, id)
-  call('ZREM', by, id)
+  try('ZREM', of, id)
+  try('ZREM', account, id)
+  try('ZREM', by, id)
   if call('EXISTS', of, account, by) < 3 then
     if call('EXISTS', of) == 0 then
       call('ZREM', dead_kinds, dead_kinds_of(facts))
@@ -69,20 +64,13 @@ local function unindex_dead(prefix, id, facts)
       call('ZREM', dead_kinds, 'w:' .. facts.why)
     end
   end
-  if facts.intent ~= '' then
-    call('ZREM', dead_intents, facts.intent .. ' ' .. id)
-  end
-  if facts.event ~= '' then
-    call('ZREM', dead_events, facts.event .. ' ' .. id)
+  local names = dead_names_of(facts, id)
+  if names[1] then
+    call('ZREM', dead_names, unpack(names))
   end
   call('HDEL', dead_facts, id)
 end
 
-local function require_set_types(prefix, facts)
-  local of, account, by = dead_sets(prefix, facts)
-  require_types(of, 'zset', account, 'zset', by, 'zset')
-end
-
 local function require_dead_types()
-  require_types(dead_facts, 'hash', dead_kinds, 'zset', dead_intents, 'zset', dead_events, 'zset')
+  require_types(dead_facts, 'hash', dead_kinds, 'zset', dead_names, 'zset')
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Drops dead letters beyond a limit of retention, the oldest first.
--- KEYS    1 lease  2 dead  3 dead-facts  4 dead-kinds  5 dead-intents  6 dead-events
+-- KEYS    1 lease  2 dead  3 dead-facts  4 dead-kinds  5 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 greatest age in ms  4 greatest count  5 most to drop
 -- Answer  {'EXPIRED', dropped} | {'LOST'}
 -- Flags   allow-oom: it only frees.
@@ -29,9 +29,6 @@ for i = 1, #oldest, 2 do
   local index = prefix .. 'dead:' .. endpoint
   local known = dead_line_of(call('HGET', dead_facts, id), endpoint)
   require_types(index, 'zset')
-  if known then
-    require_set_types(prefix, known)
-  end
   ids[#ids + 1], indexes[#indexes + 1], facts[#facts + 1] = id, index, known or false
 end
 for i, id in ipairs(ids) do

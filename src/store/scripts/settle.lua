@@ -2,7 +2,7 @@
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
 --         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes  16 dead-facts  17 dead-kinds
---         18 dead-intents  19 dead-events
+--         18 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
@@ -167,39 +167,32 @@ local function of_chain(kind, index, id, chain, place, record, letter)
     record = record, letter = letter, letter_key = false, dead_of = false, facts = false}
 end
 
-local function why_no_sets(facts)
-  if facts then
-    local of, account, by = dead_sets(prefix, facts)
-    return why_unusable(of, 'zset') or why_unusable(account, 'zset') or why_unusable(by, 'zset')
-  end
-end
-
--- By delivery: in which indexes its letter stands, or false, as the items so far leave it.
-local indexed = {}
-local function check_indexed(id, endpoint)
-  local why = why_unusable(dead_facts, 'hash') or why_unusable(dead_kinds, 'zset')
-    or why_unusable(dead_intents, 'zset') or why_unusable(dead_events, 'zset')
-  if not why and indexed[id] == nil then
-    local known, at = dead_line_of(call('HGET', dead_facts, id), endpoint)
-    if known then
-      known.at = at
+-- By key, whether one of a letter's sets is there, as the items so far leave it.
+local is_set_there = {}
+local function why_no_set(key)
+  if is_set_there[key] == nil then
+    local found = call('TYPE', key).ok
+    if found ~= 'zset' and found ~= 'none' then
+      return 'the key ' .. key .. ' is a ' .. found .. ', not a zset'
     end
-    indexed[id] = known or false
-    why = why_no_sets(indexed[id])
+    is_set_there[key] = found == 'zset'
   end
-  return why
 end
 
 local function check_dead(item, endpoint)
   item.letter_key, item.dead_of = prefix .. 'dead-letter:' .. item.id, prefix .. 'dead:' .. endpoint
   return why_unusable(dead, 'zset') or why_unusable(item.dead_of, 'zset') or why_unusable(item.letter_key, 'string')
-    or check_indexed(item.id, endpoint)
+    or why_unusable(dead_facts, 'hash') or why_unusable(dead_kinds, 'zset') or why_unusable(dead_names, 'zset')
 end
 
 -- Reads the facts of an item, or says why it cannot.
 local function check_facts(item, endpoint, facts)
-  item.facts = dead_facts_of(facts, endpoint) or false
-  return not item.facts and sub(facts, 1, 200) .. ' are no facts of a letter' or why_no_sets(item.facts)
+  item.facts = dead_facts_of(facts, endpoint)
+  if not item.facts then
+    return sub(facts, 1, 200) .. ' are no facts of a letter'
+  end
+  local of, account, by = dead_sets(prefix, item.facts)
+  return why_no_set(of) or why_no_set(account) or why_no_set(by)
 end
 
 local function of_letter(kind, index, id, chain, record, letter, facts)
@@ -341,9 +334,9 @@ local function read_items()
 end
 
 local bad = read_items()
-local index, why = first_unusable(bad and bad[2] or counted)
-if index then
-  return {'BAD', index, why}
+local first, why_first = first_unusable(bad and bad[2] or counted)
+if first then
+  return {'BAD', first, why_first}
 elseif bad then
   return bad
 end
@@ -504,18 +497,36 @@ local function finish_run(run)
 end
 
 local function unindex(id)
-  if indexed[id] then
-    unindex_dead(prefix, id, indexed[id])
-    indexed[id] = false
+  local facts = dead_line_of(call('HGET', dead_facts, id), match(id, ':(.*)$'))
+  if facts then
+    unindex_dead(prefix, id, facts)
+    local of, account, by = dead_sets(prefix, facts)
+    is_set_there[of], is_set_there[account], is_set_there[by] = nil, nil, nil
   end
 end
 
 -- Whatever it stood in before, it stands in the indexes of these facts and of this time now.
-local function index_anew(id, at, facts)
-  unindex(id)
-  index_dead(prefix, id, at, facts)
-  facts.at = at
-  indexed[id] = facts
+local function index(id, at, facts)
+  local line = at .. ' ' .. facts.text
+  if call('HSETNX', dead_facts, id, line) == 0 then
+    unindex(id)
+    call('HSET', dead_facts, id, line)
+  end
+  local of, account, by = dead_sets(prefix, facts)
+  if not (is_set_there[of] and is_set_there[account] and is_set_there[by]) then
+    local of_account, of_endpoint = dead_kinds_of(facts)
+    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'b:' .. facts.account .. ':' .. facts.why, 0, 'w:' .. facts.why)
+    is_set_there[of], is_set_there[account], is_set_there[by] = true, true, true
+  end
+  call('ZADD', of, at, id)
+  call('ZADD', account, at, id)
+  call('ZADD', by, at, id)
+  local names = dead_names_of(facts, id)
+  if #names == 2 then
+    call('ZADD', dead_names, 0, names[1], 0, names[2])
+  elseif names[1] then
+    call('ZADD', dead_names, 0, names[1])
+  end
 end
 
 local function forget_letter(item)
@@ -625,7 +636,7 @@ local APPLY = {
     call('SET', item.letter_key, item.letter)
     call('ZADD', dead, now_text, item.id)
     call('ZADD', item.dead_of, now_text, item.id)
-    index_anew(item.id, now_text, item.facts)
+    index(item.id, now_text, item.facts)
     finish(item)
   end,
   revive = function(item)
@@ -638,9 +649,12 @@ local APPLY = {
   -- A letter that an older Herald wrote. Since it was found, it may have gone or died again.
   index = function(item)
     local at = call('ZSCORE', dead, item.id)
-    at = at and whole(tonumber(at))
-    if at and (not indexed[item.id] or indexed[item.id].at ~= at) then
-      index_anew(item.id, at, item.facts)
+    if at then
+      at = whole(tonumber(at))
+      local known, of = dead_line_of(call('HGET', dead_facts, item.id), '')
+      if not known or of ~= at then
+        index(item.id, at, item.facts)
+      end
     end
   end,
   -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes out of the indexes what is no letter any more, because an older Herald removed it: a page of all lines.
--- KEYS    1 lease  2 dead  3 dead-facts  4 dead-kinds  5 dead-intents  6 dead-events
+-- KEYS    1 lease  2 dead  3 dead-facts  4 dead-kinds  5 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 cursor
 -- Answer  {'SWEPT', next cursor or '0', taken out} | {'LOST'}
 -- Flags   allow-oom: it only frees.
@@ -17,9 +17,6 @@ for i = 1, #page[2], 2 do
   local id = page[2][i]
   if not call('ZSCORE', dead, id) then
     local known = dead_line_of(page[2][i + 1], match(id, ':(.*)$') or '')
-    if known then
-      require_set_types(prefix, known)
-    end
     gone[#gone + 1], gone[#gone + 2] = id, known or false
   end
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Looks for dead letters that stand in no index, because an older Herald wrote them: a page of all letters, in the order
 -- of their times. Up to 1 MiB of letters.
--- KEYS    1 lease  2 dead  3 dead-mark  4 dead-facts  5 dead-kinds  6 dead-intents  7 dead-events
+-- KEYS    1 lease  2 dead  3 dead-mark  4 dead-facts  5 dead-kinds  6 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 where to begin: `mark`, `start`, or the time of the last one looked
 --         at, with its id in 4  5 most to look at  6 most to return
 -- Answer  {'UNINDEXED', letters there are, lines in dead-facts, next time or false, next id or false,
