@@ -14,6 +14,8 @@ pub mod envelope;
 pub mod event;
 pub mod id;
 #[cfg(feature = "dispatcher")]
+pub mod letter;
+#[cfg(feature = "dispatcher")]
 pub mod log;
 pub mod outcome;
 pub mod quota;

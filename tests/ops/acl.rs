@@ -24,8 +24,8 @@ use herald::{
         connection::{Purpose, Redis},
         entries::Entries,
         intents::ClockChange,
-        protocol::{Answer, Asked, Call, Item, Known, Place, ReadFrom, Recorded, RequestKind, Settlement},
-        queries::{DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
+        protocol::{Answer, Asked, Call, Item, Known, LookFrom, Place, ReadFrom, Recorded, RequestKind, Settlement},
+        queries::{DeadFilter, DeadKey, DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
         wakeup::Wakeup,
@@ -305,6 +305,14 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     owner.settle(vec![bury(&dead, DeadReason::Released)], Vec::new()).await;
     let expire = Call::ExpireDead { term: term(), max_age_ms: 1 << 40, max_count: 10, max: 10 };
     assert_eq!(owner.call(expire).await, Answer::ExpiredDead { count: 0 });
+    let unindexed = Call::Unindexed { term: term(), from: LookFrom::Start, look: 10, max: 10 };
+    let found = owner.call(unindexed).await;
+    assert!(
+        matches!(&found, Answer::Unindexed { letters, dead: 1, indexed: 1, .. } if letters.is_empty()),
+        "{found:?}"
+    );
+    let swept = owner.call(Call::SweepDead { term: term(), cursor: 0 }).await;
+    assert_eq!(swept, Answer::SweptDead { count: 0, cursor: 0 });
     let trimmed = owner.call(Call::Trim { term: term(), retain_ms: 0, ignores: Vec::new() }).await;
     assert!(matches!(trimmed, Answer::Trimmed { .. }), "{trimmed:?}");
 }
@@ -331,6 +339,13 @@ async fn looks(redis: &Redis) {
     let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
     assert_eq!(queries.count_dead(&everything).await.unwrap(), 1);
     assert_eq!(queries.dead(&everything, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
+    let of_account = DeadFilter { account: "acc_1".parse().ok(), ..DeadFilter::everything() };
+    assert_eq!(queries.count_dead_where(&of_account).await.unwrap(), 1);
+    assert_eq!(queries.find_dead(&of_account, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
+    let of_intent = DeadFilter { intent: Some(intent("pi_4")), ..DeadFilter::everything() };
+    assert!(queries.find_dead(&of_intent, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len() <= 1);
+    assert_eq!(queries.group_dead(&of_account, &[DeadKey::Endpoint]).await.unwrap().len(), 1);
+    assert_eq!(queries.unindexed_dead().await.unwrap(), 0);
     queries.find(&id("20-0", "ep_a")).await.unwrap();
     queries.find(&id("99-0", "ep_a")).await.unwrap();
     queries.totals(&endpoint_id("ep_a")).await.unwrap();

@@ -21,26 +21,26 @@ use crate::{
 /// Nothing listens there: what is sent to it is retried.
 const NOWHERE: &str = "http://127.0.0.1:2/";
 
-fn herald(redis: &TestRedis, words: &[&str]) -> Output {
+pub fn herald(redis: &TestRedis, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command.env_clear().env("USER", "ops").args(["--redis-url", &redis.url()]).args(words).stdin(Stdio::null());
     command.output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }
 
-fn done(redis: &TestRedis, words: &[&str]) -> String {
+pub fn done(redis: &TestRedis, words: &[&str]) -> String {
     let output = herald(redis, words);
     assert!(output.status.success(), "{words:?}: {}", text(&output));
     text(&output)
 }
 
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    async fn start(redis: &TestRedis) -> Self {
+    pub async fn start(redis: &TestRedis) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
         command.env("HERALD_LISTEN", "127.0.0.1:0").args(["--redis-url", &redis.url(), "serve"]);
@@ -58,12 +58,12 @@ impl Drop for Worker {
     }
 }
 
-async fn queries(redis: &TestRedis) -> Queries {
+pub async fn queries(redis: &TestRedis) -> Queries {
     Queries::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys())
 }
 
 /// An endpoint that fails, and an unowned partition with these items in it.
-async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
+pub async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
     let redis = TestRedis::start_with_aof().await;
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
     registry.create(endpoint("ep_a", "acc_1", NOWHERE), &mark()).await.unwrap();
