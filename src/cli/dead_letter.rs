@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::parse_duration,
     facts::{
+        audit::{Act, Begun, Tally},
         delivery::DeadLetter,
         id::{AccountId, DeliveryId, EndpointId},
         retry::DeadReason,
@@ -21,7 +22,7 @@ use crate::{
         protocol::Asked,
         queries::{DeadCursor, DeadOrder, DeadRange, Letter, MAX_PAGE, Queries},
     },
-    surface::{Context, Format, VerbError, json_line, note, words},
+    surface::{Context, Format, VerbError, audited, json_line, note, words},
 };
 
 /// How many letters a count behind a filter without an index reads before it says "more than".
@@ -239,8 +240,12 @@ async fn job(context: &Context, job: Job, args: JobArgs) -> anyhow::Result<()> {
     if args.consent.confirm(&format!("{} {about}{letters}", job.verb()))? == Go::DryRun {
         return Ok(());
     }
-    let asking = Asking::connect(context, args.consent.mark()).await?;
-    let done = carry_out(&mut queries, &asking, job, &args, range).await?;
+    let begun = args.begun(job.act()).count(fitting);
+    let carry_out = async |tally: &mut _| {
+        let asking = Asking::connect(context, args.consent.mark()).await?;
+        carry_out(&mut queries, &asking, job, &args, range, tally).await
+    };
+    let done = audited(context, begun, carry_out).await?;
     context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
     match done.refused {
         0 => Ok(()),
@@ -257,12 +262,18 @@ async fn one(
     id: &DeliveryId,
     consent: &Consent,
 ) -> anyhow::Result<()> {
-    if queries.dead_letter(id).await?.is_none() {
+    let Some(letter) = queries.dead_letter(id).await? else {
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
         return Err(VerbError::NotFound(text).into());
-    }
+    };
     if consent.confirm(&format!("{} the dead letter {id}", job.verb()))? == Go::Ahead {
-        Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await?;
+        let begun = consent.act(job.act()).endpoint(&id.endpoint).target(id);
+        let begun = match &letter.letter {
+            Ok(dead) => begun.account(&dead.delivery.account).intent(&dead.delivery.intent),
+            Err(_) => begun,
+        };
+        let ask = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await;
+        audited(context, begun, ask).await?;
         match job {
             Job::Redeliver => note(format_args!("{id} redelivered; `herald delivery show {id}` follows it")),
             Job::Discard => note(format_args!("{id} discarded")),
@@ -300,12 +311,15 @@ async fn carry_out(
     job: Job,
     args: &JobArgs,
     range: DeadRange,
+    tally: &mut Tally,
 ) -> anyhow::Result<Done> {
     let mut done = Done::default();
     let selected = select(queries, args, range).await?;
     for batch in in_stream_order(selected, args.limit).chunks(BATCH) {
         let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
-        asking.batch(&batch, &mut done).await?;
+        let asked = asking.batch(&batch, &mut done).await;
+        tally.set(done.done, done.refused);
+        asked?;
         note(format_args!("{} {}", words::number(done.done), job.past()));
     }
     Ok(done)
@@ -432,7 +446,24 @@ impl Filter {
     }
 }
 
+impl JobArgs {
+    /// As the audit log has it.
+    fn begun(&self, act: Act) -> Begun {
+        let limit = self.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
+        let begun = self.consent.act(act).filter(format_args!("{}{limit}", self.filter.as_flags()));
+        let begun = self.filter.account.iter().fold(begun, Begun::account);
+        self.filter.endpoint.iter().fold(begun, Begun::endpoint)
+    }
+}
+
 impl Job {
+    fn act(self) -> Act {
+        match self {
+            Self::Redeliver => Act::DeadLetterRedeliver,
+            Self::Discard => Act::DeadLetterDiscard,
+        }
+    }
+
     fn asked(self, id: &DeliveryId) -> Asked {
         match self {
             Self::Redeliver => Asked::Redeliver(id.clone()),

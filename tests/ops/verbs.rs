@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Nothing listens there: what is sent to it is retried.
-const NOWHERE: &str = "http://127.0.0.1:2/";
+pub const NOWHERE: &str = "http://127.0.0.1:2/";
 
 fn herald(redis: &TestRedis, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
@@ -27,7 +27,7 @@ fn herald(redis: &TestRedis, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }
 
@@ -37,10 +37,10 @@ fn done(redis: &TestRedis, words: &[&str]) -> String {
     text(&output)
 }
 
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    async fn start(redis: &TestRedis) -> Self {
+    pub async fn start(redis: &TestRedis) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
         command.env("HERALD_LISTEN", "127.0.0.1:0").args(["--redis-url", &redis.url(), "serve"]);
@@ -63,7 +63,7 @@ async fn queries(redis: &TestRedis) -> Queries {
 }
 
 /// An endpoint that fails, and an unowned partition with these items in it.
-async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
+pub async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
     let redis = TestRedis::start_with_aof().await;
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
     registry.create(endpoint("ep_a", "acc_1", NOWHERE), &mark()).await.unwrap();
