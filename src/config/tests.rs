@@ -80,6 +80,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_AGE", "30d"),
+        ("HERALD_LIMITS_AUDIT_MAX_COUNT", "100000"),
+        ("HERALD_LIMITS_AUDIT_MAX_AGE", "400d"),
         ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
