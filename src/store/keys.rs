@@ -289,6 +289,15 @@ impl ApiKeys {
     pub const KEYS: &str = "herald:{herald}:keys";
 }
 
+/// The audit log of the whole installation, in the slot of the registry. Its name begins like no key that a role may delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditKeys;
+
+impl AuditKeys {
+    /// Stream: who did what, and how it ended.
+    pub const LOG: &str = "herald:{herald}:audit";
+}
+
 /// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
 /// nothing.
 fn hash_tag(key: &str) -> Option<&str> {
@@ -373,8 +382,9 @@ mod tests {
                 assert!(key.starts_with(keys.prefix()));
             }
         }
-        let registry = [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x")].map(slot);
-        assert_eq!(registry, [slot(RegistryKeys::ENDPOINTS); 3]);
+        let registry =
+            [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x"), AuditKeys::LOG].map(slot);
+        assert_eq!(registry, [slot(RegistryKeys::ENDPOINTS); 4]);
     }
 
     #[test]
@@ -387,7 +397,7 @@ mod tests {
                 assert!(seen.insert(key.clone()), "{key} of {stream} is there twice");
             }
         }
-        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES] {
+        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG] {
             assert!(seen.insert(key.to_owned()));
         }
     }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Nothing listens there: what is sent to it is retried.
-const NOWHERE: &str = "http://127.0.0.1:2/";
+pub const NOWHERE: &str = "http://127.0.0.1:2/";
 
 pub fn herald(redis: &TestRedis, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));

@@ -27,9 +27,9 @@ enum Moment {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
     #[arg(long, value_name = "ACCOUNT")]
-    account: Option<AccountId>,
+    pub account: Option<AccountId>,
     #[arg(long, value_name = "ENDPOINT")]
-    endpoint: Option<EndpointId>,
+    pub endpoint: Option<EndpointId>,
     /// exhausted, expired, gone, disabled, deleted or released
     #[arg(long, value_name = "REASON", value_parser = dead_reason)]
     dead_reason: Option<DeadReason>,

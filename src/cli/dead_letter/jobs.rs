@@ -12,6 +12,7 @@ use crate::{
         asking::{Asking, BATCH, Done},
     },
     facts::{
+        audit::{Act, Begun, Tally},
         endpoint::{Endpoint, EndpointState},
         id::{DeliveryId, EndpointId},
     },
@@ -20,7 +21,7 @@ use crate::{
         queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
         registry::{RegistryError, RegistryStore},
     },
-    surface::{Context, VerbError, note, words},
+    surface::{Context, VerbError, audited, note, words},
 };
 
 /// Lines of the sample that a dry run shows.
@@ -91,8 +92,12 @@ pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobAr
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
-    let asking = Asking::connect(context, args.consent.mark()).await?;
-    let done = carry_out(queries, &asking, job, &filter, args.limit).await?;
+    let begun = args.begun(job.act()).count(measured.count);
+    let carry_out = async |tally: &mut _| {
+        let asking = Asking::connect(context, args.consent.mark()).await?;
+        carry_out(queries, &asking, job, &filter, args.limit, tally).await
+    };
+    let done = audited(context, begun, carry_out).await?;
     context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
     match done.refused {
         0 => Ok(()),
@@ -109,10 +114,10 @@ async fn one(
     id: &DeliveryId,
     consent: &Consent,
 ) -> anyhow::Result<()> {
-    if queries.dead_letter(id).await?.is_none() {
+    let Some(letter) = queries.dead_letter(id).await? else {
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
         return Err(VerbError::NotFound(text).into());
-    }
+    };
     let mut what = format!("{} the dead letter {id}", job.verb());
     if job == Job::Redeliver {
         let by_endpoint = BTreeMap::from([(id.endpoint.clone(), 1)]);
@@ -120,7 +125,13 @@ async fn one(
         what += &prospects.apart();
     }
     if consent.confirm(&what)? == Go::Ahead {
-        Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await?;
+        let begun = consent.act(job.act()).endpoint(&id.endpoint).target(id);
+        let begun = match &letter.letter {
+            Ok(dead) => begun.account(&dead.delivery.account).intent(&dead.delivery.intent),
+            Err(_) => begun,
+        };
+        let ask = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(&job.asked(id)).await;
+        audited(context, begun, ask).await?;
         match job {
             Job::Redeliver => note(format_args!("{id} redelivered; `herald delivery show {id}` follows it")),
             Job::Discard => note(format_args!("{id} discarded")),
@@ -231,12 +242,15 @@ async fn carry_out(
     job: Job,
     filter: &DeadFilter,
     limit: Option<u64>,
+    tally: &mut Tally,
 ) -> anyhow::Result<Done> {
     let mut done = Done::default();
     let selected = select(queries, filter, limit).await?;
     for batch in in_stream_order(selected, limit).chunks(BATCH) {
         let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
-        asking.batch(&batch, &mut done).await?;
+        let asked = asking.batch(&batch, &mut done).await;
+        tally.set(done.done, done.refused);
+        asked?;
         note(format_args!("{} {}", words::number(done.done), job.past()));
     }
     Ok(done)
@@ -276,7 +290,24 @@ fn in_stream_order(mut selected: Vec<(u64, DeliveryId)>, limit: Option<u64>) -> 
     ids
 }
 
+impl JobArgs {
+    /// As the audit log has it.
+    fn begun(&self, act: Act) -> Begun {
+        let limit = self.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
+        let begun = self.consent.act(act).filter(format_args!("{}{limit}", self.filter.as_flags()));
+        let begun = self.filter.account.iter().fold(begun, Begun::account);
+        self.filter.endpoint.iter().fold(begun, Begun::endpoint)
+    }
+}
+
 impl Job {
+    fn act(self) -> Act {
+        match self {
+            Self::Redeliver => Act::DeadLetterRedeliver,
+            Self::Discard => Act::DeadLetterDiscard,
+        }
+    }
+
     fn asked(self, id: &DeliveryId) -> Asked {
         match self {
             Self::Redeliver => Asked::Redeliver(id.clone()),
