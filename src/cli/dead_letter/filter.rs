@@ -26,8 +26,10 @@ enum Moment {
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
+    /// Of this account
     #[arg(long, value_name = "ACCOUNT")]
     pub account: Option<AccountId>,
+    /// To this endpoint
     #[arg(long, value_name = "ENDPOINT")]
     pub endpoint: Option<EndpointId>,
     /// exhausted, expired, gone, disabled, deleted or released
