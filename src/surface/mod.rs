@@ -3,7 +3,8 @@
 //!
 //! [`secret`] reads a secret without ever showing it, and [`signatures`] says what was found about a callback's.
 //! [`error`] turns what went wrong into an exit code, [`output`] writes results and messages, [`words`] writes numbers,
-//! times, sizes and reasons for people, [`audit`] writes down what a verb does, [`client`] asks the payment-intents service over HTTP, and [`context`] is what a verb is
+//! times, sizes and reasons for people, [`audit`] writes down what a verb does, [`client`] asks the payment-intents service over
+//! HTTP, and [`context`] is what a verb is
 //! handed.
 
 pub mod audit;
