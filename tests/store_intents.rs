@@ -19,7 +19,8 @@ use herald::{
     facts::id::{AccountId, IntentId},
     store::{
         connection::Purpose,
-        intents::{ClockChange, Commit, Committed, Due, IntentStore, KeyOf, Order},
+        error::StoreError,
+        intents::{Change, ClockChange, Commit, Committed, Due, IntentStore, KeyOf, Look, Order},
         keys::PartitionKeys,
     },
 };
@@ -32,18 +33,10 @@ const STATUSES: [&str; 3] = ["Created", "Captured", "Refunded"];
 
 #[derive(Debug, Clone)]
 enum Act {
-    Commit {
-        id: usize,
-        /// How far its revision and status are from those that are there.
-        off: u64,
-        before: Option<i64>,
-        from: Option<i64>,
-        due: Due,
-        status: usize,
-        is_told: bool,
-        key: Option<usize>,
-    },
-    Load(usize, usize),
+    /// In one call.
+    Commit(Vec<Made>),
+    /// Each with an idempotency key or without, in one call.
+    Load(Vec<(usize, Option<usize>)>),
     Due,
     Forget(usize, u64),
     PutOff(usize, i64),
@@ -63,6 +56,19 @@ enum Act {
     Clock(ClockChange),
 }
 
+#[derive(Debug, Clone)]
+struct Made {
+    id: usize,
+    /// How far its revision and status are from those that are there.
+    off: u64,
+    before: Option<i64>,
+    from: Option<i64>,
+    due: Due,
+    status: usize,
+    is_told: bool,
+    key: Option<usize>,
+}
+
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let instant = || (-5..60i64).prop_map(|micros| START + micros);
     let due = prop_oneof![instant().prop_map(Due::At), (0..60i64).prop_map(Due::In), Just(Due::Never)];
@@ -70,11 +76,22 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let off = prop_oneof![8 => Just(0u64), 1 => 1..3u64];
     let commit =
         (0..4usize, off, bound(), bound(), due, 0..3usize, any::<bool>(), prop::option::weighted(0.2, 0..3usize));
+    let commit = commit.prop_map(|(id, off, before, from, due, status, is_told, key)| Made {
+        id,
+        off,
+        before,
+        from,
+        due,
+        status,
+        is_told,
+        key,
+    });
+    let few = || prop_oneof![2 => Just(1..2usize), 1 => Just(2..6usize)];
+    let commits = few().prop_flat_map(move |count| prop::collection::vec(commit.clone(), count));
+    let looks = few().prop_flat_map(|count| prop::collection::vec((0..4usize, prop::option::of(0..3usize)), count));
     let act = prop_oneof![
-        8 => commit.prop_map(|(id, off, before, from, due, status, is_told, key)| {
-            Act::Commit { id, off, before, from, due, status, is_told, key }
-        }),
-        2 => (0..4usize, 0..3usize).prop_map(|(id, key)| Act::Load(id, key)),
+        8 => commits.prop_map(Act::Commit),
+        2 => looks.prop_map(Act::Load),
         1 => Just(Act::Due),
         1 => (0..4usize, prop_oneof![3 => Just(0u64), 1 => Just(1)]).prop_map(|(id, off)| Act::Forget(id, off)),
         1 => (0..4usize, instant()).prop_map(|(id, to)| Act::PutOff(id, to)),
@@ -126,10 +143,16 @@ impl<'r> Both<'r> {
 
     async fn act(&mut self, act: &Act) {
         match act {
-            Act::Commit { .. } => self.commit(act).await,
-            Act::Load(n, key) => {
-                let (of, hash) = (id(*n), format!("key_{key}"));
-                assert_eq!(self.store.load(&of, Some(&hash)).await.unwrap(), self.model.load(&of, &hash));
+            Act::Commit(made) => self.commit(made).await,
+            Act::Load(looks) => {
+                let look =
+                    |(n, key): &(usize, Option<usize>)| Look { id: id(*n), key: key.map(|key| format!("key_{key}")) };
+                let looks: Vec<_> = looks.iter().map(look).collect();
+                let loaded = self.store.load(&looks).await.unwrap();
+                for (look, loaded) in looks.iter().zip(loaded) {
+                    let known = self.model.load(&look.id, look.key.as_deref().unwrap_or_default());
+                    assert_eq!(loaded.unwrap(), known);
+                }
             }
             Act::Due => self.due().await,
             Act::Forget(n, off) => {
@@ -165,31 +188,46 @@ impl<'r> Both<'r> {
         }
     }
 
-    async fn commit(&mut self, act: &Act) {
-        let Act::Commit { id: n, off, before, from, due, status, is_told, key } = act else { unreachable!() };
-        let (id, account) = (id(*n), account(*n));
-        let there = self.model.known(&id).cloned();
-        let hash = key.map(|key| format!("key_{key}"));
-        let commit = Commit {
-            id: &id,
-            account: &account,
-            expected_revision: there.as_ref().map_or(0, |known| known.revision) + off,
-            before: *before,
-            from: *from,
-            json: format!("{{\"n\":{}}}", self.model.calls()),
-            due: *due,
-            created_at: there.as_ref().map(|known| known.created_at),
-            status: STATUSES[*status].to_owned(),
-            status_before: there.as_ref().map(|known| known.status.clone()),
-            event: is_told.then(|| ("<".to_owned(), ">".to_owned())),
-            key: hash.as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
-        };
-        let done = self.store.commit(&commit).await.unwrap();
-        let entry = match &done {
-            Committed::Done { entry, .. } => entry.as_ref().map(|entry| entry.parse().unwrap()),
-            _ => None,
-        };
-        assert_eq!(known(done), self.model.commit(&commit, entry), "{commit:?}");
+    /// All as of what was there before the first.
+    async fn commit(&mut self, all: &[Made]) {
+        let ids: Vec<_> = all.iter().map(|made| (id(made.id), account(made.id))).collect();
+        let hashes: Vec<_> = all.iter().map(|made| made.key.map(|key| format!("key_{key}"))).collect();
+        let numbers: Vec<_> = all.iter().map(|_| self.model.calls()).collect();
+        let commits: Vec<_> = all
+            .iter()
+            .enumerate()
+            .map(|(at, made)| {
+                let (id, account) = &ids[at];
+                let there = self.model.known(id);
+                // Nobody knows what those of the same call will do.
+                let off = if made.off > 0 { made.off + all.len() as u64 } else { 0 };
+                Commit {
+                    id,
+                    account,
+                    expected_revision: there.map_or(0, |known| known.revision) + off,
+                    before: made.before,
+                    from: made.from,
+                    json: format!("{{\"n\":{}}}", numbers[at]),
+                    due: made.due,
+                    created_at: there.map(|known| known.created_at),
+                    status: STATUSES[made.status].to_owned(),
+                    status_before: there.map(|known| known.status.clone()),
+                    event: made.is_told.then(|| ("<".to_owned(), ">".to_owned())),
+                    key: hashes[at].as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
+                }
+            })
+            .collect();
+        let changes: Vec<_> = commits.iter().map(|commit| Change::new(self.store.keys(), commit)).collect();
+        let done = self.store.commit(&changes).await.unwrap();
+        assert_eq!(done.len(), commits.len());
+        for (commit, done) in commits.iter().zip(done) {
+            let done = done.unwrap();
+            let entry = match &done {
+                Committed::Done { entry, .. } => entry.as_ref().map(|entry| entry.parse().unwrap()),
+                _ => None,
+            };
+            assert_eq!(known(done), self.model.commit(commit, entry), "{commit:?}");
+        }
     }
 
     async fn due(&mut self) {
@@ -201,7 +239,7 @@ impl<'r> Both<'r> {
     /// Everything that is there.
     async fn compare(&mut self) {
         for n in 0..4 {
-            self.act(&Act::Load(n, 0)).await;
+            self.act(&Act::Load(vec![(n, Some(0))])).await;
         }
         self.due().await;
         for n in 0..2 {
@@ -270,12 +308,18 @@ async fn every_day_is_written_as_the_calendar_has_it() {
             event: Some(("<".to_owned(), ">".to_owned())),
             key: None,
         };
-        let Committed::Done { stamp, entry, .. } = store.commit(&commit).await.unwrap() else { panic!("{n}") };
+        let Committed::Done { stamp, entry, .. } = make(&mut store, &commit).await.unwrap() else { panic!("{n}") };
         let entry = entry.unwrap();
         let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", "payment-intents", &entry, &entry]).await;
         assert_eq!(entries[0].1[1], format!("<{}>", Stamp(stamp)));
         assert_eq!(stamp, at);
     }
+}
+
+/// One alone.
+async fn make(store: &mut IntentStore, commit: &Commit<'_>) -> Result<Committed, StoreError> {
+    let change = Change::new(store.keys(), commit);
+    store.commit(&[change]).await?.remove(0)
 }
 
 fn change<'a>(id: &'a IntentId, account: &'a AccountId, due: Due) -> Commit<'a> {
@@ -293,6 +337,41 @@ fn change<'a>(id: &'a IntentId, account: &'a AccountId, due: Due) -> Commit<'a> 
         event: Some(("<".to_owned(), ">".to_owned())),
         key: Some(KeyOf { hash: "hash", request: "request", keep_ms: 600_000 }),
     }
+}
+
+/// What one fails by is told to whoever asked for it.
+#[tokio::test]
+async fn of_what_goes_together_one_that_fails_stops_no_other() {
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys.clone());
+    let (ids, account) = ([id(0), id(1), id(2), id(3)], account(0));
+    let foreign = [keys.intent(&ids[1]), keys.intents_of(&account, "Captured")];
+    for key in &foreign {
+        redis.command::<()>(&["SADD", key, "x"]).await;
+    }
+    let mut commits = ids.each_ref().map(|id| Commit { key: None, ..change(id, &account, Due::In(1)) });
+    commits[2].status = "Captured".to_owned();
+    let changes = commits.each_ref().map(|commit| Change::new(&keys, commit));
+    let made = store.commit(&changes).await.unwrap();
+    for (made, number) in [(&made[0], 1), (&made[3], 2)] {
+        assert!(matches!(made, Ok(Committed::Done { number: Some(found), .. }) if *found == number), "{made:?}");
+    }
+    for (made, (id, foreign)) in [&made[1], &made[2]].into_iter().zip(ids[1..].iter().zip(&foreign)) {
+        let refused = made.as_ref().unwrap_err();
+        assert!(matches!(refused, StoreError::WrongType { .. }), "{refused:?}");
+        assert!(
+            refused.to_string().contains(foreign.as_str()) && refused.to_string().contains(id.as_str()),
+            "{refused}"
+        );
+    }
+    let looks = ids.each_ref().map(|id| Look { id: id.clone(), key: None });
+    let found = store.load(&looks).await.unwrap();
+    let revision = |at: usize| found[at].as_ref().unwrap().stored.as_ref().map(|stored| stored.revision);
+    assert_eq!((revision(0), revision(2), revision(3)), (Some(1), None, Some(1)));
+    assert!(found[1].as_ref().unwrap_err().to_string().contains(foreign[0].as_str()), "{found:?}");
+    let due: Vec<String> = redis.command(&["ZRANGE", &keys.intent_due(), "0", "-1"]).await;
+    assert_eq!(due, ["pi_0", "pi_3"]);
 }
 
 /// Whatever key a stranger has made into something else, a change is done whole or not at all, and what cannot be used is named.
@@ -314,7 +393,7 @@ async fn a_key_of_a_foreign_type_is_named_and_nothing_is_changed() {
     for key in &needed {
         redis.command::<()>(&["FLUSHALL"]).await;
         redis.command::<()>(&["SADD", key, "x"]).await;
-        let refused = store.commit(&change(&id, &account, Due::In(1))).await.unwrap_err().to_string();
+        let refused = make(&mut store, &change(&id, &account, Due::In(1))).await.unwrap_err().to_string();
         assert!(refused.contains(key.as_str()), "{refused} names {key}");
         let left: Vec<String> = redis.command(&["KEYS", "*"]).await;
         assert_eq!(left, std::slice::from_ref(key));
@@ -322,7 +401,7 @@ async fn a_key_of_a_foreign_type_is_named_and_nothing_is_changed() {
     // Another process may be writing to the feed; nobody waits for it. What it misses is counted.
     redis.command::<()>(&["FLUSHALL"]).await;
     redis.command::<()>(&["SADD", &keys.intent_feed(&account), "x"]).await;
-    let done = store.commit(&change(&id, &account, Due::In(1))).await.unwrap();
+    let done = make(&mut store, &change(&id, &account, Due::In(1))).await.unwrap();
     assert!(matches!(done, Committed::Done { number: Some(1), .. }), "{done:?}");
     let counts: Vec<(String, String)> = redis.command(&["HGETALL", &keys.intent_counts()]).await;
     let count = |name: &str| counts.iter().find(|(found, _)| found == name).map(|(_, count)| count.as_str());
@@ -336,7 +415,7 @@ async fn a_move_that_fails_half_way_leaves_everything_where_it_was() {
     let keys = PartitionKeys::new("payment-intents").unwrap();
     let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys.clone());
     let (id, account) = (id(0), account(0));
-    let Committed::Done { stamp, .. } = store.commit(&change(&id, &account, Due::In(1))).await.unwrap() else {
+    let Committed::Done { stamp, .. } = make(&mut store, &change(&id, &account, Due::In(1))).await.unwrap() else {
         panic!("it is new")
     };
     let moved = Commit {
@@ -357,7 +436,7 @@ async fn a_move_that_fails_half_way_leaves_everything_where_it_was() {
         for key in &looked_at {
             before.push(redis.command::<Option<Vec<u8>>>(&["DUMP", key]).await);
         }
-        let refused = store.commit(&moved).await.unwrap_err().to_string();
+        let refused = make(&mut store, &moved).await.unwrap_err().to_string();
         assert!(refused.contains(broken.as_str()), "{refused} names {broken}");
         for (key, before) in looked_at.iter().zip(before) {
             assert_eq!(redis.command::<Option<Vec<u8>>>(&["DUMP", key]).await, before, "{key}, with {broken} broken");
@@ -366,7 +445,7 @@ async fn a_move_that_fails_half_way_leaves_everything_where_it_was() {
         redis.command::<()>(&["COPY", "kept", &broken]).await;
         redis.command::<()>(&["DEL", "kept"]).await;
     }
-    assert!(matches!(store.commit(&moved).await.unwrap(), Committed::Done { number: Some(2), .. }));
+    assert!(matches!(make(&mut store, &moved).await.unwrap(), Committed::Done { number: Some(2), .. }));
 }
 
 #[tokio::test]
@@ -380,7 +459,7 @@ async fn several_who_ask_for_what_is_due_get_different_intents_where_there_are_m
         let id = nth(n);
         let due = Due::At(1 + n as i64);
         let commit = Commit { event: None, key: None, ..change(&id, &account, due) };
-        assert!(matches!(store.commit(&commit).await.unwrap(), Committed::Done { .. }));
+        assert!(matches!(make(&mut store, &commit).await.unwrap(), Committed::Done { .. }));
     }
     // A page, and up to ten pages that are passed over.
     for (place, first) in [(0.0, 0), (0.5, 500), (1.0, 1_000)] {

@@ -22,7 +22,7 @@ use herald::{
     owned::Usage,
     store::{
         connection::{Purpose, Redis as Client},
-        intents::{Commit, Due, IntentStore},
+        intents::{Change, Commit, Due, IntentStore},
     },
     surface::words::{number, time},
 };
@@ -102,7 +102,9 @@ async fn hold(redis: &Redis, service: &Service, many: u64) -> Result<Intent> {
             event: None,
             key: None,
         };
-        stores[n as usize % CONNECTIONS].clone().commit(&commit).await?;
+        let mut store = stores[n as usize % CONNECTIONS].clone();
+        let change = Change::new(store.keys(), &commit);
+        store.commit(&[change]).await?.remove(0)?;
         Ok(())
     };
     stream::iter(1..many).map(put).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;

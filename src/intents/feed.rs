@@ -140,8 +140,8 @@ impl Service {
 
     /// Where deliveries stand, all at one instant.
     pub async fn outcomes(&self, deliveries: &[DeliveryId]) -> Result<Vec<Outcome>, ServiceError> {
-        let keys = self.records.keys.clone();
+        let keys = self.records.keys().clone();
         let look = async |connection| Queries::new(connection, keys).outcomes(deliveries).await;
-        Ok(self.records.connection.with(look).await?)
+        Ok(self.records.connection().with(look).await?)
     }
 }

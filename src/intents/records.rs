@@ -1,11 +1,17 @@
 //! What the service asks of the store, each call by itself: Redis where it ships, a model of the scripts in the simulator.
 
+use futures_util::FutureExt;
+
 use super::capacity::Capacity;
 use crate::facts::id::{AccountId, IntentId};
 use crate::store::{
+    batches::Batches,
     connection::{Purpose, Redis, SharedConnection},
     error::StoreError,
-    intents::{ClockChange, ClockState, Commit, Committed, DueIntents, Found, IntentStore, Loaded, Order},
+    intents::{
+        Change, ClockChange, ClockState, Commit, Committed, DueIntents, Found, IntentStore, Loaded, Look, Order,
+        TOGETHER,
+    },
     keys::PartitionKeys,
 };
 
@@ -38,36 +44,71 @@ pub trait Records: Clone + Send + Sync + 'static {
     fn clock(&self, change: ClockChange) -> impl Future<Output = Answer<ClockState>> + Send;
 }
 
-/// Through one connection, which is made anew after it failed.
+/// Through one connection, which is made anew after it failed. What many look at or change at the same time goes together.
 #[derive(Clone)]
 pub struct RedisRecords {
-    pub(super) connection: SharedConnection,
-    pub(super) keys: PartitionKeys,
+    reach: Reach,
     capacity: Capacity,
+    looks: Batches<Look, Loaded>,
+    changes: Batches<Change, Committed>,
 }
 
-impl RedisRecords {
-    pub fn new(redis: Redis, keys: PartitionKeys) -> Self {
-        Self { connection: SharedConnection::new(redis, Purpose::Work), keys, capacity: Capacity::default() }
-    }
+/// What a call needs.
+#[derive(Clone)]
+struct Reach {
+    connection: SharedConnection,
+    keys: PartitionKeys,
+}
 
-    pub(super) async fn with<T>(&self, what: impl AsyncFnOnce(&mut IntentStore) -> Answer<T>) -> Answer<T> {
+impl Reach {
+    async fn with<T>(&self, what: impl AsyncFnOnce(&mut IntentStore) -> Answer<T>) -> Answer<T> {
         let keys = self.keys.clone();
         self.connection.with(async |connection| what(&mut IntentStore::on(connection, keys)).await).await
     }
 }
 
+impl RedisRecords {
+    pub fn new(redis: Redis, keys: PartitionKeys) -> Self {
+        let reach = Reach { connection: SharedConnection::new(redis, Purpose::Work), keys };
+        let of = reach.clone();
+        let looks = Batches::new(TOGETHER, move |looks: Vec<Look>| {
+            let reach = of.clone();
+            async move { reach.with(async |store| store.load(&looks).await).await }.boxed()
+        });
+        let of = reach.clone();
+        let changes = Batches::new(TOGETHER, move |changes: Vec<Change>| {
+            let reach = of.clone();
+            async move { reach.with(async |store| store.commit(&changes).await).await }.boxed()
+        });
+        Self { reach, capacity: Capacity::default(), looks, changes }
+    }
+
+    pub(super) fn connection(&self) -> &SharedConnection {
+        &self.reach.connection
+    }
+
+    pub(super) fn keys(&self) -> &PartitionKeys {
+        &self.reach.keys
+    }
+
+    pub(super) async fn with<T>(&self, what: impl AsyncFnOnce(&mut IntentStore) -> Answer<T>) -> Answer<T> {
+        self.reach.with(what).await
+    }
+}
+
 impl Records for RedisRecords {
     async fn has_room(&self) -> Answer<bool> {
-        self.capacity.has_room(&self.connection).await
+        self.capacity.has_room(self.connection()).await
     }
 
     async fn load(&self, id: &IntentId, key: Option<&str>) -> Answer<Loaded> {
-        self.with(async |store| store.load(id, key).await).await
+        self.looks.ask(Look { id: id.clone(), key: key.map(str::to_owned) }, 0).await
     }
 
     async fn commit(&self, commit: &Commit<'_>) -> Answer<Committed> {
-        self.with(async |store| store.commit(commit).await).await
+        let change = Change::new(self.keys(), commit);
+        let bytes = change.bytes();
+        self.changes.ask(change, bytes).await
     }
 
     async fn due(&self, place: f64) -> Answer<DueIntents> {

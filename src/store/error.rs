@@ -55,6 +55,13 @@ impl StoreError {
         }
     }
 
+    /// For one of several that a script was asked for: it tells of this one's error, beginning with its code.
+    pub(in crate::store) fn told(subject: impl Display, error: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(error);
+        let (code, detail) = text.split_once(' ').unwrap_or((&text, ""));
+        Self::new(subject, &redis::make_extension_error(code.to_owned(), Some(detail.to_owned())))
+    }
+
     /// For a call that took longer than anyone waits.
     pub(in crate::store) fn late(subject: impl Display) -> Self {
         Self::Unavailable { subject: subject.to_string(), cause: "it did not answer in time".to_owned() }

@@ -1,11 +1,16 @@
 //! Payment intents in Redis: one script looks, one changes, and one finds what time has come for. Knows their records as
 //! bytes behind a line that says which change wrote them.
 
-use std::sync::LazyLock;
+mod changes;
+
+use std::{fmt::Display, sync::LazyLock};
 
 use bytes::Bytes;
 
+pub use self::changes::{Change, Commit, Committed, Due, KeyOf};
+
 use super::{
+    batches::{Limits, Several},
     connection::{Connection, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
@@ -41,6 +46,9 @@ scripts! {
     FEED = "intent_feed",
     CLOCK = "intent_clock",
 }
+
+/// Of one call: it holds Redis for about a millisecond, and a larger one is hardly cheaper for each.
+pub const TOGETHER: Limits = Limits { count: 32, bytes: 256 * 1024 };
 
 /// What is stored of an intent. Times are microseconds of the intents' clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,83 +106,18 @@ impl Repeated {
     }
 }
 
+/// With `key`, the hash of an idempotency key, also what a request with it led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    pub id: IntentId,
+    pub key: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub now: i64,
     pub stored: Option<Stored>,
     pub repeated: Option<Repeated>,
-}
-
-/// When the next deadline is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    At(i64),
-    /// After the instant of the change.
-    In(i64),
-    Never,
-}
-
-impl std::fmt::Display for Due {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::At(micros) => write!(f, "={}", (*micros).clamp(0, MAX_MICROS)),
-            Self::In(micros) => write!(f, "+{}", (*micros).clamp(0, MAX_MICROS)),
-            Self::Never => Ok(()),
-        }
-    }
-}
-
-/// One change. See the script for what each part means.
-#[derive(Debug, Clone)]
-pub struct Commit<'a> {
-    pub id: &'a IntentId,
-    pub account: &'a AccountId,
-    pub expected_revision: u64,
-    /// The change must be made before, and not before.
-    pub before: Option<i64>,
-    pub from: Option<i64>,
-    pub json: String,
-    pub due: Due,
-    /// None if this change creates it.
-    pub created_at: Option<i64>,
-    pub status: String,
-    pub status_before: Option<String>,
-    /// The event around its time.
-    pub event: Option<(String, String)>,
-    pub key: Option<KeyOf<'a>>,
-}
-
-/// An idempotency key under which the answer is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct KeyOf<'a> {
-    /// Hash of whose key it is.
-    pub hash: &'a str,
-    /// Hash of the request.
-    pub request: &'a str,
-    pub keep_ms: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Committed {
-    Done {
-        stamp: i64,
-        /// The event's entry in the stream.
-        entry: Option<String>,
-        /// Of the event among its account's, without gaps.
-        number: Option<u64>,
-    },
-    /// It has another revision: this one.
-    Stale {
-        now: i64,
-        stored: Option<Stored>,
-    },
-    Late {
-        now: i64,
-    },
-    Early {
-        now: i64,
-    },
-    Taken(Repeated),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -273,52 +216,47 @@ impl IntentStore {
         &self.keys
     }
 
-    /// With `key`, also what a request with this idempotency key led to.
-    pub async fn load(&mut self, id: &IntentId, key: Option<&str>) -> Result<Loaded, StoreError> {
-        let subject = format!("look at the payment intent {id}");
-        let mut keys = vec![self.keys.intent(id), self.keys.intent_clock()];
-        keys.extend(key.map(|hash| self.keys.intent_key(hash)));
+    /// Looks at several at once; one that fails stops no other.
+    pub async fn load(&mut self, looks: &[Look]) -> Several<Loaded> {
+        let subject = several("look at", looks.iter().map(|look| &look.id));
+        let records = looks.iter().map(|look| self.keys.intent(&look.id));
+        let kept = looks.iter().filter_map(|look| look.key.as_deref()).map(|hash| self.keys.intent_key(hash));
+        let keys: Vec<_> = [self.keys.intent_clock()].into_iter().chain(records).chain(kept).collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        let (now, record, repeated): (i64, Bytes, Bytes) =
-            self.connection.run(&subject, &LOAD.keys_to_read(&keys).arg(self.keys.intent_prefix())).await?;
-        let stored = Stored::parse(&subject, &record)?;
-        Ok(Loaded { now, stored, repeated: Repeated::parse(&subject, &repeated)? })
+        let mut call = LOAD.keys_to_read(&keys).arg(self.keys.intent_prefix());
+        for look in looks {
+            call = call.arg(if look.key.is_some() { "key" } else { "" });
+        }
+        let (now, found): (i64, Vec<Vec<Bytes>>) = self.connection.run(&subject, &call).await?;
+        let of = |look: &Look, found: &[Bytes]| {
+            let subject = several("look at", [&look.id].into_iter());
+            match found {
+                [record, repeated] => Ok(Loaded {
+                    now,
+                    stored: Stored::parse(&subject, record)?,
+                    repeated: Repeated::parse(&subject, repeated)?,
+                }),
+                [why] => Err(StoreError::told(&subject, why)),
+                _ => Err(StoreError::unexpected(&subject, "it is no answer of the script")),
+            }
+        };
+        each(&subject, looks, &found, of)
     }
 
-    pub async fn commit(&mut self, commit: &Commit<'_>) -> Result<Committed, StoreError> {
-        let subject = format!("change the payment intent {}", commit.id);
-        let of = |status: &str| self.keys.intents_of(commit.account, status);
-        let mut keys = vec![
-            self.keys.intent(commit.id),
-            self.keys.intent_due(),
-            self.keys.intent_clock(),
-            self.keys.intent_counts(),
-            self.keys.stream().to_owned(),
-            of(&commit.status),
-            of(commit.status_before.as_deref().unwrap_or(&commit.status)),
-            self.keys.intent_feed(commit.account),
-        ];
-        keys.extend(commit.key.map(|key| self.keys.intent_key(key.hash)));
-        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        let (head, tail) = commit.event.as_ref().map_or(("", ""), |(head, tail)| (head.as_str(), tail.as_str()));
-        let (request, keep_ms) = commit.key.map_or(("", 0), |key| (key.request, key.keep_ms));
-        let call = COMMIT
-            .keys(&keys)
-            .arg(commit.id.as_str())
-            .arg(commit.expected_revision)
-            .arg(or_empty(commit.before))
-            .arg(or_empty(commit.from))
-            .arg(&commit.json)
-            .text(commit.due)
-            .arg(or_empty(commit.created_at))
-            .arg(head)
-            .arg(tail)
-            .arg(commit.account.as_str())
-            .arg(request)
-            .arg(keep_ms)
-            .arg(self.keys.intent_prefix());
-        let answer: Vec<Bytes> = self.connection.run(&subject, &call).await?;
-        committed(&subject, &answer)
+    /// Makes several changes, one after the other; one that fails stops no other.
+    pub async fn commit(&mut self, changes: &[Change]) -> Several<Committed> {
+        let subject = several("change", changes.iter().map(|change| &change.id));
+        let shared = [self.keys.intent_due(), self.keys.intent_clock(), self.keys.intent_counts()];
+        let shared = shared.iter().map(String::as_str).chain([self.keys.stream()]);
+        let keys: Vec<_> = shared.chain(changes.iter().flat_map(Change::keys)).collect();
+        let mut call = COMMIT.keys(&keys).arg(self.keys.intent_prefix());
+        for change in changes {
+            call = change.add_args(call);
+        }
+        let answers: Vec<Vec<Bytes>> = self.connection.run(&subject, &call).await?;
+        each(&subject, changes, &answers, |change, answer| {
+            Committed::parse(&several("change", [&change.id].into_iter()), answer)
+        })
     }
 
     /// At most [`MAX_DUE`]. Where more are due, those after `place` among the first of them: 0 is the oldest, 1 the furthest.
@@ -486,25 +424,25 @@ impl IntentStore {
     }
 }
 
-fn committed(subject: &str, answer: &[Bytes]) -> Result<Committed, StoreError> {
-    // A record may be in it.
-    let malformed = || StoreError::unexpected(subject, "it is no answer of the script");
-    let micros = |part: &Bytes| number(part).ok_or_else(malformed);
-    let text = |part: &Bytes| String::from_utf8_lossy(part).into_owned();
-    match answer {
-        [word, stamp, entry, count] if word == "OK" => Ok(Committed::Done {
-            stamp: micros(stamp)?,
-            entry: (!entry.is_empty()).then(|| text(entry)),
-            number: number(count).and_then(|number| number.try_into().ok()),
-        }),
-        [word, now, record] if word == "STALE" => {
-            Ok(Committed::Stale { now: micros(now)?, stored: Stored::parse(subject, record)? })
-        }
-        [word, now] if word == "LATE" => Ok(Committed::Late { now: micros(now)? }),
-        [word, now] if word == "EARLY" => Ok(Committed::Early { now: micros(now)? }),
-        [word, kept] if word == "TAKEN" => Repeated::parse(subject, kept)?.map(Committed::Taken).ok_or_else(malformed),
-        _ => Err(malformed()),
+/// "change the payment intent pi_…", or how many.
+fn several<'a>(verb: &str, mut ids: impl ExactSizeIterator<Item = &'a IntentId>) -> String {
+    match (ids.len(), ids.next()) {
+        (1, Some(id)) => format!("{verb} the payment intent {id}"),
+        (count, _) => format!("{verb} {count} payment intents"),
     }
+}
+
+fn each<A, T>(
+    subject: impl Display,
+    asked: &[A],
+    answers: &[Vec<Bytes>],
+    of: impl Fn(&A, &[Bytes]) -> Result<T, StoreError>,
+) -> Several<T> {
+    if asked.len() != answers.len() {
+        let cause = format_args!("{} answers to {} questions", answers.len(), asked.len());
+        return Err(StoreError::unexpected(subject, cause));
+    }
+    Ok(asked.iter().zip(answers).map(|(asked, answer)| of(asked, answer)).collect())
 }
 
 fn number(text: &Bytes) -> Option<i64> {

@@ -25,6 +25,7 @@ pub mod acl;
 pub mod api_keys;
 pub mod audit;
 mod backlog;
+pub mod batches;
 pub mod connection;
 #[doc(hidden)]
 pub mod decode;

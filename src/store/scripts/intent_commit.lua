@@ -1,127 +1,184 @@
 #!lua
--- Changes one intent and tells of it, or does neither.
--- KEYS    1 record  2 deadlines  3 clock  4 counts  5 stream  6 index of its status  7 index of the status before
---         8 feed of its account  9 idempotency key, optional
--- ARGV    1 intent  2 revision that it is expected to have, 0 if there is none yet
+-- Changes intents, one after the other, and tells of each, or does neither: what one of them fails by stops no other.
+-- KEYS    1 deadlines  2 clock  3 counts  4 stream, then of each change
+--         record  index of its status  index of the status before  feed of its account  idempotency key, if it has one
+-- ARGV    1 start of the records' keys, then of each change
+--         1 intent  2 revision that it is expected to have, 0 if there is none yet
 --         3 deadline before which this must be, µs or ''  4 deadline that must have come, µs or ''
 --         5 record  6 next deadline: '=µs', '+µs' from now, or ''  7 created at µs, or '' for now
 --         8 event up to its time, or '' without one  9 the rest of the event  10 account
---         11 hash of the request  12 for how long the key is kept, ms  13 start of the records' keys
--- Answer  {'OK', stamp µs, entry or '', number of the event within its account or ''}
+--         11 hash of the request, or '' without an idempotency key  12 for how long the key is kept, ms
+-- Answer  of each change
+--         {'OK', stamp µs, entry or '', number of the event within its account or ''}
 --         {'STALE', the stamp of a change of now µs, record or ''}: it has another revision
 --         {'LATE', that stamp}, {'EARLY', that stamp}: the deadline has come, or has not
 --         {'TAKEN', answer}: the key was used
+--         {'ERROR', what of}: nothing of it was done
 --         The stamp is the instant of the change, later than that of every change before. A record is stored behind a line
 --         `REVISION STAMP ENTRY NUMBER`, with - for the last two of a change without event; a key's answer is the request's
 --         hash, the intent and the record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
--- What else is of a foreign type fails what is read below, or one of the first writes.
-require_types(KEYS[2], 'zset')
-if KEYS[9] then
-  local taken = answer_of(KEYS[9], ARGV[13])
-  if taken then
-    return {'TAKEN', taken}
-  end
-end
-local id, account = ARGV[1], ARGV[10]
-local event_count = 'events:' .. account
-local told_before = require_count(take('hash', 'HGET', KEYS[4], event_count) or '0', 0, 9007199254740990)
-local expected = require_count(ARGV[2], 0, 9007199254740991)
-local due_mode, due_text = match(ARGV[6], '^([=+]?)(%d*)$')
-if ARGV[6] ~= '' and (not due_mode or due_mode == '' or due_text == '') then
-  error({err = 'ERR ' .. ARGV[6] .. ' is no deadline'})
-end
-local due = ARGV[6] ~= '' and require_micros(due_text)
-local created = ARGV[7] ~= '' and require_micros(ARGV[7])
-local before = ARGV[3] ~= '' and require_micros(ARGV[3])
-local from = ARGV[4] ~= '' and require_micros(ARGV[4])
-local keep_ms = KEYS[9] and require_count(ARGV[12], 1, MAX_MICROS)
+local DUE, CLOCK, COUNTS, STREAM = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local PREFIX = ARGV[1]
+local SHARED_KEYS, CHANGE_KEYS, CHANGE_ARGS = 4, 4, 12
+local floor = math.floor
 
--- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
-local stamp = next_stamp(KEYS[3])
-local stored = take('string', 'GET', KEYS[1])
-local revision = stored and tonumber(match(stored, '^(%d+) ')) or 0
-if revision ~= expected then
-  return {'STALE', whole(stamp), stored or ''}
-end
-if before and stamp >= before then
-  return {'LATE', whole(stamp)}
-end
-if from and stamp < from then
-  return {'EARLY', whole(stamp)}
+-- What else is of a foreign type fails what is read of it, or one of the first writes of a change.
+require_types(DUE, 'zset')
+local now, last = read_clock(CLOCK)
+
+-- What all changes have in common is written once, behind them: numbers of accounts' events, deadlines by intent (false for
+-- none), and the last stamp.
+local told, due_at, stamped = {}, {}, false
+
+local function told_of(account)
+  local count = told[account] or take('hash', 'HGET', COUNTS, 'events:' .. account) or '0'
+  return require_count(count, 0, 9007199254740990)
 end
 
 -- `2022-02-01T13:07:41.8667850Z`. The days are counted as in Howard Hinnant's "chrono-compatible low-level date algorithms".
+local second, second_text
 local function rfc3339(micros)
-  local floor = math.floor
   local seconds = floor(micros / 1000000)
-  local days = floor(seconds / 86400)
-  local of_day = seconds - days * 86400
-  local shifted = days + 719468
-  local era = floor(shifted / 146097)
-  local of_era = shifted - era * 146097
-  local year = floor((of_era - floor(of_era / 1460) + floor(of_era / 36524) - floor(of_era / 146096)) / 365)
-  local of_year = of_era - (365 * year + floor(year / 4) - floor(year / 100))
-  local month = floor((5 * of_year + 2) / 153)
-  local day = of_year - floor((153 * month + 2) / 5) + 1
-  month = month < 10 and month + 3 or month - 9
-  year = year + era * 400 + (month <= 2 and 1 or 0)
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06d0Z', year, month, day, floor(of_day / 3600),
-    floor(of_day / 60) % 60, of_day % 60, micros - seconds * 1000000)
+  if seconds ~= second then
+    local days = floor(seconds / 86400)
+    local of_day = seconds - days * 86400
+    local shifted = days + 719468
+    local era = floor(shifted / 146097)
+    local of_era = shifted - era * 146097
+    local year = floor((of_era - floor(of_era / 1460) + floor(of_era / 36524) - floor(of_era / 146096)) / 365)
+    local of_year = of_era - (365 * year + floor(year / 4) - floor(year / 100))
+    local month = floor((5 * of_year + 2) / 153)
+    local day = of_year - floor((153 * month + 2) / 5) + 1
+    month = month < 10 and month + 3 or month - 9
+    year = year + era * 400 + (month <= 2 and 1 or 0)
+    second, second_text = seconds, format('%04d-%02d-%02dT%02d:%02d:%02d.', year, month, day, floor(of_day / 3600),
+      floor(of_day / 60) % 60, of_day % 60)
+  end
+  return second_text .. format('%06d0Z', micros - seconds * 1000000)
 end
 
-local stamp_text, entry, number = whole(stamp), '', ''
-local created_text = created and ARGV[7] or stamp_text
-local moves, is_new = KEYS[6] ~= KEYS[7], revision == 0
-
--- The first writes are those that can fail: where one does, those before it are taken back.
-if moves or is_new then
-  take('zset', 'ZADD', KEYS[6], created_text, id)
-end
-local function take_back()
-  if moves or is_new then
-    call('ZREM', KEYS[6], id)
-  end
-end
-if moves then
-  local left = try('ZREM', KEYS[7], id)
-  if type(left) == 'table' then
-    take_back()
-    require_types(KEYS[7], 'zset')
-    error(left)
-  end
-end
-if ARGV[8] ~= '' then
-  number = whole(told_before + 1)
-  local event = ARGV[8] .. rfc3339(stamp) .. ARGV[9]
-  entry = try('XADD', KEYS[5], '*', 'event', event, 'account-sequence', number)
-  -- It may also be that a producer has used up the stream's ids.
-  if type(entry) == 'table' then
-    take_back()
-    if moves then
-      call('ZADD', KEYS[7], created_text, id)
+local function change(keys, args)
+  local record_key, index, index_before, feed = KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], KEYS[keys + 4]
+  local id, expected, before, from, json, due_text, created, head, tail, account, request, keep_ms =
+    unpack(ARGV, args + 1, args + CHANGE_ARGS)
+  local answer_key = request ~= '' and KEYS[keys + 5]
+  if answer_key then
+    local taken = answer_of(answer_key, PREFIX)
+    if taken then
+      return {'TAKEN', taken}
     end
-    require_types(KEYS[5], 'stream')
-    error(entry)
+    keep_ms = require_count(keep_ms, 1, MAX_MICROS)
   end
-  call('HSET', KEYS[4], event_count, number)
-  -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
-  local fed = try('XADD', KEYS[8], number .. '-0', 'intent', id)
-  if type(fed) == 'table' then
-    try('HINCRBY', KEYS[4], 'lost-feed', 1)
+  local number = head ~= '' and told_of(account) + 1
+  local due_mode, due = match(due_text, '^([=+]?)(%d*)$')
+  if due_text ~= '' and (not due_mode or due_mode == '' or due == '') then
+    error({err = 'ERR ' .. due_text .. ' is no deadline'})
+  end
+  due = due_text ~= '' and require_micros(due)
+  expected = require_count(expected, 0, 9007199254740991)
+  before = before ~= '' and require_micros(before)
+  from = from ~= '' and require_micros(from)
+
+  -- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
+  local stamp = math.max(now, last + 1)
+  local stamp_text = whole(stamp)
+  local stored = take('string', 'GET', record_key)
+  local revision = stored and tonumber(match(stored, '^(%d+) ')) or 0
+  if revision ~= expected then
+    return {'STALE', stamp_text, stored or ''}
+  end
+  if before and stamp >= before then
+    return {'LATE', stamp_text}
+  end
+  if from and stamp < from then
+    return {'EARLY', stamp_text}
+  end
+  local created_text = created ~= '' and whole(require_micros(created)) or stamp_text
+  local moves, is_new = index ~= index_before, revision == 0
+
+  -- The first writes are those that can fail: where one does, those before it are taken back.
+  if moves or is_new then
+    take('zset', 'ZADD', index, created_text, id)
+  end
+  if moves then
+    local left = try('ZREM', index_before, id)
+    if type(left) == 'table' then
+      call('ZREM', index, id)
+      require_types(index_before, 'zset')
+      error(left)
+    end
+  end
+  local entry = ''
+  if number then
+    local event = head .. rfc3339(stamp) .. tail
+    number = whole(number)
+    entry = try('XADD', STREAM, '*', 'event', event, 'account-sequence', number)
+    -- It may also be that a producer has used up the stream's ids.
+    if type(entry) == 'table' then
+      if moves or is_new then
+        call('ZREM', index, id)
+      end
+      if moves then
+        call('ZADD', index_before, created_text, id)
+      end
+      require_types(STREAM, 'stream')
+      error(entry)
+    end
+    told[account] = number
+    -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
+    local fed = try('XADD', feed, number .. '-0', 'intent', id)
+    if type(fed) == 'table' then
+      try('HINCRBY', COUNTS, 'lost-feed', 1)
+    end
+  end
+  local of_event = number and entry .. ' ' .. number or '- -'
+  local record = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. of_event .. '\n' .. json
+  call('SET', record_key, record)
+  if answer_key then
+    call('SET', answer_key, request .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
+  end
+  if due then
+    due_at[id] = whole(due_mode == '+' and stamp + due or due)
+  elseif not is_new or due_at[id] then
+    due_at[id] = false
+  end
+  last, stamped = stamp, true
+  return {'OK', stamp_text, entry, number or ''}
+end
+
+local answers, keys = {}, SHARED_KEYS
+for args = 1, #ARGV - CHANGE_ARGS, CHANGE_ARGS do
+  local done, answer = pcall(change, keys, args)
+  if not done then
+    answer = {'ERROR', type(answer) == 'table' and answer.err or answer}
+  end
+  answers[#answers + 1] = answer
+  keys = keys + CHANGE_KEYS + (ARGV[args + 11] ~= '' and 1 or 0)
+end
+
+local numbers, added, removed = {}, {}, {}
+for account, number in pairs(told) do
+  numbers[#numbers + 1], numbers[#numbers + 2] = 'events:' .. account, number
+end
+for id, at in pairs(due_at) do
+  if at then
+    added[#added + 1], added[#added + 2] = at, id
+  else
+    removed[#removed + 1] = id
   end
 end
-local told = entry ~= '' and entry .. ' ' .. number or '- -'
-local record = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n' .. ARGV[5]
-call('SET', KEYS[1], record)
-if due then
-  call('ZADD', KEYS[2], whole(due_mode == '+' and stamp + due or due), id)
-elseif not is_new then
-  call('ZREM', KEYS[2], id)
+if #numbers > 0 then
+  call('HSET', COUNTS, unpack(numbers))
 end
-call('HSET', KEYS[3], 'last', stamp_text)
-if KEYS[9] then
-  call('SET', KEYS[9], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
+if #added > 0 then
+  call('ZADD', DUE, unpack(added))
 end
-return {'OK', stamp_text, entry, number}
+if #removed > 0 then
+  call('ZREM', DUE, unpack(removed))
+end
+if stamped then
+  call('HSET', CLOCK, 'last', whole(last))
+end
+return answers

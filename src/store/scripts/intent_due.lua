@@ -21,7 +21,13 @@ local skipped = math.floor(place * math.min(beyond, MOST_SKIPPED * most))
 local due = call('ZRANGE', KEYS[1], '-inf', whole(now), 'BYSCORE', 'LIMIT', whole(skipped), most)
 local first = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local answer = {whole(now), speed or '1', target or '', first[2] or ''}
+local records = {}
 for i = 1, #due do
-  answer[3 + 2 * i], answer[4 + 2 * i] = due[i], call('GET', ARGV[2] .. due[i]) or ''
+  records[i] = ARGV[2] .. due[i]
+end
+-- One of another type is as good as none here: whoever takes it further is told.
+records = #due > 0 and call('MGET', unpack(records)) or records
+for i = 1, #due do
+  answer[3 + 2 * i], answer[4 + 2 * i] = due[i], records[i] or ''
 end
 return answer

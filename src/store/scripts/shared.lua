@@ -3,10 +3,12 @@
 local MAX_ITEMS = 500
 local MAX_READ_BYTES = 1024 * 1024
 
-local call, try, find, match, sub, rep = redis.call, redis.pcall, string.find, string.match, string.sub, string.rep
+local call, try = redis.call, redis.pcall
+local find, match, sub, rep, format = string.find, string.match, string.sub, string.rep, string.format
 
+-- `%d` writes what Lua counts exactly, and takes a fraction of the time of `%.0f`.
 local function whole(number)
-  return string.format('%.0f', number)
+  return format('%d', number)
 end
 
 -- nil, or why `key` cannot be used: it exists and has another type than `want`.
