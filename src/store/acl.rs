@@ -144,6 +144,7 @@ const INTENTS: &[&str] = &[
     "hset",
     "hsetnx",
     "info",
+    "mget",
     "script|load",
     "select",
     "set",
