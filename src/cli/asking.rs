@@ -1,12 +1,13 @@
 //! How verbs ask a partition's owner for a change: one request, or many in batches. Only the owner changes anything. A
 //! request that nobody has answered stays in the inbox and is carried out when there is an owner again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
+    clock,
     facts::endpoint::Mark,
     store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, queries::Queries, requests::Requests},
-    surface::{Context, VerbError, note, words},
+    surface::{Context, VerbError, note, tell, words},
 };
 
 /// Requests on their way at once: a job never fills the inbox, and can be stopped between two batches.
@@ -20,6 +21,37 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Done {
     pub done: u64,
     pub refused: u64,
+}
+
+/// How far a job is: whoever waits for it wants to know how long.
+pub struct Progress {
+    total: u64,
+    began: Instant,
+}
+
+impl Progress {
+    pub fn begin(total: u64) -> Self {
+        Self { total, began: clock::now() }
+    }
+
+    /// `200 of 250 redelivered, 3 refused; about 4s left`.
+    pub fn note(&self, done: Done, past: &str) {
+        note(self.line(done, past, self.began.elapsed()));
+    }
+
+    fn line(&self, done: Done, past: &str, took: Duration) -> String {
+        let Done { done, refused } = done;
+        let (ended, took_ms) = (done + refused, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        // What was counted before may have grown meanwhile.
+        let left = self.total.saturating_sub(ended);
+        let refused = if refused > 0 { format!(", {} refused", words::number(refused)) } else { String::new() };
+        let left = match left {
+            0 => String::new(),
+            left => format!("; about {} left", words::span(took_ms.saturating_mul(left) / ended.max(1) / 1000 * 1000)),
+        };
+        let total = words::number(self.total.max(ended));
+        format!("{} of {total} {past}{refused}{left}", words::number(done))
+    }
 }
 
 pub struct Asking {
@@ -61,7 +93,7 @@ impl Asking {
                 Some(answer) if answer == "ok" => so_far.done += 1,
                 Some(answer) => {
                     so_far.refused += 1;
-                    note(format_args!("{name}: {}", why(&answer)));
+                    tell(format_args!("{name}: {}", why(&answer)));
                 }
                 None => return Err(self.unanswered((waiting.len() - at) as u64).into()),
             }
@@ -82,4 +114,20 @@ impl Asking {
 
 fn why(answer: &str) -> &str {
     answer.strip_prefix("error: ").unwrap_or(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_much_there_is_and_how_long_it_will_take() {
+        let progress = Progress { total: 1_000, began: clock::now() };
+        let line =
+            |done, refused, seconds| progress.line(Done { done, refused }, "redelivered", Duration::from_secs(seconds));
+        assert_eq!(line(200, 0, 10), "200 of 1 000 redelivered; about 40s left");
+        assert_eq!(line(190, 10, 60), "190 of 1 000 redelivered, 10 refused; about 4m left");
+        assert_eq!(line(998, 2, 60), "998 of 1 000 redelivered, 2 refused");
+        assert_eq!(line(1_100, 0, 60), "1 100 of 1 100 redelivered");
+    }
 }

@@ -39,6 +39,7 @@ pub enum ChainVerb {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Whose chains
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: EndpointId,
     /// Show at most this many
@@ -48,8 +49,10 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct Which {
+    /// The endpoint that it goes to
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: EndpointId,
+    /// The payment intent that it is about
     #[arg(long, value_name = "INTENT")]
     intent: IntentId,
 }
@@ -164,7 +167,7 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
             history(delivery, now_ms).iter().for_each(|(name, text)| note(format_args!("{name} {text}")));
         }
         note(format_args!(
-            "\nLet the next go:  herald chain release --endpoint {} --intent {} --dry-run --reason '…'",
+            "\nLet the next go:  herald chain release --endpoint {} --intent {} --dry-run",
             which.endpoint, which.intent
         ));
     }

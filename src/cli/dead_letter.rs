@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     args::{Consent, Go},
-    asking::{Asking, BATCH, Done},
+    asking::{Asking, BATCH, Done, Progress},
     story::story_of_dead,
 };
 use crate::{
@@ -58,8 +58,10 @@ pub enum DeadLetterVerb {
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
+    /// Of this account
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<AccountId>,
+    /// To this endpoint
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<EndpointId>,
     /// exhausted, expired, gone, disabled, deleted or released
@@ -156,10 +158,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     rows.finish()?;
     if let Some(first) = shown.first() {
         note(format_args!("\nWhy:        herald dead-letter show {}", first.id));
-        note(format_args!(
-            "Try first:  herald dead-letter redeliver {} --dry-run --reason '…'",
-            args.filter.as_flags()
-        ));
+        note(format_args!("Try first:  herald dead-letter redeliver {} --dry-run", args.filter.as_flags()));
     }
     Ok(())
 }
@@ -303,10 +302,12 @@ async fn carry_out(
 ) -> anyhow::Result<Done> {
     let mut done = Done::default();
     let selected = select(queries, args, range).await?;
-    for batch in in_stream_order(selected, args.limit).chunks(BATCH) {
+    let selected = in_stream_order(selected, args.limit);
+    let progress = Progress::begin(selected.len() as u64);
+    for batch in selected.chunks(BATCH) {
         let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
         asking.batch(&batch, &mut done).await?;
-        note(format_args!("{} {}", words::number(done.done), job.past()));
+        progress.note(done, job.past());
     }
     Ok(done)
 }

@@ -372,11 +372,13 @@ fn advice(one: &Unfinished) -> Vec<String> {
             format!("herald chain show --endpoint {endpoint} --intent {}", delivery.intent),
         ],
         WhereUnfinished::Parked => vec![format!("herald endpoint show {endpoint}")],
-        WhereUnfinished::Due { .. } if delivery.ordered => vec![format!(
-            "herald chain release --endpoint {endpoint} --intent {} --dry-run --reason '…'",
-            delivery.intent
-        )],
-        WhereUnfinished::Due { .. } | WhereUnfinished::Claimed { .. } => Vec::new(),
+        // Whether the receiver is well comes first: to release is to give up what it would take a minute later.
+        WhereUnfinished::Due { .. } => {
+            let release = format!("herald chain release --endpoint {endpoint} --intent {} --dry-run", delivery.intent);
+            let test = format!("herald endpoint test {endpoint}");
+            if delivery.ordered { vec![test, release] } else { vec![test] }
+        }
+        WhereUnfinished::Claimed { .. } => Vec::new(),
         WhereUnfinished::Nowhere => vec!["herald doctor".to_owned()],
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     args::{Consent, Go},
-    asking::{Asking, BATCH, Done},
+    asking::{Asking, BATCH, Done, Progress},
 };
 use crate::{
     facts::{
@@ -192,6 +192,7 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
         return Ok(());
     }
     let asking = Asking::connect(context, consent.mark()).await?;
+    let progress = Progress::begin(there);
     let (mut after, mut done, mut looked) = (None, Done::default(), 0);
     // An entry that comes back into the quarantine meanwhile is not taken twice.
     while looked < there {
@@ -199,7 +200,7 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
         looked += page.len() as u64;
         let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
         asking.batch(&asked, &mut done).await?;
-        note(format_args!("{} {}", words::number(done.done), job.past()));
+        progress.note(done, job.past());
         match next {
             Some(next) => after = Some(next),
             None => break,

@@ -77,8 +77,8 @@ pub struct ListenArgs {
     /// How far webhook-timestamp may be from this machine's clock
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     tolerance: Duration,
-    /// Print only these event types, separated by commas, and whatever is bad
-    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    /// Print only this event type, or several separated by commas, and whatever is bad
+    #[arg(long = "event-type", alias = "events", value_name = "TYPE", value_delimiter = ',')]
     events: Vec<EventType>,
     /// text: some lines for each callback; json: one line, once it is answered [default: as -o]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]

@@ -60,7 +60,7 @@ pub struct RunArgs {
     /// How long to wait for what was told to arrive
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     wait: Duration,
-    /// text, json, or junit for whoever collects the results of tests [default: text on a terminal, else json]
+    /// text, json, or junit for whoever collects the results of tests [default: as -o]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Shape>,
 }

@@ -47,6 +47,12 @@ impl FromStr for Hidden {
     }
 }
 
+impl From<&str> for Hidden {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
@@ -85,7 +91,8 @@ impl SecretArgs {
     }
 }
 
-fn from_file(path: &Path) -> anyhow::Result<String> {
+/// Without the line's end behind it.
+pub fn from_file(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
     read.with_context(|| format!("cannot read the secret from {}", path.display()))?;

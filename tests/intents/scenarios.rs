@@ -35,7 +35,12 @@ async fn house() -> (House, Herald) {
 
 fn command(house: &House, args: &[&str]) -> Command {
     let mut command = Command::new(HERALD);
-    command.args(args).args(["--url", house.url()]).env_clear().env("HERALD_REDIS_URL", house.redis.url());
+    command
+        .args(["-o", "json"])
+        .args(args)
+        .args(["--url", house.url()])
+        .env_clear()
+        .env("HERALD_REDIS_URL", house.redis.url());
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }

@@ -36,6 +36,7 @@ every event was taken, 1 if one was not or is still on its way, 3 if there is no
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct ReplayArgs {
+    /// The payment intent
     id: IntentId,
     /// To whom; it must belong to the intent's account
     #[arg(long, value_name = "ENDPOINT")]
