@@ -159,7 +159,7 @@ pub fn add_to(command: Command) -> Command {
 
 fn below<'w>(command: Command, words: &mut impl Iterator<Item = &'w str>, examples: &[&str]) -> Command {
     match words.next() {
-        // A build without the demo has no such verb.
+        // Another build has this verb.
         Some(word) if command.find_subcommand(word).is_none() => command,
         Some(word) => command.mut_subcommand(word, |inner| below(inner, words, examples)),
         None => {
@@ -191,7 +191,9 @@ mod tests {
 
     #[test]
     fn each_example_is_of_its_verb_and_would_run() {
-        for (verb, examples) in EXAMPLES {
+        // A build without the demo has no such verb.
+        let is_there = |verb: &str| command().find_subcommand(verb.split(' ').next().unwrap_or_default()).is_some();
+        for (verb, examples) in EXAMPLES.iter().filter(|(verb, _)| is_there(verb)) {
             for example in *examples {
                 assert!(example.starts_with(&format!("herald {verb}")), "{example} is not of {verb}");
                 if let Err(error) = command().try_get_matches_from(words(example)) {
