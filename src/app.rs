@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::{Uid, User};
 use tokio::{
     net::TcpListener,
     runtime::Builder,
@@ -21,7 +22,10 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::{
-    api::{self, webhooks::subscriptions::Subscriptions},
+    api::{
+        self,
+        webhooks::subscriptions::{Audits, Subscriptions},
+    },
     clock,
     config::{Config, Start},
     descriptors,
@@ -31,12 +35,20 @@ use crate::{
         partition::{Happening, Settings},
         worker::{Parts, Worker},
     },
-    facts::retry::RetryPolicy,
+    facts::{
+        audit::{Origin, Surface},
+        retry::RetryPolicy,
+    },
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
     service,
-    store::{self, connection::Redis, keys::PartitionKeys},
+    store::{
+        self,
+        audit::{Audit, Retention},
+        connection::Redis,
+        keys::PartitionKeys,
+    },
     telemetry::{
         intents::IntentMetrics,
         metrics::{Metrics, page_of_process},
@@ -99,7 +111,13 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
-    let sweeping = tokio::spawn(sweep::run(registry.clone(), redis.clone(), parts.keys.clone(), rest.clone()));
+    let sweeping = tokio::spawn(sweep::run(
+        registry.clone(),
+        redis.clone(),
+        parts.keys.clone(),
+        audit(config, Surface::Worker)?,
+        rest.clone(),
+    ));
     let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
     let (mut page, mut intents) = (metrics.page(), None);
     if let Some(address) = config.intents.listen {
@@ -194,7 +212,8 @@ async fn serve_payment_intents(
 ) -> Result<impl Future<Output = ()> + use<>> {
     let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
     let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
-    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules);
+    let audits = Audits { merchants: audit(config, Surface::Http)?, own: audit(config, Surface::Worker)? };
+    let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
     let service = intents(config)?.counted_by(counted.clone());
     let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
     let listener = TcpListener::bind(address).await;
@@ -274,6 +293,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
     Ok(Parts {
         redis,
         keys: PartitionKeys::new(&config.stream.name)?,
+        audit: audit(config, Surface::Worker)?,
         settings,
         attempt_log_len: limits.attempt_log_entries,
         quotas: config.quotas,
@@ -284,6 +304,25 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         listener,
         grace: config.shutdown.grace,
     })
+}
+
+/// The audit log as it is configured, for what is done by this surface of this process.
+pub fn audit(config: &Config, surface: Surface) -> Result<Audit> {
+    let limits = &config.limits.audit;
+    let retention = Retention { max_count: limits.max_count, max_age_ms: limits.max_age.as_millis() as u64 };
+    Ok(Audit::new(redis(config)?, retention, origin(surface)))
+}
+
+/// Where an act of this process comes from.
+pub fn origin(surface: Surface) -> Origin {
+    Origin { surface, host: host_name(), process: std::process::id(), user: user_name() }
+}
+
+/// Whoever runs this process, as the operating system knows them; a container has numbers without names.
+fn user_name() -> Option<String> {
+    let uid = Uid::current();
+    let named = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    Some(named.unwrap_or_else(|| format!("uid {uid}")))
 }
 
 /// The payment intents as they are configured, for whoever serves them or works on them.

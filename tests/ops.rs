@@ -5,6 +5,10 @@ mod support;
 
 #[path = "ops/acl.rs"]
 mod acl;
+#[path = "ops/audit.rs"]
+mod audit;
+#[path = "ops/letters.rs"]
+mod letters;
 #[path = "ops/queries.rs"]
 mod queries;
 #[path = "ops/stage.rs"]

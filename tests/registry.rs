@@ -8,12 +8,14 @@ use std::collections::HashSet;
 
 use herald::{
     facts::{
+        audit::{Origin, Surface},
         endpoint::{Endpoint, EndpointState, Mark},
         id::{AccountId, EndpointId, RegistryId},
         signing::{Secret, SecretText},
     },
     registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
     store::{
+        audit::{Audit, Logged, Retention, Wanted},
         error::StoreError,
         keys::{PartitionKeys, RegistryKeys},
         registry::{
@@ -24,6 +26,23 @@ use herald::{
 };
 use support::{TestRedis, soon, until};
 use tokio_util::sync::CancellationToken;
+
+/// As a worker writes it.
+fn audit(redis: &TestRedis) -> Audit {
+    let origin = Origin { surface: Surface::Worker, host: "worker-1".into(), process: 7, user: None };
+    Audit::new(redis.redis(), Retention { max_count: 1_000, max_age_ms: u64::MAX / 2 }, origin)
+}
+
+/// What was done by whom, as the audit log has it.
+async fn done(redis: &TestRedis) -> Vec<(String, String, String)> {
+    let everything = Wanted { from_ms: 0, until_ms: u64::MAX, before: None, limit: 100 };
+    let found = audit(redis).search(&everything, |_| true).await.unwrap();
+    let told = |act: Logged| {
+        let endpoint = act.begun.endpoint.map_or_else(String::new, |id| id.to_string());
+        (act.begun.by, act.begun.act, endpoint)
+    };
+    found.acts.into_iter().map(told).collect()
+}
 
 fn mark(why: &str) -> Mark {
     Mark { by: "tester".into(), why: why.into(), at_ms: 1_700_000_000_000 }
@@ -103,13 +122,19 @@ async fn an_expired_secret_leaves_although_nobody_changes_its_endpoint() {
     store.create(rotated, &mark("made")).await.unwrap();
     let kept = store.create(endpoint("ep_b", "acc_1"), &mark("made")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
-    let sweeping =
-        tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), partition(), follower.cancel.clone()));
+    let sweeping = tokio::spawn(sweep::run(
+        follower.registry.clone(),
+        redis.redis(),
+        partition(),
+        audit(&redis),
+        follower.cancel.clone(),
+    ));
     follower.see("the sweep", |registry| registry.get(&id("ep_a")).is_some_and(|seen| seen.secrets.len() == 2)).await;
     let swept = store.get(&id("ep_a")).await.unwrap().unwrap();
     let ends: Vec<_> = swept.secrets.iter().map(|secret| secret.expires_at_ms).collect();
     assert_eq!((ends, swept.revision), (vec![Some(u64::MAX), None], 2));
     assert_eq!(store.get(&id("ep_b")).await.unwrap(), Some(kept));
+    assert_eq!(done(&redis).await, [("herald".into(), "endpoint drop-secret".into(), "ep_a".into())]);
     follower.stop().await;
     sweeping.await.unwrap();
 }
@@ -128,10 +153,16 @@ async fn an_endpoint_that_leaves_is_removed_once_all_that_it_was_owed_is_settled
     store.create(leaving("ep_owed", "5-0"), &mark("made")).await.unwrap();
     store.create(endpoint("ep_other", "acc_1"), &mark("made")).await.unwrap();
     let mut follower = Follower::start(&redis).await;
-    let sweeping =
-        tokio::spawn(sweep::run(follower.registry.clone(), redis.redis(), partition(), follower.cancel.clone()));
+    let sweeping = tokio::spawn(sweep::run(
+        follower.registry.clone(),
+        redis.redis(),
+        partition(),
+        audit(&redis),
+        follower.cancel.clone(),
+    ));
     follower.see("the sweep", |registry| registry.get(&id("ep_drained")).is_none()).await;
     assert!(store.get(&id("ep_owed")).await.unwrap().is_some() && store.get(&id("ep_other")).await.unwrap().is_some());
+    assert_eq!(done(&redis).await, [("herald".into(), "endpoint remove".into(), "ep_drained".into())]);
     // Somebody wants it back.
     let mut back = store.get(&id("ep_owed")).await.unwrap().unwrap();
     back.status = EndpointState::Enabled;

@@ -90,6 +90,7 @@ fn check_that_it_was_tried(sum: &Tally) {
         "places_waited_for_in_vain",
         "places_lost_with_a_failure",
         "deferred_in_memory",
+        "older_heralds",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");

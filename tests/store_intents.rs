@@ -326,7 +326,7 @@ async fn a_key_of_a_foreign_type_is_named_and_nothing_is_changed() {
     assert!(matches!(done, Committed::Done { number: Some(1), .. }), "{done:?}");
     let counts: Vec<(String, String)> = redis.command(&["HGETALL", &keys.intent_counts()]).await;
     let count = |name: &str| counts.iter().find(|(found, _)| found == name).map(|(_, count)| count.as_str());
-    assert_eq!((count("lost-feed"), count("changes")), (Some("1"), Some("1")), "{counts:?}");
+    assert_eq!((count("lost-feed"), count("events:acc_0")), (Some("1"), Some("1")), "{counts:?}");
 }
 
 #[tokio::test]

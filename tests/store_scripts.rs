@@ -10,15 +10,17 @@ use herald::{
         delivery::Chain,
         endpoint::Mark,
         envelope::{AccountSequence, Envelope},
-        id::{DeliveryId, EndpointId, EntryId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        letter::LetterFacts,
+        retry::DeadReason,
     },
     store::{
         connection::Purpose,
         keys::PartitionKeys,
         partition::PartitionStore,
         protocol::{
-            Answer, Asked, Call, Content, Failure, Item, Kept, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom, RequestKind,
-            Settlement, Start, Term,
+            Answer, Asked, Call, Content, Failure, Item, Kept, LookFrom, MAX_BATCH, MAX_READ_BYTES, Place, ReadFrom,
+            RequestKind, Settlement, Start, Term,
         },
         requests::Requests,
         wakeup::{New, Wakeup},
@@ -123,6 +125,18 @@ fn finish(number: u64, at: &str) -> Item {
     Item::Finish { id: delivery(EntryId { ms: number, seq: 0 }, at), chain: chain(&format!("pi_{number}")) }
 }
 
+fn facts() -> LetterFacts {
+    LetterFacts {
+        account: AccountId::new("acc_1").ok(),
+        reason: Some(DeadReason::Expired),
+        cause: "server_failed:500".parse().unwrap(),
+        attempts: 1,
+        event: EventId::new("evt_1").ok(),
+        intent: IntentId::new("pi_1").ok(),
+        waited_for: None,
+    }
+}
+
 /// One of each kind of item, all to one endpoint.
 fn every_item(at: &str) -> Vec<Item> {
     let id = delivery(EntryId { ms: 5, seq: 1 }, at);
@@ -134,7 +148,8 @@ fn every_item(at: &str) -> Vec<Item> {
         Item::Keep { id: id.clone(), chain: chain.clone(), place: Place::Backlog, record: bytes.clone() },
         Item::Move { id: id.clone(), chain: chain.clone(), place: Place::DueIn(5) },
         Item::Finish { id: id.clone(), chain: chain.clone() },
-        Item::Bury { id: id.clone(), chain: chain.clone(), letter: bytes.clone() },
+        Item::Bury { id: id.clone(), chain: chain.clone(), facts: Box::new(facts()), letter: bytes.clone() },
+        Item::Index { id: id.clone(), facts: Box::new(facts()) },
         Item::Revive { id: id.clone(), chain: chain.clone(), record: bytes.clone() },
         Item::Discard { id },
         Item::Keep { id: alone.clone(), chain: single.clone(), place: Place::Claimed, record: bytes.clone() },
@@ -179,7 +194,9 @@ fn every_call(term: Term) -> Vec<Call> {
         Call::ClaimForeign { term: term.clone(), max },
         Call::Inbox { term: term.clone(), after, max },
         Call::Trim { term: term.clone(), retain_ms: 0, ignores: vec![] },
-        Call::ExpireDead { term, max_age_ms: 0, max_count: 0, max },
+        Call::ExpireDead { term: term.clone(), max_age_ms: 0, max_count: 0, max },
+        Call::Unindexed { term: term.clone(), from: LookFrom::Mark, look: max, max },
+        Call::SweepDead { term, cursor: 0 },
     ]
 }
 
@@ -201,7 +218,12 @@ async fn busy_owner() -> Owner {
         keep(2, "ep_a", Place::Claimed, b"claimed"),
         keep(3, "ep_a", Place::Backlog, b"parked"),
         Item::Keep { id: held, chain: chain("pi_3"), place: Place::Held, record: Bytes::from_static(b"held") },
-        Item::Bury { id: letter, chain: chain("pi_8"), letter: Bytes::from_static(b"letter") },
+        Item::Bury {
+            id: letter,
+            chain: chain("pi_8"),
+            facts: Box::new(facts()),
+            letter: Bytes::from_static(b"letter"),
+        },
     ];
     assert!(matches!(owner.settle(items).await, Answer::Settled { .. }));
     owner
@@ -255,7 +277,7 @@ async fn a_key_of_a_foreign_type_is_named_with_its_item_and_nothing_is_changed()
             Answer::BadItem { at, why } => {
                 // A dead letter's index is first needed by the item that buries, and a count by a delivery without
                 // order.
-                let later = HashMap::from([("dead:ep_b", 3), ("singles:ep_b", 6)]).get(name).copied().unwrap_or(0);
+                let later = HashMap::from([("dead:ep_b", 3), ("singles:ep_b", 7)]).get(name).copied().unwrap_or(0);
                 assert_eq!(at, first_bad + later, "{why}");
                 assert!(why.contains(&key), "{why} names {key}");
             }

@@ -345,7 +345,10 @@ fn the_design_names_the_keys_that_there_are() {
     assert_eq!(keys_in_table(&design, "### The keys of the payment intents"), of_intents);
 
     let (of_registry, of_access) = of_registry.split_once("impl ApiKeys").expect("the API keys have moved");
-    assert!(design.contains(&format!("| `{}` | hash |", quoted_behind(of_access, "pub const ", '"')[0])));
+    let (of_access, of_audit) = of_access.split_once("impl AuditKeys").expect("the audit log's key has moved");
+    for (part, kind) in [(of_access, "hash"), (of_audit, "stream")] {
+        assert!(design.contains(&format!("| `{}` | {kind} |", quoted_behind(part, "pub const ", '"')[0])));
+    }
     let consts = quoted_behind(of_registry, "pub const ", '"');
     let staging = quoted_behind(of_registry, "format!(", '"')[0].replace("{}", consts[0]).replace("{token}", "*");
     let built = consts.into_iter().map(str::to_owned).chain([staging]).collect();

@@ -71,18 +71,21 @@ pub fn latencies(args: &Args, rows: &mut Rows) -> Result<()> {
             }
         }
         let of = |at: usize, value: fn(&Latency) -> u64| {
-            Some(median(seen[at].iter().map(|latency| value(latency) as f64).collect()))
+            median(seen[at].iter().map(|latency| value(latency) as f64).collect())
         };
-        let (p50, p99): (fn(&Latency) -> u64, fn(&Latency) -> u64) = (|one| one.p50_us, |one| one.p99_us);
         let at = format!("1 000/s, appendfsync {fsync}");
         for (what, sides, reach) in [
-            (format!("of a creation over HTTP at {at}, beside a request that does nothing"), [0, 1], MOST_P99_US),
-            (format!("from the change to the receiver at {at}, beside XADD to the receiver"), [2, 3], f64::INFINITY),
+            (
+                format!("of a creation over HTTP at {at}, beside a request that does nothing"),
+                [0, 1],
+                Reach::AtMost(MOST_P99_US),
+            ),
+            (format!("from the change to the receiver at {at}, beside XADD to the receiver"), [2, 3], Reach::None),
         ] {
-            let [this, other] = sides.map(|side| (of(side, p50), of(side, p99)));
-            rows.add(&format!("p50 {what}"), this.0.unwrap_or(f64::NAN), other.0, Reach::None, time);
-            let reach = if reach.is_finite() { Reach::AtMost(reach) } else { Reach::None };
-            rows.add(&format!("p99 {what}"), this.1.unwrap_or(f64::NAN), other.1, reach, time);
+            let [this, other] = sides.map(|side| of(side, |one| one.p50_us));
+            rows.add(&format!("p50 {what}"), this, Some(other), Reach::None, time);
+            let [this, other] = sides.map(|side| of(side, |one| one.p99_us));
+            rows.add(&format!("p99 {what}"), this, Some(other), reach, time);
         }
     }
     Ok(())
@@ -173,15 +176,16 @@ where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let start: Instant = clock::now() + Duration::from_millis(10);
-    let (ended, mut all) = mpsc::unbounded_channel();
-    for n in 0..seconds * PER_SECOND {
+    let times = seconds * PER_SECOND;
+    let (ended, mut all) = mpsc::channel(times as usize);
+    for n in 0..times {
         let intended = start + Duration::from_micros(n * 1_000_000 / PER_SECOND);
         sleep_until(intended.into()).await;
         let (asking, ended) = (what(n), ended.clone());
         tokio::spawn(async move {
             let done = asking.await.map(|()| clock::now() - intended);
             // Nobody listens any more after a failure.
-            let _ = ended.send(done);
+            let _ = ended.send(done).await;
         });
     }
     drop(ended);

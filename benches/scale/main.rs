@@ -10,6 +10,7 @@ mod crowds;
 #[allow(dead_code, reason = "the other bench uses the rest")]
 #[path = "../performance/events.rs"]
 mod events;
+mod letters;
 #[path = "../performance/marks.rs"]
 mod marks;
 mod neighbours;
@@ -27,10 +28,14 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use herald::surface::words::{bytes, number, rate, time, time_us};
+use herald::{
+    store::queries::DeadKey,
+    surface::words::{bytes, number, rate, time, time_us},
+};
 
 use self::{
     crowds::{Crowd, Felt, HEALTHY, Manner, Part, Server, felt},
+    letters::Letters,
     neighbours::{Hanging, More, hangs, latency},
     stack::{Cost, Setup, Stack, WARM_UP, taking_in_us},
     state::BUSY,
@@ -58,6 +63,9 @@ const MOST_P99: f64 = 1.2;
 const P99_SLACK_US: f64 = 1_000.0;
 /// While one account gets half a million deliveries at once.
 const MOST_P99_FAN_OUT: f64 = 2.0;
+/// Redis' time of one command about dead letters, and of all that a page or a count needs.
+const MOST_PIECE_US: f64 = 5_000.0;
+const MOST_LOOK_US: f64 = 50_000.0;
 /// The default lease and a second.
 const MOST_TAKE_OVER_US: f64 = 6e6;
 
@@ -108,6 +116,8 @@ enum Rows {
     Due,
     /// What Redis does for a delivery that is due, or parked, while nothing is added
     Drain,
+    /// Dead letters: a page, a count, the groups and a death among many
+    Letters,
 }
 
 impl Args {
@@ -173,6 +183,9 @@ fn measure(args: &Args) -> Result<()> {
     }
     if args.has(Rows::Drain) {
         drain(args, &mut table)?;
+    }
+    if args.has(Rows::Letters) {
+        dead_letters(args, &mut table)?;
     }
     let origin = format!(
         "Medians of {} rounds in turns, {} deliveries of 600 bytes to {BUSY} endpoints in each, attempt log on, Redis \
@@ -318,6 +331,41 @@ fn all_crowds(args: &Args, table: &mut Table) -> Result<()> {
     table.compare_from(&what, Unit::Micros, before, after, (MOST_P99, P99_SLACK_US));
     let what = format!("peak memory of Herald, {} parked of an endpoint that is deleted", number(parked));
     table.limit(&what, Unit::Bytes, None, felt.peak_bytes as f64, MOST_MEMORY_BYTES);
+    Ok(())
+}
+
+/// Redis' own time for looking at dead letters, and for one more of them.
+fn dead_letters(args: &Args, table: &mut Table) -> Result<()> {
+    eprintln!("letters: writing {}", number(args.scale));
+    let before = Letters::write(FEW)?.memory_bytes()?;
+    let mut many = Letters::write(args.scale)?;
+    let each = (many.memory_bytes()? - before) / (args.scale - FEW);
+    eprintln!("letters: {} of Redis' memory each, 300 bytes of them the letter", bytes(each));
+    let mut longest = 0;
+    let mut worst = [("", 0), ("", 0)];
+    for (what, filter) in letters::filters()? {
+        for (at, spent) in [many.page(&filter)?, many.count(&filter)?].into_iter().enumerate() {
+            let kind = ["page", "count"][at];
+            let (all, one) = (time_us(spent.all_us), time_us(spent.longest_us));
+            eprintln!("letters, {kind} by {what}: {all} in {} commands, the longest {one}", spent.commands);
+            longest = longest.max(spent.longest_us);
+            if spent.all_us > worst[at].1 {
+                worst[at] = (what, spent.all_us);
+            }
+        }
+    }
+    for keys in [&[DeadKey::Reason][..], &[DeadKey::Endpoint, DeadKey::Cause]] {
+        let spent = many.groups(keys)?;
+        let (all, one) = (time_us(spent.all_us), time_us(spent.longest_us));
+        eprintln!("letters, groups by {keys:?}: {all} in {} commands, the longest {one}", spent.commands);
+    }
+    let of = format!("of {} dead letters", number(args.scale));
+    for (kind, (what, us)) in ["page", "count"].iter().zip(worst) {
+        let what = format!("Redis' time for a {kind} {of}, the worst: by {what}");
+        table.limit(&what, Unit::Micros, None, us as f64, MOST_LOOK_US);
+    }
+    let what = format!("the longest command for a page or a count {of}");
+    table.limit(&what, Unit::Micros, None, longest as f64, MOST_PIECE_US);
     Ok(())
 }
 

@@ -45,10 +45,17 @@ pub fn hash(key: &str) -> String {
     hex::encode(Sha256::digest(key))
 }
 
+/// As much of a hash as people are shown.
+pub fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub account: AccountId,
     pub is_read_only: bool,
+    /// As much of the key's hash as tells it apart.
+    pub key: String,
 }
 
 impl Caller {
@@ -73,14 +80,14 @@ impl Access {
     }
 
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let key = presented(headers)?;
-        let found = self.find(&hash(key)).await.map_err(|error| match error {
+        let hash = hash(presented(headers)?);
+        let found = self.find(&hash).await.map_err(|error| match error {
             StoreError::Unavailable { .. } => Problem::unavailable("Redis does not answer.", 1),
             error => Problem::internal(&error),
         })?;
         let ApiKey { account, is_read_only, .. } =
             found.ok_or_else(|| unauthorized("The API key is unknown, or was revoked."))?;
-        Ok(Caller { account, is_read_only })
+        Ok(Caller { account, is_read_only, key: short(&hash).to_owned() })
     }
 
     async fn find(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {

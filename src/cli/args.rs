@@ -11,8 +11,12 @@ use clap::{Args, builder::ArgPredicate};
 
 use crate::{
     clock,
-    facts::{endpoint::Mark, text::steers},
-    surface::{VerbError, output, tell, words},
+    facts::{
+        audit::{Act, Begun},
+        endpoint::Mark,
+        text::steers,
+    },
+    surface::{VerbError, audit::begun, output, tell, words},
 };
 
 /// Longest name and reason: both appear in records, the change feed and logs.
@@ -36,6 +40,28 @@ pub struct WhoAndWhy {
 impl WhoAndWhy {
     pub fn mark(&self) -> Mark {
         Mark { by: self.by.clone(), why: self.reason.clone(), at_ms: clock::wall_ms() }
+    }
+
+    /// As the audit log has it.
+    pub fn act(&self, act: Act) -> Begun {
+        begun(act, &self.by, &self.reason)
+    }
+}
+
+/// The same for verbs that change nothing of others, or nothing that stays: they may leave out why.
+#[derive(Debug, Clone, Args)]
+pub struct WhoAndMaybeWhy {
+    /// Why: it is kept in the audit log
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
+    /// Who: it is kept in the audit log
+    #[arg(long, value_name = "NAME", env = "USER", default_value = UNNAMED, hide_env_values = true, value_parser = by)]
+    by: String,
+}
+
+impl WhoAndMaybeWhy {
+    pub fn act(&self, act: Act) -> Begun {
+        begun(act, &self.by, self.reason.as_deref().unwrap_or_default())
     }
 }
 
@@ -67,6 +93,10 @@ pub enum Go {
 impl Consent {
     pub fn mark(&self) -> Mark {
         self.change.mark()
+    }
+
+    pub fn act(&self, act: Act) -> Begun {
+        self.change.act(act)
     }
 
     /// Asks on the terminal unless `--yes` was given. `what` completes "this will …": `delete the endpoint ep_x`.

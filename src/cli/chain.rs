@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     facts::{
+        audit::Act,
         delivery::Delivery,
         id::{DeliveryId, EndpointId, IntentId},
     },
@@ -18,7 +19,7 @@ use crate::{
         protocol::Asked,
         queries::{ChainHead, Queries, Unfinished},
     },
-    surface::{Context, Format, VerbError, note, words},
+    surface::{Context, Format, VerbError, audited, note, words},
 };
 
 /// How many deliveries of one chain `show` looks at.
@@ -183,7 +184,10 @@ async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) ->
         return Ok(());
     }
     let asked = Asked::Release(args.which.endpoint.clone(), args.which.intent.clone());
-    Asking::connect(context, args.consent.mark()).await?.one(&asked).await?;
+    let Which { endpoint, intent } = &args.which;
+    let begun = args.consent.act(Act::ChainRelease).endpoint(endpoint).intent(intent).target(head);
+    let release = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&asked).await;
+    audited(context, begun, release).await?;
     note(format_args!("{head} is a dead letter; {next}"));
     note(format_args!("Send it after all:  herald dead-letter redeliver {head} --reason '…'"));
     Ok(())

@@ -8,14 +8,17 @@ use serde::Serialize;
 
 use super::{
     endpoint, pause,
-    story::{standing, story_of_dead, story_of_unfinished},
+    story::{standing, story_of_dead, story_of_unfinished, waited},
 };
 use crate::{
     facts::{
         id::{DeliveryId, EndpointId, EventId, IntentId},
         log::LogLine,
     },
-    store::queries::{EntryStanding, LogFilter, LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
+    store::queries::{
+        DeadFilter, DeadOrder, EntryStanding, FoundDead, LogFilter, LogPage, MAX_PAGE, Queries, Unfinished,
+        WhereUnfinished, Whereabouts,
+    },
     surface::{Context, Format, VerbError, note, words},
 };
 
@@ -103,9 +106,15 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
     let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
     let is_paused = pause::tell_if_paused(context).await;
-    let rows = merge(queries, unfinished, &log, now_ms, is_paused).await?;
+    let dead = dead(queries, &args.whose).await?;
+    let rows = merge(queries, unfinished, dead, &log, now_ms, is_paused).await?;
     if let Some(text) = &on_records {
         note(text);
+    }
+    let left = if args.whose.endpoint.is_none() { queries.unindexed_dead().await? } else { 0 };
+    if left > 0 {
+        let left = words::count(left, "dead letter", "dead letters");
+        note(format_args!("{left} of an older Herald are not indexed yet, and may be missing"));
     }
     note(headline(&rows));
     let mut list = context.output.list(&["ID", "INTENT", "STATE", "ATTEMPTS", "LAST OUTCOME", "LAST TRIED"]);
@@ -165,10 +174,20 @@ async fn unfinished(
     Ok((walk.found, (!walk.is_complete).then(|| bounded(walk.looked))))
 }
 
-/// Records first, then what only the log knows: dead, delivered, or without a record for a moment.
+/// The dead letters of an intent or an event. Those of an endpoint are many: `dead-letter list` shows them.
+async fn dead(queries: &mut Queries, whose: &Whose) -> anyhow::Result<Vec<FoundDead>> {
+    if whose.endpoint.is_some() {
+        return Ok(Vec::new());
+    }
+    let filter = DeadFilter { intent: whose.intent.clone(), event: whose.event.clone(), ..DeadFilter::everything() };
+    Ok(queries.find_dead(&filter, DeadOrder::NewestFirst, None, MAX_PAGE).await?.letters)
+}
+
+/// Records first, then dead letters, then what only the log knows: dead, delivered, or without a record for a moment.
 async fn merge(
     queries: &mut Queries,
     unfinished: Vec<Unfinished>,
+    dead: Vec<FoundDead>,
     log: &LogPage,
     now_ms: u64,
     is_paused: bool,
@@ -182,6 +201,7 @@ async fn merge(
         last.remove(&one.id);
     }
     let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms, is_paused)).collect();
+    rows.extend(dead.iter().map(|letter| row_of_letter(letter, last.remove(&letter.id), now_ms)));
     let mut logged: Vec<_> = last.into_values().collect();
     logged.sort_by_key(|line| std::cmp::Reverse(line.at_ms));
     for line in logged {
@@ -209,6 +229,31 @@ fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
         attempts,
         last_outcome: last.map(|report| report.outcome.to_string()),
         last_at_ms: last.map(|report| report.at_ms),
+    }
+}
+
+fn row_of_letter(letter: &FoundDead, line: Option<&LogLine>, now_ms: u64) -> Row {
+    let since = format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms)));
+    let facts = letter.facts.as_ref();
+    let standing = match facts {
+        Some(facts) => match &facts.waited_for {
+            Some(waited_for) => {
+                format!("{since}: {}, never tried: {}", facts.reason_name(), waited(waited_for, now_ms))
+            }
+            None => format!("{since}: {}", facts.reason_name()),
+        },
+        None => since,
+    };
+    let tried = facts.filter(|facts| facts.attempts > 0);
+    Row {
+        id: letter.id.clone(),
+        event: facts.and_then(|facts| facts.event.as_ref()).map_or(String::new(), ToString::to_string),
+        intent: facts.and_then(|facts| facts.intent.as_ref()).map_or(String::new(), ToString::to_string),
+        state: "dead",
+        standing,
+        attempts: facts.map_or(0, |facts| facts.attempts),
+        last_outcome: line.map(|line| line.outcome.to_string()).or(tried.map(|facts| facts.cause.to_string())),
+        last_at_ms: line.map(|line| line.at_ms),
     }
 }
 

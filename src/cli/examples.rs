@@ -109,7 +109,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald chain release --endpoint ep_1 --intent pi_1 --reason 'the receiver cannot read it'",
         ],
     ),
-    ("dead-letter list", &["herald dead-letter list", "herald dead-letter list --endpoint ep_1 --newer-than 6h"]),
+    ("dead-letter list", &["herald dead-letter list --group-by endpoint,cause", "herald dead-letter list --endpoint ep_1 --newer-than 6h"]),
     ("dead-letter show", &["herald dead-letter show 1795336091993-0:ep_1"]),
     (
         "dead-letter redeliver",
@@ -126,6 +126,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("dead-letter export", &["herald dead-letter export --account acc_1 --newer-than 7d"]),
+    ("audit list", &["herald audit list --since 2d", "herald audit list --act 'endpoint disable' --endpoint ep_1"]),
+    ("audit show", &["herald audit show 1795336091993-0"]),
     ("quarantine list", &["herald quarantine list"]),
     ("quarantine show", &["herald quarantine show 1795336091993-0"]),
     ("quarantine requeue", &["herald quarantine requeue 1795336091993-0 --reason 'this Herald knows the status'"]),

@@ -4,6 +4,7 @@
 
 mod args;
 mod asking;
+mod audit;
 mod chain;
 mod config;
 mod dead_letter;
@@ -94,6 +95,9 @@ enum Verb {
     /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
+    /// Who did what, from where and why, and how it ended
+    #[command(subcommand)]
+    Audit(audit::AuditVerb),
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
     /// Put load on Herald, break what it is told to break, and judge every promise
@@ -175,6 +179,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Chain(verb) => chain::run(&context()?, verb).await,
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
+        Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,

@@ -5,8 +5,8 @@ use clap::Args;
 
 use super::args::WhoAndWhy;
 use crate::{
-    facts::endpoint::Mark,
-    surface::{Context, instant, note},
+    facts::{audit::Act, endpoint::Mark},
+    surface::{Context, audited, instant, note},
 };
 
 #[derive(Debug, Args)]
@@ -32,7 +32,8 @@ pub async fn pause(context: &Context, args: PauseArgs) -> anyhow::Result<()> {
         note(format_args!("all sending is {} already ({}); nothing was changed", by_whom(&mark), instant(mark.at_ms)));
         return Ok(());
     }
-    context.registry().await?.pause_all(&args.change.mark()).await?;
+    let pause = async |_: &mut _| Ok(context.registry().await?.pause_all(&args.change.mark()).await?);
+    audited(context, args.change.act(Act::Pause), pause).await?;
     note("all sending is paused: workers follow within a second, and what is being sent ends");
     note("events wait in Redis until:  herald resume --all --reason '…'");
     Ok(())
@@ -56,7 +57,8 @@ pub async fn tell_if_paused(context: &Context) -> bool {
 }
 
 pub async fn resume(context: &Context, args: ResumeArgs) -> anyhow::Result<()> {
-    match context.registry().await?.resume_all(&args.change.mark()).await? {
+    let resume = async |_: &mut _| Ok(context.registry().await?.resume_all(&args.change.mark()).await?);
+    match audited(context, args.change.act(Act::Resume), resume).await? {
         true => note("sending goes on"),
         false => note("nothing was paused; endpoints that are paused one by one stay so"),
     }

@@ -9,6 +9,8 @@ use super::{
 };
 use crate::{
     facts::{
+        audit::{Act, Begun, Tally},
+        endpoint::Mark,
         event::intent_in,
         id::{EntryId, IntentId},
     },
@@ -16,7 +18,7 @@ use crate::{
         protocol::Asked,
         queries::{Quarantined, Queries},
     },
-    surface::{Context, VerbError, note, words},
+    surface::{Context, VerbError, audited, note, words},
 };
 
 /// Bytes of an entry's body that a list shows.
@@ -169,7 +171,10 @@ async fn job(context: &Context, queries: &mut Queries, job: Job, args: JobArgs) 
         Job::Discard => String::new(),
     };
     if args.consent.confirm(&format!("{} the entry {entry}{overtaken}", job.verb()))? == Go::Ahead {
-        Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await?;
+        let begun = args.consent.act(job.act()).target(entry);
+        let begun = intent_in(&one.body).iter().fold(begun, Begun::intent);
+        let ask = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&job.asked(entry)).await;
+        audited(context, begun, ask).await?;
         note(format_args!("{entry} {}", job.past()));
     }
     Ok(())
@@ -191,21 +196,9 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
     if consent.confirm(&format!("{} {entries}{overtaken}", job.verb()))? == Go::DryRun {
         return Ok(());
     }
-    let asking = Asking::connect(context, consent.mark()).await?;
-    let progress = Progress::begin(there);
-    let (mut after, mut done, mut looked) = (None, Done::default(), 0);
-    // An entry that comes back into the quarantine meanwhile is not taken twice.
-    while looked < there {
-        let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
-        looked += page.len() as u64;
-        let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
-        asking.batch(&asked, &mut done).await?;
-        progress.note(done, job.past());
-        match next {
-            Some(next) => after = Some(next),
-            None => break,
-        }
-    }
+    let begun = consent.act(job.act()).filter("--all").count(there);
+    let carry_out = async |tally: &mut _| carry_out(context, queries, job, consent.mark(), there, tally).await;
+    let done = audited(context, begun, carry_out).await?;
     context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
     match done.refused {
         0 => Ok(()),
@@ -215,6 +208,34 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
     }
 }
 
+async fn carry_out(
+    context: &Context,
+    queries: &mut Queries,
+    job: Job,
+    mark: Mark,
+    there: u64,
+    tally: &mut Tally,
+) -> anyhow::Result<Done> {
+    let asking = Asking::connect(context, mark).await?;
+    let progress = Progress::begin(there);
+    let (mut after, mut done, mut looked) = (None, Done::default(), 0);
+    // An entry that comes back into the quarantine meanwhile is not taken twice.
+    while looked < there {
+        let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
+        looked += page.len() as u64;
+        let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
+        let asked = asking.batch(&asked, &mut done).await;
+        tally.set(done.done, done.refused);
+        asked?;
+        progress.note(done, job.past());
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    Ok(done)
+}
+
 async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quarantined> {
     let missing =
         || VerbError::NotFound(format!("{entry} is not in quarantine: `herald quarantine list` shows what is"));
@@ -222,6 +243,13 @@ async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quaranti
 }
 
 impl Job {
+    fn act(self) -> Act {
+        match self {
+            Self::Requeue => Act::QuarantineRequeue,
+            Self::Discard => Act::QuarantineDiscard,
+        }
+    }
+
     fn asked(self, entry: EntryId) -> Asked {
         match self {
             Self::Requeue => Asked::Requeue(entry),

@@ -1,14 +1,21 @@
 //! `herald sandbox …`: the simulated world around payment intents, whose clock can be moved. Scenarios have a folder of their own.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 
-use super::intents::{of_service, service};
+use super::{
+    args::WhoAndMaybeWhy,
+    intents::{of_service, service},
+};
 use crate::{
-    intents::stamp::{Stamp, TimeSpan},
+    facts::audit::Act,
+    intents::{
+        service::ServiceError,
+        stamp::{Stamp, TimeSpan},
+    },
     sandbox,
     store::intents::{ClockChange, ClockState},
-    surface::{Context, VerbError},
+    surface::{Context, VerbError, audited, words},
 };
 
 #[derive(Debug, Subcommand)]
@@ -36,18 +43,22 @@ enum ClockVerb {
         /// Times real time, for example 60
         #[arg(value_parser = speed)]
         times: f64,
+        #[command(flatten)]
+        change: WhoAndMaybeWhy,
     },
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group = ArgGroup::new("how_far").required(true).args(["by_how_much", "to"]))]
 struct AdvanceArgs {
     /// By how much
-    #[arg(value_name = "DURATION", value_parser = span)]
+    #[arg(id = "by_how_much", value_name = "DURATION", value_parser = span)]
     by: Option<i64>,
     /// To this instant, such as 2027-01-01T00:00:00Z
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     to: Option<Stamp>,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 /// As the API has it.
@@ -89,32 +100,35 @@ pub fn require(context: &Context) -> Result<(), VerbError> {
 
 async fn clock(context: &Context, verb: ClockVerb) -> anyhow::Result<()> {
     let service = service(context)?;
-    let moved = match verb {
-        ClockVerb::Show => None,
+    match verb {
+        ClockVerb::Show => {}
         ClockVerb::Advance(args) => {
             require(context)?;
-            let change = args.to.map(|to| ClockChange::To(to.0));
-            Some(service.advance(change.unwrap_or(ClockChange::Advance(args.by.unwrap_or_default()))).await)
+            let by = args.by.unwrap_or_default();
+            let (change, far) = match args.to {
+                Some(to) => (ClockChange::To(to.0), format!("--to {to}")),
+                None => (ClockChange::Advance(by), words::span(by.unsigned_abs() / 1_000)),
+            };
+            let begun = args.change.act(Act::SandboxClockAdvance).target(far);
+            audited(context, begun, async |_| moved(service.advance(change).await)).await?;
         }
-        ClockVerb::Speed { times } => {
+        ClockVerb::Speed { times, change } => {
             require(context)?;
-            Some(service.set_speed(times).await)
-        }
-    };
-    match moved.transpose().map_err(of_service)? {
-        Some(ClockState::Back { now }) => refuse(format!("it is {} already: the clock never goes back", Stamp(now))),
-        Some(ClockState::Far { now }) => {
-            refuse(format!("it is {}: the clock does not go past the year 2200", Stamp(now)))
-        }
-        None | Some(ClockState::On { .. } | ClockState::UnderWay { .. }) => {
-            let (now, speed) = service.clock().await.map_err(of_service)?;
-            let pace = if speed == 0.0 { "it stands still".to_owned() } else { format!("{speed} times real time") };
-            context.output.one(&Shown { now, speed }, &[("now", now.to_string()), ("speed", pace)])
+            let begun = change.act(Act::SandboxClockSpeed).target(times);
+            audited(context, begun, async |_| moved(service.set_speed(times).await)).await?;
         }
     }
+    let (now, speed) = service.clock().await.map_err(of_service)?;
+    let pace = if speed == 0.0 { "it stands still".to_owned() } else { format!("{speed} times real time") };
+    context.output.one(&Shown { now, speed }, &[("now", now.to_string()), ("speed", pace)])
 }
 
-fn refuse(why: String) -> anyhow::Result<()> {
+fn moved(state: Result<ClockState, ServiceError>) -> anyhow::Result<()> {
+    let why = match state.map_err(of_service)? {
+        ClockState::On { .. } | ClockState::UnderWay { .. } => return Ok(()),
+        ClockState::Back { now } => format!("it is {} already: the clock never goes back", Stamp(now)),
+        ClockState::Far { now } => format!("it is {}: the clock does not go past the year 2200", Stamp(now)),
+    };
     Err(VerbError::Refused(why).into())
 }
 

@@ -2,7 +2,11 @@
 //! Redis nothing.
 
 use crate::{
-    facts::{delivery::Delivery, outcome::AttemptReport},
+    facts::{
+        delivery::Delivery,
+        letter::{WaitedFor, Waiting},
+        outcome::AttemptReport,
+    },
     store::queries::{Letter, Unfinished, WhereUnfinished},
     surface::words,
 };
@@ -44,6 +48,9 @@ pub fn story_of_dead(letter: &Letter, now_ms: u64) -> Vec<(&'static str, String)
     if !dead.detail.is_empty() {
         fields.push(("detail", dead.detail.clone()));
     }
+    if let Some(waited_for) = &dead.waited_for {
+        fields.push(("never tried", waited(waited_for, now_ms)));
+    }
     if let Some(last) = delivery.history.last() {
         fields.push(("last outcome", format!("{}: {}", last.outcome, words::outcome(&last.outcome))));
     }
@@ -55,6 +62,36 @@ pub fn story_of_dead(letter: &Letter, now_ms: u64) -> Vec<(&'static str, String)
     fields.extend(history(delivery, now_ms));
     fields.push(("body", String::from_utf8_lossy(&delivery.body).into_owned()));
     fields
+}
+
+/// What a delivery that was never tried waited for.
+pub fn waited(waited_for: &WaitedFor, now_ms: u64) -> String {
+    let WaitedFor { why, since_ms, paused_by, paused_why, head, last_failure, last_failure_at_ms } = waited_for;
+    let mut text = match (why, head) {
+        (Waiting::Held, Some(head)) => format!("held behind {head}"),
+        (Waiting::Held, None) => "held behind an earlier one".to_owned(),
+        (Waiting::Paused, _) => "its endpoint was paused".to_owned(),
+        (Waiting::AllPaused, _) => "all sending was paused".to_owned(),
+        (Waiting::BreakerOpen, _) => "its endpoint's breaker was open".to_owned(),
+        (Waiting::Resting, _) => "the receiver had asked for a rest".to_owned(),
+        (Waiting::RateLimited, _) => "its endpoint's rate limit".to_owned(),
+        (Waiting::Busy, _) => "others of its endpoint were before it".to_owned(),
+        (Waiting::EndpointUnreadable, _) => "its endpoint could not be read".to_owned(),
+        (Waiting::Unknown, _) => "what it waited for is not known".to_owned(),
+    };
+    if let Some(by) = paused_by {
+        let about = if *why == Waiting::Paused { "" } else { "; its endpoint was paused" };
+        text += &format!("{about} by {by}: {}", paused_why.as_deref().unwrap_or_default());
+    }
+    if let Some(since) = since_ms {
+        text += &format!(", since {}", words::instant(*since));
+    }
+    match (last_failure, last_failure_at_ms) {
+        (Some(cause), Some(at_ms)) => text += &format!("; last failure {cause} {}", words::ago(*at_ms, now_ms)),
+        (Some(cause), None) => text += &format!("; last failure {cause}"),
+        (None, _) => {}
+    }
+    text
 }
 
 /// Where it stands, and what it waits for.

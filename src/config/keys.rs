@@ -31,7 +31,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 46] = [
+pub(super) const KEYS: [Key; 48] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -69,6 +69,8 @@ pub(super) const KEYS: [Key; 46] = [
     key("quota.account_bytes"),
     key("limits.dead_letters.max_count"),
     key("limits.dead_letters.max_age"),
+    key("limits.audit.max_count"),
+    key("limits.audit.max_age"),
     key("limits.breaker.failure_share"),
     key("limits.breaker.cooldown"),
     key("limits.breaker.max_cooldown"),

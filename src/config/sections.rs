@@ -106,11 +106,19 @@ pub struct LimitsConfig {
     /// How much the quarantine may hold in Redis, bytes.
     pub quarantine_bytes: u64,
     pub dead_letters: DeadLetterLimits,
+    pub audit: AuditLimits,
     pub breaker: BreakerLimits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterLimits {
+    pub max_count: u64,
+    pub max_age: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditLimits {
+    /// Of entries: an act has two.
     pub max_count: u64,
     pub max_age: Duration,
 }
@@ -324,12 +332,13 @@ impl Reader {
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.
         let quarantine_bytes = self.one("limits.quarantine_bytes", number_in(1 << 20..=64 << 30));
-        let (dead_letters, breaker) = (self.dead_letters(), self.breaker());
+        let (dead_letters, audit, breaker) = (self.dead_letters(), self.audit(), self.breaker());
         Some(LimitsConfig {
             body_bytes: body_bytes?,
             attempt_log_entries: attempt_log_entries?,
             quarantine_bytes: quarantine_bytes?,
             dead_letters: dead_letters?,
+            audit: audit?,
             breaker: breaker?,
         })
     }
@@ -344,6 +353,13 @@ impl Reader {
         let max_count = self.one("limits.dead_letters.max_count", number_in(1..=10_000_000));
         let max_age = self.one("limits.dead_letters.max_age", duration_in(secs(1)..=3650 * DAY));
         Some(DeadLetterLimits { max_count: max_count?, max_age: max_age? })
+    }
+
+    fn audit(&mut self) -> Option<AuditLimits> {
+        // With fewer, one job of many verbs would push out what came before it.
+        let max_count = self.one("limits.audit.max_count", number_in(1_000..=10_000_000));
+        let max_age = self.one("limits.audit.max_age", duration_in(DAY..=3650 * DAY));
+        Some(AuditLimits { max_count: max_count?, max_age: max_age? })
     }
 
     fn breaker(&mut self) -> Option<BreakerLimits> {

@@ -80,6 +80,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_AGE", "30d"),
+        ("HERALD_LIMITS_AUDIT_MAX_COUNT", "100000"),
+        ("HERALD_LIMITS_AUDIT_MAX_AGE", "400d"),
         ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
@@ -190,7 +192,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 46] = [
+const BOUNDS: [Bounds; 48] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -232,6 +234,8 @@ const BOUNDS: [Bounds; 46] = [
     ("events.strict", &["true", "false"], &["", "yes", "1"]),
     ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
     ("limits.dead_letters.max_age", &["1s", "3650d"], &["0s", "3651d"]),
+    ("limits.audit.max_count", &["1000", "10000000"], &["999", "10000001", "0"]),
+    ("limits.audit.max_age", &["1d", "3650d"], &["23h", "3651d"]),
     ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
     ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
     ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),

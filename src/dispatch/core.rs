@@ -14,6 +14,7 @@ mod memory;
 mod outbox;
 mod settling;
 mod terms;
+mod waiting;
 mod weights;
 
 use std::{
@@ -34,6 +35,7 @@ use carried::{AttemptId, Carried, CarriedOver};
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
 use outbox::Outbox;
+use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
 
 use crate::{
@@ -41,6 +43,7 @@ use crate::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
         endpoint::{Endpoint, EndpointState, Ordering},
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        letter::{LetterFacts, WaitedFor},
         log::LogLine,
         outcome::{Attempted, LocalCause, Outcome, SentRequest},
         quota::{Quota, Quotas},
@@ -270,6 +273,7 @@ struct CoreTerm {
     blocked: HashSet<ChainId>,
     /// Refusals by lane.
     refusals: HashMap<LaneAt, u32>,
+    ended_heads: EndedHeads,
 }
 
 pub struct Core {
@@ -297,6 +301,8 @@ pub struct Core {
     happenings: Vec<CoreHappening>,
     /// Redis' clock can be believed: what is old by it is old.
     may_expire: bool,
+    is_all_paused: bool,
+    all_paused: Option<AllPaused>,
     next_id: u64,
     tally: Tally,
 }
@@ -323,6 +329,8 @@ impl Core {
             errands: Vec::new(),
             happenings: Vec::new(),
             may_expire: true,
+            is_all_paused: false,
+            all_paused: None,
             next_id: 0,
             tally: Tally::default(),
         }
@@ -676,10 +684,13 @@ impl Core {
         if self.term.chains.get(&chain_id).is_some_and(|links| links.unsettled > 0) {
             return Err("its head is changing; ask again");
         }
-        let letter = fates::dead_letter(delivery, DeadReason::Released, redis_ms, detail, None);
+        // It stands in Redis: due, or parked.
+        let waited_for = self.waited_for(now, redis_ms, chain_id.0, &delivery, Origin::Claimed);
+        self.head_ended(&delivery.id, &chain_id.1);
+        let letter = fates::dead_letter(delivery, DeadReason::Released, redis_ms, detail, None, waited_for);
         self.note_dead(&letter);
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
-        let item = Item::Bury { id: letter.delivery.id.clone(), chain: chain_id.1.clone(), letter: letter.to_record() };
+        let item = fates::burial(chain_id.1.clone(), &letter);
         self.push_for(now, chain_id, item);
         Ok(())
     }
@@ -700,7 +711,8 @@ impl Core {
         let (id, intent) = (id.clone(), intent.clone());
         self.happenings.push(CoreHappening::Dead { id: id.clone(), intent, reason: DeadReason::Released, attempts: 0 });
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
-        let item = Item::Bury { id, chain: chain_id.1.clone(), letter: record.clone() };
+        let (chain, facts) = (chain_id.1.clone(), Box::new(LetterFacts::unreadable()));
+        let item = Item::Bury { id, chain, facts, letter: record.clone() };
         self.push_for(now, chain_id, item);
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::facts::{
     endpoint::{EndpointState, Mark},
     event::Event,
+    letter::Waiting,
     outcome::{AttemptReport, BodyEnd, Timing},
     retry::RetrySettings,
     signing::SecretText,
@@ -813,3 +814,79 @@ mod quotas;
 
 #[path = "core_ahead_tests.rs"]
 mod ahead;
+
+/// What the letters of a settlement say that they waited for.
+fn waited_for(settlement: &Settlement) -> Vec<WaitedFor> {
+    let letter = |item: &Item| match item {
+        Item::Bury { letter, facts, .. } => {
+            let dead = DeadLetter::from_record(letter).unwrap();
+            assert_eq!(**facts, LetterFacts::of(&dead), "it is indexed as what it is");
+            dead.waited_for
+        }
+        _ => None,
+    };
+    settlement.items.iter().filter_map(letter).collect()
+}
+
+/// One that is too old, as it was found in Redis.
+fn found_too_old(core: &mut Core, now: u64, entry: u64, intent: &str, origin: Origin) -> Vec<WaitedFor> {
+    let mut old = delivery(entry, "ep_a", intent);
+    old.since_ms = REDIS_MS - 73 * 3_600_000;
+    core.admit_kept(now, REDIS_MS, old, origin);
+    waited_for(&settle(core, &[]))
+}
+
+#[test]
+fn a_letter_that_was_never_tried_says_who_paused_its_endpoint() {
+    let mark = || Mark { by: "ops".into(), why: "it is down".into(), at_ms: 7 };
+    let mut core = core(|endpoint| endpoint.status = EndpointState::Paused(mark()));
+    let expected = WaitedFor::new(Waiting::Paused).paused("ops", "it is down", 7);
+    assert_eq!(found_too_old(&mut core, 0, 1, "pi_1", Origin::Backlog), std::slice::from_ref(&expected));
+    // Who disables it later gives up what waited because of the pause.
+    stand(&mut core, "ep_a", endpoint("ep_a", |endpoint| endpoint.status = EndpointState::Disabled(mark())));
+    assert_eq!(found_too_old(&mut core, 0, 2, "pi_2", Origin::Claimed), [expected]);
+    // Once it serves again, nothing is left of that.
+    stand(&mut core, "ep_a", endpoint("ep_a", |_| {}));
+    assert_eq!(found_too_old(&mut core, 0, 3, "pi_3", Origin::Claimed), [WaitedFor::new(Waiting::Unknown)]);
+}
+
+#[test]
+fn a_letter_that_was_never_tried_says_since_when_the_breaker_was_open_and_what_failed_last() {
+    let mut core = core(|_| {});
+    let opened = (1..100).map(|n| n * 500).find(|now| {
+        try_one(&mut core, *now, &FAILED);
+        settle(&mut core, &[]);
+        in_trouble(&core, *now) == 1
+    });
+    let (now, opened) = (opened.expect("it opens") + 1_000, REDIS_MS - 1_000);
+    let found = found_too_old(&mut core, now, 100, "pi_100", Origin::Backlog);
+    let expected = WaitedFor {
+        since_ms: Some(opened),
+        last_failure: Some("server_failed:500".parse().unwrap()),
+        last_failure_at_ms: Some(opened),
+        ..WaitedFor::new(Waiting::BreakerOpen)
+    };
+    assert_eq!(found, [expected]);
+}
+
+#[test]
+fn a_letter_that_was_never_tried_says_behind_which_head_it_was_held() {
+    let mut core = core(|_| {});
+    assert_eq!(found_too_old(&mut core, 0, 1, "pi_1", Origin::Claimed)[0].why, Waiting::Unknown, "it was the first");
+    let held = found_too_old(&mut core, 0, 2, "pi_1", Origin::Claimed);
+    assert_eq!((held[0].why, held[0].head), (Waiting::Held, Some(EntryId { ms: 1, seq: 0 })));
+    let next = found_too_old(&mut core, 0, 3, "pi_1", Origin::Claimed);
+    assert_eq!(next[0].head, Some(EntryId { ms: 2, seq: 0 }));
+    assert_eq!(found_too_old(&mut core, 0, 4, "pi_2", Origin::Claimed)[0].head, None, "another chain");
+}
+
+#[test]
+fn a_letter_that_was_never_tried_says_that_all_sending_was_paused() {
+    let mut core = core(|_| {});
+    core.all_is_paused(REDIS_MS - 80 * 3_600_000);
+    core.all_is_paused(REDIS_MS - 10);
+    core.all_goes_on();
+    let found = found_too_old(&mut core, 0, 1, "pi_1", Origin::Claimed);
+    let since_ms = Some(REDIS_MS - 80 * 3_600_000);
+    assert_eq!(found, [WaitedFor { since_ms, ..WaitedFor::new(Waiting::AllPaused) }]);
+}

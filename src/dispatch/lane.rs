@@ -11,8 +11,9 @@ use super::{
     shares::{Class, Holder},
 };
 use crate::facts::{
-    endpoint::{Endpoint, EndpointState},
+    endpoint::{Endpoint, EndpointState, Mark},
     id::EntryId,
+    letter::{Cause, Waiting},
     outcome::{Attempted, Health, Outcome},
     retry::{DeadReason, RetryPolicy},
 };
@@ -203,12 +204,17 @@ pub struct Lane {
     done_since: u32,
     /// How long it took to take something, on average; infinite until it has taken something.
     round_trip_us: f64,
+    /// For letters: who paused it, though it may have ended since; since when its breaker has not been closed; how the
+    /// last attempt that failed ended, and when.
+    paused: Option<Mark>,
+    in_trouble_since: Option<u64>,
+    last_failure: Option<(u64, Cause)>,
 }
 
 impl Lane {
     pub fn new(standing: Standing, policy: RetryPolicy, now: u64) -> Self {
-        Self {
-            standing,
+        let mut lane = Self {
+            standing: Standing::Unknown,
             policy,
             queue: VecDeque::new(),
             in_flight: 0,
@@ -242,7 +248,12 @@ impl Lane {
             watched_since: now,
             done_since: 0,
             round_trip_us: f64::INFINITY,
-        }
+            paused: None,
+            in_trouble_since: None,
+            last_failure: None,
+        };
+        lane.stands(standing);
+        lane
     }
 
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
@@ -261,6 +272,14 @@ impl Lane {
         if serving(&standing).is_some() && serving(&standing) != serving(&self.standing) {
             self.takes();
         }
+        self.paused = match &standing {
+            Standing::Paused(endpoint) => match &endpoint.status {
+                EndpointState::Paused(mark) => Some(mark.clone()),
+                EndpointState::Enabled | EndpointState::Disabled(_) => None,
+            },
+            Standing::Serving(_) => None,
+            Standing::Ended { .. } | Standing::Unknown => self.paused.take(),
+        };
         self.standing = standing;
     }
 
@@ -430,6 +449,7 @@ impl Lane {
             self.takes();
         } else {
             self.in_vain_since.get_or_insert(now);
+            self.last_failure = Some((now, Cause::of(outcome)));
         }
         let turn = match outcome.health() {
             Health::Unknown => {
@@ -453,6 +473,11 @@ impl Lane {
                 self.breaker.failed(now, attempt, &self.evidence, settings, chance)
             }
         };
+        match turn {
+            Turn::Stays => {}
+            Turn::Opens => drop(self.in_trouble_since.get_or_insert(now)),
+            Turn::Closes => self.in_trouble_since = None,
+        }
         self.watch(now);
         turn == Turn::Opens
     }
@@ -549,6 +574,34 @@ impl Lane {
 
     pub fn is_breaker_closed(&self, now: u64) -> bool {
         self.breaker.view(now) == BreakerView::Closed
+    }
+
+    /// Who paused it, if it is, or was when it ended.
+    pub fn paused(&self) -> Option<&Mark> {
+        self.paused.as_ref()
+    }
+
+    /// How the last attempt that failed ended, and when.
+    pub fn last_failure(&self) -> Option<&(u64, Cause)> {
+        self.last_failure.as_ref()
+    }
+
+    /// What keeps it from sending more now, as far as it is not a pause, and since when that is so.
+    pub fn blocked_by(&self, now: u64) -> Option<(Waiting, Option<u64>)> {
+        if !self.is_breaker_closed(now) {
+            return Some((Waiting::BreakerOpen, self.in_trouble_since));
+        }
+        if matches!(self.standing, Standing::Unknown) {
+            return Some((Waiting::EndpointUnreadable, None));
+        }
+        if now < self.rests_until {
+            return Some((Waiting::Resting, None));
+        }
+        let rate = self.endpoint().and_then(|endpoint| endpoint.rate_limit);
+        if rate.is_some_and(|rate| self.tokens_by(now, rate) < 1.0) {
+            return Some((Waiting::RateLimited, None));
+        }
+        (self.parked > 0 && self.ended().is_none()).then_some((Waiting::Busy, None))
     }
 
     /// Its endpoint may be sent to, but its breaker lets out nothing, or only probes.

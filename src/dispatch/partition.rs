@@ -24,7 +24,7 @@ use self::{
     deferral::Deferral,
     lease::Lease,
     staged::{Source, Stage, Staged, StagedEntry},
-    term::TermState,
+    term::{Indexing, TermState},
 };
 use super::{
     HashMap, HashSet,
@@ -41,14 +41,15 @@ use crate::{
         envelope::Envelope,
         event::{Event, EventError, EventType, Novelty},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
+        letter::LetterFacts,
         outcome::Attempted,
         quota::Quotas,
         retry::RetryPolicy,
         traceparent::Traceparent,
     },
     store::protocol::{
-        Answer, Call, Content, Entry, Failure, Item, Kept, Known, MAX_BATCH, MAX_READ_BYTES, Question, ReadFrom,
-        Request, RequestKind, Start, Term,
+        Answer, Call, Content, Entry, Failure, Item, Kept, Known, LookFrom, MAX_BATCH, MAX_READ_BYTES, Question,
+        ReadFrom, Request, RequestKind, Start, Term,
     },
 };
 
@@ -88,6 +89,15 @@ const INBOX_EVERY_MS: u64 = 1_000;
 /// How soon a step of Redis' clock is noticed when nothing else tells the time.
 const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
+
+/// How soon a term looks for dead letters without an index, and looks again where it found some; and how often once there
+/// were none: an older Herald may own the partition in between.
+const INDEX_AFTER_MS: u64 = 5_000;
+const INDEX_EVERY_MS: u64 = 30_000;
+/// Letters that are indexed with one call, and the pause before the next one: five thousand a second at most, for a tenth
+/// of Redis' time. A million, where an older Herald left so many, take some minutes.
+const INDEX_MAX: usize = 50;
+const INDEX_PAUSE_MS: u64 = 10;
 
 /// How soon an endpoint that has ended is looked at again when nothing was found there, or the look failed.
 const ENDING_EVERY_MS: u64 = 1_000;
@@ -192,6 +202,10 @@ pub enum Happening {
         count: u64,
     },
     DeadExpired {
+        count: u64,
+    },
+    /// Dead letters that an older Herald wrote, or removed without their indexes.
+    DeadIndexed {
         count: u64,
     },
     /// Redis' clock was set by this much, or another server's clock counts now.
@@ -366,7 +380,7 @@ impl<D: Directory> Partition<D> {
         if self.outstanding.is_some() {
             return None;
         }
-        self.look_at_registry();
+        self.look_at_registry(now);
         let (call, outstanding) = self.choose(now)?;
         self.asked_at = now;
         self.outstanding = Some(outstanding);
@@ -476,7 +490,7 @@ impl<D: Directory> Partition<D> {
 
     /// An endpoint has changed; if none is named, any may have.
     pub fn registry_changed(&mut self, now: u64, endpoint: Option<&EndpointId>) {
-        self.look_at_registry();
+        self.look_at_registry(now);
         let mut changed: Vec<EndpointId> = match endpoint {
             Some(endpoint) => vec![endpoint.clone()],
             None => self.core.lanes().map(|(endpoint, _)| endpoint.clone()).collect(),
@@ -683,7 +697,8 @@ impl<D: Directory> Partition<D> {
         let is_staged =
             self.term.staged.as_ref().map_or(self.term.deferral.wants_here(), |staged| !staged.is_unconfirmed());
         let slice = (may_admit && is_staged).then_some(0);
-        let fixed = [self.term.trim_at, self.term.inbox_at, self.term.expire_at, self.term.pull_at];
+        let term = &self.term;
+        let fixed = [term.trim_at, term.inbox_at, term.expire_at, term.index_at, term.pull_at];
         let look = self.term.deferral.next_look();
         let pull = (!self.pulls.is_empty()).then_some(self.term.pulls_at);
         let maybe = [pull, due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];
@@ -747,9 +762,13 @@ impl<D: Directory> Partition<D> {
     // ---- small things ---------------------------------------------------------------------------------------------
 
     /// A pause by an operator, or a registry that is another, gone or out of date, stops everything but settling.
-    fn look_at_registry(&mut self) {
+    fn look_at_registry(&mut self, now: u64) {
         let view = self.directory.view();
         let is_ours = view.is_certain && view.id == self.bound;
+        match view.is_paused {
+            true => self.core.all_is_paused(self.redis_now(now)),
+            false => self.core.all_goes_on(),
+        }
         self.is_held_up = view.is_paused || !is_ours || !self.term.is_confirmed;
         let is_waited_for = self.term.staged.is_some() || !self.term.is_confirmed;
         if is_ours && std::mem::take(&mut self.must_reconfirm) && is_waited_for {

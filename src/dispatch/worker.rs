@@ -39,6 +39,7 @@ use crate::{
     registry::{Change, Registry},
     sender::Sender,
     store::{
+        audit::Audit,
         connection::{Purpose, Redis},
         keys::PartitionKeys,
         protocol::{Answer, Call, Failure},
@@ -57,6 +58,8 @@ const STARTED_AT_ONCE: usize = 256;
 pub struct Parts {
     pub redis: Redis,
     pub keys: PartitionKeys,
+    /// For what Herald does by itself.
+    pub audit: Audit,
     pub settings: Settings,
     pub attempt_log_len: u64,
     pub quotas: quota::Settings,
@@ -78,6 +81,7 @@ pub struct Worker {
     partition: Partition<Registry>,
     redis: Redis,
     keys: PartitionKeys,
+    audit: Audit,
     registry: Registry,
     metrics: Metrics,
     readiness: Readiness,
@@ -112,6 +116,7 @@ impl Worker {
             partition: Partition::new(settings, registry.clone(), rand::random()),
             redis,
             keys,
+            audit: parts.audit,
             registry,
             reporter: Reporter::new(parts.metrics.clone(), parts.listener),
             metrics: parts.metrics,
@@ -310,7 +315,8 @@ impl Worker {
                 Errand::AbortFlights => self.attempts.abort_all(),
                 Errand::ConfirmRegistry => drop(self.errands.spawn(confirm(self.registry.clone()))),
                 Errand::Core(errand) => {
-                    drop(self.errands.spawn(change_endpoint(self.redis.clone(), self.keys.clone(), errand)))
+                    let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
+                    drop(self.errands.spawn(change_endpoint(redis, keys, audit, errand)));
                 }
             }
         }

@@ -11,6 +11,7 @@ use super::{
     envelope::Envelope,
     event::{Event, EventType},
     id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    letter::{Cause, WaitedFor},
     outcome::AttemptReport,
     retry::DeadReason,
     sequence::Sequence,
@@ -189,6 +190,9 @@ pub struct DeadLetter {
     /// Names who or what ended it, if the reason alone does not say so.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// What it waited for, if no attempt was made since it was new or last redelivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_for: Option<WaitedFor>,
     /// The URL and the headers of the last attempt, without signatures and secret headers.
     #[serde(default)]
     pub url: String,
@@ -197,6 +201,14 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// What the last attempt brought; or that there was none since it was new or last redelivered.
+    pub fn cause(&self) -> Cause {
+        match self.delivery.history.last().filter(|_| self.delivery.attempts > 0) {
+            Some(last) => Cause::of(&last.outcome),
+            None => Cause::never_tried(self.waited_for.as_ref()),
+        }
+    }
+
     pub fn to_record(&self) -> Bytes {
         encode(self, &self.delivery.body)
     }
@@ -289,6 +301,7 @@ mod tests {
             reason: DeadReason::Exhausted,
             died_at_ms: 1,
             detail: "\"event\":\"evt_2\"".repeat(100),
+            waited_for: None,
             url: "u".repeat(5_000),
             headers: Vec::new(),
         };

@@ -7,12 +7,16 @@
 //! `signing` and what it needs are there without the feature `dispatcher`; what needs the retry policy, and so `backoff`, is not.
 
 #[cfg(feature = "dispatcher")]
+pub mod audit;
+#[cfg(feature = "dispatcher")]
 pub mod delivery;
 #[cfg(feature = "dispatcher")]
 pub mod endpoint;
 pub mod envelope;
 pub mod event;
 pub mod id;
+#[cfg(feature = "dispatcher")]
+pub mod letter;
 #[cfg(feature = "dispatcher")]
 pub mod log;
 pub mod outcome;

@@ -10,10 +10,12 @@ use super::Registry;
 use crate::{
     clock,
     facts::{
+        audit::{Act, HERALD},
         endpoint::{Endpoint, Mark},
         id::EndpointId,
     },
     store::{
+        audit::Audit,
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
         registry::{RegistryError, RegistryStore},
@@ -25,7 +27,7 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(600);
 
 /// Runs until cancelled. What fails is looked at again at the next turn.
-pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, cancel: CancellationToken) {
+pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, audit: Audit, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
@@ -33,14 +35,20 @@ pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, cancel: 
             _ = tick.tick() => {}
         }
         if registry.first_load().await.is_ok()
-            && let Err(error) = sweep(&registry, &redis, &keys, clock::wall_ms()).await
+            && let Err(error) = sweep(&registry, &redis, &keys, &audit, clock::wall_ms()).await
         {
             warn!(%error, "cannot tidy the registry yet; trying again");
         }
     }
 }
 
-async fn sweep(registry: &Registry, redis: &Redis, keys: &PartitionKeys, now_ms: u64) -> Result<(), RegistryError> {
+async fn sweep(
+    registry: &Registry,
+    redis: &Redis,
+    keys: &PartitionKeys,
+    audit: &Audit,
+    now_ms: u64,
+) -> Result<(), RegistryError> {
     let all = registry.all();
     let (mut expired, mut leaving) = (Vec::new(), Vec::new());
     for endpoint in &all {
@@ -54,9 +62,9 @@ async fn sweep(registry: &Registry, redis: &Redis, keys: &PartitionKeys, now_ms:
         return Ok(());
     }
     let connection = redis.connect(Purpose::Other).await?;
-    drop_expired(&mut RegistryStore::on(connection.clone()), &expired, now_ms).await?;
+    drop_expired(&mut RegistryStore::on(connection.clone()), audit, &expired, now_ms).await?;
     for endpoint in leaving {
-        remove_if_drained(&connection, keys, endpoint).await?;
+        remove_if_drained(&connection, keys, audit, endpoint).await?;
     }
     Ok(())
 }
@@ -65,11 +73,17 @@ fn has_expired(endpoint: &Endpoint, now_ms: u64) -> bool {
     endpoint.secrets.iter().any(|secret| !secret.is_live(now_ms)) && endpoint.clone().drop_expired_secrets(now_ms)
 }
 
-async fn drop_expired(store: &mut RegistryStore, ids: &[&EndpointId], now_ms: u64) -> Result<(), RegistryError> {
+async fn drop_expired(
+    store: &mut RegistryStore,
+    audit: &Audit,
+    ids: &[&EndpointId],
+    now_ms: u64,
+) -> Result<(), RegistryError> {
     for id in ids {
         let Some(endpoint) = store.get(id).await? else { continue };
-        let mark = Mark { by: "herald".to_owned(), why: "a secret has expired".to_owned(), at_ms: now_ms };
-        match store.update(endpoint, &mark).await {
+        let mark = Mark { by: HERALD.to_owned(), why: "a secret has expired".to_owned(), at_ms: now_ms };
+        let begun = audit.act(Act::EndpointDropSecret, &mark.by, &mark.why).account(&endpoint.account).endpoint(id);
+        match audit.audited(begun, async |_| store.update(endpoint, &mark).await).await {
             Ok(_) => info!(endpoint = %id, "took expired secrets out of the registry"),
             // Somebody was quicker, and has taken them out as well.
             Err(RegistryError::Stale { .. } | RegistryError::Missing(_)) => {}
@@ -83,6 +97,7 @@ async fn drop_expired(store: &mut RegistryStore, ids: &[&EndpointId], now_ms: u6
 pub async fn remove_if_drained(
     connection: &Connection,
     keys: &PartitionKeys,
+    audit: &Audit,
     endpoint: &Endpoint,
 ) -> Result<bool, RegistryError> {
     if let Some(last) = endpoint.owed_until
@@ -90,9 +105,11 @@ pub async fn remove_if_drained(
     {
         return Ok(false);
     }
-    let mark = Mark { by: "herald".to_owned(), why: "its merchant has deleted it".to_owned(), at_ms: clock::wall_ms() };
-    let removed = RegistryStore::on(connection.clone()).remove(&endpoint.id, Some(endpoint.revision), &mark).await;
-    match removed {
+    let (id, seen) = (&endpoint.id, Some(endpoint.revision));
+    let mark = Mark { by: HERALD.to_owned(), why: "its merchant has deleted it".to_owned(), at_ms: clock::wall_ms() };
+    let begun = audit.act(Act::EndpointRemove, &mark.by, &mark.why).account(&endpoint.account).endpoint(id);
+    let mut store = RegistryStore::on(connection.clone());
+    match audit.audited(begun, async |_| store.remove(id, seen, &mark).await).await {
         Ok(()) => {
             info!(endpoint = %endpoint.id, "removed an endpoint that its merchant has deleted");
             Ok(true)

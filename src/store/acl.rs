@@ -2,7 +2,7 @@
 //! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
 //! them with the sources; others run everything as these users and try what each must not do.
 
-use super::keys::{ApiKeys, PartitionKeys, RegistryKeys};
+use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys};
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ const WORKER: &[&str] = &[
     "xtrim",
     "zadd",
     "zcard",
+    "zcount",
     "zrange",
     "zrangebylex",
     "zrem",
@@ -155,10 +156,18 @@ const INTENTS: &[&str] = &[
     "xrange",
     "xread",
     "zadd",
+    "zcount",
     "zrange",
     "zrem",
     "zscore",
 ];
+
+/// What each role but the producers may do to the audit log, beside what it may do elsewhere: it adds, and takes nothing away.
+/// Redis trims with `XADD` too, where its sender asks for that; `SECURITY.md` says so.
+const OF_AUDIT: &[&str] = &["evalsha", "xadd"];
+
+/// Only operators read it.
+const OF_AUDIT_READER: &[&str] = &["evalsha", "xadd", "xrange", "xrevrange"];
 
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
@@ -215,10 +224,13 @@ pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
     let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
+    let audit = |commands: &[&str]| format!("(~{} +{})", AuditKeys::LOG, commands.join(" +"));
     match role {
-        // Only there may it take something back: what stands in the stream stays.
-        Role::Intents => format!("{rule} (~{}pi-feed:* +xdel)", escape(keys.prefix())),
-        _ => rule,
+        Role::Worker => format!("{rule} {}", audit(OF_AUDIT)),
+        Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
+        Role::Producer => rule,
+        // Only in a feed may it take something back: what stands in the stream stays.
+        Role::Intents => format!("{rule} (~{}pi-feed:* +xdel) {}", escape(keys.prefix()), audit(OF_AUDIT)),
     }
 }
 
@@ -302,5 +314,21 @@ mod tests {
             "{operator}"
         );
         assert!(rules(&keys).ends_with("\nACL SETUSER default off"));
+    }
+
+    #[test]
+    fn no_role_may_take_anything_out_of_the_audit_log() {
+        let keys = PartitionKeys::new("pay").unwrap();
+        let audit =
+            |role| rule(&keys, role).split_once("(~herald:{herald}:audit ").map(|(_, rights)| rights.to_owned());
+        assert_eq!(audit(Role::Operator).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
+        assert_eq!(audit(Role::Worker).unwrap(), "+evalsha +xadd)");
+        assert_eq!(audit(Role::Intents).unwrap(), "+evalsha +xadd)");
+        assert_eq!(audit(Role::Producer), None);
+        let open = Role::ALL.iter().flat_map(|role| role.keys(&keys)).filter(|pattern| {
+            let name = pattern.split_once('~').map_or("", |(_, name)| name);
+            name.strip_suffix('*').is_some_and(|start| AuditKeys::LOG.starts_with(start)) || name == AuditKeys::LOG
+        });
+        assert_eq!(open.count(), 0);
     }
 }

@@ -73,6 +73,13 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
         ("REQUESTS", Call::Inbox { .. }) => Answer::Requests { requests: parts.until_end(Parts::request)? },
         ("TRIMMED", Call::Trim { .. }) => Answer::Trimmed { count: parts.number()?, now_ms: parts.number()? },
         ("EXPIRED", Call::ExpireDead { .. }) => Answer::ExpiredDead { count: parts.number()? },
+        ("UNINDEXED", Call::Unindexed { .. }) => {
+            let (dead, indexed) = (parts.number()?, parts.number()?);
+            let (at, id) = (parts.optional(Parts::parsed)?, parts.optional(Parts::parsed)?);
+            let next = at.map(|at| Ok::<_, Malformed>((at, id.ok_or("a time without an id")?))).transpose()?;
+            Answer::Unindexed { letters: parts.until_end(Parts::kept)?, next, dead, indexed }
+        }
+        ("SWEPT", Call::SweepDead { .. }) => Answer::SweptDead { cursor: parts.parsed()?, count: parts.number()? },
         _ => return Err(format!("{word:?} is not one of its words")),
     };
     parts.end()?;

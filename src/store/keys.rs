@@ -136,6 +136,41 @@ impl PartitionKeys {
         self.key(&format!("dead-letter:{id}"))
     }
 
+    /// Hash: a dead letter to its time and its facts, by which all the indexes below are found.
+    pub fn dead_facts(&self) -> String {
+        self.key("dead-facts")
+    }
+
+    /// Zset, all with the same score: which of the three kinds of sets below there are.
+    pub fn dead_kinds(&self) -> String {
+        self.key("dead-kinds")
+    }
+
+    /// Zset: dead letters of one account, endpoint, reason and cause, by time. `kind` is these four with colons between.
+    pub fn dead_of_kind(&self, kind: &str) -> String {
+        self.key(&format!("dead-of:{kind}"))
+    }
+
+    /// Zset: dead letters of one account, reason and cause, by time. `why` is the last two with a colon between.
+    pub fn dead_account(&self, account: &str, why: &str) -> String {
+        self.key(&format!("dead-account:{account}:{why}"))
+    }
+
+    /// Zset: dead letters of one reason and cause, by time. `why` is these two with a colon between.
+    pub fn dead_by(&self, why: &str) -> String {
+        self.key(&format!("dead-by:{why}"))
+    }
+
+    /// Zset, all with the same score: an intent or an event, and a dead letter of it.
+    pub fn dead_names(&self) -> String {
+        self.key("dead-names")
+    }
+
+    /// String: every dead letter from before this time was looked at, for those that an older Herald wrote.
+    pub fn dead_mark(&self) -> String {
+        self.key("dead-mark")
+    }
+
     /// Stream: entries that are not valid events.
     pub fn quarantine(&self) -> String {
         self.key("quarantine")
@@ -254,6 +289,15 @@ impl ApiKeys {
     pub const KEYS: &str = "herald:{herald}:keys";
 }
 
+/// The audit log of the whole installation, in the slot of the registry. Its name begins like no key that a role may delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditKeys;
+
+impl AuditKeys {
+    /// Stream: who did what, and how it ended.
+    pub const LOG: &str = "herald:{herald}:audit";
+}
+
 /// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
 /// nothing.
 fn hash_tag(key: &str) -> Option<&str> {
@@ -297,6 +341,13 @@ mod tests {
             keys.dead(),
             keys.dead_of(&endpoint),
             keys.dead_letter(&id),
+            keys.dead_facts(),
+            keys.dead_kinds(),
+            keys.dead_of_kind("acc_a:ep_a:gone:gone"),
+            keys.dead_account("acc_a", "gone:gone"),
+            keys.dead_by("gone:gone"),
+            keys.dead_names(),
+            keys.dead_mark(),
             keys.quarantine(),
             keys.quarantine_index(),
             keys.places(),
@@ -331,8 +382,9 @@ mod tests {
                 assert!(key.starts_with(keys.prefix()));
             }
         }
-        let registry = [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x")].map(slot);
-        assert_eq!(registry, [slot(RegistryKeys::ENDPOINTS); 3]);
+        let registry =
+            [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x"), AuditKeys::LOG].map(slot);
+        assert_eq!(registry, [slot(RegistryKeys::ENDPOINTS); 4]);
     }
 
     #[test]
@@ -345,7 +397,7 @@ mod tests {
                 assert!(seen.insert(key.clone()), "{key} of {stream} is there twice");
             }
         }
-        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES] {
+        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG] {
             assert!(seen.insert(key.to_owned()));
         }
     }

@@ -23,6 +23,7 @@
 
 pub mod acl;
 pub mod api_keys;
+pub mod audit;
 mod backlog;
 pub mod connection;
 #[doc(hidden)]

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::protocol::{
-    Answer, Asked, CONSUMER, Call, Content, Entry, Failure, GROUP, Item, Kept, Known, MAX_BATCH, MAX_DROPS,
+    Answer, Asked, CONSUMER, Call, Content, Entry, Failure, GROUP, Item, Kept, Known, LookFrom, MAX_BATCH, MAX_DROPS,
     MAX_READ_BYTES, Place, QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request,
     RequestKind, Settlement, Start, Term, Unfinished,
 };
@@ -19,6 +19,7 @@ use crate::facts::{
     envelope::{AccountSequence, Envelope},
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    letter::LetterFacts,
     traceparent::MAX_TRACEPARENT_BYTES,
 };
 
@@ -43,6 +44,11 @@ pub struct Model {
     pub claimed: BTreeSet<DeliveryId>,
     pub endpoints: BTreeMap<EndpointId, Chains>,
     pub dead: BTreeMap<DeliveryId, (u64, Bytes)>,
+    /// By what dead letters are found, with the time of the death that it is about. A letter of an older Herald has none
+    /// yet; and what an older Herald removed still has them.
+    pub dead_facts: BTreeMap<DeliveryId, (u64, LetterFacts)>,
+    /// Every dead letter from before this time was looked at, for those without facts.
+    pub dead_mark: Option<u64>,
     /// The oldest first.
     pub quarantine: Vec<(EntryId, Quarantined)>,
     /// How many entries its limit has dropped.
@@ -183,6 +189,31 @@ impl Model {
         }
     }
 
+    /// What must hold once no older Herald has written anything since the last sweep: every dead letter is indexed, and
+    /// for its own death, and nothing else is.
+    pub fn check_indexes(&self) -> Result<(), String> {
+        for (id, (at_ms, _)) in &self.dead {
+            if self.dead_facts.get(id).map(|(of_ms, _)| of_ms) != Some(at_ms) {
+                return Err(format!("the dead letter {id} is not indexed, or for another death"));
+            }
+        }
+        match self.dead_facts.len() == self.dead.len() {
+            true => Ok(()),
+            false => Err("something is indexed that is no dead letter".to_owned()),
+        }
+    }
+
+    /// And that each is indexed as what it is. This reads every letter.
+    pub fn check_facts(&self) -> Result<(), String> {
+        let is_wrong = |(id, (_, letter)): &(&DeliveryId, &(u64, Bytes))| {
+            self.dead_facts.get(*id).is_some_and(|(_, facts)| *facts != LetterFacts::of_record(letter))
+        };
+        match self.dead.iter().find(is_wrong) {
+            Some((id, _)) => Err(format!("the dead letter {id} is indexed as what it is not")),
+            None => Ok(()),
+        }
+    }
+
     pub fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
         if self.lease.as_ref().is_some_and(|lease| lease.until_ms <= self.now_ms) {
             self.lease = None;
@@ -235,6 +266,12 @@ impl Model {
             Call::Inbox { after, max, .. } => self.requests(*after, *max),
             Call::Trim { retain_ms, ignores, .. } => self.trim(*retain_ms, ignores),
             Call::ExpireDead { max_age_ms, max_count, max, .. } => self.expire_dead(*max_age_ms, *max_count, *max),
+            Call::Unindexed { from, look, max, .. } => self.unindexed(from, *look, *max),
+            Call::SweepDead { .. } => {
+                let before = self.dead_facts.len();
+                self.dead_facts.retain(|id, _| self.dead.contains_key(id));
+                Answer::SweptDead { count: (before - self.dead_facts.len()) as u64, cursor: 0 }
+            }
         }
     }
 
@@ -404,18 +441,30 @@ impl Model {
             },
             Item::Move { id, chain, place } if self.records.contains_key(id) => self.place(id, chain, *place),
             Item::Move { .. } => {}
-            Item::Bury { id, chain, letter } => {
+            Item::Bury { id, chain, facts, letter } => {
                 self.dead.insert(id.clone(), (self.now_ms, letter.clone()));
+                self.dead_facts.insert(id.clone(), (self.now_ms, (**facts).clone()));
                 self.finish(id, chain);
             }
             Item::Revive { id, chain, record } => {
+                self.dead_facts.remove(id);
                 if self.dead.remove(id).is_some() && !self.records.contains_key(id) {
                     self.records.insert(id.clone(), record.clone());
                     self.grow(id, record.len() as i64);
                     self.begin(id, chain, Place::Held);
                 }
             }
-            Item::Discard { id } => drop(self.dead.remove(id)),
+            Item::Discard { id } => {
+                self.dead_facts.remove(id);
+                self.dead.remove(id);
+            }
+            Item::Index { id, facts } => {
+                if let Some((at_ms, _)) = self.dead.get(id)
+                    && self.dead_facts.get(id).is_none_or(|(of, _)| of != at_ms)
+                {
+                    self.dead_facts.insert(id.clone(), (*at_ms, (**facts).clone()));
+                }
+            }
             Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
                 let place = self.places.get(entry).copied().unwrap_or(*entry);
                 let (body, error, envelope) = (body.clone(), error.clone(), envelope.clone());
@@ -711,7 +760,43 @@ impl Model {
         let gone = oldest.into_iter().enumerate().filter(|(at, (died, _))| *at < surplus || *died < limit).take(max);
         let gone: Vec<_> = gone.map(|(_, (_, id))| id).collect();
         gone.iter().for_each(|id| drop(self.dead.remove(id)));
+        gone.iter().for_each(|id| drop(self.dead_facts.remove(id)));
         Answer::ExpiredDead { count: gone.len() as u64 }
+    }
+
+    fn unindexed(&mut self, from: &LookFrom, look: usize, max: usize) -> Answer {
+        let mut all: Vec<_> = self.dead.iter().map(|(id, (at, _))| (*at, id.to_string(), id.clone())).collect();
+        all.sort();
+        let from_time = |least: u64| all.iter().position(|(at, ..)| *at >= least).unwrap_or(all.len());
+        let first = match from {
+            LookFrom::Start => 0,
+            LookFrom::Mark => from_time(self.dead_mark.unwrap_or(0)),
+            LookFrom::After(at_ms, id) => {
+                let last = all.iter().position(|(at, _, one)| at == at_ms && one == id);
+                last.map_or_else(|| from_time(*at_ms), |at| at + 1)
+            }
+        };
+        let (mut letters, mut bytes, mut looked, mut mark) = (Vec::new(), 0, None, None);
+        let page: Vec<_> = all.into_iter().skip(first).take(look).collect();
+        let mut is_over = page.len() < look;
+        for (nth, (at_ms, _, id)) in page.iter().enumerate() {
+            looked = Some((*at_ms, id.clone()));
+            if self.dead_facts.get(id).is_some_and(|(of, _)| of == at_ms) {
+                continue;
+            }
+            let letter = self.dead[id].1.clone();
+            mark.get_or_insert(*at_ms);
+            bytes += letter.len();
+            letters.push((id.clone(), Some(letter)));
+            if bytes >= MAX_READ_BYTES || letters.len() >= max {
+                is_over &= nth + 1 == page.len();
+                break;
+            }
+        }
+        let next = looked.filter(|_| !is_over);
+        self.dead_mark = mark.or(next.as_ref().map(|(at_ms, _)| *at_ms)).or(Some(self.now_ms));
+        let (dead, indexed) = (self.dead.len() as u64, self.dead_facts.len() as u64);
+        Answer::Unindexed { letters, next, dead, indexed }
     }
 
     fn kept(&self, entry: EntryId, endpoint: &EndpointId) -> Kept {
@@ -744,6 +829,7 @@ fn endpoint_of(item: &Item) -> Option<&EndpointId> {
         | Item::Bury { id, .. }
         | Item::Revive { id, .. } => Some(&id.endpoint),
         Item::Discard { .. }
+        | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }
         | Item::DiscardQuarantined { .. }

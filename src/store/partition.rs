@@ -14,7 +14,8 @@ use super::{
     error::StoreError,
     keys::{PartitionKeys, RegistryKeys},
     protocol::{
-        Answer, CONSUMER, Call, Failure, GROUP, Item, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement, Start,
+        Answer, CONSUMER, Call, Failure, GROUP, Item, LookFrom, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement,
+        Start,
     },
 };
 use crate::facts::{
@@ -83,6 +84,14 @@ impl PartitionStore {
         script.keys(keys).arg(call.term().as_str())
     }
 
+    /// A script about dead letters alone: the lease, all letters, what else it needs, and what all of them share.
+    fn of_dead(&self, script: &'static Script, more: Option<String>, call: &Call) -> ScriptCall<'static> {
+        let keys = &self.keys;
+        let shared = [keys.dead_facts(), keys.dead_kinds(), keys.dead_names()];
+        let names: Vec<String> = [keys.lease(), keys.dead()].into_iter().chain(more).chain(shared).collect();
+        self.fenced(script, &names.iter().map(String::as_str).collect::<Vec<_>>(), call)
+    }
+
     fn way<'a>(&'a self, call: &'a Call) -> Way<'a> {
         let keys = &self.keys;
         let (stream, prefix, lease) = (keys.stream(), keys.prefix(), keys.lease());
@@ -144,9 +153,19 @@ impl PartitionStore {
                 script.arg(retain_ms).arg(GROUP).arg(RETAIN_PARTS).arg(ignores)
             }
             Call::ExpireDead { max_age_ms, max_count, max, .. } => {
-                let script = self.fenced(&EXPIRE_DEAD, &[lease, &keys.dead()], call).arg(prefix);
+                let script = self.of_dead(&EXPIRE_DEAD, None, call).arg(prefix);
                 script.arg(max_age_ms).arg(max_count).arg(most(*max))
             }
+            Call::Unindexed { from, look, max, .. } => {
+                let script = self.of_dead(&UNINDEXED, Some(keys.dead_mark()), call).arg(prefix);
+                let script = match from {
+                    LookFrom::Mark => script.arg("mark").arg(""),
+                    LookFrom::Start => script.arg("start").arg(""),
+                    LookFrom::After(at_ms, id) => script.arg(at_ms).text(id),
+                };
+                script.arg(most(*look)).arg(most(*max))
+            }
+            Call::SweepDead { cursor, .. } => self.of_dead(&SWEEP_DEAD, None, call).arg(prefix).arg(cursor),
         })
     }
 
@@ -168,6 +187,9 @@ impl PartitionStore {
             &keys.stats(),
             &keys.places(),
             &keys.bytes(),
+            &keys.dead_facts(),
+            &keys.dead_kinds(),
+            &keys.dead_names(),
         ];
         let mut script = self.fenced(&SETTLE, &names, call).arg(keys.prefix()).arg(GROUP);
         script = script.text(settlement.last_read).arg(self.attempt_log_len);
@@ -261,9 +283,10 @@ fn write_item<'a>(script: ScriptCall<'a>, item: &Item) -> ScriptCall<'a> {
             body(script.text(id).arg(chain.name()).arg(place_text(*place)), record)
         }
         Item::Move { id, chain, place } => script.text(id).arg(chain.name()).arg(place_text(*place)),
-        Item::Bury { id, chain, letter } => body(script.text(id).arg(chain.name()), letter),
+        Item::Bury { id, chain, facts, letter } => body(script.text(id).arg(chain.name()).arg(facts.to_text()), letter),
         Item::Revive { id, chain, record } => body(script.text(id).arg(chain.name()), record),
         Item::Discard { id } => script.text(id),
+        Item::Index { id, facts } => script.text(id).arg(facts.to_text()),
         Item::Quarantine { entry, body: content, cut, error, envelope, keep_bytes } => {
             let script = body(script.text(entry), content).arg(u8::from(*cut)).arg(error);
             let keep = keep_bytes.map_or("always".to_owned(), |bytes| bytes.to_string());
@@ -284,6 +307,7 @@ fn item_name(item: &Item) -> &'static str {
         Item::Bury { .. } => "bury",
         Item::Revive { .. } => "revive",
         Item::Discard { .. } => "discard",
+        Item::Index { .. } => "index",
         Item::Quarantine { .. } => "quarantine",
         Item::Requeue { .. } => "requeue",
         Item::DiscardQuarantined { .. } => "discard-quarantined",
@@ -354,6 +378,8 @@ pub fn call_name(call: &Call) -> &'static str {
         Call::Inbox { .. } => "inbox",
         Call::Trim { .. } => "trim",
         Call::ExpireDead { .. } => "expire_dead",
+        Call::Unindexed { .. } => "unindexed",
+        Call::SweepDead { .. } => "sweep_dead",
     }
 }
 
@@ -377,14 +403,20 @@ fn verb(call: &Call) -> &'static str {
         Call::Inbox { .. } => "read the inbox of",
         Call::Trim { .. } => "trim",
         Call::ExpireDead { .. } => "expire dead letters of",
+        Call::Unindexed { .. } => "look for dead letters without an index of",
+        Call::SweepDead { .. } => "sweep the indexes of dead letters of",
     }
 }
 
 macro_rules! scripts {
-    ($($constant:ident = $name:literal),* $(,)?) => {$(
+    ($($constant:ident = $name:literal $(with $more:literal)?),* $(,)?) => {$(
         static $constant: LazyLock<Script> =
             LazyLock::new(|| {
-                let shared = [include_str!("scripts/shared.lua")];
+                let shared = [
+                    include_str!("scripts/shared.lua"),
+                    include_str!("scripts/partition_shared.lua"),
+                    $(include_str!(concat!("scripts/", $more, ".lua")),)?
+                ];
                 Script::assembled($name, include_str!(concat!("scripts/", $name, ".lua")), &shared)
             });
     )*};
@@ -399,12 +431,14 @@ scripts! {
     COUNTS = "counts",
     READ = "read",
     ASK = "ask",
-    SETTLE = "settle",
+    SETTLE = "settle" with "dead_index",
     CLAIM = "claim",
     PULL_IN = "pull_in",
     TAKE_HEADS = "take_heads",
     CLAIM_FOREIGN = "claim_foreign",
     INBOX = "inbox",
     TRIM = "trim",
-    EXPIRE_DEAD = "expire_dead",
+    EXPIRE_DEAD = "expire_dead" with "dead_index",
+    UNINDEXED = "unindexed" with "dead_index",
+    SWEEP_DEAD = "sweep_dead" with "dead_index",
 }

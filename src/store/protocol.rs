@@ -11,6 +11,7 @@ use crate::facts::{
     delivery::Chain,
     envelope::{AccountSequence, Envelope},
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    letter::LetterFacts,
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -70,6 +71,16 @@ pub enum ReadFrom {
     New,
 }
 
+/// Where a look for dead letters without an index begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookFrom {
+    /// Where the last complete look ended, in this term or an earlier one.
+    Mark,
+    Start,
+    /// Behind this letter, which died at this time.
+    After(u64, DeliveryId),
+}
+
 /// Where a record is. Exactly one record of each chain is anywhere but held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -92,13 +103,16 @@ pub enum Item {
     Keep { id: DeliveryId, chain: Chain, place: Place, record: Bytes },
     /// Its record stays and changes its place. Does nothing to a delivery without a record.
     Move { id: DeliveryId, chain: Chain, place: Place },
-    /// Given up: the letter is written and indexed, then the same as for [`Item::Finish`].
-    Bury { id: DeliveryId, chain: Chain, letter: Bytes },
+    /// Given up: the letter is written and indexed by its facts, then the same as for [`Item::Finish`].
+    Bury { id: DeliveryId, chain: Chain, facts: Box<LetterFacts>, letter: Bytes },
     /// A dead letter becomes an unfinished delivery again, held in its place or due at once. Does nothing if there is
     /// no letter.
     Revive { id: DeliveryId, chain: Chain, record: Bytes },
     /// A dead letter goes for good.
     Discard { id: DeliveryId },
+    /// A dead letter that an older Herald wrote is indexed by these facts. Does nothing if there is no letter, or if it is
+    /// indexed.
+    Index { id: DeliveryId, facts: Box<LetterFacts> },
     /// An entry that is not a valid event. It is kept once, however often it is quarantined; another entry with the
     /// same id but another body is kept beside it. While the quarantine then holds more than `keep_bytes`, its oldest
     /// entries are dropped and counted, but never this one. Without a limit it is a sound event, which no limit drops.
@@ -232,6 +246,19 @@ pub enum Call {
         max_count: u64,
         max: usize,
     },
+    /// Looks at up to `look` dead letters, the oldest first, for up to `max` that stand in no index, because an older
+    /// Herald wrote them.
+    Unindexed {
+        term: Term,
+        from: LookFrom,
+        look: usize,
+        max: usize,
+    },
+    /// Takes out of the indexes what is no dead letter any more, because an older Herald removed it: a page at a time.
+    SweepDead {
+        term: Term,
+        cursor: u64,
+    },
 }
 
 impl Call {
@@ -254,7 +281,9 @@ impl Call {
             | Self::ClaimForeign { term, .. }
             | Self::Inbox { term, .. }
             | Self::Trim { term, .. }
-            | Self::ExpireDead { term, .. } => term,
+            | Self::ExpireDead { term, .. }
+            | Self::Unindexed { term, .. }
+            | Self::SweepDead { term, .. } => term,
         }
     }
 }
@@ -466,6 +495,18 @@ pub enum Answer {
     },
     ExpiredDead {
         count: u64,
+    },
+    /// `letters` are without an index; `next` is where to go on, none after the last. There are `dead` letters in all, and
+    /// `indexed` lines of facts.
+    Unindexed {
+        letters: Vec<Kept>,
+        next: Option<(u64, DeliveryId)>,
+        dead: u64,
+        indexed: u64,
+    },
+    SweptDead {
+        count: u64,
+        cursor: u64,
     },
 }
 

@@ -2,10 +2,11 @@
 //! group. Read-only and without a term, so every answer may be out of date when it is read. Never walks the keyspace,
 //! never changes anything, and never asks Redis for more than a page at a time.
 //!
-//! What has no index (an event's id, an intent's dead letters) is found by looking at a bounded number of records or
+//! What has no index (an event's id among unfinished deliveries and in the log) is found by looking at a bounded number of records or
 //! lines; the answer then says how far it looked.
 
 mod dead;
+mod dead_index;
 mod deliveries;
 mod intents;
 mod log;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
+    dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
     intents::{IntentsLook, SetClock},
     log::{LogFilter, LogPage},

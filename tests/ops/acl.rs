@@ -3,8 +3,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use herald::{
-    api::webhooks::subscriptions::{Changes, Subscriptions, Wanted},
+    api::{
+        access::Caller,
+        webhooks::subscriptions::{Audits, Changes, Subscriptions, Wanted},
+    },
     facts::{
+        audit::{Act, Surface},
         endpoint::{Keeper, Scheme},
         envelope::Envelope,
         id::{AccountId, DeliveryId, EntryId},
@@ -24,8 +28,8 @@ use herald::{
         connection::{Purpose, Redis},
         entries::Entries,
         intents::ClockChange,
-        protocol::{Answer, Asked, Call, Item, Known, Place, ReadFrom, Recorded, RequestKind, Settlement},
-        queries::{DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
+        protocol::{Answer, Asked, Call, Item, Known, LookFrom, Place, ReadFrom, Recorded, RequestKind, Settlement},
+        queries::{DeadFilter, DeadKey, DeadOrder, DeadRange, LogFilter, Outcome, Queries, RedisSettings},
         registry::{RegistryStore, feed::ChangeWait},
         requests::Requests,
         wakeup::Wakeup,
@@ -36,9 +40,12 @@ use herald::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::{audit, everything},
     stage::{Owner, STREAM, bury, delivery, endpoint, endpoint_id, event, id, intent, keep, keys, log_line, mark},
     support::TestRedis,
 };
+
+const AUDIT: &str = "herald:{herald}:audit";
 
 /// Makes the users as they are printed; only `default` stays, for the test's own commands.
 async fn with_users(redis: &TestRedis) {
@@ -78,6 +85,21 @@ async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     for redis in [&intents, &worker] {
         payment_intents(redis, &operator).await;
     }
+    audit_log(&operator).await;
+}
+
+/// What merchants have just done in two processes, and an operator's act.
+async fn audit_log(operator: &Redis) {
+    let log = audit(operator.clone(), Surface::Cli);
+    let began = log.begin(&log.act(Act::Pause, "ann", "incident")).await.unwrap().unwrap();
+    assert_eq!(log.find(began).await.unwrap().unwrap().id, began);
+    let found = everything(&log).await;
+    let told = |act: &herald::store::audit::Logged| (act.begun.act.clone(), act.begun.by.clone(), act.ended.is_some());
+    let by_key = |act: &str| (act.to_owned(), "key 0123456789ab".to_owned(), true);
+    let of_merchants = ["create", "add-secret", "update", "activate-secret", "delete"];
+    let expected = of_merchants.map(|act| by_key(&format!("endpoint {act}")));
+    assert_eq!(found.acts[..5].iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(found.acts.len(), 2 * 5 + 1);
 }
 
 /// Everything that their service asks of Redis, and the keys that an operator makes for its callers.
@@ -120,7 +142,9 @@ async fn subscriptions(redis: &Redis, account: &AccountId) {
     let following = tokio::spawn(registry.clone().run(redis.clone(), cancel.clone()));
     let loopback = AddressGuard::new(false, &["127.0.0.0/8".parse().unwrap()]);
     let rules = Rules::new(loopback, RetryPolicy::try_new(RetrySettings::default()).unwrap());
-    let subscriptions = Subscriptions::new(redis.clone(), keys(), registry, rules);
+    let audits = Audits { merchants: audit(redis.clone(), Surface::Http), own: audit(redis.clone(), Surface::Worker) };
+    let subscriptions = Subscriptions::new(redis.clone(), keys(), registry, rules, audits);
+    let caller = Caller { account: account.clone(), is_read_only: false, key: "0123456789ab".to_owned() };
     let wanted = Wanted {
         keeper: Keeper::Merchant,
         url: "https://127.0.0.1/".to_owned(),
@@ -128,13 +152,13 @@ async fn subscriptions(redis: &Redis, account: &AccountId) {
         description: String::new(),
         schemes: vec![Scheme::Standard],
     };
-    let (made, secret) = subscriptions.create(account, wanted).await.unwrap();
-    subscriptions.add_secret(account, &made.id).await.unwrap();
+    let (made, _) = subscriptions.create(&caller, wanted).await.unwrap();
+    let (_, secret) = subscriptions.add_secret(&caller, &made.id).await.unwrap();
     let changes = Changes { description: Some("till 7".to_owned()), ..Changes::default() };
-    subscriptions.change(account, &made.id, &changes).await.unwrap();
-    subscriptions.activate(account, &made.id, &secret.name()).await.unwrap();
+    subscriptions.change(&caller, &made.id, &changes).await.unwrap();
+    subscriptions.activate(&caller, &made.id, &secret.name()).await.unwrap();
     assert_eq!(subscriptions.list(account).await.unwrap().len(), 1);
-    subscriptions.delete(account, &made.id, Keeper::Merchant).await.unwrap();
+    subscriptions.delete(&caller, &made.id, Keeper::Merchant).await.unwrap();
     assert_eq!(subscriptions.list(account).await.unwrap().len(), 0);
     cancel.cancel();
     following.await.unwrap();
@@ -153,6 +177,16 @@ async fn the_printed_rules_open_nothing_else() {
         &["FLUSHALL"],
         &["CONFIG", "GET", "requirepass"],
         &["ACL", "LIST"],
+        // What was done stays to be seen.
+        &["XDEL", AUDIT, "1-1"],
+        &["XTRIM", AUDIT, "MAXLEN", "0"],
+        &["DEL", AUDIT],
+        &["UNLINK", AUDIT],
+        &["RENAME", AUDIT, "herald:{herald}:registry:x"],
+        &["RENAME", "herald:{herald}:registry", AUDIT],
+        &["EXPIRE", AUDIT, "1"],
+        &["SET", AUDIT, "x"],
+        &["XSETID", AUDIT, "9-9"],
     ];
     let lease = "herald:{payment-intents}:lease";
     // What another role may do.
@@ -169,7 +203,8 @@ async fn the_printed_rules_open_nothing_else() {
         &["EVAL", "return 1", "0"],
     ];
     let not_the_producers = [
-        &["XRANGE", STREAM, "-", "+"][..],
+        &["XADD", AUDIT, "*", "began", "{}"][..],
+        &["XRANGE", STREAM, "-", "+"],
         &["XLEN", STREAM],
         &["XDEL", STREAM, "1-1"],
         &["DEL", STREAM],
@@ -305,6 +340,14 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     owner.settle(vec![bury(&dead, DeadReason::Released)], Vec::new()).await;
     let expire = Call::ExpireDead { term: term(), max_age_ms: 1 << 40, max_count: 10, max: 10 };
     assert_eq!(owner.call(expire).await, Answer::ExpiredDead { count: 0 });
+    let unindexed = Call::Unindexed { term: term(), from: LookFrom::Start, look: 10, max: 10 };
+    let found = owner.call(unindexed).await;
+    assert!(
+        matches!(&found, Answer::Unindexed { letters, dead: 1, indexed: 1, .. } if letters.is_empty()),
+        "{found:?}"
+    );
+    let swept = owner.call(Call::SweepDead { term: term(), cursor: 0 }).await;
+    assert_eq!(swept, Answer::SweptDead { count: 0, cursor: 0 });
     let trimmed = owner.call(Call::Trim { term: term(), retain_ms: 0, ignores: Vec::new() }).await;
     assert!(matches!(trimmed, Answer::Trimmed { .. }), "{trimmed:?}");
 }
@@ -331,6 +374,13 @@ async fn looks(redis: &Redis) {
     let everything = DeadRange { endpoint: None, from_ms: 0, until_ms: u64::MAX };
     assert_eq!(queries.count_dead(&everything).await.unwrap(), 1);
     assert_eq!(queries.dead(&everything, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
+    let of_account = DeadFilter { account: "acc_1".parse().ok(), ..DeadFilter::everything() };
+    assert_eq!(queries.count_dead_where(&of_account).await.unwrap(), 1);
+    assert_eq!(queries.find_dead(&of_account, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len(), 1);
+    let of_intent = DeadFilter { intent: Some(intent("pi_4")), ..DeadFilter::everything() };
+    assert!(queries.find_dead(&of_intent, DeadOrder::NewestFirst, None, 10).await.unwrap().letters.len() <= 1);
+    assert_eq!(queries.group_dead(&of_account, &[DeadKey::Endpoint]).await.unwrap().len(), 1);
+    assert_eq!(queries.unindexed_dead().await.unwrap(), 0);
     queries.find(&id("20-0", "ep_a")).await.unwrap();
     queries.find(&id("99-0", "ep_a")).await.unwrap();
     queries.totals(&endpoint_id("ep_a")).await.unwrap();

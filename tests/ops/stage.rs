@@ -8,6 +8,7 @@ use herald::{
         endpoint::{Endpoint, Mark, Scheme},
         event::Event,
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        letter::LetterFacts,
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
         retry::DeadReason,
         signing::SecretText,
@@ -77,6 +78,7 @@ pub fn letter(delivery: &Delivery, reason: DeadReason) -> DeadLetter {
         reason,
         died_at_ms: 1,
         detail: String::new(),
+        waited_for: None,
         url: "https://merchant.example/hook".into(),
         headers: vec![("webhook-id".into(), delivery.event.to_string())],
         delivery: delivery.clone(),
@@ -88,8 +90,9 @@ pub fn keep(delivery: &Delivery, place: Place) -> Item {
 }
 
 pub fn bury(delivery: &Delivery, reason: DeadReason) -> Item {
-    let letter = letter(delivery, reason).to_record();
-    Item::Bury { id: delivery.id.clone(), chain: delivery.chain(), letter }
+    let letter = letter(delivery, reason);
+    let facts = Box::new(LetterFacts::of(&letter));
+    Item::Bury { id: delivery.id.clone(), chain: delivery.chain(), facts, letter: letter.to_record() }
 }
 
 pub fn log_line(delivery: &Delivery, outcome: &str) -> bytes::Bytes {

@@ -19,28 +19,28 @@ use crate::{
 };
 
 /// Nothing listens there: what is sent to it is retried.
-const NOWHERE: &str = "http://127.0.0.1:2/";
+pub const NOWHERE: &str = "http://127.0.0.1:2/";
 
-fn herald(redis: &TestRedis, words: &[&str]) -> Output {
+pub fn herald(redis: &TestRedis, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command.env_clear().env("USER", "ops").args(["--redis-url", &redis.url()]).args(words).stdin(Stdio::null());
     command.output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }
 
-fn done(redis: &TestRedis, words: &[&str]) -> String {
+pub fn done(redis: &TestRedis, words: &[&str]) -> String {
     let output = herald(redis, words);
     assert!(output.status.success(), "{words:?}: {}", text(&output));
     text(&output)
 }
 
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    async fn start(redis: &TestRedis) -> Self {
+    pub async fn start(redis: &TestRedis) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
         command.env("HERALD_LISTEN", "127.0.0.1:0").args(["--redis-url", &redis.url(), "serve"]);
@@ -58,12 +58,12 @@ impl Drop for Worker {
     }
 }
 
-async fn queries(redis: &TestRedis) -> Queries {
+pub async fn queries(redis: &TestRedis) -> Queries {
     Queries::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys())
 }
 
 /// An endpoint that fails, and an unowned partition with these items in it.
-async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
+pub async fn stage(items: Vec<Item>, log: Vec<bytes::Bytes>) -> TestRedis {
     let redis = TestRedis::start_with_aof().await;
     let mut registry = RegistryStore::connect(&redis.redis()).await.unwrap();
     registry.create(endpoint("ep_a", "acc_1", NOWHERE), &mark()).await.unwrap();
@@ -275,7 +275,7 @@ async fn the_doctor_warns_where_payment_intents_could_be_lost_or_live_by_a_clock
     redis.command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
     let said = || text(&herald(&redis, &["doctor", "-o", "table"]));
     assert!(!said().contains(" intents "), "{}", said());
-    redis.command::<()>(&["HSET", "herald:{payment-intents}:pi-count", "changes", "1"]).await;
+    redis.command::<()>(&["HSET", "herald:{payment-intents}:pi-count", "events:acc_1", "1"]).await;
     assert!(said().contains("can lose the last changes of payment intents"), "{}", said());
     assert!(said().contains("CONFIG SET appendfsync always"), "{}", said());
     let ahead = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() + 7 * 86_400_000_000;

@@ -43,10 +43,14 @@ pub enum Mutation {
     NamesakeTakenForKnown,
     PlacesIgnored,
     NewestEntryTellsTheStream,
+    LettersNotIndexed,
+    RevivedStillIndexed,
+    OlderLettersIgnored,
+    RemovedStaysIndexed,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -74,6 +78,10 @@ impl Mutation {
         Self::NamesakeTakenForKnown,
         Self::PlacesIgnored,
         Self::NewestEntryTellsTheStream,
+        Self::LettersNotIndexed,
+        Self::RevivedStillIndexed,
+        Self::OlderLettersIgnored,
+        Self::RemovedStaysIndexed,
     ];
 
     /// What is done wrong.
@@ -107,6 +115,10 @@ impl Mutation {
             Self::NewestEntryTellsTheStream => {
                 "another stream taken for ours, for its newest entry is after the cursor"
             }
+            Self::LettersNotIndexed => "a dead letter that is not indexed",
+            Self::RevivedStillIndexed => "a redelivered letter that is still indexed",
+            Self::OlderLettersIgnored => "letters of an older Herald that are never indexed",
+            Self::RemovedStaysIndexed => "what an older Herald removed left in the indexes",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
@@ -193,6 +205,38 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
                     model.endpoints.entry(id.endpoint.clone()).or_default().bytes += bytes;
                 }
             }
+            answer
+        }
+        (Mutation::LettersNotIndexed | Mutation::RevivedStillIndexed, Call::Settle { settlement, .. }) => {
+            let of_mutation = |item: &Item| match item {
+                Item::Bury { id, .. } if mutation == Mutation::LettersNotIndexed => Some(id.clone()),
+                Item::Revive { id, .. } if mutation == Mutation::RevivedStillIndexed => Some(id.clone()),
+                _ => None,
+            };
+            let ids: Vec<DeliveryId> = settlement.items.iter().filter_map(of_mutation).collect();
+            let before: Vec<_> = ids.iter().map(|id| model.dead_facts.get(id).cloned()).collect();
+            let answer = model.call(call);
+            if matches!(answer, Ok(Answer::Settled { .. })) {
+                for (id, facts) in ids.into_iter().zip(before) {
+                    match facts {
+                        Some(facts) => drop(model.dead_facts.insert(id, facts)),
+                        None => drop(model.dead_facts.remove(&id)),
+                    }
+                }
+            }
+            answer
+        }
+        (Mutation::OlderLettersIgnored, Call::Unindexed { .. }) => {
+            let mut answer = model.call(call);
+            if let Ok(Answer::Unindexed { letters, .. }) = &mut answer {
+                letters.clear();
+            }
+            answer
+        }
+        (Mutation::RemovedStaysIndexed, Call::SweepDead { .. }) => {
+            let facts = model.dead_facts.clone();
+            let answer = model.call(call);
+            model.dead_facts = facts;
             answer
         }
         (Mutation::NamesakeTakenForKnown, Call::Settle { term, settlement }) => {
@@ -317,6 +361,8 @@ fn term_mut(call: &mut Call) -> &mut Term {
         | Call::ClaimForeign { term, .. }
         | Call::Inbox { term, .. }
         | Call::Trim { term, .. }
-        | Call::ExpireDead { term, .. } => term,
+        | Call::ExpireDead { term, .. }
+        | Call::Unindexed { term, .. }
+        | Call::SweepDead { term, .. } => term,
     }
 }

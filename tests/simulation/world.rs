@@ -236,6 +236,8 @@ pub struct World {
     /// The state of Redis' registry of endpoints, and what it held before it was lost.
     health: Health,
     lost_registry: Option<Registry>,
+    /// An older Herald owned the partition, and left dead letters that are not indexed as they are.
+    has_older_written: bool,
 }
 
 fn endpoint_id(at: usize) -> EndpointId {
@@ -302,6 +304,7 @@ impl World {
             refused: BTreeSet::new(),
             health: Health::Whole,
             lost_registry: None,
+            has_older_written: false,
             plan,
         };
         for at in 0..endpoints {
@@ -362,7 +365,7 @@ impl World {
             }
             if self.is_healed && self.has_ended() {
                 self.tally.checked(Promise::NeverStuck);
-                return Ok(());
+                return self.model.check_facts().map_err(|why| Broken { promise: Promise::Sound, why });
             }
             if at > ACTIVE + PATIENCE_MS {
                 let why = format!("it did not end: {}", self.state());
@@ -375,6 +378,7 @@ impl World {
     fn has_ended(&self) -> bool {
         self.steady.is_none()
             && is_settled(&self.model)
+            && self.model.check_indexes().is_ok()
             && self.workers.iter().all(|worker| {
                 worker.partition.as_ref().is_none_or(|partition| {
                     !partition.is_owner() || (partition.tally().jobs == 0 && partition.core().outbox_len() == 0)

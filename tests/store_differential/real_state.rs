@@ -8,6 +8,7 @@ use herald::{
     facts::{
         envelope::{AccountSequence, Envelope},
         id::{DeliveryId, EndpointId, EntryId},
+        letter::LetterFacts,
     },
     store::{
         keys::PartitionKeys,
@@ -83,6 +84,16 @@ impl Reader<'_> {
                         all.into_iter().filter(|(id, _)| id.endpoint.as_str() == endpoint).collect();
                     assert_eq!(self.scored(&name).await, of, "the dead letters of {endpoint} are indexed twice alike");
                 }
+                ("dead-facts", _) => {
+                    for (id, line) in self.ask::<BTreeMap<String, String>>(&["HGETALL", &name]).await {
+                        let (at, facts) = line.split_once(' ').expect("AT FACTS");
+                        let facts = LetterFacts::parse(facts).unwrap_or_else(|| panic!("{facts:?} are no facts"));
+                        model.dead_facts.insert(parse(&id), (parse(at), facts));
+                    }
+                }
+                // Compared below with what they index.
+                ("dead-kinds" | "dead-of" | "dead-account" | "dead-by" | "dead-names", _) => {}
+                ("dead-mark", _) => model.dead_mark = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
                 ("quarantine", _) => model.quarantine = self.quarantine().await,
                 ("quarantine-index", _) => {
                     let index: Vec<String> = self.ask(&["HVALS", &name]).await;
@@ -127,7 +138,41 @@ impl Reader<'_> {
         }
         let letters: Vec<String> = self.ask(&["KEYS", &format!("{}dead-letter:*", glob(keys.prefix()))]).await;
         assert_eq!(letters.len(), model.dead.len(), "every dead letter is indexed");
+        self.compare_indexes(&model.dead_facts).await;
         model
+    }
+
+    /// A letter is in the sets of its facts, with the time of its death, and nothing else is in any.
+    async fn compare_indexes(&mut self, facts: &BTreeMap<DeliveryId, (u64, LetterFacts)>) {
+        let keys = self.keys.clone();
+        let (mut sets, mut kinds) = (BTreeMap::<String, BTreeMap<DeliveryId, u64>>::new(), BTreeSet::new());
+        let mut names = BTreeSet::new();
+        for (id, (at_ms, of)) in facts {
+            let account = of.account.as_ref().map_or("", |account| account.as_str());
+            let (endpoint, why) = (&id.endpoint, format!("{}:{}", of.reason_name(), of.cause));
+            let kind = format!("{account}:{endpoint}:{why}");
+            let of_account = format!("b:{account}:{why}");
+            kinds.extend([
+                format!("a:{kind}"),
+                format!("e:{endpoint}:{account}:{why}"),
+                of_account,
+                format!("w:{why}"),
+            ]);
+            for key in [keys.dead_of_kind(&kind), keys.dead_account(account, &why), keys.dead_by(&why)] {
+                sets.entry(key).or_default().insert(id.clone(), *at_ms);
+            }
+            names.extend(of.intent.as_ref().map(|intent| format!("i:{intent} {id}")));
+            names.extend(of.event.as_ref().map(|event| format!("e:{event} {id}")));
+        }
+        assert_eq!(self.unscored(&keys.dead_kinds()).await, kinds, "the kinds are those that there are");
+        assert_eq!(self.unscored(&keys.dead_names()).await, names, "intents and events lead to their letters");
+        for pattern in [keys.dead_of_kind(""), format!("{}dead-account:", keys.prefix()), keys.dead_by("")] {
+            let found: Vec<String> = self.ask(&["KEYS", &format!("{}*", glob(&pattern))]).await;
+            for key in found {
+                assert_eq!(Some(self.scored(&key).await), sets.remove(&key), "{key}");
+            }
+        }
+        assert!(sets.is_empty(), "sets are missing: {sets:?}");
     }
 
     async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {

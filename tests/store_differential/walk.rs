@@ -10,14 +10,18 @@ use herald::{
     facts::{
         delivery::Chain,
         envelope::{AccountSequence, Envelope},
-        id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
+        letter::{LetterFacts, WaitedFor, Waiting},
+        retry::DeadReason,
     },
     store::{
         connection::Purpose,
         keys::PartitionKeys,
         model::{Group, Lease, Model, Stream},
         partition::PartitionStore,
-        protocol::{Answer, Asked, CONSUMER, Call, GROUP, Item, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term},
+        protocol::{
+            Answer, Asked, CONSUMER, Call, GROUP, Item, LookFrom, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term,
+        },
     },
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};
@@ -86,8 +90,9 @@ impl Walk {
     pub async fn step(&mut self) -> Step {
         match self.chance.below(100) {
             0..18 => self.publish().await?,
-            18..30 => self.read().await?,
-            30..62 => self.settle().await?,
+            18..28 => self.read().await?,
+            28..60 => self.settle().await?,
+            60..62 => self.index().await?,
             62..69 => self.claim().await?,
             69..70 => self.pull_in().await?,
             70..72 => self.recover().await?,
@@ -97,7 +102,10 @@ impl Walk {
             78..79 => self.count().await?,
             79..83 => self.foreign_read().await?,
             83..84 => self.claim_foreign().await?,
-            84..85 => self.lose_the_bytes().await?,
+            84..85 => match self.chance.below(3) {
+                0 => self.lose_the_bytes().await?,
+                _ => self.older_herald().await?,
+            },
             85..87 => self.delete_an_entry().await?,
             87..88 => self.lose_the_group().await?,
             88..89 => self.lose_the_stream().await?,
@@ -125,6 +133,7 @@ impl Walk {
         same("what is claimed", &real.claimed, &model.claimed)?;
         same("the endpoints", &real.endpoints, &model.endpoints)?;
         same("the dead letters", &real.dead, &model.dead)?;
+        same("the facts of dead letters", &real.dead_facts, &model.dead_facts)?;
         same("the inbox", &real.inbox, &model.inbox)?;
         same("the rest", &real, &model)?;
         invariants(&real, &self.chains)
@@ -236,9 +245,10 @@ impl Walk {
             0..10 => Item::Finish { id, chain },
             10..24 => Item::Keep { id, chain, place: self.some_place(), record: self.some_record() },
             24..29 => Item::Move { id, chain, place: self.some_place() },
-            29..32 => Item::Bury { id, chain, letter: self.some_record() },
+            29..32 => Item::Bury { id, chain, facts: Box::new(self.some_facts()), letter: self.some_record() },
             32..34 => Item::Revive { id, chain, record: self.some_record() },
-            34 => Item::Discard { id },
+            34 if self.chance.one_in(2) => Item::Discard { id },
+            34 => Item::Index { id, facts: Box::new(self.some_facts()) },
             35 => Item::Quarantine {
                 entry,
                 body: self.some_bytes(),
@@ -424,6 +434,88 @@ impl Walk {
         let max_age_ms = if self.chance.one_in(4) { 0 } else { 1_000_000_000 };
         let (max_count, max) = (self.chance.below(6), self.chance.below(6) as usize);
         self.alike(Call::ExpireDead { term: self.term.clone(), max_age_ms, max_count, max }).await
+    }
+
+    /// A look for letters without an index, or a sweep of what is none any more, to its end.
+    async fn index(&mut self) -> Step {
+        if self.chance.one_in(2) {
+            return self.sweep().await;
+        }
+        self.tick().await;
+        let dead: Vec<_> = self.model.dead.iter().map(|(id, (at_ms, _))| (*at_ms, id.clone())).collect();
+        let from = match self.chance.below(4) {
+            0 => LookFrom::Mark,
+            1 => LookFrom::Start,
+            _ if dead.is_empty() => LookFrom::After(self.chance.below(1 << 40), self.some_delivery().0),
+            // One that is there, or one that has died at another time since.
+            _ => {
+                let (at_ms, id) = dead[self.chance.below(dead.len() as u64) as usize].clone();
+                LookFrom::After(at_ms - self.chance.below(4) / 3, id)
+            }
+        };
+        let (look, max) = (1 + self.chance.below(8) as usize, 1 + self.chance.below(4) as usize);
+        let (real, mut model) = self.both(Call::Unindexed { term: self.term.clone(), from, look, max }).await?;
+        if let (Answer::Unindexed { next: None, .. }, Answer::Unindexed { next: None, .. }) = (&real, &model) {
+            // The time of the mark is that of the script.
+            self.take_over_the_mark().await?;
+        }
+        if let (Answer::Unindexed { letters, .. }, Answer::Unindexed { letters: modelled, .. }) = (&real, &mut model) {
+            same("the letters without an index", letters, modelled)?;
+        }
+        same("the answer", &real, &model)
+    }
+
+    async fn take_over_the_mark(&mut self) -> Step {
+        let real: Option<String> = self.raw(&["GET", &self.keys.dead_mark()]).await;
+        let real = real.and_then(|at| at.parse::<u64>().ok());
+        let model = self.model.dead_mark;
+        match (real, model) {
+            (Some(real), Some(model)) if real.abs_diff(model) <= WINDOW_MS => self.model.dead_mark = Some(real),
+            _ => return Err(format!("the mark is {real:?}, and in the model {model:?}")),
+        }
+        Ok(())
+    }
+
+    async fn sweep(&mut self) -> Step {
+        let (mut cursor, mut swept) = (0, 0);
+        loop {
+            let call = Call::SweepDead { term: self.term.clone(), cursor };
+            self.tell(&call);
+            match self.store.call(&call).await.map_err(|failure| format!("{failure:?}"))? {
+                Answer::SweptDead { count, cursor: next } => (cursor, swept) = (next, swept + count),
+                Answer::Lost if self.lease_is_lost() => return Ok(()),
+                other => return Err(format!("{other:?}")),
+            }
+            if cursor == 0 {
+                break;
+            }
+        }
+        let model = self.model.call(&Call::SweepDead { term: self.term.clone(), cursor: 0 });
+        same("the answer", &Answer::SweptDead { count: swept, cursor: 0 }, &model.expect("it is never full"))
+    }
+
+    /// An owner of an earlier version writes a letter, or removes one; it knows nothing of the indexes by facts.
+    async fn older_herald(&mut self) -> Step {
+        let (id, _) = self.some_delivery();
+        let (dead, dead_of) = (self.keys.dead(), self.keys.dead_of(&id.endpoint));
+        let (letter_key, text) = (self.keys.dead_letter(&id), id.to_string());
+        if self.model.dead.contains_key(&id) && self.chance.one_in(2) {
+            self.model.dead.remove(&id);
+            self.raw::<()>(&["DEL", &letter_key]).await;
+            self.raw::<()>(&["ZREM", &dead, &text]).await;
+            self.raw::<()>(&["ZREM", &dead_of, &text]).await;
+            return Ok(());
+        }
+        self.tick().await;
+        let (at_ms, letter) = (self.redis_time().await, self.some_record());
+        self.model.dead.insert(id, (at_ms, letter.clone()));
+        let at = at_ms.to_string();
+        let mut set = redis::cmd("SET");
+        set.arg(&letter_key).arg(&letter[..]);
+        set.query_async::<()>(&mut self.raw).await.map_err(|error| error.to_string())?;
+        self.raw::<()>(&["ZADD", &dead, &at, &text]).await;
+        self.raw::<()>(&["ZADD", &dead_of, &at, &text]).await;
+        Ok(())
     }
 
     /// A script of an earlier term that runs late.
@@ -634,6 +726,26 @@ impl Walk {
 
     fn some_event(&mut self) -> EventId {
         EventId::new(EVENTS[self.chance.below(EVENTS.len() as u64) as usize]).unwrap()
+    }
+
+    /// Often the same, so that sets hold several; and of a letter that cannot be read.
+    fn some_facts(&mut self) -> LetterFacts {
+        if self.chance.one_in(6) {
+            return LetterFacts::unreadable();
+        }
+        let (intent, event) = (self.some_intent(), self.some_event());
+        let accounts = ["acc_1", "acc_10"];
+        let causes = ["server_failed:500", "server_failed:50", "gone"];
+        let waited_for = self.chance.one_in(3).then(|| WaitedFor::new(Waiting::Paused).paused("ops", "it is down", 7));
+        LetterFacts {
+            account: AccountId::new(accounts[self.chance.below(2) as usize]).ok(),
+            reason: Some(DeadReason::ALL[self.chance.below(2) as usize]),
+            cause: causes[self.chance.below(3) as usize].parse().unwrap(),
+            attempts: self.chance.below(3) as u32,
+            event: Some(event),
+            intent: Some(intent),
+            waited_for,
+        }
     }
 
     /// As Herald writes one, or arbitrary; in one case the event is named where nobody looks for it.

@@ -199,7 +199,7 @@ pub async fn subscribe(State(api): State<Api>, Writer(caller): Writer, body: Bod
         description: request.description.unwrap_or_default(),
         schemes: vec![Scheme::Standard, Scheme::Dojo],
     };
-    let (endpoint, secret) = api.subscriptions.create(&caller.account, wanted).await?;
+    let (endpoint, secret) = api.subscriptions.create(&caller, wanted).await?;
     Ok(Json(Subscription::of(&endpoint, Some(&secret))))
 }
 
@@ -234,7 +234,7 @@ pub async fn update_subscription(
     let SubscriptionUpdateRequest { events, url, description } = request;
     let events = events.map(|events| events.into_iter().map(WebhookEvent::event_type).collect());
     let changes = Changes { url, events, description };
-    let endpoint = api.subscriptions.change(&caller.account, &endpoint_id(&id)?, &changes).await?;
+    let endpoint = api.subscriptions.change(&caller, &endpoint_id(&id)?, &changes).await?;
     Ok(Json(Subscription::of(&endpoint, None)))
 }
 
@@ -249,7 +249,7 @@ pub async fn unsubscribe(
     Writer(caller): Writer,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    api.subscriptions.delete(&caller.account, &endpoint_id(&id)?, Keeper::Merchant).await?;
+    api.subscriptions.delete(&caller, &endpoint_id(&id)?, Keeper::Merchant).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -292,7 +292,7 @@ pub async fn add_secret(
     Writer(caller): Writer,
     Path(id): Path<String>,
 ) -> Answer<SecretsResponse> {
-    let (endpoint, secret) = api.subscriptions.add_secret(&caller.account, &endpoint_id(&id)?).await?;
+    let (endpoint, secret) = api.subscriptions.add_secret(&caller, &endpoint_id(&id)?).await?;
     Ok(Json(SecretsResponse::of(&endpoint, Some(&secret))))
 }
 
@@ -307,7 +307,7 @@ pub async fn activate_secret(
     Writer(caller): Writer,
     Path((id, secret)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    api.subscriptions.activate(&caller.account, &endpoint_id(&id)?, secret_name(&secret)?).await?;
+    api.subscriptions.activate(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -322,7 +322,7 @@ pub async fn delete_secret(
     Writer(caller): Writer,
     Path((id, secret)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    api.subscriptions.remove_secret(&caller.account, &endpoint_id(&id)?, secret_name(&secret)?).await?;
+    api.subscriptions.remove_secret(&caller, &endpoint_id(&id)?, secret_name(&secret)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -75,7 +75,7 @@ pub async fn create_endpoint(
             None => vec![Scheme::Standard, Scheme::Dojo],
         },
     };
-    let (endpoint, secret) = api.subscriptions.create(&caller.account, wanted).await?;
+    let (endpoint, secret) = api.subscriptions.create(&caller, wanted).await?;
     Ok(Json(NewEndpoint { id: endpoint.id.to_string(), secret: secret.reveal().to_owned() }))
 }
 
@@ -91,6 +91,6 @@ pub async fn delete_endpoint(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = EndpointId::new(&id).map_err(|_| SubscriptionError::NotFound)?;
-    api.subscriptions.delete(&caller.account, &id, Keeper::Sandbox).await?;
+    api.subscriptions.delete(&caller, &id, Keeper::Sandbox).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,8 +9,10 @@ use tokio::{
 };
 
 use crate::{
+    api::access::Caller,
     clock,
     facts::{
+        audit::{Act, Begun, Verdict},
         endpoint::{Endpoint, EndpointState, Keeper, Mark},
         event::EventType,
         id::{AccountId, EndpointId},
@@ -23,6 +25,7 @@ use crate::{
         sweep::remove_if_drained,
     },
     store::{
+        audit::{Audit, AuditError, Judged},
         connection::{Connection, Purpose, Redis, SharedConnection},
         error::StoreError,
         keys::PartitionKeys,
@@ -85,6 +88,26 @@ impl From<StoreError> for SubscriptionError {
     }
 }
 
+impl From<AuditError> for SubscriptionError {
+    fn from(error: AuditError) -> Self {
+        Self::Registry(error.into())
+    }
+}
+
+impl Judged for SubscriptionError {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Registry(error) => error.verdict(),
+            Self::Busy | Self::Unreadable | Self::NotFollowed => Verdict::Failed,
+            _ => Verdict::Refused,
+        }
+    }
+
+    fn told(&self) -> String {
+        self.to_string()
+    }
+}
+
 type Result<T> = std::result::Result<T, SubscriptionError>;
 
 /// What a new endpoint is to be, as far as its merchant says.
@@ -108,6 +131,16 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Of what they change; the values may be somebody's secret.
+    fn names(&self) -> String {
+        let named = [
+            ("url", self.url.is_some()),
+            ("events", self.events.is_some()),
+            ("description", self.description.is_some()),
+        ];
+        named.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     fn applied_to(&self, endpoint: &Endpoint) -> Endpoint {
         let mut changed = endpoint.clone();
         if let Some(url) = &self.url {
@@ -123,6 +156,12 @@ impl Changes {
     }
 }
 
+/// What is written of changes: of those that merchants ask for, and of what Herald does after them.
+pub struct Audits {
+    pub merchants: Audit,
+    pub own: Audit,
+}
+
 /// The endpoints that merchants keep. Cheap to clone.
 #[derive(Clone)]
 pub struct Subscriptions(Arc<Inner>);
@@ -132,6 +171,7 @@ struct Inner {
     keys: PartitionKeys,
     registry: Registry,
     rules: Rules,
+    audits: Audits,
     lookups: Semaphore,
     /// One change at a time: those of one process need not be tried anew because of each other.
     turn: Mutex<()>,
@@ -146,10 +186,10 @@ struct Known {
 
 impl Subscriptions {
     /// `registry` must be followed for as long as this is used.
-    pub fn new(redis: Redis, keys: PartitionKeys, registry: Registry, rules: Rules) -> Self {
+    pub fn new(redis: Redis, keys: PartitionKeys, registry: Registry, rules: Rules, audits: Audits) -> Self {
         let connection = SharedConnection::new(redis, Purpose::Other);
         let lookups = Semaphore::new(MAX_LOOKUPS);
-        Self(Arc::new(Inner { connection, keys, registry, rules, lookups, turn: Mutex::default() }))
+        Self(Arc::new(Inner { connection, keys, registry, rules, audits, lookups, turn: Mutex::default() }))
     }
 
     /// In the order in which they were made.
@@ -165,7 +205,8 @@ impl Subscriptions {
     }
 
     /// Its secret is in the answer, and never again.
-    pub async fn create(&self, account: &AccountId, wanted: Wanted) -> Result<(Endpoint, SecretText)> {
+    pub async fn create(&self, caller: &Caller, wanted: Wanted) -> Result<(Endpoint, SecretText)> {
+        let account = &caller.account;
         let (secret, mark) = (fresh_secret(), mark(account, "created over HTTP"));
         let id = EndpointId::new(&format!("ep_{}", random_part())).expect("base64url has only what ids have");
         let endpoint = Endpoint {
@@ -178,20 +219,28 @@ impl Subscriptions {
         self.check_with_url(&endpoint).await?;
         let _turn = self.0.turn.lock().await;
         self.remove_drained(account).await?;
+        // What is refused at once leaves no entry: nobody shall fill the audit log with what was not done.
+        self.look(account).await?.has_room_for(&endpoint)?;
+        let begun = self.begun(caller, Act::EndpointCreate, &mark, &endpoint.id);
+        let create = async |_: &mut _| self.create_checked(endpoint, &mark).await;
+        Ok((self.0.audits.merchants.audited(begun, create).await?, secret))
+    }
+
+    async fn create_checked(&self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint> {
         for _ in 0..MAX_ROUNDS {
-            let known = self.look(account).await?;
+            let known = self.look(&endpoint.account).await?;
             known.has_room_for(&endpoint)?;
-            let create =
-                async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), &mark).await;
+            let create = async |store: &mut RegistryStore| store.create_at(known.version, endpoint.clone(), mark).await;
             match self.with_store(create).await {
                 Err(RegistryError::Moved) => {}
-                created => return Ok((created?, secret)),
+                created => return Ok(created?),
             }
         }
         Err(SubscriptionError::Busy)
     }
 
-    pub async fn change(&self, account: &AccountId, id: &EndpointId, changes: &Changes) -> Result<Endpoint> {
+    pub async fn change(&self, caller: &Caller, id: &EndpointId, changes: &Changes) -> Result<Endpoint> {
+        let account = &caller.account;
         let seen = self.get(account, id).await?;
         let wanted = changes.applied_to(&seen);
         if wanted.url == seen.url {
@@ -201,6 +250,25 @@ impl Subscriptions {
         }
         let mark = mark(account, "changed over HTTP");
         let _turn = self.0.turn.lock().await;
+        let known = self.look(account).await?;
+        let before = known.own(id, Keeper::Merchant)?;
+        let after = changes.applied_to(before);
+        if after == **before {
+            return Ok(after);
+        }
+        known.has_room_for(&after)?;
+        let begun = self.begun(caller, Act::EndpointUpdate, &mark, id).target(changes.names());
+        let change = async |_: &mut _| self.change_checked(account, id, changes, &mark).await;
+        self.0.audits.merchants.audited(begun, change).await
+    }
+
+    async fn change_checked(
+        &self,
+        account: &AccountId,
+        id: &EndpointId,
+        changes: &Changes,
+        mark: &Mark,
+    ) -> Result<Endpoint> {
         for _ in 0..MAX_ROUNDS {
             let known = self.look(account).await?;
             let before = known.own(id, Keeper::Merchant)?;
@@ -209,7 +277,7 @@ impl Subscriptions {
                 return Ok(after);
             }
             known.has_room_for(&after)?;
-            let update = async |store: &mut RegistryStore| store.update_at(known.version, after, &mark).await;
+            let update = async |store: &mut RegistryStore| store.update_at(known.version, after, mark).await;
             match self.with_store(update).await {
                 Err(RegistryError::Moved | RegistryError::Stale { .. }) => {}
                 updated => return Ok(updated?),
@@ -219,8 +287,8 @@ impl Subscriptions {
     }
 
     /// It takes nothing any more and is gone for its merchant; its record goes when what it was owed has become dead letters.
-    pub async fn delete(&self, account: &AccountId, id: &EndpointId, keeper: Keeper) -> Result<()> {
-        let mark = mark(account, "deleted over HTTP");
+    pub async fn delete(&self, caller: &Caller, id: &EndpointId, keeper: Keeper) -> Result<()> {
+        let mark = mark(&caller.account, "deleted over HTTP");
         // First: what is accepted from here on is not owed.
         let last = self.with_connection(async |mut it| last_entry(&mut it, &self.0.keys).await).await?;
         let leave = |endpoint: &mut Endpoint| {
@@ -230,13 +298,13 @@ impl Subscriptions {
             endpoint.leaves = true;
             Ok(())
         };
-        let (endpoint, ()) = self.change_alone(account, id, keeper, &mark, leave).await?;
+        let endpoint = self.change_alone(caller, Act::EndpointDelete, id, keeper, &mark, leave).await?;
         self.remove_if_drained(&endpoint).await
     }
 
     /// A new secret, which does not sign before it is activated.
-    pub async fn add_secret(&self, account: &AccountId, id: &EndpointId) -> Result<(Endpoint, SecretText)> {
-        let mark = mark(account, "made a secret over HTTP");
+    pub async fn add_secret(&self, caller: &Caller, id: &EndpointId) -> Result<(Endpoint, SecretText)> {
+        let mark = mark(&caller.account, "made a secret over HTTP");
         let secret = fresh_secret();
         let add = |endpoint: &mut Endpoint| {
             if endpoint.all_secrets().count() >= MAX_SECRETS {
@@ -245,13 +313,13 @@ impl Subscriptions {
             endpoint.spare_secrets.push(Secret::new(secret.clone(), mark.at_ms));
             Ok(())
         };
-        let (endpoint, ()) = self.change_alone(account, id, Keeper::Merchant, &mark, add).await?;
+        let endpoint = self.change_alone(caller, Act::EndpointAddSecret, id, Keeper::Merchant, &mark, add).await?;
         Ok((endpoint, secret))
     }
 
     /// From now on this one makes `dojo-signature`. The one before goes on in `webhook-signature` for a day.
-    pub async fn activate(&self, account: &AccountId, id: &EndpointId, secret: &str) -> Result<()> {
-        let mark = mark(account, "activated a secret over HTTP");
+    pub async fn activate(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<()> {
+        let mark = mark(&caller.account, "activated a secret over HTTP");
         let activate = |endpoint: &mut Endpoint| {
             if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
                 return Ok(());
@@ -261,44 +329,64 @@ impl Subscriptions {
             endpoint.secrets = rotated(std::mem::take(&mut endpoint.secrets), chosen, mark.at_ms, OVERLAP);
             Ok(())
         };
-        self.change_alone(account, id, Keeper::Merchant, &mark, activate).await.map(drop)
+        self.change_alone(caller, Act::EndpointActivateSecret, id, Keeper::Merchant, &mark, activate).await.map(drop)
     }
 
-    pub async fn remove_secret(&self, account: &AccountId, id: &EndpointId, secret: &str) -> Result<()> {
-        let mark = mark(account, "deleted a secret over HTTP");
+    pub async fn remove_secret(&self, caller: &Caller, id: &EndpointId, secret: &str) -> Result<()> {
+        let mark = mark(&caller.account, "deleted a secret over HTTP");
         let remove = |endpoint: &mut Endpoint| {
             if active(endpoint, mark.at_ms).is_some_and(|active| active.value.name() == secret) {
                 return Err(SubscriptionError::ActiveSecret);
             }
             take_secret(endpoint, secret).map(drop)
         };
-        self.change_alone(account, id, Keeper::Merchant, &mark, remove).await.map(drop)
+        self.change_alone(caller, Act::EndpointDropSecret, id, Keeper::Merchant, &mark, remove).await.map(drop)
     }
 
-    /// A change that concerns no other endpoint.
-    async fn change_alone<T>(
+    /// A change that concerns no other endpoint. What is refused at once, or changes nothing, leaves no entry.
+    async fn change_alone(
         &self,
-        account: &AccountId,
+        caller: &Caller,
+        act: Act,
         id: &EndpointId,
         keeper: Keeper,
         mark: &Mark,
-        what: impl Fn(&mut Endpoint) -> Result<T>,
-    ) -> Result<(Endpoint, T)> {
-        let _turn = self.0.turn.lock().await;
-        for _ in 0..MAX_ROUNDS {
-            let known = self.look(account).await?;
+        what: impl Fn(&mut Endpoint) -> Result<()>,
+    ) -> Result<Endpoint> {
+        let account = &caller.account;
+        let changed = |known: &Known| -> Result<(Endpoint, bool)> {
             let before = known.own(id, keeper)?;
             let mut after = (**before).clone();
-            let done = what(&mut after)?;
-            if after == **before {
-                return Ok((after, done));
-            }
-            match self.with_store(async |store| store.update(after, mark).await).await {
-                Err(RegistryError::Stale { .. }) => {}
-                updated => return Ok((updated?, done)),
-            }
+            what(&mut after)?;
+            let is_changed = after != **before;
+            Ok((after, is_changed))
+        };
+        let _turn = self.0.turn.lock().await;
+        let first = changed(&self.look(account).await?)?;
+        if !first.1 {
+            return Ok(first.0);
         }
-        Err(SubscriptionError::Busy)
+        let change = async |_: &mut _| {
+            let mut next = first;
+            for _ in 0..MAX_ROUNDS {
+                let (after, is_changed) = next;
+                if !is_changed {
+                    return Ok(after);
+                }
+                match self.with_store(async |store| store.update(after, mark).await).await {
+                    Err(RegistryError::Stale { .. }) => next = changed(&self.look(account).await?)?,
+                    updated => return Ok(updated?),
+                }
+            }
+            Err(SubscriptionError::Busy)
+        };
+        self.0.audits.merchants.audited(self.begun(caller, act, mark, id), change).await
+    }
+
+    /// By which key of the account: its name says who that is.
+    fn begun(&self, caller: &Caller, act: Act, mark: &Mark, id: &EndpointId) -> Begun {
+        let by = format!("key {}", caller.key);
+        self.0.audits.merchants.act(act, &by, &mark.why).account(&caller.account).endpoint(id)
     }
 
     /// Asks a name server, so it must be done before others have to wait.
@@ -333,8 +421,9 @@ impl Subscriptions {
     }
 
     async fn remove_if_drained(&self, endpoint: &Endpoint) -> Result<()> {
-        let remove =
-            async |connection: Connection| Ok(remove_if_drained(&connection, &self.0.keys, endpoint).await.map(drop));
+        let remove = async |connection: Connection| {
+            Ok(remove_if_drained(&connection, &self.0.keys, &self.0.audits.own, endpoint).await.map(drop))
+        };
         Ok(self.with_connection(remove).await??)
     }
 

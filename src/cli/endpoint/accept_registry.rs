@@ -6,8 +6,9 @@ use crate::{
         args::{Consent, Go},
         asking::Asking,
     },
+    facts::audit::Act,
     store::{protocol::Asked, queries::Queries},
-    surface::{Context, VerbError, note},
+    surface::{Context, VerbError, audited, note},
 };
 
 pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Result<()> {
@@ -27,7 +28,10 @@ pub async fn accept_registry(context: &Context, consent: &Consent) -> anyhow::Re
         return Ok(());
     };
     if consent.confirm(&format!("bind {stream} to the registry {found} instead of {bound}"))? == Go::Ahead {
-        Asking::connect(context, consent.mark()).await?.one(&Asked::AcceptRegistry(found.clone())).await?;
+        let begun = consent.act(Act::EndpointAcceptRegistry).target(format_args!("{found} instead of {bound}"));
+        let asked = Asked::AcceptRegistry(found.clone());
+        let accept = async |_: &mut _| Asking::connect(context, consent.mark()).await?.one(&asked).await;
+        audited(context, begun, accept).await?;
         note(format_args!("{stream} works with the registry {found} from now on"));
     }
     Ok(())

@@ -20,6 +20,7 @@ use crate::{
     app, clock,
     config::{compact, parse_duration},
     facts::{
+        audit::{Act, Begun},
         endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, EndpointId},
         retry::{RetryOverrides, RetryPolicy},
@@ -30,7 +31,7 @@ use crate::{
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
-    surface::{Context, OutputClosed, VerbError, note},
+    surface::{Context, OutputClosed, VerbError, audited, note},
 };
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
@@ -238,7 +239,9 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     };
     args.settings.apply(&mut endpoint)?;
     rules(context)?.check(&endpoint).await.context("the endpoint was not created")?;
-    let created = context.registry().await?.create(endpoint, &mark).await?;
+    let begun = args.change.act(Act::EndpointCreate).account(&endpoint.account).endpoint(&endpoint.id);
+    let create = async |_: &mut _| Ok(context.registry().await?.create(endpoint, &mark).await?);
+    let created = audited(context, begun, create).await?;
     show_stored(context, &created, is_fresh.then_some(&secret))
 }
 
@@ -301,8 +304,17 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
     let judged =
         if endpoint.url == before.url { rules.check_settings(&endpoint) } else { rules.check(&endpoint).await };
     judged.with_context(|| format!("endpoint {} was not changed", args.id))?;
-    let updated = registry.update(endpoint, &args.change.mark()).await?;
+    let begun = about(args.change.act(Act::EndpointUpdate), &before);
+    // Only the names of what changes: values may be secrets.
+    let begun = begun.target(transfer::fields_that_differ(&before, &endpoint).join(", "));
+    let update = async |_: &mut _| Ok(registry.update(endpoint, &args.change.mark()).await?);
+    let updated = audited(context, begun, update).await?;
     view::show(context.output, &updated, None, context.now_ms())
+}
+
+/// An act on this endpoint.
+fn about(begun: Begun, endpoint: &Endpoint) -> Begun {
+    begun.account(&endpoint.account).endpoint(&endpoint.id)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -313,6 +325,14 @@ enum Switch {
 }
 
 impl Switch {
+    fn act(self) -> Act {
+        match self {
+            Self::Pause => Act::EndpointPause,
+            Self::Resume => Act::EndpointResume,
+            Self::Enable => Act::EndpointEnable,
+        }
+    }
+
     /// The next state; none if it has that state already.
     fn of(self, id: &EndpointId, status: &EndpointState, mark: &Mark) -> Result<Option<EndpointState>, VerbError> {
         let refused = |why: &str| Err(VerbError::Refused(format!("endpoint {id} is {status}: {why}")));
@@ -336,7 +356,8 @@ async fn switch(context: &Context, args: ChangeArgs, switch: Switch) -> anyhow::
     match switch.of(&args.id, &endpoint.status, &mark)? {
         Some(status) => {
             endpoint.status = status;
-            endpoint = registry.update(endpoint, &mark).await?;
+            let begun = about(args.change.act(switch.act()), &endpoint);
+            endpoint = audited(context, begun, async |_| Ok(registry.update(endpoint, &mark).await?)).await?;
             note(format_args!("endpoint {} is {}", args.id, endpoint.status));
         }
         None => note(format_args!("endpoint {} is already {}; nothing was changed", args.id, endpoint.status)),
@@ -356,10 +377,14 @@ async fn disable(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         endpoint.id, endpoint.account, endpoint.url
     );
     if args.consent.confirm(&what)? == Go::Ahead {
-        // First: what is accepted from here on is not owed.
-        let last = last_entry(&mut context.connect().await?, &context.keys()?).await?;
-        endpoint.disable(args.consent.mark(), last);
-        endpoint = registry.update(endpoint, &args.consent.mark()).await?;
+        let begun = about(args.consent.act(Act::EndpointDisable), &endpoint);
+        let disable = async |_: &mut _| {
+            // First: what is accepted from here on is not owed.
+            let last = last_entry(&mut context.connect().await?, &context.keys()?).await?;
+            endpoint.disable(args.consent.mark(), last);
+            Ok(registry.update(endpoint, &args.consent.mark()).await?)
+        };
+        let endpoint = audited(context, begun, disable).await?;
         view::show(context.output, &endpoint, None, context.now_ms())?;
     }
     Ok(())
@@ -378,11 +403,16 @@ async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
         args.id
     );
     if args.consent.confirm(&what)? == Go::Ahead {
-        let seen = match found {
-            Some(endpoint) => Some(drained(context, &mut registry, endpoint, args.consent.mark()).await?),
-            None => None,
+        let begun = args.consent.act(Act::EndpointDelete);
+        let begun = found.iter().fold(begun.endpoint(&args.id), about);
+        let delete = async |_: &mut _| {
+            let seen = match found {
+                Some(endpoint) => Some(drained(context, &mut registry, endpoint, args.consent.mark()).await?),
+                None => None,
+            };
+            Ok(registry.remove(&args.id, seen, &args.consent.mark()).await?)
         };
-        registry.remove(&args.id, seen, &args.consent.mark()).await?;
+        audited(context, begun, delete).await?;
         note(format_args!("endpoint {} is deleted", args.id));
     }
     Ok(())
@@ -448,7 +478,8 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let has_dojo = endpoint.schemes.contains(&Scheme::Dojo);
-    let updated = registry.update(endpoint, &mark).await?;
+    let begun = about(args.consent.act(Act::EndpointRotateSecret), &endpoint).filter(format_args!("--overlap {shown}"));
+    let updated = audited(context, begun, async |_| Ok(registry.update(endpoint, &mark).await?)).await?;
     if has_dojo && !args.overlap.is_zero() {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }

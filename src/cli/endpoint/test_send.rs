@@ -1,5 +1,5 @@
 //! `herald endpoint test`: one real, signed request to an endpoint, made as the dispatcher makes it, and what came of
-//! it. It bypasses the stream, the lanes and the breaker, leaves no trace in Redis, and works for paused endpoints.
+//! it. It bypasses the stream, the lanes and the breaker, leaves no trace in Redis but in the audit log, and works for paused endpoints.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,15 +7,16 @@ use serde::Serialize;
 use super::get;
 use crate::{
     app,
-    cli::event::sample,
+    cli::{args::WhoAndMaybeWhy, event::sample},
     facts::{
+        audit::Act,
         delivery::Delivery,
-        endpoint::Ordering,
+        endpoint::{Endpoint, Ordering},
         event::{EventType, PaymentStatus},
         id::{EndpointId, EntryId, EventId, IntentId},
         outcome::{AttemptReport, Attempted, Outcome, Timing},
     },
-    surface::{Context, Output, VerbError, words},
+    surface::{Context, Output, VerbError, audited, words},
 };
 
 #[derive(Debug, Args)]
@@ -25,6 +26,8 @@ pub struct TestArgs {
     /// The event's type [default: the first one that the endpoint wants]
     #[arg(long, alias = "event", value_name = "TYPE")]
     event_type: Option<EventType>,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 #[derive(Serialize)]
@@ -42,6 +45,11 @@ struct Tested<'a> {
 
 pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
     let endpoint = get(&mut context.registry().await?, &args.id).await?;
+    let begun = super::about(args.change.act(Act::EndpointTest), &endpoint);
+    audited(context, begun, async |_| test(context, args, &endpoint).await).await
+}
+
+async fn test(context: &Context, args: TestArgs, endpoint: &Endpoint) -> anyhow::Result<()> {
     let sender = app::sender(&context.config)?;
     let now_ms = context.now_ms();
     let token = hex::encode(super::random::<16>()?);
@@ -59,8 +67,8 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
     let event = event.event()?;
     let entry = EntryId { ms: now_ms, seq: 0 };
     let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
-    let Attempted { report, request, .. } = sender.attempt(&delivery, &endpoint, now_ms).await;
-    let headers = request.map_or_else(|| sender.headers_to_show(&delivery, &endpoint, now_ms), |sent| sent.headers);
+    let Attempted { report, request, .. } = sender.attempt(&delivery, endpoint, now_ms).await;
+    let headers = request.map_or_else(|| sender.headers_to_show(&delivery, endpoint, now_ms), |sent| sent.headers);
     let tested = Tested {
         endpoint: &endpoint.id,
         event: &event.id,

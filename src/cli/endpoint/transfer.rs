@@ -16,14 +16,15 @@ use serde_json::Value;
 
 use super::{random, rules};
 use crate::{
-    cli::args::{Consent, Go, read_input},
+    cli::args::{Consent, Go, WhoAndMaybeWhy, read_input},
     facts::{
+        audit::{Act, Tally},
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
     },
     registry::rules::{Rules, check_new_secrets},
     store::registry::{RegistryError, RegistryStore, bulk::ExportFile},
-    surface::{Context, VerbError, even_unread, note, words},
+    surface::{Context, VerbError, audited, even_unread, note, words},
 };
 
 /// The largest file, which is read whole: half a million endpoints with long settings.
@@ -37,6 +38,8 @@ pub struct ExportArgs {
     /// Replace the file if it exists
     #[arg(long, requires = "file")]
     force: bool,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 #[derive(Debug, Args)]
@@ -48,10 +51,18 @@ pub struct ImportArgs {
     consent: Consent,
 }
 
+/// It changes nothing and is audited all the same: it shows every secret.
 pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
+    let begun = args.change.act(Act::EndpointExport);
+    let begun = begun.target(args.file.as_ref().map_or("stdout".to_owned(), |file| file.display().to_string()));
+    audited(context, begun, async |tally| write(context, &args, tally).await).await
+}
+
+async fn write(context: &Context, args: &ExportArgs, tally: &mut Tally) -> anyhow::Result<()> {
     let export = context.registry().await?.export(context.now_ms()).await?;
     let mut json = serde_json::to_vec_pretty(&export)?;
     json.push(b'\n');
+    tally.set(export.endpoints.len() as u64, 0);
     match &args.file {
         Some(path) => {
             write_private(path, &json, args.force).with_context(|| format!("cannot write {}", path.display()))?;
@@ -136,7 +147,10 @@ pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
         count(Action::Removed)
     );
     if args.consent.confirm(&what)? == Go::Ahead {
-        let imported = registry.import(file.endpoints, Some(file.registry_id), &args.consent.mark()).await?;
+        let begun = args.consent.act(Act::EndpointImport).target(&shown).count(differences.len() as u64);
+        let import =
+            async |_: &mut _| Ok(registry.import(file.endpoints, Some(file.registry_id), &args.consent.mark()).await?);
+        let imported = audited(context, begun, import).await?;
         let (id, version, endpoints) = (imported.id, imported.version, imported.endpoints);
         let endpoints = words::count(endpoints as u64, "endpoint", "endpoints");
         note(format_args!("imported {endpoints}: registry {id} is at version {version}"));
@@ -210,7 +224,7 @@ fn differences(mut now: HashMap<EndpointId, Endpoint>, file: &[Endpoint]) -> Vec
 
 /// Only their names, because values may be secrets. The revision and the time of the last change say nothing by
 /// themselves.
-fn fields_that_differ(one: &Endpoint, other: &Endpoint) -> Vec<String> {
+pub fn fields_that_differ(one: &Endpoint, other: &Endpoint) -> Vec<String> {
     let fields = |endpoint: &Endpoint| match serde_json::to_value(endpoint) {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

@@ -6,14 +6,14 @@ mod replay;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::start_log;
+use super::{args::WhoAndMaybeWhy, start_log};
 use crate::{
     api::access,
     app, clock,
-    facts::id::AccountId,
+    facts::{audit::Act, id::AccountId},
     intents::service::{Service, ServiceError},
     store::api_keys::{ApiKey, ApiKeyStore},
-    surface::{Context, VerbError, instant, note},
+    surface::{Context, VerbError, audited, instant, note},
 };
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +50,8 @@ pub struct CreateArgs {
     /// What it is for
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = name)]
     name: String,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +65,8 @@ pub struct ListArgs {
 pub struct RevokeArgs {
     /// The hash that `key list` shows, or its first eight characters or more
     hash: String,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 /// Longest name of a key.
@@ -117,11 +121,13 @@ async fn keys(context: &Context) -> anyhow::Result<ApiKeyStore> {
 }
 
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
-    let CreateArgs { account, read_only, name } = args;
+    let CreateArgs { account, read_only, name, change } = args;
     let (key, created_at_ms) = (access::new_key(), clock::wall_ms());
     let kept = ApiKey { account: account.clone(), is_read_only: read_only, name, created_at_ms };
     let hash = access::hash(&key);
-    keys(context).await?.put(&hash, &kept).await?;
+    let begun =
+        change.act(Act::IntentsKeyCreate).account(&account).target(format_args!("key {}", access::short(&hash)));
+    audited(context, begun, async |_| Ok(keys(context).await?.put(&hash, &kept).await?)).await?;
     let shown = serde_json::json!({ "key": key, "account": account, "readOnly": read_only, "hash": hash });
     let fields = [("key", key.clone()), ("account", account.to_string()), ("hash", hash)];
     context.output.one(&shown, &fields)?;
@@ -142,7 +148,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
             "createdAtMs": key.created_at_ms,
         });
         list.push(&shown, || {
-            let short = hash.chars().take(12).collect();
+            let short = access::short(&hash).to_owned();
             vec![short, key.account.to_string(), rights.to_owned(), key.name.clone(), instant(key.created_at_ms)]
         })?;
     }
@@ -160,7 +166,9 @@ async fn revoke(context: &Context, args: RevokeArgs) -> anyhow::Result<()> {
         let count = found.len();
         bail!("{count} keys have a hash that begins with {}: `herald intents key list` shows them", args.hash);
     };
-    keys.remove(hash).await?;
+    let begun = args.change.act(Act::IntentsKeyRevoke).account(&key.account);
+    let begun = begun.target(format_args!("key {}", access::short(hash)));
+    audited(context, begun, async |_| Ok(keys.remove(hash).await?)).await?;
     note(format_args!("revoked a key of {}: it is refused within a second", key.account));
     Ok(())
 }

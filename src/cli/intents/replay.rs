@@ -10,10 +10,12 @@ use super::{of_service, service};
 use crate::{
     app,
     cli::{
+        args::WhoAndMaybeWhy,
         endpoint,
         pause::{by_whom, paused},
     },
     facts::{
+        audit::{Act, Tally},
         delivery::Delivery,
         endpoint::{Endpoint, EndpointState, Ordering},
         envelope::AccountSequence,
@@ -24,13 +26,13 @@ use crate::{
     intents::{intent::Intent, stamp::Stamp},
     sender::Sender,
     store::queries::{EntryStanding, Queries, Whereabouts},
-    surface::{Context, VerbError, even_unread, note, words},
+    surface::{Context, VerbError, audited, even_unread, note, words},
 };
 
 /// What it does and leaves alone, for the help.
 const AFTER: &str = "\
 Sends to this endpoint alone, also what it has taken before: receivers know it by webhook-id and herald-sequence. Stops at the
-first event that is not taken, and before the first one that Herald still has to deliver. Changes nothing in Redis. Ends with 0 if
+first event that is not taken, and before the first one that Herald still has to deliver. Changes nothing in Redis but the audit log. Ends with 0 if
 every event was taken, 1 if one was not or is still on its way, 3 if there is no such intent or endpoint, 4 if it may not be sent.";
 
 #[derive(Debug, Args)]
@@ -47,6 +49,8 @@ pub struct ReplayArgs {
     /// Show what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    change: WhoAndMaybeWhy,
 }
 
 /// One event of the history, and what came of it.
@@ -90,18 +94,35 @@ pub async fn run(context: &Context, args: ReplayArgs) -> anyhow::Result<()> {
     let endpoint = endpoint::get(&mut context.registry().await?, &args.endpoint).await?;
     may_be_sent(context, &intent, &endpoint).await?;
     let history = history(&intent, args.from.as_ref())?;
+    if args.dry_run {
+        return tell(context, &args, &intent, &endpoint, &history, &mut Tally::default()).await;
+    }
+    let begun = args.change.act(Act::IntentsReplay).account(&intent.account).endpoint(&endpoint.id).intent(&intent.id);
+    let begun = args.from.iter().fold(begun, |begun, from| begun.filter(format_args!("--from {from}")));
+    let tell = async |tally: &mut _| tell(context, &args, &intent, &endpoint, &history, tally).await;
+    audited(context, begun.count(history.len() as u64), tell).await
+}
+
+async fn tell(
+    context: &Context,
+    args: &ReplayArgs,
+    intent: &Intent,
+    endpoint: &Endpoint,
+    history: &[Told],
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let sender = app::sender(&context.config)?;
     let mut list = context.output.list(&["EVENT", "TYPE", "STATUS", "CREATED", "RESULT", "TIME"]);
     let mut ended: Option<(&Told, Option<AttemptReport>)> = None;
     let mut sent = 0;
-    for told in &history {
+    for told in history {
         let fate = match &ended {
             Some(_) => Fate::Kept(AFTERWARDS),
             None if !endpoint.wants(&told.event.event_type) => Fate::Kept(UNWANTED),
             None if is_on_its_way(&mut queries, told.entry, &endpoint.id).await? => Fate::Kept(ON_ITS_WAY),
             None if args.dry_run => Fate::Kept(WOULD),
-            None => Fate::Sent(Box::new(send(context, &sender, &endpoint, told).await)),
+            None => Fate::Sent(Box::new(send(context, &sender, endpoint, told).await)),
         };
         match &fate {
             Fate::Sent(report) if report.outcome.is_delivered() => sent += 1,
@@ -109,6 +130,7 @@ pub async fn run(context: &Context, args: ReplayArgs) -> anyhow::Result<()> {
             Fate::Kept(ON_ITS_WAY) => ended = Some((told, None)),
             Fate::Kept(_) => {}
         }
+        tally.set(sent, 0);
         // What was sent was sent, whoever reads of it.
         even_unread(list.push(&replayed(told, &fate), || cells(told, &fate)))?;
     }
@@ -123,7 +145,7 @@ pub async fn run(context: &Context, args: ReplayArgs) -> anyhow::Result<()> {
             id = endpoint.id,
             event = told.event.id,
         ),
-        Some((told, Some(report))) => anyhow::bail!(refusal(&intent, &endpoint, told, &report, sent, &all)),
+        Some((told, Some(report))) => anyhow::bail!(refusal(intent, endpoint, told, &report, sent, &all)),
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
 
 use super::{
-    Arc, AttemptResult, Attempted, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, Fate, Item,
-    JobId, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest,
+    Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, Fate,
+    Item, JobId, LetterFacts, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest, WaitedFor,
 };
 
 impl Core {
@@ -56,6 +56,7 @@ impl Core {
             // It has no record: that its entry is acknowledged is all that becomes durable.
             Origin::Fresh => self.close_one(now, done.delivery.id.entry),
             Origin::Claimed | Origin::Backlog => {
+                self.head_ended(&done.delivery.id, &chain_id.1);
                 let item = Item::Finish { id: done.delivery.id.clone(), chain: chain_id.1.clone() };
                 self.push_for(now, chain_id.clone(), item);
             }
@@ -101,9 +102,11 @@ impl Core {
     ) {
         let chain_id = self.chain_id(job);
         let done = self.remove(job);
-        let letter = dead_letter((*done.delivery).clone(), reason, redis_ms, detail, request);
+        let waited_for = self.waited_for(now, redis_ms, done.lane, &done.delivery, done.origin);
+        self.head_ended(&done.delivery.id, &done.chain);
+        let letter = dead_letter((*done.delivery).clone(), reason, redis_ms, detail, request, waited_for);
         self.note_dead(&letter);
-        let item = Item::Bury { id: done.delivery.id.clone(), chain: done.chain, letter: letter.to_record() };
+        let item = burial(done.chain, &letter);
         self.push_for(now, chain_id.clone(), item);
         if done.origin == Origin::Fresh {
             self.close_one(now, done.delivery.id.entry);
@@ -125,7 +128,13 @@ pub(super) fn dead_letter(
     died_at_ms: u64,
     detail: String,
     request: Option<SentRequest>,
+    waited_for: Option<WaitedFor>,
 ) -> DeadLetter {
     let SentRequest { url, headers } = request.unwrap_or(SentRequest { url: String::new(), headers: Vec::new() });
-    DeadLetter { schema: RECORD_SCHEMA, reason, died_at_ms, detail, url, headers, delivery }
+    DeadLetter { schema: RECORD_SCHEMA, reason, died_at_ms, detail, waited_for, url, headers, delivery }
+}
+
+pub(super) fn burial(chain: Chain, letter: &DeadLetter) -> Item {
+    let facts = Box::new(LetterFacts::of(letter));
+    Item::Bury { id: letter.delivery.id.clone(), chain, facts, letter: letter.to_record() }
 }

@@ -36,6 +36,7 @@ impl Op {
                 Item::Finish { .. }
                 | Item::Move { .. }
                 | Item::Discard { .. }
+                | Item::Index { .. }
                 | Item::Requeue { .. }
                 | Item::DiscardQuarantined { .. }
                 | Item::Bind { .. }

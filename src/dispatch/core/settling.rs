@@ -179,6 +179,7 @@ fn delivery_of(item: &Item) -> Option<&DeliveryId> {
         | Item::Bury { id, .. }
         | Item::Revive { id, .. } => Some(id),
         Item::Discard { .. }
+        | Item::Index { .. }
         | Item::Quarantine { .. }
         | Item::Requeue { .. }
         | Item::DiscardQuarantined { .. }

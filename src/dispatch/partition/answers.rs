@@ -2,9 +2,10 @@
 
 use super::{
     ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
-    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INTO_BACKLOGS, Item,
-    Kept, MAX_BATCH, MAX_READ_BYTES, Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source,
-    Stage, Staged, StagedEntry, TRIM_ROUND, TermState, Traceparent, VecDeque, Wide,
+    ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS,
+    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Origin,
+    Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND,
+    TermState, Traceparent, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -109,8 +110,51 @@ impl<D: Directory> Partition<D> {
                 self.term.expire_at = now;
             }
             (_, Answer::Trimmed { .. } | Answer::ExpiredDead { .. }) => {}
+            (_, Answer::Unindexed { letters, next, dead, indexed }) => {
+                self.index(now, letters, next, dead, indexed);
+            }
+            (_, Answer::SweptDead { count, cursor }) => {
+                if count > 0 {
+                    self.happenings.push(Happening::DeadIndexed { count });
+                }
+                self.term.indexing = match cursor {
+                    0 => Indexing::Looks(LookFrom::Mark),
+                    cursor => Indexing::Sweeps(cursor),
+                };
+                if cursor > 0 {
+                    self.term.index_at = now + INDEX_PAUSE_MS;
+                }
+            }
             (outstanding, answer) => self.end_term(now, format!("{answer:?} is no answer to {outstanding:?}")),
         }
+    }
+
+    /// Letters without an index get one. Once none is left, there are as many lines as letters, or an older Herald has
+    /// removed some of them; or it wrote some with the times of a clock that was set back.
+    fn index(&mut self, now: u64, letters: Vec<Kept>, next: Option<(u64, DeliveryId)>, dead: u64, indexed: u64) {
+        if !letters.is_empty() {
+            self.happenings.push(Happening::DeadIndexed { count: letters.len() as u64 });
+        }
+        let is_settled = letters.is_empty();
+        for (id, letter) in letters {
+            let facts = letter.map_or_else(LetterFacts::unreadable, |letter| LetterFacts::of_record(&letter));
+            self.core.push_item(now, Item::Index { id, facts: Box::new(facts) });
+        }
+        let goes_on = match next {
+            Some((at_ms, id)) => Some(Indexing::Looks(LookFrom::After(at_ms, id))),
+            None if is_settled && indexed > dead => Some(Indexing::Sweeps(0)),
+            None if is_settled && indexed < dead && !self.term.has_looked_at_all => {
+                self.term.has_looked_at_all = true;
+                Some(Indexing::Looks(LookFrom::Start))
+            }
+            None => None,
+        };
+        match (&goes_on, is_settled) {
+            (Some(_), _) => self.term.index_at = now + INDEX_PAUSE_MS,
+            (None, false) => self.term.index_at = now + INDEX_AFTER_MS,
+            (None, true) => {}
+        }
+        self.term.indexing = goes_on.unwrap_or(Indexing::Looks(LookFrom::Mark));
     }
 
     pub(super) fn begin_term(&mut self, now: u64, sent: u64, redis_ms: u64) {

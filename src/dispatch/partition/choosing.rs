@@ -2,10 +2,10 @@
 
 use super::{
     ACQUIRE_EVERY_MS, ALONE_AFTER_MS, BacklogFor, CLAIM_MAX, Call, Directory, ENDING_MAX, ENDING_MAX_ALONE,
-    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS, MAX_BATCH,
-    NO_AGE_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
-    READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
-    StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
+    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS, INDEX_AFTER_MS,
+    INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase,
+    Pull, READ_BESIDE_BACKLOG, READ_MAX, READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT,
+    SETTLE_DELAY_MS, Source, Stage, Staged, StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
 };
 
 /// How many calls that somebody waits for go before the other kinds of calls have their turn.
@@ -349,6 +349,19 @@ impl<D: Directory> Partition<D> {
             let max_age_ms = if is_trusted { self.settings.dead_max_age_ms } else { NO_AGE_MS };
             let max_count = self.settings.dead_max_count;
             return Some((Call::ExpireDead { term, max_age_ms, max_count, max: MAX_BATCH }, Outstanding::Job));
+        }
+        if now >= self.term.index_at {
+            // Its answer may say sooner.
+            self.term.index_at = now + INDEX_EVERY_MS;
+            if !self.core.may_settle_more() {
+                self.term.index_at = now + INDEX_AFTER_MS;
+                return None;
+            }
+            let call = match &self.term.indexing {
+                Indexing::Looks(from) => Call::Unindexed { term, from: from.clone(), look: MAX_BATCH, max: INDEX_MAX },
+                Indexing::Sweeps(cursor) => Call::SweepDead { term, cursor: *cursor },
+            };
+            return Some((call, Outstanding::Job));
         }
         None
     }

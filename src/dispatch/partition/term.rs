@@ -1,6 +1,18 @@
 //! What belongs to one term, and is made new with each: nothing of the term before can be left in it.
 
-use super::{Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, REMEMBER_MS, Staged, TRIM_EVERY_MS, VecDeque};
+use super::{
+    Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, INDEX_AFTER_MS, LookFrom, REMEMBER_MS, Staged,
+    TRIM_EVERY_MS, VecDeque,
+};
+
+/// What an older Herald left of dead letters without their indexes, or of indexes without their letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Indexing {
+    /// Looks for letters without an index.
+    Looks(LookFrom),
+    /// Looks for what is indexed and no letter any more.
+    Sweeps(u64),
+}
 
 #[derive(Debug)]
 pub(super) struct TermState {
@@ -48,6 +60,10 @@ pub(super) struct TermState {
     pub trim_at: u64,
     pub inbox_at: u64,
     pub expire_at: u64,
+    pub indexing: Indexing,
+    pub index_at: u64,
+    /// All letters were looked at, whatever the mark says.
+    pub has_looked_at_all: bool,
     pub ending_at: u64,
     pub pull_at: u64,
     /// What is due too late is not made due earlier before this time: the last try failed.
@@ -94,6 +110,9 @@ impl TermState {
             trim_at: now + TRIM_EVERY_MS,
             inbox_at: now,
             expire_at: now + EXPIRE_EVERY_MS,
+            indexing: Indexing::Looks(LookFrom::Mark),
+            index_at: now + INDEX_AFTER_MS,
+            has_looked_at_all: false,
             ending_at: now,
             pull_at: now,
             pulls_at: now,

@@ -8,9 +8,13 @@ use tracing::{info, warn};
 use crate::{
     clock,
     dispatch::core::CoreErrand,
-    facts::endpoint::{EndpointState, Mark},
+    facts::{
+        audit::{Act, HERALD, Tally},
+        endpoint::{EndpointState, Mark},
+    },
     registry::{RefreshError, Registry},
     store::{
+        audit::Audit,
         connection::{Purpose, Redis},
         keys::PartitionKeys,
         registry::{RegistryError, RegistryStore},
@@ -41,21 +45,45 @@ pub async fn confirm(registry: Registry) -> Done {
 }
 
 /// Disables an endpoint that answered 410, or pauses one that is over its quota, unless somebody has changed it since.
-pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, errand: CoreErrand) -> Done {
+pub async fn change_endpoint(redis: Redis, keys: PartitionKeys, audit: Audit, errand: CoreErrand) -> Done {
+    let act = match &errand {
+        CoreErrand::Disable { .. } => Act::EndpointDisable,
+        CoreErrand::Pause { .. } => Act::EndpointPause,
+    };
     let (CoreErrand::Disable { endpoint, why, .. } | CoreErrand::Pause { endpoint, why, .. }) = &errand;
+    let begun = audit.act(act, HERALD, why).endpoint(endpoint);
+    let entry = loop {
+        match audit.begin(&begun).await {
+            Ok(entry) => break entry,
+            Err(error) => {
+                warn!(%endpoint, %error, "cannot disable or pause the endpoint yet; trying again");
+                tokio::time::sleep(ERRAND_PAUSE).await;
+            }
+        }
+    };
+    let done = change_until_done(&redis, &keys, &errand).await;
+    if let Err(error) = audit.end(entry, done.as_ref().copied(), Tally::default()).await {
+        warn!(%endpoint, %error, "the end of an act is not in the audit log");
+    }
+    Done::Nothing
+}
+
+/// Fails only if somebody else's change takes precedence.
+async fn change_until_done(redis: &Redis, keys: &PartitionKeys, errand: &CoreErrand) -> Result<(), RegistryError> {
+    let (CoreErrand::Disable { endpoint, why, .. } | CoreErrand::Pause { endpoint, why, .. }) = errand;
     loop {
-        match try_change(&redis, &keys, &errand).await {
+        match try_change(redis, keys, errand).await {
             Ok(()) => {
                 match errand {
                     CoreErrand::Disable { .. } => warn!(%endpoint, why, "disabled the endpoint"),
                     CoreErrand::Pause { .. } => warn!(%endpoint, why, "paused the endpoint"),
                 }
-                return Done::Nothing;
+                return Ok(());
             }
             // Deleted or changed by somebody: their change takes precedence.
             Err(error @ (RegistryError::Missing(_) | RegistryError::Stale { .. } | RegistryError::NeverMade)) => {
                 info!(%endpoint, %error, "the endpoint was left as it is");
-                return Done::Nothing;
+                return Err(error);
             }
             // Refused for a reason that somebody will fix. Until then the owner sends nothing to an endpoint that is gone.
             Err(error) => {
@@ -75,7 +103,7 @@ async fn try_change(redis: &Redis, keys: &PartitionKeys, errand: &CoreErrand) ->
     let Some(mut endpoint) = store.get(id).await? else { return Err(RegistryError::Missing(id.clone())) };
     // The store refuses a change that was based on another revision than the current one.
     endpoint.revision = *revision;
-    let mark = Mark { by: "herald".to_owned(), why: why.clone(), at_ms: clock::wall_ms() };
+    let mark = Mark { by: HERALD.to_owned(), why: why.clone(), at_ms: clock::wall_ms() };
     match errand {
         CoreErrand::Disable { .. } => endpoint.disable(mark.clone(), last),
         CoreErrand::Pause { .. } => endpoint.status = EndpointState::Paused(mark.clone()),

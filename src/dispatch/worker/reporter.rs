@@ -122,6 +122,7 @@ impl Reporter {
             )
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
+            | Happening::DeadIndexed { .. }
             | Happening::ClockStepped { .. }
             | Happening::OtherRegistry { .. }
             | Happening::Requested { .. } => {}
@@ -192,6 +193,7 @@ fn log(happening: &Happening) {
         }
         Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
         Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
+        Happening::DeadIndexed { count } => info!(count, "indexed dead letters that an older Herald wrote or removed"),
         Happening::ClockStepped { by_ms } => error!(
             by_ms,
             "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"

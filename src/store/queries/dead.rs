@@ -26,8 +26,8 @@ pub enum DeadOrder {
 /// Just behind the last letter of a page. Letters that come or go meanwhile neither repeat nor hide others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadCursor {
-    at_ms: u64,
-    id: String,
+    pub(super) at_ms: u64,
+    pub(super) id: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +124,8 @@ impl Queries {
         Ok(found)
     }
 
-    async fn letters(&mut self, ids: Vec<(DeliveryId, u64)>) -> Result<Vec<Letter>, StoreError> {
+    /// These letters, whole.
+    pub async fn letters(&mut self, ids: Vec<(DeliveryId, u64)>) -> Result<Vec<Letter>, StoreError> {
         let mut letters = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
             let keys: Vec<String> = chunk.iter().map(|(id, _)| self.keys.dead_letter(id)).collect();

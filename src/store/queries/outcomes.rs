@@ -9,7 +9,8 @@ use crate::{
 };
 
 static OUTCOMES: LazyLock<Script> = LazyLock::new(|| {
-    Script::assembled("outcomes", include_str!("../scripts/outcomes.lua"), &[include_str!("../scripts/shared.lua")])
+    let shared = [include_str!("../scripts/shared.lua"), include_str!("../scripts/partition_shared.lua")];
+    Script::assembled("outcomes", include_str!("../scripts/outcomes.lua"), &shared)
 });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

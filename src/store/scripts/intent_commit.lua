@@ -16,11 +16,8 @@
 --         hash, the intent and the record, each in its line.
 -- Flags   none: a full Redis refuses all of it.
 
--- What else is of a foreign type fails what is read below, or the first of the writes.
-require_types(KEYS[2], 'zset', KEYS[6], 'zset')
-if KEYS[7] ~= KEYS[6] then
-  require_types(KEYS[7], 'zset')
-end
+-- What else is of a foreign type fails what is read below, or one of the first writes.
+require_types(KEYS[2], 'zset')
 if KEYS[9] then
   local taken = answer_of(KEYS[9], ARGV[13])
   if taken then
@@ -28,9 +25,8 @@ if KEYS[9] then
   end
 end
 local id, account = ARGV[1], ARGV[10]
-local event_count, of_kind = 'events:' .. account, ARGV[4] ~= '' and 'fired' or 'changes'
-local counted, changes = unpack(take('hash', 'HMGET', KEYS[4], event_count, of_kind))
-local told_before = require_count(counted or '0', 0, 9007199254740990)
+local event_count = 'events:' .. account
+local told_before = require_count(take('hash', 'HGET', KEYS[4], event_count) or '0', 0, 9007199254740990)
 local expected = require_count(ARGV[2], 0, 9007199254740991)
 local due_mode, due_text = match(ARGV[6], '^([=+]?)(%d*)$')
 if ARGV[6] ~= '' and (not due_mode or due_mode == '' or due_text == '') then
@@ -76,40 +72,55 @@ local function rfc3339(micros)
 end
 
 local stamp_text, entry, number = whole(stamp), '', ''
+local created_text = created and ARGV[7] or stamp_text
+local moves, is_new = KEYS[6] ~= KEYS[7], revision == 0
+
+-- The first writes are those that can fail: where one does, those before it are taken back.
+if moves or is_new then
+  take('zset', 'ZADD', KEYS[6], created_text, id)
+end
+local function take_back()
+  if moves or is_new then
+    call('ZREM', KEYS[6], id)
+  end
+end
+if moves then
+  local left = try('ZREM', KEYS[7], id)
+  if type(left) == 'table' then
+    take_back()
+    require_types(KEYS[7], 'zset')
+    error(left)
+  end
+end
 if ARGV[8] ~= '' then
-  -- The first of the writes, as it alone can fail: a producer may have used up the stream's ids.
   number = whole(told_before + 1)
   local event = ARGV[8] .. rfc3339(stamp) .. ARGV[9]
-  entry = take('stream', 'XADD', KEYS[5], '*', 'event', event, 'account-sequence', number)
+  entry = try('XADD', KEYS[5], '*', 'event', event, 'account-sequence', number)
+  -- It may also be that a producer has used up the stream's ids.
+  if type(entry) == 'table' then
+    take_back()
+    if moves then
+      call('ZADD', KEYS[7], created_text, id)
+    end
+    require_types(KEYS[5], 'stream')
+    error(entry)
+  end
+  call('HSET', KEYS[4], event_count, number)
   -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
   local fed = try('XADD', KEYS[8], number .. '-0', 'intent', id)
-  if type(fed) == 'table' and fed.err then
+  if type(fed) == 'table' then
     try('HINCRBY', KEYS[4], 'lost-feed', 1)
   end
 end
 local told = entry ~= '' and entry .. ' ' .. number or '- -'
-local head = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n'
-local record = head .. ARGV[5]
+local record = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. told .. '\n' .. ARGV[5]
 call('SET', KEYS[1], record)
 if due then
   call('ZADD', KEYS[2], whole(due_mode == '+' and stamp + due or due), id)
-elseif revision > 0 then
+elseif not is_new then
   call('ZREM', KEYS[2], id)
 end
-if KEYS[6] ~= KEYS[7] or revision == 0 then
-  if revision > 0 then
-    call('ZREM', KEYS[7], id)
-  end
-  call('ZADD', KEYS[6], created and ARGV[7] or stamp_text, id)
-end
 call('HSET', KEYS[3], 'last', stamp_text)
--- What a stranger may have made of a counter undoes no change.
-local change = whole((tonumber(changes or 0) or 0) + 1)
-if number ~= '' then
-  call('HSET', KEYS[4], event_count, number, of_kind, change)
-else
-  call('HSET', KEYS[4], of_kind, change)
-end
 if KEYS[9] then
   call('SET', KEYS[9], ARGV[11] .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
 end

@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
 -- Makes a batch durable in one step: items, then acknowledgements, the attempt log, the cursor.
 -- KEYS    1 stream  2 lease  3 cursor  4 due  5 claimed  6 unfinished  7 dead  8 quarantine  9 quarantine-index
---         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes
+--         10 inbox  11 attempts  12 registry-id  13 stats  14 places  15 bytes  16 dead-facts  17 dead-kinds
+--         18 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 group  4 last entry read  5 length of the attempt log
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
---         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN LETTER |
---         revive ID CHAIN RECORD | discard ID | quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY |
+--         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN FACTS LETTER |
+--         revive ID CHAIN RECORD | discard ID | index ID FACTS | quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY |
 --         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER |
 --         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
 --         item, and none is a chain of its own
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
+--         FACTS: ACCOUNT REASON CAUSE ATTEMPTS EVENT INTENT, and what it waited for if it was never tried
 --         NUMBER: of the event among its account's, or empty
 --         KEEP: bytes that the quarantine may hold; `always` for a sound event, which no limit drops
 --         PLACE: held, backlog, claimed, or the milliseconds until it is due
@@ -162,17 +164,40 @@ local function of_chain(kind, index, id, chain, place, record, letter)
   -- `head` is Chain::head_field.
   return {kind = kind, id = id, chain = chain, entry = entry, of = of, intent = intent, ordered = ordered,
     head = ordered and intent or '~' .. entry, singles = singles, record_key = key, place = place, due_in = due_in_ms,
-    record = record, letter = letter, letter_key = false, dead_of = false}
+    record = record, letter = letter, letter_key = false, dead_of = false, facts = false}
+end
+
+-- By key, whether one of a letter's sets is there, as the items so far leave it.
+local is_set_there = {}
+local function why_no_set(key)
+  if is_set_there[key] == nil then
+    local found = call('TYPE', key).ok
+    if found ~= 'zset' and found ~= 'none' then
+      return 'the key ' .. key .. ' is a ' .. found .. ', not a zset'
+    end
+    is_set_there[key] = found == 'zset'
+  end
 end
 
 local function check_dead(item, endpoint)
   item.letter_key, item.dead_of = prefix .. 'dead-letter:' .. item.id, prefix .. 'dead:' .. endpoint
   return why_unusable(dead, 'zset') or why_unusable(item.dead_of, 'zset') or why_unusable(item.letter_key, 'string')
+    or why_unusable(dead_facts, 'hash') or why_unusable(dead_kinds, 'zset') or why_unusable(dead_names, 'zset')
 end
 
-local function of_letter(kind, index, id, chain, record, letter)
+-- Reads the facts of an item, or says why it cannot.
+local function check_facts(item, endpoint, facts)
+  item.facts = dead_facts_of(facts, endpoint)
+  if not item.facts then
+    return sub(facts, 1, 200) .. ' are no facts of a letter'
+  end
+  local of, account, by = dead_sets(prefix, item.facts)
+  return why_no_set(of) or why_no_set(account) or why_no_set(by)
+end
+
+local function of_letter(kind, index, id, chain, record, letter, facts)
   local item, why = of_chain(kind, index, id, chain, record and 'held', record, letter)
-  why = not item and why or check_dead(item, item.of.name)
+  why = not item and why or check_dead(item, item.of.name) or facts and check_facts(item, item.of.name, facts)
   return not why and item or nil, why
 end
 
@@ -197,12 +222,20 @@ local KINDS = {
   finish = {2, function(index, id, chain) return of_chain('finish', index, id, chain) end},
   keep = {4, function(index, id, chain, place, record) return of_chain('keep', index, id, chain, place, record) end},
   move = {3, function(index, id, chain, place) return of_chain('move', index, id, chain, place) end},
-  bury = {3, function(index, id, chain, letter) return of_letter('bury', index, id, chain, nil, letter) end},
+  bury = {4, function(index, id, chain, facts, letter)
+    return of_letter('bury', index, id, chain, nil, letter, facts)
+  end},
   revive = {3, function(index, id, chain, record) return of_letter('revive', index, id, chain, record) end},
   discard = {1, function(_, id)
     local entry, endpoint = entry_and_endpoint(id)
     local item = {kind = 'discard', id = id}
     local why = not entry and endpoint or check_dead(item, endpoint)
+    return not why and item or nil, why
+  end},
+  index = {2, function(_, id, facts)
+    local entry, endpoint = entry_and_endpoint(id)
+    local item = {kind = 'index', id = id, facts = false}
+    local why = not entry and endpoint or check_dead(item, endpoint) or check_facts(item, endpoint, facts)
     return not why and item or nil, why
   end},
   quarantine = {7, function(_, entry, body, cut, error, traceparent, number, keep)
@@ -301,9 +334,9 @@ local function read_items()
 end
 
 local bad = read_items()
-local index, why = first_unusable(bad and bad[2] or counted)
-if index then
-  return {'BAD', index, why}
+local first, why_first = first_unusable(bad and bad[2] or counted)
+if first then
+  return {'BAD', first, why_first}
 elseif bad then
   return bad
 end
@@ -463,7 +496,41 @@ local function finish_run(run)
   call('DEL', unpack(keys))
 end
 
+local function unindex(id)
+  local facts = dead_line_of(call('HGET', dead_facts, id), match(id, ':(.*)$'))
+  if facts then
+    unindex_dead(prefix, id, facts)
+    local of, account, by = dead_sets(prefix, facts)
+    is_set_there[of], is_set_there[account], is_set_there[by] = nil, nil, nil
+  end
+end
+
+-- Whatever it stood in before, it stands in the indexes of these facts and of this time now.
+local function index(id, at, facts)
+  local line = at .. ' ' .. facts.text
+  if call('HSETNX', dead_facts, id, line) == 0 then
+    unindex(id)
+    call('HSET', dead_facts, id, line)
+  end
+  local of, account, by = dead_sets(prefix, facts)
+  if not (is_set_there[of] and is_set_there[account] and is_set_there[by]) then
+    local of_account, of_endpoint = dead_kinds_of(facts)
+    call('ZADD', dead_kinds, 0, of_account, 0, of_endpoint, 0, 'b:' .. facts.account .. ':' .. facts.why, 0, 'w:' .. facts.why)
+    is_set_there[of], is_set_there[account], is_set_there[by] = true, true, true
+  end
+  call('ZADD', of, at, id)
+  call('ZADD', account, at, id)
+  call('ZADD', by, at, id)
+  local names = dead_names_of(facts, id)
+  if #names == 2 then
+    call('ZADD', dead_names, 0, names[1], 0, names[2])
+  elseif names[1] then
+    call('ZADD', dead_names, 0, names[1])
+  end
+end
+
 local function forget_letter(item)
+  unindex(item.id)
   call('ZREM', dead, item.id)
   call('ZREM', item.dead_of, item.id)
   return call('DEL', item.letter_key) == 1
@@ -569,6 +636,7 @@ local APPLY = {
     call('SET', item.letter_key, item.letter)
     call('ZADD', dead, now_text, item.id)
     call('ZADD', item.dead_of, now_text, item.id)
+    index(item.id, now_text, item.facts)
     finish(item)
   end,
   revive = function(item)
@@ -578,6 +646,17 @@ local APPLY = {
     end
   end,
   discard = forget_letter,
+  -- A letter that an older Herald wrote. Since it was found, it may have gone or died again.
+  index = function(item)
+    local at = call('ZSCORE', dead, item.id)
+    if at then
+      at = whole(tonumber(at))
+      local known, of = dead_line_of(call('HGET', dead_facts, item.id), '')
+      if not known or of ~= at then
+        index(item.id, at, item.facts)
+      end
+    end
+  end,
   -- The quarantine's ids are its own, because entries need not come in their order; the index finds them.
   quarantine = function(item)
     if not is_quarantined(item) then

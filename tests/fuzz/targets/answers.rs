@@ -5,7 +5,7 @@ use herald::{
     facts::id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
     store::{
         decode,
-        protocol::{Answer, Call, ReadFrom, Settlement, Start, Term},
+        protocol::{Answer, Call, LookFrom, ReadFrom, Settlement, Start, Term},
     },
 };
 use redis::Value;
@@ -14,8 +14,10 @@ use redis::Value;
 const MAX_DEPTH: u8 = 8;
 
 /// Words of the scripts and of their answers, so that the fuzzer need not guess them letter by letter.
-const WORDS: [&[u8]; 40] = [
+const WORDS: [&[u8]; 42] = [
     b"LOST",
+    b"UNINDEXED",
+    b"SWEPT",
     b"NOGROUP",
     b"BAD",
     b"ACQUIRED",
@@ -83,6 +85,7 @@ fn check(call: &Call, answer: &Answer) {
         (Call::TakeHeads { .. }, Answer::Heads { .. }) | (Call::Inbox { .. }, Answer::Requests { .. }) => {}
         (Call::ClaimForeign { .. }, Answer::ClaimedForeign { .. }) | (Call::Trim { .. }, Answer::Trimmed { .. }) => {}
         (Call::ExpireDead { .. }, Answer::ExpiredDead { .. }) | (Call::PullIn { .. }, Answer::PulledIn { .. }) => {}
+        (Call::Unindexed { .. }, Answer::Unindexed { .. }) | (Call::SweepDead { .. }, Answer::SweptDead { .. }) => {}
         (call, answer) => panic!("{call:?} was answered with {answer:?}"),
     }
 }
@@ -122,7 +125,7 @@ fn build(rest: &mut &[u8], depth: u8) -> Value {
 fn call(form: u8) -> Call {
     let term = Term::new(7, "fuzz");
     let endpoint = || EndpointId::new("ep_a").expect("it is an id");
-    match form & 0x0f {
+    match form & 0x1f {
         0 => Call::Acquire { term, previous: Vec::new(), ttl_ms: 1 },
         1 => Call::Renew { term, ttl_ms: 1 },
         2 => Call::Release { term },
@@ -143,6 +146,8 @@ fn call(form: u8) -> Call {
         12 => Call::ClaimForeign { term, max: 10 },
         13 => Call::Inbox { term, after: EntryId::ZERO, max: 10 },
         14 => Call::Trim { term, retain_ms: 0, ignores: Vec::new() },
+        15 => Call::Unindexed { term, from: LookFrom::Mark, look: 10, max: 10 },
+        16 => Call::SweepDead { term, cursor: 0 },
         _ => Call::ExpireDead { term, max_age_ms: 1, max_count: 1, max: 1 },
     }
 }

@@ -14,6 +14,7 @@ impl World {
                 self.model.call(&rest)
             }
             Some(answer) => Ok(answer),
+            None if self.is_older(call.term()) => self.carry_out_as_older(call),
             None => carry_out(&mut self.model, self.mutation, call),
         };
         self.tally.checked(Promise::OneOwner);
@@ -47,6 +48,30 @@ impl World {
         answer
     }
 
+    /// In some runs some terms are those of an older Herald, until everything has healed.
+    fn is_older(&self, term: &Term) -> bool {
+        let digits = term.as_str().bytes().take(4).fold(0u64, |sum, digit| sum * 31 + u64::from(digit));
+        !self.is_healed && self.plan.seed.is_multiple_of(5) && (digits + self.plan.seed).is_multiple_of(3)
+    }
+
+    /// An older Herald writes and removes letters, and leaves the indexes by facts as they are; it does not look for
+    /// letters without an index.
+    fn carry_out_as_older(&mut self, call: &Call) -> Result<Answer, Failure> {
+        let (facts, mark) = (self.model.dead_facts.clone(), self.model.dead_mark);
+        let mut answer = carry_out(&mut self.model, self.mutation, call);
+        (self.model.dead_facts, self.model.dead_mark) = (facts, mark);
+        if let Ok(Answer::Unindexed { letters, next, dead, indexed }) = &mut answer {
+            (*letters, *next, *indexed) = (Vec::new(), None, *dead);
+        }
+        if self.model.check_indexes().is_err() {
+            if !self.has_older_written {
+                self.tally.count("older_heralds");
+            }
+            self.has_older_written = true;
+        }
+        answer
+    }
+
     /// What was in flight or unsettled when a term ended: the deliveries of the pending entries, the claimed ones,
     /// those on the wire, and those that were answered while their record is still there, wherever they were sent from.
     pub(super) fn may_go_again(&self) -> usize {
@@ -61,7 +86,8 @@ impl World {
     pub(super) fn check(&mut self) {
         self.tally.checked(Promise::Sound);
         self.tally.checked(Promise::AtLeastOnce);
-        if let Err(why) = self.model.check() {
+        let indexes = if self.has_older_written { Ok(()) } else { self.model.check_indexes() };
+        if let Err(why) = self.model.check().and(indexes) {
             self.wrong(Promise::Sound, || why);
         }
         if let Some(lost) = self.ledger.lost(&self.model) {
