@@ -109,7 +109,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald chain release --endpoint ep_1 --intent pi_1 --reason 'the receiver cannot read it'",
         ],
     ),
-    ("dead-letter list", &["herald dead-letter list --group-by endpoint,cause", "herald dead-letter list --endpoint ep_1 --newer-than 6h"]),
+    (
+        "dead-letter list",
+        &[
+            "herald dead-letter list --group-by endpoint,cause",
+            "herald dead-letter list --endpoint ep_1 --newer-than 6h",
+        ],
+    ),
     ("dead-letter show", &["herald dead-letter show 1795336091993-0:ep_1"]),
     (
         "dead-letter redeliver",
