@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-intents bench-scale test check fmt tools setup fuzz prove
+.PHONY: demo bench bench-deliveries bench-intents bench-scale test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -23,11 +23,11 @@ demo: tools
 
 # What Herald costs and how fast it is, beside a bare loop, then what payment intents cost; ARGS="--write docs/performance.md"
 # keeps the tables.
-bench: tools
-	cargo bench --locked --bench performance -- $(ARGS)
-	cargo bench --locked --bench intents -- $(ARGS)
+bench: bench-deliveries bench-intents
 
-# Payment intents alone, with ARGS of their own such as "--only many --scale 100000".
+# Either alone, with ARGS of its own, such as "--eager-receiver" for deliveries or "--only many --scale 100000" for intents.
+bench-deliveries: tools
+	cargo bench --locked --bench performance -- $(ARGS)
 bench-intents: tools
 	cargo bench --locked --bench intents -- $(ARGS)
 

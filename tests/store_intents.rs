@@ -329,6 +329,46 @@ async fn a_key_of_a_foreign_type_is_named_and_nothing_is_changed() {
     assert_eq!((count("lost-feed"), count("events:acc_0")), (Some("1"), Some("1")), "{counts:?}");
 }
 
+/// A change that moves an intent from one index to another has more to take back.
+#[tokio::test]
+async fn a_move_that_fails_half_way_leaves_everything_where_it_was() {
+    let redis = TestRedis::start().await;
+    let keys = PartitionKeys::new("payment-intents").unwrap();
+    let mut store = IntentStore::on(redis.redis().connect(Purpose::Work).await.unwrap(), keys.clone());
+    let (id, account) = (id(0), account(0));
+    let Committed::Done { stamp, .. } = store.commit(&change(&id, &account, Due::In(1))).await.unwrap() else {
+        panic!("it is new")
+    };
+    let moved = Commit {
+        expected_revision: 1,
+        created_at: Some(stamp),
+        status: "Captured".to_owned(),
+        status_before: Some("Created".to_owned()),
+        key: None,
+        ..change(&id, &account, Due::Never)
+    };
+    let [from, to] = ["Created", "Captured"].map(|status| keys.intents_of(&account, status));
+    let looked_at = [keys.intent(&id), keys.intent_due(), from.clone(), to.clone(), keys.intent_counts()];
+    for broken in [keys.stream().to_owned(), from, to] {
+        redis.command::<()>(&["COPY", &broken, "kept"]).await;
+        redis.command::<()>(&["DEL", &broken]).await;
+        redis.command::<()>(&["SADD", &broken, "x"]).await;
+        let mut before = Vec::new();
+        for key in &looked_at {
+            before.push(redis.command::<Option<Vec<u8>>>(&["DUMP", key]).await);
+        }
+        let refused = store.commit(&moved).await.unwrap_err().to_string();
+        assert!(refused.contains(broken.as_str()), "{refused} names {broken}");
+        for (key, before) in looked_at.iter().zip(before) {
+            assert_eq!(redis.command::<Option<Vec<u8>>>(&["DUMP", key]).await, before, "{key}, with {broken} broken");
+        }
+        redis.command::<()>(&["DEL", &broken]).await;
+        redis.command::<()>(&["COPY", "kept", &broken]).await;
+        redis.command::<()>(&["DEL", "kept"]).await;
+    }
+    assert!(matches!(store.commit(&moved).await.unwrap(), Committed::Done { number: Some(2), .. }));
+}
+
 #[tokio::test]
 async fn several_who_ask_for_what_is_due_get_different_intents_where_there_are_many() {
     let redis = TestRedis::start().await;

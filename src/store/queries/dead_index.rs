@@ -2,8 +2,8 @@
 //! time, from the indexes alone. No letter is read, and nothing is walked but what fits, whatever else there is.
 //!
 //! Each condition leads to sets that are ordered by time: those of the kinds (account, endpoint, reason, cause) that fit,
-//! or an account's or everybody's for each reason and cause. A page is merged from them here; each command of it looks at no more than a page, so
-//! none holds Redis for long. An intent's and an event's letters are few, and are looked at one by one.
+//! or an account's or everybody's for each reason and cause. A page is merged from them here; each command of it looks at no
+//! more than a page, so none holds Redis for long. An intent's and an event's letters are few, and are looked at one by one.
 
 use std::collections::{BTreeMap, VecDeque};
 

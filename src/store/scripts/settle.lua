@@ -7,8 +7,9 @@
 --         6 number of acknowledgements  7 number of log lines, then the acknowledgements, then all the lines as one text
 --         if there are any, each but the last with a line feed behind it, then the items, each a name and its arguments:
 --         finish ID CHAIN | keep ID CHAIN PLACE RECORD | move ID CHAIN PLACE | bury ID CHAIN FACTS LETTER |
---         revive ID CHAIN RECORD | discard ID | index ID FACTS | quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY |
---         discard-quarantined ENTRY | bind REGISTRY | reply REQUEST ANSWER |
+--         revive ID CHAIN RECORD | discard ID | index ID FACTS |
+--         quarantine ENTRY BODY CUT ERROR TRACEPARENT NUMBER KEEP | requeue ENTRY | discard-quarantined ENTRY |
+--         bind REGISTRY | reply REQUEST ANSWER |
 --         finish-all COUNT ENDPOINTS, as many times ENDPOINT COUNT, all IDs, all INTENTs, all entries padded: each counts as one
 --         item, and none is a chain of its own
 --         CHAIN: INTENT, or ~INTENT for a delivery that is a chain of its own
