@@ -233,7 +233,11 @@ impl ServiceClient {
         }
         let answer = self.ask(&Request::new("POST", "/sandbox/endpoints", Some(body))).await?;
         if !answer.is_success() {
-            let hint = if answer.code == 404 { ": is its sandbox on (HERALD_SANDBOX)?" } else { "" };
+            let hint = match answer.code {
+                404 => ": is its sandbox on (HERALD_SANDBOX)?".to_owned(),
+                _ if answer.body.pointer("/errors/url").is_some() => guarded(url),
+                _ => String::new(),
+            };
             bail!("{} makes no endpoint in the sandbox: {}{hint}", self.base, answer.says());
         }
         let made = serde_json::from_value::<Made>(answer.body)
@@ -249,4 +253,13 @@ impl ServiceClient {
             false => bail!("endpoint {id} could not be removed: {}", answer.says()),
         }
     }
+}
+
+/// A service says only what a merchant may know. Whoever rehearses on one machine sets its configuration too.
+fn guarded(url: &str) -> String {
+    format!(
+        "\nCallbacks are to come to {url}, on this machine and over plain HTTP, and the service allows neither unless it is told \
+         to: start `herald intents serve` and `herald serve` anew with HERALD_ALLOW_HTTP=true and \
+         HERALD_ALLOW_NETWORKS=127.0.0.0/8"
+    )
 }
