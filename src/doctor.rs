@@ -25,7 +25,7 @@ const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Print the rules for `redis-cli` that give worker, operator and producer exactly what each of them uses, and end
+    /// Print the rules for `redis-cli` that give each role exactly what it uses, and end
     #[arg(long)]
     print_acl: bool,
 }

@@ -68,6 +68,7 @@ impl WhoAndMaybeWhy {
 /// For verbs that take something away. A dry run changes nothing, so it needs no reason.
 #[derive(Debug, Clone, Args)]
 #[command(mut_arg("reason", |reason| reason
+    .help("Why: it is kept with the change. A dry run needs none")
     .required(false)
     .required_unless_present("dry_run")
     .default_value_if("dry_run", ArgPredicate::IsPresent, "dry run")))]

@@ -167,8 +167,9 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
         if let Ok(delivery) = &head.delivery {
             history(delivery, now_ms).iter().for_each(|(name, text)| note(format_args!("{name} {text}")));
         }
+        note(format_args!("\nIs it well?       herald endpoint test {}", which.endpoint));
         note(format_args!(
-            "\nLet the next go:  herald chain release --endpoint {} --intent {} --dry-run",
+            "Let the next go:  herald chain release --endpoint {} --intent {} --dry-run",
             which.endpoint, which.intent
         ));
     }

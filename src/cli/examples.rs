@@ -1,5 +1,5 @@
 //! An example for each verb, below its help and in its man page: what an operator types most often, complete enough to be
-//! changed and run. A test parses all of them.
+//! changed and run. A test parses all of them, and sees that none is broken over two lines.
 
 use clap::{Command, builder::StyledStr};
 
@@ -41,9 +41,9 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "endpoint create",
         &[
-            "herald endpoint create --account acc_1 --url https://shop.example/webhooks",
-            "herald endpoint create --account acc_1 --url https://shop.example/webhooks --secret-file secret --headers-file headers",
-            "herald endpoint create --account acc_1 --url https://shop.example/w --event-type payment_intent.status_updated",
+            "herald endpoint create --account acc_1 --url https://shop.example/hooks",
+            "herald endpoint create --account acc_1 --url https://a.example --secret-file s",
+            "herald endpoint create --account acc_1 --url https://a.example --headers-file h",
         ],
     ),
     ("endpoint list", &["herald endpoint list", "herald endpoint list --account acc_1 --state paused -o json"]),
@@ -51,8 +51,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "endpoint update",
         &[
-            "herald endpoint update ep_1 --url https://shop.example/new --reason 'the shop has moved'",
-            "herald endpoint update ep_1 --max-in-flight 2 --rate-limit 5 --reason 'it is small'",
+            "herald endpoint update ep_1 --url https://shop.example/new --reason 'moved'",
+            "herald endpoint update ep_1 --max-in-flight 2 --rate-limit 5 --reason small",
         ],
     ),
     ("endpoint pause", &["herald endpoint pause ep_1 --reason 'the merchant deploys'"]),
@@ -74,7 +74,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("endpoint test", &["herald endpoint test ep_1", "herald endpoint test ep_1 --event-type payment_intent.created"]),
-    ("endpoint export", &["herald endpoint export --file backup.json --force"]),
+    ("endpoint export", &["herald endpoint export --file backup.json"]),
     (
         "endpoint import",
         &[
@@ -106,7 +106,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "chain release",
         &[
             "herald chain release --endpoint ep_1 --intent pi_1 --dry-run",
-            "herald chain release --endpoint ep_1 --intent pi_1 --reason 'the receiver cannot read it'",
+            "herald chain release --endpoint ep_1 --intent pi_1 --reason 'not readable'",
         ],
     ),
     (
@@ -121,14 +121,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "dead-letter redeliver",
         &[
             "herald dead-letter redeliver 1795336091993-0:ep_1 --reason 'receiver mended'",
-            "herald dead-letter redeliver --endpoint ep_1 --dead-reason exhausted --newer-than 6h --dry-run",
+            "herald dead-letter redeliver --endpoint ep_1 --newer-than 6h --dry-run",
         ],
     ),
     (
         "dead-letter discard",
         &[
             "herald dead-letter discard --endpoint ep_1 --older-than 7d --dry-run",
-            "herald dead-letter discard --endpoint ep_1 --older-than 7d --reason 'the merchant left' --yes",
+            "herald dead-letter discard --endpoint ep_1 --older-than 7d --reason left --yes",
         ],
     ),
     ("dead-letter export", &["herald dead-letter export --account acc_1 --newer-than 7d"]),
@@ -136,7 +136,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("audit show", &["herald audit show 1795336091993-0"]),
     ("quarantine list", &["herald quarantine list"]),
     ("quarantine show", &["herald quarantine show 1795336091993-0"]),
-    ("quarantine requeue", &["herald quarantine requeue 1795336091993-0 --reason 'this Herald knows the status'"]),
+    ("quarantine requeue", &["herald quarantine requeue 1795336091993-0 --reason 'Herald was too old'"]),
     ("quarantine discard", &["herald quarantine discard --all --reason 'the producer is mended' --yes"]),
     ("retry-schedule", &["herald retry-schedule", "herald retry-schedule --endpoint ep_1 --retry-max-attempts 5"]),
     (
@@ -156,6 +156,11 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("completions", &["herald completions bash"]),
     ("man", &["herald man", "herald man /usr/local/share/man/man1"]),
 ];
+
+/// Those of one verb, without `herald`.
+pub fn of(verb: &str) -> &'static [&'static str] {
+    EXAMPLES.iter().find(|(name, _)| *name == verb).map_or(&[], |(_, examples)| examples)
+}
 
 /// Puts them below what the help of each verb says otherwise.
 pub fn add_to(command: Command) -> Command {
@@ -204,6 +209,7 @@ mod tests {
         for (verb, examples) in EXAMPLES.iter().filter(|(verb, _)| is_there(verb)) {
             for example in *examples {
                 assert!(example.starts_with(&format!("herald {verb}")), "{example} is not of {verb}");
+                assert!(example.len() <= 78, "{example} does not fit 80 columns");
                 if let Err(error) = command().try_get_matches_from(words(example)) {
                     panic!("{example}: {error}");
                 }

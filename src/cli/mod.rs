@@ -189,7 +189,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),
-        Verb::Man(args) => manual::run(command(), args),
+        Verb::Man(args) => manual::run(Cli::command(), args),
     }
 }
 

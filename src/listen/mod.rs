@@ -54,9 +54,12 @@ const MOST_WAITING: usize = 100;
 /// What it takes and gives, for the help.
 const BOUNDS: &str = "\
 With --key it makes an endpoint of its own in the service's sandbox, which leads here, and removes it at the end.
-Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at once and bodies up to
-64 KiB. Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502
-where it cannot be reached. Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
+
+Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502 where \
+it cannot be reached. Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at \
+once and bodies up to 64 KiB.
+
+Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
 
 #[derive(Debug, Args)]
 #[command(after_help = BOUNDS)]

@@ -32,7 +32,7 @@ const NAMED: usize = 5;
 
 #[derive(Debug, Args)]
 pub struct JobArgs {
-    /// ENTRY:ENDPOINT; or a filter
+    /// ENTRY:ENDPOINT, as `dead-letter list` shows it; or a filter
     #[arg(conflicts_with_all = FLAGS, conflicts_with_all = ["limit", "all"])]
     id: Option<DeliveryId>,
     #[command(flatten)]

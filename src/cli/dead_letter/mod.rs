@@ -26,7 +26,7 @@ pub enum DeadLetterVerb {
     List(ListArgs),
     /// Show one with its whole history
     Show {
-        /// ENTRY:ENDPOINT
+        /// ENTRY:ENDPOINT, as `dead-letter list` shows it
         id: DeliveryId,
     },
     /// Send one again, or all that match a filter, with the same webhook-id and their history

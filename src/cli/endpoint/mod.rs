@@ -52,7 +52,7 @@ pub enum EndpointVerb {
         /// Its id
         id: EndpointId,
     },
-    /// Change settings of an endpoint
+    /// Change settings of an endpoint; those that are not named stay as they are
     Update(UpdateArgs),
     /// Let its deliveries wait in its backlog
     Pause(ChangeArgs),
