@@ -236,7 +236,7 @@ fn an_export_comes_back_whole_after_everything_is_gone() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     cli.run(&["endpoint", "export", "--file", file]).failed(4, "--force replaces it");
-    assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
+    assert!(cli.run(&["endpoint", "export", "--file", "-"]).ok().stdout.contains(&secret));
 
     let (added, _) = cli.create(&[]);
     cli.run(&[&["endpoint", "update", &kept, "--timeout", "3s"], &WHO[..]].concat()).ok();
@@ -656,6 +656,9 @@ fn secrets_and_headers_come_from_files_and_from_stdin() {
     let wrong = cli.fed(&update, "geheim\n");
     wrong.failed(2, "write it as 'NAME: VALUE'");
     assert!(!wrong.stderr.contains("geheim"), "{}", wrong.stderr);
+    // Both from stdin: the first line is the secret.
+    let both = [&create[..], &["--id", "ep_b", "--secret-file", "-", "--headers-file", "-"]].concat();
+    assert_eq!(cli.fed(&both, &format!("{SECRET}\nx-five: y\n")).ok().json()["headers"][0][0], "x-five");
     cli.run(&[&create[..], &["--secret-file", &secret, "--secret", "-"]].concat()).failed(2, "cannot be used with");
 }
 
@@ -732,7 +735,11 @@ fn each_verb_has_a_man_page_with_its_examples() {
         assert!(pages.iter().any(|there| there == page), "{page} is not among {pages:?}");
     }
     let page = std::fs::read_to_string(into.join("herald-endpoint-test.1")).unwrap();
-    assert!(page.contains("herald endpoint test ep_1"), "{page}");
+    // Lines that a reader may copy.
+    assert!(
+        page.contains(".SH EXAMPLES\n.nf\nherald endpoint test ep_1\nherald endpoint test ep_1 \\-\\-event"),
+        "{page}"
+    );
     let alone = alone(&["man"]).ok().stdout;
     assert!(alone.contains(".TH herald 1") && alone.contains("Exit codes"), "{alone}");
 }

@@ -56,7 +56,7 @@ pub struct ServiceArgs {
     /// An API key of the sandbox; - reads it from stdin, where other users of the machine cannot see it [env: HERALD_API_KEY]
     #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
     key: Option<Hidden>,
-    /// A file with nothing but the key
+    /// A file with nothing but the key; - is stdin
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 }

@@ -29,7 +29,7 @@ pub struct GivenSecret {
     /// An existing secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
     #[arg(long, value_name = "SECRET", conflicts_with = "secret_file")]
     secret: Option<Hidden>,
-    /// A file with nothing but the secret
+    /// A file with nothing but the secret; - is stdin
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
