@@ -88,11 +88,12 @@ impl Progress {
         let (ended, took_ms) = (done + refused, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         // What was counted before may have grown meanwhile.
         let left = self.total.saturating_sub(ended);
-        let refused = if refused > 0 { format!(", {} refused", words::number(refused)) } else { String::new() };
-        let left = match left {
+        let left = match took_ms.saturating_mul(left) / ended.max(1) / 1000 {
+            // Nobody reads it in less than a second.
             0 => String::new(),
-            left => format!("; about {} left", words::span(took_ms.saturating_mul(left) / ended.max(1) / 1000 * 1000)),
+            seconds => format!("; about {} left", words::span(seconds.saturating_mul(1000))),
         };
+        let refused = if refused > 0 { format!(", {} refused", words::number(refused)) } else { String::new() };
         let total = words::number(self.total.max(ended));
         format!("{} of {total} {past}{refused}{left}", words::number(done))
     }
@@ -170,6 +171,7 @@ mod tests {
         let line = |done, refused, seconds| progress.line(Done { done, refused }, Duration::from_secs(seconds));
         assert_eq!(line(200, 0, 10), "200 of 1 000 redelivered; about 40s left");
         assert_eq!(line(190, 10, 60), "190 of 1 000 redelivered, 10 refused; about 4m left");
+        assert_eq!(line(999, 0, 10), "999 of 1 000 redelivered");
         assert_eq!(line(998, 2, 60), "998 of 1 000 redelivered, 2 refused");
         assert_eq!(line(1_100, 0, 60), "1 100 of 1 100 redelivered");
     }

@@ -42,8 +42,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "endpoint create",
         &[
             "herald endpoint create --account acc_1 --url https://shop.example/hooks",
-            "herald endpoint create --account acc_1 --url https://a.example --secret-file s",
-            "herald endpoint create --account acc_1 --url https://a.example --headers-file h",
+            "herald endpoint create --account acc_1 --url https://a.test --secret-file key",
+            "herald endpoint create --account acc_1 --url https://a.test --headers-file -",
         ],
     ),
     ("endpoint list", &["herald endpoint list", "herald endpoint list --account acc_1 --state paused -o json"]),
