@@ -17,7 +17,7 @@ use self::{
 use crate::{
     config::UnknownVariable,
     store::{acl, queries::Oldest},
-    surface::{Context, Format, cell, json_line, note, words},
+    surface::{Context, Format, cell, colour::Colours, json_line, note, words},
 };
 
 /// How many endpoints the list of the oldest unfinished deliveries has.
@@ -25,7 +25,7 @@ const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Print the rules for `redis-cli` that give worker, operator and producer exactly what each of them uses, and end
+    /// Print the rules for `redis-cli` that give each role exactly what it uses, and end
     #[arg(long)]
     print_acl: bool,
 }
@@ -74,7 +74,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
 fn show(context: &Context, findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> anyhow::Result<()> {
     let output = context.output;
     match output.format() {
-        Format::Table => output.text(&text(findings, oldest, now_ms)),
+        Format::Table => output.text(&text(findings, oldest, now_ms, Colours::of_stdout())),
         Format::Jsonl => findings.iter().try_for_each(|finding| output.text(&json_line(finding)?)),
         Format::Json => {
             let healthy = number_of(findings, Level::Fail) == 0;
@@ -90,10 +90,11 @@ fn of_unknown_variable(unknown: &UnknownVariable) -> Finding {
 }
 
 /// What is wrong comes first, each with its remedy right below it.
-pub fn text(findings: &[Finding], oldest: &[Oldest], now_ms: u64) -> String {
+pub fn text(findings: &[Finding], oldest: &[Oldest], now_ms: u64, colours: Colours) -> String {
     let mut lines = vec![headline(findings), String::new()];
     for finding in findings {
-        lines.push(format!("{:<5} {:<12} {}", finding.level.name(), finding.subject, cell(&finding.says)));
+        let level = colours.paint(finding.level.tone(), &format!("{:<5}", finding.level.name()));
+        lines.push(format!("{level} {:<12} {}", finding.subject, cell(&finding.says)));
         if let Some(remedy) = &finding.remedy {
             lines.push(format!("{:<5} {:<12} -> {remedy}", "", ""));
         }

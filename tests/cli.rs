@@ -44,9 +44,10 @@ impl Done {
     }
 }
 
-/// Nothing of the tester's own environment.
+/// Nothing of the tester's own environment; and JSON, unless a test wants something else.
 fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.args(if args.contains(&"-o") { &[][..] } else { &["-o", "json"] });
     command.args(args).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
     command
 }
@@ -184,7 +185,7 @@ fn a_change_needs_a_reason_and_a_destructive_one_a_yes() {
     assert_eq!(nameless["by"], "operator");
     cli.run(&["endpoint", "resume", &id, "--reason", "r"]).ok();
     cli.run(&["endpoint", "delete", &id, "--yes", "--reason", " ", "--by", "me"]).failed(2, "--reason");
-    cli.run(&[&["endpoint", "delete", &id], &WHO[..]].concat()).failed(4, "no terminal to ask on: add --yes");
+    cli.run(&[&["endpoint", "delete", &id], &WHO[..]].concat()).failed(4, "nobody to ask: add --yes");
     let dry = cli.run(&[&["endpoint", "delete", &id, "--dry-run"], &WHO[..]].concat()).ok();
     assert!(dry.stderr.contains("dry run: this would delete endpoint"), "{}", dry.stderr);
     cli.run(&["endpoint", "show", &id]).ok();
@@ -235,7 +236,7 @@ fn an_export_comes_back_whole_after_everything_is_gone() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     cli.run(&["endpoint", "export", "--file", file]).failed(4, "--force replaces it");
-    assert!(cli.run(&["endpoint", "export"]).ok().stdout.contains(&secret));
+    assert!(cli.run(&["endpoint", "export", "--file", "-"]).ok().stdout.contains(&secret));
 
     let (added, _) = cli.create(&[]);
     cli.run(&[&["endpoint", "update", &kept, "--timeout", "3s"], &WHO[..]].concat()).ok();
@@ -605,4 +606,150 @@ impl Answering {
         let [request] = &seen[..] else { panic!("{seen:?}") };
         request.clone()
     }
+}
+
+#[test]
+fn a_pipe_gets_the_table_that_a_terminal_gets() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.args(["endpoint", "list"]).env_clear().env("HERALD_REDIS_URL", cli.redis.url());
+    let listed = finish(command).ok();
+    assert!(listed.stdout.starts_with("ID ") && listed.stdout.contains(&id), "{}", listed.stdout);
+    assert_eq!(cli.run(&["endpoint", "list", "-o", "json"]).ok().json()[0]["id"], id);
+}
+
+#[test]
+fn a_dry_run_needs_no_reason_and_what_changes_something_does() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&[]);
+    for verb in ["disable", "delete"] {
+        let dry = cli.run(&["endpoint", verb, &id, "--dry-run"]).ok();
+        assert!(dry.stderr.contains(&format!("dry run: this would {verb}")), "{}", dry.stderr);
+        cli.run(&["endpoint", verb, &id, "--yes"]).failed(2, "--reason");
+    }
+    assert_eq!(cli.run(&["endpoint", "show", &id]).ok().json()["state"], "enabled");
+}
+
+#[test]
+fn secrets_and_headers_come_from_files_and_from_stdin() {
+    const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let cli = Cli::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (secret, headers) = (file("secret", &format!("{SECRET}\n")), file("headers", "x-one: geheim\n\nx-two: y\n"));
+    let create = ["endpoint", "create", "--account", "acc_1", "--url", "https://1.1.1.1/hook"];
+    let more = ["--id", "ep_a", "--secret-file", &secret, "--headers-file", &headers, "--header", "x-three: z"];
+    let created = cli.run(&[&create[..], &more].concat()).ok().json();
+    let names: Vec<_> =
+        created["headers"].as_array().unwrap().iter().map(|header| header[0].as_str().unwrap()).collect();
+    assert_eq!((names, &created["secret"]), (vec!["x-three", "x-one", "x-two"], &Value::Null), "it is known already");
+    let exported = cli.run(&["endpoint", "export"]).ok().json();
+    assert_eq!(exported["endpoints"][0]["secrets"][0]["value"], SECRET);
+    let update = [&["endpoint", "update", "ep_a", "--headers-file", "-"], &WHO[..]].concat();
+    let updated = cli.fed(&update, "x-four: geheim\n").ok();
+    assert!(updated.json()["headers"][0][0] == "x-four" && !updated.stdout.contains("geheim"), "{}", updated.stdout);
+    let wrong = cli.fed(&update, "geheim\n");
+    wrong.failed(2, "write it as 'NAME: VALUE'");
+    assert!(!wrong.stderr.contains("geheim"), "{}", wrong.stderr);
+    // Both from stdin: the first line is the secret.
+    let both = [&create[..], &["--id", "ep_b", "--secret-file", "-", "--headers-file", "-"]].concat();
+    assert_eq!(cli.fed(&both, &format!("{SECRET}\nx-five: y\n")).ok().json()["headers"][0][0], "x-five");
+    cli.run(&[&create[..], &["--secret-file", &secret, "--secret", "-"]].concat()).failed(2, "cannot be used with");
+}
+
+#[test]
+fn an_event_flag_names_an_id_and_the_type_has_a_flag_of_its_own() {
+    let cli = Cli::start();
+    for flag in ["--event-type", "--event"] {
+        let sample = ["event", "publish", "--sample", "--account", "acc_1", flag, "payment_intent.created"];
+        let entry = cli.run(&sample).ok().json()[0]["entry"].as_str().unwrap().to_owned();
+        let shown = cli.run(&["event", "show", &entry]).ok().stdout;
+        assert!(shown.contains("payment_intent.created"), "{shown}");
+        let (id, _) = cli.create(&[flag, "payment_intent.created"]);
+        assert_eq!(cli.run(&["endpoint", "show", &id]).ok().json()["event_types"][0], "payment_intent.created");
+    }
+    let help = alone(&["endpoint", "create", "--help"]).stdout;
+    assert!(help.contains("--event-type <TYPE>") && !help.contains("--event "), "{help}");
+}
+
+#[test]
+fn quiet_leaves_out_the_talk_and_not_what_must_be_heard() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&[]);
+    let pause = cli.run(&[&["endpoint", "pause", &id, "--quiet"], &WHO[..]].concat()).ok();
+    assert_eq!((pause.stderr.as_str(), &pause.json()["state"]), ("", &"paused".into()));
+    let dry = cli.run(&["-q", "endpoint", "delete", &id, "--dry-run"]).ok();
+    assert!(dry.stderr.starts_with("dry run: this would delete"), "{}", dry.stderr);
+    cli.run(&["-q", "endpoint", "show", "ep_none"]).failed(3, "ep_none");
+    let odd = finish({
+        let mut command = cli.command(&["-q", "endpoint", "list"]);
+        command.env("HERALD_LEASSE", "1s");
+        command
+    });
+    assert!(odd.ok().stderr.starts_with("warning: HERALD_LEASSE"));
+}
+
+/// With a terminal it would ask: `script` gives it one, whose user says yes.
+#[test]
+fn without_input_nothing_is_asked() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&[]);
+    let delete = |more: &str| {
+        let herald = env!("CARGO_BIN_EXE_herald");
+        let line = format!("echo y | script -qec \"{herald} endpoint disable {id} --reason over {more}\" /dev/null");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_REDIS_URL", cli.redis.url());
+        command.env("SHELL", "/bin/sh").env("NO_COLOR", "1");
+        finish(command).stdout
+    };
+    let said = delete("--no-input");
+    assert!(said.contains("error: this would disable") && !said.contains("Go ahead?"), "{said}");
+    assert_eq!(cli.run(&["endpoint", "show", &id]).ok().json()["state"], "enabled");
+    let said = delete("");
+    assert!(said.contains("Go ahead? [y/N]"), "{said}");
+    assert_eq!(cli.run(&["endpoint", "show", &id]).ok().json()["state"], "disabled");
+}
+
+#[test]
+fn another_systems_word_leads_to_the_verb() {
+    let said = alone(&["dlq", "list"]);
+    said.failed(2, "unrecognized subcommand 'dlq'");
+    assert!(said.stderr.contains("'dead-letter'"), "{}", said.stderr);
+}
+
+#[test]
+fn each_verb_has_a_man_page_with_its_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("man1");
+    let said = alone(&["man", into.to_str().unwrap()]).ok();
+    let mut pages: Vec<String> =
+        std::fs::read_dir(&into).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    pages.sort();
+    assert!(said.stderr.starts_with(&format!("{} pages in ", pages.len())), "{}", said.stderr);
+    for page in ["herald.1", "herald-dead-letter.1", "herald-dead-letter-redeliver.1", "herald-man.1"] {
+        assert!(pages.iter().any(|there| there == page), "{page} is not among {pages:?}");
+    }
+    let page = std::fs::read_to_string(into.join("herald-endpoint-test.1")).unwrap();
+    // Lines that a reader may copy.
+    assert!(
+        page.contains(".SH EXAMPLES\n.nf\nherald endpoint test ep_1\nherald endpoint test ep_1 \\-\\-event"),
+        "{page}"
+    );
+    let alone = alone(&["man"]).ok().stdout;
+    assert!(alone.contains(".TH herald 1") && alone.contains("Exit codes"), "{alone}");
+}
+
+#[test]
+fn a_list_fits_eighty_columns_and_keeps_its_ids_whole() {
+    let cli = Cli::start();
+    let (id, _) = cli.create(&["--description", "x", "--event-type", "payment_intent.status_updated"]);
+    cli.create(&[]);
+    let listed = cli.run(&["endpoint", "list", "-o", "table"]).ok().stdout;
+    assert!(listed.contains(&id), "{listed}");
+    assert!(listed.lines().all(|line| line.chars().count() <= 80 && !line.contains('\x1b')), "{listed}");
 }

@@ -105,7 +105,10 @@ impl Service {
 
     /// As JSON.
     fn endpoints(&self) -> String {
-        let list = Command::new(HERALD).args(["endpoint", "list", "--redis-url", &self.redis.url()]).output().unwrap();
+        let list = Command::new(HERALD)
+            .args(["endpoint", "list", "-o", "json", "--redis-url", &self.redis.url()])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&list.stdout).trim().to_owned()
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, builder::ArgPredicate};
 
 use crate::{
     clock,
@@ -16,7 +16,7 @@ use crate::{
         endpoint::Mark,
         text::steers,
     },
-    surface::{VerbError, audit::begun, note, words},
+    surface::{VerbError, audit::begun, output, tell, words},
 };
 
 /// Longest name and reason: both appear in records, the change feed and logs.
@@ -65,8 +65,13 @@ impl WhoAndMaybeWhy {
     }
 }
 
-/// For verbs that take something away.
+/// For verbs that take something away. A dry run changes nothing, so it needs no reason.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("reason", |reason| reason
+    .help("Why: it is kept with the change. A dry run needs none")
+    .required(false)
+    .required_unless_present("dry_run")
+    .default_value_if("dry_run", ArgPredicate::IsPresent, "dry run")))]
 pub struct Consent {
     #[command(flatten)]
     pub change: WhoAndWhy,
@@ -98,15 +103,15 @@ impl Consent {
     /// Asks on the terminal unless `--yes` was given. `what` completes "this will …": `delete the endpoint ep_x`.
     pub fn confirm(&self, what: &str) -> Result<Go, VerbError> {
         if self.dry_run {
-            note(format_args!("dry run: this would {what}"));
+            tell(format_args!("dry run: this would {what}"));
             return Ok(Go::DryRun);
         }
         if self.yes {
             return Ok(Go::Ahead);
         }
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if output::never_asks() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return Err(VerbError::Refused(format!(
-                "this would {what}, and there is no terminal to ask on: add --yes, or look first with --dry-run"
+                "this would {what}, and there is nobody to ask: add --yes, or look first with --dry-run"
             )));
         }
         let _ = write!(io::stderr(), "This will {what}. Go ahead? [y/N] ");

@@ -1,12 +1,13 @@
-//! How verbs ask a partition's owner for a change: one request, or many in batches. Only the owner changes anything. A
+//! How verbs ask a partition's owner for a change: one request, or many in batches, which is a [`Job`]. Only the owner changes anything. A
 //! request that nobody has answered stays in the inbox and is carried out when there is an owner again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
-    facts::endpoint::Mark,
+    clock,
+    facts::{audit::Tally, endpoint::Mark},
     store::{connection::Purpose, keys::PartitionKeys, protocol::Asked, queries::Queries, requests::Requests},
-    surface::{Context, VerbError, note, words},
+    surface::{Context, VerbError, note, tell, words},
 };
 
 /// Requests on their way at once: a job never fills the inbox, and can be stopped between two batches.
@@ -20,6 +21,82 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Done {
     pub done: u64,
     pub refused: u64,
+}
+
+impl Done {
+    /// The last words of a job. That some were refused is an error.
+    pub fn show(self, context: &Context, past: &str) -> anyhow::Result<()> {
+        let Self { done, refused } = self;
+        context.output.one(&self, &[(past, words::number(done)), ("refused", words::number(refused))])?;
+        match refused {
+            0 => Ok(()),
+            n => {
+                let refused = words::count(n, "was", "were");
+                Err(VerbError::Refused(format!("{refused} refused; the reasons are above")).into())
+            }
+        }
+    }
+}
+
+/// Many requests of one kind, a batch at a time.
+pub struct Job<'t> {
+    asking: Asking,
+    progress: Progress,
+    done: Done,
+    tally: &'t mut Tally,
+}
+
+impl<'t> Job<'t> {
+    /// `past` says what becomes of each: `redelivered`.
+    pub async fn begin(
+        context: &Context,
+        mark: Mark,
+        total: u64,
+        past: &'static str,
+        tally: &'t mut Tally,
+    ) -> anyhow::Result<Self> {
+        let asking = Asking::connect(context, mark).await?;
+        let progress = Progress { total, past, began: clock::now() };
+        Ok(Self { asking, progress, done: Done::default(), tally })
+    }
+
+    /// Asks for all of these, at most [`BATCH`], and says how far the job is then.
+    pub async fn batch(&mut self, asked: &[(String, Asked)]) -> anyhow::Result<()> {
+        let answered = self.asking.batch(asked, &mut self.done).await;
+        self.tally.set(self.done.done, self.done.refused);
+        answered?;
+        note(self.progress.line(self.done, self.progress.began.elapsed()));
+        Ok(())
+    }
+
+    pub fn end(self) -> Done {
+        self.done
+    }
+}
+
+/// How far a job is: whoever waits for it wants to know how long.
+struct Progress {
+    total: u64,
+    past: &'static str,
+    began: Instant,
+}
+
+impl Progress {
+    /// `200 of 250 redelivered, 3 refused; about 4s left`.
+    fn line(&self, done: Done, took: Duration) -> String {
+        let (Done { done, refused }, past) = (done, self.past);
+        let (ended, took_ms) = (done + refused, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        // What was counted before may have grown meanwhile.
+        let left = self.total.saturating_sub(ended);
+        let left = match took_ms.saturating_mul(left) / ended.max(1) / 1000 {
+            // Nobody reads it in less than a second.
+            0 => String::new(),
+            seconds => format!("; about {} left", words::span(seconds.saturating_mul(1000))),
+        };
+        let refused = if refused > 0 { format!(", {} refused", words::number(refused)) } else { String::new() };
+        let total = words::number(self.total.max(ended));
+        format!("{} of {total} {past}{refused}{left}", words::number(done))
+    }
 }
 
 pub struct Asking {
@@ -50,8 +127,8 @@ impl Asking {
         }
     }
 
-    /// Asks for all of these, at most [`BATCH`], and waits for every answer. A refusal is reported and counted.
-    pub async fn batch(&self, asked: &[(String, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
+    /// Asks for all of these and waits for every answer. A refusal is reported and counted.
+    async fn batch(&self, asked: &[(String, Asked)], so_far: &mut Done) -> anyhow::Result<()> {
         let mut waiting = Vec::with_capacity(asked.len());
         for (name, asked) in asked {
             waiting.push((name, self.requests.ask(asked, &self.mark).await?));
@@ -61,7 +138,7 @@ impl Asking {
                 Some(answer) if answer == "ok" => so_far.done += 1,
                 Some(answer) => {
                     so_far.refused += 1;
-                    note(format_args!("{name}: {}", why(&answer)));
+                    tell(format_args!("{name}: {}", why(&answer)));
                 }
                 None => return Err(self.unanswered((waiting.len() - at) as u64).into()),
             }
@@ -82,4 +159,20 @@ impl Asking {
 
 fn why(answer: &str) -> &str {
     answer.strip_prefix("error: ").unwrap_or(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_much_there_is_and_how_long_it_will_take() {
+        let progress = Progress { total: 1_000, past: "redelivered", began: clock::now() };
+        let line = |done, refused, seconds| progress.line(Done { done, refused }, Duration::from_secs(seconds));
+        assert_eq!(line(200, 0, 10), "200 of 1 000 redelivered; about 40s left");
+        assert_eq!(line(190, 10, 60), "190 of 1 000 redelivered, 10 refused; about 4m left");
+        assert_eq!(line(999, 0, 10), "999 of 1 000 redelivered");
+        assert_eq!(line(998, 2, 60), "998 of 1 000 redelivered, 2 refused");
+        assert_eq!(line(1_100, 0, 60), "1 100 of 1 100 redelivered");
+    }
 }

@@ -40,6 +40,7 @@ pub enum ChainVerb {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Whose chains
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: EndpointId,
     /// Show at most this many
@@ -49,8 +50,10 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct Which {
+    /// The endpoint that it goes to
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: EndpointId,
+    /// The payment intent that it is about
     #[arg(long, value_name = "INTENT")]
     intent: IntentId,
 }
@@ -164,8 +167,9 @@ async fn show(context: &Context, queries: &mut Queries, which: &Which) -> anyhow
         if let Ok(delivery) = &head.delivery {
             history(delivery, now_ms).iter().for_each(|(name, text)| note(format_args!("{name} {text}")));
         }
+        note(format_args!("\nIs it well?       herald endpoint test {}", which.endpoint));
         note(format_args!(
-            "\nLet the next go:  herald chain release --endpoint {} --intent {} --dry-run --reason '…'",
+            "Let the next go:  herald chain release --endpoint {} --intent {} --dry-run",
             which.endpoint, which.intent
         ));
     }

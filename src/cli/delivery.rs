@@ -411,17 +411,19 @@ fn state(place: &WhereUnfinished) -> &'static str {
 /// The exact commands to go on with.
 fn advice(one: &Unfinished) -> Vec<String> {
     let (endpoint, Ok(delivery)) = (&one.id.endpoint, &one.delivery) else { return Vec::new() };
+    let test = format!("herald endpoint test {endpoint}");
     match one.place {
         WhereUnfinished::Held { head } => vec![
             format!("herald delivery show {head}:{endpoint}"),
             format!("herald chain show --endpoint {endpoint} --intent {}", delivery.intent),
         ],
-        WhereUnfinished::Parked => vec![format!("herald endpoint show {endpoint}")],
-        WhereUnfinished::Due { .. } if delivery.ordered => vec![format!(
-            "herald chain release --endpoint {endpoint} --intent {} --dry-run --reason '…'",
-            delivery.intent
-        )],
-        WhereUnfinished::Due { .. } | WhereUnfinished::Claimed { .. } => Vec::new(),
+        WhereUnfinished::Parked => vec![format!("herald endpoint show {endpoint}"), test],
+        // Whether the receiver is well comes first: to release is to give up what it would take a minute later.
+        WhereUnfinished::Due { .. } => {
+            let release = format!("herald chain release --endpoint {endpoint} --intent {} --dry-run", delivery.intent);
+            if delivery.ordered { vec![test, release] } else { vec![test] }
+        }
+        WhereUnfinished::Claimed { .. } => Vec::new(),
         WhereUnfinished::Nowhere => vec!["herald doctor".to_owned()],
     }
 }

@@ -11,7 +11,10 @@ mod dead_letter;
 mod delivery;
 mod endpoint;
 mod event;
+mod examples;
 mod intents;
+mod manual;
+mod nearest;
 mod pause;
 mod quarantine;
 mod retry_schedule;
@@ -22,7 +25,7 @@ mod verify;
 
 use std::process;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::warn;
 
 #[doc(hidden)]
@@ -38,7 +41,9 @@ use crate::{
     surface::{
         Context, Format, Globals, Output,
         error::{self, ExitCode, code_of},
-        message_of, note,
+        message_of,
+        output::{self, Manners},
+        tell,
     },
     telemetry::logging,
 };
@@ -108,12 +113,18 @@ enum Verb {
     #[command(subcommand)]
     Config(config::ConfigVerb),
     /// Print the completions for a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write one for each verb into a folder
+    Man(manual::ManArgs),
 }
 
 /// The whole program: reads the arguments, runs the verb, says what went wrong.
 pub fn main() -> process::ExitCode {
-    let cli = Cli::parse();
+    let cli = parsed();
+    output::behave(Manners { is_quiet: cli.globals.quiet, never_asks: cli.globals.no_input });
     let done = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
         |runtime| {
             let done = runtime.block_on(run(cli));
@@ -127,7 +138,7 @@ pub fn main() -> process::ExitCode {
         Err(error) => {
             let code = code_of(&error);
             if code != ExitCode::Done {
-                note(format_args!("error: {}", message_of(&error)));
+                tell(format_args!("error: {}", message_of(&error)));
             }
             code
         }
@@ -136,10 +147,16 @@ pub fn main() -> process::ExitCode {
     code.into()
 }
 
-/// How the arguments are read, without running anything: for tests.
+/// How the arguments are read, without running anything: for tests too.
 #[doc(hidden)]
 pub fn command() -> clap::Command {
-    Cli::command()
+    examples::add_to(Cli::command())
+}
+
+fn parsed() -> Cli {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| nearest::suggest(&command(), &words, error).exit())
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -172,6 +189,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
         Verb::Completions { shell } => completions(shell),
+        Verb::Man(args) => manual::run(Cli::command(), args),
     }
 }
 
@@ -192,7 +210,7 @@ fn start_log(context: &Context) -> anyhow::Result<()> {
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "herald", &mut script);
+    clap_complete::generate(shell, &mut command(), "herald", &mut script);
     Output::new(Some(Format::Json)).raw(&script)
 }
 
@@ -202,6 +220,54 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    /// Each command that can be run, and each group, by its words.
+    fn all(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+        for inner in command.get_subcommands() {
+            let words = format!("{words} {}", inner.get_name());
+            all(inner, &words, found);
+            found.push((words, inner.clone()));
+        }
+    }
+
+    #[test]
+    fn every_verb_and_every_argument_has_help_and_every_verb_an_example() {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        all(&command(), "herald", &mut found);
+        for (words, command) in &found {
+            if command.get_about().is_none() {
+                missing.push(words.clone());
+            }
+            let arguments = command.get_arguments().filter(|argument| argument.get_help().is_none());
+            missing.extend(arguments.map(|argument| format!("{words} {}", argument.get_id())));
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // The load test's own help has its scenarios, with words to type.
+            if !command.has_subcommands() && !words.starts_with("herald loadtest") && !after.contains("Example") {
+                missing.push(format!("{words}: an example"));
+            }
+        }
+        assert!(found.len() > 50 && missing.is_empty(), "{missing:#?}");
+    }
+
+    #[test]
+    fn a_flag_means_one_thing_whatever_the_verb() {
+        use std::collections::BTreeMap;
+        let mut found = Vec::new();
+        all(&command(), "herald", &mut found);
+        let mut takes = BTreeMap::<String, BTreeMap<String, String>>::new();
+        for (words, command) in found.iter().filter(|(words, _)| !words.starts_with("herald loadtest")) {
+            for argument in command.get_arguments() {
+                let (Some(flag), Some([takes_what])) = (argument.get_long(), argument.get_value_names()) else {
+                    continue;
+                };
+                takes.entry(flag.to_owned()).or_default().insert(takes_what.to_string(), words.clone());
+            }
+        }
+        // Of an event: its id, never its type.
+        assert_eq!(takes["event"].keys().collect::<Vec<_>>(), ["EVENT"]);
+        takes.retain(|_, whats| whats.len() > 1);
+        assert!(takes.is_empty(), "{takes:#?}");
     }
 }

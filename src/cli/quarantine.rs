@@ -5,12 +5,11 @@ use serde::Serialize;
 
 use super::{
     args::{Consent, Go},
-    asking::{Asking, BATCH, Done},
+    asking::{self, Asking, BATCH, Done},
 };
 use crate::{
     facts::{
-        audit::{Act, Begun, Tally},
-        endpoint::Mark,
+        audit::{Act, Begun},
         event::intent_in,
         id::{EntryId, IntentId},
     },
@@ -197,42 +196,27 @@ async fn all(context: &Context, queries: &mut Queries, job: Job, consent: &Conse
         return Ok(());
     }
     let begun = consent.act(job.act()).filter("--all").count(there);
-    let carry_out = async |tally: &mut _| carry_out(context, queries, job, consent.mark(), there, tally).await;
-    let done = audited(context, begun, carry_out).await?;
-    context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
-    match done.refused {
-        0 => Ok(()),
-        n => {
-            Err(VerbError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
-        }
-    }
+    let carry_out = async |tally: &mut _| {
+        let asking = asking::Job::begin(context, consent.mark(), there, job.past(), tally).await?;
+        carry_out(queries, asking, job, there).await
+    };
+    audited(context, begun, carry_out).await?.show(context, job.past())
 }
 
-async fn carry_out(
-    context: &Context,
-    queries: &mut Queries,
-    job: Job,
-    mark: Mark,
-    there: u64,
-    tally: &mut Tally,
-) -> anyhow::Result<Done> {
-    let asking = Asking::connect(context, mark).await?;
-    let (mut after, mut done, mut looked) = (None, Done::default(), 0);
+async fn carry_out(queries: &mut Queries, mut asking: asking::Job<'_>, job: Job, there: u64) -> anyhow::Result<Done> {
+    let (mut after, mut looked) = (None, 0);
     // An entry that comes back into the quarantine meanwhile is not taken twice.
     while looked < there {
         let (page, next) = queries.quarantine(after.as_ref(), BATCH).await?;
         looked += page.len() as u64;
         let asked: Vec<_> = page.iter().map(|one| (one.entry.to_string(), job.asked(one.entry))).collect();
-        let asked = asking.batch(&asked, &mut done).await;
-        tally.set(done.done, done.refused);
-        asked?;
-        note(format_args!("{} {}", words::number(done.done), job.past()));
+        asking.batch(&asked).await?;
         match next {
             Some(next) => after = Some(next),
             None => break,
         }
     }
-    Ok(done)
+    Ok(asking.end())
 }
 
 async fn found(queries: &mut Queries, entry: EntryId) -> anyhow::Result<Quarantined> {

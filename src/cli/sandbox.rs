@@ -40,6 +40,7 @@ enum ClockVerb {
     Advance(AdvanceArgs),
     /// Let the clock run so many times as fast as real time; 0 stops it
     Speed {
+        /// Times real time, for example 60
         #[arg(value_parser = speed)]
         times: f64,
         #[command(flatten)]

@@ -13,7 +13,9 @@ use crate::{
 
 /// The fields of an unfinished delivery as a person reads them, what matters first.
 pub fn story_of_unfinished(one: &Unfinished, now_ms: u64, is_paused: bool) -> Vec<(&'static str, String)> {
-    let mut fields = vec![("standing", standing(one, now_ms, is_paused))];
+    let why =
+        if one.place == WhereUnfinished::Parked { ": its endpoint is paused, failing, full or limited" } else { "" };
+    let mut fields = vec![("standing", standing(one, now_ms, is_paused) + why)];
     match &one.delivery {
         Ok(delivery) => {
             if let Some(last) = delivery.history.last() {
@@ -94,7 +96,7 @@ pub fn waited(waited_for: &WaitedFor, now_ms: u64) -> String {
     text
 }
 
-/// Where it stands, and what it waits for.
+/// Where it stands, and what it waits for: short enough for a column.
 pub fn standing(one: &Unfinished, now_ms: u64, is_paused: bool) -> String {
     match one.place {
         WhereUnfinished::Due { at_ms } if at_ms <= now_ms && is_paused => {
@@ -107,7 +109,7 @@ pub fn standing(one: &Unfinished, now_ms: u64, is_paused: bool) -> String {
         WhereUnfinished::Claimed { since_ms } => {
             format!("with the worker for {}", words::span(now_ms.saturating_sub(since_ms)))
         }
-        WhereUnfinished::Parked => "parked: endpoint paused, failing, full or limited".to_owned(),
+        WhereUnfinished::Parked => "parked".to_owned(),
         WhereUnfinished::Held { head } => format!("held behind {head}"),
         WhereUnfinished::Nowhere => "moving, or out of place: look again".to_owned(),
     }

@@ -85,7 +85,7 @@ pub(super) const KEYS: [Key; 48] = [
 /// Only variables with this prefix are Herald's.
 const PREFIX: &str = "HERALD_";
 
-/// The suffix of a secret's variable that names a file instead: the file of this name holds the value.
+/// The suffix of a variable that names a file instead: the file of this name holds the value, as mounted secrets and settings do.
 const FILE_SUFFIX: &str = "_FILE";
 
 /// Names the configuration file.
@@ -99,14 +99,14 @@ impl Key {
         self.older.map_or_else(|| self.variable_by_rule(), str::to_owned)
     }
 
-    /// Only for a secret: nobody needs one for the rest, and `HERALD_MASTER_KEY_FILE` is the path of something else.
-    pub fn file_variable(&self) -> Option<String> {
-        (self.showing != Showing::Plain).then(|| self.variable() + FILE_SUFFIX)
+    /// `HERALD_MASTER_KEY_FILE` is not one, but the variable of a setting that is a path by itself.
+    pub fn file_variable(&self) -> String {
+        self.variable() + FILE_SUFFIX
     }
 
     /// All variables that set it.
     pub fn variables(&self) -> impl Iterator<Item = String> {
-        [self.variable()].into_iter().chain(self.file_variable())
+        [self.variable(), self.file_variable()].into_iter()
     }
 
     fn variable_by_rule(&self) -> String {
@@ -129,7 +129,7 @@ pub(super) enum Variable {
 impl Variable {
     pub fn of(name: &str) -> Self {
         let value = || KEYS.iter().find(|key| key.variable() == name).map(Self::Value);
-        let file = || KEYS.iter().find(|key| key.file_variable().as_deref() == Some(name)).map(Self::FileOfValue);
+        let file = || KEYS.iter().find(|key| key.file_variable() == name).map(Self::FileOfValue);
         match name {
             CONFIG_FILE => Self::ConfigFile,
             name if OF_A_VERB.contains(&name) => Self::Foreign,

@@ -107,6 +107,10 @@ pub enum CoreHappening {
         reason: DeadReason,
         attempts: u32,
     },
+    /// It has taken a delivery, after its last attempt had failed.
+    Recovered {
+        endpoint: EndpointId,
+    },
     BreakerOpened {
         endpoint: EndpointId,
     },

@@ -197,6 +197,21 @@ fn a_throttled_endpoint_rests_as_long_as_it_asks() {
 }
 
 #[test]
+fn a_success_after_a_failure_is_told_once() {
+    let mut core = core(|_| {});
+    let recoveries = |core: &mut Core| {
+        let happenings = core.take_happenings();
+        happenings.iter().filter(|happening| matches!(happening, CoreHappening::Recovered { .. })).count()
+    };
+    for (entry, outcome, told) in [(1, OK, 0), (2, FAILED, 0), (3, FAILED, 0), (4, OK, 1), (5, OK, 0)] {
+        admit(&mut core, entry, "ep_a", &format!("pi_{entry}"));
+        let sent = sends(&mut core, 0);
+        end(&mut core, 0, sent[0].0, outcome);
+        assert_eq!(recoveries(&mut core), told, "after {entry}");
+    }
+}
+
+#[test]
 fn silence_parks_what_waits_and_then_one_probe_goes_out() {
     let mut core = core(|endpoint| endpoint.max_in_flight = 3);
     let (mut now, mut attempts) = (0, 0);

@@ -178,6 +178,8 @@ pub struct Lane {
     pub look_again_at: u64,
     /// The lowest entry that was parked since the current look began: the look's answer does not cover it.
     parked_meanwhile: Option<EntryId>,
+    /// How its latest attempt ended, so that its next success is known for a recovery.
+    pub failed_last: bool,
     /// The receiver answered 410 to this revision, and the registry does not know it yet.
     pub gone_at: Option<u64>,
     /// Which of the core's lists of lanes it is in.
@@ -228,6 +230,7 @@ impl Lane {
             drained: false,
             look_again_at: 0,
             parked_meanwhile: None,
+            failed_last: false,
             gone_at: None,
             is_ready: false,
             is_hungry: false,

@@ -2,6 +2,7 @@
 //! Owns the tasks, the connections and the clock; decides nothing.
 
 mod errands;
+mod failing;
 mod gauges;
 mod numbers;
 mod reporter;
@@ -307,6 +308,7 @@ impl Worker {
         for happening in self.partition.take_happenings() {
             self.reporter.happened(now, happening);
         }
+        self.reporter.tick(now);
         self.reporter.tally(self.partition.tally(), self.partition.deferred());
         for errand in self.partition.take_errands() {
             match errand {

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::surface::colour::Tone;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -16,6 +18,14 @@ impl Level {
             Self::Fail => "FAIL",
             Self::Warn => "warn",
             Self::Ok => "ok",
+        }
+    }
+
+    pub fn tone(self) -> Tone {
+        match self {
+            Self::Fail => Tone::Bad,
+            Self::Warn => Tone::Odd,
+            Self::Ok => Tone::Good,
         }
     }
 }

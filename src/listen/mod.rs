@@ -54,9 +54,12 @@ const MOST_WAITING: usize = 100;
 /// What it takes and gives, for the help.
 const BOUNDS: &str = "\
 With --key it makes an endpoint of its own in the service's sandbox, which leads here, and removes it at the end.
-Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at once and bodies up to
-64 KiB. Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502
-where it cannot be reached. Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
+
+Without --forward-to it answers 200, or 401 to what is not signed rightly; with it, what the application answers, or 502 where \
+it cannot be reached. Remembers the last 10 000 events and intents, to tell what comes again or late. Takes 256 connections at \
+once and bodies up to 64 KiB.
+
+Ends with 0 on Ctrl-C, 1 if it cannot listen, 4 after a bad callback with --exit-on-first-bad.";
 
 #[derive(Debug, Args)]
 #[command(after_help = BOUNDS)]
@@ -77,8 +80,8 @@ pub struct ListenArgs {
     /// How far webhook-timestamp may be from this machine's clock
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     tolerance: Duration,
-    /// Print only these event types, separated by commas, and whatever is bad
-    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    /// Print only this event type, or several separated by commas, and whatever is bad
+    #[arg(long = "event-type", alias = "events", value_name = "TYPE", value_delimiter = ',')]
     events: Vec<EventType>,
     /// text: some lines for each callback; json: one line, once it is answered [default: as -o]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]

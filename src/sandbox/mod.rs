@@ -40,9 +40,12 @@ use crate::{
 
 /// What it needs and how it ends, for the help.
 const AFTER: &str = "\
-Where the file expects callbacks, an endpoint of the sandbox leads to this program while it runs, and Herald must deliver: `herald
-serve` with HERALD_ALLOW_HTTP and 127.0.0.0/8 in HERALD_ALLOW_NETWORKS. Use an account of its own: what others do to its payment
-intents arrives here too. The clock is everybody's. Ends with 0 if all was as expected, 1 if not, 2 if the file has a fault.";
+Where the file expects callbacks, an endpoint of the sandbox leads to this program while it runs, and Herald must deliver: \
+`herald intents serve` and `herald serve` with HERALD_ALLOW_HTTP=true and HERALD_ALLOW_NETWORKS=127.0.0.0/8.
+
+Use an account of its own: what others do to its payment intents arrives here too. The clock is everybody's.
+
+Ends with 0 if all was as expected, 1 if not, 2 if the file has a fault.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
@@ -60,7 +63,7 @@ pub struct RunArgs {
     /// How long to wait for what was told to arrive
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     wait: Duration,
-    /// text, json, or junit for whoever collects the results of tests [default: text on a terminal, else json]
+    /// text, json, or junit for whoever collects the results of tests [default: as -o]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Shape>,
 }

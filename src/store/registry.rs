@@ -182,6 +182,24 @@ impl RegistryStore {
         read.map_err(|_| RegistryError::Unreadable(id.clone()))
     }
 
+    /// What stands under each of these ids, in their order.
+    pub async fn get_many(
+        &mut self,
+        ids: &[&EndpointId],
+    ) -> Result<Vec<Result<Option<Endpoint>, Unreadable>>, StoreError> {
+        let mut endpoints = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(PAGE) {
+            let mut command = redis::cmd("HMGET");
+            command.arg(RegistryKeys::ENDPOINTS).arg(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>());
+            let found: Vec<Option<Vec<u8>>> = self.connection.query("read endpoints", &command).await?;
+            let read = |(id, json): (&&EndpointId, Option<Vec<u8>>)| {
+                json.map(|json| read_endpoint(id.as_str(), &json)).transpose()
+            };
+            endpoints.extend(ids.iter().zip(found).map(read));
+        }
+        Ok(endpoints)
+    }
+
     /// One page of about [`PAGE`] endpoints; without a cursor, the first one.
     pub async fn list(&mut self, cursor: Option<u64>) -> Result<Page, StoreError> {
         let mut command = redis::cmd("HSCAN");

@@ -1,7 +1,7 @@
 //! A client of the payment-intents service over HTTP, for the verbs that meet it as a merchant does. Whoever runs them names its
 //! URL, so there is no address guard. One request, no redirect, no proxy, no retry.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use url::Host;
 
-use super::{error::VerbError, secret::Hidden, words};
+use super::{
+    error::VerbError,
+    secret::{Hidden, from_file},
+    words,
+};
 use crate::{facts::signing::SecretText, tls};
 
 /// The version of the API that it speaks.
@@ -50,24 +54,29 @@ pub struct ServiceArgs {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// An API key of the sandbox; - reads it from stdin, where other users of the machine cannot see it [env: HERALD_API_KEY]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
     key: Option<Hidden>,
+    /// A file with nothing but the key; - is stdin
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
 }
 
 impl ServiceArgs {
     /// A flag says that the service is wanted. A variable alone says so to no verb that can do without.
     pub fn is_given(&self) -> bool {
-        self.url.is_some() || self.key.is_some()
+        self.url.is_some() || self.key.is_some() || self.key_file.is_some()
     }
 
     pub fn client(&self, plain: PlainHttp) -> anyhow::Result<ServiceClient> {
-        let key = match &self.key {
-            Some(key) => key.read()?,
-            None => std::env::var(KEY_VARIABLE).unwrap_or_default(),
+        let key = match (&self.key, &self.key_file) {
+            (Some(key), _) => key.read()?,
+            (None, Some(path)) => from_file(path)?,
+            (None, None) => std::env::var(KEY_VARIABLE).unwrap_or_default(),
         };
         if key.is_empty() {
-            let why =
-                format!("which API key? Give it by --key or {KEY_VARIABLE}; `herald intents key create` makes one");
+            let why = format!(
+                "which API key? Give it by --key, --key-file or {KEY_VARIABLE}; `herald intents key create` makes one"
+            );
             return Err(VerbError::Usage(why).into());
         }
         ServiceClient::new(self.url.as_deref().unwrap_or(USUAL), &key, plain)
@@ -224,7 +233,11 @@ impl ServiceClient {
         }
         let answer = self.ask(&Request::new("POST", "/sandbox/endpoints", Some(body))).await?;
         if !answer.is_success() {
-            let hint = if answer.code == 404 { ": is its sandbox on (HERALD_SANDBOX)?" } else { "" };
+            let hint = match answer.code {
+                404 => ": is its sandbox on (HERALD_SANDBOX)?".to_owned(),
+                _ if answer.body.pointer("/errors/url").is_some() => guarded(url),
+                _ => String::new(),
+            };
             bail!("{} makes no endpoint in the sandbox: {}{hint}", self.base, answer.says());
         }
         let made = serde_json::from_value::<Made>(answer.body)
@@ -240,4 +253,13 @@ impl ServiceClient {
             false => bail!("endpoint {id} could not be removed: {}", answer.says()),
         }
     }
+}
+
+/// A service says only what a merchant may know. Whoever rehearses on one machine sets its configuration too.
+fn guarded(url: &str) -> String {
+    format!(
+        "\nCallbacks are to come to {url}, on this machine and over plain HTTP, and the service allows neither unless it is told \
+         to: start `herald intents serve` and `herald serve` anew with HERALD_ALLOW_HTTP=true and \
+         HERALD_ALLOW_NETWORKS=127.0.0.0/8"
+    )
 }

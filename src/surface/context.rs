@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::{
     error::VerbError,
-    output::{Format, Output, note},
+    output::{Format, Output, tell},
 };
 use crate::{
     app, clock,
@@ -25,7 +25,7 @@ pub struct Globals {
     /// Configuration file [env: HERALD_CONFIG]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// table, json or jsonl; by default a table on a terminal, else json
+    /// table, json or jsonl [default: table]
     #[arg(
         short,
         long,
@@ -38,6 +38,12 @@ pub struct Globals {
     /// Where Redis is; the same as --set redis.url=URL
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub redis_url: Option<String>,
+    /// Say nothing on stderr but errors, warnings and what a dry run would do
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Never ask: what needs a yes is refused unless --yes is given
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub no_input: bool,
     /// The stream; the same as --set stream.name=NAME
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub stream: Option<String>,
@@ -68,7 +74,7 @@ impl Context {
 
     /// Says what is odd about the environment: once, and only if a verb has no better place for it.
     pub fn note_unknown_variables(&self) {
-        self.config.unknown_variables().iter().for_each(|unknown| note(format_args!("warning: {unknown}")));
+        self.config.unknown_variables().iter().for_each(|unknown| tell(format_args!("warning: {unknown}")));
     }
 
     pub fn redis(&self) -> anyhow::Result<Redis> {

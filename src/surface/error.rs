@@ -27,8 +27,13 @@ Exit codes:
    99  a load test found a broken promise or a threshold that was not kept
   130  interrupted (as shells report it)
 
-Output: data on stdout, talk on stderr. A table on a terminal, else JSON; -o chooses. Configuration: built-in default,
-then --config FILE, then the environment, then flags; `herald config show` prints all of it.";
+Output: data on stdout, talk on stderr. A table, unless -o json or -o jsonl is given.
+Colours on a terminal only, and none where NO_COLOR is set.
+
+Configuration: built-in default, then --config FILE, then the environment, then flags.
+`herald config show` prints all of it.
+
+At three in the morning: herald doctor";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

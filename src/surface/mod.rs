@@ -3,12 +3,13 @@
 //!
 //! [`secret`] reads a secret without ever showing it, and [`signatures`] says what was found about a callback's.
 //! [`error`] turns what went wrong into an exit code, [`output`] writes results and messages, [`words`] writes numbers,
-//! times, sizes and reasons for people, [`audit`] writes down what a verb does, [`client`] asks the payment-intents service over
-//! HTTP, and [`context`] is what a verb is
+//! times, sizes and reasons for people, [`colour`] knows where there are colours, [`audit`] writes down what a verb does,
+//! [`client`] asks the payment-intents service over HTTP, and [`context`] is what a verb is
 //! handed.
 
 pub mod audit;
 pub mod client;
+pub mod colour;
 pub mod context;
 pub mod error;
 pub mod output;
@@ -20,6 +21,6 @@ pub use self::{
     audit::audited,
     context::{Context, Globals},
     error::{OutputClosed, VerbError, message_of},
-    output::{Format, List, Output, cell, even_unread, json_line, note},
+    output::{Format, List, Output, cell, even_unread, json_line, note, tell},
     words::{instant, when},
 };

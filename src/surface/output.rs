@@ -1,15 +1,19 @@
-//! How results look: tables for people, JSON for programs. Data goes to stdout, messages to stderr.
-//! Never colours anything, so `NO_COLOR` and pipes need no care. A reader that goes away ends a verb without an error.
+//! How results look: tables for people, JSON for programs that ask for it. Data goes to stdout, messages to stderr.
+//! A list fits the terminal, or 80 columns where there is none. A reader that goes away ends a verb without an error.
 
 use std::{
     fmt::Display,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
+    sync::OnceLock,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
-use super::error::OutputClosed;
+use super::{
+    colour::{Colours, Tone},
+    error::OutputClosed,
+};
 use crate::{
     facts::text::{escaped_json, steers},
     telemetry::logging,
@@ -17,6 +21,32 @@ use crate::{
 
 /// Rows that a table collects before it is printed: columns get their widths from these, and memory stays bounded.
 const TABLE_ROWS: usize = 1000;
+
+/// Where the width of a terminal is not known.
+const USUAL_COLUMNS: u16 = 80;
+
+/// How the program talks: the same for all that it does, as its log is.
+static MANNERS: OnceLock<Manners> = OnceLock::new();
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    pub is_quiet: bool,
+    pub never_asks: bool,
+}
+
+/// Call it once, before anything is said.
+pub fn behave(manners: Manners) {
+    let _ = MANNERS.set(manners);
+}
+
+/// Whether a question would be answered by nobody.
+pub fn never_asks() -> bool {
+    manners().never_asks
+}
+
+fn manners() -> Manners {
+    MANNERS.get().copied().unwrap_or_default()
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -34,10 +64,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// What was asked for; otherwise a table on a terminal and JSON for anything else.
+    /// What was asked for; otherwise a table, on a pipe too: what a verb prints must not depend on who reads it.
     pub fn new(asked: Option<Format>) -> Self {
-        let default = || if io::stdout().is_terminal() { Format::Table } else { Format::Json };
-        Self { format: asked.unwrap_or_else(default) }
+        Self { format: asked.unwrap_or(Format::Table) }
     }
 
     pub fn format(self) -> Format {
@@ -89,13 +118,29 @@ pub fn even_unread(printed: anyhow::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Says something to whoever reads stderr. If nobody does, that is no failure.
+/// Says something to whoever reads stderr, unless `--quiet` forbids it.
 pub fn note(text: impl Display) {
+    if !manners().is_quiet {
+        tell(text);
+    }
+}
+
+/// Says what must be heard: an error, a warning, what a dry run would do. If nobody reads it, that is no failure.
+pub fn tell(text: impl Display) {
     // It may quote strangers, so only its line feeds are our own.
     let text = text.to_string().split('\n').map(cell).collect::<Vec<_>>().join("\n");
     if !logging::say(&text) {
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", toned(&text));
     }
+}
+
+/// Its first word says how bad it is.
+fn toned(text: &str) -> String {
+    let tone = |word: &str, tone: Tone| {
+        let rest = text.strip_prefix(word)?;
+        Some(format!("{}{rest}", Colours::of_stderr().paint(tone, word)))
+    };
+    tone("error:", Tone::Bad).or_else(|| tone("warning:", Tone::Odd)).unwrap_or_else(|| text.to_owned())
 }
 
 /// One line of JSON. A terminal may show it too, so it contains nothing that steers one.
@@ -153,11 +198,48 @@ impl List {
     }
 
     fn print(&self, rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-        let mut table = plain_table();
-        table.set_header(&self.columns);
-        table.add_rows(rows);
-        self.output.text(&trimmed(&table))
+        let text = fitting(&self.columns, rows, columns_of_stdout());
+        let (head, rest) = text.split_at(text.find('\n').unwrap_or(text.len()));
+        self.output.text(&format!("{}{rest}", Colours::of_stdout().paint(Tone::Bold, head)))
     }
+}
+
+fn columns_of_stdout() -> u16 {
+    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(columns, _)| columns.0)
+}
+
+/// A table of at most so many columns. What has blanks is wrapped at them; an id is never cut, because somebody wants to copy
+/// it. Where that is not enough, each row becomes a paragraph with a line for each of its cells.
+fn fitting(columns: &[String], rows: Vec<Vec<String>>, width: u16) -> String {
+    let longest = |text: &str| text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0);
+    let least: Vec<usize> = (0..columns.len())
+        .map(|at| {
+            let cells = rows.iter().filter_map(|row| row.get(at));
+            cells.chain([&columns[at]]).map(|text| longest(text)).max().unwrap_or(0)
+        })
+        .collect();
+    // Each cell has a blank on either side, and the first of a line is taken away.
+    if least.iter().map(|least| least + 2).sum::<usize>() > usize::from(width) + 1 {
+        return paragraphs(columns, &rows);
+    }
+    let mut table = plain_table();
+    table.set_header(columns).add_rows(rows);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width + 1);
+    for (column, least) in table.column_iter_mut().zip(least) {
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(u16::try_from(least + 2).unwrap_or(width))));
+    }
+    trimmed(&table)
+}
+
+fn paragraphs(columns: &[String], rows: &[Vec<String>]) -> String {
+    let rows = rows.iter().map(|row| {
+        let mut table = plain_table();
+        for (column, text) in columns.iter().zip(row).filter(|(_, text)| !text.is_empty()) {
+            table.add_row([column, text]);
+        }
+        trimmed(&table)
+    });
+    rows.collect::<Vec<_>>().join("\n\n")
 }
 
 fn plain_table() -> Table {
@@ -184,6 +266,35 @@ pub fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn table(width: u16) -> String {
+        let columns = ["ID", "STANDING", "ATTEMPTS"].map(str::to_owned);
+        let row = |id: &str, standing: &str| vec![id.to_owned(), standing.to_owned(), "3".to_owned()];
+        let id = "1795336091993-0:ep_0123456789abcdef";
+        fitting(
+            &columns,
+            vec![row(id, "due since 20s: waits while all sending is paused"), row("1-0:ep_b", "parked")],
+            width,
+        )
+    }
+
+    #[test]
+    fn a_table_fits_its_columns_and_cuts_no_id() {
+        for width in [200, 100, 80, 70, 60] {
+            let text = table(width);
+            assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{width}:\n{text}");
+            assert!(text.starts_with("ID ") && text.contains("1795336091993-0:ep_0123456789abcdef "), "{text}");
+        }
+        assert_eq!(table(200).lines().count(), 3, "{}", table(200));
+        assert!(table(80).contains("due since 20s"), "{}", table(80));
+    }
+
+    #[test]
+    fn what_does_not_fit_at_all_is_a_paragraph_for_each_row() {
+        let text = table(40);
+        let expected = "ID        1795336091993-0:ep_0123456789abcdef\nSTANDING  due since 20s";
+        assert!(text.starts_with(expected) && text.contains("\n\nID        1-0:ep_b\n"), "{text}");
+    }
 
     #[test]
     fn a_strangers_text_stays_in_its_cell() {

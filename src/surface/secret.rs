@@ -31,12 +31,7 @@ impl Hidden {
 
     /// The text itself, or the first line of stdin for `-`.
     pub fn read(&self) -> anyhow::Result<String> {
-        if self.0 != "-" {
-            return Ok(self.0.clone());
-        }
-        let mut line = String::new();
-        io::stdin().lock().take(MAX_BYTES).read_line(&mut line).context("cannot read the secret from stdin")?;
-        Ok(without_line_end(&line))
+        if self.0 == "-" { from_stdin() } else { Ok(self.0.clone()) }
     }
 }
 
@@ -44,6 +39,12 @@ impl FromStr for Hidden {
     type Err = Infallible;
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl From<&str> for Hidden {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 
@@ -59,7 +60,7 @@ pub struct SecretArgs {
     /// The endpoint's secret; - reads it from stdin, where other users of the machine cannot see it [env: HERALD_LISTEN_SECRET]
     #[arg(long, value_name = "SECRET", conflicts_with = "secret_file")]
     secret: Option<Hidden>,
-    /// A file with nothing but the secret
+    /// A file with nothing but the secret; - is stdin
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
@@ -68,6 +69,7 @@ impl SecretArgs {
     /// The secret comes from stdin, so nothing else can.
     pub fn takes_stdin(&self) -> bool {
         self.secret.as_ref().is_some_and(|secret| secret.text() == "-")
+            || self.secret_file.as_ref().is_some_and(|file| file.as_os_str() == "-")
     }
 
     /// By a flag.
@@ -85,7 +87,18 @@ impl SecretArgs {
     }
 }
 
-fn from_file(path: &Path) -> anyhow::Result<String> {
+/// The first line: others may follow that are something else.
+fn from_stdin() -> anyhow::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().take(MAX_BYTES).read_line(&mut line).context("cannot read the secret from stdin")?;
+    Ok(without_line_end(&line))
+}
+
+/// Without the line's end behind it. `-` is stdin, as for other files.
+pub fn from_file(path: &Path) -> anyhow::Result<String> {
+    if path.as_os_str() == "-" {
+        return from_stdin();
+    }
     let mut text = String::new();
     let read = fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
     read.with_context(|| format!("cannot read the secret from {}", path.display()))?;

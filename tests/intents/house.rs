@@ -97,6 +97,7 @@ impl House {
     /// What a verb of an operator says, where that is JSON.
     pub fn verb(&self, words: &[&str]) -> Value {
         let mut command = Command::new(HERALD);
+        command.args(if words.contains(&"-o") { &[][..] } else { &["-o", "json"] });
         command.args(words).env_clear().env("HERALD_REDIS_URL", self.redis.url()).envs(self.settings.iter().copied());
         let done = command.output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -35,7 +35,12 @@ async fn house() -> (House, Herald) {
 
 fn command(house: &House, args: &[&str]) -> Command {
     let mut command = Command::new(HERALD);
-    command.args(args).args(["--url", house.url()]).env_clear().env("HERALD_REDIS_URL", house.redis.url());
+    command
+        .args(["-o", "json"])
+        .args(args)
+        .args(["--url", house.url()])
+        .env_clear()
+        .env("HERALD_REDIS_URL", house.redis.url());
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -90,6 +95,18 @@ async fn every_scenario_of_the_documentation_goes_as_it_says() {
     }
     assert_eq!(endpoints(&house).await, 0, "an endpoint was left behind");
     assert!(worker.stop().await.success());
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_sends_nothing_to_this_machine_is_named_with_what_to_set() {
+    let house = House::start().await;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scenarios/purchase-and-refund.yaml");
+    let ran = run(&house, "acc_a", &file, &[]).await;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.contains("HERALD_ALLOW_HTTP=true") && said.contains("HERALD_ALLOW_NETWORKS=127.0.0.0/8"), "{said}");
+    assert_eq!(endpoints(&house).await, 0);
     house.end().await;
 }
 

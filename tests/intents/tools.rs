@@ -28,16 +28,18 @@ use super::{
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// The program with nothing of the environment of whoever runs the tests.
+/// The program with nothing of the environment of whoever runs the tests; it answers in JSON, unless something else is asked for.
 pub fn herald(redis: &TestRedis, args: &[&str]) -> Output {
     let mut command = Command::new(HERALD);
+    command.args(if args.contains(&"-o") { &[][..] } else { &["-o", "json"] });
     command.args(args).env_clear().env("HERALD_REDIS_URL", redis.url()).env("HERALD_SANDBOX", "true");
     command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8").output().unwrap()
 }
 
 /// Without the sandbox.
 fn in_earnest(redis: &TestRedis, args: &[&str]) -> Output {
-    Command::new(HERALD).args(args).env_clear().env("HERALD_REDIS_URL", redis.url()).output().unwrap()
+    let mut command = Command::new(HERALD);
+    command.args(["-o", "json"]).args(args).env_clear().env("HERALD_REDIS_URL", redis.url()).output().unwrap()
 }
 
 fn json_of(output: &Output) -> Value {
@@ -86,7 +88,8 @@ async fn explain_says_what_is_possible_and_why_the_rest_is_not() {
     let rule = acl::rule(&keys, Role::Operator).replace("PASSWORD", "secret");
     house.redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
     let url = house.redis.url().replace("redis://", "redis://herald-operator:secret@");
-    let operator = Command::new(HERALD).args(["intents", "explain", &id, "--redis-url", &url]).env_clear().output();
+    let operator =
+        Command::new(HERALD).args(["-o", "json", "intents", "explain", &id, "--redis-url", &url]).env_clear().output();
     assert_eq!(json_of(&operator.unwrap())["commands"], captured["commands"]);
 
     let text = herald(&house.redis, &["-o", "table", "intents", "explain", &id]);

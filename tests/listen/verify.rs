@@ -61,6 +61,7 @@ fn verify(args: &[&str], body: impl AsRef<[u8]>) -> Done {
     file.rewind().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_herald"))
         .arg("verify")
+        .args(if args.contains(&"-o") { &[][..] } else { &["-o", "json"] })
         .args(args)
         .env_clear()
         .stdin(Stdio::from(file))

@@ -53,6 +53,7 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "event show",
             "intents explain",
             "intents key list",
+            "man",
             "quarantine list",
             "quarantine show",
             "retry-schedule",

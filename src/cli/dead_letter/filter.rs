@@ -46,10 +46,10 @@ pub struct Filter {
     #[arg(long, value_name = "EVENT")]
     event: Option<EventId>,
     /// Given up at this time or later: 2026-05-01T09:00:00Z, or an age, 6h
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
     since: Option<Moment>,
     /// Given up at this time or earlier
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
     until: Option<Moment>,
     /// Given up longer ago than this: 90s, 2h, 7d
     #[arg(long, value_name = "AGE", value_parser = parse_duration, conflicts_with = "until")]

@@ -9,17 +9,17 @@ use super::filter::{FLAGS, Filter, refuse_if_unindexed};
 use crate::{
     cli::{
         args::{Consent, Go},
-        asking::{Asking, BATCH, Done},
+        asking::{self, Asking, BATCH, Done},
     },
     facts::{
-        audit::{Act, Begun, Tally},
+        audit::{Act, Begun},
         endpoint::{Endpoint, EndpointState},
         id::{DeliveryId, EndpointId},
     },
     store::{
         protocol::Asked,
         queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
-        registry::{RegistryError, RegistryStore},
+        registry::Unreadable,
     },
     surface::{Context, VerbError, audited, note, words},
 };
@@ -32,7 +32,7 @@ const NAMED: usize = 5;
 
 #[derive(Debug, Args)]
 pub struct JobArgs {
-    /// ENTRY:ENDPOINT; or a filter
+    /// ENTRY:ENDPOINT, as `dead-letter list` shows it; or a filter
     #[arg(conflicts_with_all = FLAGS, conflicts_with_all = ["limit", "all"])]
     id: Option<DeliveryId>,
     #[command(flatten)]
@@ -94,17 +94,10 @@ pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobAr
     }
     let begun = args.begun(job.act()).count(measured.count);
     let carry_out = async |tally: &mut _| {
-        let asking = Asking::connect(context, args.consent.mark()).await?;
-        carry_out(queries, &asking, job, &filter, args.limit, tally).await
+        let asking = asking::Job::begin(context, args.consent.mark(), measured.count, job.past(), tally).await?;
+        carry_out(queries, asking, job, &filter, args.limit).await
     };
-    let done = audited(context, begun, carry_out).await?;
-    context.output.one(&done, &[(job.past(), words::number(done.done)), ("refused", words::number(done.refused))])?;
-    match done.refused {
-        0 => Ok(()),
-        n => {
-            Err(VerbError::Refused(format!("{} refused; the reasons are above", words::count(n, "was", "were"))).into())
-        }
-    }
+    audited(context, begun, carry_out).await?.show(context, job.past())
 }
 
 async fn one(
@@ -177,27 +170,19 @@ async fn measure(queries: &mut Queries, filter: &DeadFilter, limit: Option<u64>)
 /// What the worker refuses to send again is refused because of its endpoint; to one that is paused it waits.
 async fn prospects(context: &Context, measured: &Measured) -> anyhow::Result<Prospects> {
     let mut prospects = Prospects::default();
-    let mut registry = context.registry().await?;
-    for (endpoint, count) in &measured.by_endpoint {
-        match standing(&mut registry, endpoint).await? {
-            Some(why) if why.1 => prospects.refused.push((format!("{endpoint} {}", why.0), *count)),
-            Some(why) => prospects.waiting.push((format!("{endpoint} {}", why.0), *count)),
-            None => {}
-        }
+    let ids: Vec<&EndpointId> = measured.by_endpoint.keys().collect();
+    let found = context.registry().await?.get_many(&ids).await?;
+    for ((endpoint, count), found) in measured.by_endpoint.iter().zip(&found) {
+        let (why, list) = match found {
+            Ok(None) => ("was deleted", &mut prospects.refused),
+            Ok(Some(Endpoint { status: EndpointState::Disabled(_), .. })) => ("is disabled", &mut prospects.refused),
+            Ok(Some(Endpoint { status: EndpointState::Paused(_), .. })) => ("is paused", &mut prospects.waiting),
+            Ok(Some(Endpoint { status: EndpointState::Enabled, .. })) => continue,
+            Err(Unreadable { .. }) => ("cannot be read by this Herald", &mut prospects.waiting),
+        };
+        list.push((format!("{endpoint} {why}"), *count));
     }
     Ok(prospects)
-}
-
-/// Why nothing goes out to an endpoint now, and whether that is for good.
-async fn standing(registry: &mut RegistryStore, id: &EndpointId) -> anyhow::Result<Option<(&'static str, bool)>> {
-    Ok(match registry.get(id).await {
-        Ok(None) => Some(("was deleted", true)),
-        Ok(Some(Endpoint { status: EndpointState::Disabled(_), .. })) => Some(("is disabled", true)),
-        Ok(Some(Endpoint { status: EndpointState::Paused(_), .. })) => Some(("is paused", false)),
-        Ok(Some(_)) => None,
-        Err(RegistryError::Unreadable(_)) => Some(("cannot be read by this Herald", false)),
-        Err(error) => return Err(error.into()),
-    })
 }
 
 impl Prospects {
@@ -238,22 +223,17 @@ fn letters(count: u64) -> String {
 
 async fn carry_out(
     queries: &mut Queries,
-    asking: &Asking,
+    mut asking: asking::Job<'_>,
     job: Job,
     filter: &DeadFilter,
     limit: Option<u64>,
-    tally: &mut Tally,
 ) -> anyhow::Result<Done> {
-    let mut done = Done::default();
-    let selected = select(queries, filter, limit).await?;
-    for batch in in_stream_order(selected, limit).chunks(BATCH) {
+    let selected = in_stream_order(select(queries, filter, limit).await?, limit);
+    for batch in selected.chunks(BATCH) {
         let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
-        let asked = asking.batch(&batch, &mut done).await;
-        tally.set(done.done, done.refused);
-        asked?;
-        note(format_args!("{} {}", words::number(done.done), job.past()));
+        asking.batch(&batch).await?;
     }
-    Ok(done)
+    Ok(asking.end())
 }
 
 /// The letters that a job works on, with the times at which they were given up: only ids, so even a million letters

@@ -26,7 +26,7 @@ pub enum DeadLetterVerb {
     List(ListArgs),
     /// Show one with its whole history
     Show {
-        /// ENTRY:ENDPOINT
+        /// ENTRY:ENDPOINT, as `dead-letter list` shows it
         id: DeliveryId,
     },
     /// Send one again, or all that match a filter, with the same webhook-id and their history
@@ -115,10 +115,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     rows.finish()?;
     if let Some(first) = first {
         note(format_args!("\nWhy:        herald dead-letter show {first}"));
-        note(format_args!(
-            "Try first:  herald dead-letter redeliver {} --dry-run --reason '…'",
-            args.filter.as_flags()
-        ));
+        note(format_args!("Try first:  herald dead-letter redeliver {} --dry-run", args.filter.as_flags()));
     }
     Ok(())
 }

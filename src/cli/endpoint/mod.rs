@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use rand::{TryRng, rngs::SysRng};
 
 pub use self::settings::RetryArgs;
-use self::settings::{Resets, Settings};
+use self::settings::{GivenSecret, Resets, Settings};
 use super::args::{Consent, Go, WhoAndWhy};
 use crate::{
     app, clock,
@@ -31,7 +31,7 @@ use crate::{
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
-    surface::{Context, OutputClosed, VerbError, audited, note, secret::Hidden},
+    surface::{Context, OutputClosed, VerbError, audited, note},
 };
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
@@ -48,8 +48,11 @@ pub enum EndpointVerb {
     /// List endpoints
     List(ListArgs),
     /// Show one endpoint
-    Show { id: EndpointId },
-    /// Change settings of an endpoint
+    Show {
+        /// Its id
+        id: EndpointId,
+    },
+    /// Change settings of an endpoint; those that are not named stay as they are
     Update(UpdateArgs),
     /// Let its deliveries wait in its backlog
     Pause(ChangeArgs),
@@ -86,9 +89,8 @@ pub struct CreateArgs {
     /// Its id, ep_… [default: a fresh one]
     #[arg(long, value_name = "ENDPOINT")]
     id: Option<EndpointId>,
-    /// An existing secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
-    #[arg(long, value_name = "SECRET")]
-    secret: Option<Hidden>,
+    #[command(flatten)]
+    secret: GivenSecret,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
@@ -114,6 +116,7 @@ enum StateFilter {
 
 #[derive(Debug, Args)]
 pub struct UpdateArgs {
+    /// Its id
     id: EndpointId,
     /// Where to deliver to from now on
     #[arg(long, value_name = "URL")]
@@ -128,6 +131,7 @@ pub struct UpdateArgs {
 
 #[derive(Debug, Args)]
 pub struct ChangeArgs {
+    /// Its id
     id: EndpointId,
     #[command(flatten)]
     change: WhoAndWhy,
@@ -135,6 +139,7 @@ pub struct ChangeArgs {
 
 #[derive(Debug, Args)]
 pub struct ConsentArgs {
+    /// Its id
     id: EndpointId,
     #[command(flatten)]
     consent: Consent,
@@ -142,13 +147,13 @@ pub struct ConsentArgs {
 
 #[derive(Debug, Args)]
 pub struct RotateArgs {
+    /// Its id
     id: EndpointId,
     /// How long the older secrets keep signing, 0s to 30d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     overlap: Duration,
-    /// The new secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
-    #[arg(long, value_name = "SECRET")]
-    secret: Option<Hidden>,
+    #[command(flatten)]
+    secret: GivenSecret,
     #[command(flatten)]
     consent: Consent,
 }
@@ -203,8 +208,9 @@ fn rules(context: &Context) -> anyhow::Result<Rules> {
 
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     let mark = args.change.mark();
-    let is_fresh = args.secret.is_none();
-    let secret = args.secret.map_or_else(fresh_secret, |given| given.secret())?;
+    let given = args.secret.secret()?;
+    let is_fresh = given.is_none();
+    let secret = given.map_or_else(fresh_secret, Ok)?;
     let mut endpoint = Endpoint {
         schema: ENDPOINT_SCHEMA,
         id: args.id.map_or_else(fresh_id, Ok)?,
@@ -447,7 +453,9 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
         return Err(VerbError::Usage("--overlap must be between 0s and 30d".to_owned()).into());
     }
     let mark = args.consent.mark();
-    let secret = args.secret.as_ref().map_or_else(fresh_secret, Hidden::secret)?;
+    let given = args.secret.secret()?;
+    let is_fresh = given.is_none();
+    let secret = given.map_or_else(fresh_secret, Ok)?;
     let mut registry = context.registry().await?;
     let mut endpoint = get(&mut registry, &args.id).await?;
     if endpoint.secrets.iter().any(|known| known.value == secret) {
@@ -475,7 +483,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     if has_dojo && !args.overlap.is_zero() {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }
-    show_stored(context, &updated, args.secret.is_none().then_some(&secret))
+    show_stored(context, &updated, is_fresh.then_some(&secret))
 }
 
 /// Shows a secret that was made here and is never shown again. A secret that was given is known to whoever gave it.

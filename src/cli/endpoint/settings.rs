@@ -1,11 +1,12 @@
 //! The settings of an endpoint as arguments of `create` and `update`. Whatever may be a credential is taken as it is
 //! and checked later, because the argument parser would quote it in its error.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 
 use crate::{
+    cli::args::read_input,
     config::parse_duration,
     facts::{
         endpoint::{Endpoint, Ordering, Scheme},
@@ -13,22 +14,45 @@ use crate::{
         retry::RetryOverrides,
         signing::{MIN_SECRET_CHARS, SecretText},
     },
-    surface::{VerbError, secret::Hidden},
+    surface::{
+        VerbError,
+        secret::{self, Hidden},
+    },
 };
 
-impl Hidden {
-    /// The secret itself, or the first line of stdin for `-`.
-    pub fn secret(&self) -> anyhow::Result<SecretText> {
-        let secret = SecretText::new(self.read()?)?;
+/// Twenty headers, the longest that there may be.
+const MAX_HEADERS_BYTES: u64 = 256 << 10;
+
+/// A secret that its receiver has already.
+#[derive(Debug, Args)]
+pub struct GivenSecret {
+    /// An existing secret; - reads it from stdin, where other users of the machine cannot see it [default: a fresh one]
+    #[arg(long, value_name = "SECRET", conflicts_with = "secret_file")]
+    secret: Option<Hidden>,
+    /// A file with nothing but the secret; - is stdin
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+impl GivenSecret {
+    pub fn secret(&self) -> anyhow::Result<Option<SecretText>> {
+        let text = match (&self.secret, &self.secret_file) {
+            (Some(secret), _) => secret.read()?,
+            (None, Some(path)) => secret::from_file(path)?,
+            (None, None) => return Ok(None),
+        };
+        let secret = SecretText::new(text)?;
         if !secret.is_strong() {
             let why = format!(
                 "--secret: it needs at least {MIN_SECRET_CHARS} characters, and different ones, or signatures can be forged"
             );
             return Err(VerbError::Refused(why).into());
         }
-        Ok(secret)
+        Ok(Some(secret))
     }
+}
 
+impl Hidden {
     fn header(&self) -> Result<(String, String), VerbError> {
         let parts = self.text().split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
         parts.ok_or_else(|| VerbError::Usage("--header: write it as 'NAME: VALUE'".to_owned()))
@@ -38,7 +62,7 @@ impl Hidden {
 #[derive(Debug, Args)]
 pub struct Settings {
     /// Event type that it wants, for example payment_intent.status_updated; can be repeated; none means all
-    #[arg(long = "event", value_name = "TYPE", action = ArgAction::Append)]
+    #[arg(long = "event-type", alias = "event", value_name = "TYPE", action = ArgAction::Append)]
     events: Vec<EventType>,
     /// Signature scheme, standard or dojo; can be repeated [default: both]
     #[arg(long = "scheme", value_name = "SCHEME", action = ArgAction::Append)]
@@ -58,11 +82,14 @@ pub struct Settings {
     /// Extra header 'NAME: VALUE'; can be repeated
     #[arg(long = "header", value_name = "HEADER", action = ArgAction::Append)]
     headers: Vec<Hidden>,
+    /// A file with more of them, a line each; - is stdin. There they stay out of the list of processes
+    #[arg(long, value_name = "FILE")]
+    headers_file: Option<PathBuf>,
     /// For people: what it is
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     /// Pass the entry's traceparent on
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long = "pass-traceparent", alias = "traceparent", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     traceparent: Option<bool>,
     /// Speak HTTP/1.1 only, for a receiver whose HTTP/2 does not work
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -108,16 +135,28 @@ impl RetryArgs {
 }
 
 impl Settings {
+    fn headers(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let mut headers = self.headers.iter().map(Hidden::header).collect::<Result<Vec<_>, _>>()?;
+        if let Some(file) = &self.headers_file {
+            let text = String::from_utf8(read_input(file, MAX_HEADERS_BYTES)?)
+                .map_err(|_| VerbError::Refused(format!("{} is not UTF-8", file.display())))?;
+            let lines = text.lines().filter(|line| !line.trim().is_empty());
+            headers.extend(lines.map(|line| Hidden::from(line).header()).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(headers)
+    }
+
     /// Puts the given settings in place of the present ones. A list that is given replaces the present list.
-    pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), VerbError> {
+    pub fn apply(&self, endpoint: &mut Endpoint) -> anyhow::Result<()> {
         if !self.events.is_empty() {
             endpoint.event_types.clone_from(&self.events);
         }
         if !self.schemes.is_empty() {
             endpoint.schemes.clone_from(&self.schemes);
         }
-        if !self.headers.is_empty() {
-            endpoint.headers = self.headers.iter().map(Hidden::header).collect::<Result<_, _>>()?;
+        let headers = self.headers()?;
+        if !headers.is_empty() {
+            endpoint.headers = headers;
         }
         let timeout_ms = self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         endpoint.ordering = self.ordering.unwrap_or(endpoint.ordering);

@@ -21,10 +21,11 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct TestArgs {
+    /// Its id
     id: EndpointId,
     /// The event's type [default: the first one that the endpoint wants]
-    #[arg(long, value_name = "TYPE")]
-    event: Option<EventType>,
+    #[arg(long, alias = "event", value_name = "TYPE")]
+    event_type: Option<EventType>,
     #[command(flatten)]
     change: WhoAndMaybeWhy,
 }
@@ -54,7 +55,7 @@ async fn test(context: &Context, args: TestArgs, endpoint: &Endpoint) -> anyhow:
     let token = hex::encode(super::random::<16>()?);
     let event = sample::Sample {
         id: EventId::new(&format!("evt_test_{token}"))?,
-        event_type: match args.event.or_else(|| endpoint.event_types.first().cloned()) {
+        event_type: match args.event_type.or_else(|| endpoint.event_types.first().cloned()) {
             Some(event_type) => event_type,
             None => sample::status_updated(),
         },

@@ -32,7 +32,7 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Write to this file, readable by its owner only [default: stdout]
+    /// Write to this file, readable by its owner only; - is stdout [default: stdout]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Replace the file if it exists
@@ -51,10 +51,17 @@ pub struct ImportArgs {
     consent: Consent,
 }
 
+impl ExportArgs {
+    /// None is stdout.
+    fn path(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|file| file.as_os_str() != "-")
+    }
+}
+
 /// It changes nothing and is audited all the same: it shows every secret.
 pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
     let begun = args.change.act(Act::EndpointExport);
-    let begun = begun.target(args.file.as_ref().map_or("stdout".to_owned(), |file| file.display().to_string()));
+    let begun = begun.target(args.path().map_or("stdout".to_owned(), |file| file.display().to_string()));
     audited(context, begun, async |tally| write(context, &args, tally).await).await
 }
 
@@ -63,7 +70,7 @@ async fn write(context: &Context, args: &ExportArgs, tally: &mut Tally) -> anyho
     let mut json = serde_json::to_vec_pretty(&export)?;
     json.push(b'\n');
     tally.set(export.endpoints.len() as u64, 0);
-    match &args.file {
+    match args.path() {
         Some(path) => {
             write_private(path, &json, args.force).with_context(|| format!("cannot write {}", path.display()))?;
             let endpoints = words::count(export.endpoints.len() as u64, "endpoint", "endpoints");

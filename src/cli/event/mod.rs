@@ -52,7 +52,7 @@ pub struct PublishArgs {
     #[arg(long, value_name = "STATUS", requires = "sample", value_parser = status, default_value = "Captured")]
     status: PaymentStatus,
     /// The sample's type [default: payment_intent.status_updated]
-    #[arg(long = "event", value_name = "TYPE", requires = "sample")]
+    #[arg(long, alias = "event", value_name = "TYPE", requires = "sample")]
     event_type: Option<EventType>,
     /// W3C trace context, passed on to endpoints that ask for it
     #[arg(long, value_name = "TRACEPARENT")]

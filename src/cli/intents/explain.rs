@@ -22,6 +22,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
+    /// The payment intent
     id: IntentId,
 }
 

@@ -42,13 +42,13 @@ pub enum KeyVerb {
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// Whose payment intents it is for
-    #[arg(long)]
+    #[arg(long, value_name = "ACCOUNT")]
     account: AccountId,
     /// It may look, and change nothing
     #[arg(long)]
     read_only: bool,
     /// What it is for
-    #[arg(long, default_value = "", value_parser = name)]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = name)]
     name: String,
     #[command(flatten)]
     change: WhoAndMaybeWhy,
@@ -57,7 +57,7 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Only those of this account
-    #[arg(long)]
+    #[arg(long, value_name = "ACCOUNT")]
     account: Option<AccountId>,
 }
 

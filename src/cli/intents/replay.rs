@@ -31,13 +31,17 @@ use crate::{
 
 /// What it does and leaves alone, for the help.
 const AFTER: &str = "\
-Sends to this endpoint alone, also what it has taken before: receivers know it by webhook-id and herald-sequence. Stops at the
-first event that is not taken, and before the first one that Herald still has to deliver. Changes nothing in Redis but the audit log. Ends with 0 if
-every event was taken, 1 if one was not or is still on its way, 3 if there is no such intent or endpoint, 4 if it may not be sent.";
+Sends to this endpoint alone, also what it has taken before: receivers know it by webhook-id and herald-sequence. Stops at the \
+first event that is not taken, and before the first one that Herald still has to deliver. Changes nothing in Redis but the \
+audit log.
+
+Ends with 0 if every event was taken, 1 if one was not or is still on its way, 3 if there is no such intent or endpoint, 4 if it \
+may not be sent.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct ReplayArgs {
+    /// The payment intent
     id: IntentId,
     /// To whom; it must belong to the intent's account
     #[arg(long, value_name = "ENDPOINT")]

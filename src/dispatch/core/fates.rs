@@ -31,6 +31,11 @@ impl Core {
                 why: "the receiver answered 410 Gone".to_owned(),
             });
         }
+        let failed_before = std::mem::replace(&mut lane.failed_last, fate != Fate::Delivered);
+        if failed_before && fate == Fate::Delivered {
+            let endpoint = self.lanes.endpoint(found.lane).clone();
+            self.happenings.push(CoreHappening::Recovered { endpoint });
+        }
         if fate != Fate::Delivered {
             Arc::make_mut(&mut found.delivery).remember(attempted.report.clone());
         }

@@ -3,12 +3,16 @@
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use super::told::Told;
+use super::{
+    failing::{Case, Failing, Kind, Line, Recovery},
+    told::Told,
+};
 use crate::{
     dispatch::{
         core::{CoreHappening, Tally},
         partition::Happening,
     },
+    facts::id::{DeliveryId, IntentId},
     telemetry::metrics::Metrics,
 };
 
@@ -17,12 +21,13 @@ pub struct Reporter {
     /// What does not fit is left out.
     listener: Option<mpsc::Sender<Happening>>,
     told: Told,
+    failing: Failing,
     skipped_disabled: u64,
 }
 
 impl Reporter {
     pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>) -> Self {
-        Self { metrics, listener, told: Told::default(), skipped_disabled: 0 }
+        Self { metrics, listener, told: Told::default(), failing: Failing::default(), skipped_disabled: 0 }
     }
 
     pub fn happened(&mut self, now: u64, happening: Happening) {
@@ -45,7 +50,13 @@ impl Reporter {
         }
     }
 
-    /// Anyone who writes to the stream can cause these without end: they are counted, and logged only now and then.
+    /// Says what waited for its turn in the log. Call it often.
+    pub fn tick(&mut self, now: u64) {
+        self.failing.due(now).into_iter().for_each(log_failing);
+    }
+
+    /// Anyone who writes to the stream, and every receiver that fails, can cause these without end: they are counted, and logged
+    /// only now and then.
     fn is_worth_a_line(&mut self, now: u64, happening: &Happening) -> bool {
         match happening {
             Happening::Quarantined { entry, error } => {
@@ -55,8 +66,36 @@ impl Reporter {
                 false
             }
             Happening::Novelty { novelty, .. } => self.told.is_first(novelty),
+            Happening::Core(core) => {
+                self.note_failing(now, core);
+                true
+            }
             _ => true,
         }
+    }
+
+    fn note_failing(&mut self, now: u64, happening: &CoreHappening) {
+        let case = |id: &DeliveryId, intent: &IntentId, why: String| Case {
+            delivery: id.clone(),
+            intent: intent.clone(),
+            why,
+        };
+        let line = match happening {
+            CoreHappening::Failed { id, intent, outcome, .. } => {
+                self.failing.happened(now, Kind::Failed, case(id, intent, outcome.to_string()))
+            }
+            CoreHappening::Dead { id, intent, reason, .. } => {
+                self.failing.happened(now, Kind::Dead, case(id, intent, reason.name().to_owned()))
+            }
+            CoreHappening::Recovered { endpoint } => {
+                if let Some(Recovery { after_ms, failed }) = self.failing.recovered(now, endpoint) {
+                    info!(%endpoint, after_ms, failed, "the endpoint takes events again");
+                }
+                None
+            }
+            _ => None,
+        };
+        line.into_iter().for_each(log_failing);
     }
 
     fn count(&self, happening: &Happening) {
@@ -76,7 +115,10 @@ impl Reporter {
             Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
             Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
             Happening::Core(
-                CoreHappening::Failed { .. } | CoreHappening::BreakerOpened { .. } | CoreHappening::OursFailed { .. },
+                CoreHappening::Failed { .. }
+                | CoreHappening::Recovered { .. }
+                | CoreHappening::BreakerOpened { .. }
+                | CoreHappening::OursFailed { .. },
             )
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
@@ -88,14 +130,32 @@ impl Reporter {
     }
 }
 
+fn log_failing(line: Line) {
+    let Line { kind, number, last: Case { delivery, intent, why } } = line;
+    let endpoint = &delivery.endpoint;
+    match kind {
+        Kind::Failed => info!(
+            %endpoint, attempts = number, last = %delivery, %intent, outcome = why,
+            "attempts failed and will be made again; said once a minute at most"
+        ),
+        Kind::Dead => warn!(
+            %endpoint, letters = number, last = %delivery, %intent, reason = why,
+            "dead letters; said once a minute at most"
+        ),
+    }
+}
+
+/// What happens to single deliveries is there for whoever asks for it: `HERALD_LOG=herald=debug`.
 fn log(happening: &Happening) {
     match happening {
         Happening::Core(CoreHappening::Failed { id, intent, attempt, outcome, retry_in_ms }) => {
-            info!(delivery = %id, %intent, attempt, %outcome, retry_in_ms, "attempt failed")
+            debug!(delivery = %id, %intent, attempt, %outcome, retry_in_ms, "attempt failed")
         }
         Happening::Core(CoreHappening::Dead { id, intent, reason, attempts }) => {
-            warn!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
+            debug!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
         }
+        // Said where it is known how long it failed.
+        Happening::Core(CoreHappening::Recovered { .. }) => {}
         Happening::Core(CoreHappening::BreakerOpened { endpoint }) => {
             warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
         }
