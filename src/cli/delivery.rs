@@ -244,7 +244,9 @@ async fn merge(
 
 /// The newest attempt of a delivery.
 fn last_attempt<'a>(past: &'a Past, id: &DeliveryId) -> Option<&'a Told> {
-    past.told.iter().find(|told| told.is_attempt() && told.entry == id.entry && told.endpoint.as_ref() == Some(&id.endpoint))
+    past.told
+        .iter()
+        .find(|told| told.is_attempt() && told.entry == id.entry && told.endpoint.as_ref() == Some(&id.endpoint))
 }
 
 fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {

@@ -223,15 +223,19 @@ impl HistoryUrl {
 impl FromStr for HistoryUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORMS: &str = "write sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/DATABASE, or nothing for no history";
+        const FORMS: &str =
+            "write sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/DATABASE, or nothing for no history";
         if let Some(path) = text.strip_prefix("sqlite:") {
             // What would be understood as something else than a name.
-            let is_plain = !path.trim_matches('/').is_empty() && !path.contains(['?', '%', '#']) && !path.contains(":memory:");
+            let is_plain =
+                !path.trim_matches('/').is_empty() && !path.contains(['?', '%', '#']) && !path.contains(":memory:");
             return is_plain.then(|| Self(text.to_owned())).ok_or_else(|| format!("names no plain file; {FORMS}"));
         }
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); {FORMS}"))?;
         match url.scheme() {
-            "postgres" | "postgresql" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(Self(text.to_owned())),
+            "postgres" | "postgresql" if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Ok(Self(text.to_owned()))
+            }
             "postgres" | "postgresql" => Err(format!("names no host; {FORMS}")),
             _ => Err(format!("has a scheme that is no history's; {FORMS}")),
         }

@@ -742,7 +742,12 @@ impl Core {
         }
         self.tally.dead += 1;
         let (id, intent) = (id.clone(), intent.clone());
-        self.happenings.push(CoreHappening::Dead { id: id.clone(), intent: intent.clone(), reason: DeadReason::Released, attempts: 0 });
+        self.happenings.push(CoreHappening::Dead {
+            id: id.clone(),
+            intent: intent.clone(),
+            reason: DeadReason::Released,
+            attempts: 0,
+        });
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let (chain, facts) = (chain_id.1.clone(), Box::new(LetterFacts::unreadable()));
         let why = DeadReason::Released.name().to_owned();

@@ -27,7 +27,9 @@ pub enum HistoryError {
          another place in history.url (HERALD_HISTORY_URL)"
     )]
     OtherSchema { place: String, found: String, known: u32 },
-    #[error("{place} is the history of the stream {found}, not of {own}: give each stream a history of its own (history.url)")]
+    #[error(
+        "{place} is the history of the stream {found}, not of {own}: give each stream a history of its own (history.url)"
+    )]
     OtherStream { place: String, found: String, own: String },
     #[error("the history in {place} does not work: {error}")]
     Broken { place: String, error: sqlx::Error },

@@ -46,7 +46,7 @@ const LINES: usize = 4_000;
 /// How often days that are over are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
 
-/// How often the owner is told how far this is, and the metrics how far behind.
+/// How often the owner is told how far this is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Until a line has been read.
@@ -131,9 +131,7 @@ impl Follower {
     async fn remind(&self, id: &str, read: HistoryRead) -> Result<(), StoreError> {
         let mut queries = Queries::new(self.redis.connect(Purpose::Other).await?, self.keys.clone());
         let at_ms = queries.now_ms().await?;
-        queries.tell_history(id, HistoryRead { at_ms, ..read }).await?;
-        self.metrics.set_history_lag(queries.log_end().await?.saturating_sub(read.line));
-        Ok(())
+        queries.tell_history(id, HistoryRead { at_ms, ..read }).await
     }
 
     fn keep_days(&self) -> u64 {
@@ -294,13 +292,10 @@ impl<'a> Following<'a> {
         HistoryRead { line: self.position.line, at_ms: 0, line_bytes: self.line_bytes }
     }
 
-    /// Tells the owner of the partition how far this is, and the metrics how far behind.
+    /// Tells the owner of the partition how far this is.
     async fn tell(&mut self) -> Result<(), Failed> {
         let at_ms = self.queries.now_ms().await?;
-        self.queries.tell_history(&self.id, HistoryRead { at_ms, ..self.read() }).await?;
-        let end = self.queries.log_end().await?;
-        self.of.metrics.set_history_lag(end.saturating_sub(self.position.line));
-        Ok(())
+        Ok(self.queries.tell_history(&self.id, HistoryRead { at_ms, ..self.read() }).await?)
     }
 
     async fn tidy(&mut self) -> Result<(), Failed> {

@@ -17,7 +17,7 @@ mod writer;
 
 pub use self::{
     database::{Access, Database, HistoryError},
-    reader::{Gap, Horizon, Reader, Told, Wanted},
+    reader::{Gap, Horizon, Reader, Told, Unowed, Wanted},
 };
 
 const DAY_MS: u64 = 86_400_000;

@@ -6,8 +6,9 @@ use serde::Serialize;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _, any::AnyRow};
 
 use super::{
-    DAY_MS, day_of,
+    DAY_MS,
     database::{Database, HistoryError, Kind},
+    day_of,
     row::Row,
     schema::{self, COLUMNS, number, unsigned},
 };
@@ -180,7 +181,8 @@ impl Reader {
                 "SELECT account, kind, COUNT(*) FROM {table} WHERE kind IN ('skipped', 'no_endpoint') AND day >= $1 \
                  GROUP BY account, kind"
             );
-            let rows = sqlx::query(AssertSqlSafe(sql)).bind(number(day_of(from_ms))).fetch_all(&mut *transaction).await?;
+            let rows =
+                sqlx::query(AssertSqlSafe(sql)).bind(number(day_of(from_ms))).fetch_all(&mut *transaction).await?;
             for row in &rows {
                 *counts.entry((row.try_get(0)?, row.try_get(1)?)).or_default() += unsigned(row.try_get(2)?);
             }

@@ -104,7 +104,9 @@ mod tests {
     const NOW_MS: u64 = 20_000 * 86_400_000 + 5;
 
     fn line(at_ms: u64, attempt: u32) -> Logged {
-        let text = format!(r#"["17-1:ep_a","evt_1","pi_1","acc_1",{attempt},{at_ms},5,{{"kind":"server_failed","status":500}},""]"#);
+        let text = format!(
+            r#"["17-1:ep_a","evt_1","pi_1","acc_1",{attempt},{at_ms},5,{{"kind":"server_failed","status":500}},""]"#
+        );
         Logged::Attempt(LogLine::read(text.as_bytes()).unwrap())
     }
 

@@ -21,8 +21,20 @@ const TABLES: [&str; 4] = [
 
 /// What a day's table holds; the writer and the reader name the columns in this order.
 pub(super) const COLUMNS: [&str; 14] = [
-    "day", "at_ms", "key", "kind", "entry", "endpoint", "account", "intent", "event", "event_type", "attempt", "took_us",
-    "outcome", "detail",
+    "day",
+    "at_ms",
+    "key",
+    "kind",
+    "entry",
+    "endpoint",
+    "account",
+    "intent",
+    "event",
+    "event_type",
+    "attempt",
+    "took_us",
+    "outcome",
+    "detail",
 ];
 
 const DEFINITIONS: &str = "day BIGINT NOT NULL, at_ms BIGINT NOT NULL, key BIGINT NOT NULL, kind TEXT NOT NULL, \
@@ -74,9 +86,8 @@ pub(super) async fn make_day(kind: Kind, connection: &mut AnyConnection, day: u6
     let table = table_of(day);
     match kind {
         Kind::Sqlite => {
-            let sql = format!(
-                "CREATE TABLE IF NOT EXISTS {table} ({DEFINITIONS}, PRIMARY KEY (at_ms, key)) WITHOUT ROWID"
-            );
+            let sql =
+                format!("CREATE TABLE IF NOT EXISTS {table} ({DEFINITIONS}, PRIMARY KEY (at_ms, key)) WITHOUT ROWID");
             sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
             indexes(connection, &table).await?;
         }

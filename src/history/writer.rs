@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, collections::BTreeSet, fmt::Write as _};
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyArguments, query::Query};
 
 use super::{
-    day_of,
     database::{Database, HistoryError, Kind},
+    day_of,
     row::Row,
     schema::{self, COLUMNS, number, unsigned},
 };
@@ -100,8 +100,10 @@ impl Writer {
             return Ok(None);
         }
         for missed in &batch.missed {
-            let note = "INSERT INTO herald_history_gaps (found_ms, from_ms, until_ms, lines, why) VALUES ($1, $2, $3, $4, $5)";
-            let note = sqlx::query(note).bind(number(now_ms)).bind(number(missed.from_ms)).bind(number(missed.until_ms));
+            let note =
+                "INSERT INTO herald_history_gaps (found_ms, from_ms, until_ms, lines, why) VALUES ($1, $2, $3, $4, $5)";
+            let note =
+                sqlx::query(note).bind(number(now_ms)).bind(number(missed.from_ms)).bind(number(missed.until_ms));
             note.bind(number(missed.lines)).bind(missed.why).execute(&mut *transaction).await?;
         }
         let mut by_day: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();

@@ -87,20 +87,8 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
     pipeline.cmd("INFO").arg("memory");
     pipeline.cmd("HVALS").arg(keys.history());
     type Counted = (Option<u64>, Option<u64>, Option<u64>);
-    type First = (
-        (u64, u64),
-        bool,
-        u64,
-        u64,
-        u64,
-        u64,
-        u64,
-        Vec<u64>,
-        Vec<(String, f64)>,
-        Counted,
-        String,
-        Vec<String>,
-    );
+    type First =
+        ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, Counted, String, Vec<String>);
     let first: First = connection.pipeline(subject, &pipeline).await?;
     let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, counted, memory, histories) =
         first;

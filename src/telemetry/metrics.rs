@@ -218,14 +218,26 @@ impl Metrics {
             redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
             redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
             history_up: number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0"),
-            history_lag: number(r, "history_lag_lines", "Lines of the log of attempts that the history has not read yet"),
-            history_rows: counter(r, "history_rows_written", "Attempts and ends that this process wrote to the history"),
+            history_lag: number(
+                r,
+                "history_lag_lines",
+                "Lines of the log of attempts that the history has not read yet",
+            ),
+            history_rows: counter(
+                r,
+                "history_rows_written",
+                "Attempts and ends that this process wrote to the history",
+            ),
             history_missed: counter(
                 r,
                 "history_lines_missed",
                 "Lines that the history misses, because they were dropped before it read them or cannot be read",
             ),
-            history_failures: counter(r, "history_failures", "Failures of the history's database, or of reading for it"),
+            history_failures: counter(
+                r,
+                "history_failures",
+                "Failures of the history's database, or of reading for it",
+            ),
             registry: Arc::new(registry),
         };
         Self(Arc::new(inner))

@@ -43,7 +43,13 @@ impl Worker {
     pub async fn start(redis: &TestRedis) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
-        command.env("HERALD_LISTEN", "127.0.0.1:0").args(["--redis-url", &redis.url(), "serve"]);
+        command.env("HERALD_LISTEN", "127.0.0.1:0").args([
+            "--redis-url",
+            &redis.url(),
+            "--set",
+            "history.url=",
+            "serve",
+        ]);
         let worker = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let mut queries = queries(redis).await;
         until("a worker owns the partition", async || queries.lease().await.unwrap().is_some()).await;

@@ -89,8 +89,7 @@ impl Core {
             // No acknowledgement goes without what it stands for.
             ops.retain(|op| !matches!(op, Op::Ack(acked) if self.term.aside.contains(acked)));
             self.term.outbox.retain(|op| !matches!(op, Op::Ack(acked) if self.term.aside.contains(acked)));
-            let is_untold =
-                |op: &Op| matches!(op, Op::Log { of: LineOf::End(Some(id)), .. } if untold.contains(id));
+            let is_untold = |op: &Op| matches!(op, Op::Log { of: LineOf::End(Some(id)), .. } if untold.contains(id));
             ops.retain(|op| !is_untold(op));
             self.term.outbox.retain(|op| !is_untold(op));
         }

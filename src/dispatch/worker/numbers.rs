@@ -85,6 +85,7 @@ impl Worker {
 
     /// What was logged since the last look has not been read either, so a little more is kept.
     fn look_at_history(&mut self, (unread, line_bytes): (u64, u64)) {
+        self.metrics.set_history_lag(unread);
         let most = self.history_log_bytes / line_bytes.max(1);
         self.history_unread = if unread == 0 { 0 } else { (unread + self.attempt_log_len / 2).min(most) };
     }
