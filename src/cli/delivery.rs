@@ -292,7 +292,7 @@ fn row_of_letter(letter: &FoundDead, tried: Option<&Told>, now_ms: u64) -> Row {
         state: "dead",
         standing,
         attempts: facts.map_or(0, |facts| facts.attempts),
-        last_outcome: tried.map(|told| told.outcome.clone()).or(cause),
+        last_outcome: tried.map(Told::outcome).or(cause),
         last_at_ms: tried.map(|told| told.at_ms),
     }
 }
@@ -321,7 +321,7 @@ async fn row_of_told(queries: &mut Queries, past: &Past, told: &Told, now_ms: u6
         state,
         standing,
         attempts: told.attempt,
-        last_outcome: tried.map(|told| told.outcome.clone()),
+        last_outcome: tried.map(Told::outcome),
         last_at_ms: tried.map(|told| told.at_ms),
     })
 }
@@ -415,7 +415,7 @@ async fn without_record(
             "delivered" => {
                 return Ok((
                     "delivered",
-                    format!("delivered {at} by attempt {}, answered {}", told.attempt, told.outcome),
+                    format!("delivered {at} by attempt {}, answered {}", told.attempt, told.outcome()),
                 ));
             }
             "skipped" => return Ok(("skipped", format!("skipped: {}", told.detail))),

@@ -141,7 +141,7 @@ pub fn words_of(told: &Told, now_ms: u64) -> String {
     match told.is_attempt() {
         true => {
             let took = words::span(told.took_us / 1_000);
-            let text = format!("{:>2}  {when}  {} after {took}  {}", told.attempt, told.outcome, told.detail);
+            let text = format!("{:>2}  {when}  {} after {took}  {}", told.attempt, told.outcome(), told.detail);
             text.trim_end().to_owned()
         }
         false => format!("{when}  {}", told.detail),

@@ -159,8 +159,8 @@ mod tests {
             assert!(all.contains(part), "{part} is not in {all}");
         }
         assert_eq!(
-            judged(Some(Err("no file".to_owned())))[0],
-            (Level::Warn, "cannot be read here: no file".to_owned())
+            judged(Seen::Broken("it is torn".to_owned()))[0],
+            (Level::Warn, "cannot be read here: it is torn".to_owned())
         );
     }
 }

@@ -49,6 +49,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// How often the owner is told how far this is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
+/// What the last batch may take when Herald stops.
+const LAST_BATCH: Duration = Duration::from_secs(2);
+
+/// A history that nobody has heard of for this long is forgotten in Redis.
+const FORGET_AFTER_MS: u64 = 7 * DAY_MS;
+
 /// Until a line has been read.
 const USUAL_LINE_BYTES: u64 = 256;
 
@@ -93,14 +99,22 @@ impl Follower {
         let mut pause = FIRST_PAUSE;
         let (mut is_down, mut known) = (false, None);
         while !cancel.is_cancelled() {
-            let failed = match Following::begin(&self).await {
+            let begun = tokio::select! {
+                begun = Following::begin(&self) => begun,
+                () = time_is_up(&cancel) => return,
+            };
+            let failed = match begun {
                 Ok(mut following) => {
                     if std::mem::take(&mut is_down) {
                         info!(place = following.place, "the history works again");
                     }
                     pause = FIRST_PAUSE;
                     self.metrics.set_history_up(true);
-                    let ended = following.run(&cancel).await;
+                    let ended = tokio::select! {
+                        ended = following.run(&cancel) => ended,
+                        // What is not written yet is read again by whoever comes next.
+                        () = time_is_up(&cancel) => Ok(()),
+                    };
                     known = Some((following.id.clone(), following.read()));
                     ended
                 }
@@ -137,6 +151,12 @@ impl Follower {
     fn keep_days(&self) -> u64 {
         self.settings.keep.as_secs().div_ceil(DAY_MS / 1_000)
     }
+}
+
+/// Some time after it is cancelled: a database that hangs must not keep Herald from ending.
+async fn time_is_up(cancel: &CancellationToken) {
+    cancel.cancelled().await;
+    tokio::time::sleep(LAST_BATCH).await;
 }
 
 /// One open database and one connection to Redis, until either fails.
@@ -302,7 +322,7 @@ impl<'a> Following<'a> {
         while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), clock::wall_ms()).await? {
             info!(day, "dropped a day of the history that is over");
         }
-        Ok(())
+        Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)
     }
 }
 

@@ -71,6 +71,14 @@ impl Told {
         }
     }
 
+    /// As `Outcome` writes itself: `rejected (401)`.
+    pub fn outcome(&self) -> String {
+        match self.outcome.split_once(':') {
+            Some((class, kind)) => format!("{class} ({kind})"),
+            None => self.outcome.clone(),
+        }
+    }
+
     pub fn is_attempt(&self) -> bool {
         matches!(self.kind.as_str(), "delivered" | "failed")
     }

@@ -237,6 +237,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_log_waits_for_the_history_that_is_furthest_behind_unless_it_is_gone() {
+        let now_ms = 2 * HISTORY_GONE_MS;
+        let told = [format!("900 {now_ms} 200"), format!("400 {now_ms} 250"), "100 5 300".to_owned(), "?".to_owned()];
+        assert_eq!(unread_by_histories(&told, 1_000, now_ms), (600, 250));
+        assert_eq!(unread_by_histories(&told, 300, now_ms).0, 0, "a log that began anew");
+        assert_eq!(unread_by_histories(&[], 1_000, now_ms), (0, 0));
+    }
+
+    #[test]
     fn the_slowest_of_the_other_groups_is_found() {
         let group = |name: &str, delivered: &str| (name.to_owned(), 0, delivered.to_owned(), None);
         let groups = [group("herald", "1-0"), group("audit", "9000-0"), group("old", "4000-0"), group("new", "9500-0")];

@@ -138,7 +138,7 @@ async fn every_end_is_told(place: Place) {
     let id = dead[0].delivery().unwrap().to_string();
     world.merchants.heal("ep_0");
     let text = said(&world, &place.url(), &["dead-letter", "redeliver", &id, "--reason", "it is well again", "--yes"]);
-    assert!(text.contains("1 "), "{text}");
+    assert!(text.contains("redelivered"), "{text}");
     let again = place.until_told(&of_intent("pi_dead"), 6).await;
     assert_eq!(kinds(&again)[4..], ["redelivered", "delivered"]);
     assert_eq!(again[4].detail, "ops: it is well again");
@@ -159,6 +159,12 @@ async fn every_end_is_told(place: Place) {
         text.contains("delivered") && text.contains("ops: it is well again") && text.contains("exhausted"),
         "{text}"
     );
+    let story = said(&world, &place.url(), &["story", "pi_dead", "-o", "jsonl"]);
+    let order = ["\"failed\"", "\"dead\"", "\"redelivered\"", "\"delivered\""].map(|what| story.find(what));
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{story}");
+    assert!(story.contains("dead-letter redeliver") && story.contains("done, by ops: it is well again"), "{story}");
+    let doctor = said(&world, &place.url(), &["doctor"]);
+    assert!(doctor.contains("acc_nobody (1: no endpoint wants them)"), "{doctor}");
     let text = said(&world, "", &["delivery", "list", "--intent", "pi_late"]);
     assert!(text.starts_with("history: off (history.url is empty)"), "{text}");
     assert!(herald.stop().await.success());

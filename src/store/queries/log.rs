@@ -171,9 +171,48 @@ impl Queries {
         self.connection.query("tell how far the history is", &command).await
     }
 
+    /// Forgets the histories that were not heard of for so long.
+    pub async fn forget_histories(&mut self, after_ms: u64) -> Result<(), StoreError> {
+        let subject = "forget histories that are gone";
+        let now_ms = self.now_ms().await?;
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.keys.history());
+        let told: Vec<(String, String)> = self.connection.query(subject, &command).await?;
+        let is_gone =
+            |text: &str| HistoryRead::parse(text).is_none_or(|read| now_ms.saturating_sub(read.at_ms) > after_ms);
+        for (history, _) in told.iter().filter(|(_, text)| is_gone(text)) {
+            let mut command = redis::cmd("HDEL");
+            command.arg(self.keys.history()).arg(history);
+            self.connection.query::<u64>(subject, &command).await?;
+        }
+        Ok(())
+    }
+
     /// Whether more lines were ever added than are there now.
     async fn log_was_cut(&mut self) -> Result<bool, StoreError> {
         let Some(info) = self.stream_info(&self.keys.attempts()).await? else { return Ok(false) };
         Ok(info.added > info.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_counts_its_lines_back_from_its_number() {
+        let entry = LogEntry { number: 12, text: Bytes::from_static(b"[1]\n[2]\n[3]") };
+        assert_eq!((entry.first(), entry.lines().count()), (10, 3));
+        let one = LogEntry { number: 1, text: Bytes::from_static(b"[1]") };
+        assert_eq!(one.first(), 1);
+    }
+
+    #[test]
+    fn how_far_a_history_is_reads_as_it_was_written() {
+        let read = HistoryRead { line: 7, at_ms: 1_700_000_000_000, line_bytes: 231 };
+        assert_eq!(HistoryRead::parse(&read.to_text()), Some(read));
+        for bad in ["", "7", "7 8", "7 8 x", "-1 2 3"] {
+            assert_eq!(HistoryRead::parse(bad), None, "{bad:?}");
+        }
     }
 }
