@@ -6,7 +6,7 @@ mod receiver;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ use herald::{
     surface::words::{bytes, number, rate, time},
 };
 use redis::aio::MultiplexedConnection;
+use tokio::process::Command;
 
 const STREAM: &str = "payment-intents";
 const PREFIX: &str = "herald:{payment-intents}:";

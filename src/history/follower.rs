@@ -302,8 +302,8 @@ impl<'a> Following<'a> {
             let at_ms = batch.to.at_ms;
             batch.missed.push(Missed { from_ms: at_ms, until_ms: at_ms, lines: unreadable, why });
         }
-        if lines > 0 {
-            self.line_bytes = (bytes / lines).max(1) as u64;
+        if let Some(mean) = bytes.checked_div(lines) {
+            self.line_bytes = mean.max(1) as u64;
         }
         (lines > 0).then_some(batch)
     }
