@@ -4,6 +4,7 @@
 mod finding;
 pub mod findings;
 mod guard;
+mod history;
 mod intents;
 pub mod observe;
 mod security;
@@ -56,9 +57,11 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
         note("Run the last line only when nobody needs the default user any more.");
         return context.output.text(&acl::rules(&keys));
     }
+    let history = history::look(&context.config, context.redis()?, keys.clone(), context.now_ms()).await;
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let mut findings = examine(&observed);
     findings.push(guard::judge(&context.config.guard));
+    findings.extend(history::judge(history, context.now_ms()));
     findings.extend(context.config.unknown_variables().iter().map(of_unknown_variable));
     findings.sort_by_key(|finding| finding.level);
     let now_ms = observed.redis_now_ms().unwrap_or_else(|| context.now_ms());

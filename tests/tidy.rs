@@ -59,6 +59,7 @@ fn check_only(word: &str, allowed: &[&str]) {
 #[test]
 fn each_foreign_system_has_one_place() {
     check_only("redis", &["store/"]);
+    check_only("sqlx", &["history/"]);
     // `listen` is a client of the application that its user names, and no sender to receivers; so is what asks a service.
     check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs"]);
     check_only("axum", &["api/", "http/", "service.rs", "demo/"]);

@@ -1,13 +1,11 @@
 //! `herald audit …`: who did what to this installation, and how it ended. Changes nothing.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::moment::{Moment, moment};
 use crate::{
     app,
-    config::parse_duration,
     facts::{
         audit::{Act, Begun, Ended, Surface, Verdict},
         id::{AccountId, EndpointId, EntryId, IntentId},
@@ -66,30 +64,6 @@ pub struct ListArgs {
     /// Only those before this one: the next page
     #[arg(long, value_name = "ID", value_parser = act_id)]
     before: Option<EntryId>,
-}
-
-/// A time as an operator writes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Moment {
-    Ago(Duration),
-    At(u64),
-}
-
-impl Moment {
-    fn ms(self, now_ms: u64) -> u64 {
-        match self {
-            Self::Ago(age) => now_ms.saturating_sub(age.as_millis() as u64),
-            Self::At(ms) => ms,
-        }
-    }
-}
-
-fn moment(text: &str) -> Result<Moment, String> {
-    if let Ok(age) = parse_duration(text) {
-        return Ok(Moment::Ago(age));
-    }
-    let at = text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond()).ok());
-    at.map(Moment::At).ok_or_else(|| "write an age such as 2h or 7d, or an instant such as 2026-01-31T09:00:00Z".into())
 }
 
 /// The first act of a millisecond is shown without its number.

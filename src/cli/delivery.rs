@@ -1,5 +1,5 @@
-//! Deliveries: what is unfinished, what the attempt log still knows, and the story of one delivery wherever it stands.
-//! Changes nothing.
+//! Deliveries: what is unfinished, what the history and the attempt log know, and the story of one delivery wherever it
+//! stands. Changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,26 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    endpoint, pause,
+    endpoint,
+    moment::{Moment, moment},
+    past::{self, Past, words_of},
+    pause,
     story::{standing, story_of_dead, story_of_unfinished, waited},
 };
 use crate::{
     facts::{
-        id::{DeliveryId, EndpointId, EventId, IntentId},
-        log::LogLine,
+        delivery::Delivery,
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
     },
+    history::{Told, Wanted},
     store::queries::{
-        DeadFilter, DeadOrder, EntryStanding, FoundDead, LogFilter, LogPage, MAX_PAGE, Queries, Unfinished,
-        WhereUnfinished, Whereabouts,
+        DeadFilter, DeadOrder, EntryStanding, FoundDead, MAX_PAGE, Queries, Unfinished, WhereUnfinished, Whereabouts,
     },
     surface::{Context, Format, VerbError, note, words},
 };
 
-/// How many lines of the attempt log one look reads, newest first: a second's work for Redis and us, and hours of
-/// traffic.
-const MAX_LOG_LOOK: usize = 100_000;
+/// How many attempts and ends of an intent, an event or a delivery an answer is made of: far more than any has.
+const MAX_TOLD: usize = 10_000;
 
 /// How many unfinished records one look reads where no index helps.
 const MAX_RECORD_LOOK: usize = 5_000;
@@ -34,7 +36,8 @@ const MAX_OF_CHAIN: usize = 200;
 
 #[derive(Debug, Subcommand)]
 pub enum DeliveryVerb {
-    /// Show the deliveries of an intent, an event or an endpoint: unfinished, dead, and delivered as far as the log goes
+    /// Show the deliveries of an intent, an event, an endpoint or an account: unfinished, dead, and ended as far back as the
+    /// history goes
     List(ListArgs),
     /// Tell one delivery's story, wherever it stands
     Show {
@@ -55,12 +58,28 @@ pub struct Whose {
     /// What is unfinished at one endpoint, the oldest first, and its latest attempts
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<EndpointId>,
+    /// The latest of one account, with what was owed to no endpoint of it
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<AccountId>,
+}
+
+impl Whose {
+    /// The story of an intent or an event is wanted whole; of the others there is no end, so the latest are enough.
+    fn is_one_story(&self) -> bool {
+        self.intent.is_some() || self.event.is_some()
+    }
 }
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
     whose: Whose,
+    /// Of what was tried and has ended, only since then: an age such as 2h or 7d, or 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    since: Option<Moment>,
+    /// Of what was tried and has ended, only before then
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    until: Option<Moment>,
     /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
@@ -69,7 +88,8 @@ pub struct ListArgs {
 /// One row of a list: where the delivery stands and what was last tried.
 #[derive(Serialize)]
 struct Row {
-    id: DeliveryId,
+    /// Of an event that is owed to nobody, its entry.
+    id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     event: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -96,22 +116,24 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
     let now_ms = queries.now_ms().await?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let (unfinished, on_records) = unfinished(queries, &args.whose, limit).await?;
-    let filter = LogFilter {
+    let wanted = Wanted {
         event: args.whose.event.clone(),
         intent: args.whose.intent.clone(),
         endpoint: args.whose.endpoint.clone(),
-        ..LogFilter::default()
+        account: args.whose.account.clone(),
+        from_ms: args.since.map(|since| since.ms(now_ms)),
+        until_ms: args.until.map(|until| until.ms(now_ms)),
+        ..Wanted::default()
     };
-    // An endpoint's log is long, so its newest lines are enough. The story of an intent or an event is wanted whole.
-    let max_lines = if args.whose.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
-    let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
+    let past = past::look(context, queries, &wanted, if args.whose.is_one_story() { MAX_TOLD } else { limit }).await?;
+    past.how_far.iter().for_each(note);
     let is_paused = pause::tell_if_paused(context).await;
     let dead = dead(queries, &args.whose).await?;
-    let rows = merge(queries, unfinished, dead, &log, now_ms, is_paused).await?;
+    let rows = merge(queries, unfinished, dead, &past, now_ms, is_paused).await?;
     if let Some(text) = &on_records {
         note(text);
     }
-    let left = if args.whose.endpoint.is_none() { queries.unindexed_dead().await? } else { 0 };
+    let left = if args.whose.is_one_story() { queries.unindexed_dead().await? } else { 0 };
     if left > 0 {
         let left = words::count(left, "dead letter", "dead letters");
         note(format_args!("{left} of an older Herald are not indexed yet, and may be missing"));
@@ -129,8 +151,11 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
             words::number(rows.len() as u64)
         ));
     }
-    note(how_far(&log, now_ms));
-    if let Some(stuck) = rows.iter().find(|row| row.state != "delivered") {
+    if past.has_more {
+        note("there is more: raise --limit, or name a time with --since and --until");
+    }
+    let has_ended = |row: &Row| ["delivered", "no_endpoint", "discarded"].contains(&row.state);
+    if let Some(stuck) = rows.iter().find(|row| !has_ended(row)) {
         note(format_args!("\nWhy:  herald delivery show {}", stuck.id));
     }
     match &args.whose.endpoint {
@@ -169,45 +194,59 @@ async fn unfinished(
         found.extend(singles.found);
         return Ok((found, (!singles.is_complete).then(|| bounded(singles.looked))));
     }
-    let event = whose.event.as_ref();
-    let walk = queries.unfinished_where(MAX_RECORD_LOOK, |delivery| Some(&delivery.event) == event).await?;
+    let fits = |delivery: &Delivery| match (&whose.event, &whose.account) {
+        (Some(event), _) => delivery.event == *event,
+        (None, account) => account.as_ref() == Some(&delivery.account),
+    };
+    let walk = queries.unfinished_where(MAX_RECORD_LOOK, fits).await?;
     Ok((walk.found, (!walk.is_complete).then(|| bounded(walk.looked))))
 }
 
-/// The dead letters of an intent or an event. Those of an endpoint are many: `dead-letter list` shows them.
+/// The dead letters of an intent or an event. Those of an endpoint or an account are many: `dead-letter list` shows them.
 async fn dead(queries: &mut Queries, whose: &Whose) -> anyhow::Result<Vec<FoundDead>> {
-    if whose.endpoint.is_some() {
+    if !whose.is_one_story() {
         return Ok(Vec::new());
     }
     let filter = DeadFilter { intent: whose.intent.clone(), event: whose.event.clone(), ..DeadFilter::everything() };
     Ok(queries.find_dead(&filter, DeadOrder::NewestFirst, None, MAX_PAGE).await?.letters)
 }
 
-/// Records first, then dead letters, then what only the log knows: dead, delivered, or without a record for a moment.
+/// Records first, then dead letters, then what only the history or the log knows: dead, delivered, skipped, or without a record
+/// for a moment.
 async fn merge(
     queries: &mut Queries,
     unfinished: Vec<Unfinished>,
     dead: Vec<FoundDead>,
-    log: &LogPage,
+    past: &Past,
     now_ms: u64,
     is_paused: bool,
 ) -> anyhow::Result<Vec<Row>> {
-    let mut last: BTreeMap<&DeliveryId, &LogLine> = BTreeMap::new();
-    for line in &log.lines {
-        // The newest line comes first and stays.
-        last.entry(&line.delivery).or_insert(line);
+    let mut last: BTreeMap<(EntryId, Option<&EndpointId>), &Told> = BTreeMap::new();
+    for told in &past.told {
+        // The newest comes first and stays.
+        last.entry((told.entry, told.endpoint.as_ref())).or_insert(told);
     }
     for one in &unfinished {
-        last.remove(&one.id);
+        last.remove(&(one.id.entry, Some(&one.id.endpoint)));
     }
     let mut rows: Vec<Row> = unfinished.iter().map(|one| row_of_record(one, now_ms, is_paused)).collect();
-    rows.extend(dead.iter().map(|letter| row_of_letter(letter, last.remove(&letter.id), now_ms)));
-    let mut logged: Vec<_> = last.into_values().collect();
-    logged.sort_by_key(|line| std::cmp::Reverse(line.at_ms));
-    for line in logged {
-        rows.push(row_of_line(queries, line, now_ms).await?);
+    for letter in &dead {
+        let told = last.remove(&(letter.id.entry, Some(&letter.id.endpoint)));
+        rows.push(row_of_letter(letter, last_attempt(past, &letter.id).or(told), now_ms));
+    }
+    let mut ended: Vec<_> = last.into_values().collect();
+    ended.sort_by_key(|told| std::cmp::Reverse(told.at_ms));
+    for told in ended {
+        rows.push(row_of_told(queries, past, told, now_ms).await?);
     }
     Ok(rows)
+}
+
+/// The newest attempt of a delivery.
+fn last_attempt<'a>(past: &'a Past, id: &DeliveryId) -> Option<&'a Told> {
+    past.told
+        .iter()
+        .find(|told| told.is_attempt() && told.entry == id.entry && told.endpoint.as_ref() == Some(&id.endpoint))
 }
 
 fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
@@ -221,7 +260,7 @@ fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
         Err(_) => (String::new(), String::new(), 0, None),
     };
     Row {
-        id: one.id.clone(),
+        id: one.id.to_string(),
         event,
         intent,
         state: state(&one.place),
@@ -232,7 +271,7 @@ fn row_of_record(one: &Unfinished, now_ms: u64, is_paused: bool) -> Row {
     }
 }
 
-fn row_of_letter(letter: &FoundDead, line: Option<&LogLine>, now_ms: u64) -> Row {
+fn row_of_letter(letter: &FoundDead, tried: Option<&Told>, now_ms: u64) -> Row {
     let since = format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms)));
     let facts = letter.facts.as_ref();
     let standing = match facts {
@@ -244,34 +283,46 @@ fn row_of_letter(letter: &FoundDead, line: Option<&LogLine>, now_ms: u64) -> Row
         },
         None => since,
     };
-    let tried = facts.filter(|facts| facts.attempts > 0);
+    let tried = tried.filter(|told| told.is_attempt());
+    let cause = facts.filter(|facts| facts.attempts > 0).map(|facts| facts.cause.to_string());
     Row {
-        id: letter.id.clone(),
+        id: letter.id.to_string(),
         event: facts.and_then(|facts| facts.event.as_ref()).map_or(String::new(), ToString::to_string),
         intent: facts.and_then(|facts| facts.intent.as_ref()).map_or(String::new(), ToString::to_string),
         state: "dead",
         standing,
         attempts: facts.map_or(0, |facts| facts.attempts),
-        last_outcome: line.map(|line| line.outcome.to_string()).or(tried.map(|facts| facts.cause.to_string())),
-        last_at_ms: line.map(|line| line.at_ms),
+        last_outcome: tried.map(Told::outcome).or(cause),
+        last_at_ms: tried.map(|told| told.at_ms),
     }
 }
 
-async fn row_of_line(queries: &mut Queries, line: &LogLine, now_ms: u64) -> anyhow::Result<Row> {
-    let (state, standing) = match (line.outcome.is_delivered(), queries.dead_letter(&line.delivery).await?) {
-        (true, _) => ("delivered", format!("delivered {}", words::ago(line.at_ms, now_ms))),
-        (false, Some(letter)) => ("dead", format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms)))),
-        (false, None) => ("open", "no record: in flight, or discarded".to_owned()),
+async fn row_of_told(queries: &mut Queries, past: &Past, told: &Told, now_ms: u64) -> anyhow::Result<Row> {
+    let ago = words::ago(told.at_ms, now_ms);
+    let letter = match (&told.delivery(), told.kind.as_str()) {
+        (Some(id), "failed" | "dead" | "redelivered") => queries.dead_letter(id).await?,
+        _ => None,
     };
+    let (state, standing) = match (told.kind.as_str(), letter) {
+        (_, Some(letter)) => ("dead", format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms)))),
+        ("delivered", _) => ("delivered", format!("delivered {ago}")),
+        ("dead", _) => ("dead", format!("dead letter {ago}: {}; the letter is gone", told.detail)),
+        ("discarded", _) => ("discarded", format!("discarded {ago} by {}", told.detail)),
+        ("skipped", _) => ("skipped", format!("skipped: {}", told.detail)),
+        ("no_endpoint", _) => ("no_endpoint", format!("owed to nobody: {} ({})", told.detail, told.event_type)),
+        (_, _) => ("open", "no record: in flight, or discarded".to_owned()),
+    };
+    let delivery = told.delivery();
+    let tried = if told.is_attempt() { Some(told) } else { delivery.as_ref().and_then(|id| last_attempt(past, id)) };
     Ok(Row {
-        id: line.delivery.clone(),
-        event: line.event.to_string(),
-        intent: line.intent.to_string(),
+        id: delivery.map_or_else(|| told.entry.to_string(), |id| id.to_string()),
+        event: told.event.as_ref().map_or(String::new(), ToString::to_string),
+        intent: told.intent.as_ref().map_or(String::new(), ToString::to_string),
         state,
         standing,
-        attempts: line.attempt,
-        last_outcome: Some(line.outcome.to_string()),
-        last_at_ms: Some(line.at_ms),
+        attempts: told.attempt,
+        last_outcome: tried.map(Told::outcome),
+        last_at_ms: tried.map(|told| told.at_ms),
     })
 }
 
@@ -285,6 +336,9 @@ fn headline(rows: &[Row]) -> String {
         ("nowhere", "out of place"),
         ("dead", "dead"),
         ("open", "without a record"),
+        ("skipped", "skipped"),
+        ("no_endpoint", "owed to nobody"),
+        ("discarded", "discarded"),
         ("delivered", "delivered"),
     ];
     let parts = named.map(|(state, words)| (number(state), words));
@@ -298,7 +352,7 @@ fn headline(rows: &[Row]) -> String {
 
 fn cells(row: &Row, now_ms: u64) -> Vec<String> {
     vec![
-        row.id.to_string(),
+        row.id.clone(),
         row.intent.clone(),
         row.standing.clone(),
         row.attempts.to_string(),
@@ -307,31 +361,11 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
     ]
 }
 
-/// How far back the log was read, so that silence is not taken for "never happened".
-fn how_far(log: &LogPage, now_ms: u64) -> String {
-    if log.looked == 0 {
-        return "the attempt log is empty".to_owned();
-    }
-    let lines = words::count(log.looked as u64, "line", "lines");
-    let back_to = log.back_to_ms.map_or_else(|| "an unknown time".to_owned(), |at| words::when(at, now_ms));
-    let told = match (log.reached_end, log.was_cut) {
-        (true, false) => format!("attempt log: {lines}, all there ever were"),
-        (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
-        (false, _) => format!("attempt log: looked at {lines}, back to {back_to}; there are older ones"),
-    };
-    match log.unreadable {
-        0 => told,
-        unreadable => {
-            format!("{told}; {unreadable} of them were written by another version of Herald and could not be read")
-        }
-    }
-}
-
 async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyhow::Result<()> {
     let now_ms = queries.now_ms().await?;
     let found = queries.find(id).await?;
-    let filter = LogFilter { delivery: Some(id.clone()), ..LogFilter::default() };
-    let log = queries.attempts(&filter, MAX_LOG_LOOK, MAX_LOG_LOOK).await?;
+    let wanted = Wanted { delivery: Some(id.clone()), ..Wanted::default() };
+    let past = past::look(context, queries, &wanted, MAX_TOLD).await?;
     let mut next = Vec::new();
     let (state, fields, detail) = match &found {
         Whereabouts::Unfinished(one) => {
@@ -348,20 +382,22 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
             ("dead", story_of_dead(letter, now_ms), serde_json::to_value(letter.letter.as_ref().ok())?)
         }
         Whereabouts::NoRecord => {
-            let (state, text) = without_record(queries, id, &log, now_ms).await?;
+            let (state, text) = without_record(queries, id, &past, now_ms).await?;
             let mut fields = vec![("standing", text)];
-            fields.extend(log.lines.iter().rev().map(|line| ("attempt", line_words(line, now_ms))));
+            fields.extend(past.told.iter().rev().map(|told| (name_of(told), words_of(told, now_ms))));
             (state, fields, serde_json::Value::Null)
         }
     };
     if state == "unknown" {
-        let text = format!("there is no delivery {id}, as far as Redis tells ({})", how_far(&log, now_ms));
+        let text = format!("there is no delivery {id}, as far as is known ({})", past.how_far.join("; "));
         return Err(VerbError::NotFound(text).into());
     }
-    let json = serde_json::json!({ "id": id, "state": state, "standing": fields[0].1, "record": detail });
+    past.how_far.iter().for_each(note);
+    let json = serde_json::json!({
+        "id": id, "state": state, "standing": fields[0].1, "record": detail, "history": past.told,
+    });
     context.output.one(&json, &fields)?;
     if context.output.format() == Format::Table {
-        note(how_far(&log, now_ms));
         next.iter().for_each(|command| note(format_args!("\nNext:  {command}")));
     }
     Ok(())
@@ -370,19 +406,30 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
 async fn without_record(
     queries: &mut Queries,
     id: &DeliveryId,
-    log: &LogPage,
+    past: &Past,
     now_ms: u64,
 ) -> anyhow::Result<(&'static str, String)> {
-    if let Some(line) = log.lines.iter().find(|line| line.outcome.is_delivered()) {
-        let at = words::when(line.at_ms, now_ms);
-        return Ok(("delivered", format!("delivered {at} by attempt {}, answered {}", line.attempt, line.outcome)));
+    if let Some(told) = past.told.first() {
+        let at = words::when(told.at_ms, now_ms);
+        match told.kind.as_str() {
+            "delivered" => {
+                return Ok((
+                    "delivered",
+                    format!("delivered {at} by attempt {}, answered {}", told.attempt, told.outcome()),
+                ));
+            }
+            "skipped" => return Ok(("skipped", format!("skipped: {}", told.detail))),
+            "discarded" => return Ok(("discarded", format!("discarded {at} by {}", told.detail))),
+            "dead" => return Ok(("dead", format!("dead letter {at}: {}; the letter is gone", told.detail))),
+            _ => {}
+        }
     }
     Ok(match queries.entry_standing(id.entry).await? {
         EntryStanding::InFlight { idle_ms } => {
             ("in_flight", format!("its entry was read {} ago and is not settled yet", words::span(idle_ms)))
         }
         EntryStanding::Waiting => ("waiting", "its entry waits in the stream: nobody has read it yet".to_owned()),
-        EntryStanding::Settled | EntryStanding::Gone if !log.lines.is_empty() => {
+        EntryStanding::Settled | EntryStanding::Gone if !past.told.is_empty() => {
             ("ended", "tried, and without a record now: it was discarded, or delivered just now".to_owned())
         }
         EntryStanding::Settled => (
@@ -393,9 +440,15 @@ async fn without_record(
     })
 }
 
-fn line_words(line: &LogLine, now_ms: u64) -> String {
-    let took = words::span(line.took_us / 1000);
-    format!("{:>2}  {}  {} after {took}  {}", line.attempt, words::when(line.at_ms, now_ms), line.outcome, line.detail)
+fn name_of(told: &Told) -> &'static str {
+    match told.kind.as_str() {
+        "delivered" | "failed" => "attempt",
+        "dead" => "dead",
+        "skipped" => "skipped",
+        "redelivered" => "redelivered",
+        "discarded" => "discarded",
+        _ => "ended",
+    }
 }
 
 fn state(place: &WhereUnfinished) -> &'static str {

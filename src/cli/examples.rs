@@ -97,9 +97,11 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald delivery list --intent pi_1",
             "herald delivery list --event evt_1",
             "herald delivery list --endpoint ep_1 --limit 500",
+            "herald delivery list --account acc_1 --since 8d --until 7d",
         ],
     ),
     ("delivery show", &["herald delivery show 1795336091993-0:ep_1"]),
+    ("story", &["herald story pi_sandbox_1", "herald story pi_sandbox_1 -o json"]),
     ("chain list", &["herald chain list --endpoint ep_1"]),
     ("chain show", &["herald chain show --endpoint ep_1 --intent pi_1"]),
     (

@@ -14,7 +14,9 @@ mod event;
 mod examples;
 mod intents;
 mod manual;
+mod moment;
 mod nearest;
+mod past;
 mod pause;
 mod quarantine;
 mod retry_schedule;
@@ -22,6 +24,7 @@ mod sandbox;
 mod story;
 mod trigger;
 mod verify;
+mod whole_story;
 
 use std::process;
 
@@ -86,6 +89,8 @@ enum Verb {
     /// Deliveries: events owed to endpoints
     #[command(subcommand)]
     Delivery(delivery::DeliveryVerb),
+    /// Tell all that is known of a payment intent's events: attempts, ends, what waits and what operators did, in order
+    Story(whole_story::StoryArgs),
     /// Chains: the unfinished deliveries of one intent to one endpoint
     #[command(subcommand)]
     Chain(chain::ChainVerb),
@@ -176,6 +181,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Endpoint(verb) => endpoint::run(&context()?, verb).await,
         Verb::Event(verb) => event::run(&context()?, verb).await,
         Verb::Delivery(verb) => delivery::run(&context()?, verb).await,
+        Verb::Story(args) => whole_story::run(&context()?, args).await,
         Verb::Chain(verb) => chain::run(&context()?, verb).await,
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,

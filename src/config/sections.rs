@@ -11,7 +11,7 @@ use super::{
     error::ConfigError,
     keys::{KEYS, Showing},
     layers::{Given, Layers, Written, shorten},
-    values::{self, AdminToken, DAY, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
+    values::{self, AdminToken, DAY, HistoryUrl, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
 };
 use crate::{
     facts::{
@@ -80,6 +80,15 @@ pub struct LogConfig {
 pub struct ShutdownConfig {
     /// How long after SIGTERM attempts in flight may take.
     pub grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// None: nothing is kept beyond what Redis has.
+    pub url: Option<HistoryUrl>,
+    pub keep: Duration,
+    /// How much of Redis the log of attempts may take while the history has not read it.
+    pub log_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +194,17 @@ impl Reader {
         self.one("listen", |text| {
             text.parse().map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8080".to_owned())
         })
+    }
+
+    pub fn history(&mut self) -> Option<HistoryConfig> {
+        let url = self.one("history.url", |text| match text {
+            "" => Ok(None),
+            text => HistoryUrl::from_str(text).map(Some),
+        });
+        // A day's records are a table of their own: many more than this would make each look slow.
+        let keep = self.one("history.keep", duration_in(DAY..=400 * DAY));
+        let log_bytes = self.one("history.log_bytes", number_in(0..=64 << 30));
+        Some(HistoryConfig { url: url?, keep: keep?, log_bytes: log_bytes? })
     }
 
     pub fn intents(&mut self) -> Option<IntentsConfig> {

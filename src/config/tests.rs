@@ -85,6 +85,9 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
+        ("HERALD_HISTORY_URL", "sqlite:herald-history.db"),
+        ("HERALD_HISTORY_KEEP", "30d"),
+        ("HERALD_HISTORY_LOG_BYTES", "268435456"),
         ("HERALD_INTENTS_LISTEN", ""),
         ("HERALD_INTENTS_METRICS_LISTEN", ""),
         ("HERALD_INTENTS_PUBLIC_URL", ""),
@@ -133,6 +136,9 @@ fn the_built_in_default_means_what_it_says() {
     assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
     assert_eq!((limits.quarantine_bytes, config.events.strict), (16 << 20, false));
     assert_eq!(config.quotas, quota::Settings::default());
+    let history = config.history;
+    assert_eq!(history.url.unwrap().to_string(), "sqlite:herald-history.db");
+    assert_eq!((history.keep, history.log_bytes), (Duration::from_secs(30 * 86_400), 256 << 20));
     assert_eq!(
         (limits.dead_letters.max_count, limits.dead_letters.max_age),
         (1_000_000, Duration::from_secs(2_592_000))
@@ -192,7 +198,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 48] = [
+const BOUNDS: [Bounds; 51] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -239,6 +245,13 @@ const BOUNDS: [Bounds; 48] = [
     ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
     ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
     ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
+    (
+        "history.url",
+        &["", "sqlite:h.db", "sqlite:///var/lib/herald/h.db", "postgres://u:p@db.example.com/history?sslmode=require"],
+        &["h.db", "sqlite:", "sqlite:a?mode=memory", "sqlite::memory:", "mysql://h/d", "postgres:///d"],
+    ),
+    ("history.keep", &["1d", "400d"], &["23h", "401d"]),
+    ("history.log_bytes", &["0", "68719476736"], &["-1", "1GiB", "68719476737"]),
     ("intents.listen", &["", "127.0.0.1:8090", "[::1]:0"], &["8090", "localhost:8090"]),
     ("intents.metrics_listen", &["", "127.0.0.1:8091"], &["8091", "localhost:8091"]),
     ("intents.public_url", &["", "https://pay.example.com/x"], &["pay.example.com", "ftp://h", "https://h?x"]),

@@ -62,6 +62,8 @@ pub struct Parts {
     pub audit: Audit,
     pub settings: Settings,
     pub attempt_log_len: u64,
+    /// What the log may take beyond that while the history has not read it.
+    pub history_log_bytes: u64,
     pub quotas: quota::Settings,
     pub registry: Registry,
     /// For receivers that have shown that they answer, and for the others.
@@ -98,6 +100,9 @@ pub struct Worker {
     is_foreign_far: bool,
     quotas: quota::Settings,
     attempt_log_len: u64,
+    history_log_bytes: u64,
+    /// Lines of the log that are kept for the history.
+    history_unread: u64,
     is_under_pressure: bool,
     /// How much the quarantine's limit had dropped at the last look.
     quarantine_dropped: Option<u64>,
@@ -130,6 +135,8 @@ impl Worker {
             is_foreign_far: false,
             quotas: parts.quotas,
             attempt_log_len,
+            history_log_bytes: parts.history_log_bytes,
+            history_unread: 0,
             is_under_pressure: false,
             quarantine_dropped: None,
         })

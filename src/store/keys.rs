@@ -252,6 +252,11 @@ impl PartitionKeys {
         self.key("pi-count")
     }
 
+    /// Hash: a history to how far it has read the attempt log.
+    pub fn history(&self) -> String {
+        self.key("history")
+    }
+
     /// Hash: counters that outlive a worker.
     pub fn stats(&self) -> String {
         self.key("stats")
@@ -357,6 +362,7 @@ mod tests {
             keys.attempts(),
             keys.registry_id(),
             keys.stats(),
+            keys.history(),
             keys.intent(&IntentId::new("pi_a").unwrap()),
             keys.intent_due(),
             keys.intents_of(&AccountId::new("acc_a").unwrap(), "Created"),

@@ -20,7 +20,7 @@ pub use self::{
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
     intents::{IntentsLook, SetClock},
-    log::{LogFilter, LogPage},
+    log::{HistoryRead, LogEntry, LogFilter, LogPage},
     outcomes::Outcome,
     standing::{
         ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined,

@@ -59,6 +59,7 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "retry-schedule",
             "sandbox clock",
             "sandbox clock show",
+            "story",
             "verify",
         ],
         "it only looks",
