@@ -14,6 +14,8 @@ pub mod delivery;
 pub mod endpoint;
 pub mod envelope;
 pub mod event;
+#[cfg(feature = "dispatcher")]
+pub mod health;
 pub mod id;
 #[cfg(feature = "dispatcher")]
 pub mod letter;
@@ -28,3 +30,5 @@ pub mod sequence;
 pub mod signing;
 pub mod text;
 pub mod traceparent;
+#[cfg(feature = "dispatcher")]
+pub mod unserved;

@@ -32,6 +32,7 @@ pub mod decode;
 pub mod disturb;
 pub mod entries;
 pub mod error;
+pub mod health;
 pub mod intents;
 pub mod keys;
 pub mod model;
