@@ -34,6 +34,7 @@ pub mod entries;
 pub mod error;
 pub mod health;
 pub mod intents;
+pub mod issues;
 pub mod keys;
 pub mod model;
 pub mod partition;
