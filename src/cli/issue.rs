@@ -1,7 +1,7 @@
 //! `herald issue …`: what fails where, why and since when, who must act, and what to do next. An issue is an endpoint and a cause; it
 //! is there for as long as the endpoint fails for it or letters of it are kept. What operators say of it is kept beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::{
     },
     store::{
         issues::IssueStore,
-        queries::{DeadFilter, DeadOrder, Queries},
+        queries::{DeadFilter, DeadOrder, IssuesLook, Queries},
     },
     surface::{Context, Format, VerbError, audited, note, when, words},
 };
@@ -91,20 +91,8 @@ pub async fn run(context: &Context, verb: IssueVerb) -> anyhow::Result<()> {
 async fn look(context: &Context) -> anyhow::Result<Look> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let (now_ms, has_owner) = (queries.now_ms().await?, queries.lease().await?.is_some());
-    let survey = queries.survey(now_ms).await?;
-    let ids: Vec<&EndpointId> = survey.troubled.keys().collect();
-    let found = context.registry().await?.get_many(&ids).await?;
-    let mut endpoints: HashMap<EndpointId, Endpoint> =
-        found.into_iter().flatten().flatten().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
-    let is_out = |id: &EndpointId| {
-        endpoints.get(id).is_none_or(|endpoint| matches!(endpoint.status, EndpointState::Disabled(_)))
-    };
-    let issues = queries.issues(&survey, is_out, now_ms).await?;
-    let others: BTreeMap<&EndpointId, ()> =
-        issues.iter().map(|issue| (&issue.id.endpoint, ())).filter(|(id, ())| !endpoints.contains_key(*id)).collect();
-    let ids: Vec<&EndpointId> = others.into_keys().collect();
-    let found = context.registry().await?.get_many(&ids).await?;
-    endpoints.extend(found.into_iter().flatten().flatten().map(|endpoint| (endpoint.id.clone(), endpoint)));
+    let found = queries.issues(&mut context.registry().await?, now_ms).await?;
+    let IssuesLook { survey, issues, endpoints } = found;
     Ok(Look { queries, issues, endpoints, has_owner, now_ms, as_of_ms: survey.as_of_ms })
 }
 

@@ -20,7 +20,7 @@ pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
-    health::{MAX_FAILING, Survey},
+    health::{IssuesLook, MAX_FAILING, Survey},
     intents::{IntentsLook, SetClock},
     log::{LogFilter, LogPage},
     outcomes::Outcome,

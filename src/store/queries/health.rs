@@ -1,11 +1,12 @@
 //! The health of endpoints as their owner published it, what waits for them, and the issues that follow from both. Whoever reads this
 //! says how old it is: [`Queries::lease`] tells whether an owner lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{DeadFilter, DeadGroup, DeadKey, Queries};
 use crate::{
     facts::{
+        endpoint::{Endpoint, EndpointState},
         health::{Health, Verdict},
         health_view::Waiting,
         id::{AccountId, EndpointId},
@@ -15,6 +16,7 @@ use crate::{
     store::{
         error::StoreError,
         health::{all, health, page, unserved},
+        registry::RegistryStore,
     },
 };
 
@@ -39,10 +41,30 @@ pub struct Survey {
     pub as_of_ms: Option<u64>,
 }
 
+/// All issues, the most urgent first, with what they are about.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct IssuesLook {
+    pub survey: Survey,
+    pub issues: Vec<Issue>,
+    /// The endpoints that they are about and that still exist.
+    pub endpoints: HashMap<EndpointId, Endpoint>,
+}
+
 impl Survey {
     /// Endpoints to which anything was sent within a day.
     pub fn active(&self) -> u64 {
         self.failing + self.unsteady + self.well
+    }
+
+    /// Takes out the endpoints that are not sent to any more.
+    fn put_right(&mut self, is_sent_to: impl Fn(&EndpointId) -> bool, now_ms: u64) {
+        let (failing, unsteady) = (&mut self.failing, &mut self.unsteady);
+        self.troubled.retain(|endpoint, health| {
+            let stays = is_sent_to(endpoint);
+            let count = if health.verdict(now_ms) == Verdict::Failing { &mut *failing } else { &mut *unsteady };
+            *count -= u64::from(!stays);
+            stays
+        });
     }
 
     fn add(&mut self, endpoint: EndpointId, health: Health, now_ms: u64) {
@@ -111,7 +133,7 @@ impl Queries {
 
     /// Looks at all that was published, a page at a time.
     pub async fn survey(&mut self, now_ms: u64) -> Result<Survey, StoreError> {
-        let (mut survey, mut seen, mut cursor) = (Survey::default(), std::collections::HashSet::new(), 0);
+        let (mut survey, mut seen, mut cursor) = (Survey::default(), HashSet::new(), 0);
         loop {
             let (found, next) = page(&mut self.connection, &self.keys.health(), cursor).await?;
             for (field, text) in found {
@@ -133,17 +155,21 @@ impl Queries {
         unserved(&mut self.connection, &self.keys).await
     }
 
-    /// All issues, the most urgent first. Endpoints for which `is_out` says so are not sent to: they cannot fail.
-    pub async fn issues(
-        &mut self,
-        survey: &Survey,
-        is_out: impl Fn(&EndpointId) -> bool,
-        now_ms: u64,
-    ) -> Result<Vec<Issue>, StoreError> {
+    /// All issues as of `now_ms`, by Redis' clock.
+    pub async fn issues(&mut self, registry: &mut RegistryStore, now_ms: u64) -> Result<IssuesLook, StoreError> {
+        let mut survey = self.survey(now_ms).await?;
         let letters = self.letters_by_issue().await?;
         let said: BTreeMap<IssueId, Said> = all(&mut self.connection, &self.keys.issues()).await?.into_iter().collect();
-        let health = survey.troubled.iter().filter(|(endpoint, _)| !is_out(endpoint));
-        Ok(issues(health, &letters, &said, now_ms))
+        let ids: BTreeSet<&EndpointId> = survey.troubled.keys().chain(letters.keys().map(|id| &id.endpoint)).collect();
+        let found = registry.get_many(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let endpoints: HashMap<EndpointId, Endpoint> =
+            found.into_iter().flatten().flatten().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
+        // Nothing is sent to one that is disabled or deleted, so it does not fail.
+        survey.put_right(|id| {
+            endpoints.get(id).is_some_and(|endpoint| !matches!(endpoint.status, EndpointState::Disabled(_)))
+        }, now_ms);
+        let issues = issues(&survey.troubled, &letters, &said, now_ms);
+        Ok(IssuesLook { survey, issues, endpoints })
     }
 
     async fn letters_by_issue(&mut self) -> Result<BTreeMap<IssueId, Letters>, StoreError> {
