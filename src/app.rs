@@ -297,6 +297,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         settings,
         attempt_log_len: limits.attempt_log_entries,
         quotas: config.quotas,
+        disable_after: limits.disable_after,
         registry: Registry::new(),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),

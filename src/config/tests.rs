@@ -192,7 +192,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 48] = [
+const BOUNDS: [Bounds; 49] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -230,6 +230,7 @@ const BOUNDS: [Bounds; 48] = [
     ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
     ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
     ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+    ("limits.disable_after", &["0s", "365d"], &["366d", "5"]),
     ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
     ("events.strict", &["true", "false"], &["", "yes", "1"]),
     ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),

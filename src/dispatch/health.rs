@@ -4,11 +4,15 @@
 //! What changes all the time is published seldom, and what matters at once: with 5 000 endpoints that all have traffic, a fifth of
 //! which fails, these are 230 entries a second, about 200 KB, in two steps of well under a millisecond of Redis' time each.
 
+mod policy;
+
 use super::{HashMap, HashSet, core::Noted};
+pub use policy::{Overdue, Stand, Surroundings};
 use crate::{
     facts::{
-        health::{Health, Verdict},
+        health::{Growth, HOUR_MS, Health, Verdict},
         id::{AccountId, EndpointId},
+        own_event::is_operators,
         unserved::{OddSeen, Unserved},
     },
     store::health::Batch,
@@ -36,6 +40,10 @@ pub struct Book {
     gone: Vec<EndpointId>,
     unserved: HashMap<AccountId, Unserved>,
     changed_accounts: HashSet<AccountId>,
+    growth: Growth,
+    has_grown: bool,
+    /// When any endpoint last took something.
+    last_success_ms: u64,
 }
 
 #[derive(Debug)]
@@ -50,8 +58,18 @@ struct Entry {
 impl Book {
     /// What an owner before has published counts unless it is what we published ourselves. That what is sent has been written is
     /// not certain until the answer comes, so this is also how a lost answer is dealt with.
-    pub fn load(&mut self, health: Vec<(EndpointId, Health)>, unserved: Vec<(AccountId, Unserved)>) {
+    pub fn load(
+        &mut self,
+        health: Vec<(EndpointId, Health)>,
+        unserved: Vec<(AccountId, Unserved)>,
+        growth: Option<Growth>,
+    ) {
+        if let Some(growth) = growth.filter(|growth| growth.hour >= self.growth.hour) {
+            let letters = self.growth.letters.max(growth.letters);
+            self.growth = if growth.hour > self.growth.hour { growth } else { Growth { letters, ..growth } };
+        }
         for (endpoint, health) in health {
+            self.last_success_ms = self.last_success_ms.max(health.last_success_ms.unwrap_or(0));
             match self.entries.get_mut(&endpoint) {
                 Some(entry) if health.at_ms <= entry.sent_ms => entry.health.told = health.told,
                 Some(entry) => *entry = Entry { sent_ms: health.at_ms, health, is_urgent: false },
@@ -76,6 +94,8 @@ impl Book {
             if is_new && self.entries.len() >= MOST && seen.failed == 0 {
                 continue;
             }
+            self.last_success_ms = self.last_success_ms.max(seen.last_success_ms.unwrap_or(0));
+            self.count_letters(at_ms, seen.account.as_ref(), seen.dead);
             let new = || Entry { health: Health::new(at_ms), sent_ms: 0, is_urgent: false };
             let entry = self.entries.entry(endpoint.clone()).or_insert_with(new);
             let before = entry.health.verdict(at_ms);
@@ -89,6 +109,18 @@ impl Book {
             self.unserved.entry(account.clone()).or_default().add(at_ms, seen);
             self.changed_accounts.insert(account);
         }
+    }
+
+    fn count_letters(&mut self, at_ms: u64, account: Option<&AccountId>, letters: u32) {
+        if letters == 0 || account.is_some_and(is_operators) {
+            return;
+        }
+        let hour = at_ms / HOUR_MS;
+        if self.growth.hour != hour {
+            self.growth = Growth { hour, ..Growth::default() };
+        }
+        self.growth.letters += u64::from(letters);
+        self.has_grown = true;
     }
 
     /// Its oldest account goes, if there are too many. Its entry in Redis stays until it is seen again; that is bounded by how
@@ -116,7 +148,7 @@ impl Book {
 
     /// The next batch, if anything is due: with `all`, whatever has changed. It counts as published; if it was not, or that is not
     /// known, it is handed back to [`Book::was_not_published`].
-    pub fn due(&mut self, now_ms: u64, all: bool) -> Option<Batch> {
+    pub fn due(&mut self, now_ms: u64, all: bool, around: &impl Surroundings) -> Option<Batch> {
         let mut due: Vec<(u64, EndpointId)> = self
             .changed
             .iter()
@@ -129,14 +161,16 @@ impl Book {
         let (mut batch, mut bytes) = (Batch::default(), 0);
         for (_, endpoint) in due.into_iter().take(MAX_ENTRIES) {
             let Some(entry) = self.entries.get_mut(&endpoint) else { continue };
-            let text = serde_json::to_string(&entry.health).expect("texts and numbers are always JSON");
-            bytes += text.len();
-            if bytes > MAX_BYTES && !batch.health.is_empty() {
+            if bytes > MAX_BYTES {
                 break;
             }
+            let told = entry.tell(&endpoint, now_ms, around);
+            let text = serde_json::to_string(&entry.health).expect("texts and numbers are always JSON");
+            bytes += text.len();
             (entry.sent_ms, entry.is_urgent) = (entry.health.at_ms.max(now_ms), false);
             self.changed.remove(&endpoint);
             batch.health.push((endpoint, text));
+            batch.events.extend(told);
         }
         let accounts: Vec<AccountId> = self.changed_accounts.iter().take(MAX_ENTRIES).cloned().collect();
         for account in accounts {
@@ -145,6 +179,10 @@ impl Book {
                 let text = serde_json::to_string(unserved).expect("texts and numbers are always JSON");
                 batch.unserved.push((account, text));
             }
+        }
+        if std::mem::take(&mut self.has_grown) {
+            batch.events.extend(policy::tell_of_growth(&mut self.growth, now_ms, around));
+            batch.growth = Some(serde_json::to_string(&self.growth).expect("numbers are always JSON"));
         }
         batch.gone = self.gone.split_off(self.gone.len().saturating_sub(MAX_ENTRIES));
         (!batch.is_empty()).then_some(batch)
@@ -155,6 +193,7 @@ impl Book {
         self.changed.extend(batch.health.into_iter().map(|(endpoint, _)| endpoint));
         self.changed_accounts.extend(batch.unserved.into_iter().map(|(account, _)| account));
         self.gone.extend(batch.gone);
+        self.has_grown |= batch.growth.is_some();
     }
 
     pub fn len(&self) -> usize {

@@ -68,6 +68,8 @@ pub struct Parts {
     pub settings: Settings,
     pub attempt_log_len: u64,
     pub quotas: quota::Settings,
+    /// How long an endpoint may fail until it is disabled.
+    pub disable_after: Option<Duration>,
     pub registry: Registry,
     /// For receivers that have shown that they answer, and for the others.
     pub senders: [Arc<Sender>; 2],
@@ -122,7 +124,13 @@ impl Worker {
             lease: Some(link(Purpose::Lease(lease_timeout))),
             waiter: Some(Waiter::new(redis.clone(), keys.clone())),
             partition: Partition::new(settings, registry.clone(), rand::random()),
-            publisher: Publisher::start(redis.clone(), keys.clone(), registry.clone()),
+            publisher: Publisher::start(
+                redis.clone(),
+                keys.clone(),
+                registry.clone(),
+                parts.audit.clone(),
+                parts.disable_after,
+            ),
             publish_at: 0,
             redis,
             keys,

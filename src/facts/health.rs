@@ -155,6 +155,15 @@ pub struct CauseSeen {
     pub detail: String,
 }
 
+/// How many dead letters there were within one hour, and whether operators were told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Growth {
+    /// Since 1970.
+    pub hour: u64,
+    pub letters: u64,
+    pub is_told: bool,
+}
+
 /// What an operator's endpoint was told of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -28,6 +28,7 @@ pub mod letter;
 #[cfg(feature = "dispatcher")]
 pub mod log;
 pub mod outcome;
+pub mod own_event;
 pub mod quota;
 #[cfg(feature = "dispatcher")]
 pub mod retry;

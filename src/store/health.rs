@@ -13,13 +13,16 @@ use super::{
     protocol::Term,
 };
 use crate::facts::{
-    health::{HEALTH_SCHEMA, Health},
+    health::{Growth, HEALTH_SCHEMA, Health},
     id::{AccountId, EndpointId},
     unserved::Unserved,
 };
 
 /// Entries of one look: of two kilobytes each at most.
 const PAGE: usize = 200;
+
+/// The field for what is of no endpoint: no endpoint's id looks like it.
+const GROWTH: &str = "dead-letters";
 
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     let shared = [include_str!("scripts/shared.lua"), include_str!("scripts/partition_shared.lua")];
@@ -30,6 +33,8 @@ static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
     pub health: Vec<(EndpointId, String)>,
+    /// How the dead letters grow.
+    pub growth: Option<String>,
     pub unserved: Vec<(AccountId, String)>,
     /// Endpoints that are no more.
     pub gone: Vec<EndpointId>,
@@ -39,7 +44,7 @@ pub struct Batch {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.health.is_empty() && self.unserved.is_empty() && self.gone.is_empty() && self.events.is_empty()
+        self.health.is_empty() && self.growth.is_none() && self.unserved.is_empty() && self.gone.is_empty() && self.events.is_empty()
     }
 }
 
@@ -56,11 +61,12 @@ impl HealthStore {
     /// Returns whether the term still held; if not, nothing was changed.
     pub async fn publish(&mut self, term: &Term, batch: &Batch) -> Result<bool, StoreError> {
         let subject = Subject("publish the health of the endpoints of", self.keys.stream());
-        let Batch { health, unserved, gone, events } = batch;
+        let Batch { health, growth, unserved, gone, events } = batch;
         let names = [self.keys.stream(), &self.keys.lease(), &self.keys.health(), &self.keys.unserved()];
         let mut call = PUBLISH.keys(&names).arg(term.as_str());
-        call = call.arg(health.len()).arg(unserved.len()).arg(gone.len()).arg(events.len());
+        call = call.arg(health.len() + growth.iter().len()).arg(unserved.len()).arg(gone.len()).arg(events.len());
         call = health.iter().fold(call, |call, (endpoint, text)| call.arg(endpoint.as_str()).arg(text));
+        call = growth.iter().fold(call, |call, text| call.arg(GROWTH).arg(text));
         call = unserved.iter().fold(call, |call, (account, text)| call.arg(account.as_str()).arg(text));
         call = gone.iter().fold(call, |call, endpoint| call.arg(endpoint.as_str()));
         call = events.iter().fold(call, |call, event| call.arg(event));
@@ -84,6 +90,14 @@ impl HealthStore {
                 next => cursor = next,
             }
         }
+    }
+
+    pub async fn load_growth(&mut self) -> Result<Option<Growth>, StoreError> {
+        let key = self.keys.health();
+        let mut command = redis::cmd("HGET");
+        command.arg(&key).arg(GROWTH);
+        let text: Option<String> = self.connection.query(Subject("read how dead letters grow from", &key), &command).await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     pub async fn load_unserved(&mut self) -> Result<Vec<(AccountId, Unserved)>, StoreError> {

@@ -153,8 +153,8 @@ async fn everything_done(redis: &TestRedis) -> Vec<&'static str> {
         assert!(output.status.success(), "{verb}: {}", text(&output));
         output
     };
-    must("issue ack", &["ep_a:server_failed:500"], &why);
-    must("issue resolve", &["ep_a:server_failed:500"], &why);
+    must("issue ack", &["ep_a:rejected:401"], &why);
+    must("issue resolve", &["ep_a:rejected:401"], &why);
     must("endpoint create", &["--account", "acc_1", "--url", NOWHERE, "--id", "ep_b"], &why);
     must("endpoint update", &["ep_b", "--description", "till 7"], &why);
     must("endpoint pause", &["ep_b"], &why);

@@ -3,23 +3,32 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::errands::{Done, change_endpoint};
 use crate::{
+    config::compact,
     dispatch::{
-        core::Noted,
-        health::Book,
+        core::{CoreErrand, Noted},
+        health::{Book, Overdue, Stand, Surroundings},
         partition::{Directory, Happening},
     },
     facts::{
+        endpoint::EndpointState,
         event::NoveltyKind,
-        id::AccountId,
+        id::{AccountId, EndpointId, EntryId},
+        own_event::{OPERATORS, OwnEvent},
         unserved::{OddSeen, Oddity},
     },
     registry::Registry,
     store::{
+        audit::Audit,
         connection::{Purpose, Redis},
         error::StoreError,
         health::HealthStore,
@@ -38,8 +47,10 @@ const MAX_ODD: usize = 1_000;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How often endpoints that are no more are looked for, by Redis' clock.
-const TIDY_EVERY_MS: u64 = 30_000;
+/// How often all endpoints are looked at, by Redis' clock: for those that are no more, for what is to be told without an attempt, and
+/// for those that are to be disabled. So many of these at once: who they are is written each time.
+const REVIEW_EVERY_MS: u64 = 10_000;
+const MAX_DISABLED: usize = 10;
 
 /// Batches in a row.
 const MAX_BATCHES: usize = 10;
@@ -63,10 +74,27 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn start(redis: Redis, keys: PartitionKeys, registry: Registry) -> Self {
+    pub fn start(
+        redis: Redis,
+        keys: PartitionKeys,
+        registry: Registry,
+        audit: Audit,
+        disable_after: Option<Duration>,
+    ) -> Self {
         let (news, received) = mpsc::channel(1);
         let cancel = CancellationToken::new();
-        let task = Task { redis, keys, registry, store: None, book: Book::default(), term: None, tidied_ms: 0 };
+        let task = Task {
+            redis,
+            keys,
+            registry,
+            audit,
+            disable_after,
+            disabling: JoinSet::new(),
+            store: None,
+            book: Book::default(),
+            term: None,
+            reviewed_ms: 0,
+        };
         let task = tokio::spawn(task.run(received, cancel.clone()));
         Self { news, task, cancel }
     }
@@ -92,11 +120,15 @@ struct Task {
     redis: Redis,
     keys: PartitionKeys,
     registry: Registry,
+    audit: Audit,
+    disable_after: Option<Duration>,
+    /// Endpoints that are being disabled.
+    disabling: JoinSet<Done>,
     store: Option<HealthStore>,
     book: Book,
     /// The term whose beginning the book has gone on from. None after a failure: nobody knows what was written.
     term: Option<Term>,
-    tidied_ms: u64,
+    reviewed_ms: u64,
 }
 
 impl Task {
@@ -120,7 +152,7 @@ impl Task {
             }
         }
         self.book.see(at_ms, noted, odd);
-        self.tidy(at_ms);
+        self.review(at_ms);
         match self.publish(&term, at_ms, is_last).await {
             Ok(()) => *is_told = false,
             Err(error) => self.failed(&error, is_told).await,
@@ -137,15 +169,16 @@ impl Task {
 
     async fn load(&mut self) -> Result<(), StoreError> {
         let store = self.store().await?;
-        let (health, unserved) = (store.load().await?, store.load_unserved().await?);
-        self.book.load(health, unserved);
+        let (health, unserved, growth) =
+            (store.load().await?, store.load_unserved().await?, store.load_growth().await?);
+        self.book.load(health, unserved, growth);
         debug!(endpoints = self.book.len(), "went on from the health that was published");
         Ok(())
     }
 
     async fn publish(&mut self, term: &Term, at_ms: u64, all: bool) -> Result<(), StoreError> {
         for _ in 0..MAX_BATCHES {
-            let Some(batch) = self.book.due(at_ms, all) else { break };
+            let Some(batch) = self.book.due(at_ms, all, &self.registry) else { break };
             match self.store().await?.publish(term, &batch).await {
                 Ok(true) => {}
                 // Somebody else goes on; what we have seen since is of use only if we get it back.
@@ -163,14 +196,30 @@ impl Task {
         Ok(())
     }
 
-    /// An endpoint that is merely not known at the moment stays.
-    fn tidy(&mut self, at_ms: u64) {
-        if at_ms.abs_diff(self.tidied_ms) < TIDY_EVERY_MS || !self.registry.view().is_certain {
+    /// An endpoint that is merely not known at the moment stays, and what is not certain disables nobody.
+    fn review(&mut self, at_ms: u64) {
+        if at_ms.abs_diff(self.reviewed_ms) < REVIEW_EVERY_MS || !self.registry.view().is_certain {
             return;
         }
-        self.tidied_ms = at_ms;
+        self.reviewed_ms = at_ms;
         let registry = &self.registry;
         self.book.keep(|endpoint| registry.get(endpoint).is_some() || registry.is_unreadable(endpoint));
+        let after_ms = self.disable_after.map(|after| after.as_millis() as u64);
+        let overdue = self.book.review(at_ms, after_ms, registry);
+        while self.disabling.try_join_next().is_some() {}
+        if self.disabling.is_empty() {
+            overdue.into_iter().take(MAX_DISABLED).for_each(|overdue| self.disable(overdue));
+        }
+    }
+
+    fn disable(&mut self, overdue: Overdue) {
+        let Overdue { endpoint, revision, failing_for_ms, cause } = overdue;
+        let after = compact(self.disable_after.unwrap_or_default());
+        let failed_for = compact(Duration::from_secs(failing_for_ms / 1_000));
+        let why = format!("nothing has succeeded for {failed_for} ({cause}); limits.disable_after is {after}");
+        let errand = CoreErrand::Disable { endpoint, revision, why };
+        let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
+        self.disabling.spawn(change_endpoint(redis, keys, audit, errand));
     }
 
     async fn store(&mut self) -> Result<&mut HealthStore, StoreError> {
@@ -179,6 +228,25 @@ impl Task {
             self.store = Some(HealthStore::new(connection, self.keys.clone()));
         }
         Ok(self.store.as_mut().expect("it was just made"))
+    }
+}
+
+impl Surroundings for Registry {
+    fn stand(&self, endpoint: &EndpointId) -> Stand {
+        let Some(endpoint) = self.get(endpoint) else { return Stand::Other };
+        match &endpoint.status {
+            EndpointState::Enabled => {
+                Stand::Serving { revision: endpoint.revision, updated_at_ms: endpoint.updated_at_ms }
+            }
+            EndpointState::Disabled(mark) => Stand::Disabled(mark.clone()),
+            EndpointState::Paused(_) => Stand::Other,
+        }
+    }
+
+    fn is_wanted(&self, event: OwnEvent) -> bool {
+        let (Ok(operators), Ok(wanted)) = (AccountId::new(OPERATORS), event.name().parse()) else { return false };
+        let endpoints = self.endpoints_for(&operators);
+        endpoints.iter().any(|endpoint| matches!(endpoint.status, EndpointState::Enabled) && endpoint.wants(&wanted))
     }
 }
 
@@ -197,7 +265,7 @@ impl Odd {
         }
     }
 
-    fn add(&mut self, account: &AccountId, oddity: Oddity, entry: crate::facts::id::EntryId, event_type: &str) {
+    fn add(&mut self, account: &AccountId, oddity: Oddity, entry: EntryId, event_type: &str) {
         if let Some(seen) = self.0.get_mut(&(account.clone(), oddity)) {
             seen.count += 1;
             seen.entry = entry;
