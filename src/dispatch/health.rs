@@ -7,7 +7,6 @@
 mod policy;
 
 use super::{HashMap, HashSet, core::Noted};
-pub use policy::{Overdue, Stand, Surroundings};
 use crate::{
     facts::{
         health::{Growth, HOUR_MS, Health, Verdict},
@@ -17,6 +16,7 @@ use crate::{
     },
     store::health::Batch,
 };
+pub use policy::{Overdue, Stand, Surroundings};
 
 /// How often an endpoint's entry is written at most. One that begins or ceases to fail is written with the next batch.
 const FAILING_EVERY_MS: u64 = 10_000;

@@ -134,12 +134,8 @@ fn endpoints_that_are_no_more_are_removed() {
 fn odd_events_are_counted_by_account_and_their_number_is_bounded() {
     let mut book = Book::default();
     let odd = |account: &str| {
-        let seen = OddSeen {
-            oddity: Oddity::NoEndpoint,
-            count: 2,
-            entry: "5-0".parse().unwrap(),
-            event_type: String::new(),
-        };
+        let seen =
+            OddSeen { oddity: Oddity::NoEndpoint, count: 2, entry: "5-0".parse().unwrap(), event_type: String::new() };
         (account.parse::<AccountId>().unwrap(), seen)
     };
     book.see(NOW, Vec::new(), vec![odd("acc_1"), odd("acc_1")]);

@@ -21,8 +21,8 @@ use crate::{
         keys::PartitionKeys,
         protocol::{CONSUMER, GROUP},
         queries::{
-            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending, Queries,
-            RedisSettings,
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending,
+            Queries, RedisSettings,
         },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},

@@ -48,7 +48,8 @@ struct Line {
 }
 
 const ASK_AND_TEST: &str = "send the merchant the text below; when it is mended: herald endpoint test {ep}";
-const AFTER_MENDING: &str = "look at a letter's answer (herald dead-letter list --endpoint {ep}), then send the text below";
+const AFTER_MENDING: &str =
+    "look at a letter's answer (herald dead-letter list --endpoint {ep}), then send the text below";
 
 impl Diagnosis {
     pub fn of(cause: &Cause, endpoint: &EndpointId) -> Self {
@@ -304,13 +305,15 @@ mod tests {
 
     /// Every variant, so that a new one does not compile before it is here.
     fn kinds(outcome: &Outcome) -> Vec<Outcome> {
-        let statuses = |make: fn(u16) -> Outcome, statuses: &[u16]| statuses.iter().map(|status| make(*status)).collect();
+        let statuses =
+            |make: fn(u16) -> Outcome, statuses: &[u16]| statuses.iter().map(|status| make(*status)).collect();
         match outcome {
             Outcome::Delivered { .. } => statuses(|status| Outcome::Delivered { status }, &[200, 204]),
             Outcome::Redirected { .. } => statuses(|status| Outcome::Redirected { status }, &[301, 399]),
-            Outcome::Throttled { .. } => {
-                statuses(|status| Outcome::Throttled { status, retry_after: None }, &[302, 404, 429, 500, 502, 503, 504])
-            }
+            Outcome::Throttled { .. } => statuses(
+                |status| Outcome::Throttled { status, retry_after: None },
+                &[302, 404, 429, 500, 502, 503, 504],
+            ),
             Outcome::Rejected { .. } => {
                 statuses(|status| Outcome::Rejected { status }, &[400, 401, 403, 404, 405, 413, 422, 499])
             }

@@ -451,7 +451,10 @@ mod tests {
         health.add(NOW + 1, failed(NOW + 1, 4, "dns_failed"));
         assert_eq!((health.verdict(NOW + 1), health.failing_since_ms), (Verdict::Failing, Some(NOW)));
         health.add(NOW + 2, delivered(NOW + 2, 1));
-        assert_eq!((health.verdict(NOW + 2), health.failing_since_ms, health.failed_since), (Verdict::Unsteady, None, 0));
+        assert_eq!(
+            (health.verdict(NOW + 2), health.failing_since_ms, health.failed_since),
+            (Verdict::Unsteady, None, 0)
+        );
         assert_eq!(health.last_success_ms, Some(NOW + 2));
         assert_eq!((health.verdict(NOW + HOUR_MS), health.verdict(NOW + 3 * DAY_MS)), (Verdict::Well, Verdict::Idle));
     }

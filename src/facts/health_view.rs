@@ -55,13 +55,7 @@ pub struct FailureView {
 }
 
 impl HealthView {
-    pub fn of(
-        endpoint: &EndpointId,
-        health: Option<&Health>,
-        waiting: Waiting,
-        has_owner: bool,
-        now_ms: u64,
-    ) -> Self {
+    pub fn of(endpoint: &EndpointId, health: Option<&Health>, waiting: Waiting, has_owner: bool, now_ms: u64) -> Self {
         let last_failure = health.and_then(Health::last_failure).map(|seen| FailureView {
             cause: seen.cause.clone(),
             at_ms: seen.last_ms,

@@ -38,7 +38,9 @@ impl FromStr for IssueId {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = |why: String| {
-            format!("{why}; an issue is ENDPOINT:CAUSE, for example ep_x:server_failed:500, as `herald issue list` shows it")
+            format!(
+                "{why}; an issue is ENDPOINT:CAUSE, for example ep_x:server_failed:500, as `herald issue list` shows it"
+            )
         };
         let (endpoint, cause) = text.split_once(':').ok_or_else(|| bad("there is no colon in it".to_owned()))?;
         Ok(Self {
@@ -193,13 +195,19 @@ pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str, kept_for: &str
         ));
     }
     if issue.letters > 0 {
-        text.push_str(&format!("We have kept {} that we gave up, and send them again when you are ready.\n", match issue.letters {
-            1 => "one event".to_owned(),
-            letters => format!("{letters} events"),
-        }));
+        text.push_str(&format!(
+            "We have kept {} that we gave up, and send them again when you are ready.\n",
+            match issue.letters {
+                1 => "one event".to_owned(),
+                letters => format!("{letters} events"),
+            }
+        ));
     }
     if let Some(sample) = &issue.sample {
-        text.push_str(&format!("An example: the callback with herald-sequence {}.\n", super::sequence::Sequence(sample.entry)));
+        text.push_str(&format!(
+            "An example: the callback with herald-sequence {}.\n",
+            super::sequence::Sequence(sample.entry)
+        ));
     }
     Some(text)
 }
@@ -241,10 +249,10 @@ mod tests {
     fn failing_attempts_and_letters_of_one_cause_are_one_issue() {
         let health = failing("server_failed:500", 6, NOW);
         let found = of(&health, &[("ep_a:server_failed:500", 3), ("ep_b:dns_failed", 1)], &[], NOW);
-        assert_eq!(found.iter().map(|issue| issue.id.to_string()).collect::<Vec<_>>(), [
-            "ep_a:server_failed:500",
-            "ep_b:dns_failed"
-        ]);
+        assert_eq!(
+            found.iter().map(|issue| issue.id.to_string()).collect::<Vec<_>>(),
+            ["ep_a:server_failed:500", "ep_b:dns_failed"]
+        );
         let first = &found[0];
         assert_eq!((first.attempts, first.letters, first.is_failing, first.state), (6, 3, true, State::Open));
         assert_eq!((first.first_ms, first.last_ms), (NOW - DAY_MS, NOW));
@@ -288,7 +296,10 @@ mod tests {
         health.account = None;
         let issue = &of(&health, &[("ep_a:response_timed_out", 2)], &[], NOW)[0];
         let text = to_merchant(issue, Some("https://a.example/"), "Monday", "3 days").unwrap();
-        assert!(text.contains("https://a.example/") && text.contains("answer with 2xx") && text.contains("2 events"), "{text}");
+        assert!(
+            text.contains("https://a.example/") && text.contains("answer with 2xx") && text.contains("2 events"),
+            "{text}"
+        );
         assert!(text.contains("s00000000000000000007-00000000000000000001"), "{text}");
         let ours = &of(&failing("unsendable", 6, NOW), &[], &[], NOW)[0];
         assert_eq!(to_merchant(ours, None, "Monday", "3 days"), None);

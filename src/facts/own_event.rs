@@ -193,7 +193,8 @@ mod tests {
         let other = Event::parse(body(&failing("ep_a", 6), 1_000).into()).unwrap();
         assert_ne!(event.id, other.id);
         assert!(one.contains(r#""mustAct":"merchant""#) && one.contains("(500)"), "{one}");
-        let letters = About { event: OwnEvent::DeadLettersGrowing, endpoint: None, account: None, ..failing("ep_a", 5) };
+        let letters =
+            About { event: OwnEvent::DeadLettersGrowing, endpoint: None, account: None, ..failing("ep_a", 5) };
         assert_eq!(Event::parse(body(&letters, 1).into()).unwrap().intent.as_str(), OPERATORS);
     }
 

@@ -44,7 +44,11 @@ pub struct Batch {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.health.is_empty() && self.growth.is_none() && self.unserved.is_empty() && self.gone.is_empty() && self.events.is_empty()
+        self.health.is_empty()
+            && self.growth.is_none()
+            && self.unserved.is_empty()
+            && self.gone.is_empty()
+            && self.events.is_empty()
     }
 }
 
@@ -96,7 +100,8 @@ impl HealthStore {
         let key = self.keys.health();
         let mut command = redis::cmd("HGET");
         command.arg(&key).arg(GROWTH);
-        let text: Option<String> = self.connection.query(Subject("read how dead letters grow from", &key), &command).await?;
+        let text: Option<String> =
+            self.connection.query(Subject("read how dead letters grow from", &key), &command).await?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -118,8 +123,7 @@ pub(super) async fn page(
 ) -> Result<(Vec<(String, String)>, u64), StoreError> {
     let mut command = redis::cmd("HSCAN");
     command.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
-    let (next, page): (u64, Vec<(String, String)>) =
-        connection.query(Subject("read a page of", key), &command).await?;
+    let (next, page): (u64, Vec<(String, String)>) = connection.query(Subject("read a page of", key), &command).await?;
     Ok((page, next))
 }
 

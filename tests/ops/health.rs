@@ -46,7 +46,11 @@ async fn every_process_can_tell_how_an_endpoint_does_and_the_next_owner_goes_on_
     until("all that ep_0 took is told", async || health(&world, "ep_0")["last_day"]["delivered"] == 20).await;
 
     let well = health(&world, "ep_0");
-    assert_eq!((&well["verdict"], &well["last_15_minutes"]["success_percent"]), (&"well".into(), &100.into()), "{well}");
+    assert_eq!(
+        (&well["verdict"], &well["last_15_minutes"]["success_percent"]),
+        (&"well".into(), &100.into()),
+        "{well}"
+    );
     assert!(well["last_success_ms"].is_u64() && well["has_owner"] == true && well["unfinished"] == 0, "{well}");
     until("its breaker is open, and what waits is parked", async || {
         let failing = health(&world, "ep_1");
@@ -112,10 +116,7 @@ async fn an_issue_says_whom_it_hits_and_what_to_do_and_opens_anew_when_it_comes_
     assert!(again.contains("open again; it was resolved by ops") && again.contains("To the merchant:"), "{again}");
 
     world.merchants.heal("ep_1");
-    until("it is no issue any more", async || {
-        issues(&world, &["--all"]).iter().all(|issue| issue["id"] != id)
-    })
-    .await;
+    until("it is no issue any more", async || issues(&world, &["--all"]).iter().all(|issue| issue["id"] != id)).await;
     let gone = herald(&world.redis, &["issue", "ack", id, "--reason", "late"]);
     assert_eq!(gone.status.code(), Some(3), "{}", text(&gone));
 }
@@ -144,4 +145,34 @@ async fn events_that_nobody_is_told_of_are_seen_by_account() {
             && names("acc_0 has missed 4 events")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_fails_for_too_long_is_disabled_and_operators_are_told() {
+    let world = half_failing().await;
+    world.register(world.endpoint("ep_ops", "herald")).await;
+    let _worker = world.setup().env("HERALD_LIMITS_DISABLE_AFTER", "2s").start();
+    world.publish(&events("acc_1", 20, 5)).await;
+    let state = |endpoint: &str| json(&world, &["endpoint", "show", endpoint])["state"].as_str().unwrap().to_owned();
+    until("it is disabled", async || state("ep_1") == "disabled").await;
+    let shown = text(&herald(&world.redis, &["endpoint", "show", "ep_1"]));
+    assert!(shown.contains("disabled by herald: nothing has succeeded for"), "{shown}");
+    assert!(shown.contains("(server_failed:500); limits.disable_after is 2s"), "{shown}");
+    let acts = json(&world, &["audit", "list", "--act", "endpoint disable"]);
+    assert_eq!((&acts[0]["by"], &acts[0]["ended"]["result"]), (&"herald".into(), &"done".into()), "{acts}");
+
+    world.merchants.until("operators are told", |log| log.delivered_to("ep_ops") > 0).await;
+    let entries: Vec<(String, Vec<String>)> = world.redis.command(&["XRANGE", STREAM, "-", "+"]).await;
+    let own: Vec<&String> =
+        entries.iter().map(|(_, fields)| &fields[1]).filter(|body| body.contains("\"herald\"")).collect();
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert!(own[0].contains("endpoint.disabled") && own[0].contains("\"endpointId\":\"ep_1\""), "{own:?}");
+    assert!(own[0].contains("\"accountId\":\"acc_1\"") && own[0].contains("\"by\":\"herald\""), "{own:?}");
+    world.merchants.assert_sound();
+
+    // What was owed is kept, and an issue still says why.
+    until("its deliveries are letters", async || issues(&world, &[]).iter().any(|issue| issue["letters"] == 5)).await;
+    assert_eq!(issues(&world, &[])[0]["endpoint_state"]["state"], "disabled");
+    let refused = herald(&world.redis, &["intents", "key", "create", "--account", "herald", "--reason", "a test"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
 }

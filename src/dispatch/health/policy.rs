@@ -26,7 +26,10 @@ const ANSWERS: [&str; 5] = ["redirected", "gone", "throttled", "rejected", "serv
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stand {
     /// It is sent to, in this revision, which was made then.
-    Serving { revision: u64, updated_at_ms: u64 },
+    Serving {
+        revision: u64,
+        updated_at_ms: u64,
+    },
     Disabled(Mark),
     /// It is paused, gone, or not known.
     Other,
@@ -51,12 +54,7 @@ pub struct Overdue {
 impl Book {
     /// Looks at all endpoints for what came about without an attempt: what is to be told, or told no more, is due at once. Returns
     /// those that have failed for `disable_after_ms`.
-    pub fn review(
-        &mut self,
-        now_ms: u64,
-        disable_after_ms: Option<u64>,
-        around: &impl Surroundings,
-    ) -> Vec<Overdue> {
+    pub fn review(&mut self, now_ms: u64, disable_after_ms: Option<u64>, around: &impl Surroundings) -> Vec<Overdue> {
         let mut overdue = Vec::new();
         for (endpoint, entry) in &mut self.entries {
             if entry.health.account.as_ref().is_some_and(is_operators) {

@@ -165,9 +165,10 @@ impl Queries {
         let endpoints: HashMap<EndpointId, Endpoint> =
             found.into_iter().flatten().flatten().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
         // Nothing is sent to one that is disabled or deleted, so it does not fail.
-        survey.put_right(|id| {
-            endpoints.get(id).is_some_and(|endpoint| !matches!(endpoint.status, EndpointState::Disabled(_)))
-        }, now_ms);
+        survey.put_right(
+            |id| endpoints.get(id).is_some_and(|endpoint| !matches!(endpoint.status, EndpointState::Disabled(_))),
+            now_ms,
+        );
         let issues = issues(&survey.troubled, &letters, &said, now_ms);
         Ok(IssuesLook { survey, issues, endpoints })
     }
