@@ -268,3 +268,71 @@ async fn say(context: &Context, args: SayArgs, state: State) -> anyhow::Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::facts::diagnosis::Diagnosis;
+
+    const CAUSES: [&str; 39] = [
+        "redirected:301",
+        "gone",
+        "throttled:429",
+        "throttled:503",
+        "rejected:400",
+        "rejected:401",
+        "rejected:404",
+        "rejected:413",
+        "server_failed:500",
+        "dns_failed",
+        "connect_failed",
+        "connect_timed_out",
+        "tls_failed:wrong_name",
+        "tls_failed:expired",
+        "tls_failed:unknown_issuer",
+        "tls_failed:bad_certificate",
+        "tls_failed:handshake",
+        "response_timed_out",
+        "reset",
+        "garbled",
+        "address_refused",
+        "unsendable",
+        "local_descriptors",
+        "local_lookups",
+        "local_lag",
+        "delivered:200",
+        "never_tried",
+        "never_tried:paused",
+        "never_tried:all_paused",
+        "never_tried:breaker_open",
+        "never_tried:resting",
+        "never_tried:rate_limited",
+        "never_tried:held",
+        "never_tried:busy",
+        "never_tried:endpoint_unreadable",
+        "never_tried:unknown",
+        "unreadable",
+        "eclipse:total",
+        "eclipse",
+    ];
+
+    /// The words after each `herald` of a text, up to where its sentence goes on.
+    fn verbs(text: &str) -> Vec<String> {
+        let starts = text.match_indices("herald ").map(|(at, _)| &text[at..]);
+        let end = |rest: &str| [": ", "; ", ", ", ")"].iter().filter_map(|end| rest.find(end)).min();
+        starts.map(|rest| end(rest).map_or(rest, |end| &rest[..end]).to_owned()).collect()
+    }
+
+    #[test]
+    fn whatever_a_diagnosis_says_to_type_is_a_verb_with_its_arguments() {
+        let mut seen = 0;
+        for cause in CAUSES {
+            let next = Diagnosis::of(&cause.parse().unwrap(), &"ep_a".parse().unwrap()).next;
+            for words in verbs(&next) {
+                seen += 1;
+                let read = crate::cli::command().try_get_matches_from(words.split(' '));
+                assert!(read.is_ok(), "{cause}: {words}: {}", read.unwrap_err());
+            }
+        }
+        assert!(seen > 30, "{seen} verbs: the texts are cut in another way");
+    }
+}

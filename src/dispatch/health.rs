@@ -40,6 +40,7 @@ pub struct Book {
     gone: Vec<EndpointId>,
     unserved: HashMap<AccountId, Unserved>,
     changed_accounts: HashSet<AccountId>,
+    forgotten: Vec<AccountId>,
     growth: Growth,
     has_grown: bool,
     /// When any endpoint last took something.
@@ -82,7 +83,10 @@ impl Book {
         for (account, found) in unserved {
             match self.unserved.get(&account) {
                 Some(known) if known.last_ms() >= found.last_ms() => {}
-                _ => drop(self.unserved.insert(account, found)),
+                _ => {
+                    self.make_room_for(&account);
+                    self.unserved.insert(account, found);
+                }
             }
         }
     }
@@ -123,8 +127,7 @@ impl Book {
         self.has_grown = true;
     }
 
-    /// Its oldest account goes, if there are too many. Its entry in Redis stays until it is seen again; that is bounded by how
-    /// often an owner begins.
+    /// The account that was seen least recently goes, if there are too many.
     fn make_room_for(&mut self, account: &AccountId) {
         if self.unserved.len() < MOST_ACCOUNTS || self.unserved.contains_key(account) {
             return;
@@ -133,6 +136,7 @@ impl Book {
         if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
             self.unserved.remove(&oldest);
             self.changed_accounts.remove(&oldest);
+            self.forgotten.push(oldest);
         }
     }
 
@@ -185,6 +189,9 @@ impl Book {
             batch.growth = Some(serde_json::to_string(&self.growth).expect("numbers are always JSON"));
         }
         batch.gone = self.gone.split_off(self.gone.len().saturating_sub(MAX_ENTRIES));
+        batch.forgotten = self.forgotten.split_off(self.forgotten.len().saturating_sub(MAX_ENTRIES));
+        // One that has come back meanwhile stays.
+        batch.forgotten.retain(|account| !self.unserved.contains_key(account));
         (!batch.is_empty()).then_some(batch)
     }
 
@@ -193,6 +200,7 @@ impl Book {
         self.changed.extend(batch.health.into_iter().map(|(endpoint, _)| endpoint));
         self.changed_accounts.extend(batch.unserved.into_iter().map(|(account, _)| account));
         self.gone.extend(batch.gone);
+        self.forgotten.extend(batch.forgotten);
         self.has_grown |= batch.growth.is_some();
     }
 
@@ -207,12 +215,13 @@ impl Book {
 
 impl Entry {
     fn is_due(&self, now_ms: u64) -> bool {
-        let every_ms = match self.health.verdict(now_ms) {
-            Verdict::Failing | Verdict::Unsteady => FAILING_EVERY_MS,
-            Verdict::Well | Verdict::Idle => WELL_EVERY_MS,
-        };
-        // A clock that was set back must not silence it.
-        self.is_urgent || now_ms >= self.sent_ms.saturating_add(every_ms) || now_ms < self.sent_ms
+        let waited_ms = now_ms.checked_sub(self.sent_ms);
+        let is_troubled = || matches!(self.health.verdict(now_ms), Verdict::Failing | Verdict::Unsteady);
+        match waited_ms {
+            // A clock that was set back must not silence it.
+            None => true,
+            Some(ms) => self.is_urgent || ms >= WELL_EVERY_MS || ms >= FAILING_EVERY_MS && is_troubled(),
+        }
     }
 
     /// What is urgent comes first, then what has waited longest.

@@ -145,4 +145,8 @@ fn odd_events_are_counted_by_account_and_their_number_is_bounded() {
     let many = (0..5_000).map(|number| odd(&format!("acc_{number}"))).collect();
     book.see(NOW + MINUTE_MS, Vec::new(), many);
     assert_eq!(book.unserved.len(), MOST_ACCOUNTS);
+    let batches = std::iter::from_fn(|| book.due(NOW + MINUTE_MS, false, &Nobody));
+    let sizes: Vec<(usize, usize)> = batches.map(|batch| (batch.unserved.len(), batch.forgotten.len())).collect();
+    let (written, forgotten) = sizes.iter().fold((0, 0), |sums, sizes| (sums.0 + sizes.0, sums.1 + sizes.1));
+    assert_eq!((written, forgotten), (MOST_ACCOUNTS, 4_000), "{sizes:?}");
 }

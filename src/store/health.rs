@@ -38,6 +38,8 @@ pub struct Batch {
     pub unserved: Vec<(AccountId, String)>,
     /// Endpoints that are no more.
     pub gone: Vec<EndpointId>,
+    /// Accounts that are not followed any more.
+    pub forgotten: Vec<AccountId>,
     /// Events of Herald's own, as they are to stand in the stream.
     pub events: Vec<String>,
 }
@@ -65,14 +67,16 @@ impl HealthStore {
     /// Returns whether the term still held; if not, nothing was changed.
     pub async fn publish(&mut self, term: &Term, batch: &Batch) -> Result<bool, StoreError> {
         let subject = Subject("publish the health of the endpoints of", self.keys.stream());
-        let Batch { health, growth, unserved, gone, events } = batch;
+        let Batch { health, growth, unserved, gone, forgotten, events } = batch;
         let names = [self.keys.stream(), &self.keys.lease(), &self.keys.health(), &self.keys.unserved()];
         let mut call = PUBLISH.keys(&names).arg(term.as_str());
-        call = call.arg(health.len() + growth.iter().len()).arg(unserved.len()).arg(gone.len()).arg(events.len());
+        call = call.arg(health.len() + growth.iter().len()).arg(unserved.len()).arg(gone.len());
+        call = call.arg(forgotten.len()).arg(events.len());
         call = health.iter().fold(call, |call, (endpoint, text)| call.arg(endpoint.as_str()).arg(text));
         call = growth.iter().fold(call, |call, text| call.arg(GROWTH).arg(text));
         call = unserved.iter().fold(call, |call, (account, text)| call.arg(account.as_str()).arg(text));
         call = gone.iter().fold(call, |call, endpoint| call.arg(endpoint.as_str()));
+        call = forgotten.iter().fold(call, |call, account| call.arg(account.as_str()));
         call = events.iter().fold(call, |call, event| call.arg(event));
         let answer: Vec<Value> = self.connection.run(subject, &call).await?;
         match answer.first() {
