@@ -76,6 +76,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BODY_BYTES", "67108864"),
         ("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "100000"),
         ("HERALD_LIMITS_QUARANTINE_BYTES", "16777216"),
+        ("HERALD_LIMITS_DISABLE_AFTER", "5d"),
         ("HERALD_QUOTA_ENDPOINT_BYTES", "auto"),
         ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),

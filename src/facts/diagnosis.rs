@@ -285,7 +285,7 @@ fn never_tried(kind: &str) -> Option<Line> {
         ),
         "endpoint_unreadable" => by(
             "is stored in a form that this Herald cannot read",
-            "bring all workers to the newest version, or restore it from a backup: herald endpoint import FILE",
+            "bring all workers to the newest version, or restore it from a backup: herald endpoint import FILE --reason '…'",
         ),
         "" | "unknown" => by(
             "was given up before the first attempt",

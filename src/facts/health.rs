@@ -33,6 +33,9 @@ const FAILED_IN_A_ROW: u64 = 5;
 const UNSTEADY_PART: u64 = 10;
 const UNSTEADY_LEAST: u64 = 5;
 
+/// So many failures in so many minutes are one in this time at least: one that has not failed for so long is steady again.
+const STEADY_AFTER_MS: u64 = MINUTES / UNSTEADY_LEAST * MINUTE_MS;
+
 /// What came of the attempts of one minute or hour. Stored as five numbers, because there are many of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "(u64, u32, u32, u64, u32)", into = "(u64, u32, u32, u64, u32)")]
@@ -385,7 +388,11 @@ impl Health {
         {
             return Verdict::Failing;
         }
-        if recent.failed >= UNSTEADY_LEAST && recent.failed * UNSTEADY_PART >= recent.delivered + recent.failed {
+        let has_failed_lately = self.last_failure().is_some_and(|last| last.last_ms + STEADY_AFTER_MS > now_ms);
+        if has_failed_lately
+            && recent.failed >= UNSTEADY_LEAST
+            && recent.failed * UNSTEADY_PART >= recent.delivered + recent.failed
+        {
             return Verdict::Unsteady;
         }
         let day = self.last_day(now_ms);
@@ -455,6 +462,7 @@ mod tests {
             (health.verdict(NOW + 2), health.failing_since_ms, health.failed_since),
             (Verdict::Unsteady, None, 0)
         );
+        assert_eq!(health.verdict(NOW + 1 + 3 * MINUTE_MS), Verdict::Well);
         assert_eq!(health.last_success_ms, Some(NOW + 2));
         assert_eq!((health.verdict(NOW + HOUR_MS), health.verdict(NOW + 3 * DAY_MS)), (Verdict::Well, Verdict::Idle));
     }

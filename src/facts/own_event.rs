@@ -167,7 +167,7 @@ mod body {
 
 #[cfg(all(test, feature = "dispatcher"))]
 mod tests {
-    use super::*;
+    use super::{About, OPERATORS, OwnEvent, body};
     use crate::facts::event::Event;
 
     fn failing(endpoint: &str, since_ms: u64) -> About {

@@ -50,6 +50,7 @@ impl Batch {
             && self.growth.is_none()
             && self.unserved.is_empty()
             && self.gone.is_empty()
+            && self.forgotten.is_empty()
             && self.events.is_empty()
     }
 }
