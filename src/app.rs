@@ -301,6 +301,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         attempt_log_len: limits.attempt_log_entries,
         history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
         quotas: config.quotas,
+        disable_after: limits.disable_after,
         registry: Registry::new(),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),

@@ -13,6 +13,7 @@ mod endpoint;
 mod event;
 mod examples;
 mod intents;
+mod issue;
 mod manual;
 mod moment;
 mod nearest;
@@ -83,6 +84,9 @@ enum Verb {
     /// Endpoints: the URLs that accounts registered
     #[command(subcommand)]
     Endpoint(endpoint::EndpointVerb),
+    /// Issues: what fails where, why and since when, who must act, and what to do next
+    #[command(subcommand)]
+    Issue(issue::IssueVerb),
     /// Events in the stream
     #[command(subcommand)]
     Event(event::EventVerb),
@@ -179,6 +183,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Pause(args) => pause::pause(&context()?, args).await,
         Verb::Resume(args) => pause::resume(&context()?, args).await,
         Verb::Endpoint(verb) => endpoint::run(&context()?, verb).await,
+        Verb::Issue(verb) => issue::run(&context()?, verb).await,
         Verb::Event(verb) => event::run(&context()?, verb).await,
         Verb::Delivery(verb) => delivery::run(&context()?, verb).await,
         Verb::Story(args) => whole_story::run(&context()?, args).await,

@@ -33,7 +33,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 51] = [
+pub(super) const KEYS: [Key; 52] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -67,6 +67,7 @@ pub(super) const KEYS: [Key; 51] = [
     key("limits.body_bytes"),
     key("limits.attempt_log_entries"),
     key("limits.quarantine_bytes"),
+    key("limits.disable_after"),
     key("quota.endpoint_bytes"),
     key("quota.account_bytes"),
     key("limits.dead_letters.max_count"),

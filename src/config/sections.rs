@@ -114,6 +114,8 @@ pub struct LimitsConfig {
     pub attempt_log_entries: u64,
     /// How much the quarantine may hold in Redis, bytes.
     pub quarantine_bytes: u64,
+    /// None: an endpoint is never disabled for failing.
+    pub disable_after: Option<Duration>,
     pub dead_letters: DeadLetterLimits,
     pub audit: AuditLimits,
     pub breaker: BreakerLimits,
@@ -352,11 +354,13 @@ impl Reader {
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.
         let quarantine_bytes = self.one("limits.quarantine_bytes", number_in(1 << 20..=64 << 30));
+        let disable_after = self.one("limits.disable_after", duration_in(Duration::ZERO..=365 * DAY));
         let (dead_letters, audit, breaker) = (self.dead_letters(), self.audit(), self.breaker());
         Some(LimitsConfig {
             body_bytes: body_bytes?,
             attempt_log_entries: attempt_log_entries?,
             quarantine_bytes: quarantine_bytes?,
+            disable_after: disable_after.map(|after| Some(after).filter(|after| !after.is_zero()))?,
             dead_letters: dead_letters?,
             audit: audit?,
             breaker: breaker?,

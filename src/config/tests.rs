@@ -76,6 +76,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BODY_BYTES", "67108864"),
         ("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "100000"),
         ("HERALD_LIMITS_QUARANTINE_BYTES", "16777216"),
+        ("HERALD_LIMITS_DISABLE_AFTER", "5d"),
         ("HERALD_QUOTA_ENDPOINT_BYTES", "auto"),
         ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),
@@ -198,7 +199,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 51] = [
+const BOUNDS: [Bounds; 52] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -236,6 +237,7 @@ const BOUNDS: [Bounds; 51] = [
     ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
     ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
     ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+    ("limits.disable_after", &["0s", "365d"], &["366d", "5"]),
     ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
     ("events.strict", &["true", "false"], &["", "yes", "1"]),
     ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),

@@ -11,6 +11,7 @@ mod fates;
 mod flights;
 mod lanes;
 mod memory;
+mod noted;
 mod outbox;
 mod settling;
 mod terms;
@@ -35,6 +36,7 @@ use carried::{AttemptId, Carried, CarriedOver};
 use fates::Burial;
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
+pub use noted::Noted;
 use outbox::Outbox;
 use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
@@ -308,6 +310,8 @@ pub struct Core {
     carried: CarriedOver,
     ours: Vec<(LocalCause, u64)>,
     ours_noted_at: Option<u64>,
+    /// Endpoints of which something was seen that nobody has asked for yet; each once.
+    noted: VecDeque<EndpointId>,
     errands: Vec<CoreErrand>,
     happenings: Vec<CoreHappening>,
     /// Redis' clock can be believed: what is old by it is old.
@@ -337,6 +341,7 @@ impl Core {
             carried: CarriedOver::default(),
             ours: Vec::new(),
             ours_noted_at: None,
+            noted: VecDeque::new(),
             errands: Vec::new(),
             happenings: Vec::new(),
             may_expire: true,
@@ -412,6 +417,7 @@ impl Core {
             let at_ms = delivery.id.entry.ms;
             let why = format!("its endpoint was {reason} before the event was accepted");
             self.log_end(now, &EndLine::of(End::Skipped, &delivery, at_ms, why));
+            self.note_skipped(at, &delivery.account);
             return self.close_one(now, delivery.id.entry);
         }
         delivery.ordered = self.joins_intent(&delivery, at, known);
@@ -523,6 +529,9 @@ impl Core {
             if let Some((id, revision)) = self.carried.take_flight(token) {
                 let endpoint = id.delivery.endpoint.clone();
                 let is_delivered = attempted.report.outcome.is_delivered();
+                if let Some(at) = self.lanes.at(&endpoint) {
+                    self.note_attempt(redis_ms, at, &id.delivery, &attempted.report);
+                }
                 match attempted.report.outcome {
                     // As if it had never been made.
                     Outcome::Local { .. } => {}
@@ -552,6 +561,8 @@ impl Core {
         if let Outcome::Local { cause } = attempted.report.outcome {
             return self.goes_again(now, token, job, cause, chance);
         }
+        let delivery = self.term.jobs[&job].delivery.id.clone();
+        self.note_attempt(redis_ms, at, &delivery, &attempted.report);
         let lane = &mut self.lanes[at];
         let was_closed = lane.is_breaker_closed(now);
         let outcome = &attempted.report.outcome;

@@ -2,6 +2,7 @@
 //! What an endpoint must be is decided by [`Rules`]; a change that saw an older revision is refused by the registry.
 
 mod accept_registry;
+mod health;
 mod settings;
 mod test_send;
 mod transfer;
@@ -36,6 +37,9 @@ use crate::{
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+
+/// Endpoints of a list whose health is read together.
+const HEALTH_PAGE: usize = 500;
 
 /// How long a deletion waits for what was accepted before it: a healthy owner needs a second.
 const DRAINED_WITHIN: Duration = Duration::from_secs(30);
@@ -164,7 +168,9 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::List(args) => list(context, args).await,
         EndpointVerb::Show { id } => {
             let endpoint = get(&mut context.registry().await?, &id).await?;
-            view::show(context.output, &endpoint, None, context.now_ms())
+            let mut reader = health::Reader::new(context).await?;
+            let health = reader.one(&id).await?;
+            view::show_with_health(context.output, &endpoint, &health, context.now_ms(), reader.now_ms)
         }
         EndpointVerb::Update(args) => update(context, args).await,
         EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
@@ -262,8 +268,13 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     }
     let now_ms = context.now_ms();
     let mut list = view::list(context.output);
-    for endpoint in found.values() {
-        view::push(&mut list, endpoint, now_ms)?;
+    let mut reader = health::Reader::new(context).await?;
+    let found: Vec<Endpoint> = found.into_values().collect();
+    for part in found.chunks(HEALTH_PAGE) {
+        let ids: Vec<EndpointId> = part.iter().map(|endpoint| endpoint.id.clone()).collect();
+        for (endpoint, health) in part.iter().zip(reader.many(&ids).await?) {
+            view::push(&mut list, endpoint, &health, now_ms, reader.now_ms)?;
+        }
     }
     list.finish()?;
     for Unreadable { id, why, .. } in unreadable.values().take(10) {

@@ -7,12 +7,15 @@ use crate::{
     facts::{
         endpoint::{Endpoint, EndpointState, Keeper, Ordering, Scheme},
         event::EventType,
+        health_view::HealthView,
         id::{AccountId, EndpointId},
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
-    surface::{List, Output, instant, when},
+    surface::{List, Output, instant, when, words},
 };
+
+use super::health;
 
 const HIDDEN: &str = "(hidden)";
 
@@ -44,6 +47,8 @@ struct View<'a> {
     created_at_ms: u64,
     updated_at_ms: u64,
     revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<&'a HealthView>,
 }
 
 #[derive(Serialize)]
@@ -85,11 +90,32 @@ fn view<'a>(endpoint: &'a Endpoint, new: Option<&'a SecretText>, now_ms: u64) ->
         created_at_ms: endpoint.created_at_ms,
         updated_at_ms: endpoint.updated_at_ms,
         revision: endpoint.revision,
+        health: None,
     }
+}
+
+/// One endpoint with how its receiver does.
+pub fn show_with_health(
+    output: Output,
+    endpoint: &Endpoint,
+    health: &HealthView,
+    now_ms: u64,
+    redis_ms: u64,
+) -> anyhow::Result<()> {
+    let mut fields = fields(endpoint, None, now_ms);
+    let of_health = health::fields(&endpoint.id, health, redis_ms);
+    // Whoever looks at an endpoint wants to know this first: right behind its state.
+    let behind = fields.iter().position(|(name, _)| *name == "state").map_or(0, |at| at + 1);
+    fields.splice(behind..behind, of_health);
+    output.one(&View { health: Some(health), ..view(endpoint, None, now_ms) }, &fields)
 }
 
 /// One endpoint in full. `new` is a secret that was made just now: the only one that is ever shown.
 pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> anyhow::Result<()> {
+    output.one(&view(endpoint, new, now_ms), &fields(endpoint, new, now_ms))
+}
+
+fn fields(endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> Vec<(&'static str, String)> {
     let mut fields = vec![
         ("id", endpoint.id.to_string()),
         ("account", endpoint.account.to_string()),
@@ -120,25 +146,39 @@ pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_m
         ("updated", when(endpoint.updated_at_ms, now_ms)),
         ("revision", endpoint.revision.to_string()),
     ]);
-    output.one(&view(endpoint, new, now_ms), &fields)
+    fields
 }
 
+/// Who wants to know more of one asks for it: what is here fits 80 columns, also with the longest ids that Herald makes.
 pub fn list(output: Output) -> List {
-    output.list(&["ID", "ACCOUNT", "URL", "EVENTS", "SCHEMES", "SECRETS", "STATE"])
+    output.list(&["ID", "ACCOUNT", "HEALTH", "OWED", "DEAD"])
 }
 
-pub fn push(list: &mut List, endpoint: &Endpoint, now_ms: u64) -> anyhow::Result<()> {
-    list.push(&view(endpoint, None, now_ms), || {
+pub fn push(
+    list: &mut List,
+    endpoint: &Endpoint,
+    health: &HealthView,
+    now_ms: u64,
+    redis_ms: u64,
+) -> anyhow::Result<()> {
+    list.push(&View { health: Some(health), ..view(endpoint, None, now_ms) }, || {
         vec![
             endpoint.id.to_string(),
             endpoint.account.to_string(),
-            endpoint.url.clone(),
-            types(endpoint),
-            schemes(endpoint),
-            endpoint.secrets.iter().filter(|secret| secret.is_live(now_ms)).count().to_string(),
-            endpoint.status.to_string(),
+            in_a_word(&endpoint.status, health, redis_ms),
+            words::short(health.waiting.unfinished),
+            words::short(health.waiting.letters),
         ]
     })
+}
+
+/// Its receiver's health says nothing while nothing may be sent there.
+fn in_a_word(status: &EndpointState, view: &HealthView, redis_ms: u64) -> String {
+    match status {
+        EndpointState::Enabled => health::cell(view, redis_ms),
+        EndpointState::Paused(_) => "paused".to_owned(),
+        EndpointState::Disabled(_) => "disabled".to_owned(),
+    }
 }
 
 fn state(status: &EndpointState, now_ms: u64) -> String {

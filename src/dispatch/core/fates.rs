@@ -144,6 +144,7 @@ impl Core {
         self.tally.dead += 1;
         let attempts = letter.delivery.attempts_in_all();
         let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
+        self.note_letter(&id.endpoint);
         self.happenings.push(CoreHappening::Dead { id, intent, reason: letter.reason, attempts });
     }
 }

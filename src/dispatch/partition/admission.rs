@@ -233,7 +233,8 @@ impl<D: Directory> Partition<D> {
             self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
         }
         // Reported here and not where it is read, because what is deferred may be read again.
-        let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
+        let account = &arrival.event.account;
+        let new = |novelty| Happening::Novelty { entry: arrival.entry, account: account.clone(), novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
         match source {
             Source::Stream => self.term.deferral.passes(now, &arrival.event.account),
