@@ -7,12 +7,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use herald::{
+    clock,
     config::HistoryUrl,
     facts::{
         endpoint::{Endpoint, Mark},
@@ -123,8 +124,8 @@ async fn fill(args: &Args, url: &str, folder: &Path) -> Result<()> {
     let redis = OwnRedis::start_with(&[("appendonly", "no")]).await?;
     let mut connection = connection(&redis).await?;
     let (herald, _) = herald(&redis, url, folder)?;
-    let begin_ms = herald::clock::wall_ms() - DAYS * DAY_MS;
-    let (began, mut row, mut read) = (Instant::now(), 0, 0);
+    let begin_ms = clock::wall_ms() - DAYS * DAY_MS;
+    let (began, mut row, mut read) = (clock::now(), 0, 0);
     while read < args.rows {
         while row < args.rows && row < read + AHEAD {
             let mut pipeline = redis::pipe();
@@ -167,14 +168,14 @@ async fn position(connection: &mut MultiplexedConnection) -> Result<u64> {
 /// Each question with a connection of its own, as a verb asks.
 async fn ask(args: &Args, url: &str) -> Result<()> {
     let place: HistoryUrl = url.parse().map_err(anyhow::Error::msg)?;
-    let now_ms = herald::clock::wall_ms();
+    let now_ms = clock::wall_ms();
     for days in [0, 7, 29] {
         let first = args.rows * (DAYS - days).min(DAYS - 1) / DAYS;
         let (mut took, mut slowest) = (Duration::ZERO, Duration::ZERO);
         for nth in 0..ASKED {
             let row = (first + nth * 7_919) % args.rows;
             let wanted = Wanted { intent: Some(IntentId::new(&intent(row))?), ..Wanted::default() };
-            let began = Instant::now();
+            let began = clock::now();
             let reader = Reader::new(Database::open(&place, STREAM, Access::Read).await?);
             reader.horizon(DAYS, now_ms).await?;
             let found = reader.find(&wanted, 100).await?;
@@ -185,7 +186,7 @@ async fn ask(args: &Args, url: &str) -> Result<()> {
         let mean = time((took / ASKED as u32).as_secs_f64() * 1e6);
         println!("an intent of {days} days ago: {mean}, at most {}", time(slowest.as_secs_f64() * 1e6));
     }
-    let began = Instant::now();
+    let began = clock::now();
     let reader = Reader::new(Database::open(&place, STREAM, Access::Read).await?);
     let of_endpoint = Wanted {
         endpoint: Some(EndpointId::new("ep_3f1c9a7e50b84d2c000007")?),
@@ -221,7 +222,7 @@ async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> 
     }
     let of_redis = redis.usage().cpu;
     let (herald, _) = herald(&redis, url, folder)?;
-    let began = Instant::now();
+    let began = clock::now();
     while receiver.count() < args.events {
         tokio::time::sleep(Duration::from_millis(20)).await;
         ensure!(began.elapsed() < Duration::from_secs(600), "only {} are delivered", receiver.count());
