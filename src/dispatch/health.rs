@@ -65,6 +65,9 @@ impl Book {
         unserved: Vec<(AccountId, Unserved)>,
         growth: Option<Growth>,
     ) {
+        // Who was told, Redis alone knows: of what it does not hold, nothing has gone out.
+        self.entries.values_mut().for_each(|entry| entry.health.told = Default::default());
+        self.growth.is_told = false;
         if let Some(growth) = growth.filter(|growth| growth.hour >= self.growth.hour) {
             let letters = self.growth.letters.max(growth.letters);
             self.growth = if growth.hour > self.growth.hour { growth } else { Growth { letters, ..growth } };

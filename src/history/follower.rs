@@ -319,7 +319,9 @@ impl<'a> Following<'a> {
     }
 
     async fn tidy(&mut self) -> Result<(), Failed> {
-        while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), clock::wall_ms()).await? {
+        // A clock that is ahead must not empty the history: both this machine's and Redis' say that a day is over.
+        let now_ms = clock::wall_ms().min(self.queries.now_ms().await?);
+        while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), now_ms).await? {
             info!(day, "dropped a day of the history that is over");
         }
         Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)

@@ -1,6 +1,6 @@
-//! Calls of one kind that many make at the same time go to Redis together: a call of thirty costs it hardly more than one of
-//! ten. Nobody waits for company: a call goes at once unless [`MAX_UNDER_WAY`] are under way, and what is asked for
-//! meanwhile goes with the next.
+//! Calls of one kind that many make at the same time go to Redis together, which then does once what they have in common.
+//! Nobody waits for company: a call goes at once unless [`MAX_UNDER_WAY`] are under way, and what is asked for meanwhile goes
+//! with the next.
 
 use std::{
     collections::VecDeque,

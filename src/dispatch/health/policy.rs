@@ -279,6 +279,18 @@ mod tests {
         book.was_not_published(batch);
         book.load(vec![(id(1), Health { told: Told::Nothing, ..written.clone() })], Vec::new(), None);
         assert_eq!(told(&mut book, now_ms + 10_000, &around), one(OwnEvent::EndpointFailing, 1));
+        // Nothing of it was ever written: what was sent last is put back, and Redis holds none of it.
+        let batch = {
+            let mut never = Book::default();
+            never.see(NOW, vec![noted(1, NOW, 0, 5)], Vec::new());
+            never.count_letters(now_ms, None, u32::try_from(MANY_LETTERS).unwrap());
+            let batch = never.due(now_ms, false, &around).unwrap();
+            assert_eq!(batch.events.len(), 2);
+            never.was_not_published(batch);
+            never.load(Vec::new(), Vec::new(), None);
+            never.due(now_ms + 10_000, false, &around).unwrap()
+        };
+        assert_eq!(batch.events.len(), 2, "{batch:?}");
         // It was written, and only the answer was lost.
         let mut other = Book::default();
         other.load(vec![(id(1), written)], Vec::new(), None);
