@@ -126,7 +126,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         let serving = serve_payment_intents(config, address, SENDERS, registry.clone(), counted, rest.clone());
         intents = Some(tokio::spawn(serving.await?));
     }
-    let serving = service::start(socket.into_std()?, readiness.clone(), page, rest.clone())
+    let serving = service::start(socket.into_std()?, readiness.clone(), page, None, rest.clone())
         .context("cannot start the service's thread")?;
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, readiness, cancel).await;
@@ -189,7 +189,7 @@ async fn show_health(
         format!("cannot listen on {address} (intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN)")
     })?;
     let (readiness, page) = (Readiness::new(), page_of_process().and(counted.page()));
-    service::start(socket.into_std()?, readiness.clone(), page, cancel.clone())
+    service::start(socket.into_std()?, readiness.clone(), page, None, cancel.clone())
         .context("cannot start the service's thread")?;
     let service = intents(config)?;
     tokio::spawn(cancel.run_until_cancelled_owned(async move {

@@ -54,3 +54,5 @@ pub mod surface;
 pub mod telemetry;
 #[cfg(feature = "dispatcher")]
 pub mod tls;
+#[cfg(feature = "dispatcher")]
+pub mod view;

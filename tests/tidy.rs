@@ -159,7 +159,7 @@ const STEPS: [&[&str]; 13] = [
     &["telemetry"],
     &["config"],
     &["sender", "store"],
-    &["history", "http", "intents", "registry"],
+    &["history", "http", "intents", "registry", "view"],
     &["dispatch"],
     &["api", "lifecycle", "owned", "service"],
     &["app"],

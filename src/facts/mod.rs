@@ -27,4 +27,6 @@ pub mod rfc3339;
 pub mod sequence;
 pub mod signing;
 pub mod text;
+#[cfg(feature = "dispatcher")]
+pub mod token;
 pub mod traceparent;
