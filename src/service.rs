@@ -4,14 +4,7 @@
 //! that hangs nor a flood of requests keeps a probe waiting: requests beyond a number are refused, and a connection that asks
 //! for nothing makes room for a new one.
 
-use std::{
-    convert::Infallible,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task, thread,
-    time::Duration,
-};
+use std::{convert::Infallible, io, pin::Pin, sync::Arc, task, thread, time::Duration};
 
 use axum::{
     Json, Router,

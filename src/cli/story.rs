@@ -2,10 +2,7 @@
 //! Redis nothing.
 
 use crate::{
-    facts::{
-        delivery::Delivery,
-        outcome::AttemptReport,
-    },
+    facts::{delivery::Delivery, outcome::AttemptReport},
     store::queries::{Letter, Unfinished, WhereUnfinished},
     surface::words,
     view::{deliveries::waited, standing::standing},

@@ -24,6 +24,8 @@ pub mod quota;
 #[cfg(feature = "dispatcher")]
 pub mod retry;
 pub mod rfc3339;
+#[cfg(feature = "dispatcher")]
+pub mod sample;
 pub mod sequence;
 pub mod signing;
 pub mod text;

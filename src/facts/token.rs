@@ -129,7 +129,10 @@ mod tests {
         for name in ["", " ", "a\nb", &"x".repeat(65)] {
             assert_eq!(made(name, None), Err(TokenError::Name), "{name:?}");
         }
-        assert_eq!((made("a", Some(59_999)), made("a", Some(u64::MAX))), (Err(TokenError::Lifetime), Err(TokenError::Lifetime)));
+        assert_eq!(
+            (made("a", Some(59_999)), made("a", Some(u64::MAX))),
+            (Err(TokenError::Lifetime), Err(TokenError::Lifetime))
+        );
         assert_eq!(made(" till 7 ", None).unwrap().name, "till 7");
     }
 }

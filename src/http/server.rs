@@ -54,8 +54,8 @@ pub async fn serve(
     answered: impl Fn(u16, Duration) + Clone + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) {
-    let router = bounded(router, limits)
-        .layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
+    let router =
+        bounded(router, limits).layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let mut router = router.clone();
         drop_last_slash(request.uri_mut());

@@ -415,7 +415,8 @@ mod tests {
             }
         }
         let tokens = [TokenKeys::TOKENS, TokenKeys::USED];
-        let registry = [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG];
+        let registry =
+            [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG];
         for key in registry.into_iter().chain(tokens) {
             assert!(seen.insert(key.to_owned()));
         }

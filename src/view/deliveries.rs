@@ -324,7 +324,14 @@ impl Told {
             Whereabouts::NoRecord => (None, None),
         };
         let attempts = self.log.lines.iter().rev().map(|line| LoggedAttempt::of(line, viewer)).collect();
-        DeliveryView { id: id.to_string(), state: self.state, standing: self.standing.clone(), record, letter, attempts }
+        DeliveryView {
+            id: id.to_string(),
+            state: self.state,
+            standing: self.standing.clone(),
+            record,
+            letter,
+            attempts,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod letter;
 pub mod quarantine;
 pub mod standing;
+pub mod test;
 pub mod time;
 pub mod token;
 pub mod words;
@@ -60,7 +61,10 @@ impl Viewer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{letter::Cause, outcome::{LocalCause, TlsFailure}};
+    use crate::facts::{
+        letter::Cause,
+        outcome::{LocalCause, TlsFailure},
+    };
 
     #[test]
     fn a_merchant_cannot_tell_a_closed_port_from_a_name_that_does_not_resolve() {

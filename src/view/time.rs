@@ -73,7 +73,10 @@ mod tests {
     #[test]
     fn a_time_is_shown_to_the_millisecond_and_always_the_same_way() {
         assert_eq!(Time(1_777_626_000_123).text(), "2026-05-01T09:00:00.123Z");
-        assert_eq!((Time(0).text(), Time(u64::MAX).text()), ("1970-01-01T00:00:00.000Z".into(), "9999-12-31T23:59:59.999Z".into()));
+        assert_eq!(
+            (Time(0).text(), Time(u64::MAX).text()),
+            ("1970-01-01T00:00:00.000Z".into(), "9999-12-31T23:59:59.999Z".into())
+        );
         assert!(rfc3339::is_date_time(&Time(7).text()));
     }
 

@@ -306,7 +306,7 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
     judged.with_context(|| format!("endpoint {} was not changed", args.id))?;
     let begun = about(args.change.act(Act::EndpointUpdate), &before);
     // Only the names of what changes: values may be secrets.
-    let begun = begun.target(transfer::fields_that_differ(&before, &endpoint).join(", "));
+    let begun = begun.target(before.fields_that_differ(&endpoint).join(", "));
     let update = async |_: &mut _| Ok(registry.update(endpoint, &args.change.mark()).await?);
     let updated = audited(context, begun, update).await?;
     view::show(context.output, &updated, None, context.now_ms())
