@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-deliveries bench-intents bench-scale test check fmt tools setup fuzz prove
+.PHONY: demo bench bench-deliveries bench-ingest bench-intents bench-scale test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -35,6 +35,10 @@ bench-intents: tools
 # with ARGS="--scale 50000" five.
 bench-scale: tools
 	cargo bench --locked --bench scale -- $(ARGS)
+
+# What it costs to publish over HTTP, beside a bare XADD, and whether probes are answered meanwhile.
+bench-ingest: tools
+	cargo bench --locked --bench ingest -- $(ARGS)
 
 # Everything that must hold before a change is merged.
 test: setup check

@@ -69,8 +69,7 @@ pub async fn create(
     let mut endpoint = Endpoint::new(id, account, request.url.clone(), secret, mark.at_ms);
     request.apply(&mut endpoint)?;
     check_secret(&endpoint)?;
-    let judged = api.0.rules.check(&endpoint).await;
-    judged.map_err(|error| of_rule(&error, caller.viewer()))?;
+    api.check_with_url(&caller, &endpoint).await?;
     if caller.role == Role::Merchant {
         api.check_room(&endpoint.account).await?;
     }
@@ -100,9 +99,11 @@ pub async fn update(
     if after == before {
         return Ok(Json(caller.shown(&before)));
     }
-    let rules = &api.0.rules;
-    let judged = if after.url == before.url { rules.check_settings(&after) } else { rules.check(&after).await };
-    judged.map_err(|error| of_rule(&error, caller.viewer()))?;
+    if after.url == before.url {
+        api.0.rules.check_settings(&after).map_err(|error| of_rule(&error, caller.viewer()))?;
+    } else {
+        api.check_with_url(&caller, &after).await?;
+    }
     // Only the names of what changes: values may be secrets.
     let changed = before.fields_that_differ(&after).join(", ");
     let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(changed);
@@ -336,6 +337,11 @@ impl Api {
         }
         let begun = about(caller.begun(self, act, &why), &before);
         Ok(caller.shown(&self.put(begun, after, &mark).await?))
+    }
+
+    async fn check_with_url(&self, caller: &Caller, endpoint: &Endpoint) -> Result<(), Problem> {
+        let _turn = self.0.lookups.acquire().await;
+        self.0.rules.check(endpoint).await.map_err(|error| of_rule(&error, caller.viewer()))
     }
 
     async fn check_room(&self, account: &AccountId) -> Result<(), Problem> {

@@ -63,6 +63,9 @@ const MAX_ASKING: usize = 16;
 /// Test events on their way at once.
 const MAX_TESTS: usize = 8;
 
+/// Names that are looked up at once: each takes a thread for as long as its server likes.
+const MAX_LOOKUPS: usize = 16;
+
 /// What it is made of.
 pub struct Parts {
     pub redis: Redis,
@@ -102,6 +105,7 @@ struct Inner {
     batches: Semaphore,
     asking: Semaphore,
     tests: Semaphore,
+    lookups: Semaphore,
 }
 
 impl Api {
@@ -128,6 +132,7 @@ impl Api {
             batches: Semaphore::new(MAX_BATCHES),
             asking: Semaphore::new(MAX_ASKING),
             tests: Semaphore::new(MAX_TESTS),
+            lookups: Semaphore::new(MAX_LOOKUPS),
         }))
     }
 

@@ -20,6 +20,7 @@ use crate::{
         problem::{Problem, ProblemDetails},
     },
     registry::rules::RuleError,
+    sender::GuardError,
     store::{
         audit::{AuditError, Judged},
         error::StoreError,
@@ -272,6 +273,11 @@ pub fn of_registry(error: &RegistryError) -> Problem {
 /// Merchants do not learn where a name leads within somebody's network.
 pub fn of_rule(error: &RuleError, viewer: Viewer) -> Problem {
     match error {
+        RuleError::Url(GuardError::Own { .. } | GuardError::Address { .. } | GuardError::Unresolved(_))
+            if !viewer.is_operator() =>
+        {
+            Problem::fault("url", "leads to no address that callbacks are sent to")
+        }
         RuleError::Url(error) if !viewer.is_operator() => Problem::fault("url", of_url(error)),
         RuleError::Url(_) => Problem::fault("url", error.to_string()),
         other => Problem::fault("body", other.to_string()),
