@@ -253,8 +253,7 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
         admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
         strict_events: config.events.strict,
     });
-    let limits = http::server::Limits { body_bytes: api::v1::events::MAX_BATCH_BYTES, ..http::server::LIMITS };
-    Ok(Operations { router: http::server::bounded(api::v1::router(api), limits), runtime: Handle::current() })
+    Ok(Operations { router: api::v1::served(api), runtime: Handle::current() })
 }
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use herald::{
-    facts::retry::DeadReason,
+    facts::{delivery::Delivery, retry::DeadReason},
     store::{
         acl,
         protocol::{Item, Place},
@@ -127,8 +127,9 @@ async fn staged() -> TestRedis {
     owner.settle(vec![bind], Vec::new()).await;
     let letter = |n: u64| bury(&delivery(&format!("{n}-0"), "ep_a", &format!("pi_{n}"), true), DeadReason::Exhausted);
     let mut items: Vec<Item> = (1..=7).map(letter).collect();
-    items.push(keep(&delivery("90-0", "ep_a", "pi_90", true), Place::DueIn(600_000)));
-    items.push(keep(&delivery("91-0", "ep_a", "pi_90", true), Place::Held));
+    let young = |entry: &str| Delivery { since_ms: herald::clock::wall_ms(), ..delivery(entry, "ep_a", "pi_90", true) };
+    items.push(keep(&young("90-0"), Place::DueIn(600_000)));
+    items.push(keep(&young("91-0"), Place::Held));
     items.extend(["30-0", "31-0", "32-0"].map(quarantined));
     let delivered = delivery("50-0", "ep_a", "pi_50", true);
     owner.settle(items, vec![log_line(&delivered, r#""kind":"delivered","status":200"#)]).await;

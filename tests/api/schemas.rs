@@ -9,8 +9,10 @@ struct Described(Value);
 
 impl Described {
     fn new(mut description: Value) -> Self {
-        for schema in description["components"]["schemas"].as_object_mut().unwrap().values_mut() {
-            if schema.get("properties").is_some() {
+        for (name, schema) in description["components"]["schemas"].as_object_mut().unwrap() {
+            // Parts of others.
+            let is_part = name.starts_with("Page") || name == "PublishedEvent";
+            if schema.get("properties").is_some() && !is_part {
                 schema["unevaluatedProperties"] = false.into();
             }
         }

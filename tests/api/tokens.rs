@@ -87,7 +87,7 @@ async fn whoever_guesses_is_stopped_and_keeps_nobody_else_out() {
 async fn without_any_token_all_but_health_is_refused() {
     let redis = TestRedis::start().await;
     let herald = Setup::new(&redis.url()).start();
-    herald.until_owner().await;
+    until("it serves", async || herald.get("/healthz").is_some()).await;
     assert_eq!(herald.get("/healthz").map(|(status, _)| status), Some(200));
     let client = reqwest::Client::new();
     let url = format!("http://{}/v1/stats", herald.address());

@@ -24,7 +24,13 @@ pub mod tokens;
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    middleware,
+    response::Response,
+    routing::get,
+};
 use tokio::sync::Semaphore;
 use utoipa::{
     Modify, OpenApi,
@@ -38,7 +44,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::access::Access;
 use super::intents::{describe_responses, drop_null_defaults};
 use crate::{
-    http::problem::Problem,
+    http::{
+        problem::{PROBLEM_JSON, Problem},
+        server::{LIMITS, Limits, bounded},
+    },
     intents::service::Service,
     registry::{Registry, rules::Rules},
     sender::Sender,
@@ -48,6 +57,15 @@ use crate::{
         error::StoreError,
         keys::PartitionKeys,
         queries::Queries,
+    },
+    view::{
+        audit::ActView,
+        chain::ChainView,
+        deliveries::DeliveryLine,
+        endpoint::EndpointView,
+        letter::{LetterGroup, LetterLine, LetterView},
+        quarantine::QuarantineView,
+        token::TokenView,
     },
 };
 
@@ -159,6 +177,9 @@ impl Api {
         description = "What the verbs of the command line do, over HTTP, and the way in for events."
     ),
     security(("token" = [])),
+    components(schemas(
+        ActView, ChainView, DeliveryLine, EndpointView, LetterGroup, LetterLine, LetterView, QuarantineView, TokenView
+    )),
     modifiers(&Tokens)
 )]
 struct Base;
@@ -173,8 +194,23 @@ impl Modify for Tokens {
     }
 }
 
-/// Its routes, with the description of themselves at `/openapi.json`.
-pub fn router(api: Api) -> Router {
+/// Its routes within the limits of each request, with every refusal as RFC 9457 has it.
+pub fn served(api: Api) -> Router {
+    let limits = Limits { body_bytes: events::MAX_BATCH_BYTES, ..LIMITS };
+    bounded(router(api), limits).layer(middleware::map_response(typed))
+}
+
+/// The type that RFC 9457 gives a problem.
+async fn typed(mut response: Response) -> Response {
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    }
+    response
+}
+
+/// With the description of themselves at `/openapi.json`.
+fn router(api: Api) -> Router {
     let (router, description) = described();
     let mut description = serde_json::to_value(&description).expect("a description is JSON");
     drop_null_defaults(&mut description);
