@@ -279,7 +279,7 @@ pub fn of_rule(error: &RuleError, viewer: Viewer) -> Problem {
             Problem::fault("url", "leads to no address that callbacks are sent to")
         }
         RuleError::Url(error) if !viewer.is_operator() => Problem::fault("url", of_url(error)),
-        RuleError::Url(_) => Problem::fault("url", error.to_string()),
+        RuleError::Url(error) => Problem::fault("url", error.to_string().trim_start_matches("the URL ")),
         other => Problem::fault("body", other.to_string()),
     }
 }
