@@ -15,6 +15,15 @@ pub struct AttemptView {
     /// In a word, with the status of the answer if there was one: `server_failed (500)`.
     outcome: String,
     took_us: u64,
+    /// For names. This and the next two are for operators, and absent where the stage did not happen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_us: Option<u64>,
+    /// TCP and TLS together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_us: Option<u64>,
+    /// From the start to the head of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_us: Option<u64>,
     /// The first bytes of the answer's body, as text.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schema(required = false)]
@@ -27,6 +36,7 @@ pub struct AttemptView {
 
 impl AttemptView {
     pub fn of(report: &AttemptReport, viewer: Viewer) -> Self {
+        let stages = Some(&report.timing).filter(|_| viewer.is_operator());
         let for_operators = |text: &str| if viewer.is_operator() { text.to_owned() } else { String::new() };
         Self {
             number: report.number,
@@ -34,6 +44,9 @@ impl AttemptView {
             outcome: viewer.outcome(&report.outcome),
             // How long a failure took tells how it came about.
             took_us: if viewer.is_operator() || has_answer(report) { report.timing.total_us } else { 0 },
+            dns_us: stages.and_then(|timing| timing.dns_us),
+            connect_us: stages.and_then(|timing| timing.connect_us),
+            head_us: stages.and_then(|timing| timing.head_us),
             response: if viewer.is_operator() || has_answer(report) { report.snippet.clone() } else { String::new() },
             detail: for_operators(&report.detail),
         }
@@ -101,6 +114,9 @@ pub struct RecordView {
     intent: String,
     /// Whether it goes out in the order of its intent.
     ordered: bool,
+    /// The entry whose place in the order it has, if it came back from the quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
     /// Its age counts from here.
     since: Time,
     attempts: u32,
@@ -118,6 +134,7 @@ impl RecordView {
             account: delivery.account.to_string(),
             intent: delivery.intent.to_string(),
             ordered: delivery.ordered,
+            place: delivery.place.map(|place| place.to_string()),
             since: Time(delivery.since_ms),
             attempts: delivery.attempts_in_all(),
             history: delivery.history.iter().map(|report| AttemptView::of(report, viewer)).collect(),
