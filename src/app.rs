@@ -39,6 +39,7 @@ use crate::{
         audit::{Origin, Surface},
         retry::RetryPolicy,
     },
+    history::follower::{Follower, Settings as HistorySettings},
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
@@ -119,6 +120,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         rest.clone(),
     ));
     let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
+    let history = follower(config, &parts).map(|follower| tokio::spawn(follower.run(rest.clone())));
     let (mut page, mut intents) = (metrics.page(), None);
     if let Some(address) = config.intents.listen {
         let counted = IntentMetrics::default();
@@ -137,7 +139,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     {
         warn!(%error, "the payment intents failed");
     }
-    for (task, what) in [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")] {
+    let tasks = [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")];
+    for (task, what) in tasks.into_iter().chain(history.map(|task| (task, "the history"))) {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
         }
@@ -252,6 +255,8 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
         intents: intents(config)?,
         admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
         strict_events: config.events.strict,
+        history: config.history.clone(),
+        kept_for: config.retry.max_age,
     });
     Ok(Operations { router: api::v1::served(api), runtime: Handle::current() })
 }
@@ -315,7 +320,9 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         audit: audit(config, Surface::Worker)?,
         settings,
         attempt_log_len: limits.attempt_log_entries,
+        history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
         quotas: config.quotas,
+        disable_after: limits.disable_after,
         registry: Registry::new(),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),
@@ -323,6 +330,12 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         listener,
         grace: config.shutdown.grace,
     })
+}
+
+/// Writes the history, if there is to be one.
+fn follower(config: &Config, parts: &Parts) -> Option<Follower> {
+    let settings = HistorySettings { url: config.history.url.clone()?, keep: config.history.keep };
+    Some(Follower::new(settings, parts.redis.clone(), parts.keys.clone(), parts.metrics.clone()))
 }
 
 /// The audit log as it is configured, for what is done by this surface of this process.

@@ -4,7 +4,9 @@
 mod finding;
 pub mod findings;
 mod guard;
+mod history;
 mod intents;
+mod issues;
 pub mod observe;
 mod security;
 
@@ -56,11 +58,13 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
         note("Run the last line only when nobody needs the default user any more.");
         return context.output.text(&acl::rules(&keys));
     }
+    let history = history::look(&context.config, context.redis()?, keys.clone(), context.now_ms()).await;
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let mut findings = examine(&observed);
     findings.push(guard::judge(&context.config.guard));
+    findings.extend(history::judge(history, context.now_ms()));
     findings.extend(context.config.unknown_variables().iter().map(of_unknown_variable));
-    findings.sort_by_key(|finding| finding.level);
+    findings.sort_by_key(Finding::order);
     let now_ms = observed.redis_now_ms().unwrap_or_else(|| context.now_ms());
     let oldest = observed.partition.as_ref().map_or(&[][..], |partition| &partition.oldest);
     show(context, &findings, oldest, now_ms)?;
@@ -117,7 +121,8 @@ fn headline(findings: &[Finding]) -> String {
     let (failed, warned) = (number_of(findings, Level::Fail), number_of(findings, Level::Warn));
     let problems = words::count(failed, "problem", "problems");
     let warnings = words::count(warned, "warning", "warnings");
-    match (findings.first(), failed, warned) {
+    // Issues come first whatever their level, and the worst of all is what the headline is about.
+    match (findings.iter().min_by_key(|finding| finding.level), failed, warned) {
         (Some(first), 1.., 0) => format!("{problems}: {}", first.says),
         (Some(first), 1.., _) => format!("{problems}, {warnings}: {}", first.says),
         (Some(first), 0, 1..) => format!("No problem, {warnings}: {}", first.says),

@@ -27,6 +27,8 @@ pub mod dispatch;
 #[cfg(feature = "dispatcher")]
 pub mod doctor;
 #[cfg(feature = "dispatcher")]
+pub mod history;
+#[cfg(feature = "dispatcher")]
 pub mod http;
 #[cfg(feature = "dispatcher")]
 pub mod intents;

@@ -18,6 +18,8 @@ mod looks;
 mod matrix;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/past.rs"]
+mod past;
 #[path = "api/schemas.rs"]
 mod schemas;
 #[path = "ops/stage.rs"]

@@ -7,11 +7,19 @@ mod support;
 mod acl;
 #[path = "ops/audit.rs"]
 mod audit;
+#[path = "ops/health.rs"]
+mod health;
 #[path = "ops/letters.rs"]
 mod letters;
+#[path = "support/merchants.rs"]
+mod merchants;
+#[path = "support/herald.rs"]
+mod process;
 #[path = "ops/queries.rs"]
 mod queries;
 #[path = "ops/stage.rs"]
 mod stage;
 #[path = "ops/verbs.rs"]
 mod verbs;
+#[path = "support/world.rs"]
+mod world;

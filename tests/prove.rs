@@ -94,7 +94,7 @@ impl Service {
         let redis = runtime.block_on(TestRedis::start());
         let listen = format!("listen=127.0.0.1:{}", free_port().unwrap());
         let serve = Command::new(HERALD)
-            .args(["serve", "--redis-url", &redis.url(), "--set", &listen])
+            .args(["serve", "--redis-url", &redis.url(), "--set", &listen, "--set", "history.url="])
             .args(["--set", "guard.allow_http=true", "--set", "guard.allow_networks=127.0.0.0/8"])
             .stderr(Stdio::null())
             .stdout(Stdio::null())

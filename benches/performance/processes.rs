@@ -249,7 +249,12 @@ impl Herald {
         let config = folder.join("herald.toml");
         fs::write(&config, format!("[attempt]\nca_file = {:?}\n", receiver.ca_file))?;
         let mut command = Command::new(program);
-        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_CONFIG", &config);
+        command
+            .arg("serve")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HERALD_HISTORY_URL", "")
+            .env("HERALD_CONFIG", &config);
         command.env("HERALD_REDIS_URL", redis.url()).env("HERALD_LISTEN", format!("127.0.0.1:{port}"));
         command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
         command.envs(settings.iter().copied());

@@ -1,5 +1,5 @@
-//! Deliveries: what is unfinished, what the attempt log still knows, and the story of one delivery wherever it stands.
-//! Changes nothing.
+//! Deliveries: what is unfinished, what the history and the attempt log know, and the story of one delivery wherever it
+//! stands. Changes nothing.
 
 use clap::{Args, Subcommand};
 
@@ -8,21 +8,22 @@ use super::{
     story::{story_of_dead, story_of_unfinished},
 };
 use crate::{
-    facts::{
-        id::{DeliveryId, EndpointId, EventId, IntentId},
-        log::LogLine,
-    },
-    store::queries::{LogPage, Queries, Unfinished, WhereUnfinished, Whereabouts},
+    facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
+    history::Told,
+    store::queries::{Queries, Unfinished, WhereUnfinished, Whereabouts},
     surface::{Context, Format, VerbError, note, words},
     view::{
         Viewer,
-        deliveries::{self, DeliveryLine, Found, Unread},
+        deliveries::{self, Asked, DeliveryLine, Found, Unread},
+        past::words_of,
+        time::Moment,
     },
 };
 
 #[derive(Debug, Subcommand)]
 pub enum DeliveryVerb {
-    /// Show the deliveries of an intent, an event or an endpoint: unfinished, dead, and delivered as far as the log goes
+    /// Show the deliveries of an intent, an event, an endpoint or an account: unfinished, dead, and ended as far back as the
+    /// history goes
     List(ListArgs),
     /// Tell one delivery's story, wherever it stands
     Show {
@@ -43,12 +44,21 @@ pub struct Whose {
     /// What is unfinished at one endpoint, the oldest first, and its latest attempts
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<EndpointId>,
+    /// The latest of one account, with what was owed to no endpoint of it
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<AccountId>,
 }
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
     whose: Whose,
+    /// Of what was tried and has ended, only since then: an age such as 2h or 7d, or 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
+    since: Option<Moment>,
+    /// Of what was tried and has ended, only before then
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
+    until: Option<Moment>,
     /// Show at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
@@ -63,16 +73,24 @@ pub async fn run(context: &Context, verb: DeliveryVerb) -> anyhow::Result<()> {
 }
 
 async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyhow::Result<()> {
-    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let whose = args.whose.named()?;
-    let is_paused = pause::tell_if_paused(context).await;
-    let Found { lines, log, unread } =
-        deliveries::find(queries, &whose, None, limit, Viewer::Operator, is_paused).await?;
     let now_ms = queries.now_ms().await?;
-    if let Some(text) = on_records(&whose, unread) {
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let asked = Asked {
+        whose: args.whose.named()?,
+        of: None,
+        from_ms: args.since.map(|since| since.ms(now_ms)),
+        until_ms: args.until.map(|until| until.ms(now_ms)),
+        limit,
+    };
+    let pause = pause::paused(context).await;
+    let found = deliveries::find(queries, &context.history(), &asked, Viewer::Operator, pause.is_some());
+    let Found { lines, past, unread } = found.await?;
+    past.reach.words().iter().for_each(note);
+    pause.iter().for_each(pause::tell);
+    if let Some(text) = on_records(&asked.whose, unread) {
         note(text);
     }
-    let left = if args.whose.endpoint.is_none() { queries.unindexed_dead().await? } else { 0 };
+    let left = if asked.whose.is_one_story() { queries.unindexed_dead().await? } else { 0 };
     if left > 0 {
         let left = words::count(left, "dead letter", "dead letters");
         note(format_args!("{left} of an older Herald are not indexed yet, and may be missing"));
@@ -90,8 +108,11 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
             words::number(lines.len() as u64)
         ));
     }
-    note(how_far(&log, now_ms));
-    if let Some(stuck) = lines.iter().find(|line| line.state != "delivered") {
+    if past.has_more {
+        note("there is more: raise --limit, or name a time with --since and --until");
+    }
+    let has_ended = |line: &DeliveryLine| ["delivered", "no_endpoint", "discarded"].contains(&line.state);
+    if let Some(stuck) = lines.iter().find(|line| !has_ended(line)) {
         note(format_args!("\nWhy:  herald delivery show {}", stuck.id));
     }
     match &args.whose.endpoint {
@@ -106,9 +127,10 @@ impl Whose {
             self.intent.clone().map(deliveries::Whose::Intent),
             self.event.clone().map(deliveries::Whose::Event),
             self.endpoint.clone().map(deliveries::Whose::Endpoint),
+            self.account.clone().map(deliveries::Whose::Account),
         ];
         let named = named.into_iter().flatten().next();
-        named.ok_or_else(|| VerbError::Usage("name --intent, --event or --endpoint".to_owned()))
+        named.ok_or_else(|| VerbError::Usage("name --intent, --event, --endpoint or --account".to_owned()))
     }
 }
 
@@ -140,6 +162,9 @@ fn headline(rows: &[DeliveryLine]) -> String {
         ("nowhere", "out of place"),
         ("dead", "dead"),
         ("open", "without a record"),
+        ("skipped", "skipped"),
+        ("no_endpoint", "owed to nobody"),
+        ("discarded", "discarded"),
         ("delivered", "delivered"),
     ];
     let parts = named.map(|(state, words)| (number(state), words));
@@ -162,36 +187,21 @@ fn cells(row: &DeliveryLine, now_ms: u64) -> Vec<String> {
     ]
 }
 
-/// How far back the log was read, so that silence is not taken for "never happened".
-fn how_far(log: &LogPage, now_ms: u64) -> String {
-    if log.looked == 0 {
-        return "the attempt log is empty".to_owned();
-    }
-    let lines = words::count(log.looked as u64, "line", "lines");
-    let back_to = log.back_to_ms.map_or_else(|| "an unknown time".to_owned(), |at| words::when(at, now_ms));
-    let told = match (log.reached_end, log.was_cut) {
-        (true, false) => format!("attempt log: {lines}, all there ever were"),
-        (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
-        (false, _) => format!("attempt log: looked at {lines}, back to {back_to}; there are older ones"),
-    };
-    match log.unreadable {
-        0 => told,
-        unreadable => {
-            format!("{told}; {unreadable} of them were written by another version of Herald and could not be read")
-        }
-    }
-}
-
 async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyhow::Result<()> {
-    let is_paused = pause::paused(context).await.is_some();
-    let told = deliveries::tell(queries, id, is_paused).await?;
-    let (log, now_ms) = (&told.log, told.now_ms);
+    let pause = pause::paused(context).await;
+    let told = deliveries::tell(queries, &context.history(), id, None, Viewer::Operator, pause.is_some()).await?;
+    let (reach, now_ms) = (told.past.reach.words(), told.now_ms);
+    if told.state == "unknown" {
+        let text = format!("there is no delivery {id}, as far as is known ({})", reach.join("; "));
+        return Err(VerbError::NotFound(text).into());
+    }
+    reach.iter().for_each(note);
     let mut next = Vec::new();
     let fields = match &told.found {
         Whereabouts::Unfinished(one) => {
             next = advice(one);
-            pause::tell_if_paused(context).await;
-            story_of_unfinished(one, now_ms, is_paused)
+            pause.iter().for_each(pause::tell);
+            story_of_unfinished(one, now_ms, pause.is_some())
         }
         Whereabouts::Dead(letter) => {
             next.push(format!("herald dead-letter redeliver {id} --reason '…'"));
@@ -199,25 +209,26 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
         }
         Whereabouts::NoRecord => {
             let mut fields = vec![("standing", told.standing.clone())];
-            fields.extend(log.lines.iter().rev().map(|line| ("attempt", line_words(line, now_ms))));
+            fields.extend(told.past.told.iter().rev().map(|told| (name_of(told), words_of(told, now_ms))));
             fields
         }
     };
-    if told.state == "unknown" {
-        let text = format!("there is no delivery {id}, as far as Redis tells ({})", how_far(log, now_ms));
-        return Err(VerbError::NotFound(text).into());
-    }
     context.output.one(&told.view(id, Viewer::Operator), &fields)?;
     if context.output.format() == Format::Table {
-        note(how_far(log, now_ms));
         next.iter().for_each(|command| note(format_args!("\nNext:  {command}")));
     }
     Ok(())
 }
 
-fn line_words(line: &LogLine, now_ms: u64) -> String {
-    let took = words::span(line.took_us / 1000);
-    format!("{:>2}  {}  {} after {took}  {}", line.attempt, words::when(line.at_ms, now_ms), line.outcome, line.detail)
+fn name_of(told: &Told) -> &'static str {
+    match told.kind.as_str() {
+        "delivered" | "failed" => "attempt",
+        "dead" => "dead",
+        "skipped" => "skipped",
+        "redelivered" => "redelivered",
+        "discarded" => "discarded",
+        _ => "ended",
+    }
 }
 
 /// The exact commands to go on with.

@@ -97,9 +97,11 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald delivery list --intent pi_1",
             "herald delivery list --event evt_1",
             "herald delivery list --endpoint ep_1 --limit 500",
+            "herald delivery list --account acc_1 --since 8d --until 7d",
         ],
     ),
     ("delivery show", &["herald delivery show 1795336091993-0:ep_1"]),
+    ("story", &["herald story pi_sandbox_1", "herald story pi_sandbox_1 -o json"]),
     ("chain list", &["herald chain list --endpoint ep_1"]),
     ("chain show", &["herald chain show --endpoint ep_1 --intent pi_1"]),
     (
@@ -132,6 +134,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("dead-letter export", &["herald dead-letter export --account acc_1 --newer-than 7d"]),
+    ("issue list", &["herald issue list", "herald issue list --account acc_1 --all"]),
+    ("issue show", &["herald issue show ep_1:server_failed:500"]),
+    ("issue ack", &["herald issue ack ep_1:server_failed:500 --reason 'told the merchant'"]),
+    ("issue resolve", &["herald issue resolve ep_1:server_failed:500 --reason 'they deployed a fix'"]),
     ("audit list", &["herald audit list --since 2d", "herald audit list --act 'endpoint disable' --endpoint ep_1"]),
     ("audit show", &["herald audit show 1795336091993-0"]),
     (

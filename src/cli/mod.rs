@@ -13,6 +13,7 @@ mod endpoint;
 mod event;
 mod examples;
 mod intents;
+mod issue;
 mod manual;
 mod nearest;
 mod pause;
@@ -23,6 +24,7 @@ mod story;
 mod token;
 mod trigger;
 mod verify;
+mod whole_story;
 
 use std::process;
 
@@ -81,12 +83,17 @@ enum Verb {
     /// Endpoints: the URLs that accounts registered
     #[command(subcommand)]
     Endpoint(endpoint::EndpointVerb),
+    /// Issues: what fails where, why and since when, who must act, and what to do next
+    #[command(subcommand)]
+    Issue(issue::IssueVerb),
     /// Events in the stream
     #[command(subcommand)]
     Event(event::EventVerb),
     /// Deliveries: events owed to endpoints
     #[command(subcommand)]
     Delivery(delivery::DeliveryVerb),
+    /// Tell all that is known of a payment intent's events: attempts, ends, what waits and what operators did, in order
+    Story(whole_story::StoryArgs),
     /// Chains: the unfinished deliveries of one intent to one endpoint
     #[command(subcommand)]
     Chain(chain::ChainVerb),
@@ -178,8 +185,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Pause(args) => pause::pause(&context()?, args).await,
         Verb::Resume(args) => pause::resume(&context()?, args).await,
         Verb::Endpoint(verb) => endpoint::run(&context()?, verb).await,
+        Verb::Issue(verb) => issue::run(&context()?, verb).await,
         Verb::Event(verb) => event::run(&context()?, verb).await,
         Verb::Delivery(verb) => delivery::run(&context()?, verb).await,
+        Verb::Story(args) => whole_story::run(&context()?, args).await,
         Verb::Chain(verb) => chain::run(&context()?, verb).await,
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,

@@ -8,6 +8,8 @@ pub(super) enum Showing {
     Hidden,
     /// Without the password in it.
     RedisUrl,
+    /// The same.
+    HistoryUrl,
 }
 
 /// One setting.
@@ -31,7 +33,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 48] = [
+pub(super) const KEYS: [Key; 52] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -65,6 +67,7 @@ pub(super) const KEYS: [Key; 48] = [
     key("limits.body_bytes"),
     key("limits.attempt_log_entries"),
     key("limits.quarantine_bytes"),
+    key("limits.disable_after"),
     key("quota.endpoint_bytes"),
     key("quota.account_bytes"),
     key("limits.dead_letters.max_count"),
@@ -74,6 +77,9 @@ pub(super) const KEYS: [Key; 48] = [
     key("limits.breaker.failure_share"),
     key("limits.breaker.cooldown"),
     key("limits.breaker.max_cooldown"),
+    secret("history.url", Showing::HistoryUrl),
+    key("history.keep"),
+    key("history.log_bytes"),
     key("intents.listen"),
     key("intents.metrics_listen"),
     key("intents.public_url"),

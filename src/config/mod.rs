@@ -18,11 +18,11 @@ pub use self::{
     error::{ConfigError, ConfigErrors, UnknownVariable},
     origin::Origin,
     sections::{
-        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, IntentsConfig, LeaseConfig,
-        LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
+        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig, IntentsConfig,
+        LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
-    values::{AdminToken, RedisUrl, Start, compact, duration as parse_duration},
+    values::{AdminToken, HistoryUrl, RedisUrl, Start, compact, duration as parse_duration},
 };
 use self::{
     keys::{KEYS, Key, Showing},
@@ -51,6 +51,7 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
     pub limits: LimitsConfig,
     pub quotas: quota::Settings,
+    pub history: HistoryConfig,
     pub intents: IntentsConfig,
     rows: Vec<Row>,
     unknown_variables: Vec<UnknownVariable>,
@@ -102,7 +103,7 @@ impl Config {
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
-        let (quotas, intents) = (reader.quotas(), reader.intents());
+        let (quotas, history, intents) = (reader.quotas(), reader.history(), reader.intents());
         seal?;
         Some(Self {
             listen: listen?,
@@ -118,6 +119,7 @@ impl Config {
             shutdown: shutdown?,
             limits: limits?,
             quotas: quotas?,
+            history: history?,
             intents: intents?,
             rows: KEYS.iter().filter_map(|key| Some(row(key, reader.0.values.get(key.name)?))).collect(),
             unknown_variables: reader.0.unknown_variables.clone(),
@@ -136,6 +138,7 @@ fn row(key: &Key, given: &Given) -> Row {
         Showing::Hidden if text.is_empty() => text,
         Showing::Hidden => "(hidden)".to_owned(),
         Showing::RedisUrl => text.parse::<RedisUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
+        Showing::HistoryUrl => text.parse::<HistoryUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
     };
     Row { key: key.name, value, origin: given.origin.clone() }
 }

@@ -11,7 +11,7 @@ use super::{
     error::ConfigError,
     keys::{KEYS, Showing},
     layers::{Given, Layers, Written, shorten},
-    values::{self, AdminToken, DAY, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
+    values::{self, AdminToken, DAY, HistoryUrl, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
 };
 use crate::{
     facts::{
@@ -83,6 +83,15 @@ pub struct ShutdownConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// None: nothing is kept beyond what Redis has.
+    pub url: Option<HistoryUrl>,
+    pub keep: Duration,
+    /// How much of Redis the log of attempts may take while the history has not read it.
+    pub log_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntentsConfig {
     /// None: this process does not serve payment intents.
     pub listen: Option<SocketAddr>,
@@ -105,6 +114,8 @@ pub struct LimitsConfig {
     pub attempt_log_entries: u64,
     /// How much the quarantine may hold in Redis, bytes.
     pub quarantine_bytes: u64,
+    /// None: an endpoint is never disabled for failing.
+    pub disable_after: Option<Duration>,
     pub dead_letters: DeadLetterLimits,
     pub audit: AuditLimits,
     pub breaker: BreakerLimits,
@@ -185,6 +196,17 @@ impl Reader {
         self.one("listen", |text| {
             text.parse().map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8080".to_owned())
         })
+    }
+
+    pub fn history(&mut self) -> Option<HistoryConfig> {
+        let url = self.one("history.url", |text| match text {
+            "" => Ok(None),
+            text => HistoryUrl::from_str(text).map(Some),
+        });
+        // A day's records are a table of their own: many more than this would make each look slow.
+        let keep = self.one("history.keep", duration_in(DAY..=400 * DAY));
+        let log_bytes = self.one("history.log_bytes", number_in(0..=64 << 30));
+        Some(HistoryConfig { url: url?, keep: keep?, log_bytes: log_bytes? })
     }
 
     pub fn intents(&mut self) -> Option<IntentsConfig> {
@@ -332,11 +354,13 @@ impl Reader {
         let attempt_log_entries = self.one("limits.attempt_log_entries", number_in(1_000..=10_000_000));
         // The largest entry takes 64 KiB.
         let quarantine_bytes = self.one("limits.quarantine_bytes", number_in(1 << 20..=64 << 30));
+        let disable_after = self.one("limits.disable_after", duration_in(Duration::ZERO..=365 * DAY));
         let (dead_letters, audit, breaker) = (self.dead_letters(), self.audit(), self.breaker());
         Some(LimitsConfig {
             body_bytes: body_bytes?,
             attempt_log_entries: attempt_log_entries?,
             quarantine_bytes: quarantine_bytes?,
+            disable_after: disable_after.map(|after| Some(after).filter(|after| !after.is_zero()))?,
             dead_letters: dead_letters?,
             audit: audit?,
             breaker: breaker?,

@@ -76,6 +76,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BODY_BYTES", "67108864"),
         ("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "100000"),
         ("HERALD_LIMITS_QUARANTINE_BYTES", "16777216"),
+        ("HERALD_LIMITS_DISABLE_AFTER", "5d"),
         ("HERALD_QUOTA_ENDPOINT_BYTES", "auto"),
         ("HERALD_QUOTA_ACCOUNT_BYTES", "auto"),
         ("HERALD_LIMITS_DEAD_LETTERS_MAX_COUNT", "1000000"),
@@ -85,6 +86,9 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BREAKER_FAILURE_SHARE", "0.9"),
         ("HERALD_LIMITS_BREAKER_COOLDOWN", "5s"),
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
+        ("HERALD_HISTORY_URL", "sqlite:herald-history.db"),
+        ("HERALD_HISTORY_KEEP", "30d"),
+        ("HERALD_HISTORY_LOG_BYTES", "268435456"),
         ("HERALD_INTENTS_LISTEN", ""),
         ("HERALD_INTENTS_METRICS_LISTEN", ""),
         ("HERALD_INTENTS_PUBLIC_URL", ""),
@@ -133,6 +137,9 @@ fn the_built_in_default_means_what_it_says() {
     assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
     assert_eq!((limits.quarantine_bytes, config.events.strict), (16 << 20, false));
     assert_eq!(config.quotas, quota::Settings::default());
+    let history = config.history;
+    assert_eq!(history.url.unwrap().to_string(), "sqlite:herald-history.db");
+    assert_eq!((history.keep, history.log_bytes), (Duration::from_secs(30 * 86_400), 256 << 20));
     assert_eq!(
         (limits.dead_letters.max_count, limits.dead_letters.max_age),
         (1_000_000, Duration::from_secs(2_592_000))
@@ -192,7 +199,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 48] = [
+const BOUNDS: [Bounds; 52] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
@@ -230,6 +237,7 @@ const BOUNDS: [Bounds; 48] = [
     ("shutdown.grace", &["1s", "10m"], &["0s", "11m"]),
     ("limits.body_bytes", &["4194304", "67_108_864"], &["4194303", "64MiB", "68719476737"]),
     ("limits.attempt_log_entries", &["1000", "10000000"], &["999", "10000001"]),
+    ("limits.disable_after", &["0s", "365d"], &["366d", "5"]),
     ("limits.quarantine_bytes", &["1048576", "68719476736"], &["1048575", "16MiB", "68719476737"]),
     ("events.strict", &["true", "false"], &["", "yes", "1"]),
     ("limits.dead_letters.max_count", &["1", "10000000"], &["0", "10000001"]),
@@ -239,6 +247,13 @@ const BOUNDS: [Bounds; 48] = [
     ("limits.breaker.failure_share", &["0.5", "1", "0.95"], &["0.49", "1.01", "NaN", "5", ""]),
     ("limits.breaker.cooldown", &["100ms", "5m"], &["99ms", "6m", "2h"]),
     ("limits.breaker.max_cooldown", &["5s", "24h"], &["4s", "25h"]),
+    (
+        "history.url",
+        &["", "sqlite:h.db", "sqlite:///var/lib/herald/h.db", "postgres://u:p@db.example.com/history?sslmode=require"],
+        &["h.db", "sqlite:", "sqlite:a?mode=memory", "sqlite::memory:", "mysql://h/d", "postgres:///d"],
+    ),
+    ("history.keep", &["1d", "400d"], &["23h", "401d"]),
+    ("history.log_bytes", &["0", "68719476736"], &["-1", "1GiB", "68719476737"]),
     ("intents.listen", &["", "127.0.0.1:8090", "[::1]:0"], &["8090", "localhost:8090"]),
     ("intents.metrics_listen", &["", "127.0.0.1:8091"], &["8091", "localhost:8091"]),
     ("intents.public_url", &["", "https://pay.example.com/x"], &["pay.example.com", "ftp://h", "https://h?x"]),

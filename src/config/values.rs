@@ -170,29 +170,88 @@ impl FromStr for RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MASK: &str = "***";
-        // It was parsed when it was made; should that ever fail, showing nothing is safe.
-        let Ok(mut url) = Url::parse(&self.0) else { return f.write_str(MASK) };
-        if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
-            return f.write_str(MASK);
-        }
-        // unix:///socket?user=…&pass=…
-        let is_secret = |name: &str| name.starts_with("pass");
-        if url.query_pairs().any(|(name, _)| is_secret(&name)) {
-            let shown: Vec<(String, String)> = url
-                .query_pairs()
-                .map(|(name, value)| match is_secret(&name) {
-                    true => (name.into_owned(), MASK.to_owned()),
-                    false => (name.into_owned(), value.into_owned()),
-                })
-                .collect();
-            url.query_pairs_mut().clear().extend_pairs(shown);
-        }
-        write!(f, "{url}")
+        f.write_str(&masked(&self.0))
     }
 }
 
 impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A URL without the password in it.
+fn masked(text: &str) -> String {
+    const MASK: &str = "***";
+    // It was parsed when it was made; should that ever fail, showing nothing is safe.
+    let Ok(mut url) = Url::parse(text) else { return MASK.to_owned() };
+    if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
+        return MASK.to_owned();
+    }
+    // unix:///socket?user=…&pass=…
+    let is_secret = |name: &str| name.starts_with("pass");
+    if url.query_pairs().any(|(name, _)| is_secret(&name)) {
+        let shown: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(name, value)| match is_secret(&name) {
+                true => (name.into_owned(), MASK.to_owned()),
+                false => (name.into_owned(), value.into_owned()),
+            })
+            .collect();
+        url.query_pairs_mut().clear().extend_pairs(shown);
+    }
+    url.to_string()
+}
+
+/// Where the history of deliveries is. `Debug` and `Display` leave the password out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HistoryUrl(String);
+
+impl HistoryUrl {
+    /// The URL with its password. Call it only to connect.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        let path = self.0.strip_prefix("sqlite:")?;
+        Some(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+    }
+}
+
+impl FromStr for HistoryUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORMS: &str =
+            "write sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/DATABASE, or nothing for no history";
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            // What would be understood as something else than a name.
+            let is_plain =
+                !path.trim_matches('/').is_empty() && !path.contains(['?', '%', '#']) && !path.contains(":memory:");
+            return is_plain.then(|| Self(text.to_owned())).ok_or_else(|| format!("names no plain file; {FORMS}"));
+        }
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); {FORMS}"))?;
+        match url.scheme() {
+            "postgres" | "postgresql" if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Ok(Self(text.to_owned()))
+            }
+            "postgres" | "postgresql" => Err(format!("names no host; {FORMS}")),
+            _ => Err(format!("has a scheme that is no history's; {FORMS}")),
+        }
+    }
+}
+
+impl fmt::Display for HistoryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.starts_with("sqlite:") {
+            true => f.write_str(&self.0),
+            false => f.write_str(&masked(&self.0)),
+        }
+    }
+}
+
+impl fmt::Debug for HistoryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }

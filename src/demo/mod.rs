@@ -181,6 +181,8 @@ fn config(redis_url: &str, port: u16, intents: &str) -> anyhow::Result<Config> {
         ("limits.breaker.cooldown", "1s"),
         ("limits.breaker.max_cooldown", "2s"),
         ("shutdown.grace", "5s"),
+        // It leaves nothing behind.
+        ("history.url", ""),
     ];
     let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
     Ok(Config::load(Sources { flags, ..Sources::default() })?)

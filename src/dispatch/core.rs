@@ -11,6 +11,7 @@ mod fates;
 mod flights;
 mod lanes;
 mod memory;
+mod noted;
 mod outbox;
 mod settling;
 mod terms;
@@ -32,8 +33,10 @@ use super::{
     shares::{Holder, LOOK_EVERY_MS, Seat, Shares},
 };
 use carried::{AttemptId, Carried, CarriedOver};
+use fates::Burial;
 use lanes::{LaneAt, Lanes};
 use memory::Memory;
+pub use noted::Noted;
 use outbox::Outbox;
 use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
@@ -41,10 +44,11 @@ use weights::Weights;
 use crate::{
     facts::{
         delivery::{Chain, DeadLetter, Delivery, RECORD_SCHEMA},
-        endpoint::{Endpoint, EndpointState, Ordering},
+        endpoint::{Endpoint, EndpointState, Mark, Ordering},
+        event::Event,
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::{LetterFacts, WaitedFor},
-        log::LogLine,
+        log::{End, EndLine, LogLine},
         outcome::{Attempted, LocalCause, Outcome, SentRequest},
         quota::{Quota, Quotas},
         retry::{DeadReason, Fate, RetryPolicy},
@@ -215,12 +219,21 @@ struct AttemptResult {
     is_recorded: bool,
 }
 
-/// An operation: what is to become durable with a settle. The result stays with its line until then, for the next term.
+/// An operation: what is to become durable with a settle.
 #[derive(Debug)]
 enum Op {
     Item { item: Item, chain: Option<ChainId> },
     Ack(EntryId),
-    Log { line: Bytes, result: AttemptResult },
+    Log { line: Bytes, of: LineOf },
+}
+
+/// What a line of the log is about.
+#[derive(Debug)]
+enum LineOf {
+    /// The result stays with its line until that is durable, for the next term.
+    Attempt(AttemptResult),
+    /// What the item before it brought about; None for what was owed to nobody.
+    End(Option<DeliveryId>),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -297,6 +310,8 @@ pub struct Core {
     carried: CarriedOver,
     ours: Vec<(LocalCause, u64)>,
     ours_noted_at: Option<u64>,
+    /// Endpoints of which something was seen that nobody has asked for yet; each once.
+    noted: VecDeque<EndpointId>,
     errands: Vec<CoreErrand>,
     happenings: Vec<CoreHappening>,
     /// Redis' clock can be believed: what is old by it is old.
@@ -326,6 +341,7 @@ impl Core {
             carried: CarriedOver::default(),
             ours: Vec::new(),
             ours_noted_at: None,
+            noted: VecDeque::new(),
             errands: Vec::new(),
             happenings: Vec::new(),
             may_expire: true,
@@ -382,6 +398,11 @@ impl Core {
         self.term.entries.contains_key(&entry)
     }
 
+    /// It is owed to nobody; what it is must still be found later.
+    pub fn owed_to_nobody(&mut self, now: u64, entry: EntryId, event: &Event, why: &str) {
+        self.log_end(now, &EndLine::no_endpoint(entry, event, why));
+    }
+
     pub fn admit_fresh(&mut self, now: u64, redis_ms: u64, mut delivery: Delivery, known: Known) {
         match known.recorded {
             Recorded::Nothing => {}
@@ -392,6 +413,11 @@ impl Core {
         let lane = &self.lanes[at];
         if lane.ended().is_some() && !lane.was_owed(delivery.id.entry) {
             self.tally.skipped_disabled += 1;
+            let reason = lane.ended().map_or("", DeadReason::name);
+            let at_ms = delivery.id.entry.ms;
+            let why = format!("its endpoint was {reason} before the event was accepted");
+            self.log_end(now, &EndLine::of(End::Skipped, &delivery, at_ms, why));
+            self.note_skipped(at, &delivery.account);
             return self.close_one(now, delivery.id.entry);
         }
         delivery.ordered = self.joins_intent(&delivery, at, known);
@@ -444,7 +470,7 @@ impl Core {
         links.tail_in_redis = true;
         match (self.carried.take(&self.term.jobs[&job].delivery), ended) {
             (Some(carried), _) => self.resume(job, carried),
-            (None, Some(reason)) => self.bury(now, redis_ms, job, reason, String::new(), None),
+            (None, Some(reason)) => self.bury(now, redis_ms, job, Burial::of(reason)),
             (None, None) if parks => self.park(now, job),
             (None, None) => {
                 let lane = &mut self.lanes[at];
@@ -503,6 +529,9 @@ impl Core {
             if let Some((id, revision)) = self.carried.take_flight(token) {
                 let endpoint = id.delivery.endpoint.clone();
                 let is_delivered = attempted.report.outcome.is_delivered();
+                if let Some(at) = self.lanes.at(&endpoint) {
+                    self.note_attempt(redis_ms, at, &id.delivery, &attempted.report);
+                }
                 match attempted.report.outcome {
                     // As if it had never been made.
                     Outcome::Local { .. } => {}
@@ -532,6 +561,8 @@ impl Core {
         if let Outcome::Local { cause } = attempted.report.outcome {
             return self.goes_again(now, token, job, cause, chance);
         }
+        let delivery = self.term.jobs[&job].delivery.id.clone();
+        self.note_attempt(redis_ms, at, &delivery, &attempted.report);
         let lane = &mut self.lanes[at];
         let was_closed = lane.is_breaker_closed(now);
         let outcome = &attempted.report.outcome;
@@ -660,12 +691,23 @@ impl Core {
 
     /// A dead letter becomes an unfinished delivery. What is in memory of its chain gets its records first, so that there
     /// is never a second head.
-    pub fn revive(&mut self, now: u64, delivery: &Delivery) {
+    pub fn revive(&mut self, now: u64, redis_ms: u64, delivery: &Delivery) {
         let chain_id = (self.lane_of(&delivery.id.endpoint), delivery.chain());
         self.spill(now, &chain_id);
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let item = Item::Revive { id: delivery.id.clone(), chain: chain_id.1.clone(), record: delivery.to_record() };
         self.push_for(now, chain_id, item);
+        if let Some(mark) = delivery.redelivered.last() {
+            let why = told(mark);
+            self.log_end(now, &EndLine::of(End::Redelivered, delivery, redis_ms, why));
+        }
+    }
+
+    /// A dead letter goes for good.
+    pub fn discard(&mut self, now: u64, redis_ms: u64, id: &DeliveryId, letter: &Bytes, mark: &Mark) {
+        self.push_item(now, Item::Discard { id: id.clone() });
+        let facts = LetterFacts::of_record(letter);
+        self.log_end(now, &EndLine::of_facts(End::Discarded, id, &facts, redis_ms, told(mark)));
     }
 
     /// Gives up the head of a chain, so that the next may go. If it cannot, says why.
@@ -677,7 +719,7 @@ impl Core {
                 return Err("an attempt of its head is in flight; ask again when it has ended");
             }
             self.unqueue(job);
-            self.bury(now, redis_ms, job, DeadReason::Released, detail, None);
+            self.bury(now, redis_ms, job, Burial { detail, ..Burial::of(DeadReason::Released) });
             self.conclude_carried(now, redis_ms);
             return Ok(());
         }
@@ -692,6 +734,7 @@ impl Core {
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let item = fates::burial(chain_id.1.clone(), &letter);
         self.push_for(now, chain_id, item);
+        self.log_end(now, &EndLine::dead(&letter));
         Ok(())
     }
 
@@ -699,6 +742,7 @@ impl Core {
     pub fn release_unreadable(
         &mut self,
         now: u64,
+        redis_ms: u64,
         id: &DeliveryId,
         intent: &IntentId,
         record: &Bytes,
@@ -709,11 +753,19 @@ impl Core {
         }
         self.tally.dead += 1;
         let (id, intent) = (id.clone(), intent.clone());
-        self.happenings.push(CoreHappening::Dead { id: id.clone(), intent, reason: DeadReason::Released, attempts: 0 });
+        self.happenings.push(CoreHappening::Dead {
+            id: id.clone(),
+            intent: intent.clone(),
+            reason: DeadReason::Released,
+            attempts: 0,
+        });
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let (chain, facts) = (chain_id.1.clone(), Box::new(LetterFacts::unreadable()));
+        let why = DeadReason::Released.name().to_owned();
+        let line = EndLine { intent: Some(intent), ..EndLine::of_facts(End::Dead, &id, &facts, redis_ms, why) };
         let item = Item::Bury { id, chain, facts, letter: record.clone() };
         self.push_for(now, chain_id, item);
+        self.log_end(now, &line);
         Ok(())
     }
 
@@ -731,6 +783,11 @@ impl Core {
         self.next_id += 1;
         self.next_id
     }
+}
+
+/// Who asked for it, and why.
+fn told(mark: &Mark) -> String {
+    format!("{}: {}", mark.by, mark.why)
 }
 
 /// The host and port that an endpoint's receiver is reached at: a dead platform is recognised by them.

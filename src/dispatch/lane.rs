@@ -12,6 +12,7 @@ use super::{
 };
 use crate::facts::{
     endpoint::{Endpoint, EndpointState, Mark},
+    health::Seen,
     id::EntryId,
     letter::{Cause, Waiting},
     outcome::{Attempted, Health, Outcome},
@@ -209,6 +210,8 @@ pub struct Lane {
     paused: Option<Mark>,
     in_trouble_since: Option<u64>,
     last_failure: Option<(u64, Cause)>,
+    /// What happened since somebody last asked, for its health; none if nothing did.
+    pub seen: Option<Box<Seen>>,
 }
 
 impl Lane {
@@ -251,6 +254,7 @@ impl Lane {
             paused: None,
             in_trouble_since: None,
             last_failure: None,
+            seen: None,
         };
         lane.stands(standing);
         lane
@@ -574,6 +578,19 @@ impl Lane {
 
     pub fn is_breaker_closed(&self, now: u64) -> bool {
         self.breaker.view(now) == BreakerView::Closed
+    }
+
+    pub fn breaker(&self, now: u64) -> BreakerView {
+        self.breaker.view(now)
+    }
+
+    /// How many attempts may be under way, as its receiver and its breaker have it.
+    pub fn window(&self, now: u64) -> u32 {
+        match self.breaker.view(now) {
+            BreakerView::Open { .. } => 0,
+            BreakerView::HalfOpen { probes } => probes.min(self.most()),
+            BreakerView::Closed => self.limiter.limit(self.most(), &self.evidence),
+        }
     }
 
     /// Who paused it, if it is, or was when it ended.

@@ -17,6 +17,7 @@ mod directory;
 mod evidence;
 #[cfg(test)]
 mod goodput_tests;
+pub mod health;
 pub mod lane;
 mod limiter;
 mod link;

@@ -30,7 +30,7 @@ use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
-    core::{Core, CoreErrand, CoreHappening, NextAttempt, Origin, Tally, Token},
+    core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Token},
     lane::Standing,
     redis_clock::RedisClock,
 };
@@ -186,6 +186,7 @@ pub enum Happening {
     /// An event was taken that contains something new to this Herald.
     Novelty {
         entry: EntryId,
+        account: AccountId,
         novelty: Novelty,
     },
     TrimmedWhilePending {
@@ -651,6 +652,17 @@ impl<D: Directory> Partition<D> {
 
     pub fn directory(&self) -> &D {
         &self.directory
+    }
+
+    /// The term that holds the lease.
+    pub fn term(&self) -> Option<&Term> {
+        self.lease.term()
+    }
+
+    /// What was seen of endpoints since the last time; see [`Core::take_noted`].
+    pub fn take_noted(&mut self, now: u64, max: usize) -> Vec<Noted> {
+        let redis_ms = self.redis_now(now);
+        self.core.take_noted(now, redis_ms, max)
     }
 
     pub fn take_happenings(&mut self) -> Vec<Happening> {

@@ -4,6 +4,7 @@
 mod errands;
 mod failing;
 mod gauges;
+mod health;
 mod numbers;
 mod reporter;
 mod told;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     errands::{Done, change_endpoint, confirm},
     gauges::watch_gauges,
+    health::{News, Publisher},
     reporter::Reporter,
 };
 use super::{
@@ -54,6 +56,9 @@ const LONGEST_SLEEP_MS: u64 = 3_600_000;
 /// Attempts to start before looking again at the lease, the calls and what has ended: a millisecond's work.
 const STARTED_AT_ONCE: usize = 256;
 
+/// For what was last seen of endpoints, once everything else is done.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a worker is made of.
 pub struct Parts {
     pub redis: Redis,
@@ -62,7 +67,11 @@ pub struct Parts {
     pub audit: Audit,
     pub settings: Settings,
     pub attempt_log_len: u64,
+    /// What the log may take beyond that while the history has not read it.
+    pub history_log_bytes: u64,
     pub quotas: quota::Settings,
+    /// How long an endpoint may fail until it is disabled.
+    pub disable_after: Option<Duration>,
     pub registry: Registry,
     /// For receivers that have shown that they answer, and for the others.
     pub senders: [Arc<Sender>; 2],
@@ -98,9 +107,15 @@ pub struct Worker {
     is_foreign_far: bool,
     quotas: quota::Settings,
     attempt_log_len: u64,
+    history_log_bytes: u64,
+    /// Lines of the log that are kept for the history.
+    history_unread: u64,
     is_under_pressure: bool,
     /// How much the quarantine's limit had dropped at the last look.
     quarantine_dropped: Option<u64>,
+    publisher: Publisher,
+    /// When to tell it next what was seen.
+    publish_at: u64,
 }
 
 impl Worker {
@@ -114,6 +129,14 @@ impl Worker {
             lease: Some(link(Purpose::Lease(lease_timeout))),
             waiter: Some(Waiter::new(redis.clone(), keys.clone())),
             partition: Partition::new(settings, registry.clone(), rand::random()),
+            publisher: Publisher::start(
+                redis.clone(),
+                keys.clone(),
+                registry.clone(),
+                parts.audit.clone(),
+                parts.disable_after,
+            ),
+            publish_at: 0,
             redis,
             keys,
             audit: parts.audit,
@@ -130,6 +153,8 @@ impl Worker {
             is_foreign_far: false,
             quotas: parts.quotas,
             attempt_log_len,
+            history_log_bytes: parts.history_log_bytes,
+            history_unread: 0,
             is_under_pressure: false,
             quarantine_dropped: None,
         })
@@ -190,6 +215,7 @@ impl Worker {
                 () = sleep_until(wake_at.into()) => {}
                 () = cancel.cancelled(), if !is_stopping => {
                     self.readiness.set_draining();
+                    self.publish(true);
                     self.partition.stop();
                     stopping_at = Some(clock::now() + self.grace);
                 }
@@ -202,6 +228,7 @@ impl Worker {
         self.report();
         watching.cancel();
         self.attempts.abort_all();
+        self.publisher.stop(LAST_WORDS).await;
         // It ends by itself on cancellation; a panic there was logged by its own task.
         let _ = watcher.await;
     }
@@ -244,6 +271,19 @@ impl Worker {
         }
         self.report();
         started == STARTED_AT_ONCE
+    }
+
+    /// Tells what was seen of endpoints, if it is time for that. What has no place yet stays where it is counted.
+    fn publish(&mut self, is_last: bool) {
+        let now = self.now();
+        if now < self.publish_at && !is_last {
+            return;
+        }
+        let (Some(term), Some(place)) = (self.partition.term().cloned(), self.publisher.place()) else { return };
+        self.publish_at = now + health::EVERY_MS;
+        let at_ms = self.partition.redis_now(now);
+        let noted = self.partition.take_noted(now, health::MAX_NOTED);
+        place.send(News { term, at_ms, noted, odd: self.reporter.take_odd(), is_last });
     }
 
     fn now(&self) -> u64 {
@@ -308,6 +348,7 @@ impl Worker {
         for happening in self.partition.take_happenings() {
             self.reporter.happened(now, happening);
         }
+        self.publish(false);
         self.reporter.tick(now);
         self.reporter.tally(self.partition.tally(), self.partition.deferred());
         for errand in self.partition.take_errands() {

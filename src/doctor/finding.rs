@@ -39,6 +39,17 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+/// What issues are called here.
+pub const ISSUES: &str = "issues";
+
+impl Finding {
+    /// What hits merchants comes before everything else, and then what is worst.
+    pub fn order(&self) -> (bool, Level) {
+        let is_issue = self.subject == ISSUES && self.level != Level::Ok;
+        (!is_issue, self.level)
+    }
+}
+
 /// What has been found so far.
 #[derive(Default)]
 pub struct Findings(Vec<Finding>);
@@ -57,7 +68,7 @@ impl Findings {
     }
 
     pub fn worst_first(mut self) -> Vec<Finding> {
-        self.0.sort_by_key(|finding| finding.level);
+        self.0.sort_by_key(Finding::order);
         self.0
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     finding::{Finding, Findings},
-    intents,
+    intents, issues,
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, Server},
     security,
 };
@@ -45,6 +45,9 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
     let mut findings = Findings::default();
     // Nothing can be at work before the first endpoint, so that is said before anything else of its level.
     let is_new = is_new(observed);
+    if let Some(now_ms) = observed.redis_now_ms() {
+        issues::judge(&mut findings, observed, now_ms);
+    }
     if let (true, Some(registry)) = (is_new, &observed.registry) {
         endpoints(&mut findings, registry, observed.partition.as_ref());
     }
@@ -590,6 +593,8 @@ pub(super) mod tests {
                 holders: BTreeMap::new(),
             }),
             intents: Some(IntentsLook::default()),
+            issues: None,
+            unserved: Vec::new(),
             unasked: Vec::new(),
             limits: Limits {
                 dead_max_count: 1_000,

@@ -13,6 +13,7 @@ use crate::{
         endpoint::{Endpoint, EndpointState, Mark},
         id::{AccountId, DeliveryId, EndpointId, EntryId},
         quota,
+        unserved::Unserved,
     },
     store::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
@@ -20,8 +21,8 @@ use crate::{
         keys::PartitionKeys,
         protocol::{CONSUMER, GROUP},
         queries::{
-            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, LeaseLook, Oldest, Pending, Queries,
-            RedisSettings,
+            ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending,
+            Queries, RedisSettings,
         },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
@@ -59,6 +60,10 @@ pub struct Observed {
     pub partition: Option<Partition>,
     pub registry: Option<RegistryLook>,
     pub intents: Option<IntentsLook>,
+    /// What fails at endpoints, why and since when.
+    pub issues: Option<IssuesLook>,
+    /// Accounts with events that nobody is told of, or that are of an unknown type.
+    pub unserved: Vec<(AccountId, Unserved)>,
     /// What could not be asked, and why.
     pub unasked: Vec<String>,
     pub limits: Limits,
@@ -168,6 +173,8 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         partition: None,
         registry: None,
         intents: None,
+        issues: None,
+        unserved: Vec::new(),
         unasked: Vec::new(),
         limits,
     };
@@ -183,6 +190,11 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     let unasked = &mut observed.unasked;
     observed.partition = keep(unasked, partition(&mut connection, &mut queries).await);
     observed.intents = keep(unasked, queries.intents().await);
+    if let Some(now_ms) = observed.server.as_ref().ok().map(|server| server.redis_now_ms) {
+        let mut registry = RegistryStore::on(connection.clone());
+        observed.issues = keep(unasked, queries.issues(&mut registry, now_ms).await);
+        observed.unserved = keep(unasked, queries.unserved().await).unwrap_or_default();
+    }
     let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
     let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();
     observed.registry = keep(unasked, registry(connection, &weighed).await);

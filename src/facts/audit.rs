@@ -67,6 +67,8 @@ acts! {
     DeadLetterDiscard = "dead-letter discard",
     QuarantineRequeue = "quarantine requeue",
     QuarantineDiscard = "quarantine discard",
+    IssueAck = "issue ack",
+    IssueResolve = "issue resolve",
     IntentsKeyCreate = "intents key create",
     IntentsKeyRevoke = "intents key revoke",
     IntentsReplay = "intents replay",
@@ -89,6 +91,8 @@ impl Act {
                 | Self::EndpointAddSecret
                 | Self::EndpointActivateSecret
                 | Self::EndpointImport
+                | Self::IssueAck
+                | Self::IssueResolve
                 | Self::IntentsKeyCreate
                 | Self::SandboxClockAdvance
                 | Self::SandboxClockSpeed

@@ -212,6 +212,7 @@ impl Role {
                 format!("%R~{companions}*"),
                 format!("~{}", escape(&keys.inbox())),
                 format!("~{}*", escape(&keys.answer(""))),
+                format!("~{}", escape(&keys.issues())),
                 registry,
                 format!("~{}", ApiKeys::KEYS),
                 tokens,

@@ -252,6 +252,26 @@ impl PartitionKeys {
         self.key("pi-count")
     }
 
+    /// Hash: a history to how far it has read the attempt log.
+    pub fn history(&self) -> String {
+        self.key("history")
+    }
+
+    /// Hash: endpoint to its health, as the owner last published it.
+    pub fn health(&self) -> String {
+        self.key("health")
+    }
+
+    /// Hash: account to its events that nobody is told of, or that are of an unknown type.
+    pub fn unserved(&self) -> String {
+        self.key("unserved")
+    }
+
+    /// Hash: issue to what operators said of it.
+    pub fn issues(&self) -> String {
+        self.key("issues")
+    }
+
     /// Hash: counters that outlive a worker.
     pub fn stats(&self) -> String {
         self.key("stats")
@@ -374,6 +394,10 @@ mod tests {
             keys.registry_id(),
             keys.stats(),
             keys.published(&EventId::new("evt_a").unwrap()),
+            keys.history(),
+            keys.health(),
+            keys.unserved(),
+            keys.issues(),
             keys.intent(&IntentId::new("pi_a").unwrap()),
             keys.intent_due(),
             keys.intents_of(&AccountId::new("acc_a").unwrap(), "Created"),

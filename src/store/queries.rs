@@ -8,6 +8,7 @@
 mod dead;
 mod dead_index;
 mod deliveries;
+mod health;
 mod intents;
 mod log;
 mod outcomes;
@@ -19,8 +20,9 @@ pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
+    health::{IssuesLook, MAX_FAILING, Survey},
     intents::{IntentsLook, SetClock},
-    log::{LogFilter, LogPage},
+    log::{HistoryRead, LogEntry, LogFilter, LogPage},
     outcomes::Outcome,
     standing::{
         ConsumerLook, EntryStanding, GroupLook, LeaseLook, Oldest, Pending, QuarantineCursor, Quarantined,

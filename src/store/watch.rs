@@ -9,6 +9,7 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
     protocol::GROUP,
+    queries::HistoryRead,
 };
 use crate::facts::id::EntryId;
 
@@ -40,6 +41,8 @@ pub struct Gauges {
     pub quarantined: u64,
     /// How many entries the quarantine's limit has ever dropped.
     pub quarantine_dropped: u64,
+    /// The lines of the attempt log that a history still has to read, and their bytes on average; of the one furthest behind.
+    pub history_unread: (u64, u64),
     /// The id that the stream last generated: that of its newest entry, or of one that is gone.
     pub last_generated: EntryId,
     pub requests: u64,
@@ -80,12 +83,17 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
     pipeline.cmd("XLEN").arg(keys.inbox());
     pipeline.cmd("HVALS").arg(keys.unfinished());
     pipeline.cmd("ZRANGE").arg(keys.due()).arg(0).arg(0).arg("WITHSCORES");
-    pipeline.cmd("HMGET").arg(keys.stats()).arg("foreign-trimmed").arg("quarantine-dropped");
+    pipeline.cmd("HMGET").arg(keys.stats()).arg("foreign-trimmed").arg("quarantine-dropped").arg("log-lines");
     pipeline.cmd("INFO").arg("memory");
+    pipeline.cmd("HVALS").arg(keys.history());
+    type Counted = (Option<u64>, Option<u64>, Option<u64>);
     type First =
-        ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, (Option<u64>, Option<u64>), String);
-    let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, (foreign, dropped), memory): First =
-        connection.pipeline(subject, &pipeline).await?;
+        ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, Counted, String, Vec<String>);
+    let first: First = connection.pipeline(subject, &pipeline).await?;
+    let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, counted, memory, histories) =
+        first;
+    let (foreign, dropped, log_lines) = counted;
+    let now_ms = time.0 * 1000 + time.1 / 1000;
     let memory_field = |name: &str| {
         let mut lines = memory.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(field, _)| *field == name).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
@@ -100,7 +108,8 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         oldest_due_ms: first_due.first().map(|(_, at)| *at as u64),
         foreign_trimmed: foreign.unwrap_or(0),
         quarantine_dropped: dropped.unwrap_or(0),
-        now_ms: time.0 * 1000 + time.1 / 1000,
+        history_unread: unread_by_histories(&histories, log_lines.unwrap_or(0), now_ms),
+        now_ms,
         used_memory_bytes: memory_field("used_memory"),
         maxmemory_bytes: memory_field("maxmemory"),
         ..Gauges::default()
@@ -110,6 +119,16 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         look_at_stream(connection, keys, &mut gauges).await?;
     }
     Ok(gauges)
+}
+
+/// A history that has not been heard of for this long is not waited for.
+const HISTORY_GONE_MS: u64 = 3_600_000;
+
+/// Of the history that is furthest behind: the lines that it has not read, and their bytes on average.
+fn unread_by_histories(told: &[String], lines: u64, now_ms: u64) -> (u64, u64) {
+    let read = told.iter().filter_map(|text| HistoryRead::parse(text));
+    let there = read.filter(|read| now_ms.saturating_sub(read.at_ms) < HISTORY_GONE_MS);
+    there.map(|read| (lines.saturating_sub(read.line), read.line_bytes)).max().unwrap_or_default()
 }
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str!("scripts/look.lua")));
@@ -216,6 +235,15 @@ fn unread(length: u64, added: u64, read: Option<u64>) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_waits_for_the_history_that_is_furthest_behind_unless_it_is_gone() {
+        let now_ms = 2 * HISTORY_GONE_MS;
+        let told = [format!("900 {now_ms} 200"), format!("400 {now_ms} 250"), "100 5 300".to_owned(), "?".to_owned()];
+        assert_eq!(unread_by_histories(&told, 1_000, now_ms), (600, 250));
+        assert_eq!(unread_by_histories(&told, 300, now_ms).0, 0, "a log that began anew");
+        assert_eq!(unread_by_histories(&[], 1_000, now_ms), (0, 0));
+    }
 
     #[test]
     fn the_slowest_of_the_other_groups_is_found() {

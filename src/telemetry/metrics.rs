@@ -99,6 +99,11 @@ struct Inner {
     record_bytes: Number,
     redis_memory_pressure: Number,
     redis_errors: Counter,
+    history_up: Number,
+    history_lag: Number,
+    history_rows: Counter,
+    history_missed: Counter,
+    history_failures: Counter,
 }
 
 /// A whole number that goes up and down.
@@ -212,9 +217,50 @@ impl Metrics {
             record_bytes: number_in(r, Unit::Bytes, "record", "What unfinished deliveries take in Redis, about"),
             redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
             redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
+            history_up: number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0"),
+            history_lag: number(
+                r,
+                "history_lag_lines",
+                "Lines of the log of attempts that the history has not read yet",
+            ),
+            history_rows: counter(
+                r,
+                "history_rows_written",
+                "Attempts and ends that this process wrote to the history",
+            ),
+            history_missed: counter(
+                r,
+                "history_lines_missed",
+                "Lines that the history misses, because they were dropped before it read them or cannot be read",
+            ),
+            history_failures: counter(
+                r,
+                "history_failures",
+                "Failures of the history's database, or of reading for it",
+            ),
             registry: Arc::new(registry),
         };
         Self(Arc::new(inner))
+    }
+
+    pub fn set_history_up(&self, is_up: bool) {
+        self.0.history_up.set(u64::from(is_up));
+    }
+
+    pub fn set_history_lag(&self, lines: u64) {
+        self.0.history_lag.set(lines);
+    }
+
+    pub fn history_written(&self, rows: u64) {
+        self.0.history_rows.inc_by(rows);
+    }
+
+    pub fn history_missed(&self, lines: u64) {
+        self.0.history_missed.inc_by(lines);
+    }
+
+    pub fn history_failed(&self) {
+        self.0.history_failures.inc();
     }
 
     /// All metrics, as a scraper wants them.
@@ -551,6 +597,11 @@ mod tests {
             "herald_record_bytes 0",
             "herald_redis_memory_pressure 0",
             "herald_redis_errors_total 0",
+            "herald_history_up 0",
+            "herald_history_lag_lines 0",
+            "herald_history_rows_written_total 0",
+            "herald_history_lines_missed_total 0",
+            "herald_history_failures_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -1,5 +1,5 @@
-//! Deliveries wherever they stand: unfinished, dead, or known to the log of attempts alone. Several looks make one answer, for
-//! the verbs and for the API.
+//! Deliveries wherever they stand: unfinished, dead, or known to the history or the log of attempts alone. Several looks make one
+//! answer, for the verbs and for the API.
 
 use std::collections::BTreeMap;
 
@@ -8,30 +8,29 @@ use utoipa::ToSchema;
 
 use super::{
     Viewer,
-    delivery::{LoggedAttempt, RecordView},
+    delivery::RecordView,
     letter::LetterView,
+    past::{self, History, Past, ReachView, ToldView, outcome},
     standing::{standing, state},
     time::Time,
     words,
 };
 use crate::{
     facts::{
-        id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::{WaitedFor, Waiting},
-        log::LogLine,
     },
+    history::{self, Wanted},
     store::{
         error::StoreError,
         queries::{
-            DeadFilter, DeadOrder, EntryStanding, FoundDead, LogFilter, LogPage, MAX_PAGE, Queries, Totals, Unfinished,
-            Whereabouts,
+            DeadFilter, DeadOrder, EntryStanding, FoundDead, MAX_PAGE, Queries, Totals, Unfinished, Whereabouts,
         },
     },
 };
 
-/// How many lines of the attempt log one look reads, newest first: a second's work for Redis and us, and hours of
-/// traffic.
-pub const MAX_LOG_LOOK: usize = 100_000;
+/// How many attempts and ends of an intent, an event or a delivery an answer is made of: far more than any has.
+pub const MAX_TOLD: usize = 10_000;
 
 /// How many unfinished records one look reads where no index helps.
 const MAX_RECORD_LOOK: usize = 5_000;
@@ -45,11 +44,45 @@ pub enum Whose {
     Intent(IntentId),
     Event(EventId),
     Endpoint(EndpointId),
+    Account(AccountId),
+}
+
+impl Whose {
+    /// The story of an intent or an event is wanted whole; of the others there is no end, so the latest are enough.
+    pub fn is_one_story(&self) -> bool {
+        matches!(self, Self::Intent(_) | Self::Event(_))
+    }
+
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        match self.clone() {
+            Self::Intent(intent) => wanted.intent = Some(intent),
+            Self::Event(event) => wanted.event = Some(event),
+            Self::Endpoint(endpoint) => wanted.endpoint = Some(endpoint),
+            Self::Account(account) => wanted.account = Some(account),
+        }
+        wanted
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub whose: Whose,
+    /// Only of this account.
+    pub of: Option<AccountId>,
+    /// Of what was tried and has ended, only since then.
+    pub from_ms: Option<u64>,
+    /// Of what was tried and has ended, only before then.
+    pub until_ms: Option<u64>,
+    /// How many are shown; one story is looked at whole all the same.
+    pub limit: usize,
 }
 
 /// Where a delivery stands and what was last tried.
 #[derive(Serialize, ToSchema)]
 pub struct DeliveryLine {
+    /// Of an event that is owed to nobody, its entry.
     pub id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schema(required = false)]
@@ -60,7 +93,8 @@ pub struct DeliveryLine {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schema(required = false)]
     pub intent: String,
-    /// due, claimed, parked, held, nowhere, dead, open or delivered.
+    /// due, claimed, parked, held or nowhere; dead, delivered, discarded or skipped; open, without a record for a moment; or
+    /// no_endpoint, of an event that is owed to nobody.
     pub state: &'static str,
     /// The same in words.
     pub standing: String,
@@ -84,36 +118,30 @@ pub enum Unread {
 
 pub struct Found {
     pub lines: Vec<DeliveryLine>,
-    pub log: LogPage,
+    pub past: Past,
     pub unread: Unread,
 }
 
-/// The deliveries that are asked for, of one account where one is named: at most `limit` of an endpoint; the story of an intent
-/// or an event is told whole.
+/// The deliveries that are asked for.
 pub async fn find(
     queries: &mut Queries,
-    whose: &Whose,
-    of: Option<&AccountId>,
-    limit: usize,
+    history: &History,
+    asked: &Asked,
     viewer: Viewer,
     is_paused: bool,
 ) -> Result<Found, StoreError> {
+    let Asked { whose, of, from_ms, until_ms, limit } = asked;
     let now_ms = queries.now_ms().await?;
-    let (unfinished, unread) = unfinished(queries, whose, limit).await?;
-    let mut filter = LogFilter::default();
-    match whose.clone() {
-        Whose::Intent(intent) => filter.intent = Some(intent),
-        Whose::Event(event) => filter.event = Some(event),
-        Whose::Endpoint(endpoint) => filter.endpoint = Some(endpoint),
-    }
-    // An endpoint's log is long, so its newest lines are enough.
-    let max_lines = if filter.endpoint.is_some() { limit } else { MAX_LOG_LOOK };
-    let log = queries.attempts(&filter, max_lines, MAX_LOG_LOOK).await?;
+    let (unfinished, unread) = unfinished(queries, whose, *limit).await?;
+    let mut wanted = Wanted { from_ms: *from_ms, until_ms: *until_ms, ..whose.wanted() };
+    wanted.account = of.clone().or(wanted.account);
+    let max_told = if whose.is_one_story() { MAX_TOLD } else { *limit };
+    let past = past::look(history, queries, &wanted, max_told).await?;
     let dead = dead(queries, whose).await?;
     let look = Look { viewer, now_ms, is_paused };
-    let mut lines = look.merge(queries, unfinished, dead, &log).await?;
-    lines.retain(|line| of.is_none_or(|account| account.as_str() == line.account));
-    Ok(Found { lines, log, unread })
+    let mut lines = look.merge(queries, unfinished, dead, &past).await?;
+    lines.retain(|line| of.as_ref().is_none_or(|account| account.as_str() == line.account));
+    Ok(Found { lines, past, unread })
 }
 
 async fn unfinished(
@@ -139,13 +167,17 @@ async fn unfinished(
             let walk = queries.unfinished_where(MAX_RECORD_LOOK, |delivery| delivery.event == *event).await?;
             Ok((walk.found, unread(walk.is_complete, walk.looked)))
         }
+        Whose::Account(account) => {
+            let walk = queries.unfinished_where(MAX_RECORD_LOOK, |delivery| delivery.account == *account).await?;
+            Ok((walk.found, unread(walk.is_complete, walk.looked)))
+        }
     }
 }
 
-/// The dead letters of an intent or an event. Those of an endpoint are many, and have a list of their own.
+/// The dead letters of an intent or an event. Those of an endpoint or an account are many, and have a list of their own.
 async fn dead(queries: &mut Queries, whose: &Whose) -> Result<Vec<FoundDead>, StoreError> {
     let (intent, event) = match whose.clone() {
-        Whose::Endpoint(_) => return Ok(Vec::new()),
+        Whose::Endpoint(_) | Whose::Account(_) => return Ok(Vec::new()),
         Whose::Intent(intent) => (Some(intent), None),
         Whose::Event(event) => (None, Some(event)),
     };
@@ -162,28 +194,32 @@ struct Look {
 }
 
 impl Look {
-    /// Records first, then dead letters, then what only the log knows: dead, delivered, or without a record for a moment.
+    /// Records first, then dead letters, then what only the history or the log knows: dead, delivered, skipped, or without a
+    /// record for a moment.
     async fn merge(
         self,
         queries: &mut Queries,
         unfinished: Vec<Unfinished>,
         dead: Vec<FoundDead>,
-        log: &LogPage,
+        past: &Past,
     ) -> Result<Vec<DeliveryLine>, StoreError> {
-        let mut last: BTreeMap<&DeliveryId, &LogLine> = BTreeMap::new();
-        for line in &log.lines {
-            // The newest line comes first and stays.
-            last.entry(&line.delivery).or_insert(line);
+        let mut last: BTreeMap<(EntryId, Option<&EndpointId>), &history::Told> = BTreeMap::new();
+        for told in &past.told {
+            // The newest comes first and stays.
+            last.entry((told.entry, told.endpoint.as_ref())).or_insert(told);
         }
         for one in &unfinished {
-            last.remove(&one.id);
+            last.remove(&(one.id.entry, Some(&one.id.endpoint)));
         }
         let mut lines: Vec<DeliveryLine> = unfinished.iter().map(|one| self.of_record(one)).collect();
-        lines.extend(dead.iter().map(|letter| self.of_letter(letter, last.remove(&letter.id))));
-        let mut logged: Vec<_> = last.into_values().collect();
-        logged.sort_by_key(|line| std::cmp::Reverse(line.at_ms));
-        for line in logged {
-            lines.push(self.of_line(queries, line).await?);
+        for letter in &dead {
+            last.remove(&(letter.id.entry, Some(&letter.id.endpoint)));
+            lines.push(self.of_letter(letter, past.last_attempt(&letter.id)));
+        }
+        let mut ended: Vec<_> = last.into_values().collect();
+        ended.sort_by_key(|told| std::cmp::Reverse(told.at_ms));
+        for told in ended {
+            lines.push(self.of_told(queries, past, told).await?);
         }
         Ok(lines)
     }
@@ -204,7 +240,7 @@ impl Look {
         }
     }
 
-    fn of_letter(self, letter: &FoundDead, line: Option<&LogLine>) -> DeliveryLine {
+    fn of_letter(self, letter: &FoundDead, last: Option<&history::Told>) -> DeliveryLine {
         let since = format!("dead letter since {}", words::span(self.now_ms.abs_diff(letter.at_ms)));
         let facts = letter.facts.as_ref();
         let standing = match facts {
@@ -217,7 +253,7 @@ impl Look {
             None => since,
         };
         let tried = facts.filter(|facts| facts.attempts > 0);
-        let logged = line.map(|line| self.viewer.outcome(&line.outcome));
+        let last_outcome = last.map(|told| outcome(told, self.viewer));
         let known = |text: Option<String>| text.unwrap_or_default();
         DeliveryLine {
             id: letter.id.to_string(),
@@ -227,31 +263,59 @@ impl Look {
             state: "dead",
             standing,
             attempts: facts.map_or(0, |facts| facts.attempts),
-            last_outcome: logged.or(tried.map(|facts| self.viewer.cause(facts.cause.as_str()))),
-            last_at: line.map(|line| Time(line.at_ms)),
+            last_outcome: last_outcome.or(tried.map(|facts| self.viewer.cause(facts.cause.as_str()))),
+            last_at: last.map(|told| Time(told.at_ms)),
         }
     }
 
-    async fn of_line(self, queries: &mut Queries, line: &LogLine) -> Result<DeliveryLine, StoreError> {
-        let (state, standing) = match (line.outcome.is_delivered(), queries.dead_letter(&line.delivery).await?) {
-            (true, _) => ("delivered", format!("delivered {}", words::ago(line.at_ms, self.now_ms))),
-            (false, Some(letter)) => {
+    async fn of_told(
+        self,
+        queries: &mut Queries,
+        past: &Past,
+        told: &history::Told,
+    ) -> Result<DeliveryLine, StoreError> {
+        let (delivery, ago) = (told.delivery(), words::ago(told.at_ms, self.now_ms));
+        let letter = match (&delivery, told.kind.as_str()) {
+            (Some(id), "failed" | "dead" | "redelivered") => queries.dead_letter(id).await?,
+            _ => None,
+        };
+        let (state, standing) = match (told.kind.as_str(), letter) {
+            (_, Some(letter)) => {
                 ("dead", format!("dead letter since {}", words::span(self.now_ms.abs_diff(letter.at_ms))))
             }
-            (false, None) => ("open", "no record: in flight, or discarded".to_owned()),
+            ("delivered", _) => ("delivered", format!("delivered {ago}")),
+            ("no_endpoint", _) => ("no_endpoint", format!("owed to nobody: {} ({})", told.detail, told.event_type)),
+            _ => ended(told, &ago, self.viewer)
+                .unwrap_or_else(|| ("open", "no record: in flight, or discarded".to_owned())),
         };
+        let tried = delivery.as_ref().and_then(|id| past.last_attempt(id));
+        let known = |text: Option<String>| text.unwrap_or_default();
         Ok(DeliveryLine {
-            id: line.delivery.to_string(),
-            account: line.account.to_string(),
-            event: line.event.to_string(),
-            intent: line.intent.to_string(),
+            id: past::id_of(told),
+            account: known(told.account.as_ref().map(ToString::to_string)),
+            event: known(told.event.as_ref().map(ToString::to_string)),
+            intent: known(told.intent.as_ref().map(ToString::to_string)),
             state,
             standing,
-            attempts: line.attempt,
-            last_outcome: Some(self.viewer.outcome(&line.outcome)),
-            last_at: Some(Time(line.at_ms)),
+            attempts: told.attempt,
+            last_outcome: tried.map(|told| outcome(told, self.viewer)),
+            last_at: tried.map(|told| Time(told.at_ms)),
         })
     }
+}
+
+/// An end of which no record is left. Why it came names operators, so merchants are told only that it did.
+fn ended(told: &history::Told, at: &str, viewer: Viewer) -> Option<(&'static str, String)> {
+    let detail = Some(&told.detail).filter(|_| viewer.is_operator());
+    Some(match (told.kind.as_str(), detail) {
+        ("skipped", Some(detail)) => ("skipped", format!("skipped: {detail}")),
+        ("skipped", None) => ("skipped", "skipped: its endpoint was disabled".to_owned()),
+        ("discarded", Some(detail)) => ("discarded", format!("discarded {at} by {detail}")),
+        ("discarded", None) => ("discarded", format!("discarded {at}")),
+        ("dead", Some(detail)) => ("dead", format!("dead letter {at}: {detail}; the letter is gone")),
+        ("dead", None) => ("dead", format!("dead letter {at}; the letter is gone")),
+        _ => return None,
+    })
 }
 
 /// What a delivery that was never tried waited for.
@@ -294,14 +358,16 @@ pub struct DeliveryView {
     record: Option<RecordView>,
     /// Of one that is dead.
     letter: Option<LetterView>,
-    /// As far as the log of attempts goes, the oldest first.
-    attempts: Vec<LoggedAttempt>,
+    /// What was tried and how it ended, the oldest first, as far as the history and the log go.
+    past: Vec<ToldView>,
+    /// How far they go.
+    history: ReachView,
 }
 
 /// What is known of one delivery.
 pub struct Told {
     pub found: Whereabouts,
-    pub log: LogPage,
+    pub past: Past,
     pub state: &'static str,
     pub standing: String,
     pub now_ms: u64,
@@ -313,7 +379,7 @@ impl Told {
         match &self.found {
             Whereabouts::Unfinished(one) => one.delivery.as_ref().ok().map(|delivery| &delivery.account),
             Whereabouts::Dead(letter) => letter.letter.as_ref().ok().map(|dead| &dead.delivery.account),
-            Whereabouts::NoRecord => self.log.lines.first().map(|line| &line.account),
+            Whereabouts::NoRecord => self.past.told.iter().find_map(|told| told.account.as_ref()),
         }
     }
 
@@ -323,50 +389,64 @@ impl Told {
             Whereabouts::Dead(letter) => (None, Some(LetterView::of(letter, viewer))),
             Whereabouts::NoRecord => (None, None),
         };
-        let attempts = self.log.lines.iter().rev().map(|line| LoggedAttempt::of(line, viewer)).collect();
         DeliveryView {
             id: id.to_string(),
             state: self.state,
             standing: self.standing.clone(),
             record,
             letter,
-            attempts,
+            past: self.past.told.iter().rev().map(|told| ToldView::of(told, viewer)).collect(),
+            history: self.past.reach.view(viewer),
         }
     }
 }
 
-/// The state is `unknown` where there is no such delivery, as far as Redis tells.
-pub async fn tell(queries: &mut Queries, id: &DeliveryId, is_paused: bool) -> Result<Told, StoreError> {
+/// The state is `unknown` where there is no such delivery, as far as is known. Of one account where one is named.
+pub async fn tell(
+    queries: &mut Queries,
+    history: &History,
+    id: &DeliveryId,
+    of: Option<&AccountId>,
+    viewer: Viewer,
+    is_paused: bool,
+) -> Result<Told, StoreError> {
     let now_ms = queries.now_ms().await?;
     let found = queries.find(id).await?;
-    let filter = LogFilter { delivery: Some(id.clone()), ..LogFilter::default() };
-    let log = queries.attempts(&filter, MAX_LOG_LOOK, MAX_LOG_LOOK).await?;
+    let wanted = Wanted { delivery: Some(id.clone()), account: of.cloned(), ..Wanted::default() };
+    let past = past::look(history, queries, &wanted, MAX_TOLD).await?;
     let (state, standing) = match &found {
         Whereabouts::Unfinished(one) => (state(&one.place), standing(one, now_ms, is_paused)),
         Whereabouts::Dead(letter) => {
             ("dead", format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms))))
         }
-        Whereabouts::NoRecord => without_record(queries, id, &log, now_ms).await?,
+        Whereabouts::NoRecord => without_record(queries, id, &past, viewer, now_ms).await?,
     };
-    Ok(Told { found, log, state, standing, now_ms })
+    Ok(Told { found, past, state, standing, now_ms })
 }
 
 async fn without_record(
     queries: &mut Queries,
     id: &DeliveryId,
-    log: &LogPage,
+    past: &Past,
+    viewer: Viewer,
     now_ms: u64,
 ) -> Result<(&'static str, String), StoreError> {
-    if let Some(line) = log.lines.iter().find(|line| line.outcome.is_delivered()) {
-        let at = words::when(line.at_ms, now_ms);
-        return Ok(("delivered", format!("delivered {at} by attempt {}, answered {}", line.attempt, line.outcome)));
+    if let Some(told) = past.told.first() {
+        let at = words::when(told.at_ms, now_ms);
+        if told.kind == "delivered" {
+            let answered = outcome(told, viewer);
+            return Ok(("delivered", format!("delivered {at} by attempt {}, answered {answered}", told.attempt)));
+        }
+        if let Some(ended) = ended(told, &at, viewer) {
+            return Ok(ended);
+        }
     }
     Ok(match queries.entry_standing(id.entry).await? {
         EntryStanding::InFlight { idle_ms } => {
             ("in_flight", format!("its entry was read {} ago and is not settled yet", words::span(idle_ms)))
         }
         EntryStanding::Waiting => ("waiting", "its entry waits in the stream: nobody has read it yet".to_owned()),
-        EntryStanding::Settled | EntryStanding::Gone if !log.lines.is_empty() => {
+        EntryStanding::Settled | EntryStanding::Gone if !past.told.is_empty() => {
             ("ended", "tried, and without a record now: it was discarded, or delivered just now".to_owned())
         }
         EntryStanding::Settled => (

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Viewer, time::Time};
-use crate::facts::{delivery::Delivery, endpoint::Mark, log::LogLine, outcome::AttemptReport};
+use crate::facts::{delivery::Delivery, endpoint::Mark, outcome::AttemptReport};
 
 /// One attempt, as a record remembers it.
 #[derive(Serialize, ToSchema)]
@@ -55,40 +55,6 @@ impl AttemptView {
 
 fn has_answer(report: &AttemptReport) -> bool {
     Viewer::Merchant.outcome(&report.outcome) == Viewer::Operator.outcome(&report.outcome)
-}
-
-/// One line of the log of attempts.
-#[derive(Serialize, ToSchema)]
-pub struct LoggedAttempt {
-    delivery: String,
-    event: String,
-    intent: String,
-    account: String,
-    number: u32,
-    at: Time,
-    outcome: String,
-    took_us: u64,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schema(required = false)]
-    detail: String,
-}
-
-impl LoggedAttempt {
-    pub fn of(line: &LogLine, viewer: Viewer) -> Self {
-        let outcome = viewer.outcome(&line.outcome);
-        let is_told = viewer.is_operator() || outcome == line.outcome.to_string();
-        Self {
-            delivery: line.delivery.to_string(),
-            event: line.event.to_string(),
-            intent: line.intent.to_string(),
-            account: line.account.to_string(),
-            number: line.attempt,
-            at: Time(line.at_ms),
-            outcome,
-            took_us: if is_told { line.took_us } else { 0 },
-            detail: if viewer.is_operator() { line.detail.clone() } else { String::new() },
-        }
-    }
 }
 
 /// Who changed something, when and why.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Viewer, time::Time};
+use super::{Viewer, health::HealthView, time::Time};
 use crate::facts::{
     endpoint::{Endpoint, EndpointState, Mark},
     retry::RetryOverrides,
@@ -54,6 +54,9 @@ pub struct EndpointView {
     created_at: Time,
     updated_at: Time,
     revision: u64,
+    /// How its receiver does. Not in the answer to a change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<HealthView>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -119,8 +122,18 @@ impl EndpointView {
             created_at: Time(endpoint.created_at_ms),
             updated_at: Time(endpoint.updated_at_ms),
             revision: endpoint.revision,
+            health: None,
         }
     }
+
+    pub fn with_health(self, health: HealthView) -> Self {
+        Self { health: Some(health), ..self }
+    }
+}
+
+/// enabled, paused or disabled.
+pub fn state_name(status: &EndpointState) -> &'static str {
+    state(status).0
 }
 
 impl RetryView {

@@ -1,5 +1,5 @@
 //! What is shown of everything: the JSON of `-o json` and of the operations API, which are one, and the words around it. Each type
-//! here describes itself for the API. Asks Redis only where several looks make one answer.
+//! here describes itself for the API. Asks Redis and the history only where several looks make one answer.
 //!
 //! A merchant is shown less than an operator, see [`Viewer`]: nothing by which Herald would tell what is in somebody's network.
 
@@ -8,7 +8,10 @@ pub mod chain;
 pub mod deliveries;
 pub mod delivery;
 pub mod endpoint;
+pub mod health;
+pub mod issue;
 pub mod letter;
+pub mod past;
 pub mod quarantine;
 pub mod standing;
 pub mod test;

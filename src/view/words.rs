@@ -82,6 +82,20 @@ pub fn number(n: u64) -> String {
     text
 }
 
+/// A count for a narrow column: `999`, `1.2k`, `34k`, `1.2M`.
+pub fn short(n: u64) -> String {
+    let of = |unit: u64, name: &str| match n / unit {
+        0..10 => format!("{}.{}{name}", n / unit, n % unit / (unit / 10)),
+        many => format!("{many}{name}"),
+    };
+    match n {
+        0..1_000 => n.to_string(),
+        1_000..1_000_000 => of(1_000, "k"),
+        1_000_000..1_000_000_000 => of(1_000_000, "M"),
+        _ => of(1_000_000_000, "G"),
+    }
+}
+
 /// From ten on whole and grouped, below that with three significant digits.
 pub fn decimal(value: f64) -> String {
     match value {
@@ -191,6 +205,12 @@ mod tests {
         assert_eq!(when(1_700_000_060_000, 1_700_000_000_000), "2023-11-14T22:14:20Z (in 1m)");
         assert_eq!(when(5_000, 5_999), "1970-01-01T00:00:05Z (999ms ago)");
         assert_eq!(instant(u64::MAX), "18446744073709551615 ms");
+    }
+
+    #[test]
+    fn a_count_in_a_narrow_column_has_four_characters() {
+        let counts = [0, 999, 1_000, 1_299, 34_567, 999_999, 1_250_000, 2_000_000_000].map(short);
+        assert_eq!(counts, ["0", "999", "1.0k", "1.2k", "34k", "999k", "1.2M", "2.0G"]);
     }
 
     #[test]

@@ -56,8 +56,19 @@ impl House {
         Self::on(redis, &url).await
     }
 
+    /// It keeps the history of its deliveries there.
+    pub async fn with_history(history: &str) -> Self {
+        let redis = staged().await;
+        let setup = Setup::new(&redis.url()).env("HERALD_HISTORY_URL", history);
+        Self::of(redis, setup).await
+    }
+
     async fn on(redis: TestRedis, url: &str) -> Self {
-        let herald = Setup::new(url).env("HERALD_ADMIN_TOKEN", ADMIN).start();
+        Self::of(redis, Setup::new(url)).await
+    }
+
+    async fn of(redis: TestRedis, setup: Setup) -> Self {
+        let herald = setup.env("HERALD_ADMIN_TOKEN", ADMIN).start();
         herald.until_owner().await;
         herald::tls::install_crypto_provider();
         Self { redis, herald, client: reqwest::Client::new() }
@@ -100,7 +111,15 @@ impl House {
     /// A token of this role; a merchant's is for the first account.
     pub async fn token(&self, role: &str) -> String {
         let account = if role == "merchant" { json!("acc_1") } else { Value::Null };
-        let wanted = json!({"role": role, "account": account, "name": "test", "reason": "a test"});
+        self.made(json!({"role": role, "account": account, "name": "test", "reason": "a test"})).await
+    }
+
+    /// A merchant's, for this account.
+    pub async fn token_of(&self, account: &str) -> String {
+        self.made(json!({"role": "merchant", "account": account, "name": "other", "reason": "a test"})).await
+    }
+
+    async fn made(&self, wanted: Value) -> String {
         let made = self.post("/v1/tokens", ADMIN, wanted).await;
         assert_eq!(made.status, 201, "{}", made.body);
         made.body["token"].as_str().unwrap().to_owned()

@@ -22,7 +22,11 @@ pub const LOOKS: &[&str] = &[
     "/v1/deliveries/1-0:ep_a",
     "/v1/deliveries/50-0:ep_a",
     "/v1/deliveries/90-0:ep_a",
+    "/v1/deliveries?account=acc_1&since=1d&until=1h",
     "/v1/attempts?endpoint=ep_a",
+    "/v1/attempts?account=acc_1",
+    "/v1/issues",
+    "/v1/issues/ep_a:rejected:401",
     "/v1/dead-letters",
     "/v1/dead-letters?account=acc_1&endpoint=ep_a&dead_reason=exhausted&cause=rejected&since=2020-01-01T00:00:00Z",
     "/v1/dead-letters/groups?by=endpoint,account,reason,cause",
@@ -98,7 +102,10 @@ async fn what_is_asked_wrongly_is_told_by_its_name() {
         ("/v1/dead-letters/groups?by=colour", "by"),
         ("/v1/deliveries", "query"),
         ("/v1/deliveries?intent=a&event=b", "query"),
+        ("/v1/deliveries?account=acc_1&since=then", "since"),
         ("/v1/attempts", "query"),
+        ("/v1/attempts?account=acc_1&until=then", "until"),
+        ("/v1/issues?endpoint=x", "endpoint"),
         ("/v1/audit?act=dance", "act"),
         ("/v1/chains?endpoint=x", "endpoint"),
     ] {
@@ -113,6 +120,8 @@ async fn what_is_asked_wrongly_is_told_by_its_name() {
         "/v1/dead-letters/9-9:ep_a",
         "/v1/nothing",
         "/v1/quarantine/1-1",
+        "/v1/issues/ep_a",
+        "/v1/issues/ep_a:dns_failed",
     ] {
         assert_eq!(house.ask("GET", path, Some(ADMIN), None).await.status, 404, "{path}");
     }

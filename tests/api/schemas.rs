@@ -46,6 +46,8 @@ async fn the_command_line_and_the_api_show_what_is_described() {
         (&["dead-letter", "show", "1-0:ep_a"], "LetterView"),
         (&["delivery", "show", "90-0:ep_a"], "DeliveryView"),
         (&["delivery", "show", "1-0:ep_a"], "DeliveryView"),
+        (&["delivery", "show", "50-0:ep_a"], "DeliveryView"),
+        (&["issue", "show", "ep_a:rejected:401"], "IssueView"),
         (&["quarantine", "show", "30-0"], "QuarantineView"),
         (&["token", "create", "--role", "viewer", "--name", "wall", "--expires-in", "1d"], "TokenView"),
         (&["endpoint", "test", "ep_a"], "TestView"),
@@ -59,6 +61,8 @@ async fn the_command_line_and_the_api_show_what_is_described() {
         (&["dead-letter", "list", "--group-by", "endpoint,cause"], "LetterGroup"),
         (&["delivery", "list", "--intent", "pi_90"], "DeliveryLine"),
         (&["delivery", "list", "--endpoint", "ep_a"], "DeliveryLine"),
+        (&["delivery", "list", "--account", "acc_1"], "DeliveryLine"),
+        (&["issue", "list"], "IssueView"),
         (&["chain", "list", "--endpoint", "ep_a"], "ChainView"),
         (&["chain", "show", "--endpoint", "ep_a", "--intent", "pi_90"], "ChainView"),
         (&["quarantine", "list"], "QuarantineView"),
@@ -101,5 +105,7 @@ async fn each_answer_of_the_api_is_what_is_described() {
     same(&house.get("/v1/endpoints/ep_a", ADMIN).await, &house.cli(&["endpoint", "show", "ep_a"]));
     same(&house.get("/v1/dead-letters/1-0:ep_a", ADMIN).await, &house.cli(&["dead-letter", "show", "1-0:ep_a"]));
     same(&house.get("/v1/dead-letters", ADMIN).await["items"], &house.cli(&["dead-letter", "list"]));
+    same(&house.get("/v1/endpoints", ADMIN).await["items"], &house.cli(&["endpoint", "list"]));
+    same(&house.get("/v1/issues", ADMIN).await["items"], &house.cli(&["issue", "list"]));
     same(&house.get("/v1/quarantine", ADMIN).await["items"], &house.cli(&["quarantine", "list"]));
 }

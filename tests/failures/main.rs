@@ -5,6 +5,7 @@
 
 mod changes;
 mod crashes;
+mod history;
 mod hostile;
 mod isolation;
 mod quota;
@@ -14,6 +15,8 @@ mod watched;
 
 #[path = "../support/merchants.rs"]
 mod merchants;
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/herald.rs"]
 mod process;
 #[path = "../support/mod.rs"]

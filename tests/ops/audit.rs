@@ -53,12 +53,15 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "event show",
             "intents explain",
             "intents key list",
+            "issue list",
+            "issue show",
             "man",
             "quarantine list",
             "quarantine show",
             "retry-schedule",
             "sandbox clock",
             "sandbox clock show",
+            "story",
             "token list",
             "verify",
         ],
@@ -152,6 +155,8 @@ async fn everything_done(redis: &TestRedis) -> Vec<&'static str> {
         assert!(output.status.success(), "{verb}: {}", text(&output));
         output
     };
+    must("issue ack", &["ep_a:rejected:401"], &why);
+    must("issue resolve", &["ep_a:rejected:401"], &why);
     must("endpoint create", &["--account", "acc_1", "--url", NOWHERE, "--id", "ep_b"], &why);
     must("endpoint update", &["ep_b", "--description", "till 7"], &why);
     must("endpoint pause", &["ep_b"], &why);

@@ -83,7 +83,7 @@ impl Setup {
         let log = File::create(folder.path().join("log")).expect("the scratch folder can be written to");
         let listen = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
-        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin");
+        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_HISTORY_URL", "");
         command.env("HERALD_REDIS_URL", &self.redis).env("HERALD_LISTEN", listen.to_string());
         command.env("HERALD_CONFIG", &file).env("RUST_BACKTRACE", "1");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     access::Staff,
-    request::{Cursor, Page, Params, Refusals, limit, named, of_store, optional, wrong_cursor},
+    request::{Cursor, Page, Params, Refusals, limit, moment, named, of_store, optional, wrong_cursor},
 };
 use crate::{
     clock,
@@ -20,7 +20,7 @@ use crate::{
     },
     http::problem::Problem,
     store::audit::Wanted,
-    view::{audit::ActView, time::Moment},
+    view::audit::ActView,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -60,18 +60,14 @@ pub struct ActPage {
 )]
 pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params<ListQuery>) -> Answer<ActPage> {
     let now_ms = clock::wall_ms();
-    let moment = |member: &str, text: Option<&String>| {
-        let moment = text.map(|text| Moment::parse(text).map_err(|why| Problem::fault(member, why))).transpose()?;
-        Ok::<_, Problem>(moment.map(|moment| moment.ms(now_ms)))
-    };
     let before = match Cursor::read(query.cursor.as_ref())? {
         None => None,
         Some(Cursor::After(key)) => Some(key.parse::<EntryId>().map_err(|_| wrong_cursor())?),
         Some(Cursor::Before(_)) => return Err(wrong_cursor()),
     };
     let wanted = Wanted {
-        from_ms: moment("since", query.since.as_ref())?.unwrap_or(0),
-        until_ms: moment("until", query.until.as_ref())?.unwrap_or(u64::MAX),
+        from_ms: moment("since", query.since.as_ref(), now_ms)?.unwrap_or(0),
+        until_ms: moment("until", query.until.as_ref(), now_ms)?.unwrap_or(u64::MAX),
         before,
         limit: limit(query.limit.as_ref())?,
     };

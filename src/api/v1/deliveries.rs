@@ -1,4 +1,4 @@
-//! Deliveries wherever they stand, and what was tried.
+//! Deliveries wherever they stand, and what was tried: from records, the history and the log of attempts.
 
 use axum::{
     Json,
@@ -10,22 +10,22 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     access::{Anyone, Caller},
-    request::{Params, Refusals, limit, named, parsed},
+    request::{Params, Refusals, limit, moment, named, optional, parsed},
 };
 use crate::{
-    facts::id::{DeliveryId, EndpointId, EventId, IntentId},
+    facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
+    history::Wanted,
     http::problem::Problem,
-    store::queries::{LogFilter, LogPage},
+    store::queries::Queries,
     view::{
-        deliveries::{self, DeliveryLine, DeliveryView, Found, MAX_LOG_LOOK, Unread, Whose},
-        delivery::LoggedAttempt,
-        time::Time,
+        deliveries::{self, Asked, DeliveryLine, DeliveryView, Found, Unread, Whose},
+        past::{self, ReachView, ToldView},
     },
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// One of the first three is needed.
+/// One of the first four is needed.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -36,22 +36,29 @@ pub struct ListQuery {
     event: Option<String>,
     /// What is unfinished at one endpoint, the oldest first, and its latest attempts.
     endpoint: Option<String>,
+    /// The latest of one account, with what was owed to no endpoint of it.
+    account: Option<String>,
+    /// Of what was tried and has ended, only since then: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    since: Option<String>,
+    /// Of what was tried and has ended, only before then.
+    until: Option<String>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
 }
 
-/// How far the log of attempts was looked at, so that silence is not taken for "never happened".
-#[derive(Serialize, ToSchema)]
-pub struct LogLook {
-    /// When the oldest attempt began that was looked at.
-    back_to: Option<Time>,
-    /// Nothing older was ever there.
-    is_whole: bool,
-}
-
-impl LogLook {
-    fn of(log: &LogPage) -> Self {
-        Self { back_to: log.back_to_ms.map(Time), is_whole: log.reached_end && !log.was_cut }
+impl ListQuery {
+    fn whose(&self, caller: &Caller) -> Result<Whose, Problem> {
+        match (&self.intent, &self.event, &self.endpoint, &self.account) {
+            (Some(intent), None, None, None) => Ok(Whose::Intent(parsed::<IntentId>("intent", intent)?)),
+            (None, Some(event), None, None) => Ok(Whose::Event(parsed::<EventId>("event", event)?)),
+            (None, None, Some(endpoint), None) => Ok(Whose::Endpoint(parsed::<EndpointId>("endpoint", endpoint)?)),
+            (None, None, None, Some(account)) => {
+                let account = parsed::<AccountId>("account", account)?;
+                caller.sees(Some(&account))?;
+                Ok(Whose::Account(account))
+            }
+            _ => Err(Problem::fault("query", "names not exactly one of intent, event, endpoint and account")),
+        }
     }
 }
 
@@ -62,10 +69,10 @@ pub struct Deliveries {
     has_more: bool,
     /// Whether all unfinished deliveries were looked at.
     is_complete: bool,
-    log: LogLook,
+    history: ReachView,
 }
 
-/// Show the deliveries of an intent, an event or an endpoint: unfinished, dead, and delivered as far as the log goes.
+/// Show the deliveries of an intent, an event, an endpoint or an account: unfinished, dead, and ended as far back as the history goes.
 #[utoipa::path(
     get, path = "/v1/deliveries", tag = "Deliveries", params(ListQuery),
     responses((status = 200, body = Deliveries), Refusals)
@@ -75,23 +82,21 @@ pub async fn list(
     Anyone(caller): Anyone,
     Params(query): Params<ListQuery>,
 ) -> Answer<Deliveries> {
-    let limit = limit(query.limit.as_ref())?;
-    let whose = match (&query.intent, &query.event, &query.endpoint) {
-        (Some(intent), None, None) => Whose::Intent(parsed::<IntentId>("intent", intent)?),
-        (None, Some(event), None) => Whose::Event(parsed::<EventId>("event", event)?),
-        (None, None, Some(endpoint)) => Whose::Endpoint(parsed::<EndpointId>("endpoint", endpoint)?),
-        _ => return Err(Problem::fault("query", "names not exactly one of intent, event and endpoint")),
-    };
+    let (limit, whose) = (limit(query.limit.as_ref())?, query.whose(&caller)?);
     if let Whose::Endpoint(endpoint) = &whose {
         check_endpoint(&api, &caller, endpoint).await?;
     }
-    let (is_paused, of, viewer) = (api.0.registry.paused_all().is_some(), caller.account.as_ref(), caller.viewer());
-    let look = async |queries: &mut _| deliveries::find(queries, &whose, of, limit, viewer, is_paused).await;
-    let Found { mut lines, log, unread } = api.heavy_queries(look).await?;
-    let has_more = lines.len() > limit;
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let from_ms = moment("since", query.since.as_ref(), now_ms)?;
+    let until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, limit };
+    let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
+    let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
+    let Found { mut lines, past, unread } = api.heavy_queries(look).await?;
+    let has_more = past.has_more || lines.len() > limit;
     lines.truncate(limit);
     let is_complete = !matches!(unread, Unread::Beyond(_));
-    Ok(Json(Deliveries { items: lines, has_more, is_complete, log: LogLook::of(&log) }))
+    Ok(Json(Deliveries { items: lines, has_more, is_complete, history: past.reach.view(viewer) }))
 }
 
 /// A merchant may ask about their own endpoints; everybody may ask about one that was deleted.
@@ -107,16 +112,18 @@ async fn check_endpoint(api: &Api, caller: &Caller, endpoint: &EndpointId) -> Re
 pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer<DeliveryView> {
     let id: DeliveryId = named(&id)?;
     check_endpoint(&api, &caller, &id.endpoint).await?;
-    let is_paused = api.0.registry.paused_all().is_some();
-    let told = api.heavy_queries(async |queries| deliveries::tell(queries, &id, is_paused).await).await?;
+    let (is_paused, of, viewer) = (api.0.registry.paused_all().is_some(), caller.account.as_ref(), caller.viewer());
+    let look =
+        async |queries: &mut Queries| deliveries::tell(queries, &api.0.history, &id, of, viewer, is_paused).await;
+    let told = api.heavy_queries(look).await?;
     if told.state == "unknown" {
         return Err(Problem::not_found());
     }
     caller.sees(told.account())?;
-    Ok(Json(told.view(&id, caller.viewer())))
+    Ok(Json(told.view(&id, viewer)))
 }
 
-/// One of the first four is needed.
+/// One of the first five is needed.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -125,17 +132,24 @@ pub struct AttemptsQuery {
     event: Option<String>,
     endpoint: Option<String>,
     delivery: Option<String>,
+    account: Option<String>,
+    /// Only since then: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    since: Option<String>,
+    /// Only before then.
+    until: Option<String>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Attempts {
-    items: Vec<LoggedAttempt>,
-    log: LogLook,
+    items: Vec<ToldView>,
+    /// There are more than were asked for.
+    has_more: bool,
+    history: ReachView,
 }
 
-/// What was tried, the newest first, as far as the log goes.
+/// What was tried and how it ended, the newest first, as far back as the history goes.
 #[utoipa::path(
     get, path = "/v1/attempts", tag = "Deliveries", params(AttemptsQuery),
     responses((status = 200, body = Attempts), Refusals)
@@ -146,20 +160,27 @@ pub async fn attempts(
     Params(query): Params<AttemptsQuery>,
 ) -> Answer<Attempts> {
     let limit = limit(query.limit.as_ref())?;
-    let filter = LogFilter {
-        intent: super::request::optional("intent", query.intent.as_ref())?,
-        event: super::request::optional("event", query.event.as_ref())?,
-        endpoint: super::request::optional("endpoint", query.endpoint.as_ref())?,
-        delivery: super::request::optional("delivery", query.delivery.as_ref())?,
+    let mut wanted = Wanted {
+        intent: optional("intent", query.intent.as_ref())?,
+        event: optional("event", query.event.as_ref())?,
+        endpoint: optional("endpoint", query.endpoint.as_ref())?,
+        delivery: optional("delivery", query.delivery.as_ref())?,
+        account: optional("account", query.account.as_ref())?,
+        ..Wanted::default()
     };
-    if filter == LogFilter::default() {
-        return Err(Problem::fault("query", "names none of intent, event, endpoint and delivery"));
+    if wanted == Wanted::default() {
+        return Err(Problem::fault("query", "names none of intent, event, endpoint, delivery and account"));
     }
-    for endpoint in filter.endpoint.iter().chain(filter.delivery.as_ref().map(|delivery| &delivery.endpoint)) {
+    for endpoint in wanted.endpoint.iter().chain(wanted.delivery.as_ref().map(|delivery| &delivery.endpoint)) {
         check_endpoint(&api, &caller, endpoint).await?;
     }
-    let log = api.heavy_queries(async |queries| queries.attempts(&filter, limit, MAX_LOG_LOOK).await).await?;
-    let seen = log.lines.iter().filter(|line| caller.sees(Some(&line.account)).is_ok());
-    let items = seen.map(|line| LoggedAttempt::of(line, caller.viewer())).collect();
-    Ok(Json(Attempts { items, log: LogLook::of(&log) }))
+    wanted.account = caller.narrowed(wanted.account)?;
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    wanted.from_ms = moment("since", query.since.as_ref(), now_ms)?;
+    wanted.until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
+    let past = api.heavy_queries(look).await?;
+    let viewer = caller.viewer();
+    let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
+    Ok(Json(Attempts { items, has_more: past.has_more, history: past.reach.view(viewer) }))
 }

@@ -24,7 +24,10 @@ use crate::{
         error::StoreError,
         registry::{RegistryError, RegistryStore},
     },
-    view::endpoint::EndpointView,
+    view::{
+        endpoint::EndpointView,
+        health::{of_many, of_one},
+    },
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -43,7 +46,7 @@ pub struct ListQuery {
     cursor: Option<String>,
 }
 
-/// List endpoints, by their ids.
+/// List endpoints, by their ids, each with how its receiver does.
 #[utoipa::path(
     get, path = "/v1/endpoints", tag = "Endpoints", params(ListQuery),
     responses((status = 200, body = Page<EndpointView>), Refusals)
@@ -65,8 +68,11 @@ pub async fn list(
     found.sort_by(|one, other| one.id.cmp(&other.id));
     let keyed = found.into_iter().map(|endpoint| (endpoint.id.to_string(), endpoint)).collect();
     let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
-    let now_ms = clock::wall_ms();
-    let items = items.iter().map(|endpoint| EndpointView::of(endpoint, None, caller.viewer(), now_ms)).collect();
+    let (now_ms, viewer) = (clock::wall_ms(), caller.viewer());
+    let ids: Vec<EndpointId> = items.iter().map(|endpoint| endpoint.id.clone()).collect();
+    let health = api.queries(async |queries| of_many(queries, &ids, viewer).await).await?;
+    let view = |(endpoint, health)| EndpointView::of(endpoint, None, viewer, now_ms).with_health(health);
+    let items = items.iter().zip(health).map(view).collect();
     Ok(Json(Page { items, next, prev }))
 }
 
@@ -83,14 +89,16 @@ fn state_named(text: &str) -> Result<&'static str, Problem> {
     known.ok_or_else(|| Problem::fault("state", "is none of enabled, paused and disabled"))
 }
 
-/// Show one endpoint.
+/// Show one endpoint, with how its receiver does.
 #[utoipa::path(
     get, path = "/v1/endpoints/{endpoint}", tag = "Endpoints", params(("endpoint" = String, Path)),
     responses((status = 200, body = EndpointView), Refusals)
 )]
 pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer<EndpointView> {
     let endpoint = api.endpoint(&caller, &named(&id)?).await?;
-    Ok(Json(EndpointView::of(&endpoint, None, caller.viewer(), clock::wall_ms())))
+    let viewer = caller.viewer();
+    let health = api.queries(async |queries| of_one(queries, &endpoint.id, viewer).await).await?;
+    Ok(Json(EndpointView::of(&endpoint, None, viewer, clock::wall_ms()).with_health(health)))
 }
 
 impl Api {

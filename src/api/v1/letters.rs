@@ -12,7 +12,8 @@ use super::{
     access::{Anyone, Caller, Keeper, Operator},
     asking::{MOST, Results},
     request::{
-        Body, ChangeRefusals, Cursor, Page, Params, Refusals, limit, named, optional, parsed, reason, wrong_cursor,
+        Body, ChangeRefusals, Cursor, Page, Params, Refusals, limit, moment, named, optional, parsed, reason,
+        wrong_cursor,
     },
 };
 use crate::{
@@ -27,10 +28,7 @@ use crate::{
         protocol::Asked,
         queries::{DeadCursor, DeadFilter, DeadKey, DeadOrder},
     },
-    view::{
-        letter::{LetterGroup, LetterLine, LetterView},
-        time::Moment,
-    },
+    view::letter::{LetterGroup, LetterLine, LetterView},
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -73,17 +71,13 @@ pub struct GroupsQuery {
 
 impl ListQuery {
     fn filter(&self, caller: &Caller, now_ms: u64) -> Result<DeadFilter, Problem> {
-        let moment = |member: &str, text: Option<&String>| {
-            let moment = text.map(|text| Moment::parse(text).map_err(|why| Problem::fault(member, why))).transpose()?;
-            Ok::<_, Problem>(moment.map(|moment| moment.ms(now_ms).min(now_ms)))
-        };
         if self.cause.is_some() && !caller.viewer().is_operator() {
             return Err(Problem::fault("cause", "is not for merchants: it would tell what is in somebody's network"));
         }
         Ok(DeadFilter {
             // What dies later is on no page: so the pages fit together.
-            from_ms: moment("since", self.since.as_ref())?.unwrap_or(0),
-            until_ms: moment("until", self.until.as_ref())?.unwrap_or(now_ms),
+            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0).min(now_ms),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(now_ms).min(now_ms),
             endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
             account: caller.narrowed(optional::<AccountId>("account", self.account.as_ref())?)?,
             reason: self.dead_reason.as_deref().map(reason_named).transpose()?,

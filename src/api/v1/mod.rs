@@ -15,6 +15,7 @@ pub mod changes;
 pub mod deliveries;
 pub mod endpoints;
 pub mod events;
+pub mod issues;
 pub mod letters;
 pub mod quarantine;
 pub mod request;
@@ -22,7 +23,7 @@ pub mod settings;
 pub mod stats;
 pub mod tokens;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -44,6 +45,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::access::Access;
 use super::intents::{describe_responses, drop_null_defaults};
 use crate::{
+    config::HistoryConfig,
     http::{
         problem::{PROBLEM_JSON, Problem},
         server::{LIMITS, Limits, bounded},
@@ -63,7 +65,9 @@ use crate::{
         chain::ChainView,
         deliveries::DeliveryLine,
         endpoint::EndpointView,
+        issue::IssueView,
         letter::{LetterGroup, LetterLine, LetterView},
+        past::History,
         quarantine::QuarantineView,
         token::TokenView,
     },
@@ -84,6 +88,9 @@ const MAX_TESTS: usize = 8;
 /// Names that are looked up at once: each takes a thread for as long as its server likes.
 const MAX_LOOKUPS: usize = 16;
 
+/// How long an answer waits for the history before it does without: far less than a request may take.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What it is made of.
 pub struct Parts {
     pub redis: Redis,
@@ -98,6 +105,10 @@ pub struct Parts {
     pub admin_token: Option<String>,
     /// Whether an event with anything new in it is refused, as the worker would.
     pub strict_events: bool,
+    /// What became of deliveries, as far as it is kept.
+    pub history: HistoryConfig,
+    /// How long a delivery is tried.
+    pub kept_for: Duration,
 }
 
 /// Cheap to clone.
@@ -116,6 +127,8 @@ struct Inner {
     audit: Audit,
     intents: Service,
     strict_events: bool,
+    history: History,
+    kept_for: Duration,
     access: Access,
     durability: events::Durabilities,
     schemas: request::Schemas,
@@ -128,7 +141,8 @@ struct Inner {
 
 impl Api {
     pub fn new(parts: Parts) -> Self {
-        let Parts { redis, keys, registry, rules, sender, audit, intents, admin_token, strict_events } = parts;
+        let Parts { redis, keys, registry, rules, sender, audit, intents, admin_token, strict_events, .. } = parts;
+        let history = History::new(parts.history, keys.stream(), HISTORY_PATIENCE);
         let connection = SharedConnection::new(redis.clone(), Purpose::Other);
         let producing = SharedConnection::new(redis.clone(), Purpose::Produce);
         let access = Access::new(connection.clone(), admin_token.as_deref());
@@ -143,6 +157,8 @@ impl Api {
             audit,
             intents,
             strict_events,
+            history,
+            kept_for: parts.kept_for,
             access,
             durability: events::Durabilities::default(),
             schemas: request::Schemas::default(),
@@ -178,7 +194,8 @@ impl Api {
     ),
     security(("token" = [])),
     components(schemas(
-        ActView, ChainView, DeliveryLine, EndpointView, LetterGroup, LetterLine, LetterView, QuarantineView, TokenView
+        ActView, ChainView, DeliveryLine, EndpointView, IssueView, LetterGroup, LetterLine, LetterView, QuarantineView,
+        TokenView
     )),
     modifiers(&Tokens)
 )]
@@ -246,6 +263,10 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::attempts))
+        .routes(routes!(issues::list))
+        .routes(routes!(issues::show))
+        .routes(routes!(issues::ack))
+        .routes(routes!(issues::resolve))
         .routes(routes!(letters::list))
         .routes(routes!(letters::groups))
         .routes(routes!(letters::show))

@@ -26,7 +26,7 @@ use crate::{
         error::StoreError,
         registry::RegistryError,
     },
-    view::Viewer,
+    view::{Viewer, time::Moment},
 };
 
 /// Of a usual body. Events have bounds of their own.
@@ -158,6 +158,12 @@ pub fn parsed<T: FromStr<Err: ToString>>(member: &str, text: &str) -> Result<T, 
 
 pub fn optional<T: FromStr<Err: ToString>>(member: &str, text: Option<&String>) -> Result<Option<T>, Problem> {
     text.map(|text| parsed(member, text)).transpose()
+}
+
+/// A time of the query, ms since 1970: `2026-05-01T09:00:00Z`, or an age, `6h`.
+pub fn moment(member: &str, text: Option<&String>, now_ms: u64) -> Result<Option<u64>, Problem> {
+    let moment = text.map(|text| Moment::parse(text).map_err(|why| Problem::fault(member, why))).transpose()?;
+    Ok(moment.map(|moment| moment.ms(now_ms)))
 }
 
 /// What is no id is not there.

@@ -2,6 +2,7 @@
 //! What an endpoint must be is decided by [`Rules`]; a change that saw an older revision is refused by the registry.
 
 mod accept_registry;
+mod health;
 mod settings;
 mod test_send;
 mod transfer;
@@ -28,14 +29,22 @@ use crate::{
     },
     registry::rules::Rules,
     store::{
+        queries::Queries,
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
     surface::{Context, OutputClosed, VerbError, audited, note},
+    view::{
+        Viewer,
+        health::{of_many, of_one},
+    },
 };
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+
+/// Endpoints of a list whose health is read together.
+const HEALTH_PAGE: usize = 500;
 
 /// How long a deletion waits for what was accepted before it: a healthy owner needs a second.
 const DRAINED_WITHIN: Duration = Duration::from_secs(30);
@@ -164,7 +173,10 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::List(args) => list(context, args).await,
         EndpointVerb::Show { id } => {
             let endpoint = get(&mut context.registry().await?, &id).await?;
-            view::show(context.output, &endpoint, None, context.now_ms())
+            let mut queries = Queries::new(context.connect().await?, context.keys()?);
+            let redis_ms = queries.now_ms().await?;
+            let health = of_one(&mut queries, &id, Viewer::Operator).await?;
+            view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms)
         }
         EndpointVerb::Update(args) => update(context, args).await,
         EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
@@ -262,8 +274,14 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     }
     let now_ms = context.now_ms();
     let mut list = view::list(context.output);
-    for endpoint in found.values() {
-        view::push(&mut list, endpoint, now_ms)?;
+    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let redis_ms = queries.now_ms().await?;
+    let found: Vec<Endpoint> = found.into_values().collect();
+    for part in found.chunks(HEALTH_PAGE) {
+        let ids: Vec<EndpointId> = part.iter().map(|endpoint| endpoint.id.clone()).collect();
+        for (endpoint, health) in part.iter().zip(of_many(&mut queries, &ids, Viewer::Operator).await?) {
+            view::push(&mut list, endpoint, health, now_ms, redis_ms)?;
+        }
     }
     list.finish()?;
     for Unreadable { id, why, .. } in unreadable.values().take(10) {

@@ -8,14 +8,36 @@ use crate::{
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
-    surface::{List, Output, instant, when},
-    view::{Viewer, endpoint::EndpointView},
+    surface::{List, Output, instant, when, words},
+    view::{Viewer, endpoint::EndpointView, health::HealthView},
 };
+
+use super::health;
 
 const HIDDEN: &str = "(hidden)";
 
+/// One endpoint with how its receiver does.
+pub fn show_with_health(
+    output: Output,
+    endpoint: &Endpoint,
+    health: HealthView,
+    now_ms: u64,
+    redis_ms: u64,
+) -> anyhow::Result<()> {
+    let mut fields = fields(endpoint, None, now_ms);
+    let of_health = health::fields(&endpoint.id, &health, redis_ms);
+    // Whoever looks at an endpoint wants to know this first: right behind its state.
+    let behind = fields.iter().position(|(name, _)| *name == "state").map_or(0, |at| at + 1);
+    fields.splice(behind..behind, of_health);
+    output.one(&EndpointView::of(endpoint, None, Viewer::Operator, now_ms).with_health(health), &fields)
+}
+
 /// One endpoint in full. `new` is a secret that was made just now: the only one that is ever shown.
 pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> anyhow::Result<()> {
+    output.one(&EndpointView::of(endpoint, new, Viewer::Operator, now_ms), &fields(endpoint, new, now_ms))
+}
+
+fn fields(endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> Vec<(&'static str, String)> {
     let mut fields = vec![
         ("id", endpoint.id.to_string()),
         ("account", endpoint.account.to_string()),
@@ -46,25 +68,38 @@ pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_m
         ("updated", when(endpoint.updated_at_ms, now_ms)),
         ("revision", endpoint.revision.to_string()),
     ]);
-    output.one(&EndpointView::of(endpoint, new, Viewer::Operator, now_ms), &fields)
+    fields
 }
 
+/// Who wants to know more of one asks for it: what is here fits 80 columns, also with the longest ids that Herald makes.
 pub fn list(output: Output) -> List {
-    output.list(&["ID", "ACCOUNT", "URL", "EVENTS", "SCHEMES", "SECRETS", "STATE"])
+    output.list(&["ID", "ACCOUNT", "HEALTH", "OWED", "DEAD"])
 }
 
-pub fn push(list: &mut List, endpoint: &Endpoint, now_ms: u64) -> anyhow::Result<()> {
-    list.push(&EndpointView::of(endpoint, None, Viewer::Operator, now_ms), || {
-        vec![
-            endpoint.id.to_string(),
-            endpoint.account.to_string(),
-            endpoint.url.clone(),
-            types(endpoint),
-            schemes(endpoint),
-            endpoint.secrets.iter().filter(|secret| secret.is_live(now_ms)).count().to_string(),
-            endpoint.status.to_string(),
-        ]
-    })
+pub fn push(
+    list: &mut List,
+    endpoint: &Endpoint,
+    health: HealthView,
+    now_ms: u64,
+    redis_ms: u64,
+) -> anyhow::Result<()> {
+    let row = vec![
+        endpoint.id.to_string(),
+        endpoint.account.to_string(),
+        in_a_word(&endpoint.status, &health, redis_ms),
+        words::short(health.unfinished),
+        words::short(health.letters),
+    ];
+    list.push(&EndpointView::of(endpoint, None, Viewer::Operator, now_ms).with_health(health), || row)
+}
+
+/// Its receiver's health says nothing while nothing may be sent there.
+fn in_a_word(status: &EndpointState, view: &HealthView, redis_ms: u64) -> String {
+    match status {
+        EndpointState::Enabled => health::cell(view, redis_ms),
+        EndpointState::Paused(_) => "paused".to_owned(),
+        EndpointState::Disabled(_) => "disabled".to_owned(),
+    }
 }
 
 fn state(status: &EndpointState, now_ms: u64) -> String {

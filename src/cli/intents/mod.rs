@@ -10,7 +10,7 @@ use super::{args::WhoAndMaybeWhy, start_log};
 use crate::{
     api::access,
     app, clock,
-    facts::{audit::Act, id::AccountId},
+    facts::{audit::Act, id::AccountId, own_event::is_operators},
     intents::service::{Service, ServiceError},
     store::api_keys::{ApiKey, ApiKeyStore},
     surface::{Context, VerbError, audited, instant, note},
@@ -122,6 +122,10 @@ async fn keys(context: &Context) -> anyhow::Result<ApiKeyStore> {
 
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     let CreateArgs { account, read_only, name, change } = args;
+    if is_operators(&account) {
+        let text = format!("the account {account} is kept for operators' endpoints: no merchant can be it");
+        return Err(VerbError::Refused(text).into());
+    }
     let (key, created_at_ms) = (access::new_key(), clock::wall_ms());
     let kept = ApiKey { account: account.clone(), is_read_only: read_only, name, created_at_ms };
     let hash = access::hash(&key);

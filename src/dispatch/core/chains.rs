@@ -168,6 +168,12 @@ impl Core {
 
     /// A fresh delivery leaves memory for its record.
     pub(super) fn keep(&mut self, now: u64, job: JobId, place: Place) {
+        let entry = self.write_record(now, job, place);
+        self.close_one(now, entry);
+    }
+
+    /// Returns its entry, of which it is not counted as closed yet.
+    pub(super) fn write_record(&mut self, now: u64, job: JobId, place: Place) -> EntryId {
         let chain_id = self.chain_id(job);
         let done = self.remove(job);
         let links = self.term.chains.entry(chain_id.clone()).or_default();
@@ -175,7 +181,7 @@ impl Core {
         let record = done.delivery.to_record();
         let item = Item::Keep { id: done.delivery.id.clone(), chain: done.chain, place, record };
         self.push_for(now, chain_id, item);
-        self.close_one(now, done.delivery.id.entry);
+        done.delivery.id.entry
     }
 
     pub(super) fn hold_followers(&mut self, now: u64, chain_id: &ChainId) {

@@ -1,9 +1,24 @@
 //! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
 
 use super::{
-    Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, Fate,
-    Item, JobId, LetterFacts, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest, WaitedFor,
+    Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, EndLine,
+    Fate, Item, JobId, LetterFacts, LineOf, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest, WaitedFor,
 };
+
+/// Why a delivery is given up.
+pub(super) struct Burial {
+    pub reason: DeadReason,
+    pub detail: String,
+    pub request: Option<SentRequest>,
+    /// The line of the attempt that was the last one.
+    pub line: Option<Op>,
+}
+
+impl Burial {
+    pub fn of(reason: DeadReason) -> Self {
+        Self { reason, detail: String::new(), request: None, line: None }
+    }
+}
 
 impl Core {
     /// An attempt's result becomes a fate.
@@ -39,16 +54,19 @@ impl Core {
         if fate != Fate::Delivered {
             Arc::make_mut(&mut found.delivery).remember(attempted.report.clone());
         }
+        // Right after its item: they become durable together, so no crash leaves one without the other.
+        let line = Op::Log { line, of: LineOf::Attempt(result) };
         match fate {
-            Fate::Delivered => self.deliver(now, job),
-            Fate::RetryAfter(pause) => self.retry(now, job, pause.as_millis() as u64, &outcome),
-            Fate::Dead(reason) => self.bury(now, redis_ms, job, reason, String::new(), attempted.request.clone()),
+            Fate::Delivered => self.deliver(now, job, line),
+            Fate::RetryAfter(pause) => self.retry(now, job, pause.as_millis() as u64, &outcome, line),
+            Fate::Dead(reason) => {
+                let request = attempted.request.clone();
+                self.bury(now, redis_ms, job, Burial { request, line: Some(line), ..Burial::of(reason) });
+            }
         }
-        // After its item: a batch that holds the line also holds the item, or an earlier one did.
-        self.push(now, Op::Log { line, result });
     }
 
-    pub(super) fn deliver(&mut self, now: u64, job: JobId) {
+    fn deliver(&mut self, now: u64, job: JobId, line: Op) {
         self.tally.delivered += 1;
         let done = self.remove(job);
         let chain_id = (done.lane, done.chain);
@@ -61,10 +79,11 @@ impl Core {
                 self.push_for(now, chain_id.clone(), item);
             }
         }
+        self.push(now, line);
         self.promote(now, chain_id);
     }
 
-    pub(super) fn retry(&mut self, now: u64, job: JobId, pause_ms: u64, outcome: &Outcome) {
+    fn retry(&mut self, now: u64, job: JobId, pause_ms: u64, outcome: &Outcome, line: Op) {
         self.tally.retried += 1;
         let chain_id = self.chain_id(job);
         let delivery = self.term.jobs[&job].delivery.clone();
@@ -77,12 +96,17 @@ impl Core {
         });
         let place = Place::DueIn(pause_ms);
         match self.term.jobs[&job].origin {
-            Origin::Fresh => self.keep(now, job, place),
+            Origin::Fresh => {
+                let entry = self.write_record(now, job, place);
+                self.push(now, line);
+                self.close_one(now, entry);
+            }
             Origin::Claimed | Origin::Backlog => {
                 let done = self.remove(job);
                 let record = delivery.to_record();
                 let item = Item::Keep { id: delivery.id.clone(), chain: done.chain, place, record };
                 self.push_for(now, chain_id.clone(), item);
+                self.push(now, line);
             }
         }
         if let Some(links) = self.term.chains.get_mut(&chain_id) {
@@ -91,15 +115,8 @@ impl Core {
         self.hold_followers(now, &chain_id);
     }
 
-    pub(super) fn bury(
-        &mut self,
-        now: u64,
-        redis_ms: u64,
-        job: JobId,
-        reason: DeadReason,
-        detail: String,
-        request: Option<SentRequest>,
-    ) {
+    pub(super) fn bury(&mut self, now: u64, redis_ms: u64, job: JobId, burial_of: Burial) {
+        let Burial { reason, detail, request, line } = burial_of;
         let chain_id = self.chain_id(job);
         let done = self.remove(job);
         let waited_for = self.waited_for(now, redis_ms, done.lane, &done.delivery, done.origin);
@@ -108,16 +125,26 @@ impl Core {
         self.note_dead(&letter);
         let item = burial(done.chain, &letter);
         self.push_for(now, chain_id.clone(), item);
+        if let Some(line) = line {
+            self.push(now, line);
+        }
+        self.log_end(now, &EndLine::dead(&letter));
         if done.origin == Origin::Fresh {
             self.close_one(now, done.delivery.id.entry);
         }
         self.promote(now, chain_id);
     }
 
+    /// A line about an end goes right behind the item that brings it about.
+    pub(super) fn log_end(&mut self, now: u64, line: &EndLine) {
+        self.push(now, Op::Log { line: line.write(), of: LineOf::End(line.delivery()) });
+    }
+
     pub(super) fn note_dead(&mut self, letter: &DeadLetter) {
         self.tally.dead += 1;
         let attempts = letter.delivery.attempts_in_all();
         let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
+        self.note_letter(&id.endpoint);
         self.happenings.push(CoreHappening::Dead { id, intent, reason: letter.reason, attempts });
     }
 }

@@ -93,12 +93,7 @@ impl Outbox {
 
     /// The oldest operations as one settlement.
     pub fn settlement(&mut self, now: u64, max: usize, last_read: EntryId) -> Settlement {
-        let is_reply = |op: Option<&Op>| matches!(op, Some(Op::Item { item: Item::Reply { .. }, .. }));
-        let mut count = self.batch(max);
-        // A reply goes together with what it reports: an operator is never told the opposite of what was done.
-        if count > 1 && is_reply(self.waiting.get(count)) {
-            count -= 1;
-        }
+        let count = self.whole(self.batch(max));
         self.sent = self.waiting.drain(..count).collect();
         self.bytes -= self.sent.iter().map(Op::bytes).sum::<usize>();
         self.since = (!self.waiting.is_empty()).then_some(now);
@@ -111,6 +106,15 @@ impl Outbox {
             }
         }
         settlement
+    }
+
+    /// Fewer than `count`, if otherwise a reply or a line of the log were cut off from the item that it tells of: an operator is
+    /// never told the opposite of what was done, and the history knows of all that was. An item has at most three such behind
+    /// it: its attempt, its end and a reply.
+    fn whole(&self, count: usize) -> usize {
+        let tells = |op: &Op| matches!(op, Op::Log { .. } | Op::Item { item: Item::Reply { .. }, .. });
+        let begins = |at: &usize| !self.waiting.get(*at).is_some_and(tells);
+        (count.saturating_sub(3).max(1)..=count).rev().find(begins).unwrap_or(count)
     }
 
     /// How many of the oldest operations go at once: no call exceeds its limits by more than one operation.

@@ -1,8 +1,8 @@
 //! What becomes of the operations that were settled or refused.
 
 use super::{
-    ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, Item, LANE_REFUSALS, LaneAt, Op, Place, Settlement,
-    Unfinished,
+    ChainId, Core, CoreHappening, DeliveryId, EndpointId, EntryId, HashSet, Item, LANE_REFUSALS, LaneAt, LineOf, Op,
+    Place, Settlement, Unfinished,
 };
 
 impl Core {
@@ -38,7 +38,8 @@ impl Core {
                     self.term.delivered.remove(&entry);
                     self.term.begun.remove(&entry);
                 }
-                Op::Log { result, .. } => {
+                Op::Log { of: LineOf::End(_), .. } => {}
+                Op::Log { of: LineOf::Attempt(result), .. } => {
                     let is_delivered = result.attempted.report.outcome.is_delivered();
                     if is_delivered && self.term.entries.contains_key(&result.of.delivery.entry) {
                         self.term.delivered.entry(result.of.delivery.entry).or_default().push(result);
@@ -60,6 +61,8 @@ impl Core {
         let index = ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Item { .. })).nth(at).map(|(i, _)| i);
         if let Some(Op::Item { item, chain }) = index.map(|index| ops.remove(index)) {
             let entry = entry_of(&item);
+            // What is not brought about is not told either.
+            let mut untold: HashSet<DeliveryId> = ends_of(&item).into_iter().cloned().collect();
             self.happenings.push(CoreHappening::SetAside { item: item_name(&item, entry), why: why.to_owned() });
             self.term.aside.extend(entry);
             if let Some(chain) = chain {
@@ -75,6 +78,7 @@ impl Core {
                     {
                         self.term.aside.extend(entry_of(item));
                         self.term.blocked.insert(of.clone());
+                        untold.extend(ends_of(item).cloned());
                     }
                 }
                 let stays = |op: &Op| !matches!(op, Op::Item { chain: Some(of), .. } if goes(of));
@@ -85,6 +89,9 @@ impl Core {
             // No acknowledgement goes without what it stands for.
             ops.retain(|op| !matches!(op, Op::Ack(acked) if self.term.aside.contains(acked)));
             self.term.outbox.retain(|op| !matches!(op, Op::Ack(acked) if self.term.aside.contains(acked)));
+            let is_untold = |op: &Op| matches!(op, Op::Log { of: LineOf::End(Some(id)), .. } if untold.contains(id));
+            ops.retain(|op| !is_untold(op));
+            self.term.outbox.retain(|op| !is_untold(op));
         }
         self.term.outbox.put_back(now, ops);
         self.count_unsettled_anew();
@@ -167,6 +174,14 @@ fn entry_of(item: &Item) -> Option<EntryId> {
     match item {
         Item::Quarantine { entry, .. } => Some(*entry),
         _ => delivery_of(item).map(|id| id.entry),
+    }
+}
+
+/// The delivery whose end an item may bring about.
+fn ends_of(item: &Item) -> Option<&DeliveryId> {
+    match item {
+        Item::Discard { id } => Some(id),
+        _ => delivery_of(item),
     }
 }
 

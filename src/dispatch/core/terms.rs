@@ -1,6 +1,6 @@
 //! The end of a term and what survives it: attempts in flight, and results that were not confirmed.
 
-use super::{AttemptResult, Carried, Core, CoreTerm, EntryId, Job, JobId, Lane, Op, Origin, Token};
+use super::{AttemptResult, Carried, Core, CoreTerm, EntryId, Job, JobId, Lane, LineOf, Op, Origin, Token};
 
 impl Core {
     /// The term has ended. Nothing in memory is known to be in Redis; what was sent, and what came of it, is remembered
@@ -8,8 +8,8 @@ impl Core {
     pub fn end_term(&mut self) {
         let CoreTerm { outbox, delivered, flights, jobs, .. } = std::mem::take(&mut self.term);
         let unconfirmed = outbox.into_ops().filter_map(|op| match op {
-            Op::Log { result, .. } => Some(result),
-            Op::Item { .. } | Op::Ack(_) => None,
+            Op::Log { of: LineOf::Attempt(result), .. } => Some(result),
+            Op::Log { of: LineOf::End(_), .. } | Op::Item { .. } | Op::Ack(_) => None,
         });
         for AttemptResult { of, attempted, revision, .. } in unconfirmed.chain(delivered.into_values().flatten()) {
             self.carried.end(of, attempted, revision);

@@ -225,10 +225,16 @@ impl<D: Directory> Partition<D> {
         }
         if arrival.left() == 0 {
             let account = arrival.event.account.clone();
+            let why = match self.directory.endpoints_of(&account).is_empty() {
+                true => "its account has no endpoint",
+                false => "no endpoint of its account wants such events",
+            };
+            self.core.owed_to_nobody(now, arrival.entry, &arrival.event, why);
             self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
         }
         // Reported here and not where it is read, because what is deferred may be read again.
-        let new = |novelty| Happening::Novelty { entry: arrival.entry, novelty };
+        let account = &arrival.event.account;
+        let new = |novelty| Happening::Novelty { entry: arrival.entry, account: account.clone(), novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
         match source {
             Source::Stream => self.term.deferral.passes(now, &arrival.event.account),

@@ -31,11 +31,11 @@ impl<D: Directory> Partition<D> {
                 }
                 delivery.redeliver(mark, self.clock.birth(now));
                 self.stand(now, &delivery.id.endpoint);
-                self.core.revive(now, &delivery);
+                self.core.revive(now, redis_ms, &delivery);
             }
             RequestKind::Discard { id, letter } => {
-                letter.as_ref().ok_or_else(missing)?;
-                self.core.push_item(now, Item::Discard { id: id.clone() });
+                let letter = letter.as_ref().ok_or_else(missing)?;
+                self.core.discard(now, redis_ms, id, letter, &mark);
             }
             RequestKind::Release { endpoint, intent, head } => {
                 let none = || format!("{intent} has nothing unfinished at {endpoint}");
@@ -46,7 +46,7 @@ impl<D: Directory> Partition<D> {
                     Ok(delivery) if delivery.id == *id => delivery,
                     Ok(other) => return Err(format!("the record of {id} is of another delivery, {}", other.id)),
                     // The letter is the record as it is, and just as unreadable: it can be looked at and discarded.
-                    Err(_) => return Ok(self.core.release_unreadable(now, id, intent, record)?),
+                    Err(_) => return Ok(self.core.release_unreadable(now, redis_ms, id, intent, record)?),
                 };
                 let detail = format!("released by {}: {}", mark.by, mark.why);
                 self.core.release(now, redis_ms, delivery, detail)?;

@@ -23,6 +23,7 @@ impl Worker {
         self.partition.compare_clocks(now, clock::wall_ms());
         let Some(numbers) = numbers else { return };
         self.look_at_memory(&numbers);
+        self.look_at_history(numbers.history_unread);
         // One walk for all three: there may be a hundred thousand.
         let (mut parked, mut in_trouble, mut longest_attempt) = (0, 0, Duration::ZERO);
         for (_, lane) in self.partition.core().lanes() {
@@ -72,10 +73,21 @@ impl Worker {
         self.metrics.set_memory(is_under_pressure, bytes, over as u64);
     }
 
-    /// How many lines the log of attempts keeps. The log is a convenience and delivering is not: where Redis has little
-    /// memory left, the log must not eat up the room that delivering frees.
+    /// How many lines the log of attempts keeps: as many as are configured, and what the history has not read, up to its bound.
+    /// The log is a convenience and delivering is not: where Redis has little memory left, the log must not eat up the room
+    /// that delivering frees.
     pub(super) fn log_len(&self) -> u64 {
-        if self.is_under_pressure { self.attempt_log_len / LOG_PART_UNDER_PRESSURE } else { self.attempt_log_len }
+        match self.is_under_pressure {
+            true => self.attempt_log_len / LOG_PART_UNDER_PRESSURE,
+            false => self.attempt_log_len.max(self.history_unread),
+        }
+    }
+
+    /// What was logged since the last look has not been read either, so a little more is kept.
+    fn look_at_history(&mut self, (unread, line_bytes): (u64, u64)) {
+        self.metrics.set_history_lag(unread);
+        let most = self.history_log_bytes / line_bytes.max(1);
+        self.history_unread = if unread == 0 { 0 } else { (unread + self.attempt_log_len / 2).min(most) };
     }
 
     /// A group that is far behind keeps the stream from being trimmed: reported once, until it has caught up.

@@ -5,6 +5,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     failing::{Case, Failing, Kind, Line, Recovery},
+    health::Odd,
     told::Told,
 };
 use crate::{
@@ -12,7 +13,10 @@ use crate::{
         core::{CoreHappening, Tally},
         partition::Happening,
     },
-    facts::id::{DeliveryId, IntentId},
+    facts::{
+        id::{AccountId, DeliveryId, IntentId},
+        unserved::OddSeen,
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -23,15 +27,24 @@ pub struct Reporter {
     told: Told,
     failing: Failing,
     skipped_disabled: u64,
+    odd: Odd,
 }
 
 impl Reporter {
     pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>) -> Self {
-        Self { metrics, listener, told: Told::default(), failing: Failing::default(), skipped_disabled: 0 }
+        Self {
+            metrics,
+            listener,
+            told: Told::default(),
+            failing: Failing::default(),
+            skipped_disabled: 0,
+            odd: Odd::default(),
+        }
     }
 
     pub fn happened(&mut self, now: u64, happening: Happening) {
         self.count(&happening);
+        self.odd.happened(&happening);
         if self.is_worth_a_line(now, &happening) {
             log(&happening);
         }
@@ -48,6 +61,11 @@ impl Reporter {
             self.metrics.deliveries_skipped(tally.skipped_disabled - self.skipped_disabled);
             self.skipped_disabled = tally.skipped_disabled;
         }
+    }
+
+    /// Odd events since the last time, by account.
+    pub fn take_odd(&mut self) -> Vec<(AccountId, OddSeen)> {
+        self.odd.take()
     }
 
     /// Says what waited for its turn in the log. Call it often.
@@ -181,7 +199,7 @@ fn log(happening: &Happening) {
         Happening::Read { entries } => debug!(entries, "read"),
         // Logged once a minute.
         Happening::Quarantined { .. } => {}
-        Happening::Novelty { entry, novelty } => {
+        Happening::Novelty { entry, novelty, .. } => {
             warn!(%entry, kind = novelty.kind.name(), what = %novelty, "new to this Herald, and delivered; said once")
         }
         Happening::TrimmedWhilePending { entry } => {

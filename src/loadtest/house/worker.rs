@@ -71,7 +71,7 @@ impl Role {
         let address = format!("{}:{port}", Ipv4Addr::LOCALHOST);
         let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         match self {
-            Self::Dispatcher => [("listen", address.as_str())].map(text).into(),
+            Self::Dispatcher => [("listen", address.as_str()), ("history.url", "")].map(text).into(),
             Self::Intents => [
                 ("intents.listen", address.as_str()),
                 ("intents.sandbox", "true"),

@@ -1,8 +1,10 @@
 //! A change of one intent, as a script is asked for it and as it answers.
 
+use std::fmt::{self, Display};
+
 use bytes::Bytes;
 
-use super::{MAX_MICROS, Repeated, Stored, number, or_empty};
+use super::{MAX_MICROS, Repeated, Stored, number};
 use crate::{
     facts::id::{AccountId, IntentId},
     store::{connection::ScriptCall, error::StoreError, keys::PartitionKeys},
@@ -17,12 +19,12 @@ pub enum Due {
     Never,
 }
 
-impl std::fmt::Display for Due {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(micros) => write!(f, "={}", (*micros).clamp(0, MAX_MICROS)),
             Self::In(micros) => write!(f, "+{}", (*micros).clamp(0, MAX_MICROS)),
-            Self::Never => Ok(()),
+            Self::Never => f.write_str("-"),
         }
     }
 }
@@ -80,13 +82,25 @@ pub enum Committed {
     Taken(Repeated),
 }
 
+/// A hyphen where there is none.
+struct Number<T>(Option<T>);
+
+impl<T: Display> Display for Number<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
 /// A [`Commit`] that outlives whoever asks for it.
 #[derive(Debug, Clone)]
 pub struct Change {
     pub id: IntentId,
     /// Those of its own, in the order of the script.
     keys: Vec<String>,
-    args: [String; 12],
+    args: [String; 7],
 }
 
 impl Change {
@@ -100,21 +114,19 @@ impl Change {
         ];
         own.extend(commit.key.map(|key| keys.intent_key(key.hash)));
         let (head, tail) = commit.event.clone().unwrap_or_default();
-        let (request, keep_ms) = commit.key.map_or(("", 0), |key| (key.request, key.keep_ms));
-        let args = [
-            commit.id.to_string(),
-            commit.expected_revision.to_string(),
-            or_empty(commit.before),
-            or_empty(commit.from),
-            commit.json.clone(),
-            commit.due.to_string(),
-            or_empty(commit.created_at),
-            head,
-            tail,
-            commit.account.to_string(),
-            request.to_owned(),
-            keep_ms.to_string(),
-        ];
+        let number = |number: Option<i64>| Number(number.map(|number| number.clamp(0, MAX_MICROS)));
+        let numbers = format!(
+            "{} {} {} {} {} {}",
+            commit.expected_revision,
+            number(commit.before),
+            number(commit.from),
+            commit.due,
+            number(commit.created_at),
+            Number(commit.key.map(|key| key.keep_ms)),
+        );
+        let request = commit.key.map_or_else(String::new, |key| key.request.to_owned());
+        let (id, account) = (commit.id.to_string(), commit.account.to_string());
+        let args = [id, account, numbers, commit.json.clone(), head, tail, request];
         Self { id: commit.id.clone(), keys: own, args }
     }
 

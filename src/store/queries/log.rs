@@ -1,11 +1,13 @@
-//! Reads the attempt log from its newest line backwards. It is capped and has no index, so a look goes only so far and
-//! says how far.
+//! Reads the attempt log: for people from its newest line backwards, for the history from where that stands onwards. It is
+//! capped and has no index, so a look goes only so far and says how far.
+
+use bytes::Bytes;
 
 use super::{Queries, STRIDE};
 use crate::{
     facts::{
-        id::{DeliveryId, EndpointId, EventId, IntentId},
-        log::LogLine,
+        id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
+        log::Logged,
     },
     store::error::StoreError,
 };
@@ -23,14 +25,63 @@ pub struct LogFilter {
     pub event: Option<EventId>,
     pub intent: Option<IntentId>,
     pub endpoint: Option<EndpointId>,
+    pub account: Option<AccountId>,
+    pub from_ms: Option<u64>,
+    pub until_ms: Option<u64>,
+    /// Only lines after this one, by their numbers: what is older is known from elsewhere.
+    pub after: Option<u64>,
 }
 
 impl LogFilter {
-    fn fits(&self, line: &LogLine) -> bool {
-        self.delivery.as_ref().is_none_or(|id| *id == line.delivery)
-            && self.event.as_ref().is_none_or(|event| *event == line.event)
-            && self.intent.as_ref().is_none_or(|intent| *intent == line.intent)
-            && self.endpoint.as_ref().is_none_or(|endpoint| *endpoint == line.delivery.endpoint)
+    fn fits(&self, line: &Logged) -> bool {
+        let at_ms = line.at_ms();
+        self.delivery.as_ref().is_none_or(|id| Some(id) == line.delivery().as_ref())
+            && self.event.as_ref().is_none_or(|event| Some(event) == line.event())
+            && self.intent.as_ref().is_none_or(|intent| Some(intent) == line.intent())
+            && self.endpoint.as_ref().is_none_or(|endpoint| Some(endpoint) == line.endpoint())
+            && self.account.as_ref().is_none_or(|account| Some(account) == line.account())
+            && self.from_ms.is_none_or(|from| at_ms >= from)
+            && self.until_ms.is_none_or(|until| at_ms < until)
+    }
+}
+
+/// One entry of the log: the lines of a batch. Its number is that of its last line, counted from the first line ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    pub number: u64,
+    pub text: Bytes,
+}
+
+impl LogEntry {
+    pub fn lines(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.text.split(|byte| *byte == b'\n')
+    }
+
+    /// The number of its first line.
+    pub fn first(&self) -> u64 {
+        self.number.saturating_sub(self.lines().count() as u64 - 1)
+    }
+}
+
+/// How far a history has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryRead {
+    /// The number of the last line.
+    pub line: u64,
+    /// When that was so: Redis' time, ms since 1970.
+    pub at_ms: u64,
+    /// Bytes of a line, on average.
+    pub line_bytes: u64,
+}
+
+impl HistoryRead {
+    fn to_text(self) -> String {
+        format!("{} {} {}", self.line, self.at_ms, self.line_bytes)
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ').map(|part| part.parse().ok());
+        Some(Self { line: parts.next()??, at_ms: parts.next()??, line_bytes: parts.next()?? })
     }
 }
 
@@ -38,7 +89,7 @@ impl LogFilter {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LogPage {
     /// Newest first.
-    pub lines: Vec<LogLine>,
+    pub lines: Vec<Logged>,
     pub looked: usize,
     /// When the attempt of the oldest line that was looked at began, ms since 1970; `None` if none could be read.
     pub back_to_ms: Option<u64>,
@@ -53,11 +104,11 @@ pub struct LogPage {
 impl LogPage {
     fn look_at(&mut self, line: &[u8], filter: &LogFilter) {
         self.looked += 1;
-        let Ok(line) = LogLine::read(line) else {
+        let Ok(line) = Logged::read(line) else {
             self.unreadable += 1;
             return;
         };
-        self.back_to_ms = Some(line.at_ms);
+        self.back_to_ms = Some(line.at_ms());
         if filter.fits(&line) {
             self.lines.push(line);
         }
@@ -69,9 +120,10 @@ impl Queries {
     pub async fn attempts(&mut self, filter: &LogFilter, max: usize, max_look: usize) -> Result<LogPage, StoreError> {
         let mut page = LogPage { was_cut: self.log_was_cut().await?, ..LogPage::default() };
         let (mut end, mut stride, mut entries_seen) = ("+".to_owned(), FIRST_STRIDE, 0);
+        let from = filter.after.map_or("-".to_owned(), |after| format!("({after}"));
         loop {
             let mut command = redis::cmd("XREVRANGE");
-            command.arg(self.keys.attempts()).arg(end).arg("-").arg("COUNT").arg(stride);
+            command.arg(self.keys.attempts()).arg(end).arg(&from).arg("COUNT").arg(stride);
             let entries: Vec<(String, Fields)> = self.connection.query("read the attempt log", &command).await?;
             let is_last = entries.len() < stride;
             end = entries.last().map_or_else(String::new, |(id, _)| format!("({id}"));
@@ -93,9 +145,74 @@ impl Queries {
         }
     }
 
+    /// The oldest entries of the log from the one with this number on, whatever they hold.
+    pub async fn log_from(&mut self, number: u64, max: usize) -> Result<Vec<LogEntry>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.attempts()).arg(number).arg("+").arg("COUNT").arg(max);
+        let entries: Vec<(String, Fields)> = self.connection.query("follow the attempt log", &command).await?;
+        let entry = |(id, fields): (String, Fields)| {
+            let number = id.split_once('-').and_then(|(number, _)| number.parse().ok()).unwrap_or(0);
+            let text: Vec<u8> = fields.into_iter().next().map(|(_, lines)| lines).unwrap_or_default();
+            LogEntry { number, text: text.into() }
+        };
+        Ok(entries.into_iter().map(entry).collect())
+    }
+
+    /// The number of the newest line; 0 while there was none.
+    pub async fn log_end(&mut self) -> Result<u64, StoreError> {
+        let info = self.stream_info(&self.keys.attempts()).await?;
+        Ok(info.map_or(0, |info| info.last_generated.ms))
+    }
+
+    /// Tells the partition's owner how far a history has read, so that the log is kept for it.
+    pub async fn tell_history(&mut self, history: &str, read: HistoryRead) -> Result<(), StoreError> {
+        let mut command = redis::cmd("HSET");
+        command.arg(self.keys.history()).arg(history).arg(read.to_text());
+        self.connection.query("tell how far the history is", &command).await
+    }
+
+    /// Forgets the histories that were not heard of for so long.
+    pub async fn forget_histories(&mut self, after_ms: u64) -> Result<(), StoreError> {
+        let subject = "forget histories that are gone";
+        let now_ms = self.now_ms().await?;
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.keys.history());
+        let told: Vec<(String, String)> = self.connection.query(subject, &command).await?;
+        let is_gone =
+            |text: &str| HistoryRead::parse(text).is_none_or(|read| now_ms.saturating_sub(read.at_ms) > after_ms);
+        for (history, _) in told.iter().filter(|(_, text)| is_gone(text)) {
+            let mut command = redis::cmd("HDEL");
+            command.arg(self.keys.history()).arg(history);
+            self.connection.query::<u64>(subject, &command).await?;
+        }
+        Ok(())
+    }
+
     /// Whether more lines were ever added than are there now.
     async fn log_was_cut(&mut self) -> Result<bool, StoreError> {
         let Some(info) = self.stream_info(&self.keys.attempts()).await? else { return Ok(false) };
         Ok(info.added > info.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_counts_its_lines_back_from_its_number() {
+        let entry = LogEntry { number: 12, text: Bytes::from_static(b"[1]\n[2]\n[3]") };
+        assert_eq!((entry.first(), entry.lines().count()), (10, 3));
+        let one = LogEntry { number: 1, text: Bytes::from_static(b"[1]") };
+        assert_eq!(one.first(), 1);
+    }
+
+    #[test]
+    fn how_far_a_history_is_reads_as_it_was_written() {
+        let read = HistoryRead { line: 7, at_ms: 1_700_000_000_000, line_bytes: 231 };
+        assert_eq!(HistoryRead::parse(&read.to_text()), Some(read));
+        for bad in ["", "7", "7 8", "7 8 x", "-1 2 3"] {
+            assert_eq!(HistoryRead::parse(bad), None, "{bad:?}");
+        }
     }
 }

@@ -3,11 +3,12 @@
 -- KEYS    1 deadlines  2 clock  3 counts  4 stream, then of each change
 --         record  index of its status  index of the status before  feed of its account  idempotency key, if it has one
 -- ARGV    1 start of the records' keys, then of each change
---         1 intent  2 revision that it is expected to have, 0 if there is none yet
---         3 deadline before which this must be, µs or ''  4 deadline that must have come, µs or ''
---         5 record  6 next deadline: '=µs', '+µs' from now, or ''  7 created at µs, or '' for now
---         8 event up to its time, or '' without one  9 the rest of the event  10 account
---         11 hash of the request, or '' without an idempotency key  12 for how long the key is kept, ms
+--         1 intent  2 account  3 its numbers, parted by spaces, each '-' for none:
+--           revision that it is expected to have, 0 if there is none yet; deadline before which this must be, µs; deadline
+--           that must have come, µs; next deadline, '=µs' or '+µs' from now; created at, µs, or now; for how long the answer
+--           of an idempotency key is kept, ms
+--         4 record  5 event up to its time, or '' without one  6 the rest of the event
+--         7 hash of the request, or '' without an idempotency key
 -- Answer  of each change
 --         {'OK', stamp µs, entry or '', number of the event within its account or ''}
 --         {'STALE', the stamp of a change of now µs, record or ''}: it has another revision
@@ -21,25 +22,35 @@
 
 local DUE, CLOCK, COUNTS, STREAM = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local PREFIX = ARGV[1]
-local SHARED_KEYS, CHANGE_KEYS, CHANGE_ARGS = 4, 4, 12
+local SHARED_KEYS, CHANGE_KEYS, CHANGE_ARGS = 4, 4, 7
+local MAX_EXACT = 9007199254740991
+local NUMBERS = '^(%d+) (%S+) (%S+) ([-=+])(%d*) (%S+) (%S+)$'
 local floor = math.floor
 
 -- What else is of a foreign type fails what is read of it, or one of the first writes of a change.
 require_types(DUE, 'zset')
 local now, last = read_clock(CLOCK)
 
--- What all changes have in common is written once, behind them: numbers of accounts' events, deadlines by intent (false for
--- none), and the last stamp.
+-- What changes have in common is read once, and written once behind them: the numbers of accounts' events, the deadlines by intent
+-- (false for none), and the last stamp.
 local told, due_at, stamped = {}, {}, false
+local accounts, counts = {}, {}
+for args = 3, #ARGV, CHANGE_ARGS do
+  accounts[#accounts + 1], counts[#counts + 1] = ARGV[args], 'events:' .. ARGV[args]
+end
+for i, count in ipairs(take('hash', 'HMGET', COUNTS, unpack(counts))) do
+  told[accounts[i]] = count or '0'
+end
+counts = {}
 
-local function told_of(account)
-  local count = told[account] or take('hash', 'HGET', COUNTS, 'events:' .. account) or '0'
-  return require_count(count, 0, 9007199254740990)
+local function optional(text)
+  return text ~= '-' and require_micros(text)
 end
 
 -- `2022-02-01T13:07:41.8667850Z`. The days are counted as in Howard Hinnant's "chrono-compatible low-level date algorithms".
+-- The digits of a second's part are those of the instant.
 local second, second_text
-local function rfc3339(micros)
+local function rfc3339(micros, text)
   local seconds = floor(micros / 1000000)
   if seconds ~= second then
     local days = floor(seconds / 86400)
@@ -56,30 +67,28 @@ local function rfc3339(micros)
     second, second_text = seconds, format('%04d-%02d-%02dT%02d:%02d:%02d.', year, month, day, floor(of_day / 3600),
       floor(of_day / 60) % 60, of_day % 60)
   end
-  return second_text .. format('%06d0Z', micros - seconds * 1000000)
+  return second_text .. sub(text, -6) .. '0Z'
 end
 
 local function change(keys, args)
   local record_key, index, index_before, feed = KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], KEYS[keys + 4]
-  local id, expected, before, from, json, due_text, created, head, tail, account, request, keep_ms =
-    unpack(ARGV, args + 1, args + CHANGE_ARGS)
+  local id, account, numbers, json, head, tail, request = unpack(ARGV, args + 1, args + CHANGE_ARGS)
+  local expected, before, from, due_mode, due, created, keep_ms = match(numbers, NUMBERS)
+  if not expected or (due_mode == '-') ~= (due == '') then
+    error({err = 'ERR ' .. numbers .. ' are no numbers of a change'})
+  end
   local answer_key = request ~= '' and KEYS[keys + 5]
   if answer_key then
     local taken = answer_of(answer_key, PREFIX)
     if taken then
       return {'TAKEN', taken}
     end
-    keep_ms = require_count(keep_ms, 1, MAX_MICROS)
+    require_count(keep_ms, 1, MAX_MICROS)
   end
-  local number = head ~= '' and told_of(account) + 1
-  local due_mode, due = match(due_text, '^([=+]?)(%d*)$')
-  if due_text ~= '' and (not due_mode or due_mode == '' or due == '') then
-    error({err = 'ERR ' .. due_text .. ' is no deadline'})
-  end
-  due = due_text ~= '' and require_micros(due)
-  expected = require_count(expected, 0, 9007199254740991)
-  before = before ~= '' and require_micros(before)
-  from = from ~= '' and require_micros(from)
+  local number = head ~= '' and require_count(told[account], 0, MAX_EXACT - 1) + 1
+  expected, before, from = require_count(expected, 0, MAX_EXACT), optional(before), optional(from)
+  due = due ~= '' and require_micros(due)
+  local created_at = optional(created)
 
   -- Checked on the stamp that this change would get, so that nothing is stamped after a deadline that came before it.
   local stamp = math.max(now, last + 1)
@@ -95,7 +104,7 @@ local function change(keys, args)
   if from and stamp < from then
     return {'EARLY', stamp_text}
   end
-  local created_text = created ~= '' and whole(require_micros(created)) or stamp_text
+  local created_text = created_at and created or stamp_text
   local moves, is_new = index ~= index_before, revision == 0
 
   -- The first writes are those that can fail: where one does, those before it are taken back.
@@ -112,7 +121,7 @@ local function change(keys, args)
   end
   local entry = ''
   if number then
-    local event = head .. rfc3339(stamp) .. tail
+    local event = head .. rfc3339(stamp, stamp_text) .. tail
     number = whole(number)
     entry = try('XADD', STREAM, '*', 'event', event, 'account-sequence', number)
     -- It may also be that a producer has used up the stream's ids.
@@ -126,7 +135,7 @@ local function change(keys, args)
       require_types(STREAM, 'stream')
       error(entry)
     end
-    told[account] = number
+    told[account], counts[account] = number, number
     -- What a stranger may have made of the feed undoes no change, and is counted. Its ids are the numbers.
     local fed = try('XADD', feed, number .. '-0', 'intent', id)
     if type(fed) == 'table' then
@@ -137,7 +146,7 @@ local function change(keys, args)
   local record = whole(revision + 1) .. ' ' .. stamp_text .. ' ' .. of_event .. '\n' .. json
   call('SET', record_key, record)
   if answer_key then
-    call('SET', answer_key, request .. '\n' .. id .. '\n' .. record, 'PX', whole(keep_ms))
+    call('SET', answer_key, request .. '\n' .. id .. '\n' .. record, 'PX', keep_ms)
   end
   if due then
     due_at[id] = whole(due_mode == '+' and stamp + due or due)
@@ -155,11 +164,11 @@ for args = 1, #ARGV - CHANGE_ARGS, CHANGE_ARGS do
     answer = {'ERROR', type(answer) == 'table' and answer.err or answer}
   end
   answers[#answers + 1] = answer
-  keys = keys + CHANGE_KEYS + (ARGV[args + 11] ~= '' and 1 or 0)
+  keys = keys + CHANGE_KEYS + (ARGV[args + CHANGE_ARGS] ~= '' and 1 or 0)
 end
 
 local numbers, added, removed = {}, {}, {}
-for account, number in pairs(told) do
+for account, number in pairs(counts) do
   numbers[#numbers + 1], numbers[#numbers + 2] = 'events:' .. account, number
 end
 for id, at in pairs(due_at) do

@@ -1,0 +1,258 @@
+//! `make bench-history`: what the history of deliveries costs and how fast it answers. Herald as built follows a log into a
+//! database, first one of many millions of lines over the last 30 days, then its own beside a drain; then it is asked.
+
+mod receiver;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use herald::{
+    config::HistoryUrl,
+    facts::{
+        endpoint::{Endpoint, Mark},
+        id::{AccountId, EndpointId, IntentId},
+        signing::SecretText,
+    },
+    history::{Access, Database, Reader, Wanted},
+    owned::{OwnRedis, Owned, free_port},
+    store::registry::RegistryStore,
+    surface::words::{bytes, number, rate, time},
+};
+use redis::aio::MultiplexedConnection;
+use tokio::process::Command;
+
+const STREAM: &str = "payment-intents";
+const PREFIX: &str = "herald:{payment-intents}:";
+const DAY_MS: u64 = 86_400_000;
+const DAYS: u64 = 30;
+
+/// Lines of one entry: what a busy worker settles at once.
+const LINES: u64 = 250;
+
+/// Lines that may wait in Redis while the log is made.
+const AHEAD: u64 = 400_000;
+
+/// How often each question is asked, of other intents each time.
+const ASKED: u64 = 50;
+
+#[derive(Parser)]
+struct Args {
+    /// Rows that the history is filled with
+    #[arg(long, default_value_t = 2_000_000)]
+    rows: u64,
+    /// Events of each drain
+    #[arg(long, default_value_t = 60_000)]
+    events: u64,
+    /// Another database than a file of its own, such as postgres://…: it must be empty
+    #[arg(long)]
+    url: Option<String>,
+    /// Where the file is
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(run(args))
+}
+
+async fn run(args: Args) -> Result<()> {
+    let folder = match &args.folder {
+        Some(folder) => tempfile::tempdir_in(folder)?,
+        None => tempfile::tempdir()?,
+    };
+    let file = folder.path().join("history.db");
+    let url = args.url.clone().unwrap_or_else(|| format!("sqlite:{}", file.display()));
+    let place = url.split(':').next().unwrap_or_default().to_owned();
+    println!("{place}, {} rows over {DAYS} days", number(args.rows));
+    fill(&args, &url, folder.path()).await?;
+    if args.url.is_none() {
+        let size = fs::metadata(&file)?.len();
+        println!("size: {}, {} a row", bytes(size), bytes(size / args.rows.max(1)));
+    }
+    ask(&args, &url).await?;
+    for (name, url) in [("off", ""), (place.as_str(), url.as_str())] {
+        drain(&args, name, url, folder.path()).await?;
+    }
+    Ok(())
+}
+
+/// Herald with this history. It ends with the value.
+fn herald(redis: &OwnRedis, url: &str, folder: &Path) -> Result<(Owned, u16)> {
+    let port = free_port()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").current_dir(folder);
+    command.env("HERALD_REDIS_URL", redis.url()).env("HERALD_LISTEN", format!("127.0.0.1:{port}"));
+    command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
+    command.env("HERALD_HISTORY_URL", url).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(fs::File::create(folder.join("herald.log"))?);
+    Ok((Owned::spawn(&mut command)?, port))
+}
+
+async fn connection(redis: &OwnRedis) -> Result<MultiplexedConnection> {
+    Ok(redis::Client::open(redis.url())?.get_multiplexed_async_connection().await?)
+}
+
+/// What a line of a delivery that went well looks like; `row` of them all, spread evenly over the last days.
+fn line(row: u64, rows: u64, begin_ms: u64) -> String {
+    let at_ms = begin_ms + row * (DAYS * DAY_MS) / rows;
+    let (endpoint, account) = (row % 500, row % 200);
+    format!(
+        r#"["{at_ms}-{}:ep_3f1c9a7e50b84d2c{endpoint:06}","evt_8c1d0e5f7a2b4936{row:012}","{}","acc_5b7d{account:08}",1,{at_ms},4210,{{"kind":"delivered","status":200}},""]"#,
+        row % 1_000,
+        intent(row),
+    )
+}
+
+/// An intent has three events.
+fn intent(row: u64) -> String {
+    format!("pi_6e0f2d4c8a1b{:014}", row / 3)
+}
+
+/// Writes a log as a worker does, and has Herald follow it.
+async fn fill(args: &Args, url: &str, folder: &Path) -> Result<()> {
+    let redis = OwnRedis::start_with(&[("appendonly", "no")]).await?;
+    let mut connection = connection(&redis).await?;
+    let (herald, _) = herald(&redis, url, folder)?;
+    let begin_ms = herald::clock::wall_ms() - DAYS * DAY_MS;
+    let (began, mut row, mut read) = (Instant::now(), 0, 0);
+    while read < args.rows {
+        while row < args.rows && row < read + AHEAD {
+            let mut pipeline = redis::pipe();
+            for _ in 0..20 {
+                let last = (row + LINES).min(args.rows);
+                if last == row {
+                    break;
+                }
+                let lines: Vec<String> = (row..last).map(|row| line(row, args.rows, begin_ms)).collect();
+                row = last;
+                pipeline
+                    .cmd("XADD")
+                    .arg(format!("{PREFIX}attempts"))
+                    .arg(row)
+                    .arg("lines")
+                    .arg(lines.join("\n"))
+                    .ignore();
+            }
+            pipeline.cmd("HSET").arg(format!("{PREFIX}stats")).arg("log-lines").arg(row).ignore();
+            pipeline.query_async::<()>(&mut connection).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        read = position(&mut connection).await?;
+        let trim = redis::cmd("XTRIM").arg(format!("{PREFIX}attempts")).arg("MINID").arg(read).to_owned();
+        trim.query_async::<u64>(&mut connection).await?;
+        ensure!(began.elapsed() < Duration::from_secs(4 * 3_600), "it does not come to an end: {}", folder.display());
+    }
+    let took = began.elapsed().as_secs_f64();
+    let cpu = herald.usage().cpu.as_secs_f64() * 1e6 / args.rows as f64;
+    println!("written: {}, {} of processor time a row", rate(args.rows as f64 / took), time(cpu));
+    Ok(())
+}
+
+/// The last line that the history has read.
+async fn position(connection: &mut MultiplexedConnection) -> Result<u64> {
+    let told: Vec<String> = redis::cmd("HVALS").arg(format!("{PREFIX}history")).query_async(connection).await?;
+    Ok(told.iter().filter_map(|text| text.split(' ').next()?.parse().ok()).max().unwrap_or(0))
+}
+
+/// Each question with a connection of its own, as a verb asks.
+async fn ask(args: &Args, url: &str) -> Result<()> {
+    let place: HistoryUrl = url.parse().map_err(anyhow::Error::msg)?;
+    let now_ms = herald::clock::wall_ms();
+    for days in [0, 7, 29] {
+        let first = args.rows * (DAYS - days).min(DAYS - 1) / DAYS;
+        let (mut took, mut slowest) = (Duration::ZERO, Duration::ZERO);
+        for nth in 0..ASKED {
+            let row = (first + nth * 7_919) % args.rows;
+            let wanted = Wanted { intent: Some(IntentId::new(&intent(row))?), ..Wanted::default() };
+            let began = Instant::now();
+            let reader = Reader::new(Database::open(&place, STREAM, Access::Read).await?);
+            reader.horizon(DAYS, now_ms).await?;
+            let found = reader.find(&wanted, 100).await?;
+            took += began.elapsed();
+            slowest = slowest.max(began.elapsed());
+            ensure!(!found.is_empty(), "{wanted:?} is not found");
+        }
+        let mean = time((took / ASKED as u32).as_secs_f64() * 1e6);
+        println!("an intent of {days} days ago: {mean}, at most {}", time(slowest.as_secs_f64() * 1e6));
+    }
+    let began = Instant::now();
+    let reader = Reader::new(Database::open(&place, STREAM, Access::Read).await?);
+    let of_endpoint = Wanted {
+        endpoint: Some(EndpointId::new("ep_3f1c9a7e50b84d2c000007")?),
+        from_ms: Some(now_ms - 8 * DAY_MS),
+        until_ms: Some(now_ms - 7 * DAY_MS),
+        ..Wanted::default()
+    };
+    let found = reader.find(&of_endpoint, 50).await?;
+    println!("50 of an endpoint of 7 days ago: {}", time(began.elapsed().as_secs_f64() * 1e6));
+    ensure!(!found.is_empty(), "the endpoint has nothing");
+    Ok(())
+}
+
+/// A backlog that Herald delivers as quickly as it can, with this history.
+async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> {
+    const ENDPOINTS: u64 = 50;
+    let redis = OwnRedis::start().await?;
+    let receiver = receiver::start().await?;
+    let mut registry = RegistryStore::connect(&herald::store::connection::Redis::new(&redis.url())?).await?;
+    let mark = Mark { by: "bench".to_owned(), why: "bench".to_owned(), at_ms: 1 };
+    for n in 0..ENDPOINTS {
+        let (id, account) = (EndpointId::new(&format!("ep_{n}"))?, AccountId::new(&format!("acc_{n}"))?);
+        let url = format!("http://127.0.0.1:{}/{n}", receiver.port());
+        registry.create(Endpoint::new(id, account, url, SecretText::from_random([7; 32]), 1), &mark).await?;
+    }
+    let mut connection = connection(&redis).await?;
+    for chunk in (0..args.events).collect::<Vec<_>>().chunks(500) {
+        let mut pipeline = redis::pipe();
+        for n in chunk {
+            pipeline.cmd("XADD").arg(STREAM).arg("*").arg("event").arg(event(*n, n % ENDPOINTS)).ignore();
+        }
+        pipeline.query_async::<()>(&mut connection).await?;
+    }
+    let of_redis = redis.usage().cpu;
+    let (herald, _) = herald(&redis, url, folder)?;
+    let began = Instant::now();
+    while receiver.count() < args.events {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ensure!(began.elapsed() < Duration::from_secs(600), "only {} are delivered", receiver.count());
+    }
+    let took = began.elapsed();
+    let mut lag = Duration::ZERO;
+    if !url.is_empty() {
+        // The position of the filled history stands far beyond this log's: it begins anew, and reads all.
+        while position(&mut connection).await? != args.events {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            ensure!(began.elapsed() < Duration::from_secs(600), "the history does not catch up");
+        }
+        lag = began.elapsed() - took;
+    }
+    let each = |cpu: Duration| time(cpu.as_secs_f64() * 1e6 / args.events as f64);
+    println!(
+        "drain with history {name}: {}, Herald {} and Redis {} of processor time a delivery{}",
+        rate(args.events as f64 / took.as_secs_f64()),
+        each(herald.usage().cpu),
+        each(redis.usage().cpu.checked_sub(of_redis).context("Redis' time runs backwards")?),
+        if lag.is_zero() {
+            String::new()
+        } else {
+            format!("; the history was done {} later", time(lag.as_secs_f64() * 1e6))
+        },
+    );
+    Ok(())
+}
+
+fn event(n: u64, account: u64) -> String {
+    format!(
+        r#"{{"id":"evt_{n}","event":"payment_intent.created","accountId":"acc_{account}","createdAt":"2026-02-01T13:07:41Z","data":{{"paymentIntentId":"pi_{n}","paymentStatus":"Created","captureMode":"Auto"}}}}"#
+    )
+}

@@ -1,0 +1,135 @@
+//! Opens the database and tells its failures apart. The same statements serve both kinds; what differs is in `schema`.
+
+use std::{path::PathBuf, str::FromStr, sync::Once, time::Duration};
+
+use sqlx::{
+    AnyPool, ConnectOptions,
+    any::{AnyConnectOptions, AnyPoolOptions},
+};
+
+use super::schema;
+use crate::config::HistoryUrl;
+
+/// How long a call waits for the database, or for whoever else writes to the file.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What every connection to a file is told. With WAL, readers and the writer do not wait for each other; with NORMAL a power cut
+/// may take the last batches, together with the position, and they are read again. 64 MiB of pages keep the indexes of a day.
+const OF_FILE: &str = "PRAGMA busy_timeout = 10000; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;";
+const OF_FILE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 67108864;";
+
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error("there is no history yet in {}: `herald serve` begins it", path.display())]
+    NoFile { path: PathBuf },
+    #[error(
+        "the history in {place} has the form {found}, and this Herald knows {known}: run the Herald that wrote it, or name \
+         another place in history.url (HERALD_HISTORY_URL)"
+    )]
+    OtherSchema { place: String, found: String, known: u32 },
+    #[error(
+        "{place} is the history of the stream {found}, not of {own}: give each stream a history of its own (history.url)"
+    )]
+    OtherStream { place: String, found: String, own: String },
+    #[error("the history in {place} does not work: {error}")]
+    Broken { place: String, error: sqlx::Error },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// An open history of one stream.
+#[derive(Clone)]
+pub struct Database {
+    pub(super) pool: AnyPool,
+    pub(super) kind: Kind,
+    place: String,
+}
+
+impl Database {
+    /// Opens it, and for writing makes what is missing.
+    pub async fn open(url: &HistoryUrl, stream: &str, access: Access) -> Result<Self, HistoryError> {
+        let place = url.to_string();
+        let broken = |error| HistoryError::Broken { place: url.to_string(), error };
+        let kind = if url.file().is_some() { Kind::Sqlite } else { Kind::Postgres };
+        if let (Some(path), Access::Read) = (url.file(), access)
+            && !path.exists()
+        {
+            return Err(HistoryError::NoFile { path });
+        }
+        let pool = connect(url, kind, access).await.map_err(broken)?;
+        let database = Self { pool, kind, place };
+        if access == Access::Write {
+            schema::make(&database, stream).await.map_err(broken)?;
+        }
+        database.check(stream).await?;
+        Ok(database)
+    }
+
+    async fn check(&self, stream: &str) -> Result<(), HistoryError> {
+        let place = || self.place.clone();
+        let found = match schema::meta(self, "schema").await {
+            Ok(found) => found.unwrap_or_default(),
+            // A file that holds nothing yet, or another program's.
+            Err(sqlx::Error::Database(error)) if error.message().contains("herald_history_meta") => "none".to_owned(),
+            Err(error) => return Err(self.broken(error)),
+        };
+        if found != schema::VERSION.to_string() {
+            return Err(HistoryError::OtherSchema { place: place(), found, known: schema::VERSION });
+        }
+        let found = schema::meta(self, "stream").await.map_err(|error| self.broken(error))?.unwrap_or_default();
+        match found == stream {
+            true => Ok(()),
+            false => Err(HistoryError::OtherStream { place: place(), found, own: stream.to_owned() }),
+        }
+    }
+
+    /// Where it is, without a password.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(super) fn broken(&self, error: sqlx::Error) -> HistoryError {
+        HistoryError::Broken { place: self.place.clone(), error }
+    }
+
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+}
+
+async fn connect(url: &HistoryUrl, kind: Kind, access: Access) -> Result<AnyPool, sqlx::Error> {
+    static DRIVERS: Once = Once::new();
+    DRIVERS.call_once(sqlx::any::install_default_drivers);
+    let text = match (kind, access) {
+        (Kind::Sqlite, Access::Read) => format!("{}?mode=ro", url.reveal()),
+        (Kind::Sqlite, Access::Write) => format!("{}?mode=rwc", url.reveal()),
+        (Kind::Postgres, _) => url.reveal().to_owned(),
+    };
+    let options = AnyConnectOptions::from_str(&text)?.disable_statement_logging();
+    let pool = AnyPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+    let pool = pool.after_connect(move |connection, _| {
+        Box::pin(async move {
+            if kind == Kind::Sqlite {
+                sqlx::raw_sql(OF_FILE).execute(&mut *connection).await?;
+                if access == Access::Write {
+                    sqlx::raw_sql(OF_FILE_WRITER).execute(&mut *connection).await?;
+                }
+            } else {
+                // A question that would take longer is one that nobody waits for.
+                sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(connection).await?;
+            }
+            Ok(())
+        })
+    });
+    pool.connect_with(options).await
+}

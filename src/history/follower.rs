@@ -1,0 +1,337 @@
+//! Follows the attempt log into the database, until cancelled. Any number of processes may: whoever finds the position where it
+//! left it writes on, and the others look on from afar until it has not moved.
+//!
+//! What fails, fails here: Redis keeps the log for it up to a bound, and it is tried again, later each time.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    DAY_MS,
+    database::{Access, Database, HistoryError},
+    row::{Row, seal},
+    writer::{Batch, Missed, Position, Writer},
+};
+use crate::{
+    clock,
+    config::HistoryUrl,
+    facts::log::Logged,
+    store::{
+        connection::{Purpose, Redis},
+        error::StoreError,
+        keys::PartitionKeys,
+        queries::{HistoryRead, LogEntry, Queries},
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// How long after the last line the next is looked for. A batch of many costs hardly more than one of few.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often somebody who looks on looks whether it still moves.
+const LOOK_ON_EVERY: Duration = Duration::from_secs(5);
+
+/// Pauses after failures: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Entries read at once: each is a batch of the worker's, up to 500 lines or 2 MiB.
+const ENTRIES: usize = 16;
+
+/// Beyond as many lines the next read waits for another turn.
+const LINES: usize = 4_000;
+
+/// How often days that are over are looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
+
+/// How often the owner is told how far this is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What the last batch may take when Herald stops.
+const LAST_BATCH: Duration = Duration::from_secs(2);
+
+/// A history that nobody has heard of for this long is forgotten in Redis.
+const FORGET_AFTER_MS: u64 = 7 * DAY_MS;
+
+/// Until a line has been read.
+const USUAL_LINE_BYTES: u64 = 256;
+
+/// What a follower needs.
+#[derive(Clone)]
+pub struct Settings {
+    pub url: HistoryUrl,
+    pub keep: Duration,
+}
+
+pub struct Follower {
+    settings: Settings,
+    redis: Redis,
+    keys: PartitionKeys,
+    metrics: Metrics,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error(transparent)]
+    Redis(#[from] StoreError),
+}
+
+/// What came of a look at the log.
+enum Step {
+    /// There may be more at once.
+    More,
+    UpToDate,
+    /// Somebody else writes.
+    Overtaken,
+}
+
+impl Follower {
+    pub fn new(settings: Settings, redis: Redis, keys: PartitionKeys, metrics: Metrics) -> Self {
+        Self { settings, redis, keys, metrics }
+    }
+
+    /// Never returns before it is cancelled: where the database cannot be opened, that is said, and tried again.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        let (mut is_down, mut known) = (false, None);
+        while !cancel.is_cancelled() {
+            let begun = tokio::select! {
+                begun = Following::begin(&self) => begun,
+                () = time_is_up(&cancel) => return,
+            };
+            let failed = match begun {
+                Ok(mut following) => {
+                    if std::mem::take(&mut is_down) {
+                        info!(place = following.place, "the history works again");
+                    }
+                    pause = FIRST_PAUSE;
+                    self.metrics.set_history_up(true);
+                    let ended = tokio::select! {
+                        ended = following.run(&cancel) => ended,
+                        // What is not written yet is read again by whoever comes next.
+                        () = time_is_up(&cancel) => Ok(()),
+                    };
+                    known = Some((following.id.clone(), following.read()));
+                    ended
+                }
+                Err(failed) => Err(failed),
+            };
+            self.metrics.set_history_up(false);
+            if let Err(failed) = failed {
+                self.metrics.history_failed();
+                if !std::mem::replace(&mut is_down, true) {
+                    warn!(
+                        error = %failed,
+                        "the history of deliveries is not written; deliveries go on, and it is tried again"
+                    );
+                }
+                if let Some((id, read)) = &known
+                    && let Err(error) = self.remind(id, *read).await
+                {
+                    debug!(%error, "the owner is not told how far the history is");
+                }
+                let wait = tokio::time::sleep(pause);
+                cancel.run_until_cancelled(wait).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// Tells the owner that the history is still to read on from there.
+    async fn remind(&self, id: &str, read: HistoryRead) -> Result<(), StoreError> {
+        let mut queries = Queries::new(self.redis.connect(Purpose::Other).await?, self.keys.clone());
+        let at_ms = queries.now_ms().await?;
+        queries.tell_history(id, HistoryRead { at_ms, ..read }).await
+    }
+
+    fn keep_days(&self) -> u64 {
+        self.settings.keep.as_secs().div_ceil(DAY_MS / 1_000)
+    }
+}
+
+/// Some time after it is cancelled: a database that hangs must not keep Herald from ending.
+async fn time_is_up(cancel: &CancellationToken) {
+    cancel.cancelled().await;
+    tokio::time::sleep(LAST_BATCH).await;
+}
+
+/// One open database and one connection to Redis, until either fails.
+struct Following<'a> {
+    of: &'a Follower,
+    writer: Writer,
+    queries: Queries,
+    position: Position,
+    id: String,
+    place: String,
+    line_bytes: u64,
+}
+
+impl<'a> Following<'a> {
+    async fn begin(of: &'a Follower) -> Result<Self, Failed> {
+        let database = Database::open(&of.settings.url, of.keys.stream(), Access::Write).await?;
+        let place = database.place().to_owned();
+        let writer = Writer::new(database);
+        let (position, id) = (writer.position().await?, writer.id().await?);
+        let queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
+        Ok(Self { of, writer, queries, position, id, place, line_bytes: USUAL_LINE_BYTES })
+    }
+
+    async fn run(&mut self, cancel: &CancellationToken) -> Result<(), Failed> {
+        let (mut pause, mut is_onlooker) = (Duration::ZERO, false);
+        let (mut tidy_at, mut tell_at) = (clock::now(), clock::now());
+        loop {
+            let is_last = cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
+            if is_onlooker && !self.has_stopped_moving().await? {
+                pause = LOOK_ON_EVERY;
+            } else {
+                let step = self.step().await?;
+                is_onlooker = matches!(step, Step::Overtaken);
+                pause = match step {
+                    Step::More => Duration::ZERO,
+                    Step::UpToDate => LOOK_EVERY,
+                    Step::Overtaken => LOOK_ON_EVERY,
+                };
+            }
+            if clock::now() >= tell_at || is_last {
+                self.tell().await?;
+                tell_at = clock::now() + TELL_EVERY;
+            }
+            if is_last {
+                return Ok(());
+            }
+            if clock::now() >= tidy_at && !is_onlooker {
+                self.tidy().await?;
+                tidy_at = clock::now() + TIDY_EVERY;
+            }
+        }
+    }
+
+    /// Whether the position stands where it stood at the last look.
+    async fn has_stopped_moving(&mut self) -> Result<bool, Failed> {
+        let was = std::mem::replace(&mut self.position, self.writer.position().await?);
+        Ok(was == self.position)
+    }
+
+    /// Reads and writes one batch. The entry that the position names is read again with it: whether it is still the same tells
+    /// whether this is still the same log.
+    async fn step(&mut self) -> Result<Step, Failed> {
+        let now_ms = clock::wall_ms();
+        let from = self.position;
+        let mut entries = self.queries.log_from(from.line, ENTRIES).await?;
+        let is_same = entries.first().is_some_and(|entry| entry.number == from.line && seal(&entry.text) == from.seal);
+        let mut missed = Vec::new();
+        if is_same {
+            entries.remove(0);
+        } else if from.line > 0 {
+            match self.lost_track(entries.first(), from).await? {
+                Track::Waits => return Ok(Step::UpToDate),
+                Track::Gap(gap) => missed.push(gap),
+                Track::Anew(gap) => {
+                    missed.push(gap);
+                    entries = self.queries.log_from(0, ENTRIES).await?;
+                }
+            }
+        }
+        let has_more = entries.len() >= ENTRIES - 1;
+        let Some(batch) = self.batch(&entries, missed, now_ms) else { return Ok(Step::UpToDate) };
+        if !self.writer.write(from, &batch, now_ms).await? {
+            self.position = self.writer.position().await?;
+            return Ok(Step::Overtaken);
+        }
+        self.position = batch.to;
+        self.of.metrics.history_written(batch.rows.len() as u64);
+        for gap in &batch.missed {
+            self.of.metrics.history_missed(gap.lines);
+            error!(lines = gap.lines, why = gap.why, "the history has a gap");
+        }
+        let wrote_all = batch.to.line == entries.last().map_or(0, |entry| entry.number);
+        Ok(if has_more || !wrote_all { Step::More } else { Step::UpToDate })
+    }
+
+    /// The entry that the position names is not there any more, or another stands in its place.
+    async fn lost_track(&mut self, first: Option<&LogEntry>, from: Position) -> Result<Track, Failed> {
+        let end = self.queries.log_end().await?;
+        let is_anew = end < from.line || first.is_some_and(|first| first.number == from.line);
+        if is_anew {
+            let why = "Redis has lost its log of attempts, or part of it, and began it anew";
+            return Ok(match end {
+                // It has no lines yet.
+                0 => Track::Waits,
+                _ => Track::Anew(Missed { from_ms: from.at_ms, until_ms: clock::wall_ms(), lines: 0, why }),
+            });
+        }
+        let Some(first) = first else { return Ok(Track::Waits) };
+        let lines = first.first().saturating_sub(from.line + 1);
+        let until_ms = first.lines().find_map(|line| Logged::read(line).ok()).map_or(from.at_ms, |line| line.at_ms());
+        let why = "the log of attempts dropped them before they were read (history.log_bytes)";
+        match lines {
+            // The position's own entry alone was dropped.
+            0 => Ok(Track::Gap(Missed { from_ms: from.at_ms, until_ms: from.at_ms, lines: 0, why })),
+            lines => Ok(Track::Gap(Missed { from_ms: from.at_ms, until_ms, lines, why })),
+        }
+    }
+
+    /// None if there is nothing to write.
+    fn batch(&mut self, entries: &[LogEntry], missed: Vec<Missed>, now_ms: u64) -> Option<Batch> {
+        let mut batch = Batch { missed: missed.into_iter().filter(Missed::is_one).collect(), ..Batch::default() };
+        let (mut bytes, mut lines, mut unreadable) = (0, 0, 0);
+        let keep_days = self.of.keep_days();
+        batch.to = self.position;
+        for entry in entries {
+            if lines >= LINES {
+                break;
+            }
+            for line in entry.lines() {
+                (bytes, lines) = (bytes + line.len(), lines + 1);
+                match Logged::read(line) {
+                    Ok(logged) => {
+                        batch.to.at_ms = logged.at_ms();
+                        batch.rows.push(Row::of(&logged, keep_days, now_ms));
+                    }
+                    Err(_) => unreadable += 1,
+                }
+            }
+            (batch.to.line, batch.to.seal) = (entry.number, seal(&entry.text));
+        }
+        if unreadable > 0 {
+            let why = "lines that this Herald cannot read: another version, or somebody else, wrote them";
+            let at_ms = batch.to.at_ms;
+            batch.missed.push(Missed { from_ms: at_ms, until_ms: at_ms, lines: unreadable, why });
+        }
+        if let Some(mean) = bytes.checked_div(lines) {
+            self.line_bytes = mean.max(1) as u64;
+        }
+        (lines > 0).then_some(batch)
+    }
+
+    fn read(&self) -> HistoryRead {
+        HistoryRead { line: self.position.line, at_ms: 0, line_bytes: self.line_bytes }
+    }
+
+    /// Tells the owner of the partition how far this is.
+    async fn tell(&mut self) -> Result<(), Failed> {
+        let at_ms = self.queries.now_ms().await?;
+        Ok(self.queries.tell_history(&self.id, HistoryRead { at_ms, ..self.read() }).await?)
+    }
+
+    async fn tidy(&mut self) -> Result<(), Failed> {
+        while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), clock::wall_ms()).await? {
+            info!(day, "dropped a day of the history that is over");
+        }
+        Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)
+    }
+}
+
+/// What it means that the position's own entry is not there.
+enum Track {
+    /// Nothing to go by yet.
+    Waits,
+    /// What came after it was dropped, too.
+    Gap(Missed),
+    /// Everything that is there is read; what is known already is not doubled.
+    Anew(Missed),
+}
