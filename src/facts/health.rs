@@ -67,7 +67,7 @@ impl From<Slot> for (u64, u32, u32, u64, u32) {
 pub struct Slots(Vec<Slot>);
 
 /// What several slots say together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     pub delivered: u64,
     pub failed: u64,
@@ -287,8 +287,7 @@ impl Seen {
 }
 
 /// What can be said of an endpoint in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Nothing succeeds.
     Failing,

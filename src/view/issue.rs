@@ -76,7 +76,8 @@ pub struct DiagnosisView {
     /// A clause that goes on from the endpoint's name.
     pub what: String,
     /// Who must act: merchant, operator or network.
-    pub who: &'static str,
+    #[schema(value_type = String)]
+    pub who: Who,
     /// The first thing to do: words to type, or what to check.
     pub next: String,
     /// A sentence for the merchant, where it is theirs to mend.
@@ -128,11 +129,6 @@ impl HourView {
 impl DiagnosisView {
     fn of(diagnosis: &Diagnosis) -> Self {
         let Diagnosis { what, who, next, merchant } = diagnosis.clone();
-        let who = match who {
-            Who::Merchant => "merchant",
-            Who::Operator => "operator",
-            Who::Network => "network",
-        };
         Self { what, who, next, merchant }
     }
 }
