@@ -138,7 +138,7 @@ pub async fn find(
     let max_told = if whose.is_one_story() { MAX_TOLD } else { *limit };
     let past = past::look(history, queries, &wanted, max_told).await?;
     let dead = dead(queries, whose).await?;
-    let look = Look { viewer, now_ms, is_paused };
+    let look = Look { viewer, now_ms, is_paused, is_until: until_ms.is_some() };
     let mut lines = look.merge(queries, unfinished, dead, &past).await?;
     lines.retain(|line| of.as_ref().is_none_or(|account| account.as_str() == line.account));
     Ok(Found { lines, past, unread })
@@ -191,6 +191,8 @@ struct Look {
     viewer: Viewer,
     now_ms: u64,
     is_paused: bool,
+    /// What ended later was not asked for.
+    is_until: bool,
 }
 
 impl Look {
@@ -222,6 +224,13 @@ impl Look {
             lines.push(self.of_told(queries, past, told).await?);
         }
         Ok(lines)
+    }
+
+    fn open(self) -> &'static str {
+        match self.is_until {
+            true => "no record: it may have ended after the time that was asked for",
+            false => "no record: in flight, or discarded",
+        }
     }
 
     fn of_record(self, one: &Unfinished) -> DeliveryLine {
@@ -285,8 +294,7 @@ impl Look {
             }
             ("delivered", _) => ("delivered", format!("delivered {ago}")),
             ("no_endpoint", _) => ("no_endpoint", format!("owed to nobody: {} ({})", told.detail, told.event_type)),
-            _ => ended(told, &ago, self.viewer)
-                .unwrap_or_else(|| ("open", "no record: in flight, or discarded".to_owned())),
+            _ => ended(told, &ago, self.viewer).unwrap_or_else(|| ("open", self.open().to_owned())),
         };
         let tried = delivery.as_ref().and_then(|id| past.last_attempt(id));
         let known = |text: Option<String>| text.unwrap_or_default();
