@@ -83,8 +83,9 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         limit,
     };
     let pause = pause::paused(context).await;
-    let found = deliveries::find(queries, &context.history(), &asked, Viewer::Operator, pause.is_some());
-    let Found { lines, past, unread } = found.await?;
+    let history = context.history();
+    let found = deliveries::find(queries, &history, &asked, Viewer::Operator, pause.is_some()).await?;
+    let Found { lines, past, unread } = found;
     past.reach.words().iter().for_each(note);
     pause.iter().for_each(pause::tell);
     if let Some(text) = on_records(&asked.whose, unread) {
