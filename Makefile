@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-deliveries bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
+.PHONY: demo bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -35,6 +35,10 @@ bench-intents: tools
 # with ARGS="--scale 50000" five.
 bench-scale: tools
 	cargo bench --locked --bench scale -- $(ARGS)
+
+# What it costs to publish over HTTP, beside a bare XADD, and whether probes are answered meanwhile.
+bench-ingest: tools
+	cargo bench --locked --bench ingest -- $(ARGS)
 
 # What the history of deliveries costs and how fast it answers: two million rows take a minute or two, ARGS="--rows 50000000" half
 # an hour or more and 16 GB.

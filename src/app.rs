@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
 use tokio::{
     net::TcpListener,
-    runtime::Builder,
+    runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
 };
@@ -43,7 +43,7 @@ use crate::{
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
-    service,
+    service::{self, Operations},
     store::{
         self,
         audit::{Audit, Retention},
@@ -91,7 +91,7 @@ pub async fn serve(config: Config) -> Result<()> {
 /// How many callers of the payment intents this process may have at once beside so many senders.
 fn callers(config: &Config, senders: u64) -> usize {
     let most = http::server::LIMITS.connections;
-    config.intents.listen.map_or(0, |_| descriptors::connections_of_callers(most, senders))
+    service::API_CONNECTIONS + config.intents.listen.map_or(0, |_| descriptors::connections_of_callers(most, senders))
 }
 
 /// The worker, its registry and its service, until cancelled.
@@ -128,7 +128,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         let serving = serve_payment_intents(config, address, SENDERS, registry.clone(), counted, rest.clone());
         intents = Some(tokio::spawn(serving.await?));
     }
-    let serving = service::start(socket.into_std()?, readiness.clone(), page, rest.clone())
+    let operations = operations(config, registry.clone())?;
+    let serving = service::start(socket.into_std()?, readiness.clone(), page, Some(operations), rest.clone())
         .context("cannot start the service's thread")?;
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, readiness, cancel).await;
@@ -192,7 +193,7 @@ async fn show_health(
         format!("cannot listen on {address} (intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN)")
     })?;
     let (readiness, page) = (Readiness::new(), page_of_process().and(counted.page()));
-    service::start(socket.into_std()?, readiness.clone(), page, cancel.clone())
+    service::start(socket.into_std()?, readiness.clone(), page, None, cancel.clone())
         .context("cannot start the service's thread")?;
     let service = intents(config)?;
     tokio::spawn(cancel.run_until_cancelled_owned(async move {
@@ -238,6 +239,26 @@ async fn serve_payment_intents(
             () = service.run_scheduler() => {}
         }
     })
+}
+
+/// The operations API, as it is configured. Somebody must follow the registry.
+fn operations(config: &Config, registry: Registry) -> Result<Operations> {
+    let sender = Arc::new(sender(config)?);
+    let rules = Rules::new(sender.guard().clone(), RetryPolicy::try_new(config.retry)?);
+    let api = api::v1::Api::new(api::v1::Parts {
+        redis: redis(config)?,
+        keys: PartitionKeys::new(&config.stream.name)?,
+        registry,
+        rules,
+        sender,
+        audit: audit(config, Surface::Http)?,
+        intents: intents(config)?,
+        admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
+        strict_events: config.events.strict,
+        history: config.history.clone(),
+        kept_for: config.retry.max_age,
+    });
+    Ok(Operations { router: api::v1::served(api), runtime: Handle::current() })
 }
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for

@@ -56,3 +56,5 @@ pub mod surface;
 pub mod telemetry;
 #[cfg(feature = "dispatcher")]
 pub mod tls;
+#[cfg(feature = "dispatcher")]
+pub mod view;

@@ -1,27 +1,36 @@
-//! The small HTTP service beside the dispatcher: `/healthz`, `/readyz` and `/metrics`, for probes and scrapers.
-//! Shows no payload and no secret, changes nothing, asks for no token. Runs on a thread of its own: whoever is asked about
-//! must not be needed for the answer.
+//! What `listen` serves: `/healthz`, `/readyz` and `/metrics` for probes and scrapers, and the operations API beside them.
+//! Health shows no payload and no secret, changes nothing, asks for no token. All connections are served on a thread of their
+//! own, where health is answered at once; what else is asked is answered on the runtime of this process. So neither a worker
+//! that hangs nor a flood of requests keeps a probe waiting: requests beyond a number are refused, and a connection that asks
+//! for nothing makes room for a new one.
 
-use std::{io, thread, time::Duration};
+use std::{convert::Infallible, io, pin::Pin, sync::Arc, task, thread, time::Duration};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper_util::service::TowerToHyperService;
+use hyper::{body::Incoming, service::service_fn};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle},
+    sync::{Semaphore, oneshot},
+};
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use crate::{
     clock,
     http::{
         connections::{self, Bounds, OneMore},
         problem::{PROBLEM_JSON, untyped},
+        server::drop_last_slash,
     },
     telemetry::{
         exposition::{Format, Page},
@@ -40,10 +49,40 @@ const BOUNDS: Bounds = Bounds {
     drain: Duration::from_secs(1),
 };
 
+/// With the API beside them: its callers keep their connections.
+const BOUNDS_WITH_API: Bounds = Bounds {
+    connections: API_CONNECTIONS,
+    one_more: OneMore::EndsTheOldestIdle,
+    head: Duration::from_secs(10),
+    whole: Duration::from_secs(600),
+    last_request: Duration::from_secs(30),
+    drain: Duration::from_secs(5),
+};
+
+/// Connections at once, where the API is served.
+pub const API_CONNECTIONS: usize = 512;
+
+/// Requests of the API that are answered at once, fewer than connections: there is always one to end for a probe.
+const MAX_REQUESTS: usize = 256;
+
 #[derive(Clone)]
 struct Shared {
     readiness: Readiness,
     metrics: Page,
+}
+
+/// The operations API, and where its requests are answered.
+pub struct Operations {
+    pub router: Router,
+    pub runtime: Handle,
+}
+
+/// What answers whatever is not health.
+#[derive(Clone)]
+struct Answering {
+    router: Router,
+    runtime: Handle,
+    places: Arc<Semaphore>,
 }
 
 /// Serves on a thread of its own until `shutdown`; the answer tells of its end. Cancel it last: while the worker drains,
@@ -52,6 +91,7 @@ pub fn start(
     listener: std::net::TcpListener,
     readiness: Readiness,
     metrics: Page,
+    operations: Option<Operations>,
     shutdown: CancellationToken,
 ) -> io::Result<oneshot::Receiver<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -59,9 +99,10 @@ pub fn start(
         let _inside = runtime.enter();
         TcpListener::from_std(listener)?
     };
+    let bounds = if operations.is_some() { BOUNDS_WITH_API } else { BOUNDS };
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(serve(listener, BOUNDS, Shared { readiness, metrics }, shutdown));
+        runtime.block_on(serve(listener, bounds, Shared { readiness, metrics }, operations, shutdown));
         // Who waits for it may be gone.
         let _ = ends.send(());
     };
@@ -69,12 +110,75 @@ pub fn start(
     Ok(ended)
 }
 
-async fn serve(listener: TcpListener, bounds: Bounds, shared: Shared, shutdown: CancellationToken) {
-    let service = TowerToHyperService::new(router(shared));
+async fn serve(
+    listener: TcpListener,
+    bounds: Bounds,
+    shared: Shared,
+    operations: Option<Operations>,
+    shutdown: CancellationToken,
+) {
+    let health = router(shared);
+    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let operations = operations.map(|Operations { router, runtime }| Answering { router, runtime, places });
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (mut health, operations) = (health.clone(), operations.clone());
+        async move {
+            Ok::<_, Infallible>(match operations {
+                Some(operations) if !is_health(request.uri()) => operations.answer(request).await,
+                _ => health.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
+            })
+        }
+    });
     let cannot_accept = |error: &io::Error| {
         tracing::warn!(%error, "the service cannot accept a connection; it tries again");
     };
     connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
+}
+
+fn is_health(uri: &Uri) -> bool {
+    matches!(uri.path(), "/healthz" | "/readyz" | "/metrics")
+}
+
+impl Answering {
+    /// On the other runtime. A caller that goes away ends its request there.
+    async fn answer(self, mut request: Request<Incoming>) -> Response {
+        drop_last_slash(request.uri_mut());
+        let Ok(place) = self.places.try_acquire_owned() else { return too_many() };
+        let mut router = self.router;
+        let answer = self.runtime.spawn(async move {
+            let response = router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
+            drop(place);
+            response
+        });
+        let answer = AbortOnDrop(answer);
+        answer.await.unwrap_or_else(|_| {
+            problem(StatusCode::INTERNAL_SERVER_ERROR, "the request broke off: the log says why", json!({}))
+        })
+    }
+}
+
+/// A task that nobody waits for any more ends.
+struct AbortOnDrop(tokio::task::JoinHandle<Response>);
+
+impl Future for AbortOnDrop {
+    type Output = Result<Response, tokio::task::JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn too_many() -> Response {
+    let detail = "too many requests are being answered at the moment: nothing was done, ask again in a second";
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, detail, json!({}));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn router(shared: Shared) -> Router {
@@ -152,7 +256,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
         let shared = Shared { readiness: readiness.clone(), metrics: metrics.page() };
-        let task = tokio::spawn(serve(listener, bounds, shared, shutdown.clone()));
+        let task = tokio::spawn(serve(listener, bounds, shared, None, shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
 
@@ -203,7 +307,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         readiness.set_redis(true);
-        let ended = start(listener, readiness.clone(), Metrics::new().page(), shutdown.clone()).unwrap();
+        let ended = start(listener, readiness.clone(), Metrics::new().page(), None, shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();

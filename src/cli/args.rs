@@ -60,6 +60,10 @@ pub struct WhoAndMaybeWhy {
 }
 
 impl WhoAndMaybeWhy {
+    pub fn by(&self) -> &str {
+        &self.by
+    }
+
     pub fn act(&self, act: Act) -> Begun {
         begun(act, &self.by, self.reason.as_deref().unwrap_or_default())
     }

@@ -1,9 +1,7 @@
 //! `herald audit …`: who did what to this installation, and how it ended. Changes nothing.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use super::moment::{Moment, moment};
 use crate::{
     app,
     facts::{
@@ -12,6 +10,7 @@ use crate::{
     },
     store::audit::{Audit, Logged, Wanted},
     surface::{Context, Format, VerbError, instant, note, when, words},
+    view::{audit::ActView, time::Moment},
 };
 
 /// Of a table's columns, so that a row fits 80 characters.
@@ -38,10 +37,10 @@ pub enum AuditVerb {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Begun since then: an age such as 2h or 7d, or 2026-01-31T09:00:00Z
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
     since: Option<Moment>,
     /// Begun before then
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
     until: Option<Moment>,
     /// By this operator, by herald itself, or by "key HASH" over HTTP
     #[arg(long, value_name = "NAME")]
@@ -76,40 +75,6 @@ fn shown_id(id: EntryId) -> String {
     if id.seq == 0 { id.ms.to_string() } else { id.to_string() }
 }
 
-/// An act as `-o json` shows it.
-#[derive(Serialize)]
-struct View<'a> {
-    id: EntryId,
-    at_ms: u64,
-    #[serde(flatten)]
-    begun: &'a Begun,
-    /// None has been written while it is under way, and none ever is where its process died.
-    ended: Option<EndView<'a>>,
-}
-
-#[derive(Serialize)]
-struct EndView<'a> {
-    at_ms: u64,
-    result: Verdict,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    why: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    done: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skipped: Option<u64>,
-}
-
-fn view(logged: &Logged) -> View<'_> {
-    let ended = logged.ended.as_ref().map(|(at, ended)| EndView {
-        at_ms: at.ms,
-        result: ended.result,
-        why: &ended.why,
-        done: ended.done,
-        skipped: ended.skipped,
-    });
-    View { id: logged.id, at_ms: logged.id.ms, begun: &logged.begun, ended }
-}
-
 pub async fn run(context: &Context, verb: AuditVerb) -> anyhow::Result<()> {
     let audit = app::audit(&context.config, Surface::Cli)?;
     match verb {
@@ -129,7 +94,7 @@ async fn list(context: &Context, audit: &Audit, args: ListArgs) -> anyhow::Resul
     let found = audit.search(&wanted, |begun| args.fits(begun)).await?;
     let mut rows = context.output.list(&["ID", "AGO", "BY", "WHAT", "RESULT"]);
     for logged in &found.acts {
-        rows.push(&view(logged), || row(logged, now_ms))?;
+        rows.push(&ActView::of(logged), || row(logged, now_ms))?;
     }
     rows.finish()?;
     if found.unreadable > 0 {
@@ -216,7 +181,7 @@ async fn show(context: &Context, audit: &Audit, id: EntryId) -> anyhow::Result<(
     ];
     fields.extend(told.into_iter().filter_map(|(name, text)| Some((name, text?))));
     fields.push(("ended", logged.ended.as_ref().map_or_else(|| NO_END.to_owned(), |(at, ended)| end(*at, ended))));
-    context.output.one(&view(&logged), &fields)
+    context.output.one(&ActView::of(&logged), &fields)
 }
 
 fn end(at: EntryId, ended: &Ended) -> String {
@@ -257,10 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_an_age_or_an_instant_and_an_act_is_named_as_it_is_shown() {
-        assert_eq!(moment("2h").unwrap().ms(7_200_001), 1);
-        assert_eq!(moment("2026-01-31T09:00:00Z").unwrap().ms(0), 1_769_850_000_000);
-        assert!(moment("yesterday").is_err());
+    fn an_act_is_named_as_it_is_shown() {
         assert_eq!(act_id("17").map(shown_id), Ok("17".to_owned()));
         assert_eq!(act_id("17-2").map(shown_id), Ok("17-2".to_owned()));
         assert!(act_id("ep_a").is_err());

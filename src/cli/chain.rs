@@ -1,25 +1,25 @@
 //! Chains: what waits behind what, and how to let the next one go. Changes go through the partition's owner.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     args::{Consent, Go},
     asking::Asking,
     endpoint, pause,
-    story::{history, standing},
+    story::history,
 };
 use crate::{
     facts::{
         audit::Act,
         delivery::Delivery,
-        id::{DeliveryId, EndpointId, IntentId},
+        id::{EndpointId, IntentId},
     },
     store::{
         protocol::Asked,
         queries::{ChainHead, Queries, Unfinished},
     },
     surface::{Context, Format, VerbError, audited, note, words},
+    view::{Viewer, chain::ChainView, standing::standing},
 };
 
 /// How many deliveries of one chain `show` looks at.
@@ -64,20 +64,6 @@ pub struct ReleaseArgs {
     which: Which,
     #[command(flatten)]
     consent: Consent,
-}
-
-#[derive(Serialize)]
-struct View<'a> {
-    id: &'a DeliveryId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    intent: Option<&'a IntentId>,
-    standing: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_outcome: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    held_behind_it: Option<u64>,
 }
 
 pub async fn run(context: &Context, verb: ChainVerb) -> anyhow::Result<()> {
@@ -212,14 +198,6 @@ fn intent_of(one: &Unfinished) -> Option<&IntentId> {
     one.delivery.as_ref().ok().map(|delivery| &delivery.intent)
 }
 
-fn view(one: &Unfinished, held: Option<u64>, now_ms: u64, is_paused: bool) -> View<'_> {
-    let delivery = one.delivery.as_ref().ok();
-    View {
-        id: &one.id,
-        intent: intent_of(one),
-        standing: standing(one, now_ms, is_paused),
-        attempts: delivery.map(Delivery::attempts_in_all),
-        last_outcome: delivery.and_then(|delivery| delivery.history.last()).map(|last| last.outcome.to_string()),
-        held_behind_it: held,
-    }
+fn view(one: &Unfinished, held: Option<u64>, now_ms: u64, is_paused: bool) -> ChainView {
+    ChainView::of(one, held, Viewer::Operator, now_ms, is_paused)
 }

@@ -140,6 +140,15 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("issue resolve", &["herald issue resolve ep_1:server_failed:500 --reason 'they deployed a fix'"]),
     ("audit list", &["herald audit list --since 2d", "herald audit list --act 'endpoint disable' --endpoint ep_1"]),
     ("audit show", &["herald audit show 1795336091993-0"]),
+    (
+        "token create",
+        &[
+            "herald token create --role viewer --name grafana --expires-in 90d",
+            "herald token create --role merchant --account acc_1 --name shop",
+        ],
+    ),
+    ("token list", &["herald token list"]),
+    ("token revoke", &["herald token revoke 1f0c9a7e"]),
     ("quarantine list", &["herald quarantine list"]),
     ("quarantine show", &["herald quarantine show 1795336091993-0"]),
     ("quarantine requeue", &["herald quarantine requeue 1795336091993-0 --reason 'Herald was too old'"]),

@@ -4,21 +4,21 @@
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::args::WhoAndWhy;
 use crate::{
     facts::{
         audit::Act,
-        endpoint::{Endpoint, EndpointState, Mark},
+        endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId},
-        issue::{Issue, IssueId, Said, State, to_merchant},
+        issue::{Issue, IssueId, Said, State},
     },
     store::{
         issues::IssueStore,
-        queries::{DeadFilter, DeadOrder, IssuesLook, Queries},
+        queries::{IssuesLook, Queries},
     },
     surface::{Context, Format, VerbError, audited, note, when, words},
+    view::issue::{IssueView, with_sample},
 };
 
 #[derive(Debug, Subcommand)]
@@ -70,15 +70,6 @@ struct Look {
     as_of_ms: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    issue: &'a Issue,
-    url: Option<&'a str>,
-    endpoint_state: Option<&'a EndpointState>,
-    to_merchant: Option<String>,
-}
-
 pub async fn run(context: &Context, verb: IssueVerb) -> anyhow::Result<()> {
     match verb {
         IssueVerb::List(args) => list(context, args).await,
@@ -97,16 +88,8 @@ async fn look(context: &Context) -> anyhow::Result<Look> {
 }
 
 impl Look {
-    fn shown<'a>(&'a self, context: &Context, issue: &'a Issue) -> Shown<'a> {
-        let endpoint = self.endpoints.get(&issue.id.endpoint);
-        let url = endpoint.map(|endpoint| endpoint.url.as_str());
-        let kept_for = words::span(u64::try_from(context.config.retry.max_age.as_millis()).unwrap_or(u64::MAX));
-        Shown {
-            issue,
-            url,
-            endpoint_state: endpoint.map(|endpoint| &endpoint.status),
-            to_merchant: to_merchant(issue, url, &words::instant(issue.first_ms), &kept_for),
-        }
+    fn view(&self, context: &Context, issue: &Issue) -> IssueView {
+        IssueView::of(issue, &self.endpoints, context.config.retry.max_age)
     }
 
     /// Says what a reader might otherwise take for certain.
@@ -136,7 +119,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     let wanted: Vec<&Issue> = look.issues.iter().filter(|issue| args.wants(issue)).collect();
     let mut rows = context.output.list(&["ISSUE", "STATE", "SINCE", "FAILED", "DEAD", "IT"]);
     for issue in wanted.iter().take(args.limit) {
-        rows.push(&look.shown(context, issue), || {
+        rows.push(&look.view(context, issue), || {
             vec![
                 issue.id.to_string(),
                 state(issue).to_owned(),
@@ -181,20 +164,12 @@ fn state(issue: &Issue) -> &'static str {
 
 async fn show(context: &Context, id: &IssueId) -> anyhow::Result<()> {
     let mut look = look(context).await?;
-    let mut issue = look.find(id)?.clone();
-    if issue.sample.is_none() {
-        let filter = DeadFilter {
-            endpoint: Some(id.endpoint.clone()),
-            cause: Some(id.cause.clone()),
-            ..DeadFilter::everything()
-        };
-        let newest = look.queries.find_dead(&filter, DeadOrder::NewestFirst, None, 1).await?;
-        issue.sample = newest.letters.into_iter().next().map(|letter| letter.id);
-    }
-    let shown = look.shown(context, &issue);
+    let issue = look.find(id)?.clone();
+    let issue = with_sample(&mut look.queries, issue).await?;
+    let view = look.view(context, &issue);
     look.note_age();
-    context.output.one(&shown, &fields(&shown, look.now_ms))?;
-    if let (Format::Table, Some(text)) = (context.output.format(), &shown.to_merchant) {
+    context.output.one(&view, &fields(&issue, &view, look.now_ms))?;
+    if let (Format::Table, Some(text)) = (context.output.format(), &view.to_merchant) {
         context.output.text(&format!("\nTo the merchant:\n\n{}", indented(text)))?;
     }
     Ok(())
@@ -204,16 +179,15 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
 
-fn fields(shown: &Shown<'_>, now_ms: u64) -> Vec<(&'static str, String)> {
-    let Shown { issue, url, endpoint_state, .. } = shown;
+fn fields(issue: &Issue, view: &IssueView, now_ms: u64) -> Vec<(&'static str, String)> {
     let unknown = || "not known".to_owned();
     let mut fields = vec![
         ("issue", issue.id.to_string()),
         ("state", said(issue, now_ms)),
         ("account", issue.account.as_ref().map_or_else(unknown, ToString::to_string)),
-        ("url", url.map_or("the endpoint is deleted".to_owned(), str::to_owned)),
+        ("url", view.url.clone().unwrap_or_else(|| "the endpoint is deleted".to_owned())),
     ];
-    fields.extend(endpoint_state.map(|state| ("endpoint", state.to_string())));
+    fields.extend(view.endpoint_state.map(|state| ("endpoint", state.to_owned())));
     fields.extend([
         ("it", issue.diagnosis.what.clone()),
         ("must act", issue.diagnosis.who.name().to_owned()),

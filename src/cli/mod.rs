@@ -15,14 +15,13 @@ mod examples;
 mod intents;
 mod issue;
 mod manual;
-mod moment;
 mod nearest;
-mod past;
 mod pause;
 mod quarantine;
 mod retry_schedule;
 mod sandbox;
 mod story;
+mod token;
 mod trigger;
 mod verify;
 mod whole_story;
@@ -107,6 +106,9 @@ enum Verb {
     /// Who did what, from where and why, and how it ended
     #[command(subcommand)]
     Audit(audit::AuditVerb),
+    /// Tokens of the operations API: who may ask over HTTP, and for what
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
     /// Put load on Herald, break what it is told to break, and judge every promise
@@ -191,6 +193,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
+        Verb::Token(verb) => token::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,

@@ -51,9 +51,13 @@ pub fn by_whom(mark: &Mark) -> String {
 
 /// For verbs that show what waits: says who has paused all sending and how to resume it. Returns whether it is paused.
 pub async fn tell_if_paused(context: &Context) -> bool {
-    let Some(mark) = paused(context).await else { return false };
-    note(format_args!("all sending is {}; `herald resume --all --reason '…'` lets it go on", by_whom(&mark)));
-    true
+    let pause = paused(context).await;
+    pause.iter().for_each(tell);
+    pause.is_some()
+}
+
+pub fn tell(mark: &Mark) {
+    note(format_args!("all sending is {}; `herald resume --all --reason '…'` lets it go on", by_whom(mark)));
 }
 
 pub async fn resume(context: &Context, args: ResumeArgs) -> anyhow::Result<()> {

@@ -1,7 +1,6 @@
 //! The quarantine: stream entries that are not valid events. Changes go through the partition's owner.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     args::{Consent, Go},
@@ -11,13 +10,14 @@ use crate::{
     facts::{
         audit::{Act, Begun},
         event::intent_in,
-        id::{EntryId, IntentId},
+        id::EntryId,
     },
     store::{
         protocol::Asked,
         queries::{Quarantined, Queries},
     },
     surface::{Context, VerbError, audited, note, words},
+    view::quarantine::QuarantineView,
 };
 
 /// Bytes of an entry's body that a list shows.
@@ -60,19 +60,6 @@ enum Job {
     Discard,
 }
 
-#[derive(Serialize)]
-struct View<'a> {
-    entry: EntryId,
-    at_ms: u64,
-    error: &'a str,
-    /// Only a part of it was kept, or it has no field `event`: it cannot be put back.
-    cut: bool,
-    /// If it can be read.
-    intent: Option<IntentId>,
-    /// Bytes that are not UTF-8 show as U+FFFD.
-    body: String,
-}
-
 pub async fn run(context: &Context, verb: QuarantineVerb) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     match verb {
@@ -96,7 +83,7 @@ async fn list(context: &Context, queries: &mut Queries, limit: usize) -> anyhow:
         left -= page.len().min(left);
         for one in &page {
             first = first.or(Some(one.entry));
-            rows.push(&view(one), || cells(one, now_ms))?;
+            rows.push(&QuarantineView::of(one), || cells(one, now_ms))?;
         }
         match next {
             Some(next) => after = Some(next),
@@ -132,7 +119,7 @@ async fn show(context: &Context, queries: &mut Queries, entry: EntryId) -> anyho
         false => format!("all of its {}", words::bytes(one.body.len() as u64)),
     };
     context.output.one(
-        &view(&one),
+        &QuarantineView::of(&one),
         &[
             ("what is wrong", one.error.clone()),
             ("entry", one.entry.to_string()),
@@ -253,9 +240,4 @@ impl Job {
             Self::Discard => "discarded",
         }
     }
-}
-
-fn view(one: &Quarantined) -> View<'_> {
-    let body = String::from_utf8_lossy(&one.body).into_owned();
-    View { entry: one.entry, at_ms: one.at_ms, error: &one.error, cut: one.cut, intent: intent_in(&one.body), body }
 }

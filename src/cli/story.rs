@@ -2,13 +2,10 @@
 //! Redis nothing.
 
 use crate::{
-    facts::{
-        delivery::Delivery,
-        letter::{WaitedFor, Waiting},
-        outcome::AttemptReport,
-    },
+    facts::{delivery::Delivery, outcome::AttemptReport},
     store::queries::{Letter, Unfinished, WhereUnfinished},
     surface::words,
+    view::{deliveries::waited, standing::standing},
 };
 
 /// The fields of an unfinished delivery as a person reads them, what matters first.
@@ -64,55 +61,6 @@ pub fn story_of_dead(letter: &Letter, now_ms: u64) -> Vec<(&'static str, String)
     fields.extend(history(delivery, now_ms));
     fields.push(("body", String::from_utf8_lossy(&delivery.body).into_owned()));
     fields
-}
-
-/// What a delivery that was never tried waited for.
-pub fn waited(waited_for: &WaitedFor, now_ms: u64) -> String {
-    let WaitedFor { why, since_ms, paused_by, paused_why, head, last_failure, last_failure_at_ms } = waited_for;
-    let mut text = match (why, head) {
-        (Waiting::Held, Some(head)) => format!("held behind {head}"),
-        (Waiting::Held, None) => "held behind an earlier one".to_owned(),
-        (Waiting::Paused, _) => "its endpoint was paused".to_owned(),
-        (Waiting::AllPaused, _) => "all sending was paused".to_owned(),
-        (Waiting::BreakerOpen, _) => "its endpoint's breaker was open".to_owned(),
-        (Waiting::Resting, _) => "the receiver had asked for a rest".to_owned(),
-        (Waiting::RateLimited, _) => "its endpoint's rate limit".to_owned(),
-        (Waiting::Busy, _) => "others of its endpoint were before it".to_owned(),
-        (Waiting::EndpointUnreadable, _) => "its endpoint could not be read".to_owned(),
-        (Waiting::Unknown, _) => "what it waited for is not known".to_owned(),
-    };
-    if let Some(by) = paused_by {
-        let about = if *why == Waiting::Paused { "" } else { "; its endpoint was paused" };
-        text += &format!("{about} by {by}: {}", paused_why.as_deref().unwrap_or_default());
-    }
-    if let Some(since) = since_ms {
-        text += &format!(", since {}", words::instant(*since));
-    }
-    match (last_failure, last_failure_at_ms) {
-        (Some(cause), Some(at_ms)) => text += &format!("; last failure {cause} {}", words::ago(*at_ms, now_ms)),
-        (Some(cause), None) => text += &format!("; last failure {cause}"),
-        (None, _) => {}
-    }
-    text
-}
-
-/// Where it stands, and what it waits for: short enough for a column.
-pub fn standing(one: &Unfinished, now_ms: u64, is_paused: bool) -> String {
-    match one.place {
-        WhereUnfinished::Due { at_ms } if at_ms <= now_ms && is_paused => {
-            format!("due since {}: waits while all sending is paused", words::span(now_ms - at_ms))
-        }
-        WhereUnfinished::Due { at_ms } if at_ms <= now_ms => {
-            format!("due since {}: a worker takes it next", words::span(now_ms - at_ms))
-        }
-        WhereUnfinished::Due { at_ms } => format!("due in {}", words::span(at_ms - now_ms)),
-        WhereUnfinished::Claimed { since_ms } => {
-            format!("with the worker for {}", words::span(now_ms.saturating_sub(since_ms)))
-        }
-        WhereUnfinished::Parked => "parked".to_owned(),
-        WhereUnfinished::Held { head } => format!("held behind {head}"),
-        WhereUnfinished::Nowhere => "moving, or out of place: look again".to_owned(),
-    }
 }
 
 /// Every attempt that the record remembers, and every redelivery.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    event::{sample, status},
+    event::status,
     intents::{of_service, service},
     sandbox,
 };
@@ -19,6 +19,7 @@ use crate::{
             PaymentStatus::{self, Authorized, Canceled, Captured, Created, Refunded, Reversed},
         },
         id::{AccountId, EntryId, EventId, IntentId},
+        sample,
     },
     intents::{
         decide::{Command, IssuerAnswer},

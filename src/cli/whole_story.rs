@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use serde::Serialize;
 
-use super::{past, pause, story::standing};
+use super::pause;
 use crate::{
     app,
     facts::{audit::Surface, id::IntentId},
@@ -16,10 +16,10 @@ use crate::{
         queries::{DeadFilter, DeadOrder, MAX_PAGE, Queries},
     },
     surface::{Context, VerbError, note, words},
+    view::{deliveries::MAX_TOLD, past, standing::standing, time::Time},
 };
 
 /// Far more than an intent has.
-const MAX_TOLD: usize = 10_000;
 const MAX_ACTS: usize = 1_000;
 
 /// How many unfinished deliveries of one endpoint are shown behind the head of their chain.
@@ -34,7 +34,7 @@ pub struct StoryArgs {
 /// One thing that happened.
 #[derive(Serialize)]
 struct Line {
-    at_ms: u64,
+    at: Time,
     what: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     event: String,
@@ -47,17 +47,18 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let now_ms = queries.now_ms().await?;
     let wanted = Wanted { intent: Some(args.id.clone()), ..Wanted::default() };
-    let past = past::look(context, &mut queries, &wanted, MAX_TOLD).await?;
-    past.how_far.iter().for_each(note);
+    let past = past::look(&context.history(), &mut queries, &wanted, MAX_TOLD).await?;
+    let reach = past.reach.words();
+    reach.iter().for_each(note);
     let mut lines = events(context, &args.id).await;
     lines.extend(past.told.iter().map(|told| of_told(told, now_ms)));
     lines.extend(letters(&mut queries, &args.id, &past.told).await?);
     lines.extend(acts(context, &args.id, &past.told).await?);
     // What is of one moment stays in this order: the event, what was tried, what was done about it.
-    lines.sort_by_key(|line| line.at_ms);
+    lines.sort_by_key(|line| line.at);
     lines.extend(waiting(context, &mut queries, &args.id, now_ms).await?);
     if lines.is_empty() {
-        let text = format!("nothing is known of {} ({})", args.id, past.how_far.join("; "));
+        let text = format!("nothing is known of {} ({})", args.id, reach.join("; "));
         return Err(VerbError::NotFound(text).into());
     }
     let mut list = context.output.list(&["WHEN", "WHAT", "EVENT", "ENDPOINT", "TOLD"]);
@@ -72,7 +73,7 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
 }
 
 fn cells(line: &Line) -> Vec<String> {
-    vec![words::instant(line.at_ms), line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
+    vec![words::instant(line.at.0), line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
 }
 
 /// What its merchant was told, if Herald keeps the intent itself.
@@ -83,7 +84,7 @@ async fn events(context: &Context, id: &IntentId) -> Vec<Line> {
     };
     let Ok((intent, _)) = intent else { return Vec::new() };
     let line = |told: &crate::intents::told::Told| Line {
-        at_ms: told.entry.map_or_else(|| u64::try_from(told.at.0 / 1_000).unwrap_or_default(), |entry| entry.ms),
+        at: Time(told.entry.map_or_else(|| u64::try_from(told.at.0 / 1_000).unwrap_or_default(), |entry| entry.ms)),
         what: "event".to_owned(),
         event: told.id.to_string(),
         endpoint: String::new(),
@@ -94,7 +95,7 @@ async fn events(context: &Context, id: &IntentId) -> Vec<Line> {
 
 fn of_told(told: &Told, now_ms: u64) -> Line {
     Line {
-        at_ms: told.at_ms,
+        at: Time(told.at_ms),
         what: told.kind.clone(),
         event: told.event.as_ref().map_or(String::new(), ToString::to_string),
         endpoint: told.endpoint.as_ref().map_or(String::new(), ToString::to_string),
@@ -108,7 +109,7 @@ async fn letters(queries: &mut Queries, id: &IntentId, told: &[Told]) -> anyhow:
     let letters = queries.find_dead(&filter, DeadOrder::NewestFirst, None, MAX_PAGE).await?.letters;
     let is_told = |id| told.iter().any(|told| told.kind == "dead" && told.delivery().as_ref() == Some(id));
     let lines = letters.iter().filter(|letter| !is_told(&letter.id)).map(|letter| Line {
-        at_ms: letter.at_ms,
+        at: Time(letter.at_ms),
         what: "dead".to_owned(),
         event: letter.facts.as_ref().and_then(|facts| facts.event.as_ref()).map_or(String::new(), ToString::to_string),
         endpoint: letter.id.endpoint.to_string(),
@@ -144,7 +145,7 @@ fn of_act(logged: &Logged) -> Line {
     let begun = &logged.begun;
     let ended = logged.ended.as_ref().map_or("without an end".to_owned(), |(_, ended)| ended.result.name().to_owned());
     Line {
-        at_ms: logged.id.ms,
+        at: Time(logged.id.ms),
         what: begun.act.clone(),
         event: begun.target.clone().unwrap_or_default(),
         endpoint: begun.endpoint.as_ref().map_or(String::new(), ToString::to_string),
@@ -160,7 +161,7 @@ async fn waiting(context: &Context, queries: &mut Queries, id: &IntentId, now_ms
     }
     let is_paused = pause::tell_if_paused(context).await;
     let line = |one: &crate::store::queries::Unfinished| Line {
-        at_ms: now_ms,
+        at: Time(now_ms),
         what: "waits".to_owned(),
         event: one.delivery.as_ref().map_or(String::new(), |delivery| delivery.event.to_string()),
         endpoint: one.id.endpoint.to_string(),

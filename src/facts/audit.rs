@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     id::{AccountId, EndpointId, EntryId, IntentId},
     text::steers,
+    token,
 };
 
 /// Who does what nobody asked for.
@@ -20,7 +21,7 @@ const MAX_TEXT_CHARS: usize = 1_024;
 const MAX_ERROR_CHARS: usize = 300;
 
 /// What begins a secret of Herald's, whatever comes before it.
-const SECRETS: [&str; 2] = ["whsec_", "sk_sandbox_"];
+const SECRETS: [&str; 3] = ["whsec_", "sk_sandbox_", token::PREFIX];
 
 macro_rules! acts {
     ($($act:ident = $name:literal,)+) => {
@@ -73,6 +74,8 @@ acts! {
     IntentsReplay = "intents replay",
     SandboxClockAdvance = "sandbox clock advance",
     SandboxClockSpeed = "sandbox clock speed",
+    TokenCreate = "token create",
+    TokenRevoke = "token revoke",
 }
 
 impl Act {
@@ -93,6 +96,7 @@ impl Act {
                 | Self::IntentsKeyCreate
                 | Self::SandboxClockAdvance
                 | Self::SandboxClockSpeed
+                | Self::TokenCreate
         )
     }
 }
@@ -118,7 +122,7 @@ impl FromStr for Act {
 pub enum Surface {
     /// A verb of the command line.
     Cli,
-    /// A merchant's request.
+    /// A request, of a merchant or with a token of the operations API.
     Http,
     /// Herald itself, while it serves.
     Worker,

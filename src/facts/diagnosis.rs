@@ -27,7 +27,7 @@ impl Who {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
     /// A clause that goes on from "ENDPOINT: ".
     pub what: String,
@@ -35,7 +35,6 @@ pub struct Diagnosis {
     /// The first thing to do: words to type, or what to check.
     pub next: String,
     /// A sentence for the merchant about his receiver; none where it is not his to mend.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub merchant: Option<String>,
 }
 

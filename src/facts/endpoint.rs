@@ -1,9 +1,10 @@
 //! An endpoint: a URL that an account registered, with its secrets, event types, limits and state.
 //! This is the registry's record and the form of `endpoint export`. Secrets never show in `Debug`.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     event::EventType,
@@ -217,6 +218,20 @@ impl Endpoint {
         if !matches!(self.status, EndpointState::Disabled(_)) {
             (self.owed_until, self.leaves) = (None, false);
         }
+    }
+
+    /// The names of the members in which another differs, without those that each change changes.
+    pub fn fields_that_differ(&self, other: &Self) -> Vec<String> {
+        let fields = |endpoint: &Self| match serde_json::to_value(endpoint) {
+            Ok(Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (one, other) = (fields(self), fields(other));
+        let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+        let differs = |name: &&&String| {
+            !["revision", "updated_at_ms"].contains(&name.as_str()) && one.get(**name) != other.get(**name)
+        };
+        names.iter().filter(differs).map(|name| (*name).clone()).collect()
     }
 
     pub fn wants(&self, event_type: &EventType) -> bool {

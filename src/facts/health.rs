@@ -67,7 +67,7 @@ impl From<Slot> for (u64, u32, u32, u64, u32) {
 pub struct Slots(Vec<Slot>);
 
 /// What several slots say together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     pub delivered: u64,
     pub failed: u64,
@@ -141,6 +141,16 @@ impl Count {
         known.count = known.count.saturating_add(count);
         known.last_ms = known.last_ms.max(at_ms);
     }
+}
+
+/// What Redis says of an endpoint beside its health.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Waiting {
+    pub unfinished: u64,
+    pub parked: u64,
+    pub letters: u64,
+    /// The oldest unfinished delivery, where somebody has looked for it.
+    pub oldest: Option<DeliveryId>,
 }
 
 /// Attempts that failed for one cause.
@@ -277,8 +287,7 @@ impl Seen {
 }
 
 /// What can be said of an endpoint in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Nothing succeeds.
     Failing,

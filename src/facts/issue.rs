@@ -14,8 +14,7 @@ use super::{
 };
 
 /// `ENDPOINT:CAUSE`: what it is about is what it is called.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IssueId {
     pub endpoint: EndpointId,
     pub cause: Cause,
@@ -24,12 +23,6 @@ pub struct IssueId {
 impl fmt::Display for IssueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.endpoint, self.cause)
-    }
-}
-
-impl From<IssueId> for String {
-    fn from(id: IssueId) -> Self {
-        id.to_string()
     }
 }
 
@@ -88,7 +81,7 @@ pub struct Letters {
     pub last_ms: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Issue {
     pub id: IssueId,
     pub account: Option<AccountId>,

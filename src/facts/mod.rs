@@ -19,7 +19,6 @@ pub mod event;
 #[cfg(feature = "dispatcher")]
 pub mod health;
 #[cfg(feature = "dispatcher")]
-pub mod health_view;
 pub mod id;
 #[cfg(feature = "dispatcher")]
 pub mod issue;
@@ -33,9 +32,13 @@ pub mod quota;
 #[cfg(feature = "dispatcher")]
 pub mod retry;
 pub mod rfc3339;
+#[cfg(feature = "dispatcher")]
+pub mod sample;
 pub mod sequence;
 pub mod signing;
 pub mod text;
+#[cfg(feature = "dispatcher")]
+pub mod token;
 pub mod traceparent;
 #[cfg(feature = "dispatcher")]
 pub mod unserved;

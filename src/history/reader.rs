@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _, any::AnyRow};
 
 use super::{
@@ -33,7 +32,7 @@ pub struct Wanted {
 }
 
 /// One attempt or one end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     pub at_ms: u64,
     /// `delivered` and `failed` are attempts, the others are the names of `facts::log::End`.
@@ -71,14 +70,6 @@ impl Told {
         }
     }
 
-    /// As `Outcome` writes itself: `rejected (401)`.
-    pub fn outcome(&self) -> String {
-        match self.outcome.split_once(':') {
-            Some((class, kind)) => format!("{class} ({kind})"),
-            None => self.outcome.clone(),
-        }
-    }
-
     pub fn is_attempt(&self) -> bool {
         matches!(self.kind.as_str(), "delivered" | "failed")
     }
@@ -89,7 +80,7 @@ impl Told {
 }
 
 /// A time of which the history does not know everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     pub from_ms: u64,
     pub until_ms: u64,

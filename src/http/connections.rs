@@ -1,7 +1,18 @@
 //! Takes connections and hands their requests to a service, HTTP/1.1 only: HTTP/2 has no limit to how long its streams may be
 //! silent. Bounds how many there are and how long each may last, and ends them all at the end. Knows nothing of what is asked.
 
-use std::{collections::VecDeque, error::Error, io, pin::pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    error::Error,
+    io,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{
     Request, Response,
@@ -41,6 +52,19 @@ pub enum OneMore {
     Waits,
     /// Ends the oldest: for those whose answers take no time, so that the oldest has asked for nothing or does not read.
     EndsTheOldest,
+    /// Ends the oldest of those that ask for nothing at the moment, or the oldest of all.
+    EndsTheOldestIdle,
+}
+
+/// Whose connection a request came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
+/// An open connection, as it is chosen when one has to end.
+struct Open {
+    task: AbortHandle,
+    /// Requests that are being answered.
+    requests: Arc<AtomicUsize>,
 }
 
 /// After an accept that failed, mostly because there is no descriptor left: long enough not to spin, short for a probe.
@@ -62,34 +86,82 @@ where
     B: Body<Data: Send, Error: Into<Cause>> + Send + 'static,
 {
     let mut open = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let mut oldest_first: VecDeque<Open> = VecDeque::new();
     loop {
-        let has_place = open.len() < bounds.connections || bounds.one_more == OneMore::EndsTheOldest;
+        let has_place = open.len() < bounds.connections || bounds.one_more != OneMore::Waits;
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = open.join_next() => continue,
             accepted = listener.accept(), if has_place => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, from)) => (stream, Peer(from.ip())),
             Err(error) => {
                 cannot_accept(&error);
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        oldest_first.retain(|connection| !connection.is_finished());
-        if oldest_first.len() >= bounds.connections
-            && let Some(oldest) = oldest_first.pop_front()
-        {
-            oldest.abort();
+        oldest_first.retain(|one| !one.task.is_finished());
+        if oldest_first.len() >= bounds.connections {
+            make_room(&mut oldest_first, bounds.one_more);
         }
-        oldest_first.push_back(open.spawn(connection(stream, bounds, service.clone(), shutdown.clone())));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Counted { service: service.clone(), peer, requests: requests.clone() };
+        let task = open.spawn(connection(stream, bounds, counted, shutdown.clone()));
+        oldest_first.push_back(Open { task, requests });
     }
     drop(listener);
     // What is not done by then is dropped with the set.
     let _ = timeout(bounds.drain, async { while open.join_next().await.is_some() {} }).await;
     open.len()
+}
+
+fn make_room(oldest_first: &mut VecDeque<Open>, one_more: OneMore) {
+    let is_idle = |one: &Open| one.requests.load(Ordering::Relaxed) == 0;
+    let chosen = match one_more {
+        OneMore::EndsTheOldestIdle => oldest_first.iter().position(is_idle).unwrap_or(0),
+        OneMore::Waits | OneMore::EndsTheOldest => 0,
+    };
+    if let Some(one) = oldest_first.remove(chosen) {
+        one.task.abort();
+    }
+}
+
+/// Tells a service whose request it is, and counts those that are being answered.
+struct Counted<S> {
+    service: S,
+    peer: Peer,
+    requests: Arc<AtomicUsize>,
+}
+
+struct Answering(Arc<AtomicUsize>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S, B> Service<Request<Incoming>> for Counted<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let answering = Answering(self.requests.clone());
+        request.extensions_mut().insert(self.peer);
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        })
+    }
 }
 
 /// A peer that breaks off is its own affair.

@@ -87,8 +87,8 @@ impl Problem {
     fn title(&self) -> &'static str {
         match self.name {
             "validation" => "The request is not valid",
-            "unauthorized" => "The API key is missing or unknown",
-            "forbidden" => "The API key may not do this",
+            "unauthorized" => "The key or token is missing or unknown",
+            "forbidden" => "The key or token may not do this",
             "not-found" => "Not found",
             "method-not-allowed" => "The method is not allowed here",
             "unavailable" => "The service is unavailable",

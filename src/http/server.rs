@@ -54,12 +54,8 @@ pub async fn serve(
     answered: impl Fn(u16, Duration) + Clone + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) {
-    let router = router
-        .fallback(|| async { Problem::not_found() })
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
-        .layer(middleware::from_fn(finish))
-        .layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
+    let router =
+        bounded(router, limits).layer(middleware::from_fn(move |request, next| timed(answered.clone(), request, next)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let mut router = router.clone();
         drop_last_slash(request.uri_mut());
@@ -78,6 +74,15 @@ pub async fn serve(
     if left > 0 {
         warn!(connections = left, "closed connections whose requests had not ended");
     }
+}
+
+/// The router within the limits of each request, with every refusal written out.
+pub fn bounded(router: Router, limits: Limits) -> Router {
+    router
+        .fallback(|| async { Problem::not_found() })
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
+        .layer(middleware::from_fn(finish))
 }
 
 async fn timed(answered: impl Fn(u16, Duration), request: axum::extract::Request, next: Next) -> Response {
@@ -99,7 +104,7 @@ async fn in_time(limit: Duration, request: axum::extract::Request, next: Next) -
 }
 
 /// `/payment-intents/` is `/payment-intents`: one slash at the end says nothing.
-fn drop_last_slash(uri: &mut Uri) {
+pub fn drop_last_slash(uri: &mut Uri) {
     let path = uri.path();
     let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else { return };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();

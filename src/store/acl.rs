@@ -2,12 +2,12 @@
 //! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
 //! them with the sources; others run everything as these users and try what each must not do.
 
-use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys};
+use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys};
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// `herald serve`.
+    /// `herald serve`: the dispatcher, and the operations API on its port.
     Worker,
     /// Herald's other verbs: looks at everything, changes endpoints, and asks the worker for the rest. It cannot add, take
     /// or remove an event.
@@ -23,6 +23,7 @@ pub enum Role {
 /// `auth` and `hello` need no permission.
 const WORKER: &[&str] = &[
     "bgrewriteaof",
+    "blpop",
     "client|tracking",
     "del",
     "evalsha",
@@ -59,6 +60,7 @@ const WORKER: &[&str] = &[
     "xclaim",
     "xdel",
     "xgroup|create",
+    "xinfo|consumers",
     "xinfo|groups",
     "xinfo|stream",
     "xlen",
@@ -66,10 +68,12 @@ const WORKER: &[&str] = &[
     "xrange",
     "xread",
     "xreadgroup",
+    "xrevrange",
     "xtrim",
     "zadd",
     "zcard",
     "zcount",
+    "zlexcount",
     "zrange",
     "zrangebylex",
     "zrem",
@@ -167,7 +171,7 @@ const INTENTS: &[&str] = &[
 /// Redis trims with `XADD` too, where its sender asks for that; `SECURITY.md` says so.
 const OF_AUDIT: &[&str] = &["evalsha", "xadd"];
 
-/// Only operators read it.
+/// Only operators read it, and the API that they ask.
 const OF_AUDIT_READER: &[&str] = &["evalsha", "xadd", "xrange", "xrevrange"];
 
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
@@ -198,9 +202,10 @@ impl Role {
     fn keys(self, keys: &PartitionKeys) -> Vec<String> {
         let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
+        let tokens = format!("~{}*", TokenKeys::TOKENS);
         match self {
             Self::Worker => {
-                vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS)]
+                vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS), tokens]
             }
             Self::Operator => vec![
                 format!("%R~{stream}"),
@@ -210,6 +215,7 @@ impl Role {
                 format!("~{}", escape(&keys.issues())),
                 registry,
                 format!("~{}", ApiKeys::KEYS),
+                tokens,
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
@@ -228,8 +234,7 @@ pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
     let audit = |commands: &[&str]| format!("(~{} +{})", AuditKeys::LOG, commands.join(" +"));
     match role {
-        Role::Worker => format!("{rule} {}", audit(OF_AUDIT)),
-        Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
+        Role::Worker | Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
         Role::Producer => rule,
         // Only in a feed may it take something back: what stands in the stream stays.
         Role::Intents => format!("{rule} (~{}pi-feed:* +xdel) {}", escape(keys.prefix()), audit(OF_AUDIT)),
@@ -307,7 +312,7 @@ mod tests {
         let keys = PartitionKeys::new("pay*[a]").unwrap();
         let worker = rule(&keys, Role::Worker);
         assert!(
-            worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys "),
+            worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys ~herald:{herald}:tokens* "),
             "{worker}"
         );
         let operator = rule(&keys, Role::Operator);
@@ -324,7 +329,7 @@ mod tests {
         let audit =
             |role| rule(&keys, role).split_once("(~herald:{herald}:audit ").map(|(_, rights)| rights.to_owned());
         assert_eq!(audit(Role::Operator).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
-        assert_eq!(audit(Role::Worker).unwrap(), "+evalsha +xadd)");
+        assert_eq!(audit(Role::Worker).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
         assert_eq!(audit(Role::Intents).unwrap(), "+evalsha +xadd)");
         assert_eq!(audit(Role::Producer), None);
         let open = Role::ALL.iter().flat_map(|role| role.keys(&keys)).filter(|pattern| {

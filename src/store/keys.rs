@@ -9,7 +9,7 @@
 //! Cluster support only for scripts that do so. But since all of these keys share the slot of a declared one, such scripts
 //! run on today's Cluster. Declaring them would cost thousands of arguments a batch.
 
-use crate::facts::id::{AccountId, DeliveryId, EndpointId, IntentId};
+use crate::facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -277,6 +277,11 @@ impl PartitionKeys {
         self.key("stats")
     }
 
+    /// String with TTL: the entry of an event that was published over HTTP, and a digest of its bytes.
+    pub fn published(&self, event: &EventId) -> String {
+        self.key(&format!("published:{event}"))
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -316,6 +321,17 @@ pub struct AuditKeys;
 impl AuditKeys {
     /// Stream: who did what, and how it ended.
     pub const LOG: &str = "herald:{herald}:audit";
+}
+
+/// The tokens of the operations API. They belong to no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenKeys;
+
+impl TokenKeys {
+    /// Hash: SHA-256 of a token to what it may do, as JSON.
+    pub const TOKENS: &str = "herald:{herald}:tokens";
+    /// Hash: SHA-256 of a token to when it was last used, ms since 1970.
+    pub const USED: &str = "herald:{herald}:tokens:used";
 }
 
 /// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
@@ -377,6 +393,7 @@ mod tests {
             keys.attempts(),
             keys.registry_id(),
             keys.stats(),
+            keys.published(&EventId::new("evt_a").unwrap()),
             keys.history(),
             keys.health(),
             keys.unserved(),
@@ -421,7 +438,10 @@ mod tests {
                 assert!(seen.insert(key.clone()), "{key} of {stream} is there twice");
             }
         }
-        for key in [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG] {
+        let tokens = [TokenKeys::TOKENS, TokenKeys::USED];
+        let registry =
+            [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG];
+        for key in registry.into_iter().chain(tokens) {
             assert!(seen.insert(key.to_owned()));
         }
     }

@@ -1,7 +1,7 @@
 //! The flags of every verb, and what a verb gets from them: the configuration and the way to show results. Connects
 //! only when asked to.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 
@@ -17,7 +17,11 @@ use crate::{
         keys::PartitionKeys,
         registry::RegistryStore,
     },
+    view::past::History,
 };
+
+/// Somebody waits for one answer, and a long history takes its time.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Flags of every verb. They may hold secrets, so there is no `Debug`.
 #[derive(Args)]
@@ -92,6 +96,11 @@ impl Context {
     /// The keys of the only partition there is.
     pub fn keys(&self) -> anyhow::Result<PartitionKeys> {
         Ok(PartitionKeys::new(&self.config.stream.name)?)
+    }
+
+    /// What became of deliveries, as far as it is kept.
+    pub fn history(&self) -> History {
+        History::new(self.config.history.clone(), &self.config.stream.name, HISTORY_PATIENCE)
     }
 
     /// Wall clock, milliseconds since 1970.

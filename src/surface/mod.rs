@@ -15,7 +15,8 @@ pub mod error;
 pub mod output;
 pub mod secret;
 pub mod signatures;
-pub mod words;
+
+pub use crate::view::words;
 
 pub use self::{
     audit::audited,

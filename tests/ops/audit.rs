@@ -62,6 +62,7 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "sandbox clock",
             "sandbox clock show",
             "story",
+            "token list",
             "verify",
         ],
         "it only looks",
@@ -176,6 +177,9 @@ async fn everything_done(redis: &TestRedis) -> Vec<&'static str> {
     let key = must("intents key create", &["--account", "acc_1", "-o", "json"], &why);
     let key: Value = serde_json::from_slice(&key.stdout).unwrap();
     must("intents key revoke", &[key["hash"].as_str().unwrap()], &why);
+    let token = must("token create", &["--role", "viewer", "--name", "wall", "-o", "json"], &why);
+    let token: Value = serde_json::from_slice(&token.stdout).unwrap();
+    must("token revoke", &[token["hash"].as_str().unwrap()], &why);
     must("sandbox clock advance", &["1h"], &why);
     must("sandbox clock speed", &["2"], &why);
     // Nobody answers there, and it is said that somebody tried.

@@ -171,7 +171,7 @@ async fn an_export_is_one_line_of_json_for_each_letter() {
     let lines: Vec<Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.len(), lines[0]["id"].as_str()), (3, Some("1-0:ep_a")));
-    assert!(lines[0]["body"].as_str().unwrap().contains("\"paymentIntentId\":\"pi_1\""));
+    assert!(lines[0]["delivery"]["body"].as_str().unwrap().contains("\"paymentIntentId\":\"pi_1\""));
     let nobody = done(&redis, &["dead-letter", "export", "--older-than", "1h"]);
     assert!(nobody.contains("0 dead letters written"), "{nobody}");
 }

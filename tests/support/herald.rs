@@ -98,6 +98,10 @@ impl Herald {
         self.child.id()
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a process id fits"));
         kill(pid, signal).expect("the test's Herald runs");

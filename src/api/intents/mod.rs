@@ -137,7 +137,7 @@ fn described(is_sandbox: bool) -> (Router<Api>, Description) {
 }
 
 /// Every response must have a description: what its code means, where nothing else is to be said.
-fn describe_responses(description: &mut Description) {
+pub fn describe_responses(description: &mut Description) {
     for item in description.paths.paths.values_mut() {
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
@@ -154,7 +154,7 @@ fn describe_responses(description: &mut Description) {
 }
 
 /// That nothing is the default of a member goes without saying, and null is a value of few.
-fn drop_null_defaults(description: &mut Value) {
+pub fn drop_null_defaults(description: &mut Value) {
     match description {
         Value::Object(members) => {
             members.retain(|name, value| name != "default" || !value.is_null());

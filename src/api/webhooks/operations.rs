@@ -388,7 +388,7 @@ fn of_rule(rule: &RuleError) -> Problem {
     Problem::fault(member, why)
 }
 
-fn of_url(error: &GuardError) -> String {
+pub fn of_url(error: &GuardError) -> String {
     match error {
         GuardError::PlainHttp | GuardError::Scheme { .. } => "does not begin with https://".to_owned(),
         GuardError::Own { .. } | GuardError::Address { .. } => {

@@ -10,19 +10,11 @@ use crate::{
         id::{AccountId, EndpointId, EventId, IntentId},
         letter::Cause,
         retry::DeadReason,
-        rfc3339,
     },
     store::queries::{DeadFilter, Queries},
     surface::{VerbError, note, words},
+    view::time::Moment,
 };
-
-/// A moment as it is typed: `2026-05-01T09:00:00Z`, or an age, `6h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Moment {
-    Ago(Duration),
-    /// Milliseconds since 1970.
-    At(u64),
-}
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
@@ -46,10 +38,10 @@ pub struct Filter {
     #[arg(long, value_name = "EVENT")]
     event: Option<EventId>,
     /// Given up at this time or later: 2026-05-01T09:00:00Z, or an age, 6h
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
     since: Option<Moment>,
     /// Given up at this time or earlier
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
     until: Option<Moment>,
     /// Given up longer ago than this: 90s, 2h, 7d
     #[arg(long, value_name = "AGE", value_parser = parse_duration, conflicts_with = "until")]
@@ -149,15 +141,6 @@ fn dead_reason(text: &str) -> Result<DeadReason, String> {
     let names = || DeadReason::ALL.map(DeadReason::name).join(", ");
     let known = DeadReason::ALL.into_iter().find(|reason| reason.name() == text);
     known.ok_or_else(|| format!("there is no such reason; use one of {}", names()))
-}
-
-fn moment(text: &str) -> Result<Moment, String> {
-    if let Ok(age) = parse_duration(text) {
-        return Ok(Moment::Ago(age));
-    }
-    let instant = rfc3339::is_date_time(text).then(|| text.parse::<jiff::Timestamp>().ok()).flatten();
-    let instant = instant.ok_or("it is neither a time, as 2026-05-01T09:00:00Z, nor an age, as 6h")?;
-    Ok(Moment::At(u64::try_from(instant.as_millisecond()).unwrap_or(0)))
 }
 
 /// RFC 3339 in UTC, to the millisecond.

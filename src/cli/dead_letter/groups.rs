@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 
 use clap::ValueEnum;
-use serde::Serialize;
 
 use crate::{
     store::queries::{DeadFilter, DeadGroup, DeadKey, DeadTotals, Queries},
     surface::{Context, note, words},
+    view::letter::LetterGroup,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,22 +48,6 @@ impl GroupBy {
     }
 }
 
-/// A group as `-o json` shows it.
-#[derive(Serialize)]
-struct View<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<&'a String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    account: Option<&'a String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'a String>,
-    count: u64,
-    first_ms: u64,
-    last_ms: u64,
-}
-
 /// The largest groups first.
 pub async fn list(
     context: &Context,
@@ -89,11 +73,7 @@ pub async fn list(
     let mut rows = context.output.list(&[titles, vec!["FIRST", "LAST"]].concat());
     for (group, totals) in groups.iter().take(shown) {
         let DeadTotals { count, first_ms, last_ms } = *totals;
-        let DeadGroup { endpoint, account, reason, cause } = group;
-        let (endpoint, account) = (endpoint.as_ref(), account.as_ref());
-        let (reason, cause) = (reason.as_ref(), cause.as_ref());
-        let view = View { endpoint, account, reason, cause, count, first_ms, last_ms };
-        rows.push(&view, || {
+        rows.push(&LetterGroup::of(group, totals), || {
             let mut row = vec![words::number(count)];
             row.extend(by.iter().map(|by| by.of(group)));
             row.extend([words::ago(first_ms, now_ms), words::ago(last_ms, now_ms)]);

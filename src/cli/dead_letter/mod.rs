@@ -5,7 +5,6 @@ mod groups;
 mod jobs;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 pub use self::filter::Filter;
 use self::{
@@ -13,11 +12,16 @@ use self::{
     groups::GroupBy,
     jobs::{Job, JobArgs},
 };
-use super::story::{story_of_dead, waited};
+use super::story::story_of_dead;
 use crate::{
-    facts::{delivery::DeadLetter, id::DeliveryId, letter::LetterFacts},
-    store::queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, Letter, MAX_PAGE, Queries},
+    facts::id::DeliveryId,
+    store::queries::{DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
     surface::{Context, Format, VerbError, json_line, note, words},
+    view::{
+        Viewer,
+        deliveries::waited,
+        letter::{LetterLine, LetterView},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -55,28 +59,6 @@ pub struct ListArgs {
     limit: u64,
 }
 
-/// A dead letter as `-o json` shows it whole. An event's body is always UTF-8.
-#[derive(Serialize)]
-struct View<'a> {
-    id: &'a DeliveryId,
-    at_ms: u64,
-    #[serde(flatten)]
-    letter: Option<&'a DeadLetter>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unreadable: Option<&'a str>,
-}
-
-/// A dead letter as a list shows it: what its index knows.
-#[derive(Serialize)]
-struct ListView<'a> {
-    id: &'a DeliveryId,
-    at_ms: u64,
-    #[serde(flatten)]
-    facts: Option<&'a LetterFacts>,
-}
-
 pub async fn run(context: &Context, verb: DeadLetterVerb) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     match verb {
@@ -103,8 +85,8 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(MAX_PAGE);
         let page = queries.find_dead(&filter, DeadOrder::NewestFirst, after.as_ref(), most).await?;
         left = left.saturating_sub(page.letters.len() as u64);
-        for letter in with_facts(queries, page.letters).await? {
-            rows.push(&list_view(&letter), || row(&letter, now_ms))?;
+        for letter in queries.with_known_facts(page.letters).await? {
+            rows.push(&LetterLine::of(&letter, Viewer::Operator), || row(&letter, now_ms))?;
             first.get_or_insert(letter.id);
         }
         after = page.next;
@@ -118,19 +100,6 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         note(format_args!("Try first:  herald dead-letter redeliver {} --dry-run", args.filter.as_flags()));
     }
     Ok(())
-}
-
-/// What is known of letters that stand in no index yet is in themselves.
-async fn with_facts(queries: &mut Queries, mut letters: Vec<FoundDead>) -> anyhow::Result<Vec<FoundDead>> {
-    let unknown = letters.iter().filter(|letter| letter.facts.is_none());
-    let unknown: Vec<_> = unknown.map(|letter| (letter.id.clone(), letter.at_ms)).collect();
-    let mut read = queries.letters(unknown).await?.into_iter();
-    for letter in letters.iter_mut().filter(|letter| letter.facts.is_none()) {
-        letter.facts = read
-            .next()
-            .map(|read| read.letter.map_or_else(|_| LetterFacts::unreadable(), |dead| LetterFacts::of(&dead)));
-    }
-    Ok(letters)
 }
 
 async fn headline(queries: &mut Queries, filter: &DeadFilter, count: u64, limit: u64) -> anyhow::Result<String> {
@@ -166,7 +135,7 @@ async fn show(context: &Context, queries: &mut Queries, id: &DeliveryId) -> anyh
         let text = format!("there is no dead letter {id}: `herald delivery show {id}` says where it stands");
         return Err(VerbError::NotFound(text).into());
     };
-    context.output.one(&view(&letter), &story_of_dead(&letter, now_ms))?;
+    context.output.one(&LetterView::of(&letter, Viewer::Operator), &story_of_dead(&letter, now_ms))?;
     if context.output.format() == Format::Table {
         note(format_args!("\nAgain:  herald dead-letter redeliver {id} --reason '…'"));
         note(format_args!("Drop:   herald dead-letter discard {id} --reason '…'"));
@@ -184,7 +153,7 @@ async fn export(context: &Context, queries: &mut Queries, filter: &Filter, limit
         let ids = page.letters.into_iter().map(|letter| (letter.id, letter.at_ms)).collect();
         for letter in queries.letters(ids).await? {
             written += 1;
-            context.output.text(&json_line(&view(&letter))?)?;
+            context.output.text(&json_line(&LetterView::of(&letter, Viewer::Operator))?)?;
         }
         after = page.next;
         if after.is_none() {
@@ -193,14 +162,4 @@ async fn export(context: &Context, queries: &mut Queries, filter: &Filter, limit
     }
     note(format_args!("{} written", words::count(written, "dead letter", "dead letters")));
     Ok(())
-}
-
-fn view(letter: &Letter) -> View<'_> {
-    let body = letter.letter.as_ref().ok().map(|dead| String::from_utf8_lossy(&dead.delivery.body).into_owned());
-    let unreadable = letter.letter.as_ref().err().map(String::as_str);
-    View { id: &letter.id, at_ms: letter.at_ms, letter: letter.letter.as_ref().ok(), body, unreadable }
-}
-
-fn list_view(letter: &FoundDead) -> ListView<'_> {
-    ListView { id: &letter.id, at_ms: letter.at_ms, facts: letter.facts.as_ref() }
 }

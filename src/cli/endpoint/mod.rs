@@ -29,10 +29,15 @@ use crate::{
     },
     registry::rules::Rules,
     store::{
+        queries::Queries,
         registry::{RegistryError, RegistryStore, Unreadable},
         watch::{is_passed, last_entry},
     },
     surface::{Context, OutputClosed, VerbError, audited, note},
+    view::{
+        Viewer,
+        health::{of_many, of_one},
+    },
 };
 
 /// Longest overlap of two secrets: a receiver that has not moved on by then never will.
@@ -168,9 +173,10 @@ pub async fn run(context: &Context, verb: EndpointVerb) -> anyhow::Result<()> {
         EndpointVerb::List(args) => list(context, args).await,
         EndpointVerb::Show { id } => {
             let endpoint = get(&mut context.registry().await?, &id).await?;
-            let mut reader = health::Reader::new(context).await?;
-            let health = reader.one(&id).await?;
-            view::show_with_health(context.output, &endpoint, &health, context.now_ms(), reader.now_ms)
+            let mut queries = Queries::new(context.connect().await?, context.keys()?);
+            let redis_ms = queries.now_ms().await?;
+            let health = of_one(&mut queries, &id, Viewer::Operator).await?;
+            view::show_with_health(context.output, &endpoint, health, context.now_ms(), redis_ms)
         }
         EndpointVerb::Update(args) => update(context, args).await,
         EndpointVerb::Pause(args) => switch(context, args, Switch::Pause).await,
@@ -268,12 +274,13 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     }
     let now_ms = context.now_ms();
     let mut list = view::list(context.output);
-    let mut reader = health::Reader::new(context).await?;
+    let mut queries = Queries::new(context.connect().await?, context.keys()?);
+    let redis_ms = queries.now_ms().await?;
     let found: Vec<Endpoint> = found.into_values().collect();
     for part in found.chunks(HEALTH_PAGE) {
         let ids: Vec<EndpointId> = part.iter().map(|endpoint| endpoint.id.clone()).collect();
-        for (endpoint, health) in part.iter().zip(reader.many(&ids).await?) {
-            view::push(&mut list, endpoint, &health, now_ms, reader.now_ms)?;
+        for (endpoint, health) in part.iter().zip(of_many(&mut queries, &ids, Viewer::Operator).await?) {
+            view::push(&mut list, endpoint, health, now_ms, redis_ms)?;
         }
     }
     list.finish()?;
@@ -317,7 +324,7 @@ async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
     judged.with_context(|| format!("endpoint {} was not changed", args.id))?;
     let begun = about(args.change.act(Act::EndpointUpdate), &before);
     // Only the names of what changes: values may be secrets.
-    let begun = begun.target(transfer::fields_that_differ(&before, &endpoint).join(", "));
+    let begun = begun.target(before.fields_that_differ(&endpoint).join(", "));
     let update = async |_: &mut _| Ok(registry.update(endpoint, &args.change.mark()).await?);
     let updated = audited(context, begun, update).await?;
     view::show(context.output, &updated, None, context.now_ms())

@@ -2,21 +2,25 @@
 //! it. It bypasses the stream, the lanes and the breaker, leaves no trace in Redis but in the audit log, and works for paused endpoints.
 
 use clap::Args;
-use serde::Serialize;
 
 use super::get;
 use crate::{
     app,
-    cli::{args::WhoAndMaybeWhy, event::sample},
+    cli::args::WhoAndMaybeWhy,
     facts::{
         audit::Act,
         delivery::Delivery,
         endpoint::{Endpoint, Ordering},
-        event::{EventType, PaymentStatus},
+        event::{Event, EventType, PaymentStatus},
         id::{EndpointId, EntryId, EventId, IntentId},
         outcome::{AttemptReport, Attempted, Outcome, Timing},
+        sample,
     },
     surface::{Context, Output, VerbError, audited, words},
+    view::{
+        Viewer,
+        test::{TestView, advice},
+    },
 };
 
 #[derive(Debug, Args)]
@@ -28,19 +32,6 @@ pub struct TestArgs {
     event_type: Option<EventType>,
     #[command(flatten)]
     change: WhoAndMaybeWhy,
-}
-
-#[derive(Serialize)]
-struct Tested<'a> {
-    endpoint: &'a EndpointId,
-    event: &'a EventId,
-    url: &'a str,
-    delivered: bool,
-    advice: Option<&'static str>,
-    attempt: &'a AttemptReport,
-    /// As they were sent, with signatures and the endpoint's own values hidden.
-    headers: &'a [(String, String)],
-    body: &'a str,
 }
 
 pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
@@ -69,52 +60,39 @@ async fn test(context: &Context, args: TestArgs, endpoint: &Endpoint) -> anyhow:
     let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
     let Attempted { report, request, .. } = sender.attempt(&delivery, endpoint, now_ms).await;
     let headers = request.map_or_else(|| sender.headers_to_show(&delivery, endpoint, now_ms), |sent| sent.headers);
-    let tested = Tested {
-        endpoint: &endpoint.id,
-        event: &event.id,
-        url: &endpoint.url,
-        delivered: report.outcome.is_delivered(),
-        advice: advice(&report.outcome),
-        attempt: &report,
-        headers: &headers,
-        body: std::str::from_utf8(event.body()).unwrap_or_default(),
-    };
-    show(context.output, &tested)?;
+    show(context.output, endpoint, &event, &report, headers)?;
     match report.outcome {
         Outcome::Delivered { .. } => Ok(()),
-        Outcome::AddressRefused | Outcome::Unsendable => Err(VerbError::Refused(verdict(&tested)).into()),
-        _ => anyhow::bail!(verdict(&tested)),
+        Outcome::AddressRefused | Outcome::Unsendable => Err(VerbError::Refused(verdict(endpoint, &report)).into()),
+        _ => anyhow::bail!(verdict(endpoint, &report)),
     }
 }
 
-/// A test changes nothing, so an answer that would change something must not be told as if it had.
-fn advice(outcome: &Outcome) -> Option<&'static str> {
-    match outcome {
-        Outcome::Gone => Some("the receiver says that this URL is gone: a real delivery would disable the endpoint"),
-        other => other.needs_a_person(),
-    }
+fn verdict(endpoint: &Endpoint, report: &AttemptReport) -> String {
+    let advice = advice(&report.outcome).map(|advice| format!(": {advice}")).unwrap_or_default();
+    format!("endpoint {} did not take the test event, {}{advice}", endpoint.id, report.outcome)
 }
 
-fn verdict(tested: &Tested<'_>) -> String {
-    let advice = tested.advice.map(|advice| format!(": {advice}")).unwrap_or_default();
-    format!("endpoint {} did not take the test event, {}{advice}", tested.endpoint, tested.attempt.outcome)
-}
-
-fn show(output: Output, tested: &Tested<'_>) -> anyhow::Result<()> {
-    let report = tested.attempt;
+fn show(
+    output: Output,
+    endpoint: &Endpoint,
+    event: &Event,
+    report: &AttemptReport,
+    headers: Vec<(String, String)>,
+) -> anyhow::Result<()> {
     let mut fields = vec![
-        ("endpoint", tested.endpoint.to_string()),
-        ("url", tested.url.to_owned()),
-        ("event", tested.event.to_string()),
+        ("endpoint", endpoint.id.to_string()),
+        ("url", endpoint.url.clone()),
+        ("event", event.id.to_string()),
         ("outcome", report.outcome.to_string()),
         ("time", timing(&report.timing)),
     ];
-    fields.extend(tested.advice.map(|advice| ("advice", advice.to_owned())));
+    fields.extend(advice(&report.outcome).map(|advice| ("advice", advice.to_owned())));
     let told = [("detail", &report.detail), ("response", &report.snippet)];
     fields.extend(told.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, text.clone())));
-    fields.extend(tested.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
-    fields.push(("body", tested.body.to_owned()));
-    output.one(tested, &fields)
+    fields.extend(headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
+    fields.push(("body", String::from_utf8_lossy(event.body()).into_owned()));
+    output.one(&TestView::of(endpoint, event, report, headers, Viewer::Operator), &fields)
 }
 
 fn timing(timing: &Timing) -> String {

@@ -12,7 +12,6 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{random, rules};
 use crate::{
@@ -217,7 +216,7 @@ fn differences(mut now: HashMap<EndpointId, Endpoint>, file: &[Endpoint]) -> Vec
         match now.remove(&endpoint.id) {
             None => found.push(difference(Action::Added, endpoint, Vec::new())),
             Some(known) => {
-                let fields = fields_that_differ(&known, endpoint);
+                let fields = known.fields_that_differ(endpoint);
                 if !fields.is_empty() {
                     found.push(difference(Action::Changed, endpoint, fields));
                 }
@@ -227,19 +226,4 @@ fn differences(mut now: HashMap<EndpointId, Endpoint>, file: &[Endpoint]) -> Vec
     found.extend(now.values().map(|endpoint| difference(Action::Removed, endpoint, Vec::new())));
     found.sort_by(|one, other| one.id.cmp(&other.id));
     found
-}
-
-/// Only their names, because values may be secrets. The revision and the time of the last change say nothing by
-/// themselves.
-pub fn fields_that_differ(one: &Endpoint, other: &Endpoint) -> Vec<String> {
-    let fields = |endpoint: &Endpoint| match serde_json::to_value(endpoint) {
-        Ok(Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
-    };
-    let (one, other) = (fields(one), fields(other));
-    let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-    let differs = |name: &&&String| {
-        !["revision", "updated_at_ms"].contains(&name.as_str()) && one.get(**name) != other.get(**name)
-    };
-    names.iter().filter(differs).map(|name| (*name).clone()).collect()
 }

@@ -1,118 +1,40 @@
-//! An endpoint as it is shown: everything but its secrets and the values of its headers, which often are credentials.
-
-use serde::Serialize;
+//! An endpoint as people see it: everything but its secrets and the values of its headers, which often are credentials.
 
 use crate::{
     config::compact,
     facts::{
-        endpoint::{Endpoint, EndpointState, Keeper, Ordering, Scheme},
+        endpoint::{Endpoint, EndpointState},
         event::EventType,
-        health_view::HealthView,
-        id::{AccountId, EndpointId},
         retry::RetryOverrides,
         signing::{Secret, SecretText},
     },
     surface::{List, Output, instant, when, words},
+    view::{Viewer, endpoint::EndpointView, health::HealthView},
 };
 
 use super::health;
 
 const HIDDEN: &str = "(hidden)";
 
-#[derive(Serialize)]
-struct View<'a> {
-    id: &'a EndpointId,
-    account: &'a AccountId,
-    url: &'a str,
-    description: &'a str,
-    #[serde(flatten)]
-    status: &'a EndpointState,
-    event_types: &'a [EventType],
-    schemes: &'a [Scheme],
-    /// Only right after it was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<&'a str>,
-    secrets: Vec<SecretView>,
-    spare_secrets: usize,
-    ordering: Ordering,
-    max_in_flight: u16,
-    rate_limit: Option<u32>,
-    timeout_ms: Option<u64>,
-    retry: &'a RetryOverrides,
-    headers: Vec<(&'a str, &'static str)>,
-    traceparent: bool,
-    http1: bool,
-    keeper: Keeper,
-    leaves: bool,
-    created_at_ms: u64,
-    updated_at_ms: u64,
-    revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    health: Option<&'a HealthView>,
-}
-
-#[derive(Serialize)]
-struct SecretView {
-    value: &'static str,
-    created_at_ms: u64,
-    expires_at_ms: Option<u64>,
-    is_live: bool,
-}
-
-fn view<'a>(endpoint: &'a Endpoint, new: Option<&'a SecretText>, now_ms: u64) -> View<'a> {
-    let secret = |secret: &Secret| SecretView {
-        value: HIDDEN,
-        created_at_ms: secret.created_at_ms,
-        expires_at_ms: secret.expires_at_ms,
-        is_live: secret.is_live(now_ms),
-    };
-    View {
-        id: &endpoint.id,
-        account: &endpoint.account,
-        url: &endpoint.url,
-        description: &endpoint.description,
-        status: &endpoint.status,
-        event_types: &endpoint.event_types,
-        schemes: &endpoint.schemes,
-        secret: new.map(SecretText::reveal),
-        secrets: endpoint.secrets.iter().map(secret).collect(),
-        spare_secrets: endpoint.spare_secrets.len(),
-        ordering: endpoint.ordering,
-        max_in_flight: endpoint.max_in_flight,
-        rate_limit: endpoint.rate_limit,
-        timeout_ms: endpoint.timeout_ms,
-        retry: &endpoint.retry,
-        headers: endpoint.headers.iter().map(|(name, _)| (name.as_str(), HIDDEN)).collect(),
-        traceparent: endpoint.traceparent,
-        http1: endpoint.http1,
-        keeper: endpoint.keeper,
-        leaves: endpoint.leaves,
-        created_at_ms: endpoint.created_at_ms,
-        updated_at_ms: endpoint.updated_at_ms,
-        revision: endpoint.revision,
-        health: None,
-    }
-}
-
 /// One endpoint with how its receiver does.
 pub fn show_with_health(
     output: Output,
     endpoint: &Endpoint,
-    health: &HealthView,
+    health: HealthView,
     now_ms: u64,
     redis_ms: u64,
 ) -> anyhow::Result<()> {
     let mut fields = fields(endpoint, None, now_ms);
-    let of_health = health::fields(&endpoint.id, health, redis_ms);
+    let of_health = health::fields(&endpoint.id, &health, redis_ms);
     // Whoever looks at an endpoint wants to know this first: right behind its state.
     let behind = fields.iter().position(|(name, _)| *name == "state").map_or(0, |at| at + 1);
     fields.splice(behind..behind, of_health);
-    output.one(&View { health: Some(health), ..view(endpoint, None, now_ms) }, &fields)
+    output.one(&EndpointView::of(endpoint, None, Viewer::Operator, now_ms).with_health(health), &fields)
 }
 
 /// One endpoint in full. `new` is a secret that was made just now: the only one that is ever shown.
 pub fn show(output: Output, endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> anyhow::Result<()> {
-    output.one(&view(endpoint, new, now_ms), &fields(endpoint, new, now_ms))
+    output.one(&EndpointView::of(endpoint, new, Viewer::Operator, now_ms), &fields(endpoint, new, now_ms))
 }
 
 fn fields(endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> Vec<(&'static str, String)> {
@@ -157,19 +79,18 @@ pub fn list(output: Output) -> List {
 pub fn push(
     list: &mut List,
     endpoint: &Endpoint,
-    health: &HealthView,
+    health: HealthView,
     now_ms: u64,
     redis_ms: u64,
 ) -> anyhow::Result<()> {
-    list.push(&View { health: Some(health), ..view(endpoint, None, now_ms) }, || {
-        vec![
-            endpoint.id.to_string(),
-            endpoint.account.to_string(),
-            in_a_word(&endpoint.status, health, redis_ms),
-            words::short(health.waiting.unfinished),
-            words::short(health.waiting.letters),
-        ]
-    })
+    let row = vec![
+        endpoint.id.to_string(),
+        endpoint.account.to_string(),
+        in_a_word(&endpoint.status, &health, redis_ms),
+        words::short(health.unfinished),
+        words::short(health.letters),
+    ];
+    list.push(&EndpointView::of(endpoint, None, Viewer::Operator, now_ms).with_health(health), || row)
 }
 
 /// Its receiver's health says nothing while nothing may be sent there.

@@ -1,10 +1,11 @@
 //! Dead letters by their indexes: all of them or those of one endpoint, within a span of time, a page at a time.
 
-use super::{CHUNK, MAX_PAGE, Queries};
+use super::{CHUNK, FoundDead, MAX_PAGE, Queries};
 use crate::{
     facts::{
         delivery::DeadLetter,
         id::{DeliveryId, EndpointId},
+        letter::LetterFacts,
     },
     store::error::StoreError,
 };
@@ -28,6 +29,12 @@ pub enum DeadOrder {
 pub struct DeadCursor {
     pub(super) at_ms: u64,
     pub(super) id: String,
+}
+
+impl DeadCursor {
+    pub fn new(at_ms: u64, id: &DeliveryId) -> Self {
+        Self { at_ms, id: id.to_string() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +144,19 @@ impl Queries {
                 };
                 Letter { id: id.clone(), at_ms: *at_ms, letter }
             }));
+        }
+        Ok(letters)
+    }
+
+    /// With what letters that stand in no index yet say themselves.
+    pub async fn with_known_facts(&mut self, mut letters: Vec<FoundDead>) -> Result<Vec<FoundDead>, StoreError> {
+        let unknown = letters.iter().filter(|letter| letter.facts.is_none());
+        let unknown: Vec<_> = unknown.map(|letter| (letter.id.clone(), letter.at_ms)).collect();
+        let mut read = self.letters(unknown).await?.into_iter();
+        for letter in letters.iter_mut().filter(|letter| letter.facts.is_none()) {
+            letter.facts = read
+                .next()
+                .map(|read| read.letter.map_or_else(|_| LetterFacts::unreadable(), |dead| LetterFacts::of(&dead)));
         }
         Ok(letters)
     }

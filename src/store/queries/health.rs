@@ -7,8 +7,7 @@ use super::{DeadFilter, DeadGroup, DeadKey, Queries};
 use crate::{
     facts::{
         endpoint::{Endpoint, EndpointState},
-        health::{Health, Verdict},
-        health_view::Waiting,
+        health::{Health, Verdict, Waiting},
         id::{AccountId, EndpointId},
         issue::{Issue, IssueId, Letters, Said, issues},
         unserved::Unserved,

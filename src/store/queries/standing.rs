@@ -61,6 +61,17 @@ pub struct Quarantined {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineCursor(String);
 
+impl QuarantineCursor {
+    /// From its text; none for what is no text of one.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse::<EntryId>().ok().map(|entry| Self(entry.to_string()))
+    }
+
+    pub fn text(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// Where an entry of the stream stands that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryStanding {
@@ -228,18 +239,49 @@ impl Queries {
         after: Option<&QuarantineCursor>,
         max: usize,
     ) -> Result<(Vec<Quarantined>, Option<QuarantineCursor>), StoreError> {
-        // Of 64 KiB each at most, so a page stays below 4 MiB.
-        let max = max.clamp(1, super::CHUNK);
+        let (found, has_more) = self.quarantine_page(after, max).await?;
+        let next = found.last().filter(|_| has_more).map(|(cursor, _)| cursor.clone());
+        Ok((found.into_iter().map(|(_, one)| one).collect(), next))
+    }
+
+    /// The same, each with its place, and whether there may be more.
+    pub async fn quarantine_page(
+        &mut self,
+        after: Option<&QuarantineCursor>,
+        max: usize,
+    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
         let mut command = redis::cmd("XRANGE");
         let from = after.map_or_else(|| "-".to_owned(), |cursor| format!("({}", cursor.0));
-        command.arg(self.keys.quarantine()).arg(from).arg("+").arg("COUNT").arg(max);
+        command.arg(self.keys.quarantine()).arg(from).arg("+");
+        self.read_quarantine(command, max).await
+    }
+
+    /// The page before this place, the oldest first, and whether there may be more before it.
+    pub async fn quarantine_before(
+        &mut self,
+        before: &QuarantineCursor,
+        max: usize,
+    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.keys.quarantine()).arg(format!("({}", before.0)).arg("-");
+        let (mut found, has_more) = self.read_quarantine(command, max).await?;
+        found.reverse();
+        Ok((found, has_more))
+    }
+
+    async fn read_quarantine(
+        &mut self,
+        mut command: redis::Cmd,
+        max: usize,
+    ) -> Result<(Vec<(QuarantineCursor, Quarantined)>, bool), StoreError> {
+        // Of 64 KiB each at most, so a page stays below 4 MiB.
+        let max = max.clamp(1, super::CHUNK);
+        command.arg("COUNT").arg(max);
         let found: Vec<(String, HashMap<String, Vec<u8>>)> =
             self.connection.query("list the quarantine", &command).await?;
-        let next = match found.len() == max {
-            true => found.last().map(|(id, _)| QuarantineCursor(id.clone())),
-            false => None,
-        };
-        Ok((found.into_iter().filter_map(|(_, fields)| quarantined(fields)).collect(), next))
+        let has_more = found.len() == max;
+        let read = |(id, fields)| Some((QuarantineCursor(id), quarantined(fields)?));
+        Ok((found.into_iter().filter_map(read).collect(), has_more))
     }
 
     /// The oldest entry with this id: a stream that was made anew gives out its ids again.

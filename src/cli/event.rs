@@ -1,7 +1,5 @@
 //! `herald event …`: adds events to the stream as any producer could, but checked first, and looks for one in it.
 
-pub mod sample;
-
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,12 +8,12 @@ use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use self::sample::Sample;
 use super::args::read_input;
 use crate::{
     facts::{
         event::{Event, EventType, PaymentStatus},
         id::{AccountId, EntryId, EventId, IntentId},
+        sample::{self, Sample},
         traceparent::Traceparent,
     },
     store::entries::{Entries, StreamEntry},

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::facts::{
+use super::{
     event::{Event, EventError, EventType, PaymentStatus},
     id::{AccountId, EventId, IntentId},
 };

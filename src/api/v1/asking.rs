@@ -1,0 +1,91 @@
+//! Has the partition's owner do what only it can: send dead letters again, drop them, release chains, empty the quarantine. One
+//! that did not answer in time still does it; whoever asks again is told that there is nothing left to do.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
+
+use super::{Api, request::of_store};
+use crate::{
+    clock,
+    facts::{audit::Tally, endpoint::Mark},
+    http::problem::Problem,
+    store::{connection::Purpose, protocol::Asked, requests::Requests},
+};
+
+/// An owner answers within a second. A take-over after a crash takes longer, and then the caller asks again.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+
+/// What one call may be about.
+pub const MOST: usize = 100;
+
+/// What became of each.
+#[derive(Serialize, ToSchema)]
+pub struct Results {
+    /// How many were done.
+    pub done: u64,
+    pub refused: u64,
+    /// They are done when a worker comes to it.
+    pub unanswered: u64,
+    pub items: Vec<ItemResult>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ItemResult {
+    pub id: String,
+    /// done, refused or unanswered.
+    pub result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Api {
+    /// Asks for all of these at once, and waits for the answers.
+    pub(super) async fn ask(
+        &self,
+        asked: Vec<(String, Asked)>,
+        mark: &Mark,
+        tally: &mut Tally,
+    ) -> Result<Results, Problem> {
+        let _turn = self.0.asking.acquire().await;
+        let deadline = Instant::from_std(clock::now() + ANSWERED_WITHIN);
+        let connection = self.0.redis.connect(Purpose::Wakeup).await.map_err(|error| of_store(&error))?;
+        let requests = Requests::new(connection, self.0.keys.clone());
+        let mut waiting = Vec::with_capacity(asked.len());
+        for (id, asked) in asked {
+            let request = timeout_at(deadline, requests.ask(&asked, mark)).await;
+            match request {
+                Ok(request) => waiting.push((id, request.map_err(|error| of_store(&error))?)),
+                Err(_) => break,
+            }
+        }
+        let mut results = Results { done: 0, refused: 0, unanswered: 0, items: Vec::with_capacity(waiting.len()) };
+        for (id, request) in waiting {
+            let left = deadline.saturating_duration_since(Instant::from_std(clock::now()));
+            let answer = requests.await_answer(request, left).await.map_err(|error| of_store(&error))?;
+            let (result, why) = match answer.as_deref() {
+                Some("ok") => ("done", None),
+                Some(answer) => ("refused", Some(answer.strip_prefix("error: ").unwrap_or(answer).to_owned())),
+                None => ("unanswered", None),
+            };
+            match result {
+                "done" => results.done += 1,
+                "refused" => results.refused += 1,
+                _ => results.unanswered += 1,
+            }
+            results.items.push(ItemResult { id, result, why });
+            tally.set(results.done, results.refused);
+        }
+        Ok(results)
+    }
+
+    /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
+    pub(super) async fn must_be_owned(&self) -> Result<(), Problem> {
+        match self.queries(async |queries| queries.lease().await).await? {
+            Some(_) => Ok(()),
+            None => Err(Problem::unavailable("No worker owns the partition, so nothing was asked: start one.", 5)),
+        }
+    }
+}

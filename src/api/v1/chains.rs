@@ -1,0 +1,122 @@
+//! Chains: what waits behind what, and how to let the next one go.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Api,
+    access::{Anyone, Keeper},
+    asking::Results,
+    request::{Body, ChangeRefusals, Params, Reason, Refusals, limit, named, parsed, reason},
+};
+use crate::{
+    facts::{
+        audit::Act,
+        id::{EndpointId, IntentId},
+    },
+    http::problem::Problem,
+    store::protocol::Asked,
+    view::chain::ChainView,
+};
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// How many chains a list looks at to find the oldest.
+const MAX_CHAINS: usize = 5_000;
+
+/// How many deliveries of one chain are shown.
+const MAX_OF_CHAIN: usize = 500;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Whose chains.
+    endpoint: String,
+    /// At most so many, 1 to 500.
+    limit: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Chains {
+    /// The chains of the endpoint in all.
+    total: u64,
+    /// Deliveries behind their heads in all.
+    held: u64,
+    items: Vec<ChainView>,
+    /// Whether all chains were looked at to find the oldest.
+    is_complete: bool,
+}
+
+/// Show an endpoint's unfinished chains, the oldest head first.
+#[utoipa::path(
+    get, path = "/v1/chains", tag = "Chains", params(ListQuery), responses((status = 200, body = Chains), Refusals)
+)]
+pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query): Params<ListQuery>) -> Answer<Chains> {
+    let (endpoint, limit) = (parsed::<EndpointId>("endpoint", &query.endpoint)?, limit(query.limit.as_ref())?);
+    api.endpoint(&caller, &endpoint).await?;
+    let is_paused = api.0.registry.paused_all().is_some();
+    let look = async |queries: &mut crate::store::queries::Queries| {
+        let (now_ms, totals) = (queries.now_ms().await?, queries.totals(&endpoint).await?);
+        let (chains, is_complete) = queries.chains(&endpoint, MAX_CHAINS).await?;
+        Ok((now_ms, totals, chains, is_complete))
+    };
+    let (now_ms, totals, chains, is_complete) = api.heavy_queries(look).await?;
+    let viewer = caller.viewer();
+    let items = chains.iter().take(limit);
+    let items = items.map(|chain| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused)).collect();
+    Ok(Json(Chains { total: totals.chains, held: totals.held, items, is_complete }))
+}
+
+/// Show one chain: its head, and up to 500 that wait behind it.
+#[utoipa::path(
+    get, path = "/v1/chains/{endpoint}/{intent}", tag = "Chains",
+    params(("endpoint" = String, Path), ("intent" = String, Path)),
+    responses((status = 200, body = Vec<ChainView>), Refusals)
+)]
+pub async fn show(
+    State(api): State<Api>,
+    Anyone(caller): Anyone,
+    Path((endpoint, intent)): Path<(String, String)>,
+) -> Answer<Vec<ChainView>> {
+    let (endpoint, intent): (EndpointId, IntentId) = (named(&endpoint)?, named(&intent)?);
+    api.endpoint(&caller, &endpoint).await?;
+    let is_paused = api.0.registry.paused_all().is_some();
+    let look = async |queries: &mut crate::store::queries::Queries| {
+        Ok((queries.now_ms().await?, queries.chain(&endpoint, &intent, MAX_OF_CHAIN).await?))
+    };
+    let (now_ms, chain) = api.queries(look).await?;
+    if chain.is_empty() {
+        return Err(Problem::not_found());
+    }
+    let view = |one| ChainView::of(one, None, caller.viewer(), now_ms, is_paused);
+    Ok(Json(chain.iter().map(view).collect()))
+}
+
+/// Give up the head of a chain as a dead letter, so that the next one goes.
+#[utoipa::path(
+    post, path = "/v1/chains/{endpoint}/{intent}/release", tag = "Chains",
+    params(("endpoint" = String, Path), ("intent" = String, Path)), request_body = Reason,
+    responses((status = 200, body = Results), Refusals, ChangeRefusals)
+)]
+pub async fn release(
+    State(api): State<Api>,
+    Keeper(caller): Keeper,
+    Path((endpoint, intent)): Path<(String, String)>,
+    body: Body,
+) -> Answer<Results> {
+    let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
+    let (endpoint, intent): (EndpointId, IntentId) = (named(&endpoint)?, named(&intent)?);
+    api.endpoint(&caller, &endpoint).await?;
+    let chain = api.queries(async |queries| queries.chain(&endpoint, &intent, 1).await).await?;
+    let head = chain.first().ok_or_else(Problem::not_found)?.id.to_string();
+    api.must_be_owned().await?;
+    let begun = caller.begun(&api, Act::ChainRelease, &why).endpoint(&endpoint).intent(&intent).target(&head);
+    let asked = vec![(head, Asked::Release(endpoint, intent))];
+    let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
+    Ok(Json(api.0.audit.audited(begun, ask).await?))
+}

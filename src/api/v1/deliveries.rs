@@ -1,0 +1,186 @@
+//! Deliveries wherever they stand, and what was tried: from records, the history and the log of attempts.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Api,
+    access::{Anyone, Caller},
+    request::{Params, Refusals, limit, moment, named, optional, parsed},
+};
+use crate::{
+    facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
+    history::Wanted,
+    http::problem::Problem,
+    store::queries::Queries,
+    view::{
+        deliveries::{self, Asked, DeliveryLine, DeliveryView, Found, Unread, Whose},
+        past::{self, ReachView, ToldView},
+    },
+};
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// One of the first four is needed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// All deliveries of one payment intent.
+    intent: Option<String>,
+    /// All deliveries of one event.
+    event: Option<String>,
+    /// What is unfinished at one endpoint, the oldest first, and its latest attempts.
+    endpoint: Option<String>,
+    /// The latest of one account, with what was owed to no endpoint of it.
+    account: Option<String>,
+    /// Of what was tried and has ended, only since then: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    since: Option<String>,
+    /// Of what was tried and has ended, only before then.
+    until: Option<String>,
+    /// At most so many, 1 to 500.
+    limit: Option<String>,
+}
+
+impl ListQuery {
+    fn whose(&self, caller: &Caller) -> Result<Whose, Problem> {
+        match (&self.intent, &self.event, &self.endpoint, &self.account) {
+            (Some(intent), None, None, None) => Ok(Whose::Intent(parsed::<IntentId>("intent", intent)?)),
+            (None, Some(event), None, None) => Ok(Whose::Event(parsed::<EventId>("event", event)?)),
+            (None, None, Some(endpoint), None) => Ok(Whose::Endpoint(parsed::<EndpointId>("endpoint", endpoint)?)),
+            (None, None, None, Some(account)) => {
+                let account = parsed::<AccountId>("account", account)?;
+                caller.sees(Some(&account))?;
+                Ok(Whose::Account(account))
+            }
+            _ => Err(Problem::fault("query", "names not exactly one of intent, event, endpoint and account")),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Deliveries {
+    items: Vec<DeliveryLine>,
+    /// There are more than were asked for.
+    has_more: bool,
+    /// Whether all unfinished deliveries were looked at.
+    is_complete: bool,
+    history: ReachView,
+}
+
+/// Show the deliveries of an intent, an event, an endpoint or an account: unfinished, dead, and ended as far back as the history goes.
+#[utoipa::path(
+    get, path = "/v1/deliveries", tag = "Deliveries", params(ListQuery),
+    responses((status = 200, body = Deliveries), Refusals)
+)]
+pub async fn list(
+    State(api): State<Api>,
+    Anyone(caller): Anyone,
+    Params(query): Params<ListQuery>,
+) -> Answer<Deliveries> {
+    let (limit, whose) = (limit(query.limit.as_ref())?, query.whose(&caller)?);
+    if let Whose::Endpoint(endpoint) = &whose {
+        check_endpoint(&api, &caller, endpoint).await?;
+    }
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let from_ms = moment("since", query.since.as_ref(), now_ms)?;
+    let until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, limit };
+    let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
+    let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
+    let Found { mut lines, past, unread } = api.heavy_queries(look).await?;
+    let has_more = past.has_more || lines.len() > limit;
+    lines.truncate(limit);
+    let is_complete = !matches!(unread, Unread::Beyond(_));
+    Ok(Json(Deliveries { items: lines, has_more, is_complete, history: past.reach.view(viewer) }))
+}
+
+/// A merchant may ask about their own endpoints; everybody may ask about one that was deleted.
+async fn check_endpoint(api: &Api, caller: &Caller, endpoint: &EndpointId) -> Result<(), Problem> {
+    if caller.account.is_some() { api.endpoint(caller, endpoint).await.map(drop) } else { Ok(()) }
+}
+
+/// Tell one delivery's story, wherever it stands.
+#[utoipa::path(
+    get, path = "/v1/deliveries/{delivery}", tag = "Deliveries", params(("delivery" = String, Path)),
+    responses((status = 200, body = DeliveryView), Refusals)
+)]
+pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer<DeliveryView> {
+    let id: DeliveryId = named(&id)?;
+    check_endpoint(&api, &caller, &id.endpoint).await?;
+    let (is_paused, of, viewer) = (api.0.registry.paused_all().is_some(), caller.account.as_ref(), caller.viewer());
+    let look =
+        async |queries: &mut Queries| deliveries::tell(queries, &api.0.history, &id, of, viewer, is_paused).await;
+    let told = api.heavy_queries(look).await?;
+    if told.state == "unknown" {
+        return Err(Problem::not_found());
+    }
+    caller.sees(told.account())?;
+    Ok(Json(told.view(&id, viewer)))
+}
+
+/// One of the first five is needed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AttemptsQuery {
+    intent: Option<String>,
+    event: Option<String>,
+    endpoint: Option<String>,
+    delivery: Option<String>,
+    account: Option<String>,
+    /// Only since then: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    since: Option<String>,
+    /// Only before then.
+    until: Option<String>,
+    /// At most so many, 1 to 500.
+    limit: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Attempts {
+    items: Vec<ToldView>,
+    /// There are more than were asked for.
+    has_more: bool,
+    history: ReachView,
+}
+
+/// What was tried and how it ended, the newest first, as far back as the history goes.
+#[utoipa::path(
+    get, path = "/v1/attempts", tag = "Deliveries", params(AttemptsQuery),
+    responses((status = 200, body = Attempts), Refusals)
+)]
+pub async fn attempts(
+    State(api): State<Api>,
+    Anyone(caller): Anyone,
+    Params(query): Params<AttemptsQuery>,
+) -> Answer<Attempts> {
+    let limit = limit(query.limit.as_ref())?;
+    let mut wanted = Wanted {
+        intent: optional("intent", query.intent.as_ref())?,
+        event: optional("event", query.event.as_ref())?,
+        endpoint: optional("endpoint", query.endpoint.as_ref())?,
+        delivery: optional("delivery", query.delivery.as_ref())?,
+        account: optional("account", query.account.as_ref())?,
+        ..Wanted::default()
+    };
+    if wanted == Wanted::default() {
+        return Err(Problem::fault("query", "names none of intent, event, endpoint, delivery and account"));
+    }
+    for endpoint in wanted.endpoint.iter().chain(wanted.delivery.as_ref().map(|delivery| &delivery.endpoint)) {
+        check_endpoint(&api, &caller, endpoint).await?;
+    }
+    wanted.account = caller.narrowed(wanted.account)?;
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    wanted.from_ms = moment("since", query.since.as_ref(), now_ms)?;
+    wanted.until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
+    let past = api.heavy_queries(look).await?;
+    let viewer = caller.viewer();
+    let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
+    Ok(Json(Attempts { items, has_more: past.has_more, history: past.reach.view(viewer) }))
+}

@@ -1,0 +1,127 @@
+//! Where the installation as a whole stands, and the switch that stops all sending.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    access::{Operator, Staff},
+    request::{Body, ChangeRefusals, Reason, Refusals, reason},
+};
+use crate::{
+    facts::{audit::Act, endpoint::Mark},
+    http::problem::Problem,
+    store::queries::Queries,
+    view::{delivery::MarkView, time::Time},
+};
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// Endpoints whose unfinished deliveries are counted.
+const MAX_ENDPOINTS: usize = 100_000;
+
+#[derive(Serialize, ToSchema)]
+pub struct Stats {
+    /// By Redis' clock.
+    now: Time,
+    stream: StreamStats,
+    /// None while no worker owns the partition.
+    owner: Option<Owner>,
+    /// None while sending goes on.
+    paused: Option<MarkView>,
+    endpoints: usize,
+    /// Deliveries with a record: to be tried again, parked or held.
+    unfinished: u64,
+    dead_letters: u64,
+    quarantined: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct StreamStats {
+    name: String,
+    /// Entries that are in it now.
+    length: u64,
+    /// Entries that were ever added.
+    added: u64,
+    /// Entries that were read and are not settled.
+    pending: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Owner {
+    name: String,
+    lease_left_ms: Option<u64>,
+}
+
+/// Say where everything stands.
+#[utoipa::path(get, path = "/v1/stats", tag = "Stats", responses((status = 200, body = Stats), Refusals))]
+pub async fn stats(State(api): State<Api>, Staff(_): Staff) -> Answer<Stats> {
+    let endpoints = api.all_endpoints().await?.len();
+    let paused = api.paused().await?;
+    let look = async |queries: &mut Queries| {
+        let lease = queries.lease().await?;
+        let stream = queries.stream().await?;
+        let groups = queries.groups().await?;
+        let busy = queries.busy_endpoints(MAX_ENDPOINTS).await?;
+        Ok(Stats {
+            now: Time(queries.now_ms().await?),
+            stream: StreamStats {
+                name: queries.keys().stream().to_owned(),
+                length: stream.map_or(0, |stream| stream.length),
+                added: stream.map_or(0, |stream| stream.added),
+                pending: groups.iter().find(|group| group.name == "herald").map_or(0, |group| group.pending),
+            },
+            owner: lease.map(|lease| Owner { name: lease.owner, lease_left_ms: lease.left_ms }),
+            paused: paused.as_ref().map(MarkView::of),
+            endpoints,
+            unfinished: busy.iter().map(|(_, count)| count).sum(),
+            dead_letters: queries.count_dead_where(&crate::store::queries::DeadFilter::everything()).await?,
+            quarantined: queries.count_quarantined().await?,
+        })
+    };
+    Ok(Json(api.queries(look).await?))
+}
+
+/// Whether all sending is paused.
+#[derive(Serialize, ToSchema)]
+pub struct Pause {
+    /// None while sending goes on.
+    paused: Option<MarkView>,
+}
+
+/// Stop all sending at once; events wait in Redis.
+#[utoipa::path(
+    post, path = "/v1/pause", tag = "Stats", request_body = Reason,
+    responses((status = 200, body = Pause), Refusals, ChangeRefusals)
+)]
+pub async fn pause(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Answer<Pause> {
+    let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
+    let mark = caller.mark(&why);
+    if api.paused().await?.is_none() {
+        let pause = async |_: &mut _| api.with_registry(async |store| store.pause_all(&mark).await).await;
+        api.0.audit.audited(caller.begun(&api, Act::Pause, &why), pause).await?;
+    }
+    Ok(Json(Pause { paused: api.paused().await?.as_ref().map(MarkView::of) }))
+}
+
+/// Let sending go on. Endpoints that are paused one by one stay so.
+#[utoipa::path(
+    post, path = "/v1/resume", tag = "Stats", request_body = Reason,
+    responses((status = 200, body = Pause), Refusals, ChangeRefusals)
+)]
+pub async fn resume(State(api): State<Api>, Operator(caller): Operator, body: Body) -> Answer<Pause> {
+    let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
+    let mark = caller.mark(&why);
+    let resume = async |_: &mut _| api.with_registry(async |store| store.resume_all(&mark).await).await;
+    api.0.audit.audited(caller.begun(&api, Act::Resume, &why), resume).await?;
+    Ok(Json(Pause { paused: api.paused().await?.as_ref().map(MarkView::of) }))
+}
+
+impl Api {
+    /// As Redis has it.
+    async fn paused(&self) -> Result<Option<Mark>, Problem> {
+        let position = async |store: &mut crate::store::registry::RegistryStore| store.position().await;
+        Ok(self.with_registry(position).await?.and_then(|(_, pause)| pause))
+    }
+}

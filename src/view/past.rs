@@ -1,0 +1,454 @@
+//! What was tried and how it ended: from the history, as far as that has read, and beyond from the log in Redis. An answer
+//! says how far back it looks, so that silence is not taken for "never happened". A history that does not answer only makes
+//! it shorter.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::{sync::Mutex, time::timeout};
+use utoipa::ToSchema;
+
+use super::{Viewer, time::Time, words};
+use crate::{
+    clock,
+    config::HistoryConfig,
+    facts::id::DeliveryId,
+    history::{Access, Database, Gap, HistoryError, Horizon, Reader, Told, Wanted},
+    store::{
+        error::StoreError,
+        queries::{LogFilter, LogPage, Queries},
+    },
+};
+
+/// How many lines of the log one look reads, newest first: a second's work for Redis and us, and hours of traffic.
+const MAX_LOG_LOOK: usize = 100_000;
+
+/// A history that did not answer is asked again after this: nobody waits for one that is away more than once.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// The history of deliveries, to be asked. Opened at the first question, for all of a process.
+pub struct History {
+    settings: HistoryConfig,
+    stream: String,
+    /// How long an answer may take.
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+enum State {
+    Closed,
+    Open(Arc<Reader>),
+    Away { why: String, since: Instant },
+}
+
+impl History {
+    pub fn new(settings: HistoryConfig, stream: &str, patience: Duration) -> Self {
+        Self { settings, stream: stream.to_owned(), patience, state: Mutex::new(State::Closed) }
+    }
+
+    /// The history's answer, or why there is none.
+    async fn ask(&self, wanted: &Wanted, limit: usize, now_ms: u64) -> Result<(Horizon, Vec<Told>), String> {
+        let ask = async {
+            let reader = self.reader().await?;
+            let found = self.find(&reader, wanted, limit, now_ms).await;
+            match found {
+                Ok(found) => Ok(found),
+                Err(error) => Err(self.is_away(error.to_string()).await),
+            }
+        };
+        match timeout(self.patience, ask).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let patience = words::span(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
+                Err(self.is_away(format!("it did not answer within {patience}")).await)
+            }
+        }
+    }
+
+    async fn find(
+        &self,
+        reader: &Reader,
+        wanted: &Wanted,
+        limit: usize,
+        now_ms: u64,
+    ) -> Result<(Horizon, Vec<Told>), HistoryError> {
+        // In this order: what is read into it between the two is told twice rather than not at all.
+        let horizon = reader.horizon(keep_days(&self.settings), now_ms).await?;
+        Ok((horizon, reader.find(wanted, limit).await?))
+    }
+
+    async fn reader(&self) -> Result<Arc<Reader>, String> {
+        let Some(url) = &self.settings.url else { return Err("off (history.url is empty)".to_owned()) };
+        let mut state = self.state.lock().await;
+        match &*state {
+            State::Open(reader) => return Ok(reader.clone()),
+            State::Away { why, since } if clock::now() < *since + ASKED_AGAIN_AFTER => return Err(why.clone()),
+            State::Closed | State::Away { .. } => {}
+        }
+        match Database::open(url, &self.stream, Access::Read).await {
+            Ok(database) => {
+                let reader = Arc::new(Reader::new(database));
+                *state = State::Open(reader.clone());
+                Ok(reader)
+            }
+            Err(error) => {
+                *state = State::Away { why: error.to_string(), since: clock::now() };
+                Err(error.to_string())
+            }
+        }
+    }
+
+    async fn is_away(&self, why: String) -> String {
+        *self.state.lock().await = State::Away { why: why.clone(), since: clock::now() };
+        why
+    }
+}
+
+fn keep_days(settings: &HistoryConfig) -> u64 {
+    settings.keep.as_secs().div_ceil(86_400)
+}
+
+/// The newest first.
+pub struct Past {
+    pub told: Vec<Told>,
+    /// There is more than was asked for.
+    pub has_more: bool,
+    pub reach: Reach,
+}
+
+impl Past {
+    /// The newest attempt of a delivery.
+    pub fn last_attempt(&self, id: &DeliveryId) -> Option<&Told> {
+        let is_of = |told: &&Told| told.entry == id.entry && told.endpoint.as_ref() == Some(&id.endpoint);
+        self.told.iter().filter(|told| told.is_attempt()).find(is_of)
+    }
+}
+
+/// Up to `limit` of what is wanted. Where the history cannot be asked, the answer says why, and comes from Redis alone.
+pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, limit: usize) -> Result<Past, StoreError> {
+    let now_ms = queries.now_ms().await?;
+    // One more than is wanted tells whether there is more.
+    let most = limit.saturating_add(1);
+    let asked = history.ask(wanted, most, now_ms).await;
+    let filter = LogFilter {
+        delivery: wanted.delivery.clone(),
+        event: wanted.event.clone(),
+        intent: wanted.intent.clone(),
+        endpoint: wanted.endpoint.clone(),
+        account: wanted.account.clone(),
+        from_ms: wanted.from_ms,
+        until_ms: wanted.until_ms,
+        after: asked.as_ref().ok().map(|(horizon, _)| horizon.line),
+    };
+    let mut log = queries.attempts(&filter, most, MAX_LOG_LOOK).await?;
+    let mut told: Vec<Told> = log.lines.iter().map(Told::of).collect();
+    let is_cut_short = !log.reached_end && told.len() < most;
+    log.lines = Vec::new();
+    let horizon = asked.map(|(mut horizon, rows)| {
+        told.extend(rows);
+        horizon.gaps.retain(|gap| concerns(gap, wanted));
+        horizon
+    });
+    // The log of a Redis that lost some is read again from its beginning, so a line may be in both.
+    let mut seen = HashSet::new();
+    told.retain(|one| seen.insert((one.at_ms, one.kind.clone(), one.entry, one.endpoint.clone(), one.attempt)));
+    told.sort_by_key(|one| std::cmp::Reverse(one.at_ms));
+    let has_more = told.len() > limit;
+    told.truncate(limit);
+    Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
+}
+
+fn concerns(gap: &Gap, wanted: &Wanted) -> bool {
+    wanted.from_ms.is_none_or(|from| gap.until_ms >= from) && wanted.until_ms.is_none_or(|until| gap.from_ms < until)
+}
+
+/// How far back an answer looks, and what is missing from it.
+pub struct Reach {
+    /// Of the history, with the gaps that concern what was asked; or why it was not asked.
+    horizon: Result<Horizon, String>,
+    /// Of the log, how far it was looked at.
+    log: LogPage,
+    /// The look ended before it came to what the history knows, or to the log's beginning.
+    is_cut_short: bool,
+    now_ms: u64,
+}
+
+impl Reach {
+    pub fn words(&self) -> Vec<String> {
+        match &self.horizon {
+            Ok(horizon) => self.with_history(horizon),
+            Err(why) => vec![format!("history: {why}; {}", self.of_log())],
+        }
+    }
+
+    fn with_history(&self, horizon: &Horizon) -> Vec<String> {
+        let begins = match horizon.begins_ms {
+            Some(begins_ms) => format!("back to {}", words::when(begins_ms, self.now_ms)),
+            None => "still empty".to_owned(),
+        };
+        let behind = match self.log.looked {
+            0 => "up to now".to_owned(),
+            looked => format!("and {} of Redis' log beyond it", words::count(looked as u64, "line", "lines")),
+        };
+        let missing = match horizon.gaps.len() {
+            0 => "nothing is missing".to_owned(),
+            gaps => words::count(gaps as u64, "gap", "gaps"),
+        };
+        let mut texts = vec![format!("history: {begins}, {behind}; {missing}")];
+        texts.extend(horizon.gaps.iter().map(|gap| of_gap(gap, self.now_ms)));
+        if self.is_cut_short {
+            let looked = words::count(self.log.looked as u64, "line", "lines");
+            texts.push(format!("history: it is far behind, and only the newest {looked} beyond it were looked at"));
+        }
+        texts
+    }
+
+    /// How far back the log was read.
+    fn of_log(&self) -> String {
+        let log = &self.log;
+        if log.looked == 0 {
+            return "the log of attempts is empty".to_owned();
+        }
+        let lines = words::count(log.looked as u64, "line", "lines");
+        let back_to = log.back_to_ms.map_or_else(|| "an unknown time".to_owned(), |at| words::when(at, self.now_ms));
+        let told = match (log.reached_end, log.was_cut) {
+            (true, false) => format!("attempt log: {lines}, all there ever were"),
+            (true, true) => format!("attempt log: {lines}, back to {back_to}; older ones were dropped"),
+            (false, _) => format!("attempt log: looked at {lines}, back to {back_to}; there are older ones"),
+        };
+        match log.unreadable {
+            0 => told,
+            unreadable => {
+                format!("{told}; {unreadable} of them were written by another version of Herald and could not be read")
+            }
+        }
+    }
+
+    fn back_to_ms(&self) -> Option<u64> {
+        self.horizon.as_ref().ok().and_then(|horizon| horizon.begins_ms).or(self.log.back_to_ms)
+    }
+
+    /// A merchant learns nothing of what others send, nor where the history is and why it fails.
+    pub fn view(&self, viewer: Viewer) -> ReachView {
+        let gaps = self.horizon.as_ref().map(|horizon| horizon.gaps.as_slice()).unwrap_or_default();
+        let says = if viewer.is_operator() { self.words() } else { self.words_for_merchant(gaps) };
+        let is_whole = match &self.horizon {
+            Ok(horizon) => horizon.gaps.is_empty() && !self.is_cut_short,
+            Err(_) => self.log.reached_end && !self.log.was_cut,
+        };
+        ReachView {
+            back_to: self.back_to_ms().map(Time),
+            is_whole,
+            from_history: self.horizon.is_ok(),
+            gaps: gaps.iter().map(|gap| GapView::of(gap, viewer)).collect(),
+            says,
+        }
+    }
+
+    fn words_for_merchant(&self, gaps: &[Gap]) -> Vec<String> {
+        let between = |gap: &Gap| {
+            let (from, until) = (words::when(gap.from_ms, self.now_ms), words::when(gap.until_ms, self.now_ms));
+            format!("some is missing between {from} and {until}")
+        };
+        let back_to = self.back_to_ms().map(|at_ms| format!("back to {}", words::when(at_ms, self.now_ms)));
+        back_to.into_iter().chain(gaps.iter().map(between)).collect()
+    }
+}
+
+fn of_gap(gap: &Gap, now_ms: u64) -> String {
+    let lines = match gap.lines {
+        0 => "an unknown number of lines".to_owned(),
+        lines => words::count(lines, "line", "lines"),
+    };
+    let (from, until) = (words::when(gap.from_ms, now_ms), words::when(gap.until_ms, now_ms));
+    format!("gap: {lines} between {from} and {until}: {}", gap.why)
+}
+
+/// How far back an answer looks, so that silence is not taken for "never happened".
+#[derive(Serialize, ToSchema)]
+pub struct ReachView {
+    /// Nothing older was looked at. Null while nothing has happened.
+    back_to: Option<Time>,
+    /// Nothing that happened since then is missing; without the history, nothing older was ever there either.
+    is_whole: bool,
+    /// Whether the history of deliveries was asked, or the log in Redis alone.
+    from_history: bool,
+    gaps: Vec<GapView>,
+    /// The same in words.
+    says: Vec<String>,
+}
+
+/// A time of which not everything is known.
+#[derive(Serialize, ToSchema)]
+pub struct GapView {
+    from: Time,
+    until: Time,
+    /// How many attempts and ends are missing, of all accounts; null where that is not known. This and the next for operators.
+    lines: Option<u64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(required = false)]
+    why: String,
+}
+
+impl GapView {
+    fn of(gap: &Gap, viewer: Viewer) -> Self {
+        Self {
+            from: Time(gap.from_ms),
+            until: Time(gap.until_ms),
+            lines: Some(gap.lines).filter(|lines| viewer.is_operator() && *lines > 0),
+            why: if viewer.is_operator() { gap.why.clone() } else { String::new() },
+        }
+    }
+}
+
+/// One attempt, or one end that no attempt tells.
+#[derive(Serialize, ToSchema)]
+pub struct ToldView {
+    at: Time,
+    /// `delivered` and `failed` are attempts; `dead`, `skipped`, `no_endpoint`, `redelivered` and `discarded` are ends.
+    kind: String,
+    /// The delivery; of an event that is owed to nobody, its entry.
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
+    /// Of an end.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(required = false)]
+    event_type: String,
+    /// Its number; of an end, how many there were until then.
+    attempt: u32,
+    /// Of an attempt, in a word, with the status of the answer if there was one: `server_failed (500)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_us: Option<u64>,
+    /// The cause behind the outcome, or why it ended. For operators.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(required = false)]
+    detail: String,
+}
+
+impl ToldView {
+    pub fn of(told: &Told, viewer: Viewer) -> Self {
+        // How long a failure took tells how it came about.
+        let is_told = viewer.cause(&told.outcome) == told.outcome;
+        Self {
+            at: Time(told.at_ms),
+            kind: told.kind.clone(),
+            id: id_of(told),
+            event: told.event.as_ref().map(ToString::to_string),
+            intent: told.intent.as_ref().map(ToString::to_string),
+            account: told.account.as_ref().map(ToString::to_string),
+            event_type: told.event_type.clone(),
+            attempt: told.attempt,
+            outcome: told.is_attempt().then(|| outcome(told, viewer)),
+            took_us: Some(told.took_us).filter(|_| told.is_attempt() && is_told),
+            detail: if viewer.is_operator() { told.detail.clone() } else { String::new() },
+        }
+    }
+}
+
+/// The delivery; of an event that is owed to nobody, its entry.
+pub fn id_of(told: &Told) -> String {
+    told.delivery().map_or_else(|| told.entry.to_string(), |id| id.to_string())
+}
+
+/// An attempt's outcome in a word, as `Outcome` writes itself.
+pub fn outcome(told: &Told, viewer: Viewer) -> String {
+    let cause = viewer.cause(&told.outcome);
+    match cause.split_once(':') {
+        Some((class, kind)) => format!("{class} ({kind})"),
+        None => cause,
+    }
+}
+
+/// One attempt or end, in a line, for operators.
+pub fn words_of(told: &Told, now_ms: u64) -> String {
+    let when = words::when(told.at_ms, now_ms);
+    match told.is_attempt() {
+        true => {
+            let took = words::span(told.took_us / 1_000);
+            let outcome = outcome(told, Viewer::Operator);
+            let text = format!("{:>2}  {when}  {outcome} after {took}  {}", told.attempt, told.detail);
+            text.trim_end().to_owned()
+        }
+        false => format!("{when}  {}", told.detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::log::{LogLine, Logged};
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn reach(horizon: Result<Horizon, String>) -> Reach {
+        let log = LogPage { looked: 12, back_to_ms: Some(NOW_MS - 9_000), reached_end: true, ..LogPage::default() };
+        Reach { horizon, log, is_cut_short: false, now_ms: NOW_MS }
+    }
+
+    fn json(reach: &Reach, viewer: Viewer) -> serde_json::Value {
+        serde_json::to_value(reach.view(viewer)).unwrap()
+    }
+
+    #[test]
+    fn a_gap_makes_an_answer_less_than_whole_and_merchants_learn_only_when_it_was() {
+        let gap = Gap { from_ms: NOW_MS - 5_000, until_ms: NOW_MS - 4_000, lines: 7, why: "a secret place".to_owned() };
+        let horizon = Horizon { begins_ms: Some(NOW_MS - 60_000), line: 3, until_ms: NOW_MS, gaps: vec![gap] };
+        let reach = reach(Ok(horizon));
+        let (told, short) = (json(&reach, Viewer::Operator), json(&reach, Viewer::Merchant));
+        assert_eq!((&told["is_whole"], &told["gaps"][0]["lines"]), (&false.into(), &7.into()));
+        assert_eq!(told["back_to"], "2023-11-14T22:12:20.000Z");
+        assert!(told["says"][1].as_str().unwrap().contains("a secret place"), "{told}");
+        assert_eq!((&short["gaps"][0]["from"], &short["gaps"][0]["lines"]), (&told["gaps"][0]["from"], &().into()));
+        assert!(!short.to_string().contains("secret") && !short.to_string().contains("12 lines"), "{short}");
+    }
+
+    #[test]
+    fn without_the_history_the_log_says_how_far_it_goes() {
+        let reach = reach(Err("off (history.url is empty)".to_owned()));
+        assert_eq!(reach.words(), ["history: off (history.url is empty); attempt log: 12 lines, all there ever were"]);
+        let told = json(&reach, Viewer::Merchant);
+        assert_eq!((&told["is_whole"], &told["from_history"]), (&true.into(), &false.into()));
+        assert!(!told.to_string().contains("history.url"), "{told}");
+    }
+
+    #[test]
+    fn a_merchant_cannot_tell_how_an_attempt_failed_before_there_was_an_answer() {
+        let line = br#"["17-1:ep_a","evt_1","pi_1","acc_1",2,1700000000000,5000,{"kind":"dns_failed"},"no such name"]"#;
+        let told = Told::of(&Logged::Attempt(LogLine::read(line).unwrap()));
+        let view = |viewer| serde_json::to_value(ToldView::of(&told, viewer)).unwrap();
+        let (operator, merchant) = (view(Viewer::Operator), view(Viewer::Merchant));
+        assert_eq!((&operator["outcome"], &operator["took_us"]), (&"dns_failed".into(), &5_000.into()));
+        assert_eq!(merchant["outcome"], "unreachable");
+        assert!(merchant.get("took_us").is_none() && merchant.get("detail").is_none(), "{merchant}");
+    }
+
+    #[tokio::test]
+    async fn a_history_that_is_away_is_not_asked_again_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.db");
+        let url = format!("sqlite:{}", file.display()).parse().unwrap();
+        let settings = HistoryConfig { url: Some(url), keep: Duration::from_secs(86_400), log_bytes: 0 };
+        let history = History::new(settings, "payment-intents", Duration::from_secs(10));
+        let ask = async || history.ask(&Wanted::default(), 1, NOW_MS).await.unwrap_err();
+        let first = ask().await;
+        assert!(first.contains("no history yet"), "{first}");
+        std::fs::write(&file, "not a database").unwrap();
+        assert_eq!(ask().await, first);
+        if let State::Away { since, .. } = &mut *history.state.lock().await {
+            *since = clock::now() - 2 * ASKED_AGAIN_AFTER;
+        }
+        let other = ask().await;
+        assert!(other != first, "{other}");
+    }
+}

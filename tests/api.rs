@@ -1,0 +1,29 @@
+//! The operations API against the real program and a real Redis, over HTTP.
+
+mod support;
+
+#[path = "api/changes.rs"]
+mod changes;
+#[path = "api/events.rs"]
+mod events;
+#[path = "api/flood.rs"]
+mod flood;
+#[path = "support/herald.rs"]
+mod herald_process;
+#[path = "api/house.rs"]
+mod house;
+#[path = "api/looks.rs"]
+mod looks;
+#[path = "api/matrix.rs"]
+mod matrix;
+#[path = "api/page.rs"]
+mod page;
+#[path = "api/past.rs"]
+mod past;
+#[path = "api/schemas.rs"]
+mod schemas;
+#[path = "ops/stage.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod stage;
+#[path = "api/tokens.rs"]
+mod tokens;

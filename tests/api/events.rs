@@ -1,0 +1,105 @@
+//! The way in for events.
+
+use serde_json::{Value, json};
+
+use crate::{
+    house::{ADMIN, House},
+    stage::{STREAM, event},
+    support::TestRedis,
+};
+
+fn body(id: &str) -> Vec<u8> {
+    event(id, "acc_2", "pi_1").body().to_vec()
+}
+
+async fn bodies(redis: &TestRedis) -> Vec<String> {
+    let entries: Vec<(String, Vec<String>)> = redis.command(&["XRANGE", STREAM, "-", "+"]).await;
+    entries.into_iter().map(|(_, fields)| fields[1].clone()).collect()
+}
+
+/// Paused, so that nothing is trimmed meanwhile.
+async fn house() -> House {
+    let house = House::start().await;
+    assert_eq!(house.post("/v1/endpoints/ep_b/pause", ADMIN, json!({"reason": "a test"})).await.status, 200);
+    house
+}
+
+#[tokio::test]
+async fn an_event_is_published_byte_for_byte_and_once() {
+    let house = house().await;
+    let wide = String::from_utf8(body("evt_x")).unwrap().replace(',', ",\n  ");
+    let publish = async |body: &str| {
+        house.send("POST", "/v1/events", Some(ADMIN), Some(("application/json", body.as_bytes().to_vec()))).await
+    };
+    let first = publish(&wide).await;
+    assert_eq!((first.status, &first.body["result"]), (201, &"added".into()), "{}", first.body);
+    // The Redis of this test writes to its file before it answers, and may be asked about it.
+    assert_eq!(first.body["durability"], json!({"level": "disk", "fsync": "always", "replicas": 0}));
+    let again = publish(&wide).await;
+    assert_eq!(
+        (again.status, &again.body["result"], &again.body["entry"]),
+        (200, &"known".into(), &first.body["entry"])
+    );
+    let other = publish(&wide.replace("Captured", "Refunded")).await;
+    assert_eq!((other.status, &other.body["type"]), (409, &"/problems/event-differs".into()), "{}", other.body);
+    let added: u64 = house.redis.command(&["XLEN", STREAM]).await;
+    let found = house.ask("GET", "/v1/events/evt_x", Some(ADMIN), None).await;
+    // The worker may have settled and trimmed it: then it is not there twice either.
+    if found.status == 200 {
+        assert_eq!((found.body.as_array().unwrap().len(), &found.body[0]["body"]), (1, &wide.into()));
+    }
+    assert!(added <= 1, "{added}");
+}
+
+#[tokio::test]
+async fn a_batch_is_published_in_its_order_or_not_at_all() {
+    let house = house().await;
+    let batch = |ids: &[&str]| {
+        let events: Vec<Value> = ids.iter().map(|id| serde_json::from_slice(&body(id)).unwrap()).collect();
+        Value::Array(events)
+    };
+    let answer = house.post("/v1/events/batch", ADMIN, batch(&["evt_1", "evt_2", "evt_1"])).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!((&answer.body["added"], &answer.body["known"]), (&2.into(), &1.into()));
+    let entries: Vec<&str> =
+        answer.body["items"].as_array().unwrap().iter().map(|one| one["entry"].as_str().unwrap()).collect();
+    assert!(entries[0] < entries[1] && entries[0] == entries[2], "{entries:?}");
+
+    let mut wrong = batch(&["evt_3", "evt_4"]);
+    wrong[1]["createdAt"] = "yesterday".into();
+    let refused = house.post("/v1/events/batch", ADMIN, wrong).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body["errors"]["[1]"][0].as_str().unwrap().contains("createdAt"), "{}", refused.body);
+    assert!(!bodies(&house.redis).await.iter().any(|body| body.contains("evt_3")), "one of them was published");
+}
+
+#[tokio::test]
+async fn what_is_too_much_or_no_event_is_refused() {
+    let house = house().await;
+    let send = async |path: &str, body: Vec<u8>| {
+        house.send("POST", path, Some(ADMIN), Some(("application/json", body))).await.status
+    };
+    assert_eq!(send("/v1/events", vec![b'x'; 64 * 1024 + 1]).await, 413);
+    assert_eq!(send("/v1/events/batch", vec![b' '; 1024 * 1024 + 1]).await, 413);
+    for bad in [&b""[..], b"{}", b"[]", b"\xff", b"{\"id\":1}"] {
+        assert_eq!(send("/v1/events", bad.to_vec()).await, 400, "{bad:?}");
+        assert_eq!(send("/v1/events/batch", bad.to_vec()).await, 400, "{bad:?}");
+    }
+    let many: Vec<Value> = (0..1_001).map(|n| json!(n)).collect();
+    assert_eq!(send("/v1/events/batch", Value::Array(many).to_string().into_bytes()).await, 400);
+    assert_eq!(house.redis.command::<u64>(&["XLEN", STREAM]).await, 0);
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_no_event_and_shows_everything() {
+    let house = house().await;
+    house.redis.set_maxmemory(1).await;
+    let refused = house.send("POST", "/v1/events", Some(ADMIN), Some(("application/json", body("evt_9")))).await;
+    assert_eq!((refused.status, &refused.headers["retry-after"]), (503, &"5".parse().unwrap()), "{}", refused.body);
+    for path in crate::looks::LOOKS {
+        house.get(path, ADMIN).await;
+    }
+    house.redis.set_maxmemory(0).await;
+    let taken = house.send("POST", "/v1/events", Some(ADMIN), Some(("application/json", body("evt_9")))).await;
+    assert_eq!(taken.status, 201, "{}", taken.body);
+}
