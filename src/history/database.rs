@@ -3,9 +3,10 @@
 use std::{path::PathBuf, str::FromStr, sync::Once, time::Duration};
 
 use sqlx::{
-    AnyPool, ConnectOptions,
+    AnyConnection, AnyPool, ConnectOptions, Connection,
     any::{AnyConnectOptions, AnyPoolOptions},
 };
+use tokio::time::timeout;
 
 use super::schema;
 use crate::config::HistoryUrl;
@@ -116,20 +117,27 @@ async fn connect(url: &HistoryUrl, kind: Kind, access: Access) -> Result<AnyPool
         (Kind::Postgres, _) => url.reveal().to_owned(),
     };
     let options = AnyConnectOptions::from_str(&text)?.disable_statement_logging();
+    // A pool would try again what can never work, such as a file that is no database, and not say why.
+    let first = async {
+        let mut first = AnyConnection::connect_with(&options).await?;
+        prepare(&mut first, kind, access).await?;
+        first.close().await
+    };
+    timeout(PATIENCE, first).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
     let pool = AnyPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
-    let pool = pool.after_connect(move |connection, _| {
-        Box::pin(async move {
-            if kind == Kind::Sqlite {
-                sqlx::raw_sql(OF_FILE).execute(&mut *connection).await?;
-                if access == Access::Write {
-                    sqlx::raw_sql(OF_FILE_WRITER).execute(&mut *connection).await?;
-                }
-            } else {
-                // A question that would take longer is one that nobody waits for.
-                sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(connection).await?;
-            }
-            Ok(())
-        })
-    });
+    let pool = pool.after_connect(move |connection, _| Box::pin(prepare(connection, kind, access)));
     pool.connect_with(options).await
+}
+
+async fn prepare(connection: &mut AnyConnection, kind: Kind, access: Access) -> Result<(), sqlx::Error> {
+    let statements: &[&str] = match (kind, access) {
+        (Kind::Sqlite, Access::Read) => &[OF_FILE],
+        (Kind::Sqlite, Access::Write) => &[OF_FILE, OF_FILE_WRITER],
+        // A question that would take longer is one that nobody waits for.
+        (Kind::Postgres, _) => &["SET statement_timeout = '60s'; SET lock_timeout = '10s'"],
+    };
+    for statement in statements {
+        sqlx::raw_sql(*statement).execute(&mut *connection).await?;
+    }
+    Ok(())
 }

@@ -16,10 +16,8 @@ pub struct Time(pub u64);
 
 impl Time {
     pub fn text(self) -> String {
-        let last = jiff::Timestamp::MAX.as_millisecond();
-        let ms = i64::try_from(self.0).map_or(last, |ms| ms.min(last));
-        let known = jiff::Timestamp::from_millisecond(ms).ok();
-        known.map_or_else(String::new, |instant| format!("{instant:.3}"))
+        let known = i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        format!("{:.3}", known.unwrap_or(jiff::Timestamp::MAX))
     }
 }
 

@@ -429,7 +429,7 @@ impl Queries {
         max: usize,
     ) -> Result<Vec<(u64, DeliveryId)>, StoreError> {
         let cursor = after.map(|after| (after.at_ms, after.id.clone()));
-        let chunk = (2 * max / keys.len().max(1)).clamp(2, max);
+        let chunk = (2 * max / keys.len().max(1)).clamp(2, max.max(2));
         let source = |key| Source {
             key,
             fetched: VecDeque::new(),
