@@ -321,6 +321,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         settings,
         attempt_log_len: limits.attempt_log_entries,
         history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
+        keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),
         quotas: config.quotas,
         disable_after: limits.disable_after,
         registry: Registry::new(),
@@ -334,7 +335,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
 
 /// Writes the history, if there is to be one.
 fn follower(config: &Config, parts: &Parts) -> Option<Follower> {
-    let settings = HistorySettings { url: config.history.url.clone()?, keep: config.history.keep };
+    let settings =
+        HistorySettings { url: config.history.url.clone()?, keep: config.history.keep, bodies: config.history.bodies };
     Some(Follower::new(settings, parts.redis.clone(), parts.keys.clone(), parts.metrics.clone()))
 }
 

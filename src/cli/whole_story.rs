@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::pause;
 use crate::{
     app,
-    facts::{audit::Surface, id::IntentId},
-    history::{Told, Wanted},
+    facts::{audit::Surface, event::Event, id::IntentId},
+    history::{EventPlace, EventsWanted, KeptEvent, Told, Wanted},
     store::{
         audit::{Logged, Wanted as WantedActs},
         queries::{DeadFilter, DeadOrder, MAX_PAGE, Queries},
@@ -21,6 +21,7 @@ use crate::{
 
 /// Far more than an intent has.
 const MAX_ACTS: usize = 1_000;
+const MAX_EVENTS: usize = 500;
 
 /// How many unfinished deliveries of one endpoint are shown behind the head of their chain.
 const MAX_OF_CHAIN: usize = 200;
@@ -51,6 +52,9 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     let reach = past.reach.words();
     reach.iter().for_each(note);
     let mut lines = events(context, &args.id).await;
+    let mut others = kept_events(context, &args.id).await;
+    others.retain(|kept| lines.iter().all(|line| line.event != kept.event));
+    lines.extend(others);
     lines.extend(past.told.iter().map(|told| of_told(told, now_ms)));
     lines.extend(letters(&mut queries, &args.id, &past.told).await?);
     lines.extend(acts(context, &args.id, &past.told).await?);
@@ -74,6 +78,24 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
 
 fn cells(line: &Line) -> Vec<String> {
     vec![words::instant(line.at.0), line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
+}
+
+/// The events themselves, from the history.
+async fn kept_events(context: &Context, id: &IntentId) -> Vec<Line> {
+    let wanted = EventsWanted { intent: Some(id.clone()), ..EventsWanted::default() };
+    let kept = context.history().events(&wanted, EventPlace::default(), MAX_EVENTS).await;
+    let line = |kept: &KeptEvent| {
+        let status = Event::parse(kept.body.clone().into()).ok().and_then(|event| event.status);
+        let status = status.map_or_else(|| "no status that is known".to_owned(), |status| format!("{status:?}"));
+        Line {
+            at: Time(kept.entry.age_ms(kept.read_ms).map_or(kept.read_ms, |_| kept.entry.ms)),
+            what: "event".to_owned(),
+            event: kept.event.to_string(),
+            endpoint: String::new(),
+            told: format!("{status}, accepted"),
+        }
+    };
+    kept.unwrap_or_default().iter().map(line).collect()
 }
 
 /// What its merchant was told, if Herald keeps the intent itself.

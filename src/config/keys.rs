@@ -33,7 +33,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 52] = [
+pub(super) const KEYS: [Key; 53] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
@@ -79,6 +79,7 @@ pub(super) const KEYS: [Key; 52] = [
     key("limits.breaker.max_cooldown"),
     secret("history.url", Showing::HistoryUrl),
     key("history.keep"),
+    key("history.bodies"),
     key("history.log_bytes"),
     key("intents.listen"),
     key("intents.metrics_listen"),

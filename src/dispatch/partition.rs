@@ -321,6 +321,8 @@ pub struct Partition<D> {
     /// The registry that the partition's deliveries are owed by, as Redis says.
     bound: Option<String>,
     is_under_pressure: bool,
+    /// How far the stream may be trimmed; None: as far as everybody is past it.
+    trim_up_to: Option<EntryId>,
     /// Errands to confirm the registry that have not been answered yet. Only the answer to the last one is new enough.
     confirmations: u32,
     /// The answer came while the registry could not be trusted: it must be asked for again.
@@ -360,6 +362,7 @@ impl<D: Directory> Partition<D> {
             is_newcomer: false,
             bound: None,
             is_under_pressure: false,
+            trim_up_to: None,
             confirmations: 0,
             must_reconfirm: false,
             failures: 0,
@@ -559,6 +562,11 @@ impl<D: Directory> Partition<D> {
     /// Redis has little memory left: little is read at a time, and what needs a record waits in the stream.
     pub fn set_pressure(&mut self, is_under_pressure: bool) {
         self.is_under_pressure = is_under_pressure;
+    }
+
+    /// The stream is kept from there on, for a history that has not read it.
+    pub fn set_trim_up_to(&mut self, entry: Option<EntryId>) {
+        self.trim_up_to = entry;
     }
 
     /// What the records of an endpoint, and of an account, may take in Redis.

@@ -264,7 +264,7 @@ impl Model {
             Call::TakeHeads { endpoint, max, .. } => self.take_heads(endpoint, *max),
             Call::ClaimForeign { max, .. } => self.claim_foreign(*max),
             Call::Inbox { after, max, .. } => self.requests(*after, *max),
-            Call::Trim { retain_ms, ignores, .. } => self.trim(*retain_ms, ignores),
+            Call::Trim { retain_ms, up_to, ignores, .. } => self.trim(*retain_ms, *up_to, ignores),
             Call::ExpireDead { max_age_ms, max_count, max, .. } => self.expire_dead(*max_age_ms, *max_count, *max),
             Call::Unindexed { from, look, max, .. } => self.unindexed(from, *look, *max),
             Call::SweepDead { .. } => {
@@ -710,7 +710,7 @@ impl Model {
 
     /// Without Herald's own group nothing is trimmed: until it is made again, the other groups may have passed entries
     /// that Herald has not settled.
-    fn trim(&mut self, retain_ms: u64, ignores: &[String]) -> Answer {
+    fn trim(&mut self, retain_ms: u64, up_to: Option<EntryId>, ignores: &[String]) -> Answer {
         if !self.stream.groups.contains_key(GROUP) {
             return Answer::NoGroup;
         }
@@ -726,6 +726,7 @@ impl Model {
             _ => self.old_after(passed, retain_ms),
         };
         let Some(old) = old else { return Answer::Trimmed { count: 0, now_ms } };
+        let old = up_to.map_or(old, |up_to| old.min(up_to));
         let before = self.stream.entries.len();
         self.stream.entries.retain(|id, _| *id > old);
         self.places.retain(|id, _| *id > old);

@@ -426,7 +426,9 @@ impl Walk {
             2 => 1 + self.chance.below(40),
             _ => 1_000_000_000,
         };
-        self.alike(Call::Trim { term: self.term.clone(), retain_ms, ignores }).await
+        let up_to =
+            (self.chance.below(3) == 0).then(|| EntryId { ms: self.chance.below(200), seq: self.chance.below(3) });
+        self.alike(Call::Trim { term: self.term.clone(), retain_ms, up_to, ignores }).await
     }
 
     async fn expire(&mut self) -> Step {
