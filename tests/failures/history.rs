@@ -387,10 +387,10 @@ async fn the_stream_is_kept_for_the_history_only_up_to_its_bound() {
     place.until_kept(1).await;
     let Place::Postgres(server) = &mut place else { unreachable!() };
     server.stop();
-    herald.until_metric("herald_history_up", |up| up == 0.0).await;
     let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
     world.publish(&(1..1_001).map(event).collect::<Vec<_>>()).await;
     world.merchants.until_delivered(1_001).await;
+    herald.until_metric("herald_history_up", |up| up == 0.0).await;
     until("the stream is trimmed", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
     server.start_again().await;
     herald.until_log("the history works again").await;
