@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     let mut others = kept_events(context, &args.id).await;
     others.retain(|kept| lines.iter().all(|line| line.event != kept.event));
     lines.extend(others);
-    lines.extend(past.told.iter().map(|told| of_told(told, now_ms)));
+    lines.extend(past.told.iter().map(of_told));
     lines.extend(letters(&mut queries, &args.id, &past.told).await?);
     lines.extend(acts(context, &args.id, &past.told).await?);
     // What is of one moment stays in this order: the event, what was tried, what was done about it.
@@ -65,9 +65,13 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
         let text = format!("nothing is known of {} ({})", args.id, reach.join("; "));
         return Err(VerbError::NotFound(text).into());
     }
+    let day = day_of_all(&lines);
+    if let Some(day) = &day {
+        note(format_args!("all on {day}, in UTC"));
+    }
     let mut list = context.output.list(&["WHEN", "WHAT", "EVENT", "ENDPOINT", "TOLD"]);
     for line in &lines {
-        list.push(line, || cells(line))?;
+        list.push(line, || cells(line, day.is_some()))?;
     }
     list.finish()?;
     if past.has_more {
@@ -76,8 +80,19 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cells(line: &Line) -> Vec<String> {
-    vec![words::instant(line.at.0), line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
+/// The day on which all of it happened, if it is one: then each line needs its time alone.
+fn day_of_all(lines: &[Line]) -> Option<String> {
+    let day = |line: &Line| line.at.text().split_once('T').map(|(day, _)| day.to_owned());
+    let first = day(lines.first()?)?;
+    lines.iter().all(|line| day(line).as_ref() == Some(&first)).then_some(first)
+}
+
+fn cells(line: &Line, is_of_one_day: bool) -> Vec<String> {
+    let when = match line.at.text().split_once('T') {
+        Some((_, time)) if is_of_one_day => time.trim_end_matches('Z').to_owned(),
+        _ => words::instant(line.at.0),
+    };
+    vec![when, line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
 }
 
 /// The events themselves, from the history.
@@ -115,13 +130,13 @@ async fn events(context: &Context, id: &IntentId) -> Vec<Line> {
     intent.history.iter().map(line).collect()
 }
 
-fn of_told(told: &Told, now_ms: u64) -> Line {
+fn of_told(told: &Told) -> Line {
     Line {
         at: Time(told.at_ms),
         what: told.kind.clone(),
         event: told.event.as_ref().map_or(String::new(), ToString::to_string),
         endpoint: told.endpoint.as_ref().map_or(String::new(), ToString::to_string),
-        told: past::words_of(told, now_ms).trim_start().to_owned(),
+        told: past::words_beside_time(told),
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Issue {
     /// By hour since 1970, the oldest first.
     pub hours: Vec<(u64, u32)>,
     pub letters: u64,
+    /// Of the letters, those that were never tried, because this kept them waiting for too long.
+    pub never_tried: u64,
     /// A delivery that it happened to.
     pub sample: Option<DeliveryId>,
     pub detail: String,
@@ -142,9 +144,31 @@ pub fn issues<'a>(
         issue.first_ms = issue.first_ms.min(letters.first_ms);
         issue.last_ms = issue.last_ms.max(letters.last_ms);
     }
+    fold(&mut found);
     let mut issues: Vec<Issue> = found.into_values().map(|issue| judged(issue, said)).collect();
     issues.sort_by_cached_key(Issue::order);
     issues
+}
+
+/// Letters that waited in vain belong to what they waited for: who looks for causes is not shown the consequences as well.
+fn fold(found: &mut BTreeMap<IssueId, Issue>) {
+    let followers: Vec<IssueId> = found
+        .iter()
+        .filter(|(id, issue)| id.cause.is_consequence() && issue.attempts == 0)
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in followers {
+        let of_endpoint =
+            found.values().filter(|issue| issue.id.endpoint == id.endpoint && !issue.id.cause.is_consequence());
+        let leader = of_endpoint.max_by_key(|issue| (issue.is_failing, issue.last_ms)).map(|issue| issue.id.clone());
+        let Some(leader) = leader else { continue };
+        let Some(follower) = found.remove(&id) else { continue };
+        if let Some(leader) = found.get_mut(&leader) {
+            leader.letters += follower.letters;
+            leader.never_tried += follower.letters;
+            leader.last_ms = leader.last_ms.max(follower.last_ms);
+        }
+    }
 }
 
 fn empty(id: IssueId, account: Option<AccountId>) -> Issue {
@@ -160,6 +184,7 @@ fn empty(id: IssueId, account: Option<AccountId>) -> Issue {
         attempts: 0,
         hours: Vec::new(),
         letters: 0,
+        never_tried: 0,
         sample: None,
         detail: String::new(),
     }
@@ -262,6 +287,30 @@ mod tests {
         assert_eq!(of(&health, &[], &[], NOW + 1), []);
         let left = of(&health, &[("ep_a:server_failed:500", 2)], &[], NOW + 1);
         assert_eq!((left.len(), left[0].is_failing, left[0].attempts), (1, false, 0));
+    }
+
+    #[test]
+    fn letters_that_waited_in_vain_are_counted_with_what_they_waited_for() {
+        let health = failing("server_failed:500", 6, NOW);
+        let letters = [
+            ("ep_a:server_failed:500", 3),
+            ("ep_a:never_tried:breaker_open", 40),
+            ("ep_a:never_tried:held", 14),
+            ("ep_a:never_tried:rate_limited", 2),
+            ("ep_b:never_tried:held", 1),
+        ];
+        let found = of(&health, &letters, &[], NOW);
+        let counts =
+            found.iter().map(|issue| (issue.id.to_string(), issue.letters, issue.never_tried)).collect::<Vec<_>>();
+        let of = |id: &str, letters, never_tried| (id.to_owned(), letters, never_tried);
+        assert_eq!(
+            counts,
+            [
+                of("ep_a:server_failed:500", 57, 54),
+                of("ep_a:never_tried:rate_limited", 2, 0),
+                of("ep_b:never_tried:held", 1, 0)
+            ]
+        );
     }
 
     #[test]

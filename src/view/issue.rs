@@ -43,6 +43,8 @@ pub struct IssueView {
     pub hours: Vec<HourView>,
     /// Dead letters that are kept.
     pub letters: u64,
+    /// Of the letters, those that were never tried, because this kept them waiting for too long.
+    pub never_tried: u64,
     /// A delivery that it happened to.
     pub sample: Option<String>,
     pub detail: String,
@@ -102,6 +104,7 @@ impl IssueView {
             attempts: issue.attempts,
             hours: issue.hours.iter().map(|(hour, failed)| HourView::of(*hour, *failed)).collect(),
             letters: issue.letters,
+            never_tried: issue.never_tried,
             sample: issue.sample.as_ref().map(ToString::to_string),
             detail: issue.detail.clone(),
             diagnosis: DiagnosisView::of(&issue.diagnosis),

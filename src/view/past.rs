@@ -379,13 +379,24 @@ pub fn words_of(told: &Told, now_ms: u64) -> String {
     let when = words::when(told.at_ms, now_ms);
     match told.is_attempt() {
         true => {
-            let took = words::span(told.took_us / 1_000);
-            let outcome = outcome(told, Viewer::Operator);
-            let text = format!("{:>2}  {when}  {outcome} after {took}  {}", told.attempt, told.detail);
-            text.trim_end().to_owned()
+            format!("{:>2}  {when}  {}", told.attempt, attempt_words(told))
         }
         false => format!("{when}  {}", told.detail),
     }
+}
+
+/// The same, beside its time.
+pub fn words_beside_time(told: &Told) -> String {
+    match told.is_attempt() {
+        true => format!("attempt {}: {}", told.attempt, attempt_words(told)),
+        false => told.detail.clone(),
+    }
+}
+
+fn attempt_words(told: &Told) -> String {
+    let took = words::span(told.took_us / 1_000);
+    let text = format!("{} after {took}  {}", outcome(told, Viewer::Operator), told.detail);
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
