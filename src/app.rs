@@ -256,7 +256,6 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
         admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
         strict_events: config.events.strict,
         history: config.history.clone(),
-        kept_for: config.retry.max_age,
     });
     Ok(Operations { router: api::v1::served(api), runtime: Handle::current() })
 }

@@ -72,6 +72,7 @@ impl Incident {
         let line = self.said.iter().find(|line| line.starts_with("The API: ")).unwrap();
         let token = line.split_once("Bearer ").unwrap().1.split_once('\'').unwrap().0;
         let base = line.split_once(" http://").unwrap().1.split_once("/v1").unwrap().0;
+        herald::tls::install_crypto_provider();
         let asked = reqwest::Client::new().get(format!("http://{base}{path}")).bearer_auth(token);
         serde_json::from_slice(&asked.send().await.unwrap().bytes().await.unwrap()).unwrap()
     }

@@ -88,8 +88,8 @@ async fn look(context: &Context) -> anyhow::Result<Look> {
 }
 
 impl Look {
-    fn view(&self, context: &Context, issue: &Issue) -> IssueView {
-        IssueView::of(issue, &self.endpoints, context.config.retry.max_age)
+    fn view(&self, issue: &Issue) -> IssueView {
+        IssueView::of(issue, &self.endpoints)
     }
 
     /// Says what a reader might otherwise take for certain.
@@ -119,7 +119,7 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     let wanted: Vec<&Issue> = look.issues.iter().filter(|issue| args.wants(issue)).collect();
     let mut rows = context.output.list(&["ISSUE", "STATE", "SINCE", "FAILED", "DEAD", "WHO ACTS"]);
     for issue in wanted.iter().take(args.limit) {
-        rows.push(&look.view(context, issue), || {
+        rows.push(&look.view(issue), || {
             vec![
                 issue.id.to_string(),
                 state(issue).to_owned(),
@@ -166,7 +166,7 @@ async fn show(context: &Context, id: &IssueId) -> anyhow::Result<()> {
     let mut look = look(context).await?;
     let issue = look.find(id)?.clone();
     let issue = with_sample(&mut look.queries, issue).await?;
-    let view = look.view(context, &issue);
+    let view = look.view(&issue);
     look.note_age();
     context.output.one(&view, &fields(&issue, &view, look.now_ms))?;
     if let (Format::Table, Some(text)) = (context.output.format(), &view.to_merchant) {

@@ -202,15 +202,13 @@ fn judged(mut issue: Issue, said: &BTreeMap<IssueId, Said>) -> Issue {
     issue
 }
 
-/// What to send to the merchant: ready to be copied. `since` and `kept_for` are in the words of the surface that shows it.
-pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str, kept_for: &str) -> Option<String> {
+/// What to send to the merchant: ready to be copied. `since` is in the words of the surface that shows it.
+pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str) -> Option<String> {
     let sentence = issue.diagnosis.merchant.as_ref()?;
     let url = url.unwrap_or("your callback URL");
     let mut text = format!("Since {since} our callbacks to {url} have not been taken.\n{sentence}\n");
     if issue.is_failing {
-        text.push_str(&format!(
-            "We keep trying, with growing pauses, for up to {kept_for} for each event; nothing of what waits is lost.\n"
-        ));
+        text.push_str("We keep trying, with growing pauses; nothing of what waits is lost.\n");
     }
     if issue.letters > 0 {
         text.push_str(&format!(
@@ -337,13 +335,13 @@ mod tests {
         let mut health = failing("response_timed_out", 6, NOW);
         health.account = None;
         let issue = &of(&health, &[("ep_a:response_timed_out", 2)], &[], NOW)[0];
-        let text = to_merchant(issue, Some("https://a.example/"), "Monday", "3 days").unwrap();
+        let text = to_merchant(issue, Some("https://a.example/"), "Monday").unwrap();
         assert!(
             text.contains("https://a.example/") && text.contains("answer with 2xx") && text.contains("2 events"),
             "{text}"
         );
         assert!(text.contains("s00000000000000000007-00000000000000000001"), "{text}");
         let ours = &of(&failing("unsendable", 6, NOW), &[], &[], NOW)[0];
-        assert_eq!(to_merchant(ours, None, "Monday", "3 days"), None);
+        assert_eq!(to_merchant(ours, None, "Monday"), None);
     }
 }
