@@ -536,9 +536,24 @@ impl<D: Directory> Partition<D> {
     fn find_endpoints(&self, arrivals: &mut VecDeque<StagedEntry>) {
         let mut wide = Wide::default();
         for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_open) {
-            arrival.endpoints = self.endpoints_for(&arrival.event, &mut wide);
-            arrival.unknown = self.directory.unknown_of(&arrival.event.account);
+            (arrival.endpoints, arrival.unknown) = self.owed_by(&arrival.event, arrival.only.as_ref(), &mut wide);
         }
+    }
+
+    /// The endpoints that an event is owed to, and those of which nothing more is known. One that was sent again for one endpoint is
+    /// owed to no other, and to that one whether it wants such events or not: somebody wanted it.
+    fn owed_by(
+        &self,
+        event: &Event,
+        only: Option<&EndpointId>,
+        wide: &mut Wide,
+    ) -> (Arc<Vec<Arc<Endpoint>>>, Vec<EndpointId>) {
+        let mut unknown = self.directory.unknown_of(&event.account);
+        let Some(only) = only else { return (self.endpoints_for(event, wide), unknown) };
+        unknown.retain(|endpoint| endpoint == only);
+        let mut endpoints = self.directory.endpoints_of(&event.account);
+        endpoints.retain(|endpoint| endpoint.id == *only);
+        (Arc::new(endpoints), unknown)
     }
 
     /// Events of one page for an account with many endpoints share one list of them: hundreds of such lists would take

@@ -54,7 +54,8 @@ pub struct Model {
     /// How many entries its limit has dropped.
     pub quarantine_dropped: u64,
     /// For each entry that came back from the quarantine, the entry whose place it has.
-    pub places: BTreeMap<EntryId, EntryId>,
+    /// What came again: whose place it has, and the endpoint that alone it is for.
+    pub places: BTreeMap<EntryId, (EntryId, Option<EndpointId>)>,
     /// By time: the entry that every group had passed then.
     pub marks: BTreeMap<u64, EntryId>,
     pub inbox: Inbox,
@@ -373,7 +374,9 @@ impl Model {
                 group.last_delivered = id;
                 group.pending.insert(id, CONSUMER.to_owned());
             }
-            entries.push(Entry { id, place: self.places.get(&id).copied(), content });
+            let (place, only) = self.places.get(&id).cloned().unzip();
+            let only = only.flatten().filter(|_| matches!(content, Content::Event { .. }));
+            entries.push(Entry { id, place, only, content });
             if bytes >= MAX_READ_BYTES {
                 break;
             }
@@ -466,7 +469,7 @@ impl Model {
                 }
             }
             Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
-                let place = self.places.get(entry).copied().unwrap_or(*entry);
+                let place = self.places.get(entry).map_or(*entry, |(place, _)| *place);
                 let (body, error, envelope) = (body.clone(), error.clone(), envelope.clone());
                 let quarantined =
                     Quarantined { body, cut: *cut, error, envelope, place, is_sound: keep_bytes.is_none() };
@@ -536,7 +539,7 @@ impl Model {
             fields.push((Bytes::from_static(b"account-sequence"), number.to_string().into()));
         }
         self.add_entry(id, fields);
-        self.places.insert(id, found.place);
+        self.places.insert(id, (found.place, None));
     }
 
     fn grow(&mut self, id: &DeliveryId, by: i64) {

@@ -312,6 +312,8 @@ pub struct Entry {
     pub id: EntryId,
     /// The entry whose place in the order this one has, if it came back from the quarantine.
     pub place: Option<EntryId>,
+    /// The endpoint that alone it is for, if it was sent again.
+    pub only: Option<EndpointId>,
     pub content: Content,
 }
 

@@ -456,7 +456,7 @@ mod tests {
         let settings =
             HistoryConfig { url: Some(url), keep: Duration::from_secs(86_400), bodies: Duration::ZERO, log_bytes: 0 };
         let history = History::new(settings, "payment-intents", Duration::from_secs(10));
-        let ask = async || history.ask(&Wanted::default(), 1, NOW_MS).await.unwrap_err();
+        let ask = async || history.events(&EventsWanted::default(), EventPlace::default(), 1).await.unwrap_err();
         let first = ask().await;
         assert!(first.contains("no history yet"), "{first}");
         std::fs::write(&file, "not a database").unwrap();

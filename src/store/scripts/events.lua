@@ -3,7 +3,7 @@
 -- KEYS    1 stream
 -- ARGV    1 entry id to read after  2 most entries  3 longest event in bytes
 -- Answer  {length, entries added, last generated id, now ms, {id, event, number, traceparent}, …} | {} without a stream
---         event: '' where there is none, or none that short; number: from the field `account-sequence`, or ''
+--         event: '' where there is none, or none that short, or where it came again (field `replay`); number: from the field `account-sequence`, or ''
 --         A page ends early where its entries are large.
 -- Flags   no-writes.
 
@@ -40,7 +40,7 @@ end
 local bytes = 0
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])) do
   local fields = by_name(entry[2])
-  local event = within(fields['event'], tonumber(ARGV[3]))
+  local event = fields['replay'] and '' or within(fields['event'], tonumber(ARGV[3]))
   bytes = bytes + #event
   answer[#answer + 1] =
     {entry[1], event, within(fields['account-sequence'], MAX_TEXT), within(fields['traceparent'], MAX_TEXT)}
