@@ -211,6 +211,7 @@ impl Worker {
                         self.partition.registry_confirmed(self.now());
                     }
                 }
+                () = self.runner.made_due() => self.partition.something_is_due(),
                 Some(change) = changes.next() => self.registry_changed(change),
                 Ok(()) = numbers_seen.changed() => {
                     let numbers = numbers_seen.borrow_and_update().clone();

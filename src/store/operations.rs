@@ -15,7 +15,7 @@ use super::{
     queries::{DeadCursor, DeadFilter, DeadOrder, MAX_PAGE, Queries},
 };
 use crate::facts::{
-    id::{EntryId, OperationId},
+    id::{DeliveryId, EndpointId, EntryId, IntentId, OperationId},
     operation::{
         Change, Counts, Exception, Kind, MAX_RATE, OPERATION_SCHEMA, Operation, Plan, Selection, State, new_id,
     },
@@ -26,6 +26,9 @@ pub const PLANNED_FOR_MS: u64 = 86_400_000;
 
 /// Plans that are kept, the newest: whoever plans without end takes only the oldest plans away.
 pub const MAX_PLANNED: u64 = 1_000;
+
+/// Deliveries that one operation sends now: their ids are kept until their turn comes.
+pub const MAX_SENT: usize = 50_000;
 
 /// Operations that the owner works on at a time: each costs it a look or two in every round.
 pub const MAX_OPEN: u64 = 50;
@@ -50,16 +53,24 @@ pub enum OperationError {
     Store(#[from] StoreError),
     #[error("nothing matches, so there is nothing to plan")]
     Nothing,
+    #[error("send-now is for one endpoint: give --endpoint, and --intent for one chain of it, and no other condition")]
+    NotForSending,
+    #[error("more than {MAX_SENT} chains wait at {0}: give --intent")]
+    TooMany(EndpointId),
     #[error(
         "{0} dead letters are of an older Herald or removed by one: until a worker of this version has indexed them, only \
          --endpoint and times are sure to find every letter; ask again then"
     )]
     Unindexed(u64),
-    #[error("there is no operation {0}; a plan that is not started is forgotten after a day, or when 1 000 newer ones are there")]
+    #[error(
+        "there is no operation {0}; a plan that is not started is forgotten after a day, or when 1 000 newer ones are there"
+    )]
     Missing(OperationId),
     #[error("{id} is {} already", state.name())]
     Refused { id: OperationId, state: State },
-    #[error("{0} operations are under way, and no more are worked on at a time: wait until one has ended, or cancel one")]
+    #[error(
+        "{0} operations are under way, and no more are worked on at a time: wait until one has ended, or cancel one"
+    )]
     Many(u64),
 }
 
@@ -98,7 +109,8 @@ pub struct Operations {
 
 impl From<&Selection> for DeadFilter {
     fn from(selection: &Selection) -> Self {
-        let Selection { from_ms, until_ms, last: _, endpoint, account, reason, cause, intent, event } = selection.clone();
+        let Selection { from_ms, until_ms, last: _, endpoint, account, reason, cause, intent, event } =
+            selection.clone();
         Self { from_ms, until_ms, endpoint, account, reason, cause, intent, event }
     }
 }
@@ -117,6 +129,9 @@ impl Operations {
     pub async fn plan(&mut self, wanted: Wanted) -> Result<Operation, OperationError> {
         let mut queries = Queries::new(self.connection.clone(), self.keys.clone());
         let now_ms = queries.now_ms().await?;
+        if wanted.kind == Kind::SendNow {
+            return self.plan_sending(wanted, now_ms).await;
+        }
         // In this millisecond more may still be given up.
         let letters = DeadFilter { until_ms: wanted.letters.until_ms.min(now_ms.saturating_sub(1)), ..wanted.letters };
         if letters.endpoint.is_none() || letters.needs_facts() {
@@ -140,6 +155,84 @@ impl Operations {
         let plan = Plan { schema: OPERATION_SCHEMA, kind, selection, filter, count, by, why, at_ms: now_ms };
         let rate = wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE);
         self.write(new_id(now_ms, wanted.random), plan, rate).await
+    }
+
+    /// What waits at an endpoint now: the heads of its chains that are due later or stand in its backlog.
+    async fn plan_sending(&mut self, wanted: Wanted, now_ms: u64) -> Result<Operation, OperationError> {
+        let Wanted { kind, letters, filter, by, why, .. } = wanted;
+        let plain = DeadFilter {
+            endpoint: letters.endpoint.clone(),
+            intent: letters.intent.clone(),
+            ..DeadFilter::everything()
+        };
+        let (Some(endpoint), true) = (&letters.endpoint, plain == letters) else {
+            return Err(OperationError::NotForSending);
+        };
+        let mut waiting = self.waiting(endpoint, letters.intent.as_ref(), now_ms).await?;
+        waiting.truncate(wanted.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+        if waiting.is_empty() {
+            return Err(OperationError::Nothing);
+        }
+        let id = new_id(now_ms, wanted.random);
+        let key = self.keys.operation_ids(&id);
+        for part in waiting.chunks(MAX_PAGE) {
+            let mut command = redis::cmd("ZADD");
+            command.arg(&key);
+            for id in part {
+                command.arg(0).arg(id.to_string());
+            }
+            let _: u64 = self.connection.query(Subject("note what is to be sent in", &key), &command).await?;
+            let mut command = redis::cmd("PEXPIRE");
+            command.arg(&key).arg(PLANNED_FOR_MS);
+            let _: u64 = self.connection.query(Subject("note what is to be sent in", &key), &command).await?;
+        }
+        let selection = Selection { until_ms: now_ms, from_ms: 0, ..selection(&letters) };
+        let (schema, count) = (OPERATION_SCHEMA, waiting.len() as u64);
+        let plan = Plan { schema, kind, selection, filter, count, by, why, at_ms: now_ms };
+        self.write(id, plan, wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE)).await
+    }
+
+    /// In the order of the stream.
+    async fn waiting(
+        &mut self,
+        endpoint: &EndpointId,
+        intent: Option<&IntentId>,
+        now_ms: u64,
+    ) -> Result<Vec<DeliveryId>, OperationError> {
+        let (heads, due, backlog) = (self.keys.heads(endpoint), self.keys.due(), self.keys.backlog(endpoint));
+        let (mut waiting, mut cursor) = (Vec::new(), 0);
+        loop {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(&heads).arg(cursor).arg("COUNT").arg(MAX_PAGE);
+            let (next, page): (u64, Vec<(String, String)>) =
+                self.connection.query(Subject("read a page of", &heads), &command).await?;
+            let page = page.into_iter().filter(|(chain, _)| intent.is_none_or(|intent| chain == intent.as_str()));
+            let entries: Vec<EntryId> = page.filter_map(|(_, entry)| entry.parse().ok()).collect();
+            let ids = entries.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
+            let ids: Vec<DeliveryId> = ids.collect();
+            if !ids.is_empty() {
+                let mut pipeline = redis::pipe();
+                for id in &ids {
+                    pipeline.cmd("ZSCORE").arg(&due).arg(id.to_string());
+                    pipeline.cmd("ZSCORE").arg(&backlog).arg(id.entry.padded());
+                }
+                let found: Vec<Option<f64>> = self.connection.pipeline("see what waits", &pipeline).await?;
+                let waits = |at: &[Option<f64>]| at[0].is_some_and(|due| due as u64 > now_ms) || at[1].is_some();
+                let found = ids.into_iter().zip(found.chunks(2)).filter(|(_, at)| waits(at));
+                waiting.extend(found.map(|(id, _)| id));
+            }
+            if waiting.len() > MAX_SENT {
+                return Err(OperationError::TooMany(endpoint.clone()));
+            }
+            match next {
+                0 => break,
+                next => cursor = next,
+            }
+        }
+        // A field may come twice.
+        waiting.sort_unstable();
+        waiting.dedup();
+        Ok(waiting)
     }
 
     async fn write(&mut self, id: OperationId, plan: Plan, rate: u32) -> Result<Operation, OperationError> {
@@ -204,6 +297,14 @@ impl Operations {
         Ok(ids)
     }
 
+    /// Whether somebody works on it, or is to.
+    pub async fn is_open(&mut self, id: &OperationId) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(self.keys.operations_open()).arg(id.as_str());
+        let at: Option<f64> = self.connection.query("look whether an operation is worked on", &command).await?;
+        Ok(at.is_some())
+    }
+
     pub async fn find(&mut self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         Ok(self.find_all(std::slice::from_ref(id)).await?.pop())
     }
@@ -246,11 +347,7 @@ impl Operations {
 }
 
 /// The letter up to which there are so many, the oldest first.
-async fn nth(
-    queries: &mut Queries,
-    letters: &DeadFilter,
-    limit: u64,
-) -> Result<Option<(u64, crate::facts::id::DeliveryId)>, StoreError> {
+async fn nth(queries: &mut Queries, letters: &DeadFilter, limit: u64) -> Result<Option<(u64, DeliveryId)>, StoreError> {
     let (mut left, mut after, mut last) = (limit, None::<DeadCursor>, None);
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(MAX_PAGE);

@@ -143,7 +143,11 @@ fn code_of_operation(error: &OperationError) -> ExitCode {
     match error {
         OperationError::Store(error) => code_of_store(error),
         OperationError::Nothing | OperationError::Missing(_) => ExitCode::NotFound,
-        OperationError::Unindexed(_) | OperationError::Refused { .. } | OperationError::Many(_) => ExitCode::Refused,
+        OperationError::NotForSending => ExitCode::Usage,
+        OperationError::TooMany(_)
+        | OperationError::Unindexed(_)
+        | OperationError::Refused { .. }
+        | OperationError::Many(_) => ExitCode::Refused,
     }
 }
 

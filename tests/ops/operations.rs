@@ -1,6 +1,6 @@
 //! Operations on many dead letters, by the binary: what was planned is done once, whoever dies meanwhile, and the totals are true.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use herald::{
     facts::{
@@ -11,7 +11,7 @@ use herald::{
         retry::{DeadReason, RetryOverrides},
     },
     store::{
-        connection::Purpose,
+        connection::{Purpose, Redis},
         operations::{
             MAX_OPEN, MAX_PLANNED, OperationError, Operations, Verb, Wanted,
             work::{Lost, Taking, Work},
@@ -26,10 +26,10 @@ use serde_json::Value;
 use crate::{
     merchants::Reply,
     process::{Herald, Setup},
-    stage::{Owner, bury, delivery, keys},
+    stage::{Owner, bury, delivery, endpoint_id, keys},
     support::{TestRedis, until},
     verbs::{done, herald, text},
-    world::{PREFIX, World, mark},
+    world::{Event, PREFIX, World, mark},
 };
 
 const WHY: [&str; 2] = ["--reason", "mended"];
@@ -141,7 +141,10 @@ async fn a_plan_takes_what_there_was_and_nothing_that_comes_and_is_started_once(
     assert!(shown.contains(&format!("mended ({id})")), "{shown}");
     let acts = json(&world.redis, &["audit", "list"]);
     let of = |act: &str| acts.as_array().unwrap().iter().find(|found| found["act"] == act).unwrap().clone();
-    assert_eq!((&of("operation plan")["filter"], &of("operation plan")["ended"]["result"]), (&"--all".into(), &"done".into()));
+    assert_eq!(
+        (&of("operation plan")["filter"], &of("operation plan")["ended"]["result"]),
+        (&"--all".into(), &"done".into())
+    );
     let start = of("operation start");
     assert_eq!((&start["target"], &start["count"]), (&id.as_str().into(), &40.into()));
     assert_eq!((&start["ended"]["done"], &start["ended"]["skipped"]), (&40.into(), &0.into()), "{start}");
@@ -192,7 +195,10 @@ async fn two_thousand_are_redelivered_through_two_kills_of_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_at_once_over_the_same_letters_take_each_once_and_their_totals_add_up() {
     let world = world(3, 200).await;
-    let (all, some) = (plan(&world, &["redeliver", "--all", "--rate", "1000"]), plan(&world, &["redeliver", "--endpoint", "ep_1", "--rate", "1000"]));
+    let (all, some) = (
+        plan(&world, &["redeliver", "--all", "--rate", "1000"]),
+        plan(&world, &["redeliver", "--endpoint", "ep_1", "--rate", "1000"]),
+    );
     let dropped = plan(&world, &["discard", "--endpoint", "ep_2"]);
     let _owner = at_once(&world).start();
     for id in [&all, &some, &dropped] {
@@ -283,7 +289,8 @@ async fn what_dies_again_is_told_with_its_reason_and_so_is_what_is_refused() {
     world.change("ep_0", |endpoint| endpoint.retry = once.unwrap_or_default()).await;
     world.merchants.rule("ep_0", |_| Reply::status(404));
     world.change("ep_1", |endpoint| endpoint.disable(mark(), EntryId::MAX)).await;
-    let _owner = at_once(&world).start();
+    let owner = at_once(&world).start();
+    owner.until_owner().await;
     let all = ["dead-letter", "redeliver", "--all", "--yes", "--reason", "mended"];
     let output = herald(&world.redis, &all);
     let said = text(&output);
@@ -327,7 +334,8 @@ async fn what_an_operation_has_under_way_nobody_else_redelivers_or_drops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_plans_nothing_and_discards_what_was_planned() {
     let world = world(1, 300).await;
-    let (redeliver, discard) = (plan(&world, &["redeliver", "--limit", "100"]), plan(&world, &["discard", "--all", "--limit", "250"]));
+    let (redeliver, discard) =
+        (plan(&world, &["redeliver", "--limit", "100"]), plan(&world, &["discard", "--all", "--limit", "250"]));
     let owner = at_once(&world).start();
     owner.until_owner().await;
     world.redis.set_maxmemory(1).await;
@@ -335,7 +343,8 @@ async fn a_full_redis_plans_nothing_and_discards_what_was_planned() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused).contains("raise maxmemory or free memory"), "{}", text(&refused));
     done(&world.redis, &["operation", "start", &redeliver]);
-    until("it says that it waits", async || show(&world, &redeliver)["waits"].to_string().contains("Redis is full")).await;
+    until("it says that it waits", async || show(&world, &redeliver)["waits"].to_string().contains("Redis is full"))
+        .await;
     let said = done(&world.redis, &["operation", "start", &discard, "--watch"]);
     assert!(said.contains("250 of 250 discarded"), "{said}");
     world.redis.set_maxmemory(0).await;
@@ -348,7 +357,8 @@ async fn a_full_redis_plans_nothing_and_discards_what_was_planned() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_watches_and_it_is_done_all_the_same() {
     let world = world(1, 30).await;
-    let _owner = at_once(&world).start();
+    let owner = at_once(&world).start();
+    owner.until_owner().await;
     let words = ["dead-letter", "redeliver", "--endpoint", "ep_0", "--no-wait", "--yes", "--reason", "mended"];
     let said = done(&world.redis, &words);
     let at = said.find("op_").unwrap();
@@ -379,7 +389,8 @@ async fn plans_are_bounded_and_what_is_no_plan_of_this_partition_is_not_there() 
         planned.push(operations.plan(wanted(n)).await.unwrap().id);
     }
     assert_eq!(operations.ids().await.unwrap().len() as u64, MAX_PLANNED);
-    let there: u64 = world.redis.command(&["EXISTS", &keys().operation(&planned[9]), &keys().operation(&planned[10])]).await;
+    let there: u64 =
+        world.redis.command(&["EXISTS", &keys().operation(&planned[9]), &keys().operation(&planned[10])]).await;
     assert_eq!(there, 1, "the oldest give way");
     let who = Change { by: "ann".to_owned(), why: String::new(), at_ms: 1 };
     let gone = operations.change(&planned[0], Verb::Start(None), &who).await;
@@ -389,13 +400,46 @@ async fn plans_are_bounded_and_what_is_no_plan_of_this_partition_is_not_there() 
     }
     let many = operations.change(planned.last().unwrap(), Verb::Start(None), &who).await;
     assert!(matches!(many, Err(OperationError::Many(MAX_OPEN))), "{many:?}");
-    for words in [["operation", "show", "op_none"], ["operation", "start", "op_none"], ["operation", "watch", "op_none"]] {
+    for words in
+        [["operation", "show", "op_none"], ["operation", "start", "op_none"], ["operation", "watch", "op_none"]]
+    {
         assert_eq!(herald(&world.redis, &words).status.code(), Some(3), "{words:?}");
     }
     let nothing = herald(&world.redis, &["operation", "plan", "discard", "--intent", "pi_none", "--reason", "x"]);
     assert_eq!(nothing.status.code(), Some(3), "{}", text(&nothing));
     let bare = herald(&world.redis, &["operation", "plan", "discard", "--reason", "x"]);
     assert_eq!(bare.status.code(), Some(2), "{}", text(&bare));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_next_attempt_is_sent_now_and_once() {
+    let world = World::on(TestRedis::start_with_aof().await).await;
+    world.register_many(2).await;
+    let [failing, sound] = [0, 1].map(|n| format!("ep_{n}"));
+    for endpoint in [&failing, &sound] {
+        world.merchants.rule(endpoint, |_| Reply::status(500));
+    }
+    let owner = at_once(&world).env("HERALD_RETRY_MAX_INTERVAL", "10m").env("HERALD_RETRY_INITIAL", "10m").start();
+    owner.until_owner().await;
+    let event = |n: usize| Event::new(n, &format!("acc_{}", n % 2), &format!("pi_{}", n / 2), "Created");
+    world.publish(&(0..6).map(event).collect::<Vec<_>>()).await;
+    world.until_key("all to wait", &["ZCARD", &keys().due()], |waiting| waiting == 6).await;
+    world.merchants.heal("ep_0");
+    let refused = herald(&world.redis, &["operation", "plan", "send-now", "--all", "--reason", "x"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    let id = plan(&world, &["send-now", "--endpoint", "ep_0"]);
+    assert_eq!(show(&world, &id)["count"], 3);
+    let said = done(&world.redis, &["operation", "start", &id, "--watch"]);
+    assert!(said.contains("3 of 3 sent"), "{said}");
+    world.merchants.until_delivered(3).await;
+    // One chain of an endpoint that still fails: tried once more, and due again later.
+    let id = plan(&world, &["send-now", "--endpoint", "ep_1", "--intent", "pi_2"]);
+    done(&world.redis, &["operation", "start", &id, "--watch"]);
+    let tried = world.merchants.log().of("ep_1").filter(|arrival| arrival.intent == "pi_2").count();
+    assert_eq!((tried, world.merchants.log().of("ep_1").count()), (2, 4));
+    assert_eq!(world.number(&["ZCARD", &keys().due()]).await, 3);
+    let nothing = herald(&world.redis, &["operation", "plan", "send-now", "--endpoint", "ep_0", "--reason", "x"]);
+    assert_eq!(nothing.status.code(), Some(3), "{}", text(&nothing));
 }
 
 /// What an owner does that has lost its lease, and what one does twice.
@@ -431,5 +475,49 @@ async fn who_has_no_lease_changes_nothing_and_a_step_that_comes_again_is_none() 
     let _worker: Herald = at_once(&world).start();
     until_state(&world, id.as_str(), State::Done).await;
     assert_eq!(totals(&show(&world, id.as_str())), [2, 0, 0, 1, 0, 0]);
-    let _ = Duration::ZERO;
+}
+
+/// Planned and changed by an operator, worked on by the owner.
+pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
+    let mut theirs = Operations::new(operator.connect(Purpose::Other).await.unwrap(), keys());
+    let mut work = Work::new(worker.connect(Purpose::Other).await.unwrap(), keys(), owner.term.clone());
+    let who = Change { by: "ops".into(), why: String::new(), at_ms: 1 };
+    let wanted = |kind, letters| Wanted {
+        kind,
+        letters,
+        limit: None,
+        filter: String::new(),
+        rate: None,
+        by: "ops".into(),
+        why: "mended".into(),
+        random: 7,
+    };
+    let planned = theirs.plan(wanted(Kind::Discard, DeadFilter::everything())).await.unwrap();
+    let (id, endpoint) = (&planned.id, endpoint_id("ep_a"));
+    theirs.change(id, Verb::Rate(9), &who).await.unwrap();
+    theirs.change(id, Verb::Start(None), &who).await.unwrap();
+    theirs.change(id, Verb::Pause, &who).await.unwrap();
+    theirs.change(id, Verb::Resume, &who).await.unwrap();
+    assert_eq!(work.open().await.unwrap(), std::slice::from_ref(id));
+    work.lay(id, std::slice::from_ref(&endpoint)).await.unwrap().unwrap();
+    assert_eq!(work.places(id).await.unwrap().len(), 1);
+    work.of_intents(&["pi_4".parse().unwrap()]).await.unwrap();
+    // None that there is: it is looked for and not found.
+    let letters = vec![("99-9:ep_a".parse().unwrap(), 0)];
+    let taking = Taking { endpoint, before: String::new(), after: None, letters };
+    work.take(id, Kind::Discard, &mark(), &taking).await.unwrap().unwrap();
+    assert_eq!(work.claims().await.unwrap(), []);
+    let booked = work.book(id, Kind::Discard, &[], &[taking.letters[0].0.clone()]).await.unwrap().unwrap();
+    assert!(booked.is_some_and(|booked| booked.is_laid && booked.rate == 9));
+    assert!(theirs.exceptions(id, None, 10).await.unwrap().is_empty());
+    assert!(work.end(id, false).await.unwrap().unwrap().is_some());
+    work.end(id, true).await.unwrap().unwrap();
+    assert!(!theirs.is_open(id).await.unwrap());
+    assert_eq!(theirs.find(id).await.unwrap().unwrap().counts.overtaken, planned.plan.count);
+    let of_endpoint = DeadFilter { endpoint: Some(endpoint_id("ep_a")), ..DeadFilter::everything() };
+    if let Ok(sending) = theirs.plan(wanted(Kind::SendNow, of_endpoint)).await {
+        theirs.change(&sending.id, Verb::Start(None), &who).await.unwrap();
+        work.send(&sending.id, 1).await.unwrap().unwrap();
+        theirs.change(&sending.id, Verb::Cancel, &who).await.unwrap();
+    }
 }

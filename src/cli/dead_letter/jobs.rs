@@ -120,7 +120,8 @@ async fn carry_out(
     let (id, count) = (&operation.id, operation.plan.count);
     if job == Job::Discard && count != confirmed {
         let (count, confirmed) = (words::number(count), words::number(confirmed));
-        let text = format!("there are {count} now, and {confirmed} were confirmed: nothing was dropped; look, and ask again");
+        let text =
+            format!("there are {count} now, and {confirmed} were confirmed: nothing was dropped; look, and ask again");
         return Err(VerbError::Refused(text).into());
     }
     let (mut operations, begun) = (operations(context).await?, consent.act(job.act()));

@@ -20,6 +20,9 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 const TELL: Duration = Duration::from_secs(2);
 
+/// Looks at one that has ended, for its end to be in the audit log.
+const LOOKS_AT_ENDED: u32 = 15;
+
 /// Says how far it is until it has ended. That some were not done is an error; that others were first is none.
 pub async fn follow(context: &Context, id: &OperationId) -> anyhow::Result<()> {
     let connection = context.connect().await?;
@@ -54,6 +57,7 @@ async fn until_ended(
 ) -> anyhow::Result<Operation> {
     let began = clock::now();
     let (mut first, mut told, mut told_at) = (None, String::new(), None::<Instant>);
+    let mut looks_left = LOOKS_AT_ENDED;
     loop {
         let operation = operations.find(id).await?.ok_or_else(|| OperationError::Missing(id.clone()))?;
         if operation.state == State::Planned {
@@ -71,9 +75,11 @@ async fn until_ended(
                 note("no worker owns the partition: it goes on when one does, see `herald doctor`");
             }
         }
-        if operation.state.has_ended() {
+        // Its end is in the audit log then, unless its worker has died in between.
+        if operation.state.has_ended() && (looks_left == 0 || !operations.is_open(id).await?) {
             return Ok(operation);
         }
+        looks_left -= u32::from(operation.state.has_ended());
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -164,10 +170,7 @@ mod tests {
     fn progress_says_how_much_there_is_what_it_waits_for_and_how_long_it_will_take() {
         let some = operation(Counts { open: 10, done: 190, refused: 10, ..Counts::default() });
         let seconds = Duration::from_secs;
-        assert_eq!(
-            line(&some, 200, seconds(60)),
-            "190 of 1 000 delivered, 10 refused; 10 under way; about 4m left"
-        );
+        assert_eq!(line(&some, 200, seconds(60)), "190 of 1 000 delivered, 10 refused; 10 under way; about 4m left");
         assert_eq!(line(&some, 0, seconds(0)), "190 of 1 000 delivered, 10 refused; 10 under way");
         let waits = vec!["ep_a: paused by ops: rest".to_owned()];
         let waiting = Operation { waits, ..some.clone() };

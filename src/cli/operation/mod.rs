@@ -81,7 +81,8 @@ pub enum OperationVerb {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// redeliver or discard: what is done to each
+    /// redeliver or discard dead letters; or send-now, for deliveries that wait for their next attempt: with --endpoint, and
+    /// --intent, alone
     kind: Kind,
     #[command(flatten)]
     filter: Filter,
@@ -138,7 +139,10 @@ async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> 
         return Err(VerbError::Usage("give a filter, or --all".to_owned()).into());
     }
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    let letters = args.filter.range(queries.now_ms().await?);
+    let mut letters = args.filter.range(queries.now_ms().await?);
+    if args.kind == Kind::SendNow && !args.filter.has_times() {
+        letters.until_ms = DeadFilter::everything().until_ms;
+    }
     let limit = args.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
     let filter = format!("{}{limit}", args.filter.as_flags());
     let planned = Planned { kind: args.kind, letters, filter, limit: args.limit, rate: args.rate };

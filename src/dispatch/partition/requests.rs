@@ -16,7 +16,10 @@ impl<D: Directory> Partition<D> {
                 Ok(()) => "ok".to_owned(),
                 Err(why) => format!("error: {why}"),
             };
-            self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
+            // There may be a million of an operation's: it counts them itself.
+            if request.operation.is_none() {
+                self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
+            }
             self.core.push_item(now, Item::Reply { request: request.id, answer });
         }
     }

@@ -6,10 +6,10 @@
 mod job;
 mod pace;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -22,7 +22,7 @@ use crate::{
     facts::{
         audit::{Tally, Verdict},
         id::OperationId,
-        operation::State,
+        operation::{Kind, State},
     },
     registry::Registry,
     store::{
@@ -54,6 +54,7 @@ const MAX_OPEN: usize = 2_000;
 /// The way to the task that works on operations.
 pub struct Runner {
     terms: watch::Sender<Option<Term>>,
+    due: Arc<Notify>,
     task: JoinHandle<()>,
     cancel: CancellationToken,
 }
@@ -62,9 +63,10 @@ impl Runner {
     pub fn start(redis: Redis, keys: PartitionKeys, registry: Registry, audit: Audit) -> Self {
         let (terms, told) = watch::channel(None);
         let cancel = CancellationToken::new();
-        let task = Task { redis, keys, registry, audit };
+        let due = Arc::new(Notify::new());
+        let task = Task { redis, keys, registry, audit, due: Arc::clone(&due) };
         let task = tokio::spawn(task.run(told, cancel.clone()));
-        Self { terms, task, cancel }
+        Self { terms, due, task, cancel }
     }
 
     /// Which term it works under; none while this process owns nothing.
@@ -78,9 +80,14 @@ impl Runner {
         });
     }
 
+    /// Ends once something has been made due, of which the owner has not heard.
+    pub async fn made_due(&self) {
+        self.due.notified().await;
+    }
+
     /// A step that is under way may end; nothing is lost if it does not.
     pub async fn stop(self, within: Duration) {
-        let Self { terms, mut task, cancel } = self;
+        let Self { terms, mut task, cancel, .. } = self;
         drop(terms);
         cancel.cancel();
         if timeout(within, &mut task).await.is_err() {
@@ -94,6 +101,7 @@ struct Task {
     keys: PartitionKeys,
     registry: Registry,
     audit: Audit,
+    due: Arc<Notify>,
 }
 
 /// How an operation that was cancelled ended: it broke off.
@@ -118,7 +126,7 @@ impl Task {
             let work = async {
                 let Some(term) = term else { return };
                 loop {
-                    match self.serve(&term).await {
+                    match self.serve(&term, &mut is_told).await {
                         // Whoever has the lease now goes on.
                         Ok(Lost) => return,
                         Err(error) => {
@@ -140,11 +148,12 @@ impl Task {
     }
 
     /// Rounds of all operations, until the lease is lost or Redis fails.
-    async fn serve(&self, term: &Term) -> Result<Lost, StoreError> {
+    async fn serve(&self, term: &Term, is_told: &mut bool) -> Result<Lost, StoreError> {
         let connection = self.redis.connect(Purpose::Other).await?;
         let mut store = Work::new(connection.clone(), self.keys.clone(), term.clone());
         let mut operations = Operations::new(connection.clone(), self.keys.clone());
         let mut queries = Queries::new(connection, self.keys.clone());
+        self.release_orphans(&mut store).await?;
         let (mut jobs, mut round) = (BTreeMap::<OperationId, Job>::new(), ROUND);
         loop {
             let open = store.open().await?;
@@ -160,6 +169,10 @@ impl Task {
                 match job.step(clock::now(), share, &mut store, &mut queries, &self.registry).await? {
                     Step::Lost => return Ok(Lost),
                     Step::Moved => has_moved = true,
+                    Step::Due => {
+                        has_moved = true;
+                        self.due.notify_one();
+                    }
                     Step::Waits => {}
                     Step::Ended => {
                         if let Err(Lost) = self.end(&id, &mut store).await? {
@@ -170,9 +183,24 @@ impl Task {
                     Step::Stale => drop(jobs.remove(&id)),
                 }
             }
+            *is_told = false;
             round = if has_moved { ROUND } else { (round * 2).min(LONGEST_ROUND) };
             sleep(round).await;
         }
+    }
+
+    /// What operations have under way that are no more: somebody took them away.
+    async fn release_orphans(&self, store: &mut Work) -> Result<(), StoreError> {
+        let claims = store.claims().await?;
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let open = store.open().await?;
+        for (delivery, id) in claims.into_iter().filter(|(_, id)| !open.contains(id)) {
+            // Of one that is there nothing is changed that is not so; of one that is not, the claim goes.
+            let _ = store.book(&id, Kind::Redeliver, &[], &[delivery]).await?;
+        }
+        Ok(())
     }
 
     /// Those that are new here, with what they have under way.

@@ -34,12 +34,13 @@ static LAY: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_lay", include_str!("../scripts/operation_lay.lua"), &SHARED));
 static BOOK: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_book", include_str!("../scripts/operation_book.lua"), &SHARED));
+static SEND: LazyLock<Script> =
+    LazyLock::new(|| Script::assembled("operation_send", include_str!("../scripts/operation_send.lua"), &SHARED));
 static END: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_end", include_str!("../scripts/operation_end.lua"), &SHARED));
 /// What goes out again waits while Redis is full; what is discarded makes room.
-static TAKE: LazyLock<Script> = LazyLock::new(|| {
-    Script::assembled("operation_take", &["#!lua\n", TAKE_FILE].concat(), &SHARED)
-});
+static TAKE: LazyLock<Script> =
+    LazyLock::new(|| Script::assembled("operation_take", &["#!lua\n", TAKE_FILE].concat(), &SHARED));
 static TAKE_ON_FULL: LazyLock<Script> = LazyLock::new(|| {
     Script::assembled("operation_take on a full Redis", &["#!lua flags=allow-oom\n", TAKE_FILE].concat(), &SHARED)
 });
@@ -107,6 +108,13 @@ pub struct Taking {
     pub after: Option<String>,
     /// With the time at which each died.
     pub letters: Vec<(DeliveryId, u64)>,
+}
+
+/// Deliveries that were made due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub left: u64,
+    pub under_way: Vec<DeliveryId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,12 +191,17 @@ impl Work {
     /// The letters of these intents, in one breath. Nearly always each has one; of one that has many, only some are told.
     pub async fn of_intents(&mut self, intents: &[IntentId]) -> Result<Vec<Vec<DeliveryId>>, StoreError> {
         const SOME: usize = 8;
+        // A pipeline of nothing is an error.
+        if intents.is_empty() {
+            return Ok(Vec::new());
+        }
         let (key, mut pipeline) = (self.keys.dead_names(), redis::pipe());
         for intent in intents {
             pipeline.cmd("ZRANGEBYLEX").arg(&key).arg(format!("[i:{intent} ")).arg(format!("(i:{intent}!"));
             pipeline.arg("LIMIT").arg(0).arg(SOME);
         }
-        let found: Vec<Vec<String>> = self.connection.pipeline("look for other letters of an intent", &pipeline).await?;
+        let found: Vec<Vec<String>> =
+            self.connection.pipeline("look for other letters of an intent", &pipeline).await?;
         let id = |member: String| member.split_once(' ')?.1.parse().ok();
         Ok(found.into_iter().map(|members| members.into_iter().filter_map(id).collect()).collect())
     }
@@ -221,7 +234,14 @@ impl Work {
         let subject = Subject("take letters for an operation on", self.keys.stream());
         let script = if kind == Kind::Discard { &TAKE_ON_FULL } else { &TAKE };
         let keys = &self.keys;
-        let names = [keys.lease(), keys.operation(id), keys.operation_endpoints(id), keys.operation_claims(), keys.inbox(), keys.dead()];
+        let names = [
+            keys.lease(),
+            keys.operation(id),
+            keys.operation_endpoints(id),
+            keys.operation_claims(),
+            keys.inbox(),
+            keys.dead(),
+        ];
         let call = self.call(script, &names).arg(id.as_str()).arg(kind.name()).arg(json(mark)).arg(MAX_WAITING);
         let call = call.arg(taking.endpoint.as_str()).arg(&taking.before).arg(taking.after.as_deref().unwrap_or("end"));
         let call = taking.letters.iter().fold(call, |call, (letter, died_ms)| call.text(letter).arg(died_ms));
@@ -240,6 +260,31 @@ impl Work {
         }))
     }
 
+    /// Makes some of those due that are to be sent now. None while it is not running.
+    pub async fn send(&mut self, id: &OperationId, most: usize) -> Result<Result<Option<Sent>, Lost>, StoreError> {
+        let subject = Subject("make deliveries due for an operation on", self.keys.stream());
+        let keys = &self.keys;
+        let names = [
+            keys.lease(),
+            keys.operation(id),
+            keys.operation_ids(id),
+            keys.operation_claims(),
+            keys.due(),
+            keys.claimed(),
+        ];
+        let answer: Vec<Value> =
+            self.connection.run(subject, &self.call(&SEND, &names).arg(id.as_str()).arg(most)).await?;
+        match (word(answer.first()), answer.get(1)) {
+            ("SENT", Some(Value::Int(left))) => {
+                let under_way = answer[2..].iter().filter_map(|id| word(Some(id)).parse().ok()).collect();
+                Ok(Ok(Some(Sent { left: u64::try_from(*left).unwrap_or(0), under_way })))
+            }
+            ("STOPPED", _) => Ok(Ok(None)),
+            ("LOST", _) => Ok(Err(Lost)),
+            _ => Err(StoreError::unexpected(subject, format_args!("the answer {answer:?}"))),
+        }
+    }
+
     /// None if the operation is gone.
     pub async fn book(
         &mut self,
@@ -250,7 +295,15 @@ impl Work {
     ) -> Result<Result<Option<Booked>, Lost>, StoreError> {
         let subject = Subject("see what became of an operation on", self.keys.stream());
         let keys = &self.keys;
-        let names = [keys.lease(), keys.operation(id), keys.operation_claims(), keys.inbox(), keys.dead(), keys.dead_facts(), keys.due()];
+        let names = [
+            keys.lease(),
+            keys.operation(id),
+            keys.operation_claims(),
+            keys.inbox(),
+            keys.dead(),
+            keys.dead_facts(),
+            keys.due(),
+        ];
         let call = self.call(&BOOK, &names).arg(id.as_str()).arg(kind.name()).arg(PATIENCE_MS).arg(json(&waits));
         let call = call.arg(format!("error: {NO_SUCH_LETTER}")).arg(format!("error: {TAKEN_BEFORE}"));
         let call = of.iter().fold(call, |call, delivery| call.text(delivery));

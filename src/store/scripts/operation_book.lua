@@ -2,7 +2,7 @@
 -- Says how an operation stands, and books what became of some that it has under way: a request was answered, a delivery was
 -- delivered or given up again.
 -- KEYS    1 lease  2 operation:ID  3 operation-claims  4 inbox  5 dead  6 dead-facts  7 due
--- ARGV    1 term  2 prefix of this partition's keys  3 the operation's id  4 redeliver or discard  5 after how many ms a granted
+-- ARGV    1 term  2 prefix of this partition's keys  3 the operation's id  4 redeliver, discard or send-now  5 after how many ms a granted
 --         request that changed nothing counts as refused  6 what it waits for as JSON  7 the answer for a letter that is not there
 --         8 the answer for one that it has taken before, then the deliveries
 -- Answer  {'BOOKED', state, rate, laid or false, open, for each delivery a word}: `asked`, `open`, `retrying`, `parked`, or how it
@@ -19,6 +19,12 @@ local waits, not_there, taken_before = ARGV[6], ARGV[7], ARGV[8]
 require_types(key, 'hash', claims, 'hash', inbox, 'stream', dead, 'zset', dead_facts, 'hash', due, 'zset',
   prefix .. 'operation-results:' .. id, 'stream')
 if call('EXISTS', key) == 0 then
+  -- Somebody took it away. What it had under way is anybody's again.
+  for at = 9, #ARGV do
+    if match(call('HGET', claims, ARGV[at]) or '', '^[%w_-]+') == id then
+      call('HDEL', claims, ARGV[at])
+    end
+  end
   return {'MISSING'}
 end
 if call('HGET', key, 'waits') ~= waits then
@@ -47,8 +53,23 @@ local function where(delivery)
   return 'open'
 end
 
+-- What became of one that was made due. One that was tried is due again later, or has ended.
+local function sent(delivery, since)
+  if call('EXISTS', prefix .. 'delivery:' .. delivery) == 0 then
+    return 'done'
+  end
+  local place = where(delivery)
+  if place == 'parked' then
+    return now - since > patience and 'refused' or place, 'its endpoint takes nothing at the moment: it waits in the backlog'
+  end
+  return place == 'retrying' and 'done' or place
+end
+
 -- What became of one whose request was granted, and why.
 local function granted(delivery, died, since)
+  if kind == 'send-now' then
+    return sent(delivery, since)
+  end
   if kind == 'redeliver' and call('EXISTS', prefix .. 'delivery:' .. delivery) == 1 then
     return where(delivery)
   end

@@ -16,7 +16,7 @@ use crate::{
     registry::Registry,
     store::{
         error::StoreError,
-        operations::work::{Became, Booked, Lost, Taken, Taking, Work},
+        operations::work::{Became, Booked, Lost, Sent, Taken, Taking, Work},
         queries::{DeadCursor, DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
     },
 };
@@ -35,6 +35,8 @@ const NAMED: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Moved,
+    /// The owner has something to claim.
+    Due,
     Waits,
     /// Nothing is left to do.
     Ended,
@@ -127,10 +129,13 @@ impl Job {
             _ if open > 0 => return Ok(if has_moved { Step::Moved } else { Step::Waits }),
             _ => return Ok(Step::Ended),
         }
-        if self.places.is_empty() && open == 0 {
+        if self.operation.plan.kind != Kind::SendNow && self.places.is_empty() && open == 0 {
             return Ok(Step::Ended);
         }
         let room = room.min(self.bucket.room(now, rate));
+        if self.operation.plan.kind == Kind::SendNow {
+            return self.send(room, has_moved, store, registry).await;
+        }
         match self.take(now, room, store, queries, registry).await? {
             Step::Waits if has_moved => Ok(Step::Moved),
             step => Ok(step),
@@ -234,6 +239,37 @@ impl Job {
         Ok(step)
     }
 
+    async fn send(
+        &mut self,
+        room: usize,
+        has_moved: bool,
+        store: &mut Work,
+        registry: &Registry,
+    ) -> Result<Step, StoreError> {
+        self.waits.clear();
+        let waits = if has_moved { Step::Moved } else { Step::Waits };
+        let paused = registry.paused_all().map(|mark| format!("all sending is paused by {}: {}", mark.by, mark.why));
+        let endpoint = self.operation.plan.selection.endpoint.as_ref();
+        let why_not = paused.or_else(|| self.why_not(endpoint?, registry));
+        if why_not.is_some() || room == 0 {
+            self.waits.extend(why_not);
+            return Ok(waits);
+        }
+        let Sent { left, under_way } = match store.send(&self.operation.id, room.min(LOOKED_AT)).await? {
+            Ok(Some(sent)) => sent,
+            Ok(None) => return Ok(waits),
+            Err(Lost) => return Ok(Step::Lost),
+        };
+        self.bucket.took(under_way.len());
+        let is_due = !under_way.is_empty();
+        under_way.into_iter().for_each(|id| self.took(id));
+        Ok(match (is_due, left) {
+            (true, _) => Step::Due,
+            (false, 0) if self.under_way.is_empty() => Step::Ended,
+            (false, _) => waits,
+        })
+    }
+
     /// Why an endpoint gets nothing, whatever it has under way.
     fn why_not(&self, endpoint: &EndpointId, registry: &Registry) -> Option<String> {
         if self.operation.plan.kind == Kind::Discard {
@@ -272,8 +308,7 @@ impl Job {
             (Some((at_ms, id)), false) => Some(format!("{at_ms} {id}")),
             (None, false) => Some(before.clone()),
         };
-        let mark =
-            Mark { by: plan.by.clone(), why: why_of(&plan.why, &self.operation.id), at_ms: clock::wall_ms() };
+        let mark = Mark { by: plan.by.clone(), why: why_of(&plan.why, &self.operation.id), at_ms: clock::wall_ms() };
         let taking = Taking { endpoint: endpoint.clone(), before, after, letters };
         let taken = match store.take(&self.operation.id, plan.kind, &mark, &taking).await {
             Ok(taken) => taken,
@@ -413,7 +448,8 @@ mod tests {
 
     #[test]
     fn an_intents_letters_go_in_the_order_of_the_stream_whenever_they_died() {
-        let found = vec![letter(5, "20-0:ep_a", "pi_1"), letter(6, "30-0:ep_a", "pi_2"), letter(9, "10-0:ep_a", "pi_1")];
+        let found =
+            vec![letter(5, "20-0:ep_a", "pi_1"), letter(6, "30-0:ep_a", "pi_2"), letter(9, "10-0:ep_a", "pi_1")];
         let chain = vec![("10-0:ep_a".parse().unwrap(), 9), ("20-0:ep_a".parse().unwrap(), 5)];
         let chains = HashMap::from([("pi_1".parse().unwrap(), chain)]);
         let names = |chosen: &Chosen| chosen.letters.iter().map(|(id, _)| id.entry.ms).collect::<Vec<_>>();
