@@ -233,9 +233,9 @@ impl Parts {
             Err(Unreadable::Request(why)) => RequestKind::Unknown { why },
             Err(Unreadable::Answer(why)) => return Err(why),
         };
-        let held_by = match parts.0.as_slice().is_empty() {
-            true => None,
-            false => parts.optional(Self::parsed)?,
+        let held_by = match &what {
+            RequestKind::Redeliver { .. } | RequestKind::Discard { .. } => parts.optional(Self::parsed)?,
+            _ => None,
         };
         let operation = field("operation").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         Ok(Request { id, what, mark, operation, held_by })

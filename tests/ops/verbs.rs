@@ -104,9 +104,9 @@ async fn what_is_sent_again_keeps_its_history_and_says_who_asked_for_it() {
     // Nobody answers there, so it would not end.
     let said = done(&redis, &[&words[..], &["--no-wait"]].concat());
     assert!(said.contains("is under way; it goes on whether or not anybody follows it"), "{said}");
-    let record = keys().delivery(&"7-0:ep_a".parse().unwrap());
+    let record = keys().delivery(&"1-0:ep_a".parse().unwrap());
     until("it to go out again", async || redis.command::<u64>(&["EXISTS", &record]).await == 1).await;
-    let shown = done(&redis, &["delivery", "show", "7-0:ep_a", "-o", "table"]);
+    let shown = done(&redis, &["delivery", "show", "1-0:ep_a", "-o", "table"]);
     assert!(shown.contains("redelivered") && shown.contains("by ops: mended"), "{shown}");
     assert!(shown.contains("rejected (401)"), "the history is gone: {shown}");
 }

@@ -66,6 +66,8 @@ pub enum Became {
     Asked,
     /// It goes out.
     Open,
+    /// It waits behind another of its intent.
+    Held,
     /// It has failed since, and is tried again later.
     Retrying,
     /// Its endpoint takes nothing at the moment.
@@ -80,13 +82,19 @@ pub enum Became {
 
 impl Became {
     pub fn has_ended(self) -> bool {
-        !matches!(self, Self::Asked | Self::Open | Self::Retrying | Self::Parked)
+        !matches!(self, Self::Asked | Self::Open) && !self.is_slow()
+    }
+
+    /// Nothing happens to it soon.
+    pub fn is_slow(self) -> bool {
+        matches!(self, Self::Held | Self::Retrying | Self::Parked)
     }
 
     fn read(text: &str) -> Option<Self> {
         Some(match text {
             "asked" => Self::Asked,
             "open" => Self::Open,
+            "held" => Self::Held,
             "retrying" => Self::Retrying,
             "parked" => Self::Parked,
             "done" => Self::Done,
@@ -303,6 +311,7 @@ impl Work {
             keys.dead(),
             keys.dead_facts(),
             keys.due(),
+            keys.claimed(),
         ];
         let call = self.call(&BOOK, &names).arg(id.as_str()).arg(kind.name()).arg(PATIENCE_MS).arg(json(&waits));
         let call = call.arg(format!("error: {NO_SUCH_LETTER}")).arg(format!("error: {TAKEN_BEFORE}"));

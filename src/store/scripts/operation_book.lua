@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Says how an operation stands, and books what became of some that it has under way: a request was answered, a delivery was
 -- delivered or given up again.
--- KEYS    1 lease  2 operation:ID  3 operation-claims  4 inbox  5 dead  6 dead-facts  7 due
+-- KEYS    1 lease  2 operation:ID  3 operation-claims  4 inbox  5 dead  6 dead-facts  7 due  8 claimed
 -- ARGV    1 term  2 prefix of this partition's keys  3 the operation's id  4 redeliver, discard or send-now  5 after how many ms a granted
 --         request that changed nothing counts as refused  6 what it waits for as JSON  7 the answer for a letter that is not there
 --         8 the answer for one that it has taken before, then the deliveries
--- Answer  {'BOOKED', state, rate, laid or false, open, for each delivery a word}: `asked`, `open`, `retrying`, `parked`, or how it
+-- Answer  {'BOOKED', state, rate, laid or false, open, for each delivery a word}: `asked`, `open`, `held`, `retrying`, `parked`, or how it
 --         ended: `done`, `refused`, `dead_again`, `overtaken`, `repeated`; `stranger` for what is not its own | {'MISSING'} |
 --         {'LOST'}
 -- Flags   allow-oom: what has ended must be told, and exceptions are bounded.
@@ -13,10 +13,10 @@
 if lost(KEYS[1], ARGV[1]) then
   return {'LOST'}
 end
-local key, claims, inbox, dead, dead_facts, due = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local key, claims, inbox, dead, dead_facts, due, claimed = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local prefix, id, kind, patience = ARGV[2], ARGV[3], ARGV[4], require_count(ARGV[5], 0, 1e9)
 local waits, not_there, taken_before = ARGV[6], ARGV[7], ARGV[8]
-require_types(key, 'hash', claims, 'hash', inbox, 'stream', dead, 'zset', dead_facts, 'hash', due, 'zset',
+require_types(key, 'hash', claims, 'hash', inbox, 'stream', dead, 'zset', dead_facts, 'hash', due, 'zset', claimed, 'zset',
   prefix .. 'operation-results:' .. id, 'stream')
 if call('EXISTS', key) == 0 then
   -- Somebody took it away. What it had under way is anybody's again.
@@ -45,12 +45,12 @@ local function where(delivery)
   local due_at = tonumber(call('ZSCORE', due, delivery) or 0)
   if due_at > now then
     return 'retrying'
+  elseif due_at > 0 or call('ZSCORE', claimed, delivery) then
+    return 'open'
   end
   local entry, endpoint = match(delivery, '^(%d+%-%d+):(.+)$')
-  if due_at == 0 and entry and type(try('ZSCORE', prefix .. 'backlog:' .. endpoint, pad(entry))) == 'string' then
-    return 'parked'
-  end
-  return 'open'
+  local is_parked = entry and type(try('ZSCORE', prefix .. 'backlog:' .. endpoint, pad(entry))) == 'string'
+  return is_parked and 'parked' or 'held'
 end
 
 -- What became of one that was made due. One that was tried is due again later, or has ended.

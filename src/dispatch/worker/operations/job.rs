@@ -144,7 +144,7 @@ impl Job {
 
     /// In parts for one call each; one that looks at nothing still tells how the operation stands.
     fn to_look_at(&mut self) -> Vec<Vec<DeliveryId>> {
-        let is_slow = |became: &Became| matches!(became, Became::Retrying | Became::Parked);
+        let is_slow = |became: &Became| became.is_slow();
         let quick = self.under_way.iter().filter(|(_, became)| !is_slow(became)).map(|(id, _)| id.clone());
         let mut all: Vec<DeliveryId> = quick.collect();
         let slow = self.under_way.iter().filter(|(_, became)| is_slow(became)).map(|(id, _)| id);
@@ -182,6 +182,8 @@ impl Job {
     async fn lay(&mut self, store: &mut Work, queries: &mut Queries) -> Result<Step, StoreError> {
         let selection = &self.operation.plan.selection;
         let endpoints: Vec<EndpointId> = match &selection.endpoint {
+            // What it is about was listed with its plan.
+            _ if self.operation.plan.kind == Kind::SendNow => Vec::new(),
             Some(endpoint) => vec![endpoint.clone()],
             None => {
                 let groups = queries.group_dead(&DeadFilter::from(selection), &[DeadKey::Endpoint]).await?;

@@ -80,7 +80,7 @@ impl Lane {
                 let doublings = self.failures.saturating_sub(FAILING).min(6);
                 self.resumes_at = Some(now + Duration::from_secs(1 << doublings).min(LONGEST_PAUSE));
             }
-            Became::Asked | Became::Open | Became::Refused | Became::Overtaken | Became::Stranger => {}
+            Became::Asked | Became::Open | Became::Held | Became::Refused | Became::Overtaken | Became::Stranger => {}
         }
     }
 
@@ -107,10 +107,7 @@ impl Lane {
     }
 
     fn count(&mut self, became: Became) -> &mut usize {
-        match became {
-            Became::Retrying | Became::Parked => &mut self.slow,
-            _ => &mut self.going,
-        }
+        if became.is_slow() { &mut self.slow } else { &mut self.going }
     }
 }
 
