@@ -106,7 +106,7 @@ impl Job {
         registry: &Registry,
     ) -> Result<Step, StoreError> {
         let (mut has_moved, mut booked) = (false, None);
-        for part in self.to_look_at() {
+        for part in self.looked_at() {
             let waits = self.told();
             let found = match store.book(&self.operation.id, self.operation.plan.kind, &waits, &part).await? {
                 Ok(Some(found)) => found,
@@ -143,7 +143,7 @@ impl Job {
     }
 
     /// In parts for one call each; one that looks at nothing still tells how the operation stands.
-    fn to_look_at(&mut self) -> Vec<Vec<DeliveryId>> {
+    fn looked_at(&mut self) -> Vec<Vec<DeliveryId>> {
         let is_slow = |became: &Became| became.is_slow();
         let quick = self.under_way.iter().filter(|(_, became)| !is_slow(became)).map(|(id, _)| id.clone());
         let mut all: Vec<DeliveryId> = quick.collect();
