@@ -136,8 +136,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "operation plan",
         &[
-            "herald operation plan redeliver --endpoint ep_1 --newer-than 6h --reason mended",
-            "herald operation plan discard --account acc_1 --older-than 7d --reason left",
+            "herald operation plan redeliver --endpoint ep_1 --since 6h --reason up",
+            "herald operation plan discard --account acc_1 --until 7d --reason left",
         ],
     ),
     ("operation start", &["herald operation start op_019ac5bf3e1f3d8a21c04be7a19 --watch"]),

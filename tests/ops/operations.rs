@@ -285,8 +285,8 @@ async fn an_endpoint_that_fails_again_waits_and_holds_up_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_dies_again_is_told_with_its_reason_and_so_is_what_is_refused() {
     let world = world(3, 10).await;
-    let once = Some(RetryOverrides { max_attempts: Some(1), ..RetryOverrides::default() });
-    world.change("ep_0", |endpoint| endpoint.retry = once.unwrap_or_default()).await;
+    let once = RetryOverrides { max_attempts: Some(1), ..RetryOverrides::default() };
+    world.change("ep_0", |endpoint| endpoint.retry = once).await;
     world.merchants.rule("ep_0", |_| Reply::status(404));
     world.change("ep_1", |endpoint| endpoint.disable(mark(), EntryId::MAX)).await;
     let owner = at_once(&world).start();

@@ -46,7 +46,7 @@ pub struct JobArgs {
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// How many a second at most [default: 200 to redeliver, 1000 to discard]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
     rate: Option<u32>,
     /// Start it, and do not wait for its end
     #[arg(long)]
