@@ -16,6 +16,8 @@ mod house;
 mod looks;
 #[path = "api/matrix.rs"]
 mod matrix;
+#[path = "api/operations.rs"]
+mod operations;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/past.rs"]

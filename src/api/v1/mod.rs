@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod events;
 pub mod issues;
 pub mod letters;
+pub mod operations;
 pub mod quarantine;
 pub mod request;
 pub mod settings;
@@ -67,6 +68,7 @@ use crate::{
         endpoint::EndpointView,
         issue::IssueView,
         letter::{LetterGroup, LetterLine, LetterView},
+        operation::{OperationView, ResultView},
         past::History,
         quarantine::QuarantineView,
         token::TokenView,
@@ -190,8 +192,8 @@ impl Api {
     ),
     security(("token" = [])),
     components(schemas(
-        ActView, ChainView, DeliveryLine, EndpointView, IssueView, LetterGroup, LetterLine, LetterView, QuarantineView,
-        TokenView
+        ActView, ChainView, DeliveryLine, EndpointView, IssueView, LetterGroup, LetterLine, LetterView, OperationView,
+        QuarantineView, ResultView, TokenView
     )),
     modifiers(&Tokens)
 )]
@@ -268,6 +270,14 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(letters::show))
         .routes(routes!(letters::redeliver))
         .routes(routes!(letters::discard))
+        .routes(routes!(operations::list, operations::plan))
+        .routes(routes!(operations::show))
+        .routes(routes!(operations::results))
+        .routes(routes!(operations::start))
+        .routes(routes!(operations::pause))
+        .routes(routes!(operations::resume))
+        .routes(routes!(operations::cancel))
+        .routes(routes!(operations::rate))
         .routes(routes!(chains::list))
         .routes(routes!(chains::show))
         .routes(routes!(chains::release))
