@@ -1,9 +1,19 @@
 //! The operations API against the real program and a real Redis, over HTTP.
 
+// A test waits for other processes.
+#![allow(clippy::disallowed_methods)]
+
 mod support;
 
+#[path = "intents/browser.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod browser;
 #[path = "api/changes.rs"]
 mod changes;
+#[path = "api/console.rs"]
+mod console;
+#[path = "api/console_seen.rs"]
+mod console_seen;
 #[path = "api/events.rs"]
 mod events;
 #[path = "api/flood.rs"]
@@ -27,3 +37,5 @@ mod schemas;
 mod stage;
 #[path = "api/tokens.rs"]
 mod tokens;
+#[path = "api/visitor.rs"]
+mod visitor;

@@ -1,6 +1,8 @@
 //! What is done with all dead letters that a filter finds: a page that says how many, and then the API's calls, a hundred at a
 //! time. The one file to change when operations do this.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::response::Response;
 use serde_json::json;
@@ -13,10 +15,13 @@ use super::{
     session::Notice,
     visit::{Fields, Visit},
 };
-use crate::{facts::id::DeliveryId, http::problem::Problem, view::words};
+use crate::{clock, facts::id::DeliveryId, http::problem::Problem, view::words};
 
 /// What one press of a button does: some seconds' work. There may be more, and then it is pressed again.
 const AT_ONCE: usize = 1_000;
+
+/// And no longer than this: a request has a minute.
+const WITHIN: Duration = Duration::from_secs(40);
 
 /// What one press looks through to find those that come first in the stream.
 const MOST: usize = 10_000;
@@ -85,7 +90,7 @@ async fn all(visit: &Visit, fields: &Fields, verb: &str, done: &str) -> Result<R
     }
     // As they lie in the stream: an intent's events go out again in their order.
     ids.sort_unstable();
-    let mut results = Results::default();
+    let (mut results, ends) = (Results::default(), clock::now() + WITHIN);
     for some in ids.chunks(OF_CALL).take(AT_ONCE / OF_CALL) {
         let ids: Vec<String> = some.iter().map(ToString::to_string).collect();
         let body = json!({ "ids": ids, "reason": fields.get("reason") });
@@ -94,7 +99,7 @@ async fn all(visit: &Visit, fields: &Fields, verb: &str, done: &str) -> Result<R
         results.refused += answer.refused;
         results.unanswered += answer.unanswered;
         results.items.extend(answer.items.into_iter().find(|item| item.why.is_some()));
-        if answer.refused + answer.unanswered > 0 {
+        if answer.refused + answer.unanswered > 0 || clock::now() > ends {
             break;
         }
     }

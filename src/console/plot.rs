@@ -78,46 +78,35 @@ pub struct Point {
 
 /// One axis of time with a row for each name. Times are told apart by their order where they are too close to each other.
 pub fn axis(rows: &[String], points: &[Point]) -> String {
-    const LEFT: f64 = 8.0;
-    const ROW: f64 = 30.0;
-    const WIDE: f64 = 960.0;
+    const NAMES: f64 = 230.0;
+    const ROW: f64 = 24.0;
+    const WIDE: f64 = 1_100.0;
     let (Some(first), Some(last)) =
         (points.iter().map(|point| point.at_ms).min(), points.iter().map(|point| point.at_ms).max())
     else {
         return String::new();
     };
     let span = last.saturating_sub(first).max(1) as f64;
-    let height = ROW * rows.len() as f64 + 22.0;
+    let (height, told) = (ROW * rows.len() as f64 + 22.0, words::span(last - first));
     let mut svg = format!(
-        r#"<svg class="axis" viewBox="0 0 {WIDE} {height}" role="img" aria-label="What happened over {}; the table below says the same">"#,
-        words::span(last - first)
+        r#"<svg class="axis" viewBox="0 0 {WIDE} {height}" role="img" aria-label="What happened over {told}; the table below says the same">"#
     );
     for (at, row) in rows.iter().enumerate() {
-        let y = ROW * at as f64 + 20.0;
-        let _ = write!(
-            svg,
-            r#"<text x="{LEFT}" y="{:.0}">{}</text><line x1="{LEFT}" y1="{y:.0}" x2="{:.0}" y2="{y:.0}"/>"#,
-            y - 8.0,
-            visible(row),
-            WIDE - LEFT
-        );
+        let y = ROW * at as f64 + 12.0;
+        let (row, text) = (visible(row), y + 4.0);
+        let _ = write!(svg, r#"<text x="0" y="{text}">{row}</text><line x1="{NAMES}" y1="{y}" x2="{WIDE}" y2="{y}"/>"#);
     }
     for point in points {
-        let x = LEFT + 6.0 + (point.at_ms - first) as f64 / span * (WIDE - 2.0 * LEFT - 12.0);
-        let y = ROW * point.row as f64 + 20.0;
-        let _ = write!(
-            svg,
-            r#"<g class="{}"><title>{}</title><circle cx="{x:.1}" cy="{y:.0}" r="5"/></g>"#,
-            point.class,
-            visible(&point.says)
-        );
+        let x = NAMES + 6.0 + (point.at_ms - first) as f64 / span * (WIDE - NAMES - 12.0);
+        let y = ROW * point.row as f64 + 12.0;
+        let (class, says) = (point.class, visible(&point.says));
+        let _ = write!(svg, r#"<g class="{class}"><title>{says}</title><circle cx="{x:.1}" cy="{y}" r="5"/></g>"#);
     }
     let y = height - 4.0;
-    let (from, until) = (words::instant(first), words::instant(last));
+    let [from, until] = [first, last].map(|ms| words::instant(ms).trim_end_matches('Z').replacen('T', " ", 1));
     let _ = write!(
         svg,
-        r#"<text class="tick" x="{LEFT}" y="{y:.0}">{from}</text><text class="tick end" x="{:.0}" y="{y:.0}">{until}</text></svg>"#,
-        WIDE - LEFT
+        r#"<text x="{NAMES}" y="{y}">{from}</text><text class="end" x="{WIDE}" y="{y}">{until}</text></svg>"#
     );
     svg
 }

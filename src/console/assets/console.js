@@ -6,7 +6,7 @@ document.documentElement.classList.add("js");
 const refresh = document.getElementById("refresh");
 if (refresh && window.htmx) {
   const button = refresh.querySelector("button"), status = refresh.querySelector("span");
-  const every = Number(refresh.dataset.every);
+  const every = () => Number(refresh.dataset.every);
   let stopped = false, failures = 0;
   try { stopped = sessionStorage.getItem("stopped") === "yes"; } catch {}
 
@@ -19,7 +19,8 @@ if (refresh && window.htmx) {
   const show = () => {
     button.textContent = stopped ? "Refresh again" : "Stop refreshing";
     button.setAttribute("aria-pressed", String(stopped));
-    status.textContent = failures ? "Herald does not answer: this is the last that was seen." : "";
+    status.textContent = failures ? "Herald does not answer: this is the last that was seen."
+      : !stopped && isBusy() ? "Waits while you are at work here." : "";
   };
   const look = async () => {
     if (!stopped && !document.hidden && !isBusy()) {
@@ -27,7 +28,8 @@ if (refresh && window.htmx) {
       await htmx.ajax("GET", location.pathname + location.search, { target: "#page", select: "#page", swap: "outerMorph" }).catch(() => {});
       count();
     }
-    setTimeout(look, every * Math.min(1 + failures, 12));
+    show();
+    setTimeout(look, every() * Math.min(1 + failures, 12));
   };
   document.addEventListener("htmx:error", () => { failures += 1; show(); });
   document.addEventListener("htmx:after:request", () => { failures = 0; show(); });
@@ -38,7 +40,7 @@ if (refresh && window.htmx) {
   });
   refresh.hidden = false;
   show();
-  setTimeout(look, every);
+  setTimeout(look, every());
 }
 
 // Without TLS browsers give pages no clipboard, but still copy what is selected.
