@@ -12,6 +12,8 @@ mod browser;
 mod changes;
 #[path = "api/console.rs"]
 mod console;
+#[path = "api/console_pictures.rs"]
+mod console_pictures;
 #[path = "api/console_seen.rs"]
 mod console_seen;
 #[path = "api/events.rs"]
@@ -26,6 +28,8 @@ mod house;
 mod looks;
 #[path = "api/matrix.rs"]
 mod matrix;
+#[path = "support/merchants.rs"]
+mod merchants;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/past.rs"]

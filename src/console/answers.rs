@@ -99,7 +99,6 @@ pub struct Owner {
 #[serde(default)]
 pub struct Overview {
     pub now: At,
-    pub as_of: Option<At>,
     pub endpoints: Verdicts,
     pub minutes: Vec<Slot>,
     pub hours: Vec<Slot>,

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{http::problem::Problem, view::words};
 
-/// What an owner writes of endpoints is old after this.
-const STALE_AFTER_MS: u64 = 60_000;
+/// A worker reads what is published at once; after this something is in its way.
+const LATE_AFTER_MS: u64 = 60_000;
 
 /// Issues that stand at the top; the others have a page.
 const MAX_ISSUES: usize = 8;
@@ -93,13 +93,7 @@ fn alarms(stats: &Stats, overview: &Overview) -> Vec<String> {
     if stats.owner.is_none() {
         alarms.push("No worker owns the partition: nothing is sent. Start one.".to_owned());
     }
-    if let Some(as_of) = &overview.as_of
-        && overview.now.ms().saturating_sub(as_of.ms()) > STALE_AFTER_MS
-    {
-        let age = words::ago(as_of.ms(), overview.now.ms());
-        alarms.push(format!("How endpoints do was last written {age}: what is said of them below is that old."));
-    }
-    if overview.lag_ms.is_some_and(|lag| lag > STALE_AFTER_MS) {
+    if overview.lag_ms.is_some_and(|lag| lag > LATE_AFTER_MS) {
         let lag = words::span(overview.lag_ms.unwrap_or_default());
         alarms.push(format!("The oldest event that nobody has read is {lag} old."));
     }

@@ -176,9 +176,9 @@ pub mod filters {
 
     /// A button that copies a text.
     #[askama::filter_fn]
-    pub fn copied<T: Display>(text: T, _: &dyn Values) -> Html {
-        let text = exact(&text.to_string());
-        Ok(Safe(format!(r#"<button type="button" class="copy worded" data-copy="{text}">Copy</button>"#)))
+    pub fn copied<T: Display>(text: T, _: &dyn Values, label: &str) -> Html {
+        let (text, label) = (exact(&text.to_string()), visible(label));
+        Ok(Safe(format!(r#"<button type="button" class="copy worded" data-copy="{text}">{label}</button>"#)))
     }
 
     #[askama::filter_fn]

@@ -56,7 +56,7 @@ async fn watched() -> Browser {
     browser
 }
 
-async fn signed_in(house: &House) -> Browser {
+pub async fn signed_in(house: &House) -> Browser {
     let browser = watched().await;
     browser.open(&house.url("/console")).await;
     // The field has the keyboard already.
