@@ -22,6 +22,8 @@ use crate::{
 const NAMES: [&str; 10] =
     ["orders", "ledger", "loyalty", "receipts", "stock", "tickets", "invoices", "till", "returns", "partners"];
 
+const STATUSES: [&str; 3] = ["Created", "Captured", "Refunded"];
+
 async fn take(browser: &Browser, scheme: &str, name: &str) {
     let display = json!({ "width": 1_200, "height": 760, "deviceScaleFactor": 1, "mobile": false });
     browser.command("Emulation.setDeviceMetricsOverride", &display).await;
@@ -43,7 +45,7 @@ fn events(round: u64) -> Value {
             "accountId": format!("acc_{name}"), "createdAt": "2026-11-27T19:00:00.0000000Z",
             "data": {
                 "paymentIntentId": format!("pi_{:010x}", scattered(n / 3 + 500)),
-                "paymentStatus": ["Created", "Captured", "Refunded"][n as usize % 3], "captureMode": "Auto",
+                "paymentStatus": STATUSES[n as usize % STATUSES.len()], "captureMode": "Auto",
             },
         })
     };
