@@ -114,6 +114,7 @@ async fn switch(visit: &Visit, id: &str, fields: &Fields, verb: &str, says: &str
 
 /// The answer has the new secret, so it is a page of its own, and not kept. Loading that again must not rotate again.
 pub async fn rotate_secret(visit: Visit, Path(id): Path<String>, fields: Fields) -> Result<Response, Problem> {
+    visit.must(visit.may_keep())?;
     let before: Endpoint = visit.get(&path(&id)).await?;
     if before.revision.to_string() != fields.get("revision") {
         let says = "Nothing was done: the endpoint has changed since the page was loaded. Look, and repeat it if it is needed.";

@@ -29,9 +29,7 @@ struct Made {
 }
 
 pub async fn form(visit: Visit) -> Result<Response, Problem> {
-    if !visit.may_operate() {
-        return Err(Problem::new(axum::http::StatusCode::FORBIDDEN, "forbidden", "This needs the role operator."));
-    }
+    visit.must(visit.may_operate())?;
     Ok(shown(&PortalPage {
         frame: visit.frame("Merchant portal").still(),
         account: visit.asked("account"),

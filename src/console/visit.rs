@@ -220,6 +220,12 @@ impl Visit {
         matches!(self.caller.role, Role::Operator | Role::Admin)
     }
 
+    /// Where a page answers before the API is asked.
+    pub fn must(&self, may: bool) -> Result<(), Problem> {
+        let refused = || Problem::new(StatusCode::FORBIDDEN, "forbidden", "Your role may not do this.");
+        if may { Ok(()) } else { Err(refused()) }
+    }
+
     pub fn now_ms(&self) -> u64 {
         clock::wall_ms()
     }

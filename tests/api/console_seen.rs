@@ -195,6 +195,8 @@ async fn a_tab_that_refreshes_for_long_neither_grows_nor_asks_twice_at_once() {
 #[tokio::test]
 async fn every_page_can_be_read_without_a_script() {
     let house = House::start().await;
+    let paused = house.post("/v1/pause", ADMIN, json!({"reason": "so that what waits goes on waiting"})).await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
     let browser = Browser::without_scripts().await;
     browser.open(&house.url("/console/login")).await;
     browser.type_into("input[name=token]", ADMIN).await;
