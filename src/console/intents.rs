@@ -152,7 +152,8 @@ fn why_it_waits(endpoint: Option<&Endpoint>, chain: &[Link], now_ms: u64) -> Vec
             ));
         }
         if let Some(next) = health.breaker.as_ref().and_then(|breaker| breaker.next_probe_at.as_ref()) {
-            why.push(format!("Its breaker is open: the next probe goes out {}.", words::ago(next.ms(), now_ms)));
+            let goes = if next.ms() > now_ms { words::ago(next.ms(), now_ms) } else { "now".to_owned() };
+            why.push(format!("Its breaker is open: the next probe goes out {goes}."));
         }
     }
     why

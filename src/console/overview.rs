@@ -48,10 +48,12 @@ impl OverviewPage {
             .map_or_else(|| "–".to_owned(), |part| format!("{}.{} %", part / 10, part % 10))
     }
 
-    /// Of the last minute that is over.
+    /// Of the last minute that is over and of this one so far.
     fn rate(&self) -> String {
-        let last = self.overview.minutes.iter().rev().nth(1);
-        last.map_or_else(|| "–".to_owned(), |minute| words::rate(minute.delivered as f64 / 60.0))
+        let minutes = self.overview.minutes.iter().rev().take(2);
+        let (delivered, since) = minutes.fold((0, 0), |(sum, _), minute| (sum + minute.delivered, minute.at.ms()));
+        let elapsed_ms = self.overview.now.ms().saturating_sub(since).max(1);
+        words::rate(delivered as f64 * 1_000.0 / elapsed_ms as f64)
     }
 
     fn dead_in_last_hours(&self) -> u64 {

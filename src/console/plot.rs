@@ -40,10 +40,9 @@ pub fn by_hour(name: &str, counts: &[u64], now: &At, of: [&str; 2]) -> String {
 fn bars_of(name: &str, bars: &[Bar]) -> String {
     let most = bars.iter().map(|bar| bar.good + bar.bad).max().unwrap_or_default();
     let (scale, step) = (HEIGHT / most.max(1) as f64, WIDTH / bars.len().max(1) as f64);
-    let name = visible(name);
+    let (name, most) = (visible(name), words::number(most));
     let mut svg = format!(
-        r#"<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{name}, at most {}">"#,
-        words::number(most)
+        r#"<figure><figcaption>{name} <span>at most {most}</span></figcaption><svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{name}, at most {most}">"#
     );
     for (at, bar) in bars.iter().enumerate() {
         let (x, width) = (at as f64 * step, (step - 2.0).max(1.0));
@@ -65,7 +64,7 @@ fn bars_of(name: &str, bars: &[Bar]) -> String {
         }
         svg.push_str("</g>");
     }
-    svg + "</svg>"
+    svg + "</svg></figure>"
 }
 
 /// Something on the axis of an intent: when, in which row, how it looks, and what it is.

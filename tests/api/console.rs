@@ -13,6 +13,9 @@ const STAFF: &[&str] = &["viewer", "operator", "admin"];
 const ANYONE: &[&str] = &["merchant", "viewer", "operator", "admin"];
 const OPERATOR: &[&str] = &["operator", "admin"];
 
+/// Fields of a form.
+type Filled = &'static [(&'static str, &'static str)];
+
 /// Each page, by what the house has, and who may see it.
 const PAGES: &[(&str, &[&str])] = &[
     ("/console", STAFF),
@@ -40,7 +43,7 @@ const PAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Each act, with what its form has beside the key, and who may do it.
-const ACTS: &[(&str, &[(&str, &str)], &[&str])] = &[
+const ACTS: &[(&str, Filled, &[&str])] = &[
     ("/console/pause", &[], OPERATOR),
     ("/console/resume", &[], OPERATOR),
     ("/console/issues/ep_a%3Arejected%3A401/ack", &[], OPERATOR),
@@ -153,7 +156,7 @@ async fn each_role_does_what_the_table_says_and_a_foreign_form_does_nothing() {
 async fn each_act_is_done_once_by_whoever_is_signed_in_and_told_on_the_next_page() {
     let house = House::start().await;
     let mut visitor = Visitor::signed_in(&house, &house.token("operator").await).await;
-    let acts: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let acts: &[(&str, Filled, &str, &str)] = &[
         ("/console/pause", &[], "pause", "All sending is paused"),
         ("/console/issues/ep_a%3Arejected%3A401/ack", &[], "issue ack", "acknowledged"),
         ("/console/issues/ep_a%3Arejected%3A401/resolve", &[], "issue resolve", "resolved"),
@@ -395,7 +398,7 @@ async fn a_merchant_enters_once_by_a_link_and_sees_one_account() {
 }
 
 #[tokio::test]
-async fn every_list_of_five_thousand_endpoints_goes_on_page_by_page() {
+async fn a_long_list_of_endpoints_goes_on_page_by_page() {
     let house = House::start().await;
     let mut registry = herald::store::registry::RegistryStore::connect(&house.redis.redis()).await.unwrap();
     for n in 0..300 {
