@@ -293,6 +293,19 @@ async fn a_session_lives_as_long_as_its_token_in_each_process_and_needs_nothing_
 }
 
 #[tokio::test]
+async fn while_redis_is_away_the_page_says_so_and_who_is_in_stays_in() {
+    let mut house = House::start().await;
+    let mut visitor = Visitor::signed_in(&house, ADMIN).await;
+    house.redis.kill9().await;
+    let seen = visitor.get("/console/endpoints").await;
+    assert_eq!(seen.status, 503, "{}", seen.html);
+    assert!(seen.html.contains("Redis does not answer") && seen.html.contains("You stay signed in"), "{}", seen.html);
+    check_page("/console/endpoints", &seen);
+    house.redis.start_again().await;
+    until("it is back", async || visitor.get("/console/endpoints").await.status == 200).await;
+}
+
+#[tokio::test]
 async fn whoever_guesses_tokens_is_slowed_down_and_a_stolen_form_signs_nobody_in() {
     let house = House::start().await;
     let mut visitor = Visitor::new(&house);

@@ -65,12 +65,20 @@ pub async fn signed_in(house: &House) -> Browser {
     browser
 }
 
+/// Nothing changes there by itself.
+async fn quiet_house() -> House {
+    let house = House::start().await;
+    let paused = house.post("/v1/pause", ADMIN, json!({"reason": "so that what waits goes on waiting"})).await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
+    house
+}
+
 #[tokio::test]
 async fn every_page_is_whole_in_both_themes_at_any_width_and_nothing_keeps_anybody_out() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules/axe-core/axe.min.js");
     let axe = fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", axe.display()));
     let pictures = std::env::var_os("PICTURES").map(PathBuf::from);
-    let house = House::start().await;
+    let house = quiet_house().await;
     let browser = signed_in(&house).await;
     for (name, path) in PAGES {
         browser.open(&house.url(path)).await;
@@ -153,7 +161,7 @@ async fn an_id_is_copied_with_and_without_a_clipboard() {
 
 #[tokio::test]
 async fn a_tab_that_refreshes_for_long_neither_grows_nor_asks_twice_at_once() {
-    let house = House::start().await;
+    let house = quiet_house().await;
     let browser = signed_in(&house).await;
     browser.open(&house.url("/console/dead-letters")).await;
     let counted = "window.most = window.under = window.ended = 0; const before = window.fetch;
@@ -194,9 +202,7 @@ async fn a_tab_that_refreshes_for_long_neither_grows_nor_asks_twice_at_once() {
 
 #[tokio::test]
 async fn every_page_can_be_read_without_a_script() {
-    let house = House::start().await;
-    let paused = house.post("/v1/pause", ADMIN, json!({"reason": "so that what waits goes on waiting"})).await;
-    assert_eq!(paused.status, 200, "{}", paused.body);
+    let house = quiet_house().await;
     let browser = Browser::without_scripts().await;
     browser.open(&house.url("/console/login")).await;
     browser.type_into("input[name=token]", ADMIN).await;
