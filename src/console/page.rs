@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{assets, session::Notice, visit::Visit};
+use super::{assets, session::Notice};
 use crate::{http::problem::Problem, view::words};
 
 pub const HTML: &str = "text/html; charset=utf-8";
@@ -104,7 +104,7 @@ struct FailedPage {
 }
 
 /// Why there is no page, as one. Whoever is not known sees it without the way to other pages.
-pub fn failed(visit: Option<&Visit>, problem: &Problem) -> Response {
+pub fn failed(frame: Option<Frame>, problem: &Problem) -> Response {
     if let Some(cause) = &problem.cause {
         tracing::error!(status = problem.status.as_u16(), cause = %cause, "a page of the console failed");
     }
@@ -116,12 +116,12 @@ pub fn failed(visit: Option<&Visit>, problem: &Problem) -> Response {
         _ => "Failed",
     };
     let passes = problem.status == StatusCode::SERVICE_UNAVAILABLE;
-    let frame = visit.map_or_else(|| Frame::bare(title, String::new()), |visit| visit.frame(title));
+    let frame = frame.unwrap_or_else(|| Frame::bare(title, String::new()));
     let says = match problem.status {
         StatusCode::NOT_FOUND => "Nothing of this name is there, or it is another account's.".to_owned(),
         _ => problem.detail.clone(),
     };
-    let frame = Frame { refreshes: passes, ..frame };
+    let frame = Frame { title: title.to_owned(), refreshes: passes, ..frame };
     let mut response = shown_as(problem.status, &FailedPage { frame, status: problem.status.as_u16(), says, passes });
     response.headers_mut().extend(problem.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     response

@@ -122,7 +122,7 @@ pub async fn known(State(console): State<Console>, mut request: Request, next: N
     if !is_get {
         let (rest, fields) = match checked_form(&visit.session, request).await {
             Ok(checked) => checked,
-            Err(problem) => return failed(Some(&visit), &problem),
+            Err(problem) => return visit.failed(&problem),
         };
         request = rest;
         request.extensions_mut().insert(fields.clone());
@@ -134,7 +134,7 @@ pub async fn known(State(console): State<Console>, mut request: Request, next: N
     request.extensions_mut().insert(visit.clone());
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
-        response = failed(Some(&visit), &problem);
+        response = visit.failed(&problem);
     }
     if is_shown && !response.status().is_redirection() {
         response.headers_mut().append(header::SET_COOKIE, forget_notice(is_https));
@@ -254,6 +254,10 @@ impl Visit {
         }
     }
 
+    fn failed(&self, problem: &Problem) -> Response {
+        failed(Some(self.frame("")), problem)
+    }
+
     /// After an act: the page that it was done on, or another, with what came of it.
     pub fn back(&self, place: &str, notice: &Notice) -> Response {
         let mut response = see(own_page(place));
@@ -265,9 +269,7 @@ impl Visit {
     fn told_back(&self, mut response: Response, fields: &Fields) -> Response {
         let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() else { return response };
         match problem.status {
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-                failed(Some(self), &problem)
-            }
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => self.failed(&problem),
             _ => self.back(fields.get("back"), &Notice::bad(problem.detail.clone())),
         }
     }
