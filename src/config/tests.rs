@@ -46,6 +46,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LISTEN", "127.0.0.1:8080"),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_CONSOLE_SESSION_KEY", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
         ("HERALD_REDIS_CA_FILE", ""),
         ("HERALD_STREAM", "payment-intents"),

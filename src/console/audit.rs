@@ -6,7 +6,8 @@ use axum::{extract::Path, response::Response};
 use super::{
     answers::{Act, List},
     asking::segment,
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     visit::Visit,
 };
 use crate::{facts::audit, http::problem::Problem};

@@ -10,8 +10,9 @@ use serde_json::json;
 use super::{
     answers::{LetterLine, List, Results},
     asking::with_query,
+    filters,
     letters::{FILTERS, told},
-    page::{Frame, filters, shown},
+    page::{Frame, shown},
     session::Notice,
     visit::{Fields, Visit},
 };

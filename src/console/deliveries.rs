@@ -6,8 +6,8 @@ use axum::{extract::Path, response::Response};
 use super::{
     answers::{At, Attempt, Delivery, Endpoint, Line, List, Mark, Record, Told},
     asking::{segment, with_query},
-    curl,
-    page::{Frame, filters, shown},
+    curl, filters,
+    page::{Frame, shown},
     visit::{Visit, see},
 };
 use crate::{facts::id::DeliveryId, http::problem::Problem};

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::{
     answers::{Act, Endpoint, Issue, Line, List, Test, Told},
     asking::{segment, with_query},
-    curl,
-    page::{Frame, filters, shown},
+    curl, filters,
+    page::{Frame, shown},
     session::Notice,
     visit::{Fields, Visit},
 };

@@ -10,7 +10,8 @@ use serde_json::json;
 use super::{
     answers::{Act, At, Endpoint, Intent, Line, Link, List, Reach, Results, Told},
     asking::{segment, with_query},
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     plot::{Point, axis, class_of},
     session::Notice,
     visit::{Fields, Visit},

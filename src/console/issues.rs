@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{
     answers::{Issue, List},
     asking::segment,
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     plot,
     session::Notice,
     visit::{Fields, Visit},

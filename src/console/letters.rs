@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{
     answers::{Group, LetterLine, List, Results},
     asking::with_query,
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     session::Notice,
     visit::{Fields, Visit},
 };

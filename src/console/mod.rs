@@ -2,7 +2,8 @@
 //! the API answers whoever looks, so it shows and changes nothing that the API would not; scripts only refresh it and copy ids.
 //!
 //! - [`entrance`] lets people in, [`session`] knows them again, [`visit`] is one request of theirs; [`asking`] asks the API.
-//! - [`page`] is what all pages share, [`answers`] what they read, [`plot`] draws, [`assets`] are the files that they load.
+//! - [`page`] is what all pages share, [`answers`] what they read, [`filters`] how it looks, [`plot`] draws, [`assets`] are the files
+//!   that they load.
 //! - The other files are the pages, by what they are about.
 
 pub mod answers;
@@ -14,6 +15,7 @@ pub mod curl;
 pub mod deliveries;
 pub mod endpoints;
 pub mod entrance;
+pub mod filters;
 pub mod intents;
 pub mod issues;
 pub mod letters;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     answers::{Issue, List, Overview, Stats},
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     plot,
     session::Notice,
     visit::{Fields, Visit, see},

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{
     answers::PortalLink,
     asking::segment,
-    page::{Frame, filters, shown},
+    filters,
+    page::{Frame, shown},
     session::is_https,
     visit::{Fields, Visit},
 };

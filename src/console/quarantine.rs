@@ -7,8 +7,9 @@ use serde_json::json;
 use super::{
     answers::{Entry, List, Results},
     asking::segment,
+    filters,
     letters::told,
-    page::{Frame, filters, shown},
+    page::{Frame, shown},
     session::Notice,
     visit::{Fields, Visit},
 };
