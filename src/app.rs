@@ -256,7 +256,6 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
         admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
         strict_events: config.events.strict,
         history: config.history.clone(),
-        kept_for: config.retry.max_age,
     });
     let secret = config.session_key.as_ref().or(config.admin_token.as_ref());
     let console = console::routes(api.clone(), secret.map(|secret| secret.reveal()));
@@ -323,6 +322,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         settings,
         attempt_log_len: limits.attempt_log_entries,
         history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
+        keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),
         quotas: config.quotas,
         disable_after: limits.disable_after,
         registry: Registry::new(),
@@ -336,7 +336,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
 
 /// Writes the history, if there is to be one.
 fn follower(config: &Config, parts: &Parts) -> Option<Follower> {
-    let settings = HistorySettings { url: config.history.url.clone()?, keep: config.history.keep };
+    let settings =
+        HistorySettings { url: config.history.url.clone()?, keep: config.history.keep, bodies: config.history.bodies };
     Some(Follower::new(settings, parts.redis.clone(), parts.keys.clone(), parts.metrics.clone()))
 }
 

@@ -193,7 +193,7 @@ fn every_call(term: Term) -> Vec<Call> {
         Call::TakeHeads { term: term.clone(), endpoint, max },
         Call::ClaimForeign { term: term.clone(), max },
         Call::Inbox { term: term.clone(), after, max },
-        Call::Trim { term: term.clone(), retain_ms: 0, ignores: vec![] },
+        Call::Trim { term: term.clone(), retain_ms: 0, up_to: None, ignores: vec![] },
         Call::ExpireDead { term: term.clone(), max_age_ms: 0, max_count: 0, max },
         Call::Unindexed { term: term.clone(), from: LookFrom::Mark, look: max, max },
         Call::SweepDead { term, cursor: 0 },
@@ -667,7 +667,7 @@ async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
         pipeline.cmd("XADD").arg(STREAM).arg(format!("{number}-0")).arg("event").arg("{}").ignore();
     }
     pipeline.query_async::<()>(&mut owner.redis.connection().await).await.unwrap();
-    let trim = Call::Trim { term: owner.term(), retain_ms: 0, ignores: vec!["herald".to_owned()] };
+    let trim = Call::Trim { term: owner.term(), retain_ms: 0, up_to: None, ignores: vec!["herald".to_owned()] };
     let first = owner.call(trim.clone()).await;
     assert!(matches!(first, Answer::Trimmed { count: 0, .. }), "nothing was read yet: {first:?}");
     owner.redis.command::<()>(&["XGROUP", "SETID", STREAM, "herald", "25000-0"]).await;
@@ -694,7 +694,7 @@ async fn trimming_takes_bounded_steps_and_waits_for_our_own_group() {
 async fn what_is_finished_is_trimmed_whatever_its_id_says() {
     let owner = Owner::start().await;
     let now = owner.gauges().await.now_ms;
-    let trim = |retain_ms| Call::Trim { term: owner.term(), retain_ms, ignores: Vec::new() };
+    let trim = |retain_ms| Call::Trim { term: owner.term(), retain_ms, up_to: None, ignores: Vec::new() };
     for id in [7, now - 1, now + 86_400_000, now * 1_000, u64::MAX - 1] {
         let id = format!("{id}-{}", u64::MAX);
         owner.redis.command::<String>(&["XADD", STREAM, &id, "event", "{}"]).await;

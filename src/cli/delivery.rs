@@ -97,9 +97,9 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         note(format_args!("{left} of an older Herald are not indexed yet, and may be missing"));
     }
     note(headline(&lines));
-    let mut list = context.output.list(&["ID", "INTENT", "STATE", "ATTEMPTS", "LAST OUTCOME", "LAST TRIED"]);
+    let mut list = context.output.list(&["ID", "INTENT", "STATE", "TRIES", "LAST OUTCOME"]);
     for line in lines.iter().take(limit) {
-        list.push(line, || cells(line, now_ms))?;
+        list.push(line, || cells(line))?;
     }
     list.finish()?;
     if lines.len() > limit {
@@ -177,14 +177,13 @@ fn headline(rows: &[DeliveryLine]) -> String {
     }
 }
 
-fn cells(row: &DeliveryLine, now_ms: u64) -> Vec<String> {
+fn cells(row: &DeliveryLine) -> Vec<String> {
     vec![
         row.id.clone(),
         row.intent.clone(),
         row.standing.clone(),
         row.attempts.to_string(),
         row.last_outcome.clone().unwrap_or_else(|| "never tried".to_owned()),
-        row.last_at.map_or_else(String::new, |at| words::ago(at.0, now_ms)),
     ]
 }
 

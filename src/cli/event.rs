@@ -16,12 +16,16 @@ use crate::{
         sample::{self, Sample},
         traceparent::Traceparent,
     },
+    history::{EventPlace, EventsWanted, KeptEvent},
     store::entries::{Entries, StreamEntry},
     surface::{Context, Output, VerbError, even_unread, note, when},
 };
 
 /// Largest input of `publish`, which is read whole so that all of it is checked before the first event is added.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
+
+/// The most that is shown of the history: an event is there more than once if its producer repeats itself.
+const MAX_KEPT: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub enum EventVerb {
@@ -172,8 +176,8 @@ struct Shown {
 async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     let mut entries = entries(context).await?;
     let stream = &context.config.stream.name;
-    const ELSEWHERE: &str = "finished events are trimmed from the stream; `herald delivery list --event EVENT` looks at \
-                             the log of attempts and at what is unfinished or dead";
+    const ELSEWHERE: &str = "finished events are trimmed from the stream, and the history keeps them for history.bodies; \
+                             `herald delivery list --event EVENT` looks at all that was tried";
     if let Ok(id) = args.id.parse::<EntryId>() {
         let found = entries.get(id).await?;
         let entry = found.ok_or_else(|| VerbError::NotFound(format!("entry {id} is not in {stream}: {ELSEWHERE}")))?;
@@ -188,6 +192,17 @@ async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<()> {
     };
     note(format_args!("looked at the newest {} entries of {stream}, {extent}", search.looked_at));
     if search.hits.is_empty() {
+        let wanted = EventsWanted { event: Some(id.clone()), ..EventsWanted::default() };
+        let kept = context.history().events(&wanted, EventPlace::default(), MAX_KEPT).await;
+        match kept {
+            Ok(kept) if !kept.is_empty() => {
+                note("it is in the history");
+                let mut entries = kept.into_iter().rev().map(KeptEvent::into_entry);
+                return entries.try_for_each(|entry| print(context.output, &entry, context.now_ms()));
+            }
+            Ok(_) => note("it is not in the history"),
+            Err(why) => note(format_args!("history: {why}")),
+        }
         return Err(VerbError::NotFound(format!("event {id} was not found in {stream}: {ELSEWHERE}")).into());
     }
     if search.hits.len() > 1 {

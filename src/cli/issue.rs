@@ -88,8 +88,8 @@ async fn look(context: &Context) -> anyhow::Result<Look> {
 }
 
 impl Look {
-    fn view(&self, context: &Context, issue: &Issue) -> IssueView {
-        IssueView::of(issue, &self.endpoints, context.config.retry.max_age)
+    fn view(&self, issue: &Issue) -> IssueView {
+        IssueView::of(issue, &self.endpoints)
     }
 
     /// Says what a reader might otherwise take for certain.
@@ -117,16 +117,16 @@ impl Look {
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
     let look = look(context).await?;
     let wanted: Vec<&Issue> = look.issues.iter().filter(|issue| args.wants(issue)).collect();
-    let mut rows = context.output.list(&["ISSUE", "STATE", "SINCE", "FAILED", "DEAD", "IT"]);
+    let mut rows = context.output.list(&["ISSUE", "STATE", "SINCE", "FAILED", "DEAD", "WHO ACTS"]);
     for issue in wanted.iter().take(args.limit) {
-        rows.push(&look.view(context, issue), || {
+        rows.push(&look.view(issue), || {
             vec![
                 issue.id.to_string(),
                 state(issue).to_owned(),
                 words::span(look.now_ms.saturating_sub(issue.first_ms)),
                 words::short(issue.attempts),
                 words::short(issue.letters),
-                issue.diagnosis.what.clone(),
+                issue.diagnosis.who.name().trim_start_matches("the ").to_owned(),
             ]
         })?;
     }
@@ -166,7 +166,7 @@ async fn show(context: &Context, id: &IssueId) -> anyhow::Result<()> {
     let mut look = look(context).await?;
     let issue = look.find(id)?.clone();
     let issue = with_sample(&mut look.queries, issue).await?;
-    let view = look.view(context, &issue);
+    let view = look.view(&issue);
     look.note_age();
     context.output.one(&view, &fields(&issue, &view, look.now_ms))?;
     if let (Format::Table, Some(text)) = (context.output.format(), &view.to_merchant) {
@@ -195,7 +195,7 @@ fn fields(issue: &Issue, view: &IssueView, now_ms: u64) -> Vec<(&'static str, St
         ("first seen", when(issue.first_ms, now_ms)),
         ("last seen", when(issue.last_ms, now_ms)),
         ("attempts", attempts(issue)),
-        ("letters", words::number(issue.letters)),
+        ("letters", letters(issue)),
     ]);
     if let Some(sample) = &issue.sample {
         fields.push(("sample", format!("herald delivery show {sample}")));
@@ -213,6 +213,14 @@ fn said(issue: &Issue, now_ms: u64) -> String {
             let again = if *state == issue.state { "" } else { "open again; it was " };
             format!("{again}{} by {by} {}: {why}", state.name(), words::ago(*at_ms, now_ms))
         }
+    }
+}
+
+fn letters(issue: &Issue) -> String {
+    let all = words::number(issue.letters);
+    match issue.never_tried {
+        0 => all,
+        some => format!("{all}; {} of them were never tried, as they waited for this too long", words::number(some)),
     }
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::pause;
 use crate::{
     app,
-    facts::{audit::Surface, id::IntentId},
-    history::{Told, Wanted},
+    facts::{audit::Surface, event::Event, id::IntentId},
+    history::{EventPlace, EventsWanted, KeptEvent, Told, Wanted},
     store::{
         audit::{Logged, Wanted as WantedActs},
         queries::{DeadFilter, DeadOrder, MAX_PAGE, Queries},
@@ -21,6 +21,7 @@ use crate::{
 
 /// Far more than an intent has.
 const MAX_ACTS: usize = 1_000;
+const MAX_EVENTS: usize = 500;
 
 /// How many unfinished deliveries of one endpoint are shown behind the head of their chain.
 const MAX_OF_CHAIN: usize = 200;
@@ -51,7 +52,10 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     let reach = past.reach.words();
     reach.iter().for_each(note);
     let mut lines = events(context, &args.id).await;
-    lines.extend(past.told.iter().map(|told| of_told(told, now_ms)));
+    let mut others = kept_events(context, &args.id).await;
+    others.retain(|kept| lines.iter().all(|line| line.event != kept.event));
+    lines.extend(others);
+    lines.extend(past.told.iter().map(of_told));
     lines.extend(letters(&mut queries, &args.id, &past.told).await?);
     lines.extend(acts(context, &args.id, &past.told).await?);
     // What is of one moment stays in this order: the event, what was tried, what was done about it.
@@ -61,9 +65,13 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
         let text = format!("nothing is known of {} ({})", args.id, reach.join("; "));
         return Err(VerbError::NotFound(text).into());
     }
+    let day = day_of_all(&lines);
+    if let Some(day) = &day {
+        note(format_args!("all on {day}, in UTC"));
+    }
     let mut list = context.output.list(&["WHEN", "WHAT", "EVENT", "ENDPOINT", "TOLD"]);
     for line in &lines {
-        list.push(line, || cells(line))?;
+        list.push(line, || cells(line, day.is_some()))?;
     }
     list.finish()?;
     if past.has_more {
@@ -72,8 +80,37 @@ pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cells(line: &Line) -> Vec<String> {
-    vec![words::instant(line.at.0), line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
+/// The day on which all of it happened, if it is one: then each line needs its time alone.
+fn day_of_all(lines: &[Line]) -> Option<String> {
+    let day = |line: &Line| line.at.text().split_once('T').map(|(day, _)| day.to_owned());
+    let first = day(lines.first()?)?;
+    lines.iter().all(|line| day(line).as_ref() == Some(&first)).then_some(first)
+}
+
+fn cells(line: &Line, is_of_one_day: bool) -> Vec<String> {
+    let when = match line.at.text().split_once('T') {
+        Some((_, time)) if is_of_one_day => time.trim_end_matches('Z').to_owned(),
+        _ => words::instant(line.at.0),
+    };
+    vec![when, line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
+}
+
+/// The events themselves, from the history.
+async fn kept_events(context: &Context, id: &IntentId) -> Vec<Line> {
+    let wanted = EventsWanted { intent: Some(id.clone()), ..EventsWanted::default() };
+    let kept = context.history().events(&wanted, EventPlace::default(), MAX_EVENTS).await;
+    let line = |kept: &KeptEvent| {
+        let status = Event::parse(kept.body.clone().into()).ok().and_then(|event| event.status);
+        let status = status.map_or_else(|| "no status that is known".to_owned(), |status| format!("{status:?}"));
+        Line {
+            at: Time(kept.entry.age_ms(kept.read_ms).map_or(kept.read_ms, |_| kept.entry.ms)),
+            what: "event".to_owned(),
+            event: kept.event.to_string(),
+            endpoint: String::new(),
+            told: format!("{status}, accepted"),
+        }
+    };
+    kept.unwrap_or_default().iter().map(line).collect()
 }
 
 /// What its merchant was told, if Herald keeps the intent itself.
@@ -93,13 +130,13 @@ async fn events(context: &Context, id: &IntentId) -> Vec<Line> {
     intent.history.iter().map(line).collect()
 }
 
-fn of_told(told: &Told, now_ms: u64) -> Line {
+fn of_told(told: &Told) -> Line {
     Line {
         at: Time(told.at_ms),
         what: told.kind.clone(),
         event: told.event.as_ref().map_or(String::new(), ToString::to_string),
         endpoint: told.endpoint.as_ref().map_or(String::new(), ToString::to_string),
-        told: past::words_of(told, now_ms).trim_start().to_owned(),
+        told: past::words_beside_time(told),
     }
 }
 

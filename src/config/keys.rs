@@ -80,6 +80,7 @@ pub(super) const KEYS: [Key; 53] = [
     key("limits.breaker.max_cooldown"),
     secret("history.url", Showing::HistoryUrl),
     key("history.keep"),
+    key("history.bodies"),
     key("history.log_bytes"),
     key("intents.listen"),
     key("intents.metrics_listen"),

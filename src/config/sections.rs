@@ -87,7 +87,9 @@ pub struct HistoryConfig {
     /// None: nothing is kept beyond what Redis has.
     pub url: Option<HistoryUrl>,
     pub keep: Duration,
-    /// How much of Redis the log of attempts may take while the history has not read it.
+    /// For how long the events themselves are kept; zero is not at all.
+    pub bodies: Duration,
+    /// How much of Redis the log of attempts may take while the history has not read it, and as much the stream.
     pub log_bytes: u64,
 }
 
@@ -205,8 +207,9 @@ impl Reader {
         });
         // A day's records are a table of their own: many more than this would make each look slow.
         let keep = self.one("history.keep", duration_in(DAY..=400 * DAY));
+        let bodies = self.one("history.bodies", duration_in(Duration::ZERO..=400 * DAY));
         let log_bytes = self.one("history.log_bytes", number_in(0..=64 << 30));
-        Some(HistoryConfig { url: url?, keep: keep?, log_bytes: log_bytes? })
+        Some(HistoryConfig { url: url?, keep: keep?, bodies: bodies?, log_bytes: log_bytes? })
     }
 
     pub fn intents(&mut self) -> Option<IntentsConfig> {

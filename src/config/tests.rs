@@ -89,6 +89,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LIMITS_BREAKER_MAX_COOLDOWN", "5m"),
         ("HERALD_HISTORY_URL", "sqlite:herald-history.db"),
         ("HERALD_HISTORY_KEEP", "30d"),
+        ("HERALD_HISTORY_BODIES", "7d"),
         ("HERALD_HISTORY_LOG_BYTES", "268435456"),
         ("HERALD_INTENTS_LISTEN", ""),
         ("HERALD_INTENTS_METRICS_LISTEN", ""),
@@ -141,6 +142,7 @@ fn the_built_in_default_means_what_it_says() {
     let history = config.history;
     assert_eq!(history.url.unwrap().to_string(), "sqlite:herald-history.db");
     assert_eq!((history.keep, history.log_bytes), (Duration::from_secs(30 * 86_400), 256 << 20));
+    assert_eq!(history.bodies, Duration::from_secs(7 * 86_400));
     assert_eq!(
         (limits.dead_letters.max_count, limits.dead_letters.max_age),
         (1_000_000, Duration::from_secs(2_592_000))
@@ -255,6 +257,7 @@ const BOUNDS: [Bounds; 53] = [
         &["h.db", "sqlite:", "sqlite:a?mode=memory", "sqlite::memory:", "mysql://h/d", "postgres:///d"],
     ),
     ("history.keep", &["1d", "400d"], &["23h", "401d"]),
+    ("history.bodies", &["0s", "400d"], &["-1s", "401d"]),
     ("history.log_bytes", &["0", "68719476736"], &["-1", "1GiB", "68719476737"]),
     ("intents.listen", &["", "127.0.0.1:8090", "[::1]:0"], &["8090", "localhost:8090"]),
     ("intents.metrics_listen", &["", "127.0.0.1:8091"], &["8091", "localhost:8091"]),

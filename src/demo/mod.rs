@@ -1,6 +1,7 @@
 //! `herald demo`: the whole of Herald at work in one terminal, on a Redis of its own, with five sample merchants.
 //! It judges itself: it ends with an error if a promise broke.
 
+mod incident;
 mod ledger;
 mod merchant;
 mod receiver;
@@ -54,6 +55,12 @@ pub struct DemoArgs {
     /// Repeats a run's intents
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// A night to look into instead: a quarter of sixty endpoints breaks, and leaves dead letters, issues and questions
+    #[arg(long, conflicts_with_all = ["rate", "seed"])]
+    pub incident: bool,
+    /// Events of the incident: about a fifth of the deliveries become dead letters
+    #[arg(long, requires = "incident", default_value_t = 6_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    pub events: u64,
 }
 
 /// A demo that is shorter than a worker takes to begin would show nothing.
@@ -66,6 +73,9 @@ fn length(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+    if args.incident {
+        return incident::run(args.events, args.length).await;
+    }
     with_redis(&args, &OwnRedis::start().await?).await
 }
 

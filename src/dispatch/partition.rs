@@ -321,6 +321,8 @@ pub struct Partition<D> {
     /// The registry that the partition's deliveries are owed by, as Redis says.
     bound: Option<String>,
     is_under_pressure: bool,
+    /// How far the stream may be trimmed; None: as far as everybody is past it.
+    trim_up_to: Option<EntryId>,
     /// Errands to confirm the registry that have not been answered yet. Only the answer to the last one is new enough.
     confirmations: u32,
     /// The answer came while the registry could not be trusted: it must be asked for again.
@@ -360,6 +362,7 @@ impl<D: Directory> Partition<D> {
             is_newcomer: false,
             bound: None,
             is_under_pressure: false,
+            trim_up_to: None,
             confirmations: 0,
             must_reconfirm: false,
             failures: 0,
@@ -533,9 +536,24 @@ impl<D: Directory> Partition<D> {
     fn find_endpoints(&self, arrivals: &mut VecDeque<StagedEntry>) {
         let mut wide = Wide::default();
         for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_open) {
-            arrival.endpoints = self.endpoints_for(&arrival.event, &mut wide);
-            arrival.unknown = self.directory.unknown_of(&arrival.event.account);
+            (arrival.endpoints, arrival.unknown) = self.owed_by(&arrival.event, arrival.only.as_ref(), &mut wide);
         }
+    }
+
+    /// The endpoints that an event is owed to, and those of which nothing more is known. One that was sent again for one endpoint is
+    /// owed to no other, and to that one whether it wants such events or not: somebody wanted it.
+    fn owed_by(
+        &self,
+        event: &Event,
+        only: Option<&EndpointId>,
+        wide: &mut Wide,
+    ) -> (Arc<Vec<Arc<Endpoint>>>, Vec<EndpointId>) {
+        let mut unknown = self.directory.unknown_of(&event.account);
+        let Some(only) = only else { return (self.endpoints_for(event, wide), unknown) };
+        unknown.retain(|endpoint| endpoint == only);
+        let mut endpoints = self.directory.endpoints_of(&event.account);
+        endpoints.retain(|endpoint| endpoint.id == *only);
+        (Arc::new(endpoints), unknown)
     }
 
     /// Events of one page for an account with many endpoints share one list of them: hundreds of such lists would take
@@ -559,6 +577,11 @@ impl<D: Directory> Partition<D> {
     /// Redis has little memory left: little is read at a time, and what needs a record waits in the stream.
     pub fn set_pressure(&mut self, is_under_pressure: bool) {
         self.is_under_pressure = is_under_pressure;
+    }
+
+    /// The stream is kept from there on, for a history that has not read it.
+    pub fn set_trim_up_to(&mut self, entry: Option<EntryId>) {
+        self.trim_up_to = entry;
     }
 
     /// What the records of an endpoint, and of an account, may take in Redis.

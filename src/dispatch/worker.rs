@@ -69,6 +69,8 @@ pub struct Parts {
     pub attempt_log_len: u64,
     /// What the log may take beyond that while the history has not read it.
     pub history_log_bytes: u64,
+    /// This process has a history that keeps the events themselves.
+    pub keeps_events: bool,
     pub quotas: quota::Settings,
     /// How long an endpoint may fail until it is disabled.
     pub disable_after: Option<Duration>,
@@ -108,6 +110,7 @@ pub struct Worker {
     quotas: quota::Settings,
     attempt_log_len: u64,
     history_log_bytes: u64,
+    keeps_events: bool,
     /// Lines of the log that are kept for the history.
     history_unread: u64,
     is_under_pressure: bool,
@@ -124,11 +127,16 @@ impl Worker {
         let trim_ignores = settings.trim_ignores.clone();
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
+        let mut partition = Partition::new(settings, registry.clone(), rand::random());
+        if parts.keeps_events {
+            // Until the first look has told how far the history is.
+            partition.set_trim_up_to(Some(EntryId::ZERO));
+        }
         Ok(Self {
             work: Some(link(Purpose::Work)),
             lease: Some(link(Purpose::Lease(lease_timeout))),
             waiter: Some(Waiter::new(redis.clone(), keys.clone())),
-            partition: Partition::new(settings, registry.clone(), rand::random()),
+            partition,
             publisher: Publisher::start(
                 redis.clone(),
                 keys.clone(),
@@ -154,6 +162,7 @@ impl Worker {
             quotas: parts.quotas,
             attempt_log_len,
             history_log_bytes: parts.history_log_bytes,
+            keeps_events: parts.keeps_events,
             history_unread: 0,
             is_under_pressure: false,
             quarantine_dropped: None,

@@ -97,6 +97,8 @@ pub struct Issue {
     /// By hour since 1970, the oldest first.
     pub hours: Vec<(u64, u32)>,
     pub letters: u64,
+    /// Of the letters, those that were never tried, because this kept them waiting for too long.
+    pub never_tried: u64,
     /// A delivery that it happened to.
     pub sample: Option<DeliveryId>,
     pub detail: String,
@@ -142,9 +144,31 @@ pub fn issues<'a>(
         issue.first_ms = issue.first_ms.min(letters.first_ms);
         issue.last_ms = issue.last_ms.max(letters.last_ms);
     }
+    fold(&mut found);
     let mut issues: Vec<Issue> = found.into_values().map(|issue| judged(issue, said)).collect();
     issues.sort_by_cached_key(Issue::order);
     issues
+}
+
+/// Letters that waited in vain belong to what they waited for: who looks for causes is not shown the consequences as well.
+fn fold(found: &mut BTreeMap<IssueId, Issue>) {
+    let followers: Vec<IssueId> = found
+        .iter()
+        .filter(|(id, issue)| id.cause.is_consequence() && issue.attempts == 0)
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in followers {
+        let of_endpoint =
+            found.values().filter(|issue| issue.id.endpoint == id.endpoint && !issue.id.cause.is_consequence());
+        let leader = of_endpoint.max_by_key(|issue| (issue.is_failing, issue.last_ms)).map(|issue| issue.id.clone());
+        let Some(leader) = leader else { continue };
+        let Some(follower) = found.remove(&id) else { continue };
+        if let Some(leader) = found.get_mut(&leader) {
+            leader.letters += follower.letters;
+            leader.never_tried += follower.letters;
+            leader.last_ms = leader.last_ms.max(follower.last_ms);
+        }
+    }
 }
 
 fn empty(id: IssueId, account: Option<AccountId>) -> Issue {
@@ -160,6 +184,7 @@ fn empty(id: IssueId, account: Option<AccountId>) -> Issue {
         attempts: 0,
         hours: Vec::new(),
         letters: 0,
+        never_tried: 0,
         sample: None,
         detail: String::new(),
     }
@@ -177,15 +202,13 @@ fn judged(mut issue: Issue, said: &BTreeMap<IssueId, Said>) -> Issue {
     issue
 }
 
-/// What to send to the merchant: ready to be copied. `since` and `kept_for` are in the words of the surface that shows it.
-pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str, kept_for: &str) -> Option<String> {
+/// What to send to the merchant: ready to be copied. `since` is in the words of the surface that shows it.
+pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str) -> Option<String> {
     let sentence = issue.diagnosis.merchant.as_ref()?;
     let url = url.unwrap_or("your callback URL");
     let mut text = format!("Since {since} our callbacks to {url} have not been taken.\n{sentence}\n");
     if issue.is_failing {
-        text.push_str(&format!(
-            "We keep trying, with growing pauses, for up to {kept_for} for each event; nothing of what waits is lost.\n"
-        ));
+        text.push_str("We keep trying, with growing pauses; nothing of what waits is lost.\n");
     }
     if issue.letters > 0 {
         text.push_str(&format!(
@@ -265,6 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_waited_in_vain_are_counted_with_what_they_waited_for() {
+        let health = failing("server_failed:500", 6, NOW);
+        let letters = [
+            ("ep_a:server_failed:500", 3),
+            ("ep_a:never_tried:breaker_open", 40),
+            ("ep_a:never_tried:held", 14),
+            ("ep_a:never_tried:rate_limited", 2),
+            ("ep_b:never_tried:held", 1),
+        ];
+        let found = of(&health, &letters, &[], NOW);
+        let counts =
+            found.iter().map(|issue| (issue.id.to_string(), issue.letters, issue.never_tried)).collect::<Vec<_>>();
+        let of = |id: &str, letters, never_tried| (id.to_owned(), letters, never_tried);
+        assert_eq!(
+            counts,
+            [
+                of("ep_a:server_failed:500", 57, 54),
+                of("ep_a:never_tried:rate_limited", 2, 0),
+                of("ep_b:never_tried:held", 1, 0)
+            ]
+        );
+    }
+
+    #[test]
     fn a_resolved_one_that_fails_again_opens_anew_and_an_acknowledged_one_stays_so() {
         let health = failing("dns_failed", 6, NOW);
         let state = |said, at_ms| of(&health, &[], &[("ep_a:dns_failed", said, at_ms)], NOW)[0].state;
@@ -288,13 +335,13 @@ mod tests {
         let mut health = failing("response_timed_out", 6, NOW);
         health.account = None;
         let issue = &of(&health, &[("ep_a:response_timed_out", 2)], &[], NOW)[0];
-        let text = to_merchant(issue, Some("https://a.example/"), "Monday", "3 days").unwrap();
+        let text = to_merchant(issue, Some("https://a.example/"), "Monday").unwrap();
         assert!(
             text.contains("https://a.example/") && text.contains("answer with 2xx") && text.contains("2 events"),
             "{text}"
         );
         assert!(text.contains("s00000000000000000007-00000000000000000001"), "{text}");
         let ours = &of(&failing("unsendable", 6, NOW), &[], &[], NOW)[0];
-        assert_eq!(to_merchant(ours, None, "Monday", "3 days"), None);
+        assert_eq!(to_merchant(ours, None, "Monday"), None);
     }
 }

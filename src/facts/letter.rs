@@ -149,6 +149,11 @@ impl Cause {
         &self.0
     }
 
+    /// Whether something else kept the delivery waiting until it was too old: why that did is the cause that counts.
+    pub fn is_consequence(&self) -> bool {
+        matches!(self.0.split_once(':'), Some((NEVER_TRIED, "breaker_open" | "held" | "resting" | "busy")))
+    }
+
     /// Whether this is `other`, or a kind of that class.
     pub fn is_a(&self, other: &Self) -> bool {
         self == other || self.0.split_once(':').is_some_and(|(class, _)| class == other.0)

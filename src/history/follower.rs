@@ -3,6 +3,8 @@
 //!
 //! What fails, fails here: Redis keeps the log for it up to a bound, and it is tried again, later each time.
 
+mod events;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -11,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     DAY_MS,
     database::{Access, Database, HistoryError},
+    events::Source,
     row::{Row, seal},
     writer::{Batch, Missed, Position, Writer},
 };
@@ -63,6 +66,8 @@ const USUAL_LINE_BYTES: u64 = 256;
 pub struct Settings {
     pub url: HistoryUrl,
     pub keep: Duration,
+    /// For how long the events themselves are kept; zero is not at all.
+    pub bodies: Duration,
 }
 
 pub struct Follower {
@@ -81,6 +86,7 @@ enum Failed {
 }
 
 /// What came of a look at the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// There may be more at once.
     More,
@@ -151,6 +157,10 @@ impl Follower {
     fn keep_days(&self) -> u64 {
         self.settings.keep.as_secs().div_ceil(DAY_MS / 1_000)
     }
+
+    fn keeps_events(&self) -> bool {
+        !self.settings.bodies.is_zero()
+    }
 }
 
 /// Some time after it is cancelled: a database that hangs must not keep Herald from ending.
@@ -168,6 +178,9 @@ struct Following<'a> {
     id: String,
     place: String,
     line_bytes: u64,
+    /// How far it is with the events themselves.
+    source: Option<Source>,
+    event_bytes: u64,
 }
 
 impl<'a> Following<'a> {
@@ -175,9 +188,10 @@ impl<'a> Following<'a> {
         let database = Database::open(&of.settings.url, of.keys.stream(), Access::Write).await?;
         let place = database.place().to_owned();
         let writer = Writer::new(database);
-        let (position, id) = (writer.position().await?, writer.id().await?);
+        let (position, source, id) = (writer.position().await?, writer.source().await?, writer.id().await?);
         let queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
-        Ok(Self { of, writer, queries, position, id, place, line_bytes: USUAL_LINE_BYTES })
+        let (line_bytes, event_bytes) = (USUAL_LINE_BYTES, events::USUAL_EVENT_BYTES);
+        Ok(Self { of, writer, queries, position, id, place, line_bytes, source, event_bytes })
     }
 
     async fn run(&mut self, cancel: &CancellationToken) -> Result<(), Failed> {
@@ -188,12 +202,15 @@ impl<'a> Following<'a> {
             if is_onlooker && !self.has_stopped_moving().await? {
                 pause = LOOK_ON_EVERY;
             } else {
-                let step = self.step().await?;
-                is_onlooker = matches!(step, Step::Overtaken);
-                pause = match step {
-                    Step::More => Duration::ZERO,
-                    Step::UpToDate => LOOK_EVERY,
-                    Step::Overtaken => LOOK_ON_EVERY,
+                let mut steps = vec![self.step().await?];
+                if self.of.keeps_events() {
+                    steps.push(self.step_events().await?);
+                }
+                is_onlooker = steps.contains(&Step::Overtaken);
+                pause = match steps.contains(&Step::More) {
+                    _ if is_onlooker => LOOK_ON_EVERY,
+                    true => Duration::ZERO,
+                    false => LOOK_EVERY,
                 };
             }
             if clock::now() >= tell_at || is_last {
@@ -315,7 +332,11 @@ impl<'a> Following<'a> {
     /// Tells the owner of the partition how far this is.
     async fn tell(&mut self) -> Result<(), Failed> {
         let at_ms = self.queries.now_ms().await?;
-        Ok(self.queries.tell_history(&self.id, HistoryRead { at_ms, ..self.read() }).await?)
+        self.queries.tell_history(&self.id, HistoryRead { at_ms, ..self.read() }).await?;
+        if self.of.keeps_events() {
+            self.tell_events(at_ms).await?;
+        }
+        Ok(())
     }
 
     async fn tidy(&mut self) -> Result<(), Failed> {
@@ -323,6 +344,10 @@ impl<'a> Following<'a> {
         let now_ms = clock::wall_ms().min(self.queries.now_ms().await?);
         while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), now_ms).await? {
             info!(day, "dropped a day of the history that is over");
+        }
+        let bodies_days = self.of.settings.bodies.as_secs().div_ceil(DAY_MS / 1_000);
+        while let Some(day) = self.writer.drop_oldest_events(bodies_days, now_ms).await? {
+            info!(day, "dropped a day of events that is over");
         }
         Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)
     }

@@ -9,6 +9,7 @@
 //! bound, and then loses its oldest lines as it would without a history.
 
 pub mod database;
+mod events;
 pub mod follower;
 pub mod reader;
 mod row;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use self::{
     database::{Access, Database, HistoryError},
+    events::{EventPlace, EventsWanted, KeptEvent},
     reader::{Gap, Horizon, Reader, Told, Unowed, Wanted},
 };
 

@@ -110,7 +110,7 @@ pub struct Unowed {
 }
 
 pub struct Reader {
-    database: Database,
+    pub(super) database: Database,
 }
 
 impl Reader {

@@ -8,7 +8,7 @@ use super::database::{Database, Kind};
 /// Of these tables. Another one is another Herald's.
 pub(super) const VERSION: u32 = 1;
 
-const TABLES: [&str; 4] = [
+const TABLES: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS herald_history_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     // How far the log has been read: the number of the last entry, a seal of its text, the time of its last line, and when and
     // how much was written.
@@ -17,6 +17,10 @@ const TABLES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS herald_history_gaps (found_ms BIGINT NOT NULL, from_ms BIGINT NOT NULL, \
      until_ms BIGINT NOT NULL, lines BIGINT NOT NULL, why TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS herald_history_days (day BIGINT PRIMARY KEY)",
+    // How far the stream has been read: the last entry, how many were ever added up to it, and when that was.
+    "CREATE TABLE IF NOT EXISTS herald_history_source (stream TEXT PRIMARY KEY, entry_ms BIGINT NOT NULL, \
+     entry_seq BIGINT NOT NULL, added BIGINT NOT NULL, read_ms BIGINT NOT NULL, begins_ms BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS herald_history_body_days (day BIGINT PRIMARY KEY)",
 ];
 
 /// What a day's table holds; the writer and the reader name the columns in this order.

@@ -51,7 +51,7 @@ pub(super) struct Batch {
 }
 
 pub(super) struct Writer {
-    database: Database,
+    pub(super) database: Database,
     /// Days that are known to have a table.
     days: BTreeSet<u64>,
 }
@@ -100,11 +100,7 @@ impl Writer {
             return Ok(None);
         }
         for missed in &batch.missed {
-            let note =
-                "INSERT INTO herald_history_gaps (found_ms, from_ms, until_ms, lines, why) VALUES ($1, $2, $3, $4, $5)";
-            let note =
-                sqlx::query(note).bind(number(now_ms)).bind(number(missed.from_ms)).bind(number(missed.until_ms));
-            note.bind(number(missed.lines)).bind(missed.why).execute(&mut *transaction).await?;
+            note_missed(&mut transaction, missed, now_ms).await?;
         }
         let mut by_day: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
         batch.rows.iter().for_each(|row| by_day.entry(row.day).or_default().push(row));
@@ -165,6 +161,16 @@ impl Writer {
         transaction.commit().await?;
         Ok(Some(day))
     }
+}
+
+pub(super) async fn note_missed(
+    connection: &mut AnyConnection,
+    missed: &Missed,
+    now_ms: u64,
+) -> Result<(), sqlx::Error> {
+    let note = "INSERT INTO herald_history_gaps (found_ms, from_ms, until_ms, lines, why) VALUES ($1, $2, $3, $4, $5)";
+    let note = sqlx::query(note).bind(number(now_ms)).bind(number(missed.from_ms)).bind(number(missed.until_ms));
+    note.bind(number(missed.lines)).bind(missed.why).execute(connection).await.map(drop)
 }
 
 async fn insert(connection: &mut AnyConnection, day: u64, rows: &[&Row]) -> Result<(), sqlx::Error> {

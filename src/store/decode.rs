@@ -209,12 +209,15 @@ impl Parts {
             };
             let place = parts.next().filter(|place| !place.is_empty());
             let place = place.map(|place| place.parse().map_err(|error: IdError| error.to_string())).transpose()?;
-            if let (Some(number), Content::Event { account_sequence, .. }) = (parts.next(), &mut content) {
+            let number = parts.next().filter(|number| !number.is_empty());
+            if let (Some(number), Content::Event { account_sequence, .. }) = (number, &mut content) {
                 let read = AccountSequence::read(number.as_bytes());
                 *account_sequence = Some(read.ok_or_else(|| format!("{number:?} is no number of an account's event"))?);
             }
+            let only = parts.next();
+            let only = only.map(|only| only.parse().map_err(|error: IdError| error.to_string())).transpose()?;
             match parts.next() {
-                None => Ok(Entry { id, place, content }),
+                None => Ok(Entry { id, place, only, content }),
                 Some(_) => Err(format!("{head:?} is not the head of an entry")),
             }
         };

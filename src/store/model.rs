@@ -54,7 +54,8 @@ pub struct Model {
     /// How many entries its limit has dropped.
     pub quarantine_dropped: u64,
     /// For each entry that came back from the quarantine, the entry whose place it has.
-    pub places: BTreeMap<EntryId, EntryId>,
+    /// What came again: whose place it has, and the endpoint that alone it is for.
+    pub places: BTreeMap<EntryId, (EntryId, Option<EndpointId>)>,
     /// By time: the entry that every group had passed then.
     pub marks: BTreeMap<u64, EntryId>,
     pub inbox: Inbox,
@@ -264,7 +265,7 @@ impl Model {
             Call::TakeHeads { endpoint, max, .. } => self.take_heads(endpoint, *max),
             Call::ClaimForeign { max, .. } => self.claim_foreign(*max),
             Call::Inbox { after, max, .. } => self.requests(*after, *max),
-            Call::Trim { retain_ms, ignores, .. } => self.trim(*retain_ms, ignores),
+            Call::Trim { retain_ms, up_to, ignores, .. } => self.trim(*retain_ms, *up_to, ignores),
             Call::ExpireDead { max_age_ms, max_count, max, .. } => self.expire_dead(*max_age_ms, *max_count, *max),
             Call::Unindexed { from, look, max, .. } => self.unindexed(from, *look, *max),
             Call::SweepDead { .. } => {
@@ -373,7 +374,9 @@ impl Model {
                 group.last_delivered = id;
                 group.pending.insert(id, CONSUMER.to_owned());
             }
-            entries.push(Entry { id, place: self.places.get(&id).copied(), content });
+            let (place, only) = self.places.get(&id).cloned().unzip();
+            let only = only.flatten().filter(|_| matches!(content, Content::Event { .. }));
+            entries.push(Entry { id, place, only, content });
             if bytes >= MAX_READ_BYTES {
                 break;
             }
@@ -466,7 +469,7 @@ impl Model {
                 }
             }
             Item::Quarantine { entry, body, cut, error, envelope, keep_bytes } => {
-                let place = self.places.get(entry).copied().unwrap_or(*entry);
+                let place = self.places.get(entry).map_or(*entry, |(place, _)| *place);
                 let (body, error, envelope) = (body.clone(), error.clone(), envelope.clone());
                 let quarantined =
                     Quarantined { body, cut: *cut, error, envelope, place, is_sound: keep_bytes.is_none() };
@@ -536,7 +539,7 @@ impl Model {
             fields.push((Bytes::from_static(b"account-sequence"), number.to_string().into()));
         }
         self.add_entry(id, fields);
-        self.places.insert(id, found.place);
+        self.places.insert(id, (found.place, None));
     }
 
     fn grow(&mut self, id: &DeliveryId, by: i64) {
@@ -710,7 +713,7 @@ impl Model {
 
     /// Without Herald's own group nothing is trimmed: until it is made again, the other groups may have passed entries
     /// that Herald has not settled.
-    fn trim(&mut self, retain_ms: u64, ignores: &[String]) -> Answer {
+    fn trim(&mut self, retain_ms: u64, up_to: Option<EntryId>, ignores: &[String]) -> Answer {
         if !self.stream.groups.contains_key(GROUP) {
             return Answer::NoGroup;
         }
@@ -726,6 +729,7 @@ impl Model {
             _ => self.old_after(passed, retain_ms),
         };
         let Some(old) = old else { return Answer::Trimmed { count: 0, now_ms } };
+        let old = up_to.map_or(old, |up_to| old.min(up_to));
         let before = self.stream.entries.len();
         self.stream.entries.retain(|id, _| *id > old);
         self.places.retain(|id, _| *id > old);

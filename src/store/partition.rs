@@ -148,9 +148,10 @@ impl PartitionStore {
                 let names = [lease, &keys.inbox(), &keys.quarantine(), &keys.quarantine_index()];
                 self.fenced(&INBOX, &names, call).arg(prefix).text(after).arg(most(*max))
             }
-            Call::Trim { retain_ms, ignores, .. } => {
+            Call::Trim { retain_ms, up_to, ignores, .. } => {
                 let script = self.fenced(&TRIM, &[stream, lease, &keys.marks(), &keys.places()], call);
-                script.arg(retain_ms).arg(GROUP).arg(RETAIN_PARTS).arg(ignores)
+                let up_to = up_to.map_or_else(String::new, |entry| entry.to_string());
+                script.arg(retain_ms).arg(GROUP).arg(RETAIN_PARTS).arg(up_to).arg(ignores)
             }
             Call::ExpireDead { max_age_ms, max_count, max, .. } => {
                 let script = self.of_dead(&EXPIRE_DEAD, None, call).arg(prefix);

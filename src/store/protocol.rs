@@ -233,10 +233,12 @@ pub enum Call {
         after: EntryId,
         max: usize,
     },
-    /// Trims the entries that were there `retain_ms` ago and that every group has passed.
+    /// Trims the entries that were there `retain_ms` ago and that every group has passed, up to `up_to` at most.
     Trim {
         term: Term,
         retain_ms: u64,
+        /// How far the history has read: it keeps the events' bytes.
+        up_to: Option<EntryId>,
         ignores: Vec<String>,
     },
     /// Drops up to `max` dead letters that are beyond a retention limit.
@@ -310,6 +312,8 @@ pub struct Entry {
     pub id: EntryId,
     /// The entry whose place in the order this one has, if it came back from the quarantine.
     pub place: Option<EntryId>,
+    /// The endpoint that alone it is for, if it was sent again.
+    pub only: Option<EndpointId>,
     pub content: Content,
 }
 

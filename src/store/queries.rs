@@ -8,6 +8,7 @@
 mod dead;
 mod dead_index;
 mod deliveries;
+mod events;
 mod health;
 mod intents;
 mod log;
@@ -20,6 +21,7 @@ pub use self::{
     dead::{DeadCursor, DeadOrder, DeadPage, DeadRange, Letter},
     dead_index::{DeadFilter, DeadGroup, DeadKey, DeadTotals, FoundDead, FoundPage},
     deliveries::{ChainHead, Totals, Unfinished, Walk, WhereUnfinished, Whereabouts},
+    events::{EventsPage, EventsRead, RawEvent},
     health::{IssuesLook, MAX_FAILING, Survey},
     intents::{IntentsLook, SetClock},
     log::{HistoryRead, LogEntry, LogFilter, LogPage},

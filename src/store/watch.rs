@@ -9,7 +9,7 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
     protocol::GROUP,
-    queries::HistoryRead,
+    queries::{EventsRead, HistoryRead},
 };
 use crate::facts::id::EntryId;
 
@@ -43,6 +43,9 @@ pub struct Gauges {
     pub quarantine_dropped: u64,
     /// The lines of the attempt log that a history still has to read, and their bytes on average; of the one furthest behind.
     pub history_unread: (u64, u64),
+    /// The last event that a history has read of the stream, and an event's bytes on average; of the one furthest behind. None
+    /// while none reads it.
+    pub history_events: Option<(EntryId, u64)>,
     /// The id that the stream last generated: that of its newest entry, or of one that is gone.
     pub last_generated: EntryId,
     pub requests: u64,
@@ -109,6 +112,7 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         foreign_trimmed: foreign.unwrap_or(0),
         quarantine_dropped: dropped.unwrap_or(0),
         history_unread: unread_by_histories(&histories, log_lines.unwrap_or(0), now_ms),
+        history_events: events_read_by_histories(&histories, now_ms),
         now_ms,
         used_memory_bytes: memory_field("used_memory"),
         maxmemory_bytes: memory_field("maxmemory"),
@@ -129,6 +133,13 @@ fn unread_by_histories(told: &[String], lines: u64, now_ms: u64) -> (u64, u64) {
     let read = told.iter().filter_map(|text| HistoryRead::parse(text));
     let there = read.filter(|read| now_ms.saturating_sub(read.at_ms) < HISTORY_GONE_MS);
     there.map(|read| (lines.saturating_sub(read.line), read.line_bytes)).max().unwrap_or_default()
+}
+
+/// Of the history that is furthest behind with the events: the last entry that it has read, and an entry's bytes on average.
+fn events_read_by_histories(told: &[String], now_ms: u64) -> Option<(EntryId, u64)> {
+    let read = told.iter().filter_map(|text| EventsRead::parse(text));
+    let there = read.filter(|read| now_ms.saturating_sub(read.at_ms) < HISTORY_GONE_MS);
+    there.map(|read| (read.entry, read.entry_bytes)).min()
 }
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str!("scripts/look.lua")));
@@ -243,6 +254,13 @@ mod tests {
         assert_eq!(unread_by_histories(&told, 1_000, now_ms), (600, 250));
         assert_eq!(unread_by_histories(&told, 300, now_ms).0, 0, "a log that began anew");
         assert_eq!(unread_by_histories(&[], 1_000, now_ms), (0, 0));
+
+        let of_events = [format!("9-1 {now_ms} 200"), format!("7-0 {now_ms} 300"), "1-0 5 9".to_owned()];
+        assert_eq!(events_read_by_histories(&of_events, now_ms), Some((EntryId { ms: 7, seq: 0 }, 300)));
+        assert_eq!(
+            (events_read_by_histories(&told, now_ms), unread_by_histories(&of_events, 9, now_ms)),
+            (None, (0, 0))
+        );
     }
 
     #[test]

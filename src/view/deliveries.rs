@@ -250,7 +250,7 @@ impl Look {
     }
 
     fn of_letter(self, letter: &FoundDead, last: Option<&history::Told>) -> DeliveryLine {
-        let since = format!("dead letter since {}", words::span(self.now_ms.abs_diff(letter.at_ms)));
+        let since = format!("dead for {}", words::span(self.now_ms.abs_diff(letter.at_ms)));
         let facts = letter.facts.as_ref();
         let standing = match facts {
             Some(facts) => match &facts.waited_for {
@@ -289,9 +289,7 @@ impl Look {
             _ => None,
         };
         let (state, standing) = match (told.kind.as_str(), letter) {
-            (_, Some(letter)) => {
-                ("dead", format!("dead letter since {}", words::span(self.now_ms.abs_diff(letter.at_ms))))
-            }
+            (_, Some(letter)) => ("dead", format!("dead for {}", words::span(self.now_ms.abs_diff(letter.at_ms)))),
             ("delivered", _) => ("delivered", format!("delivered {ago}")),
             ("no_endpoint", _) => ("no_endpoint", format!("owed to nobody: {} ({})", told.detail, told.event_type)),
             _ => ended(told, &ago, self.viewer).unwrap_or_else(|| ("open", self.open().to_owned())),
@@ -424,9 +422,7 @@ pub async fn tell(
     let past = past::look(history, queries, &wanted, MAX_TOLD).await?;
     let (state, standing) = match &found {
         Whereabouts::Unfinished(one) => (state(&one.place), standing(one, now_ms, is_paused)),
-        Whereabouts::Dead(letter) => {
-            ("dead", format!("dead letter since {}", words::span(now_ms.abs_diff(letter.at_ms))))
-        }
+        Whereabouts::Dead(letter) => ("dead", format!("dead for {}", words::span(now_ms.abs_diff(letter.at_ms)))),
         Whereabouts::NoRecord => without_record(queries, id, &past, viewer, now_ms).await?,
     };
     Ok(Told { found, past, state, standing, now_ms })

@@ -1,15 +1,11 @@
 //! An issue as it is shown: what fails where, why and since when, who must act, and a text for the merchant.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    endpoint::state_name,
-    time::Time,
-    words::{instant, span},
-};
+use super::{endpoint::state_name, time::Time, words::instant};
 use crate::{
     facts::{
         diagnosis::{Diagnosis, Who},
@@ -43,6 +39,8 @@ pub struct IssueView {
     pub hours: Vec<HourView>,
     /// Dead letters that are kept.
     pub letters: u64,
+    /// Of the letters, those that were never tried, because this kept them waiting for too long.
+    pub never_tried: u64,
     /// A delivery that it happened to.
     pub sample: Option<String>,
     pub detail: String,
@@ -86,11 +84,9 @@ pub struct DiagnosisView {
 }
 
 impl IssueView {
-    /// `kept_for` is how long deliveries are tried.
-    pub fn of(issue: &Issue, endpoints: &HashMap<EndpointId, Endpoint>, kept_for: Duration) -> Self {
+    pub fn of(issue: &Issue, endpoints: &HashMap<EndpointId, Endpoint>) -> Self {
         let endpoint = endpoints.get(&issue.id.endpoint);
         let url = endpoint.map(|endpoint| endpoint.url.as_str());
-        let kept_for = span(u64::try_from(kept_for.as_millis()).unwrap_or(u64::MAX));
         Self {
             id: issue.id.to_string(),
             account: issue.account.as_ref().map(ToString::to_string),
@@ -102,12 +98,13 @@ impl IssueView {
             attempts: issue.attempts,
             hours: issue.hours.iter().map(|(hour, failed)| HourView::of(*hour, *failed)).collect(),
             letters: issue.letters,
+            never_tried: issue.never_tried,
             sample: issue.sample.as_ref().map(ToString::to_string),
             detail: issue.detail.clone(),
             diagnosis: DiagnosisView::of(&issue.diagnosis),
             url: url.map(str::to_owned),
             endpoint_state: endpoint.map(|endpoint| state_name(&endpoint.status)),
-            to_merchant: to_merchant(issue, url, &instant(issue.first_ms), &kept_for),
+            to_merchant: to_merchant(issue, url, &instant(issue.first_ms)),
         }
     }
 }

@@ -17,7 +17,9 @@ use crate::{
     clock,
     config::HistoryConfig,
     facts::id::DeliveryId,
-    history::{Access, Database, Gap, HistoryError, Horizon, Reader, Told, Wanted},
+    history::{
+        Access, Database, EventPlace, EventsWanted, Gap, HistoryError, Horizon, KeptEvent, Reader, Told, Wanted,
+    },
     store::{
         error::StoreError,
         queries::{LogFilter, LogPage, Queries},
@@ -50,12 +52,21 @@ impl History {
         Self { settings, stream: stream.to_owned(), patience, state: Mutex::new(State::Closed) }
     }
 
-    /// The history's answer, or why there is none.
-    async fn ask(&self, wanted: &Wanted, limit: usize, now_ms: u64) -> Result<(Horizon, Vec<Told>), String> {
+    /// Up to `limit` of these events, as they were accepted, or why nobody can tell.
+    pub async fn events(
+        &self,
+        wanted: &EventsWanted,
+        after: EventPlace,
+        limit: usize,
+    ) -> Result<Vec<KeptEvent>, String> {
+        self.ask(async |reader| reader.events(wanted, after, limit).await).await
+    }
+
+    /// An answer of the history, or why there is none.
+    async fn ask<T>(&self, question: impl AsyncFnOnce(&Reader) -> Result<T, HistoryError>) -> Result<T, String> {
         let ask = async {
             let reader = self.reader().await?;
-            let found = self.find(&reader, wanted, limit, now_ms).await;
-            match found {
+            match question(&reader).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(self.is_away(error.to_string()).await),
             }
@@ -67,18 +78,6 @@ impl History {
                 Err(self.is_away(format!("it did not answer within {patience}")).await)
             }
         }
-    }
-
-    async fn find(
-        &self,
-        reader: &Reader,
-        wanted: &Wanted,
-        limit: usize,
-        now_ms: u64,
-    ) -> Result<(Horizon, Vec<Told>), HistoryError> {
-        // In this order: what is read into it between the two is told twice rather than not at all.
-        let horizon = reader.horizon(keep_days(&self.settings), now_ms).await?;
-        Ok((horizon, reader.find(wanted, limit).await?))
     }
 
     async fn reader(&self) -> Result<Arc<Reader>, String> {
@@ -133,7 +132,12 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let now_ms = queries.now_ms().await?;
     // One more than is wanted tells whether there is more.
     let most = limit.saturating_add(1);
-    let asked = history.ask(wanted, most, now_ms).await;
+    let asked = history.ask(async |reader| {
+        // In this order: what is read into it between the two is told twice rather than not at all.
+        let horizon = reader.horizon(keep_days(&history.settings), now_ms).await?;
+        Ok((horizon, reader.find(wanted, most).await?))
+    });
+    let asked = asked.await;
     let filter = LogFilter {
         delivery: wanted.delivery.clone(),
         event: wanted.event.clone(),
@@ -375,13 +379,24 @@ pub fn words_of(told: &Told, now_ms: u64) -> String {
     let when = words::when(told.at_ms, now_ms);
     match told.is_attempt() {
         true => {
-            let took = words::span(told.took_us / 1_000);
-            let outcome = outcome(told, Viewer::Operator);
-            let text = format!("{:>2}  {when}  {outcome} after {took}  {}", told.attempt, told.detail);
-            text.trim_end().to_owned()
+            format!("{:>2}  {when}  {}", told.attempt, attempt_words(told))
         }
         false => format!("{when}  {}", told.detail),
     }
+}
+
+/// The same, beside its time.
+pub fn words_beside_time(told: &Told) -> String {
+    match told.is_attempt() {
+        true => format!("attempt {}: {}", told.attempt, attempt_words(told)),
+        false => told.detail.clone(),
+    }
+}
+
+fn attempt_words(told: &Told) -> String {
+    let took = words::span(told.took_us / 1_000);
+    let text = format!("{} after {took}  {}", outcome(told, Viewer::Operator), told.detail);
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -438,9 +453,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("history.db");
         let url = format!("sqlite:{}", file.display()).parse().unwrap();
-        let settings = HistoryConfig { url: Some(url), keep: Duration::from_secs(86_400), log_bytes: 0 };
+        let settings =
+            HistoryConfig { url: Some(url), keep: Duration::from_secs(86_400), bodies: Duration::ZERO, log_bytes: 0 };
         let history = History::new(settings, "payment-intents", Duration::from_secs(10));
-        let ask = async || history.ask(&Wanted::default(), 1, NOW_MS).await.unwrap_err();
+        let ask = async || history.events(&EventsWanted::default(), EventPlace::default(), 1).await.unwrap_err();
         let first = ask().await;
         assert!(first.contains("no history yet"), "{first}");
         std::fs::write(&file, "not a database").unwrap();

@@ -8,7 +8,7 @@ use herald::{
         endpoint::EndpointState,
         id::{EndpointId, IntentId},
     },
-    history::{Access, Database, Reader, Told, Wanted},
+    history::{Access, Database, EventPlace, EventsWanted, Reader, Told, Wanted},
 };
 use tempfile::TempDir;
 
@@ -60,6 +60,30 @@ impl Place {
         .await;
         told.reverse();
         told
+    }
+
+    /// What the events said, in their order.
+    async fn bodies(&self, wanted: &EventsWanted) -> Vec<String> {
+        let reader = self.reader().await.unwrap();
+        let (mut bodies, mut place) = (Vec::new(), EventPlace::default());
+        loop {
+            let page = reader.events(wanted, place, 1_000).await.unwrap();
+            let Some(last) = page.last() else { break };
+            assert!(last.place() > place, "a page goes on where the last ended");
+            place = last.place();
+            bodies.extend(page.into_iter().map(|event| String::from_utf8(event.body).unwrap()));
+        }
+        assert_eq!(reader.count_events(wanted).await.unwrap(), bodies.len() as u64);
+        bodies
+    }
+
+    async fn until_kept(&self, count: usize) -> Vec<String> {
+        until(&format!("{count} events in the history"), async || match self.reader().await {
+            Some(reader) => reader.count_events(&EventsWanted::default()).await.unwrap_or(0) >= count as u64,
+            None => false,
+        })
+        .await;
+        self.bodies(&EventsWanted::default()).await
     }
 
     async fn gaps(&self) -> Vec<herald::history::Gap> {
@@ -143,6 +167,14 @@ async fn every_end_is_told(place: Place) {
     assert_eq!(kinds(&again)[4..], ["redelivered", "delivered"]);
     assert_eq!(again[4].detail, "ops: it is well again");
 
+    // The events themselves are kept too, byte for byte, also those that nobody was told; the stream has none of them any more.
+    until("all is trimmed", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
+    assert_eq!(place.bodies(&EventsWanted::default()).await, events.each_ref().map(|event| event.body.clone()));
+    let shown = said(&world, &place.url(), &["event", "show", &events[4].id, "-o", "json"]);
+    assert!(shown.contains("it is in the history") && shown.contains("acc_nobody"), "{shown}");
+    let missing = said(&world, &place.url(), &["event", "show", "evt_none"]);
+    assert!(missing.contains("it is not in the history"), "{missing}");
+
     // And the verbs say it, with how far back they look in their first line.
     world.redis.command::<u64>(&["DEL", &format!("{PREFIX}attempts")]).await;
     let text = said(&world, &place.url(), &["delivery", "list", "--intent", "pi_late"]);
@@ -160,7 +192,8 @@ async fn every_end_is_told(place: Place) {
         "{text}"
     );
     let story = said(&world, &place.url(), &["story", "pi_dead", "-o", "jsonl"]);
-    let order = ["\"failed\"", "\"dead\"", "\"redelivered\"", "\"delivered\""].map(|what| story.find(what));
+    let order = ["\"Created, accepted\"", "\"failed\"", "\"dead\"", "\"redelivered\"", "\"delivered\""]
+        .map(|what| story.find(what));
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{story}");
     assert!(story.contains("dead-letter redeliver") && story.contains("done, by ops: it is well again"), "{story}");
     let doctor = said(&world, &place.url(), &["doctor"]);
@@ -210,6 +243,8 @@ async fn kill9_loses_nothing_and_doubles_nothing(place: Place) {
     let delivered: std::collections::HashSet<_> =
         told.iter().filter(|told| told.kind == "delivered").map(|told| told.event.clone().unwrap()).collect();
     assert_eq!(delivered.len(), events.len());
+    let bodies: Vec<String> = events.iter().map(|event| event.body.clone()).collect();
+    assert_eq!(place.until_kept(events.len()).await, bodies, "each event once, in the order of the stream");
     assert_eq!(place.gaps().await, []);
     assert!(herald.stop().await.success());
 }
@@ -258,7 +293,8 @@ async fn a_database_that_is_away_holds_up_no_delivery_and_misses_nothing_when_it
     herald.until_log("the history works again").await;
     let place = Place::Postgres(server);
     let told = place.until_told(&Wanted::default(), 4_000).await;
-    assert_eq!((told.len(), place.gaps().await), (4_000, Vec::new()));
+    assert_eq!((place.until_kept(4_000).await.len(), told.len(), place.gaps().await), (4_000, 4_000, Vec::new()));
+    until("the stream is trimmed again", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
     assert!(herald.stop().await.success());
 }
 
@@ -267,10 +303,12 @@ async fn what_the_log_lost_before_it_was_read_is_a_gap_and_shown_as_one() {
     let (world, place) = (World::new().await, Place::sqlite());
     world.register(world.endpoint("ep_0", "acc_0")).await;
     let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
-    let herald = setup(&world, &place).start();
+    let setup = setup(&world, &place).env("HERALD_HISTORY_BODIES", "0s");
+    let herald = setup.start();
     world.publish(&(0..10).map(event).collect::<Vec<_>>()).await;
     place.until_told(&Wanted::default(), 10).await;
     assert!(herald.stop().await.success());
+    assert_eq!(place.reader().await.unwrap().events_begin_ms().await.unwrap(), None, "none is kept");
 
     // Without a history for a while, and the log is short.
     let herald = world.setup().env("HERALD_LIMITS_ATTEMPT_LOG_ENTRIES", "1000").start();
@@ -283,7 +321,7 @@ async fn what_the_log_lost_before_it_was_read_is_a_gap_and_shown_as_one() {
     let left = told_by_the_log(&world).await;
     assert!(left < 1_500, "{left} lines are left in the log");
 
-    let herald = setup(&world, &place).start();
+    let herald = setup.start();
     let told = place.until_told(&Wanted::default(), 10 + left).await;
     assert_eq!(told.len(), 10 + left);
     let gaps = place.gaps().await;
@@ -299,6 +337,69 @@ async fn what_the_log_lost_before_it_was_read_is_a_gap_and_shown_as_one() {
     place.until_told(&Wanted::default(), 13 + left).await;
     until("the second gap", async || place.gaps().await.len() == 2).await;
     assert!(place.gaps().await[0].why.contains("began it anew"));
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_left_the_stream_before_they_were_read_are_a_gap_and_those_of_a_new_stream_are_not_taken_for_them()
+{
+    let (world, place) = (World::new().await, Place::sqlite());
+    world.register(world.endpoint("ep_0", "acc_0")).await;
+    let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
+    let events = |range: std::ops::Range<usize>| range.map(event).collect::<Vec<_>>();
+    let herald = setup(&world, &place).start();
+    world.publish(&events(0..10)).await;
+    place.until_kept(10).await;
+    assert!(herald.stop().await.success());
+    let herald = world.setup().start();
+    world.publish(&events(10..40)).await;
+    world.merchants.until_delivered(40).await;
+    until("all is trimmed", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
+    assert!(herald.stop().await.success());
+    let herald = setup(&world, &place).start();
+    world.publish(&events(40..45)).await;
+    assert_eq!(place.until_kept(15).await.len(), 15);
+    let gaps = place.gaps().await;
+    assert_eq!((gaps.len(), gaps[0].lines), (1, 30), "{gaps:?}");
+    assert!(gaps[0].why.contains("events were taken from the stream"), "{gaps:?}");
+
+    // Another stream under the same name.
+    assert!(herald.stop().await.success());
+    world.redis.command::<u64>(&["DEL", STREAM]).await;
+    let herald = setup(&world, &place).start();
+    herald.until_owner().await;
+    world.publish(&events(50..53)).await;
+    let kept = place.until_kept(18).await;
+    assert!(kept[15..].iter().eq(events(50..53).iter().map(|event| &event.body)), "{kept:?}");
+    until("the second gap", async || place.gaps().await.len() == 2).await;
+    assert!(place.gaps().await[0].why.contains("began it anew"));
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stream_is_kept_for_the_history_only_up_to_its_bound() {
+    let mut place = Place::postgres().await;
+    let world = World::new().await;
+    world.register(world.endpoint("ep_0", "acc_0")).await;
+    let setup = world.setup().env("HERALD_HISTORY_URL", &place.url()).env("HERALD_HISTORY_LOG_BYTES", "20000");
+    let herald = setup.start();
+    world.publish(&[Event::new(0, "acc_0", "pi_0", "Created")]).await;
+    place.until_kept(1).await;
+    let Place::Postgres(server) = &mut place else { unreachable!() };
+    server.stop();
+    let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
+    world.publish(&(1..1_001).map(event).collect::<Vec<_>>()).await;
+    world.merchants.until_delivered(1_001).await;
+    herald.until_metric("herald_history_up", |up| up == 0.0).await;
+    until("the stream is trimmed", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
+    server.start_again().await;
+    herald.until_log("the history works again").await;
+    world.publish(&[event(1_001)]).await;
+    let last = EventsWanted { event: Some("evt_0001001".parse().unwrap()), ..EventsWanted::default() };
+    until("it goes on", async || !place.bodies(&last).await.is_empty()).await;
+    let kept = place.bodies(&EventsWanted::default()).await.len() as u64;
+    let missed: u64 = place.gaps().await.iter().map(|gap| gap.lines).sum();
+    assert!(missed > 0 && kept + missed == 1_002, "{kept} kept, {missed} missed");
     assert!(herald.stop().await.success());
 }
 

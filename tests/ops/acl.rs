@@ -348,7 +348,7 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     );
     let swept = owner.call(Call::SweepDead { term: term(), cursor: 0 }).await;
     assert_eq!(swept, Answer::SweptDead { count: 0, cursor: 0 });
-    let trimmed = owner.call(Call::Trim { term: term(), retain_ms: 0, ignores: Vec::new() }).await;
+    let trimmed = owner.call(Call::Trim { term: term(), retain_ms: 0, up_to: None, ignores: Vec::new() }).await;
     assert!(matches!(trimmed, Answer::Trimmed { .. }), "{trimmed:?}");
 }
 

@@ -175,7 +175,7 @@ async fn an_endpoint_that_fails_for_too_long_is_disabled_and_operators_are_told(
 
     // What was owed is kept, and an issue still says why.
     until("its deliveries are letters", async || issues(&world, &[]).iter().any(|issue| issue["letters"] == 5)).await;
-    assert_eq!(issues(&world, &[])[0]["endpoint_state"]["state"], "disabled");
+    assert_eq!(issues(&world, &[])[0]["endpoint_state"], "disabled");
     let refused = herald(&world.redis, &["intents", "key", "create", "--account", "herald", "--reason", "a test"]);
     assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
 }

@@ -124,8 +124,10 @@ impl Reader<'_> {
                 ("places", _) => {
                     let places = self.unscored(&name).await;
                     let split = |member: &String| {
-                        let (entry, place) = member.split_once(' ').expect("ENTRY PLACE");
-                        (unpad(entry), unpad(place))
+                        let mut parts = member.split(' ');
+                        let mut entry = || unpad(parts.next().expect("ENTRY PLACE"));
+                        let (entry, place) = (entry(), entry());
+                        (entry, (place, parts.next().map(|only| only.parse().expect("an endpoint"))))
                     };
                     model.places = places.iter().map(split).collect();
                 }

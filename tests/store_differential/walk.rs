@@ -426,7 +426,9 @@ impl Walk {
             2 => 1 + self.chance.below(40),
             _ => 1_000_000_000,
         };
-        self.alike(Call::Trim { term: self.term.clone(), retain_ms, ignores }).await
+        let up_to =
+            (self.chance.below(3) == 0).then(|| EntryId { ms: self.chance.below(200), seq: self.chance.below(3) });
+        self.alike(Call::Trim { term: self.term.clone(), retain_ms, up_to, ignores }).await
     }
 
     async fn expire(&mut self) -> Step {
@@ -566,6 +568,16 @@ impl Walk {
             }
             command.query_async::<String>(&mut self.raw).await.map_err(|error| error.to_string())?;
             self.tell(&format_args!("published {id}"));
+            if self.chance.one_in(12) {
+                // As an operation sends one again.
+                let (place, only) = (EntryId { ms: self.chance.below(50), seq: 0 }, self.some_endpoint());
+                let member = format!("{} {} {only}", id.padded(), place.padded());
+                let (places, of) = (self.keys.places(), id.padded());
+                // Another stream may have given out the same id.
+                self.raw::<u64>(&["ZREMRANGEBYLEX", &places, &format!("[{of} "), &format!("({of}!")]).await;
+                self.raw::<u64>(&["ZADD", &places, "0", &member]).await;
+                self.model.places.insert(id, (place, Some(only)));
+            }
             self.model.add_entry(id, fields);
         }
         Ok(())

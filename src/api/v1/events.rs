@@ -32,6 +32,7 @@ use crate::{
         id::{EntryId, EventId},
         traceparent::Traceparent,
     },
+    history::{EventPlace, EventsWanted, KeptEvent},
     http::problem::{Problem, ProblemDetails},
     store::{
         entries::{Entries, StreamEntry},
@@ -55,6 +56,9 @@ const DURABILITY_FOR: Duration = Duration::from_secs(5);
 
 /// Entries of the stream that a search looks at, from the newest on.
 const MAX_SEARCH: u64 = 10_000;
+
+/// The most of the history: an event is there more than once if its producer repeats itself.
+const MAX_KEPT: usize = 10;
 
 /// An event as its producer writes it.
 pub struct EventBody;
@@ -220,7 +224,8 @@ pub struct EntryView {
     body: String,
 }
 
-/// Find an event that is still in the stream, by its own id: among the newest 10 000 entries, the newest first.
+/// Find an event by its own id: among the newest 10 000 entries of the stream, the newest first, or else in the history, which
+/// keeps events for `history.bodies`.
 #[utoipa::path(
     get, path = "/v1/events/{event}", tag = "Events", params(("event" = String, Path)),
     responses((status = 200, body = Vec<EntryView>), Refusals, (status = 413, body = ProblemDetails))
@@ -229,7 +234,12 @@ pub async fn find(State(api): State<Api>, Staff(_): Staff, Path(id): Path<String
     let id: EventId = named(&id)?;
     let _turn = api.0.heavy.acquire().await;
     let search = async |connection| Entries::new(connection, api.0.keys.clone()).search(&id, MAX_SEARCH).await;
-    let found = api.0.connection.with(search).await.map_err(|error| of_store(&error))?;
+    let mut found = api.0.connection.with(search).await.map_err(|error| of_store(&error))?;
+    if found.hits.is_empty() {
+        let wanted = EventsWanted { event: Some(id), ..EventsWanted::default() };
+        let kept = api.0.history.events(&wanted, EventPlace::default(), MAX_KEPT).await.unwrap_or_default();
+        found.hits.extend(kept.into_iter().rev().map(KeptEvent::into_entry));
+    }
     let now_ms = clock::wall_ms();
     let view = |entry: &StreamEntry| {
         let event = Event::parse(entry.field("event")?.clone()).ok()?;

@@ -76,7 +76,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
             && endpoint.as_ref().is_none_or(|endpoint| *endpoint == issue.id.endpoint)
     };
     let wanted: Vec<&Issue> = look.issues.iter().filter(wants).collect();
-    let view = |issue: &&Issue| IssueView::of(issue, &look.endpoints, api.0.kept_for);
+    let view = |issue: &&Issue| IssueView::of(issue, &look.endpoints);
     let items = wanted.iter().take(limit).map(view).collect();
     Ok(Json(Issues { items, total: wanted.len() as u64, has_owner, as_of: look.survey.as_of_ms.map(Time) }))
 }
@@ -89,7 +89,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
 pub async fn show(State(api): State<Api>, Staff(_): Staff, Path(id): Path<String>) -> Answer<IssueView> {
     let (look, issue, _) = api.issue(&named(&id)?).await?;
     let issue = api.queries(async |queries| with_sample(queries, issue).await).await?;
-    Ok(Json(IssueView::of(&issue, &look.endpoints, api.0.kept_for)))
+    Ok(Json(IssueView::of(&issue, &look.endpoints)))
 }
 
 /// Say that somebody knows of it and deals with it.
@@ -149,6 +149,6 @@ impl Api {
         let write = async |_: &mut _| self.0.connection.with(say).await.map_err(|error| of_store(&error));
         self.0.audit.audited(begun, write).await?;
         (issue.state, issue.said) = (state, Some(said));
-        Ok(Json(IssueView::of(&issue, &look.endpoints, self.0.kept_for)))
+        Ok(Json(IssueView::of(&issue, &look.endpoints)))
     }
 }

@@ -110,8 +110,6 @@ pub struct Parts {
     pub strict_events: bool,
     /// What became of deliveries, as far as it is kept.
     pub history: HistoryConfig,
-    /// How long a delivery is tried.
-    pub kept_for: Duration,
 }
 
 /// Cheap to clone.
@@ -131,7 +129,6 @@ struct Inner {
     intents: Service,
     strict_events: bool,
     history: History,
-    kept_for: Duration,
     access: Access,
     durability: events::Durabilities,
     schemas: request::Schemas,
@@ -162,7 +159,6 @@ impl Api {
             intents,
             strict_events,
             history,
-            kept_for: parts.kept_for,
             access,
             durability: events::Durabilities::default(),
             schemas: request::Schemas::default(),

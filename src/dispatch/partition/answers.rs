@@ -280,13 +280,13 @@ impl<D: Directory> Partition<D> {
             }
             Content::Event { body, .. } => match self.parse(body.clone()) {
                 Ok(event) => {
-                    let endpoints = self.endpoints_for(&event, wide);
-                    let unknown = self.directory.unknown_of(&event.account);
+                    let (endpoints, unknown) = self.owed_by(&event, entry.only.as_ref(), wide);
                     return Some(StagedEntry {
                         entry: entry.id,
                         event,
                         envelope,
                         place: entry.place,
+                        only: entry.only,
                         endpoints,
                         unknown,
                         next: 0,

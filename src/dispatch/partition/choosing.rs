@@ -334,7 +334,7 @@ impl<D: Directory> Partition<D> {
             // While the wake-up cannot be relied on, the stream is looked at as often as it is trimmed.
             self.term.more_entries |= self.term.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());
-            return Some((Call::Trim { term, retain_ms, ignores }, Outstanding::Job));
+            return Some((Call::Trim { term, retain_ms, up_to: self.trim_up_to, ignores }, Outstanding::Job));
         }
         if now >= self.term.expire_at {
             self.term.expire_at = now + EXPIRE_EVERY_MS;

@@ -592,6 +592,7 @@ mod tests {
             event: Event::parse(body.into()).unwrap(),
             envelope: Default::default(),
             place: None,
+            only: None,
             endpoints: Arc::default(),
             unknown: Vec::new(),
             next: 0,

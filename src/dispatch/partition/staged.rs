@@ -10,6 +10,8 @@ pub(super) struct StagedEntry {
     pub event: Event,
     pub envelope: Envelope,
     pub place: Option<EntryId>,
+    /// The endpoint that alone it is for.
+    pub only: Option<EndpointId>,
     pub endpoints: Arc<Vec<Arc<Endpoint>>>,
     /// Endpoints that may be owed it, once they can be read: until then it waits in their backlogs.
     pub unknown: Vec<EndpointId>,

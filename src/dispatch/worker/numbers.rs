@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Worker;
-use crate::{clock, store::watch::Gauges};
+use crate::{clock, facts::id::EntryId, store::watch::Gauges};
 
 /// From this part of `maxmemory` on, in percent, little is read at a time.
 const PRESSURE_PERCENT: u64 = 90;
@@ -16,6 +16,12 @@ const LOG_PART_UNDER_PRESSURE: u64 = 10;
 /// Another group this far behind, by the stream's time, is worth mentioning: ten minutes are no hiccup.
 const FOREIGN_FAR_MS: u64 = 600_000;
 
+/// For how long the stream is kept for a history that was not heard of yet.
+const HISTORY_AWAITED: Duration = Duration::from_secs(600);
+
+/// Until a history has told.
+const USUAL_EVENT_BYTES: u64 = 600;
+
 impl Worker {
     pub(super) fn numbers(&mut self, numbers: Option<Gauges>) {
         self.readiness.set_redis(numbers.is_some());
@@ -24,6 +30,7 @@ impl Worker {
         let Some(numbers) = numbers else { return };
         self.look_at_memory(&numbers);
         self.look_at_history(numbers.history_unread);
+        self.partition.set_trim_up_to(self.kept_for_history(&numbers));
         // One walk for all three: there may be a hundred thousand.
         let (mut parked, mut in_trouble, mut longest_attempt) = (0, 0, Duration::ZERO);
         for (_, lane) in self.partition.core().lanes() {
@@ -88,6 +95,16 @@ impl Worker {
         self.metrics.set_history_lag(unread);
         let most = self.history_log_bytes / line_bytes.max(1);
         self.history_unread = if unread == 0 { 0 } else { (unread + self.attempt_log_len / 2).min(most) };
+    }
+
+    /// The stream is kept for a history that keeps the events themselves, as long as all of it takes no more than the log may.
+    fn kept_for_history(&self, numbers: &Gauges) -> Option<EntryId> {
+        // One that is to be begun, or went on, by this process has a while to say so.
+        let is_awaited = self.keeps_events && clock::now() < self.began + HISTORY_AWAITED;
+        let awaited = is_awaited.then_some((EntryId::ZERO, USUAL_EVENT_BYTES));
+        let (entry, bytes) = numbers.history_events.or(awaited)?;
+        let is_small = numbers.length.saturating_mul(bytes) <= self.history_log_bytes;
+        (is_small && !self.is_under_pressure).then_some(entry)
     }
 
     /// A group that is far behind keeps the stream from being trimmed: reported once, until it has caught up.

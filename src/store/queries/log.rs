@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Queries, STRIDE};
+use super::{EventsRead, Queries, STRIDE};
 use crate::{
     facts::{
         id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
@@ -178,8 +178,11 @@ impl Queries {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.keys.history());
         let told: Vec<(String, String)> = self.connection.query(subject, &command).await?;
-        let is_gone =
-            |text: &str| HistoryRead::parse(text).is_none_or(|read| now_ms.saturating_sub(read.at_ms) > after_ms);
+        let told_at = |text: &str| {
+            let of_lines = HistoryRead::parse(text).map(|read| read.at_ms);
+            of_lines.or_else(|| EventsRead::parse(text).map(|read| read.at_ms))
+        };
+        let is_gone = |text: &str| told_at(text).is_none_or(|at_ms| now_ms.saturating_sub(at_ms) > after_ms);
         for (history, _) in told.iter().filter(|(_, text)| is_gone(text)) {
             let mut command = redis::cmd("HDEL");
             command.arg(self.keys.history()).arg(history);

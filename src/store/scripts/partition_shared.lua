@@ -73,11 +73,16 @@ local function after(entry)
   end
 end
 
--- The entry whose place in the order `entry` has; nil if it did not come back from the quarantine.
+-- The entry whose place in the order `entry` has, and the endpoint that alone it is for, or nil; nil if it came for the first
+-- time: not back from the quarantine, and not again for one endpoint.
 local function place_in(places, entry)
   local padded = pad(entry)
   local found = call('ZRANGEBYLEX', places, '[' .. padded .. ' ', '(' .. padded .. '!', 'LIMIT', 0, 1)[1]
-  return found and unpad(sub(found, #padded + 2))
+  if not found then
+    return nil
+  end
+  local place, only = match(found, '^%S+ (%S+) ?(%S*)')
+  return place and unpad(place), only ~= '' and only or nil
 end
 
 -- Where the entries with this id stand in the quarantine, the oldest first. Nearly always there is one; but a stream

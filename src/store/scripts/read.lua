@@ -11,6 +11,7 @@
 --         traceparent: how many bytes of it stand at the end of the text, behind the event; -1 without one
 --         number: of the event among its account's, from the field `account-sequence`
 --         place: the entry whose place in the order it has, when it came back from the quarantine
+--         number may be followed by the endpoint that alone the event is for, and is then possibly empty
 --         Few parts, because each costs both sides more than its bytes do.
 -- Flags   allow-oom: what is read and delivered frees memory, and what is pending costs little more. Who reads from a
 --         full Redis reads little at a time, and leaves in the stream what it would have to write a record for.
@@ -23,11 +24,11 @@ local left = require_count(ARGV[3], 0, MAX_ITEMS)
 local max_event, max_traceparent = tonumber(ARGV[6]), tonumber(ARGV[7])
 local has_places = call('EXISTS', KEYS[3]) == 1
 
--- ':' and the entry whose place this one has; empty for nearly all.
+-- ':' and the entry whose place this one has, and the endpoint that alone it is for; nothing for nearly all.
 local function place_of(id)
   if has_places then
-    local place = place_in(KEYS[3], id)
-    return place and ':' .. place
+    local place, only = place_in(KEYS[3], id)
+    return place and ':' .. place, only
   end
 end
 
@@ -59,7 +60,7 @@ local function content(id, fields)
       number = number or fields[i + 1]
     end
   end
-  local place = place_of(id)
+  local place, only = place_of(id)
   if not body then
     local shown = preview(fields)
     return id .. ':-1:-1' .. (place or ''), shown, #shown
@@ -75,7 +76,9 @@ local function content(id, fields)
   traceparent = traceparent and sub(traceparent, 1, max_traceparent)
   body = sub(body, 1, max_event)
   local head = id .. ':' .. length .. ':' .. (traceparent and #traceparent or -1)
-  if number then
+  if only then
+    head = head .. place .. ':' .. (number or '') .. ':' .. only
+  elseif number then
     head = head .. (place or ':') .. ':' .. number
   elseif place then
     head = head .. place

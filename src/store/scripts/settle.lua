@@ -684,6 +684,8 @@ local APPLY = {
       end
       local id = call('XADD', stream, '*', unpack(fields))
       -- A key that no producer may write to says whose place it has: nobody can choose a place for himself.
+      -- An older stream may have given out the same id.
+      call('ZREMRANGEBYLEX', places, '[' .. pad(id) .. ' ', '(' .. pad(id) .. '!')
       call('ZADD', places, 0, pad(id) .. ' ' .. pad(is_entry(found.place or '') and found.place or item.entry))
       leave_quarantine(item.entry, at, found)
     end

@@ -4,7 +4,8 @@
 -- write what they like; so marks are kept of how far the groups were at which time of Redis' clock.
 -- KEYS    1 stream  2 lease  3 marks  4 places
 -- ARGV    1 term  2 retain in ms  3 group  4 parts of `retain` by which an entry may stay longer
---         5… names of groups that do not count
+--         5 the entry up to which the history has read, which keeps the events' bytes; '' if nobody does
+--         6… names of groups that do not count
 -- Answer  {'TRIMMED', entries, now ms} | {'LOST'} | {'NOGROUP'}
 -- Flags   allow-oom: it only frees.
 
@@ -17,13 +18,14 @@ if lost(KEYS[2], ARGV[1]) then
 end
 local stream, marks, places, group = KEYS[1], KEYS[3], KEYS[4], ARGV[3]
 local retain, parts = require_count(ARGV[2], 0, 1e15), require_count(ARGV[4], 1, 1e6)
+local up_to = ARGV[5] ~= '' and pad(ARGV[5])
 require_types(stream, 'stream', marks, 'zset', places, 'zset')
 if call('EXISTS', stream) == 0 then
   return {'NOGROUP'}
 end
 
 local ignored = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   ignored[ARGV[i]] = ARGV[i] ~= group
 end
 local passed, own
@@ -71,6 +73,9 @@ if retain > 0 then
 end
 if not old then
   return {'TRIMMED', 0, now}
+end
+if up_to and up_to < old then
+  old = up_to
 end
 -- Everything below `least` goes. Nothing comes after the last possible id, so that one entry stays.
 local least = unpad(old)

@@ -145,7 +145,7 @@ fn call(form: u8) -> Call {
         11 => Call::TakeHeads { term, endpoint: endpoint(), max: 10 },
         12 => Call::ClaimForeign { term, max: 10 },
         13 => Call::Inbox { term, after: EntryId::ZERO, max: 10 },
-        14 => Call::Trim { term, retain_ms: 0, ignores: Vec::new() },
+        14 => Call::Trim { term, retain_ms: 0, up_to: None, ignores: Vec::new() },
         15 => Call::Unindexed { term, from: LookFrom::Mark, look: 10, max: 10 },
         16 => Call::SweepDead { term, cursor: 0 },
         _ => Call::ExpireDead { term, max_age_ms: 1, max_count: 1, max: 1 },

@@ -1,0 +1,374 @@
+//! The events themselves, byte for byte, for `history.bodies`: what was skipped or is lost to a merchant can be sent again.
+//! A day has a table of its own here too, by the time at which the event was read.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyRow};
+
+use super::{
+    database::{Database, HistoryError, Kind},
+    day_of,
+    reader::Reader,
+    schema::{self, number, unsigned},
+    writer::{Missed, Writer, note_missed},
+};
+use crate::{
+    facts::id::{AccountId, EntryId, EventId, IntentId},
+    store::entries::StreamEntry,
+};
+
+/// Rows of one statement: each may have 64 KiB.
+const ROWS: usize = 64;
+
+const COLUMNS: &str = "entry_ms, entry_seq, read_ms, account, intent, event, event_type, number, traceparent, body";
+const WIDTH: usize = 10;
+
+/// How a number that an event does not have is written.
+const NO_NUMBER: i64 = -1;
+
+/// An event as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptEvent {
+    pub entry: EntryId,
+    /// When the history read it, ms since 1970: a moment after it was accepted, unless it lagged.
+    pub read_ms: u64,
+    pub account: AccountId,
+    pub intent: IntentId,
+    pub event: EventId,
+    pub event_type: String,
+    /// Among its account's.
+    pub number: Option<u64>,
+    pub traceparent: String,
+    pub body: Vec<u8>,
+}
+
+/// Which events; all that is set must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventsWanted {
+    pub account: Option<AccountId>,
+    pub intent: Option<IntentId>,
+    pub event: Option<EventId>,
+    pub from_ms: Option<u64>,
+    /// Not after this moment.
+    pub until_ms: Option<u64>,
+}
+
+/// An event's place among all: they come in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct EventPlace {
+    pub day: u64,
+    pub entry: EntryId,
+}
+
+impl KeptEvent {
+    /// As it lay in the stream.
+    pub fn into_entry(self) -> StreamEntry {
+        let mut fields = vec![(Bytes::from("event"), Bytes::from(self.body))];
+        if let Some(number) = self.number {
+            fields.push((Bytes::from("account-sequence"), Bytes::from(number.to_string())));
+        }
+        if !self.traceparent.is_empty() {
+            fields.push((Bytes::from("traceparent"), Bytes::from(self.traceparent)));
+        }
+        StreamEntry { id: self.entry, fields }
+    }
+
+    pub fn place(&self) -> EventPlace {
+        EventPlace { day: day_of(self.read_ms), entry: self.entry }
+    }
+}
+
+/// How far the stream has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Source {
+    pub entry: EntryId,
+    /// How many entries were ever added to the stream up to that one.
+    pub added: u64,
+    pub read_ms: u64,
+}
+
+impl Writer {
+    /// None before the first entry was read.
+    pub async fn source(&self) -> Result<Option<Source>, HistoryError> {
+        let question = "SELECT entry_ms, entry_seq, added, read_ms FROM herald_history_source WHERE stream = 'events'";
+        let read = async || {
+            let Some(row) = sqlx::query(question).fetch_optional(&self.database.pool).await? else { return Ok(None) };
+            let entry = EntryId { ms: unsigned(row.try_get(0)?), seq: unsigned(row.try_get(1)?) };
+            Ok(Some(Source { entry, added: unsigned(row.try_get(2)?), read_ms: unsigned(row.try_get(3)?) }))
+        };
+        read().await.map_err(|error| self.database.broken(error))
+    }
+
+    /// Writes what follows `from`. False: somebody else has written on meanwhile, and nothing was changed.
+    pub async fn write_events(
+        &self,
+        from: Option<Source>,
+        to: Source,
+        events: &[KeptEvent],
+        missed: Option<&Missed>,
+    ) -> Result<bool, HistoryError> {
+        let written = self.try_write_events(from, to, events, missed).await;
+        written.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_write_events(
+        &self,
+        from: Option<Source>,
+        to: Source,
+        events: &[KeptEvent],
+        missed: Option<&Missed>,
+    ) -> Result<bool, sqlx::Error> {
+        let mut transaction = schema::begin(&self.database).await?;
+        // First, because it keeps others from writing.
+        if !move_on(&mut transaction, from, to).await? {
+            return Ok(false);
+        }
+        if let Some(missed) = missed {
+            note_missed(&mut transaction, missed, to.read_ms).await?;
+        }
+        // All of a page were read at one time.
+        let day = day_of(to.read_ms);
+        if !events.is_empty() {
+            make_day(self.database.kind, &mut transaction, day).await?;
+        }
+        for events in events.chunks(ROWS) {
+            insert(&mut transaction, day, events).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Drops the oldest day of events that is over, and returns it.
+    pub async fn drop_oldest_events(&self, keep_days: u64, now_ms: u64) -> Result<Option<u64>, HistoryError> {
+        let first = (day_of(now_ms) + 1).saturating_sub(keep_days);
+        self.try_drop_events(first).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_drop_events(&self, first: u64) -> Result<Option<u64>, sqlx::Error> {
+        let mut transaction = schema::begin(&self.database).await?;
+        let Some(day) = days(&mut transaction).await?.into_iter().next().filter(|day| *day < first) else {
+            return Ok(None);
+        };
+        if self.database.kind == Kind::Postgres {
+            sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *transaction).await?;
+        }
+        let drop = format!("DROP TABLE IF EXISTS {}", table_of(day));
+        sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await?;
+        let forget = "DELETE FROM herald_history_body_days WHERE day = $1";
+        sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(Some(day))
+    }
+}
+
+async fn move_on(
+    transaction: &mut Transaction<'static, Any>,
+    from: Option<Source>,
+    to: Source,
+) -> Result<bool, sqlx::Error> {
+    let written = match from {
+        None => {
+            let begin = "INSERT INTO herald_history_source (stream, entry_ms, entry_seq, added, read_ms, begins_ms) \
+                         VALUES ('events', $1, $2, $3, $4, $4) ON CONFLICT DO NOTHING";
+            bind_source(sqlx::query(begin), to)
+        }
+        Some(from) => {
+            let update = "UPDATE herald_history_source SET entry_ms = $1, entry_seq = $2, added = $3, read_ms = $4 \
+                          WHERE stream = 'events' AND entry_ms = $5 AND entry_seq = $6 AND added = $7";
+            let update = bind_source(sqlx::query(update), to);
+            update.bind(number(from.entry.ms)).bind(number(from.entry.seq)).bind(number(from.added))
+        }
+    };
+    Ok(written.execute(&mut **transaction).await?.rows_affected() == 1)
+}
+
+type Query<'q> = sqlx::query::Query<'q, Any, sqlx::any::AnyArguments>;
+
+fn bind_source(query: Query<'_>, to: Source) -> Query<'_> {
+    query.bind(number(to.entry.ms)).bind(number(to.entry.seq)).bind(number(to.added)).bind(number(to.read_ms))
+}
+
+async fn make_day(kind: Kind, connection: &mut AnyConnection, day: u64) -> Result<(), sqlx::Error> {
+    let (table, bytes) = (table_of(day), if kind == Kind::Sqlite { "BLOB" } else { "BYTEA" });
+    let sql = format!(
+        "CREATE TABLE IF NOT EXISTS {table} (entry_ms BIGINT NOT NULL, entry_seq BIGINT NOT NULL, read_ms BIGINT NOT NULL, \
+         account TEXT NOT NULL, intent TEXT NOT NULL, event TEXT NOT NULL, event_type TEXT NOT NULL, number BIGINT NOT NULL, \
+         traceparent TEXT NOT NULL, body {bytes} NOT NULL, PRIMARY KEY (entry_ms, entry_seq))"
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    for (name, columns) in [("account", "account, entry_ms, entry_seq"), ("intent", "intent"), ("event", "event")] {
+        let sql = format!("CREATE INDEX IF NOT EXISTS {table}_{name} ON {table} ({columns})");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    let known = "INSERT INTO herald_history_body_days (day) VALUES ($1) ON CONFLICT DO NOTHING";
+    sqlx::query(known).bind(number(day)).execute(connection).await.map(drop)
+}
+
+async fn insert(connection: &mut AnyConnection, day: u64, events: &[KeptEvent]) -> Result<(), sqlx::Error> {
+    let mut sql = format!("INSERT INTO {} ({COLUMNS}) VALUES ", table_of(day));
+    for row in 0..events.len() {
+        sql.push_str(if row == 0 { "(" } else { "), (" });
+        for column in 0..WIDTH {
+            let comma = if column == 0 { "" } else { ", " };
+            let _ = write!(sql, "{comma}${}", row * WIDTH + column + 1);
+        }
+    }
+    sql.push_str(") ON CONFLICT DO NOTHING");
+    // Only the usual size is worth remembering.
+    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(events.len() == ROWS);
+    for event in events {
+        query = query.bind(number(event.entry.ms)).bind(number(event.entry.seq)).bind(number(event.read_ms));
+        query = query.bind(event.account.to_string()).bind(event.intent.to_string()).bind(event.event.to_string());
+        query = query.bind(event.event_type.clone()).bind(event.number.map_or(NO_NUMBER, number));
+        query = query.bind(event.traceparent.clone()).bind(event.body.clone());
+    }
+    query.execute(connection).await.map(drop)
+}
+
+/// The days that have a table, the oldest first.
+async fn days(connection: &mut AnyConnection) -> Result<Vec<u64>, sqlx::Error> {
+    let rows = sqlx::query("SELECT day FROM herald_history_body_days ORDER BY day").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(unsigned(row.try_get(0)?))).collect()
+}
+
+fn table_of(day: u64) -> String {
+    schema::table_of(day).replace("herald_history_", "herald_history_bodies_")
+}
+
+impl Reader {
+    /// Up to `limit` of these events after a place, in their order.
+    pub async fn events(
+        &self,
+        wanted: &EventsWanted,
+        after: EventPlace,
+        limit: usize,
+    ) -> Result<Vec<KeptEvent>, HistoryError> {
+        self.try_events(wanted, after, limit).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_events(
+        &self,
+        wanted: &EventsWanted,
+        after: EventPlace,
+        limit: usize,
+    ) -> Result<Vec<KeptEvent>, sqlx::Error> {
+        let mut transaction = begin_reading(&self.database).await?;
+        let mut found = Vec::new();
+        for day in days_of(&mut transaction, wanted, after.day).await? {
+            let past = if day == after.day { after.entry } else { EntryId::ZERO };
+            let question = Question::new(wanted, past);
+            let sql = format!(
+                "SELECT {COLUMNS} FROM {} WHERE {} ORDER BY entry_ms, entry_seq LIMIT {}",
+                table_of(day),
+                question.conditions(),
+                limit - found.len()
+            );
+            let rows = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_all(&mut *transaction).await?;
+            found.extend(rows.iter().filter_map(|row| kept(row).transpose()).collect::<Result<Vec<_>, _>>()?);
+            if found.len() >= limit {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many there are.
+    pub async fn count_events(&self, wanted: &EventsWanted) -> Result<u64, HistoryError> {
+        self.try_count_events(wanted).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_count_events(&self, wanted: &EventsWanted) -> Result<u64, sqlx::Error> {
+        let mut transaction = begin_reading(&self.database).await?;
+        let mut count = 0;
+        for day in days_of(&mut transaction, wanted, 0).await? {
+            let question = Question::new(wanted, EntryId::ZERO);
+            let sql = format!("SELECT COUNT(*) FROM {} WHERE {}", table_of(day), question.conditions());
+            let row = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_one(&mut *transaction).await?;
+            count += unsigned(row.try_get(0)?);
+        }
+        Ok(count)
+    }
+
+    /// Since when events are kept, ms since 1970; None while there are none.
+    pub async fn events_begin_ms(&self) -> Result<Option<u64>, HistoryError> {
+        let read = async || {
+            let mut transaction = begin_reading(&self.database).await?;
+            let Some(day) = days(&mut transaction).await?.into_iter().next() else { return Ok(None) };
+            let question = "SELECT begins_ms FROM herald_history_source WHERE stream = 'events'";
+            let begins = sqlx::query(question).fetch_optional(&mut *transaction).await?;
+            let begins_ms = begins.map(|row| row.try_get(0)).transpose()?.map_or(0, unsigned);
+            Ok(Some(begins_ms.max(day * super::DAY_MS)))
+        };
+        read().await.map_err(|error| self.database.broken(error))
+    }
+}
+
+async fn begin_reading(database: &Database) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    // One state throughout: a day that is dropped meanwhile is still there.
+    schema::begin(database).await
+}
+
+async fn days_of(connection: &mut AnyConnection, wanted: &EventsWanted, from: u64) -> Result<Vec<u64>, sqlx::Error> {
+    let first = from.max(wanted.from_ms.map_or(0, day_of));
+    Ok(days(connection).await?.into_iter().filter(|day| *day >= first).collect())
+}
+
+/// What a day's table is asked.
+struct Question<'a> {
+    wanted: &'a EventsWanted,
+    after: EntryId,
+}
+
+impl<'a> Question<'a> {
+    fn new(wanted: &'a EventsWanted, after: EntryId) -> Self {
+        Self { wanted, after }
+    }
+
+    fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let texts = [
+            ("event", self.wanted.event.as_ref().map(ToString::to_string)),
+            ("intent", self.wanted.intent.as_ref().map(ToString::to_string)),
+            ("account", self.wanted.account.as_ref().map(ToString::to_string)),
+        ];
+        texts.into_iter().filter_map(|(column, text)| Some((column, text?)))
+    }
+
+    fn conditions(&self) -> String {
+        // The first that is given tells most, and only it may use its index.
+        let texts = self.texts().enumerate().map(|(nth, (column, _))| match nth {
+            0 => format!("{column} = ${}", nth + 6),
+            _ => format!("{column} || '' = ${}", nth + 6),
+        });
+        let place = "(entry_ms > $1 OR (entry_ms = $2 AND entry_seq > $3)) AND read_ms >= $4 AND read_ms <= $5";
+        std::iter::once(place.to_owned()).chain(texts).collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn bind<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let (ms, seq) = (number(self.after.ms), number(self.after.seq));
+        let query = query.bind(ms).bind(ms).bind(seq);
+        let query = query.bind(number(self.wanted.from_ms.unwrap_or(0)));
+        let query = query.bind(number(self.wanted.until_ms.unwrap_or(u64::MAX)));
+        self.texts().fold(query, |query, (_, text)| query.bind(text))
+    }
+}
+
+/// None for a row that is none of Herald's.
+fn kept(row: &AnyRow) -> Result<Option<KeptEvent>, sqlx::Error> {
+    let text = |at: usize| row.try_get::<String, usize>(at);
+    let count = |at: usize| row.try_get::<i64, usize>(at).map(unsigned);
+    let (account, intent, event) = (AccountId::new(&text(3)?), IntentId::new(&text(4)?), EventId::new(&text(5)?));
+    let (Ok(account), Ok(intent), Ok(event)) = (account, intent, event) else { return Ok(None) };
+    let numbered: i64 = row.try_get(7)?;
+    Ok(Some(KeptEvent {
+        entry: EntryId { ms: count(0)?, seq: count(1)? },
+        read_ms: count(2)?,
+        account,
+        intent,
+        event,
+        event_type: text(6)?,
+        number: u64::try_from(numbered).ok(),
+        traceparent: text(8)?,
+        body: row.try_get(9)?,
+    }))
+}
