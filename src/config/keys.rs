@@ -33,7 +33,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 53] = [
+pub(super) const KEYS: [Key; 54] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),

@@ -532,13 +532,13 @@ pub struct PortalLink {
     pub expires_at: At,
 }
 
-/// An intent that Herald keeps itself.
+/// An intent, as far as Herald keeps it or has its events.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Intent {
     pub account: String,
-    pub status: String,
-    pub created_at: At,
+    pub status: Option<String>,
+    pub created_at: Option<At>,
     pub events: Vec<Event>,
 }
 
@@ -547,5 +547,5 @@ pub struct Intent {
 pub struct Event {
     pub id: String,
     pub at: At,
-    pub status: String,
+    pub status: Option<String>,
 }

@@ -52,7 +52,7 @@ struct Waiting {
 struct IntentPage {
     frame: Frame,
     id: String,
-    /// Of one that Herald keeps itself.
+    /// As far as Herald keeps it or has its events.
     intent: Option<Intent>,
     account: String,
     lines: Vec<Line>,
@@ -184,7 +184,8 @@ impl Happened {
     }
 
     fn of_event(event: &super::answers::Event) -> Self {
-        Self { event: event.id.clone(), ..Self::new(&event.at, "event", format!("{}, accepted", event.status)) }
+        let says = event.status.as_ref().map_or("accepted".to_owned(), |status| format!("{status}, accepted"));
+        Self { event: event.id.clone(), ..Self::new(&event.at, "event", says) }
     }
 
     fn of_told(told: &Told) -> Self {

@@ -444,3 +444,22 @@ async fn the_overview_says_what_the_api_says() {
         assert!(page.contains(told), "{told}: {page}");
     }
 }
+
+#[tokio::test]
+async fn the_events_of_any_intent_that_the_history_has_are_in_its_story() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::with_history(&format!("sqlite:{}", folder.path().join("h.db").display())).await;
+    let event = json!({
+        "id": "evt_told", "event": "payment_intent.status_updated", "accountId": "acc_1",
+        "createdAt": "2026-11-27T19:00:00.0000000Z",
+        "data": {"paymentIntentId": "pi_told", "paymentStatus": "Captured", "captureMode": "Auto"},
+    });
+    assert_eq!(house.post("/v1/events", ADMIN, event).await.status, 201);
+    let ask = async |token: &str| house.ask("GET", "/v1/intents/pi_told", Some(token), None).await;
+    until("the history has it", async || ask(ADMIN).await.status == 200).await;
+    let told = ask(ADMIN).await.body;
+    assert_eq!((&told["account"], &told["events"][0]["status"]), (&json!("acc_1"), &json!("Captured")), "{told}");
+    assert_eq!(ask(&house.token_of("acc_2").await).await.status, 404);
+    let page = Visitor::signed_in(&house, ADMIN).await.get("/console/intents/pi_told").await.html;
+    assert!(page.contains("Captured, accepted") && page.contains("evt_told"), "{page}");
+}
