@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
+.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -48,6 +48,10 @@ bench-history: tools
 # Everything that must hold before a change is merged.
 test: setup check
 	cargo test --locked
+
+# The pictures in README.md, of a Herald with something to show.
+screenshots: setup
+	PICTURES=docs cargo test --locked --test api pictures_for_the_readme -- --ignored
 
 # What needs no test run: the form, the lints and the dependencies. Also of a service without the demo and the load test, and
 # of what a receiver gets.

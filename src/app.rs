@@ -28,7 +28,7 @@ use crate::{
     },
     clock,
     config::{Config, Start},
-    descriptors,
+    console, descriptors,
     dispatch::{
         breaker::BreakerSettings,
         budgets::Budgets,
@@ -241,7 +241,7 @@ async fn serve_payment_intents(
     })
 }
 
-/// The operations API, as it is configured. Somebody must follow the registry.
+/// The operations API and the console before it, as they are configured. Somebody must follow the registry.
 fn operations(config: &Config, registry: Registry) -> Result<Operations> {
     let sender = Arc::new(sender(config)?);
     let rules = Rules::new(sender.guard().clone(), RetryPolicy::try_new(config.retry)?);
@@ -257,7 +257,9 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
         strict_events: config.events.strict,
         history: config.history.clone(),
     });
-    Ok(Operations { router: api::v1::served(api), runtime: Handle::current() })
+    let secret = config.session_key.as_ref().or(config.admin_token.as_ref());
+    let console = console::routes(api.clone(), secret.map(|secret| secret.reveal()));
+    Ok(Operations { router: console.fallback_service(api::v1::served(api)), runtime: Handle::current() })
 }
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for

@@ -18,6 +18,8 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "dispatcher")]
 pub mod config;
+#[cfg(feature = "dispatcher")]
+pub mod console;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "dispatcher")]

@@ -1,9 +1,21 @@
 //! The operations API against the real program and a real Redis, over HTTP.
 
+// A test waits for other processes.
+#![allow(clippy::disallowed_methods)]
+
 mod support;
 
+#[path = "intents/browser.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod browser;
 #[path = "api/changes.rs"]
 mod changes;
+#[path = "api/console.rs"]
+mod console;
+#[path = "api/console_pictures.rs"]
+mod console_pictures;
+#[path = "api/console_seen.rs"]
+mod console_seen;
 #[path = "api/events.rs"]
 mod events;
 #[path = "api/flood.rs"]
@@ -16,6 +28,8 @@ mod house;
 mod looks;
 #[path = "api/matrix.rs"]
 mod matrix;
+#[path = "support/merchants.rs"]
+mod merchants;
 #[path = "api/operations.rs"]
 mod operations;
 #[path = "api/page.rs"]
@@ -29,3 +43,5 @@ mod schemas;
 mod stage;
 #[path = "api/tokens.rs"]
 mod tokens;
+#[path = "api/visitor.rs"]
+mod visitor;

@@ -33,10 +33,11 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 53] = [
+pub(super) const KEYS: [Key; 54] = [
     key("listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
+    secret("console.session_key", Showing::Hidden),
     secret("redis.url", Showing::RedisUrl),
     key("redis.ca_file"),
     named("stream.name", "HERALD_STREAM"),

@@ -39,6 +39,8 @@ pub const DEFAULT_TOML: &str = include_str!("../../deploy/herald.toml");
 pub struct Config {
     pub listen: SocketAddr,
     pub admin_token: Option<AdminToken>,
+    /// What the console's sessions are sealed with; none: what is derived from the admin token.
+    pub session_key: Option<AdminToken>,
     pub redis: RedisConfig,
     pub stream: StreamConfig,
     pub events: EventsConfig,
@@ -100,6 +102,7 @@ impl Config {
     /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
+        let session_key = reader.session_key();
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
@@ -108,6 +111,7 @@ impl Config {
         Some(Self {
             listen: listen?,
             admin_token: admin_token?,
+            session_key: session_key?,
             redis: redis?,
             stream: stream?,
             events: events?,

@@ -248,6 +248,10 @@ impl Reader {
         self.one("admin_token", values::admin_token)
     }
 
+    pub fn session_key(&mut self) -> Option<Option<AdminToken>> {
+        self.one("console.session_key", values::admin_token)
+    }
+
     /// Known, so that nobody who sets it believes that secrets are sealed when they are not.
     pub fn master_key_file(&mut self) -> Option<()> {
         self.one("master_key_file", |text| match text {

@@ -46,6 +46,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_LISTEN", "127.0.0.1:8080"),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_CONSOLE_SESSION_KEY", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
         ("HERALD_REDIS_CA_FILE", ""),
         ("HERALD_STREAM", "payment-intents"),
@@ -201,9 +202,10 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 53] = [
+const BOUNDS: [Bounds; 54] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
+    ("console.session_key", &["", "0123456789abcdef"], &["short"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
     (
         "redis.url",

@@ -76,10 +76,14 @@ pub async fn serve(
     }
 }
 
-/// The router within the limits of each request, with every refusal written out.
+/// The router within the limits of each request, with every refusal written out, also of what it does not have.
 pub fn bounded(router: Router, limits: Limits) -> Router {
+    bounded_routes(router.fallback(|| async { Problem::not_found() }), limits)
+}
+
+/// The same of its routes alone.
+pub fn bounded_routes(router: Router, limits: Limits) -> Router {
     router
-        .fallback(|| async { Problem::not_found() })
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
         .layer(middleware::from_fn(finish))

@@ -216,6 +216,13 @@ impl RegistryStore {
         Ok(page)
     }
 
+    /// How many there are, also of those that cannot be read.
+    pub async fn count(&mut self) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("HLEN");
+        command.arg(RegistryKeys::ENDPOINTS);
+        self.connection.query("count the endpoints", &command).await
+    }
+
     /// Stops all sending. A later mark replaces an earlier one.
     pub async fn pause_all(&mut self, mark: &Mark) -> Result<(), RegistryError> {
         self.switch_pause("pause all sending", &to_json(mark), mark).await.map(|_| ())

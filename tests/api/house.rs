@@ -67,7 +67,7 @@ impl House {
         Self::of(redis, Setup::new(url)).await
     }
 
-    async fn of(redis: TestRedis, setup: Setup) -> Self {
+    pub async fn of(redis: TestRedis, setup: Setup) -> Self {
         let herald = setup.env("HERALD_ADMIN_TOKEN", ADMIN).start();
         herald.until_owner().await;
         herald::tls::install_crypto_provider();

@@ -12,6 +12,7 @@ use crate::{
 pub const LOOKS: &[&str] = &[
     "/v1/me",
     "/v1/stats",
+    "/v1/overview",
     "/v1/accounts",
     "/v1/accounts/acc_1/events",
     "/v1/endpoints",

@@ -16,10 +16,13 @@ const ADMIN: &[&str] = &["admin"];
 const CALLS: &[(&str, &str, &[&str])] = &[
     ("get", "/v1/me", ANYONE),
     ("get", "/v1/stats", STAFF),
+    ("get", "/v1/overview", STAFF),
     ("post", "/v1/pause", OPERATOR),
     ("post", "/v1/resume", OPERATOR),
     ("get", "/v1/accounts", STAFF),
     ("get", "/v1/accounts/{account}/events", ANYONE),
+    ("post", "/v1/accounts/{account}/portal-link", OPERATOR),
+    ("get", "/v1/intents/{intent}", ANYONE),
     ("post", "/v1/events", OPERATOR),
     ("post", "/v1/events/batch", OPERATOR),
     ("get", "/v1/events/{event}", STAFF),

@@ -15,9 +15,12 @@ pub mod changes;
 pub mod deliveries;
 pub mod endpoints;
 pub mod events;
+pub mod intents;
 pub mod issues;
 pub mod letters;
 pub mod operations;
+pub mod overview;
+pub mod portal;
 pub mod quarantine;
 pub mod request;
 pub mod settings;
@@ -136,6 +139,7 @@ struct Inner {
     asking: Semaphore,
     tests: Semaphore,
     lookups: Semaphore,
+    overview: overview::Latest,
 }
 
 impl Api {
@@ -165,12 +169,17 @@ impl Api {
             asking: Semaphore::new(MAX_ASKING),
             tests: Semaphore::new(MAX_TESTS),
             lookups: Semaphore::new(MAX_LOOKUPS),
+            overview: overview::Latest::default(),
         }))
     }
 
     async fn queries<T>(&self, what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>) -> Result<T, Problem> {
         let look = async |connection| what(&mut Queries::new(connection, self.0.keys.clone())).await;
         self.0.connection.with(look).await.map_err(|error| request::of_store(&error))
+    }
+
+    pub fn access(&self) -> &Access {
+        &self.0.access
     }
 
     /// For looks that read much: they wait for each other.
@@ -215,6 +224,11 @@ pub fn served(api: Api) -> Router {
     bounded(router(api), limits).layer(middleware::map_response(typed))
 }
 
+/// The calls alone, for the console of the same process, which says as an extension of each request who its [`access::Caller`] is.
+pub fn calls(api: Api) -> Router {
+    described().0.with_state(api)
+}
+
 /// The type that RFC 9457 gives a problem.
 async fn typed(mut response: Response) -> Response {
     let status = response.status();
@@ -243,10 +257,12 @@ fn described() -> (Router<Api>, Description) {
     let router = OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(access::me))
         .routes(routes!(stats::stats))
+        .routes(routes!(overview::overview))
         .routes(routes!(stats::pause))
         .routes(routes!(stats::resume))
         .routes(routes!(accounts::list))
         .routes(routes!(accounts::events))
+        .routes(routes!(portal::link))
         .routes(routes!(events::publish))
         .routes(routes!(events::publish_batch))
         .routes(routes!(events::find))
@@ -261,6 +277,7 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::attempts))
+        .routes(routes!(intents::show))
         .routes(routes!(issues::list))
         .routes(routes!(issues::show))
         .routes(routes!(issues::ack))

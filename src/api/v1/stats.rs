@@ -30,7 +30,7 @@ pub struct Stats {
     owner: Option<Owner>,
     /// None while sending goes on.
     paused: Option<MarkView>,
-    endpoints: usize,
+    endpoints: u64,
     /// Deliveries with a record: to be tried again, parked or held.
     unfinished: u64,
     dead_letters: u64,
@@ -57,7 +57,7 @@ pub struct Owner {
 /// Say where everything stands.
 #[utoipa::path(get, path = "/v1/stats", tag = "Stats", responses((status = 200, body = Stats), Refusals))]
 pub async fn stats(State(api): State<Api>, Staff(_): Staff) -> Answer<Stats> {
-    let endpoints = api.all_endpoints().await?.len();
+    let endpoints = api.with_registry(async |store| Ok(store.count().await?)).await?;
     let paused = api.paused().await?;
     let look = async |queries: &mut Queries| {
         let lease = queries.lease().await?;

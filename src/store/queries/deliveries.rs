@@ -92,6 +92,13 @@ impl Queries {
         Ok(Totals { unfinished: unfinished.unwrap_or(0), chains, held, parked, dead })
     }
 
+    /// How many deliveries are due, now or later, and how many the owner has taken.
+    pub async fn due_and_claimed(&mut self) -> Result<(u64, u64), StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZCARD").arg(self.keys.due()).cmd("ZCARD").arg(self.keys.claimed());
+        self.connection.pipeline("count what is due", &pipeline).await
+    }
+
     /// The endpoints that have unfinished records, with their numbers, most first. Looks at up to `max` of them.
     pub async fn busy_endpoints(&mut self, max: usize) -> Result<Vec<(EndpointId, u64)>, StoreError> {
         let (fields, _) = self.hash_page(&self.keys.unfinished(), max).await?;

@@ -7,7 +7,7 @@ use super::{DeadFilter, DeadGroup, DeadKey, Queries};
 use crate::{
     facts::{
         endpoint::{Endpoint, EndpointState},
-        health::{Health, Verdict, Waiting},
+        health::{Health, Slots, Verdict, Waiting},
         id::{AccountId, EndpointId},
         issue::{Issue, IssueId, Letters, Said, issues},
         unserved::Unserved,
@@ -38,6 +38,9 @@ pub struct Survey {
     pub skipped: BTreeMap<AccountId, (u64, u64)>,
     /// The latest time at which anything was published.
     pub as_of_ms: Option<u64>,
+    /// How many attempts delivered and failed, by minute and by hour since 1970.
+    pub minutes: BTreeMap<u64, (u64, u64)>,
+    pub hours: BTreeMap<u64, (u64, u64)>,
 }
 
 /// All issues, the most urgent first, with what they are about.
@@ -68,6 +71,8 @@ impl Survey {
 
     fn add(&mut self, endpoint: EndpointId, health: Health, now_ms: u64) {
         self.as_of_ms = self.as_of_ms.max(Some(health.at_ms));
+        add_up(&mut self.minutes, &health.minutes);
+        add_up(&mut self.hours, &health.hours);
         if let (Some(account), Some(skipped)) = (&health.account, health.skipped) {
             let (count, last_ms) = self.skipped.entry(account.clone()).or_default();
             (*count, *last_ms) = (*count + skipped.count, (*last_ms).max(skipped.last_ms));
@@ -81,6 +86,14 @@ impl Survey {
         if self.troubled.len() < MAX_FAILING {
             self.troubled.insert(endpoint, health);
         }
+    }
+}
+
+fn add_up(sums: &mut BTreeMap<u64, (u64, u64)>, slots: &Slots) {
+    for slot in slots.iter() {
+        let (delivered, failed) = sums.entry(slot.number).or_default();
+        *delivered += u64::from(slot.delivered);
+        *failed += u64::from(slot.failed);
     }
 }
 

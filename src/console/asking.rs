@@ -1,0 +1,104 @@
+//! The console is a client of the API within its own process: what a page may show and change is what the API allows whoever looks.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{Method, StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tower_service::Service;
+
+use crate::{
+    api::v1::{self, Api, access::Caller},
+    http::problem::Problem,
+};
+
+/// Longest answer that a page is made of: a page of the largest entries in quarantine.
+const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
+
+#[derive(Clone)]
+pub struct Client(Router);
+
+impl Client {
+    pub fn new(api: Api) -> Self {
+        Self(v1::calls(api))
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, caller: &Caller, path: &str) -> Result<T, Problem> {
+        self.ask(caller, Method::GET, path, Body::empty()).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, caller: &Caller, path: &str, body: &Value) -> Result<T, Problem> {
+        self.ask(caller, Method::POST, path, Body::from(body.to_string())).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        caller: &Caller,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<T, Problem> {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        let request = request.extension(caller.clone()).body(body).map_err(|error| Problem::internal(&error))?;
+        let mut response = self.0.clone().call(request).await.unwrap_or_else(|never| match never {});
+        if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
+            return Err(Arc::unwrap_or_clone(problem));
+        }
+        match response.status() {
+            status if status.is_success() => {}
+            StatusCode::NOT_FOUND => return Err(Problem::not_found()),
+            status => return Err(Problem::internal(&format_args!("{path} answered {status}"))),
+        }
+        let bytes =
+            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| Problem::internal(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| Problem::internal(&format_args!("{path}: {error}")))
+    }
+}
+
+/// A name as a part of a path.
+pub fn segment(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+/// What of a page's query the API is asked: the parameters that it has, where something stands in them.
+pub fn query(uri: &axum::http::Uri, names: &[&str]) -> Vec<(String, String)> {
+    let given = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let is_meant = |(name, value): &(std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
+        names.contains(&name.as_ref()) && !value.trim().is_empty()
+    };
+    given.filter(is_meant).map(|(name, value)| (name.into_owned(), value.trim().to_owned())).collect()
+}
+
+/// A path with a query.
+pub fn with_query<V: AsRef<str>>(path: &str, query: &[(impl AsRef<str>, V)]) -> String {
+    if query.is_empty() {
+        return path.to_owned();
+    }
+    let mut text = url::form_urlencoded::Serializer::new(String::new());
+    text.extend_pairs(query);
+    format!("{path}?{}", text.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment_whatever_is_in_it() {
+        assert_eq!(segment("ep_a:rejected:404"), "ep_a%3Arejected%3A404");
+        assert_eq!(segment("../a b?c#d+é"), "..%2Fa%20b%3Fc%23d%2B%C3%A9");
+    }
+
+    #[test]
+    fn only_filters_with_something_in_them_go_on() {
+        let uri = "/console/issues?account=acc_1&endpoint=&refresh=off&all=true".parse().unwrap();
+        let asked = query(&uri, &["account", "endpoint", "all"]);
+        assert_eq!(with_query("/v1/issues", &asked), "/v1/issues?account=acc_1&all=true");
+        assert_eq!(with_query("/v1/issues", &query(&uri, &[])), "/v1/issues");
+    }
+}
