@@ -30,6 +30,8 @@ mod looks;
 mod matrix;
 #[path = "support/merchants.rs"]
 mod merchants;
+#[path = "api/operations.rs"]
+mod operations;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/past.rs"]

@@ -13,6 +13,8 @@ mod health;
 mod letters;
 #[path = "support/merchants.rs"]
 mod merchants;
+#[path = "ops/operations.rs"]
+mod operations;
 #[path = "support/herald.rs"]
 mod process;
 #[path = "ops/queries.rs"]

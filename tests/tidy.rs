@@ -369,7 +369,8 @@ fn scripts_build_no_key_that_has_no_name() {
         let path = entry.unwrap().path();
         for name in quoted_behind(&fs::read_to_string(&path).unwrap(), "prefix .. '", '\'') {
             seen += 1;
-            assert!(keys.contains(&format!("{name}*")), "{} builds {name}", path.display());
+            let is_known = keys.contains(&format!("{name}*")) || keys.contains(name);
+            assert!(is_known, "{} builds {name}", path.display());
         }
     }
     assert!(seen > 10, "the scripts build their keys in another way: the rule checks nothing");

@@ -19,6 +19,7 @@ mod neighbours;
 mod processes;
 #[path = "../performance/receiver.rs"]
 mod receiver;
+mod redelivery;
 mod stack;
 mod state;
 mod table;
@@ -116,7 +117,7 @@ enum Rows {
     Due,
     /// What Redis does for a delivery that is due, or parked, while nothing is added
     Drain,
-    /// Dead letters: a page, a count, the groups and a death among many
+    /// Dead letters: a page, a count, the groups and a death among many; what others notice while all are redelivered
     Letters,
 }
 
@@ -366,6 +367,20 @@ fn dead_letters(args: &Args, table: &mut Table) -> Result<()> {
     }
     let what = format!("the longest command for a page or a count {of}");
     table.limit(&what, Unit::Micros, None, longest as f64, MOST_PIECE_US);
+    drop(many);
+    redelivered(args, table)
+}
+
+/// What live traffic notices while all of them are sent again.
+fn redelivered(args: &Args, table: &mut Table) -> Result<()> {
+    let (rounds, seconds) = if args.is_full() { (2 * args.rounds(), 4) } else { (args.rounds(), 2) };
+    let seen = redelivery::seen(&args.herald, args.scale, rounds, seconds)?;
+    eprintln!("redelivery: {} of {} meanwhile", number(seen.redelivered), number(args.scale));
+    let what = format!("at 1 000/s: beside {} dead letters, and while they are redelivered", number(args.scale));
+    let [alone, beside] = [seen.alone.p50_us, seen.beside.p50_us].map(|us| us as f64);
+    table.compare(&format!("p50 {what}"), Unit::Micros, alone, beside, None);
+    let [alone, beside] = [seen.alone.p99_us, seen.beside.p99_us].map(|us| us as f64);
+    table.compare_from(&format!("p99 {what}"), Unit::Micros, alone, beside, (MOST_P99, P99_SLACK_US));
     Ok(())
 }
 

@@ -11,11 +11,13 @@ use bytes::Bytes;
 use herald::{
     clock,
     facts::{
-        delivery::Delivery,
+        delivery::{DeadLetter, Delivery, RECORD_SCHEMA},
         endpoint::{Endpoint, Mark},
         event::Event,
         id::{AccountId, EndpointId, EntryId},
+        letter::LetterFacts,
         outcome::{AttemptReport, BodyEnd, Outcome, Timing},
+        retry::DeadReason,
         signing::SecretText,
     },
     store::{
@@ -137,6 +139,21 @@ impl State {
         Ok(())
     }
 
+    /// So many dead letters of so many endpoints behind the busy ones, within the present owner's term.
+    pub fn bury_owned(&mut self, count: u64, endpoints: u64) -> Result<()> {
+        let lease = self.lease()?;
+        let (random, owner) = lease.split_once(' ').context("nobody owns the partition")?;
+        let term = Term::new(u128::from_str_radix(random, 16)?, owner);
+        let all: Vec<u64> = (0..count).collect();
+        for part in all.chunks(MAX_BATCH) {
+            let items = part.iter().map(|n| bury(*n, BUSY + n % endpoints)).collect::<Result<_>>()?;
+            let settlement = Settlement { items, last_read: EntryId::ZERO, ..Settlement::default() };
+            let answer = self.call(&Call::Settle { term: term.clone(), settlement })?;
+            ensure!(matches!(answer, Answer::Settled { .. }), "the letters were refused: {answer:?}");
+        }
+        Ok(())
+    }
+
     fn call(&self, call: &Call) -> Result<Answer> {
         match self.runtime.block_on(self.store.call(call)) {
             Ok(answer) => Ok(answer),
@@ -204,6 +221,26 @@ fn keep(n: u64, place: Place) -> Result<Item> {
     });
     let record = delivery.to_record();
     Ok(Item::Keep { id: delivery.id.clone(), chain: delivery.chain(), place, record })
+}
+
+/// The letter of a delivery that was answered 500 once.
+fn bury(n: u64, at: u64) -> Result<Item> {
+    let event = Event::parse(body(n, at))?;
+    // Entries from a time before everything else in the stream, records included.
+    let entry = EntryId { ms: 1_600_000_000_000, seq: n };
+    let delivery = Delivery::new(entry, EndpointId::new(&format!("ep_{at}"))?, &event, true, clock::wall_ms());
+    let letter = DeadLetter {
+        schema: RECORD_SCHEMA,
+        reason: DeadReason::Exhausted,
+        died_at_ms: clock::wall_ms(),
+        detail: String::new(),
+        waited_for: None,
+        url: String::new(),
+        headers: Vec::new(),
+        delivery: delivery.clone(),
+    };
+    let facts = Box::new(LetterFacts::of(&letter));
+    Ok(Item::Bury { id: delivery.id.clone(), chain: delivery.chain(), facts, letter: letter.to_record() })
 }
 
 /// 600 bytes, like those of `events`, but each with an intent of its own: so each is the head of its chain.

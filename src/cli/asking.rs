@@ -108,11 +108,8 @@ pub struct Asking {
 impl Asking {
     /// Refuses if nobody owns the partition, so that nothing is left in its inbox by surprise.
     pub async fn connect(context: &Context, mark: Mark) -> anyhow::Result<Self> {
+        must_be_owned(context).await?;
         let keys = context.keys()?;
-        if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
-            let text = format!("no worker owns {}, so nothing was asked: start one with `herald serve`", keys.stream());
-            return Err(VerbError::Unanswered(text).into());
-        }
         let connection = context.redis()?.connect(Purpose::Wakeup).await?;
         Ok(Self { requests: Requests::new(connection, keys.clone()), keys, mark })
     }
@@ -155,6 +152,16 @@ impl Asking {
             self.keys.stream(),
         ))
     }
+}
+
+/// Refuses if nobody owns the partition.
+pub async fn must_be_owned(context: &Context) -> anyhow::Result<()> {
+    let keys = context.keys()?;
+    if Queries::new(context.connect().await?, keys.clone()).lease().await?.is_none() {
+        let text = format!("no worker owns {}, so nothing was asked: start one with `herald serve`", keys.stream());
+        return Err(VerbError::Unanswered(text).into());
+    }
+    Ok(())
 }
 
 fn why(answer: &str) -> &str {

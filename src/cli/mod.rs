@@ -16,6 +16,7 @@ mod intents;
 mod issue;
 mod manual;
 mod nearest;
+mod operation;
 mod pause;
 mod quarantine;
 mod retry_schedule;
@@ -100,6 +101,9 @@ enum Verb {
     /// Dead letters: deliveries that were given up
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterVerb),
+    /// Operations: one thing done to many deliveries, planned first and then carried out by the worker
+    #[command(subcommand)]
+    Operation(operation::OperationVerb),
     /// Stream entries that are not valid events
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
@@ -191,6 +195,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Story(args) => whole_story::run(&context()?, args).await,
         Verb::Chain(verb) => chain::run(&context()?, verb).await,
         Verb::DeadLetter(verb) => dead_letter::run(&context()?, verb).await,
+        Verb::Operation(verb) => operation::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,

@@ -677,6 +677,11 @@ impl<D: Directory> Partition<D> {
         &self.directory
     }
 
+    /// Somebody has made deliveries due: the next claim finds them, and says when the next one is.
+    pub fn something_is_due(&mut self) {
+        self.term.next_due_ms = Some(0);
+    }
+
     /// The term that holds the lease.
     pub fn term(&self) -> Option<&Term> {
         self.lease.term()

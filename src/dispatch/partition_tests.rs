@@ -674,7 +674,8 @@ fn a_head_whose_record_is_of_another_delivery_is_not_released() {
         intent: event.intent.clone(),
         head: Some((head, Some(other.to_record()))),
     };
-    let request = Request { id: entry(1), what, mark: serde_json::to_vec(&mark).unwrap().into() };
+    let mark = serde_json::to_vec(&mark).unwrap().into();
+    let request = Request { id: entry(1), what, mark, operation: None, held_by: None };
     let refused = partition.grant(0, &request).unwrap_err();
     assert_eq!(refused, "the record of 7-0:ep_a is of another delivery, 7-0:ep_b");
 }

@@ -6,6 +6,7 @@ mod failing;
 mod gauges;
 mod health;
 mod numbers;
+mod operations;
 mod reporter;
 mod told;
 
@@ -27,6 +28,7 @@ use self::{
     errands::{Done, change_endpoint, confirm},
     gauges::watch_gauges,
     health::{News, Publisher},
+    operations::Runner,
     reporter::Reporter,
 };
 use super::{
@@ -119,6 +121,7 @@ pub struct Worker {
     publisher: Publisher,
     /// When to tell it next what was seen.
     publish_at: u64,
+    runner: Runner,
 }
 
 impl Worker {
@@ -145,6 +148,7 @@ impl Worker {
                 parts.disable_after,
             ),
             publish_at: 0,
+            runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.audit.clone()),
             redis,
             keys,
             audit: parts.audit,
@@ -216,6 +220,7 @@ impl Worker {
                         self.partition.registry_confirmed(self.now());
                     }
                 }
+                () = self.runner.made_due() => self.partition.something_is_due(),
                 Some(change) = changes.next() => self.registry_changed(change),
                 Ok(()) = numbers_seen.changed() => {
                     let numbers = numbers_seen.borrow_and_update().clone();
@@ -237,6 +242,7 @@ impl Worker {
         self.report();
         watching.cancel();
         self.attempts.abort_all();
+        self.runner.stop(LAST_WORDS).await;
         self.publisher.stop(LAST_WORDS).await;
         // It ends by itself on cancellation; a panic there was logged by its own task.
         let _ = watcher.await;
@@ -358,6 +364,7 @@ impl Worker {
             self.reporter.happened(now, happening);
         }
         self.publish(false);
+        self.runner.own(self.partition.term());
         self.reporter.tick(now);
         self.reporter.tally(self.partition.tally(), self.partition.deferred());
         for errand in self.partition.take_errands() {

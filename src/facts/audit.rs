@@ -65,6 +65,12 @@ acts! {
     ChainRelease = "chain release",
     DeadLetterRedeliver = "dead-letter redeliver",
     DeadLetterDiscard = "dead-letter discard",
+    OperationPlan = "operation plan",
+    OperationStart = "operation start",
+    OperationPause = "operation pause",
+    OperationResume = "operation resume",
+    OperationCancel = "operation cancel",
+    OperationRate = "operation rate",
     QuarantineRequeue = "quarantine requeue",
     QuarantineDiscard = "quarantine discard",
     IssueAck = "issue ack",
@@ -91,6 +97,7 @@ impl Act {
                 | Self::EndpointAddSecret
                 | Self::EndpointActivateSecret
                 | Self::EndpointImport
+                | Self::OperationPlan
                 | Self::IssueAck
                 | Self::IssueResolve
                 | Self::IntentsKeyCreate

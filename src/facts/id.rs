@@ -135,6 +135,11 @@ id!(
     RegistryId, "the registry id", "reg_"
 );
 
+id!(
+    /// An operation on many deliveries, `op_…`. Made so that the order of the ids is that of the plans.
+    OperationId, "the operation id", "op_"
+);
+
 /// The id of an entry in the Redis stream: milliseconds, then a number within the millisecond.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct EntryId {

@@ -26,6 +26,8 @@ pub mod issue;
 pub mod letter;
 #[cfg(feature = "dispatcher")]
 pub mod log;
+#[cfg(feature = "dispatcher")]
+pub mod operation;
 pub mod outcome;
 pub mod own_event;
 pub mod quota;

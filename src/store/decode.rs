@@ -236,7 +236,12 @@ impl Parts {
             Err(Unreadable::Request(why)) => RequestKind::Unknown { why },
             Err(Unreadable::Answer(why)) => return Err(why),
         };
-        Ok(Request { id, what, mark })
+        let held_by = match &what {
+            RequestKind::Redeliver { .. } | RequestKind::Discard { .. } => parts.optional(Self::parsed)?,
+            _ => None,
+        };
+        let operation = field("operation").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        Ok(Request { id, what, mark, operation, held_by })
     }
 }
 

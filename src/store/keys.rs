@@ -9,7 +9,7 @@
 //! Cluster support only for scripts that do so. But since all of these keys share the slot of a declared one, such scripts
 //! run on today's Cluster. Declaring them would cost thousands of arguments a batch.
 
-use crate::facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId};
+use crate::facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId, OperationId};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -277,6 +277,46 @@ impl PartitionKeys {
         self.key("stats")
     }
 
+    /// Hash, with TTL until it is started: an operation, with its plan, its state and its counts.
+    pub fn operation(&self, id: &OperationId) -> String {
+        self.key(&format!("operation:{id}"))
+    }
+
+    /// Hash: endpoint to the place up to which an operation has taken its letters.
+    pub fn operation_endpoints(&self, id: &OperationId) -> String {
+        self.key(&format!("operation-endpoints:{id}"))
+    }
+
+    /// Zset, all with the same score, with TTL until it is started: the deliveries that an operation is still to send now.
+    pub fn operation_ids(&self, id: &OperationId) -> String {
+        self.key(&format!("operation-ids:{id}"))
+    }
+
+    /// Stream: what of an operation was not simply done.
+    pub fn operation_results(&self, id: &OperationId) -> String {
+        self.key(&format!("operation-results:{id}"))
+    }
+
+    /// Hash: a delivery to the operation that has it under way.
+    pub fn operation_claims(&self) -> String {
+        self.key("operation-claims")
+    }
+
+    /// Zset: operations that wait to be started, by the time of their plans.
+    pub fn operations_planned(&self) -> String {
+        self.key("operations-planned")
+    }
+
+    /// Zset: operations that the owner works on, by the time of their start.
+    pub fn operations_open(&self) -> String {
+        self.key("operations-open")
+    }
+
+    /// Zset: operations that have ended, by when they did.
+    pub fn operations_ended(&self) -> String {
+        self.key("operations-ended")
+    }
+
     /// String with TTL: the entry of an event that was published over HTTP, and a digest of its bytes.
     pub fn published(&self, event: &EventId) -> String {
         self.key(&format!("published:{event}"))
@@ -362,6 +402,7 @@ mod tests {
     fn every_key(keys: &PartitionKeys) -> Vec<String> {
         let endpoint = EndpointId::new("ep_a").unwrap();
         let id: DeliveryId = "17-1:ep_a".parse().unwrap();
+        let operation = OperationId::new("op_a").unwrap();
         vec![
             keys.lease(),
             keys.cursor(),
@@ -398,6 +439,14 @@ mod tests {
             keys.health(),
             keys.unserved(),
             keys.issues(),
+            keys.operation(&operation),
+            keys.operation_endpoints(&operation),
+            keys.operation_ids(&operation),
+            keys.operation_results(&operation),
+            keys.operation_claims(),
+            keys.operations_planned(),
+            keys.operations_open(),
+            keys.operations_ended(),
             keys.intent(&IntentId::new("pi_a").unwrap()),
             keys.intent_due(),
             keys.intents_of(&AccountId::new("acc_a").unwrap(), "Created"),

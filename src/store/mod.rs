@@ -37,6 +37,7 @@ pub mod intents;
 pub mod issues;
 pub mod keys;
 pub mod model;
+pub mod operations;
 pub mod partition;
 pub mod protocol;
 pub mod publish;

@@ -707,7 +707,13 @@ impl Model {
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
         };
         let requests = self.inbox.requests.range(after).take(max);
-        let requests = requests.map(|(id, (asked, mark))| Request { id: *id, what: what(asked), mark: mark.clone() });
+        let requests = requests.map(|(id, (asked, mark))| Request {
+            id: *id,
+            what: what(asked),
+            mark: mark.clone(),
+            operation: None,
+            held_by: None,
+        });
         Answer::Requests { requests: requests.collect() }
     }
 

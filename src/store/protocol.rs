@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::facts::{
     delivery::Chain,
     envelope::{AccountSequence, Envelope},
-    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
 };
 
@@ -375,7 +375,17 @@ pub struct Request {
     pub what: RequestKind,
     /// The sender's `Mark`, as JSON.
     pub mark: Bytes,
+    /// The operation that asks.
+    pub operation: Option<OperationId>,
+    /// Another operation, which has the letter under way.
+    pub held_by: Option<OperationId>,
 }
+
+/// What is answered where there is no letter to redeliver or discard. The scripts of operations compare it.
+pub const NO_SUCH_LETTER: &str = "there is no such dead letter";
+
+/// What an operation is answered that has redelivered a letter before, which died again by a clock that was set back.
+pub const TAKEN_BEFORE: &str = "this operation has taken it before";
 
 /// What is asked, with what Redis holds of it now.
 #[derive(Debug, Clone, PartialEq)]

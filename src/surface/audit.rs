@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     app,
-    facts::audit::{Act, Begun, Surface, Tally, Verdict},
+    facts::{
+        audit::{Act, Begun, Surface, Tally, Verdict},
+        id::EntryId,
+    },
     store::audit::{AuditError, Judged},
 };
 
@@ -43,6 +46,24 @@ pub async fn audited<T>(
     let mut tally = Tally::default();
     let done = work(&mut tally).await;
     if let Err(error) = audit.end(entry, done.as_ref().map(drop), tally).await {
+        note(format_args!("warning: how this ended is not in the audit log: {error}"));
+    }
+    done
+}
+
+/// The same for what goes on without this process: whoever carries it out writes how it ended, so only that it could not be begun is
+/// written here.
+pub async fn audited_until_its_end<T>(
+    context: &Context,
+    begun: Begun,
+    work: impl AsyncFnOnce(Option<EntryId>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let audit = app::audit(&context.config, Surface::Cli)?;
+    let entry = audit.begin(&begun).await.map_err(AuditError)?;
+    let done = work(entry).await;
+    if let Err(error) = &done
+        && let Err(error) = audit.end(entry, Err(error), Tally::default()).await
+    {
         note(format_args!("warning: how this ended is not in the audit log: {error}"));
     }
     done

@@ -11,6 +11,7 @@ use crate::{
     store::{
         error::StoreError,
         keys::KeyError,
+        operations::OperationError,
         registry::{RegistryError, bulk::BulkError},
     },
 };
@@ -100,6 +101,9 @@ fn code_of_link(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<RegistryError>() {
         return Some(code_of_registry(error));
     }
+    if let Some(error) = error.downcast_ref::<OperationError>() {
+        return Some(code_of_operation(error));
+    }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return Some(code_of_store(error));
     }
@@ -132,6 +136,18 @@ fn code_of_registry(error: &RegistryError) -> ExitCode {
         | RegistryError::TooLarge { .. }
         | RegistryError::Bulk(_) => ExitCode::Refused,
         RegistryError::Unreadable(_) | RegistryError::Damaged(_) => ExitCode::Failed,
+    }
+}
+
+fn code_of_operation(error: &OperationError) -> ExitCode {
+    match error {
+        OperationError::Store(error) => code_of_store(error),
+        OperationError::Nothing | OperationError::Missing(_) => ExitCode::NotFound,
+        OperationError::NotForSending => ExitCode::Usage,
+        OperationError::TooMany(_)
+        | OperationError::Unindexed(_)
+        | OperationError::Refused { .. }
+        | OperationError::Many(_) => ExitCode::Refused,
     }
 }
 

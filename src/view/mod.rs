@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod health;
 pub mod issue;
 pub mod letter;
+pub mod operation;
 pub mod past;
 pub mod quarantine;
 pub mod standing;

@@ -32,6 +32,7 @@ pub const LOOKS: &[&str] = &[
     "/v1/dead-letters?account=acc_1&endpoint=ep_a&dead_reason=exhausted&cause=rejected&since=2020-01-01T00:00:00Z",
     "/v1/dead-letters/groups?by=endpoint,account,reason,cause",
     "/v1/dead-letters/1-0:ep_a",
+    "/v1/operations",
     "/v1/chains?endpoint=ep_a",
     "/v1/chains/ep_a/pi_90",
     "/v1/quarantine",

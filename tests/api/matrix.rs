@@ -49,6 +49,15 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("get", "/v1/dead-letters/{delivery}", ANYONE),
     ("post", "/v1/dead-letters/redeliver", KEEPER),
     ("post", "/v1/dead-letters/discard", OPERATOR),
+    ("get", "/v1/operations", STAFF),
+    ("post", "/v1/operations", OPERATOR),
+    ("get", "/v1/operations/{operation}", STAFF),
+    ("get", "/v1/operations/{operation}/results", STAFF),
+    ("post", "/v1/operations/{operation}/start", OPERATOR),
+    ("post", "/v1/operations/{operation}/pause", OPERATOR),
+    ("post", "/v1/operations/{operation}/resume", OPERATOR),
+    ("post", "/v1/operations/{operation}/cancel", OPERATOR),
+    ("post", "/v1/operations/{operation}/rate", OPERATOR),
     ("get", "/v1/chains", ANYONE),
     ("get", "/v1/chains/{endpoint}/{intent}", ANYONE),
     ("post", "/v1/chains/{endpoint}/{intent}/release", KEEPER),
@@ -76,6 +85,7 @@ fn filled(path: &str) -> String {
         ("{issue}", "ep_a:rejected:401"),
         ("{entry}", "30-0"),
         ("{act}", "1-0"),
+        ("{operation}", "op_none"),
         ("{hash}", "0000"),
     ];
     let path = names.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::house::{ADMIN, House};
 
 /// A check against a schema of the description that takes no member that is not described.
-struct Described(Value);
+pub struct Described(Value);
 
 impl Described {
-    fn new(mut description: Value) -> Self {
+    pub fn new(mut description: Value) -> Self {
         for (name, schema) in description["components"]["schemas"].as_object_mut().unwrap() {
             // Parts of others.
             let is_part = name.starts_with("Page") || name == "PublishedEvent";
@@ -19,7 +19,7 @@ impl Described {
         Self(description)
     }
 
-    fn check(&self, schema: &Value, value: &Value, what: &str) {
+    pub fn check(&self, schema: &Value, value: &Value, what: &str) {
         let mut whole = schema.clone();
         whole["components"] = self.0["components"].clone();
         let validator = jsonschema::validator_for(&whole).unwrap();
@@ -28,7 +28,7 @@ impl Described {
         assert!(faults.is_empty(), "{what}: {faults:#?}\n{value:#}");
     }
 
-    fn named(&self, name: &str) -> Value {
+    pub fn named(&self, name: &str) -> Value {
         assert!(self.0["components"]["schemas"].get(name).is_some(), "there is no schema {name}");
         json!({"$ref": format!("#/components/schemas/{name}")})
     }
@@ -51,6 +51,7 @@ async fn the_command_line_and_the_api_show_what_is_described() {
         (&["quarantine", "show", "30-0"], "QuarantineView"),
         (&["token", "create", "--role", "viewer", "--name", "wall", "--expires-in", "1d"], "TokenView"),
         (&["endpoint", "test", "ep_a"], "TestView"),
+        (&["operation", "plan", "redeliver", "--all", "--reason", "x"], "OperationView"),
     ];
     for (words, schema) in one {
         described.check(&described.named(schema), &house.cli(words), &words.join(" "));
@@ -68,6 +69,7 @@ async fn the_command_line_and_the_api_show_what_is_described() {
         (&["quarantine", "list"], "QuarantineView"),
         (&["audit", "list"], "ActView"),
         (&["token", "list"], "TokenView"),
+        (&["operation", "list"], "OperationView"),
     ];
     for (words, schema) in many {
         let shown = house.cli(words);

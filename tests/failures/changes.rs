@@ -127,7 +127,10 @@ async fn letters_of_one_moment_are_sent_again_in_the_order_of_the_stream() {
     let redelivered = tokio::task::block_in_place(|| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("USER", "ops").args(["--redis-url", &world.redis.url()]);
-        command.args(["dead-letter", "redeliver", "--all", "--yes", "--reason", "mended"]).output().unwrap()
+        command
+            .args(["dead-letter", "redeliver", "--all", "--rate", "5000", "--yes", "--reason", "mended"])
+            .output()
+            .unwrap()
     });
     assert!(redelivered.status.success(), "{}", String::from_utf8_lossy(&redelivered.stderr));
     world.merchants.until_delivered(EVENTS).await;

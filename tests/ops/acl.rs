@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::{audit, everything},
+    operations::as_each_role,
     stage::{Owner, STREAM, bury, delivery, endpoint, endpoint_id, event, id, intent, keep, keys, log_line, mark},
     support::TestRedis,
 };
@@ -75,6 +76,7 @@ async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     workers_looks(&worker).await;
     inbox(&worker, &operator, &owner).await;
     looks(&operator).await;
+    as_each_role(&worker, &operator, &owner).await;
     let mut entries = Entries::new(producer.connect(Purpose::Produce).await.unwrap(), keys());
     let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
     let mut entries = Entries::new(operator.connect(Purpose::Other).await.unwrap(), keys());

@@ -56,6 +56,10 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "issue list",
             "issue show",
             "man",
+            "operation list",
+            "operation results",
+            "operation show",
+            "operation watch",
             "quarantine list",
             "quarantine show",
             "retry-schedule",
@@ -171,6 +175,19 @@ async fn everything_done(redis: &TestRedis) -> Vec<&'static str> {
     must("resume", &["--all"], &why);
     must("dead-letter redeliver", &["1-0:ep_a"], &sure);
     must("dead-letter discard", &["--endpoint", "ep_a", "--limit", "2"], &sure);
+    let planned = |output: Output| -> String {
+        let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+        planned["id"].as_str().unwrap().to_owned()
+    };
+    let first = planned(must("operation plan", &["discard", "--intent", "pi_4", "-o", "json"], &why));
+    must("operation start", &[&first, "--watch"], &why);
+    // Nobody answers there, so it goes on until it is cancelled.
+    let second = planned(must("operation plan", &["redeliver", "--intent", "pi_5", "-o", "json"], &why));
+    must("operation start", &[&second], &why);
+    must("operation rate", &[&second, "5"], &why);
+    must("operation pause", &[&second], &why);
+    must("operation resume", &[&second], &why);
+    must("operation cancel", &[&second], &why);
     must("chain release", &["--endpoint", "ep_a", "--intent", "pi_90"], &sure);
     must("quarantine requeue", &["30-0"], &sure);
     must("quarantine discard", &["31-0"], &sure);
@@ -191,7 +208,7 @@ async fn everything_done(redis: &TestRedis) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn every_verb_that_changes_something_leaves_its_beginning_and_its_end() {
-    let mut items: Vec<Item> = (1..=4)
+    let mut items: Vec<Item> = (1..=5)
         .map(|n| bury(&delivery(&format!("{n}-0"), "ep_a", &format!("pi_{n}"), true), DeadReason::Exhausted))
         .collect();
     items.push(keep(&delivery("90-0", "ep_a", "pi_90", true), Place::DueIn(600_000)));

@@ -88,7 +88,7 @@ impl ListQuery {
     }
 }
 
-fn reason_named(text: &str) -> Result<DeadReason, Problem> {
+pub(super) fn reason_named(text: &str) -> Result<DeadReason, Problem> {
     let known = DeadReason::ALL.into_iter().find(|reason| reason.name() == text);
     known.ok_or_else(|| {
         let names = DeadReason::ALL.map(DeadReason::name).join(", ");

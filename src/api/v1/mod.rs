@@ -18,6 +18,7 @@ pub mod events;
 pub mod intents;
 pub mod issues;
 pub mod letters;
+pub mod operations;
 pub mod overview;
 pub mod portal;
 pub mod quarantine;
@@ -70,6 +71,7 @@ use crate::{
         endpoint::EndpointView,
         issue::IssueView,
         letter::{LetterGroup, LetterLine, LetterView},
+        operation::{OperationView, ResultView},
         past::History,
         quarantine::QuarantineView,
         token::TokenView,
@@ -199,8 +201,8 @@ impl Api {
     ),
     security(("token" = [])),
     components(schemas(
-        ActView, ChainView, DeliveryLine, EndpointView, IssueView, LetterGroup, LetterLine, LetterView, QuarantineView,
-        TokenView
+        ActView, ChainView, DeliveryLine, EndpointView, IssueView, LetterGroup, LetterLine, LetterView, OperationView,
+        QuarantineView, ResultView, TokenView
     )),
     modifiers(&Tokens)
 )]
@@ -285,6 +287,14 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(letters::show))
         .routes(routes!(letters::redeliver))
         .routes(routes!(letters::discard))
+        .routes(routes!(operations::list, operations::plan))
+        .routes(routes!(operations::show))
+        .routes(routes!(operations::results))
+        .routes(routes!(operations::start))
+        .routes(routes!(operations::pause))
+        .routes(routes!(operations::resume))
+        .routes(routes!(operations::cancel))
+        .routes(routes!(operations::rate))
         .routes(routes!(chains::list))
         .routes(routes!(chains::show))
         .routes(routes!(chains::release))

@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
-use super::{changes, letters, quarantine, settings, tokens};
+use super::{changes, letters, operations, quarantine, settings, tokens};
 use crate::{
     api::webhooks::operations::of_url,
     facts::{audit::Verdict, text::steers},
@@ -50,6 +50,9 @@ pub struct Schemas {
     pub letters: Schema<letters::LetterIds>,
     pub entries: Schema<quarantine::EntryIds>,
     pub token: Schema<tokens::CreateToken>,
+    pub plan: Schema<operations::PlanOperation>,
+    pub change_operation: Schema<operations::ChangeOperation>,
+    pub operation_rate: Schema<operations::SetRate>,
 }
 
 /// Why something is changed: it is kept with the change.

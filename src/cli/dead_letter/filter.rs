@@ -79,6 +79,11 @@ impl Filter {
         (self.since.or(self.newer_than.map(Moment::Ago)), self.until.or(self.older_than.map(Moment::Ago)))
     }
 
+    /// Whether it asks for when they were given up.
+    pub fn has_times(&self) -> bool {
+        self.moments() != (None, None)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.as_flags() == "--all"
     }

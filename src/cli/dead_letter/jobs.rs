@@ -1,5 +1,5 @@
-//! Sending dead letters again, or dropping them: one by its id, or all that a filter fits. Whoever is asked to confirm is
-//! told exactly how many, and how many of them the worker will refuse.
+//! Sending dead letters again, or dropping them: one by its id, or all that a filter fits, as an operation that the worker
+//! carries out. Whoever is asked to confirm is told exactly how many, and how many of them the worker will refuse.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,14 @@ use super::filter::{FLAGS, Filter, refuse_if_unindexed};
 use crate::{
     cli::{
         args::{Consent, Go},
-        asking::{self, Asking, BATCH, Done},
+        asking::{Asking, Done, must_be_owned},
+        operation::{Planned, follow::follow, operations, plan, start},
     },
     facts::{
-        audit::{Act, Begun},
+        audit::Act,
         endpoint::{Endpoint, EndpointState},
         id::{DeliveryId, EndpointId},
+        operation::{Kind, MAX_RATE},
     },
     store::{
         protocol::Asked,
@@ -33,7 +35,7 @@ const NAMED: usize = 5;
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// ENTRY:ENDPOINT, as `dead-letter list` shows it; or a filter
-    #[arg(conflicts_with_all = FLAGS, conflicts_with_all = ["limit", "all"])]
+    #[arg(conflicts_with_all = FLAGS, conflicts_with_all = ["limit", "all", "rate", "no_wait"])]
     id: Option<DeliveryId>,
     #[command(flatten)]
     filter: Filter,
@@ -43,6 +45,12 @@ pub struct JobArgs {
     /// Stop after this many, the oldest first
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// How many a second at most [default: 200 to redeliver, 1000 to discard]
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    rate: Option<u32>,
+    /// Start it, and do not wait for its end
+    #[arg(long)]
+    no_wait: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -92,12 +100,38 @@ pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobAr
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
-    let begun = args.begun(job.act()).count(measured.count);
-    let carry_out = async |tally: &mut _| {
-        let asking = asking::Job::begin(context, args.consent.mark(), measured.count, job.past(), tally).await?;
-        carry_out(queries, asking, job, &filter, args.limit).await
-    };
-    audited(context, begun, carry_out).await?.show(context, job.past())
+    must_be_owned(context).await?;
+    carry_out(context, job, args, filter, measured.count).await
+}
+
+/// What was confirmed is planned and started. Fewer may be sent again than were counted a moment ago; but nothing is dropped
+/// unless it is exactly as many.
+async fn carry_out(
+    context: &Context,
+    job: Job,
+    args: JobArgs,
+    letters: DeadFilter,
+    confirmed: u64,
+) -> anyhow::Result<()> {
+    let JobArgs { filter, limit, rate, no_wait, consent, .. } = args;
+    let flags = filter.as_flags() + &limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
+    let planned = Planned { kind: job.kind(), letters, filter: flags, limit, rate };
+    let operation = plan(context, planned, &consent.change).await?;
+    let (id, count) = (&operation.id, operation.plan.count);
+    if job == Job::Discard && count != confirmed {
+        let (count, confirmed) = (words::number(count), words::number(confirmed));
+        let text =
+            format!("there are {count} now, and {confirmed} were confirmed: nothing was dropped; look, and ask again");
+        return Err(VerbError::Refused(text).into());
+    }
+    let (mut operations, begun) = (operations(context).await?, consent.act(job.act()));
+    start(context, &mut operations, &operation, begun, &consent.change.by).await?;
+    note(format_args!("{id} is under way; it goes on whether or not anybody follows it"));
+    if no_wait {
+        note(format_args!("Follow:  herald operation watch {id}"));
+        return Ok(());
+    }
+    follow(context, id).await
 }
 
 async fn one(
@@ -221,21 +255,6 @@ fn letters(count: u64) -> String {
     words::count(count, "dead letter", "dead letters")
 }
 
-async fn carry_out(
-    queries: &mut Queries,
-    mut asking: asking::Job<'_>,
-    job: Job,
-    filter: &DeadFilter,
-    limit: Option<u64>,
-) -> anyhow::Result<Done> {
-    let selected = in_stream_order(select(queries, filter, limit).await?, limit);
-    for batch in selected.chunks(BATCH) {
-        let batch: Vec<_> = batch.iter().map(|id| (id.to_string(), job.asked(id))).collect();
-        asking.batch(&batch).await?;
-    }
-    Ok(asking.end())
-}
-
 /// The letters that a job works on, with the times at which they were given up: only ids, so even a million letters
 /// take a hundred MB. It goes past its limit to the end of a millisecond, because within one the index has no order of
 /// ours.
@@ -270,16 +289,6 @@ fn in_stream_order(mut selected: Vec<(u64, DeliveryId)>, limit: Option<u64>) -> 
     ids
 }
 
-impl JobArgs {
-    /// As the audit log has it.
-    fn begun(&self, act: Act) -> Begun {
-        let limit = self.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
-        let begun = self.consent.act(act).filter(format_args!("{}{limit}", self.filter.as_flags()));
-        let begun = self.filter.account.iter().fold(begun, Begun::account);
-        self.filter.endpoint.iter().fold(begun, Begun::endpoint)
-    }
-}
-
 impl Job {
     fn act(self) -> Act {
         match self {
@@ -302,10 +311,10 @@ impl Job {
         }
     }
 
-    fn past(self) -> &'static str {
+    fn kind(self) -> Kind {
         match self {
-            Self::Redeliver => "redelivered",
-            Self::Discard => "discarded",
+            Self::Redeliver => Kind::Redeliver,
+            Self::Discard => Kind::Discard,
         }
     }
 }

@@ -109,7 +109,7 @@ fn config(own: &OwnRedis, port: u16, admin_token: &str) -> anyhow::Result<Config
         ("retry.multiplier", "2"),
         ("retry.max_interval", "4s"),
         ("retry.max_attempts", "6"),
-        ("retry.max_age", "15s"),
+        ("retry.max_age", "10s"),
         ("limits.breaker.cooldown", "1s"),
         ("limits.breaker.max_cooldown", "5s"),
         ("shutdown.grace", "5s"),

@@ -1,5 +1,10 @@
 //! What operators and others ask of the owner through the inbox.
 
+use crate::{
+    facts::operation::is_why_of,
+    store::protocol::{NO_SUCH_LETTER, TAKEN_BEFORE},
+};
+
 use super::{DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, Standing};
 
 impl<D: Directory> Partition<D> {
@@ -11,7 +16,10 @@ impl<D: Directory> Partition<D> {
                 Ok(()) => "ok".to_owned(),
                 Err(why) => format!("error: {why}"),
             };
-            self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
+            // There may be a million of an operation's: it counts them itself.
+            if request.operation.is_none() {
+                self.happenings.push(Happening::Requested { request: request.id, answer: answer.clone() });
+            }
             self.core.push_item(now, Item::Reply { request: request.id, answer });
         }
     }
@@ -20,11 +28,18 @@ impl<D: Directory> Partition<D> {
         let redis_ms = self.redis_now(now);
         let mark: Mark = serde_json::from_slice(&request.mark)
             .map_err(|error| format!("the request does not say who asks and why: {error}"))?;
-        let missing = || "there is no such dead letter".to_owned();
+        let missing = || NO_SUCH_LETTER.to_owned();
+        if let Some(operation) = &request.held_by {
+            return Err(format!("{operation} has it under way: wait until it has ended, or cancel that operation"));
+        }
         match &request.what {
             RequestKind::Redeliver { letter, .. } => {
                 let letter = DeadLetter::from_record(letter.as_ref().ok_or_else(missing)?);
                 let mut delivery = letter.map_err(|error| error.to_string())?.delivery;
+                let is_of = |operation| delivery.redelivered.iter().any(|mark| is_why_of(&mark.why, operation));
+                if request.operation.as_ref().is_some_and(is_of) {
+                    return Err(TAKEN_BEFORE.to_owned());
+                }
                 if let Standing::Ended { reason, .. } = self.standing(&delivery.id.endpoint) {
                     let endpoint = &delivery.id.endpoint;
                     return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Drops dead letters beyond a limit of retention, the oldest first.
+-- Drops dead letters beyond a limit of retention, the oldest first. Those that an operation has under way are left until it has
+-- seen what became of them.
 -- KEYS    1 lease  2 dead  3 dead-facts  4 dead-kinds  5 dead-names
 -- ARGV    1 term  2 prefix of this partition's keys  3 greatest age in ms  4 greatest count  5 most to drop
 -- Answer  {'EXPIRED', dropped} | {'LOST'}
@@ -27,9 +28,11 @@ for i = 1, #oldest, 2 do
   local id = oldest[i]
   local endpoint = match(id, ':(.*)$') or ''
   local index = prefix .. 'dead:' .. endpoint
-  local known = dead_line_of(call('HGET', dead_facts, id), endpoint)
   require_types(index, 'zset')
-  ids[#ids + 1], indexes[#indexes + 1], facts[#facts + 1] = id, index, known or false
+  if type(try('HGET', prefix .. 'operation-claims', id)) ~= 'string' then
+    local known = dead_line_of(call('HGET', dead_facts, id), endpoint)
+    ids[#ids + 1], indexes[#indexes + 1], facts[#facts + 1] = id, index, known or false
+  end
 end
 for i, id in ipairs(ids) do
   call('DEL', prefix .. 'dead-letter:' .. id)

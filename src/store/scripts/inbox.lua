@@ -3,7 +3,7 @@
 -- KEYS    1 lease  2 inbox  3 quarantine  4 quarantine-index
 -- ARGV    1 term  2 prefix of this partition's keys  3 entry id, itself excluded  4 most to return
 -- Answer  {'REQUESTS', {id, {field, value, …}, found…}, …} | {'LOST'}; found, by `op`:
---         redeliver, discard: letter or false; release: false, or head and its record or false;
+--         redeliver, discard: letter or false, another operation that has it under way or false; release: false, or head and its record or false;
 --         requeue, discard-quarantined: exists 0 or 1, cut 0 or 1
 -- Flags   no-writes.
 
@@ -14,6 +14,13 @@ local prefix, max = ARGV[2], require_count(ARGV[4], 0, MAX_ITEMS)
 
 local function record(kind, id)
   return call('MGET', prefix .. kind .. id)[1]
+end
+
+-- What an operation has under way, nobody else changes: what becomes of it would be told wrongly.
+local function other_holder(id, operation)
+  local holder = try('HGET', prefix .. 'operation-claims', id)
+  local held_by = type(holder) == 'string' and match(holder, '^[%w_-]+') or operation
+  return held_by ~= operation and held_by or false
 end
 
 local function standing(entry)
@@ -28,7 +35,7 @@ end
 local function look_up(asked)
   local op = asked.op
   if (op == 'redeliver' or op == 'discard') and asked.id then
-    return {record('dead-letter:', asked.id)}
+    return {record('dead-letter:', asked.id), other_holder(asked.id, asked.operation)}
   elseif op == 'release' and asked.endpoint and asked.intent then
     local entry = try('HGET', prefix .. 'heads:' .. asked.endpoint, asked.intent)
     local id = type(entry) == 'string' and entry .. ':' .. asked.endpoint

@@ -1,0 +1,388 @@
+//! Operations on many dead letters: planned, started by their id, followed, paused and cancelled. The worker carries them out.
+
+use std::str::FromStr;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Api,
+    access::{Caller, Operator, Staff},
+    letters::reason_named,
+    request::{
+        Body, ChangeRefusals, Cursor, Page, Params, Refusals, limit, moment, named, of_store, optional, reason,
+        refused, wrong_cursor,
+    },
+};
+use crate::{
+    clock,
+    facts::{
+        audit::{Act, Begun, Tally},
+        id::{AccountId, EndpointId, EntryId, EventId, IntentId, OperationId},
+        letter::Cause,
+        operation::{Change, Kind, MAX_RATE, Operation, State as OperationState},
+    },
+    http::problem::Problem,
+    store::{
+        error::StoreError,
+        operations::{OperationError, Operations, Verb, Wanted},
+        queries::{DeadFilter, MAX_PAGE},
+    },
+    view::operation::{OperationView, ResultView},
+};
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// What is to be done to which dead letters. Nothing is done until it is started.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanOperation {
+    /// redeliver or discard dead letters; or send-now, for what waits for its next attempt: with `endpoint`, and `intent`, alone.
+    kind: String,
+    account: Option<String>,
+    endpoint: Option<String>,
+    /// exhausted, expired, gone, disabled, deleted or released.
+    dead_reason: Option<String>,
+    /// What the last attempt brought: `rejected:404`, or a class alone.
+    cause: Option<String>,
+    intent: Option<String>,
+    event: Option<String>,
+    /// Given up at this time or later: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    since: Option<String>,
+    /// Given up at this time or earlier.
+    until: Option<String>,
+    /// Every dead letter there is: needed where no other condition is given.
+    #[serde(default)]
+    #[schema(default = false)]
+    all: bool,
+    /// No more than this many, the oldest.
+    #[schema(minimum = 1)]
+    limit: Option<u64>,
+    /// How many a second at most.
+    #[schema(minimum = 1, maximum = 10000)]
+    rate: Option<u32>,
+    #[schema(min_length = 1, max_length = 1024)]
+    reason: String,
+}
+
+/// Why it is changed; kept in the audit log.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeOperation {
+    #[schema(max_length = 1024)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetRate {
+    /// How many a second at most.
+    #[schema(minimum = 1, maximum = 10000)]
+    rate: u32,
+    #[schema(max_length = 1024)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// At most so many, 1 to 500.
+    limit: Option<String>,
+    /// `next` or `prev` of another page of this list.
+    cursor: Option<String>,
+}
+
+impl PlanOperation {
+    fn letters(&self, now_ms: u64) -> Result<DeadFilter, Problem> {
+        Ok(DeadFilter {
+            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0).min(now_ms),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(now_ms).min(now_ms),
+            endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
+            account: optional::<AccountId>("account", self.account.as_ref())?,
+            reason: self.dead_reason.as_deref().map(reason_named).transpose()?,
+            cause: optional::<Cause>("cause", self.cause.as_ref())?,
+            intent: optional::<IntentId>("intent", self.intent.as_ref())?,
+            event: optional::<EventId>("event", self.event.as_ref())?,
+        })
+    }
+
+    /// As the flags of `herald operation plan`.
+    fn flags(&self) -> String {
+        let flags = [
+            ("account", &self.account),
+            ("endpoint", &self.endpoint),
+            ("dead-reason", &self.dead_reason),
+            ("cause", &self.cause),
+            ("intent", &self.intent),
+            ("event", &self.event),
+            ("since", &self.since),
+            ("until", &self.until),
+        ];
+        let flags = flags.into_iter().filter_map(|(name, value)| Some(format!("--{name} {}", value.as_ref()?)));
+        let limit = self.limit.map(|limit| format!("--limit {limit}"));
+        let flags: Vec<String> = flags.chain(limit).collect();
+        if flags.is_empty() { "--all".to_owned() } else { flags.join(" ") }
+    }
+}
+
+impl Api {
+    async fn operations<T, E: From<StoreError>>(
+        &self,
+        what: impl AsyncFnOnce(&mut Operations) -> Result<T, E>,
+    ) -> Result<Result<T, E>, Problem> {
+        let ask = async |connection| {
+            let mut operations = Operations::new(connection, self.0.keys.clone());
+            // Whatever it is refused for is no fault of the connection.
+            Ok(what(&mut operations).await)
+        };
+        self.0.connection.with(ask).await.map_err(|error| of_store(&error))
+    }
+
+    async fn operation(&self, id: &OperationId) -> Result<Operation, Problem> {
+        let found = self.operations(async |operations| operations.find(id).await).await?;
+        found.map_err(|error| of_store(&error))?.ok_or_else(Problem::not_found)
+    }
+}
+
+fn of_operation(error: &OperationError) -> Problem {
+    match error {
+        OperationError::Store(error) => of_store(error),
+        OperationError::Missing(_) => Problem::not_found(),
+        OperationError::Nothing => refused("Nothing matches, so there is nothing to plan."),
+        OperationError::NotForSending => Problem::fault("kind", error.to_string()),
+        OperationError::TooMany(_)
+        | OperationError::Unindexed(_)
+        | OperationError::Refused { .. }
+        | OperationError::Many(_) => refused(format!("{error}.")),
+    }
+}
+
+/// Plan one: say what it is about, and freeze that and how many these are under an id. Nothing is done yet.
+#[utoipa::path(
+    post, path = "/v1/operations", tag = "Operations", request_body = PlanOperation,
+    responses((status = 201, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn plan(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    body: Body,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
+    let request = body.read(&api.0.schemas.plan)?;
+    let kind = Kind::from_str(&request.kind).map_err(|why| Problem::fault("kind", why))?;
+    let why = reason(&request.reason)?;
+    let filter = request.flags();
+    if filter == "--all" && !request.all {
+        return Err(Problem::fault("all", "is needed where there is no other condition"));
+    }
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
+    let mut letters = request.letters(now_ms)?;
+    if kind == Kind::SendNow && request.until.is_none() {
+        letters.until_ms = DeadFilter::everything().until_ms;
+    }
+    let begun = caller.begun(&api, Act::OperationPlan, &why).filter(&filter);
+    let begun = letters.account.iter().fold(begun, Begun::account);
+    let begun = letters.endpoint.iter().fold(begun, Begun::endpoint);
+    let wanted = Wanted {
+        kind,
+        letters,
+        limit: request.limit,
+        filter,
+        rate: request.rate,
+        by: caller.by(),
+        why,
+        random: rand::random(),
+    };
+    let work = async |tally: &mut Tally| {
+        let _turn = api.0.heavy.acquire().await;
+        let planned = api.operations(async |operations| operations.plan(wanted).await).await?;
+        let planned = planned.map_err(|error| of_operation(&error))?;
+        tally.set(planned.plan.count, 0);
+        Ok::<_, Problem>(planned)
+    };
+    let planned = api.0.audit.audited(begun, work).await?;
+    Ok((StatusCode::CREATED, Json(OperationView::of(&planned))))
+}
+
+/// List operations, the newest first.
+#[utoipa::path(
+    get, path = "/v1/operations", tag = "Operations", params(PageQuery),
+    responses((status = 200, body = Page<OperationView>), Refusals)
+)]
+pub async fn list(
+    State(api): State<Api>,
+    Staff(_): Staff,
+    Params(query): Params<PageQuery>,
+) -> Answer<Page<OperationView>> {
+    let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
+    let look = async |operations: &mut Operations| {
+        // The newest has the greatest id; a page is in the order of its keys, so these count down.
+        let key = |id: &OperationId| id.as_str().bytes().map(|byte| char::from(255 - byte)).collect::<String>();
+        let ids: Vec<_> = operations.ids().await?.into_iter().map(|id| (key(&id), id)).collect();
+        let page = Page::of(ids, cursor.as_ref(), limit);
+        let found = operations.find_all(&page.items).await?;
+        Ok::<_, StoreError>(Page {
+            items: found.iter().map(OperationView::of).collect(),
+            next: page.next,
+            prev: page.prev,
+        })
+    };
+    Ok(Json(api.operations(look).await?.map_err(|error| of_store(&error))?))
+}
+
+/// Show one: how far it is, what it waits for, and what became of what it took.
+#[utoipa::path(
+    get, path = "/v1/operations/{operation}", tag = "Operations", params(("operation" = String, Path)),
+    responses((status = 200, body = OperationView), Refusals)
+)]
+pub async fn show(State(api): State<Api>, Staff(_): Staff, Path(id): Path<String>) -> Answer<OperationView> {
+    Ok(Json(OperationView::of(&api.operation(&named(&id)?).await?)))
+}
+
+/// List what was refused, given up again or overtaken, the oldest first; the last 10 000 are kept.
+#[utoipa::path(
+    get, path = "/v1/operations/{operation}/results", tag = "Operations",
+    params(("operation" = String, Path), PageQuery),
+    responses((status = 200, body = Page<ResultView>), Refusals)
+)]
+pub async fn results(
+    State(api): State<Api>,
+    Staff(_): Staff,
+    Path(id): Path<String>,
+    Params(query): Params<PageQuery>,
+) -> Answer<Page<ResultView>> {
+    let (id, limit) = (named::<OperationId>(&id)?, limit(query.limit.as_ref())?);
+    let after = match Cursor::read(query.cursor.as_ref())? {
+        None => None,
+        Some(Cursor::After(key)) => Some(key.parse::<EntryId>().map_err(|_| wrong_cursor())?),
+        Some(Cursor::Before(_)) => return Err(wrong_cursor()),
+    };
+    api.operation(&id).await?;
+    let most = limit.min(MAX_PAGE);
+    let found = api.operations(async |operations| operations.exceptions(&id, after, most + 1).await).await?;
+    let mut found = found.map_err(|error| of_store(&error))?;
+    let has_more = found.len() > most;
+    found.truncate(most);
+    let next = found.last().filter(|_| has_more).map(|(last, _)| Cursor::After(last.to_string()).text());
+    let items = found.iter().map(|(_, exception)| ResultView::of(exception)).collect();
+    Ok(Json(Page { items, next, prev: None }))
+}
+
+/// Start one that is planned: it takes what there was then. Whoever starts it twice is told that it runs already.
+#[utoipa::path(
+    post, path = "/v1/operations/{operation}/start", tag = "Operations", params(("operation" = String, Path)),
+    request_body = Option<ChangeOperation>, responses((status = 200, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn start(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<OperationView> {
+    let why = why(body.read_or_default(&api.0.schemas.change_operation)?.reason)?;
+    let operation = api.operation(&named(&id)?).await?;
+    if operation.state != OperationState::Planned {
+        let error = OperationError::Refused { id: operation.id, state: operation.state };
+        return Err(of_operation(&error));
+    }
+    let (id, plan) = (&operation.id, &operation.plan);
+    let begun = caller.begun(&api, Act::OperationStart, &why).target(id).filter(&plan.filter).count(plan.count);
+    let begun = plan.selection.account.iter().fold(begun, Begun::account);
+    let begun = plan.selection.endpoint.iter().fold(begun, Begun::endpoint);
+    let entry = api.0.audit.begin(&begun).await.map_err(crate::store::audit::AuditError)?;
+    let started = change(&api, &caller, id, Verb::Start(entry), &why).await;
+    // Its end is written by the worker, once it has ended.
+    if let Err(problem) = &started
+        && let Err(error) = api.0.audit.end(entry, Err(problem), Tally::default()).await
+    {
+        tracing::warn!(%error, "the end of an act is not in the audit log");
+    }
+    started
+}
+
+/// Take nothing more for now; what is under way ends.
+#[utoipa::path(
+    post, path = "/v1/operations/{operation}/pause", tag = "Operations", params(("operation" = String, Path)),
+    request_body = Option<ChangeOperation>, responses((status = 200, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn pause(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<OperationView> {
+    let why = why(body.read_or_default(&api.0.schemas.change_operation)?.reason)?;
+    audited(&api, &caller, &id, Act::OperationPause, Verb::Pause, &why).await
+}
+
+/// Go on with one that is paused.
+#[utoipa::path(
+    post, path = "/v1/operations/{operation}/resume", tag = "Operations", params(("operation" = String, Path)),
+    request_body = Option<ChangeOperation>, responses((status = 200, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn resume(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<OperationView> {
+    let why = why(body.read_or_default(&api.0.schemas.change_operation)?.reason)?;
+    audited(&api, &caller, &id, Act::OperationResume, Verb::Resume, &why).await
+}
+
+/// Take nothing more for good; what is under way ends, and what was done stays done.
+#[utoipa::path(
+    post, path = "/v1/operations/{operation}/cancel", tag = "Operations", params(("operation" = String, Path)),
+    request_body = Option<ChangeOperation>, responses((status = 200, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn cancel(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<OperationView> {
+    let why = why(body.read_or_default(&api.0.schemas.change_operation)?.reason)?;
+    audited(&api, &caller, &id, Act::OperationCancel, Verb::Cancel, &why).await
+}
+
+/// Set how many it takes a second at most.
+#[utoipa::path(
+    post, path = "/v1/operations/{operation}/rate", tag = "Operations", params(("operation" = String, Path)),
+    request_body = SetRate, responses((status = 200, body = OperationView), Refusals, ChangeRefusals)
+)]
+pub async fn rate(
+    State(api): State<Api>,
+    Operator(caller): Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<OperationView> {
+    let SetRate { rate, reason } = body.read(&api.0.schemas.operation_rate)?;
+    if !(1..=MAX_RATE).contains(&rate) {
+        return Err(Problem::fault("rate", format!("is not 1 to {MAX_RATE}")));
+    }
+    audited(&api, &caller, &id, Act::OperationRate, Verb::Rate(rate), &why(reason)?).await
+}
+
+fn why(given: Option<String>) -> Result<String, Problem> {
+    given.filter(|text| !text.trim().is_empty()).map_or(Ok(String::new()), |text| reason(&text))
+}
+
+async fn audited(api: &Api, caller: &Caller, id: &str, act: Act, verb: Verb, why: &str) -> Answer<OperationView> {
+    let operation = api.operation(&named(id)?).await?;
+    let begun = caller.begun(api, act, why).target(&operation.id);
+    let begun = if let Verb::Rate(rate) = verb { begun.count(rate.into()) } else { begun };
+    let work = async |_: &mut Tally| change(api, caller, &operation.id, verb, why).await;
+    api.0.audit.audited(begun, work).await
+}
+
+async fn change(api: &Api, caller: &Caller, id: &OperationId, verb: Verb, why: &str) -> Answer<OperationView> {
+    let who = Change { by: caller.by(), why: why.to_owned(), at_ms: clock::wall_ms() };
+    let changed = api.operations(async |operations| operations.change(id, verb, &who).await).await?;
+    changed.map_err(|error| of_operation(&error))?;
+    Ok(Json(OperationView::of(&api.operation(id).await?)))
+}

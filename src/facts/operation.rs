@@ -1,0 +1,276 @@
+//! An operation: one thing done to many deliveries, planned first and then started by its id. A plan freezes what it is about,
+//! so nothing that comes later, and no second start, widens it. Pure; what is left of one in Redis is the store's.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    id::{AccountId, DeliveryId, EndpointId, EventId, IntentId, OperationId},
+    letter::Cause,
+    retry::DeadReason,
+};
+
+/// Version of the stored form.
+pub const OPERATION_SCHEMA: u32 = 1;
+
+/// How many a second an operation may be set to take: beyond, the worker's inbox would be its limit.
+pub const MAX_RATE: u32 = 10_000;
+
+/// What is done to each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Dead letters go out again. One is done when it was delivered, or is dead again.
+    Redeliver,
+    /// Dead letters go for good.
+    Discard,
+    /// Deliveries that wait for their next attempt are due at once.
+    SendNow,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Redeliver, Self::Discard, Self::SendNow];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redeliver => "redeliver",
+            Self::Discard => "discard",
+            Self::SendNow => "send-now",
+        }
+    }
+
+    /// What one that is done was.
+    pub fn past(self) -> &'static str {
+        match self {
+            Self::Redeliver => "delivered",
+            Self::Discard => "discarded",
+            Self::SendNow => "sent",
+        }
+    }
+
+    /// A second, where nobody says otherwise: what goes out again must not be felt by what is new.
+    pub fn usual_rate(self) -> u32 {
+        match self {
+            Self::Redeliver => 200,
+            Self::Discard => 1_000,
+            Self::SendNow => 500,
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| format!("there is no such operation; use one of {}", names()))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is done until it is started; it is forgotten after a day.
+    Planned,
+    Running,
+    /// Takes nothing more; what is under way ends.
+    Paused,
+    /// As paused, and it ends with what is under way.
+    Cancelling,
+    Cancelled,
+    Done,
+}
+
+impl State {
+    pub const ALL: [Self; 6] =
+        [Self::Planned, Self::Running, Self::Paused, Self::Cancelling, Self::Cancelled, Self::Done];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+        }
+    }
+
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Done)
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|state| state.name() == text);
+        known.ok_or_else(|| format!("{text:?} is no state of an operation"))
+    }
+}
+
+/// Which deliveries: those that meet every condition. Both times included, ms since 1970 by Redis' clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    pub from_ms: u64,
+    pub until_ms: u64,
+    /// Of those of the last millisecond, none behind this one, in the order of the index: there was a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<DeliveryId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<DeadReason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<IntentId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventId>,
+}
+
+impl Selection {
+    /// Whether a letter that fits, of this time, lies before its end.
+    pub fn includes(&self, at_ms: u64, id: &DeliveryId) -> bool {
+        let last = self.last.as_ref().map(ToString::to_string);
+        at_ms < self.until_ms || at_ms == self.until_ms && last.is_none_or(|last| id.to_string() <= last)
+    }
+}
+
+/// What was planned: never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub schema: u32,
+    pub kind: Kind,
+    pub selection: Selection,
+    /// The same in the flags' words.
+    pub filter: String,
+    /// How many there were: it takes no more.
+    pub count: u64,
+    pub by: String,
+    pub why: String,
+    pub at_ms: u64,
+}
+
+/// What became of those that it took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Under way: asked for, and not ended.
+    pub open: u64,
+    pub done: u64,
+    pub refused: u64,
+    /// Given up again.
+    pub dead_again: u64,
+    /// No longer there when their turn came: another operation, an operator or retention was first.
+    pub overtaken: u64,
+}
+
+impl Counts {
+    pub fn ended(&self) -> u64 {
+        self.done + self.refused + self.dead_again + self.overtaken
+    }
+}
+
+/// How one ended that was not simply done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exception {
+    pub delivery: String,
+    /// `refused`, `dead_again` or `overtaken`.
+    pub result: String,
+    pub why: String,
+    pub at_ms: u64,
+}
+
+/// An operation as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    pub id: OperationId,
+    pub plan: Plan,
+    pub state: State,
+    /// How many it takes a second at most.
+    pub rate: u32,
+    pub counts: Counts,
+    pub started: Option<Change>,
+    /// The last time that somebody paused, resumed or cancelled it.
+    pub changed: Option<Change>,
+    pub ended_ms: Option<u64>,
+    /// Why it does not go on, for each endpoint or whatever it is that it waits for.
+    pub waits: Vec<String>,
+    /// The entry of the audit log with which it began.
+    pub audit: Option<String>,
+}
+
+impl Operation {
+    /// What is not taken yet. Those that have gone meanwhile are only known when their turn comes.
+    pub fn left(&self) -> u64 {
+        self.plan.count.saturating_sub(self.counts.ended() + self.counts.open)
+    }
+}
+
+/// Who changed it, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub by: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    pub at_ms: u64,
+}
+
+/// How a redelivered delivery's mark names its operation: behind the reason, where its history and the log show it.
+pub fn why_of(why: &str, operation: &OperationId) -> String {
+    format!("{why} ({operation})")
+}
+
+/// Whether a mark's reason is of this operation.
+pub fn is_why_of(why: &str, operation: &OperationId) -> bool {
+    why.strip_suffix(')').and_then(|why| why.strip_suffix(operation.as_str())).is_some_and(|why| why.ends_with(" ("))
+}
+
+/// An id whose order is that of time: 11 hex digits of milliseconds, which last until the year 2527, and 64 random bits.
+pub fn new_id(at_ms: u64, random: u64) -> OperationId {
+    let text = format!("op_{:011x}{random:016x}", at_ms & 0xfff_ffff_ffff);
+    OperationId::new(&text).expect("hex has only what ids have")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        assert!(Kind::ALL.into_iter().all(|kind| kind.name().parse() == Ok(kind)));
+        assert!(State::ALL.into_iter().all(|state| state.name().parse() == Ok(state)));
+        assert!("replay".parse::<Kind>().unwrap_err().contains("redeliver, discard"));
+    }
+
+    #[test]
+    fn the_ids_of_later_plans_come_later() {
+        let ids = [(1, u64::MAX), (2, 0), (1_800_000_000_000, 7), (1_800_000_000_001, 0)].map(|(at, n)| new_id(at, n));
+        assert!(ids.is_sorted());
+        assert_ne!(new_id(1, 1), new_id(1, 2));
+    }
+
+    #[test]
+    fn a_limit_ends_a_selection_within_a_millisecond() {
+        let last = "7-1:ep_a".parse().ok();
+        let selection = Selection { until_ms: 10, last, ..Selection::default() };
+        let includes = |at_ms, id: &str| selection.includes(at_ms, &id.parse().unwrap());
+        assert!(includes(9, "9-9:ep_z") && includes(10, "7-1:ep_a") && !includes(10, "7-1:ep_b"));
+        assert!(!includes(11, "1-1:ep_a"));
+    }
+
+    #[test]
+    fn a_mark_names_its_operation_behind_any_reason() {
+        let (one, other) = (new_id(1, 1), new_id(1, 2));
+        let why = why_of("mended (really)", &one);
+        assert!(is_why_of(&why, &one) && !is_why_of(&why, &other) && !is_why_of("mended", &one));
+    }
+}
