@@ -189,9 +189,19 @@ async fn each_question_of_the_night_has_a_true_answer() {
     let by = |who: &str| acts.as_array().unwrap().iter().filter(|act| act["by"] == who).collect::<Vec<_>>();
     let moved = incident.parts().iter();
     let moved = moved.filter(|part| ["connection_refused", "speaks_no_tls"].contains(&part["fault"].as_str().unwrap()));
-    assert_eq!(by("nina").len(), moved.count(), "{acts}");
+    assert_eq!(by("nina").len(), moved.count() + 1, "{acts}: and a pause of the operation");
     let omar: Vec<&str> = by("omar").iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert!(omar.contains(&"endpoint pause") && omar.iter().any(|act| act.contains("redeliver")), "{acts}");
+    assert!(omar.contains(&"endpoint pause") && omar.contains(&"operation start"), "{acts}");
+
+    // His terminal was closed, the operation went on, and was paused: what it took is dead again, and the rest is as it was.
+    let operations = incident.json(&["operation", "list"]);
+    let operation = &operations[0];
+    let bowling = incident.parts().iter().find(|part| part["endpoint"] == "ep_bowling").unwrap();
+    let missing = number(&bowling["owed"]) - number(&bowling["delivered"]);
+    assert_eq!((&operation["by"], &operation["state"]), (&"omar".into(), &"paused".into()), "{operations}");
+    let [count, dead_again, left] = ["count", "dead_again", "left"].map(|field| number(&operation[field]));
+    assert_eq!((count, dead_again + left), (missing, missing), "{operations}");
+    assert!(dead_again > 0 && number(&operation["open"]) == 0, "{operations}");
 
     // The same over HTTP.
     let same = incident.api("/v1/issues?limit=100").await;

@@ -187,6 +187,59 @@ impl Issue {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
+pub struct Operation {
+    pub id: String,
+    pub kind: String,
+    pub state: String,
+    pub filter: String,
+    pub cutoff: At,
+    pub count: u64,
+    pub by: String,
+    pub why: String,
+    pub planned_at: At,
+    pub started: Option<Mark>,
+    pub changed: Option<Mark>,
+    pub ended_at: Option<At>,
+    pub rate: u32,
+    pub left: u64,
+    pub open: u64,
+    pub done: u64,
+    pub dead_again: u64,
+    pub refused: u64,
+    pub overtaken: u64,
+    pub waits: Vec<String>,
+}
+
+impl Operation {
+    pub fn is_for_good(&self) -> bool {
+        self.kind == "discard"
+    }
+
+    pub fn is_over(&self) -> bool {
+        matches!(self.state.as_str(), "done" | "cancelled")
+    }
+
+    /// What was not simply done.
+    pub fn exceptions(&self) -> u64 {
+        self.dead_again + self.refused + self.overtaken
+    }
+
+    pub fn ended(&self) -> u64 {
+        self.done + self.exceptions()
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct OperationResult {
+    pub id: String,
+    pub result: String,
+    pub why: String,
+    pub at: At,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
 pub struct Said {
     pub state: String,
     pub by: String,

@@ -1,5 +1,5 @@
-//! What is done with all dead letters that a filter finds: a page that says how many, and then the API's calls, a hundred at a
-//! time. The one file to change when operations do this.
+//! What is done with all dead letters that a filter finds: a page that says how many. Operators plan an operation there; a merchant,
+//! who has none, sends their own again, a hundred in each of the API's calls.
 
 use std::time::Duration;
 
@@ -68,15 +68,11 @@ pub async fn confirm(visit: Visit) -> Result<Response, Problem> {
 }
 
 pub async fn redeliver(visit: Visit, fields: Fields) -> Result<Response, Problem> {
-    all(&visit, &fields, "redeliver", "sent again").await
-}
-
-pub async fn discard(visit: Visit, fields: Fields) -> Result<Response, Problem> {
-    all(&visit, &fields, "discard", "discarded").await
+    all(&visit, &fields).await
 }
 
 /// As many as were seen when somebody said yes, and no others: the number that they typed is the number that there is.
-async fn all(visit: &Visit, fields: &Fields, verb: &str, done: &str) -> Result<Response, Problem> {
+async fn all(visit: &Visit, fields: &Fields) -> Result<Response, Problem> {
     let (mut ids, total) = found(visit, fields).await?;
     if fields.get("confirmed").replace(' ', "") != total.to_string() {
         let there = words::count(total, "letter", "letters");
@@ -95,7 +91,7 @@ async fn all(visit: &Visit, fields: &Fields, verb: &str, done: &str) -> Result<R
     for some in ids.chunks(OF_CALL).take(AT_ONCE / OF_CALL) {
         let ids: Vec<String> = some.iter().map(ToString::to_string).collect();
         let body = json!({ "ids": ids, "reason": fields.get("reason") });
-        let answer: Results = visit.post(&format!("/v1/dead-letters/{verb}"), &body).await?;
+        let answer: Results = visit.post("/v1/dead-letters/redeliver", &body).await?;
         results.done += answer.done;
         results.refused += answer.refused;
         results.unanswered += answer.unanswered;
@@ -104,7 +100,7 @@ async fn all(visit: &Visit, fields: &Fields, verb: &str, done: &str) -> Result<R
             break;
         }
     }
-    let mut notice = told(&results, done, ["letter was", "letters were"]);
+    let mut notice = told(&results, "sent again", ["letter was", "letters were"]);
     let left = total.saturating_sub(results.done);
     if left > 0 && notice.is_good && results.unanswered == 0 {
         notice.says += &format!(" {} are left: do it again for the next ones.", words::number(left));

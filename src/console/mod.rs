@@ -19,6 +19,7 @@ pub mod filters;
 pub mod intents;
 pub mod issues;
 pub mod letters;
+pub mod operations;
 pub mod overview;
 pub mod page;
 pub mod plot;
@@ -101,7 +102,13 @@ fn pages() -> Router<Console> {
         .route("/console/dead-letters/discard", post(letters::discard))
         .route("/console/dead-letters/all", get(bulk::confirm))
         .route("/console/dead-letters/all/redeliver", post(bulk::redeliver))
-        .route("/console/dead-letters/all/discard", post(bulk::discard))
+        .route("/console/operations", get(operations::list).post(operations::plan))
+        .route("/console/operations/{operation}", get(operations::show))
+        .route("/console/operations/{operation}/start", post(operations::start))
+        .route("/console/operations/{operation}/pause", post(operations::pause))
+        .route("/console/operations/{operation}/resume", post(operations::resume))
+        .route("/console/operations/{operation}/cancel", post(operations::cancel))
+        .route("/console/operations/{operation}/rate", post(operations::rate))
         .route("/console/quarantine", get(quarantine::list))
         .route("/console/quarantine/requeue", post(quarantine::requeue))
         .route("/console/quarantine/discard", post(quarantine::discard))

@@ -275,12 +275,13 @@ impl Visit {
     }
 }
 
-const STAFF_PAGES: [(&str, &str); 8] = [
+const STAFF_PAGES: [(&str, &str); 9] = [
     ("/console", "Overview"),
     ("/console/issues", "Issues"),
     ("/console/endpoints", "Endpoints"),
     ("/console/deliveries", "Deliveries"),
     ("/console/dead-letters", "Dead letters"),
+    ("/console/operations", "Operations"),
     ("/console/quarantine", "Quarantine"),
     ("/console/audit", "Audit"),
     ("/console/portal", "Portal"),

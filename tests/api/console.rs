@@ -35,6 +35,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/console/dead-letters", ANYONE),
     ("/console/dead-letters?by=endpoint&limit=2", ANYONE),
     ("/console/dead-letters/all?endpoint=ep_a", ANYONE),
+    ("/console/operations", STAFF),
     ("/console/quarantine", STAFF),
     ("/console/quarantine/30-0", STAFF),
     ("/console/audit", STAFF),
@@ -58,7 +59,7 @@ const ACTS: &[(&str, Filled, &[&str])] = &[
     ("/console/dead-letters/redeliver", &[("ids", "1-0:ep_a")], KEEPER),
     ("/console/dead-letters/discard", &[("ids", "2-0:ep_a"), ("confirmed", "1")], OPERATOR),
     ("/console/dead-letters/all/redeliver", &[("intent", "pi_3"), ("confirmed", "1")], KEEPER),
-    ("/console/dead-letters/all/discard", &[("intent", "pi_4"), ("confirmed", "1")], OPERATOR),
+    ("/console/operations", &[("kind", "discard"), ("intent", "pi_4")], OPERATOR),
     ("/console/quarantine/requeue", &[("entries", "30-0")], OPERATOR),
     ("/console/quarantine/discard", &[("entries", "31-0"), ("confirmed", "1")], OPERATOR),
     ("/console/portal", &[("account", "acc_1")], OPERATOR),
@@ -170,12 +171,7 @@ async fn each_act_is_done_once_by_whoever_is_signed_in_and_told_on_the_next_page
             "2 letters were discarded",
         ),
         ("/console/dead-letters/redeliver", &[("ids", "1-0:ep_a")], "dead-letter redeliver", "1 letter was sent again"),
-        (
-            "/console/dead-letters/all/discard",
-            &[("intent", "pi_4"), ("confirmed", "1")],
-            "dead-letter discard",
-            "1 letter was discarded",
-        ),
+        ("/console/operations", &[("kind", "discard"), ("intent", "pi_4")], "operation plan", "This is the plan"),
         (
             "/console/dead-letters/all/redeliver",
             &[("intent", "pi_5"), ("confirmed", "1")],
@@ -214,8 +210,6 @@ async fn nothing_is_dropped_unless_its_number_is_typed() {
     for (path, fields) in [
         ("/console/dead-letters/discard", &[("ids", "2-0:ep_a"), ("confirmed", "")][..]),
         ("/console/dead-letters/discard", &[("ids", "2-0:ep_a"), ("ids", "3-0:ep_a"), ("confirmed", "1")]),
-        ("/console/dead-letters/all/discard", &[("confirmed", "6")]),
-        ("/console/dead-letters/all/discard", &[("confirmed", "")]),
         ("/console/dead-letters/all/redeliver", &[("endpoint", "ep_a"), ("confirmed", "8")]),
         ("/console/quarantine/discard", &[("entries", "30-0"), ("confirmed", "3")]),
     ] {
@@ -230,9 +224,62 @@ async fn nothing_is_dropped_unless_its_number_is_typed() {
     // What died since is not meant: the form says until when.
     let until = page.field("until");
     assert!(until.ends_with('Z'), "{until}");
-    let fields = [("endpoint", "ep_a"), ("until", until.as_str()), ("confirmed", "7"), ("reason", "a test")];
-    visitor.post("/console/dead-letters/all/discard", &fields).await;
+    let fields = [("kind", "discard"), ("endpoint", "ep_a"), ("until", until.as_str()), ("reason", "a test")];
+    let place = visitor.post("/console/operations", &fields).await.place().to_owned();
+    let start = format!("{place}/start");
+    assert!(visitor.get(&place).await.html.contains("<h1>discard 7 "), "the plan has its number");
+    for wrong in ["", "6", "70"] {
+        let seen = visitor.post(&start, &[("confirmed", wrong)]).await;
+        assert!(visitor.get(seen.place()).await.html.contains("Nothing was done"), "{wrong:?}");
+        assert_eq!(total().await, 7);
+    }
+    let seen = visitor.post(&start, &[("confirmed", "7")]).await;
+    assert!(visitor.get(seen.place()).await.html.contains("The operation runs"));
+    until_done(&mut visitor, &place).await;
     assert_eq!(total().await, 0);
+    let again = visitor.post(&start, &[("confirmed", "7")]).await;
+    assert!(visitor.get(again.place()).await.html.contains("class=\"notice bad"), "it runs once");
+}
+
+async fn until_done(visitor: &mut Visitor, place: &str) -> String {
+    let mut html = String::new();
+    until("the operation is done", async || {
+        html = visitor.get(place).await.html;
+        html.contains("7 of 7 have ended") && html.contains(">done</span>")
+    })
+    .await;
+    html
+}
+
+#[tokio::test]
+async fn an_operation_is_slowed_down_paused_and_cancelled_on_its_page() {
+    let house = House::start().await;
+    let mut visitor = Visitor::signed_in(&house, &house.token("operator").await).await;
+    // What goes out again waits while its endpoint is paused, so there is time.
+    visitor.post("/console/endpoints/ep_a/pause", &[("reason", "a test")]).await;
+    let fields = [("kind", "redeliver"), ("endpoint", "ep_a"), ("reason", "a <b>test</b>")];
+    let place = visitor.post("/console/operations", &fields).await.place().to_owned();
+    for (verb, fields, state) in [
+        ("start", &[][..], "running"),
+        ("rate", &[("rate", "5")], "running"),
+        ("pause", &[("reason", "lunch")], "paused"),
+        ("resume", &[], "running"),
+        ("cancel", &[], "cancel"),
+    ] {
+        let seen = visitor.post(&format!("{place}/{verb}"), fields).await;
+        assert_eq!((seen.status, seen.place()), (303, place.as_str()), "{verb}: {}", seen.html);
+        let html = visitor.get(&place).await.html;
+        assert!(html.contains("class=\"notice good") && html.contains(&format!(">{state}")), "{verb}: {html}");
+    }
+    let html = visitor.get(&place).await.html;
+    assert!(html.contains("5 a second at most") && html.contains("a &lt;b&gt;test&lt;/b&gt;"), "{html}");
+    assert!(visitor.get("/console/operations").await.html.contains(&place), "it is in the list");
+
+    let mut viewer = Visitor::signed_in(&house, &house.token("viewer").await).await;
+    assert_eq!(viewer.get(&place).await.status, 200);
+    assert_eq!(viewer.post(&format!("{place}/cancel"), &[]).await.status, 403);
+    let mut merchant = Visitor::signed_in(&house, &house.token("merchant").await).await;
+    assert_eq!(merchant.get(&place).await.status, 403);
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ const PAGES: &[(&str, &str)] = &[
     ("intent", "/console/intents/pi_90"),
     ("letters", "/console/dead-letters?by=endpoint,cause"),
     ("all", "/console/dead-letters/all"),
+    ("operations", "/console/operations"),
     ("quarantine", "/console/quarantine"),
     ("entry", "/console/quarantine/30-0"),
     ("audit", "/console/audit"),

@@ -182,7 +182,7 @@ async fn every_end_is_told(place: Place) {
         text.starts_with("history: back to ") && text.contains("nothing is missing") && text.contains("1 delivered"),
         "{text}"
     );
-    let text = said(&world, &place.url(), &["delivery", "list", "--account", "acc_nobody"]);
+    let text = said(&world, &place.url(), &["delivery", "list", "--account", "acc_nobody", "-o", "jsonl"]);
     assert!(text.contains("1 owed to nobody") && text.contains("its account has no endpoint"), "{text}");
     let text = said(&world, &place.url(), &["delivery", "list", "--event", &events[3].id]);
     assert!(text.contains("1 skipped") && text.contains("ep_off"), "{text}");

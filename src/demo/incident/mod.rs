@@ -32,6 +32,7 @@ use crate::{
         connection::{Purpose, Redis},
         entries::Entries,
         keys::PartitionKeys,
+        operations::Operations,
         registry::RegistryStore,
         watch::gauges,
     },
@@ -227,10 +228,17 @@ impl Stage<'_> {
         let Some(part) = facts.with(Fault::ServerError).next() else { return Ok(()) };
         let words =
             ["dead-letter", "redeliver", "--endpoint", &part.endpoint, "--yes", "--reason", "they say it is fixed"];
-        // Its terminal is closed in the middle.
+        // Its terminal is closed in the middle; what it began goes on until somebody says otherwise.
         let mut child = self.command("omar", &words)?.spawn().context("cannot start Herald again")?;
         sleep(Duration::from_millis(700)).await;
         let _ = child.kill().await;
+        sleep(Duration::from_secs(2)).await;
+        let keys = self.keys()?;
+        let running = Operations::new(self.redis.connect(Purpose::Other).await?, keys).ids().await?;
+        for id in running {
+            let reason = "not before we know that they are back";
+            self.herald("nina", &["operation", "pause", &id.to_string(), "--reason", reason]).await?;
+        }
         self.settled().await
     }
 
@@ -307,11 +315,13 @@ fn show(facts: &Facts, config: &Config, stage: &Stage<'_>, admin_token: &str, fi
         ("What was given up, and why", "dead-letter list --group-by cause".to_owned()),
         ("What is no event", "quarantine list".to_owned()),
         ("Who did what?", "audit list".to_owned()),
+        ("What did a run leave that broke off?", "operation list".to_owned()),
     ];
     for (question, verb) in questions {
-        println!("  {question:34} {program} {verb}");
+        println!("  {question:36} {program} {verb}");
     }
-    println!("\nThe API: curl -s -H 'Authorization: Bearer {admin_token}' http://{listen}/v1/issues");
+    println!("\nThe console: http://{listen}/ with the token {admin_token}");
+    println!("The API: curl -s -H 'Authorization: Bearer {admin_token}' http://{listen}/v1/issues");
     println!("What is true stands in {}", file.display());
     println!("Ctrl-C ends it and removes everything.");
 }
