@@ -191,7 +191,7 @@ async fn each_question_of_the_night_has_a_true_answer() {
     let moved = moved.filter(|part| ["connection_refused", "speaks_no_tls"].contains(&part["fault"].as_str().unwrap()));
     assert_eq!(by("nina").len(), moved.count() + 1, "{acts}: and a pause of the operation");
     let omar: Vec<&str> = by("omar").iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert!(omar.contains(&"endpoint pause") && omar.contains(&"operation start"), "{acts}");
+    assert!(omar.contains(&"endpoint pause") && omar.contains(&"dead-letter redeliver"), "{acts}");
 
     // His terminal was closed, the operation went on, and was paused: what it took is dead again, and the rest is as it was.
     let operations = incident.json(&["operation", "list"]);
