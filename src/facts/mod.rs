@@ -18,7 +18,6 @@ pub mod envelope;
 pub mod event;
 #[cfg(feature = "dispatcher")]
 pub mod health;
-#[cfg(feature = "dispatcher")]
 pub mod id;
 #[cfg(feature = "dispatcher")]
 pub mod issue;
