@@ -53,8 +53,8 @@ pub struct Model {
     pub quarantine: Vec<(EntryId, Quarantined)>,
     /// How many entries its limit has dropped.
     pub quarantine_dropped: u64,
-    /// For each entry that came back from the quarantine, the entry whose place it has.
-    /// What came again: whose place it has, and the endpoint that alone it is for.
+    /// For each entry that came back from the quarantine, or is sent again: whose place it has, and the endpoint that alone it is
+    /// for.
     pub places: BTreeMap<EntryId, (EntryId, Option<EndpointId>)>,
     /// By time: the entry that every group had passed then.
     pub marks: BTreeMap<u64, EntryId>,

@@ -23,7 +23,8 @@ use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         event::PaymentStatus,
-        id::{AccountId, EndpointId, EventId, IntentId},
+        id::{AccountId, EndpointId, EventId, IntentId, OperationId},
+        operation::Operation,
         sample::{self, Sample},
         signing::SecretText,
     },
@@ -230,16 +231,26 @@ impl Stage<'_> {
             ["dead-letter", "redeliver", "--endpoint", &part.endpoint, "--yes", "--reason", "they say it is fixed"];
         // Its terminal is closed in the middle; what it began goes on until somebody says otherwise.
         let mut child = self.command("omar", &words)?.spawn().context("cannot start Herald again")?;
-        sleep(Duration::from_millis(700)).await;
+        let id = self.operation_where(|operation| operation.counts.open > 0).await?;
         let _ = child.kill().await;
-        sleep(Duration::from_secs(2)).await;
-        let keys = self.keys()?;
-        let running = Operations::new(self.redis.connect(Purpose::Other).await?, keys).ids().await?;
-        for id in running {
-            let reason = "not before we know that they are back";
-            self.herald("nina", &["operation", "pause", &id.to_string(), "--reason", reason]).await?;
+        let reason = "not before we know that they are back";
+        self.herald("nina", &["operation", "pause", &id.to_string(), "--reason", reason]).await?;
+        self.settled().await?;
+        self.operation_where(|operation| operation.counts.open == 0).await.map(drop)
+    }
+
+    /// Until there is an operation that stands like this.
+    async fn operation_where(&self, stands: impl Fn(&Operation) -> bool) -> anyhow::Result<OperationId> {
+        let mut operations = Operations::new(self.redis.connect(Purpose::Other).await?, self.keys()?);
+        let began = clock::now();
+        while clock::now() - began < SETTLES_WITHIN {
+            let ids = operations.ids().await?;
+            if let Some(found) = operations.find_all(&ids).await?.into_iter().find(&stands) {
+                return Ok(found.id);
+            }
+            sleep(Duration::from_millis(50)).await;
         }
-        self.settled().await
+        bail!("the operation of a colleague does not get on")
     }
 
     async fn herald(&self, by: &str, words: &[&str]) -> anyhow::Result<()> {
