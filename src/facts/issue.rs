@@ -152,18 +152,21 @@ pub fn issues<'a>(
 
 /// Letters that waited in vain belong to what they waited for: who looks for causes is not shown the consequences as well.
 fn fold(found: &mut BTreeMap<IssueId, Issue>) {
-    let followers: Vec<IssueId> = found
-        .iter()
-        .filter(|(id, issue)| id.cause.is_consequence() && issue.attempts == 0)
-        .map(|(id, _)| id.clone())
-        .collect();
+    // One pass for each half: there may be ten thousand endpoints that fail.
+    let mut leaders = BTreeMap::<EndpointId, (bool, u64, IssueId)>::new();
+    for issue in found.values().filter(|issue| !issue.id.cause.is_consequence()) {
+        let stands = (issue.is_failing, issue.last_ms, issue.id.clone());
+        let known = leaders.entry(issue.id.endpoint.clone()).or_insert_with(|| stands.clone());
+        if (known.0, known.1) <= (stands.0, stands.1) {
+            *known = stands;
+        }
+    }
+    let follows = |issue: &Issue| issue.id.cause.is_consequence() && issue.attempts == 0;
+    let followers: Vec<IssueId> = found.values().filter(|issue| follows(issue)).map(|issue| issue.id.clone()).collect();
     for id in followers {
-        let of_endpoint =
-            found.values().filter(|issue| issue.id.endpoint == id.endpoint && !issue.id.cause.is_consequence());
-        let leader = of_endpoint.max_by_key(|issue| (issue.is_failing, issue.last_ms)).map(|issue| issue.id.clone());
-        let Some(leader) = leader else { continue };
+        let Some((_, _, leader)) = leaders.get(&id.endpoint) else { continue };
         let Some(follower) = found.remove(&id) else { continue };
-        if let Some(leader) = found.get_mut(&leader) {
+        if let Some(leader) = found.get_mut(leader) {
             leader.letters += follower.letters;
             leader.never_tried += follower.letters;
             leader.last_ms = leader.last_ms.max(follower.last_ms);
