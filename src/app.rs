@@ -39,7 +39,10 @@ use crate::{
         audit::{Origin, Surface},
         retry::RetryPolicy,
     },
-    history::follower::{Follower, Settings as HistorySettings},
+    history::{
+        History,
+        follower::{Follower, Settings as HistorySettings},
+    },
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
@@ -63,6 +66,9 @@ const SENDERS: u64 = 2;
 
 /// How often a process that has only payment intents looks whether Redis answers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a page of a replay may take: other operations wait for it.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
 /// of the lease.
@@ -326,6 +332,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         quotas: config.quotas,
         disable_after: limits.disable_after,
         registry: Registry::new(),
+        history: History::new(config.history.clone(), &config.stream.name, REPLAY_PATIENCE),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),
         readiness: Readiness::new(),

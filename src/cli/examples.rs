@@ -138,6 +138,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "herald operation plan redeliver --endpoint ep_1 --since 6h --reason up",
             "herald operation plan discard --account acc_1 --until 7d --reason left",
+            "herald operation plan replay --endpoint ep_1 --since 2d --reason 'database lost'",
+            "herald operation plan erase --account acc_1 --reason 'asked for it'",
         ],
     ),
     ("operation start", &["herald operation start op_019ac5bf3e1f3d8a21c04be7a19 --watch"]),

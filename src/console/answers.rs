@@ -212,7 +212,7 @@ pub struct Operation {
 
 impl Operation {
     pub fn is_for_good(&self) -> bool {
-        self.kind == "discard"
+        matches!(self.kind.as_str(), "discard" | "erase")
     }
 
     pub fn is_over(&self) -> bool {

@@ -42,6 +42,7 @@ struct EndpointPage {
     acts: Vec<Act>,
     is_staff: bool,
     may_keep: bool,
+    may_operate: bool,
 }
 
 #[derive(Template)]
@@ -87,6 +88,7 @@ pub async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Prob
         acts,
         is_staff: visit.is_staff(),
         may_keep: visit.may_keep(),
+        may_operate: visit.may_operate(),
     };
     Ok(shown(&page))
 }

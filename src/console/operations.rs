@@ -24,6 +24,7 @@ const RESULTS: [&str; 1] = ["cursor"];
 struct OperationsPage {
     frame: Frame,
     operations: List<Operation>,
+    may_operate: bool,
     prev: Option<String>,
     next: Option<String>,
 }
@@ -41,7 +42,8 @@ struct OperationPage {
 pub async fn list(visit: Visit) -> Result<Response, Problem> {
     let operations: List<Operation> = visit.get_filtered("/v1/operations", &FILTERS).await?;
     let [prev, next] = [&operations.prev, &operations.next].map(|at| visit.with_cursor(&FILTERS, at.as_ref()));
-    Ok(shown(&OperationsPage { frame: visit.frame("Operations"), operations, prev, next }))
+    let (frame, may_operate) = (visit.frame("Operations"), visit.may_operate());
+    Ok(shown(&OperationsPage { frame, operations, may_operate, prev, next }))
 }
 
 pub async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Problem> {

@@ -411,7 +411,7 @@ impl Core {
         }
         let at = self.lane_of(&delivery.id.endpoint);
         let lane = &self.lanes[at];
-        if lane.ended().is_some() && !lane.was_owed(delivery.id.entry) {
+        if lane.ended().is_some() && !lane.was_owed(delivery.id.entry) && !delivery.is_asked_for {
             self.tally.skipped_disabled += 1;
             let reason = lane.ended().map_or("", DeadReason::name);
             let at_ms = delivery.id.entry.ms;

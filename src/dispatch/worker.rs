@@ -40,6 +40,7 @@ use super::{
 use crate::{
     clock,
     facts::{id::EntryId, quota},
+    history::History,
     registry::{Change, Registry},
     sender::Sender,
     store::{
@@ -77,6 +78,8 @@ pub struct Parts {
     /// How long an endpoint may fail until it is disabled.
     pub disable_after: Option<Duration>,
     pub registry: Registry,
+    /// For replays.
+    pub history: History,
     /// For receivers that have shown that they answer, and for the others.
     pub senders: [Arc<Sender>; 2],
     pub metrics: Metrics,
@@ -148,7 +151,7 @@ impl Worker {
                 parts.disable_after,
             ),
             publish_at: 0,
-            runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.audit.clone()),
+            runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.history, parts.audit.clone()),
             redis,
             keys,
             audit: parts.audit,

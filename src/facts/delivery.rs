@@ -81,6 +81,9 @@ pub struct Delivery {
     /// Its endpoint could not be read when the event was read: whether it wants such events is decided when it can be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unsure: bool,
+    /// Its event was sent again for this endpoint: whoever asked for that hears how it ended, so it is not just skipped.
+    #[serde(skip)]
+    pub is_asked_for: bool,
     #[serde(flatten)]
     pub envelope: Envelope,
     /// The entry whose place in the order this one has, if it came back from the quarantine.
@@ -118,6 +121,7 @@ impl Delivery {
             attempts: 0,
             earlier_attempts: 0,
             is_unsure: false,
+            is_asked_for: false,
             envelope: Envelope::default(),
             place: None,
             history: Vec::new(),
@@ -261,6 +265,7 @@ mod tests {
             attempts: 0,
             earlier_attempts: 0,
             is_unsure: false,
+            is_asked_for: false,
             envelope: Envelope::default(),
             place: None,
             history: Vec::new(),

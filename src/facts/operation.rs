@@ -6,7 +6,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    id::{AccountId, DeliveryId, EndpointId, EventId, IntentId, OperationId},
+    event::EventType,
+    id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::Cause,
     retry::DeadReason,
 };
@@ -27,33 +28,40 @@ pub enum Kind {
     Discard,
     /// Deliveries that wait for their next attempt are due at once.
     SendNow,
+    /// Events that the history kept go to one endpoint again.
+    Replay,
+    /// What is kept of an account's events goes for good: letters, entries, and the history's copies.
+    Erase,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Redeliver, Self::Discard, Self::SendNow];
+    pub const ALL: [Self; 5] = [Self::Redeliver, Self::Discard, Self::SendNow, Self::Replay, Self::Erase];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Redeliver => "redeliver",
             Self::Discard => "discard",
             Self::SendNow => "send-now",
+            Self::Replay => "replay",
+            Self::Erase => "erase",
         }
     }
 
     /// What one that is done was.
     pub fn past(self) -> &'static str {
         match self {
-            Self::Redeliver => "delivered",
+            Self::Redeliver | Self::Replay => "delivered",
             Self::Discard => "discarded",
             Self::SendNow => "sent",
+            Self::Erase => "erased",
         }
     }
 
     /// A second, where nobody says otherwise: what goes out again must not be felt by what is new.
     pub fn usual_rate(self) -> u32 {
         match self {
-            Self::Redeliver => 200,
-            Self::Discard => 1_000,
+            Self::Redeliver | Self::Replay => 200,
+            Self::Discard | Self::Erase => 1_000,
             Self::SendNow => 500,
         }
     }
@@ -135,6 +143,12 @@ pub struct Selection {
     pub intent: Option<IntentId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<EventId>,
+    /// Of a replay: the last event that the history had read. Those of the last millisecond that it read later are not meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_entry: Option<EntryId>,
+    /// Of a replay: those that the endpoint wanted when it was planned; all if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<EventType>,
 }
 
 impl Selection {
@@ -248,7 +262,7 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         assert!(Kind::ALL.into_iter().all(|kind| kind.name().parse() == Ok(kind)));
         assert!(State::ALL.into_iter().all(|state| state.name().parse() == Ok(state)));
-        assert!("replay".parse::<Kind>().unwrap_err().contains("redeliver, discard"));
+        assert!("resend".parse::<Kind>().unwrap_err().contains("redeliver, discard"));
     }
 
     #[test]

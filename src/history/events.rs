@@ -14,8 +14,11 @@ use super::{
     writer::{Missed, Writer, note_missed},
 };
 use crate::{
-    facts::id::{AccountId, EntryId, EventId, IntentId},
-    store::entries::StreamEntry,
+    facts::{
+        event::EventType,
+        id::{AccountId, EntryId, EventId, IntentId},
+    },
+    store::{entries::StreamEntry, queries::RawEvent},
 };
 
 /// Rows of one statement: each may have 64 KiB.
@@ -52,6 +55,17 @@ pub struct EventsWanted {
     pub from_ms: Option<u64>,
     /// Not after this moment.
     pub until_ms: Option<u64>,
+    /// One of these; any if there are none.
+    pub types: Vec<EventType>,
+}
+
+/// What an answer is about that must stay the same, whatever is read later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frozen {
+    pub count: u64,
+    pub until_ms: u64,
+    /// Of those of the last moment, the last.
+    pub last: EntryId,
 }
 
 /// An event's place among all: they come in this order.
@@ -74,6 +88,11 @@ impl KeptEvent {
         StreamEntry { id: self.entry, fields }
     }
 
+    pub fn into_raw(self) -> RawEvent {
+        let Self { entry, number, traceparent, body, .. } = self;
+        RawEvent { entry, body: body.into(), number, traceparent }
+    }
+
     pub fn place(&self) -> EventPlace {
         EventPlace { day: day_of(self.read_ms), entry: self.entry }
     }
@@ -91,12 +110,7 @@ pub(super) struct Source {
 impl Writer {
     /// None before the first entry was read.
     pub async fn source(&self) -> Result<Option<Source>, HistoryError> {
-        let question = "SELECT entry_ms, entry_seq, added, read_ms FROM herald_history_source WHERE stream = 'events'";
-        let read = async || {
-            let Some(row) = sqlx::query(question).fetch_optional(&self.database.pool).await? else { return Ok(None) };
-            let entry = EntryId { ms: unsigned(row.try_get(0)?), seq: unsigned(row.try_get(1)?) };
-            Ok(Some(Source { entry, added: unsigned(row.try_get(2)?), read_ms: unsigned(row.try_get(3)?) }))
-        };
+        let read = async || source(&mut *self.database.pool.acquire().await?).await;
         read().await.map_err(|error| self.database.broken(error))
     }
 
@@ -232,6 +246,10 @@ async fn days(connection: &mut AnyConnection) -> Result<Vec<u64>, sqlx::Error> {
     rows.iter().map(|row| Ok(unsigned(row.try_get(0)?))).collect()
 }
 
+pub(super) async fn tables(connection: &mut AnyConnection) -> Result<Vec<String>, sqlx::Error> {
+    Ok(days(connection).await?.into_iter().map(table_of).collect())
+}
+
 fn table_of(day: u64) -> String {
     schema::table_of(day).replace("herald_history_", "herald_history_bodies_")
 }
@@ -273,21 +291,21 @@ impl Reader {
         Ok(found)
     }
 
-    /// How many there are.
-    pub async fn count_events(&self, wanted: &EventsWanted) -> Result<u64, HistoryError> {
-        self.try_count_events(wanted).await.map_err(|error| self.database.broken(error))
+    /// How many there are now, and up to where that is all; None while nothing was read.
+    pub async fn freeze_events(&self, wanted: &EventsWanted) -> Result<Option<Frozen>, HistoryError> {
+        self.try_freeze_events(wanted).await.map_err(|error| self.database.broken(error))
     }
 
-    async fn try_count_events(&self, wanted: &EventsWanted) -> Result<u64, sqlx::Error> {
+    async fn try_freeze_events(&self, wanted: &EventsWanted) -> Result<Option<Frozen>, sqlx::Error> {
         let mut transaction = begin_reading(&self.database).await?;
-        let mut count = 0;
-        for day in days_of(&mut transaction, wanted, 0).await? {
-            let question = Question::new(wanted, EntryId::ZERO);
-            let sql = format!("SELECT COUNT(*) FROM {} WHERE {}", table_of(day), question.conditions());
-            let row = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_one(&mut *transaction).await?;
-            count += unsigned(row.try_get(0)?);
-        }
-        Ok(count)
+        let Some(source) = source(&mut transaction).await? else { return Ok(None) };
+        let (until_ms, last) = match wanted.until_ms {
+            Some(until_ms) if until_ms < source.read_ms => (until_ms, EntryId::MAX),
+            _ => (source.read_ms, source.entry),
+        };
+        let wanted = EventsWanted { until_ms: Some(until_ms), ..wanted.clone() };
+        let count = count_events(&mut transaction, &wanted).await?;
+        Ok(Some(Frozen { count, until_ms, last }))
     }
 
     /// Since when events are kept, ms since 1970; None while there are none.
@@ -302,6 +320,24 @@ impl Reader {
         };
         read().await.map_err(|error| self.database.broken(error))
     }
+}
+
+async fn count_events(connection: &mut AnyConnection, wanted: &EventsWanted) -> Result<u64, sqlx::Error> {
+    let mut count = 0;
+    for day in days_of(connection, wanted, 0).await? {
+        let question = Question::new(wanted, EntryId::ZERO);
+        let sql = format!("SELECT COUNT(*) FROM {} WHERE {}", table_of(day), question.conditions());
+        let row = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_one(&mut *connection).await?;
+        count += unsigned(row.try_get(0)?);
+    }
+    Ok(count)
+}
+
+async fn source(connection: &mut AnyConnection) -> Result<Option<Source>, sqlx::Error> {
+    let question = "SELECT entry_ms, entry_seq, added, read_ms FROM herald_history_source WHERE stream = 'events'";
+    let Some(row) = sqlx::query(question).fetch_optional(connection).await? else { return Ok(None) };
+    let entry = EntryId { ms: unsigned(row.try_get(0)?), seq: unsigned(row.try_get(1)?) };
+    Ok(Some(Source { entry, added: unsigned(row.try_get(2)?), read_ms: unsigned(row.try_get(3)?) }))
 }
 
 async fn begin_reading(database: &Database) -> Result<Transaction<'static, Any>, sqlx::Error> {
@@ -336,10 +372,19 @@ impl<'a> Question<'a> {
 
     fn conditions(&self) -> String {
         // The first that is given tells most, and only it may use its index.
-        let texts = self.texts().enumerate().map(|(nth, (column, _))| match nth {
-            0 => format!("{column} = ${}", nth + 6),
-            _ => format!("{column} || '' = ${}", nth + 6),
-        });
+        let mut texts: Vec<String> = self
+            .texts()
+            .enumerate()
+            .map(|(nth, (column, _))| match nth {
+                0 => format!("{column} = ${}", nth + 6),
+                _ => format!("{column} || '' = ${}", nth + 6),
+            })
+            .collect();
+        if !self.wanted.types.is_empty() {
+            let first = texts.len() + 6;
+            let values: Vec<String> = (first..first + self.wanted.types.len()).map(|nth| format!("${nth}")).collect();
+            texts.push(format!("event_type IN ({})", values.join(", ")));
+        }
         let place = "(entry_ms > $1 OR (entry_ms = $2 AND entry_seq > $3)) AND read_ms >= $4 AND read_ms <= $5";
         std::iter::once(place.to_owned()).chain(texts).collect::<Vec<_>>().join(" AND ")
     }
@@ -349,7 +394,8 @@ impl<'a> Question<'a> {
         let query = query.bind(ms).bind(ms).bind(seq);
         let query = query.bind(number(self.wanted.from_ms.unwrap_or(0)));
         let query = query.bind(number(self.wanted.until_ms.unwrap_or(u64::MAX)));
-        self.texts().fold(query, |query, (_, text)| query.bind(text))
+        let query = self.texts().fold(query, |query, (_, text)| query.bind(text));
+        self.wanted.types.iter().fold(query, |query, of| query.bind(of.as_str().to_owned()))
     }
 }
 

@@ -8,17 +8,21 @@
 //! Nothing here ever holds up a delivery: where the database is away, full or broken, the log in Redis waits for it, up to a
 //! bound, and then loses its oldest lines as it would without a history.
 
+mod asked;
 pub mod database;
+pub mod erase;
 mod events;
 pub mod follower;
+pub mod plan;
 pub mod reader;
 mod row;
 mod schema;
 mod writer;
 
 pub use self::{
+    asked::History,
     database::{Access, Database, HistoryError},
-    events::{EventPlace, EventsWanted, KeptEvent},
+    events::{EventPlace, EventsWanted, Frozen, KeptEvent},
     reader::{Gap, Horizon, Reader, Told, Unowed, Wanted},
 };
 

@@ -95,6 +95,16 @@ impl Entries {
         Ok(self.read(&command).await?.pop())
     }
 
+    /// The oldest entries after this one.
+    pub async fn after(&mut self, after: EntryId, most: usize) -> Result<Vec<StreamEntry>, StoreError> {
+        if after == EntryId::MAX {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream()).arg(format!("({after}")).arg("+").arg("COUNT").arg(most);
+        self.read(&command).await
+    }
+
     /// Looks for an event by its own id, from the newest entry backwards, through at most `most` entries.
     pub async fn search(&mut self, id: &EventId, most: u64) -> Result<Search, StoreError> {
         let mut search = Search::default();

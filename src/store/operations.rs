@@ -1,6 +1,7 @@
 //! Operations on many deliveries, for whoever plans, starts, changes and looks at them. A plan holds what it is about and how
 //! many these are; everything after it names only its id. What the owner does with one that is started is in [`work`].
 
+pub mod erase;
 pub mod work;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -109,15 +110,16 @@ pub struct Operations {
 
 impl From<&Selection> for DeadFilter {
     fn from(selection: &Selection) -> Self {
-        let Selection { from_ms, until_ms, last: _, endpoint, account, reason, cause, intent, event } =
-            selection.clone();
+        let Selection { from_ms, until_ms, endpoint, account, reason, cause, intent, event, .. } = selection.clone();
         Self { from_ms, until_ms, endpoint, account, reason, cause, intent, event }
     }
 }
 
-fn selection(letters: &DeadFilter) -> Selection {
-    let DeadFilter { from_ms, until_ms, endpoint, account, reason, cause, intent, event } = letters.clone();
-    Selection { from_ms, until_ms, last: None, endpoint, account, reason, cause, intent, event }
+impl From<&DeadFilter> for Selection {
+    fn from(letters: &DeadFilter) -> Self {
+        let DeadFilter { from_ms, until_ms, endpoint, account, reason, cause, intent, event } = letters.clone();
+        Self { from_ms, until_ms, endpoint, account, reason, cause, intent, event, ..Self::default() }
+    }
 }
 
 impl Operations {
@@ -125,9 +127,14 @@ impl Operations {
         Self { connection, keys }
     }
 
+    /// What may be asked beside a plan.
+    pub fn queries(&self) -> Queries {
+        Queries::new(self.connection.clone(), self.keys.clone())
+    }
+
     /// Freezes what there is now. What is given up from here on does not belong to it.
     pub async fn plan(&mut self, wanted: Wanted) -> Result<Operation, OperationError> {
-        let mut queries = Queries::new(self.connection.clone(), self.keys.clone());
+        let mut queries = self.queries();
         let now_ms = queries.now_ms().await?;
         if wanted.kind == Kind::SendNow {
             return self.plan_sending(wanted, now_ms).await;
@@ -140,7 +147,7 @@ impl Operations {
                 left => return Err(OperationError::Unindexed(left)),
             }
         }
-        let (mut selection, mut count) = (selection(&letters), queries.count_dead_where(&letters).await?);
+        let (mut selection, mut count) = (Selection::from(&letters), queries.count_dead_where(&letters).await?);
         if let Some(limit) = wanted.limit.filter(|limit| *limit < count) {
             let last = nth(&mut queries, &letters, limit).await?;
             (selection.until_ms, selection.last, count) = match last {
@@ -148,7 +155,30 @@ impl Operations {
                 None => (selection.until_ms, None, 0),
             };
         }
-        if count == 0 {
+        self.write_wanted(Wanted { letters, ..wanted }, selection, count, now_ms).await
+    }
+
+    /// Plans for what somebody else has frozen and counted.
+    pub async fn plan_frozen(
+        &mut self,
+        wanted: Wanted,
+        selection: Selection,
+        count: u64,
+    ) -> Result<Operation, OperationError> {
+        let now_ms = self.queries().now_ms().await?;
+        let count = wanted.limit.map_or(count, |limit| limit.min(count));
+        self.write_wanted(wanted, selection, count, now_ms).await
+    }
+
+    async fn write_wanted(
+        &mut self,
+        wanted: Wanted,
+        selection: Selection,
+        count: u64,
+        now_ms: u64,
+    ) -> Result<Operation, OperationError> {
+        // What an erasure does not count may be there all the same: entries, and what is in the quarantine.
+        if count == 0 && wanted.kind != Kind::Erase {
             return Err(OperationError::Nothing);
         }
         let Wanted { kind, filter, by, why, .. } = wanted;
@@ -186,7 +216,7 @@ impl Operations {
             command.arg(&key).arg(PLANNED_FOR_MS);
             let _: u64 = self.connection.query(Subject("note what is to be sent in", &key), &command).await?;
         }
-        let selection = Selection { until_ms: now_ms, from_ms: 0, ..selection(&letters) };
+        let selection = Selection { until_ms: now_ms, from_ms: 0, ..Selection::from(&letters) };
         let (schema, count) = (OPERATION_SCHEMA, waiting.len() as u64);
         let plan = Plan { schema, kind, selection, filter, count, by, why, at_ms: now_ms };
         self.write(id, plan, wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE)).await

@@ -216,6 +216,23 @@ impl RegistryStore {
         Ok(page)
     }
 
+    /// All that can be read, by their ids.
+    pub async fn all(&mut self) -> Result<Vec<Endpoint>, StoreError> {
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = self.list(cursor).await?;
+            found.extend(page.endpoints);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        // A page may repeat one if the registry changes meanwhile.
+        found.sort_by(|one: &Endpoint, other| (&one.id, other.revision).cmp(&(&other.id, one.revision)));
+        found.dedup_by(|one, other| one.id == other.id);
+        Ok(found)
+    }
+
     /// How many there are, also of those that cannot be read.
     pub async fn count(&mut self) -> Result<u64, StoreError> {
         let mut command = redis::cmd("HLEN");

@@ -136,7 +136,7 @@ fn unread_by_histories(told: &[String], lines: u64, now_ms: u64) -> (u64, u64) {
 }
 
 /// Of the history that is furthest behind with the events: the last entry that it has read, and an entry's bytes on average.
-fn events_read_by_histories(told: &[String], now_ms: u64) -> Option<(EntryId, u64)> {
+pub(super) fn events_read_by_histories(told: &[String], now_ms: u64) -> Option<(EntryId, u64)> {
     let read = told.iter().filter_map(|text| EventsRead::parse(text));
     let there = read.filter(|read| now_ms.saturating_sub(read.at_ms) < HISTORY_GONE_MS);
     there.map(|read| (read.entry, read.entry_bytes)).min()

@@ -12,12 +12,12 @@ use super::{
 use crate::{
     app, clock,
     config::{Config, Sources},
+    history::History,
     store::{
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
         registry::RegistryStore,
     },
-    view::past::History,
 };
 
 /// Somebody waits for one answer, and a long history takes its time.

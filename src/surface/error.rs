@@ -6,6 +6,7 @@ use std::{io, process};
 use crate::{
     config::ConfigErrors,
     facts::{event::EventError, id::IdError, retry::RetryError, signing::SecretError},
+    history::plan::PlanError,
     registry::rules::RuleError,
     sender::{GuardError, HeaderError},
     store::{
@@ -104,6 +105,9 @@ fn code_of_link(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<OperationError>() {
         return Some(code_of_operation(error));
     }
+    if let Some(error) = error.downcast_ref::<PlanError>() {
+        return Some(code_of_plan(error));
+    }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return Some(code_of_store(error));
     }
@@ -148,6 +152,20 @@ fn code_of_operation(error: &OperationError) -> ExitCode {
         | OperationError::Unindexed(_)
         | OperationError::Refused { .. }
         | OperationError::Many(_) => ExitCode::Refused,
+    }
+}
+
+fn code_of_plan(error: &PlanError) -> ExitCode {
+    match error {
+        PlanError::Operation(error) => code_of_operation(error),
+        PlanError::NoEndpoint | PlanError::NotForReplay | PlanError::NotForErasing => ExitCode::Usage,
+        PlanError::MissingEndpoint(_) => ExitCode::NotFound,
+        PlanError::NoHistory(_) => ExitCode::Failed,
+        PlanError::NoEvents
+        | PlanError::StillSent { .. }
+        | PlanError::TooOld { .. }
+        | PlanError::OtherAccount { .. }
+        | PlanError::Disabled { .. } => ExitCode::Refused,
     }
 }
 

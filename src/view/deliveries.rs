@@ -10,7 +10,7 @@ use super::{
     Viewer,
     delivery::RecordView,
     letter::LetterView,
-    past::{self, History, Past, ReachView, ToldView, outcome},
+    past::{self, Past, ReachView, ToldView, outcome},
     standing::{standing, state},
     time::Time,
     words,
@@ -20,7 +20,7 @@ use crate::{
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::{WaitedFor, Waiting},
     },
-    history::{self, Wanted},
+    history::{self, History, Wanted},
     store::{
         error::StoreError,
         queries::{

@@ -9,7 +9,7 @@ use crate::facts::operation::{Change, Exception, Operation};
 #[derive(Serialize, ToSchema)]
 pub struct OperationView {
     id: String,
-    /// redeliver, discard or send-now.
+    /// redeliver, discard, send-now, replay or erase.
     kind: &'static str,
     /// planned, running, paused, cancelling, cancelled or done.
     state: &'static str,

@@ -2,24 +2,15 @@
 //! says how far back it looks, so that silence is not taken for "never happened". A history that does not answer only makes
 //! it shorter.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
 
 use serde::Serialize;
-use tokio::{sync::Mutex, time::timeout};
 use utoipa::ToSchema;
 
 use super::{Viewer, time::Time, words};
 use crate::{
-    clock,
-    config::HistoryConfig,
     facts::id::DeliveryId,
-    history::{
-        Access, Database, EventPlace, EventsWanted, Gap, HistoryError, Horizon, KeptEvent, Reader, Told, Wanted,
-    },
+    history::{Gap, History, Horizon, Told, Wanted},
     store::{
         error::StoreError,
         queries::{LogFilter, LogPage, Queries},
@@ -28,88 +19,6 @@ use crate::{
 
 /// How many lines of the log one look reads, newest first: a second's work for Redis and us, and hours of traffic.
 const MAX_LOG_LOOK: usize = 100_000;
-
-/// A history that did not answer is asked again after this: nobody waits for one that is away more than once.
-const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
-
-/// The history of deliveries, to be asked. Opened at the first question, for all of a process.
-pub struct History {
-    settings: HistoryConfig,
-    stream: String,
-    /// How long an answer may take.
-    patience: Duration,
-    state: Mutex<State>,
-}
-
-enum State {
-    Closed,
-    Open(Arc<Reader>),
-    Away { why: String, since: Instant },
-}
-
-impl History {
-    pub fn new(settings: HistoryConfig, stream: &str, patience: Duration) -> Self {
-        Self { settings, stream: stream.to_owned(), patience, state: Mutex::new(State::Closed) }
-    }
-
-    /// Up to `limit` of these events, as they were accepted, or why nobody can tell.
-    pub async fn events(
-        &self,
-        wanted: &EventsWanted,
-        after: EventPlace,
-        limit: usize,
-    ) -> Result<Vec<KeptEvent>, String> {
-        self.ask(async |reader| reader.events(wanted, after, limit).await).await
-    }
-
-    /// An answer of the history, or why there is none.
-    async fn ask<T>(&self, question: impl AsyncFnOnce(&Reader) -> Result<T, HistoryError>) -> Result<T, String> {
-        let ask = async {
-            let reader = self.reader().await?;
-            match question(&reader).await {
-                Ok(found) => Ok(found),
-                Err(error) => Err(self.is_away(error.to_string()).await),
-            }
-        };
-        match timeout(self.patience, ask).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let patience = words::span(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
-                Err(self.is_away(format!("it did not answer within {patience}")).await)
-            }
-        }
-    }
-
-    async fn reader(&self) -> Result<Arc<Reader>, String> {
-        let Some(url) = &self.settings.url else { return Err("off (history.url is empty)".to_owned()) };
-        let mut state = self.state.lock().await;
-        match &*state {
-            State::Open(reader) => return Ok(reader.clone()),
-            State::Away { why, since } if clock::now() < *since + ASKED_AGAIN_AFTER => return Err(why.clone()),
-            State::Closed | State::Away { .. } => {}
-        }
-        match Database::open(url, &self.stream, Access::Read).await {
-            Ok(database) => {
-                let reader = Arc::new(Reader::new(database));
-                *state = State::Open(reader.clone());
-                Ok(reader)
-            }
-            Err(error) => {
-                *state = State::Away { why: error.to_string(), since: clock::now() };
-                Err(error.to_string())
-            }
-        }
-    }
-
-    async fn is_away(&self, why: String) -> String {
-        *self.state.lock().await = State::Away { why: why.clone(), since: clock::now() };
-        why
-    }
-}
-
-fn keep_days(settings: &HistoryConfig) -> u64 {
-    settings.keep.as_secs().div_ceil(86_400)
-}
 
 /// The newest first.
 pub struct Past {
@@ -134,7 +43,7 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let most = limit.saturating_add(1);
     let asked = history.ask(async |reader| {
         // In this order: what is read into it between the two is told twice rather than not at all.
-        let horizon = reader.horizon(keep_days(&history.settings), now_ms).await?;
+        let horizon = reader.horizon(history.keep_days(), now_ms).await?;
         Ok((horizon, reader.find(wanted, most).await?))
     });
     let asked = asked.await;

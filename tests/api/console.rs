@@ -60,6 +60,8 @@ const ACTS: &[(&str, Filled, &[&str])] = &[
     ("/console/dead-letters/discard", &[("ids", "2-0:ep_a"), ("confirmed", "1")], OPERATOR),
     ("/console/dead-letters/all/redeliver", &[("intent", "pi_3"), ("confirmed", "1")], KEEPER),
     ("/console/operations", &[("kind", "discard"), ("intent", "pi_4")], OPERATOR),
+    ("/console/operations", &[("kind", "erase"), ("account", "acc_1")], OPERATOR),
+    ("/console/operations", &[("kind", "replay"), ("endpoint", "ep_a")], OPERATOR),
     ("/console/quarantine/requeue", &[("entries", "30-0")], OPERATOR),
     ("/console/quarantine/discard", &[("entries", "31-0"), ("confirmed", "1")], OPERATOR),
     ("/console/portal", &[("account", "acc_1")], OPERATOR),

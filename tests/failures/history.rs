@@ -1,6 +1,9 @@
 //! The history of deliveries, on both kinds of database: what it tells after good days and bad ones.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 use herald::{
     config::HistoryUrl,
@@ -21,22 +24,24 @@ use crate::{
 };
 
 /// Where a test's history is.
-enum Place {
+pub enum Place {
+    None,
     Sqlite(TempDir),
     Postgres(Box<Postgres>),
 }
 
 impl Place {
-    fn sqlite() -> Self {
+    pub fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    async fn postgres() -> Self {
+    pub async fn postgres() -> Self {
         Self::Postgres(Box::new(Postgres::start().await))
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         match self {
+            Self::None => String::new(),
             Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("history.db").display()),
             Self::Postgres(server) => server.url(),
         }
@@ -73,25 +78,35 @@ impl Place {
             place = last.place();
             bodies.extend(page.into_iter().map(|event| String::from_utf8(event.body).unwrap()));
         }
-        assert_eq!(reader.count_events(wanted).await.unwrap(), bodies.len() as u64);
+        assert_eq!(reader.freeze_events(wanted).await.unwrap().map_or(0, |events| events.count), bodies.len() as u64);
         bodies
     }
 
-    async fn until_kept(&self, count: usize) -> Vec<String> {
-        until(&format!("{count} events in the history"), async || match self.reader().await {
-            Some(reader) => reader.count_events(&EventsWanted::default()).await.unwrap_or(0) >= count as u64,
-            None => false,
-        })
-        .await;
+    pub async fn count(&self) -> usize {
+        let Some(reader) = self.reader().await else { return 0 };
+        let frozen = reader.freeze_events(&EventsWanted::default()).await.ok().flatten();
+        frozen.map_or(0, |events| events.count as usize)
+    }
+
+    pub async fn until_kept(&self, count: usize) -> Vec<String> {
+        until(&format!("{count} events in the history"), async || self.count().await >= count).await;
         self.bodies(&EventsWanted::default()).await
     }
 
-    async fn gaps(&self) -> Vec<herald::history::Gap> {
+    /// The folder of its file.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(folder) => Some(folder.path()),
+            Self::None | Self::Postgres(_) => None,
+        }
+    }
+
+    pub async fn gaps(&self) -> Vec<herald::history::Gap> {
         self.reader().await.unwrap().horizon(30, u64::MAX / 2).await.unwrap().gaps
     }
 }
 
-fn setup(world: &World, place: &Place) -> Setup {
+pub fn setup(world: &World, place: &Place) -> Setup {
     world.setup().env("HERALD_HISTORY_URL", &place.url())
 }
 
@@ -105,10 +120,14 @@ fn kinds(told: &[Told]) -> Vec<&str> {
 
 /// A verb's output, both streams.
 fn said(world: &World, place: &str, words: &[&str]) -> String {
+    let output = verb(world, place, words);
+    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
+pub fn verb(world: &World, place: &str, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command.env_clear().env("USER", "ops").env("HERALD_HISTORY_URL", place).args(["--redis-url", &world.redis.url()]);
-    let output = command.args(words).output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+    command.args(words).output().unwrap()
 }
 
 async fn every_end_is_told(place: Place) {

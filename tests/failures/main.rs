@@ -5,11 +5,13 @@
 
 mod changes;
 mod crashes;
+mod erasure;
 mod history;
 mod hostile;
 mod isolation;
 mod quota;
 mod redis_trouble;
+mod replay;
 mod smoke;
 mod watched;
 

@@ -112,23 +112,7 @@ impl Api {
 
     /// As Redis has them, in no order. Those that cannot be read are left out.
     pub(super) async fn all_endpoints(&self) -> Result<Vec<Endpoint>, Problem> {
-        let all = async |store: &mut RegistryStore| {
-            let (mut found, mut cursor) = (Vec::new(), None);
-            loop {
-                let page = store.list(cursor).await?;
-                found.extend(page.endpoints);
-                cursor = page.next;
-                if cursor.is_none() {
-                    break;
-                }
-            }
-            Ok(found)
-        };
-        let mut found = self.with_registry(all).await?;
-        // A page may repeat one if the registry changes meanwhile.
-        found.sort_by(|one, other| (&one.id, other.revision).cmp(&(&other.id, one.revision)));
-        found.dedup_by(|one, other| one.id == other.id);
-        Ok(found)
+        self.with_registry(async |store| Ok(store.all().await?)).await
     }
 
     pub(super) async fn with_registry<T>(

@@ -50,6 +50,7 @@ use self::access::Access;
 use super::intents::{describe_responses, drop_null_defaults};
 use crate::{
     config::HistoryConfig,
+    history::History,
     http::{
         problem::{PROBLEM_JSON, Problem},
         server::{LIMITS, Limits, bounded},
@@ -72,7 +73,6 @@ use crate::{
         issue::IssueView,
         letter::{LetterGroup, LetterLine, LetterView},
         operation::{OperationView, ResultView},
-        past::History,
         quarantine::QuarantineView,
         token::TokenView,
     },

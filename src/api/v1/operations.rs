@@ -27,6 +27,7 @@ use crate::{
         letter::Cause,
         operation::{Change, Kind, MAX_RATE, Operation, State as OperationState},
     },
+    history::plan::{self, PlanError},
     http::problem::Problem,
     store::{
         error::StoreError,
@@ -42,7 +43,9 @@ type Answer<T> = Result<Json<T>, Problem>;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanOperation {
-    /// redeliver or discard dead letters; or send-now, for what waits for its next attempt: with `endpoint`, and `intent`, alone.
+    /// redeliver or discard dead letters; send-now, for what waits for its next attempt: with `endpoint`, and `intent`, alone; or
+    /// replay, to send events that the history kept to one `endpoint` again: those of its account, or of one `intent` or `event`;
+    /// or erase, to take out what is kept of the events of one `account`, whose endpoints are disabled or deleted.
     kind: String,
     account: Option<String>,
     endpoint: Option<String>,
@@ -52,9 +55,9 @@ pub struct PlanOperation {
     cause: Option<String>,
     intent: Option<String>,
     event: Option<String>,
-    /// Given up at this time or later: `2026-05-01T09:00:00Z`, or an age, `6h`.
+    /// Given up, or for a replay accepted, at this time or later: `2026-05-01T09:00:00Z`, or an age, `6h`.
     since: Option<String>,
-    /// Given up at this time or earlier.
+    /// Given up or accepted at this time or earlier.
     until: Option<String>,
     /// Every dead letter there is: needed where no other condition is given.
     #[serde(default)]
@@ -163,6 +166,24 @@ fn of_operation(error: &OperationError) -> Problem {
     }
 }
 
+fn of_plan(error: &PlanError) -> Problem {
+    match error {
+        PlanError::Operation(error) => of_operation(error),
+        PlanError::NoEndpoint => Problem::fault("endpoint", "is needed: a replay is to one endpoint"),
+        PlanError::NotForReplay => Problem::fault("kind", "replay takes events: leave dead_reason and cause out"),
+        PlanError::MissingEndpoint(_) => Problem::fault("endpoint", format!("{error}")),
+        PlanError::NotForErasing => {
+            Problem::fault("account", "is needed, and no other condition: an erasure is of one account")
+        }
+        PlanError::NoHistory(_) => Problem::unavailable(format!("{error}."), 5),
+        PlanError::NoEvents
+        | PlanError::StillSent { .. }
+        | PlanError::TooOld { .. }
+        | PlanError::OtherAccount { .. }
+        | PlanError::Disabled { .. } => refused(format!("{error}.")),
+    }
+}
+
 /// Plan one: say what it is about, and freeze that and how many these are under an id. Nothing is done yet.
 #[utoipa::path(
     post, path = "/v1/operations", tag = "Operations", request_body = PlanOperation,
@@ -182,7 +203,7 @@ pub async fn plan(
     }
     let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     let mut letters = request.letters(now_ms)?;
-    if kind == Kind::SendNow && request.until.is_none() {
+    if matches!(kind, Kind::SendNow | Kind::Replay) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;
     }
     let begun = caller.begun(&api, Act::OperationPlan, &why).filter(&filter);
@@ -200,8 +221,25 @@ pub async fn plan(
     };
     let work = async |tally: &mut Tally| {
         let _turn = api.0.heavy.acquire().await;
-        let planned = api.operations(async |operations| operations.plan(wanted).await).await?;
-        let planned = planned.map_err(|error| of_operation(&error))?;
+        let planned = match (kind, &wanted.letters.endpoint) {
+            (Kind::Replay, None) => Err(PlanError::NoEndpoint),
+            (Kind::Replay, Some(id)) => {
+                let endpoint = api.with_registry(async |store| store.get(id).await).await?;
+                let plan = async |operations: &mut Operations| {
+                    plan::replay(&api.0.history, operations, endpoint.as_ref(), wanted).await
+                };
+                api.operations(plan).await?
+            }
+            (Kind::Erase, _) => {
+                let endpoints = api.all_endpoints().await?;
+                let plan = async |operations: &mut Operations| {
+                    plan::erase(&api.0.history, operations, &endpoints, wanted).await
+                };
+                api.operations(plan).await?
+            }
+            _ => api.operations(async |operations| Ok(operations.plan(wanted).await?)).await?,
+        };
+        let planned = planned.map_err(|error| of_plan(&error))?;
         tally.set(planned.plan.count, 0);
         Ok::<_, Problem>(planned)
     };

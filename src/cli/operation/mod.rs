@@ -17,6 +17,7 @@ use crate::{
         id::{EntryId, OperationId},
         operation::{Change, Kind, MAX_RATE, Operation},
     },
+    history::plan::{self, PlanError},
     store::{
         operations::{OperationError, Operations, Verb, Wanted},
         queries::{DeadFilter, MAX_PAGE, Queries},
@@ -81,8 +82,10 @@ pub enum OperationVerb {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// redeliver or discard dead letters; or send-now, for deliveries that wait for their next attempt: with --endpoint, and
-    /// --intent, alone
+    /// redeliver or discard dead letters; send-now, for deliveries that wait for their next attempt: with --endpoint, and
+    /// --intent, alone; or replay, to send events that the history kept to one --endpoint again, those of its account, or of
+    /// one --intent or --event, that were accepted between --since and --until; or erase, to take out what is kept of the
+    /// events of one --account, whose endpoints are disabled or deleted
     kind: Kind,
     #[command(flatten)]
     filter: Filter,
@@ -92,7 +95,7 @@ pub struct PlanArgs {
     /// No more than this many, the oldest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// How many a second at most [default: 200 to redeliver, 1000 to discard]
+    /// How many a second at most [default: 200 to redeliver or replay, 500 to send now, 1000 to discard or erase]
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
     rate: Option<u32>,
     #[command(flatten)]
@@ -140,7 +143,7 @@ async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> 
     }
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let mut letters = args.filter.range(queries.now_ms().await?);
-    if args.kind == Kind::SendNow && !args.filter.has_times() {
+    if matches!(args.kind, Kind::SendNow | Kind::Replay) && !args.filter.has_times() {
         letters.until_ms = DeadFilter::everything().until_ms;
     }
     let limit = args.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
@@ -172,7 +175,19 @@ pub async fn plan(context: &Context, planned: Planned, change: &WhoAndWhy) -> an
     let (by, why, random) = (change.by.clone(), change.reason.clone(), rand::random());
     let wanted = Wanted { kind, letters, limit, filter, rate, by, why, random };
     let work = async |tally: &mut crate::facts::audit::Tally| {
-        let operation = operations(context).await?.plan(wanted).await?;
+        let mut operations = operations(context).await?;
+        let operation = match (kind, &wanted.letters.endpoint) {
+            (Kind::Replay, None) => return Err(PlanError::NoEndpoint.into()),
+            (Kind::Replay, Some(id)) => {
+                let endpoint = context.registry().await?.get(id).await?;
+                plan::replay(&context.history(), &mut operations, endpoint.as_ref(), wanted).await?
+            }
+            (Kind::Erase, _) => {
+                let endpoints = context.registry().await?.all().await?;
+                plan::erase(&context.history(), &mut operations, &endpoints, wanted).await?
+            }
+            _ => operations.plan(wanted).await?,
+        };
         tally.set(operation.plan.count, 0);
         Ok(operation)
     };

@@ -263,6 +263,7 @@ impl<D: Directory> Partition<D> {
         delivery.is_unsure = arrival.next >= arrival.endpoints.len();
         delivery.envelope = arrival.envelope.clone();
         delivery.place = arrival.place;
+        delivery.is_asked_for = arrival.only.is_some();
         let known = known.remove(&delivery.id).unwrap_or_default();
         self.core.admit_fresh(now, redis_ms, delivery, known);
         drains

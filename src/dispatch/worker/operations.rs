@@ -3,6 +3,7 @@
 //! must not be lost is in Redis, and each step compares the term; so a crash, a lost answer and another owner repeat nothing.
 //! What is to be taken when is decided by [`Job`] and [`Pace`](pace).
 
+mod erasing;
 mod job;
 mod pace;
 
@@ -24,6 +25,7 @@ use crate::{
         id::OperationId,
         operation::{Kind, State},
     },
+    history::History,
     registry::Registry,
     store::{
         audit::{Audit, Judged},
@@ -60,11 +62,11 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub fn start(redis: Redis, keys: PartitionKeys, registry: Registry, audit: Audit) -> Self {
+    pub fn start(redis: Redis, keys: PartitionKeys, registry: Registry, history: History, audit: Audit) -> Self {
         let (terms, told) = watch::channel(None);
         let cancel = CancellationToken::new();
         let due = Arc::new(Notify::new());
-        let task = Task { redis, keys, registry, audit, due: Arc::clone(&due) };
+        let task = Task { redis, keys, registry, history, audit, due: Arc::clone(&due) };
         let task = tokio::spawn(task.run(told, cancel.clone()));
         Self { terms, due, task, cancel }
     }
@@ -100,6 +102,7 @@ struct Task {
     redis: Redis,
     keys: PartitionKeys,
     registry: Registry,
+    history: History,
     audit: Audit,
     due: Arc<Notify>,
 }
@@ -166,7 +169,7 @@ impl Task {
                 let room = MAX_GOING.saturating_sub(going).min(MAX_OPEN.saturating_sub(all));
                 let share = room.div_ceil(jobs.len().max(1)).min(room);
                 let Some(job) = jobs.get_mut(&id) else { continue };
-                match job.step(clock::now(), share, &mut store, &mut queries, &self.registry).await? {
+                match job.step(clock::now(), share, &mut store, &mut queries, &self.registry, &self.history).await? {
                     Step::Lost => return Ok(Lost),
                     Step::Moved => has_moved = true,
                     Step::Due => {
@@ -198,7 +201,7 @@ impl Task {
         let open = store.open().await?;
         for (delivery, id) in claims.into_iter().filter(|(_, id)| !open.contains(id)) {
             // Of one that is there nothing is changed that is not so; of one that is not, the claim goes.
-            let _ = store.book(&id, Kind::Redeliver, &[], &[delivery]).await?;
+            let _ = store.book(&id, Kind::Redeliver, false, &[], &[delivery]).await?;
         }
         Ok(())
     }

@@ -17,7 +17,8 @@ use crate::{
         connection::{Connection, Script, ScriptCall, Subject},
         error::StoreError,
         keys::PartitionKeys,
-        protocol::{NO_SUCH_LETTER, TAKEN_BEFORE, Term},
+        protocol::{GROUP, NO_SUCH_LETTER, TAKEN_BEFORE, Term},
+        queries::RawEvent,
         requests::MAX_WAITING,
     },
 };
@@ -34,6 +35,8 @@ static LAY: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_lay", include_str!("../scripts/operation_lay.lua"), &SHARED));
 static BOOK: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_book", include_str!("../scripts/operation_book.lua"), &SHARED));
+static REPLAY: LazyLock<Script> =
+    LazyLock::new(|| Script::assembled("operation_replay", include_str!("../scripts/operation_replay.lua"), &SHARED));
 static SEND: LazyLock<Script> =
     LazyLock::new(|| Script::assembled("operation_send", include_str!("../scripts/operation_send.lua"), &SHARED));
 static END: LazyLock<Script> =
@@ -135,6 +138,20 @@ pub enum Taken {
     Stopped,
     /// Something else has moved it: what is known of it is read again.
     Moved,
+    /// The stream takes nothing, for this reason.
+    Stuck(String),
+}
+
+/// Events of the history that go into the stream again, for one endpoint, and where the operation is before and after that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaying {
+    pub endpoint: EndpointId,
+    pub before: String,
+    /// None when nothing is left.
+    pub after: Option<String>,
+    /// None of them is sent again, for this reason.
+    pub refusal: Option<String>,
+    pub events: Vec<RawEvent>,
 }
 
 /// How an operation ended: what was done, what was not, and the entry of the audit log that it began with.
@@ -148,8 +165,8 @@ pub struct End {
 
 /// The owner's, on a connection of its own.
 pub struct Work {
-    connection: Connection,
-    keys: PartitionKeys,
+    pub(super) connection: Connection,
+    pub(super) keys: PartitionKeys,
     term: Term,
 }
 
@@ -268,6 +285,38 @@ impl Work {
         }))
     }
 
+    pub async fn replay(&mut self, id: &OperationId, replaying: &Replaying) -> Result<Result<Taken, Lost>, StoreError> {
+        let subject = Subject("send events again for an operation on", self.keys.stream());
+        let keys = &self.keys;
+        let names = [
+            keys.lease(),
+            keys.operation(id),
+            keys.operation_endpoints(id),
+            keys.operation_claims(),
+            keys.stream().to_owned(),
+            keys.places(),
+        ];
+        let Replaying { endpoint, before, after, refusal, events } = replaying;
+        let call = self.call(&REPLAY, &names).arg(id.as_str()).arg(endpoint.as_str()).arg(before);
+        let call = call.arg(after.as_deref().unwrap_or("end")).arg(refusal.as_deref().unwrap_or_default());
+        let call = events.iter().fold(call, |call, event| {
+            let number = event.number.map_or_else(String::new, |number| number.to_string());
+            call.text(event.entry).arg(&event.body[..]).arg(number).arg(&event.traceparent)
+        });
+        let answer: Vec<Value> = self.connection.run(subject, &call).await?;
+        Ok(Ok(match word(answer.first()) {
+            "TAKEN" => {
+                let entries = answer[1..].iter().filter_map(|entry| word(Some(entry)).parse::<EntryId>().ok());
+                Taken::Some(entries.map(|entry| DeliveryId { entry, endpoint: endpoint.clone() }).collect())
+            }
+            "STUCK" => Taken::Stuck(word(answer.get(1)).to_owned()),
+            "STOPPED" => Taken::Stopped,
+            "MOVED" => Taken::Moved,
+            "LOST" => return Ok(Err(Lost)),
+            _ => return Err(StoreError::unexpected(subject, format_args!("the answer {answer:?}"))),
+        }))
+    }
+
     /// Makes some of those due that are to be sent now. None while it is not running.
     pub async fn send(&mut self, id: &OperationId, most: usize) -> Result<Result<Option<Sent>, Lost>, StoreError> {
         let subject = Subject("make deliveries due for an operation on", self.keys.stream());
@@ -293,11 +342,12 @@ impl Work {
         }
     }
 
-    /// None if the operation is gone.
+    /// None if the operation is gone. `is_gone`: the endpoint that its events are sent to was deleted.
     pub async fn book(
         &mut self,
         id: &OperationId,
         kind: Kind,
+        is_gone: bool,
         waits: &[String],
         of: &[DeliveryId],
     ) -> Result<Result<Option<Booked>, Lost>, StoreError> {
@@ -312,9 +362,12 @@ impl Work {
             keys.dead_facts(),
             keys.due(),
             keys.claimed(),
+            keys.stream().to_owned(),
+            keys.quarantine_index(),
         ];
-        let call = self.call(&BOOK, &names).arg(id.as_str()).arg(kind.name()).arg(PATIENCE_MS).arg(json(&waits));
-        let call = call.arg(format!("error: {NO_SUCH_LETTER}")).arg(format!("error: {TAKEN_BEFORE}"));
+        let kind = if kind == Kind::Replay && is_gone { "replay-gone" } else { kind.name() };
+        let call = self.call(&BOOK, &names).arg(id.as_str()).arg(kind).arg(PATIENCE_MS).arg(json(&waits));
+        let call = call.arg(format!("error: {NO_SUCH_LETTER}")).arg(format!("error: {TAKEN_BEFORE}")).arg(GROUP);
         let call = of.iter().fold(call, |call, delivery| call.text(delivery));
         let answer: Vec<Value> = self.connection.run(subject, &call).await?;
         match word(answer.first()) {
@@ -370,7 +423,7 @@ impl Work {
         }
     }
 
-    fn call(&self, script: &'static Script, names: &[String]) -> ScriptCall<'static> {
+    pub(super) fn call(&self, script: &'static Script, names: &[String]) -> ScriptCall<'static> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         script.keys(&names).arg(self.term.as_str()).arg(self.keys.prefix())
     }

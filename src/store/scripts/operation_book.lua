@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Says how an operation stands, and books what became of some that it has under way: a request was answered, a delivery was
 -- delivered or given up again.
--- KEYS    1 lease  2 operation:ID  3 operation-claims  4 inbox  5 dead  6 dead-facts  7 due  8 claimed
--- ARGV    1 term  2 prefix of this partition's keys  3 the operation's id  4 redeliver, discard or send-now  5 after how many ms a granted
---         request that changed nothing counts as refused  6 what it waits for as JSON  7 the answer for a letter that is not there
---         8 the answer for one that it has taken before, then the deliveries
+-- KEYS    1 lease  2 operation:ID  3 operation-claims  4 inbox  5 dead  6 dead-facts  7 due  8 claimed  9 stream
+--         10 quarantine-index
+-- ARGV    1 term  2 prefix of this partition's keys  3 the operation's id  4 redeliver, discard, send-now, replay, or replay-gone after its endpoint
+--         was deleted  5 after how many ms a granted request that changed nothing counts as refused  6 what it waits for as JSON  7 the answer for a letter that is not there
+--         8 the answer for one that it has taken before  9 group, then the deliveries
 -- Answer  {'BOOKED', state, rate, laid or false, open, for each delivery a word}: `asked`, `open`, `held`, `retrying`, `parked`, or how it
 --         ended: `done`, `refused`, `dead_again`, `overtaken`, `repeated`; `stranger` for what is not its own | {'MISSING'} |
 --         {'LOST'}
@@ -14,13 +15,14 @@ if lost(KEYS[1], ARGV[1]) then
   return {'LOST'}
 end
 local key, claims, inbox, dead, dead_facts, due, claimed = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stream, quarantine_index = KEYS[9], KEYS[10]
 local prefix, id, kind, patience = ARGV[2], ARGV[3], ARGV[4], require_count(ARGV[5], 0, 1e9)
-local waits, not_there, taken_before = ARGV[6], ARGV[7], ARGV[8]
+local waits, not_there, taken_before, group = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 require_types(key, 'hash', claims, 'hash', inbox, 'stream', dead, 'zset', dead_facts, 'hash', due, 'zset', claimed, 'zset',
-  prefix .. 'operation-results:' .. id, 'stream')
+  prefix .. 'operation-results:' .. id, 'stream', stream, 'stream', quarantine_index, 'hash')
 if call('EXISTS', key) == 0 then
   -- Somebody took it away. What it had under way is anybody's again.
-  for at = 9, #ARGV do
+  for at = 10, #ARGV do
     if match(call('HGET', claims, ARGV[at]) or '', '^[%w_-]+') == id then
       call('HDEL', claims, ARGV[at])
     end
@@ -65,6 +67,45 @@ local function sent(delivery, since)
   return place == 'retrying' and 'done' or place
 end
 
+local function why_dead(delivery)
+  local reason, cause = match(call('HGET', dead_facts, delivery) or '', '^%d+ [%w_-]* ([%l_]+) ([%l%d_:]+) ')
+  return (reason or '') .. ' ' .. (cause or '')
+end
+
+-- The last entry that the group has read, padded; false without the group. Asked once in a call.
+local read_up_to
+local function is_read(entry)
+  if read_up_to == nil then
+    read_up_to = false
+    local groups = try('XINFO', 'GROUPS', stream)
+    for _, flat in ipairs(groups.err and {} or groups) do
+      local found = by_name(flat)
+      read_up_to = found.name == group and pad(found['last-delivered-id']) or read_up_to
+    end
+  end
+  return read_up_to and pad(entry) <= read_up_to
+end
+
+-- What became of one that was added to the stream again. What is read stays pending until it has a record or has ended.
+local function replayed(delivery)
+  if call('EXISTS', prefix .. 'delivery:' .. delivery) == 1 then
+    return where(delivery)
+  elseif call('ZSCORE', dead, delivery) then
+    return 'dead_again', why_dead(delivery)
+  end
+  local entry = match(delivery, '^%d+%-%d+')
+  if not is_read(entry) then
+    return 'asked'
+  elseif call('XPENDING', stream, group, entry, entry, 1)[1] then
+    return 'open'
+  elseif call('HEXISTS', quarantine_index, entry) == 1 then
+    return 'refused', 'the worker takes it for no event any more: it is in the quarantine'
+  elseif kind == 'replay-gone' then
+    return 'overtaken', 'its endpoint was deleted meanwhile: whether it was delivered before is in its history'
+  end
+  return 'done'
+end
+
 -- What became of one whose request was granted, and why.
 local function granted(delivery, died, since)
   if kind == 'send-now' then
@@ -82,8 +123,7 @@ local function granted(delivery, died, since)
   elseif kind == 'discard' then
     return 'overtaken', 'it went out and died again'
   end
-  local reason, cause = match(call('HGET', dead_facts, delivery) or '', '^%d+ [%w_-]* ([%l_]+) ([%l%d_:]+) ')
-  return 'dead_again', (reason or '') .. ' ' .. (cause or '')
+  return 'dead_again', why_dead(delivery)
 end
 
 local function look(delivery)
@@ -91,6 +131,8 @@ local function look(delivery)
   local own, died, request = match(holder or '', '^([%w_-]+) (%d+) (%S+)$')
   if own ~= id then
     return 'stranger'
+  elseif request == 'replayed' then
+    return replayed(delivery)
   end
   local since = match(request, '^granted@(%d+)$')
   if not since then
@@ -112,7 +154,7 @@ end
 
 local ENDS = {done = true, refused = true, dead_again = true, overtaken = true, repeated = true}
 local answer = {'BOOKED', call('HGET', key, 'state'), call('HGET', key, 'rate'), call('HGET', key, 'laid'), 0}
-for at = 9, #ARGV do
+for at = 10, #ARGV do
   local delivery = ARGV[at]
   local word, why = look(delivery)
   if ENDS[word] then

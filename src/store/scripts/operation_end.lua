@@ -24,7 +24,11 @@ if state == 'cancelling' and count_in(key, 'open') == 0 then
   call('HSET', key, 'state', state, 'ended', whole(now_ms()), 'waits', '[]')
 elseif state == 'running' and call('HGET', key, 'laid') == '1' and count_in(key, 'open') == 0 and call('EXISTS', places, ids) == 0 then
   -- What was planned and never found had gone before its turn.
-  if planned > ended then
+  if call('HGET', key, 'kind') == 'erase' then
+    -- Whatever took away what was planned: nothing of it is there any more.
+    done, ended = math.max(done, planned), math.max(ended, planned)
+    call('HSET', key, 'done', whole(done))
+  elseif planned > ended then
     call('HINCRBY', key, 'overtaken', planned - ended)
     ended = planned
   end

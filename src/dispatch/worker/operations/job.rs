@@ -5,18 +5,22 @@ use std::{
     time::Instant,
 };
 
-use super::pace::{Bucket, Lane};
+use super::{
+    erasing::{Erasing, Erasure, Means, Order},
+    pace::{Bucket, Lane},
+};
 use crate::{
     clock,
     facts::{
         endpoint::{EndpointState, Mark},
-        id::{DeliveryId, EndpointId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, IntentId},
         operation::{Kind, Operation, State, why_of},
     },
+    history::{EventPlace, History, KeptEvent, plan},
     registry::Registry,
     store::{
         error::StoreError,
-        operations::work::{Became, Booked, Lost, Sent, Taken, Taking, Work},
+        operations::work::{Became, Booked, Lost, Replaying, Sent, Taken, Taking, Work},
         queries::{DeadCursor, DeadFilter, DeadKey, DeadOrder, FoundDead, MAX_PAGE, Queries},
     },
 };
@@ -30,6 +34,8 @@ const SLOW_LOOKED_AT: usize = 50;
 /// Endpoints that are visited in one round, and that are named among those that it waits for.
 const VISITED: usize = 32;
 const NAMED: usize = 8;
+
+const FULL: &str = "Redis is full: raise maxmemory or free memory";
 
 /// What one round came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,7 @@ pub struct Job {
     /// Where the look at those that are slow goes on.
     slow_after: Option<DeliveryId>,
     bucket: Bucket,
+    erasure: Option<Erasure>,
     /// What it waits for beside endpoints that fail.
     waits: Vec<String>,
 }
@@ -76,6 +83,7 @@ impl Job {
             under_way: BTreeMap::new(),
             slow_after: None,
             bucket: Bucket::new(now),
+            erasure: None,
             waits: Vec::new(),
         };
         own.for_each(|id| job.took(id));
@@ -104,11 +112,13 @@ impl Job {
         store: &mut Work,
         queries: &mut Queries,
         registry: &Registry,
+        history: &History,
     ) -> Result<Step, StoreError> {
+        let is_gone = self.operation.plan.selection.endpoint.as_ref().is_some_and(|id| registry.get(id).is_none());
         let (mut has_moved, mut booked) = (false, None);
         for part in self.looked_at() {
             let waits = self.told();
-            let found = match store.book(&self.operation.id, self.operation.plan.kind, &waits, &part).await? {
+            let found = match store.book(&self.operation.id, self.operation.plan.kind, is_gone, &waits, &part).await? {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(Step::Stale),
                 Err(Lost) => return Ok(Step::Lost),
@@ -129,14 +139,18 @@ impl Job {
             _ if open > 0 => return Ok(if has_moved { Step::Moved } else { Step::Waits }),
             _ => return Ok(Step::Ended),
         }
-        if self.operation.plan.kind != Kind::SendNow && self.places.is_empty() && open == 0 {
+        let has_places = !matches!(self.operation.plan.kind, Kind::SendNow | Kind::Erase);
+        if has_places && self.places.is_empty() && open == 0 {
             return Ok(Step::Ended);
         }
         let room = room.min(self.bucket.room(now, rate));
-        if self.operation.plan.kind == Kind::SendNow {
-            return self.send(room, has_moved, store, registry).await;
-        }
-        match self.take(now, room, store, queries, registry).await? {
+        let step = match self.operation.plan.kind {
+            Kind::SendNow => return self.send(room, has_moved, store, registry).await,
+            Kind::Replay => self.replay(now, room, store, registry, history).await?,
+            Kind::Redeliver | Kind::Discard => self.take(now, room, store, queries, registry).await?,
+            Kind::Erase => self.erase(room, store, queries, registry, history).await?,
+        };
+        match step {
             Step::Waits if has_moved => Ok(Step::Moved),
             step => Ok(step),
         }
@@ -183,7 +197,7 @@ impl Job {
         let selection = &self.operation.plan.selection;
         let endpoints: Vec<EndpointId> = match &selection.endpoint {
             // What it is about was listed with its plan.
-            _ if self.operation.plan.kind == Kind::SendNow => Vec::new(),
+            _ if matches!(self.operation.plan.kind, Kind::SendNow | Kind::Erase) => Vec::new(),
             Some(endpoint) => vec![endpoint.clone()],
             None => {
                 let groups = queries.group_dead(&DeadFilter::from(selection), &[DeadKey::Endpoint]).await?;
@@ -272,6 +286,94 @@ impl Job {
         })
     }
 
+    async fn erase(
+        &mut self,
+        room: usize,
+        store: &mut Work,
+        queries: &mut Queries,
+        registry: &Registry,
+        history: &History,
+    ) -> Result<Step, StoreError> {
+        self.waits.clear();
+        let Operation { id, plan, .. } = &self.operation;
+        let Some(account) = plan.selection.account.clone() else { return Ok(Step::Ended) };
+        let (operation, by, why) = (id.clone(), plan.by.clone(), plan.why.clone());
+        let order = Order { operation, account, by, why };
+        let erasure = self.erasure.get_or_insert_with(|| Erasure::new(order));
+        Ok(match erasure.step(room, &mut Means { store, queries, registry, history }).await? {
+            Erasing::Moved => Step::Moved,
+            Erasing::Waits(why) => {
+                self.waits.extend(Some(why).filter(|why| !why.is_empty()));
+                Step::Waits
+            }
+            Erasing::Finished => Step::Ended,
+            Erasing::Lost => Step::Lost,
+        })
+    }
+
+    /// Adds the next events of the history to the stream again.
+    async fn replay(
+        &mut self,
+        now: Instant,
+        room: usize,
+        store: &mut Work,
+        registry: &Registry,
+        history: &History,
+    ) -> Result<Step, StoreError> {
+        self.waits.clear();
+        let Some((endpoint, before)) = self.places.iter().next() else { return Ok(Step::Waits) };
+        let (endpoint, before) = (endpoint.clone(), before.clone());
+        let paused = registry.paused_all().map(|mark| format!("all sending is paused by {}: {}", mark.by, mark.why));
+        if let Some(why) = paused.or_else(|| self.why_not(&endpoint, registry)) {
+            self.waits.push(why);
+            return Ok(Step::Waits);
+        }
+        let most = self.lanes.get(&endpoint).unwrap_or(&Lane::default()).room(now, Kind::Replay).min(room);
+        if most == 0 {
+            return Ok(Step::Waits);
+        }
+        let selection = &self.operation.plan.selection;
+        let (events, is_last) = match plan::next_events(history, selection, event_place_of(&before), most).await {
+            Ok(found) => found,
+            Err(why) => {
+                self.waits.push(format!("the history: {why}"));
+                return Ok(Step::Waits);
+            }
+        };
+        let after = match (events.last(), is_last) {
+            (_, true) | (None, _) => None,
+            (Some(last), false) => Some(event_place_text(last.place())),
+        };
+        let refusal = refusal(registry, &endpoint, selection.account.as_ref());
+        let events = events.into_iter().map(KeptEvent::into_raw).collect();
+        let replaying = Replaying { endpoint: endpoint.clone(), before, after, refusal, events };
+        let taken = match store.replay(&self.operation.id, &replaying).await {
+            Err(StoreError::OutOfMemory { .. }) => {
+                self.waits.push(FULL.to_owned());
+                return Ok(Step::Waits);
+            }
+            taken => taken?,
+        };
+        Ok(match taken {
+            Err(Lost) => Step::Lost,
+            Ok(Taken::Moved) => Step::Stale,
+            Ok(Taken::Stuck(why)) => {
+                self.waits.push(format!("the stream takes nothing: {why}"));
+                Step::Waits
+            }
+            Ok(Taken::Stopped | Taken::Busy) => Step::Waits,
+            Ok(Taken::Some(under_way)) => {
+                match replaying.after {
+                    Some(after) => drop(self.places.insert(endpoint, after)),
+                    None => drop(self.places.remove(&endpoint)),
+                }
+                self.bucket.took(replaying.events.len());
+                under_way.into_iter().for_each(|id| self.took(id));
+                Step::Moved
+            }
+        })
+    }
+
     /// Why an endpoint gets nothing, whatever it has under way.
     fn why_not(&self, endpoint: &EndpointId, registry: &Registry) -> Option<String> {
         if self.operation.plan.kind == Kind::Discard {
@@ -315,7 +417,7 @@ impl Job {
         let taken = match store.take(&self.operation.id, plan.kind, &mark, &taking).await {
             Ok(taken) => taken,
             Err(StoreError::OutOfMemory { .. }) => {
-                self.waits.push("Redis is full: raise maxmemory or free memory".to_owned());
+                self.waits.push(FULL.to_owned());
                 self.turns.push_back(endpoint.clone());
                 return Ok(Ok(None));
             }
@@ -324,7 +426,7 @@ impl Job {
         Ok(match taken {
             Err(Lost) => Err(Step::Lost),
             Ok(Taken::Moved) => Err(Step::Stale),
-            Ok(Taken::Stopped | Taken::Busy) => {
+            Ok(Taken::Stopped | Taken::Busy | Taken::Stuck(_)) => {
                 self.turns.push_back(endpoint.clone());
                 Ok(None)
             }
@@ -395,6 +497,33 @@ impl Job {
         }
         waits
     }
+}
+
+/// Why an event is not sent to this endpoint again; None if it is.
+fn refusal(registry: &Registry, endpoint: &EndpointId, account: Option<&AccountId>) -> Option<String> {
+    match registry.get(endpoint).as_deref() {
+        None => Some("its endpoint was deleted".to_owned()),
+        Some(endpoint) if account.is_some_and(|account| endpoint.account != *account) => {
+            Some(format!("its endpoint is of {} now", endpoint.account))
+        }
+        Some(endpoint) => match &endpoint.status {
+            EndpointState::Disabled(mark) => Some(format!("its endpoint is disabled by {}: {}", mark.by, mark.why)),
+            EndpointState::Enabled | EndpointState::Paused(_) => None,
+        },
+    }
+}
+
+/// A place among the events of the history; the beginning for what is none.
+fn event_place_of(text: &str) -> EventPlace {
+    let read = || {
+        let (day, entry) = text.split_once(' ')?;
+        Some(EventPlace { day: day.parse().ok()?, entry: entry.parse().ok()? })
+    };
+    read().unwrap_or_default()
+}
+
+fn event_place_text(place: EventPlace) -> String {
+    format!("{} {}", place.day, place.entry)
 }
 
 /// A place of an endpoint: just behind this letter. None at the beginning.
@@ -469,5 +598,8 @@ mod tests {
     fn a_place_is_read_as_it_is_written() {
         assert_eq!(place_of(""), None);
         assert_eq!(place_of("17 9-0:ep_a"), Some((17, "9-0:ep_a".parse().unwrap())));
+        let place = EventPlace { day: 20_000, entry: "9-7".parse().unwrap() };
+        assert_eq!(event_place_of(&event_place_text(place)), place);
+        assert_eq!(event_place_of(""), EventPlace::default());
     }
 }

@@ -1,0 +1,246 @@
+//! Erases what is kept of an account's events, a step at a time: dead letters, the stream's entries, the quarantine's, and the
+//! history's copies, in this order, because what is in one place may come from one before it. Where it is stands in memory alone:
+//! each step takes out whatever is there, so another owner begins again. What is still to be delivered is waited for: once its
+//! endpoints are disabled or deleted it becomes letters.
+
+use std::collections::BTreeMap;
+
+use tokio::task::JoinHandle;
+
+use crate::{
+    clock,
+    facts::{
+        endpoint::{EndpointState, Mark},
+        event::Event,
+        id::{AccountId, EndpointId, EntryId, OperationId},
+        operation::why_of,
+    },
+    history::{History, HistoryError, erase::Eraser},
+    registry::Registry,
+    store::{
+        entries::StreamEntry,
+        error::StoreError,
+        operations::{
+            erase::{Erased, is_named},
+            work::{Lost, Work},
+        },
+        protocol::Asked,
+        queries::{DeadFilter, DeadOrder, QuarantineCursor, Queries},
+    },
+};
+
+/// Entries of the stream that one step looks at. Each may have 64 KiB.
+const ENTRIES: usize = 100;
+const LETTERS: usize = 200;
+
+/// What one step came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Erasing {
+    Moved,
+    Waits(String),
+    Finished,
+    Lost,
+}
+
+/// Whose events, and for which operation.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub operation: OperationId,
+    pub account: AccountId,
+    pub by: String,
+    pub why: String,
+}
+
+/// Where it looks next.
+enum Place {
+    Letters,
+    Entries { after: EntryId, until: EntryId },
+    Quarantine { after: Option<QuarantineCursor> },
+    Records { cursor: u64, found: BTreeMap<EndpointId, u64> },
+    History,
+    Files,
+}
+
+pub struct Erasure {
+    order: Order,
+    place: Place,
+    /// Something was found since the last look through all places.
+    has_found: bool,
+    database: Option<Eraser>,
+    /// The database's files are written afresh, which others need not wait for.
+    settling: Option<JoinHandle<Result<bool, HistoryError>>>,
+}
+
+/// What an erasure is done with.
+pub struct Means<'a> {
+    pub store: &'a mut Work,
+    pub queries: &'a mut Queries,
+    pub registry: &'a Registry,
+    pub history: &'a History,
+}
+
+impl Erasure {
+    pub fn new(order: Order) -> Self {
+        Self { order, place: Place::Letters, has_found: false, database: None, settling: None }
+    }
+
+    pub async fn step(&mut self, room: usize, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        if let Some(endpoint) = still_sent(means.registry, &self.order.account) {
+            return Ok(Erasing::Waits(format!("{endpoint} is not disabled: disable or delete it first")));
+        }
+        match &self.place {
+            Place::Letters => self.letters(room, means).await,
+            Place::Entries { .. } => self.entries(means).await,
+            Place::Quarantine { .. } => self.quarantine(means).await,
+            Place::Records { .. } => self.records(means).await,
+            Place::History => Ok(self.history(means.history).await),
+            Place::Files => files(means).await,
+        }
+    }
+
+    async fn letters(&mut self, room: usize, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let filter = DeadFilter { account: Some(self.order.account.clone()), ..DeadFilter::everything() };
+        let most = room.min(LETTERS);
+        if most == 0 {
+            return Ok(Erasing::Waits(String::new()));
+        }
+        let page = means.queries.find_dead(&filter, DeadOrder::OldestFirst, None, most).await?;
+        if page.letters.is_empty() {
+            let until = means.store.last_entry().await?;
+            self.place = Place::Entries { after: EntryId::ZERO, until };
+            return Ok(Erasing::Moved);
+        }
+        self.has_found = true;
+        let letters: Vec<_> = page.letters.into_iter().map(|letter| letter.id).collect();
+        Ok(match means.store.erase(&self.order.operation, Erased::Letters(&letters)).await? {
+            Err(Lost) => Erasing::Lost,
+            // Those at the front would keep it from what is behind them; but they end soon.
+            Ok(Some(0)) => Erasing::Waits("another operation has letters of it under way".to_owned()),
+            Ok(Some(_)) => Erasing::Moved,
+            Ok(None) => Erasing::Waits(String::new()),
+        })
+    }
+
+    async fn entries(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Entries { after, until } = self.place else { return Ok(Erasing::Moved) };
+        // What is gone before it was read would be a gap in the history.
+        if !means.store.histories_have_read(until, means.queries.now_ms().await?).await? {
+            return Ok(Erasing::Waits("the history has not read all of the stream".to_owned()));
+        }
+        let mut page = means.store.entries().after(after, ENTRIES).await?;
+        page.retain(|entry| entry.id <= until);
+        let Some(last) = page.last().map(|entry| entry.id) else {
+            self.place = Place::Quarantine { after: None };
+            return Ok(Erasing::Moved);
+        };
+        let own: Vec<EntryId> =
+            page.iter().filter(|entry| is_of(entry, &self.order.account)).map(|entry| entry.id).collect();
+        if !own.is_empty() {
+            self.has_found = true;
+            match means.store.erase(&self.order.operation, Erased::Entries(&own)).await? {
+                Err(Lost) => return Ok(Erasing::Lost),
+                Ok(None) => return Ok(Erasing::Waits(String::new())),
+                Ok(Some(_)) => {}
+            }
+        }
+        self.place = Place::Entries { after: last, until };
+        Ok(Erasing::Moved)
+    }
+
+    async fn quarantine(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Quarantine { after } = &self.place else { return Ok(Erasing::Moved) };
+        let (found, next) = means.queries.quarantine(after.as_ref(), ENTRIES).await?;
+        let why = why_of(&self.order.why, &self.order.operation);
+        for one in found.iter().filter(|one| is_event_of(&one.body, &self.order.account)) {
+            self.has_found = true;
+            let mark = Mark { by: self.order.by.clone(), why: why.clone(), at_ms: clock::wall_ms() };
+            means.store.requests().ask(&Asked::DiscardQuarantined(one.entry), &mark).await?;
+        }
+        self.place = match next {
+            Some(next) => Place::Quarantine { after: Some(next) },
+            None => Place::Records { cursor: 0, found: BTreeMap::new() },
+        };
+        Ok(Erasing::Moved)
+    }
+
+    async fn records(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Records { cursor, found } = &mut self.place else { return Ok(Erasing::Moved) };
+        let look = means.store.records_of(&self.order.account, *cursor).await?;
+        for (endpoint, count) in look.found {
+            *found.entry(endpoint).or_default() += count;
+        }
+        if let Some(next) = look.next {
+            *cursor = next;
+            return Ok(Erasing::Moved);
+        }
+        let left = found.first_key_value().map(|(endpoint, count)| format!("{endpoint} still has {count} deliveries"));
+        // All places once more, until nothing is found anywhere.
+        let is_clean = !std::mem::take(&mut self.has_found) && left.is_none();
+        self.place = if is_clean { Place::History } else { Place::Letters };
+        Ok(left.map_or(Erasing::Moved, Erasing::Waits))
+    }
+
+    async fn history(&mut self, history: &History) -> Erasing {
+        let done: Result<bool, HistoryError> = async {
+            if self.database.is_none() {
+                self.database = history.eraser().await?;
+            }
+            let Some(database) = &self.database else { return Ok(true) };
+            match &mut self.settling {
+                None if database.erase(&self.order.account).await? > 0 => Ok(false),
+                None => {
+                    let database = database.clone();
+                    self.settling = Some(tokio::spawn(async move { database.settle().await }));
+                    Ok(false)
+                }
+                Some(task) if !task.is_finished() => Ok(false),
+                Some(task) => {
+                    let ended = task.await;
+                    self.settling = None;
+                    ended.unwrap_or(Ok(false))
+                }
+            }
+        }
+        .await;
+        match done {
+            Ok(false) if self.settling.is_some() => Erasing::Waits("the history's files are written afresh".to_owned()),
+            Ok(true) => {
+                self.place = Place::Files;
+                Erasing::Moved
+            }
+            Ok(false) => Erasing::Moved,
+            Err(error) => {
+                self.database = None;
+                Erasing::Waits(format!("the history: {error}"))
+            }
+        }
+    }
+}
+
+/// What is gone from Redis' memory is in its append-only file until that is written afresh.
+async fn files(means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+    means.store.rewrite_files().await?;
+    Ok(Erasing::Finished)
+}
+
+/// An endpoint of the account that something may still be sent to.
+fn still_sent(registry: &Registry, account: &AccountId) -> Option<EndpointId> {
+    let endpoints = registry.endpoints_for(account);
+    let sent = endpoints.iter().find(|endpoint| !matches!(endpoint.status, EndpointState::Disabled(_)));
+    sent.map(|endpoint| endpoint.id.clone()).or_else(|| registry.unreadable_of(account).into_iter().next())
+}
+
+fn is_of(entry: &StreamEntry, account: &AccountId) -> bool {
+    match entry.field("event") {
+        Some(body) => is_event_of(body, account),
+        None => entry.fields.iter().any(|(_, value)| value == account.as_str() || is_named(value, account)),
+    }
+}
+
+/// What is no event, and names the account, may be one of it.
+fn is_event_of(body: &bytes::Bytes, account: &AccountId) -> bool {
+    match Event::parse(body.clone()) {
+        Ok(event) => event.account == *account,
+        Err(_) => is_named(body, account),
+    }
+}

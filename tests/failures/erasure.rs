@@ -1,0 +1,169 @@
+//! Erasing an account: afterwards neither Redis nor the database holds any of its events' bodies, in memory or in a file.
+
+use std::{fs, path::Path};
+
+use herald::facts::endpoint::EndpointState;
+use serde_json::{Value, json};
+
+use crate::{
+    history::{Place, setup},
+    merchants::Reply,
+    process::Herald,
+    replay::{answer, id_of, keys, verb},
+    support::{TestRedis, until},
+    world::{Event, World, mark},
+};
+
+/// In the body of every event of the account that is erased, and in nothing else.
+const SECRET: &str = "4929-SECRET-OF-ACC-A";
+
+fn events(account: &str, from: usize, count: usize) -> Vec<Event> {
+    let one = |n: usize| {
+        let mut event = Event::new(n, account, &format!("pi_{account}_{}", n % 50), "Captured");
+        if account == "acc_a" {
+            event.body = event.body.replacen('{', &format!("{{\"note\":\"{SECRET}\","), 1);
+        }
+        event
+    };
+    (from..from + count).map(one).collect()
+}
+
+/// Files of this folder, and below, that hold the secret.
+fn holding(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(holding(&path));
+        } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(SECRET.len()).any(|part| part == SECRET.as_bytes())) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+/// Everything that Redis has in memory, as it would write it.
+async fn is_in_redis(world: &World) -> bool {
+    for key in world.keys("*").await {
+        let dump: Vec<u8> = world.redis.command(&["DUMP", &key]).await;
+        // A dump may be compressed; so what it is made of is read, too.
+        let read: redis::Value = match world.redis.command::<String>(&["TYPE", &key]).await.as_str() {
+            "string" => world.redis.command(&["GET", &key]).await,
+            "hash" => world.redis.command(&["HGETALL", &key]).await,
+            "stream" => world.redis.command(&["XRANGE", &key, "-", "+"]).await,
+            "list" => world.redis.command(&["LRANGE", &key, "0", "-1"]).await,
+            _ => world.redis.command(&["ZRANGE", &key, "0", "-1"]).await,
+        };
+        let text = format!("{read:?}");
+        if text.contains(SECRET) || dump.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()) {
+            return true;
+        }
+    }
+    false
+}
+
+fn plan(world: &World, place: &Place) -> Value {
+    answer(world, place, &["operation", "plan", "erase", "--account", "acc_a", "--reason", "they asked for it"])
+}
+
+/// Letters, deliveries that are retried, a quarantined event, entries that were read and one that nobody wanted: of two accounts.
+async fn kept(redis: TestRedis, place: &Place) -> (World, Herald) {
+    let world = World::on(redis).await;
+    for (endpoint, account) in [("ep_a", "acc_a"), ("ep_slow", "acc_a"), ("ep_b", "acc_b")] {
+        world.register(world.endpoint(endpoint, account)).await;
+    }
+    for (endpoint, status) in [("ep_a", 410), ("ep_slow", 503), ("ep_b", 410)] {
+        world.merchants.rule(endpoint, move |_| Reply::status(status));
+    }
+    let herald = setup(&world, place).start();
+    herald.until_owner().await;
+    world.publish(&events("acc_a", 0, 200)).await;
+    world.publish(&events("acc_b", 1_000, 100)).await;
+    // What can be read as no event, and names the account.
+    let broken = format!("{{\"accountId\":\"acc_a\",\"note\":\"{SECRET}\"");
+    let _: String = world.redis.command(&["XADD", keys().stream(), "*", "event", &broken]).await;
+    place.until_kept(300).await;
+    let dead = keys().dead();
+    world.until_key("letters", &["ZCARD", &dead], |letters| letters >= 300).await;
+    world.until_key("the quarantine", &["XLEN", &keys().quarantine()], |entries| entries == 1).await;
+    (world, herald)
+}
+
+async fn nothing_is_left(place: Place, redis: TestRedis) {
+    let (world, _herald) = kept(redis, &place).await;
+    assert!(is_in_redis(&world).await);
+    let (code, said) =
+        verb(&world, &place, &["operation", "plan", "erase", "--account", "acc_a", "--reason", "they asked for it"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("ep_slow is not disabled: disable or delete the account's endpoints first"), "{said}");
+    // ep_a said 410, and was disabled for that.
+    let (code, said) = verb(&world, &place, &["endpoint", "delete", "ep_slow", "--yes", "--reason", "they left"]);
+    assert_eq!(code, Some(0), "{said}");
+    let operation = plan(&world, &place);
+    assert_eq!(operation["kind"], "erase");
+    // 200 that the history keeps, and the letters that there are by now.
+    assert!(operation["count"].as_u64().unwrap() >= 400, "{operation}");
+    answer(&world, &place, &["operation", "start", id_of(&operation)]);
+    let mut shown = Value::Null;
+    until("the erasure to end", async || {
+        shown = answer(&world, &place, &["operation", "show", id_of(&operation)]);
+        shown["state"] == "done"
+    })
+    .await;
+    assert_eq!((&shown["left"], &shown["open"], &shown["overtaken"]), (&json!(0), &json!(0), &json!(0)), "{shown}");
+    assert!(!is_in_redis(&world).await, "Redis holds it");
+    // Of the other account nothing is missing.
+    assert_eq!(world.number(&["ZCARD", &keys().dead()]).await, 100);
+    let other = answer(&world, &place, &["operation", "plan", "redeliver", "--account", "acc_b", "--reason", "x"]);
+    assert_eq!(other["count"], 100);
+    assert_eq!(place.count().await, 100);
+    assert_eq!(place.gaps().await, []);
+    // The append-only file is written anew in the background.
+    let (_, folder): (String, String) = world.redis.command(&["CONFIG", "GET", "dir"]).await;
+    until("Redis' files to hold none of it", async || holding(Path::new(&folder)).is_empty()).await;
+    if let Some(folder) = place.folder() {
+        assert_eq!(holding(folder), Vec::<String>::new());
+    }
+    // What happened is still told, without what the events said.
+    let (_, story) = verb(&world, &place, &["delivery", "list", "--intent", "pi_acc_a_7"]);
+    assert!(story.contains("pi_acc_a_7") && !story.contains(SECRET), "{story}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_erasure_nothing_holds_the_bodies_with_sqlite() {
+    nothing_is_left(Place::sqlite(), TestRedis::start_with_aof().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_erasure_nothing_holds_the_bodies_with_postgres() {
+    nothing_is_left(Place::postgres().await, TestRedis::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_goes_on_after_its_owner_was_killed_and_stops_where_the_account_comes_back() {
+    let place = Place::sqlite();
+    let (world, mut herald) = kept(TestRedis::start_with_aof().await, &place).await;
+    for endpoint in ["ep_a", "ep_slow"] {
+        world.change(endpoint, |endpoint| endpoint.disable(mark(), "0-0".parse().unwrap())).await;
+    }
+    let operation = plan(&world, &place);
+    let id = id_of(&operation);
+    answer(&world, &place, &["operation", "rate", id, "20"]);
+    answer(&world, &place, &["operation", "start", id]);
+    let done = async || answer(&world, &place, &["operation", "show", id])["done"].as_u64().unwrap();
+    until("some of it to be done", async || done().await >= 10).await;
+    herald.kill9();
+    herald = setup(&world, &place).start();
+    world.change("ep_a", |endpoint| endpoint.status = EndpointState::Enabled).await;
+    until("it to wait", async || {
+        let shown = answer(&world, &place, &["operation", "show", id]);
+        shown["waits"][0].as_str().is_some_and(|waits| waits.contains("ep_a is not disabled"))
+    })
+    .await;
+    world.change("ep_a", |endpoint| endpoint.disable(mark(), "0-0".parse().unwrap())).await;
+    answer(&world, &place, &["operation", "rate", id, "1000"]);
+    until("it to end", async || answer(&world, &place, &["operation", "show", id])["state"] == "done").await;
+    assert!(!is_in_redis(&world).await);
+    assert_eq!(world.number(&["ZCARD", &keys().dead()]).await, 100);
+    drop(herald);
+}
