@@ -102,3 +102,28 @@ impl History {
         why
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_history_that_is_away_is_not_asked_again_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.db");
+        let url = format!("sqlite:{}", file.display()).parse().unwrap();
+        let settings =
+            HistoryConfig { url: Some(url), keep: Duration::from_secs(86_400), bodies: Duration::ZERO, log_bytes: 0 };
+        let history = History::new(settings, "payment-intents", Duration::from_secs(10));
+        let ask = async || history.events(&EventsWanted::default(), EventPlace::default(), 1).await.unwrap_err();
+        let first = ask().await;
+        assert!(first.contains("no history yet"), "{first}");
+        std::fs::write(&file, "not a database").unwrap();
+        assert_eq!(ask().await, first);
+        if let State::Away { since, .. } = &mut *history.state.lock().await {
+            *since = clock::now() - 2 * ASKED_AGAIN_AFTER;
+        }
+        let other = ask().await;
+        assert!(other != first, "{other}");
+    }
+}

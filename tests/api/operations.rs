@@ -77,7 +77,30 @@ async fn what_makes_no_plan_is_refused_and_says_why() {
     let house = House::start().await;
     let operator = house.token("operator").await;
     for (body, status, says) in [
-        (json!({"kind": "replay", "all": true, "reason": "x"}), 400, "redeliver, discard"),
+        (json!({"kind": "resend", "all": true, "reason": "x"}), 400, "redeliver, discard, send-now, replay, erase"),
+        (json!({"kind": "replay", "all": true, "reason": "x"}), 400, "a replay is to one endpoint"),
+        (json!({"kind": "replay", "endpoint": "ep_none", "reason": "x"}), 400, "there is no endpoint ep_none"),
+        (
+            json!({"kind": "replay", "endpoint": "ep_a", "cause": "gone", "reason": "x"}),
+            400,
+            "leave dead_reason and cause out",
+        ),
+        (
+            json!({"kind": "replay", "endpoint": "ep_a", "account": "acc_none", "reason": "x"}),
+            409,
+            "gets no events of acc_none",
+        ),
+        (json!({"kind": "erase", "all": true, "reason": "x"}), 400, "an erasure is of one account"),
+        (
+            json!({"kind": "erase", "account": "acc_1", "intent": "pi_1", "reason": "x"}),
+            400,
+            "an erasure is of one account",
+        ),
+        (
+            json!({"kind": "erase", "account": "acc_1", "reason": "x"}),
+            409,
+            "disable or delete the account's endpoints first",
+        ),
         (json!({"kind": "discard", "reason": "x"}), 400, "is needed where there is no other condition"),
         (json!({"kind": "discard", "intent": "pi_none", "reason": "x"}), 409, "Nothing matches"),
         (json!({"kind": "discard", "all": true, "reason": "x", "count": 9}), 400, "count"),

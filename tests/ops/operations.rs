@@ -7,17 +7,18 @@ use herald::{
         delivery::Delivery,
         endpoint::EndpointState,
         id::{EntryId, OperationId},
-        operation::{Change, Kind, State},
+        operation::{Change, Kind, Selection, State},
         retry::{DeadReason, RetryOverrides},
     },
     store::{
         connection::{Purpose, Redis},
         operations::{
             MAX_OPEN, MAX_PLANNED, OperationError, Operations, Verb, Wanted,
-            work::{Lost, Taking, Work},
+            erase::Erased,
+            work::{Lost, Replaying, Taking, Work},
         },
         protocol::{Item, Term},
-        queries::DeadFilter,
+        queries::{DeadFilter, RawEvent},
         registry::RegistryStore,
     },
 };
@@ -460,8 +461,12 @@ async fn who_has_no_lease_changes_nothing_and_a_step_that_comes_again_is_none() 
     let taking = Taking { endpoint: endpoint.clone(), before: String::new(), after, letters };
     assert_eq!(lost.lay(&id, &[]).await.unwrap(), Err(Lost));
     assert_eq!(lost.take(&id, Kind::Redeliver, &mark(), &taking).await.unwrap(), Err(Lost));
-    assert_eq!(lost.book(&id, Kind::Redeliver, &[], &[]).await.unwrap(), Err(Lost));
+    assert_eq!(lost.book(&id, Kind::Redeliver, false, &[], &[]).await.unwrap(), Err(Lost));
     assert_eq!(lost.end(&id, false).await.unwrap(), Err(Lost));
+    assert_eq!(lost.erase(&id, Erased::Letters(&["1001-0:ep_0".parse().unwrap()])).await.unwrap(), Err(Lost));
+    let (before, after, refusal, events) = (String::new(), None, None, Vec::new());
+    let replaying = Replaying { endpoint: endpoint.clone(), before, after, refusal, events };
+    assert_eq!(format!("{:?}", lost.replay(&id, &replaying).await.unwrap()), "Err(Lost)");
     let waiting = async || world.redis.command::<u64>(&["XLEN", &keys().inbox()]).await;
     assert_eq!(waiting().await, 0);
     let taken = format!("{:?}", work.take(&id, Kind::Redeliver, &mark(), &taking).await.unwrap());
@@ -507,7 +512,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     let taking = Taking { endpoint, before: String::new(), after: None, letters };
     work.take(id, Kind::Discard, &mark(), &taking).await.unwrap().unwrap();
     assert_eq!(work.claims().await.unwrap(), []);
-    let booked = work.book(id, Kind::Discard, &[], &[taking.letters[0].0.clone()]).await.unwrap().unwrap();
+    let booked = work.book(id, Kind::Discard, false, &[], &[taking.letters[0].0.clone()]).await.unwrap().unwrap();
     assert!(booked.is_some_and(|booked| booked.is_laid && booked.rate == 9));
     assert!(theirs.exceptions(id, None, 10).await.unwrap().is_empty());
     assert!(work.end(id, false).await.unwrap().unwrap().is_some());
@@ -515,6 +520,30 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     assert!(!theirs.is_open(id).await.unwrap());
     assert_eq!(theirs.find(id).await.unwrap().unwrap().counts.overtaken, planned.plan.count);
     let of_endpoint = DeadFilter { endpoint: Some(endpoint_id("ep_a")), ..DeadFilter::everything() };
+    let (replayed, endpoint) = (wanted(Kind::Replay, of_endpoint.clone()), endpoint_id("ep_a"));
+    let replayed = theirs.plan_frozen(replayed, Selection::default(), 1).await.unwrap().id;
+    theirs.change(&replayed, Verb::Start(None), &who).await.unwrap();
+    work.lay(&replayed, std::slice::from_ref(&endpoint)).await.unwrap().unwrap();
+    let (before, after, refusal) = (String::new(), None, Some("it is a test".to_owned()));
+    let event =
+        RawEvent { entry: EntryId { ms: 5, seq: 0 }, body: "{}".into(), number: Some(1), traceparent: String::new() };
+    let replaying = Replaying { endpoint, before, after, refusal, events: vec![event] };
+    assert_eq!(format!("{:?}", work.replay(&replayed, &replaying).await.unwrap()), "Ok(Some([]))");
+    work.book(&replayed, Kind::Replay, true, &[], &["9-9:ep_a".parse().unwrap()]).await.unwrap().unwrap();
+    assert_eq!(theirs.exceptions(&replayed, None, 10).await.unwrap()[0].1.why, "it is a test");
+    let erased =
+        theirs.plan_frozen(wanted(Kind::Erase, DeadFilter::everything()), Selection::default(), 0).await.unwrap().id;
+    theirs.change(&erased, Verb::Start(None), &who).await.unwrap();
+    let nothing = work.erase(&erased, Erased::Letters(&["99-9:ep_a".parse().unwrap()])).await.unwrap();
+    assert_eq!(nothing, Ok(Some(0)));
+    assert_eq!(work.erase(&erased, Erased::Entries(&[EntryId { ms: 1, seq: 9 }])).await.unwrap(), Ok(Some(0)));
+    let last = work.last_entry().await.unwrap();
+    work.histories_have_read(last, 1).await.unwrap();
+    work.records_of(&"acc_none".parse().unwrap(), 0).await.unwrap();
+    work.rewrite_files().await.unwrap();
+    for id in [&replayed, &erased] {
+        theirs.change(id, Verb::Cancel, &who).await.unwrap();
+    }
     if let Ok(sending) = theirs.plan(wanted(Kind::SendNow, of_endpoint)).await {
         theirs.change(&sending.id, Verb::Start(None), &who).await.unwrap();
         work.send(&sending.id, 1).await.unwrap().unwrap();
