@@ -925,7 +925,7 @@ async fn a_request_reaches_the_owner_and_its_answer_the_asker_once() {
     let mark = Mark { by: "ops".to_owned(), why: "mended".to_owned(), at_ms: 5 };
     let letter = delivery(EntryId { ms: 8, seq: 0 }, "ep_a");
     let id = requests.ask(&Asked::Redeliver(letter.clone()), &mark).await.unwrap();
-    let release = Asked::Release(endpoint("ep_a"), IntentId::new("pi_3").unwrap());
+    let release = Asked::Release(endpoint("ep_a"), IntentId::new("pi_3").unwrap(), None);
     requests.ask(&release, &mark).await.unwrap();
     for words in [["op", "dance", "mark", "{}"], ["op", "redeliver", "mark", "{}"], ["op", "requeue", "entry", "5-5"]] {
         let inbox = owner.keys.inbox();

@@ -170,7 +170,7 @@ async fn release(context: &Context, queries: &mut Queries, args: ReleaseArgs) ->
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
-    let asked = Asked::Release(args.which.endpoint.clone(), args.which.intent.clone());
+    let asked = Asked::Release(args.which.endpoint.clone(), args.which.intent.clone(), Some(head.entry));
     let Which { endpoint, intent } = &args.which;
     let begun = args.consent.act(Act::ChainRelease).endpoint(endpoint).intent(intent).target(head);
     let release = async |_: &mut _| Asking::connect(context, args.consent.mark()).await?.one(&asked).await;

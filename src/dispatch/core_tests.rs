@@ -60,7 +60,9 @@ fn admit_known(core: &mut Core, entry: u64, endpoint: &str, intent: &str, known:
 
 /// What may start now: the token and the entry of each.
 fn sends(core: &mut Core, now: u64) -> Vec<(Token, u64)> {
-    std::iter::from_fn(|| core.next_attempt(now)).map(|send| (send.token, send.delivery.id.entry.ms)).collect()
+    std::iter::from_fn(|| core.next_attempt(now, REDIS_MS))
+        .map(|send| (send.token, send.delivery.id.entry.ms))
+        .collect()
 }
 
 fn entries(sends: &[(Token, u64)]) -> Vec<u64> {
@@ -139,7 +141,8 @@ fn endpoints_take_turns() {
         stand(&mut core, id, endpoint(id, |_| {}));
         (0..3).for_each(|n| admit(&mut core, n, id, &format!("pi_{n}")));
     }
-    let order: Vec<_> = std::iter::from_fn(|| core.next_attempt(0)).map(|s| s.endpoint.id.to_string()).collect();
+    let order: Vec<_> =
+        std::iter::from_fn(|| core.next_attempt(0, REDIS_MS)).map(|s| s.endpoint.id.to_string()).collect();
     assert_eq!(order, ["ep_a", "ep_b", "ep_c"].repeat(3));
 }
 
@@ -576,7 +579,7 @@ fn what_was_delivered_from_its_record_is_not_sent_again_when_its_entry_is_read_a
         let mut core = core(|_| {});
         stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
         read_for_two(&mut core);
-        let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0)).collect();
+        let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0, REDIS_MS)).collect();
         assert!(first.len() == 2 && first[0].delivery.id.endpoint.as_str() == "ep_a");
         end(&mut core, 0, first[0].token, FAILED);
         let record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
@@ -622,7 +625,7 @@ fn a_record_that_is_delivered_before_its_entry_is_read_again_is_not_sent_twice()
     assert!(matches!(settle(&mut core, &[("ep_a", 0, 0)]).items[..], [Item::Finish { .. }]));
     read_for_two(&mut core);
     let sent: Vec<_> =
-        std::iter::from_fn(|| core.next_attempt(0)).map(|send| send.delivery.id.endpoint.clone()).collect();
+        std::iter::from_fn(|| core.next_attempt(0, REDIS_MS)).map(|send| send.delivery.id.endpoint.clone()).collect();
     assert!(sent.len() == 1 && sent[0].as_str() == "ep_b", "{sent:?}");
 }
 
@@ -632,7 +635,7 @@ fn what_was_delivered_once_is_sent_again_if_its_record_says_so() {
     let mut core = core(|_| {});
     stand(&mut core, "ep_b", endpoint("ep_b", |_| {}));
     read_for_two(&mut core);
-    let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0)).collect();
+    let first: Vec<NextAttempt> = std::iter::from_fn(|| core.next_attempt(0, REDIS_MS)).collect();
     end(&mut core, 0, first[0].token, FAILED);
     let mut record = kept_record(&settle(&mut core, &[("ep_a", 1, 0)]));
     core.admit_kept(0, REDIS_MS, record.clone(), Origin::Claimed);

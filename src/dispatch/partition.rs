@@ -475,7 +475,8 @@ impl<D: Directory> Partition<D> {
         if self.phase != Phase::Running || self.is_stopping || self.is_held_up {
             return None;
         }
-        self.core.next_attempt(now)
+        let redis_ms = self.redis_now(now);
+        self.core.next_attempt(now, redis_ms)
     }
 
     pub fn attempted(&mut self, now: u64, token: Token, attempted: Attempted) {

@@ -673,11 +673,33 @@ fn a_head_whose_record_is_of_another_delivery_is_not_released() {
         endpoint: endpoint().id.clone(),
         intent: event.intent.clone(),
         head: Some((head, Some(other.to_record()))),
+        meant: None,
     };
     let mark = serde_json::to_vec(&mark).unwrap().into();
     let request = Request { id: entry(1), what, mark, operation: None, held_by: None };
     let refused = partition.grant(0, &request).unwrap_err();
     assert_eq!(refused, "the record of 7-0:ep_a is of another delivery, 7-0:ep_b");
+}
+
+/// Two operators at once: the second must not give up the one behind the head that it saw.
+#[test]
+fn a_release_gives_up_only_the_head_that_was_meant() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_attempt(10).unwrap();
+    partition.attempted(11, send.token, failed());
+    drive(&mut partition, &mut model, 20);
+    let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
+    let release =
+        |head| crate::store::protocol::Asked::Release("ep_a".parse().unwrap(), "pi_1".parse().unwrap(), Some(head));
+    let (other, own) = (model.ask(release(entry(9)), mark.clone().into()), model.ask(release(entry(1)), mark.into()));
+    partition.woken(EntryId::MAX, false, true);
+    drive(&mut partition, &mut model, 30);
+    drive(&mut partition, &mut model, 40);
+    assert_eq!(model.answers[&other], "error: 9-0:ep_a is not the head of pi_1 any more: 1-0:ep_a is");
+    assert_eq!((model.answers[&own].as_str(), model.dead.len()), ("ok", 1));
 }
 
 fn failed() -> Attempted {
@@ -778,7 +800,7 @@ fn a_record_that_can_not_be_read_is_given_up_on_request() {
     let garbage = Bytes::from_static(b"of a Herald to come");
     model.records.insert(id.clone(), garbage.clone());
     let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
-    let asked = crate::store::protocol::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap());
+    let asked = crate::store::protocol::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap(), None);
     let request = model.ask(asked, mark.into());
     partition.woken(EntryId::MAX, false, true);
     drive(&mut partition, &mut model, 30);

@@ -97,7 +97,6 @@ impl Act {
                 | Self::EndpointAddSecret
                 | Self::EndpointActivateSecret
                 | Self::EndpointImport
-                | Self::OperationPlan
                 | Self::IssueAck
                 | Self::IssueResolve
                 | Self::IntentsKeyCreate

@@ -31,6 +31,9 @@ pub(in crate::store) const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For people, and for loading a whole registry: these are slower, and nothing is lost while they wait.
 const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A shared connection that was used so lately is believed to be there.
+const PROVEN_FOR: Duration = Duration::from_millis(500);
+
 /// After a shared connection could not be made, until the next try.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -312,6 +315,8 @@ struct Shared {
     connection: Option<Connection>,
     /// How many have been made: tells one from the next.
     made: u64,
+    /// When it was last asked for.
+    used: Option<Instant>,
     failed: Option<(Instant, StoreError)>,
 }
 
@@ -335,8 +340,16 @@ impl SharedConnection {
     /// Those that wait while it is made share what comes of it, or each would wait in turn for a server that is away.
     async fn get(&self) -> Result<(Connection, u64), StoreError> {
         let mut state = self.state.lock().await;
-        if let Some(connection) = &state.connection {
-            return Ok((connection.clone(), state.made));
+        let now = clock::now();
+        let is_fresh = state.used.replace(now).is_some_and(|used| now < used + PROVEN_FOR);
+        if let Some(connection) = &mut state.connection {
+            // One that has ended meanwhile tells so only when it is used, and whoever uses it would be told that Redis is away.
+            if is_fresh
+                || connection.query::<redis::Value>("look whether Redis answers", &redis::cmd("TIME")).await.is_ok()
+            {
+                return Ok((connection.clone(), state.made));
+            }
+            state.connection = None;
         }
         if let Some((at, error)) = &state.failed
             && clock::now() < *at + CONNECT_PAUSE
@@ -345,7 +358,8 @@ impl SharedConnection {
         }
         match self.redis.connect(self.purpose).await {
             Ok(connection) => {
-                *state = Shared { connection: Some(connection.clone()), made: state.made + 1, failed: None };
+                let made = state.made + 1;
+                *state = Shared { connection: Some(connection.clone()), made, used: Some(now), failed: None };
                 Ok((connection, state.made))
             }
             Err(error) => {

@@ -297,7 +297,8 @@ fn request_kind<'a>(field: impl Fn(&str) -> Option<&'a Bytes>, found: &mut Parts
             let endpoint = id::<EndpointId>(text("endpoint")?)?;
             let intent = id::<IntentId>(text("intent")?)?;
             let head = found.optional(Parts::kept).map_err(Unreadable::Answer)?;
-            Ok(RequestKind::Release { endpoint, intent, head })
+            let meant = field("head").map(|_| text("head")).transpose()?.map(id::<EntryId>).transpose()?;
+            Ok(RequestKind::Release { endpoint, intent, head, meant })
         }
         "requeue" => {
             let entry = id::<EntryId>(text("entry")?)?;

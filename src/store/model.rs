@@ -692,10 +692,10 @@ impl Model {
         let what = |asked: &Asked| match asked {
             Asked::Redeliver(id) => RequestKind::Redeliver { id: id.clone(), letter: letter(id) },
             Asked::Discard(id) => RequestKind::Discard { id: id.clone(), letter: letter(id) },
-            Asked::Release(endpoint, intent) => {
+            Asked::Release(endpoint, intent, meant) => {
                 let entry = self.endpoints.get(endpoint).and_then(|chains| chains.heads.get(intent.as_str()));
                 let head = entry.map(|entry| self.kept(*entry, endpoint));
-                RequestKind::Release { endpoint: endpoint.clone(), intent: intent.clone(), head }
+                RequestKind::Release { endpoint: endpoint.clone(), intent: intent.clone(), head, meant: *meant }
             }
             Asked::Requeue(entry) => {
                 let found = self.quarantined(*entry);

@@ -402,6 +402,8 @@ pub enum RequestKind {
         endpoint: EndpointId,
         intent: IntentId,
         head: Option<(DeliveryId, Option<Bytes>)>,
+        /// The head that its sender saw: another is not released. None of an older Herald.
+        meant: Option<EntryId>,
     },
     Requeue {
         entry: EntryId,
@@ -529,7 +531,8 @@ pub enum Answer {
 pub enum Asked {
     Redeliver(DeliveryId),
     Discard(DeliveryId),
-    Release(EndpointId, IntentId),
+    /// The head of a chain; if one is named, only that one.
+    Release(EndpointId, IntentId, Option<EntryId>),
     Requeue(EntryId),
     DiscardQuarantined(EntryId),
     AcceptRegistry(String),

@@ -72,8 +72,10 @@ fn fields(asked: &Asked, mark: &str) -> Vec<String> {
     let what: Vec<(&str, String)> = match asked {
         Asked::Redeliver(id) => vec![("op", "redeliver".to_owned()), ("id", id.to_string())],
         Asked::Discard(id) => vec![("op", "discard".to_owned()), ("id", id.to_string())],
-        Asked::Release(endpoint, intent) => {
-            vec![("op", "release".to_owned()), ("endpoint", endpoint.to_string()), ("intent", intent.to_string())]
+        Asked::Release(endpoint, intent, head) => {
+            let what =
+                [("op", "release".to_owned()), ("endpoint", endpoint.to_string()), ("intent", intent.to_string())];
+            what.into_iter().chain(head.map(|head| ("head", head.to_string()))).collect()
         }
         Asked::Requeue(entry) => vec![("op", "requeue".to_owned()), ("entry", entry.to_string())],
         Asked::DiscardQuarantined(entry) => {

@@ -136,3 +136,45 @@ async fn letters_of_one_moment_are_sent_again_in_the_order_of_the_stream() {
     world.merchants.until_delivered(EVENTS).await;
     world.merchants.assert_sound();
 }
+
+/// An endpoint is deleted, and somebody else's is made under its id before anybody has looked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_an_endpoint_goes_to_nobody_who_gets_its_id() {
+    let world = World::new().await;
+    world.register(world.endpoint("ep_a", "acc_0")).await;
+    world.merchants.rule("ep_a", |_| Reply::status(500));
+    let setup = world.setup().env("HERALD_RETRY_INITIAL_INTERVAL", "2s");
+    let herald = setup.start();
+    herald.until_owner().await;
+    // Of each intent one that is retried, and one behind it.
+    let events: Vec<Event> = (0..10).map(|n| Event::new(n, "acc_0", &format!("pi_{}", n % 5), "Created")).collect();
+    world.publish(&events).await;
+    world.merchants.until("the first attempts", |log| log.arrivals.len() >= 5).await;
+    let mut registry = world.registry().await;
+    registry.remove(&"ep_a".parse().unwrap(), None, &mark()).await.unwrap();
+    let mut taken = world.endpoint("ep_a", "acc_thief");
+    taken.url = world.merchants.url("thief");
+    world.register(taken).await;
+    let dead = format!("{PREFIX}dead");
+    world.until_key("all of them to be given up", &["ZCARD", &dead], |letters| letters == 10).await;
+    assert_eq!(world.merchants.log().of("thief").count(), 0, "they were another's");
+    // Nor after a restart, nor by hand.
+    drop(herald);
+    let _herald = setup.start();
+    let (first, _): (String, String) = world.redis.command(&["ZRANGE", &dead, "0", "0", "WITHSCORES"]).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.env_clear().env("USER", "ops").args([
+        "--redis-url",
+        &world.redis.url(),
+        "dead-letter",
+        "redeliver",
+        &first,
+    ]);
+    let output = command.args(["--yes", "--reason", "mended"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("ep_a is of acc_thief now, and this is of acc_0"), "{said}");
+    world.publish(&[Event::new(99, "acc_thief", "pi_0", "Created")]).await;
+    world.merchants.until("its own", |log| log.delivered_to("thief") == 1).await;
+    assert_eq!(world.merchants.log().of("thief").count(), 1);
+}

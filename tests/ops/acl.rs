@@ -356,7 +356,7 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
 
 async fn inbox(worker: &Redis, operator: &Redis, owner: &Owner) {
     let requests = Requests::new(operator.connect(Purpose::Wakeup).await.unwrap(), keys());
-    let asked = Asked::Release(endpoint_id("ep_a"), intent("pi_1"));
+    let asked = Asked::Release(endpoint_id("ep_a"), intent("pi_1"), None);
     let request = requests.ask(&asked, &mark()).await.unwrap();
     let mut wakeup = Wakeup::connect(worker, keys()).await.unwrap();
     assert!(wakeup.is_told(), "the worker may follow changes");

@@ -237,7 +237,11 @@ impl Reader<'_> {
             match text("op") {
                 "redeliver" => Asked::Redeliver(parse(text("id"))),
                 "discard" => Asked::Discard(parse(text("id"))),
-                "release" => Asked::Release(parse(text("endpoint")), parse(text("intent"))),
+                "release" => Asked::Release(
+                    parse(text("endpoint")),
+                    parse(text("intent")),
+                    fields.get("head").map(|head| parse(head)),
+                ),
                 "requeue" => Asked::Requeue(parse(text("entry"))),
                 "discard-quarantined" => Asked::DiscardQuarantined(parse(text("entry"))),
                 "accept-registry" => Asked::AcceptRegistry(text("registry").to_owned()),

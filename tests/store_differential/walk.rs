@@ -670,7 +670,7 @@ impl Walk {
             2 => {
                 let (endpoint, intent) = (self.some_endpoint(), self.some_intent());
                 let words = ["release", "endpoint", endpoint.as_str(), "intent", intent.as_str()].map(str::to_owned);
-                (Asked::Release(endpoint, intent), words.to_vec())
+                (Asked::Release(endpoint, intent, None), words.to_vec())
             }
             3 => (Asked::Requeue(entry), vec!["requeue".to_owned(), "entry".to_owned(), entry.to_string()]),
             4 => {

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
-    access::{Anyone, Keeper},
+    access::{Anyone, Caller, Keeper},
     asking::Results,
     request::{Body, ChangeRefusals, Params, Reason, Refusals, limit, named, parsed, reason},
 };
@@ -19,7 +19,7 @@ use crate::{
         id::{EndpointId, IntentId},
     },
     http::problem::Problem,
-    store::protocol::Asked,
+    store::{protocol::Asked, queries::Unfinished},
     view::chain::ChainView,
 };
 
@@ -67,7 +67,7 @@ pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query):
     };
     let (now_ms, totals, chains, is_complete) = api.heavy_queries(look).await?;
     let viewer = caller.viewer();
-    let items = chains.iter().take(limit);
+    let items = chains.iter().filter(|chain| is_seen(&chain.head, &caller)).take(limit);
     let items = items.map(|chain| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused)).collect();
     Ok(Json(Chains { total: totals.chains, held: totals.held, items, is_complete }))
 }
@@ -89,12 +89,18 @@ pub async fn show(
     let look = async |queries: &mut crate::store::queries::Queries| {
         Ok((queries.now_ms().await?, queries.chain(&endpoint, &intent, MAX_OF_CHAIN).await?))
     };
-    let (now_ms, chain) = api.queries(look).await?;
+    let (now_ms, mut chain) = api.queries(look).await?;
+    chain.retain(|one| is_seen(one, &caller));
     if chain.is_empty() {
         return Err(Problem::not_found());
     }
     let view = |one| ChainView::of(one, None, caller.viewer(), now_ms, is_paused);
     Ok(Json(chain.iter().map(view).collect()))
+}
+
+/// An endpoint's id may have been another account's before, of which something is left.
+fn is_seen(one: &Unfinished, caller: &Caller) -> bool {
+    one.delivery.as_ref().map_or(true, |delivery| caller.sees(Some(&delivery.account)).is_ok())
 }
 
 /// Give up the head of a chain as a dead letter, so that the next one goes.
@@ -113,10 +119,10 @@ pub async fn release(
     let (endpoint, intent): (EndpointId, IntentId) = (named(&endpoint)?, named(&intent)?);
     api.endpoint(&caller, &endpoint).await?;
     let chain = api.queries(async |queries| queries.chain(&endpoint, &intent, 1).await).await?;
-    let head = chain.first().ok_or_else(Problem::not_found)?.id.to_string();
+    let head = chain.first().filter(|head| is_seen(head, &caller)).ok_or_else(Problem::not_found)?.id.clone();
     api.must_be_owned().await?;
     let begun = caller.begun(&api, Act::ChainRelease, &why).endpoint(&endpoint).intent(&intent).target(&head);
-    let asked = vec![(head, Asked::Release(endpoint, intent))];
+    let asked = vec![(head.to_string(), Asked::Release(endpoint, intent, Some(head.entry)))];
     let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
     Ok(Json(api.0.audit.audited(begun, ask).await?))
 }

@@ -59,6 +59,12 @@ pub async fn create(
     let account = caller.narrowed(optional::<AccountId>("account", request.account.as_ref())?)?;
     let account = account.ok_or_else(|| Problem::fault("account", "is missing: whose endpoint is it?"))?;
     let id = optional::<EndpointId>("id", request.id.as_ref())?.unwrap_or_else(fresh_id);
+    if caller.role == Role::Merchant && request.id.is_some() {
+        return Err(Problem::fault(
+            "id",
+            "is chosen by Herald: an id that was another's would lead to what is left of it",
+        ));
+    }
     let why = request.reason.as_deref().map_or_else(|| Ok("created".to_owned()), reason)?;
     let made = request.secret.is_none().then(fresh_secret);
     let secret = match &request.secret {

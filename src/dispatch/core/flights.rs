@@ -3,13 +3,13 @@
 //! flight is slow and has a seat.
 
 use super::{
-    Arc, CROWDED_MS, Core, CoreHappening, Endpoint, Gate, JobId, LOCAL_FAILURES_EVERY_MS, LOCAL_PAUSE_MS,
-    LOOK_EVERY_MS, LaneAt, LocalCause, NextAttempt, Seat, Token, Trust,
+    Arc, CROWDED_MS, Core, CoreHappening, DeadReason, Endpoint, Gate, JobId, LOCAL_FAILURES_EVERY_MS, LOCAL_PAUSE_MS,
+    LOOK_EVERY_MS, LaneAt, LocalCause, NextAttempt, Seat, Token, Trust, fates::Burial,
 };
 
 impl Core {
     /// The next attempt to start; endpoints take turns.
-    pub fn next_attempt(&mut self, now: u64) -> Option<NextAttempt> {
+    pub fn next_attempt(&mut self, now: u64, redis_ms: u64) -> Option<NextAttempt> {
         loop {
             let Some(at) = self.term.ready.pop_front() else {
                 if self.gives_turn(now) {
@@ -24,7 +24,16 @@ impl Core {
                 continue;
             }
             let (Some(job), Some(facts)) = (lane.queue.front().copied(), lane.endpoint().cloned()) else { continue };
-            let bytes = self.term.jobs[&job].delivery.body.len();
+            let delivery = &self.term.jobs[&job].delivery;
+            if delivery.account != facts.account {
+                // Its endpoint was deleted, and the id given out again: nobody else is told what this one was owed.
+                let detail = format!("its endpoint's id is {}'s now", facts.account);
+                lane.queue.pop_front();
+                self.bury(now, redis_ms, job, Burial { detail, ..Burial::of(DeadReason::Deleted) });
+                self.schedule_lane(now, at);
+                continue;
+            }
+            let bytes = delivery.body.len();
             let seat = match (lane.trust.class(), &lane.holder) {
                 (Some(class), Some(holder)) => match self.shares.take(holder, class, bytes) {
                     Some(seat) => Some(seat),

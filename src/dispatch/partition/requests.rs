@@ -40,9 +40,19 @@ impl<D: Directory> Partition<D> {
                 if request.operation.as_ref().is_some_and(is_of) {
                     return Err(TAKEN_BEFORE.to_owned());
                 }
-                if let Standing::Ended { reason, .. } = self.standing(&delivery.id.endpoint) {
-                    let endpoint = &delivery.id.endpoint;
-                    return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
+                let endpoint = &delivery.id.endpoint;
+                match self.standing(endpoint) {
+                    Standing::Ended { reason, .. } => {
+                        return Err(format!("{endpoint} is {}: nothing can be delivered to it", reason.name()));
+                    }
+                    // Its id was given out again.
+                    Standing::Serving(now) | Standing::Paused(now) if now.account != delivery.account => {
+                        return Err(format!(
+                            "{endpoint} is of {} now, and this is of {}",
+                            now.account, delivery.account
+                        ));
+                    }
+                    Standing::Serving(_) | Standing::Paused(_) | Standing::Unknown => {}
                 }
                 delivery.redeliver(mark, self.clock.birth(now));
                 self.stand(now, &delivery.id.endpoint);
@@ -52,10 +62,13 @@ impl<D: Directory> Partition<D> {
                 let letter = letter.as_ref().ok_or_else(missing)?;
                 self.core.discard(now, redis_ms, id, letter, &mark);
             }
-            RequestKind::Release { endpoint, intent, head } => {
+            RequestKind::Release { endpoint, intent, head, meant } => {
                 let none = || format!("{intent} has nothing unfinished at {endpoint}");
                 let (id, record) = head.as_ref().ok_or_else(none)?;
                 let record = record.as_ref().ok_or_else(none)?;
+                if let Some(meant) = meant.filter(|meant| *meant != id.entry) {
+                    return Err(format!("{meant}:{endpoint} is not the head of {intent} any more: {id} is"));
+                }
                 self.stand(now, endpoint);
                 let delivery = match Delivery::from_record(record) {
                     Ok(delivery) if delivery.id == *id => delivery,

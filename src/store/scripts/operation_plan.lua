@@ -1,10 +1,10 @@
-#!lua
+#!lua flags=allow-oom
 -- Writes a plan, which waits to be started and is forgotten after a while. The oldest plans give way to new ones.
 -- KEYS    1 operation:ID  2 operations-planned
 -- ARGV    1 prefix of this partition's keys  2 the operation's id  3 kind  4 plan as JSON  5 how many it is for
 --         6 how many a second  7 after how many ms it is forgotten  8 most plans that are kept
 -- Answer  {'PLANNED'} | {'THERE'}, an operation with this id
--- Flags   none: on a full Redis nothing is planned, and its sender is told so.
+-- Flags   allow-oom: on a full Redis somebody plans to discard; plans are small, and their number is bounded.
 
 local key, planned = KEYS[1], KEYS[2]
 local prefix, id, ttl, most = ARGV[1], ARGV[2], require_count(ARGV[7], 1, 1e12), require_count(ARGV[8], 1, 1e6)

@@ -61,7 +61,7 @@ impl World {
             }
             Action::Release { endpoint, intent } if reachable => {
                 let intent = IntentId::new(&format!("pi_{intent}")).unwrap();
-                self.ask(Asked::Release(endpoint_id(endpoint), intent));
+                self.ask(Asked::Release(endpoint_id(endpoint), intent, None));
             }
             Action::Requeue if reachable => {
                 if let Some((entry, _)) = self.model.quarantine.first().cloned() {
