@@ -45,7 +45,9 @@ bench-ingest: tools
 bench-history: tools
 	cargo bench --locked --bench history -- $(ARGS)
 
-# Everything that must hold before a change is merged.
+# Everything that must hold before a change is merged. Tests wait for servers more than they compute, so there are more of them at
+# a time than processors.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: setup check
 	cargo test --locked
 

@@ -6,7 +6,7 @@ use clap::{Command, builder::StyledStr};
 /// By the verb, without `herald`.
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("serve", &["herald serve --config /etc/herald/herald.toml", "herald serve --redis-url redis://10.0.0.5:6379"]),
-    ("demo", &["herald demo", "herald demo --for 20s"]),
+    ("demo", &["herald demo", "herald demo --for 20s", "herald demo --incident"]),
     ("intents serve", &["herald intents serve --set intents.listen=127.0.0.1:8090"]),
     (
         "intents key create",
@@ -138,7 +138,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "herald operation plan redeliver --endpoint ep_1 --since 6h --reason up",
             "herald operation plan discard --account acc_1 --until 7d --reason left",
-            "herald operation plan replay --endpoint ep_1 --since 2d --reason 'database lost'",
+            "herald operation plan replay --endpoint ep_1 --since 2d --reason 'db lost'",
             "herald operation plan erase --account acc_1 --reason 'asked for it'",
         ],
     ),

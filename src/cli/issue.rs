@@ -141,6 +141,10 @@ async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
         (None, false, 1..) => {
             note(format_args!("no open issue; {} shown by --all", words::count(resolved as u64, "is", "are")));
         }
+        (None, ..) if args.account.is_some() || args.endpoint.is_some() => match look.issues.len() as u64 {
+            0 => note("no issue: no endpoint fails, and there are no dead letters"),
+            others => note(format_args!("no issue of it; there are {} of others", words::number(others))),
+        },
         (None, ..) => note("no issue: no endpoint fails, and there are no dead letters"),
     }
     Ok(())
@@ -197,6 +201,9 @@ fn fields(issue: &Issue, view: &IssueView, now_ms: u64) -> Vec<(&'static str, St
         ("attempts", attempts(issue)),
         ("letters", letters(issue)),
     ]);
+    if issue.skipped > 0 {
+        fields.push(("skipped", format!("{}, because it is disabled", words::count(issue.skipped, "event", "events"))));
+    }
     if let Some(sample) = &issue.sample {
         fields.push(("sample", format!("herald delivery show {sample}")));
     }

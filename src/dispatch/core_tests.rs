@@ -55,7 +55,10 @@ fn admit(core: &mut Core, entry: u64, endpoint: &str, intent: &str) {
 
 fn admit_known(core: &mut Core, entry: u64, endpoint: &str, intent: &str, known: Known) {
     core.open_entry(0, EntryId { ms: entry, seq: 0 }, 1);
-    core.admit_fresh(0, REDIS_MS, delivery(entry, endpoint, intent), known);
+    let mut delivery = delivery(entry, endpoint, intent);
+    let of = core.lanes().find(|(id, _)| id.as_str() == endpoint).and_then(|(_, lane)| lane.endpoint());
+    delivery.account = of.map_or(delivery.account, |endpoint| endpoint.account.clone());
+    core.admit_fresh(0, REDIS_MS, delivery, known);
 }
 
 /// What may start now: the token and the entry of each.

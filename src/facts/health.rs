@@ -215,6 +215,9 @@ pub struct Health {
     pub failing_since_ms: Option<u64>,
     #[serde(default)]
     pub failed_since: u64,
+    /// The last time that nothing was wrong with it when something happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub well_ms: Option<u64>,
     /// Of the last day.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<CauseSeen>,
@@ -323,6 +326,7 @@ impl Health {
             last_success_ms: None,
             failing_since_ms: None,
             failed_since: 0,
+            well_ms: None,
             causes: Vec::new(),
             skipped: None,
             told: Told::Nothing,
@@ -331,6 +335,13 @@ impl Health {
 
     /// What happened up to `at_ms` is added.
     pub fn add(&mut self, at_ms: u64, seen: Seen) {
+        if self.account.is_some() && seen.account.is_some() && self.account != seen.account {
+            // Its id was given out again: what was before happened to somebody else.
+            *self = Self { breaker: self.breaker, window: self.window, in_flight: self.in_flight, ..Self::new(at_ms) };
+        }
+        if matches!(self.verdict(at_ms), Verdict::Well | Verdict::Idle) {
+            self.well_ms = Some(at_ms);
+        }
         self.at_ms = at_ms;
         if seen.delivered > 0 || seen.failed > 0 {
             self.minutes.add(at_ms / MINUTE_MS, MINUTES, &seen);

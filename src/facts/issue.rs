@@ -90,6 +90,8 @@ pub struct Issue {
     pub said: Option<Said>,
     /// Its endpoint fails now, and this is one of the causes.
     pub is_failing: bool,
+    /// Since then nothing succeeded there at all.
+    pub nothing_since_ms: Option<u64>,
     pub first_ms: u64,
     pub last_ms: u64,
     /// Attempts that failed, since it was first seen and as far as an owner remembers: a day.
@@ -99,6 +101,10 @@ pub struct Issue {
     pub letters: u64,
     /// Of the letters, those that were never tried, because this kept them waiting for too long.
     pub never_tried: u64,
+    /// Events that were not even taken in for it, because it is disabled for this.
+    pub skipped: u64,
+    /// The last time that its endpoint was well.
+    pub well_ms: Option<u64>,
     /// A delivery that it happened to.
     pub sample: Option<DeliveryId>,
     pub detail: String,
@@ -121,25 +127,35 @@ pub fn issues<'a>(
     now_ms: u64,
 ) -> Vec<Issue> {
     let mut found = BTreeMap::<IssueId, Issue>::new();
+    // What failed within the day, of endpoints that work again: told where letters are left.
+    let mut past = BTreeMap::<IssueId, Issue>::new();
     for (endpoint, health) in health {
         let is_failing = matches!(health.verdict(now_ms), Verdict::Failing | Verdict::Unsteady);
-        let since_ms = match (is_failing, health.failing_since_ms) {
-            (false, _) => continue,
-            (true, Some(since_ms)) if health.verdict(now_ms) == Verdict::Failing => since_ms,
-            (true, _) => now_ms.saturating_sub(super::health::MINUTES * super::health::MINUTE_MS),
-        };
-        for seen in health.causes.iter().filter(|seen| seen.last_ms >= since_ms) {
+        let nothing_since_ms = health.failing_since_ms.filter(|_| health.verdict(now_ms) == Verdict::Failing);
+        let lately_ms = now_ms.saturating_sub(super::health::MINUTES * super::health::MINUTE_MS);
+        let since_ms = nothing_since_ms.unwrap_or(lately_ms);
+        for seen in &health.causes {
             let id = IssueId { endpoint: endpoint.clone(), cause: seen.cause.clone() };
             let mut issue = empty(id, health.account.clone());
-            (issue.is_failing, issue.attempts, issue.hours) = (true, seen.count, seen.hours.clone());
+            (issue.attempts, issue.hours) = (seen.count, seen.hours.clone());
             (issue.first_ms, issue.last_ms) = (seen.first_ms, seen.last_ms);
             (issue.sample, issue.detail) = (Some(seen.sample.clone()), seen.detail.clone());
-            found.insert(issue.id.clone(), issue);
+            issue.well_ms = health.well_ms;
+            if seen.cause.as_str() == "gone" {
+                issue.skipped = health.skipped.map_or(0, |skipped| skipped.count);
+            }
+            if is_failing && seen.last_ms >= since_ms {
+                (issue.is_failing, issue.nothing_since_ms) = (true, nothing_since_ms);
+                found.insert(issue.id.clone(), issue);
+            } else {
+                past.insert(issue.id.clone(), issue);
+            }
         }
     }
     for (id, letters) in letters {
         let new = || Issue { first_ms: letters.first_ms, ..empty(id.clone(), letters.account.clone()) };
-        let issue = found.entry(id.clone()).or_insert_with(new);
+        let past = past.remove(id).filter(|past| letters.account.is_none() || past.account == letters.account);
+        let issue = found.entry(id.clone()).or_insert_with(|| past.unwrap_or_else(new));
         issue.letters = letters.count;
         issue.first_ms = issue.first_ms.min(letters.first_ms);
         issue.last_ms = issue.last_ms.max(letters.last_ms);
@@ -182,22 +198,28 @@ fn empty(id: IssueId, account: Option<AccountId>) -> Issue {
         state: State::Open,
         said: None,
         is_failing: false,
+        nothing_since_ms: None,
         first_ms: 0,
         last_ms: 0,
         attempts: 0,
         hours: Vec::new(),
         letters: 0,
         never_tried: 0,
+        skipped: 0,
+        well_ms: None,
         sample: None,
         detail: String::new(),
     }
 }
 
-/// A resolved one that has happened since opens anew.
+/// A resolved one that has happened since opens anew; and so does an acknowledged one that was over meanwhile.
 fn judged(mut issue: Issue, said: &BTreeMap<IssueId, Said>) -> Issue {
     if let Some(said) = said.get(&issue.id) {
         issue.state = match said.state {
             State::Resolved if issue.last_ms > said.mark.at_ms => State::Open,
+            State::Acknowledged if issue.is_failing && issue.well_ms.is_some_and(|at| at > said.mark.at_ms) => {
+                State::Open
+            }
             state => state,
         };
         issue.said = Some(said.clone());
@@ -205,11 +227,20 @@ fn judged(mut issue: Issue, said: &BTreeMap<IssueId, Said>) -> Issue {
     issue
 }
 
-/// What to send to the merchant: ready to be copied. `since` is in the words of the surface that shows it.
-pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str) -> Option<String> {
+/// What to send to the merchant: ready to be copied. Times are in the words of the surface that shows it.
+pub fn to_merchant(issue: &Issue, url: Option<&str>, when: impl Fn(u64) -> String) -> Option<String> {
     let sentence = issue.diagnosis.merchant.as_ref()?;
     let url = url.unwrap_or("your callback URL");
-    let mut text = format!("Since {since} our callbacks to {url} have not been taken.\n{sentence}\n");
+    let (first, last) = (when(issue.first_ms), when(issue.last_ms));
+    let what = match (issue.is_failing, issue.nothing_since_ms) {
+        (true, Some(since_ms)) => format!("Since {} our callbacks to {url} have not been taken.", when(since_ms)),
+        (true, None) => {
+            format!("Since {first} some of our callbacks to {url} have not been taken, the last at {last}.")
+        }
+        (false, _) if first == last => format!("At {first} callbacks to {url} were not taken."),
+        (false, _) => format!("Between {first} and {last} callbacks to {url} were not taken."),
+    };
+    let mut text = format!("{what}\n{sentence}\n");
     if issue.is_failing {
         text.push_str("We keep trying, with growing pauses; nothing of what waits is lost.\n");
     }
@@ -220,6 +251,12 @@ pub fn to_merchant(issue: &Issue, url: Option<&str>, since: &str) -> Option<Stri
                 1 => "one event".to_owned(),
                 letters => format!("{letters} events"),
             }
+        ));
+    }
+    if issue.skipped > 0 {
+        text.push_str(&format!(
+            "Since your callback URL is disabled, {} more were not sent; once it is enabled again we can send those of the last days.\n",
+            if issue.skipped == 1 { "one event".to_owned() } else { format!("{} events", issue.skipped) }
         ));
     }
     if let Some(sample) = &issue.sample {
@@ -287,7 +324,9 @@ mod tests {
         health.add(NOW + 1, well);
         assert_eq!(of(&health, &[], &[], NOW + 1), []);
         let left = of(&health, &[("ep_a:server_failed:500", 2)], &[], NOW + 1);
-        assert_eq!((left.len(), left[0].is_failing, left[0].attempts), (1, false, 0));
+        assert_eq!((left.len(), left[0].is_failing, left[0].attempts), (1, false, 6));
+        let text = to_merchant(&left[0], None, |at_ms| at_ms.to_string()).unwrap();
+        assert!(text.starts_with(&format!("Between {} and {NOW} callbacks", NOW - DAY_MS)), "{text}");
     }
 
     #[test]
@@ -320,9 +359,39 @@ mod tests {
         let state = |said, at_ms| of(&health, &[], &[("ep_a:dns_failed", said, at_ms)], NOW)[0].state;
         assert_eq!(state(State::Resolved, NOW + 1), State::Resolved);
         assert_eq!(state(State::Resolved, NOW - 1), State::Open);
-        assert_eq!(state(State::Acknowledged, NOW - DAY_MS), State::Acknowledged);
+        assert_eq!(state(State::Acknowledged, NOW), State::Acknowledged);
         let reopened = &of(&health, &[], &[("ep_a:dns_failed", State::Resolved, NOW - 1)], NOW)[0];
         assert_eq!(reopened.said.as_ref().unwrap().mark.by, "ann");
+    }
+
+    #[test]
+    fn an_acknowledged_one_that_was_over_meanwhile_is_an_alarm_again() {
+        let mut health = failing("dns_failed", 6, NOW);
+        let state = |health: &Health, now_ms| {
+            of(health, &[], &[("ep_a:dns_failed", State::Acknowledged, NOW + 1)], now_ms)[0].state
+        };
+        let fails = |health: &mut Health, at_ms| {
+            let mut seen = Seen { account: "acc_a".parse().ok(), ..Seen::default() };
+            (0..6).for_each(|_| seen.failed(at_ms, "dns_failed".parse().unwrap(), &"7-1:ep_a".parse().unwrap(), ""));
+            health.add(at_ms, seen);
+        };
+        // It takes one now and then: that is the same issue.
+        for minute in 1..4 {
+            let mut one = Seen::default();
+            one.delivered(NOW + minute * MINUTE_MS, 1);
+            health.add(NOW + minute * MINUTE_MS, one);
+            fails(&mut health, NOW + minute * MINUTE_MS + 1);
+        }
+        assert_eq!(state(&health, NOW + 4 * MINUTE_MS), State::Acknowledged);
+        let mut well = Seen::default();
+        (0..1_000).for_each(|_| well.delivered(NOW + 5 * MINUTE_MS, 1));
+        health.add(NOW + 5 * MINUTE_MS, well);
+        fails(&mut health, NOW + 60 * MINUTE_MS);
+        let now_ms = NOW + 62 * MINUTE_MS;
+        assert_eq!(state(&health, now_ms), State::Open);
+        let issue = &of(&health, &[], &[], now_ms)[0];
+        let text = to_merchant(issue, Some("https://a.example/"), |at_ms| at_ms.to_string()).unwrap_or_default();
+        assert_eq!(issue.nothing_since_ms, Some(NOW + 60 * MINUTE_MS), "{text}");
     }
 
     #[test]
@@ -338,13 +407,13 @@ mod tests {
         let mut health = failing("response_timed_out", 6, NOW);
         health.account = None;
         let issue = &of(&health, &[("ep_a:response_timed_out", 2)], &[], NOW)[0];
-        let text = to_merchant(issue, Some("https://a.example/"), "Monday").unwrap();
+        let text = to_merchant(issue, Some("https://a.example/"), |_| "Monday".to_owned()).unwrap();
         assert!(
             text.contains("https://a.example/") && text.contains("answer with 2xx") && text.contains("2 events"),
             "{text}"
         );
         assert!(text.contains("s00000000000000000007-00000000000000000001"), "{text}");
         let ours = &of(&failing("unsendable", 6, NOW), &[], &[], NOW)[0];
-        assert_eq!(to_merchant(ours, None, "Monday"), None);
+        assert_eq!(to_merchant(ours, None, |_| "Monday".to_owned()), None);
     }
 }

@@ -41,6 +41,8 @@ pub struct IssueView {
     pub letters: u64,
     /// Of the letters, those that were never tried, because this kept them waiting for too long.
     pub never_tried: u64,
+    /// Events that were not even taken in for it, because it is disabled for this.
+    pub skipped: u64,
     /// A delivery that it happened to.
     pub sample: Option<String>,
     pub detail: String,
@@ -99,12 +101,13 @@ impl IssueView {
             hours: issue.hours.iter().map(|(hour, failed)| HourView::of(*hour, *failed)).collect(),
             letters: issue.letters,
             never_tried: issue.never_tried,
+            skipped: issue.skipped,
             sample: issue.sample.as_ref().map(ToString::to_string),
             detail: issue.detail.clone(),
             diagnosis: DiagnosisView::of(&issue.diagnosis),
             url: url.map(str::to_owned),
             endpoint_state: endpoint.map(|endpoint| state_name(&endpoint.status)),
-            to_merchant: to_merchant(issue, url, &instant(issue.first_ms)),
+            to_merchant: to_merchant(issue, url, instant),
         }
     }
 }

@@ -138,7 +138,8 @@ pub async fn operations(context: &Context) -> anyhow::Result<Operations> {
 }
 
 async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> {
-    if args.filter.is_empty() && !args.all && args.limit.is_none() {
+    let is_of_letters = matches!(args.kind, Kind::Redeliver | Kind::Discard);
+    if is_of_letters && args.filter.is_empty() && !args.all && args.limit.is_none() {
         return Err(VerbError::Usage("give a filter, or --all".to_owned()).into());
     }
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
