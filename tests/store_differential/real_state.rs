@@ -240,7 +240,7 @@ impl Reader<'_> {
                 "release" => Asked::Release(
                     parse(text("endpoint")),
                     parse(text("intent")),
-                    fields.get("head").map(|head| parse(head)),
+                    fields.iter().any(|(name, _)| name == "head").then(|| parse(text("head"))),
                 ),
                 "requeue" => Asked::Requeue(parse(text("entry"))),
                 "discard-quarantined" => Asked::DiscardQuarantined(parse(text("entry"))),

@@ -670,7 +670,9 @@ impl Walk {
             2 => {
                 let (endpoint, intent) = (self.some_endpoint(), self.some_intent());
                 let words = ["release", "endpoint", endpoint.as_str(), "intent", intent.as_str()].map(str::to_owned);
-                (Asked::Release(endpoint, intent, None), words.to_vec())
+                let (mut words, head) = (words.to_vec(), (self.chance.below(2) == 0).then_some(entry));
+                words.extend(head.iter().flat_map(|head| ["head".to_owned(), head.to_string()]));
+                (Asked::Release(endpoint, intent, head), words)
             }
             3 => (Asked::Requeue(entry), vec!["requeue".to_owned(), "entry".to_owned(), entry.to_string()]),
             4 => {

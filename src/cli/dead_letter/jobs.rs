@@ -95,7 +95,15 @@ pub async fn run(context: &Context, queries: &mut Queries, job: Job, args: JobAr
     show_sample(&measured);
     let what = match job {
         Job::Discard => format!("{} {}", job.verb(), letters(measured.count)),
-        Job::Redeliver => prospects(context, &measured).await?.told(job, measured.count),
+        Job::Redeliver => {
+            let prospects = prospects(context, &measured).await?;
+            if total(&prospects.refused) == measured.count && !args.consent.dry_run {
+                let text =
+                    format!("nothing can be sent again: {}; enable the endpoint first", named(&prospects.refused));
+                return Err(VerbError::Refused(text).into());
+            }
+            prospects.told(job, measured.count)
+        }
     };
     if args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
