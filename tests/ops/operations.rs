@@ -41,8 +41,13 @@ async fn die(world: &World, deliveries: &[Delivery]) {
     let mut registry = RegistryStore::connect(&world.redis.redis()).await.unwrap();
     let bind = Item::Bind { registry: registry.position().await.unwrap().unwrap().0.id.to_string() };
     owner.settle(vec![bind], Vec::new()).await;
+    // Of the accounts that the endpoints have.
+    let own = |one: &Delivery| {
+        let account = one.id.endpoint.as_str().replace("ep_", "acc_").parse().unwrap();
+        bury(&Delivery { account, ..one.clone() }, DeadReason::Exhausted)
+    };
     for part in deliveries.chunks(50) {
-        owner.settle(part.iter().map(|one| bury(one, DeadReason::Exhausted)).collect(), Vec::new()).await;
+        owner.settle(part.iter().map(own).collect(), Vec::new()).await;
     }
     owner.release().await;
 }
