@@ -25,7 +25,7 @@ use crate::{
     api::access::{hash, short},
     clock,
     facts::{
-        audit::{Act, Begun},
+        audit::{Act, Begun, MERCHANT},
         endpoint::Mark,
         id::AccountId,
         token::{PREFIX, Role, Token},
@@ -70,9 +70,6 @@ pub struct Caller {
     pub token: String,
     expires_at_ms: Option<u64>,
 }
-
-/// What begins the name of a merchant where it stands as the maker of a change.
-pub const MERCHANT: &str = "merchant ";
 
 impl Caller {
     pub fn viewer(&self) -> Viewer {

@@ -12,8 +12,10 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    access::{Caller, Keeper, MERCHANT},
-    request::{Body, ChangeRefusals, Reason, Refusals, named, of_rule, optional, parsed, reason, refused},
+    access::{Caller, Keeper},
+    request::{
+        Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, parsed, reason, refused,
+    },
     settings::{CreateEndpoint, UpdateEndpoint},
 };
 use crate::{
@@ -32,7 +34,7 @@ use crate::{
     },
     http::problem::{Problem, ProblemDetails},
     registry::rules::check_new_secrets,
-    store::watch::last_entry,
+    store::{registry::RegistryStore, watch::last_entry},
     view::{endpoint::EndpointView, test::TestView},
 };
 
@@ -44,6 +46,9 @@ const USUAL_OVERLAP: &str = "24h";
 
 /// Endpoints that a merchant's tokens make for their account.
 const MAX_OF_MERCHANT: usize = 50;
+
+/// How often a change is tried anew because others change the same.
+const MAX_ROUNDS: usize = 16;
 
 /// Register an endpoint. A secret that is made for it is in the answer, and never again.
 #[utoipa::path(
@@ -70,12 +75,13 @@ pub async fn create(
     request.apply(&mut endpoint)?;
     check_secret(&endpoint)?;
     api.check_with_url(&caller, &endpoint).await?;
-    if caller.role == Role::Merchant {
-        api.check_room(&endpoint.account).await?;
-    }
     let begun = about(caller.begun(&api, Act::EndpointCreate, &why), &endpoint);
-    let create = async |_: &mut _| api.with_registry(async |store| store.create(endpoint, &mark).await).await;
-    let created = api.0.audit.audited(begun, create).await?;
+    let created = if caller.role == Role::Merchant {
+        api.create_for_merchant(begun, &endpoint, &mark).await?
+    } else {
+        let create = async |_: &mut _| api.with_registry(async |store| store.create(endpoint, &mark).await).await;
+        api.0.audit.audited(begun, create).await?
+    };
     let view = EndpointView::of(&created, made.as_ref(), caller.viewer(), clock::wall_ms());
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -94,20 +100,23 @@ pub async fn update(
     let request = body.read(&api.0.schemas.update)?;
     let why = reason(&request.reason)?;
     let before = api.endpoint(&caller, &named(&id)?).await?;
-    let mut after = before.clone();
-    request.apply(&mut after)?;
+    let changed = |before: &Endpoint| {
+        let mut after = before.clone();
+        request.apply(&mut after)?;
+        api.0.rules.check_settings(&after).map_err(|error| of_rule(&error, caller.viewer()))?;
+        Ok(after)
+    };
+    let after = changed(&before)?;
     if after == before {
         return Ok(Json(caller.shown(&before)));
     }
-    if after.url == before.url {
-        api.0.rules.check_settings(&after).map_err(|error| of_rule(&error, caller.viewer()))?;
-    } else {
+    if after.url != before.url {
         api.check_with_url(&caller, &after).await?;
     }
     // Only the names of what changes: values may be secrets.
-    let changed = before.fields_that_differ(&after).join(", ");
-    let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(changed);
-    Ok(Json(caller.shown(&api.put(begun, after, &caller.mark(&why)).await?)))
+    let names = before.fields_that_differ(&after).join(", ");
+    let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(names);
+    Ok(Json(caller.shown(&api.put(&caller, begun, after, &caller.mark(&why), changed).await?)))
 }
 
 /// Remove an endpoint. It takes no more events at once, and is gone when what was accepted before is delivered or a dead letter.
@@ -210,22 +219,27 @@ pub async fn rotate_secret(
     let overlap = parse_duration(request.overlap.as_deref().unwrap_or(USUAL_OVERLAP));
     let overlap = overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP);
     let overlap = overlap.ok_or_else(|| Problem::fault("overlap", "is no time from 0s to 30d"))?;
-    let mut endpoint = api.endpoint(&caller, &named(&id)?).await?;
+    let before = api.endpoint(&caller, &named(&id)?).await?;
     let made = request.secret.is_none().then(fresh_secret);
     let secret = match request.secret {
         Some(text) => SecretText::new(text).map_err(|error| Problem::fault("secret", error.to_string()))?,
         None => made.clone().unwrap_or_else(fresh_secret),
     };
-    if endpoint.secrets.iter().any(|known| known.value == secret) {
-        return Err(Problem::fault("secret", "is one that the endpoint already has"));
-    }
-    let (before, mark) = (endpoint.clone(), caller.mark(&why));
-    endpoint.secrets = rotated(endpoint.secrets, Secret::new(secret, mark.at_ms), mark.at_ms, overlap);
-    let judged = check_new_secrets(&endpoint, Some(&before)).and_then(|()| api.0.rules.check_settings(&endpoint));
-    judged.map_err(|error| of_rule(&error, caller.viewer()))?;
-    let begun = about(caller.begun(&api, Act::EndpointRotateSecret, &why), &endpoint);
+    let mark = caller.mark(&why);
+    let changed = |before: &Endpoint| {
+        if before.secrets.iter().any(|known| known.value == secret) {
+            return Err(Problem::fault("secret", "is one that the endpoint already has"));
+        }
+        let mut after = before.clone();
+        after.secrets = rotated(after.secrets, Secret::new(secret.clone(), mark.at_ms), mark.at_ms, overlap);
+        let judged = check_new_secrets(&after, Some(before)).and_then(|()| api.0.rules.check_settings(&after));
+        judged.map_err(|error| of_rule(&error, caller.viewer()))?;
+        Ok(after)
+    };
+    let after = changed(&before)?;
+    let begun = about(caller.begun(&api, Act::EndpointRotateSecret, &why), &before);
     let begun = begun.filter(format_args!("--overlap {}", compact(overlap)));
-    let updated = api.put(begun, endpoint, &mark).await?;
+    let updated = api.put(&caller, begun, after, &mark, changed).await?;
     Ok(Json(EndpointView::of(&updated, made.as_ref(), caller.viewer(), clock::wall_ms())))
 }
 
@@ -288,30 +302,50 @@ async fn send_test(
 }
 
 impl Api {
-    async fn put(&self, begun: Begun, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
-        let update = async |_: &mut _| self.with_registry(async |store| store.update(endpoint, mark).await).await;
-        self.0.audit.audited(begun, update).await
+    /// Writes what `changed` has made of an endpoint. If somebody else was quicker it makes the same of what is there then, unless
+    /// the caller has said which revision they mean.
+    async fn put(
+        &self,
+        caller: &Caller,
+        begun: Begun,
+        mut after: Endpoint,
+        mark: &Mark,
+        changed: impl Fn(&Endpoint) -> Result<Endpoint, Problem>,
+    ) -> Result<Endpoint, Problem> {
+        let write = async |_: &mut _| {
+            for _ in 1..MAX_ROUNDS {
+                let stale = match self.update(after.clone(), mark).await {
+                    Err(problem) if problem.name == CHANGED_MEANWHILE => problem,
+                    done => return done,
+                };
+                let before = self.endpoint(caller, &after.id).await?;
+                after = changed(&before)?;
+                if after.revision != before.revision {
+                    return Err(stale);
+                }
+                if after == before {
+                    return Ok(after);
+                }
+            }
+            self.update(after, mark).await
+        };
+        self.0.audit.audited(begun, write).await
+    }
+
+    async fn update(&self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
+        self.with_registry(async |store| store.update(endpoint, mark).await).await
     }
 
     async fn switch(&self, caller: &Caller, id: &str, body: &Body, act: Act) -> Result<EndpointView, Problem> {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
-        let (mut endpoint, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
-        let next = match (act, &endpoint.status) {
-            (Act::EndpointPause, EndpointState::Enabled) => EndpointState::Paused(mark.clone()),
-            (Act::EndpointResume, EndpointState::Paused(by)) | (Act::EndpointEnable, EndpointState::Disabled(by)) => {
-                caller.may_lift(by)?;
-                EndpointState::Enabled
-            }
-            (Act::EndpointPause, EndpointState::Paused(_)) | (_, EndpointState::Enabled) => {
-                return Ok(caller.shown(&endpoint));
-            }
-            (Act::EndpointPause, _) => return Err(refused("The endpoint is disabled: there is nothing to pause.")),
-            (Act::EndpointResume, _) => return Err(refused("The endpoint is disabled: enable it instead.")),
-            _ => return Err(refused("The endpoint is paused: resume it instead.")),
-        };
-        endpoint.status = next;
-        let begun = about(caller.begun(self, act, &why), &endpoint);
-        Ok(caller.shown(&self.put(begun, endpoint, &mark).await?))
+        let (before, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
+        let changed = |before: &Endpoint| switched(caller, before, act, &mark);
+        let after = changed(&before)?;
+        if after == before {
+            return Ok(caller.shown(&before));
+        }
+        let begun = about(caller.begun(self, act, &why), &before);
+        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
     }
 
     async fn disable(
@@ -327,29 +361,59 @@ impl Api {
         // First: what is accepted from here on is not owed.
         let last = async |mut connection| last_entry(&mut connection, &self.0.keys).await;
         let last = self.0.connection.with(last).await.map_err(|error| super::request::of_store(&error))?;
-        let mut after = before.clone();
-        if !matches!(after.status, EndpointState::Disabled(_)) {
-            after.disable(mark.clone(), last);
-        }
-        and(&mut after);
+        let changed = |before: &Endpoint| {
+            // Its mark would stand in the place of the operator's, and then nobody knew who may lift it.
+            caller.may_lift(before)?;
+            let mut after = before.clone();
+            if !matches!(after.status, EndpointState::Disabled(_)) {
+                after.disable(mark.clone(), last);
+            }
+            and(&mut after);
+            Ok(after)
+        };
+        let after = changed(&before)?;
         if after == before {
             return Ok(caller.shown(&before));
         }
         let begun = about(caller.begun(self, act, &why), &before);
-        Ok(caller.shown(&self.put(begun, after, &mark).await?))
+        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
+    }
+
+    /// Within what an account may have, also while others of it are made.
+    async fn create_for_merchant(&self, begun: Begun, endpoint: &Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
+        // In one process they take turns, so that they need not be tried anew because of each other.
+        let _turn = self.0.creating.lock().await;
+        // What is refused at once leaves no entry in the audit log.
+        self.version_with_room(&endpoint.account).await?;
+        let create = async |_: &mut _| {
+            for _ in 0..MAX_ROUNDS {
+                let version = self.version_with_room(&endpoint.account).await?;
+                let create = async |store: &mut RegistryStore| store.create_at(version, endpoint.clone(), mark).await;
+                match self.with_registry(create).await {
+                    Err(problem) if problem.name == CHANGED_MEANWHILE => {}
+                    done => return done,
+                }
+            }
+            Err(Problem::unavailable("Others change endpoints all the time; nothing was changed.", 1))
+        };
+        self.0.audit.audited(begun, create).await
+    }
+
+    /// The registry's version at which the account has room for one more endpoint.
+    async fn version_with_room(&self, account: &AccountId) -> Result<u64, Problem> {
+        // First: whatever is made from here on gives the registry another one.
+        let position = self.with_registry(async |store| store.position().await).await?;
+        let version = position.map_or(0, |(position, _)| position.version);
+        let of_account = self.all_endpoints().await?.iter().filter(|one| one.account == *account).count();
+        if of_account < MAX_OF_MERCHANT {
+            return Ok(version);
+        }
+        Err(refused(format!("The account has {MAX_OF_MERCHANT} endpoints, and no more are allowed: delete one first.")))
     }
 
     async fn check_with_url(&self, caller: &Caller, endpoint: &Endpoint) -> Result<(), Problem> {
         let _turn = self.0.lookups.acquire().await;
         self.0.rules.check(endpoint).await.map_err(|error| of_rule(&error, caller.viewer()))
-    }
-
-    async fn check_room(&self, account: &AccountId) -> Result<(), Problem> {
-        let of_account = self.all_endpoints().await?.iter().filter(|one| one.account == *account).count();
-        if of_account < MAX_OF_MERCHANT {
-            return Ok(());
-        }
-        Err(refused(format!("The account has {MAX_OF_MERCHANT} endpoints, and no more are allowed: delete one first.")))
     }
 }
 
@@ -358,12 +422,29 @@ impl Caller {
         EndpointView::of(endpoint, None, self.viewer(), clock::wall_ms())
     }
 
-    fn may_lift(&self, mark: &Mark) -> Result<(), Problem> {
-        if self.role != Role::Merchant || mark.by.starts_with(MERCHANT) {
+    /// What whoever runs Herald has imposed stands, whatever its merchant does.
+    fn may_lift(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+        if self.role != Role::Merchant || endpoint.stopped_by_operator().is_none() {
             return Ok(());
         }
-        Err(refused("Whoever runs Herald has stopped this endpoint: ask them."))
+        Err(refused("Whoever runs Herald has stopped this endpoint: ask them. Until they let it go on, it stays as it is."))
     }
+}
+
+/// What a pause, a resumption or an enabling makes of it.
+fn switched(caller: &Caller, before: &Endpoint, act: Act, mark: &Mark) -> Result<Endpoint, Problem> {
+    let status = match (act, &before.status) {
+        (Act::EndpointPause, EndpointState::Enabled) => EndpointState::Paused(mark.clone()),
+        (Act::EndpointResume, EndpointState::Paused(_)) | (Act::EndpointEnable, EndpointState::Disabled(_)) => {
+            caller.may_lift(before)?;
+            EndpointState::Enabled
+        }
+        (Act::EndpointPause, EndpointState::Paused(_)) | (_, EndpointState::Enabled) => before.status.clone(),
+        (Act::EndpointPause, _) => return Err(refused("The endpoint is disabled: there is nothing to pause.")),
+        (Act::EndpointResume, _) => return Err(refused("The endpoint is disabled: enable it instead.")),
+        _ => return Err(refused("The endpoint is paused: resume it instead.")),
+    };
+    Ok(Endpoint { status, ..before.clone() })
 }
 
 fn about(begun: Begun, endpoint: &Endpoint) -> Begun {

@@ -36,7 +36,7 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -139,6 +139,8 @@ struct Inner {
     asking: Semaphore,
     tests: Semaphore,
     lookups: Semaphore,
+    /// Merchants' endpoints, one at a time.
+    creating: Mutex<()>,
     overview: overview::Latest,
 }
 
@@ -169,6 +171,7 @@ impl Api {
             asking: Semaphore::new(MAX_ASKING),
             tests: Semaphore::new(MAX_TESTS),
             lookups: Semaphore::new(MAX_LOOKUPS),
+            creating: Mutex::default(),
             overview: overview::Latest::default(),
         }))
     }

@@ -14,14 +14,14 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    access::{MERCHANT, Operator, new_token},
+    access::{Operator, new_token},
     request::{Body, ChangeRefusals, Reason, Refusals, named, of_store, reason, refused},
 };
 use crate::{
     api::access::{hash, short},
     clock,
     facts::{
-        audit::Act,
+        audit::{Act, MERCHANT},
         id::AccountId,
         token::{Role, Token},
     },

@@ -257,6 +257,9 @@ pub fn of_store(error: &StoreError) -> Problem {
     }
 }
 
+/// The name of the problem that somebody else was quicker.
+pub const CHANGED_MEANWHILE: &str = "changed-meanwhile";
+
 fn conflict(name: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::CONFLICT, name, detail)
 }
@@ -270,7 +273,7 @@ pub fn of_registry(error: &RegistryError) -> Problem {
         RegistryError::Store(error) => of_store(error),
         RegistryError::Missing(_) | RegistryError::NeverMade => Problem::not_found(),
         RegistryError::Exists(_) => conflict("exists", error.to_string()),
-        RegistryError::Stale { .. } | RegistryError::Moved => conflict("changed-meanwhile", error.to_string()),
+        RegistryError::Stale { .. } | RegistryError::Moved => conflict(CHANGED_MEANWHILE, error.to_string()),
         RegistryError::Newer { .. } | RegistryError::Unreadable(_) | RegistryError::Bulk(_) => {
             refused(error.to_string())
         }
