@@ -49,6 +49,9 @@ pub async fn login(State(console): State<Console>, request: Request) -> Response
     let session = console.seal.session(&headers).unwrap_or_else(|| Session::new(None));
     let fields = match checked_form(&session, request).await {
         Ok((_, fields)) => fields,
+        Err(problem) if problem.status != StatusCode::FORBIDDEN => {
+            return console.ask_for_token(&headers, "/console", Some(problem.detail), problem.status);
+        }
         Err(_) => {
             let stale = "This page was open for too long, or its cookies are refused: try again.".to_owned();
             return console.ask_for_token(&headers, "/console", Some(stale), StatusCode::FORBIDDEN);

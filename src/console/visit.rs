@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use axum::{
-    body::to_bytes,
-    extract::{FromRequestParts, Request, State},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -23,7 +23,7 @@ use crate::{
     api::v1::access::Caller,
     clock,
     facts::token::Role,
-    http::{connections::Peer, problem::Problem},
+    http::{connections::Peer, problem::Problem, server::BODY_WITHIN},
 };
 
 /// Longest form: a hundred ids and a reason.
@@ -78,11 +78,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Fields {
     }
 }
 
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The form is too large: send less at once.")
+}
+
 /// A form's fields, if another site cannot have sent it.
 pub async fn checked_form(session: &Session, request: Request) -> Result<(Request, Fields), Problem> {
     let (parts, body) = request.into_parts();
-    let too_large = |_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The form is too large.");
-    let fields = Fields::parse(&to_bytes(body, MAX_FORM_BYTES).await.map_err(too_large)?);
+    let late = || Problem::fault("form", format!("did not arrive whole within {} seconds", BODY_WITHIN.as_secs()));
+    let bytes = Bytes::from_request(Request::new(body), &()).await;
+    let bytes = bytes.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        _ => late(),
+    })?;
+    if bytes.len() > MAX_FORM_BYTES {
+        return Err(too_large());
+    }
+    let fields = Fields::parse(&bytes);
     if is_of_another_site(&parts.headers) || !session.has_made(fields.get("form_key")) {
         let detail =
             "Nothing was done: the form did not come from a page of this session. Load the page again, and repeat it.";

@@ -13,9 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     access::{Caller, Keeper},
-    request::{
-        Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, parsed, reason, refused,
-    },
+    request::{Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, reason, refused},
     settings::{CreateEndpoint, UpdateEndpoint},
 };
 use crate::{
@@ -23,19 +21,15 @@ use crate::{
     config::{compact, parse_duration},
     facts::{
         audit::{Act, Begun},
-        delivery::Delivery,
-        endpoint::{Endpoint, EndpointState, Mark, Ordering},
-        event::{EventType, PaymentStatus},
-        id::{AccountId, EndpointId, EntryId, EventId, IntentId},
-        outcome::Attempted,
-        sample::{self, Sample},
+        endpoint::{Endpoint, EndpointState, Mark},
+        id::{AccountId, EndpointId},
         signing::{MIN_SECRET_CHARS, Secret, SecretText, rotated},
         token::Role,
     },
-    http::problem::{Problem, ProblemDetails},
+    http::problem::Problem,
     registry::rules::check_new_secrets,
     store::{registry::RegistryStore, watch::last_entry},
-    view::{endpoint::EndpointView, test::TestView},
+    view::endpoint::EndpointView,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -243,64 +237,6 @@ pub async fn rotate_secret(
     Ok(Json(EndpointView::of(&updated, made.as_ref(), caller.viewer(), clock::wall_ms())))
 }
 
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TestRequest {
-    /// The first that the endpoint wants, where nothing is said.
-    #[schema(required = false)]
-    event_type: Option<String>,
-    #[schema(required = false)]
-    reason: Option<String>,
-}
-
-/// Send a signed test event to it, past the stream. That it is not taken is no error.
-#[utoipa::path(
-    post, path = "/v1/endpoints/{endpoint}/test", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Option<TestRequest>,
-    responses((status = 200, body = TestView), Refusals, (status = 413, body = ProblemDetails))
-)]
-pub async fn test(
-    State(api): State<Api>,
-    Keeper(caller): Keeper,
-    Path(id): Path<String>,
-    body: Body,
-) -> Answer<TestView> {
-    let request = body.read_or_default(&api.0.schemas.test)?;
-    let why = request.reason.as_deref().map_or_else(|| Ok(String::new()), reason)?;
-    let wanted = optional::<EventType>("event_type", request.event_type.as_ref())?;
-    let endpoint = api.endpoint(&caller, &named(&id)?).await?;
-    let Ok(_place) = api.0.tests.try_acquire() else {
-        return Err(Problem::unavailable("Enough test events are on their way: try again in a moment.", 1));
-    };
-    let begun = about(caller.begun(&api, Act::EndpointTest, &why), &endpoint);
-    let view = api.0.audit.audited(begun, async |_| send_test(&api, &caller, &endpoint, wanted).await).await?;
-    Ok(Json(view))
-}
-
-async fn send_test(
-    api: &Api,
-    caller: &Caller,
-    endpoint: &Endpoint,
-    wanted: Option<EventType>,
-) -> Result<TestView, Problem> {
-    let (token, now_ms) = (hex::encode(rand::random::<[u8; 16]>()), clock::wall_ms());
-    let sample = Sample {
-        id: parsed::<EventId>("event", &format!("evt_test_{token}"))?,
-        event_type: wanted.or_else(|| endpoint.event_types.first().cloned()).unwrap_or_else(sample::status_updated),
-        account: endpoint.account.clone(),
-        intent: parsed::<IntentId>("intent", &format!("pi_test_{token}"))?,
-        status: PaymentStatus::Created,
-        now_ms,
-    };
-    let event = sample.event().map_err(|error| Problem::internal(&error))?;
-    let entry = EntryId { ms: now_ms, seq: 0 };
-    let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
-    let Attempted { report, request, .. } = api.0.sender.attempt(&delivery, endpoint, now_ms).await;
-    let headers =
-        request.map_or_else(|| api.0.sender.headers_to_show(&delivery, endpoint, now_ms), |sent| sent.headers);
-    Ok(TestView::of(endpoint, &event, &report, headers, caller.viewer()))
-}
-
 impl Api {
     /// Writes what `changed` has made of an endpoint. If somebody else was quicker it makes the same of what is there then, unless
     /// the caller has said which revision they mean.
@@ -412,7 +348,7 @@ impl Api {
     }
 
     async fn check_with_url(&self, caller: &Caller, endpoint: &Endpoint) -> Result<(), Problem> {
-        let _turn = self.0.lookups.acquire().await;
+        let _place = self.0.lookups.take_for(caller).await?;
         self.0.rules.check(endpoint).await.map_err(|error| of_rule(&error, caller.viewer()))
     }
 }
@@ -423,11 +359,13 @@ impl Caller {
     }
 
     /// What whoever runs Herald has imposed stands, whatever its merchant does.
-    fn may_lift(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+    pub(super) fn may_lift(&self, endpoint: &Endpoint) -> Result<(), Problem> {
         if self.role != Role::Merchant || endpoint.stopped_by_operator().is_none() {
             return Ok(());
         }
-        Err(refused("Whoever runs Herald has stopped this endpoint: ask them. Until they let it go on, it stays as it is."))
+        Err(refused(
+            "Whoever runs Herald has stopped this endpoint: ask them. Until they let it go on, it stays as it is.",
+        ))
     }
 }
 
@@ -447,7 +385,7 @@ fn switched(caller: &Caller, before: &Endpoint, act: Act, mark: &Mark) -> Result
     Ok(Endpoint { status, ..before.clone() })
 }
 
-fn about(begun: Begun, endpoint: &Endpoint) -> Begun {
+pub(super) fn about(begun: Begun, endpoint: &Endpoint) -> Begun {
     begun.account(&endpoint.account).endpoint(&endpoint.id)
 }
 

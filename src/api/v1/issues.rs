@@ -123,7 +123,7 @@ pub async fn resolve(
 impl Api {
     /// All that there are, and when that was so, by Redis' clock.
     async fn issues(&self) -> Result<(IssuesLook, u64), Problem> {
-        let _turn = self.0.heavy.acquire().await;
+        let _place = self.0.heavy.take_for_staff().await?;
         let look = async |connection: Connection| {
             let mut queries = Queries::new(connection.clone(), self.0.keys.clone());
             let now_ms = queries.now_ms().await?;

@@ -11,13 +11,14 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
-use super::{changes, letters, operations, quarantine, settings, tokens};
+use super::{changes, letters, operations, quarantine, settings, test_events, tokens};
 use crate::{
     api::webhooks::operations::of_url,
     facts::{audit::Verdict, text::steers},
     http::{
         json::Schema,
         problem::{Problem, ProblemDetails},
+        server::BODY_WITHIN,
     },
     registry::rules::RuleError,
     sender::GuardError,
@@ -46,7 +47,7 @@ pub struct Schemas {
     pub update: Schema<settings::UpdateEndpoint>,
     pub reason: Schema<Reason>,
     pub rotate: Schema<changes::RotateSecret>,
-    pub test: Schema<changes::TestRequest>,
+    pub test: Schema<test_events::TestRequest>,
     pub letters: Schema<letters::LetterIds>,
     pub entries: Schema<quarantine::EntryIds>,
     pub token: Schema<tokens::CreateToken>,
@@ -84,7 +85,10 @@ pub enum Refusals {
     Forbidden(ProblemDetails),
     #[response(status = 404, description = "It is not there, or it is another account's")]
     NotFound(ProblemDetails),
-    #[response(status = 429, description = "Too many unknown tokens came from this address")]
+    #[response(
+        status = 429,
+        description = "Too many unknown tokens came from this address, or an account asks for too much at a time"
+    )]
     TooMany(ProblemDetails),
     #[response(status = 503, description = "Redis is full or away, or nobody owns the partition")]
     Unavailable(ProblemDetails),
@@ -117,7 +121,7 @@ impl<S: Send + Sync, const MOST: usize> FromRequest<S> for Body<MOST> {
         };
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-            _ => Problem::fault("body", "did not arrive whole"),
+            _ => Problem::fault("body", format!("did not arrive whole within {} seconds", BODY_WITHIN.as_secs())),
         })?;
         if bytes.len() > MOST { Err(too_large()) } else { Ok(Self { headers, bytes }) }
     }
