@@ -185,6 +185,11 @@ impl Access {
         Ok(token)
     }
 
+    /// It was revoked here: nobody need wait for the second to be over.
+    pub(super) fn forget(&self, hash: &str) {
+        lock(&self.believed).remove(hash);
+    }
+
     /// Whether there is such a token, as of the last second: guesses do not reach Redis one by one.
     async fn is_known(&self, hash: &str, now: Instant) -> Result<bool, Problem> {
         let mut known = self.known.lock().await;

@@ -141,6 +141,11 @@ pub async fn list(
     let next = last.filter(|_| has_more || is_back).map(|key| Cursor::After(key).text());
     let prev = first.filter(|_| if is_back { has_more } else { cursor.is_some() });
     let prev = prev.map(|key| Cursor::Before(key).text());
+    // Where a page's letters have gone meanwhile, it still leads to those that are left.
+    let (next, prev) = match cursor {
+        Some(cursor) if letters.is_empty() && total > 0 => cursor.turned(),
+        _ => (next, prev),
+    };
     let items = letters.iter().map(|letter| LetterLine::of(letter, caller.viewer())).collect();
     Ok(Json(LetterPage { total, unindexed, page: Page { items, next, prev } }))
 }

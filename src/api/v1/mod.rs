@@ -42,7 +42,7 @@ use tokio::sync::{Mutex, Semaphore};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Description,
+        OpenApi as Description, RefOr,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -337,5 +337,23 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(tokens::revoke));
     let (router, mut description) = router.split_for_parts();
     describe_responses(&mut description);
+    describe_problems(&mut description);
     (router, description)
+}
+
+/// Refusals have the type that RFC 9457 gives them, see [`typed`].
+fn describe_problems(description: &mut Description) {
+    for item in description.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let refusals = operation.responses.responses.iter_mut().filter(|(code, _)| code.starts_with(['4', '5']));
+            for (_, response) in refusals {
+                if let RefOr::T(response) = response
+                    && let Some(content) = response.content.remove("application/json")
+                {
+                    response.content.insert(PROBLEM_JSON.to_owned(), content);
+                }
+            }
+        }
+    }
 }

@@ -204,6 +204,14 @@ impl Cursor {
         cursor.map(Some).ok_or_else(wrong_cursor)
     }
 
+    /// From an empty page back to where its cursor came from: `next` and `prev`.
+    pub fn turned(self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::After(key) => (None, Some(Self::Before(key).text())),
+            Self::Before(key) => (Some(Self::After(key).text()), None),
+        }
+    }
+
     pub fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(match self {
             Self::After(key) => format!(">{key}"),
@@ -296,8 +304,40 @@ pub fn of_rule(error: &RuleError, viewer: Viewer) -> Problem {
         }
         RuleError::Url(error) if !viewer.is_operator() => Problem::fault("url", of_url(error)),
         RuleError::Url(error) => Problem::fault("url", error.to_string().trim_start_matches("the URL ")),
-        other => Problem::fault("body", other.to_string()),
+        other => of_setting(other),
     }
+}
+
+/// By the member that it came in.
+fn of_setting(error: &RuleError) -> Problem {
+    let said = error.to_string();
+    let (member, why) = match error {
+        RuleError::Bounds { what, least, most, given } => {
+            let member = match *what {
+                "max in flight" => "max_in_flight",
+                "rate limit" => "rate_limit",
+                "timeout in milliseconds" => "timeout_ms",
+                other => other,
+            };
+            (member, format!("must be between {least} and {most}, not {given}"))
+        }
+        RuleError::Header(_) => ("headers", format!("are wrong: {said}")),
+        RuleError::Retry(_) => ("retry", said.trim_start_matches("retry ").to_owned()),
+        RuleError::Description => ("description", said.trim_start_matches("its description ").to_owned()),
+        RuleError::TooManyTypes { .. } => ("event_types", said.trim_start_matches("it ").to_owned()),
+        RuleError::Twice { what } if what.starts_with("the event type") => {
+            ("event_types", format!("name {what} twice"))
+        }
+        RuleError::Twice { what } => ("schemes", format!("name {what} twice")),
+        RuleError::NoScheme => {
+            ("schemes", "are none, and Herald sends nothing unsigned: name standard, dojo or both".to_owned())
+        }
+        RuleError::NoSecret | RuleError::WeakSecret | RuleError::TooManySecrets { .. } => {
+            ("secret", format!("is refused: {said}"))
+        }
+        RuleError::Url(_) | RuleError::Newer { .. } => ("body", said),
+    };
+    Problem::fault(member, why)
 }
 
 impl From<AuditError> for Problem {
