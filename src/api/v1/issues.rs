@@ -86,21 +86,24 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     };
     let wanted: Vec<&Issue> = look.issues.iter().filter(wants).collect();
     let ids: Vec<&IssueId> = wanted.iter().map(|issue| &issue.id).collect();
-    let (part, next, prev) = part(&ids, cursor.as_ref(), limit)?;
+    let Part { range, next, prev } = part(&ids, cursor.as_ref(), limit)?;
     let items =
-        wanted.iter().take(part.end).skip(part.start).map(|issue| IssueView::of(issue, &look.endpoints)).collect();
+        wanted.iter().take(range.end).skip(range.start).map(|issue| IssueView::of(issue, &look.endpoints)).collect();
     let page = Page { items, next: next.map(|next| next.text()), prev: prev.map(|prev| prev.text()) };
     Ok(Json(Issues { page, total: wanted.len() as u64, has_owner, as_of: look.survey.as_of_ms.map(Time) }))
 }
 
+/// A page of them.
+struct Part {
+    range: Range<usize>,
+    next: Option<Cursor>,
+    prev: Option<Cursor>,
+}
+
 /// Which of them a page has, and the cursors to those behind and before it. A cursor names an issue and its place: their order
 /// changes, and some are over by the time that somebody goes on.
-fn part(
-    ids: &[&IssueId],
-    cursor: Option<&Cursor>,
-    limit: usize,
-) -> Result<(Range<usize>, Option<Cursor>, Option<Cursor>), Problem> {
-    let part = match cursor {
+fn part(ids: &[&IssueId], cursor: Option<&Cursor>, limit: usize) -> Result<Part, Problem> {
+    let range = match cursor {
         None => 0..limit,
         Some(Cursor::After(key)) => {
             let (at, is_there) = place(key, ids)?;
@@ -112,11 +115,11 @@ fn part(
             at.saturating_sub(limit)..at
         }
     };
-    let part = part.start.min(ids.len())..part.end.min(ids.len());
+    let range = range.start.min(ids.len())..range.end.min(ids.len());
     let key = |at: usize| Some(format!("{at} {}", ids.get(at)?));
-    let next = key(part.end.saturating_sub(1)).filter(|_| part.end > 0 && part.end < ids.len()).map(Cursor::After);
-    let prev = key(part.start).filter(|_| part.start > 0).map(Cursor::Before);
-    Ok((part, next, prev))
+    let next = key(range.end.saturating_sub(1)).filter(|_| range.end > 0 && range.end < ids.len()).map(Cursor::After);
+    let prev = key(range.start).filter(|_| range.start > 0).map(Cursor::Before);
+    Ok(Part { range, next, prev })
 }
 
 /// Where the issue of a cursor stands now; or where it stood, if it is over.
@@ -207,21 +210,21 @@ mod tests {
     fn pages_of_issues_go_forth_and_back_also_when_one_is_over_meanwhile() {
         let all: Vec<IssueId> = (0..5).map(|n| format!("ep_{n}:rejected:404").parse().unwrap()).collect();
         let all: Vec<&IssueId> = all.iter().collect();
-        let (first, next, prev) = part(&all, None, 2).unwrap();
-        assert_eq!((first, prev), (0..2, None));
-        let (second, third, back) = part(&all, next.as_ref(), 2).unwrap();
-        assert_eq!(second, 2..4);
-        assert_eq!(part(&all, back.as_ref(), 2).unwrap().0, 0..2);
-        let (last, none, _) = part(&all, third.as_ref(), 2).unwrap();
-        assert_eq!((last, none), (4..5, None));
+        let first = part(&all, None, 2).unwrap();
+        assert_eq!((first.range, first.prev), (0..2, None));
+        let second = part(&all, first.next.as_ref(), 2).unwrap();
+        assert_eq!(second.range, 2..4);
+        assert_eq!(part(&all, second.prev.as_ref(), 2).unwrap().range, 0..2);
+        let last = part(&all, second.next.as_ref(), 2).unwrap();
+        assert_eq!((last.range, last.next), (4..5, None));
         // The second is over: what stood behind it is in its place.
         let left = [all[0], all[2], all[3], all[4]];
-        assert_eq!(part(&left, next.as_ref(), 2).unwrap().0, 1..3);
+        assert_eq!(part(&left, first.next.as_ref(), 2).unwrap().range, 1..3);
         for wrong in ["", "1", "x ep_1:rejected:404", "1 nothing"] {
             assert!(part(&all, Some(&Cursor::After(wrong.to_owned())), 2).is_err(), "{wrong}");
         }
         // A place that no page gave leads nowhere, and no further.
         let far = Cursor::After(format!("{} ep_9:rejected:404", usize::MAX));
-        assert_eq!(part(&all, Some(&far), 2).unwrap().0, 5..5);
+        assert_eq!(part(&all, Some(&far), 2).unwrap().range, 5..5);
     }
 }

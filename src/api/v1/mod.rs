@@ -349,7 +349,7 @@ fn describe_problems(description: &mut Description) {
             let refusals = operation.responses.responses.iter_mut().filter(|(code, _)| code.starts_with(['4', '5']));
             for (_, response) in refusals {
                 if let RefOr::T(response) = response
-                    && let Some(content) = response.content.remove("application/json")
+                    && let Some(content) = response.content.swap_remove("application/json")
                 {
                     response.content.insert(PROBLEM_JSON.to_owned(), content);
                 }
