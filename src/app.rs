@@ -265,7 +265,8 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
     });
     let secret = config.session_key.as_ref().or(config.admin_token.as_ref());
     let console = console::routes(api.clone(), secret.map(|secret| secret.reveal()));
-    Ok(Operations { router: console.fallback_service(api::v1::served(api)), runtime: Handle::current() })
+    let router = console.fallback_service(api::v1::served(api));
+    Ok(Operations { router, runtime: Handle::current(), large_bodies: api::v1::events::BATCH_PATH })
 }
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for

@@ -1,10 +1,10 @@
 //! What `listen` serves: `/healthz`, `/readyz` and `/metrics` for probes and scrapers, and the operations API beside them.
 //! Health shows no payload and no secret, changes nothing, asks for no token. All connections are served on a thread of their
 //! own, where health is answered at once; what else is asked is answered on the runtime of this process. So neither a worker
-//! that hangs nor a flood of requests keeps a probe waiting: requests beyond a number are refused, and a connection that asks
-//! for nothing makes room for a new one.
+//! that hangs nor a flood of requests keeps a probe waiting: requests beyond a number are refused, counted from when they have
+//! arrived whole, and a connection that asks for nothing makes room for a new one.
 
-use std::{convert::Infallible, io, pin::Pin, sync::Arc, task, thread, time::Duration};
+use std::{convert::Infallible, future::ready, io, pin::Pin, sync::Arc, task, thread, time::Duration};
 
 use axum::{
     Json, Router,
@@ -15,12 +15,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::{body::Incoming, service::service_fn};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Body as _, Incoming},
+    service::service_fn,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
     sync::{Semaphore, oneshot},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -30,7 +37,7 @@ use crate::{
     http::{
         connections::{self, Bounds, OneMore},
         problem::{PROBLEM_JSON, untyped},
-        server::drop_last_slash,
+        server::{BODY_WITHIN, LIMITS, Place, drop_last_slash},
     },
     telemetry::{
         exposition::{Format, Page},
@@ -75,6 +82,8 @@ struct Shared {
 pub struct Operations {
     pub router: Router,
     pub runtime: Handle,
+    /// Where larger bodies come, of which the router reads few at once.
+    pub large_bodies: &'static str,
 }
 
 /// What answers whatever is not health.
@@ -82,6 +91,7 @@ pub struct Operations {
 struct Answering {
     router: Router,
     runtime: Handle,
+    large_bodies: &'static str,
     places: Arc<Semaphore>,
 }
 
@@ -119,7 +129,12 @@ async fn serve(
 ) {
     let health = router(shared);
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let operations = operations.map(|Operations { router, runtime }| Answering { router, runtime, places });
+    let operations = operations.map(|Operations { router, runtime, large_bodies }| Answering {
+        router,
+        runtime,
+        large_bodies,
+        places,
+    });
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut health, operations) = (health.clone(), operations.clone());
         async move {
@@ -140,13 +155,17 @@ fn is_health(uri: &Uri) -> bool {
 }
 
 impl Answering {
-    /// On the other runtime. A caller that goes away ends its request there.
+    /// On the other runtime. A caller that goes away ends their request there, unless it may change something.
     async fn answer(self, mut request: Request<Incoming>) -> Response {
         drop_last_slash(request.uri_mut());
+        // First: who sends slowly keeps nobody else from being answered.
+        let mut request = self.arrived(request).await;
         let Ok(place) = self.places.try_acquire_owned() else { return too_many() };
+        let place = Place::new(place);
+        request.extensions_mut().insert(place.clone());
         let mut router = self.router;
         let answer = self.runtime.spawn(async move {
-            let response = router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
+            let response = router.call(request).await.unwrap_or_else(|never| match never {});
             drop(place);
             response
         });
@@ -154,6 +173,33 @@ impl Answering {
         answer.await.unwrap_or_else(|_| {
             problem(StatusCode::INTERNAL_SERVER_ERROR, "the request broke off: the log says why", json!({}))
         })
+    }
+
+    /// The request with its whole body, or with as much of it as is too much; who answers it refuses that. One that did not arrive
+    /// in time breaks off there.
+    async fn arrived(&self, request: Request<Incoming>) -> Request<Body> {
+        let (parts, mut body) = request.into_parts();
+        if body.is_end_stream() || parts.uri.path() == self.large_bodies {
+            return Request::from_parts(parts, Body::new(body));
+        }
+        let read = async {
+            let mut bytes = Vec::new();
+            while let Some(frame) = body.frame().await {
+                bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+                if bytes.len() > LIMITS.body_bytes {
+                    bytes.truncate(LIMITS.body_bytes + 1);
+                    break;
+                }
+            }
+            Ok::<_, hyper::Error>(bytes)
+        };
+        let body = match timeout(BODY_WITHIN, read).await {
+            Ok(Ok(bytes)) => Body::from(bytes),
+            Ok(Err(_)) | Err(_) => {
+                Body::from_stream(stream::once(ready(Err::<Bytes, _>(io::Error::from(io::ErrorKind::TimedOut)))))
+            }
+        };
+        Request::from_parts(parts, body)
     }
 }
 

@@ -40,7 +40,7 @@ struct EnterPage {
 
 pub async fn login_form(State(console): State<Console>, headers: HeaderMap, uri: Uri) -> Response {
     let next = query(&uri, &["next"]).pop().map(|(_, next)| next).unwrap_or_default();
-    console.ask_for_token(&headers, own_page(&next), None, StatusCode::OK)
+    console.ask_for_token(&headers, own_page(&next), None)
 }
 
 pub async fn login(State(console): State<Console>, request: Request) -> Response {
@@ -49,15 +49,19 @@ pub async fn login(State(console): State<Console>, request: Request) -> Response
     let session = console.seal.session(&headers).unwrap_or_else(|| Session::new(None));
     let fields = match checked_form(&session, request).await {
         Ok((_, fields)) => fields,
+        Err(problem) if problem.status != StatusCode::FORBIDDEN => {
+            return console.ask_for_token(&headers, "/console", Some(&problem));
+        }
         Err(_) => {
-            let stale = "This page was open for too long, or its cookies are refused: try again.".to_owned();
-            return console.ask_for_token(&headers, "/console", Some(stale), StatusCode::FORBIDDEN);
+            let stale = "This page was open for too long, or its cookies are refused: try again.";
+            let stale = Problem::new(StatusCode::FORBIDDEN, "foreign-form", stale);
+            return console.ask_for_token(&headers, "/console", Some(&stale));
         }
     };
     let (token, next) = (fields.get("token"), own_page(fields.get("next")));
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-        let wrong = Some("The token is unknown, or was revoked.".to_owned());
-        return console.ask_for_token(&headers, next, wrong, StatusCode::UNAUTHORIZED);
+        let wrong = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "The token is unknown, or was revoked.");
+        return console.ask_for_token(&headers, next, Some(&wrong));
     }
     let hash = hash(token);
     match console.api.access().caller_of(hash.clone(), peer).await {
@@ -65,14 +69,18 @@ pub async fn login(State(console): State<Console>, request: Request) -> Response
             let first = if caller.role == Role::Merchant && next == "/console" { "/console/endpoints" } else { next };
             console.enter(&headers, hash, first)
         }
-        Err(problem) => console.ask_for_token(&headers, next, Some(problem.detail.clone()), problem.status),
+        Err(problem) => console.ask_for_token(&headers, next, Some(&problem)),
     }
 }
 
 pub async fn logout(visit: Visit, headers: HeaderMap) -> Response {
-    drop(visit);
+    let left = visit.leave().await;
     let mut response = see("/console/login");
     response.headers_mut().append(header::SET_COOKIE, forget_session(is_https(&headers)));
+    if let Err(problem) = left {
+        // Whoever leaves is out; the visit ends by itself within hours.
+        tracing::warn!(why = problem.detail, "a portal visit was not revoked");
+    }
     response
 }
 
@@ -101,12 +109,18 @@ pub async fn enter(State(console): State<Console>, request: Request) -> Response
 }
 
 impl Console {
-    fn ask_for_token(&self, headers: &HeaderMap, next: &str, wrong: Option<String>, status: StatusCode) -> Response {
+    fn ask_for_token(&self, headers: &HeaderMap, next: &str, problem: Option<&Problem>) -> Response {
         // A form that is open in another tab stays good.
         let session = self.seal.session(headers).filter(|session| session.token.is_none());
         let session = session.unwrap_or_else(|| Session::new(None));
         let frame = Frame::bare("Sign in", session.form_key.clone());
+        let (status, wrong) =
+            problem.map_or((StatusCode::OK, None), |problem| (problem.status, Some(problem.detail.clone())));
         let mut response = shown_as(status, &LoginPage { frame, next: next.to_owned(), wrong });
+        // A browser would ask for a name and a password instead of showing the form.
+        let given = problem.iter().flat_map(|problem| &problem.headers);
+        let given = given.filter(|(name, _)| *name != header::WWW_AUTHENTICATE).cloned();
+        response.headers_mut().extend(given);
         response.headers_mut().append(header::SET_COOKIE, self.seal.keep(&session, is_https(headers)));
         response
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::http::problem::Problem;
 
-const FILTERS: [&str; 4] = ["account", "endpoint", "all", "limit"];
+const FILTERS: [&str; 5] = ["account", "endpoint", "all", "limit", "cursor"];
 
 #[derive(Template)]
 #[template(path = "console/issues.html", escape = "visible")]
@@ -25,6 +25,8 @@ struct IssuesPage {
     account: String,
     endpoint: String,
     all: bool,
+    next: Option<String>,
+    prev: Option<String>,
 }
 
 #[derive(Template)]
@@ -39,7 +41,9 @@ struct IssuePage {
 pub async fn list(visit: Visit) -> Result<Response, Problem> {
     let issues: List<Issue> = visit.get_filtered("/v1/issues", &FILTERS).await?;
     let (account, endpoint, all) = (visit.asked("account"), visit.asked("endpoint"), visit.asked("all") == "true");
-    Ok(shown(&IssuesPage { frame: visit.frame("Issues"), issues, account, endpoint, all }))
+    let (next, prev) = (issues.next.as_ref(), issues.prev.as_ref());
+    let (next, prev) = (visit.with_cursor(&FILTERS, next), visit.with_cursor(&FILTERS, prev));
+    Ok(shown(&IssuesPage { frame: visit.frame("Issues"), issues, account, endpoint, all, next, prev }))
 }
 
 pub async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Problem> {

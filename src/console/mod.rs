@@ -30,7 +30,7 @@ pub mod visit;
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware,
     response::Response,
     routing::{get, post},
@@ -117,13 +117,15 @@ fn pages() -> Router<Console> {
         .route("/console/audit/{act}", get(audit::show))
         .route("/console/portal", get(portal::form).post(portal::link))
         .route("/console/{*rest}", get(entrance::nothing))
-        .method_not_allowed_fallback(|| async {
-            Problem::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "Nothing can be sent to this page.",
-            )
-        })
+        .method_not_allowed_fallback(wrong_method)
+}
+
+async fn wrong_method(method: Method) -> Problem {
+    let detail = match method {
+        Method::GET | Method::HEAD => "This address only takes a form: go to the page that has it.",
+        _ => "Nothing can be sent to this page.",
+    };
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
 /// What every answer says to browsers: whom to load from, and to keep nothing.

@@ -1,11 +1,9 @@
 //! One request of somebody who has shown a token: who it is, what was sent, and the frame around each page. Whoever has not, or
 //! whose token lives no more, is led to the form for it; a form that did not come from a page of the session changes nothing.
 
-use std::sync::Arc;
-
 use axum::{
-    body::to_bytes,
-    extract::{FromRequestParts, Request, State},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -23,7 +21,11 @@ use crate::{
     api::v1::access::Caller,
     clock,
     facts::token::Role,
-    http::{connections::Peer, problem::Problem},
+    http::{
+        connections::Peer,
+        problem::{Problem, taken},
+        server::BODY_WITHIN,
+    },
 };
 
 /// Longest form: a hundred ids and a reason.
@@ -78,11 +80,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Fields {
     }
 }
 
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The form is too large: send less at once.")
+}
+
 /// A form's fields, if another site cannot have sent it.
 pub async fn checked_form(session: &Session, request: Request) -> Result<(Request, Fields), Problem> {
     let (parts, body) = request.into_parts();
-    let too_large = |_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The form is too large.");
-    let fields = Fields::parse(&to_bytes(body, MAX_FORM_BYTES).await.map_err(too_large)?);
+    let late = || Problem::fault("form", format!("did not arrive whole within {} seconds", BODY_WITHIN.as_secs()));
+    let bytes = Bytes::from_request(Request::new(body), &()).await;
+    let bytes = bytes.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        _ => late(),
+    })?;
+    if bytes.len() > MAX_FORM_BYTES {
+        return Err(too_large());
+    }
+    let fields = Fields::parse(&bytes);
     if is_of_another_site(&parts.headers) || !session.has_made(fields.get("form_key")) {
         let detail =
             "Nothing was done: the form did not come from a page of this session. Load the page again, and repeat it.";
@@ -133,7 +147,7 @@ pub async fn known(State(console): State<Console>, mut request: Request, next: N
     let is_shown = visit.notice.is_some() && !request.headers().contains_key(OF_A_SCRIPT);
     request.extensions_mut().insert(visit.clone());
     let mut response = next.run(request).await;
-    if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
+    if let Some(problem) = taken(&mut response) {
         response = visit.failed(&problem);
     }
     if is_shown && !response.status().is_redirection() {
@@ -207,6 +221,14 @@ impl Visit {
         Some(with_query(self.uri.path(), &query))
     }
 
+    /// Ends what a portal's visitor was let in with, so that a copy of the cookie opens nothing either.
+    pub async fn leave(&self) -> Result<(), Problem> {
+        match &self.session.token {
+            Some(hash) => self.console.api.leave(&self.caller, hash).await,
+            None => Ok(()),
+        }
+    }
+
     pub fn is_staff(&self) -> bool {
         self.caller.role != Role::Merchant
     }
@@ -267,7 +289,7 @@ impl Visit {
 
     /// What was refused is told on the page that it was asked on; what may not be, on a page of its own.
     fn told_back(&self, mut response: Response, fields: &Fields) -> Response {
-        let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() else { return response };
+        let Some(problem) = taken(&mut response) else { return response };
         match problem.status {
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => self.failed(&problem),
             _ => self.back(fields.get("back"), &Notice::bad(problem.detail.clone())),

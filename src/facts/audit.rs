@@ -14,6 +14,9 @@ use super::{
 /// Who does what nobody asked for.
 pub const HERALD: &str = "herald";
 
+/// What begins the name of a merchant with a token where it stands as the maker of a change.
+pub const MERCHANT: &str = "merchant ";
+
 /// As a reason is at most.
 const MAX_TEXT_CHARS: usize = 1_024;
 

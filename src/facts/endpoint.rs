@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    audit::{HERALD, MERCHANT},
     event::EventType,
     id::{AccountId, EndpointId, EntryId},
     retry::RetryOverrides,
@@ -18,6 +19,9 @@ pub const ENDPOINT_SCHEMA: u32 = 1;
 
 /// Attempts that one endpoint may have in flight by default: enough for 100 a second to a receiver that takes 100 ms.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 10;
+
+/// What an endpoint's events are signed by where nobody says otherwise.
+pub const DEFAULT_SCHEMES: [Scheme; 2] = [Scheme::Standard, Scheme::Dojo];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -167,7 +171,7 @@ impl Endpoint {
             url,
             description: String::new(),
             event_types: Vec::new(),
-            schemes: vec![Scheme::Standard, Scheme::Dojo],
+            schemes: DEFAULT_SCHEMES.to_vec(),
             secrets: vec![Secret { value: secret, created_at_ms: now_ms, expires_at_ms: None }],
             spare_secrets: Vec::new(),
             ordering: Ordering::Intent,
@@ -211,6 +215,19 @@ impl Endpoint {
     pub fn disable(&mut self, mark: Mark, last: EntryId) {
         self.status = EndpointState::Disabled(mark);
         self.owed_until = Some(last);
+    }
+
+    /// Who stopped it and why, if that was whoever runs Herald: then its merchant may not lift it. A merchant's own stop is theirs,
+    /// by a token or by a key of their account; so is it when Herald disabled it after what their receiver answered. But what
+    /// Herald paused took too much room, which is not the merchant's.
+    pub fn stopped_by_operator(&self) -> Option<&Mark> {
+        let (mark, is_of_answers) = match &self.status {
+            EndpointState::Enabled => return None,
+            EndpointState::Paused(mark) => (mark, false),
+            EndpointState::Disabled(mark) => (mark, mark.by == HERALD),
+        };
+        let is_merchants = mark.by.starts_with(MERCHANT) || mark.by == self.account.as_str();
+        (!is_merchants && !is_of_answers).then_some(mark)
     }
 
     /// Everybody may use it again: what was said of its end does not hold any more.
@@ -296,6 +313,33 @@ mod tests {
         for shown in [format!("{endpoint:?}"), format!("{endpoint:#?}"), format!("{:?}", Some(vec![&endpoint]))] {
             assert!(shown.contains("x-key") && shown.contains("ep_a"), "{shown}");
             assert!(!shown.contains("geheim") && !shown.contains("a-secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn only_the_stop_of_whoever_runs_herald_is_not_its_merchants_to_lift() {
+        let mut endpoint = endpoint(&[None]);
+        for (by, is_operators) in [
+            ("merchant ab12 shop", false),
+            ("acc_a", false),
+            ("acc_b", true),
+            ("token ab12 merchant", true),
+            ("ann", true),
+        ] {
+            let mark = Mark { by: by.to_owned(), why: "test".to_owned(), at_ms: 1 };
+            for status in [EndpointState::Paused(mark.clone()), EndpointState::Disabled(mark)] {
+                endpoint.status = status;
+                assert_eq!(endpoint.stopped_by_operator().is_some(), is_operators, "{by}");
+            }
+        }
+        let of_herald = Mark { by: HERALD.to_owned(), why: "test".to_owned(), at_ms: 1 };
+        for (status, is_operators) in [
+            (EndpointState::Enabled, false),
+            (EndpointState::Disabled(of_herald.clone()), false),
+            (EndpointState::Paused(of_herald), true),
+        ] {
+            endpoint.status = status;
+            assert_eq!(endpoint.stopped_by_operator().is_some(), is_operators, "{}", endpoint.status);
         }
     }
 

@@ -126,11 +126,11 @@ impl IntoResponse for Problem {
 pub async fn finish(request: Request, next: Next) -> Response {
     let id = trace_id(request.headers());
     let mut response = next.run(request).await;
-    let problem = response.extensions_mut().remove::<Arc<Problem>>().or_else(|| of_axum(&response).map(Arc::new));
-    if let Some(problem) = problem {
+    // A page for people stays as it is.
+    let is_page = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| !is_plain(kind));
+    if let Some(problem) = taken(&mut response) {
         log(&problem, &id);
-        // A page for people stays as it is.
-        if !response.headers().contains_key(header::CONTENT_TYPE) {
+        if !is_page {
             response = written(&problem, &id, response.headers());
         }
     }
@@ -138,6 +138,15 @@ pub async fn finish(request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// The problem that an answer is, of ours or of axum's own, for whoever writes it out.
+pub fn taken(response: &mut Response) -> Option<Arc<Problem>> {
+    response.extensions_mut().remove::<Arc<Problem>>().or_else(|| of_axum(response).map(Arc::new))
+}
+
+fn is_plain(kind: &HeaderValue) -> bool {
+    kind.as_bytes().starts_with(b"text/plain")
 }
 
 fn log(problem: &Problem, id: &str) {
@@ -168,7 +177,7 @@ fn written(problem: &Problem, id: &str, given: &HeaderMap) -> Response {
 fn of_axum(response: &Response<Body>) -> Option<Problem> {
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_bare = kind.is_none();
-    let is_plain = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let is_plain = kind.is_some_and(is_plain);
     match response.status() {
         StatusCode::BAD_REQUEST if is_plain => Some(Problem::fault("path", "is not UTF-8 once it is decoded")),
         StatusCode::METHOD_NOT_ALLOWED if is_bare => Some(Problem::new(

@@ -1,17 +1,17 @@
 //! Serves a router within bounds: how many connections there are, how long a head and a request may last, how large a body is.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     extract::DefaultBodyLimit,
-    http::{Request, Uri},
+    http::{Method, Request, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use hyper::{body::Incoming, service::service_fn};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::warn;
@@ -42,6 +42,20 @@ pub const LIMITS: Limits = Limits {
     connection: Duration::from_secs(600),
     body_bytes: 64 * 1024,
 };
+
+/// A body takes no longer than this, or a slow one would keep another's place.
+pub const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// One of the places of requests that are answered at once. A request that carries it and may change something keeps it to its end,
+/// whoever still listens, so that what was begun is told of as it ended.
+#[derive(Clone)]
+pub struct Place(#[allow(dead_code, reason = "held")] Arc<OwnedSemaphorePermit>);
+
+impl Place {
+    pub fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(permit))
+    }
+}
 
 /// What open connections get after `shutdown`, for the requests that are on their way.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -96,15 +110,29 @@ async fn timed(answered: impl Fn(u16, Duration), request: axum::extract::Request
     response
 }
 
-/// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done.
+/// What takes longer is broken off where it waits: a change is one step of Redis, so nothing is left half done. What has a place and
+/// may change something goes on.
 async fn in_time(limit: Duration, request: axum::extract::Request, next: Next) -> Response {
-    match timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let detail = "The request took too long, so it is not known what has happened: look, or repeat it with the same key.";
-            Problem::unavailable(detail, 1).into_response()
+    let may_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let place = request.extensions().get::<Place>().filter(|_| may_change).cloned();
+    let answered = match place {
+        None => timeout(limit, next.run(request)).await,
+        Some(place) => {
+            let work = tokio::spawn(async move {
+                let response = next.run(request).await;
+                drop(place);
+                response
+            });
+            timeout(limit, work)
+                .await
+                .map(|done| done.unwrap_or_else(|error| Problem::internal(&error).into_response()))
         }
-    }
+    };
+    answered.unwrap_or_else(|_| {
+        let detail =
+            "The request took too long, so it is not known what has happened: look, or repeat it with the same key.";
+        Problem::unavailable(detail, 1).into_response()
+    })
 }
 
 /// `/payment-intents/` is `/payment-intents`: one slash at the end says nothing.

@@ -159,7 +159,8 @@ impl RegistryStore {
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
         let seen = endpoint.revision;
-        endpoint.revision += 1;
+        // A caller may claim to have seen whatever number; one that nothing has is found stale.
+        endpoint.revision = seen.saturating_add(1);
         endpoint.updated_at_ms = mark.at_ms;
         endpoint.drop_expired_secrets(mark.at_ms);
         endpoint.settle_state();

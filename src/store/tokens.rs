@@ -1,6 +1,6 @@
 //! The tokens of the operations API, by their hash, and when each was last used. No token itself is here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     connection::{Connection, Subject},
@@ -33,6 +33,13 @@ impl TokenStore {
         let command = redis::cmd("HGET").arg(TokenKeys::TOKENS).arg(hash).to_owned();
         let found: Option<Vec<u8>> = self.connection.query(subject, &command).await?;
         found.map(|json| read(subject, &json)).transpose()
+    }
+
+    /// By what hashes there are tokens.
+    pub async fn hashes(&mut self) -> Result<HashSet<String>, StoreError> {
+        let command = redis::cmd("HGETALL").arg(TokenKeys::TOKENS).to_owned();
+        let found: HashMap<String, Vec<u8>> = self.connection.query("look which tokens there are", &command).await?;
+        Ok(found.into_keys().collect())
     }
 
     /// Tokens are random: none is ever there already.

@@ -30,7 +30,7 @@ pub struct HealthView {
     pub last_15_minutes: TotalsView,
     pub last_day: TotalsView,
     pub last_success_at: Option<Time>,
-    /// Since when no attempt has succeeded; null while it does not fail.
+    /// Since when no attempt has succeeded; null while it does not fail. For merchants to the minute.
     pub failing_since: Option<Time>,
     /// Attempts that failed since then.
     pub failed_since: u64,
@@ -77,6 +77,7 @@ pub struct TotalsView {
 pub struct FailureView {
     /// A class, or a class and its kind: `server_failed:500`.
     pub cause: String,
+    /// When it ended. For merchants to the minute.
     pub at: Time,
     pub delivery: String,
     /// What that means, as a clause that goes on from the endpoint's name. This and the next for operators.
@@ -114,7 +115,7 @@ impl HealthView {
             last_15_minutes: health.map(|health| TotalsView::of(health.last_minutes(now_ms))).unwrap_or_default(),
             last_day: health.map(|health| TotalsView::of(health.last_day(now_ms))).unwrap_or_default(),
             last_success_at: health.and_then(|health| health.last_success_ms).map(Time),
-            failing_since: health.and_then(|health| health.failing_since_ms).map(Time),
+            failing_since: health.and_then(|health| health.failing_since_ms).map(|ms| Time(viewer.end_ms(ms))),
             failed_since: health.map_or(0, |health| health.failed_since),
             last_failure: last_failure.map(|seen| FailureView::of(seen, endpoint, viewer)),
             skipped: health.and_then(|health| health.skipped).map(SkippedView::of),
@@ -152,7 +153,7 @@ impl FailureView {
     fn of(seen: &CauseSeen, endpoint: &EndpointId, viewer: Viewer) -> Self {
         Self {
             cause: viewer.cause(seen.cause.as_str()),
-            at: Time(seen.last_ms),
+            at: Time(viewer.end_ms(seen.last_ms)),
             delivery: seen.sample.to_string(),
             says: viewer.is_operator().then(|| Diagnosis::of(&seen.cause, endpoint).what),
             detail: if viewer.is_operator() { seen.detail.clone() } else { String::new() },
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn a_merchant_sees_that_an_endpoint_fails_and_not_how_a_network_looks_within() {
         let (endpoint, sample) = ("ep_a".parse().unwrap(), "7-1:ep_a".parse().unwrap());
-        let (now_ms, mut seen) = (1_800_000_000_000, Seen::default());
+        let (now_ms, mut seen) = (1_800_000_004_001, Seen::default());
         (0..6).for_each(|_| seen.failed(now_ms, "dns_failed".parse().unwrap(), &sample, "db.internal: no such name"));
         let mut health = Health::new(now_ms);
         health.add(now_ms, seen);
@@ -213,6 +214,9 @@ mod tests {
         assert!(operator["last_failure"]["detail"].as_str().unwrap().contains("db.internal"));
         assert_eq!(merchant["last_failure"]["cause"], "unreachable");
         assert!(!merchant.to_string().contains("internal") && merchant["last_failure"].get("says").is_none());
-        assert_eq!(merchant["failing_since"], "2027-01-15T08:00:00.000Z");
+        // When it ended tells, beside when it began, whether a port is closed or silent.
+        for (view, at) in [(&merchant, "2027-01-15T08:00:00.000Z"), (&operator, "2027-01-15T08:00:04.001Z")] {
+            assert_eq!((&view["failing_since"], &view["last_failure"]["at"]), (&at.into(), &at.into()));
+        }
     }
 }

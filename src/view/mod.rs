@@ -20,7 +20,7 @@ pub mod time;
 pub mod token;
 pub mod words;
 
-use crate::facts::outcome::Outcome;
+use crate::facts::{health::MINUTE_MS, outcome::Outcome};
 
 /// For whom something is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,16 @@ const UNREACHABLE: &str = "unreachable";
 impl Viewer {
     pub fn is_operator(self) -> bool {
         self == Self::Operator
+    }
+
+    /// Whether they are told of it as it is.
+    pub fn is_told(self, outcome: &Outcome) -> bool {
+        self.outcome(outcome) == outcome.to_string()
+    }
+
+    /// A time that would tell when an attempt ended. To the minute, or a merchant learnt how long it took.
+    pub fn end_ms(self, ms: u64) -> u64 {
+        if self.is_operator() { ms } else { ms / MINUTE_MS * MINUTE_MS }
     }
 
     /// An outcome in a word, with its status if there was an answer.

@@ -33,13 +33,12 @@ impl TestView {
         headers: Vec<(String, String)>,
         viewer: Viewer,
     ) -> Self {
-        let is_told = viewer.outcome(&report.outcome) == report.outcome.to_string();
         Self {
             endpoint: endpoint.id.to_string(),
             event: event.id.to_string(),
             url: endpoint.url.clone(),
             delivered: report.outcome.is_delivered(),
-            advice: advice(&report.outcome).filter(|_| is_told),
+            advice: advice(&report.outcome).filter(|_| viewer.is_told(&report.outcome)),
             attempt: AttemptView::of(report, viewer),
             headers,
             body: String::from_utf8_lossy(event.body()).into_owned(),

@@ -49,9 +49,15 @@ impl Moment {
         if let Ok(age) = parse_duration(text) {
             return Ok(Self::Ago(age));
         }
-        let instant = rfc3339::is_date_time(text).then(|| text.parse::<jiff::Timestamp>().ok()).flatten();
-        let instant = instant.ok_or("it is neither a time, as 2026-05-01T09:00:00Z, nor an age, as 6h")?;
-        Ok(Self::At(u64::try_from(instant.as_millisecond()).unwrap_or(0)))
+        let is_time = rfc3339::is_date_time(text);
+        match is_time.then(|| text.parse::<jiff::Timestamp>().ok()).flatten() {
+            Some(instant) => Ok(Self::At(u64::try_from(instant.as_millisecond()).unwrap_or(0))),
+            None if is_time => Err("it is later than any time that can be told, 9999-12-30T22:00:00Z".to_owned()),
+            None if is_one_number_with_a_unit(text) => {
+                Err("it is a longer age than can be told, as 7000000d can".to_owned())
+            }
+            None => Err("it is neither a time, as 2026-05-01T09:00:00Z, nor an age, as 6h".to_owned()),
+        }
     }
 
     pub fn ms(self, now_ms: u64) -> u64 {
@@ -60,6 +66,11 @@ impl Moment {
             Self::At(ms) => ms,
         }
     }
+}
+
+fn is_one_number_with_a_unit(text: &str) -> bool {
+    let number = text.trim_end_matches(['s', 'm', 'h', 'd', 'w']);
+    number.len() + 1 == text.len() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -81,5 +92,14 @@ mod tests {
         assert_eq!(Moment::parse("2h").unwrap().ms(7_200_001), 1);
         assert_eq!(Moment::parse("2026-01-31T09:00:00Z").unwrap().ms(0), 1_769_850_000_000);
         assert!(Moment::parse("yesterday").is_err() && Moment::parse("-2h").is_err());
+        for (text, says) in [
+            ("9999-12-31T23:59:59Z", "later"),
+            ("999999999999d", "longer"),
+            ("d", "neither"),
+            ("6 hours ago or so", "neither"),
+        ] {
+            assert!(Moment::parse(text).unwrap_err().contains(says), "{text}");
+        }
+        assert!(Moment::parse("7000000d").is_ok());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use herald::{facts::endpoint::Mark, store::registry::RegistryStore};
 use serde_json::{Value, json};
 
 use crate::{
@@ -109,18 +110,23 @@ async fn a_merchant_cannot_scan_with_it() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = format!("http://127.0.0.1:{}/", silent.local_addr().unwrap().port());
     drop(silent);
+    // It takes connections and says nothing.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hung = format!("http://127.0.0.1:{}/", hangs.local_addr().unwrap().port());
     let mut answers = Vec::new();
-    for url in [NOWHERE, open.as_str()] {
-        let made = house.post("/v1/endpoints", &merchant, json!({"url": url})).await;
+    for url in [NOWHERE, open.as_str(), hung.as_str()] {
+        let made = house.post("/v1/endpoints", &merchant, json!({"url": url, "timeout_ms": 500})).await;
         let at = format!("/v1/endpoints/{}/test", made.body["id"].as_str().unwrap());
+        let began = herald::clock::now();
         let mut tested = house.post(&at, &merchant, json!({})).await.body;
+        assert!(herald::clock::now() - began >= std::time::Duration::from_millis(500), "{url} is told before its time");
         for varies in ["endpoint", "event", "url", "body", "headers"] {
             tested.as_object_mut().unwrap().remove(varies);
         }
         tested["attempt"]["at"] = Value::Null;
         answers.push(tested);
     }
-    assert_eq!(answers[0], answers[1]);
+    assert_eq!((&answers[0], &answers[0]), (&answers[1], &answers[2]));
     assert_eq!(
         (&answers[0]["attempt"]["outcome"], &answers[0]["attempt"]["took_us"]),
         (&"unreachable".into(), &0.into())
@@ -138,4 +144,120 @@ async fn a_merchant_cannot_scan_with_it() {
         told["items"].as_array().unwrap().iter().any(|line| line["outcome"] == "unreachable")
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_an_operator_has_stopped_stays_so_whatever_its_merchant_does() {
+    let house = House::start().await;
+    let merchant = house.token("merchant").await;
+    let why = json!({"reason": "a test"});
+    let call = async |method: &str, verb: &str, token: &str| {
+        house.ask(method, &format!("/v1/endpoints/ep_a{verb}"), Some(token), Some(&why)).await
+    };
+    for (stop, state, lift) in [("/pause", "paused", "/resume"), ("/disable", "disabled", "/enable")] {
+        assert_eq!(call("POST", stop, ADMIN).await.status, 200);
+        for (method, verb) in [("POST", "/resume"), ("POST", "/enable"), ("POST", "/disable"), ("DELETE", "")] {
+            let refused = call(method, verb, &merchant).await;
+            assert_eq!(refused.status, 409, "{state}, {method} {verb}: {}", refused.body);
+        }
+        let tested = house.post("/v1/endpoints/ep_a/test", &merchant, json!({})).await;
+        assert_eq!(tested.status, 409, "{state}: {}", tested.body);
+        let shown = house.get("/v1/endpoints/ep_a", ADMIN).await;
+        assert_eq!((&shown["state"], &shown["leaves"]), (&state.into(), &false.into()), "{shown}");
+        assert!(shown["by"].as_str().unwrap().starts_with("token "), "{shown}");
+        // An operator's test is how one looks whether it is mended.
+        assert_eq!(house.post("/v1/endpoints/ep_a/test", ADMIN, json!({})).await.status, 200);
+        assert_eq!(call("POST", lift, ADMIN).await.status, 200);
+    }
+    assert_eq!(house.post("/v1/pause", ADMIN, why.clone()).await.status, 200);
+    until("the pause is known", async || {
+        house.post("/v1/endpoints/ep_a/test", &merchant, json!({})).await.status == 409
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_merchant_lifts_what_is_their_own_and_what_followed_from_their_receivers_answers() {
+    let house = House::start().await;
+    let merchant = house.token("merchant").await;
+    let mut registry = RegistryStore::connect(&house.redis.redis()).await.unwrap();
+    for by in ["herald", "acc_1"] {
+        let mut endpoint = registry.get(&"ep_a".parse().unwrap()).await.unwrap().unwrap();
+        let mark = Mark { by: by.to_owned(), why: "it answers 410".to_owned(), at_ms: 1 };
+        endpoint.disable(mark.clone(), "1-0".parse().unwrap());
+        registry.update(endpoint, &mark).await.unwrap();
+        let enabled = house.post("/v1/endpoints/ep_a/enable", &merchant, json!({"reason": "mended"})).await;
+        assert_eq!((enabled.status, &enabled.body["state"]), (200, &"enabled".into()), "{by}: {}", enabled.body);
+    }
+}
+
+#[tokio::test]
+async fn null_is_the_default_of_every_setting() {
+    let house = House::start().await;
+    let set = json!({
+        "account": "acc_9", "url": NOWHERE, "description": "till", "event_types": ["payment_intent.created"],
+        "schemes": ["dojo"], "ordering": "none", "max_in_flight": 3, "rate_limit": 4, "timeout_ms": 5_000,
+        "retry": {"max_attempts": 2}, "headers": {"x-till": "7"}, "traceparent": true, "http1": true,
+    });
+    let made = house.post("/v1/endpoints", ADMIN, set.clone()).await.body;
+    let plain = house.post("/v1/endpoints", ADMIN, json!({"account": "acc_9", "url": NOWHERE})).await.body;
+    let mut nulls = json!({"reason": "as usual"});
+    let names: Vec<&String> =
+        set.as_object().unwrap().keys().filter(|name| !["account", "url"].contains(&name.as_str())).collect();
+    for name in &names {
+        assert_ne!(made[name.as_str()], plain[name.as_str()], "{name}");
+        nulls[name.as_str()] = Value::Null;
+    }
+    let path = format!("/v1/endpoints/{}", made["id"].as_str().unwrap());
+    let changed = house.ask("PATCH", &path, Some(ADMIN), Some(&nulls)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    for name in names {
+        assert_eq!(changed.body[name.as_str()], plain[name.as_str()], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_without_a_revision_waits_its_turn_and_no_revision_is_too_large_to_be_stale() {
+    let house = House::start().await;
+    let patch = async |body: Value| house.ask("PATCH", "/v1/endpoints/ep_a", Some(ADMIN), Some(&body)).await;
+    let all = (0..10).map(|n| patch(json!({"description": format!("d{n}"), "reason": "r"})));
+    for changed in futures_util::future::join_all(all).await {
+        assert_eq!(changed.status, 200, "{}", changed.body);
+    }
+    assert_eq!(house.get("/v1/endpoints/ep_a", ADMIN).await["revision"], 11);
+    for revision in [0, 1, 12, 1 << 53, u64::MAX] {
+        let stale = patch(json!({"max_in_flight": 3, "revision": revision, "reason": "late"})).await;
+        assert_eq!((stale.status, &stale.body["type"]), (409, &"/problems/changed-meanwhile".into()), "{}", stale.body);
+    }
+}
+
+#[tokio::test]
+async fn an_account_has_no_more_endpoints_than_it_may_however_many_are_made_at_once() {
+    let house = House::start().await;
+    let merchant = house.token_of("acc_7").await;
+    let make = async || house.post("/v1/endpoints", &merchant, json!({"url": NOWHERE})).await.status;
+    let mut made: Vec<u16> = Vec::new();
+    for _ in 0..3 {
+        made.extend(futures_util::future::join_all((0..20).map(|_| make())).await);
+    }
+    // Names are looked up for few of an account at a time.
+    while made.iter().filter(|status| **status == 201).count() < 50 && made.len() < 500 {
+        made.extend(futures_util::future::join_all((0..4).map(|_| make())).await);
+    }
+    assert_eq!(made.iter().filter(|status| **status == 201).count(), 50, "{made:?}");
+    assert_eq!(make().await, 409);
+    assert_eq!(house.get("/v1/endpoints?limit=500", &merchant).await["items"].as_array().unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn of_several_letters_each_has_its_result_also_for_a_merchant() {
+    let house = House::start().await;
+    let merchant = house.token("merchant").await;
+    let ids = json!({"ids": ["2-0:ep_a", "1-0:ep_b", "1-0:ep_a", "99-0:ep_a"], "reason": "mended"});
+    let sent = house.post("/v1/dead-letters/redeliver", &merchant, ids).await;
+    assert_eq!((&sent.body["done"], &sent.body["refused"]), (&2.into(), &2.into()), "{}", sent.body);
+    let refused: Vec<&Value> =
+        sent.body["items"].as_array().unwrap().iter().filter(|item| item["result"] == "refused").collect();
+    assert_eq!(refused.len(), 2);
+    assert_eq!(refused[0]["why"], refused[1]["why"], "what is another account's is not there");
 }

@@ -457,6 +457,17 @@ async fn a_merchant_enters_once_by_a_link_and_sees_one_account() {
     let tokens = house.get("/v1/tokens", ADMIN).await;
     let of_portal = |name: &str| tokens.as_array().unwrap().iter().filter(|token| token["name"] == name).count();
     assert_eq!((of_portal("portal link"), of_portal("portal visit")), (0, 1), "{tokens}");
+
+    // Whoever has a copy of the cookie is out as well.
+    let mut copy = merchant.moved_to(&house.url(""));
+    assert_eq!(copy.get("/console/endpoints").await.status, 200);
+    merchant.post("/console/logout", &[]).await;
+    assert_eq!(copy.get("/console/endpoints").await.status, 303);
+    assert!(!house.get("/v1/tokens", ADMIN).await.to_string().contains("portal visit"));
+
+    let too_large = Visitor::new(&house).send("/console/login", &[("token", &"x".repeat(70_000))], &[]).await;
+    assert!(too_large.status == 413 && too_large.html.contains("too large"), "{}", too_large.html);
+    assert_eq!(Visitor::signed_in(&house, ADMIN).await.get("/console/endpoints/%ff").await.status, 400);
 }
 
 #[tokio::test]

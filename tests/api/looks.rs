@@ -1,5 +1,6 @@
 //! What only looks: pages that fit together, and that need neither an owner nor a Redis that takes writes.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -203,4 +204,89 @@ async fn looks_work_on_a_replica() {
     let change = change.header("content-type", "application/json").body(body).send().await.unwrap();
     assert_eq!(change.status().as_u16(), 503, "{}", change.text().await.unwrap());
     herald.signal(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn refusals_are_described_as_they_are_sent_and_name_the_member() {
+    let house = House::start().await;
+    let description = house.ask("GET", "/openapi.json", None, None).await.body;
+    let mut refusals = 0;
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for operation in item.as_object().unwrap().values().filter(|operation| operation["responses"].is_object()) {
+            let responses = operation["responses"].as_object().unwrap();
+            for (code, response) in responses.iter().filter(|(code, _)| code.starts_with(['4', '5'])) {
+                let kinds: Vec<&String> = response["content"].as_object().unwrap().keys().collect();
+                assert_eq!(kinds, ["application/problem+json"], "{path} {code}");
+                refusals += 1;
+            }
+        }
+    }
+    assert!(refusals > 100, "{refusals}");
+    let no_text = house.ask("GET", "/v1/endpoints/%ff", Some(ADMIN), None).await;
+    assert_eq!((no_text.status, &no_text.body["errors"]["path"][0]), (400, &"is not UTF-8 once it is decoded".into()));
+    let endpoint = |member: &str, value: Value| {
+        let mut body = json!({"account": "acc_1", "url": crate::house::NOWHERE});
+        body[member] = value;
+        ("/v1/endpoints", member.to_owned(), body)
+    };
+    let token = |member: &str, value: Value| {
+        let mut body = json!({"role": "merchant", "account": "acc_1", "name": "till", "reason": "r"});
+        body[member] = value;
+        ("/v1/tokens", member.to_owned(), body)
+    };
+    let wrong = [
+        endpoint("max_in_flight", 0.into()),
+        endpoint("timeout_ms", 1.into()),
+        endpoint("rate_limit", 0.into()),
+        endpoint("retry", json!({"jitter": 2})),
+        endpoint("headers", json!({"host": "x"})),
+        endpoint("schemes", json!([])),
+        endpoint("event_types", json!(["a.b", "a.b"])),
+        endpoint("description", "x".repeat(501).into()),
+        endpoint("secret", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".into()),
+        token("expires_in", "1s".into()),
+        token("name", " x\ny".into()),
+        token("account", Value::Null),
+    ];
+    for (path, member, body) in wrong {
+        let refused = house.post(path, ADMIN, body).await;
+        assert_eq!(refused.status, 400, "{member}: {}", refused.body);
+        assert!(refused.body["errors"][&member].is_array(), "{member}: {}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_no_page_gave_is_refused_and_one_whose_page_is_empty_leads_back() {
+    let house = House::start().await;
+    let cursor = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    for text in [">18446744073709551615-18446744073709551615", "<0-0"] {
+        let refused = house.ask("GET", &format!("/v1/quarantine?cursor={}", cursor(text)), Some(ADMIN), None).await;
+        assert_eq!((refused.status, refused.body["errors"]["cursor"].is_array()), (400, true), "{}", refused.body);
+    }
+    let refused = house.ask("GET", &format!("/v1/issues?cursor={}", cursor(">x")), Some(ADMIN), None).await;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    // Redis was set back since the page that gave it.
+    let ahead = format!("/v1/accounts/acc_1/events?cursor={}", cursor(">5"));
+    let refused = house.ask("GET", &ahead, Some(ADMIN), None).await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (409, &"/problems/feed-was-set-back".into()),
+        "{}",
+        refused.body
+    );
+    // The letters of the second page go while somebody looks at the first.
+    let first = house.get("/v1/dead-letters?limit=5", ADMIN).await;
+    let second = format!("/v1/dead-letters?limit=5&cursor={}", first["next"].as_str().unwrap());
+    let ids: Vec<Value> = house.get(&second, ADMIN).await["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| letter["id"].clone())
+        .collect();
+    let gone = house.post("/v1/dead-letters/discard", ADMIN, json!({"ids": ids, "reason": "r"})).await;
+    assert_eq!(gone.body["done"], 2, "{}", gone.body);
+    let empty = house.get(&second, ADMIN).await;
+    assert_eq!((&empty["items"], &empty["next"]), (&json!([]), &Value::Null));
+    let back = format!("/v1/dead-letters?limit=5&cursor={}", empty["prev"].as_str().unwrap());
+    assert!(!house.get(&back, ADMIN).await["items"].as_array().unwrap().is_empty());
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::house::House;
+use crate::house::{self, House};
 
 /// The roles that may, from those that all may to those that admins alone may.
 const ANYONE: &[&str] = &["merchant", "viewer", "operator", "admin"];
@@ -108,6 +108,9 @@ async fn each_role_may_call_what_the_table_says_and_nothing_else() {
     let in_table: BTreeSet<(&str, &str)> = CALLS.iter().map(|(method, path, _)| (*method, *path)).collect();
     assert_eq!(described, in_table, "the table and the description name the same calls");
 
+    // Nothing is sent meanwhile, so what changes is changed by a call.
+    let paused = house.post("/v1/endpoints/ep_a/pause", house::ADMIN, json!({"reason": "a test"})).await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
     let mut tokens = Vec::new();
     for role in ANYONE {
         tokens.push((*role, house.token(role).await));
@@ -144,7 +147,7 @@ async fn a_merchant_sees_nothing_of_another_account() {
     let calls = CALLS.iter().filter(|(method, path, may)| {
         may.contains(&"merchant") && path.contains('{') && ["get", "post", "patch", "delete"].contains(method)
     });
-    let body = serde_json::json!({"reason": "x"});
+    let body = json!({"reason": "x"});
     for (method, path, _) in calls {
         let body = Some(&body).filter(|_| *method != "get");
         let answer = house.ask(&method.to_uppercase(), &filled(path), Some(token), body).await;
@@ -154,7 +157,7 @@ async fn a_merchant_sees_nothing_of_another_account() {
         ["/v1/deliveries?intent=pi_1", "/v1/deliveries?event=evt_1", "/v1/attempts?intent=pi_50", "/v1/dead-letters"]
     {
         let answer = house.get(path, token).await;
-        assert_eq!(answer["items"], serde_json::json!([]), "{path}");
+        assert_eq!(answer["items"], json!([]), "{path}");
     }
     for path in [
         "/v1/deliveries?endpoint=ep_a",
@@ -171,7 +174,6 @@ async fn a_merchant_sees_nothing_of_another_account() {
     assert_eq!(groups, Value::Array(Vec::new()));
     let own = house.get("/v1/endpoints", token).await;
     assert_eq!((own["items"].as_array().unwrap().len(), &own["items"][0]["id"]), (1, &"ep_b".into()));
-    let redelivered =
-        house.post("/v1/dead-letters/redeliver", token, serde_json::json!({"ids": ["1-0:ep_a"], "reason": "x"}));
+    let redelivered = house.post("/v1/dead-letters/redeliver", token, json!({"ids": ["1-0:ep_a"], "reason": "x"}));
     assert_eq!(redelivered.await.status, 404);
 }

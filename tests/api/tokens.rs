@@ -78,9 +78,27 @@ async fn whoever_guesses_is_stopped_and_keeps_nobody_else_out() {
     assert_eq!(seen[0], 401);
     let stopped = house.ask("GET", "/v1/me", Some("hrld_x"), None).await;
     assert!(seen.contains(&429) && stopped.headers.contains_key("retry-after"), "{seen:?}");
-    // It was right a moment ago, and comes from the same address.
+    // They come from the same address.
     house.get("/v1/me", &good).await;
     house.get("/v1/me", ADMIN).await;
+    // What was never used here works too, within the second in which it is known what there is.
+    let unused = house.token("viewer").await;
+    until("it is let in", async || {
+        house.ask("GET", "/v1/me", Some("hrld_x"), None).await;
+        house.ask("GET", "/v1/me", Some(&unused), None).await.status == 200
+    })
+    .await;
+    let answers = async |n: usize| house.ask("GET", "/v1/me", Some(&format!("hrld_y{n}")), None).await.status;
+    let seen = futures_util::future::join_all((0..40).map(answers)).await;
+    assert!(seen.contains(&429), "whoever guesses is still refused: {seen:?}");
+    // Each counts before it is looked for.
+    let others = House::start().await;
+    let guesses: Vec<String> = (0..240).map(|n| format!("hrld_{n}")).collect();
+    let seen =
+        futures_util::future::join_all(guesses.iter().map(|guess| others.ask("GET", "/v1/me", Some(guess), None)));
+    let seen: Vec<u16> = seen.await.into_iter().map(|answer| answer.status).collect();
+    let looked_for = seen.iter().filter(|status| **status == 401).count();
+    assert!((20..60).contains(&looked_for) && seen.contains(&429), "{looked_for} of {}", seen.len());
 }
 
 #[tokio::test]

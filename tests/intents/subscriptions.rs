@@ -6,7 +6,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use herald::facts::signing::{SecretText, verify_dojo, verify_standard};
+use herald::{
+    facts::{
+        endpoint::{EndpointState, Mark},
+        signing::{SecretText, verify_dojo, verify_standard},
+    },
+    store::registry::RegistryStore,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -222,6 +228,23 @@ async fn endpoints_of_the_sandbox_are_beside_all_subscriptions_and_bounded() {
     assert_eq!(merchant.ask("DELETE", &format!("/sandbox/endpoints/{id}")).await.0, 204);
     assert_eq!(merchant.ask("DELETE", &format!("/sandbox/endpoints/{id}")).await.0, 404);
     assert_eq!(merchant.post("/sandbox/endpoints", &json!({ "url": "http://127.0.0.1:9000/" })).await.0, 200);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn what_whoever_runs_herald_has_stopped_is_not_deleted_and_made_anew() {
+    let house = House::start_with(LOOPBACK).await;
+    let merchant = house.merchant("acc_a");
+    let made = subscribe(&merchant, &[CREATED]).await;
+    let id = made["id"].as_str().unwrap().replacen("ws_", "ep_", 1);
+    let mut registry = RegistryStore::connect(&house.redis.redis()).await.unwrap();
+    let mut endpoint = registry.get(&id.parse().unwrap()).await.unwrap().unwrap();
+    let mark = Mark { by: "ann".to_owned(), why: "it floods us".to_owned(), at_ms: 1 };
+    endpoint.status = EndpointState::Paused(mark.clone());
+    registry.update(endpoint, &mark).await.unwrap();
+    assert_eq!(kind(&merchant.ask("DELETE", &of(&made)).await), (409, "/problems/stopped-by-operator"));
+    let again = merchant.post("/webhooks", &wanted(&[CREATED])).await;
+    assert_eq!(kind(&again), (409, "/problems/event-has-a-subscription"));
     house.end().await;
 }
 

@@ -1,8 +1,8 @@
 //! Who asks, and what they may: `Authorization: Bearer hrld_…`. A token is believed for a second without asking Redis again.
-//! Who shows too many that are unknown is refused before Redis is asked.
+//! From where too many came that are unknown, only those are looked for that are known to be there.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use crate::{
     api::access::{hash, short},
     clock,
     facts::{
-        audit::{Act, Begun},
+        audit::{Act, Begun, MERCHANT},
         endpoint::Mark,
         id::AccountId,
         token::{PREFIX, Role, Token},
@@ -71,9 +71,6 @@ pub struct Caller {
     expires_at_ms: Option<u64>,
 }
 
-/// What begins the name of a merchant where it stands as the maker of a change.
-pub const MERCHANT: &str = "merchant ";
-
 impl Caller {
     pub fn viewer(&self) -> Viewer {
         if self.role == Role::Merchant { Viewer::Merchant } else { Viewer::Operator }
@@ -113,19 +110,27 @@ impl Caller {
     }
 }
 
+#[derive(Default)]
+struct Known {
+    hashes: HashSet<String>,
+    read_at: Option<Instant>,
+}
+
 pub struct Access {
     connection: SharedConnection,
     /// The hash of the first token.
     admin: Option<String>,
     believed: Mutex<HashMap<String, (Token, Instant)>>,
     failures: Mutex<HashMap<IpAddr, (f64, Instant)>>,
+    /// What tokens there are, for whoever comes from where guesses came from.
+    known: tokio::sync::Mutex<Known>,
     noted: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl Access {
     pub fn new(connection: SharedConnection, admin_token: Option<&str>) -> Self {
-        let (believed, failures, noted) = Default::default();
-        Self { connection, admin: admin_token.map(hash), believed, failures, noted }
+        let (believed, failures, known, noted) = Default::default();
+        Self { connection, admin: admin_token.map(hash), believed, failures, known, noted }
     }
 
     async fn caller(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, Problem> {
@@ -155,19 +160,24 @@ impl Access {
         {
             return Ok(token.clone());
         }
-        // One that was right a moment ago is no guess.
-        if remembered.is_none() {
-            self.check_failures(peer, now)?;
+        // One that was right a moment ago is no guess. What may be one counts before it is looked for, or as many as come at once
+        // would be looked for; but whoever sends guesses from somewhere keeps nobody out who has a token.
+        let counted = if remembered.is_none() { self.count_failure(peer, now) } else { Ok(()) };
+        if let Err(too_many) = &counted
+            && !self.is_known(hash, now).await?
+        {
+            return Err(too_many.clone());
         }
         let look = async |connection| TokenStore::on(connection).find(hash).await;
         let found = self.connection.with(look).await.map_err(|error: StoreError| of_store(&error))?;
-        let mut believed = lock(&self.believed);
         let Some(token) = found else {
-            believed.remove(hash);
-            drop(believed);
-            self.count_failure(peer, now);
+            lock(&self.believed).remove(hash);
             return Err(unauthorized("The token is unknown, or was revoked."));
         };
+        if remembered.is_none() && counted.is_ok() {
+            self.forgive_failure(peer);
+        }
+        let mut believed = lock(&self.believed);
         if believed.len() >= MAX_REMEMBERED {
             believed.clear();
         }
@@ -175,20 +185,26 @@ impl Access {
         Ok(token)
     }
 
-    fn check_failures(&self, peer: Option<IpAddr>, now: Instant) -> Result<(), Problem> {
-        let Some(peer) = peer.map(network) else { return Ok(()) };
-        let failures = lock(&self.failures).get(&peer).map_or(0.0, |known| left(*known, now));
-        if failures < MAX_FAILURES {
-            return Ok(());
-        }
-        let detail = "Too many unknown tokens came from this address: wait, then send one that is known.";
-        let seconds = ((failures - MAX_FAILURES) / FAILURES_A_SECOND).ceil().max(1.0) as u32;
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", detail);
-        Err(problem.with(header::RETRY_AFTER, seconds))
+    /// It was revoked here: nobody need wait for the second to be over.
+    pub(super) fn forget(&self, hash: &str) {
+        lock(&self.believed).remove(hash);
     }
 
-    fn count_failure(&self, peer: Option<IpAddr>, now: Instant) {
-        let Some(peer) = peer.map(network) else { return };
+    /// Whether there is such a token, as of the last second: guesses do not reach Redis one by one.
+    async fn is_known(&self, hash: &str, now: Instant) -> Result<bool, Problem> {
+        let mut known = self.known.lock().await;
+        if known.read_at.is_none_or(|at| now >= at + BELIEVED_FOR) {
+            // Also where Redis fails: those who wait here do not ask it one after the other.
+            known.read_at = Some(clock::now());
+            let read = async |connection| TokenStore::on(connection).hashes().await;
+            known.hashes = self.connection.with(read).await.map_err(|error| of_store(&error))?;
+        }
+        Ok(known.hashes.contains(hash))
+    }
+
+    /// Counts one that may be wrong, unless too many were.
+    fn count_failure(&self, peer: Option<IpAddr>, now: Instant) -> Result<(), Problem> {
+        let Some(peer) = peer.map(network) else { return Ok(()) };
         let mut failures = lock(&self.failures);
         if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&peer) {
             failures.retain(|_, known| left(*known, now) > 0.0);
@@ -198,7 +214,23 @@ impl Access {
             }
         }
         let known = failures.entry(peer).or_insert((0.0, now));
-        *known = (left(*known, now) + 1.0, now);
+        let count = left(*known, now) + 1.0;
+        if count > MAX_FAILURES {
+            let detail = "Too many unknown tokens came from this address: wait, then send one that is known.";
+            let seconds = ((count - MAX_FAILURES) / FAILURES_A_SECOND).ceil().max(1.0) as u32;
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", detail);
+            return Err(problem.with(header::RETRY_AFTER, seconds));
+        }
+        *known = (count, now);
+        Ok(())
+    }
+
+    /// It was none.
+    fn forgive_failure(&self, peer: Option<IpAddr>) {
+        let Some(peer) = peer.map(network) else { return };
+        if let Some((count, _)) = lock(&self.failures).get_mut(&peer) {
+            *count = (*count - 1.0).max(0.0);
+        }
     }
 
     /// Nobody waits for it, and where Redis takes nothing it is not known.
@@ -348,19 +380,21 @@ mod tests {
         let (access, now) = (access(), clock::now());
         let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().ok());
         for _ in 0..20 {
-            access.check_failures(one, now).unwrap();
-            access.count_failure(one, now);
+            access.count_failure(one, now).unwrap();
         }
-        assert_eq!(access.check_failures(same, now).unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
-        access.check_failures(other, now).unwrap();
-        access.check_failures(same, now + Duration::from_secs(2)).unwrap();
+        assert_eq!(access.count_failure(same, now).unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
+        access.count_failure(other, now).unwrap();
+        access.forgive_failure(one);
+        access.count_failure(same, now).unwrap();
+        access.count_failure(same, now).unwrap_err();
+        access.count_failure(same, now + Duration::from_secs(2)).unwrap();
     }
 
     #[test]
     fn addresses_are_remembered_in_bounds() {
         let (access, now) = (access(), clock::now());
         for n in 0..MAX_ADDRESSES as u32 + 5 {
-            access.count_failure(Some(IpAddr::V4(n.into())), now);
+            access.count_failure(Some(IpAddr::V4(n.into())), now).unwrap();
         }
         assert!(lock(&access.failures).len() <= MAX_ADDRESSES);
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use axum::{
     Json,
     extract::{Path, State},
+    http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     facts::{endpoint::EndpointState, id::AccountId},
-    http::problem::Problem,
+    http::problem::{Problem, ProblemDetails},
     intents::feed::FedEvent,
     store::queries::{DeadFilter, DeadKey},
 };
@@ -106,7 +107,7 @@ pub struct FeedQuery {
 /// Pull what an account was told about its payment intents. Events of other producers are not in it.
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/events", tag = "Accounts", params(("account" = String, Path), FeedQuery),
-    responses((status = 200, body = Feed), Refusals)
+    responses((status = 200, body = Feed), Refusals, (status = 409, body = ProblemDetails))
 )]
 pub async fn events(
     State(api): State<Api>,
@@ -126,6 +127,9 @@ pub async fn events(
         Some(Cursor::Before(_)) => return Err(wrong_cursor()),
     };
     let feed = api.0.intents.feed(&account, after, limit).await?;
+    if after > feed.latest {
+        return Err(ends_before(after, feed.latest));
+    }
     let item = |event: &FedEvent| {
         let body = RawValue::from_string(event.body()).map_err(|error| Problem::internal(&error))?;
         Ok::<_, Problem>(FeedEvent { number: event.told.number, id: event.told.id.to_string(), event: body })
@@ -136,4 +140,13 @@ pub async fn events(
         next: Cursor::After(feed.through.to_string()).text(),
         latest: feed.latest,
     }))
+}
+
+/// Redis was set back, so what is told from now on has numbers that whoever pulls has seen with other events.
+fn ends_before(after: u64, latest: u64) -> Problem {
+    let detail = format!(
+        "The cursor stands behind number {after}, but the account's last event has number {latest}: an older state was restored. \
+         Begin without a cursor, and compare what you have by its id."
+    );
+    Problem::new(StatusCode::CONFLICT, "feed-was-set-back", detail)
 }

@@ -41,6 +41,16 @@ pub struct ItemResult {
     pub why: Option<String>,
 }
 
+impl Results {
+    /// Adds those that nobody was asked for.
+    pub(super) fn refuse(&mut self, ids: impl Iterator<Item = String>, why: &str) {
+        let refused = ids.map(|id| ItemResult { id, result: "refused", why: Some(why.to_owned()) });
+        let before = self.items.len();
+        self.items.extend(refused);
+        self.refused += (self.items.len() - before) as u64;
+    }
+}
+
 impl Api {
     /// Asks for all of these at once, and waits for the answers.
     pub(super) async fn ask(
@@ -49,7 +59,7 @@ impl Api {
         mark: &Mark,
         tally: &mut Tally,
     ) -> Result<Results, Problem> {
-        let _turn = self.0.asking.acquire().await;
+        let _place = self.0.asking.take_for_staff().await?;
         let deadline = Instant::from_std(clock::now() + ANSWERED_WITHIN);
         let connection = self.0.redis.connect(Purpose::Wakeup).await.map_err(|error| of_store(&error))?;
         let requests = Requests::new(connection, self.0.keys.clone());

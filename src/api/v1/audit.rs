@@ -75,7 +75,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     let endpoint = optional::<EndpointId>("endpoint", query.endpoint.as_ref())?;
     let account = optional::<AccountId>("account", query.account.as_ref())?;
     let intent = optional::<IntentId>("intent", query.intent.as_ref())?;
-    let _turn = api.0.heavy.acquire().await;
+    let _place = api.0.heavy.take_for_staff().await?;
     let found = api.0.audit.search(&wanted, |begun| {
         query.by.as_ref().is_none_or(|by| *by == begun.by)
             && act.is_none_or(|act| act.name() == begun.act)

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    access::{Caller, Keeper, MERCHANT},
-    request::{Body, ChangeRefusals, Reason, Refusals, named, of_rule, optional, parsed, reason, refused},
+    access::{Caller, Keeper},
+    request::{Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, reason, refused},
     settings::{CreateEndpoint, UpdateEndpoint},
 };
 use crate::{
@@ -21,19 +21,15 @@ use crate::{
     config::{compact, parse_duration},
     facts::{
         audit::{Act, Begun},
-        delivery::Delivery,
-        endpoint::{Endpoint, EndpointState, Mark, Ordering},
-        event::{EventType, PaymentStatus},
-        id::{AccountId, EndpointId, EntryId, EventId, IntentId},
-        outcome::Attempted,
-        sample::{self, Sample},
+        endpoint::{Endpoint, EndpointState, Mark},
+        id::{AccountId, EndpointId},
         signing::{MIN_SECRET_CHARS, Secret, SecretText, rotated},
         token::Role,
     },
-    http::problem::{Problem, ProblemDetails},
+    http::problem::Problem,
     registry::rules::check_new_secrets,
-    store::watch::last_entry,
-    view::{endpoint::EndpointView, test::TestView},
+    store::{registry::RegistryStore, watch::last_entry},
+    view::endpoint::EndpointView,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -44,6 +40,9 @@ const USUAL_OVERLAP: &str = "24h";
 
 /// Endpoints that a merchant's tokens make for their account.
 const MAX_OF_MERCHANT: usize = 50;
+
+/// How often a change is tried anew because others change the same.
+const MAX_ROUNDS: usize = 16;
 
 /// Register an endpoint. A secret that is made for it is in the answer, and never again.
 #[utoipa::path(
@@ -76,12 +75,13 @@ pub async fn create(
     request.apply(&mut endpoint)?;
     check_secret(&endpoint)?;
     api.check_with_url(&caller, &endpoint).await?;
-    if caller.role == Role::Merchant {
-        api.check_room(&endpoint.account).await?;
-    }
     let begun = about(caller.begun(&api, Act::EndpointCreate, &why), &endpoint);
-    let create = async |_: &mut _| api.with_registry(async |store| store.create(endpoint, &mark).await).await;
-    let created = api.0.audit.audited(begun, create).await?;
+    let created = if caller.role == Role::Merchant {
+        api.create_for_merchant(begun, &endpoint, &mark).await?
+    } else {
+        let create = async |_: &mut _| api.with_registry(async |store| store.create(endpoint, &mark).await).await;
+        api.0.audit.audited(begun, create).await?
+    };
     let view = EndpointView::of(&created, made.as_ref(), caller.viewer(), clock::wall_ms());
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -100,20 +100,23 @@ pub async fn update(
     let request = body.read(&api.0.schemas.update)?;
     let why = reason(&request.reason)?;
     let before = api.endpoint(&caller, &named(&id)?).await?;
-    let mut after = before.clone();
-    request.apply(&mut after)?;
+    let changed = |before: &Endpoint| {
+        let mut after = before.clone();
+        request.apply(&mut after)?;
+        api.0.rules.check_settings(&after).map_err(|error| of_rule(&error, caller.viewer()))?;
+        Ok(after)
+    };
+    let after = changed(&before)?;
     if after == before {
         return Ok(Json(caller.shown(&before)));
     }
-    if after.url == before.url {
-        api.0.rules.check_settings(&after).map_err(|error| of_rule(&error, caller.viewer()))?;
-    } else {
+    if after.url != before.url {
         api.check_with_url(&caller, &after).await?;
     }
     // Only the names of what changes: values may be secrets.
-    let changed = before.fields_that_differ(&after).join(", ");
-    let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(changed);
-    Ok(Json(caller.shown(&api.put(begun, after, &caller.mark(&why)).await?)))
+    let names = before.fields_that_differ(&after).join(", ");
+    let begun = about(caller.begun(&api, Act::EndpointUpdate, &why), &before).target(names);
+    Ok(Json(caller.shown(&api.put(&caller, begun, after, &caller.mark(&why), changed).await?)))
 }
 
 /// Remove an endpoint. It takes no more events at once, and is gone when what was accepted before is delivered or a dead letter.
@@ -216,108 +219,75 @@ pub async fn rotate_secret(
     let overlap = parse_duration(request.overlap.as_deref().unwrap_or(USUAL_OVERLAP));
     let overlap = overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP);
     let overlap = overlap.ok_or_else(|| Problem::fault("overlap", "is no time from 0s to 30d"))?;
-    let mut endpoint = api.endpoint(&caller, &named(&id)?).await?;
+    let before = api.endpoint(&caller, &named(&id)?).await?;
     let made = request.secret.is_none().then(fresh_secret);
     let secret = match request.secret {
         Some(text) => SecretText::new(text).map_err(|error| Problem::fault("secret", error.to_string()))?,
         None => made.clone().unwrap_or_else(fresh_secret),
     };
-    if endpoint.secrets.iter().any(|known| known.value == secret) {
-        return Err(Problem::fault("secret", "is one that the endpoint already has"));
-    }
-    let (before, mark) = (endpoint.clone(), caller.mark(&why));
-    endpoint.secrets = rotated(endpoint.secrets, Secret::new(secret, mark.at_ms), mark.at_ms, overlap);
-    let judged = check_new_secrets(&endpoint, Some(&before)).and_then(|()| api.0.rules.check_settings(&endpoint));
-    judged.map_err(|error| of_rule(&error, caller.viewer()))?;
-    let begun = about(caller.begun(&api, Act::EndpointRotateSecret, &why), &endpoint);
+    let mark = caller.mark(&why);
+    let changed = |before: &Endpoint| {
+        if before.secrets.iter().any(|known| known.value == secret) {
+            return Err(Problem::fault("secret", "is one that the endpoint already has"));
+        }
+        let mut after = before.clone();
+        after.secrets = rotated(after.secrets, Secret::new(secret.clone(), mark.at_ms), mark.at_ms, overlap);
+        let judged = check_new_secrets(&after, Some(before)).and_then(|()| api.0.rules.check_settings(&after));
+        judged.map_err(|error| of_rule(&error, caller.viewer()))?;
+        Ok(after)
+    };
+    let after = changed(&before)?;
+    let begun = about(caller.begun(&api, Act::EndpointRotateSecret, &why), &before);
     let begun = begun.filter(format_args!("--overlap {}", compact(overlap)));
-    let updated = api.put(begun, endpoint, &mark).await?;
+    let updated = api.put(&caller, begun, after, &mark, changed).await?;
     Ok(Json(EndpointView::of(&updated, made.as_ref(), caller.viewer(), clock::wall_ms())))
 }
 
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TestRequest {
-    /// The first that the endpoint wants, where nothing is said.
-    #[schema(required = false)]
-    event_type: Option<String>,
-    #[schema(required = false)]
-    reason: Option<String>,
-}
-
-/// Send a signed test event to it, past the stream. That it is not taken is no error.
-#[utoipa::path(
-    post, path = "/v1/endpoints/{endpoint}/test", tag = "Endpoints", params(("endpoint" = String, Path)),
-    request_body = Option<TestRequest>,
-    responses((status = 200, body = TestView), Refusals, (status = 413, body = ProblemDetails))
-)]
-pub async fn test(
-    State(api): State<Api>,
-    Keeper(caller): Keeper,
-    Path(id): Path<String>,
-    body: Body,
-) -> Answer<TestView> {
-    let request = body.read_or_default(&api.0.schemas.test)?;
-    let why = request.reason.as_deref().map_or_else(|| Ok(String::new()), reason)?;
-    let wanted = optional::<EventType>("event_type", request.event_type.as_ref())?;
-    let endpoint = api.endpoint(&caller, &named(&id)?).await?;
-    let Ok(_place) = api.0.tests.try_acquire() else {
-        return Err(Problem::unavailable("Enough test events are on their way: try again in a moment.", 1));
-    };
-    let begun = about(caller.begun(&api, Act::EndpointTest, &why), &endpoint);
-    let view = api.0.audit.audited(begun, async |_| send_test(&api, &caller, &endpoint, wanted).await).await?;
-    Ok(Json(view))
-}
-
-async fn send_test(
-    api: &Api,
-    caller: &Caller,
-    endpoint: &Endpoint,
-    wanted: Option<EventType>,
-) -> Result<TestView, Problem> {
-    let (token, now_ms) = (hex::encode(rand::random::<[u8; 16]>()), clock::wall_ms());
-    let sample = Sample {
-        id: parsed::<EventId>("event", &format!("evt_test_{token}"))?,
-        event_type: wanted.or_else(|| endpoint.event_types.first().cloned()).unwrap_or_else(sample::status_updated),
-        account: endpoint.account.clone(),
-        intent: parsed::<IntentId>("intent", &format!("pi_test_{token}"))?,
-        status: PaymentStatus::Created,
-        now_ms,
-    };
-    let event = sample.event().map_err(|error| Problem::internal(&error))?;
-    let entry = EntryId { ms: now_ms, seq: 0 };
-    let delivery = Delivery::new(entry, endpoint.id.clone(), &event, endpoint.ordering == Ordering::Intent, now_ms);
-    let Attempted { report, request, .. } = api.0.sender.attempt(&delivery, endpoint, now_ms).await;
-    let headers =
-        request.map_or_else(|| api.0.sender.headers_to_show(&delivery, endpoint, now_ms), |sent| sent.headers);
-    Ok(TestView::of(endpoint, &event, &report, headers, caller.viewer()))
-}
-
 impl Api {
-    async fn put(&self, begun: Begun, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
-        let update = async |_: &mut _| self.with_registry(async |store| store.update(endpoint, mark).await).await;
-        self.0.audit.audited(begun, update).await
+    /// Writes what `changed` has made of an endpoint. If somebody else was quicker it makes the same of what is there then, unless
+    /// the caller has said which revision they mean.
+    async fn put(
+        &self,
+        caller: &Caller,
+        begun: Begun,
+        mut after: Endpoint,
+        mark: &Mark,
+        changed: impl Fn(&Endpoint) -> Result<Endpoint, Problem>,
+    ) -> Result<Endpoint, Problem> {
+        let write = async |_: &mut _| {
+            for _ in 1..MAX_ROUNDS {
+                let stale = match self.update(after.clone(), mark).await {
+                    Err(problem) if problem.name == CHANGED_MEANWHILE => problem,
+                    done => return done,
+                };
+                let before = self.endpoint(caller, &after.id).await?;
+                after = changed(&before)?;
+                if after.revision != before.revision {
+                    return Err(stale);
+                }
+                if after == before {
+                    return Ok(after);
+                }
+            }
+            self.update(after, mark).await
+        };
+        self.0.audit.audited(begun, write).await
+    }
+
+    async fn update(&self, endpoint: Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
+        self.with_registry(async |store| store.update(endpoint, mark).await).await
     }
 
     async fn switch(&self, caller: &Caller, id: &str, body: &Body, act: Act) -> Result<EndpointView, Problem> {
         let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
-        let (mut endpoint, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
-        let next = match (act, &endpoint.status) {
-            (Act::EndpointPause, EndpointState::Enabled) => EndpointState::Paused(mark.clone()),
-            (Act::EndpointResume, EndpointState::Paused(by)) | (Act::EndpointEnable, EndpointState::Disabled(by)) => {
-                caller.may_lift(by)?;
-                EndpointState::Enabled
-            }
-            (Act::EndpointPause, EndpointState::Paused(_)) | (_, EndpointState::Enabled) => {
-                return Ok(caller.shown(&endpoint));
-            }
-            (Act::EndpointPause, _) => return Err(refused("The endpoint is disabled: there is nothing to pause.")),
-            (Act::EndpointResume, _) => return Err(refused("The endpoint is disabled: enable it instead.")),
-            _ => return Err(refused("The endpoint is paused: resume it instead.")),
-        };
-        endpoint.status = next;
-        let begun = about(caller.begun(self, act, &why), &endpoint);
-        Ok(caller.shown(&self.put(begun, endpoint, &mark).await?))
+        let (before, mark) = (self.endpoint(caller, &named(id)?).await?, caller.mark(&why));
+        let changed = |before: &Endpoint| switched(caller, before, act, &mark);
+        let after = changed(&before)?;
+        if after == before {
+            return Ok(caller.shown(&before));
+        }
+        let begun = about(caller.begun(self, act, &why), &before);
+        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
     }
 
     async fn disable(
@@ -333,29 +303,59 @@ impl Api {
         // First: what is accepted from here on is not owed.
         let last = async |mut connection| last_entry(&mut connection, &self.0.keys).await;
         let last = self.0.connection.with(last).await.map_err(|error| super::request::of_store(&error))?;
-        let mut after = before.clone();
-        if !matches!(after.status, EndpointState::Disabled(_)) {
-            after.disable(mark.clone(), last);
-        }
-        and(&mut after);
+        let changed = |before: &Endpoint| {
+            // Its mark would stand in the place of the operator's, and then nobody knew who may lift it.
+            caller.may_lift(before)?;
+            let mut after = before.clone();
+            if !matches!(after.status, EndpointState::Disabled(_)) {
+                after.disable(mark.clone(), last);
+            }
+            and(&mut after);
+            Ok(after)
+        };
+        let after = changed(&before)?;
         if after == before {
             return Ok(caller.shown(&before));
         }
         let begun = about(caller.begun(self, act, &why), &before);
-        Ok(caller.shown(&self.put(begun, after, &mark).await?))
+        Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
+    }
+
+    /// Within what an account may have, also while others of it are made.
+    async fn create_for_merchant(&self, begun: Begun, endpoint: &Endpoint, mark: &Mark) -> Result<Endpoint, Problem> {
+        // In one process they take turns, so that they need not be tried anew because of each other.
+        let _turn = self.0.creating.lock().await;
+        // What is refused at once leaves no entry in the audit log.
+        self.version_with_room(&endpoint.account).await?;
+        let create = async |_: &mut _| {
+            for _ in 0..MAX_ROUNDS {
+                let version = self.version_with_room(&endpoint.account).await?;
+                let create = async |store: &mut RegistryStore| store.create_at(version, endpoint.clone(), mark).await;
+                match self.with_registry(create).await {
+                    Err(problem) if problem.name == CHANGED_MEANWHILE => {}
+                    done => return done,
+                }
+            }
+            Err(Problem::unavailable("Others change endpoints all the time; nothing was changed.", 1))
+        };
+        self.0.audit.audited(begun, create).await
+    }
+
+    /// The registry's version at which the account has room for one more endpoint.
+    async fn version_with_room(&self, account: &AccountId) -> Result<u64, Problem> {
+        // First: whatever is made from here on gives the registry another one.
+        let position = self.with_registry(async |store| store.position().await).await?;
+        let version = position.map_or(0, |(position, _)| position.version);
+        let of_account = self.all_endpoints().await?.iter().filter(|one| one.account == *account).count();
+        if of_account < MAX_OF_MERCHANT {
+            return Ok(version);
+        }
+        Err(refused(format!("The account has {MAX_OF_MERCHANT} endpoints, and no more are allowed: delete one first.")))
     }
 
     async fn check_with_url(&self, caller: &Caller, endpoint: &Endpoint) -> Result<(), Problem> {
-        let _turn = self.0.lookups.acquire().await;
+        let _place = self.0.lookups.take_for(caller).await?;
         self.0.rules.check(endpoint).await.map_err(|error| of_rule(&error, caller.viewer()))
-    }
-
-    async fn check_room(&self, account: &AccountId) -> Result<(), Problem> {
-        let of_account = self.all_endpoints().await?.iter().filter(|one| one.account == *account).count();
-        if of_account < MAX_OF_MERCHANT {
-            return Ok(());
-        }
-        Err(refused(format!("The account has {MAX_OF_MERCHANT} endpoints, and no more are allowed: delete one first.")))
     }
 }
 
@@ -364,15 +364,34 @@ impl Caller {
         EndpointView::of(endpoint, None, self.viewer(), clock::wall_ms())
     }
 
-    fn may_lift(&self, mark: &Mark) -> Result<(), Problem> {
-        if self.role != Role::Merchant || mark.by.starts_with(MERCHANT) {
+    /// What whoever runs Herald has imposed stands, whatever its merchant does.
+    pub(super) fn may_lift(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+        if self.role != Role::Merchant || endpoint.stopped_by_operator().is_none() {
             return Ok(());
         }
-        Err(refused("Whoever runs Herald has stopped this endpoint: ask them."))
+        Err(refused(
+            "Whoever runs Herald has stopped this endpoint: ask them. Until they let it go on, it stays as it is.",
+        ))
     }
 }
 
-fn about(begun: Begun, endpoint: &Endpoint) -> Begun {
+/// What a pause, a resumption or an enabling makes of it.
+fn switched(caller: &Caller, before: &Endpoint, act: Act, mark: &Mark) -> Result<Endpoint, Problem> {
+    let status = match (act, &before.status) {
+        (Act::EndpointPause, EndpointState::Enabled) => EndpointState::Paused(mark.clone()),
+        (Act::EndpointResume, EndpointState::Paused(_)) | (Act::EndpointEnable, EndpointState::Disabled(_)) => {
+            caller.may_lift(before)?;
+            EndpointState::Enabled
+        }
+        (Act::EndpointPause, EndpointState::Paused(_)) | (_, EndpointState::Enabled) => before.status.clone(),
+        (Act::EndpointPause, _) => return Err(refused("The endpoint is disabled: there is nothing to pause.")),
+        (Act::EndpointResume, _) => return Err(refused("The endpoint is disabled: enable it instead.")),
+        _ => return Err(refused("The endpoint is paused: resume it instead.")),
+    };
+    Ok(Endpoint { status, ..before.clone() })
+}
+
+pub(super) fn about(begun: Begun, endpoint: &Endpoint) -> Begun {
     begun.account(&endpoint.account).endpoint(&endpoint.id)
 }
 

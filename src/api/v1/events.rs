@@ -33,7 +33,10 @@ use crate::{
         traceparent::Traceparent,
     },
     history::{EventPlace, EventsWanted, KeptEvent},
-    http::problem::{Problem, ProblemDetails},
+    http::{
+        problem::{Problem, ProblemDetails},
+        server::BODY_WITHIN,
+    },
     store::{
         entries::{Entries, StreamEntry},
         publish::{Published, publish as publish_events},
@@ -47,9 +50,6 @@ type Answer<T> = Result<Json<T>, Problem>;
 /// Of a batch.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 const MAX_BATCH_EVENTS: usize = 1_000;
-
-/// A body takes no longer than this, or a slow one would keep another's place.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// For how long what Redis does with writes is believed.
 const DURABILITY_FOR: Duration = Duration::from_secs(5);
@@ -178,6 +178,9 @@ pub struct BatchReceipt {
     durability: Durability,
 }
 
+/// Where larger bodies come than elsewhere, which are read only while their place is held.
+pub const BATCH_PATH: &str = "/v1/events/batch";
+
 /// Publish up to 1 000 events and 1 MiB at once, in their order. If one is wrong, none is published.
 #[utoipa::path(
     post, path = "/v1/events/batch", tag = "Events", request_body = Vec<EventBody>,
@@ -232,7 +235,7 @@ pub struct EntryView {
 )]
 pub async fn find(State(api): State<Api>, Staff(_): Staff, Path(id): Path<String>) -> Answer<Vec<EntryView>> {
     let id: EventId = named(&id)?;
-    let _turn = api.0.heavy.acquire().await;
+    let _place = api.0.heavy.take_for_staff().await?;
     let search = async |connection| Entries::new(connection, api.0.keys.clone()).search(&id, MAX_SEARCH).await;
     let mut found = api.0.connection.with(search).await.map_err(|error| of_store(&error))?;
     if found.hits.is_empty() {

@@ -1,5 +1,7 @@
 //! Issues: what fails where, why and since when, and what operators say of it. For operators, as it tells causes and details.
 
+use std::ops::Range;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,7 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     access::{Caller, Operator, Staff},
-    request::{Body, ChangeRefusals, Params, Reason, Refusals, limit, named, of_store, optional, reason},
+    request::{
+        Body, ChangeRefusals, Cursor, Page, Params, Reason, Refusals, limit, named, of_store, optional, reason,
+        wrong_cursor,
+    },
 };
 use crate::{
     facts::{
@@ -46,12 +51,15 @@ pub struct ListQuery {
     all: Option<bool>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
+    /// `next` or `prev` of another page of this list.
+    cursor: Option<String>,
 }
 
+/// The most urgent first.
 #[derive(Serialize, ToSchema)]
 pub struct Issues {
-    /// The most urgent first.
-    items: Vec<IssueView>,
+    #[serde(flatten)]
+    page: Page<IssueView>,
     /// Of the whole list.
     total: u64,
     /// Whether a worker owns the partition, and so keeps up to date what is said of attempts.
@@ -68,6 +76,7 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
     let account = optional::<AccountId>("account", query.account.as_ref())?;
     let endpoint = optional::<EndpointId>("endpoint", query.endpoint.as_ref())?;
     let (all, limit) = (query.all.unwrap_or(false), limit(query.limit.as_ref())?);
+    let cursor = Cursor::read(query.cursor.as_ref())?;
     let has_owner = api.queries(async |queries| queries.lease().await).await?.is_some();
     let (look, _) = api.issues().await?;
     let wants = |issue: &&Issue| {
@@ -76,9 +85,49 @@ pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params
             && endpoint.as_ref().is_none_or(|endpoint| *endpoint == issue.id.endpoint)
     };
     let wanted: Vec<&Issue> = look.issues.iter().filter(wants).collect();
-    let view = |issue: &&Issue| IssueView::of(issue, &look.endpoints);
-    let items = wanted.iter().take(limit).map(view).collect();
-    Ok(Json(Issues { items, total: wanted.len() as u64, has_owner, as_of: look.survey.as_of_ms.map(Time) }))
+    let ids: Vec<&IssueId> = wanted.iter().map(|issue| &issue.id).collect();
+    let Part { range, next, prev } = part(&ids, cursor.as_ref(), limit)?;
+    let items =
+        wanted.iter().take(range.end).skip(range.start).map(|issue| IssueView::of(issue, &look.endpoints)).collect();
+    let page = Page { items, next: next.map(|next| next.text()), prev: prev.map(|prev| prev.text()) };
+    Ok(Json(Issues { page, total: wanted.len() as u64, has_owner, as_of: look.survey.as_of_ms.map(Time) }))
+}
+
+/// A page of them.
+struct Part {
+    range: Range<usize>,
+    next: Option<Cursor>,
+    prev: Option<Cursor>,
+}
+
+/// Which of them a page has, and the cursors to those behind and before it. A cursor names an issue and its place: their order
+/// changes, and some are over by the time that somebody goes on.
+fn part(ids: &[&IssueId], cursor: Option<&Cursor>, limit: usize) -> Result<Part, Problem> {
+    let range = match cursor {
+        None => 0..limit,
+        Some(Cursor::After(key)) => {
+            let (at, is_there) = place(key, ids)?;
+            let begin = at + usize::from(is_there);
+            begin..begin + limit
+        }
+        Some(Cursor::Before(key)) => {
+            let (at, _) = place(key, ids)?;
+            at.saturating_sub(limit)..at
+        }
+    };
+    let range = range.start.min(ids.len())..range.end.min(ids.len());
+    let key = |at: usize| Some(format!("{at} {}", ids.get(at)?));
+    let next = key(range.end.saturating_sub(1)).filter(|_| range.end > 0 && range.end < ids.len()).map(Cursor::After);
+    let prev = key(range.start).filter(|_| range.start > 0).map(Cursor::Before);
+    Ok(Part { range, next, prev })
+}
+
+/// Where the issue of a cursor stands now; or where it stood, if it is over.
+fn place(key: &str, ids: &[&IssueId]) -> Result<(usize, bool), Problem> {
+    let read = |(at, id): (&str, &str)| Some((at.parse::<usize>().ok()?, id.parse::<IssueId>().ok()?));
+    let (at, id) = key.split_once(' ').and_then(read).ok_or_else(wrong_cursor)?;
+    let found = ids.iter().position(|known| **known == id);
+    Ok((found.unwrap_or(at.min(ids.len())), found.is_some()))
 }
 
 /// Show one with its diagnosis and a text for the merchant.
@@ -123,7 +172,7 @@ pub async fn resolve(
 impl Api {
     /// All that there are, and when that was so, by Redis' clock.
     async fn issues(&self) -> Result<(IssuesLook, u64), Problem> {
-        let _turn = self.0.heavy.acquire().await;
+        let _place = self.0.heavy.take_for_staff().await?;
         let look = async |connection: Connection| {
             let mut queries = Queries::new(connection.clone(), self.0.keys.clone());
             let now_ms = queries.now_ms().await?;
@@ -150,5 +199,32 @@ impl Api {
         self.0.audit.audited(begun, write).await?;
         (issue.state, issue.said) = (state, Some(said));
         Ok(Json(IssueView::of(&issue, &look.endpoints)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_issues_go_forth_and_back_also_when_one_is_over_meanwhile() {
+        let all: Vec<IssueId> = (0..5).map(|n| format!("ep_{n}:rejected:404").parse().unwrap()).collect();
+        let all: Vec<&IssueId> = all.iter().collect();
+        let first = part(&all, None, 2).unwrap();
+        assert_eq!((first.range, first.prev), (0..2, None));
+        let second = part(&all, first.next.as_ref(), 2).unwrap();
+        assert_eq!(second.range, 2..4);
+        assert_eq!(part(&all, second.prev.as_ref(), 2).unwrap().range, 0..2);
+        let last = part(&all, second.next.as_ref(), 2).unwrap();
+        assert_eq!((last.range, last.next), (4..5, None));
+        // The second is over: what stood behind it is in its place.
+        let left = [all[0], all[2], all[3], all[4]];
+        assert_eq!(part(&left, first.next.as_ref(), 2).unwrap().range, 1..3);
+        for wrong in ["", "1", "x ep_1:rejected:404", "1 nothing"] {
+            assert!(part(&all, Some(&Cursor::After(wrong.to_owned())), 2).is_err(), "{wrong}");
+        }
+        // A place that no page gave leads nowhere, and no further.
+        let far = Cursor::After(format!("{} ep_9:rejected:404", usize::MAX));
+        assert_eq!(part(&all, Some(&far), 2).unwrap().range, 5..5);
     }
 }

@@ -141,6 +141,11 @@ pub async fn list(
     let next = last.filter(|_| has_more || is_back).map(|key| Cursor::After(key).text());
     let prev = first.filter(|_| if is_back { has_more } else { cursor.is_some() });
     let prev = prev.map(|key| Cursor::Before(key).text());
+    // Where a page's letters have gone meanwhile, it still leads to those that are left.
+    let (next, prev) = match cursor {
+        Some(cursor) if letters.is_empty() && total > 0 => cursor.turned(),
+        _ => (next, prev),
+    };
     let items = letters.iter().map(|letter| LetterLine::of(letter, caller.viewer())).collect();
     Ok(Json(LetterPage { total, unindexed, page: Page { items, next, prev } }))
 }
@@ -241,25 +246,33 @@ async fn job(
     // As they lie in the stream: an intent's events go out again in their order.
     ids.sort_unstable();
     ids.dedup();
-    if caller.account.is_some() {
-        check_owned(api, caller, &ids).await?;
-    }
+    let _place = match caller.account {
+        Some(_) => Some(api.0.redeliveries.take_for(caller).await?),
+        None => None,
+    };
+    let missing = if caller.account.is_some() { take_missing(api, caller, &mut ids).await? } else { Vec::new() };
+    let (Some(first), more) = (ids.first(), ids.len().saturating_sub(1)) else { return Err(Problem::not_found()) };
     api.must_be_owned().await?;
     let begun = caller.begun(api, act, &why).count(ids.len() as u64);
-    let begun = match &ids[..] {
-        [one] => begun.endpoint(&one.endpoint).target(one),
-        many => begun.target(format_args!("{} and {} more", many[0], many.len() - 1)),
+    let begun = match more {
+        0 => begun.endpoint(&first.endpoint).target(first),
+        more => begun.target(format_args!("{first} and {more} more")),
     };
     let asked = ids.into_iter().map(|id| (id.to_string(), asked(id))).collect();
     let ask = async |tally: &mut _| api.ask(asked, &caller.mark(&why), tally).await;
-    Ok(Json(api.0.audit.audited(begun, ask).await?))
+    let mut results = api.0.audit.audited(begun, ask).await?;
+    results.refuse(missing.iter().map(ToString::to_string), "there is no dead letter of this id");
+    Ok(Json(results))
 }
 
-/// All of them are the caller's, or nothing is done.
-async fn check_owned(api: &Api, caller: &Caller, ids: &[DeliveryId]) -> Result<(), Problem> {
+/// Takes out those that are not there, or are another account's, which is the same.
+async fn take_missing(api: &Api, caller: &Caller, ids: &mut Vec<DeliveryId>) -> Result<Vec<DeliveryId>, Problem> {
     let wanted = ids.iter().map(|id| (id.clone(), 0)).collect();
-    for letter in api.queries(async |queries| queries.letters(wanted).await).await? {
-        caller.sees(letter.letter.as_ref().ok().map(|dead| &dead.delivery.account))?;
-    }
-    Ok(())
+    let letters = api.queries(async |queries| queries.letters(wanted).await).await?;
+    let is_theirs = |letter: &crate::store::queries::Letter| {
+        caller.sees(letter.letter.as_ref().ok().map(|dead| &dead.delivery.account)).is_ok()
+    };
+    let (theirs, missing): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_theirs);
+    *ids = theirs.into_iter().map(|letter| letter.id).collect();
+    Ok(missing.into_iter().map(|letter| letter.id).collect())
 }

@@ -20,11 +20,13 @@ pub mod issues;
 pub mod letters;
 pub mod operations;
 pub mod overview;
+pub mod places;
 pub mod portal;
 pub mod quarantine;
 pub mod request;
 pub mod settings;
 pub mod stats;
+pub mod test_events;
 pub mod tokens;
 
 use std::{sync::Arc, time::Duration};
@@ -36,17 +38,20 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Description,
+        OpenApi as Description, RefOr,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::access::Access;
+use self::{
+    access::{Access, Caller},
+    places::Places,
+};
 use super::intents::{describe_responses, drop_null_defaults};
 use crate::{
     config::HistoryConfig,
@@ -90,8 +95,14 @@ const MAX_ASKING: usize = 16;
 /// Test events on their way at once.
 const MAX_TESTS: usize = 8;
 
+/// Merchants' test events that are under way, or were not answered and whose end is not told yet: each takes the place of a request.
+const MAX_MERCHANTS_TESTS: usize = 64;
+
 /// Names that are looked up at once: each takes a thread for as long as its server likes.
 const MAX_LOOKUPS: usize = 16;
+
+/// How long whoever asks for any of these waits for a place.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer waits for the history before it does without: far less than a request may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,11 +145,16 @@ struct Inner {
     access: Access,
     durability: events::Durabilities,
     schemas: request::Schemas,
-    heavy: Semaphore,
+    heavy: Places,
     batches: Semaphore,
-    asking: Semaphore,
-    tests: Semaphore,
-    lookups: Semaphore,
+    asking: Places,
+    tests: Places,
+    merchants_tests: Semaphore,
+    lookups: Places,
+    /// What merchants have sent again.
+    redeliveries: Places,
+    /// Merchants' endpoints, one at a time.
+    creating: Mutex<()>,
     overview: overview::Latest,
 }
 
@@ -164,11 +180,14 @@ impl Api {
             access,
             durability: events::Durabilities::default(),
             schemas: request::Schemas::default(),
-            heavy: Semaphore::new(MAX_HEAVY),
+            heavy: Places::new(MAX_HEAVY, PATIENCE),
             batches: Semaphore::new(MAX_BATCHES),
-            asking: Semaphore::new(MAX_ASKING),
-            tests: Semaphore::new(MAX_TESTS),
-            lookups: Semaphore::new(MAX_LOOKUPS),
+            asking: Places::new(MAX_ASKING, PATIENCE),
+            tests: Places::new(MAX_TESTS, Duration::ZERO),
+            merchants_tests: Semaphore::new(MAX_MERCHANTS_TESTS),
+            lookups: Places::new(MAX_LOOKUPS, PATIENCE),
+            redeliveries: Places::new(MAX_ASKING / 2, PATIENCE),
+            creating: Mutex::default(),
             overview: overview::Latest::default(),
         }))
     }
@@ -187,7 +206,17 @@ impl Api {
         &self,
         what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>,
     ) -> Result<T, Problem> {
-        let _turn = self.0.heavy.acquire().await;
+        let _place = self.0.heavy.take_for_anyone().await?;
+        self.queries(what).await
+    }
+
+    /// The same, for whoever this is: a merchant has their share, and whoever runs Herald does not wait for merchants.
+    async fn heavy_queries_of<T>(
+        &self,
+        caller: &Caller,
+        what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>,
+    ) -> Result<T, Problem> {
+        let _place = self.0.heavy.take_for(caller).await?;
         self.queries(what).await
     }
 }
@@ -224,7 +253,7 @@ pub fn served(api: Api) -> Router {
     bounded(router(api), limits).layer(middleware::map_response(typed))
 }
 
-/// The calls alone, for the console of the same process, which says as an extension of each request who its [`access::Caller`] is.
+/// The calls alone, for the console of the same process, which says as an extension of each request who its [`Caller`] is.
 pub fn calls(api: Api) -> Router {
     described().0.with_state(api)
 }
@@ -273,7 +302,7 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(changes::enable))
         .routes(routes!(changes::disable))
         .routes(routes!(changes::rotate_secret))
-        .routes(routes!(changes::test))
+        .routes(routes!(test_events::test))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::attempts))
@@ -308,5 +337,23 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(tokens::revoke));
     let (router, mut description) = router.split_for_parts();
     describe_responses(&mut description);
+    describe_problems(&mut description);
     (router, description)
+}
+
+/// Refusals have the type that RFC 9457 gives them, see [`typed`].
+fn describe_problems(description: &mut Description) {
+    for item in description.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let refusals = operation.responses.responses.iter_mut().filter(|(code, _)| code.starts_with(['4', '5']));
+            for (_, response) in refusals {
+                if let RefOr::T(response) = response
+                    && let Some(content) = response.content.swap_remove("application/json")
+                {
+                    response.content.insert(PROBLEM_JSON.to_owned(), content);
+                }
+            }
+        }
+    }
 }

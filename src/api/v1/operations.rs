@@ -220,7 +220,7 @@ pub async fn plan(
         random: rand::random(),
     };
     let work = async |tally: &mut Tally| {
-        let _turn = api.0.heavy.acquire().await;
+        let _place = api.0.heavy.take_for_staff().await?;
         let planned = match (kind, &wanted.letters.endpoint) {
             (Kind::Replay, None) => Err(PlanError::NoEndpoint),
             (Kind::Replay, Some(id)) => {

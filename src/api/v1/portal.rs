@@ -14,14 +14,14 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    access::{MERCHANT, Operator, new_token},
+    access::{Caller, Operator, new_token},
     request::{Body, ChangeRefusals, Reason, Refusals, named, of_store, reason, refused},
 };
 use crate::{
     api::access::{hash, short},
     clock,
     facts::{
-        audit::Act,
+        audit::{Act, MERCHANT},
         id::AccountId,
         token::{Role, Token},
     },
@@ -114,6 +114,22 @@ impl Api {
         };
         self.0.audit.audited(begun, swap).await?;
         Ok(own)
+    }
+
+    /// Ends a visit by a link, whoever still has its cookie; what else somebody came with stays as it is.
+    pub async fn leave(&self, caller: &Caller, hash: &str) -> Result<(), Problem> {
+        if caller.role != Role::Merchant || caller.name != VISIT {
+            return Ok(());
+        }
+        let begun = caller.begun(self, Act::TokenRevoke, "signed out");
+        let begun = begun.target(format_args!("token {} {VISIT}", short(hash)));
+        let remove = async |_: &mut _| {
+            let remove = async |connection| TokenStore::on(connection).remove(hash).await;
+            self.0.connection.with(remove).await.map_err(|error| of_store(&error))
+        };
+        self.0.audit.audited(begun, remove).await?;
+        self.0.access.forget(hash);
+        Ok(())
     }
 
     async fn put_token(&self, hash: &str, token: &Token) -> Result<(), Problem> {

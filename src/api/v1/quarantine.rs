@@ -52,6 +52,13 @@ pub struct QuarantinePage {
 pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params<ListQuery>) -> Answer<QuarantinePage> {
     let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
     let key = |key: &str| QuarantineCursor::parse(key).ok_or_else(wrong_cursor);
+    // Nothing stands behind the last id or before the first: no page leads there, and Redis refuses to look.
+    let (first, last) = (EntryId { ms: 0, seq: 0 }, EntryId { ms: u64::MAX, seq: u64::MAX });
+    match &cursor {
+        Some(Cursor::After(key)) if key.parse() == Ok(last) => return Err(wrong_cursor()),
+        Some(Cursor::Before(key)) if key.parse() == Ok(first) => return Err(wrong_cursor()),
+        _ => {}
+    }
     let look = async |queries: &mut Queries| {
         let total = queries.count_quarantined().await?;
         Ok(total)

@@ -11,13 +11,14 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
-use super::{changes, letters, operations, quarantine, settings, tokens};
+use super::{changes, letters, operations, quarantine, settings, test_events, tokens};
 use crate::{
     api::webhooks::operations::of_url,
     facts::{audit::Verdict, text::steers},
     http::{
         json::Schema,
         problem::{Problem, ProblemDetails},
+        server::BODY_WITHIN,
     },
     registry::rules::RuleError,
     sender::GuardError,
@@ -46,7 +47,7 @@ pub struct Schemas {
     pub update: Schema<settings::UpdateEndpoint>,
     pub reason: Schema<Reason>,
     pub rotate: Schema<changes::RotateSecret>,
-    pub test: Schema<changes::TestRequest>,
+    pub test: Schema<test_events::TestRequest>,
     pub letters: Schema<letters::LetterIds>,
     pub entries: Schema<quarantine::EntryIds>,
     pub token: Schema<tokens::CreateToken>,
@@ -84,7 +85,10 @@ pub enum Refusals {
     Forbidden(ProblemDetails),
     #[response(status = 404, description = "It is not there, or it is another account's")]
     NotFound(ProblemDetails),
-    #[response(status = 429, description = "Too many unknown tokens came from this address")]
+    #[response(
+        status = 429,
+        description = "Too many unknown tokens came from this address, or an account asks for too much at a time"
+    )]
     TooMany(ProblemDetails),
     #[response(status = 503, description = "Redis is full or away, or nobody owns the partition")]
     Unavailable(ProblemDetails),
@@ -117,7 +121,7 @@ impl<S: Send + Sync, const MOST: usize> FromRequest<S> for Body<MOST> {
         };
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-            _ => Problem::fault("body", "did not arrive whole"),
+            _ => Problem::fault("body", format!("did not arrive whole within {} seconds", BODY_WITHIN.as_secs())),
         })?;
         if bytes.len() > MOST { Err(too_large()) } else { Ok(Self { headers, bytes }) }
     }
@@ -200,6 +204,14 @@ impl Cursor {
         cursor.map(Some).ok_or_else(wrong_cursor)
     }
 
+    /// From an empty page back to where its cursor came from: `next` and `prev`.
+    pub fn turned(self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::After(key) => (None, Some(Self::Before(key).text())),
+            Self::Before(key) => (Some(Self::After(key).text()), None),
+        }
+    }
+
     pub fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(match self {
             Self::After(key) => format!(">{key}"),
@@ -257,6 +269,9 @@ pub fn of_store(error: &StoreError) -> Problem {
     }
 }
 
+/// The name of the problem that somebody else was quicker.
+pub const CHANGED_MEANWHILE: &str = "changed-meanwhile";
+
 fn conflict(name: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::CONFLICT, name, detail)
 }
@@ -270,7 +285,7 @@ pub fn of_registry(error: &RegistryError) -> Problem {
         RegistryError::Store(error) => of_store(error),
         RegistryError::Missing(_) | RegistryError::NeverMade => Problem::not_found(),
         RegistryError::Exists(_) => conflict("exists", error.to_string()),
-        RegistryError::Stale { .. } | RegistryError::Moved => conflict("changed-meanwhile", error.to_string()),
+        RegistryError::Stale { .. } | RegistryError::Moved => conflict(CHANGED_MEANWHILE, error.to_string()),
         RegistryError::Newer { .. } | RegistryError::Unreadable(_) | RegistryError::Bulk(_) => {
             refused(error.to_string())
         }
@@ -289,8 +304,40 @@ pub fn of_rule(error: &RuleError, viewer: Viewer) -> Problem {
         }
         RuleError::Url(error) if !viewer.is_operator() => Problem::fault("url", of_url(error)),
         RuleError::Url(error) => Problem::fault("url", error.to_string().trim_start_matches("the URL ")),
-        other => Problem::fault("body", other.to_string()),
+        other => of_setting(other),
     }
+}
+
+/// By the member that it came in.
+fn of_setting(error: &RuleError) -> Problem {
+    let said = error.to_string();
+    let (member, why) = match error {
+        RuleError::Bounds { what, least, most, given } => {
+            let member = match *what {
+                "max in flight" => "max_in_flight",
+                "rate limit" => "rate_limit",
+                "timeout in milliseconds" => "timeout_ms",
+                other => other,
+            };
+            (member, format!("must be between {least} and {most}, not {given}"))
+        }
+        RuleError::Header(_) => ("headers", format!("are wrong: {said}")),
+        RuleError::Retry(_) => ("retry", said.trim_start_matches("retry ").to_owned()),
+        RuleError::Description => ("description", said.trim_start_matches("its description ").to_owned()),
+        RuleError::TooManyTypes { .. } => ("event_types", said.trim_start_matches("it ").to_owned()),
+        RuleError::Twice { what } if what.starts_with("the event type") => {
+            ("event_types", format!("name {what} twice"))
+        }
+        RuleError::Twice { what } => ("schemes", format!("name {what} twice")),
+        RuleError::NoScheme => {
+            ("schemes", "are none, and Herald sends nothing unsigned: name standard, dojo or both".to_owned())
+        }
+        RuleError::NoSecret | RuleError::WeakSecret | RuleError::TooManySecrets { .. } => {
+            ("secret", format!("is refused: {said}"))
+        }
+        RuleError::Url(_) | RuleError::Newer { .. } => ("body", said),
+    };
+    Problem::fault(member, why)
 }
 
 impl From<AuditError> for Problem {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::request::parsed;
 use crate::{
     facts::{
-        endpoint::{DEFAULT_MAX_IN_FLIGHT, Endpoint, Ordering, Scheme},
+        endpoint::{DEFAULT_MAX_IN_FLIGHT, DEFAULT_SCHEMES, Endpoint, Ordering, Scheme},
         event::EventType,
         retry::RetryOverrides,
     },
@@ -84,24 +84,28 @@ pub struct CreateEndpoint {
     pub reason: Option<String>,
 }
 
-/// What is absent stays as it is; what is null becomes the default.
+/// What is absent stays as it is; what is null becomes the default. A URL has none, so null leaves it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateEndpoint {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2_048)]
     pub url: Option<String>,
-    #[serde(default)]
-    pub description: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub description: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>)]
     pub event_types: Option<Option<Vec<String>>>,
-    #[serde(default)]
-    pub schemes: Option<Vec<String>>,
-    #[serde(default)]
-    pub ordering: Option<String>,
-    #[serde(default)]
-    pub max_in_flight: Option<u16>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub schemes: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub ordering: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u16>)]
+    pub max_in_flight: Option<Option<u16>>,
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>)]
     pub rate_limit: Option<Option<u32>>,
@@ -114,10 +118,12 @@ pub struct UpdateEndpoint {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub headers: Option<Option<BTreeMap<String, String>>>,
-    #[serde(default)]
-    pub traceparent: Option<bool>,
-    #[serde(default)]
-    pub http1: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<bool>)]
+    pub traceparent: Option<Option<bool>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<bool>)]
+    pub http1: Option<Option<bool>>,
     /// The revision that the caller saw: a change made since then wins.
     #[serde(default)]
     pub revision: Option<u64>,
@@ -132,11 +138,13 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Res
 
 impl CreateEndpoint {
     pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), Problem> {
-        let types = self.event_types.clone().map(Some);
-        lists(endpoint, types.as_ref(), self.schemes.as_ref(), self.ordering.as_ref())?;
-        if let Some(description) = &self.description {
-            endpoint.description.clone_from(description);
-        }
+        lists(
+            endpoint,
+            self.event_types.as_ref().map(Some),
+            self.schemes.as_ref().map(Some),
+            self.ordering.as_ref().map(Some),
+        )?;
+        endpoint.description = self.description.clone().unwrap_or_default();
         endpoint.max_in_flight = self.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT);
         endpoint.rate_limit = self.rate_limit;
         endpoint.timeout_ms = self.timeout_ms;
@@ -150,18 +158,25 @@ impl CreateEndpoint {
 
 impl UpdateEndpoint {
     pub fn apply(&self, endpoint: &mut Endpoint) -> Result<(), Problem> {
-        lists(endpoint, self.event_types.as_ref(), self.schemes.as_ref(), self.ordering.as_ref())?;
+        lists(
+            endpoint,
+            self.event_types.as_ref().map(Option::as_ref),
+            self.schemes.as_ref().map(Option::as_ref),
+            self.ordering.as_ref().map(Option::as_ref),
+        )?;
         if let Some(url) = &self.url {
             endpoint.url.clone_from(url);
         }
         if let Some(description) = &self.description {
-            endpoint.description.clone_from(description);
+            endpoint.description = description.clone().unwrap_or_default();
         }
-        endpoint.max_in_flight = self.max_in_flight.unwrap_or(endpoint.max_in_flight);
+        if let Some(most) = self.max_in_flight {
+            endpoint.max_in_flight = most.unwrap_or(DEFAULT_MAX_IN_FLIGHT);
+        }
         endpoint.rate_limit = self.rate_limit.unwrap_or(endpoint.rate_limit);
         endpoint.timeout_ms = self.timeout_ms.unwrap_or(endpoint.timeout_ms);
-        endpoint.traceparent = self.traceparent.unwrap_or(endpoint.traceparent);
-        endpoint.http1 = self.http1.unwrap_or(endpoint.http1);
+        endpoint.traceparent = self.traceparent.map_or(endpoint.traceparent, Option::unwrap_or_default);
+        endpoint.http1 = self.http1.map_or(endpoint.http1, Option::unwrap_or_default);
         if let Some(retry) = self.retry {
             endpoint.retry = retry.unwrap_or_default().into();
         }
@@ -173,22 +188,24 @@ impl UpdateEndpoint {
     }
 }
 
+/// None leaves what is there; a null within it means the default.
 fn lists(
     endpoint: &mut Endpoint,
-    types: Option<&Option<Vec<String>>>,
-    schemes: Option<&Vec<String>>,
-    ordering: Option<&String>,
+    types: Option<Option<&Vec<String>>>,
+    schemes: Option<Option<&Vec<String>>>,
+    ordering: Option<Option<&String>>,
 ) -> Result<(), Problem> {
     if let Some(types) = types {
-        let types = types.iter().flatten().map(|text| parsed::<EventType>("event_types", text));
+        let types = types.into_iter().flatten().map(|text| parsed::<EventType>("event_types", text));
         endpoint.event_types = types.collect::<Result<_, _>>()?;
     }
     if let Some(schemes) = schemes {
-        let schemes = schemes.iter().map(|text| parsed::<Scheme>("schemes", text));
-        endpoint.schemes = schemes.collect::<Result<_, _>>()?;
+        let schemes = schemes.map(|names| names.iter().map(|text| parsed::<Scheme>("schemes", text)).collect());
+        endpoint.schemes = schemes.transpose()?.unwrap_or_else(|| DEFAULT_SCHEMES.to_vec());
     }
     if let Some(ordering) = ordering {
-        endpoint.ordering = parsed::<Ordering>("ordering", ordering)?;
+        let ordering = ordering.map(|text| parsed::<Ordering>("ordering", text));
+        endpoint.ordering = ordering.transpose()?.unwrap_or_default();
     }
     Ok(())
 }

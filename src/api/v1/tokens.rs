@@ -20,7 +20,7 @@ use crate::{
     facts::{
         audit::Act,
         id::AccountId,
-        token::{Role, Token},
+        token::{Role, Token, TokenError},
     },
     http::problem::Problem,
     store::tokens::TokenStore,
@@ -74,7 +74,7 @@ pub async fn create(
         Ok::<_, Problem>(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX))
     });
     let token = Token::try_new(role, account, &request.name, &caller.by(), clock::wall_ms(), lifetime.transpose()?);
-    let token = token.map_err(|error| Problem::fault("body", error.to_string()))?;
+    let token = token.map_err(|error| of_token(&error))?;
     let text = new_token();
     let hash = hash(&text);
     let begun = caller.begun(&api, Act::TokenCreate, &why);
@@ -86,6 +86,17 @@ pub async fn create(
     };
     api.0.audit.audited(begun, put).await?;
     Ok((StatusCode::CREATED, Json(TokenView::made(&text, &hash, &token))))
+}
+
+/// By the member that it came in.
+fn of_token(error: &TokenError) -> Problem {
+    let said = error.to_string();
+    match error {
+        TokenError::NoAccount => Problem::fault("account", format!("is missing: {said}")),
+        TokenError::Account => Problem::fault("account", format!("is too much: {said}")),
+        TokenError::Name => Problem::fault("name", said.trim_start_matches("its name ")),
+        TokenError::Lifetime => Problem::fault("expires_in", format!("is refused: {said}")),
+    }
 }
 
 /// Refuse a token from now on: within a second, wherever it is used.

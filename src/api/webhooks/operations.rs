@@ -242,7 +242,7 @@ pub async fn update_subscription(
 #[utoipa::path(
     delete, path = "/webhooks/{subscriptionId}", tag = "Webhooks",
     params(("subscriptionId" = String, Path), Version),
-    responses((status = 204, description = "It takes no event any more"), Refusals, (status = 404, body = ProblemDetails))
+    responses((status = 204, description = "It takes no event any more"), Refusals, WebhookRefusals)
 )]
 pub async fn unsubscribe(
     State(api): State<Api>,
@@ -349,6 +349,10 @@ impl From<SubscriptionError> for Problem {
             SubscriptionError::ActiveSecret => {
                 conflict("secret-is-active", "It is the active secret: activate another one first.".to_owned())
             }
+            SubscriptionError::Stopped => conflict(
+                "stopped-by-operator",
+                "Whoever runs Herald has stopped it, so it cannot be deleted: ask them.".to_owned(),
+            ),
             SubscriptionError::TooManyEndpoints => conflict(
                 "too-many-endpoints",
                 "An account has at most 20 endpoints of the sandbox: delete one first.".to_owned(),

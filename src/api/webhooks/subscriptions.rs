@@ -67,6 +67,8 @@ pub enum SubscriptionError {
     TooManySecrets,
     #[error("the secret is the active one")]
     ActiveSecret,
+    #[error("whoever runs Herald has stopped it")]
+    Stopped,
     #[error("the account has {MAX_SANDBOX_ENDPOINTS} endpoints of the sandbox, and no more are allowed")]
     TooManyEndpoints,
     /// Nothing was changed in any of the following.
@@ -292,6 +294,10 @@ impl Subscriptions {
         // First: what is accepted from here on is not owed.
         let last = self.with_connection(async |mut it| last_entry(&mut it, &self.0.keys).await).await?;
         let leave = |endpoint: &mut Endpoint| {
+            // Or it would be made anew, and nothing were stopped.
+            if keeper == Keeper::Merchant && endpoint.stopped_by_operator().is_some() {
+                return Err(SubscriptionError::Stopped);
+            }
             if !matches!(endpoint.status, EndpointState::Disabled(_)) {
                 endpoint.disable(mark.clone(), last);
             }
