@@ -65,7 +65,7 @@ pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query):
         let (chains, is_complete) = queries.chains(&endpoint, MAX_CHAINS).await?;
         Ok((now_ms, totals, chains, is_complete))
     };
-    let (now_ms, totals, chains, is_complete) = api.heavy_queries(look).await?;
+    let (now_ms, totals, chains, is_complete) = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();
     let items = chains.iter().filter(|chain| is_seen(&chain.head, &caller)).take(limit);
     let items = items.map(|chain| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused)).collect();

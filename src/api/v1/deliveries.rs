@@ -92,7 +92,7 @@ pub async fn list(
     let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, limit };
     let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
     let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
-    let Found { mut lines, past, unread } = api.heavy_queries_of(&caller, look).await?;
+    let Found { mut lines, past, unread } = api.heavy_queries(&caller, look).await?;
     let has_more = past.has_more || lines.len() > limit;
     lines.truncate(limit);
     let is_complete = !matches!(unread, Unread::Beyond(_));
@@ -115,7 +115,7 @@ pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path
     let (is_paused, of, viewer) = (api.0.registry.paused_all().is_some(), caller.account.as_ref(), caller.viewer());
     let look =
         async |queries: &mut Queries| deliveries::tell(queries, &api.0.history, &id, of, viewer, is_paused).await;
-    let told = api.heavy_queries_of(&caller, look).await?;
+    let told = api.heavy_queries(&caller, look).await?;
     if told.state == "unknown" {
         return Err(Problem::not_found());
     }
@@ -179,7 +179,7 @@ pub async fn attempts(
     wanted.from_ms = moment("since", query.since.as_ref(), now_ms)?;
     wanted.until_ms = moment("until", query.until.as_ref(), now_ms)?;
     let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
-    let past = api.heavy_queries_of(&caller, look).await?;
+    let past = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();
     let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
     Ok(Json(Attempts { items, has_more: past.has_more, history: past.reach.view(viewer) }))

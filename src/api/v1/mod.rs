@@ -202,16 +202,8 @@ impl Api {
     }
 
     /// For looks that read much: they wait for each other.
+    /// For whoever this is: a merchant has their share, and whoever runs Herald does not wait for merchants.
     async fn heavy_queries<T>(
-        &self,
-        what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>,
-    ) -> Result<T, Problem> {
-        let _place = self.0.heavy.take_for_anyone().await?;
-        self.queries(what).await
-    }
-
-    /// The same, for whoever this is: a merchant has their share, and whoever runs Herald does not wait for merchants.
-    async fn heavy_queries_of<T>(
         &self,
         caller: &Caller,
         what: impl AsyncFnOnce(&mut Queries) -> Result<T, StoreError>,

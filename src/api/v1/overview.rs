@@ -123,7 +123,7 @@ pub async fn overview(State(api): State<Api>, Staff(caller): Staff) -> Result<Js
     {
         return Ok(Json((**known).clone()));
     }
-    let found = api.heavy_queries_of(&caller, look).await?;
+    let found = api.heavy_queries(&caller, look).await?;
     *latest = Some((Arc::new(found.clone()), clock::now()));
     Ok(Json(found))
 }
