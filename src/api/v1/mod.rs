@@ -202,7 +202,7 @@ impl Api {
     }
 
     /// For looks that read much: they wait for each other.
-    /// For whoever this is: a merchant has their share, and whoever runs Herald does not wait for merchants.
+    /// A merchant has their share, and whoever runs Herald does not wait for merchants.
     async fn heavy_queries<T>(
         &self,
         caller: &Caller,

@@ -50,24 +50,19 @@ impl Places {
 
     pub async fn take_for(&self, caller: &Caller) -> Result<Place<'_>, Problem> {
         match &caller.account {
-            Some(account) if caller.role == Role::Merchant => self.take(Some(self.share(account)?), true).await,
-            _ => self.take(None, false).await,
+            Some(account) if caller.role == Role::Merchant => self.take(Some(self.share(account)?)).await,
+            _ => self.take(None).await,
         }
     }
 
     pub async fn take_for_staff(&self) -> Result<Place<'_>, Problem> {
-        self.take(None, false).await
+        self.take(None).await
     }
 
-    /// Where merchants ask as well: it is one of theirs.
-    pub async fn take_for_anyone(&self) -> Result<Place<'_>, Problem> {
-        self.take(None, true).await
-    }
-
-    async fn take<'a>(&'a self, share: Option<Share<'a>>, is_of_merchants: bool) -> Result<Place<'a>, Problem> {
+    async fn take<'a>(&'a self, share: Option<Share<'a>>) -> Result<Place<'a>, Problem> {
         let take = async {
             // Nobody closes them.
-            let of_merchants = if is_of_merchants { self.of_merchants.acquire().await.ok() } else { None };
+            let of_merchants = if share.is_some() { self.of_merchants.acquire().await.ok() } else { None };
             (of_merchants, self.all.acquire().await.ok())
         };
         let busy = |_| Problem::unavailable("Too many others ask for the same at the moment; nothing was done.", 1);
@@ -123,7 +118,7 @@ mod tests {
 
     async fn of<'a>(places: &'a Places, id: &str) -> Result<Place<'a>, StatusCode> {
         let share = places.share(&account(id)).map_err(|problem| problem.status)?;
-        places.take(Some(share), true).await.map_err(|problem| problem.status)
+        places.take(Some(share)).await.map_err(|problem| problem.status)
     }
 
     #[tokio::test]
