@@ -4,7 +4,7 @@
 use super::finding::{Finding, Findings};
 use crate::{
     config::Config,
-    history::{Access, Database, HistoryError, Horizon, Reader, Unowed},
+    history::{Access, Database, HistoryError, Horizon, Reader, Unowed, Wanted},
     store::{
         connection::{Purpose, Redis},
         keys::PartitionKeys,
@@ -50,7 +50,7 @@ pub async fn look(config: &Config, redis: Redis, keys: PartitionKeys, now_ms: u6
     };
     let ask = async || -> Result<Look, String> {
         let reader = Reader::new(database);
-        let horizon = reader.horizon(keep_days, now_ms).await.map_err(|error| error.to_string())?;
+        let horizon = reader.horizon(keep_days, now_ms, &Wanted::default()).await.map_err(|error| error.to_string())?;
         let unowed = reader.unowed(now_ms.saturating_sub(DAY_MS), MAX_ACCOUNTS).await;
         let unowed = unowed.map_err(|error| error.to_string())?;
         let connection = redis.connect(Purpose::Other).await.map_err(|error| error.to_string())?;
@@ -135,7 +135,8 @@ mod tests {
     }
 
     fn well() -> Look {
-        let horizon = Horizon { begins_ms: Some(DAY_MS), line: 7, until_ms: 9 * DAY_MS, gaps: Vec::new() };
+        let horizon =
+            Horizon { begins_ms: Some(DAY_MS), line: 7, until_ms: 9 * DAY_MS, gaps: Vec::new(), more_gaps: 0 };
         Look { horizon, behind: 3, unowed: Vec::new() }
     }
 

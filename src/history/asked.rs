@@ -80,9 +80,9 @@ impl History {
         let Some(url) = &self.settings.url else { return Err("off (history.url is empty)".to_owned()) };
         let mut state = self.state.lock().await;
         match &*state {
-            State::Open(reader) => return Ok(reader.clone()),
+            State::Open(reader) if reader.check_place().is_ok() => return Ok(reader.clone()),
             State::Away { why, since } if clock::now() < *since + ASKED_AGAIN_AFTER => return Err(why.clone()),
-            State::Closed | State::Away { .. } => {}
+            State::Open(_) | State::Closed | State::Away { .. } => {}
         }
         match Database::open(url, &self.stream, Access::Read).await {
             Ok(database) => {

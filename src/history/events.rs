@@ -171,6 +171,9 @@ impl Writer {
         sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await?;
         let forget = "DELETE FROM herald_history_body_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
+        let begins = "UPDATE herald_history_source SET begins_ms = $1 WHERE stream = 'events' AND begins_ms < $2";
+        let begins_ms = number((day + 1) * super::DAY_MS);
+        sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(Some(day))
     }

@@ -16,7 +16,7 @@ use crate::facts::{
     log::Logged,
 };
 
-/// The most gaps that an answer names.
+/// The most gaps that an answer names; of more, it says how many.
 const MAX_GAPS: i64 = 20;
 
 /// What somebody wants to know; all that is set must hold.
@@ -97,8 +97,16 @@ pub struct Horizon {
     /// The number of the last line that it has read of the log, and the time of that.
     pub line: u64,
     pub until_ms: u64,
-    /// The newest first.
+    /// Those of the time that was asked for, the newest first.
     pub gaps: Vec<Gap>,
+    /// How many more of that time there are.
+    pub more_gaps: u64,
+}
+
+impl Horizon {
+    pub fn is_whole(&self) -> bool {
+        self.gaps.is_empty()
+    }
 }
 
 /// How many deliveries of an account were owed to nobody.
@@ -118,25 +126,40 @@ impl Reader {
         Self { database }
     }
 
-    pub async fn horizon(&self, keep_days: u64, now_ms: u64) -> Result<Horizon, HistoryError> {
-        self.try_horizon(keep_days, now_ms).await.map_err(|error| self.database.broken(error))
+    /// The file that it reads is where it was opened.
+    pub fn check_place(&self) -> Result<(), HistoryError> {
+        self.database.check_place()
     }
 
-    async fn try_horizon(&self, keep_days: u64, now_ms: u64) -> Result<Horizon, sqlx::Error> {
+    /// How far it can look, and what it misses of the time that is wanted.
+    pub async fn horizon(&self, keep_days: u64, now_ms: u64, wanted: &Wanted) -> Result<Horizon, HistoryError> {
+        self.try_horizon(keep_days, now_ms, wanted).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_horizon(&self, keep_days: u64, now_ms: u64, wanted: &Wanted) -> Result<Horizon, sqlx::Error> {
         let question = "SELECT line, at_ms, begins_ms FROM herald_history_position WHERE log = 'attempts'";
         let row = sqlx::query(question).fetch_one(&self.database.pool).await?;
         let (line, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
         let begins_ms = unsigned(row.try_get(2)?);
         let kept_ms = day_of(now_ms).saturating_sub(keep_days) * DAY_MS;
         let begins_ms = (begins_ms > 0).then_some(begins_ms.max(kept_ms));
-        let question = "SELECT from_ms, until_ms, lines, why FROM herald_history_gaps ORDER BY until_ms DESC LIMIT $1";
-        let rows = sqlx::query(question).bind(MAX_GAPS).fetch_all(&self.database.pool).await?;
+        // A gap may end before it begins where two clocks dated it.
+        let concerned =
+            "FROM herald_history_gaps WHERE (until_ms >= $1 OR from_ms >= $1) AND (from_ms < $2 OR until_ms < $2)";
+        let (from_ms, before_ms) = (number(wanted.from_ms.unwrap_or(0)), number(wanted.until_ms.unwrap_or(u64::MAX)));
+        let question =
+            format!("SELECT from_ms, until_ms, lines, why {concerned} ORDER BY until_ms DESC LIMIT {MAX_GAPS}");
+        let question = sqlx::query(AssertSqlSafe(question)).bind(from_ms).bind(before_ms);
+        let rows = question.fetch_all(&self.database.pool).await?;
+        let count = sqlx::query(AssertSqlSafe(format!("SELECT COUNT(*) {concerned}"))).bind(from_ms).bind(before_ms);
+        let count = unsigned(count.fetch_one(&self.database.pool).await?.try_get(0)?);
         let gap = |row: &AnyRow| {
             let (from_ms, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
             Ok(Gap { from_ms, until_ms, lines: unsigned(row.try_get(2)?), why: row.try_get(3)? })
         };
-        let gaps = rows.iter().map(gap).collect::<Result<_, sqlx::Error>>()?;
-        Ok(Horizon { begins_ms, line, until_ms, gaps })
+        let gaps = rows.iter().map(gap).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let more_gaps = count.saturating_sub(gaps.len() as u64);
+        Ok(Horizon { begins_ms, line, until_ms, gaps, more_gaps })
     }
 
     /// Up to `limit` of what is wanted, the newest first.

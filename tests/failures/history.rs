@@ -102,7 +102,7 @@ impl Place {
     }
 
     pub async fn gaps(&self) -> Vec<herald::history::Gap> {
-        self.reader().await.unwrap().horizon(30, u64::MAX / 2).await.unwrap().gaps
+        self.reader().await.unwrap().horizon(30, u64::MAX / 2, &Wanted::default()).await.unwrap().gaps
     }
 }
 
@@ -422,6 +422,94 @@ async fn the_stream_is_kept_for_the_history_only_up_to_its_bound() {
     assert!(herald.stop().await.success());
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for found in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        match found.file_type().unwrap().is_dir() {
+            true => copy_folder(&found.path(), &to.join(found.file_name())),
+            false => drop(std::fs::copy(found.path(), to.join(found.file_name())).unwrap()),
+        }
+    }
+}
+
+/// A failover to a replica that lagged, or a disk that lost what was last written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_was_set_back_and_has_grown_beyond_it_is_read_again_and_a_gap_says_so() {
+    let redis = crate::support::TestRedis::start_with(&[("appendfsync", "always"), ("appenddirname", "aof")]).await;
+    let (mut world, place) = (World::on(redis).await, Place::sqlite());
+    world.register(world.endpoint("ep_0", "acc_0")).await;
+    let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
+    let events = |range: std::ops::Range<usize>| range.map(event).collect::<Vec<_>>();
+    let set_back_to = tempfile::tempdir().unwrap();
+    let herald = setup(&world, &place).start();
+    world.publish(&events(0..300)).await;
+    place.until_told(&Wanted::default(), 300).await;
+    place.until_kept(300).await;
+    world.until_finished().await;
+    copy_folder(&world.redis.folder().join("aof"), set_back_to.path());
+    world.publish(&events(300..400)).await;
+    place.until_told(&Wanted::default(), 400).await;
+    place.until_kept(400).await;
+    herald.kill9();
+    world.redis.kill9().await;
+    let aof = world.redis.folder().join("aof");
+    std::fs::remove_dir_all(&aof).unwrap();
+    copy_folder(set_back_to.path(), &aof);
+    world.redis.start_again().await;
+
+    // Before the history looks again there are more lines and more events than it had read.
+    let elsewhere = Place::sqlite();
+    let other = setup(&world, &elsewhere).start();
+    let already = world.merchants.log().delivered.len();
+    for n in 0..5 {
+        world.publish(&events(400 + n * 50..450 + n * 50)).await;
+        world.merchants.until("a part", |log| log.delivered.len() >= already + 50 * (n + 1)).await;
+    }
+    until("all is logged", async || told_by_the_log(&world).await == 550).await;
+    assert!(other.stop().await.success());
+    let herald = setup(&world, &place).start();
+    // All that was ever delivered: also what Redis does not know any more.
+    let told = place.until_told(&Wanted::default(), 650).await;
+    let delivered: std::collections::HashSet<_> = told.iter().map(|told| told.event.clone().unwrap()).collect();
+    assert_eq!(delivered.len(), 650);
+    assert_eq!(place.until_kept(650).await.len(), 650);
+    until("a gap of either", async || place.gaps().await.len() == 2).await;
+    let gaps = place.gaps().await;
+    assert!(gaps.iter().all(|gap| gap.why.contains("Redis has lost") && gap.from_ms <= gap.until_ms), "{gaps:?}");
+    let text = said(&world, &place.url(), &["delivery", "list", "--intent", "pi_420"]);
+    assert!(text.contains("; 2 gaps") && text.contains("1 delivered"), "{text}");
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_whose_file_was_moved_away_begins_anew_at_its_place() {
+    let (world, place) = (World::new().await, Place::sqlite());
+    world.register(world.endpoint("ep_0", "acc_0")).await;
+    let event = |n: usize| Event::new(n, "acc_0", &format!("pi_{n}"), "Created");
+    let herald = setup(&world, &place).start();
+    world.publish(&(0..20).map(event).collect::<Vec<_>>()).await;
+    place.until_told(&Wanted::default(), 20).await;
+    let folder = place.folder().unwrap();
+    std::fs::rename(folder.join("history.db"), folder.join("moved.db")).unwrap();
+    herald.until_log("was moved, removed or replaced while it was open").await;
+    herald.until_log("the history works again").await;
+    world.publish(&(20..30).map(event).collect::<Vec<_>>()).await;
+    // The log in Redis still has what was there before, and the file that is away is whole.
+    assert_eq!(place.until_told(&Wanted::default(), 30).await.len(), 30);
+    let moved: HistoryUrl = format!("sqlite:{}", folder.join("moved.db").display()).parse().unwrap();
+    let moved = Database::open(&moved, STREAM, Access::Read).await.unwrap();
+    assert!(Reader::new(moved.clone()).find(&Wanted::default(), 100).await.unwrap().len() >= 20);
+    moved.close().await;
+
+    // Another one put in its place, such as a backup, is read on from where it is.
+    std::fs::copy(folder.join("moved.db"), folder.join("backup.db")).unwrap();
+    std::fs::rename(folder.join("backup.db"), folder.join("history.db")).unwrap();
+    world.publish(&(30..35).map(event).collect::<Vec<_>>()).await;
+    assert_eq!(place.until_told(&Wanted::default(), 35).await.len(), 35);
+    assert_eq!(place.gaps().await, []);
+    assert!(herald.stop().await.success());
+}
+
 async fn told_by_the_log(world: &World) -> usize {
     let entries: Vec<(String, Vec<String>)> =
         world.redis.command(&["XRANGE", &format!("{PREFIX}attempts"), "-", "+"]).await;
@@ -459,7 +547,7 @@ async fn days_that_are_over_leave(place: Place) {
     let line = |n: u64, at_ms: u64| {
         format!(r#"["{n}-0:ep_0","evt_{n}","pi_{n}","acc_0",1,{at_ms},5,{{"kind":"delivered","status":200}},""]"#)
     };
-    let times = [now_ms, now_ms - 3 * day_ms, now_ms - 5 * day_ms, 7, now_ms + 900 * day_ms];
+    let times = [now_ms - 5 * day_ms, now_ms - 3 * day_ms, now_ms, 7, now_ms + 900 * day_ms];
     let lines: Vec<String> = times.iter().enumerate().map(|(n, at_ms)| line(n as u64 + 1, *at_ms)).collect();
     let log = format!("{PREFIX}attempts");
     world.redis.command::<String>(&["XADD", &log, "5-0", "lines", &lines.join("\n")]).await;
@@ -476,7 +564,10 @@ async fn days_that_are_over_leave(place: Place) {
     let told = place.until_told(&Wanted::default(), 4).await;
     let mut left: Vec<_> = told.iter().map(|told| told.event.as_ref().unwrap().as_str()).collect();
     left.sort_unstable();
-    assert_eq!(left, ["evt_1", "evt_2", "evt_4", "evt_5"], "what has a wild time is filed under today");
+    assert_eq!(left, ["evt_2", "evt_3", "evt_4", "evt_5"], "what has a wild time is filed under today");
+    // Keeping days for longer again brings none back.
+    let horizon = place.reader().await.unwrap().horizon(30, now_ms, &Wanted::default()).await.unwrap();
+    assert_eq!(horizon.begins_ms, Some((now_ms / day_ms - 4) * day_ms));
     let since = Wanted {
         endpoint: Some(EndpointId::new("ep_0").unwrap()),
         from_ms: Some(now_ms - 4 * day_ms),
