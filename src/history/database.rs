@@ -26,6 +26,9 @@ const OF_FILE: &str = "PRAGMA busy_timeout = 10000; PRAGMA synchronous = NORMAL;
 const LEAVE_FILE: &str = "PRAGMA busy_timeout = 1000; PRAGMA wal_checkpoint(TRUNCATE);";
 const OF_FILE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 67108864;";
 
+/// The name under which the id of its log is kept.
+const LOG: &str = "log";
+
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     #[error("there is no history yet in {}: `herald serve` begins it", path.display())]
@@ -39,6 +42,12 @@ pub enum HistoryError {
         "{place} is the history of the stream {found}, not of {own}: give each stream a history of its own (history.url)"
     )]
     OtherStream { place: String, found: String, own: String },
+    #[error(
+        "the history in {place} belongs to another Redis: name another place in history.url (HERALD_HISTORY_URL). If it was \
+         this Redis, which was emptied since, and the history is to go on, tell the database: \
+         DELETE FROM herald_history_meta WHERE name = 'log'"
+    )]
+    OtherRedis { place: String },
     #[error(
         "the file of the history, {place}, was moved, removed or replaced while it was open: what is at its place is opened, \
          or one is begun anew there, with what the log in Redis still has"
@@ -113,6 +122,21 @@ impl Database {
         match found == stream {
             true => Ok(()),
             false => Err(HistoryError::OtherStream { place: place(), found, own: stream.to_owned() }),
+        }
+    }
+
+    /// Makes it the history of the log with this id, if it is of none yet.
+    pub async fn adopt(&self, log: &str) -> Result<(), HistoryError> {
+        schema::keep(self, LOG, log).await.map_err(|error| self.broken(error))?;
+        self.check_log(log).await
+    }
+
+    /// An error if it is the history of another log than the one with this id.
+    pub async fn check_log(&self, log: &str) -> Result<(), HistoryError> {
+        let found = schema::meta(self, LOG).await.map_err(|error| self.broken(error))?;
+        match found.is_none_or(|found| found == log) {
+            true => Ok(()),
+            false => Err(HistoryError::OtherRedis { place: self.place.clone() }),
         }
     }
 

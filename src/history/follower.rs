@@ -180,11 +180,13 @@ struct Following<'a> {
 
 impl<'a> Following<'a> {
     async fn begin(of: &'a Follower) -> Result<Self, Failed> {
+        let mut queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
+        let log = queries.log_id_or(format!("{:016x}", rand::random::<u64>())).await?;
         let database = Database::open(&of.settings.url, of.keys.stream(), Access::Write).await?;
+        database.adopt(&log).await?;
         let place = database.place().to_owned();
         let writer = Writer::new(database);
         let (position, source, id) = (writer.position().await?, writer.source().await?, writer.id().await?);
-        let queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
         let (line_bytes, event_bytes) = (USUAL_LINE_BYTES, events::USUAL_EVENT_BYTES);
         Ok(Self { of, writer, queries, position, id, place, line_bytes, source, event_bytes })
     }

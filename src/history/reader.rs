@@ -10,6 +10,7 @@ use super::{
     day_of,
     row::Row,
     schema::{self, COLUMNS, number, unsigned},
+    writer::{EVENTS_DROPPED, LOG_DROPPED, LOG_LOST, STREAM_LOST},
 };
 use crate::facts::{
     id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
@@ -89,6 +90,18 @@ pub struct Gap {
     pub why: String,
 }
 
+impl Gap {
+    /// The history lagged for longer than the log or the stream was kept for it.
+    pub fn is_of_lag(&self) -> bool {
+        [LOG_DROPPED, EVENTS_DROPPED].contains(&self.why.as_str())
+    }
+
+    /// Redis lost what it had.
+    pub fn is_of_redis(&self) -> bool {
+        [LOG_LOST, STREAM_LOST].contains(&self.why.as_str())
+    }
+}
+
 /// How far the history can look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon {
@@ -129,6 +142,11 @@ impl Reader {
     /// The file that it reads is where it was opened.
     pub fn check_place(&self) -> Result<(), HistoryError> {
         self.database.check_place()
+    }
+
+    /// It is the history of the log with this id.
+    pub async fn check_log(&self, log: &str) -> Result<(), HistoryError> {
+        self.database.check_log(log).await
     }
 
     /// How far it can look, and what it misses of the time that is wanted.

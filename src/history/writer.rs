@@ -15,9 +15,9 @@ use super::{
 const ROWS: usize = 128;
 
 /// Why lines are missing. The first two are a matter of `history.log_bytes`.
-pub(super) const LOG_DROPPED: &str = "the log of attempts dropped them before they were read (history.log_bytes)";
+pub const LOG_DROPPED: &str = "the log of attempts dropped them before they were read (history.log_bytes)";
 pub(super) const EVENTS_DROPPED: &str = "events were taken from the stream before they were read (history.log_bytes)";
-pub(super) const LOG_LOST: &str = "Redis has lost its log of attempts, or part of it, and began it anew";
+pub const LOG_LOST: &str = "Redis has lost its log of attempts, or part of it, and began it anew";
 pub(super) const STREAM_LOST: &str = "Redis has lost its stream, or part of it, and began it anew";
 pub(super) const LOG_UNKNOWN: &str =
     "the log of attempts does not have the last line any more that was read: whether it lost others, nobody can tell";

@@ -41,7 +41,11 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let now_ms = queries.now_ms().await?;
     // One more than is wanted tells whether there is more.
     let most = limit.saturating_add(1);
+    let log_id = queries.log_id().await?;
     let asked = history.ask(async |reader| {
+        if let Some(log) = &log_id {
+            reader.check_log(log).await?;
+        }
         // In this order: what is read into it between the two is told twice rather than not at all.
         let horizon = reader.horizon(history.keep_days(), now_ms, wanted).await?;
         Ok((horizon, reader.find(wanted, most).await?))
@@ -72,6 +76,14 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let has_more = told.len() > limit;
     told.truncate(limit);
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
+}
+
+/// What lies between two times of which the later comes first is nothing, and no answer.
+pub fn check_span(from_ms: Option<u64>, until_ms: Option<u64>) -> Result<(), &'static str> {
+    match (from_ms, until_ms) {
+        (Some(from), Some(until)) if from >= until => Err("is not before `until`: nothing lies between them"),
+        _ => Ok(()),
+    }
 }
 
 /// By time; within a millisecond in the order of the stream, each delivery's attempts by number, and what ended it after them.

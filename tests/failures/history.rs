@@ -13,6 +13,7 @@ use herald::{
     },
     history::{Access, Database, EventPlace, EventsWanted, Reader, Told, Wanted},
 };
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::{
@@ -124,10 +125,21 @@ fn said(world: &World, place: &str, words: &[&str]) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }
 
+fn verb_with(world: &World, place: &str, settings: &[(&str, &str)], words: &[&str]) -> String {
+    let mut command = verb_command(world, place, words);
+    let output = command.envs(settings.iter().copied()).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
 pub fn verb(world: &World, place: &str, words: &[&str]) -> Output {
+    verb_command(world, place, words).output().unwrap()
+}
+
+fn verb_command(world: &World, place: &str, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command.env_clear().env("USER", "ops").env("HERALD_HISTORY_URL", place).args(["--redis-url", &world.redis.url()]);
-    command.args(words).output().unwrap()
+    command.args(words);
+    command
 }
 
 async fn every_end_is_told(place: Place) {
@@ -507,6 +519,74 @@ async fn a_history_whose_file_was_moved_away_begins_anew_at_its_place() {
     world.publish(&(30..35).map(event).collect::<Vec<_>>()).await;
     assert_eq!(place.until_told(&Wanted::default(), 35).await.len(), 35);
     assert_eq!(place.gaps().await, []);
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_belongs_to_one_redis_and_is_begun_anew_only_by_whoever_says_so() {
+    let (one, other, place) = (World::new().await, World::new().await, Place::sqlite());
+    for world in [&one, &other] {
+        world.register(world.endpoint("ep_0", "acc_0")).await;
+    }
+    let herald = setup(&one, &place).start();
+    one.publish(&[Event::new(0, "acc_0", "pi_one", "Created")]).await;
+    place.until_told(&Wanted::default(), 1).await;
+    let second = setup(&other, &place).start();
+    other.publish(&[Event::new(1, "acc_0", "pi_other", "Created")]).await;
+    other.merchants.until_delivered(1).await;
+    second.until_log("belongs to another Redis").await;
+    let text = said(&other, &place.url(), &["delivery", "list", "--intent", "pi_other"]);
+    assert!(text.contains("belongs to another Redis") && text.contains("1 delivered"), "{text}");
+    let text = said(&other, &place.url(), &["delivery", "list", "--intent", "pi_one"]);
+    assert!(!text.contains("1 delivered"), "{text}");
+    assert!(said(&other, &place.url(), &["doctor"]).contains("belongs to another Redis"));
+    one.publish(&[Event::new(2, "acc_0", "pi_one", "Created")]).await;
+    let told = place.until_told(&Wanted::default(), 2).await;
+    assert!(told.iter().all(|told| told.intent == of_intent("pi_one").intent), "{told:?}");
+    assert_eq!((place.count().await, place.gaps().await), (2, Vec::new()));
+
+    // As the words say: from now on it is the other's.
+    assert!(herald.stop().await.success());
+    let file = place.folder().unwrap().join("history.db");
+    let mut database = SqliteConnection::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    database.execute("DELETE FROM herald_history_meta WHERE name = 'log'").await.unwrap();
+    database.close().await.unwrap();
+    assert_eq!(place.until_told(&of_intent("pi_other"), 1).await.len(), 1);
+    second.until_log("the history works again").await;
+    assert!(second.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_story_that_is_too_long_shows_its_end_and_says_how_to_see_the_rest() {
+    let (world, place) = (World::new().await, Place::sqlite());
+    world.register(world.endpoint("ep_0", "acc_0")).await;
+    world.pause("ep_0").await;
+    let herald = setup(&world, &place).start();
+    let event = |n: usize| Event::new(n, "acc_0", "pi_long", if n == 699 { "Succeeded" } else { "Created" });
+    let events: Vec<Event> = (0..700).map(event).collect();
+    world.publish(&events).await;
+    place.until_kept(700).await;
+    until("all are taken on", async || said(&world, &place.url(), &["endpoint", "show", "ep_0"]).contains("700")).await;
+    let story = said(&world, &place.url(), &["story", "pi_long"]);
+    assert!(
+        story.contains("only the newest 500 of its events are shown") && story.contains("Succeeded, accepted"),
+        "{story}"
+    );
+    assert!(story.contains("only the first 201 that wait at ep_0 are shown"), "{story}");
+    let shown: Vec<usize> = events.iter().filter_map(|event| story.find(&format!("{}  ", event.id))).collect();
+    assert!(shown.len() >= 500 && shown[shown.len() - 500..].is_sorted(), "they come in order");
+    let until = story.split("--until ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let rest = said(&world, &place.url(), &["story", "pi_long", "--until", until]);
+    assert!(rest.contains(&events[0].id) && !rest.contains("waits"), "{rest}");
+    assert!(herald.stop().await.success());
+
+    let herald = setup(&world, &place).env("HERALD_HISTORY_BODIES", "0s").start();
+    let nothing_kept = Place::sqlite();
+    let text = verb_with(&world, &nothing_kept.url(), &[("HERALD_HISTORY_BODIES", "0s")], &["story", "pi_long"]);
+    assert!(text.contains("its events themselves are not kept (history.bodies is 0s)"), "{text}");
+    let text =
+        said(&world, &place.url(), &["delivery", "list", "--intent", "pi_long", "--since", "1h", "--until", "2h"]);
+    assert!(text.contains("--since is not before"), "{text}");
     assert!(herald.stop().await.success());
 }
 
