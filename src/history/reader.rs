@@ -307,3 +307,31 @@ fn told(row: &AnyRow) -> Result<Option<Told>, sqlx::Error> {
         detail: text(13)?,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{
+        Access,
+        writer::{Batch, LOG_DROPPED, Missed, Position, Writer},
+    };
+
+    #[tokio::test]
+    async fn the_gaps_of_a_time_are_found_however_many_came_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("history.db").display()).parse().unwrap();
+        let database = Database::open(&url, "payment-intents", Access::Write).await.unwrap();
+        let (mut writer, reader) = (Writer::new(database.clone()), Reader::new(database));
+        let missed = |n: u64| Missed { from_ms: n * 1_000, until_ms: n * 1_000 + 500, lines: 1, why: LOG_DROPPED };
+        let to = Position { line: 100, seal: 1, at_ms: 100_000 };
+        let batch = Batch { missed: (1..=100).map(missed).collect(), to, ..Batch::default() };
+        assert!(writer.write(Position::default(), &batch, 1).await.unwrap());
+        let gaps = async |from_ms, until_ms| {
+            let horizon = reader.horizon(30, 0, &Wanted { from_ms, until_ms, ..Wanted::default() }).await.unwrap();
+            (horizon.gaps.first().map(|gap| gap.from_ms), horizon.gaps.len(), horizon.more_gaps)
+        };
+        assert_eq!(gaps(None, None).await, (Some(100_000), 20, 80));
+        assert_eq!(gaps(Some(2_400), Some(4_001)).await, (Some(4_000), 3, 0));
+        assert_eq!(gaps(Some(2_501), Some(3_000)).await, (None, 0, 0));
+    }
+}

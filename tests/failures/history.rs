@@ -562,14 +562,14 @@ async fn a_story_that_is_too_long_shows_its_end_and_says_how_to_see_the_rest() {
     world.register(world.endpoint("ep_0", "acc_0")).await;
     world.pause("ep_0").await;
     let herald = setup(&world, &place).start();
-    let event = |n: usize| Event::new(n, "acc_0", "pi_long", if n == 699 { "Succeeded" } else { "Created" });
+    let event = |n: usize| Event::new(n, "acc_0", "pi_long", if n == 699 { "Captured" } else { "Created" });
     let events: Vec<Event> = (0..700).map(event).collect();
     world.publish(&events).await;
     place.until_kept(700).await;
     until("all are taken on", async || said(&world, &place.url(), &["endpoint", "show", "ep_0"]).contains("700")).await;
     let story = said(&world, &place.url(), &["story", "pi_long"]);
     assert!(
-        story.contains("only the newest 500 of its events are shown") && story.contains("Succeeded, accepted"),
+        story.contains("only the newest 500 of its events are shown") && story.contains("Captured, accepted"),
         "{story}"
     );
     assert!(story.contains("only the first 201 that wait at ep_0 are shown"), "{story}");
