@@ -103,7 +103,7 @@ impl Story {
         for line in &lines {
             list.push(line, || cells(line, day.is_some()))?;
         }
-        Ok(list.finish()?)
+        list.finish()
     }
 
     /// Says that only the newest are shown of what is older than `first_ms`, too.
