@@ -177,7 +177,7 @@ async fn ask(args: &Args, url: &str) -> Result<()> {
             let wanted = Wanted { intent: Some(IntentId::new(&intent(row))?), ..Wanted::default() };
             let began = clock::now();
             let reader = Reader::new(Database::open(&place, STREAM, Access::Read).await?);
-            reader.horizon(DAYS, now_ms).await?;
+            reader.horizon(DAYS, now_ms, &Wanted::default()).await?;
             let found = reader.find(&wanted, 100).await?;
             took += began.elapsed();
             slowest = slowest.max(began.elapsed());

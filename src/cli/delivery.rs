@@ -15,7 +15,7 @@ use crate::{
     view::{
         Viewer,
         deliveries::{self, Asked, DeliveryLine, Found, Unread},
-        past::words_of,
+        past::{self, words_of},
         time::Moment,
     },
 };
@@ -82,6 +82,7 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         until_ms: args.until.map(|until| until.ms(now_ms)),
         limit,
     };
+    past::check_span(asked.from_ms, asked.until_ms).map_err(|why| VerbError::Usage(format!("--since {why}")))?;
     let pause = pause::paused(context).await;
     let history = context.history();
     let found = deliveries::find(queries, &history, &asked, Viewer::Operator, pause.is_some()).await?;

@@ -1,7 +1,8 @@
 //! `herald story`: all that is known of a payment intent's events, over all its endpoints, in the order of time: each event with
-//! its status, each attempt and each end, what still waits, and what operators did. Changes nothing.
+//! its status, each attempt and each end, what still waits, and what operators did. What is too much is cut at its beginning, and
+//! said first. Changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde::Serialize;
@@ -9,17 +10,26 @@ use serde::Serialize;
 use super::pause;
 use crate::{
     app,
-    facts::{audit::Surface, event::Event, id::IntentId},
-    history::{EventPlace, EventsWanted, KeptEvent, Told, Wanted},
+    facts::{
+        audit::Surface,
+        event::Event,
+        id::{DeliveryId, IntentId},
+    },
+    history::{EventsWanted, KeptEvent, Told, Wanted},
     store::{
         audit::{Logged, Wanted as WantedActs},
-        queries::{DeadFilter, DeadOrder, MAX_PAGE, Queries},
+        queries::{DeadFilter, DeadOrder, FoundDead, MAX_PAGE, Queries, Unfinished},
     },
     surface::{Context, VerbError, note, words},
-    view::{deliveries::MAX_TOLD, past, standing::standing, time::Time},
+    view::{
+        deliveries::{MAX_TOLD, waited},
+        past,
+        standing::standing,
+        time::{Moment, Time},
+    },
 };
 
-/// Far more than an intent has.
+/// Far more than an intent has; of one that has more, the newest.
 const MAX_ACTS: usize = 1_000;
 const MAX_EVENTS: usize = 500;
 
@@ -30,6 +40,9 @@ const MAX_OF_CHAIN: usize = 200;
 pub struct StoryArgs {
     /// The payment intent
     id: IntentId,
+    /// Only what happened before then: an age such as 2h or 7d, or 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
+    until: Option<Moment>,
 }
 
 /// One thing that happened.
@@ -47,37 +60,157 @@ struct Line {
 pub async fn run(context: &Context, args: StoryArgs) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let now_ms = queries.now_ms().await?;
-    let wanted = Wanted { intent: Some(args.id.clone()), ..Wanted::default() };
+    let until_ms = args.until.map(|until| until.ms(now_ms));
+    let wanted = Wanted { intent: Some(args.id.clone()), until_ms, ..Wanted::default() };
     let past = past::look(&context.history(), &mut queries, &wanted, MAX_TOLD).await?;
     let reach = past.reach.words();
     reach.iter().for_each(note);
-    let mut lines = events(context, &args.id).await;
-    let mut others = kept_events(context, &args.id).await;
-    others.retain(|kept| lines.iter().all(|line| line.event != kept.event));
-    lines.extend(others);
-    lines.extend(past.told.iter().map(of_told));
-    lines.extend(letters(&mut queries, &args.id, &past.told).await?);
-    lines.extend(acts(context, &args.id, &past.told).await?);
+    let mut story = Story { id: args.id, until_ms, now_ms, lines: Vec::new(), cuts: Vec::new() };
+    story.add_events(context).await;
+    story.add_ends(&mut queries, &past).await?;
+    story.add_acts(context, &past.told).await?;
     // What is of one moment stays in this order: the event, what was tried, what was done about it.
-    lines.sort_by_key(|line| line.at);
-    lines.extend(waiting(context, &mut queries, &args.id, now_ms).await?);
-    if lines.is_empty() {
-        let text = format!("nothing is known of {} ({})", args.id, reach.join("; "));
-        return Err(VerbError::NotFound(text).into());
+    story.lines.retain(|line| until_ms.is_none_or(|until_ms| line.at.0 < until_ms));
+    story.lines.sort_by_key(|line| line.at);
+    if until_ms.is_none() {
+        story.add_waiting(context, &mut queries).await?;
     }
-    let day = day_of_all(&lines);
-    if let Some(day) = &day {
-        note(format_args!("all on {day}, in UTC"));
+    story.show(context, &reach)
+}
+
+struct Story {
+    id: IntentId,
+    until_ms: Option<u64>,
+    now_ms: u64,
+    lines: Vec<Line>,
+    /// What is not shown, and how to see it.
+    cuts: Vec<String>,
+}
+
+impl Story {
+    fn show(self, context: &Context, reach: &[String]) -> anyhow::Result<()> {
+        self.cuts.iter().for_each(note);
+        let lines = self.lines;
+        if lines.is_empty() {
+            let text = format!("nothing is known of {} ({})", self.id, reach.join("; "));
+            return Err(VerbError::NotFound(text).into());
+        }
+        let day = day_of_all(&lines);
+        if let Some(day) = &day {
+            note(format_args!("all on {day}, in UTC"));
+        }
+        let mut list = context.output.list(&["WHEN", "WHAT", "EVENT", "ENDPOINT", "TOLD"]);
+        for line in &lines {
+            list.push(line, || cells(line, day.is_some()))?;
+        }
+        list.finish()
     }
-    let mut list = context.output.list(&["WHEN", "WHAT", "EVENT", "ENDPOINT", "TOLD"]);
-    for line in &lines {
-        list.push(line, || cells(line, day.is_some()))?;
+
+    /// Says that only the newest are shown of what is older than `first_ms`, too.
+    fn is_cut(&mut self, count: usize, of_what: &str, first_ms: u64) {
+        // The rest of that millisecond, too.
+        let until = Time(first_ms.saturating_add(1)).text();
+        let count = words::number(count as u64);
+        self.cuts.push(format!(
+            "only the newest {count} {of_what} are shown; the older ones: herald story {} --until {until}",
+            self.id
+        ));
     }
-    list.finish()?;
-    if past.has_more {
-        note(format_args!("only the newest {} attempts and ends are shown", words::number(MAX_TOLD as u64)));
+
+    /// The events: what its merchant was told, if Herald keeps the intent itself, and what the history has.
+    async fn add_events(&mut self, context: &Context) {
+        self.lines = events(context, &self.id).await;
+        let history = context.history();
+        if self.lines.is_empty() && history.is_on() && history.keeps_events_for().is_zero() {
+            self.cuts
+                .push("its events themselves are not kept (history.bodies is 0s): only what became of them".to_owned());
+        }
+        let wanted = EventsWanted { intent: Some(self.id.clone()), until_ms: self.until_ms, ..EventsWanted::default() };
+        // Where it cannot be asked, the first line said so.
+        let (kept, has_older) = history.latest_events(&wanted, MAX_EVENTS).await.unwrap_or_default();
+        if let (true, Some(first)) = (has_older, kept.first()) {
+            self.is_cut(kept.len(), "of its events", first.read_ms);
+        }
+        let mut others: Vec<Line> = kept.iter().map(of_kept).collect();
+        others.retain(|kept| self.lines.iter().all(|line| line.event != kept.event));
+        self.lines.extend(others);
     }
-    Ok(())
+
+    /// Attempts and ends; and its dead letters of which the history and the log do not tell, because they are older.
+    async fn add_ends(&mut self, queries: &mut Queries, past: &past::Past) -> anyhow::Result<()> {
+        let filter = DeadFilter {
+            intent: Some(self.id.clone()),
+            until_ms: self.until_ms.unwrap_or(u64::MAX),
+            ..DeadFilter::everything()
+        };
+        let letters = queries.find_dead(&filter, DeadOrder::NewestFirst, None, MAX_PAGE).await?.letters;
+        if let (true, Some(first)) = (letters.len() == MAX_PAGE, letters.last()) {
+            self.is_cut(MAX_PAGE, "of its dead letters", first.at_ms);
+        }
+        if let (true, Some(first)) = (past.has_more, past.told.last()) {
+            self.is_cut(past.told.len(), "attempts and ends", first.at_ms);
+        }
+        let by_id: BTreeMap<&DeliveryId, &FoundDead> = letters.iter().map(|letter| (&letter.id, letter)).collect();
+        let is_dead = |told: &&Told| told.kind == "dead";
+        let told: BTreeSet<DeliveryId> = past.told.iter().filter(is_dead).filter_map(Told::delivery).collect();
+        let now_ms = self.now_ms;
+        self.lines.extend(past.told.iter().rev().map(|told| {
+            let letter = told.delivery().and_then(|id| by_id.get(&id)).filter(|_| is_dead(&told));
+            of_told(told, letter.map_or_else(String::new, |letter| never_tried(letter, now_ms)))
+        }));
+        let untold = letters.iter().rev().filter(|letter| !told.contains(&letter.id));
+        self.lines.extend(untold.map(|letter| of_letter(letter, now_ms)));
+        Ok(())
+    }
+
+    /// What was done that names the intent, one of its deliveries or of its events; and what was done to its account's endpoints
+    /// as a whole stays in `herald audit list`.
+    async fn add_acts(&mut self, context: &Context, told: &[Told]) -> anyhow::Result<()> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for one in told {
+            names.extend(one.delivery().map(|id| id.to_string()));
+            names.extend(one.event.as_ref().map(ToString::to_string));
+            names.insert(one.entry.to_string());
+        }
+        let audit = app::audit(&context.config, Surface::Cli)?;
+        let until_ms = self.until_ms.unwrap_or(u64::MAX);
+        let wanted = WantedActs { from_ms: 0, until_ms, before: None, limit: MAX_ACTS };
+        let found = audit.search(&wanted, |begun| {
+            begun.intent.as_ref() == Some(&self.id)
+                || begun.target.as_ref().is_some_and(|target| names.contains(target))
+        });
+        match found.await {
+            Ok(found) => {
+                if let (true, Some(first)) = (found.has_more && found.acts.len() >= MAX_ACTS, found.acts.first()) {
+                    self.is_cut(found.acts.len(), "operators' acts", first.id.ms);
+                }
+                self.lines.extend(found.acts.iter().map(of_act));
+            }
+            Err(error) => self.cuts.push(format!("what operators did is not known: {error}")),
+        }
+        Ok(())
+    }
+
+    /// What is not over: it comes last, and its time is now.
+    async fn add_waiting(&mut self, context: &Context, queries: &mut Queries) -> anyhow::Result<()> {
+        let unfinished = queries.unfinished_of_intent(&self.id, MAX_OF_CHAIN).await?;
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for one in &unfinished {
+            *counts.entry(one.id.endpoint.to_string()).or_default() += 1;
+        }
+        for (endpoint, count) in counts.into_iter().filter(|(_, count)| *count > MAX_OF_CHAIN) {
+            self.cuts.push(format!(
+                "only the first {count} that wait at {endpoint} are shown; how many do: herald chain list --endpoint {endpoint}"
+            ));
+        }
+        let is_paused = pause::tell_if_paused(context).await;
+        let now_ms = self.now_ms;
+        self.lines.extend(unfinished.iter().map(|one| of_unfinished(one, now_ms, is_paused)));
+        Ok(())
+    }
 }
 
 /// The day on which all of it happened, if it is one: then each line needs its time alone.
@@ -95,22 +228,17 @@ fn cells(line: &Line, is_of_one_day: bool) -> Vec<String> {
     vec![when, line.what.clone(), line.event.clone(), line.endpoint.clone(), line.told.clone()]
 }
 
-/// The events themselves, from the history.
-async fn kept_events(context: &Context, id: &IntentId) -> Vec<Line> {
-    let wanted = EventsWanted { intent: Some(id.clone()), ..EventsWanted::default() };
-    let kept = context.history().events(&wanted, EventPlace::default(), MAX_EVENTS).await;
-    let line = |kept: &KeptEvent| {
-        let status = Event::parse(kept.body.clone().into()).ok().and_then(|event| event.status);
-        let status = status.map_or_else(|| "no status that is known".to_owned(), |status| format!("{status:?}"));
-        Line {
-            at: Time(kept.entry.age_ms(kept.read_ms).map_or(kept.read_ms, |_| kept.entry.ms)),
-            what: "event".to_owned(),
-            event: kept.event.to_string(),
-            endpoint: String::new(),
-            told: format!("{status}, accepted"),
-        }
-    };
-    kept.unwrap_or_default().iter().map(line).collect()
+/// An event itself, from the history.
+fn of_kept(kept: &KeptEvent) -> Line {
+    let status = Event::parse(kept.body.clone().into()).ok().and_then(|event| event.status);
+    let status = status.map_or_else(|| "no status that is known".to_owned(), |status| format!("{status:?}"));
+    Line {
+        at: Time(kept.entry.age_ms(kept.read_ms).map_or(kept.read_ms, |_| kept.entry.ms)),
+        what: "event".to_owned(),
+        event: kept.event.to_string(),
+        endpoint: String::new(),
+        told: format!("{status}, accepted"),
+    }
 }
 
 /// What its merchant was told, if Herald keeps the intent itself.
@@ -130,52 +258,31 @@ async fn events(context: &Context, id: &IntentId) -> Vec<Line> {
     intent.history.iter().map(line).collect()
 }
 
-fn of_told(told: &Told) -> Line {
+fn of_told(told: &Told, more: String) -> Line {
     Line {
         at: Time(told.at_ms),
         what: told.kind.clone(),
         event: told.event.as_ref().map_or(String::new(), ToString::to_string),
         endpoint: told.endpoint.as_ref().map_or(String::new(), ToString::to_string),
-        told: past::words_beside_time(told),
+        told: past::words_beside_time(told) + &more,
     }
 }
 
-/// Its dead letters of which the history and the log do not tell, because they are older.
-async fn letters(queries: &mut Queries, id: &IntentId, told: &[Told]) -> anyhow::Result<Vec<Line>> {
-    let filter = DeadFilter { intent: Some(id.clone()), ..DeadFilter::everything() };
-    let letters = queries.find_dead(&filter, DeadOrder::NewestFirst, None, MAX_PAGE).await?.letters;
-    let is_told = |id| told.iter().any(|told| told.kind == "dead" && told.delivery().as_ref() == Some(id));
-    let lines = letters.iter().filter(|letter| !is_told(&letter.id)).map(|letter| Line {
+fn of_letter(letter: &FoundDead, now_ms: u64) -> Line {
+    let told = letter.facts.as_ref().map_or(String::new(), |facts| format!("{}: {}", facts.reason_name(), facts.cause));
+    Line {
         at: Time(letter.at_ms),
         what: "dead".to_owned(),
         event: letter.facts.as_ref().and_then(|facts| facts.event.as_ref()).map_or(String::new(), ToString::to_string),
         endpoint: letter.id.endpoint.to_string(),
-        told: letter.facts.as_ref().map_or(String::new(), |facts| format!("{}: {}", facts.reason_name(), facts.cause)),
-    });
-    Ok(lines.collect())
+        told: told + &never_tried(letter, now_ms),
+    }
 }
 
-/// What was done that names the intent, one of its deliveries or of its events; and what was done to its account's endpoints
-/// as a whole stays in `herald audit list`.
-async fn acts(context: &Context, id: &IntentId, told: &[Told]) -> anyhow::Result<Vec<Line>> {
-    let mut names: BTreeSet<String> = BTreeSet::new();
-    for one in told {
-        names.extend(one.delivery().map(|id| id.to_string()));
-        names.extend(one.event.as_ref().map(ToString::to_string));
-        names.insert(one.entry.to_string());
-    }
-    let audit = app::audit(&context.config, Surface::Cli)?;
-    let wanted = WantedActs { from_ms: 0, until_ms: u64::MAX, before: None, limit: MAX_ACTS };
-    let found = audit.search(&wanted, |begun| {
-        begun.intent.as_ref() == Some(id) || begun.target.as_ref().is_some_and(|target| names.contains(target))
-    });
-    match found.await {
-        Ok(found) => Ok(found.acts.iter().map(of_act).collect()),
-        Err(error) => {
-            note(format_args!("what operators did is not known: {error}"));
-            Ok(Vec::new())
-        }
-    }
+/// What a letter waited for that nobody ever tried to deliver.
+fn never_tried(letter: &FoundDead, now_ms: u64) -> String {
+    let waited_for = letter.facts.as_ref().and_then(|facts| facts.waited_for.as_ref());
+    waited_for.map_or(String::new(), |waited_for| format!(", never tried: {}", waited(waited_for, now_ms)))
 }
 
 fn of_act(logged: &Logged) -> Line {
@@ -190,19 +297,12 @@ fn of_act(logged: &Logged) -> Line {
     }
 }
 
-/// What is not over: it comes last, and its time is now.
-async fn waiting(context: &Context, queries: &mut Queries, id: &IntentId, now_ms: u64) -> anyhow::Result<Vec<Line>> {
-    let unfinished = queries.unfinished_of_intent(id, MAX_OF_CHAIN).await?;
-    if unfinished.is_empty() {
-        return Ok(Vec::new());
-    }
-    let is_paused = pause::tell_if_paused(context).await;
-    let line = |one: &crate::store::queries::Unfinished| Line {
+fn of_unfinished(one: &Unfinished, now_ms: u64, is_paused: bool) -> Line {
+    Line {
         at: Time(now_ms),
         what: "waits".to_owned(),
         event: one.delivery.as_ref().map_or(String::new(), |delivery| delivery.event.to_string()),
         endpoint: one.id.endpoint.to_string(),
         told: standing(one, now_ms, is_paused),
-    };
-    Ok(unfinished.iter().map(line).collect())
+    }
 }

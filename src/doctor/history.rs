@@ -4,7 +4,7 @@
 use super::finding::{Finding, Findings};
 use crate::{
     config::Config,
-    history::{Access, Database, HistoryError, Horizon, Reader, Unowed},
+    history::{Access, Database, Gap, HistoryError, Horizon, Reader, Unowed, Wanted},
     store::{
         connection::{Purpose, Redis},
         keys::PartitionKeys,
@@ -16,8 +16,8 @@ use crate::{
 const SUBJECT: &str = "history";
 const DAY_MS: u64 = 86_400_000;
 
-/// Behind by more lines than this, it is worth a word: a drain's seconds.
-const FAR_BEHIND: u64 = 50_000;
+/// A line that has waited for longer is worth a word: it is read within a second, and in a drain within a few.
+const LONG_MS: u64 = 60_000;
 
 /// How many accounts are named.
 const MAX_ACCOUNTS: usize = 5;
@@ -27,6 +27,8 @@ pub struct Look {
     pub horizon: Horizon,
     /// Lines of the log that it has not read.
     pub behind: u64,
+    /// For how long the oldest of these has waited.
+    pub waited_ms: u64,
     /// Of the last day.
     pub unowed: Vec<Unowed>,
 }
@@ -48,16 +50,33 @@ pub async fn look(config: &Config, redis: Redis, keys: PartitionKeys, now_ms: u6
         Err(error @ HistoryError::NoFile { .. }) => return Seen::NotHere(error.to_string()),
         Err(error) => return Seen::Broken(error.to_string()),
     };
-    let ask = async || -> Result<Look, String> {
-        let reader = Reader::new(database);
-        let horizon = reader.horizon(keep_days, now_ms).await.map_err(|error| error.to_string())?;
-        let unowed = reader.unowed(now_ms.saturating_sub(DAY_MS), MAX_ACCOUNTS).await;
-        let unowed = unowed.map_err(|error| error.to_string())?;
-        let connection = redis.connect(Purpose::Other).await.map_err(|error| error.to_string())?;
-        let end = Queries::new(connection, keys).log_end().await.map_err(|error| error.to_string())?;
-        Ok(Look { behind: end.saturating_sub(horizon.line), horizon, unowed })
-    };
-    ask().await.map_or_else(Seen::Broken, Seen::There)
+    match ask(Reader::new(database), keep_days, redis, keys, now_ms).await {
+        Ok(look) => Seen::There(look),
+        Err(error) => Seen::Broken(error.to_string()),
+    }
+}
+
+async fn ask(
+    reader: Reader,
+    keep_days: u64,
+    redis: Redis,
+    keys: PartitionKeys,
+    now_ms: u64,
+) -> Result<Look, Box<dyn std::error::Error>> {
+    let mut queries = Queries::new(redis.connect(Purpose::Other).await?, keys);
+    if let Some(log) = queries.log_id().await? {
+        reader.check_log(&log).await?;
+    }
+    let horizon = reader.horizon(keep_days, now_ms, &Wanted::default()).await?;
+    let unowed = reader.unowed(now_ms.saturating_sub(DAY_MS), MAX_ACCOUNTS).await?;
+    let behind = queries.log_end().await?.saturating_sub(horizon.line);
+    let waits_since_ms = queries.logged_after_ms(horizon.line).await?;
+    Ok(Look {
+        behind,
+        waited_ms: waits_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
+        horizon,
+        unowed,
+    })
 }
 
 pub fn judge(seen: Seen, now_ms: u64) -> Vec<Finding> {
@@ -85,11 +104,15 @@ fn of_look(findings: &mut Findings, look: &Look, now_ms: u64) {
         None => "is still empty".to_owned(),
     };
     match look.behind {
-        behind if behind > FAR_BEHIND => findings.warn(
+        behind if behind > 0 && look.waited_ms > LONG_MS => findings.warn(
             SUBJECT,
-            format!("{begins}, and has {} of the log still to read", count(behind, "line", "lines")),
-            "look at herald_history_lag_lines: if it grows, the database is too slow or nobody writes it; what the log drops \
-             before it is read is missing for good",
+            format!(
+                "{begins}, and has {} of the log still to read, the first for {}",
+                count(behind, "line", "lines"),
+                span(look.waited_ms)
+            ),
+            "look at herald_history_up and the log of `herald serve`: the database is too slow, or nobody writes it here; what the \
+             log drops before it is read is missing for good",
         ),
         behind => findings.ok(SUBJECT, format!("{begins}, and is {} behind", count(behind, "line", "lines"))),
     }
@@ -104,10 +127,14 @@ fn of_look(findings: &mut Findings, look: &Look, now_ms: u64) {
                 when(gap.until_ms, now_ms),
                 gap.why
             ),
-            format!(
-                "nothing brings them back; raise history.log_bytes if it happens again (it is shown for {})",
-                span(30 * DAY_MS)
-            ),
+            format!("nothing brings them back; {} (it is shown for as long as that time is kept)", against(gap)),
+        );
+    }
+    if look.horizon.more_gaps > 0 {
+        findings.warn(
+            SUBJECT,
+            format!("misses more: {}", count(look.horizon.more_gaps, "older gap", "older gaps")),
+            "herald delivery list --account ACCOUNT --until WHEN names those of a time",
         );
     }
     if !look.unowed.is_empty() {
@@ -125,18 +152,38 @@ fn of_look(findings: &mut Findings, look: &Look, now_ms: u64) {
     }
 }
 
+/// What keeps it from happening again.
+fn against(gap: &Gap) -> &'static str {
+    match gap {
+        gap if gap.is_of_lag() => "raise history.log_bytes, or find out why the history lagged, if it happens again",
+        gap if gap.is_of_redis() => {
+            "Redis itself lost its last writes: look at appendfsync, at its replicas, and at what else it lost (herald doctor)"
+        }
+        _ => "look at the log of `herald serve` of that time",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::finding::Level, history::Gap};
+    use crate::doctor::finding::Level;
 
     fn judged(seen: Seen) -> Vec<(Level, String)> {
         judge(seen, 10 * DAY_MS).into_iter().map(|finding| (finding.level, finding.says)).collect()
     }
 
     fn well() -> Look {
-        let horizon = Horizon { begins_ms: Some(DAY_MS), line: 7, until_ms: 9 * DAY_MS, gaps: Vec::new() };
-        Look { horizon, behind: 3, unowed: Vec::new() }
+        let horizon =
+            Horizon { begins_ms: Some(DAY_MS), line: 7, until_ms: 9 * DAY_MS, gaps: Vec::new(), more_gaps: 0 };
+        Look { horizon, behind: 3, waited_ms: 400, unowed: Vec::new() }
+    }
+
+    #[test]
+    fn a_gap_comes_with_what_helps_against_its_cause() {
+        let why = |why: &str| Gap { from_ms: DAY_MS, until_ms: DAY_MS, lines: 0, why: why.to_owned() };
+        assert!(against(&why(crate::history::LOG_LOST)).contains("appendfsync"));
+        assert!(against(&why(crate::history::LOG_DROPPED)).contains("history.log_bytes"));
+        assert!(!against(&why("of another version")).contains("log_bytes"));
     }
 
     #[test]
@@ -152,10 +199,15 @@ mod tests {
         let gap = Gap { from_ms: DAY_MS, until_ms: 2 * DAY_MS, lines: 12, why: "they were dropped".to_owned() };
         let unowed = Unowed { account: "acc_1".to_owned(), kind: "no_endpoint".to_owned(), count: 1_200 };
         let horizon = Horizon { gaps: vec![gap], ..well().horizon };
-        let found = judged(Seen::There(Look { horizon, behind: FAR_BEHIND + 1, unowed: vec![unowed] }));
+        let look = Look { horizon, behind: 2, waited_ms: LONG_MS + 1, unowed: vec![unowed] };
+        let found = judged(Seen::There(look));
         assert!(found.len() == 3 && found.iter().all(|(level, _)| *level == Level::Warn), "{found:?}");
         let all: String = found.into_iter().map(|(_, says)| says).collect();
-        for part in ["50 001 lines of the log", "misses 12 lines", "acc_1 (1 200: no endpoint wants them)"] {
+        for part in [
+            "2 lines of the log still to read, the first for 1m",
+            "misses 12 lines",
+            "acc_1 (1 200: no endpoint wants them)",
+        ] {
             assert!(all.contains(part), "{part} is not in {all}");
         }
         assert_eq!(

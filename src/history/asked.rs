@@ -44,6 +44,16 @@ impl History {
         self.ask(async |reader| reader.events(wanted, after, limit).await).await
     }
 
+    /// The newest of these events, the oldest of them first, and whether there are older ones; or why nobody can tell.
+    pub async fn latest_events(&self, wanted: &EventsWanted, limit: usize) -> Result<(Vec<KeptEvent>, bool), String> {
+        self.ask(async |reader| reader.latest_events(wanted, limit).await).await
+    }
+
+    /// For how long it keeps the events themselves; zero is not at all.
+    pub fn keeps_events_for(&self) -> Duration {
+        self.settings.bodies
+    }
+
     /// An answer of the history, or why there is none.
     pub async fn ask<T>(&self, question: impl AsyncFnOnce(&Reader) -> Result<T, HistoryError>) -> Result<T, String> {
         let ask = async {
@@ -80,9 +90,9 @@ impl History {
         let Some(url) = &self.settings.url else { return Err("off (history.url is empty)".to_owned()) };
         let mut state = self.state.lock().await;
         match &*state {
-            State::Open(reader) => return Ok(reader.clone()),
+            State::Open(reader) if reader.check_place().is_ok() => return Ok(reader.clone()),
             State::Away { why, since } if clock::now() < *since + ASKED_AGAIN_AFTER => return Err(why.clone()),
-            State::Closed | State::Away { .. } => {}
+            State::Open(_) | State::Closed | State::Away { .. } => {}
         }
         match Database::open(url, &self.stream, Access::Read).await {
             Ok(database) => {

@@ -1,6 +1,12 @@
 //! Opens the database and tells its failures apart. The same statements serve both kinds; what differs is in `schema`.
 
-use std::{path::PathBuf, str::FromStr, sync::Once, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Once,
+    time::Duration,
+};
 
 use sqlx::{
     AnyConnection, AnyPool, ConnectOptions, Connection,
@@ -17,7 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What every connection to a file is told. With WAL, readers and the writer do not wait for each other; with NORMAL a power cut
 /// may take the last batches, together with the position, and they are read again. 64 MiB of pages keep the indexes of a day.
 const OF_FILE: &str = "PRAGMA busy_timeout = 10000; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;";
+const LEAVE_FILE: &str = "PRAGMA busy_timeout = 1000; PRAGMA wal_checkpoint(TRUNCATE);";
 const OF_FILE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 67108864;";
+
+/// The name under which the id of its log is kept.
+const LOG: &str = "log";
 
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
@@ -32,6 +42,17 @@ pub enum HistoryError {
         "{place} is the history of the stream {found}, not of {own}: give each stream a history of its own (history.url)"
     )]
     OtherStream { place: String, found: String, own: String },
+    #[error(
+        "the history in {place} belongs to another Redis: name another place in history.url (HERALD_HISTORY_URL). If it was \
+         this Redis, which was emptied since, and the history is to go on, tell the database: \
+         DELETE FROM herald_history_meta WHERE name = 'log'"
+    )]
+    OtherRedis { place: String },
+    #[error(
+        "the file of the history, {place}, was moved, removed or replaced while it was open: what is at its place is opened, \
+         or one is begun anew there, with what the log in Redis still has"
+    )]
+    Moved { place: String },
     #[error("the history in {place} does not work: {error}")]
     Broken { place: String, error: sqlx::Error },
 }
@@ -54,6 +75,15 @@ pub struct Database {
     pub(super) pool: AnyPool,
     pub(super) kind: Kind,
     place: String,
+    /// Of SQLite: its path, and which file was there when it was opened.
+    file: Option<(PathBuf, FileId)>,
+}
+
+/// Device and inode, 0 and 0 where there is no file: a path alone may come to lead to another one.
+type FileId = (u64, u64);
+
+fn file_at(path: &Path) -> FileId {
+    path.metadata().map_or((0, 0), |found| (found.dev(), found.ino()))
 }
 
 impl Database {
@@ -68,7 +98,8 @@ impl Database {
             return Err(HistoryError::NoFile { path });
         }
         let pool = connect(url, kind, access).await.map_err(broken)?;
-        let database = Self { pool, kind, place };
+        let file = url.file().map(|path| (path.clone(), file_at(&path)));
+        let database = Self { pool, kind, place, file };
         if access == Access::Write {
             schema::make(&database, stream).await.map_err(broken)?;
         }
@@ -94,16 +125,44 @@ impl Database {
         }
     }
 
+    /// Makes it the history of the log with this id, if it is of none yet.
+    pub async fn adopt(&self, log: &str) -> Result<(), HistoryError> {
+        schema::keep(self, LOG, log).await.map_err(|error| self.broken(error))?;
+        self.check_log(log).await
+    }
+
+    /// An error if it is the history of another log than the one with this id.
+    pub async fn check_log(&self, log: &str) -> Result<(), HistoryError> {
+        let found = schema::meta(self, LOG).await.map_err(|error| self.broken(error))?;
+        match found.is_none_or(|found| found == log) {
+            true => Ok(()),
+            false => Err(HistoryError::OtherRedis { place: self.place.clone() }),
+        }
+    }
+
     /// Where it is, without a password.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// An error once its path leads to another file, or to none: what is written then, nobody would find.
+    pub fn check_place(&self) -> Result<(), HistoryError> {
+        match &self.file {
+            Some((path, opened)) if file_at(path) != *opened => Err(HistoryError::Moved { place: self.place.clone() }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) fn broken(&self, error: sqlx::Error) -> HistoryError {
         HistoryError::Broken { place: self.place.clone(), error }
     }
 
+    /// A file that is not at its place any more gets what its log still holds first: SQLite leaves that behind at the old path, where
+    /// another file would take it for its own.
     pub async fn close(self) {
+        if self.check_place().is_err() {
+            let _ = sqlx::raw_sql(LEAVE_FILE).execute(&self.pool).await;
+        }
         self.pool.close().await;
     }
 }

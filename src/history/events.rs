@@ -171,6 +171,9 @@ impl Writer {
         sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await?;
         let forget = "DELETE FROM herald_history_body_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
+        let begins = "UPDATE herald_history_source SET begins_ms = $1 WHERE stream = 'events' AND begins_ms < $2";
+        let begins_ms = number((day + 1) * super::DAY_MS);
+        sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(Some(day))
     }
@@ -289,6 +292,43 @@ impl Reader {
             }
         }
         Ok(found)
+    }
+
+    /// The newest of these events, the oldest of them first, and whether there are older ones.
+    pub async fn latest_events(
+        &self,
+        wanted: &EventsWanted,
+        limit: usize,
+    ) -> Result<(Vec<KeptEvent>, bool), HistoryError> {
+        self.try_latest_events(wanted, limit).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_latest_events(
+        &self,
+        wanted: &EventsWanted,
+        limit: usize,
+    ) -> Result<(Vec<KeptEvent>, bool), sqlx::Error> {
+        let mut transaction = begin_reading(&self.database).await?;
+        let mut found = Vec::new();
+        for day in days_of(&mut transaction, wanted, 0).await?.into_iter().rev() {
+            // One more than is wanted tells whether there is more.
+            let left = limit + 1 - found.len();
+            let question = Question::new(wanted, EntryId::ZERO);
+            let sql = format!(
+                "SELECT {COLUMNS} FROM {} WHERE {} ORDER BY entry_ms DESC, entry_seq DESC LIMIT {left}",
+                table_of(day),
+                question.conditions()
+            );
+            let rows = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_all(&mut *transaction).await?;
+            found.extend(rows.iter().filter_map(|row| kept(row).transpose()).collect::<Result<Vec<_>, _>>()?);
+            if found.len() > limit {
+                break;
+            }
+        }
+        let has_older = found.len() > limit;
+        found.truncate(limit);
+        found.reverse();
+        Ok((found, has_older))
     }
 
     /// How many there are now, and up to where that is all; None while nothing was read.

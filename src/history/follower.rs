@@ -4,18 +4,21 @@
 //! What fails, fails here: Redis keeps the log for it up to a bound, and it is tried again, later each time.
 
 mod events;
+mod outage;
+mod track;
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
+use self::{outage::Outage, track::Track};
 use super::{
     DAY_MS,
     database::{Access, Database, HistoryError},
     events::Source,
     row::{Row, seal},
-    writer::{Batch, Missed, Position, Writer},
+    writer::{Batch, Missed, Position, UNREADABLE, Writer},
 };
 use crate::{
     clock,
@@ -36,10 +39,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often somebody who looks on looks whether it still moves.
 const LOOK_ON_EVERY: Duration = Duration::from_secs(5);
 
-/// Pauses after failures: twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
 /// Entries read at once: each is a batch of the worker's, up to 500 lines or 2 MiB.
 const ENTRIES: usize = 16;
 
@@ -51,6 +50,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(600);
 
 /// How often the owner is told how far this is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the database is asked where there is nothing to write: one that is away is noticed all the same.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// What closing the database may take.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// What the last batch may take when Herald stops.
 const LAST_BATCH: Duration = Duration::from_secs(2);
@@ -102,8 +107,7 @@ impl Follower {
 
     /// Never returns before it is cancelled: where the database cannot be opened, that is said, and tried again.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut pause = FIRST_PAUSE;
-        let (mut is_down, mut known) = (false, None);
+        let (mut outage, mut known) = (Outage::default(), None);
         while !cancel.is_cancelled() {
             let begun = tokio::select! {
                 begun = Following::begin(&self) => begun,
@@ -111,17 +115,14 @@ impl Follower {
             };
             let failed = match begun {
                 Ok(mut following) => {
-                    if std::mem::take(&mut is_down) {
-                        info!(place = following.place, "the history works again");
-                    }
-                    pause = FIRST_PAUSE;
                     self.metrics.set_history_up(true);
                     let ended = tokio::select! {
-                        ended = following.run(&cancel) => ended,
+                        ended = following.run(&cancel, &mut outage) => ended,
                         // What is not written yet is read again by whoever comes next.
                         () = time_is_up(&cancel) => Ok(()),
                     };
                     known = Some((following.id.clone(), following.read()));
+                    following.close().await;
                     ended
                 }
                 Err(failed) => Err(failed),
@@ -129,12 +130,7 @@ impl Follower {
             self.metrics.set_history_up(false);
             if let Err(failed) = failed {
                 self.metrics.history_failed();
-                if !std::mem::replace(&mut is_down, true) {
-                    warn!(
-                        error = %failed,
-                        "the history of deliveries is not written; deliveries go on, and it is tried again"
-                    );
-                }
+                let pause = outage.fails(&failed, clock::now());
                 if let Some((id, read)) = &known
                     && let Err(error) = self.remind(id, *read).await
                 {
@@ -142,7 +138,6 @@ impl Follower {
                 }
                 let wait = tokio::time::sleep(pause);
                 cancel.run_until_cancelled(wait).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -185,18 +180,20 @@ struct Following<'a> {
 
 impl<'a> Following<'a> {
     async fn begin(of: &'a Follower) -> Result<Self, Failed> {
+        let mut queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
+        let log = queries.log_id_or(format!("{:016x}", rand::random::<u64>())).await?;
         let database = Database::open(&of.settings.url, of.keys.stream(), Access::Write).await?;
+        database.adopt(&log).await?;
         let place = database.place().to_owned();
         let writer = Writer::new(database);
         let (position, source, id) = (writer.position().await?, writer.source().await?, writer.id().await?);
-        let queries = Queries::new(of.redis.connect(Purpose::Other).await?, of.keys.clone());
         let (line_bytes, event_bytes) = (USUAL_LINE_BYTES, events::USUAL_EVENT_BYTES);
         Ok(Self { of, writer, queries, position, id, place, line_bytes, source, event_bytes })
     }
 
-    async fn run(&mut self, cancel: &CancellationToken) -> Result<(), Failed> {
+    async fn run(&mut self, cancel: &CancellationToken, outage: &mut Outage) -> Result<(), Failed> {
         let (mut pause, mut is_onlooker) = (Duration::ZERO, false);
-        let (mut tidy_at, mut tell_at) = (clock::now(), clock::now());
+        let (mut tidy_at, mut tell_at, mut probe_at) = (clock::now(), clock::now(), clock::now() + PROBE_EVERY);
         loop {
             let is_last = cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
             if is_onlooker && !self.has_stopped_moving().await? {
@@ -213,12 +210,19 @@ impl<'a> Following<'a> {
                     false => LOOK_EVERY,
                 };
             }
+            // Only now: a full disk lets a database be opened, and fails what is written.
+            outage.is_over(&self.place);
             if clock::now() >= tell_at || is_last {
+                self.writer.check_place()?;
                 self.tell().await?;
                 tell_at = clock::now() + TELL_EVERY;
             }
             if is_last {
                 return Ok(());
+            }
+            if clock::now() >= probe_at {
+                self.writer.position().await?;
+                probe_at = clock::now() + PROBE_EVERY;
             }
             if clock::now() >= tidy_at && !is_onlooker {
                 self.tidy().await?;
@@ -272,29 +276,14 @@ impl<'a> Following<'a> {
     /// The entry that the position names is not there any more, or another stands in its place.
     async fn lost_track(&mut self, first: Option<&LogEntry>, from: Position) -> Result<Track, Failed> {
         let end = self.queries.log_end().await?;
-        let is_anew = end < from.line || first.is_some_and(|first| first.number == from.line);
-        if is_anew {
-            let why = "Redis has lost its log of attempts, or part of it, and began it anew";
-            return Ok(match end {
-                // It has no lines yet.
-                0 => Track::Waits,
-                _ => Track::Anew(Missed { from_ms: from.at_ms, until_ms: clock::wall_ms(), lines: 0, why }),
-            });
-        }
-        let Some(first) = first else { return Ok(Track::Waits) };
-        let lines = first.first().saturating_sub(from.line + 1);
-        let until_ms = first.lines().find_map(|line| Logged::read(line).ok()).map_or(from.at_ms, |line| line.at_ms());
-        let why = "the log of attempts dropped them before they were read (history.log_bytes)";
-        match lines {
-            // The position's own entry alone was dropped.
-            0 => Ok(Track::Gap(Missed { from_ms: from.at_ms, until_ms: from.at_ms, lines: 0, why })),
-            lines => Ok(Track::Gap(Missed { from_ms: from.at_ms, until_ms, lines, why })),
-        }
+        let oldest = self.queries.log_from(0, 1).await?;
+        let now_ms = self.queries.now_ms().await?;
+        Ok(track::find(from, first, oldest.first(), end, now_ms))
     }
 
     /// None if there is nothing to write.
     fn batch(&mut self, entries: &[LogEntry], missed: Vec<Missed>, now_ms: u64) -> Option<Batch> {
-        let mut batch = Batch { missed: missed.into_iter().filter(Missed::is_one).collect(), ..Batch::default() };
+        let mut batch = Batch { missed, ..Batch::default() };
         let (mut bytes, mut lines, mut unreadable) = (0, 0, 0);
         let keep_days = self.of.keep_days();
         batch.to = self.position;
@@ -315,9 +304,8 @@ impl<'a> Following<'a> {
             (batch.to.line, batch.to.seal) = (entry.number, seal(&entry.text));
         }
         if unreadable > 0 {
-            let why = "lines that this Herald cannot read: another version, or somebody else, wrote them";
             let at_ms = batch.to.at_ms;
-            batch.missed.push(Missed { from_ms: at_ms, until_ms: at_ms, lines: unreadable, why });
+            batch.missed.push(Missed { from_ms: at_ms, until_ms: at_ms, lines: unreadable, why: UNREADABLE });
         }
         if let Some(mean) = bytes.checked_div(lines) {
             self.line_bytes = mean.max(1) as u64;
@@ -339,6 +327,13 @@ impl<'a> Following<'a> {
         Ok(())
     }
 
+    /// Before it is opened again: two that have one file open, of which one was moved, mix up what belongs to it.
+    async fn close(self) {
+        if tokio::time::timeout(CLOSING, self.writer.close()).await.is_err() {
+            debug!(place = self.place, "the history's database does not close");
+        }
+    }
+
     async fn tidy(&mut self) -> Result<(), Failed> {
         // A clock that is ahead must not empty the history: both this machine's and Redis' say that a day is over.
         let now_ms = clock::wall_ms().min(self.queries.now_ms().await?);
@@ -351,14 +346,4 @@ impl<'a> Following<'a> {
         }
         Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)
     }
-}
-
-/// What it means that the position's own entry is not there.
-enum Track {
-    /// Nothing to go by yet.
-    Waits,
-    /// What came after it was dropped, too.
-    Gap(Missed),
-    /// Everything that is there is read; what is known already is not doubled.
-    Anew(Missed),
 }

@@ -24,6 +24,7 @@ pub use self::{
     database::{Access, Database, HistoryError},
     events::{EventPlace, EventsWanted, Frozen, KeptEvent},
     reader::{Gap, Horizon, Reader, Told, Unowed, Wanted},
+    writer::{LOG_DROPPED, LOG_LOST},
 };
 
 const DAY_MS: u64 = 86_400_000;

@@ -10,13 +10,14 @@ use super::{
     day_of,
     row::Row,
     schema::{self, COLUMNS, number, unsigned},
+    writer::{EVENTS_DROPPED, LOG_DROPPED, LOG_LOST, STREAM_LOST},
 };
 use crate::facts::{
     id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
     log::Logged,
 };
 
-/// The most gaps that an answer names.
+/// The most gaps that an answer names; of more, it says how many.
 const MAX_GAPS: i64 = 20;
 
 /// What somebody wants to know; all that is set must hold.
@@ -89,6 +90,18 @@ pub struct Gap {
     pub why: String,
 }
 
+impl Gap {
+    /// The history lagged for longer than the log or the stream was kept for it.
+    pub fn is_of_lag(&self) -> bool {
+        [LOG_DROPPED, EVENTS_DROPPED].contains(&self.why.as_str())
+    }
+
+    /// Redis lost what it had.
+    pub fn is_of_redis(&self) -> bool {
+        [LOG_LOST, STREAM_LOST].contains(&self.why.as_str())
+    }
+}
+
 /// How far the history can look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon {
@@ -97,8 +110,16 @@ pub struct Horizon {
     /// The number of the last line that it has read of the log, and the time of that.
     pub line: u64,
     pub until_ms: u64,
-    /// The newest first.
+    /// Those of the time that was asked for, the newest first.
     pub gaps: Vec<Gap>,
+    /// How many more of that time there are.
+    pub more_gaps: u64,
+}
+
+impl Horizon {
+    pub fn is_whole(&self) -> bool {
+        self.gaps.is_empty()
+    }
 }
 
 /// How many deliveries of an account were owed to nobody.
@@ -118,25 +139,45 @@ impl Reader {
         Self { database }
     }
 
-    pub async fn horizon(&self, keep_days: u64, now_ms: u64) -> Result<Horizon, HistoryError> {
-        self.try_horizon(keep_days, now_ms).await.map_err(|error| self.database.broken(error))
+    /// The file that it reads is where it was opened.
+    pub fn check_place(&self) -> Result<(), HistoryError> {
+        self.database.check_place()
     }
 
-    async fn try_horizon(&self, keep_days: u64, now_ms: u64) -> Result<Horizon, sqlx::Error> {
+    /// It is the history of the log with this id.
+    pub async fn check_log(&self, log: &str) -> Result<(), HistoryError> {
+        self.database.check_log(log).await
+    }
+
+    /// How far it can look, and what it misses of the time that is wanted.
+    pub async fn horizon(&self, keep_days: u64, now_ms: u64, wanted: &Wanted) -> Result<Horizon, HistoryError> {
+        self.try_horizon(keep_days, now_ms, wanted).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_horizon(&self, keep_days: u64, now_ms: u64, wanted: &Wanted) -> Result<Horizon, sqlx::Error> {
         let question = "SELECT line, at_ms, begins_ms FROM herald_history_position WHERE log = 'attempts'";
         let row = sqlx::query(question).fetch_one(&self.database.pool).await?;
         let (line, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
         let begins_ms = unsigned(row.try_get(2)?);
         let kept_ms = day_of(now_ms).saturating_sub(keep_days) * DAY_MS;
         let begins_ms = (begins_ms > 0).then_some(begins_ms.max(kept_ms));
-        let question = "SELECT from_ms, until_ms, lines, why FROM herald_history_gaps ORDER BY until_ms DESC LIMIT $1";
-        let rows = sqlx::query(question).bind(MAX_GAPS).fetch_all(&self.database.pool).await?;
+        // A gap may end before it begins where two clocks dated it.
+        let concerned =
+            "FROM herald_history_gaps WHERE (until_ms >= $1 OR from_ms >= $1) AND (from_ms < $2 OR until_ms < $2)";
+        let (from_ms, before_ms) = (number(wanted.from_ms.unwrap_or(0)), number(wanted.until_ms.unwrap_or(u64::MAX)));
+        let question =
+            format!("SELECT from_ms, until_ms, lines, why {concerned} ORDER BY until_ms DESC LIMIT {MAX_GAPS}");
+        let question = sqlx::query(AssertSqlSafe(question)).bind(from_ms).bind(before_ms);
+        let rows = question.fetch_all(&self.database.pool).await?;
+        let count = sqlx::query(AssertSqlSafe(format!("SELECT COUNT(*) {concerned}"))).bind(from_ms).bind(before_ms);
+        let count = unsigned(count.fetch_one(&self.database.pool).await?.try_get(0)?);
         let gap = |row: &AnyRow| {
             let (from_ms, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
             Ok(Gap { from_ms, until_ms, lines: unsigned(row.try_get(2)?), why: row.try_get(3)? })
         };
-        let gaps = rows.iter().map(gap).collect::<Result<_, sqlx::Error>>()?;
-        Ok(Horizon { begins_ms, line, until_ms, gaps })
+        let gaps = rows.iter().map(gap).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let more_gaps = count.saturating_sub(gaps.len() as u64);
+        Ok(Horizon { begins_ms, line, until_ms, gaps, more_gaps })
     }
 
     /// Up to `limit` of what is wanted, the newest first.
@@ -265,4 +306,32 @@ fn told(row: &AnyRow) -> Result<Option<Told>, sqlx::Error> {
         outcome: text(12)?,
         detail: text(13)?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{
+        Access,
+        writer::{Batch, LOG_DROPPED, Missed, Position, Writer},
+    };
+
+    #[tokio::test]
+    async fn the_gaps_of_a_time_are_found_however_many_came_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("history.db").display()).parse().unwrap();
+        let database = Database::open(&url, "payment-intents", Access::Write).await.unwrap();
+        let (mut writer, reader) = (Writer::new(database.clone()), Reader::new(database));
+        let missed = |n: u64| Missed { from_ms: n * 1_000, until_ms: n * 1_000 + 500, lines: 1, why: LOG_DROPPED };
+        let to = Position { line: 100, seal: 1, at_ms: 100_000 };
+        let batch = Batch { missed: (1..=100).map(missed).collect(), to, ..Batch::default() };
+        assert!(writer.write(Position::default(), &batch, 1).await.unwrap());
+        let gaps = async |from_ms, until_ms| {
+            let horizon = reader.horizon(30, 0, &Wanted { from_ms, until_ms, ..Wanted::default() }).await.unwrap();
+            (horizon.gaps.first().map(|gap| gap.from_ms), horizon.gaps.len(), horizon.more_gaps)
+        };
+        assert_eq!(gaps(None, None).await, (Some(100_000), 20, 80));
+        assert_eq!(gaps(Some(2_400), Some(4_001)).await, (Some(4_000), 3, 0));
+        assert_eq!(gaps(Some(2_501), Some(3_000)).await, (None, 0, 0));
+    }
 }

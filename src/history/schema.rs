@@ -124,6 +124,13 @@ pub(super) async fn meta(database: &Database, name: &str) -> Result<Option<Strin
     question.fetch_optional(&database.pool).await?.map(|row| row.try_get(0)).transpose()
 }
 
+/// Keeps it, unless there is something of that name.
+pub(super) async fn keep(database: &Database, name: &str, value: &str) -> Result<(), sqlx::Error> {
+    let keep = "INSERT INTO herald_history_meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let keep = sqlx::query(keep).bind(name.to_owned()).bind(value.to_owned());
+    keep.execute(&database.pool).await.map(drop)
+}
+
 /// The days that have a table, the newest first.
 pub(super) async fn days(connection: &mut AnyConnection) -> Result<Vec<u64>, sqlx::Error> {
     let rows = sqlx::query("SELECT day FROM herald_history_days ORDER BY day DESC").fetch_all(connection).await?;

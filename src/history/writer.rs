@@ -14,6 +14,15 @@ use super::{
 /// Rows of one statement: more makes neither kind of database quicker, and SQLite takes 32 766 values at most.
 const ROWS: usize = 128;
 
+/// Why lines are missing. The first two are a matter of `history.log_bytes`.
+pub const LOG_DROPPED: &str = "the log of attempts dropped them before they were read (history.log_bytes)";
+pub(super) const EVENTS_DROPPED: &str = "events were taken from the stream before they were read (history.log_bytes)";
+pub const LOG_LOST: &str = "Redis has lost its log of attempts, or part of it, and began it anew";
+pub(super) const STREAM_LOST: &str = "Redis has lost its stream, or part of it, and began it anew";
+pub(super) const LOG_UNKNOWN: &str =
+    "the log of attempts does not have the last line any more that was read: whether it lost others, nobody can tell";
+pub(super) const UNREADABLE: &str = "lines that this Herald cannot read: another version, or somebody else, wrote them";
+
 /// How far the log has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Position {
@@ -35,13 +44,6 @@ pub(super) struct Missed {
     pub why: &'static str,
 }
 
-impl Missed {
-    /// Whether anything is missing.
-    pub fn is_one(&self) -> bool {
-        self.lines > 0 || self.until_ms > self.from_ms
-    }
-}
-
 /// What goes into the history at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -61,10 +63,19 @@ impl Writer {
         Self { database, days: BTreeSet::new() }
     }
 
+    pub async fn close(self) {
+        self.database.close().await;
+    }
+
     /// Tells this history from others.
     pub async fn id(&self) -> Result<String, HistoryError> {
         let id = schema::meta(&self.database, "id").await.map_err(|error| self.database.broken(error))?;
         Ok(id.unwrap_or_default())
+    }
+
+    /// The file that it writes to is where it was opened.
+    pub fn check_place(&self) -> Result<(), HistoryError> {
+        self.database.check_place()
     }
 
     pub async fn position(&self) -> Result<Position, HistoryError> {
@@ -156,8 +167,12 @@ impl Writer {
         sqlx::query(AssertSqlSafe(drop)).execute(&mut *transaction).await?;
         let forget = "DELETE FROM herald_history_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
+        // What is gone stays gone, also where days are kept for longer again.
+        let begins = "UPDATE herald_history_position SET begins_ms = $1 WHERE log = 'attempts' AND begins_ms < $2";
+        let begins_ms = number((day + 1) * super::DAY_MS);
+        sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         let gaps = "DELETE FROM herald_history_gaps WHERE until_ms < $1";
-        sqlx::query(gaps).bind(number(first * super::DAY_MS)).execute(&mut *transaction).await?;
+        sqlx::query(gaps).bind(begins_ms).execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(Some(day))
     }

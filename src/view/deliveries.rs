@@ -219,7 +219,7 @@ impl Look {
             lines.push(self.of_letter(letter, past.last_attempt(&letter.id)));
         }
         let mut ended: Vec<_> = last.into_values().collect();
-        ended.sort_by_key(|told| std::cmp::Reverse(told.at_ms));
+        ended.sort_by_key(|told| std::cmp::Reverse((told.at_ms, told.entry)));
         for told in ended {
             lines.push(self.of_told(queries, past, told).await?);
         }

@@ -2,14 +2,14 @@
 //! says how far back it looks, so that silence is not taken for "never happened". A history that does not answer only makes
 //! it shorter.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Viewer, time::Time, words};
 use crate::{
-    facts::id::DeliveryId,
+    facts::id::{DeliveryId, EndpointId, EntryId},
     history::{Gap, History, Horizon, Told, Wanted},
     store::{
         error::StoreError,
@@ -41,9 +41,13 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let now_ms = queries.now_ms().await?;
     // One more than is wanted tells whether there is more.
     let most = limit.saturating_add(1);
+    let log_id = queries.log_id().await?;
     let asked = history.ask(async |reader| {
+        if let Some(log) = &log_id {
+            reader.check_log(log).await?;
+        }
         // In this order: what is read into it between the two is told twice rather than not at all.
-        let horizon = reader.horizon(history.keep_days(), now_ms).await?;
+        let horizon = reader.horizon(history.keep_days(), now_ms, wanted).await?;
         Ok((horizon, reader.find(wanted, most).await?))
     });
     let asked = asked.await;
@@ -61,22 +65,35 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let mut told: Vec<Told> = log.lines.iter().map(Told::of).collect();
     let is_cut_short = !log.reached_end && told.len() < most;
     log.lines = Vec::new();
-    let horizon = asked.map(|(mut horizon, rows)| {
+    let horizon = asked.map(|(horizon, rows)| {
         told.extend(rows);
-        horizon.gaps.retain(|gap| concerns(gap, wanted));
         horizon
     });
     // The log of a Redis that lost some is read again from its beginning, so a line may be in both.
     let mut seen = HashSet::new();
     told.retain(|one| seen.insert((one.at_ms, one.kind.clone(), one.entry, one.endpoint.clone(), one.attempt)));
-    told.sort_by_key(|one| std::cmp::Reverse(one.at_ms));
+    told.sort_by_key(|one| Reverse(order(one)));
     let has_more = told.len() > limit;
     told.truncate(limit);
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
 }
 
-fn concerns(gap: &Gap, wanted: &Wanted) -> bool {
-    wanted.from_ms.is_none_or(|from| gap.until_ms >= from) && wanted.until_ms.is_none_or(|until| gap.from_ms < until)
+/// What lies between two times of which the later comes first is nothing, and no answer.
+pub fn check_span(from_ms: Option<u64>, until_ms: Option<u64>) -> Result<(), &'static str> {
+    match (from_ms, until_ms) {
+        (Some(from), Some(until)) if from >= until => Err("is not before `until`: nothing lies between them"),
+        _ => Ok(()),
+    }
+}
+
+/// By time; within a millisecond in the order of the stream, each delivery's attempts by number, and what ended it after them.
+fn order(told: &Told) -> (u64, EntryId, u32, u8, Option<EndpointId>) {
+    let rank = match told.kind.as_str() {
+        "delivered" | "failed" => 0,
+        "redelivered" | "discarded" => 2,
+        _ => 1,
+    };
+    (told.at_ms, told.entry, told.attempt, rank, told.endpoint.clone())
 }
 
 /// How far back an answer looks, and what is missing from it.
@@ -107,12 +124,13 @@ impl Reach {
             0 => "up to now".to_owned(),
             looked => format!("and {} of Redis' log beyond it", words::count(looked as u64, "line", "lines")),
         };
-        let missing = match horizon.gaps.len() {
+        let missing = match horizon.gaps.len() as u64 + horizon.more_gaps {
             0 => "nothing is missing".to_owned(),
-            gaps => words::count(gaps as u64, "gap", "gaps"),
+            gaps => words::count(gaps, "gap", "gaps"),
         };
         let mut texts = vec![format!("history: {begins}, {behind}; {missing}")];
         texts.extend(horizon.gaps.iter().map(|gap| of_gap(gap, self.now_ms)));
+        texts.extend(of_more_gaps(horizon));
         if self.is_cut_short {
             let looked = words::count(self.log.looked as u64, "line", "lines");
             texts.push(format!("history: it is far behind, and only the newest {looked} beyond it were looked at"));
@@ -150,7 +168,7 @@ impl Reach {
         let gaps = self.horizon.as_ref().map(|horizon| horizon.gaps.as_slice()).unwrap_or_default();
         let says = if viewer.is_operator() { self.words() } else { self.words_for_merchant(gaps) };
         let is_whole = match &self.horizon {
-            Ok(horizon) => horizon.gaps.is_empty() && !self.is_cut_short,
+            Ok(horizon) => horizon.is_whole() && !self.is_cut_short,
             Err(_) => self.log.reached_end && !self.log.was_cut,
         };
         ReachView {
@@ -168,8 +186,15 @@ impl Reach {
             format!("some is missing between {from} and {until}")
         };
         let back_to = self.back_to_ms().map(|at_ms| format!("back to {}", words::when(at_ms, self.now_ms)));
-        back_to.into_iter().chain(gaps.iter().map(between)).collect()
+        let more = self.horizon.as_ref().ok().and_then(of_more_gaps);
+        back_to.into_iter().chain(gaps.iter().map(between)).chain(more).collect()
     }
+}
+
+/// That there are older gaps than those that are named.
+fn of_more_gaps(horizon: &Horizon) -> Option<String> {
+    let more = words::count(horizon.more_gaps, "older gap", "older gaps");
+    (horizon.more_gaps > 0).then(|| format!("and {more}; ask for a shorter time to see which"))
 }
 
 fn of_gap(gap: &Gap, now_ms: u64) -> String {
@@ -327,14 +352,41 @@ mod tests {
     #[test]
     fn a_gap_makes_an_answer_less_than_whole_and_merchants_learn_only_when_it_was() {
         let gap = Gap { from_ms: NOW_MS - 5_000, until_ms: NOW_MS - 4_000, lines: 7, why: "a secret place".to_owned() };
-        let horizon = Horizon { begins_ms: Some(NOW_MS - 60_000), line: 3, until_ms: NOW_MS, gaps: vec![gap] };
+        let horizon =
+            Horizon { begins_ms: Some(NOW_MS - 60_000), line: 3, until_ms: NOW_MS, gaps: vec![gap], more_gaps: 4 };
         let reach = reach(Ok(horizon));
         let (told, short) = (json(&reach, Viewer::Operator), json(&reach, Viewer::Merchant));
         assert_eq!((&told["is_whole"], &told["gaps"][0]["lines"]), (&false.into(), &7.into()));
         assert_eq!(told["back_to"], "2023-11-14T22:12:20.000Z");
         assert!(told["says"][1].as_str().unwrap().contains("a secret place"), "{told}");
+        assert!(told["says"][0].as_str().unwrap().ends_with("; 5 gaps"), "{told}");
+        for view in [&told, &short] {
+            assert!(view["says"][2].as_str().unwrap().starts_with("and 4 older gaps"), "{view}");
+        }
         assert_eq!((&short["gaps"][0]["from"], &short["gaps"][0]["lines"]), (&told["gaps"][0]["from"], &().into()));
         assert!(!short.to_string().contains("secret") && !short.to_string().contains("12 lines"), "{short}");
+    }
+
+    #[test]
+    fn what_is_of_one_millisecond_comes_in_the_order_of_the_stream_and_its_end_after_its_attempts() {
+        let told = |entry: &str, kind: &str, attempt| {
+            let line =
+                br#"["17-1:ep_a","evt_1","pi_1","acc_1",1,1700000000000,5,{"kind":"delivered","status":200},""]"#;
+            let told = Told::of(&Logged::Attempt(LogLine::read(line).unwrap()));
+            Told { entry: entry.parse().unwrap(), kind: kind.to_owned(), attempt, ..told }
+        };
+        let right = [
+            told("17-2", "failed", 1),
+            told("17-2", "failed", 2),
+            told("17-2", "dead", 2),
+            told("17-2", "redelivered", 2),
+            told("17-10", "delivered", 1),
+        ];
+        let mut sorted = right.to_vec();
+        sorted.rotate_left(2);
+        sorted.swap(0, 2);
+        sorted.sort_by_key(order);
+        assert_eq!(sorted, right);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod erasure;
 mod history;
 mod hostile;
 mod isolation;
+mod lost_history;
 mod quota;
 mod redis_trouble;
 mod replay;

@@ -40,6 +40,11 @@ impl TestRedis {
         self.server.address()
     }
 
+    /// Where its files are.
+    pub fn folder(&self) -> &std::path::Path {
+        self.server.folder()
+    }
+
     /// For the code under test.
     pub fn redis(&self) -> herald::store::connection::Redis {
         herald::store::connection::Redis::new(&self.url()).expect("the test's own URL is valid")

@@ -89,6 +89,7 @@ pub async fn list(
     let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     let from_ms = moment("since", query.since.as_ref(), now_ms)?;
     let until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    past::check_span(from_ms, until_ms).map_err(|why| Problem::fault("since", why))?;
     let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, limit };
     let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
     let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
@@ -178,6 +179,7 @@ pub async fn attempts(
     let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     wanted.from_ms = moment("since", query.since.as_ref(), now_ms)?;
     wanted.until_ms = moment("until", query.until.as_ref(), now_ms)?;
+    past::check_span(wanted.from_ms, wanted.until_ms).map_err(|why| Problem::fault("since", why))?;
     let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
     let past = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();

@@ -3,10 +3,13 @@
 
 use super::{Failed, Following, Step};
 use crate::{
-    facts::event::{Event, MAX_EVENT_BYTES},
+    facts::{
+        event::{Event, MAX_EVENT_BYTES},
+        id::EntryId,
+    },
     history::{
         events::{KeptEvent, Source},
-        writer::Missed,
+        writer::{EVENTS_DROPPED, Missed, STREAM_LOST},
     },
     store::queries::{EventsPage, EventsRead, RawEvent},
 };
@@ -59,36 +62,49 @@ impl Following<'_> {
 /// How far it is after a page, and what is missing.
 fn next(from: Option<Source>, page: &EventsPage) -> (Source, Option<Missed>) {
     let read_ms = page.now_ms;
-    let Some(from) = from else {
-        // What there was before the history began is not missing from it.
-        return (
-            read_on(
-                Source { entry: Default::default(), added: page.added - page.length.min(page.added), read_ms },
-                page,
-            ),
-            None,
-        );
+    // Of what is there none is counted yet.
+    let beginning = Source { entry: EntryId::ZERO, added: page.added.saturating_sub(page.length), read_ms };
+    let missed = |from: Source, until_ms: u64, lines, why| {
+        Some(Missed { from_ms: accepted_ms(from.entry, from.read_ms), until_ms, lines, why })
     };
+    // What there was before the history began is not missing from it.
+    let Some(from) = from else { return (read_on(beginning, page), None) };
     if page.last < from.entry || page.added < from.added {
-        let why = "Redis has lost its stream, or part of it, and began it anew";
-        let missed = Missed { from_ms: from.read_ms, until_ms: read_ms, lines: 0, why };
-        let anew = Source { entry: Default::default(), added: page.added - page.length.min(page.added), read_ms };
-        return (anew, Some(missed));
+        return (beginning, missed(from, read_ms, 0, STREAM_LOST));
     }
-    let to = read_on(Source { read_ms, ..from }, page);
-    // Only at the end of the stream is it known how many there should have been.
-    if to.entry < page.last && !page.events.is_empty() {
-        return (to, None);
+    // Entries leave at the front. Once the last that was read is gone, too, those that left beyond it were not read.
+    let left = if page.first > from.entry { beginning.added.saturating_sub(from.added) } else { 0 };
+    let to = read_on(Source { read_ms, added: from.added + left, ..from }, page);
+    let is_at_end = to.entry >= page.last || page.events.is_empty();
+    if is_at_end && to.added > page.added {
+        // Set back, and grown beyond what was read: what is there now was counted as if it came after that.
+        return (beginning, missed(from, read_ms, 0, STREAM_LOST));
     }
-    let lines = page.added.saturating_sub(to.added);
-    let why = "events were taken from the stream before they were read (history.log_bytes)";
-    let missed = (lines > 0).then_some(Missed { from_ms: from.read_ms, until_ms: read_ms, lines, why });
-    (Source { entry: page.last, added: page.added, read_ms }, missed)
+    if left > 0 {
+        let until_ms = page.events.first().map_or(read_ms, |event| accepted_ms(event.entry, read_ms));
+        return (at_end(to, page, is_at_end), missed(from, until_ms, left, EVENTS_DROPPED));
+    }
+    // What somebody took out of its midst is only known to be missing at the end.
+    let lines = if is_at_end { page.added.saturating_sub(to.added) } else { 0 };
+    let missed = if lines > 0 { missed(from, read_ms, lines, EVENTS_DROPPED) } else { None };
+    (at_end(to, page, is_at_end), missed)
+}
+
+fn at_end(to: Source, page: &EventsPage, is_at_end: bool) -> Source {
+    match is_at_end {
+        true => Source { entry: page.last.max(to.entry), added: page.added, ..to },
+        false => to,
+    }
 }
 
 fn read_on(from: Source, page: &EventsPage) -> Source {
     let entry = page.events.last().map_or(from.entry, |event| event.entry);
     Source { entry, added: from.added + page.events.len() as u64, ..from }
+}
+
+/// When an entry was accepted, as far as its id can be a time; it was read no earlier.
+fn accepted_ms(entry: EntryId, read_ms: u64) -> u64 {
+    entry.age_ms(read_ms).map_or(read_ms, |_| entry.ms.min(read_ms))
 }
 
 /// None for what is no event: the quarantine has it.
@@ -110,20 +126,25 @@ fn kept(raw: &RawEvent, read_ms: u64) -> Option<KeptEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::id::EntryId;
+
+    /// When everything here was read.
+    const NOW_MS: u64 = 9_000;
 
     fn entry(ms: u64) -> EntryId {
         EntryId { ms, seq: 0 }
     }
 
-    fn page(added: u64, length: u64, last: u64, events: &[u64]) -> EventsPage {
+    /// A page of a stream that has `there` and gave out `last`, from an entry on.
+    fn page(added: u64, there: &[u64], last: u64, after: u64, max: usize) -> EventsPage {
         let raw = |ms: &u64| RawEvent {
             entry: entry(*ms),
             body: Default::default(),
             number: None,
             traceparent: String::new(),
         };
-        EventsPage { length, added, last: entry(last), now_ms: 99, events: events.iter().map(raw).collect() }
+        let first = entry(there.first().copied().unwrap_or(last));
+        let events = there.iter().filter(|ms| **ms > after).take(max).map(raw).collect();
+        EventsPage { length: there.len() as u64, added, last: entry(last), now_ms: NOW_MS, first, events }
     }
 
     fn source(ms: u64, added: u64) -> Source {
@@ -132,30 +153,53 @@ mod tests {
 
     #[test]
     fn nothing_is_missing_of_what_was_there_before_the_history_began() {
-        let (to, missed) = next(None, &page(10, 3, 30, &[28, 29, 30]));
+        let (to, missed) = next(None, &page(10, &[28, 29, 30], 30, 0, 200));
         assert_eq!((to.entry, to.added, missed), (entry(30), 10, None));
-        let (to, missed) = next(None, &page(10, 0, 30, &[]));
+        let (to, missed) = next(None, &page(10, &[], 30, 0, 200));
         assert_eq!((to.entry, to.added, missed), (EntryId::ZERO, 10, None));
     }
 
     #[test]
-    fn what_was_trimmed_before_it_was_read_is_counted_once_the_end_is_reached() {
-        let (to, missed) = next(Some(source(5, 5)), &page(12, 6, 12, &[7, 8]));
-        assert_eq!((to.entry, to.added, missed), (entry(8), 7, None), "who knows what came between");
-        let (to, missed) = next(Some(to), &page(12, 6, 12, &[9, 10, 11]));
-        assert_eq!((to.entry, missed.is_none()), (entry(11), true));
-        let (to, missed) = next(Some(to), &page(12, 6, 12, &[12]));
-        assert_eq!((to.entry, to.added, missed.map(|missed| missed.lines)), (entry(12), 12, Some(1)));
-        let (to, missed) = next(Some(source(5, 5)), &page(9, 0, 9, &[]));
-        assert_eq!((to.entry, to.added, missed.map(|missed| missed.lines)), (entry(9), 9, Some(4)), "all of it");
+    fn what_was_trimmed_before_it_was_read_is_counted_at_once_and_dated_from_where_the_reading_stood() {
+        let there = [7, 8, 9, 10, 11, 12];
+        let (to, missed) = next(Some(source(5, 5)), &page(12, &there, 12, 5, 2));
+        let gap = Missed { from_ms: 5, until_ms: 7, lines: 1, why: EVENTS_DROPPED };
+        assert_eq!((to.entry, to.added, missed), (entry(8), 8, Some(gap)));
+        let (to, missed) = next(Some(to), &page(12, &there, 12, 8, 3));
+        assert_eq!((to.entry, to.added, missed), (entry(11), 11, None));
+        let (to, missed) = next(Some(to), &page(12, &there, 12, 11, 3));
+        assert_eq!((to.entry, to.added, missed), (entry(12), 12, None));
+        let (to, missed) = next(Some(source(5, 5)), &page(9, &[], 9, 5, 200));
+        let gap = Missed { from_ms: 5, until_ms: NOW_MS, lines: 4, why: EVENTS_DROPPED };
+        assert_eq!((to.entry, to.added, missed), (entry(9), 9, Some(gap)), "all of it");
+    }
+
+    #[test]
+    fn what_was_taken_out_of_the_midst_is_counted_once_the_end_is_reached() {
+        let there = [4, 5, 6, 8];
+        let (to, missed) = next(Some(source(5, 5)), &page(8, &there, 8, 5, 1));
+        assert_eq!((to.entry, to.added, missed), (entry(6), 6, None));
+        let (to, missed) = next(Some(to), &page(8, &there, 8, 6, 1));
+        assert_eq!((to.entry, to.added, missed.map(|missed| missed.lines)), (entry(8), 8, Some(1)));
     }
 
     #[test]
     fn a_stream_that_began_anew_is_read_from_its_beginning() {
-        for anew in [page(2, 2, 3, &[]), page(2, 2, 90, &[89, 90])] {
+        for anew in [page(2, &[2, 3], 3, 40, 200), page(2, &[89, 90], 90, 40, 200)] {
             let (to, missed) = next(Some(source(40, 7)), &anew);
             assert_eq!((to.entry, to.added), (EntryId::ZERO, 0));
-            assert_eq!(missed.map(|missed| missed.lines), Some(0));
+            assert_eq!(missed.map(|missed| (missed.lines, missed.why)), Some((0, STREAM_LOST)));
         }
+    }
+
+    #[test]
+    fn a_stream_that_was_set_back_and_has_grown_beyond_what_was_read_is_read_again() {
+        let there: Vec<u64> = (1..=5).chain(41..=50).collect();
+        // Seven were read; of these the last two are gone, and ten came.
+        let (to, missed) = next(Some(source(40, 7)), &page(15, &there, 50, 40, 200));
+        assert_eq!((to.entry, to.added), (EntryId::ZERO, 0));
+        assert_eq!(missed.map(|missed| (missed.lines, missed.why)), Some((0, STREAM_LOST)));
+        let (to, missed) = next(Some(to), &page(15, &there, 50, 0, 200));
+        assert_eq!((to.entry, to.added, missed), (entry(50), 15, None));
     }
 }

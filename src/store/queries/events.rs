@@ -39,6 +39,8 @@ pub struct EventsPage {
     pub last: EntryId,
     /// Redis' time, ms since 1970.
     pub now_ms: u64,
+    /// The oldest entry that is there; of an empty stream, the last id.
+    pub first: EntryId,
     pub events: Vec<RawEvent>,
 }
 
@@ -80,7 +82,7 @@ impl Queries {
         let mut seen = seen.into_iter();
         let malformed = |error| StoreError::unexpected(subject, error);
         let mut next = || seen.next().unwrap_or(Value::Nil);
-        let head = (next(), next(), next(), next());
+        let head = (next(), next(), next(), next(), next());
         if head.0 == Value::Nil {
             return Ok(None);
         }
@@ -88,7 +90,8 @@ impl Queries {
         let (length, added, now_ms) =
             (length.map_err(malformed)?, added.map_err(malformed)?, now_ms.map_err(malformed)?);
         let last = String::from_redis_value(head.2).map_err(malformed)?.parse().unwrap_or_default();
-        let mut page = EventsPage { length, added, last, now_ms, events: Vec::new() };
+        let first = String::from_redis_value(head.4).map_err(malformed)?.parse().unwrap_or(last);
+        let mut page = EventsPage { length, added, last, now_ms, first, events: Vec::new() };
         for event in seen {
             let (entry, body, number, traceparent): (String, Vec<u8>, String, Vec<u8>) =
                 FromRedisValue::from_redis_value(event).map_err(malformed)?;

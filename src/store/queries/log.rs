@@ -16,6 +16,9 @@ use crate::{
 /// read.
 const FIRST_STRIDE: usize = 4;
 
+/// In the hash of histories, beside what each has read: the log's own id.
+const LOG_ID: &str = "log";
+
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What to look for; an empty filter matches every line.
@@ -158,10 +161,32 @@ impl Queries {
         Ok(entries.into_iter().map(entry).collect())
     }
 
+    /// When the line after this one began to wait for whoever reads the log; None if there is none that can be read.
+    pub async fn logged_after_ms(&mut self, number: u64) -> Result<Option<u64>, StoreError> {
+        let entries = self.log_from(number.saturating_add(1), 1).await?;
+        let mut lines = entries.iter().flat_map(LogEntry::lines);
+        Ok(lines.find_map(|line| Logged::read(line).ok()).map(|line| line.at_ms()))
+    }
+
     /// The number of the newest line; 0 while there was none.
     pub async fn log_end(&mut self) -> Result<u64, StoreError> {
         let info = self.stream_info(&self.keys.attempts()).await?;
         Ok(info.map_or(0, |info| info.last_generated.ms))
+    }
+
+    /// What tells this Redis from any other, as far as histories go; made by the first that follows its log.
+    pub async fn log_id(&mut self) -> Result<Option<String>, StoreError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.keys.history()).arg(LOG_ID);
+        self.connection.query("ask whose log this is", &command).await
+    }
+
+    /// The same; this one is taken if there is none yet.
+    pub async fn log_id_or(&mut self, fresh: String) -> Result<String, StoreError> {
+        let mut command = redis::cmd("HSETNX");
+        command.arg(self.keys.history()).arg(LOG_ID).arg(&fresh);
+        self.connection.query::<u64>("mark the log", &command).await?;
+        Ok(self.log_id().await?.unwrap_or(fresh))
     }
 
     /// Tells the partition's owner how far a history has read, so that the log is kept for it.
@@ -183,7 +208,7 @@ impl Queries {
             of_lines.or_else(|| EventsRead::parse(text).map(|read| read.at_ms))
         };
         let is_gone = |text: &str| told_at(text).is_none_or(|at_ms| now_ms.saturating_sub(at_ms) > after_ms);
-        for (history, _) in told.iter().filter(|(_, text)| is_gone(text)) {
+        for (history, _) in told.iter().filter(|(name, text)| name != LOG_ID && is_gone(text)) {
             let mut command = redis::cmd("HDEL");
             command.arg(self.keys.history()).arg(history);
             self.connection.query::<u64>(subject, &command).await?;

@@ -2,7 +2,8 @@
 -- The entries of the stream after one, for the history, with what an event has. What is too long for an event stays in the server.
 -- KEYS    1 stream
 -- ARGV    1 entry id to read after  2 most entries  3 longest event in bytes
--- Answer  {length, entries added, last generated id, now ms, {id, event, number, traceparent}, …} | {} without a stream
+-- Answer  {length, entries added, last generated id, now ms, first id, {id, event, number, traceparent}, …} | {} without a stream
+--         first id: of what is there now, or the last generated one
 --         event: '' where there is none, or none that short, or where it came again (field `replay`); number: from the field `account-sequence`, or ''
 --         A page ends early where its entries are large.
 -- Flags   no-writes.
@@ -32,7 +33,8 @@ local info = by_name(redis.call('XINFO', 'STREAM', KEYS[1]))
 local last = info['last-generated-id']
 local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
-local answer = {info['length'], info['entries-added'], last, now}
+local first = info['first-entry']
+local answer = {info['length'], info['entries-added'], last, now, first and first[1] or last}
 -- Nothing comes after the last possible id.
 if ARGV[1] == last then
   return answer
