@@ -71,6 +71,16 @@ impl Told {
         }
     }
 
+    /// By time; within a millisecond in the order of the stream, each delivery's attempts by number, and what ended it after them.
+    pub fn order(&self) -> impl Ord + use<> {
+        let rank = match self.kind.as_str() {
+            "delivered" | "failed" => 0,
+            "redelivered" | "discarded" => 2,
+            _ => 1,
+        };
+        (self.at_ms, self.entry, self.attempt, rank, self.endpoint.clone())
+    }
+
     pub fn is_attempt(&self) -> bool {
         matches!(self.kind.as_str(), "delivered" | "failed")
     }

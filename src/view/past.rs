@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{Viewer, time::Time, words};
 use crate::{
-    facts::id::{DeliveryId, EndpointId, EntryId},
+    facts::id::DeliveryId,
     history::{Gap, History, Horizon, Told, Wanted},
     store::{
         error::StoreError,
@@ -72,7 +72,7 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     // The log of a Redis that lost some is read again from its beginning, so a line may be in both.
     let mut seen = HashSet::new();
     told.retain(|one| seen.insert((one.at_ms, one.kind.clone(), one.entry, one.endpoint.clone(), one.attempt)));
-    told.sort_by_key(|one| Reverse(order(one)));
+    told.sort_by_key(|one| Reverse(one.order()));
     let has_more = told.len() > limit;
     told.truncate(limit);
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
@@ -84,16 +84,6 @@ pub fn check_span(from_ms: Option<u64>, until_ms: Option<u64>) -> Result<(), &'s
         (Some(from), Some(until)) if from >= until => Err("is not before `until`: nothing lies between them"),
         _ => Ok(()),
     }
-}
-
-/// By time; within a millisecond in the order of the stream, each delivery's attempts by number, and what ended it after them.
-fn order(told: &Told) -> (u64, EntryId, u32, u8, Option<EndpointId>) {
-    let rank = match told.kind.as_str() {
-        "delivered" | "failed" => 0,
-        "redelivered" | "discarded" => 2,
-        _ => 1,
-    };
-    (told.at_ms, told.entry, told.attempt, rank, told.endpoint.clone())
 }
 
 /// How far back an answer looks, and what is missing from it.
@@ -385,7 +375,7 @@ mod tests {
         let mut sorted = right.to_vec();
         sorted.rotate_left(2);
         sorted.swap(0, 2);
-        sorted.sort_by_key(order);
+        sorted.sort_by_key(Told::order);
         assert_eq!(sorted, right);
     }
 

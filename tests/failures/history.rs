@@ -63,7 +63,7 @@ impl Place {
             told.len() >= count
         })
         .await;
-        told.reverse();
+        told.sort_by_key(Told::order);
         told
     }
 
