@@ -49,7 +49,7 @@ pub struct CreateEndpoint {
     pub account: Option<String>,
     #[schema(min_length = 1, max_length = 2_048)]
     pub url: String,
-    /// `ep_…`; a fresh one where nothing is said.
+    /// `ep_…`; a fresh one where nothing is said, and always of a merchant's token.
     #[serde(default)]
     pub id: Option<String>,
     /// A fresh one where nothing is said, which is in the answer and never again.
