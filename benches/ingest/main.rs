@@ -6,6 +6,7 @@ mod http;
 mod probes;
 
 use std::{
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -58,7 +59,8 @@ async fn main() -> Result<()> {
     let bare_batch = bare(&redis, BATCH_CONNECTIONS, BATCH, &args).await?;
     clear(&redis).await?;
     let address = format!("127.0.0.1:{}", free_port()?);
-    let herald = serve(&redis, &address).await?;
+    let folder = tempfile::tempdir()?;
+    let herald = serve(&redis, &address, folder.path()).await?;
 
     println!("{:<34} {:>12} {:>12} {:>10}", "", "XADD", "over HTTP", "probes <");
     let (singly, probed) = published(&address, CONNECTIONS, 1, &args).await?;
@@ -192,9 +194,15 @@ async fn clear(redis: &OwnRedis) -> Result<()> {
     Ok(redis::cmd("FLUSHALL").query_async(&mut connection).await?)
 }
 
-async fn serve(redis: &OwnRedis, address: &str) -> Result<Owned> {
+async fn serve(redis: &OwnRedis, address: &str, folder: &Path) -> Result<Owned> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
-    command.arg("serve").env_clear().env("HERALD_REDIS_URL", redis.url()).env("HERALD_LISTEN", address);
+    // With its history, which it begins where it is started.
+    command
+        .arg("serve")
+        .current_dir(folder)
+        .env_clear()
+        .env("HERALD_REDIS_URL", redis.url())
+        .env("HERALD_LISTEN", address);
     command.env("HERALD_ADMIN_TOKEN", TOKEN).env("HERALD_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
     let herald = Owned::spawn(&mut command).context("cannot start herald")?;
     // An account without endpoints has its events settled at once.

@@ -142,7 +142,9 @@ pub fn issues<'a>(
             (issue.sample, issue.detail) = (Some(seen.sample.clone()), seen.detail.clone());
             issue.well_ms = health.well_ms;
             if seen.cause.as_str() == "gone" {
-                issue.skipped = health.skipped.map_or(0, |skipped| skipped.count);
+                // Its count goes on for ever, so one that began before this is not of this alone.
+                let skipped = health.skipped.filter(|skipped| skipped.first_ms >= seen.first_ms);
+                issue.skipped = skipped.map_or(0, |skipped| skipped.count);
             }
             if is_failing && seen.last_ms >= since_ms {
                 (issue.is_failing, issue.nothing_since_ms) = (true, nothing_since_ms);

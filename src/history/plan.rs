@@ -80,9 +80,9 @@ pub async fn erase(
 ) -> Result<Operation, PlanError> {
     let letters = &wanted.letters;
     let account = letters.account.clone().ok_or(PlanError::NotForErasing)?;
-    let (from_ms, until_ms) = (letters.from_ms, letters.until_ms);
-    let plain = DeadFilter { account: Some(account.clone()), from_ms, until_ms, ..DeadFilter::everything() };
-    if plain != *letters || from_ms > 0 || wanted.limit.is_some() {
+    // Times, too: everything goes, and nobody may think that only a part of it does.
+    let plain = DeadFilter { account: Some(account.clone()), ..DeadFilter::everything() };
+    if plain != *letters || wanted.limit.is_some() {
         return Err(PlanError::NotForErasing);
     }
     let sent =
@@ -101,7 +101,7 @@ pub async fn erase(
         false => None,
     };
     let count = queries.count_dead_where(letters).await? + kept.map_or(0, |kept| kept.count);
-    let selection = Selection::from(letters);
+    let selection = Selection { until_ms: queries.now_ms().await?, ..Selection::from(letters) };
     Ok(operations.plan_frozen(wanted, selection, count).await?)
 }
 

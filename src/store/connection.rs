@@ -16,7 +16,7 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::error::StoreError;
 use crate::{clock, tls::install_crypto_provider};
@@ -33,6 +33,9 @@ const OTHER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shared connection that was used so lately is believed to be there.
 const PROVEN_FOR: Duration = Duration::from_millis(500);
+
+/// How long one that was not used lately may take to show that it is there.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// After a shared connection could not be made, until the next try.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -344,9 +347,7 @@ impl SharedConnection {
         let is_fresh = state.used.replace(now).is_some_and(|used| now < used + PROVEN_FOR);
         if let Some(connection) = &mut state.connection {
             // One that has ended meanwhile tells so only when it is used, and whoever uses it would be told that Redis is away.
-            if is_fresh
-                || connection.query::<redis::Value>("look whether Redis answers", &redis::cmd("TIME")).await.is_ok()
-            {
+            if is_fresh || answers(connection).await {
                 return Ok((connection.clone(), state.made));
             }
             state.connection = None;
@@ -368,6 +369,13 @@ impl SharedConnection {
             }
         }
     }
+}
+
+/// Soon: whoever waits for the connection waits for this.
+async fn answers(connection: &mut Connection) -> bool {
+    let time = redis::cmd("TIME");
+    let asked = connection.query::<redis::Value>("look whether Redis answers", &time);
+    timeout(ANSWERS_WITHIN, asked).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// A Lua script with its hash, made once: `static S: LazyLock<Script> = LazyLock::new(|| Script::new("name", …))`.

@@ -90,6 +90,11 @@ async fn what_makes_no_plan_is_refused_and_says_why() {
             409,
             "gets no events of acc_none",
         ),
+        (
+            json!({"kind": "erase", "account": "acc_1", "until": "7d", "reason": "x"}),
+            400,
+            "an erasure is of one account",
+        ),
         (json!({"kind": "erase", "all": true, "reason": "x"}), 400, "an erasure is of one account"),
         (
             json!({"kind": "erase", "account": "acc_1", "intent": "pi_1", "reason": "x"}),

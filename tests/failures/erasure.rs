@@ -92,6 +92,10 @@ async fn kept(redis: TestRedis, place: &Place) -> (World, Herald) {
 async fn nothing_is_left(place: Place, redis: TestRedis) {
     let (world, _herald) = kept(redis, &place).await;
     assert!(is_in_redis(&world).await);
+    // All of it goes, so nobody may ask for a part.
+    let (code, said) =
+        verb(&world, &place, &["operation", "plan", "erase", "--account", "acc_a", "--until", "7d", "--reason", "x"]);
+    assert_eq!(code, Some(2), "{said}");
     let (code, said) =
         verb(&world, &place, &["operation", "plan", "erase", "--account", "acc_a", "--reason", "they asked for it"]);
     assert_eq!(code, Some(4), "{said}");
@@ -149,9 +153,13 @@ async fn an_erasure_goes_on_after_its_owner_was_killed_and_stops_where_the_accou
     let operation = plan(&world, &place);
     let id = id_of(&operation);
     answer(&world, &place, &["operation", "rate", id, "20"]);
+    let began = herald::clock::now();
     answer(&world, &place, &["operation", "start", id]);
     let done = async || answer(&world, &place, &["operation", "show", id])["done"].as_u64().unwrap();
-    until("some of it to be done", async || done().await >= 10).await;
+    until("some of it to be done", async || done().await >= 60).await;
+    // A quarter of a second may have been saved up, and no more than its rate.
+    let (done, seconds) = (done().await, began.elapsed().as_secs_f64());
+    assert!(done as f64 <= 20.0 * seconds + 6.0, "{done} within {seconds} s");
     herald.kill9();
     herald = setup(&world, &place).start();
     world.change("ep_a", |endpoint| endpoint.status = EndpointState::Enabled).await;

@@ -203,7 +203,7 @@ pub async fn plan(
     }
     let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     let mut letters = request.letters(now_ms)?;
-    if matches!(kind, Kind::SendNow | Kind::Replay) && request.until.is_none() {
+    if matches!(kind, Kind::SendNow | Kind::Replay | Kind::Erase) && request.until.is_none() {
         letters.until_ms = DeadFilter::everything().until_ms;
     }
     let begun = caller.begun(&api, Act::OperationPlan, &why).filter(&filter);

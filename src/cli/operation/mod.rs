@@ -144,7 +144,7 @@ async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> 
     }
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
     let mut letters = args.filter.range(queries.now_ms().await?);
-    if matches!(args.kind, Kind::SendNow | Kind::Replay) && !args.filter.has_times() {
+    if matches!(args.kind, Kind::SendNow | Kind::Replay | Kind::Erase) && !args.filter.has_times() {
         letters.until_ms = DeadFilter::everything().until_ms;
     }
     let limit = args.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));

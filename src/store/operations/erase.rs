@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::LazyLock};
 use bytes::Bytes;
 use redis::Value;
 use serde::Deserialize;
+use tracing::warn;
 
 use super::{
     SHARED, word,
@@ -86,11 +87,21 @@ impl Work {
         Requests::new(self.connection.clone(), self.keys.clone())
     }
 
-    /// Has Redis write its append-only file afresh, if it has one.
-    pub async fn rewrite_files(&mut self) -> Result<(), StoreError> {
-        match self.connection.server_info().await?.aof_enabled {
-            true => self.connection.rewrite_aof().await,
-            false => Ok(()),
+    /// Has Redis write its append-only file afresh, if it has one. False while it does so already: that began with what was there
+    /// then. Where Redis cannot be told to, somebody else has to.
+    pub async fn rewrite_files(&mut self) -> Result<bool, StoreError> {
+        if !self.connection.server_info().await?.aof_enabled {
+            return Ok(true);
+        }
+        let command = redis::cmd("BGREWRITEAOF");
+        match self.connection.query::<Value>("have the append-only file rewritten", &command).await {
+            Ok(_) => Ok(true),
+            Err(error @ StoreError::Unavailable { .. }) => Err(error),
+            Err(error) if error.to_string().contains("already in progress") => Ok(false),
+            Err(error) => {
+                warn!(%error, "run BGREWRITEAOF: what was erased is in Redis' append-only file until it is written afresh");
+                Ok(true)
+            }
         }
     }
 

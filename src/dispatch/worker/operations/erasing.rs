@@ -3,7 +3,10 @@
 //! each step takes out whatever is there, so another owner begins again. What is still to be delivered is waited for: once its
 //! endpoints are disabled or deleted it becomes letters.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio::task::JoinHandle;
 
@@ -33,10 +36,15 @@ use crate::{
 const ENTRIES: usize = 100;
 const LETTERS: usize = 200;
 
+/// After the database has failed.
+const HISTORY_PAUSE: Duration = Duration::from_secs(15);
+
 /// What one step came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Erasing {
     Moved,
+    /// So many letters went: they count for the operation's rate.
+    Dropped(usize),
     Waits(String),
     Finished,
     Lost,
@@ -69,6 +77,9 @@ pub struct Erasure {
     database: Option<Eraser>,
     /// The database's files are written afresh, which others need not wait for.
     settling: Option<JoinHandle<Result<bool, HistoryError>>>,
+    /// The database failed, and is asked again then: other operations wait for each try.
+    history_at: Option<Instant>,
+    said: String,
 }
 
 /// What an erasure is done with.
@@ -81,7 +92,15 @@ pub struct Means<'a> {
 
 impl Erasure {
     pub fn new(order: Order) -> Self {
-        Self { order, place: Place::Letters, has_found: false, database: None, settling: None }
+        Self {
+            order,
+            place: Place::Letters,
+            has_found: false,
+            database: None,
+            settling: None,
+            history_at: None,
+            said: String::new(),
+        }
     }
 
     pub async fn step(&mut self, room: usize, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
@@ -93,6 +112,9 @@ impl Erasure {
             Place::Entries { .. } => self.entries(means).await,
             Place::Quarantine { .. } => self.quarantine(means).await,
             Place::Records { .. } => self.records(means).await,
+            Place::History if self.history_at.is_some_and(|at| clock::now() < at) => {
+                Ok(Erasing::Waits(self.said.clone()))
+            }
             Place::History => Ok(self.history(means.history).await),
             Place::Files => files(means).await,
         }
@@ -116,7 +138,7 @@ impl Erasure {
             Err(Lost) => Erasing::Lost,
             // Those at the front would keep it from what is behind them; but they end soon.
             Ok(Some(0)) => Erasing::Waits("another operation has letters of it under way".to_owned()),
-            Ok(Some(_)) => Erasing::Moved,
+            Ok(Some(count)) => Erasing::Dropped(usize::try_from(count).unwrap_or(LETTERS)),
             Ok(None) => Erasing::Waits(String::new()),
         })
     }
@@ -211,7 +233,9 @@ impl Erasure {
             Ok(false) => Erasing::Moved,
             Err(error) => {
                 self.database = None;
-                Erasing::Waits(format!("the history: {error}"))
+                self.history_at = Some(clock::now() + HISTORY_PAUSE);
+                self.said = format!("the history: {error}");
+                Erasing::Waits(self.said.clone())
             }
         }
     }
@@ -219,8 +243,10 @@ impl Erasure {
 
 /// What is gone from Redis' memory is in its append-only file until that is written afresh.
 async fn files(means: &mut Means<'_>) -> Result<Erasing, StoreError> {
-    means.store.rewrite_files().await?;
-    Ok(Erasing::Finished)
+    Ok(match means.store.rewrite_files().await? {
+        true => Erasing::Finished,
+        false => Erasing::Waits("Redis is writing its append-only file, from before the end of this".to_owned()),
+    })
 }
 
 /// An endpoint of the account that something may still be sent to.

@@ -219,8 +219,8 @@ impl Job {
         registry: &Registry,
     ) -> Result<Step, StoreError> {
         self.waits.clear();
-        if let Some(mark) = registry.paused_all().filter(|_| self.operation.plan.kind == Kind::Redeliver) {
-            self.waits.push(format!("all sending is paused by {}: {}", mark.by, mark.why));
+        if let Some(why) = paused(registry).filter(|_| self.operation.plan.kind == Kind::Redeliver) {
+            self.waits.push(why);
             return Ok(Step::Waits);
         }
         let mut step = Step::Waits;
@@ -264,9 +264,8 @@ impl Job {
     ) -> Result<Step, StoreError> {
         self.waits.clear();
         let waits = if has_moved { Step::Moved } else { Step::Waits };
-        let paused = registry.paused_all().map(|mark| format!("all sending is paused by {}: {}", mark.by, mark.why));
         let endpoint = self.operation.plan.selection.endpoint.as_ref();
-        let why_not = paused.or_else(|| self.why_not(endpoint?, registry));
+        let why_not = paused(registry).or_else(|| self.why_not(endpoint?, registry));
         if why_not.is_some() || room == 0 {
             self.waits.extend(why_not);
             return Ok(waits);
@@ -302,6 +301,10 @@ impl Job {
         let erasure = self.erasure.get_or_insert_with(|| Erasure::new(order));
         Ok(match erasure.step(room, &mut Means { store, queries, registry, history }).await? {
             Erasing::Moved => Step::Moved,
+            Erasing::Dropped(count) => {
+                self.bucket.took(count);
+                Step::Moved
+            }
             Erasing::Waits(why) => {
                 self.waits.extend(Some(why).filter(|why| !why.is_empty()));
                 Step::Waits
@@ -323,8 +326,7 @@ impl Job {
         self.waits.clear();
         let Some((endpoint, before)) = self.places.iter().next() else { return Ok(Step::Waits) };
         let (endpoint, before) = (endpoint.clone(), before.clone());
-        let paused = registry.paused_all().map(|mark| format!("all sending is paused by {}: {}", mark.by, mark.why));
-        if let Some(why) = paused.or_else(|| self.why_not(&endpoint, registry)) {
+        if let Some(why) = paused(registry).or_else(|| self.why_not(&endpoint, registry)) {
             self.waits.push(why);
             return Ok(Step::Waits);
         }
@@ -497,6 +499,10 @@ impl Job {
         }
         waits
     }
+}
+
+fn paused(registry: &Registry) -> Option<String> {
+    registry.paused_all().map(|mark| format!("all sending is paused by {}: {}", mark.by, mark.why))
 }
 
 /// Why an event is not sent to this endpoint again; None if it is.
