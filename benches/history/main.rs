@@ -50,6 +50,9 @@ struct Args {
     /// Events of each drain
     #[arg(long, default_value_t = 60_000)]
     events: u64,
+    /// How often both drains are made, in turns
+    #[arg(long, default_value_t = 3)]
+    rounds: u64,
     /// Another database than a file of its own, such as postgres://…: it must be empty
     #[arg(long)]
     url: Option<String>,
@@ -75,14 +78,17 @@ async fn run(args: Args) -> Result<()> {
     let url = args.url.clone().unwrap_or_else(|| format!("sqlite:{}", file.display()));
     let place = url.split(':').next().unwrap_or_default().to_owned();
     println!("{place}, {} rows over {DAYS} days", number(args.rows));
-    fill(&args, &url, folder.path()).await?;
+    let filled = fill(&args, &url, folder.path()).await?;
     if args.url.is_none() {
         let size = fs::metadata(&file)?.len();
         println!("size: {}, {} a row", bytes(size), bytes(size / args.rows.max(1)));
     }
     ask(&args, &url).await?;
-    for (name, url) in [("off", ""), (place.as_str(), url.as_str())] {
-        drain(&args, name, url, folder.path()).await?;
+    for round in 1..=args.rounds {
+        println!("round {round}:");
+        drain(&args, "off", "", &OwnRedis::start().await?, folder.path()).await?;
+        // A history goes with one Redis.
+        drain(&args, &place, &url, &filled, folder.path()).await?;
     }
     Ok(())
 }
@@ -119,11 +125,11 @@ fn intent(row: u64) -> String {
     format!("pi_6e0f2d4c8a1b{:014}", row / 3)
 }
 
-/// Writes a log as a worker does, and has Herald follow it.
-async fn fill(args: &Args, url: &str, folder: &Path) -> Result<()> {
-    let redis = OwnRedis::start_with(&[("appendonly", "no")]).await?;
+/// Writes a log as a worker does, and has Herald follow it. Returns the Redis that the history belongs to.
+async fn fill(args: &Args, url: &str, folder: &Path) -> Result<OwnRedis> {
+    let redis = OwnRedis::start().await?;
     let mut connection = connection(&redis).await?;
-    let (herald, _) = herald(&redis, url, folder)?;
+    let (mut herald, _) = herald(&redis, url, folder)?;
     let begin_ms = clock::wall_ms() - DAYS * DAY_MS;
     let (began, mut row, mut read) = (clock::now(), 0, 0);
     while read < args.rows {
@@ -156,7 +162,8 @@ async fn fill(args: &Args, url: &str, folder: &Path) -> Result<()> {
     let took = began.elapsed().as_secs_f64();
     let cpu = herald.usage().cpu.as_secs_f64() * 1e6 / args.rows as f64;
     println!("written: {}, {} of processor time a row", rate(args.rows as f64 / took), time(cpu));
-    Ok(())
+    herald.stop().await?;
+    Ok(redis)
 }
 
 /// The last line that the history has read.
@@ -201,18 +208,20 @@ async fn ask(args: &Args, url: &str) -> Result<()> {
 }
 
 /// A backlog that Herald delivers as quickly as it can, with this history.
-async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> {
+async fn drain(args: &Args, name: &str, url: &str, redis: &OwnRedis, folder: &Path) -> Result<()> {
     const ENDPOINTS: u64 = 50;
-    let redis = OwnRedis::start().await?;
     let receiver = receiver::start().await?;
     let mut registry = RegistryStore::connect(&herald::store::connection::Redis::new(&redis.url())?).await?;
     let mark = Mark { by: "bench".to_owned(), why: "bench".to_owned(), at_ms: 1 };
     for n in 0..ENDPOINTS {
         let (id, account) = (EndpointId::new(&format!("ep_{n}"))?, AccountId::new(&format!("acc_{n}"))?);
         let url = format!("http://127.0.0.1:{}/{n}", receiver.port());
+        // The last round's has its port.
+        let _ = registry.remove(&id, None, &mark).await;
         registry.create(Endpoint::new(id, account, url, SecretText::from_random([7; 32]), 1), &mark).await?;
     }
-    let mut connection = connection(&redis).await?;
+    let mut connection = connection(redis).await?;
+    let before = position(&mut connection).await?;
     for chunk in (0..args.events).collect::<Vec<_>>().chunks(500) {
         let mut pipeline = redis::pipe();
         for n in chunk {
@@ -221,7 +230,7 @@ async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> 
         pipeline.query_async::<()>(&mut connection).await?;
     }
     let of_redis = redis.usage().cpu;
-    let (herald, _) = herald(&redis, url, folder)?;
+    let (mut herald, _) = herald(redis, url, folder)?;
     let began = clock::now();
     while receiver.count() < args.events {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -230,8 +239,7 @@ async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> 
     let took = began.elapsed();
     let mut lag = Duration::ZERO;
     if !url.is_empty() {
-        // The position of the filled history stands far beyond this log's: it begins anew, and reads all.
-        while position(&mut connection).await? != args.events {
+        while position(&mut connection).await? != before + args.events {
             tokio::time::sleep(Duration::from_millis(50)).await;
             ensure!(began.elapsed() < Duration::from_secs(600), "the history does not catch up");
         }
@@ -249,6 +257,7 @@ async fn drain(args: &Args, name: &str, url: &str, folder: &Path) -> Result<()> 
             format!("; the history was done {} later", time(lag.as_secs_f64() * 1e6))
         },
     );
+    herald.stop().await?;
     Ok(())
 }
 
