@@ -68,7 +68,7 @@ const SENDERS: u64 = 2;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a page of a replay may take: other operations wait for it.
-const REPLAY_PATIENCE: Duration = Duration::from_secs(3);
+const HISTORY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
 /// of the lease.
@@ -232,7 +232,8 @@ async fn serve_payment_intents(
     let bound = listener.local_addr()?;
     let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
     let access = api::access::Access::new(redis);
-    let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, &public_url);
+    let history = History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE);
+    let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, history, &public_url);
     let mut router = api::intents::router(api.clone(), config.intents.sandbox);
     if config.intents.sandbox {
         router = router.merge(api::checkout::router(api));
@@ -333,7 +334,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         quotas: config.quotas,
         disable_after: limits.disable_after,
         registry: Registry::new(),
-        history: History::new(config.history.clone(), &config.stream.name, REPLAY_PATIENCE),
+        history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(),
         readiness: Readiness::new(),

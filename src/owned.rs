@@ -93,6 +93,15 @@ impl Owned {
     pub fn usage(&self) -> Usage {
         Usage::of(self.pid)
     }
+
+    /// The processor time of its threads that have such names.
+    pub fn cpu_of_threads(&self, is_wanted: impl Fn(&str) -> bool) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let stat = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("stat")).ok();
+        let name = |stat: &str| stat.split_once('(')?.1.rsplit_once(')').map(|(name, _)| name.to_owned());
+        let stats = threads.filter_map(stat).filter(|stat| name(stat).is_some_and(|name| is_wanted(&name)));
+        stats.map(|stat| cpu(&stat, ticks_per_second())).sum()
+    }
 }
 
 impl Drop for Owned {

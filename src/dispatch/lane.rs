@@ -40,6 +40,9 @@ const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 const AHEAD_MS: u64 = 5;
 const MOST_AHEAD: u32 = 128;
 
+/// A backlog of so many is gone in a moment where a receiver takes all that comes.
+const SMALL_BACKLOG: u64 = 256;
+
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
 
@@ -402,10 +405,12 @@ impl Lane {
         shut || self.queue.len() >= room
     }
 
-    /// It takes as fast as it can, has no backlog, and has enough for now.
+    /// It takes as fast as it can, and has enough for now. A small backlog, such as it gets while it is not known yet how much
+    /// it takes, comes to its end only if nothing is added to it, and each delivery behind one costs Redis a record.
     pub fn is_merely_full(&self, now: u64, share: usize) -> bool {
-        let is_well = self.trust.is_well() && self.parked == 0 && self.is_breaker_closed(now);
-        is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && self.should_park(now, share)
+        let is_well = self.trust.is_well() && self.parked <= SMALL_BACKLOG && self.is_breaker_closed(now);
+        let has_enough = self.parked > 0 || self.should_park(now, share);
+        is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && has_enough
     }
 
     /// The time that its endpoint allows an attempt, if it sets one.

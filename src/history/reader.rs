@@ -218,6 +218,33 @@ impl Reader {
         Ok(found)
     }
 
+    /// How each of these entries' deliveries ended, as far as it is told: delivered, dead, skipped, redelivered or discarded; the
+    /// newest first. `limit` is for all of them.
+    pub async fn ends(&self, entries: &[EntryId], limit: usize) -> Result<Vec<Told>, HistoryError> {
+        self.try_ends(entries, limit).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_ends(&self, entries: &[EntryId], limit: usize) -> Result<Vec<Told>, sqlx::Error> {
+        let Some(oldest) = entries.iter().min() else { return Ok(Vec::new()) };
+        let places: Vec<String> = (1..=entries.len()).map(|nth| format!("${nth}")).collect();
+        let mut transaction = schema::begin(&self.database).await?;
+        let mut found = Vec::new();
+        // An entry's id is Redis' time of it, and a worker's clock may be behind.
+        for table in self.tables(&mut transaction, Some(oldest.ms.saturating_sub(DAY_MS))).await? {
+            let sql = format!(
+                "SELECT {} FROM {table} WHERE entry IN ({}) AND kind <> 'failed' ORDER BY at_ms DESC, key DESC LIMIT {}",
+                COLUMNS.join(", "),
+                places.join(", "),
+                limit - found.len()
+            );
+            let query =
+                entries.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, entry| query.bind(entry.to_string()));
+            let rows = query.fetch_all(&mut *transaction).await?;
+            found.extend(rows.iter().filter_map(|row| told(row).transpose()).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(found)
+    }
+
     /// Of each account, what was owed to nobody since then: those with the most first.
     pub async fn unowed(&self, from_ms: u64, limit: usize) -> Result<Vec<Unowed>, HistoryError> {
         self.try_unowed(from_ms, limit).await.map_err(|error| self.database.broken(error))

@@ -138,6 +138,13 @@ impl Service {
         }
     }
 
+    /// The id of the log whose history may be asked; none while nobody has followed it.
+    pub async fn log_id(&self) -> Result<Option<String>, ServiceError> {
+        let keys = self.records.keys().clone();
+        let look = async |connection| Queries::new(connection, keys).log_id().await;
+        Ok(self.records.connection().with(look).await?)
+    }
+
     /// Where deliveries stand, all at one instant.
     pub async fn outcomes(&self, deliveries: &[DeliveryId]) -> Result<Vec<Outcome>, ServiceError> {
         let keys = self.records.keys().clone();

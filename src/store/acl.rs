@@ -224,7 +224,8 @@ impl Role {
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                let read = ["delivery:*", "dead-letter:*", "due", "cursor"].map(|key| format!("%R~{companions}{key}"));
+                let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history"]
+                    .map(|key| format!("%R~{companions}{key}"));
                 let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
                 own.into_iter().chain(read).collect()
             }

@@ -310,20 +310,23 @@ async fn no_page_has_barriers_in_light_or_dark_on_a_phone_or_a_desk() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules/axe-core/axe.min.js");
     let axe = fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", axe.display()));
     let pictures = std::env::var_os("PICTURES").map(PathBuf::from);
-    let house = House::start().await;
+    let desk = tempfile::tempdir().unwrap();
+    let history = format!("sqlite:{}", desk.path().join("history.db").display());
+    let house = House::with_history(&history).await;
     let merchants = Merchants::start(secret().reveal()).await;
     for (name, most_attempts) in [("ep_good", None), ("ep_late", None), ("ep_given_up", Some(1))] {
         merchants.rule(name, move |_| Reply::status(if name == "ep_good" { 200 } else { 500 }));
         endpoint(&house, &merchants, name, most_attempts).await;
     }
     let herald =
-        Setup::new(&house.redis.url()).env("HERALD_RETRY_INITIAL", "1h").env("HERALD_RETRY_MAX_INTERVAL", "1h").start();
+        Setup::new(&house.redis.url()).env("HERALD_RETRY_INITIAL", "1h").env("HERALD_RETRY_MAX_INTERVAL", "1h");
+    let herald = herald.env("HERALD_HISTORY_URL", &history).start();
     let (merchant, customer) = (house.merchant("acc_a"), Customer::new(&house));
     let mut pages = all_pages(&merchant, &customer).await;
     let told = url::Url::parse(&pages.last().unwrap().1).unwrap();
     until("an outcome of each kind", async || {
         let html = customer.get(told.path()).await.html;
-        ["settled</b>", "owed, next attempt at ", "dead letter</b>"].iter().all(|outcome| html.contains(outcome))
+        ["delivered</b>", "owed, next attempt at ", "dead letter</b>"].iter().all(|outcome| html.contains(outcome))
     })
     .await;
     // What is wrong is shown in answer to a form, not at an address.

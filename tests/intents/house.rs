@@ -34,6 +34,12 @@ impl House {
         Self::start_with(&[("HERALD_SANDBOX", "false")]).await
     }
 
+    /// With the history at this place, which whoever delivers writes.
+    pub async fn with_history(url: &str) -> Self {
+        let url: &'static str = url.to_owned().leak();
+        Self::start_with(vec![("HERALD_HISTORY_URL", url)].leak()).await
+    }
+
     pub async fn start_with(settings: Settings) -> Self {
         let redis = TestRedis::start().await;
         let (child, url) = serve(&redis, settings);
@@ -64,6 +70,12 @@ impl House {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         until("its end", async || self.child.try_wait().unwrap().is_some()).await;
         assert!(self.child.wait().unwrap().success());
+    }
+
+    pub async fn forget_history(&mut self) {
+        self.kill_service();
+        self.settings = &[];
+        self.start_service().await;
     }
 
     pub async fn start_service(&mut self) {
@@ -161,7 +173,7 @@ fn serve_at(redis: &TestRedis, address: &str, settings: Settings) -> Child {
     let mut command = Command::new(HERALD);
     command.args(["intents", "serve"]).env_clear().env("HERALD_REDIS_URL", redis.url());
     command.env("HERALD_INTENTS_LISTEN", address).env("HERALD_SANDBOX", "true").env("HERALD_LOG", "warn");
-    command.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.env("HERALD_HISTORY_URL", "").envs(settings.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
     command.spawn().unwrap()
 }
 

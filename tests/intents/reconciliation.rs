@@ -56,14 +56,17 @@ fn digest_of(events: &[(u64, String)]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merchant_proves_that_nothing_was_missed() {
-    let house = House::start().await;
+    let desk = tempfile::tempdir().unwrap();
+    let history = format!("sqlite:{}", desk.path().join("history.db").display());
+    let house = House::with_history(&history).await;
     let merchants = Merchants::start(secret().reveal()).await;
     for (endpoint, account) in [("ep_good", "acc_a"), ("ep_bad", "acc_a"), ("ep_other", "acc_b")] {
         register(&house, &merchants, endpoint, account).await;
     }
     merchants.rule("ep_bad", |_| Reply::status(500));
     let (merchant, other) = (house.merchant("acc_a"), house.merchant("acc_b"));
-    let herald = Setup::new(&house.redis.url()).env("HERALD_RETRY_MAX_ATTEMPTS", "2").start();
+    let herald = Setup::new(&house.redis.url()).env("HERALD_RETRY_MAX_ATTEMPTS", "2");
+    let herald = herald.env("HERALD_HISTORY_URL", &history).start();
     join_all((0..20).map(|n| purchase(if n % 4 == 3 { &other } else { &merchant }))).await;
 
     merchants.until_delivered(40).await;
@@ -92,7 +95,7 @@ async fn a_merchant_proves_that_nothing_was_missed() {
 
     until("dead letters", async || {
         let (_, page) = merchant.get("/reconciliation?limit=100").await;
-        page["totals"] == json!({ "settled": 30, "owed": 0, "deadLetter": 30 })
+        page["totals"] == json!({ "delivered": 30, "owed": 0, "deadLetter": 30, "discarded": 0, "settled": 0 })
     })
     .await;
     let (_, page) = merchant.get("/reconciliation?limit=100").await;
@@ -108,11 +111,34 @@ async fn a_merchant_proves_that_nothing_was_missed() {
         .iter()
         .map(|one| (one["endpointId"].as_str().unwrap(), one["state"].as_str().unwrap()))
         .collect();
-    assert_eq!(states, BTreeSet::from([("ep_bad", "deadLetter"), ("ep_good", "settled")]));
+    assert_eq!(states, BTreeSet::from([("ep_bad", "deadLetter"), ("ep_good", "delivered")]));
     let id = first["paymentIntentId"].as_str().unwrap();
     let (_, of_one) = merchant.get(&format!("/reconciliation?paymentIntentId={id}")).await;
     assert_eq!(of_one["events"].as_array().unwrap().len(), 2);
     assert_eq!(other.get(&format!("/reconciliation?paymentIntentId={id}")).await.0, 404);
+
+    // What becomes of the letters: two are sent again, four are thrown away.
+    merchants.rule("ep_bad", |_| Reply::status(200));
+    house.verb(&["dead-letter", "redeliver", "--intent", id, "--reason", "mended", "--yes"]);
+    let ids: BTreeSet<&str> =
+        page["events"].as_array().unwrap().iter().map(|event| event["paymentIntentId"].as_str().unwrap()).collect();
+    for id in ids.iter().filter(|other| **other != id).take(2) {
+        house.verb(&["dead-letter", "discard", "--intent", id, "--reason", "old", "--yes"]);
+    }
+    until("what became of the letters", async || {
+        let (_, page) = merchant.get("/reconciliation?limit=100").await;
+        page["totals"] == json!({ "delivered": 32, "owed": 0, "deadLetter": 24, "discarded": 4, "settled": 0 })
+    })
+    .await;
+    // Where nobody has a history, nobody can tell.
+    let mut house = house;
+    house.forget_history().await;
+    let merchant = house.again(&merchant);
+    until("the endpoints", async || {
+        let (_, page) = merchant.get("/reconciliation?limit=100").await;
+        page["totals"] == json!({ "delivered": 0, "owed": 0, "deadLetter": 24, "discarded": 0, "settled": 36 })
+    })
+    .await;
     assert!(herald.stop().await.success());
     house.end().await;
 }

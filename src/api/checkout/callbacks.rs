@@ -31,7 +31,9 @@ pub async fn of(api: &Api, intent: &Intent, path: &str, is_still: bool) -> Resul
         Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => (Vec::new(), false),
         Err(problem) => return Err(problem),
     };
-    let is_owed = |event: &Reconciled| event.deliveries.iter().any(|one| one.state == DeliveryState::Owed);
+    // Nobody can tell how something that is settled ended where there is no history.
+    let awaits = |state| state == DeliveryState::Owed || state == DeliveryState::Settled && api.history.is_on();
+    let is_owed = |event: &Reconciled| event.deliveries.iter().any(|one| awaits(one.state));
     let template = CallbacksTemplate {
         style: page::STYLE,
         path,
@@ -63,18 +65,20 @@ struct CallbacksTemplate<'a> {
 
 fn class(delivery: &StandingDelivery) -> &'static str {
     match delivery.state {
-        DeliveryState::Settled => "good",
-        DeliveryState::Owed => "quiet",
-        DeliveryState::DeadLetter => "bad",
+        DeliveryState::Delivered => "good",
+        DeliveryState::Owed | DeliveryState::Settled => "quiet",
+        DeliveryState::DeadLetter | DeliveryState::Discarded => "bad",
     }
 }
 
 fn says(delivery: &StandingDelivery) -> String {
     match (delivery.state, delivery.next_attempt_at) {
-        (DeliveryState::Settled, _) => "settled".to_owned(),
+        (DeliveryState::Delivered, _) => "delivered".to_owned(),
         (DeliveryState::Owed, None) => "owed".to_owned(),
         (DeliveryState::Owed, Some(at)) => format!("owed, next attempt at {} UTC", &at.to_string()[11..19]),
         (DeliveryState::DeadLetter, _) => "dead letter".to_owned(),
+        (DeliveryState::Discarded, _) => "discarded".to_owned(),
+        (DeliveryState::Settled, _) => "settled".to_owned(),
     }
 }
 

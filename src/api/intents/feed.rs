@@ -1,6 +1,10 @@
 //! What an account was told: to fetch what was missed, and to prove that nothing was.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -36,6 +40,9 @@ const MAX_PAGE: usize = 100;
 
 /// Deliveries of one page: events times the endpoints of their account.
 const MAX_DELIVERIES: usize = 2_000;
+
+/// Ends of them that the history is asked for: few were given up more than once.
+const MAX_ENDS: usize = 10 * MAX_DELIVERIES;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -173,9 +180,11 @@ pub struct Digest {
 #[derive(Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    settled: u64,
+    delivered: u64,
     owed: u64,
     dead_letter: u64,
+    discarded: u64,
+    settled: u64,
 }
 
 /// An event, and where it stands at each endpoint that it is for.
@@ -211,15 +220,19 @@ pub struct StandingDelivery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DeliveryState {
-    /// It was delivered, or given up for good: discarded by an operator, or kept as a dead letter for long enough.
-    Settled,
+    /// The endpoint's receiver has acknowledged it.
+    Delivered,
     /// It is to be delivered, now or later.
     Owed,
     /// It was given up, and may be redelivered.
     DeadLetter,
+    /// It was given up for good: its dead letter was discarded by an operator, or kept for long enough.
+    Discarded,
+    /// It was delivered or discarded, and which of them the history does not say: not yet, not any more, or there is none.
+    Settled,
 }
 
-/// What was told and where it stands: what is settled, owed or dead, with a digest to compare with one's own log.
+/// What was told and where it stands: what is delivered, owed or dead, with a digest to compare with one's own log.
 #[utoipa::path(
     get, path = "/reconciliation", tag = "Reconciliation", params(ReconciliationQuery, Version),
     responses((status = 200, body = Reconciliation), Refusals, (status = 404, body = ProblemDetails))
@@ -295,13 +308,16 @@ async fn reconciled(
         .flatten()
         .map(|(entry, endpoint)| DeliveryId { entry: *entry, endpoint: endpoint.id.clone() })
         .collect();
-    let mut outcomes = api.service.outcomes(&ids).await?.into_iter();
+    let outcomes = api.service.outcomes(&ids).await?;
+    let ends = ends(api, ids.iter().zip(&outcomes)).await;
+    let mut outcomes = outcomes.into_iter();
     let mut totals = Totals::default();
     let mut all = Vec::with_capacity(events.len());
     for (event, pairs) in events.into_iter().zip(pairs) {
         let outcomes = outcomes.by_ref().take(pairs.len());
         let deliveries = pairs.into_iter().zip(outcomes).filter_map(|((entry, endpoint), outcome)| {
-            let standing = StandingDelivery::of(entry, &endpoint, outcome)?;
+            let end = ends.get(&DeliveryId { entry, endpoint: endpoint.id.clone() }).copied();
+            let standing = StandingDelivery::of(entry, &endpoint, outcome, end)?;
             totals.count(standing.state);
             Some(standing)
         });
@@ -320,13 +336,59 @@ async fn reconciled(
     Ok((all, totals))
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Delivered,
+    Discarded,
+    Skipped,
+}
+
+/// How those ended that Redis knows nothing of any more, as far as the history can tell.
+async fn ends<'a>(
+    api: &Api,
+    standing: impl Iterator<Item = (&'a DeliveryId, &'a Outcome)>,
+) -> HashMap<DeliveryId, End> {
+    let settled = standing.filter(|(_, outcome)| matches!(outcome, Outcome::Settled));
+    let entries: Vec<EntryId> = settled.map(|(id, _)| id.entry).collect::<BTreeSet<_>>().into_iter().collect();
+    if entries.is_empty() || !api.history.is_on() {
+        return HashMap::new();
+    }
+    // Where either does not answer, or the user may not ask, it is not known how they ended.
+    let Ok(Some(log)) = api.service.log_id().await else { return HashMap::new() };
+    let told = api.history.ask(async |reader| {
+        reader.check_log(&log).await?;
+        reader.ends(&entries, MAX_ENDS).await
+    });
+    let told = told.await.unwrap_or_default();
+    let mut ends = HashMap::new();
+    // From the oldest: a letter that was redelivered ended again.
+    for told in told.iter().rev() {
+        let Some(id) = told.delivery() else { continue };
+        match told.kind.as_str() {
+            "delivered" => ends.insert(id, End::Delivered),
+            // Its letter is gone, whoever removed it.
+            "dead" | "discarded" => match ends.get(&id) {
+                Some(End::Delivered) => None,
+                _ => ends.insert(id, End::Discarded),
+            },
+            "skipped" => ends.insert(id, End::Skipped),
+            // What came of it then may not be told yet.
+            _ => ends.remove(&id),
+        };
+    }
+    ends
+}
+
 impl StandingDelivery {
     /// None where it was never owed: the endpoint was made later, or was disabled.
-    fn of(entry: EntryId, endpoint: &Endpoint, outcome: Outcome) -> Option<Self> {
+    fn of(entry: EntryId, endpoint: &Endpoint, outcome: Outcome, end: Option<End>) -> Option<Self> {
         let was_disabled = matches!(endpoint.status, EndpointState::Disabled(_))
             && endpoint.owed_until.is_some_and(|until| entry > until);
         let (state, next_ms) = match outcome {
-            Outcome::Settled if was_disabled || entry.ms < endpoint.created_at_ms => return None,
+            Outcome::Settled if end == Some(End::Delivered) => (DeliveryState::Delivered, None),
+            Outcome::Settled if end == Some(End::Discarded) => (DeliveryState::Discarded, None),
+            Outcome::Settled if end == Some(End::Skipped) || was_disabled => return None,
+            Outcome::Settled if entry.ms < endpoint.created_at_ms => return None,
             Outcome::Settled => (DeliveryState::Settled, None),
             Outcome::Dead => (DeliveryState::DeadLetter, None),
             Outcome::Owed { next_ms } => (DeliveryState::Owed, next_ms),
@@ -339,9 +401,11 @@ impl StandingDelivery {
 impl Totals {
     fn count(&mut self, state: DeliveryState) {
         match state {
-            DeliveryState::Settled => self.settled += 1,
+            DeliveryState::Delivered => self.delivered += 1,
             DeliveryState::Owed => self.owed += 1,
             DeliveryState::DeadLetter => self.dead_letter += 1,
+            DeliveryState::Discarded => self.discarded += 1,
+            DeliveryState::Settled => self.settled += 1,
         }
     }
 }

@@ -27,7 +27,7 @@ use super::{
     callbacks,
     webhooks::{operations as webhooks, sandbox as endpoints, subscriptions::Subscriptions},
 };
-use crate::{intents::service::Service, registry::Registry};
+use crate::{history::History, intents::service::Service, registry::Registry};
 
 #[derive(Clone)]
 pub struct Api {
@@ -35,6 +35,8 @@ pub struct Api {
     pub access: Access,
     pub registry: Registry,
     pub subscriptions: Subscriptions,
+    /// What became of deliveries that Redis knows nothing of any more.
+    pub history: Arc<History>,
     /// Where the checkout page of each intent is, up to its id.
     pub links: Arc<str>,
     pub schemas: Arc<request::Schemas>,
@@ -47,10 +49,11 @@ impl Api {
         access: Access,
         registry: Registry,
         subscriptions: Subscriptions,
+        history: History,
         public_url: &str,
     ) -> Self {
         let links = format!("{}/checkout/", public_url.trim_end_matches('/')).into();
-        Self { service, access, registry, subscriptions, links, schemas: Arc::default() }
+        Self { service, access, registry, subscriptions, history: Arc::new(history), links, schemas: Arc::default() }
     }
 }
 

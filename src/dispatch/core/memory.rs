@@ -146,9 +146,9 @@ impl Core {
 
     /// Announces when a quarter of what the account has now is gone: [`Core::take_relieved`].
     pub fn wakes_with_room(&mut self, account: &AccountId) {
-        if let Some(load) = self.term.memory.loads.get_mut(account) {
-            load.wakes_at = Some(load.count - load.count.div_ceil(4));
-        }
+        // It may have nothing in memory yet, but a backlog that comes.
+        let load = self.term.memory.loads.entry(account.clone()).or_default();
+        load.wakes_at = Some(load.count - load.count.div_ceil(4));
     }
 
     pub fn take_relieved(&mut self) -> Vec<AccountId> {

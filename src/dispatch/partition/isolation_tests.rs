@@ -1,7 +1,7 @@
 //! Many receivers in trouble beside others that are well, in virtual time against the store's model: how long the healthy
 //! ones wait. A millisecond has time for three calls; an attempt takes as long as its receiver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::deferral::MAX_IN_PARTS;
 use super::*;
@@ -697,6 +697,31 @@ fn what_a_quick_endpoint_is_owed_needs_no_records_beside_one_that_comes_now_and_
         run.read_again, run.now
     );
     assert_eq!((run.many, records), (ALL, 0));
+}
+
+/// Backlogs that were small once grew until all of the stream had gone through them, at a quarter of the speed.
+#[test]
+fn what_comes_behind_a_small_backlog_of_a_receiver_that_takes_all_needs_no_records() {
+    const ENDPOINTS: usize = 20;
+    const LEFT: usize = 100;
+    const NEW: usize = 20_000;
+    let mut register = Register::default();
+    for n in 0..ENDPOINTS {
+        register.add(format!("ep_{n}"), &format!("acc_{n}"), &format!("{n}.example"), QUICK_MS, 10);
+    }
+    let mut run = Run::new(&register);
+    (run.call_us, run.record_us) = (500, RECORD_US);
+    (0..ENDPOINTS).for_each(|n| run.leave(&format!("ep_{n}"), &format!("acc_{n}"), LEFT, Place::Backlog, 1));
+    (0..NEW).for_each(|n| run.publish(&format!("acc_{}", n % ENDPOINTS)));
+    let mut with_records = BTreeSet::new();
+    while run.delivered.len() < ENDPOINTS * LEFT + NEW {
+        run.step();
+        with_records.extend(run.model.records.keys().filter(|id| id.entry.ms > 0).cloned());
+        assert!(run.now < 60_000, "only {} are delivered", run.delivered.len());
+    }
+    println!("{} of {NEW} needed a record, in {} ms", with_records.len(), run.now);
+    // As they come, before any receiver has answered.
+    assert!(with_records.len() < NEW / 50, "{} of {NEW} needed a record", with_records.len());
 }
 
 #[test]
