@@ -1,8 +1,6 @@
 //! The events themselves, byte for byte, for `history.bodies`: what was skipped or is lost to a merchant can be sent again.
 //! A day has a table of its own here too, by the time at which the event was read.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyRow};
 
@@ -24,8 +22,8 @@ use crate::{
 /// Rows of one statement: each may have 64 KiB.
 const ROWS: usize = 64;
 
-const COLUMNS: &str = "entry_ms, entry_seq, read_ms, account, intent, event, event_type, number, traceparent, body";
-const WIDTH: usize = 10;
+const COLUMNS: [&str; 10] =
+    ["entry_ms", "entry_seq", "read_ms", "account", "intent", "event", "event_type", "number", "traceparent", "body"];
 
 /// How a number that an event does not have is written.
 const NO_NUMBER: i64 = -1;
@@ -147,7 +145,7 @@ impl Writer {
             make_day(self.database.kind, &mut transaction, day).await?;
         }
         for events in events.chunks(ROWS) {
-            insert(&mut transaction, day, events).await?;
+            insert(self.database.kind, &mut transaction, day, events).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -222,16 +220,8 @@ async fn make_day(kind: Kind, connection: &mut AnyConnection, day: u64) -> Resul
     sqlx::query(known).bind(number(day)).execute(connection).await.map(drop)
 }
 
-async fn insert(connection: &mut AnyConnection, day: u64, events: &[KeptEvent]) -> Result<(), sqlx::Error> {
-    let mut sql = format!("INSERT INTO {} ({COLUMNS}) VALUES ", table_of(day));
-    for row in 0..events.len() {
-        sql.push_str(if row == 0 { "(" } else { "), (" });
-        for column in 0..WIDTH {
-            let comma = if column == 0 { "" } else { ", " };
-            let _ = write!(sql, "{comma}${}", row * WIDTH + column + 1);
-        }
-    }
-    sql.push_str(") ON CONFLICT DO NOTHING");
+async fn insert(kind: Kind, connection: &mut AnyConnection, day: u64, events: &[KeptEvent]) -> Result<(), sqlx::Error> {
+    let sql = schema::insertion(kind, &table_of(day), &COLUMNS, events.len());
     // Only the usual size is worth remembering.
     let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(events.len() == ROWS);
     for event in events {
@@ -280,7 +270,8 @@ impl Reader {
             let past = if day == after.day { after.entry } else { EntryId::ZERO };
             let question = Question::new(wanted, past);
             let sql = format!(
-                "SELECT {COLUMNS} FROM {} WHERE {} ORDER BY entry_ms, entry_seq LIMIT {}",
+                "SELECT {} FROM {} WHERE {} ORDER BY entry_ms, entry_seq LIMIT {}",
+                COLUMNS.join(", "),
                 table_of(day),
                 question.conditions(),
                 limit - found.len()
@@ -315,7 +306,8 @@ impl Reader {
             let left = limit + 1 - found.len();
             let question = Question::new(wanted, EntryId::ZERO);
             let sql = format!(
-                "SELECT {COLUMNS} FROM {} WHERE {} ORDER BY entry_ms DESC, entry_seq DESC LIMIT {left}",
+                "SELECT {} FROM {} WHERE {} ORDER BY entry_ms DESC, entry_seq DESC LIMIT {left}",
+                COLUMNS.join(", "),
                 table_of(day),
                 question.conditions()
             );

@@ -1,6 +1,8 @@
 //! The tables, in both kinds of database. A day has a table of its own, so that retention drops whole tables and never looks
 //! for rows; in PostgreSQL they are partitions of `herald_history`, so a person can ask all of them at once.
 
+use std::fmt::Write as _;
+
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction};
 
 use super::database::{Database, Kind};
@@ -117,6 +119,23 @@ pub(super) fn table_of(day: u64) -> String {
     let seconds = i64::try_from(day).unwrap_or(0).saturating_mul(86_400);
     let date = jiff::Timestamp::from_second(seconds).unwrap_or_default().strftime("%Y%m%d").to_string();
     format!("herald_history_{date}")
+}
+
+/// A statement that inserts so many rows, those that are not there yet. SQLite's values have no names: each name that a value is
+/// bound to is looked for among all before it, which cost as much as the insertion.
+pub(super) fn insertion(kind: Kind, table: &str, columns: &[&str], rows: usize) -> String {
+    let mut sql = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
+    for row in 0..rows {
+        sql.push_str(if row == 0 { "(" } else { "), (" });
+        for column in 0..columns.len() {
+            let comma = if column == 0 { "" } else { ", " };
+            let _ = match kind {
+                Kind::Sqlite => write!(sql, "{comma}?"),
+                Kind::Postgres => write!(sql, "{comma}${}", row * columns.len() + column + 1),
+            };
+        }
+    }
+    sql + ") ON CONFLICT DO NOTHING"
 }
 
 pub(super) async fn meta(database: &Database, name: &str) -> Result<Option<String>, sqlx::Error> {

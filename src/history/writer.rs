@@ -1,6 +1,6 @@
 //! Writes batches, each in one transaction with the position that follows it, and drops the days that are over.
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt::Write as _};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyArguments, query::Query};
 
@@ -122,7 +122,7 @@ impl Writer {
                 made.push(day);
             }
             for rows in rows.chunks(ROWS) {
-                insert(&mut transaction, day, rows).await?;
+                insert(self.database.kind, &mut transaction, day, rows).await?;
             }
         }
         transaction.commit().await?;
@@ -188,26 +188,14 @@ pub(super) async fn note_missed(
     note.bind(number(missed.lines)).bind(missed.why).execute(connection).await.map(drop)
 }
 
-async fn insert(connection: &mut AnyConnection, day: u64, rows: &[&Row]) -> Result<(), sqlx::Error> {
-    let sql = insertion(day, rows.len());
+async fn insert(kind: Kind, connection: &mut AnyConnection, day: u64, rows: &[&Row]) -> Result<(), sqlx::Error> {
+    let sql = schema::insertion(kind, &schema::table_of(day), &COLUMNS, rows.len());
     // Only the usual size is worth remembering.
     let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(rows.len() == ROWS);
     for row in rows {
         query = bind(query, row);
     }
     query.execute(connection).await.map(drop)
-}
-
-fn insertion(day: u64, rows: usize) -> String {
-    let mut sql = format!("INSERT INTO {} ({}) VALUES ", schema::table_of(day), COLUMNS.join(", "));
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "(" } else { "), (" });
-        for column in 0..COLUMNS.len() {
-            let comma = if column == 0 { "" } else { ", " };
-            let _ = write!(sql, "{comma}${}", row * COLUMNS.len() + column + 1);
-        }
-    }
-    sql + ") ON CONFLICT DO NOTHING"
 }
 
 fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Row) -> Query<'q, Any, AnyArguments> {
