@@ -12,6 +12,8 @@ mod browser;
 mod changes;
 #[path = "api/console.rs"]
 mod console;
+#[path = "api/console_done.rs"]
+mod console_done;
 #[path = "api/console_pictures.rs"]
 mod console_pictures;
 #[path = "api/console_seen.rs"]

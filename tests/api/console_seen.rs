@@ -51,7 +51,7 @@ const JUDGE: &str = "const done = arguments[arguments.length - 1];
         rules: found.passes.length, met: window.faults, beside, over: document.documentElement.scrollWidth - innerWidth,
     }));";
 
-async fn watched() -> Browser {
+pub async fn watched() -> Browser {
     let browser = Browser::with_scripts().await;
     browser.command("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": WATCH })).await;
     browser
