@@ -24,6 +24,8 @@ mod events;
 mod flood;
 #[path = "support/herald.rs"]
 mod herald_process;
+#[path = "api/hostile.rs"]
+mod hostile;
 #[path = "api/house.rs"]
 mod house;
 #[path = "api/looks.rs"]

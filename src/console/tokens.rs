@@ -35,8 +35,7 @@ pub async fn list(visit: Visit) -> Result<Response, Problem> {
 
 /// The answer has the token, so it is a page of its own.
 pub async fn create(visit: Visit, fields: Fields) -> Result<Response, Problem> {
-    let mut body =
-        json!({ "role": fields.get("role"), "name": fields.get("name"), "reason": fields.get("reason") });
+    let mut body = json!({ "role": fields.get("role"), "name": fields.get("name"), "reason": fields.get("reason") });
     for name in ["account", "expires_in"] {
         if !fields.get(name).is_empty() {
             body[name] = fields.get(name).into();

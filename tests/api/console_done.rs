@@ -170,8 +170,8 @@ async fn an_endpoint_is_made_changed_stopped_and_removed() {
     assert_eq!(of(&made).await["leaves"], false);
     desk.send(delete, &[("confirmed", &made), REASON]).await;
     desk.says(&format!("{made} takes no more events")).await;
-    let path = format!("/v1/endpoints/{made}");
-    until("it is gone", async || house.ask("GET", &path, Some(ADMIN), None).await.status == 404).await;
+    let deleted = of(&made).await;
+    assert_eq!((&deleted["leaves"], &deleted["state"]), (&json!(true), &json!("disabled")), "{deleted}");
 }
 
 #[tokio::test]
@@ -303,8 +303,10 @@ async fn what_waits_goes_now_what_was_sent_is_replayed_and_an_account_is_erased(
     });
     assert_eq!(house.post("/v1/events", ADMIN, event).await.status, 201);
     merchants.until("it arrives", |log| log.of("ep_good").count() == 1).await;
-    until("the history has it", async || house.ask("GET", "/v1/intents/pi_good", Some(ADMIN), None).await.status == 200)
-        .await;
+    until("the history has it", async || {
+        house.ask("GET", "/v1/intents/pi_good", Some(ADMIN), None).await.status == 200
+    })
+    .await;
 
     desk.open("/console/endpoints/ep_good").await;
     desk.send("form:has([value=replay])", &[("intent", "pi_good"), REASON]).await;
