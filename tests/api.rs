@@ -38,6 +38,8 @@ mod merchants;
 mod operations;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/pages.rs"]
+mod pages;
 #[path = "api/past.rs"]
 mod past;
 #[path = "api/schemas.rs"]

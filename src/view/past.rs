@@ -78,6 +78,76 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
 }
 
+/// Where a page of what is told begins: at the newest, or beside what has this key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    Newest,
+    OlderThan(String),
+    NewerThan(String),
+}
+
+pub struct PastPage {
+    /// The newest first.
+    pub told: Vec<Told>,
+    pub has_newer: bool,
+    pub has_older: bool,
+    pub reach: Reach,
+}
+
+/// The most that a page looks through to find what is beside its cursor.
+const MAX_BESIDE: usize = 10_000;
+
+/// A page of what is wanted. None if what lies between the newest and the cursor is more than a look reads, or the cursor is none.
+/// Both the history and the log are read from their newest, so a page beside a cursor looks through what has the cursor's time, and
+/// one of newer things through all that is newer.
+pub async fn page(
+    history: &History,
+    queries: &mut Queries,
+    wanted: &Wanted,
+    from: &From,
+    limit: usize,
+) -> Result<Option<PastPage>, StoreError> {
+    let mut wanted = wanted.clone();
+    let time = |key: &str| key.get(..20).and_then(|digits| digits.parse::<u64>().ok());
+    let fits: Box<dyn Fn(&Told) -> bool + Send + Sync> = match from {
+        From::Newest => Box::new(|_| true),
+        From::OlderThan(key) => {
+            let Some(at_ms) = time(key) else { return Ok(None) };
+            wanted.until_ms = Some(wanted.until_ms.unwrap_or(u64::MAX).min(at_ms.saturating_add(1)));
+            Box::new(move |told| told.key() < *key)
+        }
+        From::NewerThan(key) => {
+            let Some(at_ms) = time(key) else { return Ok(None) };
+            wanted.from_ms = wanted.from_ms.max(Some(at_ms));
+            Box::new(move |told| told.key() > *key)
+        }
+    };
+    let mut most = limit;
+    loop {
+        let Past { mut told, has_more, reach } = look(history, queries, &wanted, most).await?;
+        told.retain(&fits);
+        let is_enough = match from {
+            From::Newest => true,
+            From::OlderThan(_) => told.len() > limit || !has_more,
+            From::NewerThan(_) => !has_more,
+        };
+        if is_enough {
+            let is_beyond = told.len() > limit;
+            if matches!(from, From::NewerThan(_)) {
+                told.drain(..told.len().saturating_sub(limit));
+                return Ok(Some(PastPage { told, has_newer: is_beyond, has_older: true, reach }));
+            }
+            told.truncate(limit);
+            let (has_newer, has_older) = (*from != From::Newest, is_beyond || has_more);
+            return Ok(Some(PastPage { told, has_newer, has_older, reach }));
+        }
+        if most >= MAX_BESIDE {
+            return Ok(None);
+        }
+        most = (most * 8).min(MAX_BESIDE);
+    }
+}
+
 /// What lies between two times of which the later comes first is nothing, and no answer.
 pub fn check_span(from_ms: Option<u64>, until_ms: Option<u64>) -> Result<(), &'static str> {
     match (from_ms, until_ms) {

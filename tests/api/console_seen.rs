@@ -166,7 +166,7 @@ impl<'a> Lookers<'a> {
 }
 
 /// Every page of the console's router, as its source has them.
-fn routes_of(method: &str) -> Vec<&'static str> {
+pub fn routes_of(method: &str) -> Vec<&'static str> {
     let routes = include_str!("../../src/console/mod.rs").lines().filter_map(|line| {
         let (path, handlers) = line.trim().strip_prefix(".route(\"")?.split_once("\", ")?;
         handlers.contains(&format!("{method}(")).then_some(path)
