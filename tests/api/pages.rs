@@ -58,9 +58,11 @@ async fn follow(
     (found, page)
 }
 
-async fn attempts_are_read_whole(history: &str) {
+#[tokio::test]
+async fn attempts_are_read_whole_forth_and_back_while_others_are_made() {
     const OLD: usize = 60;
-    let house = House::patient(history).await;
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::patient(&format!("sqlite:{}", folder.path().join("h.db").display())).await;
     let merchants = Merchants::start(SecretText::from_random([7; 32]).reveal()).await;
     register(&house, endpoint("ep_good", "acc_good", &merchants.url("ep_good"))).await;
     publish(&house, "acc_good", 0..OLD).await;
@@ -88,14 +90,16 @@ async fn attempts_are_read_whole(history: &str) {
 }
 
 #[tokio::test]
-async fn attempts_are_read_whole_forth_and_back_while_others_are_made() {
-    attempts_are_read_whole("").await;
-}
-
-#[tokio::test]
-async fn attempts_are_read_whole_from_a_history_too() {
-    let folder = tempfile::tempdir().unwrap();
-    attempts_are_read_whole(&format!("sqlite:{}", folder.path().join("h.db").display())).await;
+async fn without_a_history_attempts_have_no_cursors_and_say_that_there_are_more() {
+    let house = House::patient("").await;
+    register(&house, endpoint("ep_dead", "acc_dead", NOWHERE)).await;
+    publish(&house, "acc_dead", 0..20).await;
+    let path = "/v1/attempts?account=acc_dead&limit=3";
+    until("some are logged", async || house.get(path, ADMIN).await["has_more"] == true).await;
+    let page = house.get(path, ADMIN).await;
+    assert_eq!((&page["next"], &page["prev"], ids(&page).len()), (&Value::Null, &Value::Null, 3), "{page}");
+    let refused = house.ask("GET", &format!("{path}&cursor=PjE"), Some(ADMIN), None).await;
+    assert!(refused.status == 400 && refused.body["errors"]["cursor"].is_array(), "{}", refused.body);
 }
 
 #[tokio::test]

@@ -189,9 +189,22 @@ pub async fn attempts(
         Some(Cursor::After(key)) => From::OlderThan(key.clone()),
         Some(Cursor::Before(key)) => From::NewerThan(key.clone()),
     };
+    let viewer = caller.viewer();
+    if !api.0.history.is_on() {
+        if cursor.is_some() {
+            return Err(Problem::fault("cursor", "is none: without a history of deliveries this list has none"));
+        }
+        let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
+        let past = api.heavy_queries(&caller, look).await?;
+        let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
+        let page = Page { items, next: None, prev: None };
+        return Ok(Json(Attempts { page, has_more: past.has_more, history: past.reach.view(viewer) }));
+    }
     let look = async |queries: &mut Queries| past::page(&api.0.history, queries, &wanted, &from, limit).await;
     let past = api.heavy_queries(&caller, look).await?.ok_or_else(wrong_or_far)?;
-    let viewer = caller.viewer();
+    if cursor.is_some() && !past.reach.is_from_history() {
+        return Err(Problem::unavailable("The history of deliveries does not answer, and pages come from it.", 5));
+    }
     let at = |told: Option<&Told>, is_there: bool| told.filter(|_| is_there).map(Told::key);
     let next = at(past.told.last(), past.has_older).map(|key| Cursor::After(key).text());
     let prev = at(past.told.first(), past.has_newer).map(|key| Cursor::Before(key).text());
@@ -199,7 +212,7 @@ pub async fn attempts(
         Some(cursor) => cursor.turned(),
         None => (next, prev),
     };
-    let has_more = next.is_some();
+    let has_more = past.has_older;
     let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
     Ok(Json(Attempts { page: Page { items, next, prev }, has_more, history: past.reach.view(viewer) }))
 }
