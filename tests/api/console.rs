@@ -15,7 +15,7 @@ const ANYONE: &[&str] = &["merchant", "viewer", "operator", "admin"];
 const OPERATOR: &[&str] = &["operator", "admin"];
 
 /// Fields of a form.
-type Filled = &'static [(&'static str, &'static str)];
+pub type Filled = &'static [(&'static str, &'static str)];
 
 /// Each page, by what the house has, and who may see it.
 const PAGES: &[(&str, &[&str])] = &[

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
+    console::Filled,
     hostile::{Full, fill},
     house::{ADMIN, House},
     support::until,
@@ -74,7 +75,7 @@ const VISITS: &[(&str, &str, &str)] = &[
 const NO_PAGES: &[&str] = &["/", "/console/find", "/console/assets/{version}/{name}"];
 
 /// What a form is answered with is a page, too: who sends which, where, with what in its fields.
-const ANSWERED: &[(&str, &str, &str, &[(&str, &str)])] = &[
+const ANSWERED: &[(&str, &str, &str, Filled)] = &[
     ("admin", "/console/endpoints/{endpoint}", "form[action$='/test']", &[]),
     ("admin", "/console/endpoints/ep_a", "form[action$='/rotate-secret']", &[]),
     ("admin", "/console/endpoints/new?account=acc_new", "form.wide", &[("url", "ftp://refused.example/")]),
