@@ -12,6 +12,8 @@ mod browser;
 mod changes;
 #[path = "api/console.rs"]
 mod console;
+#[path = "api/console_done.rs"]
+mod console_done;
 #[path = "api/console_pictures.rs"]
 mod console_pictures;
 #[path = "api/console_seen.rs"]
@@ -22,6 +24,8 @@ mod events;
 mod flood;
 #[path = "support/herald.rs"]
 mod herald_process;
+#[path = "api/hostile.rs"]
+mod hostile;
 #[path = "api/house.rs"]
 mod house;
 #[path = "api/looks.rs"]
@@ -34,6 +38,8 @@ mod merchants;
 mod operations;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/pages.rs"]
+mod pages;
 #[path = "api/past.rs"]
 mod past;
 #[path = "api/schemas.rs"]

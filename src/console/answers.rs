@@ -585,6 +585,22 @@ pub struct PortalLink {
     pub expires_at: At,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Token {
+    /// Only of one that was made just now.
+    pub token: Option<String>,
+    pub hash: String,
+    pub role: String,
+    pub account: Option<String>,
+    pub name: String,
+    pub created_by: String,
+    pub created_at: At,
+    pub expires_at: Option<At>,
+    pub is_live: bool,
+    pub used_at: Option<At>,
+}
+
 /// An intent, as far as Herald keeps it or has its events.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

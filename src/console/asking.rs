@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::Request,
     http::{Method, StatusCode, header},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tower_service::Service;
 
@@ -36,6 +36,15 @@ impl Client {
         self.ask(caller, Method::POST, path, Body::from(body.to_string())).await
     }
 
+    pub async fn patch<T: DeserializeOwned>(&self, caller: &Caller, path: &str, body: &Value) -> Result<T, Problem> {
+        self.ask(caller, Method::PATCH, path, Body::from(body.to_string())).await
+    }
+
+    /// Whatever it answers.
+    pub async fn delete(&self, caller: &Caller, path: &str, body: &Value) -> Result<(), Problem> {
+        self.ask::<Option<IgnoredAny>>(caller, Method::DELETE, path, Body::from(body.to_string())).await.map(drop)
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         caller: &Caller,
@@ -56,6 +65,7 @@ impl Client {
         }
         let bytes =
             to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| Problem::internal(&error))?;
+        let bytes = if bytes.is_empty() { Bytes::from_static(b"null") } else { bytes };
         serde_json::from_slice(&bytes).map_err(|error| Problem::internal(&format_args!("{path}: {error}")))
     }
 }

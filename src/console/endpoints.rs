@@ -27,6 +27,7 @@ struct EndpointsPage {
     account: String,
     state: String,
     is_staff: bool,
+    may_keep: bool,
     next: Option<String>,
     prev: Option<String>,
 }
@@ -55,17 +56,28 @@ struct TestedPage {
 
 #[derive(Template)]
 #[template(path = "console/rotated.html", escape = "visible")]
-struct RotatedPage {
-    frame: Frame,
-    endpoint: Endpoint,
+pub struct RotatedPage {
+    pub frame: Frame,
+    /// The endpoint is, too, and not its secret alone.
+    pub is_new: bool,
+    pub endpoint: Endpoint,
 }
 
 pub async fn list(visit: Visit) -> Result<Response, Problem> {
     let endpoints: List<Endpoint> = visit.get_filtered("/v1/endpoints", &FILTERS).await?;
     let (next, prev) = (endpoints.next.as_ref(), endpoints.prev.as_ref());
     let (next, prev) = (visit.with_cursor(&FILTERS, next), visit.with_cursor(&FILTERS, prev));
-    let (account, state, is_staff) = (visit.asked("account"), visit.asked("state"), visit.is_staff());
-    Ok(shown(&EndpointsPage { frame: visit.frame("Endpoints"), endpoints, account, state, is_staff, next, prev }))
+    let page = EndpointsPage {
+        frame: visit.frame("Endpoints"),
+        endpoints,
+        account: visit.asked("account"),
+        state: visit.asked("state"),
+        is_staff: visit.is_staff(),
+        may_keep: visit.may_keep(),
+        next,
+        prev,
+    };
+    Ok(shown(&page))
 }
 
 pub async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -128,7 +140,7 @@ pub async fn rotate_secret(visit: Visit, Path(id): Path<String>, fields: Fields)
     }
     let endpoint: Endpoint = visit.post(&format!("{}/rotate-secret", path(&id)), &body).await?;
     let frame = visit.frame(format!("New secret of {}", endpoint.id)).still();
-    Ok(shown(&RotatedPage { frame, endpoint }))
+    Ok(shown(&RotatedPage { frame, is_new: false, endpoint }))
 }
 
 pub async fn test(visit: Visit, Path(id): Path<String>, fields: Fields) -> Result<Response, Problem> {

@@ -26,6 +26,8 @@ pub mod plot;
 pub mod portal;
 pub mod quarantine;
 pub mod session;
+pub mod settings;
+pub mod tokens;
 pub mod visit;
 
 use axum::{
@@ -85,7 +87,8 @@ fn pages() -> Router<Console> {
         .route("/console/issues/{issue}", get(issues::show))
         .route("/console/issues/{issue}/ack", post(issues::ack))
         .route("/console/issues/{issue}/resolve", post(issues::resolve))
-        .route("/console/endpoints", get(endpoints::list))
+        .route("/console/endpoints", get(endpoints::list).post(settings::create))
+        .route("/console/endpoints/new", get(settings::new))
         .route("/console/endpoints/{endpoint}", get(endpoints::show))
         .route("/console/endpoints/{endpoint}/pause", post(endpoints::pause))
         .route("/console/endpoints/{endpoint}/resume", post(endpoints::resume))
@@ -93,6 +96,8 @@ fn pages() -> Router<Console> {
         .route("/console/endpoints/{endpoint}/disable", post(endpoints::disable))
         .route("/console/endpoints/{endpoint}/rotate-secret", post(endpoints::rotate_secret))
         .route("/console/endpoints/{endpoint}/test", post(endpoints::test))
+        .route("/console/endpoints/{endpoint}/settings", get(settings::edit).post(settings::change))
+        .route("/console/endpoints/{endpoint}/delete", post(settings::delete))
         .route("/console/intents/{intent}", get(intents::show))
         .route("/console/chains/{endpoint}/{intent}/release", post(intents::release))
         .route("/console/deliveries", get(deliveries::list))
@@ -116,6 +121,8 @@ fn pages() -> Router<Console> {
         .route("/console/audit", get(audit::list))
         .route("/console/audit/{act}", get(audit::show))
         .route("/console/portal", get(portal::form).post(portal::link))
+        .route("/console/tokens", get(tokens::list).post(tokens::create))
+        .route("/console/tokens/{token}/revoke", post(tokens::revoke))
         .route("/console/{*rest}", get(entrance::nothing))
         .method_not_allowed_fallback(wrong_method)
 }

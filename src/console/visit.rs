@@ -194,6 +194,14 @@ impl Visit {
         self.client.post(&self.caller, path, body).await
     }
 
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Problem> {
+        self.client.patch(&self.caller, path, body).await
+    }
+
+    pub async fn delete(&self, path: &str, body: &Value) -> Result<(), Problem> {
+        self.client.delete(&self.caller, path, body).await
+    }
+
     /// What may be missing without the page being worth nothing.
     pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         self.get(path).await.ok()
@@ -242,6 +250,10 @@ impl Visit {
         matches!(self.caller.role, Role::Operator | Role::Admin)
     }
 
+    pub fn may_admit(&self) -> bool {
+        self.caller.role == Role::Admin
+    }
+
     /// Where a page answers before the API is asked.
     pub fn must(&self, may: bool) -> Result<(), Problem> {
         let refused = || Problem::new(StatusCode::FORBIDDEN, "forbidden", "Your role may not do this.");
@@ -257,8 +269,9 @@ impl Visit {
         let is_here = |path: &str| if path == "/console" { here == path } else { here.starts_with(path) };
         let all: &[(&'static str, &'static str)] = match (self.is_staff(), self.may_operate()) {
             (false, _) => &MERCHANTS_PAGES,
-            (true, false) => &STAFF_PAGES[..STAFF_PAGES.len() - 1],
-            (true, true) => &STAFF_PAGES,
+            (true, false) => &STAFF_PAGES[..STAFF_PAGES.len() - 2],
+            (true, true) if self.may_admit() => &STAFF_PAGES,
+            (true, true) => &STAFF_PAGES[..STAFF_PAGES.len() - 1],
         };
         Frame {
             title: title.into(),
@@ -297,7 +310,8 @@ impl Visit {
     }
 }
 
-const STAFF_PAGES: [(&str, &str); 9] = [
+/// The last but one is for operators, the last for whoever keeps the tokens.
+const STAFF_PAGES: [(&str, &str); 10] = [
     ("/console", "Overview"),
     ("/console/issues", "Issues"),
     ("/console/endpoints", "Endpoints"),
@@ -307,6 +321,7 @@ const STAFF_PAGES: [(&str, &str); 9] = [
     ("/console/quarantine", "Quarantine"),
     ("/console/audit", "Audit"),
     ("/console/portal", "Portal"),
+    ("/console/tokens", "Tokens"),
 ];
 
 const MERCHANTS_PAGES: [(&str, &str); 3] = [

@@ -73,12 +73,22 @@ impl Told {
 
     /// By time; within a millisecond in the order of the stream, each delivery's attempts by number, and what ended it after them.
     pub fn order(&self) -> impl Ord + use<> {
-        let rank = match self.kind.as_str() {
+        (self.at_ms, self.entry, self.attempt, self.rank(), self.endpoint.clone())
+    }
+
+    /// The same as a text that is no other's, for cursors; its first twenty digits are the time.
+    pub fn key(&self) -> String {
+        let endpoint = self.endpoint.as_ref().map(EndpointId::as_str).unwrap_or_default();
+        let Self { at_ms, attempt, kind, .. } = self;
+        format!("{at_ms:020} {} {attempt:010} {} {endpoint} {kind}", self.entry.padded(), self.rank())
+    }
+
+    fn rank(&self) -> u8 {
+        match self.kind.as_str() {
             "delivered" | "failed" => 0,
             "redelivered" | "discarded" => 2,
             _ => 1,
-        };
-        (self.at_ms, self.entry, self.attempt, rank, self.endpoint.clone())
+        }
     }
 
     pub fn is_attempt(&self) -> bool {

@@ -38,6 +38,17 @@ impl Past {
 
 /// Up to `limit` of what is wanted. Where the history cannot be asked, the answer says why, and comes from Redis alone.
 pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, limit: usize) -> Result<Past, StoreError> {
+    look_through(history, queries, wanted, limit, limit.saturating_add(1)).await
+}
+
+/// The same; of the log's lines beyond the history, up to `most_lines` that match.
+async fn look_through(
+    history: &History,
+    queries: &mut Queries,
+    wanted: &Wanted,
+    limit: usize,
+    most_lines: usize,
+) -> Result<Past, StoreError> {
     let now_ms = queries.now_ms().await?;
     // One more than is wanted tells whether there is more.
     let most = limit.saturating_add(1);
@@ -61,7 +72,7 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
         until_ms: wanted.until_ms,
         after: asked.as_ref().ok().map(|(horizon, _)| horizon.line),
     };
-    let mut log = queries.attempts(&filter, most, MAX_LOG_LOOK).await?;
+    let mut log = queries.attempts(&filter, most_lines, MAX_LOG_LOOK).await?;
     let mut told: Vec<Told> = log.lines.iter().map(Told::of).collect();
     let is_cut_short = !log.reached_end && told.len() < most;
     log.lines = Vec::new();
@@ -76,6 +87,81 @@ pub async fn look(history: &History, queries: &mut Queries, wanted: &Wanted, lim
     let has_more = told.len() > limit;
     told.truncate(limit);
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
+}
+
+/// Where a page of what is told begins: at the newest, or beside what has this key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    Newest,
+    OlderThan(String),
+    NewerThan(String),
+}
+
+pub struct PastPage {
+    /// The newest first.
+    pub told: Vec<Told>,
+    pub has_newer: bool,
+    pub has_older: bool,
+    pub reach: Reach,
+}
+
+/// The most that a page looks through to find what is beside its cursor.
+const MAX_BESIDE: usize = 10_000;
+
+/// What a page asks for beyond its length, because the last millisecond of an answer may be told in part.
+const MORE: usize = 32;
+
+/// A page of what is wanted. None if what lies between the newest and the cursor is more than a look reads, or the cursor is none.
+///
+/// The log has its lines in the order in which attempts ended, and the history those of one millisecond in none. So all of the
+/// log beyond the history is read, and of an answer that is cut only whole milliseconds are taken: what is behind a page's last is behind
+/// it wherever it is read from.
+pub async fn page(
+    history: &History,
+    queries: &mut Queries,
+    wanted: &Wanted,
+    from: &From,
+    limit: usize,
+) -> Result<Option<PastPage>, StoreError> {
+    let mut wanted = wanted.clone();
+    let time = |key: &str| key.get(..20).and_then(|digits| digits.parse::<u64>().ok());
+    match from {
+        From::Newest => {}
+        From::OlderThan(key) => {
+            let Some(at_ms) = time(key) else { return Ok(None) };
+            wanted.until_ms = Some(wanted.until_ms.unwrap_or(u64::MAX).min(at_ms.saturating_add(1)));
+        }
+        From::NewerThan(key) => {
+            let Some(at_ms) = time(key) else { return Ok(None) };
+            wanted.from_ms = wanted.from_ms.max(Some(at_ms));
+        }
+    }
+    let mut most = limit + MORE;
+    loop {
+        let Past { mut told, has_more, reach } = look_through(history, queries, &wanted, most, MAX_LOG_LOOK).await?;
+        if let Some(cut_ms) = told.last().filter(|_| has_more).map(|told| told.at_ms) {
+            told.retain(|told| told.at_ms > cut_ms);
+        }
+        match from {
+            From::Newest => {}
+            From::OlderThan(key) => told.retain(|told| told.key() < *key),
+            From::NewerThan(key) => told.retain(|told| told.key() > *key),
+        }
+        let is_beyond = told.len() > limit;
+        match from {
+            From::NewerThan(_) if !has_more => {
+                told.drain(..told.len().saturating_sub(limit));
+                return Ok(Some(PastPage { told, has_newer: is_beyond, has_older: true, reach }));
+            }
+            From::Newest | From::OlderThan(_) if !has_more || told.len() >= limit => {
+                told.truncate(limit);
+                let has_newer = *from != From::Newest;
+                return Ok(Some(PastPage { told, has_newer, has_older: is_beyond || has_more, reach }));
+            }
+            _ if most >= MAX_BESIDE => return Ok(None),
+            _ => most = (most * 8).min(MAX_BESIDE),
+        }
+    }
 }
 
 /// What lies between two times of which the later comes first is nothing, and no answer.
@@ -151,6 +237,11 @@ impl Reach {
 
     fn back_to_ms(&self) -> Option<u64> {
         self.horizon.as_ref().ok().and_then(|horizon| horizon.begins_ms).or(self.log.back_to_ms)
+    }
+
+    /// The history was asked, so that pages fit together.
+    pub fn is_from_history(&self) -> bool {
+        self.horizon.is_ok()
     }
 
     /// A merchant learns nothing of what others send, nor where the history is and why it fails.

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    console_seen::routes_of,
     house::{ADMIN, House, NOWHERE},
     support::until,
     visitor::{Seen, Visitor},
@@ -14,7 +15,7 @@ const ANYONE: &[&str] = &["merchant", "viewer", "operator", "admin"];
 const OPERATOR: &[&str] = &["operator", "admin"];
 
 /// Fields of a form.
-type Filled = &'static [(&'static str, &'static str)];
+pub type Filled = &'static [(&'static str, &'static str)];
 
 /// Each page, by what the house has, and who may see it.
 const PAGES: &[(&str, &[&str])] = &[
@@ -41,6 +42,9 @@ const PAGES: &[(&str, &[&str])] = &[
     ("/console/audit", STAFF),
     ("/console/audit?act=token+create", STAFF),
     ("/console/portal", OPERATOR),
+    ("/console/endpoints/new", KEEPER),
+    ("/console/endpoints/ep_a/settings", KEEPER),
+    ("/console/tokens", &["admin"]),
 ];
 
 /// Each act, with what its form has beside the key, and who may do it.
@@ -65,7 +69,35 @@ const ACTS: &[(&str, Filled, &[&str])] = &[
     ("/console/quarantine/requeue", &[("entries", "30-0")], OPERATOR),
     ("/console/quarantine/discard", &[("entries", "31-0"), ("confirmed", "1")], OPERATOR),
     ("/console/portal", &[("account", "acc_1")], OPERATOR),
+    ("/console/endpoints", &[("account", "acc_1"), ("url", NOWHERE)], KEEPER),
+    ("/console/endpoints/ep_a/settings", &[("url", NOWHERE), ("revision", "1")], KEEPER),
+    ("/console/endpoints/ep_a/delete", &[("confirmed", "ep_a")], KEEPER),
+    ("/console/operations/{planned}/start", &[("confirmed", "1")], OPERATOR),
+    ("/console/operations/{planned}/pause", &[], OPERATOR),
+    ("/console/operations/{planned}/resume", &[], OPERATOR),
+    ("/console/operations/{planned}/cancel", &[], OPERATOR),
+    ("/console/operations/{planned}/rate", &[("rate", "5")], OPERATOR),
+    ("/console/tokens", &[("role", "admin"), ("name", "mine")], &["admin"]),
+    ("/console/tokens/0/revoke", &[], &["admin"]),
 ];
+
+/// What is open to whoever has no session, or only ends one's own.
+const DOORS: &[&str] = &["/console/login", "/console/enter", "/console/logout"];
+
+#[test]
+fn no_act_is_left_out() {
+    let is_of = |path: &str, route: &str| {
+        let (path, route): (Vec<_>, Vec<_>) = (path.split('/').collect(), route.split('/').collect());
+        path.len() == route.len() && path.iter().zip(&route).all(|(part, of)| part == of || of.starts_with('{'))
+    };
+    let routes = routes_of("post");
+    assert!(routes.len() > 20, "{routes:?}");
+    for route in routes {
+        let is_tried = DOORS.contains(&route) || ACTS.iter().any(|(path, ..)| is_of(path, route));
+        assert!(is_tried, "nobody says who may do {route}: ACTS needs a line for it");
+    }
+}
+
 const KEEPER: &[&str] = &["merchant", "operator", "admin"];
 
 /// What no page may have: anything that runs or looks from within it, or comes from elsewhere.
@@ -125,11 +157,15 @@ async fn each_role_sees_the_pages_that_the_table_says() {
 #[tokio::test]
 async fn each_role_does_what_the_table_says_and_a_foreign_form_does_nothing() {
     let house = House::start().await;
+    let wanted = json!({"kind": "discard", "intent": "pi_6", "reason": "a test"});
+    let planned = house.post("/v1/operations", ADMIN, wanted).await.body["id"].as_str().unwrap().to_owned();
     for role in ANYONE {
         let mut visitor = Visitor::signed_in(&house, &house.token(role).await).await;
         let before = house.get("/v1/audit?limit=500", ADMIN).await["items"].as_array().unwrap().len();
         let (form_key, other) = (visitor.form_key().await, Visitor::signed_in(&house, ADMIN).await.form_key().await);
         for (path, fields, may) in ACTS {
+            let path = path.replace("{planned}", &planned);
+            let path = path.as_str();
             let fields =
                 |form_key| [&[("form_key", form_key), ("reason", "a test"), ("back", "/console")], *fields].concat();
             for (key, headers) in [

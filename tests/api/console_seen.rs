@@ -2,6 +2,7 @@
 //! copying without a clipboard; and a tab that refreshes for long. `PICTURES=folder` keeps a picture of each page.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,29 +12,78 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
+    console::Filled,
+    hostile::{Full, fill},
     house::{ADMIN, House},
     support::until,
 };
 
-const PAGES: &[(&str, &str)] = &[
-    ("overview", "/console"),
-    ("issues", "/console/issues"),
-    ("issue", "/console/issues/ep_a%3Arejected%3A401"),
-    ("endpoints", "/console/endpoints"),
-    ("no-endpoints", "/console/endpoints?account=acc_none"),
-    ("endpoint", "/console/endpoints/ep_a"),
-    ("deliveries", "/console/deliveries?account=acc_1"),
-    ("ask", "/console/deliveries"),
-    ("letter", "/console/deliveries/1-0%3Aep_a"),
-    ("held", "/console/deliveries/91-0%3Aep_a"),
-    ("intent", "/console/intents/pi_90"),
-    ("letters", "/console/dead-letters?by=endpoint,cause"),
-    ("all", "/console/dead-letters/all"),
-    ("operations", "/console/operations"),
-    ("quarantine", "/console/quarantine"),
-    ("entry", "/console/quarantine/30-0"),
-    ("audit", "/console/audit"),
-    ("portal", "/console/portal"),
+/// Each route that shows a page, and who looks at it where. `{…}` of an address is filled in from the house.
+const VISITS: &[(&str, &str, &str)] = &[
+    ("/console/login", "nobody", "/console/login"),
+    ("/console/enter/{code}", "nobody", "/console/enter/gone"),
+    ("/console", "admin", "/console"),
+    ("/console/issues", "admin", "/console/issues"),
+    ("/console/issues", "admin", "/console/issues?account=acc_none"),
+    ("/console/issues/{issue}", "admin", "/console/issues/ep_a%3Arejected%3A401"),
+    ("/console/issues/{issue}", "admin", "/console/issues/{endpoint}%3Arejected%3A400"),
+    ("/console/endpoints", "admin", "/console/endpoints"),
+    ("/console/endpoints", "admin", "/console/endpoints?account=acc_none"),
+    ("/console/endpoints", "merchant", "/console/endpoints"),
+    ("/console/endpoints/new", "admin", "/console/endpoints/new"),
+    ("/console/endpoints/new", "merchant", "/console/endpoints/new"),
+    ("/console/endpoints/{endpoint}", "admin", "/console/endpoints/ep_a"),
+    ("/console/endpoints/{endpoint}", "admin", "/console/endpoints/{endpoint}"),
+    ("/console/endpoints/{endpoint}", "merchant", "/console/endpoints/ep_a"),
+    ("/console/endpoints/{endpoint}/settings", "admin", "/console/endpoints/{endpoint}/settings"),
+    ("/console/deliveries", "admin", "/console/deliveries"),
+    ("/console/deliveries", "admin", "/console/deliveries?account=acc_1"),
+    ("/console/deliveries", "admin", "/console/deliveries?account={account}"),
+    ("/console/deliveries", "merchant", "/console/deliveries"),
+    ("/console/deliveries/{delivery}", "admin", "/console/deliveries/1-0%3Aep_a"),
+    ("/console/deliveries/{delivery}", "admin", "/console/deliveries/91-0%3Aep_a"),
+    ("/console/deliveries/{delivery}", "admin", "/console/deliveries/{letter}"),
+    ("/console/deliveries/{delivery}", "merchant", "/console/deliveries/1-0%3Aep_a"),
+    ("/console/intents/{intent}", "admin", "/console/intents/pi_90"),
+    ("/console/intents/{intent}", "admin", "/console/intents/{intent}"),
+    ("/console/intents/{intent}", "merchant", "/console/intents/pi_90"),
+    ("/console/dead-letters", "admin", "/console/dead-letters?by=endpoint,cause"),
+    ("/console/dead-letters", "admin", "/console/dead-letters?account=acc_none"),
+    ("/console/dead-letters", "merchant", "/console/dead-letters?by=endpoint"),
+    ("/console/dead-letters/all", "admin", "/console/dead-letters/all"),
+    ("/console/dead-letters/all", "admin", "/console/dead-letters/all?endpoint={endpoint}"),
+    ("/console/dead-letters/all", "merchant", "/console/dead-letters/all?intent=pi_1"),
+    ("/console/operations", "admin", "/console/operations"),
+    ("/console/operations/{operation}", "admin", "/console/operations/{planned}"),
+    ("/console/operations/{operation}", "admin", "/console/operations/{done}"),
+    ("/console/operations/{operation}", "viewer", "/console/operations/{planned}"),
+    ("/console/quarantine", "admin", "/console/quarantine"),
+    ("/console/quarantine/{entry}", "admin", "/console/quarantine/30-0"),
+    ("/console/quarantine/{entry}", "admin", "/console/quarantine/{entry}"),
+    ("/console/audit", "admin", "/console/audit"),
+    ("/console/audit", "admin", "/console/audit?account=acc_none"),
+    ("/console/audit/{act}", "admin", "/console/audit/{act}"),
+    ("/console/portal", "admin", "/console/portal?account={account}"),
+    ("/console/tokens", "admin", "/console/tokens"),
+    // What is not there, and what they may not see.
+    ("/console/{*rest}", "admin", "/console/nothing/here"),
+    ("/console/{*rest}", "merchant", "/console/endpoints/{endpoint}"),
+    ("/console/{*rest}", "viewer", "/console/tokens"),
+];
+
+/// Those that show no page of their own: they lead elsewhere, or are what pages load.
+const NO_PAGES: &[&str] = &["/", "/console/find", "/console/assets/{version}/{name}"];
+
+/// What a form is answered with is a page, too: who sends which, where, with what in its fields.
+const ANSWERED: &[(&str, &str, &str, Filled)] = &[
+    ("admin", "/console/endpoints/{endpoint}", "form[action$='/test']", &[]),
+    ("admin", "/console/endpoints/ep_a", "form[action$='/rotate-secret']", &[]),
+    ("admin", "/console/endpoints/new?account=acc_new", "form.wide", &[("url", "ftp://refused.example/")]),
+    ("admin", "/console/endpoints/new?account=acc_new", "form.wide", &[("url", "http://127.0.0.1:2/new")]),
+    ("admin", "/console/portal?account={account}", "form.sure", &[]),
+    ("admin", "/console/tokens", "form[action='/console/tokens']", &[("name", "night shift")]),
+    ("nobody", "/console/login", "form[action='/console/login']", &[("token", "hrld_wrong")]),
+    ("nobody", "/console/enter/gone", "form[action='/console/enter']", &[]),
 ];
 
 /// Faults that a page meets from its very beginning.
@@ -51,7 +101,7 @@ const JUDGE: &str = "const done = arguments[arguments.length - 1];
         rules: found.passes.length, met: window.faults, beside, over: document.documentElement.scrollWidth - innerWidth,
     }));";
 
-async fn watched() -> Browser {
+pub async fn watched() -> Browser {
     let browser = Browser::with_scripts().await;
     browser.command("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": WATCH })).await;
     browser
@@ -74,38 +124,159 @@ async fn quiet_house() -> House {
     house
 }
 
+/// The browsers of those who look, each signed in once.
+struct Lookers<'a> {
+    house: &'a House,
+    full: Full,
+    browsers: HashMap<&'static str, Browser>,
+}
+
+impl<'a> Lookers<'a> {
+    async fn at(house: &'a House) -> Self {
+        let full = fill(house).await;
+        let mut browsers = HashMap::from([("nobody", watched().await)]);
+        for role in ["admin", "merchant", "viewer"] {
+            let token = if role == "admin" { ADMIN.to_owned() } else { house.token(role).await };
+            let browser = watched().await;
+            browser.open(&house.url("/console/login")).await;
+            browser.type_into("input[name=token]", &format!("{token}\u{e007}")).await;
+            browser.until_titled(if role == "merchant" { "Endpoints · Herald" } else { "Overview · Herald" }).await;
+            browsers.insert(role, browser);
+        }
+        Self { house, full, browsers }
+    }
+
+    async fn open(&self, who: &str, address: &str) -> &Browser {
+        let (full, browser) = (&self.full, &self.browsers[who]);
+        let mut path = address.to_owned();
+        for (name, value) in [
+            ("{endpoint}", &full.endpoint),
+            ("{account}", &full.account),
+            ("{intent}", &full.intent),
+            ("{letter}", &full.letter),
+            ("{planned}", &full.planned),
+            ("{done}", &full.done),
+            ("{entry}", &full.entry),
+            ("{act}", &full.act),
+        ] {
+            path = path.replace(name, value);
+        }
+        browser.open(&self.house.url(&path)).await;
+        browser
+    }
+}
+
+/// Every page of the console's router, as its source has them.
+pub fn routes_of(method: &str) -> Vec<&'static str> {
+    let routes = include_str!("../../src/console/mod.rs").lines().filter_map(|line| {
+        let (path, handlers) = line.trim().strip_prefix(".route(\"")?.split_once("\", ")?;
+        handlers.contains(&format!("{method}(")).then_some(path)
+    });
+    routes.collect()
+}
+
+#[test]
+fn no_page_is_left_out() {
+    let pages = routes_of("get");
+    assert!(pages.len() > 20, "{pages:?}");
+    for page in &pages {
+        let is_seen = NO_PAGES.contains(page) || VISITS.iter().any(|(route, ..)| route == page);
+        assert!(is_seen, "nobody looks at {page}: VISITS needs a line for it");
+    }
+    for (route, ..) in VISITS {
+        assert!(pages.contains(route), "the console has no {route}");
+    }
+}
+
+/// In both themes and widths, and a picture of each where somebody wants them.
+async fn judge(browser: &Browser, name: &str, axe: &str) {
+    browser.run(axe).await;
+    for width in [400, 1_600] {
+        let display = json!({ "width": width, "height": 1_000, "deviceScaleFactor": 1, "mobile": width < 800 });
+        browser.command("Emulation.setDeviceMetricsOverride", &display).await;
+        for scheme in ["light", "dark"] {
+            let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+            browser.command("Emulation.setEmulatedMedia", &media).await;
+            let found = browser.run_async(JUDGE).await;
+            assert!(found["rules"].as_u64().unwrap() > 10, "axe has judged nothing: {found}");
+            for what in ["faults", "met", "beside"] {
+                assert_eq!(found[what], json!([]), "{what} of {name} at {width} in {scheme}");
+            }
+            assert!(found["over"].as_i64().unwrap() <= 0, "{name} at {width} in {scheme}: {found}");
+            keep_picture(browser, &format!("{name}-{scheme}-{width}"), width == 400).await;
+        }
+    }
+    browser.command("Emulation.clearDeviceMetricsOverride", &json!({})).await;
+    let ran = "return [window.wicked ?? null, document.querySelectorAll('main img, main script').length]";
+    assert_eq!(browser.run(ran).await, json!([null, 0]), "{name}: what a stranger wrote is more than text");
+}
+
+async fn keep_picture(browser: &Browser, name: &str, is_whole: bool) {
+    let Some(folder) = std::env::var_os("PICTURES").map(PathBuf::from) else { return };
+    let taken = browser.command("Page.captureScreenshot", &json!({ "captureBeyondViewport": is_whole })).await;
+    let bytes = STANDARD.decode(taken["data"].as_str().unwrap()).unwrap();
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(format!("{name}.png")), bytes).unwrap();
+}
+
+fn named(who: &str, address: &str) -> String {
+    let plain: String = address.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("{}-{who}", plain.trim_start_matches("-console").trim_matches('-'))
+}
+
 #[tokio::test]
 async fn every_page_is_whole_in_both_themes_at_any_width_and_nothing_keeps_anybody_out() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules/axe-core/axe.min.js");
     let axe = fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", axe.display()));
-    let pictures = std::env::var_os("PICTURES").map(PathBuf::from);
-    let house = quiet_house().await;
-    let browser = signed_in(&house).await;
-    for (name, path) in PAGES {
-        browser.open(&house.url(path)).await;
-        browser.run(&axe).await;
-        for width in [400, 1_600] {
-            let display = json!({ "width": width, "height": 1_000, "deviceScaleFactor": 1, "mobile": width < 800 });
-            browser.command("Emulation.setDeviceMetricsOverride", &display).await;
-            for scheme in ["light", "dark"] {
-                let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-                browser.command("Emulation.setEmulatedMedia", &media).await;
-                let found = browser.run_async(JUDGE).await;
-                assert!(found["rules"].as_u64().unwrap() > 10, "axe has judged nothing: {found}");
-                for what in ["faults", "met", "beside"] {
-                    assert_eq!(found[what], json!([]), "{what} of {name} at {width} in {scheme}");
-                }
-                assert!(found["over"].as_i64().unwrap() <= 0, "{name} at {width} in {scheme}: {found}");
-                if let Some(folder) = &pictures {
-                    let taken = browser
-                        .command("Page.captureScreenshot", &json!({ "captureBeyondViewport": width == 400 }))
-                        .await;
-                    let bytes = STANDARD.decode(taken["data"].as_str().unwrap()).unwrap();
-                    fs::create_dir_all(folder).unwrap();
-                    fs::write(folder.join(format!("{name}-{scheme}-{width}.png")), bytes).unwrap();
-                }
-            }
+    let house = House::patient("").await;
+    let lookers = Lookers::at(&house).await;
+    for (_, who, address) in VISITS {
+        judge(lookers.open(who, address).await, &named(who, address), &axe).await;
+    }
+    for (nth, (who, address, form, fields)) in ANSWERED.iter().enumerate() {
+        let browser = lookers.open(who, address).await;
+        let (form, fields) = (json!(form), json!(fields));
+        // How forms are filled in by hand is another test's.
+        let send = format!(
+            "const form = document.querySelector({form});
+             for (const field of form.querySelectorAll('input[required]')) field.value ||= 'a <b>reason</b>';
+             for (const [name, value] of {fields}) form.elements[name].value = value;
+             document.title = 'sent'; form.requestSubmit();"
+        );
+        browser.run(&send).await;
+        until("it is answered", async || browser.title().await != "sent").await;
+        judge(browser, &format!("{}-answered-{nth}", named(who, address)), &axe).await;
+    }
+}
+
+/// Which of those that take the keyboard have it, one after another, and whether that is seen.
+const TABBED: &str = "const all = [...document.querySelectorAll('a[href], button, input, select, summary, textarea, [tabindex=\"0\"]')]
+        .filter(one => one.checkVisibility({ visibilityProperty: true }) && !one.disabled && one.type !== 'hidden');
+    window.left = new Set(all);
+    window.unseen = [];
+    document.addEventListener('focusin', event => {
+        left.delete(event.target);
+        const style = getComputedStyle(event.target);
+        if (style.outlineStyle === 'none' || parseFloat(style.outlineWidth) < 1) unseen.push(event.target.outerHTML.slice(0, 200));
+    });
+    document.activeElement.blur();
+    return all.length;";
+
+#[tokio::test]
+async fn all_that_a_page_has_is_reached_with_the_keyboard_and_seen_to_have_it() {
+    let house = House::patient("").await;
+    let lookers = Lookers::at(&house).await;
+    for (_, who, address) in VISITS {
+        let browser = lookers.open(who, address).await;
+        let all = browser.run(TABBED).await.as_u64().unwrap();
+        assert!(all > 0, "{address}");
+        for kind in ["rawKeyDown", "keyUp"].repeat(usize::try_from(all).unwrap() + 2) {
+            let key = json!({ "type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9 });
+            browser.command("Input.dispatchKeyEvent", &key).await;
         }
+        let left = browser.run("return [...left].map(one => one.outerHTML.slice(0, 200))").await;
+        assert_eq!(left, json!([]), "what {who} cannot reach at {address}");
+        assert_eq!(browser.run("return unseen").await, json!([]), "where nobody sees the keyboard at {address}");
     }
 }
 

@@ -58,8 +58,18 @@ impl House {
 
     /// It keeps the history of its deliveries there.
     pub async fn with_history(history: &str) -> Self {
+        Self::with(|setup| setup.env("HERALD_HISTORY_URL", history)).await
+    }
+
+    /// What fails is tried again in ten minutes, so that it waits.
+    pub async fn patient(history: &str) -> Self {
+        let setup = |setup: Setup| setup.env("HERALD_RETRY_INITIAL", "10m").env("HERALD_RETRY_MAX_INTERVAL", "10m");
+        Self::with(|given| setup(given).env("HERALD_HISTORY_URL", history)).await
+    }
+
+    async fn with(adapt: impl FnOnce(Setup) -> Setup) -> Self {
         let redis = staged().await;
-        let setup = Setup::new(&redis.url()).env("HERALD_HISTORY_URL", history);
+        let setup = adapt(Setup::new(&redis.url()));
         Self::of(redis, setup).await
     }
 

@@ -52,7 +52,7 @@ pub struct Account {
 pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params<PageQuery>) -> Answer<Page<Account>> {
     let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
     let mut accounts = BTreeMap::<String, Account>::new();
-    for endpoint in api.all_endpoints().await? {
+    for endpoint in api.known_endpoints().await? {
         let account = accounts.entry(endpoint.account.to_string()).or_default();
         account.endpoints += 1;
         match endpoint.status {

@@ -11,7 +11,7 @@ use super::{
     Api,
     access::{Anyone, Caller, Keeper},
     asking::Results,
-    request::{Body, ChangeRefusals, Params, Reason, Refusals, limit, named, parsed, reason},
+    request::{Body, ChangeRefusals, Cursor, Page, Params, Reason, Refusals, limit, named, parsed, reason},
 };
 use crate::{
     facts::{
@@ -19,7 +19,10 @@ use crate::{
         id::{EndpointId, IntentId},
     },
     http::problem::Problem,
-    store::{protocol::Asked, queries::Unfinished},
+    store::{
+        protocol::Asked,
+        queries::{ChainHead, Unfinished},
+    },
     view::chain::ChainView,
 };
 
@@ -39,6 +42,8 @@ pub struct ListQuery {
     endpoint: String,
     /// At most so many, 1 to 500.
     limit: Option<String>,
+    /// `next` or `prev` of another page of this list.
+    cursor: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -47,7 +52,8 @@ pub struct Chains {
     total: u64,
     /// Deliveries behind their heads in all.
     held: u64,
-    items: Vec<ChainView>,
+    #[serde(flatten)]
+    page: Page<ChainView>,
     /// Whether all chains were looked at to find the oldest.
     is_complete: bool,
 }
@@ -58,6 +64,7 @@ pub struct Chains {
 )]
 pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query): Params<ListQuery>) -> Answer<Chains> {
     let (endpoint, limit) = (parsed::<EndpointId>("endpoint", &query.endpoint)?, limit(query.limit.as_ref())?);
+    let cursor = Cursor::read(query.cursor.as_ref())?;
     api.endpoint(&caller, &endpoint).await?;
     let is_paused = api.0.registry.paused_all().is_some();
     let look = async |queries: &mut crate::store::queries::Queries| {
@@ -67,9 +74,12 @@ pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query):
     };
     let (now_ms, totals, chains, is_complete) = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();
-    let items = chains.iter().filter(|chain| is_seen(&chain.head, &caller)).take(limit);
-    let items = items.map(|chain| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused)).collect();
-    Ok(Json(Chains { total: totals.chains, held: totals.held, items, is_complete }))
+    let seen = chains.iter().filter(|chain| is_seen(&chain.head, &caller));
+    let keyed = seen.map(|chain| (chain.head.id.entry.padded(), chain)).collect();
+    let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
+    let view = |chain: &ChainHead| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused);
+    let page = Page { items: items.into_iter().map(view).collect(), next, prev };
+    Ok(Json(Chains { total: totals.chains, held: totals.held, page, is_complete }))
 }
 
 /// Show one chain: its head, and up to 500 that wait behind it.

@@ -10,16 +10,16 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     access::{Anyone, Caller},
-    request::{Params, Refusals, limit, moment, named, optional, parsed},
+    request::{Cursor, Page, Params, Refusals, limit, moment, named, optional, parsed},
 };
 use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
-    history::Wanted,
+    history::{Told, Wanted},
     http::problem::Problem,
     store::queries::Queries,
     view::{
         deliveries::{self, Asked, DeliveryLine, DeliveryView, Found, Unread, Whose},
-        past::{self, ReachView, ToldView},
+        past::{self, From, ReachView, ToldView},
     },
 };
 
@@ -140,12 +140,15 @@ pub struct AttemptsQuery {
     until: Option<String>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
+    /// `next` or `prev` of another page of this list.
+    cursor: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Attempts {
-    items: Vec<ToldView>,
-    /// There are more than were asked for.
+    #[serde(flatten)]
+    page: Page<ToldView>,
+    /// There are older ones.
     has_more: bool,
     history: ReachView,
 }
@@ -180,9 +183,41 @@ pub async fn attempts(
     wanted.from_ms = moment("since", query.since.as_ref(), now_ms)?;
     wanted.until_ms = moment("until", query.until.as_ref(), now_ms)?;
     past::check_span(wanted.from_ms, wanted.until_ms).map_err(|why| Problem::fault("since", why))?;
-    let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
-    let past = api.heavy_queries(&caller, look).await?;
+    let cursor = Cursor::read(query.cursor.as_ref())?;
+    let from = match &cursor {
+        None => From::Newest,
+        Some(Cursor::After(key)) => From::OlderThan(key.clone()),
+        Some(Cursor::Before(key)) => From::NewerThan(key.clone()),
+    };
     let viewer = caller.viewer();
+    if !api.0.history.is_on() {
+        if cursor.is_some() {
+            return Err(Problem::fault("cursor", "is none: without a history of deliveries this list has none"));
+        }
+        let look = async |queries: &mut Queries| past::look(&api.0.history, queries, &wanted, limit).await;
+        let past = api.heavy_queries(&caller, look).await?;
+        let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
+        let page = Page { items, next: None, prev: None };
+        return Ok(Json(Attempts { page, has_more: past.has_more, history: past.reach.view(viewer) }));
+    }
+    let look = async |queries: &mut Queries| past::page(&api.0.history, queries, &wanted, &from, limit).await;
+    let past = api.heavy_queries(&caller, look).await?.ok_or_else(wrong_or_far)?;
+    if cursor.is_some() && !past.reach.is_from_history() {
+        return Err(Problem::unavailable("The history of deliveries does not answer, and pages come from it.", 5));
+    }
+    let at = |told: Option<&Told>, is_there: bool| told.filter(|_| is_there).map(Told::key);
+    let next = at(past.told.last(), past.has_older).map(|key| Cursor::After(key).text());
+    let prev = at(past.told.first(), past.has_newer).map(|key| Cursor::Before(key).text());
+    let (next, prev) = match cursor.filter(|_| past.told.is_empty()) {
+        Some(cursor) => cursor.turned(),
+        None => (next, prev),
+    };
+    let has_more = past.has_older;
     let items = past.told.iter().map(|told| ToldView::of(told, viewer)).collect();
-    Ok(Json(Attempts { items, has_more: past.has_more, history: past.reach.view(viewer) }))
+    Ok(Json(Attempts { page: Page { items, next, prev }, has_more, history: past.reach.view(viewer) }))
+}
+
+fn wrong_or_far() -> Problem {
+    let why = "is none that a page of this list has given, or more than 10 000 lie between it and where its page begins: give `since` and `until`";
+    Problem::fault("cursor", why)
 }

@@ -1,10 +1,13 @@
 //! Endpoints: what there is.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
     Json,
     extract::{Path, State},
 };
 use serde::Deserialize;
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::{
@@ -29,6 +32,9 @@ use crate::{
         health::{of_many, of_one},
     },
 };
+
+/// How long a list waits for what is known in memory to be as new as Redis. Then it is read from Redis.
+const FRESH_WITHIN: Duration = Duration::from_secs(2);
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -63,15 +69,16 @@ pub async fn list(
         account.as_ref().is_none_or(|account| *account == endpoint.account)
             && state.is_none_or(|state| state == state_of(&endpoint.status))
     };
-    let mut found = api.all_endpoints().await?;
-    found.retain(fits);
+    let mut found = api.known_endpoints().await?;
+    found.retain(|endpoint| fits(endpoint));
     found.sort_by(|one, other| one.id.cmp(&other.id));
     let keyed = found.into_iter().map(|endpoint| (endpoint.id.to_string(), endpoint)).collect();
     let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
     let (now_ms, viewer) = (clock::wall_ms(), caller.viewer());
     let ids: Vec<EndpointId> = items.iter().map(|endpoint| endpoint.id.clone()).collect();
     let health = api.queries(async |queries| of_many(queries, &ids, viewer).await).await?;
-    let view = |(endpoint, health)| EndpointView::of(endpoint, None, viewer, now_ms).with_health(health);
+    let view =
+        |(endpoint, health): (&Arc<Endpoint>, _)| EndpointView::of(endpoint, None, viewer, now_ms).with_health(health);
     let items = items.iter().zip(health).map(view).collect();
     Ok(Json(Page { items, next, prev }))
 }
@@ -108,6 +115,19 @@ impl Api {
         let endpoint = found.ok_or_else(Problem::not_found)?;
         caller.sees(Some(&endpoint.account))?;
         Ok(endpoint)
+    }
+
+    /// As they are in memory, once that is as new as Redis was when this was asked, so that whoever made one sees it. In no order;
+    /// those that cannot be read are left out.
+    pub(super) async fn known_endpoints(&self) -> Result<Vec<Arc<Endpoint>>, Problem> {
+        let Some((position, _)) = self.with_registry(async |store| store.position().await).await? else {
+            return Ok(Vec::new());
+        };
+        let fresh = timeout(FRESH_WITHIN, self.0.registry.refresh_to(position.version)).await;
+        match fresh.is_ok_and(|fresh| fresh.is_ok()) && self.0.registry.id().as_ref() == Some(&position.id) {
+            true => Ok(self.0.registry.all()),
+            false => Ok(self.all_endpoints().await?.into_iter().map(Arc::new).collect()),
+        }
     }
 
     /// As Redis has them, in no order. Those that cannot be read are left out.
