@@ -40,8 +40,11 @@ const ROUND_TRIP_WEIGHT: f64 = 1.0 / 8.0;
 const AHEAD_MS: u64 = 5;
 const MOST_AHEAD: u32 = 128;
 
-/// A backlog of so many is gone in a moment where a receiver takes all that comes.
+/// A backlog that has been as long as the first, and not longer than the second, is gone in a moment where a receiver takes all
+/// that comes, if nothing is added to it for so long. A shorter one comes and goes with the heads of chains.
+const NOTED_BACKLOG: u64 = 64;
 const SMALL_BACKLOG: u64 = 256;
+const CLEARING_MS: u64 = 2_000;
 
 /// What must wait longer than this is better off in the backlog.
 const PATIENCE_MS: u64 = 1_000;
@@ -164,6 +167,8 @@ pub struct Lane {
     /// Records in Redis, as the last answer said, and how many of them are in its backlog.
     pub unfinished: u64,
     pub parked: u64,
+    /// Since when it is behind: its backlog has been as long as [`NOTED_BACKLOG`], and was not empty since.
+    behind_since: Option<u64>,
     /// How many bytes that takes in Redis, and how many it took at the first count after a delivery last succeeded, or
     /// after somebody let it go on.
     weight: u64,
@@ -227,6 +232,7 @@ impl Lane {
             seats: 0,
             unfinished: 0,
             parked: 0,
+            behind_since: None,
             weight: 0,
             tolerated: None,
             weighed: None,
@@ -296,8 +302,13 @@ impl Lane {
     }
 
     /// What Redis holds of it, as an answer said.
-    pub fn counted(&mut self, unfinished: Unfinished) {
+    pub fn counted(&mut self, now: u64, unfinished: Unfinished) {
         (self.unfinished, self.parked, self.weight) = (unfinished.records, unfinished.parked, unfinished.weight());
+        self.behind_since = match self.parked {
+            0 => None,
+            NOTED_BACKLOG.. => self.behind_since.or(Some(now)),
+            _ => self.behind_since,
+        };
         self.tolerated.get_or_insert(self.weight);
     }
 
@@ -408,8 +419,12 @@ impl Lane {
     /// It takes as fast as it can, and has enough for now. A small backlog, such as it gets while it is not known yet how much
     /// it takes, comes to its end only if nothing is added to it, and each delivery behind one costs Redis a record.
     pub fn is_merely_full(&self, now: u64, share: usize) -> bool {
-        let is_well = self.trust.is_well() && self.parked <= SMALL_BACKLOG && self.is_breaker_closed(now);
-        let has_enough = self.parked > 0 || self.should_park(now, share);
+        let is_well = self.trust.is_well() && self.is_breaker_closed(now);
+        let is_clearing = || self.behind_since.is_some_and(|since| now < since + CLEARING_MS);
+        let has_enough = match self.parked {
+            0 => self.should_park(now, share),
+            parked => parked <= SMALL_BACKLOG && is_clearing(),
+        };
         is_well && matches!(self.gate(now), Gate::Open | Gate::Busy) && has_enough
     }
 

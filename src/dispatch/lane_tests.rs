@@ -172,3 +172,26 @@ fn a_429_rests_a_moment_and_any_retry_after_as_long_as_it_says() {
     assert_eq!([301, 408, 413, 425, 429, 500, 503].map(|status| rest(status, asked)), [7_000; 7]);
     assert_eq!(rest(503, Some(Duration::from_secs(86_400))), MAX_REST_MS);
 }
+
+/// Or what comes by way of a backlog without end, as an operator's redeliveries may, would keep everything else in the stream.
+#[test]
+fn nothing_waits_for_long_behind_a_backlog_that_does_not_end() {
+    let mut shell = Shell::new(10);
+    let counts = |lane: &mut Lane, now, parked| lane.counted(now, Unfinished { records: parked, parked, bytes: 0 });
+    let lane = &mut shell.lane;
+    // What a chain releases comes and goes.
+    counts(lane, 1, NOTED_BACKLOG - 1);
+    assert!(!lane.is_merely_full(1, 100));
+    for begun in [10, 100_000] {
+        counts(lane, begun, NOTED_BACKLOG);
+        counts(lane, begun + 1_000, 1);
+        assert!(lane.is_merely_full(begun + 1_000, 100));
+        counts(lane, begun + 1_500, SMALL_BACKLOG);
+        assert!(lane.is_merely_full(begun + CLEARING_MS - 1, 100));
+        assert!(!lane.is_merely_full(begun + CLEARING_MS, 100));
+        counts(lane, begun + 90_000, 0);
+        assert!(!lane.is_merely_full(begun + 90_000, 100), "it is empty, and takes what comes");
+    }
+    counts(lane, 200_000, SMALL_BACKLOG + 1);
+    assert!(!lane.is_merely_full(200_001, 100), "it has so many that they would keep an account waiting");
+}

@@ -102,7 +102,7 @@ impl Core {
     pub fn set_unfinished(&mut self, now: u64, counts: &[(EndpointId, Unfinished)]) {
         for (endpoint, unfinished) in counts {
             if let Some(at) = self.lanes.at(endpoint) {
-                self.lanes[at].counted(*unfinished);
+                self.lanes[at].counted(now, *unfinished);
                 self.weigh(at);
             }
         }
