@@ -32,7 +32,7 @@ pub enum GuardError {
     Character,
     #[error("the URL is not valid: {0}")]
     NotAUrl(String),
-    #[error("the URL's scheme is {scheme:?}; only https is allowed, and http where HERALD_ALLOW_HTTP is on")]
+    #[error("the URL has the scheme {scheme:?}; only https is allowed, and http where HERALD_ALLOW_HTTP is on")]
     Scheme { scheme: String },
     #[error(
         "the URL is http, which sends payments in the clear; use https, or set HERALD_ALLOW_HTTP in a private set-up"

@@ -372,6 +372,41 @@ async fn a_tab_that_refreshes_for_long_neither_grows_nor_asks_twice_at_once() {
     assert_eq!(label, "Refresh again", "the next page of the tab stays still, too");
 }
 
+/// As they stand open through a night. `make prove` runs it.
+#[tokio::test]
+#[ignore = "takes ten minutes"]
+async fn two_tabs_that_stay_open_for_ten_minutes_do_not_grow() {
+    let house = House::start().await;
+    let tabs = [signed_in(&house).await, signed_in(&house).await];
+    tabs[1].open(&house.url("/console/dead-letters")).await;
+    // What each holds once it was cleared: bytes of its scripts, nodes of its page, and what it has asked so far.
+    let sizes = async || {
+        let mut sizes = Vec::new();
+        for tab in &tabs {
+            tab.command("HeapProfiler.collectGarbage", &json!({})).await;
+            let heap = tab.command("Runtime.getHeapUsage", &json!({})).await;
+            let nodes = tab.run("return document.getElementsByTagName('*').length").await;
+            let asked = tab.run("return performance.getEntriesByType('resource').length").await;
+            sizes.push([&heap["usedSize"], &nodes, &asked].map(|size| size.as_f64().unwrap()));
+        }
+        sizes
+    };
+    let minutes = async |count: u64| tokio::time::sleep(std::time::Duration::from_secs(60 * count)).await;
+    minutes(1).await;
+    let (before, herald) = (sizes().await, house.herald.peak_resident());
+    minutes(9).await;
+    let after = sizes().await;
+    println!("heap, nodes and requests of each tab: {before:?}, nine minutes later {after:?}");
+    for (before, after) in before.iter().zip(&after) {
+        assert!(after[0] < 1.2 * before[0] + 262_144.0, "the scripts of a tab hold more and more");
+        assert!(after[1] < 1.1 * before[1], "the page of a tab grows");
+        assert!(after[2] > before[2] + 50.0, "a tab has stopped");
+    }
+    let grown = house.herald.peak_resident() - herald;
+    println!("Herald holds {grown} bytes more than after the first minute");
+    assert!(grown < 8 << 20, "{grown} bytes");
+}
+
 #[tokio::test]
 async fn every_page_can_be_read_without_a_script() {
     let house = quiet_house().await;
