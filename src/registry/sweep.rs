@@ -106,7 +106,11 @@ pub async fn remove_if_drained(
         return Ok(false);
     }
     let (id, seen) = (&endpoint.id, Some(endpoint.revision));
-    let mark = Mark { by: HERALD.to_owned(), why: "it was deleted, and nothing is owed to it any more".to_owned(), at_ms: clock::wall_ms() };
+    let mark = Mark {
+        by: HERALD.to_owned(),
+        why: "it was deleted, and nothing is owed to it any more".to_owned(),
+        at_ms: clock::wall_ms(),
+    };
     let begun = audit.act(Act::EndpointRemove, &mark.by, &mark.why).account(&endpoint.account).endpoint(id);
     let mut store = RegistryStore::on(connection.clone());
     match audit.audited(begun, async |_| store.remove(id, seen, &mark).await).await {
