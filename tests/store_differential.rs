@@ -19,11 +19,10 @@ use walk::Walk;
 /// Calls of one walk: enough to fill and drain chains, quarantine and inbox, and to run operations, several times.
 const STEPS: usize = 350;
 const WALKS: u64 = 20;
+/// A mutation that survives so many is one that they do not see.
+const MUTATION_WALKS: u64 = 60;
 /// Reading every key costs as much as a dozen calls.
 const STEPS_PER_COMPARISON: usize = 10;
-
-/// A mutation that survives this many walks is one that they do not see.
-const MUTATION_WALKS: u64 = 40;
 
 #[tokio::test]
 async fn random_calls_leave_redis_and_the_model_alike() {

@@ -242,7 +242,7 @@ impl Model {
     }
 
     /// Whether this term has the lease.
-    fn fence(&mut self, term: &Term) -> Result<(), Lost> {
+    pub fn fence(&mut self, term: &Term) -> Result<(), Lost> {
         self.lease.take_if(|lease| lease.until_ms <= self.now_ms);
         match &self.lease {
             Some(lease) if lease.value == term.as_str() => Ok(()),

@@ -103,10 +103,9 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, term: &Term, ste
         let (after, before) = (&mut worked.operation, &before.operation);
         match (mutation, &step) {
             (Mutation::MoreThanPlanned, Move::Take(..) | Move::Replay(..)) => after.plan.count = before.plan.count,
-            (
-                Mutation::PausedGoesOn,
-                Move::Take(..) | Move::Send(..) | Move::Replay(..) | Move::EraseLetters(..),
-            ) => after.state = before.state,
+            (Mutation::PausedGoesOn, Move::Take(..) | Move::Send(..) | Move::Replay(..) | Move::EraseLetters(..)) => {
+                after.state = before.state
+            }
             (Mutation::BookedTwice, Move::Book { .. }) => after.counts.done += after.counts.done - before.counts.done,
             (Mutation::VanishedNotCounted, Move::End(..)) => after.counts.overtaken = before.counts.overtaken,
             _ => {}

@@ -69,7 +69,9 @@ impl Move {
                 format!("{:?}", model.change(id, *verb, who).map_err(|error| error.to_string()))
             }
             Self::Lay(id, endpoints) => format!("{:?}", model.lay(term, id, endpoints)),
-            Self::Take(.., taking) if taking.letters.len() > MAX_BATCH => REFUSED.to_owned(),
+            Self::Take(.., taking) if taking.letters.len() > MAX_BATCH && model.fence(term).is_ok() => {
+                REFUSED.to_owned()
+            }
             Self::Take(id, kind, mark, taking) => {
                 let mark = serde_json::to_vec(mark).unwrap().into();
                 format!("{:?}", model.take(term, id, *kind, mark, taking))
@@ -101,7 +103,7 @@ fn counted(taken: Taken) -> Taken {
 impl Walk {
     pub(super) async fn operate(&mut self) -> Step {
         let id = self.some_operation();
-        match self.chance.below(40) {
+        match self.chance.below(42) {
             0..4 => self.plan(id).await,
             4..10 => self.change(id).await,
             10..13 => {
@@ -129,18 +131,21 @@ impl Walk {
                 self.moved(step).await
             }
             34 => {
-                let letters = (0..self.chance.below(6)).map(|_| self.some_delivery().0).collect();
+                let mut letters: Vec<_> = (0..self.chance.below(6)).map(|_| self.some_delivery().0).collect();
+                letters
+                    .extend(self.model.operations.claims.keys().find(|id| self.model.dead.contains_key(id)).cloned());
                 self.moved(Move::EraseLetters(id, letters)).await
             }
             35 => {
                 let entries = (0..self.chance.below(6)).map(|_| self.some_entry()).collect();
                 self.moved(Move::EraseEntries(id, entries)).await
             }
-            36 | 37 => {
+            36 | 37 => self.wind_up(id).await,
+            38 | 39 => {
                 let is_told = self.chance.one_in(2);
                 self.moved(Move::End(id, is_told)).await
             }
-            38 => self.vanish(id).await,
+            40 => self.vanish(id).await,
             _ => match self.chance.below(4) {
                 0 => self.crowd().await,
                 _ => self.grow_old().await,
@@ -187,7 +192,9 @@ impl Walk {
             self.model.inbox.requests.insert(id, asking);
             self.model.inbox.last = self.model.inbox.last.max(id.ms);
             let claims = self.model.operations.claims.values_mut();
-            claims.filter(|claim| claim.stands == Claimed::Asked(was)).for_each(|claim| claim.stands = Claimed::Asked(id));
+            claims
+                .filter(|claim| claim.stands == Claimed::Asked(was))
+                .for_each(|claim| claim.stands = Claimed::Asked(id));
         }
         Ok(())
     }
@@ -256,6 +263,20 @@ impl Walk {
         self.moved(Move::Change(id, verb, self.somebody())).await
     }
 
+    /// Passes whatever is left, looks at what is under way, and ends it if it can.
+    async fn wind_up(&mut self, id: OperationId) -> Step {
+        let places = self.model.operations.all.get(&id).map(|worked| worked.places.clone()).unwrap_or_default();
+        let mark = Mark { by: "ops".to_owned(), why: "mended".to_owned(), at_ms: 7 };
+        for (endpoint, before) in places {
+            let taking = Taking { endpoint, before, after: None, letters: Vec::new() };
+            self.moved(Move::Take(id.clone(), Kind::Discard, mark.clone(), taking)).await?;
+        }
+        self.moved(Move::Send(id.clone(), MAX_BATCH)).await?;
+        let (kind, of) = (self.kind_of(&id, Kind::Redeliver), self.claims_of(&id));
+        self.moved(Move::Book { id: id.clone(), kind, is_gone: false, waits: Vec::new(), of }).await?;
+        self.moved(Move::End(id, false)).await
+    }
+
     fn somebody(&self) -> Change {
         Change { by: "ops".to_owned(), why: "it is mended".to_owned(), at_ms: self.terms as u64 }
     }
@@ -311,8 +332,8 @@ impl Walk {
             false => place.unwrap_or_default(),
         };
         let after = match self.chance.below(5) {
-            0 => None,
-            1 => Some(before.clone()),
+            0 | 1 => None,
+            2 => Some(before.clone()),
             n => Some(format!("{n} 7-0:{endpoint}")),
         };
         (endpoint, before, after)
@@ -345,12 +366,8 @@ impl Walk {
     /// Somebody takes an operation away, or its plan is forgotten by itself.
     async fn vanish(&mut self, id: OperationId) -> Step {
         let keys = self.keys.clone();
-        let names = [
-            keys.operation(&id),
-            keys.operation_endpoints(&id),
-            keys.operation_ids(&id),
-            keys.operation_results(&id),
-        ];
+        let names =
+            [keys.operation(&id), keys.operation_endpoints(&id), keys.operation_ids(&id), keys.operation_results(&id)];
         for name in names {
             self.raw::<u64>(&["DEL", &name]).await;
         }
@@ -454,7 +471,9 @@ pub fn long(text: &str, more: u64) -> String {
 fn times(model: &mut Model) -> Vec<&mut u64> {
     let Model { due, operations, .. } = model;
     let mut times: Vec<&mut u64> = due.values_mut().collect();
-    times.extend(operations.planned.values_mut().chain(operations.open.values_mut()).chain(operations.ended.values_mut()));
+    times.extend(
+        operations.planned.values_mut().chain(operations.open.values_mut()).chain(operations.ended.values_mut()),
+    );
     for worked in operations.all.values_mut() {
         times.extend(&mut worked.operation.ended_ms);
         times.extend(worked.results.iter_mut().map(|result| &mut result.at_ms));

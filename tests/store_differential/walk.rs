@@ -683,7 +683,8 @@ impl Walk {
     }
 
     async fn write_a_request(&mut self) -> Step {
-        let (id, _) = self.some_delivery();
+        let claimed = self.model.operations.claims.keys().next().cloned().filter(|_| self.chance.one_in(2));
+        let id = claimed.unwrap_or_else(|| self.some_delivery().0);
         let entry = self.some_entry();
         let (asked, words) = match self.chance.below(6) {
             0 => (Asked::Redeliver(id.clone()), vec!["redeliver".to_owned(), "id".to_owned(), id.to_string()]),

@@ -356,9 +356,7 @@ impl Model {
                 true => (Look::Became(Became::Refused), "the worker could not carry it out".to_owned()),
                 false => Look::of(Became::Asked),
             },
-            (Kind::Discard, _, Some(_)) => {
-                (Look::Became(Became::Overtaken), "it went out and died again".to_owned())
-            }
+            (Kind::Discard, _, Some(_)) => (Look::Became(Became::Overtaken), "it went out and died again".to_owned()),
             (_, _, Some(_)) => (Look::Became(Became::DeadAgain), self.why_dead(delivery)),
         }
     }
