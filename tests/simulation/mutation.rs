@@ -47,10 +47,11 @@ pub enum Mutation {
     RevivedStillIndexed,
     OlderLettersIgnored,
     RemovedStaysIndexed,
+    AccountIgnored,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -82,6 +83,7 @@ impl Mutation {
         Self::RevivedStillIndexed,
         Self::OlderLettersIgnored,
         Self::RemovedStaysIndexed,
+        Self::AccountIgnored,
     ];
 
     /// What is done wrong.
@@ -119,6 +121,7 @@ impl Mutation {
             Self::RevivedStillIndexed => "a redelivered letter that is still indexed",
             Self::OlderLettersIgnored => "letters of an older Herald that are never indexed",
             Self::RemovedStaysIndexed => "what an older Herald removed left in the indexes",
+            Self::AccountIgnored => "what was owed to one account taken for another's, which has the endpoint's id now",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }

@@ -81,6 +81,8 @@ pub enum Action {
     Enable(usize),
     Delete(usize),
     Create(usize),
+    /// Deleted, and its id given to another account.
+    GiveAway(usize),
     SwitchOrder(usize),
     PauseAll(bool),
     Redeliver(usize),
@@ -147,7 +149,10 @@ impl Action {
     /// Whether it changes the registry of endpoints.
     pub fn is_of_registry(self) -> bool {
         use Action::*;
-        matches!(self, Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | SwitchOrder(_) | PauseAll(_))
+        matches!(
+            self,
+            Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | GiveAway(_) | SwitchOrder(_) | PauseAll(_)
+        )
     }
 
     /// Whether it may cost duplicates.
@@ -272,6 +277,7 @@ impl Plan {
         }
         plan.beside_a_steady_account(accounts);
         plan.with_a_stream_made_anew();
+        plan.with_an_id_given_away(accounts);
         plan.with_clean_stops();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
@@ -342,6 +348,32 @@ impl Plan {
                 let intent = chance.below(self.intents.len() as u64) as usize;
                 self.actions.push((at, Action::Publish { intent, count: 1 }));
             }
+        }
+    }
+
+    /// One run in 8 has an endpoint whose id is given to another account while much of the first one's is left: retries,
+    /// letters, and what waits behind them. Both go on.
+    fn with_an_id_given_away(&mut self, accounts: usize) {
+        let mut chance = Chance::new(self.seed ^ 0x0171_e0ff);
+        if accounts < 2 || !chance.one_in(8) {
+            return;
+        }
+        let endpoint = self.endpoint(&mut chance) % accounts;
+        let at = chance.within(200, ACTIVE_MS - 200);
+        let failing = [Manner::Fails, Manner::Hangs, Manner::Throttles, Manner::Flaky][chance.below(4) as usize];
+        self.actions.push((at.saturating_sub(400), Action::Receiver { endpoint, manner: failing }));
+        if chance.one_in(2) {
+            let paused = if chance.one_in(2) { Action::Pause(endpoint) } else { Action::Crash(0) };
+            self.actions.push((at.saturating_sub(chance.within(1, 100)), paused));
+        }
+        for _ in 0..4 {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 5) as usize);
+            self.actions.push((chance.within(at.saturating_sub(400), at + 400), Action::Publish { intent, count }));
+        }
+        self.actions.push((at, Action::GiveAway(endpoint)));
+        self.actions.push((at + chance.within(1, 200), Action::Receiver { endpoint, manner: Manner::Healthy }));
+        for nth in 0..chance.below(4) {
+            self.actions.push((at + chance.within(1, 400), Action::Redeliver(nth as usize)));
         }
     }
 

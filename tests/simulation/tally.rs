@@ -21,12 +21,14 @@ pub enum Promise {
     Bounded,
     /// Once everything has healed, everything ends.
     NeverStuck,
+    /// What is of one account never goes to another's endpoint, whatever its id was before.
+    ToItsOwn,
     /// What Redis holds agrees with itself; no worker panics.
     Sound,
 }
 
 impl Promise {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AtLeastOnce,
         Self::InOrder,
         Self::GivenUpForCause,
@@ -35,6 +37,7 @@ impl Promise {
         Self::OneOwner,
         Self::Bounded,
         Self::NeverStuck,
+        Self::ToItsOwn,
         Self::Sound,
     ];
 
@@ -48,6 +51,7 @@ impl Promise {
             Self::OneOwner => "one_owner",
             Self::Bounded => "bounded",
             Self::NeverStuck => "never_stuck",
+            Self::ToItsOwn => "to_its_own",
             Self::Sound => "sound",
         }
     }

@@ -29,7 +29,7 @@ use herald::{
         },
     },
     facts::{
-        delivery::DeadLetter,
+        delivery::{DeadLetter, Delivery},
         endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
@@ -38,7 +38,7 @@ use herald::{
     },
     store::{
         model::{Group, Model, Stream},
-        protocol::{Answer, Asked, Call, Failure, GROUP, Item, RECORD_BYTES, Start, Term},
+        protocol::{Answer, Asked, Call, Failure, GROUP, Item, Kept, RECORD_BYTES, Start, Term},
     },
 };
 
@@ -203,6 +203,8 @@ pub struct World {
     /// Until when an endpoint may be mistaken for one that takes nothing.
     ended_until: Vec<u64>,
     was_unordered: Vec<bool>,
+    /// Their ids go to another account once they are deleted.
+    given_away: BTreeSet<usize>,
     /// It was disabled, deleted or gone at some time.
     was_ended: Vec<bool>,
     ledger: Ledger,
@@ -282,6 +284,7 @@ impl World {
             taken_at: BTreeMap::new(),
             ended_until: vec![u64::MAX; endpoints],
             was_unordered: plan.endpoints.iter().map(|endpoint| !endpoint.ordered).collect(),
+            given_away: BTreeSet::new(),
             was_ended: vec![false; endpoints],
             ledger: Ledger::default(),
             strange: Vec::new(),

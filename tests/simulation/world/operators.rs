@@ -33,6 +33,10 @@ impl World {
             }
             Action::Delete(at) => self.delete(at),
             Action::Create(at) => self.create(at),
+            Action::GiveAway(at) => {
+                self.given_away.insert(at);
+                self.delete(at);
+            }
             Action::SwitchOrder(at) => {
                 self.was_unordered[at] = true;
                 self.change(at, |endpoint| {
@@ -115,8 +119,7 @@ impl World {
         self.tally.count("events");
         let entry = self.add(body.into());
         for at in 0..self.plan.endpoints.len() {
-            let registry = self.lost_registry.as_ref().unwrap_or(&self.registry);
-            if self.plan.endpoints[at].account == account && registry.endpoints.contains_key(&endpoint_id(at)) {
+            if self.owner_of(at) == Some(account) {
                 self.tally.count("deliveries");
                 self.ledger.promise(Owed {
                     event: number,

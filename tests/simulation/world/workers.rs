@@ -260,6 +260,12 @@ impl World {
         {
             *registry = Some(self.workers[worker].snapshot.view().version);
         }
+        if self.mutation == Some(Mutation::AccountIgnored)
+            && let Ok(Answer::Claimed { kept, .. } | Answer::Heads { kept, .. } | Answer::Backlog { kept, .. }) =
+                &mut answer
+        {
+            kept.iter_mut().for_each(|kept| self.takes_for_its_own(kept));
+        }
         let now = self.local(worker);
         let bucket = self.now / 1_000;
         let found = &mut self.workers[worker];
@@ -285,6 +291,16 @@ impl World {
             });
         }
         self.pump(worker);
+    }
+
+    /// A mutation: whatever is kept for an endpoint is taken to be of the account whose endpoint it is now.
+    fn takes_for_its_own(&self, (id, record): &mut Kept) {
+        if let Some(delivery) = record.as_ref().and_then(|record| Delivery::from_record(record).ok())
+            && let Some(account) = self.owner_of(index_of(id.endpoint.as_str()))
+        {
+            let account = AccountId::new(&format!("acc_{account}")).unwrap();
+            *record = Some(Delivery { account, ..delivery }.to_record());
+        }
     }
 
     pub(super) fn sync(&mut self, worker: usize, found: Option<(Registry, Health)>) {
