@@ -3,7 +3,8 @@
 
 use herald::{
     dispatch::budgets::{Budget, Budgets},
-    facts::quota::Quotas,
+    facts::{operation::Kind, quota::Quotas},
+    store::operations::Verb,
 };
 
 /// A small generator of its own: fast, and the same on every machine for ever (splitmix64).
@@ -92,6 +93,15 @@ pub enum Action {
         intent: usize,
     },
     Requeue,
+    /// Planned for the letters of an endpoint, or for all, and started.
+    Operate {
+        kind: Kind,
+        endpoint: Option<usize>,
+    },
+    ChangeOperation {
+        nth: usize,
+        verb: Verb,
+    },
     // Faults.
     Net {
         worker: usize,
@@ -278,6 +288,7 @@ impl Plan {
         plan.beside_a_steady_account(accounts);
         plan.with_a_stream_made_anew();
         plan.with_an_id_given_away(accounts);
+        plan.with_operations();
         plan.with_clean_stops();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
@@ -315,6 +326,10 @@ impl Plan {
         let may_stop_under_pressure =
             any(|a| matches!(a, Action::Stop(_))) && any(|a| matches!(a, Action::Pressure { .. }));
         any(Action::is_fault) || may_stop_under_pressure
+    }
+
+    pub fn has_operations(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, Action::Operate { .. }))
     }
 
     /// Every other run in which nothing breaks has workers that are stopped in the middle of their work, as by a deployment.
@@ -374,6 +389,43 @@ impl Plan {
         self.actions.push((at + chance.within(1, 200), Action::Receiver { endpoint, manner: Manner::Healthy }));
         for nth in 0..chance.below(4) {
             self.actions.push((at + chance.within(1, 400), Action::Redeliver(nth as usize)));
+        }
+    }
+
+    /// One run in 5 has operations on letters, two or three at once, beside operators who ask by hand.
+    fn with_operations(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x09e7_a710);
+        if !chance.one_in(5) {
+            return;
+        }
+        let (endpoint, at) = (self.endpoint(&mut chance), chance.within(600, ACTIVE_MS - 400));
+        for endpoint in &mut self.endpoints {
+            endpoint.max_attempts = endpoint.max_attempts.min(3);
+        }
+        self.actions.push((0, Action::Receiver { endpoint, manner: Manner::Fails }));
+        for _ in 0..chance.within(2, 6) {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 6) as usize);
+            self.actions.push((chance.below(at - 300), Action::Publish { intent, count }));
+        }
+        let manner = if chance.one_in(4) { Manner::Flaky } else { Manner::Healthy };
+        self.actions.push((chance.within(at - 300, at + 300), Action::Receiver { endpoint, manner }));
+        for _ in 0..chance.within(1, 4) {
+            let kind = if chance.one_in(3) { Kind::Discard } else { Kind::Redeliver };
+            let endpoint = chance.one_in(2).then_some(endpoint);
+            self.actions.push((at + chance.below(200), Action::Operate { kind, endpoint }));
+        }
+        for _ in 0..chance.below(6) {
+            let (nth, later) = (chance.below(8) as usize, at + chance.below(400));
+            let asked = match chance.below(3) {
+                0 => Action::Discard(nth),
+                _ => Action::Redeliver(nth),
+            };
+            self.actions.push((later, asked));
+        }
+        for _ in 0..chance.below(3) {
+            let verb = [Verb::Pause, Verb::Resume, Verb::Cancel][chance.below(3) as usize];
+            self.actions
+                .push((at + chance.below(400), Action::ChangeOperation { nth: chance.below(3) as usize, verb }));
         }
     }
 

@@ -23,12 +23,14 @@ pub enum Promise {
     NeverStuck,
     /// What is of one account never goes to another's endpoint, whatever its id was before.
     ToItsOwn,
+    /// An operation takes each letter once, nobody else has it meanwhile, and its totals are true.
+    EachOnce,
     /// What Redis holds agrees with itself; no worker panics.
     Sound,
 }
 
 impl Promise {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AtLeastOnce,
         Self::InOrder,
         Self::GivenUpForCause,
@@ -38,6 +40,7 @@ impl Promise {
         Self::Bounded,
         Self::NeverStuck,
         Self::ToItsOwn,
+        Self::EachOnce,
         Self::Sound,
     ];
 
@@ -52,6 +55,7 @@ impl Promise {
             Self::Bounded => "bounded",
             Self::NeverStuck => "never_stuck",
             Self::ToItsOwn => "to_its_own",
+            Self::EachOnce => "each_once",
             Self::Sound => "sound",
         }
     }

@@ -466,6 +466,24 @@ impl Model {
         Ok(Some(end))
     }
 
+    /// What must hold between any two steps: what an operation has taken is under way or has ended, it has taken no more than were
+    /// planned, and what it has under way is its own. The error says what does not hold.
+    pub fn check_operations(&self) -> Result<(), String> {
+        for (id, worked) in &self.operations.all {
+            let Operation { plan, counts, state, .. } = &worked.operation;
+            let claims = self.operations.claims.values().filter(|claim| claim.by == *id).count() as u64;
+            // What had gone before its turn was never taken.
+            let is_booked = state.has_ended() || worked.taken == counts.open + counts.ended();
+            if claims != counts.open || !is_booked || (worked.taken > plan.count && plan.kind != Kind::Erase) {
+                return Err(format!("{id} is counted wrongly: {} taken, {claims} claimed, {counts:?}", worked.taken));
+            }
+        }
+        match self.operations.claims.iter().find(|(_, claim)| !self.operations.all.contains_key(&claim.by)) {
+            Some((delivery, claim)) => Err(format!("{delivery} is claimed by {}, which is not there", claim.by)),
+            None => Ok(()),
+        }
+    }
+
     fn claim_for(&mut self, id: &OperationId, delivery: &DeliveryId, died_ms: u64, stands: Claimed) {
         self.operations.worked(id).operation.counts.open += 1;
         self.operations.claims.insert(delivery.clone(), Claim { by: id.clone(), died_ms, stands });

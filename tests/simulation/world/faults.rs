@@ -36,7 +36,10 @@ impl World {
             }
             Action::Snapshot => self.snapshot = Some((self.model.clone(), self.legit.clone())),
             Action::RollBack => self.roll_back(),
-            Action::Clock { step_ms } => self.clock_step += step_ms,
+            Action::Clock { step_ms } => {
+                self.was_set_back |= step_ms < 0;
+                self.clock_step += step_ms;
+            }
             Action::Full(full) => {
                 self.tally.count("redis_full");
                 self.model.full = full;
@@ -76,6 +79,7 @@ impl World {
         self.manners.iter_mut().for_each(|manner| *manner = Manner::Healthy);
         self.registry.is_paused = false;
         self.spread();
+        self.resume_operations();
         for at in 0..self.plan.endpoints.len() {
             if matches!(self.status(at), Some(EndpointState::Paused(_))) {
                 self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);

@@ -52,11 +52,13 @@ impl World {
             }
             Action::Redeliver(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
+                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
                     self.ask(Asked::Redeliver(id));
                 }
             }
             Action::Discard(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
+                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
                     if let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry) {
                         owed.may_vanish = true;
                     }
@@ -72,6 +74,9 @@ impl World {
                     self.ask(Asked::Requeue(entry));
                 }
             }
+            Action::Operate { kind, endpoint } if reachable => self.plan_operation(kind, endpoint),
+            Action::ChangeOperation { nth, verb } if reachable => self.change_operation(nth, verb),
+            Action::Operate { .. } | Action::ChangeOperation { .. } => {}
             Action::Redeliver(_) | Action::Discard(_) | Action::Release { .. } | Action::Requeue => {}
             fault => self.fault(fault),
         }

@@ -40,7 +40,12 @@ impl World {
             partition.set_quotas(if self.is_healed { Quotas::default() } else { self.plan.quotas });
         }
         found.redis = [self.redis; 2];
+        found.working = Working::default();
+        let life = found.life;
         found.wake_at = u64::MAX;
+        if !self.followed.is_empty() || self.plan.has_operations() {
+            self.after(1, Event::Work { worker, life });
+        }
         self.pump(worker);
     }
 
