@@ -379,7 +379,12 @@ impl Core {
         if let Some(endpoint) = lane.endpoint() {
             let host = authority(&endpoint.url);
             let account = endpoint.account.clone();
+            let changes_hands = lane.holder.as_ref().is_some_and(|before| before.account != account);
             lane.holder = Some(Arc::new(Holder { lane: at, account, host }));
+            if changes_hands {
+                // What is not settled is counted off from whoever holds the lane then.
+                self.count_unsettled_anew();
+            }
         }
         self.weigh(at);
         self.gate_changed(now, at);

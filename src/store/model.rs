@@ -2,6 +2,8 @@
 //! differential tests compare the scripts with it, and the simulator runs on it at memory speed.
 //! Never waits, fails or loses an answer; its caller adds that.
 
+pub mod operations;
+
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
@@ -9,6 +11,8 @@ use std::{
 
 use bytes::Bytes;
 
+use self::operations::Operations;
+use super::operations::work::Lost;
 use super::protocol::{
     Answer, Asked, CONSUMER, Call, Content, Entry, Failure, GROUP, Item, Kept, Known, LookFrom, MAX_BATCH, MAX_DROPS,
     MAX_READ_BYTES, Place, QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request,
@@ -18,7 +22,7 @@ use crate::facts::{
     delivery::Chain,
     envelope::{AccountSequence, Envelope},
     event::MAX_EVENT_BYTES,
-    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId},
+    id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
     traceparent::MAX_TRACEPARENT_BYTES,
 };
@@ -63,6 +67,7 @@ pub struct Model {
     pub log: Vec<Bytes>,
     /// The time of the last look for what is due too late.
     pub clock_seen: u64,
+    pub operations: Operations,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,8 +125,16 @@ impl Quarantined {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inbox {
-    pub requests: BTreeMap<EntryId, (Asked, Bytes)>,
+    pub requests: BTreeMap<EntryId, Asking>,
     pub last: u64,
+}
+
+/// What is asked, by whom and why, and for which operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asking {
+    pub asked: Asked,
+    pub mark: Bytes,
+    pub operation: Option<OperationId>,
 }
 
 impl Model {
@@ -138,9 +151,13 @@ impl Model {
 
     /// What another process appends to the inbox.
     pub fn ask(&mut self, asked: Asked, mark: Bytes) -> EntryId {
+        self.ask_for(Asking { asked, mark, operation: None })
+    }
+
+    fn ask_for(&mut self, asking: Asking) -> EntryId {
         self.inbox.last += 1;
         let id = EntryId { ms: self.inbox.last, seq: 0 };
-        self.inbox.requests.insert(id, (asked, mark));
+        self.inbox.requests.insert(id, asking);
         id
     }
 
@@ -216,16 +233,21 @@ impl Model {
     }
 
     pub fn call(&mut self, call: &Call) -> Result<Answer, Failure> {
-        if self.lease.as_ref().is_some_and(|lease| lease.until_ms <= self.now_ms) {
-            self.lease = None;
+        let fence = self.fence(call.term());
+        Ok(match (call, fence) {
+            (Call::Acquire { term, previous, ttl_ms }, _) => self.acquire(term, previous, *ttl_ms),
+            (_, Err(Lost)) => Answer::Lost,
+            (call, Ok(())) => self.fenced(call),
+        })
+    }
+
+    /// Whether this term has the lease.
+    pub fn fence(&mut self, term: &Term) -> Result<(), Lost> {
+        self.lease.take_if(|lease| lease.until_ms <= self.now_ms);
+        match &self.lease {
+            Some(lease) if lease.value == term.as_str() => Ok(()),
+            _ => Err(Lost),
         }
-        if let Call::Acquire { term, previous, ttl_ms } = call {
-            return Ok(self.acquire(term, previous, *ttl_ms));
-        }
-        if self.lease.as_ref().map(|lease| lease.value.as_str()) != Some(call.term().as_str()) {
-            return Ok(Answer::Lost);
-        }
-        Ok(self.fenced(call))
     }
 
     fn fenced(&mut self, call: &Call) -> Answer {
@@ -524,12 +546,7 @@ impl Model {
     fn requeue(&mut self, entry: EntryId) {
         let Some(found) = self.quarantined(entry).filter(|found| !found.cut).cloned() else { return };
         self.leave_quarantine(entry);
-        let last = self.stream.last_generated;
-        let next = match last.seq.checked_add(1) {
-            Some(seq) => EntryId { ms: last.ms, seq },
-            None => EntryId { ms: last.ms + 1, seq: 0 },
-        };
-        let id = EntryId { ms: self.now_ms, seq: 0 }.max(next);
+        let id = self.next_entry();
         let mut fields = vec![(Bytes::from_static(b"event"), found.body)];
         if let Some(traceparent) = &found.envelope.traceparent {
             let traceparent = Bytes::copy_from_slice(traceparent.as_str().as_bytes());
@@ -540,6 +557,16 @@ impl Model {
         }
         self.add_entry(id, fields);
         self.places.insert(id, (found.place, None));
+    }
+
+    /// The id that Redis gives out next.
+    fn next_entry(&self) -> EntryId {
+        let last = self.stream.last_generated;
+        let next = match last.seq.checked_add(1) {
+            Some(seq) => EntryId { ms: last.ms, seq },
+            None => EntryId { ms: last.ms + 1, seq: 0 },
+        };
+        EntryId { ms: self.now_ms, seq: 0 }.max(next)
     }
 
     fn grow(&mut self, id: &DeliveryId, by: i64) {
@@ -707,12 +734,17 @@ impl Model {
             Asked::AcceptRegistry(registry) => RequestKind::AcceptRegistry { registry: registry.clone() },
         };
         let requests = self.inbox.requests.range(after).take(max);
-        let requests = requests.map(|(id, (asked, mark))| Request {
+        // What an operation has under way, nobody else changes.
+        let holder = |asking: &Asking| match &asking.asked {
+            Asked::Redeliver(id) | Asked::Discard(id) => self.operations.claims.get(id).map(|claim| claim.by.clone()),
+            _ => None,
+        };
+        let requests = requests.map(|(id, asking)| Request {
             id: *id,
-            what: what(asked),
-            mark: mark.clone(),
-            operation: None,
-            held_by: None,
+            what: what(&asking.asked),
+            mark: asking.mark.clone(),
+            operation: asking.operation.clone(),
+            held_by: holder(asking).filter(|holder| asking.operation.as_ref() != Some(holder)),
         });
         Answer::Requests { requests: requests.collect() }
     }
@@ -768,7 +800,8 @@ impl Model {
         let surplus = oldest.len().saturating_sub(max_count as usize);
         let limit = self.now_ms.saturating_sub(max_age_ms);
         let gone = oldest.into_iter().enumerate().filter(|(at, (died, _))| *at < surplus || *died < limit).take(max);
-        let gone: Vec<_> = gone.map(|(_, (_, id))| id).collect();
+        let gone = gone.map(|(_, (_, id))| id).filter(|id| !self.operations.claims.contains_key(id));
+        let gone: Vec<_> = gone.collect();
         gone.iter().for_each(|id| drop(self.dead.remove(id)));
         gone.iter().for_each(|id| drop(self.dead_facts.remove(id)));
         Answer::ExpiredDead { count: gone.len() as u64 }

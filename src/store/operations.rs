@@ -265,7 +265,8 @@ impl Operations {
         Ok(waiting)
     }
 
-    async fn write(&mut self, id: OperationId, plan: Plan, rate: u32) -> Result<Operation, OperationError> {
+    /// Writes a plan that is whole, under an id that is new.
+    pub async fn write(&mut self, id: OperationId, plan: Plan, rate: u32) -> Result<Operation, OperationError> {
         let subject = Subject("plan an operation on", self.keys.stream());
         let names = [&*self.keys.operation(&id), &self.keys.operations_planned()];
         let call = PLAN.keys(&names).arg(self.keys.prefix()).arg(id.as_str()).arg(plan.kind.name()).arg(json(&plan));

@@ -9,10 +9,13 @@ use herald::{
         id::{DeliveryId, EntryId},
     },
     store::{
-        model::Model,
+        model::{Lease, Model},
+        operations::work::Lost,
         protocol::{Answer, Call, Failure, GROUP, Item, Known, Place, ReadFrom, Settlement, Term},
     },
 };
+
+use super::world::operations::{OwnerStep, StepAnswer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
@@ -47,10 +50,16 @@ pub enum Mutation {
     RevivedStillIndexed,
     OlderLettersIgnored,
     RemovedStaysIndexed,
+    AccountIgnored,
+    ClaimIgnored,
+    HolderIgnored,
+    BookedTwice,
+    StepWithoutFence,
+    DoneWhenQueued,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 37] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -82,6 +91,12 @@ impl Mutation {
         Self::RevivedStillIndexed,
         Self::OlderLettersIgnored,
         Self::RemovedStaysIndexed,
+        Self::AccountIgnored,
+        Self::ClaimIgnored,
+        Self::HolderIgnored,
+        Self::BookedTwice,
+        Self::StepWithoutFence,
+        Self::DoneWhenQueued,
     ];
 
     /// What is done wrong.
@@ -119,6 +134,12 @@ impl Mutation {
             Self::RevivedStillIndexed => "a redelivered letter that is still indexed",
             Self::OlderLettersIgnored => "letters of an older Herald that are never indexed",
             Self::RemovedStaysIndexed => "what an older Herald removed left in the indexes",
+            Self::AccountIgnored => "what was owed to one account taken for another's, which has the endpoint's id now",
+            Self::ClaimIgnored => "a letter taken that another operation has under way",
+            Self::HolderIgnored => "a letter redelivered by hand that an operation has under way",
+            Self::BookedTwice => "an operation that counts twice what has ended",
+            Self::StepWithoutFence => "a step of an operation without a fence",
+            Self::DoneWhenQueued => "a redelivery that is done when it is queued",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
@@ -226,6 +247,13 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             }
             answer
         }
+        (Mutation::HolderIgnored, Call::Inbox { .. }) => {
+            let mut answer = model.call(call);
+            if let Ok(Answer::Requests { requests }) = &mut answer {
+                requests.iter_mut().for_each(|request| request.held_by = None);
+            }
+            answer
+        }
         (Mutation::OlderLettersIgnored, Call::Unindexed { .. }) => {
             let mut answer = model.call(call);
             if let Ok(Answer::Unindexed { letters, .. }) = &mut answer {
@@ -293,6 +321,52 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
         }
         _ => model.call(call),
     }
+}
+
+/// One step of an operation as the mutated Redis carries it out.
+pub fn operate(
+    model: &mut Model,
+    mutation: Option<Mutation>,
+    term: &Term,
+    step: &OwnerStep,
+) -> Result<StepAnswer, Lost> {
+    let before = model.clone();
+    match (mutation, step) {
+        (Some(Mutation::ClaimIgnored), OwnerStep::Take(id, ..)) => {
+            model.operations.claims.retain(|_, claim| claim.by == *id);
+        }
+        (Some(Mutation::StepWithoutFence), _) => {
+            model.lease = Some(Lease { value: term.as_str().to_owned(), until_ms: u64::MAX });
+        }
+        // What is a delivery again is taken for one that has ended.
+        (Some(Mutation::DoneWhenQueued), OwnerStep::Book(..)) => model.records.clear(),
+        _ => {}
+    }
+    let answer = match step {
+        OwnerStep::Lay(id, endpoints) => model.lay(term, id, endpoints).map(|()| StepAnswer::Laid),
+        OwnerStep::Take(id, kind, mark, taking) => {
+            model.take(term, id, *kind, mark.clone(), taking).map(StepAnswer::Taken)
+        }
+        OwnerStep::Book(id, kind, of) => model.book(term, id, *kind, false, &[], of).map(StepAnswer::Booked),
+        OwnerStep::End(id, is_told) => model.end(term, id, *is_told).map(|end| StepAnswer::Ended(end.is_some())),
+    };
+    match (mutation, step) {
+        (Some(Mutation::ClaimIgnored), OwnerStep::Take(..)) => {
+            for (delivery, claim) in before.operations.claims {
+                model.operations.claims.entry(delivery).or_insert(claim);
+            }
+        }
+        (Some(Mutation::StepWithoutFence), _) => model.lease = before.lease,
+        (Some(Mutation::DoneWhenQueued), OwnerStep::Book(..)) => model.records = before.records,
+        (Some(Mutation::BookedTwice), OwnerStep::Book(id, ..)) => {
+            if let (Some(worked), Some(before)) = (model.operations.all.get_mut(id), before.operations.all.get(id)) {
+                let counts = &mut worked.operation.counts;
+                counts.done += counts.done - before.operation.counts.done;
+            }
+        }
+        _ => {}
+    }
+    answer
 }
 
 /// A settlement in two calls, as a client without scripts would make them: what goes now, and what goes later.

@@ -3,7 +3,8 @@
 
 use herald::{
     dispatch::budgets::{Budget, Budgets},
-    facts::quota::Quotas,
+    facts::{operation::Kind, quota::Quotas},
+    store::operations::Verb,
 };
 
 /// A small generator of its own: fast, and the same on every machine for ever (splitmix64).
@@ -81,6 +82,8 @@ pub enum Action {
     Enable(usize),
     Delete(usize),
     Create(usize),
+    /// Deleted, and its id given to another account.
+    GiveAway(usize),
     SwitchOrder(usize),
     PauseAll(bool),
     Redeliver(usize),
@@ -90,6 +93,15 @@ pub enum Action {
         intent: usize,
     },
     Requeue,
+    /// Planned for the letters of an endpoint, or for all, and started.
+    Operate {
+        kind: Kind,
+        endpoint: Option<usize>,
+    },
+    ChangeOperation {
+        nth: usize,
+        verb: Verb,
+    },
     // Faults.
     Net {
         worker: usize,
@@ -147,7 +159,10 @@ impl Action {
     /// Whether it changes the registry of endpoints.
     pub fn is_of_registry(self) -> bool {
         use Action::*;
-        matches!(self, Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | SwitchOrder(_) | PauseAll(_))
+        matches!(
+            self,
+            Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | GiveAway(_) | SwitchOrder(_) | PauseAll(_)
+        )
     }
 
     /// Whether it may cost duplicates.
@@ -272,6 +287,8 @@ impl Plan {
         }
         plan.beside_a_steady_account(accounts);
         plan.with_a_stream_made_anew();
+        plan.with_an_id_given_away(accounts);
+        plan.with_operations();
         plan.with_clean_stops();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
@@ -311,6 +328,10 @@ impl Plan {
         any(Action::is_fault) || may_stop_under_pressure
     }
 
+    pub fn has_operations(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, Action::Operate { .. }))
+    }
+
     /// Every other run in which nothing breaks has workers that are stopped in the middle of their work, as by a deployment.
     fn with_clean_stops(&mut self) {
         let mut chance = Chance::new(self.seed ^ 0x570b);
@@ -342,6 +363,69 @@ impl Plan {
                 let intent = chance.below(self.intents.len() as u64) as usize;
                 self.actions.push((at, Action::Publish { intent, count: 1 }));
             }
+        }
+    }
+
+    /// One run in 8 has an endpoint whose id is given to another account while much of the first one's is left: retries,
+    /// letters, and what waits behind them. Both go on.
+    fn with_an_id_given_away(&mut self, accounts: usize) {
+        let mut chance = Chance::new(self.seed ^ 0x0171_e0ff);
+        if accounts < 2 || !chance.one_in(8) {
+            return;
+        }
+        let endpoint = self.endpoint(&mut chance) % accounts;
+        let at = chance.within(200, ACTIVE_MS - 200);
+        let failing = [Manner::Fails, Manner::Hangs, Manner::Throttles, Manner::Flaky][chance.below(4) as usize];
+        self.actions.push((at.saturating_sub(400), Action::Receiver { endpoint, manner: failing }));
+        if chance.one_in(2) {
+            let paused = if chance.one_in(2) { Action::Pause(endpoint) } else { Action::Crash(0) };
+            self.actions.push((at.saturating_sub(chance.within(1, 100)), paused));
+        }
+        for _ in 0..4 {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 5) as usize);
+            self.actions.push((chance.within(at.saturating_sub(400), at + 400), Action::Publish { intent, count }));
+        }
+        self.actions.push((at, Action::GiveAway(endpoint)));
+        self.actions.push((at + chance.within(1, 200), Action::Receiver { endpoint, manner: Manner::Healthy }));
+        for nth in 0..chance.below(4) {
+            self.actions.push((at + chance.within(1, 400), Action::Redeliver(nth as usize)));
+        }
+    }
+
+    /// One run in 5 has operations on letters, two or three at once, beside operators who ask by hand.
+    fn with_operations(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x09e7_a710);
+        if !chance.one_in(5) {
+            return;
+        }
+        let (endpoint, at) = (self.endpoint(&mut chance), chance.within(600, ACTIVE_MS - 400));
+        for endpoint in &mut self.endpoints {
+            endpoint.max_attempts = endpoint.max_attempts.min(3);
+        }
+        self.actions.push((0, Action::Receiver { endpoint, manner: Manner::Fails }));
+        for _ in 0..chance.within(2, 6) {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 6) as usize);
+            self.actions.push((chance.below(at - 300), Action::Publish { intent, count }));
+        }
+        let manner = if chance.one_in(4) { Manner::Flaky } else { Manner::Healthy };
+        self.actions.push((chance.within(at - 300, at + 300), Action::Receiver { endpoint, manner }));
+        for _ in 0..chance.within(1, 4) {
+            let kind = if chance.one_in(3) { Kind::Discard } else { Kind::Redeliver };
+            let endpoint = chance.one_in(2).then_some(endpoint);
+            self.actions.push((at + chance.below(200), Action::Operate { kind, endpoint }));
+        }
+        for _ in 0..chance.below(6) {
+            let (nth, later) = (chance.below(8) as usize, at + chance.below(400));
+            let asked = match chance.below(3) {
+                0 => Action::Discard(nth),
+                _ => Action::Redeliver(nth),
+            };
+            self.actions.push((later, asked));
+        }
+        for _ in 0..chance.below(3) {
+            let verb = [Verb::Pause, Verb::Resume, Verb::Cancel][chance.below(3) as usize];
+            self.actions
+                .push((at + chance.below(400), Action::ChangeOperation { nth: chance.below(3) as usize, verb }));
         }
     }
 

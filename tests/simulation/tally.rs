@@ -21,12 +21,16 @@ pub enum Promise {
     Bounded,
     /// Once everything has healed, everything ends.
     NeverStuck,
+    /// What is of one account never goes to another's endpoint, whatever its id was before.
+    ToItsOwn,
+    /// An operation takes each letter once, nobody else has it meanwhile, and its totals are true.
+    EachOnce,
     /// What Redis holds agrees with itself; no worker panics.
     Sound,
 }
 
 impl Promise {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AtLeastOnce,
         Self::InOrder,
         Self::GivenUpForCause,
@@ -35,6 +39,8 @@ impl Promise {
         Self::OneOwner,
         Self::Bounded,
         Self::NeverStuck,
+        Self::ToItsOwn,
+        Self::EachOnce,
         Self::Sound,
     ];
 
@@ -48,6 +54,8 @@ impl Promise {
             Self::OneOwner => "one_owner",
             Self::Bounded => "bounded",
             Self::NeverStuck => "never_stuck",
+            Self::ToItsOwn => "to_its_own",
+            Self::EachOnce => "each_once",
             Self::Sound => "sound",
         }
     }

@@ -3,6 +3,7 @@
 
 mod attempts;
 mod faults;
+pub mod operations;
 mod operators;
 mod redis;
 mod registry;
@@ -29,16 +30,18 @@ use herald::{
         },
     },
     facts::{
-        delivery::DeadLetter,
+        delivery::{DeadLetter, Delivery},
         endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
-        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId, OperationId},
+        operation::Kind,
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
         quota::{Quota, Quotas},
         retry::{DeadReason, RetryOverrides, RetryPolicy, RetrySettings},
     },
     store::{
         model::{Group, Model, Stream},
-        protocol::{Answer, Asked, Call, Failure, GROUP, Item, RECORD_BYTES, Start, Term},
+        operations::work::Lost,
+        protocol::{Answer, Asked, Call, Failure, GROUP, Item, Kept, RECORD_BYTES, Start, Term},
     },
 };
 
@@ -48,6 +51,7 @@ use super::{
     plan::{ACTIVE_MS, Action, Chance, Manner, Net, Plan, STEADY_EVERY_MS, STEADY_FROM_MS, Steady},
     tally::{Broken, Promise, Tally},
 };
+use operations::{Followed, OwnerStep, StepAnswer, Working};
 use registry::{Health, REGISTRY, Registry, Snapshot};
 
 /// Redis' clock at the start of a run.
@@ -107,6 +111,32 @@ enum Event {
         token: Token,
         outcome: Outcome,
         took_ms: u64,
+    },
+    /// A worker goes on with its operations.
+    Work {
+        worker: usize,
+        life: u32,
+    },
+    Step {
+        worker: usize,
+        life: u32,
+        redis: u32,
+        term: Term,
+        step: OwnerStep,
+        reply: bool,
+    },
+    Stepped {
+        worker: usize,
+        life: u32,
+        term: Term,
+        step: OwnerStep,
+        /// None if nothing came.
+        answer: Option<Result<StepAnswer, Lost>>,
+    },
+    Rested {
+        worker: usize,
+        life: u32,
+        term: Term,
     },
     Sync {
         worker: usize,
@@ -176,6 +206,7 @@ struct Worker {
     wake_at: u64,
     lag_ms: u64,
     idle_calls: (u64, u32),
+    working: Working,
 }
 
 pub struct World {
@@ -203,6 +234,8 @@ pub struct World {
     /// Until when an endpoint may be mistaken for one that takes nothing.
     ended_until: Vec<u64>,
     was_unordered: Vec<bool>,
+    /// Their ids go to another account once they are deleted.
+    given_away: BTreeSet<usize>,
     /// It was disabled, deleted or gone at some time.
     was_ended: Vec<bool>,
     ledger: Ledger,
@@ -217,6 +250,13 @@ pub struct World {
     published: BTreeSet<EntryId>,
     /// Versions that the registry has had.
     versions: u64,
+    /// Operations, by what they may do; how many were planned.
+    followed: BTreeMap<OperationId, Followed>,
+    planned: u64,
+    /// When somebody first asked for a letter by hand.
+    asked_by_hand: BTreeMap<DeliveryId, u64>,
+    /// Redis' clock went back at some time.
+    was_set_back: bool,
     /// Redis forgot something: what has ended may be sent again.
     is_loosened: bool,
     has_faults: bool,
@@ -282,6 +322,7 @@ impl World {
             taken_at: BTreeMap::new(),
             ended_until: vec![u64::MAX; endpoints],
             was_unordered: plan.endpoints.iter().map(|endpoint| !endpoint.ordered).collect(),
+            given_away: BTreeSet::new(),
             was_ended: vec![false; endpoints],
             ledger: Ledger::default(),
             strange: Vec::new(),
@@ -291,6 +332,10 @@ impl World {
             events: 0,
             published: BTreeSet::new(),
             versions: 0,
+            followed: BTreeMap::new(),
+            planned: 0,
+            asked_by_hand: BTreeMap::new(),
+            was_set_back: false,
             is_loosened: false,
             has_faults: plan.has_faults(),
             duplicates: 0,
@@ -330,6 +375,7 @@ impl World {
                 wake_at: u64::MAX,
                 lag_ms: 0,
                 idle_calls: (0, 0),
+                working: Working::default(),
             });
             world.after(worker as u64, Event::Restart { worker });
         }
@@ -351,6 +397,7 @@ impl World {
             let is_noise = matches!(
                 event,
                 Event::Wake { .. }
+                    | Event::Work { .. }
                     | Event::Apply { call: Call::Acquire { .. } | Call::Renew { .. }, .. }
                     | Event::Apply { call: Call::Trim { .. } | Call::Inbox { .. } | Call::ClaimForeign { .. }, .. }
                     | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed | Answer::Trimmed { .. }), .. }
@@ -378,6 +425,7 @@ impl World {
     fn has_ended(&self) -> bool {
         self.steady.is_none()
             && is_settled(&self.model)
+            && self.are_operations_settled()
             && self.model.check_indexes().is_ok()
             && self.workers.iter().all(|worker| {
                 worker.partition.as_ref().is_none_or(|partition| {
@@ -402,7 +450,8 @@ impl World {
             .flat_map(|p| p.core().lanes().map(|(_, l)| format!("{l:?}")))
             .collect();
         format!(
-            "group {group:?}, due {:?}, claimed {:?}, chains {:?}, inbox {:?}, workers {owners:?}, redis {}, {lanes:?}",
+            "operations {:?}, group {group:?}, due {:?}, claimed {:?}, chains {:?}, inbox {:?}, workers {owners:?}, redis {}, {lanes:?}",
+            m.operations.open,
             m.due,
             m.claimed,
             m.endpoints,
@@ -462,6 +511,12 @@ impl World {
             Event::Answer { worker, life, slot, term, answer } => self.answer(worker, life, slot, &term, answer),
             Event::Arrive { worker, life, token } => self.arrive(worker, life, token),
             Event::Ended { worker, life, token, outcome, took_ms } => self.ended(worker, life, token, outcome, took_ms),
+            Event::Work { worker, life } => self.work_on_operations(worker, life),
+            Event::Step { worker, life, redis, term, step, reply } => {
+                self.run_step(worker, life, redis, term, step, reply);
+            }
+            Event::Stepped { worker, life, term, step, answer } => self.stepped(worker, life, term, step, answer),
+            Event::Rested { worker, life, term } => self.rested(worker, life, &term),
             Event::Sync { worker } => self.sync(worker, None),
             Event::ConfirmRead { worker, life } => {
                 // Nothing is final while it is gone: it is looked for again.
@@ -526,6 +581,9 @@ fn addressee(event: &Event) -> Option<usize> {
         Event::Wake { worker, .. }
         | Event::Answer { worker, .. }
         | Event::Ended { worker, .. }
+        | Event::Work { worker, .. }
+        | Event::Stepped { worker, .. }
+        | Event::Rested { worker, .. }
         | Event::Sync { worker }
         | Event::Confirm { worker, .. }
         | Event::StopWaiting { worker, .. }
@@ -533,6 +591,7 @@ fn addressee(event: &Event) -> Option<usize> {
         Event::Act(_)
         | Event::Apply { .. }
         | Event::Arrive { .. }
+        | Event::Step { .. }
         | Event::ConfirmRead { .. }
         | Event::Disable { .. }
         | Event::PauseForQuota { .. }

@@ -7,12 +7,16 @@ use bytes::Bytes;
 use herald::{
     facts::{
         envelope::{AccountSequence, Envelope},
-        id::{DeliveryId, EndpointId, EntryId},
+        id::{DeliveryId, EndpointId, EntryId, OperationId},
         letter::LetterFacts,
+        operation::{Counts, Exception, Operation},
     },
     store::{
         keys::PartitionKeys,
-        model::{Chains, Group, Inbox, Lease, Model, Quarantined, Stream},
+        model::{
+            Asking, Chains, Group, Inbox, Lease, Model, Quarantined, Stream,
+            operations::{Claim, Claimed, Worked},
+        },
         protocol::Asked,
     },
 };
@@ -135,6 +139,22 @@ impl Reader<'_> {
                     let marks: Vec<(String, f64)> = self.ask(&["ZRANGE", &name, "0", "-1", "WITHSCORES"]).await;
                     model.marks = marks.iter().map(|(entry, at)| (*at as u64, unpad(entry))).collect();
                 }
+                ("operation", id) => {
+                    let worked = self.operation(&parse(id)).await;
+                    model.operations.all.insert(parse(id), worked);
+                }
+                ("operation-endpoints" | "operation-ids" | "operation-results", id) => {
+                    let operation = keys.operation(&parse(id));
+                    assert!(self.ask::<bool>(&["EXISTS", &operation]).await, "{name} is left of no operation");
+                }
+                ("operation-claims", _) => {
+                    for (delivery, claim) in self.ask::<BTreeMap<String, String>>(&["HGETALL", &name]).await {
+                        model.operations.claims.insert(parse(&delivery), claim_of(&claim));
+                    }
+                }
+                ("operations-planned", _) => model.operations.planned = self.times(&name).await,
+                ("operations-open", _) => model.operations.open = self.times(&name).await,
+                ("operations-ended", _) => model.operations.ended = self.times(&name).await,
                 _ => panic!("a key that nobody knows: {name}"),
             }
         }
@@ -142,6 +162,60 @@ impl Reader<'_> {
         assert_eq!(letters.len(), model.dead.len(), "every dead letter is indexed");
         self.compare_indexes(&model.dead_facts).await;
         model
+    }
+
+    /// Everything of an operation; only one that waits to be started goes by itself.
+    async fn operation(&mut self, id: &OperationId) -> Worked {
+        let keys = self.keys.clone();
+        let mut fields: BTreeMap<String, String> = self.ask(&["HGETALL", &keys.operation(id)]).await;
+        let mut text = |name: &str| fields.remove(name);
+        let plan: herald::facts::operation::Plan = serde_json::from_str(&text("plan").expect("a plan")).unwrap();
+        assert_eq!(text("kind").as_deref(), Some(plan.kind.name()));
+        assert_eq!(text("count"), Some(plan.count.to_string()));
+        let mut number = |name: &str| text(name).map_or(0, |number| parse(&number));
+        let counts = Counts {
+            open: number("open"),
+            done: number("done"),
+            refused: number("refused"),
+            dead_again: number("dead_again"),
+            overtaken: number("overtaken"),
+        };
+        let (taken, rate) = (number("taken"), number("rate") as u32);
+        let read = |text: String| serde_json::from_str(&text).unwrap();
+        let operation = Operation {
+            id: id.clone(),
+            plan,
+            state: parse(&text("state").expect("a state")),
+            rate,
+            counts,
+            started: text("started").map(read),
+            changed: text("changed").map(read),
+            ended_ms: text("ended").map(|at| parse(&at)),
+            waits: text("waits").map_or_else(Vec::new, |waits| serde_json::from_str(&waits).unwrap()),
+            audit: text("audit").filter(|entry| !entry.is_empty()),
+        };
+        let is_laid = text("laid").is_some_and(|laid| laid == "1");
+        assert!(fields.is_empty(), "fields that nobody knows: {fields:?}");
+        let places: BTreeMap<String, String> = self.ask(&["HGETALL", &keys.operation_endpoints(id)]).await;
+        let places = places.into_iter().map(|(endpoint, place)| (parse(&endpoint), place)).collect();
+        let ids = self.unscored(&keys.operation_ids(id)).await;
+        let is_planned = operation.state == herald::facts::operation::State::Planned;
+        for (key, is_there) in [(keys.operation(id), true), (keys.operation_ids(id), !ids.is_empty())] {
+            let ttl: i64 = self.ask(&["PTTL", &key]).await;
+            assert!(!is_there || is_planned == (ttl > 0), "{key} goes in {ttl} ms, and is {}", operation.state.name());
+        }
+        let results = self.entries(&keys.operation_results(id)).await;
+        let exception = |fields: &Fields| {
+            let text = |name: &str| String::from_utf8(value(fields, name).to_vec()).expect("it is text");
+            let (delivery, result, why) = (text("delivery"), text("result"), text("why"));
+            Exception { delivery, result, why, at_ms: parse(&text("at")) }
+        };
+        Worked { operation, taken, is_laid, places, ids, results: results.values().map(exception).collect() }
+    }
+
+    async fn times(&mut self, key: &str) -> BTreeMap<OperationId, u64> {
+        let members: Vec<(String, f64)> = self.ask(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await;
+        members.into_iter().map(|(id, at)| (parse(&id), at as u64)).collect()
     }
 
     /// A letter is in the sets of its facts, with the time of its death, and nothing else is in any.
@@ -249,7 +323,11 @@ impl Reader<'_> {
             }
         };
         let requests = self.entries(key).await;
-        let requests = requests.iter().map(|(id, fields)| (*id, (asked(fields), value(fields, "mark").clone())));
+        let requests = requests.iter().map(|(id, fields)| {
+            let operation = fields.iter().find(|(name, _)| name == "operation");
+            let operation = operation.map(|(_, id)| parse(std::str::from_utf8(id).expect("it is text")));
+            (*id, Asking { asked: asked(fields), mark: value(fields, "mark").clone(), operation })
+        });
         Inbox { requests: requests.collect(), last: 0 }
     }
 
@@ -283,6 +361,18 @@ fn value<'a>(fields: &'a Fields, name: &str) -> &'a Bytes {
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap_or_else(|error| panic!("{text:?}: {error:?}"))
+}
+
+/// `OPERATION DIED REQUEST`.
+fn claim_of(text: &str) -> Claim {
+    let parts: Vec<&str> = text.split(' ').collect();
+    let [by, died, stands] = parts[..] else { panic!("{text:?} is no claim") };
+    let stands = match stands.strip_prefix("granted@") {
+        Some(since) => Claimed::Granted { since_ms: parse(since) },
+        None if stands == "replayed" => Claimed::Replayed,
+        None => Claimed::Asked(parse(stands)),
+    };
+    Claim { by: parse(by), died_ms: parse(died), stands }
 }
 
 fn unpad(padded: &str) -> EntryId {

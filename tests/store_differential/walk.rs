@@ -1,5 +1,8 @@
 //! One random walk: each step makes a call, or does what a producer, another consumer, an operator or an accident does.
 
+#[path = "operations.rs"]
+mod operations;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Debug,
@@ -15,18 +18,24 @@ use herald::{
         retry::DeadReason,
     },
     store::{
-        connection::Purpose,
+        connection::{Connection, Purpose},
         keys::PartitionKeys,
         model::{Group, Lease, Model, Stream},
         partition::PartitionStore,
         protocol::{
-            Answer, Asked, CONSUMER, Call, GROUP, Item, LookFrom, MAX_BATCH, Place, ReadFrom, Settlement, Start, Term,
+            Answer, Asked, CONSUMER, Call, GROUP, Item, LookFrom, MAX_BATCH, NO_SUCH_LETTER, Place, ReadFrom,
+            Settlement, Start, TAKEN_BEFORE, Term,
         },
     },
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
-use crate::{real_state::Reader, support::TestRedis};
+pub use self::operations::Move;
+use crate::{
+    mutation::{self, Mutation},
+    real_state::Reader,
+    support::TestRedis,
+};
 
 /// Redis stamps with its clock when it runs a script; we read that clock before and after.
 const WINDOW_MS: u64 = 2_000;
@@ -51,7 +60,10 @@ type Step = Result<(), String>;
 
 pub struct Walk {
     model: Model,
+    /// What the model gets wrong.
+    mutation: Option<Mutation>,
     store: PartitionStore,
+    work: Connection,
     raw: MultiplexedConnection,
     keys: PartitionKeys,
     chance: Chance,
@@ -63,13 +75,15 @@ pub struct Walk {
 }
 
 impl Walk {
-    pub async fn new(redis: &TestRedis, seed: u64) -> Self {
+    pub async fn new(redis: &TestRedis, seed: u64, mutation: Option<Mutation>) -> Self {
         let keys = PartitionKeys::new("payment-intents").unwrap();
         let work = redis.redis().connect(Purpose::Work).await.unwrap();
-        let store = PartitionStore::new(work.clone(), work, keys.clone(), 1_000_000);
+        let store = PartitionStore::new(work.clone(), work.clone(), keys.clone(), 1_000_000);
         let mut walk = Self {
             model: Model::default(),
+            mutation,
             store,
+            work,
             raw: redis.connection().await,
             keys,
             chance: Chance(seed),
@@ -88,7 +102,7 @@ impl Walk {
     }
 
     pub async fn step(&mut self) -> Step {
-        match self.chance.below(100) {
+        match self.chance.below(140) {
             0..18 => self.publish().await?,
             18..28 => self.read().await?,
             28..60 => self.settle().await?,
@@ -115,7 +129,8 @@ impl Walk {
             95..97 => self.read_the_inbox().await?,
             97..98 => self.trim().await?,
             98..99 => self.expire().await?,
-            _ => self.stale_call().await?,
+            99..100 => self.stale_call().await?,
+            _ => self.operate().await?,
         }
         Ok(())
     }
@@ -135,6 +150,7 @@ impl Walk {
         same("the dead letters", &real.dead, &model.dead)?;
         same("the facts of dead letters", &real.dead_facts, &model.dead_facts)?;
         same("the inbox", &real.inbox, &model.inbox)?;
+        same("the operations", &real.operations, &model.operations)?;
         same("the rest", &real, &model)?;
         invariants(&real, &self.chains)
     }
@@ -147,7 +163,7 @@ impl Walk {
             Some(now_ms) => now_ms,
             None => self.redis_time().await,
         };
-        let model = self.model.call(&call).expect("this model is never full");
+        let model = mutation::answer(&mut self.model, self.mutation, &call).expect("this model is never full");
         Ok((real, model))
     }
 
@@ -264,7 +280,7 @@ impl Walk {
             36 => Item::Requeue { entry },
             37 => Item::DiscardQuarantined { entry },
             38 => Item::Bind { registry: format!("reg-{}", self.chance.below(3)) },
-            _ => Item::Reply { request: EntryId { ms: self.chance.below(20), seq: 0 }, answer: "done".to_owned() },
+            _ => Item::Reply { request: self.some_request(), answer: self.some_answer() },
         }
     }
 
@@ -286,6 +302,11 @@ impl Walk {
             stream.entries.insert(id, fields);
             if let Some(place) = self.model.places.remove(&expected) {
                 places.insert(id, place);
+            }
+            if id != expected {
+                let claims = &mut self.model.operations.claims;
+                let of = claims.extract_if(.., |delivery, _| delivery.entry == expected).collect::<Vec<_>>();
+                claims.extend(of.into_iter().map(|(delivery, claim)| (DeliveryId { entry: id, ..delivery }, claim)));
             }
         }
         self.model.places.extend(places);
@@ -412,7 +433,7 @@ impl Walk {
     }
 
     async fn read_the_inbox(&mut self) -> Step {
-        let after = EntryId { ms: self.chance.below(1 + self.model.inbox.last), seq: 0 };
+        let after = if self.chance.one_in(2) { self.some_request() } else { EntryId::ZERO };
         let max = self.chance.below(20) as usize;
         self.alike(Call::Inbox { term: self.term.clone(), after, max }).await
     }
@@ -662,7 +683,8 @@ impl Walk {
     }
 
     async fn write_a_request(&mut self) -> Step {
-        let (id, _) = self.some_delivery();
+        let claimed = self.model.operations.claims.keys().next().cloned().filter(|_| self.chance.one_in(2));
+        let id = claimed.unwrap_or_else(|| self.some_delivery().0);
         let entry = self.some_entry();
         let (asked, words) = match self.chance.below(6) {
             0 => (Asked::Redeliver(id.clone()), vec!["redeliver".to_owned(), "id".to_owned(), id.to_string()]),
@@ -718,6 +740,23 @@ impl Walk {
         };
         let known = if known.is_empty() { ODD_ENTRIES.to_vec() } else { known };
         known[self.chance.below(known.len() as u64) as usize]
+    }
+
+    fn some_request(&mut self) -> EntryId {
+        let known: Vec<EntryId> = self.model.inbox.requests.keys().copied().collect();
+        match known.len() as u64 {
+            n if n > 0 && !self.chance.one_in(6) => known[self.chance.below(n) as usize],
+            _ => EntryId { ms: self.chance.below(20), seq: 0 },
+        }
+    }
+
+    fn some_answer(&mut self) -> String {
+        match self.chance.below(8) {
+            0 => format!("error: {NO_SUCH_LETTER}"),
+            1 => format!("error: {TAKEN_BEFORE}"),
+            2 => operations::long("error: its endpoint is disabled", self.chance.below(30)),
+            _ => "ok".to_owned(),
+        }
     }
 
     fn some_delivery(&mut self) -> (DeliveryId, Chain) {

@@ -241,14 +241,14 @@ impl Core {
         }
     }
 
-    /// Counts again after a refusal has taken some out of the middle.
+    /// Counts again after a refusal has taken some out of the middle, or an endpoint's id is another account's.
     pub(super) fn count_unsettled_anew(&mut self) {
         self.term.memory.loads.values_mut().for_each(|load| load.unsettled = 0);
         let lanes = |op: &Op| match op {
             Op::Item { chain, .. } => chain.as_ref().map(|chain| chain.0),
             Op::Ack(_) | Op::Log { .. } => None,
         };
-        let lanes: Vec<LaneAt> = self.term.outbox.waiting().filter_map(lanes).collect();
+        let lanes: Vec<LaneAt> = self.term.outbox.all().filter_map(lanes).collect();
         lanes.into_iter().for_each(|at| self.count_unsettled(at));
         let mut accounts: Vec<AccountId> = self.term.memory.loads.keys().cloned().collect();
         // Sorted, not in the map's order: the same inputs must lead to the same calls.

@@ -27,7 +27,7 @@ use crate::{
 const PAGE: usize = 500;
 
 /// A request that was granted is done by the time of its answer. One that still shows no effect after this long has none.
-const PATIENCE_MS: u64 = 5_000;
+pub const PATIENCE_MS: u64 = 5_000;
 
 const TAKE_FILE: &str = include_str!("../scripts/operation_take.lua");
 

@@ -9,7 +9,8 @@ if lost(KEYS[1], ARGV[1]) then
   return {'LOST'}
 end
 require_types(KEYS[2], 'hash', KEYS[3], 'hash')
-if call('HGET', KEYS[2], 'laid') ~= '1' then
+-- One that somebody took away, or that has ended meanwhile, is not begun anew.
+if call('HGET', KEYS[2], 'state') == 'running' and call('HGET', KEYS[2], 'laid') ~= '1' then
   for i = 3, #ARGV do
     call('HSETNX', KEYS[3], ARGV[i], '')
   end

@@ -35,11 +35,19 @@ local function count_in(key, name)
   return tonumber(call('HGET', key, name) or 0) or 0
 end
 
+local MAX_WHY_BYTES = 300
+
+-- The beginning of a text, without a part of a letter: what is no UTF-8 cannot be read again.
+local function beginning(text)
+  local first = sub(text, 1, MAX_WHY_BYTES)
+  return find(text, '^[\128-\191]', MAX_WHY_BYTES + 1) and match(first, '^(.-)[\192-\255]?[\128-\191]*$') or first
+end
+
 -- One that it took has ended. What was not simply done is kept by itself.
 local function book(prefix, id, delivery, result, why)
   call('HINCRBY', prefix .. 'operation:' .. id, result, 1)
   if result ~= 'done' then
     call('XADD', prefix .. 'operation-results:' .. id, 'MAXLEN', '~', MAX_EXCEPTIONS, '*', 'delivery', delivery, 'result', result,
-      'why', sub(why, 1, 300), 'at', whole(now_ms()))
+      'why', beginning(why), 'at', whole(now_ms()))
   end
 end

@@ -12,6 +12,13 @@ impl World {
         let (life, token) = (self.workers[worker].life, send.token);
         self.tally.count("attempts");
         self.tell(|| format!("       worker {worker} starts attempt {number} of {}", send.delivery.id));
+        self.tally.checked(Promise::ToItsOwn);
+        let (owner, receiver) = (self.plan.intents[intent], index_of(send.endpoint.account.as_str()));
+        if owner != receiver {
+            self.wrong(Promise::ToItsOwn, || {
+                format!("{} is acc_{owner}'s, and goes to acc_{receiver}", send.delivery.id)
+            });
+        }
         let flights = &self.workers[worker].flights;
         let same_lane = flights.values().filter(|flight| flight.endpoint == endpoint).count();
         let of_chain = flights.values().filter(|flight| flight.endpoint == endpoint && flight.intent == intent);

@@ -36,7 +36,10 @@ impl World {
             }
             Action::Snapshot => self.snapshot = Some((self.model.clone(), self.legit.clone())),
             Action::RollBack => self.roll_back(),
-            Action::Clock { step_ms } => self.clock_step += step_ms,
+            Action::Clock { step_ms } => {
+                self.was_set_back |= step_ms < 0;
+                self.clock_step += step_ms;
+            }
             Action::Full(full) => {
                 self.tally.count("redis_full");
                 self.model.full = full;
@@ -76,6 +79,7 @@ impl World {
         self.manners.iter_mut().for_each(|manner| *manner = Manner::Healthy);
         self.registry.is_paused = false;
         self.spread();
+        self.resume_operations();
         for at in 0..self.plan.endpoints.len() {
             if matches!(self.status(at), Some(EndpointState::Paused(_))) {
                 self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);
@@ -103,8 +107,10 @@ impl World {
         self.forget_lost_strangers();
         let last = self.model.stream.last_generated;
         // The registry is not set back with it: an endpoint that was deleted is owed nothing of what is there again.
-        let is_there: Vec<bool> = (0..self.plan.endpoints.len()).map(|at| self.status(at).is_some()).collect();
-        let vanishes = |owed: &&mut Owed| owed.id.entry > last || !is_there[owed.endpoint];
+        let owners: Vec<_> = (0..self.plan.endpoints.len()).map(|at| self.owner_of(at)).collect();
+        let intents = &self.plan.intents;
+        let is_theirs = |owed: &Owed| owners[owed.endpoint] == Some(intents[owed.intent]);
+        let vanishes = |owed: &&mut Owed| owed.id.entry > last || !is_theirs(owed);
         self.ledger.owed.iter_mut().filter(vanishes).for_each(|owed| owed.may_vanish = true);
         let forgotten = self.ledger.owed.iter_mut().filter(|owed| owed.id.entry > last);
         forgotten.for_each(|owed| owed.is_forgotten = true);

@@ -33,6 +33,10 @@ impl World {
             }
             Action::Delete(at) => self.delete(at),
             Action::Create(at) => self.create(at),
+            Action::GiveAway(at) => {
+                self.given_away.insert(at);
+                self.delete(at);
+            }
             Action::SwitchOrder(at) => {
                 self.was_unordered[at] = true;
                 self.change(at, |endpoint| {
@@ -48,11 +52,13 @@ impl World {
             }
             Action::Redeliver(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
+                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
                     self.ask(Asked::Redeliver(id));
                 }
             }
             Action::Discard(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
+                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
                     if let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry) {
                         owed.may_vanish = true;
                     }
@@ -68,6 +74,9 @@ impl World {
                     self.ask(Asked::Requeue(entry));
                 }
             }
+            Action::Operate { kind, endpoint } if reachable => self.plan_operation(kind, endpoint),
+            Action::ChangeOperation { nth, verb } if reachable => self.change_operation(nth, verb),
+            Action::Operate { .. } | Action::ChangeOperation { .. } => {}
             Action::Redeliver(_) | Action::Discard(_) | Action::Release { .. } | Action::Requeue => {}
             fault => self.fault(fault),
         }
@@ -115,8 +124,7 @@ impl World {
         self.tally.count("events");
         let entry = self.add(body.into());
         for at in 0..self.plan.endpoints.len() {
-            let registry = self.lost_registry.as_ref().unwrap_or(&self.registry);
-            if self.plan.endpoints[at].account == account && registry.endpoints.contains_key(&endpoint_id(at)) {
+            if self.owner_of(at) == Some(account) {
                 self.tally.count("deliveries");
                 self.ledger.promise(Owed {
                     event: number,

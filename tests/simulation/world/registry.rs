@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Those among which an endpoint's id may change hands.
+const ACCOUNTS: usize = 2;
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registry {
     /// Changes with each change, and is never the same twice.
@@ -150,6 +153,12 @@ impl World {
         }
     }
 
+    /// The account whose endpoint it is.
+    pub(super) fn owner_of(&self, at: usize) -> Option<usize> {
+        let registry = self.lost_registry.as_ref().unwrap_or(&self.registry);
+        registry.endpoints.get(&endpoint_id(at)).map(|endpoint| index_of(endpoint.account.as_str()))
+    }
+
     pub(super) fn status(&self, at: usize) -> Option<EndpointState> {
         self.registry.endpoints.get(&endpoint_id(at)).map(|endpoint| endpoint.status.clone())
     }
@@ -185,5 +194,15 @@ impl World {
         }
         self.registry.endpoints.remove(&endpoint);
         self.spread();
+        let at = index_of(endpoint.as_str());
+        if self.given_away.remove(&at) {
+            if self.model.records.keys().any(|id| id.endpoint == endpoint) {
+                self.tally.count("given_away_with_records");
+            }
+            let heir = &mut self.plan.endpoints[at].account;
+            *heir = (*heir + 1) % ACCOUNTS;
+            let later = self.chance.below(40);
+            self.after(later, Event::Act(Action::Create(at)));
+        }
     }
 }

@@ -40,7 +40,12 @@ impl World {
             partition.set_quotas(if self.is_healed { Quotas::default() } else { self.plan.quotas });
         }
         found.redis = [self.redis; 2];
+        found.working = Working::default();
+        let life = found.life;
         found.wake_at = u64::MAX;
+        if !self.followed.is_empty() || self.plan.has_operations() {
+            self.after(1, Event::Work { worker, life });
+        }
         self.pump(worker);
     }
 
@@ -260,6 +265,12 @@ impl World {
         {
             *registry = Some(self.workers[worker].snapshot.view().version);
         }
+        if self.mutation == Some(Mutation::AccountIgnored)
+            && let Ok(Answer::Claimed { kept, .. } | Answer::Heads { kept, .. } | Answer::Backlog { kept, .. }) =
+                &mut answer
+        {
+            kept.iter_mut().for_each(|kept| self.takes_for_its_own(kept));
+        }
         let now = self.local(worker);
         let bucket = self.now / 1_000;
         let found = &mut self.workers[worker];
@@ -285,6 +296,16 @@ impl World {
             });
         }
         self.pump(worker);
+    }
+
+    /// A mutation: whatever is kept for an endpoint is taken to be of the account whose endpoint it is now.
+    fn takes_for_its_own(&self, (id, record): &mut Kept) {
+        if let Some(delivery) = record.as_ref().and_then(|record| Delivery::from_record(record).ok())
+            && let Some(account) = self.owner_of(index_of(id.endpoint.as_str()))
+        {
+            let account = AccountId::new(&format!("acc_{account}")).unwrap();
+            *record = Some(Delivery { account, ..delivery }.to_record());
+        }
     }
 
     pub(super) fn sync(&mut self, worker: usize, found: Option<(Registry, Health)>) {
