@@ -50,7 +50,10 @@ struct Args {
     /// Events of each drain
     #[arg(long, default_value_t = 200_000)]
     events: u64,
-    /// How often both drains are made, in turns
+    /// Events of each run at 4 000 a second
+    #[arg(long, default_value_t = 60_000)]
+    calm: u64,
+    /// How often all of them are made, in turns
     #[arg(long, default_value_t = 3)]
     rounds: u64,
     /// Another database than a file of its own, such as postgres://…: it must be empty
@@ -86,9 +89,11 @@ async fn run(args: Args) -> Result<()> {
     ask(&args, &url).await?;
     for round in 1..=args.rounds {
         println!("round {round}:");
-        drain(&args, "off", "", &OwnRedis::start().await?, folder.path()).await?;
-        // A history goes with one Redis.
-        drain(&args, &place, &url, &filled, folder.path()).await?;
+        for load in [Load::Calm(args.calm), Load::Backlog(args.events)] {
+            deliver(load, "off", "", &OwnRedis::start().await?, folder.path()).await?;
+            // A history goes with one Redis.
+            deliver(load, &place, &url, &filled, folder.path()).await?;
+        }
     }
     Ok(())
 }
@@ -207,9 +212,23 @@ async fn ask(args: &Args, url: &str) -> Result<()> {
     Ok(())
 }
 
-/// A backlog that Herald delivers as quickly as it can, with this history.
-async fn drain(args: &Args, name: &str, url: &str, redis: &OwnRedis, folder: &Path) -> Result<()> {
-    const ENDPOINTS: u64 = 50;
+/// How events come.
+#[derive(Debug, Clone, Copy)]
+enum Load {
+    /// All at once, before Herald is there, which delivers them as quickly as it can.
+    Backlog(u64),
+    /// As many as leave both processors time to spare.
+    Calm(u64),
+}
+
+const ENDPOINTS: u64 = 50;
+
+/// A part of a second, and the events of one at [`Load::Calm`]: 4 000 a second.
+const TICK: Duration = Duration::from_millis(10);
+const EVENTS_A_TICK: usize = 40;
+
+/// Herald delivers, with this history.
+async fn deliver(load: Load, name: &str, url: &str, redis: &OwnRedis, folder: &Path) -> Result<()> {
     let receiver = receiver::start().await?;
     let mut registry = RegistryStore::connect(&herald::store::connection::Redis::new(&redis.url())?).await?;
     let mark = Mark { by: "bench".to_owned(), why: "bench".to_owned(), at_ms: 1 };
@@ -222,38 +241,66 @@ async fn drain(args: &Args, name: &str, url: &str, redis: &OwnRedis, folder: &Pa
     }
     let mut connection = connection(redis).await?;
     let before = position(&mut connection).await?;
-    for chunk in (0..args.events).collect::<Vec<_>>().chunks(500) {
+    let (what, events, at_once) = match load {
+        Load::Backlog(events) => ("drain", events, 500),
+        Load::Calm(events) => ("calm", events, EVENTS_A_TICK),
+    };
+    let numbers: Vec<u64> = (0..events).collect();
+    let publish = async |connection: &mut MultiplexedConnection, numbers: &[u64]| {
         let mut pipeline = redis::pipe();
-        for n in chunk {
+        for n in numbers {
             pipeline.cmd("XADD").arg(STREAM).arg("*").arg("event").arg(event(*n, n % ENDPOINTS)).ignore();
         }
-        pipeline.query_async::<()>(&mut connection).await?;
+        pipeline.query_async::<()>(connection).await
+    };
+    let start = || herald(redis, url, folder);
+    let mut herald;
+    let (of_redis, of_herald, of_threads, began);
+    let delivering = |herald: &Owned| herald.cpu_of_threads(|name| ["worker", "attempts", "unproven"].contains(&name));
+    match load {
+        Load::Backlog(_) => {
+            for some in numbers.chunks(at_once) {
+                publish(&mut connection, some).await?;
+            }
+            of_redis = redis.usage().cpu;
+            (herald, _) = start()?;
+            (of_herald, of_threads, began) = (Duration::ZERO, Duration::ZERO, clock::now());
+        }
+        Load::Calm(_) => {
+            (herald, _) = start()?;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            (of_redis, of_herald) = (redis.usage().cpu, herald.usage().cpu);
+            (of_threads, began) = (delivering(&herald), clock::now());
+            let mut ticks = tokio::time::interval(TICK);
+            for some in numbers.chunks(at_once) {
+                ticks.tick().await;
+                publish(&mut connection, some).await?;
+            }
+        }
     }
-    let of_redis = redis.usage().cpu;
-    let (mut herald, _) = herald(redis, url, folder)?;
-    let began = clock::now();
-    while receiver.count() < args.events {
+    while receiver.count() < events {
         tokio::time::sleep(Duration::from_millis(20)).await;
         ensure!(began.elapsed() < Duration::from_secs(600), "only {} are delivered", receiver.count());
     }
     let took = began.elapsed();
     let mut lag = Duration::ZERO;
     if !url.is_empty() {
-        while position(&mut connection).await? != before + args.events {
+        while position(&mut connection).await? != before + events {
             tokio::time::sleep(Duration::from_millis(50)).await;
             ensure!(began.elapsed() < Duration::from_secs(600), "the history does not catch up");
         }
         lag = began.elapsed() - took;
     }
-    let each = |cpu: Duration| time(cpu.as_secs_f64() * 1e6 / args.events as f64);
+    let each = |cpu: Duration| time(cpu.as_secs_f64() * 1e6 / events as f64);
     // The history is followed on other threads than those that deliver.
-    let delivering = herald.cpu_of_threads(|name| ["worker", "attempts", "unproven"].contains(&name));
+    let all = herald.usage().cpu.saturating_sub(of_herald);
+    let delivering = delivering(&herald).saturating_sub(of_threads);
     ensure!(!delivering.is_zero(), "the threads that deliver have other names");
     println!(
-        "drain with history {name}: {}, Herald {} to deliver, {} beside it, and Redis {} of processor time a delivery{}",
-        rate(args.events as f64 / took.as_secs_f64()),
+        "{what} with history {name}: {}, Herald {} to deliver, {} beside it, and Redis {} of processor time a delivery{}",
+        rate(events as f64 / took.as_secs_f64()),
         each(delivering),
-        each(herald.usage().cpu.saturating_sub(delivering)),
+        each(all.saturating_sub(delivering)),
         each(redis.usage().cpu.checked_sub(of_redis).context("Redis' time runs backwards")?),
         if lag.is_zero() {
             String::new()
