@@ -117,6 +117,14 @@ fn check_that_it_was_tried(sum: &Tally) {
         "places_lost_with_a_failure",
         "deferred_in_memory",
         "older_heralds",
+        "given_away_with_records",
+        "operations",
+        "operations_changed",
+        "letters_taken",
+        "exceptions",
+        "steps_lost",
+        "steps_unanswered",
+        "steps_run_late",
     ];
     for what in tried {
         assert!(sum.of(what) > 0, "no seed had {what}: {sum}");
