@@ -66,7 +66,7 @@ hot_share = 0.1
 fan_out = 2
 idle = 20
 tls_share = 0.4
-timeout = "1500ms"
+timeout = "600ms"
 retry = { initial = "100ms", multiplier = 2.0, max_interval = "1s", jitter = 0.2, max_attempts = 3 }
 profiles = [
   { share = 5, profile = "healthy", median = "5ms", p99 = "50ms" },
@@ -234,7 +234,7 @@ async fn every_profile_at_once_and_every_promise_is_kept() {
 async fn a_backlog_is_laid_up_first_and_drained_after_a_worker_was_killed() {
     let drain = EVERYTHING
         .replace("load = { kind = \"open\"", "load = { kind = \"drain\", events = 5000 }\n# ")
-        .replace("timeout = \"1500ms\"", "timeout = \"30s\"");
+        .replace("timeout = \"600ms\"", "timeout = \"30s\"");
     let mut scenario: Scenario = toml::from_str(&drain).unwrap();
     scenario.endpoints.profiles.truncate(2);
     let stage = Stage::new(&scenario).await;
@@ -264,7 +264,7 @@ async fn a_backlog_is_laid_up_first_and_drained_after_a_worker_was_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_goes_on_in_order_after_redis_was_away() {
     // The whole backlog goes out at once: on a busy machine an answer may be late, and what timed out rightly comes again.
-    let patient = EVERYTHING.replace("timeout = \"1500ms\"", "timeout = \"30s\"");
+    let patient = EVERYTHING.replace("timeout = \"600ms\"", "timeout = \"30s\"");
     let mut scenario: Scenario = toml::from_str(&patient).unwrap();
     scenario.endpoints.profiles.truncate(2);
     let mut stage = Stage::new(&scenario).await;

@@ -544,7 +544,9 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     assert_eq!(work.erase(&erased, Erased::Entries(&[EntryId { ms: 1, seq: 9 }])).await.unwrap(), Ok(Some(0)));
     let last = work.last_entry().await.unwrap();
     work.histories_have_read(last, 1).await.unwrap();
-    work.records_of(&"acc_none".parse().unwrap(), 0).await.unwrap();
+    work.endpoints_with_records(0).await.unwrap();
+    work.is_under_way(last).await.unwrap();
+    work.look_for_records(&"acc_none".parse().unwrap(), &[(endpoint_id("ep_a"), 0)]).await.unwrap();
     work.rewrite_files().await.unwrap();
     for id in [&replayed, &erased] {
         theirs.change(id, Verb::Cancel, &who).await.unwrap();

@@ -1,7 +1,7 @@
 //! What the owner of a partition asks Redis for an operation that erases an account: where bodies of its events are, and to drop
 //! them. Each step can come again.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use redis::Value;
@@ -18,13 +18,16 @@ use crate::{
         connection::{Script, Subject},
         entries::Entries,
         error::StoreError,
+        protocol::GROUP,
         requests::Requests,
         watch,
     },
 };
 
-/// Endpoints that one look for records asks about, and the beginning of a record that is read: its account stands there.
-const SCANNED: usize = 200;
+/// Endpoints that one look for those with records brings; heads of each that one look at its records brings, and the beginning of a
+/// record that is read: its account stands there.
+const SCANNED: usize = 100;
+const HEADS: usize = 100;
 const HEADER_BYTES: isize = 4_096;
 
 const DEAD_INDEX: &str = include_str!("../scripts/dead_index.lua");
@@ -40,14 +43,6 @@ static ERASE: LazyLock<Script> = LazyLock::new(|| {
 pub enum Erased<'a> {
     Letters(&'a [DeliveryId]),
     Entries(&'a [EntryId]),
-}
-
-/// A look through a part of the records: how many are the account's, by endpoint, and where to go on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecordsLook {
-    pub found: HashMap<EndpointId, u64>,
-    /// None at the end.
-    pub next: Option<u64>,
 }
 
 impl Work {
@@ -110,6 +105,15 @@ impl Work {
         watch::last_entry(&mut self.connection, &self.keys).await
     }
 
+    /// Whether the owner has read an entry up to there that it has not dealt with yet, also one that was dropped meanwhile: its body
+    /// is in memory alone, and may be written as a record or a letter later.
+    pub async fn is_under_way(&mut self, until: EntryId) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(self.keys.stream()).arg(GROUP).arg("-").arg(until.to_string()).arg(1);
+        let pending: Vec<Value> = self.connection.query("look what the owner has under way", &command).await?;
+        Ok(!pending.is_empty())
+    }
+
     /// Whether every history that follows the stream has read it up to there.
     pub async fn histories_have_read(&mut self, entry: EntryId, now_ms: u64) -> Result<bool, StoreError> {
         let command = redis::cmd("HVALS").arg(self.keys.history()).to_owned();
@@ -118,39 +122,40 @@ impl Work {
         Ok(read.is_none_or(|(read, _)| read >= entry))
     }
 
-    /// Of a part of the endpoints that have records, those whose records are the account's: all of an endpoint are of one account, so
-    /// one of them tells.
-    pub async fn records_of(&mut self, account: &AccountId, cursor: u64) -> Result<RecordsLook, StoreError> {
-        let (next, counts) = self.endpoints_with_records(cursor).await?;
-        let mut look = RecordsLook { next: Some(next).filter(|next| *next > 0), ..RecordsLook::default() };
+    /// Looks through a part of the records of each of these endpoints, from its cursor on: where to go on, 0 at the end, and whether
+    /// the account's is among them. Those of one endpoint are of more than one account where its id was given out again; those
+    /// behind a head are of the head's account, as their intent is.
+    pub async fn look_for_records(
+        &mut self,
+        account: &AccountId,
+        at: &[(EndpointId, u64)],
+    ) -> Result<Vec<(u64, bool)>, StoreError> {
         let mut pipeline = redis::pipe();
-        for (endpoint, _) in &counts {
-            pipeline.cmd("HSCAN").arg(self.keys.heads(endpoint)).arg(0).arg("COUNT").arg(1);
+        for (endpoint, cursor) in at {
+            pipeline.cmd("HSCAN").arg(self.keys.heads(endpoint)).arg(*cursor).arg("COUNT").arg(HEADS);
         }
-        let mut some = Vec::new();
-        if !counts.is_empty() {
-            let heads: Vec<(u64, Vec<(String, String)>)> =
-                self.connection.pipeline("look for a record of each endpoint", &pipeline).await?;
-            let first = heads.into_iter().map(|(_, page)| page.into_iter().find_map(|(_, entry)| entry.parse().ok()));
-            some.extend(
-                counts.into_iter().zip(first).filter_map(|(of, entry): (_, Option<EntryId>)| Some((of, entry?))),
-            );
+        let pages: Vec<(u64, Vec<(String, String)>)> =
+            self.connection.pipeline("look at the heads of each endpoint", &pipeline).await?;
+        let (mut pipeline, mut of) = (redis::pipe(), Vec::new());
+        for (nth, ((endpoint, _), (_, heads))) in at.iter().zip(&pages).enumerate() {
+            for entry in heads.iter().filter_map(|(_, entry)| entry.parse().ok()) {
+                let id = DeliveryId { entry, endpoint: endpoint.clone() };
+                pipeline.cmd("GETRANGE").arg(self.keys.delivery(&id)).arg(0).arg(HEADER_BYTES);
+                of.push(nth);
+            }
         }
-        if some.is_empty() {
-            return Ok(look);
+        let mut found: Vec<(u64, bool)> = pages.iter().map(|(next, _)| (*next, false)).collect();
+        if !of.is_empty() {
+            let headers: Vec<Bytes> = self.connection.pipeline("look at records of deliveries", &pipeline).await?;
+            for (nth, header) in of.into_iter().zip(headers) {
+                found[nth].1 |= is_record_of(&header, account);
+            }
         }
-        let mut pipeline = redis::pipe();
-        for ((endpoint, _), entry) in &some {
-            let id = DeliveryId { entry: *entry, endpoint: endpoint.clone() };
-            pipeline.cmd("GETRANGE").arg(self.keys.delivery(&id)).arg(0).arg(HEADER_BYTES);
-        }
-        let headers: Vec<Bytes> = self.connection.pipeline("look at records of deliveries", &pipeline).await?;
-        let own = some.into_iter().zip(headers).filter(|(_, header)| is_record_of(header, account));
-        look.found.extend(own.map(|(((endpoint, count), _), _)| (endpoint, count)));
-        Ok(look)
+        Ok(found)
     }
 
-    async fn endpoints_with_records(&mut self, cursor: u64) -> Result<(u64, Vec<(EndpointId, u64)>), StoreError> {
+    /// Some of the endpoints that have records, with how many those are, and where to go on, 0 at the end.
+    pub async fn endpoints_with_records(&mut self, cursor: u64) -> Result<(u64, Vec<(EndpointId, u64)>), StoreError> {
         let mut command = redis::cmd("HSCAN");
         command.arg(self.keys.unfinished()).arg(cursor).arg("COUNT").arg(SCANNED);
         let (next, counts): (u64, Vec<(String, String)>) =

@@ -34,6 +34,9 @@ use crate::{
 
 /// Entries of the stream that one step looks at. Each may have 64 KiB.
 const ENTRIES: usize = 100;
+
+/// Endpoints whose records one step looks at, some of each.
+const LOOKED_THROUGH: usize = 16;
 const LETTERS: usize = 200;
 
 /// After the database has failed.
@@ -64,9 +67,20 @@ enum Place {
     Letters,
     Entries { after: EntryId, until: EntryId },
     Quarantine { after: Option<QuarantineCursor> },
-    Records { cursor: u64, found: BTreeMap<EndpointId, u64> },
+    Records(Records),
     History,
     Files,
+}
+
+/// How far the look through all records is.
+#[derive(Default)]
+struct Records {
+    /// Where the next endpoints are; None once all were found.
+    next: Option<u64>,
+    /// Those that are looked through, each with where it stands and how many records it has.
+    under_way: Vec<(EndpointId, u64, u64)>,
+    /// Those that have a record of the account, with how many records they have.
+    found: BTreeMap<EndpointId, u64>,
 }
 
 pub struct Erasure {
@@ -111,7 +125,7 @@ impl Erasure {
             Place::Letters => self.letters(room, means).await,
             Place::Entries { .. } => self.entries(means).await,
             Place::Quarantine { .. } => self.quarantine(means).await,
-            Place::Records { .. } => self.records(means).await,
+            Place::Records(_) => self.records(means).await,
             Place::History if self.history_at.is_some_and(|at| clock::now() < at) => {
                 Ok(Erasing::Waits(self.said.clone()))
             }
@@ -149,6 +163,9 @@ impl Erasure {
         if !means.store.histories_have_read(until, means.queries.now_ms().await?).await? {
             return Ok(Erasing::Waits("the history has not read all of the stream".to_owned()));
         }
+        if means.store.is_under_way(until).await? {
+            return Ok(Erasing::Waits("entries of the stream are being dealt with".to_owned()));
+        }
         let mut page = means.store.entries().after(after, ENTRIES).await?;
         page.retain(|entry| entry.id <= until);
         let Some(last) = page.last().map(|entry| entry.id) else {
@@ -180,22 +197,34 @@ impl Erasure {
         }
         self.place = match next {
             Some(next) => Place::Quarantine { after: Some(next) },
-            None => Place::Records { cursor: 0, found: BTreeMap::new() },
+            None => Place::Records(Records { next: Some(0), ..Records::default() }),
         };
         Ok(Erasing::Moved)
     }
 
     async fn records(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
-        let Place::Records { cursor, found } = &mut self.place else { return Ok(Erasing::Moved) };
-        let look = means.store.records_of(&self.order.account, *cursor).await?;
-        for (endpoint, count) in look.found {
-            *found.entry(endpoint).or_default() += count;
-        }
-        if let Some(next) = look.next {
-            *cursor = next;
+        let Place::Records(records) = &mut self.place else { return Ok(Erasing::Moved) };
+        if !records.under_way.is_empty() {
+            let some = records.under_way.split_off(records.under_way.len().saturating_sub(LOOKED_THROUGH));
+            let at: Vec<_> = some.iter().map(|(endpoint, at, _)| (endpoint.clone(), *at)).collect();
+            let looks = means.store.look_for_records(&self.order.account, &at).await?;
+            for ((endpoint, _, count), (next, is_own)) in some.into_iter().zip(looks) {
+                match (is_own, next) {
+                    (true, _) => drop(records.found.insert(endpoint, count)),
+                    (false, 0) => {}
+                    (false, next) => records.under_way.push((endpoint, next, count)),
+                }
+            }
             return Ok(Erasing::Moved);
         }
-        let left = found.first_key_value().map(|(endpoint, count)| format!("{endpoint} still has {count} deliveries"));
+        if let Some(cursor) = records.next {
+            let (next, counts) = means.store.endpoints_with_records(cursor).await?;
+            records.next = Some(next).filter(|next| *next > 0);
+            records.under_way.extend(counts.into_iter().map(|(endpoint, count)| (endpoint, 0, count)));
+            return Ok(Erasing::Moved);
+        }
+        let left =
+            records.found.first_key_value().map(|(endpoint, count)| format!("{endpoint} still has {count} deliveries"));
         // All places once more, until nothing is found anywhere.
         let is_clean = !std::mem::take(&mut self.has_found) && left.is_none();
         self.place = if is_clean { Place::History } else { Place::Letters };
