@@ -17,7 +17,7 @@ use herald::{
             erase::Erased,
             work::{Lost, Replaying, Taking, Work},
         },
-        protocol::{Item, Term},
+        protocol::{Call, GROUP, Item, Place, ReadFrom, Term},
         queries::{DeadFilter, RawEvent},
         registry::RegistryStore,
     },
@@ -27,7 +27,7 @@ use serde_json::Value;
 use crate::{
     merchants::Reply,
     process::{Herald, Setup},
-    stage::{Owner, bury, delivery, endpoint_id, keys},
+    stage::{Owner, bury, delivery, endpoint_id, keep, keys},
     support::{TestRedis, until},
     verbs::{done, herald, text},
     world::{Event, PREFIX, World, mark},
@@ -485,6 +485,47 @@ async fn who_has_no_lease_changes_nothing_and_a_step_that_comes_again_is_none() 
     let _worker: Herald = at_once(&world).start();
     until_state(&world, id.as_str(), State::Done).await;
     assert_eq!(totals(&show(&world, id.as_str())), [2, 0, 0, 1, 0, 0]);
+}
+
+/// Its records among those of the account that has the endpoint's id now, and what the owner has in memory alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_sees_what_is_left_under_an_id_that_was_given_out_again_and_what_is_under_way() {
+    const OTHERS: u64 = 600;
+    let redis = TestRedis::start().await;
+    let owner = Owner::start(&redis.redis()).await;
+    let mut work = Work::new(redis.redis().connect(Purpose::Other).await.unwrap(), keys(), owner.term.clone());
+    let of = |n: u64, account: &str| {
+        let one = delivery(&format!("{}-0", 1_000 + n), "ep_a", &format!("pi_{n}"), true);
+        keep(&Delivery { account: account.parse().unwrap(), ..one }, Place::Backlog)
+    };
+    for first in (0..OTHERS).step_by(100) {
+        owner.settle((first..first + 100).map(|n| of(n, "acc_new")).collect(), Vec::new()).await;
+    }
+    owner.settle(vec![of(OTHERS, "acc_old")], Vec::new()).await;
+    assert_eq!(work.endpoints_with_records(0).await.unwrap(), (0, vec![(endpoint_id("ep_a"), OTHERS + 1)]));
+    for (account, is_there) in [("acc_old", true), ("acc_new", true), ("acc_none", false)] {
+        let (mut cursor, mut looks, mut found) = (0, 0, false);
+        loop {
+            let at = [(endpoint_id("ep_a"), cursor)];
+            let look = work.look_for_records(&account.parse().unwrap(), &at).await.unwrap();
+            (cursor, found, looks) = (look[0].0, found || look[0].1, looks + 1);
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert_eq!(found, is_there, "{account}");
+        assert!(looks > 1, "all of them were read at once");
+    }
+
+    let entry: String = redis.command(&["XADD", keys().stream(), "*", "event", "{}"]).await;
+    let last = entry.parse().unwrap();
+    assert!(!work.is_under_way(last).await.unwrap(), "nobody has read it");
+    owner.call(Call::Read { term: owner.term.clone(), from: ReadFrom::New, max: 10 }).await;
+    assert!(work.is_under_way(last).await.unwrap());
+    redis.command::<u64>(&["XDEL", keys().stream(), &entry]).await;
+    assert!(work.is_under_way(last).await.unwrap(), "the owner has it all the same");
+    redis.command::<u64>(&["XACK", keys().stream(), GROUP, &entry]).await;
+    assert!(!work.is_under_way(last).await.unwrap());
 }
 
 /// Planned and changed by an operator, worked on by the owner.
