@@ -527,7 +527,9 @@ impl Core {
     }
 
     /// An attempt has ended. `redis_ms` is Redis' time as far as it is known.
-    pub fn attempted(&mut self, now: u64, redis_ms: u64, token: Token, attempted: Attempted, chance: f64) {
+    pub fn attempted(&mut self, now: u64, redis_ms: u64, token: Token, mut attempted: Attempted, chance: f64) {
+        // By the clock of what ends it, whatever this machine's says: what is told of a delivery has one order.
+        attempted.report.at_ms = redis_ms.saturating_sub(attempted.report.timing.total_us / 1_000);
         let attempted = Arc::new(attempted);
         let Some(job) = self.term.flights.remove(&token) else {
             self.leaves_seat(token);

@@ -10,7 +10,8 @@ const STABLE_MS: u64 = 600_000;
 
 #[derive(Debug, Default)]
 pub struct RedisClock {
-    /// Redis' time minus ours, by the last answer. As exact as the time that the answer took.
+    /// Redis' time minus ours: the most that answers have shown for certain, so that it does not fall back with each answer that
+    /// comes late.
     ahead_ms: i64,
     /// The least and the most that it can be.
     bounds: Option<(i64, i64)>,
@@ -28,7 +29,9 @@ impl RedisClock {
     pub fn hear(&mut self, sent: u64, received: u64, redis_ms: u64) -> Option<i64> {
         let ahead = (redis_ms as i64 - received as i64, redis_ms as i64 - sent as i64);
         let before = self.bounds.replace(ahead);
-        self.ahead_ms = ahead.0;
+        if before.is_none() || !(ahead.0..=ahead.1).contains(&self.ahead_ms) {
+            self.ahead_ms = ahead.0;
+        }
         let (least, most) = before?;
         // Counts only what no delay of either answer can explain.
         let step = if ahead.0 > most { ahead.0 - most } else { (ahead.1 - least).min(0) };
@@ -97,6 +100,19 @@ mod tests {
         assert_eq!(clock.hear(122_000, 322_000, 10 * HOUR + 321_000), None);
         assert_eq!(clock.hear(400_000, 400_001, 9 * HOUR + 400_000), Some(-(HOUR as i64) + 1_000));
         assert_eq!(clock.hear(400_002, 400_003, 50 * HOUR), Some(41 * HOUR as i64 - 400_003));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_set_the_time_back() {
+        let mut clock = RedisClock::default();
+        clock.hear(0, 1, HOUR);
+        assert_eq!(clock.at(1), HOUR);
+        clock.hear(2, 500, HOUR + 100);
+        assert_eq!(clock.at(500), HOUR + 499);
+        clock.hear(600, 610, HOUR + 609);
+        assert_eq!(clock.at(610), HOUR + 609, "what an answer shows for certain counts");
+        clock.hear(700, 710, HOUR + 500);
+        assert_eq!(clock.at(710), HOUR + 500, "it went back");
     }
 
     #[test]

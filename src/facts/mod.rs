@@ -1,8 +1,8 @@
 //! What Herald knows, as plain values: events, endpoints, deliveries, outcomes, and the decisions that need nothing else.
 //! Never touches a socket, a clock or a source of randomness; time and chance are passed in.
 //!
-//! Moments are milliseconds since 1970: a delivery's own (`since_ms`, `died_at_ms`) by Redis' clock; those of a mark,
-//! an attempt, an endpoint or a secret by the wall clock of the machine that notes them.
+//! Moments are milliseconds since 1970: a delivery's own (`since_ms`, `died_at_ms`) and those of its attempts by Redis' clock; those
+//! of a mark, an endpoint or a secret by the wall clock of the machine that notes them.
 //!
 //! `signing` and what it needs are there without the feature `dispatcher`; what needs the retry policy, and so `backoff`, is not.
 

@@ -218,7 +218,7 @@ pub enum BodyEnd {
 pub struct AttemptReport {
     /// 1 for the first attempt of the delivery.
     pub number: u32,
-    /// Wall-clock start, milliseconds since 1970.
+    /// When it began, ms since 1970: by Redis' clock once it is remembered, until then by that of the machine that made it.
     pub at_ms: u64,
     pub outcome: Outcome,
     pub timing: Timing,

@@ -33,6 +33,7 @@ use herald::{
         delivery::{DeadLetter, Delivery},
         endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId, OperationId},
+        log::{End, Logged},
         operation::Kind,
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
         quota::{Quota, Quotas},
@@ -412,7 +413,8 @@ impl World {
             }
             if self.is_healed && self.has_ended() {
                 self.tally.checked(Promise::NeverStuck);
-                return self.model.check_facts().map_err(|why| Broken { promise: Promise::Sound, why });
+                let told = self.model.check_facts().and_then(|()| self.check_times_of_ends());
+                return told.map_err(|why| Broken { promise: Promise::Sound, why });
             }
             if at > ACTIVE + PATIENCE_MS {
                 let why = format!("it did not end: {}", self.state());
@@ -420,6 +422,26 @@ impl World {
             }
         }
         Err(Broken { promise: Promise::NeverStuck, why: "nothing is left to happen".to_owned() })
+    }
+
+    /// A death is not told before the attempt that brought it, whatever the worker's own clock says: both are by Redis'.
+    fn check_times_of_ends(&self) -> Result<(), String> {
+        if self.plan.actions.iter().any(|(_, action)| matches!(action, Action::Clock { .. })) {
+            return Ok(());
+        }
+        let told: Vec<Logged> = self.model.log.iter().filter_map(|line| Logged::read(line).ok()).collect();
+        for pair in told.windows(2) {
+            let [Logged::Attempt(attempt), Logged::End(end)] = pair else { continue };
+            let is_its = end.delivery().as_ref() == Some(&attempt.delivery) && end.attempts == attempt.attempt;
+            let is_of_age = end.end != End::Dead || end.why.starts_with(DeadReason::Expired.name());
+            if is_its && !is_of_age && end.at_ms < attempt.at_ms {
+                return Err(format!(
+                    "{} died at {}, before its attempt at {}",
+                    attempt.delivery, end.at_ms, attempt.at_ms
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn has_ended(&self) -> bool {
