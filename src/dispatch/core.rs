@@ -722,6 +722,9 @@ impl Core {
         let chain_id = (self.lane_of(&delivery.id.endpoint), delivery.chain());
         let head = self.term.chains.get(&chain_id).and_then(|links| links.head);
         if let Some(job) = head {
+            if self.term.jobs[&job].delivery.id != delivery.id {
+                return Err("its head is changing; ask again");
+            }
             if self.term.jobs[&job].flight.is_some() {
                 return Err("an attempt of its head is in flight; ask again when it has ended");
             }

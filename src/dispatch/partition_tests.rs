@@ -11,7 +11,7 @@ use crate::{
     },
     store::{
         model::Model,
-        protocol::{GROUP, Unfinished},
+        protocol::{Asked, GROUP, Unfinished},
     },
 };
 
@@ -613,10 +613,7 @@ fn an_accepted_registry_says_what_was_deleted() {
     known.is_another.set(true);
     partition.registry_changed(11, None);
     let mark = Mark { by: "ops".to_owned(), why: "restored".to_owned(), at_ms: 0 };
-    model.ask(
-        crate::store::protocol::Asked::AcceptRegistry("another".to_owned()),
-        serde_json::to_vec(&mark).unwrap().into(),
-    );
+    model.ask(Asked::AcceptRegistry("another".to_owned()), serde_json::to_vec(&mark).unwrap().into());
     partition.woken(EntryId::MAX, false, true);
     for second in 1..10 {
         drive(&mut partition, &mut model, second * 1_000);
@@ -692,14 +689,41 @@ fn a_release_gives_up_only_the_head_that_was_meant() {
     partition.attempted(11, send.token, failed());
     drive(&mut partition, &mut model, 20);
     let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
-    let release =
-        |head| crate::store::protocol::Asked::Release("ep_a".parse().unwrap(), "pi_1".parse().unwrap(), Some(head));
+    let release = |head| Asked::Release("ep_a".parse().unwrap(), "pi_1".parse().unwrap(), Some(head));
     let (other, own) = (model.ask(release(entry(9)), mark.clone().into()), model.ask(release(entry(1)), mark.into()));
     partition.woken(EntryId::MAX, false, true);
     drive(&mut partition, &mut model, 30);
     drive(&mut partition, &mut model, 40);
     assert_eq!(model.answers[&other], "error: 9-0:ep_a is not the head of pi_1 any more: 1-0:ep_a is");
     assert_eq!((model.answers[&own].as_str(), model.dead.len()), ("ok", 1));
+}
+
+/// Two operators at once: Redis shows both the letter, and only one can have it.
+#[test]
+fn of_two_requests_for_one_letter_the_second_is_told_that_it_is_gone() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_attempt(10).unwrap();
+    let mut gone = failed();
+    gone.report.outcome = Outcome::Gone;
+    partition.attempted(11, send.token, gone);
+    drive(&mut partition, &mut model, 20);
+    let id = DeliveryId { entry: entry(1), endpoint: endpoint().id.clone() };
+    assert!(model.dead.contains_key(&id));
+    let mark: Bytes = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap().into();
+    let discarded = model.ask(Asked::Discard(id.clone()), mark.clone());
+    let again = [Asked::Discard(id.clone()), Asked::Redeliver(id.clone())].map(|asked| model.ask(asked, mark.clone()));
+    partition.woken(EntryId::MAX, false, true);
+    drive(&mut partition, &mut model, 30);
+    drive(&mut partition, &mut model, 40);
+    assert_eq!(model.answers[&discarded], "ok");
+    for again in again {
+        assert_eq!(model.answers[&again], "error: there is no such dead letter");
+    }
+    assert!(!model.dead.contains_key(&id) && !model.records.contains_key(&id));
+    assert_eq!(model.log.iter().filter(|line| line.starts_with(b"[\"discarded")).count(), 1);
 }
 
 fn failed() -> Attempted {
@@ -800,7 +824,7 @@ fn a_record_that_can_not_be_read_is_given_up_on_request() {
     let garbage = Bytes::from_static(b"of a Herald to come");
     model.records.insert(id.clone(), garbage.clone());
     let mark = serde_json::to_vec(&Mark { by: "ops".into(), why: "test".into(), at_ms: 0 }).unwrap();
-    let asked = crate::store::protocol::Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap(), None);
+    let asked = Asked::Release(id.endpoint.clone(), "pi_1".parse().unwrap(), None);
     let request = model.ask(asked, mark.into());
     partition.woken(EntryId::MAX, false, true);
     drive(&mut partition, &mut model, 30);

@@ -113,6 +113,8 @@ enum Event {
         outcome: Outcome,
         took_ms: u64,
     },
+    /// Somebody acts on a letter that an operation has under way, and that has died again.
+    Meddle(DeliveryId),
     /// A worker goes on with its operations.
     Work {
         worker: usize,
@@ -533,6 +535,7 @@ impl World {
             Event::Answer { worker, life, slot, term, answer } => self.answer(worker, life, slot, &term, answer),
             Event::Arrive { worker, life, token } => self.arrive(worker, life, token),
             Event::Ended { worker, life, token, outcome, took_ms } => self.ended(worker, life, token, outcome, took_ms),
+            Event::Meddle(id) => self.meddle(id),
             Event::Work { worker, life } => self.work_on_operations(worker, life),
             Event::Step { worker, life, redis, term, step, reply } => {
                 self.run_step(worker, life, redis, term, step, reply);
@@ -622,6 +625,7 @@ fn addressee(event: &Event) -> Option<usize> {
         | Event::PressureOver
         | Event::RegistryBack
         | Event::Steady
+        | Event::Meddle(_)
         | Event::Heal => None,
     }
 }

@@ -1,9 +1,9 @@
 //! Operations that wait to be settled, in the order in which they were made, and those of the settle that is on its way.
 //! Knows what they cost and hold; what they mean is up to the core.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
-use super::{Budget, Chain, EntryId, Item, Op, Settlement};
+use super::{Budget, Chain, DeliveryId, EntryId, Item, Op, Settlement};
 
 /// What a settle may cost Redis, in microseconds, roughly: no call should keep everybody waiting for more than a
 /// millisecond or two. That is 25 changes of records or 60 deliveries that end together. Where more waits, a settle follows
@@ -48,6 +48,25 @@ impl Op {
     }
 }
 
+/// What one request takes away, so that it is not there for another, although Redis may still show it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Gone {
+    Letter(DeliveryId),
+    Quarantined(EntryId),
+}
+
+impl Gone {
+    fn by(op: &Op) -> Option<Self> {
+        match op {
+            Op::Item { item: Item::Revive { id, .. } | Item::Discard { id }, .. } => Some(Self::Letter(id.clone())),
+            Op::Item { item: Item::Requeue { entry } | Item::DiscardQuarantined { entry }, .. } => {
+                Some(Self::Quarantined(*entry))
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Op>,
@@ -56,6 +75,8 @@ pub(super) struct Outbox {
     /// When the oldest of them was made.
     since: Option<u64>,
     sent: Vec<Op>,
+    /// By those that wait, and by those on their way.
+    gone: HashSet<Gone>,
 }
 
 impl Outbox {
@@ -80,9 +101,20 @@ impl Outbox {
         self.waiting.iter().chain(&self.sent)
     }
 
+    /// Whether something that is not settled yet takes this letter out of Redis.
+    pub fn takes_letter(&self, id: &DeliveryId) -> bool {
+        !self.gone.is_empty() && self.gone.contains(&Gone::Letter(id.clone()))
+    }
+
+    /// The same of a quarantined entry.
+    pub fn takes_quarantined(&self, entry: EntryId) -> bool {
+        self.gone.contains(&Gone::Quarantined(entry))
+    }
+
     pub fn push(&mut self, now: u64, op: Op) {
         self.since.get_or_insert(now);
         self.bytes += op.bytes();
+        self.gone.extend(Gone::by(&op));
         self.waiting.push_back(op);
     }
 
@@ -131,6 +163,9 @@ impl Outbox {
 
     /// What was on its way, to be confirmed or put back.
     pub fn take_sent(&mut self) -> Vec<Op> {
+        for gone in self.sent.iter().filter_map(Gone::by) {
+            self.gone.remove(&gone);
+        }
         std::mem::take(&mut self.sent)
     }
 
@@ -138,6 +173,7 @@ impl Outbox {
     pub fn put_back(&mut self, now: u64, mut ops: Vec<Op>) {
         while let Some(op) = ops.pop() {
             self.bytes += op.bytes();
+            self.gone.extend(Gone::by(&op));
             self.waiting.push_front(op);
         }
         self.since = Some(now);
@@ -147,6 +183,7 @@ impl Outbox {
     pub fn retain(&mut self, stays: impl Fn(&Op) -> bool) {
         self.waiting.retain(stays);
         self.bytes = self.waiting.iter().map(Op::bytes).sum();
+        self.gone = self.all().filter_map(Gone::by).collect();
     }
 
     /// All of them, the oldest first.

@@ -20,6 +20,16 @@ impl Core {
         self.term.outbox.since()
     }
 
+    /// Whether something that is not settled yet takes this letter out of Redis.
+    pub fn takes_letter(&self, id: &DeliveryId) -> bool {
+        self.term.outbox.takes_letter(id)
+    }
+
+    /// The same of a quarantined entry.
+    pub fn takes_quarantined(&self, entry: EntryId) -> bool {
+        self.term.outbox.takes_quarantined(entry)
+    }
+
     /// An operation of the caller's own, in its place among the others.
     pub fn push_item(&mut self, now: u64, item: Item) {
         self.push(now, Op::Item { item, chain: None });

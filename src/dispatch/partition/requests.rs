@@ -7,6 +7,8 @@ use crate::{
 
 use super::{DeadLetter, Delivery, Directory, Happening, Item, Mark, Partition, Request, RequestKind, Standing};
 
+const NO_SUCH_ENTRY: &str = "there is no such quarantined entry";
+
 impl<D: Directory> Partition<D> {
     pub(super) fn serve_inbox(&mut self, now: u64, requests: Vec<Request>) {
         self.term.more_requests = !requests.is_empty();
@@ -33,6 +35,15 @@ impl<D: Directory> Partition<D> {
             return Err(format!("{operation} has it under way: wait until it has ended, or cancel that operation"));
         }
         match &request.what {
+            // Redis showed what it had before that is settled which another request was granted.
+            RequestKind::Redeliver { id, .. } | RequestKind::Discard { id, .. } if self.core.takes_letter(id) => {
+                return Err(missing());
+            }
+            RequestKind::Requeue { entry, .. } | RequestKind::DiscardQuarantined { entry, .. }
+                if self.core.takes_quarantined(*entry) =>
+            {
+                return Err(NO_SUCH_ENTRY.to_owned());
+            }
             RequestKind::Redeliver { letter, .. } => {
                 let letter = DeadLetter::from_record(letter.as_ref().ok_or_else(missing)?);
                 let mut delivery = letter.map_err(|error| error.to_string())?.delivery;
@@ -80,7 +91,7 @@ impl<D: Directory> Partition<D> {
                 self.core.release(now, redis_ms, delivery, detail)?;
             }
             RequestKind::Requeue { exists: false, .. } | RequestKind::DiscardQuarantined { exists: false, .. } => {
-                return Err("there is no such quarantined entry".to_owned());
+                return Err(NO_SUCH_ENTRY.to_owned());
             }
             RequestKind::Requeue { cut: true, .. } => {
                 return Err("it was not kept whole, or has no field \"event\": have it published anew".to_owned());

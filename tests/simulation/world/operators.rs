@@ -52,17 +52,12 @@ impl World {
             }
             Action::Redeliver(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
-                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
-                    self.ask(Asked::Redeliver(id));
+                    self.redeliver_by_hand(id);
                 }
             }
             Action::Discard(nth) if reachable => {
                 if let Some(id) = self.letter(nth) {
-                    self.asked_by_hand.entry(id.clone()).or_insert(self.now);
-                    if let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry) {
-                        owed.may_vanish = true;
-                    }
-                    self.ask(Asked::Discard(id));
+                    self.discard_by_hand(id);
                 }
             }
             Action::Release { endpoint, intent } if reachable => {
@@ -81,6 +76,28 @@ impl World {
             fault => self.fault(fault),
         }
         self.check();
+    }
+
+    fn redeliver_by_hand(&mut self, id: DeliveryId) {
+        self.asked_by_hand.entry(id.clone()).or_insert(self.now);
+        self.ask(Asked::Redeliver(id));
+    }
+
+    fn discard_by_hand(&mut self, id: DeliveryId) {
+        self.asked_by_hand.entry(id.clone()).or_insert(self.now);
+        if let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry) {
+            owed.may_vanish = true;
+        }
+        self.ask(Asked::Discard(id));
+    }
+
+    pub(super) fn meddle(&mut self, id: DeliveryId) {
+        self.tally.count("meddled");
+        match self.chance.one_in(2) {
+            _ if self.is_down => {}
+            true => self.redeliver_by_hand(id),
+            false => self.discard_by_hand(id),
+        }
     }
 
     /// The next event of the steady account, as long as others still wait for what they are owed: nobody is behind an

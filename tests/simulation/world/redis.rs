@@ -31,9 +31,24 @@ impl World {
             _ => {}
         }
         if let Call::Settle { settlement, .. } = call {
+            let mut taken = BTreeSet::new();
             for item in &settlement.items {
+                let takes = match item {
+                    Item::Revive { id, .. } | Item::Discard { id } => Some(id.to_string()),
+                    Item::Requeue { entry } | Item::DiscardQuarantined { entry } => Some(entry.to_string()),
+                    _ => None,
+                };
+                if let Some(again) = takes.filter(|takes| !taken.insert(takes.clone())) {
+                    self.wrong(Promise::EachOnce, || {
+                        format!("two requests are granted {again}, which only one can have")
+                    });
+                }
                 if let Item::Bury { id, letter, .. } = item {
                     self.check_reason(id, letter);
+                    if self.model.operations.claims.contains_key(id) {
+                        let soon = self.chance.below(4);
+                        self.after(soon, Event::Meddle(id.clone()));
+                    }
                 }
                 if let Item::Bury { id, .. } = item
                     && let Some(owed) = self.ledger.get(index_of(id.endpoint.as_str()), id.entry)
