@@ -144,7 +144,7 @@ impl Writer {
         if !events.is_empty() {
             make_day(self.database.kind, &mut transaction, day).await?;
         }
-        for events in events.chunks(ROWS) {
+        for events in schema::parts(events, ROWS) {
             insert(self.database.kind, &mut transaction, day, events).await?;
         }
         transaction.commit().await?;
@@ -222,8 +222,7 @@ async fn make_day(kind: Kind, connection: &mut AnyConnection, day: u64) -> Resul
 
 async fn insert(kind: Kind, connection: &mut AnyConnection, day: u64, events: &[KeptEvent]) -> Result<(), sqlx::Error> {
     let sql = schema::insertion(kind, &table_of(day), &COLUMNS, events.len());
-    // Only the usual size is worth remembering.
-    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(events.len() == ROWS);
+    let mut query = sqlx::query(AssertSqlSafe(sql));
     for event in events {
         query = query.bind(number(event.entry.ms)).bind(number(event.entry.seq)).bind(number(event.read_ms));
         query = query.bind(event.account.to_string()).bind(event.intent.to_string()).bind(event.event.to_string());

@@ -33,17 +33,23 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How long after the last line the next is looked for. A batch of many costs hardly more than one of few.
+/// How long after the last line the next is looked for. Each row changes a page of each of its indexes, and a page that many rows of
+/// one batch change is written once: where there is much, batches are larger.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY_BUSY: Duration = Duration::from_secs(2);
+
+/// Lines at one look that make it busy.
+const BUSY_LINES: usize = 100;
 
 /// How often somebody who looks on looks whether it still moves.
 const LOOK_ON_EVERY: Duration = Duration::from_secs(5);
 
-/// Entries read at once: each is a batch of the worker's, up to 500 lines or 2 MiB.
+/// Entries that one command reads: each is a batch of the worker's, up to 500 lines or 2 MiB.
 const ENTRIES: usize = 16;
 
-/// Beyond as many lines the next read waits for another turn.
-const LINES: usize = 4_000;
+/// Beyond as many lines, or bytes, a batch is written.
+const LINES: usize = 16_000;
+const BYTES: usize = 16 << 20;
 
 /// How often days that are over are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -173,6 +179,8 @@ struct Following<'a> {
     id: String,
     place: String,
     line_bytes: u64,
+    /// The last look found many lines.
+    is_busy: bool,
     /// How far it is with the events themselves.
     source: Option<Source>,
     event_bytes: u64,
@@ -188,7 +196,7 @@ impl<'a> Following<'a> {
         let writer = Writer::new(database);
         let (position, source, id) = (writer.position().await?, writer.source().await?, writer.id().await?);
         let (line_bytes, event_bytes) = (USUAL_LINE_BYTES, events::USUAL_EVENT_BYTES);
-        Ok(Self { of, writer, queries, position, id, place, line_bytes, source, event_bytes })
+        Ok(Self { of, writer, queries, position, id, place, line_bytes, is_busy: false, source, event_bytes })
     }
 
     async fn run(&mut self, cancel: &CancellationToken, outage: &mut Outage) -> Result<(), Failed> {
@@ -207,6 +215,7 @@ impl<'a> Following<'a> {
                 pause = match steps.contains(&Step::More) {
                     _ if is_onlooker => LOOK_ON_EVERY,
                     true => Duration::ZERO,
+                    false if self.is_busy => LOOK_EVERY_BUSY,
                     false => LOOK_EVERY,
                 };
             }
@@ -242,7 +251,7 @@ impl<'a> Following<'a> {
     async fn step(&mut self) -> Result<Step, Failed> {
         let now_ms = clock::wall_ms();
         let from = self.position;
-        let mut entries = self.queries.log_from(from.line, ENTRIES).await?;
+        let (mut entries, mut has_more) = self.entries_from(from.line).await?;
         let is_same = entries.first().is_some_and(|entry| entry.number == from.line && seal(&entry.text) == from.seal);
         let mut missed = Vec::new();
         if is_same {
@@ -253,12 +262,15 @@ impl<'a> Following<'a> {
                 Track::Gap(gap) => missed.push(gap),
                 Track::Anew(gap) => {
                     missed.push(gap);
-                    entries = self.queries.log_from(0, ENTRIES).await?;
+                    (entries, has_more) = self.entries_from(0).await?;
                 }
             }
         }
-        let has_more = entries.len() >= ENTRIES - 1;
-        let Some(batch) = self.batch(&entries, missed, now_ms) else { return Ok(Step::UpToDate) };
+        let Some(batch) = self.batch(&entries, missed, now_ms) else {
+            self.is_busy = false;
+            return Ok(Step::UpToDate);
+        };
+        self.is_busy = batch.rows.len() > BUSY_LINES;
         if !self.writer.write(from, &batch, now_ms).await? {
             self.position = self.writer.position().await?;
             return Ok(Step::Overtaken);
@@ -269,8 +281,26 @@ impl<'a> Following<'a> {
             self.of.metrics.history_missed(gap.lines);
             error!(lines = gap.lines, why = gap.why, "the history has a gap");
         }
-        let wrote_all = batch.to.line == entries.last().map_or(0, |entry| entry.number);
-        Ok(if has_more || !wrote_all { Step::More } else { Step::UpToDate })
+        has_more |= batch.to.line != entries.last().map_or(0, |entry| entry.number);
+        Ok(if has_more { Step::More } else { Step::UpToDate })
+    }
+
+    /// A batch of entries, a few with each command: where settles are small there are a thousand of them. And whether there are more.
+    async fn entries_from(&mut self, line: u64) -> Result<(Vec<LogEntry>, bool), Failed> {
+        let mut entries = self.queries.log_from(line, ENTRIES).await?;
+        let (mut lines, mut bytes, mut counted) = (0, 0, 0);
+        loop {
+            for entry in &entries[counted..] {
+                (lines, bytes) = (lines + entry.lines().count(), bytes + entry.text.len());
+            }
+            let is_end = entries.len() - counted < ENTRIES;
+            if is_end || lines >= LINES || bytes >= BYTES {
+                return Ok((entries, !is_end));
+            }
+            counted = entries.len();
+            let after = entries.last().map_or(line, |entry| entry.number.saturating_add(1));
+            entries.extend(self.queries.log_from(after, ENTRIES).await?);
+        }
     }
 
     /// The entry that the position names is not there any more, or another stands in its place.

@@ -121,6 +121,21 @@ pub(super) fn table_of(day: u64) -> String {
     format!("herald_history_{date}")
 }
 
+/// Rows in parts of a few sizes, `most` and fourths of it: a statement of each is prepared once. One of every length costs more to
+/// prepare than its rows cost to insert.
+pub(super) fn parts<T>(rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let mut size = most;
+        while size > left.len().max(1) {
+            size = (size / 4).max(1);
+        }
+        let (part, rest) = left.split_at_checked(size)?;
+        left = rest;
+        Some(part)
+    })
+}
+
 /// A statement that inserts so many rows, those that are not there yet. SQLite's values have no names: each name that a value is
 /// bound to is looked for among all before it, which cost as much as the insertion.
 pub(super) fn insertion(kind: Kind, table: &str, columns: &[&str], rows: usize) -> String {
@@ -168,4 +183,19 @@ pub(super) fn number(value: u64) -> i64 {
 
 pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_in_parts_of_few_sizes() {
+        let sizes = |count| parts(&vec![0; count], 128).map(<[i32]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(0), [] as [usize; 0]);
+        assert_eq!(sizes(3), [2, 1]);
+        assert_eq!(sizes(300), [128, 128, 32, 8, 2, 2]);
+        assert_eq!(sizes(127).iter().sum::<usize>(), 127);
+        assert!(parts(&[1; 63], 64).all(|part| [16, 4, 1].contains(&part.len())));
+    }
 }

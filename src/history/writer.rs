@@ -121,7 +121,7 @@ impl Writer {
                 schema::make_day(self.database.kind, &mut transaction, day).await?;
                 made.push(day);
             }
-            for rows in rows.chunks(ROWS) {
+            for rows in schema::parts(&rows, ROWS) {
                 insert(self.database.kind, &mut transaction, day, rows).await?;
             }
         }
@@ -190,8 +190,7 @@ pub(super) async fn note_missed(
 
 async fn insert(kind: Kind, connection: &mut AnyConnection, day: u64, rows: &[&Row]) -> Result<(), sqlx::Error> {
     let sql = schema::insertion(kind, &schema::table_of(day), &COLUMNS, rows.len());
-    // Only the usual size is worth remembering.
-    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(rows.len() == ROWS);
+    let mut query = sqlx::query(AssertSqlSafe(sql));
     for row in rows {
         query = bind(query, row);
     }
