@@ -8,7 +8,10 @@ use crate::{
         audit::{Act, Begun, Ended, Surface, Verdict},
         id::{AccountId, EndpointId, EntryId, IntentId},
     },
-    store::audit::{Audit, Logged, Wanted},
+    store::{
+        audit::{Audit, Logged, Wanted},
+        queries::Queries,
+    },
     surface::{Context, Format, VerbError, instant, note, when, words},
     view::{audit::ActView, time::Moment},
 };
@@ -84,7 +87,8 @@ pub async fn run(context: &Context, verb: AuditVerb) -> anyhow::Result<()> {
 }
 
 async fn list(context: &Context, audit: &Audit, args: ListArgs) -> anyhow::Result<()> {
-    let now_ms = context.now_ms();
+    // Acts are dated by Redis' clock.
+    let now_ms = Queries::new(context.connect().await?, context.keys()?).now_ms().await?;
     let wanted = Wanted {
         from_ms: args.since.map_or(0, |since| since.ms(now_ms)),
         until_ms: args.until.map_or(u64::MAX, |until| until.ms(now_ms)),

@@ -143,7 +143,8 @@ pub struct Selection {
     pub intent: Option<IntentId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<EventId>,
-    /// Of a replay: the last event that the history had read. Those of the last millisecond that it read later are not meant.
+    /// Of a replay: the last event that the history had read. Those of the last millisecond that it read later are not meant. Of an
+    /// erasure: the last entry of the stream; none of those that came later is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_entry: Option<EntryId>,
     /// Of a replay: those that the endpoint wanted when it was planned; all if there are none.

@@ -5,9 +5,13 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{
     database::{Access, Database, HistoryError, Kind},
-    events, schema,
+    events,
+    schema::{self, number},
 };
-use crate::{config::HistoryUrl, facts::id::AccountId};
+use crate::{
+    config::HistoryUrl,
+    facts::id::{AccountId, EntryId},
+};
 
 /// Events that one transaction takes out: the follower waits for it.
 const ROWS: u64 = 1_000;
@@ -22,19 +26,22 @@ impl Eraser {
         Ok(Self { database: Database::open(url, stream, Access::Write).await? })
     }
 
-    /// Takes some out, and returns how many: none when none are left.
-    pub async fn erase(&self, account: &AccountId) -> Result<u64, HistoryError> {
-        self.try_erase(account).await.map_err(|error| self.database.broken(error))
+    /// Takes some out up to this entry, and returns how many: none when none are left.
+    pub async fn erase(&self, account: &AccountId, last: EntryId) -> Result<u64, HistoryError> {
+        self.try_erase(account, last).await.map_err(|error| self.database.broken(error))
     }
 
-    async fn try_erase(&self, account: &AccountId) -> Result<u64, sqlx::Error> {
+    async fn try_erase(&self, account: &AccountId, last: EntryId) -> Result<u64, sqlx::Error> {
         let mut transaction = schema::begin(&self.database).await?;
         for table in events::tables(&mut transaction).await? {
             let sql = format!(
                 "DELETE FROM {table} WHERE (entry_ms, entry_seq) IN \
-                 (SELECT entry_ms, entry_seq FROM {table} WHERE account = $1 LIMIT {ROWS})"
+                 (SELECT entry_ms, entry_seq FROM {table} \
+                 WHERE account = $1 AND (entry_ms, entry_seq) <= ($2, $3) LIMIT {ROWS})"
             );
-            let gone = sqlx::query(AssertSqlSafe(sql)).bind(account.to_string()).execute(&mut *transaction).await?;
+            let gone =
+                sqlx::query(AssertSqlSafe(sql)).bind(account.to_string()).bind(number(last.ms)).bind(number(last.seq));
+            let gone = gone.execute(&mut *transaction).await?;
             if gone.rows_affected() > 0 {
                 transaction.commit().await?;
                 return Ok(gone.rows_affected());

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// What a history that is well has read by then.
+const BEHIND_MS: u64 = 10_000;
+
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(transparent)]
@@ -36,6 +39,13 @@ pub enum PlanError {
     NoEvents,
     #[error("the history keeps events since {} (history.bodies): ask for those since then, or leave the time out", said(*begins_ms))]
     TooOld { begins_ms: u64 },
+    #[error(
+        "the history has not read all of the stream: what was accepted in the last {} s would be missing; ask again when `herald \
+         doctor` finds nothing wrong with it, or leave those out with --until {}s",
+        waited_ms.div_ceil(1_000),
+        waited_ms / 1_000 + 1
+    )]
+    Behind { waited_ms: u64 },
     #[error("{endpoint} is of the account {own}, and gets no events of {other}")]
     OtherAccount { endpoint: EndpointId, own: AccountId, other: AccountId },
     #[error("{endpoint} is disabled by {by}: {why}; enable it first")]
@@ -68,10 +78,19 @@ pub async fn replay(
     let asked = wanted.letters.endpoint.as_ref().ok_or(PlanError::NoEndpoint)?;
     let endpoint = endpoint.ok_or_else(|| PlanError::MissingEndpoint(asked.clone()))?;
     let (selection, count) = freeze(history, &Selection::from(&wanted.letters), endpoint).await?;
+    let mut queries = operations.queries();
+    if let Some(page) = queries.events_after(selection.last_entry.unwrap_or(EntryId::MAX), 1, 0).await?
+        && let Some(next) = page.events.first()
+    {
+        let waited_ms = page.now_ms.saturating_sub(next.entry.ms);
+        if waited_ms > BEHIND_MS {
+            return Err(PlanError::Behind { waited_ms });
+        }
+    }
     Ok(operations.plan_frozen(wanted, selection, count).await?)
 }
 
-/// Plans to erase what is kept of an account's events, and counts its dead letters and what the history keeps.
+/// Plans to erase what is kept of an account's events up to now, and counts its dead letters and what the history keeps.
 pub async fn erase(
     history: &History,
     operations: &mut Operations,
@@ -101,7 +120,8 @@ pub async fn erase(
         false => None,
     };
     let count = queries.count_dead_where(letters).await? + kept.map_or(0, |kept| kept.count);
-    let selection = Selection { until_ms: queries.now_ms().await?, ..Selection::from(letters) };
+    let last_entry = Some(queries.last_entry().await?);
+    let selection = Selection { until_ms: queries.now_ms().await?, last_entry, ..Selection::from(letters) };
     Ok(operations.plan_frozen(wanted, selection, count).await?)
 }
 

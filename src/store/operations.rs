@@ -64,6 +64,12 @@ pub enum OperationError {
     )]
     Unindexed(u64),
     #[error(
+        "Redis' clock was set back: the newest of these letters died {} s after now, and what dies until then could not be told from \
+         them; give an end that has passed (--until), name the letters by their ids, or ask again then",
+        ahead_ms.div_ceil(1_000)
+    )]
+    SetBack { ahead_ms: u64 },
+    #[error(
         "there is no operation {0}; a plan that is not started is forgotten after a day, or when 1 000 newer ones are there"
     )]
     Missing(OperationId),
@@ -140,7 +146,13 @@ impl Operations {
             return self.plan_sending(wanted, now_ms).await;
         }
         // In this millisecond more may still be given up.
-        let letters = DeadFilter { until_ms: wanted.letters.until_ms.min(now_ms.saturating_sub(1)), ..wanted.letters };
+        let end_ms = match self.is_ahead(&wanted.letters).await? {
+            None => now_ms.saturating_sub(1),
+            // What dies until the clock is there again may be taken in the place of one of them, and is sent like them.
+            Some((newest_ms, _)) if wanted.kind == Kind::Redeliver => newest_ms,
+            Some((_, ahead_ms)) => return Err(OperationError::SetBack { ahead_ms }),
+        };
+        let letters = DeadFilter { until_ms: wanted.letters.until_ms.min(end_ms), ..wanted.letters };
         if letters.endpoint.is_none() || letters.needs_facts() {
             match queries.unindexed_dead().await? {
                 0 => {}
@@ -185,6 +197,16 @@ impl Operations {
         let plan = Plan { schema: OPERATION_SCHEMA, kind, selection, filter, count, by, why, at_ms: now_ms };
         let rate = wanted.rate.unwrap_or(kind.usual_rate()).clamp(1, MAX_RATE);
         self.write(new_id(now_ms, wanted.random), plan, rate).await
+    }
+
+    /// The time of the newest letter, and by how much it is ahead of Redis' clock: that was set back. None if it is not.
+    async fn is_ahead(&self, letters: &DeadFilter) -> Result<Option<(u64, u64)>, StoreError> {
+        let mut queries = self.queries();
+        let newest = queries.find_dead(letters, DeadOrder::NewestFirst, None, 1).await?;
+        let Some(newest) = newest.letters.first() else { return Ok(None) };
+        // Only now: what died a moment ago is not ahead.
+        let ahead_ms = newest.at_ms.saturating_sub(queries.now_ms().await?);
+        Ok((ahead_ms > 0).then_some((newest.at_ms, ahead_ms)))
     }
 
     /// What waits at an endpoint now: the heads of its chains that are due later or stand in its backlog.

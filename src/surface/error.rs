@@ -150,6 +150,7 @@ fn code_of_operation(error: &OperationError) -> ExitCode {
         OperationError::NotForSending => ExitCode::Usage,
         OperationError::TooMany(_)
         | OperationError::Unindexed(_)
+        | OperationError::SetBack { .. }
         | OperationError::Refused { .. }
         | OperationError::Many(_) => ExitCode::Refused,
     }
@@ -162,6 +163,7 @@ fn code_of_plan(error: &PlanError) -> ExitCode {
         PlanError::MissingEndpoint(_) => ExitCode::NotFound,
         PlanError::NoHistory(_) => ExitCode::Failed,
         PlanError::NoEvents
+        | PlanError::Behind { .. }
         | PlanError::StillSent { .. }
         | PlanError::TooOld { .. }
         | PlanError::OtherAccount { .. }

@@ -11,7 +11,7 @@ use crate::{
         diagnosis::{Diagnosis, Who},
         endpoint::Endpoint,
         health::HOUR_MS,
-        id::EndpointId,
+        id::{AccountId, EndpointId},
         issue::{Issue, Said, to_merchant},
     },
     store::{
@@ -87,7 +87,10 @@ pub struct DiagnosisView {
 
 impl IssueView {
     pub fn of(issue: &Issue, endpoints: &HashMap<EndpointId, Endpoint>) -> Self {
-        let endpoint = endpoints.get(&issue.id.endpoint);
+        let now = endpoints.get(&issue.id.endpoint);
+        let is_another = now.is_some_and(|now| issue.account.as_ref().is_some_and(|account| *account != now.account));
+        // Its id was given out again: nothing of whoever has it now belongs here.
+        let endpoint = now.filter(|_| !is_another);
         let url = endpoint.map(|endpoint| endpoint.url.as_str());
         Self {
             id: issue.id.to_string(),
@@ -104,10 +107,13 @@ impl IssueView {
             skipped: issue.skipped,
             sample: issue.sample.as_ref().map(ToString::to_string),
             detail: issue.detail.clone(),
-            diagnosis: DiagnosisView::of(&issue.diagnosis),
+            diagnosis: match issue.account.as_ref().filter(|_| is_another) {
+                Some(account) => DiagnosisView::of_gone(issue, account),
+                None => DiagnosisView::of(&issue.diagnosis),
+            },
             url: url.map(str::to_owned),
             endpoint_state: endpoint.map(|endpoint| state_name(&endpoint.status)),
-            to_merchant: to_merchant(issue, url, instant),
+            to_merchant: to_merchant(issue, url, instant).filter(|_| !is_another),
         }
     }
 }
@@ -127,6 +133,15 @@ impl HourView {
 }
 
 impl DiagnosisView {
+    fn of_gone(issue: &Issue, account: &AccountId) -> Self {
+        let (what, endpoint) = (issue.diagnosis.what.clone(), &issue.id.endpoint);
+        let next = format!(
+            "the endpoint was deleted, and its id is another account's now: nothing of this can be delivered; `herald dead-letter \
+             discard --account {account} --endpoint {endpoint} --reason …` once the merchant knows"
+        );
+        Self { what, who: Who::Operator, next, merchant: None }
+    }
+
     fn of(diagnosis: &Diagnosis) -> Self {
         let Diagnosis { what, who, next, merchant } = diagnosis.clone();
         Self { what, who, next, merchant }

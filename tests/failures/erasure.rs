@@ -2,7 +2,13 @@
 
 use std::{fs, path::Path};
 
-use herald::facts::endpoint::EndpointState;
+use herald::{
+    facts::{
+        endpoint::EndpointState,
+        id::{DeliveryId, EntryId},
+    },
+    store::{connection::Purpose, queries::Queries},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -174,4 +180,46 @@ async fn an_erasure_goes_on_after_its_owner_was_killed_and_stops_where_the_accou
     assert!(!is_in_redis(&world).await);
     assert_eq!(world.number(&["ZCARD", &keys().dead()]).await, 100);
     drop(herald);
+}
+
+/// Events that come between the plan and the start, and while it runs; a letter that one of them becomes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_takes_nothing_that_came_after_its_plan() {
+    let place = Place::sqlite();
+    let (world, _herald) = kept(TestRedis::start_with_aof().await, &place).await;
+    for endpoint in ["ep_a", "ep_slow"] {
+        world.change(endpoint, |endpoint| endpoint.disable(mark(), "0-0".parse().unwrap())).await;
+    }
+    let last: EntryId =
+        Queries::new(world.redis.redis().connect(Purpose::Other).await.unwrap(), keys()).last_entry().await.unwrap();
+    let operation = plan(&world, &place);
+    // It says 410, and is disabled for that.
+    world.change("ep_a", |endpoint| endpoint.status = EndpointState::Enabled).await;
+    world.publish(&events("acc_a", 2_000, 30)).await;
+    place.until_kept(330).await;
+    until("a letter of what came later", async || !later_letters(&world, &place, last).is_empty()).await;
+    let later = later_letters(&world, &place, last);
+    world.change("ep_a", |endpoint| endpoint.disable(mark(), "0-0".parse().unwrap())).await;
+    answer(&world, &place, &["operation", "start", id_of(&operation)]);
+    let mut more = 3_000;
+    until("the erasure to end, beside a producer that goes on", async || {
+        world.publish(&events("acc_a", more, 5)).await;
+        more += 5;
+        answer(&world, &place, &["operation", "show", id_of(&operation)])["state"] == "done"
+    })
+    .await;
+    let came = more - 3_000 + 30;
+    until("all that came later to be kept", async || place.count().await == 100 + came).await;
+    assert_eq!(
+        later_letters(&world, &place, EntryId::ZERO),
+        later,
+        "of the account's letters only the later ones are left"
+    );
+}
+
+/// The account's letters of entries behind this one.
+fn later_letters(world: &World, place: &Place, last: EntryId) -> Vec<String> {
+    let list = answer(world, place, &["dead-letter", "list", "--account", "acc_a", "--limit", "1000"]);
+    let ids = list.as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap().to_owned());
+    ids.filter(|id| id.parse::<DeliveryId>().unwrap().entry > last).collect()
 }

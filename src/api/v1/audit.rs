@@ -13,7 +13,6 @@ use super::{
     request::{Cursor, Page, Params, Refusals, limit, moment, named, of_store, optional, wrong_cursor},
 };
 use crate::{
-    clock,
     facts::{
         audit::Act,
         id::{AccountId, EndpointId, EntryId, IntentId},
@@ -59,7 +58,7 @@ pub struct ActPage {
     get, path = "/v1/audit", tag = "Audit", params(ListQuery), responses((status = 200, body = ActPage), Refusals)
 )]
 pub async fn list(State(api): State<Api>, Staff(_): Staff, Params(query): Params<ListQuery>) -> Answer<ActPage> {
-    let now_ms = clock::wall_ms();
+    let now_ms = api.queries(async |queries| queries.now_ms().await).await?;
     let before = match Cursor::read(query.cursor.as_ref())? {
         None => None,
         Some(Cursor::After(key)) => Some(key.parse::<EntryId>().map_err(|_| wrong_cursor())?),

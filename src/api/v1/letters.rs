@@ -76,8 +76,8 @@ impl ListQuery {
         }
         Ok(DeadFilter {
             // What dies later is on no page: so the pages fit together.
-            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0).min(now_ms),
-            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(now_ms).min(now_ms),
+            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(u64::MAX),
             endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
             account: caller.narrowed(optional::<AccountId>("account", self.account.as_ref())?)?,
             reason: self.dead_reason.as_deref().map(reason_named).transpose()?,

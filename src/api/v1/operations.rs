@@ -104,8 +104,8 @@ pub struct PageQuery {
 impl PlanOperation {
     fn letters(&self, now_ms: u64) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
-            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0).min(now_ms),
-            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(now_ms).min(now_ms),
+            from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(u64::MAX),
             endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
             account: optional::<AccountId>("account", self.account.as_ref())?,
             reason: self.dead_reason.as_deref().map(reason_named).transpose()?,
@@ -161,6 +161,7 @@ fn of_operation(error: &OperationError) -> Problem {
         OperationError::NotForSending => Problem::fault("kind", error.to_string()),
         OperationError::TooMany(_)
         | OperationError::Unindexed(_)
+        | OperationError::SetBack { .. }
         | OperationError::Refused { .. }
         | OperationError::Many(_) => refused(format!("{error}.")),
     }
@@ -177,6 +178,7 @@ fn of_plan(error: &PlanError) -> Problem {
         }
         PlanError::NoHistory(_) => Problem::unavailable(format!("{error}."), 5),
         PlanError::NoEvents
+        | PlanError::Behind { .. }
         | PlanError::StillSent { .. }
         | PlanError::TooOld { .. }
         | PlanError::OtherAccount { .. }

@@ -56,16 +56,16 @@ pub const FLAGS: [&str; 10] =
     ["account", "endpoint", "dead_reason", "cause", "intent", "event", "since", "until", "older_than", "newer_than"];
 
 impl Filter {
-    /// What it means at this time, by Redis' clock. Nothing that dies later fits.
+    /// What it means at this time, by Redis' clock. Where no end is given there is none: a clock that was set back hides no letter.
     pub fn range(&self, now_ms: u64) -> DeadFilter {
         let at = |moment: Moment| match moment {
             Moment::Ago(age) => now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            Moment::At(ms) => ms.min(now_ms),
+            Moment::At(ms) => ms,
         };
         let (since, until) = self.moments();
         DeadFilter {
             from_ms: since.map_or(0, at),
-            until_ms: until.map_or(now_ms, at),
+            until_ms: until.map_or(u64::MAX, at),
             endpoint: self.endpoint.clone(),
             account: self.account.clone(),
             reason: self.dead_reason,
@@ -77,11 +77,6 @@ impl Filter {
 
     fn moments(&self) -> (Option<Moment>, Option<Moment>) {
         (self.since.or(self.newer_than.map(Moment::Ago)), self.until.or(self.older_than.map(Moment::Ago)))
-    }
-
-    /// Whether it asks for when they were given up.
-    pub fn has_times(&self) -> bool {
-        self.moments() != (None, None)
     }
 
     pub fn is_empty(&self) -> bool {

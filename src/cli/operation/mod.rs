@@ -143,10 +143,7 @@ async fn plan_as_asked(context: &Context, args: PlanArgs) -> anyhow::Result<()> 
         return Err(VerbError::Usage("give a filter, or --all".to_owned()).into());
     }
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    let mut letters = args.filter.range(queries.now_ms().await?);
-    if matches!(args.kind, Kind::SendNow | Kind::Replay | Kind::Erase) && !args.filter.has_times() {
-        letters.until_ms = DeadFilter::everything().until_ms;
-    }
+    let letters = args.filter.range(queries.now_ms().await?);
     let limit = args.limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
     let filter = format!("{}{limit}", args.filter.as_flags());
     let planned = Planned { kind: args.kind, letters, filter, limit: args.limit, rate: args.rate };

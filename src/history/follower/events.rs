@@ -14,24 +14,39 @@ use crate::{
     store::queries::{EventsPage, EventsRead, RawEvent},
 };
 
-/// Entries read at once.
+/// Entries that one command reads.
 const ENTRIES: usize = 200;
+
+/// Beyond as many events, or bytes, they are written.
+const EVENTS: usize = 8_000;
+const BYTES: usize = 16 << 20;
 
 /// Until an event has been read.
 pub(super) const USUAL_EVENT_BYTES: u64 = 600;
 
 impl Following<'_> {
-    /// Reads and writes a page of events.
+    /// Reads some pages of events and writes them.
     pub(super) async fn step_events(&mut self) -> Result<Step, Failed> {
-        let after = self.source.map_or_else(Default::default, |source| source.entry);
-        let Some(page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else {
-            return Ok(Step::UpToDate);
-        };
-        let (to, missed) = next(self.source, &page);
-        let events: Vec<KeptEvent> = page.events.iter().filter_map(|raw| kept(raw, to.read_ms)).collect();
-        let has_news =
-            !page.events.is_empty() || missed.is_some() || self.source.is_none_or(|from| from.entry != to.entry);
-        if !has_news {
+        let (mut to, mut missed, mut events, mut bytes, mut has_more) = (self.source, None, Vec::new(), 0, true);
+        while has_more && events.len() < EVENTS && bytes < BYTES {
+            let after = to.map_or_else(Default::default, |source| source.entry);
+            let Some(page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
+            let (reached, gap) = next(to, &page);
+            if gap.is_some() && to != self.source {
+                // It is told by a step of its own.
+                break;
+            }
+            let read: Vec<KeptEvent> = page.events.iter().filter_map(|raw| kept(raw, reached.read_ms)).collect();
+            bytes += read.iter().map(|event| event.body.len()).sum::<usize>();
+            events.extend(read);
+            has_more = reached.entry < page.last;
+            (to, missed) = (Some(reached), gap);
+            if missed.is_some() {
+                break;
+            }
+        }
+        let Some(to) = to else { return Ok(Step::UpToDate) };
+        if missed.is_none() && self.source.is_some_and(|from| from.entry == to.entry) {
             return Ok(Step::UpToDate);
         }
         if !self.writer.write_events(self.source, to, &events, missed.as_ref()).await? {
@@ -43,11 +58,10 @@ impl Following<'_> {
             tracing::error!(events = missed.lines, why = missed.why, "the history has a gap");
         }
         self.source = Some(to);
-        let bytes: usize = events.iter().map(|event| event.body.len()).sum();
         if let Some(mean) = bytes.checked_div(events.len()) {
             self.event_bytes = mean.max(1) as u64;
         }
-        Ok(if to.entry < page.last { Step::More } else { Step::UpToDate })
+        Ok(if has_more { Step::More } else { Step::UpToDate })
     }
 
     /// Tells the owner of the partition how far this is with the events.

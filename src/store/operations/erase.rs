@@ -100,11 +100,6 @@ impl Work {
         }
     }
 
-    /// The last entry that there is now.
-    pub async fn last_entry(&mut self) -> Result<EntryId, StoreError> {
-        watch::last_entry(&mut self.connection, &self.keys).await
-    }
-
     /// Whether the owner has read an entry up to there that it has not dealt with yet, also one that was dropped meanwhile: its body
     /// is in memory alone, and may be written as a record or a letter later.
     pub async fn is_under_way(&mut self, until: EntryId) -> Result<bool, StoreError> {
@@ -123,11 +118,12 @@ impl Work {
     }
 
     /// Looks through a part of the records of each of these endpoints, from its cursor on: where to go on, 0 at the end, and whether
-    /// the account's is among them. Those of one endpoint are of more than one account where its id was given out again; those
+    /// the account's up to the last entry is among them. Those of one endpoint are of more than one account where its id was given out again; those
     /// behind a head are of the head's account, as their intent is.
     pub async fn look_for_records(
         &mut self,
         account: &AccountId,
+        last: EntryId,
         at: &[(EndpointId, u64)],
     ) -> Result<Vec<(u64, bool)>, StoreError> {
         let mut pipeline = redis::pipe();
@@ -138,7 +134,8 @@ impl Work {
             self.connection.pipeline("look at the heads of each endpoint", &pipeline).await?;
         let (mut pipeline, mut of) = (redis::pipe(), Vec::new());
         for (nth, ((endpoint, _), (_, heads))) in at.iter().zip(&pages).enumerate() {
-            for entry in heads.iter().filter_map(|(_, entry)| entry.parse().ok()) {
+            let entries = heads.iter().filter_map(|(_, entry)| entry.parse::<EntryId>().ok());
+            for entry in entries.filter(|entry| *entry <= last) {
                 let id = DeliveryId { entry, endpoint: endpoint.clone() };
                 pipeline.cmd("GETRANGE").arg(self.keys.delivery(&id)).arg(0).arg(HEADER_BYTES);
                 of.push(nth);

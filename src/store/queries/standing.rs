@@ -337,6 +337,12 @@ impl Queries {
         Ok((there.iter().sum(), there.len() as u64))
     }
 
+    /// The last entry that was ever added to the stream.
+    pub async fn last_entry(&mut self) -> Result<EntryId, StoreError> {
+        let key = self.keys.stream().to_owned();
+        Ok(self.stream_info(&key).await?.map_or(EntryId::ZERO, |info| info.last_generated))
+    }
+
     pub(super) async fn stream_info(&mut self, key: &str) -> Result<Option<StreamLook>, StoreError> {
         let seen = numbers(&mut self.connection, key).await?;
         Ok(seen.map(|(length, added, last_generated)| StreamLook { length, added, last_generated }))

@@ -28,7 +28,7 @@ use crate::{
             work::{Lost, Work},
         },
         protocol::Asked,
-        queries::{DeadFilter, DeadOrder, QuarantineCursor, Queries},
+        queries::{DeadCursor, DeadFilter, DeadOrder, QuarantineCursor, Quarantined, Queries},
     },
 };
 
@@ -58,14 +58,16 @@ pub enum Erasing {
 pub struct Order {
     pub operation: OperationId,
     pub account: AccountId,
+    /// None of those that came later is meant.
+    pub last: EntryId,
     pub by: String,
     pub why: String,
 }
 
 /// Where it looks next.
 enum Place {
-    Letters,
-    Entries { after: EntryId, until: EntryId },
+    Letters { after: Option<DeadCursor> },
+    Entries { after: EntryId },
     Quarantine { after: Option<QuarantineCursor> },
     Records(Records),
     History,
@@ -108,7 +110,7 @@ impl Erasure {
     pub fn new(order: Order) -> Self {
         Self {
             order,
-            place: Place::Letters,
+            place: Place::Letters { after: None },
             has_found: false,
             database: None,
             settling: None,
@@ -122,7 +124,7 @@ impl Erasure {
             return Ok(Erasing::Waits(format!("{endpoint} is not disabled: disable or delete it first")));
         }
         match &self.place {
-            Place::Letters => self.letters(room, means).await,
+            Place::Letters { .. } => self.letters(room, means).await,
             Place::Entries { .. } => self.entries(means).await,
             Place::Quarantine { .. } => self.quarantine(means).await,
             Place::Records(_) => self.records(means).await,
@@ -135,19 +137,25 @@ impl Erasure {
     }
 
     async fn letters(&mut self, room: usize, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Letters { after } = &self.place else { return Ok(Erasing::Moved) };
         let filter = DeadFilter { account: Some(self.order.account.clone()), ..DeadFilter::everything() };
         let most = room.min(LETTERS);
         if most == 0 {
             return Ok(Erasing::Waits(String::new()));
         }
-        let page = means.queries.find_dead(&filter, DeadOrder::OldestFirst, None, most).await?;
-        if page.letters.is_empty() {
-            let until = means.store.last_entry().await?;
-            self.place = Place::Entries { after: EntryId::ZERO, until };
+        let page = means.queries.find_dead(&filter, DeadOrder::OldestFirst, after.as_ref(), most).await?;
+        let behind = match page.next {
+            Some(next) => Place::Letters { after: Some(next) },
+            None => Place::Entries { after: EntryId::ZERO },
+        };
+        let found = page.letters.into_iter().map(|letter| letter.id);
+        let letters: Vec<_> = found.filter(|letter| letter.entry <= self.order.last).collect();
+        if letters.is_empty() {
+            self.place = behind;
             return Ok(Erasing::Moved);
         }
+        // What is left of this page is found when this place is looked at once more.
         self.has_found = true;
-        let letters: Vec<_> = page.letters.into_iter().map(|letter| letter.id).collect();
         Ok(match means.store.erase(&self.order.operation, Erased::Letters(&letters)).await? {
             Err(Lost) => Erasing::Lost,
             // Those at the front would keep it from what is behind them; but they end soon.
@@ -158,7 +166,8 @@ impl Erasure {
     }
 
     async fn entries(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
-        let Place::Entries { after, until } = self.place else { return Ok(Erasing::Moved) };
+        let Place::Entries { after } = self.place else { return Ok(Erasing::Moved) };
+        let until = self.order.last;
         // What is gone before it was read would be a gap in the history.
         if !means.store.histories_have_read(until, means.queries.now_ms().await?).await? {
             return Ok(Erasing::Waits("the history has not read all of the stream".to_owned()));
@@ -182,7 +191,7 @@ impl Erasure {
                 Ok(Some(_)) => {}
             }
         }
-        self.place = Place::Entries { after: last, until };
+        self.place = Place::Entries { after: last };
         Ok(Erasing::Moved)
     }
 
@@ -190,7 +199,8 @@ impl Erasure {
         let Place::Quarantine { after } = &self.place else { return Ok(Erasing::Moved) };
         let (found, next) = means.queries.quarantine(after.as_ref(), ENTRIES).await?;
         let why = why_of(&self.order.why, &self.order.operation);
-        for one in found.iter().filter(|one| is_event_of(&one.body, &self.order.account)) {
+        let own = |one: &&Quarantined| one.entry <= self.order.last && is_event_of(&one.body, &self.order.account);
+        for one in found.iter().filter(own) {
             self.has_found = true;
             let mark = Mark { by: self.order.by.clone(), why: why.clone(), at_ms: clock::wall_ms() };
             means.store.requests().ask(&Asked::DiscardQuarantined(one.entry), &mark).await?;
@@ -207,7 +217,7 @@ impl Erasure {
         if !records.under_way.is_empty() {
             let some = records.under_way.split_off(records.under_way.len().saturating_sub(LOOKED_THROUGH));
             let at: Vec<_> = some.iter().map(|(endpoint, at, _)| (endpoint.clone(), *at)).collect();
-            let looks = means.store.look_for_records(&self.order.account, &at).await?;
+            let looks = means.store.look_for_records(&self.order.account, self.order.last, &at).await?;
             for ((endpoint, _, count), (next, is_own)) in some.into_iter().zip(looks) {
                 match (is_own, next) {
                     (true, _) => drop(records.found.insert(endpoint, count)),
@@ -227,7 +237,7 @@ impl Erasure {
             records.found.first_key_value().map(|(endpoint, count)| format!("{endpoint} still has {count} deliveries"));
         // All places once more, until nothing is found anywhere.
         let is_clean = !std::mem::take(&mut self.has_found) && left.is_none();
-        self.place = if is_clean { Place::History } else { Place::Letters };
+        self.place = if is_clean { Place::History } else { Place::Letters { after: None } };
         Ok(left.map_or(Erasing::Moved, Erasing::Waits))
     }
 
@@ -238,7 +248,7 @@ impl Erasure {
             }
             let Some(database) = &self.database else { return Ok(true) };
             match &mut self.settling {
-                None if database.erase(&self.order.account).await? > 0 => Ok(false),
+                None if database.erase(&self.order.account, self.order.last).await? > 0 => Ok(false),
                 None => {
                     let database = database.clone();
                     self.settling = Some(tokio::spawn(async move { database.settle().await }));
