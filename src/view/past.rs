@@ -89,6 +89,19 @@ async fn look_through(
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
 }
 
+/// About `limit` of the newest, in whole milliseconds; and since when these are, if there is more.
+pub async fn newest(
+    history: &History,
+    queries: &mut Queries,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<(Past, Option<u64>), StoreError> {
+    let mut past = look_through(history, queries, wanted, limit, MAX_LOG_LOOK).await?;
+    let since_ms = past.told.last().filter(|_| past.has_more).map(|told| told.at_ms.saturating_add(1));
+    past.told.retain(|told| since_ms.is_none_or(|since_ms| told.at_ms >= since_ms));
+    Ok((past, since_ms))
+}
+
 /// Where a page of what is told begins: at the newest, or beside what has this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -242,6 +255,11 @@ impl Reach {
     /// The history was asked, so that pages fit together.
     pub fn is_from_history(&self) -> bool {
         self.horizon.is_ok()
+    }
+
+    /// The look into the log ended before it came to what the history knows, or to the log's beginning.
+    pub fn is_cut_short(&self) -> bool {
+        self.is_cut_short
     }
 
     /// A merchant learns nothing of what others send, nor where the history is and why it fails.
