@@ -332,7 +332,7 @@ pub struct GapView {
 }
 
 impl GapView {
-    fn of(gap: &Gap, viewer: Viewer) -> Self {
+    pub fn of(gap: &Gap, viewer: Viewer) -> Self {
         Self {
             from: Time(gap.from_ms),
             until: Time(gap.until_ms),
