@@ -273,6 +273,25 @@ async fn of_more_attempts_than_a_look_reads_the_pages_have_the_newest_and_say_so
 }
 
 #[tokio::test]
+async fn more_chains_than_a_look_finds_are_read_whole_part_by_part() {
+    const MANY: usize = 5_600;
+    let house = House::patient("").await;
+    register(&house, endpoint("ep_dead", "acc_dead", NOWHERE)).await;
+    for from in (0..MANY).step_by(700) {
+        publish(&house, "acc_dead", from..from + 700).await;
+    }
+    let path = "/v1/chains?endpoint=ep_dead&limit=500";
+    until("all wait", async || house.get(path, ADMIN).await["total"] == MANY).await;
+    let first = house.get(path, ADMIN).await;
+    assert_eq!(first["is_complete"], false);
+    let (forth, last) = follow(&house, path, "next", first, async |_| {}).await;
+    let all: BTreeSet<&String> = forth.iter().collect();
+    assert_eq!((forth.len(), all.len()), (MANY, MANY), "none twice and none lost");
+    let (back, first) = follow(&house, path, "prev", last, async |_| {}).await;
+    assert!(back == forth && first["prev"] == Value::Null, "the same way back");
+}
+
+#[tokio::test]
 async fn five_thousand_endpoints_cost_a_page_no_more_than_fifty() {
     const MANY: usize = 5_000;
     let house = House::start().await;

@@ -214,15 +214,46 @@ impl Queries {
     /// all. A delivery without order is a chain of its own.
     pub async fn chains(&mut self, endpoint: &EndpointId, max: usize) -> Result<(Vec<ChainHead>, bool), StoreError> {
         let (heads, is_complete) = self.hash_page(&self.keys.heads(endpoint), max).await?;
+        Ok((self.chains_of(endpoint, &heads).await?, is_complete))
+    }
+
+    /// About `max` chains from a place of Redis' own walk on, which begins at 0, by the age of their head; and the place that follows, 0
+    /// at the end. Who walks on sees each chain that is there throughout, now and then one twice.
+    pub async fn chains_from(
+        &mut self,
+        endpoint: &EndpointId,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<ChainHead>, u64), StoreError> {
+        let (mut heads, mut cursor) = (Vec::new(), from);
+        while heads.len() < max {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(self.keys.heads(endpoint)).arg(cursor).arg("COUNT").arg(STRIDE);
+            let (next, page): (u64, Vec<(String, String)>) =
+                self.connection.query("page through the chains", &command).await?;
+            heads.extend(page);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        heads.sort();
+        heads.dedup_by(|one, other| one.0 == other.0);
+        Ok((self.chains_of(endpoint, &heads).await?, cursor))
+    }
+
+    async fn chains_of(
+        &mut self,
+        endpoint: &EndpointId,
+        heads: &[(String, String)],
+    ) -> Result<Vec<ChainHead>, StoreError> {
         let mut entries: Vec<EntryId> = heads.iter().filter_map(|(_, entry)| entry.parse().ok()).collect();
         entries.sort();
         let ids: Vec<_> = entries.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() }).collect();
-        let mut chains = Vec::with_capacity(ids.len());
-        for head in self.unfinished(&ids).await? {
-            chains.push(ChainHead { head, held: 0 });
-        }
+        let found = self.unfinished(&ids).await?;
+        let mut chains: Vec<ChainHead> = found.into_iter().map(|head| ChainHead { head, held: 0 }).collect();
         self.count_held(endpoint, &mut chains).await?;
-        Ok((chains, is_complete))
+        Ok(chains)
     }
 
     async fn count_held(&mut self, endpoint: &EndpointId, chains: &mut [ChainHead]) -> Result<(), StoreError> {
