@@ -553,7 +553,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
         rate: None,
         by: "ops".into(),
         why: "mended".into(),
-        random: 7,
+        random: rand::random(),
     };
     let planned = theirs.plan(wanted(Kind::Discard, DeadFilter::everything())).await.unwrap();
     let (id, endpoint) = (&planned.id, endpoint_id("ep_a"));
