@@ -10,11 +10,11 @@ use super::{
 use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
     history::Told,
-    store::queries::{Queries, Unfinished, WhereUnfinished, Whereabouts},
+    store::queries::{Queries, Totals, Unfinished, WhereUnfinished, Whereabouts},
     surface::{Context, Format, VerbError, note, words},
     view::{
         Viewer,
-        deliveries::{self, Asked, DeliveryLine, Found, Unread},
+        deliveries::{self, Asked, DeliveryLine, Found, Side},
         past::{self, words_of},
         time::Moment,
     },
@@ -41,10 +41,10 @@ pub struct Whose {
     /// All deliveries of one event
     #[arg(long, value_name = "EVENT")]
     event: Option<EventId>,
-    /// What is unfinished at one endpoint, the oldest first, and its latest attempts
+    /// All deliveries to one endpoint
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<EndpointId>,
-    /// The latest of one account, with what was owed to no endpoint of it
+    /// All deliveries of one account, with what was owed to no endpoint of it
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<AccountId>,
 }
@@ -59,7 +59,7 @@ pub struct ListArgs {
     /// Of what was tried and has ended, only before then
     #[arg(long, value_name = "WHEN", value_parser = Moment::parse)]
     until: Option<Moment>,
-    /// Show at most this many
+    /// Show at most this many, the newest
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
 }
@@ -80,41 +80,38 @@ async fn list(context: &Context, queries: &mut Queries, args: ListArgs) -> anyho
         of: None,
         from_ms: args.since.map(|since| since.ms(now_ms)),
         until_ms: args.until.map(|until| until.ms(now_ms)),
+        side: Side::Newest,
         limit,
     };
     past::check_span(asked.from_ms, asked.until_ms).map_err(|why| VerbError::Usage(format!("--since {why}")))?;
     let pause = pause::paused(context).await;
     let history = context.history();
     let found = deliveries::find(queries, &history, &asked, Viewer::Operator, pause.is_some()).await?;
-    let Found { lines, past, unread } = found;
+    let Found { lines, older, past, looked, totals, .. } = found;
     past.reach.words().iter().for_each(note);
     pause.iter().for_each(pause::tell);
-    if let Some(text) = on_records(&asked.whose, unread) {
-        note(text);
+    if let (Some(totals), Some(endpoint)) = (totals, &args.whose.endpoint) {
+        note(in_all(endpoint, totals));
     }
-    let left = if asked.whose.is_one_story() { queries.unindexed_dead().await? } else { 0 };
+    looked.words().iter().for_each(note);
+    let left = queries.unindexed_dead().await?;
     if left > 0 {
         let left = words::count(left, "dead letter", "dead letters");
         note(format_args!("{left} of an older Herald are not indexed yet, and may be missing"));
     }
     note(headline(&lines));
     let mut list = context.output.list(&["ID", "INTENT", "STATE", "TRIES", "LAST OUTCOME"]);
-    for line in lines.iter().take(limit) {
+    for line in &lines {
         list.push(line, || cells(line))?;
     }
     list.finish()?;
-    if lines.len() > limit {
-        note(format_args!(
-            "the first {} of {}: raise --limit",
-            words::number(args.limit),
-            words::number(lines.len() as u64)
-        ));
+    if older.is_some() {
+        let shown = words::number(lines.len() as u64);
+        note(format_args!("the newest {shown}, and there are older ones: raise --limit"));
     }
-    if past.has_more {
-        note("there is more: raise --limit, or name a time with --since and --until");
-    }
+    // The oldest holds others up.
     let has_ended = |line: &DeliveryLine| ["delivered", "no_endpoint", "discarded"].contains(&line.state);
-    if let Some(stuck) = lines.iter().find(|line| !has_ended(line)) {
+    if let Some(stuck) = lines.iter().rfind(|line| !has_ended(line)) {
         note(format_args!("\nWhy:  herald delivery show {}", stuck.id));
     }
     match &args.whose.endpoint {
@@ -136,22 +133,15 @@ impl Whose {
     }
 }
 
-fn on_records(whose: &deliveries::Whose, unread: Unread) -> Option<String> {
-    match (unread, whose) {
-        (Unread::Totals(totals), deliveries::Whose::Endpoint(endpoint)) => Some(format!(
-            "{endpoint} in all: {} unfinished in {} ({} held behind a head, {} parked), {}",
-            words::number(totals.unfinished),
-            words::count(totals.chains, "chain", "chains"),
-            words::number(totals.held),
-            words::number(totals.parked),
-            words::count(totals.dead, "dead letter", "dead letters"),
-        )),
-        (Unread::Beyond(looked), _) => {
-            let records = words::count(looked as u64, "unfinished record", "unfinished records");
-            Some(format!("looked at only {records}, so some may be missing: --endpoint looks at one endpoint alone"))
-        }
-        (Unread::Totals(_) | Unread::Nothing, _) => None,
-    }
+fn in_all(endpoint: &EndpointId, totals: Totals) -> String {
+    format!(
+        "{endpoint} in all: {} unfinished in {} ({} held behind a head, {} parked), {}",
+        words::number(totals.unfinished),
+        words::count(totals.chains, "chain", "chains"),
+        words::number(totals.held),
+        words::number(totals.parked),
+        words::count(totals.dead, "dead letter", "dead letters"),
+    )
 }
 
 fn headline(rows: &[DeliveryLine]) -> String {

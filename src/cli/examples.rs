@@ -167,6 +167,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("token list", &["herald token list"]),
     ("token revoke", &["herald token revoke 1f0c9a7e"]),
+    (
+        "portal link",
+        &[
+            "herald portal link --account acc_1 --reason 'ticket 4711'",
+            "herald portal link --account acc_1 --console https://h.example --reason 4711",
+        ],
+    ),
     ("quarantine list", &["herald quarantine list"]),
     ("quarantine show", &["herald quarantine show 1795336091993-0"]),
     ("quarantine requeue", &["herald quarantine requeue 1795336091993-0 --reason 'Herald was too old'"]),

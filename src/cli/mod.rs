@@ -18,6 +18,7 @@ mod manual;
 mod nearest;
 mod operation;
 mod pause;
+mod portal;
 mod quarantine;
 mod retry_schedule;
 mod sandbox;
@@ -113,6 +114,9 @@ enum Verb {
     /// Tokens of the operations API: who may ask over HTTP, and for what
     #[command(subcommand)]
     Token(token::TokenVerb),
+    /// Links by which merchants enter the console
+    #[command(subcommand)]
+    Portal(portal::PortalVerb),
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
     /// Put load on Herald, break what it is told to break, and judge every promise
@@ -199,6 +203,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,
+        Verb::Portal(verb) => portal::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,

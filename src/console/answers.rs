@@ -49,6 +49,8 @@ pub struct List<T> {
     #[serde(default)]
     pub has_more: bool,
     #[serde(default)]
+    pub missing: Vec<String>,
+    #[serde(default)]
     pub history: Reach,
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{facts::id::DeliveryId, http::problem::Problem};
 
 const SUBJECTS: [&str; 4] = ["intent", "event", "endpoint", "account"];
-const FILTERS: [&str; 7] = ["intent", "event", "endpoint", "account", "since", "until", "limit"];
+const FILTERS: [&str; 8] = ["intent", "event", "endpoint", "account", "since", "until", "limit", "cursor"];
 
 /// A body that is longer is shown once somebody opens it.
 const LONG_BODY_BYTES: usize = 2_048;
@@ -31,6 +31,8 @@ struct DeliveriesPage {
     since: String,
     until: String,
     is_staff: bool,
+    next: Option<String>,
+    prev: Option<String>,
 }
 
 #[derive(Template)]
@@ -81,7 +83,11 @@ pub async fn list(visit: Visit) -> Result<Response, Problem> {
         query.push(("account".to_owned(), account.to_string()));
     }
     let is_asked = is_asked || visit.caller.account.is_some();
-    let deliveries = if is_asked { Some(visit.get(&with_query("/v1/deliveries", &query)).await?) } else { None };
+    let asked = async || visit.get(&with_query("/v1/deliveries", &query)).await;
+    let deliveries: Option<List<Line>> = if is_asked { Some(asked().await?) } else { None };
+    let beside = |cursor: Option<&String>| visit.with_cursor(&FILTERS, cursor);
+    let next = beside(deliveries.as_ref().and_then(|page| page.next.as_ref()));
+    let prev = beside(deliveries.as_ref().and_then(|page| page.prev.as_ref()));
     let page = DeliveriesPage {
         frame: visit.frame("Deliveries"),
         deliveries,
@@ -92,6 +98,8 @@ pub async fn list(visit: Visit) -> Result<Response, Problem> {
         since: visit.asked("since"),
         until: visit.asked("until"),
         is_staff: visit.is_staff(),
+        next,
+        prev,
     };
     Ok(shown(&page))
 }

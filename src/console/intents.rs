@@ -121,7 +121,8 @@ fn without_order(lines: &[Line], endpoint: &str) -> Vec<Link> {
         last_outcome: line.last_outcome.clone(),
         ..Link::default()
     };
-    unfinished.map(link).collect()
+    // As in a chain, the oldest first.
+    unfinished.rev().map(link).collect()
 }
 
 /// In sentences: what the first one waits for, and what that keeps the others from.

@@ -255,9 +255,26 @@ pub fn new_id(at_ms: u64, random: u64) -> OperationId {
     OperationId::new(&text).expect("hex has only what ids have")
 }
 
+/// When an id was made, ms since 1970; None for what is no id of an operation.
+pub fn made_ms(id: &OperationId) -> Option<u64> {
+    let hex = id.as_str().strip_prefix("op_").filter(|hex| hex.len() == 27)?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if hex.bytes().all(is_hex) { u64::from_str_radix(&hex[..11], 16).ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_tells_when_it_was_made() {
+        for (at_ms, random) in [(0, 0), (1_795_000_000_000, u64::MAX)] {
+            assert_eq!(made_ms(&new_id(at_ms, random)), Some(at_ms));
+        }
+        for other in ["op_none", "op_00000000000000000000000000", "op_é000000000000000000000000"] {
+            assert_eq!(OperationId::new(other).ok().and_then(|id| made_ms(&id)), None, "{other}");
+        }
+    }
 
     #[test]
     fn names_are_read_as_they_are_written() {

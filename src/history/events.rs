@@ -5,11 +5,12 @@ use bytes::Bytes;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction, any::AnyRow};
 
 use super::{
+    DAY_MS,
     database::{Database, HistoryError, Kind},
     day_of,
-    reader::Reader,
+    reader::{Gap, Reader},
     schema::{self, number, unsigned},
-    writer::{Missed, Writer, note_missed},
+    writer::{EVENTS_DROPPED, Missed, STREAM_LOST, Writer, note_missed},
 };
 use crate::{
     facts::{
@@ -24,6 +25,9 @@ const ROWS: usize = 64;
 
 const COLUMNS: [&str; 10] =
     ["entry_ms", "entry_seq", "read_ms", "account", "intent", "event", "event_type", "number", "traceparent", "body"];
+
+/// The most gaps that an answer names.
+const MAX_GAPS: usize = 100;
 
 /// How a number that an event does not have is written.
 const NO_NUMBER: i64 = -1;
@@ -71,6 +75,14 @@ pub struct Frozen {
 pub struct EventPlace {
     pub day: u64,
     pub entry: EntryId,
+}
+
+impl EventPlace {
+    /// No event behind it was read before this, ms since 1970.
+    pub fn since_ms(self) -> u64 {
+        let begins_ms = self.day.saturating_mul(DAY_MS);
+        self.entry.ms.clamp(begins_ms, begins_ms.saturating_add(DAY_MS))
+    }
 }
 
 impl KeptEvent {
@@ -170,7 +182,7 @@ impl Writer {
         let forget = "DELETE FROM herald_history_body_days WHERE day = $1";
         sqlx::query(forget).bind(number(day)).execute(&mut *transaction).await?;
         let begins = "UPDATE herald_history_source SET begins_ms = $1 WHERE stream = 'events' AND begins_ms < $2";
-        let begins_ms = number((day + 1) * super::DAY_MS);
+        let begins_ms = number((day + 1) * DAY_MS);
         sqlx::query(begins).bind(begins_ms).bind(begins_ms).execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(Some(day))
@@ -339,6 +351,33 @@ impl Reader {
         Ok(Some(Frozen { count, until_ms, last }))
     }
 
+    /// Up to where events were read; None before the first.
+    pub async fn events_read(&self) -> Result<Option<EventPlace>, HistoryError> {
+        let read = async || source(&mut *self.database.pool.acquire().await?).await;
+        let source = read().await.map_err(|error| self.database.broken(error))?;
+        Ok(source.map(|source| EventPlace { day: day_of(source.read_ms), entry: source.entry }))
+    }
+
+    /// Times of which events are missing, the oldest first: those that end since then and begin before `until_ms`.
+    pub async fn event_gaps(&self, since_ms: u64, until_ms: Option<u64>) -> Result<Vec<Gap>, HistoryError> {
+        self.try_event_gaps(since_ms, until_ms).await.map_err(|error| self.database.broken(error))
+    }
+
+    async fn try_event_gaps(&self, since_ms: u64, until_ms: Option<u64>) -> Result<Vec<Gap>, sqlx::Error> {
+        let question = format!(
+            "SELECT from_ms, until_ms, lines, why FROM herald_history_gaps WHERE why IN ($1, $2) AND until_ms >= $3 \
+             AND from_ms < $4 ORDER BY from_ms LIMIT {MAX_GAPS}"
+        );
+        let question = sqlx::query(AssertSqlSafe(question)).bind(EVENTS_DROPPED).bind(STREAM_LOST);
+        let question = question.bind(number(since_ms)).bind(number(until_ms.unwrap_or(u64::MAX)));
+        let rows = question.fetch_all(&self.database.pool).await?;
+        let gap = |row: &AnyRow| {
+            let (from_ms, until_ms) = (unsigned(row.try_get(0)?), unsigned(row.try_get(1)?));
+            Ok(Gap { from_ms, until_ms, lines: unsigned(row.try_get(2)?), why: row.try_get(3)? })
+        };
+        rows.iter().map(gap).collect()
+    }
+
     /// Since when events are kept, ms since 1970; None while there are none.
     pub async fn events_begin_ms(&self) -> Result<Option<u64>, HistoryError> {
         let read = async || {
@@ -347,7 +386,7 @@ impl Reader {
             let question = "SELECT begins_ms FROM herald_history_source WHERE stream = 'events'";
             let begins = sqlx::query(question).fetch_optional(&mut *transaction).await?;
             let begins_ms = begins.map(|row| row.try_get(0)).transpose()?.map_or(0, unsigned);
-            Ok(Some(begins_ms.max(day * super::DAY_MS)))
+            Ok(Some(begins_ms.max(day * DAY_MS)))
         };
         read().await.map_err(|error| self.database.broken(error))
     }
@@ -448,4 +487,37 @@ fn kept(row: &AnyRow) -> Result<Option<KeptEvent>, sqlx::Error> {
         traceparent: text(8)?,
         body: row.try_get(9)?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Access, writer::LOG_DROPPED};
+
+    #[tokio::test]
+    async fn the_gaps_of_events_are_those_of_the_stream_and_of_the_time_that_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("history.db").display()).parse().unwrap();
+        let database = Database::open(&url, "payment-intents", Access::Write).await.unwrap();
+        let (writer, reader) = (Writer::new(database.clone()), Reader::new(database));
+        assert_eq!(reader.events_read().await.unwrap(), None);
+        let mut from = None;
+        for (n, why) in [EVENTS_DROPPED, LOG_DROPPED, STREAM_LOST].into_iter().enumerate() {
+            let read_ms = (n as u64 + 1) * 1_000;
+            let to = Source { entry: EntryId { ms: read_ms, seq: 0 }, added: n as u64, read_ms };
+            let missed = Missed { from_ms: read_ms - 500, until_ms: read_ms, lines: 7, why };
+            assert!(writer.write_events(from, to, &[], Some(&missed)).await.unwrap());
+            from = Some(to);
+        }
+        let gaps = async |since_ms, until_ms| {
+            let gaps = reader.event_gaps(since_ms, until_ms).await.unwrap();
+            gaps.iter().map(|gap| (gap.from_ms, gap.lines)).collect::<Vec<_>>()
+        };
+        assert_eq!(gaps(0, None).await, [(500, 7), (2_500, 7)]);
+        assert_eq!(gaps(0, Some(2_500)).await, [(500, 7)]);
+        assert_eq!(gaps(1_001, None).await, [(2_500, 7)]);
+        assert_eq!(gaps(3_001, None).await, []);
+        let read = EventPlace { day: 0, entry: EntryId { ms: 3_000, seq: 0 } };
+        assert_eq!((reader.events_read().await.unwrap(), read.since_ms()), (Some(read), 3_000));
+    }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::facts::{
     id::{DeliveryId, EndpointId, EntryId, IntentId, OperationId},
     operation::{
-        Change, Counts, Exception, Kind, MAX_RATE, OPERATION_SCHEMA, Operation, Plan, Selection, State, new_id,
+        Change, Counts, Exception, Kind, MAX_RATE, OPERATION_SCHEMA, Operation, Plan, Selection, State, made_ms, new_id,
     },
 };
 
@@ -107,6 +107,15 @@ pub enum Verb {
     Resume,
     Cancel,
     Rate(u32),
+}
+
+/// Where a page of operations is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside<'a> {
+    /// At the newest.
+    Nothing,
+    OlderThan(&'a OperationId),
+    NewerThan(&'a OperationId),
 }
 
 pub struct Operations {
@@ -348,6 +357,52 @@ impl Operations {
         ids.sort_unstable_by(|one, other| other.cmp(one));
         ids.dedup();
         Ok(ids)
+    }
+
+    /// Up to `max` of them on one side of an id, those nearest to it, the newest first; and whether there are more on that side.
+    ///
+    /// Each of the three sets is ordered by a time that no operation has before it was planned, and ids are in the order in which they were
+    /// planned. So those that stand behind what was read are older than their set's last, and the newest are found
+    /// without a look at the others. What is before a page was planned, started or ended after the page's first was planned.
+    pub async fn page(&mut self, beside: Beside<'_>, max: usize) -> Result<(Vec<OperationId>, bool), StoreError> {
+        let mut most = max + 1;
+        loop {
+            let (mut ids, unread_ms) = self.latest(beside, most).await?;
+            ids.retain(|id| match beside {
+                Beside::Nothing => true,
+                Beside::OlderThan(other) => id < other,
+                Beside::NewerThan(other) => id > other,
+            });
+            ids.sort_unstable_by(|one, other| other.cmp(one));
+            ids.dedup();
+            let is_beyond = ids.len() > max;
+            match (beside, unread_ms) {
+                (Beside::NewerThan(_), None) => return Ok((ids.split_off(ids.len().saturating_sub(max)), is_beyond)),
+                (Beside::Nothing | Beside::OlderThan(_), None) => {}
+                (Beside::Nothing | Beside::OlderThan(_), Some(unread_ms))
+                    if ids.get(max).and_then(made_ms).is_some_and(|made_ms| made_ms > unread_ms) => {}
+                _ => {
+                    most *= 4;
+                    continue;
+                }
+            }
+            ids.truncate(max);
+            return Ok((ids, is_beyond));
+        }
+    }
+
+    /// The last `most` of each set; and before which time there may be others.
+    async fn latest(&mut self, beside: Beside<'_>, most: usize) -> Result<(Vec<OperationId>, Option<u64>), StoreError> {
+        let least_ms = if let Beside::NewerThan(id) = beside { made_ms(id).unwrap_or(0) } else { 0 };
+        let mut pipeline = redis::pipe();
+        for key in [self.keys.operations_planned(), self.keys.operations_open(), self.keys.operations_ended()] {
+            pipeline.cmd("ZRANGE").arg(key).arg("+inf").arg(least_ms).arg("BYSCORE").arg("REV");
+            pipeline.arg("LIMIT").arg(0).arg(most).arg("WITHSCORES");
+        }
+        let sets: Vec<Vec<(String, f64)>> = self.connection.pipeline("list the operations", &pipeline).await?;
+        let cut = sets.iter().filter(|set| set.len() >= most).filter_map(|set| set.last());
+        let unread_ms = cut.map(|(_, at)| *at as u64).max();
+        Ok((sets.into_iter().flatten().filter_map(|(id, _)| id.parse().ok()).collect(), unread_ms))
     }
 
     /// Whether somebody works on it, or is to.

@@ -89,6 +89,19 @@ async fn look_through(
     Ok(Past { told, has_more, reach: Reach { horizon, log, is_cut_short, now_ms } })
 }
 
+/// About `limit` of the newest, in whole milliseconds; and since when these are, if there is more.
+pub async fn newest(
+    history: &History,
+    queries: &mut Queries,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<(Past, Option<u64>), StoreError> {
+    let mut past = look_through(history, queries, wanted, limit, MAX_LOG_LOOK).await?;
+    let since_ms = past.told.last().filter(|_| past.has_more).map(|told| told.at_ms.saturating_add(1));
+    past.told.retain(|told| since_ms.is_none_or(|since_ms| told.at_ms >= since_ms));
+    Ok((past, since_ms))
+}
+
 /// Where a page of what is told begins: at the newest, or beside what has this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -244,6 +257,11 @@ impl Reach {
         self.horizon.is_ok()
     }
 
+    /// The look into the log ended before it came to what the history knows, or to the log's beginning.
+    pub fn is_cut_short(&self) -> bool {
+        self.is_cut_short
+    }
+
     /// A merchant learns nothing of what others send, nor where the history is and why it fails.
     pub fn view(&self, viewer: Viewer) -> ReachView {
         let gaps = self.horizon.as_ref().map(|horizon| horizon.gaps.as_slice()).unwrap_or_default();
@@ -314,7 +332,7 @@ pub struct GapView {
 }
 
 impl GapView {
-    fn of(gap: &Gap, viewer: Viewer) -> Self {
+    pub fn of(gap: &Gap, viewer: Viewer) -> Self {
         Self {
             from: Time(gap.from_ms),
             until: Time(gap.until_ms),

@@ -507,6 +507,35 @@ async fn a_merchant_enters_once_by_a_link_and_sees_one_account() {
 }
 
 #[tokio::test]
+async fn a_link_that_the_command_line_makes_leads_in_once_and_is_in_the_audit_log() {
+    let house = House::start().await;
+    let link = ["portal", "link", "--account", "acc_1", "--reason", "ticket 4711"];
+    let made = house.cli(&link);
+    let code = made["path"].as_str().unwrap().strip_prefix("/console/enter/").unwrap().to_owned();
+    assert!(made["expires_at"].is_string() && made.get("url").is_none(), "{made}");
+    let act = &house.get("/v1/audit?limit=1", ADMIN).await["items"][0];
+    assert_eq!(
+        (&act["act"], &act["account"], &act["by"]),
+        (&"token create".into(), &"acc_1".into(), &"ops".into()),
+        "{act}"
+    );
+    assert!(act["target"].as_str().unwrap().ends_with(" portal link") && act["why"] == "ticket 4711", "{act}");
+    assert!(!act.to_string().contains(&code), "{act}");
+    for status in [303, 410] {
+        let mut visitor = Visitor::new(&house);
+        let form_key = visitor.get(&format!("/console/enter/{code}")).await.field("form_key");
+        let entered = visitor.send("/console/enter", &[("form_key", &form_key), ("code", &code)], &[]).await;
+        assert_eq!(entered.status, status, "{}", entered.html);
+        let is_in = status == 303;
+        assert_eq!(visitor.get("/console/endpoints").await.html.contains("ep_a"), is_in);
+    }
+    let at = |console| house.cli(&[&link[..], &["--console", console]].concat());
+    let shown = at("https://hooks.example/");
+    let url = format!("https://hooks.example{}", shown["path"].as_str().unwrap());
+    assert_eq!(shown["url"], url);
+}
+
+#[tokio::test]
 async fn a_long_list_of_endpoints_goes_on_page_by_page() {
     let house = House::start().await;
     let mut registry = herald::store::registry::RegistryStore::connect(&house.redis.redis()).await.unwrap();

@@ -103,3 +103,82 @@ async fn a_full_redis_takes_no_event_and_shows_everything() {
     let taken = house.send("POST", "/v1/events", Some(ADMIN), Some(("application/json", body("evt_9")))).await;
     assert_eq!(taken.status, 201, "{}", taken.body);
 }
+
+#[tokio::test]
+async fn an_accounts_events_are_pulled_whoever_published_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = format!("sqlite:{}", folder.path().join("h.db").display());
+    let house = House::patient(&place).await;
+    let publish = async |numbers: std::ops::Range<usize>| {
+        let event = |n: usize| {
+            let (account, kind) =
+                (["acc_1", "acc_2"][n % 2], ["payment_intent.status_updated", "payout.paid"][n / 2 % 2]);
+            json!({"id": format!("evt_{n}"), "event": kind, "accountId": account, "createdAt": "2026-11-27T19:00:00Z",
+                "data": {"paymentIntentId": format!("pi_{n}"), "paymentStatus": "Captured", "captureMode": "Auto", "n": n}})
+        };
+        let published = house.post("/v1/events/batch", ADMIN, numbers.map(event).collect()).await;
+        assert_eq!(published.status, 200, "{}", published.body);
+    };
+    let id = |item: &Value| item["id"].as_str().unwrap().to_owned();
+    let ids = |page: &Value| page["items"].as_array().unwrap().iter().map(id).collect::<Vec<_>>();
+    let named = |numbers: &mut dyn Iterator<Item = usize>| numbers.map(|n| format!("evt_{n}")).collect::<Vec<_>>();
+    let (own, other) = (house.token("merchant").await, house.token_of("acc_2").await);
+    // Each pulls what is its own, and goes on where it stopped; until all are there.
+    let pull = async |path: &str, token: &str, from: Option<String>, most: usize| {
+        let (mut found, mut next) = (Vec::new(), from);
+        while found.len() < most {
+            let cursor = next.as_ref().map(|next| format!("&cursor={next}")).unwrap_or_default();
+            let page = house.get(&format!("{path}{cursor}"), token).await;
+            assert_eq!(page["gaps"], json!([]), "{page}");
+            found.extend(ids(&page));
+            next = Some(page["next"].as_str().unwrap().to_owned());
+        }
+        (found, next)
+    };
+    publish(0..20).await;
+    let (first, next) = pull("/v1/events?limit=3", &own, None, 10).await;
+    assert_eq!(first, named(&mut (0..20).step_by(2)), "in their order");
+    publish(20..40).await;
+    let (second, _) = pull("/v1/events?limit=3", &own, next, 10).await;
+    assert_eq!(second, named(&mut (20..40).step_by(2)), "none twice and none lost");
+    let (all, _) = pull("/v1/events?limit=3", &other, None, 20).await;
+    assert_eq!(all, named(&mut (1..40).step_by(2)));
+    let (paid, next) = pull("/v1/events?account=acc_1&event_type=payout.paid&limit=2", ADMIN, None, 10).await;
+    assert_eq!(paid, named(&mut (2..40).step_by(4)));
+    let both = "/v1/events?account=acc_1&event_type=payout.paid,payment_intent.status_updated";
+    assert_eq!(pull(both, ADMIN, None, 20).await.0, named(&mut (0..40).step_by(2)));
+    let one = house.get("/v1/events?account=acc_1&intent=pi_6", ADMIN).await;
+    let item = &one["items"][0];
+    assert_eq!(
+        (&item["event"]["data"]["n"], &item["number"], &item["account"]),
+        (&6.into(), &Value::Null, &"acc_1".into())
+    );
+    assert!(one["back_to"].is_string(), "{one}");
+    // At the end there is nothing, and a cursor all the same; what does not fit is not looked at again.
+    let end = house.get(&format!("/v1/events?account=acc_1&cursor={}", next.unwrap()), ADMIN).await;
+    assert_eq!(ids(&end), Vec::<String>::new(), "{end}");
+    let described = crate::schemas::Described::new(house.ask("GET", "/openapi.json", None, None).await.body);
+    described.check(&described.named("KeptEvents"), &one, "kept events");
+
+    let beyond = "PmUgOTk5OTkgMS0w";
+    let far = house.ask("GET", &format!("/v1/events?account=acc_1&cursor={beyond}"), Some(ADMIN), None).await;
+    assert_eq!((far.status, &far.body["type"]), (409, &"/problems/feed-was-set-back".into()), "{}", far.body);
+    for (wrong, member) in
+        [("cursor=PjE", "cursor"), ("cursor=x", "cursor"), ("event_type=%20", "event_type"), ("since=x", "since")]
+    {
+        let refused = house.ask("GET", &format!("/v1/events?account=acc_1&{wrong}"), Some(ADMIN), None).await;
+        assert!(refused.status == 400 && refused.body["errors"][member].is_array(), "{wrong}: {}", refused.body);
+    }
+    assert_eq!(house.ask("GET", "/v1/events", Some(ADMIN), None).await.status, 400, "staff name the account");
+    assert_eq!(house.ask("GET", "/v1/events?account=acc_2", Some(&own), None).await.status, 404);
+}
+
+#[tokio::test]
+async fn where_no_events_are_kept_that_is_said() {
+    let house = House::start().await;
+    let (own, path) = (house.token("merchant").await, "/v1/events?account=acc_1");
+    let told = house.ask("GET", path, Some(ADMIN), None).await;
+    assert!(told.status == 409 && told.body["detail"].as_str().unwrap().contains("history.bodies"), "{}", told.body);
+    let told = house.ask("GET", path, Some(&own), None).await;
+    assert!(told.status == 409 && !told.body.to_string().contains("history"), "{}", told.body);
+}

@@ -140,10 +140,14 @@ async fn a_list_says_where_everything_stands() {
         "{stats}"
     );
     assert!(stats["owner"]["name"].is_string());
-    let states = async |path: &str| house.get(path, ADMIN).await["items"][0]["state"].as_str().unwrap().to_owned();
-    assert_eq!(states("/v1/deliveries?intent=pi_1").await, "dead");
-    assert_eq!(states("/v1/deliveries?intent=pi_50").await, "delivered");
-    assert_eq!(states("/v1/deliveries?intent=pi_90").await, "due");
+    let states = async |path: &str| {
+        let found = house.get(path, ADMIN).await;
+        let items = found["items"].as_array().unwrap().iter();
+        items.map(|item| item["state"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(states("/v1/deliveries?intent=pi_1").await, ["dead"]);
+    assert_eq!(states("/v1/deliveries?intent=pi_50").await, ["delivered"]);
+    assert_eq!(states("/v1/deliveries?intent=pi_90").await, ["held", "due"], "the newest first");
     let chain = house.get("/v1/chains/ep_a/pi_90", ADMIN).await;
     assert_eq!((&chain[0]["id"], &chain[1]["state"]), (&"90-0:ep_a".into(), &"held".into()));
     let letter = house.get("/v1/dead-letters/1-0:ep_a", ADMIN).await;

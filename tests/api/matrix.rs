@@ -23,6 +23,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("get", "/v1/accounts/{account}/events", ANYONE),
     ("post", "/v1/accounts/{account}/portal-link", OPERATOR),
     ("get", "/v1/intents/{intent}", ANYONE),
+    ("get", "/v1/events", ANYONE),
     ("post", "/v1/events", OPERATOR),
     ("post", "/v1/events/batch", OPERATOR),
     ("get", "/v1/events/{event}", STAFF),

@@ -73,6 +73,53 @@ async fn a_plan_is_started_once_and_its_exceptions_are_told() {
 }
 
 #[tokio::test]
+async fn operations_are_read_whole_a_page_at_a_time_though_old_ones_end_late() {
+    let house = House::start().await;
+    let plan = async || {
+        let planned = house.post("/v1/operations", ADMIN, json!({"kind": "discard", "all": true, "reason": "x"})).await;
+        planned.body["id"].as_str().unwrap().to_owned()
+    };
+    let mut all = Vec::new();
+    for _ in 0..40 {
+        all.insert(0, plan().await);
+    }
+    // Some are open, and some have ended, of which the oldest last.
+    for id in [&all[3], &all[20], &all[38]] {
+        let started = house.post(&format!("/v1/operations/{id}/start"), ADMIN, json!({})).await;
+        assert_eq!(started.status, 200, "{}", started.body);
+    }
+    for id in [&all[5], &all[6], &all[7], &all[21], &all[22], &all[39]] {
+        let over = house.post(&format!("/v1/operations/{id}/cancel"), ADMIN, json!({})).await;
+        assert_eq!(over.body["state"], "cancelled", "{}", over.body);
+    }
+    let ids = |page: &Value| {
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&house.get("/v1/operations?limit=500", ADMIN).await), all);
+    let mut page = house.get("/v1/operations?limit=3", ADMIN).await;
+    assert_eq!(page["prev"], Value::Null);
+    let (mut forth, mut newer) = (ids(&page), Vec::new());
+    while let Some(cursor) = page["next"].as_str() {
+        newer.insert(0, plan().await);
+        page = house.get(&format!("/v1/operations?limit=3&cursor={cursor}"), ADMIN).await;
+        forth.extend(ids(&page));
+    }
+    assert_eq!(forth, all, "what is planned meanwhile moves nothing");
+    let mut back = ids(&page);
+    while let Some(cursor) = page["prev"].as_str() {
+        page = house.get(&format!("/v1/operations?limit=3&cursor={cursor}"), ADMIN).await;
+        back.splice(0..0, ids(&page));
+    }
+    assert_eq!(back, [newer, all].concat());
+
+    for wrong in ["Pg", "Pm9wX25vbmU", "PjE"] {
+        let refused = house.ask("GET", &format!("/v1/operations?cursor={wrong}"), Some(ADMIN), None).await;
+        assert!(refused.status == 400 && refused.body["errors"]["cursor"].is_array(), "{wrong}: {}", refused.body);
+    }
+}
+
+#[tokio::test]
 async fn what_makes_no_plan_is_refused_and_says_why() {
     let house = House::start().await;
     let operator = house.token("operator").await;

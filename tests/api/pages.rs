@@ -126,6 +126,171 @@ async fn chains_are_read_whole_forth_and_back_while_others_begin() {
     assert_eq!((back, &first["prev"]), (forth, &Value::Null));
 }
 
+async fn count(house: &House, path: &str, state: &str) -> usize {
+    let page = house.get(path, ADMIN).await;
+    page["items"].as_array().unwrap().iter().filter(|line| line["state"] == state).count()
+}
+
+async fn release(house: &House, numbers: impl Iterator<Item = usize>) {
+    for n in numbers {
+        let path = format!("/v1/chains/ep_dead/pi_acc_mix_{n}/release");
+        let released = house.post(&path, ADMIN, json!({"reason": "a test"})).await;
+        assert_eq!(released.body["done"], 1, "{}", released.body);
+    }
+}
+
+/// Half of an account's deliveries are done, a quarter waits, a quarter is dead; and between pages come new ones, letters are sent
+/// again or thrown away, and what waited is given up.
+async fn deliveries_are_read_whole(history: &str) {
+    const OLD: usize = 24;
+    let house = House::patient(history).await;
+    let merchants = Merchants::start(SecretText::from_random([7; 32]).reveal()).await;
+    register(&house, endpoint("ep_good", "acc_mix", &merchants.url("ep_good"))).await;
+    register(&house, endpoint("ep_dead", "acc_mix", NOWHERE)).await;
+    publish(&house, "acc_mix", 0..OLD).await;
+    let all = "/v1/deliveries?account=acc_mix&limit=500";
+    until("half are delivered", async || count(&house, all, "delivered").await == OLD).await;
+    until("half wait", async || count(&house, all, "due").await == OLD).await;
+    release(&house, (0..OLD).step_by(2)).await;
+    let page = house.get(all, ADMIN).await;
+    assert_eq!((count(&house, all, "due").await, count(&house, all, "dead").await), (OLD / 2, OLD / 2), "{page}");
+    let old = ids(&page);
+    assert_eq!(old.len(), 2 * OLD);
+    assert_eq!((&page["next"], &page["is_complete"], &page["has_more"]), (&Value::Null, &true.into(), &false.into()));
+
+    let path = "/v1/deliveries?account=acc_mix&limit=5";
+    let first = house.get(path, ADMIN).await;
+    assert_eq!(first["prev"], Value::Null);
+    let meanwhile = async |page: usize| {
+        publish(&house, "acc_mix", OLD + 2 * page..OLD + 2 * page + 2).await;
+        // At first those of the last page move, then those of pages that were shown.
+        release(&house, std::iter::once(2 * page - 1)).await;
+        let letters = house.get("/v1/dead-letters?account=acc_mix&limit=2", ADMIN).await;
+        for (letter, act) in ids(&letters).iter().zip(["redeliver", "discard"]) {
+            let path = format!("/v1/dead-letters/{act}");
+            let done = house.post(&path, ADMIN, json!({"ids": [letter], "reason": "a test"})).await;
+            assert_eq!(done.body["done"], 1, "{}", done.body);
+        }
+    };
+    let (forth, last) = follow(&house, path, "next", first, meanwhile).await;
+    assert_eq!(forth, old, "each once, in one order, wherever it stands by then");
+
+    let new = 2 * 9;
+    until("the new ones are done", async || count(&house, all, "delivered").await == OLD + new).await;
+    until("or wait", async || ids(&house.get(all, ADMIN).await).len() == 2 * (OLD + new)).await;
+    let (back, first) = follow(&house, path, "prev", last, async |_| {}).await;
+    assert_eq!((back, &first["prev"]), (ids(&house.get(all, ADMIN).await), &Value::Null), "back to the newest");
+
+    // Whatever is asked for comes in the same order.
+    for (path, expected) in [("endpoint=ep_good", OLD + new), ("endpoint=ep_dead", OLD + new)] {
+        let path = format!("/v1/deliveries?{path}");
+        let of_one: Vec<String> = ids(&house.get(all, ADMIN).await);
+        let of_one: Vec<String> = of_one.into_iter().filter(|id| id.ends_with(&path[path.len() - 7..])).collect();
+        assert_eq!(of_one.len(), expected);
+        let first = house.get(&format!("{path}&limit=4"), ADMIN).await;
+        let (forth, _) = follow(&house, &format!("{path}&limit=4"), "next", first, async |_| {}).await;
+        assert_eq!(forth, of_one);
+    }
+    for one in ["intent=pi_acc_mix_3", "event=evt_acc_mix_4"] {
+        let path = format!("/v1/deliveries?{one}&limit=1");
+        let first = house.get(&path, ADMIN).await;
+        let second = house.get(&format!("{path}&cursor={}", first["next"].as_str().unwrap()), ADMIN).await;
+        assert_eq!(
+            [ids(&first), ids(&second)].concat(),
+            ids(&house.get(&format!("/v1/deliveries?{one}"), ADMIN).await)
+        );
+        assert_eq!((ids(&first).len(), ids(&second).len(), &second["next"]), (1, 1, &Value::Null));
+    }
+
+    let stranger = house.get("/v1/chains?endpoint=ep_dead&limit=1", ADMIN).await;
+    let stranger = stranger["next"].as_str().unwrap();
+    for wrong in [stranger, "Pg", "PjE", "x", "PmQgMCAxLTAgZXBfYSB4"] {
+        let refused = house.ask("GET", &format!("{path}&cursor={wrong}"), Some(ADMIN), None).await;
+        assert!(refused.status == 400 && refused.body["errors"]["cursor"].is_array(), "{wrong}: {}", refused.body);
+    }
+    // A merchant's pages are of their own.
+    let other = house.token_of("acc_2").await;
+    let refused = house.ask("GET", path, Some(&other), None).await;
+    assert!(refused.status >= 400, "{}", refused.body);
+    assert_eq!(ids(&house.get("/v1/deliveries?intent=pi_acc_mix_3&limit=1", &other).await), Vec::<String>::new());
+
+    let mut visitor = Visitor::signed_in(&house, ADMIN).await;
+    let page = visitor.get("/console/deliveries?account=acc_mix&limit=5").await;
+    assert!(page.html.contains("rel=\"next\"") && !page.html.contains("rel=\"prev\""), "{}", page.html);
+    let second = house.get(path, ADMIN).await["next"].as_str().unwrap().to_owned();
+    let page = visitor.get(&format!("/console/deliveries?account=acc_mix&limit=5&cursor={second}")).await;
+    assert!(page.html.contains("rel=\"next\"") && page.html.contains("rel=\"prev\""), "{}", page.html);
+}
+
+#[tokio::test]
+async fn deliveries_are_read_whole_forth_and_back_while_they_move_on() {
+    let folder = tempfile::tempdir().unwrap();
+    deliveries_are_read_whole(&format!("sqlite:{}", folder.path().join("h.db").display())).await;
+}
+
+#[tokio::test]
+async fn deliveries_are_read_whole_without_a_history_too() {
+    deliveries_are_read_whole("").await;
+}
+
+#[tokio::test]
+async fn of_more_attempts_than_a_look_reads_the_pages_have_the_newest_and_say_so() {
+    const OLD: usize = 11_000;
+    let house = House::patient("").await;
+    // Nothing else is logged.
+    let paused = house.post("/v1/pause", ADMIN, json!({"reason": "a test"})).await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
+    let stats = "herald:{payment-intents}:stats";
+    let log = async |numbers: std::ops::Range<usize>| {
+        let line = |n: usize| {
+            let (at_ms, id) = (1_795_000_000_000 + n, format!("{}-0:ep_a", 1_794_000_000_000 + n));
+            format!(r#"["{id}","evt_{n}","pi_{n}","acc_1",1,{at_ms},12000,{{"kind":"delivered","status":200}},""]"#)
+        };
+        let (many, lines) = (numbers.len(), numbers.map(line).collect::<Vec<_>>().join("\n"));
+        let last = house.redis.command::<u64>(&["HINCRBY", stats, "log-lines", &many.to_string()]).await;
+        let (key, id) = ("herald:{payment-intents}:attempts", format!("{last}-0"));
+        house.redis.command::<String>(&["XADD", key, &id, "lines", &lines]).await;
+    };
+    log(0..OLD).await;
+    let expected: Vec<String> = (OLD - 9_999..OLD).rev().map(|n| format!("{}-0:ep_a", 1_794_000_000_000 + n)).collect();
+    let path = "/v1/deliveries?endpoint=ep_a&limit=500";
+    let first = house.get(path, ADMIN).await;
+    let more = async |page: usize| log(OLD + page * 7..OLD + page * 7 + 7).await;
+    let (forth, last) = follow(&house, path, "next", first, more).await;
+    let (told, staged) = forth.split_at(9_999);
+    assert!(told == expected, "{} of the newest, and no other: {:?}", told.len(), told.last());
+    assert_eq!(
+        (staged.len(), &staged[0]),
+        (9, &"91-0:ep_a".to_owned()),
+        "what waits and is dead is there all the same"
+    );
+    assert_eq!((&last["is_complete"], &last["has_more"], &last["next"]), (&false.into(), &true.into(), &Value::Null));
+    let (missing, until) = (last["missing"][0].as_str().unwrap(), "2026-11-18T11:06:41.001Z");
+    assert!(missing.contains(until), "{missing}");
+    let before = house.get(&format!("{path}&until={until}"), ADMIN).await;
+    let (id, whole) = (format!("{}-0:ep_a", 1_794_000_000_000 + OLD - 10_000), &before["is_complete"]);
+    assert_eq!((&ids(&before)[0], whole), (&id, &true.into()), "and it goes on from there");
+}
+
+#[tokio::test]
+async fn more_chains_than_a_look_finds_are_read_whole_part_by_part() {
+    const MANY: usize = 5_600;
+    let house = House::patient("").await;
+    register(&house, endpoint("ep_dead", "acc_dead", NOWHERE)).await;
+    for from in (0..MANY).step_by(700) {
+        publish(&house, "acc_dead", from..from + 700).await;
+    }
+    let path = "/v1/chains?endpoint=ep_dead&limit=500";
+    until("all wait", async || house.get(path, ADMIN).await["total"] == MANY).await;
+    let first = house.get(path, ADMIN).await;
+    assert_eq!(first["is_complete"], false);
+    let (forth, last) = follow(&house, path, "next", first, async |_| {}).await;
+    let all: BTreeSet<&String> = forth.iter().collect();
+    assert_eq!((forth.len(), all.len()), (MANY, MANY), "none twice and none lost");
+    let (back, first) = follow(&house, path, "prev", last, async |_| {}).await;
+    assert!(back == forth && first["prev"] == Value::Null, "the same way back");
+}
+
 #[tokio::test]
 async fn five_thousand_endpoints_cost_a_page_no_more_than_fifty() {
     const MANY: usize = 5_000;

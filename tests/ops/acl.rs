@@ -386,7 +386,7 @@ async fn looks(redis: &Redis) {
     queries.find(&id("20-0", "ep_a")).await.unwrap();
     queries.find(&id("99-0", "ep_a")).await.unwrap();
     queries.totals(&endpoint_id("ep_a")).await.unwrap();
-    queries.unfinished_of(&endpoint_id("ep_a"), 10, 10).await.unwrap();
+    queries.unfinished_ids(Some(&endpoint_id("ep_a")), 10).await.unwrap();
     queries.unfinished_of_intent(&intent("pi_1"), 10).await.unwrap();
     queries.chains(&endpoint_id("ep_a"), 10).await.unwrap();
     queries.attempts(&LogFilter::default(), 10, 10).await.unwrap();

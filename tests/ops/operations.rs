@@ -13,7 +13,7 @@ use herald::{
     store::{
         connection::{Purpose, Redis},
         operations::{
-            MAX_OPEN, MAX_PLANNED, OperationError, Operations, Verb, Wanted,
+            Beside, MAX_OPEN, MAX_PLANNED, OperationError, Operations, Verb, Wanted,
             erase::Erased,
             work::{Lost, Replaying, Taking, Work},
         },
@@ -394,7 +394,19 @@ async fn plans_are_bounded_and_what_is_no_plan_of_this_partition_is_not_there() 
     for n in 0..MAX_PLANNED + 10 {
         planned.push(operations.plan(wanted(n)).await.unwrap().id);
     }
+    let sent = async || {
+        let info = world.redis.command::<String>(&["INFO", "stats"]).await;
+        let (_, after) = info.split_once("total_net_output_bytes:").unwrap();
+        after.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = sent().await;
     assert_eq!(operations.ids().await.unwrap().len() as u64, MAX_PLANNED);
+    let (whole, before) = (sent().await - before, sent().await);
+    let (page, is_beyond) = operations.page(Beside::Nothing, 3).await.unwrap();
+    let read = sent().await - before;
+    let newest: Vec<_> = planned.iter().rev().take(3).cloned().collect();
+    assert_eq!((page, is_beyond), (newest, true));
+    assert!(read < whole / 4, "a page of three reads {read} bytes of {whole}");
     let there: u64 =
         world.redis.command(&["EXISTS", &keys().operation(&planned[9]), &keys().operation(&planned[10])]).await;
     assert_eq!(there, 1, "the oldest give way");
@@ -544,7 +556,7 @@ pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
         rate: None,
         by: "ops".into(),
         why: "mended".into(),
-        random: 7,
+        random: rand::random(),
     };
     let planned = theirs.plan(wanted(Kind::Discard, DeadFilter::everything())).await.unwrap();
     let (id, endpoint) = (&planned.id, endpoint_id("ep_a"));

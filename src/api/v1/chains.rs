@@ -11,7 +11,9 @@ use super::{
     Api,
     access::{Anyone, Caller, Keeper},
     asking::Results,
-    request::{Body, ChangeRefusals, Cursor, Page, Params, Reason, Refusals, limit, named, parsed, reason},
+    request::{
+        Body, ChangeRefusals, Cursor, Page, Params, Reason, Refusals, limit, named, parsed, reason, wrong_cursor,
+    },
 };
 use crate::{
     facts::{
@@ -28,8 +30,41 @@ use crate::{
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// How many chains a list looks at to find the oldest.
+/// How many chains a list looks at to find the oldest. Of more, it shows part after part of about so many, each the oldest first.
 const MAX_CHAINS: usize = 5_000;
+
+/// The part of an endpoint's chains that a page is of, by where Redis' walk through them stood when each part until then began.
+struct Part(Vec<u64>);
+
+impl Part {
+    /// From a cursor's key, `c 0,17 PADDEDENTRY`.
+    fn of(cursor: Option<&Cursor>) -> Option<Self> {
+        let Some(Cursor::After(key) | Cursor::Before(key)) = cursor else { return Some(Self(vec![0])) };
+        let (places, _) = key.strip_prefix("c ")?.split_once(' ')?;
+        let places: Vec<u64> = places.split(',').map(|place| place.parse().ok()).collect::<Option<_>>()?;
+        places.starts_with(&[0]).then_some(Self(places))
+    }
+
+    fn place(&self) -> u64 {
+        self.0.last().copied().unwrap_or(0)
+    }
+
+    fn key(&self, entry: &str) -> String {
+        let places: Vec<String> = self.0.iter().map(u64::to_string).collect();
+        format!("c {} {entry}", places.join(","))
+    }
+
+    /// To the beginning of the part behind this one.
+    fn next(&self, place: u64) -> String {
+        Cursor::After(Self([&self.0[..], &[place]].concat()).key("")).text()
+    }
+
+    /// To the end of the part before this one: no entry is written with a letter.
+    fn prev(&self) -> Option<String> {
+        let (_, before) = self.0.split_last().filter(|(_, before)| !before.is_empty())?;
+        Some(Cursor::Before(Self(before.to_vec()).key("z")).text())
+    }
+}
 
 /// How many deliveries of one chain are shown.
 const MAX_OF_CHAIN: usize = 500;
@@ -54,7 +89,7 @@ pub struct Chains {
     held: u64,
     #[serde(flatten)]
     page: Page<ChainView>,
-    /// Whether all chains were looked at to find the oldest.
+    /// Whether all chains were looked at to find the oldest; of more than 5 000, each part of about so many begins with its oldest.
     is_complete: bool,
 }
 
@@ -65,18 +100,25 @@ pub struct Chains {
 pub async fn list(State(api): State<Api>, Anyone(caller): Anyone, Params(query): Params<ListQuery>) -> Answer<Chains> {
     let (endpoint, limit) = (parsed::<EndpointId>("endpoint", &query.endpoint)?, limit(query.limit.as_ref())?);
     let cursor = Cursor::read(query.cursor.as_ref())?;
+    let part = Part::of(cursor.as_ref()).ok_or_else(wrong_cursor)?;
     api.endpoint(&caller, &endpoint).await?;
     let is_paused = api.0.registry.paused_all().is_some();
     let look = async |queries: &mut crate::store::queries::Queries| {
         let (now_ms, totals) = (queries.now_ms().await?, queries.totals(&endpoint).await?);
-        let (chains, is_complete) = queries.chains(&endpoint, MAX_CHAINS).await?;
-        Ok((now_ms, totals, chains, is_complete))
+        let (chains, behind) = queries.chains_from(&endpoint, part.place(), MAX_CHAINS).await?;
+        Ok((now_ms, totals, chains, behind))
     };
-    let (now_ms, totals, chains, is_complete) = api.heavy_queries(&caller, look).await?;
+    let (now_ms, totals, chains, behind) = api.heavy_queries(&caller, look).await?;
     let viewer = caller.viewer();
     let seen = chains.iter().filter(|chain| is_seen(&chain.head, &caller));
-    let keyed = seen.map(|chain| (chain.head.id.entry.padded(), chain)).collect();
+    let keyed = seen.map(|chain| (part.key(&chain.head.id.entry.padded()), chain)).collect();
     let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
+    let next = match &cursor {
+        // Nothing is left before it: the part is read from its beginning.
+        Some(Cursor::Before(_)) if items.is_empty() => Some(Cursor::After(part.key("")).text()),
+        _ => next.or_else(|| (behind > 0).then(|| part.next(behind))),
+    };
+    let (prev, is_complete) = (prev.or_else(|| part.prev()), part.place() == 0 && behind == 0);
     let view = |chain: &ChainHead| ChainView::of(&chain.head, Some(chain.held), viewer, now_ms, is_paused);
     let page = Page { items: items.into_iter().map(view).collect(), next, prev };
     Ok(Json(Chains { total: totals.chains, held: totals.held, page, is_complete }))

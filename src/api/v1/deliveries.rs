@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     access::{Anyone, Caller},
-    request::{Cursor, Page, Params, Refusals, limit, moment, named, optional, parsed},
+    request::{Cursor, Page, Params, Refusals, limit, moment, named, optional, parsed, wrong_cursor},
 };
 use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId},
@@ -18,7 +18,7 @@ use crate::{
     http::problem::Problem,
     store::queries::Queries,
     view::{
-        deliveries::{self, Asked, DeliveryLine, DeliveryView, Found, Unread, Whose},
+        deliveries::{self, Asked, At, DeliveryLine, DeliveryView, Found, Side, Whose},
         past::{self, From, ReachView, ToldView},
     },
 };
@@ -34,9 +34,9 @@ pub struct ListQuery {
     intent: Option<String>,
     /// All deliveries of one event.
     event: Option<String>,
-    /// What is unfinished at one endpoint, the oldest first, and its latest attempts.
+    /// All deliveries to one endpoint.
     endpoint: Option<String>,
-    /// The latest of one account, with what was owed to no endpoint of it.
+    /// All deliveries of one account, with what was owed to no endpoint of it.
     account: Option<String>,
     /// Of what was tried and has ended, only since then: `2026-05-01T09:00:00Z`, or an age, `6h`.
     since: Option<String>,
@@ -44,6 +44,8 @@ pub struct ListQuery {
     until: Option<String>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
+    /// `next` or `prev` of another page of this list.
+    cursor: Option<String>,
 }
 
 impl ListQuery {
@@ -64,15 +66,19 @@ impl ListQuery {
 
 #[derive(Serialize, ToSchema)]
 pub struct Deliveries {
-    items: Vec<DeliveryLine>,
-    /// There are more than were asked for.
+    #[serde(flatten)]
+    page: Page<DeliveryLine>,
+    /// There are older ones, here or beyond what was looked at.
     has_more: bool,
-    /// Whether all unfinished deliveries were looked at.
+    /// Whether all was looked at that the history knows and Redis has.
     is_complete: bool,
+    /// What was not, in words: a page looks at 5 000 unfinished records, 5 000 dead letters and 10 000 attempts.
+    missing: Vec<String>,
     history: ReachView,
 }
 
 /// Show the deliveries of an intent, an event, an endpoint or an account: unfinished, dead, and ended as far back as the history goes.
+/// The newest event comes first, wherever its deliveries stand.
 #[utoipa::path(
     get, path = "/v1/deliveries", tag = "Deliveries", params(ListQuery),
     responses((status = 200, body = Deliveries), Refusals)
@@ -90,14 +96,35 @@ pub async fn list(
     let from_ms = moment("since", query.since.as_ref(), now_ms)?;
     let until_ms = moment("until", query.until.as_ref(), now_ms)?;
     past::check_span(from_ms, until_ms).map_err(|why| Problem::fault("since", why))?;
-    let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, limit };
+    let cursor = Cursor::read(query.cursor.as_ref())?;
+    let at = |key: &str| key.parse::<At>().map_err(|()| wrong_cursor());
+    let side = match &cursor {
+        None => Side::Newest,
+        Some(Cursor::After(key)) => Side::OlderThan(at(key)?),
+        Some(Cursor::Before(key)) => Side::NewerThan(at(key)?),
+    };
+    let asked = Asked { whose, of: caller.account.clone(), from_ms, until_ms, side, limit };
     let (is_paused, viewer) = (api.0.registry.paused_all().is_some(), caller.viewer());
     let look = async |queries: &mut Queries| deliveries::find(queries, &api.0.history, &asked, viewer, is_paused).await;
-    let Found { mut lines, past, unread } = api.heavy_queries(&caller, look).await?;
-    let has_more = past.has_more || lines.len() > limit;
-    lines.truncate(limit);
-    let is_complete = !matches!(unread, Unread::Beyond(_));
-    Ok(Json(Deliveries { items: lines, has_more, is_complete, history: past.reach.view(viewer) }))
+    let Found { lines: items, newer, older, past, looked, .. } = api.heavy_queries(&caller, look).await?;
+    if cursor.is_some() && api.0.history.is_on() && !past.reach.is_from_history() {
+        return Err(away());
+    }
+    let next = older.map(|at| Cursor::After(at.to_string()).text());
+    let prev = newer.map(|at| Cursor::Before(at.to_string()).text());
+    let (next, prev) = match cursor.filter(|_| items.is_empty()) {
+        Some(cursor) => cursor.turned(),
+        None => (next, prev),
+    };
+    let has_more = next.is_some() || looked.since_ms.is_some();
+    let (is_complete, missing) = (looked.is_complete(), looked.words());
+    let page = Page { items, next, prev };
+    Ok(Json(Deliveries { page, has_more, is_complete, missing, history: past.reach.view(viewer) }))
+}
+
+/// Pages that the history was asked for fit together only while it is.
+fn away() -> Problem {
+    Problem::unavailable("The history of deliveries does not answer, and pages come from it.", 5)
 }
 
 /// A merchant may ask about their own endpoints; everybody may ask about one that was deleted.
@@ -203,7 +230,7 @@ pub async fn attempts(
     let look = async |queries: &mut Queries| past::page(&api.0.history, queries, &wanted, &from, limit).await;
     let past = api.heavy_queries(&caller, look).await?.ok_or_else(wrong_or_far)?;
     if cursor.is_some() && !past.reach.is_from_history() {
-        return Err(Problem::unavailable("The history of deliveries does not answer, and pages come from it.", 5));
+        return Err(away());
     }
     let at = |told: Option<&Told>, is_there: bool| told.filter(|_| is_there).map(Told::key);
     let next = at(past.told.last(), past.has_older).map(|key| Cursor::After(key).text());

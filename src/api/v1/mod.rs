@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod events;
 pub mod intents;
 pub mod issues;
+pub mod kept_events;
 pub mod letters;
 pub mod operations;
 pub mod overview;
@@ -284,7 +285,7 @@ fn described() -> (Router<Api>, Description) {
         .routes(routes!(accounts::list))
         .routes(routes!(accounts::events))
         .routes(routes!(portal::link))
-        .routes(routes!(events::publish))
+        .routes(routes!(events::publish, kept_events::list))
         .routes(routes!(events::publish_batch))
         .routes(routes!(events::find))
         .routes(routes!(endpoints::list, changes::create))

@@ -25,13 +25,13 @@ use crate::{
         audit::{Act, Begun, Tally},
         id::{AccountId, EndpointId, EntryId, EventId, IntentId, OperationId},
         letter::Cause,
-        operation::{Change, Kind, MAX_RATE, Operation, State as OperationState},
+        operation::{Change, Kind, MAX_RATE, Operation, State as OperationState, made_ms},
     },
     history::plan::{self, PlanError},
     http::problem::Problem,
     store::{
         error::StoreError,
-        operations::{OperationError, Operations, Verb, Wanted},
+        operations::{Beside, OperationError, Operations, Verb, Wanted},
         queries::{DeadFilter, MAX_PAGE},
     },
     view::operation::{OperationView, ResultView},
@@ -260,19 +260,31 @@ pub async fn list(
     Params(query): Params<PageQuery>,
 ) -> Answer<Page<OperationView>> {
     let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
-    let look = async |operations: &mut Operations| {
-        // The newest has the greatest id; a page is in the order of its keys, so these count down.
-        let key = |id: &OperationId| id.as_str().bytes().map(|byte| char::from(255 - byte)).collect::<String>();
-        let ids: Vec<_> = operations.ids().await?.into_iter().map(|id| (key(&id), id)).collect();
-        let page = Page::of(ids, cursor.as_ref(), limit);
-        let found = operations.find_all(&page.items).await?;
-        Ok::<_, StoreError>(Page {
-            items: found.iter().map(OperationView::of).collect(),
-            next: page.next,
-            prev: page.prev,
-        })
+    let id = |key: &str| key.parse().ok().filter(|id| made_ms(id).is_some()).ok_or_else(wrong_cursor);
+    let (is_first, is_back) = (cursor.is_none(), matches!(cursor, Some(Cursor::Before(_))));
+    let other: Option<OperationId> = match &cursor {
+        None => None,
+        Some(Cursor::After(key) | Cursor::Before(key)) => Some(id(key)?),
     };
-    Ok(Json(api.operations(look).await?.map_err(|error| of_store(&error))?))
+    let beside = match &other {
+        None => Beside::Nothing,
+        Some(id) if is_back => Beside::NewerThan(id),
+        Some(id) => Beside::OlderThan(id),
+    };
+    let look = async |operations: &mut Operations| {
+        let (ids, is_beyond) = operations.page(beside, limit).await?;
+        Ok::<_, StoreError>((operations.find_all(&ids).await?, ids, is_beyond))
+    };
+    let (found, ids, is_beyond) = api.operations(look).await?.map_err(|error| of_store(&error))?;
+    let (has_newer, has_older) = if is_back { (is_beyond, true) } else { (!is_first, is_beyond) };
+    let (next, prev) = match cursor.filter(|_| ids.is_empty()) {
+        Some(cursor) => cursor.turned(),
+        None => (
+            ids.last().filter(|_| has_older).map(|id| Cursor::After(id.to_string()).text()),
+            ids.first().filter(|_| has_newer).map(|id| Cursor::Before(id.to_string()).text()),
+        ),
+    };
+    Ok(Json(Page { items: found.iter().map(OperationView::of).collect(), next, prev }))
 }
 
 /// Show one: how far it is, what it waits for, and what became of what it took.

@@ -21,12 +21,12 @@ use crate::{
     api::access::{hash, short},
     clock,
     facts::{
-        audit::{Act, MERCHANT},
+        audit::{Act, Begun, MERCHANT},
         id::AccountId,
-        token::{Role, Token},
+        token::{Role, Token, TokenError},
     },
     http::problem::Problem,
-    store::tokens::TokenStore,
+    store::{error::StoreError, tokens::TokenStore},
     view::time::Time,
 };
 
@@ -37,6 +37,9 @@ const STAYS_FOR: Duration = Duration::from_secs(12 * 3_600);
 /// Links and visits at a time: far more than support makes within half a day.
 const MAX_LIVE: usize = 10_000;
 
+/// Why there is no other link.
+pub const FULL: &str = "There are 10 000 portal links and visits: wait until some have ended, or revoke some";
+
 /// What links and visits are called in the list of tokens.
 const LINK: &str = "portal link";
 const VISIT: &str = "portal visit";
@@ -44,8 +47,8 @@ const VISIT: &str = "portal visit";
 #[derive(Serialize, ToSchema)]
 pub struct PortalLink {
     /// Below the address by which merchants reach this Herald. It is in this answer, and never again.
-    path: String,
-    expires_at: Time,
+    pub path: String,
+    pub expires_at: Time,
 }
 
 /// Make a link by which a merchant enters the console, for this account. It leads in once, within 15 minutes, for 12 hours.
@@ -61,15 +64,48 @@ pub async fn link(
 ) -> Result<(StatusCode, Json<PortalLink>), Problem> {
     let why = reason(&body.read(&api.0.schemas.reason)?.reason)?;
     let account: AccountId = named(&account)?;
-    api.forget_ended().await?;
-    let code = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-    let token = merchants(account.clone(), LINK, &caller.by(), FOLLOWED_WITHIN)?;
-    let kept = kept_as(&code);
-    let begun = caller.begun(&api, Act::TokenCreate, &why).account(&account);
-    let begun = begun.target(format_args!("token {} {LINK}", short(&kept)));
-    let expires_at = Time(token.expires_at_ms.unwrap_or_default());
-    api.0.audit.audited(begun, async |_: &mut _| api.put_token(&kept, &token).await).await?;
-    Ok((StatusCode::CREATED, Json(PortalLink { path: format!("/console/enter/{code}"), expires_at })))
+    api.make_room().await?;
+    let link = NewLink::try_new(account, &caller.by()).map_err(|error| Problem::internal(&error))?;
+    let begun = link.about(caller.begun(&api, Act::TokenCreate, &why));
+    api.0.audit.audited(begun, async |_: &mut _| api.put_token(&link.hash, &link.token).await).await?;
+    Ok((StatusCode::CREATED, Json(link.shown())))
+}
+
+/// A link that has just been made. Its token is kept by its hash, and leads nowhere but in.
+pub struct NewLink {
+    path: String,
+    pub hash: String,
+    pub token: Token,
+}
+
+impl NewLink {
+    pub fn try_new(account: AccountId, by: &str) -> Result<Self, TokenError> {
+        let code = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let token = merchants(account, LINK, by, FOLLOWED_WITHIN)?;
+        Ok(Self { hash: kept_as(&code), path: format!("/console/enter/{code}"), token })
+    }
+
+    pub fn about(&self, begun: Begun) -> Begun {
+        let begun = self.token.account.iter().fold(begun, Begun::account);
+        begun.target(format_args!("token {} {LINK}", short(&self.hash)))
+    }
+
+    pub fn shown(self) -> PortalLink {
+        PortalLink { path: self.path, expires_at: Time(self.token.expires_at_ms.unwrap_or_default()) }
+    }
+}
+
+/// Removes links and visits whose time is over, as nobody else does; false where too many are left for another.
+pub async fn make_room(tokens: &mut TokenStore) -> Result<bool, StoreError> {
+    let (now_ms, mut live) = (clock::wall_ms(), 0);
+    for listed in tokens.all().await? {
+        let is_of_portal = listed.token.role == Role::Merchant && [LINK, VISIT].contains(&listed.token.name.as_str());
+        match is_of_portal && !listed.token.is_live(now_ms) {
+            true => drop(tokens.remove(&listed.hash).await?),
+            false => live += usize::from(is_of_portal),
+        }
+    }
+    Ok(live < MAX_LIVE)
 }
 
 /// What a link is kept as. No header has a line feed, so a link's code is never a token.
@@ -77,10 +113,9 @@ fn kept_as(code: &str) -> String {
     hash(&format!("{LINK}\n{code}"))
 }
 
-fn merchants(account: AccountId, name: &str, by: &str, lifetime: Duration) -> Result<Token, Problem> {
+fn merchants(account: AccountId, name: &str, by: &str, lifetime: Duration) -> Result<Token, TokenError> {
     let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-    let token = Token::try_new(Role::Merchant, Some(account), name, by, clock::wall_ms(), Some(lifetime_ms));
-    token.map_err(|error| Problem::internal(&error))
+    Token::try_new(Role::Merchant, Some(account), name, by, clock::wall_ms(), Some(lifetime_ms))
 }
 
 impl Api {
@@ -99,7 +134,8 @@ impl Api {
             found.map_err(|problem| if problem.status == StatusCode::UNAUTHORIZED { gone() } else { problem })?;
         let account = link.account.clone().filter(|_| link.name == LINK && link.is_live(clock::wall_ms()));
         let account = account.ok_or_else(gone)?;
-        let visit = merchants(account.clone(), VISIT, &link.created_by, STAYS_FOR)?;
+        let visit = merchants(account.clone(), VISIT, &link.created_by, STAYS_FOR);
+        let visit = visit.map_err(|error| Problem::internal(&error))?;
         let own = hash(&new_token());
         let begun =
             self.0.audit.act(Act::TokenCreate, &format!("{MERCHANT}{} {LINK}", short(&kept)), "followed a portal link");
@@ -137,28 +173,9 @@ impl Api {
         self.0.connection.with(put).await.map_err(|error| of_store(&error))
     }
 
-    /// Removes links and visits whose time is over, as nobody else does; refuses where too many are left.
-    async fn forget_ended(&self) -> Result<(), Problem> {
-        let now_ms = clock::wall_ms();
-        let forget = async |connection| {
-            let mut store = TokenStore::on(connection);
-            let mut live = 0;
-            for listed in store.all().await? {
-                let is_of_portal =
-                    listed.token.role == Role::Merchant && [LINK, VISIT].contains(&listed.token.name.as_str());
-                match is_of_portal && !listed.token.is_live(now_ms) {
-                    true => drop(store.remove(&listed.hash).await?),
-                    false => live += usize::from(is_of_portal),
-                }
-            }
-            Ok(live)
-        };
-        let live = self.0.connection.with(forget).await.map_err(|error| of_store(&error))?;
-        let full = || {
-            refused(format!(
-                "There are {MAX_LIVE} portal links and visits: wait until some have ended, or revoke some."
-            ))
-        };
-        if live < MAX_LIVE { Ok(()) } else { Err(full()) }
+    async fn make_room(&self) -> Result<(), Problem> {
+        let make = async |connection| make_room(&mut TokenStore::on(connection)).await;
+        let has_room = self.0.connection.with(make).await.map_err(|error| of_store(&error))?;
+        if has_room { Ok(()) } else { Err(refused(format!("{FULL}."))) }
     }
 }

@@ -73,7 +73,7 @@ pub struct ChainHead {
 impl Queries {
     /// One delivery, wherever its record stands.
     pub async fn find(&mut self, id: &DeliveryId) -> Result<Whereabouts, StoreError> {
-        if let Some(found) = self.locate(std::slice::from_ref(id)).await?.pop() {
+        if let Some(found) = self.unfinished(std::slice::from_ref(id)).await?.pop() {
             return Ok(Whereabouts::Unfinished(Box::new(found)));
         }
         let letter = self.dead_letter(id).await?;
@@ -131,18 +131,30 @@ impl Queries {
         Ok(weights)
     }
 
-    /// The oldest unfinished deliveries of one endpoint, at most `max`, after a look at the ids of up to `max_look`
-    /// records.
-    pub async fn unfinished_of(
+    /// The ids of what is unfinished at one endpoint, or at all of them, after a look at about `max` of them; and whether these are
+    /// all.
+    pub async fn unfinished_ids(
         &mut self,
-        endpoint: &EndpointId,
+        endpoint: Option<&EndpointId>,
         max: usize,
-        max_look: usize,
-    ) -> Result<Walk, StoreError> {
-        let (ids, is_complete) = self.ids_of(endpoint, max_look).await?;
-        let looked = ids.len();
-        let first: Vec<DeliveryId> = ids.into_iter().take(max).collect();
-        Ok(Walk { found: self.locate(&first).await?, looked, is_complete })
+    ) -> Result<(Vec<DeliveryId>, bool), StoreError> {
+        let endpoints = match endpoint {
+            Some(endpoint) => vec![endpoint.clone()],
+            None => self.busy_endpoints(max).await?.into_iter().map(|(endpoint, _)| endpoint).collect(),
+        };
+        let (mut found, mut left) = (Vec::new(), max);
+        for endpoint in endpoints {
+            if left == 0 {
+                return Ok((found, false));
+            }
+            let (ids, is_complete) = self.ids_of(&endpoint, left).await?;
+            left = left.saturating_sub(ids.len());
+            found.extend(ids);
+            if !is_complete {
+                return Ok((found, false));
+            }
+        }
+        Ok((found, true))
     }
 
     /// The unfinished deliveries that match, at all endpoints; for what has no index. Looks at up to `max_look`
@@ -157,7 +169,7 @@ impl Queries {
             let (ids, is_complete) = self.ids_of(&endpoint, max_look - walk.looked).await?;
             walk.looked += ids.len();
             walk.is_complete &= is_complete;
-            let located = self.locate(&ids).await?;
+            let located = self.unfinished(&ids).await?;
             walk.found.extend(located.into_iter().filter(|one| one.delivery.as_ref().is_ok_and(&fits)));
             if walk.looked >= max_look {
                 walk.is_complete = false;
@@ -195,22 +207,53 @@ impl Queries {
         let Some(head) = head.and_then(|entry| entry.parse().ok()) else { return Ok(Vec::new()) };
         let entries = std::iter::once(head).chain(held.iter().filter_map(|member| held_entry(member)));
         let ids: Vec<_> = entries.map(|entry| DeliveryId { entry, endpoint: endpoint.clone() }).collect();
-        self.locate(&ids).await
+        self.unfinished(&ids).await
     }
 
     /// The chains of an endpoint by the age of their head, after a look at up to `max` of them; and whether these are
     /// all. A delivery without order is a chain of its own.
     pub async fn chains(&mut self, endpoint: &EndpointId, max: usize) -> Result<(Vec<ChainHead>, bool), StoreError> {
         let (heads, is_complete) = self.hash_page(&self.keys.heads(endpoint), max).await?;
+        Ok((self.chains_of(endpoint, &heads).await?, is_complete))
+    }
+
+    /// About `max` chains from a place of Redis' own walk on, which begins at 0, by the age of their head; and the place that follows, 0
+    /// at the end. Who walks on sees each chain that is there throughout, now and then one twice.
+    pub async fn chains_from(
+        &mut self,
+        endpoint: &EndpointId,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<ChainHead>, u64), StoreError> {
+        let (mut heads, mut cursor) = (Vec::new(), from);
+        while heads.len() < max {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(self.keys.heads(endpoint)).arg(cursor).arg("COUNT").arg(STRIDE);
+            let (next, page): (u64, Vec<(String, String)>) =
+                self.connection.query("page through the chains", &command).await?;
+            heads.extend(page);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        heads.sort();
+        heads.dedup_by(|one, other| one.0 == other.0);
+        Ok((self.chains_of(endpoint, &heads).await?, cursor))
+    }
+
+    async fn chains_of(
+        &mut self,
+        endpoint: &EndpointId,
+        heads: &[(String, String)],
+    ) -> Result<Vec<ChainHead>, StoreError> {
         let mut entries: Vec<EntryId> = heads.iter().filter_map(|(_, entry)| entry.parse().ok()).collect();
         entries.sort();
         let ids: Vec<_> = entries.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() }).collect();
-        let mut chains = Vec::with_capacity(ids.len());
-        for head in self.locate(&ids).await? {
-            chains.push(ChainHead { head, held: 0 });
-        }
+        let found = self.unfinished(&ids).await?;
+        let mut chains: Vec<ChainHead> = found.into_iter().map(|head| ChainHead { head, held: 0 }).collect();
         self.count_held(endpoint, &mut chains).await?;
-        Ok((chains, is_complete))
+        Ok(chains)
     }
 
     async fn count_held(&mut self, endpoint: &EndpointId, chains: &mut [ChainHead]) -> Result<(), StoreError> {
@@ -232,7 +275,7 @@ impl Queries {
     }
 
     /// Where these stand; those without a record are left out.
-    async fn locate(&mut self, ids: &[DeliveryId]) -> Result<Vec<Unfinished>, StoreError> {
+    pub async fn unfinished(&mut self, ids: &[DeliveryId]) -> Result<Vec<Unfinished>, StoreError> {
         let mut located = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
             let keys: Vec<String> = chunk.iter().map(|id| self.keys.delivery(id)).collect();
@@ -277,28 +320,40 @@ impl Queries {
         Ok(found)
     }
 
-    /// Ids of the unfinished deliveries of an endpoint, up to `max`, in stream order; and whether these are all. Heads
-    /// are taken first, held ones only if there is room.
+    /// Ids of the unfinished deliveries of an endpoint, up to `max`, in stream order; and whether these are all. Heads come before
+    /// held ones if there is no room for both.
     async fn ids_of(&mut self, endpoint: &EndpointId, max: usize) -> Result<(Vec<DeliveryId>, bool), StoreError> {
+        // First: what is released meanwhile is a head then, and so in one of the two.
+        let (held, all_held) = self.held_page(endpoint, max).await?;
         let (heads, all_heads) = self.hash_page(&self.keys.heads(endpoint), max).await?;
         let mut entries: BTreeSet<EntryId> = heads.iter().filter_map(|(_, entry)| entry.parse().ok()).collect();
-        let mut is_complete = all_heads;
-        let mut offset = 0;
-        while is_complete && entries.len() < max {
-            let mut command = redis::cmd("ZRANGE");
-            let stride = STRIDE.min(max - entries.len());
-            command.arg(self.keys.held(endpoint)).arg(offset).arg(offset + stride - 1);
-            let held: Vec<String> = self.connection.query("list what is held", &command).await?;
-            entries.extend(held.iter().filter_map(|member| held_entry(member)));
-            offset += stride;
-            if held.len() < stride {
-                let ids = entries.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
-                return Ok((ids.collect(), true));
+        let mut is_complete = all_held && all_heads;
+        for entry in held {
+            if entries.len() >= max && !entries.contains(&entry) {
+                is_complete = false;
+                break;
             }
+            entries.insert(entry);
         }
-        is_complete = false;
         let ids = entries.into_iter().map(|entry| DeliveryId { entry, endpoint: endpoint.clone() });
         Ok((ids.collect(), is_complete))
+    }
+
+    /// Up to `max` that are held at an endpoint; and whether these are all. What comes and goes meanwhile hides no others.
+    async fn held_page(&mut self, endpoint: &EndpointId, max: usize) -> Result<(Vec<EntryId>, bool), StoreError> {
+        let (mut found, mut from) = (Vec::new(), "-".to_owned());
+        while found.len() < max {
+            let stride = STRIDE.min(max - found.len());
+            let mut command = redis::cmd("ZRANGEBYLEX");
+            command.arg(self.keys.held(endpoint)).arg(&from).arg("+").arg("LIMIT").arg(0).arg(stride);
+            let held: Vec<String> = self.connection.query("list what is held", &command).await?;
+            found.extend(held.iter().filter_map(|member| held_entry(member)));
+            match held.last() {
+                Some(last) if held.len() == stride => from = format!("({last}"),
+                _ => return Ok((found, true)),
+            }
+        }
+        Ok((found, false))
     }
 
     /// Up to about `max` fields of a hash, in no order; and whether these are all.
