@@ -79,7 +79,8 @@ pub async fn replay(
     let endpoint = endpoint.ok_or_else(|| PlanError::MissingEndpoint(asked.clone()))?;
     let (selection, count) = freeze(history, &Selection::from(&wanted.letters), endpoint).await?;
     let mut queries = operations.queries();
-    if let Some(page) = queries.events_after(selection.last_entry.unwrap_or(EntryId::MAX), 1, 0).await?
+    if let Some(last) = selection.last_entry.filter(|last| *last < EntryId::MAX)
+        && let Some(page) = queries.events_after(last, 1, 0).await?
         && let Some(next) = page.events.first()
     {
         let waited_ms = page.now_ms.saturating_sub(next.entry.ms);

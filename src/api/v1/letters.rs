@@ -77,7 +77,7 @@ impl ListQuery {
         Ok(DeadFilter {
             // What dies later is on no page: so the pages fit together.
             from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0),
-            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(u64::MAX),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(DeadFilter::END_MS),
             endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
             account: caller.narrowed(optional::<AccountId>("account", self.account.as_ref())?)?,
             reason: self.dead_reason.as_deref().map(reason_named).transpose()?,

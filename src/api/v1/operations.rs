@@ -105,7 +105,7 @@ impl PlanOperation {
     fn letters(&self, now_ms: u64) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
             from_ms: moment("since", self.since.as_ref(), now_ms)?.unwrap_or(0),
-            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(u64::MAX),
+            until_ms: moment("until", self.until.as_ref(), now_ms)?.unwrap_or(DeadFilter::END_MS),
             endpoint: optional::<EndpointId>("endpoint", self.endpoint.as_ref())?,
             account: optional::<AccountId>("account", self.account.as_ref())?,
             reason: self.dead_reason.as_deref().map(reason_named).transpose()?,

@@ -65,7 +65,7 @@ impl Filter {
         let (since, until) = self.moments();
         DeadFilter {
             from_ms: since.map_or(0, at),
-            until_ms: until.map_or(u64::MAX, at),
+            until_ms: until.map_or(DeadFilter::END_MS, at),
             endpoint: self.endpoint.clone(),
             account: self.account.clone(),
             reason: self.dead_reason,

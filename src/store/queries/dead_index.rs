@@ -101,10 +101,13 @@ struct Source {
 }
 
 impl DeadFilter {
+    /// No letter dies later, by any clock; scores are doubles.
+    pub const END_MS: u64 = u64::MAX >> 11;
+
     pub fn everything() -> Self {
         Self {
             from_ms: 0,
-            until_ms: u64::MAX >> 11,
+            until_ms: Self::END_MS,
             endpoint: None,
             account: None,
             reason: None,

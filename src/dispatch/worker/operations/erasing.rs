@@ -39,6 +39,9 @@ const ENTRIES: usize = 100;
 const LOOKED_THROUGH: usize = 16;
 const LETTERS: usize = 200;
 
+/// The most entries that lie in one page of a stream: `stream-node-max-entries` of Redis.
+const PAGE_ENTRIES: u64 = 100;
+
 /// After the database has failed.
 const HISTORY_PAUSE: Duration = Duration::from_secs(15);
 
@@ -66,11 +69,21 @@ pub struct Order {
 
 /// Where it looks next.
 enum Place {
-    Letters { after: Option<DeadCursor> },
-    Entries { after: EntryId },
-    Quarantine { after: Option<QuarantineCursor> },
+    Letters {
+        after: Option<DeadCursor>,
+    },
+    Entries {
+        after: EntryId,
+    },
+    Quarantine {
+        after: Option<QuarantineCursor>,
+    },
     Records(Records),
     History,
+    /// How many entries had been added to the stream when everything was erased.
+    Pages {
+        added: Option<u64>,
+    },
     Files,
 }
 
@@ -132,8 +145,28 @@ impl Erasure {
                 Ok(Erasing::Waits(self.said.clone()))
             }
             Place::History => Ok(self.history(means.history).await),
+            Place::Pages { .. } => self.pages(means).await,
             Place::Files => files(means).await,
         }
+    }
+
+    /// Redis only marks an entry as deleted: its bytes go with the last of those that lie in one page with it.
+    async fn pages(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Pages { added } = &mut self.place else { return Ok(Erasing::Moved) };
+        let Some(stands) = means.queries.events_after(EntryId::ZERO, 1, 0).await? else {
+            self.place = Place::Files;
+            return Ok(Erasing::Moved);
+        };
+        let added = *added.get_or_insert(stands.added);
+        let have_left = stands.added.saturating_sub(stands.length);
+        let is_gone = stands.first > self.order.last && have_left >= added.saturating_add(PAGE_ENTRIES);
+        if stands.length > 0 && !is_gone {
+            let said = "the stream still has entries that were there, or came right behind (retain): Redis keeps what was erased until \
+                        they are gone";
+            return Ok(Erasing::Waits(said.to_owned()));
+        }
+        self.place = Place::Files;
+        Ok(Erasing::Moved)
     }
 
     async fn letters(&mut self, room: usize, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
@@ -266,7 +299,7 @@ impl Erasure {
         match done {
             Ok(false) if self.settling.is_some() => Erasing::Waits("the history's files are written afresh".to_owned()),
             Ok(true) => {
-                self.place = Place::Files;
+                self.place = Place::Pages { added: None };
                 Erasing::Moved
             }
             Ok(false) => Erasing::Moved,
