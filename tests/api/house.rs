@@ -74,7 +74,8 @@ impl House {
     }
 
     async fn on(redis: TestRedis, url: &str) -> Self {
-        Self::of(redis, Setup::new(url)).await
+        // What is due in ten minutes waits, for this policy can have meant that.
+        Self::of(redis, Setup::new(url).env("HERALD_RETRY_MAX_INTERVAL", "1h")).await
     }
 
     pub async fn of(redis: TestRedis, setup: Setup) -> Self {
