@@ -193,9 +193,9 @@ fn fields(issue: &Issue, view: &IssueView, now_ms: u64) -> Vec<(&'static str, St
     ];
     fields.extend(view.endpoint_state.map(|state| ("endpoint", state.to_owned())));
     fields.extend([
-        ("it", issue.diagnosis.what.clone()),
-        ("must act", issue.diagnosis.who.name().to_owned()),
-        ("next", issue.diagnosis.next.clone()),
+        ("it", view.diagnosis.what.clone()),
+        ("must act", view.diagnosis.who.name().to_owned()),
+        ("next", view.diagnosis.next.clone()),
         ("first seen", when(issue.first_ms, now_ms)),
         ("last seen", when(issue.last_ms, now_ms)),
         ("attempts", attempts(issue)),

@@ -1,11 +1,13 @@
 //! What only looks: pages that fit together, and that need neither an owner nor a Redis that takes writes.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use herald::store::registry::RegistryStore;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    house::{ADMIN, House},
+    house::{ADMIN, House, NOWHERE},
+    stage::{endpoint, mark},
     support::{TestRedis, until},
 };
 
@@ -229,7 +231,7 @@ async fn refusals_are_described_as_they_are_sent_and_name_the_member() {
     let no_text = house.ask("GET", "/v1/endpoints/%ff", Some(ADMIN), None).await;
     assert_eq!((no_text.status, &no_text.body["errors"]["path"][0]), (400, &"is not UTF-8 once it is decoded".into()));
     let endpoint = |member: &str, value: Value| {
-        let mut body = json!({"account": "acc_1", "url": crate::house::NOWHERE});
+        let mut body = json!({"account": "acc_1", "url": NOWHERE});
         body[member] = value;
         ("/v1/endpoints", member.to_owned(), body)
     };
@@ -293,4 +295,26 @@ async fn a_cursor_that_no_page_gave_is_refused_and_one_whose_page_is_empty_leads
     assert_eq!((&empty["items"], &empty["next"]), (&json!([]), &Value::Null));
     let back = format!("/v1/dead-letters?limit=5&cursor={}", empty["prev"].as_str().unwrap());
     assert!(!house.get(&back, ADMIN).await["items"].as_array().unwrap().is_empty());
+}
+
+/// What it says, and what is sent to a merchant, must not show whoever has the id now.
+#[tokio::test]
+async fn an_issue_of_an_id_that_was_given_out_again_names_nothing_of_its_new_account() {
+    const THEIRS: &str = "http://127.0.0.1:9/of-acc-2";
+    let house = House::start().await;
+    let issue = async || house.get("/v1/issues/ep_a:rejected:401", ADMIN).await;
+    let before = issue().await;
+    assert!(before["to_merchant"].as_str().unwrap().contains(NOWHERE), "{before}");
+    let mut registry = RegistryStore::connect(&house.redis.redis()).await.unwrap();
+    registry.remove(&"ep_a".parse().unwrap(), None, &mark()).await.unwrap();
+    registry.create(endpoint("ep_a", "acc_2", THEIRS), &mark()).await.unwrap();
+    until("the issue to know", async || {
+        issue().await["diagnosis"]["next"].as_str().is_some_and(|next| next.contains("another account's now"))
+    })
+    .await;
+    let after = issue().await;
+    assert_eq!((&after["account"], &after["letters"]), (&"acc_1".into(), &7.into()), "{after}");
+    assert!(!after.to_string().contains("of-acc-2") && after["to_merchant"].is_null(), "{after}");
+    let said = house.cli(&["issue", "show", "ep_a:rejected:401"]);
+    assert_eq!(said["diagnosis"], after["diagnosis"]);
 }
