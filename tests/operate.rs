@@ -5,6 +5,8 @@
 
 #[path = "operate/alerts.rs"]
 mod alerts;
+#[path = "operate/dashboard.rs"]
+mod dashboard;
 #[path = "support/merchants.rs"]
 mod merchants;
 #[path = "operate/page.rs"]

@@ -421,7 +421,7 @@ fn no_document_and_no_setting_names_a_metric_that_is_not_there() {
     let metrics = metrics();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
-    let settings = ["herald.toml", "prometheus/herald.rules.yml"]
+    let settings = ["herald.toml", "prometheus/herald.rules.yml", "grafana/herald.json"]
         .map(|name| root.join("deploy").join(name));
     for path in documents().into_iter().chain(settings) {
         let text = fs::read_to_string(&path).unwrap();
