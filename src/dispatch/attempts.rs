@@ -46,6 +46,7 @@ pub struct Attempts {
 }
 
 /// What became of what was started.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, and a box would cost each of them")]
 pub enum Ended {
     /// With the entry of its delivery.
     Attempted(Token, EntryId, Attempted),
