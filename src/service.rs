@@ -37,7 +37,7 @@ use crate::{
     http::{
         connections::{self, Bounds, OneMore},
         problem::{PROBLEM_JSON, untyped},
-        server::{BODY_WITHIN, LIMITS, Place, drop_last_slash},
+        server::{BODY_WITHIN, LIMITS, Place, counted, drop_last_slash},
     },
     telemetry::{
         exposition::{Format, Page},
@@ -236,6 +236,7 @@ fn router(shared: Shared) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
         .layer(middleware::map_response(last_of_its_connection))
+        .layer(middleware::from_fn(counted))
 }
 
 /// One request, one answer.

@@ -33,6 +33,7 @@ use super::{
     owner::{Look, Owner, with_end},
     process,
     readiness::Readiness,
+    requests,
 };
 use crate::{
     clock,
@@ -504,6 +505,7 @@ pub fn page_of_process() -> Page {
     registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
     logging::register(&mut registry);
     calls::register(&mut registry);
+    requests::register(&mut registry);
     Page::of(Arc::new(registry)).and(Page::of(Arc::new(process::registry())))
 }
 

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod owner;
 mod process;
 pub mod readiness;
+pub mod requests;

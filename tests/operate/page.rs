@@ -58,13 +58,14 @@ fn described(page: &str, openmetrics: &str) -> BTreeMap<String, Described> {
     found
 }
 
-fn openmetrics(herald: &Herald) -> String {
+/// Head and body of the answer to a request with this line in its head.
+fn asked(herald: &Herald, path: &str, line: &str) -> (String, String) {
     let mut stream = TcpStream::connect(herald.address()).unwrap();
-    let accept = "accept: application/openmetrics-text;version=1.0.0";
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: herald\r\n{accept}\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: herald\r\n{line}\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,8 +76,15 @@ async fn the_list_of_metrics_is_what_an_owner_shows() {
     world.publish(&lives(1, &accounts, 20)).await;
     world.merchants.until_delivered(20).await;
     herald.until_metric("herald_stream_lag_entries", |entries| entries == 0.0).await;
-    let openmetrics = openmetrics(&herald);
+    let (_, openmetrics) = asked(&herald, "/metrics", "accept: application/openmetrics-text;version=1.0.0");
     assert!(openmetrics.ends_with("# EOF\n"));
+    assert!(asked(&herald, "/v1/endpoints/ep_0", "connection: close").0.contains(" 401 "));
+    assert!(asked(&herald, "/nowhere/ep_0", "connection: close").0.contains(" 404 "));
+    for (route, status) in [("/v1/endpoints/{endpoint}", "4xx"), ("/metrics", "2xx"), ("none", "4xx")] {
+        let series = format!("herald_http_requests_total{{route=\"{route}\",method=\"GET\",status=\"{status}\"}}");
+        assert!(herald.metric(&series) >= 1.0, "{series} in {}", herald.get("/metrics").unwrap().1);
+    }
+    assert!(!herald.get("/metrics").unwrap().1.contains("ep_0"));
     let mut shown = described(&herald.get("/metrics").unwrap().1, &openmetrics);
     // A build from no git checkout does not know its revision.
     shown.get_mut("herald_build_info").unwrap().2.insert("revision".to_owned());
