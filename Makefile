@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
+.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove operate
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -73,6 +73,11 @@ tools:
 	@deploy/setup
 setup: tools
 	@deploy/setup-verifiers
+
+# Herald as whoever operates it sees it: every alert is caused for real, and the dashboard's queries are asked, of a real Prometheus.
+operate: setup
+	@deploy/setup-operate
+	cargo test --locked --test operate -- --include-ignored
 
 # Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
 fuzz: tools

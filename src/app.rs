@@ -127,7 +127,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     ));
     let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
     let history = follower(config, &parts).map(|follower| tokio::spawn(follower.run(rest.clone())));
-    let (mut page, mut intents) = (metrics.page(), None);
+    let (mut page, mut intents) = (metrics.page().and(registry.page()), None);
     if let Some(address) = config.intents.listen {
         let counted = IntentMetrics::default();
         page = page.and(counted.page());
@@ -323,6 +323,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         quarantine_bytes: limits.quarantine_bytes,
         strict_events: config.events.strict,
     };
+    let readiness = Readiness::new();
     Ok(Parts {
         redis,
         keys: PartitionKeys::new(&config.stream.name)?,
@@ -336,8 +337,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         registry: Registry::new(),
         history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
-        metrics: Metrics::new(),
-        readiness: Readiness::new(),
+        metrics: Metrics::new(&config.stream.name, readiness.clone()),
+        readiness,
         listener,
         grace: config.shutdown.grace,
     })

@@ -7,6 +7,7 @@
 
 mod follower;
 pub mod rules;
+mod shown;
 mod snapshot;
 pub mod sweep;
 
@@ -189,6 +190,10 @@ impl Registry {
     /// Whether there is an endpoint of which not even the account is known.
     pub fn has_strays(&self) -> bool {
         self.snapshot().has_strays()
+    }
+
+    fn counts(&self) -> shown::Counts {
+        self.snapshot().counts()
     }
 
     pub fn len(&self) -> usize {

@@ -37,7 +37,7 @@ use crate::{
     http::{
         connections::{self, Bounds, OneMore},
         problem::{PROBLEM_JSON, untyped},
-        server::{BODY_WITHIN, LIMITS, Place, drop_last_slash},
+        server::{BODY_WITHIN, LIMITS, Place, counted, drop_last_slash},
     },
     telemetry::{
         exposition::{Format, Page},
@@ -236,6 +236,7 @@ fn router(shared: Shared) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
         .layer(middleware::map_response(last_of_its_connection))
+        .layer(middleware::from_fn(counted))
 }
 
 /// One request, one answer.
@@ -300,7 +301,8 @@ mod tests {
     async fn served_within(bounds: Bounds) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
+        let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
+        let metrics = Metrics::new("intents", readiness.clone());
         let shared = Shared { readiness: readiness.clone(), metrics: metrics.page() };
         let task = tokio::spawn(serve(listener, bounds, shared, None, shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
@@ -353,7 +355,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         readiness.set_redis(true);
-        let ended = start(listener, readiness.clone(), Metrics::new().page(), None, shutdown.clone()).unwrap();
+        let page = Metrics::new("intents", readiness.clone()).page();
+        let ended = start(listener, readiness.clone(), page, None, shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();
@@ -373,13 +376,21 @@ mod tests {
         served.metrics.entries_read(3);
         let (status, kind, body) = served.ask("GET", "/metrics").await;
         assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
-        assert!(body.contains("# TYPE herald_entries_read_total counter\nherald_entries_read_total 3\n"), "{body}");
+        assert!(
+            body.contains(
+                "# TYPE herald_entries_read_total counter\nherald_entries_read_total{partition=\"intents\"} 3\n"
+            ),
+            "{body}"
+        );
         assert!(!body.contains("# EOF"), "{body}");
 
         let accept = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;version=1.0.0\r\n";
         let (status, kind, body) = served.ask_with("GET", "/metrics", accept).await;
         assert_eq!((status, kind.as_str()), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
-        assert!(body.contains("# TYPE herald_entries_read counter\nherald_entries_read_total 3\n"), "{body}");
+        assert!(
+            body.contains("# TYPE herald_entries_read counter\nherald_entries_read_total{partition=\"intents\"} 3\n"),
+            "{body}"
+        );
         assert!(body.ends_with("# EOF\n"), "{body}");
     }
 

@@ -85,7 +85,7 @@ async fn the_examples_of_the_page_publish_what_herald_delivers() {
     let arrivals = until_arrivals(&world, 3).await;
     let events: Vec<&str> = arrivals.iter().map(|arrival| arrival.event.as_str()).collect();
     assert_eq!(events, ["evt_from_shell", "evt_from_python", "evt_from_node"]);
-    assert_eq!(herald.metric("herald_entries_quarantined_total"), 0.0);
+    assert_eq!(herald.metric("herald_entries_settled_total{result=\"quarantined\"}"), 0.0);
     assert!(herald.stop().await.success());
 }
 
@@ -141,7 +141,9 @@ async fn what_the_page_requires_is_required_and_nothing_else() {
         world.redis.command::<String>(&["XADD", STREAM, "*", "event", &event.to_string()]).await;
     }
     let herald = world.setup().start();
-    herald.until_metric("herald_entries_quarantined_total", |count| count == required.len() as f64).await;
+    herald
+        .until_metric("herald_entries_settled_total{result=\"quarantined\"}", |count| count == required.len() as f64)
+        .await;
     until_arrivals(&world, others.len()).await;
 
     let mut list = Command::new(env!("CARGO_BIN_EXE_herald"));

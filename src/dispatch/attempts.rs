@@ -33,7 +33,7 @@ use super::{
 use crate::{
     clock,
     facts::{
-        id::EndpointId,
+        id::{EndpointId, EntryId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
     },
     sender::Sender,
@@ -46,8 +46,10 @@ pub struct Attempts {
 }
 
 /// What became of what was started.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, and a box would cost each of them")]
 pub enum Ended {
-    Attempted(Token, Attempted),
+    /// With the entry of its delivery.
+    Attempted(Token, EntryId, Attempted),
     /// It was never begun, and may be started again. Of one endpoint the earlier ones come first.
     NotBegun(Token),
 }
@@ -141,6 +143,7 @@ impl AttemptThread {
 
 struct Finished {
     token: Token,
+    entry: EntryId,
     endpoint: EndpointId,
     attempted: Attempted,
     /// When it was begun.
@@ -231,10 +234,10 @@ impl Inside {
                 self.turns.give_back(self.now(), &mut back);
             }
             let (turns, pacing) = (&mut self.turns, &mut self.pacing);
-            let finished = round.drain(..).map(|Finished { token, endpoint, attempted, period }| {
+            let finished = round.drain(..).map(|Finished { token, entry, endpoint, attempted, period }| {
                 pacing.ended(period);
                 turns.ended(&endpoint, attempted.report.outcome.is_delivered(), &mut back);
-                Ended::Attempted(token, attempted)
+                Ended::Attempted(token, entry, attempted)
             });
             let finished: Vec<Ended> = finished.collect();
             // What was never begun comes first: the failure that sent it back is then judged with fewer attempts out.
@@ -295,7 +298,7 @@ async fn attempt(sender: Arc<Sender>, send: NextAttempt, period: u64) -> Finishe
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
     let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
-    Finished { token, endpoint: endpoint.id.clone(), attempted, period }
+    Finished { token, entry: delivery.id.entry, endpoint: endpoint.id.clone(), attempted, period }
 }
 
 fn panicked(number: u32) -> Attempted {

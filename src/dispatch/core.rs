@@ -247,6 +247,11 @@ pub struct Tally {
     pub retried: u64,
     pub dead: u64,
     pub skipped_disabled: u64,
+    /// Entries of which each delivery is made or has a record.
+    pub dispatched: u64,
+    /// Dead letters that an operator sent again, or threw away.
+    pub redelivered: u64,
+    pub discarded: u64,
 }
 
 /// What belongs to one term, and is made new with each: nothing of the term before can be left in it.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::dispatch::breaker::BreakerView;
 use crate::facts::{
     endpoint::{EndpointState, Mark},
     event::Event,
@@ -257,7 +258,7 @@ fn try_one(core: &mut Core, now: u64, outcome: &Outcome) -> usize {
 }
 
 fn in_trouble(core: &Core, now: u64) -> usize {
-    core.lanes().filter(|(_, lane)| lane.is_in_trouble(now)).count()
+    core.lanes().filter(|(_, lane)| lane.breaker_of_served(now).is_some_and(|view| view != BreakerView::Closed)).count()
 }
 
 #[test]

@@ -641,10 +641,10 @@ impl Lane {
         (self.parked > 0 && self.ended().is_none()).then_some((Waiting::Busy, None))
     }
 
-    /// Its endpoint may be sent to, but its breaker lets out nothing, or only probes.
-    pub fn is_in_trouble(&self, now: u64) -> bool {
+    /// Its breaker, if its endpoint may be sent to.
+    pub fn breaker_of_served(&self, now: u64) -> Option<BreakerView> {
         let is_served = matches!(self.standing, Standing::Serving(_)) && self.ended().is_none();
-        is_served && !self.is_breaker_closed(now)
+        is_served.then(|| self.breaker.view(now))
     }
 
     /// How many may be in flight, as the endpoint sets it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::clock;
 use crate::facts::id::EntryId;
 use crate::store::{
     connection::{Purpose, Redis},
@@ -14,6 +15,7 @@ use crate::store::{
     protocol::{Answer, Call, Failure},
     wakeup::{New, Wakeup},
 };
+use crate::telemetry::calls::{self as telemetry, CallKind};
 
 pub struct Link {
     redis: Redis,
@@ -38,10 +40,12 @@ impl Link {
 
     /// Takes itself and gives itself back, so that the call can be awaited beside other things.
     pub async fn call(mut self, call: Call) -> (Self, Call, Result<Answer, Failure>) {
+        let began = clock::now();
         let answer = match self.store().await {
             Ok(store) => store.call(&call).await,
             Err(error) => Err(Failure::Unknown(error.to_string())),
         };
+        telemetry::ended(kind_of(&call), clock::now().saturating_duration_since(began));
         if matches!(answer, Err(Failure::Unknown(_))) {
             self.store = None;
         }
@@ -56,6 +60,28 @@ impl Link {
             self.store = Some(store);
         }
         Ok(self.store.as_ref().expect("it was just made"))
+    }
+}
+
+/// What the metrics call it.
+fn kind_of(call: &Call) -> CallKind {
+    match call {
+        Call::Read { .. } => CallKind::Read,
+        Call::Settle { .. } => CallKind::Settle,
+        Call::Ask { .. } => CallKind::Ask,
+        Call::Claim { .. } | Call::TakeHeads { .. } => CallKind::Claim,
+        Call::Backlog { .. } => CallKind::Backlog,
+        Call::Acquire { .. } | Call::Renew { .. } | Call::Release { .. } => CallKind::Renew,
+        Call::Trim { .. } => CallKind::Trim,
+        Call::Inbox { .. } => CallKind::Inbox,
+        Call::Recover { .. }
+        | Call::Open { .. }
+        | Call::Counts { .. }
+        | Call::PullIn { .. }
+        | Call::ClaimForeign { .. }
+        | Call::ExpireDead { .. }
+        | Call::Unindexed { .. }
+        | Call::SweepDead { .. } => CallKind::Other,
     }
 }
 

@@ -51,6 +51,7 @@ use crate::{
         Answer, Call, Content, Entry, Failure, Item, Kept, Known, LookFrom, MAX_BATCH, MAX_READ_BYTES, Question,
         ReadFrom, Request, RequestKind, Start, Term,
     },
+    telemetry::owner::Stopped,
 };
 
 /// Entries of one read: hundreds share the cost of a call, and a call takes well under a millisecond of Redis' time.
@@ -654,6 +655,23 @@ impl<D: Directory> Partition<D> {
     /// Reading, claiming and sending.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running && !self.is_held_up
+    }
+
+    /// Why nothing is read now.
+    pub fn stopped(&self) -> Stopped {
+        let is_paused = self.directory.view().is_paused;
+        Stopped {
+            redis_full: self.is_under_pressure && self.core.fresh() >= READ_UNDER_PRESSURE,
+            registry: self.is_held_up && !is_paused,
+            bytes: !self.core.has_room(),
+            backlogs: self.term.deferral.is_full(),
+            paused: is_paused,
+        }
+    }
+
+    /// How many dead letters are kept.
+    pub fn most_dead(&self) -> u64 {
+        self.settings.dead_max_count
     }
 
     pub fn tally(&self) -> Tally {

@@ -322,8 +322,8 @@ impl Worker {
         let now = self.now();
         let mut not_begun = Vec::new();
         for ended in ended {
-            let (token, attempted) = match ended {
-                Ended::Attempted(token, attempted) => (token, attempted),
+            let (token, entry, attempted) = match ended {
+                Ended::Attempted(token, entry, attempted) => (token, entry, attempted),
                 Ended::NotBegun(token) => {
                     not_begun.push(token);
                     continue;
@@ -332,6 +332,11 @@ impl Worker {
             self.partition.not_begun(now, not_begun.drain(..));
             let took = Duration::from_micros(attempted.report.timing.total_us);
             self.metrics.attempt_ended(&attempted.report.outcome, took);
+            if attempted.report.outcome.is_delivered()
+                && let Some(age_ms) = entry.age_ms(self.partition.redis_now(now))
+            {
+                self.metrics.delivered(Duration::from_millis(age_ms));
+            }
             if attempted.resent {
                 self.metrics.request_resent();
             }
@@ -342,10 +347,7 @@ impl Worker {
 
     fn heard(&mut self, answer: &Result<Answer, Failure>) {
         match answer {
-            Err(_) => {
-                self.metrics.redis_error();
-                self.readiness.refused(clock::now());
-            }
+            Err(_) => self.readiness.refused(clock::now()),
             Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
             Ok(_) => {}
         }
@@ -369,7 +371,7 @@ impl Worker {
         self.publish(false);
         self.runner.own(self.partition.term());
         self.reporter.tick(now);
-        self.reporter.tally(self.partition.tally(), self.partition.deferred());
+        self.reporter.tally(self.partition.tally());
         for errand in self.partition.take_errands() {
             match errand {
                 Errand::AbortFlights => self.attempts.abort_all(),

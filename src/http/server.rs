@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, MatchedPath},
     http::{Method, Request, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -20,7 +20,7 @@ use super::{
     connections::{self, Bounds, OneMore},
     problem::{Problem, finish},
 };
-use crate::clock;
+use crate::{clock, telemetry::requests};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -101,6 +101,17 @@ pub fn bounded_routes(router: Router, limits: Limits) -> Router {
         .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn(move |request, next| in_time(limits.request, request, next)))
         .layer(middleware::from_fn(finish))
+        .layer(middleware::from_fn(counted))
+}
+
+/// For the metrics. A layer of the routes themselves: only these know the template that has matched.
+pub async fn counted(request: axum::extract::Request, next: Next) -> Response {
+    let (began, method) = (clock::now(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let took = clock::now().saturating_duration_since(began);
+    requests::answered(route.as_ref().map(MatchedPath::as_str), method.as_str(), response.status().as_u16(), took);
+    response
 }
 
 async fn timed(answered: impl Fn(u16, Duration), request: axum::extract::Request, next: Next) -> Response {

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{Change, Looked, Shared, retry_pause, snapshot::Snapshot};
 use crate::{
+    clock,
     facts::{
         endpoint::{Endpoint, Mark},
         id::EndpointId,
@@ -19,6 +20,7 @@ use crate::{
             feed::{ChangeWait, FeedChange, News, Position},
         },
     },
+    telemetry::calls::{self as telemetry, CallKind},
 };
 
 /// A change ends a wait at once. Only what the feed cannot tell (that Redis was wiped) takes this long to be seen.
@@ -125,7 +127,10 @@ fn lose(shared: &Shared, why: &str) {
 }
 
 async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
-    let loaded = match store.load().await {
+    let began = clock::now();
+    let loaded = store.load().await;
+    telemetry::ended(CallKind::Registry, clock::now().saturating_duration_since(began));
+    let loaded = match loaded {
         Err(RegistryError::NeverMade) => {
             lose(shared, "Redis has no registry");
             return Ok(());

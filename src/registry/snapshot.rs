@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::RegistryState;
+use super::{RegistryState, shown::Counts};
 use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
@@ -54,6 +54,12 @@ impl Snapshot {
             accounts: accounts.into_iter().map(|(account, list)| (account, in_order(list))).collect(),
             unreadable: loaded.unreadable.into_values().map(|found| old.whose(found)).collect(),
         }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts { unreadable: self.unreadable.len() as u64, ..Counts::default() };
+        self.endpoints.values().for_each(|endpoint| counts.add(&endpoint.status));
+        counts
     }
 
     pub(super) fn state(&self) -> RegistryState {

@@ -5,6 +5,8 @@ use std::fmt::Display;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use crate::telemetry::calls::{self as telemetry, Trouble};
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
@@ -43,8 +45,12 @@ pub enum StoreError {
 impl StoreError {
     /// `subject` completes "cannot …": `renew the lease on payment-intents`.
     pub(in crate::store) fn new(subject: impl Display, error: &RedisError) -> Self {
-        let (subject, cause) = (subject.to_string(), error.to_string());
-        match Kind::of(error) {
+        let (subject, cause, kind) = (subject.to_string(), error.to_string(), Kind::of(error));
+        // It was not loaded yet: it is, and goes again.
+        if !matches!(kind, Kind::NoScript) {
+            telemetry::failed(trouble(error, &kind));
+        }
+        match kind {
             Kind::Unavailable => Self::Unavailable { subject, cause },
             Kind::OutOfMemory => Self::OutOfMemory { subject, cause },
             Kind::NoScript => Self::NoScript { subject, cause },
@@ -64,12 +70,28 @@ impl StoreError {
 
     /// For a call that took longer than anyone waits.
     pub(in crate::store) fn late(subject: impl Display) -> Self {
+        telemetry::failed(Trouble::TimedOut);
         Self::Unavailable { subject: subject.to_string(), cause: "it did not answer in time".to_owned() }
     }
 
     /// For an answer that no script of this version gives.
     pub(in crate::store) fn unexpected(subject: impl Display, cause: impl Display) -> Self {
         Self::Other { subject: subject.to_string(), cause: cause.to_string() }
+    }
+}
+
+/// What the metrics call it.
+fn trouble(error: &RedisError, kind: &Kind) -> Trouble {
+    match (error.kind(), kind) {
+        (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Trouble::Loading,
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Trouble::ReadOnly,
+        (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => Trouble::Moved,
+        (ErrorKind::Server(ServerErrorKind::ResponseError), _) => Trouble::Script,
+        (_, Kind::Unavailable) if error.is_timeout() => Trouble::TimedOut,
+        (_, Kind::Unavailable) => Trouble::Unavailable,
+        (_, Kind::OutOfMemory) => Trouble::Full,
+        (_, Kind::Denied) => Trouble::Denied,
+        (_, Kind::NoScript | Kind::WrongType | Kind::NoGroup | Kind::Other) => Trouble::Other,
     }
 }
 
@@ -125,6 +147,29 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_tell_apart_what_asks_for_another_answer() {
+        let of = |code: &str| {
+            let text = format!("-{code} a detail\r\n");
+            let error = redis::parse_redis_value(text.as_bytes()).and_then(|value| value.extract_error()).unwrap_err();
+            trouble(&error, &Kind::of(&error))
+        };
+        let kinds = ["LOADING", "READONLY", "MOVED", "ERR", "OOM", "NOPERM", "MISCONF", "WRONGTYPE"].map(of);
+        let expected = [
+            Trouble::Loading,
+            Trouble::ReadOnly,
+            Trouble::Moved,
+            Trouble::Script,
+            Trouble::Full,
+            Trouble::Denied,
+            Trouble::Unavailable,
+            Trouble::Other,
+        ];
+        assert_eq!(kinds, expected);
+        let late = RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        assert_eq!(trouble(&late, &Kind::of(&late)), Trouble::TimedOut);
+    }
 
     fn of(code: &str) -> StoreError {
         StoreError::new("try", &redis::make_extension_error(code.to_owned(), Some("a detail".to_owned())))

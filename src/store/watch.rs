@@ -28,6 +28,8 @@ pub struct Gauges {
     pub pending: u64,
     /// Entries in the stream that nobody has read yet. An upper bound if Redis' count is missing.
     pub behind: u64,
+    /// The first of these.
+    pub oldest_unread: Option<EntryId>,
     /// Entries that were trimmed before they were read, as far as the entries behind the group show. Redis' count is
     /// not made for this: once reading has gone past a gap, the number may cover only part of it.
     pub trimmed_unread: u64,
@@ -38,6 +40,8 @@ pub struct Gauges {
     pub due: u64,
     pub claimed: u64,
     pub dead: u64,
+    /// When the oldest dead letter was given up, ms since 1970.
+    pub oldest_dead_ms: Option<u64>,
     pub quarantined: u64,
     /// How many entries the quarantine's limit has ever dropped.
     pub quarantine_dropped: u64,
@@ -58,6 +62,11 @@ pub struct Gauges {
     pub used_memory_bytes: u64,
     /// 0 means no limit.
     pub maxmemory_bytes: u64,
+    /// Nothing is evicted, because of the policy or because there is no limit.
+    pub is_noeviction: bool,
+    /// The append-only file is on, and its last write went well.
+    pub is_durable: bool,
+    pub evicted_keys: u64,
 }
 
 impl Gauges {
@@ -82,25 +91,33 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
     pipeline.cmd("ZCARD").arg(keys.due());
     pipeline.cmd("ZCARD").arg(keys.claimed());
     pipeline.cmd("ZCARD").arg(keys.dead());
+    pipeline.cmd("ZRANGE").arg(keys.dead()).arg(0).arg(0).arg("WITHSCORES");
     pipeline.cmd("XLEN").arg(keys.quarantine());
     pipeline.cmd("XLEN").arg(keys.inbox());
     pipeline.cmd("HVALS").arg(keys.unfinished());
     pipeline.cmd("ZRANGE").arg(keys.due()).arg(0).arg(0).arg("WITHSCORES");
     pipeline.cmd("HMGET").arg(keys.stats()).arg("foreign-trimmed").arg("quarantine-dropped").arg("log-lines");
-    pipeline.cmd("INFO").arg("memory");
+    pipeline.cmd("INFO").arg("memory").arg("persistence").arg("stats");
     pipeline.cmd("HVALS").arg(keys.history());
+    type Scored = Vec<(String, f64)>;
     type Counted = (Option<u64>, Option<u64>, Option<u64>);
-    type First =
-        ((u64, u64), bool, u64, u64, u64, u64, u64, Vec<u64>, Vec<(String, f64)>, Counted, String, Vec<String>);
-    let first: First = connection.pipeline(subject, &pipeline).await?;
-    let (time, exists, due, claimed, dead, quarantined, requests, unfinished, first_due, counted, memory, histories) =
-        first;
-    let (foreign, dropped, log_lines) = counted;
+    type Numbers = ((u64, u64), bool, u64, u64, u64, Scored, u64, u64);
+    type Rest = (Vec<u64>, Scored, Counted, String, Vec<String>);
+    let mut answers: Vec<Value> = connection.pipeline(subject, &pipeline).await?;
+    let malformed = |error| StoreError::unexpected(subject, error);
+    let rest = answers.split_off(answers.len().min(8));
+    let (time, exists, due, claimed, dead, first_dead, quarantined, requests) =
+        Numbers::from_redis_value(Value::Array(answers)).map_err(malformed)?;
+    let (unfinished, first_due, (foreign, dropped, log_lines), info, histories) =
+        Rest::from_redis_value(Value::Array(rest)).map_err(malformed)?;
     let now_ms = time.0 * 1000 + time.1 / 1000;
-    let memory_field = |name: &str| {
-        let mut lines = memory.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(field, _)| *field == name).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
+    let field = |name: &str| {
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(field, _)| *field == name).map_or("", |(_, value)| value.trim())
     };
+    let number = |name: &str| field(name).parse().unwrap_or(0);
+    let maxmemory_bytes = number("maxmemory");
+    let first = |scored: &Scored| scored.first().map(|(_, at)| *at as u64);
     let mut gauges = Gauges {
         due,
         claimed,
@@ -108,14 +125,18 @@ pub async fn gauges(connection: &mut Connection, keys: &PartitionKeys) -> Result
         quarantined,
         requests,
         unfinished: unfinished.iter().sum(),
-        oldest_due_ms: first_due.first().map(|(_, at)| *at as u64),
+        oldest_due_ms: first(&first_due),
+        oldest_dead_ms: first(&first_dead),
         foreign_trimmed: foreign.unwrap_or(0),
         quarantine_dropped: dropped.unwrap_or(0),
         history_unread: unread_by_histories(&histories, log_lines.unwrap_or(0), now_ms),
         history_events: events_read_by_histories(&histories, now_ms),
         now_ms,
-        used_memory_bytes: memory_field("used_memory"),
-        maxmemory_bytes: memory_field("maxmemory"),
+        used_memory_bytes: number("used_memory"),
+        maxmemory_bytes,
+        is_noeviction: maxmemory_bytes == 0 || field("maxmemory_policy") == "noeviction",
+        is_durable: field("aof_enabled") == "1" && field("aof_last_write_status") == "ok",
+        evicted_keys: number("evicted_keys"),
         ..Gauges::default()
     };
     // XINFO of a stream that does not exist is an error, and would fail the whole pipeline.
@@ -144,8 +165,9 @@ pub(super) fn events_read_by_histories(told: &[String], now_ms: u64) -> Option<(
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new("look", include_str!("scripts/look.lua")));
 
-/// A group as `look.lua` reports it: name, pending, last delivered, and what it has read, if Redis knows.
-type GroupNumbers = (String, u64, String, Option<u64>);
+/// A group as `look.lua` reports it: name, pending, last delivered, what it has read, if Redis knows, and its oldest unread
+/// entry, if that was asked for.
+type GroupNumbers = (String, u64, String, Option<u64>, Option<String>);
 
 /// What a stream says of itself, without its entries: its length, how many were ever added, and the last id; none if there
 /// is no stream.
@@ -191,7 +213,7 @@ async fn look_at_stream(
     gauges: &mut Gauges,
 ) -> Result<(), StoreError> {
     let subject = Subject("look at the stream", keys.stream());
-    let seen: Vec<Value> = connection.run(subject, &LOOK.keys_to_read(&[keys.stream()])).await?;
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys_to_read(&[keys.stream()]).arg(GROUP)).await?;
     let mut seen = seen.into_iter();
     let mut next = || seen.next().unwrap_or(Value::Nil);
     let (length, added, last) = (next(), next(), next());
@@ -206,11 +228,12 @@ async fn look_at_stream(
     gauges.slowest_foreign = slowest_foreign(&groups, last, gauges.now_ms);
     let ours = groups.into_iter().find(|(name, ..)| name == GROUP);
     gauges.group = ours.is_some();
-    let Some((_, pending, delivered, read)) = ours else {
+    let Some((_, pending, delivered, read, oldest)) = ours else {
         gauges.behind = gauges.length;
         return Ok(());
     };
     (gauges.pending, gauges.read) = (pending, read);
+    gauges.oldest_unread = oldest.and_then(|entry| entry.parse().ok());
     let delivered: Option<EntryId> = delivered.parse().ok();
     (gauges.behind, gauges.trimmed_unread) = match delivered.zip(last).is_some_and(|(read, last)| read >= last) {
         true => (0, 0),
@@ -222,7 +245,7 @@ async fn look_at_stream(
 /// Trimming waits for other groups: one that is no longer read keeps the stream growing. An id ahead of Redis' clock
 /// counts as now, so that ids that are not times raise no alarm.
 fn slowest_foreign(groups: &[GroupNumbers], last: Option<EntryId>, now_ms: u64) -> Option<(String, u64)> {
-    let behind = |(name, _, delivered, _): &GroupNumbers| {
+    let behind = |(name, _, delivered, ..): &GroupNumbers| {
         let delivered: EntryId = delivered.parse().ok()?;
         let last = last.filter(|last| delivered < *last)?;
         Some((name.clone(), last.ms.min(now_ms).saturating_sub(delivered.ms)))
@@ -265,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_slowest_of_the_other_groups_is_found() {
-        let group = |name: &str, delivered: &str| (name.to_owned(), 0, delivered.to_owned(), None);
+        let group = |name: &str, delivered: &str| (name.to_owned(), 0, delivered.to_owned(), None, None);
         let groups = [group("herald", "1-0"), group("audit", "9000-0"), group("old", "4000-0"), group("new", "9500-0")];
         let slowest = |last: &str| slowest_foreign(&groups, last.parse().ok(), 10_000);
         assert_eq!(slowest("9500-0"), Some(("old".to_owned(), 5_500)));

@@ -4,10 +4,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
 use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::{Layer, layer::Context};
 
@@ -36,6 +40,36 @@ pub struct LeftOut {
     pub file: &'static str,
     pub line: u32,
     pub lines: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LevelLabel {
+    level: &'static str,
+}
+
+/// By [`level_slot`].
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// For this process, like the logger itself.
+static LOGGED: LazyLock<(Family<LevelLabel, Counter>, [Counter; LEVELS.len()])> = LazyLock::new(|| {
+    let family = Family::<LevelLabel, Counter>::default();
+    let by_level = LEVELS.map(|level| family.get_or_create_owned(&LevelLabel { level }));
+    (family, by_level)
+});
+
+/// Lines that were logged.
+pub(super) fn logged() -> Family<LevelLabel, Counter> {
+    LOGGED.0.clone()
+}
+
+fn level_slot(level: Level) -> usize {
+    match level {
+        Level::ERROR => 0,
+        Level::WARN => 1,
+        Level::INFO => 2,
+        Level::DEBUG => 3,
+        Level::TRACE => 4,
+    }
 }
 
 impl Allowance {
@@ -73,7 +107,11 @@ impl Allowance {
 
 impl<S: Subscriber> Layer<S> for Allowance {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        self.may_log(event.metadata(), clock::now())
+        let may = self.may_log(event.metadata(), clock::now());
+        if may {
+            LOGGED.1[level_slot(*event.metadata().level())].inc();
+        }
+        may
     }
 }
 

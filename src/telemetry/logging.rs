@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tracing::{Subscriber, error, warn};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt};
 
 use super::{
-    allowance::{Allowance, LeftOut, SPAN},
+    allowance::{self, Allowance, LeftOut, SPAN},
     lines::{Colours, Lines},
 };
 
@@ -38,9 +38,10 @@ pub enum LoggingError {
     Thread(#[from] io::Error),
 }
 
-/// Lines that found no room, for `/metrics`.
-pub fn dropped_lines() -> Counter {
-    DROPPED.clone()
+/// What becomes of lines, for `/metrics`.
+pub(super) fn register(registry: &mut Registry) {
+    registry.register("log_lines", "Lines of the log, by their level", allowance::logged());
+    registry.register("log_lines_dropped", "Lines of the log that were not read in time", DROPPED.clone());
 }
 
 /// Which events are logged: a level, and `TARGET=LEVEL` after commas. Checked when it is made.
@@ -98,7 +99,7 @@ pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), LoggingError> {
     let allowance = Allowance::default();
     let (counted, mut told) = (allowance.clone(), 0);
     let tell = move |_: Instant| tell(&counted.take_left_out(), &mut told);
-    let lines = Lines::start(stderr, colours, dropped_lines(), SPAN, tell)?;
+    let lines = Lines::start(stderr, colours, DROPPED.clone(), SPAN, tell)?;
     let writer = lines.clone();
     let set = match is_text {
         true => tracing::subscriber::set_global_default(text(filter, writer, has_colours).with(allowance)),

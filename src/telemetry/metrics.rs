@@ -1,29 +1,48 @@
 //! The metrics of one worker, named by Prometheus' conventions: `herald_` first; then what is counted, as a noun; base
-//! units last; counters end in `_total`, and a name never repeats what a label says. `docs/design.md` has the table of
-//! all of them.
-//! Every series exists from the start at 0, so that an alert on its rate sees the first event. Labels are resolved
+//! units last; counters end in `_total`, and a name never repeats what a label says. `docs/metrics.md` lists all of them.
+//! Every counter exists from the start at 0, so that an alert on its rate sees the first event. Labels are resolved
 //! once, when they are registered: counting is an atomic addition.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
     registry::{Registry, Unit},
 };
 
 use super::{
+    calls,
     exposition::{Format, Page},
     logging,
+    owner::{Look, Owner, with_end},
+    process,
+    readiness::Readiness,
+    requests,
 };
-use crate::facts::{
-    event::NoveltyKind,
-    outcome::{LocalCause, Outcome},
-    quota::Quota,
-    retry::DeadReason,
+use crate::{
+    clock,
+    facts::{
+        event::NoveltyKind,
+        outcome::{LocalCause, Outcome},
+        quota::Quota,
+        retry::DeadReason,
+    },
 };
 
 /// Seconds, from a receiver next door to the longest attempt that can be configured.
@@ -33,6 +52,12 @@ const ATTEMPT_BUCKETS: [f64; 16] =
 /// Seconds, fine around the goals (p50 1.5 ms, p99 8 ms), coarse where there is a backlog.
 const FIRST_ATTEMPT_BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0015, 0.002, 0.004, 0.008, 0.015, 0.03, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86_400.0];
+
+/// Seconds, from a receiver that takes all at once to one that was down for days.
+const DELIVERY_BUCKETS: [f64; 17] = [
+    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21_600.0, 86_400.0,
+    259_200.0,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -45,6 +70,16 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QuotaLabel {
     quota: &'static str,
 }
@@ -54,6 +89,33 @@ struct KindLabel {
     kind: &'static str,
 }
 
+/// What became of an entry of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Each of its deliveries is made, or has a record of its own.
+    Dispatched,
+    NoEndpoint,
+    Quarantined,
+    /// Its body was trimmed while it was pending.
+    Trimmed,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    Delivered,
+    DeadLetter,
+    SkippedDisabled,
+}
+
+/// Why a dead letter went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    Redelivered,
+    Discarded,
+    Expired,
+}
+
 /// Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -61,44 +123,36 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Arc<Registry>,
+    owner: Owner,
+    server: RedisGauges,
     entries_read: Counter,
-    entries_without_endpoint: Counter,
-    entries_quarantined: Counter,
-    quarantine_entries_dropped: Counter,
-    foreign_entries_claimed: Counter,
-    pending_entries_trimmed: Counter,
-    trimmed_unread_entries: Number,
-    stream_unread_entries: Number,
-    deferred_entries: Number,
-    foreign_group_lag: Number,
+    /// In the order of [`Settled`]'s variants.
+    entries_settled: [Counter; SETTLED.len()],
+    entries_claimed: Counter,
+    quarantine_dropped: Counter,
     /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
     novel_events: [Counter; NoveltyKind::ALL.len()],
-    xadd_to_first_attempt: Histogram,
-    attempt_duration: Histogram,
+    first_attempt_delay: Histogram,
+    delivery_duration: Histogram,
+    /// Of those that delivered, and of the others.
+    attempt_duration: [Histogram; 2],
     /// By [`outcome_slot`].
     attempts: [Counter; OUTCOMES.len()],
     attempts_in_flight: Number,
     slow_attempts_in_flight: Number,
     requests_resent: Counter,
-    due_deliveries: Number,
-    oldest_due_delivery_age: Number,
-    held_deliveries: Number,
-    parked_deliveries: Number,
-    deliveries_skipped: Counter,
+    /// In the order of [`Finished`]'s variants.
+    deliveries_finished: [Counter; FINISHED.len()],
     /// In the order of [`DeadReason::ALL`], which is that of its variants.
-    dead_letters: [Counter; DeadReason::ALL.len()],
-    dead_letters_expired: Counter,
-    dead_letters_kept: Number,
-    endpoints_with_open_breaker: Number,
-    endpoints_over_quota: Number,
+    dead_letters_added: [Counter; DeadReason::ALL.len()],
+    /// In the order of [`Removed`]'s variants.
+    dead_letters_removed: [Counter; REMOVED.len()],
     /// In the order of [`Quota::ALL`], which is that of its variants.
-    quota_pauses: [Counter; Quota::ALL.len()],
-    partition_owned: Number,
+    quota_refusals: [Counter; Quota::ALL.len()],
+    partition_owner: Number,
     lease_terms: Counter,
     items_set_aside: Counter,
-    record_bytes: Number,
-    redis_memory_pressure: Number,
-    redis_errors: Counter,
+    memory_pressure: Number,
     history_up: Number,
     history_lag: Number,
     history_rows: Counter,
@@ -109,138 +163,140 @@ struct Inner {
 /// A whole number that goes up and down.
 type Number = Gauge<u64, AtomicU64>;
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+const SETTLED: [&str; 4] = ["dispatched", "no_endpoint", "quarantined", "trimmed"];
+const FINISHED: [&str; 3] = ["delivered", "dead_letter", "skipped_disabled"];
+const REMOVED: [&str; 3] = ["redelivered", "discarded", "expired"];
 
 impl Metrics {
-    pub fn new() -> Self {
-        let mut registry = of_process();
+    /// Of a worker on the partition of this name.
+    pub fn new(partition: &str, readiness: Readiness) -> Self {
+        let mut registry = Registry::with_prefix("herald");
+        let (owner, server) = (Owner::default(), RedisGauges::default());
         let r = &mut registry;
-        let inner = Inner {
-            entries_read: counter(r, "entries_read", "Entries taken from the stream"),
-            entries_without_endpoint: counter(r, "entries_without_endpoint", "Entries whose account has no endpoint"),
-            entries_quarantined: counter(
-                r,
-                "entries_quarantined",
-                "Entries that were no valid event, or whose id another event has",
-            ),
-            quarantine_entries_dropped: counter(
-                r,
-                "quarantine_entries_dropped",
-                "Entries that the quarantine's limit dropped from it",
-            ),
-            foreign_entries_claimed: counter(
-                r,
-                "foreign_entries_claimed",
-                "Entries claimed from other consumers of the group",
-            ),
-            pending_entries_trimmed: counter(
-                r,
-                "pending_entries_trimmed",
-                "Entries whose body was trimmed while they were pending",
-            ),
-            trimmed_unread_entries: number(
-                r,
-                "trimmed_unread_entries",
-                "Entries trimmed before the group read them, as far as it can be told",
-            ),
-            stream_unread_entries: number(
-                r,
-                "stream_unread_entries",
-                "Entries of the stream that the group has not read yet",
-            ),
-            deferred_entries: number(
-                r,
-                "deferred_entries",
-                "Entries that wait in the stream until their account can take more",
-            ),
-            foreign_group_lag: number_in(
-                r,
-                Unit::Seconds,
-                "foreign_group_lag",
-                "How far the slowest other consumer group, which trimming waits for, is behind",
-            ),
-            novel_events: by_novelty(r),
-            xadd_to_first_attempt: seconds(
-                r,
-                "xadd_to_first_attempt",
-                "From an entry's XADD to the start of a delivery's first attempt",
-                FIRST_ATTEMPT_BUCKETS,
-            ),
-            attempt_duration: seconds(r, "attempt_duration", "Whole attempts, start to end", ATTEMPT_BUCKETS),
-            attempts: by_outcome(r),
-            attempts_in_flight: number(r, "attempts_in_flight", "Attempts under way"),
-            slow_attempts_in_flight: number(
-                r,
-                "slow_attempts_in_flight",
-                "Attempts under way to receivers that never answered, or keep Herald waiting",
-            ),
-            requests_resent: counter(
-                r,
-                "requests_resent",
-                "Requests sent a second time within their attempt: the receiver had certainly not processed the first",
-            ),
-            due_deliveries: number(r, "due_deliveries", "Deliveries that wait for the time of their next attempt"),
-            oldest_due_delivery_age: number_in(
-                r,
-                Unit::Seconds,
-                "oldest_due_delivery_age",
-                "For how long the time of the next attempt of the most overdue delivery has passed, else 0",
-            ),
-            held_deliveries: number(r, "held_deliveries", "Deliveries behind the head of their chain"),
-            parked_deliveries: number(r, "parked_deliveries", "Deliveries that wait in an endpoint's backlog"),
-            deliveries_skipped: counter(
-                r,
-                "deliveries_skipped",
-                "Deliveries not made because the endpoint is disabled",
-            ),
-            dead_letters: by_reason(r),
-            dead_letters_expired: counter(r, "dead_letters_expired", "Dead letters removed by the retention limit"),
-            dead_letters_kept: number(r, "dead_letters_kept", "Dead letters that are there now"),
-            endpoints_with_open_breaker: number(
-                r,
-                "endpoints_with_open_breaker",
-                "Endpoints in trouble: nothing goes to them now, or probes only",
-            ),
-            endpoints_over_quota: number(r, "endpoints_over_quota", "Endpoints with more in Redis than their quota"),
-            quota_pauses: by_quota(r),
-            partition_owned: number(r, "partition_owned", "1 while this worker owns its partition, else 0"),
-            lease_terms: counter(r, "lease_terms", "Terms that this worker began"),
-            items_set_aside: counter(
-                r,
-                "items_set_aside",
-                "Changes that Redis refused, records that cannot be read and jobs that failed: they are tried again",
-            ),
-            record_bytes: number_in(r, Unit::Bytes, "record", "What unfinished deliveries take in Redis, about"),
-            redis_memory_pressure: number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0"),
-            redis_errors: counter(r, "redis_errors", "Calls to Redis that failed or whose answer was lost"),
-            history_up: number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0"),
-            history_lag: number(
-                r,
-                "history_lag_lines",
-                "Lines of the log of attempts that the history has not read yet",
-            ),
-            history_rows: counter(
-                r,
-                "history_rows_written",
-                "Attempts and ends that this process wrote to the history",
-            ),
-            history_missed: counter(
-                r,
-                "history_lines_missed",
-                "Lines that the history misses, because they were dropped before it read them or cannot be read",
-            ),
-            history_failures: counter(
-                r,
-                "history_failures",
-                "Failures of the history's database, or of reading for it",
-            ),
+        let p = of_partition(r, partition);
+        owner.register(p);
+        let entries_read = counter(p, "entries_read", "Entries read from the stream, after a take-over once more");
+        let entries_settled = by_label(
+            p,
+            "entries_settled",
+            "Entries that were dealt with, by what became of them",
+            SETTLED.map(|result| ResultLabel { result }),
+        );
+        let entries_claimed = counter(p, "entries_claimed", "Entries taken over from other consumers of the group");
+        let quarantine_dropped =
+            counter(p, "quarantine_entries_dropped", "Entries that the quarantine's limit dropped from it");
+        let partition_owner = number(p, "partition_owner", "1 while this worker owns the partition, else 0");
+        let lease_terms = counter(p, "lease_terms", "Terms that this worker began as the partition's owner");
+        let items_set_aside = counter(
+            p,
+            "items_set_aside",
+            "Changes that Redis refused, records that cannot be read and jobs that failed: they are tried again",
+        );
+        let novel_events = by_label(
+            r,
+            "novel_events",
+            "Events in which something was new to this Herald, by what",
+            NoveltyKind::ALL.map(|kind| KindLabel { kind: kind.name() }),
+        );
+        let first_attempt_delay = seconds(
+            r,
+            "first_attempt_delay",
+            "From an entry's XADD to the start of a delivery's first attempt",
+            FIRST_ATTEMPT_BUCKETS,
+        );
+        let delivery_duration = seconds(
+            r,
+            "delivery_duration",
+            "From an entry's XADD to the receiver's yes, all retries included",
+            DELIVERY_BUCKETS,
+        );
+        let attempt_duration = by_result(r);
+        let attempts = by_label(
+            r,
+            "attempts",
+            "Attempts that ended, by their outcome",
+            OUTCOMES.map(|outcome| OutcomeLabel { outcome }),
+        );
+        let attempts_in_flight = number(r, "attempts_in_flight", "Attempts under way");
+        let slow_attempts_in_flight = number(
+            r,
+            "slow_attempts_in_flight",
+            "Attempts under way to receivers that never answered, or keep Herald waiting",
+        );
+        let requests_resent = counter(
+            r,
+            "requests_resent",
+            "Requests sent a second time within their attempt: the receiver had certainly not processed the first",
+        );
+        let deliveries_finished = by_label(
+            r,
+            "deliveries_finished",
+            "Deliveries that came to their end, by how",
+            FINISHED.map(|result| ResultLabel { result }),
+        );
+        let dead_letters_added = by_label(
+            r,
+            "dead_letters_added",
+            "Deliveries given up, by the reason",
+            DeadReason::ALL.map(|reason| ReasonLabel { reason: reason.name() }),
+        );
+        let dead_letters_removed = by_label(
+            r,
+            "dead_letters_removed",
+            "Dead letters that went, by the cause",
+            REMOVED.map(|cause| CauseLabel { cause }),
+        );
+        let quota_refusals = by_label(
+            r,
+            "quota_refusals",
+            "Times that a quota refused more: an endpoint is paused because it, or its account, has too much in Redis",
+            Quota::ALL.map(|quota| QuotaLabel { quota: quota.name() }),
+        );
+        let memory_pressure = number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0");
+        let history_up = number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0");
+        let history_lag =
+            number(r, "history_lag_lines", "Lines of the log of attempts that the history has not read yet");
+        let history_rows =
+            counter(r, "history_rows_written", "Attempts and ends that this process wrote to the history");
+        let history_missed = counter(
+            r,
+            "history_lines_missed",
+            "Lines that the history misses, because they were dropped before it read them or cannot be read",
+        );
+        let history_failures =
+            counter(r, "history_failures", "Failures of the history's database, or of reading for it");
+        r.register_collector(Box::new(server.clone()));
+        r.register_collector(Box::new(Ready(readiness)));
+        Self(Arc::new(Inner {
             registry: Arc::new(registry),
-        };
-        Self(Arc::new(inner))
+            owner,
+            server,
+            entries_read,
+            entries_settled,
+            entries_claimed,
+            quarantine_dropped,
+            novel_events,
+            first_attempt_delay,
+            delivery_duration,
+            attempt_duration,
+            attempts,
+            attempts_in_flight,
+            slow_attempts_in_flight,
+            requests_resent,
+            deliveries_finished,
+            dead_letters_added,
+            dead_letters_removed,
+            quota_refusals,
+            partition_owner,
+            lease_terms,
+            items_set_aside,
+            memory_pressure,
+            history_up,
+            history_lag,
+            history_rows,
+            history_missed,
+            history_failures,
+        }))
     }
 
     pub fn set_history_up(&self, is_up: bool) {
@@ -269,48 +325,24 @@ impl Metrics {
     }
 
     pub fn page(&self) -> Page {
-        Page::of(Arc::clone(&self.0.registry))
+        Page::of(Arc::clone(&self.0.registry)).and(page_of_process())
     }
 
     pub fn entries_read(&self, count: u64) {
         self.0.entries_read.inc_by(count);
     }
 
-    pub fn entry_without_endpoint(&self) {
-        self.0.entries_without_endpoint.inc();
+    pub fn entries_settled(&self, how: Settled, count: u64) {
+        self.0.entries_settled[how as usize].inc_by(count);
     }
 
-    pub fn entry_quarantined(&self) {
-        self.0.entries_quarantined.inc();
+    pub fn entries_claimed(&self, count: u64) {
+        self.0.entries_claimed.inc_by(count);
     }
 
     /// The limit of the quarantine has dropped this many more.
     pub fn quarantine_dropped(&self, count: u64) {
-        self.0.quarantine_entries_dropped.inc_by(count);
-    }
-
-    pub fn foreign_entries_claimed(&self, count: u64) {
-        self.0.foreign_entries_claimed.inc_by(count);
-    }
-
-    pub fn pending_entry_trimmed(&self) {
-        self.0.pending_entries_trimmed.inc();
-    }
-
-    pub fn set_trimmed_unread(&self, entries: u64) {
-        self.0.trimmed_unread_entries.set(entries);
-    }
-
-    pub fn set_unread(&self, entries: u64) {
-        self.0.stream_unread_entries.set(entries);
-    }
-
-    pub fn set_deferred(&self, entries: u64) {
-        self.0.deferred_entries.set(entries);
-    }
-
-    pub fn set_foreign_group_lag(&self, seconds: u64) {
-        self.0.foreign_group_lag.set(seconds);
+        self.0.quarantine_dropped.inc_by(count);
     }
 
     pub fn novel_event(&self, kind: NoveltyKind) {
@@ -319,13 +351,18 @@ impl Metrics {
 
     /// A delivery's first attempt started `after` its entry was added.
     pub fn first_attempt_started(&self, after: Duration) {
-        self.0.xadd_to_first_attempt.observe(after.as_secs_f64());
+        self.0.first_attempt_delay.observe(after.as_secs_f64());
+    }
+
+    /// A receiver has said yes `after` the entry was added.
+    pub fn delivered(&self, after: Duration) {
+        self.0.delivery_duration.observe(after.as_secs_f64());
     }
 
     /// An attempt has ended. `took` is from its start to its end.
     pub fn attempt_ended(&self, outcome: &Outcome, took: Duration) {
         self.0.attempts[outcome_slot(outcome)].inc();
-        self.0.attempt_duration.observe(took.as_secs_f64());
+        self.0.attempt_duration[usize::from(!outcome.is_delivered())].observe(took.as_secs_f64());
     }
 
     /// This many attempts are under way, and this many of them are slow ones.
@@ -339,81 +376,137 @@ impl Metrics {
         self.0.requests_resent.inc();
     }
 
-    /// `oldest_age` is how late the most overdue one is, in seconds.
-    pub fn set_due(&self, deliveries: u64, oldest_age: u64) {
-        self.0.due_deliveries.set(deliveries);
-        self.0.oldest_due_delivery_age.set(oldest_age);
+    pub fn deliveries_finished(&self, how: Finished, count: u64) {
+        self.0.deliveries_finished[how as usize].inc_by(count);
     }
 
-    pub fn set_held(&self, deliveries: u64) {
-        self.0.held_deliveries.set(deliveries);
+    pub fn dead_letter_added(&self, reason: DeadReason) {
+        self.0.dead_letters_added[reason as usize].inc();
     }
 
-    pub fn set_parked(&self, deliveries: u64) {
-        self.0.parked_deliveries.set(deliveries);
-    }
-
-    pub fn deliveries_skipped(&self, count: u64) {
-        self.0.deliveries_skipped.inc_by(count);
-    }
-
-    pub fn dead_letters(&self, reason: DeadReason, count: u64) {
-        self.0.dead_letters[reason as usize].inc_by(count);
-    }
-
-    pub fn dead_letters_expired(&self, count: u64) {
-        self.0.dead_letters_expired.inc_by(count);
-    }
-
-    pub fn set_dead_letters_kept(&self, letters: u64) {
-        self.0.dead_letters_kept.set(letters);
-    }
-
-    pub fn set_open_breakers(&self, endpoints: u64) {
-        self.0.endpoints_with_open_breaker.set(endpoints);
+    pub fn dead_letters_removed(&self, why: Removed, count: u64) {
+        self.0.dead_letters_removed[why as usize].inc_by(count);
     }
 
     /// An endpoint is to be paused because of what it, or its account, has in Redis.
-    pub fn quota_pause(&self, quota: Quota) {
-        self.0.quota_pauses[quota as usize].inc();
+    pub fn quota_refusal(&self, quota: Quota) {
+        self.0.quota_refusals[quota as usize].inc();
     }
 
     /// This worker became the owner.
     pub fn term_began(&self) {
         self.0.lease_terms.inc();
-        self.0.partition_owned.set(1);
+        self.0.partition_owner.set(1);
+    }
+
+    /// As the owner. A look that comes after the end of its term must not be told.
+    pub fn owner_sees(&self, look: Look) {
+        self.0.owner.sees(look);
     }
 
     /// This worker is no longer the owner, whether it lost the lease or gave it back.
     pub fn term_ended(&self) {
-        self.0.partition_owned.set(0);
+        self.0.partition_owner.set(0);
+        self.0.owner.ends();
     }
 
     pub fn item_set_aside(&self) {
         self.0.items_set_aside.inc();
     }
 
-    pub fn set_memory(&self, is_under_pressure: bool, record_bytes: u64, endpoints_over_quota: u64) {
-        self.0.redis_memory_pressure.set(u64::from(is_under_pressure));
-        self.0.record_bytes.set(record_bytes);
-        self.0.endpoints_over_quota.set(endpoints_over_quota);
+    pub fn set_memory_pressure(&self, is_under_pressure: bool) {
+        self.0.memory_pressure.set(u64::from(is_under_pressure));
     }
 
-    pub fn redis_error(&self) {
-        self.0.redis_errors.inc();
+    /// What Redis says of itself; None while it does not answer.
+    pub fn redis_says(&self, state: Option<RedisState>) {
+        self.0.server.set(state);
+    }
+}
+
+/// What a look at Redis tells of the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RedisState {
+    /// Writes go to an append-only file, and the last one did.
+    pub is_durable: bool,
+    /// Nothing is ever evicted.
+    pub is_noeviction: bool,
+    pub memory_used_bytes: u64,
+    /// 0 means no limit.
+    pub memory_limit_bytes: u64,
+    /// This machine's clock, less Redis' clock.
+    pub clock_offset_ms: i64,
+    pub evicted_keys: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct RedisGauges(Arc<RedisSeen>);
+
+#[derive(Debug, Default)]
+struct RedisSeen {
+    is_up: AtomicBool,
+    evicted_keys: AtomicU64,
+    state: Mutex<Option<RedisState>>,
+}
+
+impl RedisGauges {
+    fn set(&self, state: Option<RedisState>) {
+        self.0.is_up.store(state.is_some(), Ordering::Relaxed);
+        if let Some(state) = state {
+            self.0.evicted_keys.store(state.evicted_keys, Ordering::Relaxed);
+        }
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+impl Collector for RedisGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let state = *self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let help = with_end("Keys that Redis evicted since it started; one of them may have been an event");
+        let evicted = encoder.encode_descriptor("redis_evicted_keys", &help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.evicted_keys.load(Ordering::Relaxed)).encode(evicted)?;
+        let mut gauge = |name, unit: Option<&Unit>, help, value: f64| {
+            let metric = encoder.encode_descriptor(name, &with_end(help), unit, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)
+        };
+        let is = |holds: bool| f64::from(u8::from(holds));
+        let is_up = self.0.is_up.load(Ordering::Relaxed);
+        gauge("redis_up", None, "1 while Redis answers, else 0", is(is_up))?;
+        // What is not known is not told: a server that is away has no state.
+        let Some(state) = state else { return Ok(()) };
+        let help = "1 while Redis' append-only file is on and its last write went well, else 0";
+        gauge("redis_durable", None, help, is(state.is_durable))?;
+        let help = "1 while Redis evicts nothing, because of its policy or because it has no limit of memory, else 0";
+        gauge("redis_noeviction", None, help, is(state.is_noeviction))?;
+        let used = state.memory_used_bytes as f64;
+        gauge("redis_memory_used", Some(&Unit::Bytes), "Memory that Redis uses", used)?;
+        let limit = state.memory_limit_bytes as f64;
+        gauge("redis_memory_limit", Some(&Unit::Bytes), "Redis' maxmemory, 0 without one", limit)?;
+        let help = "How far this machine's clock is ahead of Redis' clock";
+        gauge("redis_clock_offset", Some(&Unit::Seconds), help, state.clock_offset_ms as f64 / 1_000.0)
+    }
+}
+
+/// What `/readyz` says.
+#[derive(Debug)]
+struct Ready(Readiness);
+
+impl Collector for Ready {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = with_end("1 while /readyz says so, else 0");
+        let metric = encoder.encode_descriptor("ready", &help, None, MetricType::Gauge)?;
+        ConstGauge::new(u64::from(self.0.verdict(clock::now()).is_ok())).encode(metric)
     }
 }
 
 /// What every process tells of itself, with no worker in it.
 pub fn page_of_process() -> Page {
-    Page::of(Arc::new(of_process()))
-}
-
-fn of_process() -> Registry {
     let mut registry = Registry::with_prefix("herald");
     registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
-    registry.register("log_lines_dropped", "Lines of the log that were not read in time", logging::dropped_lines());
-    registry
+    logging::register(&mut registry);
+    calls::register(&mut registry);
+    requests::register(&mut registry);
+    Page::of(Arc::new(registry)).and(Page::of(Arc::new(process::registry())))
 }
 
 /// What is known about how this program was built; `build.rs` finds it out. What is not known has no label.
@@ -424,6 +517,11 @@ fn build() -> Vec<(&'static str, &'static str)> {
         ("rustc", option_env!("BUILD_RUSTC")),
     ];
     known.into_iter().filter_map(|(label, value)| Some((label, value?))).collect()
+}
+
+/// For what is of one partition: every metric in it has the label.
+fn of_partition<'a>(registry: &'a mut Registry, partition: &str) -> &'a mut Registry {
+    registry.sub_registry_with_label(("partition".into(), partition.to_owned().into()))
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
@@ -438,42 +536,26 @@ fn number(registry: &mut Registry, name: &str, help: &str) -> Number {
     number
 }
 
-/// The unit is the last part of its name.
-fn number_in(registry: &mut Registry, unit: Unit, name: &str, help: &str) -> Number {
-    let number = Number::default();
-    registry.register_with_unit(name, help, unit, number.clone());
-    number
-}
-
-fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: [f64; 16]) -> Histogram {
+fn seconds<const N: usize>(registry: &mut Registry, name: &str, help: &str, buckets: [f64; N]) -> Histogram {
     let histogram = Histogram::new(buckets);
     registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
 }
 
-fn by_outcome(registry: &mut Registry) -> [Counter; OUTCOMES.len()] {
-    let family = Family::<OutcomeLabel, Counter>::default();
-    registry.register("attempts", "Attempts that ended, by their outcome", family.clone());
-    OUTCOMES.map(|outcome| family.get_or_create_owned(&OutcomeLabel { outcome }))
+/// Attempts that delivered, and the others.
+fn by_result(registry: &mut Registry) -> [Histogram; 2] {
+    let family = Family::<ResultLabel, Histogram>::new_with_constructor(|| Histogram::new(ATTEMPT_BUCKETS));
+    registry.register_with_unit("attempt_duration", "Whole attempts, start to end", Unit::Seconds, family.clone());
+    ["delivered", "failed"].map(|result| family.get_or_create_owned(&ResultLabel { result }))
 }
 
-fn by_novelty(registry: &mut Registry) -> [Counter; NoveltyKind::ALL.len()] {
-    let family = Family::<KindLabel, Counter>::default();
-    registry.register("novel_events", "Events in which something was new to this Herald, by what", family.clone());
-    NoveltyKind::ALL.map(|kind| family.get_or_create_owned(&KindLabel { kind: kind.name() }))
-}
-
-fn by_quota(registry: &mut Registry) -> [Counter; Quota::ALL.len()] {
-    let family = Family::<QuotaLabel, Counter>::default();
-    let help = "Endpoints paused because they, or their account, had more in Redis than a quota and took nothing";
-    registry.register("quota_pauses", help, family.clone());
-    Quota::ALL.map(|quota| family.get_or_create_owned(&QuotaLabel { quota: quota.name() }))
-}
-
-fn by_reason(registry: &mut Registry) -> [Counter; DeadReason::ALL.len()] {
-    let family = Family::<ReasonLabel, Counter>::default();
-    registry.register("dead_letters", "Deliveries given up, by the reason", family.clone());
-    DeadReason::ALL.map(|reason| family.get_or_create_owned(&ReasonLabel { reason: reason.name() }))
+fn by_label<L, const N: usize>(registry: &mut Registry, name: &str, help: &str, labels: [L; N]) -> [Counter; N]
+where
+    L: EncodeLabelSet + Clone + fmt::Debug + std::hash::Hash + Eq + Send + Sync + 'static,
+{
+    let family = Family::<L, Counter>::default();
+    registry.register(name, help, family.clone());
+    labels.map(|label| family.get_or_create_owned(&label))
 }
 
 /// The names of all outcomes, by [`outcome_slot`].
@@ -524,7 +606,22 @@ fn outcome_slot(outcome: &Outcome) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::outcome::TlsFailure;
+    use crate::{
+        facts::{id::EntryId, outcome::TlsFailure},
+        telemetry::owner::{Breakers, Stopped},
+    };
+
+    fn metrics() -> Metrics {
+        Metrics::new("payment-intents", Readiness::new())
+    }
+
+    fn has(page: &str, line: &str) {
+        assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+    }
+
+    fn lacks(page: &str, name: &str) {
+        assert!(!page.contains(name), "{name} is in\n{page}");
+    }
 
     #[test]
     fn every_outcome_and_every_reason_is_counted_under_its_own_name() {
@@ -558,58 +655,149 @@ mod tests {
     }
 
     #[test]
-    fn every_series_is_there_from_the_start() {
-        let page = Metrics::new().encode(Format::Text);
+    fn every_counter_is_there_from_the_start() {
+        let page = metrics().encode(Format::Text);
         for line in [
-            "herald_log_lines_dropped_total 0",
-            "herald_entries_read_total 0",
-            "herald_entries_without_endpoint_total 0",
-            "herald_entries_quarantined_total 0",
-            "herald_quarantine_entries_dropped_total 0",
-            "herald_foreign_entries_claimed_total 0",
-            "herald_pending_entries_trimmed_total 0",
-            "herald_trimmed_unread_entries 0",
-            "herald_stream_unread_entries 0",
-            "herald_deferred_entries 0",
-            "herald_foreign_group_lag_seconds 0",
+            "herald_entries_read_total{partition=\"payment-intents\"} 0",
+            "herald_entries_settled_total{partition=\"payment-intents\",result=\"dispatched\"} 0",
+            "herald_entries_settled_total{partition=\"payment-intents\",result=\"trimmed\"} 0",
+            "herald_entries_claimed_total{partition=\"payment-intents\"} 0",
+            "herald_quarantine_entries_dropped_total{partition=\"payment-intents\"} 0",
             "herald_novel_events_total{kind=\"payment_status\"} 0",
-            "herald_xadd_to_first_attempt_seconds_bucket{le=\"0.0015\"} 0",
-            "herald_attempt_duration_seconds_count 0",
-            "herald_attempts_total{outcome=\"delivered\"} 0",
+            "herald_first_attempt_delay_seconds_bucket{le=\"0.0015\"} 0",
+            "herald_delivery_duration_seconds_bucket{le=\"259200.0\"} 0",
+            "herald_attempt_duration_seconds_count{result=\"failed\"} 0",
             "herald_attempts_total{outcome=\"unsendable\"} 0",
             "herald_attempts_in_flight 0",
-            "herald_slow_attempts_in_flight 0",
-            "herald_requests_resent_total 0",
-            "herald_due_deliveries 0",
-            "herald_oldest_due_delivery_age_seconds 0",
-            "herald_held_deliveries 0",
-            "herald_parked_deliveries 0",
-            "herald_deliveries_skipped_total 0",
-            "herald_dead_letters_total{reason=\"exhausted\"} 0",
-            "herald_dead_letters_expired_total 0",
-            "herald_dead_letters_kept 0",
-            "herald_endpoints_with_open_breaker 0",
-            "herald_endpoints_over_quota 0",
-            "herald_quota_pauses_total{quota=\"endpoint_bytes\"} 0",
-            "herald_partition_owned 0",
-            "herald_lease_terms_total 0",
-            "herald_items_set_aside_total 0",
-            "herald_record_bytes 0",
-            "herald_redis_memory_pressure 0",
-            "herald_redis_errors_total 0",
-            "herald_history_up 0",
-            "herald_history_lag_lines 0",
-            "herald_history_rows_written_total 0",
-            "herald_history_lines_missed_total 0",
+            "herald_deliveries_finished_total{result=\"skipped_disabled\"} 0",
+            "herald_dead_letters_added_total{reason=\"exhausted\"} 0",
+            "herald_dead_letters_removed_total{cause=\"expired\"} 0",
+            "herald_quota_refusals_total{quota=\"endpoint_bytes\"} 0",
+            "herald_partition_owner{partition=\"payment-intents\"} 0",
+            "herald_lease_terms_total{partition=\"payment-intents\"} 0",
+            "herald_items_set_aside_total{partition=\"payment-intents\"} 0",
+            "herald_redis_up 0.0",
+            "herald_redis_evicted_keys_total 0",
+            "herald_ready 0",
             "herald_history_failures_total 0",
         ] {
-            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+            has(&page, line);
         }
+        for name in ["herald_redis_errors_total{kind=\"moved\"} ", "herald_log_lines_total{level=\"warn\"} "] {
+            assert!(page.lines().any(|line| line.starts_with(name)), "{name} is not in\n{page}");
+        }
+        assert!(page.contains("herald_redis_call_duration_seconds_count{call=\"settle\"} "));
+        assert!(page.contains("\nprocess_open_fds ") && page.contains("\nprocess_cpu_seconds_total "), "{page}");
+    }
+
+    #[test]
+    fn what_a_server_says_that_is_away_is_not_told() {
+        let metrics = metrics();
+        let state = RedisState { memory_used_bytes: 7, evicted_keys: 3, clock_offset_ms: -1_500, ..Default::default() };
+        metrics.redis_says(Some(state));
+        let page = metrics.encode(Format::Text);
+        for line in [
+            "herald_redis_up 1.0",
+            "herald_redis_durable 0.0",
+            "herald_redis_memory_used_bytes 7.0",
+            "herald_redis_memory_limit_bytes 0.0",
+            "herald_redis_clock_offset_seconds -1.5",
+            "herald_redis_evicted_keys_total 3",
+        ] {
+            has(&page, line);
+        }
+        metrics.redis_says(None);
+        let page = metrics.encode(Format::Text);
+        has(&page, "herald_redis_up 0.0");
+        has(&page, "herald_redis_evicted_keys_total 3");
+        for name in ["redis_durable", "redis_noeviction", "redis_memory_used", "redis_memory_limit", "redis_clock"] {
+            lacks(&page, name);
+        }
+    }
+
+    fn look() -> Look {
+        Look {
+            at: clock::now(),
+            redis_ms: 1_700_000_100_000,
+            stream_entries: 9,
+            unread: 5,
+            oldest_unread: Some(EntryId { ms: 1_700_000_040_000, seq: 0 }),
+            pending: 1,
+            trimmed_unread: 0,
+            deferred: 0,
+            foreign_lag_ms: 0,
+            due: 2,
+            held: 3,
+            parked: 4,
+            first_due_ms: Some(1_700_000_130_000),
+            oldest_unfinished: Some(EntryId { ms: 7, seq: 0 }),
+            record_bytes: 0,
+            dead: 6,
+            dead_limit: 100,
+            oldest_dead_ms: None,
+            quarantined: 0,
+            breakers: Breakers { closed: 1, half_open: 0, open: 2 },
+            endpoints_over_quota: 0,
+            stopped: Stopped { paused: true, ..Stopped::default() },
+        }
+    }
+
+    fn value(page: &str, series: &str) -> f64 {
+        page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap()
+    }
+
+    #[test]
+    fn what_the_owner_sees_goes_with_its_term_and_ages_grow_without_it() {
+        let metrics = metrics();
+        let of = |name: &str| format!("herald_{name}{{partition=\"payment-intents\"}}");
+        for name in ["stream_lag", "deliveries_waiting", "breakers", "reading_stopped"] {
+            lacks(&metrics.encode(Format::Text), name);
+        }
+        metrics.term_began();
+        metrics.owner_sees(look());
+        let page = metrics.encode(Format::Text);
+        assert!((60.0..90.0).contains(&value(&page, &of("stream_lag_seconds"))));
+        assert_eq!(value(&page, &of("deliveries_overdue_seconds")), 0.0, "it is due in half a minute");
+        assert_eq!(value(&page, &of("deliveries_oldest_age_seconds")), 0.0, "such an id is no time");
+        assert_eq!(value(&page, &of("stream_lag_entries")), 5.0);
+        has(&page, "herald_deliveries_waiting{partition=\"payment-intents\",state=\"held\"} 3");
+        has(&page, "herald_breakers{partition=\"payment-intents\",state=\"open\"} 2");
+        has(&page, "herald_reading_stopped{partition=\"payment-intents\",cause=\"paused\"} 1");
+        has(&page, "herald_reading_stopped{partition=\"payment-intents\",cause=\"redis_full\"} 0");
+        // The worker hangs: nobody looks for a minute and a half.
+        let past = clock::now().checked_sub(Duration::from_secs(90)).unwrap();
+        metrics.owner_sees(Look { at: past, ..look() });
+        let page = metrics.encode(Format::Text);
+        assert!(value(&page, &of("stream_lag_seconds")) >= 150.0);
+        assert!(value(&page, &of("deliveries_overdue_seconds")) >= 60.0);
+        metrics.term_ended();
+        let page = metrics.encode(Format::Text);
+        for name in ["stream_lag", "deliveries_waiting", "breakers", "reading_stopped"] {
+            lacks(&page, name);
+        }
+        assert_eq!(value(&page, &of("partition_owner")), 0.0);
+    }
+
+    #[test]
+    fn both_formats_hold_the_same_values() {
+        let metrics = metrics();
+        metrics.term_began();
+        metrics.owner_sees(Look { oldest_unread: None, first_due_ms: None, ..look() });
+        metrics.redis_says(Some(RedisState::default()));
+        metrics.attempt_ended(&Outcome::Gone, Duration::from_millis(3));
+        let values = |format| {
+            let page = metrics.encode(format);
+            let is_steady = |line: &&str| !line.starts_with(['#']) && !line.starts_with("process_");
+            page.lines().filter(is_steady).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(values(Format::Text), values(Format::OpenMetrics));
+        assert!(metrics.encode(Format::OpenMetrics).contains("# UNIT herald_stream_lag_seconds seconds\n"));
+        assert!(metrics.encode(Format::Text).contains("# TYPE process_cpu_seconds_total counter\n"));
     }
 
     #[test]
     fn a_build_says_its_version_and_whatever_else_is_known_of_it() {
-        let page = Metrics::new().encode(Format::Text);
+        let page = metrics().encode(Format::Text);
         let line = page.lines().find(|line| line.starts_with("herald_build_info{")).unwrap();
         assert!(line.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{line}");
         assert!(line.ends_with("} 1") && !line.contains("\"\""), "{line}");
@@ -617,26 +805,33 @@ mod tests {
 
     #[test]
     fn clones_count_together() {
-        let metrics = Metrics::new();
+        let metrics = metrics();
         let clone = metrics.clone();
         clone.attempt_ended(&Outcome::Gone, Duration::from_millis(3));
+        clone.attempt_ended(&Outcome::Delivered { status: 200 }, Duration::from_millis(9));
         clone.first_attempt_started(Duration::from_millis(1));
-        clone.dead_letters(DeadReason::Gone, 2);
+        clone.delivered(Duration::from_secs(100_000));
+        clone.dead_letter_added(DeadReason::Gone);
+        clone.dead_letters_removed(Removed::Discarded, 2);
+        clone.entries_settled(Settled::NoEndpoint, 4);
+        clone.deliveries_finished(Finished::DeadLetter, 1);
         clone.term_began();
-        clone.set_parked(7);
         let page = metrics.encode(Format::OpenMetrics);
         for line in [
             "herald_attempts_total{outcome=\"gone\"} 1",
-            "herald_attempt_duration_seconds_sum 0.003",
-            "herald_attempt_duration_seconds_bucket{le=\"0.005\"} 1",
-            "herald_xadd_to_first_attempt_seconds_count 1",
-            "herald_dead_letters_total{reason=\"gone\"} 2",
-            "herald_partition_owned 1",
-            "herald_parked_deliveries 7",
+            "herald_attempt_duration_seconds_sum{result=\"failed\"} 0.003",
+            "herald_attempt_duration_seconds_bucket{le=\"0.005\",result=\"failed\"} 1",
+            "herald_attempt_duration_seconds_count{result=\"delivered\"} 1",
+            "herald_first_attempt_delay_seconds_count 1",
+            "herald_delivery_duration_seconds_bucket{le=\"86400.0\"} 0",
+            "herald_delivery_duration_seconds_bucket{le=\"259200.0\"} 1",
+            "herald_dead_letters_added_total{reason=\"gone\"} 1",
+            "herald_dead_letters_removed_total{cause=\"discarded\"} 2",
+            "herald_entries_settled_total{partition=\"payment-intents\",result=\"no_endpoint\"} 4",
+            "herald_deliveries_finished_total{result=\"dead_letter\"} 1",
+            "herald_partition_owner{partition=\"payment-intents\"} 1",
         ] {
-            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+            has(&page, line);
         }
-        metrics.term_ended();
-        assert!(metrics.encode(Format::OpenMetrics).contains("herald_partition_owned 0"));
     }
 }

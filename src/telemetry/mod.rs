@@ -1,9 +1,13 @@
 //! What Herald says about itself: logs, metrics and whether it is ready. Decides nothing about deliveries.
 
 pub mod allowance;
+pub mod calls;
 pub mod exposition;
 pub mod intents;
 pub mod lines;
 pub mod logging;
 pub mod metrics;
+pub mod owner;
+mod process;
 pub mod readiness;
+pub mod requests;

@@ -181,7 +181,7 @@ async fn looks_need_no_owner() {
     for path in LOOKS {
         house.get(path, ADMIN).await;
     }
-    house.herald.until_metric("herald_partition_owned", |value| value == 0.0).await;
+    house.herald.until_metric("herald_partition_owner", |value| value == 0.0).await;
     for path in LOOKS {
         house.get(path, ADMIN).await;
     }

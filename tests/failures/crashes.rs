@@ -114,7 +114,7 @@ async fn two(setup: Setup) -> (Herald, Herald) {
     owner.until_owner().await;
     let standby = setup.start();
     until("the standby", async || standby.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
-    assert_eq!(standby.metric("herald_partition_owned"), 0.0);
+    assert_eq!(standby.metric("herald_partition_owner"), 0.0);
     (owner, standby)
 }
 
@@ -172,7 +172,7 @@ async fn an_owner_that_was_paused_beyond_its_lease_changes_nothing_when_it_wakes
     // It asks for the lease again and again; every call of its old term came before that.
     let scripts = world.calls("evalsha").await;
     until("the old owner's questions", async || world.calls("evalsha").await >= scripts + 3).await;
-    assert_eq!((old.metric("herald_partition_owned"), old.metric("herald_lease_terms_total")), (0.0, 1.0));
+    assert_eq!((old.metric("herald_partition_owner"), old.metric("herald_lease_terms_total")), (0.0, 1.0));
     assert_eq!(fingerprint(&world).await, before, "the old owner changed something");
     world.redis.command::<()>(&["PEXPIRE", &lease, "1000"]).await;
     new.signal(Signal::SIGCONT);

@@ -196,6 +196,6 @@ async fn only_a_certificate_of_a_known_authority_for_the_right_name_is_trusted()
     let seen: Vec<usize> = receivers.iter().map(|receiver| receiver.log.seen().len()).collect();
     assert_eq!(seen, [1, 0, 0]);
     assert_eq!(herald.metric("herald_attempts_total{outcome=\"tls_failed\"}"), 4.0);
-    assert_eq!(herald.metric("herald_dead_letters_total{reason=\"exhausted\"}"), 2.0);
-    herald.until_metric("herald_dead_letters_kept", |letters| letters == 2.0).await;
+    assert_eq!(herald.metric("herald_dead_letters_added_total{reason=\"exhausted\"}"), 2.0);
+    herald.until_metric("herald_dead_letters", |letters| letters == 2.0).await;
 }

@@ -112,7 +112,7 @@ async fn a_hanging_endpoint_gets_everything_in_order_when_it_recovers() {
     // What it is owed is in Redis: held, in its backlog or due.
     let unfinished = ["HGET", &format!("{PREFIX}unfinished"), "ep_0"];
     until("its records", async || world.redis.command::<Option<u64>>(&unfinished).await >= Some(2_000)).await;
-    herald.until_metric("herald_parked_deliveries", |parked| parked > 500.0).await;
+    herald.until_metric("herald_deliveries_waiting{state=\"parked\"}", |parked| parked > 500.0).await;
     assert!(herald.metric("herald_attempts_in_flight") <= 10.0);
     println!("resident: {} KiB before, {} KiB after", before / 1024, herald.resident() / 1024);
     assert!(herald.resident() < before + 60 * MIB);
@@ -365,7 +365,7 @@ async fn a_delivery_becomes_a_dead_letter_with_its_history_and_the_next_of_its_i
     world.publish(&life_of(0, 3, "acc_0", "pi_chain")).await;
     world.merchants.until_delivered(2).await;
     world.until_finished().await;
-    herald.until_metric("herald_dead_letters_total{reason=\"exhausted\"}", |count| count == 1.0).await;
+    herald.until_metric("herald_dead_letters_added_total{reason=\"exhausted\"}", |count| count == 1.0).await;
     assert_eq!(world.number(&["ZCARD", &format!("{PREFIX}dead")]).await, 1);
     let letter: Vec<u8> = world.redis.command(&["GET", &world.keys("*dead-letter:*").await[0]]).await;
     let letter = herald::facts::delivery::DeadLetter::from_record(&letter.into()).unwrap();
@@ -391,14 +391,14 @@ async fn what_a_deleted_endpoint_was_owed_becomes_dead_letters() {
         count == Some(80)
     })
     .await;
-    herald.until_metric("herald_endpoints_with_open_breaker", |endpoints| endpoints == 1.0).await;
+    herald.until_metric("herald_breakers{state=\"open\"}", |endpoints| endpoints == 1.0).await;
     let id = herald::facts::id::EndpointId::new("ep_0").unwrap();
     world.registry().await.remove(&id, None, &mark()).await.unwrap();
     world.until_key("80 dead letters", &["ZCARD", &format!("{PREFIX}dead:ep_0")], |count| count == 80).await;
     world.until_finished().await;
-    herald.until_metric("herald_dead_letters_total{reason=\"deleted\"}", |count| count == 80.0).await;
-    herald.until_metric("herald_dead_letters_kept", |letters| letters == 80.0).await;
-    herald.until_metric("herald_endpoints_with_open_breaker", |endpoints| endpoints == 0.0).await;
+    herald.until_metric("herald_dead_letters_added_total{reason=\"deleted\"}", |count| count == 80.0).await;
+    herald.until_metric("herald_dead_letters", |letters| letters == 80.0).await;
+    herald.until_metric("herald_breakers{state=\"open\"}", |endpoints| endpoints == 0.0).await;
     world.publish(&others(300, 10, "acc_1")).await;
     world.merchants.until_delivered(10).await;
 }
@@ -422,7 +422,7 @@ async fn an_endpoint_that_is_gone_is_disabled_and_its_deliveries_become_dead_let
     until_disabled(&world).await;
     world.until_finished().await;
     let dead = world.number(&["ZCARD", &format!("{PREFIX}dead")]).await;
-    let skipped = herald.metric("herald_deliveries_skipped_total") as u64;
+    let skipped = herald.metric("herald_deliveries_finished_total{result=\"skipped_disabled\"}") as u64;
     assert_eq!(dead + skipped, 30, "{dead} dead letters, {skipped} skipped");
     assert!(world.merchants.log().arrivals.len() <= 10);
 }

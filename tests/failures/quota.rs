@@ -24,7 +24,7 @@ max_cooldown = "1s"
 endpoint_bytes = 1048576
 "#;
 
-const OF_ENDPOINT: &str = "herald_quota_pauses_total{quota=\"endpoint_bytes\"}";
+const OF_ENDPOINT: &str = "herald_quota_refusals_total{quota=\"endpoint_bytes\"}";
 
 /// Events for the endpoint `ep_dead`; about 900 of them are more than it may have.
 fn owed_to_the_dead(from: usize, count: usize) -> Vec<Event> {
@@ -73,7 +73,7 @@ async fn a_dead_receiver_is_paused_at_its_quota_and_loses_nothing_and_the_others
     world.merchants.until("everything", |log| log.delivered_to("ep_dead") == 1_600).await;
     world.until_finished().await;
     world.merchants.assert_sound();
-    herald.until_metric("herald_record_bytes", |bytes| bytes == 0.0).await;
+    herald.until_metric("herald_deliveries_record_bytes", |bytes| bytes == 0.0).await;
     assert_eq!(herald.metric(OF_ENDPOINT), 1.0);
     let bytes: Vec<String> = world.redis.command(&["HGETALL", &format!("{PREFIX}bytes")]).await;
     assert!(bytes.is_empty(), "{bytes:?}");

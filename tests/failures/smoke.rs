@@ -44,7 +44,7 @@ async fn the_log_has_a_line_for_each_endpoint_that_fails_and_one_when_it_is_well
     assert_eq!(["ep_0", "ep_1"].map(|endpoint| lines("attempts failed", endpoint)), [1, 0], "{log}");
     assert_eq!(["ep_0", "ep_1"].map(|endpoint| lines("takes events again", endpoint)), [1, 0], "{log}");
     assert_eq!(["ep_0", "ep_1"].map(|endpoint| lines("dead letters", endpoint)), [0, 1], "{log}");
-    assert!(herald.metric("herald_dead_letters_total{reason=\"exhausted\"}") > 10.0);
+    assert!(herald.metric("herald_dead_letters_added_total{reason=\"exhausted\"}") > 10.0);
     assert!(herald.stop().await.success());
 }
 

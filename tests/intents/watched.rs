@@ -39,7 +39,7 @@ async fn the_service_alone_shows_its_health_and_metrics_where_it_is_told_to() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }
-    assert!(!page.contains("herald_partition_owned"), "there is no worker here:\n{page}");
+    assert!(!page.contains("herald_partition_owner"), "there is no worker here:\n{page}");
     assert_eq!(shop.get("/metrics").await.0, 404, "merchants' callers see none of it");
     house.end().await;
 }

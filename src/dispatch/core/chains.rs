@@ -263,7 +263,10 @@ impl Core {
         *open = open.saturating_sub(1);
         match *open {
             0 if self.term.aside.contains(&entry) => {}
-            0 => self.push(now, Op::Ack(entry)),
+            0 => {
+                self.tally.dispatched += 1;
+                self.push(now, Op::Ack(entry));
+            }
             _ => drop(self.term.begun.insert(entry)),
         }
     }

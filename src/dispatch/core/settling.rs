@@ -57,7 +57,14 @@ impl Core {
                         self.remember_for_its_entry(result);
                     }
                 }
-                Op::Item { item, chain } => self.confirm(now, &item, chain),
+                Op::Item { item, chain } => {
+                    match item {
+                        Item::Revive { .. } => self.tally.redelivered += 1,
+                        Item::Discard { .. } => self.tally.discarded += 1,
+                        _ => {}
+                    }
+                    self.confirm(now, &item, chain);
+                }
             }
         }
         self.conclude_carried(now, redis_ms);

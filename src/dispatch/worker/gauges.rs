@@ -1,7 +1,7 @@
 //! Looks at the partition's numbers alongside the work, and sees to it that a Redis that has just started has a whole
 //! append-only file. What the numbers mean is up to `numbers`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -9,10 +9,12 @@ use tracing::{info, warn};
 
 use crate::{
     clock,
+    facts::id::EntryId,
     store::{
         connection::{Connection, Purpose, Redis},
         error::StoreError,
         keys::PartitionKeys,
+        queries::Queries,
         watch::{Gauges, gauges},
     },
 };
@@ -26,18 +28,35 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 const GAUGES_PART: u32 = 20;
 const GAUGES_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
+/// How often the oldest unfinished delivery is looked for, and among how many endpoints: those with most of them.
+const OLDEST_EVERY: Duration = Duration::from_secs(15);
+const MAX_BUSY: usize = 1_000;
+const MAX_OLDEST: usize = 50;
+
 /// A server younger than this may have been killed just before it started, for all that a new worker knows.
 const FRESH_S: u64 = 300;
+
+/// One look.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub at: Instant,
+    pub gauges: Gauges,
+    /// This machine's clock, less Redis' clock.
+    pub clock_offset_ms: i64,
+    /// Of the unfinished deliveries that have a record.
+    pub oldest_unfinished: Option<EntryId>,
+}
 
 /// Looks at the partition's numbers again and again; None while Redis does not answer.
 pub async fn watch_gauges(
     redis: Redis,
     keys: PartitionKeys,
-    numbers: watch::Sender<Option<Gauges>>,
+    numbers: watch::Sender<Option<Seen>>,
     cancel: CancellationToken,
 ) {
     let (mut connection, mut server, mut is_mended) = (None, None, false);
     let mut pause = Duration::ZERO;
+    let mut oldest: Option<(Instant, Option<EntryId>)> = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -50,9 +69,9 @@ pub async fn watch_gauges(
         if let (Some(connection), false) = (&mut connection, is_mended) {
             is_mended = mend_aof(connection, &mut server).await;
         }
-        let began = clock::now();
+        let (began, wall_ms) = (clock::now(), clock::wall_ms());
         let seen = match &mut connection {
-            Some(connection) => gauges(connection, &keys).await.ok(),
+            Some(connection) => look(connection, &keys, began, wall_ms, &mut oldest).await.ok(),
             None => None,
         };
         pause = match seen {
@@ -64,6 +83,32 @@ pub async fn watch_gauges(
         }
         numbers.send_replace(seen);
     }
+}
+
+async fn look(
+    connection: &mut Connection,
+    keys: &PartitionKeys,
+    at: Instant,
+    wall_ms: u64,
+    oldest: &mut Option<(Instant, Option<EntryId>)>,
+) -> Result<Seen, StoreError> {
+    let gauges = gauges(connection, keys).await?;
+    let is_fresh = oldest.is_some_and(|(looked, _)| at.saturating_duration_since(looked) < OLDEST_EVERY);
+    let oldest_unfinished = match (gauges.unfinished, *oldest) {
+        (0, _) => None,
+        (_, Some((_, entry))) if is_fresh => entry,
+        _ => {
+            let mut queries = Queries::new(connection.clone(), keys.clone());
+            let mut busy = queries.busy_endpoints(MAX_BUSY).await?;
+            busy.truncate(MAX_OLDEST);
+            let found = queries.oldest(&busy).await?;
+            let entry = found.into_iter().filter_map(|one| Some(one.oldest?.entry)).min();
+            *oldest = Some((at, entry));
+            entry
+        }
+    };
+    let clock_offset_ms = wall_ms.cast_signed() - gauges.now_ms.cast_signed();
+    Ok(Seen { at, gauges, clock_offset_ms, oldest_unfinished })
 }
 
 /// How long after a look the next one is made.

@@ -4,8 +4,17 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Worker;
-use crate::{clock, facts::id::EntryId, store::watch::Gauges};
+use super::{Worker, gauges::Seen};
+use crate::{
+    clock,
+    dispatch::breaker::BreakerView,
+    facts::id::EntryId,
+    store::watch::Gauges,
+    telemetry::{
+        metrics::RedisState,
+        owner::{Breakers, Look},
+    },
+};
 
 /// From this part of `maxmemory` on, in percent, little is read at a time.
 const PRESSURE_PERCENT: u64 = 90;
@@ -23,19 +32,25 @@ const HISTORY_AWAITED: Duration = Duration::from_secs(600);
 const USUAL_EVENT_BYTES: u64 = 600;
 
 impl Worker {
-    pub(super) fn numbers(&mut self, numbers: Option<Gauges>) {
-        self.readiness.set_redis(numbers.is_some());
+    pub(super) fn numbers(&mut self, seen: Option<Seen>) {
+        self.readiness.set_redis(seen.is_some());
+        self.metrics.redis_says(seen.as_ref().map(redis_state));
         let now = self.now();
         self.partition.compare_clocks(now, clock::wall_ms());
-        let Some(numbers) = numbers else { return };
+        let Some(Seen { at, gauges: numbers, oldest_unfinished, .. }) = seen else { return };
         self.look_at_memory(&numbers);
         self.look_at_history(numbers.history_unread);
         self.partition.set_trim_up_to(self.kept_for_history(&numbers));
         // One walk for all three: there may be a hundred thousand.
-        let (mut parked, mut in_trouble, mut longest_attempt) = (0, 0, Duration::ZERO);
+        let (mut parked, mut breakers, mut longest_attempt) = (0, Breakers::default(), Duration::ZERO);
         for (_, lane) in self.partition.core().lanes() {
             parked += lane.parked;
-            in_trouble += u64::from(lane.is_in_trouble(now));
+            match lane.breaker_of_served(now) {
+                Some(BreakerView::Closed) => breakers.closed += 1,
+                Some(BreakerView::HalfOpen { .. }) => breakers.half_open += 1,
+                Some(BreakerView::Open { .. }) => breakers.open += 1,
+                None => {}
+            }
             if lane.in_flight > 0 {
                 longest_attempt = longest_attempt.max(self.sender.timeout_of(lane.timeout_ms()));
             }
@@ -44,21 +59,40 @@ impl Worker {
         let is_ours = !self.partition.is_standby() && self.registry.paused_all().is_none();
         let has_backlog = numbers.has_backlog(self.partition.tally().in_flight as u64);
         self.readiness.backlog(is_ours && has_backlog, longest_attempt, clock::now());
-        self.metrics.set_unread(numbers.behind);
-        self.metrics.set_trimmed_unread(numbers.trimmed_unread);
-        self.metrics.set_due(numbers.due, numbers.overdue_ms() / 1_000);
-        self.look_at_foreign(numbers.slowest_foreign);
+        let foreign_lag_ms = self.look_at_foreign(numbers.slowest_foreign);
         self.look_at_quarantine(numbers.quarantine_dropped);
-        self.metrics.set_dead_letters_kept(numbers.dead);
-        self.metrics.set_parked(parked);
-        // Only the owner knows what is parked, and so what is held. What a former owner knows of receivers is out of date.
-        let placed = numbers.due + numbers.claimed + parked;
-        let (held, in_trouble) = match self.partition.is_owner() {
-            true => (numbers.unfinished.saturating_sub(placed), in_trouble),
-            false => (0, 0),
-        };
-        self.metrics.set_held(held);
-        self.metrics.set_open_breakers(in_trouble);
+        // What a former owner knows of receivers is out of date.
+        if !self.partition.is_owner() {
+            return;
+        }
+        let mut stopped = self.partition.stopped();
+        // At its limit it refuses what producers add.
+        stopped.redis_full |= numbers.maxmemory_bytes > 0 && numbers.used_memory_bytes >= numbers.maxmemory_bytes;
+        let (record_bytes, over) = self.partition.core().record_bytes();
+        self.metrics.owner_sees(Look {
+            at,
+            redis_ms: numbers.now_ms,
+            stream_entries: numbers.length,
+            unread: numbers.behind,
+            oldest_unread: numbers.oldest_unread,
+            pending: numbers.pending,
+            trimmed_unread: numbers.trimmed_unread,
+            deferred: self.partition.deferred() as u64,
+            foreign_lag_ms,
+            due: numbers.due,
+            held: numbers.unfinished.saturating_sub(numbers.due + numbers.claimed + parked),
+            parked,
+            first_due_ms: numbers.oldest_due_ms,
+            oldest_unfinished,
+            record_bytes,
+            dead: numbers.dead,
+            dead_limit: self.partition.most_dead(),
+            oldest_dead_ms: numbers.oldest_dead_ms,
+            quarantined: numbers.quarantined,
+            breakers,
+            endpoints_over_quota: over as u64,
+            stopped,
+        });
     }
 
     /// What Redis has left, and what the records in it take.
@@ -76,8 +110,7 @@ impl Worker {
         }
         self.partition.set_pressure(is_under_pressure);
         self.partition.set_quotas(self.quotas.with(limit));
-        let (bytes, over) = self.partition.core().record_bytes();
-        self.metrics.set_memory(is_under_pressure, bytes, over as u64);
+        self.metrics.set_memory_pressure(is_under_pressure);
     }
 
     /// How many lines the log of attempts keeps: as many as are configured, and what the history has not read, up to its bound.
@@ -107,12 +140,12 @@ impl Worker {
         (is_small && !self.is_under_pressure).then_some(entry)
     }
 
-    /// A group that is far behind keeps the stream from being trimmed: reported once, until it has caught up.
-    fn look_at_foreign(&mut self, slowest: Option<(String, u64)>) {
+    /// A group that is far behind keeps the stream from being trimmed: reported once, until it has caught up. Returns how far
+    /// the slowest is behind.
+    fn look_at_foreign(&mut self, slowest: Option<(String, u64)>) -> u64 {
         let ignores = &self.trim_ignores;
         let slowest = slowest.filter(|(group, _)| !ignores.contains(group));
         let behind_ms = slowest.as_ref().map_or(0, |(_, behind_ms)| *behind_ms);
-        self.metrics.set_foreign_group_lag(behind_ms / 1_000);
         let is_far = behind_ms > FOREIGN_FAR_MS;
         if let (true, false, Some((group, _))) = (is_far, self.is_foreign_far, &slowest) {
             warn!(
@@ -122,6 +155,7 @@ impl Worker {
             );
         }
         self.is_foreign_far = is_far;
+        behind_ms
     }
 
     /// What was dropped before this worker's first look has been reported by somebody else.
@@ -130,5 +164,17 @@ impl Worker {
         if let more @ 1.. = dropped.saturating_sub(known) {
             self.metrics.quarantine_dropped(more);
         }
+    }
+}
+
+fn redis_state(seen: &Seen) -> RedisState {
+    let gauges = &seen.gauges;
+    RedisState {
+        is_durable: gauges.is_durable,
+        is_noeviction: gauges.is_noeviction,
+        memory_used_bytes: gauges.used_memory_bytes,
+        memory_limit_bytes: gauges.maxmemory_bytes,
+        clock_offset_ms: seen.clock_offset_ms,
+        evicted_keys: gauges.evicted_keys,
     }
 }

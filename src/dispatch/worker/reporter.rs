@@ -17,7 +17,7 @@ use crate::{
         id::{AccountId, DeliveryId, IntentId},
         unserved::OddSeen,
     },
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Finished, Metrics, Removed, Settled},
 };
 
 pub struct Reporter {
@@ -26,7 +26,8 @@ pub struct Reporter {
     listener: Option<mpsc::Sender<Happening>>,
     told: Told,
     failing: Failing,
-    skipped_disabled: u64,
+    /// What was counted of it so far.
+    tally: Tally,
     odd: Odd,
 }
 
@@ -37,7 +38,7 @@ impl Reporter {
             listener,
             told: Told::default(),
             failing: Failing::default(),
-            skipped_disabled: 0,
+            tally: Tally::default(),
             odd: Odd::default(),
         }
     }
@@ -54,13 +55,19 @@ impl Reporter {
         }
     }
 
-    pub fn tally(&mut self, tally: Tally, deferred: usize) {
-        self.metrics.set_in_flight(tally.in_flight as u64, tally.slow as u64);
-        self.metrics.set_deferred(deferred as u64);
-        if tally.skipped_disabled > self.skipped_disabled {
-            self.metrics.deliveries_skipped(tally.skipped_disabled - self.skipped_disabled);
-            self.skipped_disabled = tally.skipped_disabled;
+    pub fn tally(&mut self, tally: Tally) {
+        let before = std::mem::replace(&mut self.tally, tally);
+        if tally == before {
+            return;
         }
+        let metrics = &self.metrics;
+        metrics.set_in_flight(tally.in_flight as u64, tally.slow as u64);
+        metrics.entries_settled(Settled::Dispatched, tally.dispatched - before.dispatched);
+        metrics.deliveries_finished(Finished::Delivered, tally.delivered - before.delivered);
+        metrics.deliveries_finished(Finished::DeadLetter, tally.dead - before.dead);
+        metrics.deliveries_finished(Finished::SkippedDisabled, tally.skipped_disabled - before.skipped_disabled);
+        metrics.dead_letters_removed(Removed::Redelivered, tally.redelivered - before.redelivered);
+        metrics.dead_letters_removed(Removed::Discarded, tally.discarded - before.discarded);
     }
 
     /// Odd events since the last time, by account.
@@ -118,20 +125,21 @@ impl Reporter {
 
     fn count(&self, happening: &Happening) {
         match happening {
-            Happening::Core(CoreHappening::Dead { reason, .. }) => self.metrics.dead_letters(*reason, 1),
+            Happening::Core(CoreHappening::Dead { reason, .. }) => self.metrics.dead_letter_added(*reason),
             Happening::Core(CoreHappening::SetAside { .. } | CoreHappening::Unreadable { .. })
             | Happening::JobFailed { .. } => self.metrics.item_set_aside(),
-            Happening::Core(CoreHappening::Displaced { .. }) => self.metrics.entry_quarantined(),
-            Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_pause(*quota),
+            Happening::Core(CoreHappening::Displaced { .. }) | Happening::Quarantined { .. } => {
+                self.metrics.entries_settled(Settled::Quarantined, 1);
+            }
+            Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_refusal(*quota),
             Happening::TermBegan => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
-            Happening::Quarantined { .. } => self.metrics.entry_quarantined(),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
-            Happening::TrimmedWhilePending { .. } => self.metrics.pending_entry_trimmed(),
-            Happening::NoEndpoint { .. } => self.metrics.entry_without_endpoint(),
-            Happening::ForeignClaimed { count } => self.metrics.foreign_entries_claimed(*count as u64),
-            Happening::DeadExpired { count } => self.metrics.dead_letters_expired(*count),
+            Happening::TrimmedWhilePending { .. } => self.metrics.entries_settled(Settled::Trimmed, 1),
+            Happening::NoEndpoint { .. } => self.metrics.entries_settled(Settled::NoEndpoint, 1),
+            Happening::ForeignClaimed { count } => self.metrics.entries_claimed(*count as u64),
+            Happening::DeadExpired { count } => self.metrics.dead_letters_removed(Removed::Expired, *count),
             Happening::Core(
                 CoreHappening::Failed { .. }
                 | CoreHappening::Recovered { .. }
