@@ -398,7 +398,9 @@ async fn what_a_deleted_endpoint_was_owed_becomes_dead_letters() {
     world.until_finished().await;
     herald.until_metric("herald_dead_letters_added_total{reason=\"deleted\"}", |count| count == 80.0).await;
     herald.until_metric("herald_dead_letters", |letters| letters == 80.0).await;
-    herald.until_metric("herald_breakers{state=\"open\"}", |endpoints| endpoints == 0.0).await;
+    for state in ["open", "half_open"] {
+        herald.until_metric(&format!("herald_breakers{{state=\"{state}\"}}"), |endpoints| endpoints == 0.0).await;
+    }
     world.publish(&others(300, 10, "acc_1")).await;
     world.merchants.until_delivered(10).await;
 }
