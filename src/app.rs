@@ -46,7 +46,7 @@ use crate::{
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
-    service::{self, Operations},
+    service::{self, Health, Operations, Serves},
     store::{
         self,
         audit::{Audit, Retention},
@@ -107,8 +107,11 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let parts = parts(config, listener)?;
     let (metrics, readiness, registry) = (parts.metrics.clone(), parts.readiness.clone(), parts.registry.clone());
     let redis = parts.redis.clone();
-    let socket = TcpListener::bind(config.listen).await;
-    let socket = socket.with_context(|| format!("cannot listen on {} (listen, HERALD_LISTEN)", config.listen))?;
+    let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;
+    let of_health = match config.metrics_listen {
+        Some(address) => Some(bound(address, "metrics_listen, HERALD_METRICS_LISTEN").await?),
+        None => None,
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         redis = redis.address(),
@@ -135,8 +138,14 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         intents = Some(tokio::spawn(serving.await?));
     }
     let operations = operations(config, registry.clone())?;
-    let serving = service::start(socket.into_std()?, readiness.clone(), page, Some(operations), rest.clone())
-        .context("cannot start the service's thread")?;
+    let health = Health { readiness: readiness.clone(), metrics: page };
+    let serving = match of_health {
+        None => vec![service(socket, Serves::Both(health, operations), &rest)?],
+        Some(of_health) => vec![
+            service(of_health, Serves::Health(health), &rest)?,
+            service(socket, Serves::Operations(operations), &rest)?,
+        ],
+    };
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, readiness, cancel).await;
     rest.cancel();
@@ -151,8 +160,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
             warn!(%error, "{what} failed");
         }
     }
-    if serving.await.is_err() {
-        warn!("the service failed");
+    for serving in serving {
+        if serving.await.is_err() {
+            warn!("the service failed");
+        }
     }
     worked?;
     info!("herald has stopped");
@@ -187,6 +198,15 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     }
 }
 
+/// A listener, or an error that names the setting.
+async fn bound(address: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({setting})"))
+}
+
+fn service(socket: TcpListener, serves: Serves, shutdown: &CancellationToken) -> Result<oneshot::Receiver<()>> {
+    service::start(socket.into_std()?, serves, shutdown.clone()).context("cannot start the service's thread")
+}
+
 /// Health, readiness and metrics of a process that has nothing but payment intents, until cancelled.
 async fn show_health(
     config: &Config,
@@ -194,13 +214,9 @@ async fn show_health(
     counted: &IntentMetrics,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let socket = TcpListener::bind(address).await;
-    let socket = socket.with_context(|| {
-        format!("cannot listen on {address} (intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN)")
-    })?;
-    let (readiness, page) = (Readiness::new(), page_of_process().and(counted.page()));
-    service::start(socket.into_std()?, readiness.clone(), page, None, cancel.clone())
-        .context("cannot start the service's thread")?;
+    let socket = bound(address, "intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN").await?;
+    let (readiness, metrics) = (Readiness::new(), page_of_process().and(counted.page()));
+    service(socket, Serves::Health(Health { readiness: readiness.clone(), metrics }), &cancel)?;
     let service = intents(config)?;
     tokio::spawn(cancel.run_until_cancelled_owned(async move {
         loop {
@@ -226,11 +242,9 @@ async fn serve_payment_intents(
     let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
     let service = intents(config)?.counted_by(counted.clone());
     let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
-    let listener = TcpListener::bind(address).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
-    let bound = listener.local_addr()?;
-    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
+    let listener = bound(address, "intents.listen, HERALD_INTENTS_LISTEN").await?;
+    let address = listener.local_addr()?;
+    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{address}"), Url::to_string);
     let access = api::access::Access::new(redis);
     let history = History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE);
     let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, history, &public_url);
@@ -238,7 +252,7 @@ async fn serve_payment_intents(
     if config.intents.sandbox {
         router = router.merge(api::checkout::router(api));
     }
-    info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
+    info!(listen = %address, sandbox = config.intents.sandbox, "payment intents are served");
     let answered = move |code, took| counted.answered(code, took);
     Ok(async move {
         tokio::select! {
@@ -417,7 +431,8 @@ pub fn sender(config: &Config) -> Result<Sender> {
 /// Where Herald and its Redis listen, for the guard.
 fn own_sockets(config: &Config) -> Vec<Own> {
     let mut own = Vec::new();
-    for socket in [Some(config.listen), config.intents.listen, config.intents.metrics_listen].into_iter().flatten() {
+    let sockets = [Some(config.listen), config.metrics_listen, config.intents.listen, config.intents.metrics_listen];
+    for socket in sockets.into_iter().flatten() {
         let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![socket.ip()] };
         let listens_at = |address| Own { what: "service", port: socket.port(), address: Some(address) };
         own.extend(addresses.into_iter().map(listens_at));
