@@ -14,7 +14,7 @@ EXAMPLES ?= 200
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
-.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove
+.PHONY: demo screenshots bench bench-deliveries bench-ingest bench-intents bench-scale bench-history test check fmt tools setup fuzz prove operate
 
 # Redis of its own, the dispatcher and five sample merchants, in this terminal.
 demo: tools
@@ -73,10 +73,18 @@ tools:
 	@deploy/setup
 setup: tools
 	@deploy/setup-verifiers
+	@deploy/setup-operate quick
 
 # Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
+
+# What is in deploy/, at work: the unit of systemd in a machine that boots, and all that its judges read.
+operate: setup
+	@deploy/setup-operate
+	cargo test --locked --test packages
+	cargo build --locked
+	tests/operate/unit
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

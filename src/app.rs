@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, gethostname};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -26,7 +26,6 @@ use crate::{
         self,
         webhooks::subscriptions::{Audits, Subscriptions},
     },
-    clock,
     config::{Config, Start},
     console, descriptors,
     dispatch::{
@@ -53,10 +52,11 @@ use crate::{
         connection::Redis,
         keys::PartitionKeys,
     },
+    systemd,
     telemetry::{
         intents::IntentMetrics,
         metrics::{Metrics, page_of_process},
-        readiness::{BEAT_EVERY, Readiness},
+        readiness::Readiness,
     },
     tls::install_crypto_provider,
 };
@@ -146,15 +146,20 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
             service(socket, Serves::Operations(operations), &rest)?,
         ],
     };
+    let telling = tokio::spawn(systemd::tell(readiness, cancel.clone(), rest.clone()));
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
-    let worked = work(worker, readiness, cancel).await;
+    let worked = work(worker, cancel).await;
     rest.cancel();
     if let Some(intents) = intents
         && let Err(error) = intents.await
     {
         warn!(%error, "the payment intents failed");
     }
-    let tasks = [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")];
+    let tasks = [
+        (following, "the registry's follower"),
+        (sweeping, "the sweep of expired secrets"),
+        (telling, "what tells systemd"),
+    ];
     for (task, what) in tasks.into_iter().chain(history.map(|task| (task, "the history"))) {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
@@ -286,11 +291,10 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for
 /// each question and each answer, and whatever else this process does keeps neither from its turn.
-async fn work(worker: Worker, readiness: Readiness, cancel: CancellationToken) -> Result<()> {
+async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the worker's runtime")?;
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.spawn(beat(readiness));
         runtime.block_on(worker.run(cancel));
         // Who waits for it may be gone.
         let _ = ends.send(());
@@ -299,15 +303,6 @@ async fn work(worker: Worker, readiness: Readiness, cancel: CancellationToken) -
     ended.await.context(
         "the worker's thread has panicked, for the reason that stands above: nothing is lost, start Herald again",
     )
-}
-
-/// Shows that this thread gets its turn, as long as it does.
-async fn beat(readiness: Readiness) {
-    let mut tick = tokio::time::interval(BEAT_EVERY);
-    loop {
-        tick.tick().await;
-        readiness.beat(clock::now());
-    }
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {
@@ -433,8 +428,8 @@ fn own_sockets(config: &Config) -> Vec<Own> {
     let mut own = Vec::new();
     let sockets = [Some(config.listen), config.metrics_listen, config.intents.listen, config.intents.metrics_listen];
     for socket in sockets.into_iter().flatten() {
-        let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![socket.ip()] };
-        let listens_at = |address| Own { what: "service", port: socket.port(), address: Some(address) };
+        let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![Some(socket.ip())] };
+        let listens_at = |address| Own { what: "service", port: socket.port(), address };
         own.extend(addresses.into_iter().map(listens_at));
     }
     // A unix socket has no port. Of a name only the port is known, as its addresses may change.
@@ -448,14 +443,15 @@ fn own_sockets(config: &Config) -> Vec<Own> {
     own
 }
 
-fn local_addresses() -> Vec<IpAddr> {
-    let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-        let Some(address) = interface.address else { continue };
+/// None among them is whatever this process may not see: a unit of systemd without netlink has only sockets.
+fn local_addresses() -> Vec<Option<IpAddr>> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return vec![None] };
+    let of_interfaces = interfaces.filter_map(|interface| {
+        let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        addresses.extend(v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))));
-    }
-    addresses
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into_iter().chain(of_interfaces).map(Some).collect()
 }
 
 /// Who holds a lease, for those who look: host and process.
@@ -465,8 +461,9 @@ fn owner_name() -> String {
 
 /// This machine's name, as owners show it.
 pub fn host_name() -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    // Not from /proc, of which a unit of systemd may see processes alone.
+    let host = gethostname().unwrap_or_default();
+    let host: String = host.to_string_lossy().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
     if host.is_empty() { "herald".to_owned() } else { host }
 }
 

@@ -758,9 +758,11 @@ fn a_list_fits_eighty_columns_and_keeps_its_ids_whole() {
 #[test]
 fn a_configuration_that_names_a_file_that_is_not_there_is_wrong_and_nothing_else() {
     for (setting, is) in [("attempt.ca_file", "/no/such.pem"), ("redis.ca_file", "/no/such.pem"), ("lease.ttl", "x")] {
-        let checked = alone(&["config", "check", "--set", &format!("{setting}={is}")]);
-        checked.failed(2, "the configuration is wrong");
-        assert!(checked.stderr.contains(setting), "{}", checked.stderr);
+        for verb in [&["config", "check"][..], &["serve"]] {
+            let checked = alone(&[verb, &["--set", &format!("{setting}={is}")]].concat());
+            checked.failed(2, "the configuration is wrong");
+            assert!(checked.stderr.contains(setting), "{}", checked.stderr);
+        }
     }
 }
 

@@ -42,11 +42,15 @@ fn show(context: &Context) -> anyhow::Result<()> {
     list.finish()
 }
 
-/// Loading has checked every value; what is left is to try what the values lead to. Whatever is wrong with them, a file that is
-/// missing too, is the configuration's fault, and no start would help.
 fn check(context: &Context) -> anyhow::Result<()> {
-    let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
-    tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))?;
+    tried(context)?;
     note("the configuration is right; `herald doctor` checks Redis");
     Ok(())
+}
+
+/// Loading has checked every value; what is left is to try what the values lead to. Whatever is wrong with them, a file that is
+/// missing too, is the configuration's fault, and starting again would not help.
+pub fn tried(context: &Context) -> Result<(), VerbError> {
+    let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
+    tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))
 }

@@ -222,6 +222,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn serve(context: Context) -> anyhow::Result<()> {
     start_log(&context)?;
+    config::tried(&context)?;
     app::serve(context.config).await
 }
 

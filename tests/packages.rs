@@ -1,0 +1,79 @@
+//! What is in deploy/ for those who run Herald, as far as judges can read it: `make operate` runs it too. `make setup` installs the
+//! judges; where one cannot be had, its test says so by its name and passes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A judge of PyPI's.
+fn python(judge: &str) -> PathBuf {
+    root().join("target/verifiers/operate/bin").join(judge)
+}
+
+/// What a judge says of the files in this folder; none where it is not there.
+fn judged(judge: impl AsRef<Path>, arguments: &[&str]) -> Option<Output> {
+    let judge = judge.as_ref();
+    match Command::new(judge).args(arguments).current_dir(root()).output() {
+        Ok(output) => Some(output),
+        Err(_) => {
+            eprintln!("SKIPPED: {} is not installed (deploy/setup-operate)", judge.display());
+            None
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+const UNIT: &str = "deploy/systemd/herald.service";
+
+#[test]
+fn the_unit_gives_away_next_to_nothing() {
+    let Some(output) = judged("systemd-analyze", &["security", "--offline=true", "--threshold=15", UNIT]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", said(&output));
+    // The judge sees what is missing.
+    let folder = tempfile::tempdir().unwrap();
+    let open = folder.path().join("herald.service");
+    fs::write(&open, text(UNIT).replace("CapabilityBoundingSet=\n", "").replace("DynamicUser=yes\n", "")).unwrap();
+    let arguments = ["security", "--offline=true", "--threshold=15", open.to_str().unwrap()];
+    assert!(!judged("systemd-analyze", &arguments).unwrap().status.success());
+}
+
+#[test]
+fn systemd_knows_every_setting_of_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("herald.service");
+    // The program is not installed here.
+    let verify = |text: String| {
+        fs::write(&unit, text.replace("/usr/bin/herald", env!("CARGO_BIN_EXE_herald"))).unwrap();
+        judged("systemd-analyze", &["verify", "--man=no", unit.to_str().unwrap()])
+    };
+    let Some(output) = verify(text(UNIT)) else { return };
+    assert_eq!((output.status.success(), said(&output).as_str()), (true, ""));
+    assert_ne!(said(&verify(text(UNIT).replace("UMask=", "UMasc=")).unwrap()), "");
+}
+
+/// What a stop may take by the configuration must be less than what systemd waits for it.
+#[test]
+fn a_stop_ends_by_itself_before_systemd_ends_it() {
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
+        line.trim_matches(['"', 's']).parse::<u64>().unwrap()
+    };
+    // And the last calls to Redis after it.
+    let stop = value(&text("deploy/herald.toml"), "grace = ") + 6;
+    assert!(stop < value(&text(UNIT), "TimeoutStopSec="), "{stop}");
+}
