@@ -79,12 +79,13 @@ setup: tools
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
 
-# What is in deploy/, at work: the unit of systemd in a machine that boots, and all that its judges read.
+# What is in deploy/, at work: the unit of systemd in a machine that boots, the image in a container, and all that its judges read.
+# The first builds target/debug/herald, which the second boots; the third builds a release.
 operate: setup
 	@deploy/setup-operate
 	cargo test --locked --test packages
-	cargo build --locked
 	tests/operate/unit
+	tests/operate/image
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

@@ -77,3 +77,23 @@ fn a_stop_ends_by_itself_before_systemd_ends_it() {
     let stop = value(&text("deploy/herald.toml"), "grace = ") + 6;
     assert!(stop < value(&text(UNIT), "TimeoutStopSec="), "{stop}");
 }
+
+#[test]
+fn the_image_is_described_as_it_should_be() {
+    let dockerfile = "deploy/image/Dockerfile";
+    let Some(output) = judged(python("hadolint"), &[dockerfile]) else { return };
+    assert_eq!((output.status.success(), said(&output).as_str()), (true, ""));
+}
+
+/// `deploy/image/build` makes the last stage of the Dockerfile from its own text: that must be all there is to it.
+#[test]
+fn the_last_stage_of_the_image_needs_nothing_but_what_is_laid_out_for_it() {
+    let dockerfile = text("deploy/image/Dockerfile");
+    let (_, last) = dockerfile.split_once("\nFROM scratch\n").unwrap();
+    assert!(last.contains("\nCOPY --from=build /rootfs /\n"), "deploy/image/build replaces this line");
+    assert_eq!(last.matches("--from").count(), 1);
+    assert!(!last.contains("\nRUN "), "there is no shell in it");
+    for line in ["USER 65532:65532", "STOPSIGNAL SIGTERM", "ENTRYPOINT [\"/usr/bin/herald\"]", "CMD [\"serve\"]"] {
+        assert!(last.lines().any(|is| is == line), "{line}");
+    }
+}
