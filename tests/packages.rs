@@ -7,6 +7,8 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::Value;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -96,4 +98,68 @@ fn the_last_stage_of_the_image_needs_nothing_but_what_is_laid_out_for_it() {
     for line in ["USER 65532:65532", "STOPSIGNAL SIGTERM", "ENTRYPOINT [\"/usr/bin/herald\"]", "CMD [\"serve\"]"] {
         assert!(last.lines().any(|is| is == line), "{line}");
     }
+}
+
+const KUBERNETES: &str = "deploy/kubernetes";
+
+fn manifests(folder: &str) -> Vec<String> {
+    let found =
+        fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    found
+        .filter(|name| name != "kustomization.yaml" && name.ends_with(".yaml"))
+        .map(|name| format!("{folder}/{name}"))
+        .collect()
+}
+
+#[test]
+fn each_manifest_of_the_base_is_what_kubernetes_takes() {
+    let files = manifests("deploy/kubernetes/base");
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let Some(output) = judged(python("kubernetes-validate"), &["--strict", &file]) else { return };
+        assert!(output.status.success() && !said(&output).contains("WARN"), "{file}: {}", said(&output));
+    }
+}
+
+/// As kubectl makes it, which may put together what each file alone does not show.
+#[test]
+fn each_overlay_is_what_kubernetes_takes_and_selects_what_it_means() {
+    let folder = tempfile::tempdir().unwrap();
+    for overlay in ["minimal", "production"] {
+        let Some(made) = judged("kubectl", &["kustomize", &format!("{KUBERNETES}/overlays/{overlay}")]) else { return };
+        assert!(made.status.success(), "{}", said(&made));
+        let file = folder.path().join(overlay);
+        fs::write(&file, &made.stdout).unwrap();
+        let Some(output) = judged(python("kubernetes-validate"), &["--strict", file.to_str().unwrap()]) else { return };
+        assert!(output.status.success() && !said(&output).contains("WARN"), "{}", said(&output));
+
+        let text = String::from_utf8(made.stdout).unwrap();
+        let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+        let documents: Vec<Value> = documents.collect();
+        let of =
+            |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("{kind}"));
+        let name = "app.kubernetes.io/name";
+        assert_eq!(of("Deployment")["spec"]["selector"]["matchLabels"][name], "herald");
+        assert_eq!(of("Deployment")["spec"]["template"]["metadata"]["labels"][name], "herald");
+        assert_eq!(of("Service")["spec"]["selector"][name], "herald");
+        assert_eq!(of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"][name], "herald");
+        let policy = &of("NetworkPolicy")["spec"];
+        assert_eq!(policy["podSelector"]["matchLabels"][name], "herald");
+        let to_redis =
+            policy["egress"].as_array().unwrap().iter().find(|rule| rule["ports"][0]["port"] == 6379).unwrap();
+        assert_eq!(to_redis["to"][0]["podSelector"]["matchLabels"][name], "redis");
+        // What is mounted is what is made for it.
+        let container = &of("Deployment")["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(of("ServiceAccount")["automountServiceAccountToken"], false);
+    }
+}
+
+/// The pods' file is a configuration of this Herald.
+#[test]
+fn the_configuration_of_the_pods_is_right() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    let file = root().join(KUBERNETES).join("base/herald.toml");
+    let output = command.env_clear().args(["config", "check", "--config"]).arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
 }
