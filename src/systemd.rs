@@ -159,7 +159,8 @@ mod tests {
         let now = clock::now();
         let watchdog = Duration::from_secs(60);
         let (mut told, readiness) = (Told::new(Some(watchdog), now), Readiness::new());
-        assert!(!told.news(&readiness, false, now).contains(&News::Lives), "the worker has not begun");
+        readiness.set_redis(true);
+        assert_eq!(told.news(&readiness, false, now), [News::Up, News::Status], "the worker has not begun");
         readiness.beat(now);
         assert_eq!(told.news(&readiness, false, now), [News::Lives]);
         readiness.beat(now + watchdog / 4);

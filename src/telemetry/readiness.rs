@@ -201,7 +201,9 @@ mod tests {
         let now = clock::now();
         let readiness = with_redis();
         assert_eq!(readiness.verdict(now + SILENT_AFTER), Ok(()), "it has not begun");
+        assert!(!readiness.is_alive(now), "it has not begun");
         readiness.beat(now);
+        assert!(readiness.is_alive(now) && !readiness.is_alive(now + SILENT_AFTER));
         assert_eq!(readiness.verdict(now + SILENT_AFTER - Duration::from_millis(1)), Ok(()));
         assert!(readiness.verdict(now + SILENT_AFTER).unwrap_err()[0].contains("thread hangs"));
         readiness.beat(now + SILENT_AFTER);
