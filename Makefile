@@ -73,15 +73,21 @@ tools:
 	@deploy/setup
 setup: tools
 	@deploy/setup-verifiers
-
-# Herald as whoever operates it sees it: every alert is caused for real, and the dashboard's queries are asked, of a real Prometheus.
-operate: setup
-	@deploy/setup-operate
-	cargo test --locked --test operate -- --include-ignored
+	@deploy/setup-operate quick
 
 # Looks for inputs that break a promise, guided by coverage; what it finds is kept in tests/fuzz/corpus.
 fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
+
+# What is in deploy/, at work: every alert caused for real, and the dashboard's queries asked, before a real Prometheus; all that the
+# judges read; the unit of systemd in a machine that boots, the image in a container. The first two build target/debug/herald,
+# which the third boots; the last builds a release.
+operate: setup
+	@deploy/setup-operate
+	cargo test --locked --test operate -- --include-ignored
+	cargo test --locked --test packages
+	tests/operate/unit
+	tests/operate/image
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

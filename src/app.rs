@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, gethostname};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -26,7 +26,6 @@ use crate::{
         self,
         webhooks::subscriptions::{Audits, Subscriptions},
     },
-    clock,
     config::{Config, Start},
     console, descriptors,
     dispatch::{
@@ -46,17 +45,18 @@ use crate::{
     http, intents,
     registry::{Registry, rules::Rules, sweep},
     sender::{Own, Sender, SenderConfig, certificates_from_pem},
-    service::{self, Operations},
+    service::{self, Health, Operations, Serves},
     store::{
         self,
         audit::{Audit, Retention},
         connection::Redis,
         keys::PartitionKeys,
     },
+    systemd,
     telemetry::{
         intents::IntentMetrics,
         metrics::{Metrics, page_of_process},
-        readiness::{BEAT_EVERY, Readiness},
+        readiness::Readiness,
     },
     tls::install_crypto_provider,
 };
@@ -107,8 +107,11 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let parts = parts(config, listener)?;
     let (metrics, readiness, registry) = (parts.metrics.clone(), parts.readiness.clone(), parts.registry.clone());
     let redis = parts.redis.clone();
-    let socket = TcpListener::bind(config.listen).await;
-    let socket = socket.with_context(|| format!("cannot listen on {} (listen, HERALD_LISTEN)", config.listen))?;
+    let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;
+    let of_health = match config.metrics_listen {
+        Some(address) => Some(bound(address, "metrics_listen, HERALD_METRICS_LISTEN").await?),
+        None => None,
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         redis = redis.address(),
@@ -135,24 +138,37 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         intents = Some(tokio::spawn(serving.await?));
     }
     let operations = operations(config, registry.clone())?;
-    let serving = service::start(socket.into_std()?, readiness.clone(), page, Some(operations), rest.clone())
-        .context("cannot start the service's thread")?;
+    let health = Health { readiness: readiness.clone(), metrics: page };
+    let serving = match of_health {
+        None => vec![service(socket, Serves::Both(health, operations), &rest)?],
+        Some(of_health) => vec![
+            service(of_health, Serves::Health(health), &rest)?,
+            service(socket, Serves::Operations(operations), &rest)?,
+        ],
+    };
+    let telling = tokio::spawn(systemd::tell(readiness, cancel.clone(), rest.clone()));
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
-    let worked = work(worker, readiness, cancel).await;
+    let worked = work(worker, cancel).await;
     rest.cancel();
     if let Some(intents) = intents
         && let Err(error) = intents.await
     {
         warn!(%error, "the payment intents failed");
     }
-    let tasks = [(following, "the registry's follower"), (sweeping, "the sweep of expired secrets")];
+    let tasks = [
+        (following, "the registry's follower"),
+        (sweeping, "the sweep of expired secrets"),
+        (telling, "what tells systemd"),
+    ];
     for (task, what) in tasks.into_iter().chain(history.map(|task| (task, "the history"))) {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
         }
     }
-    if serving.await.is_err() {
-        warn!("the service failed");
+    for serving in serving {
+        if serving.await.is_err() {
+            warn!("the service failed");
+        }
     }
     worked?;
     info!("herald has stopped");
@@ -187,6 +203,15 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     }
 }
 
+/// A listener, or an error that names the setting.
+async fn bound(address: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({setting})"))
+}
+
+fn service(socket: TcpListener, serves: Serves, shutdown: &CancellationToken) -> Result<oneshot::Receiver<()>> {
+    service::start(socket.into_std()?, serves, shutdown.clone()).context("cannot start the service's thread")
+}
+
 /// Health, readiness and metrics of a process that has nothing but payment intents, until cancelled.
 async fn show_health(
     config: &Config,
@@ -194,13 +219,9 @@ async fn show_health(
     counted: &IntentMetrics,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let socket = TcpListener::bind(address).await;
-    let socket = socket.with_context(|| {
-        format!("cannot listen on {address} (intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN)")
-    })?;
-    let (readiness, page) = (Readiness::new(), page_of_process().and(counted.page()));
-    service::start(socket.into_std()?, readiness.clone(), page, None, cancel.clone())
-        .context("cannot start the service's thread")?;
+    let socket = bound(address, "intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN").await?;
+    let (readiness, metrics) = (Readiness::new(), page_of_process().and(counted.page()));
+    service(socket, Serves::Health(Health { readiness: readiness.clone(), metrics }), &cancel)?;
     let service = intents(config)?;
     tokio::spawn(cancel.run_until_cancelled_owned(async move {
         loop {
@@ -226,11 +247,9 @@ async fn serve_payment_intents(
     let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
     let service = intents(config)?.counted_by(counted.clone());
     let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
-    let listener = TcpListener::bind(address).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on {address} (intents.listen, HERALD_INTENTS_LISTEN)"))?;
-    let bound = listener.local_addr()?;
-    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
+    let listener = bound(address, "intents.listen, HERALD_INTENTS_LISTEN").await?;
+    let address = listener.local_addr()?;
+    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{address}"), Url::to_string);
     let access = api::access::Access::new(redis);
     let history = History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE);
     let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, history, &public_url);
@@ -238,7 +257,7 @@ async fn serve_payment_intents(
     if config.intents.sandbox {
         router = router.merge(api::checkout::router(api));
     }
-    info!(listen = %bound, sandbox = config.intents.sandbox, "payment intents are served");
+    info!(listen = %address, sandbox = config.intents.sandbox, "payment intents are served");
     let answered = move |code, took| counted.answered(code, took);
     Ok(async move {
         tokio::select! {
@@ -272,11 +291,10 @@ fn operations(config: &Config, registry: Registry) -> Result<Operations> {
 
 /// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for
 /// each question and each answer, and whatever else this process does keeps neither from its turn.
-async fn work(worker: Worker, readiness: Readiness, cancel: CancellationToken) -> Result<()> {
+async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the worker's runtime")?;
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.spawn(beat(readiness));
         runtime.block_on(worker.run(cancel));
         // Who waits for it may be gone.
         let _ = ends.send(());
@@ -285,15 +303,6 @@ async fn work(worker: Worker, readiness: Readiness, cancel: CancellationToken) -
     ended.await.context(
         "the worker's thread has panicked, for the reason that stands above: nothing is lost, start Herald again",
     )
-}
-
-/// Shows that this thread gets its turn, as long as it does.
-async fn beat(readiness: Readiness) {
-    let mut tick = tokio::time::interval(BEAT_EVERY);
-    loop {
-        tick.tick().await;
-        readiness.beat(clock::now());
-    }
 }
 
 fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {
@@ -418,9 +427,10 @@ pub fn sender(config: &Config) -> Result<Sender> {
 /// Where Herald and its Redis listen, for the guard.
 fn own_sockets(config: &Config) -> Vec<Own> {
     let mut own = Vec::new();
-    for socket in [Some(config.listen), config.intents.listen, config.intents.metrics_listen].into_iter().flatten() {
-        let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![socket.ip()] };
-        let listens_at = |address| Own { what: "service", port: socket.port(), address: Some(address) };
+    let sockets = [Some(config.listen), config.metrics_listen, config.intents.listen, config.intents.metrics_listen];
+    for socket in sockets.into_iter().flatten() {
+        let addresses = if socket.ip().is_unspecified() { local_addresses() } else { vec![Some(socket.ip())] };
+        let listens_at = |address| Own { what: "service", port: socket.port(), address };
         own.extend(addresses.into_iter().map(listens_at));
     }
     // A unix socket has no port. Of a name only the port is known, as its addresses may change.
@@ -434,14 +444,15 @@ fn own_sockets(config: &Config) -> Vec<Own> {
     own
 }
 
-fn local_addresses() -> Vec<IpAddr> {
-    let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-        let Some(address) = interface.address else { continue };
+/// None among them is whatever this process may not see: a unit of systemd without netlink has only sockets.
+fn local_addresses() -> Vec<Option<IpAddr>> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return vec![None] };
+    let of_interfaces = interfaces.filter_map(|interface| {
+        let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        addresses.extend(v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))));
-    }
-    addresses
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into_iter().chain(of_interfaces).map(Some).collect()
 }
 
 /// Who holds a lease, for those who look: host and process.
@@ -451,8 +462,9 @@ fn owner_name() -> String {
 
 /// This machine's name, as owners show it.
 pub fn host_name() -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    // Not from /proc, of which a unit of systemd may see processes alone.
+    let host = gethostname().unwrap_or_default();
+    let host: String = host.to_string_lossy().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
     if host.is_empty() { "herald".to_owned() } else { host }
 }
 

@@ -55,6 +55,8 @@ pub mod store;
 #[cfg(feature = "dispatcher")]
 pub mod surface;
 #[cfg(feature = "dispatcher")]
+pub mod systemd;
+#[cfg(feature = "dispatcher")]
 pub mod telemetry;
 #[cfg(feature = "dispatcher")]
 pub mod tls;

@@ -1,6 +1,6 @@
-//! What `listen` serves: `/healthz`, `/readyz` and `/metrics` for probes and scrapers, and the operations API beside them.
-//! Health shows no payload and no secret, changes nothing, asks for no token. All connections are served on a thread of their
-//! own, where health is answered at once; what else is asked is answered on the runtime of this process. So neither a worker
+//! What `listen` serves: `/healthz`, `/readyz` and `/metrics` for probes and scrapers, and the operations API beside them, or
+//! either alone, where `metrics_listen` parts them. Health shows no payload and no secret, changes nothing, asks for no token.
+//! The connections of a listener are served on a thread of its own, where health is answered at once; what else is asked is answered on the runtime of this process. So neither a worker
 //! that hangs nor a flood of requests keeps a probe waiting: requests beyond a number are refused, counted from when they have
 //! arrived whole, and a connection that asks for nothing makes room for a new one.
 
@@ -72,10 +72,18 @@ pub const API_CONNECTIONS: usize = 512;
 /// Requests of the API that are answered at once, fewer than connections: there is always one to end for a probe.
 const MAX_REQUESTS: usize = 256;
 
+/// What probes and scrapers ask for.
 #[derive(Clone)]
-struct Shared {
-    readiness: Readiness,
-    metrics: Page,
+pub struct Health {
+    pub readiness: Readiness,
+    pub metrics: Page,
+}
+
+/// What a listener is for.
+pub enum Serves {
+    Health(Health),
+    Operations(Operations),
+    Both(Health, Operations),
 }
 
 /// The operations API, and where its requests are answered.
@@ -99,9 +107,7 @@ struct Answering {
 /// `/readyz` has to say so.
 pub fn start(
     listener: std::net::TcpListener,
-    readiness: Readiness,
-    metrics: Page,
-    operations: Option<Operations>,
+    serves: Serves,
     shutdown: CancellationToken,
 ) -> io::Result<oneshot::Receiver<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -109,25 +115,28 @@ pub fn start(
         let _inside = runtime.enter();
         TcpListener::from_std(listener)?
     };
-    let bounds = if operations.is_some() { BOUNDS_WITH_API } else { BOUNDS };
+    let (name, bounds) = match serves {
+        Serves::Health(_) => ("health", BOUNDS),
+        Serves::Operations(_) | Serves::Both(..) => ("service", BOUNDS_WITH_API),
+    };
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(serve(listener, bounds, Shared { readiness, metrics }, operations, shutdown));
+        runtime.block_on(serve(listener, bounds, serves, shutdown));
         // Who waits for it may be gone.
         let _ = ends.send(());
     };
-    thread::Builder::new().name("service".to_owned()).spawn(run)?;
+    thread::Builder::new().name(name.to_owned()).spawn(run)?;
     Ok(ended)
 }
 
-async fn serve(
-    listener: TcpListener,
-    bounds: Bounds,
-    shared: Shared,
-    operations: Option<Operations>,
-    shutdown: CancellationToken,
-) {
-    let health = router(shared);
+async fn serve(listener: TcpListener, bounds: Bounds, serves: Serves, shutdown: CancellationToken) {
+    let (health, operations) = match serves {
+        Serves::Health(health) => (Some(health), None),
+        Serves::Operations(operations) => (None, Some(operations)),
+        Serves::Both(health, operations) => (Some(health), Some(operations)),
+    };
+    let has_health = health.is_some();
+    let health = health.map(router).unwrap_or_default();
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
     let operations = operations.map(|Operations { router, runtime, large_bodies }| Answering {
         router,
@@ -139,7 +148,7 @@ async fn serve(
         let (mut health, operations) = (health.clone(), operations.clone());
         async move {
             Ok::<_, Infallible>(match operations {
-                Some(operations) if !is_health(request.uri()) => operations.answer(request).await,
+                Some(operations) if !(has_health && is_health(request.uri())) => operations.answer(request).await,
                 _ => health.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
             })
         }
@@ -227,14 +236,14 @@ fn too_many() -> Response {
     response
 }
 
-fn router(shared: Shared) -> Router {
+fn router(health: Health) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(shared)
+        .with_state(health)
         .layer(middleware::map_response(last_of_its_connection))
         .layer(middleware::from_fn(counted))
 }
@@ -250,18 +259,18 @@ async fn healthz() -> Response {
     Json(json!({"status": "alive"})).into_response()
 }
 
-async fn readyz(State(shared): State<Shared>) -> Response {
-    match shared.readiness.verdict(clock::now()) {
+async fn readyz(State(health): State<Health>) -> Response {
+    match health.readiness.verdict(clock::now()) {
         Ok(()) => Json(json!({"status": "ready"})).into_response(),
         Err(reasons) => problem(StatusCode::SERVICE_UNAVAILABLE, &reasons.join("; "), json!({"reasons": reasons})),
     }
 }
 
-async fn metrics_page(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn metrics_page(State(health): State<Health>, headers: HeaderMap) -> Response {
     // Several are as good as one with commas.
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::accepted_by(&accept.collect::<Vec<_>>().join(","));
-    ([(header::CONTENT_TYPE, format.content_type())], shared.metrics.encode(format)).into_response()
+    ([(header::CONTENT_TYPE, format.content_type())], health.metrics.encode(format)).into_response()
 }
 
 async fn not_found(uri: Uri) -> Response {
@@ -303,8 +312,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         let metrics = Metrics::new("intents", readiness.clone());
-        let shared = Shared { readiness: readiness.clone(), metrics: metrics.page() };
-        let task = tokio::spawn(serve(listener, bounds, shared, None, shutdown.clone()));
+        let health = Health { readiness: readiness.clone(), metrics: metrics.page() };
+        let task = tokio::spawn(serve(listener, bounds, Serves::Health(health), shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
 
@@ -355,8 +364,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         readiness.set_redis(true);
-        let page = Metrics::new("intents", readiness.clone()).page();
-        let ended = start(listener, readiness.clone(), page, None, shutdown.clone()).unwrap();
+        let health =
+            Health { readiness: readiness.clone(), metrics: Metrics::new("intents", readiness.clone()).page() };
+        let ended = start(listener, Serves::Health(health), shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();

@@ -753,3 +753,28 @@ fn a_list_fits_eighty_columns_and_keeps_its_ids_whole() {
     assert!(listed.contains(&id), "{listed}");
     assert!(listed.lines().all(|line| line.chars().count() <= 80 && !line.contains('\x1b')), "{listed}");
 }
+
+/// Any wrong configuration has the code that no restart helps against, whichever way it is wrong.
+#[test]
+fn a_configuration_that_names_a_file_that_is_not_there_is_wrong_and_nothing_else() {
+    for (setting, is) in [("attempt.ca_file", "/no/such.pem"), ("redis.ca_file", "/no/such.pem"), ("lease.ttl", "x")] {
+        for verb in [&["config", "check"][..], &["serve"]] {
+            let checked = alone(&[verb, &["--set", &format!("{setting}={is}")]].concat());
+            checked.failed(2, "the configuration is wrong");
+            assert!(checked.stderr.contains(setting), "{}", checked.stderr);
+        }
+    }
+}
+
+#[test]
+fn the_build_tells_which_schemas_it_reads_and_writes() {
+    let told = alone(&["version"]).ok().json();
+    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+    let schemas = told["schemas"].as_object().unwrap();
+    assert_eq!(schemas.keys().collect::<Vec<_>>(), ["endpoint", "health", "history", "operation", "record"]);
+    assert_eq!(schemas["endpoint"]["writes"], herald::facts::endpoint::ENDPOINT_SCHEMA);
+    for (name, schema) in schemas {
+        assert_eq!(schema["reads"].as_array().unwrap().last(), Some(&schema["writes"]), "{name}");
+    }
+    assert!(alone(&["version", "-o", "table"]).ok().stdout.contains("endpoint   schema "));
+}

@@ -62,6 +62,7 @@ fn each_foreign_system_has_one_place() {
     check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs"]);
     check_only("axum", &["api/", "console/", "http/", "service.rs", "demo/"]);
     check_only("askama", &["api/checkout/", "console/", "http/html.rs", "loadtest/report/html"]);
+    check_only("sd_notify", &["systemd.rs"]);
     check_only("cookie", &["console/session.rs"]);
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/", "loadtest/receiver/verify.rs"]);
@@ -162,7 +163,7 @@ const STEPS: [&[&str]; 15] = [
     &["history", "http", "intents", "registry"],
     &["view"],
     &["dispatch"],
-    &["api", "lifecycle", "owned", "service"],
+    &["api", "lifecycle", "owned", "service", "systemd"],
     &["console"],
     &["app"],
     &["surface"],

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     app,
-    surface::{Context, note},
+    surface::{Context, error::VerbError, message_of, note},
 };
 
 #[derive(Debug, Subcommand)]
@@ -42,11 +42,15 @@ fn show(context: &Context) -> anyhow::Result<()> {
     list.finish()
 }
 
-/// Loading has checked every value; what is left is to try what the values lead to.
 fn check(context: &Context) -> anyhow::Result<()> {
-    context.keys()?;
-    context.redis()?;
-    app::sender(&context.config)?;
+    tried(context)?;
     note("the configuration is right; `herald doctor` checks Redis");
     Ok(())
+}
+
+/// Loading has checked every value; what is left is to try what the values lead to. Whatever is wrong with them, a file that is
+/// missing too, is the configuration's fault, and starting again would not help.
+pub fn tried(context: &Context) -> Result<(), VerbError> {
+    let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
+    tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))
 }

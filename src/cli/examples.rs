@@ -191,8 +191,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["herald verify body.json --headers-file headers --secret-file secret", "herald verify --secret-file secret"],
     ),
     ("doctor", &["herald doctor", "herald doctor -o json", "herald doctor --print-acl"]),
+    ("healthcheck", &["herald healthcheck", "herald healthcheck --ready"]),
     ("config show", &["herald config show", "herald config show -o json"]),
     ("config check", &["herald config check --config /etc/herald/herald.toml"]),
+    ("version", &["herald version", "herald version -o json"]),
     ("completions", &["herald completions bash"]),
     ("man", &["herald man", "herald man /usr/local/share/man/man1"]),
 ];

@@ -12,6 +12,7 @@ mod delivery;
 mod endpoint;
 mod event;
 mod examples;
+mod healthcheck;
 mod intents;
 mod issue;
 mod manual;
@@ -26,6 +27,7 @@ mod story;
 mod token;
 mod trigger;
 mod verify;
+mod version;
 mod whole_story;
 
 use std::process;
@@ -128,9 +130,13 @@ enum Verb {
     Verify(verify::VerifyArgs),
     /// Check Redis, the stream and what is stuck, with a remedy for each finding
     Doctor(doctor::DoctorArgs),
+    /// Ask the worker on this machine whether it is alive: for containers, which have no curl
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// The configuration in effect
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Print which build this is, and which schemas of stored things it reads and writes
+    Version,
     /// Print the completions for a shell
     Completions {
         /// Which one
@@ -211,7 +217,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Verify(args) => verify::run(&context()?, args),
         // Unknown variables are one of its findings.
         Verb::Doctor(args) => doctor::run(&Context::new(globals)?, args).await,
+        Verb::Healthcheck(args) => healthcheck::run(&context()?, args).await,
         Verb::Config(verb) => config::run(&context()?, verb),
+        Verb::Version => version::run(globals.output),
         Verb::Completions { shell } => completions(shell),
         Verb::Man(args) => manual::run(Cli::command(), args),
     }
@@ -219,6 +227,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn serve(context: Context) -> anyhow::Result<()> {
     start_log(&context)?;
+    config::tried(&context)?;
     app::serve(context.config).await
 }
 

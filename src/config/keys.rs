@@ -33,8 +33,9 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 54] = [
+pub(super) const KEYS: [Key; 55] = [
     key("listen"),
+    key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
     secret("console.session_key", Showing::Hidden),

@@ -38,6 +38,8 @@ pub const DEFAULT_TOML: &str = include_str!("../../deploy/herald.toml");
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Where health and metrics are, beside nothing else; None is on `listen`.
+    pub metrics_listen: Option<SocketAddr>,
     pub admin_token: Option<AdminToken>,
     /// What the console's sessions are sealed with; none: what is derived from the admin token.
     pub session_key: Option<AdminToken>,
@@ -102,7 +104,7 @@ impl Config {
     /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
-        let session_key = reader.session_key();
+        let (metrics_listen, session_key) = (reader.metrics_listen(), reader.session_key());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
@@ -110,6 +112,7 @@ impl Config {
         seal?;
         Some(Self {
             listen: listen?,
+            metrics_listen: metrics_listen?,
             admin_token: admin_token?,
             session_key: session_key?,
             redis: redis?,

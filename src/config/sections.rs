@@ -156,6 +156,11 @@ const fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
+fn socket_or_none(text: &str) -> Result<Option<SocketAddr>, String> {
+    let wrong = |_| "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned();
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
+}
+
 impl Reader {
     pub fn redis(&mut self) -> Option<RedisConfig> {
         let url = self.one("redis.url", RedisUrl::from_str);
@@ -200,6 +205,10 @@ impl Reader {
         })
     }
 
+    pub fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
+        self.one("metrics_listen", socket_or_none)
+    }
+
     pub fn history(&mut self) -> Option<HistoryConfig> {
         let url = self.one("history.url", |text| match text {
             "" => Ok(None),
@@ -213,15 +222,8 @@ impl Reader {
     }
 
     pub fn intents(&mut self) -> Option<IntentsConfig> {
-        let socket = |text: &str| match text {
-            "" => Ok(None),
-            text => text
-                .parse()
-                .map(Some)
-                .map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8090, or empty".to_owned()),
-        };
-        let listen = self.one("intents.listen", socket);
-        let metrics_listen = self.one("intents.metrics_listen", socket);
+        let listen = self.one("intents.listen", socket_or_none);
+        let metrics_listen = self.one("intents.metrics_listen", socket_or_none);
         let public_url = self.one("intents.public_url", |text| match text {
             "" => Ok(None),
             text => match Url::parse(text) {

@@ -44,6 +44,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
     let config = load("", &[], &[]).unwrap();
     let interface = [
         ("HERALD_LISTEN", "127.0.0.1:8080"),
+        ("HERALD_METRICS_LISTEN", ""),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
         ("HERALD_CONSOLE_SESSION_KEY", ""),
@@ -202,8 +203,9 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 54] = [
+const BOUNDS: [Bounds; 55] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
+    ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("console.session_key", &["", "0123456789abcdef"], &["short"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),

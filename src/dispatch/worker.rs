@@ -50,11 +50,11 @@ use crate::{
         protocol::{Answer, Call, Failure},
         wakeup::New,
     },
-    telemetry::{metrics::Metrics, readiness::Readiness},
+    telemetry::{
+        metrics::Metrics,
+        readiness::{BEAT_EVERY, Readiness},
+    },
 };
-
-/// Far beyond any timer of the partition; it only keeps the sum of times from overflowing.
-const LONGEST_SLEEP_MS: u64 = 3_600_000;
 
 /// Attempts to start before looking again at the lease, the calls and what has ended: a millisecond's work.
 const STARTED_AT_ONCE: usize = 256;
@@ -186,13 +186,16 @@ impl Worker {
         let mut waiting: Option<Waiting> = None;
         let mut stopping_at: Option<Instant> = None;
         while !self.partition.is_stopped() {
+            // Nothing but this loop may say so: another task of its thread would have its turn while this waits for ever.
+            self.readiness.beat(clock::now());
             let has_more = self.advance(&mut calling, &mut renewing, &mut waiting);
             if self.partition.is_stopped() {
                 break;
             }
             let now = self.now();
-            let pause = self.partition.wake_at(now).saturating_sub(now).min(LONGEST_SLEEP_MS);
-            let wake_at = clock::now() + Duration::from_millis(if has_more { 0 } else { pause });
+            let pause = self.partition.wake_at(now).saturating_sub(now);
+            let wake_at =
+                clock::now() + if has_more { Duration::ZERO } else { Duration::from_millis(pause).min(BEAT_EVERY) };
             let is_stopping = stopping_at.is_some();
             tokio::select! {
                 ended = self.attempts.ended() => self.attempts_ended(ended),

@@ -24,6 +24,7 @@ pub use self::{
     database::{Access, Database, HistoryError},
     events::{EventPlace, EventsWanted, Frozen, KeptEvent},
     reader::{Gap, Horizon, Reader, Told, Unowed, Wanted},
+    schema::VERSION as HISTORY_SCHEMA,
     writer::{LOG_DROPPED, LOG_LOST},
 };
 

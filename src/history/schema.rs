@@ -8,7 +8,7 @@ use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _, Transaction};
 use super::database::{Database, Kind};
 
 /// Of these tables. Another one is another Herald's.
-pub(super) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 const TABLES: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS herald_history_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",

@@ -11,7 +11,7 @@ use std::{
 /// and a take-over (5 s) together, short enough for a pager. If an attempt may take longer than that, so may this.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
-/// How often the worker's thread says that it gets its turn, and after how long a silence it is taken to hang: shorter
+/// How often at least the worker's loop says that it gets its turn, and after how long a silence it is taken to hang: shorter
 /// than the default lease, longer than a busy machine lets a thread wait.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
 pub const SILENT_AFTER: Duration = Duration::from_secs(4);
@@ -30,7 +30,7 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     redis: bool,
     draining: bool,
-    /// When the worker's thread last had its turn; none before the first.
+    /// When the worker's loop last had its turn; none before the first.
     beat_at: Option<Instant>,
     /// The first and the last call of the worker that was not carried out, since the last progress.
     refused: Option<(Instant, Instant)>,
@@ -56,9 +56,19 @@ impl Readiness {
         self.lock().draining = true;
     }
 
-    /// The worker's thread had its turn.
+    /// Whether it did; not before the first time.
+    pub fn redis_answers(&self) -> bool {
+        self.lock().redis
+    }
+
+    /// The worker's loop had its turn.
     pub fn beat(&self, at: Instant) {
         self.lock().beat_at = Some(at);
+    }
+
+    /// Whether the worker's loop has begun, and had its turn lately.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        self.lock().beat_at.is_some_and(|at| now.saturating_duration_since(at) < SILENT_AFTER)
     }
 
     /// A call of the worker was refused, failed or got lost. That others are carried out proves nothing: a worker that
@@ -191,7 +201,9 @@ mod tests {
         let now = clock::now();
         let readiness = with_redis();
         assert_eq!(readiness.verdict(now + SILENT_AFTER), Ok(()), "it has not begun");
+        assert!(!readiness.is_alive(now), "it has not begun");
         readiness.beat(now);
+        assert!(readiness.is_alive(now) && !readiness.is_alive(now + SILENT_AFTER));
         assert_eq!(readiness.verdict(now + SILENT_AFTER - Duration::from_millis(1)), Ok(()));
         assert!(readiness.verdict(now + SILENT_AFTER).unwrap_err()[0].contains("thread hangs"));
         readiness.beat(now + SILENT_AFTER);

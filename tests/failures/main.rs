@@ -14,6 +14,7 @@ mod quota;
 mod redis_trouble;
 mod replay;
 mod smoke;
+mod supervised;
 mod watched;
 
 #[path = "../support/merchants.rs"]

@@ -1,9 +1,12 @@
 //! What Herald shows of itself: its log stops nothing, and `/readyz` sees what does stop.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
 
 use crate::{
     merchants::Reply,
+    process::{free_address, get},
     support::until,
     world::{STREAM, World, lives},
 };
@@ -85,4 +88,42 @@ async fn a_worker_that_may_settle_nothing_any_more_is_not_ready() {
     world.merchants.until_delivered(40).await;
     world.until_finished().await;
     assert_eq!(world.number(&["XLEN", STREAM]).await, 0);
+}
+
+/// As a container's own probe asks, which has nothing but this program.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_has_a_listener_of_its_own_and_a_verb_that_asks_it() {
+    let world = World::new().await;
+    let of_health = free_address();
+    let herald = world.setup().env("HERALD_METRICS_LISTEN", &of_health.to_string()).start();
+    let listen = herald.address();
+    let check = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        command
+            .env_clear()
+            .env("HERALD_METRICS_LISTEN", of_health.to_string())
+            .env("HERALD_LISTEN", listen.to_string());
+        // Nobody is there: it must not matter.
+        command.env("HERALD_REDIS_URL", "redis://127.0.0.1:1").arg("healthcheck").args(more).output().unwrap()
+    };
+    until("ready", async || check(&["--ready"]).status.code() == Some(0)).await;
+    assert_eq!(check(&[]).status.code(), Some(0));
+
+    // Either listener has its own, and nothing of the other's.
+    let get = |address: SocketAddr, path: &str| get(address, path).map(|(status, _)| status);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!((get(of_health, path), get(listen, path)), (Some(200), Some(404)), "{path}");
+    }
+    assert_eq!((get(of_health, "/v1/endpoints"), get(listen, "/v1/endpoints")), (Some(404), Some(401)));
+    assert_eq!((get(of_health, "/openapi.json"), get(listen, "/openapi.json")), (Some(404), Some(200)));
+
+    herald.signal(Signal::SIGSTOP);
+    let silent = check(&[]);
+    let said = String::from_utf8_lossy(&silent.stderr);
+    assert!(silent.status.code() == Some(1) && said.contains("did not answer"), "{said}");
+    herald.signal(Signal::SIGCONT);
+    assert!(herald.stop().await.success());
+    let gone = check(&[]);
+    let said = String::from_utf8_lossy(&gone.stderr);
+    assert!(gone.status.code() == Some(1) && said.contains("cannot ask"), "{said}");
 }

@@ -81,7 +81,7 @@ impl Setup {
         let file = folder.path().join("herald.toml");
         fs::write(&file, &self.toml).expect("the scratch folder can be written to");
         let log = File::create(folder.path().join("log")).expect("the scratch folder can be written to");
-        let listen = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let listen = free_address();
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_HISTORY_URL", "");
         command.env("HERALD_REDIS_URL", &self.redis).env("HERALD_LISTEN", listen.to_string());
@@ -91,6 +91,22 @@ impl Setup {
         command.stdin(Stdio::null()).stdout(output).stderr(stderr.unwrap_or_else(|| log.into()));
         Herald { child: command.spawn().expect("herald starts"), listen, folder }
     }
+}
+
+/// Nobody listens there at the moment.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+/// Status and body; none while nobody answers there.
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: herald\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
 }
 
 impl Herald {
@@ -138,13 +154,7 @@ impl Herald {
 
     /// Status and body; none while it does not answer.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: herald\r\n\r\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+        get(self.listen, path)
     }
 
     /// One line of `/metrics`, with its labels, except for the partition's: a test has one partition.

@@ -1,0 +1,165 @@
+//! What is in deploy/ for those who run Herald, as far as judges can read it: `make operate` runs it too. `make setup` installs the
+//! judges; where one cannot be had, its test says so by its name and passes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A judge of PyPI's.
+fn python(judge: &str) -> PathBuf {
+    root().join("target/verifiers/operate/bin").join(judge)
+}
+
+/// What a judge says of the files in this folder; none where it is not there.
+fn judged(judge: impl AsRef<Path>, arguments: &[&str]) -> Option<Output> {
+    let judge = judge.as_ref();
+    match Command::new(judge).args(arguments).current_dir(root()).output() {
+        Ok(output) => Some(output),
+        Err(_) => {
+            eprintln!("SKIPPED: {} is not installed (deploy/setup-operate)", judge.display());
+            None
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+const UNIT: &str = "deploy/systemd/herald.service";
+
+#[test]
+fn the_unit_gives_away_next_to_nothing() {
+    let Some(output) = judged("systemd-analyze", &["security", "--offline=true", "--threshold=15", UNIT]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", said(&output));
+    // The judge sees what is missing.
+    let folder = tempfile::tempdir().unwrap();
+    let open = folder.path().join("herald.service");
+    fs::write(&open, text(UNIT).replace("CapabilityBoundingSet=\n", "").replace("DynamicUser=yes\n", "")).unwrap();
+    let arguments = ["security", "--offline=true", "--threshold=15", open.to_str().unwrap()];
+    assert!(!judged("systemd-analyze", &arguments).unwrap().status.success());
+}
+
+#[test]
+fn systemd_knows_every_setting_of_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("herald.service");
+    // The program is not installed here.
+    let verify = |text: String| {
+        fs::write(&unit, text.replace("/usr/bin/herald", env!("CARGO_BIN_EXE_herald"))).unwrap();
+        judged("systemd-analyze", &["verify", "--man=no", unit.to_str().unwrap()])
+    };
+    let Some(output) = verify(text(UNIT)) else { return };
+    assert_eq!((output.status.success(), said(&output).as_str()), (true, ""));
+    assert_ne!(said(&verify(text(UNIT).replace("UMask=", "UMasc=")).unwrap()), "");
+}
+
+/// What a stop may take by the configuration must be less than what systemd waits for it.
+#[test]
+fn a_stop_ends_by_itself_before_systemd_ends_it() {
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
+        line.trim_matches(['"', 's']).parse::<u64>().unwrap()
+    };
+    // And the last calls to Redis after it.
+    let stop = value(&text("deploy/herald.toml"), "grace = ") + 6;
+    assert!(stop < value(&text(UNIT), "TimeoutStopSec="), "{stop}");
+}
+
+#[test]
+fn the_image_is_described_as_it_should_be() {
+    let dockerfile = "deploy/image/Dockerfile";
+    let Some(output) = judged(python("hadolint"), &[dockerfile]) else { return };
+    assert_eq!((output.status.success(), said(&output).as_str()), (true, ""));
+}
+
+/// `deploy/image/build` makes the last stage of the Dockerfile from its own text: that must be all there is to it.
+#[test]
+fn the_last_stage_of_the_image_needs_nothing_but_what_is_laid_out_for_it() {
+    let dockerfile = text("deploy/image/Dockerfile");
+    let (_, last) = dockerfile.split_once("\nFROM scratch\n").unwrap();
+    assert!(last.contains("\nCOPY --from=build /rootfs /\n"), "deploy/image/build replaces this line");
+    assert_eq!(last.matches("--from").count(), 1);
+    assert!(!last.contains("\nRUN "), "there is no shell in it");
+    for line in ["USER 65532:65532", "STOPSIGNAL SIGTERM", "ENTRYPOINT [\"/usr/bin/herald\"]", "CMD [\"serve\"]"] {
+        assert!(last.lines().any(|is| is == line), "{line}");
+    }
+}
+
+const KUBERNETES: &str = "deploy/kubernetes";
+
+fn manifests(folder: &str) -> Vec<String> {
+    let found =
+        fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    found
+        .filter(|name| name != "kustomization.yaml" && name.ends_with(".yaml"))
+        .map(|name| format!("{folder}/{name}"))
+        .collect()
+}
+
+#[test]
+fn each_manifest_of_the_base_is_what_kubernetes_takes() {
+    let files = manifests("deploy/kubernetes/base");
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let Some(output) = judged(python("kubernetes-validate"), &["--strict", &file]) else { return };
+        assert!(output.status.success() && !said(&output).contains("WARN"), "{file}: {}", said(&output));
+    }
+}
+
+/// As kubectl makes it, which may put together what each file alone does not show.
+#[test]
+fn each_overlay_is_what_kubernetes_takes_and_selects_what_it_means() {
+    let folder = tempfile::tempdir().unwrap();
+    for overlay in ["minimal", "production"] {
+        let Some(made) = judged("kubectl", &["kustomize", &format!("{KUBERNETES}/overlays/{overlay}")]) else { return };
+        assert!(made.status.success(), "{}", said(&made));
+        let file = folder.path().join(overlay);
+        fs::write(&file, &made.stdout).unwrap();
+        let Some(output) = judged(python("kubernetes-validate"), &["--strict", file.to_str().unwrap()]) else { return };
+        assert!(output.status.success() && !said(&output).contains("WARN"), "{}", said(&output));
+
+        let text = String::from_utf8(made.stdout).unwrap();
+        let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+        let documents: Vec<Value> = documents.collect();
+        let of =
+            |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("{kind}"));
+        let name = "app.kubernetes.io/name";
+        assert_eq!(of("Deployment")["spec"]["selector"]["matchLabels"][name], "herald");
+        assert_eq!(of("Deployment")["spec"]["template"]["metadata"]["labels"][name], "herald");
+        assert_eq!(of("Service")["spec"]["selector"][name], "herald");
+        assert_eq!(of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"][name], "herald");
+        let policy = &of("NetworkPolicy")["spec"];
+        assert_eq!(policy["podSelector"]["matchLabels"][name], "herald");
+        let to_redis =
+            policy["egress"].as_array().unwrap().iter().find(|rule| rule["ports"][0]["port"] == 6379).unwrap();
+        assert_eq!(to_redis["to"][0]["podSelector"]["matchLabels"][name], "redis");
+        // What is mounted is what is made for it.
+        let container = &of("Deployment")["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(of("ServiceAccount")["automountServiceAccountToken"], false);
+    }
+}
+
+/// The pods' file is a configuration of this Herald.
+#[test]
+fn the_configuration_of_the_pods_is_right() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    let file = root().join(KUBERNETES).join("base/herald.toml");
+    let output = command.env_clear().args(["config", "check", "--config"]).arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
