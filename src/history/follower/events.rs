@@ -30,7 +30,11 @@ impl Following<'_> {
         let (mut to, mut missed, mut events, mut bytes, mut has_more) = (self.source, None, Vec::new(), 0, true);
         while has_more && events.len() < EVENTS && bytes < BYTES {
             let after = to.map_or_else(Default::default, |source| source.entry);
-            let Some(page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
+            let Some(mut page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
+            if let Some(before) = to.filter(|_| to != self.source) {
+                // Whoever asks for the events up to a time must be able to tell those of two pages apart.
+                page.now_ms = page.now_ms.max(before.read_ms + 1);
+            }
             let (reached, gap) = next(to, &page);
             if gap.is_some() && to != self.source {
                 // It is told by a step of its own.
