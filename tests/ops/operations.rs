@@ -543,6 +543,32 @@ async fn an_erasure_sees_what_is_left_under_an_id_that_was_given_out_again_and_w
     assert!(!work.is_under_way(last).await.unwrap());
 }
 
+/// Redis' clock was set back after they died: they are there all the same, and what dies until then must not go in their place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_are_dated_ahead_of_redis_are_found_and_sent_again_and_not_dropped_blindly() {
+    let redis = TestRedis::start().await;
+    let owner = Owner::start(&redis.redis()).await;
+    let letter = |n: u64| {
+        let one = delivery(&format!("{n}-0"), "ep_0", &format!("pi_{n}"), true);
+        bury(&Delivery { account: "acc_0".parse().unwrap(), ..one }, DeadReason::Exhausted)
+    };
+    owner.settle(vec![letter(1), letter(2)], Vec::new()).await;
+    let now_ms = herald::clock::wall_ms();
+    let ahead = (now_ms + 3_600_000).to_string();
+    for index in [keys().dead(), format!("{}dead:ep_0", PREFIX)] {
+        redis.command::<u64>(&["ZADD", &index, "XX", "CH", &ahead, "2-0:ep_0"]).await;
+    }
+    let list = json(&redis, &["dead-letter", "list", "--endpoint", "ep_0"]);
+    assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
+    let refused = herald(&redis, &["operation", "plan", "discard", "--endpoint", "ep_0", "--reason", "x"]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(text(&refused).contains("Redis' clock was set back"), "{}", text(&refused));
+    let count =
+        |words: &[&str]| json(&redis, &[&["operation", "plan"], words, &["--reason", "x"]].concat())["count"].clone();
+    assert_eq!(count(&["discard", "--endpoint", "ep_0", "--until", "0s"]), 1, "what certainly died before");
+    assert_eq!(count(&["redeliver", "--endpoint", "ep_0"]), 2);
+}
+
 /// Planned and changed by an operator, worked on by the owner.
 pub async fn as_each_role(worker: &Redis, operator: &Redis, owner: &Owner) {
     let mut theirs = Operations::new(operator.connect(Purpose::Other).await.unwrap(), keys());
