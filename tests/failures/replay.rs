@@ -105,6 +105,33 @@ async fn delivered(redis: TestRedis, place: &Place, count: usize) -> (World, Her
     (world, herald, of_a)
 }
 
+/// What the history has not read would be missing from it, and nobody would know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_waits_for_a_history_that_lags() {
+    let (world, place) = (World::on(TestRedis::start().await).await, Place::sqlite());
+    world.register(world.endpoint("ep_a", "acc_a")).await;
+    let herald = setup(&world, &place).start();
+    herald.until_owner().await;
+    let a_minute_ago = herald::clock::wall_ms() - 60_000;
+    let add = async |n: u64| {
+        let (id, event) = (format!("{}-0", a_minute_ago + n), Event::new(n as usize, "acc_a", "pi_a", "Created"));
+        let _: String = world.redis.command(&["XADD", STREAM, &id, "event", &event.body]).await;
+    };
+    add(1).await;
+    place.until_kept(1).await;
+    world.until_finished().await;
+    assert!(herald.stop().await.success());
+    add(2).await;
+    let words = ["operation", "plan", "replay", "--endpoint", "ep_a", "--reason", "lost"];
+    let (code, said) = verb(&world, &place, &words);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("the history has not read all of the stream"), "{said}");
+    let herald = setup(&world, &place).start();
+    place.until_kept(2).await;
+    assert_eq!(plan(&world, &place, &["--endpoint", "ep_a"])["count"], 2);
+    assert!(herald.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merchant_who_lost_everything_is_told_all_of_it_again_in_its_order_and_nobody_else_is() {
     let place = Place::sqlite();
