@@ -159,6 +159,12 @@ async fn an_erasure_goes_on_after_its_owner_was_killed_and_stops_where_the_accou
     }
     let operation = plan(&world, &place);
     let id = id_of(&operation);
+    // As an older Herald wrote it.
+    let key = keys().operation(&id.parse().unwrap());
+    let text: String = world.redis.command(&["HGET", &key, "plan"]).await;
+    let mut older: Value = serde_json::from_str(&text).unwrap();
+    assert!(older["selection"].as_object_mut().unwrap().remove("last_entry").is_some());
+    world.redis.command::<u64>(&["HSET", &key, "plan", &older.to_string()]).await;
     answer(&world, &place, &["operation", "rate", id, "20"]);
     let began = herald::clock::now();
     answer(&world, &place, &["operation", "start", id]);

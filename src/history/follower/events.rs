@@ -17,7 +17,7 @@ use crate::{
 /// Entries that one command reads.
 const ENTRIES: usize = 200;
 
-/// Beyond as many events, or bytes, they are written.
+/// Beyond as many entries, or bytes of events, they are written.
 const EVENTS: usize = 8_000;
 const BYTES: usize = 16 << 20;
 
@@ -28,7 +28,9 @@ impl Following<'_> {
     /// Reads some pages of events and writes them.
     pub(super) async fn step_events(&mut self) -> Result<Step, Failed> {
         let (mut to, mut missed, mut events, mut bytes, mut has_more) = (self.source, None, Vec::new(), 0, true);
-        while has_more && events.len() < EVENTS && bytes < BYTES {
+        // Of entries, too: those that are no event, or come again, are not kept.
+        let mut entries = 0;
+        while has_more && entries < EVENTS && bytes < BYTES {
             let after = to.map_or_else(Default::default, |source| source.entry);
             let Some(mut page) = self.queries.events_after(after, ENTRIES, MAX_EVENT_BYTES).await? else { break };
             if let Some(before) = to.filter(|_| to != self.source) {
@@ -41,6 +43,7 @@ impl Following<'_> {
                 break;
             }
             let read: Vec<KeptEvent> = page.events.iter().filter_map(|raw| kept(raw, reached.read_ms)).collect();
+            entries += page.events.len();
             bytes += read.iter().map(|event| event.body.len()).sum::<usize>();
             events.extend(read);
             has_more = reached.entry < page.last;

@@ -13,7 +13,7 @@ use crate::{
     clock,
     facts::{
         endpoint::{EndpointState, Mark},
-        id::{AccountId, DeliveryId, EndpointId, EntryId, IntentId},
+        id::{AccountId, DeliveryId, EndpointId, IntentId},
         operation::{Kind, Operation, State, why_of},
     },
     history::{EventPlace, History, KeptEvent, plan},
@@ -297,9 +297,17 @@ impl Job {
         let Operation { id, plan, .. } = &self.operation;
         let Some(account) = plan.selection.account.clone() else { return Ok(Step::Ended) };
         let (operation, by, why) = (id.clone(), plan.by.clone(), plan.why.clone());
-        let last = plan.selection.last_entry.unwrap_or(EntryId::MAX);
-        let order = Order { operation, account, last, by, why };
-        let erasure = self.erasure.get_or_insert_with(|| Erasure::new(order));
+        let erasure = match &mut self.erasure {
+            Some(erasure) => erasure,
+            none => {
+                // A plan of an older Herald does not say.
+                let last = match plan.selection.last_entry {
+                    Some(last) => last,
+                    None => queries.last_entry().await?,
+                };
+                none.insert(Erasure::new(Order { operation, account, last, by, why }))
+            }
+        };
         Ok(match erasure.step(room, &mut Means { store, queries, registry, history }).await? {
             Erasing::Moved => Step::Moved,
             Erasing::Dropped(count) => {
