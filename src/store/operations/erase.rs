@@ -15,7 +15,7 @@ use super::{
 use crate::{
     facts::id::{AccountId, DeliveryId, EndpointId, EntryId, OperationId},
     store::{
-        connection::{Script, Subject},
+        connection::{Script, ScriptCall, Subject},
         entries::Entries,
         error::StoreError,
         protocol::GROUP,
@@ -38,6 +38,8 @@ static ERASE: LazyLock<Script> = LazyLock::new(|| {
     Script::assembled("operation_erase", &file, &[shared, of_partition, of_operations, DEAD_INDEX])
 });
 
+const ERASING: &str = "erase for an operation on";
+
 /// What is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Erased<'a> {
@@ -45,26 +47,24 @@ pub enum Erased<'a> {
     Entries(&'a [EntryId]),
 }
 
+/// What moving a part of the quarantine behind its end came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    pub count: u64,
+    /// The quarantine's own ids of what is in it now.
+    pub first: EntryId,
+    pub last: EntryId,
+}
+
 impl Work {
     /// How many were there and are dropped now. None while the operation is not running.
     pub async fn erase(&mut self, id: &OperationId, what: Erased<'_>) -> Result<Result<Option<u64>, Lost>, StoreError> {
-        let subject = Subject("erase for an operation on", self.keys.stream());
-        let keys = &self.keys;
-        let names = [
-            keys.lease(),
-            keys.operation(id),
-            keys.operation_claims(),
-            keys.stream().to_owned(),
-            keys.dead(),
-            keys.dead_facts(),
-            keys.dead_kinds(),
-            keys.dead_names(),
-        ];
-        let call = self.call(&ERASE, &names).arg(id.as_str());
+        let call = self.erasing(id);
         let call = match what {
             Erased::Letters(letters) => call.arg("letters").texts(letters),
             Erased::Entries(entries) => call.arg("entries").texts(entries),
         };
+        let subject = Subject(ERASING, self.keys.stream());
         let answer: Vec<Value> = self.connection.run(subject, &call).await?;
         match (word(answer.first()), answer.get(1)) {
             ("ERASED", Some(Value::Int(count))) => Ok(Ok(Some(u64::try_from(*count).unwrap_or(0)))),
@@ -72,6 +72,42 @@ impl Work {
             ("LOST", _) => Ok(Err(Lost)),
             _ => Err(StoreError::unexpected(subject, format_args!("the answer {answer:?}"))),
         }
+    }
+
+    /// Moves some of the quarantine behind its end, so that the pages go in which there is something erased. None while the operation
+    /// is not running.
+    pub async fn move_quarantined(&mut self, id: &OperationId) -> Result<Result<Option<Moved>, Lost>, StoreError> {
+        let call = self.erasing(id).arg("quarantine");
+        let subject = Subject(ERASING, self.keys.stream());
+        let answer: Vec<Value> = self.connection.run(subject, &call).await?;
+        let moved = || {
+            let [_, Value::Int(count), first, last] = answer.as_slice() else { return None };
+            let count = u64::try_from(*count).ok()?;
+            Some(Moved { count, first: word(Some(first)).parse().ok()?, last: word(Some(last)).parse().ok()? })
+        };
+        match (word(answer.first()), moved()) {
+            ("ERASED", Some(moved)) => Ok(Ok(Some(moved))),
+            ("STOPPED", _) => Ok(Ok(None)),
+            ("LOST", _) => Ok(Err(Lost)),
+            _ => Err(StoreError::unexpected(subject, format_args!("the answer {answer:?}"))),
+        }
+    }
+
+    fn erasing(&self, id: &OperationId) -> ScriptCall<'static> {
+        let keys = &self.keys;
+        let names = [
+            keys.lease(),
+            keys.operation(id),
+            keys.operation_claims(),
+            keys.stream().to_owned(),
+            keys.dead(),
+            keys.quarantine(),
+            keys.quarantine_index(),
+            keys.dead_facts(),
+            keys.dead_kinds(),
+            keys.dead_names(),
+        ];
+        self.call(&ERASE, &names).arg(id.as_str())
     }
 
     pub fn entries(&self) -> Entries {

@@ -97,6 +97,29 @@ local function namesakes(index, entry)
   return all
 end
 
+-- Writes down that one of the quarantined entries with this id is gone, and another has come; either may be nil.
+local function index_quarantined(index, entry, gone, come)
+  local all = {}
+  for _, at in ipairs(namesakes(index, entry)) do
+    if at ~= gone then
+      all[#all + 1] = at
+    end
+  end
+  all[#all + 1] = come
+  if #all == 0 then
+    call('HDEL', index, entry)
+  else
+    call('HSET', index, entry, table.concat(all, ' '))
+  end
+end
+
+-- Moves a quarantined entry, {its id in the quarantine, its fields}, behind all others.
+local function move_to_end(quarantine, index, found)
+  local at = call('XADD', quarantine, '*', unpack(found[2]))
+  index_quarantined(index, by_name(found[2]).entry or '', found[1], at)
+  call('XDEL', quarantine, found[1])
+end
+
 -- The oldest quarantined entry with this id: its id in the quarantine, and its fields by name; nil if there is none.
 local function quarantined(quarantine, index, entry)
   for _, at in ipairs(namesakes(index, entry)) do

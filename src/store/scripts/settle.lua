@@ -551,25 +551,6 @@ local function quarantined_bytes(found)
   return #(found.body or '') + #(found.error or '') + 256
 end
 
--- Writes down where the quarantined entries with this id stand now.
-local function index_quarantined(entry, all)
-  if #all == 0 then
-    call('HDEL', quarantine_index, entry)
-  else
-    call('HSET', quarantine_index, entry, table.concat(all, ' '))
-  end
-end
-
-local function unindexed(entry, gone)
-  local all = {}
-  for _, at in ipairs(namesakes(quarantine_index, entry)) do
-    if at ~= gone then
-      all[#all + 1] = at
-    end
-  end
-  return all
-end
-
 -- Whether this very entry is there already, because a settle may come again. An entry with the same id and another body
 -- is another event, and only this item still knows of it.
 local function is_quarantined(item)
@@ -595,7 +576,7 @@ end
 -- Returns how many bytes are left in the quarantine. Nothing in an entry is relied on: a stranger may have written it.
 local function leave_quarantine(entry, at, found)
   call('XDEL', quarantine, at)
-  index_quarantined(entry, unindexed(entry, at))
+  index_quarantined(quarantine_index, entry, at)
   if call('XLEN', quarantine) == 0 then
     call('HDEL', stats, 'quarantine-bytes')
     return 0
@@ -611,12 +592,8 @@ local function drop_oldest(bytes, keep)
     local oldest = call('XRANGE', quarantine, '-', '+', 'COUNT', 1)[1]
     local found = by_name(oldest[2])
     if found.sound == '1' then
-      -- Moved out of the way of those behind it.
-      local entry = found.entry or ''
-      local all = unindexed(entry, oldest[1])
-      all[#all + 1] = call('XADD', quarantine, '*', unpack(oldest[2]))
-      index_quarantined(entry, all)
-      call('XDEL', quarantine, oldest[1])
+      -- Out of the way of those behind it.
+      move_to_end(quarantine, quarantine_index, oldest)
     else
       bytes = leave_quarantine(found.entry or '', oldest[1], found)
       add_to(stats, 'quarantine-dropped', 1)
@@ -664,9 +641,7 @@ local APPLY = {
       local at = call('XADD', quarantine, '*', 'entry', item.entry, 'body', item.body, 'cut', item.cut,
         'error', item.error, 'at', now_text, 'traceparent', item.traceparent, 'account-sequence', item.number,
         'place', place_in(places, item.entry) or item.entry, 'sound', item.keep == 'always' and '1' or '0')
-      local all = namesakes(quarantine_index, item.entry)
-      all[#all + 1] = at
-      index_quarantined(item.entry, all)
+      index_quarantined(quarantine_index, item.entry, nil, at)
       local bytes, keep = add_to(stats, 'quarantine-bytes', quarantined_bytes(item)), tonumber(item.keep)
       if keep then
         drop_oldest(bytes, keep)

@@ -42,6 +42,8 @@ const LETTERS: usize = 200;
 /// The most entries that lie in one page of a stream: `stream-node-max-entries` of Redis.
 const PAGE_ENTRIES: u64 = 100;
 
+const MOVING: Place = Place::Moving { moved: 0, until: None };
+
 /// After the database has failed.
 const HISTORY_PAUSE: Duration = Duration::from_secs(15);
 
@@ -83,6 +85,12 @@ enum Place {
     /// How many entries had been added to the stream when everything was erased.
     Pages {
         added: Option<u64>,
+    },
+    /// How many entries of the quarantine were moved behind its end; and, once those fill pages of their own, behind which of its ids
+    /// everything has to be.
+    Moving {
+        moved: u64,
+        until: Option<EntryId>,
     },
     Files,
 }
@@ -146,6 +154,7 @@ impl Erasure {
             }
             Place::History => Ok(self.history(means.history).await),
             Place::Pages { .. } => self.pages(means).await,
+            Place::Moving { .. } => self.moving(means).await,
             Place::Files => files(means).await,
         }
     }
@@ -154,7 +163,7 @@ impl Erasure {
     async fn pages(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
         let Place::Pages { added } = &mut self.place else { return Ok(Erasing::Moved) };
         let Some(stands) = means.queries.events_after(EntryId::ZERO, 1, 0).await? else {
-            self.place = Place::Files;
+            self.place = MOVING;
             return Ok(Erasing::Moved);
         };
         let added = *added.get_or_insert(stands.added);
@@ -165,7 +174,25 @@ impl Erasure {
                         they are gone";
             return Ok(Erasing::Waits(said.to_owned()));
         }
-        self.place = Place::Files;
+        self.place = MOVING;
+        Ok(Erasing::Moved)
+    }
+
+    /// The same of the quarantine, where others' entries may lie for ever: they are moved to new pages.
+    async fn moving(&mut self, means: &mut Means<'_>) -> Result<Erasing, StoreError> {
+        let Place::Moving { moved, until } = &mut self.place else { return Ok(Erasing::Moved) };
+        let now = match means.store.move_quarantined(&self.order.operation).await? {
+            Err(Lost) => return Ok(Erasing::Lost),
+            Ok(None) => return Ok(Erasing::Waits(String::new())),
+            Ok(Some(now)) => now,
+        };
+        *moved += now.count;
+        if until.is_none() && *moved >= PAGE_ENTRIES {
+            *until = Some(now.last);
+        }
+        if now.count == 0 || until.is_some_and(|until| now.first > until) {
+            self.place = Place::Files;
+        }
         Ok(Erasing::Moved)
     }
 
