@@ -18,6 +18,7 @@ use crate::{
         audit::Audit,
         connection::{Connection, Purpose, Redis},
         keys::PartitionKeys,
+        queries::Queries,
         registry::{RegistryError, RegistryStore},
         watch::is_passed,
     },
@@ -35,33 +36,32 @@ pub async fn run(registry: Registry, redis: Redis, keys: PartitionKeys, audit: A
             _ = tick.tick() => {}
         }
         if registry.first_load().await.is_ok()
-            && let Err(error) = sweep(&registry, &redis, &keys, &audit, clock::wall_ms()).await
+            && let Err(error) = sweep(&registry, &redis, &keys, &audit).await
         {
             warn!(%error, "cannot tidy the registry yet; trying again");
         }
     }
 }
 
-async fn sweep(
-    registry: &Registry,
-    redis: &Redis,
-    keys: &PartitionKeys,
-    audit: &Audit,
-    now_ms: u64,
-) -> Result<(), RegistryError> {
+async fn sweep(registry: &Registry, redis: &Redis, keys: &PartitionKeys, audit: &Audit) -> Result<(), RegistryError> {
     let all = registry.all();
+    let now_ms = clock::wall_ms();
     let (mut expired, mut leaving) = (Vec::new(), Vec::new());
     for endpoint in &all {
         if endpoint.leaves {
             leaving.push(endpoint);
         } else if has_expired(endpoint, now_ms) {
-            expired.push(&endpoint.id);
+            expired.push(endpoint);
         }
     }
     if expired.is_empty() && leaving.is_empty() {
         return Ok(());
     }
     let connection = redis.connect(Purpose::Other).await?;
+    // A machine whose clock is ahead must not take a secret from those that still sign with it.
+    let now_ms = now_ms.min(Queries::new(connection.clone(), keys.clone()).now_ms().await?);
+    let expired: Vec<&EndpointId> =
+        expired.into_iter().filter(|endpoint| has_expired(endpoint, now_ms)).map(|endpoint| &endpoint.id).collect();
     drop_expired(&mut RegistryStore::on(connection.clone()), audit, &expired, now_ms).await?;
     for endpoint in leaving {
         remove_if_drained(&connection, keys, audit, endpoint).await?;

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock,
+    config::compact,
     facts::id::EntryId,
     store::{
         connection::{Connection, Purpose, Redis},
@@ -36,12 +37,16 @@ const MAX_OLDEST: usize = 50;
 /// A server younger than this may have been killed just before it started, for all that a new worker knows.
 const FRESH_S: u64 = 300;
 
+/// From when on this machine's clock and Redis' are told to differ, and how often.
+const CLOCK_OFF_MS: u64 = 2_000;
+const CLOCK_TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// One look.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub at: Instant,
     pub gauges: Gauges,
-    /// This machine's clock, less Redis' clock.
+    /// This machine's clock, less Redis' clock; 0 where they may agree.
     pub clock_offset_ms: i64,
     /// Of the unfinished deliveries that have a record.
     pub oldest_unfinished: Option<EntryId>,
@@ -57,6 +62,7 @@ pub async fn watch_gauges(
     let (mut connection, mut server, mut is_mended) = (None, None, false);
     let mut pause = Duration::ZERO;
     let mut oldest: Option<(Instant, Option<EntryId>)> = None;
+    let mut clock_told: Option<Instant> = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -69,11 +75,12 @@ pub async fn watch_gauges(
         if let (Some(connection), false) = (&mut connection, is_mended) {
             is_mended = mend_aof(connection, &mut server).await;
         }
-        let (began, wall_ms) = (clock::now(), clock::wall_ms());
+        let began = clock::now();
         let seen = match &mut connection {
-            Some(connection) => look(connection, &keys, began, wall_ms, &mut oldest).await.ok(),
+            Some(connection) => look(connection, &keys, began, &mut oldest).await.ok(),
             None => None,
         };
+        tell_of_clock(seen.as_ref(), &mut clock_told);
         pause = match seen {
             Some(_) => pause_after(clock::now() - began),
             None => GAUGES_EVERY,
@@ -89,10 +96,11 @@ async fn look(
     connection: &mut Connection,
     keys: &PartitionKeys,
     at: Instant,
-    wall_ms: u64,
     oldest: &mut Option<(Instant, Option<EntryId>)>,
 ) -> Result<Seen, StoreError> {
+    let before_ms = clock::wall_ms();
     let gauges = gauges(connection, keys).await?;
+    let clock_offset_ms = clock_offset_ms(before_ms, gauges.now_ms, clock::wall_ms());
     let is_fresh = oldest.is_some_and(|(looked, _)| at.saturating_duration_since(looked) < OLDEST_EVERY);
     let oldest_unfinished = match (gauges.unfinished, *oldest) {
         (0, _) => None,
@@ -107,8 +115,30 @@ async fn look(
             entry
         }
     };
-    let clock_offset_ms = wall_ms.cast_signed() - gauges.now_ms.cast_signed();
     Ok(Seen { at, gauges, clock_offset_ms, oldest_unfinished })
+}
+
+/// How far this machine's clock is ahead of Redis', which told its time between two looks at this one.
+fn clock_offset_ms(before_ms: u64, redis_ms: u64, after_ms: u64) -> i64 {
+    let nearest = match redis_ms {
+        earlier if earlier < before_ms => before_ms,
+        later if later > after_ms => after_ms,
+        between => between,
+    };
+    nearest.cast_signed().saturating_sub(redis_ms.cast_signed())
+}
+
+/// Receivers refuse signatures that are minutes off, and nothing in their answers says why.
+fn tell_of_clock(seen: Option<&Seen>, told: &mut Option<Instant>) {
+    let Some(seen) = seen.filter(|seen| seen.clock_offset_ms.unsigned_abs() >= CLOCK_OFF_MS) else { return };
+    if told.is_none_or(|told| seen.at.saturating_duration_since(told) >= CLOCK_TOLD_EVERY) {
+        *told = Some(seen.at);
+        let by = compact(Duration::from_millis(seen.clock_offset_ms.unsigned_abs()));
+        let side = if seen.clock_offset_ms > 0 { "ahead of" } else { "behind" };
+        warn!(
+            "this machine's clock is {by} {side} Redis': set both by NTP, or receivers may refuse what is signed here"
+        );
+    }
 }
 
 /// How long after a look the next one is made.
@@ -138,6 +168,16 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_that_may_agree_are_not_told_apart() {
+        assert_eq!(clock_offset_ms(1_000, 1_000, 6_000), 0);
+        assert_eq!(clock_offset_ms(1_000, 5_000, 6_000), 0, "an answer that took long");
+        assert_eq!(clock_offset_ms(9_000, 5_000, 9_001), 4_000, "ahead");
+        assert_eq!(clock_offset_ms(1_000, 5_000, 1_001), -3_999, "behind");
+        // It was set back meanwhile.
+        assert_eq!(clock_offset_ms(9_000, 5_000, 1_000), 4_000);
+    }
 
     #[test]
     fn a_look_that_holds_redis_is_made_seldom() {
