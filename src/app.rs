@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
@@ -50,6 +49,7 @@ use crate::{
         self,
         audit::{Audit, Retention},
         connection::Redis,
+        encryption::TlsFiles,
         keys::PartitionKeys,
     },
     systemd,
@@ -389,13 +389,10 @@ pub fn intents(config: &Config) -> Result<intents::service::Service> {
 
 /// Redis as it is configured.
 pub fn redis(config: &Config) -> Result<Redis> {
-    let read = |path: &PathBuf| {
-        let pem = fs::read(path).with_context(|| format!("cannot read {} (redis.ca_file)", path.display()))?;
-        certificates_from_pem(&pem).with_context(|| format!("{} (redis.ca_file)", path.display()))?;
-        anyhow::Ok(pem)
-    };
-    let authority = config.redis.ca_file.as_ref().map(read).transpose()?;
-    Ok(Redis::trusting(config.redis.url.reveal(), authority)?)
+    let files = TlsFiles { authority: config.redis.ca_file.clone(), identity: config.redis.identity.clone() };
+    let redis = Redis::trusting(config.redis.url.reveal(), files)?;
+    redis.check_files()?;
+    Ok(redis)
 }
 
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.

@@ -33,7 +33,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 55] = [
+pub(super) const KEYS: [Key; 57] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
@@ -41,6 +41,8 @@ pub(super) const KEYS: [Key; 55] = [
     secret("console.session_key", Showing::Hidden),
     secret("redis.url", Showing::RedisUrl),
     key("redis.ca_file"),
+    key("redis.certificate_file"),
+    key("redis.key_file"),
     named("stream.name", "HERALD_STREAM"),
     named("stream.partitions", "HERALD_PARTITIONS"),
     named("stream.start", "HERALD_START"),

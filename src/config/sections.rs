@@ -19,6 +19,7 @@ use crate::{
         retry::{RetryPolicy, RetrySettings},
     },
     telemetry::logging::{LogFilter, LogFormat},
+    tls::{IdentityFiles, NamedFile},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct RedisConfig {
     pub url: RedisUrl,
     /// PEM file of the authority of a `rediss://` server.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of what Herald shows to it.
+    pub identity: Option<IdentityFiles>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +168,28 @@ impl Reader {
     pub fn redis(&mut self) -> Option<RedisConfig> {
         let url = self.one("redis.url", RedisUrl::from_str);
         let ca_file = self.one("redis.ca_file", values::path);
-        Some(RedisConfig { url: url?, ca_file: ca_file? })
+        let identity = self.identity("redis.certificate_file", "redis.key_file");
+        let (url, ca_file, identity) = (url?, ca_file?, identity?);
+        // Whoever names them believes that the connection is encrypted.
+        let named = [("redis.ca_file", ca_file.is_some()), ("redis.certificate_file", identity.is_some())];
+        match named.into_iter().find(|(_, is_named)| *is_named && !url.is_encrypted()) {
+            Some((key, _)) => self.refuse(key, "is for TLS alone: write rediss://HOST:PORT in redis.url".to_owned()),
+            None => Some(RedisConfig { url, ca_file, identity }),
+        }
+    }
+
+    /// A certificate and its key: both or neither.
+    fn identity(&mut self, certificate: &'static str, key: &'static str) -> Option<Option<IdentityFiles>> {
+        let (certificate_file, key_file) = (self.one(certificate, values::path)?, self.one(key, values::path)?);
+        let file = |setting, path| NamedFile { setting, path };
+        match (certificate_file, key_file) {
+            (None, None) => Some(None),
+            (Some(of_certificate), Some(of_key)) => {
+                Some(Some(IdentityFiles { certificate: file(certificate, of_certificate), key: file(key, of_key) }))
+            }
+            (Some(_), None) => self.refuse(certificate, format!("needs its key: name the file in {key}")),
+            (None, Some(_)) => self.refuse(key, format!("needs its certificate: name the file in {certificate}")),
+        }
     }
 
     pub fn stream(&mut self) -> Option<StreamConfig> {

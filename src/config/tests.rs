@@ -50,6 +50,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_CONSOLE_SESSION_KEY", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
         ("HERALD_REDIS_CA_FILE", ""),
+        ("HERALD_REDIS_CERTIFICATE_FILE", ""),
+        ("HERALD_REDIS_KEY_FILE", ""),
         ("HERALD_STREAM", "payment-intents"),
         ("HERALD_PARTITIONS", "1"),
         ("HERALD_START", "0"),
@@ -203,7 +205,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 55] = [
+const BOUNDS: [Bounds; 57] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
@@ -212,9 +214,21 @@ const BOUNDS: [Bounds; 55] = [
     (
         "redis.url",
         &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]", "redis+unix:///r?db=1"],
-        &["", "h:6379", "http://h", "redis:///1", "redis://h/db", "unix://", "redis-sentinel://h", "redis+cluster://h"],
+        &[
+            "",
+            "rediss://h/#insecure",
+            "h:6379",
+            "http://h",
+            "redis:///1",
+            "redis://h/db",
+            "unix://",
+            "redis-sentinel://h",
+            "redis+cluster://h",
+        ],
     ),
-    ("redis.ca_file", &["", "ca.pem"], &[]),
+    ("redis.ca_file", &[""], &["ca.pem"]),
+    ("redis.certificate_file", &[""], &["herald.pem"]),
+    ("redis.key_file", &[""], &["herald.key"]),
     ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
     ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
     ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
@@ -581,4 +595,26 @@ fn the_named_file_is_read_and_must_be_text_of_a_sensible_size() {
     assert_eq!(written("good.toml", b"[lease]").as_deref(), Ok("[lease]"));
     assert!(written("binary.toml", b"\xff").unwrap_err().contains("is not UTF-8"));
     assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1024 KiB"));
+}
+
+#[test]
+fn a_certificate_of_redis_comes_with_its_key_and_with_tls() {
+    let file = |key: &str| ("redis.".to_owned() + key, format!("/etc/herald/{key}"));
+    let with = |url: &str, keys: &[&str]| {
+        let mut flags: Vec<_> = keys.iter().map(|key| file(key)).collect();
+        flags.push(("redis.url".to_owned(), url.to_owned()));
+        let flags: Vec<_> = flags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        load("", &[], &flags).map(|config| config.redis).map_err(|error| error.to_string())
+    };
+    let both = with("rediss://h", &["ca_file", "certificate_file", "key_file"]).unwrap();
+    assert_eq!(both.identity.unwrap().key.to_string(), "/etc/herald/key_file (redis.key_file)");
+    for (url, keys, says) in [
+        ("rediss://h", &["certificate_file"][..], "needs its key: name the file in redis.key_file"),
+        ("rediss://h", &["key_file"], "needs its certificate: name the file in redis.certificate_file"),
+        ("redis://h", &["certificate_file", "key_file"], "write rediss://HOST:PORT in redis.url"),
+        ("unix:///run/r.sock", &["ca_file"], "write rediss://HOST:PORT in redis.url"),
+    ] {
+        let error = with(url, keys).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
 }

@@ -137,6 +137,10 @@ impl RedisUrl {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.0.to_ascii_lowercase().starts_with("rediss:")
+    }
 }
 
 impl FromStr for RedisUrl {
@@ -145,6 +149,9 @@ impl FromStr for RedisUrl {
         const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write {FORMS}"))?;
         match url.scheme() {
+            "rediss" if url.fragment().is_some() => {
+                return Err("must have no #: Redis' certificate is always checked, its name too".to_owned());
+            }
             "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
                 return Err(format!("names no host; write {FORMS}"));
             }

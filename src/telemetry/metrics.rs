@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 
 use super::{
-    calls,
+    calls, certificates,
     exposition::{Format, Page},
     logging,
     owner::{Look, Owner, with_end},
@@ -505,6 +505,7 @@ pub fn page_of_process() -> Page {
     registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
     logging::register(&mut registry);
     calls::register(&mut registry);
+    certificates::register(&mut registry);
     requests::register(&mut registry);
     Page::of(Arc::new(registry)).and(Page::of(Arc::new(process::registry())))
 }

@@ -173,7 +173,7 @@ impl ChangeWait {
         let wait = self.connection.query::<redis::Value>(subject, &command);
         match tokio::time::timeout(at_most + WAIT_GRACE, wait).await {
             Ok(answer) => answer.map(|_| ()),
-            Err(_) => Err(StoreError::Unavailable { subject: subject.to_owned(), cause: "no answer".to_owned() }),
+            Err(_) => Err(StoreError::away(subject, "no answer")),
         }
     }
 }
