@@ -1,6 +1,7 @@
 //! Herald's edges, on the real program: how it reaches Redis by TLS, and how it is reached.
 
 mod redis_tls;
+mod roles;
 
 #[path = "../support/merchants.rs"]
 mod merchants;
