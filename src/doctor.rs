@@ -1,6 +1,7 @@
 //! `herald doctor`: looks at Redis, the stream, its owner, the registry and what is stuck, and says for each what it means
 //! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
 
+mod api;
 mod finding;
 pub mod findings;
 mod guard;
@@ -78,6 +79,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let mut findings = examine(&observed);
     findings.push(guard::judge(&context.config.guard));
+    findings.push(api::judge(&context.config, api::look(&context.config), context.now_ms()));
     findings.extend(history::judge(history, context.now_ms()));
     findings.extend(context.config.unknown_variables().iter().map(of_unknown_variable));
     findings.sort_by_key(Finding::order);

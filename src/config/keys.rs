@@ -33,11 +33,14 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 57] = [
+pub(super) const KEYS: [Key; 60] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
+    key("api.certificate_file"),
+    key("api.key_file"),
+    key("api.trusted_proxies"),
     secret("console.session_key", Showing::Hidden),
     secret("redis.url", Showing::RedisUrl),
     key("redis.ca_file"),

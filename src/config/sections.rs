@@ -22,6 +22,15 @@ use crate::{
     tls::{IdentityFiles, NamedFile},
 };
 
+/// How callers of the operations API and of payment intents come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// PEM files of what is shown to them; None: they are not encrypted.
+    pub identity: Option<IdentityFiles>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     pub url: RedisUrl,
@@ -165,6 +174,14 @@ fn socket_or_none(text: &str) -> Result<Option<SocketAddr>, String> {
 }
 
 impl Reader {
+    pub fn api(&mut self) -> Option<ApiConfig> {
+        /// Each caller is looked for in all of them.
+        const MAX_NETWORKS: usize = 64;
+        let identity = self.identity("api.certificate_file", "api.key_file");
+        let trusted_proxies = self.many("api.trusted_proxies", MAX_NETWORKS, values::proxies);
+        Some(ApiConfig { identity: identity?, trusted_proxies: trusted_proxies? })
+    }
+
     pub fn redis(&mut self) -> Option<RedisConfig> {
         let url = self.one("redis.url", RedisUrl::from_str);
         let ca_file = self.one("redis.ca_file", values::path);

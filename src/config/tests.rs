@@ -205,10 +205,17 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 57] = [
+const BOUNDS: [Bounds; 60] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
+    ("api.certificate_file", &[""], &["api.pem"]),
+    ("api.key_file", &[""], &["api.key"]),
+    (
+        "api.trusted_proxies",
+        &["", "10.0.0.7", "10.0.0.0/8, fd00::/8, ::1"],
+        &["proxy.internal", "0.0.0.0/0", "::/0", "10.0.0.0/33", "10.0.0.7,"],
+    ),
     ("console.session_key", &["", "0123456789abcdef"], &["short"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
     (

@@ -1,7 +1,7 @@
 //! Turns texts into values, with bounds. Each error says what would be right; none repeats the text, because it may be
 //! a secret.
 
-use std::{fmt, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use jiff::{
@@ -124,6 +124,18 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let network = network.map_err(|_| "is not a network; write it as CIDR, for example 10.1.0.0/16".to_owned())?;
     match network.prefix_len() {
         0 => Err("would switch the whole address guard off; name the networks that are yours".to_owned()),
+        _ => Ok(network.trunc()),
+    }
+}
+
+/// A network, or one address.
+pub(super) fn proxies(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network =
+        network.map_err(|_| "is no address and no network; write it like 10.0.0.7 or 10.1.0.0/16".to_owned())?;
+    match network.prefix_len() {
+        0 => Err("would let every caller say where it comes from; name your proxies".to_owned()),
         _ => Ok(network.trunc()),
     }
 }

@@ -63,7 +63,12 @@ impl Roles {
     }
 
     fn publish(&self, events: &[Event]) {
-        let mut child = self.command("producer", &["event", "publish", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = self
+            .command("producer", &["event", "publish", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut lines = child.stdin.take().unwrap();
         events.iter().for_each(|event| writeln!(lines, "{}", event.body).unwrap());
         drop(lines);
@@ -128,7 +133,8 @@ async fn each_role_does_all_of_its_work_as_its_own_user() {
     let letters = roles.done("viewer", &["dead-letter", "list", "-o", "json"]);
     let letter = letters[0]["delivery"].as_str().or(letters[0]["id"].as_str()).unwrap().to_owned();
     let found = ["pi_000000".to_owned(), "evt_0000000".to_owned()];
-    let operation = roles.done("operator", &["operation", "plan", "discard", "--account", "acc_1", "-o", "json", "--reason", "a test"]);
+    let operation = roles
+        .done("operator", &["operation", "plan", "discard", "--account", "acc_1", "-o", "json", "--reason", "a test"]);
     let operation = operation["id"].as_str().unwrap().to_owned();
     for words in [
         &["doctor"][..],
