@@ -45,7 +45,7 @@ use crate::{
     http::entrance::{Certificate, Entrance},
     intents,
     registry::{Registry, rules::Rules, sweep},
-    sender::{Own, Sender, SenderConfig, certificates_from_pem},
+    sender::{EgressProxy, Own, Sender, SenderConfig, certificates_from_pem},
     service::{self, Health, Operations, Serves},
     store::{
         self,
@@ -448,6 +448,13 @@ pub fn sender(config: &Config) -> Result<Sender> {
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
         max_connections: descriptors::connections_each(SENDERS, callers(config, SENDERS)),
+        egress_proxy: config.attempt.egress_proxy.as_ref().map(|url| EgressProxy {
+            is_https: url.is_https(),
+            host: url.host(),
+            port: url.port(),
+            user: url.reveal(),
+            by_name: config.attempt.egress_proxy_names,
+        }),
     })?;
     Ok(sender)
 }
@@ -468,6 +475,12 @@ fn own_sockets(config: &Config) -> Vec<Own> {
         let port = redis.port().unwrap_or(6379);
         let address = host.trim_matches(['[', ']']).parse().ok();
         own.push(Own { what: "Redis", port, address });
+    }
+    // Of a proxy's name not even that: its port may be the one that all receivers have.
+    if let Some(proxy) = &config.attempt.egress_proxy
+        && let Ok(address) = proxy.host().parse()
+    {
+        own.push(Own { what: "egress proxy", port: proxy.port(), address: Some(address) });
     }
     own
 }

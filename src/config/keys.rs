@@ -10,6 +10,8 @@ pub(super) enum Showing {
     RedisUrl,
     /// The same.
     HistoryUrl,
+    /// The same.
+    ProxyUrl,
 }
 
 /// One setting.
@@ -33,7 +35,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 60] = [
+pub(super) const KEYS: [Key; 62] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
@@ -62,6 +64,8 @@ pub(super) const KEYS: [Key; 60] = [
     key("attempt.connect_timeout"),
     key("attempt.max_connection_age"),
     key("attempt.ca_file"),
+    Key { name: "attempt.egress_proxy", showing: Showing::ProxyUrl, older: Some("HERALD_EGRESS_PROXY") },
+    named("attempt.egress_proxy_names", "HERALD_EGRESS_PROXY_NAMES"),
     key("retry.initial"),
     key("retry.multiplier"),
     key("retry.max_interval"),

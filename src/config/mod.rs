@@ -22,7 +22,7 @@ pub use self::{
         IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
-    values::{AdminToken, HistoryUrl, RedisUrl, Start, compact, duration as parse_duration},
+    values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration},
 };
 use self::{
     keys::{KEYS, Key, Showing},
@@ -147,6 +147,8 @@ fn row(key: &Key, given: &Given) -> Row {
         Showing::Hidden if text.is_empty() => text,
         Showing::Hidden => "(hidden)".to_owned(),
         Showing::RedisUrl => text.parse::<RedisUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
+        Showing::ProxyUrl if text.is_empty() => text,
+        Showing::ProxyUrl => text.parse::<ProxyUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
         Showing::HistoryUrl => text.parse::<HistoryUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
     };
     Row { key: key.name, value, origin: given.origin.clone() }

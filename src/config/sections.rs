@@ -11,7 +11,10 @@ use super::{
     error::ConfigError,
     keys::{KEYS, Showing},
     layers::{Given, Layers, Written, shorten},
-    values::{self, AdminToken, DAY, HistoryUrl, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
+    values::{
+        self, AdminToken, DAY, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, decimal, duration, duration_in,
+        number_in,
+    },
 };
 use crate::{
     facts::{
@@ -80,6 +83,10 @@ pub struct AttemptConfig {
     pub max_connection_age: Duration,
     /// PEM file of further authorities.
     pub ca_file: Option<PathBuf>,
+    /// Through which every attempt goes.
+    pub egress_proxy: Option<ProxyUrl>,
+    /// Whether it is told receivers' names instead of their addresses.
+    pub egress_proxy_names: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -327,11 +334,18 @@ impl Reader {
         let connect_timeout = self.one("attempt.connect_timeout", duration_in(ms(50)..=secs(120)));
         let max_connection_age = self.one("attempt.max_connection_age", duration_in(secs(1)..=DAY));
         let ca_file = self.one("attempt.ca_file", values::path);
+        let egress_proxy = self.one("attempt.egress_proxy", |text| match text {
+            "" => Ok(None),
+            text => ProxyUrl::from_str(text).map(Some),
+        });
+        let egress_proxy_names = self.one("attempt.egress_proxy_names", values::truth);
         Some(AttemptConfig {
             timeout: timeout?,
             connect_timeout: connect_timeout?,
             max_connection_age: max_connection_age?,
             ca_file: ca_file?,
+            egress_proxy: egress_proxy?,
+            egress_proxy_names: egress_proxy_names?,
         })
     }
 

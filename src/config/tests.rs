@@ -47,6 +47,9 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_METRICS_LISTEN", ""),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_API_CERTIFICATE_FILE", ""),
+        ("HERALD_API_KEY_FILE", ""),
+        ("HERALD_API_TRUSTED_PROXIES", ""),
         ("HERALD_CONSOLE_SESSION_KEY", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
         ("HERALD_REDIS_CA_FILE", ""),
@@ -68,6 +71,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_ATTEMPT_CONNECT_TIMEOUT", "5s"),
         ("HERALD_ATTEMPT_MAX_CONNECTION_AGE", "5m"),
         ("HERALD_ATTEMPT_CA_FILE", ""),
+        ("HERALD_EGRESS_PROXY", ""),
+        ("HERALD_EGRESS_PROXY_NAMES", "false"),
         ("HERALD_RETRY_INITIAL", "5s"),
         ("HERALD_RETRY_MULTIPLIER", "4"),
         ("HERALD_RETRY_MAX_INTERVAL", "12h"),
@@ -205,7 +210,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 60] = [
+const BOUNDS: [Bounds; 62] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
@@ -253,6 +258,19 @@ const BOUNDS: [Bounds; 60] = [
     ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
     ("attempt.max_connection_age", &["1s", "24h"], &["999ms", "25h"]),
     ("attempt.ca_file", &["", "ca.pem"], &[]),
+    (
+        "attempt.egress_proxy",
+        &["", "http://proxy:3128", "https://u:p%40@proxy.internal", "http://[::1]:8888/"],
+        &[
+            "proxy:3128",
+            "socks5://proxy",
+            "http://proxy/path",
+            "http://proxy?x",
+            "http://:p@proxy",
+            "http://a%3Ab:p@proxy",
+        ],
+    ),
+    ("attempt.egress_proxy_names", &["true", "false"], &["", "yes"]),
     ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
     ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),
     ("retry.max_interval", &["5s", "30d"], &["4s", "31d", "0s"]),

@@ -2,6 +2,7 @@
 
 mod api_tls;
 mod ed25519;
+mod egress;
 mod proxies;
 mod redis_tls;
 mod roles;
