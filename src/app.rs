@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
@@ -42,14 +41,17 @@ use crate::{
         History,
         follower::{Follower, Settings as HistorySettings},
     },
-    http, intents,
+    http,
+    http::entrance::{Certificate, Entrance},
+    intents,
     registry::{Registry, rules::Rules, sweep},
-    sender::{Own, Sender, SenderConfig, certificates_from_pem},
+    sender::{EgressProxy, Own, Sender, SenderConfig, certificates_from_pem},
     service::{self, Health, Operations, Serves},
     store::{
         self,
         audit::{Audit, Retention},
         connection::Redis,
+        encryption::TlsFiles,
         keys::PartitionKeys,
     },
     systemd,
@@ -112,6 +114,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         Some(address) => Some(bound(address, "metrics_listen, HERALD_METRICS_LISTEN").await?),
         None => None,
     };
+    let rest = CancellationToken::new();
+    let entrance = entrance(config, &rest)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         redis = redis.address(),
@@ -120,7 +124,6 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         "herald serves"
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
-    let rest = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(
         registry.clone(),
         redis.clone(),
@@ -134,16 +137,17 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     if let Some(address) = config.intents.listen {
         let counted = IntentMetrics::default();
         page = page.and(counted.page());
-        let serving = serve_payment_intents(config, address, SENDERS, registry.clone(), counted, rest.clone());
+        let serving =
+            serve_payment_intents(config, address, &entrance, SENDERS, registry.clone(), counted, rest.clone());
         intents = Some(tokio::spawn(serving.await?));
     }
     let operations = operations(config, registry.clone())?;
     let health = Health { readiness: readiness.clone(), metrics: page };
     let serving = match of_health {
-        None => vec![service(socket, Serves::Both(health, operations), &rest)?],
+        None => vec![service(socket, entrance, Serves::Both(health, operations), &rest)?],
         Some(of_health) => vec![
-            service(of_health, Serves::Health(health), &rest)?,
-            service(socket, Serves::Operations(operations), &rest)?,
+            service(of_health, Entrance::default(), Serves::Health(health), &rest)?,
+            service(socket, entrance, Serves::Operations(operations), &rest)?,
         ],
     };
     let telling = tokio::spawn(systemd::tell(readiness, cancel.clone(), rest.clone()));
@@ -185,7 +189,10 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     descriptors::raise_limit();
     let counted = IntentMetrics::default();
     let registry = Registry::new();
-    let serving = serve_payment_intents(&config, address, 0, registry.clone(), counted.clone(), cancel.clone()).await?;
+    let entrance = entrance(&config, &cancel)?;
+    let serving =
+        serve_payment_intents(&config, address, &entrance, 0, registry.clone(), counted.clone(), cancel.clone());
+    let serving = serving.await?;
     if let Some(address) = config.intents.metrics_listen {
         show_health(&config, address, &counted, cancel.clone()).await?;
     }
@@ -208,8 +215,29 @@ async fn bound(address: SocketAddr, setting: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-fn service(socket: TcpListener, serves: Serves, shutdown: &CancellationToken) -> Result<oneshot::Receiver<()>> {
-    service::start(socket.into_std()?, serves, shutdown.clone()).context("cannot start the service's thread")
+fn service(
+    socket: TcpListener,
+    entrance: Entrance,
+    serves: Serves,
+    shutdown: &CancellationToken,
+) -> Result<oneshot::Receiver<()>> {
+    service::start(socket.into_std()?, entrance, serves, shutdown.clone()).context("cannot start the service's thread")
+}
+
+/// How callers come in. Its certificate is followed until cancelled.
+fn entrance(config: &Config, cancel: &CancellationToken) -> Result<Entrance> {
+    let certificate = api_certificate(config)?;
+    let entrance = Entrance::new(certificate.as_ref(), &config.api.trusted_proxies);
+    if let Some(certificate) = certificate {
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(certificate.follow()));
+    }
+    Ok(entrance)
+}
+
+/// What the API shows of itself, if its connections are encrypted.
+pub fn api_certificate(config: &Config) -> Result<Option<Certificate>> {
+    install_crypto_provider();
+    Ok(config.api.identity.clone().map(Certificate::read).transpose()?)
 }
 
 /// Health, readiness and metrics of a process that has nothing but payment intents, until cancelled.
@@ -221,7 +249,8 @@ async fn show_health(
 ) -> Result<()> {
     let socket = bound(address, "intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN").await?;
     let (readiness, metrics) = (Readiness::new(), page_of_process().and(counted.page()));
-    service(socket, Serves::Health(Health { readiness: readiness.clone(), metrics }), &cancel)?;
+    let health = Serves::Health(Health { readiness: readiness.clone(), metrics });
+    service(socket, Entrance::default(), health, &cancel)?;
     let service = intents(config)?;
     tokio::spawn(cancel.run_until_cancelled_owned(async move {
         loop {
@@ -236,6 +265,7 @@ async fn show_health(
 async fn serve_payment_intents(
     config: &Config,
     address: SocketAddr,
+    entrance: &Entrance,
     senders: u64,
     registry: Registry,
     counted: IntentMetrics,
@@ -249,7 +279,8 @@ async fn serve_payment_intents(
     let limits = http::server::Limits { connections: callers(config, senders), ..http::server::LIMITS };
     let listener = bound(address, "intents.listen, HERALD_INTENTS_LISTEN").await?;
     let address = listener.local_addr()?;
-    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("http://{address}"), Url::to_string);
+    let scheme = if entrance.tls().is_some() { "https" } else { "http" };
+    let public_url = config.intents.public_url.as_ref().map_or_else(|| format!("{scheme}://{address}"), Url::to_string);
     let access = api::access::Access::new(redis);
     let history = History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE);
     let api = api::intents::Api::new(service.clone(), access, registry, subscriptions, history, &public_url);
@@ -258,10 +289,10 @@ async fn serve_payment_intents(
         router = router.merge(api::checkout::router(api));
     }
     info!(listen = %address, sandbox = config.intents.sandbox, "payment intents are served");
-    let answered = move |code, took| counted.answered(code, took);
+    let (answered, entrance) = (move |code, took| counted.answered(code, took), entrance.clone());
     Ok(async move {
         tokio::select! {
-            () = http::server::serve(listener, router, limits, answered, cancel) => {}
+            () = http::server::serve(listener, entrance, router, limits, answered, cancel) => {}
             () = service.run_scheduler() => {}
         }
     })
@@ -389,13 +420,10 @@ pub fn intents(config: &Config) -> Result<intents::service::Service> {
 
 /// Redis as it is configured.
 pub fn redis(config: &Config) -> Result<Redis> {
-    let read = |path: &PathBuf| {
-        let pem = fs::read(path).with_context(|| format!("cannot read {} (redis.ca_file)", path.display()))?;
-        certificates_from_pem(&pem).with_context(|| format!("{} (redis.ca_file)", path.display()))?;
-        anyhow::Ok(pem)
-    };
-    let authority = config.redis.ca_file.as_ref().map(read).transpose()?;
-    Ok(Redis::trusting(config.redis.url.reveal(), authority)?)
+    let files = TlsFiles { authority: config.redis.ca_file.clone(), identity: config.redis.identity.clone() };
+    let redis = Redis::trusting(config.redis.url.reveal(), files)?;
+    redis.check_files()?;
+    Ok(redis)
 }
 
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.
@@ -420,6 +448,13 @@ pub fn sender(config: &Config) -> Result<Sender> {
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
         max_connections: descriptors::connections_each(SENDERS, callers(config, SENDERS)),
+        egress_proxy: config.attempt.egress_proxy.as_ref().map(|url| EgressProxy {
+            is_https: url.is_https(),
+            host: url.host(),
+            port: url.port(),
+            user: url.reveal(),
+            by_name: config.attempt.egress_proxy_names,
+        }),
     })?;
     Ok(sender)
 }
@@ -440,6 +475,12 @@ fn own_sockets(config: &Config) -> Vec<Own> {
         let port = redis.port().unwrap_or(6379);
         let address = host.trim_matches(['[', ']']).parse().ok();
         own.push(Own { what: "Redis", port, address });
+    }
+    // Of a proxy's name not even that: its port may be the one that all receivers have.
+    if let Some(proxy) = &config.attempt.egress_proxy
+        && let Ok(address) = proxy.host().parse()
+    {
+        own.push(Own { what: "egress proxy", port: proxy.port(), address: Some(address) });
     }
     own
 }

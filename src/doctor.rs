@@ -1,6 +1,7 @@
 //! `herald doctor`: looks at Redis, the stream, its owner, the registry and what is stuck, and says for each what it means
 //! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
 
+mod api;
 mod finding;
 pub mod findings;
 mod guard;
@@ -10,6 +11,7 @@ mod issues;
 pub mod observe;
 mod security;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use self::{
@@ -18,7 +20,10 @@ use self::{
 };
 use crate::{
     config::UnknownVariable,
-    store::{acl, queries::Oldest},
+    store::{
+        acl::{self, Role},
+        queries::Oldest,
+    },
     surface::{Context, Format, cell, colour::Colours, json_line, note, words},
 };
 
@@ -30,6 +35,14 @@ pub struct DoctorArgs {
     /// Print the rules for `redis-cli` that give each role exactly what it uses, and end
     #[arg(long)]
     print_acl: bool,
+    /// Only the rule of this role
+    #[arg(long, value_name = "ROLE", requires = "print_acl", value_parser = role())]
+    role: Option<Role>,
+}
+
+fn role() -> impl TypedValueParser<Value = Role> {
+    let names = PossibleValuesParser::new(Role::ALL.map(Role::name));
+    names.try_map(|name| Role::ALL.into_iter().find(|role| role.name() == name).ok_or("is no role"))
 }
 
 /// What `-o json` shows.
@@ -53,6 +66,10 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let keys = context.keys()?;
     if args.print_acl {
         context.note_unknown_variables();
+        if let Some(role) = args.role {
+            note(&format!("Replace PASSWORD and run this with redis-cli. {}", whose(role)));
+            return context.output.text(&acl::rule(&keys, role));
+        }
         note("Replace each >PASSWORD by a password of its own and run this with redis-cli. Then the worker uses");
         note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
         note("Run the last line only when nobody needs the default user any more.");
@@ -62,6 +79,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     let observed = observe::observe(context.redis()?, keys, &context.config).await;
     let mut findings = examine(&observed);
     findings.push(guard::judge(&context.config.guard));
+    findings.push(api::judge(&context.config, api::look(&context.config), context.now_ms()));
     findings.extend(history::judge(history, context.now_ms()));
     findings.extend(context.config.unknown_variables().iter().map(of_unknown_variable));
     findings.sort_by_key(Finding::order);
@@ -72,6 +90,19 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     match failed {
         0 => Ok(()),
         n => Err(anyhow::anyhow!("{} to mend", words::count(n, "problem", "problems"))),
+    }
+}
+
+/// Who uses a role's user, and for what it is not enough.
+fn whose(role: Role) -> &'static str {
+    match role {
+        Role::Worker => "It is for `herald serve`.",
+        Role::Operator => "It is for herald's other verbs, but those that add events or play with payment intents.",
+        Role::Viewer => {
+            "It is for the verbs that only look. It reads events and endpoints' secrets, and changes nothing."
+        }
+        Role::Producer => "It is for whoever publishes, `herald event publish` too, and can do nothing else.",
+        Role::Intents => "It is for `herald intents serve`, `trigger` and `sandbox clock`.",
     }
 }
 

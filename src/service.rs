@@ -36,6 +36,7 @@ use crate::{
     clock,
     http::{
         connections::{self, Bounds, OneMore},
+        entrance::Entrance,
         problem::{PROBLEM_JSON, untyped},
         server::{BODY_WITHIN, LIMITS, Place, counted, drop_last_slash},
     },
@@ -107,6 +108,7 @@ struct Answering {
 /// `/readyz` has to say so.
 pub fn start(
     listener: std::net::TcpListener,
+    entrance: Entrance,
     serves: Serves,
     shutdown: CancellationToken,
 ) -> io::Result<oneshot::Receiver<()>> {
@@ -121,7 +123,7 @@ pub fn start(
     };
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(serve(listener, bounds, serves, shutdown));
+        runtime.block_on(serve(listener, entrance, bounds, serves, shutdown));
         // Who waits for it may be gone.
         let _ = ends.send(());
     };
@@ -129,7 +131,7 @@ pub fn start(
     Ok(ended)
 }
 
-async fn serve(listener: TcpListener, bounds: Bounds, serves: Serves, shutdown: CancellationToken) {
+async fn serve(listener: TcpListener, entrance: Entrance, bounds: Bounds, serves: Serves, shutdown: CancellationToken) {
     let (health, operations) = match serves {
         Serves::Health(health) => (Some(health), None),
         Serves::Operations(operations) => (None, Some(operations)),
@@ -156,7 +158,7 @@ async fn serve(listener: TcpListener, bounds: Bounds, serves: Serves, shutdown: 
     let cannot_accept = |error: &io::Error| {
         tracing::warn!(%error, "the service cannot accept a connection; it tries again");
     };
-    connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
+    connections::serve(listener, entrance, bounds, service, shutdown, cannot_accept).await;
 }
 
 fn is_health(uri: &Uri) -> bool {
@@ -313,7 +315,7 @@ mod tests {
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         let metrics = Metrics::new("intents", readiness.clone());
         let health = Health { readiness: readiness.clone(), metrics: metrics.page() };
-        let task = tokio::spawn(serve(listener, bounds, Serves::Health(health), shutdown.clone()));
+        let task = tokio::spawn(serve(listener, Entrance::default(), bounds, Serves::Health(health), shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
     }
 
@@ -366,7 +368,7 @@ mod tests {
         readiness.set_redis(true);
         let health =
             Health { readiness: readiness.clone(), metrics: Metrics::new("intents", readiness.clone()).page() };
-        let ended = start(listener, Serves::Health(health), shutdown.clone()).unwrap();
+        let ended = start(listener, Entrance::default(), Serves::Health(health), shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             io::Write::write_all(&mut stream, b"GET /readyz HTTP/1.1\r\nhost: herald\r\n\r\n").unwrap();

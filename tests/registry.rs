@@ -665,7 +665,10 @@ async fn errors_of_redis_are_told_apart_by_type() {
 
 #[tokio::test]
 async fn a_private_authority_of_redis_is_trusted_when_it_is_named() {
-    use herald::store::connection::{Purpose, Redis};
+    use herald::store::{
+        connection::{Purpose, Redis},
+        encryption::TlsFiles,
+    };
     use receiver::{Authority, Receiver, Seen};
     let authority = Authority::new();
     let acceptor = authority.acceptor("localhost", &[], |_| ());
@@ -679,8 +682,11 @@ async fn a_private_authority_of_redis_is_trusted_when_it_is_named() {
     })
     .await;
     let url = format!("rediss://localhost:{}", server.address.port());
-    for (number, trusted) in [None, Some(authority.pem().into_bytes())].into_iter().enumerate() {
-        let redis = Redis::trusting(&url, trusted).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pem = folder.path().join("ca.pem");
+    std::fs::write(&pem, authority.pem()).unwrap();
+    for (number, trusted) in [None, Some(pem)].into_iter().enumerate() {
+        let redis = Redis::trusting(&url, TlsFiles { authority: trusted, identity: None }).unwrap();
         assert!(redis.connect(Purpose::Other).await.is_err());
         until("the handshake's end", async || server.log.seen().len() > number).await;
     }

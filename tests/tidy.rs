@@ -66,7 +66,7 @@ fn each_foreign_system_has_one_place() {
     check_only("cookie", &["console/session.rs"]);
     check_only("backoff", &["facts/retry.rs"]);
     check_only("hmac", &["facts/signing/", "loadtest/receiver/verify.rs"]);
-    check_only("aws_lc_rs", &["loadtest/receiver/verify.rs"]);
+    check_only("aws_lc_rs", &["facts/signing/ed25519.rs", "loadtest/receiver/verify.rs"]);
     check_only(
         "anyhow",
         &["app.rs", "main.rs", "cli/", "demo/", "doctor", "listen/", "loadtest/", "owned", "sandbox/", "surface/"],

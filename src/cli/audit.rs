@@ -167,12 +167,13 @@ async fn show(context: &Context, audit: &Audit, id: EntryId) -> anyhow::Result<(
     let (begun, now_ms) = (&logged.begun, context.now_ms());
     let origin = &begun.origin;
     let user = origin.user.as_ref().map_or_else(String::new, |user| format!(", run by {user}"));
+    let address = begun.address.as_ref().map_or_else(String::new, |address| format!(", asked by {address}"));
     let mut fields = vec![
         ("act", begun.act.clone()),
         ("id", shown_id(logged.id)),
         ("begun", when(logged.id.ms, now_ms)),
         ("by", begun.by.clone()),
-        ("from", format!("{}, process {} of {}{user}", origin.surface.name(), origin.process, origin.host)),
+        ("from", format!("{}, process {} of {}{user}{address}", origin.surface.name(), origin.process, origin.host)),
     ];
     let told = [
         ("why", (!begun.why.is_empty()).then(|| begun.why.clone())),

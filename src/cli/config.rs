@@ -52,5 +52,6 @@ fn check(context: &Context) -> anyhow::Result<()> {
 /// missing too, is the configuration's fault, and starting again would not help.
 pub fn tried(context: &Context) -> Result<(), VerbError> {
     let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
+    let tried = tried.and(app::api_certificate(&context.config).map(drop));
     tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))
 }

@@ -190,7 +190,15 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "verify",
         &["herald verify body.json --headers-file headers --secret-file secret", "herald verify --secret-file secret"],
     ),
-    ("doctor", &["herald doctor", "herald doctor -o json", "herald doctor --print-acl"]),
+    (
+        "doctor",
+        &[
+            "herald doctor",
+            "herald doctor -o json",
+            "herald doctor --print-acl",
+            "herald doctor --print-acl --role viewer",
+        ],
+    ),
     ("healthcheck", &["herald healthcheck", "herald healthcheck --ready"]),
     ("config show", &["herald config show", "herald config show -o json"]),
     ("config check", &["herald config check --config /etc/herald/herald.toml"]),

@@ -2,19 +2,25 @@
 //! nothing else to ask with. Needs no Redis.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
-use crate::surface::{Context, note};
+use crate::{
+    surface::{Context, note},
+    tls::believing_anybody,
+};
 
 /// Health is answered from memory, by a thread of its own.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,19 +39,28 @@ pub async fn run(context: &Context, args: HealthcheckArgs) -> anyhow::Result<()>
     let config = &context.config;
     let address = reachable(config.metrics_listen.unwrap_or(config.listen));
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let asked = timeout(PATIENCE, ask(address, path)).await;
-    let answer = asked.with_context(|| format!("http://{address}{path} did not answer within 2s"))?;
-    let answer = answer.with_context(|| format!("cannot ask http://{address}{path}"))?;
+    // `metrics_listen` is never encrypted.
+    let is_encrypted = config.metrics_listen.is_none() && config.api.identity.is_some();
+    let scheme = if is_encrypted { "https" } else { "http" };
+    let asked = timeout(PATIENCE, async {
+        let stream = TcpStream::connect(address).await?;
+        if !is_encrypted {
+            return ask(stream, address, path).await;
+        }
+        let connector = TlsConnector::from(Arc::new(believing_anybody().map_err(io::Error::other)?));
+        ask(connector.connect(address.ip().into(), stream).await?, address, path).await
+    });
+    let answer = asked.await.with_context(|| format!("{scheme}://{address}{path} did not answer within 2s"))?;
+    let answer = answer.with_context(|| format!("cannot ask {scheme}://{address}{path}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if !head.starts_with("HTTP/1.1 200 ") {
-        bail!("http://{address}{path} answers: {} {body}", head.lines().next().unwrap_or_default());
+        bail!("{scheme}://{address}{path} answers: {} {body}", head.lines().next().unwrap_or_default());
     }
     note(body);
     Ok(())
 }
 
-async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: SocketAddr, path: &str) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

@@ -262,7 +262,7 @@ async fn say(context: &Context, args: SayArgs, state: State) -> anyhow::Result<(
 mod tests {
     use crate::facts::diagnosis::Diagnosis;
 
-    const CAUSES: [&str; 39] = [
+    const CAUSES: [&str; 40] = [
         "redirected:301",
         "gone",
         "throttled:429",
@@ -275,6 +275,7 @@ mod tests {
         "dns_failed",
         "connect_failed",
         "connect_timed_out",
+        "proxy_failed",
         "tls_failed:wrong_name",
         "tls_failed:expired",
         "tls_failed:unknown_issuer",

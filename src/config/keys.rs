@@ -10,6 +10,8 @@ pub(super) enum Showing {
     RedisUrl,
     /// The same.
     HistoryUrl,
+    /// The same.
+    ProxyUrl,
 }
 
 /// One setting.
@@ -33,14 +35,19 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 55] = [
+pub(super) const KEYS: [Key; 62] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
+    key("api.certificate_file"),
+    key("api.key_file"),
+    key("api.trusted_proxies"),
     secret("console.session_key", Showing::Hidden),
     secret("redis.url", Showing::RedisUrl),
     key("redis.ca_file"),
+    key("redis.certificate_file"),
+    key("redis.key_file"),
     named("stream.name", "HERALD_STREAM"),
     named("stream.partitions", "HERALD_PARTITIONS"),
     named("stream.start", "HERALD_START"),
@@ -57,6 +64,8 @@ pub(super) const KEYS: [Key; 55] = [
     key("attempt.connect_timeout"),
     key("attempt.max_connection_age"),
     key("attempt.ca_file"),
+    Key { name: "attempt.egress_proxy", showing: Showing::ProxyUrl, older: Some("HERALD_EGRESS_PROXY") },
+    named("attempt.egress_proxy_names", "HERALD_EGRESS_PROXY_NAMES"),
     key("retry.initial"),
     key("retry.multiplier"),
     key("retry.max_interval"),

@@ -18,11 +18,11 @@ pub use self::{
     error::{ConfigError, ConfigErrors, UnknownVariable},
     origin::Origin,
     sections::{
-        AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig, IntentsConfig,
-        LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
+        ApiConfig, AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig,
+        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
-    values::{AdminToken, HistoryUrl, RedisUrl, Start, compact, duration as parse_duration},
+    values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration},
 };
 use self::{
     keys::{KEYS, Key, Showing},
@@ -43,6 +43,7 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// What the console's sessions are sealed with; none: what is derived from the admin token.
     pub session_key: Option<AdminToken>,
+    pub api: ApiConfig,
     pub redis: RedisConfig,
     pub stream: StreamConfig,
     pub events: EventsConfig,
@@ -104,7 +105,7 @@ impl Config {
     /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
-        let (metrics_listen, session_key) = (reader.metrics_listen(), reader.session_key());
+        let (metrics_listen, api, session_key) = (reader.metrics_listen(), reader.api(), reader.session_key());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
@@ -115,6 +116,7 @@ impl Config {
             metrics_listen: metrics_listen?,
             admin_token: admin_token?,
             session_key: session_key?,
+            api: api?,
             redis: redis?,
             stream: stream?,
             events: events?,
@@ -145,6 +147,8 @@ fn row(key: &Key, given: &Given) -> Row {
         Showing::Hidden if text.is_empty() => text,
         Showing::Hidden => "(hidden)".to_owned(),
         Showing::RedisUrl => text.parse::<RedisUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
+        Showing::ProxyUrl if text.is_empty() => text,
+        Showing::ProxyUrl => text.parse::<ProxyUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
         Showing::HistoryUrl => text.parse::<HistoryUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()),
     };
     Row { key: key.name, value, origin: given.origin.clone() }

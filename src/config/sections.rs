@@ -11,7 +11,10 @@ use super::{
     error::ConfigError,
     keys::{KEYS, Showing},
     layers::{Given, Layers, Written, shorten},
-    values::{self, AdminToken, DAY, HistoryUrl, RedisUrl, Start, compact, decimal, duration, duration_in, number_in},
+    values::{
+        self, AdminToken, DAY, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, decimal, duration, duration_in,
+        number_in,
+    },
 };
 use crate::{
     facts::{
@@ -19,13 +22,25 @@ use crate::{
         retry::{RetryPolicy, RetrySettings},
     },
     telemetry::logging::{LogFilter, LogFormat},
+    tls::{IdentityFiles, NamedFile},
 };
+
+/// How callers of the operations API and of payment intents come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// PEM files of what is shown to them; None: they are not encrypted.
+    pub identity: Option<IdentityFiles>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     pub url: RedisUrl,
     /// PEM file of the authority of a `rediss://` server.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of what Herald shows to it.
+    pub identity: Option<IdentityFiles>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +83,10 @@ pub struct AttemptConfig {
     pub max_connection_age: Duration,
     /// PEM file of further authorities.
     pub ca_file: Option<PathBuf>,
+    /// Through which every attempt goes.
+    pub egress_proxy: Option<ProxyUrl>,
+    /// Whether it is told receivers' names instead of their addresses.
+    pub egress_proxy_names: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,10 +181,39 @@ fn socket_or_none(text: &str) -> Result<Option<SocketAddr>, String> {
 }
 
 impl Reader {
+    pub fn api(&mut self) -> Option<ApiConfig> {
+        /// Each caller is looked for in all of them.
+        const MAX_NETWORKS: usize = 64;
+        let identity = self.identity("api.certificate_file", "api.key_file");
+        let trusted_proxies = self.many("api.trusted_proxies", MAX_NETWORKS, values::proxies);
+        Some(ApiConfig { identity: identity?, trusted_proxies: trusted_proxies? })
+    }
+
     pub fn redis(&mut self) -> Option<RedisConfig> {
         let url = self.one("redis.url", RedisUrl::from_str);
         let ca_file = self.one("redis.ca_file", values::path);
-        Some(RedisConfig { url: url?, ca_file: ca_file? })
+        let identity = self.identity("redis.certificate_file", "redis.key_file");
+        let (url, ca_file, identity) = (url?, ca_file?, identity?);
+        // Whoever names them believes that the connection is encrypted.
+        let named = [("redis.ca_file", ca_file.is_some()), ("redis.certificate_file", identity.is_some())];
+        match named.into_iter().find(|(_, is_named)| *is_named && !url.is_encrypted()) {
+            Some((key, _)) => self.refuse(key, "is for TLS alone: write rediss://HOST:PORT in redis.url".to_owned()),
+            None => Some(RedisConfig { url, ca_file, identity }),
+        }
+    }
+
+    /// A certificate and its key: both or neither.
+    fn identity(&mut self, certificate: &'static str, key: &'static str) -> Option<Option<IdentityFiles>> {
+        let (certificate_file, key_file) = (self.one(certificate, values::path)?, self.one(key, values::path)?);
+        let file = |setting, path| NamedFile { setting, path };
+        match (certificate_file, key_file) {
+            (None, None) => Some(None),
+            (Some(of_certificate), Some(of_key)) => {
+                Some(Some(IdentityFiles { certificate: file(certificate, of_certificate), key: file(key, of_key) }))
+            }
+            (Some(_), None) => self.refuse(certificate, format!("needs its key: name the file in {key}")),
+            (None, Some(_)) => self.refuse(key, format!("needs its certificate: name the file in {certificate}")),
+        }
     }
 
     pub fn stream(&mut self) -> Option<StreamConfig> {
@@ -286,11 +334,18 @@ impl Reader {
         let connect_timeout = self.one("attempt.connect_timeout", duration_in(ms(50)..=secs(120)));
         let max_connection_age = self.one("attempt.max_connection_age", duration_in(secs(1)..=DAY));
         let ca_file = self.one("attempt.ca_file", values::path);
+        let egress_proxy = self.one("attempt.egress_proxy", |text| match text {
+            "" => Ok(None),
+            text => ProxyUrl::from_str(text).map(Some),
+        });
+        let egress_proxy_names = self.one("attempt.egress_proxy_names", values::truth);
         Some(AttemptConfig {
             timeout: timeout?,
             connect_timeout: connect_timeout?,
             max_connection_age: max_connection_age?,
             ca_file: ca_file?,
+            egress_proxy: egress_proxy?,
+            egress_proxy_names: egress_proxy_names?,
         })
     }
 

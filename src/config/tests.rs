@@ -47,9 +47,14 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_METRICS_LISTEN", ""),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_API_CERTIFICATE_FILE", ""),
+        ("HERALD_API_KEY_FILE", ""),
+        ("HERALD_API_TRUSTED_PROXIES", ""),
         ("HERALD_CONSOLE_SESSION_KEY", ""),
         ("HERALD_REDIS_URL", "redis://127.0.0.1:6379"),
         ("HERALD_REDIS_CA_FILE", ""),
+        ("HERALD_REDIS_CERTIFICATE_FILE", ""),
+        ("HERALD_REDIS_KEY_FILE", ""),
         ("HERALD_STREAM", "payment-intents"),
         ("HERALD_PARTITIONS", "1"),
         ("HERALD_START", "0"),
@@ -66,6 +71,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_ATTEMPT_CONNECT_TIMEOUT", "5s"),
         ("HERALD_ATTEMPT_MAX_CONNECTION_AGE", "5m"),
         ("HERALD_ATTEMPT_CA_FILE", ""),
+        ("HERALD_EGRESS_PROXY", ""),
+        ("HERALD_EGRESS_PROXY_NAMES", "false"),
         ("HERALD_RETRY_INITIAL", "5s"),
         ("HERALD_RETRY_MULTIPLIER", "4"),
         ("HERALD_RETRY_MAX_INTERVAL", "12h"),
@@ -203,18 +210,37 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 55] = [
+const BOUNDS: [Bounds; 62] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
+    ("api.certificate_file", &[""], &["api.pem"]),
+    ("api.key_file", &[""], &["api.key"]),
+    (
+        "api.trusted_proxies",
+        &["", "10.0.0.7", "10.0.0.0/8, fd00::/8, ::1"],
+        &["proxy.internal", "0.0.0.0/0", "::/0", "10.0.0.0/33", "10.0.0.7,"],
+    ),
     ("console.session_key", &["", "0123456789abcdef"], &["short"]),
     ("master_key_file", &[""], &["/etc/herald/key"]),
     (
         "redis.url",
         &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]", "redis+unix:///r?db=1"],
-        &["", "h:6379", "http://h", "redis:///1", "redis://h/db", "unix://", "redis-sentinel://h", "redis+cluster://h"],
+        &[
+            "",
+            "rediss://h/#insecure",
+            "h:6379",
+            "http://h",
+            "redis:///1",
+            "redis://h/db",
+            "unix://",
+            "redis-sentinel://h",
+            "redis+cluster://h",
+        ],
     ),
-    ("redis.ca_file", &["", "ca.pem"], &[]),
+    ("redis.ca_file", &[""], &["ca.pem"]),
+    ("redis.certificate_file", &[""], &["herald.pem"]),
+    ("redis.key_file", &[""], &["herald.key"]),
     ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
     ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
     ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
@@ -232,6 +258,19 @@ const BOUNDS: [Bounds; 55] = [
     ("attempt.connect_timeout", &["50ms", "2m"], &["49ms", "3m"]),
     ("attempt.max_connection_age", &["1s", "24h"], &["999ms", "25h"]),
     ("attempt.ca_file", &["", "ca.pem"], &[]),
+    (
+        "attempt.egress_proxy",
+        &["", "http://proxy:3128", "https://u:p%40@proxy.internal", "http://[::1]:8888/"],
+        &[
+            "proxy:3128",
+            "socks5://proxy",
+            "http://proxy/path",
+            "http://proxy?x",
+            "http://:p@proxy",
+            "http://a%3Ab:p@proxy",
+        ],
+    ),
+    ("attempt.egress_proxy_names", &["true", "false"], &["", "yes"]),
     ("retry.initial", &["1ms", "12h"], &["0s", "13h", "31d", "999us"]),
     ("retry.multiplier", &["1", "1.5", "100"], &["0.9", "101", "NaN", "x"]),
     ("retry.max_interval", &["5s", "30d"], &["4s", "31d", "0s"]),
@@ -581,4 +620,26 @@ fn the_named_file_is_read_and_must_be_text_of_a_sensible_size() {
     assert_eq!(written("good.toml", b"[lease]").as_deref(), Ok("[lease]"));
     assert!(written("binary.toml", b"\xff").unwrap_err().contains("is not UTF-8"));
     assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1024 KiB"));
+}
+
+#[test]
+fn a_certificate_of_redis_comes_with_its_key_and_with_tls() {
+    let file = |key: &str| ("redis.".to_owned() + key, format!("/etc/herald/{key}"));
+    let with = |url: &str, keys: &[&str]| {
+        let mut flags: Vec<_> = keys.iter().map(|key| file(key)).collect();
+        flags.push(("redis.url".to_owned(), url.to_owned()));
+        let flags: Vec<_> = flags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        load("", &[], &flags).map(|config| config.redis).map_err(|error| error.to_string())
+    };
+    let both = with("rediss://h", &["ca_file", "certificate_file", "key_file"]).unwrap();
+    assert_eq!(both.identity.unwrap().key.to_string(), "/etc/herald/key_file (redis.key_file)");
+    for (url, keys, says) in [
+        ("rediss://h", &["certificate_file"][..], "needs its key: name the file in redis.key_file"),
+        ("rediss://h", &["key_file"], "needs its certificate: name the file in redis.certificate_file"),
+        ("redis://h", &["certificate_file", "key_file"], "write rediss://HOST:PORT in redis.url"),
+        ("unix:///run/r.sock", &["ca_file"], "write rediss://HOST:PORT in redis.url"),
+    ] {
+        let error = with(url, keys).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
 }

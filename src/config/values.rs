@@ -1,7 +1,7 @@
 //! Turns texts into values, with bounds. Each error says what would be right; none repeats the text, because it may be
 //! a secret.
 
-use std::{fmt, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use jiff::{
@@ -9,6 +9,7 @@ use jiff::{
     fmt::friendly::{Designator, SpanParser, SpanPrinter},
     tz::TimeZone,
 };
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::facts::id::EntryId;
@@ -128,6 +129,18 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     }
 }
 
+/// A network, or one address.
+pub(super) fn proxies(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network =
+        network.map_err(|_| "is no address and no network; write it like 10.0.0.7 or 10.1.0.0/16".to_owned())?;
+    match network.prefix_len() {
+        0 => Err("would let every caller say where it comes from; name your proxies".to_owned()),
+        _ => Ok(network.trunc()),
+    }
+}
+
 /// Where Redis is. `Debug` and `Display` leave the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
@@ -137,6 +150,10 @@ impl RedisUrl {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.0.to_ascii_lowercase().starts_with("rediss:")
+    }
 }
 
 impl FromStr for RedisUrl {
@@ -145,6 +162,9 @@ impl FromStr for RedisUrl {
         const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write {FORMS}"))?;
         match url.scheme() {
+            "rediss" if url.fragment().is_some() => {
+                return Err("must have no #: Redis' certificate is always checked, its name too".to_owned());
+            }
             "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
                 return Err(format!("names no host; write {FORMS}"));
             }
@@ -175,6 +195,63 @@ impl fmt::Display for RedisUrl {
 }
 
 impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// An egress proxy. `Debug` and `Display` leave user and password out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(Url);
+
+impl ProxyUrl {
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Without brackets.
+    pub fn host(&self) -> String {
+        self.0.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or_default()
+    }
+
+    /// User and password as they are. Call it only to connect.
+    pub fn reveal(&self) -> Option<(String, String)> {
+        let plain = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned());
+        let user = plain(self.0.username()).filter(|user| !user.is_empty())?;
+        Some((user, plain(self.0.password().unwrap_or_default())?))
+    }
+}
+
+impl FromStr for ProxyUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORMS: &str = "write http://HOST:PORT or https://USER:PASSWORD@HOST:PORT, or nothing for no proxy";
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); {FORMS}"))?;
+        let is_plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+        let is_one = matches!(url.scheme(), "http" | "https") && url.host().is_some() && is_plain;
+        let proxy = Self(url);
+        let has_user = !proxy.0.username().is_empty() || proxy.0.password().is_some();
+        let is_readable = proxy
+            .reveal()
+            .is_some_and(|(user, password)| !user.contains(':') && !(user + &password).contains(char::is_control));
+        match is_one && (!has_user || is_readable) {
+            true => Ok(proxy),
+            false => Err(format!("is no proxy's; {FORMS}")),
+        }
+    }
+}
+
+impl fmt::Display for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(self.0.as_str()))
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }

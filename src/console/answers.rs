@@ -530,6 +530,7 @@ pub struct Act {
     pub host: String,
     pub process: u64,
     pub user: Option<String>,
+    pub address: Option<String>,
     pub why: String,
     pub account: Option<String>,
     pub endpoint: Option<String>,

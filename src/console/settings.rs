@@ -15,8 +15,12 @@ use super::{
 };
 use crate::http::problem::Problem;
 
-/// Both kinds of signatures, whichever was named first.
-const BOTH: &str = "standard, dojo";
+/// As the choices have them, whichever was named first.
+fn in_one_order(mut schemes: Vec<String>) -> String {
+    let place = |scheme: &String| ["standard", "dojo", "ed25519"].iter().position(|known| known == scheme);
+    schemes.sort_by_key(place);
+    schemes.join(", ")
+}
 
 /// What stands in the fields: what the endpoint has, or what somebody typed that was refused.
 #[derive(Default)]
@@ -52,7 +56,7 @@ impl From<Endpoint> for Typed {
             url: endpoint.url,
             description: endpoint.description,
             event_types: endpoint.event_types.join(", "),
-            schemes: if endpoint.schemes.len() > 1 { BOTH.to_owned() } else { endpoint.schemes.join(", ") },
+            schemes: in_one_order(endpoint.schemes),
             ordering: endpoint.ordering,
             max_in_flight: endpoint.max_in_flight.to_string(),
             rate_limit: text(endpoint.rate_limit),

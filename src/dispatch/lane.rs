@@ -543,7 +543,8 @@ impl Lane {
         }
         match &attempted.report.outcome {
             _ if attempted.flooded => self.trust = Trust::Doubted,
-            Outcome::Local { .. } => {}
+            // Neither says anything of the receiver.
+            Outcome::Local { .. } | Outcome::ProxyFailed => {}
             // A timeout may be shorter than the time after which a flight is slow.
             Outcome::ConnectTimedOut | Outcome::ResponseTimedOut => self.trust = Trust::Doubted,
             _ if is_slow => self.trust = Trust::Doubted,

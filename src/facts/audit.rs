@@ -1,7 +1,7 @@
 //! What the audit log says of an act: who does what to what, from where and why, and how it ended. Pure. No secret gets in:
 //! every text of a person or of an error is cleaned by [`clean`].
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,9 @@ pub struct Begun {
     pub by: String,
     #[serde(flatten)]
     pub origin: Origin,
+    /// Of whoever asked for it over HTTP, as far as proxies that are trusted tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,6 +194,7 @@ impl Begun {
             act: act.name().to_owned(),
             by: clean(by, MAX_TEXT_CHARS),
             origin,
+            address: None,
             why: clean(why, MAX_TEXT_CHARS),
             account: None,
             endpoint: None,
@@ -199,6 +203,10 @@ impl Begun {
             filter: None,
             count: None,
         }
+    }
+
+    pub fn address(self, address: Option<IpAddr>) -> Self {
+        Self { address, ..self }
     }
 
     pub fn account(self, account: &AccountId) -> Self {

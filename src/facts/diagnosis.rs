@@ -114,6 +114,12 @@ fn line(class: &str, kind: &str) -> Option<Line> {
             "resolve the name on the worker's machine; if only that fails, mend its resolver, otherwise send the text below",
             Some("The host name of your callback URL cannot be resolved. Please check its DNS records."),
         ),
+        "proxy_failed" => by(
+            Who::Network,
+            "cannot be reached through the egress proxy, which refuses, is silent or is away",
+            "look at the log of attempt.egress_proxy; if it refuses this receiver alone, allow it there",
+            None,
+        ),
         "connect_failed" => merchant(
             "refuses connections, or there is no route to it",
             "Your server refuses our connections, or cannot be reached. Please check that it runs, that it listens on the port of \
@@ -335,6 +341,7 @@ mod tests {
             | Outcome::DnsFailed
             | Outcome::ConnectFailed
             | Outcome::ConnectTimedOut
+            | Outcome::ProxyFailed
             | Outcome::ResponseTimedOut
             | Outcome::Reset
             | Outcome::Garbled
@@ -354,6 +361,7 @@ mod tests {
             Outcome::DnsFailed,
             Outcome::ConnectFailed,
             Outcome::ConnectTimedOut,
+            Outcome::ProxyFailed,
             Outcome::Tls { failure: TlsFailure::Expired },
             Outcome::ResponseTimedOut,
             Outcome::Reset,

@@ -11,7 +11,7 @@ use super::{
     event::EventType,
     id::{AccountId, EndpointId, EntryId},
     retry::RetryOverrides,
-    signing::{Secret, SecretText},
+    signing::{Kind, Secret, SecretText},
 };
 
 /// Version of the stored form. A larger one was written by a newer Herald and is refused instead of guessed at.
@@ -30,6 +30,18 @@ pub enum Scheme {
     Standard,
     /// `dojo-signature`.
     Dojo,
+    /// `webhook-signature` by a key pair of which the receiver has only the public half.
+    Ed25519,
+}
+
+impl Scheme {
+    /// What it signs with.
+    pub fn signs_with(self) -> Kind {
+        match self {
+            Self::Standard | Self::Dojo => Kind::Shared,
+            Self::Ed25519 => Kind::Private,
+        }
+    }
 }
 
 impl FromStr for Scheme {
@@ -38,7 +50,8 @@ impl FromStr for Scheme {
         match text {
             "standard" => Ok(Self::Standard),
             "dojo" => Ok(Self::Dojo),
-            _ => Err(format!("{text:?} is not a signature scheme; use standard or dojo")),
+            "ed25519" => Ok(Self::Ed25519),
+            _ => Err(format!("{text:?} is not a signature scheme; use standard, dojo or ed25519")),
         }
     }
 }
@@ -161,6 +174,20 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// What is made anew where nobody says what.
+    pub fn usual_kind(&self) -> Kind {
+        self.schemes.first().map_or(Kind::Shared, |_| {
+            let is_shared = self.schemes.iter().any(|scheme| scheme.signs_with() == Kind::Shared);
+            if is_shared { Kind::Shared } else { Kind::Private }
+        })
+    }
+
+    /// The first of its schemes that it has no secret for.
+    pub fn scheme_without_secret(&self) -> Option<Scheme> {
+        let has = |kind| self.secrets.iter().any(|secret| secret.value.kind() == kind);
+        self.schemes.iter().copied().find(|scheme| !has(scheme.signs_with()))
+    }
+
     /// An endpoint with the defaults: enabled, for every event type, signed by both schemes with one secret, in order
     /// per intent, everything else as configured. It is not stored anywhere yet.
     pub fn new(id: EndpointId, account: AccountId, url: String, secret: SecretText, now_ms: u64) -> Self {

@@ -89,6 +89,8 @@ pub enum Outcome {
     ConnectFailed,
     /// No connection within the time for it.
     ConnectTimedOut,
+    /// The egress proxy cannot be reached, is silent, or refuses. Nobody knows what the receiver would have done.
+    ProxyFailed,
     Tls {
         failure: TlsFailure,
     },
@@ -121,6 +123,7 @@ impl Outcome {
             Self::DnsFailed => "dns_failed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimedOut => "connect_timed_out",
+            Self::ProxyFailed => "proxy_failed",
             Self::Tls { .. } => "tls_failed",
             Self::ResponseTimedOut => "response_timed_out",
             Self::Reset => "reset",
@@ -149,7 +152,7 @@ impl Outcome {
             | Self::Reset
             | Self::Garbled
             | Self::AddressRefused => Health::Failing,
-            Self::Unsendable | Self::Local { .. } => Health::Unknown,
+            Self::ProxyFailed | Self::Unsendable | Self::Local { .. } => Health::Unknown,
         }
     }
 

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
@@ -22,12 +23,16 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use super::entrance::Entrance;
 
 /// What all connections together and each of them can take.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +61,7 @@ pub enum OneMore {
     EndsTheOldestIdle,
 }
 
-/// Whose connection a request came on.
+/// Whom a request came from, as far as proxies that are trusted tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
 
@@ -72,10 +77,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 type Cause = Box<dyn Error + Send + Sync>;
 
+/// A browser and a probe need a fraction of a second; whoever needs longer than this keeps a place from others.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// Until `shutdown`, and then until what is under way has ended or `drain` has passed; says how many connections were left then.
 /// `cannot_accept` tells whoever runs it of an accept that failed.
 pub async fn serve<S, B>(
     listener: TcpListener,
+    entrance: Entrance,
     bounds: Bounds,
     service: S,
     shutdown: CancellationToken,
@@ -94,21 +103,35 @@ where
             Some(_) = open.join_next() => continue,
             accepted = listener.accept(), if has_place => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok((stream, from)) => (stream, Peer(from.ip())),
+        let (stream, peer): (TcpStream, IpAddr) = match accepted {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(error) => {
                 cannot_accept(&error);
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        // Answers are small, and somebody waits for them.
+        let _ = stream.set_nodelay(true);
         oldest_first.retain(|one| !one.task.is_finished());
         if oldest_first.len() >= bounds.connections {
             make_room(&mut oldest_first, bounds.one_more);
         }
         let requests = Arc::new(AtomicUsize::new(0));
-        let counted = Counted { service: service.clone(), peer, requests: requests.clone() };
-        let task = open.spawn(connection(stream, bounds, counted, shutdown.clone()));
+        let counted =
+            Counted { service: service.clone(), peer, entrance: entrance.clone(), requests: requests.clone() };
+        let shutdown = shutdown.clone();
+        let task = match entrance.tls() {
+            None => open.spawn(connection(stream, bounds, counted, shutdown)),
+            // Until it is over the connection asks for nothing, so it is the first to make room for others.
+            Some(tls) => open.spawn(async move {
+                match timeout(HANDSHAKE.min(bounds.head), TlsAcceptor::from(tls).accept(stream)).await {
+                    Ok(Ok(stream)) => connection(stream, bounds, counted, shutdown).await,
+                    Ok(Err(error)) => debug!(%error, "a handshake failed"),
+                    Err(_) => debug!("a handshake took too long"),
+                }
+            }),
+        };
         oldest_first.push_back(Open { task, requests });
     }
     drop(listener);
@@ -131,7 +154,8 @@ fn make_room(oldest_first: &mut VecDeque<Open>, one_more: OneMore) {
 /// Tells a service whose request it is, and counts those that are being answered.
 struct Counted<S> {
     service: S,
-    peer: Peer,
+    peer: IpAddr,
+    entrance: Entrance,
     requests: Arc<AtomicUsize>,
 }
 
@@ -154,7 +178,12 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let answering = Answering(self.requests.clone());
-        request.extensions_mut().insert(self.peer);
+        let peer = Peer(self.entrance.caller(self.peer, request.headers()));
+        request.extensions_mut().insert(peer);
+        if self.entrance.tls().is_some() {
+            // As a proxy with TLS would say it, whatever the caller says.
+            request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        }
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -165,13 +194,12 @@ where
 }
 
 /// A peer that breaks off is its own affair.
-async fn connection<S, B>(stream: TcpStream, bounds: Bounds, service: S, shutdown: CancellationToken)
+async fn connection<S, B, T>(stream: T, bounds: Bounds, service: S, shutdown: CancellationToken)
 where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<Cause>>,
     B: Body<Error: Into<Cause>> + 'static,
 {
-    // Answers are small, and somebody waits for them.
-    let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(bounds.head);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));

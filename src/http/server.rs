@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::{
     connections::{self, Bounds, OneMore},
+    entrance::Entrance,
     problem::{Problem, finish},
 };
 use crate::{clock, telemetry::requests};
@@ -63,6 +64,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Serves until `shutdown`, and then ends what is under way. `answered` is told of each answer, and how long it took.
 pub async fn serve(
     listener: TcpListener,
+    entrance: Entrance,
     router: Router,
     limits: Limits,
     answered: impl Fn(u16, Duration) + Clone + Send + Sync + 'static,
@@ -84,7 +86,7 @@ pub async fn serve(
         drain: DRAIN_TIME,
     };
     let cannot_accept = |error: &std::io::Error| warn!(%error, "cannot accept a connection; trying again");
-    let left = connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
+    let left = connections::serve(listener, entrance, bounds, service, shutdown, cannot_accept).await;
     if left > 0 {
         warn!(connections = left, "closed connections whose requests had not ended");
     }

@@ -8,7 +8,7 @@ use crate::facts::{
     id::MAX_ID_BYTES,
     sequence::Sequence,
     signing::{
-        SecretText, WEBHOOK_ID, WEBHOOK_TIMESTAMP,
+        Kind, SecretText, WEBHOOK_ID, WEBHOOK_TIMESTAMP,
         diagnosis::{Diagnosis, Evidence, Judgement, diagnose},
     },
 };
@@ -79,12 +79,13 @@ impl Callback {
                 search_bytes: SEARCH_BYTES,
             })
         };
-        let mut found: Vec<Diagnosis> = secrets.iter().map(by).collect();
-        // During a rotation each secret has a signature of the standard scheme, and only the newest one of Dojo's.
-        let newest = found.pop()?;
-        let is_valid = |older: &Diagnosis| older.standard == Judgement::Valid;
-        let standard = if found.iter().any(is_valid) { Judgement::Valid } else { newest.standard };
-        Some(Diagnosis { standard, dojo: newest.dojo })
+        let found: Vec<(Kind, Diagnosis)> = secrets.iter().map(|secret| (secret.kind(), by(secret))).collect();
+        // During a rotation each secret has a signature of the standard scheme, and only the newest shared one has one of Dojo's.
+        let (_, newest) = found.last()?;
+        let is_valid = |(_, one): &(Kind, Diagnosis)| one.standard == Judgement::Valid;
+        let standard = if found.iter().any(is_valid) { Judgement::Valid } else { newest.standard.clone() };
+        let shared = found.iter().rev().find(|(kind, _)| *kind == Kind::Shared);
+        Some(Diagnosis { standard, dojo: shared.map_or(Judgement::Absent, |(_, one)| one.dojo.clone()) })
     }
 }
 
@@ -98,6 +99,25 @@ mod tests {
             |(name, value): &(&'static str, &str)| (http::HeaderName::from_static(name), value.parse().unwrap());
         let headers = lines.iter().map(header).collect();
         Callback { at_ms: 1_700_000_002_500, path: "/".to_owned(), headers, body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    #[test]
+    fn a_callback_is_judged_by_the_key_pair_or_the_shared_secret_that_its_endpoint_has() {
+        let (shared, key) = (SecretText::from_random([1; 32]), SecretText::key_from_random([2; 32]));
+        let private = crate::facts::signing::PrivateKey::parse(key.reveal()).unwrap();
+        let by_key = crate::facts::signing::ed25519_signature([&private].into_iter(), "evt_1", 1_700_000_000, b"{}");
+        let both = format!("{} {by_key}", standard_signature([&shared].into_iter(), "evt_1", 1_700_000_000, b"{}"));
+        let judge = |signature: &str, secrets: &[&SecretText]| {
+            let lines = [("webhook-id", "evt_1"), ("webhook-timestamp", "1700000000"), (WEBHOOK_SIGNATURE, signature)];
+            let secrets: Vec<SecretText> = secrets.iter().map(|secret| (*secret).clone()).collect();
+            callback(&lines, "{}").judge(&secrets, 300_000).unwrap().is_valid()
+        };
+        let public = SecretText::new(key.public_key().unwrap()).unwrap();
+        for secrets in [&[&shared][..], &[&key], &[&public], &[&shared, &key], &[&key, &shared]] {
+            assert!(judge(&both, secrets));
+        }
+        assert!(judge(&by_key, &[&shared, &public]) && !judge(&by_key, &[&shared]));
+        assert!(!judge(&both, &[&SecretText::key_from_random([3; 32])]));
     }
 
     #[test]

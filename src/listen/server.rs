@@ -17,7 +17,10 @@ use super::{
 use crate::{
     clock,
     facts::event::MAX_EVENT_BYTES,
-    http::connections::{self, Bounds, OneMore},
+    http::{
+        connections::{self, Bounds, OneMore},
+        entrance::Entrance,
+    },
     surface::{note, words},
 };
 
@@ -46,7 +49,7 @@ pub async fn serve(listener: TcpListener, desk: Arc<Desk>, ending: CancellationT
     let service = service_fn(move |request| answered(of_requests.clone(), request));
     let cannot_accept =
         |error: &io::Error| note(format_args!("a connection cannot be accepted ({error}); trying again"));
-    connections::serve(listener, BOUNDS, service, ending, cannot_accept).await;
+    connections::serve(listener, Entrance::default(), BOUNDS, service, ending, cannot_accept).await;
     desk.tasks.close();
     let _ = timeout(DRAIN_TIME, desk.tasks.wait()).await;
 }

@@ -7,7 +7,7 @@ use crate::{
     facts::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint},
         retry::{RetryError, RetryPolicy},
-        signing::{MIN_SECRET_CHARS, Secret},
+        signing::{Kind, MIN_SECRET_CHARS, Secret},
         text::steers,
     },
     sender::{AddressGuard, GuardError, HeaderError, MAX_ATTEMPT_TIMEOUT, check_headers},
@@ -39,8 +39,16 @@ pub enum RuleError {
     Header(#[from] HeaderError),
     #[error(transparent)]
     Retry(#[from] RetryError),
-    #[error("it has no signature scheme, and Herald sends nothing unsigned: give it standard, dojo or both")]
+    #[error(
+        "it has no signature scheme, and Herald sends nothing unsigned: give it standard, dojo, ed25519 or several"
+    )]
     NoScheme,
+    #[error("its scheme {scheme} has no secret of its kind: first rotate-secret with this scheme, which makes one")]
+    NoSecretFor { scheme: String },
+    #[error(
+        "a secret of it is the public half of a key pair (whpk_), which cannot sign: give the private half (whsk_)"
+    )]
+    PublicKey,
     #[error("it has no secret, and Herald sends nothing unsigned: rotate its secret")]
     NoSecret,
     #[error(
@@ -140,8 +148,15 @@ fn check_signing(endpoint: &Endpoint) -> Result<(), RuleError> {
     if let Some(twice) = endpoint.schemes.iter().find(|scheme| !seen.insert(**scheme)) {
         return Err(RuleError::Twice { what: format!("the scheme {twice:?}").to_lowercase() });
     }
+    if endpoint.all_secrets().any(|secret| secret.value.kind() == Kind::Public) {
+        return Err(RuleError::PublicKey);
+    }
     match (endpoint.secrets.len(), endpoint.all_secrets().count()) {
         (0, _) => Err(RuleError::NoSecret),
+        _ if endpoint.scheme_without_secret().is_some() => {
+            let scheme = endpoint.scheme_without_secret().map_or_else(String::new, |scheme| format!("{scheme:?}"));
+            Err(RuleError::NoSecretFor { scheme: scheme.to_lowercase() })
+        }
         (_, count) if count > MAX_SECRETS => Err(RuleError::TooManySecrets { count }),
         _ => Ok(()),
     }

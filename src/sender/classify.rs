@@ -73,6 +73,7 @@ fn of_connect_error(error: &ConnectError) -> Outcome {
         ConnectError::Unresolved(_) | ConnectError::ResolvedLate { .. } => Outcome::DnsFailed,
         ConnectError::Silent { .. } | ConnectError::TlsLate { .. } => Outcome::ConnectTimedOut,
         ConnectError::Failed { .. } => Outcome::ConnectFailed,
+        ConnectError::Proxy(_) => Outcome::ProxyFailed,
         ConnectError::Short { .. } | ConnectError::Full { .. } => Outcome::Local { cause: LocalCause::Descriptors },
         ConnectError::Lagged(_) => Outcome::Local { cause: LocalCause::Lag },
         // Whatever broke it, TCP was already connected.

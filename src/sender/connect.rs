@@ -18,6 +18,7 @@ use super::{
     guard::{AddressGuard, GuardError},
     lateness::is_too_late,
     pool::Spare,
+    proxy::{EgressProxy, ProxyError, Way},
     resolver::{ResolveError, Resolver},
     stages::Stages,
     wire::{Metered, Wire},
@@ -73,6 +74,8 @@ pub(super) enum ConnectError {
         "{most} connections are open, as many as this process may have, and none is idle; raise its limit of open files"
     )]
     Full { most: usize },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("TLS with {address} was not agreed in time")]
     TlsLate { address: SocketAddr },
     #[error("TLS with {address}: {error}")]
@@ -90,7 +93,10 @@ pub(super) enum ConnectError {
 
 impl ConnectError {
     fn is_silence(&self) -> bool {
-        matches!(self, Self::ResolvedLate { .. } | Self::Silent { .. } | Self::TlsLate { .. })
+        matches!(
+            self,
+            Self::ResolvedLate { .. } | Self::Silent { .. } | Self::TlsLate { .. } | Self::Proxy(ProxyError::Silent)
+        )
     }
 }
 
@@ -100,15 +106,23 @@ pub(super) struct Connector {
     tls: TlsConnector,
     tls_http1: TlsConnector,
     timeout: Duration,
+    /// The only way out, if there is one.
+    proxy: Option<EgressProxy>,
 }
 
 impl Connector {
     /// At most `most` connections are open at a time.
-    pub(super) fn new(guard: AddressGuard, tls: rustls::ClientConfig, timeout: Duration, most: usize) -> Self {
+    pub(super) fn new(
+        guard: AddressGuard,
+        tls: rustls::ClientConfig,
+        timeout: Duration,
+        most: usize,
+        proxy: Option<EgressProxy>,
+    ) -> Self {
         let mut http1 = tls.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         let resolver = Resolver::new(most);
-        Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout }
+        Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout, proxy }
     }
 
     /// Opens a connection by the deadline, or within the time allowed for connecting if that ends earlier; also returns
@@ -139,8 +153,15 @@ impl Connector {
     ) -> Result<(Wire, bool), ConnectError> {
         let addresses = self.addresses(origin, deadline, stages).await?;
         let resolved = clock::now();
-        let (stream, address) = race(&addresses, spare, deadline).await?;
-        let stream = Metered::new(stream);
+        let (way, address) = match &self.proxy {
+            None => {
+                let (stream, address) = race(&addresses, spare, deadline).await?;
+                (Way::Direct(stream), address)
+            }
+            // What the guard has checked is what the proxy is asked for.
+            Some(proxy) => proxy.connect(&self.tls_http1, &origin.host.to_string(), &addresses, deadline).await?,
+        };
+        let stream = Metered::new(way);
         let connected = match origin.is_https {
             false => (Wire::plain(stream), false),
             true => {

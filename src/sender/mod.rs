@@ -17,6 +17,7 @@ mod headers;
 mod lateness;
 mod pool;
 mod ports;
+mod proxy;
 mod request;
 mod resolver;
 mod stages;
@@ -32,6 +33,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 pub use classify::of_response;
 pub use guard::{AddressGuard, GuardError, GuardRules, MAX_URL_BYTES, Own};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
+pub use proxy::EgressProxy;
 
 use connect::Connector;
 use exchange::Exchanges;
@@ -61,6 +63,8 @@ pub struct SenderConfig {
     pub max_connection_age: Duration,
     /// Connections open at a time. Beyond this the idle ones are closed, the oldest first.
     pub max_connections: usize,
+    /// Through which every connection goes, if there is one.
+    pub egress_proxy: Option<EgressProxy>,
 }
 
 impl Default for SenderConfig {
@@ -77,6 +81,7 @@ impl Default for SenderConfig {
             extra_root_certificates: Vec::new(),
             max_connection_age: Duration::from_secs(300),
             max_connections: 4096,
+            egress_proxy: None,
         }
     }
 }
@@ -132,7 +137,8 @@ impl Sender {
             own: config.own.clone(),
         });
         let tls = trust::client_config(&config)?;
-        let connector = Connector::new(guard.clone(), tls, config.connect_timeout, config.max_connections);
+        let connector =
+            Connector::new(guard.clone(), tls, config.connect_timeout, config.max_connections, config.egress_proxy);
         let pool = Pool::new(config.max_connections, config.max_connection_age);
         let exchanges = Exchanges::new(connector, pool);
         Ok(Self { exchanges, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })

@@ -21,7 +21,10 @@ use crate::facts::{
     delivery::Delivery,
     endpoint::{Endpoint, Scheme},
     id::EndpointId,
-    signing::{DojoKey, Secret, StandardKey, dojo_signature_with, standard_signature_with},
+    signing::{
+        DojoKey, Kind, PrivateKey, Secret, SecretText, StandardKey, dojo_signature_with, ed25519_signature,
+        standard_signature_with,
+    },
 };
 
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -79,8 +82,18 @@ pub(super) struct Prepared {
 
 struct Keys {
     secret: Secret,
-    standard: StandardKey,
-    dojo: DojoKey,
+    ready: Ready,
+}
+
+/// A secret made ready to sign.
+enum Ready {
+    Shared {
+        standard: StandardKey,
+        dojo: DojoKey,
+    },
+    Private(PrivateKey),
+    /// It cannot sign.
+    Public,
 }
 
 /// Whether the headers are to be sent or to be shown.
@@ -92,11 +105,12 @@ enum Use {
 
 impl Prepared {
     fn try_new(endpoint: &Endpoint, guard: &AddressGuard) -> Result<Self, RequestError> {
-        let keys = |secret: &Secret| Keys {
-            secret: secret.clone(),
-            standard: StandardKey::new(&secret.value),
-            dojo: DojoKey::new(&secret.value),
+        let ready = |text: &SecretText| match text.kind() {
+            Kind::Shared => Ready::Shared { standard: StandardKey::new(text), dojo: DojoKey::new(text) },
+            Kind::Private => PrivateKey::parse(text.reveal()).map_or(Ready::Public, Ready::Private),
+            Kind::Public => Ready::Public,
         };
+        let keys = |secret: &Secret| Keys { secret: secret.clone(), ready: ready(&secret.value) };
         let url = guard.check_url(&endpoint.url)?;
         let not_a_url = |why: String| RequestError::Guard(GuardError::NotAUrl(why));
         let origin = Origin::of(&url, endpoint.http1).ok_or_else(|| not_a_url("it names no host".to_owned()))?;
@@ -184,23 +198,43 @@ impl Prepared {
         now_ms: u64,
         usage: Use,
     ) -> Result<(), RequestError> {
-        let live = self.keys.iter().filter(|keys| keys.secret.is_live(now_ms));
-        let Some(newest) = live.clone().next_back() else { return Err(RequestError::NoLiveSecret) };
+        let live = self.keys.iter().filter(|keys| keys.secret.is_live(now_ms)).map(|keys| &keys.ready);
+        let shared = live.clone().filter_map(|ready| match ready {
+            Ready::Shared { standard, dojo } => Some((standard, dojo)),
+            Ready::Private(_) | Ready::Public => None,
+        });
+        let private = live.filter_map(|ready| match ready {
+            Ready::Private(key) => Some(key),
+            Ready::Shared { .. } | Ready::Public => None,
+        });
         if schemes.is_empty() {
             return Err(RequestError::NoScheme);
         }
+        let (id, at_s, body) = (delivery.event.as_str(), now_ms / 1000, &delivery.body);
+        let (mut by_secret, mut by_key) = (String::new(), String::new());
         for scheme in schemes {
-            let (name, signature) = match (scheme, usage) {
-                (Scheme::Standard, Use::Show) => (&WEBHOOK_SIGNATURE, String::new()),
-                (Scheme::Dojo, Use::Show) => (&DOJO_SIGNATURE, String::new()),
-                (Scheme::Standard, Use::Send) => {
-                    let keys = live.clone().map(|keys| &keys.standard);
-                    let id = delivery.event.as_str();
-                    (&WEBHOOK_SIGNATURE, standard_signature_with(keys, id, now_ms / 1000, &delivery.body))
-                }
-                (Scheme::Dojo, Use::Send) => (&DOJO_SIGNATURE, dojo_signature_with(&newest.dojo, &delivery.body)),
+            let has_one = match scheme.signs_with() {
+                Kind::Shared => shared.clone().next().is_some(),
+                Kind::Private | Kind::Public => private.clone().next().is_some(),
             };
-            values.add_secret(name, &signature);
+            match (scheme, usage) {
+                _ if !has_one => return Err(RequestError::NoLiveSecret),
+                (Scheme::Standard | Scheme::Ed25519, Use::Show) => {}
+                (Scheme::Standard, Use::Send) => {
+                    by_secret = standard_signature_with(shared.clone().map(|(standard, _)| standard), id, at_s, body);
+                }
+                (Scheme::Ed25519, Use::Send) => by_key = ed25519_signature(private.clone(), id, at_s, body),
+                (Scheme::Dojo, Use::Show) => values.add_secret(&DOJO_SIGNATURE, ""),
+                (Scheme::Dojo, Use::Send) => {
+                    let newest = shared.clone().last().map(|(_, dojo)| dojo_signature_with(dojo, body));
+                    values.add_secret(&DOJO_SIGNATURE, &newest.unwrap_or_default());
+                }
+            }
+        }
+        if schemes.iter().any(|scheme| matches!(scheme, Scheme::Standard | Scheme::Ed25519)) {
+            // One header has both: the shared secrets' first, for those who look at the first alone.
+            let between = if by_secret.is_empty() || by_key.is_empty() { "" } else { " " };
+            values.add_secret(&WEBHOOK_SIGNATURE, &format!("{by_secret}{between}{by_key}"));
         }
         Ok(())
     }

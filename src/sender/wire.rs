@@ -14,12 +14,14 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::Semaphore,
 };
 use tokio_rustls::client::TlsStream;
 
-use super::frames::{Frames, MAX_IDLE_FRAMES};
+use super::{
+    frames::{Frames, MAX_IDLE_FRAMES},
+    proxy::Way,
+};
 
 /// Interim answers (1xx) to one request: a server sends one or two. Each may be as large as a head.
 pub(super) const MAX_INTERIM: u32 = 16;
@@ -119,12 +121,12 @@ impl Watch {
 
 /// A socket whose bytes are counted below TLS and HTTP: nothing above could count padding and what comes for a cut stream.
 pub(super) struct Metered {
-    io: TcpStream,
+    io: Way,
     watch: Arc<Watch>,
 }
 
 impl Metered {
-    pub(super) fn new(io: TcpStream) -> Self {
+    pub(super) fn new(io: Way) -> Self {
         Self { io, watch: Arc::default() }
     }
 }

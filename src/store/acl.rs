@@ -12,6 +12,8 @@ pub enum Role {
     /// Herald's other verbs: looks at everything, changes endpoints, and asks the worker for the rest. It cannot add, take
     /// or remove an event.
     Operator,
+    /// Those of its verbs that only look.
+    Viewer,
     /// Adds events and reads nothing.
     Producer,
     /// `herald intents`: keeps payment intents and adds their events, and the endpoints that merchants subscribe with.
@@ -133,6 +135,41 @@ const OPERATOR: &[&str] = &[
     "zscore",
 ];
 
+const VIEWER: &[&str] = &[
+    "evalsha_ro",
+    "exists",
+    "get",
+    "hexists",
+    "hget",
+    "hgetall",
+    "hlen",
+    "hmget",
+    "hscan",
+    "hvals",
+    "info",
+    "memory|usage",
+    "mget",
+    "pttl",
+    "script|load",
+    "select",
+    "time",
+    "type",
+    "xinfo|consumers",
+    "xinfo|groups",
+    "xinfo|stream",
+    "xlen",
+    "xpending",
+    "xrange",
+    "xread",
+    "xrevrange",
+    "zcard",
+    "zcount",
+    "zlexcount",
+    "zrange",
+    "zrangebylex",
+    "zscore",
+];
+
 const PRODUCER: &[&str] = &["select", "xadd"];
 
 const INTENTS: &[&str] = &[
@@ -171,23 +208,38 @@ const INTENTS: &[&str] = &[
     "zscore",
 ];
 
-/// What each role but the producers may do to the audit log, beside what it may do elsewhere: it adds, and takes nothing away.
+/// What each role but viewers and producers may do to the audit log, beside what it may do elsewhere: it adds, and takes nothing away.
 /// Redis trims with `XADD` too, where its sender asks for that; `SECURITY.md` says so.
 const OF_AUDIT: &[&str] = &["evalsha", "xadd"];
 
 /// Only operators read it, and the API that they ask.
 const OF_AUDIT_READER: &[&str] = &["evalsha", "xadd", "xrange", "xrevrange"];
 
+/// Viewers read it and add nothing: they do nothing that would have to be written there.
+const OF_AUDIT_VIEWER: &[&str] = &["xrange", "xrevrange"];
+
 /// Asked for but not granted: `CONFIG GET` also shows Redis' own passwords. `herald doctor` says what it cannot see.
 pub const NOT_GRANTED: &[&str] = &["config|get"];
 
 impl Role {
-    pub const ALL: [Self; 4] = [Self::Worker, Self::Operator, Self::Producer, Self::Intents];
+    pub const ALL: [Self; 5] = [Self::Worker, Self::Operator, Self::Viewer, Self::Producer, Self::Intents];
+
+    /// As it is asked for.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+            Self::Producer => "producer",
+            Self::Intents => "intents",
+        }
+    }
 
     pub fn user(self) -> &'static str {
         match self {
             Self::Worker => "herald",
             Self::Operator => "herald-operator",
+            Self::Viewer => "herald-viewer",
             Self::Producer => "herald-producer",
             Self::Intents => "herald-intents",
         }
@@ -197,6 +249,7 @@ impl Role {
         match self {
             Self::Worker => WORKER,
             Self::Operator => OPERATOR,
+            Self::Viewer => VIEWER,
             Self::Producer => PRODUCER,
             Self::Intents => INTENTS,
         }
@@ -222,6 +275,13 @@ impl Role {
                 format!("~{}", ApiKeys::KEYS),
                 tokens,
             ],
+            Self::Viewer => vec![
+                format!("%R~{stream}"),
+                format!("%R~{companions}*"),
+                format!("%R{registry}"),
+                format!("%R~{}", ApiKeys::KEYS),
+                format!("%R{tokens}"),
+            ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
                 let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history"]
@@ -240,6 +300,7 @@ pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
     let audit = |commands: &[&str]| format!("(~{} +{})", AuditKeys::LOG, commands.join(" +"));
     match role {
+        Role::Viewer => format!("{rule} (%R~{} +{})", AuditKeys::LOG, OF_AUDIT_VIEWER.join(" +")),
         Role::Worker | Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
         Role::Producer => rule,
         // Only in a feed may it take something back: what stands in the stream stays.
@@ -337,6 +398,7 @@ mod tests {
         assert_eq!(audit(Role::Operator).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
         assert_eq!(audit(Role::Worker).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
         assert_eq!(audit(Role::Intents).unwrap(), "+evalsha +xadd)");
+        assert_eq!(audit(Role::Viewer).unwrap(), "+xrange +xrevrange)");
         assert_eq!(audit(Role::Producer), None);
         let open = Role::ALL.iter().flat_map(|role| role.keys(&keys)).filter(|pattern| {
             let name = pattern.split_once('~').map_or("", |(_, name)| name);

@@ -11,15 +11,22 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, RedisWrite, TlsCertificates, ToRedisArgs, Value,
+    RedisConnectionInfo, RedisResult, RedisWrite, ToRedisArgs, Value,
     aio::{AsyncPushSender, MultiplexedConnection},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
 use tokio::{sync::Mutex, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::error::StoreError;
-use crate::{clock, tls::install_crypto_provider};
+use super::{
+    encryption::{self, Encryption, TlsFiles},
+    error::StoreError,
+};
+use crate::{
+    clock,
+    tls::{FileError, install_crypto_provider},
+};
 
 /// A server that does not accept, encrypt and greet within this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -77,30 +84,39 @@ impl Purpose {
 pub struct Redis {
     client: Client,
     address: Arc<str>,
+    /// Of a `rediss://` server.
+    encryption: Option<Arc<Encryption>>,
 }
 
 impl Redis {
     /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        Self::trusting(url, None)
+        Self::trusting(url, TlsFiles::default())
     }
 
-    /// The same, with the PEM of the authority that signed the certificate of a `rediss://` server: only that authority
-    /// is trusted then.
-    pub fn trusting(url: &str, authority: Option<Vec<u8>>) -> Result<Self, StoreError> {
+    /// The same, with what these files say of a `rediss://` server. They are read for each connection.
+    pub fn trusting(url: &str, files: TlsFiles) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
         let info = url.into_connection_info().map_err(unusable)?;
-        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            install_crypto_provider();
-        }
-        let address = info.addr().to_string().into();
-        let info = info.set_tcp_settings(tcp_settings());
-        let client = match authority {
-            None => Client::open(info),
-            root_cert => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert }),
+        let encryption = match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                let cause = "Redis' name is always checked: leave #insecure out".to_owned();
+                return Err(StoreError::Url { cause });
+            }
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                install_crypto_provider();
+                Some(Arc::new(Encryption::new(host.clone(), *port, files)))
+            }
+            _ => None,
         };
-        let client = client.map_err(unusable)?;
-        Ok(Self { client, address })
+        let address = info.addr().to_string().into();
+        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
+        Ok(Self { client, address, encryption })
+    }
+
+    /// Reads the files of its certificates, as connecting does.
+    pub fn check_files(&self) -> Result<(), FileError> {
+        self.encryption.as_ref().map_or(Ok(()), |encryption| encryption.check())
     }
 
     /// Host and port or the socket's path, for people. Never the user or the password.
@@ -123,7 +139,7 @@ impl Redis {
     pub async fn lets_strangers_in(&self) -> Option<bool> {
         let info = self.client.get_connection_info().clone();
         let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
-        let stranger = Self { client: stranger, address: self.address.clone() };
+        let stranger = Self { client: stranger, ..self.clone() };
         let asked = match stranger.connect(Purpose::Other).await {
             Ok(mut connection) => {
                 connection.query::<redis::Value>("ask as a stranger", &redis::cmd("TIME")).await.map(drop)
@@ -155,10 +171,39 @@ impl Redis {
     }
 
     async fn open(&self, client: &Client, config: AsyncConnectionConfig) -> Result<Connection, StoreError> {
-        match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(inner) => Ok(Connection { inner }),
-            Err(error) => Err(StoreError::new(format_args!("connect to {}", self.address), &error)),
+        let subject = Subject("connect to", &self.address);
+        let Some(encryption) = &self.encryption else {
+            return match client.get_multiplexed_async_connection_with_config(&config).await {
+                Ok(inner) => Ok(Connection { inner, _driver: None }),
+                Err(error) => Err(self.explained(StoreError::new(subject, &error), &error).await),
+            };
+        };
+        let connect = async {
+            let stream = encryption
+                .connect()
+                .await
+                .map_err(|refused| StoreError::refused(subject, refused.cause, refused.remedy))?;
+            let settings = client.get_connection_info().redis_settings();
+            let connected = MultiplexedConnection::new_with_config(settings, stream, config).await;
+            let (inner, driver) = connected.map_err(|error| StoreError::new(subject, &error))?;
+            let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+            Ok(Connection { inner, _driver: Some(Arc::new(driver)) })
+        };
+        timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(StoreError::late(subject)))
+    }
+
+    /// Somebody who hangs up at the first word may speak TLS alone, and says nothing to those who do not.
+    async fn explained(&self, error: StoreError, cause: &redis::RedisError) -> StoreError {
+        let StoreError::Unavailable { subject, .. } = &error else { return error };
+        let has_hung_up = cause.is_connection_dropped() && !cause.is_connection_refusal();
+        if let ConnectionAddr::Tcp(host, port) = self.client.get_connection_info().addr()
+            && has_hung_up
+            && timeout(CONNECT_TIMEOUT, encryption::is_spoken_at(host, *port)).await == Ok(true)
+        {
+            let (cause, remedy) = ("it speaks TLS at this port".to_owned(), "write rediss:// in redis.url");
+            return StoreError::Unavailable { subject: subject.clone(), cause, remedy };
         }
+        error
     }
 }
 
@@ -192,9 +237,11 @@ fn config(purpose: Purpose) -> AsyncConnectionConfig {
 
 /// Without `nodelay`, a small command that follows another one waits until the first is acknowledged.
 fn tcp_settings() -> TcpSettings {
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
+    TcpSettings::default().set_nodelay(true).set_keepalive(tcp_keepalive())
+}
+
+pub(in crate::store) fn tcp_keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
 }
 
 /// What a call was for: a verb and its object, to complete "cannot …" in an error message. Only formatted for errors.
@@ -211,6 +258,8 @@ impl Display for Subject<'_> {
 #[derive(Clone)]
 pub struct Connection {
     inner: MultiplexedConnection,
+    /// What moves its bytes, where the library does not do that by itself. It ends with the last clone.
+    _driver: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Connection {
@@ -501,7 +550,13 @@ mod tests {
     fn a_password_shows_in_neither_debug_nor_error() {
         let redis = Redis::new("redis://someone:hunter2@127.0.0.1:1/3").unwrap();
         assert_eq!(format!("{redis:?}"), "Redis(127.0.0.1:1)");
-        for bad in ["redis://:hunter2@127.0.0.1/x", "http://:hunter2@h", "redis://:hunter2@0.0.0.0", "hunter2"] {
+        for bad in [
+            "rediss://:hunter2@h/#insecure",
+            "redis://:hunter2@127.0.0.1/x",
+            "http://:hunter2@h",
+            "redis://:hunter2@0.0.0.0",
+            "hunter2",
+        ] {
             let error = Redis::new(bad).expect_err(bad);
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }

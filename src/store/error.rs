@@ -7,6 +7,9 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::telemetry::calls::{self as telemetry, Trouble};
 
+/// What to do about a Redis that is not there.
+pub(in crate::store) const REACHABLE: &str = "see that it runs and is reachable";
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
@@ -14,8 +17,8 @@ pub enum StoreError {
 
     /// No answer, or a server that cannot serve now (loading, read-only, failing over, refusing writes). It is unknown
     /// whether a script ran, so the term ends. The connection must be made anew.
-    #[error("cannot {subject}: Redis is unavailable ({cause}); see that it runs and is reachable")]
-    Unavailable { subject: String, cause: String },
+    #[error("cannot {subject}: Redis is unavailable ({cause}); {remedy}")]
+    Unavailable { subject: String, cause: String, remedy: &'static str },
 
     #[error(
         "cannot {subject}: Redis has reached its maxmemory and refuses writes; raise maxmemory or free memory ({cause})"
@@ -51,7 +54,7 @@ impl StoreError {
             telemetry::failed(trouble(error, &kind));
         }
         match kind {
-            Kind::Unavailable => Self::Unavailable { subject, cause },
+            Kind::Unavailable => Self::Unavailable { subject, cause, remedy: REACHABLE },
             Kind::OutOfMemory => Self::OutOfMemory { subject, cause },
             Kind::NoScript => Self::NoScript { subject, cause },
             Kind::WrongType => Self::WrongType { subject, cause },
@@ -71,7 +74,18 @@ impl StoreError {
     /// For a call that took longer than anyone waits.
     pub(in crate::store) fn late(subject: impl Display) -> Self {
         telemetry::failed(Trouble::TimedOut);
-        Self::Unavailable { subject: subject.to_string(), cause: "it did not answer in time".to_owned() }
+        Self::away(subject, "it did not answer in time")
+    }
+
+    /// For a server that cannot be reached.
+    pub(in crate::store) fn away(subject: impl Display, cause: impl Display) -> Self {
+        Self::Unavailable { subject: subject.to_string(), cause: cause.to_string(), remedy: REACHABLE }
+    }
+
+    /// For one that is there and with which no connection comes about.
+    pub(in crate::store) fn refused(subject: impl Display, cause: String, remedy: &'static str) -> Self {
+        telemetry::failed(Trouble::Unavailable);
+        Self::Unavailable { subject: subject.to_string(), cause, remedy }
     }
 
     /// For an answer that no script of this version gives.

@@ -30,6 +30,7 @@ pub mod connection;
 #[doc(hidden)]
 pub mod decode;
 pub mod disturb;
+pub mod encryption;
 pub mod entries;
 pub mod error;
 pub mod health;

@@ -97,8 +97,6 @@ pub(super) async fn within<T>(
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(limit, wait).await {
         Ok(result) => result,
-        Err(_) => {
-            Err(StoreError::Unavailable { subject: subject.to_string(), cause: format!("no answer within {limit:?}") })
-        }
+        Err(_) => Err(StoreError::away(subject, format_args!("no answer within {limit:?}"))),
     }
 }

@@ -154,10 +154,7 @@ impl Pushed {
     fn take(&self) -> Result<New, StoreError> {
         let take = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
         match self.is_lost.load(Ordering::Relaxed) {
-            true => Err(StoreError::Unavailable {
-                subject: "wait for new entries".to_owned(),
-                cause: "the connection was closed".to_owned(),
-            }),
+            true => Err(StoreError::away("wait for new entries", "the connection was closed")),
             false => Ok(New { entries: take(&self.entries), requests: take(&self.requests), is_certain: false }),
         }
     }

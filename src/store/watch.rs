@@ -185,7 +185,7 @@ pub(super) async fn numbers(connection: &mut Connection, key: &str) -> Result<Op
 /// The last id that the stream has given out; nothing has been accepted after it. Zero without a stream.
 pub async fn last_entry(connection: &mut Connection, keys: &PartitionKeys) -> Result<EntryId, StoreError> {
     let subject = Subject("look for the last entry of", keys.stream());
-    let seen: Vec<Value> = connection.run(subject, &LOOK.keys(&[keys.stream()])).await?;
+    let seen: Vec<Value> = connection.run(subject, &LOOK.keys_to_read(&[keys.stream()])).await?;
     let Some(last) = seen.into_iter().nth(2) else { return Ok(EntryId::ZERO) };
     let last = String::from_redis_value(last).map_err(|error| StoreError::unexpected(subject, error))?;
     last.parse().map_err(|error| StoreError::unexpected(subject, error))

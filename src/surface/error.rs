@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(code_of(&error), ExitCode::NotFound);
         assert_eq!(code_of(&anyhow::anyhow!("anything")), ExitCode::Failed);
         assert_eq!(code_of(&OutputClosed.into()), ExitCode::Done);
-        let away = StoreError::Unavailable { subject: "x".to_owned(), cause: "y".to_owned() };
+        let away = StoreError::Unavailable { subject: "x".to_owned(), cause: "y".to_owned(), remedy: "z" };
         assert_eq!(code_of(&RegistryError::Store(away).into()), ExitCode::Failed);
         assert_eq!(code_of(&GuardError::PlainHttp.into()), ExitCode::Refused);
     }

@@ -27,7 +27,7 @@ use prometheus_client::{
 };
 
 use super::{
-    calls,
+    calls, certificates,
     exposition::{Format, Page},
     logging,
     owner::{Look, Owner, with_end},
@@ -505,6 +505,7 @@ pub fn page_of_process() -> Page {
     registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
     logging::register(&mut registry);
     calls::register(&mut registry);
+    certificates::register(&mut registry);
     requests::register(&mut registry);
     Page::of(Arc::new(registry)).and(Page::of(Arc::new(process::registry())))
 }
@@ -559,7 +560,7 @@ where
 }
 
 /// The names of all outcomes, by [`outcome_slot`].
-const OUTCOMES: [&str; 18] = [
+const OUTCOMES: [&str; 19] = [
     "delivered",
     "redirected",
     "gone",
@@ -578,6 +579,7 @@ const OUTCOMES: [&str; 18] = [
     "local_descriptors",
     "local_lookups",
     "local_lag",
+    "proxy_failed",
 ];
 
 fn outcome_slot(outcome: &Outcome) -> usize {
@@ -600,6 +602,7 @@ fn outcome_slot(outcome: &Outcome) -> usize {
         Outcome::Local { cause: LocalCause::Descriptors } => 15,
         Outcome::Local { cause: LocalCause::Lookups } => 16,
         Outcome::Local { cause: LocalCause::Lag } => 17,
+        Outcome::ProxyFailed => 18,
     }
 }
 
@@ -644,6 +647,7 @@ mod tests {
             Outcome::Local { cause: LocalCause::Descriptors },
             Outcome::Local { cause: LocalCause::Lookups },
             Outcome::Local { cause: LocalCause::Lag },
+            Outcome::ProxyFailed,
         ];
         let slots: Vec<_> = all.iter().map(|outcome| (outcome_slot(outcome), outcome.name())).collect();
         let expected: Vec<_> = OUTCOMES.into_iter().enumerate().collect();

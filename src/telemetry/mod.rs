@@ -2,6 +2,7 @@
 
 pub mod allowance;
 pub mod calls;
+pub mod certificates;
 pub mod exposition;
 pub mod intents;
 pub mod lines;

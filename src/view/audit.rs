@@ -19,6 +19,9 @@ pub struct ActView {
     process: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    /// Whom the request came from, over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schema(required = false)]
     why: String,
@@ -72,6 +75,7 @@ impl ActView {
             host: begun.origin.host.clone(),
             process: begun.origin.process,
             user: begun.origin.user.clone(),
+            address: begun.address.as_ref().map(ToString::to_string),
             why: begun.why.clone(),
             account: begun.account.as_ref().map(ToString::to_string),
             endpoint: begun.endpoint.as_ref().map(ToString::to_string),

@@ -61,7 +61,8 @@ pub struct EndpointView {
 
 #[derive(Serialize, ToSchema)]
 pub struct SecretView {
-    value: &'static str,
+    /// Hidden; of a key pair, the public half, with which receivers verify.
+    value: String,
     created_at: Time,
     expires_at: Option<Time>,
     is_live: bool,
@@ -88,7 +89,7 @@ impl EndpointView {
     /// `new` is a secret that was made just now: the only one that is ever shown.
     pub fn of(endpoint: &Endpoint, new: Option<&SecretText>, viewer: Viewer, now_ms: u64) -> Self {
         let secret = |secret: &Secret| SecretView {
-            value: HIDDEN,
+            value: shown(secret),
             created_at: Time(secret.created_at_ms),
             expires_at: secret.expires_at_ms.map(Time),
             is_live: secret.is_live(now_ms),
@@ -129,6 +130,11 @@ impl EndpointView {
     pub fn with_health(self, health: HealthView) -> Self {
         Self { health: Some(health), ..self }
     }
+}
+
+/// What of a secret everybody may see who sees its endpoint.
+pub fn shown(secret: &Secret) -> String {
+    secret.value.public_key().unwrap_or_else(|| HIDDEN.to_owned())
 }
 
 /// enabled, paused or disabled.

@@ -86,6 +86,7 @@ mod tests {
             Outcome::DnsFailed,
             Outcome::ConnectFailed,
             Outcome::ConnectTimedOut,
+            Outcome::ProxyFailed,
             Outcome::Tls { failure: TlsFailure::WrongName },
             Outcome::ResponseTimedOut,
             Outcome::Reset,

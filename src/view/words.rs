@@ -158,6 +158,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         Outcome::DnsFailed => "the host's name cannot be resolved: is it right, and is its DNS up?",
         Outcome::ConnectFailed => "nothing listens there, or there is no route to it",
         Outcome::ConnectTimedOut => "no connection within the time for it: a firewall, or the host is down",
+        Outcome::ProxyFailed => "the egress proxy refuses, is silent or is away; the receiver was not asked",
         Outcome::ResponseTimedOut => "connected, but no answer within the attempt's time",
         Outcome::Reset => "the receiver closed the connection before it answered",
         Outcome::Garbled => "what came back is not HTTP",

@@ -69,13 +69,14 @@ fn connect_as(server: &TestRedis, role: Role) -> Redis {
 async fn the_printed_rules_are_enough_for_everything_that_each_role_does() {
     let server = TestRedis::start().await;
     with_users(&server).await;
-    let [worker, operator, producer, intents] = Role::ALL.map(|role| connect_as(&server, role));
+    let [worker, operator, viewer, producer, intents] = Role::ALL.map(|role| connect_as(&server, role));
     registry(&operator).await;
     let owner = Owner::start(&worker).await;
     owners_calls(&server, &owner).await;
     workers_looks(&worker).await;
     inbox(&worker, &operator, &owner).await;
     looks(&operator).await;
+    looks(&viewer).await;
     as_each_role(&worker, &operator, &owner).await;
     let mut entries = Entries::new(producer.connect(Purpose::Produce).await.unwrap(), keys());
     let added = entries.add(&event("evt_9", "acc_1", "pi_9"), None).await.unwrap();
@@ -204,6 +205,25 @@ async fn the_printed_rules_open_nothing_else() {
         &["HSET", "herald:{payment-intents}:unfinished", "ep_a", "0"],
         &["EVAL", "return 1", "0"],
     ];
+    let not_the_viewers = [
+        &["XADD", STREAM, "*", "event", "{}"][..],
+        &["XADD", AUDIT, "*", "began", "{}"],
+        &["XADD", "herald:{payment-intents}:inbox", "*", "op", "discard"],
+        &["HSET", "herald:{herald}:registry", "ep_a", "{}"],
+        &["HDEL", "herald:{herald}:registry", "ep_a"],
+        &["HSET", "herald:{herald}:keys", "x", "y"],
+        &["HSET", "herald:{herald}:tokens", "x", "y"],
+        &["SET", lease, "mine"],
+        &["DEL", lease],
+        &["EXPIRE", lease, "1"],
+        &["XGROUP", "CREATE", STREAM, "mine", "0"],
+        &["XREADGROUP", "GROUP", "herald", "x", "STREAMS", STREAM, ">"],
+        &["XACK", STREAM, "herald", "1-1"],
+        &["XTRIM", STREAM, "MAXLEN", "0"],
+        &["EVALSHA", "x", "0"],
+        &["EVAL", "return 1", "0"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+    ];
     let not_the_producers = [
         &["XADD", AUDIT, "*", "began", "{}"][..],
         &["XRANGE", STREAM, "-", "+"],
@@ -228,6 +248,7 @@ async fn the_printed_rules_open_nothing_else() {
         (Role::Intents, &not_the_intents[..]),
         (Role::Worker, &not_the_workers[..]),
         (Role::Operator, &not_the_operators[..]),
+        (Role::Viewer, &not_the_viewers[..]),
         (Role::Producer, &not_the_producers[..]),
     ] {
         let client = redis::Client::open(url(&server, role)).unwrap();

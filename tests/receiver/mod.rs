@@ -185,8 +185,14 @@ impl Authority {
 
     /// A certificate for `name` and its key, both as PEM, for a server that is not ours.
     pub fn certificate(&self, name: &str) -> (String, String) {
+        self.certificate_with(name, |_| ())
+    }
+
+    /// The same, changed before it is signed.
+    pub fn certificate_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 

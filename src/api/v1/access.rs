@@ -68,6 +68,8 @@ pub struct Caller {
     pub name: String,
     /// As much of the token's hash as tells it apart.
     pub token: String,
+    /// Where they are.
+    pub address: Option<IpAddr>,
     expires_at_ms: Option<u64>,
 }
 
@@ -87,7 +89,7 @@ impl Caller {
     }
 
     pub fn begun(&self, api: &Api, act: Act, why: &str) -> Begun {
-        let begun = api.0.audit.act(act, &self.by(), why);
+        let begun = api.0.audit.act(act, &self.by(), why).address(self.address);
         self.account.iter().fold(begun, Begun::account)
     }
 
@@ -141,7 +143,8 @@ impl Access {
     pub async fn caller_of(&self, hash: String, peer: Option<IpAddr>) -> Result<Caller, Problem> {
         if self.admin.as_ref() == Some(&hash) {
             let (role, name) = (Role::Admin, "admin_token".to_owned());
-            return Ok(Caller { role, account: None, name, token: short(&hash).to_owned(), expires_at_ms: None });
+            let token = short(&hash).to_owned();
+            return Ok(Caller { role, account: None, name, token, address: peer, expires_at_ms: None });
         }
         let token = self.find(&hash, peer).await?;
         if !token.is_live(clock::wall_ms()) {
@@ -149,7 +152,7 @@ impl Access {
         }
         self.note_use(&hash);
         let Token { role, account, name, expires_at_ms, .. } = token;
-        Ok(Caller { role, account, name, token: short(&hash).to_owned(), expires_at_ms })
+        Ok(Caller { role, account, name, token: short(&hash).to_owned(), address: peer, expires_at_ms })
     }
 
     pub(super) async fn find(&self, hash: &str, peer: Option<IpAddr>) -> Result<Token, Problem> {

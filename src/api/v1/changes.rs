@@ -21,9 +21,9 @@ use crate::{
     config::{compact, parse_duration},
     facts::{
         audit::{Act, Begun},
-        endpoint::{Endpoint, EndpointState, Mark},
+        endpoint::{Endpoint, EndpointState, Mark, Scheme},
         id::{AccountId, EndpointId},
-        signing::{MIN_SECRET_CHARS, Secret, SecretText, rotated},
+        signing::{Kind, MIN_SECRET_CHARS, Secret, SecretText, rotated},
         token::Role,
     },
     http::problem::Problem,
@@ -65,14 +65,23 @@ pub async fn create(
         ));
     }
     let why = request.reason.as_deref().map_or_else(|| Ok("created".to_owned()), reason)?;
-    let made = request.secret.is_none().then(fresh_secret);
-    let secret = match &request.secret {
-        Some(text) => SecretText::new(text.clone()).map_err(|error| Problem::fault("secret", error.to_string()))?,
-        None => made.clone().unwrap_or_else(fresh_secret),
-    };
+    let given = request.secret.clone().map(SecretText::new).transpose();
+    let given = given.map_err(|error| Problem::fault("secret", error.to_string()))?;
+    let is_given = given.is_some();
     let mark = caller.mark(&why);
-    let mut endpoint = Endpoint::new(id, account, request.url.clone(), secret, mark.at_ms);
+    let first = given.unwrap_or_else(|| fresh_secret(Kind::Shared));
+    let mut endpoint = Endpoint::new(id, account, request.url.clone(), first, mark.at_ms);
     request.apply(&mut endpoint)?;
+    if !is_given && endpoint.usual_kind() != Kind::Shared {
+        endpoint.secrets.clear();
+    }
+    let known = if is_given { endpoint.secrets.len() } else { 0 };
+    while let Some(scheme) = endpoint.scheme_without_secret() {
+        endpoint.secrets.push(Secret::new(fresh_secret(scheme.signs_with()), mark.at_ms));
+    }
+    // Of a key pair its receiver needs the public half, which is always shown.
+    let made = endpoint.secrets[known..].iter().map(|secret| secret.value.clone());
+    let made = made.filter(|secret| secret.kind() == Kind::Shared).next();
     check_secret(&endpoint)?;
     api.check_with_url(&caller, &endpoint).await?;
     let begun = about(caller.begun(&api, Act::EndpointCreate, &why), &endpoint);
@@ -199,6 +208,10 @@ pub struct RotateSecret {
     /// A fresh one where nothing is said, which is in the answer and never again.
     #[serde(default)]
     secret: Option<String>,
+    /// What a fresh one is to sign: for ed25519 a key pair, else a secret that both sides have; what the endpoint has where
+    /// nothing is said.
+    #[serde(default)]
+    scheme: Option<String>,
     #[schema(min_length = 1, max_length = 1024)]
     reason: String,
 }
@@ -220,10 +233,16 @@ pub async fn rotate_secret(
     let overlap = overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP);
     let overlap = overlap.ok_or_else(|| Problem::fault("overlap", "is no time from 0s to 30d"))?;
     let before = api.endpoint(&caller, &named(&id)?).await?;
-    let made = request.secret.is_none().then(fresh_secret);
-    let secret = match request.secret {
-        Some(text) => SecretText::new(text).map_err(|error| Problem::fault("secret", error.to_string()))?,
-        None => made.clone().unwrap_or_else(fresh_secret),
+    let kind = match &request.scheme {
+        Some(scheme) => scheme.parse::<Scheme>().map_err(|why| Problem::fault("scheme", why))?.signs_with(),
+        None => before.usual_kind(),
+    };
+    let (secret, made) = match request.secret {
+        Some(text) => (SecretText::new(text).map_err(|error| Problem::fault("secret", error.to_string()))?, None),
+        None => {
+            let made = fresh_secret(kind);
+            (made.clone(), Some(made).filter(|_| kind == Kind::Shared))
+        }
     };
     let mark = caller.mark(&why);
     let changed = |before: &Endpoint| {
@@ -402,8 +421,8 @@ fn check_secret(endpoint: &Endpoint) -> Result<(), Problem> {
     check_new_secrets(endpoint, None).map_err(|_| Problem::fault("secret", why()))
 }
 
-fn fresh_secret() -> SecretText {
-    SecretText::from_random(rand::random())
+fn fresh_secret(kind: Kind) -> SecretText {
+    SecretText::of_kind(kind, rand::random())
 }
 
 fn fresh_id() -> EndpointId {

@@ -329,10 +329,12 @@ fn of_setting(error: &RuleError) -> Problem {
             ("event_types", format!("name {what} twice"))
         }
         RuleError::Twice { what } => ("schemes", format!("name {what} twice")),
-        RuleError::NoScheme => {
-            ("schemes", "are none, and Herald sends nothing unsigned: name standard, dojo or both".to_owned())
-        }
-        RuleError::NoSecret | RuleError::WeakSecret | RuleError::TooManySecrets { .. } => {
+        RuleError::NoScheme => (
+            "schemes",
+            "are none, and Herald sends nothing unsigned: name standard, dojo, ed25519 or several".to_owned(),
+        ),
+        RuleError::NoSecretFor { .. } => ("schemes", format!("do not fit the secrets: {said}")),
+        RuleError::NoSecret | RuleError::PublicKey | RuleError::WeakSecret | RuleError::TooManySecrets { .. } => {
             ("secret", format!("is refused: {said}"))
         }
         RuleError::Url(_) | RuleError::Newer { .. } => ("body", said),

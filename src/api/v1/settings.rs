@@ -59,7 +59,7 @@ pub struct CreateEndpoint {
     pub description: Option<String>,
     #[serde(default)]
     pub event_types: Option<Vec<String>>,
-    /// standard and dojo.
+    /// standard, dojo or ed25519; standard and dojo where nothing is said.
     #[serde(default)]
     pub schemes: Option<Vec<String>>,
     /// intent or none.

@@ -25,7 +25,7 @@ use crate::{
         endpoint::{DEFAULT_MAX_IN_FLIGHT, ENDPOINT_SCHEMA, Endpoint, EndpointState, Keeper, Mark, Ordering, Scheme},
         id::{AccountId, EndpointId},
         retry::{RetryOverrides, RetryPolicy},
-        signing::{Secret, SecretText, rotated},
+        signing::{Kind, Secret, SecretText, rotated},
     },
     registry::rules::Rules,
     store::{
@@ -161,6 +161,9 @@ pub struct RotateArgs {
     /// How long the older secrets keep signing, 0s to 30d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     overlap: Duration,
+    /// What a fresh secret is to sign: for ed25519 a key pair, else a secret that both sides have [default: what the endpoint has]
+    #[arg(long, value_name = "SCHEME", conflicts_with_all = ["secret", "secret_file"])]
+    scheme: Option<Scheme>,
     #[command(flatten)]
     secret: GivenSecret,
     #[command(flatten)]
@@ -221,8 +224,6 @@ fn rules(context: &Context) -> anyhow::Result<Rules> {
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
     let mark = args.change.mark();
     let given = args.secret.secret()?;
-    let is_fresh = given.is_none();
-    let secret = given.map_or_else(fresh_secret, Ok)?;
     let mut endpoint = Endpoint {
         schema: ENDPOINT_SCHEMA,
         id: args.id.map_or_else(fresh_id, Ok)?,
@@ -231,7 +232,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         description: String::new(),
         event_types: Vec::new(),
         schemes: vec![Scheme::Standard, Scheme::Dojo],
-        secrets: vec![Secret { value: secret.clone(), created_at_ms: mark.at_ms, expires_at_ms: None }],
+        secrets: given.into_iter().map(|secret| Secret::new(secret, mark.at_ms)).collect(),
         spare_secrets: Vec::new(),
         ordering: Ordering::Intent,
         max_in_flight: DEFAULT_MAX_IN_FLIGHT,
@@ -250,11 +251,17 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         revision: 1,
     };
     args.settings.apply(&mut endpoint)?;
+    let mut made = None;
+    while let Some(scheme) = endpoint.scheme_without_secret() {
+        let secret = fresh_secret(scheme.signs_with())?;
+        endpoint.secrets.push(Secret::new(secret.clone(), mark.at_ms));
+        made = made.or(to_hand_over(secret));
+    }
     rules(context)?.check(&endpoint).await.context("the endpoint was not created")?;
     let begun = args.change.act(Act::EndpointCreate).account(&endpoint.account).endpoint(&endpoint.id);
     let create = async |_: &mut _| Ok(context.registry().await?.create(endpoint, &mark).await?);
     let created = audited(context, begun, create).await?;
-    show_stored(context, &created, is_fresh.then_some(&secret))
+    show_stored(context, &created, made.as_ref())
 }
 
 async fn list(context: &Context, args: ListArgs) -> anyhow::Result<()> {
@@ -472,10 +479,11 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     }
     let mark = args.consent.mark();
     let given = args.secret.secret()?;
-    let is_fresh = given.is_none();
-    let secret = given.map_or_else(fresh_secret, Ok)?;
     let mut registry = context.registry().await?;
     let mut endpoint = get(&mut registry, &args.id).await?;
+    let kind = args.scheme.map_or_else(|| endpoint.usual_kind(), Scheme::signs_with);
+    let is_fresh = given.is_none();
+    let secret = given.map_or_else(|| fresh_secret(kind), Ok)?;
     if endpoint.secrets.iter().any(|known| known.value == secret) {
         return Err(VerbError::Refused(format!("endpoint {} already has this secret", args.id)).into());
     }
@@ -495,13 +503,18 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     if (args.overlap.is_zero() || args.consent.dry_run) && args.consent.confirm(&what)? == Go::DryRun {
         return Ok(());
     }
-    let has_dojo = endpoint.schemes.contains(&Scheme::Dojo);
+    let has_dojo = secret.kind() == Kind::Shared && endpoint.schemes.contains(&Scheme::Dojo);
     let begun = about(args.consent.act(Act::EndpointRotateSecret), &endpoint).filter(format_args!("--overlap {shown}"));
     let updated = audited(context, begun, async |_| Ok(registry.update(endpoint, &mark).await?)).await?;
     if has_dojo && !args.overlap.is_zero() {
         note("dojo-signature carries one signature only: from now on it is the new secret's");
     }
-    show_stored(context, &updated, is_fresh.then_some(&secret))
+    show_stored(context, &updated, to_hand_over(secret).filter(|_| is_fresh).as_ref())
+}
+
+/// Of a key pair its receiver needs the public half, which is always shown.
+fn to_hand_over(made: SecretText) -> Option<SecretText> {
+    Some(made).filter(|secret| secret.kind() == Kind::Shared)
 }
 
 /// Shows a secret that was made here and is never shown again. A secret that was given is known to whoever gave it.
@@ -524,8 +537,8 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn fresh_secret() -> anyhow::Result<SecretText> {
-    Ok(SecretText::from_random(random()?))
+fn fresh_secret(kind: Kind) -> anyhow::Result<SecretText> {
+    Ok(SecretText::of_kind(kind, random()?))
 }
 
 fn fresh_id() -> anyhow::Result<EndpointId> {

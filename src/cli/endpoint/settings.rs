@@ -12,7 +12,7 @@ use crate::{
         endpoint::{Endpoint, Ordering, Scheme},
         event::EventType,
         retry::RetryOverrides,
-        signing::{MIN_SECRET_CHARS, SecretText},
+        signing::{Kind, MIN_SECRET_CHARS, SecretText},
     },
     surface::{
         VerbError,
@@ -42,6 +42,11 @@ impl GivenSecret {
             (None, None) => return Ok(None),
         };
         let secret = SecretText::new(text)?;
+        if secret.kind() == Kind::Public {
+            let why =
+                "--secret: this is the public half of a key pair, which cannot sign: give the private half, whsk_…";
+            return Err(VerbError::Refused(why.to_owned()).into());
+        }
         if !secret.is_strong() {
             let why = format!(
                 "--secret: it needs at least {MIN_SECRET_CHARS} characters, and different ones, or signatures can be forged"
@@ -64,7 +69,7 @@ pub struct Settings {
     /// Event type that it wants, for example payment_intent.status_updated; can be repeated; none means all
     #[arg(long = "event-type", alias = "event", value_name = "TYPE", action = ArgAction::Append)]
     events: Vec<EventType>,
-    /// Signature scheme, standard or dojo; can be repeated [default: both]
+    /// Signature scheme, standard, dojo or ed25519; can be repeated [default: standard and dojo]
     #[arg(long = "scheme", value_name = "SCHEME", action = ArgAction::Append)]
     schemes: Vec<Scheme>,
     /// intent: one at a time per payment intent, in order; none: as they come [default: intent]

@@ -9,7 +9,11 @@ use crate::{
         signing::{Secret, SecretText},
     },
     surface::{List, Output, instant, when, words},
-    view::{Viewer, endpoint::EndpointView, health::HealthView},
+    view::{
+        Viewer,
+        endpoint::{EndpointView, shown},
+        health::HealthView,
+    },
 };
 
 use super::health;
@@ -127,11 +131,11 @@ fn lower(value: impl std::fmt::Debug) -> String {
 }
 
 fn secret_line(secret: &Secret, now_ms: u64) -> String {
-    let made = instant(secret.created_at_ms);
+    let (made, value) = (instant(secret.created_at_ms), shown(secret));
     match secret.expires_at_ms {
-        None => format!("{HIDDEN} of {made}"),
-        Some(end) if secret.is_live(now_ms) => format!("{HIDDEN} of {made} until {}", when(end, now_ms)),
-        Some(end) => format!("{HIDDEN} of {made}, expired {}", when(end, now_ms)),
+        None => format!("{value} of {made}"),
+        Some(end) if secret.is_live(now_ms) => format!("{value} of {made} until {}", when(end, now_ms)),
+        Some(end) => format!("{value} of {made}, expired {}", when(end, now_ms)),
     }
 }
 

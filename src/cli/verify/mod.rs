@@ -53,6 +53,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wanted {
+    /// By a shared secret or a key pair, whichever the secret is
     Standard,
     Dojo,
 }

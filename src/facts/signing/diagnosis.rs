@@ -6,6 +6,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+#[cfg(feature = "ed25519")]
+use super::ed25519::{self, PublicKey};
 pub use super::fault::{BodyChange, Fault, Known, SecretChange};
 use super::{
     DOJO_SIGNATURE, DojoKey, SecretText, StandardKey, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
@@ -54,16 +56,29 @@ impl Diagnosis {
 
 /// How the signatures must be written.
 const STANDARD_FORM: &str = "v1, and padded base64, as in v1,K5oZ…=";
+#[cfg(feature = "ed25519")]
+const ED25519_FORM: &str = "v1a, and padded base64 of 64 bytes, as in v1a,mWx…==";
 const DOJO_FORM: &str = "sha256= and upper-case hex with dashes, as in sha256=94-AC-…";
 
 /// As far as a changed timestamp is looked for on both sides of the one that came: time zones are this far apart.
 const SEARCH_S: u64 = 14 * 3600;
+
+/// More of one pair's keys are never live at once; each costs a tenth of a millisecond for each guess.
+#[cfg(feature = "ed25519")]
+const MOST_SIGNATURES: usize = 16;
 
 /// How many things may be wrong at once to be found: more would be guessing.
 const MOST_CHANGES: usize = 2;
 
 /// Judges both schemes, each by itself; what one shows helps to say what is wrong with the other.
 pub fn diagnose(evidence: &Evidence<'_>) -> Diagnosis {
+    #[cfg(feature = "ed25519")]
+    if let Some(key) = SecretText::new(trimmed(evidence.secret).to_owned()).ok().as_ref().and_then(PublicKey::of) {
+        let standard =
+            explain_ed25519(evidence, &key).map(|found| found.unwrap_or_else(|| unexplained(evidence, false)));
+        // Nothing that is there is by this key.
+        return Diagnosis { standard: judgement(standard), dojo: Judgement::Absent };
+    }
     let (standard, dojo) = (explain_standard(evidence), explain_dojo(evidence));
     let dojo_fits = dojo == Some(Some(Vec::new()));
     let standard_fits = matches!(&standard, Some(Some(faults)) if faults.iter().all(is_about_time));
@@ -128,14 +143,48 @@ fn explain_standard(evidence: &Evidence<'_>) -> Explained {
     if candidates.is_empty() {
         return Some(Some(vec![Fault::NoSignature { must_be: STANDARD_FORM }]));
     }
+    let with_form = |faults| with_form(id, faults);
     let search = Search { evidence, candidates: &candidates, form: STANDARD_FORM };
     let found =
         search.standard(id, timestamp).or_else(|| search.for_dojo()).or_else(|| search.for_timestamp(id, timestamp));
-    let with_form = |mut faults: Vec<Fault>| {
-        faults.extend(signed_id(id.as_bytes()).is_err().then_some(Fault::IdForm));
-        faults
-    };
     Some(found.map(|faults| with_time(evidence, timestamp, with_form(faults))))
+}
+
+fn with_form(id: &str, mut faults: Vec<Fault>) -> Vec<Fault> {
+    faults.extend(signed_id(id.as_bytes()).is_err().then_some(Fault::IdForm));
+    faults
+}
+
+/// A key pair's signatures: of them nothing can be wrong but what was signed, and the key.
+#[cfg(feature = "ed25519")]
+fn explain_ed25519(evidence: &Evidence<'_>, key: &PublicKey) -> Explained {
+    let signature = match header(evidence, WEBHOOK_SIGNATURE) {
+        Err(Fault::HeaderMissing(_)) => return None,
+        signature => signature,
+    };
+    let (id, timestamp) = (header(evidence, WEBHOOK_ID), header(evidence, WEBHOOK_TIMESTAMP));
+    let (signature, id, timestamp) = match (signature, id, timestamp) {
+        (Ok(signature), Ok(id), Ok(timestamp)) => (signature, id, timestamp),
+        (signature, id, timestamp) => {
+            return Some(Some([signature.err(), id.err(), timestamp.err()].into_iter().flatten().collect()));
+        }
+    };
+    let signatures: Vec<_> = ed25519::signatures(signature.as_bytes()).take(MOST_SIGNATURES).collect();
+    if signatures.is_empty() {
+        return Some(Some(vec![Fault::NoSignature { must_be: ED25519_FORM }]));
+    }
+    let (bodies, heads) = (bodies(evidence.body), heads(evidence.body, id, timestamp));
+    let fits = |body: &[u8], head: &(String, String)| {
+        let is_of = |signature: &Vec<u8>| key.fits(head.0.as_bytes(), head.1.as_bytes(), body, signature);
+        signatures.iter().any(is_of)
+    };
+    let nothing_else = [Guess::as_it_came(())];
+    let found = (0..=MOST_CHANGES).find_map(|changes| {
+        let mut all = combined(&bodies, &heads, &nothing_else, changes);
+        let (body, head, _) = all.find(|(body, head, _)| fits(&body.is, &head.is))?;
+        Some([body.fault.clone(), head.fault.clone()].into_iter().flatten().collect())
+    });
+    Some(found.map(|faults: Vec<Fault>| with_time(evidence, timestamp, with_form(id, faults))))
 }
 
 /// Only a signature that fits can be called old.

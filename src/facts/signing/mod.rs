@@ -6,13 +6,17 @@ mod candidates;
 pub mod diagnosis;
 mod dojo;
 mod earlier;
+#[cfg(feature = "ed25519")]
+mod ed25519;
 mod fault;
 mod secret;
 mod standard;
 mod verify;
 
 pub use dojo::{DojoKey, dojo_signature, dojo_signature_with};
-pub use secret::{MIN_SECRET_CHARS, Secret, SecretError, SecretText, rotated};
+#[cfg(feature = "ed25519")]
+pub use ed25519::{PrivateKey, PublicKey, ed25519_signature};
+pub use secret::{Kind, MIN_SECRET_CHARS, Secret, SecretError, SecretText, rotated};
 pub use standard::{StandardKey, standard_signature, standard_signature_with};
 pub use verify::{Verified, VerifyError, verify, verify_dojo, verify_standard};
 

@@ -25,6 +25,29 @@ pub enum SecretError {
     Characters,
     #[error("a secret that starts with whsec_ must go on with the base64 of 24 to 64 bytes")]
     Base64,
+    #[error(
+        "a key that starts with whsk_ must go on with the base64 of 32 bytes, or of 64 whose second half is its public key"
+    )]
+    PrivateKey,
+    #[error("a key that starts with whpk_ must go on with the base64 of 32 bytes")]
+    PublicKey,
+    #[error("this build of herald has no Ed25519: give the crate its feature ed25519")]
+    NoEd25519,
+}
+
+/// How the texts of keys begin.
+pub(super) const PRIVATE_PREFIX: &str = "whsk_";
+pub(super) const PUBLIC_PREFIX: &str = "whpk_";
+
+/// What a secret is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Both sides have it: `webhook-signature` of version 1, and `dojo-signature`.
+    Shared,
+    /// The private half of a key pair: it signs.
+    Private,
+    /// The public half: it verifies, and everybody may have it.
+    Public,
 }
 
 /// The secret as it is shown to the merchant. After the prefix `whsec_` comes the key of the standard scheme in base64;
@@ -41,6 +64,7 @@ impl SecretText {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(SecretError::Characters);
         }
+        check_key(&text)?;
         if let Some(rest) = text.strip_prefix("whsec_") {
             let key = STANDARD.decode(rest).map_err(|_| SecretError::Base64)?;
             if !(24..=64).contains(&key.len()) {
@@ -53,6 +77,33 @@ impl SecretText {
     /// Makes a secret from random bytes that the caller drew from the operating system.
     pub fn from_random(bytes: [u8; KEY_BYTES]) -> Self {
         Self(format!("whsec_{}", STANDARD.encode(bytes)))
+    }
+
+    /// A key pair, of random bytes likewise: its private half.
+    pub fn key_from_random(seed: [u8; KEY_BYTES]) -> Self {
+        Self(format!("{PRIVATE_PREFIX}{}", STANDARD.encode(seed)))
+    }
+
+    /// One that signs: a public half alone is never made.
+    pub fn of_kind(kind: Kind, random: [u8; KEY_BYTES]) -> Self {
+        match kind {
+            Kind::Shared => Self::from_random(random),
+            Kind::Private | Kind::Public => Self::key_from_random(random),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match &self.0 {
+            text if text.starts_with(PRIVATE_PREFIX) => Kind::Private,
+            text if text.starts_with(PUBLIC_PREFIX) => Kind::Public,
+            _ => Kind::Shared,
+        }
+    }
+
+    /// The public half of a key pair, as its receivers write it.
+    #[cfg(feature = "ed25519")]
+    pub fn public_key(&self) -> Option<String> {
+        super::PublicKey::of(self).map(|key| key.to_string())
     }
 
     /// Whether nobody can find it by brute force, as far as its text tells. For new secrets only: those that are
@@ -76,9 +127,29 @@ impl SecretText {
 
     /// The key of the standard scheme.
     pub(super) fn standard_key(&self) -> Vec<u8> {
-        let decoded = self.0.strip_prefix("whsec_").and_then(|rest| STANDARD.decode(rest).ok());
+        let encoded = ["whsec_", PRIVATE_PREFIX].iter().find_map(|prefix| self.0.strip_prefix(prefix));
+        let decoded = encoded.and_then(|rest| STANDARD.decode(rest).ok());
         decoded.unwrap_or_else(|| self.0.clone().into_bytes())
     }
+}
+
+#[cfg(feature = "ed25519")]
+fn check_key(text: &str) -> Result<(), SecretError> {
+    use super::{PrivateKey, PublicKey};
+    if text.starts_with(PRIVATE_PREFIX) && PrivateKey::parse(text).is_none() {
+        return Err(SecretError::PrivateKey);
+    }
+    if text.starts_with(PUBLIC_PREFIX) && PublicKey::parse(text).is_none() {
+        return Err(SecretError::PublicKey);
+    }
+    Ok(())
+}
+
+/// Taken for a shared secret, a public key would be one that everybody knows.
+#[cfg(not(feature = "ed25519"))]
+fn check_key(text: &str) -> Result<(), SecretError> {
+    let is_key = text.starts_with(PRIVATE_PREFIX) || text.starts_with(PUBLIC_PREFIX);
+    if is_key { Err(SecretError::NoEd25519) } else { Ok(()) }
 }
 
 impl TryFrom<String> for SecretText {
@@ -116,11 +187,15 @@ impl Secret {
     }
 }
 
-/// The older secrets end after the overlap at the latest; the new one comes last. Those that have expired are dropped
+/// The older secrets of its kind end after the overlap at the latest; the new one comes last. Those that have expired are dropped
 /// at once.
 pub fn rotated(older: Vec<Secret>, new: Secret, now_ms: u64, overlap: Duration) -> Vec<Secret> {
     let end = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+    let kind = new.value.kind();
     let ending = |mut secret: Secret| {
+        if secret.value.kind() != kind {
+            return secret;
+        }
         secret.expires_at_ms = Some(secret.expires_at_ms.map_or(end, |known| known.min(end)));
         secret
     };
@@ -145,6 +220,27 @@ mod tests {
         assert_eq!(ends, [Some(150), Some(1100), None]);
         assert_eq!(after.last(), Some(&new()));
         assert_eq!(rotated(vec![secret(1, None)], new(), 100, Duration::ZERO).len(), 1);
+    }
+
+    #[test]
+    fn a_rotation_ends_no_secret_of_another_kind() {
+        let shared = Secret::new(SecretText::from_random([1; 32]), 1);
+        let key = Secret::new(SecretText::key_from_random([2; 32]), 1);
+        let after =
+            rotated(vec![shared.clone(), key], Secret::new(SecretText::key_from_random([3; 32]), 5), 5, Duration::ZERO);
+        assert_eq!(after.len(), 2);
+        assert_eq!((&after[0], after[1].value.kind()), (&shared, Kind::Private));
+    }
+
+    #[test]
+    fn a_key_is_told_from_a_shared_secret_and_only_its_public_half_is_shown() {
+        let key = SecretText::key_from_random([7; 32]);
+        let public = key.public_key().unwrap();
+        assert_eq!((key.kind(), new(&public).unwrap().kind()), (Kind::Private, Kind::Public));
+        assert_eq!(new(&public).unwrap().public_key().as_ref(), Some(&public));
+        assert_eq!(SecretText::from_random([7; 32]).public_key(), None);
+        assert_eq!(new("whsk_AAAA").unwrap_err(), SecretError::PrivateKey);
+        assert_eq!(new(&(public + "AAAA")).unwrap_err(), SecretError::PublicKey);
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::Mac;
 
+#[cfg(feature = "ed25519")]
+use super::ed25519::{self, PublicKey};
 use super::{
-    DOJO_SIGNATURE, DojoKey, SecretText, StandardKey, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
+    DOJO_SIGNATURE, DojoKey, Kind, SecretText, StandardKey, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
     candidates::dojo_digest,
 };
 
@@ -201,6 +203,20 @@ fn standard(
     let id = signed_id(only(WEBHOOK_ID, &found.id)?)?;
     let timestamp = only(WEBHOOK_TIMESTAMP, &found.timestamp)?;
     let sent_at = time_of(timestamp)?;
+    // A public key must never be taken for a shared secret: everybody could sign with it.
+    #[cfg(feature = "ed25519")]
+    if let Some(key) = PublicKey::of(secret) {
+        let fits = ed25519::signatures(signatures)
+            .fold(false, |fits, signature| fits | key.fits(id.as_bytes(), timestamp, body, &signature));
+        return match fits {
+            true => check_time(sent_at, now, tolerance).map(|()| Verified::Standard { id: id.to_owned(), sent_at }),
+            false if ed25519::signatures(signatures).next().is_none() => Err(VerifyError::Malformed {
+                header: WEBHOOK_SIGNATURE,
+                form: "v1a, and the base64 of 64 bytes; several separated by a space",
+            }),
+            false => Err(VerifyError::Mismatch(WEBHOOK_SIGNATURE)),
+        };
+    }
     let mac = StandardKey::new(secret).fed(id.as_bytes(), timestamp, body);
     // To the last one in any case: how long it takes says nothing about which one fits.
     let fits =
@@ -253,6 +269,10 @@ fn check_time(sent_at: SystemTime, now: SystemTime, tolerance: Duration) -> Resu
 }
 
 fn dojo(secret: &SecretText, found: &Found, body: &[u8]) -> Result<Verified, VerifyError> {
+    // There is none by a key pair.
+    if secret.kind() != Kind::Shared {
+        return Err(VerifyError::Missing(WEBHOOK_SIGNATURE));
+    }
     let signature = only(DOJO_SIGNATURE, &found.dojo)?;
     let form = "sha256= and 32 bytes as upper-case hex, joined by -";
     let digest = dojo_digest(signature).ok_or(VerifyError::Malformed { header: DOJO_SIGNATURE, form })?;
@@ -339,6 +359,37 @@ mod tests {
         }
         let none = with(|headers| headers[2].1 = headers[2].1.replace("v1,", "v2,"));
         assert!(matches!(none, Err(VerifyError::Malformed { header: WEBHOOK_SIGNATURE, .. })), "{none:?}");
+    }
+
+    #[test]
+    fn a_key_pair_verifies_its_own_signatures_and_nothing_that_others_can_make() {
+        let key = SecretText::key_from_random([9; 32]);
+        let public = SecretText::new(key.public_key().unwrap()).unwrap();
+        let private = crate::facts::signing::PrivateKey::parse(key.reveal()).unwrap();
+        let own = crate::facts::signing::ed25519_signature([&private].into_iter(), "evt_1", NOW_S, b"{}");
+        let check = |signature: &str, secret: &SecretText| {
+            let timestamp = NOW_S.to_string();
+            let headers = [(WEBHOOK_ID, "evt_1"), (WEBHOOK_TIMESTAMP, &timestamp), (WEBHOOK_SIGNATURE, signature)];
+            verify(secret, headers, b"{}", at(NOW_S), TOLERANCE)
+        };
+        for half in [&key, &public] {
+            assert!(check(&own, half).is_ok() && check(&format!("v1,x {own}"), half).is_ok());
+            // Signed with the public half as if it were a shared secret.
+            for forged in [&public, &key] {
+                let raw = STANDARD.encode(
+                    StandardKey::of_bytes(forged.reveal().as_bytes())
+                        .fed(b"evt_1", b"1700000000", b"{}")
+                        .finalize()
+                        .into_bytes(),
+                );
+                assert!(check(&format!("v1,{raw}"), half).is_err());
+            }
+            let dojo = dojo_signature(&public, b"{}");
+            let forged = verify(half, [(DOJO_SIGNATURE, dojo.as_str())], b"{}", at(NOW_S), TOLERANCE);
+            assert_eq!(forged, Err(VerifyError::Missing(WEBHOOK_SIGNATURE)));
+        }
+        assert_eq!(check(&own, &SecretText::key_from_random([8; 32])), Err(VerifyError::Mismatch(WEBHOOK_SIGNATURE)));
+        assert!(matches!(check(&own, &secret()), Err(VerifyError::Malformed { .. })));
     }
 
     #[test]

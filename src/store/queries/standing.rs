@@ -155,9 +155,7 @@ impl Queries {
         command.arg("GET").arg("appendfsync").arg("proto-max-bulk-len");
         let mut found = match self.connection.query::<HashMap<String, String>>("ask for settings", &command).await {
             Ok(found) => found,
-            Err(StoreError::Unavailable { subject, cause }) => {
-                return Err(StoreError::Unavailable { subject, cause });
-            }
+            Err(error @ StoreError::Unavailable { .. }) => return Err(error),
             Err(_) => return Ok(RedisSettings::default()),
         };
         let bulk = found.get("proto-max-bulk-len").and_then(|bytes| bytes.parse().ok());

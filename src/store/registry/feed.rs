@@ -81,7 +81,7 @@ impl RegistryStore {
     /// What happened since `known`; always [`News::Gap`] if nothing is known.
     pub async fn news(&mut self, known: Option<&Position>) -> Result<News, StoreError> {
         let (id, version) = known.map_or(("", 0), |known| (known.id.as_str(), known.version));
-        let call = CHANGES.keys(&[RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES]);
+        let call = CHANGES.keys_to_read(&[RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES]);
         let call = call.arg(id).arg(version).arg(CHANGES_AT_ONCE);
         let answer: Vec<Vec<u8>> = self.connection.run("follow the registry", &call).await?;
         read_news(known, &answer)
@@ -173,7 +173,7 @@ impl ChangeWait {
         let wait = self.connection.query::<redis::Value>(subject, &command);
         match tokio::time::timeout(at_most + WAIT_GRACE, wait).await {
             Ok(answer) => answer.map(|_| ()),
-            Err(_) => Err(StoreError::Unavailable { subject: subject.to_owned(), cause: "no answer".to_owned() }),
+            Err(_) => Err(StoreError::away(subject, "no answer")),
         }
     }
 }
