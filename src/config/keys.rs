@@ -33,11 +33,12 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 55] = [
+pub(super) const KEYS: [Key; 56] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
+    key("seal_only"),
     secret("console.session_key", Showing::Hidden),
     secret("redis.url", Showing::RedisUrl),
     key("redis.ca_file"),

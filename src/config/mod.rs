@@ -19,7 +19,7 @@ pub use self::{
     origin::Origin,
     sections::{
         AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig, IntentsConfig,
-        LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
+        LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
     values::{AdminToken, HistoryUrl, RedisUrl, Start, compact, duration as parse_duration},
@@ -43,6 +43,7 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// What the console's sessions are sealed with; none: what is derived from the admin token.
     pub session_key: Option<AdminToken>,
+    pub seal: SealConfig,
     pub redis: RedisConfig,
     pub stream: StreamConfig,
     pub events: EventsConfig,
@@ -103,18 +104,18 @@ impl Config {
 
     /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
-        let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
+        let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.seal());
         let (metrics_listen, session_key) = (reader.metrics_listen(), reader.session_key());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
         let (quotas, history, intents) = (reader.quotas(), reader.history(), reader.intents());
-        seal?;
         Some(Self {
             listen: listen?,
             metrics_listen: metrics_listen?,
             admin_token: admin_token?,
             session_key: session_key?,
+            seal: seal?,
             redis: redis?,
             stream: stream?,
             events: events?,

@@ -19,7 +19,7 @@ use redis::{
 use tokio::{sync::Mutex, time::timeout};
 
 use super::error::StoreError;
-use crate::{clock, tls::install_crypto_provider};
+use crate::{clock, keyring::Keyring, tls::install_crypto_provider};
 
 /// A server that does not accept, encrypt and greet within this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -77,6 +77,7 @@ impl Purpose {
 pub struct Redis {
     client: Client,
     address: Arc<str>,
+    keyring: Keyring,
 }
 
 impl Redis {
@@ -100,7 +101,17 @@ impl Redis {
             root_cert => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert }),
         };
         let client = client.map_err(unusable)?;
-        Ok(Self { client, address })
+        Ok(Self { client, address, keyring: Keyring::default() })
+    }
+
+    /// The same, with the keys that seal what it holds. Without them, nothing is sealed and nothing that is sealed opens.
+    pub fn sealed_by(self, keyring: Keyring) -> Self {
+        Self { keyring, ..self }
+    }
+
+    /// The keys that it was given.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// Host and port or the socket's path, for people. Never the user or the password.
@@ -123,7 +134,7 @@ impl Redis {
     pub async fn lets_strangers_in(&self) -> Option<bool> {
         let info = self.client.get_connection_info().clone();
         let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
-        let stranger = Self { client: stranger, address: self.address.clone() };
+        let stranger = Self { client: stranger, address: self.address.clone(), keyring: Keyring::default() };
         let asked = match stranger.connect(Purpose::Other).await {
             Ok(mut connection) => {
                 connection.query::<redis::Value>("ask as a stranger", &redis::cmd("TIME")).await.map(drop)
@@ -156,7 +167,7 @@ impl Redis {
 
     async fn open(&self, client: &Client, config: AsyncConnectionConfig) -> Result<Connection, StoreError> {
         match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(inner) => Ok(Connection { inner }),
+            Ok(inner) => Ok(Connection { inner, keyring: self.keyring.clone() }),
             Err(error) => Err(StoreError::new(format_args!("connect to {}", self.address), &error)),
         }
     }
@@ -211,9 +222,15 @@ impl Display for Subject<'_> {
 #[derive(Clone)]
 pub struct Connection {
     inner: MultiplexedConnection,
+    keyring: Keyring,
 }
 
 impl Connection {
+    /// The keys that seal what is written through it.
+    pub(in crate::store) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
     /// Runs one command. `subject` is a [`Subject`] or one text.
     pub(in crate::store) async fn query<T: FromRedisValue>(
         &mut self,
