@@ -106,7 +106,7 @@ fn callers(config: &Config, senders: u64) -> usize {
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
     install_crypto_provider();
     descriptors::raise_limit();
-    let keyring = keyring(config)?;
+    let keyring = served_keyring(config)?;
     let redis = redis(config)?.sealed_by(keyring.clone());
     let registry = Registry::new();
     let (presence, gives_way) = Presence::new(redis.clone(), registry.clone(), owner_name());
@@ -194,7 +194,7 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     };
     descriptors::raise_limit();
     let counted = IntentMetrics::default();
-    let (registry, keyring) = (Registry::new(), keyring(&config)?);
+    let (registry, keyring) = (Registry::new(), served_keyring(&config)?);
     let redis = redis(&config)?.sealed_by(keyring.clone());
     let shared = (redis.clone(), registry.clone());
     let serving = serve_payment_intents(&config, address, 0, shared, counted.clone(), cancel.clone()).await?;
@@ -411,6 +411,10 @@ pub fn intents(config: &Config) -> Result<intents::service::Service> {
 /// The keys as they are configured.
 pub fn keyring(config: &Config) -> Result<Keyring> {
     Ok(Keyring::open(config.seal.master_key_file.as_deref(), config.seal.only)?)
+}
+
+fn served_keyring(config: &Config) -> Result<Keyring> {
+    Ok(Keyring::open_to_serve(config.seal.master_key_file.as_deref(), config.seal.only)?)
 }
 
 /// Redis as it is configured, with the keys as they are now: what works for long has them followed.

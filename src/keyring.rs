@@ -14,13 +14,16 @@ use std::{
     time::Duration,
 };
 
-use nix::libc::O_NONBLOCK;
+use nix::{
+    libc::O_NONBLOCK,
+    sys::resource::{Resource, setrlimit},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::facts::sealing::{KeyId, Ring, RingError};
@@ -71,6 +74,15 @@ impl Keyring {
         };
         let (path, ring) = (path.map(Path::to_path_buf), RwLock::new(Arc::new(ring)));
         Ok(Self(Arc::new(Shared { path, is_only, ring, changes: AtomicU64::new(0) })))
+    }
+
+    /// The same for a process that serves: with keys in its memory it leaves no picture of that behind, and no other process of its
+    /// user may look into it.
+    pub fn open_to_serve(path: Option<&Path>, is_only: bool) -> Result<Self, KeyringError> {
+        if path.is_some() {
+            keep_memory_private();
+        }
+        Self::open(path, is_only)
     }
 
     pub fn ring(&self) -> Arc<Ring> {
@@ -127,6 +139,17 @@ impl Keyring {
         *self.0.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         self.0.changes.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+}
+
+/// What cannot be had is told: it is no reason not to deliver.
+fn keep_memory_private() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!(%error, "a crash may leave the keys in a core dump");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        warn!(%error, "other processes of this user may read the keys from memory");
     }
 }
 
