@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,6 +31,7 @@ use crate::{
         breaker::BreakerSettings,
         budgets::Budgets,
         partition::{Happening, Settings},
+        presence::Presence,
         worker::{Parts, Worker},
     },
     facts::{
@@ -44,6 +45,7 @@ use crate::{
     http,
     http::entrance::{Certificate, Entrance},
     intents,
+    keyring::Keyring,
     registry::{Registry, rules::Rules, sweep},
     sender::{EgressProxy, Own, Sender, SenderConfig, certificates_from_pem},
     service::{self, Health, Operations, Serves},
@@ -106,9 +108,12 @@ fn callers(config: &Config, senders: u64) -> usize {
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
     install_crypto_provider();
     descriptors::raise_limit();
-    let parts = parts(config, listener)?;
-    let (metrics, readiness, registry) = (parts.metrics.clone(), parts.readiness.clone(), parts.registry.clone());
-    let redis = parts.redis.clone();
+    let keyring = served_keyring(config)?;
+    let redis = redis(config)?.sealed_by(keyring.clone());
+    let registry = Registry::new();
+    let (presence, gives_way) = Presence::new(redis.clone(), registry.clone(), owner_name());
+    let parts = parts(config, redis.clone(), registry.clone(), gives_way, listener)?;
+    let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;
     let of_health = match config.metrics_listen {
         Some(address) => Some(bound(address, "metrics_listen, HERALD_METRICS_LISTEN").await?),
@@ -131,17 +136,26 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         audit(config, Surface::Worker)?,
         rest.clone(),
     ));
-    let following = tokio::spawn(registry.clone().run(redis, rest.clone()));
+    let following = tokio::spawn(registry.clone().run(redis.clone(), rest.clone()));
+    let unlocking = tokio::spawn(keyring.follow(rest.clone()));
+    let presenting = tokio::spawn(presence.run(rest.clone()));
     let history = follower(config, &parts).map(|follower| tokio::spawn(follower.run(rest.clone())));
     let (mut page, mut intents) = (metrics.page().and(registry.page()), None);
     if let Some(address) = config.intents.listen {
         let counted = IntentMetrics::default();
         page = page.and(counted.page());
-        let serving =
-            serve_payment_intents(config, address, &entrance, SENDERS, registry.clone(), counted, rest.clone());
+        let serving = serve_payment_intents(
+            config,
+            address,
+            &entrance,
+            SENDERS,
+            (redis.clone(), registry.clone()),
+            counted,
+            rest.clone(),
+        );
         intents = Some(tokio::spawn(serving.await?));
     }
-    let operations = operations(config, registry.clone())?;
+    let operations = operations(config, redis, registry.clone())?;
     let health = Health { readiness: readiness.clone(), metrics: page };
     let serving = match of_health {
         None => vec![service(socket, entrance, Serves::Both(health, operations), &rest)?],
@@ -162,6 +176,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let tasks = [
         (following, "the registry's follower"),
         (sweeping, "the sweep of expired secrets"),
+        (unlocking, "what follows the keys"),
+        (presenting, "what tells the other workers"),
         (telling, "what tells systemd"),
     ];
     for (task, what) in tasks.into_iter().chain(history.map(|task| (task, "the history"))) {
@@ -188,23 +204,26 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     };
     descriptors::raise_limit();
     let counted = IntentMetrics::default();
-    let registry = Registry::new();
+    let (registry, keyring) = (Registry::new(), served_keyring(&config)?);
+    let redis = redis(&config)?.sealed_by(keyring.clone());
+    let shared = (redis.clone(), registry.clone());
     let entrance = entrance(&config, &cancel)?;
-    let serving =
-        serve_payment_intents(&config, address, &entrance, 0, registry.clone(), counted.clone(), cancel.clone());
+    let serving = serve_payment_intents(&config, address, &entrance, 0, shared, counted.clone(), cancel.clone());
     let serving = serving.await?;
     if let Some(address) = config.intents.metrics_listen {
         show_health(&config, address, &counted, cancel.clone()).await?;
     }
     let serving = tokio::spawn(serving);
-    let following = tokio::spawn(registry.run(redis(&config)?, cancel.clone()));
+    let following = tokio::spawn(registry.run(redis, cancel.clone()));
+    let unlocking = tokio::spawn(keyring.follow(cancel.clone()));
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
     cancel.cancel();
     tokio::select! {
-        ended = async { tokio::join!(serving, following) } => {
+        ended = async { tokio::join!(serving, following, unlocking) } => {
             ended.0?;
-            Ok(ended.1?)
+            ended.1?;
+            Ok(ended.2?)
         }
         name = ends.next() => bail!("ended by a second {name}"),
     }
@@ -267,11 +286,11 @@ async fn serve_payment_intents(
     address: SocketAddr,
     entrance: &Entrance,
     senders: u64,
-    registry: Registry,
+    (redis, registry): (Redis, Registry),
     counted: IntentMetrics,
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
-    let (redis, keys) = (redis(config)?, PartitionKeys::new(&config.stream.name)?);
+    let keys = PartitionKeys::new(&config.stream.name)?;
     let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let audits = Audits { merchants: audit(config, Surface::Http)?, own: audit(config, Surface::Worker)? };
     let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
@@ -299,11 +318,11 @@ async fn serve_payment_intents(
 }
 
 /// The operations API and the console before it, as they are configured. Somebody must follow the registry.
-fn operations(config: &Config, registry: Registry) -> Result<Operations> {
+fn operations(config: &Config, redis: Redis, registry: Registry) -> Result<Operations> {
     let sender = Arc::new(sender(config)?);
     let rules = Rules::new(sender.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let api = api::v1::Api::new(api::v1::Parts {
-        redis: redis(config)?,
+        redis,
         keys: PartitionKeys::new(&config.stream.name)?,
         registry,
         rules,
@@ -336,8 +355,13 @@ async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
     )
 }
 
-fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<Parts> {
-    let redis = redis(config)?;
+fn parts(
+    config: &Config,
+    redis: Redis,
+    registry: Registry,
+    gives_way: watch::Receiver<bool>,
+    listener: Option<mpsc::Sender<Happening>>,
+) -> Result<Parts> {
     let policy = RetryPolicy::try_new(config.retry)?;
     let limits = &config.limits;
     let settings = Settings {
@@ -364,6 +388,7 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         strict_events: config.events.strict,
     };
     let readiness = Readiness::new();
+    readiness.await_endpoints();
     Ok(Parts {
         redis,
         keys: PartitionKeys::new(&config.stream.name)?,
@@ -374,7 +399,8 @@ fn parts(config: &Config, listener: Option<mpsc::Sender<Happening>>) -> Result<P
         keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),
         quotas: config.quotas,
         disable_after: limits.disable_after,
-        registry: Registry::new(),
+        registry,
+        gives_way,
         history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
         senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
         metrics: Metrics::new(&config.stream.name, readiness.clone()),
@@ -418,12 +444,21 @@ pub fn intents(config: &Config) -> Result<intents::service::Service> {
     Ok(intents::service::Service::new(redis(config)?, keys, settings))
 }
 
-/// Redis as it is configured.
+/// The keys as they are configured.
+pub fn keyring(config: &Config) -> Result<Keyring> {
+    Ok(Keyring::open(config.seal.master_key_file.as_deref(), config.seal.only)?)
+}
+
+fn served_keyring(config: &Config) -> Result<Keyring> {
+    Ok(Keyring::open_to_serve(config.seal.master_key_file.as_deref(), config.seal.only)?)
+}
+
+/// Redis as it is configured, with the keys as they are now: what works for long has them followed.
 pub fn redis(config: &Config) -> Result<Redis> {
     let files = TlsFiles { authority: config.redis.ca_file.clone(), identity: config.redis.identity.clone() };
     let redis = Redis::trusting(config.redis.url.reveal(), files)?;
     redis.check_files()?;
-    Ok(redis)
+    Ok(redis.sealed_by(keyring(config)?))
 }
 
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.

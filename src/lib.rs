@@ -34,6 +34,8 @@ pub mod history;
 pub mod http;
 #[cfg(feature = "dispatcher")]
 pub mod intents;
+#[cfg(feature = "dispatcher")]
+pub mod keyring;
 #[cfg(any(feature = "demo", feature = "loadtest"))]
 pub mod lifecycle;
 #[cfg(feature = "dispatcher")]

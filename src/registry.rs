@@ -12,6 +12,7 @@ mod snapshot;
 pub mod sweep;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId, RegistryId},
+        sealing::KeyId,
     },
     store::connection::Redis,
 };
@@ -92,6 +94,8 @@ struct Shared {
     asked: AtomicU64,
     ask: Notify,
     looked: watch::Sender<Looked>,
+    /// Up to which change of the keys everything was read.
+    keys: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,6 +121,7 @@ impl Registry {
                 asked: AtomicU64::new(0),
                 ask: Notify::new(),
                 looked: watch::Sender::default(),
+                keys: AtomicU64::new(0),
             }),
         }
     }
@@ -190,6 +195,11 @@ impl Registry {
     /// Whether there is an endpoint of which not even the account is known.
     pub fn has_strays(&self) -> bool {
         self.snapshot().has_strays()
+    }
+
+    /// The keys that would open what is locked because this process does not have them.
+    pub fn missing_keys(&self) -> BTreeSet<KeyId> {
+        self.snapshot().missing_keys()
     }
 
     fn counts(&self) -> shown::Counts {

@@ -2,6 +2,8 @@
 
 #[path = "receiver/mod.rs"]
 mod receiver;
+#[path = "registry/sealed.rs"]
+mod sealed;
 mod support;
 
 use std::collections::HashSet;
@@ -11,6 +13,7 @@ use herald::{
         audit::{Origin, Surface},
         endpoint::{Endpoint, EndpointState, Mark},
         id::{AccountId, EndpointId, RegistryId},
+        sealing::Ring,
         signing::{Secret, SecretText},
     },
     registry::{Change, Changes, RefreshError, Registry, RegistryState, sweep},
@@ -265,7 +268,7 @@ async fn an_export_comes_back_whole_into_an_empty_redis_with_its_id() {
     assert!(!format!("{file:?}").contains("whsec_"), "a secret shows");
 
     let json = serde_json::to_vec(&file).unwrap();
-    let read = ExportFile::from_json(&json).unwrap();
+    let read = ExportFile::from_json(&json, &Ring::default()).unwrap();
     assert_eq!(read, file);
     let imported = store(&to).await.import(read.endpoints, Some(read.registry_id), &mark("restore")).await.unwrap();
     assert_eq!((&imported.id, imported.endpoints), (&file.registry_id, 700));
@@ -305,9 +308,13 @@ async fn an_import_that_makes_no_sense_changes_nothing() {
     let large = Endpoint { description: "x".repeat(70_000), ..endpoint("ep_a", "acc_1") };
     assert!(matches!(store.import(vec![large], None, &mark("")).await, Err(RegistryError::TooLarge { .. })));
     assert_eq!(redis.command::<usize>(&["DBSIZE"]).await, 0);
-    assert!(matches!(ExportFile::from_json(br#"{"schema":99}"#), Err(BulkError::NewerFile { found: 99 })));
+    assert!(matches!(
+        ExportFile::from_json(br#"{"schema":99}"#, &Ring::default()),
+        Err(BulkError::NewerFile { found: 99 })
+    ));
     let secret = ExportFile::from_json(
         br#"{"schema":1,"registry_id":"reg_1","version":1,"exported_at_ms":1,"endpoints":["whsec_x"]}"#,
+        &Ring::default(),
     );
     assert!(!secret.unwrap_err().to_string().contains("whsec"));
 }
@@ -504,7 +511,7 @@ async fn an_endpoint_that_can_not_be_read_makes_its_account_uncertain_and_no_oth
     }
     let mut follower = Follower::start(&redis).await;
     let newer =
-        serde_json::to_string(&endpoint("ep_a", "acc_1")).unwrap().replace("\"schema\":1", "\"schema\":2,\"new\":1");
+        serde_json::to_string(&endpoint("ep_a", "acc_1")).unwrap().replace("\"schema\":1", "\"schema\":3,\"new\":1");
     redis.command::<()>(&["HSET", RegistryKeys::ENDPOINTS, "ep_a", &newer]).await;
     redis.command::<()>(&["DEL", RegistryKeys::CHANGES]).await;
     store.pause_all(&mark("tells the follower")).await.unwrap();

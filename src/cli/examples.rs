@@ -46,6 +46,17 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald endpoint create --account acc_1 --url https://a.test --headers-file -",
         ],
     ),
+    ("key generate", &["herald key generate --file /etc/herald/keys", "herald key generate"]),
+    ("key status", &["herald key status", "herald key status -o json"]),
+    ("key reseal", &["herald key reseal --dry-run", "herald key reseal --reason 'sealed from today on'"]),
+    (
+        "key rotate",
+        &[
+            "herald key rotate --file /etc/herald/keys --reason 'yearly'",
+            "herald key rotate --file /etc/herald/keys --reason 'leaked' --drop-old",
+        ],
+    ),
+    ("key unseal", &["herald key unseal --yes --reason 'back to the version before'"]),
     ("endpoint list", &["herald endpoint list", "herald endpoint list --account acc_1 --state paused -o json"]),
     ("endpoint show", &["herald endpoint show ep_1"]),
     (
@@ -74,7 +85,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("endpoint test", &["herald endpoint test ep_1", "herald endpoint test ep_1 --event-type payment_intent.created"]),
-    ("endpoint export", &["herald endpoint export --file backup.json"]),
+    (
+        "endpoint export",
+        &[
+            "herald endpoint export --file backup.json",
+            "herald endpoint export --file clear.json --reveal --reason 'moves away'",
+        ],
+    ),
     (
         "endpoint import",
         &[

@@ -15,6 +15,7 @@ mod examples;
 mod healthcheck;
 mod intents;
 mod issue;
+mod key;
 mod manual;
 mod nearest;
 mod operation;
@@ -116,6 +117,9 @@ enum Verb {
     /// Tokens of the operations API: who may ask over HTTP, and for what
     #[command(subcommand)]
     Token(token::TokenVerb),
+    /// The keys that seal endpoints' secrets in Redis
+    #[command(subcommand)]
+    Key(key::KeyVerb),
     /// Links by which merchants enter the console
     #[command(subcommand)]
     Portal(portal::PortalVerb),
@@ -208,6 +212,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Operation(verb) => operation::run(&context()?, verb).await,
         Verb::Quarantine(verb) => quarantine::run(&context()?, verb).await,
         Verb::Audit(verb) => audit::run(&context()?, verb).await,
+        Verb::Key(verb) => key::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,
         Verb::Portal(verb) => portal::run(&context()?, verb).await,
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,

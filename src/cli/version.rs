@@ -6,19 +6,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    facts::{delivery::RECORD_SCHEMA, endpoint::ENDPOINT_SCHEMA, health::HEALTH_SCHEMA, operation::OPERATION_SCHEMA},
-    history::HISTORY_SCHEMA,
     surface::{Format, Output},
+    view::schemas::{SCHEMAS, Schema},
 };
-
-/// What is stored, and the newest schema of it: the one that is written. All before it are read.
-const SCHEMAS: [(&str, u32); 5] = [
-    ("endpoint", ENDPOINT_SCHEMA),
-    ("health", HEALTH_SCHEMA),
-    ("history", HISTORY_SCHEMA),
-    ("operation", OPERATION_SCHEMA),
-    ("record", RECORD_SCHEMA),
-];
 
 #[derive(Serialize)]
 struct Build {
@@ -31,17 +21,23 @@ struct Build {
 #[derive(Serialize)]
 struct Schemas {
     reads: Vec<u32>,
-    writes: u32,
+    /// The lowest that can say what is to be written.
+    writes: Vec<u32>,
 }
 
 pub fn run(format: Option<Format>) -> anyhow::Result<()> {
-    let schemas = SCHEMAS.map(|(name, newest)| (name, Schemas { reads: (1..=newest).collect(), writes: newest }));
+    let schemas = SCHEMAS.map(|Schema { name, newest, lowest }| {
+        (name, Schemas { reads: (1..=newest).collect(), writes: (lowest..=newest).collect() })
+    });
     let build =
         Build { version: env!("CARGO_PKG_VERSION"), revision: option_env!("BUILD_REVISION"), schemas: schemas.into() };
     let mut fields = vec![
         ("version", build.version.to_owned()),
         ("revision", build.revision.unwrap_or("unknown: not a release build from a checkout").to_owned()),
     ];
-    fields.extend(SCHEMAS.map(|(name, newest)| (name, format!("schema {newest}"))));
+    fields.extend(SCHEMAS.map(|Schema { name, newest, lowest }| match lowest == newest {
+        true => (name, format!("schema {newest}")),
+        false => (name, format!("schema {lowest} to {newest}, the lowest that will do")),
+    }));
     Output::new(format).one(&build, &fields)
 }

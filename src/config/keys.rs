@@ -35,11 +35,12 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 62] = [
+pub(super) const KEYS: [Key; 63] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
+    key("seal_only"),
     key("api.certificate_file"),
     key("api.key_file"),
     key("api.trusted_proxies"),

@@ -19,7 +19,7 @@ pub use self::{
     origin::Origin,
     sections::{
         ApiConfig, AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig,
-        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, ShutdownConfig, StreamConfig,
+        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
     values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration},
@@ -44,6 +44,7 @@ pub struct Config {
     /// What the console's sessions are sealed with; none: what is derived from the admin token.
     pub session_key: Option<AdminToken>,
     pub api: ApiConfig,
+    pub seal: SealConfig,
     pub redis: RedisConfig,
     pub stream: StreamConfig,
     pub events: EventsConfig,
@@ -104,19 +105,19 @@ impl Config {
 
     /// Reads everything before it checks anything, so that every error is noted.
     fn assemble(reader: &mut Reader) -> Option<Self> {
-        let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.master_key_file());
+        let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.seal());
         let (metrics_listen, api, session_key) = (reader.metrics_listen(), reader.api(), reader.session_key());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
         let (quotas, history, intents) = (reader.quotas(), reader.history(), reader.intents());
-        seal?;
         Some(Self {
             listen: listen?,
             metrics_listen: metrics_listen?,
             admin_token: admin_token?,
             session_key: session_key?,
             api: api?,
+            seal: seal?,
             redis: redis?,
             stream: stream?,
             events: events?,

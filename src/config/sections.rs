@@ -43,6 +43,15 @@ pub struct RedisConfig {
     pub identity: Option<IdentityFiles>,
 }
 
+/// How endpoints' secrets are sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealConfig {
+    /// The file with the keys; None: nothing is sealed.
+    pub master_key_file: Option<PathBuf>,
+    /// Whether an endpoint with a value that is not sealed is locked.
+    pub only: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamConfig {
     pub name: String,
@@ -302,12 +311,10 @@ impl Reader {
         self.one("console.session_key", values::admin_token)
     }
 
-    /// Known, so that nobody who sets it believes that secrets are sealed when they are not.
-    pub fn master_key_file(&mut self) -> Option<()> {
-        self.one("master_key_file", |text| match text {
-            "" => Ok(()),
-            _ => Err("sealing endpoint secrets is not supported in this version; leave it empty".to_owned()),
-        })
+    pub fn seal(&mut self) -> Option<SealConfig> {
+        let (master_key_file, seal_only) =
+            (self.one("master_key_file", values::path), self.one("seal_only", values::truth));
+        Some(SealConfig { master_key_file: master_key_file?, only: seal_only? })
     }
 
     pub fn guard(&mut self) -> Option<GuardConfig> {

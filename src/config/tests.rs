@@ -47,6 +47,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_METRICS_LISTEN", ""),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
+        ("HERALD_SEAL_ONLY", "false"),
         ("HERALD_API_CERTIFICATE_FILE", ""),
         ("HERALD_API_KEY_FILE", ""),
         ("HERALD_API_TRUSTED_PROXIES", ""),
@@ -210,7 +211,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 62] = [
+const BOUNDS: [Bounds; 63] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
@@ -222,7 +223,8 @@ const BOUNDS: [Bounds; 62] = [
         &["proxy.internal", "0.0.0.0/0", "::/0", "10.0.0.0/33", "10.0.0.7,"],
     ),
     ("console.session_key", &["", "0123456789abcdef"], &["short"]),
-    ("master_key_file", &[""], &["/etc/herald/key"]),
+    ("master_key_file", &["", "/etc/herald/key"], &[]),
+    ("seal_only", &["true", "false"], &["yes", ""]),
     (
         "redis.url",
         &["rediss://u:p@h:1/3", "unix:///run/r.sock", "redis://[::1]", "redis+unix:///r?db=1"],

@@ -22,6 +22,7 @@ pub mod lane;
 mod limiter;
 mod link;
 pub mod partition;
+pub mod presence;
 mod redis_clock;
 mod shares;
 pub mod worker;

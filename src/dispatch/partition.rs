@@ -331,6 +331,8 @@ pub struct Partition<D> {
     /// Terms that ended since a settlement was last confirmed.
     failures: u32,
     is_stopping: bool,
+    /// Another worker can do what this one cannot: it is to have the lease.
+    gives_way: bool,
     /// While stopping: how much of the entries that were begun was left at the last look.
     begun_before: Option<usize>,
     /// Until when it gives these records; none while it does not.
@@ -368,6 +370,7 @@ impl<D: Directory> Partition<D> {
             must_reconfirm: false,
             failures: 0,
             is_stopping: false,
+            gives_way: false,
             begun_before: None,
             records_until: None,
             is_taken: false,
@@ -473,7 +476,7 @@ impl<D: Directory> Partition<D> {
     /// The next attempt to start.
     pub fn next_attempt(&mut self, now: u64) -> Option<NextAttempt> {
         self.check_lease(now);
-        if self.phase != Phase::Running || self.is_stopping || self.is_held_up {
+        if self.phase != Phase::Running || self.leaves() || self.is_held_up {
             return None;
         }
         let redis_ms = self.redis_now(now);
@@ -619,11 +622,8 @@ impl<D: Directory> Partition<D> {
     /// something is being admitted: what comes meanwhile gets its turn between the slices.
     pub fn wants_wakeup(&self) -> Option<(EntryId, EntryId)> {
         let idle = self.phase == Phase::Running && self.term.pending_after.is_none();
-        let waits = idle
-            && !self.term.more_entries
-            && !self.term.more_requests
-            && !self.is_stopping
-            && !self.term.is_wakeup_false;
+        let waits =
+            idle && !self.term.more_entries && !self.term.more_requests && !self.leaves() && !self.term.is_wakeup_false;
         waits.then_some((self.term.last_read, self.term.inbox_after))
     }
 
@@ -632,9 +632,39 @@ impl<D: Directory> Partition<D> {
         self.is_stopping = true;
     }
 
+    /// While this holds, the lease is for another worker: it is given back as by a stop, and not asked for.
+    pub fn give_way(&mut self, now: u64, gives_way: bool) {
+        // What was not begun was let go of already: only a new term reads it again.
+        if self.gives_way && !gives_way && !self.is_stopping && self.records_until.is_some() {
+            self.end_term(now, "it need not give way any more".to_owned());
+            (self.records_until, self.begun_before) = (None, None);
+        }
+        self.gives_way = gives_way;
+    }
+
+    fn leaves(&self) -> bool {
+        self.is_stopping || self.gives_way
+    }
+
+    /// The lease has been given back.
+    fn left(&mut self, now: u64) {
+        if self.is_stopping {
+            self.lease.end();
+            self.phase = Phase::Stopped;
+            return;
+        }
+        self.end_term(now, "another worker has the keys that this one lacks".to_owned());
+        (self.records_until, self.begun_before) = (None, None);
+    }
+
     /// The time for what is in flight is over: it gets its records and is aborted.
     pub fn stop_waiting(&mut self, now: u64) {
         self.is_stopping = true;
+        self.wait_no_longer(now);
+    }
+
+    /// The same while it gives way.
+    pub fn wait_no_longer(&mut self, now: u64) {
         self.core.abandon_flights(now);
         self.errands.push(Errand::AbortFlights);
     }
@@ -734,7 +764,7 @@ impl<D: Directory> Partition<D> {
             _ if self.outstanding.is_some() => u64::MAX,
             Phase::Waiting { at } => at,
             Phase::Stopped => return u64::MAX,
-            Phase::Running if !self.is_stopping => self.next_work(),
+            Phase::Running if !self.leaves() => self.next_work(),
             Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) => now + IDLE_MS,
         };
         lease.min(work).max(now + 1)

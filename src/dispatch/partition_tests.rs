@@ -183,6 +183,47 @@ fn a_stopped_worker_settles_and_gives_its_lease_back() {
 }
 
 #[test]
+fn a_worker_that_gives_way_gives_its_lease_back_and_asks_for_it_only_later() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_attempt(10).unwrap();
+    partition.give_way(11, true);
+    publish(&mut model, 2);
+    drive(&mut partition, &mut model, 11);
+    assert!(model.lease.is_some() && partition.next_attempt(11).is_none());
+    partition.attempted(12, send.token, delivered());
+    drive(&mut partition, &mut model, 12);
+    assert!(model.lease.is_none() && !partition.is_stopped() && !partition.is_owner());
+    assert_eq!(drive(&mut partition, &mut model, 10_000), 0, "it is for another worker");
+    partition.give_way(10_000, false);
+    drive(&mut partition, &mut model, 20_000);
+    assert!(model.lease.is_some());
+    let send = partition.next_attempt(20_000).unwrap();
+    assert_eq!(send.delivery.id.entry, entry(2), "what it had not begun is its own again");
+}
+
+#[test]
+fn a_worker_that_need_not_give_way_any_more_reads_again_what_it_let_go_of() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    (1..=20).for_each(|ms| publish(&mut model, ms));
+    drive(&mut partition, &mut model, 10);
+    let send = partition.next_attempt(10).unwrap();
+    partition.give_way(11, true);
+    drive(&mut partition, &mut model, 11);
+    partition.give_way(12, false);
+    partition.attempted(13, send.token, delivered());
+    let mut sent = vec![send.delivery.id.entry.ms];
+    let mut now = 20_000;
+    sent.extend(deliver_all(&mut partition, &mut model, &mut now));
+    sent.sort_unstable();
+    sent.dedup();
+    assert_eq!(sent, (1..=20).collect::<Vec<u64>>());
+}
+
+#[test]
 fn what_is_in_flight_when_the_time_is_over_gets_its_record() {
     let known = Known::with_endpoint();
     let (mut partition, mut model) = (partition(&known), Model::default());

@@ -41,7 +41,7 @@ use crate::{
     clock,
     facts::{id::EntryId, quota},
     history::History,
-    registry::{Change, Registry},
+    registry::{Change, Registry, RegistryState},
     sender::Sender,
     store::{
         audit::Audit,
@@ -78,6 +78,8 @@ pub struct Parts {
     /// How long an endpoint may fail until it is disabled.
     pub disable_after: Option<Duration>,
     pub registry: Registry,
+    /// Whether another worker has the keys that this one lacks.
+    pub gives_way: watch::Receiver<bool>,
     /// For replays.
     pub history: History,
     /// For receivers that have shown that they answer, and for the others.
@@ -121,6 +123,7 @@ pub struct Worker {
     is_under_pressure: bool,
     /// How much the quarantine's limit had dropped at the last look.
     quarantine_dropped: Option<u64>,
+    gives_way: watch::Receiver<bool>,
     publisher: Publisher,
     /// When to tell it next what was seen.
     publish_at: u64,
@@ -173,6 +176,7 @@ impl Worker {
             history_unread: 0,
             is_under_pressure: false,
             quarantine_dropped: None,
+            gives_way: parts.gives_way,
         })
     }
 
@@ -182,9 +186,10 @@ impl Worker {
         let watching = CancellationToken::new();
         let watcher = tokio::spawn(watch_gauges(self.redis.clone(), self.keys.clone(), numbers, watching.clone()));
         let mut changes = self.registry.changes();
+        self.tell_missing_keys();
         let (mut calling, mut renewing): (Option<Calling>, Option<Calling>) = (None, None);
         let mut waiting: Option<Waiting> = None;
-        let mut stopping_at: Option<Instant> = None;
+        let (mut stopping_at, mut giving_way_at): (Option<Instant>, Option<Instant>) = (None, None);
         while !self.partition.is_stopped() {
             // Nothing but this loop may say so: another task of its thread would have its turn while this waits for ever.
             self.readiness.beat(clock::now());
@@ -228,6 +233,15 @@ impl Worker {
                 }
                 () = self.runner.made_due() => self.partition.something_is_due(),
                 Some(change) = changes.next() => self.registry_changed(change),
+                Ok(()) = self.gives_way.changed() => {
+                    let gives_way = *self.gives_way.borrow_and_update();
+                    self.partition.give_way(self.now(), gives_way);
+                    giving_way_at = gives_way.then(|| clock::now() + self.grace);
+                }
+                () = until(giving_way_at), if giving_way_at.is_some() && !is_stopping => {
+                    giving_way_at = None;
+                    self.partition.wait_no_longer(self.now());
+                }
                 Ok(()) = numbers_seen.changed() => {
                     let numbers = numbers_seen.borrow_and_update().clone();
                     self.numbers(numbers);
@@ -356,8 +370,16 @@ impl Worker {
         }
     }
 
+    /// Once the endpoints were read. Later changes are heard of.
+    fn tell_missing_keys(&self) {
+        if self.registry.state() != RegistryState::Loading {
+            self.readiness.set_missing_keys(self.registry.missing_keys());
+        }
+    }
+
     fn registry_changed(&mut self, change: Change) {
         let now = self.now();
+        self.tell_missing_keys();
         match change {
             Change::Endpoint(endpoint) => self.partition.registry_changed(now, Some(&endpoint.id)),
             Change::Removed(endpoint) => self.partition.registry_changed(now, Some(&endpoint)),

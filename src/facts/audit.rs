@@ -81,6 +81,9 @@ acts! {
     IntentsKeyCreate = "intents key create",
     IntentsKeyRevoke = "intents key revoke",
     IntentsReplay = "intents replay",
+    KeyReseal = "key reseal",
+    KeyRotate = "key rotate",
+    KeyUnseal = "key unseal",
     SandboxClockAdvance = "sandbox clock advance",
     SandboxClockSpeed = "sandbox clock speed",
     TokenCreate = "token create",
@@ -103,6 +106,9 @@ impl Act {
                 | Self::IssueAck
                 | Self::IssueResolve
                 | Self::IntentsKeyCreate
+                | Self::KeyReseal
+                | Self::KeyRotate
+                | Self::KeyUnseal
                 | Self::SandboxClockAdvance
                 | Self::SandboxClockSpeed
                 | Self::TokenCreate

@@ -14,8 +14,12 @@ use super::{
     signing::{Kind, Secret, SecretText},
 };
 
-/// Version of the stored form. A larger one was written by a newer Herald and is refused instead of guessed at.
+/// Version of the stored form in which everything is readable, and of every endpoint in memory.
 pub const ENDPOINT_SCHEMA: u32 = 1;
+
+/// Version of the stored form whose values may be sealed. A larger one was written by a newer Herald and is refused instead of
+/// guessed at.
+pub const SEALED_SCHEMA: u32 = 2;
 
 /// Attempts that one endpoint may have in flight by default: enough for 100 a second to a receiver that takes 100 ms.
 pub const DEFAULT_MAX_IN_FLIGHT: u16 = 10;
@@ -171,6 +175,9 @@ pub struct Endpoint {
     pub updated_at_ms: u64,
     /// Grows with every change of this endpoint; a change based on an older one is refused.
     pub revision: u64,
+    /// How many of its secrets and values of headers Redis holds in clear.
+    #[serde(skip)]
+    pub unsealed_values: usize,
 }
 
 impl Endpoint {
@@ -216,7 +223,13 @@ impl Endpoint {
             created_at_ms: now_ms,
             updated_at_ms: now_ms,
             revision: 0,
+            unsealed_values: 0,
         }
+    }
+
+    /// How many values it has that are sealed wherever there is a key.
+    pub fn secret_values(&self) -> usize {
+        self.all_secrets().count() + self.headers.len()
     }
 
     /// Removes the secrets that ended long enough ago, and returns whether there were any. The newest stays if none

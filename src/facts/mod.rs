@@ -35,6 +35,8 @@ pub mod retry;
 pub mod rfc3339;
 #[cfg(feature = "dispatcher")]
 pub mod sample;
+#[cfg(feature = "dispatcher")]
+pub mod sealing;
 pub mod sequence;
 pub mod signing;
 pub mod text;

@@ -13,6 +13,7 @@ use crate::{
         endpoint::{Endpoint, Mark},
         id::EndpointId,
     },
+    keyring::Keyring,
     store::{
         connection::Redis,
         registry::{
@@ -49,7 +50,7 @@ async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryE
         let mut store = RegistryStore::connect(redis).await?;
         let mut wait = ChangeWait::connect(redis).await?;
         loop {
-            look(shared, &mut store).await?;
+            look(shared, &mut store, redis.keyring()).await?;
             *failures = 0;
             match followed_version(shared) {
                 Some(version) => {
@@ -58,7 +59,7 @@ async fn follow(shared: &Shared, redis: &Redis, failures: &mut u32) -> RegistryE
                     loop {
                         tokio::select! {
                             waited = &mut change => break waited?,
-                            () = shared.ask.notified() => look(shared, &mut store).await?,
+                            () = shared.ask.notified() => look(shared, &mut store, redis.keyring()).await?,
                         }
                     }
                 }
@@ -85,9 +86,14 @@ fn followed_version(shared: &Shared) -> Option<u64> {
 }
 
 /// Brings the snapshot up to date, then answers everyone who asked before this look began.
-async fn look(shared: &Shared, store: &mut RegistryStore) -> Result<(), RegistryError> {
+async fn look(shared: &Shared, store: &mut RegistryStore, keyring: &Keyring) -> Result<(), RegistryError> {
     let asked = shared.asked.load(std::sync::atomic::Ordering::SeqCst);
     loop {
+        // Noted before anything is read: keys that change meanwhile are seen at the next look.
+        let keys = keyring.changes();
+        if shared.keys.swap(keys, std::sync::atomic::Ordering::SeqCst) != keys && !shared.read().is_absent() {
+            reload(shared, store).await?;
+        }
         let known = shared.read().position().cloned();
         match store.news(known.as_ref()).await? {
             News::NoRegistry => lose(shared, "Redis has no registry"),

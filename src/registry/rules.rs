@@ -228,6 +228,7 @@ mod tests {
             created_at_ms: 1,
             updated_at_ms: 1,
             revision: 1,
+            unsealed_values: 0,
         }
     }
 

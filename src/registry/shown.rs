@@ -9,22 +9,44 @@ use prometheus_client::{
 };
 
 use super::Registry;
-use crate::{facts::endpoint::EndpointState, telemetry::exposition::Page};
+use crate::{
+    facts::endpoint::{Endpoint, EndpointState},
+    store::registry::stored::Lock,
+    telemetry::exposition::Page,
+};
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub enabled: u64,
     pub paused: u64,
     pub disabled: u64,
+    pub locked: u64,
     pub unreadable: u64,
+    /// Values, and not endpoints, from here on.
+    pub sealed_values: u64,
+    pub unsealed_values: u64,
+    pub locked_values: u64,
 }
 
 impl Counts {
-    pub fn add(&mut self, state: &EndpointState) {
-        match state {
+    pub fn add(&mut self, endpoint: &Endpoint) {
+        match endpoint.status {
             EndpointState::Enabled => self.enabled += 1,
             EndpointState::Paused(_) => self.paused += 1,
             EndpointState::Disabled(_) => self.disabled += 1,
+        }
+        self.unsealed_values += endpoint.unsealed_values as u64;
+        self.sealed_values += endpoint.secret_values().saturating_sub(endpoint.unsealed_values) as u64;
+    }
+
+    /// One that cannot be read.
+    pub fn add_aside(&mut self, lock: Option<&Lock>) {
+        match lock {
+            Some(lock) => {
+                self.locked += 1;
+                self.locked_values += lock.values as u64;
+            }
+            None => self.unreadable += 1,
         }
     }
 }
@@ -51,12 +73,29 @@ impl Collector for Shown {
         let help = "1 while an operator has stopped all sending, else 0.";
         let paused = encoder.encode_descriptor("sending_paused", help, None, MetricType::Gauge)?;
         ConstGauge::new(u64::from(self.0.paused_all().is_some())).encode(paused)?;
-        let Counts { enabled, paused, disabled, unreadable } = self.0.counts();
-        let states = [("enabled", enabled), ("paused", paused), ("disabled", disabled), ("unreadable", unreadable)];
-        let help = "Endpoints of the registry, by their state.";
-        let mut metric = encoder.encode_descriptor("endpoints", help, None, MetricType::Gauge)?;
-        states
-            .iter()
-            .try_for_each(|(state, count)| ConstGauge::new(*count).encode(metric.encode_family(&[("state", *state)])?))
+        let counts = self.0.counts();
+        let endpoints = [
+            ("enabled", counts.enabled),
+            ("paused", counts.paused),
+            ("disabled", counts.disabled),
+            ("locked", counts.locked),
+            ("unreadable", counts.unreadable),
+        ];
+        by_state(&mut encoder, "endpoints", "Endpoints of the registry, by their state.", &endpoints)?;
+        let values =
+            [("sealed", counts.sealed_values), ("unsealed", counts.unsealed_values), ("locked", counts.locked_values)];
+        by_state(
+            &mut encoder,
+            "secrets",
+            "Secrets and values of headers of the registry, by how Redis holds them.",
+            &values,
+        )
     }
+}
+
+fn by_state(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, counts: &[(&str, u64)]) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    counts
+        .iter()
+        .try_for_each(|(state, count)| ConstGauge::new(*count).encode(metric.encode_family(&[("state", *state)])?))
 }

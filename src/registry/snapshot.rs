@@ -1,16 +1,21 @@
 //! The maps behind [`super::Registry`]. A change of one endpoint touches only that endpoint and its account's list.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{RegistryState, shown::Counts};
 use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::{AccountId, EndpointId, RegistryId},
+        sealing::KeyId,
     },
     store::registry::{
         Unreadable,
         feed::{Loaded, Position},
+        stored::Lock,
     },
 };
 
@@ -30,7 +35,13 @@ pub(super) struct Snapshot {
     pause: Option<Mark>,
     endpoints: HashMap<EndpointId, Arc<Endpoint>>,
     accounts: HashMap<AccountId, Arc<[Arc<Endpoint>]>>,
-    unreadable: HashMap<String, Option<AccountId>>,
+    unreadable: HashMap<String, Aside>,
+}
+
+/// What is known of an endpoint that cannot be read.
+struct Aside {
+    account: Option<AccountId>,
+    lock: Option<Lock>,
 }
 
 impl Snapshot {
@@ -57,9 +68,15 @@ impl Snapshot {
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts { unreadable: self.unreadable.len() as u64, ..Counts::default() };
-        self.endpoints.values().for_each(|endpoint| counts.add(&endpoint.status));
+        let mut counts = Counts::default();
+        self.endpoints.values().for_each(|endpoint| counts.add(endpoint));
+        self.unreadable.values().for_each(|aside| counts.add_aside(aside.lock.as_ref()));
         counts
+    }
+
+    /// The keys that would open what is locked.
+    pub(super) fn missing_keys(&self) -> BTreeSet<KeyId> {
+        self.unreadable.values().flat_map(|aside| &aside.lock).flat_map(|lock| lock.cause.missing()).collect()
     }
 
     pub(super) fn state(&self) -> RegistryState {
@@ -106,7 +123,7 @@ impl Snapshot {
 
     /// An endpoint whose account is not known may belong to any.
     pub(super) fn is_uncertain(&self, account: &AccountId) -> bool {
-        self.unreadable.values().any(|of| of.as_ref().is_none_or(|of| of == account))
+        self.unreadable.values().any(|aside| aside.account.as_ref().is_none_or(|of| of == account))
     }
 
     pub(super) fn unreadable(&self) -> usize {
@@ -118,7 +135,7 @@ impl Snapshot {
         if self.unreadable.is_empty() {
             return Vec::new();
         }
-        let theirs = self.unreadable.iter().filter(|(_, of)| of.as_ref() == Some(account));
+        let theirs = self.unreadable.iter().filter(|(_, aside)| aside.account.as_ref() == Some(account));
         let mut ids: Vec<EndpointId> = theirs.filter_map(|(id, _)| EndpointId::new(id).ok()).collect();
         ids.sort_unstable();
         ids
@@ -126,14 +143,15 @@ impl Snapshot {
 
     /// There is something that may belong to any account.
     pub(super) fn has_strays(&self) -> bool {
-        self.unreadable.iter().any(|(id, account)| account.is_none() || EndpointId::new(id).is_err())
+        self.unreadable.iter().any(|(id, aside)| aside.account.is_none() || EndpointId::new(id).is_err())
     }
 
     /// With the account that was known before, if it cannot be read any more.
-    fn whose(&self, found: Unreadable) -> (String, Option<AccountId>) {
+    fn whose(&self, found: Unreadable) -> (String, Aside) {
         let known = self.endpoints.get(found.id.as_str()).map(|endpoint| endpoint.account.clone());
-        let account = found.account.or(known).or_else(|| self.unreadable.get(&found.id).cloned().flatten());
-        (found.id, account)
+        let before = || self.unreadable.get(&found.id).and_then(|aside| aside.account.clone());
+        let account = found.account.or(known).or_else(before);
+        (found.id, Aside { account, lock: found.lock })
     }
 
     pub(super) fn knows_unreadable(&self, id: &str) -> bool {
@@ -167,9 +185,9 @@ impl Snapshot {
     }
 
     pub(super) fn set_aside(&mut self, unreadable: Unreadable) {
-        let (id, account) = self.whose(unreadable);
+        let (id, aside) = self.whose(unreadable);
         self.remove(&id);
-        self.unreadable.insert(id, account);
+        self.unreadable.insert(id, aside);
     }
 
     pub(super) fn remove(&mut self, id: &str) {

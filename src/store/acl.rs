@@ -2,7 +2,7 @@
 //! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
 //! them with the sources; others run everything as these users and try what each must not do.
 
-use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys};
+use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys, WorkerKeys};
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,10 +260,16 @@ impl Role {
         let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
         let tokens = format!("~{}*", TokenKeys::TOKENS);
+        let workers = format!("%R~{}", WorkerKeys::WORKERS);
         match self {
-            Self::Worker => {
-                vec![format!("~{stream}"), format!("~{companions}*"), registry, format!("~{}", ApiKeys::KEYS), tokens]
-            }
+            Self::Worker => vec![
+                format!("~{stream}"),
+                format!("~{companions}*"),
+                registry,
+                format!("~{}", ApiKeys::KEYS),
+                tokens,
+                format!("~{}", WorkerKeys::WORKERS),
+            ],
             Self::Operator => vec![
                 format!("%R~{stream}"),
                 format!("%R~{companions}*"),
@@ -274,6 +280,7 @@ impl Role {
                 registry,
                 format!("~{}", ApiKeys::KEYS),
                 tokens,
+                workers,
             ],
             Self::Viewer => vec![
                 format!("%R~{stream}"),
@@ -287,7 +294,7 @@ impl Role {
                 let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history"]
                     .map(|key| format!("%R~{companions}{key}"));
                 let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
-                own.into_iter().chain(read).collect()
+                own.into_iter().chain(read).chain([workers]).collect()
             }
         }
     }

@@ -55,7 +55,7 @@ pub trait Judged {
 impl Judged for RegistryError {
     fn verdict(&self) -> Verdict {
         match self {
-            Self::Store(_) | Self::Damaged(_) | Self::Unreadable(_) => Verdict::Failed,
+            Self::Store(_) | Self::Damaged(_) | Self::Unreadable(_) | Self::Locked { .. } => Verdict::Failed,
             _ => Verdict::Refused,
         }
     }

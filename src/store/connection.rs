@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     clock,
+    keyring::Keyring,
     tls::{FileError, install_crypto_provider},
 };
 
@@ -86,6 +87,7 @@ pub struct Redis {
     address: Arc<str>,
     /// Of a `rediss://` server.
     encryption: Option<Arc<Encryption>>,
+    keyring: Keyring,
 }
 
 impl Redis {
@@ -111,12 +113,22 @@ impl Redis {
         };
         let address = info.addr().to_string().into();
         let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
-        Ok(Self { client, address, encryption })
+        Ok(Self { client, address, encryption, keyring: Keyring::default() })
     }
 
     /// Reads the files of its certificates, as connecting does.
     pub fn check_files(&self) -> Result<(), FileError> {
         self.encryption.as_ref().map_or(Ok(()), |encryption| encryption.check())
+    }
+
+    /// The same, with the keys that seal what it holds. Without them, nothing is sealed and nothing that is sealed opens.
+    pub fn sealed_by(self, keyring: Keyring) -> Self {
+        Self { keyring, ..self }
+    }
+
+    /// The keys that it was given.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// Host and port or the socket's path, for people. Never the user or the password.
@@ -139,7 +151,7 @@ impl Redis {
     pub async fn lets_strangers_in(&self) -> Option<bool> {
         let info = self.client.get_connection_info().clone();
         let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
-        let stranger = Self { client: stranger, ..self.clone() };
+        let stranger = Self { client: stranger, keyring: Keyring::default(), ..self.clone() };
         let asked = match stranger.connect(Purpose::Other).await {
             Ok(mut connection) => {
                 connection.query::<redis::Value>("ask as a stranger", &redis::cmd("TIME")).await.map(drop)
@@ -174,7 +186,7 @@ impl Redis {
         let subject = Subject("connect to", &self.address);
         let Some(encryption) = &self.encryption else {
             return match client.get_multiplexed_async_connection_with_config(&config).await {
-                Ok(inner) => Ok(Connection { inner, _driver: None }),
+                Ok(inner) => Ok(Connection { inner, _driver: None, keyring: self.keyring.clone() }),
                 Err(error) => Err(self.explained(StoreError::new(subject, &error), &error).await),
             };
         };
@@ -187,7 +199,7 @@ impl Redis {
             let connected = MultiplexedConnection::new_with_config(settings, stream, config).await;
             let (inner, driver) = connected.map_err(|error| StoreError::new(subject, &error))?;
             let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-            Ok(Connection { inner, _driver: Some(Arc::new(driver)) })
+            Ok(Connection { inner, _driver: Some(Arc::new(driver)), keyring: self.keyring.clone() })
         };
         timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(StoreError::late(subject)))
     }
@@ -260,9 +272,15 @@ pub struct Connection {
     inner: MultiplexedConnection,
     /// What moves its bytes, where the library does not do that by itself. It ends with the last clone.
     _driver: Option<Arc<AbortOnDropHandle<()>>>,
+    keyring: Keyring,
 }
 
 impl Connection {
+    /// The keys that seal what is written through it.
+    pub(in crate::store) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
     /// Runs one command. `subject` is a [`Subject`] or one text.
     pub(in crate::store) async fn query<T: FromRedisValue>(
         &mut self,

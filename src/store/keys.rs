@@ -345,6 +345,15 @@ impl RegistryKeys {
     }
 }
 
+/// Who works, in the slot of the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerKeys;
+
+impl WorkerKeys {
+    /// Hash with TTL: a worker to when it last told of itself, ms since 1970 by Redis' clock, and what, as JSON.
+    pub const WORKERS: &str = "herald:{herald}:workers";
+}
+
 /// The API keys of the payment-intents service. They belong to no stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiKeys;
@@ -488,8 +497,14 @@ mod tests {
             }
         }
         let tokens = [TokenKeys::TOKENS, TokenKeys::USED];
-        let registry =
-            [RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES, ApiKeys::KEYS, AuditKeys::LOG];
+        let registry = [
+            RegistryKeys::ENDPOINTS,
+            RegistryKeys::META,
+            RegistryKeys::CHANGES,
+            ApiKeys::KEYS,
+            AuditKeys::LOG,
+            WorkerKeys::WORKERS,
+        ];
         for key in registry.into_iter().chain(tokens) {
             assert!(seen.insert(key.to_owned()));
         }

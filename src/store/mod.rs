@@ -48,3 +48,4 @@ pub mod requests;
 pub mod tokens;
 pub mod wakeup;
 pub mod watch;
+pub mod workers;

@@ -5,19 +5,21 @@
 
 pub mod bulk;
 pub mod feed;
+pub mod reseal;
+pub mod stored;
 
-use std::sync::LazyLock;
-
-use serde::Deserialize;
+use std::sync::{Arc, LazyLock};
 
 use super::{
     connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
     error::StoreError,
     keys::RegistryKeys,
+    workers::{UnknownTo, check_known, live_workers},
 };
 use crate::facts::{
-    endpoint::{ENDPOINT_SCHEMA, Endpoint, EndpointState, Mark},
+    endpoint::{Endpoint, EndpointState, Mark, SEALED_SCHEMA},
     id::{AccountId, EndpointId, RegistryId},
+    sealing::Ring,
 };
 
 /// Roughly how many changes the feed keeps: hours of busy administration, and a few MiB at most. A reader that is further
@@ -46,6 +48,7 @@ macro_rules! registry_script {
 
 registry_script!(PUT, "#!lua", "registry_change.lua", "registry_put.lua");
 registry_script!(STAGE, "#!lua", "registry_stage.lua");
+registry_script!(RESEAL, "#!lua", "registry_change.lua", "registry_reseal.lua");
 registry_script!(SWITCH, "#!lua", "registry_change.lua", "registry_switch.lua");
 // However full Redis is, anyone must be able to stop or remove something.
 registry_script!(PUT_STOPPED, "#!lua flags=allow-oom", "registry_change.lua", "registry_put.lua");
@@ -71,6 +74,10 @@ pub enum RegistryError {
     Newer { id: EndpointId, found: String },
     #[error("what Redis holds as endpoint {0} cannot be read: remove it, or import a backup")]
     Unreadable(EndpointId),
+    #[error("endpoint {id} is {cause}")]
+    Locked { id: EndpointId, cause: stored::LockCause },
+    #[error(transparent)]
+    Unknown(#[from] UnknownTo),
     #[error(
         "endpoint {id} takes {bytes} bytes; at most {MAX_ENDPOINT_BYTES} are allowed: give it fewer headers or types"
     )]
@@ -92,6 +99,8 @@ pub struct Unreadable {
     pub account: Option<AccountId>,
     /// Quotes nothing of the content, which may be a secret.
     pub why: String,
+    /// It is an endpoint, and its secrets cannot be had.
+    pub lock: Option<stored::Lock>,
 }
 
 /// Some endpoints in no particular order, and where to go on.
@@ -179,8 +188,11 @@ impl RegistryStore {
     pub async fn get(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, RegistryError> {
         let command = redis::cmd("HGET").arg(RegistryKeys::ENDPOINTS).arg(id.as_str()).to_owned();
         let json: Option<Vec<u8>> = self.connection.query(Subject("read the endpoint", id.as_str()), &command).await?;
-        let read = json.map(|json| read_endpoint(id.as_str(), &json)).transpose();
-        read.map_err(|_| RegistryError::Unreadable(id.clone()))
+        let read = json.map(|json| stored::read(id.as_str(), &json, self.connection.keyring())).transpose();
+        read.map_err(|found| match found.lock {
+            Some(lock) => RegistryError::Locked { id: id.clone(), cause: lock.cause },
+            None => RegistryError::Unreadable(id.clone()),
+        })
     }
 
     /// What stands under each of these ids, in their order.
@@ -194,7 +206,7 @@ impl RegistryStore {
             command.arg(RegistryKeys::ENDPOINTS).arg(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>());
             let found: Vec<Option<Vec<u8>>> = self.connection.query("read endpoints", &command).await?;
             let read = |(id, json): (&&EndpointId, Option<Vec<u8>>)| {
-                json.map(|json| read_endpoint(id.as_str(), &json)).transpose()
+                json.map(|json| stored::read(id.as_str(), &json, self.connection.keyring())).transpose()
             };
             endpoints.extend(ids.iter().zip(found).map(read));
         }
@@ -209,7 +221,7 @@ impl RegistryStore {
             self.connection.query("list the endpoints", &command).await?;
         let mut page = Page { next: (next != 0).then_some(next), ..Page::default() };
         for (id, json) in found {
-            match read_endpoint(&id, &json) {
+            match stored::read(&id, &json, self.connection.keyring()) {
                 Ok(endpoint) => page.endpoints.push(endpoint),
                 Err(unreadable) => page.unreadable.push(unreadable),
             }
@@ -265,20 +277,36 @@ impl RegistryStore {
         &mut self,
         mode: &'static str,
         script: &Script,
-        endpoint: Endpoint,
+        mut endpoint: Endpoint,
         seen: u64,
         version: Option<u64>,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
-        let json = endpoint_json(&endpoint)?;
+        let ring = self.sealing_ring().await?;
+        endpoint.unsealed_values = if ring.sealing().is_some() { 0 } else { endpoint.secret_values() };
+        let json = stored::write(&endpoint, &ring)?;
         let id = &endpoint.id;
         let version = version.map(|version| version.to_string()).unwrap_or_default();
-        let call = change(script, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(ENDPOINT_SCHEMA);
+        let call = change(script, &[], None, mark).arg(mode).arg(id.as_str()).arg(json).arg(seen).arg(SEALED_SCHEMA);
         let call = call.arg(version);
         let object = format!("the endpoint {id}");
         let answer = self.connection.run(Subject(mode, &object), &call).await?;
         verdict(answer, id, seen)?;
         Ok(endpoint)
+    }
+
+    /// The keys, once it is known that every live worker opens what their first one seals.
+    async fn sealing_ring(&mut self) -> Result<Arc<Ring>, RegistryError> {
+        let ring = self.connection.keyring().ring();
+        self.check_all_know(&ring).await?;
+        Ok(ring)
+    }
+
+    async fn check_all_know(&mut self, ring: &Ring) -> Result<(), RegistryError> {
+        match ring.sealing() {
+            Some(key) => Ok(check_known(&live_workers(&mut self.connection).await?, key)?),
+            None => Ok(()),
+        }
     }
 }
 
@@ -305,38 +333,8 @@ fn verdict(answer: Vec<String>, id: &EndpointId, seen: u64) -> Result<(), Regist
     })
 }
 
-fn endpoint_json(endpoint: &Endpoint) -> Result<Vec<u8>, RegistryError> {
-    let json = to_json(endpoint);
-    match json.len() > MAX_ENDPOINT_BYTES {
-        true => Err(RegistryError::TooLarge { id: endpoint.id.clone(), bytes: json.len() }),
-        false => Ok(json),
-    }
-}
-
 fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and lists of them are always JSON")
-}
-
-/// Reads what is stored under `id`. A newer schema, and anything that is not an endpoint, are told apart from an absent
-/// one.
-fn read_endpoint(id: &str, json: &[u8]) -> Result<Endpoint, Unreadable> {
-    #[derive(Deserialize)]
-    struct Sketch {
-        schema: Option<u64>,
-        account: Option<String>,
-    }
-    let sketch = serde_json::from_slice(json).unwrap_or(Sketch { schema: None, account: None });
-    let account = || sketch.account.as_deref().and_then(|account| AccountId::new(account).ok());
-    let unreadable = |why: String| Unreadable { id: id.chars().take(128).collect(), account: account(), why };
-    if let Some(newer) = sketch.schema.filter(|schema| *schema > u64::from(ENDPOINT_SCHEMA)) {
-        return Err(unreadable(format!("schema {newer} is newer than {ENDPOINT_SCHEMA}: run a newer Herald")));
-    }
-    match serde_json::from_slice::<Endpoint>(json) {
-        Ok(endpoint) if endpoint.id.as_str() == id => Ok(endpoint),
-        Ok(_) => Err(unreadable("it names another id".to_owned())),
-        // The parser's own message may quote a secret.
-        Err(error) => Err(unreadable(format!("it is not an endpoint, see column {}", error.column()))),
-    }
 }
 
 /// 128 random bits as hex: no two such tokens are ever equal.

@@ -138,8 +138,9 @@ fn code_of_registry(error: &RegistryError) -> ExitCode {
         | RegistryError::Moved
         | RegistryError::Newer { .. }
         | RegistryError::TooLarge { .. }
+        | RegistryError::Unknown(_)
         | RegistryError::Bulk(_) => ExitCode::Refused,
-        RegistryError::Unreadable(_) | RegistryError::Damaged(_) => ExitCode::Failed,
+        RegistryError::Unreadable(_) | RegistryError::Locked { .. } | RegistryError::Damaged(_) => ExitCode::Failed,
     }
 }
 

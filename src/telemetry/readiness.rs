@@ -3,9 +3,13 @@
 //! else: a worker that is not ready goes on working.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::facts::sealing::KeyId;
 
 /// If nothing of a backlog moves for this long, that is a stall. Longer than the slowest attempt of the defaults (15 s)
 /// and a take-over (5 s) together, short enough for a pager. If an attempt may take longer than that, so may this.
@@ -26,7 +30,7 @@ const REFUSED: &str = "Redis does not carry out what the worker asks: see the lo
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<State>>);
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     redis: bool,
     draining: bool,
@@ -38,6 +42,10 @@ struct State {
     backlog_since: Option<Instant>,
     longest_attempt: Duration,
     progressed_at: Option<Instant>,
+    /// Whether it is still open which keys the endpoints need.
+    awaits_endpoints: bool,
+    /// Keys that endpoints need and this process does not have.
+    missing_keys: BTreeSet<KeyId>,
 }
 
 impl Readiness {
@@ -49,6 +57,17 @@ impl Readiness {
     /// Whether Redis answered last time.
     pub fn set_redis(&self, answers: bool) {
         self.lock().redis = answers;
+    }
+
+    /// Not ready before the endpoints were read: until then nobody knows whether their secrets open.
+    pub fn await_endpoints(&self) {
+        self.lock().awaits_endpoints = true;
+    }
+
+    /// The endpoints were read, and these keys of theirs are missing.
+    pub fn set_missing_keys(&self, missing: BTreeSet<KeyId>) {
+        let mut state = self.lock();
+        (state.awaits_endpoints, state.missing_keys) = (false, missing);
     }
 
     /// The worker is shutting down. There is no way back.
@@ -96,7 +115,7 @@ impl Readiness {
     }
 
     /// Ready, or every reason why not.
-    pub fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
+    pub fn verdict(&self, now: Instant) -> Result<(), Vec<Cow<'static, str>>> {
         self.lock().verdict(now)
     }
 
@@ -112,20 +131,26 @@ impl State {
         self.refused.filter(|(_, last)| now.saturating_duration_since(*last) < 2 * REFUSED_AFTER)
     }
 
-    fn verdict(&self, now: Instant) -> Result<(), Vec<&'static str>> {
+    fn verdict(&self, now: Instant) -> Result<(), Vec<Cow<'static, str>>> {
         // A backlog that comes after a quiet night has not been stalling since the evening's last progress.
         let still_since = self.backlog_since.map(|since| self.progressed_at.map_or(since, |at| at.max(since)));
         let lasts = |since: Option<Instant>, long| since.is_some_and(|at| now.saturating_duration_since(at) >= long);
         let stalled = lasts(still_since, STALLED_AFTER.max(self.longest_attempt + STALLED_AFTER / 2));
+        let missing: Vec<String> = self.missing_keys.iter().map(KeyId::to_string).collect();
+        let locked = (!missing.is_empty()).then(|| {
+            format!("endpoints are locked: master_key_file does not have the key {}", missing.join(", ")).into()
+        });
         let reasons: Vec<_> = [
             (self.draining, "draining: the worker is shutting down"),
             (lasts(self.beat_at, SILENT_AFTER), "the worker's thread hangs or gets no processor"),
             (!self.redis, "Redis does not answer"),
             (lasts(self.refusing(now).map(|(first, _)| first), REFUSED_AFTER), REFUSED),
             (stalled, "there is a backlog and nothing moves"),
+            (self.redis && self.awaits_endpoints, "the endpoints were not read yet"),
         ]
         .into_iter()
-        .filter_map(|(holds, reason)| holds.then_some(reason))
+        .filter_map(|(holds, reason)| holds.then_some(Cow::from(reason)))
+        .chain(locked)
         .collect();
         match reasons.is_empty() {
             true => Ok(()),
@@ -151,7 +176,7 @@ mod tests {
     fn a_worker_is_ready_once_redis_answers_also_as_a_standby() {
         let now = clock::now();
         let readiness = Readiness::new();
-        assert_eq!(readiness.verdict(now), Err(vec!["Redis does not answer"]));
+        assert_eq!(readiness.verdict(now), Err(vec!["Redis does not answer".into()]));
         readiness.set_redis(true);
         assert_eq!(readiness.verdict(now + 100 * STALLED_AFTER), Ok(()));
     }
@@ -165,7 +190,7 @@ mod tests {
         assert_eq!(readiness.verdict(now + STALLED_AFTER).unwrap_err().len(), 3);
         readiness.set_redis(true);
         readiness.backlog(false, Duration::ZERO, now);
-        assert_eq!(readiness.verdict(now), Err(vec!["draining: the worker is shutting down"]));
+        assert_eq!(readiness.verdict(now), Err(vec!["draining: the worker is shutting down".into()]));
     }
 
     #[test]
@@ -174,13 +199,13 @@ mod tests {
         let readiness = with_redis();
         readiness.backlog(true, Duration::ZERO, now);
         assert_eq!(readiness.verdict(now + STALLED_AFTER - Duration::from_millis(1)), Ok(()));
-        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED]));
+        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED.into()]));
         readiness.progress(now + STALLED_AFTER);
         assert_eq!(readiness.verdict(now + STALLED_AFTER), Ok(()));
-        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
+        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED.into()]));
         // Reporting it again does not make a backlog younger.
         readiness.backlog(true, Duration::ZERO, now + 2 * STALLED_AFTER);
-        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED]));
+        assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Err(vec![STALLED.into()]));
         readiness.backlog(false, Duration::ZERO, now + 2 * STALLED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * STALLED_AFTER), Ok(()));
     }
@@ -191,9 +216,9 @@ mod tests {
         let readiness = with_redis();
         readiness.backlog(true, Duration::from_secs(60), now);
         assert_eq!(readiness.verdict(now + Duration::from_secs(74)), Ok(()));
-        assert_eq!(readiness.verdict(now + Duration::from_secs(75)), Err(vec![STALLED]));
+        assert_eq!(readiness.verdict(now + Duration::from_secs(75)), Err(vec![STALLED.into()]));
         readiness.backlog(true, Duration::ZERO, now);
-        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED]));
+        assert_eq!(readiness.verdict(now + STALLED_AFTER), Err(vec![STALLED.into()]));
     }
 
     #[test]
@@ -217,12 +242,12 @@ mod tests {
         readiness.refused(now);
         readiness.refused(now + REFUSED_AFTER / 2);
         assert_eq!(readiness.verdict(now + REFUSED_AFTER - Duration::from_millis(1)), Ok(()));
-        assert_eq!(readiness.verdict(now + REFUSED_AFTER), Err(vec![REFUSED]));
+        assert_eq!(readiness.verdict(now + REFUSED_AFTER), Err(vec![REFUSED.into()]));
         readiness.progress(now + REFUSED_AFTER);
         assert_eq!(readiness.verdict(now + REFUSED_AFTER), Ok(()));
         readiness.refused(now + 2 * REFUSED_AFTER);
         assert_eq!(readiness.verdict(now + 2 * REFUSED_AFTER), Ok(()), "it counts anew");
-        assert_eq!(readiness.verdict(now + 3 * REFUSED_AFTER), Err(vec![REFUSED]));
+        assert_eq!(readiness.verdict(now + 3 * REFUSED_AFTER), Err(vec![REFUSED.into()]));
         assert_eq!(readiness.verdict(now + 4 * REFUSED_AFTER), Ok(()), "the last was long ago");
     }
 
@@ -234,5 +259,18 @@ mod tests {
         readiness.progress(evening);
         readiness.backlog(true, Duration::ZERO, morning);
         assert_eq!(readiness.verdict(morning), Ok(()));
+    }
+
+    #[test]
+    fn a_worker_that_lacks_a_key_of_an_endpoint_is_not_ready_and_says_which() {
+        let now = clock::now();
+        let readiness = with_redis();
+        readiness.await_endpoints();
+        assert_eq!(readiness.verdict(now), Err(vec!["the endpoints were not read yet".into()]));
+        readiness.set_missing_keys(["a3459a75e2d8".parse().unwrap()].into());
+        let reasons = readiness.verdict(now).unwrap_err();
+        assert!(reasons.len() == 1 && reasons[0].contains("does not have the key a3459a75e2d8"), "{reasons:?}");
+        readiness.set_missing_keys(BTreeSet::new());
+        assert_eq!(readiness.verdict(now), Ok(()));
     }
 }

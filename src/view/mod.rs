@@ -14,6 +14,7 @@ pub mod letter;
 pub mod operation;
 pub mod past;
 pub mod quarantine;
+pub mod schemas;
 pub mod standing;
 pub mod test;
 pub mod time;

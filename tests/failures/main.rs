@@ -13,6 +13,7 @@ mod lost_history;
 mod quota;
 mod redis_trouble;
 mod replay;
+mod sealed;
 mod smoke;
 mod supervised;
 mod watched;

@@ -39,11 +39,12 @@ pub struct Setup {
     redis: String,
     toml: String,
     env: Vec<(String, String)>,
+    dumps_core: bool,
 }
 
 impl Setup {
     pub fn new(redis: &str) -> Self {
-        let setup = Self { redis: redis.to_owned(), toml: QUICK.to_owned(), env: Vec::new() };
+        let setup = Self { redis: redis.to_owned(), toml: QUICK.to_owned(), env: Vec::new(), dumps_core: false };
         setup
             .env("HERALD_ALLOW_HTTP", "true")
             .env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")
@@ -58,6 +59,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A crash of it leaves its memory in its folder, if the machine does so.
+    pub fn dumping_core(mut self) -> Self {
+        self.dumps_core = true;
         self
     }
 
@@ -82,7 +89,15 @@ impl Setup {
         fs::write(&file, &self.toml).expect("the scratch folder can be written to");
         let log = File::create(folder.path().join("log")).expect("the scratch folder can be written to");
         let listen = free_address();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        let mut command = match self.dumps_core {
+            false => Command::new(env!("CARGO_BIN_EXE_herald")),
+            true => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", "ulimit -c unlimited; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_herald")]);
+                command.current_dir(folder.path());
+                command
+            }
+        };
         command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_HISTORY_URL", "");
         command.env("HERALD_REDIS_URL", &self.redis).env("HERALD_LISTEN", listen.to_string());
         command.env("HERALD_CONFIG", &file).env("RUST_BACKTRACE", "1");
@@ -112,6 +127,11 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 impl Herald {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it was started, with its log.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -286,9 +286,11 @@ pub fn of_registry(error: &RegistryError) -> Problem {
         RegistryError::Missing(_) | RegistryError::NeverMade => Problem::not_found(),
         RegistryError::Exists(_) => conflict("exists", error.to_string()),
         RegistryError::Stale { .. } | RegistryError::Moved => conflict(CHANGED_MEANWHILE, error.to_string()),
-        RegistryError::Newer { .. } | RegistryError::Unreadable(_) | RegistryError::Bulk(_) => {
-            refused(error.to_string())
-        }
+        RegistryError::Newer { .. }
+        | RegistryError::Unreadable(_)
+        | RegistryError::Locked { .. }
+        | RegistryError::Unknown(_)
+        | RegistryError::Bulk(_) => refused(error.to_string()),
         RegistryError::TooLarge { .. } => Problem::fault("body", error.to_string()),
         RegistryError::Damaged(_) => Problem::internal(error),
     }

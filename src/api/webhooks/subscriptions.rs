@@ -456,7 +456,8 @@ impl Subscriptions {
 impl Known {
     fn own(&self, id: &EndpointId, keeper: Keeper) -> Result<&Arc<Endpoint>> {
         let found = self.endpoints.iter().find(|endpoint| endpoint.id == *id && is_there(endpoint, keeper));
-        found.ok_or(SubscriptionError::NotFound)
+        // It may be the one that cannot be read.
+        found.ok_or(if self.is_uncertain { SubscriptionError::Unreadable } else { SubscriptionError::NotFound })
     }
 
     /// Whether the account may have this endpoint beside its others.

@@ -249,6 +249,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         created_at_ms: mark.at_ms,
         updated_at_ms: mark.at_ms,
         revision: 1,
+        unsealed_values: 0,
     };
     args.settings.apply(&mut endpoint)?;
     let mut made = None;
@@ -419,7 +420,7 @@ async fn delete(context: &Context, args: ConsentArgs) -> anyhow::Result<()> {
     let mut registry = context.registry().await?;
     let found = match registry.get(&args.id).await {
         // What cannot be read can still be removed.
-        Err(RegistryError::Unreadable(_)) => None,
+        Err(RegistryError::Unreadable(_) | RegistryError::Locked { .. }) => None,
         found => Some(found?.ok_or_else(|| RegistryError::Missing(args.id.clone()))?),
     };
     let of = found.as_ref().map_or("that cannot be read".to_owned(), |e| format!("of {} ({})", e.account, e.url));

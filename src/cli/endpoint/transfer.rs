@@ -7,11 +7,13 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::{random, rules};
 use crate::{
@@ -37,6 +39,9 @@ pub struct ExportArgs {
     /// Replace the file if it exists
     #[arg(long, requires = "file")]
     force: bool,
+    /// Write the secrets in clear, where they would be sealed
+    #[arg(long, requires = "reason")]
+    reveal: bool,
     #[command(flatten)]
     change: WhoAndMaybeWhy,
 }
@@ -57,26 +62,32 @@ impl ExportArgs {
     }
 }
 
-/// It changes nothing and is audited all the same: it shows every secret.
+/// It changes nothing and is audited all the same: it takes every secret with it.
 pub async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<()> {
     let begun = args.change.act(Act::EndpointExport);
-    let begun = begun.target(args.path().map_or("stdout".to_owned(), |file| file.display().to_string()));
+    let target = args.path().map_or("stdout".to_owned(), |file| file.display().to_string());
+    let begun = begun.target(if args.reveal { format!("in clear: {target}") } else { target });
     audited(context, begun, async |tally| write(context, &args, tally).await).await
 }
 
 async fn write(context: &Context, args: &ExportArgs, tally: &mut Tally) -> anyhow::Result<()> {
-    let export = context.registry().await?.export(context.now_ms()).await?;
-    let mut json = serde_json::to_vec_pretty(&export)?;
-    json.push(b'\n');
+    let redis = context.redis()?;
+    let ring = if args.reveal { Arc::default() } else { redis.keyring().ring() };
+    let export = RegistryStore::connect(&redis).await?.export(context.now_ms()).await?;
+    let json = Zeroizing::new(export.to_json(&ring));
+    let is_sealed = ring.sealing().is_some();
     tally.set(export.endpoints.len() as u64, 0);
     match args.path() {
         Some(path) => {
             write_private(path, &json, args.force).with_context(|| format!("cannot write {}", path.display()))?;
             let endpoints = words::count(export.endpoints.len() as u64, "endpoint", "endpoints");
-            note(format_args!("{endpoints} with secrets: {}; only you can read it", path.display()));
+            let how = if is_sealed { "sealed secrets" } else { "secrets in clear" };
+            note(format_args!("{endpoints} with {how}: {}; only you can read it", path.display()));
         }
         None => {
-            note("this holds every secret in clear: keep it from others, or use --file");
+            if !is_sealed {
+                note("this holds every secret in clear: keep it from others, or use --file");
+            }
             context.output.raw(&json)?;
         }
     }
@@ -129,8 +140,10 @@ struct Difference {
 
 pub async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<()> {
     let shown = args.file.display().to_string();
-    let file = ExportFile::from_json(&read_input(&args.file, MAX_FILE_BYTES)?).with_context(|| shown.clone())?;
-    let mut registry = context.registry().await?;
+    let redis = context.redis()?;
+    let text = Zeroizing::new(read_input(&args.file, MAX_FILE_BYTES)?);
+    let file = ExportFile::from_json(&text, &redis.keyring().ring()).with_context(|| shown.clone())?;
+    let mut registry = RegistryStore::connect(&redis).await?;
     let now = current(&mut registry).await?;
     check_all(&rules(context)?, &now, &file.endpoints).with_context(|| shown.clone())?;
     let differences = differences(now, &file.endpoints);

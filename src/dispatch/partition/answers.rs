@@ -24,10 +24,7 @@ impl<D: Directory> Partition<D> {
                 self.errands.push(Errand::AbortFlights);
                 self.phase = Phase::Waiting { at: now + left_ms.clamp(1, ACQUIRE_EVERY_MS) };
             }
-            (Outstanding::Release, _) => {
-                self.lease.end();
-                self.phase = Phase::Stopped;
-            }
+            (Outstanding::Release, _) => self.left(now),
             (_, Answer::Recovered { moved }) => {
                 if moved < MAX_BATCH {
                     self.phase = Phase::Opening;

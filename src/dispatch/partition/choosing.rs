@@ -27,6 +27,10 @@ impl<D: Directory> Partition<D> {
                 self.phase = Phase::Stopped;
                 None
             }
+            (Phase::Waiting { at }, _) if self.gives_way => {
+                self.phase = Phase::Waiting { at: at.max(now + ACQUIRE_EVERY_MS) };
+                None
+            }
             (Phase::Waiting { at }, _) => (now >= at).then(|| self.acquire(now)).flatten(),
             (_, None) => None,
             (Phase::Recovering, Some(term)) => Some((Call::Recover { term, max: MAX_BATCH }, Outstanding::Plain)),
@@ -62,7 +66,7 @@ impl<D: Directory> Partition<D> {
 
     /// What somebody waits for comes first, but never so often that another kind of call starves.
     pub(super) fn choose_running(&mut self, now: u64, term: Term) -> Option<(Call, Outstanding)> {
-        if self.is_stopping {
+        if self.leaves() {
             return self.choose_stopping(now, term);
         }
         let relieved = self.core.take_relieved();

@@ -152,6 +152,14 @@ fn check_key(text: &str) -> Result<(), SecretError> {
     if is_key { Err(SecretError::NoEd25519) } else { Ok(()) }
 }
 
+/// Receivers hold a secret of their own, and have no crate more for that.
+#[cfg(feature = "dispatcher")]
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
 impl TryFrom<String> for SecretText {
     type Error = SecretError;
     fn try_from(text: String) -> Result<Self, SecretError> {

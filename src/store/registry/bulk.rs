@@ -4,18 +4,23 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 
-use super::{PAGE, RegistryError, RegistryKeys, RegistryStore, STAGE, SWITCH, change, endpoint_json, random_token};
+use super::{PAGE, RegistryError, RegistryKeys, RegistryStore, STAGE, SWITCH, change, random_token, stored};
 use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::{EndpointId, RegistryId},
+        sealing::Ring,
     },
     store::error::StoreError,
 };
 
-/// Version of the file's form. A larger one was written by a newer Herald and is refused instead of guessed at.
+/// Version of the file's form in which everything is readable.
 pub const EXPORT_SCHEMA: u32 = 1;
+
+/// Version of the form whose values are sealed. A larger one was written by a newer Herald and is refused instead of guessed at.
+pub const SEALED_EXPORT_SCHEMA: u32 = 2;
 
 /// How long staged data outlives the import's last sign of life: longer than any pause between two chunks.
 const STAGING_TTL_S: u64 = 600;
@@ -38,12 +43,14 @@ pub enum BulkError {
     Changed,
     #[error("the staged import was lost on the way ({found} of {expected} endpoints are there): repeat it")]
     Unstaged { expected: usize, found: String },
-    #[error("the export would leave out endpoints that this Herald cannot read ({ids}): export with a newer one")]
-    Unreadable { ids: String },
+    #[error("the export would leave out endpoints that cannot be read here: {which}")]
+    Unreadable { which: String },
     #[error("the file is not an export of endpoints (line {line}, column {column})")]
     File { line: usize, column: usize },
-    #[error("the file has schema {found}; this Herald knows up to {EXPORT_SCHEMA}: import with a newer one")]
+    #[error("the file has schema {found}; this Herald knows up to {SEALED_EXPORT_SCHEMA}: import with a newer one")]
     NewerFile { found: u64 },
+    #[error("the file's endpoint {id} is {why}")]
+    Endpoint { id: String, why: String },
 }
 
 /// A backup of the registry with all its secrets: a caller that writes it to disk keeps others from reading it.
@@ -58,7 +65,8 @@ pub struct ExportFile {
 }
 
 impl ExportFile {
-    pub fn from_json(json: &[u8]) -> Result<Self, BulkError> {
+    /// What is sealed is opened with these keys, wherever it was sealed.
+    pub fn from_json(json: &[u8], ring: &Ring) -> Result<Self, BulkError> {
         #[derive(Deserialize)]
         struct Sketch {
             schema: u64,
@@ -66,11 +74,52 @@ impl ExportFile {
         // The parser's own message may quote a secret.
         let bad = |error: serde_json::Error| BulkError::File { line: error.line(), column: error.column() };
         let Sketch { schema } = serde_json::from_slice(json).map_err(bad)?;
-        match schema > u64::from(EXPORT_SCHEMA) {
-            true => Err(BulkError::NewerFile { found: schema }),
-            false => serde_json::from_slice(json).map_err(bad),
+        if schema > u64::from(SEALED_EXPORT_SCHEMA) {
+            return Err(BulkError::NewerFile { found: schema });
         }
+        if schema < u64::from(SEALED_EXPORT_SCHEMA) {
+            return serde_json::from_slice(json).map_err(bad);
+        }
+        let Stored { registry_id, version, exported_at_ms, endpoints, .. }: Stored<&RawValue> =
+            serde_json::from_slice(json).map_err(bad)?;
+        let endpoints = endpoints.iter().map(|endpoint| opened(endpoint, ring)).collect::<Result<_, _>>()?;
+        Ok(Self { schema: EXPORT_SCHEMA, registry_id, version, exported_at_ms, endpoints })
     }
+
+    /// As a file, sealed as far as there is a key.
+    pub fn to_json(&self, ring: &Ring) -> Vec<u8> {
+        let sealed = ring.sealing().map(|_| Stored {
+            schema: SEALED_EXPORT_SCHEMA,
+            registry_id: self.registry_id.clone(),
+            version: self.version,
+            exported_at_ms: self.exported_at_ms,
+            endpoints: self.endpoints.iter().map(|endpoint| stored::sealed(endpoint, ring)).collect::<Vec<Value>>(),
+        });
+        let json = sealed.map_or_else(|| serde_json::to_vec_pretty(self), |sealed| serde_json::to_vec_pretty(&sealed));
+        let mut json = json.expect("strings, numbers and lists of them are always JSON");
+        json.push(b'\n');
+        json
+    }
+}
+
+/// The file with its endpoints as they are stored.
+#[derive(Serialize, Deserialize)]
+struct Stored<T> {
+    schema: u32,
+    registry_id: RegistryId,
+    version: u64,
+    exported_at_ms: u64,
+    endpoints: Vec<T>,
+}
+
+fn opened(json: &RawValue, ring: &Ring) -> Result<Endpoint, BulkError> {
+    #[derive(Deserialize)]
+    struct Sketch {
+        id: Option<String>,
+    }
+    let id = serde_json::from_str::<Sketch>(json.get()).ok().and_then(|sketch| sketch.id).unwrap_or_default();
+    stored::read_with(&id, json.get().as_bytes(), ring, false)
+        .map_err(|found| BulkError::Endpoint { id: found.id, why: found.why })
 }
 
 /// What an import has done.
@@ -86,14 +135,17 @@ impl RegistryStore {
     pub async fn export(&mut self, now_ms: u64) -> Result<ExportFile, RegistryError> {
         let loaded = self.load().await?;
         if !loaded.unreadable.is_empty() {
-            let mut ids: Vec<String> = loaded.unreadable.into_keys().collect();
-            ids.sort();
-            ids.truncate(10);
-            return Err(BulkError::Unreadable { ids: ids.join(", ") }.into());
+            let mut which: Vec<String> =
+                loaded.unreadable.into_values().map(|found| format!("{} ({})", found.id, found.why)).collect();
+            which.sort();
+            which.truncate(10);
+            return Err(BulkError::Unreadable { which: which.join(", ") }.into());
         }
         let mut endpoints: Vec<Endpoint> = loaded.endpoints.into_values().collect();
         for endpoint in &mut endpoints {
             endpoint.drop_expired_secrets(now_ms);
+            // How this Redis holds it says nothing of a file.
+            endpoint.unsealed_values = 0;
         }
         endpoints.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(ExportFile {
@@ -123,6 +175,7 @@ impl RegistryStore {
         for endpoint in &mut endpoints {
             endpoint.drop_expired_secrets(mark.at_ms);
         }
+        let ring = self.sealing_ring().await?;
         for _ in 0..IMPORT_TRIES {
             let version = self.version_of_any_registry().await?;
             let revisions = self.revisions().await?;
@@ -131,7 +184,7 @@ impl RegistryStore {
                 endpoint.revision = endpoint.revision.max(known + 1);
             }
             let staging = RegistryKeys::staging(&random_token());
-            self.stage(&staging, &endpoints).await?;
+            self.stage(&staging, &endpoints, &ring).await?;
             if let Some(imported) = self.switch(&staging, endpoints.len(), version, id.as_ref(), mark).await? {
                 return Ok(imported);
             }
@@ -159,13 +212,13 @@ impl RegistryStore {
         }
     }
 
-    async fn stage(&mut self, staging: &str, endpoints: &[Endpoint]) -> Result<(), RegistryError> {
+    async fn stage(&mut self, staging: &str, endpoints: &[Endpoint], ring: &Ring) -> Result<(), RegistryError> {
         let mut rest = endpoints.iter().peekable();
         while rest.peek().is_some() {
             let mut call = STAGE.keys(&[staging]).arg(STAGING_TTL_S);
             let (mut staged, mut bytes) = (0, 0);
             while let Some(endpoint) = rest.next_if(|_| staged < PAGE && bytes < CHUNK_BYTES) {
-                let json = endpoint_json(endpoint)?;
+                let json = stored::write(endpoint, ring)?;
                 (staged, bytes) = (staged + 1, bytes + json.len());
                 call = call.arg(endpoint.id.as_str()).arg(json);
             }

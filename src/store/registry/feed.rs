@@ -3,12 +3,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{CHANGES, RegistryError, RegistryKeys, RegistryStore, Unreadable, read_endpoint};
+use super::{CHANGES, RegistryError, RegistryKeys, RegistryStore, Unreadable, stored};
 use crate::{
     facts::{
         endpoint::{Endpoint, Mark},
         id::{EndpointId, RegistryId},
     },
+    keyring::Keyring,
     store::{
         connection::{Connection, Purpose, Redis},
         error::StoreError,
@@ -84,7 +85,7 @@ impl RegistryStore {
         let call = CHANGES.keys_to_read(&[RegistryKeys::ENDPOINTS, RegistryKeys::META, RegistryKeys::CHANGES]);
         let call = call.arg(id).arg(version).arg(CHANGES_AT_ONCE);
         let answer: Vec<Vec<u8>> = self.connection.run("follow the registry", &call).await?;
-        read_news(known, &answer)
+        read_news(known, &answer, self.connection.keyring())
             .ok_or_else(|| StoreError::unexpected("follow the registry", "the script's answer has no known form"))
     }
 
@@ -179,7 +180,7 @@ impl ChangeWait {
 }
 
 /// None if the answer has a form that the script never gives.
-fn read_news(known: Option<&Position>, answer: &[Vec<u8>]) -> Option<News> {
+fn read_news(known: Option<&Position>, answer: &[Vec<u8>], keyring: &Keyring) -> Option<News> {
     let text = |at: usize| std::str::from_utf8(answer.get(at)?).ok();
     match text(0)? {
         "none" => return Some(News::NoRegistry),
@@ -205,7 +206,7 @@ fn read_news(known: Option<&Position>, answer: &[Vec<u8>]) -> Option<News> {
                 if after.parse() != Ok(last) {
                     return Some(News::Gap(position, pause));
                 }
-                changes.extend(read_change(change)?);
+                changes.extend(read_change(change, keyring)?);
                 last = std::str::from_utf8(&change[4]).ok()?.parse().ok()?;
             }
             Some(News::Changes { position, pause, changes })
@@ -215,12 +216,12 @@ fn read_news(known: Option<&Position>, answer: &[Vec<u8>]) -> Option<News> {
 }
 
 /// A pause and a resume change no endpoint: the answer's own mark tells of them.
-fn read_change(change: &[Vec<u8>]) -> Option<Option<FeedChange>> {
+fn read_change(change: &[Vec<u8>], keyring: &Keyring) -> Option<Option<FeedChange>> {
     let id = std::str::from_utf8(&change[2]).ok()?;
     Some(match change[1].as_slice() {
         b"pause" | b"resume" => None,
         b"put" if change[3].is_empty() => Some(FeedChange::Removed(id.to_owned())),
-        b"put" => Some(match read_endpoint(id, &change[3]) {
+        b"put" => Some(match stored::read(id, &change[3], keyring) {
             Ok(endpoint) => FeedChange::Put(Box::new(endpoint)),
             Err(unreadable) => FeedChange::Unreadable(unreadable),
         }),

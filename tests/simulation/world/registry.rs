@@ -122,6 +122,7 @@ impl World {
             created_at_ms: self.now,
             updated_at_ms: self.now,
             revision: self.now + 1,
+            unsealed_values: 0,
         };
         self.registry.endpoints.insert(endpoint.id.clone(), Arc::new(endpoint));
         self.spread();

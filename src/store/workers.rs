@@ -1,0 +1,101 @@
+//! Who works: each live worker tells every few seconds which version it is, what it reads and which keys it has. So nobody seals
+//! with a key, or writes a form, that one of them cannot read. Judged by Redis' clock alone.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    connection::{Connection, Script},
+    error::StoreError,
+    keys::WorkerKeys,
+};
+use crate::facts::{endpoint::SEALED_SCHEMA, sealing::KeyId};
+
+/// How long what a worker has told holds: a few times the pause between two.
+const HOLDS_MS: u64 = 60_000;
+
+static TELL: LazyLock<Script> = LazyLock::new(|| {
+    // However full Redis is: who works matters most when something is wrong.
+    Script::new("WORKER_TELL", concat!("#!lua flags=allow-oom\n", include_str!("scripts/worker_tell.lua")))
+});
+
+/// What a live worker tells of itself. What a newer one tells beyond this is passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Host and process.
+    pub name: String,
+    pub version: String,
+    /// What is stored, and its newest schema that the worker reads.
+    pub schemas: BTreeMap<String, u32>,
+    /// Of its ring: the one that seals comes first.
+    pub keys: Vec<String>,
+    /// Whether it locks what is not sealed.
+    #[serde(default)]
+    pub seal_only: bool,
+}
+
+impl Told {
+    pub fn knows(&self, key: KeyId) -> bool {
+        self.keys.contains(&key.to_string())
+    }
+
+    pub fn seals_with(&self, key: KeyId) -> bool {
+        self.keys.first() == Some(&key.to_string())
+    }
+
+    fn reads_sealed(&self) -> bool {
+        self.schemas.get("endpoint").is_some_and(|newest| *newest >= SEALED_SCHEMA)
+    }
+}
+
+/// A live worker that could not read what would be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownTo {
+    #[error(
+        "worker {worker} does not have the key {key}, and would lock what is sealed with it: give it the key first, \
+         and look with `herald key status`"
+    )]
+    Key { worker: String, key: KeyId },
+    #[error("worker {worker} is version {version}, which cannot read sealed endpoints: update it first")]
+    Schema { worker: String, version: String },
+}
+
+/// Whether all of them open what is sealed with this key.
+pub fn check_known<'a>(workers: impl IntoIterator<Item = &'a Told>, key: KeyId) -> Result<(), UnknownTo> {
+    for worker in workers {
+        if !worker.reads_sealed() {
+            return Err(UnknownTo::Schema { worker: worker.name.clone(), version: worker.version.clone() });
+        }
+        if !worker.knows(key) {
+            return Err(UnknownTo::Key { worker: worker.name.clone(), key });
+        }
+    }
+    Ok(())
+}
+
+/// Tells of the worker with this token and returns what the other live ones tell. None as it ends.
+pub async fn tell(connection: &mut Connection, token: &str, told: Option<&Told>) -> Result<Vec<Told>, StoreError> {
+    let json = told.map(|told| serde_json::to_string(told).expect("texts and numbers are always JSON"));
+    let call = TELL.keys(&[WorkerKeys::WORKERS]).arg(token).arg(json.unwrap_or_default()).arg(HOLDS_MS);
+    let answer: Vec<(String, String)> = connection.run("tell of this worker", &call).await?;
+    let others = answer.into_iter().filter(|(worker, _)| worker != token);
+    Ok(others.filter_map(|(_, told)| serde_json::from_str(&told).ok()).collect())
+}
+
+/// What the live workers tell, by their names.
+pub async fn live_workers(connection: &mut Connection) -> Result<Vec<Told>, StoreError> {
+    let mut commands = redis::pipe();
+    commands.cmd("TIME").cmd("HGETALL").arg(WorkerKeys::WORKERS);
+    let ((seconds, _), all): ((u64, u64), Vec<(String, String)>) =
+        connection.pipeline("look for live workers", &commands).await?;
+    let is_live = |text: &str| {
+        let (at_ms, told) = text.split_once(' ')?;
+        let at_ms: u64 = at_ms.parse().ok()?;
+        let told = (at_ms.abs_diff(seconds * 1000) <= HOLDS_MS).then_some(told)?;
+        serde_json::from_str(told).ok()
+    };
+    let mut live: Vec<Told> = all.iter().filter_map(|(_, text)| is_live(text)).collect();
+    live.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(live)
+}
