@@ -67,7 +67,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
     if args.print_acl {
         context.note_unknown_variables();
         if let Some(role) = args.role {
-            note(&format!("Replace PASSWORD and run this with redis-cli. {}", whose(role)));
+            note(format!("Replace PASSWORD and run this with redis-cli. {}", whose(role)));
             return context.output.text(&acl::rule(&keys, role));
         }
         note("Replace each >PASSWORD by a password of its own and run this with redis-cli. Then the worker uses");

@@ -60,7 +60,7 @@ pub enum FileError {
     #[error("the key in {key} is not that of the first certificate in {certificate}; give both of one pair")]
     OfAnother { certificate: NamedFile, key: NamedFile },
     #[error("{certificate} and {key} cannot be used: {cause}")]
-    Unusable { certificate: NamedFile, key: NamedFile, cause: rustls::Error },
+    Unusable { certificate: NamedFile, key: NamedFile, cause: Box<rustls::Error> },
 }
 
 /// Where a process finds what it shows of itself: its certificate, with those between it and its authority, and the key.
@@ -85,7 +85,7 @@ impl IdentityFiles {
         match CertifiedKey::from_der(chain, key, &provider()) {
             Ok(identity) => Ok(Arc::new(identity)),
             Err(rustls::Error::InconsistentKeys(_)) => Err(FileError::OfAnother { certificate, key: key_file }),
-            Err(cause) => Err(FileError::Unusable { certificate, key: key_file, cause }),
+            Err(cause) => Err(FileError::Unusable { certificate, key: key_file, cause: Box::new(cause) }),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Certificate {
         let versions = versions.map_err(|cause| FileError::Unusable {
             certificate: files.certificate.clone(),
             key: files.key.clone(),
-            cause,
+            cause: Box::new(cause),
         })?;
         let mut server = versions.with_no_client_auth().with_cert_resolver(shown.clone());
         // Who goes on with a session would not see a new certificate. Connections are kept, so there are few handshakes.

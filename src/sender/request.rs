@@ -86,6 +86,7 @@ struct Keys {
 }
 
 /// A secret made ready to sign.
+#[expect(clippy::large_enum_variant, reason = "nearly all are shared, and each would cost a box")]
 enum Ready {
     Shared {
         standard: StandardKey,
@@ -226,7 +227,7 @@ impl Prepared {
                 (Scheme::Ed25519, Use::Send) => by_key = ed25519_signature(private.clone(), id, at_s, body),
                 (Scheme::Dojo, Use::Show) => values.add_secret(&DOJO_SIGNATURE, ""),
                 (Scheme::Dojo, Use::Send) => {
-                    let newest = shared.clone().last().map(|(_, dojo)| dojo_signature_with(dojo, body));
+                    let newest = shared.clone().next_back().map(|(_, dojo)| dojo_signature_with(dojo, body));
                     values.add_secret(&DOJO_SIGNATURE, &newest.unwrap_or_default());
                 }
             }

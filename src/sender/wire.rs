@@ -353,7 +353,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_receiver_sends_is_bounded_in_bytes_until_it_is_asked_again() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut metered = Metered::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut metered = Metered::new(Way::Direct(stream));
         let (mut receiver, _) = listener.accept().await.unwrap();
         let floods = tokio::spawn(async move { while receiver.write_all(&[0; 65_536]).await.is_ok() {} });
         let mut all = vec![0; MAX_IDLE_BYTES as usize];

@@ -99,6 +99,21 @@ async fn a_worker_delivers_and_the_verbs_look_over_tls_alone() {
     let looked = told(&herald(&["doctor"], &env).output().unwrap());
     assert!(looked.contains("owns payment-intents") && !looked.contains("not encrypted"), "{looked}");
     assert!(worker.stop().await.success());
+
+    // With users too, where nobody is answered before he has said who he is.
+    let printed = herald(&["doctor", "--print-acl", "--role", "viewer"], &[]).output().unwrap();
+    let rule = String::from_utf8(printed.stdout).unwrap().trim().replace(">PASSWORD", ">secret");
+    redis.world.redis.command::<()>(&rule.split(' ').collect::<Vec<_>>()).await;
+    redis.world.redis.command::<()>(&["ACL", "SETUSER", "default", "off"]).await;
+    let looks = |user: &str| {
+        let url = url.replace("rediss://", &format!("rediss://{user}@"));
+        let env = [("HERALD_REDIS_URL", url.as_str()), (CA, &ca), (CERTIFICATE, &certificate), (KEY, &key)];
+        let output = herald(&["endpoint", "list"], &env).output().unwrap();
+        (output.status.success(), told(&output))
+    };
+    assert!(looks("herald-viewer:secret").0);
+    let (_, refused) = looks("herald-viewer:wrong");
+    assert!(refused.contains("Redis denies it; check user, password"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -80,8 +80,8 @@ pub async fn create(
         endpoint.secrets.push(Secret::new(fresh_secret(scheme.signs_with()), mark.at_ms));
     }
     // Of a key pair its receiver needs the public half, which is always shown.
-    let made = endpoint.secrets[known..].iter().map(|secret| secret.value.clone());
-    let made = made.filter(|secret| secret.kind() == Kind::Shared).next();
+    let mut made = endpoint.secrets[known..].iter().map(|secret| secret.value.clone());
+    let made = made.find(|secret| secret.kind() == Kind::Shared);
     check_secret(&endpoint)?;
     api.check_with_url(&caller, &endpoint).await?;
     let begun = about(caller.begun(&api, Act::EndpointCreate, &why), &endpoint);

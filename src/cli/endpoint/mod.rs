@@ -494,7 +494,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
     let what = match args.overlap.is_zero() {
         true => {
             format!(
-                "end every secret of endpoint {} now: receivers that know only those will refuse what comes",
+                "end the older secrets of endpoint {} now: receivers that know only those will refuse what comes",
                 args.id
             )
         }
