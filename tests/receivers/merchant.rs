@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::{
     language::Language,
-    request::Request,
+    request::{NO_KEYS, Request},
     served::{Served, free_port},
     support::until,
     world::{Event, PREFIX, World},
@@ -39,6 +39,7 @@ impl<'w> Merchant<'w> {
         let name = match scheme {
             Scheme::Standard => "standard",
             Scheme::Dojo => "dojo",
+            Scheme::Ed25519 => panic!("{NO_KEYS}"),
         };
         let new = SecretText::new("PDYkJQq6sESYHp_zJuTTBQ".to_owned()).unwrap();
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
@@ -153,6 +154,7 @@ impl<'w> Merchant<'w> {
                 of_odd.with("webhook-signature", &value)
             }
             Scheme::Dojo => of_odd,
+            Scheme::Ed25519 => panic!("{NO_KEYS}"),
         };
         // In the order of their sequences.
         for (event, request) in [
@@ -174,6 +176,7 @@ impl<'w> Merchant<'w> {
         let signature = match self.scheme {
             Scheme::Standard => "webhook-signature",
             Scheme::Dojo => "dojo-signature",
+            Scheme::Ed25519 => panic!("{NO_KEYS}"),
         };
         let mut refused = vec![
             ("another body", genuine.clone().over(event.body.replace("Captured", "Refunded"))),
