@@ -55,6 +55,7 @@ use crate::{
     systemd,
     telemetry::{
         intents::IntentMetrics,
+        log_line,
         metrics::{Metrics, page_of_process},
         readiness::Readiness,
     },
@@ -102,6 +103,7 @@ fn callers(config: &Config, senders: u64) -> usize {
 
 /// The worker, its registry and its service, until cancelled.
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
+    log_line::identify(&owner_name(), &config.stream.name);
     install_crypto_provider();
     descriptors::raise_limit();
     let parts = parts(config, listener)?;
@@ -114,10 +116,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        redis = redis.address(),
-        stream = config.stream.name,
-        listen = %config.listen,
-        "herald serves"
+        "herald serves the stream {} of Redis at {}, and listens on {}",
+        config.stream.name,
+        redis.address(),
+        config.listen
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let rest = CancellationToken::new();
@@ -182,6 +184,7 @@ pub async fn serve_intents(config: Config) -> Result<()> {
     let Some(address) = config.intents.listen else {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
+    log_line::identify(&owner_name(), &config.stream.name);
     descriptors::raise_limit();
     let counted = IntentMetrics::default();
     let registry = Registry::new();
@@ -257,7 +260,7 @@ async fn serve_payment_intents(
     if config.intents.sandbox {
         router = router.merge(api::checkout::router(api));
     }
-    info!(listen = %address, sandbox = config.intents.sandbox, "payment intents are served");
+    info!("payment intents are served on {address}{}", if config.intents.sandbox { ", as a sandbox" } else { "" });
     let answered = move |code, took| counted.answered(code, took);
     Ok(async move {
         tokio::select! {

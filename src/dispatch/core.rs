@@ -14,6 +14,7 @@ mod memory;
 mod noted;
 mod outbox;
 mod settling;
+mod steps;
 mod terms;
 mod waiting;
 mod weights;
@@ -38,6 +39,7 @@ use lanes::{LaneAt, Lanes};
 use memory::Memory;
 pub use noted::Noted;
 use outbox::Outbox;
+pub use steps::{About, Step};
 use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
 
@@ -99,17 +101,20 @@ pub enum CoreErrand {
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoreHappening {
     Failed {
-        id: DeliveryId,
-        intent: IntentId,
+        about: About,
         attempt: u32,
         outcome: Outcome,
         retry_in_ms: u64,
     },
     Dead {
-        id: DeliveryId,
-        intent: IntentId,
+        about: About,
         reason: DeadReason,
         attempts: u32,
+    },
+    /// Only where each step is asked for: see [`Core::tell_steps`].
+    Stepped {
+        about: About,
+        step: Step,
     },
     /// It has taken a delivery, after its last attempt had failed.
     Recovered {
@@ -319,6 +324,8 @@ pub struct Core {
     noted: VecDeque<EndpointId>,
     errands: Vec<CoreErrand>,
     happenings: Vec<CoreHappening>,
+    /// Each step of each delivery is a happening.
+    tells_steps: bool,
     /// Redis' clock can be believed: what is old by it is old.
     may_expire: bool,
     is_all_paused: bool,
@@ -349,6 +356,7 @@ impl Core {
             noted: VecDeque::new(),
             errands: Vec::new(),
             happenings: Vec::new(),
+            tells_steps: false,
             may_expire: true,
             is_all_paused: false,
             all_paused: None,
@@ -768,12 +776,8 @@ impl Core {
         }
         self.tally.dead += 1;
         let (id, intent) = (id.clone(), intent.clone());
-        self.happenings.push(CoreHappening::Dead {
-            id: id.clone(),
-            intent: intent.clone(),
-            reason: DeadReason::Released,
-            attempts: 0,
-        });
+        let about = About::unreadable(&id, &intent);
+        self.happenings.push(CoreHappening::Dead { about, reason: DeadReason::Released, attempts: 0 });
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let (chain, facts) = (chain_id.1.clone(), Box::new(LetterFacts::unreadable()));
         let why = DeadReason::Released.name().to_owned();

@@ -40,7 +40,7 @@ use crate::{
         endpoint::{Endpoint, Mark},
         envelope::Envelope,
         event::{Event, EventError, EventType, Novelty},
-        id::{AccountId, DeliveryId, EndpointId, EntryId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::LetterFacts,
         outcome::Attempted,
         quota::Quotas,
@@ -170,8 +170,11 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Happening {
     Core(CoreHappening),
-    TermBegan,
+    TermBegan {
+        term: Term,
+    },
     TermEnded {
+        term: Term,
         why: String,
     },
     GroupMade {
@@ -180,6 +183,14 @@ pub enum Happening {
     Read {
         entries: usize,
     },
+    /// An event was read; only where each step is asked for.
+    Arrived {
+        entry: EntryId,
+        event: EventId,
+        intent: IntentId,
+        account: AccountId,
+        traceparent: Option<Traceparent>,
+    },
     Quarantined {
         entry: EntryId,
         error: String,
@@ -187,6 +198,7 @@ pub enum Happening {
     /// An event was taken that contains something new to this Herald.
     Novelty {
         entry: EntryId,
+        event: EventId,
         account: AccountId,
         novelty: Novelty,
     },
@@ -195,6 +207,7 @@ pub enum Happening {
     },
     NoEndpoint {
         entry: EntryId,
+        event: EventId,
         account: AccountId,
     },
     ForeignClaimed {
@@ -339,6 +352,7 @@ pub struct Partition<D> {
     is_taken: bool,
     /// Nothing is read, claimed or sent: see [`Partition::look_at_registry`].
     is_held_up: bool,
+    tells_steps: bool,
     happenings: Vec<Happening>,
     errands: Vec<Errand>,
 }
@@ -372,6 +386,7 @@ impl<D: Directory> Partition<D> {
             records_until: None,
             is_taken: false,
             is_held_up: true,
+            tells_steps: false,
             happenings: Vec::new(),
             errands: Vec::new(),
         }
@@ -702,6 +717,12 @@ impl<D: Directory> Partition<D> {
     }
 
     /// The term that holds the lease.
+    /// Whether each step of each delivery is told, and each event that is read.
+    pub fn tell_steps(&mut self, tells: bool) {
+        self.tells_steps = tells;
+        self.core.tell_steps(tells);
+    }
+
     pub fn term(&self) -> Option<&Term> {
         self.lease.term()
     }
@@ -787,9 +808,9 @@ impl<D: Directory> Partition<D> {
         if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
             self.pulls_again(pull);
         }
-        if self.lease.end() {
+        if let Some(term) = self.lease.end() {
             self.core.end_term();
-            self.happenings.push(Happening::TermEnded { why });
+            self.happenings.push(Happening::TermEnded { term, why });
         }
     }
 

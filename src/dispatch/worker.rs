@@ -138,6 +138,8 @@ impl Worker {
             // Until the first look has told how far the history is.
             partition.set_trim_up_to(Some(EntryId::ZERO));
         }
+        let reporter = Reporter::new(parts.metrics.clone(), parts.listener);
+        partition.tell_steps(reporter.wants_steps());
         Ok(Self {
             work: Some(link(Purpose::Work)),
             lease: Some(link(Purpose::Lease(lease_timeout))),
@@ -156,7 +158,7 @@ impl Worker {
             keys,
             audit: parts.audit,
             registry,
-            reporter: Reporter::new(parts.metrics.clone(), parts.listener),
+            reporter,
             metrics: parts.metrics,
             readiness: parts.readiness,
             grace: parts.grace,

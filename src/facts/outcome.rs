@@ -133,6 +133,19 @@ impl Outcome {
         }
     }
 
+    /// Of the answer, where there was one that says which.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Delivered { status }
+            | Self::Redirected { status }
+            | Self::Throttled { status, .. }
+            | Self::Rejected { status }
+            | Self::ServerFailed { status } => Some(*status),
+            Self::Gone => Some(410),
+            _ => None,
+        }
+    }
+
     pub fn is_delivered(&self) -> bool {
         matches!(self, Self::Delivered { .. })
     }

@@ -86,7 +86,7 @@ pub async fn serve(
     let cannot_accept = |error: &std::io::Error| warn!(%error, "cannot accept a connection; trying again");
     let left = connections::serve(listener, bounds, service, shutdown, cannot_accept).await;
     if left > 0 {
-        warn!(connections = left, "closed connections whose requests had not ended");
+        warn!("closed {left} connections whose requests had not ended");
     }
 }
 

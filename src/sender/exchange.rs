@@ -221,10 +221,13 @@ impl Exchanges {
     ) -> Result<Answer, Failure> {
         let began_at = clock::now();
         let first = self.once(origin, &mut request, None, deadline, stages).await;
-        tracing::trace!(host = %origin, answered = ?first.as_ref().map(|answer| answer.status).ok(), "a request came back");
+        tracing::trace!(
+            status = first.as_ref().ok().map(|answer| answer.status.as_u16()),
+            "a request to {origin} came back"
+        );
         match first {
             Err(Once { failure, is_certain: true }) => {
-                tracing::debug!(?failure, "a request that was not processed is sent again");
+                tracing::debug!(reason = ?failure, "a request that was not processed is sent again");
                 stages.resent = true;
                 let second = self.once(origin, &mut request, Some(began_at), deadline, stages).await;
                 second.map_err(|once| once.failure)
@@ -243,11 +246,11 @@ impl Exchanges {
     ) -> Result<Answer, Once> {
         match self.connection(origin, newer_than, deadline, stages).await? {
             Connection::Http1(connection) => {
-                tracing::trace!(host = %origin, is_reused = connection.is_reused, "a request goes out over HTTP/1.1");
+                tracing::trace!("a request to {origin} goes out over HTTP/1.1");
                 connection.send(request(IsHttp2::No), deadline).await
             }
             Connection::Http2(connection, user) => {
-                tracing::trace!(host = %origin, "a request goes out over HTTP/2");
+                tracing::trace!("a request to {origin} goes out over HTTP/2");
                 let shared = connection.clone();
                 let answered = connection.send(user, request(IsHttp2::Yes), deadline).await;
                 match &answered {

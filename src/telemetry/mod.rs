@@ -5,6 +5,7 @@ pub mod calls;
 pub mod exposition;
 pub mod intents;
 pub mod lines;
+pub mod log_line;
 pub mod logging;
 pub mod metrics;
 pub mod owner;

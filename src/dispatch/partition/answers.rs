@@ -165,7 +165,7 @@ impl<D: Directory> Partition<D> {
         self.lease.begin(sent);
         self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
         self.phase = Phase::Recovering;
-        self.happenings.push(Happening::TermBegan);
+        self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));
     }
 
     pub(super) fn opened(&mut self, now: u64, made_after: Option<EntryId>, last_delivered: EntryId, registry: String) {
@@ -280,6 +280,15 @@ impl<D: Directory> Partition<D> {
             }
             Content::Event { body, .. } => match self.parse(body.clone()) {
                 Ok(event) => {
+                    if self.tells_steps {
+                        self.happenings.push(Happening::Arrived {
+                            entry: entry.id,
+                            event: event.id.clone(),
+                            intent: event.intent.clone(),
+                            account: event.account.clone(),
+                            traceparent: envelope.traceparent.clone(),
+                        });
+                    }
                     let (endpoints, unknown) = self.owed_by(&event, entry.only.as_ref(), wide);
                     return Some(StagedEntry {
                         entry: entry.id,

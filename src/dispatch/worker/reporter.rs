@@ -1,7 +1,7 @@
 //! Reports what happened: counts it, logs it, and passes it on to a listener.
 
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{Level, debug, error, field::display, info, warn};
 
 use super::{
     failing::{Case, Failing, Kind, Line, Recovery},
@@ -9,15 +9,16 @@ use super::{
     told::Told,
 };
 use crate::{
+    clock,
     dispatch::{
-        core::{CoreHappening, Tally},
+        core::{About, CoreHappening, Step, Tally},
         partition::Happening,
     },
-    facts::{
-        id::{AccountId, DeliveryId, IntentId},
-        unserved::OddSeen,
+    facts::{id::AccountId, unserved::OddSeen},
+    telemetry::{
+        log_line::rfc3339,
+        metrics::{Finished, Metrics, Removed, Settled},
     },
-    telemetry::metrics::{Finished, Metrics, Removed, Settled},
 };
 
 pub struct Reporter {
@@ -41,6 +42,11 @@ impl Reporter {
             tally: Tally::default(),
             odd: Odd::default(),
         }
+    }
+
+    /// Whether each step of each delivery is worth telling.
+    pub fn wants_steps(&self) -> bool {
+        tracing::enabled!(Level::DEBUG)
     }
 
     pub fn happened(&mut self, now: u64, happening: Happening) {
@@ -86,9 +92,9 @@ impl Reporter {
         match happening {
             Happening::Quarantined { entry, error } => {
                 if let Some(entries) = self.told.quarantined(now) {
-                    warn!(entries, last = %entry, error, "no valid event: quarantined; said once a minute at most");
+                    warn!(%entry, error, "no valid event, {entries} of them: quarantined; said once a minute at most");
                 }
-                false
+                true
             }
             Happening::Novelty { novelty, .. } => self.told.is_first(novelty),
             Happening::Core(core) => {
@@ -100,21 +106,22 @@ impl Reporter {
     }
 
     fn note_failing(&mut self, now: u64, happening: &CoreHappening) {
-        let case = |id: &DeliveryId, intent: &IntentId, why: String| Case {
-            delivery: id.clone(),
-            intent: intent.clone(),
+        let case = |about: &About, why: String| Case {
+            delivery: about.id.clone(),
+            event: about.event.clone(),
+            intent: about.intent.clone(),
             why,
         };
         let line = match happening {
-            CoreHappening::Failed { id, intent, outcome, .. } => {
-                self.failing.happened(now, Kind::Failed, case(id, intent, outcome.to_string()))
+            CoreHappening::Failed { about, outcome, .. } => {
+                self.failing.happened(now, Kind::Failed, case(about, outcome.to_string()))
             }
-            CoreHappening::Dead { id, intent, reason, .. } => {
-                self.failing.happened(now, Kind::Dead, case(id, intent, reason.name().to_owned()))
+            CoreHappening::Dead { about, reason, .. } => {
+                self.failing.happened(now, Kind::Dead, case(about, reason.name().to_owned()))
             }
             CoreHappening::Recovered { endpoint } => {
                 if let Some(Recovery { after_ms, failed }) = self.failing.recovered(now, endpoint) {
-                    info!(%endpoint, after_ms, failed, "the endpoint takes events again");
+                    info!(%endpoint, "the endpoint takes events again, after {failed} attempts that failed in {after_ms} ms");
                 }
                 None
             }
@@ -132,7 +139,7 @@ impl Reporter {
                 self.metrics.entries_settled(Settled::Quarantined, 1);
             }
             Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_refusal(*quota),
-            Happening::TermBegan => self.metrics.term_began(),
+            Happening::TermBegan { .. } => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
@@ -144,8 +151,10 @@ impl Reporter {
                 CoreHappening::Failed { .. }
                 | CoreHappening::Recovered { .. }
                 | CoreHappening::BreakerOpened { .. }
-                | CoreHappening::OursFailed { .. },
+                | CoreHappening::OursFailed { .. }
+                | CoreHappening::Stepped { .. },
             )
+            | Happening::Arrived { .. }
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
             | Happening::DeadIndexed { .. }
@@ -157,78 +166,119 @@ impl Reporter {
 }
 
 fn log_failing(line: Line) {
-    let Line { kind, number, last: Case { delivery, intent, why } } = line;
-    let endpoint = &delivery.endpoint;
+    let Line { kind, number, last: Case { delivery, event, intent, why } } = line;
+    let (endpoint, event) = (&delivery.endpoint, event.as_ref().map(display));
     match kind {
         Kind::Failed => info!(
-            %endpoint, attempts = number, last = %delivery, %intent, outcome = why,
-            "attempts failed and will be made again; said once a minute at most"
+            %endpoint, %delivery, event, %intent, outcome = why,
+            "attempts failed and will be made again, {number} of them; said once a minute at most"
         ),
         Kind::Dead => warn!(
-            %endpoint, letters = number, last = %delivery, %intent, reason = why,
-            "dead letters; said once a minute at most"
+            %endpoint, %delivery, event, %intent, reason = why,
+            "dead letters, {number} of them; said once a minute at most"
         ),
     }
+}
+
+/// Of `info`; but a place has few such lines a minute, and whoever has each step told at `debug` misses none of these either.
+macro_rules! each {
+    ($($line:tt)*) => {
+        match tracing::enabled!(Level::DEBUG) {
+            true => debug!($($line)*),
+            false => info!($($line)*),
+        }
+    };
 }
 
 /// What happens to single deliveries is there for whoever asks for it: `HERALD_LOG=herald=debug`.
 fn log(happening: &Happening) {
     match happening {
-        Happening::Core(CoreHappening::Failed { id, intent, attempt, outcome, retry_in_ms }) => {
-            debug!(delivery = %id, %intent, attempt, %outcome, retry_in_ms, "attempt failed")
-        }
-        Happening::Core(CoreHappening::Dead { id, intent, reason, attempts }) => {
-            debug!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
-        }
-        // Said where it is known how long it failed.
-        Happening::Core(CoreHappening::Recovered { .. }) => {}
-        Happening::Core(CoreHappening::BreakerOpened { endpoint }) => {
-            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
-        }
-        // The pause itself says it, with the reason.
-        Happening::Core(CoreHappening::OverQuota { endpoint, quota, bytes }) => {
-            debug!(%endpoint, quota = quota.name(), bytes, "over its quota: it is to be paused")
-        }
-        Happening::Core(CoreHappening::OursFailed { cause, count }) => {
-            error!(?cause, count, "attempts failed here and not at their receivers: they go again")
-        }
-        Happening::Core(CoreHappening::Unreadable { id, why }) => {
-            error!(delivery = %id, why, "a record cannot be read; it stays as it is")
-        }
-        Happening::Core(CoreHappening::Displaced { id, event }) => {
-            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
-        }
-        Happening::Core(CoreHappening::SetAside { item, why }) => {
-            error!(item, why, "Redis cannot take this change; it is set aside until the next term")
-        }
-        Happening::TermBegan => info!("owns the partition"),
-        Happening::TermEnded { why } => warn!(why, "the term has ended"),
-        Happening::GroupMade { after } => warn!(%after, "made the consumer group"),
-        Happening::Read { entries } => debug!(entries, "read"),
-        // Logged once a minute.
-        Happening::Quarantined { .. } => {}
-        Happening::Novelty { entry, novelty, .. } => {
-            warn!(%entry, kind = novelty.kind.name(), what = %novelty, "new to this Herald, and delivered; said once")
+        Happening::Core(happening) => log_of_core(happening),
+        Happening::TermBegan { term } => info!(term = term.id(), "owns the partition"),
+        Happening::TermEnded { term, why } => warn!(term = term.id(), reason = why, "the term has ended"),
+        Happening::GroupMade { after } => warn!("made the consumer group, after {after}"),
+        Happening::Read { entries } => debug!("read {entries} entries"),
+        Happening::Arrived { entry, event, intent, account, .. } => debug!(%entry, %event, %intent, %account, "read"),
+        Happening::Quarantined { entry, error } => each!(%entry, error, "quarantined"),
+        Happening::Novelty { entry, event, account, novelty } => {
+            let kind = novelty.kind.name();
+            warn!(%entry, %event, %account, "new to this Herald, and delivered: {kind} {novelty}; said once")
         }
         Happening::TrimmedWhilePending { entry } => {
             error!(%entry, "the entry was trimmed while it was pending; its event is gone")
         }
-        Happening::NoEndpoint { entry, account } => debug!(%entry, %account, "the account has no endpoint for it"),
-        Happening::ForeignClaimed { count } => {
-            warn!(count, "took over entries that another consumer of the group had taken")
+        Happening::NoEndpoint { entry, event, account } => {
+            debug!(%entry, %event, %account, "the account has no endpoint for it")
         }
-        Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
-        Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
-        Happening::DeadIndexed { count } => info!(count, "indexed dead letters that an older Herald wrote or removed"),
+        Happening::ForeignClaimed { count } => {
+            warn!("took over {count} entries that another consumer of the group had taken")
+        }
+        Happening::Trimmed { count } => debug!("trimmed {count} finished entries"),
+        Happening::DeadExpired { count } => warn!("dropped {count} dead letters beyond the limit of retention"),
+        Happening::DeadIndexed { count } => {
+            info!("indexed {count} dead letters that an older Herald wrote or removed")
+        }
         Happening::ClockStepped { by_ms } => error!(
-            by_ms,
-            "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
+            "Redis' clock has stepped by {by_ms} ms: retries are put right, and nothing expires until it has been steady"
         ),
         Happening::OtherRegistry { bound, found } => error!(
-            bound,
-            found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
+            "this partition belongs to another registry of endpoints, {bound} and not {found}; nothing is sent until an \
+             operator says so"
         ),
-        Happening::JobFailed { why } => error!(why, "a job of the partition failed; it comes again"),
-        Happening::Requested { request, answer } => info!(%request, answer, "a request was dealt with"),
+        Happening::JobFailed { why } => error!(reason = why, "a job of the partition failed; it comes again"),
+        Happening::Requested { request, answer } => info!("the request {request} was dealt with: {answer}"),
+    }
+}
+
+fn log_of_core(happening: &CoreHappening) {
+    match happening {
+        CoreHappening::Failed { about, attempt, outcome, retry_in_ms } => {
+            let About { id, intent, event, account, .. } = about;
+            let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
+            let due = rfc3339(clock::wall_ms().saturating_add(*retry_in_ms).saturating_mul(1_000));
+            debug!(delivery = %id, endpoint = %id.endpoint, event, %intent, account, attempt, %outcome, due, "retry")
+        }
+        CoreHappening::Dead { about, reason, attempts } => {
+            let About { id, intent, event, account, .. } = about;
+            let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
+            let (reason, endpoint) = (reason.name(), &id.endpoint);
+            each!(delivery = %id, %endpoint, event, %intent, account, attempt = attempts, reason, "dead letter")
+        }
+        CoreHappening::Stepped { about, step } => log_step(about, step),
+        // Said where it is known how long it failed.
+        CoreHappening::Recovered { .. } => {}
+        CoreHappening::BreakerOpened { endpoint } => {
+            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        // The pause itself says it, with the reason.
+        CoreHappening::OverQuota { endpoint, quota, bytes } => {
+            debug!(%endpoint, reason = quota.name(), "over its quota with {bytes} bytes: it is to be paused")
+        }
+        CoreHappening::OursFailed { cause, count } => {
+            error!(reason = ?cause, "{count} attempts failed here and not at their receivers: they go again")
+        }
+        CoreHappening::Unreadable { id, why } => {
+            error!(delivery = %id, reason = why, "a record cannot be read; it stays as it is")
+        }
+        CoreHappening::Displaced { id, event } => {
+            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
+        }
+        CoreHappening::SetAside { item, why } => {
+            error!(reason = why, "Redis cannot take this change ({item}); it is set aside until the next term")
+        }
+    }
+}
+
+fn log_step(about: &About, step: &Step) {
+    let About { id, intent, event, account, .. } = about;
+    let (endpoint, event, account) = (&id.endpoint, event.as_ref().map(display), account.as_ref().map(display));
+    match step {
+        Step::Held => debug!(delivery = %id, %endpoint, event, %intent, account, "held"),
+        Step::Parked => debug!(delivery = %id, %endpoint, event, %intent, account, "parked"),
+        Step::Attempted { attempt, outcome, took_us } => debug!(
+            delivery = %id, %endpoint, event, %intent, account, attempt,
+            outcome = outcome.name(), status = outcome.status(), took_ms = took_us / 1_000, "attempt"
+        ),
+        Step::Delivered => debug!(delivery = %id, %endpoint, event, %intent, account, "delivered"),
     }
 }
