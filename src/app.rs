@@ -58,6 +58,7 @@ use crate::{
         log_line,
         metrics::{Metrics, page_of_process},
         readiness::Readiness,
+        traces,
     },
     tls::install_crypto_provider,
 };
@@ -71,6 +72,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a page of a replay may take: other operations wait for it.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(3);
 
+/// For the last spans, once everything else is done: a collector that is away must not hold a stop up.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
 /// of the lease.
 const LAST_CALLS: Duration = Duration::from_secs(6);
@@ -79,7 +83,7 @@ const LAST_CALLS: Duration = Duration::from_secs(6);
 pub async fn serve(config: Config) -> Result<()> {
     let mut ends = Ends::new()?;
     let cancel = CancellationToken::new();
-    let serving = run(&config, cancel.clone(), None);
+    let serving = traced(run(&config, cancel.clone(), None));
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,
@@ -93,6 +97,15 @@ pub async fn serve(config: Config) -> Result<()> {
             bail!("Redis did not take the last changes in time; the next owner delivers again what was in flight")
         }
     }
+}
+
+/// Does something whose spans are sent, where the environment asks for traces, and sends the last of them.
+pub async fn traced<T>(does: impl Future<Output = Result<T>>) -> Result<T> {
+    install_crypto_provider();
+    traces::start(&owner_name(), Handle::current())?;
+    let done = does.await;
+    traces::stop(LAST_SPANS).await;
+    done
 }
 
 /// How many callers of the payment intents this process may have at once beside so many senders.
@@ -179,6 +192,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
 
 /// `herald intents serve`: the payment intents alone, until SIGTERM or SIGINT.
 pub async fn serve_intents(config: Config) -> Result<()> {
+    traced(run_intents(config)).await
+}
+
+async fn run_intents(config: Config) -> Result<()> {
     let mut ends = Ends::new()?;
     let cancel = CancellationToken::new();
     let Some(address) = config.intents.listen else {

@@ -39,7 +39,7 @@ use lanes::{LaneAt, Lanes};
 use memory::Memory;
 pub use noted::Noted;
 use outbox::Outbox;
-pub use steps::{About, Step};
+pub use steps::{About, SettledAttempt, Step, Telling};
 use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
 
@@ -55,6 +55,7 @@ use crate::{
         quota::{Quota, Quotas},
         retry::{DeadReason, Fate, RetryPolicy},
         text::bytes,
+        trace::TraceId,
     },
     store::protocol::{Item, Known, Place, Recorded, Settlement, Unfinished},
 };
@@ -111,10 +112,14 @@ pub enum CoreHappening {
         reason: DeadReason,
         attempts: u32,
     },
-    /// Only where each step is asked for: see [`Core::tell_steps`].
+    /// Only where it is asked for, as the two after it: see [`Core::tell`].
     Stepped {
         about: About,
         step: Step,
+    },
+    AttemptSettled(Arc<SettledAttempt>),
+    EntrySettled {
+        entry: EntryId,
     },
     /// It has taken a delivery, after its last attempt had failed.
     Recovered {
@@ -160,6 +165,8 @@ pub struct NextAttempt {
     pub places: u32,
     pub delivery: Arc<Delivery>,
     pub endpoint: Arc<Endpoint>,
+    /// Of a sampled one; whoever starts it knows.
+    pub trace: Option<TraceId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +229,8 @@ struct AttemptResult {
     revision: u64,
     /// It came from its record, but its entry may be pending all the same.
     is_recorded: bool,
+    /// Where that is asked for, what is told once it is settled.
+    told: Option<Arc<SettledAttempt>>,
 }
 
 /// An operation: what is to become durable with a settle.
@@ -324,8 +333,7 @@ pub struct Core {
     noted: VecDeque<EndpointId>,
     errands: Vec<CoreErrand>,
     happenings: Vec<CoreHappening>,
-    /// Each step of each delivery is a happening.
-    tells_steps: bool,
+    telling: Telling,
     /// Redis' clock can be believed: what is old by it is old.
     may_expire: bool,
     is_all_paused: bool,
@@ -356,7 +364,7 @@ impl Core {
             noted: VecDeque::new(),
             errands: Vec::new(),
             happenings: Vec::new(),
-            tells_steps: false,
+            telling: Telling::default(),
             may_expire: true,
             is_all_paused: false,
             all_paused: None,

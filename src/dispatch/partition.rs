@@ -30,7 +30,7 @@ use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
-    core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Token},
+    core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Telling, Token},
     lane::Standing,
     redis_clock::RedisClock,
 };
@@ -190,6 +190,9 @@ pub enum Happening {
         intent: IntentId,
         account: AccountId,
         traceparent: Option<Traceparent>,
+        bytes: usize,
+        /// By Redis' clock.
+        at_ms: u64,
     },
     Quarantined {
         entry: EntryId,
@@ -352,7 +355,7 @@ pub struct Partition<D> {
     is_taken: bool,
     /// Nothing is read, claimed or sent: see [`Partition::look_at_registry`].
     is_held_up: bool,
-    tells_steps: bool,
+    telling: Telling,
     happenings: Vec<Happening>,
     errands: Vec<Errand>,
 }
@@ -386,7 +389,7 @@ impl<D: Directory> Partition<D> {
             records_until: None,
             is_taken: false,
             is_held_up: true,
-            tells_steps: false,
+            telling: Telling::default(),
             happenings: Vec::new(),
             errands: Vec::new(),
         }
@@ -703,6 +706,17 @@ impl<D: Directory> Partition<D> {
         self.term.deferral.entries_here()
     }
 
+    /// What is told of single deliveries; with their steps or settlements, each event that is read.
+    pub fn tell(&mut self, telling: Telling) {
+        self.telling = telling;
+        self.core.tell(telling);
+    }
+
+    /// The id of the registry that what it reads is owed by, once it is known.
+    pub fn registry(&self) -> Option<&str> {
+        self.bound.as_deref()
+    }
+
     pub fn core(&self) -> &Core {
         &self.core
     }
@@ -717,12 +731,6 @@ impl<D: Directory> Partition<D> {
     }
 
     /// The term that holds the lease.
-    /// Whether each step of each delivery is told, and each event that is read.
-    pub fn tell_steps(&mut self, tells: bool) {
-        self.tells_steps = tells;
-        self.core.tell_steps(tells);
-    }
-
     pub fn term(&self) -> Option<&Term> {
         self.lease.term()
     }

@@ -140,7 +140,7 @@ impl Connector {
         let addresses = self.addresses(origin, deadline, stages).await?;
         let resolved = clock::now();
         let (stream, address) = race(&addresses, spare, deadline).await?;
-        let stream = Metered::new(stream);
+        let stream = Metered::new(stream, address);
         let connected = match origin.is_https {
             false => (Wire::plain(stream), false),
             true => {

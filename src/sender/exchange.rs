@@ -35,7 +35,7 @@ use super::{
     stages::Stages,
     wire::{STREAMS_UNASKED, Watch, Wire},
 };
-use crate::clock;
+use crate::{clock, facts::outcome::Met};
 
 /// A whole response head. Common servers and proxies allow 8 to 32 KiB. An unfinished head can hold this much of our
 /// memory. The library's buffer for HTTP/1.1 cannot be smaller than 8 KiB.
@@ -573,6 +573,14 @@ impl Answer {
 }
 
 impl AnswerBody {
+    pub(super) fn met(&self) -> Option<Met> {
+        let (watch, is_http2) = match &self.connection {
+            Connection::Http1(http1) => (&http1.watch, false),
+            Connection::Http2(http2, _) => (&http2.watch, true),
+        };
+        watch.peer().map(|address| Met { address, is_http2 })
+    }
+
     /// The next part of it; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         loop {

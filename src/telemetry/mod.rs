@@ -1,4 +1,4 @@
-//! What Herald says about itself: logs, metrics and whether it is ready. Decides nothing about deliveries.
+//! What Herald says about itself: logs, metrics, traces and whether it is ready. Decides nothing about deliveries.
 
 pub mod allowance;
 pub mod calls;
@@ -12,3 +12,4 @@ pub mod owner;
 mod process;
 pub mod readiness;
 pub mod requests;
+pub mod traces;

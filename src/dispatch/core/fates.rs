@@ -34,7 +34,11 @@ impl Core {
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
         let is_recorded = found.origin != Origin::Fresh;
-        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded };
+        let told = self
+            .telling
+            .settled
+            .then(|| Arc::new(Self::settled_attempt(&found.delivery, lane.endpoint(), &attempted, &fate)));
+        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded, told };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision
@@ -52,7 +56,7 @@ impl Core {
             let endpoint = self.lanes.endpoint(found.lane).clone();
             self.happenings.push(CoreHappening::Recovered { endpoint });
         }
-        if self.tells_steps {
+        if self.telling.steps {
             let (outcome, took_us) = (outcome.clone(), attempted.report.timing.total_us);
             let step = Step::Attempted { attempt: attempted.report.number, outcome, took_us };
             self.happenings.push(CoreHappening::Stepped { about: About::of(&found.delivery), step });

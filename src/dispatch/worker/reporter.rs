@@ -1,20 +1,29 @@
 //! Reports what happened: counts it, logs it, and passes it on to a listener.
 
 use tokio::sync::mpsc;
-use tracing::{Level, debug, error, field::display, info, warn};
+use tracing::{
+    Level, debug, error,
+    field::{DisplayValue, display},
+    info, warn,
+};
 
 use super::{
     failing::{Case, Failing, Kind, Line, Recovery},
     health::Odd,
     told::Told,
+    tracer::Tracer,
 };
 use crate::{
     clock,
     dispatch::{
-        core::{About, CoreHappening, Step, Tally},
+        core::{About, CoreHappening, Step, Tally, Telling},
         partition::Happening,
     },
-    facts::{id::AccountId, unserved::OddSeen},
+    facts::{
+        id::AccountId,
+        trace::{SpanId, TraceId},
+        unserved::OddSeen,
+    },
     telemetry::{
         log_line::rfc3339,
         metrics::{Finished, Metrics, Removed, Settled},
@@ -25,6 +34,7 @@ pub struct Reporter {
     metrics: Metrics,
     /// What does not fit is left out.
     listener: Option<mpsc::Sender<Happening>>,
+    tracer: Option<Tracer>,
     told: Told,
     failing: Failing,
     /// What was counted of it so far.
@@ -33,10 +43,11 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>) -> Self {
+    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>, tracer: Option<Tracer>) -> Self {
         Self {
             metrics,
             listener,
+            tracer,
             told: Told::default(),
             failing: Failing::default(),
             tally: Tally::default(),
@@ -44,16 +55,25 @@ impl Reporter {
         }
     }
 
-    /// Whether each step of each delivery is worth telling.
-    pub fn wants_steps(&self) -> bool {
-        tracing::enabled!(Level::DEBUG)
+    /// What of single deliveries is worth telling.
+    pub fn wants(&self) -> Telling {
+        let settled = self.tracer.is_some();
+        Telling { steps: settled || tracing::enabled!(Level::DEBUG), settled }
     }
 
-    pub fn happened(&mut self, now: u64, happening: Happening) {
+    pub fn tracer(&mut self) -> Option<&mut Tracer> {
+        self.tracer.as_mut()
+    }
+
+    /// `redis_ms` is the time by Redis' clock.
+    pub fn happened(&mut self, now: u64, redis_ms: u64, happening: Happening) {
+        if let Some(tracer) = &mut self.tracer {
+            tracer.happened(redis_ms, &happening);
+        }
         self.count(&happening);
         self.odd.happened(&happening);
         if self.is_worth_a_line(now, &happening) {
-            log(&happening);
+            log(&happening, self.tracer.as_ref());
         }
         if let Some(listener) = &self.listener {
             // A listener that is too slow misses something; the log has it.
@@ -152,7 +172,9 @@ impl Reporter {
                 | CoreHappening::Recovered { .. }
                 | CoreHappening::BreakerOpened { .. }
                 | CoreHappening::OursFailed { .. }
-                | CoreHappening::Stepped { .. },
+                | CoreHappening::Stepped { .. }
+                | CoreHappening::AttemptSettled(_)
+                | CoreHappening::EntrySettled { .. },
             )
             | Happening::Arrived { .. }
             | Happening::GroupMade { .. }
@@ -191,14 +213,19 @@ macro_rules! each {
 }
 
 /// What happens to single deliveries is there for whoever asks for it: `HERALD_LOG=herald=debug`.
-fn log(happening: &Happening) {
+fn log(happening: &Happening, tracer: Option<&Tracer>) {
     match happening {
-        Happening::Core(happening) => log_of_core(happening),
+        Happening::Core(happening) => log_of_core(happening, tracer),
         Happening::TermBegan { term } => info!(term = term.id(), "owns the partition"),
         Happening::TermEnded { term, why } => warn!(term = term.id(), reason = why, "the term has ended"),
         Happening::GroupMade { after } => warn!("made the consumer group, after {after}"),
         Happening::Read { entries } => debug!("read {entries} entries"),
-        Happening::Arrived { entry, event, intent, account, .. } => debug!(%entry, %event, %intent, %account, "read"),
+        Happening::Arrived { entry, event, intent, account, traceparent, .. } => {
+            let trace = tracer.and_then(|tracer| tracer.trace(traceparent.as_ref(), *entry));
+            let (trace_id, span_id) =
+                (trace.map(|t| display(t.id)), trace.map(|t| display(SpanId::process(t.id, *entry))));
+            debug!(%entry, %event, %intent, %account, trace_id, span_id, "read")
+        }
         Happening::Quarantined { entry, error } => each!(%entry, error, "quarantined"),
         Happening::Novelty { entry, event, account, novelty } => {
             let kind = novelty.kind.name();
@@ -230,21 +257,31 @@ fn log(happening: &Happening) {
     }
 }
 
-fn log_of_core(happening: &CoreHappening) {
+fn log_of_core(happening: &CoreHappening, tracer: Option<&Tracer>) {
     match happening {
         CoreHappening::Failed { about, attempt, outcome, retry_in_ms } => {
             let About { id, intent, event, account, .. } = about;
             let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
             let due = rfc3339(clock::wall_ms().saturating_add(*retry_in_ms).saturating_mul(1_000));
-            debug!(delivery = %id, endpoint = %id.endpoint, event, %intent, account, attempt, %outcome, due, "retry")
+            let (trace_id, span_id) = ids(about, Some(*attempt), tracer);
+            debug!(
+                delivery = %id, endpoint = %id.endpoint, event, %intent, account, attempt, %outcome, due, trace_id, span_id,
+                "retry"
+            )
         }
         CoreHappening::Dead { about, reason, attempts } => {
             let About { id, intent, event, account, .. } = about;
             let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
             let (reason, endpoint) = (reason.name(), &id.endpoint);
-            each!(delivery = %id, %endpoint, event, %intent, account, attempt = attempts, reason, "dead letter")
+            let (trace_id, span_id) = ids(about, None, tracer);
+            each!(
+                delivery = %id, %endpoint, event, %intent, account, attempt = attempts, reason, trace_id, span_id,
+                "dead letter"
+            )
         }
-        CoreHappening::Stepped { about, step } => log_step(about, step),
+        CoreHappening::Stepped { about, step } => log_step(about, step, tracer),
+        // They have a span.
+        CoreHappening::AttemptSettled(_) | CoreHappening::EntrySettled { .. } => {}
         // Said where it is known how long it failed.
         CoreHappening::Recovered { .. } => {}
         CoreHappening::BreakerOpened { endpoint } => {
@@ -269,16 +306,33 @@ fn log_of_core(happening: &CoreHappening) {
     }
 }
 
-fn log_step(about: &About, step: &Step) {
+type Shown<T> = Option<DisplayValue<T>>;
+
+/// Of a sampled trace: its id, and that of this attempt's span, or without one of the span of the entry.
+fn ids(about: &About, attempt: Option<u32>, tracer: Option<&Tracer>) -> (Shown<TraceId>, Shown<SpanId>) {
+    let trace = tracer.and_then(|tracer| tracer.trace(about.traceparent.as_ref(), about.id.entry));
+    let span = trace.map(|trace| match attempt {
+        Some(attempt) => SpanId::attempt(trace.id, &about.id, attempt),
+        None => SpanId::process(trace.id, about.id.entry),
+    });
+    (trace.map(|trace| display(trace.id)), span.map(display))
+}
+
+fn log_step(about: &About, step: &Step, tracer: Option<&Tracer>) {
     let About { id, intent, event, account, .. } = about;
     let (endpoint, event, account) = (&id.endpoint, event.as_ref().map(display), account.as_ref().map(display));
+    let attempt = match step {
+        Step::Attempted { attempt, .. } => Some(*attempt),
+        Step::Held | Step::Parked | Step::Delivered => None,
+    };
+    let (trace_id, span_id) = if tracing::enabled!(Level::DEBUG) { ids(about, attempt, tracer) } else { (None, None) };
     match step {
-        Step::Held => debug!(delivery = %id, %endpoint, event, %intent, account, "held"),
-        Step::Parked => debug!(delivery = %id, %endpoint, event, %intent, account, "parked"),
+        Step::Held => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "held"),
+        Step::Parked => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "parked"),
         Step::Attempted { attempt, outcome, took_us } => debug!(
-            delivery = %id, %endpoint, event, %intent, account, attempt,
-            outcome = outcome.name(), status = outcome.status(), took_ms = took_us / 1_000, "attempt"
+            delivery = %id, %endpoint, event, %intent, account, attempt, outcome = outcome.name(),
+            status = outcome.status(), took_ms = took_us / 1_000, trace_id, span_id, "attempt"
         ),
-        Step::Delivered => debug!(delivery = %id, %endpoint, event, %intent, account, "delivered"),
+        Step::Delivered => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "delivered"),
     }
 }
