@@ -258,8 +258,10 @@ async fn of_a_thousand_events_the_sampled_one_has_spans_and_malformed_headers_ar
         let number: usize = arrival.event.trim_start_matches("evt_").parse().unwrap();
         match number {
             _ if number == sampled => assert!(arrival.traceparent.starts_with(&format!("00-{TRACE}-"))),
-            _ if number % 2 == 0 => assert_eq!(arrival.traceparent, ""),
-            _ if number % 3 == 0 => assert_eq!(arrival.traceparent, format!("00-{:032x}-{PARENT}-00", number + 1)),
+            _ if number.is_multiple_of(2) => assert_eq!(arrival.traceparent, ""),
+            _ if number.is_multiple_of(3) => {
+                assert_eq!(arrival.traceparent, format!("00-{:032x}-{PARENT}-00", number + 1))
+            }
             _ => assert_eq!(arrival.traceparent, ""),
         }
     }

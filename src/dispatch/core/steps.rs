@@ -88,7 +88,7 @@ impl Core {
             None => delivery.id.entry.age_ms(at_ms),
         };
         let (endpoint, attempted) = (endpoint.cloned(), Arc::clone(attempted));
-        SettledAttempt { about: About::of(delivery), endpoint, attempted, waited_ms, fate: fate.clone() }
+        SettledAttempt { about: About::of(delivery), endpoint, attempted, waited_ms, fate: *fate }
     }
 
     pub(super) fn tell_step(&mut self, delivery: &Delivery, step: Step) {
