@@ -59,8 +59,10 @@ use crate::{
     systemd,
     telemetry::{
         intents::IntentMetrics,
+        log_line,
         metrics::{Metrics, page_of_process},
         readiness::Readiness,
+        traces,
     },
     tls::install_crypto_provider,
 };
@@ -74,6 +76,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a page of a replay may take: other operations wait for it.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(3);
 
+/// For the last spans, once everything else is done: a collector that is away must not hold a stop up.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// What stopping may take beyond the configured grace: records of what was delivered in part, the last settle and the release
 /// of the lease.
 const LAST_CALLS: Duration = Duration::from_secs(6);
@@ -82,7 +87,7 @@ const LAST_CALLS: Duration = Duration::from_secs(6);
 pub async fn serve(config: Config) -> Result<()> {
     let mut ends = Ends::new()?;
     let cancel = CancellationToken::new();
-    let serving = run(&config, cancel.clone(), None);
+    let serving = traced(run(&config, cancel.clone(), None));
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,
@@ -98,6 +103,15 @@ pub async fn serve(config: Config) -> Result<()> {
     }
 }
 
+/// Does something whose spans are sent, where the environment asks for traces, and sends the last of them.
+pub async fn traced<T>(does: impl Future<Output = Result<T>>) -> Result<T> {
+    install_crypto_provider();
+    traces::start(&owner_name(), Handle::current())?;
+    let done = does.await;
+    traces::stop(LAST_SPANS).await;
+    done
+}
+
 /// How many callers of the payment intents this process may have at once beside so many senders.
 fn callers(config: &Config, senders: u64) -> usize {
     let most = http::server::LIMITS.connections;
@@ -106,6 +120,7 @@ fn callers(config: &Config, senders: u64) -> usize {
 
 /// The worker, its registry and its service, until cancelled.
 pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mpsc::Sender<Happening>>) -> Result<()> {
+    log_line::identify(&owner_name(), &config.stream.name);
     install_crypto_provider();
     descriptors::raise_limit();
     let keyring = served_keyring(config)?;
@@ -123,10 +138,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let entrance = entrance(config, &rest)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        redis = redis.address(),
-        stream = config.stream.name,
-        listen = %config.listen,
-        "herald serves"
+        "herald serves the stream {} of Redis at {}, and listens on {}",
+        config.stream.name,
+        redis.address(),
+        config.listen
     );
     // The worker ends first: until then the registry is followed, and `/readyz` says that it drains.
     let sweeping = tokio::spawn(sweep::run(
@@ -197,11 +212,16 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
 
 /// `herald intents serve`: the payment intents alone, until SIGTERM or SIGINT.
 pub async fn serve_intents(config: Config) -> Result<()> {
+    traced(run_intents(config)).await
+}
+
+async fn run_intents(config: Config) -> Result<()> {
     let mut ends = Ends::new()?;
     let cancel = CancellationToken::new();
     let Some(address) = config.intents.listen else {
         bail!("intents.listen (HERALD_INTENTS_LISTEN) is empty: name an address and a port, such as 127.0.0.1:8090");
     };
+    log_line::identify(&owner_name(), &config.stream.name);
     descriptors::raise_limit();
     let counted = IntentMetrics::default();
     let (registry, keyring) = (Registry::new(), served_keyring(&config)?);
@@ -307,7 +327,7 @@ async fn serve_payment_intents(
     if config.intents.sandbox {
         router = router.merge(api::checkout::router(api));
     }
-    info!(listen = %address, sandbox = config.intents.sandbox, "payment intents are served");
+    info!("payment intents are served on {address}{}", if config.intents.sandbox { ", as a sandbox" } else { "" });
     let (answered, entrance) = (move |code, took| counted.answered(code, took), entrance.clone());
     Ok(async move {
         tokio::select! {

@@ -19,5 +19,7 @@ mod prometheus;
 mod rules;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "operate/traces.rs"]
+mod traces;
 #[path = "support/world.rs"]
 mod world;

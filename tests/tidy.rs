@@ -59,7 +59,8 @@ fn each_foreign_system_has_one_place() {
     check_only("redis", &["store/"]);
     check_only("sqlx", &["history/"]);
     // `listen` is a client of the application that its user names, and no sender to receivers; so is what asks a service.
-    check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs"]);
+    check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs", "telemetry/traces.rs"]);
+    check_only("opentelemetry_sdk", &["telemetry/traces.rs"]);
     check_only("axum", &["api/", "console/", "http/", "service.rs", "demo/"]);
     check_only("askama", &["api/checkout/", "console/", "http/html.rs", "loadtest/report/html"]);
     check_only("sd_notify", &["systemd.rs"]);
@@ -469,4 +470,59 @@ fn every_link_of_the_documents_leads_somewhere() {
             assert!(anchor.is_empty() || has_anchor(), "{} leads to {target}", path.display());
         }
     }
+}
+
+/// What stands between a parenthesis and its end, cut at the commas that are not inside anything.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut found, mut depth, mut is_quoted, mut is_escaped) = (vec![String::new()], 0, false, false);
+    for c in text.chars() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        found.last_mut().expect("there is one").push(c);
+    }
+    found
+}
+
+/// What a line of the log has beyond its message has a name that whoever collects logs can look for.
+#[test]
+fn the_log_has_no_field_that_its_schema_does_not_name() {
+    let schema: serde_json::Value = serde_json::from_str(&file("docs/log.schema.json")).unwrap();
+    let known = schema["properties"].as_object().unwrap();
+    let mut lines = 0;
+    for (path, text) in sources() {
+        if ["loadtest/", "telemetry/logging.rs"].iter().any(|prefix| path.starts_with(prefix)) {
+            continue;
+        }
+        let code = code(&text);
+        for level in ["error!(", "warn!(", "info!(", "debug!(", "trace!(", "each!("] {
+            for (at, _) in code.match_indices(level) {
+                if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+                    continue;
+                }
+                lines += 1;
+                for argument in arguments(&code[at + level.len()..]) {
+                    let argument = argument.trim();
+                    // The message, and what comes into it.
+                    if argument.starts_with('"') || argument.is_empty() {
+                        break;
+                    }
+                    let name = argument.split(" = ").next().unwrap_or_default().trim_start_matches(['%', '?']);
+                    assert!(known.contains_key(name) || name.starts_with('$'), "{path}: {name} in {argument:?}");
+                }
+            }
+        }
+    }
+    assert!(lines > 80, "{lines} lines: the rule checks nothing");
 }

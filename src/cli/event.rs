@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::args::read_input;
 use crate::{
+    app,
     facts::{
         event::{Event, EventType, PaymentStatus},
         id::{AccountId, EntryId, EventId, IntentId},
@@ -77,7 +78,7 @@ pub fn status(text: &str) -> Result<PaymentStatus, String> {
 
 pub async fn run(context: &Context, verb: EventVerb) -> anyhow::Result<()> {
     match verb {
-        EventVerb::Publish(args) => publish(context, args).await,
+        EventVerb::Publish(args) => app::traced(publish(context, args)).await,
         EventVerb::Show(args) => show(context, args).await,
     }
 }

@@ -241,7 +241,7 @@ fn start_log(context: &Context) -> anyhow::Result<()> {
     let log = &context.config.log;
     logging::init(&log.filter, log.format)?;
     for UnknownVariable { name, nearest } in context.config.unknown_variables() {
-        warn!(variable = name, nearest, "an environment variable is not a setting and has no effect");
+        warn!("the environment variable {name} is not a setting and has no effect; the nearest is {nearest}");
     }
     Ok(())
 }

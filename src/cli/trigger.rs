@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::intents::sandbox::approval,
+    app,
     facts::{
         event::{
             CaptureMode,
@@ -163,7 +164,8 @@ async fn bare(context: &Context, args: &TriggerArgs) -> anyhow::Result<()> {
         now_ms: context.now_ms(),
     };
     let event = sample.event()?;
-    let entry = Entries::new(context.connect().await?, context.keys()?).add(&event, None).await?;
+    let mut entries = Entries::new(context.connect().await?, context.keys()?);
+    let entry = app::traced(async { Ok(entries.add(&event, None).await?) }).await?;
     let told = Told {
         entry: Some(entry),
         id: event.id.clone(),

@@ -79,7 +79,7 @@ pub async fn logout(visit: Visit, headers: HeaderMap) -> Response {
     response.headers_mut().append(header::SET_COOKIE, forget_session(is_https(&headers)));
     if let Err(problem) = left {
         // Whoever leaves is out; the visit ends by itself within hours.
-        tracing::warn!(why = problem.detail, "a portal visit was not revoked");
+        tracing::warn!(reason = problem.detail, "a portal visit was not revoked");
     }
     response
 }

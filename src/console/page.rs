@@ -106,7 +106,7 @@ struct FailedPage {
 /// Why there is no page, as one. Whoever is not known sees it without the way to other pages.
 pub fn failed(frame: Option<Frame>, problem: &Problem) -> Response {
     if let Some(cause) = &problem.cause {
-        tracing::error!(status = problem.status.as_u16(), cause = %cause, "a page of the console failed");
+        tracing::error!(status = problem.status.as_u16(), error = %cause, "a page of the console failed");
     }
     let title = match problem.status {
         StatusCode::NOT_FOUND => "Not found",

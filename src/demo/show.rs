@@ -14,7 +14,10 @@ use super::{
     receiver::Said,
 };
 use crate::{
-    dispatch::{core::CoreHappening, partition::Happening},
+    dispatch::{
+        core::{About, CoreHappening},
+        partition::Happening,
+    },
     facts::id::EndpointId,
     store::watch::Gauges,
     surface::words,
@@ -91,15 +94,16 @@ impl Show {
 
     pub fn happened(&mut self, happening: &Happening) {
         match happening {
-            Happening::Core(CoreHappening::Failed { id, attempt, outcome, retry_in_ms, .. }) => self.paint(
-                Tone::Odd,
-                &format!(
-                    "{:8} attempt {attempt} of {id}: {outcome}; again in {}",
-                    name(&id.endpoint),
-                    words::time_us(retry_in_ms * 1_000)
+            Happening::Core(CoreHappening::Failed { about: About { id, .. }, attempt, outcome, retry_in_ms }) => self
+                .paint(
+                    Tone::Odd,
+                    &format!(
+                        "{:8} attempt {attempt} of {id}: {outcome}; again in {}",
+                        name(&id.endpoint),
+                        words::time_us(retry_in_ms * 1_000)
+                    ),
                 ),
-            ),
-            Happening::Core(CoreHappening::Dead { id, reason, attempts, .. }) => self.paint(
+            Happening::Core(CoreHappening::Dead { about: About { id, .. }, reason, attempts }) => self.paint(
                 Tone::Bad,
                 &format!(
                     "{:8} dead letter {id}: {} after {}",

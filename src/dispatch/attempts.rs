@@ -35,6 +35,7 @@ use crate::{
     facts::{
         id::{EndpointId, EntryId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+        trace::TraceId,
     },
     sender::Sender,
 };
@@ -48,8 +49,8 @@ pub struct Attempts {
 /// What became of what was started.
 #[allow(clippy::large_enum_variant, reason = "nearly all are the large one, and a box would cost each of them")]
 pub enum Ended {
-    /// With the entry of its delivery.
-    Attempted(Token, EntryId, Attempted),
+    /// With the entry of its delivery, and its trace if that is sampled.
+    Attempted(Token, EntryId, Option<TraceId>, Attempted),
     /// It was never begun, and may be started again. Of one endpoint the earlier ones come first.
     NotBegun(Token),
 }
@@ -145,6 +146,7 @@ struct Finished {
     token: Token,
     entry: EntryId,
     endpoint: EndpointId,
+    trace: Option<TraceId>,
     attempted: Attempted,
     /// When it was begun.
     period: u64,
@@ -234,10 +236,10 @@ impl Inside {
                 self.turns.give_back(self.now(), &mut back);
             }
             let (turns, pacing) = (&mut self.turns, &mut self.pacing);
-            let finished = round.drain(..).map(|Finished { token, entry, endpoint, attempted, period }| {
+            let finished = round.drain(..).map(|Finished { token, entry, endpoint, trace, attempted, period }| {
                 pacing.ended(period);
                 turns.ended(&endpoint, attempted.report.outcome.is_delivered(), &mut back);
-                Ended::Attempted(token, entry, attempted)
+                Ended::Attempted(token, entry, trace, attempted)
             });
             let finished: Vec<Ended> = finished.collect();
             // What was never begun comes first: the failure that sent it back is then judged with fewer attempts out.
@@ -294,11 +296,11 @@ fn poll_all<F: Future>(
 }
 
 async fn attempt(sender: Arc<Sender>, send: NextAttempt, period: u64) -> Finished {
-    let NextAttempt { token, delivery, endpoint, .. } = send;
+    let NextAttempt { token, delivery, endpoint, trace, .. } = send;
     let attempted = AssertUnwindSafe(sender.attempt(&delivery, &endpoint, clock::wall_ms())).catch_unwind().await;
     // A lane's place must come back whatever happens.
     let attempted = attempted.unwrap_or_else(|_| panicked(delivery.next_attempt()));
-    Finished { token, entry: delivery.id.entry, endpoint: endpoint.id.clone(), attempted, period }
+    Finished { token, entry: delivery.id.entry, endpoint: endpoint.id.clone(), trace, attempted, period }
 }
 
 fn panicked(number: u32) -> Attempted {
@@ -311,7 +313,7 @@ fn panicked(number: u32) -> Attempted {
         snippet: String::new(),
         detail: "the attempt failed inside Herald; its log has the place".to_owned(),
     };
-    Attempted { report, request: None, flooded: false, resent: false }
+    Attempted { report, request: None, flooded: false, resent: false, met: None }
 }
 
 #[cfg(test)]
@@ -355,6 +357,7 @@ mod tests {
                 places,
                 delivery: Arc::new(delivery),
                 endpoint: endpoint.clone(),
+                trace: None,
             }
         };
         let sender = || {

@@ -14,6 +14,7 @@ mod memory;
 mod noted;
 mod outbox;
 mod settling;
+mod steps;
 mod terms;
 mod waiting;
 mod weights;
@@ -38,6 +39,7 @@ use lanes::{LaneAt, Lanes};
 use memory::Memory;
 pub use noted::Noted;
 use outbox::Outbox;
+pub use steps::{About, SettledAttempt, Step, Telling};
 use waiting::{AllPaused, EndedHeads};
 use weights::Weights;
 
@@ -53,6 +55,7 @@ use crate::{
         quota::{Quota, Quotas},
         retry::{DeadReason, Fate, RetryPolicy},
         text::bytes,
+        trace::TraceId,
     },
     store::protocol::{Item, Known, Place, Recorded, Settlement, Unfinished},
 };
@@ -99,17 +102,24 @@ pub enum CoreErrand {
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoreHappening {
     Failed {
-        id: DeliveryId,
-        intent: IntentId,
+        about: About,
         attempt: u32,
         outcome: Outcome,
         retry_in_ms: u64,
     },
     Dead {
-        id: DeliveryId,
-        intent: IntentId,
+        about: About,
         reason: DeadReason,
         attempts: u32,
+    },
+    /// Only where it is asked for, as the two after it: see [`Core::tell`].
+    Stepped {
+        about: About,
+        step: Step,
+    },
+    AttemptSettled(Arc<SettledAttempt>),
+    EntrySettled {
+        entry: EntryId,
     },
     /// It has taken a delivery, after its last attempt had failed.
     Recovered {
@@ -155,6 +165,8 @@ pub struct NextAttempt {
     pub places: u32,
     pub delivery: Arc<Delivery>,
     pub endpoint: Arc<Endpoint>,
+    /// Of a sampled one; whoever starts it knows.
+    pub trace: Option<TraceId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +229,8 @@ struct AttemptResult {
     revision: u64,
     /// It came from its record, but its entry may be pending all the same.
     is_recorded: bool,
+    /// Where that is asked for, what is told once it is settled.
+    told: Option<Arc<SettledAttempt>>,
 }
 
 /// An operation: what is to become durable with a settle.
@@ -319,6 +333,7 @@ pub struct Core {
     noted: VecDeque<EndpointId>,
     errands: Vec<CoreErrand>,
     happenings: Vec<CoreHappening>,
+    telling: Telling,
     /// Redis' clock can be believed: what is old by it is old.
     may_expire: bool,
     is_all_paused: bool,
@@ -349,6 +364,7 @@ impl Core {
             noted: VecDeque::new(),
             errands: Vec::new(),
             happenings: Vec::new(),
+            telling: Telling::default(),
             may_expire: true,
             is_all_paused: false,
             all_paused: None,
@@ -768,12 +784,8 @@ impl Core {
         }
         self.tally.dead += 1;
         let (id, intent) = (id.clone(), intent.clone());
-        self.happenings.push(CoreHappening::Dead {
-            id: id.clone(),
-            intent: intent.clone(),
-            reason: DeadReason::Released,
-            attempts: 0,
-        });
+        let about = About::unreadable(&id, &intent);
+        self.happenings.push(CoreHappening::Dead { about, reason: DeadReason::Released, attempts: 0 });
         self.term.chains.entry(chain_id.clone()).or_default().tail_in_redis = true;
         let (chain, facts) = (chain_id.1.clone(), Box::new(LetterFacts::unreadable()));
         let why = DeadReason::Released.name().to_owned();

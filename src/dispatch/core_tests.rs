@@ -83,7 +83,7 @@ fn attempted(outcome: Outcome) -> Attempted {
         snippet: String::new(),
         detail: String::new(),
     };
-    Attempted { report, request: None, flooded: false, resent: false }
+    Attempted { report, request: None, flooded: false, resent: false, met: None }
 }
 
 fn end(core: &mut Core, now: u64, token: Token, outcome: Outcome) {
@@ -896,4 +896,25 @@ fn a_letter_that_was_never_tried_says_that_all_sending_was_paused() {
     let found = found_too_old(&mut core, 0, 1, "pi_1", Origin::Claimed);
     let since_ms = Some(REDIS_MS - 80 * 3_600_000);
     assert_eq!(found, [WaitedFor { since_ms, ..WaitedFor::new(Waiting::AllPaused) }]);
+}
+
+#[test]
+fn what_is_told_of_each_delivery_is_made_only_for_those_who_ask() {
+    let told = |telling: Telling| {
+        let mut core = core(|_| {});
+        core.tell(telling);
+        admit(&mut core, 1, "ep_a", "pi_1");
+        let first = sends(&mut core, 0);
+        end(&mut core, 5, first[0].0, OK);
+        // What waits for its settlement holds nothing more either.
+        let waiting = core.term.outbox.waiting();
+        let held =
+            waiting.filter(|op| matches!(op, Op::Log { of: LineOf::Attempt(r), .. } if r.told.is_some())).count();
+        settle(&mut core, &[]);
+        (held, core.take_happenings().len())
+    };
+    assert_eq!(told(Telling::default()), (0, 0));
+    // An attempt and a delivery, as they happen; an attempt and an entry, once they are settled.
+    assert_eq!(told(Telling { steps: true, settled: false }), (0, 2));
+    assert_eq!(told(Telling { steps: false, settled: true }), (1, 2));
 }

@@ -30,7 +30,7 @@ use super::{
     HashMap, HashSet,
     breaker::BreakerSettings,
     budgets::{Budget, Budgets},
-    core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Token},
+    core::{Core, CoreErrand, CoreHappening, NextAttempt, Noted, Origin, Tally, Telling, Token},
     lane::Standing,
     redis_clock::RedisClock,
 };
@@ -40,7 +40,7 @@ use crate::{
         endpoint::{Endpoint, Mark},
         envelope::Envelope,
         event::{Event, EventError, EventType, Novelty},
-        id::{AccountId, DeliveryId, EndpointId, EntryId},
+        id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::LetterFacts,
         outcome::Attempted,
         quota::Quotas,
@@ -170,8 +170,11 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Happening {
     Core(CoreHappening),
-    TermBegan,
+    TermBegan {
+        term: Term,
+    },
     TermEnded {
+        term: Term,
         why: String,
     },
     GroupMade {
@@ -180,6 +183,17 @@ pub enum Happening {
     Read {
         entries: usize,
     },
+    /// An event was read; only where each step is asked for.
+    Arrived {
+        entry: EntryId,
+        event: EventId,
+        intent: IntentId,
+        account: AccountId,
+        traceparent: Option<Traceparent>,
+        bytes: usize,
+        /// By Redis' clock.
+        at_ms: u64,
+    },
     Quarantined {
         entry: EntryId,
         error: String,
@@ -187,6 +201,7 @@ pub enum Happening {
     /// An event was taken that contains something new to this Herald.
     Novelty {
         entry: EntryId,
+        event: EventId,
         account: AccountId,
         novelty: Novelty,
     },
@@ -195,6 +210,7 @@ pub enum Happening {
     },
     NoEndpoint {
         entry: EntryId,
+        event: EventId,
         account: AccountId,
     },
     ForeignClaimed {
@@ -341,6 +357,7 @@ pub struct Partition<D> {
     is_taken: bool,
     /// Nothing is read, claimed or sent: see [`Partition::look_at_registry`].
     is_held_up: bool,
+    telling: Telling,
     happenings: Vec<Happening>,
     errands: Vec<Errand>,
 }
@@ -375,6 +392,7 @@ impl<D: Directory> Partition<D> {
             records_until: None,
             is_taken: false,
             is_held_up: true,
+            telling: Telling::default(),
             happenings: Vec::new(),
             errands: Vec::new(),
         }
@@ -718,6 +736,17 @@ impl<D: Directory> Partition<D> {
         self.term.deferral.entries_here()
     }
 
+    /// What is told of single deliveries; with their steps or settlements, each event that is read.
+    pub fn tell(&mut self, telling: Telling) {
+        self.telling = telling;
+        self.core.tell(telling);
+    }
+
+    /// The id of the registry that what it reads is owed by, once it is known.
+    pub fn registry(&self) -> Option<&str> {
+        self.bound.as_deref()
+    }
+
     pub fn core(&self) -> &Core {
         &self.core
     }
@@ -817,9 +846,9 @@ impl<D: Directory> Partition<D> {
         if let Some(Outstanding::PullIn(pull)) = self.outstanding.take() {
             self.pulls_again(pull);
         }
-        if self.lease.end() {
+        if let Some(term) = self.lease.end() {
             self.core.end_term();
-            self.happenings.push(Happening::TermEnded { why });
+            self.happenings.push(Happening::TermEnded { term, why });
         }
     }
 

@@ -148,7 +148,7 @@ fn delivered() -> Attempted {
         snippet: String::new(),
         detail: String::new(),
     };
-    Attempted { report, request: None, flooded: false, resent: false }
+    Attempted { report, request: None, flooded: false, resent: false, met: None }
 }
 
 #[test]

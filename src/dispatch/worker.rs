@@ -9,6 +9,7 @@ mod numbers;
 mod operations;
 mod reporter;
 mod told;
+mod tracer;
 
 use std::{
     io,
@@ -30,6 +31,7 @@ use self::{
     health::{News, Publisher},
     operations::Runner,
     reporter::Reporter,
+    tracer::{Called, Tracer},
 };
 use super::{
     attempts::{Attempts, Ended},
@@ -53,6 +55,7 @@ use crate::{
     telemetry::{
         metrics::Metrics,
         readiness::{BEAT_EVERY, Readiness},
+        traces,
     },
 };
 
@@ -124,6 +127,8 @@ pub struct Worker {
     /// How much the quarantine's limit had dropped at the last look.
     quarantine_dropped: Option<u64>,
     gives_way: watch::Receiver<bool>,
+    /// When the call that is on its way was made, for its span.
+    called_us: u64,
     publisher: Publisher,
     /// When to tell it next what was seen.
     publish_at: u64,
@@ -133,7 +138,7 @@ pub struct Worker {
 impl Worker {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let Parts { redis, keys, settings, attempt_log_len, registry, senders: [proven, unproven], .. } = parts;
-        let trim_ignores = settings.trim_ignores.clone();
+        let (trim_ignores, owner) = (settings.trim_ignores.clone(), settings.owner.clone());
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
         let mut partition = Partition::new(settings, registry.clone(), rand::random());
@@ -141,6 +146,9 @@ impl Worker {
             // Until the first look has told how far the history is.
             partition.set_trim_up_to(Some(EntryId::ZERO));
         }
+        let tracer = |traces| Tracer::new(traces, keys.stream().to_owned(), owner);
+        let reporter = Reporter::new(parts.metrics.clone(), parts.listener, traces::get().map(tracer));
+        partition.tell(reporter.wants());
         Ok(Self {
             work: Some(link(Purpose::Work)),
             lease: Some(link(Purpose::Lease(lease_timeout))),
@@ -153,13 +161,14 @@ impl Worker {
                 parts.audit.clone(),
                 parts.disable_after,
             ),
+            called_us: 0,
             publish_at: 0,
             runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.history, parts.audit.clone()),
             redis,
             keys,
             audit: parts.audit,
             registry,
-            reporter: Reporter::new(parts.metrics.clone(), parts.listener),
+            reporter,
             metrics: parts.metrics,
             readiness: parts.readiness,
             grace: parts.grace,
@@ -208,6 +217,7 @@ impl Worker {
                     calling = None;
                     self.work = Some(link);
                     self.heard(&answer);
+                    self.traced(&answer);
                     self.partition.answered(self.now(), answer);
                 }
                 (link, call, answer) = ready(&mut renewing) => {
@@ -288,6 +298,9 @@ impl Worker {
             && let Some(mut link) = self.work.take()
         {
             link.keep_log(self.log_len());
+            if self.reporter.tracer().is_some() {
+                self.called_us = clock::wall_us();
+            }
             *calling = Some(Box::pin(link.call(call)));
         }
         let mut started = 0;
@@ -325,11 +338,20 @@ impl Worker {
         clock::now().saturating_duration_since(self.began).as_millis() as u64
     }
 
-    fn start(&mut self, now: u64, send: NextAttempt) {
+    fn start(&mut self, now: u64, mut send: NextAttempt) {
+        if let Some(tracer) = self.reporter.tracer()
+            && let Some(trace) = tracer.trace_of(&send.delivery)
+        {
+            send.trace = Some(trace.id);
+            if send.endpoint.traceparent {
+                let header = Tracer::header(trace, &send.delivery);
+                Arc::make_mut(&mut send.delivery).envelope.traceparent = header;
+            }
+        }
         if send.delivery.next_attempt() == 1 {
             // An id that is not a time does not tell how long its entry has waited.
             if let Some(waited) = send.delivery.id.entry.age_ms(self.partition.redis_now(now)) {
-                self.metrics.first_attempt_started(Duration::from_millis(waited));
+                self.metrics.first_attempt_started(Duration::from_millis(waited), send.trace);
             }
         }
         self.attempts.start(send);
@@ -339,8 +361,8 @@ impl Worker {
         let now = self.now();
         let mut not_begun = Vec::new();
         for ended in ended {
-            let (token, entry, attempted) = match ended {
-                Ended::Attempted(token, entry, attempted) => (token, entry, attempted),
+            let (token, entry, trace, attempted) = match ended {
+                Ended::Attempted(token, entry, trace, attempted) => (token, entry, trace, attempted),
                 Ended::NotBegun(token) => {
                     not_begun.push(token);
                     continue;
@@ -348,11 +370,11 @@ impl Worker {
             };
             self.partition.not_begun(now, not_begun.drain(..));
             let took = Duration::from_micros(attempted.report.timing.total_us);
-            self.metrics.attempt_ended(&attempted.report.outcome, took);
+            self.metrics.attempt_ended(&attempted.report.outcome, took, trace);
             if attempted.report.outcome.is_delivered()
                 && let Some(age_ms) = entry.age_ms(self.partition.redis_now(now))
             {
-                self.metrics.delivered(Duration::from_millis(age_ms));
+                self.metrics.delivered(Duration::from_millis(age_ms), trace);
             }
             if attempted.resent {
                 self.metrics.request_resent();
@@ -377,6 +399,19 @@ impl Worker {
         }
     }
 
+    /// For the spans of calls, where there are any.
+    fn traced(&mut self, answer: &Result<Answer, Failure>) {
+        let began_us = self.called_us;
+        if let Some(tracer) = self.reporter.tracer() {
+            let called = Called { began_us, ended_us: clock::wall_us() };
+            match answer {
+                Ok(Answer::Entries { .. }) => tracer.read(called),
+                Ok(Answer::Settled { .. }) => tracer.settled(called),
+                _ => {}
+            }
+        }
+    }
+
     fn registry_changed(&mut self, change: Change) {
         let now = self.now();
         self.tell_missing_keys();
@@ -390,8 +425,15 @@ impl Worker {
     /// Logs and counts what happened, and runs the errands.
     fn report(&mut self) {
         let now = self.now();
+        let redis_ms = self.partition.redis_now(now);
+        if let Some(tracer) = self.reporter.tracer() {
+            tracer.set_registry(self.partition.registry());
+        }
         for happening in self.partition.take_happenings() {
-            self.reporter.happened(now, happening);
+            self.reporter.happened(now, redis_ms, happening);
+        }
+        if let Some(tracer) = self.reporter.tracer() {
+            tracer.told_all();
         }
         self.publish(false);
         self.runner.own(self.partition.term());

@@ -42,6 +42,7 @@ pub mod signing;
 pub mod text;
 #[cfg(feature = "dispatcher")]
 pub mod token;
+pub mod trace;
 pub mod traceparent;
 #[cfg(feature = "dispatcher")]
 pub mod unserved;

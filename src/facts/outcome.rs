@@ -1,7 +1,7 @@
 //! The classified result of one attempt. A failure of a receiver is data, never an error of ours, and it is
 //! recognised by its type, never by its text.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,19 @@ impl Outcome {
             Self::Local { cause: LocalCause::Descriptors } => "local_descriptors",
             Self::Local { cause: LocalCause::Lookups } => "local_lookups",
             Self::Local { cause: LocalCause::Lag } => "local_lag",
+        }
+    }
+
+    /// Of the answer, where there was one that says which.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Delivered { status }
+            | Self::Redirected { status }
+            | Self::Throttled { status, .. }
+            | Self::Rejected { status }
+            | Self::ServerFailed { status } => Some(*status),
+            Self::Gone => Some(410),
+            _ => None,
         }
     }
 
@@ -289,4 +302,13 @@ pub struct Attempted {
     pub flooded: bool,
     /// The request was sent a second time, on a fresh connection, because the receiver had certainly not processed it.
     pub resent: bool,
+    /// Whom it has met, if it got an answer.
+    pub met: Option<Met>,
+}
+
+/// The other end of a connection, and what is spoken there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    pub address: SocketAddr,
+    pub is_http2: bool,
 }

@@ -8,6 +8,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::trace::{SpanId, TraceId};
+
 /// The length in version 00, and of the part with which every later version begins.
 const BASE_BYTES: usize = 55;
 
@@ -29,6 +31,27 @@ impl Traceparent {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(self.bytes_at(3))
+    }
+
+    /// The span of whoever sent it.
+    pub fn parent_id(&self) -> SpanId {
+        SpanId(self.bytes_at(36))
+    }
+
+    /// Whoever sent it records the trace.
+    pub fn is_sampled(&self) -> bool {
+        let [flags] = self.bytes_at(53);
+        flags & 1 == 1
+    }
+
+    fn bytes_at<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        hex::decode_to_slice(&self.0[at..at + 2 * N], &mut bytes).expect("it was checked when it was made");
+        bytes
     }
 }
 

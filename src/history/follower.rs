@@ -279,7 +279,7 @@ impl<'a> Following<'a> {
         self.of.metrics.history_written(batch.rows.len() as u64);
         for gap in &batch.missed {
             self.of.metrics.history_missed(gap.lines);
-            error!(lines = gap.lines, why = gap.why, "the history has a gap");
+            error!(reason = gap.why, "the history has a gap of {} lines", gap.lines);
         }
         has_more |= batch.to.line != entries.last().map_or(0, |entry| entry.number);
         Ok(if has_more { Step::More } else { Step::UpToDate })
@@ -360,7 +360,7 @@ impl<'a> Following<'a> {
     /// Before it is opened again: two that have one file open, of which one was moved, mix up what belongs to it.
     async fn close(self) {
         if tokio::time::timeout(CLOSING, self.writer.close()).await.is_err() {
-            debug!(place = self.place, "the history's database does not close");
+            debug!("the history's database at {} does not close", self.place);
         }
     }
 
@@ -368,11 +368,11 @@ impl<'a> Following<'a> {
         // A clock that is ahead must not empty the history: both this machine's and Redis' say that a day is over.
         let now_ms = clock::wall_ms().min(self.queries.now_ms().await?);
         while let Some(day) = self.writer.drop_oldest(self.of.keep_days(), now_ms).await? {
-            info!(day, "dropped a day of the history that is over");
+            info!("dropped day {day} of the history, which is over");
         }
         let bodies_days = self.of.settings.bodies.as_secs().div_ceil(DAY_MS / 1_000);
         while let Some(day) = self.writer.drop_oldest_events(bodies_days, now_ms).await? {
-            info!(day, "dropped a day of events that is over");
+            info!("dropped the events of day {day}, which is over");
         }
         Ok(self.queries.forget_histories(FORGET_AFTER_MS).await?)
     }

@@ -152,7 +152,7 @@ fn is_plain(kind: &HeaderValue) -> bool {
 fn log(problem: &Problem, id: &str) {
     if problem.status.is_server_error() {
         let cause = problem.cause.as_deref().unwrap_or(&problem.detail);
-        error!(trace_id = id, status = problem.status.as_u16(), cause, "a request failed");
+        error!(trace_id = id, status = problem.status.as_u16(), error = cause, "a request failed");
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath},
-    http::{Method, Request, Uri},
+    http::{HeaderValue, Method, Request, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -21,7 +21,12 @@ use super::{
     entrance::Entrance,
     problem::{Problem, finish},
 };
-use crate::{clock, telemetry::requests};
+use crate::{
+    clock,
+    telemetry::{requests, traces::Serving},
+};
+
+const TRACEPARENT: &str = "traceparent";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -88,7 +93,7 @@ pub async fn serve(
     let cannot_accept = |error: &std::io::Error| warn!(%error, "cannot accept a connection; trying again");
     let left = connections::serve(listener, entrance, bounds, service, shutdown, cannot_accept).await;
     if left > 0 {
-        warn!(connections = left, "closed connections whose requests had not ended");
+        warn!("closed {left} connections whose requests had not ended");
     }
 }
 
@@ -106,13 +111,25 @@ pub fn bounded_routes(router: Router, limits: Limits) -> Router {
         .layer(middleware::from_fn(counted))
 }
 
-/// For the metrics. A layer of the routes themselves: only these know the template that has matched.
-pub async fn counted(request: axum::extract::Request, next: Next) -> Response {
+/// For the metrics, and for the trace that it belongs to. A layer of the routes themselves: only these know the template that has matched.
+pub async fn counted(mut request: axum::extract::Request, next: Next) -> Response {
     let (began, method) = (clock::now(), request.method().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse().ok());
+    let serving = Serving::begin(given.as_ref());
+    if let Some(own) = serving.as_ref().and_then(Serving::traceparent)
+        && let Ok(own) = HeaderValue::from_str(own.as_str())
+    {
+        // So everything behind this has the request itself as its parent.
+        request.headers_mut().insert(TRACEPARENT, own);
+    }
     let response = next.run(request).await;
     let took = clock::now().saturating_duration_since(began);
-    requests::answered(route.as_ref().map(MatchedPath::as_str), method.as_str(), response.status().as_u16(), took);
+    let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
+    requests::answered(route, method.as_str(), status, took);
+    if let Some(serving) = serving {
+        serving.ended(requests::known(method.as_str()).unwrap_or("_OTHER"), route, status);
+    }
     response
 }
 

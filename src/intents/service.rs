@@ -553,7 +553,7 @@ impl<R: Records> Service<R> {
         match self.commit_surely(&change, Some(intent), Some(at), None).await? {
             Attempt::Done(done) => {
                 self.metrics.deadline_fired();
-                info!(intent = %done.id, status = %done.status, "the payment intent's time has come");
+                info!(intent = %done.id, "the payment intent's time has come: it is {}", done.status);
             }
             Attempt::Stale(_) | Attempt::Late | Attempt::Repeated(_) => {}
         }

@@ -34,7 +34,7 @@ pub(super) async fn run(shared: &Shared, redis: Redis, cancel: CancellationToken
             () = cancel.cancelled() => break,
             failed = follow(shared, &redis, &mut failures) => failed,
         };
-        warn!(error = %failed, failures, "cannot follow the registry of endpoints; trying again");
+        warn!(error = %failed, "cannot follow the registry of endpoints for the {failures}. time; trying again");
         tokio::select! {
             () = cancel.cancelled() => break,
             () = tokio::time::sleep(retry_pause(failures, rand::random())) => {}
@@ -124,10 +124,10 @@ fn lose(shared: &Shared, why: &str) {
     }
     match shared.read().position() {
         Some(Position { id, version }) => error!(
-            registry = %id, version, why,
-            "the registry of endpoints has vanished: the last known endpoints stay, nothing new is read; import a backup"
+            reason = why,
+            "the registry {id} of endpoints, at version {version}, has vanished: the last known endpoints stay, nothing new is read; import a backup"
         ),
-        None => info!(why, "there is no registry of endpoints yet: events wait in the stream"),
+        None => info!(reason = why, "there is no registry of endpoints yet: events wait in the stream"),
     }
     shared.tell(Change::Reset);
 }
@@ -152,12 +152,14 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
     let fresh = Snapshot::new(loaded, &shared.read());
     let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
-    let registry = id.as_ref().map(tracing::field::display);
+    let registry = id.as_ref().map(ToString::to_string).unwrap_or_default();
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
-            warn!(%before, registry, version, endpoints, "Redis has another registry of endpoints; loaded it")
+            warn!(
+                "Redis has another registry than {before}; loaded {registry}, at version {version} with {endpoints} endpoints"
+            )
         }
-        _ => info!(registry, version, endpoints, "loaded the registry of endpoints"),
+        _ => info!("loaded the registry {registry} at version {version} with {endpoints} endpoints"),
     }
     drop(old);
     shared.tell(Change::Reset);
@@ -166,7 +168,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
 
 fn report(found: &Unreadable) {
     error!(
-        endpoint = %found.id, account = found.account.as_ref().map(tracing::field::display), why = %found.why,
+        endpoint = %found.id, account = found.account.as_ref().map(tracing::field::display), reason = %found.why,
         "cannot read an endpoint: what is owed to it waits in its backlog; without its account known, everything waits"
     );
 }

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::facts::{
     delivery::Delivery,
     endpoint::Endpoint,
-    outcome::{AttemptReport, Attempted, BodyEnd, LocalCause, Outcome, SentRequest, Timing},
+    outcome::{AttemptReport, Attempted, BodyEnd, LocalCause, Met, Outcome, SentRequest, Timing},
 };
 
 /// What came of the exchange, before it becomes a report.
@@ -28,11 +28,20 @@ struct Ending {
     body_end: BodyEnd,
     snippet: String,
     flooded: bool,
+    met: Option<Met>,
 }
 
 impl Ending {
     fn without_response(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, detail, head_us: None, body_end: BodyEnd::Complete, snippet: String::new(), flooded: false }
+        Self {
+            outcome,
+            detail,
+            head_us: None,
+            body_end: BodyEnd::Complete,
+            snippet: String::new(),
+            flooded: false,
+            met: None,
+        }
     }
 }
 
@@ -67,7 +76,7 @@ impl Sender {
             snippet: ending.snippet,
             detail: ending.detail,
         };
-        Attempted { report, request, flooded: ending.flooded, resent: stages.resent }
+        Attempted { report, request, flooded: ending.flooded, resent: stages.resent, met: ending.met }
     }
 
     /// The headers that an attempt at this time would have, for people: signatures and the endpoint's own values are
@@ -111,12 +120,12 @@ impl Sender {
         let deadline = tokio::time::Instant::from_std(start) + self.timeout_of(endpoint.timeout_ms);
         match self.exchanges.exchange(&prepared.origin, request, deadline, stages).await {
             Ok(Answer { status, headers, body: answer }) => {
-                let head_us = Some(micros(start.elapsed()));
+                let (head_us, met) = (Some(micros(start.elapsed())), answer.met());
                 let outcome = classify::of_response(status, &headers, now_ms);
                 let detail = classify::location(status, &headers);
                 let reading = async |answer: &mut _| body::read(answer, status.is_success(), deadline).await;
                 let body = self.exchanges.read_body(&prepared.origin, answer, reading).await;
-                Ending { outcome, detail, head_us, body_end: body.end, snippet: body.snippet, flooded: false }
+                Ending { outcome, detail, head_us, body_end: body.end, snippet: body.snippet, flooded: false, met }
             }
             Err(failure) => {
                 let outcome = match is_too_late(deadline) {

@@ -161,7 +161,7 @@ impl Connector {
             // What the guard has checked is what the proxy is asked for.
             Some(proxy) => proxy.connect(&self.tls_http1, &origin.host.to_string(), &addresses, deadline).await?,
         };
-        let stream = Metered::new(way);
+        let stream = Metered::new(way, address);
         let connected = match origin.is_https {
             false => (Wire::plain(stream), false),
             true => {

@@ -35,7 +35,7 @@ use super::{
     stages::Stages,
     wire::{STREAMS_UNASKED, Watch, Wire},
 };
-use crate::clock;
+use crate::{clock, facts::outcome::Met};
 
 /// A whole response head. Common servers and proxies allow 8 to 32 KiB. An unfinished head can hold this much of our
 /// memory. The library's buffer for HTTP/1.1 cannot be smaller than 8 KiB.
@@ -221,10 +221,13 @@ impl Exchanges {
     ) -> Result<Answer, Failure> {
         let began_at = clock::now();
         let first = self.once(origin, &mut request, None, deadline, stages).await;
-        tracing::trace!(host = %origin, answered = ?first.as_ref().map(|answer| answer.status).ok(), "a request came back");
+        tracing::trace!(
+            status = first.as_ref().ok().map(|answer| answer.status.as_u16()),
+            "a request to {origin} came back"
+        );
         match first {
             Err(Once { failure, is_certain: true }) => {
-                tracing::debug!(?failure, "a request that was not processed is sent again");
+                tracing::debug!(reason = ?failure, "a request that was not processed is sent again");
                 stages.resent = true;
                 let second = self.once(origin, &mut request, Some(began_at), deadline, stages).await;
                 second.map_err(|once| once.failure)
@@ -243,11 +246,11 @@ impl Exchanges {
     ) -> Result<Answer, Once> {
         match self.connection(origin, newer_than, deadline, stages).await? {
             Connection::Http1(connection) => {
-                tracing::trace!(host = %origin, is_reused = connection.is_reused, "a request goes out over HTTP/1.1");
+                tracing::trace!("a request to {origin} goes out over HTTP/1.1");
                 connection.send(request(IsHttp2::No), deadline).await
             }
             Connection::Http2(connection, user) => {
-                tracing::trace!(host = %origin, "a request goes out over HTTP/2");
+                tracing::trace!("a request to {origin} goes out over HTTP/2");
                 let shared = connection.clone();
                 let answered = connection.send(user, request(IsHttp2::Yes), deadline).await;
                 match &answered {
@@ -570,6 +573,14 @@ impl Answer {
 }
 
 impl AnswerBody {
+    pub(super) fn met(&self) -> Option<Met> {
+        let (watch, is_http2) = match &self.connection {
+            Connection::Http1(http1) => (&http1.watch, false),
+            Connection::Http2(http2, _) => (&http2.watch, true),
+        };
+        watch.peer().map(|address| Met { address, is_http2 })
+    }
+
     /// The next part of it; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         loop {

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -62,6 +63,8 @@ pub(super) struct Watch {
     streams: AtomicUsize,
     /// Closed when it has said so. It never has a permit.
     settings: Semaphore,
+    /// The other end.
+    peer: Option<SocketAddr>,
 }
 
 impl Default for Watch {
@@ -73,6 +76,7 @@ impl Default for Watch {
             bytes: AtomicU64::default(),
             streams: AtomicUsize::new(STREAMS_UNASKED),
             settings: Semaphore::new(0),
+            peer: None,
         }
     }
 }
@@ -110,6 +114,10 @@ impl Watch {
         let _ = self.settings.acquire().await;
     }
 
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Relaxed)
     }
@@ -126,8 +134,8 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    pub(super) fn new(io: Way) -> Self {
-        Self { io, watch: Arc::default() }
+    pub(super) fn new(io: Way, peer: SocketAddr) -> Self {
+        Self { io, watch: Arc::new(Watch { peer: Some(peer), ..Watch::default() }) }
     }
 }
 
@@ -353,8 +361,9 @@ mod tests {
     #[tokio::test]
     async fn what_a_receiver_sends_is_bounded_in_bytes_until_it_is_asked_again() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut metered = Metered::new(Way::Direct(stream));
+        let address = listener.local_addr().unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut metered = Metered::new(Way::Direct(stream), address);
         let (mut receiver, _) = listener.accept().await.unwrap();
         let floods = tokio::spawn(async move { while receiver.write_all(&[0; 65_536]).await.is_ok() {} });
         let mut all = vec![0; MAX_IDLE_BYTES as usize];

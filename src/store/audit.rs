@@ -111,7 +111,7 @@ impl Audit {
             Ok(entry) => Ok(Some(entry)),
             Err(error @ StoreError::Unavailable { .. }) => Err(error),
             Err(error) if begun.origin.surface == Surface::Worker => {
-                warn!(%error, act = begun.act, "what Herald does by itself cannot be written to the audit log; it is done");
+                warn!(%error, "what Herald does by itself ({}) cannot be written to the audit log; it is done", begun.act);
                 Ok(None)
             }
             Err(error) => Err(error),

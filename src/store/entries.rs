@@ -13,6 +13,7 @@ use crate::facts::{
     id::{EntryId, EventId},
     traceparent::Traceparent,
 };
+use crate::telemetry::traces::Publishing;
 
 /// Entries in one page of a search: 6 MiB with the largest events.
 const PAGE: usize = 100;
@@ -67,13 +68,19 @@ impl Entries {
     /// Adds an event. Not repeated when the answer is lost: the producer decides whether to risk a second one.
     pub async fn add(&mut self, event: &Event, traceparent: Option<&Traceparent>) -> Result<EntryId, StoreError> {
         let subject = Subject("add an event to", self.keys.stream());
+        let publishing = Publishing::begin(&event.id, traceparent);
+        let own = publishing.as_ref().and_then(Publishing::traceparent);
         let mut command = redis::cmd("XADD");
         command.arg(self.keys.stream()).arg("*").arg("event").arg(event.body().as_ref());
-        if let Some(traceparent) = traceparent {
+        if let Some(traceparent) = own.as_ref().or(traceparent) {
             command.arg("traceparent").arg(traceparent.as_str());
         }
         let id: String = self.connection.query(subject, &command).await?;
-        id.parse().map_err(|error| StoreError::unexpected(subject, error))
+        let entry = id.parse().map_err(|error| StoreError::unexpected(subject, error))?;
+        if let Some(publishing) = publishing {
+            publishing.ended(self.keys.stream(), entry);
+        }
+        Ok(entry)
     }
 
     /// Adds many events, byte for byte, in one transaction: all of them in this order, or none. The bytes are not

@@ -48,6 +48,11 @@ impl Term {
         &self.0
     }
 
+    /// What tells it apart from others.
+    pub fn id(&self) -> &str {
+        self.0.split(' ').next().unwrap_or_default()
+    }
+
     /// The owner's name within a lease's value.
     pub fn owner_of(value: &str) -> &str {
         value.split_once(' ').map_or(value, |(_, owner)| owner)

@@ -10,7 +10,10 @@ use super::{
     error::StoreError,
     keys::PartitionKeys,
 };
-use crate::facts::{event::Event, id::EntryId, traceparent::Traceparent};
+use crate::{
+    facts::{event::Event, id::EntryId, traceparent::Traceparent},
+    telemetry::traces::Publishing,
+};
 
 /// For how long an event's id is remembered: a producer that got no answer asks again within seconds. Each takes some 150 bytes
 /// of Redis' memory for that long.
@@ -39,9 +42,13 @@ pub async fn publish(
 ) -> Result<Vec<Published>, StoreError> {
     let subject = Subject("publish events on", keys.stream());
     let mut call = PUBLISH.keys(&[keys.stream()]).arg(keys.prefix()).arg(REMEMBERED_FOR.as_millis() as u64);
+    let mut publishing = Vec::with_capacity(events.len());
     for (event, traceparent) in events {
+        let begun = Publishing::begin(&event.id, traceparent.as_ref());
+        let own = begun.as_ref().and_then(Publishing::traceparent);
+        publishing.push(begun);
         let digest = hex::encode(&Sha256::digest(event.body())[..DIGEST_BYTES]);
-        let traceparent = traceparent.as_ref().map_or("", Traceparent::as_str);
+        let traceparent = own.as_ref().or(traceparent.as_ref()).map_or("", Traceparent::as_str);
         call = call.arg(event.id.as_str()).arg(digest).arg(event.body().as_ref()).arg(traceparent);
     }
     let answer: Vec<String> = connection.run(subject, &call).await?;
@@ -56,5 +63,12 @@ pub async fn publish(
         }
     };
     let published = answer.chunks(2).map(read).collect::<Option<Vec<_>>>().filter(|all| all.len() == events.len());
-    published.ok_or_else(|| StoreError::unexpected(subject, format_args!("{answer:?}")))
+    let published = published.ok_or_else(|| StoreError::unexpected(subject, format_args!("{answer:?}")))?;
+    for (begun, published) in publishing.into_iter().zip(&published) {
+        // What was there before has its span.
+        if let (Some(begun), Published::Added(entry)) = (begun, published) {
+            begun.ended(keys.stream(), *entry);
+        }
+    }
+    Ok(published)
 }

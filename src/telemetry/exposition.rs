@@ -90,11 +90,26 @@ pub fn without_openmetrics(page: &str) -> String {
             };
             write!(text, "# HELP {name}{ending} {help}\n# TYPE {name}{ending} {kind}\n").expect("a String takes it");
         } else if !line.starts_with('#') {
-            text.push_str(line);
+            text.push_str(without_exemplar(line));
             text.push('\n');
         }
     }
     text
+}
+
+/// The older text has no place for one. What looks like one may also stand within a label's value.
+fn without_exemplar(sample: &str) -> &str {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, c) in sample.char_indices() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            '#' if !is_quoted => return sample[..at].trim_end(),
+            _ => {}
+        }
+    }
+    sample
 }
 
 #[cfg(test)]

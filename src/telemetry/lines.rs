@@ -15,9 +15,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{clock, facts::text::escaped};
 
-/// Bytes of lines that wait for the thread: some thousand lines, more than any burst for which a living reader needs
-/// time. What the thread is just writing can be as much again.
-pub const MAX_WAITING_BYTES: usize = 1 << 20;
+/// Lines that wait for the thread, and their bytes: more than any burst for which a living reader needs time. What the thread is
+/// just writing can be as much again.
+pub const MAX_WAITING: usize = 8_192;
+pub const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// How lines are formatted, as far as that matters for cleaning them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
+    lines: usize,
     is_writing: bool,
 }
 
@@ -67,12 +69,13 @@ impl Lines {
         let is_coloured = self.0.colours == Colours::Own;
         let line = escaped(line, |c| c == '\t' || (is_coloured && c == '\u{1b}'));
         let mut state = self.0.lock();
-        if state.waiting.len() + line.len() >= MAX_WAITING_BYTES {
+        if state.lines == MAX_WAITING || state.waiting.len() + line.len() >= MAX_WAITING_BYTES {
             self.0.dropped.inc();
             return;
         }
         state.waiting.extend_from_slice(line.as_bytes());
         state.waiting.push(b'\n');
+        state.lines += 1;
         self.0.changed.notify_all();
     }
 
@@ -114,6 +117,7 @@ impl Shared {
         let waited = self.changed.wait_timeout_while(state, rest, |state| state.waiting.is_empty());
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.is_writing = !state.waiting.is_empty();
+        state.lines = 0;
         mem::take(&mut state.waiting)
     }
 }
@@ -177,16 +181,30 @@ mod tests {
         assert_eq!(written.recv().unwrap(), b"first\n");
         // The reader hangs now, and everything else is logged without waiting for it.
         let line = "x".repeat(1023);
-        for _ in 0..2048 {
+        for _ in 0..5_000 {
             lines.put(&line);
         }
-        assert_eq!(dropped.get(), 1024);
+        assert_eq!(dropped.get(), 5_000 - 4_096);
         assert!(!lines.flush(Duration::ZERO), "nothing is written");
         drop(open);
         assert!(lines.flush(LONG));
         assert_eq!(written.recv().unwrap().len(), MAX_WAITING_BYTES);
         lines.put("last");
         assert_eq!(written.recv().unwrap(), b"last\n");
+    }
+
+    #[test]
+    fn however_short_they_are_so_many_lines_wait() {
+        let (lines, dropped, written, open) = gated();
+        lines.put("first");
+        written.recv().unwrap();
+        (0..MAX_WAITING + 3).for_each(|_| lines.put("x"));
+        assert_eq!(dropped.get(), 3);
+        drop(open);
+        assert!(lines.flush(LONG));
+        assert_eq!(written.recv().unwrap().len(), 2 * MAX_WAITING);
+        lines.put("last");
+        assert_eq!(written.recv().unwrap(), b"last\n", "and those after them are taken again");
     }
 
     #[test]

@@ -15,20 +15,34 @@ use std::{
 };
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use tracing::{Subscriber, error, warn};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt};
+use tracing::{Level, Metadata, Subscriber, error, warn};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::MakeWriter,
+    layer::{Context, SubscriberExt},
+};
 
 use super::{
     allowance::{self, Allowance, LeftOut, SPAN},
     lines::{Colours, Lines},
+    log_line::{self, JsonLine},
 };
 
 /// How long the last lines of a process may wait for their reader. A log that hangs must not keep a worker from ending.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// For this process, like the logger itself.
-static LINES: OnceLock<Lines> = OnceLock::new();
+static LINES: OnceLock<(Lines, Form)> = OnceLock::new();
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// How often it is looked whether lines were dropped.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
@@ -90,49 +104,73 @@ impl FromStr for LogFormat {
 /// Logs to stderr from here on, including panics. Call it once, before the first task starts, and [`flush`] at the end.
 pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), LoggingError> {
     let on_terminal = io::stderr().is_terminal();
-    let is_text = matches!((format, on_terminal), (LogFormat::Text, _) | (LogFormat::Auto, true));
+    let form = match (format, on_terminal) {
+        (LogFormat::Text, _) | (LogFormat::Auto, true) => Form::Text,
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
+    };
     // https://no-color.org: set to anything but an empty text.
-    let has_colours = is_text && on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let has_colours =
+        form == Form::Text && on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colours = if has_colours { Colours::Own } else { Colours::None };
     // Bypasses the lock of the standard library's own handle: a write that hangs must not hold it.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let allowance = Allowance::default();
-    let (counted, mut told) = (allowance.clone(), 0);
-    let tell = move |_: Instant| tell(&counted.take_left_out(), &mut told);
-    let lines = Lines::start(stderr, colours, DROPPED.clone(), SPAN, tell)?;
+    let (counted, mut told, mut next) = (allowance.clone(), 0, None);
+    let tell = move |now: Instant| {
+        tell_dropped(&mut told);
+        if now >= *next.get_or_insert(now + SPAN) {
+            next = Some(now + SPAN);
+            tell_left_out(&counted.take_left_out());
+        }
+    };
+    let lines = Lines::start(stderr, colours, DROPPED.clone(), LOOK_EVERY, tell)?;
     let writer = lines.clone();
-    let set = match is_text {
-        true => tracing::subscriber::set_global_default(text(filter, writer, has_colours).with(allowance)),
-        false => tracing::subscriber::set_global_default(json(filter, writer).with(allowance)),
+    let set = match form {
+        Form::Text => {
+            let subscriber = text(filter, writer, has_colours).with(OwnAlone).with(allowance);
+            tracing::subscriber::set_global_default(subscriber)
+        }
+        Form::Json => tracing::subscriber::set_global_default(json(filter, writer).with(OwnAlone).with(allowance)),
     };
     set.map_err(|_| LoggingError::AlreadySet)?;
-    LINES.set(lines).map_err(|_| LoggingError::AlreadySet)?;
+    LINES.set((lines, form)).map_err(|_| LoggingError::AlreadySet)?;
     panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
 /// Says something through the log, if there is one. Code that writes to stderr itself could wait for ever.
 pub fn say(text: &str) -> bool {
-    let Some(lines) = LINES.get() else { return false };
-    text.lines().for_each(|line| lines.put(line));
+    let Some((lines, form)) = LINES.get() else { return false };
+    match form {
+        Form::Text => text.lines().for_each(|line| lines.put(line)),
+        Form::Json => {
+            let is_bad = text.starts_with("error:");
+            lines.put(&log_line::plain(if is_bad { "ERROR" } else { "WARN" }, text));
+        }
+    }
     true
 }
 
 /// When this returns, what was logged is written, or its reader did not take it in time.
 pub fn flush() {
-    if let Some(lines) = LINES.get() {
+    if let Some((lines, _)) = LINES.get() {
         lines.flush(LAST_WORDS);
     }
 }
 
-/// Once a minute: what is missing from the log.
-fn tell(left_out: &[LeftOut], told: &mut u64) {
+/// Once a minute.
+fn tell_left_out(left_out: &[LeftOut]) {
     for LeftOut { file, line, lines } in left_out {
-        warn!(file, line, lines, "left out lines like others of the last minute; the metrics count what they reported");
+        warn!(
+            "left out {lines} lines like others of the last minute, of {file}:{line}; the metrics count what they reported"
+        );
     }
+}
+
+fn tell_dropped(told: &mut u64) {
     let dropped = DROPPED.get();
     if dropped > *told {
-        warn!(lines = dropped - *told, "dropped lines of the log: its reader was too slow");
+        warn!("dropped {} lines of the log: its reader was too slow", dropped - *told);
         *told = dropped;
     }
 }
@@ -147,8 +185,8 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let why = text.unwrap_or("(no text)");
     let trace = Backtrace::capture();
     match trace.status() {
-        BacktraceStatus::Captured => error!(thread, location, %trace, "panic: {why}"),
-        _ => error!(thread, location, "panic: {why}"),
+        BacktraceStatus::Captured => error!("panic in the thread {thread} at {location}: {why}\n{trace}"),
+        _ => error!("panic in the thread {thread} at {location}: {why}"),
     }
 }
 
@@ -170,12 +208,21 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
+        .log_internal_errors(false)
+        .event_format(JsonLine)
         .with_env_filter(EnvFilter::new(&filter.0))
         .with_writer(writer)
-        .log_internal_errors(false)
         .finish()
+}
+
+/// Of libraries only what is wrong, whatever the filter asks for: below that they quote what must not be in a log.
+struct OwnAlone;
+
+impl<S: Subscriber> Layer<S> for OwnAlone {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        let is_own = metadata.target().split("::").next() == Some("herald");
+        is_own || *metadata.level() <= Level::WARN
+    }
 }
 
 #[cfg(test)]
@@ -214,13 +261,45 @@ mod tests {
         tracing::debug!("too quiet for info");
     }
 
+    fn lines_of(filter: &str, talk: impl FnOnce()) -> Vec<serde_json::Value> {
+        let page = Page::default();
+        let subscriber = json(&filter.parse().unwrap(), page.clone()).with(OwnAlone);
+        tracing::subscriber::with_default(subscriber, talk);
+        page.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     #[test]
     fn json_has_the_ids_as_fields_of_one_object_a_line() {
-        let page = Page::default();
-        tracing::subscriber::with_default(json(&"info".parse().unwrap(), page.clone()), talk);
-        let line: serde_json::Value = serde_json::from_str(page.text().trim()).unwrap();
+        let lines = lines_of("info", talk);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
         assert_eq!((&line["message"], &line["level"]), (&"delivered".into(), &"INFO".into()));
         assert_eq!((&line["delivery"], &line["attempt"]), (&"17-1:ep_a".into(), &2.into()));
+    }
+
+    #[test]
+    fn what_the_form_has_no_field_for_stands_in_the_message() {
+        let lines = lines_of("trace", || {
+            tracing::warn!(target: "library::inside", status = "odd", term = 7, peers = 3, "lost\n\"some\"");
+            tracing::error!(target: "library", attempt = -1, is_up = false);
+            tracing::info!(target: "library", "what is not wrong");
+            tracing::debug!(target: "heraldry", "another library");
+        });
+        let told: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(told, ["lost\n\"some\" status=odd peers=3", "attempt=-1 is_up=false"]);
+        assert_eq!(lines[0]["term"], "7");
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/log.schema.json")).unwrap();
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        assert!(lines.iter().all(|line| schema.is_valid(line)), "{lines:?}");
+    }
+
+    #[test]
+    fn the_schema_names_the_fields_that_there_are() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/log.schema.json")).unwrap();
+        let mut named: Vec<_> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known: Vec<_> = log_line::fields().collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!((named, &schema["additionalProperties"]), (known, &false.into()));
     }
 
     #[test]

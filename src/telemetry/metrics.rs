@@ -18,9 +18,9 @@ use prometheus_client::{
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
+        exemplar::HistogramWithExemplars,
         family::Family,
         gauge::{ConstGauge, Gauge},
-        histogram::Histogram,
         info::Info,
     },
     registry::{Registry, Unit},
@@ -33,7 +33,7 @@ use super::{
     owner::{Look, Owner, with_end},
     process,
     readiness::Readiness,
-    requests,
+    requests, traces,
 };
 use crate::{
     clock,
@@ -42,6 +42,7 @@ use crate::{
         outcome::{LocalCause, Outcome},
         quota::Quota,
         retry::DeadReason,
+        trace::TraceId,
     },
 };
 
@@ -62,6 +63,11 @@ const DELIVERY_BUCKETS: [f64; 17] = [
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TraceLabel {
+    trace_id: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -132,10 +138,10 @@ struct Inner {
     quarantine_dropped: Counter,
     /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
     novel_events: [Counter; NoveltyKind::ALL.len()],
-    first_attempt_delay: Histogram,
-    delivery_duration: Histogram,
+    first_attempt_delay: Durations,
+    delivery_duration: Durations,
     /// Of those that delivered, and of the others.
-    attempt_duration: [Histogram; 2],
+    attempt_duration: [Durations; 2],
     /// By [`outcome_slot`].
     attempts: [Counter; OUTCOMES.len()],
     attempts_in_flight: Number,
@@ -159,6 +165,9 @@ struct Inner {
     history_missed: Counter,
     history_failures: Counter,
 }
+
+/// Seconds, some of them with the sampled trace that they are of. Only OpenMetrics shows which.
+type Durations = HistogramWithExemplars<TraceLabel>;
 
 /// A whole number that goes up and down.
 type Number = Gauge<u64, AtomicU64>;
@@ -350,19 +359,19 @@ impl Metrics {
     }
 
     /// A delivery's first attempt started `after` its entry was added.
-    pub fn first_attempt_started(&self, after: Duration) {
-        self.0.first_attempt_delay.observe(after.as_secs_f64());
+    pub fn first_attempt_started(&self, after: Duration, trace: Option<TraceId>) {
+        observe(&self.0.first_attempt_delay, after, trace);
     }
 
     /// A receiver has said yes `after` the entry was added.
-    pub fn delivered(&self, after: Duration) {
-        self.0.delivery_duration.observe(after.as_secs_f64());
+    pub fn delivered(&self, after: Duration, trace: Option<TraceId>) {
+        observe(&self.0.delivery_duration, after, trace);
     }
 
     /// An attempt has ended. `took` is from its start to its end.
-    pub fn attempt_ended(&self, outcome: &Outcome, took: Duration) {
+    pub fn attempt_ended(&self, outcome: &Outcome, took: Duration, trace: Option<TraceId>) {
         self.0.attempts[outcome_slot(outcome)].inc();
-        self.0.attempt_duration[usize::from(!outcome.is_delivered())].observe(took.as_secs_f64());
+        observe(&self.0.attempt_duration[usize::from(!outcome.is_delivered())], took, trace);
     }
 
     /// This many attempts are under way, and this many of them are slow ones.
@@ -504,6 +513,7 @@ pub fn page_of_process() -> Page {
     let mut registry = Registry::with_prefix("herald");
     registry.register("build", "1, with what is known of how this program was built", Info::new(build()));
     logging::register(&mut registry);
+    traces::register(&mut registry);
     calls::register(&mut registry);
     certificates::register(&mut registry);
     requests::register(&mut registry);
@@ -537,15 +547,21 @@ fn number(registry: &mut Registry, name: &str, help: &str) -> Number {
     number
 }
 
-fn seconds<const N: usize>(registry: &mut Registry, name: &str, help: &str, buckets: [f64; N]) -> Histogram {
-    let histogram = Histogram::new(buckets);
+/// With its trace, where that is sampled.
+fn observe(durations: &Durations, duration: Duration, trace: Option<TraceId>) {
+    durations.observe(duration.as_secs_f64(), trace.map(|trace| TraceLabel { trace_id: trace.to_string() }), None);
+}
+
+fn seconds<const N: usize>(registry: &mut Registry, name: &str, help: &str, buckets: [f64; N]) -> Durations {
+    let histogram = Durations::new(buckets.into_iter());
     registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
 }
 
 /// Attempts that delivered, and the others.
-fn by_result(registry: &mut Registry) -> [Histogram; 2] {
-    let family = Family::<ResultLabel, Histogram>::new_with_constructor(|| Histogram::new(ATTEMPT_BUCKETS));
+fn by_result(registry: &mut Registry) -> [Durations; 2] {
+    let buckets = || Durations::new(ATTEMPT_BUCKETS.into_iter());
+    let family = Family::<ResultLabel, Durations>::new_with_constructor(buckets);
     registry.register_with_unit("attempt_duration", "Whole attempts, start to end", Unit::Seconds, family.clone());
     ["delivered", "failed"].map(|result| family.get_or_create_owned(&ResultLabel { result }))
 }
@@ -788,7 +804,7 @@ mod tests {
         metrics.term_began();
         metrics.owner_sees(Look { oldest_unread: None, first_due_ms: None, ..look() });
         metrics.redis_says(Some(RedisState::default()));
-        metrics.attempt_ended(&Outcome::Gone, Duration::from_millis(3));
+        metrics.attempt_ended(&Outcome::Gone, Duration::from_millis(3), None);
         let values = |format| {
             let page = metrics.encode(format);
             let is_steady = |line: &&str| !line.starts_with(['#']) && !line.starts_with("process_");
@@ -808,13 +824,39 @@ mod tests {
     }
 
     #[test]
+    fn a_sampled_trace_is_named_where_the_format_has_a_place_for_it() {
+        let (metrics, trace) = (metrics(), Some(TraceId([0xab; 16])));
+        metrics.attempt_ended(&Outcome::Gone, Duration::from_millis(3), trace);
+        metrics.first_attempt_started(Duration::from_millis(1), trace);
+        metrics.delivered(Duration::from_secs(1_000_000), trace);
+        metrics.delivered(Duration::from_secs(2), None);
+        let named = format!(" # {{trace_id=\"{}\"}} ", "ab".repeat(16));
+        let page = metrics.encode(Format::OpenMetrics);
+        let lines: Vec<&str> = page.lines().filter(|line| line.contains(&named)).collect();
+        let [first, delivered, failed] = &lines[..] else { panic!("{lines:#?}") };
+        assert!(first.starts_with("herald_first_attempt_delay_seconds_bucket{le=\"0.001\"} 1 # "), "{first}");
+        assert!(delivered.starts_with("herald_delivery_duration_seconds_bucket{le=\"+Inf\"} 2 # "), "{delivered}");
+        assert!(failed.starts_with("herald_attempt_duration_seconds_bucket{le=\"0.005\",result=\"failed\"} 1 # "));
+        let values = |page: &str| -> Vec<String> {
+            let is_steady = |line: &&str| !line.starts_with('#') && !line.starts_with("process_");
+            page.lines()
+                .filter(is_steady)
+                .map(|line| line.replace(&named, "\n").lines().next().unwrap().to_owned())
+                .collect()
+        };
+        let text = metrics.encode(Format::Text);
+        assert!(!text.contains("trace_id"), "the older text has no place for it");
+        assert_eq!(values(&page), values(&text));
+    }
+
+    #[test]
     fn clones_count_together() {
         let metrics = metrics();
         let clone = metrics.clone();
-        clone.attempt_ended(&Outcome::Gone, Duration::from_millis(3));
-        clone.attempt_ended(&Outcome::Delivered { status: 200 }, Duration::from_millis(9));
-        clone.first_attempt_started(Duration::from_millis(1));
-        clone.delivered(Duration::from_secs(100_000));
+        clone.attempt_ended(&Outcome::Gone, Duration::from_millis(3), None);
+        clone.attempt_ended(&Outcome::Delivered { status: 200 }, Duration::from_millis(9), None);
+        clone.first_attempt_started(Duration::from_millis(1), None);
+        clone.delivered(Duration::from_secs(100_000), None);
         clone.dead_letter_added(DeadReason::Gone);
         clone.dead_letters_removed(Removed::Discarded, 2);
         clone.entries_settled(Settled::NoEndpoint, 4);

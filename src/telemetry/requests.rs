@@ -32,9 +32,8 @@ static DURATIONS: LazyLock<Durations> =
 
 /// `route` is None where there is nothing.
 pub fn answered(route: Option<&str>, method: &str, code: u16, took: Duration) {
-    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let route = route.unwrap_or("none").to_owned();
-    let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+    let method = known(method).unwrap_or("other");
     let status = match code / 100 {
         1 => "1xx",
         2 => "2xx",
@@ -44,6 +43,12 @@ pub fn answered(route: Option<&str>, method: &str, code: u16, took: Duration) {
     };
     DURATIONS.get_or_create(&RouteLabel { route: route.clone() }).observe(took.as_secs_f64());
     REQUESTS.get_or_create(&RequestLabels { route, method, status }).inc();
+}
+
+/// One of the methods that there are.
+pub fn known(method: &str) -> Option<&'static str> {
+    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    METHODS.into_iter().find(|known| *known == method)
 }
 
 pub(super) fn register(registry: &mut Registry) {

@@ -9,6 +9,7 @@ mod erasure;
 mod history;
 mod hostile;
 mod isolation;
+mod logs;
 mod lost_history;
 mod quota;
 mod redis_trouble;

@@ -30,6 +30,7 @@ pub struct Arrival {
     pub intent: String,
     pub sequence: EntryId,
     pub account_sequence: Option<u64>,
+    pub traceparent: String,
     pub attempt: u32,
     /// How often this event had already arrived at this endpoint.
     pub earlier: u32,
@@ -326,6 +327,7 @@ fn arrival(log: &mut Log, secret: &str, endpoint: String, headers: &http::Header
         event,
         sequence,
         account_sequence: text("herald-account-sequence").parse().ok(),
+        traceparent: text("traceparent").to_owned(),
         attempt,
         earlier,
         at: Instant::now(),

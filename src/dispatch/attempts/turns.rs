@@ -191,7 +191,7 @@ mod tests {
         let facts = Endpoint::new(id.clone(), account, "https://receiver.example/".to_owned(), secret, 0);
         let delivery = Delivery::new(format!("{number}-0").parse().unwrap(), id, &event, true, 0);
         let (token, trust) = (Token(number), Trust::Proven);
-        NextAttempt { token, trust, places, delivery: Arc::new(delivery), endpoint: Arc::new(facts) }
+        NextAttempt { token, trust, places, delivery: Arc::new(delivery), endpoint: Arc::new(facts), trace: None }
     }
 
     fn begun(turns: &mut Turns) -> Vec<u64> {

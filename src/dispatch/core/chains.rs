@@ -3,7 +3,7 @@
 
 use super::{
     Arc, Chain, ChainId, Core, CoreHappening, Delivery, EntryId, Gate, Item, Job, JobId, Known, LaneAt, Links, Op,
-    Ordering, Origin, Place,
+    Ordering, Origin, Place, Step,
 };
 
 impl Core {
@@ -154,6 +154,7 @@ impl Core {
             Origin::Fresh => self.keep(now, job, Place::Backlog),
             Origin::Claimed => {
                 let done = self.remove(job);
+                self.tell_step(&done.delivery, Step::Parked);
                 let item = Item::Move { id: done.delivery.id.clone(), chain: done.chain, place: Place::Backlog };
                 self.push_for(now, chain_id.clone(), item);
             }
@@ -176,6 +177,12 @@ impl Core {
     pub(super) fn write_record(&mut self, now: u64, job: JobId, place: Place) -> EntryId {
         let chain_id = self.chain_id(job);
         let done = self.remove(job);
+        match place {
+            Place::Held => self.tell_step(&done.delivery, Step::Held),
+            Place::Backlog => self.tell_step(&done.delivery, Step::Parked),
+            // What comes of an attempt is told with it.
+            Place::Claimed | Place::DueIn(_) => {}
+        }
         let links = self.term.chains.entry(chain_id.clone()).or_default();
         links.tail_in_redis = true;
         let record = done.delivery.to_record();

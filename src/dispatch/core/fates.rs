@@ -1,8 +1,9 @@
 //! What becomes of a delivery whose attempt has ended: delivered, tried again, or a dead letter.
 
 use super::{
-    Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery, EndLine,
-    Fate, Item, JobId, LetterFacts, LineOf, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest, WaitedFor,
+    About, Arc, AttemptResult, Attempted, Chain, Core, CoreErrand, CoreHappening, DeadLetter, DeadReason, Delivery,
+    EndLine, Fate, Item, JobId, LetterFacts, LineOf, LogLine, Op, Origin, Outcome, Place, RECORD_SCHEMA, SentRequest,
+    Step, WaitedFor,
 };
 
 /// Why a delivery is given up.
@@ -33,7 +34,11 @@ impl Core {
         let line = LogLine::write(&found.delivery, &attempted.report);
         let revision = found.revision;
         let is_recorded = found.origin != Origin::Fresh;
-        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded };
+        let told = self
+            .telling
+            .settled
+            .then(|| Arc::new(Self::settled_attempt(&found.delivery, lane.endpoint(), &attempted, &fate)));
+        let result = AttemptResult { of, attempted: attempted.clone(), revision, is_recorded, told };
         if outcome == Outcome::Gone
             && let Some(endpoint) = lane.endpoint()
             && endpoint.revision == revision
@@ -50,6 +55,11 @@ impl Core {
         if failed_before && fate == Fate::Delivered {
             let endpoint = self.lanes.endpoint(found.lane).clone();
             self.happenings.push(CoreHappening::Recovered { endpoint });
+        }
+        if self.telling.steps {
+            let (outcome, took_us) = (outcome.clone(), attempted.report.timing.total_us);
+            let step = Step::Attempted { attempt: attempted.report.number, outcome, took_us };
+            self.happenings.push(CoreHappening::Stepped { about: About::of(&found.delivery), step });
         }
         if fate != Fate::Delivered {
             Arc::make_mut(&mut found.delivery).remember(attempted.report.clone());
@@ -69,6 +79,7 @@ impl Core {
     fn deliver(&mut self, now: u64, job: JobId, line: Op) {
         self.tally.delivered += 1;
         let done = self.remove(job);
+        self.tell_step(&done.delivery, Step::Delivered);
         let chain_id = (done.lane, done.chain);
         match done.origin {
             // It has no record: that its entry is acknowledged is all that becomes durable.
@@ -88,8 +99,7 @@ impl Core {
         let chain_id = self.chain_id(job);
         let delivery = self.term.jobs[&job].delivery.clone();
         self.happenings.push(CoreHappening::Failed {
-            id: delivery.id.clone(),
-            intent: delivery.intent.clone(),
+            about: About::of(&delivery),
             attempt: delivery.next_attempt() - 1,
             outcome: outcome.clone(),
             retry_in_ms: pause_ms,
@@ -143,9 +153,12 @@ impl Core {
     pub(super) fn note_dead(&mut self, letter: &DeadLetter) {
         self.tally.dead += 1;
         let attempts = letter.delivery.attempts_in_all();
-        let (id, intent) = (letter.delivery.id.clone(), letter.delivery.intent.clone());
-        self.note_letter(&id.endpoint);
-        self.happenings.push(CoreHappening::Dead { id, intent, reason: letter.reason, attempts });
+        self.note_letter(&letter.delivery.id.endpoint);
+        self.happenings.push(CoreHappening::Dead {
+            about: About::of(&letter.delivery),
+            reason: letter.reason,
+            attempts,
+        });
     }
 }
 

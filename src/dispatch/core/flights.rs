@@ -68,7 +68,7 @@ impl Core {
         let delivery = job.delivery.clone();
         self.count_in(id);
         self.schedule_lane(now, at);
-        NextAttempt { token, trust, places, delivery, endpoint: facts }
+        NextAttempt { token, trust, places, delivery, endpoint: facts, trace: None }
     }
 
     /// Time has passed: what is old gets its record, flights become slow, and lanes whose time has come are looked at.

@@ -47,9 +47,13 @@ impl Core {
                     self.term.entries.remove(&entry);
                     self.term.delivered.remove(&entry);
                     self.term.begun.remove(&entry);
+                    if self.telling.settled {
+                        self.happenings.push(CoreHappening::EntrySettled { entry });
+                    }
                 }
                 Op::Log { of: LineOf::End(_), .. } => {}
-                Op::Log { of: LineOf::Attempt(result), .. } => {
+                Op::Log { of: LineOf::Attempt(mut result), .. } => {
+                    self.happenings.extend(result.told.take().map(CoreHappening::AttemptSettled));
                     let is_delivered = result.attempted.report.outcome.is_delivered();
                     if is_delivered && self.term.entries.contains_key(&result.of.delivery.entry) {
                         self.term.delivered.entry(result.of.delivery.entry).or_default().push(result);

@@ -230,11 +230,16 @@ impl<D: Directory> Partition<D> {
                 false => "no endpoint of its account wants such events",
             };
             self.core.owed_to_nobody(now, arrival.entry, &arrival.event, why);
-            self.happenings.push(Happening::NoEndpoint { entry: arrival.entry, account });
+            self.happenings.push(Happening::NoEndpoint {
+                entry: arrival.entry,
+                event: arrival.event.id.clone(),
+                account,
+            });
         }
         // Reported here and not where it is read, because what is deferred may be read again.
         let account = &arrival.event.account;
-        let new = |novelty| Happening::Novelty { entry: arrival.entry, account: account.clone(), novelty };
+        let (entry, event) = (arrival.entry, &arrival.event.id);
+        let new = |novelty| Happening::Novelty { entry, event: event.clone(), account: account.clone(), novelty };
         self.happenings.extend(arrival.event.novelties.iter().cloned().map(new));
         match source {
             Source::Stream => self.term.deferral.passes(now, &arrival.event.account),

@@ -5,7 +5,7 @@ use super::{
     ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS,
     INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Origin,
     Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND,
-    TermState, Traceparent, VecDeque, Wide,
+    Telling, TermState, Traceparent, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -162,7 +162,7 @@ impl<D: Directory> Partition<D> {
         self.lease.begin(sent);
         self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
         self.phase = Phase::Recovering;
-        self.happenings.push(Happening::TermBegan);
+        self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));
     }
 
     pub(super) fn opened(&mut self, now: u64, made_after: Option<EntryId>, last_delivered: EntryId, registry: String) {
@@ -277,6 +277,17 @@ impl<D: Directory> Partition<D> {
             }
             Content::Event { body, .. } => match self.parse(body.clone()) {
                 Ok(event) => {
+                    if self.telling != Telling::default() {
+                        self.happenings.push(Happening::Arrived {
+                            entry: entry.id,
+                            event: event.id.clone(),
+                            intent: event.intent.clone(),
+                            account: event.account.clone(),
+                            traceparent: envelope.traceparent.clone(),
+                            bytes: event.body().len(),
+                            at_ms: self.redis_now(now),
+                        });
+                    }
                     let (endpoints, unknown) = self.owed_by(&event, entry.only.as_ref(), wide);
                     return Some(StagedEntry {
                         entry: entry.id,

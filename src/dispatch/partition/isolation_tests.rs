@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
             self.partition.attempted(
                 self.now,
                 token,
-                Attempted { report, request: None, flooded: false, resent: false },
+                Attempted { report, request: None, flooded: false, resent: false, met: None },
             );
         }
         if let Some(call) = self.partition.next_renewal(self.now)

@@ -48,9 +48,9 @@ impl Lease {
         self.held_from(sent);
     }
 
-    /// It is not relied on any more. Returns whether there was a term.
-    pub fn end(&mut self) -> bool {
-        self.term.take().is_some()
+    /// It is not relied on any more. Returns the term that there was.
+    pub fn end(&mut self) -> Option<Term> {
+        self.term.take()
     }
 
     /// Returns true once when its time is over.

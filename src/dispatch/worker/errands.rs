@@ -75,8 +75,8 @@ async fn change_until_done(redis: &Redis, keys: &PartitionKeys, errand: &CoreErr
         match try_change(redis, keys, errand).await {
             Ok(()) => {
                 match errand {
-                    CoreErrand::Disable { .. } => warn!(%endpoint, why, "disabled the endpoint"),
-                    CoreErrand::Pause { .. } => warn!(%endpoint, why, "paused the endpoint"),
+                    CoreErrand::Disable { .. } => warn!(%endpoint, reason = why, "disabled the endpoint"),
+                    CoreErrand::Pause { .. } => warn!(%endpoint, reason = why, "paused the endpoint"),
                 }
                 return Ok(());
             }

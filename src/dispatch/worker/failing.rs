@@ -3,7 +3,7 @@
 
 use crate::{
     dispatch::HashMap,
-    facts::id::{DeliveryId, EndpointId, IntentId},
+    facts::id::{DeliveryId, EndpointId, EventId, IntentId},
 };
 
 const EVERY_MS: u64 = 60_000;
@@ -30,6 +30,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
     pub delivery: DeliveryId,
+    pub event: Option<EventId>,
     pub intent: IntentId,
     /// The outcome of the attempt, or the reason of the letter.
     pub why: String,
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     fn case(delivery: &str, why: &str) -> Case {
-        Case { delivery: delivery.parse().unwrap(), intent: "pi_1".parse().unwrap(), why: why.to_owned() }
+        Case { delivery: delivery.parse().unwrap(), event: None, intent: "pi_1".parse().unwrap(), why: why.to_owned() }
     }
 
     fn fails(failing: &mut Failing, now: u64, entry: u64, endpoint: &str) -> Option<u64> {

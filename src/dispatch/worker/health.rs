@@ -172,7 +172,7 @@ impl Task {
         let (health, unserved, growth) =
             (store.load().await?, store.load_unserved().await?, store.load_growth().await?);
         self.book.load(health, unserved, growth);
-        debug!(endpoints = self.book.len(), "went on from the health that was published");
+        debug!("went on from the published health of {} endpoints", self.book.len());
         Ok(())
     }
 
@@ -257,8 +257,8 @@ pub struct Odd(HashMap<(AccountId, Oddity), OddSeen>);
 impl Odd {
     pub fn happened(&mut self, happening: &Happening) {
         match happening {
-            Happening::NoEndpoint { entry, account } => self.add(account, Oddity::NoEndpoint, *entry, ""),
-            Happening::Novelty { entry, account, novelty } if novelty.kind == NoveltyKind::EventType => {
+            Happening::NoEndpoint { entry, account, .. } => self.add(account, Oddity::NoEndpoint, *entry, ""),
+            Happening::Novelty { entry, account, novelty, .. } if novelty.kind == NoveltyKind::EventType => {
                 self.add(account, Oddity::UnknownType, *entry, &novelty.text);
             }
             _ => {}

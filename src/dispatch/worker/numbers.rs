@@ -102,8 +102,9 @@ impl Worker {
         if is_under_pressure != std::mem::replace(&mut self.is_under_pressure, is_under_pressure) {
             match is_under_pressure {
                 true => warn!(
-                    used = numbers.used_memory_bytes,
-                    limit, "Redis has little memory left: little is read at a time, and the attempt log is kept short"
+                    "Redis has little memory left, {} of {limit} bytes used: little is read at a time, and the attempt log is kept \
+                     short",
+                    numbers.used_memory_bytes
                 ),
                 false => info!("Redis has memory again"),
             }
@@ -149,9 +150,8 @@ impl Worker {
         let is_far = behind_ms > FOREIGN_FAR_MS;
         if let (true, false, Some((group, _))) = (is_far, self.is_foreign_far, &slowest) {
             warn!(
-                group,
-                behind_ms,
-                "the stream is kept for a group that is far behind; name it in stream.trim_ignores if nobody reads it"
+                "the stream is kept for the group {group}, which is {behind_ms} ms behind; name it in stream.trim_ignores if nobody \
+                 reads it"
             );
         }
         self.is_foreign_far = is_far;

@@ -223,7 +223,7 @@ impl Task {
             let places = store.places(&operation.id).await?;
             let id = operation.id.clone();
             let own = claims.iter().filter(|(_, holder)| *holder == id).map(|(delivery, _)| delivery.clone());
-            debug!(operation = %operation.id, open = operation.counts.open, "works on an operation");
+            debug!("works on the operation {}, of which {} are open", operation.id, operation.counts.open);
             jobs.insert(id.clone(), Job::new(operation, places, own, clock::now()));
         }
         Ok(())
@@ -243,10 +243,10 @@ impl Task {
         if let Err(error) = self.audit.end(audit, result, tally).await {
             match error {
                 StoreError::Unavailable { .. } => return Err(error),
-                error => warn!(%error, operation = %id, "the end of an operation is not in the audit log"),
+                error => warn!(%error, "the end of the operation {id} is not in the audit log"),
             }
         }
-        info!(operation = %id, state = state.name(), done, not_done, "an operation has ended");
+        info!("the operation {id} has ended, {}: {done} done, {not_done} not", state.name());
         Ok(store.end(id, true).await?.map(drop))
     }
 }

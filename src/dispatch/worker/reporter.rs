@@ -1,29 +1,40 @@
 //! Reports what happened: counts it, logs it, and passes it on to a listener.
 
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{
+    Level, debug, error,
+    field::{DisplayValue, display},
+    info, warn,
+};
 
 use super::{
     failing::{Case, Failing, Kind, Line, Recovery},
     health::Odd,
     told::Told,
+    tracer::Tracer,
 };
 use crate::{
+    clock,
     dispatch::{
-        core::{CoreHappening, Tally},
+        core::{About, CoreHappening, Step, Tally, Telling},
         partition::Happening,
     },
     facts::{
-        id::{AccountId, DeliveryId, IntentId},
+        id::AccountId,
+        trace::{SpanId, TraceId},
         unserved::OddSeen,
     },
-    telemetry::metrics::{Finished, Metrics, Removed, Settled},
+    telemetry::{
+        log_line::rfc3339,
+        metrics::{Finished, Metrics, Removed, Settled},
+    },
 };
 
 pub struct Reporter {
     metrics: Metrics,
     /// What does not fit is left out.
     listener: Option<mpsc::Sender<Happening>>,
+    tracer: Option<Tracer>,
     told: Told,
     failing: Failing,
     /// What was counted of it so far.
@@ -32,10 +43,11 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>) -> Self {
+    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>, tracer: Option<Tracer>) -> Self {
         Self {
             metrics,
             listener,
+            tracer,
             told: Told::default(),
             failing: Failing::default(),
             tally: Tally::default(),
@@ -43,11 +55,25 @@ impl Reporter {
         }
     }
 
-    pub fn happened(&mut self, now: u64, happening: Happening) {
+    /// What of single deliveries is worth telling.
+    pub fn wants(&self) -> Telling {
+        let settled = self.tracer.is_some();
+        Telling { steps: settled || tracing::enabled!(Level::DEBUG), settled }
+    }
+
+    pub fn tracer(&mut self) -> Option<&mut Tracer> {
+        self.tracer.as_mut()
+    }
+
+    /// `redis_ms` is the time by Redis' clock.
+    pub fn happened(&mut self, now: u64, redis_ms: u64, happening: Happening) {
+        if let Some(tracer) = &mut self.tracer {
+            tracer.happened(redis_ms, &happening);
+        }
         self.count(&happening);
         self.odd.happened(&happening);
         if self.is_worth_a_line(now, &happening) {
-            log(&happening);
+            log(&happening, self.tracer.as_ref());
         }
         if let Some(listener) = &self.listener {
             // A listener that is too slow misses something; the log has it.
@@ -86,9 +112,9 @@ impl Reporter {
         match happening {
             Happening::Quarantined { entry, error } => {
                 if let Some(entries) = self.told.quarantined(now) {
-                    warn!(entries, last = %entry, error, "no valid event: quarantined; said once a minute at most");
+                    warn!(%entry, error, "no valid event, {entries} of them: quarantined; said once a minute at most");
                 }
-                false
+                true
             }
             Happening::Novelty { novelty, .. } => self.told.is_first(novelty),
             Happening::Core(core) => {
@@ -100,21 +126,22 @@ impl Reporter {
     }
 
     fn note_failing(&mut self, now: u64, happening: &CoreHappening) {
-        let case = |id: &DeliveryId, intent: &IntentId, why: String| Case {
-            delivery: id.clone(),
-            intent: intent.clone(),
+        let case = |about: &About, why: String| Case {
+            delivery: about.id.clone(),
+            event: about.event.clone(),
+            intent: about.intent.clone(),
             why,
         };
         let line = match happening {
-            CoreHappening::Failed { id, intent, outcome, .. } => {
-                self.failing.happened(now, Kind::Failed, case(id, intent, outcome.to_string()))
+            CoreHappening::Failed { about, outcome, .. } => {
+                self.failing.happened(now, Kind::Failed, case(about, outcome.to_string()))
             }
-            CoreHappening::Dead { id, intent, reason, .. } => {
-                self.failing.happened(now, Kind::Dead, case(id, intent, reason.name().to_owned()))
+            CoreHappening::Dead { about, reason, .. } => {
+                self.failing.happened(now, Kind::Dead, case(about, reason.name().to_owned()))
             }
             CoreHappening::Recovered { endpoint } => {
                 if let Some(Recovery { after_ms, failed }) = self.failing.recovered(now, endpoint) {
-                    info!(%endpoint, after_ms, failed, "the endpoint takes events again");
+                    info!(%endpoint, "the endpoint takes events again, after {failed} attempts that failed in {after_ms} ms");
                 }
                 None
             }
@@ -132,7 +159,7 @@ impl Reporter {
                 self.metrics.entries_settled(Settled::Quarantined, 1);
             }
             Happening::Core(CoreHappening::OverQuota { quota, .. }) => self.metrics.quota_refusal(*quota),
-            Happening::TermBegan => self.metrics.term_began(),
+            Happening::TermBegan { .. } => self.metrics.term_began(),
             Happening::TermEnded { .. } => self.metrics.term_ended(),
             Happening::Read { entries } => self.metrics.entries_read(*entries as u64),
             Happening::Novelty { novelty, .. } => self.metrics.novel_event(novelty.kind),
@@ -144,8 +171,12 @@ impl Reporter {
                 CoreHappening::Failed { .. }
                 | CoreHappening::Recovered { .. }
                 | CoreHappening::BreakerOpened { .. }
-                | CoreHappening::OursFailed { .. },
+                | CoreHappening::OursFailed { .. }
+                | CoreHappening::Stepped { .. }
+                | CoreHappening::AttemptSettled(_)
+                | CoreHappening::EntrySettled { .. },
             )
+            | Happening::Arrived { .. }
             | Happening::GroupMade { .. }
             | Happening::Trimmed { .. }
             | Happening::DeadIndexed { .. }
@@ -157,78 +188,151 @@ impl Reporter {
 }
 
 fn log_failing(line: Line) {
-    let Line { kind, number, last: Case { delivery, intent, why } } = line;
-    let endpoint = &delivery.endpoint;
+    let Line { kind, number, last: Case { delivery, event, intent, why } } = line;
+    let (endpoint, event) = (&delivery.endpoint, event.as_ref().map(display));
     match kind {
         Kind::Failed => info!(
-            %endpoint, attempts = number, last = %delivery, %intent, outcome = why,
-            "attempts failed and will be made again; said once a minute at most"
+            %endpoint, %delivery, event, %intent, outcome = why,
+            "attempts failed and will be made again, {number} of them; said once a minute at most"
         ),
         Kind::Dead => warn!(
-            %endpoint, letters = number, last = %delivery, %intent, reason = why,
-            "dead letters; said once a minute at most"
+            %endpoint, %delivery, event, %intent, reason = why,
+            "dead letters, {number} of them; said once a minute at most"
         ),
     }
 }
 
+/// Of `info`; but a place has few such lines a minute, and whoever has each step told at `debug` misses none of these either.
+macro_rules! each {
+    ($($line:tt)*) => {
+        match tracing::enabled!(Level::DEBUG) {
+            true => debug!($($line)*),
+            false => info!($($line)*),
+        }
+    };
+}
+
 /// What happens to single deliveries is there for whoever asks for it: `HERALD_LOG=herald=debug`.
-fn log(happening: &Happening) {
+fn log(happening: &Happening, tracer: Option<&Tracer>) {
     match happening {
-        Happening::Core(CoreHappening::Failed { id, intent, attempt, outcome, retry_in_ms }) => {
-            debug!(delivery = %id, %intent, attempt, %outcome, retry_in_ms, "attempt failed")
+        Happening::Core(happening) => log_of_core(happening, tracer),
+        Happening::TermBegan { term } => info!(term = term.id(), "owns the partition"),
+        Happening::TermEnded { term, why } => warn!(term = term.id(), reason = why, "the term has ended"),
+        Happening::GroupMade { after } => warn!("made the consumer group, after {after}"),
+        Happening::Read { entries } => debug!("read {entries} entries"),
+        Happening::Arrived { entry, event, intent, account, traceparent, .. } => {
+            let trace = tracer.and_then(|tracer| tracer.trace(traceparent.as_ref(), *entry));
+            let (trace_id, span_id) =
+                (trace.map(|t| display(t.id)), trace.map(|t| display(SpanId::process(t.id, *entry))));
+            debug!(%entry, %event, %intent, %account, trace_id, span_id, "read")
         }
-        Happening::Core(CoreHappening::Dead { id, intent, reason, attempts }) => {
-            debug!(delivery = %id, %intent, reason = reason.name(), attempts, "dead letter")
-        }
-        // Said where it is known how long it failed.
-        Happening::Core(CoreHappening::Recovered { .. }) => {}
-        Happening::Core(CoreHappening::BreakerOpened { endpoint }) => {
-            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
-        }
-        // The pause itself says it, with the reason.
-        Happening::Core(CoreHappening::OverQuota { endpoint, quota, bytes }) => {
-            debug!(%endpoint, quota = quota.name(), bytes, "over its quota: it is to be paused")
-        }
-        Happening::Core(CoreHappening::OursFailed { cause, count }) => {
-            error!(?cause, count, "attempts failed here and not at their receivers: they go again")
-        }
-        Happening::Core(CoreHappening::Unreadable { id, why }) => {
-            error!(delivery = %id, why, "a record cannot be read; it stays as it is")
-        }
-        Happening::Core(CoreHappening::Displaced { id, event }) => {
-            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
-        }
-        Happening::Core(CoreHappening::SetAside { item, why }) => {
-            error!(item, why, "Redis cannot take this change; it is set aside until the next term")
-        }
-        Happening::TermBegan => info!("owns the partition"),
-        Happening::TermEnded { why } => warn!(why, "the term has ended"),
-        Happening::GroupMade { after } => warn!(%after, "made the consumer group"),
-        Happening::Read { entries } => debug!(entries, "read"),
-        // Logged once a minute.
-        Happening::Quarantined { .. } => {}
-        Happening::Novelty { entry, novelty, .. } => {
-            warn!(%entry, kind = novelty.kind.name(), what = %novelty, "new to this Herald, and delivered; said once")
+        Happening::Quarantined { entry, error } => each!(%entry, error, "quarantined"),
+        Happening::Novelty { entry, event, account, novelty } => {
+            let kind = novelty.kind.name();
+            warn!(%entry, %event, %account, "new to this Herald, and delivered: {kind} {novelty}; said once")
         }
         Happening::TrimmedWhilePending { entry } => {
             error!(%entry, "the entry was trimmed while it was pending; its event is gone")
         }
-        Happening::NoEndpoint { entry, account } => debug!(%entry, %account, "the account has no endpoint for it"),
-        Happening::ForeignClaimed { count } => {
-            warn!(count, "took over entries that another consumer of the group had taken")
+        Happening::NoEndpoint { entry, event, account } => {
+            debug!(%entry, %event, %account, "the account has no endpoint for it")
         }
-        Happening::Trimmed { count } => debug!(count, "trimmed finished entries"),
-        Happening::DeadExpired { count } => warn!(count, "dropped dead letters beyond the limit of retention"),
-        Happening::DeadIndexed { count } => info!(count, "indexed dead letters that an older Herald wrote or removed"),
+        Happening::ForeignClaimed { count } => {
+            warn!("took over {count} entries that another consumer of the group had taken")
+        }
+        Happening::Trimmed { count } => debug!("trimmed {count} finished entries"),
+        Happening::DeadExpired { count } => warn!("dropped {count} dead letters beyond the limit of retention"),
+        Happening::DeadIndexed { count } => {
+            info!("indexed {count} dead letters that an older Herald wrote or removed")
+        }
         Happening::ClockStepped { by_ms } => error!(
-            by_ms,
-            "Redis' clock has stepped: retries are put right, and nothing expires until it has been steady"
+            "Redis' clock has stepped by {by_ms} ms: retries are put right, and nothing expires until it has been steady"
         ),
         Happening::OtherRegistry { bound, found } => error!(
-            bound,
-            found, "this partition belongs to another registry of endpoints; nothing is sent until an operator says so"
+            "this partition belongs to another registry of endpoints, {bound} and not {found}; nothing is sent until an \
+             operator says so"
         ),
-        Happening::JobFailed { why } => error!(why, "a job of the partition failed; it comes again"),
-        Happening::Requested { request, answer } => info!(%request, answer, "a request was dealt with"),
+        Happening::JobFailed { why } => error!(reason = why, "a job of the partition failed; it comes again"),
+        Happening::Requested { request, answer } => info!("the request {request} was dealt with: {answer}"),
+    }
+}
+
+fn log_of_core(happening: &CoreHappening, tracer: Option<&Tracer>) {
+    match happening {
+        CoreHappening::Failed { about, attempt, outcome, retry_in_ms } => {
+            let About { id, intent, event, account, .. } = about;
+            let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
+            let due = rfc3339(clock::wall_ms().saturating_add(*retry_in_ms).saturating_mul(1_000));
+            let (trace_id, span_id) = ids(about, Some(*attempt), tracer);
+            debug!(
+                delivery = %id, endpoint = %id.endpoint, event, %intent, account, attempt, %outcome, due, trace_id, span_id,
+                "retry"
+            )
+        }
+        CoreHappening::Dead { about, reason, attempts } => {
+            let About { id, intent, event, account, .. } = about;
+            let (event, account) = (event.as_ref().map(display), account.as_ref().map(display));
+            let (reason, endpoint) = (reason.name(), &id.endpoint);
+            let (trace_id, span_id) = ids(about, None, tracer);
+            each!(
+                delivery = %id, %endpoint, event, %intent, account, attempt = attempts, reason, trace_id, span_id,
+                "dead letter"
+            )
+        }
+        CoreHappening::Stepped { about, step } => log_step(about, step, tracer),
+        // They have a span.
+        CoreHappening::AttemptSettled(_) | CoreHappening::EntrySettled { .. } => {}
+        // Said where it is known how long it failed.
+        CoreHappening::Recovered { .. } => {}
+        CoreHappening::BreakerOpened { endpoint } => {
+            warn!(%endpoint, "the receiver is in trouble: its deliveries wait in the backlog")
+        }
+        // The pause itself says it, with the reason.
+        CoreHappening::OverQuota { endpoint, quota, bytes } => {
+            debug!(%endpoint, reason = quota.name(), "over its quota with {bytes} bytes: it is to be paused")
+        }
+        CoreHappening::OursFailed { cause, count } => {
+            error!(reason = ?cause, "{count} attempts failed here and not at their receivers: they go again")
+        }
+        CoreHappening::Unreadable { id, why } => {
+            error!(delivery = %id, reason = why, "a record cannot be read; it stays as it is")
+        }
+        CoreHappening::Displaced { id, event } => {
+            error!(delivery = %id, %event, "another event has this id: the entry is quarantined, put it back from there")
+        }
+        CoreHappening::SetAside { item, why } => {
+            error!(reason = why, "Redis cannot take this change ({item}); it is set aside until the next term")
+        }
+    }
+}
+
+type Shown<T> = Option<DisplayValue<T>>;
+
+/// Of a sampled trace: its id, and that of this attempt's span, or without one of the span of the entry.
+fn ids(about: &About, attempt: Option<u32>, tracer: Option<&Tracer>) -> (Shown<TraceId>, Shown<SpanId>) {
+    let trace = tracer.and_then(|tracer| tracer.trace(about.traceparent.as_ref(), about.id.entry));
+    let span = trace.map(|trace| match attempt {
+        Some(attempt) => SpanId::attempt(trace.id, &about.id, attempt),
+        None => SpanId::process(trace.id, about.id.entry),
+    });
+    (trace.map(|trace| display(trace.id)), span.map(display))
+}
+
+fn log_step(about: &About, step: &Step, tracer: Option<&Tracer>) {
+    let About { id, intent, event, account, .. } = about;
+    let (endpoint, event, account) = (&id.endpoint, event.as_ref().map(display), account.as_ref().map(display));
+    let attempt = match step {
+        Step::Attempted { attempt, .. } => Some(*attempt),
+        Step::Held | Step::Parked | Step::Delivered => None,
+    };
+    let (trace_id, span_id) = if tracing::enabled!(Level::DEBUG) { ids(about, attempt, tracer) } else { (None, None) };
+    match step {
+        Step::Held => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "held"),
+        Step::Parked => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "parked"),
+        Step::Attempted { attempt, outcome, took_us } => debug!(
+            delivery = %id, %endpoint, event, %intent, account, attempt, outcome = outcome.name(),
+            status = outcome.status(), took_ms = took_us / 1_000, trace_id, span_id, "attempt"
+        ),
+        Step::Delivered => debug!(delivery = %id, %endpoint, event, %intent, account, trace_id, span_id, "delivered"),
     }
 }

@@ -62,7 +62,7 @@ impl Following<'_> {
         }
         if let Some(missed) = missed {
             self.of.metrics.history_missed(missed.lines);
-            tracing::error!(events = missed.lines, why = missed.why, "the history has a gap");
+            tracing::error!(reason = missed.why, "the history has a gap of {} events", missed.lines);
         }
         self.source = Some(to);
         if let Some(mean) = bytes.checked_div(events.len()) {

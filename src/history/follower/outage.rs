@@ -38,7 +38,7 @@ impl Outage {
     pub fn is_over(&mut self, place: &str) {
         self.failures = 0;
         if std::mem::take(&mut self.is_told) {
-            info!(place, "the history works again");
+            info!("the history at {place} works again");
         }
     }
 }

@@ -143,7 +143,11 @@ impl World {
         back.iter().for_each(|_| self.tally.count("places_lost_with_a_failure"));
         if let Some(partition) = &mut self.workers[worker].partition {
             partition.not_begun(now, back.into_iter());
-            partition.attempted(now, token, Attempted { report, request: None, flooded: false, resent: false });
+            partition.attempted(
+                now,
+                token,
+                Attempted { report, request: None, flooded: false, resent: false, met: None },
+            );
         }
         self.pump(worker);
     }
