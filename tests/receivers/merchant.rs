@@ -39,6 +39,7 @@ impl<'w> Merchant<'w> {
         let name = match scheme {
             Scheme::Standard => "standard",
             Scheme::Dojo => "dojo",
+            Scheme::Ed25519 => panic!("these receivers have no key pairs; tests/edges has one that does"),
         };
         let new = SecretText::new("PDYkJQq6sESYHp_zJuTTBQ".to_owned()).unwrap();
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
@@ -152,7 +153,7 @@ impl<'w> Merchant<'w> {
                 let value = format!("v1a,AAAA v2 {}", of_odd.header("webhook-signature"));
                 of_odd.with("webhook-signature", &value)
             }
-            Scheme::Dojo => of_odd,
+            Scheme::Dojo | Scheme::Ed25519 => of_odd,
         };
         // In the order of their sequences.
         for (event, request) in [
@@ -172,7 +173,7 @@ impl<'w> Merchant<'w> {
         let event = self.event(20, "Captured");
         let genuine = self.signed(&[&self.new], &event);
         let signature = match self.scheme {
-            Scheme::Standard => "webhook-signature",
+            Scheme::Standard | Scheme::Ed25519 => "webhook-signature",
             Scheme::Dojo => "dojo-signature",
         };
         let mut refused = vec![
