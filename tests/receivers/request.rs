@@ -57,6 +57,7 @@ impl Request {
                 let value = dojo_signature(newest, &request.body);
                 request.with("dojo-signature", &value)
             }
+            Scheme::Ed25519 => panic!("these receivers have no key pairs; tests/edges has one that does"),
         }
     }
 
