@@ -115,7 +115,7 @@ fn line(class: &str, kind: &str) -> Option<Line> {
             Some("The host name of your callback URL cannot be resolved. Please check its DNS records."),
         ),
         "proxy_failed" => by(
-            Who::Network,
+            Who::Operator,
             "cannot be reached through the egress proxy, which refuses, is silent or is away",
             "look at the log of attempt.egress_proxy; if it refuses this receiver alone, allow it there",
             None,

@@ -169,7 +169,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Mutex<Vec
     match does {
         Does::Hangs => return std::future::pending().await,
         Does::Babbles => return drop(stream.write_all(&[b'x'; 64 << 10]).await),
-        Does::Denies if nth % 3 == 0 => {
+        Does::Denies if nth.is_multiple_of(3) => {
             let no = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n";
             return drop(stream.write_all(no).await);
         }

@@ -25,9 +25,6 @@ use tokio::{
 
 use crate::{support::soon, world::Event};
 
-/// The receivers of docs/receivers have a secret that they share with Herald, and no key of a pair.
-pub const NO_KEYS: &str = "no receiver here checks signatures by a key pair";
-
 #[derive(Clone)]
 pub struct Request {
     headers: BTreeMap<&'static str, Vec<u8>>,
@@ -60,7 +57,7 @@ impl Request {
                 let value = dojo_signature(newest, &request.body);
                 request.with("dojo-signature", &value)
             }
-            Scheme::Ed25519 => panic!("{NO_KEYS}"),
+            Scheme::Ed25519 => panic!("these receivers have no key pairs; tests/edges has one that does"),
         }
     }
 

@@ -176,7 +176,7 @@ impl Simulated {
         let (subject, cause) = ("ask".to_owned(), "its answer is lost".to_owned());
         match self.redis().mutation {
             Some(Mutation::DoubtTakenForRefusal) => StoreError::OutOfMemory { subject, cause },
-            _ => StoreError::Unavailable { subject, cause, remedy: "ask again" },
+            _ => StoreError::Unavailable { subject, cause, remedy: "see that it runs" },
         }
     }
 
