@@ -89,7 +89,12 @@ impl Keyring {
         self.0.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether there is a file of keys.
+    /// The file of the keys.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// Whether there is one.
     pub fn seals(&self) -> bool {
         self.0.path.is_some()
     }

@@ -1,6 +1,6 @@
 //! Live callbacks of the real program, verified by what merchants use: the published `standardwebhooks` libraries of
 //! crates.io, PyPI and npm, each receiving in its own language; and `dojo-signature` with only the standard libraries
-//! of Python and Node. And its metrics, judged by Prometheus' own tool. `make setup` installs them; if one is missing,
+//! of Python and Node. Sealed values, by libsodium. And its metrics, judged by Prometheus' own tool. `make setup` installs them; if one is missing,
 //! the tests here fail.
 
 // A test waits for other processes.
@@ -22,7 +22,10 @@ use std::{
     process::Stdio,
 };
 
-use herald::facts::signing::{Secret, SecretText};
+use herald::facts::{
+    sealing::{Field, NONCE_BYTES, Place, Ring, key_line},
+    signing::{Secret, SecretText},
+};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 use tokio::{
@@ -199,6 +202,47 @@ async fn the_library_of_crates_io_accepts_what_is_sent_and_nothing_else() {
         }
     }
     assert!(herald.stop().await.success());
+}
+
+#[test]
+fn libsodium_opens_what_is_sealed_and_what_it_seals_is_opened() {
+    let (endpoint, account) = ("ep_a".parse().unwrap(), "acc_test".parse().unwrap());
+    let fields = [
+        (Field::Secret { created_at_ms: 1_700_000_000_000 }, "secret", "1700000000000"),
+        (Field::Header { name: "X-Key" }, "header", "x-key"),
+        (Field::ClientKey, "client-key", ""),
+    ];
+    let (mut asked, mut expected) = (String::new(), Vec::new());
+    let mut ask = |question: Value, answer: Value| {
+        asked.push_str(&format!("{question}\n"));
+        expected.push(answer);
+    };
+    for byte in [0, 7, 255] {
+        let (key, nonce) = ([byte; 32], [byte ^ 9; NONCE_BYTES]);
+        let ring = Ring::parse(&key_line(&key)).unwrap();
+        for (field, name, qualifier) in fields {
+            for text in ["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "", "Bearer ü"] {
+                let place = Place { endpoint: &endpoint, account: &account, field };
+                let sealed = ring.seal(&place, text, nonce).unwrap();
+                assert_eq!(*ring.open(&place, &sealed).unwrap(), text);
+                let (key, at) = (hex::encode(key), ["ep_a", "acc_test", name, qualifier]);
+                ask(json!({"do": "open", "key": key, "place": at, "value": sealed}), json!(text));
+                ask(
+                    json!({"do": "seal", "key": key, "place": at, "text": text, "nonce": hex::encode(nonce)}),
+                    json!(sealed),
+                );
+                let elsewhere = ["ep_b", "acc_test", name, qualifier];
+                ask(json!({"do": "open", "key": key, "place": elsewhere, "value": sealed}), Value::Null);
+            }
+        }
+    }
+    let mut command = std::process::Command::new(installed("target/verifiers/sealing/bin/python"));
+    command.arg(installed("tests/verifiers/sealing.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = command.spawn().unwrap();
+    std::io::Write::write_all(&mut python.stdin.take().unwrap(), asked.as_bytes()).unwrap();
+    let answered = String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap();
+    let answers: Vec<Value> = answered.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     finding::{Finding, Findings},
     intents, issues,
-    observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, Server},
+    observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, SealLook, Server},
     security,
 };
 use crate::{
@@ -448,7 +448,8 @@ fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option
             format!("Redis has the registry {id}, and this partition belongs to {bound}: reading has stopped"),
             "if these are the right endpoints: herald endpoint accept-registry --reason '…'",
         ),
-        (RegistryLook::There { endpoints, unreadable, pause, .. }, _) => {
+        (RegistryLook::There { endpoints, unreadable, pause, seal, .. }, _) => {
+            sealing(findings, seal);
             if let Some(mark) = pause {
                 let says = format!("all sending is paused by {}: {}", mark.by, mark.why);
                 findings.warn("endpoints", says, "herald resume --all --reason '…'");
@@ -458,10 +459,31 @@ fn endpoints(findings: &mut Findings, registry: &RegistryLook, partition: Option
                 false => findings.fail(
                     "endpoints",
                     format!("not readable, so their accounts' events wait: {}", unreadable.join(", ")),
-                    "run the newer Herald that wrote them, or import a backup: herald endpoint import FILE --reason '…'",
+                    "a locked one: give this process its key; else run the newer Herald, or: herald endpoint import FILE --reason '…'",
                 ),
             }
         }
+    }
+}
+
+fn sealing(findings: &mut Findings, seal: &SealLook) {
+    if let Some(file) = &seal.open_file {
+        let says = format!("everybody on this machine may read the keys in {}", file.display());
+        findings.warn("seal", says, "let its owner alone read it: chmod 600");
+    }
+    let clear = count(seal.unsealed, "secret or header is", "secrets and headers are");
+    match (seal.has_keys, seal.unsealed) {
+        (true, 0) => {
+            findings.ok("seal", count(seal.sealed, "secret or header is sealed", "secrets and headers are sealed"))
+        }
+        (true, _) => {
+            findings.warn(
+                "seal",
+                format!("{clear} in clear in Redis"),
+                "herald key reseal --reason '…', then seal_only = true",
+            );
+        }
+        (false, _) => findings.ok("seal", format!("nothing is sealed: {clear} in clear in Redis")),
     }
 }
 
@@ -591,6 +613,7 @@ pub(super) mod tests {
                 unreadable: vec![],
                 pause: None,
                 holders: BTreeMap::new(),
+                seal: SealLook::default(),
             }),
             intents: Some(IntentsLook::default()),
             issues: None,
@@ -785,6 +808,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_is_not_sealed_beside_keys_and_keys_that_everybody_reads_are_found() {
+        let sealed = |seal: SealLook| {
+            with_registry(RegistryLook::There {
+                id: "reg_1".into(),
+                endpoints: 1,
+                unreadable: vec![],
+                pause: None,
+                holders: BTreeMap::new(),
+                seal,
+            })
+        };
+        let keys = SealLook { has_keys: true, sealed: 3, ..SealLook::default() };
+        check(&sealed(keys.clone()), Level::Ok, "seal", "3 secrets and headers are sealed");
+        check(
+            &sealed(SealLook { unsealed: 2, ..keys.clone() }),
+            Level::Warn,
+            "seal",
+            "2 secrets and headers are in clear",
+        );
+        check(&sealed(SealLook { open_file: Some("/keys".into()), ..keys }), Level::Warn, "seal", "the keys in /keys");
+        check(&sealed(SealLook { unsealed: 2, ..SealLook::default() }), Level::Ok, "seal", "nothing is sealed");
+    }
+
+    #[test]
     fn a_lost_registry_is_never_taken_for_an_empty_one() {
         check(&with_registry(RegistryLook::NeverMade), Level::Fail, "endpoints", "reg_1 has vanished");
         let there = |id: &str, unreadable: Vec<String>, pause| {
@@ -794,6 +841,7 @@ pub(super) mod tests {
                 unreadable,
                 pause,
                 holders: BTreeMap::new(),
+                seal: SealLook::default(),
             })
         };
         check(&there("reg_2", vec![], None), Level::Fail, "endpoints", "belongs to reg_1");

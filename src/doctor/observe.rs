@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use crate::{
         quota,
         unserved::Unserved,
     },
+    keyring::is_open_to_everybody,
     store::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
         error::StoreError,
@@ -120,7 +122,19 @@ pub enum RegistryLook {
         pause: Option<Mark>,
         /// The endpoints that have records.
         holders: BTreeMap<EndpointId, RecordHolder>,
+        seal: SealLook,
     },
+}
+
+/// How the values of the endpoints are kept, and the file of keys here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealLook {
+    pub sealed: u64,
+    pub unsealed: u64,
+    /// This process has keys.
+    pub has_keys: bool,
+    /// Everybody on this machine may read them.
+    pub open_file: Option<PathBuf>,
 }
 
 /// An endpoint that has records.
@@ -197,7 +211,13 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
     }
     let weights = observed.partition.iter().flat_map(|partition| &partition.weights);
     let weighed = weights.map(|(endpoint, _)| endpoint.clone()).collect();
-    observed.registry = keep(unasked, registry(connection, &weighed).await);
+    let file = redis.keyring().path().map(Path::to_path_buf);
+    let seal = SealLook {
+        has_keys: file.is_some(),
+        open_file: file.filter(|file| is_open_to_everybody(file)),
+        ..SealLook::default()
+    };
+    observed.registry = keep(unasked, registry(connection, &weighed, seal).await);
     observed
 }
 
@@ -249,7 +269,11 @@ async fn partition(connection: &mut Connection, queries: &mut Queries) -> Result
     Ok(partition)
 }
 
-async fn registry(connection: Connection, weighed: &BTreeSet<EndpointId>) -> Result<RegistryLook, RegistryError> {
+async fn registry(
+    connection: Connection,
+    weighed: &BTreeSet<EndpointId>,
+    mut seal: SealLook,
+) -> Result<RegistryLook, RegistryError> {
     let mut store = RegistryStore::on(connection);
     let (position, pause) = match store.position().await {
         Ok(Some(found)) => found,
@@ -262,6 +286,10 @@ async fn registry(connection: Connection, weighed: &BTreeSet<EndpointId>) -> Res
     for _ in 0..MAX_REGISTRY_PAGES {
         let page = store.list(cursor).await?;
         endpoints += page.endpoints.len() as u64;
+        for endpoint in &page.endpoints {
+            seal.unsealed += endpoint.unsealed_values as u64;
+            seal.sealed += endpoint.secret_values().saturating_sub(endpoint.unsealed_values) as u64;
+        }
         let heavy = page.endpoints.iter().filter(|endpoint| weighed.contains(&endpoint.id));
         holders.extend(heavy.map(|endpoint| (endpoint.id.clone(), RecordHolder::of(endpoint))));
         unreadable.extend(page.unreadable.into_iter().map(|one| format!("{} ({})", one.id, one.why)));
@@ -271,7 +299,7 @@ async fn registry(connection: Connection, weighed: &BTreeSet<EndpointId>) -> Res
             break;
         }
     }
-    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause, holders })
+    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause, holders, seal })
 }
 
 fn keep<T, E: std::fmt::Display>(unasked: &mut Vec<String>, result: Result<T, E>) -> Option<T> {

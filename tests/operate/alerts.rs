@@ -264,6 +264,24 @@ async fn an_endpoint_that_a_newer_herald_wrote() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make operate"]
+async fn secrets_of_which_some_are_sealed() {
+    let world = World::new().await;
+    world.register_many(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, format!("{}\n", *herald::facts::sealing::key_line(&[1; 32]))).unwrap();
+    let keyring = herald::keyring::Keyring::open(Some(&keys), false).unwrap();
+    let redis = world.redis.redis().sealed_by(keyring);
+    let mut registry = herald::store::registry::RegistryStore::connect(&redis).await.unwrap();
+    registry.create(world.endpoint("ep_2", "acc_2"), &crate::world::mark()).await.unwrap();
+    let herald = world.setup().env("HERALD_MASTER_KEY_FILE", keys.to_str().unwrap()).start();
+    herald.until_owner().await;
+    let prometheus = watched(&herald).await;
+    prometheus.until_firing("HeraldSecretsUnsealed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
 async fn a_receiver_that_is_owed_more_than_its_quota() {
     let world = World::new().await;
     world.register(world.endpoint("ep_dead", "acc_dead")).await;

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use herald::{
+    clock,
     facts::sealing::{Ring, key_line},
     keyring::Keyring,
     store::{
@@ -286,4 +287,21 @@ async fn the_largest_endpoint_that_is_taken_in_clear_is_also_taken_sealed() {
     let resealed =
         store_with(&redis, keyring.clone()).await.reseal(&keyring.ring(), &mark("all"), false).await.unwrap();
     assert_eq!((resealed.written, resealed.left.len()), (1, 0));
+}
+
+/// Prints what opening costs a follower: `cargo test --release --test registry what_opening_costs -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_opening_costs() {
+    let redis = TestRedis::start().await;
+    let keyring = ring(&[1]);
+    for (name, keyring) in [("in clear", Keyring::default()), ("sealed", keyring)] {
+        let mut store = store_with(&redis, keyring).await;
+        store.import(many(100_000, "x"), None, &mark("start")).await.unwrap();
+        for _ in 0..3 {
+            let began = clock::now();
+            assert_eq!(store.load().await.unwrap().endpoints.len(), 100_000);
+            println!("100 000 endpoints {name} load in {:?}", clock::now().duration_since(began));
+        }
+    }
 }
