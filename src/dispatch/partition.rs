@@ -671,7 +671,7 @@ impl<D: Directory> Partition<D> {
             self.phase = Phase::Stopped;
             return;
         }
-        self.end_term(now, "another worker has the keys that this one lacks".to_owned());
+        self.end_term(now, "another worker has what this one lacks: keys, or the right time".to_owned());
         (self.records_until, self.begun_before) = (None, None);
     }
 

@@ -81,7 +81,7 @@ pub struct Parts {
     /// How long an endpoint may fail until it is disabled.
     pub disable_after: Option<Duration>,
     pub registry: Registry,
-    /// Whether another worker has the keys that this one lacks.
+    /// Whether another worker has the keys, or the right time, that this one lacks.
     pub gives_way: watch::Receiver<bool>,
     /// For replays.
     pub history: History,

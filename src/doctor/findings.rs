@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     facts::id::{AccountId, EndpointId},
-    store::watch::Gauges,
+    store::{watch::Gauges, workers::Told},
     surface::words::{bytes, count, number, span},
 };
 
@@ -61,6 +61,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
             }
             eviction(&mut findings, server);
             clocks(&mut findings, server);
+            observed.workers.iter().for_each(|worker| clock_of(&mut findings, worker));
         }
     }
     for why in &observed.unasked {
@@ -168,6 +169,23 @@ fn clocks(findings: &mut Findings, server: &Server) {
         SKEW_FAIL_MS.. => findings.fail("clocks", says, remedy),
         SKEW_WARN_MS.. => findings.warn("clocks", says, remedy),
         _ => findings.ok("clocks", "this machine and Redis agree on the time"),
+    }
+}
+
+/// A worker's own machine may be another than this one.
+fn clock_of(findings: &mut Findings, worker: &Told) {
+    let skew = worker.clock_ahead_ms.unsigned_abs();
+    let side = if worker.clock_ahead_ms > 0 { "ahead of" } else { "behind" };
+    let says =
+        format!("the clock of the worker {} is {} {side} Redis': it dates what it signs", worker.name, span(skew));
+    match skew {
+        _ if !worker.tells_time() => findings.fail(
+            "clocks",
+            says,
+            "set it by NTP: receivers refuse signatures that are minutes off, as 401 or 400",
+        ),
+        SKEW_WARN_MS.. => findings.warn("clocks", says, "set it by NTP"),
+        _ => {}
     }
 }
 
@@ -618,6 +636,7 @@ pub(super) mod tests {
             intents: Some(IntentsLook::default()),
             issues: None,
             unserved: Vec::new(),
+            workers: Vec::new(),
             unasked: Vec::new(),
             limits: Limits {
                 dead_max_count: 1_000,
@@ -723,6 +742,11 @@ pub(super) mod tests {
 
     #[test]
     fn clocks_apart_are_told_from_a_slow_answer() {
+        let worker = |clock_ahead_ms| Told { name: "host/7".to_owned(), clock_ahead_ms, ..Told::default() };
+        let works = |clock_ahead_ms| Observed { workers: vec![worker(clock_ahead_ms)], ..well() };
+        check(&works(7_200_000), Level::Fail, "clocks", "worker host/7 is 2h ahead of");
+        check(&works(-3_000), Level::Warn, "clocks", "worker host/7 is 3s behind");
+        assert!(examine(&works(1_999)).iter().all(|finding| !finding.says.contains("host/7")));
         check(&with_server(|server| server.our_now_ms += 5_001), Level::Warn, "clocks", "5s ahead of");
         check(&with_server(|server| server.redis_now_ms += 90_000), Level::Fail, "clocks", "behind");
         let slow = with_server(|server| (server.our_now_ms, server.round_trip_ms) = (NOW + 5_000, 9_000));

@@ -28,6 +28,7 @@ use crate::{
         },
         registry::{RegistryError, RegistryStore},
         watch::{self, Gauges},
+        workers::{Told, live_workers},
     },
 };
 
@@ -66,6 +67,8 @@ pub struct Observed {
     pub issues: Option<IssuesLook>,
     /// Accounts with events that nobody is told of, or that are of an unknown type.
     pub unserved: Vec<(AccountId, Unserved)>,
+    /// What the live workers tell of themselves.
+    pub workers: Vec<Told>,
     /// What could not be asked, and why.
     pub unasked: Vec<String>,
     pub limits: Limits,
@@ -189,6 +192,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         intents: None,
         issues: None,
         unserved: Vec::new(),
+        workers: Vec::new(),
         unasked: Vec::new(),
         limits,
     };
@@ -217,6 +221,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         open_file: file.filter(|file| is_open_to_everybody(file)),
         ..SealLook::default()
     };
+    observed.workers = keep(unasked, live_workers(&mut connection).await).unwrap_or_default();
     observed.registry = keep(unasked, registry(connection, &weighed, seal).await);
     observed
 }

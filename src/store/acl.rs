@@ -288,6 +288,7 @@ impl Role {
                 format!("%R{registry}"),
                 format!("%R~{}", ApiKeys::KEYS),
                 format!("%R{tokens}"),
+                workers,
             ],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
@@ -400,8 +401,7 @@ mod tests {
     #[test]
     fn no_role_may_take_anything_out_of_the_audit_log() {
         let keys = PartitionKeys::new("pay").unwrap();
-        let audit =
-            |role| rule(&keys, role).split_once("(~herald:{herald}:audit ").map(|(_, rights)| rights.to_owned());
+        let audit = |role| rule(&keys, role).split_once("~herald:{herald}:audit ").map(|(_, rights)| rights.to_owned());
         assert_eq!(audit(Role::Operator).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
         assert_eq!(audit(Role::Worker).unwrap(), "+evalsha +xadd +xrange +xrevrange)");
         assert_eq!(audit(Role::Intents).unwrap(), "+evalsha +xadd)");

@@ -21,7 +21,7 @@ static TELL: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// What a live worker tells of itself. What a newer one tells beyond this is passed over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// Host and process.
     pub name: String,
@@ -33,7 +33,13 @@ pub struct Told {
     /// Whether it locks what is not sealed.
     #[serde(default)]
     pub seal_only: bool,
+    /// How far its machine's clock is ahead of Redis'. It dates what it signs.
+    #[serde(default)]
+    pub clock_ahead_ms: i64,
 }
+
+/// How far a worker's clock may be off: receivers take what was signed within five minutes.
+const SIGNS_WITHIN_MS: u64 = 60_000;
 
 impl Told {
     pub fn knows(&self, key: KeyId) -> bool {
@@ -42,6 +48,11 @@ impl Told {
 
     pub fn seals_with(&self, key: KeyId) -> bool {
         self.keys.first() == Some(&key.to_string())
+    }
+
+    /// Whether receivers can be expected to take the times of its signatures.
+    pub fn tells_time(&self) -> bool {
+        self.clock_ahead_ms.unsigned_abs() <= SIGNS_WITHIN_MS
     }
 
     fn reads_sealed(&self) -> bool {
@@ -74,13 +85,17 @@ pub fn check_known<'a>(workers: impl IntoIterator<Item = &'a Told>, key: KeyId) 
     Ok(())
 }
 
-/// Tells of the worker with this token and returns what the other live ones tell. None as it ends.
-pub async fn tell(connection: &mut Connection, token: &str, told: Option<&Told>) -> Result<Vec<Told>, StoreError> {
+/// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell. None as it ends.
+pub async fn tell(
+    connection: &mut Connection,
+    token: &str,
+    told: Option<&Told>,
+) -> Result<(u64, Vec<Told>), StoreError> {
     let json = told.map(|told| serde_json::to_string(told).expect("texts and numbers are always JSON"));
     let call = TELL.keys(&[WorkerKeys::WORKERS]).arg(token).arg(json.unwrap_or_default()).arg(HOLDS_MS);
-    let answer: Vec<(String, String)> = connection.run("tell of this worker", &call).await?;
-    let others = answer.into_iter().filter(|(worker, _)| worker != token);
-    Ok(others.filter_map(|(_, told)| serde_json::from_str(&told).ok()).collect())
+    let (now_ms, all): (u64, Vec<(String, String)>) = connection.run("tell of this worker", &call).await?;
+    let others = all.into_iter().filter(|(worker, _)| worker != token);
+    Ok((now_ms, others.filter_map(|(_, told)| serde_json::from_str(&told).ok()).collect()))
 }
 
 /// What the live workers tell, by their names.

@@ -320,7 +320,7 @@ async fn a_database_that_is_away_holds_up_no_delivery_and_misses_nothing_when_it
     }
     assert!(herald.log().matches("the history of deliveries is not written").count() == 1);
     server.start_again().await;
-    herald.until_log("the history works again").await;
+    herald.until_log(" works again").await;
     let place = Place::Postgres(server);
     let told = place.until_told(&Wanted::default(), 4_000).await;
     assert_eq!((place.until_kept(4_000).await.len(), told.len(), place.gaps().await), (4_000, 4_000, Vec::new()));
@@ -423,7 +423,7 @@ async fn the_stream_is_kept_for_the_history_only_up_to_its_bound() {
     herald.until_metric("herald_history_up", |up| up == 0.0).await;
     until("the stream is trimmed", async || world.redis.command::<u64>(&["XLEN", STREAM]).await == 0).await;
     server.start_again().await;
-    herald.until_log("the history works again").await;
+    herald.until_log(" works again").await;
     world.publish(&[event(1_001)]).await;
     let last = EventsWanted { event: Some("evt_0001001".parse().unwrap()), ..EventsWanted::default() };
     until("it goes on", async || !place.bodies(&last).await.is_empty()).await;

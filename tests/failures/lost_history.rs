@@ -85,7 +85,7 @@ async fn a_history_whose_file_was_moved_away_begins_anew_at_its_place() {
     let folder = place.folder().unwrap();
     std::fs::rename(folder.join("history.db"), folder.join("moved.db")).unwrap();
     herald.until_log("was moved, removed or replaced while it was open").await;
-    herald.until_log("the history works again").await;
+    herald.until_log(" works again").await;
     world.publish(&(20..30).map(event).collect::<Vec<_>>()).await;
     // The log in Redis still has what was there before, and the file that is away is whole.
     assert_eq!(place.until_told(&Wanted::default(), 30).await.len(), 30);
@@ -133,7 +133,7 @@ async fn a_history_belongs_to_one_redis_and_is_begun_anew_only_by_whoever_says_s
     database.execute("DELETE FROM herald_history_meta WHERE name = 'log'").await.unwrap();
     database.close().await.unwrap();
     assert_eq!(place.until_told(&of_intent("pi_other"), 1).await.len(), 1);
-    second.until_log("the history works again").await;
+    second.until_log(" works again").await;
     assert!(second.stop().await.success());
 }
 

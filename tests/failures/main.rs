@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod changes;
+mod clocks;
 mod crashes;
 mod erasure;
 mod history;

@@ -247,7 +247,7 @@ async fn what_is_no_event_is_quarantined_and_an_account_without_endpoint_is_coun
     assert_eq!(herald.metric("herald_entries_settled_total{result=\"quarantined\"}"), 6.0);
     assert_eq!(herald.metric("herald_entries_settled_total{result=\"no_endpoint\"}"), 6.0);
     let log = herald.log();
-    assert_eq!(log.matches("no valid event: quarantined").count(), 1, "one line a minute: {log}");
+    assert_eq!(log.matches("no valid event were quarantined: 1;").count(), 1, "one line a minute: {log}");
     assert!(log.contains("the entry has no field"), "it names what is wrong: {log}");
 }
 

@@ -282,6 +282,17 @@ async fn secrets_of_which_some_are_sealed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make operate"]
+async fn a_machine_whose_clock_is_off() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    let herald = world.setup().elsewhen("-10s").start();
+    herald.until_owner().await;
+    let prometheus = watched(&herald).await;
+    prometheus.until_firing("HeraldClockOff").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
 async fn a_receiver_that_is_owed_more_than_its_quota() {
     let world = World::new().await;
     world.register(world.endpoint("ep_dead", "acc_dead")).await;

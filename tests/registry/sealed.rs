@@ -73,7 +73,7 @@ fn told(name: &str, keys: &Keyring, schema: u32) -> Told {
         version: "0.1.0".into(),
         schemas: [("endpoint".to_owned(), schema)].into(),
         keys: keys.ring().ids().map(|key| key.to_string()).collect(),
-        seal_only: false,
+        ..Told::default()
     }
 }
 
@@ -184,7 +184,7 @@ async fn nothing_is_sealed_with_a_key_that_a_live_worker_lacks() {
     let stale = format!("{} {}", 1_000, serde_json::to_string(&told("host/8", &old, 2)).unwrap());
     redis.command::<()>(&["HSET", "herald:{herald}:workers", "other", &stale]).await;
     sealing.create(endpoint("ep_c", "acc_1"), &mark("new")).await.unwrap();
-    assert_eq!(tell(&mut connection, "token", None).await.unwrap(), []);
+    assert_eq!(tell(&mut connection, "token", None).await.unwrap().1, []);
     assert_eq!(redis.command::<u64>(&["EXISTS", "herald:{herald}:workers"]).await, 0);
 }
 

@@ -100,7 +100,7 @@ async fn look(
 ) -> Result<Seen, StoreError> {
     let before_ms = clock::wall_ms();
     let gauges = gauges(connection, keys).await?;
-    let clock_offset_ms = clock_offset_ms(before_ms, gauges.now_ms, clock::wall_ms());
+    let clock_offset_ms = clock::ahead_ms(before_ms, gauges.now_ms, clock::wall_ms());
     let is_fresh = oldest.is_some_and(|(looked, _)| at.saturating_duration_since(looked) < OLDEST_EVERY);
     let oldest_unfinished = match (gauges.unfinished, *oldest) {
         (0, _) => None,
@@ -116,16 +116,6 @@ async fn look(
         }
     };
     Ok(Seen { at, gauges, clock_offset_ms, oldest_unfinished })
-}
-
-/// How far this machine's clock is ahead of Redis', which told its time between two looks at this one.
-fn clock_offset_ms(before_ms: u64, redis_ms: u64, after_ms: u64) -> i64 {
-    let nearest = match redis_ms {
-        earlier if earlier < before_ms => before_ms,
-        later if later > after_ms => after_ms,
-        between => between,
-    };
-    nearest.cast_signed().saturating_sub(redis_ms.cast_signed())
 }
 
 /// Receivers refuse signatures that are minutes off, and nothing in their answers says why.
@@ -168,16 +158,6 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clocks_that_may_agree_are_not_told_apart() {
-        assert_eq!(clock_offset_ms(1_000, 1_000, 6_000), 0);
-        assert_eq!(clock_offset_ms(1_000, 5_000, 6_000), 0, "an answer that took long");
-        assert_eq!(clock_offset_ms(9_000, 5_000, 9_001), 4_000, "ahead");
-        assert_eq!(clock_offset_ms(1_000, 5_000, 1_001), -3_999, "behind");
-        // It was set back meanwhile.
-        assert_eq!(clock_offset_ms(9_000, 5_000, 1_000), 4_000);
-    }
 
     #[test]
     fn a_look_that_holds_redis_is_made_seldom() {

@@ -112,7 +112,7 @@ impl Reporter {
         match happening {
             Happening::Quarantined { entry, error } => {
                 if let Some(entries) = self.told.quarantined(now) {
-                    warn!(%entry, error, "no valid event, {entries} of them: quarantined; said once a minute at most");
+                    warn!(%entry, error, "entries that are no valid event were quarantined: {entries}; said once a minute at most");
                 }
                 true
             }
@@ -193,11 +193,11 @@ fn log_failing(line: Line) {
     match kind {
         Kind::Failed => info!(
             %endpoint, %delivery, event, %intent, outcome = why,
-            "attempts failed and will be made again, {number} of them; said once a minute at most"
+            "attempts failed and will be made again: {number}; said once a minute at most"
         ),
         Kind::Dead => warn!(
             %endpoint, %delivery, event, %intent, reason = why,
-            "dead letters, {number} of them; said once a minute at most"
+            "dead letters: {number}; said once a minute at most"
         ),
     }
 }

@@ -3,7 +3,7 @@
 --
 -- KEYS    1 workers (hash)
 -- ARGV    1 the worker   2 what it tells as JSON, or empty as it ends   3 how long that holds, in ms
--- answer  of each live worker: its name here, what it tells
+-- answer  Redis' time in ms; of each live worker: its name here, what it tells
 
 local worker, told, holds = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds or holds < 1 then return redis.error_reply('ERR a worker has bad arguments') end
@@ -31,4 +31,4 @@ for index = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[index])
   end
 end
-return answer
+return {string.format('%.0f', now), answer}
