@@ -88,6 +88,7 @@ operate: setup
 	cargo test --locked --test packages
 	tests/operate/unit
 	tests/operate/image
+	tests/operate/compose
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

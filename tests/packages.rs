@@ -100,6 +100,65 @@ fn the_last_stage_of_the_image_needs_nothing_but_what_is_laid_out_for_it() {
     }
 }
 
+const COMPOSE: &str = "deploy/compose/compose.yaml";
+
+#[test]
+fn the_compose_file_is_what_compose_takes() {
+    let schema = ["--builtin-schema", "vendor.compose-spec"];
+    let Some(output) = judged(python("check-jsonschema"), &[&schema[..], &[COMPOSE]].concat()) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("compose.yaml");
+    fs::write(&wrong, text(COMPOSE).replace("cap_drop:", "cap_dorp:")).unwrap();
+    let arguments = [&schema[..], &[wrong.to_str().unwrap()]].concat();
+    assert!(!judged(python("check-jsonschema"), &arguments).unwrap().status.success());
+}
+
+/// What remains is meant: no registry was asked for digests, the tag of Herald's own image is yours, and a limit of processor time
+/// would hold up deliveries while the machine has time to spare.
+#[test]
+fn the_compose_file_gives_away_next_to_nothing() {
+    let meant = ["0004", "0019", "0026"];
+    let Some(output) = judged(python("compose-lint"), &["check", COMPOSE]) else { return };
+    let page = said(&output);
+    let found: Vec<&str> = page.lines().filter_map(|line| line.split_once(" CL-")?.1.get(..4)).collect();
+    assert!(output.status.success() && !found.is_empty(), "{}", said(&output));
+    assert!(found.iter().all(|rule| meant.contains(rule)), "{}", said(&output));
+}
+
+#[test]
+fn the_compose_file_has_nothing_twice() {
+    let dclint = root().join("target/verifiers/operate-node/node_modules/.bin/dclint");
+    let Some(output) = judged(&dclint, &["--quiet", COMPOSE]) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// The files that compose mounts are there, those that are made excepted; its Prometheus and Grafana find what they look for.
+#[test]
+fn what_the_compose_file_mounts_is_there() {
+    let compose: Value = serde_saphyr::from_str(&text(COMPOSE)).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    let volumes = services.values().flat_map(|service| service["volumes"].as_array().into_iter().flatten());
+    let files: Vec<(&str, &str)> = volumes
+        .filter_map(|volume| volume.as_str().unwrap().strip_suffix(":ro")?.split_once(':'))
+        .inspect(|(file, _)| assert!(root().join("deploy/compose").join(file).is_file(), "{file}"))
+        .collect();
+    assert_eq!(files.len(), 6, "{files:?}");
+    let mounted = |file: &str| files.iter().find(|(is, _)| is.ends_with(file)).map(|(_, at)| *at).unwrap();
+
+    let prometheus: Value = serde_saphyr::from_str(&text("deploy/compose/prometheus.yml")).unwrap();
+    assert_eq!(
+        mounted("herald.rules.yml"),
+        format!("/etc/prometheus/{}", prometheus["rule_files"][0].as_str().unwrap())
+    );
+    assert_eq!(prometheus["scrape_configs"][0]["job_name"], "herald");
+    let boards: Value = serde_saphyr::from_str(&text("deploy/compose/grafana/dashboards.yml")).unwrap();
+    let folder = boards["providers"][0]["options"]["path"].as_str().unwrap();
+    assert!(mounted("herald.json").starts_with(&format!("{folder}/")));
+    let source: Value = serde_saphyr::from_str(&text("deploy/compose/grafana/datasource.yml")).unwrap();
+    assert_eq!(source["datasources"][0]["url"], "http://prometheus:9090");
+}
+
 const KUBERNETES: &str = "deploy/kubernetes";
 
 fn manifests(folder: &str) -> Vec<String> {
