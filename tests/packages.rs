@@ -180,23 +180,35 @@ fn each_manifest_of_the_base_is_what_kubernetes_takes() {
     }
 }
 
+/// The judge has no schemas of these.
+const OF_OPERATORS: [&str; 4] = ["PrometheusRule", "ScaledObject", "ServiceMonitor", "TriggerAuthentication"];
+
+/// What an overlay is, as kubectl makes it, once Kubernetes takes it; none without judges.
+fn made(overlay: &str) -> Option<Vec<Value>> {
+    let made = judged("kubectl", &["kustomize", &format!("{KUBERNETES}/overlays/{overlay}")])?;
+    assert!(made.status.success(), "{}", said(&made));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(overlay);
+    fs::write(&file, &made.stdout).unwrap();
+    let output = judged(python("kubernetes-validate"), &["--strict", file.to_str().unwrap()])?;
+    let page = said(&output);
+    let unknown = page.lines().filter(|line| line.contains("WARN"));
+    let is_meant = |line: &str| OF_OPERATORS.iter().any(|kind| line.contains(&format!("schema for kind {kind} with")));
+    assert!(output.status.success() && unknown.into_iter().all(is_meant), "{page}");
+    let text = String::from_utf8(made.stdout).unwrap();
+    Some(text.split("\n---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect())
+}
+
+fn of<'d>(documents: &'d [Value], kind: &str) -> &'d Value {
+    documents.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
 /// As kubectl makes it, which may put together what each file alone does not show.
 #[test]
 fn each_overlay_is_what_kubernetes_takes_and_selects_what_it_means() {
-    let folder = tempfile::tempdir().unwrap();
     for overlay in ["minimal", "production"] {
-        let Some(made) = judged("kubectl", &["kustomize", &format!("{KUBERNETES}/overlays/{overlay}")]) else { return };
-        assert!(made.status.success(), "{}", said(&made));
-        let file = folder.path().join(overlay);
-        fs::write(&file, &made.stdout).unwrap();
-        let Some(output) = judged(python("kubernetes-validate"), &["--strict", file.to_str().unwrap()]) else { return };
-        assert!(output.status.success() && !said(&output).contains("WARN"), "{}", said(&output));
-
-        let text = String::from_utf8(made.stdout).unwrap();
-        let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
-        let documents: Vec<Value> = documents.collect();
-        let of =
-            |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("{kind}"));
+        let Some(documents) = made(overlay) else { return };
+        let of = |kind: &str| of(&documents, kind);
         let name = "app.kubernetes.io/name";
         assert_eq!(of("Deployment")["spec"]["selector"]["matchLabels"][name], "herald");
         assert_eq!(of("Deployment")["spec"]["template"]["metadata"]["labels"][name], "herald");
@@ -212,6 +224,59 @@ fn each_overlay_is_what_kubernetes_takes_and_selects_what_it_means() {
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
         assert_eq!(of("ServiceAccount")["automountServiceAccountToken"], false);
     }
+}
+
+/// What the alerts and the dashboard are elsewhere, they are in a cluster.
+#[test]
+fn a_cluster_has_the_same_alerts_and_the_same_dashboard() {
+    let Some(documents) = made("production") else { return };
+    let rules: Value = serde_saphyr::from_str(&text("deploy/prometheus/herald.rules.yml")).unwrap();
+    let of_cluster = &of(&documents, "PrometheusRule")["spec"];
+    assert_eq!(*of_cluster, rules, "type deploy/kubernetes/components/monitoring/write-rules");
+    assert!(rules["groups"].as_array().unwrap().len() >= 4);
+
+    let boards = documents.iter().filter(|document| document["metadata"]["labels"]["grafana_dashboard"] == "1");
+    let board = &boards.map(|board| &board["data"]["herald.json"]).next().unwrap();
+    assert_eq!(board.as_str().unwrap(), text("deploy/grafana/herald.json"));
+
+    // The job is named by a label of the Service whose port is scraped.
+    let (monitor, service) = (&of(&documents, "ServiceMonitor")["spec"], of(&documents, "Service"));
+    let label = monitor["jobLabel"].as_str().unwrap();
+    assert_eq!(service["metadata"]["labels"][label], "herald");
+    assert_eq!(monitor["selector"]["matchLabels"][label], "herald");
+    assert_eq!(monitor["endpoints"][0]["port"], service["spec"]["ports"][1]["name"]);
+    assert_eq!(service["spec"]["ports"][1]["port"], 9464);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yml");
+    fs::write(&file, serde_json::to_string(of_cluster).unwrap()).unwrap();
+    let promtool = root().join("target/verifiers/promtool");
+    let Some(output) = judged(promtool, &["check", "rules", file.to_str().unwrap()]) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// More workers than partitions and one that waits have nothing to do; KEDA asks for what Herald reads.
+#[test]
+fn as_many_workers_as_have_something_to_do() {
+    let Some(documents) = made("production") else { return };
+    let shown = Command::new(env!("CARGO_BIN_EXE_herald"))
+        .env_clear()
+        .args(["config", "show", "-o", "json", "--config"])
+        .arg(root().join(KUBERNETES).join("base/herald.toml"))
+        .output()
+        .unwrap();
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_else(|_| panic!("{}", said(&shown)));
+    let setting = |key: &str| {
+        let found = shown.as_array().unwrap().iter().find(|one| one["key"] == key);
+        found.unwrap_or_else(|| panic!("{key}: {shown}"))["value"].clone()
+    };
+    let scaled = &of(&documents, "ScaledObject")["spec"];
+    let partitions: u64 = setting("stream.partitions").to_string().trim_matches('"').parse().unwrap();
+    assert!(scaled["maxReplicaCount"].as_u64().unwrap() <= partitions + 1);
+    assert!(scaled["minReplicaCount"].as_u64().unwrap() >= 2, "one of them waits for the other to die");
+    assert_eq!(scaled["triggers"][0]["metadata"]["stream"], setting("stream.name"));
+    assert_eq!(of(&documents, "Deployment")["metadata"]["name"], scaled["scaleTargetRef"]["name"]);
+    assert_eq!(of(&documents, "Deployment")["spec"]["replicas"], Value::Null);
 }
 
 /// The pods' file is a configuration of this Herald.
