@@ -80,8 +80,8 @@ fuzz: tools
 	@SECONDS_EACH=$(SECONDS) tests/fuzz/run
 
 # What is in deploy/, at work: every alert caused for real, and the dashboard's queries asked, before a real Prometheus; all that the
-# judges read; the unit of systemd in a machine that boots, the image in a container. The first two build target/debug/herald,
-# which the third boots; the last builds a release.
+# judges read; the Debian package and its unit in a machine that boots, the image in a container, what compose describes, and every
+# drill of docs/operations.md. The first two build target/debug/herald, which the unit boots; the image builds a release.
 operate: setup
 	@deploy/setup-operate
 	cargo test --locked --test operate -- --include-ignored
@@ -89,6 +89,7 @@ operate: setup
 	tests/operate/unit
 	tests/operate/image
 	tests/operate/compose
+	tests/operate/drills
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.
