@@ -90,6 +90,8 @@ operate: setup
 	tests/operate/image
 	tests/operate/compose
 	tests/operate/drills
+	tests/operate/crate
+	tests/operate/release
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

@@ -2,6 +2,7 @@
 //! judges; where one cannot be had, its test says so by its name and passes.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -157,6 +158,19 @@ fn what_the_compose_file_mounts_is_there() {
     assert!(mounted("herald.json").starts_with(&format!("{folder}/")));
     let source: Value = serde_saphyr::from_str(&text("deploy/compose/grafana/datasource.yml")).unwrap();
     assert_eq!(source["datasources"][0]["url"], "http://prometheus:9090");
+}
+
+/// A drill that nobody can read about is done by nobody; a page whose drill is not there was not tried.
+#[test]
+fn each_drill_has_its_page() {
+    let drills = fs::read_dir(root().join("deploy/drills")).unwrap();
+    let names = drills.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let drills: BTreeSet<String> = names.filter(|name| name != "lib.sh").collect();
+    let operations = text("docs/operations.md");
+    let (_, pages) = operations.split_once("\n## Drills\n").unwrap();
+    let pages = pages.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("### "));
+    assert_eq!(pages.map(str::to_owned).collect::<BTreeSet<_>>(), drills);
+    assert!(drills.len() >= 9, "{drills:?}");
 }
 
 const KUBERNETES: &str = "deploy/kubernetes";
