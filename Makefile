@@ -88,6 +88,7 @@ operate: setup
 	cargo test --locked --test packages
 	tests/operate/unit
 	tests/operate/image
+	@deploy/image/build localhost/herald:latest >/dev/null
 	tests/operate/compose
 	tests/operate/drills
 	tests/operate/crate
