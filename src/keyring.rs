@@ -140,7 +140,7 @@ impl Keyring {
         if known.ids().eq(new.ids()) {
             return Ok(());
         }
-        info!(keys = ids(&new), "took the new keys");
+        info!("took the new keys: {}", ids(&new));
         *self.0.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         self.0.changes.fetch_add(1, Ordering::SeqCst);
         Ok(())

@@ -119,7 +119,7 @@ impl Certificate {
         server.send_tls13_tickets = 0;
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         if has_expired(&identity) {
-            warn!(file = %files.certificate, "the API's certificate has expired, by this machine's clock");
+            warn!("the API's certificate {} has expired, by this machine's clock", files.certificate);
         }
         certificates::shown(Use::Api, end_s(&identity.cert));
         Ok(Self { files, shown, server: Arc::new(server) })
@@ -164,7 +164,7 @@ impl Certificate {
             return Err(format!("the new one in {} has expired, by this machine's clock", self.files.certificate));
         }
         certificates::shown(Use::Api, end_s(&identity.cert));
-        info!(file = %self.files.certificate, "the API shows a new certificate");
+        info!("the API shows the new certificate of {}", self.files.certificate);
         *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = identity;
         Ok(())
     }
