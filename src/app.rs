@@ -126,7 +126,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let keyring = served_keyring(config)?;
     let redis = redis(config)?.sealed_by(keyring.clone());
     let registry = Registry::new();
-    let (presence, gives_way) = Presence::new(redis.clone(), registry.clone(), owner_name());
+    let (presence, gives_way) =
+        Presence::new(redis.clone(), registry.clone(), PartitionKeys::new(&config.stream.name)?, owner_name());
     let parts = parts(config, redis.clone(), registry.clone(), gives_way, listener)?;
     let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;

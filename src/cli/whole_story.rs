@@ -125,11 +125,12 @@ impl Story {
             self.cuts
                 .push("its events themselves are not kept (history.bodies is 0s): only what became of them".to_owned());
         }
-        let wanted = EventsWanted { intent: Some(self.id.clone()), until_ms: self.until_ms, ..EventsWanted::default() };
-        // Where it cannot be asked, the first line said so.
-        let (kept, has_older) = history.latest_events(&wanted, MAX_EVENTS).await.unwrap_or_default();
+        let wanted = EventsWanted { intent: Some(self.id.clone()), ..EventsWanted::default() };
+        // Where it cannot be asked, the first line said so. Many are read at one moment, but few come at one.
+        let before_ms = self.until_ms.unwrap_or(u64::MAX);
+        let (kept, has_older) = history.latest_events(&wanted, before_ms, MAX_EVENTS).await.unwrap_or_default();
         if let (true, Some(first)) = (has_older, kept.first()) {
-            self.is_cut(kept.len(), "of its events", first.read_ms);
+            self.is_cut(kept.len(), "of its events", first.entry.ms);
         }
         let mut others: Vec<Line> = kept.iter().map(of_kept).collect();
         others.retain(|kept| self.lines.iter().all(|line| line.event != kept.event));

@@ -45,8 +45,13 @@ impl History {
     }
 
     /// The newest of these events, the oldest of them first, and whether there are older ones; or why nobody can tell.
-    pub async fn latest_events(&self, wanted: &EventsWanted, limit: usize) -> Result<(Vec<KeptEvent>, bool), String> {
-        self.ask(async |reader| reader.latest_events(wanted, limit).await).await
+    pub async fn latest_events(
+        &self,
+        wanted: &EventsWanted,
+        before_ms: u64,
+        limit: usize,
+    ) -> Result<(Vec<KeptEvent>, bool), String> {
+        self.ask(async |reader| reader.latest_events(wanted, before_ms, limit).await).await
     }
 
     /// For how long it keeps the events themselves; zero is not at all.

@@ -300,14 +300,16 @@ impl Reader {
     pub async fn latest_events(
         &self,
         wanted: &EventsWanted,
+        before_ms: u64,
         limit: usize,
     ) -> Result<(Vec<KeptEvent>, bool), HistoryError> {
-        self.try_latest_events(wanted, limit).await.map_err(|error| self.database.broken(error))
+        self.try_latest_events(wanted, before_ms, limit).await.map_err(|error| self.database.broken(error))
     }
 
     async fn try_latest_events(
         &self,
         wanted: &EventsWanted,
+        before_ms: u64,
         limit: usize,
     ) -> Result<(Vec<KeptEvent>, bool), sqlx::Error> {
         let mut transaction = begin_reading(&self.database).await?;
@@ -317,10 +319,11 @@ impl Reader {
             let left = limit + 1 - found.len();
             let question = Question::new(wanted, EntryId::ZERO);
             let sql = format!(
-                "SELECT {} FROM {} WHERE {} ORDER BY entry_ms DESC, entry_seq DESC LIMIT {left}",
+                "SELECT {} FROM {} WHERE {} AND entry_ms < {} ORDER BY entry_ms DESC, entry_seq DESC LIMIT {left}",
                 COLUMNS.join(", "),
                 table_of(day),
-                question.conditions()
+                question.conditions(),
+                number(before_ms)
             );
             let rows = question.bind(sqlx::query(AssertSqlSafe(sql))).fetch_all(&mut *transaction).await?;
             found.extend(rows.iter().filter_map(|row| kept(row).transpose()).collect::<Result<Vec<_>, _>>()?);

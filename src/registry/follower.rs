@@ -34,7 +34,7 @@ pub(super) async fn run(shared: &Shared, redis: Redis, cancel: CancellationToken
             () = cancel.cancelled() => break,
             failed = follow(shared, &redis, &mut failures) => failed,
         };
-        warn!(error = %failed, "cannot follow the registry of endpoints for the {failures}. time; trying again");
+        warn!(error = %failed, "cannot follow the registry of endpoints; trying again, after {failures} failures before");
         tokio::select! {
             () = cancel.cancelled() => break,
             () = tokio::time::sleep(retry_pause(failures, rand::random())) => {}

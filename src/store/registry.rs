@@ -14,7 +14,7 @@ use super::{
     connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
     error::StoreError,
     keys::RegistryKeys,
-    workers::{UnknownTo, check_known, live_workers},
+    workers::{UnknownTo, check_in_clear, check_known, live_workers},
 };
 use crate::facts::{
     endpoint::{Endpoint, EndpointState, Mark, SEALED_SCHEMA},
@@ -305,7 +305,7 @@ impl RegistryStore {
     async fn check_all_know(&mut self, ring: &Ring) -> Result<(), RegistryError> {
         match ring.sealing() {
             Some(key) => Ok(check_known(&live_workers(&mut self.connection).await?, key)?),
-            None => Ok(()),
+            None => Ok(check_in_clear(&live_workers(&mut self.connection).await?)?),
         }
     }
 }

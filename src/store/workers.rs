@@ -25,6 +25,9 @@ static TELL: LazyLock<Script> = LazyLock::new(|| {
 pub struct Told {
     /// Host and process.
     pub name: String,
+    /// What it works on.
+    #[serde(default)]
+    pub stream: String,
     pub version: String,
     /// What is stored, and its newest schema that the worker reads.
     pub schemas: BTreeMap<String, u32>,
@@ -33,6 +36,9 @@ pub struct Told {
     /// Whether it locks what is not sealed.
     #[serde(default)]
     pub seal_only: bool,
+    /// Keys that would open what is locked for it.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// How far its machine's clock is ahead of Redis'. It dates what it signs.
     #[serde(default)]
     pub clock_ahead_ms: i64,
@@ -70,6 +76,19 @@ pub enum UnknownTo {
     Key { worker: String, key: KeyId },
     #[error("worker {worker} is version {version}, which cannot read sealed endpoints: update it first")]
     Schema { worker: String, version: String },
+    #[error(
+        "worker {worker} locks what is not sealed (seal_only), and this process has no keys: name their file here too \
+         (master_key_file, HERALD_MASTER_KEY_FILE)"
+    )]
+    Clear { worker: String },
+}
+
+/// Whether all of them take what is written without a key.
+pub fn check_in_clear<'a>(workers: impl IntoIterator<Item = &'a Told>) -> Result<(), UnknownTo> {
+    match workers.into_iter().find(|worker| worker.seal_only) {
+        Some(worker) => Err(UnknownTo::Clear { worker: worker.name.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Whether all of them open what is sealed with this key.
@@ -85,17 +104,17 @@ pub fn check_known<'a>(workers: impl IntoIterator<Item = &'a Told>, key: KeyId) 
     Ok(())
 }
 
-/// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell. None as it ends.
+/// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell, with when they did. None as it ends.
 pub async fn tell(
     connection: &mut Connection,
     token: &str,
     told: Option<&Told>,
-) -> Result<(u64, Vec<Told>), StoreError> {
+) -> Result<(u64, Vec<(u64, Told)>), StoreError> {
     let json = told.map(|told| serde_json::to_string(told).expect("texts and numbers are always JSON"));
     let call = TELL.keys(&[WorkerKeys::WORKERS]).arg(token).arg(json.unwrap_or_default()).arg(HOLDS_MS);
-    let (now_ms, all): (u64, Vec<(String, String)>) = connection.run("tell of this worker", &call).await?;
-    let others = all.into_iter().filter(|(worker, _)| worker != token);
-    Ok((now_ms, others.filter_map(|(_, told)| serde_json::from_str(&told).ok()).collect()))
+    let (now_ms, all): (u64, Vec<(String, u64, String)>) = connection.run("tell of this worker", &call).await?;
+    let others = all.into_iter().filter(|(worker, ..)| worker != token);
+    Ok((now_ms, others.filter_map(|(_, at_ms, told)| Some((at_ms, serde_json::from_str(&told).ok()?))).collect()))
 }
 
 /// What the live workers tell, by their names.

@@ -172,7 +172,7 @@ async fn a_worker_that_lacks_a_key_gives_its_lease_to_one_that_has_it() {
     until("not ready", async || ready(&first, 503, &id_of(2))).await;
     let second = start_with(&world, &has);
     second.until_owner().await;
-    first.until_log("another worker has the keys that this one lacks").await;
+    first.until_log("another worker has what this one lacks").await;
     world.publish(&events[25..]).await;
     world.merchants.until_delivered(50).await;
     world.until_finished().await;
@@ -226,6 +226,19 @@ async fn a_key_is_rotated_while_everything_works() {
     world.until_finished().await;
     world.merchants.assert_sound();
     assert!(ready(&herald, 200, "ready"));
+    // An old key that is kept, and seals nothing any more, is never taken for a new one.
+    let mut known = vec![id_of(1), left.sealing().unwrap().to_string()];
+    for more in [&[][..], &["--drop-old"]] {
+        let rotated = verb(&world.redis, Some(&keys), &[&words[..4], more, &words[5..]].concat());
+        assert!(rotated.status.success(), "{}", text(&rotated));
+        let file = fs::read_to_string(keys.path()).unwrap();
+        let left = Ring::parse(&file).unwrap();
+        assert_eq!(left.ids().count(), if more.is_empty() { 2 } else { 1 }, "{known:?}");
+        let first = left.sealing().unwrap().to_string();
+        assert!(!known.contains(&first), "{first} of {known:?}");
+        assert!(!file.contains("under way"), "it has come to its end");
+        known.push(first);
+    }
     let unsealed = verb(&world.redis, Some(&keys), &["key", "unseal", "--yes", "--reason", "a test"]);
     assert!(unsealed.status.success(), "{}", text(&unsealed));
     herald.until_metric("herald_secrets{state=\"unsealed\"}", |unsealed| unsealed == 20.0).await;

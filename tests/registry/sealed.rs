@@ -305,3 +305,42 @@ async fn what_opening_costs() {
         }
     }
 }
+
+/// What reads an object reads a list as well: a value that stands in one must not pass for one that is sealed.
+#[tokio::test]
+async fn a_value_that_was_planted_in_another_form_is_never_used() {
+    let redis = TestRedis::start().await;
+    let keys = Keys::of(&[1]);
+    let only = Keyring::open(Some(&keys.path), true).unwrap();
+    let mut sealing = store_with(&redis, only).await;
+    sealing.create(with_header("ep_a", "acc_1"), &mark("new")).await.unwrap();
+    let genuine: serde_json::Value = serde_json::from_str(&raw(&redis, "ep_a").await).unwrap();
+    let secret = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for list in ["secrets", "spare_secrets"] {
+        let mut planted = genuine.clone();
+        planted[list] = serde_json::json!([[secret, 1, null]]);
+        redis.command::<()>(&["HSET", "herald:{herald}:registry", "ep_a", &planted.to_string()]).await;
+        let read = sealing.get(&id("ep_a")).await;
+        assert!(matches!(read, Err(RegistryError::Unreadable(_))), "{list}: {read:?}");
+        assert_eq!(sealing.survey().await.unwrap().unknown, 1, "{list}");
+    }
+    // A list for the whole.
+    redis.command::<()>(&["HSET", "herald:{herald}:registry", "ep_a", r#"[2,"acc_1"]"#]).await;
+    assert!(matches!(sealing.get(&id("ep_a")).await, Err(RegistryError::Unreadable(_))));
+}
+
+#[tokio::test]
+async fn nothing_is_written_in_clear_while_a_worker_would_lock_it() {
+    let redis = TestRedis::start().await;
+    let mut clear = store_with(&redis, Keyring::default()).await;
+    let mut connection = redis.redis().connect(Purpose::Other).await.unwrap();
+    let strict = Told { seal_only: true, ..told("host/7", &ring(&[1]), 2) };
+    tell(&mut connection, "token", Some(&strict)).await.unwrap();
+    let refused = clear.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("worker host/7 locks what is not sealed") && refused.contains("master_key_file"),
+        "{refused}"
+    );
+    tell(&mut connection, "token", Some(&Told { seal_only: false, ..strict })).await.unwrap();
+    clear.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
+}

@@ -91,8 +91,9 @@ pub async fn show(
 impl Api {
     /// What the history has of it; nothing where there is no history, or none that answers.
     async fn of_history(&self, id: IntentId, account: Option<AccountId>, until_ms: Option<u64>) -> Option<IntentView> {
-        let wanted = EventsWanted { intent: Some(id.clone()), account, until_ms, ..EventsWanted::default() };
-        let (kept, has_more) = self.0.history.latest_events(&wanted, MAX_EVENTS).await.ok()?;
+        let wanted = EventsWanted { intent: Some(id.clone()), account, ..EventsWanted::default() };
+        let before_ms = until_ms.unwrap_or(u64::MAX);
+        let (kept, has_more) = self.0.history.latest_events(&wanted, before_ms, MAX_EVENTS).await.ok()?;
         let account = kept.first()?.account.to_string();
         let events = kept.iter().map(IntentEvent::kept).collect();
         Some(IntentView { id: id.to_string(), account, status: None, created_at: None, events, has_more })

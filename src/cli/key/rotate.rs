@@ -48,9 +48,9 @@ pub async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
 
 async fn step_by_step(context: &Context, args: &RotateArgs, tally: &mut Tally) -> anyhow::Result<()> {
     let path = &args.file;
-    let new = match begun_before(context, path).await? {
+    let new = match begun_before(path)? {
         Some(new) => {
-            note(format_args!("goes on with the key {new}, which has sealed nothing yet"));
+            note(format_args!("goes on with the key {new}, which an earlier run has appended"));
             new
         }
         None => append(path)?,
@@ -76,21 +76,29 @@ async fn step_by_step(context: &Context, args: &RotateArgs, tally: &mut Tally) -
             path.display()
         ));
     }
-    Ok(())
+    ends(path)
 }
 
-/// A key of the file that is not its first and has sealed nothing: an earlier run has appended it.
-async fn begun_before(context: &Context, path: &Path) -> anyhow::Result<Option<KeyId>> {
-    let ring = keyring::read(path)?;
-    let survey = context.registry().await?.survey().await?;
-    let is_new = |key: &KeyId| ring.sealing() != Some(*key) && !survey.sealed.contains_key(key);
-    let appended = ring.ids().filter(is_new).last();
-    // Or it has put it first, and was ended while it sealed.
-    let first = ring.sealing().filter(|first| {
-        let others: Vec<&KeyId> = survey.sealed.keys().filter(|key| *key != first).collect();
-        appended.is_none() && !others.is_empty() && others.iter().all(|key| ring.ids().any(|known| known == **key))
-    });
-    Ok(appended.or(first))
+/// Stands in the file while a rotation is under way, in front of the key that it has appended. What a key has sealed does not tell:
+/// an old one that nothing is sealed with any more looks like a new one.
+const UNDER_WAY: &str = "# herald key rotate is under way to ";
+
+/// The key that an earlier run, which did not come to its end, has appended.
+fn begun_before(path: &Path) -> anyhow::Result<Option<KeyId>> {
+    let text = keyring::text_of(path)?;
+    let ring = Ring::parse(&text)?;
+    let mut named = text.lines().filter_map(|line| line.strip_prefix(UNDER_WAY)?.trim().parse::<KeyId>().ok());
+    Ok(named.rfind(|key| ring.ids().any(|known| known == *key)))
+}
+
+fn ends(path: &Path) -> anyhow::Result<()> {
+    let text = keyring::text_of(path)?;
+    let mut kept = Zeroizing::new(String::with_capacity(text.len() + 1));
+    for line in text.lines().filter(|line| !line.starts_with(UNDER_WAY)) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    file::replace(path, &kept)
 }
 
 fn append(path: &Path) -> anyhow::Result<KeyId> {
@@ -105,6 +113,7 @@ fn append(path: &Path) -> anyhow::Result<KeyId> {
     if !text.ends_with('\n') {
         text.push('\n');
     }
+    text.push_str(&format!("{UNDER_WAY}{new}\n"));
     text.push_str(&line);
     text.push('\n');
     file::replace(path, &text)?;

@@ -104,6 +104,9 @@ pub fn read_with(id: &str, json: &[u8], ring: &Ring, is_only: bool) -> Result<En
         false => serde_json::from_slice(json).map_err(no_endpoint)?,
         true => {
             let mut stored: Value = serde_json::from_slice(json).map_err(no_endpoint)?;
+            if !has_its_form(&mut stored) {
+                return Err(unreadable("it is not an endpoint: its lists are of another form".to_owned()));
+            }
             let (Ok(id), Some(account)) = (EndpointId::new(id), account()) else {
                 return Err(unreadable("it has no id or no account".to_owned()));
             };
@@ -157,6 +160,9 @@ pub fn sealed(endpoint: &Endpoint, ring: &Ring) -> Value {
 /// How the values of what Redis holds are kept, whether or not they open. None if it is no endpoint.
 pub fn kept(json: &[u8]) -> Option<Kept> {
     let mut stored: Value = serde_json::from_slice(json).ok().filter(Value::is_object)?;
+    if !has_its_form(&mut stored) {
+        return None;
+    }
     let mut kept = Kept::default();
     each_value(&mut stored, |_, value| match value {
         Value::String(_) => kept.unsealed += 1,
@@ -187,6 +193,17 @@ fn open(stored: &mut Value, id: &EndpointId, account: &AccountId, ring: &Ring) -
         (true, true) => LockCause::Damaged,
     };
     Err(Lock { cause, values })
+}
+
+/// Whether [`each_value`] finds all that serde would read: it takes a list for an object, too, and so would a value that somebody
+/// planted in a list go unseen.
+fn has_its_form(stored: &mut Value) -> bool {
+    let is_secret = |item: &mut Value| item.get("value").is_some();
+    let is_header = |item: &mut Value| matches!(item.as_array().map(Vec::as_slice), Some([Value::String(_), _]));
+    stored.is_object()
+        && ["secrets", "spare_secrets"].iter().all(|list| items(stored.get_mut(list)).all(is_secret))
+        && items(stored.get_mut("headers")).all(is_header)
+        && ["secrets", "spare_secrets", "headers"].iter().all(|list| stored.get(list).is_none_or(Value::is_array))
 }
 
 fn sealed_text(value: &Value) -> Option<&str> {

@@ -3,7 +3,7 @@
 --
 -- KEYS    1 workers (hash)
 -- ARGV    1 the worker   2 what it tells as JSON, or empty as it ends   3 how long that holds, in ms
--- answer  Redis' time in ms; of each live worker: its name here, what it tells
+-- answer  Redis' time in ms; of each live worker: its name here, when it told, what it tells
 
 local worker, told, holds = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds or holds < 1 then return redis.error_reply('ERR a worker has bad arguments') end
@@ -25,8 +25,7 @@ for index = 1, #all, 2 do
   local at, text = string.match(all[index + 1], '^(%d+) (.*)$')
   -- Redis' clock may have been set back: what is of the future is as old.
   if at and math.abs(now - tonumber(at)) <= holds then
-    answer[#answer + 1] = all[index]
-    answer[#answer + 1] = text
+    answer[#answer + 1] = {all[index], at, text}
   else
     redis.call('HDEL', KEYS[1], all[index])
   end
