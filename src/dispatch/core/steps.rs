@@ -82,7 +82,7 @@ impl Core {
         fate: &Fate,
     ) -> SettledAttempt {
         let at_ms = attempted.report.at_ms;
-        let before = delivery.history.last().map(|last| last.at_ms + last.timing.total_us / 1_000);
+        let before = delivery.history.last().map(|last| last.at_ms.saturating_add(last.timing.total_us / 1_000));
         let waited_ms = match before {
             Some(before) => Some(at_ms.saturating_sub(before)),
             None => delivery.id.entry.age_ms(at_ms),

@@ -80,6 +80,8 @@ impl RegistryStore {
         let mut done = Resealed::default();
         for _ in 0..PASSES {
             let (written, missed) = self.reseal_once(to, mark, is_dry, &mut done).await?;
+            // What an earlier pass wrote is so by now.
+            done.unchanged = done.unchanged.saturating_sub(done.written);
             done.written += written;
             if missed == 0 {
                 return Ok(done);
