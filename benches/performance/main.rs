@@ -15,11 +15,14 @@ mod receiver;
 mod table;
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Parser;
 use herald::{
     clock,
@@ -28,6 +31,7 @@ use herald::{
         id::{AccountId, EndpointId},
         signing::SecretText,
     },
+    keyring::Keyring,
     store::{connection::Redis as Client, registry::RegistryStore},
     surface::words::{rate, time, time_us},
 };
@@ -79,9 +83,18 @@ struct Args {
     /// Leave the bare loop out
     #[arg(long)]
     no_loop: bool,
+    /// Leave the drain to one endpoint alone out
+    #[arg(long)]
+    no_single: bool,
     /// Measure another build of Herald
     #[arg(long, default_value = env!("CARGO_BIN_EXE_herald"))]
     herald: PathBuf,
+    /// Measure a second build in the same rounds, such as the one before a change
+    #[arg(long)]
+    beside: Option<PathBuf>,
+    /// In the second one, which is the same build unless --beside names another, all secrets are sealed
+    #[arg(long)]
+    beside_sealed: bool,
     /// Write the table into this file, between its two lines `<!-- bench -->`
     #[arg(long)]
     write: Option<PathBuf>,
@@ -134,16 +147,24 @@ fn measure(args: &Args) -> Result<()> {
                 say(round, *who, scheme, &drain);
                 results.add(*who, scheme, drain);
             }
-            let (drain, latency) = herald_drain(args, scheme, args.endpoints, folder.path())?;
+            // Who goes first finds another machine than who goes second, so they take turns at that too.
+            if round % 2 == 0 {
+                beside(args, round, scheme, &mut results)?;
+            }
+            let (drain, latency) = herald_drain(args, scheme, args.endpoints, Secrets::Plain, folder.path())?;
             say(round, Who::Herald, scheme, &drain);
             results.add(Who::Herald, scheme, drain);
             if let Some(latency) = latency {
                 eprintln!("  p50 {}, p99 {} at 1 000/s", time_us(latency.p50_us), time_us(latency.p99_us));
                 results.add_latency(latency);
             }
-            if scheme == Scheme::Http && args.endpoints > 1 {
+            if round % 2 == 1 {
+                beside(args, round, scheme, &mut results)?;
+            }
+            if scheme == Scheme::Http && args.endpoints > 1 && !args.no_single {
                 let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
-                let (drain, _) = herald_drain(&Args { latency_seconds: 0, ..args.clone() }, scheme, 1, folder.path())?;
+                let args = Args { latency_seconds: 0, ..args.clone() };
+                let (drain, _) = herald_drain(&args, scheme, 1, Secrets::Plain, folder.path())?;
                 say(round, Who::HeraldToOne, scheme, &drain);
                 results.add(Who::HeraldToOne, scheme, drain);
             }
@@ -160,6 +181,21 @@ fn measure(args: &Args) -> Result<()> {
         Some(path) => marks::write_between(path, "<!-- bench -->", &table),
         None => Ok(()),
     }
+}
+
+/// The second build, if one is asked for.
+fn beside(args: &Args, round: u32, scheme: Scheme, results: &mut Results) -> Result<()> {
+    if args.beside.is_none() && !args.beside_sealed {
+        return Ok(());
+    }
+    let folder = tempfile::TempDir::with_prefix("herald-bench-")?;
+    let herald = args.beside.as_ref().unwrap_or(&args.herald).clone();
+    let secrets = if args.beside_sealed { Secrets::Sealed } else { Secrets::Plain };
+    let asked = Args { latency_seconds: 0, herald, ..args.clone() };
+    let (drain, _) = herald_drain(&asked, scheme, args.endpoints, secrets, folder.path())?;
+    say(round, Who::Beside, scheme, &drain);
+    results.add(Who::Beside, scheme, drain);
+    Ok(())
 }
 
 fn say(round: u32, who: Who, scheme: Scheme, drain: &Drain) {
@@ -242,16 +278,44 @@ fn processes(loops: &[Bare]) -> Vec<&Process> {
     loops.iter().map(|one| &one.process).collect()
 }
 
-fn herald_drain(args: &Args, scheme: Scheme, endpoints: u64, folder: &Path) -> Result<(Drain, Option<Latency>)> {
+/// How the endpoints' secrets lie in Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    Plain,
+    Sealed,
+}
+
+impl Secrets {
+    /// The file with the key that seals them.
+    fn key_file(self, folder: &Path) -> Result<Option<PathBuf>> {
+        if self == Self::Plain {
+            return Ok(None);
+        }
+        let path = folder.join("master-key");
+        fs::write(&path, format!("hk1:{}\n", BASE64_STANDARD.encode([7; 32])))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(Some(path))
+    }
+}
+
+fn herald_drain(
+    args: &Args,
+    scheme: Scheme,
+    endpoints: u64,
+    secrets: Secrets,
+    folder: &Path,
+) -> Result<(Drain, Option<Latency>)> {
     let (redis, receiver) = (Redis::start()?, Receiver::start(folder)?);
     if !args.eager_receiver {
         receiver.stand_back()?;
     }
-    register(&redis, &receiver.url(scheme), endpoints)?;
+    let key_file = secrets.key_file(folder)?;
+    register(&redis, &receiver.url(scheme), endpoints, Keyring::open(key_file.as_deref(), false)?)?;
+    let key_file = key_file.as_deref().and_then(Path::to_str).map(|path| ("HERALD_MASTER_KEY_FILE", path));
     let mut producer = redis.producer()?;
     let mut lives = Lives::new(endpoints as usize, 2);
     producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
-    let herald = Herald::start(&args.herald, &redis, &receiver, folder)?;
+    let herald = Herald::start_with(&args.herald, &redis, &receiver, folder, key_file.as_slice())?;
     let senders = [&herald.process];
     until_count(&receiver, args.deliveries / WARM_UP)?;
     let first = Reading::take(&receiver, &senders, Some(&redis))?;
@@ -283,10 +347,10 @@ fn steady(producer: &mut processes::Producer, lives: &mut Lives, events: u64) ->
     Ok(())
 }
 
-fn register(redis: &Redis, url: &str, endpoints: u64) -> Result<()> {
+fn register(redis: &Redis, url: &str, endpoints: u64, keyring: Keyring) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut store = RegistryStore::connect(&Client::new(&redis.url())?).await?;
+        let mut store = RegistryStore::connect(&Client::new(&redis.url())?.sealed_by(keyring)).await?;
         for at in 0..endpoints {
             let mark = Mark { by: "bench".to_owned(), why: "measured".to_owned(), at_ms: clock::wall_ms() };
             store.create(endpoint(at, url)?, &mark).await.context("cannot register an endpoint")?;

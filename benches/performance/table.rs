@@ -19,10 +19,12 @@ pub enum Who {
     Herald,
     /// To a single endpoint, which should get nearly what a hundred get.
     HeraldToOne,
+    /// The build that `--beside` names, or the same with its secrets sealed.
+    Beside,
 }
 
 impl Who {
-    const ALL: [Self; 5] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald, Self::HeraldToOne];
+    const ALL: [Self; 6] = [Self::Loop, Self::Loops, Self::LoopBelow, Self::Herald, Self::HeraldToOne, Self::Beside];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Who {
             Self::LoopBelow => "bare loop without reqwest",
             Self::Herald => "Herald",
             Self::HeraldToOne => "Herald to one endpoint alone",
+            Self::Beside => "the one beside it",
         }
     }
 }
@@ -93,7 +96,14 @@ impl Results {
 
     fn sentences(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (scheme, than) in [(Scheme::Http, Who::Loop), (Scheme::Https, Who::Loop), (Scheme::Http, Who::Loops)] {
+        let pairs = [
+            (Scheme::Http, Who::Loop),
+            (Scheme::Https, Who::Loop),
+            (Scheme::Http, Who::Loops),
+            (Scheme::Http, Who::Beside),
+            (Scheme::Https, Who::Beside),
+        ];
+        for (scheme, than) in pairs {
             if let Some((ratio, least, most)) = self.ratio([Who::Herald, than], scheme, |drain| drain.cpu_us) {
                 lines.push(format!(
                     "- Herald's CPU per delivery ÷ that of the {}, {}: **{ratio:.2}** (by round {least:.2} to {most:.2})",

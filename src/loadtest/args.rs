@@ -21,7 +21,8 @@ const TARGET: &str = "Target";
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 everything was kept, 1 the load test itself failed, 2 usage, 4 refused, 99 a promise or a \
                   threshold was broken.\nFaults: kill-worker, pause-worker, restart-redis, partition-redis, fill-redis, \
-                  destroy-group, change-urls, block-logs, written NAME@AT[:FOR][/EVERY][*TIMES],\nfor example kill-worker@10s, pause-worker@5s:8s, \
+                  destroy-group, change-urls, block-logs, lose-key, kill-service, pause-service, written\n\
+                  NAME@AT[:FOR][/EVERY][*TIMES], for example kill-worker@10s, pause-worker@5s:8s, \
                   kill-worker@5s/4s*3 or restart-redis@random*2. See docs/loadtest.md."
 )]
 pub struct LoadtestArgs {

@@ -60,6 +60,7 @@ fn disturbs_producers(fault: Fault) -> bool {
         | Fault::DestroyGroup
         | Fault::ChangeUrls
         | Fault::BlockLogs
+        | Fault::LoseKey
         | Fault::KillService
         | Fault::PauseService => false,
     }
@@ -185,5 +186,6 @@ async fn act(scene: &Scene<'_>, fault: Fault, length: Duration, early: &Cancella
         Fault::KillService => house.kill_service().await,
         Fault::PauseService => house.pause_service(&end).await,
         Fault::BlockLogs => house.block_logs(&end).await,
+        Fault::LoseKey => house.lose_key(&end).await,
     }
 }

@@ -30,6 +30,8 @@ pub enum Fault {
     ChangeUrls,
     /// Nobody reads what the workers log. Breaks nothing: they go on.
     BlockLogs,
+    /// The owner's master key file has another key instead of the one that its endpoints' secrets are sealed with.
+    LoseKey,
     /// `kill -9` of a process of the payment-intents service, one after the other; it is started again at once.
     KillService,
     /// SIGSTOP of such a process, SIGCONT after a time.
@@ -74,7 +76,7 @@ pub enum Wanted {
 }
 
 impl Fault {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::KillWorker,
         Self::PauseWorker,
         Self::RestartRedis,
@@ -83,6 +85,7 @@ impl Fault {
         Self::DestroyGroup,
         Self::ChangeUrls,
         Self::BlockLogs,
+        Self::LoseKey,
         Self::KillService,
         Self::PauseService,
     ];
@@ -97,6 +100,7 @@ impl Fault {
             Self::DestroyGroup => "destroy-group",
             Self::ChangeUrls => "change-urls",
             Self::BlockLogs => "block-logs",
+            Self::LoseKey => "lose-key",
             Self::KillService => "kill-service",
             Self::PauseService => "pause-service",
         }
@@ -110,7 +114,7 @@ impl Fault {
             Self::PauseWorker | Self::PauseService | Self::PartitionRedis | Self::FillRedis => {
                 Some(Duration::from_secs(3))
             }
-            Self::BlockLogs => Some(Duration::from_secs(10)),
+            Self::BlockLogs | Self::LoseKey => Some(Duration::from_secs(10)),
         }
     }
 
@@ -123,6 +127,7 @@ impl Fault {
             | Self::PartitionRedis
             | Self::FillRedis
             | Self::DestroyGroup
+            | Self::LoseKey
             | Self::KillService
             | Self::PauseService => true,
             Self::ChangeUrls | Self::BlockLogs => false,
@@ -138,6 +143,7 @@ impl Fault {
             | Self::RestartRedis
             | Self::PartitionRedis
             | Self::DestroyGroup
+            | Self::LoseKey
             | Self::ChangeUrls => false,
         }
     }
@@ -342,6 +348,7 @@ mod tests {
             "partition-redis@random:1s",
             "change-urls@1s/500ms*3",
             "block-logs@1s:5s",
+            "lose-key@1s:5s",
         ] {
             assert_eq!(text.parse::<FaultSpec>().expect(text).to_string(), text);
         }

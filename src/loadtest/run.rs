@@ -220,6 +220,7 @@ impl Prepared {
         let scenario = &self.run.scenario;
         let has_proxy = self.planned.iter().any(|one| one.fault == Fault::PartitionRedis);
         let has_log_pipe = self.planned.iter().any(|one| one.fault == Fault::BlockLogs);
+        let has_keys = self.planned.iter().any(|one| one.fault == Fault::LoseKey);
         let mut house = House::start(house::Plan {
             program,
             workers: scenario.herald.workers,
@@ -229,6 +230,7 @@ impl Prepared {
             stream: self.run.stream.clone(),
             has_proxy,
             has_log_pipe,
+            has_keys,
             ca_file: Some(receivers.ca_file.clone()),
         })
         .await?;

@@ -25,10 +25,11 @@ pub use self::worker::check_settings;
 use self::{
     log_gate::LogGate,
     proxy::Proxy,
-    worker::{Role, Worker},
+    worker::{MasterKey, Role, Worker},
 };
 use crate::{
     clock,
+    keyring::Keyring,
     owned::{OwnRedis, Usage},
     store::{
         connection::{Purpose, Redis},
@@ -67,6 +68,8 @@ pub struct Plan {
     pub has_proxy: bool,
     /// What workers log goes through a pipe that can be left unread.
     pub has_log_pipe: bool,
+    /// Endpoints' secrets are sealed, and each worker has a file of its own with the key.
+    pub has_keys: bool,
     /// What signs the receivers' certificates.
     pub ca_file: Option<PathBuf>,
 }
@@ -113,9 +116,14 @@ impl House {
         let settings = settings(&plan, &seen_by_workers);
         check_settings(&settings)?;
         let log_gate = plan.has_log_pipe.then(LogGate::default);
+        let key = plan.has_keys.then(MasterKey::random);
+        let keyring = match &key {
+            Some(key) => Keyring::open(Some(&key.write(&folder.path().join("key"))?), false)?,
+            None => Keyring::default(),
+        };
         let worker = |role, number| {
             let worker = Worker::new(role, number, plan.program.clone(), folder.path(), settings.clone());
-            Mutex::new(worker.with_gate(log_gate.clone()))
+            Mutex::new(worker.with_gate(log_gate.clone()).with_key(key.clone()))
         };
         Ok(Self {
             workers: (1..=plan.workers).map(|number| worker(Role::Dispatcher, number)).collect(),
@@ -127,7 +135,7 @@ impl House {
             log_gate: log_gate.clone(),
             lease: plan.lease,
             keys: PartitionKeys::new(&plan.stream)?,
-            direct: Redis::new(&url)?,
+            direct: Redis::new(&url)?.sealed_by(keyring),
             url,
             folder,
         })
@@ -295,6 +303,20 @@ impl House {
         Ok(Some(now))
     }
 
+    /// The owner finds another key where its own was, until the end and until it has seen that it is back.
+    pub async fn lose_key(&self, end: &End) -> Result<Hit> {
+        let Some(owner) = self.victim(end).await? else { return Ok(None) };
+        let now = clock::now();
+        owner.change_key(MasterKey::random())?;
+        let worker = MutexGuard::mutex(&owner);
+        drop(owner);
+        end.come().await;
+        worker.lock().await.restore_key()?;
+        // Another fault may have killed or frozen it.
+        until_there(PATIENCE, async || Ok(worker.lock().await.is_ready().await.then_some(()))).await?;
+        Ok(Some(now))
+    }
+
     /// If an owner has not made it yet, this waits for it.
     pub async fn destroy_group(&self, end: &End) -> Result<Hit> {
         let destroy = async || {
@@ -390,13 +412,14 @@ async fn patiently<T, E>(mut act: impl AsyncFnMut() -> Result<T, E>) -> Result<T
 }
 
 /// The settings that the house itself gives its workers.
-const OWN_SETTINGS: [&str; 9] = [
+const OWN_SETTINGS: [&str; 10] = [
     "redis.url",
     "stream.name",
     "listen",
     "guard.allow_http",
     "guard.allow_networks",
     "attempt.ca_file",
+    "master_key_file",
     "intents.listen",
     "intents.sandbox",
     "intents.public_url",

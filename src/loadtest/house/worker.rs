@@ -4,14 +4,16 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom, Write},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -90,6 +92,7 @@ pub struct Worker {
     log: PathBuf,
     settings: BTreeMap<String, String>,
     gate: Option<LogGate>,
+    key: Option<MasterKey>,
     process: Option<Owned>,
     /// The process was stopped and has not been continued yet.
     is_frozen: bool,
@@ -103,13 +106,37 @@ impl Worker {
     pub fn new(role: Role, number: u32, program: PathBuf, folder: &Path, settings: BTreeMap<String, String>) -> Self {
         let file = folder.join(format!("{}-{number}.toml", role.name()));
         let log = folder.join(format!("{}-{number}.log", role.name()));
-        let (gate, process, ended) = (None, None, Usage::default());
-        Self { role, program, file, log, settings, gate, process, is_frozen: false, port: 0, ended }
+        let (gate, key, process, ended) = (None, None, None, Usage::default());
+        Self { role, program, file, log, settings, gate, key, process, is_frozen: false, port: 0, ended }
     }
 
     /// Its output goes through this.
     pub fn with_gate(self, gate: Option<LogGate>) -> Self {
         Self { gate, ..self }
+    }
+
+    /// It has this key in a file of its own, from its start on.
+    pub fn with_key(self, key: Option<MasterKey>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// What it has instead of its own key, until that is restored. It sees that within some seconds.
+    pub fn change_key(&self, other: MasterKey) -> Result<()> {
+        ensure!(self.key.is_some(), "the worker has no key that could be changed");
+        other.write(&self.key_file()).map(|_| ())
+    }
+
+    pub fn restore_key(&self) -> Result<()> {
+        self.key.as_ref().map_or(Ok(()), |key| key.write(&self.key_file()).map(|_| ()))
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.file.with_extension("key")
+    }
+
+    /// A look now.
+    pub async fn is_ready(&self) -> bool {
+        is_ready(self.port, self.role.probe()).await
     }
 
     /// Starts a process for it and waits until that is ready.
@@ -135,7 +162,16 @@ impl Worker {
         if self.role == Role::Dispatcher || self.port == 0 {
             self.port = free_port()?;
         }
-        fs::write(&self.file, toml(&self.settings, self.role, self.port))
+        let mut settings = self.settings.clone();
+        if let Some(key) = &self.key {
+            let path = self.key_file();
+            // One that was changed stays so: a crash gives nobody his key back.
+            if !path.exists() {
+                key.write(&path)?;
+            }
+            settings.insert("master_key_file".to_owned(), path.display().to_string());
+        }
+        fs::write(&self.file, toml(&settings, self.role, self.port))
             .with_context(|| format!("cannot write {}", self.file.display()))?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
@@ -208,7 +244,7 @@ impl Worker {
     }
 
     async fn ready(&mut self) -> Result<()> {
-        while !is_ready(self.port, self.role.probe()).await {
+        while !self.is_ready().await {
             self.check()?;
             sleep(Duration::from_millis(10)).await;
         }
@@ -242,6 +278,28 @@ impl Worker {
             std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         read().unwrap_or_default()
+    }
+}
+
+/// A key as its file has it. Exists only for this run.
+#[derive(Clone)]
+pub struct MasterKey(String);
+
+impl MasterKey {
+    pub fn random() -> Self {
+        Self(format!("hk1:{}\n", BASE64_STANDARD.encode(rand::random::<[u8; 32]>())))
+    }
+
+    /// In one step, so that nobody reads half of it. Returns the path.
+    pub fn write(&self, path: &Path) -> Result<PathBuf> {
+        let written = path.with_extension("new");
+        let write = || {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&written)?;
+            file.write_all(self.0.as_bytes())?;
+            fs::rename(&written, path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path.to_owned())
     }
 }
 
