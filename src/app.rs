@@ -46,7 +46,7 @@ use crate::{
     http::entrance::{Certificate, Entrance},
     intents,
     keyring::Keyring,
-    registry::{Registry, rules::Rules, sweep},
+    registry::{Registry, RegistryState, rules::Rules, sweep},
     sender::{EgressProxy, Own, Sender, SenderConfig, certificates_from_pem},
     service::{self, Health, Operations, Serves},
     store::{
@@ -232,19 +232,22 @@ async fn run_intents(config: Config) -> Result<()> {
     let serving = serve_payment_intents(&config, address, &entrance, 0, shared, counted.clone(), cancel.clone());
     let serving = serving.await?;
     if let Some(address) = config.intents.metrics_listen {
-        show_health(&config, address, &counted, cancel.clone()).await?;
+        show_health(&config, address, &counted, registry.clone(), cancel.clone()).await?;
     }
     let serving = tokio::spawn(serving);
+    let presence = Presence::without_lease(redis.clone(), registry.clone(), format!("{} (intents)", owner_name()));
+    let presenting = tokio::spawn(presence.run(cancel.clone()));
     let following = tokio::spawn(registry.run(redis, cancel.clone()));
     let unlocking = tokio::spawn(keyring.follow(cancel.clone()));
     let name = ends.next().await;
     info!(signal = name, "stopping; once more ends it at once");
     cancel.cancel();
     tokio::select! {
-        ended = async { tokio::join!(serving, following, unlocking) } => {
+        ended = async { tokio::join!(serving, following, unlocking, presenting) } => {
             ended.0?;
             ended.1?;
-            Ok(ended.2?)
+            ended.2?;
+            Ok(ended.3?)
         }
         name = ends.next() => bail!("ended by a second {name}"),
     }
@@ -285,6 +288,7 @@ async fn show_health(
     config: &Config,
     address: SocketAddr,
     counted: &IntentMetrics,
+    registry: Registry,
     cancel: CancellationToken,
 ) -> Result<()> {
     let socket = bound(address, "intents.metrics_listen, HERALD_INTENTS_METRICS_LISTEN").await?;
@@ -292,9 +296,13 @@ async fn show_health(
     let health = Serves::Health(Health { readiness: readiness.clone(), metrics });
     service(socket, Entrance::default(), health, &cancel)?;
     let service = intents(config)?;
+    readiness.await_endpoints();
     tokio::spawn(cancel.run_until_cancelled_owned(async move {
         loop {
             readiness.set_redis(service.now().await.is_ok());
+            if registry.state() != RegistryState::Loading {
+                readiness.set_missing_keys(registry.missing_keys());
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }));

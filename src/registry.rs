@@ -30,7 +30,7 @@ use crate::{
         id::{AccountId, EndpointId, RegistryId},
         sealing::KeyId,
     },
-    store::connection::Redis,
+    store::{connection::Redis, registry::stored::LockCause},
 };
 
 /// How many changes a listener may be behind before it is told [`Change::Reset`] instead.
@@ -200,6 +200,11 @@ impl Registry {
     /// The keys that would open what is locked because this process does not have them.
     pub fn missing_keys(&self) -> BTreeSet<KeyId> {
         self.snapshot().missing_keys()
+    }
+
+    /// Those that are locked, in no particular order: what can be shown of each, and why it is.
+    pub fn locked(&self) -> Vec<(Arc<Endpoint>, LockCause)> {
+        self.snapshot().locked()
     }
 
     fn counts(&self) -> shown::Counts {

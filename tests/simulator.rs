@@ -118,6 +118,8 @@ fn check_that_it_was_tried(sum: &Tally) {
         "deferred_in_memory",
         "older_heralds",
         "given_away_with_records",
+        "locks",
+        "locked_for_an_age",
         "operations",
         "operations_changed",
         "letters_taken",

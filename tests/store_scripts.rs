@@ -190,13 +190,14 @@ fn every_call(term: Term) -> Vec<Call> {
         Call::Claim { term: term.clone(), max },
         Call::PullIn { term: term.clone(), from_ms: 0, by_ms: 1, max, step_ms: -1 },
         Call::Backlog { term: term.clone(), endpoint: endpoint.clone(), after, max },
-        Call::TakeHeads { term: term.clone(), endpoint, max },
+        Call::TakeHeads { term: term.clone(), endpoint: endpoint.clone(), max },
         Call::ClaimForeign { term: term.clone(), max },
         Call::Inbox { term: term.clone(), after, max },
         Call::Trim { term: term.clone(), retain_ms: 0, up_to: None, ignores: vec![] },
         Call::ExpireDead { term: term.clone(), max_age_ms: 0, max_count: 0, max },
         Call::Unindexed { term: term.clone(), from: LookFrom::Mark, look: max, max },
-        Call::SweepDead { term, cursor: 0 },
+        Call::SweepDead { term: term.clone(), cursor: 0 },
+        Call::NoteUnreadable { term, endpoints: vec![endpoint], holds_ms: 1_000_000 },
     ]
 }
 
@@ -458,6 +459,7 @@ async fn records_are_weighed_and_what_a_stranger_or_an_older_version_left_fails_
     }
     owner.redis.command::<()>(&["DEL", &key]).await;
     owner.redis.command::<()>(&["SET", &key, "x"]).await;
+    owner.redis.command::<()>(&["SET", &owner.keys.unreadable(), "x"]).await;
     assert!(matches!(owner.call(Call::Counts { term: owner.term(), cursor: 0 }).await, Answer::Counts { .. }));
     // Records that were there before the count end with it: never negative, and right again when all have gone.
     assert_eq!(bytes_of(&owner, vec![parked(4, &[b'x'; 10])]).await, 10);

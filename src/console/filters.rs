@@ -127,7 +127,8 @@ pub fn state<T: Display>(text: T, _: &dyn Values) -> Html {
         "rejected" | "gone" | "redirected" | "unreachable" | "tls" | "reset" | "garbled" | "local" => "bad",
         "dns_failed" | "connect_failed" | "connect_timed_out" | "proxy_failed" | "response_timed_out"
         | "address_refused" => "bad",
-        "unsteady" | "paused" | "parked" | "held" | "half_open" | "throttled" | "acknowledged" | "skipped" => "warn",
+        "unsteady" | "paused" | "locked" | "parked" | "held" | "half_open" | "throttled" | "acknowledged"
+        | "skipped" => "warn",
         "well" | "delivered" | "enabled" | "done" | "closed" | "resolved" => "good",
         _ => "calm",
     };

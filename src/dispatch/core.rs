@@ -376,7 +376,7 @@ impl Core {
     // ---- what comes in --------------------------------------------------------------------------------------------
 
     /// What the registry says of an endpoint, for the first time or again.
-    pub fn stand(&mut self, now: u64, endpoint: &EndpointId, standing: Standing) {
+    pub fn stand(&mut self, now: u64, redis_ms: u64, endpoint: &EndpointId, standing: Standing) {
         let policy = match &standing {
             // The registry checked the overrides; one that still fails is ignored rather than trusted.
             Standing::Serving(e) | Standing::Paused(e) => {
@@ -387,6 +387,9 @@ impl Core {
         let at = match self.lanes.at(endpoint) {
             Some(at) => {
                 let lane = &mut self.lanes[at];
+                if lane.is_unreadable() {
+                    lane.unreadable_ms = lane.unreadable_ms.max(redis_ms);
+                }
                 lane.stands(standing);
                 lane.policy = policy;
                 at
@@ -485,7 +488,7 @@ impl Core {
             let item = Item::Finish { id: delivery.id, chain: chain_id.1.clone() };
             return self.push_for(now, chain_id, item);
         }
-        let age = self.age(&delivery, redis_ms);
+        let age = self.age(lane, &delivery, redis_ms);
         let ended = lane.ended().or_else(|| lane.policy.is_expired(age).then_some(DeadReason::Expired));
         let most = if lane.trust == Trust::Proven { usize::MAX } else { memory::UNPROVEN_QUEUE };
         let is_full = lane.should_park(now, most) || self.is_crowded_out(at, origin);
@@ -530,8 +533,8 @@ impl Core {
         self.may_expire = may_expire;
     }
 
-    pub(super) fn age(&self, delivery: &Delivery, redis_ms: u64) -> std::time::Duration {
-        let age_ms = if self.may_expire { redis_ms.saturating_sub(delivery.since_ms) } else { 0 };
+    pub(super) fn age(&self, lane: &Lane, delivery: &Delivery, redis_ms: u64) -> std::time::Duration {
+        let age_ms = if self.may_expire { lane.age_ms(delivery.since_ms, redis_ms) } else { 0 };
         std::time::Duration::from_millis(age_ms)
     }
 
@@ -543,8 +546,8 @@ impl Core {
 
     /// Whether a delivery has outlived its endpoint's policy.
     pub fn is_expired(&self, delivery: &Delivery, redis_ms: u64) -> bool {
-        let age = self.age(delivery, redis_ms);
-        self.lanes.get(&delivery.id.endpoint).is_some_and(|lane| lane.policy.is_expired(age))
+        let expires = |lane: &Lane| lane.policy.is_expired(self.age(lane, delivery, redis_ms));
+        self.lanes.get(&delivery.id.endpoint).is_some_and(expires)
     }
 
     /// An attempt has ended. `redis_ms` is Redis' time as far as it is known.
@@ -579,7 +582,7 @@ impl Core {
         self.leaves_seat(token);
         self.count_in(job);
         let at = self.term.jobs[&job].lane;
-        let age = self.age(&self.term.jobs[&job].delivery, redis_ms);
+        let age = self.age(&self.lanes[at], &self.term.jobs[&job].delivery, redis_ms);
         let lane = &mut self.lanes[at];
         let was = lane.trust;
         lane.judge(&attempted, self.budgets.slow_after_ms);
@@ -657,9 +660,26 @@ impl Core {
         }
     }
 
-    /// Endpoints that wait with something in their backlog.
+    /// Endpoints that have something in Redis and cannot be read.
+    pub fn unreadable(&self) -> Vec<EndpointId> {
+        let waits = |lane: &Lane| lane.unfinished > 0 && lane.is_unreadable();
+        let waiting = self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone());
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// It was noted at this time that an endpoint cannot be read.
+    pub fn noted_unreadable(&mut self, endpoint: &EndpointId, at_ms: u64) {
+        if let Some(lane) = self.lanes.get_mut(endpoint) {
+            lane.unreadable_ms = lane.unreadable_ms.max(at_ms);
+        }
+    }
+
+    /// Endpoints that wait with something in their backlog, which may grow too old there.
     pub fn waiting_backlogs(&self, now: u64) -> Vec<EndpointId> {
-        let waits = |lane: &Lane| lane.parked > 0 && lane.ended().is_none() && lane.gate(now) != Gate::Open;
+        let ages = |lane: &Lane| lane.ended().is_none() && !lane.is_unreadable();
+        let waits = |lane: &Lane| lane.parked > 0 && ages(lane) && lane.gate(now) != Gate::Open;
         let waiting = self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(endpoint, _)| endpoint.clone());
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort_unstable();
@@ -698,7 +718,7 @@ impl Core {
     }
 
     pub fn stands_unknown(&self, endpoint: &EndpointId) -> bool {
-        self.lanes.get(endpoint).is_some_and(|lane| matches!(lane.standing, Standing::Unknown))
+        self.lanes.get(endpoint).is_some_and(Lane::is_unreadable)
     }
 
     pub fn has_lane(&self, endpoint: &EndpointId) -> bool {

@@ -39,7 +39,7 @@ fn core(change: impl FnOnce(&mut Endpoint)) -> Core {
 }
 
 fn stand(core: &mut Core, id: &str, standing: Standing) {
-    core.stand(0, &EndpointId::new(id).unwrap(), standing);
+    core.stand(0, REDIS_MS, &EndpointId::new(id).unwrap(), standing);
 }
 
 fn delivery(entry: u64, endpoint: &str, intent: &str) -> Delivery {
@@ -917,4 +917,40 @@ fn what_is_told_of_each_delivery_is_made_only_for_those_who_ask() {
     // An attempt and a delivery, as they happen; an attempt and an entry, once they are settled.
     assert_eq!(told(Telling { steps: true, settled: false }), (0, 2));
     assert_eq!(told(Telling { steps: false, settled: true }), (1, 2));
+}
+
+/// What there was of it when its endpoint was locked for four days: parked, and held behind that.
+#[test]
+fn what_waits_for_an_endpoint_that_cannot_be_read_does_not_grow_old() {
+    const DAYS: u64 = 86_400_000;
+    let ep_a: EndpointId = "ep_a".parse().unwrap();
+    let mut core = core(|_| {});
+    core.stand(0, REDIS_MS, &ep_a, Standing::Unknown);
+    let later = REDIS_MS + 4 * DAYS;
+    core.admit_kept(0, later, delivery(1, "ep_a", "pi_1"), Origin::Claimed);
+    assert_eq!(places(&settle(&mut core, &[("ep_a", 2, 1)])), [(1, Place::Backlog)], "nothing is given up");
+    assert!(!core.is_expired(&delivery(1, "ep_a", "pi_1"), later));
+    assert!(core.waiting_backlogs(0).is_empty() && core.unreadable() == [ep_a.clone()]);
+    core.stand(0, later, &ep_a, endpoint("ep_a", |_| {}));
+    assert!(core.unreadable().is_empty());
+    core.admit_kept(0, later, delivery(1, "ep_a", "pi_1"), Origin::Backlog);
+    core.admit_kept(0, later, delivery(2, "ep_a", "pi_2"), Origin::Claimed);
+    let first = sends(&mut core, 0);
+    assert_eq!(first.len(), 2);
+    core.attempted(0, later, first[0].0, attempted(FAILED), 0.0);
+    assert_eq!(places(&settle(&mut core, &[("ep_a", 2, 0)])).len(), 1, "it is tried again");
+    // From then on it ages like any other.
+    assert!(!core.is_expired(&delivery(1, "ep_a", "pi_1"), later + 3 * DAYS - 1));
+    assert!(core.is_expired(&delivery(1, "ep_a", "pi_1"), later + 3 * DAYS));
+}
+
+#[test]
+fn a_new_owner_learns_how_long_an_endpoint_could_not_be_read() {
+    let ep_a: EndpointId = "ep_a".parse().unwrap();
+    let mut core = core(|_| {});
+    let old = Delivery { since_ms: REDIS_MS - 96 * 3_600_000, ..delivery(1, "ep_a", "pi_1") };
+    assert!(core.is_expired(&old, REDIS_MS));
+    core.noted_unreadable(&ep_a, REDIS_MS - 3_600_000);
+    assert!(!core.is_expired(&old, REDIS_MS));
+    assert!(core.is_expired(&old, REDIS_MS + 71 * 3_600_000));
 }

@@ -160,6 +160,8 @@ pub struct Ended<'a> {
 pub struct Lane {
     pub standing: Standing,
     pub policy: RetryPolicy,
+    /// When it was last known that its endpoint cannot be read, by Redis' clock: what waits for it is no older than that.
+    pub unreadable_ms: u64,
     pub queue: VecDeque<JobId>,
     pub in_flight: u32,
     /// How many of those are slow.
@@ -227,6 +229,7 @@ impl Lane {
         let mut lane = Self {
             standing: Standing::Unknown,
             policy,
+            unreadable_ms: 0,
             queue: VecDeque::new(),
             in_flight: 0,
             seats: 0,
@@ -273,6 +276,19 @@ impl Lane {
         match &self.standing {
             Standing::Serving(endpoint) | Standing::Paused(endpoint) => Some(endpoint),
             Standing::Ended { .. } | Standing::Unknown => None,
+        }
+    }
+
+    /// Nobody knows where to send, or with which secret.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.standing, Standing::Unknown)
+    }
+
+    /// The age that counts for its policy: while it cannot be read nothing ages, and what waited for it begins anew then.
+    pub fn age_ms(&self, since_ms: u64, redis_ms: u64) -> u64 {
+        match self.is_unreadable() {
+            true => 0,
+            false => redis_ms.saturating_sub(since_ms.max(self.unreadable_ms)),
         }
     }
 
@@ -629,7 +645,7 @@ impl Lane {
         if !self.is_breaker_closed(now) {
             return Some((Waiting::BreakerOpen, self.in_trouble_since));
         }
-        if matches!(self.standing, Standing::Unknown) {
+        if self.is_unreadable() {
             return Some((Waiting::EndpointUnreadable, None));
         }
         if now < self.rests_until {

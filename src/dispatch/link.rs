@@ -81,7 +81,8 @@ fn kind_of(call: &Call) -> CallKind {
         | Call::ClaimForeign { .. }
         | Call::ExpireDead { .. }
         | Call::Unindexed { .. }
-        | Call::SweepDead { .. } => CallKind::Other,
+        | Call::SweepDead { .. }
+        | Call::NoteUnreadable { .. } => CallKind::Other,
     }
 }
 

@@ -91,6 +91,11 @@ const INBOX_EVERY_MS: u64 = 1_000;
 const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
 
+/// How often it is noted which endpoints cannot be read: what waits for them may be counted as older by so much after a
+/// take-over. And how long a note is of use: no policy has a longer `max_age`.
+const NOTE_EVERY_MS: u64 = 5_000;
+const NOTE_HOLDS_MS: u64 = 366 * 86_400_000;
+
 /// How soon a term looks for dead letters without an index, and looks again where it found some; and how often once there
 /// were none: an older Herald may own the partition in between.
 const INDEX_AFTER_MS: u64 = 5_000;
@@ -527,7 +532,7 @@ impl<D: Directory> Partition<D> {
         changed.retain(|endpoint| self.core.has_lane(endpoint));
         for endpoint in changed {
             let standing = self.standing(&endpoint);
-            self.core.stand(now, &endpoint, standing);
+            self.core.stand(now, self.redis_now(now), &endpoint, standing);
         }
     }
 
@@ -816,7 +821,7 @@ impl<D: Directory> Partition<D> {
             self.term.staged.as_ref().map_or(self.term.deferral.wants_here(), |staged| !staged.is_unconfirmed());
         let slice = (may_admit && is_staged).then_some(0);
         let term = &self.term;
-        let fixed = [term.trim_at, term.inbox_at, term.expire_at, term.index_at, term.pull_at];
+        let fixed = [term.trim_at, term.inbox_at, term.expire_at, term.index_at, term.pull_at, term.note_at];
         let look = self.term.deferral.next_look();
         let pull = (!self.pulls.is_empty()).then_some(self.term.pulls_at);
         let maybe = [pull, due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];
@@ -902,7 +907,7 @@ impl<D: Directory> Partition<D> {
     /// The core must know of an endpoint before anything of it is admitted.
     fn stand(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.has_lane(endpoint) {
-            self.core.stand(now, endpoint, self.standing(endpoint));
+            self.core.stand(now, self.redis_now(now), endpoint, self.standing(endpoint));
         }
     }
 
@@ -910,14 +915,14 @@ impl<D: Directory> Partition<D> {
     /// to the lane.
     fn stand_as(&mut self, now: u64, endpoint: &Arc<Endpoint>) {
         if !self.core.stands_as(endpoint) {
-            self.core.stand(now, &endpoint.id, self.standing(&endpoint.id));
+            self.core.stand(now, self.redis_now(now), &endpoint.id, self.standing(&endpoint.id));
         }
     }
 
     /// What it was before it became unreadable no longer counts.
     fn stand_unknown(&mut self, now: u64, endpoint: &EndpointId) {
         if !self.core.stands_unknown(endpoint) {
-            self.core.stand(now, endpoint, self.standing(endpoint));
+            self.core.stand(now, self.redis_now(now), endpoint, self.standing(endpoint));
         }
     }
 

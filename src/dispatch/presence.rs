@@ -1,4 +1,4 @@
-//! Tells the other processes that this worker lives, and what it can read: by that they know what they may write. In turn it learns
+//! Tells the other processes that this one lives, and what it can read: by that they know what they may write. In turn a worker learns
 //! whether another worker has keys that this one lacks, or the right time where this one has not, so that it can give way.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -40,8 +40,9 @@ pub struct Presence {
     connection: SharedConnection,
     registry: Registry,
     redis: Redis,
-    keys: PartitionKeys,
-    /// Tells it from every other worker, also of its own name.
+    /// What it may own the lease on; none for a process that only serves.
+    leases: Option<PartitionKeys>,
+    /// Tells it from every other process, also of its own name.
     token: String,
     name: String,
     gives_way: watch::Sender<bool>,
@@ -50,10 +51,16 @@ pub struct Presence {
 impl Presence {
     /// The second tells whether the worker should leave the lease to one that has the keys, or the right time, which it lacks.
     pub fn new(redis: Redis, registry: Registry, keys: PartitionKeys, name: String) -> (Self, watch::Receiver<bool>) {
-        let (gives_way, told) = watch::channel(false);
+        let presence = Self { leases: Some(keys), ..Self::without_lease(redis, registry, name) };
+        let told = presence.gives_way.subscribe();
+        (presence, told)
+    }
+
+    /// Of a process that seals and opens, and never asks for a lease.
+    pub fn without_lease(redis: Redis, registry: Registry, name: String) -> Self {
         let token = hex::encode(rand::random::<[u8; 8]>());
         let connection = SharedConnection::new(redis.clone(), Purpose::Other);
-        (Self { connection, registry, redis, keys, token, name, gives_way }, told)
+        Self { connection, registry, redis, leases: None, token, name, gives_way: watch::Sender::new(false) }
     }
 
     /// Until cancelled. What fails is tried again at the next turn.
@@ -69,7 +76,7 @@ impl Presence {
             if let Err(error) = &others
                 && !failed
             {
-                warn!(%error, "cannot tell the others that this worker lives; trying again");
+                warn!(%error, "cannot tell the others that this process lives; trying again");
             }
             failed = others.is_err();
             let (mut left, mut newest_ms) = (TELL_EVERY, 0);
@@ -108,7 +115,8 @@ impl Presence {
     }
 
     async fn is_lease_free(&self) -> bool {
-        let look = async |connection: Connection| Queries::new(connection, self.keys.clone()).lease().await;
+        let Some(keys) = &self.leases else { return false };
+        let look = async |connection: Connection| Queries::new(connection, keys.clone()).lease().await;
         self.connection.with(look).await.is_ok_and(|lease| lease.is_none())
     }
 
@@ -120,7 +128,7 @@ impl Presence {
     fn told(&self, missing: &BTreeSet<KeyId>, clock_ahead_ms: i64) -> Told {
         Told {
             name: self.name.clone(),
-            stream: self.keys.stream().to_owned(),
+            stream: self.leases.as_ref().map_or_else(String::new, |keys| keys.stream().to_owned()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schemas: SCHEMAS.iter().map(|schema| (schema.name.to_owned(), schema.newest)).collect(),
             keys: self.redis.keyring().ring().ids().map(|key| key.to_string()).collect(),
@@ -138,7 +146,7 @@ impl Presence {
 /// Whether another worker of the stream should have the lease: one that lacks no key where this one does, or tells the time where this
 /// one does not. Where each lacks something all go on with what they can; where all clocks are off it is Redis' that is.
 fn gives_way(own: &Told, others: &[Told]) -> bool {
-    let is_whole = |other: &&Told| other.stream == own.stream && other.missing.is_empty();
+    let is_whole = |other: &&Told| own.is_worker() && other.stream == own.stream && other.missing.is_empty();
     let mut whole = others.iter().filter(is_whole);
     let lacks_keys = !own.missing.is_empty();
     let lacks_time = !own.tells_time();
@@ -168,6 +176,9 @@ mod tests {
         assert!(!gives_way(&without, &[worker(&[two], &[one], 0)]), "each lacks one: nobody would work");
         let elsewhere = Told { stream: "orders".to_owned(), ..whole.clone() };
         assert!(!gives_way(&without, &[elsewhere]), "it would never take the lease");
+        let serves = |told: &Told| Told { stream: String::new(), ..told.clone() };
+        assert!(!gives_way(&without, &[serves(&whole)]), "nor would a process that only serves");
+        assert!(!gives_way(&serves(&without), &[serves(&whole)]), "and that has none to give");
         // It locks nothing, as it has not read the endpoints yet.
         assert!(!gives_way(&without, &[worker(&[one], &[], 0)]));
         let (ahead, behind) = (worker(&[], &[], 7_200_000), worker(&[], &[], -61_000));

@@ -61,7 +61,9 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
             }
             eviction(&mut findings, server);
             clocks(&mut findings, server);
-            observed.workers.iter().for_each(|worker| clock_of(&mut findings, worker));
+            // Who only serves signs nothing.
+            let workers = observed.workers.iter().filter(|told| told.is_worker());
+            workers.for_each(|worker| clock_of(&mut findings, worker));
         }
     }
     for why in &observed.unasked {
@@ -742,8 +744,15 @@ pub(super) mod tests {
 
     #[test]
     fn clocks_apart_are_told_from_a_slow_answer() {
-        let worker = |clock_ahead_ms| Told { name: "host/7".to_owned(), clock_ahead_ms, ..Told::default() };
-        let works = |clock_ahead_ms| Observed { workers: vec![worker(clock_ahead_ms)], ..well() };
+        let of = |stream: &str, clock_ahead_ms| Told {
+            name: "host/7".to_owned(),
+            stream: stream.to_owned(),
+            clock_ahead_ms,
+            ..Told::default()
+        };
+        let works = |clock_ahead_ms| Observed { workers: vec![of("payments", clock_ahead_ms)], ..well() };
+        let serves = Observed { workers: vec![of("", 7_200_000)], ..well() };
+        assert!(examine(&serves).iter().all(|finding| !finding.says.contains("host/7")), "it signs nothing");
         check(&works(7_200_000), Level::Fail, "clocks", "worker host/7 is 2h ahead of");
         check(&works(-3_000), Level::Warn, "clocks", "worker host/7 is 3s behind");
         assert!(examine(&works(1_999)).iter().all(|finding| !finding.says.contains("host/7")));

@@ -416,7 +416,12 @@ impl Health {
             return Verdict::Unsteady;
         }
         let day = self.last_day(now_ms);
-        if day.delivered + day.failed == 0 { Verdict::Idle } else { Verdict::Well }
+        match (day.delivered, day.failed) {
+            (0, 0) => Verdict::Idle,
+            // For now: what fails for a minute, and has no success, is failing.
+            (0, _) => Verdict::Unsteady,
+            _ => Verdict::Well,
+        }
     }
 
     pub fn last_minutes(&self, now_ms: u64) -> Totals {
@@ -474,7 +479,11 @@ mod tests {
     fn it_fails_while_nothing_succeeds_and_not_for_one_accident() {
         let mut health = Health::new(NOW);
         health.add(NOW, failed(NOW, 1, "dns_failed"));
-        assert_eq!((health.verdict(NOW), health.verdict(NOW + MINUTE_MS)), (Verdict::Well, Verdict::Failing));
+        assert_eq!((health.verdict(NOW), health.verdict(NOW + MINUTE_MS)), (Verdict::Unsteady, Verdict::Failing));
+        let mut tried = Health::new(NOW);
+        tried.add(NOW, delivered(NOW, 1));
+        tried.add(NOW + 1, failed(NOW + 1, 1, "dns_failed"));
+        assert_eq!(tried.verdict(NOW + 1), Verdict::Well, "it took one a moment ago");
         health.add(NOW + 1, failed(NOW + 1, 4, "dns_failed"));
         assert_eq!((health.verdict(NOW + 1), health.failing_since_ms), (Verdict::Failing, Some(NOW)));
         health.add(NOW + 2, delivered(NOW + 2, 1));

@@ -15,7 +15,7 @@ use crate::{
     store::registry::{
         Unreadable,
         feed::{Loaded, Position},
-        stored::Lock,
+        stored::{Lock, LockCause},
     },
 };
 
@@ -77,6 +77,12 @@ impl Snapshot {
     /// The keys that would open what is locked.
     pub(super) fn missing_keys(&self) -> BTreeSet<KeyId> {
         self.unreadable.values().flat_map(|aside| &aside.lock).flat_map(|lock| lock.cause.missing()).collect()
+    }
+
+    /// What can be shown of those that are locked, and why they are.
+    pub(super) fn locked(&self) -> Vec<(Arc<Endpoint>, LockCause)> {
+        let locks = self.unreadable.values().filter_map(|aside| aside.lock.as_ref());
+        locks.filter_map(|lock| Some((lock.shown.clone()?, lock.cause.clone()))).collect()
     }
 
     pub(super) fn state(&self) -> RegistryState {

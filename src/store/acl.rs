@@ -295,7 +295,7 @@ impl Role {
                 let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history"]
                     .map(|key| format!("%R~{companions}{key}"));
                 let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
-                own.into_iter().chain(read).chain([workers]).collect()
+                own.into_iter().chain(read).chain([format!("~{}", WorkerKeys::WORKERS)]).collect()
             }
         }
     }

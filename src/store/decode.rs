@@ -38,7 +38,15 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             registry: parts.text()?,
             is_set_back: parts.flag()?,
         },
-        ("COUNTS", Call::Counts { .. }) => Answer::Counts { cursor: parts.parsed()?, counts: parts.counts()? },
+        ("COUNTS", Call::Counts { .. }) => {
+            let cursor = parts.parsed()?;
+            let all = parts.until_end(|parts| Ok((parts.count()?, parts.optional(Parts::number)?)))?;
+            let noted = |((endpoint, _), at_ms): &((EndpointId, _), Option<u64>)| Some((endpoint.clone(), (*at_ms)?));
+            let mut unreadable: Vec<_> = all.iter().filter_map(noted).collect();
+            unreadable.sort_unstable();
+            let counts = in_order(all.into_iter().map(|(count, _)| count).collect());
+            Answer::Counts { counts, unreadable, cursor }
+        }
         ("ENTRIES", Call::Read { .. }) => {
             Answer::Entries { now_ms: parts.number()?, entries: parts.entries()?, registry: None }
         }
@@ -50,7 +58,7 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             now_ms: parts.number()?,
             next_due_ms: parts.optional(Parts::number)?,
             group_missing: parts.flag()?,
-            counts: parts.counts()?,
+            counts: in_order(parts.until_end(Parts::count)?),
         },
         ("CLAIMED", Call::Claim { .. }) => Answer::Claimed {
             now_ms: parts.number()?,
@@ -80,10 +88,16 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
             Answer::Unindexed { letters: parts.until_end(Parts::kept)?, next, dead, indexed }
         }
         ("SWEPT", Call::SweepDead { .. }) => Answer::SweptDead { cursor: parts.parsed()?, count: parts.number()? },
+        ("NOTED", Call::NoteUnreadable { .. }) => Answer::Noted { now_ms: parts.number()? },
         _ => return Err(format!("{word:?} is not one of its words")),
     };
     parts.end()?;
     Ok(answer)
+}
+
+fn in_order(mut counts: Vec<(EndpointId, Unfinished)>) -> Vec<(EndpointId, Unfinished)> {
+    counts.sort_by(|a, b| a.0.cmp(&b.0));
+    counts
 }
 
 /// The elements of an array, taken one after the other.
@@ -169,14 +183,9 @@ impl Parts {
         text.parse().map_err(|error: T::Err| error.to_string())
     }
 
-    fn counts(&mut self) -> Result<Vec<(EndpointId, Unfinished)>, Malformed> {
-        let one = |parts: &mut Self| {
-            let endpoint = parts.parsed()?;
-            Ok((endpoint, Unfinished { records: parts.number()?, parked: parts.number()?, bytes: parts.number()? }))
-        };
-        let mut counts: Vec<(EndpointId, Unfinished)> = self.until_end(one)?;
-        counts.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(counts)
+    fn count(&mut self) -> Result<(EndpointId, Unfinished), Malformed> {
+        let endpoint = self.parsed()?;
+        Ok((endpoint, Unfinished { records: self.number()?, parked: self.number()?, bytes: self.number()? }))
     }
 
     fn known(&mut self) -> Result<Known, Malformed> {

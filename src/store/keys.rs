@@ -121,6 +121,11 @@ impl PartitionKeys {
         self.key("bytes")
     }
 
+    /// Zset: endpoints that could not be read, by when that was last noted.
+    pub fn unreadable(&self) -> String {
+        self.key("unreadable")
+    }
+
     /// Zset: all dead letters, by time.
     pub fn dead(&self) -> String {
         self.key("dead")
@@ -424,6 +429,7 @@ mod tests {
             keys.backlog(&endpoint),
             keys.unfinished(),
             keys.bytes(),
+            keys.unreadable(),
             keys.dead(),
             keys.dead_of(&endpoint),
             keys.dead_letter(&id),

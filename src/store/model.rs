@@ -47,6 +47,8 @@ pub struct Model {
     pub due: BTreeMap<DeliveryId, u64>,
     pub claimed: BTreeSet<DeliveryId>,
     pub endpoints: BTreeMap<EndpointId, Chains>,
+    /// When it was last noted that an endpoint cannot be read.
+    pub unreadable: BTreeMap<EndpointId, u64>,
     pub dead: BTreeMap<DeliveryId, (u64, Bytes)>,
     /// By what dead letters are found, with the time of the death that it is about. A letter of an older Herald has none
     /// yet; and what an older Herald removed still has them.
@@ -264,15 +266,16 @@ impl Model {
             }
             Call::Recover { max, .. } => self.recover(*max),
             Call::Open { start, registry, .. } => self.open(*start, registry),
-            Call::Counts { .. } => Answer::Counts {
-                counts: self
-                    .endpoints
-                    .iter()
-                    .filter(|(_, c)| c.unfinished > 0)
-                    .map(|(e, c)| (e.clone(), c.sum()))
-                    .collect(),
-                cursor: 0,
-            },
+            Call::Counts { .. } => {
+                let has_some = |endpoint: &EndpointId| self.endpoints.get(endpoint).is_some_and(|c| c.unfinished > 0);
+                let counts = self.endpoints.iter().filter(|(endpoint, _)| has_some(endpoint));
+                let unreadable = self.unreadable.iter().filter(|(endpoint, _)| has_some(endpoint));
+                Answer::Counts {
+                    counts: counts.map(|(endpoint, chains)| (endpoint.clone(), chains.sum())).collect(),
+                    unreadable: unreadable.map(|(endpoint, at_ms)| (endpoint.clone(), *at_ms)).collect(),
+                    cursor: 0,
+                }
+            }
             Call::Read { from, max, .. } => self.read(*from, *max),
             Call::Ask { deliveries, suspect, .. } => self.asked(deliveries, *suspect),
             Call::Settle { settlement, .. } => self.settle(settlement),
@@ -294,6 +297,12 @@ impl Model {
                 let before = self.dead_facts.len();
                 self.dead_facts.retain(|id, _| self.dead.contains_key(id));
                 Answer::SweptDead { count: (before - self.dead_facts.len()) as u64, cursor: 0 }
+            }
+            Call::NoteUnreadable { endpoints, holds_ms, .. } => {
+                self.unreadable
+                    .extend(endpoints.iter().take(MAX_BATCH).map(|endpoint| (endpoint.clone(), self.now_ms)));
+                self.unreadable.retain(|_, at_ms| *at_ms > self.now_ms.saturating_sub(*holds_ms));
+                Answer::Noted { now_ms: self.now_ms }
             }
         }
     }

@@ -111,7 +111,8 @@ impl PartitionStore {
                 script.arg(start_text(*start)).arg(registry).arg(GROUP)
             }
             Call::Counts { cursor, .. } => {
-                self.fenced(&COUNTS, &[lease, &keys.unfinished(), &keys.bytes()], call).arg(prefix).arg(cursor)
+                let names = [lease, &keys.unfinished(), &keys.bytes(), &keys.unreadable()];
+                self.fenced(&COUNTS, &names, call).arg(prefix).arg(cursor)
             }
             Call::Read { from, max, .. } => {
                 let script = self.fenced(&READ, &[stream, lease, &keys.places()], call);
@@ -167,6 +168,10 @@ impl PartitionStore {
                 script.arg(most(*look)).arg(most(*max))
             }
             Call::SweepDead { cursor, .. } => self.of_dead(&SWEEP_DEAD, None, call).arg(prefix).arg(cursor),
+            Call::NoteUnreadable { endpoints, holds_ms, .. } => {
+                let script = self.fenced(&NOTE_UNREADABLE, &[lease, &keys.unreadable()], call).arg(holds_ms);
+                endpoints.iter().take(MAX_BATCH).fold(script, |script, endpoint| script.arg(endpoint.as_str()))
+            }
         })
     }
 
@@ -381,6 +386,7 @@ pub fn call_name(call: &Call) -> &'static str {
         Call::ExpireDead { .. } => "expire_dead",
         Call::Unindexed { .. } => "unindexed",
         Call::SweepDead { .. } => "sweep_dead",
+        Call::NoteUnreadable { .. } => "note_unreadable",
     }
 }
 
@@ -406,6 +412,7 @@ fn verb(call: &Call) -> &'static str {
         Call::ExpireDead { .. } => "expire dead letters of",
         Call::Unindexed { .. } => "look for dead letters without an index of",
         Call::SweepDead { .. } => "sweep the indexes of dead letters of",
+        Call::NoteUnreadable { .. } => "note the unreadable endpoints of",
     }
 }
 
@@ -442,4 +449,5 @@ scripts! {
     EXPIRE_DEAD = "expire_dead" with "dead_index",
     UNINDEXED = "unindexed" with "dead_index",
     SWEEP_DEAD = "sweep_dead" with "dead_index",
+    NOTE_UNREADABLE = "note_unreadable",
 }

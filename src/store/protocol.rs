@@ -180,7 +180,7 @@ pub enum Call {
         start: Start,
         registry: String,
     },
-    /// The unfinished records of each endpoint, a page at a time.
+    /// The unfinished records of each endpoint, and when it was last noted that it cannot be read, a page at a time.
     Counts {
         term: Term,
         cursor: u64,
@@ -266,6 +266,12 @@ pub enum Call {
         term: Term,
         cursor: u64,
     },
+    /// Notes that these endpoints cannot be read now, and forgets notes from more than `holds_ms` ago.
+    NoteUnreadable {
+        term: Term,
+        endpoints: Vec<EndpointId>,
+        holds_ms: u64,
+    },
 }
 
 impl Call {
@@ -290,7 +296,8 @@ impl Call {
             | Self::Trim { term, .. }
             | Self::ExpireDead { term, .. }
             | Self::Unindexed { term, .. }
-            | Self::SweepDead { term, .. } => term,
+            | Self::SweepDead { term, .. }
+            | Self::NoteUnreadable { term, .. } => term,
         }
     }
 }
@@ -462,6 +469,8 @@ pub enum Answer {
     },
     Counts {
         counts: Vec<(EndpointId, Unfinished)>,
+        /// Those of them that could once not be read, and when that was last noted.
+        unreadable: Vec<(EndpointId, u64)>,
         cursor: u64,
     },
     Entries {
@@ -528,6 +537,9 @@ pub enum Answer {
     SweptDead {
         count: u64,
         cursor: u64,
+    },
+    Noted {
+        now_ms: u64,
     },
 }
 

@@ -92,7 +92,7 @@ pub enum RegistryError {
 
 /// Something stored under an endpoint's id that this Herald cannot read as an endpoint. Its account's events must not
 /// be treated as owed to nobody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Unreadable {
     pub id: String,
     /// Its account, if that much can be read.

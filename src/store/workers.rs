@@ -1,4 +1,4 @@
-//! Who works: each live worker tells every few seconds which version it is, what it reads and which keys it has. So nobody seals
+//! Who works: each live worker, and whoever else reads endpoints for long, tells every few seconds which version it is, what it reads and which keys it has. So nobody seals
 //! with a key, or writes a form, that one of them cannot read. Judged by Redis' clock alone.
 
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -25,7 +25,7 @@ static TELL: LazyLock<Script> = LazyLock::new(|| {
 pub struct Told {
     /// Host and process.
     pub name: String,
-    /// What it works on.
+    /// What it works on; empty where it only serves.
     #[serde(default)]
     pub stream: String,
     pub version: String,
@@ -54,6 +54,11 @@ impl Told {
 
     pub fn seals_with(&self, key: KeyId) -> bool {
         self.keys.first() == Some(&key.to_string())
+    }
+
+    /// Whether it may own a lease, and so sends.
+    pub fn is_worker(&self) -> bool {
+        !self.stream.is_empty()
     }
 
     /// Whether receivers can be expected to take the times of its signatures.

@@ -9,6 +9,7 @@ use crate::facts::{
     retry::RetryOverrides,
     signing::{Secret, SecretText},
 };
+use crate::store::registry::stored::LockCause;
 
 const HIDDEN: &str = "(hidden)";
 
@@ -18,7 +19,7 @@ pub struct EndpointView {
     account: String,
     url: String,
     description: String,
-    /// enabled, paused or disabled.
+    /// enabled, paused, disabled, or locked: what is owed to it waits until its secrets can be read again.
     state: &'static str,
     /// Who paused or disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +126,12 @@ impl EndpointView {
             revision: endpoint.revision,
             health: None,
         }
+    }
+
+    /// Of one whose secrets cannot be read. Merchants do not learn of keys.
+    pub fn locked(self, cause: &LockCause, viewer: Viewer) -> Self {
+        let why = viewer.is_operator().then(|| cause.to_string());
+        Self { state: "locked", by: None, why, at: None, ..self }
     }
 
     pub fn with_health(self, health: HealthView) -> Self {

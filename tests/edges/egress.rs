@@ -123,6 +123,8 @@ enum Does {
     Denies,
     Hangs,
     Babbles,
+    /// Right after its yes.
+    HangsUp,
 }
 
 struct Proxy {
@@ -173,6 +175,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Mutex<Vec
             let no = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n";
             return drop(stream.write_all(no).await);
         }
+        Does::HangsUp => return drop(stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await),
         Does::Denies | Does::Passes => {}
     }
     let mut receiver = tokio::net::TcpStream::connect(target).await.unwrap();
@@ -213,6 +216,23 @@ async fn a_proxy_that_refuses_some_hangs_or_talks_nonsense_costs_time_and_nothin
     world.publish(&events[30..]).await;
     world.merchants.until_delivered(60).await;
     assert_eq!(worker.metric("herald_breakers{state=\"open\"}"), 0.0);
+    assert!(worker.stop().await.success());
+}
+
+/// What comes back through the tunnel is the same from a receiver that closes at once, and that one must not be tried without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_hangs_up_after_its_yes_is_taken_for_the_receiver_and_nothing_is_lost() {
+    let proxy = Proxy::start(None, Does::HangsUp).await;
+    let world = World::new().await;
+    let accounts = world.register_many(1).await;
+    let setup = world.setup().env("HERALD_EGRESS_PROXY", &format!("http://{}", proxy.address));
+    let worker = setup.env("HERALD_RETRY_MAX_ATTEMPTS", "50").start();
+    world.publish(&lives(1, &accounts, 20)).await;
+    worker.until_metric("herald_breakers{state=\"open\"}", |open| open == 1.0).await;
+    assert!(worker.metric("herald_attempts_total{outcome=\"reset\"}") >= 1.0);
+    *proxy.does.lock().unwrap() = Does::Passes;
+    world.merchants.until_delivered(20).await;
+    world.merchants.assert_sound();
     assert!(worker.stop().await.success());
 }
 

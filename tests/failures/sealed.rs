@@ -128,6 +128,112 @@ async fn what_is_owed_to_a_locked_endpoint_waits_and_goes_out_when_its_key_comes
     assert!(herald.stop().await.success());
 }
 
+/// Of four days: longer than `retry.max_age`. Whoever has the key then is another worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_locked_for_longer_than_a_delivery_may_grow_old_is_delivered_all_the_same() {
+    let world = World::new().await;
+    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
+    sealing_with(&world, &both).await.create(world.endpoint("ep_0", "acc_0"), &mark()).await.unwrap();
+    let first = start_with(&world, &one);
+    first.until_owner().await;
+    let events = lives(6, &["acc_0".to_owned()], 60);
+    world.publish(&events).await;
+    let prefix = "herald:{payment-intents}:";
+    let unread = ["XPENDING", "payment-intents", "herald"];
+    until("all have records", async || {
+        let (pending, ..): (u64, redis::Value, redis::Value, redis::Value) = world.redis.command(&unread).await;
+        pending == 0 && world.keys(&format!("{prefix}delivery:*")).await.len() == events.len()
+    })
+    .await;
+    world.until_key("noted", &["ZCARD", &format!("{prefix}unreadable")], |noted| noted == 1).await;
+    for key in world.keys(&format!("{prefix}delivery:*")).await {
+        let record: String = world.redis.command(&["GET", &key]).await;
+        let (head, rest) = record.split_once("\"since_ms\":").unwrap();
+        let (since, rest) = rest.split_at(rest.find(',').unwrap());
+        let since = since.parse::<u64>().unwrap() - 4 * 86_400_000;
+        world.redis.command::<()>(&["SET", &key, &format!("{head}\"since_ms\":{since}{rest}")]).await;
+    }
+    assert!(first.stop().await.success());
+    let second = start_with(&world, &both);
+    world.merchants.until_delivered(events.len()).await;
+    world.until_finished().await;
+    world.merchants.assert_sound();
+    second.until_metric("herald_dead_letters", |letters| letters == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_serves_payment_intents_alone_tells_its_keys_and_which_it_lacks() {
+    let world = World::new().await;
+    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
+    sealing_with(&world, &both).await.create(world.endpoint("ep_0", "acc_0"), &mark()).await.unwrap();
+    let serves = world.setup().intents_alone().env("HERALD_MASTER_KEY_FILE", &one.text()).start();
+    until("not ready", async || ready(&serves, 503, &id_of(2))).await;
+    until("told", async || world.number(&["HLEN", "herald:{herald}:workers"]).await == 1).await;
+    let refused = verb(&world.redis, Some(&Keys::of(&[3, 2, 1])), &["key", "reseal", "--reason", "a test"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
+    assert!(text(&refused).contains("(intents) does not have the key"), "{}", text(&refused));
+    one.put(&[1, 2]);
+    until("ready", async || ready(&serves, 200, "ready")).await;
+    until("known", async || {
+        let status = text(&verb(&world.redis, Some(&both), &["key", "status", "-o", "jsonl"]));
+        let line = status.lines().find(|line| line.contains(&id_of(2))).unwrap_or_default().to_owned();
+        line.contains("(intents)") && line.contains("\"unknown_to\":[]")
+    })
+    .await;
+    // It has the key, and will never have the lease: nobody leaves it to that.
+    let lacks = Keys::of(&[1]);
+    let worker = start_with(&world, &lacks);
+    worker.until_owner().await;
+    until("not ready", async || ready(&worker, 503, &id_of(2))).await;
+    until("told", async || world.number(&["HLEN", "herald:{herald}:workers"]).await == 2).await;
+    assert_eq!(worker.metric("herald_partition_owner"), 1.0);
+    assert!(serves.stop().await.success());
+    until("it has left", async || world.number(&["HLEN", "herald:{herald}:workers"]).await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_endpoint_is_listed_without_its_secrets_and_can_be_deleted() {
+    let world = World::new().await;
+    let (both, one) = (Keys::of(&[2, 1]), Keys::of(&[1]));
+    let mut registry = sealing_with(&world, &both).await;
+    let headers = vec![("x-key".to_owned(), "of-the-merchant".to_owned())];
+    registry.create(Endpoint { headers, ..world.endpoint("ep_0", "acc_0") }, &mark()).await.unwrap();
+    sealing_with(&world, &one).await.create(world.endpoint("ep_1", "acc_0"), &mark()).await.unwrap();
+    let token = "0123456789abcdef0123456789abcdef";
+    let setup = world.setup().env("HERALD_MASTER_KEY_FILE", &one.text()).env("HERALD_ADMIN_TOKEN", token);
+    let herald = setup.start();
+    herald.until_owner().await;
+    until("not ready", async || ready(&herald, 503, &id_of(2))).await;
+    let list = api(&herald, token, "/v1/endpoints");
+    assert!(list.contains("\"ep_0\"") && list.contains("\"ep_1\""), "{list}");
+    for path in ["/v1/endpoints?state=locked", "/v1/endpoints/ep_0"] {
+        let shown = api(&herald, token, path);
+        assert!(shown.contains("\"state\":\"locked\"") && shown.contains(&id_of(2)), "{shown}");
+        assert!(shown.contains("x-key") && shown.contains("\"account\":\"acc_0\""), "{shown}");
+        assert!(!shown.contains("of-the-merchant") && !shown.contains("hs1."), "{shown}");
+        assert!(!shown.contains("ep_1"), "{shown}");
+    }
+    let of_merchant = verb(
+        &world.redis,
+        Some(&one),
+        &["token", "create", "--role", "merchant", "--account", "acc_0", "--name", "t", "-o", "json"],
+    );
+    let made: serde_json::Value = serde_json::from_slice(&of_merchant.stdout).unwrap();
+    let merchant = made["token"].as_str().unwrap();
+    let shown = api(&herald, merchant, "/v1/endpoints?state=locked");
+    assert!(shown.contains("\"state\":\"locked\"") && !shown.contains(&id_of(2)), "{shown}");
+    let refused = asked(&herald, token, "POST", "/v1/endpoints/ep_0/pause", r#"{"reason":"a test"}"#);
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains(&id_of(2)), "{refused}");
+    let deleted = asked(&herald, token, "DELETE", "/v1/endpoints/ep_0", r#"{"reason":"its key is lost"}"#);
+    assert!(deleted.starts_with("HTTP/1.1 202"), "{deleted}");
+    let left: Option<String> = world.redis.command(&["HGET", "herald:{herald}:registry", "ep_0"]).await;
+    assert_eq!(left, None);
+    until("ready", async || ready(&herald, 200, "ready")).await;
+    assert!(!api(&herald, token, "/v1/endpoints").contains("\"ep_0\""));
+    let told = text(&verb(&world.redis, None, &["audit", "list", "--act", "endpoint delete", "-o", "json"]));
+    assert!(told.contains("its key is lost"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_value_locks_its_endpoint_alone_and_the_worker_stays_ready() {
     let world = World::new().await;
@@ -290,14 +396,23 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What `GET` of the operations API answers.
-fn api(herald: &Herald, token: &str, path: &str) -> String {
+/// What the operations API answers.
+fn asked(herald: &Herald, token: &str, method: &str, path: &str, body: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(herald.address()).unwrap();
-    let head = format!("GET {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn api(herald: &Herald, token: &str, path: &str) -> String {
+    let answer = asked(herald, token, "GET", path, "");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     answer
 }

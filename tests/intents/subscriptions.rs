@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -9,6 +11,7 @@ use futures_util::future::join_all;
 use herald::{
     facts::{
         endpoint::{EndpointState, Mark},
+        sealing::key_line,
         signing::{SecretText, verify_dojo, verify_standard},
     },
     store::registry::RegistryStore,
@@ -44,6 +47,30 @@ fn of(subscription: &Value) -> String {
 
 fn kind(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["type"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_subscription_whose_secret_cannot_be_read_is_listed_as_locked_and_can_be_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let file: &'static str = folder.path().join("keys").to_str().unwrap().to_owned().leak();
+    let has = |key: u8| fs::write(file, &*key_line(&[key; 32])).unwrap();
+    has(1);
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    let house = House::start_with([LOOPBACK, &[("HERALD_MASTER_KEY_FILE", file)]].concat().leak()).await;
+    let merchant = house.merchant("acc_a");
+    let made = subscribe(&merchant, &[CREATED]).await;
+    has(2);
+    until("it is locked", async || merchant.get("/webhooks").await.1[0]["state"] == "locked").await;
+    let (_, listed) = merchant.get("/webhooks").await;
+    let is_same = |name: &str| listed[0][name] == made[name];
+    assert!(["id", "url", "events", "createdAt"].into_iter().all(is_same), "{listed}");
+    assert_eq!(listed[0]["secrets"], json!([]));
+    assert_eq!(house.merchant("acc_b").get("/webhooks").await, (200, json!([])));
+    assert_eq!(merchant.post("/webhooks", &wanted(&[CREATED])).await.0, 503, "the event may be taken");
+    assert_eq!(merchant.delete(&of(&made)).await.0, 204);
+    assert_eq!(merchant.get("/webhooks").await, (200, json!([])));
+    assert_eq!(subscribe(&merchant, &[CREATED]).await["state"], Value::Null);
+    house.end().await;
 }
 
 #[tokio::test]

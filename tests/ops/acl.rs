@@ -343,7 +343,10 @@ async fn owners_calls(server: &TestRedis, owner: &Owner) {
     };
     let known = vec![Known { ordered: true, single: false, recorded: Recorded::This }];
     assert_eq!(owner.call(asked).await, Answer::Asked { known });
-    owner.call(Call::Counts { term: term(), cursor: 0 }).await;
+    let note = Call::NoteUnreadable { term: term(), endpoints: vec![endpoint_id("ep_a")], holds_ms: 1_000_000 };
+    assert!(matches!(owner.call(note).await, Answer::Noted { .. }));
+    let counts = owner.call(Call::Counts { term: term(), cursor: 0 }).await;
+    assert!(matches!(&counts, Answer::Counts { unreadable, .. } if unreadable.len() == 1), "{counts:?}");
     let claimed = owner.call(Call::Claim { term: term(), max: 10 }).await;
     assert!(matches!(&claimed, Answer::Claimed { kept, .. } if kept.len() == 1), "{claimed:?}");
     owner.call(Call::Recover { term: term(), max: 10 }).await;

@@ -56,10 +56,11 @@ pub enum Mutation {
     BookedTwice,
     StepWithoutFence,
     DoneWhenQueued,
+    LockForgotten,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::NoFence,
         Self::AcksBeforeRecords,
         Self::NewBeforePending,
@@ -97,6 +98,7 @@ impl Mutation {
         Self::BookedTwice,
         Self::StepWithoutFence,
         Self::DoneWhenQueued,
+        Self::LockForgotten,
     ];
 
     /// What is done wrong.
@@ -140,6 +142,7 @@ impl Mutation {
             Self::BookedTwice => "an operation that counts twice what has ended",
             Self::StepWithoutFence => "a step of an operation without a fence",
             Self::DoneWhenQueued => "a redelivery that is done when it is queued",
+            Self::LockForgotten => "a new owner that does not know what could not be read",
             Self::NamesakeTakenForKnown => "a quarantined entry taken for another one of its id",
         }
     }
@@ -272,6 +275,10 @@ pub fn carry_out(model: &mut Model, mutation: Option<Mutation>, call: &Call) -> 
             let known: Vec<EntryId> = model.quarantine.iter().map(|(entry, _)| *entry).collect();
             settlement.items.retain(|item| !matches!(item, Item::Quarantine { entry, .. } if known.contains(entry)));
             model.call(&Call::Settle { term: term.clone(), settlement })
+        }
+        (Mutation::LockForgotten, Call::Counts { .. }) => {
+            model.unreadable.clear();
+            model.call(call)
         }
         (Mutation::AskAnswersZero, Call::Ask { .. }) => match model.call(call) {
             Ok(Answer::Asked { known }) => Ok(Answer::Asked { known: vec![Known::default(); known.len()] }),
@@ -437,6 +444,7 @@ fn term_mut(call: &mut Call) -> &mut Term {
         | Call::Trim { term, .. }
         | Call::ExpireDead { term, .. }
         | Call::Unindexed { term, .. }
-        | Call::SweepDead { term, .. } => term,
+        | Call::SweepDead { term, .. }
+        | Call::NoteUnreadable { term, .. } => term,
     }
 }

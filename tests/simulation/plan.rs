@@ -86,6 +86,9 @@ pub enum Action {
     GiveAway(usize),
     SwitchOrder(usize),
     PauseAll(bool),
+    /// No worker has the key of its secrets any more, or they are damaged; until somebody sees to it.
+    Lock(usize),
+    Unlock(usize),
     Redeliver(usize),
     Discard(usize),
     Release {
@@ -163,6 +166,15 @@ impl Action {
             self,
             Pause(_) | Disable(_) | Enable(_) | Delete(_) | Create(_) | GiveAway(_) | SwitchOrder(_) | PauseAll(_)
         )
+    }
+
+    /// The endpoint that it changes in the registry.
+    pub fn changes(self) -> Option<usize> {
+        use Action::*;
+        match self {
+            Pause(at) | Disable(at) | Enable(at) | Delete(at) | GiveAway(at) | SwitchOrder(at) => Some(at),
+            _ => None,
+        }
     }
 
     /// Whether it may cost duplicates.
@@ -290,6 +302,7 @@ impl Plan {
         plan.with_an_id_given_away(accounts);
         plan.with_operations();
         plan.with_clean_stops();
+        plan.with_a_lock();
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -330,6 +343,27 @@ impl Plan {
 
     pub fn has_operations(&self) -> bool {
         self.actions.iter().any(|(_, action)| matches!(action, Action::Operate { .. }))
+    }
+
+    /// One run in 12 has an endpoint that is locked while retries of it are due and others wait behind them; mostly for longer
+    /// than a delivery may grow old, and taken over by another worker before or after that ends.
+    fn with_a_lock(&mut self) {
+        let mut chance = Chance::new(self.seed ^ 0x10c_4ed);
+        if !chance.one_in(12) {
+            return;
+        }
+        let (endpoint, at) = (self.endpoint(&mut chance), chance.within(300, ACTIVE_MS - 300));
+        self.actions.push((at - chance.within(50, 300), Action::Receiver { endpoint, manner: Manner::Fails }));
+        for _ in 0..4 {
+            let (intent, count) = (chance.below(self.intents.len() as u64) as usize, chance.within(1, 5) as usize);
+            self.actions.push((chance.within(at - 300, at + 300), Action::Publish { intent, count }));
+        }
+        let until = if chance.one_in(4) { at + chance.within(20, 2_000) } else { chance.within(24_000, 34_000) };
+        self.actions.extend([(at, Action::Lock(endpoint)), (until, Action::Unlock(endpoint))]);
+        for _ in 0..chance.below(3) {
+            let when = chance.within(until.saturating_sub(600), until + 600);
+            self.actions.extend((0..self.workers).map(|worker| (when, Action::Stop(worker))));
+        }
     }
 
     /// Every other run in which nothing breaks has workers that are stopped in the middle of their work, as by a deployment.

@@ -62,7 +62,10 @@ const LEASE_MS: u64 = 1_000;
 const COOLDOWN_MS: u64 = 200;
 /// A retry waits this long at most, its jitter included.
 const MAX_PAUSE_MS: u64 = 720;
-const MAX_AGE_MS: u64 = 10_000;
+const MAX_AGE_MS: u64 = 20_000;
+/// How long before an endpoint can be read again a worker may have noted for the last time that it cannot be, if another has taken
+/// over meanwhile.
+const NOTED_BEFORE_MS: u64 = 8_000;
 const ATTEMPT_TIMEOUT_MS: u64 = 400;
 /// After everything has healed, a run has ended by then.
 const PATIENCE_MS: u64 = 60_000;
@@ -241,6 +244,9 @@ pub struct World {
     given_away: BTreeSet<usize>,
     /// It was disabled, deleted or gone at some time.
     was_ended: Vec<bool>,
+    /// Since when each is locked; until when it was.
+    locked_since: Vec<Option<u64>>,
+    locked_until: Vec<u64>,
     ledger: Ledger,
     /// Entries that are not events, each with a text of its own, because nothing else tells two with one id apart.
     strange: Vec<Bytes>,
@@ -327,6 +333,8 @@ impl World {
             was_unordered: plan.endpoints.iter().map(|endpoint| !endpoint.ordered).collect(),
             given_away: BTreeSet::new(),
             was_ended: vec![false; endpoints],
+            locked_since: vec![None; endpoints],
+            locked_until: vec![0; endpoints],
             ledger: Ledger::default(),
             strange: Vec::new(),
             strangers: 0,

@@ -53,6 +53,7 @@ impl Reader<'_> {
                     }
                 }
                 ("singles", endpoint) => chains(&mut model, endpoint).singles = self.counts(&name).await,
+                ("unreadable", _) => model.unreadable = self.scored(&name).await,
                 ("bytes", _) => {
                     for (endpoint, bytes) in self.ask::<BTreeMap<String, i64>>(&["HGETALL", &name]).await {
                         chains(&mut model, &endpoint).bytes = bytes;
@@ -83,7 +84,7 @@ impl Reader<'_> {
                     }
                 }
                 ("dead", endpoint) => {
-                    let all = self.scored(&keys.dead()).await;
+                    let all: BTreeMap<DeliveryId, u64> = self.scored(&keys.dead()).await;
                     let of: BTreeMap<_, _> =
                         all.into_iter().filter(|(id, _)| id.endpoint.as_str() == endpoint).collect();
                     assert_eq!(self.scored(&name).await, of, "the dead letters of {endpoint} are indexed twice alike");
@@ -265,7 +266,11 @@ impl Reader<'_> {
         self.ask(&["HGETALL", key]).await
     }
 
-    pub async fn scored(&mut self, key: &str) -> BTreeMap<DeliveryId, u64> {
+    pub async fn scored<M>(&mut self, key: &str) -> BTreeMap<M, u64>
+    where
+        M: Ord + std::str::FromStr,
+        M::Err: std::fmt::Debug,
+    {
         let members: Vec<(String, f64)> = self.ask(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await;
         members.into_iter().map(|(id, at)| (parse(&id), at as u64)).collect()
     }

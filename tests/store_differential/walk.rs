@@ -113,7 +113,10 @@ impl Walk {
             72..74 => self.look_at_backlog().await?,
             74..76 => self.take_heads().await?,
             76..78 => self.ask_for_records().await?,
-            78..79 => self.count().await?,
+            78..79 => match self.chance.below(2) {
+                0 => self.count().await?,
+                _ => self.note_unreadable().await?,
+            },
             79..83 => self.foreign_read().await?,
             83..84 => self.claim_foreign().await?,
             84..85 => match self.chance.below(3) {
@@ -337,7 +340,8 @@ impl Walk {
         }
         same("the answer", &answer, &Answer::Recovered { moved: max.min(self.model.claimed.len()) })?;
         let now_ms = self.redis_time().await;
-        let due = Reader { connection: &mut self.raw, keys: &self.keys }.scored(&self.keys.due()).await;
+        let due: BTreeMap<DeliveryId, u64> =
+            Reader { connection: &mut self.raw, keys: &self.keys }.scored(&self.keys.due()).await;
         for id in self.model.claimed.clone() {
             if let Some(at) = due.get(&id) {
                 if now_ms.abs_diff(*at) > WINDOW_MS {
@@ -392,6 +396,13 @@ impl Walk {
 
     async fn count(&mut self) -> Step {
         self.alike(Call::Counts { term: self.term.clone(), cursor: 0 }).await
+    }
+
+    async fn note_unreadable(&mut self) -> Step {
+        let endpoints = (0..self.chance.below(4)).map(|_| self.some_delivery().0.endpoint).collect();
+        let holds_ms = [1, 1_000, 1_000_000][self.chance.below(3) as usize];
+        self.alike(Call::NoteUnreadable { term: self.term.clone(), endpoints, holds_ms }).await?;
+        self.count().await
     }
 
     /// Redis drops trimmed entries when they are taken over; the model would read them as trimmed.
@@ -880,7 +891,8 @@ fn time_of(answer: &Answer) -> Option<u64> {
         | Answer::Backlog { now_ms, .. }
         | Answer::PulledIn { now_ms, .. }
         | Answer::Heads { now_ms, .. }
-        | Answer::Trimmed { now_ms, .. } => Some(*now_ms),
+        | Answer::Trimmed { now_ms, .. }
+        | Answer::Noted { now_ms } => Some(*now_ms),
         _ => None,
     }
 }

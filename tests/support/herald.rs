@@ -40,11 +40,14 @@ pub struct Setup {
     toml: String,
     env: Vec<(String, String)>,
     dumps_core: bool,
+    /// What it serves: everything, or `intents` alone.
+    serves: &'static [&'static str],
 }
 
 impl Setup {
     pub fn new(redis: &str) -> Self {
-        let setup = Self { redis: redis.to_owned(), toml: QUICK.to_owned(), env: Vec::new(), dumps_core: false };
+        let (redis, toml) = (redis.to_owned(), QUICK.to_owned());
+        let setup = Self { redis, toml, env: Vec::new(), dumps_core: false, serves: &["serve"] };
         setup
             .env("HERALD_ALLOW_HTTP", "true")
             .env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8")
@@ -66,6 +69,12 @@ impl Setup {
     pub fn dumping_core(mut self) -> Self {
         self.dumps_core = true;
         self
+    }
+
+    /// Payment intents alone. Its address is that of its health.
+    pub fn intents_alone(self) -> Self {
+        let setup = Self { serves: &["intents", "serve"], ..self };
+        setup.env("HERALD_INTENTS_LISTEN", &free_address().to_string())
     }
 
     /// It believes that it is this much later, or earlier, than it is: `+2h`, `-30s`.
@@ -107,8 +116,9 @@ impl Setup {
                 command
             }
         };
-        command.arg("serve").env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_HISTORY_URL", "");
+        command.args(self.serves).env_clear().env("PATH", "/usr/bin:/bin").env("HERALD_HISTORY_URL", "");
         command.env("HERALD_REDIS_URL", &self.redis).env("HERALD_LISTEN", listen.to_string());
+        command.env("HERALD_INTENTS_METRICS_LISTEN", listen.to_string());
         command.env("HERALD_CONFIG", &file).env("RUST_BACKTRACE", "1");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let output = log.try_clone().expect("a file can be cloned");

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     access::{Caller, Keeper},
+    endpoints::Seen,
     request::{Body, CHANGED_MEANWHILE, ChangeRefusals, Reason, Refusals, named, of_rule, optional, reason, refused},
     settings::{CreateEndpoint, UpdateEndpoint},
 };
@@ -139,7 +140,11 @@ pub async fn delete(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<EndpointView>), Problem> {
-    let view = api.disable(&caller, &id, &body, Act::EndpointDelete, |endpoint| endpoint.leaves = true).await?;
+    let seen = api.seen(&caller, &named(&id)?).await?;
+    let view = match seen.lock {
+        Some(_) => api.remove_locked(&caller, &seen, &body).await?,
+        None => api.disable(&caller, &id, &body, Act::EndpointDelete, |endpoint| endpoint.leaves = true).await?,
+    };
     Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
@@ -338,6 +343,17 @@ impl Api {
         }
         let begun = about(caller.begun(self, act, &why), &before);
         Ok(caller.shown(&self.put(caller, begun, after, &mark, changed).await?))
+    }
+
+    /// It cannot be written any more, so it is gone at once: what waits for it becomes dead letters.
+    async fn remove_locked(&self, caller: &Caller, seen: &Seen, body: &Body) -> Result<EndpointView, Problem> {
+        let why = reason(&body.read(&self.0.schemas.reason)?.reason)?;
+        caller.may_lift(&seen.endpoint)?;
+        let begun = about(caller.begun(self, Act::EndpointDelete, &why), &seen.endpoint);
+        let (id, mark) = (&seen.endpoint.id, caller.mark(&why));
+        let remove = async |_: &mut _| self.with_registry(async |store| store.remove(id, None, &mark).await).await;
+        self.0.audit.audited(begun, remove).await?;
+        Ok(seen.view(caller.viewer(), clock::wall_ms()))
     }
 
     /// Within what an account may have, also while others of it are made.

@@ -1,6 +1,6 @@
 //! Endpoints: what there is.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -18,17 +18,21 @@ use super::{
 use crate::{
     clock,
     facts::{
-        endpoint::{Endpoint, EndpointState},
+        endpoint::Endpoint,
         id::{AccountId, EndpointId},
     },
     http::problem::Problem,
     store::{
         connection::Connection,
         error::StoreError,
-        registry::{RegistryError, RegistryStore},
+        registry::{
+            RegistryError, RegistryStore, Unreadable,
+            stored::{Lock, LockCause},
+        },
     },
     view::{
-        endpoint::EndpointView,
+        Viewer,
+        endpoint::{EndpointView, state_name},
         health::{of_many, of_one},
     },
 };
@@ -44,7 +48,7 @@ type Answer<T> = Result<Json<T>, Problem>;
 pub struct ListQuery {
     /// Only of this account.
     account: Option<String>,
-    /// Only those in this state: enabled, paused or disabled.
+    /// Only those in this state: enabled, paused, disabled or locked.
     state: Option<String>,
     /// At most so many, 1 to 500.
     limit: Option<String>,
@@ -65,35 +69,54 @@ pub async fn list(
     let account = caller.narrowed(optional::<AccountId>("account", query.account.as_ref())?)?;
     let state = query.state.as_deref().map(state_named).transpose()?;
     let (cursor, limit) = (Cursor::read(query.cursor.as_ref())?, limit(query.limit.as_ref())?);
-    let fits = |endpoint: &Endpoint| {
-        account.as_ref().is_none_or(|account| *account == endpoint.account)
-            && state.is_none_or(|state| state == state_of(&endpoint.status))
+    let fits = |seen: &Seen| {
+        account.as_ref().is_none_or(|account| *account == seen.endpoint.account)
+            && state.is_none_or(|state| state == seen.state())
     };
-    let mut found = api.known_endpoints().await?;
-    found.retain(|endpoint| fits(endpoint));
-    found.sort_by(|one, other| one.id.cmp(&other.id));
-    let keyed = found.into_iter().map(|endpoint| (endpoint.id.to_string(), endpoint)).collect();
+    let mut found = api.seen_endpoints().await?;
+    found.retain(fits);
+    found.sort_by(|one, other| one.endpoint.id.cmp(&other.endpoint.id));
+    let keyed = found.into_iter().map(|seen| (seen.endpoint.id.to_string(), seen)).collect();
     let Page { items, next, prev } = Page::of(keyed, cursor.as_ref(), limit);
     let (now_ms, viewer) = (clock::wall_ms(), caller.viewer());
-    let ids: Vec<EndpointId> = items.iter().map(|endpoint| endpoint.id.clone()).collect();
+    let ids: Vec<EndpointId> = items.iter().map(|seen| seen.endpoint.id.clone()).collect();
     let health = api.queries(async |queries| of_many(queries, &ids, viewer).await).await?;
-    let view =
-        |(endpoint, health): (&Arc<Endpoint>, _)| EndpointView::of(endpoint, None, viewer, now_ms).with_health(health);
+    let view = |(seen, health): (&Seen, _)| seen.view(viewer, now_ms).with_health(health);
     let items = items.iter().zip(health).map(view).collect();
     Ok(Json(Page { items, next, prev }))
 }
 
-fn state_of(status: &EndpointState) -> &'static str {
-    match status {
-        EndpointState::Enabled => "enabled",
-        EndpointState::Paused(_) => "paused",
-        EndpointState::Disabled(_) => "disabled",
-    }
+fn state_named(text: &str) -> Result<&'static str, Problem> {
+    let known = ["enabled", "paused", "disabled", "locked"].into_iter().find(|name| *name == text);
+    known.ok_or_else(|| Problem::fault("state", "is none of enabled, paused, disabled and locked"))
 }
 
-fn state_named(text: &str) -> Result<&'static str, Problem> {
-    let known = ["enabled", "paused", "disabled"].into_iter().find(|name| *name == text);
-    known.ok_or_else(|| Problem::fault("state", "is none of enabled, paused and disabled"))
+/// An endpoint, or as much of one that is locked as can be shown.
+pub(super) struct Seen {
+    pub endpoint: Arc<Endpoint>,
+    pub lock: Option<LockCause>,
+}
+
+impl Seen {
+    fn open(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, lock: None }
+    }
+
+    fn locked((endpoint, cause): (Arc<Endpoint>, LockCause)) -> Self {
+        Self { endpoint, lock: Some(cause) }
+    }
+
+    fn state(&self) -> &'static str {
+        if self.lock.is_some() { "locked" } else { state_name(&self.endpoint.status) }
+    }
+
+    pub fn view(&self, viewer: Viewer, now_ms: u64) -> EndpointView {
+        let view = EndpointView::of(&self.endpoint, None, viewer, now_ms);
+        match &self.lock {
+            Some(cause) => view.locked(cause, viewer),
+            None => view,
+        }
+    }
 }
 
 /// Show one endpoint, with how its receiver does.
@@ -102,10 +125,10 @@ fn state_named(text: &str) -> Result<&'static str, Problem> {
     responses((status = 200, body = EndpointView), Refusals)
 )]
 pub async fn show(State(api): State<Api>, Anyone(caller): Anyone, Path(id): Path<String>) -> Answer<EndpointView> {
-    let endpoint = api.endpoint(&caller, &named(&id)?).await?;
+    let seen = api.seen(&caller, &named(&id)?).await?;
     let viewer = caller.viewer();
-    let health = api.queries(async |queries| of_one(queries, &endpoint.id, viewer).await).await?;
-    Ok(Json(EndpointView::of(&endpoint, None, viewer, clock::wall_ms()).with_health(health)))
+    let health = api.queries(async |queries| of_one(queries, &seen.endpoint.id, viewer).await).await?;
+    Ok(Json(seen.view(viewer, clock::wall_ms()).with_health(health)))
 }
 
 impl Api {
@@ -115,6 +138,31 @@ impl Api {
         let endpoint = found.ok_or_else(Problem::not_found)?;
         caller.sees(Some(&endpoint.account))?;
         Ok(endpoint)
+    }
+
+    /// The same, even if it is locked.
+    pub(super) async fn seen(&self, caller: &Caller, id: &EndpointId) -> Result<Seen, Problem> {
+        let found = self.with_registry(async |store| Ok(store.get_many(&[id]).await?)).await?;
+        let seen = match found.into_iter().next() {
+            Some(Ok(Some(endpoint))) => Seen::open(Arc::new(endpoint)),
+            Some(Err(Unreadable { lock: Some(Lock { shown: Some(endpoint), cause, .. }), .. })) => {
+                Seen::locked((endpoint, cause))
+            }
+            Some(Err(_)) => return Err(of_registry(&RegistryError::Unreadable(id.clone()))),
+            Some(Ok(None)) | None => return Err(Problem::not_found()),
+        };
+        caller.sees(Some(&seen.endpoint.account))?;
+        Ok(seen)
+    }
+
+    /// All that can be shown, in no order.
+    async fn seen_endpoints(&self) -> Result<Vec<Seen>, Problem> {
+        let mut seen: Vec<Seen> = self.known_endpoints().await?.into_iter().map(Seen::open).collect();
+        // A new key may have opened some in between.
+        let open: HashSet<EndpointId> = seen.iter().map(|seen| seen.endpoint.id.clone()).collect();
+        let locked = self.0.registry.locked().into_iter().filter(|(endpoint, _)| !open.contains(&endpoint.id));
+        seen.extend(locked.map(Seen::locked));
+        Ok(seen)
     }
 
     /// As they are in memory, once that is as new as Redis was when this was asked, so that whoever made one sees it. In no order;

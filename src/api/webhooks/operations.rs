@@ -8,7 +8,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::subscriptions::{Changes, SubscriptionError, Wanted, active};
+use super::subscriptions::{Changes, Listed, SubscriptionError, Wanted, active};
 use crate::{
     api::intents::{
         Api,
@@ -96,6 +96,9 @@ pub struct Subscription {
     created_at: Stamp,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Stamp,
+    /// `locked` while its secrets cannot be read: what it is owed waits, and whoever runs this service has to see to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -129,6 +132,7 @@ impl Subscription {
             secrets: secrets(endpoint, made),
             created_at: instant(endpoint.created_at_ms),
             updated_at: instant(endpoint.updated_at_ms),
+            state: None,
         }
     }
 }
@@ -169,7 +173,11 @@ fn secret_name(text: &str) -> Result<&str, Problem> {
 )]
 pub async fn list_subscriptions(State(api): State<Api>, Reader(caller): Reader) -> Answer<Vec<Subscription>> {
     let endpoints = api.subscriptions.list(&caller.account).await?;
-    Ok(Json(endpoints.iter().map(|endpoint| Subscription::of(endpoint, None)).collect()))
+    let shown = |listed: &Listed| Subscription {
+        state: listed.is_locked.then_some("locked"),
+        ..Subscription::of(&listed.endpoint, None)
+    };
+    Ok(Json(endpoints.iter().map(shown).collect()))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -183,7 +183,16 @@ struct Inner {
 struct Known {
     version: u64,
     endpoints: Vec<Arc<Endpoint>>,
+    /// What can be shown of those whose secrets cannot be read.
+    locked: Vec<Arc<Endpoint>>,
     is_uncertain: bool,
+}
+
+/// A subscription as its merchant sees it.
+pub struct Listed {
+    pub endpoint: Arc<Endpoint>,
+    /// Its secrets cannot be read, so its events wait.
+    pub is_locked: bool,
 }
 
 impl Subscriptions {
@@ -195,11 +204,13 @@ impl Subscriptions {
     }
 
     /// In the order in which they were made.
-    pub async fn list(&self, account: &AccountId) -> Result<Vec<Arc<Endpoint>>> {
-        let mut endpoints = self.look(account).await?.endpoints;
-        endpoints.retain(|endpoint| is_there(endpoint, Keeper::Merchant));
-        endpoints.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
-        Ok(endpoints)
+    pub async fn list(&self, account: &AccountId) -> Result<Vec<Listed>> {
+        let Known { endpoints, locked, .. } = self.look(account).await?;
+        let listed = |is_locked| move |endpoint| Listed { endpoint, is_locked };
+        let all = endpoints.into_iter().map(listed(false)).chain(locked.into_iter().map(listed(true)));
+        let mut all: Vec<Listed> = all.filter(|one| is_there(&one.endpoint, Keeper::Merchant)).collect();
+        all.sort_by(|a, b| (a.endpoint.created_at_ms, &a.endpoint.id).cmp(&(b.endpoint.created_at_ms, &b.endpoint.id)));
+        Ok(all)
     }
 
     pub async fn get(&self, account: &AccountId, id: &EndpointId) -> Result<Arc<Endpoint>> {
@@ -291,6 +302,10 @@ impl Subscriptions {
     /// It takes nothing any more and is gone for its merchant; its record goes when what it was owed has become dead letters.
     pub async fn delete(&self, caller: &Caller, id: &EndpointId, keeper: Keeper) -> Result<()> {
         let mark = mark(&caller.account, "deleted over HTTP");
+        let known = self.look(&caller.account).await?;
+        if let Some(locked) = known.locked.iter().find(|locked| locked.id == *id && is_there(locked, keeper)) {
+            return self.remove_locked(caller, locked, &mark).await;
+        }
         // First: what is accepted from here on is not owed.
         let last = self.with_connection(async |mut it| last_entry(&mut it, &self.0.keys).await).await?;
         let leave = |endpoint: &mut Endpoint| {
@@ -306,6 +321,17 @@ impl Subscriptions {
         };
         let endpoint = self.change_alone(caller, Act::EndpointDelete, id, keeper, &mark, leave).await?;
         self.remove_if_drained(&endpoint).await
+    }
+
+    /// It cannot be written any more, so it is gone at once: what waits for it becomes dead letters.
+    async fn remove_locked(&self, caller: &Caller, locked: &Endpoint, mark: &Mark) -> Result<()> {
+        if locked.keeper == Keeper::Merchant && locked.stopped_by_operator().is_some() {
+            return Err(SubscriptionError::Stopped);
+        }
+        let begun = self.begun(caller, Act::EndpointDelete, mark, &locked.id);
+        let remove =
+            async |_: &mut _| Ok(self.with_store(async |store| store.remove(&locked.id, None, mark).await).await?);
+        self.0.audits.merchants.audited(begun, remove).await
     }
 
     /// A new secret, which does not sign before it is activated.
@@ -411,11 +437,13 @@ impl Subscriptions {
             },
             // One that vanished is not begun anew: the worker waits for it to come back.
             None if registry.id().is_some() => return Err(SubscriptionError::NotFollowed),
-            None => return Ok(Known { version: 0, endpoints: Vec::new(), is_uncertain: false }),
+            None => return Ok(Known { version: 0, endpoints: Vec::new(), locked: Vec::new(), is_uncertain: false }),
         }
         let found = registry.lookup(account);
         let (version, is_uncertain) = (found.version, found.is_uncertain);
-        Ok(Known { version, endpoints: found.endpoints.to_vec(), is_uncertain })
+        let locked = registry.locked().into_iter().map(|(endpoint, _)| endpoint);
+        let locked = locked.filter(|endpoint| endpoint.account == *account).collect();
+        Ok(Known { version, endpoints: found.endpoints.to_vec(), locked, is_uncertain })
     }
 
     async fn remove_drained(&self, account: &AccountId) -> Result<()> {

@@ -6,6 +6,7 @@ mod rotate;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use anyhow::bail;
 use clap::{Args, Subcommand, builder::ArgPredicate};
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
@@ -201,7 +202,7 @@ async fn unseal(context: &Context, consent: Consent) -> anyhow::Result<()> {
 }
 
 fn counted(tally: &mut Tally, resealed: &Resealed) {
-    tally.set(resealed.written, resealed.left.len() as u64);
+    tally.set(resealed.written, resealed.left.len() as u64 + resealed.missed);
 }
 
 /// What came of sealing anew; that some could not be is an error.
@@ -213,6 +214,7 @@ fn tell(context: &Context, key: &str, resealed: &Resealed, is_dry: bool) -> anyh
         written: u64,
         unchanged: u64,
         left: Vec<Left<'a>>,
+        missed: u64,
     }
     #[derive(Serialize)]
     struct Left<'a> {
@@ -220,19 +222,57 @@ fn tell(context: &Context, key: &str, resealed: &Resealed, is_dry: bool) -> anyh
         why: &'a str,
     }
     let left = resealed.left.iter().map(|(endpoint, why)| Left { endpoint, why }).collect();
-    let Resealed { written, unchanged, .. } = *resealed;
+    let Resealed { written, unchanged, missed, .. } = *resealed;
     let fields = [
         ("key", key.to_owned()),
         (if is_dry { "would be written" } else { "written" }, words::number(written)),
         ("so already", words::number(unchanged)),
         ("left", words::number(resealed.left.len() as u64)),
+        ("missed", words::number(missed)),
     ];
-    context.output.one(&View { key, dry_run: is_dry, written, unchanged, left }, &fields)?;
+    context.output.one(&View { key, dry_run: is_dry, written, unchanged, left, missed }, &fields)?;
     for (endpoint, why) in resealed.left.iter().take(SHOWN) {
         note(format_args!("endpoint {endpoint} is left as it is: {why}"));
     }
-    match resealed.left.len() {
-        0 => Ok(()),
-        left => Err(VerbError::Refused(format!("{left} endpoints are left as they are: they do not open here")).into()),
+    verdict(resealed)
+}
+
+fn verdict(resealed: &Resealed) -> anyhow::Result<()> {
+    let missed = (resealed.missed > 0).then(|| {
+        let missed = words::count(resealed.missed, "endpoint was", "endpoints were");
+        format!("{missed} changed by somebody else each time, and kept as before: run this again")
+    });
+    let left = (!resealed.left.is_empty()).then(|| {
+        let left = words::count(resealed.left.len() as u64, "endpoint is", "endpoints are");
+        format!("{left} left as before: what they hold does not open here (`herald key status`)")
+    });
+    match (left, missed) {
+        (None, None) => Ok(()),
+        // Only time is needed.
+        (None, Some(missed)) => bail!(missed),
+        (Some(left), missed) => {
+            Err(VerbError::Refused([left].into_iter().chain(missed).collect::<Vec<_>>().join("; ")).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_seals_anew_hears_what_is_left_and_what_to_do() {
+        let why = |resealed: &Resealed| verdict(resealed).unwrap_err();
+        assert!(verdict(&Resealed { written: 3, ..Resealed::default() }).is_ok());
+        let missed = Resealed { missed: 2, ..Resealed::default() };
+        let error = why(&missed);
+        assert!(
+            error.to_string().starts_with("2 endpoints were changed") && error.to_string().ends_with("run this again")
+        );
+        assert!(error.downcast_ref::<VerbError>().is_none(), "not refused: it may go well the next time");
+        let left = [("ep_a".to_owned(), "it is damaged".to_owned())].into();
+        let error = why(&Resealed { left, ..missed });
+        assert!(matches!(error.downcast_ref(), Some(VerbError::Refused(text)) if text.contains("1 endpoint is left")));
+        assert!(error.to_string().contains("2 endpoints were changed"), "{error}");
     }
 }

@@ -25,7 +25,8 @@ impl Core {
     /// An attempt's result becomes a fate.
     pub(super) fn conclude(&mut self, now: u64, redis_ms: u64, job: JobId, attempted: Arc<Attempted>, chance: f64) {
         let of = self.carried.id_of(&self.term.jobs[&job].delivery);
-        let age = self.age(&self.term.jobs[&job].delivery, redis_ms);
+        let of_job = &self.term.jobs[&job];
+        let age = self.age(&self.lanes[of_job.lane], &of_job.delivery, redis_ms);
         let found = self.term.jobs.get_mut(&job).expect("an attempt has a job");
         found.flight = None;
         let lane = &mut self.lanes[found.lane];

@@ -39,8 +39,9 @@ impl<D: Directory> Partition<D> {
                 }
                 self.opened(now, made_after, last_delivered, registry)
             }
-            (_, Answer::Counts { counts, cursor }) => {
+            (_, Answer::Counts { counts, unreadable, cursor }) => {
                 counts.iter().for_each(|(endpoint, _)| self.stand(now, endpoint));
+                unreadable.iter().for_each(|(endpoint, at_ms)| self.core.noted_unreadable(endpoint, *at_ms));
                 self.core.set_unfinished(now, &counts);
                 self.phase = if cursor == 0 { Phase::Running } else { Phase::Counting(cursor) };
             }
@@ -107,6 +108,7 @@ impl<D: Directory> Partition<D> {
                 self.term.expire_at = now;
             }
             (_, Answer::Trimmed { .. } | Answer::ExpiredDead { .. }) => {}
+            (_, Answer::Noted { now_ms }) => self.hear_time(now, now_ms),
             (_, Answer::Unindexed { letters, next, dead, indexed }) => {
                 self.index(now, letters, next, dead, indexed);
             }

@@ -3,9 +3,10 @@
 use super::{
     ACQUIRE_EVERY_MS, ALONE_AFTER_MS, BacklogFor, CLAIM_MAX, Call, Directory, ENDING_MAX, ENDING_MAX_ALONE,
     ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS, INDEX_AFTER_MS,
-    INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase,
-    Pull, READ_BESIDE_BACKLOG, READ_MAX, READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT,
-    SETTLE_DELAY_MS, Source, Stage, Staged, StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
+    INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS, NOTE_HOLDS_MS, Outstanding,
+    PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX, READ_UNDER_PRESSURE, REFUSED_MS,
+    REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged, StagedEntry, TRIM_EVERY_MS, Term,
+    VecDeque,
 };
 
 /// How many calls that somebody waits for go before the other kinds of calls have their turn.
@@ -329,6 +330,9 @@ impl<D: Directory> Partition<D> {
             let max = if by_ms > 0 { MAX_BATCH } else { 0 };
             return Some((Call::PullIn { term, from_ms, by_ms, max, step_ms }, Outstanding::PullIn(pull)));
         }
+        if let Some(call) = self.note_unreadable(now, &term) {
+            return Some((call, Outstanding::Job));
+        }
         if now >= self.term.foreign_at && self.term.pending_after.is_none() {
             self.term.foreign_at = now + FOREIGN_EVERY_MS;
             return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Job));
@@ -368,6 +372,21 @@ impl<D: Directory> Partition<D> {
             return Some((call, Outstanding::Job));
         }
         None
+    }
+
+    /// What waits for an endpoint that cannot be read does not grow older: a later owner has to know of that.
+    fn note_unreadable(&mut self, now: u64, term: &Term) -> Option<Call> {
+        if now < self.term.note_at {
+            return None;
+        }
+        if self.term.noting.is_empty() {
+            self.term.noting = self.core.unreadable().into();
+        }
+        let endpoints: Vec<_> = self.term.noting.drain(..self.term.noting.len().min(MAX_BATCH)).collect();
+        if self.term.noting.is_empty() {
+            self.term.note_at = now + NOTE_EVERY_MS;
+        }
+        (!endpoints.is_empty()).then(|| Call::NoteUnreadable { term: term.clone(), endpoints, holds_ms: NOTE_HOLDS_MS })
     }
 
     /// No policy lets anything wait for so long, so such a time comes from a clock that was set back before this owner

@@ -56,6 +56,9 @@ pub(super) struct TermState {
     pub next_due_ms: Option<u64>,
     /// Backlogs to search for what has outlived its policy, each from an entry on.
     pub expiring: VecDeque<(EndpointId, EntryId)>,
+    /// Endpoints that cannot be read, which is still to be noted in this round.
+    pub noting: VecDeque<EndpointId>,
+    pub note_at: u64,
     pub foreign_at: u64,
     pub trim_at: u64,
     pub inbox_at: u64,
@@ -106,6 +109,8 @@ impl TermState {
             // Everything that was claimed is due now.
             next_due_ms: Some(redis_ms),
             expiring: VecDeque::new(),
+            noting: VecDeque::new(),
+            note_at: now,
             foreign_at: now,
             trim_at: now + TRIM_EVERY_MS,
             inbox_at: now,

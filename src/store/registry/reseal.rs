@@ -42,6 +42,8 @@ pub struct Resealed {
     pub unchanged: u64,
     /// By id, why each stayed as it is.
     pub left: BTreeMap<String, String>,
+    /// Those that somebody else changed each time at the same moment.
+    pub missed: u64,
 }
 
 struct Rewrite {
@@ -80,6 +82,7 @@ impl RegistryStore {
         let mut done = Resealed::default();
         for _ in 0..PASSES {
             let (written, missed) = self.reseal_once(to, mark, is_dry, &mut done).await?;
+            done.missed = missed;
             // What an earlier pass wrote is so by now.
             done.unchanged = done.unchanged.saturating_sub(done.written);
             done.written += written;

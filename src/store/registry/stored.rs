@@ -3,7 +3,7 @@
 //!
 //! A sealed value is an object, `{"sealed":"hs1.…"}`, in schema 2. It is never a text: a Herald of schema 1 would sign with that.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,9 +22,11 @@ use crate::{
 const SEALED: &str = "sealed";
 
 /// Why an endpoint that is well formed is of no use here: its secrets cannot be had. It waits, as one that cannot be read does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lock {
     pub cause: LockCause,
+    /// All of it but its secrets and the values of its headers: for people, and never to send by. None if that cannot be read.
+    pub shown: Option<Arc<Endpoint>>,
     /// How many values of it are sealed or should be.
     pub values: usize,
 }
@@ -110,7 +112,8 @@ pub fn read_with(id: &str, json: &[u8], ring: &Ring, is_only: bool) -> Result<En
             let (Ok(id), Some(account)) = (EndpointId::new(id), account()) else {
                 return Err(unreadable("it has no id or no account".to_owned()));
             };
-            unsealed = Some(open(&mut stored, &id, &account, ring).map_err(locked)?);
+            let opened = open(&mut stored, &id, &account, ring);
+            unsealed = Some(opened.map_err(|lock| locked(Lock { shown: without_values(stored.take()), ..lock }))?);
             stored["schema"] = ENDPOINT_SCHEMA.into();
             serde_json::from_value(stored).map_err(no_endpoint)?
         }
@@ -120,7 +123,11 @@ pub fn read_with(id: &str, json: &[u8], ring: &Ring, is_only: bool) -> Result<En
     }
     let unsealed_values = unsealed.unwrap_or_else(|| endpoint.secret_values());
     match is_only && unsealed_values > 0 {
-        true => Err(locked(Lock { cause: LockCause::Unsealed, values: endpoint.secret_values() })),
+        true => {
+            let (cause, values) = (LockCause::Unsealed, endpoint.secret_values());
+            let shown = serde_json::to_value(&endpoint).ok().and_then(without_values);
+            Err(locked(Lock { cause, shown, values }))
+        }
         false => Ok(Endpoint { unsealed_values, ..endpoint }),
     }
 }
@@ -192,7 +199,24 @@ fn open(stored: &mut Value, id: &EndpointId, account: &AccountId, ring: &Ring) -
         (_, false) => LockCause::NoKey(missing),
         (true, true) => LockCause::Damaged,
     };
-    Err(Lock { cause, values })
+    Err(Lock { cause, shown: None, values })
+}
+
+/// What is left of a stored endpoint without what is to be sealed. Wipes what was opened of that.
+fn without_values(mut stored: Value) -> Option<Arc<Endpoint>> {
+    each_value(&mut stored, |_, value| {
+        if let Value::String(text) = value {
+            drop(Zeroizing::new(std::mem::take(text)));
+        }
+        *value = Value::String(String::new());
+    });
+    for list in ["secrets", "spare_secrets"] {
+        if let Some(secrets) = stored.get_mut(list) {
+            *secrets = Value::Array(Vec::new());
+        }
+    }
+    stored["schema"] = ENDPOINT_SCHEMA.into();
+    serde_json::from_value(stored).ok().map(Arc::new)
 }
 
 /// Whether [`each_value`] finds all that serde would read: it takes a list for an object, too, and so would a value that somebody

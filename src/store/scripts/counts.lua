@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- The unfinished records of each endpoint, a page at a time. An endpoint may come twice.
--- KEYS    1 lease  2 unfinished  3 bytes
+-- The unfinished records of each endpoint, and when it was last noted that it cannot be read, a page at a time. An endpoint may
+-- come twice.
+-- KEYS    1 lease  2 unfinished  3 bytes  4 unreadable
 -- ARGV    1 term  2 prefix of this partition's keys  3 cursor
--- Answer  {'COUNTS', next cursor or '0', endpoint, records, parked, bytes, endpoint, …} | {'LOST'}
+-- Answer  {'COUNTS', next cursor or '0', endpoint, records, parked, bytes, noted ms or false, endpoint, …} | {'LOST'}
 -- Flags   no-writes.
 
 if lost(KEYS[1], ARGV[1]) then
@@ -21,6 +22,8 @@ for i = 1, #page[2], 2 do
     answer[at + 2] = find(records, '^%d+$') and #records < 16 and tonumber(records) or records_of(ARGV[2], endpoint)
     answer[at + 3] = type(parked) == 'number' and parked or 0
     answer[at + 4] = type(bytes) == 'string' and find(bytes, '^%d+$') and #bytes < 16 and tonumber(bytes) or 0
+    local noted = try('ZSCORE', KEYS[4], endpoint)
+    answer[at + 5] = type(noted) == 'string' and find(noted, '^%d+$') and #noted < 16 and tonumber(noted) or false
   end
 end
 return answer

@@ -86,6 +86,7 @@ fn check(call: &Call, answer: &Answer) {
         (Call::ClaimForeign { .. }, Answer::ClaimedForeign { .. }) | (Call::Trim { .. }, Answer::Trimmed { .. }) => {}
         (Call::ExpireDead { .. }, Answer::ExpiredDead { .. }) | (Call::PullIn { .. }, Answer::PulledIn { .. }) => {}
         (Call::Unindexed { .. }, Answer::Unindexed { .. }) | (Call::SweepDead { .. }, Answer::SweptDead { .. }) => {}
+        (Call::NoteUnreadable { .. }, Answer::Noted { .. }) => {}
         (call, answer) => panic!("{call:?} was answered with {answer:?}"),
     }
 }
@@ -148,6 +149,7 @@ fn call(form: u8) -> Call {
         14 => Call::Trim { term, retain_ms: 0, up_to: None, ignores: Vec::new() },
         15 => Call::Unindexed { term, from: LookFrom::Mark, look: 10, max: 10 },
         16 => Call::SweepDead { term, cursor: 0 },
+        17 => Call::NoteUnreadable { term, endpoints: vec![endpoint()], holds_ms: 1 },
         _ => Call::ExpireDead { term, max_age_ms: 1, max_count: 1, max: 1 },
     }
 }

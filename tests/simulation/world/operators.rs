@@ -8,6 +8,9 @@ impl World {
         match action {
             // Nobody changes a registry that does not exist.
             action if action.is_of_registry() && self.health != Health::Whole => {}
+            action if action.changes().is_some_and(|at| self.is_locked(at)) => {}
+            Action::Lock(at) => self.lock(at),
+            Action::Unlock(at) => self.unlock(at),
             Action::Publish { intent, count } if reachable && !self.model.full => {
                 (0..count).for_each(|_| self.publish(intent));
             }

@@ -168,12 +168,18 @@ impl World {
     fn check_reason(&mut self, id: &DeliveryId, letter: &Bytes) {
         self.tally.checked(Promise::GivenUpForCause);
         let reason = DeadLetter::from_record(letter).expect("Herald wrote it").reason;
-        let age = self.ledger.get(index_of(id.endpoint.as_str()), id.entry).map_or(u64::MAX, |owed| self.now - owed.at);
+        let at = index_of(id.endpoint.as_str());
+        // While it is locked nothing grows old, and what waited for it begins anew.
+        let young_at = match self.locked_since[at] {
+            Some(since) if since + 2 * MAX_LAG_MS < self.now => self.now,
+            _ => self.locked_until[at].saturating_sub(NOTED_BEFORE_MS),
+        };
+        let age = self.ledger.get(at, id.entry).map_or(u64::MAX, |owed| self.now - owed.at.max(young_at));
         // A retry that would come too late is not waited for.
         if reason == DeadReason::Expired && age.saturating_add(MAX_PAUSE_MS) < MAX_AGE_MS {
             self.wrong(Promise::GivenUpForCause, || format!("{id} was given up as too old after {age} ms"));
         }
-        let was_ended = self.was_ended[index_of(id.endpoint.as_str())];
+        let was_ended = self.was_ended[at];
         if matches!(reason, DeadReason::Disabled | DeadReason::Deleted | DeadReason::Gone) && !was_ended {
             self.wrong(Promise::GivenUpForCause, || {
                 format!("{id} was given up as {reason:?}, and its endpoint is there")

@@ -11,6 +11,8 @@ pub(super) struct Registry {
     pub version: u64,
     pub is_paused: bool,
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// Those of them that no worker can read.
+    pub locked: BTreeSet<EndpointId>,
 }
 
 /// The id of the right registry.
@@ -64,6 +66,7 @@ impl Directory for Snapshot {
     fn standing(&self, endpoint: &EndpointId) -> Standing {
         let seen = self.seen.borrow();
         match seen.registry.endpoints.get(endpoint) {
+            Some(_) if seen.registry.locked.contains(endpoint) => Standing::Unknown,
             Some(found) => Standing::of(found.clone()),
             None if seen.is_certain => Standing::Ended { reason: DeadReason::Deleted, owed: lane::Owed::All },
             None => Standing::Unknown,
@@ -72,11 +75,15 @@ impl Directory for Snapshot {
 
     fn endpoints_of(&self, account: &AccountId) -> Vec<Arc<Endpoint>> {
         let seen = self.seen.borrow();
-        seen.registry.endpoints.values().filter(|endpoint| endpoint.account == *account).cloned().collect()
+        let locked = &seen.registry.locked;
+        let theirs = |endpoint: &&Arc<Endpoint>| endpoint.account == *account && !locked.contains(&endpoint.id);
+        seen.registry.endpoints.values().filter(theirs).cloned().collect()
     }
 
-    fn unknown_of(&self, _: &AccountId) -> Vec<EndpointId> {
-        Vec::new()
+    fn unknown_of(&self, account: &AccountId) -> Vec<EndpointId> {
+        let seen = self.seen.borrow();
+        let theirs = |id: &&EndpointId| seen.registry.endpoints.get(*id).is_some_and(|of| of.account == *account);
+        seen.registry.locked.iter().filter(theirs).cloned().collect()
     }
 
     fn view(&self) -> RegistryView {
@@ -129,12 +136,43 @@ impl World {
     }
 
     pub(super) fn change(&mut self, at: usize, change: impl FnOnce(&mut Endpoint)) {
-        if let Some(found) = self.registry.endpoints.get_mut(&endpoint_id(at)) {
+        if !self.is_locked(at)
+            && let Some(found) = self.registry.endpoints.get_mut(&endpoint_id(at))
+        {
             let endpoint = Arc::make_mut(found);
             change(endpoint);
             endpoint.revision += 1;
             self.spread();
         }
+    }
+
+    pub(super) fn is_locked(&self, at: usize) -> bool {
+        self.registry.locked.contains(&endpoint_id(at))
+    }
+
+    pub(super) fn lock(&mut self, at: usize) {
+        if self.status(at).is_some() && self.registry.locked.insert(endpoint_id(at)) {
+            self.tally.count("locks");
+            self.locked_since[at] = Some(self.now);
+            self.spread();
+        }
+    }
+
+    pub(super) fn unlock(&mut self, at: usize) {
+        let registry = self.lost_registry.as_mut().unwrap_or(&mut self.registry);
+        if !registry.locked.remove(&endpoint_id(at)) {
+            return;
+        }
+        (self.locked_since[at], self.locked_until[at]) = (None, self.now);
+        let is_old = |owed: &Owed| owed.endpoint == at && owed.at + MAX_AGE_MS < self.now;
+        if self.ledger.owed.iter().any(|owed| is_old(owed) && self.model.records.contains_key(&owed.id)) {
+            self.tally.count("locked_for_an_age");
+        }
+        // Who was to heal it could not.
+        if self.is_healed && matches!(self.status(at), Some(EndpointState::Paused(_))) {
+            self.change(at, |endpoint| endpoint.status = EndpointState::Enabled);
+        }
+        self.spread();
     }
 
     pub(super) fn spread(&mut self) {
@@ -194,6 +232,7 @@ impl World {
             return self.after(20, Event::Remove { endpoint, revision });
         }
         self.registry.endpoints.remove(&endpoint);
+        self.registry.locked.remove(&endpoint);
         self.spread();
         let at = index_of(endpoint.as_str());
         if self.given_away.remove(&at) {
