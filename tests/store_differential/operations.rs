@@ -188,13 +188,19 @@ impl Walk {
         let real = Reader { connection: &mut self.raw, keys: &self.keys }.entries(&self.keys.inbox()).await;
         let expected = std::mem::take(&mut self.model.inbox.requests);
         same("the number of requests", &real.len(), &expected.len())?;
+        let mut ids = BTreeMap::new();
         for (id, (was, asking)) in real.into_keys().zip(expected) {
             self.model.inbox.requests.insert(id, asking);
             self.model.inbox.last = self.model.inbox.last.max(id.ms);
-            let claims = self.model.operations.claims.values_mut();
-            claims
-                .filter(|claim| claim.stands == Claimed::Asked(was))
-                .for_each(|claim| claim.stands = Claimed::Asked(id));
+            ids.insert(was, id);
+        }
+        // All at once: the new id of one may be the old id of another.
+        for claim in self.model.operations.claims.values_mut() {
+            if let Claimed::Asked(was) = claim.stands
+                && let Some(id) = ids.get(&was)
+            {
+                claim.stands = Claimed::Asked(*id);
+            }
         }
         Ok(())
     }
