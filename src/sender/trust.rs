@@ -222,3 +222,33 @@ impl ServerCertVerifier for Besides {
         self.own.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(number: usize) -> Own {
+        Own { endpoint: format!("ep_{number}").parse().unwrap(), tls: Arc::default() }
+    }
+
+    #[test]
+    fn of_the_clients_that_are_kept_the_one_goes_that_was_used_longest_ago() {
+        let trust = Trust::new(&SenderConfig { allow_http: true, ..SenderConfig::default() }).unwrap();
+        let made: Vec<Arc<Client>> = (0..MAX_KEPT).map(|number| trust.client(Some(&own(number))).unwrap()).collect();
+        let is_kept = |number: usize| Arc::ptr_eq(&trust.client(Some(&own(number))).unwrap(), &made[number]);
+        assert!(is_kept(0) && is_kept(2));
+        trust.client(Some(&own(MAX_KEPT))).unwrap();
+        assert_eq!(trust.own.lock().unwrap().clients.len(), MAX_KEPT);
+        assert!(is_kept(0) && is_kept(2) && is_kept(3) && !is_kept(1));
+        assert!(Arc::ptr_eq(&trust.client(None).unwrap(), trust.shared()));
+    }
+
+    #[test]
+    fn what_was_changed_is_another_and_what_is_read_again_is_not() {
+        let tls = |ca: &str| EndpointTls { ca: Some(ca.to_owned()), ..EndpointTls::default() }.kept().unwrap();
+        let own = |id: &str, ca: &str| Own { endpoint: id.parse().unwrap(), tls: tls(ca) };
+        assert_eq!(own("ep_a", "one"), own("ep_a", "one"));
+        assert_ne!(own("ep_a", "one"), own("ep_a", "two"));
+        assert_ne!(own("ep_a", "one"), own("ep_b", "one"));
+    }
+}
