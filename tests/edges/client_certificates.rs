@@ -5,10 +5,11 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use herald::{
+    clock,
     facts::{certificate::Certificate, sealing::key_line},
     tls::{authorities, certificates, provider},
 };
@@ -331,7 +332,7 @@ async fn authorities_of_an_endpoint_are_believed_besides_the_usual_and_for_it_al
 async fn a_new_certificate_is_shown_from_the_next_delivery_on_and_its_end_is_watched() {
     for alpn in [HTTP1, HTTP2] {
         let stage = Stage::start(alpn, Asks::Politely).await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = Duration::from_millis(clock::wall_ms());
         let ends = |days: u64| {
             let end = now + Duration::from_secs(days * 86_400);
             move |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end
