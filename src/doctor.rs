@@ -2,6 +2,7 @@
 //! and what to do. [`observe`] asks, [`findings`] judges, this file shows. Changes nothing.
 
 mod api;
+mod certificates;
 mod finding;
 pub mod findings;
 mod guard;

@@ -1,4 +1,4 @@
-//! Owns which cryptography TLS uses, and how certificates and keys are read from files. Never opens a connection.
+//! Owns which cryptography TLS uses, and how certificates and keys are read, from files or from text. Never opens a connection.
 
 use std::{
     fmt, fs, io,
@@ -8,12 +8,14 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
+
+use crate::facts::certificate::not_after_s;
 
 /// No chain of certificates is nearly as long; what is, was named by mistake.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -46,17 +48,28 @@ impl fmt::Display for NamedFile {
     }
 }
 
+/// Why some PEM is of no use. Says nothing of what is in it: a key that lost its line ends looks like the beginning of an item.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PemError {
+    #[error("is not readable as PEM: each item is from a line BEGIN to a line END, base64 between them")]
+    Broken,
+    #[error("holds no certificate; it must be PEM, with BEGIN CERTIFICATE in it")]
+    NoCertificate,
+    #[error("holds no private key; it must be PEM, with BEGIN PRIVATE KEY in it, not encrypted")]
+    NoKey,
+    #[error("is not that of the first certificate; give both of one pair")]
+    OfAnother,
+    #[error("cannot be used: {0}")]
+    Unusable(rustls::Error),
+}
+
 /// Why a file is of no use. Says which, by which setting, and never what is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("cannot read {file}: {cause}")]
     Unreadable { file: NamedFile, cause: io::Error },
-    #[error("{file} is not readable as PEM: {cause}")]
-    Pem { file: NamedFile, cause: String },
-    #[error("{file} holds no certificate; it must be PEM, with BEGIN CERTIFICATE in it")]
-    NoCertificate { file: NamedFile },
-    #[error("{file} holds no private key; it must be PEM, with BEGIN PRIVATE KEY in it")]
-    NoKey { file: NamedFile },
+    #[error("{file} {cause}")]
+    Pem { file: NamedFile, cause: PemError },
     #[error("the key in {key} is not that of the first certificate in {certificate}; give both of one pair")]
     OfAnother { certificate: NamedFile, key: NamedFile },
     #[error("{certificate} and {key} cannot be used: {cause}")]
@@ -73,30 +86,57 @@ pub struct IdentityFiles {
 impl IdentityFiles {
     /// Both, if they fit each other.
     pub fn read(&self) -> Result<Arc<CertifiedKey>, FileError> {
-        let chain = read_certificates(&self.certificate)?;
-        let key = match PrivateKeyDer::from_pem_slice(&read(&self.key)?) {
-            Ok(key) => key,
-            Err(rustls::pki_types::pem::Error::NoItemsFound) => {
-                return Err(FileError::NoKey { file: self.key.clone() });
+        let of = |file: &NamedFile, cause| FileError::Pem { file: file.clone(), cause };
+        let chain = certificates(&read(&self.certificate)?).map_err(|cause| of(&self.certificate, cause))?;
+        identity(chain, &read(&self.key)?).map_err(|cause| {
+            let (certificate, key) = (self.certificate.clone(), self.key.clone());
+            match cause {
+                PemError::OfAnother => FileError::OfAnother { certificate, key },
+                PemError::Unusable(cause) => FileError::Unusable { certificate, key, cause: Box::new(cause) },
+                cause => of(&key, cause),
             }
-            Err(error) => return Err(FileError::Pem { file: self.key.clone(), cause: error.to_string() }),
-        };
-        let (certificate, key_file) = (self.certificate.clone(), self.key.clone());
-        match CertifiedKey::from_der(chain, key, &provider()) {
-            Ok(identity) => Ok(Arc::new(identity)),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(FileError::OfAnother { certificate, key: key_file }),
-            Err(cause) => Err(FileError::Unusable { certificate, key: key_file, cause: Box::new(cause) }),
-        }
+        })
     }
 }
 
-pub fn read_certificates(file: &NamedFile) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+pub fn read_authorities(file: &NamedFile) -> Result<RootCertStore, FileError> {
+    authorities(&read(file)?).map_err(|cause| FileError::Pem { file: file.clone(), cause })
+}
+
+/// All that some PEM holds, one at least.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err(FileError::NoCertificate { file: file.clone() }),
+        Ok(certificates) if certificates.is_empty() => Err(PemError::NoCertificate),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(FileError::Pem { file: file.clone(), cause: error.to_string() }),
+        Err(_) => Err(PemError::Broken),
     }
+}
+
+/// When the first certificate of some PEM ends, in seconds since 1970. `None` without any.
+pub fn first_end_s(pem: &[u8]) -> Option<i64> {
+    certificates(pem).ok()?.iter().filter_map(|certificate| not_after_s(certificate)).min()
+}
+
+/// What shows itself by this chain, if the key fits its first certificate.
+pub fn identity(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<Arc<CertifiedKey>, PemError> {
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        rustls::pki_types::pem::Error::NoItemsFound => PemError::NoKey,
+        _ => PemError::Broken,
+    })?;
+    CertifiedKey::from_der(chain, key, &provider()).map(Arc::new).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => PemError::OfAnother,
+        cause => PemError::Unusable(cause),
+    })
+}
+
+/// The certificates of some PEM as authorities.
+pub fn authorities(pem: &[u8]) -> Result<RootCertStore, PemError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(PemError::Unusable)?;
+    }
+    Ok(roots)
 }
 
 fn read(file: &NamedFile) -> Result<Vec<u8>, FileError> {
@@ -159,92 +199,5 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// When a certificate ends, in seconds since 1970. `None` if it is none.
-///
-/// A certificate is a sequence of a sequence: its version, if it is not the first, serial number, algorithm, issuer, and then two
-/// times (RFC 5280, section 4.1).
-pub fn not_after_s(certificate: &[u8]) -> Option<i64> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
-    let of = |tag: u8, bytes| item(bytes).filter(|(found, ..)| *found == tag);
-    let (_, whole, _) = of(SEQUENCE, certificate)?;
-    let (_, signed, _) = of(SEQUENCE, whole)?;
-    let after_version = of(VERSION, signed).map_or(signed, |(.., rest)| rest);
-    let (.., rest) = item(after_version)?;
-    let (.., rest) = item(rest)?;
-    let (.., rest) = item(rest)?;
-    let (_, times, _) = of(SEQUENCE, rest)?;
-    let (.., last) = item(times)?;
-    let (tag, text, _) = item(last)?;
-    time_s(tag, std::str::from_utf8(text).ok()?)
-}
-
-/// The first item of some DER: its tag, what is in it, and what comes behind it.
-fn item(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (inside, rest) = rest.split_at_checked(length)?;
-    Some((tag, inside, rest))
-}
-
-/// `YYMMDDHHMMSSZ`, for the years 1950 to 2049, or `YYYYMMDDHHMMSSZ`.
-fn time_s(tag: u8, text: &str) -> Option<i64> {
-    const UTC_TIME: u8 = 0x17;
-    const GENERALIZED_TIME: u8 = 0x18;
-    let year_digits = match tag {
-        UTC_TIME => 2,
-        GENERALIZED_TIME => 4,
-        _ => return None,
-    };
-    let digits = text.strip_suffix('Z').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
-    let (year, rest) = digits.split_at_checked(year_digits)?;
-    let year: i16 = year.parse().ok()?;
-    let year = match (year_digits, year) {
-        (2, ..50) => year + 2000,
-        (2, _) => year + 1900,
-        _ => year,
-    };
-    if rest.len() != 10 {
-        return None;
-    }
-    let part = |at: usize| rest[at..at + 2].parse::<i8>().ok();
-    let at = jiff::civil::DateTime::new(year, part(0)?, part(2)?, part(4)?, part(6)?, part(8)?, 0).ok()?;
-    Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `openssl x509 -enddate` says the same of these, which openssl made.
-    #[test]
-    fn the_end_of_a_certificate_is_found() {
-        let of_2049 = "3082017d30820123a003020102021411";
-        assert_eq!(not_after_s(&hex::decode(of_2049).unwrap()), None);
-        assert_eq!(time_s(0x17, "491231235959Z"), Some(2_524_607_999));
-        assert_eq!(time_s(0x17, "500101000000Z"), Some(-631_152_000));
-        assert_eq!(time_s(0x18, "20500101000000Z"), Some(2_524_608_000));
-        for (tag, text) in [(0x17, "491331235959Z"), (0x17, "4912312359Z"), (0x18, "20500101000000"), (0x02, "1")] {
-            assert_eq!(time_s(tag, text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_cut_anywhere_is_no_certificate_and_breaks_nothing() {
-        for length in 0..64 {
-            assert_eq!(item(&vec![0x84; length]).map(|(tag, ..)| tag), None);
-            assert_eq!(not_after_s(&vec![0x30; length]), None);
-        }
     }
 }

@@ -64,6 +64,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "herald endpoint update ep_1 --url https://shop.example/new --reason 'moved'",
             "herald endpoint update ep_1 --max-in-flight 2 --rate-limit 5 --reason small",
+            "herald endpoint update ep_1 --tls-ca-file their-ca.pem --reason 'own CA'",
         ],
     ),
     ("endpoint pause", &["herald endpoint pause ep_1 --reason 'the merchant deploys'"]),

@@ -285,12 +285,28 @@ pub struct Endpoint {
     pub rate_limit: Option<u64>,
     pub timeout_ms: Option<u64>,
     pub headers: Vec<(String, String)>,
+    pub tls: Option<Tls>,
     pub keeper: String,
     pub leaves: bool,
     pub created_at: At,
     pub updated_at: At,
     pub revision: u64,
     pub health: Option<Health>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    pub ca: Vec<Certificate>,
+    pub client_certificate: Option<Certificate>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+    pub not_after: At,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -1,10 +1,10 @@
 //! Reports how callers of the API come in: whether others on their way can read what they send. [`judge`] is pure.
 
-use super::finding::{Finding, Level};
+use super::{
+    certificates::SOON_MS,
+    finding::{Finding, Level},
+};
 use crate::{app::api_certificate, config::Config, surface::words::span};
-
-/// A new certificate takes some people some days.
-const SOON_MS: u64 = 14 * 86_400_000;
 
 /// What the certificate's files say: when it ends, milliseconds since 1970, or why they are of no use. `None` without files.
 pub fn look(config: &Config) -> Option<Result<u64, String>> {

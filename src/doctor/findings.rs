@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    certificates,
     finding::{Finding, Findings},
     intents, issues,
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, SealLook, Server},
@@ -84,6 +85,11 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
     }
     if let (false, Some(registry)) = (is_new, &observed.registry) {
         endpoints(&mut findings, registry, observed.partition.as_ref());
+    }
+    if let (Some(RegistryLook::There { certificates, .. }), Some(now_ms)) =
+        (&observed.registry, observed.redis_now_ms())
+    {
+        certificates::judge(&mut findings, certificates, now_ms);
     }
     // Comes last of its level: whoever is on call came for something else, and this is as it was yesterday.
     if let Ok(server) = &observed.server {
@@ -634,6 +640,7 @@ pub(super) mod tests {
                 pause: None,
                 holders: BTreeMap::new(),
                 seal: SealLook::default(),
+                certificates: BTreeMap::new(),
             }),
             intents: Some(IntentsLook::default()),
             issues: None,
@@ -850,6 +857,7 @@ pub(super) mod tests {
                 pause: None,
                 holders: BTreeMap::new(),
                 seal,
+                certificates: BTreeMap::new(),
             })
         };
         let keys = SealLook { has_keys: true, sealed: 3, ..SealLook::default() };
@@ -875,6 +883,7 @@ pub(super) mod tests {
                 pause,
                 holders: BTreeMap::new(),
                 seal: SealLook::default(),
+                certificates: BTreeMap::new(),
             })
         };
         check(&there("reg_2", vec![], None), Level::Fail, "endpoints", "belongs to reg_1");

@@ -30,6 +30,7 @@ use crate::{
         watch::{self, Gauges},
         workers::{Told, live_workers},
     },
+    tls::first_end_s,
 };
 
 /// How long the rate of new entries is measured.
@@ -126,6 +127,8 @@ pub enum RegistryLook {
         /// The endpoints that have records.
         holders: BTreeMap<EndpointId, RecordHolder>,
         seal: SealLook,
+        /// When what these show to their receivers ends, in milliseconds since 1970.
+        certificates: BTreeMap<EndpointId, u64>,
     },
 }
 
@@ -287,13 +290,14 @@ async fn registry(
         Err(error) => return Err(error),
     };
     let (mut endpoints, mut unreadable, mut cursor) = (0, Vec::new(), None);
-    let mut holders = BTreeMap::new();
+    let (mut holders, mut certificates) = (BTreeMap::new(), BTreeMap::new());
     for _ in 0..MAX_REGISTRY_PAGES {
         let page = store.list(cursor).await?;
         endpoints += page.endpoints.len() as u64;
         for endpoint in &page.endpoints {
             seal.unsealed += endpoint.unsealed_values as u64;
             seal.sealed += endpoint.secret_values().saturating_sub(endpoint.unsealed_values) as u64;
+            certificates.extend(certificate_end_ms(endpoint).map(|end_ms| (endpoint.id.clone(), end_ms)));
         }
         let heavy = page.endpoints.iter().filter(|endpoint| weighed.contains(&endpoint.id));
         holders.extend(heavy.map(|endpoint| (endpoint.id.clone(), RecordHolder::of(endpoint))));
@@ -304,7 +308,12 @@ async fn registry(
             break;
         }
     }
-    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause, holders, seal })
+    Ok(RegistryLook::There { id: position.id.to_string(), endpoints, unreadable, pause, holders, seal, certificates })
+}
+
+fn certificate_end_ms(endpoint: &Endpoint) -> Option<u64> {
+    let end_s = endpoint.shown_certificate().and_then(|pem| first_end_s(pem.as_bytes()))?;
+    Some(u64::try_from(end_s).unwrap_or(0) * 1000)
 }
 
 fn keep<T, E: std::fmt::Display>(unasked: &mut Vec<String>, result: Result<T, E>) -> Option<T> {

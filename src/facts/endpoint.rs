@@ -1,13 +1,14 @@
 //! An endpoint: a URL that an account registered, with its secrets, event types, limits and state.
 //! This is the registry's record and the form of `endpoint export`. Secrets never show in `Debug`.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     audit::{HERALD, MERCHANT},
+    endpoint_tls::EndpointTls,
     event::EventType,
     id::{AccountId, EndpointId, EntryId},
     retry::RetryOverrides,
@@ -17,7 +18,7 @@ use super::{
 /// Version of the stored form in which everything is readable, and of every endpoint in memory.
 pub const ENDPOINT_SCHEMA: u32 = 1;
 
-/// Version of the stored form whose values may be sealed. A larger one was written by a newer Herald and is refused instead of
+/// Version of the stored form whose values may be sealed, and which may have TLS settings. A larger one was written by a newer Herald and is refused instead of
 /// guessed at.
 pub const SEALED_SCHEMA: u32 = 2;
 
@@ -161,6 +162,8 @@ pub struct Endpoint {
     /// Speak HTTP/1.1 only, also where the receiver offers HTTP/2.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub http1: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<EndpointTls>>,
     #[serde(default, skip_serializing_if = "Keeper::is_operator")]
     pub keeper: Keeper,
     pub status: EndpointState,
@@ -175,7 +178,7 @@ pub struct Endpoint {
     pub updated_at_ms: u64,
     /// Grows with every change of this endpoint; a change based on an older one is refused.
     pub revision: u64,
-    /// How many of its secrets and values of headers Redis holds in clear.
+    /// How many of its secrets, values of headers and client keys Redis holds in clear.
     #[serde(skip)]
     pub unsealed_values: usize,
 }
@@ -216,6 +219,7 @@ impl Endpoint {
             headers: Vec::new(),
             traceparent: false,
             http1: false,
+            tls: None,
             keeper: Keeper::Operator,
             status: EndpointState::Enabled,
             leaves: false,
@@ -229,7 +233,17 @@ impl Endpoint {
 
     /// How many values it has that are sealed wherever there is a key.
     pub fn secret_values(&self) -> usize {
-        self.all_secrets().count() + self.headers.len()
+        self.all_secrets().count() + self.headers.len() + usize::from(self.has_client_key())
+    }
+
+    pub fn has_client_key(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_key.is_some())
+    }
+
+    /// The PEM of what its receiver may be shown. A disabled endpoint shows nobody anything.
+    pub fn shown_certificate(&self) -> Option<&str> {
+        let tls = self.tls.as_ref().filter(|_| !matches!(self.status, EndpointState::Disabled(_)))?;
+        tls.client_certificate.as_deref()
     }
 
     /// Removes the secrets that ended long enough ago, and returns whether there were any. The newest stays if none

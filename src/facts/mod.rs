@@ -9,11 +9,15 @@
 #[cfg(feature = "dispatcher")]
 pub mod audit;
 #[cfg(feature = "dispatcher")]
+pub mod certificate;
+#[cfg(feature = "dispatcher")]
 pub mod delivery;
 #[cfg(feature = "dispatcher")]
 pub mod diagnosis;
 #[cfg(feature = "dispatcher")]
 pub mod endpoint;
+#[cfg(feature = "dispatcher")]
+pub mod endpoint_tls;
 pub mod envelope;
 pub mod event;
 #[cfg(feature = "dispatcher")]

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock,
+    facts::certificate::not_after_s,
     telemetry::certificates::{self, Use},
     tls::{self, FileError, IdentityFiles},
 };
@@ -172,7 +173,7 @@ impl Certificate {
 
 /// The first end in a chain.
 fn end_s(chain: &[CertificateDer<'_>]) -> Option<i64> {
-    chain.iter().filter_map(|certificate| tls::not_after_s(certificate)).min()
+    chain.iter().filter_map(|certificate| not_after_s(certificate)).min()
 }
 
 fn has_expired(identity: &CertifiedKey) -> bool {

@@ -21,7 +21,10 @@ use crate::{
             feed::{ChangeWait, FeedChange, News, Position},
         },
     },
-    telemetry::calls::{self as telemetry, CallKind},
+    telemetry::{
+        calls::{self as telemetry, CallKind},
+        certificates::{self, Use},
+    },
 };
 
 /// A change ends a wait at once. Only what the feed cannot tell (that Redis was wiped) takes this long to be seen.
@@ -162,6 +165,7 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
         _ => info!("loaded the registry {registry} at version {version} with {endpoints} endpoints"),
     }
     drop(old);
+    shared.show_certificates();
     shared.tell(Change::Reset);
     Ok(())
 }
@@ -200,6 +204,7 @@ impl Shared {
                 FeedChange::Reset => continue,
             });
         }
+        self.show_certificates();
         let was_absent = self.read().is_absent();
         if self.write(|snapshot| snapshot.advance(position, pause.clone())) {
             self.tell(Change::Pause(pause));
@@ -212,6 +217,10 @@ impl Shared {
 
     fn write<T>(&self, change: impl FnOnce(&mut Snapshot) -> T) -> T {
         change(&mut self.snapshot.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    fn show_certificates(&self) {
+        certificates::shown(Use::Endpoint, self.read().first_certificate_end_s());
     }
 
     /// It is no failure if nobody listens.

@@ -3,14 +3,18 @@
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
+use url::Url;
+
 use crate::{
     facts::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint},
+        endpoint_tls::{ClientKey, EndpointTls, MAX_PEM_BYTES},
         retry::{RetryError, RetryPolicy},
         signing::{Kind, MIN_SECRET_CHARS, Secret},
         text::steers,
     },
     sender::{AddressGuard, GuardError, HeaderError, MAX_ATTEMPT_TIMEOUT, check_headers},
+    tls::{PemError, authorities, certificates, identity},
 };
 
 /// Attempts of one endpoint at once: 1000 connections to one receiver are an attack.
@@ -69,8 +73,25 @@ pub enum RuleError {
     Twice { what: String },
     #[error("its description must be one line of at most {MAX_DESCRIPTION_CHARS} characters")]
     Description,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("it has schema {found}; this Herald knows up to {ENDPOINT_SCHEMA}: use a newer one")]
     Newer { found: u32 },
+}
+
+/// What is wrong with the TLS settings of an endpoint. Quotes nothing of them.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TlsError {
+    #[error("its URL is plain http, where no certificate is ever shown: give it https, or no TLS settings")]
+    PlainHttp,
+    #[error("its {what} is longer than {MAX_PEM_BYTES} bytes: give what this receiver needs and no more")]
+    TooLong { what: &'static str },
+    #[error("its client certificate has no key: give both of one pair")]
+    NoKey,
+    #[error("its client key has no certificate: give both of one pair")]
+    NoCertificate,
+    #[error("its {what} {cause}")]
+    Unusable { what: &'static str, cause: PemError },
 }
 
 /// The rules as they are configured.
@@ -111,6 +132,10 @@ impl Rules {
         check_signing(endpoint)?;
         check_types(endpoint)?;
         check_limits(endpoint)?;
+        if let Some(tls) = &endpoint.tls {
+            let is_https = Url::parse(&endpoint.url).is_ok_and(|url| url.scheme() == "https");
+            check_tls(tls, is_https)?;
+        }
         let is_line = !endpoint.description.contains(steers);
         match is_line && endpoint.description.chars().count() <= MAX_DESCRIPTION_CHARS {
             true => Ok(()),
@@ -191,6 +216,38 @@ fn check_limits(endpoint: &Endpoint) -> Result<(), RuleError> {
     Ok(())
 }
 
+/// Whether the parts are what they are given as, and the key is the certificate's. When they end is not asked: a backup with one
+/// that has expired can be imported, and its receiver refuses it until it is replaced.
+fn check_tls(tls: &EndpointTls, is_https: bool) -> Result<(), TlsError> {
+    const CA: &str = "authority (ca)";
+    const CERTIFICATE: &str = "client certificate";
+    const KEY: &str = "client key";
+    let EndpointTls { ca, client_certificate, client_key } = tls;
+    let key = client_key.as_ref().map(ClientKey::reveal);
+    for (what, pem) in [(CA, ca.as_deref()), (CERTIFICATE, client_certificate.as_deref()), (KEY, key)] {
+        if pem.is_some_and(|pem| pem.len() > MAX_PEM_BYTES) {
+            return Err(TlsError::TooLong { what });
+        }
+    }
+    let unusable = |what| move |cause| TlsError::Unusable { what, cause };
+    if let Some(ca) = ca {
+        authorities(ca.as_bytes()).map_err(unusable(CA))?;
+    }
+    match (client_certificate, key) {
+        (None, None) => {}
+        (Some(_), None) => return Err(TlsError::NoKey),
+        (None, Some(_)) => return Err(TlsError::NoCertificate),
+        (Some(certificate), Some(key)) => {
+            let chain = certificates(certificate.as_bytes()).map_err(unusable(CERTIFICATE))?;
+            identity(chain, key.as_bytes()).map_err(unusable(KEY))?;
+        }
+    }
+    match is_https {
+        true => Ok(()),
+        false => Err(TlsError::PlainHttp),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +278,7 @@ mod tests {
             headers: Vec::new(),
             traceparent: false,
             http1: false,
+            tls: None,
             keeper: Keeper::Operator,
             status: EndpointState::Enabled,
             leaves: false,

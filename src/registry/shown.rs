@@ -87,7 +87,7 @@ impl Collector for Shown {
         by_state(
             &mut encoder,
             "secrets",
-            "Secrets and values of headers of the registry, by how Redis holds them.",
+            "Secrets, values of headers and client keys of the registry, by how Redis holds them.",
             &values,
         )
     }

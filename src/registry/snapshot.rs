@@ -17,6 +17,7 @@ use crate::{
         feed::{Loaded, Position},
         stored::{Lock, LockCause},
     },
+    tls::first_end_s,
 };
 
 /// Whether the registry is there. What is known of it stays in the other fields.
@@ -36,6 +37,8 @@ pub(super) struct Snapshot {
     endpoints: HashMap<EndpointId, Arc<Endpoint>>,
     accounts: HashMap<AccountId, Arc<[Arc<Endpoint>]>>,
     unreadable: HashMap<String, Aside>,
+    /// When what these show to their receivers ends, in seconds since 1970.
+    certificates: HashMap<EndpointId, i64>,
 }
 
 /// What is known of an endpoint that cannot be read.
@@ -61,6 +64,10 @@ impl Snapshot {
             presence: Presence::Present,
             position: Some(loaded.position),
             pause: loaded.pause,
+            certificates: endpoints
+                .values()
+                .filter_map(|one| Some((one.id.clone(), certificate_end_s(one)?)))
+                .collect(),
             endpoints,
             accounts: accounts.into_iter().map(|(account, list)| (account, in_order(list))).collect(),
             unreadable: loaded.unreadable.into_values().map(|found| old.whose(found)).collect(),
@@ -72,6 +79,11 @@ impl Snapshot {
         self.endpoints.values().for_each(|endpoint| counts.add(endpoint));
         self.unreadable.values().for_each(|aside| counts.add_aside(aside.lock.as_ref()));
         counts
+    }
+
+    /// When the first of the client certificates ends.
+    pub(super) fn first_certificate_end_s(&self) -> Option<i64> {
+        self.certificates.values().min().copied()
     }
 
     /// The keys that would open what is locked.
@@ -187,6 +199,7 @@ impl Snapshot {
         let mut list = self.endpoints_for(&endpoint.account).to_vec();
         list.push(endpoint.clone());
         self.accounts.insert(endpoint.account.clone(), in_order(list));
+        self.certificates.extend(certificate_end_s(&endpoint).map(|end| (endpoint.id.clone(), end)));
         self.endpoints.insert(endpoint.id.clone(), endpoint);
     }
 
@@ -199,6 +212,7 @@ impl Snapshot {
     pub(super) fn remove(&mut self, id: &str) {
         self.unreadable.remove(id);
         let Some(endpoint) = self.endpoints.remove(id) else { return };
+        self.certificates.remove(id);
         let list = self.endpoints_for(&endpoint.account);
         let rest: Vec<_> = list.iter().filter(|other| other.id != endpoint.id).cloned().collect();
         match rest.is_empty() {
@@ -206,6 +220,10 @@ impl Snapshot {
             false => self.accounts.insert(endpoint.account.clone(), rest.into()),
         };
     }
+}
+
+fn certificate_end_s(endpoint: &Endpoint) -> Option<i64> {
+    endpoint.shown_certificate().and_then(|pem| first_end_s(pem.as_bytes()))
 }
 
 /// By id, so that every worker makes an account's deliveries in the same order.

@@ -6,7 +6,7 @@ use std::{error::Error, io, time::Duration};
 use http::{HeaderMap, StatusCode, header};
 use rustls::CertificateError;
 
-use super::{connect::ConnectError, exchange::Failure};
+use super::{connect::ConnectError, exchange::Failure, wire::refuses_certificate};
 use crate::facts::{
     outcome::{LocalCause, Outcome, TlsFailure},
     text::steers,
@@ -59,7 +59,8 @@ pub(super) fn of_failure(failure: &Failure) -> Outcome {
     match failure {
         Failure::Connect(error) => of_connect_error(error),
         Failure::Exchange { is_flood: true, .. } => Outcome::Garbled,
-        Failure::Exchange { error, is_flood: false } => of_exchange_error(error),
+        Failure::Exchange { is_certificate: true, .. } => Outcome::Tls { failure: TlsFailure::Handshake },
+        Failure::Exchange { error, .. } => of_exchange_error(error),
         Failure::Silent => Outcome::ResponseTimedOut,
         Failure::Unasked => Outcome::Reset,
     }
@@ -81,6 +82,7 @@ fn of_connect_error(error: &ConnectError) -> Outcome {
             let known = chain(error).find_map(|cause| cause.downcast_ref());
             Outcome::Tls { failure: known.map_or(TlsFailure::Handshake, tls_failure) }
         }
+        ConnectError::OwnTls(_) => Outcome::Unsendable,
         ConnectError::Protocol(error) => of_exchange_error(error),
     }
 }
@@ -122,11 +124,15 @@ fn tls_failure(error: &rustls::Error) -> TlsFailure {
 pub(super) fn detail(failure: &Failure) -> String {
     match failure {
         Failure::Connect(error) if shows_an_authority(error) => shorten(format!("{} ({NO_LEAF})", causes(error))),
+        Failure::Connect(error) if is_about_our_certificate(error) => {
+            shorten(format!("{NOT_TAKEN}: {}", causes(error)))
+        }
         Failure::Connect(error) => causes(error),
-        Failure::Exchange { error, is_flood: false } => causes(error),
-        Failure::Exchange { error, is_flood: true } => {
+        Failure::Exchange { error, is_flood: true, .. } => {
             shorten(format!("the receiver sends more than any answer needs: {}", causes(error)))
         }
+        Failure::Exchange { error, is_certificate: true, .. } => shorten(format!("{NOT_TAKEN}: {}", causes(error))),
+        Failure::Exchange { error, .. } => causes(error),
         Failure::Silent => "connected, and no whole head of an answer by the deadline".to_owned(),
         Failure::Unasked => "the receiver closed the connection as idle when the request came, twice".to_owned(),
     }
@@ -135,6 +141,14 @@ pub(super) fn detail(failure: &Failure) -> String {
 /// What usually goes wrong with a self-signed certificate, and how to repair it.
 const NO_LEAF: &str = "the receiver shows an authority's certificate as its own: make one without CA:TRUE, or one that \
                        another signed, and give the signer in attempt.ca_file";
+
+/// What the endpoint lacks, whichever way its receiver says so.
+const NOT_TAKEN: &str = "the receiver wants a client certificate, or does not take the one that it was shown (give the endpoint \
+                         another, tls.client_certificate)";
+
+fn is_about_our_certificate(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Tls { error, .. } if refuses_certificate(error))
+}
 
 fn shows_an_authority(error: &ConnectError) -> bool {
     let ConnectError::Tls { error, .. } = error else { return false };

@@ -11,7 +11,6 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::Instant};
-use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::{
@@ -21,9 +20,10 @@ use super::{
     proxy::{EgressProxy, ProxyError, Way},
     resolver::{ResolveError, Resolver},
     stages::Stages,
+    trust::{Own, Trust},
     wire::{Metered, Wire},
 };
-use crate::clock;
+use crate::{clock, tls::PemError};
 
 /// How long an address may be silent before the next one is tried alongside: RFC 8305, section 5.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -39,13 +39,15 @@ pub(super) struct Origin {
     port: u16,
     /// The endpoint is to be spoken to only in HTTP/1.1.
     pub(super) only_http1: bool,
+    /// What its endpoint has of its own in TLS: nobody else uses such connections.
+    own: Option<Own>,
 }
 
 impl Origin {
     /// None for a URL that names no host: the guard lets none through.
-    pub(super) fn of(url: &Url, only_http1: bool) -> Option<Self> {
+    pub(super) fn of(url: &Url, only_http1: bool, own: Option<Own>) -> Option<Self> {
         let is_https = url.scheme() == "https";
-        Some(Self { is_https, host: url.host()?.to_owned(), port: url.port_or_known_default()?, only_http1 })
+        Some(Self { is_https, host: url.host()?.to_owned(), port: url.port_or_known_default()?, only_http1, own })
     }
 }
 
@@ -84,6 +86,8 @@ pub(super) enum ConnectError {
         #[source]
         error: io::Error,
     },
+    #[error("what the endpoint has of its own for TLS cannot be used: it {0}")]
+    OwnTls(#[source] PemError),
     #[error("HTTP was not begun: {0}")]
     Protocol(#[source] hyper::Error),
     /// This thread looked so late that nobody can tell whether the receiver was in time.
@@ -103,8 +107,7 @@ impl ConnectError {
 pub(super) struct Connector {
     guard: AddressGuard,
     resolver: Resolver,
-    tls: TlsConnector,
-    tls_http1: TlsConnector,
+    trust: Trust,
     timeout: Duration,
     /// The only way out, if there is one.
     proxy: Option<EgressProxy>,
@@ -114,15 +117,12 @@ impl Connector {
     /// At most `most` connections are open at a time.
     pub(super) fn new(
         guard: AddressGuard,
-        tls: rustls::ClientConfig,
+        trust: Trust,
         timeout: Duration,
         most: usize,
         proxy: Option<EgressProxy>,
     ) -> Self {
-        let mut http1 = tls.clone();
-        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let resolver = Resolver::new(most);
-        Self { guard, resolver, tls: connector(tls), tls_http1: connector(http1), timeout, proxy }
+        Self { guard, resolver: Resolver::new(most), trust, timeout, proxy }
     }
 
     /// Opens a connection by the deadline, or within the time allowed for connecting if that ends earlier; also returns
@@ -159,13 +159,16 @@ impl Connector {
                 (Way::Direct(stream), address)
             }
             // What the guard has checked is what the proxy is asked for.
-            Some(proxy) => proxy.connect(&self.tls_http1, &origin.host.to_string(), &addresses, deadline).await?,
+            Some(proxy) => {
+                proxy.connect(&self.trust.shared().http1, &origin.host.to_string(), &addresses, deadline).await?
+            }
         };
         let stream = Metered::new(way, address);
         let connected = match origin.is_https {
             false => (Wire::plain(stream), false),
             true => {
-                let tls = if only_http1 { &self.tls_http1 } else { &self.tls };
+                let client = self.trust.client(origin.own.as_ref()).map_err(ConnectError::OwnTls)?;
+                let tls = if only_http1 { &client.http1 } else { &client.any };
                 let name = server_name(&origin.host);
                 let agreed = tokio::time::timeout_at(deadline, tls.connect(name, stream)).await;
                 let stream = agreed.map_err(|_| ConnectError::TlsLate { address })?;
@@ -202,10 +205,6 @@ impl Connector {
             _ => Ok(interleaved(allowed.into_iter().flatten())),
         }
     }
-}
-
-fn connector(config: rustls::ClientConfig) -> TlsConnector {
-    TlsConnector::from(std::sync::Arc::new(config))
 }
 
 fn server_name(host: &Host<String>) -> ServerName<'static> {

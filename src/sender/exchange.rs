@@ -154,6 +154,8 @@ pub(super) enum Failure {
     Exchange {
         error: hyper::Error,
         is_flood: bool,
+        /// It ended TLS because of the client certificate.
+        is_certificate: bool,
     },
     /// The deadline is over, and the request is out.
     Silent,
@@ -466,7 +468,8 @@ impl Http1 {
         // What came is a late body of the answer before, which must not have one.
         let is_leftover = self.had_no_body && error.is_parse() && !is_flood;
         let is_certain = self.is_reused && (!was_sent || !self.watch.is_answered() || is_leftover);
-        Once { failure: Failure::Exchange { error, is_flood }, is_certain }
+        let is_certificate = self.watch.refuses_certificate();
+        Once { failure: Failure::Exchange { error, is_flood, is_certificate }, is_certain }
     }
 }
 
@@ -538,7 +541,8 @@ impl Http2 {
         let was_sent = error.take_message().is_none();
         let error = error.into_error();
         let is_certain = !was_sent || was_not_processed(&error);
-        Once { failure: Failure::Exchange { error, is_flood: self.watch.is_flooded() }, is_certain }
+        let (is_flood, is_certificate) = (self.watch.is_flooded(), self.watch.refuses_certificate());
+        Once { failure: Failure::Exchange { error, is_flood, is_certificate }, is_certain }
     }
 }
 

@@ -39,6 +39,7 @@ use connect::Connector;
 use exchange::Exchanges;
 use pool::Pool;
 use request::PreparedEndpoints;
+use trust::Trust;
 
 /// Longest that a whole attempt may take, whatever is configured: a lane's place is taken for that long.
 pub const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -136,9 +137,9 @@ impl Sender {
             allow_metadata: config.allow_metadata,
             own: config.own.clone(),
         });
-        let tls = trust::client_config(&config)?;
+        let trust = Trust::new(&config)?;
         let connector =
-            Connector::new(guard.clone(), tls, config.connect_timeout, config.max_connections, config.egress_proxy);
+            Connector::new(guard.clone(), trust, config.connect_timeout, config.max_connections, config.egress_proxy);
         let pool = Pool::new(config.max_connections, config.max_connection_age);
         let exchanges = Exchanges::new(connector, pool);
         Ok(Self { exchanges, guard, prepared: PreparedEndpoints::default(), attempt_timeout: config.attempt_timeout })

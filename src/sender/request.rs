@@ -16,10 +16,12 @@ use super::{
     connect::Origin,
     guard::{AddressGuard, GuardError},
     headers::{HeaderError, parse_headers},
+    trust::Own,
 };
 use crate::facts::{
     delivery::Delivery,
     endpoint::{Endpoint, Scheme},
+    endpoint_tls::EndpointTls,
     id::EndpointId,
     signing::{
         DojoKey, Kind, PrivateKey, Secret, SecretText, StandardKey, dojo_signature_with, ed25519_signature,
@@ -77,8 +79,10 @@ pub(super) struct Prepared {
     keys: Vec<Keys>,
     /// What this was made from. The revision alone is not enough: an import can bring another endpoint with the same
     /// number.
-    made_from: (String, bool, Vec<(String, String)>, Vec<Secret>),
+    made_from: MadeFrom,
 }
+
+type MadeFrom = (String, bool, Option<Arc<EndpointTls>>, Vec<(String, String)>, Vec<Secret>);
 
 struct Keys {
     secret: Secret,
@@ -114,7 +118,8 @@ impl Prepared {
         let keys = |secret: &Secret| Keys { secret: secret.clone(), ready: ready(&secret.value) };
         let url = guard.check_url(&endpoint.url)?;
         let not_a_url = |why: String| RequestError::Guard(GuardError::NotAUrl(why));
-        let origin = Origin::of(&url, endpoint.http1).ok_or_else(|| not_a_url("it names no host".to_owned()))?;
+        let origin = Origin::of(&url, endpoint.http1, Own::of(endpoint))
+            .ok_or_else(|| not_a_url("it names no host".to_owned()))?;
         let path = &url[Position::BeforePath..Position::AfterQuery];
         Ok(Self {
             origin: Arc::new(origin),
@@ -126,13 +131,23 @@ impl Prepared {
                 .map_err(|e: InvalidHeaderValue| not_a_url(e.to_string()))?,
             extra: parse_headers(&endpoint.headers)?,
             keys: endpoint.secrets.iter().map(keys).collect(),
-            made_from: (endpoint.url.clone(), endpoint.http1, endpoint.headers.clone(), endpoint.secrets.clone()),
+            made_from: (
+                endpoint.url.clone(),
+                endpoint.http1,
+                endpoint.tls.clone(),
+                endpoint.headers.clone(),
+                endpoint.secrets.clone(),
+            ),
         })
     }
 
     fn is_made_from(&self, endpoint: &Endpoint) -> bool {
-        let (url, http1, headers, secrets) = &self.made_from;
-        *url == endpoint.url && *http1 == endpoint.http1 && *headers == endpoint.headers && *secrets == endpoint.secrets
+        let (url, http1, tls, headers, secrets) = &self.made_from;
+        *url == endpoint.url
+            && *http1 == endpoint.http1
+            && *tls == endpoint.tls
+            && *headers == endpoint.headers
+            && *secrets == endpoint.secrets
     }
 
     /// The headers of one attempt, signed over the bytes that will be sent.

@@ -57,6 +57,8 @@ pub(super) struct Watch {
     /// Anything has come since.
     answered: AtomicBool,
     flooded: AtomicBool,
+    /// It wants another client certificate, or one at all.
+    refuses_certificate: AtomicBool,
     /// Bytes since, from the socket.
     bytes: AtomicU64,
     /// Streams that an HTTP/2 receiver allows at a time.
@@ -73,6 +75,7 @@ impl Default for Watch {
             begins: AtomicBool::default(),
             answered: AtomicBool::default(),
             flooded: AtomicBool::default(),
+            refuses_certificate: AtomicBool::default(),
             bytes: AtomicU64::default(),
             streams: AtomicUsize::new(STREAMS_UNASKED),
             settings: Semaphore::new(0),
@@ -125,6 +128,29 @@ impl Watch {
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Relaxed)
     }
+
+    pub(super) fn refuses_certificate(&self) -> bool {
+        self.refuses_certificate.load(Relaxed)
+    }
+}
+
+/// Whether a receiver has ended TLS because of the certificate that it was shown, or was not. In TLS 1.3 it says so only when the
+/// handshake is over for whoever began it, and HTTP/2's library passes only the text of it on.
+pub(super) fn refuses_certificate(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::AlertReceived(alert)) = tls else { return false };
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// A socket whose bytes are counted below TLS and HTTP: nothing above could count padding and what comes for a cut stream.
@@ -227,10 +253,14 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(match &mut self.io {
+        let read = ready!(match &mut self.io {
             Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
-        })?;
+        });
+        if read.as_ref().is_err_and(refuses_certificate) {
+            self.watch.refuses_certificate.store(true, Relaxed);
+        }
+        read?;
         Poll::Ready(self.look(&buf.filled()[before..]).map_err(io::Error::other))
     }
 }

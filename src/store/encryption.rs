@@ -27,8 +27,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{connection::tcp_keepalive, error::REACHABLE};
 use crate::{
+    facts::certificate::not_after_s,
     telemetry::certificates::{self, Use},
-    tls::{self, FileError, IdentityFiles, NamedFile},
+    tls::{self, FileError, IdentityFiles, NamedFile, PemError},
 };
 
 /// Of the time that connecting may take; the rest is for finding out why it took so long.
@@ -103,7 +104,7 @@ impl Encryption {
         stream.write_all(b"PING\r\n").await.map_err(of_io)?;
         while stream.read_u8().await.map_err(of_io)? != b'\n' {}
         let theirs = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let ends = [theirs, trust.own.as_ref()].into_iter().flatten().filter_map(|one| tls::not_after_s(one)).min();
+        let ends = [theirs, trust.own.as_ref()].into_iter().flatten().filter_map(|one| not_after_s(one)).min();
         certificates::shown(Use::Redis, ends);
         Ok(stream)
     }
@@ -133,19 +134,13 @@ fn read(files: &TlsFiles) -> Result<Trust, FileError> {
     let authority = files.authority.clone().map(|path| NamedFile { setting: "redis.ca_file", path });
     let unusable = |cause: rustls::Error, file: &Option<NamedFile>| FileError::Pem {
         file: file.clone().unwrap_or(NamedFile { setting: "redis.ca_file", path: "the system's authorities".into() }),
-        cause: cause.to_string(),
+        cause: PemError::Unusable(cause),
     };
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(error, &authority))?;
     let builder = match &authority {
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in tls::read_certificates(file)? {
-                roots.add(certificate).map_err(|error| unusable(error, &authority))?;
-            }
-            builder.with_root_certificates(roots)
-        }
+        Some(file) => builder.with_root_certificates(tls::read_authorities(file)?),
         None => {
             let verifier = Verifier::new(provider).map_err(|error| unusable(error, &authority))?;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))

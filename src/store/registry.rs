@@ -14,7 +14,7 @@ use super::{
     connection::{Connection, Purpose, Redis, Script, ScriptCall, Subject},
     error::StoreError,
     keys::RegistryKeys,
-    workers::{UnknownTo, check_in_clear, check_known, live_workers},
+    workers::{UnknownTo, check_in_clear, check_known, check_reads, live_workers},
 };
 use crate::facts::{
     endpoint::{Endpoint, EndpointState, Mark, SEALED_SCHEMA},
@@ -78,6 +78,10 @@ pub enum RegistryError {
     Locked { id: EndpointId, cause: stored::LockCause },
     #[error(transparent)]
     Unknown(#[from] UnknownTo),
+    #[error(
+        "endpoint {0} has the key of a client certificate, which is stored only sealed, and this process has no keys: make          one with `herald key generate` and name its file in master_key_file (HERALD_MASTER_KEY_FILE) of every Herald"
+    )]
+    KeyInClear(EndpointId),
     #[error(
         "endpoint {id} takes {bytes} bytes; at most {MAX_ENDPOINT_BYTES} are allowed: give it fewer headers or types"
     )]
@@ -282,7 +286,7 @@ impl RegistryStore {
         version: Option<u64>,
         mark: &Mark,
     ) -> Result<Endpoint, RegistryError> {
-        let ring = self.sealing_ring().await?;
+        let ring = self.sealing_ring([&endpoint]).await?;
         endpoint.unsealed_values = if ring.sealing().is_some() { 0 } else { endpoint.secret_values() };
         let json = stored::write(&endpoint, &ring)?;
         let id = &endpoint.id;
@@ -295,10 +299,16 @@ impl RegistryStore {
         Ok(endpoint)
     }
 
-    /// The keys, once it is known that every live worker opens what their first one seals.
-    async fn sealing_ring(&mut self) -> Result<Arc<Ring>, RegistryError> {
+    /// The keys, once it is known that every live worker opens what their first one seals, and reads these endpoints at all.
+    async fn sealing_ring(
+        &mut self,
+        endpoints: impl IntoIterator<Item = &Endpoint>,
+    ) -> Result<Arc<Ring>, RegistryError> {
         let ring = self.connection.keyring().ring();
         self.check_all_know(&ring).await?;
+        if endpoints.into_iter().any(|endpoint| endpoint.tls.is_some()) {
+            check_reads(&live_workers(&mut self.connection).await?)?;
+        }
         Ok(ring)
     }
 

@@ -79,7 +79,9 @@ pub enum UnknownTo {
          and look with `herald key status`"
     )]
     Key { worker: String, key: KeyId },
-    #[error("worker {worker} is version {version}, which cannot read sealed endpoints: update it first")]
+    #[error(
+        "worker {worker} is version {version}, which cannot read sealed endpoints or TLS settings: update it first"
+    )]
     Schema { worker: String, version: String },
     #[error(
         "worker {worker} locks what is not sealed (seal_only), and this process has no keys: name their file here too \
@@ -89,24 +91,28 @@ pub enum UnknownTo {
 }
 
 /// Whether all of them take what is written without a key.
-pub fn check_in_clear<'a>(workers: impl IntoIterator<Item = &'a Told>) -> Result<(), UnknownTo> {
-    match workers.into_iter().find(|worker| worker.seal_only) {
+pub fn check_in_clear(workers: &[Told]) -> Result<(), UnknownTo> {
+    match workers.iter().find(|worker| worker.seal_only) {
         Some(worker) => Err(UnknownTo::Clear { worker: worker.name.clone() }),
         None => Ok(()),
     }
 }
 
-/// Whether all of them open what is sealed with this key.
-pub fn check_known<'a>(workers: impl IntoIterator<Item = &'a Told>, key: KeyId) -> Result<(), UnknownTo> {
-    for worker in workers {
-        if !worker.reads_sealed() {
-            return Err(UnknownTo::Schema { worker: worker.name.clone(), version: worker.version.clone() });
-        }
-        if !worker.knows(key) {
-            return Err(UnknownTo::Key { worker: worker.name.clone(), key });
-        }
+/// Whether all of them read the newest form of an endpoint.
+pub fn check_reads(workers: &[Told]) -> Result<(), UnknownTo> {
+    match workers.iter().find(|worker| !worker.reads_sealed()) {
+        Some(worker) => Err(UnknownTo::Schema { worker: worker.name.clone(), version: worker.version.clone() }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Whether all of them open what is sealed with this key.
+pub fn check_known(workers: &[Told], key: KeyId) -> Result<(), UnknownTo> {
+    check_reads(workers)?;
+    match workers.iter().find(|worker| !worker.knows(key)) {
+        Some(worker) => Err(UnknownTo::Key { worker: worker.name.clone(), key }),
+        None => Ok(()),
+    }
 }
 
 /// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell, with when they did. None as it ends.

@@ -139,6 +139,7 @@ fn code_of_registry(error: &RegistryError) -> ExitCode {
         | RegistryError::Newer { .. }
         | RegistryError::TooLarge { .. }
         | RegistryError::Unknown(_)
+        | RegistryError::KeyInClear(_)
         | RegistryError::Bulk(_) => ExitCode::Refused,
         RegistryError::Unreadable(_) | RegistryError::Locked { .. } | RegistryError::Damaged(_) => ExitCode::Failed,
     }

@@ -17,6 +17,8 @@ pub enum Use {
     Api,
     /// What Redis has shown, and what it is shown.
     Redis,
+    /// What receivers are shown.
+    Endpoint,
 }
 
 impl Use {
@@ -24,6 +26,7 @@ impl Use {
         match self {
             Self::Api => "api",
             Self::Redis => "redis",
+            Self::Endpoint => "endpoint",
         }
     }
 }

@@ -1,13 +1,18 @@
-//! An endpoint as it is shown: everything but its secrets and the values of its headers, which often are credentials.
+//! An endpoint as it is shown: everything but its secrets, its client key and the values of its headers, which often are credentials.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Viewer, health::HealthView, time::Time};
-use crate::facts::{
-    endpoint::{Endpoint, EndpointState, Mark},
-    retry::RetryOverrides,
-    signing::{Secret, SecretText},
+use crate::{
+    facts::{
+        certificate::Certificate,
+        endpoint::{Endpoint, EndpointState, Mark},
+        endpoint_tls::EndpointTls,
+        retry::RetryOverrides,
+        signing::{Secret, SecretText},
+    },
+    tls::certificates,
 };
 use crate::store::registry::stored::LockCause;
 
@@ -48,6 +53,9 @@ pub struct EndpointView {
     headers: Vec<(String, &'static str)>,
     traceparent: bool,
     http1: bool,
+    /// What it has of its own in TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsView>,
     /// By whom it is kept: operator, merchant or sandbox.
     keeper: String,
     /// It is removed as soon as nothing is owed to it any more.
@@ -67,6 +75,40 @@ pub struct SecretView {
     created_at: Time,
     expires_at: Option<Time>,
     is_live: bool,
+}
+
+/// Certificates as they are read; the key is never shown.
+#[derive(Serialize, ToSchema)]
+pub struct TlsView {
+    /// Authorities that are trusted for it besides those that are trusted for all.
+    pub ca: Vec<CertificateView>,
+    /// What its receiver is shown, where it asks.
+    pub client_certificate: Option<CertificateView>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct CertificateView {
+    pub subject: String,
+    pub issuer: String,
+    /// When it ends.
+    pub not_after: Time,
+}
+
+impl TlsView {
+    pub fn of(tls: &EndpointTls) -> Self {
+        let shown = |pem: &Option<String>| {
+            let found = certificates(pem.as_deref().unwrap_or_default().as_bytes()).unwrap_or_default();
+            found.iter().filter_map(|der| Certificate::read(der)).map(CertificateView::of).collect::<Vec<_>>()
+        };
+        Self { ca: shown(&tls.ca), client_certificate: shown(&tls.client_certificate).into_iter().next() }
+    }
+}
+
+impl CertificateView {
+    fn of(certificate: Certificate) -> Self {
+        let Certificate { subject, issuer, not_after_s } = certificate;
+        Self { subject, issuer, not_after: Time(u64::try_from(not_after_s).unwrap_or(0).saturating_mul(1000)) }
+    }
 }
 
 /// How it differs from the configured policy.
@@ -119,6 +161,7 @@ impl EndpointView {
             headers: endpoint.headers.iter().map(|(name, _)| (name.clone(), HIDDEN)).collect(),
             traceparent: endpoint.traceparent,
             http1: endpoint.http1,
+            tls: endpoint.tls.as_deref().map(TlsView::of),
             keeper: lower(endpoint.keeper),
             leaves: endpoint.leaves,
             created_at: Time(endpoint.created_at_ms),

@@ -588,3 +588,28 @@ async fn the_events_of_any_intent_that_the_history_has_are_in_its_story() {
     let page = Visitor::signed_in(&house, ADMIN).await.get("/console/intents/pi_told").await.html;
     assert!(page.contains("Captured, accepted") && page.contains("evt_told"), "{page}");
 }
+
+#[tokio::test]
+async fn a_page_shows_for_whom_the_certificates_of_an_endpoint_are_and_as_text() {
+    let house = House::start().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Till <b>7</b>");
+    let pem = params.self_signed(&key).unwrap().pem();
+    let patch = async |mut change: Value| {
+        change["reason"] = "their own authority".into();
+        house.ask("PATCH", "/v1/endpoints/ep_a", Some(ADMIN), Some(&change)).await
+    };
+    let changed = patch(json!({"url": "https://127.0.0.1:2/", "tls": {"ca": pem}})).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let in_clear = patch(json!({"tls": {"client_certificate": pem, "client_key": key.serialize_pem()}})).await;
+    assert_eq!(in_clear.status, 409, "{}", in_clear.body);
+    assert!(in_clear.body["detail"].as_str().unwrap().contains("master_key_file"), "{}", in_clear.body);
+    let merchant = house.token("merchant").await;
+    for token in [ADMIN, &merchant] {
+        let seen = Visitor::signed_in(&house, token).await.get("/console/endpoints/ep_a").await;
+        assert!(seen.html.contains("Trusts also") && seen.html.contains("CN=Till "), "{}", seen.html);
+        assert!(!seen.html.contains("<b>7") && !seen.html.contains("Client certificate"), "{}", seen.html);
+    }
+}

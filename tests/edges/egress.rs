@@ -117,7 +117,7 @@ async fn a_wrong_password_is_the_proxys_failure_and_opens_no_breaker() {
 
 /// What a proxy of the test's does with each request.
 #[derive(Clone, Copy, PartialEq)]
-enum Does {
+pub enum Does {
     Passes,
     /// Refuses every third.
     Denies,
@@ -127,14 +127,14 @@ enum Does {
     HangsUp,
 }
 
-struct Proxy {
-    address: SocketAddr,
+pub struct Proxy {
+    pub address: SocketAddr,
     targets: Arc<Mutex<Vec<String>>>,
     does: Arc<Mutex<Does>>,
 }
 
 impl Proxy {
-    async fn start(tls: Option<TlsAcceptor>, does: Does) -> Self {
+    pub async fn start(tls: Option<TlsAcceptor>, does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (targets, does) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(does)));
@@ -154,7 +154,7 @@ impl Proxy {
         Self { address, targets, does }
     }
 
-    fn targets(&self) -> Vec<String> {
+    pub fn targets(&self) -> Vec<String> {
         self.targets.lock().unwrap().clone()
     }
 }

@@ -1,6 +1,7 @@
 //! Herald's edges, on the real program: how it reaches Redis by TLS, and how it is reached.
 
 mod api_tls;
+mod client_certificates;
 mod ed25519;
 mod egress;
 mod proxies;

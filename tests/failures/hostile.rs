@@ -1,16 +1,13 @@
 //! Receivers that mean harm, tested through the whole of Herald: none of them slows the others or fills its memory, and
 //! each outcome is reported by its name.
 
-#[path = "../receiver/mod.rs"]
-mod receiver;
-
 use std::{fs, time::Duration};
 
 use tokio::io::AsyncWriteExt;
 
-use self::receiver::{Authority, Receiver, self_signed_acceptor};
 use crate::{
     process::{Herald, Setup},
+    receiver::{Authority, Receiver, self_signed_acceptor},
     support::until,
     world::{Event, World, lives, publish},
 };

@@ -26,6 +26,8 @@ mod merchants;
 mod postgres;
 #[path = "../support/herald.rs"]
 mod process;
+#[path = "../receiver/mod.rs"]
+mod receiver;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/world.rs"]

@@ -14,6 +14,7 @@ use base64::{
 use herald::{
     facts::{
         endpoint::Endpoint,
+        endpoint_tls::{ClientKey, EndpointTls},
         sealing::{Ring, key_line},
         signing::SecretText,
     },
@@ -24,6 +25,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     process::Herald,
+    receiver::{Authority, Receiver},
     support::{TestRedis, until},
     world::{World, lives, mark},
 };
@@ -358,24 +360,35 @@ struct Needle {
 
 impl Needle {
     fn of(name: String, text: &str) -> Self {
-        let mut forms = vec![text.as_bytes().to_vec()];
-        let mut raws = vec![text.as_bytes().to_vec()];
+        let mut needle = Self { name, forms: vec![text.as_bytes().to_vec()] };
+        needle.add(text.as_bytes());
         if let Some(key) = text.strip_prefix("whsec_") {
-            forms.push(key.as_bytes().to_vec());
-            raws.push(STANDARD.decode(key).unwrap());
+            needle.forms.push(key.as_bytes().to_vec());
+            needle.add(&STANDARD.decode(key).unwrap());
         }
-        for raw in raws {
-            forms.push(hex::encode(&raw).into_bytes());
-            forms.push(hex::encode_upper(&raw).into_bytes());
-            // In the middle of something else it may begin at any of three places of a group of four characters.
-            for skip in 0..3.min(raw.len()) {
-                let whole = &raw[skip..raw.len() - (raw.len() - skip) % 3];
-                forms.push(STANDARD.encode(whole).into_bytes());
-                forms.push(URL_SAFE_NO_PAD.encode(whole).into_bytes());
-            }
-            forms.push(raw);
+        needle
+    }
+
+    /// A private key as PEM: one of its lines, and the number that is the secret.
+    fn of_key(name: String, key: &rcgen::KeyPair) -> Self {
+        // In PKCS#8 of P-256 it has these places.
+        let mut needle = Self { name, forms: Vec::new() };
+        needle.add(&key.serialize_der()[36..68]);
+        let pem = key.serialize_pem();
+        needle.add(pem.lines().nth(1).unwrap().as_bytes());
+        needle
+    }
+
+    fn add(&mut self, raw: &[u8]) {
+        self.forms.push(raw.to_vec());
+        self.forms.push(hex::encode(raw).into_bytes());
+        self.forms.push(hex::encode_upper(raw).into_bytes());
+        // In the middle of something else it may begin at any of three places of a group of four characters.
+        for skip in 0..3.min(raw.len()) {
+            let whole = &raw[skip..raw.len() - (raw.len() - skip) % 3];
+            self.forms.push(STANDARD.encode(whole).into_bytes());
+            self.forms.push(URL_SAFE_NO_PAD.encode(whole).into_bytes());
         }
-        Self { name, forms }
     }
 
     fn is_in(&self, hay: &[u8]) -> bool {
@@ -437,6 +450,33 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
         registry.create(Endpoint { secrets, headers, ..made }, &mark()).await.unwrap();
         accounts.push(format!("acc_{n}"));
     }
+    // One has a receiver that asks for a certificate.
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", &["http/1.1"], |_| ());
+    let asking = Receiver::start(move |stream, log| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            while log.read_request(&mut stream).await.is_some() {
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
+            }
+        }
+    })
+    .await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["herald".to_owned()]).unwrap().self_signed(&key).unwrap();
+    needles.push(Needle::of_key("client key".to_owned(), &key));
+    let tls = EndpointTls {
+        ca: Some(authority.pem()),
+        client_certificate: Some(certificate.pem()),
+        client_key: Some(ClientKey::new(key.serialize_pem())),
+    };
+    let made = world.endpoint("ep_tls", "acc_tls");
+    let with_tls = Endpoint { url: asking.https("localhost"), tls: tls.kept(), ..made };
+    registry.create(with_tls, &mark()).await.unwrap();
+    accounts.push("acc_tls".to_owned());
     let token = "0123456789abcdef0123456789abcdef";
     // One receiver refuses everything, for dead letters, issues and their words.
     world.merchants.rule("ep_3", |_| crate::merchants::Reply::status(401));
@@ -445,7 +485,8 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
     let herald = setup.start();
     herald.until_owner().await;
     world.publish(&lives(5, &accounts, 500)).await;
-    world.merchants.until("most", |log| log.of("ep_0").count() >= 20).await;
+    world.merchants.until("most", |log| log.of("ep_0").count() >= 10).await;
+    until("what asks for a certificate", async || asking.log.seen().len() >= 10).await;
     herald.until_metric("herald_dead_letters", |letters| letters > 0.0).await;
     world.until_finished().await;
 
@@ -458,6 +499,8 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
     for words in [
         &["endpoint", "list", "-o", "json"][..],
         &["endpoint", "show", "ep_0"],
+        &["endpoint", "show", "ep_tls"],
+        &["endpoint", "test", "ep_tls", "-o", "json"],
         &["endpoint", "export"],
         &["endpoint", "export", "--file", backup],
         &["endpoint", "update", "ep_1", "--description", "new", "--reason", "a test"],
@@ -477,7 +520,9 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
     hay.push(said(&["endpoint", "export"], Some(&Keys::of(&[2]))));
     hay.push(said(&["endpoint", "import", backup, "--reason", "a test", "--yes"], Some(&Keys::of(&[2]))));
     hay.push(("the backup".to_owned(), fs::read(backup).unwrap()));
-    for path in ["/v1/endpoints", "/v1/endpoints/ep_0", "/v1/issues", "/v1/dead-letters", "/v1/audit"] {
+    for path in
+        ["/v1/endpoints", "/v1/endpoints/ep_0", "/v1/endpoints/ep_tls", "/v1/issues", "/v1/dead-letters", "/v1/audit"]
+    {
         hay.push((path.to_owned(), api(&herald, token, path).into_bytes()));
     }
     hay.push(("/metrics".to_owned(), herald.get("/metrics").unwrap().1.into_bytes()));
@@ -514,7 +559,7 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
     // What looks for them would find them.
     let words = ["endpoint", "export", "--reveal", "--reason", "a test"];
     let revealed = verb(&world.redis, Some(&keys), &words).stdout;
-    assert_eq!(needles.iter().filter(|needle| needle.is_in(&revealed)).count(), 2 * ENDPOINTS);
+    assert_eq!(needles.iter().filter(|needle| needle.is_in(&revealed)).count(), 2 * ENDPOINTS + 1);
     let entry = text(&verb(&world.redis, Some(&keys), &["audit", "list", "--act", "endpoint export", "-o", "json"]));
     assert!(entry.contains("in clear: stdout"), "{entry}");
 }

@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use herald::{
     clock,
-    facts::sealing::{Ring, key_line},
+    facts::{
+        endpoint_tls::{ClientKey, EndpointTls},
+        sealing::{Ring, key_line},
+    },
     keyring::Keyring,
     store::{
         connection::Purpose,
@@ -343,4 +346,80 @@ async fn nothing_is_written_in_clear_while_a_worker_would_lock_it() {
     );
     tell(&mut connection, "token", Some(&Told { seal_only: false, ..strict })).await.unwrap();
     clear.create(endpoint("ep_a", "acc_1"), &mark("new")).await.unwrap();
+}
+
+fn with_tls(name: &str, of: &str) -> Endpoint {
+    let (ca, certificate) = (Some("an authority".to_owned()), Some("a certificate".to_owned()));
+    let client_key = Some(ClientKey::new("a-key-of-the-test".to_owned()));
+    let tls = EndpointTls { ca, client_certificate: certificate, client_key };
+    Endpoint { tls: tls.kept(), ..endpoint(name, of) }
+}
+
+#[tokio::test]
+async fn a_client_key_is_stored_sealed_or_not_at_all() {
+    let redis = TestRedis::start().await;
+    let refused = store(&redis).await.create(with_tls("ep_a", "acc_1"), &mark("new")).await.unwrap_err();
+    assert!(matches!(refused, RegistryError::KeyInClear(_)), "{refused}");
+    assert!(refused.to_string().contains("master_key_file"), "{refused}");
+    let mut sealing = store_with(&redis, ring(&[1])).await;
+    let made = sealing.create(with_tls("ep_a", "acc_1"), &mark("new")).await.unwrap();
+    assert_eq!(made.secret_values(), 2);
+    let stored = raw(&redis, "ep_a").await;
+    let json: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!((&json["schema"], &json["tls"]["ca"]), (&2.into(), &"an authority".into()));
+    assert!(json["tls"]["client_key"]["sealed"].as_str().unwrap().starts_with("hs1."), "{stored}");
+    assert_eq!(sealing.get(&id("ep_a")).await.unwrap().unwrap(), made);
+
+    // A ring that is gone, a key of another endpoint, and a planted one.
+    assert!(matches!(lock_of(&mut store(&redis).await, "ep_a").await, LockCause::NoKey(_)));
+    sealing.create(with_tls("ep_b", "acc_2"), &mark("new")).await.unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&raw(&redis, "ep_b").await).unwrap();
+    let own = std::mem::replace(&mut other["tls"]["client_key"], json["tls"]["client_key"].clone());
+    put_raw(&redis, "ep_b", &other).await;
+    assert_eq!(lock_of(&mut sealing, "ep_b").await, LockCause::Damaged);
+    other["tls"]["client_key"] = "a planted key".into();
+    put_raw(&redis, "ep_b", &other).await;
+    let keys = Keys::of(&[1]);
+    let mut only = store_with(&redis, Keyring::open(Some(&keys.path), true).unwrap()).await;
+    assert_eq!(lock_of(&mut only, "ep_b").await, LockCause::Unsealed);
+    other["tls"] = serde_json::json!([null, null, "a planted key"]);
+    put_raw(&redis, "ep_b", &other).await;
+    assert!(matches!(only.get(&id("ep_b")).await, Err(RegistryError::Unreadable(_))));
+    other["tls"] = serde_json::json!({"client_certificate": "a certificate", "client_key": own});
+    put_raw(&redis, "ep_b", &other).await;
+    assert!(only.get(&id("ep_b")).await.unwrap().is_some());
+
+    // A new ring takes it over, and none leaves it as it is.
+    let mut both = store_with(&redis, ring(&[2, 1])).await;
+    let to = ring(&[2]).ring();
+    assert_eq!(both.reseal(&to, &mark("rotate"), false).await.unwrap().written, 2);
+    let mut new = store_with(&redis, ring(&[2])).await;
+    assert_eq!(new.get(&id("ep_a")).await.unwrap().unwrap().tls, made.tls);
+    let unsealed = new.reseal(&Ring::default(), &mark("unseal"), false).await.unwrap();
+    assert_eq!((unsealed.written, unsealed.left.len()), (0, 2), "{unsealed:?}");
+    let file = new.export(1).await.unwrap();
+    let sealed = String::from_utf8(file.to_json(&to)).unwrap();
+    assert!(!sealed.contains("a-key-of-the-test") && sealed.contains("an authority"), "{sealed}");
+    assert_eq!(ExportFile::from_json(sealed.as_bytes(), &to).unwrap().endpoints, file.endpoints);
+    assert!(String::from_utf8(file.to_json(&Ring::default())).unwrap().contains("a-key-of-the-test"));
+}
+
+#[tokio::test]
+async fn authorities_alone_need_no_key_and_no_worker_that_could_not_read_them() {
+    let redis = TestRedis::start().await;
+    let mut plain = store(&redis).await;
+    let tls = EndpointTls { ca: Some("an authority".to_owned()), ..EndpointTls::default() };
+    let made =
+        plain.create(Endpoint { tls: tls.clone().kept(), ..endpoint("ep_a", "acc_1") }, &mark("new")).await.unwrap();
+    assert!(raw(&redis, "ep_a").await.contains("\"schema\":2"), "an older Herald knows that it cannot read it");
+    assert_eq!(plain.get(&id("ep_a")).await.unwrap().unwrap(), made);
+    let mut connection = redis.redis().connect(Purpose::Other).await.unwrap();
+    tell(&mut connection, "old", Some(&told("old/1", &Keyring::default(), 1))).await.unwrap();
+    let refused = plain.create(Endpoint { tls: tls.kept(), ..endpoint("ep_b", "acc_2") }, &mark("new")).await;
+    assert!(refused.unwrap_err().to_string().contains("old/1 is version"));
+    plain.create(endpoint("ep_b", "acc_2"), &mark("new")).await.unwrap();
+}
+
+async fn put_raw(redis: &TestRedis, name: &str, json: &serde_json::Value) {
+    redis.command::<()>(&["HSET", RegistryKeys::ENDPOINTS, name, &json.to_string()]).await;
 }

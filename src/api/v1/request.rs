@@ -290,6 +290,7 @@ pub fn of_registry(error: &RegistryError) -> Problem {
         | RegistryError::Unreadable(_)
         | RegistryError::Locked { .. }
         | RegistryError::Unknown(_)
+        | RegistryError::KeyInClear(_)
         | RegistryError::Bulk(_) => refused(error.to_string()),
         RegistryError::TooLarge { .. } => Problem::fault("body", error.to_string()),
         RegistryError::Damaged(_) => Problem::internal(error),
@@ -339,6 +340,7 @@ fn of_setting(error: &RuleError) -> Problem {
         RuleError::NoSecret | RuleError::PublicKey | RuleError::WeakSecret | RuleError::TooManySecrets { .. } => {
             ("secret", format!("is refused: {said}"))
         }
+        RuleError::Tls(error) => ("tls", format!("is refused: {error}")),
         RuleError::Url(_) | RuleError::Newer { .. } => ("body", said),
     };
     Problem::fault(member, why)

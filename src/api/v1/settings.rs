@@ -9,6 +9,7 @@ use super::request::parsed;
 use crate::{
     facts::{
         endpoint::{DEFAULT_MAX_IN_FLIGHT, DEFAULT_SCHEMES, Endpoint, Ordering, Scheme},
+        endpoint_tls::ClientKey,
         event::EventType,
         retry::RetryOverrides,
     },
@@ -37,6 +38,38 @@ impl From<RetryChange> for RetryOverrides {
     fn from(change: RetryChange) -> Self {
         let RetryChange { initial_ms, multiplier, max_interval_ms, jitter, max_attempts, max_age_ms } = change;
         Self { initial_ms, multiplier, max_interval_ms, jitter, max_attempts, max_age_ms }
+    }
+}
+
+/// What an endpoint is to have of its own in TLS, each as PEM of at most 16 KiB. What is absent stays as it is; what is null goes.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsChange {
+    /// Authorities that are trusted for it besides those that are trusted for all.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 16_384)]
+    ca: Option<Option<String>>,
+    /// What its receiver asks for, with the certificates between it and its authority.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 16_384)]
+    client_certificate: Option<Option<String>>,
+    /// The private key of that certificate. It is stored only sealed, and never shown.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 16_384)]
+    client_key: Option<Option<String>>,
+}
+
+impl TlsChange {
+    fn apply(&self, endpoint: &mut Endpoint) {
+        let mut tls = endpoint.tls.as_deref().cloned().unwrap_or_default();
+        let put = |given: &Option<Option<String>>, known| given.clone().unwrap_or(known);
+        tls.ca = put(&self.ca, tls.ca);
+        tls.client_certificate = put(&self.client_certificate, tls.client_certificate);
+        tls.client_key = match &self.client_key {
+            Some(key) => key.clone().map(ClientKey::new),
+            None => tls.client_key,
+        };
+        endpoint.tls = tls.kept();
     }
 }
 
@@ -81,6 +114,8 @@ pub struct CreateEndpoint {
     #[serde(default)]
     pub http1: Option<bool>,
     #[serde(default)]
+    pub tls: Option<TlsChange>,
+    #[serde(default)]
     pub reason: Option<String>,
 }
 
@@ -124,6 +159,9 @@ pub struct UpdateEndpoint {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<bool>)]
     pub http1: Option<Option<bool>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<TlsChange>)]
+    pub tls: Option<Option<TlsChange>>,
     /// The revision that the caller saw: a change made since then wins.
     #[serde(default)]
     pub revision: Option<u64>,
@@ -152,6 +190,9 @@ impl CreateEndpoint {
         endpoint.headers = self.headers.clone().unwrap_or_default().into_iter().collect();
         endpoint.traceparent = self.traceparent.unwrap_or_default();
         endpoint.http1 = self.http1.unwrap_or_default();
+        if let Some(tls) = &self.tls {
+            tls.apply(endpoint);
+        }
         Ok(())
     }
 }
@@ -177,6 +218,11 @@ impl UpdateEndpoint {
         endpoint.timeout_ms = self.timeout_ms.unwrap_or(endpoint.timeout_ms);
         endpoint.traceparent = self.traceparent.map_or(endpoint.traceparent, Option::unwrap_or_default);
         endpoint.http1 = self.http1.map_or(endpoint.http1, Option::unwrap_or_default);
+        match &self.tls {
+            Some(Some(tls)) => tls.apply(endpoint),
+            Some(None) => endpoint.tls = None,
+            None => {}
+        }
         if let Some(retry) = self.retry {
             endpoint.retry = retry.unwrap_or_default().into();
         }

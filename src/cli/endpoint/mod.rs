@@ -242,6 +242,7 @@ async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         headers: Vec::new(),
         traceparent: false,
         http1: false,
+        tls: None,
         keeper: Keeper::Operator,
         status: EndpointState::Enabled,
         leaves: false,

@@ -4,12 +4,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
+use zeroize::Zeroizing;
 
 use crate::{
     cli::args::read_input,
     config::parse_duration,
     facts::{
         endpoint::{Endpoint, Ordering, Scheme},
+        endpoint_tls::{ClientKey, EndpointTls, MAX_PEM_BYTES},
         event::EventType,
         retry::RetryOverrides,
         signing::{Kind, MIN_SECRET_CHARS, SecretText},
@@ -100,7 +102,40 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     http1: Option<bool>,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     retry: RetryArgs,
+}
+
+/// What an endpoint has of its own in TLS.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// A PEM file of authorities that are trusted for it besides those that are trusted for all; - is stdin
+    #[arg(long = "tls-ca-file", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A PEM file of the certificate that its receiver asks for, with those between it and its authority
+    #[arg(long = "client-certificate-file", value_name = "FILE")]
+    client_certificate: Option<PathBuf>,
+    /// A PEM file of that certificate's private key, which is stored only sealed; - is stdin
+    #[arg(long = "client-key-file", value_name = "FILE")]
+    client_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// Puts what is given in place of what is there.
+    fn apply(&self, endpoint: &mut Endpoint) -> anyhow::Result<()> {
+        let mut tls = endpoint.tls.as_deref().cloned().unwrap_or_default();
+        let pem = |file: &PathBuf| {
+            let text = Zeroizing::new(read_input(file, MAX_PEM_BYTES as u64)?);
+            let refused = || VerbError::Refused(format!("{} is not PEM, which is text", file.display()));
+            anyhow::Ok(str::from_utf8(&text).map_err(|_| refused())?.to_owned())
+        };
+        tls.ca = self.ca.as_ref().map(pem).transpose()?.or(tls.ca);
+        tls.client_certificate = self.client_certificate.as_ref().map(pem).transpose()?.or(tls.client_certificate);
+        tls.client_key = self.client_key.as_ref().map(pem).transpose()?.map(ClientKey::new).or(tls.client_key);
+        endpoint.tls = tls.kept();
+        Ok(())
+    }
 }
 
 /// How the retry policy differs from the configured one.
@@ -173,6 +208,7 @@ impl Settings {
         if let Some(description) = &self.description {
             endpoint.description.clone_from(description);
         }
+        self.tls.apply(endpoint)?;
         self.retry.apply(&mut endpoint.retry);
         Ok(())
     }
@@ -193,6 +229,12 @@ pub struct Resets {
     /// No extra headers
     #[arg(long, conflicts_with = "headers")]
     no_headers: bool,
+    /// No authorities of its own
+    #[arg(long, conflicts_with = "ca")]
+    no_tls_ca: bool,
+    /// No client certificate, and no key of one
+    #[arg(long, conflicts_with_all = ["client_certificate", "client_key"])]
+    no_client_certificate: bool,
     /// The configured retry policy; any --retry-* then overrides it
     #[arg(long)]
     no_retry: bool,
@@ -211,6 +253,16 @@ impl Resets {
         }
         if self.no_headers {
             endpoint.headers.clear();
+        }
+        if let Some(tls) = &endpoint.tls {
+            let mut tls = EndpointTls::clone(tls);
+            if self.no_tls_ca {
+                tls.ca = None;
+            }
+            if self.no_client_certificate {
+                (tls.client_certificate, tls.client_key) = (None, None);
+            }
+            endpoint.tls = tls.kept();
         }
         if self.no_retry {
             endpoint.retry = RetryOverrides::default();

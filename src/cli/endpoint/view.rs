@@ -11,7 +11,7 @@ use crate::{
     surface::{List, Output, instant, when, words},
     view::{
         Viewer,
-        endpoint::{EndpointView, shown},
+        endpoint::{CertificateView, EndpointView, TlsView, shown},
         health::HealthView,
     },
 };
@@ -64,6 +64,7 @@ fn fields(endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> Vec<(&'
         ("retry", retry(&endpoint.retry)),
     ]);
     fields.extend(endpoint.headers.iter().map(|(name, _)| ("header", format!("{name}: {HIDDEN}"))));
+    fields.extend(endpoint.tls.as_deref().map(TlsView::of).into_iter().flat_map(|tls| of_tls(tls, now_ms)));
     fields.extend([
         ("http", if endpoint.http1 { "1.1 only" } else { "1.1 or 2" }.to_owned()),
         ("traceparent", if endpoint.traceparent { "passed on" } else { "left out" }.to_owned()),
@@ -73,6 +74,16 @@ fn fields(endpoint: &Endpoint, new: Option<&SecretText>, now_ms: u64) -> Vec<(&'
         ("revision", endpoint.revision.to_string()),
     ]);
     fields
+}
+
+fn of_tls(tls: TlsView, now_ms: u64) -> impl Iterator<Item = (&'static str, String)> {
+    let line = move |certificate: CertificateView| {
+        let CertificateView { subject, issuer, not_after } = certificate;
+        let ends = if not_after.0 <= now_ms { "expired" } else { "until" };
+        format!("{subject}, by {issuer}, {ends} {}", when(not_after.0, now_ms))
+    };
+    let authorities = tls.ca.into_iter().map(move |certificate| ("trusts also", line(certificate)));
+    authorities.chain(tls.client_certificate.map(|certificate| ("shows", line(certificate))))
 }
 
 /// Who wants to know more of one asks for it: what is here fits 80 columns, also with the longest ids that Herald makes.

@@ -175,7 +175,7 @@ impl RegistryStore {
         for endpoint in &mut endpoints {
             endpoint.drop_expired_secrets(mark.at_ms);
         }
-        let ring = self.sealing_ring().await?;
+        let ring = self.sealing_ring(&endpoints).await?;
         for _ in 0..IMPORT_TRIES {
             let version = self.version_of_any_registry().await?;
             let revisions = self.revisions().await?;

@@ -140,25 +140,27 @@ pub fn write(endpoint: &Endpoint, ring: &Ring) -> Result<Vec<u8>, RegistryError>
         return Err(RegistryError::TooLarge { id: endpoint.id.clone(), bytes: plain.len() });
     }
     match ring.sealing() {
-        None => Ok(plain.to_vec()),
-        Some(_) => Ok(to_json(&sealed(endpoint, ring))),
+        None if endpoint.has_client_key() => Err(RegistryError::KeyInClear(endpoint.id.clone())),
+        None if endpoint.tls.is_none() => Ok(plain.to_vec()),
+        _ => Ok(to_json(&sealed(endpoint, ring))),
     }
 }
 
 /// An endpoint in the form in which it is stored, sealed as far as there is a key.
 pub fn sealed(endpoint: &Endpoint, ring: &Ring) -> Value {
     let mut stored = serde_json::to_value(endpoint).expect("strings, numbers and lists of them are always JSON");
-    let mut has_sealed = false;
+    // What has TLS settings says so by its schema, whether or not it has anything to seal.
+    let mut needs_newer = endpoint.tls.is_some();
     each_value(&mut stored, |field, value| {
         let Value::String(text) = value else { return };
         let place = Place { endpoint: &endpoint.id, account: &endpoint.account, field };
         if let Some(sealed) = ring.seal(&place, text, rand::random()) {
             drop(Zeroizing::new(std::mem::take(text)));
             *value = serde_json::json!({ SEALED: sealed });
-            has_sealed = true;
+            needs_newer = true;
         }
     });
-    if has_sealed {
+    if needs_newer {
         stored["schema"] = SEALED_SCHEMA.into();
     }
     stored
@@ -228,6 +230,7 @@ fn has_its_form(stored: &mut Value) -> bool {
         && ["secrets", "spare_secrets"].iter().all(|list| items(stored.get_mut(list)).all(is_secret))
         && items(stored.get_mut("headers")).all(is_header)
         && ["secrets", "spare_secrets", "headers"].iter().all(|list| stored.get(list).is_none_or(Value::is_array))
+        && stored.get("tls").is_none_or(Value::is_object)
 }
 
 fn sealed_text(value: &Value) -> Option<&str> {
@@ -248,6 +251,10 @@ fn each_value(stored: &mut Value, mut then: impl FnMut(Field<'_>, &mut Value)) {
         if let Some([Value::String(name), value]) = header.as_array_mut().map(Vec::as_mut_slice) {
             then(Field::Header { name }, value);
         }
+    }
+    let client_key = stored.get_mut("tls").and_then(|tls| tls.get_mut("client_key"));
+    if let Some(value) = client_key.filter(|value| !value.is_null()) {
+        then(Field::ClientKey, value);
     }
 }
 

@@ -122,6 +122,7 @@ impl World {
             headers: Vec::new(),
             traceparent: false,
             http1: false,
+            tls: None,
             keeper: Keeper::Operator,
             status: EndpointState::Enabled,
             owed_until: None,
