@@ -450,7 +450,7 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
         registry.create(Endpoint { secrets, headers, ..made }, &mark()).await.unwrap();
         accounts.push(format!("acc_{n}"));
     }
-    // One has a receiver that asks for a certificate.
+    // One has a receiver of an authority that only it knows, and a certificate to show.
     let authority = Authority::new();
     let acceptor = authority.acceptor("localhost", &["http/1.1"], |_| ());
     let asking = Receiver::start(move |stream, log| {
@@ -486,7 +486,7 @@ async fn no_secret_is_anywhere_outside_of_the_process() {
     herald.until_owner().await;
     world.publish(&lives(5, &accounts, 500)).await;
     world.merchants.until("most", |log| log.of("ep_0").count() >= 10).await;
-    until("what asks for a certificate", async || asking.log.seen().len() >= 10).await;
+    until("what has an authority of its own", async || asking.log.seen().len() >= 10).await;
     herald.until_metric("herald_dead_letters", |letters| letters > 0.0).await;
     world.until_finished().await;
 
