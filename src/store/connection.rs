@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     encryption::{self, Encryption, TlsFiles},
     error::StoreError,
+    keys::never,
 };
 use crate::{
     clock,
@@ -464,7 +465,8 @@ impl Script {
         Self::new(name, source.leak())
     }
 
-    /// Starts a call with its keys. They must all be known here, because their number is written before them.
+    /// Starts a call with its keys. They must all be known here, because their number is written before them. Behind them the script
+    /// is given one more, which never exists.
     pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
         self.call(redis::cmd("EVALSHA"), keys)
     }
@@ -475,7 +477,8 @@ impl Script {
     }
 
     fn call(&self, mut command: Cmd, keys: &[&str]) -> ScriptCall<'_> {
-        command.arg(&self.sha).arg(keys.len()).arg(keys);
+        let never = keys.first().map(|key| never(key));
+        command.arg(&self.sha).arg(keys.len() + never.iter().len()).arg(keys).arg(never);
         ScriptCall { script: self, command }
     }
 }
@@ -602,6 +605,19 @@ mod tests {
         ] {
             assert_eq!(Redis::new(url).unwrap().reach(), reach, "{url}");
         }
+    }
+
+    #[test]
+    fn every_script_declares_a_key_that_never_exists() {
+        let script = Script::new("nothing", "#!lua\nreturn 1");
+        for call in [script.keys(&["{s}:a", "{s}:b"]), script.keys_to_read(&["{s}:a", "{s}:b"])] {
+            let call = call.arg("an argument").command;
+            let words: Vec<_> = call.args_iter().skip(2).collect();
+            let expected = ["3", "{s}:a", "{s}:b", "herald:{s}:never", "an argument"];
+            assert_eq!(words, expected.map(|word| redis::Arg::Simple(word.as_bytes())));
+        }
+        let without = script.keys(&[]).command;
+        assert_eq!(without.args_iter().last(), Some(redis::Arg::Simple(&b"0"[..])));
     }
 
     #[test]
