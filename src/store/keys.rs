@@ -341,6 +341,11 @@ impl PartitionKeys {
 pub struct RegistryKeys;
 
 impl RegistryKeys {
+    /// Where Redis Cluster keeps them, and everything else that belongs to no stream.
+    pub fn slot() -> Slot {
+        Slot::of_key(Self::ENDPOINTS.as_bytes())
+    }
+
     /// Hash: endpoint to its JSON.
     pub const ENDPOINTS: &str = "herald:{herald}:registry";
     /// Hash: `id`, `version`, `count` (endpoints in the hash), `pause` (a mark as JSON, while all sending is paused).
