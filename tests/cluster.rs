@@ -23,9 +23,15 @@ use herald::{
         endpoint::Endpoint,
         id::{AccountId, EndpointId},
         partition::Slot,
+        signing::SecretText,
     },
     owned::{MASTERS, OwnCluster},
-    store::{connection::Redis, keys::RegistryKeys, registry::RegistryStore},
+    store::{
+        acl::{Role, rule},
+        connection::Redis,
+        keys::{PartitionKeys, RegistryKeys},
+        registry::RegistryStore,
+    },
 };
 use redis::{FromRedisValue, RedisResult, aio::MultiplexedConnection};
 use serde_json::Value;
@@ -34,13 +40,18 @@ use crate::{
     merchants::{Merchants, Reply},
     process::{Herald, Setup, free_address},
     support::{soon, until},
-    world::{Event, PREFIX, STREAM, lives, mark, secret},
+    world::{Event, PREFIX, STREAM, lives, mark},
 };
 
 /// A Cluster and merchants. Herald is started by the test.
 struct Town {
     cluster: OwnCluster,
     merchants: Merchants,
+}
+
+/// One that a person could have given.
+fn secret() -> SecretText {
+    SecretText::from_random(std::array::from_fn(|n| n as u8))
 }
 
 fn slot() -> u16 {
@@ -53,8 +64,13 @@ impl Town {
         Self { cluster, merchants: Merchants::start(secret().reveal()).await }
     }
 
-    fn setup(&self) -> Setup {
-        Setup::new(&self.cluster.url_of_all())
+    /// As the user that is printed for it, on each node.
+    async fn setup(&self) -> Setup {
+        let rule = rule(&PartitionKeys::new(STREAM).unwrap(), Role::Worker).replace(">PASSWORD", ">secret");
+        for node in 0..self.cluster.nodes().len() {
+            self.ask::<()>(node, &rule.split(' ').collect::<Vec<_>>()).await;
+        }
+        Setup::new(&self.cluster.url_of_all().replace("://", "://herald:secret@"))
     }
 
     async fn register_many(&self, count: usize) -> Vec<String> {
@@ -256,7 +272,7 @@ async fn busy(town: &Town) -> (Herald, Vec<Event>) {
             if is_unlucky { Reply::status(500) } else { Reply::OK.after(Duration::from_millis(3)) }
         });
     }
-    let herald = town.setup().start();
+    let herald = town.setup().await.start();
     herald.until_owner().await;
     (herald, lives(31, &accounts, 1_500))
 }
