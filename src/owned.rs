@@ -22,10 +22,8 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-pub use self::{
-    cluster::{MASTERS, OwnCluster},
-    redis::{Directive, OwnRedis},
-};
+pub use self::cluster::{MASTERS, OwnCluster};
+pub use self::redis::{Directive, OwnRedis};
 
 /// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed and has ended
 /// before the drop returns.

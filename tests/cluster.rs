@@ -28,8 +28,10 @@ use herald::{
     owned::{MASTERS, OwnCluster},
     store::{
         acl::{Role, rule},
-        connection::Redis,
+        connection::{Purpose, Redis},
+        error::StoreError,
         keys::{PartitionKeys, RegistryKeys},
+        queries::Queries,
         registry::RegistryStore,
     },
 };
@@ -149,7 +151,7 @@ impl Town {
         let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
         command.env_clear().env("USER", "ops").args(["--redis-url", url, "--set", "history.url="]);
         command.env("HERALD_ALLOW_HTTP", "true").env("HERALD_ALLOW_NETWORKS", "127.0.0.0/8");
-        command.args(words).output().unwrap()
+        command.env("HERALD_SANDBOX", "true").args(words).output().unwrap()
     }
 
     /// What a verb says, by way of one node.
@@ -183,20 +185,30 @@ async fn on_a_cluster_everything_is_done_as_on_one_server() {
     }
     herald.until_owner().await;
 
-    // One is delivered at once, one at the second attempt, one never.
+    // One is delivered at once, one at the second attempt, two never.
     town.merchants.rule("ep_0", |arrival| match (arrival.intent.as_str(), arrival.attempt) {
-        ("pi_late", 1) | ("pi_never", _) => Reply::status(500),
+        ("pi_late", 1) | ("pi_never" | "pi_never_again", _) => Reply::status(500),
         _ => Reply::OK,
     });
-    let events = ["pi_good", "pi_late", "pi_never"].map(|intent| Event::new(intent.len(), "acc_0", intent, "Captured"));
+    let event = |(number, intent): (usize, &str)| Event::new(number, "acc_0", intent, "Captured");
+    let events: Vec<Event> =
+        ["pi_good", "pi_late", "pi_never", "pi_never_again"].into_iter().enumerate().map(event).collect();
     town.publish(&events, 1).await;
     town.merchants.until_delivered(2).await;
     let letters = || json(&town.done(&["dead-letter", "list", "-o", "json"]));
-    until("a dead letter", async || letters().to_string().contains("pi_never")).await;
+    until("two dead letters", async || {
+        let said = letters().to_string();
+        said.contains("\"pi_never\"") && said.contains("\"pi_never_again\"")
+    })
+    .await;
     town.merchants.heal("ep_0");
     town.merchants.rule("ep_0", |_| Reply::OK);
-    town.done(&["dead-letter", "redeliver", "--endpoint", "ep_0", "--yes", "--reason", "mended"]);
+    let why = ["--intent", "pi_never_again", "--reason", "mended", "-o", "json"];
+    let planned = json(&town.done(&[&["operation", "plan", "redeliver"][..], &why].concat()));
+    town.done(&["operation", "start", planned["id"].as_str().unwrap(), "--watch"]);
     town.merchants.until_delivered(3).await;
+    town.done(&["dead-letter", "redeliver", "--endpoint", "ep_0", "--yes", "--reason", "mended"]);
+    town.merchants.until_delivered(4).await;
 
     // A merchant's intent is kept beside the stream, and its event leaves with it.
     let made = json(&town.done(&["trigger", "--account", "acc_1", "-o", "json"]));
@@ -205,11 +217,12 @@ async fn on_a_cluster_everything_is_done_as_on_one_server() {
     let intent = made["intent"]["id"].as_str().unwrap_or_else(|| panic!("{made}"));
     herald::tls::install_crypto_provider();
     let ask = reqwest::Client::new().get(format!("http://{intents}/payment-intents/{intent}"));
-    let answer = ask.bearer_auth(key["key"].as_str().unwrap()).send().await.unwrap();
+    let ask = ask.header("authorization", format!("Basic {}", key["key"].as_str().unwrap()));
+    let answer = ask.header("version", "2025-09-10").send().await.unwrap();
     assert_eq!(answer.status(), 200, "{answer:?}");
 
     let list = json(&town.done(&["delivery", "list", "--event", &events[1].id, "-o", "json"]));
-    let delivery = list["deliveries"][0]["id"].as_str().unwrap_or_else(|| panic!("{list}")).to_owned();
+    let delivery = list[0]["id"].as_str().unwrap_or_else(|| panic!("{list}")).to_owned();
     for words in [
         &["endpoint", "list"][..],
         &["endpoint", "show", "ep_0"],
@@ -220,9 +233,7 @@ async fn on_a_cluster_everything_is_done_as_on_one_server() {
         &["pause", "--all", "--reason", "incident"],
         &["resume", "--all", "--reason", "over"],
         &["event", "publish", "--sample", "--account", "acc_0"],
-        &["event", "show", &events[0].id],
         &["delivery", "show", &delivery],
-        &["story", "pi_late"],
         &["chain", "list", "--endpoint", "ep_0"],
         &["dead-letter", "list", "--group-by", "endpoint,cause"],
         &["quarantine", "list"],
@@ -240,24 +251,11 @@ async fn on_a_cluster_everything_is_done_as_on_one_server() {
     ] {
         town.done(words);
     }
-    let planned = json(&town.done(&[
-        "operation",
-        "plan",
-        "replay",
-        "--endpoint",
-        "ep_0",
-        "--since",
-        "1h",
-        "--reason",
-        "lost",
-        "-o",
-        "json",
-    ]));
-    let operation = planned["id"].as_str().unwrap_or_else(|| panic!("{planned}")).to_owned();
-    town.done(&["operation", "start", &operation, "--yes", "--watch"]);
-    town.merchants.assert_sound();
+    // The ids of the intents' events say nothing of their order.
+    assert_eq!(town.merchants.log().faults, Vec::<String>::new());
     let doctor = town.verb(&town.cluster.url(), &["doctor", "-o", "table"]);
-    println!("{}", String::from_utf8_lossy(&doctor.stdout));
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.starts_with("No problem"), "{said}{}", String::from_utf8_lossy(&doctor.stderr));
     town.until_finished().await;
     assert_eq!(herald.metric("herald_lease_terms_total"), 1.0, "nothing has failed");
     assert!(herald.stop().await.success());
@@ -326,7 +324,7 @@ async fn a_slot_that_moves_under_load_costs_a_pause_and_nothing_is_sent_twice() 
     };
     let moving = async {
         town.merchants.until_delivered(200).await;
-        move_slot(&town, home, elsewhere).await;
+        assert!(move_slot(&town, home, elsewhere).await > 20, "there was nothing to move");
         town.merchants.until_delivered(700).await;
         move_slot(&town, elsewhere, home).await;
         town.merchants.heal("ep_7");
@@ -341,6 +339,31 @@ async fn a_slot_that_moves_under_load_costs_a_pause_and_nothing_is_sent_twice() 
     let retries = town.merchants.log().arrivals.iter().filter(|arrival| arrival.attempt > 1).count();
     assert_eq!(attempts, retries, "something was sent twice that was not retried");
     assert!(herald.stop().await.success());
+}
+
+/// What a connection's user knows of its partition was true of its node: another one may lack the last moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_does_not_follow_its_home_to_another_node() {
+    let town = Town::new().await;
+    let (redis, keys) = (Redis::new(&town.cluster.url_of_all()).unwrap(), PartitionKeys::new(STREAM).unwrap());
+    let connect = async |slot: Slot| {
+        let connection = redis.at_home_in(slot).connect(Purpose::Other).await.unwrap();
+        Queries::new(connection, keys.clone())
+    };
+    let (mut own, mut guest) = (connect(keys.slot()).await, connect(RegistryKeys::slot()).await);
+    let home = town.cluster.master_of(slot()).await.unwrap();
+    town.ask::<()>(home, &["SET", &keys.lease(), "term owner"]).await;
+    for queries in [&mut own, &mut guest] {
+        assert_eq!(queries.lease().await.unwrap().unwrap().owner, "owner");
+    }
+    move_slot(&town, home, (home + 1) % MASTERS).await;
+    // Whoever is a guest in the slot is told that it has moved, and then asks where it is.
+    assert!(matches!(guest.lease().await, Err(StoreError::Unavailable { .. })));
+    until("the slot to be found", async || guest.lease().await.is_ok()).await;
+    for _ in 0..2 {
+        assert!(matches!(own.lease().await, Err(StoreError::Unavailable { .. })));
+    }
+    assert!(connect(keys.slot()).await.lease().await.unwrap().is_some());
 }
 
 /// As a client of a Cluster does: what was refused because its slot is elsewhere was not done, and is asked for there.
@@ -371,7 +394,7 @@ async fn publish_following(town: &Town, events: &[Event]) {
 }
 
 /// As `redis-cli --cluster reshard` does, key by key.
-async fn move_slot(town: &Town, from: usize, to: usize) {
+async fn move_slot(town: &Town, from: usize, to: usize) -> usize {
     let number = slot().to_string();
     let id = async |node: usize| town.ask::<String>(node, &["CLUSTER", "MYID"]).await;
     let (source, target) = (id(from).await, id(to).await);
@@ -389,9 +412,8 @@ async fn move_slot(town: &Town, from: usize, to: usize) {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         town.ask::<String>(from, &[&words[..], &keys].concat()).await;
     }
-    println!("{moved} keys moved");
-    assert!(moved > 20, "there was nothing to move");
     for node in [to, from].into_iter().chain((0..MASTERS).filter(|node| *node != to && *node != from)) {
         town.ask::<()>(node, &["CLUSTER", "SETSLOT", &number, "NODE", &target]).await;
     }
+    moved
 }

@@ -237,7 +237,7 @@ const BOUNDS: [Bounds; 63] = [
             "redis://h/db",
             "unix://",
             "redis-sentinel://h",
-            "redis+cluster://h",
+            "redis+sentinel://h",
         ],
     ),
     ("redis.ca_file", &[""], &["ca.pem"]),

@@ -498,6 +498,22 @@ mod tests {
     }
 
     #[test]
+    fn a_map_is_believed_until_it_is_old_or_something_fails() {
+        let topology = Topology::new(vec![asked()], Known::Cluster(Some(Arc::new(map(Vec::new())))));
+        let is_trusted = |asked: Duration, is_doubted: bool| {
+            let mut state = topology.state();
+            (state.asked, state.is_doubted) = (clock::now().checked_sub(asked), is_doubted);
+            drop(state);
+            topology.trusted().is_some()
+        };
+        assert!(is_trusted(Duration::from_secs(1), false));
+        topology.doubt(false);
+        assert!(topology.trusted().is_none(), "nobody asks again after a failure");
+        assert!(!is_trusted(MAP_AGE, false));
+        assert!(is_trusted(Duration::ZERO, true), "a Cluster in trouble is asked without a pause");
+    }
+
+    #[test]
     fn one_server_that_speaks_of_another_is_asked_again_what_it_is() {
         let topology = Topology::new(Vec::new(), Known::Nothing);
         topology.learn(false);
