@@ -25,7 +25,7 @@ use crate::{
         self,
         webhooks::subscriptions::{Audits, Subscriptions},
     },
-    config::{Config, Start},
+    config::{Config, Start, redis_nodes},
     console, descriptors,
     dispatch::{
         breaker::BreakerSettings,
@@ -487,7 +487,12 @@ pub fn redis(config: &Config) -> Result<Redis> {
     let files = TlsFiles { authority: config.redis.ca_file.clone(), identity: config.redis.identity.clone() };
     let redis = Redis::trusting(config.redis.url.reveal(), files)?;
     redis.check_files()?;
-    Ok(redis.sealed_by(keyring(config)?))
+    let redis = redis.sealed_by(keyring(config)?);
+    Ok(match PartitionKeys::new(&config.stream.name) {
+        Ok(keys) => redis.at_home_in(keys.slot()),
+        // Whoever uses the stream says what is wrong with its name.
+        Err(_) => redis,
+    })
 }
 
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.
@@ -533,9 +538,9 @@ fn own_sockets(config: &Config) -> Vec<Own> {
         own.extend(addresses.into_iter().map(listens_at));
     }
     // A unix socket has no port. Of a name only the port is known, as its addresses may change.
-    if let Ok(redis) = Url::parse(config.redis.url.reveal())
-        && let Some(host) = redis.host_str()
-    {
+    for node in redis_nodes(config.redis.url.reveal()).unwrap_or_default() {
+        let Ok(redis) = Url::parse(&node) else { continue };
+        let Some(host) = redis.host_str() else { continue };
         let port = redis.port().unwrap_or(6379);
         let address = host.trim_matches(['[', ']']).parse().ok();
         own.push(Own { what: "Redis", port, address });

@@ -1,6 +1,7 @@
 //! Processes that Herald's tools start and own: a scratch Redis, workers under load. They end with their owner, however
 //! it ends. Never touches a process that it did not start.
 
+mod cluster;
 mod redis;
 
 use std::{
@@ -21,6 +22,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
+pub use self::cluster::{MASTERS, OwnCluster};
 pub use self::redis::{Directive, OwnRedis};
 
 /// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed and has ended

@@ -33,9 +33,11 @@ fn page() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/producers.md")).unwrap()
 }
 
-/// The page's only example in a language.
-fn example(language: &str) -> String {
+/// The only example in a language below a heading.
+fn example(heading: &str, language: &str) -> String {
     let page = page();
+    let (_, page) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
+    let page = page.split("\n## ").next().unwrap();
     let opening = format!("```{language}\n");
     let mut found = page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap());
     let example = found.next().unwrap_or_else(|| panic!("the page has no example in {language}"));
@@ -72,11 +74,11 @@ async fn the_examples_of_the_page_publish_what_herald_delivers() {
     let (world, url) = world_with_a_producer().await;
     world.register(world.endpoint("ep_0", "acc_test")).await;
     let mut shell = Command::new("sh");
-    shell.args(["-c", &example("sh")]);
+    shell.args(["-c", &example("Write it", "sh")]);
     let mut python = Command::new(installed("target/verifiers/python/bin/python"));
-    python.args(["-c", &example("python")]);
+    python.args(["-c", &example("Write it", "python")]);
     let mut node = Command::new("node");
-    node.args(["-e", &example("js")]).env("NODE_PATH", installed("target/verifiers/node/node_modules"));
+    node.args(["-e", &example("Write it", "js")]).env("NODE_PATH", installed("target/verifiers/node/node_modules"));
     for command in [shell, python, node] {
         let entry = said(command, &url).await;
         assert_eq!(world.number(&["XLEN", STREAM]).await, 1 + entries_before(&world, &entry).await, "{entry}");
@@ -87,6 +89,37 @@ async fn the_examples_of_the_page_publish_what_herald_delivers() {
     assert_eq!(events, ["evt_from_shell", "evt_from_python", "evt_from_node"]);
     assert_eq!(herald.metric("herald_entries_settled_total{result=\"quarantined\"}"), 0.0);
     assert!(herald.stop().await.success());
+}
+
+/// In every language of the page that needs nothing but itself.
+#[tokio::test]
+async fn the_page_finds_the_partition_that_is_published() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/vectors/partition.json")).unwrap();
+    let published: Value = serde_json::from_str(&text).unwrap();
+    let (mut calls, mut expected) = (Vec::new(), Vec::new());
+    for vector in published["vectors"].as_array().unwrap() {
+        let text = |name: &str| vector[name].as_str().unwrap().to_owned();
+        let levels: Vec<String> = vector["levels"].as_array().unwrap().iter().map(Value::to_string).collect();
+        calls.push([vec![text("account"), text("stream")], levels].concat());
+        expected.push(vector["streams"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned());
+    }
+    assert!(calls.len() >= 24);
+    let of = |language: &str| example("Which partition an account belongs to", language);
+    // Accounts and streams need no quotes in a shell.
+    let bash: String = calls.iter().map(|words| format!("partition {}\n", words.join(" "))).collect();
+    let quoted = |words: &[String]| format!("'{}', '{}', {}", words[0], words[1], words[2..].join(", "));
+    let python: String = calls.iter().map(|words| format!("print(partition({}))\n", quoted(words))).collect();
+    let node: String = calls.iter().map(|words| format!("console.log(partition({}));\n", quoted(words))).collect();
+    for (program, flag, script) in [
+        ("bash", "-c", of("bash") + &bash),
+        ("python3", "-c", of("python") + &python),
+        ("node", "-e", of("js") + &node),
+    ] {
+        let mut command = Command::new(program);
+        command.args([flag, &script]);
+        let found = said(command, "").await;
+        assert_eq!(found.lines().collect::<Vec<_>>(), expected, "{program}");
+    }
 }
 
 async fn until_arrivals(world: &World, count: usize) -> Vec<Arrival> {
@@ -118,7 +151,7 @@ async fn a_producer_can_neither_trim_nor_read() {
 async fn what_the_page_requires_is_required_and_nothing_else() {
     let world = World::new().await;
     world.register(world.endpoint("ep_0", "acc_test")).await;
-    let example = example("sh");
+    let example = example("Write it", "sh");
     let sound: Value = serde_json::from_str(example.split('\'').nth(3).unwrap()).unwrap();
     let page = page();
     let rows = page.split("| key | required |").nth(1).unwrap().lines().skip(2).take_while(|row| row.starts_with('|'));

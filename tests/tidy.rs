@@ -360,6 +360,26 @@ fn the_design_names_the_keys_that_there_are() {
     assert_eq!(keys_in_table(&design, "### The keys of the registry"), built);
 }
 
+/// Redis Cluster refuses a script while only a part of its slot is there, as long as it declares a key that is nowhere.
+#[test]
+fn every_script_is_called_with_the_fence_and_none_takes_it_for_a_key_of_its_own() {
+    let mut calls = Vec::new();
+    for (path, text) in sources() {
+        calls.extend(text.match_indices("cmd(\"EVAL").map(|_| path.clone()));
+    }
+    let connection = file("src/store/connection.rs");
+    assert_eq!(calls, ["store/connection.rs", "store/connection.rs"], "only `Script` calls scripts");
+    assert!(part(&connection, "fn call(&self, mut command: Cmd", "\n    }").contains("never(key)"));
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("never'"), "{} names the fence", path.display());
+        for (at, _) in text.match_indices("#KEYS") {
+            assert!(text[at..].starts_with("#KEYS - "), "{} takes the fence for one of its keys", path.display());
+        }
+    }
+}
+
 #[test]
 fn scripts_build_no_key_that_has_no_name() {
     let design = file("docs/design.md");

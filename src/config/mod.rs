@@ -22,7 +22,7 @@ pub use self::{
         IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
-    values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration},
+    values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration, redis_nodes},
 };
 use self::{
     keys::{KEYS, Key, Showing},

@@ -237,7 +237,7 @@ const BOUNDS: [Bounds; 63] = [
             "redis://h/db",
             "unix://",
             "redis-sentinel://h",
-            "redis+cluster://h",
+            "redis+sentinel://h",
         ],
     ),
     ("redis.ca_file", &[""], &["ca.pem"]),
@@ -426,6 +426,12 @@ fn no_secret_is_ever_shown() {
     assert_eq!((config.redis.url.reveal(), config.admin_token.as_ref().unwrap().reveal()), (url.as_str(), SECRET));
     assert!(!format!("{config:?}").contains(SECRET), "{config:?}");
 
+    let cluster = load("", &[], &[("redis.url", &format!("rediss+cluster://w:{SECRET}@a:1,b:2"))]).unwrap();
+    assert_eq!(row(&cluster, "redis.url").0, "rediss+cluster://w:***@a:1,b:2");
+    assert!(cluster.redis.url.is_encrypted());
+    let nodes = redis_nodes(cluster.redis.url.reveal()).unwrap();
+    assert_eq!(nodes, [format!("rediss://w:{SECRET}@a:1"), format!("rediss://w:{SECRET}@b:2")]);
+
     let socket = load("", &[], &[("redis.url", &format!("unix:///run/redis.sock?user=w&pass={SECRET}&db=1"))]).unwrap();
     assert_eq!(row(&socket, "redis.url").0, "unix:///run/redis.sock?user=w&pass=***&db=1");
 
@@ -434,6 +440,9 @@ fn no_secret_is_ever_shown() {
         (String::new(), vec![("HERALD_REDIS_URL", "redis:hunter2@")]),
         (String::new(), vec![("HERALD_REDIS_URL", "redis://:hunter2@h:port")]),
         (String::new(), vec![("HERALD_REDIS_URL", "redis://:hunter2@h/name")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@h:1,h:port")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@h:1,h:2/3")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@")]),
         ("admin_token = hunter2hunter2hunter2".to_owned(), vec![]),
         ("admin_token = \"hunter2hunter2hunter2\n".to_owned(), vec![]),
         ("admin_token = [\"hunter2\"]".to_owned(), vec![]),

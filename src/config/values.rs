@@ -152,14 +152,36 @@ impl RedisUrl {
     }
 
     pub fn is_encrypted(&self) -> bool {
-        self.0.to_ascii_lowercase().starts_with("rediss:")
+        self.0.to_ascii_lowercase().starts_with("rediss")
     }
+}
+
+/// The URL of each server that a URL of Redis names: itself, or those of a Cluster's nodes, with its name and password.
+pub fn redis_nodes(text: &str) -> Result<Vec<String>, String> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Ok(vec![text.to_owned()]) };
+    let scheme = scheme.to_ascii_lowercase();
+    let Some(plain @ ("redis" | "rediss")) = scheme.strip_suffix("+cluster") else { return Ok(vec![text.to_owned()]) };
+    let (who, hosts) = rest.rsplit_once('@').map_or((String::new(), rest), |(who, hosts)| (format!("{who}@"), hosts));
+    if hosts.trim_end_matches('/').contains(['/', '?', '#']) {
+        return Err("must end with its hosts: a Redis Cluster has one database".to_owned());
+    }
+    Ok(hosts.trim_end_matches('/').split(',').map(|host| format!("{plain}://{who}{host}")).collect())
 }
 
 impl FromStr for RedisUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
+        for node in redis_nodes(text)? {
+            Self::check_one(&node)?;
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl RedisUrl {
+    fn check_one(text: &str) -> Result<(), String> {
+        const FORMS: &str =
+            "redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://HOST:PORT,HOST:PORT or unix:///PATH";
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write {FORMS}"))?;
         match url.scheme() {
             "rediss" if url.fragment().is_some() => {
@@ -180,17 +202,25 @@ impl FromStr for RedisUrl {
             "unix" | "redis+unix" => {}
             _ => {
                 return Err(format!(
-                    "has a scheme that this version does not support (cluster and sentinel come later); write {FORMS}"
+                    "has a scheme that this version does not support (sentinel comes later); write {FORMS}"
                 ));
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(())
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&masked(&self.0))
+        let nodes = redis_nodes(&self.0).unwrap_or_default();
+        match &nodes[..] {
+            [first, others @ ..] if *first != self.0 => {
+                f.write_str(&masked(first).replacen("://", "+cluster://", 1))?;
+                let host = |node: &String| node.rsplit(['@', '/']).next().unwrap_or_default().to_owned();
+                others.iter().try_for_each(|node| write!(f, ",{}", host(node)))
+            }
+            _ => f.write_str(&masked(&self.0)),
+        }
     }
 }
 

@@ -27,7 +27,8 @@ pub struct Link {
 
 impl Link {
     pub fn new(redis: Redis, keys: PartitionKeys, purpose: Purpose, attempt_log_len: u64) -> Self {
-        Self { redis, keys, purpose, attempt_log_len, store: None }
+        // To the node that serves the partition: what this term knows is true of that one.
+        Self { redis: redis.at_home_in(keys.slot()), keys, purpose, attempt_log_len, store: None }
     }
 
     /// From now on the log of attempts keeps about this many lines.

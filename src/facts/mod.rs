@@ -33,6 +33,8 @@ pub mod log;
 pub mod operation;
 pub mod outcome;
 pub mod own_event;
+#[cfg(feature = "dispatcher")]
+pub mod partition;
 pub mod quota;
 #[cfg(feature = "dispatcher")]
 pub mod retry;

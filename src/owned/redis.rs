@@ -42,7 +42,7 @@ pub struct OwnRedis {
     folder: TempDir,
     port: u16,
     /// What its owner asked for beyond [`DIRECTIVES`].
-    directives: Vec<Directive>,
+    directives: Vec<(String, String)>,
 }
 
 impl OwnRedis {
@@ -53,8 +53,11 @@ impl OwnRedis {
 
     /// These directives come last, so they hold.
     pub async fn start_with(directives: &[Directive]) -> Result<Self> {
+        Self::start_as(directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()).await
+    }
+
+    pub(super) async fn start_as(directives: Vec<(String, String)>) -> Result<Self> {
         let folder = TempDir::with_prefix("herald-redis-").context("cannot make a scratch folder")?;
-        let directives = directives.to_vec();
         let mut failed = anyhow!("no port was tried");
         for _ in 0..TRIES {
             let port = free_port()?;
@@ -120,13 +123,14 @@ impl OwnRedis {
 }
 
 /// The inner error may pass on another port: the server ended by itself, as it does when its port is taken.
-async fn launch(folder: &Path, port: u16, directives: &[Directive]) -> Result<Result<Owned>> {
+async fn launch(folder: &Path, port: u16, directives: &[(String, String)]) -> Result<Result<Owned>> {
     let mut command = Command::new("redis-server");
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
         .args(["--logfile", "redis.log", "--dir"])
         .arg(folder)
-        .args(DIRECTIVES.iter().chain(directives).flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]))
+        .args(DIRECTIVES.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]))
+        .args(directives.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

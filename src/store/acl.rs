@@ -2,7 +2,7 @@
 //! Redis checks a script's commands and keys like any other's, so the lists cover the scripts too. One test compares
 //! them with the sources; others run everything as these users and try what each must not do.
 
-use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys, WorkerKeys};
+use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys, WorkerKeys, never};
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ const WORKER: &[&str] = &[
     "bgrewriteaof",
     "blpop",
     "client|tracking",
+    "cluster|slots",
     "del",
     "evalsha",
     "evalsha_ro",
@@ -88,6 +89,7 @@ const WORKER: &[&str] = &[
 
 const OPERATOR: &[&str] = &[
     "blpop",
+    "cluster|slots",
     "del",
     "evalsha",
     "evalsha_ro",
@@ -136,6 +138,7 @@ const OPERATOR: &[&str] = &[
 ];
 
 const VIEWER: &[&str] = &[
+    "cluster|slots",
     "evalsha_ro",
     "exists",
     "get",
@@ -170,9 +173,10 @@ const VIEWER: &[&str] = &[
     "zscore",
 ];
 
-const PRODUCER: &[&str] = &["select", "xadd"];
+const PRODUCER: &[&str] = &["cluster|slots", "select", "xadd"];
 
 const INTENTS: &[&str] = &[
+    "cluster|slots",
     "del",
     "evalsha",
     "evalsha_ro",
@@ -261,7 +265,9 @@ impl Role {
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
         let tokens = format!("~{}*", TokenKeys::TOKENS);
         let workers = format!("%R~{}", WorkerKeys::WORKERS);
-        match self {
+        // What a script declares counts as written by it.
+        let fences = [keys.stream(), RegistryKeys::ENDPOINTS].map(|key| format!("~{}", escape(&never(key))));
+        let own = match self {
             Self::Worker => vec![
                 format!("~{stream}"),
                 format!("~{companions}*"),
@@ -297,6 +303,11 @@ impl Role {
                 let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
                 own.into_iter().chain(read).chain([format!("~{}", WorkerKeys::WORKERS)]).collect()
             }
+        };
+        match self {
+            Self::Producer => own,
+            Self::Viewer => own.into_iter().chain(fences.map(|fence| format!("%R{fence}"))).collect(),
+            Self::Worker | Self::Operator | Self::Intents => own.into_iter().chain(fences).collect(),
         }
     }
 }
@@ -306,7 +317,8 @@ pub fn rule(keys: &PartitionKeys, role: Role) -> String {
     let commands: Vec<String> = role.commands().iter().map(|command| format!("+{command}")).collect();
     let (user, patterns) = (role.user(), role.keys(keys).join(" "));
     let rule = format!("ACL SETUSER {user} reset on >PASSWORD {patterns} -@all {}", commands.join(" "));
-    let audit = |commands: &[&str]| format!("(~{} +{})", AuditKeys::LOG, commands.join(" +"));
+    let audit =
+        |commands: &[&str]| format!("(~{} ~{} +{})", never(AuditKeys::LOG), AuditKeys::LOG, commands.join(" +"));
     match role {
         Role::Viewer => format!("{rule} (%R~{} +{})", AuditKeys::LOG, OF_AUDIT_VIEWER.join(" +")),
         Role::Worker | Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
@@ -342,7 +354,7 @@ mod tests {
     use super::*;
 
     /// Commands whose permissions depend on their second word.
-    const CONTAINERS: [&str; 6] = ["CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"];
+    const CONTAINERS: [&str; 7] = ["CLIENT", "CLUSTER", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"];
 
     #[test]
     fn the_list_has_exactly_the_commands_that_the_sources_use() {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     connection::{Connection, Purpose, Redis, Subject},
     error::StoreError,
-    keys::ApiKeys,
+    keys::{ApiKeys, RegistryKeys},
 };
 use crate::facts::id::AccountId;
 
@@ -29,7 +29,7 @@ pub struct ApiKeyStore {
 
 impl ApiKeyStore {
     pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
-        Ok(Self::on(redis.connect(Purpose::Other).await?))
+        Ok(Self::on(redis.at_home_in(RegistryKeys::slot()).connect(Purpose::Other).await?))
     }
 
     pub fn on(connection: Connection) -> Self {

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::{
     connection::{Purpose, Redis, Script, SharedConnection},
     error::StoreError,
-    keys::AuditKeys,
+    keys::{AuditKeys, RegistryKeys},
     registry::RegistryError,
 };
 use crate::facts::{
@@ -81,7 +81,11 @@ pub struct Audit {
 
 impl Audit {
     pub fn new(redis: Redis, retention: Retention, origin: Origin) -> Self {
-        Self { connection: SharedConnection::new(redis, Purpose::Other), retention, origin }
+        Self {
+            connection: SharedConnection::new(redis.at_home_in(RegistryKeys::slot()), Purpose::Other),
+            retention,
+            origin,
+        }
     }
 
     pub fn act(&self, act: Act, by: &str, why: &str) -> Begun {

@@ -1,5 +1,8 @@
 //! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts. Never retries what may have run,
 //! and never reconnects by itself: the user of a connection knows what is at stake.
+//!
+//! Redis is one server or a Cluster, and `topology.rs` knows which of its nodes to ask. A connection is to the node that serves its
+//! home, the slot that its user is there for; what is of other slots it asks of their nodes.
 
 use std::{
     fmt,
@@ -11,7 +14,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, RedisWrite, ToRedisArgs, Value,
+    RedisConnectionInfo, RedisError, RedisResult, RedisWrite, ToRedisArgs, Value,
     aio::{AsyncPushSender, MultiplexedConnection},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -21,10 +24,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     encryption::{self, Encryption, TlsFiles},
-    error::StoreError,
+    error::{StoreError, has_moved},
+    keys::{RegistryKeys, never},
+    topology::{Known, Node, Others, Topology, is_of_cluster, slot_of},
 };
 use crate::{
     clock,
+    config::redis_nodes,
+    facts::partition::Slot,
     keyring::Keyring,
     tls::{FileError, install_crypto_provider},
 };
@@ -47,6 +54,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// After a shared connection could not be made, until the next try.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A command that goes to another node behind a script waits no longer for its answer: the script's is there.
+const THEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// On a connection that only waits, a peer that has vanished silently is noticed after about 20 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -87,11 +97,15 @@ pub struct Redis {
     address: Arc<str>,
     /// Of a `rediss://` server.
     encryption: Option<Arc<Encryption>>,
+    topology: Arc<Topology>,
+    /// The slot whose node its connections are to.
+    home: Slot,
     keyring: Keyring,
 }
 
 impl Redis {
-    /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`.
+    /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`, which lead to one server or to any
+    /// node of a Cluster; from `redis+cluster://` or `rediss+cluster://` with several nodes, of which one must answer.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         Self::trusting(url, TlsFiles::default())
     }
@@ -99,7 +113,14 @@ impl Redis {
     /// The same, with what these files say of a `rediss://` server. They are read for each connection.
     pub fn trusting(url: &str, files: TlsFiles) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
-        let info = url.into_connection_info().map_err(unusable)?;
+        let mut nodes = redis_nodes(url).map_err(|cause| StoreError::Url { cause })?.into_iter();
+        let first = nodes.next().unwrap_or_else(|| url.to_owned());
+        let known = if first == url { Known::Nothing } else { Known::Cluster(None) };
+        let info = first.as_str().into_connection_info().map_err(unusable)?;
+        let mut seeds: Vec<Node> = node_of(info.addr()).into_iter().collect();
+        for other in nodes {
+            seeds.extend(node_of(other.as_str().into_connection_info().map_err(unusable)?.addr()));
+        }
         let encryption = match info.addr() {
             ConnectionAddr::TcpTls { insecure: true, .. } => {
                 let cause = "Redis' name is always checked: leave #insecure out".to_owned();
@@ -111,9 +132,23 @@ impl Redis {
             }
             _ => None,
         };
-        let address = info.addr().to_string().into();
+        let address = match &seeds[..] {
+            [] | [_] => info.addr().to_string(),
+            several => several.iter().map(Node::to_string).collect::<Vec<_>>().join(","),
+        };
         let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
-        Ok(Self { client, address, encryption, keyring: Keyring::default() })
+        let (topology, home) = (Arc::new(Topology::new(seeds, known)), RegistryKeys::slot());
+        Ok(Self { client, address: address.into(), encryption, topology, home, keyring: Keyring::default() })
+    }
+
+    /// The same, for those that are there for this slot: in a Cluster, their connections are to the node that serves it, which tells
+    /// them its time and its state, and they end as it stops serving it. Until then, home is the slot of the registry.
+    pub fn at_home_in(&self, slot: Slot) -> Self {
+        Self { home: slot, ..self.clone() }
+    }
+
+    pub(in crate::store) fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// Reads the files of its certificates, as connecting does.
@@ -166,29 +201,64 @@ impl Redis {
     }
 
     pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
-        self.open(&self.client, config(purpose)).await
+        let (wire, node) = self.reach_home(None, config(purpose)).await?;
+        let others = node.map(|node| Arc::new(Others::new(self.clone(), node, self.home, config(purpose))));
+        Ok(Connection { wire, others, topology: self.topology.clone(), keyring: self.keyring.clone() })
     }
 
-    /// A connection on which Redis can push what has changed (RESP3). `hear` runs where the connection's answers are read,
-    /// so it must not wait.
+    /// A connection on which Redis can push what has changed (RESP3), to the node of its home alone. `hear` runs where the
+    /// connection's answers are read, so it must not wait.
     pub(in crate::store) async fn connect_tracking(
         &self,
         hear: impl AsyncPushSender,
     ) -> Result<Connection, StoreError> {
-        let info = self.client.get_connection_info().clone();
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings));
-        let client = client.map_err(|error| StoreError::Url { cause: error.to_string() })?;
-        self.open(&client, config(Purpose::Wakeup).set_push_sender(hear)).await
+        let config = config(Purpose::Wakeup).set_push_sender(hear);
+        let (wire, _) = self.reach_home(Some(ProtocolVersion::RESP3), config).await?;
+        Ok(Connection { wire, others: None, topology: self.topology.clone(), keyring: self.keyring.clone() })
     }
 
-    async fn open(&self, client: &Client, config: AsyncConnectionConfig) -> Result<Connection, StoreError> {
-        let subject = Subject("connect to", &self.address);
+    /// To the only server, or to the node of a Cluster that serves one's home. Who connects first finds out what Redis is.
+    async fn reach_home(
+        &self,
+        protocol: Option<ProtocolVersion>,
+        config: AsyncConnectionConfig,
+    ) -> Result<(Wire, Option<Node>), StoreError> {
+        if let Known::Nothing = self.topology.known() {
+            let mut wire = self.open(None, protocol, config.clone()).await?;
+            let is_cluster = is_of_cluster(&mut wire).await?;
+            self.topology.learn(is_cluster);
+            if !is_cluster {
+                return Ok((wire, None));
+            }
+        }
+        let Known::Cluster(_) = self.topology.known() else {
+            return Ok((self.open(None, protocol, config).await?, None));
+        };
+        let node = self.node_of(self.home).await?;
+        let opened = self.open(Some(&node), protocol, config).await;
+        let wire = opened.inspect_err(|_| self.topology.doubt(false))?;
+        Ok((wire, Some(node)))
+    }
+
+    /// To this node, or to the first one that the URL names.
+    pub(in crate::store) async fn open(
+        &self,
+        node: Option<&Node>,
+        protocol: Option<ProtocolVersion>,
+        config: AsyncConnectionConfig,
+    ) -> Result<Wire, StoreError> {
+        let client = self.client_of(node, protocol)?;
+        let address = client.get_connection_info().addr().to_string();
+        let subject = Subject("connect to", &address);
         let Some(encryption) = &self.encryption else {
             return match client.get_multiplexed_async_connection_with_config(&config).await {
-                Ok(inner) => Ok(Connection { inner, _driver: None, keyring: self.keyring.clone() }),
-                Err(error) => Err(self.explained(StoreError::new(subject, &error), &error).await),
+                Ok(inner) => Ok(Wire { inner, _driver: None }),
+                Err(error) => Err(explained(&client, StoreError::new(subject, &error), &error).await),
             };
+        };
+        let encryption = match node {
+            Some(node) => &Arc::new(encryption.at(node.host.clone(), node.port)),
+            None => encryption,
         };
         let connect = async {
             let stream = encryption
@@ -199,23 +269,53 @@ impl Redis {
             let connected = MultiplexedConnection::new_with_config(settings, stream, config).await;
             let (inner, driver) = connected.map_err(|error| StoreError::new(subject, &error))?;
             let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-            Ok(Connection { inner, _driver: Some(Arc::new(driver)), keyring: self.keyring.clone() })
+            Ok(Wire { inner, _driver: Some(Arc::new(driver)) })
         };
         timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(StoreError::late(subject)))
     }
 
-    /// Somebody who hangs up at the first word may speak TLS alone, and says nothing to those who do not.
-    async fn explained(&self, error: StoreError, cause: &redis::RedisError) -> StoreError {
-        let StoreError::Unavailable { subject, .. } = &error else { return error };
-        let has_hung_up = cause.is_connection_dropped() && !cause.is_connection_refusal();
-        if let ConnectionAddr::Tcp(host, port) = self.client.get_connection_info().addr()
-            && has_hung_up
-            && timeout(CONNECT_TIMEOUT, encryption::is_spoken_at(host, *port)).await == Ok(true)
-        {
-            let (cause, remedy) = ("it speaks TLS at this port".to_owned(), "write rediss:// in redis.url");
-            return StoreError::Unavailable { subject: subject.clone(), cause, remedy };
+    /// Who connects to a node does so with the name and the password of the URL.
+    fn client_of(&self, node: Option<&Node>, protocol: Option<ProtocolVersion>) -> Result<Client, StoreError> {
+        if node.is_none() && protocol.is_none() {
+            return Ok(self.client.clone());
         }
-        error
+        let mut info = self.client.get_connection_info().clone();
+        if let Some(protocol) = protocol {
+            let settings = info.redis_settings().clone().set_protocol(protocol);
+            info = info.set_redis_settings(settings);
+        }
+        if let Some(Node { host, port }) = node {
+            let (host, port) = (host.clone(), *port);
+            info = info.set_addr(match &self.encryption {
+                Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+                None => ConnectionAddr::Tcp(host, port),
+            });
+        }
+        Client::open(info).map_err(|error| StoreError::Url { cause: error.to_string() })
+    }
+}
+
+/// Somebody who hangs up at the first word may speak TLS alone, and says nothing to those who do not.
+async fn explained(client: &Client, error: StoreError, cause: &redis::RedisError) -> StoreError {
+    let StoreError::Unavailable { subject, .. } = &error else { return error };
+    let has_hung_up = cause.is_connection_dropped() && !cause.is_connection_refusal();
+    if let ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr()
+        && has_hung_up
+        && timeout(CONNECT_TIMEOUT, encryption::is_spoken_at(host, *port)).await == Ok(true)
+    {
+        let (cause, remedy) = ("it speaks TLS at this port".to_owned(), "write rediss:// in redis.url");
+        return StoreError::Unavailable { subject: subject.clone(), cause, remedy };
+    }
+    error
+}
+
+/// None for a socket.
+fn node_of(address: &ConnectionAddr) -> Option<Node> {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some(Node { host: host.clone(), port: *port })
+        }
+        _ => None,
     }
 }
 
@@ -241,7 +341,7 @@ impl fmt::Debug for Redis {
     }
 }
 
-fn config(purpose: Purpose) -> AsyncConnectionConfig {
+pub(in crate::store) fn config(purpose: Purpose) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(purpose.response_timeout())
@@ -266,12 +366,32 @@ impl Display for Subject<'_> {
     }
 }
 
-/// One multiplexed connection. Clones share it. After [`StoreError::Unavailable`] it is useless.
+/// One multiplexed connection to one server.
 #[derive(Clone)]
-pub struct Connection {
+pub(in crate::store) struct Wire {
     inner: MultiplexedConnection,
     /// What moves its bytes, where the library does not do that by itself. It ends with the last clone.
     _driver: Option<Arc<AbortOnDropHandle<()>>>,
+}
+
+impl Wire {
+    pub(in crate::store) async fn ask<T: FromRedisValue>(
+        &mut self,
+        subject: &str,
+        command: &Cmd,
+    ) -> Result<T, StoreError> {
+        command.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
+    }
+}
+
+/// A connection to the only server, or to one node of a Cluster with ways to the others. Clones share it. After
+/// [`StoreError::Unavailable`] it is useless.
+#[derive(Clone)]
+pub struct Connection {
+    wire: Wire,
+    /// Of a Cluster's.
+    others: Option<Arc<Others>>,
+    topology: Arc<Topology>,
     keyring: Keyring,
 }
 
@@ -287,16 +407,20 @@ impl Connection {
         subject: impl Display,
         command: &Cmd,
     ) -> Result<T, StoreError> {
-        command.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
+        let mut way = self.way(|| slot_of(command)).await?;
+        let answer = command.query_async(way.of(&mut self.wire)).await;
+        answer.map_err(|error| self.failed(subject, &error, &way))
     }
 
-    /// Runs several commands that need not be one step.
+    /// Runs several commands that need not be one step. All their keys are in one slot.
     pub(in crate::store) async fn pipeline<T: FromRedisValue>(
         &mut self,
         subject: impl Display,
         commands: &Pipeline,
     ) -> Result<T, StoreError> {
-        commands.query_async(&mut self.inner).await.map_err(|error| StoreError::new(subject, &error))
+        let mut way = self.way(|| commands.cmd_iter().find_map(slot_of)).await?;
+        let answers = commands.query_async(way.of(&mut self.wire)).await;
+        answers.map_err(|error| self.failed(subject, &error, &way))
     }
 
     /// Runs a script. `NOSCRIPT` means that it did not run, so loading it and asking again is the only safe retry.
@@ -307,16 +431,19 @@ impl Connection {
     ) -> Result<T, StoreError> {
         /// Scripts can be flushed between loading and running them; if someone keeps flushing them, we give up.
         const LOADS: usize = 3;
+        let mut way = self.way(|| slot_of(&call.command)).await?;
         for _ in 0..LOADS {
-            match call.command.query_async(&mut self.inner).await {
+            match call.command.query_async(way.of(&mut self.wire)).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => match StoreError::new(&subject, &error) {
+                Err(error) => match self.failed(&subject, &error, &way) {
                     StoreError::NoScript { .. } => {}
                     error => return Err(error),
                 },
             }
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(call.script.source).to_owned();
-            let sha: String = self.query(Subject("load the script", call.script.name), &load).await?;
+            let loaded = load.query_async::<String>(way.of(&mut self.wire)).await;
+            let sha =
+                loaded.map_err(|error| self.failed(Subject("load the script", call.script.name), &error, &way))?;
             if sha != call.script.sha {
                 return Err(StoreError::unexpected(
                     subject,
@@ -327,32 +454,76 @@ impl Connection {
         self.query(subject, &call.command).await
     }
 
-    /// Runs a script and then a command, sent together: the server runs them in this order. A failure of the command is
-    /// not a failure of the script.
+    /// Runs a script and then a command: the command does not begin before the script. Where one server has both, they are sent
+    /// together. A failure of the command is not a failure of the script.
     pub(in crate::store) async fn run_then<T: FromRedisValue, U: FromRedisValue>(
         &mut self,
         subject: impl Display,
         call: &ScriptCall<'_>,
         then: &Cmd,
     ) -> Result<(T, Option<U>), StoreError> {
+        if !self.are_together(&call.command, then).await {
+            let first = self.run(&subject, call).await?;
+            let second = timeout(THEN_TIMEOUT, self.query(subject, then)).await;
+            return Ok((first, second.ok().and_then(Result::ok)));
+        }
         let mut both = Pipeline::with_capacity(2);
         both.add_command(call.command.clone()).add_command(then.clone()).ignore_errors();
         let answers: Vec<RedisResult<Value>> = self.pipeline(&subject, &both).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
         let (first, second) = (next(), next());
-        match first.map_err(|error| StoreError::new(&subject, &error)) {
+        match first {
             Ok(first) => {
                 let first = T::from_redis_value(first).map_err(|error| StoreError::unexpected(&subject, error))?;
                 Ok((first, second.ok().and_then(|value| U::from_redis_value(value).ok())))
             }
-            // The script did not run. By the time it has, the command's answer is too old.
-            Err(StoreError::NoScript { .. }) => {
-                let first = self.run(&subject, call).await?;
-                Ok((first, self.query(&subject, then).await.ok()))
-            }
-            Err(error) => Err(error),
+            Err(error) => match self.failed(&subject, &error, &Way::Own) {
+                // The script did not run. By the time it has, the command's answer is too old.
+                StoreError::NoScript { .. } => {
+                    let first = self.run(&subject, call).await?;
+                    Ok((first, self.query(&subject, then).await.ok()))
+                }
+                error => Err(error),
+            },
         }
+    }
+
+    /// Whether both are for one's own node.
+    async fn are_together(&self, one: &Cmd, other: &Cmd) -> bool {
+        let Some(others) = &self.others else { return true };
+        for command in [one, other] {
+            if let Some(slot) = slot_of(command)
+                && !matches!(others.node(slot).await, Ok(None))
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// To the node of this slot. Asks for the slot only where there is more than one.
+    async fn way(&self, slot: impl FnOnce() -> Option<Slot>) -> Result<Way, StoreError> {
+        let Some(others) = &self.others else { return Ok(Way::Own) };
+        let Some(slot) = slot() else { return Ok(Way::Own) };
+        match others.node(slot).await? {
+            Some(node) => {
+                let wire = others.wire(&node).await.inspect_err(|_| self.topology.doubt(false))?;
+                Ok(Way::To(node, wire))
+            }
+            None => Ok(Way::Own),
+        }
+    }
+
+    fn failed(&self, subject: impl Display, cause: &RedisError, way: &Way) -> StoreError {
+        let error = StoreError::new(subject, cause);
+        if let StoreError::Unavailable { .. } = &error {
+            self.topology.doubt(has_moved(cause));
+            if let (Some(others), Way::To(node, _)) = (&self.others, way) {
+                others.forget(node);
+            }
+        }
+        error
     }
 
     /// Has the server rewrite its append-only file. A server that was killed within a script starts from a file whose
@@ -369,6 +540,21 @@ impl Connection {
     pub async fn server_info(&mut self) -> Result<ServerInfo, StoreError> {
         let text: String = self.query("ask for the server's state", &redis::cmd("INFO")).await?;
         ServerInfo::parse(&text)
+    }
+}
+
+/// Where a command goes.
+enum Way {
+    Own,
+    To(Node, Wire),
+}
+
+impl Way {
+    fn of<'a>(&'a mut self, own: &'a mut Wire) -> &'a mut MultiplexedConnection {
+        match self {
+            Self::Own => &mut own.inner,
+            Self::To(_, wire) => &mut wire.inner,
+        }
     }
 }
 
@@ -414,7 +600,7 @@ impl SharedConnection {
         let is_fresh = state.used.replace(now).is_some_and(|used| now < used + PROVEN_FOR);
         if let Some(connection) = &mut state.connection {
             // One that has ended meanwhile tells so only when it is used, and whoever uses it would be told that Redis is away.
-            if is_fresh || answers(connection).await {
+            if is_fresh || answers(&mut connection.wire).await {
                 return Ok((connection.clone(), state.made));
             }
             state.connection = None;
@@ -439,9 +625,9 @@ impl SharedConnection {
 }
 
 /// Soon: whoever waits for the connection waits for this.
-async fn answers(connection: &mut Connection) -> bool {
+pub(in crate::store) async fn answers(wire: &mut Wire) -> bool {
     let time = redis::cmd("TIME");
-    let asked = connection.query::<redis::Value>("look whether Redis answers", &time);
+    let asked = wire.ask::<Value>("look whether Redis answers", &time);
     timeout(ANSWERS_WITHIN, asked).await.is_ok_and(|answer| answer.is_ok())
 }
 
@@ -464,7 +650,8 @@ impl Script {
         Self::new(name, source.leak())
     }
 
-    /// Starts a call with its keys. They must all be known here, because their number is written before them.
+    /// Starts a call with its keys. They must all be known here, because their number is written before them. Behind them the script
+    /// is given one more, which never exists.
     pub(in crate::store) fn keys(&self, keys: &[&str]) -> ScriptCall<'_> {
         self.call(redis::cmd("EVALSHA"), keys)
     }
@@ -475,7 +662,8 @@ impl Script {
     }
 
     fn call(&self, mut command: Cmd, keys: &[&str]) -> ScriptCall<'_> {
-        command.arg(&self.sha).arg(keys.len()).arg(keys);
+        let never = keys.first().map(|key| never(key));
+        command.arg(&self.sha).arg(keys.len() + never.iter().len()).arg(keys).arg(never);
         ScriptCall { script: self, command }
     }
 }
@@ -602,6 +790,19 @@ mod tests {
         ] {
             assert_eq!(Redis::new(url).unwrap().reach(), reach, "{url}");
         }
+    }
+
+    #[test]
+    fn every_script_declares_a_key_that_never_exists() {
+        let script = Script::new("nothing", "#!lua\nreturn 1");
+        for call in [script.keys(&["{s}:a", "{s}:b"]), script.keys_to_read(&["{s}:a", "{s}:b"])] {
+            let call = call.arg("an argument").command;
+            let words: Vec<_> = call.args_iter().skip(2).collect();
+            let expected = ["3", "{s}:a", "{s}:b", "herald:{s}:never", "an argument"];
+            assert_eq!(words, expected.map(|word| redis::Arg::Simple(word.as_bytes())));
+        }
+        let without = script.keys(&[]).command;
+        assert_eq!(without.args_iter().last(), Some(redis::Arg::Simple(&b"0"[..])));
     }
 
     #[test]

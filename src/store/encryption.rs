@@ -49,7 +49,7 @@ pub(super) struct Encryption {
     port: u16,
     files: TlsFiles,
     /// What was last made of the files. They may be replaced one after the other: between the two they do not fit.
-    last: Mutex<Option<Arc<Trust>>>,
+    last: Arc<Mutex<Option<Arc<Trust>>>>,
 }
 
 struct Trust {
@@ -73,7 +73,12 @@ impl Refused {
 
 impl Encryption {
     pub fn new(host: String, port: u16, files: TlsFiles) -> Self {
-        Self { host, port, files, last: Mutex::default() }
+        Self { host, port, files, last: Arc::default() }
+    }
+
+    /// The same for another node of the same Redis.
+    pub fn at(&self, host: String, port: u16) -> Self {
+        Self { host, port, files: self.files.clone(), last: self.last.clone() }
     }
 
     /// What is in the files now.

@@ -10,9 +10,14 @@ use crate::telemetry::calls::{self as telemetry, Trouble};
 /// What to do about a Redis that is not there.
 pub(in crate::store) const REACHABLE: &str = "see that it runs and is reachable";
 
+/// What to do about a slot on its way from one node of a Cluster to another.
+const MOVING: &str = "its new node is looked for; if this stays, a slot was left half moved: `redis-cli --cluster fix`";
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    #[error("the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://… or unix:///PATH")]
+    #[error(
+        "the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://…, redis+cluster://HOST:PORT,HOST:PORT or unix:///PATH"
+    )]
     Url { cause: String },
 
     /// No answer, or a server that cannot serve now (loading, read-only, failing over, refusing writes). It is unknown
@@ -54,7 +59,10 @@ impl StoreError {
             telemetry::failed(trouble(error, &kind));
         }
         match kind {
-            Kind::Unavailable => Self::Unavailable { subject, cause, remedy: REACHABLE },
+            Kind::Unavailable => {
+                let remedy = if let Trouble::Moved = trouble(error, &kind) { MOVING } else { REACHABLE };
+                Self::Unavailable { subject, cause, remedy }
+            }
             Kind::OutOfMemory => Self::OutOfMemory { subject, cause },
             Kind::NoScript => Self::NoScript { subject, cause },
             Kind::WrongType => Self::WrongType { subject, cause },
@@ -94,12 +102,19 @@ impl StoreError {
     }
 }
 
+/// Whether a node of a Cluster says that the slot is another's.
+pub(in crate::store) fn has_moved(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
+
 /// What the metrics call it.
 fn trouble(error: &RedisError, kind: &Kind) -> Trouble {
     match (error.kind(), kind) {
         (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Trouble::Loading,
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Trouble::ReadOnly,
-        (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => Trouble::Moved,
+        (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain), _) => {
+            Trouble::Moved
+        }
         (ErrorKind::Server(ServerErrorKind::ResponseError), _) => Trouble::Script,
         (_, Kind::Unavailable) if error.is_timeout() => Trouble::TimedOut,
         (_, Kind::Unavailable) => Trouble::Unavailable,
@@ -126,6 +141,10 @@ impl Kind {
             ErrorKind::AuthenticationFailed => Self::Denied,
             ErrorKind::Server(kind) => match kind {
                 ServerErrorKind::BusyLoading
+                // Of a Cluster: the slot is elsewhere, half of it is, or nobody has it. Nothing has run; whoever asks anew
+                // asks another node.
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
@@ -183,6 +202,23 @@ mod tests {
         assert_eq!(kinds, expected);
         let late = RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         assert_eq!(trouble(&late, &Kind::of(&late)), Trouble::TimedOut);
+    }
+
+    #[test]
+    fn what_a_cluster_says_of_a_slot_that_is_elsewhere_is_a_redis_that_is_away() {
+        for said in [
+            "MOVED 7 127.0.0.1:7001",
+            "ASK 7 127.0.0.1:7001",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "CLUSTERDOWN Hash slot not served",
+            "READONLY You can't write against a read only replica.",
+            "NOREPLICAS Not enough good replicas to write.",
+        ] {
+            let text = format!("-{said}\r\n");
+            let error = redis::parse_redis_value(text.as_bytes()).and_then(|value| value.extract_error()).unwrap_err();
+            assert!(matches!(StoreError::new("try", &error), StoreError::Unavailable { .. }), "{said}");
+            assert_eq!(has_moved(&error), said.starts_with("MOVED") || said.starts_with("ASK"), "{said}");
+        }
     }
 
     fn of(code: &str) -> StoreError {

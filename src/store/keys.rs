@@ -9,7 +9,10 @@
 //! Cluster support only for scripts that do so. But since all of these keys share the slot of a declared one, such scripts
 //! run on today's Cluster. Declaring them would cost thousands of arguments a batch.
 
-use crate::facts::id::{AccountId, DeliveryId, EndpointId, EventId, IntentId, OperationId};
+use crate::facts::{
+    id::{AccountId, DeliveryId, EndpointId, EventId, IntentId, OperationId},
+    partition::{Slot, hash_tag},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -46,7 +49,8 @@ impl PartitionKeys {
         if stream.starts_with("herald:{") {
             return Err(KeyError::Ours { stream: stream.to_owned() });
         }
-        let prefix = match hash_tag(stream) {
+        let tag = hash_tag(stream.as_bytes()).map(String::from_utf8_lossy);
+        let prefix = match tag {
             // A colon ends the name, so one inside it must not look like that end: `{t}` has a key `heads:…`, and a
             // stream may be called `{t}:heads`.
             Some(tag) => format!("herald:{{{tag}}}:{}:", stream.replace('%', "%25").replace(':', "%3A")),
@@ -64,6 +68,11 @@ impl PartitionKeys {
     /// What every companion key starts with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Where Redis Cluster keeps all of them.
+    pub fn slot(&self) -> Slot {
+        Slot::of_key(self.stream.as_bytes())
     }
 
     /// String with TTL: the term's random value and the owner's name.
@@ -337,6 +346,11 @@ impl PartitionKeys {
 pub struct RegistryKeys;
 
 impl RegistryKeys {
+    /// Where Redis Cluster keeps them, and everything else that belongs to no stream.
+    pub fn slot() -> Slot {
+        Slot::of_key(Self::ENDPOINTS.as_bytes())
+    }
+
     /// Hash: endpoint to its JSON.
     pub const ENDPOINTS: &str = "herald:{herald}:registry";
     /// Hash: `id`, `version`, `count` (endpoints in the hash), `pause` (a mark as JSON, while all sending is paused).
@@ -388,12 +402,12 @@ impl TokenKeys {
     pub const USED: &str = "herald:{herald}:tokens:used";
 }
 
-/// The hash tag of a key by Redis Cluster's rule: what is between the first `{` and the first `}` after it, unless that is
-/// nothing.
-fn hash_tag(key: &str) -> Option<&str> {
-    let (_, rest) = key.split_once('{')?;
-    let (tag, _) = rest.split_once('}')?;
-    (!tag.is_empty()).then_some(tag)
+/// A key that never exists, in the slot of this one. Each script declares it, so that Redis Cluster refuses to run one while only
+/// a part of the slot is there: a declared key that is missing could be on the other node. A key that is not declared and has moved
+/// would end the script in the middle.
+pub(in crate::store) fn never(key: &str) -> String {
+    let tag = hash_tag(key.as_bytes()).map_or(key.into(), String::from_utf8_lossy);
+    format!("herald:{{{tag}}}:never")
 }
 
 #[cfg(test)]
@@ -402,15 +416,8 @@ mod tests {
 
     use super::*;
 
-    /// CRC16 as in the appendix of Redis Cluster's specification.
     fn slot(key: &str) -> u16 {
-        let crc = hash_tag(key).unwrap_or(key).bytes().fold(0u16, |crc, byte| {
-            (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| match crc & 0x8000 {
-                0 => crc << 1,
-                _ => crc << 1 ^ 0x1021,
-            })
-        });
-        crc % 16384
+        Slot::of_key(key.as_bytes()).number()
     }
 
     fn every_key(keys: &PartitionKeys) -> Vec<String> {
@@ -473,12 +480,6 @@ mod tests {
     }
 
     #[test]
-    fn the_slot_function_of_these_tests_is_that_of_redis() {
-        assert_eq!(slot("123456789"), 0x31C3);
-        assert_eq!(slot("{user1000}.following"), slot("user1000"));
-    }
-
-    #[test]
     fn every_companion_key_shares_the_slot_of_its_stream() {
         for stream in ["payment-intents", "{pay}", "a:{pay}:b", "payments:3", "a{b", "{{x}}"] {
             let keys = PartitionKeys::new(stream).unwrap();
@@ -486,6 +487,8 @@ mod tests {
                 assert_eq!(slot(&key), slot(stream), "{key} of {stream}");
                 assert!(key.starts_with(keys.prefix()));
             }
+            assert_eq!(slot(&never(stream)), slot(stream));
+            assert_eq!(never(&keys.lease()), never(stream));
         }
         let registry =
             [RegistryKeys::META, RegistryKeys::CHANGES, &RegistryKeys::staging("x"), AuditKeys::LOG].map(slot);

@@ -46,6 +46,7 @@ pub mod queries;
 pub mod registry;
 pub mod requests;
 pub mod tokens;
+mod topology;
 pub mod wakeup;
 pub mod watch;
 pub mod workers;

@@ -124,7 +124,7 @@ pub struct RegistryStore {
 
 impl RegistryStore {
     pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
-        Ok(Self::on(redis.connect(Purpose::Other).await?))
+        Ok(Self::on(redis.at_home_in(RegistryKeys::slot()).connect(Purpose::Other).await?))
     }
 
     pub fn on(connection: Connection) -> Self {

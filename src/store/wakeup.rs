@@ -58,7 +58,7 @@ impl Wakeup {
         let pushed = Arc::new(Pushed::default());
         let (hears, inbox) = (Arc::clone(&pushed), keys.inbox());
         let hear = move |info: PushInfo| hears.hear(&info, inbox.as_bytes());
-        let mut connection = redis.connect_tracking(hear).await?;
+        let mut connection = redis.at_home_in(keys.slot()).connect_tracking(hear).await?;
         let mut track = redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON");
         let subject = Subject("follow the changes of", keys.stream());

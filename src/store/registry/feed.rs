@@ -161,7 +161,7 @@ pub struct ChangeWait {
 
 impl ChangeWait {
     pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
-        Ok(Self { connection: redis.connect(Purpose::Wakeup).await? })
+        Ok(Self { connection: redis.at_home_in(RegistryKeys::slot()).connect(Purpose::Wakeup).await? })
     }
 
     /// Returns when the feed has something after `version`, or after `at_most`. A wiped Redis does not end the wait, so

@@ -1,8 +1,8 @@
 -- Put behind shared.lua in the scripts that change dead letters. A letter stands in all of its indexes or in none, and its
 -- line in dead-facts says in which: `AT FACTS`, with FACTS as LetterFacts writes them. Letters of an older Herald have no
 -- line until they are indexed.
--- The last three KEYS are those that all letters share.
-local dead_facts, dead_kinds, dead_names = unpack(KEYS, #KEYS - 2)
+-- The last three of a script's own KEYS are those that all letters share.
+local dead_facts, dead_kinds, dead_names = unpack(KEYS, #KEYS - 3, #KEYS - 1)
 local FACTS = '^([%w_-]*) ([%l_]+) ([%l%d_:]+) %d+ ([%w_-]*) ([%w_-]*)'
 
 -- nil if nothing that Herald writes, else what the indexes need of it. `kind` names its set of letters of one account,

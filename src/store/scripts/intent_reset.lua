@@ -12,11 +12,11 @@ local until_micros = ARGV[2] ~= '' and require_micros(ARGV[2]) or read_clock(KEY
 local most = require_count(ARGV[3], 1, MAX_ITEMS)
 local last = ARGV[5] ~= '' and ARGV[5] or call('HGET', KEYS[3], 'events:' .. ARGV[4]) or '0'
 require_count(last, 0, 9007199254740991)
-for i = 5, #KEYS do
+for i = 5, #KEYS - 1 do
   require_types(KEYS[i], 'zset')
 end
 local removed = 0
-for i = 5, #KEYS do
+for i = 5, #KEYS - 1 do
   local ids = removed < most
     and call('ZRANGE', KEYS[i], '-inf', whole(until_micros), 'BYSCORE', 'LIMIT', 0, most - removed) or {}
   for j = 1, #ids do

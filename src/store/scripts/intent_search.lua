@@ -8,7 +8,7 @@
 local from, to, most = require_micros(ARGV[2]), require_micros(ARGV[3]), require_count(ARGV[5], 1, MAX_ITEMS)
 local is_newest = ARGV[4] == 'newest'
 local found = {}
-for i = 1, #KEYS do
+for i = 1, #KEYS - 1 do
   local page
   if is_newest then
     page = call('ZRANGE', KEYS[i], whole(to), whole(from), 'BYSCORE', 'REV', 'LIMIT', 0, most + 1, 'WITHSCORES')

@@ -1,0 +1,209 @@
+//! A Redis Cluster of one's own: three masters with a replica each, in scratch folders, on free ports of this machine. It ends with
+//! its owner and leaves no file.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::try_join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{Directive, OwnRedis, free_port};
+
+pub const MASTERS: usize = 3;
+const NODES: usize = 2 * MASTERS;
+const SLOTS: usize = 16_384;
+
+/// The nodes find each other, and the replicas their masters, within two seconds; on a slow machine, within this.
+const FORM: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether they have.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Somebody may take one of a node's two ports between its choice and its use.
+const TRIES: usize = 3;
+
+/// As one for Herald: a failed master is replaced within seconds, and meanwhile the others serve what is theirs.
+const DIRECTIVES: [Directive; 5] = [
+    ("cluster-enabled", "yes"),
+    ("cluster-node-timeout", "1000"),
+    ("cluster-require-full-coverage", "no"),
+    // A replica is filled at once, and may become a master however long it was alone.
+    ("repl-diskless-sync-delay", "0"),
+    ("cluster-replica-validity-factor", "0"),
+];
+
+pub struct OwnCluster {
+    /// At first the masters, with two ranges of slots each, then a replica of each, in their order. Those of Herald's usual stream
+    /// and of its registry lie on different ones.
+    nodes: Vec<OwnRedis>,
+}
+
+impl OwnCluster {
+    /// With append-only files.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// These directives come last, so they hold.
+    pub async fn start_with(directives: &[Directive]) -> Result<Self> {
+        let cluster = Self { nodes: try_join_all((0..NODES).map(|_| start_node(directives))).await? };
+        timeout(FORM, cluster.form()).await.context("the scratch Redis Cluster did not form in time")??;
+        Ok(cluster)
+    }
+
+    /// Of the first node, which leads to all while it is there.
+    pub fn url(&self) -> String {
+        self.nodes[0].url()
+    }
+
+    /// That names all nodes, so that any may be gone.
+    pub fn url_of_all(&self) -> String {
+        let addresses: Vec<String> = self.nodes.iter().map(|node| node.address().to_string()).collect();
+        format!("redis+cluster://{}", addresses.join(","))
+    }
+
+    pub fn nodes(&self) -> &[OwnRedis] {
+        &self.nodes
+    }
+
+    pub fn node(&mut self, number: usize) -> &mut OwnRedis {
+        &mut self.nodes[number]
+    }
+
+    /// The number of the node that serves this slot, as most nodes say that can be asked.
+    pub async fn master_of(&self, slot: u16) -> Option<usize> {
+        let mut votes = [0usize; NODES];
+        for node in &self.nodes {
+            let lines = say(node, "CLUSTER NODES").await.unwrap_or_default();
+            if let Some(number) = self.master_in(&lines, slot) {
+                votes[number] += 1;
+            }
+        }
+        let (number, most) = votes.iter().enumerate().max_by_key(|(_, votes)| **votes)?;
+        (*most > 0).then_some(number)
+    }
+
+    /// `ID IP:PORT@BUS FLAGS MASTER PING PONG EPOCH LINK SLOTS…`
+    fn master_in(&self, lines: &str, slot: u16) -> Option<usize> {
+        let serves = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse::<u16>().ok()? <= slot && slot <= last.parse().ok()?)
+        };
+        let line = lines.lines().find(|line| line.split(' ').skip(8).any(|range| serves(range).unwrap_or(false)))?;
+        let address = line.split(' ').nth(1)?.split('@').next()?;
+        self.nodes.iter().position(|node| node.address().to_string() == address)
+    }
+
+    async fn form(&self) -> Result<()> {
+        let (masters, replicas) = self.nodes.split_at(MASTERS);
+        for (number, node) in masters.iter().enumerate() {
+            let range = |part: usize| format!("{} {}", part * SLOTS / NODES, (part + 1) * SLOTS / NODES - 1);
+            order(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await?;
+            order(node, &format!("CLUSTER ADDSLOTSRANGE {} {}", range(number), range(number + MASTERS))).await?;
+        }
+        for node in &self.nodes[1..] {
+            let bus = config(node, "cluster-port").await?;
+            order(&self.nodes[0], &format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.address().port())).await?;
+        }
+        self.all_say("CLUSTER INFO", &[&format!("cluster_known_nodes:{NODES}"), "cluster_state:ok"]).await?;
+        for (master, replica) in masters.iter().zip(replicas) {
+            let id = say(master, "CLUSTER MYID").await?;
+            let id = id.lines().nth(1).context("a node has no id")?;
+            order(replica, &format!("CLUSTER REPLICATE {id}")).await?;
+        }
+        for replica in replicas {
+            until_says(replica, "INFO replication", &["role:slave", "master_link_status:up"]).await?;
+        }
+        // Everyone knows who follows whom.
+        for node in &self.nodes {
+            while say(node, "CLUSTER NODES").await?.matches("slave ").count() != replicas.len() {
+                sleep(POLL).await;
+            }
+        }
+        self.all_say("CLUSTER INFO", &["cluster_state:ok"]).await
+    }
+
+    async fn all_say(&self, question: &str, lines: &[&str]) -> Result<()> {
+        for node in &self.nodes {
+            until_says(node, question, lines).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn start_node(directives: &[Directive]) -> Result<OwnRedis> {
+    let mut failed = None;
+    for _ in 0..TRIES {
+        let bus = ("cluster-port".to_owned(), free_port()?.to_string());
+        let own = DIRECTIVES.iter().chain(directives).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        match OwnRedis::start_as(own.chain([bus]).collect()).await {
+            Ok(node) => return Ok(node),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) => Err(error.context("cannot start a node of a scratch Redis Cluster")),
+        None => bail!("no port was tried"),
+    }
+}
+
+async fn until_says(node: &OwnRedis, question: &str, lines: &[&str]) -> Result<()> {
+    loop {
+        let said = say(node, question).await?;
+        if lines.iter().all(|line| said.lines().any(|said| said == *line)) {
+            return Ok(());
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn order(node: &OwnRedis, words: &str) -> Result<()> {
+    let said = say(node, words).await?;
+    ensure!(said.starts_with("+OK"), "{words}: {said}");
+    Ok(())
+}
+
+async fn config(node: &OwnRedis, name: &str) -> Result<String> {
+    let said = say(node, &format!("CONFIG GET {name}")).await?;
+    Ok(said.lines().nth(4).context("a node does not know its own settings")?.to_owned())
+}
+
+/// A node's answer to one command, as it stands on the wire.
+async fn say(node: &OwnRedis, words: &str) -> Result<String> {
+    /// A stopped node says nothing.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let talk = async {
+        let mut stream = TcpStream::connect(node.address()).await?;
+        stream.write_all(format!("{words}\r\nQUIT\r\n").as_bytes()).await?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await?;
+        anyhow::Ok(said)
+    };
+    timeout(PATIENCE, talk).await.with_context(|| format!("a node does not answer {words}"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn its_slots_are_covered_and_a_replica_takes_over() {
+        let mut cluster = OwnCluster::start().await.unwrap();
+        let folders: Vec<_> = cluster.nodes().iter().map(|node| node.folder().to_owned()).collect();
+        for (slot, number) in [(0, 0), (2729, 0), (2730, 1), (5460, 1), (5461, 2), (8192, 0), (16_383, 2)] {
+            assert_eq!(cluster.master_of(slot).await, Some(number), "{slot}");
+        }
+        cluster.node(1).kill().await.unwrap();
+        while cluster.master_of(3673).await != Some(4) {
+            sleep(POLL).await;
+        }
+        cluster.node(1).start_again().await.unwrap();
+        until_says(&cluster.nodes()[1], "INFO replication", &["role:slave"]).await.unwrap();
+        drop(cluster);
+        assert!(folders.iter().all(|folder| !folder.exists()));
+    }
+}

@@ -1,0 +1,527 @@
+//! Owns where the nodes of Redis are: whether it is one server or a Cluster, and which node serves a slot. A Cluster decides that
+//! by itself; this is what it last said, and every failure makes it be asked again. Never sends anything twice: whoever was
+//! told that a slot has moved ends what they were doing, as after any failure, and begins anew at its new node.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{AsyncConnectionConfig, Cmd, Value};
+use tokio::time::timeout;
+
+use super::{
+    connection::{Purpose, Redis, Wire, answers, config},
+    error::StoreError,
+};
+use crate::{clock, facts::partition::Slot};
+
+/// How old the map becomes before a Cluster that has not failed is asked again: it may have new nodes to ask.
+const MAP_AGE: Duration = Duration::from_secs(30);
+
+/// Between two looks at a Cluster that is in trouble.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A node that does not say within this time where the slots are is passed over: the next one knows as well.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After a connection to a node beside one's own could not be made, until the next try. Others wait for it meanwhile.
+const NODE_PAUSE: Duration = Duration::from_secs(1);
+
+/// One that was used so lately is believed to be there.
+const PROVEN_FOR: Duration = Duration::from_millis(500);
+
+/// What to do about a slot that nobody serves.
+const UNCOVERED: &str = "look at it with `redis-cli --cluster check`";
+
+/// Where a node listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Node {
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Which node serves which slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SlotMap {
+    /// Ordered, without overlaps.
+    ranges: Vec<Range>,
+    /// All that were named, replicas too.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Range {
+    first: u16,
+    last: u16,
+    master: Node,
+}
+
+impl SlotMap {
+    /// From the answer to `CLUSTER SLOTS`. A node that does not know its own name has that by which it was asked. What cannot be
+    /// understood of it serves nothing: the slot that is missed is named when it is wanted.
+    fn read(answer: &Value, asked: Option<&Node>) -> Self {
+        let (mut ranges, mut nodes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        let Value::Array(rows) = answer else { return Self { ranges, nodes } };
+        for row in rows {
+            let Value::Array(row) = row else { continue };
+            let [Value::Int(first), Value::Int(last), places @ ..] = &row[..] else { continue };
+            let places: Vec<Option<Node>> = places.iter().map(|place| node(place, asked)).collect();
+            for node in places.iter().flatten() {
+                if seen.insert(node.clone()) {
+                    nodes.push(node.clone());
+                }
+            }
+            let slot = |number: &i64| u16::try_from(*number).ok().and_then(Slot::new);
+            if let (Some(first), Some(last), Some(Some(master))) = (slot(first), slot(last), places.first())
+                && first <= last
+            {
+                ranges.push(Range { first: first.number(), last: last.number(), master: master.clone() });
+            }
+        }
+        ranges.sort_by_key(|range| range.first);
+        // Where two say that they serve a slot, the first is asked, and says better.
+        ranges.dedup_by(|later, earlier| later.first <= earlier.last);
+        Self { ranges, nodes }
+    }
+
+    pub fn node(&self, slot: Slot) -> Option<&Node> {
+        let after = self.ranges.partition_point(|range| range.first <= slot.number());
+        let range = self.ranges.get(after.checked_sub(1)?)?;
+        (slot.number() <= range.last).then_some(&range.master)
+    }
+}
+
+/// `[host, port, …]`. Redis writes nothing, or no text, for a host that it does not know, and `?` for a name that was not set.
+fn node(place: &Value, asked: Option<&Node>) -> Option<Node> {
+    let Value::Array(place) = place else { return None };
+    let [host, Value::Int(port), ..] = &place[..] else { return None };
+    let port = u16::try_from(*port).ok().filter(|port| *port > 0)?;
+    let host = match host {
+        Value::Nil => None,
+        Value::BulkString(bytes) if bytes.is_empty() => None,
+        Value::BulkString(bytes) => Some(String::from_utf8(bytes.clone()).ok()?),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => return None,
+    };
+    match host {
+        Some(host) if host == "?" => None,
+        Some(host) => Some(Node { host, port }),
+        None => Some(Node { host: asked?.host.clone(), port }),
+    }
+}
+
+/// What is known of where Redis' nodes are. Shared by all that connect to it.
+pub(super) struct Topology {
+    /// Those that the URL names.
+    seeds: Vec<Node>,
+    state: Mutex<State>,
+    /// Held by who asks, so that one asks for all.
+    asking: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    known: Known,
+    /// Something has failed since the map was made.
+    is_doubted: bool,
+    /// When the Cluster was last asked, with success or without.
+    asked: Option<Instant>,
+    /// Which node is asked next: one that has lost sight of the others may be wrong for long.
+    turn: usize,
+}
+
+#[derive(Clone)]
+pub(super) enum Known {
+    /// The URL does not say; whoever connects first finds out.
+    Nothing,
+    OneServer,
+    Cluster(Option<Arc<SlotMap>>),
+}
+
+impl Topology {
+    pub fn new(seeds: Vec<Node>, known: Known) -> Self {
+        let state = State { known, is_doubted: false, asked: None, turn: 0 };
+        Self { seeds, state: Mutex::new(state), asking: tokio::sync::Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn known(&self) -> Known {
+        self.state().known.clone()
+    }
+
+    /// The first who connects has found out.
+    pub fn learn(&self, is_cluster: bool) {
+        let mut state = self.state();
+        if let Known::Nothing = state.known {
+            state.known = if is_cluster { Known::Cluster(None) } else { Known::OneServer };
+        }
+    }
+
+    /// Something has failed: the map may be wrong. One server that says that a slot has moved has become a Cluster's.
+    pub fn doubt(&self, has_moved: bool) {
+        let mut state = self.state();
+        state.is_doubted = true;
+        if has_moved && matches!(state.known, Known::OneServer) {
+            state.known = Known::Nothing;
+        }
+    }
+
+    /// What is known, if it is worth something.
+    fn trusted(&self) -> Option<Arc<SlotMap>> {
+        let state = self.state();
+        match (&state.known, state.asked) {
+            (Known::Cluster(Some(map)), Some(asked)) if !state.is_doubted && clock::now() < asked + MAP_AGE => {
+                Some(map.clone())
+            }
+            // Too lately asked: whoever is told something wrong tries again.
+            (Known::Cluster(Some(map)), Some(asked)) if clock::now() < asked + LOOK_PAUSE => Some(map.clone()),
+            _ => None,
+        }
+    }
+
+    /// Where the slots are. Those that wait while the Cluster is asked share the answer.
+    pub async fn map(&self, redis: &Redis) -> Result<Arc<SlotMap>, StoreError> {
+        if let Some(map) = self.trusted() {
+            return Ok(map);
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(map) = self.trusted() {
+            return Ok(map);
+        }
+        let looked = self.look(redis).await;
+        let mut state = self.state();
+        state.asked = Some(clock::now());
+        match looked {
+            Ok(map) => {
+                let map = Arc::new(map);
+                (state.known, state.is_doubted) = (Known::Cluster(Some(map.clone())), false);
+                Ok(map)
+            }
+            Err(error) => match &state.known {
+                // Nobody tells better.
+                Known::Cluster(Some(map)) => Ok(map.clone()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Asks one node after the other until one answers.
+    async fn look(&self, redis: &Redis) -> Result<SlotMap, StoreError> {
+        let mut failed = StoreError::away("find the nodes of the Redis Cluster", "none was named");
+        for node in self.to_ask() {
+            let asked = timeout(LOOK_TIMEOUT, ask(redis, node.as_ref())).await;
+            match asked.unwrap_or_else(|_| Err(StoreError::late("ask a node where the slots are"))) {
+                Ok(map) => return Ok(map),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Every node, beginning with another one each time. None is that of the URL, which may be no host.
+    fn to_ask(&self) -> Vec<Option<Node>> {
+        let mut state = self.state();
+        let known = match &state.known {
+            Known::Cluster(Some(map)) => map.nodes.clone(),
+            _ => Vec::new(),
+        };
+        let mut nodes: Vec<Option<Node>> = known.into_iter().map(Some).collect();
+        nodes.extend(self.seeds.iter().cloned().map(Some).filter(|seed| !nodes.contains(seed)).collect::<Vec<_>>());
+        if nodes.is_empty() {
+            nodes.push(None);
+        }
+        let turn = state.turn % nodes.len();
+        nodes.rotate_left(turn);
+        state.turn = state.turn.wrapping_add(1);
+        nodes
+    }
+}
+
+async fn ask(redis: &Redis, node: Option<&Node>) -> Result<SlotMap, StoreError> {
+    let mut wire = redis.open(node, None, config(Purpose::Other)).await?;
+    let answer: Value = wire.ask("ask where the slots are", redis::cmd("CLUSTER").arg("SLOTS")).await?;
+    Ok(SlotMap::read(&answer, node))
+}
+
+/// Whether it is a node of a Cluster.
+pub(super) async fn is_of_cluster(wire: &mut Wire) -> Result<bool, StoreError> {
+    let subject = "ask whether Redis is a Cluster";
+    match wire.ask::<String>(subject, redis::cmd("INFO").arg("cluster")).await {
+        Ok(info) => Ok(info.lines().any(|line| line.trim_end() == "cluster_enabled:1")),
+        Err(error @ StoreError::Unavailable { .. }) => Err(error),
+        // Whoever may not ask for that, as a producer, may ask this, which only a Cluster answers.
+        Err(_) => match wire.ask::<Value>(subject, redis::cmd("CLUSTER").arg("SLOTS")).await {
+            Ok(_) => Ok(true),
+            Err(error @ StoreError::Unavailable { .. }) => Err(error),
+            Err(_) => Ok(false),
+        },
+    }
+}
+
+/// A connection's ways to the nodes of a Cluster besides its own node, each made when it is first wanted, and anew after it failed.
+/// Its own has no second life: what its user knows of it, such as that a settlement is kept, was true of that node.
+pub(super) struct Others {
+    redis: Redis,
+    own: Node,
+    home: Slot,
+    config: AsyncConnectionConfig,
+    ways: Mutex<HashMap<Node, Arc<tokio::sync::Mutex<Way>>>>,
+}
+
+#[derive(Default)]
+struct Way {
+    wire: Option<Wire>,
+    used: Option<Instant>,
+    failed: Option<(Instant, StoreError)>,
+}
+
+impl Others {
+    pub fn new(redis: Redis, own: Node, home: Slot, config: AsyncConnectionConfig) -> Self {
+        Self { redis, own, home, config, ways: Mutex::default() }
+    }
+
+    /// The node that serves the slot; `None` if it is one's own. For its home it never becomes another: that node says itself
+    /// that it has lost the slot.
+    pub async fn node(&self, slot: Slot) -> Result<Option<Node>, StoreError> {
+        if slot == self.home {
+            return Ok(None);
+        }
+        let node = self.redis.node_of(slot).await?;
+        Ok((node != self.own).then_some(node))
+    }
+
+    pub async fn wire(&self, node: &Node) -> Result<Wire, StoreError> {
+        let way = self.ways().entry(node.clone()).or_default().clone();
+        let mut way = way.lock().await;
+        let now = clock::now();
+        let is_fresh = way.used.replace(now).is_some_and(|used| now < used + PROVEN_FOR);
+        if let Some(wire) = &mut way.wire {
+            if is_fresh || answers(wire).await {
+                return Ok(wire.clone());
+            }
+            way.wire = None;
+        }
+        if let Some((at, error)) = &way.failed
+            && clock::now() < *at + NODE_PAUSE
+        {
+            return Err(error.clone());
+        }
+        match self.redis.open(Some(node), None, self.config.clone()).await {
+            Ok(wire) => {
+                (way.wire, way.failed) = (Some(wire.clone()), None);
+                Ok(wire)
+            }
+            Err(error) => {
+                way.failed = Some((clock::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// The way to this node has failed.
+    pub fn forget(&self, node: &Node) {
+        self.ways().remove(node);
+    }
+
+    fn ways(&self) -> MutexGuard<'_, HashMap<Node, Arc<tokio::sync::Mutex<Way>>>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Redis {
+    /// The node of a Cluster that serves this slot.
+    pub(super) async fn node_of(&self, slot: Slot) -> Result<Node, StoreError> {
+        let map = self.topology().map(self).await?;
+        map.node(slot).cloned().ok_or_else(|| {
+            self.topology().doubt(false);
+            let subject = format!("reach slot {} of the Redis Cluster", slot.number());
+            StoreError::Unavailable { subject, cause: "no node serves it".to_owned(), remedy: UNCOVERED }
+        })
+    }
+}
+
+/// The slot of a command's first key; all of a command's keys are in one. None for a command without keys.
+pub(super) fn slot_of(command: &Cmd) -> Option<Slot> {
+    let mut words = command.args_iter().map(|word| match word {
+        redis::Arg::Simple(word) => word,
+        _ => &[],
+    });
+    let key = match words.next()? {
+        b"INFO" | b"TIME" | b"SCRIPT" | b"CLIENT" | b"CONFIG" | b"BGREWRITEAOF" => None,
+        b"EVALSHA" | b"EVALSHA_RO" => match words.nth(1)? {
+            b"0" => None,
+            _ => words.next(),
+        },
+        b"XREAD" => words.skip_while(|word| *word != b"STREAMS").nth(1),
+        b"XINFO" | b"XGROUP" | b"MEMORY" => words.nth(1),
+        _ => words.next(),
+    };
+    key.map(Slot::of_key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn place(host: Value, port: i64) -> Value {
+        Value::Array(vec![host, Value::Int(port), text("an id"), Value::Array(Vec::new())])
+    }
+
+    fn row(first: i64, last: i64, places: Vec<Value>) -> Value {
+        Value::Array([vec![Value::Int(first), Value::Int(last)], places].concat())
+    }
+
+    fn asked() -> Node {
+        Node { host: "asked".to_owned(), port: 1 }
+    }
+
+    fn map(rows: Vec<Value>) -> SlotMap {
+        SlotMap::read(&Value::Array(rows), Some(&asked()))
+    }
+
+    fn serves(map: &SlotMap, slot: u16) -> Option<String> {
+        map.node(Slot::new(slot).unwrap()).map(Node::to_string)
+    }
+
+    #[test]
+    fn each_slot_has_the_node_that_the_cluster_says() {
+        let map = map(vec![
+            row(5461, 16383, vec![place(text("::1"), 7001)]),
+            row(0, 5460, vec![place(text("10.0.0.1"), 7000), place(text("10.0.0.4"), 7003)]),
+        ]);
+        for (slot, node) in [(0, "10.0.0.1:7000"), (5460, "10.0.0.1:7000"), (5461, "[::1]:7001"), (16383, "[::1]:7001")]
+        {
+            assert_eq!(serves(&map, slot).as_deref(), Some(node), "{slot}");
+        }
+        assert_eq!(map.nodes.len(), 3);
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_its_name_has_the_one_it_was_asked_by() {
+        for host in [Value::Nil, text("")] {
+            assert_eq!(serves(&map(vec![row(0, 16383, vec![place(host, 7)])]), 9).as_deref(), Some("asked:7"));
+        }
+        let rows = Value::Array(vec![row(0, 1, vec![place(Value::Nil, 7)])]);
+        assert_eq!(SlotMap::read(&rows, None).node(Slot::new(0).unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_not_understood_serves_nothing_and_breaks_nothing() {
+        let good = || place(text("good"), 7);
+        for rows in [
+            vec![],
+            vec![Value::Nil],
+            vec![Value::Array(vec![])],
+            vec![Value::Array(vec![Value::Int(0)])],
+            vec![row(0, 16383, vec![])],
+            vec![row(0, 16383, vec![Value::Nil])],
+            vec![row(0, 16383, vec![Value::Array(vec![])])],
+            vec![row(0, 16383, vec![place(text("?"), 7), good()])],
+            vec![row(0, 16383, vec![place(text("x"), 0)])],
+            vec![row(0, 16383, vec![place(text("x"), 65536)])],
+            vec![row(0, 16383, vec![place(text("x"), -1)])],
+            vec![row(0, 16383, vec![place(Value::Int(3), 7)])],
+            vec![row(0, 16383, vec![place(Value::BulkString(vec![0xff]), 7)])],
+            vec![row(-1, 5, vec![good()])],
+            vec![row(0, 16384, vec![good()])],
+            vec![row(6, 5, vec![good()])],
+            vec![row(i64::MIN, i64::MAX, vec![good()])],
+        ] {
+            assert_eq!(serves(&map(rows.clone()), 5), None, "{rows:?}");
+        }
+        assert_eq!(SlotMap::read(&Value::Okay, Some(&asked())).nodes, []);
+    }
+
+    #[test]
+    fn a_hole_is_a_hole_and_of_two_answers_for_a_slot_one_is_taken() {
+        let one = |name: &str, first, last| row(first, last, vec![place(text(name), 1)]);
+        let map = map(vec![one("a", 0, 99), one("b", 200, 299), one("c", 250, 400), one("d", 500, 500)]);
+        let expected = [(0, "a"), (99, "a"), (200, "b"), (299, "b"), (500, "d")]
+            .map(|(slot, name)| (slot, Some(name.to_owned() + ":1")));
+        let holes = [100, 199, 300, 400, 499, 501, 16383].map(|slot| (slot, None));
+        for (slot, node) in expected.into_iter().chain(holes) {
+            assert_eq!(serves(&map, slot), node, "{slot}");
+        }
+    }
+
+    #[test]
+    fn a_command_goes_where_its_first_key_is() {
+        let of = |words: &[&str]| slot_of(redis::cmd(words[0]).arg(&words[1..]));
+        let slot = Some(Slot::of_key(b"k"));
+        for words in [
+            &["GET", "k"][..],
+            &["MGET", "k", "{k}:2"],
+            &["XADD", "k", "*", "event", "{}"],
+            &["XREAD", "COUNT", "5", "STREAMS", "k", "0"],
+            &["XINFO", "STREAM", "k"],
+            &["MEMORY", "USAGE", "k"],
+            &["EVALSHA", "sha", "2", "k", "{k}:2", "an argument"],
+            &["EVALSHA_RO", "sha", "1", "k"],
+        ] {
+            assert_eq!(of(words), slot, "{words:?}");
+        }
+        for words in [&["TIME"][..], &["INFO", "memory"], &["SCRIPT", "LOAD", "k"], &["EVALSHA", "sha", "0", "k"]] {
+            assert_eq!(of(words), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn another_node_is_asked_each_time() {
+        let topology = Topology::new(vec![asked()], Known::Cluster(None));
+        assert_eq!(topology.to_ask(), [Some(asked())]);
+        let node = |host: &str| Node { host: host.to_owned(), port: 1 };
+        let known = map(vec![row(0, 16383, vec![place(text("a"), 1), place(text("b"), 1)])]);
+        topology.state().known = Known::Cluster(Some(Arc::new(known)));
+        topology.state().turn = 0;
+        let firsts: Vec<_> = (0..4).map(|_| topology.to_ask().swap_remove(0).unwrap()).collect();
+        assert_eq!(firsts, [node("a"), node("b"), asked(), node("a")]);
+        assert_eq!(topology.to_ask().len(), 3);
+        assert_eq!(Topology::new(Vec::new(), Known::Nothing).to_ask(), [None]);
+    }
+
+    #[test]
+    fn a_map_is_believed_until_it_is_old_or_something_fails() {
+        let topology = Topology::new(vec![asked()], Known::Cluster(Some(Arc::new(map(Vec::new())))));
+        let is_trusted = |asked: Duration, is_doubted: bool| {
+            let mut state = topology.state();
+            (state.asked, state.is_doubted) = (clock::now().checked_sub(asked), is_doubted);
+            drop(state);
+            topology.trusted().is_some()
+        };
+        assert!(is_trusted(Duration::from_secs(1), false));
+        topology.doubt(false);
+        assert!(topology.trusted().is_none(), "nobody asks again after a failure");
+        assert!(!is_trusted(MAP_AGE, false));
+        assert!(is_trusted(Duration::ZERO, true), "a Cluster in trouble is asked without a pause");
+    }
+
+    #[test]
+    fn one_server_that_speaks_of_another_is_asked_again_what_it_is() {
+        let topology = Topology::new(Vec::new(), Known::Nothing);
+        topology.learn(false);
+        topology.doubt(false);
+        assert!(matches!(topology.known(), Known::OneServer));
+        topology.doubt(true);
+        assert!(matches!(topology.known(), Known::Nothing));
+        topology.learn(true);
+        assert!(matches!(topology.known(), Known::Cluster(None)));
+    }
+}
