@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -29,7 +30,8 @@ fn judged(judge: impl AsRef<Path>, arguments: &[&str]) -> Option<Output> {
     match Command::new(judge).args(arguments).current_dir(root()).output() {
         Ok(output) => Some(output),
         Err(_) => {
-            eprintln!("SKIPPED: {} is not installed (deploy/setup-operate)", judge.display());
+            // Not by eprintln!, which a test that passes keeps to itself.
+            let _ = writeln!(io::stderr(), "SKIPPED: not installed here: {} (deploy/setup-operate)", judge.display());
             None
         }
     }
