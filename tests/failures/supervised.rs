@@ -57,6 +57,8 @@ impl Supervisor {
     fn until_told(&self, line: &str) -> Vec<String> {
         let mut told = Vec::new();
         while !told.iter().any(|told: &String| told.starts_with(line)) {
+            // The watchdog is fed on and on, twice a second.
+            assert!(told.len() < 200, "{line} was not told, but {told:?}");
             told.extend(self.within(SAFETY).unwrap_or_else(|| panic!("{line} was not told, but {told:?}")));
         }
         told
