@@ -11,6 +11,9 @@ MINUTES ?= 10
 SEEDS ?= 100000
 EXAMPLES ?= 200
 
+# Which parts `make operate` does; all of them, if none is named.
+PARTS ?=
+
 # For how long `make fuzz` runs each of its targets.
 SECONDS ?= 60
 
@@ -81,19 +84,10 @@ fuzz: tools
 
 # What is in deploy/, at work: every alert caused for real, and the dashboard's queries asked, before a real Prometheus; all that the
 # judges read; the Debian package and its unit in a machine that boots, the image in a container, what compose describes, and every
-# drill of docs/operations.md; a release. The first two build target/debug/herald, which the unit boots; the image builds a release.
-# What cannot be had on this machine is named, and what needs it is left out.
-operate: setup
-	-@deploy/setup-operate
-	@if [ -x target/verifiers/prometheus ] && [ -x target/verifiers/promtool ]; then cargo test --locked --test operate -- --include-ignored; \
-		else echo "operate: SKIPPED: not installed here: prometheus, promtool (deploy/setup-operate)" >&2; fi
-	cargo test --locked --test packages
-	tests/operate/unit
-	tests/operate/image
-	tests/operate/compose
-	tests/operate/drills
-	tests/operate/crate
-	tests/operate/release
+# drill of docs/operations.md; a release. With one table at the end. What cannot be had on this machine is named there, and what needs
+# it is left out. PARTS="image drill-rollback" does these alone.
+operate: tools
+	@deploy/operate $(PARTS)
 
 # Every scenario with its faults, a real nginx, the receivers in every language, the payment intents against their description,
 # the simulator, its mutations and the fuzz targets, with one table at the end.

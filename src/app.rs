@@ -153,7 +153,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         rest.clone(),
     ));
     let following = tokio::spawn(registry.clone().run(redis.clone(), rest.clone()));
-    let unlocking = tokio::spawn(keyring.follow(rest.clone()));
+    let unlocking = tokio::spawn(keyring.clone().follow(rest.clone()));
     let presenting = tokio::spawn(presence.run(rest.clone()));
     let history = follower(config, &parts).map(|follower| tokio::spawn(follower.run(rest.clone())));
     let (mut page, mut intents) = (metrics.page().and(registry.page()), None);
@@ -180,7 +180,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
             service(socket, entrance, Serves::Operations(operations), &rest)?,
         ],
     };
-    let telling = tokio::spawn(systemd::tell(readiness, cancel.clone(), rest.clone()));
+    let telling = tokio::spawn(systemd::tell(readiness, keyring.clone(), cancel.clone(), rest.clone()));
     let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
     let worked = work(worker, cancel).await;
     rest.cancel();

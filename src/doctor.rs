@@ -10,6 +10,7 @@ mod history;
 mod intents;
 mod issues;
 pub mod observe;
+mod rollback;
 mod security;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -39,6 +40,11 @@ pub struct DoctorArgs {
     /// Only the rule of this role
     #[arg(long, value_name = "ROLE", requires = "print_acl", value_parser = role())]
     role: Option<Role>,
+    /// Only say what stands in the way of going back to this older version, and what undoes it
+    ///
+    /// VERSION, or a file with what `herald version -o json` of that one prints. The exit code is 0 if nothing stands in the way.
+    #[arg(long, value_name = "VERSION", conflicts_with = "print_acl")]
+    rollback_to: Option<String>,
 }
 
 fn role() -> impl TypedValueParser<Value = Role> {
@@ -75,6 +81,9 @@ pub async fn run(context: &Context, args: DoctorArgs) -> anyhow::Result<()> {
         note("redis://herald:PASSWORD@HOST, herald's other verbs redis://herald-operator:PASSWORD@HOST.");
         note("Run the last line only when nobody needs the default user any more.");
         return context.output.text(&acl::rules(&keys));
+    }
+    if let Some(version) = &args.rollback_to {
+        return rollback::run(context, version).await;
     }
     let history = history::look(&context.config, context.redis()?, keys.clone(), context.now_ms()).await;
     let observed = observe::observe(context.redis()?, keys, &context.config).await;

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -62,6 +62,8 @@ struct Shared {
     is_only: bool,
     ring: RwLock<Arc<Ring>>,
     changes: AtomicU64,
+    /// One look at a time: what two find is taken, and told, once.
+    looking: Mutex<()>,
 }
 
 impl Keyring {
@@ -73,7 +75,7 @@ impl Keyring {
             None => Ring::default(),
         };
         let (path, ring) = (path.map(Path::to_path_buf), RwLock::new(Arc::new(ring)));
-        Ok(Self(Arc::new(Shared { path, is_only, ring, changes: AtomicU64::new(0) })))
+        Ok(Self(Arc::new(Shared { path, is_only, ring, changes: AtomicU64::new(0), looking: Mutex::default() })))
     }
 
     /// The same for a process that serves: with keys in its memory it leaves no picture of that behind, and no other process of its
@@ -134,8 +136,9 @@ impl Keyring {
     }
 
     /// Takes the file as it is now.
-    fn look(&self) -> Result<(), KeyringError> {
+    pub fn look(&self) -> Result<(), KeyringError> {
         let Some(path) = &self.0.path else { return Ok(()) };
+        let _looking = self.0.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, new) = (self.ring(), read(path)?);
         if known.ids().eq(new.ids()) {
             return Ok(());

@@ -1,5 +1,5 @@
 //! Tells systemd, where it started this process as a unit of `Type=notify`, how Herald is: that it is up, in words what `/readyz`
-//! answers, that it lives, and that it stops. Elsewhere it does nothing. Decides nothing: a unit's settings do.
+//! answers, that it lives, that it takes its keys again when it is asked to (SIGHUP), and that it stops. Elsewhere it does nothing. Decides nothing: a unit's settings do.
 
 use std::{
     env,
@@ -7,11 +7,14 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::time::sleep;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{clock, telemetry::readiness::Readiness};
+use crate::{clock, keyring::Keyring, telemetry::readiness::Readiness};
 
 /// A unit is up with Redis' first answer. Without one it is up after so long all the same: what waits for it should not fail
 /// because Redis comes later, and `/readyz` tells that it is not there.
@@ -21,21 +24,47 @@ const UP_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Until `end`. `stopping` begins the stop.
-pub async fn tell(readiness: Readiness, stopping: CancellationToken, end: CancellationToken) {
+pub async fn tell(readiness: Readiness, keyring: Keyring, stopping: CancellationToken, end: CancellationToken) {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let mut told = Told::new(sd_notify::watchdog_enabled(), clock::now());
+    let mut hangup = signal(SignalKind::hangup()).ok();
     let telling = async {
         loop {
             told.tell(&readiness, stopping.is_cancelled(), clock::now());
             tokio::select! {
                 () = sleep(told.look_every()) => {}
                 () = stopping.cancelled(), if !told.is_stopping => {}
+                // Before it is up, or once it stops, there is nothing to reload: systemd knows another state of it.
+                () = asked(&mut hangup), if told.is_up && !told.is_stopping => reload(&keyring),
             }
         }
     };
     end.run_until_cancelled(telling).await;
+}
+
+async fn asked(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whoever waits for `systemctl reload` knows afterwards that the keys of now are in use, or what is wrong with them from the log. With
+/// the time, as units of `Type=notify-reload` want it.
+fn reload(keyring: &Keyring) {
+    let now = NotifyState::monotonic_usec_now();
+    notify(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
+    // Whoever follows the file has the same signal, and says what is wrong with it.
+    let _ = keyring.look();
+    notify(&[NotifyState::Ready]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "cannot tell systemd how Herald is");
+    }
 }
 
 /// What systemd knows so far.
@@ -66,10 +95,8 @@ impl Told {
     fn tell(&mut self, readiness: &Readiness, is_stopping: bool, now: Instant) {
         let (states, status) = (self.news(readiness, is_stopping, now), self.status.clone());
         let states: Vec<_> = states.into_iter().map(|news| news.state(&status)).collect();
-        if !states.is_empty()
-            && let Err(error) = sd_notify::notify(&states)
-        {
-            warn!(%error, "cannot tell systemd how Herald is");
+        if !states.is_empty() {
+            notify(&states);
         }
     }
 

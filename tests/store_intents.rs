@@ -213,6 +213,7 @@ impl<'r> Both<'r> {
                     status: STATUSES[made.status].to_owned(),
                     status_before: there.map(|known| known.status.clone()),
                     event: made.is_told.then(|| ("<".to_owned(), ">".to_owned())),
+                    event_id: None,
                     key: hashes[at].as_deref().map(|hash| KeyOf { hash, request: "request", keep_ms: 600_000 }),
                 }
             })
@@ -306,6 +307,7 @@ async fn every_day_is_written_as_the_calendar_has_it() {
             status: "Created".to_owned(),
             status_before: Some("Created".to_owned()),
             event: Some(("<".to_owned(), ">".to_owned())),
+            event_id: None,
             key: None,
         };
         let Committed::Done { stamp, entry, .. } = make(&mut store, &commit).await.unwrap() else { panic!("{n}") };
@@ -335,6 +337,7 @@ fn change<'a>(id: &'a IntentId, account: &'a AccountId, due: Due) -> Commit<'a> 
         status: "Created".to_owned(),
         status_before: None,
         event: Some(("<".to_owned(), ">".to_owned())),
+        event_id: None,
         key: Some(KeyOf { hash: "hash", request: "request", keep_ms: 600_000 }),
     }
 }

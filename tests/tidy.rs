@@ -59,7 +59,7 @@ fn each_foreign_system_has_one_place() {
     check_only("redis", &["store/"]);
     check_only("sqlx", &["history/"]);
     // `listen` is a client of the application that its user names, and no sender to receivers; so is what asks a service.
-    check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs", "telemetry/traces.rs"]);
+    check_only("reqwest", &["sender/", "listen/forward.rs", "surface/client.rs", "telemetry/traces"]);
     check_only("opentelemetry_sdk", &["telemetry/traces.rs"]);
     check_only("axum", &["api/", "console/", "http/", "service.rs", "demo/"]);
     check_only("askama", &["api/checkout/", "console/", "http/html.rs", "loadtest/report/html"]);

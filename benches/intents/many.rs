@@ -100,6 +100,7 @@ async fn hold(redis: &Redis, service: &Service, many: u64) -> Result<Intent> {
             status: status.clone(),
             status_before: None,
             event: None,
+            event_id: None,
             key: None,
         };
         let mut store = stores[n as usize % CONNECTIONS].clone();

@@ -1,5 +1,5 @@
 # What the drills share; each sources it. A drill has a Redis of its own, with deploy/redis.conf, and workers and receivers of its own, on this
-# machine. It ends with one line: 0 if what its page in docs/operations.md promises held, 99 if not. HERALD names the program,
+# machine. It ends with one line: 0 if what its page in docs/operations.md promises held, 99 if not; 77 where it cannot be done. HERALD names the program,
 # by default the release build, or else the debug build.
 # shellcheck shell=bash
 set -euo pipefail
@@ -27,6 +27,7 @@ trap end EXIT
 trap 'echo "$drill: ended at line $LINENO: $BASH_COMMAND" >&2' ERR
 
 step() { echo "$drill: $*" >&2; }
+skipped() { echo "$drill: SKIPPED: $*" >&2; exit 77; }
 held() { echo "$drill: held: $*"; exit 0; }
 broke() {
     local log
@@ -157,7 +158,7 @@ older_program() {
     older=${OLDER:-$(compgen -G 'target/drills/herald-*' | tail -n 1 || git describe --tags --abbrev=0 2>/dev/null || echo HEAD~25)}
     [[ -x $older ]] && return
     local commit
-    commit=$(git rev-parse --short "$older^{commit}")
+    commit=$(git rev-parse --short --verify --quiet "$older^{commit}") || skipped "$older is not in this copy of the repository"
     older=target/drills/herald-$commit
     [[ -x $older ]] && return
     step "building Herald of $commit, which takes some minutes"

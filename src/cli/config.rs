@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     app,
     surface::{Context, error::VerbError, message_of, note},
+    telemetry::traces,
 };
 
 #[derive(Debug, Subcommand)]
@@ -53,5 +54,6 @@ fn check(context: &Context) -> anyhow::Result<()> {
 pub fn tried(context: &Context) -> Result<(), VerbError> {
     let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
     let tried = tried.and(app::api_certificate(&context.config).map(drop));
+    let tried = tried.and(traces::check().map_err(Into::into));
     tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))
 }

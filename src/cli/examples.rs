@@ -215,6 +215,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald doctor -o json",
             "herald doctor --print-acl",
             "herald doctor --print-acl --role viewer",
+            "herald doctor --rollback-to 0.1.0",
         ],
     ),
     ("healthcheck", &["herald healthcheck", "herald healthcheck --ready"]),

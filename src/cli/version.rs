@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
+    facts::endpoint::Scheme,
     surface::{Format, Output},
     view::schemas::{SCHEMAS, Schema},
 };
@@ -16,6 +17,8 @@ struct Build {
     /// None where the build could not know it.
     revision: Option<&'static str>,
     schemas: BTreeMap<&'static str, Schemas>,
+    /// How endpoints may be signed for.
+    schemes: [Scheme; Scheme::ALL.len()],
 }
 
 #[derive(Serialize)]
@@ -29,8 +32,12 @@ pub fn run(format: Option<Format>) -> anyhow::Result<()> {
     let schemas = SCHEMAS.map(|Schema { name, newest, lowest }| {
         (name, Schemas { reads: (1..=newest).collect(), writes: (lowest..=newest).collect() })
     });
-    let build =
-        Build { version: env!("CARGO_PKG_VERSION"), revision: option_env!("BUILD_REVISION"), schemas: schemas.into() };
+    let build = Build {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("BUILD_REVISION"),
+        schemas: schemas.into(),
+        schemes: Scheme::ALL,
+    };
     let mut fields = vec![
         ("version", build.version.to_owned()),
         ("revision", build.revision.unwrap_or("unknown: not a release build from a checkout").to_owned()),

@@ -40,6 +40,17 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    pub const ALL: [Self; 3] = [Self::Standard, Self::Dojo, Self::Ed25519];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Dojo => "dojo",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+
     /// What it signs with.
     pub fn signs_with(self) -> Kind {
         match self {

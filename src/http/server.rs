@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     clock,
-    telemetry::{requests, traces::Serving},
+    telemetry::{
+        requests,
+        traces::{self, Serving},
+    },
 };
 
 const TRACEPARENT: &str = "traceparent";
@@ -116,19 +119,27 @@ pub async fn counted(mut request: axum::extract::Request, next: Next) -> Respons
     let (began, method) = (clock::now(), request.method().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse().ok());
+    // Our own listener says so, or a proxy before it.
+    let is_encrypted = request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https");
     let serving = Serving::begin(given.as_ref());
-    if let Some(own) = serving.as_ref().and_then(Serving::traceparent)
+    let own = serving.as_ref().and_then(Serving::traceparent);
+    if let Some(own) = &own
         && let Ok(own) = HeaderValue::from_str(own.as_str())
     {
         // So everything behind this has the request itself as its parent.
         request.headers_mut().insert(TRACEPARENT, own);
     }
-    let response = next.run(request).await;
+    let response = traces::within(own.or(given), next.run(request)).await;
     let took = clock::now().saturating_duration_since(began);
     let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
     requests::answered(route, method.as_str(), status, took);
     if let Some(serving) = serving {
-        serving.ended(requests::known(method.as_str()).unwrap_or("_OTHER"), route, status);
+        serving.ended(
+            requests::known(method.as_str()).unwrap_or("_OTHER"),
+            if is_encrypted { "https" } else { "http" },
+            route,
+            status,
+        );
     }
     response
 }
@@ -148,11 +159,11 @@ async fn in_time(limit: Duration, request: axum::extract::Request, next: Next) -
     let answered = match place {
         None => timeout(limit, next.run(request)).await,
         Some(place) => {
-            let work = tokio::spawn(async move {
+            let work = tokio::spawn(traces::within(traces::of_request(), async move {
                 let response = next.run(request).await;
                 drop(place);
                 response
-            });
+            }));
             timeout(limit, work)
                 .await
                 .map(|done| done.unwrap_or_else(|error| Problem::internal(&error).into_response()))

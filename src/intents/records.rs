@@ -14,6 +14,7 @@ use crate::store::{
     },
     keys::PartitionKeys,
 };
+use crate::telemetry::traces::{self, Publishing};
 
 type Answer<T> = Result<T, StoreError>;
 
@@ -106,9 +107,19 @@ impl Records for RedisRecords {
     }
 
     async fn commit(&self, commit: &Commit<'_>) -> Answer<Committed> {
-        let change = Change::new(self.keys(), commit);
+        let given = commit.event_id.and_then(|_| traces::of_request());
+        let publishing = commit.event_id.and_then(|event| Publishing::begin(event, given.as_ref()));
+        let own = publishing.as_ref().and_then(Publishing::traceparent);
+        let change = Change::new(self.keys(), commit).traced(own.as_ref().or(given.as_ref()));
         let bytes = change.bytes();
-        self.changes.ask(change, bytes).await
+        let committed = self.changes.ask(change, bytes).await?;
+        // What was not committed has told nobody.
+        if let (Some(publishing), Committed::Done { entry: Some(entry), .. }) = (publishing, &committed)
+            && let Ok(entry) = entry.parse()
+        {
+            publishing.ended(self.keys().stream(), entry);
+        }
+        Ok(committed)
     }
 
     async fn due(&self, place: f64) -> Answer<DueIntents> {

@@ -617,6 +617,7 @@ impl<R: Records> Service<R> {
         key: Option<&'a RequestKey>,
     ) -> Commit<'a> {
         let intent = &change.intent;
+        let told = change.told.and(intent.history.last());
         Commit {
             id: &intent.id,
             account: &intent.account,
@@ -631,7 +632,8 @@ impl<R: Records> Service<R> {
             created_at: before.map(|before| before.created_at.0),
             status: intent.status.to_string(),
             status_before: before.map(|before| before.status.to_string()),
-            event: change.told.and(intent.history.last()).map(|told| told.around_time(intent)),
+            event: told.map(|told| told.around_time(intent)),
+            event_id: told.map(|told| &told.id),
             key: key.map(RequestKey::of),
         }
     }

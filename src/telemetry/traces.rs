@@ -2,9 +2,10 @@
 //! Without them there is nothing here but a question that answers no. A span that finds no room is dropped and counted; nobody
 //! waits for a collector. Decides nothing about what is a span.
 
+mod environment;
+
 use std::{
     borrow::Cow,
-    env,
     fmt::{self, Debug},
     sync::{
         Arc, LazyLock, OnceLock,
@@ -37,11 +38,13 @@ use reqwest::{Certificate, Client, redirect::Policy};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+pub use self::environment::TracesError;
+use self::environment::{Asked, asked};
 use crate::{
     clock,
     facts::{
         id::{EntryId, EventId},
-        trace::{Root, Sampler, SpanId, Trace, TraceId},
+        trace::{Sampler, SpanId, Trace, TraceId},
         traceparent::Traceparent,
     },
 };
@@ -49,34 +52,11 @@ use crate::{
 /// More of a collector's answer is not read: it has a number and a sentence to say.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// As `OTEL_BSP_MAX_QUEUE_SIZE` has it by default.
-const QUEUE: usize = 2_048;
-
-/// More would be memory without a use: some hundred megabytes of spans.
-const MAX_QUEUE: usize = 131_072;
-
 /// What a span is at most linked to.
 pub const MAX_LINKS: usize = 128;
 
 /// For this process, like the log.
 static TRACES: OnceLock<Traces> = OnceLock::new();
-
-#[derive(Debug, thiserror::Error)]
-pub enum TracesError {
-    #[error(
-        "{variable} is {value}, and Herald sends traces over HTTP alone: set it to http/protobuf, and the endpoint's port to \
-         4318, where collectors listen for that"
-    )]
-    Protocol { variable: &'static str, value: String },
-    #[error("OTEL_TRACES_EXPORTER is {0}, and Herald has otlp and none")]
-    Exporter(String),
-    #[error("{variable} is {value:?}; {wanted}")]
-    Value { variable: &'static str, value: String, wanted: &'static str },
-    #[error("{variable}: {why}")]
-    Certificate { variable: &'static str, why: String },
-    #[error("traces cannot be sent: {0}")]
-    Exporting(String),
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
@@ -228,12 +208,15 @@ pub fn get() -> Option<&'static Traces> {
     TRACES.get()
 }
 
+/// Whether the environment asks for something that there is not.
+pub fn check() -> Result<(), TracesError> {
+    asked().map(drop)
+}
+
 /// As the environment says. The exporter's own thread sends on this runtime, which must run until [`stop`].
 pub fn start(instance: &str, runtime: Handle) -> Result<(), TracesError> {
-    if !is_asked_for()? || TRACES.get().is_some() {
-        return Ok(());
-    }
-    let traces = Traces::new(instance, runtime)?;
+    let Some(asked) = asked()?.filter(|_| TRACES.get().is_none()) else { return Ok(()) };
+    let traces = Traces::new(asked, instance, runtime)?;
     info!("traces are sent to the collector that the environment names");
     // In tests, several have the same.
     let _ = TRACES.set(traces);
@@ -250,72 +233,21 @@ pub async fn stop(most: Duration) {
     }
 }
 
-fn variable(name: &'static str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn is_asked_for() -> Result<bool, TracesError> {
-    let has_endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-    let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    if is_off || !has_endpoint.into_iter().any(|name| variable(name).is_some()) {
-        return Ok(false);
-    }
-    match variable("OTEL_TRACES_EXPORTER").as_deref() {
-        Some("none") => return Ok(false),
-        None | Some("otlp") => {}
-        Some(other) => return Err(TracesError::Exporter(other.to_owned())),
-    }
-    let protocols = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-    let protocol = protocols.into_iter().find_map(|name| Some((name, variable(name)?)));
-    match protocol {
-        Some((variable, value)) if value != "http/protobuf" => Err(TracesError::Protocol { variable, value }),
-        _ => Ok(true),
-    }
-}
-
-fn sampler() -> Result<Sampler, TracesError> {
-    const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
-    let Some(value) = variable(SAMPLER) else { return Ok(Sampler::default()) };
-    let (follows_parent, root) = match value.strip_prefix("parentbased_") {
-        Some(root) => (true, root),
-        None => (false, value.as_str()),
-    };
-    let root = match root {
-        "always_on" => Root::All,
-        "always_off" => Root::None,
-        "traceidratio" => Root::Share(share()?),
-        _ => {
-            let wanted =
-                "Herald has always_on, always_off and traceidratio, and each of them with parentbased_ before it";
-            return Err(TracesError::Value { variable: SAMPLER, value, wanted });
-        }
-    };
-    Ok(Sampler { root, follows_parent })
-}
-
-fn share() -> Result<f64, TracesError> {
-    const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
-    let Some(value) = variable(SHARE) else { return Ok(1.0) };
-    let share = value.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or(TracesError::Value { variable: SHARE, value, wanted: "it must be a number from 0 to 1" })
-}
-
 impl Traces {
-    fn new(instance: &str, runtime: Handle) -> Result<Self, TracesError> {
+    fn new(asked: Asked, instance: &str, runtime: Handle) -> Result<Self, TracesError> {
+        let Asked { sampler, timeout, queue: most, authorities, is_named } = asked;
         let refused = Arc::new(AtomicU64::new(0));
-        let client = OverReqwest { client: client()?, runtime, timeout: timeout()?, refused: Arc::clone(&refused) };
+        let client = OverReqwest { client: client(authorities)?, runtime, timeout, refused: Arc::clone(&refused) };
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().with_http_client(client);
         let exporter = exporter.with_protocol(opentelemetry_otlp::Protocol::HttpBinary).build();
         let exporter = exporter.map_err(|error| TracesError::Exporting(error.to_string()))?;
-        let asked = variable("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|size| size.parse().ok());
-        let most = asked.unwrap_or(QUEUE).clamp(1, MAX_QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let counted = Counted { exporter, waiting: Arc::clone(&waiting), refused, is_told: AtomicBool::new(false) };
         let batches = BatchConfigBuilder::default().with_max_queue_size(most).build();
         let mut processor = BatchSpanProcessor::builder(counted).with_batch_config(batches).build();
-        processor.set_resource(&resource(instance));
+        processor.set_resource(&resource(instance, is_named));
         let scope = InstrumentationScope::builder("herald").with_version(env!("CARGO_PKG_VERSION")).build();
-        Ok(Self { processor, sampler: sampler()?, waiting, most, scope })
+        Ok(Self { processor, sampler, waiting, most, scope })
     }
 
     /// Never waits.
@@ -377,6 +309,20 @@ impl Publishing {
     }
 }
 
+tokio::task_local! {
+    static OF_REQUEST: Option<Traceparent>;
+}
+
+/// The work of a request, with what it was given or has of its own: whatever is published on its way is part of that trace.
+pub fn within<W: Future>(given: Option<Traceparent>, work: W) -> impl Future<Output = W::Output> {
+    OF_REQUEST.scope(given, work)
+}
+
+/// Of the request that this task works on.
+pub fn of_request() -> Option<Traceparent> {
+    OF_REQUEST.try_with(Clone::clone).ok().flatten()
+}
+
 /// A request over HTTP that this process answers, where that is sampled.
 pub struct Serving {
     trace: Trace,
@@ -399,14 +345,14 @@ impl Serving {
         self.trace.traceparent(self.span)
     }
 
-    /// `method` is one that exists, and `route` a template.
-    pub fn ended(self, method: &'static str, route: Option<&str>, status: u16) {
+    /// `method` is one that exists, `scheme` that of the connection, and `route` a template.
+    pub fn ended(self, method: &'static str, scheme: &'static str, route: Option<&str>, status: u16) {
         let Some(traces) = get() else { return };
         let Self { trace, span, began_us } = self;
         let mut attributes = vec![
             ("http.request.method", method.into()),
             ("http.response.status_code", status.into()),
-            ("url.scheme", "http".into()),
+            ("url.scheme", scheme.into()),
         ];
         attributes.extend(route.map(|route| ("http.route", route.to_owned().into())));
         let is_error = status >= 500;
@@ -430,41 +376,19 @@ impl Serving {
     }
 }
 
-fn resource(instance: &str) -> Resource {
-    let named = variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| {
-        all.split(',').any(|one| one.split('=').next().is_some_and(|name| name.trim() == "service.name"))
-    });
+fn resource(instance: &str, is_named: bool) -> Resource {
     let resource = Resource::builder();
-    let resource = match variable("OTEL_SERVICE_NAME").is_some() || named {
-        true => resource,
-        false => resource.with_service_name("herald"),
-    };
+    let resource = if is_named { resource } else { resource.with_service_name("herald") };
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     resource.with_attributes([version, KeyValue::new("service.instance.id", instance.to_owned())]).build()
 }
 
-fn timeout() -> Result<Duration, TracesError> {
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"] {
-        if let Some(value) = variable(name) {
-            let wanted = "it must be a number of milliseconds";
-            let ms = value.parse().map_err(|_| TracesError::Value { variable: name, value, wanted })?;
-            return Ok(Duration::from_millis(ms));
-        }
-    }
-    Ok(opentelemetry_otlp::OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT)
-}
-
-fn client() -> Result<Client, TracesError> {
-    let mut builder = Client::builder().redirect(Policy::none()).referer(false);
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
-        if let Some(path) = variable(name) {
-            let wrong = |why: String| TracesError::Certificate { variable: name, why };
-            let pem = std::fs::read(&path).map_err(|error| wrong(format!("cannot read {path}: {error}")))?;
-            let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("{path}: {error}")))?;
-            builder = builder.tls_certs_only(found);
-            break;
-        }
-    }
+fn client(authorities: Option<Vec<Certificate>>) -> Result<Client, TracesError> {
+    let builder = Client::builder().redirect(Policy::none()).referer(false);
+    let builder = match authorities {
+        Some(authorities) => builder.tls_certs_only(authorities),
+        None => builder,
+    };
     builder.build().map_err(|error| TracesError::Exporting(error.to_string()))
 }
 

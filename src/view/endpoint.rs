@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Viewer, health::HealthView, time::Time};
+use crate::store::registry::stored::LockCause;
 use crate::{
     facts::{
         certificate::Certificate,
@@ -14,7 +15,6 @@ use crate::{
     },
     tls::certificates,
 };
-use crate::store::registry::stored::LockCause;
 
 const HIDDEN: &str = "(hidden)";
 

@@ -5,6 +5,7 @@ use std::{fs, io, os::unix::net::UnixDatagram, time::Duration};
 use nix::{
     sys::{
         ptrace,
+        signal::Signal,
         wait::{WaitPidFlag, waitpid},
     },
     unistd::Pid,
@@ -31,11 +32,13 @@ impl Supervisor {
     }
 
     fn start(&self, redis: &TestRedis) -> Herald {
+        self.start_with(redis, |setup| setup)
+    }
+
+    fn start_with(&self, redis: &TestRedis, more: impl FnOnce(Setup) -> Setup) -> Herald {
         let socket = self.folder.path().join("notify").display().to_string();
-        Setup::new(&redis.url())
-            .env("NOTIFY_SOCKET", &socket)
-            .env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string())
-            .start()
+        let setup = Setup::new(&redis.url()).env("NOTIFY_SOCKET", &socket);
+        more(setup.env("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string())).start()
     }
 
     /// The lines of the next message, if one comes within so long.
@@ -54,6 +57,8 @@ impl Supervisor {
     fn until_told(&self, line: &str) -> Vec<String> {
         let mut told = Vec::new();
         while !told.iter().any(|told: &String| told.starts_with(line)) {
+            // The watchdog is fed on and on, twice a second.
+            assert!(told.len() < 200, "{line} was not told, but {told:?}");
             told.extend(self.within(SAFETY).unwrap_or_else(|| panic!("{line} was not told, but {told:?}")));
         }
         told
@@ -102,6 +107,37 @@ async fn a_unit_is_told_that_herald_is_up_how_it_is_that_it_lives_and_that_it_st
     assert!(herald.stop().await.success());
     let told = supervisor.until_told("STATUS=stopping");
     assert!(told.contains(&"STOPPING=1".to_owned()), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_reload_is_told_with_its_time_and_ends_once_the_new_keys_are_taken() {
+    let redis = TestRedis::start().await;
+    let supervisor = Supervisor::new();
+    let keys = supervisor.folder.path().join("keys");
+    let ring = |key: u8| format!("{}\n", *herald::facts::sealing::key_line(&[key; 32]));
+    fs::write(&keys, ring(1)).unwrap();
+    let herald = supervisor.start_with(&redis, |setup| setup.env("HERALD_MASTER_KEY_FILE", keys.to_str().unwrap()));
+    supervisor.until_told("STATUS=ready");
+    let fresh = supervisor.folder.path().join("fresh");
+    for (text, says) in [(ring(2), "took the new keys"), ("no key\n".to_owned(), "cannot take the new keys")] {
+        fs::write(&fresh, text).unwrap();
+        fs::rename(&fresh, &keys).unwrap();
+        herald.signal(Signal::SIGHUP);
+        let told = supervisor.until_told("RELOADING=1");
+        let (before, reloading) = told.split_at(told.iter().position(|line| line == "RELOADING=1").unwrap());
+        assert!(!before.contains(&"READY=1".to_owned()), "{told:?}");
+        let at = reloading.get(1).and_then(|line| line.strip_prefix("MONOTONIC_USEC="));
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        // It counts in hundredths of a second.
+        assert!(
+            at.is_some_and(|at| (0.1..=now + 0.01).contains(&(at.parse::<f64>().unwrap() / 1e6))),
+            "{told:?} at {now}"
+        );
+        supervisor.until_told("READY=1");
+        herald.until_log(says).await;
+    }
+    assert!(herald.stop().await.success(), "it goes on with the keys that it had");
 }
 
 /// It is the worker's own loop that has to run, and the runtime of all the rest: either alone is no sign of life.

@@ -1,13 +1,21 @@
 //! Each alert is caused for real, and seen to fire by a Prometheus that has the rules as they are, only that they wait for a
 //! second. A minute or two together: `make operate`.
 
-use std::{io, process::Command, time::Duration};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 
 use crate::{
     merchants::Reply,
-    process::Herald,
+    process::{Herald, free_address},
     prometheus::Prometheus,
     support::{TestRedis, until},
     world::{Event, PREFIX, STREAM, World, lives, mark, publish},
@@ -348,4 +356,62 @@ async fn a_process_that_runs_out_of_what_it_needs() {
     prometheus.until_firing("HeraldDescriptors").await;
     herald.signal(Signal::SIGKILL);
     drop(unread);
+}
+
+/// Of the API, as files of this folder: it ends in so many days.
+fn certificate(folder: &Path, days: u64) {
+    let mut of = rcgen::CertificateParams::new(vec!["herald.example".to_owned()]).unwrap();
+    of.not_after = (std::time::SystemTime::now() + Duration::from_secs(days * 86_400)).into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    // Both in one file: a pair that fits at any time.
+    let (certificate, key) = (of.self_signed(&key).unwrap().pem(), key.serialize_pem());
+    fs::write(folder.join("fresh"), certificate + &key).unwrap();
+    fs::rename(folder.join("fresh"), folder.join("api.pem")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
+async fn a_certificate_that_ends_soon() {
+    let (world, folder, metrics) = (World::new().await, tempfile::tempdir().unwrap(), free_address());
+    world.register_many(1).await;
+    let file = folder.path().join("api.pem");
+    certificate(folder.path(), 13);
+    let setup = world.setup().env("HERALD_METRICS_LISTEN", &metrics.to_string());
+    let setup = setup.env("HERALD_API_CERTIFICATE_FILE", file.to_str().unwrap());
+    let _herald = setup.env("HERALD_API_KEY_FILE", file.to_str().unwrap()).start();
+    let prometheus = Prometheus::start(&[metrics]).await;
+    prometheus.until_firing("HeraldCertificateExpires").await;
+    // A new one is taken while it serves.
+    certificate(folder.path(), 15);
+    prometheus.until_silent("HeraldCertificateExpires").await;
+}
+
+/// The page of this worker, as one of another version would have it: there is no other version yet whose pages have these names.
+fn as_another_version(worker: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let own = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let Some((200, page)) = crate::process::get(worker, "/metrics") else { continue };
+            assert!(page.contains(own), "{page}");
+            let page = page.replace(own, "version=\"0.0.9\"");
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\n\r\n{page}");
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make operate"]
+async fn two_versions_that_work_side_by_side() {
+    let world = World::new().await;
+    world.register_many(1).await;
+    let (one, other) = (owner(&world).await, world.setup().start());
+    let same = Prometheus::of(&[&one, &other]).await;
+    same.until_samples("count(herald_build_info) == 2").await;
+    let mixed = Prometheus::start(&[one.address(), as_another_version(other.address())]).await;
+    mixed.until_firing("HeraldVersionsMixed").await;
+    assert!(!same.is_firing("HeraldVersionsMixed"));
 }

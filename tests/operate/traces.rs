@@ -317,13 +317,27 @@ async fn what_is_not_spoken_is_refused_at_the_start_and_nothing_runs_unasked() {
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp and none"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote", "parentbased_"),
         ("OTEL_TRACES_SAMPLER_ARG", "1.5", "from 0 to 1"),
+        ("OTEL_TRACES_SAMPLER", "nonsense", "always_on"),
+        ("OTEL_SDK_DISABLED", "yes", "true or false"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector", "http:// or https://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http:// or https://"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "", "number 2 is not a header"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "milliseconds"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "x", "from 1 on"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0", "from 1 on"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "milliseconds"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "", "number 2 is not NAME=VALUE"),
     ] {
         let setup = traced(&world, 4317);
         let setup = if name.ends_with("ARG") { setup.env("OTEL_TRACES_SAMPLER", "traceidratio") } else { setup };
-        let mut herald = setup.env(name, value).start();
+        // What may be a password is not shown.
+        let given = if value.is_empty() { "x-key=collector-secret-2,garbage" } else { value };
+        let mut herald = setup.env(name, given).start();
         assert!(!herald.ended().await.success());
         let log = herald.log();
         assert!(log.contains(name) && log.contains(value) && log.contains(says), "{log}");
+        assert!(!log.contains("collector-secret"), "{log}");
     }
     let threads = |herald: &Herald| -> Vec<String> {
         let tasks = fs::read_dir(format!("/proc/{}/task", herald.pid())).unwrap();
@@ -410,5 +424,62 @@ async fn what_herald_publishes_itself_begins_a_trace_or_goes_on_with_the_callers
         (&published["parent"], &of_caller("process payment-intents")["parent"]),
         (&served["id"], &published["id"])
     );
+    assert!(herald.stop().await.success());
+}
+
+/// With TLS, as a merchant's server asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_intents_event_goes_on_with_the_trace_of_the_request_that_changed_it() {
+    let (world, collector, folder) = (World::new().await, Collector::start("well"), tempfile::tempdir().unwrap());
+    world.register_many(1).await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let file = folder.path().join("api.pem");
+    fs::write(&file, certificate.pem() + &key.serialize_pem()).unwrap();
+    let (file, intents) = (file.to_str().unwrap(), free_address());
+    let setup = traced(&world, collector.port).env("HERALD_INTENTS_LISTEN", &intents.to_string());
+    let setup = setup.env("HERALD_API_CERTIFICATE_FILE", file).env("HERALD_API_KEY_FILE", file);
+    let herald = setup.env("HERALD_METRICS_LISTEN", "127.0.0.1:0").env("HERALD_SANDBOX", "true").start();
+
+    let mut verb = Command::new(env!("CARGO_BIN_EXE_herald"));
+    verb.args(["intents", "key", "create", "--account", "acc_0", "-o", "json"]).env_clear();
+    let made = verb.env("HERALD_REDIS_URL", world.redis.url()).output().unwrap();
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap_or_else(|_| panic!("{made:?}"));
+    let create = |traceparent: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--cacert", file, "-d", r#"{"amount":{"value":1000,"currencyCode":"GBP"},"reference":"1"}"#]);
+        curl.args(["-H", "content-type: application/json", "-H", "version: 2025-09-10"]);
+        curl.args(["-H", &format!("traceparent: {traceparent}")]);
+        curl.args(["-H", &format!("authorization: Basic {}", made["key"].as_str().unwrap())]);
+        let said = curl.arg(format!("https://localhost:{}/payment-intents", intents.port())).output().unwrap().stdout;
+        serde_json::from_slice::<Value>(&said).ok().filter(|intent| intent["id"].is_string())
+    };
+    // By a caller whose trace nobody records.
+    let unsampled = parent("00").replace(TRACE, "0af7651916cd43dd8448eb211c80319d");
+    until("an intent is made", async || create(&unsampled).is_some()).await;
+    world.merchants.until_delivered(1).await;
+    let intent = create(&parent("01")).unwrap();
+    world.merchants.until_delivered(2).await;
+    collector.until("process payment-intents", 1).await;
+    collector.until("POST /payment-intents", 1).await;
+
+    let one = |name: &str| -> Value {
+        let found = collector.named(name);
+        let [span] = &found[..] else { panic!("{name}: {found:#?}") };
+        assert_eq!(span["trace"], TRACE, "{name}");
+        span.clone()
+    };
+    let (served, published) = (one("POST /payment-intents"), one("publish payment-intents"));
+    let (processed, posted) = (one("process payment-intents"), one("POST"));
+    assert_eq!((&served["parent"], at(&served, "url.scheme")), (&PARENT.into(), &"https".into()));
+    assert_eq!((&published["parent"], &published["kind"]), (&served["id"], &PRODUCER.into()));
+    assert_eq!((&processed["parent"], &posted["parent"]), (&published["id"], &processed["id"]));
+    assert_eq!(at(&processed, "messaging.message.conversation_id"), &intent["id"]);
+    assert_eq!(at(&published, "messaging.message.id"), at(&processed, "messaging.message.id"));
+    let entries: Vec<(String, Vec<String>)> = world.redis.command(&["XRANGE", STREAM, "-", "+"]).await;
+    let given =
+        |entry: &(String, Vec<String>)| entry.1.chunks(2).find(|field| field[0] == "traceparent").unwrap()[1].clone();
+    assert_eq!(given(&entries[0]), unsampled, "as it was");
+    assert_eq!(given(&entries[1]), format!("00-{TRACE}-{}-01", published["id"].as_str().unwrap()));
     assert!(herald.stop().await.success());
 }

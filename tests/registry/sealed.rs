@@ -423,3 +423,83 @@ async fn authorities_alone_need_no_key_and_no_worker_that_could_not_read_them() 
 async fn put_raw(redis: &TestRedis, name: &str, json: &serde_json::Value) {
     redis.command::<()>(&["HSET", RegistryKeys::ENDPOINTS, name, &json.to_string()]).await;
 }
+
+/// `herald doctor --rollback-to`, and what it answers as JSON.
+fn rollback_to(redis: &TestRedis, version: &str) -> (Option<i32>, serde_json::Value, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.env_clear().args(["--redis-url", &redis.url(), "doctor", "-o", "json", "--rollback-to", version]);
+    let said = command.output().unwrap();
+    let report = serde_json::from_slice(&said.stdout).unwrap_or_default();
+    (said.status.code(), report, String::from_utf8(said.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_going_back_is_counted_with_what_undoes_it() {
+    let redis = TestRedis::start().await;
+    let mut registry = store_with(&redis, Keyring::default()).await;
+    registry.create(endpoint("ep_plain", "acc_1"), &mark("test")).await.unwrap();
+    let mut sealing = store_with(&redis, ring(&[1])).await;
+    for name in ["ep_s1", "ep_s2"] {
+        sealing.create(with_header(name, "acc_2"), &mark("test")).await.unwrap();
+    }
+    let ca = EndpointTls { ca: Some("an authority".to_owned()), ..EndpointTls::default() };
+    registry.create(Endpoint { tls: ca.kept(), ..endpoint("ep_tls", "acc_4") }, &mark("test")).await.unwrap();
+    let mut pair = endpoint("ep_pair", "acc_3");
+    pair.schemes.push(herald::facts::endpoint::Scheme::Ed25519);
+    registry.create(pair, &mark("test")).await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str, json: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, json).unwrap();
+        file.display().to_string()
+    };
+    let one = |endpoint: u32, schemes: &str| {
+        let same = ["health", "history", "operation", "record"].map(|name| format!(r#""{name}":{{"reads":[1]}}"#));
+        let reads: Vec<u32> = (1..=endpoint).collect();
+        format!(r#"{{"version":"0.0.9","schemas":{{"endpoint":{{"reads":{reads:?}}},{}}}{schemes}}}"#, same.join(","))
+    };
+    // An older one, which says nothing of schemes.
+    let older = told("older", &one(1, ""));
+    let (code, report, said) = rollback_to(&redis, &older);
+    assert_eq!((code, &report["possible"], &report["version"]), (Some(1), &false.into(), &"0.0.9".into()), "{said}");
+    let obstacles: Vec<_> = report["in_the_way"].as_array().unwrap().iter().collect();
+    let [tls, sealed, pair] = &obstacles[..] else { panic!("{report}") };
+    assert_eq!((&tls["count"], &tls["examples"]), (&1.into(), &serde_json::json!(["ep_tls"])));
+    assert!(tls["undo"].as_str().unwrap().contains("--no-tls-ca"), "{tls}");
+    assert_eq!((&sealed["count"], &sealed["examples"]), (&2.into(), &serde_json::json!(["ep_s1", "ep_s2"])));
+    assert!(sealed["undo"].as_str().unwrap().starts_with("herald key unseal --yes"), "{sealed}");
+    assert_eq!(
+        (&pair["what"], &pair["examples"]),
+        (&"endpoints signed by ed25519".into(), &serde_json::json!(["ep_pair"]))
+    );
+
+    // What undoes it does.
+    registry.update(endpoint("ep_tls", "acc_4"), &mark("test")).await.unwrap();
+    sealing.reseal(&Ring::default(), &mark("test"), false).await.unwrap();
+    let (code, report, _) = rollback_to(&redis, &told("both", &one(1, r#","schemes":["standard","dojo","ed25519"]"#)));
+    assert_eq!((code, &report["possible"], &report["in_the_way"]), (Some(0), &true.into(), &serde_json::json!([])));
+    // A record of another schema is in the way of everything.
+    let (code, report, _) =
+        rollback_to(&redis, &told("record", r#"{"version":"0.0.1","schemas":{"endpoint":{"reads":[1]}}}"#));
+    let what = report["in_the_way"].to_string();
+    assert!(code == Some(1) && what.contains("record is of schema 1") && !what.contains("health"), "{report}");
+
+    // To itself there is always a way back, but not past what nobody can read.
+    let own = env!("CARGO_PKG_VERSION");
+    assert_eq!(rollback_to(&redis, own).0, Some(0));
+    redis.command::<()>(&["HSET", RegistryKeys::ENDPOINTS, "ep_s1", "no endpoint"]).await;
+    let (code, report, _) = rollback_to(&redis, own);
+    assert_eq!((code, &report["in_the_way"][0]["examples"][0]), (Some(1), &"ep_s1".into()), "{report}");
+    let newer = raw(&redis, "ep_plain").await.replace("\"schema\":1", "\"schema\":7");
+    redis.command::<()>(&["HSET", RegistryKeys::ENDPOINTS, "ep_plain", &newer]).await;
+    let (_, report, _) = rollback_to(&redis, own);
+    assert!(report["in_the_way"][0]["what"].as_str().unwrap().contains("newer than 2"), "{report}");
+
+    for (version, says) in [("9.0.0", "newer than this Herald"), ("0.0.1", "which are 0.1.0"), ("", "no version")] {
+        let (code, _, said) = rollback_to(&redis, version);
+        assert!(code == Some(2) && said.contains(says), "{said}");
+    }
+    let (code, _, said) = rollback_to(&redis, &told("wrong", "{}"));
+    assert!(code == Some(2) && said.contains("herald version -o json"), "{said}");
+}

@@ -328,6 +328,7 @@ impl Kept {
             status: self.status.clone(),
             status_before: self.status_before.clone(),
             event: self.event.clone(),
+            event_id: None,
             key: self.key.as_ref().map(|(hash, request, keep_ms)| KeyOf { hash, request, keep_ms: *keep_ms }),
         }
     }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 
 use super::{MAX_MICROS, Repeated, Stored, number};
 use crate::{
-    facts::id::{AccountId, IntentId},
+    facts::{
+        id::{AccountId, EventId, IntentId},
+        traceparent::Traceparent,
+    },
     store::{connection::ScriptCall, error::StoreError, keys::PartitionKeys},
 };
 
@@ -46,6 +49,8 @@ pub struct Commit<'a> {
     pub status_before: Option<String>,
     /// The event around its time.
     pub event: Option<(String, String)>,
+    /// The event's own id.
+    pub event_id: Option<&'a EventId>,
     pub key: Option<KeyOf<'a>>,
 }
 
@@ -100,7 +105,7 @@ pub struct Change {
     pub id: IntentId,
     /// Those of its own, in the order of the script.
     keys: Vec<String>,
-    args: [String; 7],
+    args: [String; 8],
 }
 
 impl Change {
@@ -126,8 +131,14 @@ impl Change {
         );
         let request = commit.key.map_or_else(String::new, |key| key.request.to_owned());
         let (id, account) = (commit.id.to_string(), commit.account.to_string());
-        let args = [id, account, numbers, commit.json.clone(), head, tail, request];
+        let args = [id, account, numbers, commit.json.clone(), head, tail, request, String::new()];
         Self { id: commit.id.clone(), keys: own, args }
+    }
+
+    /// The event's entry carries this, for whoever delivers it.
+    pub fn traced(mut self, traceparent: Option<&Traceparent>) -> Self {
+        self.args[7] = traceparent.map_or_else(String::new, |traceparent| traceparent.as_str().to_owned());
+        self
     }
 
     /// What it takes of a call.

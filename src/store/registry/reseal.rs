@@ -33,6 +33,16 @@ pub struct Survey {
     pub unknown: u64,
 }
 
+/// What must be known of an endpoint to read it as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    pub schema: u64,
+    pub schemes: Vec<String>,
+    pub is_sealed: bool,
+    /// It has authorities or a client certificate of its own.
+    pub has_tls: bool,
+}
+
 /// What came of sealing everything anew.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Resealed {
@@ -53,6 +63,17 @@ struct Rewrite {
 }
 
 impl RegistryStore {
+    /// By id. None where it is no endpoint.
+    pub async fn forms(&mut self) -> Result<BTreeMap<String, Option<Form>>, StoreError> {
+        let (mut forms, mut cursor) = (BTreeMap::new(), Some(0));
+        while let Some(at) = cursor {
+            let (next, page) = self.raw_page(at).await?;
+            forms.extend(page.into_iter().map(|(id, json)| (id, stored::form(&json))));
+            cursor = next;
+        }
+        Ok(forms)
+    }
+
     pub async fn survey(&mut self) -> Result<Survey, StoreError> {
         let (mut survey, mut cursor, mut seen) = (Survey::default(), Some(0), BTreeSet::new());
         while let Some(at) = cursor {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{MAX_ENDPOINT_BYTES, RegistryError, Unreadable, to_json};
+use super::{MAX_ENDPOINT_BYTES, RegistryError, Unreadable, reseal::Form, to_json};
 use crate::{
     facts::{
         endpoint::{ENDPOINT_SCHEMA, Endpoint, SEALED_SCHEMA},
@@ -164,6 +164,23 @@ pub fn sealed(endpoint: &Endpoint, ring: &Ring) -> Value {
         stored["schema"] = SEALED_SCHEMA.into();
     }
     stored
+}
+
+/// What must be known to read what Redis holds, of whatever schema. None if it is no endpoint.
+pub fn form(json: &[u8]) -> Option<Form> {
+    #[derive(Deserialize)]
+    struct Sketch {
+        schema: u64,
+        schemes: Vec<String>,
+        tls: Option<Value>,
+    }
+    let Sketch { schema, schemes, tls } = serde_json::from_slice(json).ok()?;
+    Some(Form {
+        schema,
+        schemes,
+        has_tls: tls.is_some(),
+        is_sealed: kept(json).is_some_and(|kept| !kept.sealed.is_empty()),
+    })
 }
 
 /// How the values of what Redis holds are kept, whether or not they open. None if it is no endpoint.

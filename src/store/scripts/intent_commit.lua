@@ -8,7 +8,7 @@
 --           that must have come, µs; next deadline, '=µs' or '+µs' from now; created at, µs, or now; for how long the answer
 --           of an idempotency key is kept, ms
 --         4 record  5 event up to its time, or '' without one  6 the rest of the event
---         7 hash of the request, or '' without an idempotency key
+--         7 hash of the request, or '' without an idempotency key  8 traceparent of the event's entry, or ''
 -- Answer  of each change
 --         {'OK', stamp µs, entry or '', number of the event within its account or ''}
 --         {'STALE', the stamp of a change of now µs, record or ''}: it has another revision
@@ -22,7 +22,7 @@
 
 local DUE, CLOCK, COUNTS, STREAM = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local PREFIX = ARGV[1]
-local SHARED_KEYS, CHANGE_KEYS, CHANGE_ARGS = 4, 4, 7
+local SHARED_KEYS, CHANGE_KEYS, CHANGE_ARGS = 4, 4, 8
 local MAX_EXACT = 9007199254740991
 local NUMBERS = '^(%d+) (%S+) (%S+) ([-=+])(%d*) (%S+) (%S+)$'
 local floor = math.floor
@@ -72,7 +72,7 @@ end
 
 local function change(keys, args)
   local record_key, index, index_before, feed = KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], KEYS[keys + 4]
-  local id, account, numbers, json, head, tail, request = unpack(ARGV, args + 1, args + CHANGE_ARGS)
+  local id, account, numbers, json, head, tail, request, traceparent = unpack(ARGV, args + 1, args + CHANGE_ARGS)
   local expected, before, from, due_mode, due, created, keep_ms = match(numbers, NUMBERS)
   if not expected or (due_mode == '-') ~= (due == '') then
     error({err = 'ERR ' .. numbers .. ' are no numbers of a change'})
@@ -123,7 +123,11 @@ local function change(keys, args)
   if number then
     local event = head .. rfc3339(stamp, stamp_text) .. tail
     number = whole(number)
-    entry = try('XADD', STREAM, '*', 'event', event, 'account-sequence', number)
+    local fields = {'event', event, 'account-sequence', number}
+    if traceparent ~= '' then
+      fields[5], fields[6] = 'traceparent', traceparent
+    end
+    entry = try('XADD', STREAM, '*', unpack(fields))
     -- It may also be that a producer has used up the stream's ids.
     if type(entry) == 'table' then
       if moves or is_new then
@@ -164,7 +168,7 @@ for args = 1, #ARGV - CHANGE_ARGS, CHANGE_ARGS do
     answer = {'ERROR', type(answer) == 'table' and answer.err or answer}
   end
   answers[#answers + 1] = answer
-  keys = keys + CHANGE_KEYS + (ARGV[args + CHANGE_ARGS] ~= '' and 1 or 0)
+  keys = keys + CHANGE_KEYS + (ARGV[args + CHANGE_ARGS - 1] ~= '' and 1 or 0)
 end
 
 local numbers, added, removed = {}, {}, {}
