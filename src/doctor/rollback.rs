@@ -74,7 +74,7 @@ fn of_endpoints(reads: &Reads, forms: &BTreeMap<String, Option<Form>>) -> Vec<Ob
             format!("herald key unseal --yes --reason 'back to {version}'"),
         ),
         obstacle(
-            &format!("endpoints of a schema newer than {newest}, with nothing that needs it"),
+            &format!("other endpoints of a schema newer than {newest}"),
             &those(&|form| is_newer(form) && !form.is_sealed && !form.has_tls),
             "herald endpoint update ENDPOINT, until it has nothing that an older one cannot say".to_owned(),
         ),
