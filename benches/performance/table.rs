@@ -33,7 +33,7 @@ impl Who {
             Self::LoopBelow => "bare loop without reqwest",
             Self::Herald => "Herald",
             Self::HeraldToOne => "Herald to one endpoint alone",
-            Self::Beside => "the one beside it",
+            Self::Beside => "build beside it",
         }
     }
 }

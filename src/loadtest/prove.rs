@@ -323,6 +323,7 @@ fn random_faults(seed: u64) -> Vec<String> {
         "pause-worker@random:3s",
         "restart-redis@random:500ms",
         "partition-redis@random:2s",
+        "lose-key@random:5s",
         "fill-redis@random:2s",
         "destroy-group@random",
     ];
