@@ -318,7 +318,7 @@ fn short(seed: u64) -> Vec<Step> {
 
 /// Two of them, at times drawn from the run's seed.
 fn random_faults(seed: u64) -> Vec<String> {
-    const FAULTS: [&str; 6] = [
+    const FAULTS: [&str; 7] = [
         "kill-worker@random*2",
         "pause-worker@random:3s",
         "restart-redis@random:500ms",

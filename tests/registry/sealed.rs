@@ -475,7 +475,9 @@ async fn what_stands_in_the_way_of_going_back_is_counted_with_what_undoes_it() {
     );
 
     // What undoes it does.
-    registry.update(endpoint("ep_tls", "acc_4"), &mark("test")).await.unwrap();
+    let mut plain = registry.get(&id("ep_tls")).await.unwrap().unwrap();
+    plain.tls = None;
+    registry.update(plain, &mark("test")).await.unwrap();
     sealing.reseal(&Ring::default(), &mark("test"), false).await.unwrap();
     let (code, report, _) = rollback_to(&redis, &told("both", &one(1, r#","schemes":["standard","dojo","ed25519"]"#)));
     assert_eq!((code, &report["possible"], &report["in_the_way"]), (Some(0), &true.into(), &serde_json::json!([])));
