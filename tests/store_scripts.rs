@@ -845,6 +845,15 @@ async fn what_was_trimmed_before_it_was_read_is_counted() {
         other => panic!("{other:?}"),
     }
     assert_eq!(owner.gauges().await.foreign_trimmed, 2);
+
+    // Reading on does not make it forgotten, nor does an emptied stream.
+    assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 5));
+    owner.publish(b"{}").await;
+    owner.redis.command::<()>(&["XADD", STREAM, "MAXLEN", "1", "*", "event", "{}"]).await;
+    owner.read(2).await;
+    assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
+    assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
 }
 
 #[tokio::test]

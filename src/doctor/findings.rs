@@ -62,6 +62,7 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
             }
             eviction(&mut findings, server);
             clocks(&mut findings, server);
+            observed.workers.iter().for_each(|process| keys_of(&mut findings, process));
             // Who only serves signs nothing.
             let workers = observed.workers.iter().filter(|told| told.is_worker());
             workers.for_each(|worker| clock_of(&mut findings, worker));
@@ -197,6 +198,14 @@ fn clock_of(findings: &mut Findings, worker: &Told) {
     }
 }
 
+/// What is locked is so for one process, whose keys may be others than those here.
+fn keys_of(findings: &mut Findings, worker: &Told) {
+    if !worker.missing.is_empty() {
+        let says = format!("endpoints wait at {}: it has not the key {}", worker.name, worker.missing.join(", "));
+        findings.fail("endpoints", says, "give it the whole file of keys (master_key_file): herald key status");
+    }
+}
+
 /// Reported for a day. The clock that told the time of the step may be another one by now.
 fn clock_step(findings: &mut Findings, partition: &Partition, now_ms: u64) {
     const TOLD_FOR_MS: u64 = 86_400_000;
@@ -219,15 +228,16 @@ fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
     }
     let percent = used.saturating_mul(100) / max;
     let state = format!("{percent} % of {} used{}", bytes(max), backlog_share(partition));
-    let remedy =
-        "find what grows (herald doctor, herald delivery list), or raise it: redis-cli CONFIG SET maxmemory 2gb";
+    let remedy = "see what waits (unfinished and dead letters here), or raise it: redis-cli CONFIG SET maxmemory 2gb";
     let forecast = forecast_ms(used, max, partition);
     let says = match forecast {
         Some(left) => format!("{state}; if deliveries stopped now, reading would stop in {}", span(left)),
         None => state,
     };
     match (percent, forecast) {
-        (READING_STOPS_PERCENT.., _) => findings.fail("memory", format!("{says}: reading has stopped"), remedy),
+        (READING_STOPS_PERCENT.., _) => {
+            findings.fail("memory", format!("{says}: what is new is read only as others end"), remedy);
+        }
         (CLOSE_PERCENT.., _) => findings.warn("memory", says, remedy),
         (_, Some(left)) if left < FULL_SOON_MS => findings.warn("memory", says, remedy),
         _ => findings.ok("memory", says),

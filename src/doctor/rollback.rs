@@ -37,7 +37,10 @@ struct Obstacle {
 pub async fn run(context: &Context, to: &str) -> anyhow::Result<()> {
     let reads = match fs::read_to_string(to) {
         Ok(told) => Reads::told(&told),
-        Err(_) => Reads::of_version(to),
+        Err(_) if to.is_empty() || to.starts_with(|first: char| first.is_ascii_digit()) => Reads::of_version(to),
+        Err(error) => {
+            return Err(VerbError::Usage(format!("--rollback-to {to}: neither a version nor a file: {error}")).into());
+        }
     };
     let reads = reads.map_err(|error| VerbError::Usage(format!("--rollback-to {to}: {error}")))?;
     let forms = RegistryStore::connect(&context.redis()?).await?.forms().await?;

@@ -121,7 +121,9 @@ pub async fn counted(mut request: axum::extract::Request, next: Next) -> Respons
     let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse().ok());
     // Our own listener says so, or a proxy before it.
     let is_encrypted = request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-    let serving = Serving::begin(given.as_ref());
+    // Probes and scrapes come every few seconds, for as long as it runs: nobody looks for them.
+    let is_probe = matches!(route.as_ref().map(MatchedPath::as_str), Some("/metrics" | "/healthz" | "/readyz"));
+    let serving = if is_probe { None } else { Serving::begin(given.as_ref()) };
     let own = serving.as_ref().and_then(Serving::traceparent);
     if let Some(own) = &own
         && let Ok(own) = HeaderValue::from_str(own.as_str())

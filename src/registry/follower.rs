@@ -151,18 +151,21 @@ async fn reload(shared: &Shared, store: &mut RegistryStore) -> Result<(), Regist
         loaded => loaded?,
     };
     loaded.unreadable.values().filter(|found| !shared.read().knows_unreadable(&found.id)).for_each(report);
+    let unreadable = loaded.unreadable.len();
     // Everything slow, including dropping the old maps, happens outside the lock.
     let fresh = Snapshot::new(loaded, &shared.read());
-    let (id, version, endpoints) = (fresh.id().cloned(), fresh.version(), fresh.len());
+    let (id, version) = (fresh.id().cloned(), fresh.version());
+    let endpoints = match unreadable {
+        0 => format!("{} endpoints", fresh.len()),
+        n => format!("{} endpoints, and {n} that cannot be read", fresh.len()),
+    };
     let old = shared.write(|snapshot| std::mem::replace(snapshot, fresh));
     let registry = id.as_ref().map(ToString::to_string).unwrap_or_default();
     match old.id() {
         Some(before) if Some(before) != id.as_ref() => {
-            warn!(
-                "Redis has another registry than {before}; loaded {registry}, at version {version} with {endpoints} endpoints"
-            )
+            warn!("Redis has another registry than {before}; loaded {registry}, at version {version} with {endpoints}")
         }
-        _ => info!("loaded the registry {registry} at version {version} with {endpoints} endpoints"),
+        _ => info!("loaded the registry {registry} at version {version} with {endpoints}"),
     }
     drop(old);
     shared.show_certificates();

@@ -79,7 +79,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Unknown(#[from] UnknownTo),
     #[error(
-        "endpoint {0} has the key of a client certificate, which is stored only sealed, and this process has no keys: make          one with `herald key generate` and name its file in master_key_file (HERALD_MASTER_KEY_FILE) of every Herald"
+        "endpoint {0} has the key of a client certificate, which is stored only sealed, and this process has no keys: make one with `herald key generate` and name its file in master_key_file (HERALD_MASTER_KEY_FILE) of every Herald"
     )]
     KeyInClear(EndpointId),
     #[error(

@@ -30,8 +30,8 @@ pub struct Gauges {
     pub behind: u64,
     /// The first of these.
     pub oldest_unread: Option<EntryId>,
-    /// Entries that were trimmed before they were read, as far as the entries behind the group show. Redis' count is
-    /// not made for this: once reading has gone past a gap, the number may cover only part of it.
+    /// Entries that were trimmed or deleted before they were read, since the group was made: those by which what was added is more
+    /// than what was read and what is left to read. While something is unread it may cover only part of them.
     pub trimmed_unread: u64,
     /// Entries that a foreign consumer had taken and that were trimmed before Herald took them over.
     pub foreign_trimmed: u64,
@@ -236,7 +236,7 @@ async fn look_at_stream(
     gauges.oldest_unread = oldest.and_then(|entry| entry.parse().ok());
     let delivered: Option<EntryId> = delivered.parse().ok();
     (gauges.behind, gauges.trimmed_unread) = match delivered.zip(last).is_some_and(|(read, last)| read >= last) {
-        true => (0, 0),
+        true => (0, gauges.read.map_or(0, |read| gauges.added.saturating_sub(read))),
         false => unread(gauges.length, gauges.added, gauges.read),
     };
     Ok(())
