@@ -4,6 +4,8 @@
 // A test waits for other processes.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "cluster/doctor.rs"]
+mod doctor;
 #[path = "support/merchants.rs"]
 mod merchants;
 #[path = "support/herald.rs"]
