@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::future::try_join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{Directive, OwnRedis, free_port, redis::POLL};
+use super::{Directive, OwnRedis, POLL, free_port};
 
 pub const MASTERS: usize = 3;
 const NODES: usize = 2 * MASTERS;

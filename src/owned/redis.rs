@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Owned, Usage, free_port};
+use super::{Owned, POLL, Usage, free_port};
 
 /// A server on a slow machine is up within a second, and one that reads a file of a million events within ten; anything
 /// slower has failed.
@@ -27,9 +27,6 @@ const START: Duration = Duration::from_secs(60);
 
 /// Ports to try: another program may take one between its choice and its use.
 const TRIES: usize = 5;
-
-/// Between two looks at whether one says what is waited for.
-pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// In its folder, the settings of one that is a sentinel, which keeps there what it finds out.
 const SENTINEL: &str = "sentinel.conf";

@@ -100,7 +100,7 @@ impl OwnSentinels {
 mod tests {
     use tokio::time::sleep;
 
-    use super::{super::redis::POLL, *};
+    use super::{super::POLL, *};
 
     #[tokio::test]
     async fn a_replica_takes_over_and_the_old_master_comes_back_as_one() {
