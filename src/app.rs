@@ -25,7 +25,7 @@ use crate::{
         self,
         webhooks::subscriptions::{Audits, Subscriptions},
     },
-    config::{Config, Start, redis_nodes},
+    config::{Config, Start, redis_places},
     console, descriptors,
     dispatch::{
         breaker::BreakerSettings,
@@ -47,7 +47,7 @@ use crate::{
     intents,
     keyring::Keyring,
     registry::{Registry, RegistryState, rules::Rules, sweep},
-    sender::{EgressProxy, Own, Sender, SenderConfig, certificates_from_pem},
+    sender::{EgressProxy, Found, Own, Sender, SenderConfig, certificates_from_pem},
     service::{self, Health, Operations, Serves},
     store::{
         self,
@@ -320,7 +320,7 @@ async fn serve_payment_intents(
     cancel: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>> {
     let keys = PartitionKeys::new(&config.stream.name)?;
-    let rules = Rules::new(sender(config)?.guard().clone(), RetryPolicy::try_new(config.retry)?);
+    let rules = Rules::new(sender(config, redis.clone())?.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let audits = Audits { merchants: audit(config, Surface::Http)?, own: audit(config, Surface::Worker)? };
     let subscriptions = Subscriptions::new(redis.clone(), keys, registry.clone(), rules, audits);
     let service = intents(config)?.counted_by(counted.clone());
@@ -348,7 +348,7 @@ async fn serve_payment_intents(
 
 /// The operations API and the console before it, as they are configured. Somebody must follow the registry.
 fn operations(config: &Config, redis: Redis, registry: Registry) -> Result<Operations> {
-    let sender = Arc::new(sender(config)?);
+    let sender = Arc::new(sender(config, redis.clone())?);
     let rules = Rules::new(sender.guard().clone(), RetryPolicy::try_new(config.retry)?);
     let api = api::v1::Api::new(api::v1::Parts {
         redis,
@@ -418,6 +418,7 @@ fn parts(
     };
     let readiness = Readiness::new();
     readiness.await_endpoints();
+    let senders = [Arc::new(sender(config, redis.clone())?), Arc::new(sender(config, redis.clone())?)];
     Ok(Parts {
         redis,
         keys: PartitionKeys::new(&config.stream.name)?,
@@ -431,7 +432,7 @@ fn parts(
         registry,
         gives_way,
         history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
-        senders: [Arc::new(sender(config)?), Arc::new(sender(config)?)],
+        senders,
         metrics: Metrics::new(&config.stream.name, readiness.clone()),
         readiness,
         listener,
@@ -495,8 +496,9 @@ pub fn redis(config: &Config) -> Result<Redis> {
     })
 }
 
-/// The sender as it is configured, for the worker and for whoever checks or tests an endpoint.
-pub fn sender(config: &Config) -> Result<Sender> {
+/// The sender as it is configured, for the worker and for whoever checks or tests an endpoint. It leads to no server that this Redis
+/// has found out to be one of its own.
+pub fn sender(config: &Config, redis: Redis) -> Result<Sender> {
     install_crypto_provider();
     let extra_root_certificates = match &config.attempt.ca_file {
         None => Vec::new(),
@@ -514,6 +516,10 @@ pub fn sender(config: &Config) -> Result<Sender> {
         allow_ports: config.guard.allow_ports.clone(),
         allow_metadata: config.guard.allow_metadata,
         own: own_sockets(config),
+        found: Found::new(move |socket| {
+            let is_it = |host: &str, port| Own { what: REDIS, port, address: host.parse().ok() }.is(socket);
+            redis.has_node(is_it).then_some(REDIS)
+        }),
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
         max_connections: descriptors::connections_each(SENDERS, callers(config, SENDERS)),
@@ -528,6 +534,9 @@ pub fn sender(config: &Config) -> Result<Sender> {
     Ok(sender)
 }
 
+/// What the guard calls it.
+const REDIS: &str = "Redis";
+
 /// Where Herald and its Redis listen, for the guard.
 fn own_sockets(config: &Config) -> Vec<Own> {
     let mut own = Vec::new();
@@ -538,12 +547,12 @@ fn own_sockets(config: &Config) -> Vec<Own> {
         own.extend(addresses.into_iter().map(listens_at));
     }
     // A unix socket has no port. Of a name only the port is known, as its addresses may change.
-    for node in redis_nodes(config.redis.url.reveal()).unwrap_or_default() {
+    for node in redis_places(config.redis.url.reveal()).map(|places| places.nodes).unwrap_or_default() {
         let Ok(redis) = Url::parse(&node) else { continue };
         let Some(host) = redis.host_str() else { continue };
         let port = redis.port().unwrap_or(6379);
         let address = host.trim_matches(['[', ']']).parse().ok();
-        own.push(Own { what: "Redis", port, address });
+        own.push(Own { what: REDIS, port, address });
     }
     // Of a proxy's name not even that: its port may be the one that all receivers have.
     if let Some(proxy) = &config.attempt.egress_proxy

@@ -3,6 +3,7 @@
 
 mod api;
 mod certificates;
+mod cluster;
 mod finding;
 pub mod findings;
 mod guard;

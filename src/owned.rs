@@ -3,6 +3,7 @@
 
 mod cluster;
 mod redis;
+mod sentinels;
 
 use std::{
     fs, io,
@@ -24,6 +25,10 @@ use tokio::process::{Child, Command};
 
 pub use self::cluster::{MASTERS, OwnCluster};
 pub use self::redis::{Directive, OwnRedis};
+pub use self::sentinels::OwnSentinels;
+
+/// Between two looks at whether one says what is waited for.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A process in a group of its own, so that Ctrl-C in a terminal reaches its owner alone. Dropped, it is killed and has ended
 /// before the drop returns.

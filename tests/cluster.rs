@@ -4,10 +4,14 @@
 // A test waits for other processes.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "cluster/doctor.rs"]
+mod doctor;
 #[path = "support/merchants.rs"]
 mod merchants;
 #[path = "support/herald.rs"]
 mod process;
+#[path = "cluster/sentinels.rs"]
+mod sentinels;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "support/world.rs"]
@@ -68,11 +72,15 @@ impl Town {
 
     /// As the user that is printed for it, on each node.
     async fn setup(&self) -> Setup {
-        let rule = rule(&PartitionKeys::new(STREAM).unwrap(), Role::Worker).replace(">PASSWORD", ">secret");
         for node in 0..self.cluster.nodes().len() {
-            self.ask::<()>(node, &rule.split(' ').collect::<Vec<_>>()).await;
+            self.let_in(node).await;
         }
         Setup::new(&self.cluster.url_of_all().replace("://", "://herald:secret@"))
+    }
+
+    async fn let_in(&self, node: usize) {
+        let rule = rule(&PartitionKeys::new(STREAM).unwrap(), Role::Worker).replace(">PASSWORD", ">secret");
+        self.ask::<()>(node, &rule.split(' ').collect::<Vec<_>>()).await;
     }
 
     async fn register_many(&self, count: usize) -> Vec<String> {
@@ -263,6 +271,13 @@ async fn on_a_cluster_everything_is_done_as_on_one_server() {
 
 /// What a worker does for what is published, with merchants of whom some fail at first.
 async fn busy(town: &Town) -> (Herald, Vec<Event>) {
+    let events = busy_merchants(town).await;
+    let herald = town.setup().await.start();
+    herald.until_owner().await;
+    (herald, events)
+}
+
+async fn busy_merchants(town: &Town) -> Vec<Event> {
     let accounts = town.register_many(8).await;
     for n in 0..3 {
         town.merchants.rule(&format!("ep_{n}"), |arrival| {
@@ -270,9 +285,26 @@ async fn busy(town: &Town) -> (Herald, Vec<Event>) {
             if is_unlucky { Reply::status(500) } else { Reply::OK.after(Duration::from_millis(3)) }
         });
     }
-    let herald = town.setup().await.start();
-    herald.until_owner().await;
-    (herald, lives(31, &accounts, 1_500))
+    lives(31, &accounts, 1_500)
+}
+
+/// Kills the master of the stream, until another one has its place.
+async fn fail_over(town: &mut Town) {
+    let dies = town.cluster.master_of(slot()).await.expect("the stream's slot is served");
+    town.cluster.node(dies).kill().await.unwrap();
+    until("another to serve the stream", async || town.cluster.master_of(slot()).await.is_some_and(|at| at != dies))
+        .await;
+}
+
+async fn come_back(town: &mut Town, node: usize) {
+    town.cluster.node(node).start_again().await.unwrap();
+    // It has forgotten its users.
+    town.let_in(node).await;
+    until("a replica again", async || {
+        let said: String = town.ask(node, &["INFO", "replication"]).await;
+        said.contains("role:slave") && said.contains("master_link_status:up")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,12 +324,7 @@ async fn a_master_that_dies_costs_a_pause_and_no_event() {
         let published = part.as_ptr() as usize - events.as_ptr() as usize;
         let published = published / size_of::<Event>() + part.len();
         town.merchants.until_delivered(published).await;
-        town.cluster.node(number).start_again().await.unwrap();
-        until("a replica again", async || {
-            let said: String = town.ask(number, &["INFO", "replication"]).await;
-            said.contains("role:slave") && said.contains("master_link_status:up")
-        })
-        .await;
+        come_back(&mut town, number).await;
     }
     town.until_finished().await;
     town.merchants.assert_sound();
@@ -306,6 +333,83 @@ async fn a_master_that_dies_costs_a_pause_and_no_event() {
         town.merchants.log().duplicates(),
         herald.metric("herald_lease_terms_total")
     );
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stream_s_master_and_its_owner_may_die_together() {
+    let mut town = Town::new().await;
+    let events = busy_merchants(&town).await;
+    let setup = town.setup().await;
+    let mut workers = vec![setup.start(), setup.start()];
+    let owner = async |workers: &[Herald]| {
+        let owned = |worker: &Herald| worker.metric("herald_partition_owner") == 1.0;
+        soon("an owner", async {
+            loop {
+                match workers.iter().position(owned) {
+                    Some(number) => return number,
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        })
+        .await
+    };
+    owner(&workers).await;
+
+    // One owns the stream and one waits for it, and none of them ends.
+    let (first, second) = events.split_at(events.len() / 2);
+    let (before, after) = first.split_at(first.len() / 2);
+    let home = town.cluster.master_of(slot()).await.unwrap();
+    town.publish(before, 1).await;
+    fail_over(&mut town).await;
+    town.publish(after, 0).await;
+    town.merchants.until_delivered(first.len()).await;
+    come_back(&mut town, home).await;
+
+    // Whoever takes the stream knows nothing of what the owner before it has sent.
+    let (before, after) = second.split_at(second.len() / 2);
+    town.publish(before, 1).await;
+    let owner = workers.swap_remove(owner(&workers).await);
+    let dies = town.cluster.master_of(slot()).await.unwrap();
+    owner.signal(nix::sys::signal::Signal::SIGKILL);
+    fail_over(&mut town).await;
+    town.publish(after, 0).await;
+    town.merchants.until_delivered(events.len()).await;
+    come_back(&mut town, dies).await;
+    town.until_finished().await;
+    town.merchants.assert_sound();
+    assert_eq!(workers[0].metric("herald_partition_owner"), 1.0);
+    assert!(workers.remove(0).stop().await.success());
+}
+
+/// The guard knows what the URL names, and what was found by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_endpoint_leads_to_a_node_that_the_url_does_not_name() {
+    let town = Town::new().await;
+    let mut registry = RegistryStore::connect(&Redis::new(&town.cluster.url()).unwrap()).await.unwrap();
+    let mut events = Vec::new();
+    for (n, node) in town.cluster.nodes().iter().enumerate() {
+        let (id, of) = (EndpointId::new(&format!("ep_{n}")).unwrap(), AccountId::new(&format!("acc_{n}")).unwrap());
+        let endpoint = Endpoint::new(id, of, format!("http://{}/hook", node.address()), secret(), 1);
+        registry.create(endpoint, &mark()).await.unwrap();
+        events.push(Event::new(n, &format!("acc_{n}"), "pi_1", "Captured"));
+    }
+    // A replica is told of once it has something of its master's.
+    until("all nodes to be told of", async || {
+        let told = format!("{:?}", town.ask::<redis::Value>(0, &["CLUSTER", "SLOTS"]).await);
+        town.cluster.nodes().iter().all(|node| told.contains(&format!("int({})", node.address().port())))
+    })
+    .await;
+    let herald = Setup::new(&town.cluster.url()).env("HERALD_RETRY_MAX_ATTEMPTS", "1").start();
+    herald.until_owner().await;
+    town.publish(&events, 1).await;
+    let letters = || json(&town.done(&["dead-letter", "list", "-o", "json"]));
+    until("what is for a node to be given up", async || {
+        letters().as_array().is_some_and(|all| all.len() == events.len())
+    })
+    .await;
+    let letters = letters();
+    assert!(letters.as_array().unwrap().iter().all(|letter| letter["cause"] == "address_refused"), "{letters}");
     assert!(herald.stop().await.success());
 }
 

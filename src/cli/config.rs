@@ -52,7 +52,7 @@ fn check(context: &Context) -> anyhow::Result<()> {
 /// Loading has checked every value; what is left is to try what the values lead to. Whatever is wrong with them, a file that is
 /// missing too, is the configuration's fault, and starting again would not help.
 pub fn tried(context: &Context) -> Result<(), VerbError> {
-    let tried = context.keys().and(context.redis().map(drop)).and(app::sender(&context.config).map(drop));
+    let tried = context.keys().and(context.redis()).and_then(|redis| app::sender(&context.config, redis)).map(drop);
     let tried = tried.and(app::api_certificate(&context.config).map(drop));
     let tried = tried.and(traces::check().map_err(Into::into));
     tried.map_err(|error| VerbError::Usage(format!("the configuration is wrong: {}", message_of(&error))))

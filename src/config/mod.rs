@@ -22,7 +22,10 @@ pub use self::{
         IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
-    values::{AdminToken, HistoryUrl, ProxyUrl, RedisUrl, Start, compact, duration as parse_duration, redis_nodes},
+    values::{
+        AdminToken, HistoryUrl, ProxyUrl, RedisKind, RedisPlaces, RedisUrl, Start, compact, duration as parse_duration,
+        redis_places,
+    },
 };
 use self::{
     keys::{KEYS, Key, Showing},

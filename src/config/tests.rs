@@ -429,8 +429,11 @@ fn no_secret_is_ever_shown() {
     let cluster = load("", &[], &[("redis.url", &format!("rediss+cluster://w:{SECRET}@a:1,b:2"))]).unwrap();
     assert_eq!(row(&cluster, "redis.url").0, "rediss+cluster://w:***@a:1,b:2");
     assert!(cluster.redis.url.is_encrypted());
-    let nodes = redis_nodes(cluster.redis.url.reveal()).unwrap();
+    let nodes = redis_places(cluster.redis.url.reveal()).unwrap().nodes;
     assert_eq!(nodes, [format!("rediss://w:{SECRET}@a:1"), format!("rediss://w:{SECRET}@b:2")]);
+
+    let sentinels = load("", &[], &[("redis.url", &format!("redis+sentinel://w:{SECRET}@a,b:2/payments/3"))]).unwrap();
+    assert_eq!(row(&sentinels, "redis.url").0, "redis+sentinel://w:***@a:26379,b:2/payments/3");
 
     let socket = load("", &[], &[("redis.url", &format!("unix:///run/redis.sock?user=w&pass={SECRET}&db=1"))]).unwrap();
     assert_eq!(row(&socket, "redis.url").0, "unix:///run/redis.sock?user=w&pass=***&db=1");
@@ -443,6 +446,11 @@ fn no_secret_is_ever_shown() {
         (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@h:1,h:port")]),
         (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@h:1,h:2/3")]),
         (String::new(), vec![("HERALD_REDIS_URL", "redis+cluster://:hunter2@")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+sentinel://:hunter2@a,b")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+sentinel://:hunter2@a,b:x/m")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+sentinel://:hunter2@a,b/m/name")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+sentinel://:hunter2@a,/m")]),
+        (String::new(), vec![("HERALD_REDIS_URL", "redis+sentinel://:hunter2@/m")]),
         ("admin_token = hunter2hunter2hunter2".to_owned(), vec![]),
         ("admin_token = \"hunter2hunter2hunter2\n".to_owned(), vec![]),
         ("admin_token = [\"hunter2\"]".to_owned(), vec![]),
@@ -631,6 +639,30 @@ fn the_named_file_is_read_and_must_be_text_of_a_sensible_size() {
     assert_eq!(written("good.toml", b"[lease]").as_deref(), Ok("[lease]"));
     assert!(written("binary.toml", b"\xff").unwrap_err().contains("is not UTF-8"));
     assert!(written("large.toml", &vec![b'#'; (1 << 20) + 1]).unwrap_err().contains("larger than 1024 KiB"));
+}
+
+#[test]
+fn sentinels_are_named_with_their_master_and_its_database() {
+    for (url, nodes, master) in [
+        ("redis+sentinel://a/m", &["redis://a:26379"][..], "m"),
+        (
+            "redis+sentinel://a,b:1,[::1],[::1]:2/m/",
+            &["redis://a:26379", "redis://b:1", "redis://[::1]:26379", "redis://[::1]:2"],
+            "m",
+        ),
+        (
+            "REDISS+SENTINEL://u:p%40@a,b/pay-ments/7",
+            &["rediss://u:p%40@a:26379/7", "rediss://u:p%40@b:26379/7"],
+            "pay-ments",
+        ),
+    ] {
+        let places = redis_places(url).unwrap();
+        assert_eq!(
+            (places.nodes, places.kind),
+            (nodes.iter().map(|node| (*node).to_owned()).collect(), RedisKind::Sentinels(master.to_owned()))
+        );
+        assert!(url.parse::<RedisUrl>().is_ok(), "{url}");
+    }
 }
 
 #[test]

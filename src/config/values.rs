@@ -156,22 +156,68 @@ impl RedisUrl {
     }
 }
 
-/// The URL of each server that a URL of Redis names: itself, or those of a Cluster's nodes, with its name and password.
-pub fn redis_nodes(text: &str) -> Result<Vec<String>, String> {
-    let Some((scheme, rest)) = text.split_once("://") else { return Ok(vec![text.to_owned()]) };
+/// What a URL of Redis names.
+pub struct RedisPlaces {
+    /// A URL for each host, with the URL's name and password.
+    pub nodes: Vec<String>,
+    pub kind: RedisKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisKind {
+    /// One server, or any node of a Cluster: it says so itself.
+    OfOne,
+    /// Nodes of a Cluster.
+    Cluster,
+    /// Sentinels, which know where the master of this name is.
+    Sentinels(String),
+}
+
+/// Where a sentinel listens that is named without a port.
+const SENTINEL_PORT: u16 = 26_379;
+
+pub fn redis_places(text: &str) -> Result<RedisPlaces, String> {
+    let of_one = || Ok(RedisPlaces { nodes: vec![text.to_owned()], kind: RedisKind::OfOne });
+    let Some((scheme, rest)) = text.split_once("://") else { return of_one() };
     let scheme = scheme.to_ascii_lowercase();
-    let Some(plain @ ("redis" | "rediss")) = scheme.strip_suffix("+cluster") else { return Ok(vec![text.to_owned()]) };
-    let (who, hosts) = rest.rsplit_once('@').map_or((String::new(), rest), |(who, hosts)| (format!("{who}@"), hosts));
-    if hosts.trim_end_matches('/').contains(['/', '?', '#']) {
-        return Err("must end with its hosts: a Redis Cluster has one database".to_owned());
+    let Some((plain @ ("redis" | "rediss"), of @ ("cluster" | "sentinel"))) = scheme.split_once('+') else {
+        return of_one();
+    };
+    let (who, rest) = rest.rsplit_once('@').map_or((String::new(), rest), |(who, rest)| (format!("{who}@"), rest));
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let url = |host: &str, path: &str| format!("{plain}://{who}{host}{path}");
+    if of == "cluster" {
+        if !path.is_empty() || rest.contains(['?', '#']) {
+            return Err("must end with its hosts: a Redis Cluster has one database".to_owned());
+        }
+        let nodes = hosts.split(',').map(|host| url(host, "")).collect();
+        return Ok(RedisPlaces { nodes, kind: RedisKind::Cluster });
     }
-    Ok(hosts.trim_end_matches('/').split(',').map(|host| format!("{plain}://{who}{host}")).collect())
+    let (master, database) = path.split_once('/').unwrap_or((path, ""));
+    if master.is_empty() || database.contains('/') || rest.contains(['?', '#']) {
+        return Err("must end with the name that the sentinels have for the master, and its database if not 0: \
+                    redis+sentinel://HOST,HOST/MASTER/DB"
+            .to_owned());
+    }
+    let path = if database.is_empty() { String::new() } else { format!("/{database}") };
+    let with_port = |host: &str| match has_port(host) {
+        true => url(host, &path),
+        false => url(&format!("{host}:{SENTINEL_PORT}"), &path),
+    };
+    // Nothing is no host, with a port or without.
+    let nodes = hosts.split(',').map(|host| if host.is_empty() { url("", &path) } else { with_port(host) }).collect();
+    Ok(RedisPlaces { nodes, kind: RedisKind::Sentinels(master.to_owned()) })
+}
+
+/// Of `host:port` and `[address]:port`.
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
 impl FromStr for RedisUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        for node in redis_nodes(text)? {
+        for node in redis_places(text)?.nodes {
             Self::check_one(&node)?;
         }
         Ok(Self(text.to_owned()))
@@ -180,8 +226,8 @@ impl FromStr for RedisUrl {
 
 impl RedisUrl {
     fn check_one(text: &str) -> Result<(), String> {
-        const FORMS: &str =
-            "redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://HOST:PORT,HOST:PORT or unix:///PATH";
+        const FORMS: &str = "redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://HOST:PORT,HOST:PORT, \
+                             redis+sentinel://HOST,HOST/MASTER or unix:///PATH";
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write {FORMS}"))?;
         match url.scheme() {
             "rediss" if url.fragment().is_some() => {
@@ -200,11 +246,7 @@ impl RedisUrl {
                 return Err(format!("names no socket; write {FORMS}"));
             }
             "unix" | "redis+unix" => {}
-            _ => {
-                return Err(format!(
-                    "has a scheme that this version does not support (sentinel comes later); write {FORMS}"
-                ));
-            }
+            _ => return Err(format!("has a scheme that this version does not support; write {FORMS}")),
         }
         Ok(())
     }
@@ -212,15 +254,26 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = redis_nodes(&self.0).unwrap_or_default();
-        match &nodes[..] {
-            [first, others @ ..] if *first != self.0 => {
-                f.write_str(&masked(first).replacen("://", "+cluster://", 1))?;
-                let host = |node: &String| node.rsplit(['@', '/']).next().unwrap_or_default().to_owned();
-                others.iter().try_for_each(|node| write!(f, ",{}", host(node)))
-            }
-            _ => f.write_str(&masked(&self.0)),
-        }
+        let Ok(RedisPlaces { nodes, kind }) = redis_places(&self.0) else { return f.write_str("***") };
+        let [first, others @ ..] = &nodes[..] else { return Ok(()) };
+        let (of, master) = match kind {
+            RedisKind::OfOne => return f.write_str(&masked(first)),
+            RedisKind::Cluster => ("+cluster://", String::new()),
+            RedisKind::Sentinels(master) => ("+sentinel://", format!("/{master}")),
+        };
+        // All have the same database, which comes last.
+        let first = masked(first).replacen("://", of, 1);
+        let at = first.find("://").map_or(0, |at| at + 3);
+        let (first, database) = first[at..]
+            .split_once('/')
+            .map_or((&first[..], ""), |(host, database)| (&first[..at + host.len()], database));
+        f.write_str(first)?;
+        let host = |node: &str| {
+            Url::parse(node).ok().map(|node| node[url::Position::BeforeHost..url::Position::AfterPort].to_owned())
+        };
+        others.iter().try_for_each(|node| write!(f, ",{}", host(node).unwrap_or_default()))?;
+        f.write_str(&master)?;
+        if database.is_empty() { Ok(()) } else { write!(f, "/{database}") }
     }
 }
 

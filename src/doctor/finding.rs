@@ -60,11 +60,19 @@ impl Findings {
     }
 
     pub fn warn(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { level: Level::Warn, subject, says: says.into(), remedy: Some(remedy.into()) });
+        self.push(Level::Warn, subject, says, remedy);
     }
 
     pub fn fail(&mut self, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { level: Level::Fail, subject, says: says.into(), remedy: Some(remedy.into()) });
+        self.push(Level::Fail, subject, says, remedy);
+    }
+
+    pub fn push(&mut self, level: Level, subject: &'static str, says: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { level, subject, says: says.into(), remedy: Some(remedy.into()) });
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub fn worst_first(mut self) -> Vec<Finding> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificates,
+    certificates, cluster,
     finding::{Finding, Findings},
     intents, issues,
     observe::{Observed, Partition, RecordHolder, RegistryLook, STUCK_AFTER_MS, SealLook, Server},
@@ -67,6 +67,9 @@ pub fn examine(observed: &Observed) -> Vec<Finding> {
             let workers = observed.workers.iter().filter(|told| told.is_worker());
             workers.for_each(|worker| clock_of(&mut findings, worker));
         }
+    }
+    if let Some(look) = &observed.cluster {
+        cluster::judge(&mut findings, look, observed.limits.lease_ttl_ms);
     }
     for why in &observed.unasked {
         findings.fail("access", why, "let the user do it: herald doctor --print-acl");
@@ -657,7 +660,9 @@ pub(super) mod tests {
             unserved: Vec::new(),
             workers: Vec::new(),
             unasked: Vec::new(),
+            cluster: None,
             limits: Limits {
+                lease_ttl_ms: 10_000,
                 dead_max_count: 1_000,
                 dead_max_age_ms: 30 * DAY_MS,
                 max_age_ms: 3 * DAY_MS,

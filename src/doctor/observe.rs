@@ -21,6 +21,7 @@ use crate::{
         connection::{Connection, Purpose, Reach, Redis, ServerInfo},
         error::StoreError,
         keys::PartitionKeys,
+        nodes::ClusterLook,
         protocol::{CONSUMER, GROUP},
         queries::{
             ConsumerLook, DeadOrder, DeadRange, GroupLook, IntentsLook, IssuesLook, LeaseLook, Oldest, Pending,
@@ -60,6 +61,8 @@ pub struct Observed {
     pub address: String,
     pub stream: String,
     pub server: Result<Server, String>,
+    /// Where Redis is one.
+    pub cluster: Option<ClusterLook>,
     /// `None` where the server itself could not be asked.
     pub partition: Option<Partition>,
     pub registry: Option<RegistryLook>,
@@ -161,6 +164,7 @@ impl RecordHolder {
 /// What the configuration says about the things looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    pub lease_ttl_ms: u64,
     pub dead_max_count: u64,
     pub dead_max_age_ms: u64,
     pub max_age_ms: u64,
@@ -179,6 +183,7 @@ impl Observed {
 pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Observed {
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let limits = Limits {
+        lease_ttl_ms: millis(config.lease.ttl),
         dead_max_count: config.limits.dead_letters.max_count,
         dead_max_age_ms: millis(config.limits.dead_letters.max_age),
         max_age_ms: millis(config.retry.max_age),
@@ -190,6 +195,7 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         address: redis.address().to_owned(),
         stream: keys.stream().to_owned(),
         server: Err(String::new()),
+        cluster: None,
         partition: None,
         registry: None,
         intents: None,
@@ -199,7 +205,14 @@ pub async fn observe(redis: Redis, keys: PartitionKeys, config: &Config) -> Obse
         unasked: Vec::new(),
         limits,
     };
-    let mut connection = match redis.connect(Purpose::Other).await {
+    let connected = redis.connect(Purpose::Other).await;
+    // A Cluster whose home nobody serves has others who know that.
+    observed.cluster = match redis.look_at_nodes().await {
+        Some(look) => keep(&mut observed.unasked, look),
+        None => None,
+    };
+    observed.address = redis.home_address().await;
+    let mut connection = match connected {
         Ok(connection) => connection,
         Err(error) => return Observed { server: Err(error.to_string()), ..observed },
     };

@@ -3,14 +3,14 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use tokio::{net::lookup_host, time::sleep};
 use url::Url;
 
 use crate::{
     app::host_name,
     clock,
-    config::RedisUrl,
+    config::{RedisUrl, redis_places},
     store::{
         connection::{Purpose, Redis},
         keys::PartitionKeys,
@@ -41,13 +41,15 @@ pub async fn check(what: &str, host: &str, owned: &[String]) -> Result<()> {
     }
 }
 
-/// The host of a Redis; a socket is on this machine.
+/// The hosts that lead to a Redis; a socket is on this machine.
 pub async fn check_redis(url: &RedisUrl, owned: &[String]) -> Result<()> {
-    let parsed = Url::parse(url.reveal()).context("the URL of Redis cannot be read")?;
-    match parsed.host_str().filter(|_| parsed.scheme().starts_with("redis") && parsed.scheme() != "redis+unix") {
-        Some(host) => check("Redis at", host, owned).await,
-        None => Ok(()),
+    for node in redis_places(url.reveal()).map_err(Error::msg)?.nodes {
+        let node = Url::parse(&node).context("the URL of Redis cannot be read")?;
+        if let Some(host) = node.host_str().filter(|_| matches!(node.scheme(), "redis" | "rediss")) {
+            check("Redis at", host, owned).await?;
+        }
     }
+    Ok(())
 }
 
 /// A worker that has seen its first endpoint takes the partition at once; if another one has ended, it waits for the

@@ -3,15 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures_util::future::try_join_all;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-use super::{Directive, OwnRedis, free_port};
+use super::{Directive, OwnRedis, POLL, free_port};
 
 pub const MASTERS: usize = 3;
 const NODES: usize = 2 * MASTERS;
@@ -19,9 +15,6 @@ const SLOTS: usize = 16_384;
 
 /// The nodes find each other, and the replicas their masters, within two seconds; on a slow machine, within this.
 const FORM: Duration = Duration::from_secs(60);
-
-/// Between two looks at whether they have.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Somebody may take one of a node's two ports between its choice and its use.
 const TRIES: usize = 3;
@@ -55,6 +48,30 @@ impl OwnCluster {
         Ok(cluster)
     }
 
+    /// Whose nodes speak TLS to each other, and at a port of their own to clients, who are asked for a certificate. All have this one,
+    /// which is for `127.0.0.1`.
+    pub async fn start_encrypted(
+        authority: &'static str,
+        certificate: &'static str,
+        key: &'static str,
+    ) -> Result<Self> {
+        Self::start_with(&[
+            ("tls-ca-cert-file", authority),
+            ("tls-cert-file", certificate),
+            ("tls-key-file", key),
+            ("tls-cluster", "yes"),
+            ("tls-replication", "yes"),
+        ])
+        .await
+    }
+
+    /// That names all nodes by their ports for TLS.
+    pub async fn encrypted_url(&self) -> Result<String> {
+        let ports = try_join_all(self.nodes.iter().map(|node| config(node, "tls-port"))).await?;
+        let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        Ok(format!("rediss+cluster://{}", addresses.join(",")))
+    }
+
     /// Of the first node, which leads to all while it is there.
     pub fn url(&self) -> String {
         self.nodes[0].url()
@@ -78,7 +95,7 @@ impl OwnCluster {
     pub async fn master_of(&self, slot: u16) -> Option<usize> {
         let mut votes = [0usize; NODES];
         for node in &self.nodes {
-            let lines = say(node, "CLUSTER NODES").await.unwrap_or_default();
+            let lines = node.say("CLUSTER NODES").await.unwrap_or_default();
             if let Some(number) = self.master_in(&lines, slot) {
                 votes[number] += 1;
             }
@@ -102,25 +119,25 @@ impl OwnCluster {
         let (masters, replicas) = self.nodes.split_at(MASTERS);
         for (number, node) in masters.iter().enumerate() {
             let range = |part: usize| format!("{} {}", part * SLOTS / NODES, (part + 1) * SLOTS / NODES - 1);
-            order(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await?;
-            order(node, &format!("CLUSTER ADDSLOTSRANGE {} {}", range(number), range(number + MASTERS))).await?;
+            node.order(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await?;
+            node.order(&format!("CLUSTER ADDSLOTSRANGE {} {}", range(number), range(number + MASTERS))).await?;
         }
         for node in &self.nodes[1..] {
             let bus = config(node, "cluster-port").await?;
-            order(&self.nodes[0], &format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.address().port())).await?;
+            self.nodes[0].order(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.address().port())).await?;
         }
         self.all_say("CLUSTER INFO", &[&format!("cluster_known_nodes:{NODES}"), "cluster_state:ok"]).await?;
         for (master, replica) in masters.iter().zip(replicas) {
-            let id = say(master, "CLUSTER MYID").await?;
+            let id = master.say("CLUSTER MYID").await?;
             let id = id.lines().nth(1).context("a node has no id")?;
-            order(replica, &format!("CLUSTER REPLICATE {id}")).await?;
+            replica.order(&format!("CLUSTER REPLICATE {id}")).await?;
         }
         for replica in replicas {
-            until_says(replica, "INFO replication", &["role:slave", "master_link_status:up"]).await?;
+            replica.until_says("INFO replication", &["role:slave", "master_link_status:up"]).await?;
         }
         // Everyone knows who follows whom.
         for node in &self.nodes {
-            while say(node, "CLUSTER NODES").await?.matches("slave ").count() != replicas.len() {
+            while node.say("CLUSTER NODES").await?.matches("slave ").count() != replicas.len() {
                 sleep(POLL).await;
             }
         }
@@ -129,7 +146,7 @@ impl OwnCluster {
 
     async fn all_say(&self, question: &str, lines: &[&str]) -> Result<()> {
         for node in &self.nodes {
-            until_says(node, question, lines).await?;
+            node.until_says(question, lines).await?;
         }
         Ok(())
     }
@@ -138,9 +155,11 @@ impl OwnCluster {
 async fn start_node(directives: &[Directive]) -> Result<OwnRedis> {
     let mut failed = None;
     for _ in 0..TRIES {
-        let bus = ("cluster-port".to_owned(), free_port()?.to_string());
+        let port = |name: &str| anyhow::Ok((name.to_owned(), free_port()?.to_string()));
+        let is_encrypted = directives.iter().any(|(name, _)| *name == "tls-cluster");
+        let ports = [Some(port("cluster-port")?), is_encrypted.then(|| port("tls-port")).transpose()?];
         let own = DIRECTIVES.iter().chain(directives).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        match OwnRedis::start_as(own.chain([bus]).collect()).await {
+        match OwnRedis::start_as(own.chain(ports.into_iter().flatten()).collect()).await {
             Ok(node) => return Ok(node),
             Err(error) => failed = Some(error),
         }
@@ -151,39 +170,9 @@ async fn start_node(directives: &[Directive]) -> Result<OwnRedis> {
     }
 }
 
-async fn until_says(node: &OwnRedis, question: &str, lines: &[&str]) -> Result<()> {
-    loop {
-        let said = say(node, question).await?;
-        if lines.iter().all(|line| said.lines().any(|said| said == *line)) {
-            return Ok(());
-        }
-        sleep(POLL).await;
-    }
-}
-
-async fn order(node: &OwnRedis, words: &str) -> Result<()> {
-    let said = say(node, words).await?;
-    ensure!(said.starts_with("+OK"), "{words}: {said}");
-    Ok(())
-}
-
 async fn config(node: &OwnRedis, name: &str) -> Result<String> {
-    let said = say(node, &format!("CONFIG GET {name}")).await?;
+    let said = node.say(&format!("CONFIG GET {name}")).await?;
     Ok(said.lines().nth(4).context("a node does not know its own settings")?.to_owned())
-}
-
-/// A node's answer to one command, as it stands on the wire.
-async fn say(node: &OwnRedis, words: &str) -> Result<String> {
-    /// A stopped node says nothing.
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let talk = async {
-        let mut stream = TcpStream::connect(node.address()).await?;
-        stream.write_all(format!("{words}\r\nQUIT\r\n").as_bytes()).await?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).await?;
-        anyhow::Ok(said)
-    };
-    timeout(PATIENCE, talk).await.with_context(|| format!("a node does not answer {words}"))?
 }
 
 #[cfg(test)]
@@ -202,7 +191,7 @@ mod tests {
             sleep(POLL).await;
         }
         cluster.node(1).start_again().await.unwrap();
-        until_says(&cluster.nodes()[1], "INFO replication", &["role:slave"]).await.unwrap();
+        cluster.nodes()[1].until_says("INFO replication", &["role:slave"]).await.unwrap();
         drop(cluster);
         assert!(folders.iter().all(|folder| !folder.exists()));
     }

@@ -2,14 +2,14 @@
 //! The demo, the load test, the tests and the benches start theirs here and nowhere else.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Owned, Usage, free_port};
+use super::{Owned, POLL, Usage, free_port};
 
 /// A server on a slow machine is up within a second, and one that reads a file of a million events within ten; anything
 /// slower has failed.
@@ -27,6 +27,9 @@ const START: Duration = Duration::from_secs(60);
 
 /// Ports to try: another program may take one between its choice and its use.
 const TRIES: usize = 5;
+
+/// In its folder, the settings of one that is a sentinel, which keeps there what it finds out.
+const SENTINEL: &str = "sentinel.conf";
 
 /// A directive of `redis.conf` and its value, such as `("maxmemory", "100mb")`.
 pub type Directive = (&'static str, &'static str);
@@ -43,6 +46,7 @@ pub struct OwnRedis {
     port: u16,
     /// What its owner asked for beyond [`DIRECTIVES`].
     directives: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl OwnRedis {
@@ -57,12 +61,22 @@ impl OwnRedis {
     }
 
     pub(super) async fn start_as(directives: Vec<(String, String)>) -> Result<Self> {
-        let folder = TempDir::with_prefix("herald-redis-").context("cannot make a scratch folder")?;
+        Self::start_in(scratch()?, directives).await
+    }
+
+    /// With these lines as its settings.
+    pub(super) async fn start_sentinel(settings: &str) -> Result<Self> {
+        let folder = scratch()?;
+        fs::write(folder.path().join(SENTINEL), settings).context("cannot write the settings of a sentinel")?;
+        Self::start_in(folder, Vec::new()).await
+    }
+
+    async fn start_in(folder: TempDir, directives: Vec<(String, String)>) -> Result<Self> {
         let mut failed = anyhow!("no port was tried");
         for _ in 0..TRIES {
             let port = free_port()?;
-            match launch(folder.path(), port, &directives).await? {
-                Ok(process) => return Ok(Self { process, folder, port, directives }),
+            match launch(folder.path(), port, &directives, &[]).await? {
+                Ok(process) => return Ok(Self { process, folder, port, directives, environment: Vec::new() }),
                 Err(error) => failed = error,
             }
         }
@@ -97,9 +111,14 @@ impl OwnRedis {
 
     /// Starts it again after [`Self::stop`] or [`Self::kill`], with the same port and files. Returns when it has read them.
     pub async fn start_again(&mut self) -> Result<()> {
-        let launched = launch(self.folder.path(), self.port, &self.directives).await?;
+        let launched = launch(self.folder.path(), self.port, &self.directives, &self.environment).await?;
         self.process = launched.with_context(|| format!("the scratch Redis does not get port {} back", self.port))?;
         Ok(())
+    }
+
+    /// From its next start on.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     }
 
     /// It keeps its connections and answers nothing.
@@ -109,6 +128,38 @@ impl OwnRedis {
 
     pub fn resume(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGCONT).context("cannot let the scratch Redis go on")
+    }
+
+    pub(super) async fn until_says(&self, question: &str, lines: &[&str]) -> Result<()> {
+        loop {
+            let said = self.say(question).await?;
+            if lines.iter().all(|line| said.lines().any(|said| said == *line)) {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    pub(super) async fn order(&self, words: &str) -> Result<()> {
+        let said = self.say(words).await?;
+        ensure!(said.starts_with("+OK"), "{words}: {said}");
+        Ok(())
+    }
+
+    /// Its answer to one command, as it stands on the wire.
+    pub(super) async fn say(&self, words: &str) -> Result<String> {
+        /// A stopped one says nothing.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let talk = async {
+            let mut stream = TcpStream::connect(self.address()).await?;
+            stream.write_all(format!("{words}\r\n").as_bytes()).await?;
+            // A sentinel knows no QUIT. Whoever hears that nothing more comes answers first, and then hangs up.
+            stream.shutdown().await?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await?;
+            anyhow::Ok(said)
+        };
+        timeout(PATIENCE, talk).await.with_context(|| format!("a scratch Redis does not answer {words}"))?
     }
 
     /// One that nobody killed has failed.
@@ -122,10 +173,24 @@ impl OwnRedis {
     }
 }
 
+fn scratch() -> Result<TempDir> {
+    TempDir::with_prefix("herald-redis-").context("cannot make a scratch folder")
+}
+
 /// The inner error may pass on another port: the server ended by itself, as it does when its port is taken.
-async fn launch(folder: &Path, port: u16, directives: &[(String, String)]) -> Result<Result<Owned>> {
+async fn launch(
+    folder: &Path,
+    port: u16,
+    directives: &[(String, String)],
+    environment: &[(String, String)],
+) -> Result<Result<Owned>> {
     let mut command = Command::new("redis-server");
+    let sentinel = folder.join(SENTINEL);
+    if sentinel.exists() {
+        command.arg(sentinel).arg("--sentinel");
+    }
     command
+        .envs(environment.iter().cloned())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
         .args(["--logfile", "redis.log", "--dir"])
         .arg(folder)
@@ -165,7 +230,8 @@ async fn answers(port: u16, process: &Owned) -> bool {
     const MOST: u64 = 64 * 1024;
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(b"INFO\r\nQUIT\r\n").await?;
+        stream.write_all(b"INFO\r\n").await?;
+        stream.shutdown().await?;
         let mut info = String::new();
         stream.take(MOST).read_to_string(&mut info).await?;
         io::Result::Ok(info)
@@ -173,7 +239,7 @@ async fn answers(port: u16, process: &Owned) -> bool {
     match timeout(Duration::from_secs(1), ask).await {
         Ok(Ok(info)) => {
             let says = |line: &str| info.lines().any(|found| found == line);
-            says("loading:0") && says(&format!("process_id:{}", process.pid()))
+            !says("loading:1") && says(&format!("process_id:{}", process.pid()))
         }
         _ => false,
     }

@@ -5,6 +5,7 @@
 //! Sources: IANA's special-purpose address registries for IPv4 and IPv6, and the clouds' documented metadata addresses.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -85,6 +86,23 @@ pub struct GuardRules {
     /// Whether an exempt network also opens a cloud's metadata address in it.
     pub allow_metadata: bool,
     pub own: Vec<Own>,
+    pub found: Found,
+}
+
+/// More of Herald's own, which is found out while it runs: asked at every look. Says what listens at a socket, if it is of these.
+#[derive(Clone, Default)]
+pub struct Found(Option<Arc<dyn Fn(SocketAddr) -> Option<&'static str> + Send + Sync>>);
+
+impl Found {
+    pub fn new(what: impl Fn(SocketAddr) -> Option<&'static str> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(what)))
+    }
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Found").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A socket of Herald's own, or of its Redis.
@@ -180,8 +198,9 @@ impl AddressGuard {
         if let Some(why) = self.refusal(address) {
             return Err(GuardError::Address { host: host.to_owned(), address, why });
         }
-        match self.0.own.iter().find(|own| own.is(socket)) {
-            Some(own) => Err(GuardError::Own { host: host.to_owned(), address: socket, what: own.what }),
+        let own = self.0.own.iter().find(|own| own.is(socket)).map(|own| own.what);
+        match own.or_else(|| self.0.found.0.as_ref()?(socket)) {
+            Some(what) => Err(GuardError::Own { host: host.to_owned(), address: socket, what }),
             None => Ok(()),
         }
     }
@@ -206,7 +225,7 @@ impl AddressGuard {
 }
 
 impl Own {
-    fn is(&self, socket: SocketAddr) -> bool {
+    pub fn is(&self, socket: SocketAddr) -> bool {
         let address = socket.ip();
         let inner = match address {
             IpAddr::V4(_) => None,

@@ -31,7 +31,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 #[doc(hidden)]
 pub use classify::of_response;
-pub use guard::{AddressGuard, GuardError, GuardRules, MAX_URL_BYTES, Own};
+pub use guard::{AddressGuard, Found, GuardError, GuardRules, MAX_URL_BYTES, Own};
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, check_headers};
 pub use proxy::EgressProxy;
 
@@ -58,6 +58,8 @@ pub struct SenderConfig {
     pub allow_metadata: bool,
     /// Where Herald itself and its Redis can be reached: no receiver is there.
     pub own: Vec<Own>,
+    /// The same, of what is found out later.
+    pub found: Found,
     /// Authorities to trust besides the system's own.
     pub extra_root_certificates: Vec<CertificateDer<'static>>,
     /// No connection is used for longer than this: by then a change of DNS, a failover or a new certificate is noticed.
@@ -79,6 +81,7 @@ impl Default for SenderConfig {
             allow_ports: Vec::new(),
             allow_metadata: false,
             own: Vec::new(),
+            found: Found::default(),
             extra_root_certificates: Vec::new(),
             max_connection_age: Duration::from_secs(300),
             max_connections: 4096,
@@ -136,6 +139,7 @@ impl Sender {
             allow_ports: config.allow_ports.clone(),
             allow_metadata: config.allow_metadata,
             own: config.own.clone(),
+            found: config.found.clone(),
         });
         let trust = Trust::new(&config)?;
         let connector =

@@ -1,8 +1,8 @@
 //! Owns how Herald talks to Redis: connections with a purpose, single commands, scripts. Never retries what may have run,
 //! and never reconnects by itself: the user of a connection knows what is at stake.
 //!
-//! Redis is one server or a Cluster, and `topology.rs` knows which of its nodes to ask. A connection is to the node that serves its
-//! home, the slot that its user is there for; what is of other slots it asks of their nodes.
+//! Redis is one server, a Cluster, or a master that sentinels watch, and `topology.rs` knows which of its nodes to ask. A connection
+//! is to the node that serves its home, the slot that its user is there for; what is of other slots it asks of their nodes.
 
 use std::{
     fmt,
@@ -26,11 +26,11 @@ use super::{
     encryption::{self, Encryption, TlsFiles},
     error::{StoreError, has_moved},
     keys::{RegistryKeys, never},
-    topology::{Known, Node, Others, Topology, is_of_cluster, slot_of},
+    topology::{Kind, Node, Others, Topology, is_of_cluster, slot_of},
 };
 use crate::{
     clock,
-    config::redis_nodes,
+    config::{RedisKind, RedisPlaces, redis_places},
     facts::partition::Slot,
     keyring::Keyring,
     tls::{FileError, install_crypto_provider},
@@ -105,7 +105,8 @@ pub struct Redis {
 
 impl Redis {
     /// From `redis://`, `rediss://` (certificates checked against the system's roots) or `unix://`, which lead to one server or to any
-    /// node of a Cluster; from `redis+cluster://` or `rediss+cluster://` with several nodes, of which one must answer.
+    /// node of a Cluster; from `redis+cluster://` or `rediss+cluster://` with several nodes, of which one must answer; from
+    /// `redis+sentinel://` or `rediss+sentinel://` with sentinels and the name that they have for the master.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         Self::trusting(url, TlsFiles::default())
     }
@@ -113,14 +114,15 @@ impl Redis {
     /// The same, with what these files say of a `rediss://` server. They are read for each connection.
     pub fn trusting(url: &str, files: TlsFiles) -> Result<Self, StoreError> {
         let unusable = |error: redis::RedisError| StoreError::Url { cause: error.to_string() };
-        let mut nodes = redis_nodes(url).map_err(|cause| StoreError::Url { cause })?.into_iter();
-        let first = nodes.next().unwrap_or_else(|| url.to_owned());
-        let known = if first == url { Known::Nothing } else { Known::Cluster(None) };
-        let info = first.as_str().into_connection_info().map_err(unusable)?;
-        let mut seeds: Vec<Node> = node_of(info.addr()).into_iter().collect();
-        for other in nodes {
-            seeds.extend(node_of(other.as_str().into_connection_info().map_err(unusable)?.addr()));
-        }
+        let RedisPlaces { nodes, kind } = redis_places(url).map_err(|cause| StoreError::Url { cause })?;
+        let infos: Vec<_> = nodes
+            .iter()
+            .map(|node| node.as_str().into_connection_info())
+            .collect::<Result<_, _>>()
+            .map_err(unusable)?;
+        let seeds: Vec<Node> = infos.iter().filter_map(|info| node_of(info.addr())).collect();
+        // All have the same name and password.
+        let info = infos.into_iter().next().ok_or_else(|| StoreError::Url { cause: "it names no host".to_owned() })?;
         let encryption = match info.addr() {
             ConnectionAddr::TcpTls { insecure: true, .. } => {
                 let cause = "Redis' name is always checked: leave #insecure out".to_owned();
@@ -132,12 +134,14 @@ impl Redis {
             }
             _ => None,
         };
-        let address = match &seeds[..] {
-            [] | [_] => info.addr().to_string(),
-            several => several.iter().map(Node::to_string).collect::<Vec<_>>().join(","),
+        let all = || seeds.iter().map(Node::to_string).collect::<Vec<_>>().join(",");
+        let (address, kind) = match kind {
+            RedisKind::OfOne => (info.addr().to_string(), Kind::Unknown),
+            RedisKind::Cluster => (all(), Kind::Cluster),
+            RedisKind::Sentinels(master) => (format!("{master} of {}", all()), Kind::Watched(master.into())),
         };
         let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
-        let (topology, home) = (Arc::new(Topology::new(seeds, known)), RegistryKeys::slot());
+        let (topology, home) = (Arc::new(Topology::new(seeds, kind)), RegistryKeys::slot());
         Ok(Self { client, address: address.into(), encryption, topology, home, keyring: Keyring::default() })
     }
 
@@ -171,6 +175,24 @@ impl Redis {
         &self.address
     }
 
+    /// The same of the server that its connections are to, where Redis is several and it is known which.
+    pub async fn home_address(&self) -> String {
+        let is_known = matches!(self.topology.kind(), Kind::Cluster | Kind::Watched(_));
+        let home = if is_known { self.node_of(self.home).await.ok() } else { None };
+        home.map_or_else(|| self.address().to_owned(), |node| node.to_string())
+    }
+
+    /// Whether that is said of one of its servers, by host and port, of those that a Cluster or sentinels last named.
+    pub fn has_node(&self, is_it: impl Fn(&str, u16) -> bool) -> bool {
+        let map = self.topology.last_map();
+        map.is_some_and(|map| map.nodes().iter().any(|node| is_it(&node.host, node.port)))
+    }
+
+    /// Those of the registry and of its home.
+    pub(in crate::store) fn own_slots(&self) -> Vec<u16> {
+        vec![RegistryKeys::slot().number(), self.home.number()]
+    }
+
     /// How the connection to Redis is protected.
     pub fn reach(&self) -> Reach {
         match self.client.get_connection_info().addr() {
@@ -184,10 +206,7 @@ impl Redis {
 
     /// Whether Redis obeys a client with neither a name nor a password. `None` if it cannot be asked.
     pub async fn lets_strangers_in(&self) -> Option<bool> {
-        let info = self.client.get_connection_info().clone();
-        let stranger = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
-        let stranger = Self { client: stranger, keyring: Keyring::default(), ..self.clone() };
-        let asked = match stranger.connect(Purpose::Other).await {
+        let asked = match self.as_stranger().ok()?.connect(Purpose::Other).await {
             Ok(mut connection) => {
                 connection.query::<redis::Value>("ask as a stranger", &redis::cmd("TIME")).await.map(drop)
             }
@@ -198,6 +217,22 @@ impl Redis {
             Err(StoreError::Denied { .. }) => Some(false),
             Err(_) => None,
         }
+    }
+
+    /// The same place for one who has neither a name nor a password.
+    pub(in crate::store) fn as_stranger(&self) -> Result<Self, StoreError> {
+        self.introduced_by(RedisConnectionInfo::default())
+    }
+
+    /// The same for what has no databases.
+    pub(in crate::store) fn without_database(&self) -> Result<Self, StoreError> {
+        self.introduced_by(self.client.get_connection_info().redis_settings().clone().set_db(0))
+    }
+
+    fn introduced_by(&self, settings: RedisConnectionInfo) -> Result<Self, StoreError> {
+        let client = Client::open(self.client.get_connection_info().clone().set_redis_settings(settings));
+        let client = client.map_err(|error| StoreError::Url { cause: error.to_string() })?;
+        Ok(Self { client, ..self.clone() })
     }
 
     pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
@@ -217,13 +252,14 @@ impl Redis {
         Ok(Connection { wire, others: None, topology: self.topology.clone(), keyring: self.keyring.clone() })
     }
 
-    /// To the only server, or to the node of a Cluster that serves one's home. Who connects first finds out what Redis is.
+    /// To the only server, to the master, or to the node of a Cluster that serves one's home, which is named then. Who connects first
+    /// finds out what Redis is.
     async fn reach_home(
         &self,
         protocol: Option<ProtocolVersion>,
         config: AsyncConnectionConfig,
     ) -> Result<(Wire, Option<Node>), StoreError> {
-        if let Known::Nothing = self.topology.known() {
+        if let Kind::Unknown = self.topology.kind() {
             let mut wire = self.open(None, protocol, config.clone()).await?;
             let is_cluster = is_of_cluster(&mut wire).await?;
             self.topology.learn(is_cluster);
@@ -231,13 +267,40 @@ impl Redis {
                 return Ok((wire, None));
             }
         }
-        let Known::Cluster(_) = self.topology.known() else {
-            return Ok((self.open(None, protocol, config).await?, None));
-        };
-        let node = self.node_of(self.home).await?;
-        let opened = self.open(Some(&node), protocol, config).await;
-        let wire = opened.inspect_err(|_| self.topology.doubt(false))?;
-        Ok((wire, Some(node)))
+        match self.topology.kind() {
+            Kind::Unknown | Kind::OneServer => Ok((self.open(None, protocol, config).await?, None)),
+            Kind::Cluster => {
+                let node = self.node_of(self.home).await?;
+                let opened = self.open(Some(&node), protocol, config).await;
+                Ok((opened.inspect_err(|_| self.topology.doubt(false))?, Some(node)))
+            }
+            Kind::Watched(_) => {
+                let master = self.node_of(self.home).await?;
+                let opened = self.open_master(&master, protocol, config).await;
+                Ok((opened.inspect_err(|_| self.topology.doubt(false))?, None))
+            }
+        }
+    }
+
+    /// Sentinels may be late, and one that they have replaced comes back as what it was: it is asked itself.
+    async fn open_master(
+        &self,
+        master: &Node,
+        protocol: Option<ProtocolVersion>,
+        config: AsyncConnectionConfig,
+    ) -> Result<Wire, StoreError> {
+        let mut wire = self.open(Some(master), protocol, config).await?;
+        let role: Vec<Value> =
+            wire.ask("ask for its role the server that the sentinels name", &redis::cmd("ROLE")).await?;
+        match role.first() {
+            Some(Value::BulkString(role)) if role == b"master" => Ok(wire),
+            _ => {
+                let cause = "its sentinels name it, and it is no master".to_owned();
+                let remedy =
+                    "they are asked again; if this stays, see what they say: `redis-cli -p 26379 SENTINEL MASTERS`";
+                Err(StoreError::refused(Subject("connect to", &master.to_string()), cause, remedy))
+            }
+        }
     }
 
     /// To this node, or to the first one that the URL names.

@@ -16,7 +16,7 @@ const MOVING: &str = "its new node is looked for; if this stays, a slot was left
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://…, redis+cluster://HOST:PORT,HOST:PORT or unix:///PATH"
+        "the Redis URL is not usable: {cause}; write redis://HOST:PORT/DB, rediss://…, redis+cluster://HOST:PORT,HOST:PORT, redis+sentinel://HOST,HOST/MASTER or unix:///PATH"
     )]
     Url { cause: String },
 

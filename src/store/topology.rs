@@ -1,6 +1,6 @@
-//! Owns where the nodes of Redis are: whether it is one server or a Cluster, and which node serves a slot. A Cluster decides that
-//! by itself; this is what it last said, and every failure makes it be asked again. Never sends anything twice: whoever was
-//! told that a slot has moved ends what they were doing, as after any failure, and begins anew at its new node.
+//! Owns where the nodes of Redis are: whether it is one server, a Cluster or a master with sentinels, and which node serves a slot.
+//! A Cluster or sentinels decide that; this is what they last said, and every failure makes them be asked again. Never sends anything
+//! twice: whoever was told that a slot has moved ends what they were doing, as after any failure, and begins anew at its new node.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{
     connection::{Purpose, Redis, Wire, answers, config},
     error::StoreError,
+    sentinel,
 };
 use crate::{clock, facts::partition::Slot};
 
@@ -25,7 +26,7 @@ const MAP_AGE: Duration = Duration::from_secs(30);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A node that does not say within this time where the slots are is passed over: the next one knows as well.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a connection to a node beside one's own could not be made, until the next try. Others wait for it meanwhile.
 const NODE_PAUSE: Duration = Duration::from_secs(1);
@@ -57,7 +58,6 @@ impl fmt::Display for Node {
 pub(super) struct SlotMap {
     /// Ordered, without overlaps.
     ranges: Vec<Range>,
-    /// All that were named, replicas too.
     nodes: Vec<Node>,
 }
 
@@ -96,6 +96,17 @@ impl SlotMap {
         Self { ranges, nodes }
     }
 
+    /// All that were named, replicas too.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Where one server has all of them, with its replicas.
+    pub fn of_one(master: Node, replicas: Vec<Node>) -> Self {
+        let all = Range { first: 0, last: u16::MAX, master: master.clone() };
+        Self { ranges: vec![all], nodes: [vec![master], replicas].concat() }
+    }
+
     pub fn node(&self, slot: Slot) -> Option<&Node> {
         let after = self.ranges.partition_point(|range| range.first <= slot.number());
         let range = self.ranges.get(after.checked_sub(1)?)?;
@@ -124,7 +135,7 @@ fn node(place: &Value, asked: Option<&Node>) -> Option<Node> {
 
 /// What is known of where Redis' nodes are. Shared by all that connect to it.
 pub(super) struct Topology {
-    /// Those that the URL names.
+    /// Those that the URL names: servers, or sentinels.
     seeds: Vec<Node>,
     state: Mutex<State>,
     /// Held by who asks, so that one asks for all.
@@ -132,26 +143,31 @@ pub(super) struct Topology {
 }
 
 struct State {
-    known: Known,
+    kind: Kind,
+    /// What a Cluster or sentinels last said.
+    map: Option<Arc<SlotMap>>,
     /// Something has failed since the map was made.
     is_doubted: bool,
-    /// When the Cluster was last asked, with success or without.
+    /// When they were last asked, with success or without.
     asked: Option<Instant>,
     /// Which node is asked next: one that has lost sight of the others may be wrong for long.
     turn: usize,
 }
 
-#[derive(Clone)]
-pub(super) enum Known {
+/// What the URL leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
     /// The URL does not say; whoever connects first finds out.
-    Nothing,
+    Unknown,
     OneServer,
-    Cluster(Option<Arc<SlotMap>>),
+    Cluster,
+    /// The master of this name, which has every slot.
+    Watched(Arc<str>),
 }
 
 impl Topology {
-    pub fn new(seeds: Vec<Node>, known: Known) -> Self {
-        let state = State { known, is_doubted: false, asked: None, turn: 0 };
+    pub fn new(seeds: Vec<Node>, kind: Kind) -> Self {
+        let state = State { kind, map: None, is_doubted: false, asked: None, turn: 0 };
         Self { seeds, state: Mutex::new(state), asking: tokio::sync::Mutex::default() }
     }
 
@@ -159,15 +175,20 @@ impl Topology {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn known(&self) -> Known {
-        self.state().known.clone()
+    pub fn kind(&self) -> Kind {
+        self.state().kind.clone()
+    }
+
+    /// However old it is.
+    pub fn last_map(&self) -> Option<Arc<SlotMap>> {
+        self.state().map.clone()
     }
 
     /// The first who connects has found out.
     pub fn learn(&self, is_cluster: bool) {
         let mut state = self.state();
-        if let Known::Nothing = state.known {
-            state.known = if is_cluster { Known::Cluster(None) } else { Known::OneServer };
+        if let Kind::Unknown = state.kind {
+            state.kind = if is_cluster { Kind::Cluster } else { Kind::OneServer };
         }
     }
 
@@ -175,22 +196,18 @@ impl Topology {
     pub fn doubt(&self, has_moved: bool) {
         let mut state = self.state();
         state.is_doubted = true;
-        if has_moved && matches!(state.known, Known::OneServer) {
-            state.known = Known::Nothing;
+        if has_moved && state.kind == Kind::OneServer {
+            state.kind = Kind::Unknown;
         }
     }
 
     /// What is known, if it is worth something.
     fn trusted(&self) -> Option<Arc<SlotMap>> {
         let state = self.state();
-        match (&state.known, state.asked) {
-            (Known::Cluster(Some(map)), Some(asked)) if !state.is_doubted && clock::now() < asked + MAP_AGE => {
-                Some(map.clone())
-            }
-            // Too lately asked: whoever is told something wrong tries again.
-            (Known::Cluster(Some(map)), Some(asked)) if clock::now() < asked + LOOK_PAUSE => Some(map.clone()),
-            _ => None,
-        }
+        let age = clock::now().saturating_duration_since(state.asked?);
+        // Too lately asked: whoever is told something wrong tries again.
+        let is_fresh = age < if state.is_doubted { LOOK_PAUSE } else { MAP_AGE };
+        state.map.clone().filter(|_| is_fresh)
     }
 
     /// Where the slots are. Those that wait while the Cluster is asked share the answer.
@@ -202,20 +219,20 @@ impl Topology {
         if let Some(map) = self.trusted() {
             return Ok(map);
         }
-        let looked = self.look(redis).await;
+        let looked = match self.kind() {
+            Kind::Watched(master) => sentinel::find(redis, &self.seeds, &master).await,
+            _ => self.look(redis).await,
+        };
         let mut state = self.state();
         state.asked = Some(clock::now());
         match looked {
             Ok(map) => {
                 let map = Arc::new(map);
-                (state.known, state.is_doubted) = (Known::Cluster(Some(map.clone())), false);
+                (state.map, state.is_doubted) = (Some(map.clone()), false);
                 Ok(map)
             }
-            Err(error) => match &state.known {
-                // Nobody tells better.
-                Known::Cluster(Some(map)) => Ok(map.clone()),
-                _ => Err(error),
-            },
+            // Nobody tells better.
+            Err(error) => state.map.clone().ok_or(error),
         }
     }
 
@@ -235,10 +252,7 @@ impl Topology {
     /// Every node, beginning with another one each time. None is that of the URL, which may be no host.
     fn to_ask(&self) -> Vec<Option<Node>> {
         let mut state = self.state();
-        let known = match &state.known {
-            Known::Cluster(Some(map)) => map.nodes.clone(),
-            _ => Vec::new(),
-        };
+        let known = state.map.as_ref().map(|map| map.nodes.clone()).unwrap_or_default();
         let mut nodes: Vec<Option<Node>> = known.into_iter().map(Some).collect();
         nodes.extend(self.seeds.iter().cloned().map(Some).filter(|seed| !nodes.contains(seed)).collect::<Vec<_>>());
         if nodes.is_empty() {
@@ -485,21 +499,22 @@ mod tests {
 
     #[test]
     fn another_node_is_asked_each_time() {
-        let topology = Topology::new(vec![asked()], Known::Cluster(None));
+        let topology = Topology::new(vec![asked()], Kind::Cluster);
         assert_eq!(topology.to_ask(), [Some(asked())]);
         let node = |host: &str| Node { host: host.to_owned(), port: 1 };
         let known = map(vec![row(0, 16383, vec![place(text("a"), 1), place(text("b"), 1)])]);
-        topology.state().known = Known::Cluster(Some(Arc::new(known)));
+        topology.state().map = Some(Arc::new(known));
         topology.state().turn = 0;
         let firsts: Vec<_> = (0..4).map(|_| topology.to_ask().swap_remove(0).unwrap()).collect();
         assert_eq!(firsts, [node("a"), node("b"), asked(), node("a")]);
         assert_eq!(topology.to_ask().len(), 3);
-        assert_eq!(Topology::new(Vec::new(), Known::Nothing).to_ask(), [None]);
+        assert_eq!(Topology::new(Vec::new(), Kind::Unknown).to_ask(), [None]);
     }
 
     #[test]
     fn a_map_is_believed_until_it_is_old_or_something_fails() {
-        let topology = Topology::new(vec![asked()], Known::Cluster(Some(Arc::new(map(Vec::new())))));
+        let topology = Topology::new(vec![asked()], Kind::Cluster);
+        topology.state().map = Some(Arc::new(map(Vec::new())));
         let is_trusted = |asked: Duration, is_doubted: bool| {
             let mut state = topology.state();
             (state.asked, state.is_doubted) = (clock::now().checked_sub(asked), is_doubted);
@@ -515,13 +530,13 @@ mod tests {
 
     #[test]
     fn one_server_that_speaks_of_another_is_asked_again_what_it_is() {
-        let topology = Topology::new(Vec::new(), Known::Nothing);
+        let topology = Topology::new(Vec::new(), Kind::Unknown);
         topology.learn(false);
         topology.doubt(false);
-        assert!(matches!(topology.known(), Known::OneServer));
+        assert!(topology.kind() == Kind::OneServer);
         topology.doubt(true);
-        assert!(matches!(topology.known(), Known::Nothing));
+        assert!(topology.kind() == Kind::Unknown);
         topology.learn(true);
-        assert!(matches!(topology.known(), Known::Cluster(None)));
+        assert!(topology.kind() == Kind::Cluster);
     }
 }

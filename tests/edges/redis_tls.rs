@@ -1,12 +1,23 @@
 //! A real Redis that wants a certificate of its clients, and everything that can be wrong between it and Herald.
 
+use herald::{
+    facts::{
+        endpoint::Endpoint,
+        id::{AccountId, EndpointId},
+        partition::Slot,
+    },
+    owned::OwnCluster,
+    store::{connection::Redis, registry::RegistryStore},
+};
+
 use crate::{
     Files, herald,
+    merchants::Merchants,
     process::{Setup, free_address},
     receiver::Authority,
-    support::TestRedis,
+    support::{TestRedis, until},
     told,
-    world::{World, lives},
+    world::{Event, STREAM, World, lives, mark, publish, secret},
 };
 
 struct Encrypted {
@@ -114,6 +125,63 @@ async fn a_worker_delivers_and_the_verbs_look_over_tls_alone() {
     assert!(looks("herald-viewer:secret").0);
     let (_, refused) = looks("herald-viewer:wrong");
     assert!(refused.contains("Redis denies it; check user, password"), "{refused}");
+}
+
+/// A Cluster tells its nodes' addresses, and each node's certificate must be for its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_of_a_cluster_is_spoken_to_by_tls() {
+    let (authority, files) = (Authority::new(), Files::new());
+    files.write("ca.pem", &authority.pem());
+    files.identity(&authority, "redis", "127.0.0.1");
+    files.identity(&authority, "herald", "herald");
+    let text = |name: &str| -> &'static str { files.text(name).leak() };
+    let started = OwnCluster::start_encrypted(text("ca.pem"), text("redis.pem"), text("redis.key")).await;
+    let mut cluster = started.expect("a Redis Cluster starts");
+    let merchants = Merchants::start(secret().reveal()).await;
+    let mut registry = RegistryStore::connect(&Redis::new(&cluster.url()).unwrap()).await.unwrap();
+    let (id, of) = (EndpointId::new("ep_0").unwrap(), AccountId::new("acc_0").unwrap());
+    registry.create(Endpoint::new(id, of, merchants.url("ep_0"), secret(), 1), &mark()).await.unwrap();
+
+    let url = cluster.encrypted_url().await.unwrap();
+    let (ca, certificate, key) = (text("ca.pem"), text("herald.pem"), text("herald.key"));
+    let env = [(CA, ca), (CERTIFICATE, certificate), (KEY, key)];
+    let worker = env.into_iter().fold(Setup::new(&url), |setup, (name, value)| setup.env(name, value)).start();
+    worker.until_owner().await;
+    let slot = Slot::of_key(STREAM.as_bytes()).number();
+    let publish = async |cluster: &OwnCluster, events: &[Event]| {
+        let home = cluster.master_of(slot).await.unwrap();
+        let client = redis::Client::open(cluster.nodes()[home].url()).unwrap();
+        publish(&mut client.get_multiplexed_async_connection().await.unwrap(), events).await;
+        home
+    };
+    let events = lives(5, &["acc_0".to_owned()], 80);
+    let home = publish(&cluster, &events[..40]).await;
+    merchants.until_delivered(40).await;
+    // It is there for nobody else: what is not encrypted is the test's own.
+    let client = redis::Client::open(cluster.nodes()[home].url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+    let tls: String = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("tls-port")
+        .query_async::<Vec<String>>(&mut connection)
+        .await
+        .unwrap()
+        .remove(1);
+    assert!(clients.matches(&format!("laddr=127.0.0.1:{tls} ")).count() > 3, "{clients}");
+
+    cluster.node(home).kill().await.unwrap();
+    until("another to serve the stream", async || cluster.master_of(slot).await.is_some_and(|at| at != home)).await;
+    publish(&cluster, &events[40..]).await;
+    merchants.until_delivered(80).await;
+    merchants.assert_sound();
+    assert!(worker.stop().await.success());
+
+    // By a name that is in no certificate.
+    let named = url.replace("127.0.0.1", "localhost");
+    let env = [("HERALD_REDIS_URL", named.as_str()), (CA, ca), (CERTIFICATE, certificate), (KEY, key)];
+    let refused = told(&herald(&["endpoint", "list"], &env).output().unwrap());
+    assert!(refused.contains("its certificate is for another name than that in redis.url"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -218,7 +218,7 @@ pub async fn check_known(context: &Context, id: &EndpointId, found_nothing: bool
 
 fn rules(context: &Context) -> anyhow::Result<Rules> {
     let policy = RetryPolicy::try_new(context.config.retry)?;
-    Ok(Rules::new(app::sender(&context.config)?.guard().clone(), policy))
+    Ok(Rules::new(app::sender(&context.config, context.redis()?)?.guard().clone(), policy))
 }
 
 async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {

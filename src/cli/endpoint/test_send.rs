@@ -41,7 +41,7 @@ pub async fn run(context: &Context, args: TestArgs) -> anyhow::Result<()> {
 }
 
 async fn test(context: &Context, args: TestArgs, endpoint: &Endpoint) -> anyhow::Result<()> {
-    let sender = app::sender(&context.config)?;
+    let sender = app::sender(&context.config, context.redis()?)?;
     let now_ms = context.now_ms();
     let token = hex::encode(super::random::<16>()?);
     let event = sample::Sample {

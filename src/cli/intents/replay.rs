@@ -115,7 +115,7 @@ async fn tell(
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let mut queries = Queries::new(context.connect().await?, context.keys()?);
-    let sender = app::sender(&context.config)?;
+    let sender = app::sender(&context.config, context.redis()?)?;
     let mut list = context.output.list(&["EVENT", "TYPE", "STATUS", "CREATED", "RESULT", "TIME"]);
     let mut ended: Option<(&Told, Option<AttemptReport>)> = None;
     let mut sent = 0;
