@@ -41,7 +41,10 @@ struct Owner {
 impl Owner {
     /// A partition with its lease taken and its group made.
     async fn start() -> Self {
-        let redis = TestRedis::start_with(&[("appendonly", "no"), ("enable-debug-command", "yes")]).await;
+        Self::on(TestRedis::start_with(&[("appendonly", "no"), ("enable-debug-command", "yes")]).await).await
+    }
+
+    async fn on(redis: TestRedis) -> Self {
         let keys = PartitionKeys::new(STREAM).unwrap();
         let work = redis.redis().connect(Purpose::Work).await.unwrap();
         let lease = redis.redis().connect(Purpose::Lease(Duration::from_secs(5))).await.unwrap();
@@ -854,6 +857,21 @@ async fn what_was_trimmed_before_it_was_read_is_counted() {
     assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
     owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
     assert_eq!((owner.gauges().await.behind, owner.gauges().await.trimmed_unread), (0, 6));
+}
+
+/// Redis 7.0 does not keep in its file how much a group has read, so Herald has it do so.
+#[tokio::test]
+async fn a_redis_that_starts_from_its_file_has_lost_nothing_that_was_read() {
+    let mut owner = Owner::on(TestRedis::start_with_aof().await).await;
+    for _ in 0..40 {
+        owner.publish(b"{}").await;
+    }
+    owner.read(25).await;
+    owner.redis.command::<()>(&["XTRIM", STREAM, "MAXLEN", "20"]).await;
+    owner.redis.kill9().await;
+    owner.redis.start_again().await;
+    let seen = owner.gauges().await;
+    assert_eq!((seen.behind, seen.trimmed_unread, seen.read), (15, 0, Some(25)));
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ impl Stack {
         let api_keys = runtime.block_on(register(&redis, &receiver.url(Scheme::Http)))?;
         let listen = format!("127.0.0.1:{}", herald::owned::free_port()?);
         let settings = [("HERALD_INTENTS_LISTEN", listen.as_str())];
-        let herald = Herald::start_with(&args.herald, &redis, &receiver, folder.path(), &settings)?;
+        let herald = Herald::start(&args.herald, &redis, &receiver, folder.path(), &settings)?;
         let up = || std::net::TcpStream::connect(&listen).is_ok();
         wait_for("the payment intents", STUCK, up)?;
         // The library has one provider of TLS, which a client wants even for plain HTTP.

@@ -315,7 +315,7 @@ fn herald_drain(
     let mut producer = redis.producer()?;
     let mut lives = Lives::new(endpoints as usize, 2);
     producer.add_all(lives.by_ref().take(args.deliveries as usize))?;
-    let herald = Herald::start_with(&args.herald, &redis, &receiver, folder, key_file.as_slice())?;
+    let herald = Herald::start(&args.herald, &redis, &receiver, folder, key_file.as_slice())?;
     let senders = [&herald.process];
     until_count(&receiver, args.deliveries / WARM_UP)?;
     let first = Reading::take(&receiver, &senders, Some(&redis))?;

@@ -233,12 +233,8 @@ pub struct Herald {
 }
 
 impl Herald {
-    pub fn start(program: &Path, redis: &Redis, receiver: &Receiver, folder: &Path) -> Result<Self> {
-        Self::start_with(program, redis, receiver, folder, &[])
-    }
-
-    /// With further variables of its environment.
-    pub fn start_with(
+    /// `settings` are further variables of its environment.
+    pub fn start(
         program: &Path,
         redis: &Redis,
         receiver: &Receiver,

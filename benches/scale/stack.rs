@@ -120,7 +120,7 @@ impl Stack {
         state.write_records_unowned(setup.due_later, Place::DueIn(HALF_A_DAY_MS))?;
         state.write_records_unowned(setup.parked, Place::Backlog)?;
         let mut stack = Self {
-            owner: Herald::start(setup.program, &redis, &receiver, folder.path())?,
+            owner: Herald::start(setup.program, &redis, &receiver, folder.path(), &[])?,
             state,
             producer: redis.producer()?,
             lives: Lives::new(setup.busy as usize, 2),
@@ -160,7 +160,7 @@ impl Stack {
         self.started += 1;
         let folder = self.folder.path().join(self.started.to_string());
         std::fs::create_dir(&folder)?;
-        Herald::start(&self.program, &self.redis, &self.receiver, &folder)
+        Herald::start(&self.program, &self.redis, &self.receiver, &folder, &[])
     }
 
     /// `kill -9`, and another one takes its place.

@@ -234,7 +234,7 @@ fn memory(findings: &mut Findings, server: &Server, partition: &Partition) {
     let remedy = "see what waits (unfinished and dead letters here), or raise it: redis-cli CONFIG SET maxmemory 2gb";
     let forecast = forecast_ms(used, max, partition);
     let says = match forecast {
-        Some(left) => format!("{state}; if deliveries stopped now, reading would stop in {}", span(left)),
+        Some(left) => format!("{state}; if deliveries stopped now, it would be full in {}", span(left)),
         None => state,
     };
     match (percent, forecast) {
@@ -749,9 +749,14 @@ pub(super) mod tests {
                     (added, 1_000_000, 1_000);
             })
         };
-        check(&growing(100), Level::Warn, "memory", "reading would stop in 2h 28m");
-        check(&growing(1), Level::Ok, "memory", "reading would stop in 10d 7h");
-        check(&with_server(|server| server.info.used_memory_bytes = 950_000_000), Level::Fail, "memory", "has stopped");
+        check(&growing(100), Level::Warn, "memory", "it would be full in 2h 28m");
+        check(&growing(1), Level::Ok, "memory", "it would be full in 10d 7h");
+        check(
+            &with_server(|server| server.info.used_memory_bytes = 950_000_000),
+            Level::Fail,
+            "memory",
+            "only as others end",
+        );
         check(&with_server(|server| server.info.used_memory_bytes = 800_000_000), Level::Warn, "memory", "80 %");
         check(&with_server(|server| server.info.maxmemory_bytes = 0), Level::Warn, "memory", "no maxmemory");
     }

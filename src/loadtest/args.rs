@@ -398,7 +398,10 @@ mod tests {
     fn a_length_stretches_the_faults_of_the_scenario_and_not_those_of_the_line() {
         let faults = |words: &str| scenario(words).faults.iter().map(ToString::to_string).collect::<Vec<_>>();
         let stretched = faults("crash-storm --for 5s --fault fill-redis@1s:1s");
-        assert_eq!(stretched, ["kill-worker@400ms/600ms", "pause-worker@1s 300ms:4s/8s", "fill-redis@1s:1s"]);
+        assert_eq!(
+            stretched,
+            ["kill-worker@400ms/600ms", "pause-worker@1s 300ms:4s/8s", "lose-key@1s 800ms:6s", "fill-redis@1s:1s"]
+        );
         assert_eq!(faults("crash-storm --without-faults --fault destroy-group@1s"), ["destroy-group@1s"]);
     }
 

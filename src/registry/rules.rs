@@ -86,6 +86,11 @@ pub enum TlsError {
     PlainHttp,
     #[error("its {what} is longer than {MAX_PEM_BYTES} bytes: give what this receiver needs and no more")]
     TooLong { what: &'static str },
+    #[error(
+        "its {what} has something else beside certificates, which would be shown as they are: give it the blocks \
+         \"-----BEGIN CERTIFICATE-----\" alone, and a key as the client key"
+    )]
+    NotAlone { what: &'static str },
     #[error("its client certificate has no key: give both of one pair")]
     NoKey,
     #[error("its client key has no certificate: give both of one pair")]
@@ -229,6 +234,11 @@ fn check_tls(tls: &EndpointTls, is_https: bool) -> Result<(), TlsError> {
             return Err(TlsError::TooLong { what });
         }
     }
+    for (what, pem) in [(CA, ca), (CERTIFICATE, client_certificate)] {
+        if pem.as_deref().is_some_and(has_more_than_certificates) {
+            return Err(TlsError::NotAlone { what });
+        }
+    }
     let unusable = |what| move |cause| TlsError::Unusable { what, cause };
     if let Some(ca) = ca {
         authorities(ca.as_bytes()).map_err(unusable(CA))?;
@@ -248,6 +258,12 @@ fn check_tls(tls: &EndpointTls, is_https: bool) -> Result<(), TlsError> {
     }
 }
 
+/// These parts are stored and shown as they are, and files that bring a key along with its certificate are common.
+fn has_more_than_certificates(pem: &str) -> bool {
+    let mut begins = pem.lines().map(str::trim).filter(|line| line.contains("BEGIN"));
+    begins.any(|line| line != "-----BEGIN CERTIFICATE-----") || pem.to_ascii_uppercase().contains("PRIVATE KEY")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +273,32 @@ mod tests {
         retry::{RetryOverrides, RetrySettings},
         signing::SecretText,
     };
+
+    #[test]
+    fn a_key_beside_a_certificate_is_refused_before_it_is_stored() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        assert!(!has_more_than_certificates(
+            &format!("Bag Attributes\r\n{certificate}{certificate}").replace('\n', "\r\n")
+        ));
+        for also in [
+            "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----",
+            "  -----BEGIN EC PRIVATE KEY-----",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----",
+            "-----begin rsa private key-----",
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            "----- BEGIN PARAMETERS-----",
+        ] {
+            for pem in [format!("{certificate}{also}"), format!("{also}\n{certificate}")] {
+                let ca = EndpointTls { ca: Some(pem.clone()), ..EndpointTls::default() };
+                let key = Some(ClientKey::new("a key".to_owned()));
+                let own = EndpointTls { ca: None, client_certificate: Some(pem), client_key: key };
+                for tls in [ca, own] {
+                    let refused = check_tls(&tls, true).unwrap_err();
+                    assert!(matches!(refused, TlsError::NotAlone { .. }), "{also}: {refused}");
+                }
+            }
+        }
+    }
 
     fn good() -> Endpoint {
         let value = SecretText::new("a-secret-of-the-test".to_owned()).unwrap();

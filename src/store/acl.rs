@@ -65,6 +65,7 @@ const WORKER: &[&str] = &[
     "xclaim",
     "xdel",
     "xgroup|create",
+    "xgroup|setid",
     "xinfo|consumers",
     "xinfo|groups",
     "xinfo|stream",
