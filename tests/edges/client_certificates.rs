@@ -362,12 +362,15 @@ async fn a_new_certificate_is_shown_from_the_next_delivery_on_and_its_end_is_wat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_refused_with_words_and_nothing_of_a_key_is_said() {
+    const ALONE: &str = "has something else beside certificates";
     let stage = Stage::start(HTTP1, Asks::Politely).await;
     stage.identity("anna", |_| ());
     stage.identity("bert", |_| ());
     let (url, key) = (stage.url(0), stage.pem("anna.key"));
     // A key that has lost its line ends.
     stage.files.write("flat.key", &key.replace('\n', ""));
+    // As many tools write them.
+    stage.files.write("both.pem", &format!("{}{key}", stage.pem("anna.pem")));
     stage.files.write("long.pem", &"x".repeat(16 * 1024 + 1));
     let secret = key.lines().nth(1).unwrap();
     let create = |has_keys: bool, url: &str, more: &[(&str, &str)]| {
@@ -382,10 +385,12 @@ async fn what_does_not_fit_is_refused_with_words_and_nothing_of_a_key_is_said() 
         (true, url.as_str(), &[(certificate, "anna.pem"), (client_key, "bert.key")][..], "not that of the first"),
         (true, &url, &[(certificate, "anna.pem")], "its client certificate has no key"),
         (true, &url, &[(client_key, "anna.key")], "its client key has no certificate"),
-        (true, &url, &[(certificate, "anna.key"), (client_key, "anna.key")], "holds no certificate"),
+        (true, &url, &[(certificate, "anna.key"), (client_key, "anna.key")], ALONE),
+        (true, &url, &[(certificate, "both.pem"), (client_key, "anna.key")], ALONE),
+        (true, &url, &[(ca, "both.pem")], ALONE),
         (true, &url, &[(certificate, "anna.pem"), (client_key, "anna.pem")], "holds no private key"),
         (true, &url, &[(certificate, "anna.pem"), (client_key, "flat.key")], "its client key is not readable as PEM"),
-        (true, &url, &[(ca, "anna.key")], "its authority (ca) holds no certificate"),
+        (true, &url, &[(ca, "anna.key")], ALONE),
         (true, &url, &[(ca, "long.pem")], "larger than 16"),
         (true, "http://127.0.0.1:8099/", &anna, "plain http"),
         (false, &url, &anna, "herald key generate"),
