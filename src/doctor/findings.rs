@@ -790,6 +790,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_process_without_a_key_is_named_whatever_keys_there_are_here() {
+        for stream in ["payments", ""] {
+            let lacks = Told {
+                name: "host/7".to_owned(),
+                stream: stream.to_owned(),
+                missing: vec!["a3459a75e2d8".to_owned()],
+                ..Told::default()
+            };
+            let observed = Observed { workers: vec![lacks], ..well() };
+            check(&observed, Level::Fail, "endpoints", "wait at host/7: it has not the key a3459a75e2d8");
+        }
+    }
+
+    #[test]
     fn nobody_at_work_fails_only_if_something_waits() {
         check(&with_partition(|partition| partition.lease = None), Level::Warn, "owner", "nothing waits");
         let waiting = with_partition(|partition| (partition.lease, partition.gauges.behind) = (None, 7));

@@ -350,6 +350,13 @@ async fn a_key_is_rotated_while_everything_works() {
     let unsealed = verb(&world.redis, Some(&keys), &["key", "unseal", "--yes", "--reason", "a test"]);
     assert!(unsealed.status.success(), "{}", text(&unsealed));
     herald.until_metric("herald_secrets{state=\"unsealed\"}", |unsealed| unsealed == 20.0).await;
+    // With nobody there to say that it has the new key, the old one stays.
+    assert!(herald.stop().await.success());
+    let before = fs::read_to_string(keys.path()).unwrap();
+    let refused = verb(&world.redis, Some(&keys), &words);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
+    assert!(text(&refused).contains("no worker lives"), "{}", text(&refused));
+    assert_eq!(fs::read_to_string(keys.path()).unwrap(), before);
 }
 
 /// A secret in the forms in which somebody might meet it.

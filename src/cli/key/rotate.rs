@@ -49,7 +49,8 @@ pub async fn rotate(context: &Context, args: RotateArgs) -> anyhow::Result<()> {
 async fn step_by_step(context: &Context, args: &RotateArgs, tally: &mut Tally) -> anyhow::Result<()> {
     let path = &args.file;
     if args.drop_old && live_workers(&mut context.connect().await?).await?.is_empty() {
-        let text = "no worker lives, so none can say that it has the new key, and the old one would be missed: start them, or rotate without --drop-old";
+        let text = "no worker lives, so none can say that it has the new key, and the old one would be missed: start them, \
+                    or rotate without --drop-old";
         return Err(VerbError::Refused(text.to_owned()).into());
     }
     let new = match begun_before(path)? {

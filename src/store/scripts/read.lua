@@ -126,7 +126,8 @@ if ARGV[2] == '>' and taken > 0 then
       read = field == 'entries-read' and value or read
     end
     if name == group and read then
-      call('XGROUP', 'SETID', stream, group, last, 'ENTRIESREAD', whole(read))
+      -- What was read must be answered whatever comes of this.
+      try('XGROUP', 'SETID', stream, group, last, 'ENTRIESREAD', whole(read))
     end
   end
 end
