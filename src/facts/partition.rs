@@ -4,9 +4,11 @@
 //! A stream may be split into N child streams `S:0` … `S:N-1`, and each of these again. An account's slot is the one that Redis
 //! Cluster gives to a key of its name; its lowest digits choose the child, the next ones the child of that.
 
+use std::collections::BTreeMap;
+
 use crc::{CRC_16_XMODEM, Crc};
 
-use super::id::AccountId;
+use super::id::{AccountId, EntryId};
 
 /// The hash slots of Redis Cluster.
 pub const SLOTS: u16 = 16_384;
@@ -104,6 +106,132 @@ impl Split {
     }
 }
 
+/// What becomes of a stream's entries, as `mode` in its slot says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// They are delivered by its owner; the key is not there.
+    #[default]
+    Worked,
+    /// Its owner is handing over to so many parts what is unfinished, and reads nothing.
+    Splitting { parts: u32, token: String },
+    /// Its owner passes on to its parts every entry behind the barrier: those up to it were delivered here, or handed over.
+    Routed { parts: u32, token: String, barrier: EntryId },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the mode {text:?} of a stream cannot be understood; has a newer Herald written it?")]
+pub struct UnknownMode {
+    pub text: String,
+}
+
+impl Mode {
+    /// From what the key holds.
+    pub fn parse(text: Option<&str>) -> Result<Self, UnknownMode> {
+        let Some(text) = text else { return Ok(Self::Worked) };
+        let unknown = || UnknownMode { text: text.chars().take(100).collect() };
+        let parts = |text: &str| text.parse().ok().filter(|parts| (2..=MAX_PARTS).contains(parts)).ok_or_else(unknown);
+        match text.split(' ').collect::<Vec<_>>()[..] {
+            ["splitting", number, token] if !token.is_empty() => {
+                Ok(Self::Splitting { parts: parts(number)?, token: token.to_owned() })
+            }
+            ["routed", number, token, barrier] if !token.is_empty() => Ok(Self::Routed {
+                parts: parts(number)?,
+                token: token.to_owned(),
+                barrier: barrier.parse().map_err(|_| unknown())?,
+            }),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// What the key holds; nothing where it is not there.
+    pub fn to_text(&self) -> Option<String> {
+        match self {
+            Self::Worked => None,
+            Self::Splitting { parts, token } => Some(format!("splitting {parts} {token}")),
+            Self::Routed { parts, token, barrier } => Some(format!("routed {parts} {token} {barrier}")),
+        }
+    }
+
+    /// Into how many parts the stream is split, or is being split.
+    pub fn parts(&self) -> Option<u32> {
+        match self {
+            Self::Worked => None,
+            Self::Splitting { parts, .. } | Self::Routed { parts, .. } => Some(*parts),
+        }
+    }
+
+    /// One word, for people and programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Worked => "worked",
+            Self::Splitting { .. } => "splitting",
+            Self::Routed { .. } => "routed",
+        }
+    }
+}
+
+/// The part of a stream that the number names.
+pub fn part_of(stream: &str, number: u32) -> String {
+    format!("{stream}:{number}")
+}
+
+/// A stream with its parts, their parts and so on, each with its mode, as they were when somebody looked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    root: String,
+    modes: BTreeMap<String, Mode>,
+}
+
+impl Layout {
+    /// Of a stream that is not split.
+    pub fn of_one(root: &str) -> Self {
+        Self { root: root.to_owned(), modes: BTreeMap::new() }
+    }
+
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Returns the streams that there are below this one because of its mode: nobody has asked for theirs.
+    pub fn learn(&mut self, stream: &str, mode: Mode) -> Vec<String> {
+        let parts = mode.parts().unwrap_or(0);
+        self.modes.insert(stream.to_owned(), mode);
+        (0..parts).map(|part| part_of(stream, part)).collect()
+    }
+
+    pub fn mode(&self, stream: &str) -> &Mode {
+        self.modes.get(stream).unwrap_or(&Mode::Worked)
+    }
+
+    /// Every one of them, each before its parts, and these by their numbers: each needs an owner, and each may hold something that
+    /// people look for.
+    pub fn streams(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        self.walk(&self.root, &mut all);
+        all
+    }
+
+    fn walk(&self, stream: &str, all: &mut Vec<String>) {
+        all.push(stream.to_owned());
+        for part in 0..self.mode(stream).parts().unwrap_or(0) {
+            self.walk(&part_of(stream, part), all);
+        }
+    }
+
+    /// The streams that an account's events go through: the root, and in the end the one that has its deliveries. While a stream is
+    /// being split either may have them.
+    pub fn path(&self, account: &AccountId) -> Vec<String> {
+        let (mut left, mut path) = (u32::from(Slot::of_account(account).number()), vec![self.root.clone()]);
+        while let Some(stream) = path.last()
+            && let Some(parts) = self.mode(stream).parts()
+        {
+            path.push(part_of(stream, left % parts));
+            left /= parts;
+        }
+        path
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -128,6 +256,36 @@ mod tests {
 
     fn account(text: &str) -> AccountId {
         AccountId::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_mode_is_what_its_key_holds() {
+        let token = || "t0ken".to_owned();
+        let routed = Mode::Routed { parts: 64, token: token(), barrier: "17-1".parse().unwrap() };
+        for mode in [Mode::Worked, Mode::Splitting { parts: 2, token: token() }, routed] {
+            assert_eq!(Mode::parse(mode.to_text().as_deref()), Ok(mode));
+        }
+        for wrong in
+            ["", "worked", "routed 64 t", "routed 1 t 17-1", "routed 1025 t 17-1", "splitting 2 ", "routed 2 t x"]
+        {
+            assert!(Mode::parse(Some(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_layout_has_every_stream_and_agrees_with_the_vectors() {
+        let routed = |parts| Mode::Routed { parts, token: "t".to_owned(), barrier: EntryId::ZERO };
+        let mut layout = Layout::of_one("payment-intents");
+        assert_eq!(layout.streams(), ["payment-intents"]);
+        assert_eq!(layout.learn("payment-intents", routed(64)).len(), 64);
+        layout.learn("payment-intents:6", routed(4));
+        let streams = layout.streams();
+        assert_eq!(streams.len(), 1 + 64 + 4);
+        assert_eq!(streams[7..10], ["payment-intents:6", "payment-intents:6:0", "payment-intents:6:1"]);
+        let split = Split::new("payment-intents", &[64, 4]).unwrap();
+        let path = layout.path(&account("acc_test"));
+        assert_eq!(path[1..], split.path(&account("acc_test")));
+        assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! them with the sources; others run everything as these users and try what each must not do.
 
 use super::keys::{ApiKeys, AuditKeys, PartitionKeys, RegistryKeys, TokenKeys, WorkerKeys, never};
+use crate::facts::partition::hash_tag;
 
 /// A role with a Redis user of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,55 +269,72 @@ impl Role {
 
     /// Patterns of keys; those that begin with `%R` may only be read.
     fn keys(self, keys: &PartitionKeys) -> Vec<String> {
-        let (stream, companions) = (escape(keys.stream()), escape(keys.prefix()));
         let registry = format!("~{}*", RegistryKeys::ENDPOINTS);
         let tokens = format!("~{}*", TokenKeys::TOKENS);
-        let workers = format!("%R~{}", WorkerKeys::WORKERS);
+        let api_keys = format!("~{}", ApiKeys::KEYS);
+        let [workers, partitions] = [WorkerKeys::WORKERS, WorkerKeys::PARTITIONS].map(|key| format!("~{key}"));
+        let read = |pattern: &String| format!("%R{pattern}");
+        let beside = match self {
+            Self::Worker => vec![registry, api_keys, tokens, workers, partitions],
+            Self::Operator => vec![registry, api_keys, tokens, read(&workers), read(&partitions)],
+            Self::Viewer => [registry, api_keys, tokens, workers, partitions].iter().map(read).collect(),
+            Self::Producer => vec![],
+            Self::Intents => vec![api_keys, registry, workers, read(&partitions)],
+        };
+        let places = places(keys);
         // What a script declares counts as written by it.
-        let fences = [keys.stream(), RegistryKeys::ENDPOINTS].map(|key| format!("~{}", escape(&never(key))));
-        let own = match self {
-            Self::Worker => vec![
-                format!("~{stream}"),
-                format!("~{companions}*"),
-                registry,
-                format!("~{}", ApiKeys::KEYS),
-                tokens,
-                format!("~{}", WorkerKeys::WORKERS),
-            ],
-            Self::Operator => vec![
-                format!("%R~{stream}"),
-                format!("%R~{companions}*"),
-                format!("~{}", escape(&keys.inbox())),
-                format!("~{}*", escape(&keys.answer(""))),
-                format!("~{}", escape(&keys.issues())),
-                format!("~{companions}operation*"),
-                registry,
-                format!("~{}", ApiKeys::KEYS),
-                tokens,
-                workers,
-            ],
-            Self::Viewer => vec![
-                format!("%R~{stream}"),
-                format!("%R~{companions}*"),
-                format!("%R{registry}"),
-                format!("%R~{}", ApiKeys::KEYS),
-                format!("%R{tokens}"),
-                workers,
-            ],
+        let fence = format!("~{}", escape(&never(RegistryKeys::ENDPOINTS)));
+        let fences = places.iter().map(|place| format!("~{}never", place.fenced)).chain([fence]);
+        let fences: Vec<String> = match self {
+            Self::Producer => vec![],
+            Self::Viewer => fences.map(|fence| read(&fence)).collect(),
+            Self::Worker | Self::Operator | Self::Intents => fences.collect(),
+        };
+        places.iter().flat_map(|place| self.keys_in(place)).chain(beside).chain(fences).collect()
+    }
+
+    /// Those of a stream, or of all its parts.
+    fn keys_in(self, Place { stream, companions, .. }: &Place) -> Vec<String> {
+        match self {
+            Self::Worker => vec![format!("~{stream}"), format!("~{companions}*")],
+            Self::Operator => {
+                let read = [format!("%R~{stream}"), format!("%R~{companions}*")];
+                let own = ["inbox", "answer:*", "issues", "operation*"].map(|key| format!("~{companions}{key}"));
+                read.into_iter().chain(own).collect()
+            }
+            Self::Viewer => vec![format!("%R~{stream}"), format!("%R~{companions}*")],
             Self::Producer => vec![format!("~{stream}")],
             Self::Intents => {
-                let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history"]
-                    .map(|key| format!("%R~{companions}{key}"));
-                let own = [format!("~{stream}"), format!("~{companions}pi*"), format!("~{}", ApiKeys::KEYS), registry];
-                own.into_iter().chain(read).chain([format!("~{}", WorkerKeys::WORKERS)]).collect()
+                let read = ["delivery:*", "dead-letter:*", "due", "cursor", "history", "mode", "routed"];
+                let own = [format!("~{stream}"), format!("~{companions}pi*")];
+                own.into_iter().chain(read.map(|key| format!("%R~{companions}{key}"))).collect()
             }
-        };
-        match self {
-            Self::Producer => own,
-            Self::Viewer => own.into_iter().chain(fences.map(|fence| format!("%R{fence}"))).collect(),
-            Self::Worker | Self::Operator | Self::Intents => own.into_iter().chain(fences).collect(),
         }
     }
+}
+
+/// The keys of a stream, or of all its parts, as patterns.
+struct Place {
+    stream: String,
+    companions: String,
+    /// What `never` has before it.
+    fenced: String,
+}
+
+/// The stream, and its parts if it can have any.
+fn places(keys: &PartitionKeys) -> Vec<Place> {
+    let place = |stream: String, companions: String, never: &str| {
+        let fenced = never.strip_suffix("never").unwrap_or(never).to_owned();
+        Place { stream, companions, fenced }
+    };
+    let (stream, fence) = (escape(keys.stream()), escape(&never(keys.stream())));
+    let own = place(stream.clone(), escape(keys.prefix()), &fence);
+    let is_whole = hash_tag(keys.stream().as_bytes()).is_none();
+    let parts = is_whole.then(|| {
+        let companions = format!("herald:{{{stream}:[0-9]*}}:");
+        place(format!("{stream}:[0-9]*"), companions.clone(), &companions)
+    });
+    [own].into_iter().chain(parts).collect()
 }
 
 /// The command that makes a role's user from scratch; the reader has to fill in the password.
@@ -331,7 +349,11 @@ pub fn rule(keys: &PartitionKeys, role: Role) -> String {
         Role::Worker | Role::Operator => format!("{rule} {}", audit(OF_AUDIT_READER)),
         Role::Producer => rule,
         // Only in a feed may it take something back: what stands in the stream stays.
-        Role::Intents => format!("{rule} (~{}pi-feed:* +xdel) {}", escape(keys.prefix()), audit(OF_AUDIT)),
+        Role::Intents => {
+            let feeds: Vec<String> =
+                places(keys).iter().map(|place| format!("~{}pi-feed:*", place.companions)).collect();
+            format!("{rule} ({} +xdel) {}", feeds.join(" "), audit(OF_AUDIT))
+        }
     }
 }
 
@@ -408,9 +430,13 @@ mod tests {
         let keys = PartitionKeys::new("pay*[a]").unwrap();
         let worker = rule(&keys, Role::Worker);
         assert!(
-            worker.contains(r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~herald:{herald}:registry* ~herald:{herald}:keys ~herald:{herald}:tokens* "),
+            worker.contains(
+                r" ~pay\*\[a\] ~herald:{pay\*\[a\]}:* ~pay\*\[a\]:[0-9]* ~herald:{pay\*\[a\]:[0-9]*}:* ~herald:{herald}:registry* "
+            ),
             "{worker}"
         );
+        let tagged = rule(&PartitionKeys::new("{pay}").unwrap(), Role::Worker);
+        assert!(!tagged.contains("[0-9]"), "it can not be split: {tagged}");
         let operator = rule(&keys, Role::Operator);
         assert!(
             operator.contains(r" %R~pay\*\[a\] %R~herald:{pay\*\[a\]}:* ~herald:{pay\*\[a\]}:inbox "),

@@ -80,6 +80,26 @@ impl PartitionKeys {
         self.key("lease")
     }
 
+    /// String: what becomes of the stream's entries, where they are not delivered by its owner.
+    pub fn mode(&self) -> String {
+        self.key("mode")
+    }
+
+    /// String: the split that is to fill this part. While it is there nobody can have the lease.
+    pub fn gate(&self) -> String {
+        self.key("gate")
+    }
+
+    /// String: of a part, the last entry of the stream above it that it has taken, or was told is not for it.
+    pub fn routed(&self) -> String {
+        self.key("routed")
+    }
+
+    /// String with TTL: the worker that asks its owner for this partition.
+    pub fn next(&self) -> String {
+        self.key("next")
+    }
+
     /// String: every entry up to here is settled.
     pub fn cursor(&self) -> String {
         self.key("cursor")
@@ -371,6 +391,8 @@ pub struct WorkerKeys;
 impl WorkerKeys {
     /// Hash with TTL: a worker to when it last told of itself, ms since 1970 by Redis' clock, and what, as JSON.
     pub const WORKERS: &str = "herald:{herald}:workers";
+    /// Hash: a routed stream to the number of its parts. A hint: the stream's `mode` is the authority.
+    pub const PARTITIONS: &str = "herald:{herald}:partitions";
 }
 
 /// The API keys of the payment-intents service. They belong to no stream.
@@ -426,6 +448,10 @@ mod tests {
         let operation = OperationId::new("op_a").unwrap();
         vec![
             keys.lease(),
+            keys.mode(),
+            keys.gate(),
+            keys.routed(),
+            keys.next(),
             keys.cursor(),
             keys.delivery(&id),
             keys.due(),
@@ -513,6 +539,7 @@ mod tests {
             ApiKeys::KEYS,
             AuditKeys::LOG,
             WorkerKeys::WORKERS,
+            WorkerKeys::PARTITIONS,
         ];
         for key in registry.into_iter().chain(tokens) {
             assert!(seen.insert(key.to_owned()));

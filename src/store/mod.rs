@@ -41,6 +41,7 @@ pub mod model;
 pub mod nodes;
 pub mod operations;
 pub mod partition;
+pub mod partitions;
 pub mod protocol;
 pub mod publish;
 pub mod queries;

@@ -1,0 +1,61 @@
+//! Which streams there are: one, or those that it was split into. The authority for each is `mode` in its own slot; what the registry's
+//! slot has of it is a hint, by which a worker learns of all of them with one command.
+
+use futures_util::future::try_join_all;
+
+use super::{
+    connection::{Connection, Subject},
+    error::StoreError,
+    keys::{KeyError, PartitionKeys, WorkerKeys},
+};
+use crate::facts::{
+    id::EntryId,
+    partition::{Layout, Mode},
+};
+
+/// What became of the entries of this stream and of all its parts, as their modes say: one look at each.
+pub async fn layout(connection: &Connection, root: &str) -> Result<Layout, StoreError> {
+    let mut layout = Layout::of_one(root);
+    let mut unasked = vec![root.to_owned()];
+    while !unasked.is_empty() {
+        let modes = try_join_all(unasked.iter().map(|stream| mode(connection.clone(), stream))).await?;
+        let asked = std::mem::take(&mut unasked);
+        unasked = asked.iter().zip(modes).flat_map(|(stream, mode)| layout.learn(stream, mode)).collect();
+    }
+    Ok(layout)
+}
+
+/// What becomes of the entries of this stream alone.
+pub async fn mode(mut connection: Connection, stream: &str) -> Result<Mode, StoreError> {
+    let subject = Subject("ask for the mode of", stream);
+    let keys = PartitionKeys::new(stream).map_err(|error| StoreError::unexpected(subject, error))?;
+    let text: Option<String> = connection.query(subject, redis::cmd("GET").arg(keys.mode())).await?;
+    Mode::parse(text.as_deref()).map_err(|error| StoreError::unexpected(subject, error))
+}
+
+/// The same as the hint has it: of each stream that is routed, into how many parts. It may lack what was split a moment ago.
+pub async fn hinted(connection: &mut Connection, root: &str) -> Result<Layout, StoreError> {
+    let ask = redis::cmd("HGETALL").arg(WorkerKeys::PARTITIONS).to_owned();
+    let all: Vec<(String, u32)> = connection.query("ask which partitions there are", &ask).await?;
+    let mut layout = Layout::of_one(root);
+    let mut streams = vec![root.to_owned()];
+    while let Some(stream) = streams.pop() {
+        if let Some((_, parts)) = all.iter().find(|(known, _)| *known == stream) {
+            let mode = Mode::Routed { parts: *parts, token: String::new(), barrier: EntryId::ZERO };
+            streams.extend(layout.learn(&stream, mode));
+        }
+    }
+    Ok(layout)
+}
+
+/// Has the hint say that the stream is routed into so many parts.
+pub async fn hint(connection: &mut Connection, stream: &str, parts: u32) -> Result<(), StoreError> {
+    let mut tell = redis::cmd("HSET");
+    tell.arg(WorkerKeys::PARTITIONS).arg(stream).arg(parts);
+    connection.query(Subject("tell of the partitions of", stream), &tell).await
+}
+
+/// The keys of these streams, which are a layout's: a part's name is as good as that of its stream, unless it is too long.
+pub fn keys_of(streams: &[String]) -> Result<Vec<PartitionKeys>, KeyError> {
+    streams.iter().map(|stream| PartitionKeys::new(stream)).collect()
+}
