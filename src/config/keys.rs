@@ -35,7 +35,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 63] = [
+pub(super) const KEYS: [Key; 65] = [
     key("listen"),
     key("metrics_listen"),
     secret("admin_token", Showing::Hidden),
@@ -56,6 +56,8 @@ pub(super) const KEYS: [Key; 63] = [
     key("stream.trim_ignores"),
     key("events.strict"),
     named("lease.ttl", "HERALD_LEASE"),
+    named("worker.id", "HERALD_WORKER"),
+    named("worker.weight", "HERALD_WEIGHT"),
     named("guard.allow_http", "HERALD_ALLOW_HTTP"),
     named("guard.allow_networks", "HERALD_ALLOW_NETWORKS"),
     key("guard.allow_metadata"),

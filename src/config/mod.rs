@@ -19,7 +19,7 @@ pub use self::{
     origin::Origin,
     sections::{
         ApiConfig, AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig,
-        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
+        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig, WorkerConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
     values::{
@@ -52,6 +52,7 @@ pub struct Config {
     pub stream: StreamConfig,
     pub events: EventsConfig,
     pub lease: LeaseConfig,
+    pub worker: WorkerConfig,
     pub guard: GuardConfig,
     pub attempt: AttemptConfig,
     /// `RetryPolicy::try_new` accepts it: that has been tried.
@@ -111,6 +112,7 @@ impl Config {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.seal());
         let (metrics_listen, api, session_key) = (reader.metrics_listen(), reader.api(), reader.session_key());
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
+        let worker = reader.worker();
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
         let (log, shutdown, limits) = (reader.log(), reader.shutdown(), reader.limits());
         let (quotas, history, intents) = (reader.quotas(), reader.history(), reader.intents());
@@ -125,6 +127,7 @@ impl Config {
             stream: stream?,
             events: events?,
             lease: lease?,
+            worker: worker?,
             guard: guard?,
             attempt: attempt?,
             retry: retry?,

@@ -74,6 +74,14 @@ pub struct LeaseConfig {
     pub ttl: Duration,
 }
 
+/// This worker among those that share the partitions of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// None: host and process.
+    pub id: Option<String>,
+    pub weight: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardConfig {
     pub allow_http: bool,
@@ -254,6 +262,12 @@ impl Reader {
 
     pub fn lease(&mut self) -> Option<LeaseConfig> {
         Some(LeaseConfig { ttl: self.one("lease.ttl", duration_in(secs(1)..=secs(60)))? })
+    }
+
+    pub fn worker(&mut self) -> Option<WorkerConfig> {
+        let id = self.one("worker.id", values::worker_id);
+        let weight = self.one("worker.weight", number_in(0..=1_000));
+        Some(WorkerConfig { id: id?, weight: weight? as u32 })
     }
 
     pub fn listen(&mut self) -> Option<SocketAddr> {

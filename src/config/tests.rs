@@ -249,6 +249,8 @@ const BOUNDS: [Bounds; 63] = [
     ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
     ("stream.trim_ignores", &["", "audit, old reader"], &["audit,", ","]),
     ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),
+    ("worker.id", &["", "herald-0", "host/17"], &["a b", "\u{fc}", "a\nb"]),
+    ("worker.weight", &["0", "1", "1000"], &["-1", "1001", "", "half"]),
     ("quota.endpoint_bytes", &["auto", "0", "1048576"], &["1", "1mb", "", "-1"]),
     ("quota.account_bytes", &["auto", "0", "1099511627776"], &["off", "1099511627777"]),
     ("guard.allow_http", &["true", "false"], &["yes", "1", ""]),

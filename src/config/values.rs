@@ -84,6 +84,16 @@ pub(super) fn stream_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Empty for one that is made up. It is part of a lease's value, and of a line of a table.
+pub(super) fn worker_id(text: &str) -> Result<Option<String>, String> {
+    const MAX_BYTES: usize = 64;
+    match text {
+        "" => Ok(None),
+        text if text.len() <= MAX_BYTES && text.chars().all(|c| c.is_ascii_graphic()) => Ok(Some(text.to_owned())),
+        _ => Err(format!("must be up to {MAX_BYTES} ASCII letters, digits and signs without white space")),
+    }
+}
+
 /// Where the group starts the very first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {

@@ -21,10 +21,12 @@ pub mod health;
 pub mod lane;
 mod limiter;
 mod link;
+pub mod membership;
 pub mod partition;
 pub mod presence;
 mod redis_clock;
 mod shares;
+pub mod sharing;
 pub mod worker;
 
 /// The core does a dozen look-ups for each delivery. Its keys are our ids and producers' ids, not receivers', so the

@@ -7,6 +7,8 @@
 //! `signing` and what it needs are there without the feature `dispatcher`; what needs the retry policy, and so `backoff`, is not.
 
 #[cfg(feature = "dispatcher")]
+pub mod assignment;
+#[cfg(feature = "dispatcher")]
 pub mod audit;
 #[cfg(feature = "dispatcher")]
 pub mod certificate;

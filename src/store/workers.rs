@@ -1,14 +1,17 @@
 //! Who works: each live worker, and whoever else reads endpoints for long, tells every few seconds which version it is, what it reads and which keys it has. So nobody seals
 //! with a key, or writes a form, that one of them cannot read. Judged by Redis' clock alone.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     connection::{Connection, Script},
     error::StoreError,
-    keys::WorkerKeys,
+    keys::{PartitionKeys, WorkerKeys},
 };
 use crate::facts::{endpoint::SEALED_SCHEMA, sealing::KeyId};
 
@@ -42,6 +45,28 @@ pub struct Told {
     /// How far its machine's clock is ahead of Redis'. It dates what it signs.
     #[serde(default)]
     pub clock_ahead_ms: i64,
+    /// Its share of partitions beside the others'.
+    #[serde(default)]
+    pub weight: u32,
+    /// It is leaving, and takes no partition any more.
+    #[serde(default)]
+    pub draining: bool,
+    /// The partitions that it owns.
+    #[serde(default)]
+    pub owned: BTreeSet<String>,
+    /// How long after this it counts as gone, for those that share partitions with it; 0 for an older Herald, which shares none.
+    #[serde(default)]
+    pub holds_ms: u64,
+    /// Since when it works, by its own clock.
+    #[serde(default)]
+    pub since_ms: u64,
+}
+
+/// What another process told, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub at_ms: u64,
+    pub told: Told,
 }
 
 /// How far a worker's clock may be off: receivers take what was signed within five minutes.
@@ -115,17 +140,27 @@ pub fn check_known(workers: &[Told], key: KeyId) -> Result<(), UnknownTo> {
     }
 }
 
-/// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell, with when they did. None as it ends.
+/// Tells of the worker with this token. Returns Redis' time, and what the other live ones tell. None as it ends.
 pub async fn tell(
     connection: &mut Connection,
     token: &str,
     told: Option<&Told>,
-) -> Result<(u64, Vec<(u64, Told)>), StoreError> {
+) -> Result<(u64, Vec<Heard>), StoreError> {
     let json = told.map(|told| serde_json::to_string(told).expect("texts and numbers are always JSON"));
     let call = TELL.keys(&[WorkerKeys::WORKERS]).arg(token).arg(json.unwrap_or_default()).arg(HOLDS_MS);
     let (now_ms, all): (u64, Vec<(String, u64, String)>) = connection.run("tell of this worker", &call).await?;
-    let others = all.into_iter().filter(|(worker, ..)| worker != token);
-    Ok((now_ms, others.filter_map(|(_, at_ms, told)| Some((at_ms, serde_json::from_str(&told).ok()?))).collect()))
+    let heard = |(other, at_ms, told): (String, u64, String)| {
+        let told = serde_json::from_str(&told).ok()?;
+        (other != token).then_some(Heard { at_ms, told })
+    };
+    Ok((now_ms, all.into_iter().filter_map(heard).collect()))
+}
+
+/// Who has the lease of a partition, and which worker asks for it.
+pub async fn look(connection: &mut Connection, keys: &PartitionKeys) -> Result<(Option<String>, Option<String>), StoreError> {
+    let mut commands = redis::pipe();
+    commands.cmd("GET").arg(keys.lease()).cmd("GET").arg(keys.next());
+    connection.pipeline("look who has a partition", &commands).await
 }
 
 /// What the live workers tell, by their names.

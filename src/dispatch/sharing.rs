@@ -1,0 +1,205 @@
+//! The shell around `membership`: tells it who is there and what the fleet does, asks Redis what it wants to know, and tells the fleet
+//! which streams to run. Decides nothing. What is slow here, a node that is away, delays neither the fleet nor what others hear.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    membership::{Ask, Doing, Member, Membership, Settings, Told, WANT_HOLDS_MS},
+    presence::{Company, OwnShare},
+};
+use crate::{
+    clock,
+    facts::partition::Layout,
+    store::{
+        connection::{Purpose, Redis, SharedConnection},
+        error::StoreError,
+        keys::PartitionKeys,
+        partition::want,
+        protocol::Wanted,
+        workers::look,
+    },
+};
+
+/// An answer that comes later is of no use: it is asked again.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the first look at who is there may take, until the stream is worked on as if nobody were.
+const ALONE_AFTER: Duration = Duration::from_secs(3);
+
+/// What the fleet does with a stream, and which worker asks for that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub doing: Doing,
+    pub asked_by: Option<String>,
+}
+
+/// Shares the partitions of a stream with other workers.
+pub struct Sharing {
+    membership: Membership,
+    settings: Settings,
+    root: String,
+    connection: SharedConnection,
+    company: watch::Receiver<Option<Company>>,
+    fleet: watch::Receiver<BTreeMap<String, Standing>>,
+    own: watch::Sender<OwnShare>,
+    runs: watch::Sender<BTreeSet<String>>,
+    began: Instant,
+    heard_of: Option<Company>,
+}
+
+impl Sharing {
+    /// `own` is what others are told. The second is what the fleet is to run.
+    pub fn new(
+        redis: Redis,
+        root: &str,
+        settings: Settings,
+        own: watch::Sender<OwnShare>,
+        company: watch::Receiver<Option<Company>>,
+        fleet: watch::Receiver<BTreeMap<String, Standing>>,
+    ) -> (Self, watch::Receiver<BTreeSet<String>>) {
+        let (runs, runs_seen) = watch::channel(BTreeSet::new());
+        let sharing = Self {
+            membership: Membership::new(settings.clone()),
+            settings,
+            root: root.to_owned(),
+            connection: SharedConnection::new(redis, Purpose::Other),
+            company,
+            fleet,
+            own,
+            runs,
+            began: clock::now(),
+            heard_of: None,
+        };
+        (sharing, runs_seen)
+    }
+
+    /// Until others have taken over what this worker has, after `leaves`, or nobody is there to do so.
+    pub async fn run(mut self, leaves: CancellationToken) {
+        let mut asking: JoinSet<(Ask, Told)> = JoinSet::new();
+        let mut under_way = BTreeSet::new();
+        self.listen();
+        loop {
+            let now = self.now();
+            for ask in self.membership.step(now) {
+                // One that is still under way will be answered or be over soon.
+                if under_way.insert(ask.stream().to_owned()) {
+                    asking.spawn(answered(self.connection.clone(), self.settings.id.clone(), ask));
+                }
+            }
+            self.tell();
+            if self.membership.has_left() {
+                return;
+            }
+            let wake_at = self.began + Duration::from_millis(self.membership.wake_at(now));
+            tokio::select! {
+                Some(Ok((ask, told))) = asking.join_next(), if !asking.is_empty() => {
+                    under_way.remove(ask.stream());
+                    self.membership.told(self.now(), &ask, told);
+                }
+                Ok(()) = self.company.changed() => self.listen(),
+                Ok(()) = self.fleet.changed() => self.look_at_fleet(),
+                () = sleep_until(wake_at.into()) => self.go_alone(),
+                () = leaves.cancelled(), if !self.membership.is_leaving() => self.membership.leave(self.now()),
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        clock::now().saturating_duration_since(self.began).as_millis() as u64
+    }
+
+    fn listen(&mut self) {
+        let company = self.company.borrow_and_update().clone();
+        if let Some(company) = &company {
+            let members = company.others.iter().map(|other| {
+                let told = &other.told;
+                Member {
+                    id: told.name.clone(),
+                    weight: told.weight,
+                    is_draining: told.draining,
+                    is_whole: told.missing.is_empty() && told.tells_time(),
+                    owned: told.owned.clone(),
+                }
+            });
+            let now = self.now();
+            self.membership.heard(now, company.is_whole, members.collect(), company.layout.streams());
+        }
+        self.heard_of = company.or(self.heard_of.take());
+    }
+
+    /// While the registry's slot is away nobody is heard of. What is due can be delivered nevertheless.
+    fn go_alone(&mut self) {
+        if self.heard_of.is_none() && clock::now() >= self.began + ALONE_AFTER {
+            let streams = Layout::of_one(&self.root).streams();
+            self.membership.heard(self.now(), true, Vec::new(), streams);
+        }
+    }
+
+    fn look_at_fleet(&mut self) {
+        let fleet = self.fleet.borrow_and_update().clone();
+        let now = self.now();
+        self.membership.does(fleet.iter().map(|(stream, standing)| (stream.clone(), standing.doing)).collect());
+        for (stream, standing) in &fleet {
+            if standing.asked_by.is_some() {
+                self.membership.asked(now, stream, standing.asked_by.as_deref());
+            }
+        }
+    }
+
+    /// Tells the fleet and the others what has changed.
+    fn tell(&self) {
+        let runs = self.membership.runs();
+        self.runs.send_if_modified(|known| {
+            let has_changed = known != runs;
+            if has_changed {
+                known.clone_from(runs);
+            }
+            has_changed
+        });
+        let own = OwnShare {
+            weight: self.settings.weight,
+            is_draining: self.membership.is_leaving(),
+            owned: self.membership.owned().map(str::to_owned).collect(),
+            holds_ms: self.settings.lease_ms,
+            every: Duration::from_millis(self.membership.hears_again_ms()),
+            is_shared: self.membership.is_shared(),
+        };
+        self.own.send_if_modified(|known| std::mem::replace(known, own.clone()) != own);
+    }
+}
+
+/// Asks, and says what that means.
+async fn answered(connection: SharedConnection, worker: String, ask: Ask) -> (Ask, Told) {
+    let asked = timeout(ANSWERS_WITHIN, answer(&connection, &worker, &ask)).await;
+    let told = asked.ok().and_then(Result::ok).unwrap_or(Told::Failed);
+    (ask, told)
+}
+
+async fn answer(connection: &SharedConnection, worker: &str, ask: &Ask) -> Result<Told, StoreError> {
+    // Of a layout, whose names are a stream's with numbers: only one that is too long has no keys.
+    let Ok(keys) = PartitionKeys::new(ask.stream()) else { return Ok(Told::Failed) };
+    match ask {
+        Ask::Want(_) => {
+            let want = async |mut connection| want(&mut connection, &keys, worker, WANT_HOLDS_MS).await;
+            Ok(match connection.with(want).await? {
+                Wanted::Free => Told::Free,
+                Wanted::Asked { .. } => Told::Owned { asked_by: Some(worker.to_owned()) },
+                Wanted::Busy { .. } => Told::Busy,
+            })
+        }
+        Ask::Look(_) => {
+            let (owner, asked_by) = connection.with(async |mut connection| look(&mut connection, &keys).await).await?;
+            Ok(if owner.is_some() { Told::Owned { asked_by } } else { Told::Free })
+        }
+    }
+}
