@@ -36,6 +36,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "herald sandbox run scenario.yaml --format junit",
         ],
     ),
+    ("plan", &["herald plan --rate 10000000/m --endpoints 50000", "herald plan --rate 500/s --https -o json"]),
     ("pause", &["herald pause --all --reason 'the network to all receivers is down'"]),
     ("resume", &["herald resume --all --reason 'the network is back'"]),
     (

@@ -20,6 +20,7 @@ mod manual;
 mod nearest;
 mod operation;
 mod pause;
+mod plan;
 mod portal;
 mod quarantine;
 mod retry_schedule;
@@ -123,6 +124,8 @@ enum Verb {
     /// Links by which merchants enter the console
     #[command(subcommand)]
     Portal(portal::PortalVerb),
+    /// What an installation needs for a rate of events: workers, masters, memory, and what gives way first
+    Plan(plan::PlanArgs),
     /// Print the real schedule of retries and its whole span
     RetrySchedule(retry_schedule::RetryScheduleArgs),
     /// Put load on Herald, break what it is told to break, and judge every promise
@@ -215,6 +218,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Key(verb) => key::run(&context()?, verb).await,
         Verb::Token(verb) => token::run(&context()?, verb).await,
         Verb::Portal(verb) => portal::run(&context()?, verb).await,
+        Verb::Plan(args) => plan::run(&context()?, &args),
         Verb::RetrySchedule(args) => retry_schedule::run(&context()?, args).await,
         #[cfg(feature = "loadtest")]
         Verb::Loadtest(args) => loadtest::verb::run(*args, globals).await,

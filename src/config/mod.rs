@@ -19,7 +19,8 @@ pub use self::{
     origin::Origin,
     sections::{
         ApiConfig, AttemptConfig, BreakerLimits, DeadLetterLimits, EventsConfig, GuardConfig, HistoryConfig,
-        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig, WorkerConfig,
+        IntentsConfig, LeaseConfig, LimitsConfig, LogConfig, RedisConfig, SealConfig, ShutdownConfig, StreamConfig,
+        WorkerConfig,
     },
     sources::{ConfigFile, SecretFile, Sources},
     values::{

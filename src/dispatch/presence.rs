@@ -150,7 +150,10 @@ impl Presence {
                 if let Some(at_ms) = namesakes.max() {
                     let before_ms = *namesake_ms.get_or_insert(at_ms);
                     if before_ms < at_ms && std::mem::replace(&mut namesake_ms, Some(u64::MAX)) != Some(u64::MAX) {
-                        warn!("another live worker is called {}, too: give each its own name (HERALD_WORKER)", self.name);
+                        warn!(
+                            "another live worker is called {}, too: give each its own name (HERALD_WORKER)",
+                            self.name
+                        );
                     }
                 }
                 if self.leases.is_some() {
@@ -203,7 +206,8 @@ impl Presence {
     async fn share(&self, redis_ms: u64, own: &Told, others: &[Heard]) -> Option<Duration> {
         let root = &own.stream;
         let layout = self.connection.with(async |mut connection| partitions::hinted(&mut connection, root).await).await;
-        let left_ms = |other: &Heard| (other.at_ms + other.told.holds_ms).checked_sub(redis_ms).filter(|left| *left > 0);
+        let left_ms =
+            |other: &Heard| (other.at_ms + other.told.holds_ms).checked_sub(redis_ms).filter(|left| *left > 0);
         let shares = |other: &&Heard| other.told.stream == *root && other.told.name != self.name;
         let alive: Vec<&Heard> = others.iter().filter(shares).filter(|other| left_ms(other).is_some()).collect();
         if let Ok(layout) = layout {

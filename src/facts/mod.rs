@@ -11,6 +11,8 @@ pub mod assignment;
 #[cfg(feature = "dispatcher")]
 pub mod audit;
 #[cfg(feature = "dispatcher")]
+pub mod capacity;
+#[cfg(feature = "dispatcher")]
 pub mod certificate;
 #[cfg(feature = "dispatcher")]
 pub mod delivery;

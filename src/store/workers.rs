@@ -157,7 +157,10 @@ pub async fn tell(
 }
 
 /// Who has the lease of a partition, and which worker asks for it.
-pub async fn look(connection: &mut Connection, keys: &PartitionKeys) -> Result<(Option<String>, Option<String>), StoreError> {
+pub async fn look(
+    connection: &mut Connection,
+    keys: &PartitionKeys,
+) -> Result<(Option<String>, Option<String>), StoreError> {
     let mut commands = redis::pipe();
     commands.cmd("GET").arg(keys.lease()).cmd("GET").arg(keys.next());
     connection.pipeline("look who has a partition", &commands).await

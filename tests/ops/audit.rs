@@ -64,6 +64,7 @@ const LEAVE_NONE: &[(&[&str], &str)] = &[
             "operation watch",
             "quarantine list",
             "quarantine show",
+            "plan",
             "retry-schedule",
             "sandbox clock",
             "sandbox clock show",
