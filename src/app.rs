@@ -415,6 +415,7 @@ fn parts(
         dead_max_count: limits.dead_letters.max_count,
         quarantine_bytes: limits.quarantine_bytes,
         strict_events: config.events.strict,
+        parts: u32::from(config.stream.partitions),
     };
     let readiness = Readiness::new();
     readiness.await_endpoints();

@@ -255,7 +255,7 @@ async fn a_full_redis_refuses_no_call() {
         let answer = owner.call(call.clone()).await;
         assert!(!matches!(answer, Answer::Lost | Answer::BadItem { .. }), "{call:?}: {answer:?}");
     }
-    assert_eq!(owner.call(Call::Renew { term: owner.term(), ttl_ms: 60_000 }).await, Answer::Renewed);
+    assert_eq!(owner.call(Call::Renew { term: owner.term(), ttl_ms: 60_000 }).await, Answer::Renewed { next: None });
     assert_eq!(owner.call(Call::Release { term: owner.term() }).await, Answer::Released);
     let acquire = Call::Acquire { term: owner.term(), previous: vec![], ttl_ms: 60_000 };
     assert!(matches!(owner.call(acquire).await, Answer::Acquired { .. }));

@@ -43,6 +43,7 @@ use crate::{
         id::{AccountId, DeliveryId, EndpointId, EntryId, EventId, IntentId},
         letter::LetterFacts,
         outcome::Attempted,
+        partition::{Mode, UnknownMode},
         quota::Quotas,
         retry::RetryPolicy,
         traceparent::Traceparent,
@@ -169,6 +170,8 @@ pub struct Settings {
     pub quarantine_bytes: u64,
     /// If set, anything in an event that is new to this Herald is a reason to quarantine it.
     pub strict_events: bool,
+    /// Into how many parts the stream is split if nothing was done with it yet; into none if that is less than two.
+    pub parts: u32,
 }
 
 /// What happened, for logs and counters.
@@ -272,6 +275,8 @@ enum Phase {
     /// Learns what each endpoint has in Redis, a page at a time, from this cursor on.
     Counting(u64),
     Running,
+    /// Somebody else passes the entries on, while this one keeps the lease.
+    Routing,
     Stopped,
 }
 
@@ -332,6 +337,8 @@ pub struct Partition<D> {
     phase: Phase,
     lease: Lease,
     term: TermState,
+    /// What becomes of the entries, as it was when the term began.
+    mode: Option<Mode>,
     outstanding: Option<Outstanding>,
     clock: RedisClock,
     /// When the call that is on its way was sent.
@@ -380,6 +387,7 @@ impl<D: Directory> Partition<D> {
             phase: Phase::Waiting { at: 0 },
             lease,
             term,
+            mode: None,
             outstanding: None,
             clock: RedisClock::default(),
             asked_at: 0,
@@ -705,6 +713,27 @@ impl<D: Directory> Partition<D> {
         self.lease.term().is_some()
     }
 
+    /// The worker that asks for the partition, as the last renewal told.
+    pub fn asked_by(&self) -> Option<&str> {
+        self.lease.asked_by()
+    }
+
+    /// The term and the mode of a stream whose entries are passed on, which is somebody else's work; or are perhaps to be from now
+    /// on, if the mode is `Worked`. This one keeps the lease meanwhile.
+    pub fn routes(&self) -> Option<(&Term, &Mode)> {
+        match &self.phase {
+            Phase::Routing => self.lease.term().zip(self.mode.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// The stream is not to be split after all: this term works it.
+    pub fn works(&mut self, term: &Term) {
+        if self.phase == Phase::Routing && self.lease.term() == Some(term) && self.mode == Some(Mode::Worked) {
+            self.phase = Phase::Recovering;
+        }
+    }
+
     /// Reading, claiming and sending.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running && !self.is_held_up
@@ -799,7 +828,8 @@ impl<D: Directory> Partition<D> {
             Phase::Waiting { at } => at,
             Phase::Stopped => return u64::MAX,
             Phase::Running if !self.leaves() => self.next_work(),
-            Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) => now + IDLE_MS,
+            Phase::Routing if !self.leaves() => u64::MAX,
+            Phase::Running | Phase::Recovering | Phase::Opening | Phase::Counting(_) | Phase::Routing => now + IDLE_MS,
         };
         lease.min(work).max(now + 1)
     }

@@ -151,6 +151,11 @@ impl Redis {
         Self { home: slot, ..self.clone() }
     }
 
+    /// Where its connections are to.
+    pub(in crate::store) fn home(&self) -> Slot {
+        self.home
+    }
+
     pub(in crate::store) fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -550,6 +555,45 @@ impl Connection {
                 error => Err(error),
             },
         }
+    }
+
+    /// Runs one script several times, for keys of one node, and then a command behind all of them. Each has an answer of its own.
+    pub(in crate::store) async fn run_each<T: FromRedisValue>(
+        &mut self,
+        subject: impl Display,
+        calls: &[ScriptCall<'_>],
+        then: Option<&Cmd>,
+    ) -> Result<(Vec<Result<Value, StoreError>>, Option<T>), StoreError> {
+        let Some(first) = calls.first() else { return Ok((Vec::new(), None)) };
+        let mut way = self.way(|| slot_of(&first.command)).await?;
+        let mut answers: Vec<Option<Result<Value, StoreError>>> = calls.iter().map(|_| None).collect();
+        let mut last = None;
+        // Those that did not run because the script was not there run a second time, once it is.
+        for is_loaded in [false, true] {
+            let open: Vec<usize> = (0..calls.len()).filter(|at| answers[*at].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let mut pipeline = Pipeline::with_capacity(open.len() + 2);
+            if is_loaded {
+                pipeline.cmd("SCRIPT").arg("LOAD").arg(first.script.source);
+            }
+            open.iter().for_each(|at| drop(pipeline.add_command(calls[*at].command.clone())));
+            then.into_iter().for_each(|then| drop(pipeline.add_command(then.clone())));
+            pipeline.ignore_errors();
+            let sent = pipeline.query_async(way.of(&mut self.wire)).await;
+            let said: Vec<RedisResult<Value>> = sent.map_err(|error| self.failed(&subject, &error, &way))?;
+            let mut said = said.into_iter().skip(usize::from(is_loaded));
+            for (at, said) in open.iter().zip(&mut said) {
+                let said = said.map_err(|error| self.failed(&subject, &error, &way));
+                answers[*at] = match said {
+                    Err(StoreError::NoScript { .. }) if !is_loaded => None,
+                    said => Some(said),
+                };
+            }
+            last = said.next().and_then(Result::ok).and_then(|value| T::from_redis_value(value).ok());
+        }
+        Ok((answers.into_iter().flatten().collect(), last))
     }
 
     /// Whether both are for one's own node.

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::protocol::{
-    Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Recorded, Request, RequestKind, Term, Unfinished,
+    Answer, Call, Content, Entry, Kept, Known, MAX_BATCH, Recorded, Request, RequestKind, Term, Unfinished, Wanted,
 };
 use crate::facts::{
     envelope::AccountSequence,
     id::{DeliveryId, EndpointId, EntryId, IdError, IntentId},
+    partition::Mode,
 };
 
 type Malformed = String;
@@ -24,11 +25,16 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
         ("LOST", _) => Answer::Lost,
         ("NOGROUP", Call::Read { .. } | Call::ClaimForeign { .. } | Call::Trim { .. }) => Answer::NoGroup,
         ("BAD", Call::Settle { .. }) => Answer::BadItem { at: parts.size()?, why: parts.text()? },
-        ("ACQUIRED", Call::Acquire { .. }) => Answer::Acquired { now_ms: parts.number()? },
+        ("ACQUIRED", Call::Acquire { .. }) => {
+            let (now_ms, mode) = (parts.number()?, parts.text()?);
+            Answer::Acquired { now_ms, mode: Mode::parse((!mode.is_empty()).then_some(mode.as_str())) }
+        }
+        ("GATED", Call::Acquire { .. }) => Answer::Gated { token: parts.text()? },
+        ("RESERVED", Call::Acquire { .. }) => Answer::Reserved { worker: parts.text()?, left_ms: parts.number()? },
         ("TAKEN", Call::Acquire { .. }) => {
             Answer::Taken { by: Term::owner_of(&parts.text()?).to_owned(), left_ms: parts.number()? }
         }
-        ("RENEWED", Call::Renew { .. }) => Answer::Renewed,
+        ("RENEWED", Call::Renew { .. }) => Answer::Renewed { next: parts.optional(Parts::text)? },
         ("RELEASED", Call::Release { .. }) => Answer::Released,
         ("RECOVERED", Call::Recover { .. }) => Answer::Recovered { moved: parts.size()? },
         ("OPENED", Call::Open { .. }) => Answer::Opened {
@@ -93,6 +99,19 @@ pub fn answer(call: &Call, value: Value) -> Result<Answer, Malformed> {
     };
     parts.end()?;
     Ok(answer)
+}
+
+/// What `want.lua` answers.
+pub(in crate::store) fn wanted(value: Value) -> Result<Wanted, Malformed> {
+    let mut parts = Parts::of(value)?;
+    let wanted = match parts.text()?.as_str() {
+        "FREE" => Wanted::Free,
+        "ASKED" => Wanted::Asked { owner: Term::owner_of(&parts.text()?).to_owned(), left_ms: parts.number()? },
+        "BUSY" => Wanted::Busy { worker: parts.text()? },
+        word => return Err(format!("{word:?} is not one of its words")),
+    };
+    parts.end()?;
+    Ok(wanted)
 }
 
 fn in_order(mut counts: Vec<(EndpointId, Unfinished)>) -> Vec<(EndpointId, Unfinished)> {

@@ -47,6 +47,7 @@ pub mod publish;
 pub mod queries;
 pub mod registry;
 pub mod requests;
+pub mod routing;
 mod sentinel;
 pub mod tokens;
 mod topology;

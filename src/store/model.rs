@@ -3,6 +3,7 @@
 //! Never waits, fails or loses an answer; its caller adds that.
 
 pub mod operations;
+pub mod routing;
 
 use std::{
     cmp::Ordering,
@@ -16,7 +17,7 @@ use super::operations::work::Lost;
 use super::protocol::{
     Answer, Asked, CONSUMER, Call, Content, Entry, Failure, GROUP, Item, Kept, Known, LookFrom, MAX_BATCH, MAX_DROPS,
     MAX_READ_BYTES, Place, QUARANTINED_BYTES, Question, RECORD_HEAD_BYTES, RETAIN_PARTS, ReadFrom, Recorded, Request,
-    RequestKind, Settlement, Start, Term, Unfinished,
+    RequestKind, Settlement, Start, Term, Unfinished, Wanted,
 };
 use crate::facts::{
     delivery::Chain,
@@ -24,11 +25,15 @@ use crate::facts::{
     event::MAX_EVENT_BYTES,
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
+    partition::Mode,
     traceparent::MAX_TRACEPARENT_BYTES,
 };
 
 /// The longest lease that a configuration may ask for.
 pub const MAX_LEASE_MS: u64 = 60_000;
+
+/// The longest that a worker may ask that a partition be kept for it.
+const LONGEST_WISH_MS: u64 = 60_000;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
@@ -38,6 +43,13 @@ pub struct Model {
     pub full: bool,
     pub stream: Stream,
     pub lease: Option<Lease>,
+    pub mode: Mode,
+    /// The split that is to fill this part. Until then it has no owner.
+    pub gate: Option<String>,
+    /// The last entry of the stream above that this part has taken, or was told is not for it.
+    pub routed: Option<EntryId>,
+    /// The worker that asks for the partition.
+    pub next: Option<Lease>,
     pub cursor: Option<EntryId>,
     pub registry: Option<String>,
     /// The registry's own version: the registry has keys of its own, and a read returns the version as it is after the
@@ -258,7 +270,7 @@ impl Model {
             Call::Renew { ttl_ms, .. } => {
                 let until_ms = self.now_ms + ttl_ms;
                 self.lease.iter_mut().for_each(|lease| lease.until_ms = until_ms);
-                Answer::Renewed
+                Answer::Renewed { next: self.asking() }
             }
             Call::Release { .. } => {
                 self.lease = None;
@@ -308,6 +320,9 @@ impl Model {
     }
 
     fn acquire(&mut self, term: &Term, previous: &[Term], ttl_ms: u64) -> Answer {
+        if let Some(token) = &self.gate {
+            return Answer::Gated { token: token.clone() };
+        }
         let is_own = |lease: &Lease| previous.iter().any(|own| own.as_str() == lease.value);
         if let Some(lease) = self.lease.as_mut().filter(|lease| !is_own(lease)) {
             // Nobody takes a longer lease: Redis' clock was set back since, and its owner may be gone.
@@ -319,9 +334,40 @@ impl Model {
             Some(lease) if !previous.iter().any(|own| own.as_str() == lease.value) => {
                 Answer::Taken { by: Term::owner_of(&lease.value).to_owned(), left_ms: lease.until_ms - self.now_ms }
             }
-            _ => {
+            lease => {
+                let is_free = lease.is_none();
+                let asking = self.asking();
+                let is_asking = asking.as_deref() == Some(term.worker());
+                if let (Some(worker), Some(next)) = (asking.filter(|_| is_free && !is_asking), &mut self.next) {
+                    // Nobody asks for longer: Redis' clock was set back since.
+                    if next.until_ms - self.now_ms > LONGEST_WISH_MS {
+                        next.until_ms = self.now_ms + 3_000;
+                    }
+                    return Answer::Reserved { worker, left_ms: next.until_ms - self.now_ms };
+                }
                 self.lease = Some(Lease { value: term.as_str().to_owned(), until_ms: self.now_ms + ttl_ms });
-                Answer::Acquired { now_ms: self.now_ms }
+                self.next.take_if(|_| is_asking);
+                Answer::Acquired { now_ms: self.now_ms, mode: Ok(self.mode.clone()) }
+            }
+        }
+    }
+
+    /// The worker that asks for the partition.
+    fn asking(&mut self) -> Option<String> {
+        self.next.take_if(|next| next.until_ms <= self.now_ms);
+        self.next.as_ref().map(|next| next.value.clone())
+    }
+
+    /// Asks the owner for the partition, and keeps it for this worker for so long.
+    pub fn want(&mut self, worker: &str, holds_ms: u64) -> Wanted {
+        self.lease.take_if(|lease| lease.until_ms <= self.now_ms);
+        match (self.asking(), &self.lease) {
+            (Some(asking), _) if asking != worker => Wanted::Busy { worker: asking },
+            (_, None) => Wanted::Free,
+            (_, Some(lease)) => {
+                self.next = Some(Lease { value: worker.to_owned(), until_ms: self.now_ms + holds_ms });
+                let owner = Term::owner_of(&lease.value).to_owned();
+                Wanted::Asked { owner, left_ms: lease.until_ms - self.now_ms }
             }
         }
     }

@@ -15,7 +15,7 @@ use super::{
     keys::{PartitionKeys, RegistryKeys},
     protocol::{
         Answer, CONSUMER, Call, Failure, GROUP, Item, LookFrom, MAX_BATCH, Place, RETAIN_PARTS, ReadFrom, Settlement,
-        Start,
+        Start, Wanted,
     },
 };
 use crate::facts::{
@@ -98,10 +98,11 @@ impl PartitionStore {
         let lease = lease.as_str();
         Way::Script(match call {
             Call::Acquire { previous, ttl_ms, .. } => {
-                let script = self.fenced(&ACQUIRE, &[lease], call).arg(ttl_ms);
+                let names = [lease, &keys.mode(), &keys.gate(), &keys.next()];
+                let script = self.fenced(&ACQUIRE, &names, call).arg(ttl_ms);
                 previous.iter().fold(script, |script, term| script.arg(term.as_str()))
             }
-            Call::Renew { ttl_ms, .. } => self.fenced(&RENEW, &[lease], call).arg(ttl_ms),
+            Call::Renew { ttl_ms, .. } => self.fenced(&RENEW, &[lease, &keys.next()], call).arg(ttl_ms),
             Call::Release { .. } => self.fenced(&RELEASE, &[lease], call),
             Call::Recover { max, .. } => {
                 self.fenced(&RECOVER, &[lease, &keys.due(), &keys.claimed()], call).arg(most(*max))
@@ -210,6 +211,19 @@ impl PartitionStore {
             Step::Together(by_endpoint) => write_together(script, items, by_endpoint),
         })
     }
+}
+
+/// Asks the owner of a partition for it, in the name of this worker, and keeps it for that worker for so long.
+pub async fn want(
+    connection: &mut Connection,
+    keys: &PartitionKeys,
+    worker: &str,
+    holds_ms: u64,
+) -> Result<Wanted, StoreError> {
+    let subject = Subject("ask for", keys.stream());
+    let call = WANT.keys(&[&keys.lease(), &keys.next()]).arg(worker).arg(holds_ms);
+    let answer = connection.run(subject, &call).await?;
+    decode::wanted(answer).map_err(|why| StoreError::unexpected(subject, why))
 }
 
 /// How a call is carried out.
@@ -434,6 +448,7 @@ scripts! {
     ACQUIRE = "acquire",
     RENEW = "renew",
     RELEASE = "release",
+    WANT = "want",
     RECOVER = "recover",
     OPEN = "open",
     COUNTS = "counts",
@@ -445,7 +460,7 @@ scripts! {
     TAKE_HEADS = "take_heads",
     CLAIM_FOREIGN = "claim_foreign",
     INBOX = "inbox",
-    TRIM = "trim",
+    TRIM = "trim" with "trimming",
     EXPIRE_DEAD = "expire_dead" with "dead_index",
     UNINDEXED = "unindexed" with "dead_index",
     SWEEP_DEAD = "sweep_dead" with "dead_index",

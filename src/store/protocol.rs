@@ -12,6 +12,7 @@ use crate::facts::{
     envelope::{AccountSequence, Envelope},
     id::{DeliveryId, EndpointId, EntryId, EventId, IntentId, OperationId},
     letter::LetterFacts,
+    partition::{Mode, UnknownMode},
 };
 
 /// The group that Herald reads with, and the one consumer name that every owner uses.
@@ -46,6 +47,11 @@ impl Term {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The worker that it is of.
+    pub fn worker(&self) -> &str {
+        Self::owner_of(&self.0)
     }
 
     /// What tells it apart from others.
@@ -446,14 +452,28 @@ pub enum Answer {
         at: usize,
         why: String,
     },
+    /// With what becomes of the stream's entries.
     Acquired {
         now_ms: u64,
+        mode: Result<Mode, UnknownMode>,
     },
     Taken {
         by: String,
         left_ms: u64,
     },
-    Renewed,
+    /// The stream is a part that is still to be filled by this split: until then it has no owner.
+    Gated {
+        token: String,
+    },
+    /// It is free, but kept for the worker that has asked for it.
+    Reserved {
+        worker: String,
+        left_ms: u64,
+    },
+    /// With the worker that asks for the partition.
+    Renewed {
+        next: Option<String>,
+    },
     Released,
     Recovered {
         moved: usize,
@@ -566,4 +586,15 @@ pub enum Failure {
     Script(String),
     /// An answer that no script of this version gives: the call was carried out, and what it took is not known.
     Malformed(String),
+}
+
+/// What came of asking an owner for its partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nobody has it.
+    Free,
+    /// The owner finds out with its next renewal.
+    Asked { owner: String, left_ms: u64 },
+    /// Another worker has asked before.
+    Busy { worker: String },
 }

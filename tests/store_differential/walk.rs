@@ -884,7 +884,7 @@ fn invariants(state: &Model, chain_of: &BTreeMap<DeliveryId, Chain>) -> Step {
 
 fn time_of(answer: &Answer) -> Option<u64> {
     match answer {
-        Answer::Acquired { now_ms }
+        Answer::Acquired { now_ms, .. }
         | Answer::Entries { now_ms, .. }
         | Answer::Settled { now_ms, .. }
         | Answer::Claimed { now_ms, .. }

@@ -3,9 +3,9 @@
 use super::{
     ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
     ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS,
-    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Origin,
+    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin,
     Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND,
-    Telling, TermState, Traceparent, VecDeque, Wide,
+    Telling, TermState, Traceparent, UnknownMode, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {
@@ -13,17 +13,13 @@ impl<D: Directory> Partition<D> {
         match (outstanding, answer) {
             (_, Answer::Lost) => self.end_term(now, "the lease is not ours any more".to_owned()),
             (_, Answer::NoGroup) => self.end_term(now, "the consumer group is gone".to_owned()),
-            (Outstanding::Acquire { sent }, Answer::Acquired { now_ms: redis_ms }) => {
-                self.begin_term(now, sent, redis_ms)
+            (Outstanding::Acquire { sent }, Answer::Acquired { now_ms: redis_ms, mode }) => {
+                self.begin_term(now, sent, redis_ms, mode)
             }
-            (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. }) => {
-                self.is_taken = true;
-                self.core.forget_carried();
-                // Its due times are now another owner's, which saw the clock step for itself.
-                self.pulls.clear();
-                self.errands.push(Errand::AbortFlights);
-                self.phase = Phase::Waiting { at: now + left_ms.clamp(1, ACQUIRE_EVERY_MS) };
+            (Outstanding::Acquire { .. }, Answer::Taken { left_ms, .. } | Answer::Reserved { left_ms, .. }) => {
+                self.is_not_given(now + left_ms.clamp(1, ACQUIRE_EVERY_MS));
             }
+            (Outstanding::Acquire { .. }, Answer::Gated { .. }) => self.is_not_given(now + ACQUIRE_EVERY_MS),
             (Outstanding::Release, _) => self.left(now),
             (_, Answer::Recovered { moved }) => {
                 if moved < MAX_BATCH {
@@ -128,6 +124,16 @@ impl<D: Directory> Partition<D> {
         }
     }
 
+    /// Somebody else has it, or is to have it: asks again at this time.
+    fn is_not_given(&mut self, at: u64) {
+        self.is_taken = true;
+        self.core.forget_carried();
+        // Its due times are now another owner's, which saw the clock step for itself.
+        self.pulls.clear();
+        self.errands.push(Errand::AbortFlights);
+        self.phase = Phase::Waiting { at };
+    }
+
     /// Letters without an index get one. Once none is left, there are as many lines as letters, or an older Herald has
     /// removed some of them; or it wrote some with the times of a clock that was set back.
     fn index(&mut self, now: u64, letters: Vec<Kept>, next: Option<(u64, DeliveryId)>, dead: u64, indexed: u64) {
@@ -156,15 +162,26 @@ impl<D: Directory> Partition<D> {
         self.term.indexing = goes_on.unwrap_or(Indexing::Looks(LookFrom::Mark));
     }
 
-    pub(super) fn begin_term(&mut self, now: u64, sent: u64, redis_ms: u64) {
+    pub(super) fn begin_term(&mut self, now: u64, sent: u64, redis_ms: u64, mode: Result<Mode, UnknownMode>) {
         self.asked_at = sent;
         self.is_newcomer |= self.clock.is_new();
         self.hear_time(now, redis_ms);
         self.is_taken = false;
         self.lease.begin(sent);
         self.term = TermState::new(now, redis_ms, self.settings.budgets.deferred);
-        self.phase = Phase::Recovering;
         self.happenings.extend(self.lease.term().cloned().map(|term| Happening::TermBegan { term }));
+        match mode {
+            Ok(mode) => {
+                let is_routed = mode != Mode::Worked || self.settings.parts > 1;
+                self.phase = if is_routed { Phase::Routing } else { Phase::Recovering };
+                self.mode = Some(mode);
+            }
+            Err(error) => {
+                self.end_term(now, error.to_string());
+                // A newer Herald may take the lease before this one asks again.
+                self.phase = Phase::Waiting { at: now + 2 * self.settings.lease_ms };
+            }
+        }
     }
 
     pub(super) fn opened(&mut self, now: u64, made_after: Option<EntryId>, last_delivered: EntryId, registry: String) {

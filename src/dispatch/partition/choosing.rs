@@ -40,6 +40,7 @@ impl<D: Directory> Partition<D> {
                 Some((Call::Open { term, start: self.settings.start, registry }, Outstanding::Plain))
             }
             (Phase::Counting(cursor), Some(term)) => Some((Call::Counts { term, cursor }, Outstanding::Plain)),
+            (Phase::Routing, Some(term)) => self.leaves().then_some((Call::Release { term }, Outstanding::Release)),
             (Phase::Running, Some(term)) => {
                 self.core.tick(now);
                 let chosen = self.choose_running(now, term);

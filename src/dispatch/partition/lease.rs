@@ -19,16 +19,23 @@ pub(super) struct Lease {
     renew_at: u64,
     /// When the renewal that is on its way was sent.
     renewing: Option<u64>,
+    /// Who asked for the partition at the last renewal.
+    asked_by: Option<String>,
 }
 
 impl Lease {
     pub fn new(ttl_ms: u64) -> Self {
-        Self { ttl_ms, term: None, own_values: VecDeque::new(), until: 0, renew_at: 0, renewing: None }
+        Self { ttl_ms, term: None, own_values: VecDeque::new(), until: 0, renew_at: 0, renewing: None, asked_by: None }
     }
 
     /// The term that holds it.
     pub fn term(&self) -> Option<&Term> {
         self.term.as_ref()
+    }
+
+    /// The other worker that has asked for it, as the last renewal told.
+    pub fn asked_by(&self) -> Option<&str> {
+        self.asked_by.as_deref().filter(|_| self.term.is_some())
     }
 
     /// Asks for it with this value. Returns the earlier values of ours that it may still hold.
@@ -45,6 +52,7 @@ impl Lease {
     pub fn begin(&mut self, sent: u64) {
         self.term = self.own_values.back().cloned();
         self.renewing = None;
+        self.asked_by = None;
         self.held_from(sent);
     }
 
@@ -77,7 +85,10 @@ impl Lease {
             return true;
         }
         match answer {
-            Ok(Answer::Renewed) => self.held_from(sent),
+            Ok(Answer::Renewed { next }) => {
+                self.asked_by = next.clone().filter(|worker| worker != term.worker());
+                self.held_from(sent);
+            }
             Ok(_) => return false,
             Err(_) => self.renew_at = now + self.ttl_ms / 8,
         }

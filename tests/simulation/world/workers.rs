@@ -29,6 +29,7 @@ impl World {
             dead_max_count: 1_000_000,
             quarantine_bytes: 16 << 20,
             strict_events: false,
+            parts: 1,
         };
         let ignores = self.mutation == Some(Mutation::OtherRegistryIgnored);
         let snapshot = Snapshot::new(&self.registry, self.health, ignores);
@@ -330,7 +331,7 @@ fn brings_something(answer: &Result<Answer, Failure>) -> bool {
             !kept.is_empty()
         }
         Ok(Answer::Requests { requests }) => !requests.is_empty(),
-        Ok(Answer::Settled { .. } | Answer::Asked { .. } | Answer::Renewed) => true,
+        Ok(Answer::Settled { .. } | Answer::Asked { .. } | Answer::Renewed { .. }) => true,
         _ => false,
     }
 }

@@ -1,0 +1,140 @@
+//! What the calls of a router mean: entries of a stream that is split, and what its parts take of them.
+
+use super::{EntryId, GROUP, Lost, MAX_READ_BYTES, Mode, Model, Term};
+use crate::store::routing::{
+    Appended, Batch, Fields, Gating, MAX_ENTRY_BYTES, MAX_ENTRY_FIELDS, MAX_ROUTED, MAX_VALUE_BYTES, ModeSet, Page,
+    Passed, Route, Trimming,
+};
+
+impl Model {
+    /// Up to `most` entries behind this id, or a mebibyte of them; the mode of a stream that is not routed.
+    pub fn route_read(&self, after: EntryId, most: usize) -> Result<Page, String> {
+        let Mode::Routed { .. } = self.mode else { return Err(self.mode.to_text().unwrap_or_default()) };
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        for (id, fields) in self.stream.entries.range(after).take(most.clamp(1, MAX_ROUTED)) {
+            let fields = carried(fields);
+            entries.push(Passed::new(*id, &fields, self.places.get(id)));
+            bytes += if is_event_alone(&fields) { fields[0].1.len() } else { bytes_of(&fields) };
+            if bytes >= MAX_READ_BYTES {
+                break;
+            }
+        }
+        let oldest = self.stream.entries.first_key_value().map(|(id, _)| *id);
+        Ok(Page { now_ms: self.now_ms, last: self.stream.last_generated, oldest, cursor: self.cursor, entries })
+    }
+
+    /// Takes a batch of the stream above, if everything before it was taken. An id stays as it is where it is larger than the last;
+    /// otherwise the entry gets the one behind that: ids only grow.
+    pub fn append(&mut self, route: &Route, batch: &Batch) -> Appended {
+        if let Some(token) = self.gate.take_if(|token| *token != route.token) {
+            self.gate = Some(token.clone());
+            return Appended::Gated { token };
+        }
+        let at = self.routed.unwrap_or_default().max(route.barrier);
+        self.gate = None;
+        if at != batch.after {
+            return Appended::At(at);
+        }
+        for entry in &batch.entries {
+            let last = self.stream.last_generated;
+            let id = if entry.id > last { entry.id } else { after(last) };
+            self.add_entry(id, entry.fields());
+            if let Some(place) = entry.place() {
+                self.places.insert(id, place);
+            }
+        }
+        self.routed = Some(batch.up_to);
+        Appended::Done { count: batch.entries.len() as u64, last: self.stream.last_generated }
+    }
+
+    /// All parts have what is up to `safe`. The last entry that could go stays.
+    pub fn route_trim(
+        &mut self,
+        term: &Term,
+        trim: &Trimming,
+        retain_ms: u64,
+        ignores: &[String],
+    ) -> Result<u64, Lost> {
+        self.fence(term)?;
+        let Trimming { safe, highest } = *trim;
+        self.cursor = self.cursor.max(Some(safe));
+        if !self.stream.exists {
+            return Ok(0);
+        }
+        self.stream.last_generated = self.stream.last_generated.max(highest);
+        let counted = self.stream.groups.iter().filter(|(name, _)| *name != GROUP && !ignores.contains(name));
+        let passed = counted.map(|(_, group)| match group.pending.keys().next() {
+            Some(lowest) => lowest.before(),
+            None => group.last_delivered,
+        });
+        let passed = passed.chain([safe]).min().unwrap_or(safe);
+        let old = match retain_ms {
+            0 => Some(passed),
+            _ => self.old_after(passed, retain_ms),
+        };
+        let Some(old) = old else { return Ok(0) };
+        let before = self.stream.entries.len();
+        self.stream.entries.retain(|id, _| *id >= old);
+        self.places.retain(|id, _| *id >= old);
+        Ok((before - self.stream.entries.len()) as u64)
+    }
+
+    pub fn set_mode(&mut self, term: &Term, from: &Mode, to: &Mode) -> ModeSet {
+        match self.fence(term) {
+            Err(Lost) => ModeSet::Lost,
+            Ok(()) if self.mode != *from && self.mode != *to => ModeSet::Is(self.mode.to_text().unwrap_or_default()),
+            Ok(()) => {
+                self.mode = to.clone();
+                ModeSet::Done
+            }
+        }
+    }
+
+    /// Closes a part until a split is over.
+    pub fn close(&mut self, token: &str) -> Gating {
+        self.lease.take_if(|lease| lease.until_ms <= self.now_ms);
+        match &self.gate {
+            Some(gate) if gate != token => Gating::Gated { token: gate.clone() },
+            None if self.routed.is_some() || self.lease.is_some() || self.registry.is_some() => Gating::Used,
+            _ => {
+                self.gate = Some(token.to_owned());
+                Gating::Done
+            }
+        }
+    }
+}
+
+fn after(id: EntryId) -> EntryId {
+    match id.seq.checked_add(1) {
+        Some(seq) => EntryId { seq, ..id },
+        None => EntryId { ms: id.ms + 1, seq: 0 },
+    }
+}
+
+fn bytes_of(fields: &Fields) -> usize {
+    fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+fn is_event_alone(fields: &Fields) -> bool {
+    matches!(&fields[..], [(name, event)] if name == "event" && event.len() <= MAX_ENTRY_BYTES)
+}
+
+/// All of an entry, or what Herald reads of it where one call could not carry that.
+fn carried(fields: &Fields) -> Fields {
+    if is_event_alone(fields) || (bytes_of(fields) <= MAX_ENTRY_BYTES && fields.len() <= MAX_ENTRY_FIELDS) {
+        return fields.clone();
+    }
+    let mut kept = Fields::new();
+    for (name, value) in fields {
+        let is_read = ["event", "traceparent", "account-sequence"].iter().any(|read| name == read);
+        if is_read && kept.iter().all(|(known, _)| known != name) {
+            kept.push((name.clone(), value.slice(..value.len().min(MAX_VALUE_BYTES))));
+        }
+    }
+    if kept.is_empty() {
+        let cut = |text: &bytes::Bytes| text.slice(..text.len().min(MAX_VALUE_BYTES));
+        kept.extend(fields.first().map(|(name, value)| (cut(name), cut(value))));
+    }
+    kept
+}
