@@ -31,7 +31,7 @@ use crate::{
         breaker::BreakerSettings,
         budgets::Budgets,
         partition::{Happening, Settings},
-        presence::Presence,
+        presence::{OwnShare, Presence},
         worker::{Parts, Worker},
     },
     facts::{
@@ -126,8 +126,9 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let keyring = served_keyring(config)?;
     let redis = redis(config)?.sealed_by(keyring.clone());
     let registry = Registry::new();
-    let (presence, gives_way) =
-        Presence::new(redis.clone(), registry.clone(), PartitionKeys::new(&config.stream.name)?, owner_name());
+    let own = watch::channel(OwnShare::default()).1;
+    let keys = PartitionKeys::new(&config.stream.name)?;
+    let (presence, gives_way, _) = Presence::new(redis.clone(), registry.clone(), keys, owner_name(), own);
     let parts = parts(config, redis.clone(), registry.clone(), gives_way, listener)?;
     let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;

@@ -63,6 +63,8 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_STREAM_TRIM_IGNORES", ""),
         ("HERALD_EVENTS_STRICT", "false"),
         ("HERALD_LEASE", "5s"),
+        ("HERALD_WORKER", ""),
+        ("HERALD_WEIGHT", "1"),
         ("HERALD_ALLOW_HTTP", "false"),
         ("HERALD_ALLOW_NETWORKS", ""),
         ("HERALD_GUARD_ALLOW_METADATA", "false"),
@@ -211,7 +213,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 63] = [
+const BOUNDS: [Bounds; 65] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),

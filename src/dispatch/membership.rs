@@ -393,7 +393,9 @@ impl Membership {
                     if free > 0 && (agrees || insists) {
                         free -= 1;
                         self.runs.remove(&stream);
-                        self.regretted.insert(stream.clone(), now + REGRETS_MS);
+                        if !agrees {
+                            self.regretted.insert(stream.clone(), now + REGRETS_MS);
+                        }
                     }
                 }
                 Some(Doing::Stopping) => drop(self.runs.remove(&stream)),
@@ -419,12 +421,12 @@ impl Membership {
         let mut asks = Vec::new();
         let mut anothers = self.coming.values().filter(|coming| coming.is_anothers).count();
         for stream in self.share.clone() {
-            let is_regretted = self.regretted.contains_key(&stream);
+            let is_known = self.members.iter().any(|member| member.owned.contains(&stream));
+            let is_regretted = is_known && self.regretted.contains_key(&stream);
             if matches!(self.doing.get(&stream), Some(Doing::Owned | Doing::Stopping)) || is_regretted {
                 continue;
             }
             let coming = self.coming.get(&stream).copied();
-            let is_known = self.members.iter().any(|member| member.owned.contains(&stream));
             match coming {
                 Some(coming) if now < coming.ask_at => {}
                 Some(_) => asks.push(Ask::Want(stream.clone())),

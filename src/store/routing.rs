@@ -179,7 +179,9 @@ pub enum NoPage {
 pub enum Gating {
     Done,
     /// Another split has closed it.
-    Gated { token: String },
+    Gated {
+        token: String,
+    },
     /// Somebody works on it, or did.
     Used,
 }
@@ -412,7 +414,16 @@ impl PartsStore {
             let wired = self.nodes.get(&node).cloned();
             let names = batches.iter().map(|batch| self.parts[batch.part as usize].clone()).collect();
             let redis = self.redis.clone();
-            Appending { redis, node, wired, wanted, timeout: self.replicas.timeout, route: route.clone(), names, batches }
+            Appending {
+                redis,
+                node,
+                wired,
+                wanted,
+                timeout: self.replicas.timeout,
+                route: route.clone(),
+                names,
+                batches,
+            }
         };
         by_node.into_iter().map(node).collect()
     }
