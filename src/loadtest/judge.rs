@@ -63,6 +63,8 @@ pub struct Evidence {
     /// What Herald still holds at the end for endpoints that never take anything. Without a list, everything that is
     /// neither acknowledged nor dead counts as lost.
     pub kept: Vec<Kept>,
+    /// Entries that Redis says to have been trimmed before Herald read them.
+    pub trimmed_unread: u64,
     pub faults: Vec<FaultMark>,
     /// The events lay in the stream before the load began.
     pub is_drain: bool,

@@ -33,6 +33,7 @@ const ALL: [&str; 22] = [
     "standstill",
     "dead_unexpectedly",
     "not_dead",
+    "trimmed",
     "sent_after_gone",
     "unknown",
     "redirect_followed",
@@ -62,6 +63,12 @@ fn kept(history: &History, evidence: &Evidence) {
 
 fn none() -> Evidence {
     Evidence::default()
+}
+
+#[test]
+fn what_redis_counts_as_trimmed_is_not_passed_over() {
+    let history = clean();
+    only(&history, &Evidence { trimmed_unread: 7, ..none() }, "trimmed");
 }
 
 fn fault(fault: Fault, at: f64, until: f64) -> Evidence {

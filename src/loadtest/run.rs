@@ -321,7 +321,8 @@ impl Prepared {
         };
         let (Performed { happened, missed }, ()) = tokio::try_join!(disturbing, loading)?;
         let after = (house.uses().await, Usage::of_this_process());
-        let mut evidence = Evidence { faults: happened, is_drain, ..Evidence::default() };
+        let trimmed_unread = waiting::trimmed_unread(redis, &self.keys).await?;
+        let mut evidence = Evidence { faults: happened, is_drain, trimmed_unread, ..Evidence::default() };
         let verdict = self.judge(redis, &mut evidence, view).await?;
         let processes = processes(before, after, verdict.deliveries.acknowledged);
         let result = self.result(verdict, evidence.faults, environment, started_at, processes);

@@ -145,6 +145,12 @@ fn everything(from_ms: u64) -> DeadRange {
     DeadRange { endpoint: None, from_ms, until_ms: u64::MAX }
 }
 
+/// Entries that Redis says to have been trimmed before they were read. Nobody but Herald trims a Redis of our own.
+pub async fn trimmed_unread(redis: &Redis, keys: &PartitionKeys) -> Result<u64> {
+    let mut connection = redis.connect(Purpose::Other).await?;
+    Ok(gauges(&mut connection, keys).await.context("cannot look at the stream")?.trimmed_unread)
+}
+
 /// Reads what the ledger does not know: the dead letters since the load began, and what Herald still holds.
 pub async fn gather(redis: &Redis, keys: &PartitionKeys, began_ms: u64, evidence: &mut Evidence) -> Result<()> {
     /// Redis' clock may be another machine's.

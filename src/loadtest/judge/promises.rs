@@ -90,6 +90,7 @@ pub fn judge(case: &Case<'_>, found: &[Goodput]) -> Vec<Promise> {
         changes::standstill(case),
         case.dead_unexpectedly(),
         case.not_dead(),
+        case.trimmed(),
         case.suspected(
             &[Suspicion::AfterGone],
             Trial::new("sent_after_gone", case.owed_to_gone(), "An endpoint that answered 410 gets nothing any more."),
@@ -208,6 +209,19 @@ impl Case<'_> {
                     trial.broke(|| self.name(&item, "given up, and no dead letter"));
                 }
             }
+        }
+        trial
+    }
+
+    /// An operator is told so by the doctor and an alert, and would look for what was never lost.
+    fn trimmed(&self) -> Trial {
+        let trimmed = self.evidence.trimmed_unread;
+        let mut trial = Trial::new("trimmed", 1, "Nothing counts as trimmed before it was read: only Herald trims.");
+        if trimmed > 0 {
+            trial.broke_more(
+                1,
+                format!("{} said to be trimmed unread", words::count(trimmed, "entry is", "entries are")),
+            );
         }
         trial
     }
