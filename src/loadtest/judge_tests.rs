@@ -15,7 +15,7 @@ use crate::loadtest::{
 #[path = "judge_waiting_tests.rs"]
 mod waiting;
 
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     "lost",
     "stuck",
     "duplicated",
