@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
     sync::Arc,
     thread,
     time::Duration,
@@ -12,9 +13,11 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User, gethostname};
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Handle},
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,11 +31,15 @@ use crate::{
     config::{Config, Start, redis_places},
     console, descriptors,
     dispatch::{
+        attempts::{Attempts, Crew, Senders},
         breaker::BreakerSettings,
         budgets::Budgets,
+        fleet::{Fleet, Partition, Standings, Threads},
+        membership::Settings as Share,
         partition::{Happening, Settings},
         presence::{OwnShare, Presence},
-        worker::{Parts, Worker},
+        sharing::{Fleeting, Sharing, Wishes},
+        worker::Parts,
     },
     facts::{
         audit::{Origin, Surface},
@@ -67,8 +74,7 @@ use crate::{
     tls::install_crypto_provider,
 };
 
-/// Those of the worker: one for proven receivers, one for the others.
-const SENDERS: u64 = 2;
+/// How often it is looked which partitions there are, and how soon again where that cannot be told.
 
 /// How often a process that has only payment intents looks whether Redis answers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -112,6 +118,21 @@ pub async fn traced<T>(does: impl Future<Output = Result<T>>) -> Result<T> {
     done
 }
 
+fn threads(config: &Config) -> Threads {
+    let processors = || thread::available_parallelism().map_or(1, NonZero::get);
+    Threads::of(config.threads.map_or_else(processors, usize::from))
+}
+
+/// Those of a worker: one for each thread of attempts, and one for receivers that are not proven.
+fn senders(threads: Threads) -> u64 {
+    threads.attempts as u64 + 1
+}
+
+/// How many connections each of so many senders may have.
+fn connections_each(config: &Config, senders: u64) -> usize {
+    descriptors::connections_each(senders, callers(config, senders))
+}
+
 /// How many callers of the payment intents this process may have at once beside so many senders.
 fn callers(config: &Config, senders: u64) -> usize {
     let most = http::server::LIMITS.connections;
@@ -126,11 +147,43 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let keyring = served_keyring(config)?;
     let redis = redis(config)?.sealed_by(keyring.clone());
     let registry = Registry::new();
-    let own = watch::channel(OwnShare::default()).1;
     let keys = PartitionKeys::new(&config.stream.name)?;
-    let (presence, gives_way, _) = Presence::new(redis.clone(), registry.clone(), keys, owner_name(), own);
-    let parts = parts(config, redis.clone(), registry.clone(), gives_way, listener)?;
-    let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
+    let (own, own_seen) = watch::channel(OwnShare::default());
+    let (presence, gives_way, company) =
+        Presence::new(redis.clone(), registry.clone(), keys.clone(), worker_id(config), own_seen);
+    let readiness = Readiness::new();
+    readiness.await_endpoints();
+    let metrics = Metrics::new(readiness.clone());
+    let (standings, wishes) = (Standings::default(), Wishes::default());
+    let share =
+        Share { id: worker_id(config), weight: config.worker.weight, lease_ms: config.lease.ttl.as_millis() as u64 };
+    let fleet_seen = Fleeting { standings: standings.watch(), wishes: wishes.watch() };
+    let (sharing, wanted) = Sharing::new(redis.clone(), keys, share, own, company, fleet_seen, readiness.clone());
+    let threads = threads(config);
+    let senders = senders(threads);
+    let sending = |_| Ok::<_, anyhow::Error>(Arc::new(sender_of(config, redis.clone(), senders)?));
+    let proven: Vec<Arc<Sender>> = (0..threads.attempts).map(sending).collect::<Result<_>>()?;
+    let partitions = Partitions {
+        config: config.clone(),
+        redis: redis.clone(),
+        registry: registry.clone(),
+        gives_way,
+        sender: Arc::clone(&proven[0]),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        standings: standings.clone(),
+        wishes,
+        listener,
+        senders,
+    };
+    // What is wrong with the configuration is said before anything is begun.
+    partitions.settings()?;
+    let crew =
+        Crew::start(Senders { proven, unproven: sending(0)? }).context("cannot start the threads for attempts")?;
+    let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, attempts| {
+        partitions.partition(stream, attempts)
+    });
+    let fleet = fleet.context("cannot start the threads for partitions")?;
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;
     let of_health = match config.metrics_listen {
         Some(address) => Some(bound(address, "metrics_listen, HERALD_METRICS_LISTEN").await?),
@@ -149,14 +202,15 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let sweeping = tokio::spawn(sweep::run(
         registry.clone(),
         redis.clone(),
-        parts.keys.clone(),
+        PartitionKeys::new(&config.stream.name)?,
         audit(config, Surface::Worker)?,
         rest.clone(),
     ));
+    let telling_keys = tokio::spawn(tell_missing_keys(registry.clone(), readiness.clone(), rest.clone()));
     let following = tokio::spawn(registry.clone().run(redis.clone(), rest.clone()));
     let unlocking = tokio::spawn(keyring.clone().follow(rest.clone()));
     let presenting = tokio::spawn(presence.run(rest.clone()));
-    let history = follower(config, &parts).map(|follower| tokio::spawn(follower.run(rest.clone())));
+    let sharing = tokio::spawn(sharing.run(cancel.clone()));
     let (mut page, mut intents) = (metrics.page().and(registry.page()), None);
     if let Some(address) = config.intents.listen {
         let counted = IntentMetrics::default();
@@ -165,7 +219,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
             config,
             address,
             &entrance,
-            SENDERS,
+            senders,
             (redis.clone(), registry.clone()),
             counted,
             rest.clone(),
@@ -182,8 +236,12 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         ],
     };
     let telling = tokio::spawn(systemd::tell(readiness, keyring.clone(), cancel.clone(), rest.clone()));
-    let worker = Worker::new(parts).context("cannot start the threads for attempts")?;
-    let worked = work(worker, cancel).await;
+    let stops = CancellationToken::new();
+    let leaving = async {
+        left(sharing, cancel, config.shutdown.grace / 2).await;
+        stops.cancel();
+    };
+    let (worked, ()) = tokio::join!(fleet.run(wanted, stops.clone()), leaving);
     rest.cancel();
     if let Some(intents) = intents
         && let Err(error) = intents.await
@@ -196,8 +254,9 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         (unlocking, "what follows the keys"),
         (presenting, "what tells the other workers"),
         (telling, "what tells systemd"),
+        (telling_keys, "what looks for missing keys"),
     ];
-    for (task, what) in tasks.into_iter().chain(history.map(|task| (task, "the history"))) {
+    for (task, what) in tasks {
         if let Err(error) = task.await {
             warn!(%error, "{what} failed");
         }
@@ -369,84 +428,115 @@ fn operations(config: &Config, redis: Redis, registry: Registry) -> Result<Opera
     Ok(Operations { router, runtime: Handle::current(), large_bodies: api::v1::events::BATCH_PATH })
 }
 
-/// The worker has a thread for itself and its connections: another one between it and Redis would have to be woken for
-/// each question and each answer, and whatever else this process does keeps neither from its turn.
-async fn work(worker: Worker, cancel: CancellationToken) -> Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the worker's runtime")?;
-    let (ends, ended) = oneshot::channel();
-    let run = move || {
-        runtime.block_on(worker.run(cancel));
-        // Who waits for it may be gone.
-        let _ = ends.send(());
+/// Keys that endpoints need and this process does not have, once the endpoints were read.
+async fn tell_missing_keys(registry: Registry, readiness: Readiness, cancel: CancellationToken) {
+    let mut changes = registry.changes();
+    let telling = async {
+        loop {
+            if registry.state() != RegistryState::Loading {
+                readiness.set_missing_keys(registry.missing_keys());
+            }
+            if changes.next().await.is_none() {
+                return;
+            }
+        }
     };
-    thread::Builder::new().name("worker".to_owned()).spawn(run).context("cannot start the worker's thread")?;
-    ended.await.context(
-        "the worker's thread has panicked, for the reason that stands above: nothing is lost, start Herald again",
-    )
+    cancel.run_until_cancelled(telling).await;
 }
 
-fn parts(
-    config: &Config,
+/// Until others have taken over what this worker has, once it is told to end; then for no longer than this, so that what is in flight
+/// has its time, too.
+async fn left(sharing: JoinHandle<()>, cancel: CancellationToken, most: Duration) {
+    let too_long = async {
+        cancel.cancelled().await;
+        sleep(most).await;
+    };
+    tokio::select! {
+        ended = sharing => if let Err(error) = ended { warn!(%error, "what shares the partitions failed") },
+        () = too_long => warn!("not everything was taken over by other workers in time: they have it once this one ends"),
+    }
+}
+
+/// What partitions are made of, whichever these are.
+struct Partitions {
+    config: Config,
     redis: Redis,
     registry: Registry,
     gives_way: watch::Receiver<bool>,
+    sender: Arc<Sender>,
+    metrics: Metrics,
+    readiness: Readiness,
+    standings: Standings,
+    wishes: Wishes,
     listener: Option<mpsc::Sender<Happening>>,
-) -> Result<Parts> {
-    let policy = RetryPolicy::try_new(config.retry)?;
-    let limits = &config.limits;
-    let settings = Settings {
-        owner: owner_name(),
-        policy,
-        breaker: BreakerSettings {
-            failure_share: limits.breaker.failure_share,
-            cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
-            max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
-        },
-        budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
-            .within(descriptors::connections_each(SENDERS, callers(config, SENDERS))),
-        lease_ms: config.lease.ttl.as_millis() as u64,
-        start: match config.stream.start {
-            Start::Oldest => store::protocol::Start::Oldest,
-            Start::New => store::protocol::Start::Newest,
-            Start::After(entry) => store::protocol::Start::After(entry),
-        },
-        retain_ms: config.stream.retain.as_millis() as u64,
-        trim_ignores: config.stream.trim_ignores.clone(),
-        dead_max_age_ms: limits.dead_letters.max_age.as_millis() as u64,
-        dead_max_count: limits.dead_letters.max_count,
-        quarantine_bytes: limits.quarantine_bytes,
-        strict_events: config.events.strict,
-        parts: u32::from(config.stream.partitions),
-    };
-    let readiness = Readiness::new();
-    readiness.await_endpoints();
-    let senders = [Arc::new(sender(config, redis.clone())?), Arc::new(sender(config, redis.clone())?)];
-    Ok(Parts {
-        redis,
-        keys: PartitionKeys::new(&config.stream.name)?,
-        audit: audit(config, Surface::Worker)?,
-        settings,
-        attempt_log_len: limits.attempt_log_entries,
-        history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
-        keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),
-        quotas: config.quotas,
-        disable_after: limits.disable_after,
-        registry,
-        gives_way,
-        history: History::new(config.history.clone(), &config.stream.name, HISTORY_PATIENCE),
-        senders,
-        metrics: Metrics::new(&config.stream.name, readiness.clone()),
-        readiness,
-        listener,
-        grace: config.shutdown.grace,
-    })
+    /// How many senders there are.
+    senders: u64,
 }
 
-/// Writes the history, if there is to be one.
-fn follower(config: &Config, parts: &Parts) -> Option<Follower> {
-    let settings =
-        HistorySettings { url: config.history.url.clone()?, keep: config.history.keep, bodies: config.history.bodies };
-    Some(Follower::new(settings, parts.redis.clone(), parts.keys.clone(), parts.metrics.clone()))
+impl Partitions {
+    fn settings(&self) -> Result<Settings> {
+        let config = &self.config;
+        let limits = &config.limits;
+        Ok(Settings {
+            owner: worker_id(config),
+            policy: RetryPolicy::try_new(config.retry)?,
+            breaker: BreakerSettings {
+                failure_share: limits.breaker.failure_share,
+                cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
+                max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
+            },
+            budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
+                .within(connections_each(config, self.senders)),
+            lease_ms: config.lease.ttl.as_millis() as u64,
+            start: match config.stream.start {
+                Start::Oldest => store::protocol::Start::Oldest,
+                Start::New => store::protocol::Start::Newest,
+                Start::After(entry) => store::protocol::Start::After(entry),
+            },
+            retain_ms: config.stream.retain.as_millis() as u64,
+            trim_ignores: config.stream.trim_ignores.clone(),
+            dead_max_age_ms: limits.dead_letters.max_age.as_millis() as u64,
+            dead_max_count: limits.dead_letters.max_count,
+            quarantine_bytes: limits.quarantine_bytes,
+            strict_events: config.events.strict,
+            parts: u32::from(config.stream.partitions),
+        })
+    }
+
+    /// The one on this stream.
+    fn partition(&self, stream: &str, attempts: Attempts) -> Result<Partition> {
+        let config = &self.config;
+        let limits = &config.limits;
+        let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
+        let history = config.history.url.clone();
+        let follower = history.map(|url| {
+            let settings = HistorySettings { url, keep: config.history.keep, bodies: config.history.bodies };
+            Follower::new(settings, self.redis.at_home_in(keys.slot()), keys.clone(), self.metrics.clone())
+        });
+        let parts = Parts {
+            redis: self.redis.at_home_in(keys.slot()),
+            keys,
+            audit: audit(config, Surface::Worker)?,
+            settings: self.settings()?,
+            attempt_log_len: limits.attempt_log_entries,
+            history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
+            keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),
+            quotas: config.quotas,
+            disable_after: limits.disable_after,
+            registry: self.registry.clone(),
+            gives_way: self.gives_way.clone(),
+            history: History::new(config.history.clone(), stream, HISTORY_PATIENCE),
+            sender: Arc::clone(&self.sender),
+            attempts,
+            metrics,
+            readiness: self.readiness.of(stream),
+            standing: self.standings.clone(),
+            wishes: self.wishes.clone(),
+            listener: self.listener.clone(),
+            grace: config.shutdown.grace,
+        };
+        Ok(Partition { parts, follower })
+    }
 }
 
 /// The audit log as it is configured, for what is done by this surface of this process.
@@ -501,6 +591,11 @@ pub fn redis(config: &Config) -> Result<Redis> {
 /// The sender as it is configured, for the worker and for whoever checks or tests an endpoint. It leads to no server that this Redis
 /// has found out to be one of its own.
 pub fn sender(config: &Config, redis: Redis) -> Result<Sender> {
+    sender_of(config, redis, senders(threads(config)))
+}
+
+/// The same as one of so many.
+fn sender_of(config: &Config, redis: Redis, senders: u64) -> Result<Sender> {
     install_crypto_provider();
     let extra_root_certificates = match &config.attempt.ca_file {
         None => Vec::new(),
@@ -524,7 +619,7 @@ pub fn sender(config: &Config, redis: Redis) -> Result<Sender> {
         }),
         extra_root_certificates,
         max_connection_age: config.attempt.max_connection_age,
-        max_connections: descriptors::connections_each(SENDERS, callers(config, SENDERS)),
+        max_connections: connections_each(config, senders),
         egress_proxy: config.attempt.egress_proxy.as_ref().map(|url| EgressProxy {
             is_https: url.is_https(),
             host: url.host(),
@@ -576,7 +671,12 @@ fn local_addresses() -> Vec<Option<IpAddr>> {
     [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into_iter().chain(of_interfaces).map(Some).collect()
 }
 
-/// Who holds a lease, for those who look: host and process.
+/// What other workers know it by, and who looks at a lease.
+fn worker_id(config: &Config) -> String {
+    config.worker.id.clone().unwrap_or_else(owner_name)
+}
+
+/// Host and process.
 fn owner_name() -> String {
     format!("{}/{}", host_name(), std::process::id())
 }

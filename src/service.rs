@@ -295,12 +295,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::{metrics::Metrics, partitions::PartitionMetrics};
 
     struct Served {
         address: std::net::SocketAddr,
         readiness: Readiness,
-        metrics: Metrics,
+        metrics: PartitionMetrics,
         shutdown: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
@@ -313,7 +313,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
-        let metrics = Metrics::new("intents", readiness.clone());
+        let metrics = Metrics::new(readiness.clone()).partition("intents");
         let health = Health { readiness: readiness.clone(), metrics: metrics.page() };
         let task = tokio::spawn(serve(listener, Entrance::default(), bounds, Serves::Health(health), shutdown.clone()));
         Served { address, readiness, metrics, shutdown, task }
@@ -366,8 +366,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
         readiness.set_redis(true);
-        let health =
-            Health { readiness: readiness.clone(), metrics: Metrics::new("intents", readiness.clone()).page() };
+        let health = Health { readiness: readiness.clone(), metrics: Metrics::new(readiness.clone()).page() };
         let ended = start(listener, Entrance::default(), Serves::Health(health), shutdown.clone()).unwrap();
         let ask = || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();

@@ -35,9 +35,10 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 65] = [
+pub(super) const KEYS: [Key; 66] = [
     key("listen"),
     key("metrics_listen"),
+    key("threads"),
     secret("admin_token", Showing::Hidden),
     key("master_key_file"),
     key("seal_only"),

@@ -44,6 +44,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are, beside nothing else; None is on `listen`.
     pub metrics_listen: Option<SocketAddr>,
+    /// For partitions and attempts; None: as many as there are processors.
+    pub threads: Option<u16>,
     pub admin_token: Option<AdminToken>,
     /// What the console's sessions are sealed with; none: what is derived from the admin token.
     pub session_key: Option<AdminToken>,
@@ -112,6 +114,7 @@ impl Config {
     fn assemble(reader: &mut Reader) -> Option<Self> {
         let (listen, admin_token, seal) = (reader.listen(), reader.admin_token(), reader.seal());
         let (metrics_listen, api, session_key) = (reader.metrics_listen(), reader.api(), reader.session_key());
+        let threads = reader.threads();
         let (redis, stream, events, lease) = (reader.redis(), reader.stream(), reader.events(), reader.lease());
         let worker = reader.worker();
         let (guard, attempt, retry) = (reader.guard(), reader.attempt(), reader.retry());
@@ -120,6 +123,7 @@ impl Config {
         Some(Self {
             listen: listen?,
             metrics_listen: metrics_listen?,
+            threads: threads?,
             admin_token: admin_token?,
             session_key: session_key?,
             api: api?,

@@ -233,6 +233,13 @@ impl Reader {
         }
     }
 
+    pub fn threads(&mut self) -> Option<Option<u16>> {
+        self.one("threads", |text| match text {
+            "auto" => Ok(None),
+            number => Ok(Some(number_in(1..=256)(number)? as u16)),
+        })
+    }
+
     pub fn stream(&mut self) -> Option<StreamConfig> {
         /// A stream with more readers than this has other problems.
         const MAX_GROUPS: usize = 64;

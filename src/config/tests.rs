@@ -144,7 +144,7 @@ fn the_built_in_default_means_what_it_says() {
     assert_eq!((config.lease.ttl, config.attempt.timeout), (Duration::from_secs(5), Duration::from_secs(15)));
     assert_eq!((config.attempt.connect_timeout, &config.attempt.ca_file), (Duration::from_secs(5), &None));
     assert_eq!((config.guard.allow_http, config.guard.allow_networks.len()), (false, 0));
-    assert_eq!((config.admin_token, config.log.format), (None, LogFormat::Auto));
+    assert_eq!((config.admin_token, config.log.format, config.threads), (None, LogFormat::Auto, None));
     assert_eq!(config.shutdown.grace, Duration::from_secs(20));
     let limits = config.limits;
     assert_eq!((limits.body_bytes, limits.attempt_log_entries), (64 << 20, 100_000));
@@ -213,9 +213,10 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 65] = [
+const BOUNDS: [Bounds; 66] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
+    ("threads", &["auto", "1", "256"], &["0", "257", "", "all"]),
     ("admin_token", &["", "0123456789abcdef"], &["short", "sixteen chars ok", "0123456789abcdé"]),
     ("api.certificate_file", &[""], &["api.pem"]),
     ("api.key_file", &[""], &["api.key"]),

@@ -1,30 +1,35 @@
 //! Where attempts run: on threads, timers and connections of their own, so that no receiver, whatever it sends, keeps the
 //! partition from renewing its lease, settling or starting the next attempt. Receivers that have not shown that they answer
-//! have a thread to themselves: a flood that keeps it busy takes nothing from the proven ones.
+//! have a thread to themselves: a flood that keeps it busy takes nothing from the proven ones. All partitions of a process share
+//! these threads.
 //!
 //! An attempt, its connection and its timer stay on one thread, and what passes between threads goes in batches: waking
 //! another thread is expensive.
 
 mod mailbox;
+mod members;
 mod pacing;
 pub mod turns;
 
 use std::{
     io,
     panic::AssertUnwindSafe,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::FutureExt;
 use tokio::runtime::{Builder, RuntimeMetrics};
+use tokio_util::sync::CancellationToken;
 
 use self::{
-    mailbox::{Alarm, Mailbox},
+    mailbox::Mailbox,
+    members::Members,
     pacing::{PROVEN, Pace, Pacing, UNPROVEN},
-    turns::Turns,
 };
 use super::{
     core::{NextAttempt, Token},
@@ -35,16 +40,43 @@ use crate::{
     facts::{
         id::{EndpointId, EntryId},
         outcome::{AttemptReport, Attempted, BodyEnd, Outcome, Timing},
+        partition::Slot,
         trace::TraceId,
     },
     sender::Sender,
 };
 
+/// The threads of this process on which attempts run, shared by all its partitions. A receiver is always on the same of them. They end
+/// with the last that holds them, and are not waited for: a flood may keep one busy.
+pub struct Crew {
+    proven: Vec<Arc<Mailbox<Order>>>,
+    unproven: Arc<Mailbox<Order>>,
+    /// Numbers for those that join.
+    joined: AtomicU64,
+    /// A thread has panicked.
+    died: CancellationToken,
+}
+
+/// Connections of their own for each thread: they live where its attempts do.
+pub struct Senders {
+    /// For receivers that have shown that they answer. At least one.
+    pub proven: Vec<Arc<Sender>>,
+    /// For the others.
+    pub unproven: Arc<Sender>,
+}
+
+/// The attempts of one partition.
 pub struct Attempts {
-    proven: AttemptThread,
-    unproven: AttemptThread,
+    crew: Arc<Crew>,
+    member: Member,
+    /// Not handed over yet, for each thread; that of the unproven is the last.
+    gathered: Vec<Vec<Order>>,
     ended: Arc<Mailbox<Ended>>,
 }
+
+/// Tells the attempts of one partition from those of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Member(u64);
 
 /// What became of what was started.
 #[allow(clippy::large_enum_variant, reason = "nearly all are the large one, and a box would cost each of them")]
@@ -55,91 +87,117 @@ pub enum Ended {
     NotBegun(Token),
 }
 
-/// One thread's attempts, seen from outside.
-struct AttemptThread {
-    orders: Arc<Mailbox<Order>>,
-    /// Not handed over yet.
-    gathered: Vec<Order>,
-}
-
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, and a box would cost each of them")]
 enum Order {
-    Start(NextAttempt),
-    AbortAll,
+    /// What ends of this one's goes there.
+    Join(Member, Arc<Mailbox<Ended>>),
+    Start(Member, NextAttempt),
+    AbortAll(Member),
+    Leave(Member),
     Stop,
 }
 
-impl Attempts {
-    /// Each sender has connections of its own, which live where its attempts do.
-    pub fn new(proven: Arc<Sender>, unproven: Arc<Sender>) -> io::Result<Self> {
-        let ended = Arc::new(Mailbox::default());
-        let proven = AttemptThread::begin("attempts", proven, ended.clone(), PROVEN)?;
-        let unproven = AttemptThread::begin("unproven", unproven, ended.clone(), UNPROVEN)?;
-        Ok(Self { proven, unproven, ended })
+impl Crew {
+    pub fn start(senders: Senders) -> io::Result<Arc<Self>> {
+        let died = CancellationToken::new();
+        let begin = |name: &str, sender, pace| begin(name, sender, pace, died.clone());
+        let proven = senders.proven.into_iter().map(|sender| begin("attempts", sender, PROVEN));
+        let (proven, unproven) = (proven.collect::<io::Result<_>>()?, begin("unproven", senders.unproven, UNPROVEN)?);
+        Ok(Arc::new(Self { proven, unproven, joined: AtomicU64::new(0), died }))
     }
 
+    /// For one more partition.
+    pub fn join(self: &Arc<Self>) -> Attempts {
+        let (member, ended) = (Member(self.joined.fetch_add(1, Relaxed)), Arc::new(Mailbox::default()));
+        for thread in self.threads() {
+            thread.put(&mut vec![Order::Join(member, Arc::clone(&ended))]);
+        }
+        let gathered = self.threads().map(|_| Vec::new()).collect();
+        Attempts { crew: Arc::clone(self), member, gathered, ended }
+    }
+
+    /// Ends once a thread has panicked: what is in flight there never ends, and another process can do what this one cannot.
+    pub async fn died(&self) {
+        self.died.cancelled().await;
+    }
+
+    fn threads(&self) -> impl Iterator<Item = &Arc<Mailbox<Order>>> {
+        self.proven.iter().chain([&self.unproven])
+    }
+
+    /// Where attempts to this endpoint run.
+    fn thread_of(&self, send: &NextAttempt) -> usize {
+        match send.trust {
+            Trust::Proven if self.proven.len() == 1 => 0,
+            Trust::Proven => {
+                usize::from(Slot::of_key(send.endpoint.id.as_str().as_bytes()).number()) % self.proven.len()
+            }
+            Trust::New | Trust::Failing | Trust::Doubted => self.proven.len(),
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.threads().for_each(|thread| thread.put(&mut vec![Order::Stop]));
+    }
+}
+
+impl Attempts {
     /// Begins with the next [`Attempts::hand_over`].
     pub fn start(&mut self, send: NextAttempt) {
-        let thread = match send.trust {
-            Trust::Proven => &mut self.proven,
-            Trust::New | Trust::Failing | Trust::Doubted => &mut self.unproven,
-        };
-        thread.gathered.push(Order::Start(send));
+        let thread = self.crew.thread_of(&send);
+        self.gathered[thread].push(Order::Start(self.member, send));
     }
 
     /// Passes on everything that was started.
     pub fn hand_over(&mut self) {
-        self.proven.hand_over();
-        self.unproven.hand_over();
+        for (thread, gathered) in self.crew.threads().zip(&mut self.gathered) {
+            if !gathered.is_empty() {
+                thread.put(gathered);
+            }
+        }
     }
 
-    /// All that have ended; waits until there is one. Dropping this future loses nothing.
+    /// All that have ended; waits until there is one. Dropping this future loses nothing. Panics once a thread of the crew has.
     pub async fn ended(&self) -> Vec<Ended> {
         self.ended.take().await
     }
 
-    /// What has ended already may still be reported.
+    /// Of this partition. What has ended already may still be reported.
     pub fn abort_all(&mut self) {
-        for thread in [&mut self.proven, &mut self.unproven] {
-            thread.gathered.push(Order::AbortAll);
-            thread.hand_over();
-        }
+        self.tell_all(Order::AbortAll);
+    }
+
+    fn tell_all(&mut self, order: impl Fn(Member) -> Order) {
+        self.gathered.iter_mut().for_each(|gathered| gathered.push(order(self.member)));
+        self.hand_over();
     }
 }
 
 impl Drop for Attempts {
-    /// The threads are not waited for: a flood may keep one busy.
     fn drop(&mut self) {
-        for thread in [&mut self.proven, &mut self.unproven] {
-            thread.gathered.push(Order::Stop);
-            thread.hand_over();
-        }
+        self.tell_all(Order::Leave);
     }
 }
 
-impl AttemptThread {
-    fn begin(name: &str, sender: Arc<Sender>, ended: Arc<Mailbox<Ended>>, pace: Pace) -> io::Result<Self> {
-        let orders = Arc::new(Mailbox::default());
-        let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
-        let taken = Arc::clone(&orders);
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let _alarm = Alarm(ended.clone());
-            if pace.stands_back {
-                stand_back();
-            }
-            let (began, turns) = (clock::now(), Turns::default());
-            let (pacing, metrics) = (Pacing::new(pace, began), runtime.metrics());
-            let inside = Inside { orders: taken, ended, turns, pacing, metrics, began };
-            runtime.block_on(inside.run(|send, period| attempt(sender.clone(), send, period)));
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { orders, gathered: Vec::new() })
-    }
-
-    fn hand_over(&mut self) {
-        if !self.gathered.is_empty() {
-            self.orders.put(&mut self.gathered);
+fn begin(name: &str, sender: Arc<Sender>, pace: Pace, died: CancellationToken) -> io::Result<Arc<Mailbox<Order>>> {
+    let orders = Arc::new(Mailbox::default());
+    let runtime = Builder::new_current_thread().thread_name(name).enable_all().build()?;
+    let taken = Arc::clone(&orders);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let alarm = died.drop_guard();
+        if pace.stands_back {
+            stand_back();
         }
-    }
+        let (began, pacing, metrics) = (clock::now(), Pacing::new(pace, clock::now()), runtime.metrics());
+        let inside = Inside { orders: taken, members: Members::default(), pacing, metrics, began };
+        runtime.block_on(inside.run(|send, period| attempt(sender.clone(), send, period)));
+        // It was told to end.
+        alarm.disarm();
+        runtime.shutdown_background();
+    })?;
+    Ok(orders)
 }
 
 struct Finished {
@@ -182,86 +240,83 @@ const GATHERING: Duration = Duration::from_millis(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// One thread's attempts, on that thread.
-struct Inside {
+struct Inside<F: Future<Output = Finished>> {
     orders: Arc<Mailbox<Order>>,
-    ended: Arc<Mailbox<Ended>>,
-    /// Handed over and not begun; bounded, as part of what is in flight.
-    turns: Turns,
+    /// What is handed over and not begun is bounded, as part of what is in flight.
+    members: Members<F>,
     pacing: Pacing,
     metrics: RuntimeMetrics,
     began: Instant,
 }
 
-impl Inside {
+impl<F: Future<Output = Finished>> Inside<F> {
     /// Ends attempts before it begins others. So a thread that has enough to do has few requests out at a time, on few
     /// connections, which costs much less per request than having them all out at once. Those to slow receivers soon count
     /// no more: see [`pacing`].
-    async fn run<F: Future<Output = Finished>>(mut self, attempt: impl Fn(NextAttempt, u64) -> F) {
-        // Each is stored inline here, without a box of its own.
-        let mut running = FuturesUnordered::new();
-        let (mut round, mut ended, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    async fn run(mut self, attempt: impl Fn(NextAttempt, u64) -> F) {
+        let mut round = Vec::new();
         let (mut tell_at, mut look_at) = (clock::now(), clock::now());
         loop {
-            let has_waiting = !self.turns.is_empty();
-            let full_until = self.pacing.full_until();
-            let rest_until = full_until.map(|until| if ended.is_empty() { until } else { until.min(tell_at) });
-            let look_or_tell_at = if ended.is_empty() { look_at } else { look_at.min(tell_at) };
+            let Self { orders, members, pacing, .. } = &mut self;
+            let has_waiting = !members.is_empty();
+            let has_gathered = members.gathered() > 0;
+            let full_until = pacing.full_until();
+            let rest_until = full_until.map(|until| if has_gathered { until.min(tell_at) } else { until });
+            let look_or_tell_at = if has_gathered { look_at.min(tell_at) } else { look_at };
+            let are_crowded = members.are_crowded();
             let orders = tokio::select! {
                 biased;
-                () = std::future::poll_fn(|cx| poll_all(&mut running, cx, &mut round)) => self.orders.take_now(),
-                orders = self.orders.take() => orders,
+                () = std::future::poll_fn(|cx| members.poll(cx, &mut round)) => orders.take_now(),
+                taken = orders.take() => taken,
                 // Comes after a look at the sockets.
-                () = pause(rest_until), if has_waiting => self.orders.take_now(),
-                () = tokio::time::sleep_until(look_or_tell_at.into()), if self.turns.are_crowded() => self.orders.take_now(),
+                () = pause(rest_until), if has_waiting => orders.take_now(),
+                () = tokio::time::sleep_until(look_or_tell_at.into()), if are_crowded => orders.take_now(),
             };
             for order in orders {
                 match order {
-                    Order::Start(send) => self.turns.push(send),
-                    Order::AbortAll => {
-                        self.turns.clear();
-                        running.clear();
+                    Order::Join(member, ended) => self.members.join(member, ended),
+                    Order::Start(member, send) => self.members.push(member, send),
+                    Order::AbortAll(member) => {
+                        self.members.clear(member);
                         self.pacing.next_period(clock::now(), busy(&self.metrics));
                     }
+                    Order::Leave(member) => self.members.leave(member),
                     Order::Stop => return,
                 }
             }
-            if ended.is_empty() && !round.is_empty() {
+            if self.members.gathered() == 0 && !round.is_empty() {
                 tell_at = clock::now() + GATHERING;
             }
             if round.is_empty() {
-                running.extend(self.next().map(|(send, period)| attempt(send, period)));
+                self.begin_some(&attempt);
             }
-            if self.turns.are_crowded() && clock::now() >= look_at {
+            if self.members.are_crowded() && clock::now() >= look_at {
                 look_at = clock::now() + LOOK_EVERY;
-                self.turns.give_back(self.now(), &mut back);
+                self.members.give_back(self.now());
             }
-            let (turns, pacing) = (&mut self.turns, &mut self.pacing);
-            let finished = round.drain(..).map(|Finished { token, entry, endpoint, trace, attempted, period }| {
-                pacing.ended(period);
-                turns.ended(&endpoint, attempted.report.outcome.is_delivered(), &mut back);
-                Ended::Attempted(token, entry, trace, attempted)
-            });
-            let finished: Vec<Ended> = finished.collect();
-            // What was never begun comes first: the failure that sent it back is then judged with fewer attempts out.
-            ended.extend(back.drain(..).map(Ended::NotBegun));
-            ended.extend(finished);
-            let is_ahead = self.turns.ahead() >= ENOUGH_AHEAD;
-            let has_time = !self.turns.is_empty() || is_ahead;
+            for (member, finished) in round.drain(..) {
+                self.pacing.ended(finished.period);
+                self.members.ended(member, finished);
+            }
+            let is_ahead = self.members.ahead() >= ENOUGH_AHEAD;
+            let has_time = !self.members.is_empty() || is_ahead;
             let is_late = (full_until.is_some() || is_ahead) && clock::now() >= tell_at;
-            let is_enough = !has_time || ended.len() >= GATHERED || is_late;
-            if is_enough && !ended.is_empty() {
-                self.ended.put(&mut ended);
+            let is_enough = !has_time || self.members.gathered() >= GATHERED || is_late;
+            if is_enough {
+                self.members.tell();
             }
         }
     }
 
-    /// What is to begin now, and in which period.
-    fn next(&mut self) -> impl Iterator<Item = (NextAttempt, u64)> {
+    /// Begins what is to begin now.
+    fn begin_some(&mut self, attempt: impl Fn(NextAttempt, u64) -> F) {
         let (room, now) = (self.pacing.room(clock::now(), || busy(&self.metrics)), self.now());
         let few = BEGUN_AT_ONCE.min(room);
-        let next: Vec<NextAttempt> = std::iter::from_fn(|| self.turns.next(now)).take(few).collect();
+        let next: Vec<_> = std::iter::from_fn(|| self.members.next(now)).take(few).collect();
         let period = self.pacing.begun(next.len());
-        next.into_iter().map(move |send| (send, period))
+        for (member, send) in next {
+            self.members.begin(member, attempt(send, period));
+        }
     }
 
     fn now(&self) -> u64 {
@@ -280,19 +335,6 @@ async fn pause(until: Option<Instant>) {
         None => tokio::task::yield_now().await,
         Some(until) => tokio::time::sleep_until(until.into()).await,
     }
-}
-
-/// Ready with all that have ended by now.
-fn poll_all<F: Future>(
-    running: &mut FuturesUnordered<F>,
-    cx: &mut Context<'_>,
-    ended: &mut Vec<F::Output>,
-) -> Poll<()> {
-    let known = ended.len();
-    while let Poll::Ready(Some(one)) = running.poll_next_unpin(cx) {
-        ended.push(one);
-    }
-    if ended.len() == known { Poll::Pending } else { Poll::Ready(()) }
 }
 
 async fn attempt(sender: Arc<Sender>, send: NextAttempt, period: u64) -> Finished {
@@ -321,7 +363,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::{
-        io::AsyncReadExt,
+        io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
     };
 
@@ -370,7 +412,8 @@ mod tests {
             };
             Arc::new(crate::sender::Sender::try_new(config).unwrap())
         };
-        (listener, Attempts::new(sender(), sender()).unwrap(), send)
+        let crew = Crew::start(Senders { proven: vec![sender()], unproven: sender() }).unwrap();
+        (listener, crew.join(), send)
     }
 
     /// Reads one request and returns whether it belongs to this delivery: the sequence is the entry's.
@@ -394,6 +437,44 @@ mod tests {
         attempts.hand_over();
         let (mut stream, _) = listener.accept().await.unwrap();
         assert!(is_of(&mut stream, &send(101)).await, "the first that came is not the one of the new term");
+    }
+
+    /// Its term has ended, theirs have not.
+    #[tokio::test]
+    async fn a_partition_gives_up_its_own_attempts_alone() {
+        let (listener, mut attempts, send) = silent_receiver().await;
+        let mut other = attempts.crew.join();
+        for (of, number) in [(&mut attempts, 1), (&mut other, 2)] {
+            of.start(send(number));
+            of.hand_over();
+        }
+        let mut streams = [listener.accept().await.unwrap().0, listener.accept().await.unwrap().0];
+        let mut is_first = [false; 2];
+        for (stream, is_first) in streams.iter_mut().zip(&mut is_first) {
+            *is_first = is_of(stream, &send(1)).await;
+        }
+        let [ours, theirs] = if is_first[0] { [0, 1] } else { [1, 0] };
+        attempts.abort_all();
+        assert_eq!(streams[ours].read(&mut [0; 8]).await.unwrap(), 0, "its connection is closed");
+        streams[theirs].write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let ended = other.ended().await;
+        assert!(
+            matches!(&ended[..], [Ended::Attempted(Token(2), _, _, attempted)] if attempted.report.outcome.is_delivered())
+        );
+        assert!(attempts.ended().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_takes_its_attempts_along() {
+        let (listener, mut attempts, send) = silent_receiver().await;
+        let crew = Arc::clone(&attempts.crew);
+        attempts.start(send(1));
+        attempts.hand_over();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(is_of(&mut stream, &send(1)).await);
+        drop(attempts);
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "its connection is closed");
+        drop(crew);
     }
 
     #[tokio::test]

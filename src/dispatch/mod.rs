@@ -15,6 +15,7 @@ pub mod budgets;
 pub mod core;
 mod directory;
 mod evidence;
+pub mod fleet;
 #[cfg(test)]
 mod goodput_tests;
 pub mod health;

@@ -210,6 +210,11 @@ impl Presence {
             |other: &Heard| (other.at_ms + other.told.holds_ms).checked_sub(redis_ms).filter(|left| *left > 0);
         let shares = |other: &&Heard| other.told.stream == *root && other.told.name != self.name;
         let alive: Vec<&Heard> = others.iter().filter(shares).filter(|other| left_ms(other).is_some()).collect();
+        // One who may not ask works on what was never split.
+        let layout = match layout {
+            Err(StoreError::Denied { .. }) => Ok(Layout::of_one(root)),
+            layout => layout,
+        };
         if let Ok(layout) = layout {
             let is_whole = own.missing.is_empty() && own.tells_time();
             let company = Company { is_whole, others: alive.iter().map(|other| (*other).clone()).collect(), layout };

@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    fleet::Standing,
     membership::{Ask, Doing, Member, Membership, Settings, Told, WANT_HOLDS_MS},
     presence::{Company, OwnShare},
 };
@@ -28,6 +29,7 @@ use crate::{
         protocol::Wanted,
         workers::look,
     },
+    telemetry::readiness::Readiness,
 };
 
 /// An answer that comes later is of no use: it is asked again.
@@ -36,23 +38,49 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// How long the first look at who is there may take, until the stream is worked on as if nobody were.
 const ALONE_AFTER: Duration = Duration::from_secs(3);
 
-/// What the fleet does with a stream, and which worker asks for that one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    pub doing: Doing,
-    pub asked_by: Option<String>,
+/// Which worker asks for a stream of this one, as renewals told. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Wishes(watch::Sender<BTreeMap<String, String>>);
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Self(watch::Sender::new(BTreeMap::new()))
+    }
+}
+
+impl Wishes {
+    pub fn watch(&self) -> watch::Receiver<BTreeMap<String, String>> {
+        self.0.subscribe()
+    }
+
+    /// Cheap while nothing changes.
+    pub fn tell(&self, stream: &str, asked_by: Option<&str>) {
+        if self.0.borrow().get(stream).map(String::as_str) != asked_by {
+            self.0.send_modify(|all| match asked_by {
+                Some(worker) => drop(all.insert(stream.to_owned(), worker.to_owned())),
+                None => drop(all.remove(stream)),
+            });
+        }
+    }
+}
+
+/// What is seen of the fleet.
+pub struct Fleeting {
+    pub standings: watch::Receiver<BTreeMap<String, Standing>>,
+    pub wishes: watch::Receiver<BTreeMap<String, String>>,
 }
 
 /// Shares the partitions of a stream with other workers.
 pub struct Sharing {
     membership: Membership,
     settings: Settings,
-    root: String,
+    root: PartitionKeys,
     connection: SharedConnection,
     company: watch::Receiver<Option<Company>>,
-    fleet: watch::Receiver<BTreeMap<String, Standing>>,
+    fleet: Fleeting,
     own: watch::Sender<OwnShare>,
     runs: watch::Sender<BTreeSet<String>>,
+    readiness: Readiness,
     began: Instant,
     heard_of: Option<Company>,
 }
@@ -61,22 +89,24 @@ impl Sharing {
     /// `own` is what others are told. The second is what the fleet is to run.
     pub fn new(
         redis: Redis,
-        root: &str,
+        root: PartitionKeys,
         settings: Settings,
         own: watch::Sender<OwnShare>,
         company: watch::Receiver<Option<Company>>,
-        fleet: watch::Receiver<BTreeMap<String, Standing>>,
+        fleet: Fleeting,
+        readiness: Readiness,
     ) -> (Self, watch::Receiver<BTreeSet<String>>) {
         let (runs, runs_seen) = watch::channel(BTreeSet::new());
         let sharing = Self {
             membership: Membership::new(settings.clone()),
             settings,
-            root: root.to_owned(),
+            root,
             connection: SharedConnection::new(redis, Purpose::Other),
             company,
             fleet,
             own,
             runs,
+            readiness,
             began: clock::now(),
             heard_of: None,
         };
@@ -90,6 +120,7 @@ impl Sharing {
         self.listen();
         loop {
             let now = self.now();
+            self.hear_wishes();
             for ask in self.membership.step(now) {
                 // One that is still under way will be answered or be over soon.
                 if under_way.insert(ask.stream().to_owned()) {
@@ -107,7 +138,8 @@ impl Sharing {
                     self.membership.told(self.now(), &ask, told);
                 }
                 Ok(()) = self.company.changed() => self.listen(),
-                Ok(()) = self.fleet.changed() => self.look_at_fleet(),
+                Ok(()) = self.fleet.standings.changed() => self.look_at_fleet(),
+                Ok(()) = self.fleet.wishes.changed() => {}
                 () = sleep_until(wake_at.into()) => self.go_alone(),
                 () = leaves.cancelled(), if !self.membership.is_leaving() => self.membership.leave(self.now()),
             }
@@ -133,6 +165,7 @@ impl Sharing {
             });
             let now = self.now();
             self.membership.heard(now, company.is_whole, members.collect(), company.layout.streams());
+            self.readiness.set_redis(true);
         }
         self.heard_of = company.or(self.heard_of.take());
     }
@@ -140,19 +173,27 @@ impl Sharing {
     /// While the registry's slot is away nobody is heard of. What is due can be delivered nevertheless.
     fn go_alone(&mut self) {
         if self.heard_of.is_none() && clock::now() >= self.began + ALONE_AFTER {
-            let streams = Layout::of_one(&self.root).streams();
+            let streams = Layout::of_one(self.root.stream()).streams();
             self.membership.heard(self.now(), true, Vec::new(), streams);
         }
     }
 
     fn look_at_fleet(&mut self) {
-        let fleet = self.fleet.borrow_and_update().clone();
+        let doing = |standing: &Standing| match standing {
+            Standing::Waiting => Doing::Waiting,
+            Standing::Owned => Doing::Owned,
+            Standing::Stopping => Doing::Stopping,
+        };
+        let standings = self.fleet.standings.borrow_and_update();
+        let does = standings.iter().map(|(stream, standing)| (stream.clone(), doing(standing))).collect();
+        drop(standings);
+        self.membership.does(does);
+    }
+
+    fn hear_wishes(&mut self) {
         let now = self.now();
-        self.membership.does(fleet.iter().map(|(stream, standing)| (stream.clone(), standing.doing)).collect());
-        for (stream, standing) in &fleet {
-            if standing.asked_by.is_some() {
-                self.membership.asked(now, stream, standing.asked_by.as_deref());
-            }
+        for (stream, worker) in self.fleet.wishes.borrow_and_update().iter() {
+            self.membership.asked(now, stream, Some(worker));
         }
     }
 

@@ -12,7 +12,6 @@ mod told;
 mod tracer;
 
 use std::{
-    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,14 +35,16 @@ use self::{
 use super::{
     attempts::{Attempts, Ended},
     core::NextAttempt,
+    fleet::Standings,
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
+    sharing::Wishes,
 };
 use crate::{
     clock,
     facts::{id::EntryId, quota},
     history::History,
-    registry::{Change, Registry, RegistryState},
+    registry::{Change, Registry},
     sender::Sender,
     store::{
         audit::Audit,
@@ -53,7 +54,8 @@ use crate::{
         wakeup::New,
     },
     telemetry::{
-        metrics::Metrics,
+        log_line::of_the_same,
+        partitions::PartitionMetrics,
         readiness::{BEAT_EVERY, Readiness},
         traces,
     },
@@ -85,10 +87,14 @@ pub struct Parts {
     pub gives_way: watch::Receiver<bool>,
     /// For replays.
     pub history: History,
-    /// For receivers that have shown that they answer, and for the others.
-    pub senders: [Arc<Sender>; 2],
-    pub metrics: Metrics,
+    /// Knows how long an attempt may take.
+    pub sender: Arc<Sender>,
+    pub attempts: Attempts,
+    pub metrics: PartitionMetrics,
+    /// The partition's own.
     pub readiness: Readiness,
+    pub standing: Standings,
+    pub wishes: Wishes,
     /// Wants to hear what happens; what does not fit into its queue is left out.
     pub listener: Option<mpsc::Sender<Happening>>,
     /// How long what is in flight may take once the worker is told to stop.
@@ -104,8 +110,10 @@ pub struct Worker {
     keys: PartitionKeys,
     audit: Audit,
     registry: Registry,
-    metrics: Metrics,
+    metrics: PartitionMetrics,
     readiness: Readiness,
+    standing: Standings,
+    wishes: Wishes,
     reporter: Reporter,
     grace: Duration,
     began: Instant,
@@ -136,8 +144,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { redis, keys, settings, attempt_log_len, registry, senders: [proven, unproven], .. } = parts;
+    pub fn new(parts: Parts) -> Self {
+        let Parts { redis, keys, settings, attempt_log_len, registry, .. } = parts;
         let (trim_ignores, owner) = (settings.trim_ignores.clone(), settings.owner.clone());
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
@@ -149,7 +157,7 @@ impl Worker {
         let tracer = |traces| Tracer::new(traces, keys.stream().to_owned(), owner);
         let reporter = Reporter::new(parts.metrics.clone(), parts.listener, traces::get().map(tracer));
         partition.tell(reporter.wants());
-        Ok(Self {
+        Self {
             work: Some(link(Purpose::Work)),
             lease: Some(link(Purpose::Lease(lease_timeout))),
             waiter: Some(Waiter::new(redis.clone(), keys.clone())),
@@ -173,8 +181,10 @@ impl Worker {
             readiness: parts.readiness,
             grace: parts.grace,
             began: clock::now(),
-            sender: Arc::clone(&proven),
-            attempts: Attempts::new(proven, unproven)?,
+            standing: parts.standing,
+            wishes: parts.wishes,
+            sender: parts.sender,
+            attempts: parts.attempts,
             errands: JoinSet::new(),
             trim_ignores,
             is_foreign_far: false,
@@ -186,16 +196,18 @@ impl Worker {
             is_under_pressure: false,
             quarantine_dropped: None,
             gives_way: parts.gives_way,
-        })
+        }
     }
 
     /// Works until cancelled; then stops reading, gives what is in flight its time, settles and releases the lease.
     pub async fn run(mut self, cancel: CancellationToken) {
         let (numbers, mut numbers_seen) = watch::channel(None);
         let watching = CancellationToken::new();
-        let watcher = tokio::spawn(watch_gauges(self.redis.clone(), self.keys.clone(), numbers, watching.clone()));
+        let watch = watch_gauges(self.redis.clone(), self.keys.clone(), numbers, watching.clone());
+        let watcher = tokio::spawn(of_the_same(watch));
+        // Also if this panics.
+        let _watching = watching.clone().drop_guard();
         let mut changes = self.registry.changes();
-        self.tell_missing_keys();
         let (mut calling, mut renewing): (Option<Calling>, Option<Calling>) = (None, None);
         let mut waiting: Option<Waiting> = None;
         let (mut stopping_at, mut giving_way_at): (Option<Instant>, Option<Instant>) = (None, None);
@@ -258,7 +270,6 @@ impl Worker {
                 }
                 () = sleep_until(wake_at.into()) => {}
                 () = cancel.cancelled(), if !is_stopping => {
-                    self.readiness.set_draining();
                     self.publish(true);
                     self.partition.stop();
                     stopping_at = Some(clock::now() + self.grace);
@@ -270,6 +281,7 @@ impl Worker {
             }
         }
         self.report();
+        self.wishes.tell(self.keys.stream(), None);
         watching.cancel();
         self.attempts.abort_all();
         self.runner.stop(LAST_WORDS).await;
@@ -392,13 +404,6 @@ impl Worker {
         }
     }
 
-    /// Once the endpoints were read. Later changes are heard of.
-    fn tell_missing_keys(&self) {
-        if self.registry.state() != RegistryState::Loading {
-            self.readiness.set_missing_keys(self.registry.missing_keys());
-        }
-    }
-
     /// For the spans of calls, where there are any.
     fn traced(&mut self, answer: &Result<Answer, Failure>) {
         let began_us = self.called_us;
@@ -414,7 +419,6 @@ impl Worker {
 
     fn registry_changed(&mut self, change: Change) {
         let now = self.now();
-        self.tell_missing_keys();
         match change {
             Change::Endpoint(endpoint) => self.partition.registry_changed(now, Some(&endpoint.id)),
             Change::Removed(endpoint) => self.partition.registry_changed(now, Some(&endpoint)),
@@ -439,13 +443,15 @@ impl Worker {
         self.runner.own(self.partition.term());
         self.reporter.tick(now);
         self.reporter.tally(self.partition.tally());
+        self.standing.set(self.keys.stream(), self.partition.is_owner());
+        self.wishes.tell(self.keys.stream(), self.partition.asked_by());
         for errand in self.partition.take_errands() {
             match errand {
                 Errand::AbortFlights => self.attempts.abort_all(),
-                Errand::ConfirmRegistry => drop(self.errands.spawn(confirm(self.registry.clone()))),
+                Errand::ConfirmRegistry => drop(self.errands.spawn(of_the_same(confirm(self.registry.clone())))),
                 Errand::Core(errand) => {
                     let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
-                    drop(self.errands.spawn(change_endpoint(redis, keys, audit, errand)));
+                    drop(self.errands.spawn(of_the_same(change_endpoint(redis, keys, audit, errand))));
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt::{self, Debug, Write},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
@@ -58,10 +58,30 @@ pub fn fields() -> impl Iterator<Item = &'static str> {
 /// Who writes the log, once that is known.
 static WRITER: OnceLock<(String, String)> = OnceLock::new();
 
-/// From now on each line says which process writes it, and of which partition.
-pub fn identify(instance: &str, partition: &str) {
-    // A process has one worker; in tests, several have the same log.
-    let _ = WRITER.set((instance.to_owned(), partition.to_owned()));
+/// From now on each line says which process writes it, and of which stream where it is of no partition.
+pub fn identify(instance: &str, stream: &str) {
+    // In tests, several have the same log.
+    let _ = WRITER.set((instance.to_owned(), stream.to_owned()));
+}
+
+tokio::task_local! {
+    static PARTITION: Arc<str>;
+}
+
+/// Does something whose lines are of this partition.
+pub fn of_partition<F: Future>(partition: &str, does: F) -> impl Future<Output = F::Output> + use<F> {
+    PARTITION.scope(partition.into(), does)
+}
+
+/// Does something in a task of its own whose lines are of the same partition as those of whoever begins it.
+pub fn of_the_same<F: Future>(does: F) -> impl Future<Output = F::Output> + use<F> {
+    let partition = PARTITION.try_with(Arc::clone).ok();
+    async move {
+        match partition {
+            Some(partition) => PARTITION.scope(partition, does).await,
+            None => does.await,
+        }
+    }
 }
 
 /// Microseconds since 1970 as the log writes them: RFC 3339, with six digits, in UTC.
@@ -84,7 +104,8 @@ fn line(level: &str, target: &str, message: &str, fields: Map<String, Value>) ->
     line.extend(ALWAYS.map(str::to_owned).into_iter().zip(values));
     if let Some((instance, partition)) = WRITER.get() {
         line.insert("instance".to_owned(), instance.as_str().into());
-        line.insert("partition".to_owned(), partition.as_str().into());
+        let own = PARTITION.try_with(|partition| Value::from(&**partition));
+        line.insert("partition".to_owned(), own.unwrap_or_else(|_| partition.as_str().into()));
     }
     line.extend(fields);
     Value::Object(line).to_string()
@@ -158,6 +179,16 @@ impl Visit for Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_line_is_of_the_partition_whose_task_writes_it() {
+        identify("host/1", "pay");
+        let partition = || serde_json::from_str::<Value>(&plain("INFO", "x")).unwrap()["partition"].clone();
+        assert_eq!(partition(), "pay");
+        let (own, begun) = of_partition("pay:3", async { (partition(), of_the_same(async { partition() })) }).await;
+        assert_eq!((own, begun.await), ("pay:3".into(), "pay:3".into()));
+        assert_eq!(of_the_same(async { partition() }).await, "pay");
+    }
 
     #[test]
     fn a_time_has_six_digits_whatever_it_is() {

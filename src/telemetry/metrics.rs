@@ -5,10 +5,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -17,7 +14,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
         MetricType,
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         exemplar::HistogramWithExemplars,
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -30,7 +27,8 @@ use super::{
     calls, certificates,
     exposition::{Format, Page},
     logging,
-    owner::{Look, Owner, with_end},
+    owner::with_end,
+    partitions::{PartitionMetrics, Partitions},
     process,
     readiness::Readiness,
     requests, traces,
@@ -129,13 +127,7 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Arc<Registry>,
-    owner: Owner,
-    server: RedisGauges,
-    entries_read: Counter,
-    /// In the order of [`Settled`]'s variants.
-    entries_settled: [Counter; SETTLED.len()],
-    entries_claimed: Counter,
-    quarantine_dropped: Counter,
+    partitions: Partitions,
     /// In the order of [`NoveltyKind::ALL`], which is that of its variants.
     novel_events: [Counter; NoveltyKind::ALL.len()],
     first_attempt_delay: Durations,
@@ -144,8 +136,6 @@ struct Inner {
     attempt_duration: [Durations; 2],
     /// By [`outcome_slot`].
     attempts: [Counter; OUTCOMES.len()],
-    attempts_in_flight: Number,
-    slow_attempts_in_flight: Number,
     requests_resent: Counter,
     /// In the order of [`Finished`]'s variants.
     deliveries_finished: [Counter; FINISHED.len()],
@@ -155,12 +145,7 @@ struct Inner {
     dead_letters_removed: [Counter; REMOVED.len()],
     /// In the order of [`Quota::ALL`], which is that of its variants.
     quota_refusals: [Counter; Quota::ALL.len()],
-    partition_owner: Number,
-    lease_terms: Counter,
-    items_set_aside: Counter,
-    memory_pressure: Number,
     history_up: Number,
-    history_lag: Number,
     history_rows: Counter,
     history_missed: Counter,
     history_failures: Counter,
@@ -172,35 +157,16 @@ type Durations = HistogramWithExemplars<TraceLabel>;
 /// A whole number that goes up and down.
 type Number = Gauge<u64, AtomicU64>;
 
-const SETTLED: [&str; 4] = ["dispatched", "no_endpoint", "quarantined", "trimmed"];
+pub(super) const SETTLED: [&str; 4] = ["dispatched", "no_endpoint", "quarantined", "trimmed"];
 const FINISHED: [&str; 3] = ["delivered", "dead_letter", "skipped_disabled"];
 const REMOVED: [&str; 3] = ["redelivered", "discarded", "expired"];
 
 impl Metrics {
-    /// Of a worker on the partition of this name.
-    pub fn new(partition: &str, readiness: Readiness) -> Self {
+    /// Of a worker with any number of partitions.
+    pub fn new(readiness: Readiness) -> Self {
         let mut registry = Registry::with_prefix("herald");
-        let (owner, server) = (Owner::default(), RedisGauges::default());
+        let partitions = Partitions::new(readiness.clone());
         let r = &mut registry;
-        let p = of_partition(r, partition);
-        owner.register(p);
-        let entries_read = counter(p, "entries_read", "Entries read from the stream, after a take-over once more");
-        let entries_settled = by_label(
-            p,
-            "entries_settled",
-            "Entries that were dealt with, by what became of them",
-            SETTLED.map(|result| ResultLabel { result }),
-        );
-        let entries_claimed = counter(p, "entries_claimed", "Entries taken over from other consumers of the group");
-        let quarantine_dropped =
-            counter(p, "quarantine_entries_dropped", "Entries that the quarantine's limit dropped from it");
-        let partition_owner = number(p, "partition_owner", "1 while this worker owns the partition, else 0");
-        let lease_terms = counter(p, "lease_terms", "Terms that this worker began as the partition's owner");
-        let items_set_aside = counter(
-            p,
-            "items_set_aside",
-            "Changes that Redis refused, records that cannot be read and jobs that failed: they are tried again",
-        );
         let novel_events = by_label(
             r,
             "novel_events",
@@ -225,12 +191,6 @@ impl Metrics {
             "attempts",
             "Attempts that ended, by their outcome",
             OUTCOMES.map(|outcome| OutcomeLabel { outcome }),
-        );
-        let attempts_in_flight = number(r, "attempts_in_flight", "Attempts under way");
-        let slow_attempts_in_flight = number(
-            r,
-            "slow_attempts_in_flight",
-            "Attempts under way to receivers that never answered, or keep Herald waiting",
         );
         let requests_resent = counter(
             r,
@@ -261,10 +221,7 @@ impl Metrics {
             "Times that a quota refused more: an endpoint is paused because it, or its account, has too much in Redis",
             Quota::ALL.map(|quota| QuotaLabel { quota: quota.name() }),
         );
-        let memory_pressure = number(r, "redis_memory_pressure", "1 while Redis has little memory left, else 0");
         let history_up = number(r, "history_up", "1 while the history of deliveries is written or looked on, else 0");
-        let history_lag =
-            number(r, "history_lag_lines", "Lines of the log of attempts that the history has not read yet");
         let history_rows =
             counter(r, "history_rows_written", "Attempts and ends that this process wrote to the history");
         let history_missed = counter(
@@ -274,34 +231,22 @@ impl Metrics {
         );
         let history_failures =
             counter(r, "history_failures", "Failures of the history's database, or of reading for it");
-        r.register_collector(Box::new(server.clone()));
+        r.register_collector(Box::new(partitions.clone()));
         r.register_collector(Box::new(Ready(readiness)));
         Self(Arc::new(Inner {
             registry: Arc::new(registry),
-            owner,
-            server,
-            entries_read,
-            entries_settled,
-            entries_claimed,
-            quarantine_dropped,
+            partitions,
             novel_events,
             first_attempt_delay,
             delivery_duration,
             attempt_duration,
             attempts,
-            attempts_in_flight,
-            slow_attempts_in_flight,
             requests_resent,
             deliveries_finished,
             dead_letters_added,
             dead_letters_removed,
             quota_refusals,
-            partition_owner,
-            lease_terms,
-            items_set_aside,
-            memory_pressure,
             history_up,
-            history_lag,
             history_rows,
             history_missed,
             history_failures,
@@ -310,10 +255,6 @@ impl Metrics {
 
     pub fn set_history_up(&self, is_up: bool) {
         self.0.history_up.set(u64::from(is_up));
-    }
-
-    pub fn set_history_lag(&self, lines: u64) {
-        self.0.history_lag.set(lines);
     }
 
     pub fn history_written(&self, rows: u64) {
@@ -337,21 +278,13 @@ impl Metrics {
         Page::of(Arc::clone(&self.0.registry)).and(page_of_process())
     }
 
-    pub fn entries_read(&self, count: u64) {
-        self.0.entries_read.inc_by(count);
+    /// For what is of this partition, which is on the page as long as somebody holds what is returned.
+    pub fn partition(&self, name: &str) -> PartitionMetrics {
+        PartitionMetrics::new(self.clone(), self.0.partitions.of(name))
     }
 
-    pub fn entries_settled(&self, how: Settled, count: u64) {
-        self.0.entries_settled[how as usize].inc_by(count);
-    }
-
-    pub fn entries_claimed(&self, count: u64) {
-        self.0.entries_claimed.inc_by(count);
-    }
-
-    /// The limit of the quarantine has dropped this many more.
-    pub fn quarantine_dropped(&self, count: u64) {
-        self.0.quarantine_dropped.inc_by(count);
+    pub(super) fn partitions(&self) -> &Partitions {
+        &self.0.partitions
     }
 
     pub fn novel_event(&self, kind: NoveltyKind) {
@@ -374,12 +307,6 @@ impl Metrics {
         observe(&self.0.attempt_duration[usize::from(!outcome.is_delivered())], took, trace);
     }
 
-    /// This many attempts are under way, and this many of them are slow ones.
-    pub fn set_in_flight(&self, attempts: u64, slow: u64) {
-        self.0.attempts_in_flight.set(attempts);
-        self.0.slow_attempts_in_flight.set(slow);
-    }
-
     /// A request was sent a second time within its attempt.
     pub fn request_resent(&self) {
         self.0.requests_resent.inc();
@@ -400,99 +327,6 @@ impl Metrics {
     /// An endpoint is to be paused because of what it, or its account, has in Redis.
     pub fn quota_refusal(&self, quota: Quota) {
         self.0.quota_refusals[quota as usize].inc();
-    }
-
-    /// This worker became the owner.
-    pub fn term_began(&self) {
-        self.0.lease_terms.inc();
-        self.0.partition_owner.set(1);
-    }
-
-    /// As the owner. A look that comes after the end of its term must not be told.
-    pub fn owner_sees(&self, look: Look) {
-        self.0.owner.sees(look);
-    }
-
-    /// This worker is no longer the owner, whether it lost the lease or gave it back.
-    pub fn term_ended(&self) {
-        self.0.partition_owner.set(0);
-        self.0.owner.ends();
-    }
-
-    pub fn item_set_aside(&self) {
-        self.0.items_set_aside.inc();
-    }
-
-    pub fn set_memory_pressure(&self, is_under_pressure: bool) {
-        self.0.memory_pressure.set(u64::from(is_under_pressure));
-    }
-
-    /// What Redis says of itself; None while it does not answer.
-    pub fn redis_says(&self, state: Option<RedisState>) {
-        self.0.server.set(state);
-    }
-}
-
-/// What a look at Redis tells of the server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RedisState {
-    /// Writes go to an append-only file, and the last one did.
-    pub is_durable: bool,
-    /// Nothing is ever evicted.
-    pub is_noeviction: bool,
-    pub memory_used_bytes: u64,
-    /// 0 means no limit.
-    pub memory_limit_bytes: u64,
-    /// This machine's clock, less Redis' clock.
-    pub clock_offset_ms: i64,
-    pub evicted_keys: u64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct RedisGauges(Arc<RedisSeen>);
-
-#[derive(Debug, Default)]
-struct RedisSeen {
-    is_up: AtomicBool,
-    evicted_keys: AtomicU64,
-    state: Mutex<Option<RedisState>>,
-}
-
-impl RedisGauges {
-    fn set(&self, state: Option<RedisState>) {
-        self.0.is_up.store(state.is_some(), Ordering::Relaxed);
-        if let Some(state) = state {
-            self.0.evicted_keys.store(state.evicted_keys, Ordering::Relaxed);
-        }
-        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-}
-
-impl Collector for RedisGauges {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let state = *self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let help = with_end("Keys that Redis evicted since it started; one of them may have been an event");
-        let evicted = encoder.encode_descriptor("redis_evicted_keys", &help, None, MetricType::Counter)?;
-        ConstCounter::new(self.0.evicted_keys.load(Ordering::Relaxed)).encode(evicted)?;
-        let mut gauge = |name, unit: Option<&Unit>, help, value: f64| {
-            let metric = encoder.encode_descriptor(name, &with_end(help), unit, MetricType::Gauge)?;
-            ConstGauge::new(value).encode(metric)
-        };
-        let is = |holds: bool| f64::from(u8::from(holds));
-        let is_up = self.0.is_up.load(Ordering::Relaxed);
-        gauge("redis_up", None, "1 while Redis answers, else 0", is(is_up))?;
-        // What is not known is not told: a server that is away has no state.
-        let Some(state) = state else { return Ok(()) };
-        let help = "1 while Redis' append-only file is on and its last write went well, else 0";
-        gauge("redis_durable", None, help, is(state.is_durable))?;
-        let help = "1 while Redis evicts nothing, because of its policy or because it has no limit of memory, else 0";
-        gauge("redis_noeviction", None, help, is(state.is_noeviction))?;
-        let used = state.memory_used_bytes as f64;
-        gauge("redis_memory_used", Some(&Unit::Bytes), "Memory that Redis uses", used)?;
-        let limit = state.memory_limit_bytes as f64;
-        gauge("redis_memory_limit", Some(&Unit::Bytes), "Redis' maxmemory, 0 without one", limit)?;
-        let help = "How far this machine's clock is ahead of Redis' clock";
-        gauge("redis_clock_offset", Some(&Unit::Seconds), help, state.clock_offset_ms as f64 / 1_000.0)
     }
 }
 
@@ -528,11 +362,6 @@ fn build() -> Vec<(&'static str, &'static str)> {
         ("rustc", option_env!("BUILD_RUSTC")),
     ];
     known.into_iter().filter_map(|(label, value)| Some((label, value?))).collect()
-}
-
-/// For what is of one partition: every metric in it has the label.
-fn of_partition<'a>(registry: &'a mut Registry, partition: &str) -> &'a mut Registry {
-    registry.sub_registry_with_label(("partition".into(), partition.to_owned().into()))
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
@@ -627,11 +456,53 @@ mod tests {
     use super::*;
     use crate::{
         facts::{id::EntryId, outcome::TlsFailure},
-        telemetry::owner::{Breakers, Stopped},
+        telemetry::{
+            owner::{Breakers, Look, Stopped},
+            partitions::RedisState,
+        },
     };
 
-    fn metrics() -> Metrics {
-        Metrics::new("payment-intents", Readiness::new())
+    fn metrics() -> PartitionMetrics {
+        Metrics::new(Readiness::new()).partition("payment-intents")
+    }
+
+    #[test]
+    fn partitions_are_told_apart_and_what_has_no_name_is_their_sum() {
+        let process = Metrics::new(Readiness::new());
+        let [one, two] = ["pay:0", "pay:1"].map(|name| process.partition(name));
+        one.entries_read(3);
+        two.entries_read(4);
+        one.set_in_flight(5, 1);
+        two.set_in_flight(6, 0);
+        for of in [&one, &two] {
+            of.term_began();
+            of.owner_sees(Look { deferred: 2, ..look() });
+        }
+        let used = |bytes| Some(RedisState { memory_used_bytes: bytes, memory_limit_bytes: 100, ..Default::default() });
+        one.redis_says(used(90));
+        two.redis_says(used(70));
+        let page = process.encode(Format::Text);
+        for line in [
+            "herald_entries_read_total{partition=\"pay:0\"} 3",
+            "herald_entries_read_total{partition=\"pay:1\"} 4",
+            "herald_stream_lag_entries{partition=\"pay:1\"} 5.0",
+            "herald_attempts_in_flight 11",
+            "herald_slow_attempts_in_flight 1",
+            "herald_partition_owned 2",
+            "herald_partition_behind 14",
+            "herald_redis_memory_used_bytes 90.0",
+        ] {
+            has(&page, line);
+        }
+        let described = page.lines().filter(|line| line.starts_with("# TYPE herald_entries_read_total ")).count();
+        assert_eq!(described, 1, "however many partitions there are");
+        two.term_ended();
+        drop(one);
+        let page = process.encode(Format::Text);
+        lacks(&page, "pay:0");
+        lacks(&page, "stream_lag");
+        has(&page, "herald_partition_owned 0");
+        has(&page, "herald_entries_read_total{partition=\"pay:1\"} 4");
     }
 
     fn has(page: &str, line: &str) {
@@ -712,8 +583,10 @@ mod tests {
 
     #[test]
     fn what_a_server_says_that_is_away_is_not_told() {
-        let metrics = metrics();
+        let readiness = Readiness::new();
+        let metrics = Metrics::new(readiness.clone()).partition("payment-intents");
         let state = RedisState { memory_used_bytes: 7, evicted_keys: 3, clock_offset_ms: -1_500, ..Default::default() };
+        readiness.set_redis(true);
         metrics.redis_says(Some(state));
         let page = metrics.encode(Format::Text);
         for line in [
@@ -726,6 +599,7 @@ mod tests {
         ] {
             has(&page, line);
         }
+        readiness.set_redis(false);
         metrics.redis_says(None);
         let page = metrics.encode(Format::Text);
         has(&page, "herald_redis_up 0.0");

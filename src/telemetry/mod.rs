@@ -10,6 +10,7 @@ pub mod log_line;
 pub mod logging;
 pub mod metrics;
 pub mod owner;
+pub mod partitions;
 mod process;
 pub mod readiness;
 pub mod requests;

@@ -1,18 +1,12 @@
 //! What the owner of a partition sees of it, as gauges. They are on the page of the owner alone and go with its term, so the
 //! largest of all workers is always right. Ages are worked out when the page is asked for: that of a worker that hangs grows.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::{borrow::Cow, fmt, time::Instant};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
+    encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, gauge::ConstGauge},
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 
 use crate::{clock, facts::id::EntryId};
@@ -71,118 +65,101 @@ pub struct Stopped {
     pub paused: bool,
 }
 
-/// Cheap to clone; all clones are one. Empty while this worker is not the owner.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Owner(Arc<Mutex<Option<Look>>>);
+/// The looks of the partitions that this worker owns, each with its name, as they are when the page is asked for.
+pub(super) type Looks = [(String, Look)];
 
-impl Owner {
-    /// The registry gives every metric the partition's label.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(self.clone()));
-    }
-
-    pub fn sees(&self, look: Look) {
-        *self.lock() = Some(look);
-    }
-
-    pub fn ends(&self) {
-        *self.lock() = None;
-    }
-
-    /// No code panics with this lock held.
-    fn lock(&self) -> MutexGuard<'_, Option<Look>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+pub(super) fn encode(encoder: DescriptorEncoder<'_>, looks: &Looks) -> fmt::Result {
+    if looks.is_empty() { Ok(()) } else { Page(encoder, looks, clock::now()).encode() }
 }
 
-impl Collector for Owner {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let look = self.lock().clone();
-        match look {
-            Some(look) => Page(encoder).look(&look, clock::now()),
-            None => Ok(()),
-        }
-    }
-}
+struct Page<'a, 'b>(DescriptorEncoder<'a>, &'b Looks, Instant);
 
-struct Page<'a>(DescriptorEncoder<'a>);
-
-impl Page<'_> {
-    fn look(&mut self, look: &Look, now: Instant) -> fmt::Result {
-        let redis_ms = look.redis_ms + now.saturating_duration_since(look.at).as_millis() as u64;
-        let since = |at_ms: Option<u64>| at_ms.map_or(0, |at_ms| redis_ms.saturating_sub(at_ms));
+impl Page<'_, '_> {
+    fn encode(&mut self) -> fmt::Result {
+        let now = self.2;
+        let redis_ms = |look: &Look| look.redis_ms + now.saturating_duration_since(look.at).as_millis() as u64;
+        let since = |look: &Look, at_ms: Option<u64>| at_ms.map_or(0, |at_ms| redis_ms(look).saturating_sub(at_ms));
         // An id that is not a time does not tell an age.
-        let age = |entry: Option<EntryId>| entry.and_then(|entry| entry.age_ms(redis_ms)).unwrap_or(0);
-        self.number("stream_entries", "Entries in the stream", look.stream_entries)?;
-        self.number("stream_lag_entries", "Entries of the stream that are not read yet", look.unread)?;
+        let age =
+            |look: &Look, entry: Option<EntryId>| entry.and_then(|entry| entry.age_ms(redis_ms(look))).unwrap_or(0);
+        self.number("stream_entries", "Entries in the stream", |look| look.stream_entries)?;
+        self.number("stream_lag_entries", "Entries of the stream that are not read yet", |look| look.unread)?;
         let help = "Age of the oldest entry that is not read yet, 0 without one";
-        self.seconds("stream_lag", help, age(look.oldest_unread))?;
-        self.number("stream_pending_entries", "Entries that are read and not settled", look.pending)?;
+        self.seconds("stream_lag", help, |look| age(look, look.oldest_unread))?;
+        self.number("stream_pending_entries", "Entries that are read and not settled", |look| look.pending)?;
         let help = "Entries that were trimmed before they were read, as far as it can be told";
-        self.number("stream_trimmed_unread_entries", help, look.trimmed_unread)?;
+        self.number("stream_trimmed_unread_entries", help, |look| look.trimmed_unread)?;
         let help = "Entries that wait in the stream until their account can take more";
-        self.number("stream_deferred_entries", help, look.deferred)?;
+        self.number("stream_deferred_entries", help, |look| look.deferred)?;
         let help = "How far the slowest other consumer group, which trimming waits for, is behind";
-        self.seconds("foreign_group_lag", help, look.foreign_lag_ms)?;
+        self.seconds("foreign_group_lag", help, |look| look.foreign_lag_ms)?;
         let help =
             "Deliveries that wait: for the time of their next attempt, behind another of their chain, or in a backlog";
-        self.states("deliveries_waiting", help, &[("due", look.due), ("held", look.held), ("parked", look.parked)])?;
+        self.states("deliveries_waiting", help, "state", |look| {
+            [("due", look.due), ("held", look.held), ("parked", look.parked)]
+        })?;
         let help = "How far the first due delivery is past its time, else 0";
-        self.seconds("deliveries_overdue", help, since(look.first_due_ms))?;
+        self.seconds("deliveries_overdue", help, |look| since(look, look.first_due_ms))?;
         let help = "Age of the event of the oldest unfinished delivery with a record, 0 without one";
-        self.seconds("deliveries_oldest_age", help, age(look.oldest_unfinished))?;
+        self.seconds("deliveries_oldest_age", help, |look| age(look, look.oldest_unfinished))?;
         let help = "What unfinished deliveries take in Redis, about";
-        self.gauge("deliveries_record", Some(&Unit::Bytes), help, look.record_bytes as f64)?;
-        self.number("dead_letters", "Dead letters that are there now", look.dead)?;
-        self.number("dead_letters_limit", "The most dead letters that are kept", look.dead_limit)?;
+        self.gauge("deliveries_record", Some(&Unit::Bytes), help, |look| look.record_bytes as f64)?;
+        self.number("dead_letters", "Dead letters that are there now", |look| look.dead)?;
+        self.number("dead_letters_limit", "The most dead letters that are kept", |look| look.dead_limit)?;
         let help = "For how long the oldest dead letter has been there, 0 without one";
-        self.seconds("dead_letters_oldest_age", help, since(look.oldest_dead_ms))?;
-        self.number("quarantine_entries", "Entries in the quarantine now", look.quarantined)?;
-        let Breakers { closed, half_open, open } = look.breakers;
+        self.seconds("dead_letters_oldest_age", help, |look| since(look, look.oldest_dead_ms))?;
+        self.number("quarantine_entries", "Entries in the quarantine now", |look| look.quarantined)?;
         let help = "Endpoints that were tried, by the state of their breaker";
-        self.states("breakers", help, &[("closed", closed), ("half_open", half_open), ("open", open)])?;
+        self.states("breakers", help, "state", |look| {
+            let Breakers { closed, half_open, open } = look.breakers;
+            [("closed", closed), ("half_open", half_open), ("open", open)]
+        })?;
         let help = "Endpoints with more in Redis than their quota";
-        self.number("endpoints_over_quota", help, look.endpoints_over_quota)?;
-        self.stopped(look.stopped)
+        self.number("endpoints_over_quota", help, |look| look.endpoints_over_quota)?;
+        let help = "1 while nothing is read from the stream for this cause, else 0";
+        self.states("reading_stopped", help, "cause", |look| {
+            let Stopped { redis_full, registry, bytes, backlogs, paused } = look.stopped;
+            let causes = [redis_full, registry, bytes, backlogs, paused].map(u64::from);
+            let [redis_full, registry, bytes, backlogs, paused] = causes;
+            [
+                ("redis_full", redis_full),
+                ("registry", registry),
+                ("bytes", bytes),
+                ("backlogs", backlogs),
+                ("paused", paused),
+            ]
+        })
     }
 
-    fn stopped(&mut self, stopped: Stopped) -> fmt::Result {
-        let Stopped { redis_full, registry, bytes, backlogs, paused } = stopped;
-        let causes = [
-            ("redis_full", redis_full),
-            ("registry", registry),
-            ("bytes", bytes),
-            ("backlogs", backlogs),
-            ("paused", paused),
-        ];
-        let help = with_end("1 while nothing is read from the stream for this cause, else 0");
-        let mut metric = self.0.encode_descriptor("reading_stopped", &help, None, MetricType::Gauge)?;
-        causes.iter().try_for_each(|(cause, holds)| one(&mut metric, "cause", cause, u64::from(*holds)))
+    fn number(&mut self, name: &str, help: &str, value: impl Fn(&Look) -> u64) -> fmt::Result {
+        self.gauge(name, None, help, |look| value(look) as f64)
     }
 
-    fn number(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.gauge(name, None, help, value as f64)
+    fn seconds(&mut self, name: &str, help: &str, ms: impl Fn(&Look) -> u64) -> fmt::Result {
+        self.gauge(name, Some(&Unit::Seconds), help, |look| ms(look) as f64 / 1_000.0)
     }
 
-    fn seconds(&mut self, name: &str, help: &str, ms: u64) -> fmt::Result {
-        self.gauge(name, Some(&Unit::Seconds), help, ms as f64 / 1_000.0)
+    fn gauge(&mut self, name: &str, unit: Option<&Unit>, help: &str, value: impl Fn(&Look) -> f64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, &with_end(help), unit, MetricType::Gauge)?;
+        self.1.iter().try_for_each(|(partition, look)| {
+            ConstGauge::new(value(look)).encode(metric.encode_family(&[("partition", partition.as_str())])?)
+        })
     }
 
-    fn gauge(&mut self, name: &str, unit: Option<&Unit>, help: &str, value: f64) -> fmt::Result {
-        let metric = self.0.encode_descriptor(name, &with_end(help), unit, MetricType::Gauge)?;
-        ConstGauge::new(value).encode(metric)
-    }
-
-    fn states(&mut self, name: &str, help: &str, states: &[(&'static str, u64)]) -> fmt::Result {
+    fn states<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Fn(&Look) -> [(&'static str, u64); N],
+    ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, &with_end(help), None, MetricType::Gauge)?;
-        states.iter().try_for_each(|(state, value)| one(&mut metric, "state", state, *value))
+        let of_all = self.1.iter().flat_map(|(partition, look)| values(look).map(|one| (partition, one)));
+        of_all.into_iter().try_for_each(|(partition, (state, value))| {
+            let labels = [("partition", partition.as_str()), (label, state)];
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)
+        })
     }
-}
-
-/// One of a metric's series.
-fn one(metric: &mut MetricEncoder<'_>, label: &'static str, name: &'static str, value: u64) -> fmt::Result {
-    let labels = [(label, name)];
-    ConstGauge::new(value).encode(metric.encode_family(&labels)?)
 }
 
 /// As the registry ends the help of its metrics.

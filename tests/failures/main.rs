@@ -7,6 +7,7 @@ mod changes;
 mod clocks;
 mod crashes;
 mod erasure;
+mod fleet;
 mod history;
 mod hostile;
 mod isolation;

@@ -164,6 +164,11 @@ impl Turns {
         self.count == 0
     }
 
+    /// How many accounts have some that may.
+    pub fn accounts(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// Gives up everything, including what has begun.
     pub fn clear(&mut self) {
         *self = Self::default();

@@ -35,6 +35,7 @@ use crate::{
         keys::PartitionKeys,
         protocol::Term,
     },
+    telemetry::log_line::of_the_same,
 };
 
 /// How often the worker tells what it has seen, and of how many endpoints at most.
@@ -95,7 +96,7 @@ impl Publisher {
             term: None,
             reviewed_ms: 0,
         };
-        let task = tokio::spawn(task.run(received, cancel.clone()));
+        let task = tokio::spawn(of_the_same(task.run(received, cancel.clone())));
         Self { news, task, cancel }
     }
 
@@ -219,7 +220,7 @@ impl Task {
         let why = format!("nothing has succeeded for {failed_for} ({cause}); limits.disable_after is {after}");
         let errand = CoreErrand::Disable { endpoint, revision, why };
         let (redis, keys, audit) = (self.redis.clone(), self.keys.clone(), self.audit.clone());
-        self.disabling.spawn(change_endpoint(redis, keys, audit, errand));
+        self.disabling.spawn(of_the_same(change_endpoint(redis, keys, audit, errand)));
     }
 
     async fn store(&mut self) -> Result<&mut HealthStore, StoreError> {

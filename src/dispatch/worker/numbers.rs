@@ -11,8 +11,8 @@ use crate::{
     facts::id::EntryId,
     store::watch::Gauges,
     telemetry::{
-        metrics::RedisState,
         owner::{Breakers, Look},
+        partitions::RedisState,
     },
 };
 

@@ -39,6 +39,7 @@ use crate::{
         protocol::Term,
         queries::Queries,
     },
+    telemetry::log_line::of_the_same,
 };
 
 /// Between two rounds while something moves; twice as long each time nothing does, up to the other.
@@ -67,7 +68,7 @@ impl Runner {
         let cancel = CancellationToken::new();
         let due = Arc::new(Notify::new());
         let task = Task { redis, keys, registry, history, audit, due: Arc::clone(&due) };
-        let task = tokio::spawn(task.run(told, cancel.clone()));
+        let task = tokio::spawn(of_the_same(task.run(told, cancel.clone())));
         Self { terms, due, task, cancel }
     }
 

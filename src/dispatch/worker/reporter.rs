@@ -26,12 +26,13 @@ use crate::{
     },
     telemetry::{
         log_line::rfc3339,
-        metrics::{Finished, Metrics, Removed, Settled},
+        metrics::{Finished, Removed, Settled},
+        partitions::PartitionMetrics,
     },
 };
 
 pub struct Reporter {
-    metrics: Metrics,
+    metrics: PartitionMetrics,
     /// What does not fit is left out.
     listener: Option<mpsc::Sender<Happening>>,
     tracer: Option<Tracer>,
@@ -43,7 +44,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(metrics: Metrics, listener: Option<mpsc::Sender<Happening>>, tracer: Option<Tracer>) -> Self {
+    pub fn new(metrics: PartitionMetrics, listener: Option<mpsc::Sender<Happening>>, tracer: Option<Tracer>) -> Self {
         Self {
             metrics,
             listener,

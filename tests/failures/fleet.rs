@@ -1,0 +1,153 @@
+//! One process with many partitions: eight children of a stream, with events in them directly.
+
+use std::collections::BTreeMap;
+
+use herald::facts::{id::AccountId, partition::Split};
+
+use crate::{
+    process::Herald,
+    support::until,
+    world::{Event, World, lives},
+};
+
+const PARTS: u32 = 8;
+
+/// Has the stream count as routed, as its hint and its mode say.
+async fn split(world: &World) {
+    let parts = PARTS.to_string();
+    let mode = format!("routed {PARTS} t0ken 0-0");
+    let _: String = world.redis.command(&["SET", "herald:{payment-intents}:mode", &mode]).await;
+    let _: u64 = world.redis.command(&["HSET", "herald:{herald}:partitions", "payment-intents", &parts]).await;
+}
+
+/// Which part an account's events are in.
+fn stream_of(account: &str) -> String {
+    Split::new("payment-intents", &[PARTS]).unwrap().stream_of(&AccountId::new(account).unwrap())
+}
+
+async fn publish(world: &World, events: &[Event]) {
+    let mut connection = world.redis.connection().await;
+    for chunk in events.chunks(500) {
+        let mut pipeline = redis::pipe();
+        for event in chunk {
+            pipeline.cmd("XADD").arg(stream_of(&event.account)).arg("*").arg("event").arg(&event.body).ignore();
+        }
+        pipeline.query_async::<()>(&mut connection).await.unwrap();
+    }
+}
+
+async fn leases(world: &World) -> Vec<String> {
+    let mut leases = world.keys("herald:*:lease").await;
+    leases.sort();
+    leases
+}
+
+async fn until_all_are_owned(herald: &Herald) {
+    herald.until_metric("herald_partition_owned", |owned| owned == f64::from(PARTS)).await;
+}
+
+/// Deliveries of each account, to count them where they should be.
+fn by_account(events: &[Event]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    events.iter().for_each(|event| *counts.entry(event.account.as_str()).or_default() += 1);
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_partitions_of_one_process_lose_nothing_when_it_is_killed_and_leave_no_lease_when_it_stops() {
+    let world = World::new().await;
+    split(&world).await;
+    let accounts = world.register_many(24).await;
+    let streams: std::collections::BTreeSet<_> = accounts.iter().map(|account| stream_of(account)).collect();
+    assert_eq!(streams.len(), PARTS as usize, "there is something for each of them");
+    let setup = world.setup();
+    let herald = setup.start();
+    until_all_are_owned(&herald).await;
+    let events = lives(5, &accounts, 3_000);
+    publish(&world, &events).await;
+    world.merchants.until_delivered(500).await;
+    herald.kill9();
+    let herald = setup.start();
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    for (account, count) in by_account(&events) {
+        let endpoint = account.replace("acc_", "ep_");
+        assert_eq!(world.merchants.log().delivered_to(&endpoint), count, "{endpoint}");
+    }
+    until("an empty stream in each of them", async || {
+        let mut left = 0;
+        for stream in &streams {
+            left += world.number(&["XLEN", stream]).await;
+        }
+        left == 0
+    })
+    .await;
+    assert_eq!(herald.get("/readyz").map(|(status, _)| status), Some(200));
+    assert_eq!(leases(&world).await.len(), PARTS as usize, "one of each part, none of the stream that is routed");
+    assert!(herald.stop().await.success());
+    assert_eq!(leases(&world).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_stuck_costs_the_others_nothing_and_is_named() {
+    let world = World::new().await;
+    split(&world).await;
+    let accounts = world.register_many(16).await;
+    let stuck = stream_of(&accounts[0]);
+    let _: String = world.redis.command(&["SET", &stuck, "no stream"]).await;
+    let herald = world.setup().env("HERALD_LOG_FORMAT", "json").start();
+    herald.until_metric("herald_partition_owned", |owned| owned >= f64::from(PARTS) - 1.0).await;
+    let all = lives(6, &accounts, 800);
+    let (its, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|event| stream_of(&event.account) == stuck);
+    publish(&world, &others).await;
+    world.merchants.until_delivered(others.len()).await;
+    let named = format!(": {stuck}");
+    until("readiness to name it, and it alone", async || {
+        herald.get("/readyz").is_some_and(|(status, body)| {
+            status == 503
+                && body.contains(&named)
+                && body.matches("payment-intents:").count() == body.matches(&named).count()
+        })
+    })
+    .await;
+    let log = herald.log();
+    let lines: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let told = lines.iter().filter(|line| line.to_string().contains("wrong type"));
+    let of: Vec<_> = told.map(|line| line["partition"].as_str().unwrap_or_default()).collect();
+    assert!(!of.is_empty() && of.iter().all(|partition| *partition == stuck), "{of:?}");
+    // Somebody takes it away.
+    let _: u64 = world.redis.command(&["DEL", &stuck]).await;
+    until_all_are_owned(&herald).await;
+    publish(&world, &its).await;
+    world.merchants.until_delivered(its.len() + others.len()).await;
+    until("readiness", async || herald.get("/readyz").is_some_and(|(status, _)| status == 200)).await;
+    world.merchants.assert_sound();
+    assert!(herald.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_routed_from_now_on_is_let_go_and_its_parts_are_taken() {
+    let world = World::new().await;
+    let accounts = world.register_many(8).await;
+    let herald = world.setup().start();
+    herald.until_owner().await;
+    let events = lives(7, &accounts, 400);
+    let (before, after) = events.split_at(200);
+    world.publish(before).await;
+    world.merchants.until_delivered(before.len()).await;
+    world.until_finished().await;
+    split(&world).await;
+    until_all_are_owned(&herald).await;
+    publish(&world, after).await;
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    assert_eq!(world.merchants.log().duplicates(), 0);
+    until("the release of its lease", async || {
+        !leases(&world).await.contains(&"herald:{payment-intents}:lease".to_owned())
+    })
+    .await;
+    let (_, page) = herald.get("/metrics").unwrap();
+    assert!(!page.contains("{partition=\"payment-intents\"}"), "{page}");
+    herald.signal(Signal::SIGTERM);
+    assert!(herald.stop().await.success());
+}
