@@ -31,10 +31,10 @@ use crate::{
     config::{Config, Start, redis_places},
     console, descriptors,
     dispatch::{
-        attempts::{Attempts, Crew, Senders},
+        attempts::{Crew, Senders},
         breaker::BreakerSettings,
         budgets::Budgets,
-        fleet::{Fleet, Partition, Standings, Threads},
+        fleet::{Fleet, Partition, Shared, Standings, Threads},
         membership::Settings as Share,
         partition::{Happening, Settings},
         presence::{OwnShare, Presence},
@@ -73,8 +73,6 @@ use crate::{
     },
     tls::install_crypto_provider,
 };
-
-/// How often it is looked which partitions there are, and how soon again where that cannot be told.
 
 /// How often a process that has only payment intents looks whether Redis answers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -166,6 +164,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let partitions = Partitions {
         config: config.clone(),
         redis: redis.clone(),
+        audit: audit(config, Surface::Worker)?,
         registry: registry.clone(),
         gives_way,
         sender: Arc::clone(&proven[0]),
@@ -180,8 +179,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     partitions.settings()?;
     let crew =
         Crew::start(Senders { proven, unproven: sending(0)? }).context("cannot start the threads for attempts")?;
-    let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, attempts| {
-        partitions.partition(stream, attempts)
+    let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, shared| {
+        partitions.partition(stream, shared)
     });
     let fleet = fleet.context("cannot start the threads for partitions")?;
     let socket = bound(config.listen, "listen, HERALD_LISTEN").await?;
@@ -461,6 +460,7 @@ async fn left(sharing: JoinHandle<()>, cancel: CancellationToken, most: Duration
 struct Partitions {
     config: Config,
     redis: Redis,
+    audit: Audit,
     registry: Registry,
     gives_way: watch::Receiver<bool>,
     sender: Arc<Sender>,
@@ -504,7 +504,7 @@ impl Partitions {
     }
 
     /// The one on this stream.
-    fn partition(&self, stream: &str, attempts: Attempts) -> Result<Partition> {
+    fn partition(&self, stream: &str, Shared { attempts, pool }: Shared) -> Result<Partition> {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
@@ -514,9 +514,9 @@ impl Partitions {
             Follower::new(settings, self.redis.at_home_in(keys.slot()), keys.clone(), self.metrics.clone())
         });
         let parts = Parts {
-            redis: self.redis.at_home_in(keys.slot()),
+            redis: self.redis.at_home_in(keys.slot()).sharing(pool),
             keys,
-            audit: audit(config, Surface::Worker)?,
+            audit: self.audit.clone(),
             settings: self.settings()?,
             attempt_log_len: limits.attempt_log_entries,
             history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },

@@ -45,6 +45,7 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
     let interface = [
         ("HERALD_LISTEN", "127.0.0.1:8080"),
         ("HERALD_METRICS_LISTEN", ""),
+        ("HERALD_THREADS", "auto"),
         ("HERALD_ADMIN_TOKEN", ""),
         ("HERALD_MASTER_KEY_FILE", ""),
         ("HERALD_SEAL_ONLY", "false"),

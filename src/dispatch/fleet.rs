@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock,
     history::follower::Follower,
+    store::pool::Pool,
     telemetry::{
         log_line::of_partition,
         readiness::{BEAT_EVERY, Readiness},
@@ -104,7 +105,14 @@ pub struct Partition {
     pub follower: Option<Follower>,
 }
 
-type Make = dyn Fn(&str, Attempts) -> anyhow::Result<Partition> + Send + Sync;
+/// What it needs of the process.
+pub struct Shared {
+    pub attempts: Attempts,
+    /// The connections of the thread that it is on.
+    pub pool: Pool,
+}
+
+type Make = dyn Fn(&str, Shared) -> anyhow::Result<Partition> + Send + Sync;
 
 pub struct Fleet {
     loops: Vec<Loop>,
@@ -118,6 +126,7 @@ pub struct Fleet {
 /// each answer, and whatever else this process does keeps neither from its turn.
 struct Loop {
     runtime: Handle,
+    pool: Pool,
     /// How many partitions are on it.
     load: usize,
     _ends: DropGuard,
@@ -142,7 +151,7 @@ impl Fleet {
         crew: Arc<Crew>,
         standings: Standings,
         readiness: Readiness,
-        make: impl Fn(&str, Attempts) -> anyhow::Result<Partition> + Send + Sync + 'static,
+        make: impl Fn(&str, Shared) -> anyhow::Result<Partition> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let loops = (0..loops.max(1)).map(|_| Loop::start(readiness.clone())).collect::<io::Result<_>>()?;
         Ok(Self { loops, crew, standings, readiness, make: Arc::new(make) })
@@ -194,8 +203,9 @@ impl Fleet {
         self.loops[on].load += 1;
         self.standings.put(&stream, Some(Standing::Waiting));
         let stop = CancellationToken::new();
-        let (make, crew, runtime) = (Arc::clone(&self.make), Arc::clone(&self.crew), self.loops[on].runtime.clone());
-        tasks.spawn(watch_over(stream, make, crew, runtime, stop.clone()));
+        let (make, crew) = (Arc::clone(&self.make), Arc::clone(&self.crew));
+        let (runtime, pool) = (self.loops[on].runtime.clone(), self.loops[on].pool.clone());
+        tasks.spawn(watch_over(stream, make, crew, (runtime, pool), stop.clone()));
         Begun { on, stop }
     }
 }
@@ -205,11 +215,11 @@ async fn watch_over(
     stream: String,
     make: Arc<Make>,
     crew: Arc<Crew>,
-    runtime: Handle,
+    (runtime, pool): (Handle, Pool),
     stop: CancellationToken,
 ) -> String {
     loop {
-        let ended = match make(&stream, crew.join()) {
+        let ended = match make(&stream, Shared { attempts: crew.join(), pool: pool.clone() }) {
             Ok(Partition { parts, follower }) => {
                 let rest = stop.child_token();
                 let follower = follower.map(|follower| tokio::spawn(of_partition(&stream, follower.run(rest.clone()))));
@@ -253,7 +263,7 @@ impl Loop {
             runtime.block_on(end.run_until_cancelled(beat));
             runtime.shutdown_background();
         })?;
-        Ok(Self { runtime: handle, load: 0, _ends: ends })
+        Ok(Self { runtime: handle, pool: Pool::default(), load: 0, _ends: ends })
     }
 }
 

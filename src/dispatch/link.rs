@@ -42,6 +42,11 @@ impl Link {
     /// Takes itself and gives itself back, so that the call can be awaited beside other things.
     pub async fn call(mut self, call: Call) -> (Self, Call, Result<Answer, Failure>) {
         let began = clock::now();
+        // Others share the connection. What this partition knows by it has ended with it.
+        if self.store.take_if(|store| store.is_over()).is_some() {
+            let why = "the connection to Redis has failed for another call".to_owned();
+            return (self, call, Err(Failure::Unknown(why)));
+        }
         let answer = match self.store().await {
             Ok(store) => store.call(&call).await,
             Err(error) => Err(Failure::Unknown(error.to_string())),

@@ -8,7 +8,10 @@ use std::{
     fmt,
     fmt::Display,
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,9 +27,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     encryption::{self, Encryption, TlsFiles},
-    error::{StoreError, has_moved},
+    error::{StoreError, has_moved, is_of_a_slot},
     keys::{RegistryKeys, never},
+    pool::{Made, Pool},
     topology::{Kind, Node, Others, Topology, is_of_cluster, slot_of},
+    wakeup::Ear,
 };
 use crate::{
     clock,
@@ -65,7 +70,7 @@ const KEEPALIVE_PROBES: u32 = 2;
 
 /// What a connection is for. This fixes how long its caller waits for an answer; the library's default of 500 ms would
 /// also end blocking reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Fenced reads and settles.
     Work,
@@ -101,6 +106,8 @@ pub struct Redis {
     /// The slot whose node its connections are to.
     home: Slot,
     keyring: Keyring,
+    /// Whose connections it uses, where they are shared.
+    pool: Option<Pool>,
 }
 
 impl Redis {
@@ -142,7 +149,15 @@ impl Redis {
         };
         let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(unusable)?;
         let (topology, home) = (Arc::new(Topology::new(seeds, kind)), RegistryKeys::slot());
-        Ok(Self { client, address: address.into(), encryption, topology, home, keyring: Keyring::default() })
+        Ok(Self {
+            client,
+            address: address.into(),
+            encryption,
+            topology,
+            home,
+            keyring: Keyring::default(),
+            pool: None,
+        })
     }
 
     /// The same, for those that are there for this slot: in a Cluster, their connections are to the node that serves it, which tells
@@ -154,6 +169,11 @@ impl Redis {
     /// Where its connections are to.
     pub(in crate::store) fn home(&self) -> Slot {
         self.home
+    }
+
+    /// The same, with connections that all who have this pool share, those that wait for answers without limit excepted.
+    pub fn sharing(&self, pool: Pool) -> Self {
+        Self { pool: Some(pool), ..self.clone() }
     }
 
     pub(in crate::store) fn topology(&self) -> &Topology {
@@ -241,9 +261,35 @@ impl Redis {
     }
 
     pub async fn connect(&self, purpose: Purpose) -> Result<Connection, StoreError> {
+        match &self.pool {
+            Some(pool) => {
+                let node = self.home_node().await?;
+                pool.connection(node, purpose, async || self.connect_alone(purpose).await).await
+            }
+            None => self.connect_alone(purpose).await,
+        }
+    }
+
+    /// What hears of changes at the node of its home, shared where connections are.
+    pub(in crate::store) async fn ear(&self) -> Result<Ear, StoreError> {
+        match &self.pool {
+            Some(pool) => pool.ear(self.home_node().await?, async || Ear::connect(self).await).await,
+            None => Ear::connect(self).await,
+        }
+    }
+
+    /// None where there is only one, or it is not known yet how many there are.
+    async fn home_node(&self) -> Result<Option<Node>, StoreError> {
+        match self.topology.kind() {
+            Kind::Unknown | Kind::OneServer => Ok(None),
+            Kind::Cluster | Kind::Watched(_) => self.node_of(self.home).await.map(Some),
+        }
+    }
+
+    async fn connect_alone(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         let (wire, node) = self.reach_home(None, config(purpose)).await?;
         let others = node.map(|node| Arc::new(Others::new(self.clone(), node, self.home, config(purpose))));
-        Ok(Connection { wire, others, topology: self.topology.clone(), keyring: self.keyring.clone() })
+        Ok(self.connection(wire, others))
     }
 
     /// A connection on which Redis can push what has changed (RESP3), to the node of its home alone. `hear` runs where the
@@ -254,7 +300,12 @@ impl Redis {
     ) -> Result<Connection, StoreError> {
         let config = config(Purpose::Wakeup).set_push_sender(hear);
         let (wire, _) = self.reach_home(Some(ProtocolVersion::RESP3), config).await?;
-        Ok(Connection { wire, others: None, topology: self.topology.clone(), keyring: self.keyring.clone() })
+        Ok(self.connection(wire, None))
+    }
+
+    fn connection(&self, wire: Wire, others: Option<Arc<Others>>) -> Connection {
+        let (topology, keyring) = (self.topology.clone(), self.keyring.clone());
+        Connection { wire, others, topology, keyring, is_over: Arc::default() }
     }
 
     /// To the only server, to the master, or to the node of a Cluster that serves one's home, which is named then. Who connects first
@@ -461,9 +512,27 @@ pub struct Connection {
     others: Option<Arc<Others>>,
     topology: Arc<Topology>,
     keyring: Keyring,
+    /// Somebody has found that it is of no use any more.
+    is_over: Arc<AtomicBool>,
+}
+
+impl Made for Connection {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
 }
 
 impl Connection {
+    /// Whether it has failed, for whichever of those who share it.
+    pub fn is_over(&self) -> bool {
+        Made::is_over(self)
+    }
+
+    /// For all who share it.
+    pub(in crate::store) fn give_up(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
     /// The keys that seal what is written through it.
     pub(in crate::store) fn keyring(&self) -> &Keyring {
         &self.keyring
@@ -626,8 +695,11 @@ impl Connection {
         let error = StoreError::new(subject, cause);
         if let StoreError::Unavailable { .. } = &error {
             self.topology.doubt(has_moved(cause));
-            if let (Some(others), Way::To(node, _)) = (&self.others, way) {
-                others.forget(node);
+            match (&self.others, way) {
+                (Some(others), Way::To(node, _)) => others.forget(node),
+                // A slot that has moved, or is on its way, is nothing to those of the others.
+                _ if is_of_a_slot(cause) => {}
+                _ => self.give_up(),
             }
         }
         error

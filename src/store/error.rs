@@ -107,6 +107,11 @@ pub(in crate::store) fn has_moved(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
 }
 
+/// The same, or that it is on its way: the node itself is well.
+pub(in crate::store) fn is_of_a_slot(error: &RedisError) -> bool {
+    has_moved(error) || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::TryAgain))
+}
+
 /// What the metrics call it.
 fn trouble(error: &RedisError, kind: &Kind) -> Trouble {
     match (error.kind(), kind) {

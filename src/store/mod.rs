@@ -42,6 +42,7 @@ pub mod nodes;
 pub mod operations;
 pub mod partition;
 pub mod partitions;
+pub mod pool;
 pub mod protocol;
 pub mod publish;
 pub mod queries;

@@ -49,6 +49,11 @@ impl PartitionStore {
         &self.keys
     }
 
+    /// Whether one of its connections has failed.
+    pub fn is_over(&self) -> bool {
+        self.work.is_over() || self.lease.is_over()
+    }
+
     /// Runs one call. A count above [`MAX_BATCH`] is cut to that: a caller that wants more calls again.
     pub async fn call(&self, call: &Call) -> Result<Answer, Failure> {
         let subject = Subject(verb(call), self.keys.stream());

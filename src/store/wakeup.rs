@@ -6,8 +6,10 @@
 //! `wake.lua`, and then listens.
 
 use std::{
+    collections::HashMap,
+    convert::Infallible,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -23,6 +25,7 @@ use super::{
     connection::{Connection, Redis, Script, Subject},
     error::StoreError,
     keys::PartitionKeys,
+    pool::Made,
     requests::within,
 };
 use crate::facts::id::EntryId;
@@ -44,42 +47,111 @@ pub struct New {
     pub is_certain: bool,
 }
 
-/// Sleeps until there is something to read.
-pub struct Wakeup {
+/// A connection on which Redis tells what has changed of all that was looked at on it. What Redis remembers belongs to the connection.
+/// Cheap to clone.
+#[derive(Clone)]
+pub(in crate::store) struct Ear {
     connection: Connection,
-    keys: PartitionKeys,
-    pushed: Arc<Pushed>,
+    heard: Arc<Heard>,
     is_told: bool,
 }
 
-impl Wakeup {
-    /// On a connection of its own, because what Redis remembers belongs to the connection.
-    pub async fn connect(redis: &Redis, keys: PartitionKeys) -> Result<Self, StoreError> {
-        let pushed = Arc::new(Pushed::default());
-        let (hears, inbox) = (Arc::clone(&pushed), keys.inbox());
-        let hear = move |info: PushInfo| hears.hear(&info, inbox.as_bytes());
-        let mut connection = redis.at_home_in(keys.slot()).connect_tracking(hear).await?;
+/// Whom it tells, by the names of their keys.
+#[derive(Default)]
+struct Heard {
+    listeners: Mutex<HashMap<Vec<u8>, (Arc<Pushed>, Kind)>>,
+    is_lost: AtomicBool,
+}
+
+/// What a key is to its partition.
+#[derive(Clone, Copy)]
+enum Kind {
+    Stream,
+    Inbox,
+}
+
+impl Ear {
+    pub async fn connect(redis: &Redis) -> Result<Self, StoreError> {
+        let heard = Arc::new(Heard::default());
+        let hears = Arc::clone(&heard);
+        let mut connection = redis.connect_tracking(move |info: PushInfo| hears.hear(&info)).await?;
         let mut track = redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON");
-        let subject = Subject("follow the changes of", keys.stream());
-        let is_told = match connection.query::<()>(subject, &track).await {
+        let is_told = match connection.query::<()>("follow the changes of streams", &track).await {
             Ok(()) => true,
             Err(error @ StoreError::Unavailable { .. }) => return Err(error),
             // Not granted, or the server does not have it.
             Err(_) => false,
         };
-        Ok(Self { connection, keys, pushed, is_told })
+        Ok(Self { connection, heard, is_told })
+    }
+}
+
+impl Made for Ear {
+    fn is_over(&self) -> bool {
+        self.heard.is_lost.load(Ordering::Relaxed) || self.connection.is_over()
+    }
+}
+
+impl Heard {
+    /// Never waits, because it runs where the connection's answers are read. Never returns the error of its type.
+    fn hear(&self, info: &PushInfo) -> Result<(), Infallible> {
+        let listeners = self.lock();
+        match (&info.kind, info.data.first()) {
+            (PushKind::Invalidate, Some(Value::Array(keys))) => {
+                for key in keys {
+                    if let Value::BulkString(key) = key
+                        && let Some((pushed, kind)) = listeners.get(key)
+                    {
+                        pushed.changed(*kind);
+                    }
+                }
+            }
+            // Everything was flushed.
+            (PushKind::Invalidate, _) => listeners.values().for_each(|(pushed, kind)| pushed.changed(*kind)),
+            (PushKind::Disconnection, _) => {
+                self.is_lost.store(true, Ordering::Relaxed);
+                listeners.values().for_each(|(pushed, _)| pushed.lost());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Arc<Pushed>, Kind)>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sleeps until there is something to read.
+pub struct Wakeup {
+    ear: Ear,
+    keys: PartitionKeys,
+    pushed: Arc<Pushed>,
+}
+
+impl Wakeup {
+    pub async fn connect(redis: &Redis, keys: PartitionKeys) -> Result<Self, StoreError> {
+        let (ear, pushed) = (redis.at_home_in(keys.slot()).ear().await?, Arc::new(Pushed::default()));
+        for (key, kind) in [(keys.stream().to_owned(), Kind::Stream), (keys.inbox(), Kind::Inbox)] {
+            ear.heard.lock().insert(key.into_bytes(), (Arc::clone(&pushed), kind));
+        }
+        // It may have been lost just before: then nobody tells this one.
+        if ear.is_over() {
+            pushed.lost();
+        }
+        Ok(Self { ear, keys, pushed })
     }
 
     /// Whether Redis says when something changes. If not, it is looked at again and again.
     pub fn is_told(&self) -> bool {
-        self.is_told
+        self.ear.is_told
     }
 
     /// Returns when the stream has, or may have, an entry after `last_read`, or the inbox a request after
     /// `inbox_after`; if neither has, after `block`. Takes nothing: the owner's next call finds what is there.
     pub async fn wait(&mut self, last_read: EntryId, inbox_after: EntryId, block: Duration) -> Result<New, StoreError> {
-        if self.is_told {
+        if self.ear.is_told {
             // What was pushed earlier is covered by the look.
             self.pushed.take()?;
             let new = self.look(last_read, inbox_after).await?;
@@ -103,13 +175,30 @@ impl Wakeup {
     async fn look(&mut self, last_read: EntryId, inbox_after: EntryId) -> Result<New, StoreError> {
         let subject = Subject("wait for new entries of", self.keys.stream());
         let call = WAKE.keys(&[self.keys.stream(), &self.keys.inbox()]).text(last_read).text(inbox_after);
-        let seen = self.connection.run::<(bool, bool)>(subject, &call);
-        let (entries, requests) = within(GRACE, subject, seen).await?;
+        let mut connection = self.ear.connection.clone();
+        let seen = connection.run::<(bool, bool)>(subject, &call);
+        let seen = within(GRACE, subject, seen).await;
+        if let Err(StoreError::Unavailable { .. }) = &seen {
+            connection.give_up();
+        }
+        let (entries, requests) = seen?;
         Ok(New { entries, requests, is_certain: entries || requests })
     }
 }
 
-/// What Redis has pushed since it was last asked: names of keys, of which only two can come.
+impl Drop for Wakeup {
+    fn drop(&mut self) {
+        let mut listeners = self.ear.heard.lock();
+        for key in [self.keys.stream().to_owned(), self.keys.inbox()] {
+            // Another may listen for the same keys by now.
+            listeners
+                .extract_if(|known, (pushed, _)| *known == key.as_bytes() && Arc::ptr_eq(pushed, &self.pushed))
+                .for_each(drop);
+        }
+    }
+}
+
+/// What Redis has pushed of one partition since it was last asked.
 #[derive(Default)]
 struct Pushed {
     entries: AtomicBool,
@@ -119,26 +208,19 @@ struct Pushed {
 }
 
 impl Pushed {
-    /// Never waits, because it runs where the connection's answers are read. Never returns the error of its type.
-    fn hear(&self, info: &PushInfo, inbox: &[u8]) -> Result<(), std::convert::Infallible> {
-        match (&info.kind, info.data.first()) {
-            (PushKind::Invalidate, Some(Value::Array(keys))) => {
-                let is_inbox = |key: &Value| matches!(key, Value::BulkString(key) if key == inbox);
-                let requests = keys.iter().filter(|key| is_inbox(key)).count();
-                self.requests.fetch_or(requests > 0, Ordering::Relaxed);
-                self.entries.fetch_or(requests < keys.len(), Ordering::Relaxed);
-            }
-            // Everything was flushed.
-            (PushKind::Invalidate, _) => {
-                self.entries.store(true, Ordering::Relaxed);
-                self.requests.store(true, Ordering::Relaxed);
-            }
-            (PushKind::Disconnection, _) => self.is_lost.store(true, Ordering::Relaxed),
-            _ => return Ok(()),
-        }
+    fn changed(&self, kind: Kind) {
+        let flag = match kind {
+            Kind::Stream => &self.entries,
+            Kind::Inbox => &self.requests,
+        };
+        flag.store(true, Ordering::Relaxed);
         // Wakes the waiter, which checks what was stored before this.
         self.changed.notify_one();
-        Ok(())
+    }
+
+    fn lost(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     async fn next(&self) -> Result<New, StoreError> {
@@ -164,8 +246,8 @@ impl Pushed {
 mod tests {
     use super::*;
 
-    fn hear(pushed: &Pushed, kind: PushKind, data: Vec<Value>) {
-        let Ok(()) = pushed.hear(&PushInfo { kind, data }, b"inbox");
+    fn hear(heard: &Heard, kind: PushKind, data: Vec<Value>) {
+        let Ok(()) = heard.hear(&PushInfo { kind, data });
     }
 
     fn names(keys: &[&str]) -> Vec<Value> {
@@ -173,21 +255,29 @@ mod tests {
     }
 
     #[test]
-    fn a_push_tells_the_stream_from_the_inbox_and_a_flush_is_both() {
-        let pushed = Pushed::default();
-        for (data, entries, requests) in [
-            (names(&["s"]), true, false),
-            (names(&["inbox"]), false, true),
-            (names(&["inbox", "s"]), true, true),
-            (vec![Value::Nil], true, true),
-        ] {
-            hear(&pushed, PushKind::Invalidate, data);
-            assert_eq!(pushed.take().unwrap(), New { entries, requests, is_certain: false });
-            assert_eq!(pushed.take().unwrap(), New::default(), "it is told once");
+    fn a_push_goes_to_the_partition_whose_key_it_names_and_a_flush_to_all() {
+        let (heard, [one, two]) = (Heard::default(), [(); 2].map(|()| Arc::new(Pushed::default())));
+        for (pushed, stream, inbox) in [(&one, "s:1", "inbox:1"), (&two, "s:2", "inbox:2")] {
+            heard.lock().insert(stream.into(), (Arc::clone(pushed), Kind::Stream));
+            heard.lock().insert(inbox.into(), (Arc::clone(pushed), Kind::Inbox));
         }
-        hear(&pushed, PushKind::Message, names(&["s"]));
-        assert_eq!(pushed.take().unwrap(), New::default());
-        hear(&pushed, PushKind::Disconnection, Vec::new());
-        assert!(matches!(pushed.take(), Err(StoreError::Unavailable { .. })));
+        let nothing = (false, false);
+        for (data, of_one, of_two) in [
+            (names(&["s:1"]), (true, false), nothing),
+            (names(&["inbox:1"]), (false, true), nothing),
+            (names(&["inbox:2", "s:2", "s:1"]), (true, false), (true, true)),
+            (names(&["another"]), nothing, nothing),
+            (vec![Value::Nil], (true, true), (true, true)),
+        ] {
+            hear(&heard, PushKind::Invalidate, data);
+            for (pushed, (entries, requests)) in [(&one, of_one), (&two, of_two)] {
+                assert_eq!(pushed.take().unwrap(), New { entries, requests, is_certain: false });
+                assert_eq!(pushed.take().unwrap(), New::default(), "it is told once");
+            }
+        }
+        hear(&heard, PushKind::Message, names(&["s:1"]));
+        assert_eq!(one.take().unwrap(), New::default());
+        hear(&heard, PushKind::Disconnection, Vec::new());
+        assert!([one, two].iter().all(|pushed| matches!(pushed.take(), Err(StoreError::Unavailable { .. }))));
     }
 }

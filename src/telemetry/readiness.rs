@@ -374,7 +374,8 @@ mod tests {
         one.set_redis(true);
         two.set_redis(false);
         two.backlog(true, Duration::ZERO, now);
-        [&one, &two].map(|of| of.beat(now));
+        one.beat(now);
+        two.beat(now);
         let later = now + STALLED_AFTER;
         one.beat(later);
         let reasons = readiness.verdict(later).unwrap_err();

@@ -125,6 +125,34 @@ async fn a_partition_that_is_stuck_costs_the_others_nothing_and_is_named() {
     assert!(herald.stop().await.success());
 }
 
+/// They share a few connections, so one that fails is felt by all of them, and made again once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_share_connections_and_all_of_them_go_on_once_these_were_cut() {
+    let world = World::new().await;
+    split(&world).await;
+    let accounts = world.register_many(16).await;
+    let herald = world.setup().start();
+    until_all_are_owned(&herald).await;
+    let events = lives(8, &accounts, 600);
+    let (before, after) = events.split_at(300);
+    publish(&world, before).await;
+    world.merchants.until_delivered(before.len()).await;
+    let clients: String = world.redis.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
+    let of_partitions = clients.lines().filter(|line| {
+        ["evalsha", "hget", "client|tracking"].iter().any(|command| line.contains(&format!(" cmd={command} ")))
+    });
+    assert!(of_partitions.count() < PARTS as usize, "{clients}");
+    let _: u64 = world.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    publish(&world, after).await;
+    world.merchants.until_delivered(events.len()).await;
+    until_all_are_owned(&herald).await;
+    world.merchants.assert_sound();
+    let (_, page) = herald.get("/metrics").unwrap();
+    let terms = page.lines().filter(|line| line.starts_with("herald_lease_terms_total{") && line.ends_with(" 2"));
+    assert_eq!(terms.count(), PARTS as usize, "what is known by a connection ends with it: {page}");
+    assert!(herald.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_routed_from_now_on_is_let_go_and_its_parts_are_taken() {
     let world = World::new().await;
@@ -148,6 +176,5 @@ async fn a_stream_that_is_routed_from_now_on_is_let_go_and_its_parts_are_taken()
     .await;
     let (_, page) = herald.get("/metrics").unwrap();
     assert!(!page.contains("{partition=\"payment-intents\"}"), "{page}");
-    herald.signal(Signal::SIGTERM);
     assert!(herald.stop().await.success());
 }
