@@ -32,7 +32,7 @@ use crate::{
         budgets::Budgets,
         partition::{Happening, Settings},
         presence::Presence,
-        worker::{Parts, Worker},
+        worker::{Parts, Worker, routing},
     },
     facts::{
         audit::{Origin, Surface},
@@ -55,6 +55,7 @@ use crate::{
         connection::Redis,
         encryption::TlsFiles,
         keys::PartitionKeys,
+        routing::Replicas,
     },
     systemd,
     telemetry::{
@@ -415,7 +416,7 @@ fn parts(
         dead_max_count: limits.dead_letters.max_count,
         quarantine_bytes: limits.quarantine_bytes,
         strict_events: config.events.strict,
-        parts: u32::from(config.stream.partitions),
+        parts: config.stream.partitions,
     };
     let readiness = Readiness::new();
     readiness.await_endpoints();
@@ -425,6 +426,11 @@ fn parts(
         keys: PartitionKeys::new(&config.stream.name)?,
         audit: audit(config, Surface::Worker)?,
         settings,
+        routing: routing::Settings {
+            above: 1,
+            replicas: Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout },
+            retain_ms: config.stream.route_retain.as_millis() as u64,
+        },
         attempt_log_len: limits.attempt_log_entries,
         history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
         keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),

@@ -24,6 +24,7 @@ mod link;
 pub mod partition;
 pub mod presence;
 mod redis_clock;
+pub mod router;
 mod shares;
 pub mod worker;
 

@@ -156,6 +156,8 @@ struct Inner {
     /// In the order of [`Quota::ALL`], which is that of its variants.
     quota_refusals: [Counter; Quota::ALL.len()],
     partition_owner: Number,
+    route_lag: Gauge<f64, AtomicU64>,
+    route_gaps: Counter,
     lease_terms: Counter,
     items_set_aside: Counter,
     memory_pressure: Number,
@@ -195,6 +197,15 @@ impl Metrics {
         let quarantine_dropped =
             counter(p, "quarantine_entries_dropped", "Entries that the quarantine's limit dropped from it");
         let partition_owner = number(p, "partition_owner", "1 while this worker owns the partition, else 0");
+        let route_lag = Gauge::<f64, AtomicU64>::default();
+        p.register_with_unit(
+            "route_lag",
+            "How long the oldest entry waits that a routed stream has not passed on to all its parts",
+            Unit::Seconds,
+            route_lag.clone(),
+        );
+        let route_gaps =
+            counter(p, "route_gap", "Times that a routed stream had no more what one of its parts had not taken yet");
         let lease_terms = counter(p, "lease_terms", "Terms that this worker began as the partition's owner");
         let items_set_aside = counter(
             p,
@@ -297,6 +308,8 @@ impl Metrics {
             dead_letters_removed,
             quota_refusals,
             partition_owner,
+            route_lag,
+            route_gaps,
             lease_terms,
             items_set_aside,
             memory_pressure,
@@ -400,6 +413,14 @@ impl Metrics {
     /// An endpoint is to be paused because of what it, or its account, has in Redis.
     pub fn quota_refusal(&self, quota: Quota) {
         self.0.quota_refusals[quota as usize].inc();
+    }
+
+    pub fn set_route_lag(&self, lag: Duration) {
+        self.0.route_lag.set(lag.as_secs_f64());
+    }
+
+    pub fn route_gap(&self) {
+        self.0.route_gaps.inc();
     }
 
     /// This worker became the owner.

@@ -411,7 +411,10 @@ impl World {
                     | Event::Work { .. }
                     | Event::Apply { call: Call::Acquire { .. } | Call::Renew { .. }, .. }
                     | Event::Apply { call: Call::Trim { .. } | Call::Inbox { .. } | Call::ClaimForeign { .. }, .. }
-                    | Event::Answer { answer: Ok(Answer::Taken { .. } | Answer::Renewed { .. } | Answer::Trimmed { .. }), .. }
+                    | Event::Answer {
+                        answer: Ok(Answer::Taken { .. } | Answer::Renewed { .. } | Answer::Trimmed { .. }),
+                        ..
+                    }
             );
             if self.trace.is_some() && !is_noise {
                 let line = format!("{at:>6} {event:?}");

@@ -3,9 +3,9 @@
 use super::{
     ACQUIRE_EVERY_MS, Answer, BacklogFor, Bytes, Content, CoreHappening, Delivery, DeliveryId, Directory,
     ENDING_EVERY_MS, EndpointId, Entry, EntryId, Envelope, Errand, Event, EventError, Happening, INDEX_AFTER_MS,
-    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode, Origin,
-    Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry, TRIM_ROUND,
-    Telling, TermState, Traceparent, UnknownMode, VecDeque, Wide,
+    INDEX_PAUSE_MS, INTO_BACKLOGS, Indexing, Item, Kept, LetterFacts, LookFrom, MAX_BATCH, MAX_READ_BYTES, Mode,
+    Origin, Outstanding, Page, Partition, Phase, Pull, READ_MAX, ReadFrom, Source, Stage, Staged, StagedEntry,
+    TRIM_ROUND, Telling, TermState, Traceparent, UnknownMode, VecDeque, Wide,
 };
 
 impl<D: Directory> Partition<D> {

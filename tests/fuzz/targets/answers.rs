@@ -77,7 +77,10 @@ fn check(call: &Call, answer: &Answer) {
         (Call::Ask { deliveries, .. }, Answer::Asked { known }) => assert_eq!(known.len(), deliveries.len()),
         (_, Answer::Lost | Answer::NoGroup) => {}
         (Call::Settle { .. }, Answer::BadItem { .. } | Answer::Settled { .. }) => {}
-        (Call::Acquire { .. }, Answer::Acquired { .. } | Answer::Taken { .. } | Answer::Gated { .. } | Answer::Reserved { .. }) => {}
+        (
+            Call::Acquire { .. },
+            Answer::Acquired { .. } | Answer::Taken { .. } | Answer::Gated { .. } | Answer::Reserved { .. },
+        ) => {}
         (Call::Renew { .. }, Answer::Renewed { .. }) | (Call::Release { .. }, Answer::Released) => {}
         (Call::Recover { .. }, Answer::Recovered { .. }) | (Call::Open { .. }, Answer::Opened { .. }) => {}
         (Call::Counts { .. }, Answer::Counts { .. }) | (Call::Read { .. }, Answer::Entries { .. }) => {}
