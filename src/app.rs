@@ -37,9 +37,9 @@ use crate::{
         fleet::{Fleet, Partition, Shared, Standings, Threads},
         membership::Settings as Share,
         partition::{Happening, Settings},
-        presence::{OwnShare, Presence},
+        presence::{Company, OwnShare, Presence},
         sharing::{Fleeting, Sharing, Wishes},
-        worker::Parts,
+        worker::{Parts, routing},
     },
     facts::{
         audit::{Origin, Surface},
@@ -62,6 +62,7 @@ use crate::{
         connection::Redis,
         encryption::TlsFiles,
         keys::PartitionKeys,
+        routing::Replicas,
     },
     systemd,
     telemetry::{
@@ -156,7 +157,8 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
     let share =
         Share { id: worker_id(config), weight: config.worker.weight, lease_ms: config.lease.ttl.as_millis() as u64 };
     let fleet_seen = Fleeting { standings: standings.watch(), wishes: wishes.watch() };
-    let (sharing, wanted) = Sharing::new(redis.clone(), keys, share, own, company, fleet_seen, readiness.clone());
+    let (sharing, wanted) =
+        Sharing::new(redis.clone(), keys, share, own, company.clone(), fleet_seen, readiness.clone());
     let threads = threads(config);
     let senders = senders(threads);
     let sending = |_| Ok::<_, anyhow::Error>(Arc::new(sender_of(config, redis.clone(), senders)?));
@@ -174,9 +176,10 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         wishes,
         listener,
         senders,
+        company,
     };
     // What is wrong with the configuration is said before anything is begun.
-    partitions.settings()?;
+    partitions.settings(true)?;
     let crew =
         Crew::start(Senders { proven, unproven: sending(0)? }).context("cannot start the threads for attempts")?;
     let fleet = Fleet::start(threads.loops, crew, standings, readiness.clone(), move |stream, shared| {
@@ -471,10 +474,12 @@ struct Partitions {
     listener: Option<mpsc::Sender<Happening>>,
     /// How many senders there are.
     senders: u64,
+    /// Who was heard of, and which partitions there are.
+    company: watch::Receiver<Option<Company>>,
 }
 
 impl Partitions {
-    fn settings(&self) -> Result<Settings> {
+    fn settings(&self, is_root: bool) -> Result<Settings> {
         let config = &self.config;
         let limits = &config.limits;
         Ok(Settings {
@@ -499,8 +504,14 @@ impl Partitions {
             dead_max_count: limits.dead_letters.max_count,
             quarantine_bytes: limits.quarantine_bytes,
             strict_events: config.events.strict,
-            parts: u32::from(config.stream.partitions),
+            // A part is split by an operator alone.
+            parts: if is_root { config.stream.partitions } else { 1 },
         })
+    }
+
+    /// Into how many parts the levels above a stream split, all together.
+    fn parts_above(&self, stream: &str) -> u32 {
+        self.company.borrow().as_ref().map_or(1, |company| company.layout.parts_above(stream))
     }
 
     /// The one on this stream.
@@ -508,6 +519,7 @@ impl Partitions {
         let config = &self.config;
         let limits = &config.limits;
         let (keys, metrics) = (PartitionKeys::new(stream)?, self.metrics.partition(stream));
+        let is_root = stream == config.stream.name;
         let history = config.history.url.clone();
         let follower = history.map(|url| {
             let settings = HistorySettings { url, keep: config.history.keep, bodies: config.history.bodies };
@@ -517,7 +529,12 @@ impl Partitions {
             redis: self.redis.at_home_in(keys.slot()).sharing(pool),
             keys,
             audit: self.audit.clone(),
-            settings: self.settings()?,
+            settings: self.settings(is_root)?,
+            routing: routing::Settings {
+                above: self.parts_above(stream),
+                replicas: Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout },
+                retain_ms: config.stream.route_retain.as_millis() as u64,
+            },
             attempt_log_len: limits.attempt_log_entries,
             history_log_bytes: if config.history.url.is_some() { config.history.log_bytes } else { 0 },
             keeps_events: config.history.url.is_some() && !config.history.bodies.is_zero(),

@@ -35,7 +35,7 @@ const fn secret(name: &'static str, showing: Showing) -> Key {
 }
 
 /// In the order in which `herald config show` prints them.
-pub(super) const KEYS: [Key; 66] = [
+pub(super) const KEYS: [Key; 69] = [
     key("listen"),
     key("metrics_listen"),
     key("threads"),
@@ -50,10 +50,13 @@ pub(super) const KEYS: [Key; 66] = [
     key("redis.ca_file"),
     key("redis.certificate_file"),
     key("redis.key_file"),
+    key("redis.wait"),
+    key("redis.wait_timeout"),
     named("stream.name", "HERALD_STREAM"),
     named("stream.partitions", "HERALD_PARTITIONS"),
     named("stream.start", "HERALD_START"),
     named("stream.retain", "HERALD_RETAIN"),
+    named("stream.route_retain", "HERALD_ROUTE_RETAIN"),
     key("stream.trim_ignores"),
     key("events.strict"),
     named("lease.ttl", "HERALD_LEASE"),

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     facts::{
+        partition::{MAX_PARTS, Split},
         quota,
         retry::{RetryPolicy, RetrySettings},
     },
@@ -41,6 +42,9 @@ pub struct RedisConfig {
     pub ca_file: Option<PathBuf>,
     /// PEM files of what Herald shows to it.
     pub identity: Option<IdentityFiles>,
+    /// How many replicas must have what goes from one slot to another; None: one where there are replicas.
+    pub wait: Option<u8>,
+    pub wait_timeout: Duration,
 }
 
 /// How endpoints' secrets are sealed.
@@ -55,10 +59,13 @@ pub struct SealConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamConfig {
     pub name: String,
-    pub partitions: u16,
+    /// Into how many parts a stream is split that nothing was done with yet; 1: none.
+    pub partitions: u32,
     pub start: Start,
     /// How long finished entries stay before they are trimmed.
     pub retain: Duration,
+    /// How long what was passed on to the parts of the stream stays.
+    pub route_retain: Duration,
     /// Consumer groups that trimming does not wait for.
     pub trim_ignores: Vec<String>,
 }
@@ -210,12 +217,17 @@ impl Reader {
         let url = self.one("redis.url", RedisUrl::from_str);
         let ca_file = self.one("redis.ca_file", values::path);
         let identity = self.identity("redis.certificate_file", "redis.key_file");
-        let (url, ca_file, identity) = (url?, ca_file?, identity?);
+        let wait = self.one("redis.wait", |text| match text {
+            "auto" => Ok(None),
+            text => number_in(0..=16)(text).map(|count| u8::try_from(count).ok()),
+        });
+        let wait_timeout = self.one("redis.wait_timeout", duration_in(Duration::from_millis(1)..=secs(4)));
+        let (url, ca_file, identity, wait, wait_timeout) = (url?, ca_file?, identity?, wait?, wait_timeout?);
         // Whoever names them believes that the connection is encrypted.
         let named = [("redis.ca_file", ca_file.is_some()), ("redis.certificate_file", identity.is_some())];
         match named.into_iter().find(|(_, is_named)| *is_named && !url.is_encrypted()) {
             Some((key, _)) => self.refuse(key, "is for TLS alone: write rediss://HOST:PORT in redis.url".to_owned()),
-            None => Some(RedisConfig { url, ca_file, identity }),
+            None => Some(RedisConfig { url, ca_file, identity, wait, wait_timeout }),
         }
     }
 
@@ -244,10 +256,14 @@ impl Reader {
         /// A stream with more readers than this has other problems.
         const MAX_GROUPS: usize = 64;
         let name = self.one("stream.name", values::stream_name);
-        let partitions = self.one("stream.partitions", |text| match number_in(1..=u64::from(u16::MAX))(text)? {
-            1 => Ok(1),
-            _ => Err("must be 1: routing to more partitions comes with a later version".to_owned()),
+        let stream = name.clone();
+        let partitions = self.one("stream.partitions", |text| {
+            let parts = number_in(1..=u64::from(MAX_PARTS))(text)? as u32;
+            let levels: Vec<u32> = (parts > 1).then_some(parts).into_iter().collect();
+            Split::new(stream.as_deref().unwrap_or_default(), &levels).map_err(|error| error.to_string())?;
+            Ok(parts)
         });
+        let route_retain = self.one("stream.route_retain", duration_in(Duration::ZERO..=365 * DAY));
         let start = self.one("stream.start", Start::from_str);
         let retain = self.one("stream.retain", duration_in(Duration::ZERO..=365 * DAY));
         let trim_ignores = self.many("stream.trim_ignores", MAX_GROUPS, |text| match text.is_empty() {
@@ -259,6 +275,7 @@ impl Reader {
             partitions: partitions?,
             start: start?,
             retain: retain?,
+            route_retain: route_retain?,
             trim_ignores: trim_ignores?,
         })
     }

@@ -57,10 +57,13 @@ fn the_variables_and_their_defaults_are_those_of_the_interface() {
         ("HERALD_REDIS_CA_FILE", ""),
         ("HERALD_REDIS_CERTIFICATE_FILE", ""),
         ("HERALD_REDIS_KEY_FILE", ""),
+        ("HERALD_REDIS_WAIT", "auto"),
+        ("HERALD_REDIS_WAIT_TIMEOUT", "1s"),
         ("HERALD_STREAM", "payment-intents"),
         ("HERALD_PARTITIONS", "1"),
         ("HERALD_START", "0"),
         ("HERALD_RETAIN", "0s"),
+        ("HERALD_ROUTE_RETAIN", "10s"),
         ("HERALD_STREAM_TRIM_IGNORES", ""),
         ("HERALD_EVENTS_STRICT", "false"),
         ("HERALD_LEASE", "5s"),
@@ -178,7 +181,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 
 #[test]
 fn every_error_is_in_one_message_with_its_origin() {
-    let file = "colour = 1\n[lease]\nttl = 5\ntll = \"5s\"\n[stream]\npartitions = 4\nstart = 2022-02-01\n[typo]\n";
+    let file = "colour = 1\n[lease]\nttl = 5\ntll = \"5s\"\n[stream]\npartitions = 4000\nstart = 2022-02-01\n[typo]\n";
     let env =
         [("HERALD_LEASSE", "geheim"), ("HERALD_ALLOW_NETWORKS", "10.0.0.0/8, here,0.0.0.0/0"), ("HERALD_LOG", "inof")];
     let flags = [("retry.jiter", "1"), ("retry.jitter", "7"), ("retry.max_age", "0s"), ("listen", "localhost:80")];
@@ -188,7 +191,7 @@ fn every_error_is_in_one_message_with_its_origin() {
         "herald.toml:1: there is no setting colour; the nearest is ",
         "herald.toml:3: lease.ttl = \"5\": is not a duration; write it with units",
         "herald.toml:4: there is no setting lease.tll; the nearest is lease.ttl",
-        "herald.toml:6: stream.partitions = \"4\": must be 1: routing to more partitions comes with a later version",
+        "herald.toml:6: stream.partitions = \"4000\": must be a whole number between 1 and 1024",
         "herald.toml:7: stream.start: takes text, a number or true and false, not a value of type datetime",
         "herald.toml:8: there is no setting typo; the nearest is ",
         "\nwarning: HERALD_LEASSE in the environment is not a setting and has no effect; the nearest is HERALD_LEASE",
@@ -214,7 +217,7 @@ fn a_single_error_is_one_line() {
 /// A key, values that it accepts and values that it does not.
 type Bounds = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const BOUNDS: [Bounds; 66] = [
+const BOUNDS: [Bounds; 69] = [
     ("listen", &["0.0.0.0:1", "[::1]:0"], &["8080", "", "localhost:8080"]),
     ("metrics_listen", &["", "127.0.0.1:9464"], &["9464", "localhost:9464"]),
     ("threads", &["auto", "1", "256"], &["0", "257", "", "all"]),
@@ -248,8 +251,11 @@ const BOUNDS: [Bounds; 66] = [
     ("redis.certificate_file", &[""], &["herald.pem"]),
     ("redis.key_file", &[""], &["herald.key"]),
     ("stream.name", &["s", "{a}:b"], &["", "a b", "a\nb"]),
-    ("stream.partitions", &["1"], &["0", "2", "-1", "one", "99999999999"]),
+    ("stream.partitions", &["1", "64", "1024"], &["0", "1025", "-1", "one", "99999999999"]),
     ("stream.start", &["0", "$", "1-0"], &["", "1", "now", "-"]),
+    ("redis.wait", &["auto", "0", "16"], &["17", "-1", "one"]),
+    ("redis.wait_timeout", &["1ms", "4s"], &["0s", "5s"]),
+    ("stream.route_retain", &["0s", "365d"], &["366d", "-1s"]),
     ("stream.retain", &["0s", "365d"], &["366d", "-1s", "1mo", "5", "1y"]),
     ("stream.trim_ignores", &["", "audit, old reader"], &["audit,", ","]),
     ("lease.ttl", &["1s", "60s"], &["999ms", "61s", ""]),

@@ -26,6 +26,7 @@ pub mod membership;
 pub mod partition;
 pub mod presence;
 mod redis_clock;
+pub mod router;
 mod shares;
 pub mod sharing;
 pub mod worker;

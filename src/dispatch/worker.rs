@@ -8,6 +8,8 @@ mod health;
 mod numbers;
 mod operations;
 mod reporter;
+pub mod routing;
+mod splitting;
 mod told;
 mod tracer;
 
@@ -30,6 +32,7 @@ use self::{
     health::{News, Publisher},
     operations::Runner,
     reporter::Reporter,
+    routing::Routing,
     tracer::{Called, Tracer},
 };
 use super::{
@@ -74,6 +77,8 @@ pub struct Parts {
     /// For what Herald does by itself.
     pub audit: Audit,
     pub settings: Settings,
+    /// Where its stream is split.
+    pub routing: routing::Settings,
     pub attempt_log_len: u64,
     /// What the log may take beyond that while the history has not read it.
     pub history_log_bytes: u64,
@@ -141,11 +146,22 @@ pub struct Worker {
     /// When to tell it next what was seen.
     publish_at: u64,
     runner: Runner,
+    routing: Routing,
 }
 
 impl Worker {
     pub fn new(parts: Parts) -> Self {
         let Parts { redis, keys, settings, attempt_log_len, registry, .. } = parts;
+        let routing = Routing::start(routing::Parts {
+            redis: redis.clone(),
+            keys: keys.clone(),
+            settings: parts.routing,
+            parts: settings.parts,
+            start: settings.start,
+            trim_ignores: settings.trim_ignores.clone(),
+            metrics: parts.metrics.clone(),
+            readiness: parts.readiness.clone(),
+        });
         let (trim_ignores, owner) = (settings.trim_ignores.clone(), settings.owner.clone());
         let lease_timeout = Duration::from_millis(settings.lease_ms / 2);
         let link = |purpose| Link::new(redis.clone(), keys.clone(), purpose, attempt_log_len);
@@ -172,6 +188,7 @@ impl Worker {
             called_us: 0,
             publish_at: 0,
             runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.history, parts.audit.clone()),
+            routing,
             redis,
             keys,
             audit: parts.audit,
@@ -254,6 +271,7 @@ impl Worker {
                     }
                 }
                 () = self.runner.made_due() => self.partition.something_is_due(),
+                term = self.routing.works() => self.partition.works(&term),
                 Some(change) = changes.next() => self.registry_changed(change),
                 Ok(()) = self.gives_way.changed() => {
                     let gives_way = *self.gives_way.borrow_and_update();
@@ -285,6 +303,7 @@ impl Worker {
         watching.cancel();
         self.attempts.abort_all();
         self.runner.stop(LAST_WORDS).await;
+        self.routing.stop(LAST_WORDS).await;
         self.publisher.stop(LAST_WORDS).await;
         // It ends by itself on cancellation; a panic there was logged by its own task.
         let _ = watcher.await;
@@ -440,7 +459,10 @@ impl Worker {
             tracer.told_all();
         }
         self.publish(false);
-        self.runner.own(self.partition.term());
+        let routes = self.partition.routes();
+        // Of what is only passed on nothing is unfinished here.
+        self.runner.own(self.partition.term().filter(|_| routes.is_none()));
+        self.routing.own(routes);
         self.reporter.tick(now);
         self.reporter.tally(self.partition.tally());
         self.standing.set(self.keys.stream(), self.partition.is_owner());

@@ -230,6 +230,16 @@ struct WireData<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// The account that an event is of, where nothing else is of interest. What names none is no event.
+pub fn account_of(body: &[u8]) -> Option<AccountId> {
+    #[derive(Deserialize)]
+    struct OfAccount<'a> {
+        #[serde(borrow, rename = "accountId", alias = "AccountId")]
+        account: Cow<'a, str>,
+    }
+    AccountId::new(&serde_json::from_slice::<OfAccount<'_>>(body).ok()?.account).ok()
+}
+
 impl Event {
     /// Takes whatever can be delivered; what is new in it is listed in [`Event::novelties`].
     pub fn parse(body: Bytes) -> Result<Self, EventError> {

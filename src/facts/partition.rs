@@ -218,6 +218,13 @@ impl Layout {
         }
     }
 
+    /// Into how many parts the levels above this stream split, all together: 1 for the root.
+    pub fn parts_above(&self, stream: &str) -> u32 {
+        let above = |above: &&String| stream.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with(':'));
+        let all = self.modes.keys().filter(above).filter(|above| above.starts_with(&self.root));
+        all.filter_map(|above| self.mode(above).parts()).product()
+    }
+
     /// The streams that an account's events go through: the root, and in the end the one that has its deliveries. While a stream is
     /// being split either may have them.
     pub fn path(&self, account: &AccountId) -> Vec<String> {
@@ -286,6 +293,8 @@ mod tests {
         let path = layout.path(&account("acc_test"));
         assert_eq!(path[1..], split.path(&account("acc_test")));
         assert_eq!(layout.path(&account("acc_a")), ["payment-intents", "payment-intents:62"]);
+        let above = ["payment-intents", "payment-intents:6", "payment-intents:6:3", "payment-intents:62"];
+        assert_eq!(above.map(|stream| layout.parts_above(stream)), [1, 64, 256, 64]);
     }
 
     #[test]

@@ -647,8 +647,9 @@ impl Connection {
             if is_loaded {
                 pipeline.cmd("SCRIPT").arg("LOAD").arg(first.script.source);
             }
-            open.iter().for_each(|at| drop(pipeline.add_command(calls[*at].command.clone())));
-            then.into_iter().for_each(|then| drop(pipeline.add_command(then.clone())));
+            for command in open.iter().map(|at| &calls[*at].command).chain(then) {
+                pipeline.add_command(command.clone());
+            }
             pipeline.ignore_errors();
             let sent = pipeline.query_async(way.of(&mut self.wire)).await;
             let said: Vec<RedisResult<Value>> = sent.map_err(|error| self.failed(&subject, &error, &way))?;

@@ -128,13 +128,20 @@ impl Passed {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     pub now_ms: u64,
-    /// The last id that it gave out.
-    pub last: EntryId,
-    /// The oldest entry that is left.
-    pub oldest: Option<EntryId>,
+    /// There may be more behind the last of these.
+    pub has_more: bool,
+    /// Where it was asked for.
+    pub of_stream: Option<OfStream>,
     /// Up to here all parts once had everything, and it may have been trimmed.
     pub cursor: Option<EntryId>,
     pub entries: Vec<Passed>,
+}
+
+/// The last id that a stream gave out, and the oldest entry that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfStream {
+    pub last: EntryId,
+    pub oldest: Option<EntryId>,
 }
 
 /// What a part is given: all that there is for it behind `after`, up to `up_to`.
@@ -149,8 +156,8 @@ pub struct Batch {
 /// What a part says of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// It has taken all of it; its last id is this one.
-    Done { count: u64, last: EntryId },
+    /// It has taken all of it; the last of them got this id.
+    Done { count: u64, last: Option<EntryId> },
     /// Nothing of it: it has taken, or passed, what there was up to here.
     At(EntryId),
     /// It is to be filled by another split.
@@ -261,12 +268,12 @@ impl RouteStore {
         &self.keys
     }
 
-    /// Up to `most` entries behind this id, or a mebibyte of them.
-    pub async fn read(&mut self, after: EntryId, most: usize) -> Result<Page, NoPage> {
+    /// Up to `most` entries behind this id, or a mebibyte of them; and what there is of the stream, if that is asked for.
+    pub async fn read(&mut self, after: EntryId, most: usize, of_stream: bool) -> Result<Page, NoPage> {
         let keys = &self.keys;
         let call = ROUTE_READ.keys_to_read(&[keys.stream(), &keys.mode(), &keys.cursor(), &keys.places()]);
         let call = call.text(after).arg(most.clamp(1, MAX_ROUTED));
-        let call = call.arg(MAX_VALUE_BYTES).arg(MAX_ENTRY_BYTES).arg(MAX_ENTRY_FIELDS);
+        let call = call.arg(MAX_VALUE_BYTES).arg(MAX_ENTRY_BYTES).arg(MAX_ENTRY_FIELDS).arg(u8::from(of_stream));
         let value = self.run("look at entries of", &call).await.map_err(NoPage::Failed)?;
         let subject = Subject("look at entries of", self.keys.stream());
         match page(value).map_err(|why| NoPage::Failed(StoreError::unexpected(subject, why)))? {
@@ -325,6 +332,27 @@ impl RouteStore {
         let used: u64 = connection.query(subject, &exists).await?;
         // Its group is made in the same step as its registry is noted.
         Ok(used == 0)
+    }
+
+    /// Whether every part was once known to have begun.
+    pub async fn has_begun(&mut self) -> Result<bool, StoreError> {
+        let subject = Subject("look whether the parts have begun of", self.keys.stream()).to_string();
+        let exists = redis::cmd("EXISTS").arg(self.keys.cursor()).to_owned();
+        self.own().await?.query(&subject, &exists).await
+    }
+
+    /// The first of so many parts that somebody works on as on a stream of its own.
+    pub async fn first_used(&mut self, parts: u32) -> Result<Option<String>, StoreError> {
+        for part in 0..parts {
+            let name = part_of(self.keys.stream(), part);
+            let subject = Subject("look whether anybody works on", &name);
+            let keys = PartitionKeys::new(&name).map_err(|error| StoreError::unexpected(subject, error))?;
+            let exists = redis::cmd("EXISTS").arg(&[keys.routed(), keys.lease(), keys.registry_id()]).to_owned();
+            if self.own().await?.query::<u64>(subject, &exists).await? > 0 {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// The last entry that the stream has now.
@@ -538,7 +566,8 @@ fn appended(answer: Value) -> Result<Appended, String> {
     match words.as_slice() {
         [word, count, last] if word == "OK" => {
             let count = count.parse().map_err(|_| format!("{count:?} is no number"))?;
-            Ok(Appended::Done { count, last: id(last)? })
+            let last = if last.is_empty() { None } else { Some(id(last)?) };
+            Ok(Appended::Done { count, last })
         }
         [word, at] if word == "AT" => Ok(Appended::At(id(at)?)),
         [word, token] if word == "GATED" => Ok(Appended::Gated { token: token.clone() }),
@@ -566,7 +595,9 @@ fn page(value: Value) -> Result<Result<Page, String>, String> {
         word => return Err(format!("{word:?} is not one of its words")),
     }
     let now_ms = text()?.parse().map_err(|_| "its time is no number".to_owned())?;
-    let (last, oldest, cursor) = (optional(text()?)?.unwrap_or_default(), optional(text()?)?, optional(text()?)?);
+    let has_more = text()? == "1";
+    let (last, oldest, cursor) = (optional(text()?)?, optional(text()?)?, optional(text()?)?);
+    let of_stream = last.map(|last| OfStream { last, oldest });
     let heads = bytes()?;
     let mut entries = Vec::new();
     for head in heads.split(|byte| *byte == b' ').filter(|head| !head.is_empty()) {
@@ -574,7 +605,7 @@ fn page(value: Value) -> Result<Result<Page, String>, String> {
     }
     match bytes() {
         Ok(_) => Err("it has parts too many".to_owned()),
-        Err(_) => Ok(Ok(Page { now_ms, last, oldest, cursor, entries })),
+        Err(_) => Ok(Ok(Page { now_ms, has_more, of_stream, cursor, entries })),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -45,6 +46,9 @@ pub(super) struct Own {
     slow_attempts_in_flight: AtomicU64,
     is_under_pressure: AtomicBool,
     history_lag: AtomicU64,
+    /// Of a routed stream, in ms.
+    route_lag_ms: AtomicU64,
+    route_gaps: AtomicU64,
     /// Empty while this worker is not the owner.
     look: Mutex<Option<Look>>,
     redis: Mutex<Option<RedisState>>,
@@ -120,6 +124,16 @@ impl PartitionMetrics {
 
     pub fn set_history_lag(&self, lines: u64) {
         self.own.history_lag.store(lines, Relaxed);
+    }
+
+    /// How long the oldest entry waits that was not passed on to all parts.
+    pub fn set_route_lag(&self, lag: Duration) {
+        self.own.route_lag_ms.store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// What a part had not taken yet was gone from the stream above it.
+    pub fn route_gap(&self) {
+        self.own.route_gaps.fetch_add(1, Relaxed);
     }
 
     /// What the partition's Redis says of itself; None while it does not answer.
@@ -209,6 +223,15 @@ impl Page<'_> {
         self.counter("lease_terms", help, |own| &own.lease_terms)?;
         let help = "Changes that Redis refused, records that cannot be read and jobs that failed: they are tried again";
         self.counter("items_set_aside", help, |own| &own.items_set_aside)?;
+        let help = "Times that a routed stream had no more what one of its parts had not taken yet";
+        self.counter("route_gap", help, |own| &own.route_gaps)?;
+        let help = with_end("How long the oldest entry waits that a routed stream has not passed on to all its parts");
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.encoder.encode_descriptor("route_lag", &help, unit, MetricType::Gauge)?;
+        for (name, own) in &self.all {
+            let lag = own.route_lag_ms.load(Relaxed) as f64 / 1_000.0;
+            ConstGauge::new(lag).encode(metric.encode_family(&[("partition", name.as_str())])?)?;
+        }
         let help = with_end("1 while this worker owns the partition, else 0");
         let mut metric = self.encoder.encode_descriptor("partition_owner", &help, None, MetricType::Gauge)?;
         self.all.iter().try_for_each(|(name, own)| {

@@ -10,6 +10,7 @@ use herald::{
         id::{DeliveryId, EndpointId, EntryId, OperationId},
         letter::LetterFacts,
         operation::{Counts, Exception, Operation},
+        partition::Mode,
     },
     store::{
         keys::PartitionKeys,
@@ -42,6 +43,16 @@ impl Reader<'_> {
                     let value = self.ask(&["GET", &name]).await;
                     model.lease = Some(Lease { value, until_ms: 0 });
                 }
+                ("next", _) => {
+                    let value = self.ask(&["GET", &name]).await;
+                    model.next = Some(Lease { value, until_ms: 0 });
+                }
+                ("mode", _) => {
+                    let text: String = self.ask(&["GET", &name]).await;
+                    model.mode = Mode::parse(Some(&text)).expect("a mode");
+                }
+                ("gate", _) => model.gate = Some(self.ask(&["GET", &name]).await),
+                ("routed", _) => model.routed = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
                 ("cursor", _) => model.cursor = Some(parse(&self.ask::<String>(&["GET", &name]).await)),
                 ("registry-id", _) => model.registry = Some(self.ask(&["GET", &name]).await),
                 ("delivery", id) => drop(model.records.insert(parse(id), self.bytes(&name).await)),

@@ -2,13 +2,14 @@
 
 use super::{EntryId, GROUP, Lost, MAX_READ_BYTES, Mode, Model, Term};
 use crate::store::routing::{
-    Appended, Batch, Fields, Gating, MAX_ENTRY_BYTES, MAX_ENTRY_FIELDS, MAX_ROUTED, MAX_VALUE_BYTES, ModeSet, Page,
-    Passed, Route, Trimming,
+    Appended, Batch, Fields, Gating, MAX_ENTRY_BYTES, MAX_ENTRY_FIELDS, MAX_ROUTED, MAX_VALUE_BYTES, ModeSet, OfStream,
+    Page, Passed, Route, Trimming,
 };
 
 impl Model {
-    /// Up to `most` entries behind this id, or a mebibyte of them; the mode of a stream that is not routed.
-    pub fn route_read(&self, after: EntryId, most: usize) -> Result<Page, String> {
+    /// Up to `most` entries behind this id, or a mebibyte of them, and what there is of the stream, if that is asked for; the mode
+    /// of a stream that is not routed.
+    pub fn route_read(&self, after: EntryId, most: usize, of_stream: bool) -> Result<Page, String> {
         let Mode::Routed { .. } = self.mode else { return Err(self.mode.to_text().unwrap_or_default()) };
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
@@ -20,8 +21,10 @@ impl Model {
                 break;
             }
         }
+        let has_more = entries.len() >= most.clamp(1, MAX_ROUTED) || bytes >= MAX_READ_BYTES;
         let oldest = self.stream.entries.first_key_value().map(|(id, _)| *id);
-        Ok(Page { now_ms: self.now_ms, last: self.stream.last_generated, oldest, cursor: self.cursor, entries })
+        let of_stream = of_stream.then_some(OfStream { last: self.stream.last_generated, oldest });
+        Ok(Page { now_ms: self.now_ms, has_more, of_stream, cursor: self.cursor, entries })
     }
 
     /// Takes a batch of the stream above, if everything before it was taken. An id stays as it is where it is larger than the last;
@@ -45,7 +48,8 @@ impl Model {
             }
         }
         self.routed = Some(batch.up_to);
-        Appended::Done { count: batch.entries.len() as u64, last: self.stream.last_generated }
+        let last = (!batch.entries.is_empty()).then_some(self.stream.last_generated);
+        Appended::Done { count: batch.entries.len() as u64, last }
     }
 
     /// All parts have what is up to `safe`. The last entry that could go stays.

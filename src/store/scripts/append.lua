@@ -3,7 +3,7 @@
 -- KEYS    1 the part's stream  2 routed  3 gate  4 places
 -- ARGV    1 token of the split  2 its barrier  3 after  4 up to which entry of the stream above this is all
 --         5… of each entry: head and text as `route_read.lua` gives them
--- Answer  {'OK', entries, the part's last id} | {'AT', what it has taken or passed up to} | {'GATED', token of another split}
+-- Answer  {'OK', entries, the id of the last of them or ''} | {'AT', what it has taken or passed up to} | {'GATED', token of another split}
 
 local stream, places, token, barrier, after_id, upto = KEYS[1], KEYS[4], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 require_types(stream, 'stream', KEYS[2], 'string', KEYS[3], 'string', places, 'zset')
@@ -91,4 +91,4 @@ for i = 5, #ARGV, 2 do
   count, done, newest = count + 1, id, new
 end
 call('SET', KEYS[2], upto)
-return {'OK', count, newest or last_id()}
+return {'OK', count, newest or ''}

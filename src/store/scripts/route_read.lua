@@ -3,7 +3,9 @@
 -- KEYS    1 stream  2 mode  3 cursor  4 places
 -- ARGV    1 id  2 most entries
 --         3 longest value of an entry that is not passed on as it is  4 and how many bytes and 5 fields such an entry has more than
--- Answer  {'ENTRIES', now ms, last id that the stream gave out, oldest entry or '', cursor or '', 'head head …', text, text, …}
+--         6 1 to be told of the stream as well: Redis copies its first and its last entry for that
+-- Answer  {'ENTRIES', now ms, 1 if there may be more, last id that the stream gave out or '', oldest entry or '', cursor or '',
+--          'head head …', text, text, …}
 --         | {'MODE', mode or ''}: it is not routed
 --         head: the entry's id, alone where it has one field `event` and nothing else; its text is then that field's value
 --         or id:length,length,… of names and values in turn, which its text has one behind the other
@@ -40,15 +42,20 @@ local function packed(id, fields)
   if has_places then
     place, only = place_in(places, id)
   end
+  local function is_plain()
+    return #fields == 2 and fields[1] == 'event' and #fields[2] <= max_bytes
+  end
   local lengths, text = '', nil
-  if #fields == 2 and fields[1] == 'event' and #fields[2] <= max_bytes then
-    text = fields[2]
-  else
+  if not is_plain() then
     text = #fields <= 2 * max_fields and table.concat(fields)
     if not text or #text > max_bytes then
       fields = reduced(fields)
       text = table.concat(fields)
     end
+  end
+  if is_plain() then
+    text = fields[2]
+  else
     local all = {}
     for i = 1, #fields do
       all[i] = whole(#fields[i])
@@ -63,9 +70,12 @@ local function packed(id, fields)
   return id, text
 end
 
-local info = call('EXISTS', stream) == 1 and by_name(call('XINFO', 'STREAM', stream)) or {}
-local oldest = info['first-entry'] and info['first-entry'][1] or ''
-local answer = {'ENTRIES', now_ms(), info['last-generated-id'] or '0-0', oldest, call('GET', KEYS[3]) or '', ''}
+local last, oldest = '', ''
+if ARGV[6] == '1' then
+  local info = call('EXISTS', stream) == 1 and by_name(call('XINFO', 'STREAM', stream)) or {}
+  last, oldest = info['last-generated-id'] or '0-0', info['first-entry'] and info['first-entry'][1] or ''
+end
+local answer = {'ENTRIES', now_ms(), 1, last, oldest, call('GET', KEYS[3]) or '', ''}
 local heads, taken, bytes, chunk = {}, 0, 0, 64
 while left > 0 and bytes < MAX_READ_BYTES do
   chunk = math.min(chunk, left)
@@ -73,16 +83,17 @@ while left > 0 and bytes < MAX_READ_BYTES do
   for i = 1, #entries do
     local head, text = packed(entries[i][1], entries[i][2])
     taken, bytes = taken + 1, bytes + #text
-    heads[taken], answer[6 + taken], from = head, text, entries[i][1]
+    heads[taken], answer[7 + taken], from = head, text, entries[i][1]
     if bytes >= MAX_READ_BYTES then
       break
     end
   end
   left = left - #entries
   if #entries < chunk then
+    answer[3] = bytes >= MAX_READ_BYTES and 1 or 0
     break
   end
   chunk = math.max(1, math.min(256, math.floor((MAX_READ_BYTES - bytes) / (bytes / taken + 1))))
 end
-answer[6] = table.concat(heads, ' ')
+answer[7] = table.concat(heads, ' ')
 return answer
