@@ -17,6 +17,7 @@ mod quota;
 mod redis_trouble;
 mod replay;
 mod sealed;
+mod sharing;
 mod smoke;
 mod supervised;
 mod watched;

@@ -1,0 +1,130 @@
+//! Several processes that share the parts of one stream: who comes, goes, dies or freezes costs the others no event and no order.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::sys::signal::Signal;
+use tokio::task::JoinHandle;
+
+use crate::{
+    merchants::Reply,
+    process::{Herald, Setup},
+    support::until,
+    world::{Event, World, lives, publish},
+};
+
+/// Parts, and the stream above them, which needs an owner that passes its entries on.
+const PARTS: usize = 12;
+const STREAMS: usize = PARTS + 1;
+
+fn worker(world: &World, name: &str) -> Setup {
+    let parts = PARTS.to_string();
+    world.setup().env("HERALD_PARTITIONS", &parts).env("HERALD_WORKER", name).env("HERALD_LEASE", "2s")
+}
+
+/// Adds the events in their order to the stream above all parts, some hundreds a second, while other things happen.
+async fn publish_beside(world: &World, events: Vec<Event>) -> JoinHandle<()> {
+    let mut connection = world.redis.connection().await;
+    tokio::spawn(async move {
+        for chunk in events.chunks(40) {
+            publish(&mut connection, chunk).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+}
+
+/// How many streams each worker has, by the leases in Redis.
+async fn loads(world: &World) -> BTreeMap<String, usize> {
+    let mut connection = world.redis.connection().await;
+    let mut loads = BTreeMap::new();
+    for lease in world.keys("herald:*:lease").await {
+        let value: Option<String> = redis::cmd("GET").arg(&lease).query_async(&mut connection).await.unwrap();
+        if let Some(owner) = value.as_deref().and_then(|value| value.split(' ').nth(1)) {
+            *loads.entry(owner.to_owned()).or_insert(0) += 1;
+        }
+    }
+    loads
+}
+
+/// All of it is owned, by these and nobody else, none of whom has more than one stream more than another.
+async fn until_even_among(world: &World, workers: &[&str]) {
+    until(&format!("an even load among {workers:?}"), async || {
+        let loads = loads(world).await;
+        let of = |worker: &&str| loads.get(*worker).copied().unwrap_or(0);
+        let (least, most) = (workers.iter().map(of).min(), workers.iter().map(of).max());
+        loads.values().sum::<usize>() == STREAMS
+            && workers.iter().map(of).sum::<usize>() == STREAMS
+            && most.unwrap_or(0) - least.unwrap_or(0) <= 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_come_and_go_in_peace_repeat_and_reorder_nothing() {
+    let world = World::new().await;
+    let accounts = world.register_many(40).await;
+    for n in 0..40 {
+        world.merchants.rule(&format!("ep_{n}"), |arrival| {
+            let number: u32 = arrival.event[4..].parse().unwrap();
+            match (number % 40, number % 7) {
+                (0, _) if arrival.attempt == 1 => Reply::status(500),
+                (_, 0) => Reply::OK.after(Duration::from_millis(15)),
+                _ => Reply::OK,
+            }
+        });
+    }
+    let one = worker(&world, "one").start();
+    until_even_among(&world, &["one"]).await;
+    let events = lives(21, &accounts, 24_000);
+    let publishing = publish_beside(&world, events.clone()).await;
+    let two = worker(&world, "two").start();
+    let three = worker(&world, "three").start();
+    until_even_among(&world, &["one", "two", "three"]).await;
+    let four = worker(&world, "four").start();
+    until_even_among(&world, &["one", "two", "three", "four"]).await;
+    // Whoever leaves gives away what it has, and ends.
+    assert!(one.stop().await.success());
+    until_even_among(&world, &["two", "three", "four"]).await;
+    assert!(three.stop().await.success());
+    until_even_among(&world, &["two", "four"]).await;
+    assert!(!publishing.is_finished(), "there was something to deliver all the time");
+    publishing.await.unwrap();
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    assert_eq!(world.merchants.log().duplicates(), attempts_refused(&events), "only what was refused comes again");
+    for herald in [two, four] {
+        assert!(herald.stop().await.success());
+    }
+    assert!(loads(&world).await.is_empty(), "no lease is left");
+}
+
+/// Arrivals beyond the first: one for each that is answered 500 at first.
+fn attempts_refused(events: &[Event]) -> usize {
+    events.iter().filter(|event| event.id[4..].parse::<u32>().is_ok_and(|number| number % 40 == 0)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_die_or_freeze_lose_nothing_and_their_parts_are_taken_over() {
+    let world = World::new().await;
+    let accounts = world.register_many(40).await;
+    let start = |name: &str| -> Herald { worker(&world, name).start() };
+    let (one, two, three) = (start("one"), start("two"), start("three"));
+    until_even_among(&world, &["one", "two", "three"]).await;
+    let events = lives(22, &accounts, 24_000);
+    let publishing = publish_beside(&world, events.clone()).await;
+    one.kill9();
+    until_even_among(&world, &["two", "three"]).await;
+    two.signal(Signal::SIGSTOP);
+    until_even_among(&world, &["three"]).await;
+    let four = start("four");
+    until_even_among(&world, &["three", "four"]).await;
+    // It finds out that nothing is its own any more, and gets its share again.
+    two.signal(Signal::SIGCONT);
+    until_even_among(&world, &["two", "three", "four"]).await;
+    assert!(!publishing.is_finished(), "there was something to deliver all the time");
+    publishing.await.unwrap();
+    world.merchants.until_delivered(events.len()).await;
+    world.merchants.assert_sound();
+    for herald in [two, three, four] {
+        assert!(herald.stop().await.success());
+    }
+}
