@@ -37,6 +37,7 @@ use crate::{
         fleet::{Fleet, Partition, Shared, Standings, Threads},
         partition::{Happening, Settings},
         presence::Presence,
+        purse::Purse,
         worker::Parts,
     },
     facts::{
@@ -170,6 +171,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         standings: standings.clone(),
+        purse: Purse::new(Partitions::budgets(config, senders), threads.attempts),
         listener,
         senders,
     };
@@ -492,12 +494,19 @@ struct Partitions {
     metrics: Metrics,
     readiness: Readiness,
     standings: Standings,
+    purse: Purse,
     listener: Option<mpsc::Sender<Happening>>,
     /// How many senders there are.
     senders: u64,
 }
 
 impl Partitions {
+    /// What each might have alone.
+    fn budgets(config: &Config, senders: u64) -> Budgets {
+        let bytes = usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX);
+        Budgets::of(bytes).within(connections_each(config, senders))
+    }
+
     fn settings(&self) -> Result<Settings> {
         let config = &self.config;
         let limits = &config.limits;
@@ -509,8 +518,7 @@ impl Partitions {
                 cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
                 max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
             },
-            budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
-                .within(connections_each(config, self.senders)),
+            budgets: Self::budgets(config, self.senders),
             lease_ms: config.lease.ttl.as_millis() as u64,
             start: match config.stream.start {
                 Start::Oldest => store::protocol::Start::Oldest,
@@ -554,6 +562,7 @@ impl Partitions {
             metrics,
             readiness: self.readiness.of(stream),
             standing: self.standings.clone(),
+            share: self.purse.share(),
             listener: self.listener.clone(),
             grace: config.shutdown.grace,
         };

@@ -24,6 +24,7 @@ mod limiter;
 mod link;
 pub mod partition;
 pub mod presence;
+pub mod purse;
 mod redis_clock;
 mod shares;
 pub mod worker;
