@@ -38,6 +38,7 @@ use crate::{
         membership::Settings as Share,
         partition::{Happening, Settings},
         presence::{Company, OwnShare, Presence},
+        purse::Purse,
         sharing::{Fleeting, Sharing, Wishes},
         worker::{Parts, routing},
     },
@@ -174,6 +175,7 @@ pub async fn run(config: &Config, cancel: CancellationToken, listener: Option<mp
         readiness: readiness.clone(),
         standings: standings.clone(),
         wishes,
+        purse: Purse::new(Partitions::budgets(config, senders), threads.attempts),
         listener,
         senders,
         company,
@@ -471,6 +473,7 @@ struct Partitions {
     readiness: Readiness,
     standings: Standings,
     wishes: Wishes,
+    purse: Purse,
     listener: Option<mpsc::Sender<Happening>>,
     /// How many senders there are.
     senders: u64,
@@ -479,6 +482,12 @@ struct Partitions {
 }
 
 impl Partitions {
+    /// What each might have alone.
+    fn budgets(config: &Config, senders: u64) -> Budgets {
+        let bytes = usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX);
+        Budgets::of(bytes).within(connections_each(config, senders))
+    }
+
     fn settings(&self, is_root: bool) -> Result<Settings> {
         let config = &self.config;
         let limits = &config.limits;
@@ -490,8 +499,7 @@ impl Partitions {
                 cooldown_ms: limits.breaker.cooldown.as_millis() as u64,
                 max_cooldown_ms: limits.breaker.max_cooldown.as_millis() as u64,
             },
-            budgets: Budgets::of(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX))
-                .within(connections_each(config, self.senders)),
+            budgets: Self::budgets(config, self.senders),
             lease_ms: config.lease.ttl.as_millis() as u64,
             start: match config.stream.start {
                 Start::Oldest => store::protocol::Start::Oldest,
@@ -549,6 +557,7 @@ impl Partitions {
             readiness: self.readiness.of(stream),
             standing: self.standings.clone(),
             wishes: self.wishes.clone(),
+            share: self.purse.share(),
             listener: self.listener.clone(),
             grace: config.shutdown.grace,
         };

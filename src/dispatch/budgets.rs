@@ -26,6 +26,11 @@ const OUTBOX: usize = 2_000;
 /// Bytes of their records: four batches as large as a batch may be.
 const OUTBOX_BYTES: usize = 8 << 20;
 
+/// What a partition may have of each at least, however many there are.
+const LEAST: usize = 64;
+const LEAST_SLOW: usize = 8;
+const LEAST_BYTES: usize = 1 << 20;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     pub count: usize,
@@ -85,6 +90,28 @@ impl Budgets {
     pub fn within(self, connections: usize) -> Self {
         let count = self.slow.count.min(connections * 4 / 5);
         Self { slow: Budget { count, ..self.slow }, ..self }
+    }
+
+    /// For so many threads of attempts: bytes are the process', however many it has, and slow flights are nearly all on one thread.
+    pub fn times(self, threads: usize) -> Self {
+        let times = |budget: Budget| Budget { count: budget.count * threads, ..budget };
+        Self { fresh: times(self.fresh), kept: times(self.kept), ..self }
+    }
+
+    /// For one of so many partitions: so many equal parts of all, but never less than it takes to work, nor more than one would
+    /// have alone.
+    pub fn part_of(self, partitions: usize, times: usize) -> Self {
+        let part = |all: Budget, least: usize, most: usize| Budget {
+            count: (times * all.count / partitions).clamp(least, most).min(all.count),
+            bytes: (times * (all.bytes / partitions)).max(LEAST_BYTES).min(all.bytes),
+        };
+        let (fresh, kept) = (part(self.fresh, LEAST, FRESH), part(self.kept, LEAST, KEPT));
+        Self { fresh, kept, slow: part(self.slow, LEAST_SLOW, SLOW), ..self }
+    }
+
+    /// Of deliveries in memory that are not in slow flight.
+    pub fn in_memory(&self) -> Budget {
+        Budget { count: self.fresh.count + self.kept.count, bytes: self.fresh.bytes + self.kept.bytes }
     }
 
     /// Slow flights that one endpoint may have: an eighth.

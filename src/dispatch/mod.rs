@@ -25,6 +25,7 @@ mod link;
 pub mod membership;
 pub mod partition;
 pub mod presence;
+pub mod purse;
 mod redis_clock;
 pub mod router;
 mod shares;

@@ -84,10 +84,14 @@ const ACQUIRE_EVERY_MS: u64 = 200;
 
 const FOREIGN_EVERY_MS: u64 = 10_000;
 const TRIM_EVERY_MS: u64 = 1_000;
+/// While nothing ends and nothing goes: other groups, whose entries may go then, tell nobody how far they are.
+const TRIM_SELDOM_MS: u64 = 10_000;
 /// If a trim removed this many entries, another one is worth while at once; one call removes 10 000 at most.
 const TRIM_ROUND: u64 = 5_000;
 
 const INBOX_EVERY_MS: u64 = 1_000;
+/// While the wake-up waits for requests, which looks for itself every few seconds.
+const INBOX_SELDOM_MS: u64 = 10_000;
 /// How soon a step of Redis' clock is noticed when nothing else tells the time.
 const PULL_EVERY_MS: u64 = 5_000;
 const EXPIRE_EVERY_MS: u64 = 30_000;
@@ -616,8 +620,19 @@ impl<D: Directory> Partition<D> {
     }
 
     /// The stream is kept from there on, for a history that has not read it.
-    pub fn set_trim_up_to(&mut self, entry: Option<EntryId>) {
-        self.trim_up_to = entry;
+    pub fn set_trim_up_to(&mut self, now: u64, entry: Option<EntryId>) {
+        if self.trim_up_to != entry {
+            self.trim_up_to = entry;
+            self.term.trim_soon(now);
+        }
+    }
+
+    /// What it may have in memory and in flight.
+    pub fn set_budgets(&mut self, budgets: Budgets) {
+        if self.settings.budgets != budgets {
+            self.settings.budgets = budgets;
+            self.core.set_budgets(budgets);
+        }
     }
 
     /// What the records of an endpoint, and of an account, may take in Redis.
@@ -851,7 +866,7 @@ impl<D: Directory> Partition<D> {
             self.term.staged.as_ref().map_or(self.term.deferral.wants_here(), |staged| !staged.is_unconfirmed());
         let slice = (may_admit && is_staged).then_some(0);
         let term = &self.term;
-        let fixed = [term.trim_at, term.inbox_at, term.expire_at, term.index_at, term.pull_at, term.note_at];
+        let fixed = [term.trim_at, self.inbox_at(), term.expire_at, term.index_at, term.pull_at, term.note_at];
         let look = self.term.deferral.next_look();
         let pull = (!self.pulls.is_empty()).then_some(self.term.pulls_at);
         let maybe = [pull, due, ending, foreign, settle, read, slice, look, self.core.next_alarm()];

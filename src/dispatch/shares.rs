@@ -95,6 +95,11 @@ impl Shares {
         }
     }
 
+    /// From now on. Seats that are taken stay taken.
+    pub fn set(&mut self, budgets: &Budgets) {
+        (self.all, self.of_endpoint) = (budgets.slow, budgets.slow_of_endpoint());
+    }
+
     /// Takes a seat if there is one.
     pub fn take(&mut self, holder: &Arc<Holder>, class: Class, bytes: usize) -> Option<Seat> {
         self.refusing(holder, class).is_none().then(|| self.seat(holder, class, bytes))

@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::sleep_until,
 };
@@ -42,6 +42,7 @@ use super::{
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
     sharing::Wishes,
+    purse::{Share, Used},
 };
 use crate::{
     clock,
@@ -66,6 +67,9 @@ use crate::{
 
 /// Attempts to start before looking again at the lease, the calls and what has ended: a millisecond's work.
 const STARTED_AT_ONCE: usize = 256;
+
+/// How often this machine's two clocks are compared: one of them may be set.
+const COMPARE_EVERY_MS: u64 = 1_000;
 
 /// For what was last seen of endpoints, once everything else is done.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -100,6 +104,8 @@ pub struct Parts {
     pub readiness: Readiness,
     pub standing: Standings,
     pub wishes: Wishes,
+    /// What it may have of what all partitions have.
+    pub share: Share,
     /// Wants to hear what happens; what does not fit into its queue is left out.
     pub listener: Option<mpsc::Sender<Happening>>,
     /// How long what is in flight may take once the worker is told to stop.
@@ -119,6 +125,7 @@ pub struct Worker {
     readiness: Readiness,
     standing: Standings,
     wishes: Wishes,
+    share: Share,
     reporter: Reporter,
     grace: Duration,
     began: Instant,
@@ -145,6 +152,9 @@ pub struct Worker {
     publisher: Publisher,
     /// When to tell it next what was seen.
     publish_at: u64,
+    /// Has the numbers looked at soon.
+    stir: Arc<Notify>,
+    compare_at: u64,
     runner: Runner,
     routing: Routing,
 }
@@ -168,7 +178,7 @@ impl Worker {
         let mut partition = Partition::new(settings, registry.clone(), rand::random());
         if parts.keeps_events {
             // Until the first look has told how far the history is.
-            partition.set_trim_up_to(Some(EntryId::ZERO));
+            partition.set_trim_up_to(0, Some(EntryId::ZERO));
         }
         let tracer = |traces| Tracer::new(traces, keys.stream().to_owned(), owner);
         let reporter = Reporter::new(parts.metrics.clone(), parts.listener, traces::get().map(tracer));
@@ -187,6 +197,8 @@ impl Worker {
             ),
             called_us: 0,
             publish_at: 0,
+            stir: Arc::default(),
+            compare_at: 0,
             runner: Runner::start(redis.clone(), keys.clone(), registry.clone(), parts.history, parts.audit.clone()),
             routing,
             redis,
@@ -200,6 +212,7 @@ impl Worker {
             began: clock::now(),
             standing: parts.standing,
             wishes: parts.wishes,
+            share: parts.share,
             sender: parts.sender,
             attempts: parts.attempts,
             errands: JoinSet::new(),
@@ -220,7 +233,7 @@ impl Worker {
     pub async fn run(mut self, cancel: CancellationToken) {
         let (numbers, mut numbers_seen) = watch::channel(None);
         let watching = CancellationToken::new();
-        let watch = watch_gauges(self.redis.clone(), self.keys.clone(), numbers, watching.clone());
+        let watch = watch_gauges(self.redis.clone(), self.keys.clone(), numbers, self.stir.clone(), watching.clone());
         let watcher = tokio::spawn(of_the_same(watch));
         // Also if this panics.
         let _watching = watching.clone().drop_guard();
@@ -252,6 +265,9 @@ impl Worker {
                 (link, call, answer) = ready(&mut renewing) => {
                     renewing = None;
                     self.lease = Some(link);
+                    if answer.is_err() {
+                        self.stir.notify_one();
+                    }
                     if let Call::Renew { term, .. } = &call {
                         self.partition.renewed(self.now(), term, &answer);
                     }
@@ -318,6 +334,13 @@ impl Worker {
         waiting: &mut Option<Waiting>,
     ) -> bool {
         let now = self.now();
+        if now >= self.compare_at {
+            self.compare_at = now + COMPARE_EVERY_MS;
+            self.partition.compare_clocks(now, clock::wall_ms());
+        }
+        let used = Used { memory: self.partition.core().in_memory(), slow: self.partition.tally().slow };
+        let budgets = self.share.now(self.partition.is_owner(), used);
+        self.partition.set_budgets(budgets);
         if renewing.is_none()
             && let Some(call) = self.partition.next_renewal(now)
             && let Some(link) = self.lease.take()
@@ -419,8 +442,14 @@ impl Worker {
         match answer {
             Err(_) => self.readiness.refused(clock::now()),
             Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
+            Ok(Answer::Renewed | Answer::Noted { .. } | Answer::Trimmed { count: 0, .. }) => return,
+            Ok(Answer::Requests { requests }) if requests.is_empty() => return,
+            Ok(Answer::ClaimedForeign { count: 0, .. } | Answer::ExpiredDead { count: 0 }) => return,
+            Ok(Answer::Unindexed { indexed: 0, .. } | Answer::PulledIn { moved: 0, .. }) => return,
             Ok(_) => {}
         }
+        // Something has changed, or may have.
+        self.stir.notify_one();
     }
 
     /// For the spans of calls, where there are any.

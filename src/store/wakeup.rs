@@ -85,6 +85,19 @@ impl Ear {
         };
         Ok(Self { connection, heard, is_told })
     }
+
+    /// The connection has no limit of its own for an answer.
+    async fn ask<T>(
+        &self,
+        subject: Subject<'_>,
+        what: impl AsyncFnOnce(Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let answer = within(GRACE, subject, what(self.connection.clone())).await;
+        if let Err(StoreError::Unavailable { .. }) = &answer {
+            self.connection.give_up();
+        }
+        answer
+    }
 }
 
 impl Made for Ear {
@@ -116,6 +129,14 @@ impl Heard {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Another may listen for the same key by now.
+    fn forget(&self, key: &[u8], listener: &Arc<Pushed>) {
+        let mut listeners = self.lock();
+        if listeners.get(key).is_some_and(|(known, _)| Arc::ptr_eq(known, listener)) {
+            listeners.remove(key);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Arc<Pushed>, Kind)>> {
@@ -175,26 +196,53 @@ impl Wakeup {
     async fn look(&mut self, last_read: EntryId, inbox_after: EntryId) -> Result<New, StoreError> {
         let subject = Subject("wait for new entries of", self.keys.stream());
         let call = WAKE.keys(&[self.keys.stream(), &self.keys.inbox()]).text(last_read).text(inbox_after);
-        let mut connection = self.ear.connection.clone();
-        let seen = connection.run::<(bool, bool)>(subject, &call);
-        let seen = within(GRACE, subject, seen).await;
-        if let Err(StoreError::Unavailable { .. }) = &seen {
-            connection.give_up();
-        }
-        let (entries, requests) = seen?;
+        let look = async |mut connection: Connection| connection.run::<(bool, bool)>(subject, &call).await;
+        let (entries, requests) = self.ear.ask(subject, look).await?;
         Ok(New { entries, requests, is_certain: entries || requests })
     }
 }
 
 impl Drop for Wakeup {
     fn drop(&mut self) {
-        let mut listeners = self.ear.heard.lock();
-        for key in [self.keys.stream().to_owned(), self.keys.inbox()] {
-            // Another may listen for the same keys by now.
-            listeners
-                .extract_if(|known, (pushed, _)| *known == key.as_bytes() && Arc::ptr_eq(pushed, &self.pushed))
-                .for_each(drop);
+        for key in [self.keys.stream(), &self.keys.inbox()] {
+            self.ear.heard.forget(key.as_bytes(), &self.pushed);
         }
+    }
+}
+
+/// Sleeps until one more key of a partition has changed.
+pub struct Watched {
+    ear: Ear,
+    key: String,
+    pushed: Arc<Pushed>,
+}
+
+impl Watched {
+    /// `redis` is at home where the key is.
+    pub async fn connect(redis: &Redis, key: String) -> Result<Self, StoreError> {
+        let (ear, pushed) = (redis.ear().await?, Arc::new(Pushed::default()));
+        ear.heard.lock().insert(key.clone().into_bytes(), (Arc::clone(&pushed), Kind::Stream));
+        if ear.is_over() {
+            pushed.lost();
+        }
+        Ok(Self { ear, key, pushed })
+    }
+
+    /// Looks at the key; of the next change after it Redis tells.
+    pub async fn look<T>(&self, look: impl AsyncFnOnce(Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.ear.ask(Subject("look at", &self.key), look).await
+    }
+
+    /// Returns when the key has changed since the last look began, or after so long; much sooner where Redis does not tell.
+    pub async fn wait(&self, longest: Duration, untold: Duration) -> Result<(), StoreError> {
+        let longest = if self.ear.is_told { longest } else { untold };
+        timeout(longest, self.pushed.next()).await.map_or(Ok(()), |heard| heard.map(drop))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.ear.heard.forget(self.key.as_bytes(), &self.pushed);
     }
 }
 

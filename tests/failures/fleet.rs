@@ -1,6 +1,6 @@
 //! One process with many partitions: eight children of a stream, with events in them directly.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use herald::facts::{id::AccountId, partition::Split};
 
@@ -176,5 +176,39 @@ async fn a_stream_that_is_routed_from_now_on_is_let_go_and_its_parts_are_taken()
     .await;
     let (_, page) = herald.get("/metrics").unwrap();
     assert!(!page.contains("{partition=\"payment-intents\"}"), "{page}");
+    assert!(herald.stop().await.success());
+}
+
+/// What Redis is asked by partitions in which nothing happens: hundreds of them have to be cheap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_partition_asks_redis_at_most_twice_a_second() {
+    const QUIET: Duration = Duration::from_secs(16);
+    const WATCHED: Duration = Duration::from_secs(10);
+    let world = World::new().await;
+    split(&world).await;
+    let accounts = world.register_many(16).await;
+    let herald = world.setup().env("HERALD_LEASE", "5s").start();
+    until_all_are_owned(&herald).await;
+    let events = lives(9, &accounts, 200);
+    publish(&world, &events).await;
+    world.merchants.until_delivered(events.len()).await;
+    tokio::time::sleep(QUIET).await;
+    let _: String = world.redis.command(&["CONFIG", "RESETSTAT"]).await;
+    let began = std::time::Instant::now();
+    tokio::time::sleep(WATCHED).await;
+    let stats: String = world.redis.command(&["INFO", "commandstats"]).await;
+    // Each script is asked for alone; the numbers are one question with an INFO in it. The registry, which has an HLEN in its
+    // own, is followed once by the process.
+    let mut asked = 0;
+    for command in ["evalsha", "evalsha_ro", "info"] {
+        asked += world.calls(command).await;
+    }
+    asked -= world.calls("hlen").await;
+    let each = asked as f64 / began.elapsed().as_secs_f64() / f64::from(PARTS);
+    assert!(each <= 2.0, "{each:.2} questions a second and partition: {stats}");
+    // And it hears of everything as soon as ever.
+    let late = lives(10, &accounts, 50);
+    publish(&world, &late).await;
+    world.merchants.until_delivered(events.len() + late.len()).await;
     assert!(herald.stop().await.success());
 }

@@ -1,7 +1,7 @@
 //! How much of their budgets the deliveries in memory use. Each is counted in one of three places: without a record, with
 //! one, or in slow flight, where its seat counts it.
 
-use super::{AccountId, Budget, Core, EndpointId, HashMap, JobId, Lane, LaneAt, MAX_ASIDE, Op, Origin, Trust};
+use super::{AccountId, Budget, Budgets, Core, EndpointId, HashMap, JobId, Lane, LaneAt, MAX_ASIDE, Op, Origin, Trust};
 
 /// How much of the fresh and kept budgets deliveries to receivers that stand this way or worse may have, in eighths. So
 /// however many receivers hang, those that merely fail have some room, and beside both so have those of which nothing is
@@ -86,6 +86,18 @@ impl Memory {
 }
 
 impl Core {
+    /// From now on. What is over them already stays.
+    pub fn set_budgets(&mut self, budgets: Budgets) {
+        self.budgets = budgets;
+        self.shares.set(&budgets);
+    }
+
+    /// What is in memory and not in slow flight.
+    pub fn in_memory(&self) -> Budget {
+        let Memory { fresh, kept, .. } = &self.term.memory;
+        Budget { count: fresh.count + kept.count, bytes: fresh.bytes + kept.bytes }
+    }
+
     /// Whether more may be read from the stream.
     pub fn has_room(&self) -> bool {
         self.term.memory.fresh.has_room(self.budgets.fresh) && self.may_settle_more()

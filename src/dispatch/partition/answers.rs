@@ -47,6 +47,7 @@ impl<D: Directory> Partition<D> {
             }
             (Outstanding::Ask, Answer::Asked { known }) => self.asked(now, &known),
             (Outstanding::Settle, Answer::Settled { now_ms, next_due_ms, counts, group_missing }) => {
+                self.term.trim_soon(now);
                 self.hear_time(now, now_ms);
                 self.term.next_due_ms = next_due_ms;
                 self.core.settled(now, self.redis_now(now), counts);
@@ -94,6 +95,7 @@ impl<D: Directory> Partition<D> {
             }
             (_, Answer::Trimmed { count, .. }) if count > 0 => {
                 self.happenings.push(Happening::Trimmed { count });
+                self.term.trim_soon(now);
                 // A full round: there is more than one call takes.
                 if count >= TRIM_ROUND {
                     self.term.trim_at = now;
@@ -103,7 +105,8 @@ impl<D: Directory> Partition<D> {
                 self.happenings.push(Happening::DeadExpired { count });
                 self.term.expire_at = now;
             }
-            (_, Answer::Trimmed { .. } | Answer::ExpiredDead { .. }) => {}
+            (_, Answer::Trimmed { .. }) => self.term.trim_later(self.settings.retain_ms),
+            (_, Answer::ExpiredDead { .. }) => {}
             (_, Answer::Noted { now_ms }) => self.hear_time(now, now_ms),
             (_, Answer::Unindexed { letters, next, dead, indexed }) => {
                 self.index(now, letters, next, dead, indexed);

@@ -2,11 +2,11 @@
 
 use super::{
     ACQUIRE_EVERY_MS, ALONE_AFTER_MS, BacklogFor, CLAIM_MAX, Call, Directory, ENDING_MAX, ENDING_MAX_ALONE,
-    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS, INDEX_AFTER_MS,
-    INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS, NOTE_HOLDS_MS, Outstanding,
-    PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX, READ_UNDER_PRESSURE, REFUSED_MS,
-    REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged, StagedEntry, TRIM_EVERY_MS, Term,
-    VecDeque,
+    ENDING_PAUSE_ALONE_MS, ENDING_PAUSE_MS, EXPIRE_EVERY_MS, EntryId, FOREIGN_EVERY_MS, INBOX_EVERY_MS,
+    INBOX_SELDOM_MS, INDEX_AFTER_MS, INDEX_EVERY_MS, INDEX_MAX, Indexing, MAX_BATCH, NO_AGE_MS, NOTE_EVERY_MS,
+    NOTE_HOLDS_MS, Outstanding, PULL_EVERY_MS, Page, Partition, Phase, Pull, READ_BESIDE_BACKLOG, READ_MAX,
+    READ_UNDER_PRESSURE, REFUSED_MS, REMEMBER_MS, ReadFrom, RngExt, SETTLE_AT, SETTLE_DELAY_MS, Source, Stage, Staged,
+    StagedEntry, TRIM_EVERY_MS, Term, VecDeque,
 };
 
 /// How many calls that somebody waits for go before the other kinds of calls have their turn.
@@ -299,13 +299,19 @@ impl<D: Directory> Partition<D> {
     }
 
     pub(super) fn inbox(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
-        if !self.term.more_requests && now < self.term.inbox_at {
+        if !self.term.more_requests && now < self.inbox_at() {
             return None;
         }
-        self.term.inbox_at = now + INBOX_EVERY_MS;
+        self.term.inbox_looked = Some(now);
         self.term.more_requests = false;
         let call = Call::Inbox { term: term.clone(), after: self.term.inbox_after, max: CLAIM_MAX };
         Some((call, Outstanding::Job))
+    }
+
+    /// When the inbox is looked at unless something is known to be there.
+    pub(super) fn inbox_at(&self) -> u64 {
+        let every = if self.wants_wakeup().is_some() { INBOX_SELDOM_MS } else { INBOX_EVERY_MS };
+        self.term.inbox_looked.map_or(0, |looked| looked + every)
     }
 
     pub(super) fn housekeeping(&mut self, now: u64, term: &Term) -> Option<(Call, Outstanding)> {
@@ -339,7 +345,8 @@ impl<D: Directory> Partition<D> {
             return Some((Call::ClaimForeign { term, max: MAX_BATCH }, Outstanding::Job));
         }
         if now >= self.term.trim_at {
-            self.term.trim_at = now + TRIM_EVERY_MS;
+            let pause = if self.term.is_wakeup_false { TRIM_EVERY_MS } else { self.term.trim_pause };
+            self.term.trim_at = now + pause;
             // While the wake-up cannot be relied on, the stream is looked at as often as it is trimmed.
             self.term.more_entries |= self.term.is_wakeup_false;
             let (retain_ms, ignores) = (self.settings.retain_ms, self.settings.trim_ignores.clone());

@@ -2,8 +2,9 @@
 
 use super::{
     Budget, Deferral, EXPIRE_EVERY_MS, EndpointId, EntryId, INDEX_AFTER_MS, LookFrom, REMEMBER_MS, Staged,
-    TRIM_EVERY_MS, VecDeque,
+    TRIM_EVERY_MS, TRIM_SELDOM_MS, VecDeque,
 };
+use crate::store::protocol::RETAIN_PARTS;
 
 /// What an older Herald left of dead letters without their indexes, or of indexes without their letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,10 @@ pub(super) struct TermState {
     pub note_at: u64,
     pub foreign_at: u64,
     pub trim_at: u64,
-    pub inbox_at: u64,
+    /// Between two trims: longer while they find nothing.
+    pub trim_pause: u64,
+    /// When the inbox was last looked at, if it was.
+    pub inbox_looked: Option<u64>,
     pub expire_at: u64,
     pub indexing: Indexing,
     pub index_at: u64,
@@ -83,6 +87,18 @@ pub(super) struct TermState {
 }
 
 impl TermState {
+    /// Something has ended or gone, so that more may go.
+    pub fn trim_soon(&mut self, now: u64) {
+        self.trim_pause = TRIM_EVERY_MS;
+        self.trim_at = self.trim_at.min(now + TRIM_EVERY_MS);
+    }
+
+    /// Nothing went. What is finished stays this long, and no longer by more than a part of that.
+    pub fn trim_later(&mut self, retain_ms: u64) {
+        let most = if retain_ms == 0 { TRIM_SELDOM_MS } else { (retain_ms / RETAIN_PARTS).min(TRIM_SELDOM_MS) };
+        self.trim_pause = (2 * self.trim_pause).min(most).max(TRIM_EVERY_MS);
+    }
+
     /// By Redis' clock it is `redis_ms`.
     pub fn new(now: u64, redis_ms: u64, deferred: Budget) -> Self {
         Self {
@@ -113,7 +129,8 @@ impl TermState {
             note_at: now,
             foreign_at: now,
             trim_at: now + TRIM_EVERY_MS,
-            inbox_at: now,
+            trim_pause: TRIM_EVERY_MS,
+            inbox_looked: None,
             expire_at: now + EXPIRE_EVERY_MS,
             indexing: Indexing::Looks(LookFrom::Mark),
             index_at: now + INDEX_AFTER_MS,

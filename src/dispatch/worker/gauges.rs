@@ -1,9 +1,15 @@
 //! Looks at the partition's numbers alongside the work, and sees to it that a Redis that has just started has a whole
 //! append-only file. What the numbers mean is up to `numbers`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,8 +26,10 @@ use crate::{
     },
 };
 
-/// How often the numbers of the partition are looked at.
+/// How often the numbers of the partition are looked at, and while none of them changes and nothing waits: whatever this worker does
+/// has them looked at sooner.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+const GAUGES_SELDOM_EVERY: Duration = Duration::from_secs(10);
 
 /// The part of the time that looks may take; there is a look at least this often. Redis copies the stream's first and last
 /// entry to tell its numbers: with 200 MB that holds it for three seconds, and with a look a second nothing else would get
@@ -57,16 +65,23 @@ pub async fn watch_gauges(
     redis: Redis,
     keys: PartitionKeys,
     numbers: watch::Sender<Option<Seen>>,
+    stir: Arc<Notify>,
     cancel: CancellationToken,
 ) {
     let (mut connection, mut server, mut is_mended) = (None, None, false);
-    let mut pause = Duration::ZERO;
+    let (mut pause, mut more) = (Duration::ZERO, Duration::ZERO);
     let mut oldest: Option<(Instant, Option<EntryId>)> = None;
     let mut clock_told: Option<Instant> = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep(pause) => {}
+        }
+        // What it may rest beyond that, unless somebody is at work.
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = stir.notified() => {}
+            () = sleep(more) => {}
         }
         if connection.is_none() {
             connection = redis.connect(Purpose::Other).await.ok();
@@ -85,11 +100,26 @@ pub async fn watch_gauges(
             Some(_) => pause_after(clock::now() - began),
             None => GAUGES_EVERY,
         };
+        let is_still = seen.as_ref().is_some_and(|seen| is_still(numbers.borrow().as_ref(), seen));
+        more = if is_still { GAUGES_SELDOM_EVERY.saturating_sub(pause) } else { Duration::ZERO };
         if seen.is_none() {
             connection = None;
         }
         numbers.send_replace(seen);
     }
+}
+
+/// Nothing waits there, and nothing has changed since the last look.
+fn is_still(last: Option<&Seen>, seen: &Seen) -> bool {
+    let steady = |gauges: &Gauges| Gauges {
+        // Of the server, or of what goes on by itself.
+        now_ms: 0,
+        used_memory_bytes: 0,
+        evicted_keys: 0,
+        ..gauges.clone()
+    };
+    let has_nothing = seen.gauges.behind + seen.gauges.pending + seen.gauges.unfinished + seen.gauges.requests == 0;
+    has_nothing && last.is_some_and(|last| steady(&last.gauges) == steady(&seen.gauges))
 }
 
 async fn look(
@@ -158,6 +188,23 @@ async fn mend_aof(connection: &mut Connection, known: &mut Option<String>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nothing_waits_and_nothing_changes_looks_are_made_seldom() {
+        let seen = |gauges| Seen { at: clock::now(), gauges, clock_offset_ms: 0, oldest_unfinished: None };
+        let quiet = Gauges { length: 3, dead: 2, now_ms: 7, ..Gauges::default() };
+        let later = seen(Gauges { now_ms: 9, used_memory_bytes: 5, ..quiet.clone() });
+        assert!(!is_still(None, &later) && is_still(Some(&seen(quiet.clone())), &later));
+        for gauges in [
+            Gauges { length: 4, ..quiet.clone() },
+            Gauges { dead: 1, ..quiet.clone() },
+            Gauges { maxmemory_bytes: 1, ..quiet.clone() },
+        ] {
+            assert!(!is_still(Some(&seen(quiet.clone())), &seen(gauges)), "something has changed");
+        }
+        let waits = seen(Gauges { unfinished: 1, ..quiet });
+        assert!(!is_still(Some(&waits), &waits), "what is due grows late");
+    }
 
     #[test]
     fn a_look_that_holds_redis_is_made_seldom() {

@@ -36,11 +36,10 @@ impl Worker {
         self.readiness.set_redis(seen.is_some());
         self.metrics.redis_says(seen.as_ref().map(redis_state));
         let now = self.now();
-        self.partition.compare_clocks(now, clock::wall_ms());
         let Some(Seen { at, gauges: numbers, oldest_unfinished, .. }) = seen else { return };
         self.look_at_memory(&numbers);
         self.look_at_history(numbers.history_unread);
-        self.partition.set_trim_up_to(self.kept_for_history(&numbers));
+        self.partition.set_trim_up_to(now, self.kept_for_history(&numbers));
         // One walk for all three: there may be a hundred thousand.
         let (mut parked, mut breakers, mut longest_attempt) = (0, Breakers::default(), Duration::ZERO);
         for (_, lane) in self.partition.core().lanes() {

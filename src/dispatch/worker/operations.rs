@@ -38,6 +38,7 @@ use crate::{
         },
         protocol::Term,
         queries::Queries,
+        wakeup::Watched,
     },
     telemetry::log_line::of_the_same,
 };
@@ -45,6 +46,9 @@ use crate::{
 /// Between two rounds while something moves; twice as long each time nothing does, up to the other.
 const ROUND: Duration = Duration::from_millis(40);
 const LONGEST_ROUND: Duration = Duration::from_millis(640);
+
+/// While there is none at all.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -157,10 +161,12 @@ impl Task {
         let mut store = Work::new(connection.clone(), self.keys.clone(), term.clone());
         let mut operations = Operations::new(connection.clone(), self.keys.clone());
         let mut queries = Queries::new(connection, self.keys.clone());
+        let opened = Watched::connect(&self.redis, self.keys.operations_open()).await?;
+        let looks = async |connection| Work::new(connection, self.keys.clone(), term.clone()).open().await;
         self.release_orphans(&mut store).await?;
         let (mut jobs, mut round) = (BTreeMap::<OperationId, Job>::new(), ROUND);
         loop {
-            let open = store.open().await?;
+            let open = opened.look(looks).await?;
             jobs.retain(|id, _| open.contains(id));
             self.load(&open, &mut jobs, &mut store, &mut operations).await?;
             let mut has_moved = false;
@@ -188,6 +194,12 @@ impl Task {
                 }
             }
             *is_told = false;
+            if jobs.is_empty() {
+                // Redis says when one is started.
+                opened.wait(LONGEST_REST, LONGEST_ROUND).await?;
+                round = ROUND;
+                continue;
+            }
             round = if has_moved { ROUND } else { (round * 2).min(LONGEST_ROUND) };
             sleep(round).await;
         }
