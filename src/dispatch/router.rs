@@ -461,3 +461,7 @@ fn part_for(entry: &Passed, above: u32, parts: u32) -> u32 {
     let account = entry.event().and_then(account_of);
     account.map_or(0, |account| u32::from(Slot::of_account(&account).number()) / above % parts)
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;
