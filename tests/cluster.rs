@@ -10,6 +10,8 @@ mod doctor;
 mod merchants;
 #[path = "support/herald.rs"]
 mod process;
+#[path = "cluster/routing.rs"]
+mod routing;
 #[path = "cluster/sentinels.rs"]
 mod sentinels;
 #[path = "support/mod.rs"]

@@ -16,6 +16,7 @@ use std::{
 
 use simulation::{
     mutation::Mutation,
+    routing::{self, Mutation as RoutingMutation, Tried},
     tally::{Broken, Promise, Tally},
 };
 
@@ -169,5 +170,40 @@ fn every_way_to_break_a_rule_is_noticed() {
     }
     let (all, caught) = (Mutation::ALL.len(), Mutation::ALL.len() - survivors.len());
     println!(r#"{{"mutations":{{"tried":{all},"caught":{caught}}}}}"#);
+    assert!(survivors.is_empty(), "not noticed within {MUTATION_SEEDS} seeds: {survivors:?}");
+}
+
+/// What the router's runs take by default: half a minute.
+const ROUTING_SEEDS: u64 = 150;
+
+#[test]
+fn every_entry_is_passed_on_once_and_in_its_order_in_every_seed() {
+    let first = number("HERALD_SIM_SEED");
+    let count = number("HERALD_SIM_SEEDS").unwrap_or(if first.is_some() { 1 } else { ROUTING_SEEDS });
+    let mut sum = Tried::default();
+    for seed in (first.unwrap_or(1)..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        let (tried, broken) = routing::seed(seed, None);
+        sum.add(&tried);
+        if let Some(why) = broken {
+            panic!("seed {seed}: {why}");
+        }
+    }
+    println!("{count} seeds: {sum:?}");
+    let Tried { events, passed, failovers, set_back, elsewhere, raised, trimmed, overlaps } = sum;
+    let all = [events, passed, failovers, set_back, elsewhere, raised, trimmed, overlaps];
+    assert!(count < ROUTING_SEEDS || all.iter().all(|tried| *tried > 0), "something was never tried: {sum:?}");
+}
+
+#[test]
+fn every_way_to_route_wrongly_is_noticed() {
+    let mut survivors = Vec::new();
+    for mutation in RoutingMutation::ALL {
+        match (1..=MUTATION_SEEDS).find_map(|seed| Some((seed, routing::seed(seed, Some(mutation)).1?))) {
+            Some((seed, why)) => {
+                println!("{mutation:?}: noticed by seed {seed} ({})", why.lines().next().unwrap_or_default());
+            }
+            None => survivors.push(mutation),
+        }
+    }
     assert!(survivors.is_empty(), "not noticed within {MUTATION_SEEDS} seeds: {survivors:?}");
 }

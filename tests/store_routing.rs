@@ -33,7 +33,7 @@ use support::TestRedis;
 
 const STREAM: &str = "payment-intents";
 const PARTS: u32 = 2;
-const WALKS: u64 = 12;
+const WALKS: u64 = 40;
 const STEPS: usize = 250;
 
 type Step = Result<(), String>;

@@ -957,3 +957,95 @@ fn strict_or_not_decides_what_becomes_of_an_event_of_tomorrow() {
         }
     }
 }
+
+#[test]
+fn a_part_that_is_closed_or_kept_for_another_worker_is_waited_for() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    model.gate = Some("t0".to_owned());
+    assert_eq!(drive(&mut partition, &mut model, 1_000), 1);
+    assert!(!partition.is_owner() && partition.is_standby());
+    assert_eq!(drive(&mut partition, &mut model, 1_001), 0, "it asks again later");
+    model.gate = None;
+    model.next = Some(crate::store::model::Lease { value: "other".to_owned(), until_ms: 3_000 });
+    assert_eq!(drive(&mut partition, &mut model, 2_000), 1);
+    assert!(!partition.is_owner() && model.lease.is_none());
+    // Nobody has taken it in that time.
+    drive(&mut partition, &mut model, 3_001);
+    assert!(partition.is_owner() && partition.is_running());
+}
+
+#[test]
+fn an_owner_hears_who_asks_for_its_partition_and_whoever_asks_gets_it() {
+    use crate::store::protocol::Wanted;
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    drive(&mut partition, &mut model, 1_000);
+    assert_eq!(partition.asked_by(), None);
+    model.now_ms = 1_100;
+    assert_eq!(model.want("other", 3_000), Wanted::Asked { owner: "tester".to_owned(), left_ms: 4_900 });
+    assert_eq!(model.want("third", 3_000), Wanted::Busy { worker: "other".to_owned() });
+    renew(&mut partition, &mut model, 2_250);
+    assert_eq!(partition.asked_by(), Some("other"));
+    partition.give_way(2_300, true);
+    drive(&mut partition, &mut model, 2_300);
+    assert!(model.lease.is_none() && partition.asked_by().is_none());
+    partition.give_way(2_310, false);
+    drive(&mut partition, &mut model, 2_600);
+    assert!(!partition.is_owner(), "it is kept for the other");
+    let asks = |name, number| Call::Acquire { term: Term::new(number, name), previous: vec![], ttl_ms: 5_000 };
+    assert!(matches!(model.call(&asks("third", 1)), Ok(Answer::Reserved { .. })));
+    assert!(matches!(model.call(&asks("other", 2)), Ok(Answer::Acquired { .. })));
+    assert_eq!(model.next, None, "it has what it asked for");
+}
+
+#[test]
+fn a_stream_that_is_routed_is_owned_and_not_worked() {
+    let known = Known::with_endpoint();
+    let (mut partition, mut model) = (partition(&known), Model::default());
+    let mode = Mode::Routed { parts: 4, token: "t0".to_owned(), barrier: EntryId::ZERO };
+    model.mode = mode.clone();
+    publish(&mut model, 1);
+    assert_eq!(drive(&mut partition, &mut model, 1_000), 1, "nothing but the lease");
+    let (term, told) = partition.routes().expect("it is routed");
+    assert_eq!((term, told), (partition.term().unwrap(), &mode));
+    let term = term.clone();
+    partition.works(&term);
+    assert!(partition.routes().is_some(), "it stays routed");
+    renew(&mut partition, &mut model, 3_000);
+    assert!(drive(&mut partition, &mut model, 7_000) == 0 && partition.is_owner() && model.records.is_empty());
+    partition.stop();
+    drive(&mut partition, &mut model, 7_001);
+    assert!(partition.is_stopped() && model.lease.is_none() && partition.routes().is_none());
+}
+
+#[test]
+fn whether_a_stream_is_split_is_found_out_before_it_is_worked() {
+    let known = Known::with_endpoint();
+    let mut partition = Partition::new(Settings { parts: 4, ..settings() }, &known, [7; 32]);
+    let mut model = Model::default();
+    publish(&mut model, 1);
+    drive(&mut partition, &mut model, 1_000);
+    let (term, mode) = partition.routes().unwrap();
+    assert_eq!(mode, &Mode::Worked);
+    let (term, stale) = (term.clone(), Term::new(9, "tester"));
+    partition.works(&stale);
+    assert!(partition.routes().is_some());
+    partition.works(&term);
+    drive(&mut partition, &mut model, 1_001);
+    assert!(partition.is_running() && partition.next_attempt(1_001).is_some());
+}
+
+#[test]
+fn a_mode_that_is_not_known_is_left_to_a_newer_herald() {
+    let known = Known::with_endpoint();
+    let mut partition = partition(&known);
+    let Some(Call::Acquire { .. }) = partition.next_call(1_000) else { panic!("it asks for the lease") };
+    let mode = Mode::parse(Some("woven 7"));
+    partition.answered(1_001, Ok(Answer::Acquired { now_ms: 1_001, mode }));
+    let told = partition.take_happenings();
+    assert!(matches!(&told[..], [.., Happening::TermEnded { why, .. }] if why.contains("woven 7")), "{told:?}");
+    assert!(!partition.is_owner());
+    assert_eq!(partition.next_call(1_001 + 2 * 5_000 - 1), None, "until its lease has run out for sure");
+    assert!(partition.next_call(1_001 + 2 * 5_000).is_some());
+}

@@ -61,8 +61,9 @@ pub enum Happening {
     Passed {
         entries: u64,
     },
-    /// A part has not taken what is behind this entry, and the stream has some of that no more.
+    /// A part had not taken what is behind this entry, and the stream has some of that no more.
     Gap {
+        part: u32,
         after: EntryId,
     },
     /// Another split is to fill a part.
@@ -96,6 +97,8 @@ struct Part {
     /// Up to here its replicas have what it has.
     confirmed: Option<EntryId>,
     sent: Option<Sent>,
+    /// Some of what is behind this entry was not there any more. Only if it takes what comes then, it has not had that.
+    gap: Option<EntryId>,
     /// How many entries had been read when it was last as far as the foremost.
     read: u64,
     told_at: u64,
@@ -117,6 +120,7 @@ impl Part {
             passed: at,
             confirmed: None,
             sent: None,
+            gap: None,
             read: 0,
             told_at: 0,
             pause_ms: 0,
@@ -136,11 +140,12 @@ impl Part {
 
     /// It is set to what it says.
     fn at(&mut self, at: EntryId) {
-        (self.routed, self.passed) = (Some(at), at);
+        (self.routed, self.passed, self.gap) = (Some(at), at, None);
         self.confirmed = self.confirmed.filter(|confirmed| *confirmed <= at);
     }
 }
 
+#[derive(Debug)]
 pub struct Router {
     settings: Settings,
     route: Route,
@@ -162,8 +167,6 @@ pub struct Router {
     has_more: bool,
     look_at: u64,
     trim_at: u64,
-    /// Where a gap was last seen.
-    gap: Option<EntryId>,
     gap_at: u64,
     /// Redis' time with the last page, and when that came.
     now_ms: u64,
@@ -189,7 +192,6 @@ impl Router {
             has_more: true,
             look_at: 0,
             trim_at: 0,
-            gap: None,
             gap_at: 0,
             now_ms: 0,
             heard_at: 0,
@@ -274,7 +276,8 @@ impl Router {
 
     /// By how many entries the hindmost part is behind, as far as this router has read them.
     fn apart(&self) -> u64 {
-        self.parts.iter().map(|part| self.read - part.read).max().unwrap_or(0)
+        let behind = self.parts.iter().filter(|part| part.passed < self.front);
+        behind.map(|part| self.read - part.read).max().unwrap_or(0)
     }
 
     /// The page behind the entry that was asked for. Without one the stream is asked again.
@@ -286,11 +289,13 @@ impl Router {
             return;
         };
         (self.now_ms, self.heard_at) = (page.now_ms, now);
-        self.look_for_gap(from, &page);
+        let gap = self.has_gap(from, &page).then_some(from);
         // Behind the last entry there is nothing up to the id that was given out last.
         let end = page.entries.last().map_or(page.of_stream.map_or(from, |of| of.last.max(from)), |entry| entry.id);
         let is_front = end > self.front || from >= self.front;
         if is_front {
+            let (read, front) = (self.read, self.front);
+            self.parts.iter_mut().filter(|part| part.passed >= front).for_each(|part| part.read = read);
             self.read += page.entries.iter().filter(|entry| entry.id > self.front).count() as u64;
             self.oldest_ms = page.entries.first().and_then(|entry| entry.id.age_ms(page.now_ms));
             self.has_more = page.has_more;
@@ -310,6 +315,9 @@ impl Router {
             if part.passed > end {
                 continue;
             }
+            if part.passed == from {
+                part.gap = part.gap.or(gap);
+            }
             let read = if end == self.front { self.read } else { part.read };
             match (by_part.remove(&(number as u32)), part.routed) {
                 (Some(entries), Some(after)) => {
@@ -322,13 +330,11 @@ impl Router {
     }
 
     /// The entry from which a page is read is still there, as every router leaves it. If it is not, others behind it may be gone too.
-    fn look_for_gap(&mut self, from: EntryId, page: &Page) {
+    fn has_gap(&self, from: EntryId, page: &Page) -> bool {
         let barrier = self.route.barrier;
         let was_trimmed = from > barrier || page.cursor.is_some_and(|cursor| cursor > barrier);
         let is_gone = page.of_stream.is_some_and(|of| of.oldest.map_or(of.last > from, |oldest| oldest > from));
-        if was_trimmed && is_gone && self.gap.replace(from) != Some(from) {
-            self.happenings.push(Happening::Gap { after: from });
-        }
+        was_trimmed && is_gone
     }
 
     /// What a part says of its batch; `is_confirmed`: and its replicas have what it has.
@@ -347,6 +353,9 @@ impl Router {
                 part.passed = part.passed.max(sent.up_to);
                 part.read = part.read.max(sent.read);
                 part.told_at = now;
+                if let Some(after) = part.gap.take() {
+                    self.happenings.push(Happening::Gap { part: number, after });
+                }
                 if is_confirmed {
                     part.confirmed = Some(sent.up_to);
                 }
@@ -452,3 +461,7 @@ fn part_for(entry: &Passed, above: u32, parts: u32) -> u32 {
     let account = entry.event().and_then(account_of);
     account.map_or(0, |account| u32::from(Slot::of_account(&account).number()) / above % parts)
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 mod ledger;
 pub mod mutation;
 pub mod plan;
+pub mod routing;
 pub mod tally;
 mod world;
 

@@ -294,11 +294,12 @@ impl Task {
                 metrics.entries_read(entries);
                 readiness.progress(clock::now());
             }
-            Happening::Gap { after } => {
+            Happening::Gap { part, after } => {
                 metrics.route_gap();
                 error!(
-                    "entries behind {after} are gone from the stream before all parts had them: somebody has trimmed it, or a \
-                     part was set back further than route_retain"
+                    "the part {} has not had all entries behind {after}, and the stream has some no more: somebody has trimmed it, \
+                     or the part was set back further than stream.route_retain",
+                    name(part)
                 );
             }
             Happening::Gated { part, token } => {
