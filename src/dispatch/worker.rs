@@ -41,8 +41,8 @@ use super::{
     fleet::Standings,
     link::{Link, Waiter},
     partition::{Errand, Happening, Partition, Settings},
-    sharing::Wishes,
     purse::{Share, Used},
+    sharing::Wishes,
 };
 use crate::{
     clock,
@@ -442,7 +442,7 @@ impl Worker {
         match answer {
             Err(_) => self.readiness.refused(clock::now()),
             Ok(Answer::Settled { .. }) => self.readiness.progress(clock::now()),
-            Ok(Answer::Renewed | Answer::Noted { .. } | Answer::Trimmed { count: 0, .. }) => return,
+            Ok(Answer::Renewed { .. } | Answer::Noted { .. } | Answer::Trimmed { count: 0, .. }) => return,
             Ok(Answer::Requests { requests }) if requests.is_empty() => return,
             Ok(Answer::ClaimedForeign { count: 0, .. } | Answer::ExpiredDead { count: 0 }) => return,
             Ok(Answer::Unindexed { indexed: 0, .. } | Answer::PulledIn { moved: 0, .. }) => return,
