@@ -425,11 +425,17 @@ fn operations(config: &Config, redis: Redis, registry: Registry) -> Result<Opera
         admin_token: config.admin_token.as_ref().map(|token| token.reveal().to_owned()),
         strict_events: config.events.strict,
         history: config.history.clone(),
+        replicas: replicas(config),
     });
     let secret = config.session_key.as_ref().or(config.admin_token.as_ref());
     let console = console::routes(api.clone(), secret.map(|secret| secret.reveal()));
     let router = console.fallback_service(api::v1::served(api));
     Ok(Operations { router, runtime: Handle::current(), large_bodies: api::v1::events::BATCH_PATH })
+}
+
+/// Replicas that what is answered to somebody, or crosses a slot, waits for.
+fn replicas(config: &Config) -> Replicas {
+    Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout }
 }
 
 /// Keys that endpoints need and this process does not have, once the endpoints were read.
@@ -540,7 +546,7 @@ impl Partitions {
             settings: self.settings(is_root)?,
             routing: routing::Settings {
                 above: self.parts_above(stream),
-                replicas: Replicas { wanted: config.redis.wait, timeout: config.redis.wait_timeout },
+                replicas: replicas(config),
                 retain_ms: config.stream.route_retain.as_millis() as u64,
             },
             attempt_log_len: limits.attempt_log_entries,

@@ -415,7 +415,7 @@ impl RouteStore {
 }
 
 /// How many replicas are to confirm, as configured or as there usually are some.
-fn wanted(redis: &Redis, replicas: Replicas) -> u8 {
+pub(in crate::store) fn wanted(redis: &Redis, replicas: Replicas) -> u8 {
     let usual = match redis.topology().kind() {
         Kind::Cluster | Kind::Watched(_) => 1,
         Kind::OneServer | Kind::Unknown => 0,
@@ -551,7 +551,7 @@ impl Appending {
     }
 }
 
-fn wait(replicas: u8, timeout_ms: u64) -> redis::Cmd {
+pub(in crate::store) fn wait(replicas: u8, timeout_ms: u64) -> redis::Cmd {
     redis::cmd("WAIT").arg(replicas).arg(timeout_ms.max(1)).to_owned()
 }
 

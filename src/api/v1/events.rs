@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -39,7 +39,7 @@ use crate::{
     },
     store::{
         entries::{Entries, StreamEntry},
-        publish::{Published, publish as publish_events},
+        publish::{Publication, PublishError, Published},
         queries::Queries,
     },
     view::time::Time,
@@ -105,8 +105,10 @@ pub struct Durability {
     level: Level,
     /// `appendfsync`; null where Redis does not tell it.
     fsync: Option<String>,
-    /// That were connected within the last seconds. Nothing waits for them.
+    /// That were connected within the last seconds.
     replicas: u64,
+    /// Replicas that had it before this answer, of those that are waited for: `redis.wait`, on a Cluster or behind sentinels one.
+    confirmed: u64,
 }
 
 /// What is known of that.
@@ -142,8 +144,8 @@ pub async fn publish(
 ) -> Result<(StatusCode, Json<Receipt>), Problem> {
     let event = api.event(body.bytes).map_err(|why| Problem::fault("body", why))?;
     let id = event.id.to_string();
-    let published = api.publish(&[(event, traceparent(&body.headers))]).await?;
-    let durability = api.durability().await?;
+    let (published, confirmed) = api.publish(&[(event, traceparent(&body.headers))]).await?;
+    let durability = api.durability(confirmed).await?;
     let (status, entry, result) = match published.first() {
         Some(Published::Added(entry)) => (StatusCode::CREATED, entry, "added"),
         Some(Published::Known(entry)) => (StatusCode::OK, entry, "known"),
@@ -199,8 +201,8 @@ pub async fn publish_batch(
     let body = body.await.map_err(|_| Problem::fault("body", "did not arrive within 10 seconds"))??;
     let traceparent = traceparent(&body.headers);
     let events: Vec<_> = api.events(&body.bytes)?.into_iter().map(|event| (event, traceparent.clone())).collect();
-    let published = api.publish(&events).await?;
-    let durability = api.durability().await?;
+    let (published, confirmed) = api.publish(&events).await?;
+    let durability = api.durability(confirmed).await?;
     let mut receipt =
         BatchReceipt { items: Vec::with_capacity(events.len()), added: 0, known: 0, differ: 0, durability };
     for ((event, _), published) in events.iter().zip(published) {
@@ -291,18 +293,27 @@ impl Api {
         if faults.is_empty() { Ok(events) } else { Err(Problem::faults(faults.into_iter().take(50))) }
     }
 
-    async fn publish(&self, events: &[(Event, Option<Traceparent>)]) -> Result<Vec<Published>, Problem> {
-        let publish = async |mut connection| publish_events(&mut connection, &self.0.keys, events).await;
-        self.0.producing.with(publish).await.map_err(|error| of_store(&error))
+    async fn publish(&self, events: &[Publication]) -> Result<(Vec<Published>, u64), Problem> {
+        self.0.publisher.publish(events).await.map_err(|error| match &error {
+            PublishError::Store(error) => of_store(error),
+            PublishError::NotReady => {
+                let detail = "The stream is being split and is not ready; events may be stored: send them again with the same ids.";
+                Problem::unavailable(detail, 1).because(&error)
+            }
+            PublishError::NotReplicated { .. } => {
+                let detail = format!("{error}: it may be stored; send it again with the same id.");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-replicated", detail).with(RETRY_AFTER, 1u32)
+            }
+        })
     }
 
-    async fn durability(&self) -> Result<Durability, Problem> {
+    async fn durability(&self, confirmed: u64) -> Result<Durability, Problem> {
         let now = clock::now();
         let known = lock(&self.0.durability.0).clone();
         if let Some((known, since)) = known
             && now < since + DURABILITY_FOR
         {
-            return Ok((*known).clone());
+            return Ok(Durability { confirmed, ..(*known).clone() });
         }
         let ask = async |connection: crate::store::connection::Connection| {
             let info = connection.clone().server_info().await?;
@@ -312,13 +323,13 @@ impl Api {
                 (true, Some("always")) => Level::Disk,
                 (true, _) => Level::File,
             };
-            Ok(Durability { level, fsync: settings.appendfsync, replicas: info.connected_replicas })
+            Ok(Durability { level, fsync: settings.appendfsync, replicas: info.connected_replicas, confirmed: 0 })
         };
         // What is published is published: that Redis went away since must not be taken for a failure.
         let asked = self.0.connection.with(ask).await;
-        let told = asked.unwrap_or(Durability { level: Level::Memory, fsync: None, replicas: 0 });
+        let told = asked.unwrap_or(Durability { level: Level::Memory, fsync: None, replicas: 0, confirmed: 0 });
         *lock(&self.0.durability.0) = Some((Arc::new(told.clone()), now));
-        Ok(told)
+        Ok(Durability { confirmed, ..told })
     }
 }
 

@@ -69,7 +69,9 @@ use crate::{
         connection::{Purpose, Redis, SharedConnection},
         error::StoreError,
         keys::PartitionKeys,
+        publish::EventPublisher,
         queries::Queries,
+        routing::Replicas,
     },
     view::{
         audit::ActView,
@@ -124,6 +126,8 @@ pub struct Parts {
     pub strict_events: bool,
     /// What became of deliveries, as far as it is kept.
     pub history: HistoryConfig,
+    /// That are to have what is published before that is answered.
+    pub replicas: Replicas,
 }
 
 /// Cheap to clone.
@@ -134,7 +138,7 @@ struct Inner {
     redis: Redis,
     connection: SharedConnection,
     /// Its callers wait no longer than producers do.
-    producing: SharedConnection,
+    publisher: EventPublisher,
     keys: PartitionKeys,
     registry: Registry,
     rules: Rules,
@@ -164,12 +168,12 @@ impl Api {
         let Parts { redis, keys, registry, rules, sender, audit, intents, admin_token, strict_events, .. } = parts;
         let history = History::new(parts.history, keys.stream(), HISTORY_PATIENCE);
         let connection = SharedConnection::new(redis.clone(), Purpose::Other);
-        let producing = SharedConnection::new(redis.clone(), Purpose::Produce);
+        let publisher = EventPublisher::new(redis.clone(), &keys, parts.replicas);
         let access = Access::new(connection.clone(), admin_token.as_deref());
         Self(Arc::new(Inner {
             redis,
             connection,
-            producing,
+            publisher,
             keys,
             registry,
             rules,
